@@ -1,0 +1,50 @@
+"""Gymnasium suite for bilevel reinforcement learning with exact hyper-gradients.
+
+Importing this package registers its tasks: `gymnasium.make("BilevelGridWorld-v0")` is a leader's
+environment whose `step` carries the upper-level parameters x and whose `info["hyper_gradient"]` is
+the derivative of the reward with respect to them. `LowerLevel` is the follower's seat.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .registration import register_tasks
+
+if TYPE_CHECKING:
+    from .envs import BilevelEnv, TabularBilevelEnv
+    from .wrappers import HyperGradient, LowerLevel, RescaleUpper
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BilevelEnv",
+    "HyperGradient",
+    "LowerLevel",
+    "RescaleUpper",
+    "TabularBilevelEnv",
+    "__version__",
+]
+
+# Loaded at first use: registering the ids alone should cost no more than Gymnasium itself.
+_LAZY = {
+    "BilevelEnv": "envs",
+    "TabularBilevelEnv": "envs",
+    "HyperGradient": "wrappers",
+    "LowerLevel": "wrappers",
+    "RescaleUpper": "wrappers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+register_tasks()

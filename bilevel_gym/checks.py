@@ -1,0 +1,83 @@
+"""Checks of what users give, and the wording of their errors.
+
+Every message says what was wrong, the value received and what is accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["check_discount", "check_in_box", "check_temperature", "unknown_name"]
+
+
+def check_discount(name: str, value: float) -> None:
+    """Raise a `ValueError` unless `value` is a discount, that is, in [0, 1)."""
+    if not 0.0 <= value < 1.0:
+        raise ValueError(f"`{name}` must lie in [0, 1), got {value}")
+
+
+def check_temperature(value: float) -> None:
+    """Raise a `ValueError` unless `value` is a positive finite temperature."""
+    if not 0.0 < value < np.inf:
+        raise ValueError(f"`temperature` must be positive and finite, got {value}")
+
+
+def check_in_box(
+    name: str, values: ArrayLike, low: ArrayLike, high: ArrayLike
+) -> NDArray[np.float64]:
+    """Return `values` as a read-only float64 copy, at the full precision they came with.
+
+    Args:
+        name: Name of the argument, for the message.
+        values: Numbers to check.
+        low: Lower bounds; their shape is the shape that is accepted.
+        high: Upper bounds, same shape.
+
+    Raises:
+        ValueError: If `values` is not numeric, has another shape, or an entry is not finite or out
+            of bounds; the message names the entry.
+    """
+    low, high = np.asarray(low), np.asarray(high)
+    try:
+        raw = np.asarray(values)
+    except ValueError:
+        raise ValueError(
+            f"`{name}` must be an array of real numbers with shape {low.shape}, got rows of "
+            "different lengths"
+        ) from None
+    if raw.dtype.kind not in "fiu":
+        raise ValueError(
+            f"`{name}` must be an array of real numbers with shape {low.shape}, "
+            f"got dtype {raw.dtype}"
+        )
+    if raw.shape != low.shape:
+        raise ValueError(f"`{name}` must have shape {low.shape}, got {raw.shape}")
+    checked = raw.astype(np.float64)
+    inside = (checked >= low) & (checked <= high)  # false for NaN as well
+    if not inside.all():
+        entry = tuple(int(i) for i in np.argwhere(~inside)[0])
+        raise ValueError(
+            f"`{name}[{', '.join(map(str, entry))}]` must be finite and lie in "
+            f"[{low[entry]}, {high[entry]}], got {checked[entry]}"
+        )
+    checked.flags.writeable = False
+    return checked
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
+    """Return the message for a name that does not exist, with the nearest that does.
+
+    Args:
+        kind: What the name names, e.g. "method".
+        name: The value received.
+        known: The names that exist.
+    """
+    names = sorted(known)
+    close = get_close_matches(str(name), names, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    listed = ", ".join(repr(n) for n in names) or "none"
+    return f"unknown {kind} {name!r}; accepted: {listed}.{hint}"

@@ -1,0 +1,305 @@
+"""Finite Markov decision processes with a sparse kernel.
+
+Letters used in every shape of the numeric core: `S` states, `A` actions, `D` upper-level
+parameters, `K` stored transitions.
+
+The kernel is one CSR matrix whose row `a * S + s` holds `P(.|s, a)` (action-major rows): a
+maximum or a sum over actions then runs over the leading axis, which vectorises, while a last
+axis of length four does not. Arrays cross the public interface as `[S, A]`; inside, they are
+transposed views of C-contiguous `[A, S]` memory, so that neither direction costs a copy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
+
+from .checks import check_discount, check_temperature
+
+__all__ = ["Kernel", "TabularMDP", "action_major"]
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int32]
+
+# Rounding that a row of probabilities may carry; anything above is an error of the caller.
+ROW_SUM_TOLERANCE = 1e-9
+
+
+def action_major(values: FloatArray) -> FloatArray:
+    """Return `[S, A]` values as a C-contiguous `[A, S]` array (no copy for our own views)."""
+    return np.ascontiguousarray(values.T, dtype=np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """Transition kernel `P(s'|s, a)` of a finite MDP.
+
+    A row may sum to less than one: the missing mass is the probability that the episode ends.
+
+    Attributes:
+        matrix: CSR matrix `[A*S, S]` in canonical form; row `a * S + s` is `P(.|s, a)`.
+        num_states: S.
+        num_actions: A.
+    """
+
+    matrix: Any
+    num_states: int
+    num_actions: int
+
+    @classmethod
+    def from_dense(cls, transition: ArrayLike) -> Kernel:
+        """Build a kernel from a dense array.
+
+        Args:
+            transition: Probabilities `[S, A, S]`, `transition[s, a, s']`.
+
+        Raises:
+            ValueError: If the shape is not `[S, A, S]` or a row is not a (sub-)distribution.
+        """
+        dense = np.asarray(transition, dtype=np.float64)
+        if dense.ndim != 3 or dense.shape[0] != dense.shape[2] or 0 in dense.shape:
+            raise ValueError(f"`transition` must have shape [S, A, S], got {dense.shape}")
+        num_states, num_actions, _ = dense.shape
+        states, actions, next_states = np.nonzero(dense)
+        return cls.from_triplets(
+            states,
+            actions,
+            next_states,
+            dense[states, actions, next_states],
+            num_states=num_states,
+            num_actions=num_actions,
+        )
+
+    @classmethod
+    def from_triplets(
+        cls,
+        states: ArrayLike,
+        actions: ArrayLike,
+        next_states: ArrayLike,
+        probabilities: ArrayLike,
+        *,
+        num_states: int,
+        num_actions: int,
+    ) -> Kernel:
+        """Build a kernel from a list of transitions; duplicates are summed.
+
+        Args:
+            states: Departing states `[K]`.
+            actions: Actions `[K]`.
+            next_states: Successors `[K]`.
+            probabilities: Probabilities `[K]`.
+            num_states: S.
+            num_actions: A.
+
+        Raises:
+            ValueError: If an index is out of range, or a row has a negative or non-finite entry
+                or sums to more than one.
+        """
+        for name, index, bound in (
+            ("states", np.asarray(states), num_states),
+            ("actions", np.asarray(actions), num_actions),
+            ("next_states", np.asarray(next_states), num_states),
+        ):
+            if index.size and (index.min() < 0 or index.max() >= bound):
+                raise ValueError(
+                    f"`{name}` must lie in 0..{bound - 1}, got {index.min()}..{index.max()}"
+                )
+        rows = np.asarray(actions, dtype=np.int64) * num_states + np.asarray(states)
+        matrix = csr_array(
+            (np.asarray(probabilities, dtype=np.float64), (rows, np.asarray(next_states))),
+            shape=(num_actions * num_states, num_states),
+        )
+        matrix.sum_duplicates()
+        matrix.indices = matrix.indices.astype(np.int32, copy=False)
+        matrix.indptr = matrix.indptr.astype(np.int32, copy=False)
+        kernel = cls(matrix, num_states, num_actions)
+        kernel._check_rows()
+        return kernel
+
+    def with_probabilities(self, probabilities: ArrayLike) -> Kernel:
+        """Return a kernel with the same sparsity pattern and other probabilities.
+
+        Args:
+            probabilities: New values `[K]`, in the order of `matrix.data`.
+
+        Raises:
+            ValueError: If the length differs or a row is not a (sub-)distribution.
+        """
+        data = np.array(probabilities, dtype=np.float64)
+        if data.shape != self.matrix.data.shape:
+            raise ValueError(
+                f"`probabilities` must have shape {self.matrix.data.shape}, got {data.shape}"
+            )
+        matrix = csr_array((data, self.matrix.indices, self.matrix.indptr), self.matrix.shape)
+        kernel = Kernel(matrix, self.num_states, self.num_actions)
+        kernel._check_rows()
+        # The structure depends on the pattern alone, so every x and Newton step shares it.
+        kernel.__dict__.update({k: v for k, v in self.__dict__.items() if k in _STRUCTURE})
+        return kernel
+
+    @cached_property
+    def rows(self) -> IntArray:
+        """Row `a * S + s` of each stored transition, `[K]`."""
+        counts = np.diff(self.matrix.indptr)
+        return np.repeat(np.arange(counts.size, dtype=np.int32), counts)
+
+    @property
+    def triplets(self) -> tuple[IntArray, IntArray, IntArray]:
+        """States, actions and successors of the stored transitions, `[K]` each."""
+        actions, states = np.divmod(self.rows, np.int32(self.num_states))
+        return states, actions, self.matrix.indices
+
+    @cached_property
+    def row_sums(self) -> FloatArray:
+        """Probability that the episode goes on after `(s, a)`, `[S, A]`, in [0, 1]."""
+        sums = _scatter(self.rows, self.matrix.data, self.matrix.shape[0])
+        return sums.reshape(self.num_actions, self.num_states).T
+
+    def expect(self, value: FloatArray) -> FloatArray:
+        """Return the expected value after each action, `(P value)(s, a)`, `[S, A]`.
+
+        Args:
+            value: A number per state, `[S]`.
+        """
+        expected: FloatArray = self.matrix @ value
+        return expected.reshape(self.num_actions, self.num_states).T
+
+    def flow(self, weights: FloatArray) -> FloatArray:
+        """Return where weights on state-action pairs arrive, `sum_sa w(s, a) P(.|s, a)`, `[S]`.
+
+        Args:
+            weights: A number per state and action, `[S, A]`.
+        """
+        arrived: FloatArray = action_major(weights).ravel() @ self.matrix
+        return arrived
+
+    def on_transitions(self, weights: FloatArray, value: FloatArray) -> FloatArray:
+        """Return `w(s, a) value(s')` for each stored transition, `[K]`.
+
+        Args:
+            weights: A number per state and action, `[S, A]`.
+            value: A number per state, `[S]`.
+        """
+        return action_major(weights).ravel()[self.rows] * value[self.matrix.indices]
+
+    def policy_matrix(self, policy: FloatArray) -> Any:
+        """Return `P_pi(s, s') = sum_a pi(a|s) P(s'|s, a)` as a CSR matrix `[S, S]`.
+
+        Args:
+            policy: Action probabilities `[S, A]`.
+        """
+        slots, indices, indptr = self._policy_pattern
+        data = _scatter(slots, self._policy_weights(policy), indices.size)
+        return csr_array((data, indices, indptr), shape=(self.num_states, self.num_states))
+
+    def dense_policy_matrix(self, policy: FloatArray) -> FloatArray:
+        """Return `P_pi` as a dense array `[S, S]`, the faster form for small state spaces.
+
+        Args:
+            policy: Action probabilities `[S, A]`.
+        """
+        size = self.num_states
+        flat = _scatter(self._dense_slots, self._policy_weights(policy), size * size)
+        return flat.reshape(size, size)
+
+    def to_dense(self) -> FloatArray:
+        """Return the probabilities as a dense array `[S, A, S]`."""
+        dense: FloatArray = self.matrix.toarray()
+        return dense.reshape(self.num_actions, self.num_states, -1).transpose(1, 0, 2)
+
+    def _policy_weights(self, policy: FloatArray) -> FloatArray:
+        weights: FloatArray = self.matrix.data * action_major(policy).ravel()[self.rows]
+        return weights
+
+    @cached_property
+    def _dense_slots(self) -> NDArray[np.int64]:
+        """Position `s * S + s'` of each stored transition in a dense `P_pi`, `[K]`."""
+        states = self.rows % self.num_states
+        return states.astype(np.int64) * self.num_states + self.matrix.indices
+
+    @cached_property
+    def _policy_pattern(self) -> tuple[NDArray[np.int64], IntArray, IntArray]:
+        """Slot of each stored transition in `P_pi`, and the CSR pattern of `P_pi`."""
+        cells, slots = np.unique(self._dense_slots, return_inverse=True)
+        states, next_states = np.divmod(cells, self.num_states)
+        indptr = np.zeros(self.num_states + 1, dtype=np.int32)
+        np.cumsum(np.bincount(states, minlength=self.num_states), out=indptr[1:])
+        return slots, next_states.astype(np.int32), indptr
+
+    def _check_rows(self) -> None:
+        data = self.matrix.data
+        bad = ~np.isfinite(data) | (data < 0.0)
+        if bad.any():
+            k = int(np.argmax(bad))
+            action, state = divmod(int(self.rows[k]), self.num_states)
+            raise ValueError(
+                "probabilities of `transition` must be finite and not negative, got "
+                f"P({self.matrix.indices[k]}|s={state}, a={action}) = {data[k]}"
+            )
+        sums = self.row_sums
+        if sums.max() > 1.0 + ROW_SUM_TOLERANCE:
+            state, action = (int(i) for i in np.unravel_index(int(np.argmax(sums)), sums.shape))
+            raise ValueError(
+                "rows of `transition` must sum to at most 1 (missing mass ends the episode), got "
+                f"{sums[state, action]} for state {state}, action {action}"
+            )
+
+
+def _scatter(slots: NDArray[Any], weights: FloatArray, size: int) -> FloatArray:
+    """Return the sum of the weights in each slot, `[size]`."""
+    return np.bincount(slots, weights, minlength=size).astype(np.float64, copy=False)
+
+
+# Cached properties of a kernel that depend on its sparsity pattern alone.
+_STRUCTURE = ("rows", "_dense_slots", "_policy_pattern")
+
+
+@dataclass(frozen=True, eq=False)
+class TabularMDP:
+    """Entropy-regularised MDP of the follower for one value of the upper-level parameters.
+
+    Attributes:
+        kernel: Transition kernel.
+        reward: Expected reward of each action, `[S, A]`.
+        gamma: Discount, in [0, 1).
+        temperature: Weight of the policy's entropy, positive.
+        action_mask: Which actions exist, bool `[S, A]`; None when all do.
+
+    Raises:
+        ValueError: If a shape or a range is violated, or a state has no action.
+    """
+
+    kernel: Kernel
+    reward: FloatArray
+    gamma: float
+    temperature: float
+    action_mask: NDArray[np.bool_] | None = None
+
+    def __post_init__(self) -> None:
+        """Check shapes and ranges once, so that solvers need not; store action-major memory."""
+        object.__setattr__(self, "reward", np.asfortranarray(self.reward, dtype=np.float64))
+        shape = (self.kernel.num_states, self.kernel.num_actions)
+        check_discount("gamma", self.gamma)
+        check_temperature(self.temperature)
+        if self.reward.shape != shape:
+            raise ValueError(f"`reward` must have shape [S, A] = {shape}, got {self.reward.shape}")
+        if not np.isfinite(self.reward).all():
+            state, action = (int(i) for i in np.argwhere(~np.isfinite(self.reward))[0])
+            value = self.reward[state, action]
+            raise ValueError(f"`reward` must be finite, got {value} in state {state}, {action=}")
+        if self.action_mask is not None:
+            if self.action_mask.shape != shape:
+                raise ValueError(
+                    f"`action_mask` must have shape [S, A] = {shape}, got {self.action_mask.shape}"
+                )
+            available = self.action_mask.any(axis=1)
+            if not available.all():
+                state = int(np.argmin(available))
+                raise ValueError(
+                    f"`action_mask` must leave at least one action, got none in state {state}"
+                )

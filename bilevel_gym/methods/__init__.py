@@ -1,0 +1,46 @@
+"""Methods of the leader's seat, chosen by name: one module per published method."""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from typing import Any
+
+from ..checks import unknown_name
+from .base import Method, Response, SupportsEvaluate
+
+__all__ = ["METHODS", "Method", "Response", "SupportsEvaluate", "make_method"]
+
+# Adding a method is one module and one row.
+METHODS = {
+    "exact": "exact:Exact",
+    "direct": "direct:Direct",
+}
+
+
+def make_method(name: str, game: Any, **options: Any) -> Method:
+    """Build a method for a game.
+
+    Args:
+        name: A key of `METHODS`.
+        game: The game whose follower it answers for.
+        **options: Options of the method, of JSON types.
+
+    Raises:
+        ValueError: If the name is unknown or an option is out of range.
+        TypeError: If the method does not take an option or does not suit the game.
+    """
+    if name not in METHODS:
+        raise ValueError(unknown_name("method", name, METHODS))
+    module, _, attribute = METHODS[name].partition(":")
+    factory = getattr(import_module(f"{__name__}.{module}"), attribute)
+    accepted = [
+        p.name
+        for p in inspect.signature(factory).parameters.values()
+        if p.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+    for option in options:
+        if option not in accepted:
+            raise TypeError(unknown_name(f"option of method {name!r}", option, accepted))
+    method: Method = factory(game, **options)
+    return method

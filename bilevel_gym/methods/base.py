@@ -1,0 +1,90 @@
+"""What every method of the leader's seat shares: the response and the protocol."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from ..mdp import FloatArray
+
+__all__ = ["Method", "Response", "SupportsEvaluate"]
+
+
+@dataclass(frozen=True, eq=False)
+class Response:
+    """The follower's answer to x and what it means for the leader.
+
+    Attributes:
+        upper_params: The x answered.
+        objective: F(x) = f(x, pi), maximised.
+        hyper_gradient: The method's dF/dx, an ascent direction, shape of x.
+        direct_gradient: Its part at a fixed policy, shape of x; the rest is the response term.
+        policy: The follower's policy `[S, A]`.
+        soft_value: Its soft value `[S]`.
+        occupancy: Discounted state occupancy times (1 - gamma), `[S]`, sums to at most one.
+        lower_value: The follower's soft value at the start, averaged over first states.
+        residual: Sup norm of the follower's Bellman residual.
+        iterations: Iterations of the inner learner.
+        converged: Whether the inner learner met its tolerance.
+        adjoint_residual: Sup norm of the residual of the adjoint system, None where none is solved.
+        samples: Environment steps that the method consumed, None for methods that use the model.
+    """
+
+    upper_params: FloatArray
+    objective: float
+    hyper_gradient: FloatArray
+    direct_gradient: FloatArray
+    policy: FloatArray
+    soft_value: FloatArray
+    occupancy: FloatArray
+    lower_value: float
+    residual: float
+    iterations: int
+    converged: bool
+    adjoint_residual: float | None = None
+    samples: int | None = None
+
+    @property
+    def response_share(self) -> float:
+        """Size of the response term relative to the whole hyper-gradient, 0 if both vanish."""
+        norm = float(np.linalg.norm(self.hyper_gradient))
+        response = float(np.linalg.norm(self.hyper_gradient - self.direct_gradient))
+        return response / norm if norm > 0.0 else 0.0
+
+
+class SupportsEvaluate(Protocol):
+    """A game that knows its follower's exact answer (tabular games do)."""
+
+    def evaluate(
+        self,
+        upper_params: Any,
+        *,
+        initial_value: FloatArray | None = None,
+        tolerance: float = ...,
+        max_iterations: int = ...,
+    ) -> Response:
+        """Return the exact response to x, from a start of the inner iteration if one is given."""
+        ...
+
+
+class Method(Protocol):
+    """An inner learner together with an estimator of the hyper-gradient.
+
+    A method is built as `Method(game, **options)`, with options of JSON types.
+
+    Attributes:
+        exact: Whether `hyper_gradient` is the derivative of `objective`, so that differences of
+            the leader's reward must agree with it.
+    """
+
+    exact: ClassVar[bool]
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Forget everything learnt; draw all randomness from `rng` from now on."""
+        ...
+
+    def step(self, upper_params: FloatArray) -> Response:
+        """Let the follower answer x, and return the answer with a hyper-gradient."""
+        ...

@@ -1,0 +1,65 @@
+"""The exact method: the follower's problem is solved, the hyper-gradient is its derivative.
+
+Yang, Gao, Yuan (AISTATS 2025, arXiv 2405.19697) give the hyper-gradient from first-order
+information; the game evaluates its adjoint form (see `bilevel_gym.adjoint`).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from ..mdp import FloatArray
+from .base import Response, SupportsEvaluate
+
+__all__ = ["Exact"]
+
+
+class Exact:
+    """Solve the follower's problem to a tolerance, warm-started from the previous answer."""
+
+    exact: ClassVar[bool] = True
+
+    def __init__(
+        self, game: SupportsEvaluate, *, tolerance: float = 1e-10, max_iterations: int = 200
+    ) -> None:
+        """Bind the method to a game.
+
+        Args:
+            game: A game that can evaluate itself.
+            tolerance: Sup norm of the follower's Bellman residual to reach.
+            max_iterations: Newton steps allowed for one answer.
+
+        Raises:
+            TypeError: If the game cannot give an exact response.
+            ValueError: If an option is out of range.
+        """
+        if not hasattr(game, "evaluate"):
+            raise TypeError(
+                f"this method needs a game with an exact response, got {type(game).__name__} "
+                "without `evaluate`"
+            )
+        if not tolerance > 0.0:
+            raise ValueError(f"`tolerance` must be positive, got {tolerance}")
+        if max_iterations < 1:
+            raise ValueError(f"`max_iterations` must be at least 1, got {max_iterations}")
+        self._game = game
+        self._tolerance = tolerance
+        self._max_iterations = max_iterations
+        self._value: FloatArray | None = None
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Forget the warm start; the method draws nothing from `rng`."""
+        self._value = None
+
+    def step(self, upper_params: FloatArray) -> Response:
+        """Return the exact response to x."""
+        response = self._game.evaluate(
+            upper_params,
+            initial_value=self._value,
+            tolerance=self._tolerance,
+            max_iterations=self._max_iterations,
+        )
+        self._value = response.soft_value
+        return response

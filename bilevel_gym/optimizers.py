@@ -1,0 +1,209 @@
+"""Outer optimizers: ascent on F over the box of x.
+
+Each takes a callable x -> (value, gradient) and knows nothing of games; the leader's seat and the
+referee `game.evaluate` are two such callables. The best iterate is kept, whatever the last one is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .checks import check_in_box
+from .mdp import FloatArray
+
+__all__ = [
+    "Iterate",
+    "Objective",
+    "Optimum",
+    "lbfgsb",
+    "normalized_ascent",
+    "projected_gradient_norm",
+]
+
+Objective = Callable[[FloatArray], tuple[float, FloatArray]]
+
+
+@dataclass(frozen=True, eq=False)
+class Iterate:
+    """One evaluation of the objective.
+
+    Attributes:
+        number: Evaluations before this one.
+        upper_params: x, shape of the box.
+        value: F(x).
+        gradient: dF/dx, shape of the box.
+        projected_gradient_norm: See `projected_gradient_norm`.
+    """
+
+    number: int
+    upper_params: FloatArray
+    value: float
+    gradient: FloatArray
+    projected_gradient_norm: float
+
+
+@dataclass(frozen=True, eq=False)
+class Optimum:
+    """What an optimizer returns.
+
+    Attributes:
+        best: The iterate of the largest value.
+        first: The iterate at the start.
+        evaluations: Evaluations of the objective.
+        message: Why the optimizer stopped.
+    """
+
+    best: Iterate
+    first: Iterate
+    evaluations: int
+    message: str
+
+
+Callback = Callable[[Iterate], None]
+
+
+def projected_gradient_norm(
+    x: FloatArray, gradient: FloatArray, low: FloatArray, high: FloatArray
+) -> float:
+    """Return the Euclidean norm of P(x + gradient) - x, P the projection on the box.
+
+    It vanishes exactly at the first-order stationary points of the constrained problem.
+
+    Args:
+        x: A point of the box.
+        gradient: Ascent direction, shape of x.
+        low: Lower bounds, shape of x.
+        high: Upper bounds, shape of x.
+    """
+    return float(np.linalg.norm(np.clip(x + gradient, low, high) - x))
+
+
+def normalized_ascent(
+    objective: Objective,
+    start: ArrayLike,
+    low: FloatArray,
+    high: FloatArray,
+    *,
+    steps: int = 200,
+    learning_rate: float = 0.05,
+    callback: Callback | None = None,
+) -> Optimum:
+    """Take steps of prescribed length along the gradient, projected on the box.
+
+    x <- P(x + lr_k g / ||g||), with lr_k falling from `learning_rate` to zero along half a cosine.
+    On a soft MDP the size of the gradient grows with 1 / temperature and says little about how far
+    it is to be trusted, and long first steps carry the leader past nearby poor optima; the decay
+    lets the last steps settle.
+
+    Args:
+        objective: x -> (value, gradient).
+        start: First x, in the box.
+        low: Lower bounds, shape of x.
+        high: Upper bounds, shape of x.
+        steps: Steps to take, positive; one evaluation more than that.
+        learning_rate: Euclidean length of the first step, positive.
+        callback: Called with every iterate.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+    if steps < 1:
+        raise ValueError(f"`steps` must be at least 1, got {steps}")
+    if not 0.0 < learning_rate < math.inf:
+        raise ValueError(f"`learning_rate` must be positive and finite, got {learning_rate}")
+    recorder = _Recorder(objective, low, high, callback)
+    x: FloatArray = check_in_box("start", start, low, high)
+    message = f"{steps} steps taken"
+    for step in range(steps):
+        _, gradient = recorder(x)
+        norm = float(np.linalg.norm(gradient))
+        if norm == 0.0:
+            message = f"the gradient is zero after {step} steps"
+            return recorder.optimum(message)
+        length = learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / steps))
+        x = np.clip(x + length / norm * gradient, low, high)
+    recorder(x)
+    return recorder.optimum(message)
+
+
+def lbfgsb(
+    objective: Objective,
+    start: ArrayLike,
+    low: FloatArray,
+    high: FloatArray,
+    *,
+    max_evaluations: int = 200,
+    tolerance: float = 1e-6,
+    callback: Callback | None = None,
+) -> Optimum:
+    """Climb to a nearby stationary point with scipy's L-BFGS-B.
+
+    Args:
+        objective: x -> (value, gradient).
+        start: First x, in the box.
+        low: Lower bounds, shape of x.
+        high: Upper bounds, shape of x.
+        max_evaluations: Evaluations after which no further line search begins, positive.
+        tolerance: Sup norm of the projected gradient to reach, positive.
+        callback: Called with every iterate.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+    from scipy.optimize import Bounds, minimize
+
+    if max_evaluations < 1:
+        raise ValueError(f"`max_evaluations` must be at least 1, got {max_evaluations}")
+    if not 0.0 < tolerance < math.inf:
+        raise ValueError(f"`tolerance` must be positive and finite, got {tolerance}")
+    recorder = _Recorder(objective, low, high, callback)
+    first = check_in_box("start", start, low, high)
+
+    def descend(flat: FloatArray) -> tuple[float, FloatArray]:
+        value, gradient = recorder(flat.reshape(first.shape))
+        return -value, -gradient.ravel()
+
+    result = minimize(
+        descend,
+        first.ravel(),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=Bounds(np.ravel(low).astype(np.float64), np.ravel(high).astype(np.float64)),
+        # Stop on the gradient alone: values stall at rounding while the gradient still falls.
+        options={"maxfun": max_evaluations, "gtol": tolerance, "ftol": 0.0},
+    )
+    return recorder.optimum(str(result.message))
+
+
+class _Recorder:
+    """Evaluates, counts, remembers the first and the best iterate."""
+
+    def __init__(
+        self, objective: Objective, low: FloatArray, high: FloatArray, callback: Callback | None
+    ) -> None:
+        self._objective, self._low, self._high = objective, low, high
+        self._callback = callback
+        self._count = 0
+        self._first: Iterate | None = None
+        self._best: Iterate | None = None
+
+    def __call__(self, x: FloatArray) -> tuple[float, FloatArray]:
+        value, gradient = self._objective(x)
+        norm = projected_gradient_norm(x, gradient, self._low, self._high)
+        iterate = Iterate(self._count, np.array(x), value, gradient, norm)
+        self._count += 1
+        self._first = self._first or iterate
+        if self._best is None or value >= self._best.value:
+            self._best = iterate
+        if self._callback is not None:
+            self._callback(iterate)
+        return value, gradient
+
+    def optimum(self, message: str) -> Optimum:
+        assert self._first is not None and self._best is not None
+        return Optimum(self._best, self._first, self._count, message)

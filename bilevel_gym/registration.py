@@ -1,0 +1,67 @@
+"""One table of tasks, one loop that registers them. Adding a task is its module and one row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import WrapperSpec
+
+__all__ = ["TASKS", "Task", "register_tasks"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A registered task.
+
+    Attributes:
+        id: Gymnasium id, `Bilevel...-vN`; N rises whenever its numbers change.
+        entry_point: Class of the game.
+        max_episode_steps: Time limit of the follower's episodes.
+        upper: What x is, for the table of tasks.
+        enters: Where x enters: "reward", "kernel" or both.
+        source: Where the task comes from.
+        kwargs: Constructor arguments of the game.
+        test_kwargs: Constructor arguments of an instance small enough for the tests.
+    """
+
+    id: str
+    entry_point: str
+    max_episode_steps: int
+    upper: str
+    enters: str
+    source: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    test_kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+TASKS = (
+    Task(
+        id="BilevelGridWorld-v0",
+        entry_point="bilevel_gym.envs.grid_world:BilevelGridWorld",
+        max_episode_steps=200,
+        upper="shaping reward of each free cell",
+        enters="reward",
+        source="this project",
+    ),
+)
+
+
+def register_tasks() -> None:
+    """Register every task, in the leader's seat, unless its id is taken already."""
+    for task in TASKS:
+        if task.id not in gym.registry:
+            gym.register(
+                id=task.id,
+                entry_point=task.entry_point,
+                max_episode_steps=task.max_episode_steps,
+                kwargs=dict(task.kwargs),
+                additional_wrappers=(
+                    WrapperSpec(
+                        name="HyperGradient",
+                        entry_point="bilevel_gym.wrappers.hyper_gradient:HyperGradient",
+                        kwargs={"method": "exact", "outer_steps": 100},
+                    ),
+                ),
+            )

@@ -1,0 +1,287 @@
+"""The signs of grid pictures: arrows, discs, triangles, pins, walls and warning tape.
+
+Each is a sprite for a square cell of a given side. It is painted once, smooth-edged, and kept, so
+that a picture of a thousand cells takes milliseconds. All can be told apart without colour.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .rendering import (
+    SUPERSAMPLING,
+    THEME,
+    Colour,
+    Sprite,
+    diverging_colours,
+    import_pygame,
+    make_sprite,
+)
+
+if TYPE_CHECKING:
+    from pygame import Surface
+
+__all__ = [
+    "DISC_DIAMETER",
+    "FOLLOWER",
+    "GOAL",
+    "ICON_SIDE",
+    "LEVELS",
+    "START",
+    "TRIANGLE_SIDE",
+    "arrow_sprite",
+    "disc_sprite",
+    "hazard_ground",
+    "hazard_sprite",
+    "hazard_tint",
+    "key_triangle_sprite",
+    "pin_sprite",
+    "principal_arrow_sprite",
+    "triangle_sprite",
+    "wall_sprite",
+]
+
+START, GOAL, FOLLOWER = "S", "G", "follower"
+"""The kinds of pins."""
+ICON_SIDE = 32
+"""Side in pixels of a sign in the key."""
+
+# Shares of a cell's side
+ARROW_START, ARROW_REACH = 0.04, 0.42
+ARROW_SHAFT, ARROW_HEAD, ARROW_HEAD_LENGTH = 0.085, 0.26, 0.20
+PRINCIPAL_ARROW_SCALE = 1.45
+DISC_DIAMETER = 0.74
+TRIANGLE_SIDE = 0.29
+TAPE_WIDTH = 0.09
+CORNER = 0.05
+
+LEVELS = 32
+"""Sizes are drawn in this many steps so that sprites can be kept."""
+
+HAZARD_TINT = 0.55
+HAZARD_COLOUR: Colour = (240, 130, 20)
+GOAL_COLOUR: Colour = (20, 110, 74)
+MORTAR_COLOUR: Colour = (92, 96, 108)
+DISC_OPACITY = 165
+
+Point = tuple[float, float]
+
+
+def hazard_tint(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Mix colours `[..., 3]` with the colour of hazards."""
+    mixed = (1 - HAZARD_TINT) * colours + HAZARD_TINT * np.array(HAZARD_COLOUR)
+    return np.rint(mixed).astype(np.uint8)
+
+
+def _scaled(points: list[Point], centre: Point, unit: float) -> list[Point]:
+    """Place a shape given in units around the origin."""
+    return [(centre[0] + unit * x, centre[1] + unit * y) for x, y in points]
+
+
+def _turned(points: list[Point], move: int) -> list[Point]:
+    """Turn a shape that points up (y grows downward) towards one of the four moves."""
+    for _ in range(move):
+        points = [(-y, x) for x, y in points]
+    return points
+
+
+def _paint_outlined(
+    surface: Surface, points: list[Point], fill: Colour, outline: Colour, width: int
+) -> None:
+    """Paint a polygon with an outline around it whose corners are round."""
+    pygame = import_pygame()
+    for i, start in enumerate(points):
+        pygame.draw.line(surface, outline, points[i - 1], start, 2 * width)
+        pygame.draw.circle(surface, outline, start, width)
+    pygame.draw.polygon(surface, fill, points)
+
+
+@lru_cache(maxsize=1024)
+def arrow_sprite(cell: int, move: int, level: int, outline: bool) -> Sprite:
+    """Return an arrow from the middle of a cell, as long as its probability `level` / `LEVELS`.
+
+    Its light outline and its dark body are two sprites, chosen by `outline`.
+    """
+    tip = ARROW_START + level / LEVELS * (ARROW_REACH - ARROW_START)
+    # Arrows too short for a shaft are smaller heads.
+    size = min(1.0, (tip - ARROW_START) / ARROW_HEAD_LENGTH)
+    return _arrow(cell, move, (ARROW_START, tip), size, outline)
+
+
+@lru_cache(maxsize=64)
+def principal_arrow_sprite(cell: int, move: int, outline: bool) -> Sprite:
+    """Return an arrow through the whole cell, for cells too small for four."""
+    return _arrow(cell, move, (-ARROW_REACH, ARROW_REACH), PRINCIPAL_ARROW_SCALE, outline)
+
+
+def _arrow(cell: int, move: int, ends: Point, size: float, outline: bool) -> Sprite:
+    """Paint an arrow, `ends` measured from the middle of the cell along the move."""
+    tail, tip = ends
+    neck = tip - ARROW_HEAD_LENGTH * size
+    head, shaft = ARROW_HEAD * size / 2, ARROW_SHAFT * size / 2
+    points: list[Point] = [(0.0, -tip), (head, -neck), (shaft, -neck), (shaft, -tail)]
+    points += [(-shaft, -tail), (-shaft, -neck), (-head, -neck)]
+
+    def paint(surface: Surface) -> None:
+        side = surface.get_width()
+        shape = _scaled(_turned(points, move), (side / 2, side / 2), side)
+        if outline:
+            width = max(SUPERSAMPLING, side // 60)
+            _paint_outlined(surface, shape, THEME.light, THEME.light, width)
+        else:
+            import_pygame().draw.polygon(surface, THEME.ink, shape)
+
+    return make_sprite(cell, THEME.light if outline else THEME.ink, paint)
+
+
+@lru_cache(maxsize=256)
+def disc_sprite(cell: int, level: int) -> Sprite:
+    """Return the disc of an occupancy; its diameter is `level` / `LEVELS` of the largest."""
+
+    def paint(surface: Surface) -> None:
+        pygame = import_pygame()
+        side = surface.get_width()
+        radius = side * DISC_DIAMETER / 2 * level / LEVELS
+        centre = (side / 2, side / 2)
+        pygame.draw.circle(surface, THEME.ink, centre, radius)
+        inner = radius - 1.2 * SUPERSAMPLING
+        if inner > 0:
+            pygame.draw.circle(surface, (*THEME.light, DISC_OPACITY), centre, inner)
+
+    return make_sprite(cell, THEME.ink, paint)
+
+
+@lru_cache(maxsize=256)
+def triangle_sprite(cell: int, level: int) -> Sprite:
+    """Return the triangle of a derivative: filled and up if positive, hollow and down if not."""
+
+    def paint(surface: Surface) -> None:
+        side = surface.get_width()
+        half = TRIANGLE_SIDE / 2
+        middle = 1 - CORNER - half
+        centre = (side * middle, side * (1 - middle))
+        _paint_triangle(surface, centre, side * half * abs(level) / LEVELS, level)
+
+    return make_sprite(cell, THEME.ink if level < 0 else THEME.light, paint)
+
+
+@lru_cache(maxsize=2)
+def key_triangle_sprite(sign: int) -> Sprite:
+    """Return the triangle of the key."""
+
+    def paint(surface: Surface) -> None:
+        side = surface.get_width()
+        _paint_triangle(surface, (side / 2, side / 2), side * 0.3, sign)
+
+    return make_sprite(ICON_SIDE, THEME.ink if sign < 0 else THEME.light, paint)
+
+
+def _paint_triangle(surface: Surface, centre: Point, half: float, sign: int) -> None:
+    """Paint a triangle in a square of side 2 `half`: dark and up, or light and down."""
+    up: list[Point] = [(0.0, -1.0), (1.0, 0.9), (-1.0, 0.9)]
+    points = _scaled(_turned(up, 0 if sign > 0 else 2), centre, half)
+    fill, outline = (THEME.ink, THEME.light) if sign > 0 else (THEME.light, THEME.ink)
+    _paint_outlined(surface, points, fill, outline, SUPERSAMPLING)
+
+
+@lru_cache(maxsize=64)
+def pin_sprite(kind: str, diameter: int) -> Sprite:
+    """Return the round sign of start (house), goal (flag) or follower (figure)."""
+    plate, ink, paint_icon = {
+        START: (THEME.light, THEME.ink, _paint_house),
+        GOAL: (GOAL_COLOUR, THEME.light, _paint_flag),
+        FOLLOWER: (THEME.accent, THEME.light, _paint_figure),
+    }[kind]
+
+    def paint(surface: Surface) -> None:
+        pygame = import_pygame()
+        side = surface.get_width()
+        centre = (side / 2, side / 2)
+        pygame.draw.circle(surface, ink, centre, side / 2)
+        pygame.draw.circle(surface, plate, centre, side / 2 - 1.5 * SUPERSAMPLING)
+        paint_icon(surface, plate, ink)
+
+    return make_sprite(diameter, ink, paint)
+
+
+def _polygon_in_pin(surface: Surface, colour: Colour, points: list[Point]) -> None:
+    """Paint a polygon in units of the pin's radius."""
+    half = surface.get_width() / 2
+    import_pygame().draw.polygon(surface, colour, _scaled(points, (half, half), half))
+
+
+def _paint_house(surface: Surface, plate: Colour, ink: Colour) -> None:
+    _polygon_in_pin(surface, ink, [(-0.62, 0.02), (0.0, -0.58), (0.62, 0.02)])
+    _polygon_in_pin(surface, ink, [(-0.42, 0.0), (0.42, 0.0), (0.42, 0.5), (-0.42, 0.5)])
+    _polygon_in_pin(surface, plate, [(-0.13, 0.15), (0.13, 0.15), (0.13, 0.52), (-0.13, 0.52)])
+
+
+def _paint_flag(surface: Surface, plate: Colour, ink: Colour) -> None:
+    del plate
+    _polygon_in_pin(surface, ink, [(-0.36, -0.6), (-0.22, -0.6), (-0.22, 0.6), (-0.36, 0.6)])
+    _polygon_in_pin(surface, ink, [(-0.22, -0.56), (0.56, -0.24), (-0.22, 0.1)])
+
+
+def _paint_figure(surface: Surface, plate: Colour, ink: Colour) -> None:
+    del plate
+    half = surface.get_width() / 2
+    import_pygame().draw.circle(surface, ink, (half, half * 0.66), half * 0.27)
+    turns = np.linspace(0.0, math.pi, 24).tolist()
+    shoulders = [(0.5 * math.cos(turn), 0.56 - 0.52 * math.sin(turn)) for turn in turns]
+    _polygon_in_pin(surface, ink, shoulders)
+
+
+@lru_cache(maxsize=32)
+def wall_sprite(cell: int, bricks: bool) -> Sprite:
+    """Return a wall: a dark cell, with bricks where there is room for them."""
+
+    def paint(surface: Surface) -> None:
+        pygame = import_pygame()
+        surface.fill(THEME.missing)
+        if not bricks:
+            return
+        side, courses = surface.get_width(), 4
+        width = max(SUPERSAMPLING, side // 40)
+        for i in range(courses):
+            y = side * i // courses
+            pygame.draw.rect(surface, MORTAR_COLOUR, (0, y, side, width))
+            x = side * (1 + 2 * (i % 2)) // 4
+            pygame.draw.rect(surface, MORTAR_COLOUR, (x, y, width, side // courses))
+
+    return make_sprite(cell, THEME.missing, paint)
+
+
+@lru_cache(maxsize=32)
+def hazard_sprite(cell: int) -> Sprite:
+    """Return the warning tape along the edge of a hazard, whose middle stays visible."""
+
+    def paint(surface: Surface) -> None:
+        pygame = import_pygame()
+        side = surface.get_width()
+        width = max(2 * SUPERSAMPLING, round(side * TAPE_WIDTH))
+        surface.fill(HAZARD_COLOUR)
+        stripe = 2 * width
+        for x in range(-side, side, 2 * stripe):
+            corners = [(x, side), (x + stripe, side), (x + stripe + side, 0), (x + side, 0)]
+            pygame.draw.polygon(surface, THEME.ink, corners)
+        inner = pygame.Rect(width, width, side - 2 * width, side - 2 * width)
+        surface.fill((*THEME.ink, 0), inner)
+
+    return make_sprite(cell, THEME.ink, paint)
+
+
+@lru_cache(maxsize=2)
+def hazard_ground(tinted: bool) -> Sprite:
+    """Return what lies below the tape in the key: a cell without shaping, or its tint."""
+    colour = diverging_colours(0.0, 1.0)
+    red, green, blue = (hazard_tint(colour) if tinted else colour).tolist()
+
+    def paint(surface: Surface) -> None:
+        surface.fill((red, green, blue))
+
+    return make_sprite(ICON_SIDE, (red, green, blue), paint)

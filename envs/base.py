@@ -1,0 +1,534 @@
+"""The game: an environment with two players that knows nothing of learning.
+
+`BilevelEnv` holds what every game has: the two players' spaces, validation of x, the follower's
+episode, drawing. `TabularBilevelEnv` adds the model (kernel, rewards and their vector-Jacobian
+products) and with it the exact response. A tabular task is a subclass that supplies arrays.
+"""
+
+from __future__ import annotations
+
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.error import ResetNeeded
+from numpy.typing import ArrayLike, NDArray
+
+from ..adjoint import response_gradient
+from ..checks import check_discount, check_in_box, check_temperature, unknown_name
+from ..mdp import FloatArray, Kernel, TabularMDP
+from ..methods.base import Response
+from ..objectives import Objective
+from ..sampling import TransitionTables
+from ..soft import solve_soft_mdp
+
+if TYPE_CHECKING:
+    import pygame
+
+    from ..rendering import Window
+    from .arrays import ArrayBilevelEnv
+
+__all__ = ["BestKnown", "BilevelEnv", "TabularBilevelEnv", "View"]
+
+# Probabilities of first states may miss one by this much.
+DISTRIBUTION_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class BestKnown:
+    """Best upper-level parameters known for a game.
+
+    Attributes:
+        upper_params: x, shape of the upper space.
+        value: F(x).
+        source: How x was found, and what is proven about it.
+    """
+
+    upper_params: FloatArray
+    value: float
+    source: str
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What a seat wants to be seen of the game.
+
+    Attributes:
+        title: Name of the game and the seat.
+        upper_params: x.
+        response: The follower's answer to x, None where it is not known.
+        state: Where the follower stands, None where no episode is played.
+        status: Labels and values of the status line.
+    """
+
+    title: str
+    upper_params: FloatArray
+    response: Response | None = None
+    state: int | None = None
+    status: tuple[tuple[str, str], ...] = ()
+
+
+class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
+    """A game between a leader, who chooses x, and a follower, who acts in an MDP shaped by x.
+
+    One `step` takes both players' moves, `{"upper": x, "lower": a}`, makes one transition of the
+    follower and pays it r_x(s, a); `info["upper_reward"]` is the leader's part. Wrappers
+    (`HyperGradient`, `LowerLevel`) turn the game into an environment for either player.
+
+    Attributes:
+        upper_space: Finite `Box` of x.
+        lower_space: The follower's action space.
+        leader_observation_space: Space of what the leader sees of the follower's answer.
+        gamma: The follower's discount, in [0, 1).
+        temperature: The weight of its policy's entropy, positive.
+        initial_upper_params: x at the start of every episode, shape of x.
+        draws_itself: Whether steps and resets update the window when `render_mode="human"`; a
+            seat that draws its own picture turns it off.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array"], "render_fps": 10}
+
+    def __init__(
+        self,
+        *,
+        upper_space: spaces.Box,
+        lower_space: spaces.Space[Any],
+        observation_space: spaces.Space[Any],
+        leader_observation_space: spaces.Space[Any],
+        gamma: float,
+        temperature: float,
+        initial_upper_params: ArrayLike,
+        render_mode: str | None = None,
+    ) -> None:
+        """Set up the spaces.
+
+        Raises:
+            ValueError: If the upper space is unbounded, the initial x is not in it, the discount or
+                the temperature is out of range, or the render mode is unknown.
+        """
+        check_discount("gamma", gamma)
+        check_temperature(temperature)
+        if not upper_space.is_bounded():
+            raise ValueError(f"`upper_space` must be a finite Box, got {upper_space}")
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise ValueError(
+                unknown_name("render_mode", render_mode, self.metadata["render_modes"])
+            )
+        self.upper_space = upper_space
+        self.lower_space = lower_space
+        self.action_space = spaces.Dict({"upper": upper_space, "lower": lower_space})
+        self.observation_space = observation_space
+        self.leader_observation_space = leader_observation_space
+        self.gamma = float(gamma)
+        self.temperature = float(temperature)
+        self.initial_upper_params = self.validate_upper_params(initial_upper_params)
+        self.render_mode = render_mode
+        self.draws_itself = True
+        self._window: Window | None = None
+
+    def validate_upper_params(self, upper_params: ArrayLike) -> FloatArray:
+        """Return x as a read-only float64 array, at the full precision it came with.
+
+        Args:
+            upper_params: x, shape of `upper_space`.
+
+        Raises:
+            ValueError: If x is not numeric, has another shape, or an entry is not finite or out of
+                bounds; the message names the entry.
+        """
+        return check_in_box(
+            "upper_params", upper_params, self.upper_space.low, self.upper_space.high
+        )
+
+    @abstractmethod
+    def observe(self, response: Response) -> Any:
+        """Return what the leader sees of an answer, an element of `leader_observation_space`."""
+
+    @abstractmethod
+    def view(self) -> View:
+        """Return what `render` shows."""
+
+    def draw(self, view: View) -> pygame.Surface:
+        """Draw a view; no display is needed.
+
+        Raises:
+            RuntimeError: If the game has no picture.
+        """
+        raise RuntimeError(f"{type(self).__name__} has no picture; a subclass may define `draw`")
+
+    def render(self) -> Any:
+        """Show the game: a `uint8 [height, width, 3]` frame, or a window for "human"."""
+        return self.show(self.view())
+
+    def show(self, view: View) -> NDArray[np.uint8] | None:
+        """Show a view in the render mode: return a frame, or update the window."""
+        if self.render_mode is None:
+            gym.logger.warn(
+                "`render` was called without a render mode; choose one when the environment is "
+                'made, for example gym.make(id, render_mode="rgb_array")'
+            )
+            return None
+        from ..rendering import Window, frame
+
+        surface = self.draw(view)
+        if self.render_mode == "rgb_array":
+            return frame(surface)
+        if self._window is None:
+            self._window = Window(type(self).__name__, self.metadata["render_fps"])
+        self._window.show(surface)
+        return None
+
+    def close(self) -> None:
+        """Close the window, if there is one."""
+        if self._window is not None:
+            self._window.close()
+            self._window = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the window behind when the game is copied or pickled."""
+        return {**self.__dict__, "_window": None}
+
+
+class TabularBilevelEnv(BilevelEnv):
+    """A game with finitely many states and actions, and a model that is known exactly.
+
+    A task supplies `reward` and `upper_reward` with their vector-Jacobian products, and `kernel`
+    with its own where x moves the kernel. `evaluate` turns them into the exact response.
+
+    Observation: the follower's state, `Discrete(S)`. The leader observes the discounted state
+    occupancy times (1 - gamma), `Box(0, 1, [S])`.
+
+    Attributes:
+        initial_distribution: Distribution of the first state `[S]`.
+        objective: How the leader judges a policy.
+        action_mask: Which actions exist, bool `[S, A]`; None when all do.
+        best_known: Best x known for this very instance, None if none is recorded.
+    """
+
+    best_known: BestKnown | None = None
+
+    def __init__(
+        self,
+        *,
+        kernel: Kernel,
+        initial_distribution: ArrayLike,
+        objective: Objective,
+        upper_space: spaces.Box,
+        initial_upper_params: ArrayLike,
+        gamma: float,
+        temperature: float,
+        action_mask: ArrayLike | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        """Set up the game.
+
+        Args:
+            kernel: Transition kernel (at the initial x, where x moves it).
+            initial_distribution: Distribution of the first state `[S]`.
+            objective: How the leader judges a policy.
+            upper_space: Finite `Box` of x.
+            initial_upper_params: x at the start, in the box.
+            gamma: The follower's discount, in [0, 1).
+            temperature: The weight of its policy's entropy, positive.
+            action_mask: Which actions exist, `[S, A]`; None when all do.
+            render_mode: None, "human" or "rgb_array".
+
+        Raises:
+            ValueError: If a shape or a range is violated.
+        """
+        num_states, num_actions = kernel.num_states, kernel.num_actions
+        super().__init__(
+            upper_space=upper_space,
+            lower_space=spaces.Discrete(num_actions),
+            observation_space=spaces.Discrete(num_states),
+            leader_observation_space=spaces.Box(0.0, 1.0, (num_states,), np.float32),
+            gamma=gamma,
+            temperature=temperature,
+            initial_upper_params=initial_upper_params,
+            render_mode=render_mode,
+        )
+        self._kernel = kernel
+        self.objective = objective
+        self.action_mask = None if action_mask is None else np.asarray(action_mask, dtype=bool)
+        self.initial_distribution = _distribution(initial_distribution, num_states)
+        self._start_cumulative = np.cumsum(self.initial_distribution)
+        self._start_cumulative[-1] = 1.0
+        self._state: int | None = None
+        self._over = False
+        self._steps, self._lower_return, self._upper_return = 0, 0.0, 0.0
+        self._answer: Response | None = None
+        self._enter(self.initial_upper_params)
+
+    @staticmethod
+    def from_arrays(
+        transition: ArrayLike | Kernel, reward: ArrayLike, **options: Any
+    ) -> ArrayBilevelEnv:
+        """Build a game of your own arrays; see `bilevel_gym.envs.arrays.ArrayBilevelEnv`."""
+        from .arrays import ArrayBilevelEnv
+
+        return ArrayBilevelEnv(transition, reward, **options)
+
+    # The model -----------------------------------------------------------------------------
+
+    def kernel(self, upper_params: FloatArray) -> Kernel:
+        """Return the kernel at x; the same one always, unless a task overrides it."""
+        return self._kernel
+
+    def kernel_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Return sum_k cotangent(k) dP(k)/dx, shape of x, over stored transitions `[K]`."""
+        return np.zeros(self.upper_space.shape)
+
+    @abstractmethod
+    def reward(self, upper_params: FloatArray) -> FloatArray:
+        """Return the follower's reward r_x `[S, A]`."""
+
+    @abstractmethod
+    def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Return sum_sa cotangent(s, a) dr_x(s, a)/dx, shape of x; `cotangent` is `[S, A]`."""
+
+    @abstractmethod
+    def upper_reward(self, upper_params: FloatArray) -> FloatArray:
+        """Return the leader's reward u_x `[S, A]`, without terms in x alone."""
+
+    def upper_reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Return sum_sa cotangent(s, a) du_x(s, a)/dx, shape of x; zero unless overridden."""
+        return np.zeros(self.upper_space.shape)
+
+    def lower_mdp(self, upper_params: FloatArray) -> TabularMDP:
+        """Return the follower's problem at x."""
+        return TabularMDP(
+            kernel=self.kernel(upper_params),
+            reward=self.reward(upper_params),
+            gamma=self.gamma,
+            temperature=self.temperature,
+            action_mask=self.action_mask,
+        )
+
+    def evaluate(
+        self,
+        upper_params: ArrayLike,
+        *,
+        initial_value: FloatArray | None = None,
+        tolerance: float = 1e-10,
+        max_iterations: int = 200,
+    ) -> Response:
+        """Return the exact objective, hyper-gradient and follower's answer at x.
+
+        This is the referee: it scores any method, whatever the method itself sees.
+
+        Args:
+            upper_params: x, shape of `upper_space`.
+            initial_value: Start of the solve `[S]`, zeros when None.
+            tolerance: Sup norm of the follower's Bellman residual to reach.
+            max_iterations: Newton steps allowed.
+
+        Raises:
+            ValueError: If x or an option is out of range.
+        """
+        x = self.validate_upper_params(upper_params)
+        rho = self.initial_distribution
+        solution = solve_soft_mdp(
+            self.lower_mdp(x),
+            initial_value=initial_value,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+        )
+        upper = self.objective.evaluate(
+            solution,
+            upper_params=x,
+            upper_reward=self.upper_reward(x),
+            initial_distribution=rho,
+        )
+        direct = np.zeros(self.upper_space.shape)
+        if upper.params is not None:
+            direct += upper.params
+        if upper.upper_reward is not None:
+            direct += self.upper_reward_vjp(x, upper.upper_reward)
+        if upper.kernel is not None:
+            direct += self.kernel_vjp(x, upper.kernel)
+        total, adjoint_residual = direct, None
+        if upper.policy is not None:
+            answer = response_gradient(solution, upper.policy)
+            adjoint_residual = answer.residual
+            total = direct + self.reward_vjp(x, answer.reward) + self.kernel_vjp(x, answer.kernel)
+        occupancy, _ = solution.system.solve(rho, transpose=True)
+        return Response(
+            upper_params=x,
+            objective=upper.value,
+            hyper_gradient=total,
+            direct_gradient=direct,
+            policy=solution.policy,
+            soft_value=solution.soft_value,
+            occupancy=(1.0 - self.gamma) * occupancy,
+            lower_value=float(rho @ solution.soft_value),
+            residual=solution.residual,
+            iterations=solution.iterations,
+            converged=solution.converged,
+            adjoint_residual=adjoint_residual,
+        )
+
+    def observe(self, response: Response) -> NDArray[np.float32]:
+        """Return the discounted state occupancy times (1 - gamma), float32 `[S]`."""
+        return np.clip(response.occupancy, 0.0, 1.0).astype(np.float32)
+
+    # The follower's episode ----------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[int, dict[str, Any]]:
+        """Start an episode of the follower.
+
+        Args:
+            seed: Seed of everything random that follows.
+            options: `{"upper_params": x}` puts the leader at x instead of `initial_upper_params`.
+
+        Returns:
+            The first state, and `action_mask` where actions vary.
+
+        Raises:
+            ValueError: If an option is unknown or x is out of range; the game is left as it was.
+        """
+        options = options or {}
+        for option in options:
+            if option != "upper_params":
+                raise ValueError(unknown_name("reset option", option, ["upper_params"]))
+        self.commit(options.get("upper_params", self.initial_upper_params))
+        super().reset(seed=seed)
+        draw = self.np_random.random()
+        self._state = int(np.searchsorted(self._start_cumulative, draw, side="right"))
+        self._over = False
+        self._steps, self._lower_return, self._upper_return = 0, 0.0, 0.0
+        if self.render_mode == "human" and self.draws_itself:
+            self.render()
+        return self._state, self._state_info()
+
+    def step(self, action: Mapping[str, Any]) -> tuple[int, float, bool, bool, dict[str, Any]]:
+        """Make one transition of the follower under x.
+
+        Args:
+            action: `{"upper": x, "lower": a}`.
+
+        Returns:
+            Next state, r_x(s, a), whether the episode ended, False (time limits are wrappers), and
+            `upper_reward` with `action_mask` where actions vary.
+
+        Raises:
+            ResetNeeded: If no episode is under way.
+            ValueError: If x or a is not in its space; the game is left as it was.
+        """
+        if self._state is None or self._over:
+            raise ResetNeeded(
+                "`step` needs an episode under way, got a game "
+                + ("before its first `reset`" if self._state is None else "whose episode ended")
+                + "; call `reset` first"
+            )
+        try:
+            upper, lower = action["upper"], action["lower"]
+        except (TypeError, KeyError, IndexError):
+            raise ValueError(
+                f'`action` must be {{"upper": x, "lower": a}}, got {action!r}'
+            ) from None
+        lower = self._check_action(lower)
+        self.commit(upper)
+        state, self._over, reward, upper_reward = self._tables.sample(
+            self._state, lower, self.np_random.random()
+        )
+        self._state = state
+        self._steps += 1
+        self._lower_return += reward
+        self._upper_return += upper_reward
+        if self.render_mode == "human" and self.draws_itself:
+            self.render()
+        info = self._state_info()
+        info["upper_reward"] = upper_reward
+        return state, reward, self._over, False, info
+
+    def commit(self, upper_params: ArrayLike) -> FloatArray:
+        """Make x the one in force.
+
+        Passing the very array that this returns as `action["upper"]` spares every further step the
+        validation, and keeps its sampling tables.
+
+        Args:
+            upper_params: x, shape of `upper_space`.
+
+        Raises:
+            ValueError: If x is out of range.
+        """
+        if upper_params is not self._upper_params:
+            self._enter(self.validate_upper_params(upper_params))
+        return self._upper_params
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return which actions exist in the follower's state, bool `[A]`."""
+        if self.action_mask is None or self._state is None:
+            return np.ones(self._kernel.num_actions, dtype=bool)
+        return self.action_mask[self._state].copy()
+
+    def view(self) -> View:
+        """Return the follower's episode over the exact answer to the leader's x."""
+        if self._answer is None:
+            self._answer = self.evaluate(self._upper_params)
+        status: tuple[tuple[str, str], ...] = (
+            ("objective", f"{self._answer.objective:.4f}"),
+            ("lower value", f"{self._answer.lower_value:.4f}"),
+        )
+        if self._state is not None:
+            status += (
+                ("step", str(self._steps)),
+                ("return", f"{self._lower_return:.3f}"),
+                ("leader's return", f"{self._upper_return:.3f}"),
+            )
+        return View(
+            title=f"{type(self).__name__}: the follower acts",
+            upper_params=self._upper_params,
+            response=self._answer,
+            state=self._state,
+            status=status,
+        )
+
+    def _enter(self, x: FloatArray) -> None:
+        """Make a validated x the one in force."""
+        tables = TransitionTables(self.lower_mdp(x), self.upper_reward(x))
+        self._upper_params, self._tables = x, tables
+        self._answer = None
+
+    def _check_action(self, action: Any) -> int:
+        try:
+            index = operator.index(action)
+        except TypeError:
+            self._refuse_action(action)
+        if not 0 <= index < self._kernel.num_actions:
+            self._refuse_action(action)
+        return index
+
+    def _refuse_action(self, action: Any) -> NoReturn:
+        raise ValueError(
+            f"the follower's action must be an integer in 0..{self._kernel.num_actions - 1}, "
+            f"got {action!r}"
+        )
+
+    def _state_info(self) -> dict[str, Any]:
+        if self.action_mask is None:
+            return {}
+        return {"action_mask": self.action_mask[self._state].astype(np.int8)}
+
+
+def _distribution(probabilities: ArrayLike, size: int) -> FloatArray:
+    distribution = np.asarray(probabilities, dtype=np.float64)
+    total = distribution.sum()
+    if (
+        distribution.shape != (size,)
+        or not (distribution >= 0.0).all()
+        or abs(total - 1.0) > DISTRIBUTION_TOLERANCE
+    ):
+        raise ValueError(
+            f"`initial_distribution` must be {size} probabilities that sum to 1, "
+            f"got shape {distribution.shape} with sum {total}"
+        )
+    return distribution

@@ -1,0 +1,7 @@
+"""The seats of a game, and what may sit on them: one module per wrapper."""
+
+from .hyper_gradient import HyperGradient
+from .lower_level import LowerLevel
+from .rescale_upper import RescaleUpper
+
+__all__ = ["HyperGradient", "LowerLevel", "RescaleUpper"]

@@ -1,0 +1,167 @@
+"""The leader's seat."""
+
+from __future__ import annotations
+
+from typing import Any, SupportsFloat
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.error import ResetNeeded
+from gymnasium.utils import RecordConstructorArgs
+
+from ..envs.base import View
+from ..methods import Response, make_method
+from .seats import Seat, take_seat
+
+__all__ = ["HyperGradient"]
+
+
+class HyperGradient(Seat, RecordConstructorArgs):
+    """Take the leader's seat: announce x, let the follower answer, be paid F(x).
+
+    Action: x, the game's `upper_space` (float64 actions are used at full precision).
+    Observation: what the leader sees of the answer, the game's `leader_observation_space`.
+    Reward: the objective F(x) = f(x, pi*(x)), to be maximised.
+    Info, also from `reset` (at the initial x):
+
+    * `hyper_gradient`: derivative of the reward with respect to the action, float64, shape of x;
+    * `upper_params`: the x answered, float64;
+    * `inner_residual`, `inner_iterations`, `inner_converged`: how well the follower's problem was
+      solved;
+    * `lower_value`: the follower's soft value at the start;
+    * `inner_samples`: environment steps used (methods that learn from samples only).
+
+    An episode has `outer_steps` steps and ends by truncation; stepping on afterwards keeps the
+    inner learner's warm start. `reset` forgets the warm start, so a seed determines everything that
+    follows. `reset(options={"upper_params": x})` starts elsewhere.
+
+    Every registered game comes in this seat. Wrapping again replaces it, so
+    `HyperGradient(gym.make(id), method=..., outer_steps=...)` chooses another method or length.
+
+    Source of the hyper-gradient: Yang, Gao, Yuan, AISTATS 2025, arXiv 2405.19697.
+
+    Example:
+        >>> import bilevel_gym, gymnasium as gym
+        >>> env = bilevel_gym.HyperGradient(gym.make("BilevelGridWorld-v0"), outer_steps=20)
+        >>> observation, info = env.reset(seed=0)
+        >>> observation, objective, terminated, truncated, info = env.step(info["upper_params"])
+        >>> print(f"{objective:.6f} {info['hyper_gradient'].shape}")
+        -1.198591 (52,)
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[Any, Any],
+        method: str = "exact",
+        outer_steps: int = 100,
+        **method_options: Any,
+    ) -> None:
+        """Sit down.
+
+        Args:
+            env: A game, in no seat or in one that this seat replaces.
+            method: Name of the method, a key of `bilevel_gym.methods.METHODS`.
+            outer_steps: Steps of the leader's episode, at least 1.
+            **method_options: Options of the method, of JSON types.
+
+        Raises:
+            TypeError: If a wrapper stands between the seat and the game, or the method does not
+                take an option or does not suit the game.
+            ValueError: If the method is unknown, or an option is out of range.
+        """
+        inner = take_seat(HyperGradient, env)
+        if isinstance(outer_steps, bool) or not isinstance(outer_steps, int) or outer_steps < 1:
+            raise ValueError(f"`outer_steps` must be an integer of at least 1, got {outer_steps!r}")
+        learner = make_method(method, inner.unwrapped, **method_options)
+        RecordConstructorArgs.__init__(
+            self, method=method, outer_steps=outer_steps, **method_options
+        )
+        gym.Wrapper.__init__(self, inner)
+        self.method = learner
+        self.outer_steps = outer_steps
+        self.action_space = self.game.upper_space
+        self.observation_space = self.game.leader_observation_space
+        self.game.draws_itself = False
+        self._response: Response | None = None
+        self._steps = 0
+
+    @property
+    def response(self) -> Response:
+        """The follower's last answer.
+
+        Raises:
+            ResetNeeded: Before the first `reset`.
+        """
+        if self._response is None:
+            raise ResetNeeded("the leader's seat has no answer yet; call `reset` first")
+        return self._response
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode of the leader.
+
+        Args:
+            seed: Seed of everything random that follows, the inner learner included.
+            options: `{"upper_params": x}` starts at x instead of the game's initial one.
+
+        Raises:
+            ValueError: If an option is unknown or x is out of range.
+        """
+        self.env.reset(seed=seed, options=options)
+        self.method.reset(self.game.np_random)
+        self._steps = 0
+        start = (options or {}).get("upper_params", self.game.initial_upper_params)
+        return self._answer(self.game.validate_upper_params(start))
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Announce x and let the follower answer.
+
+        Args:
+            action: x, shape of `action_space`.
+
+        Raises:
+            ResetNeeded: Before the first `reset`.
+            ValueError: If x is not finite, out of bounds or of the wrong shape; nothing changes.
+        """
+        if self._response is None:
+            raise ResetNeeded("`step` needs a `reset` first: it starts the leader's episode")
+        observation, info = self._answer(self.game.validate_upper_params(action), advance=1)
+        return observation, self.response.objective, False, self._steps >= self.outer_steps, info
+
+    def render(self) -> Any:
+        """Show x, the follower's answer to it and the hyper-gradient."""
+        return self.game.show(self.view())
+
+    def view(self) -> View:
+        """Return what `render` shows."""
+        response = self.response
+        return View(
+            title=f"{type(self.game).__name__}: the leader shapes",
+            upper_params=response.upper_params,
+            response=response,
+            status=(
+                ("objective", f"{response.objective:.4f}"),
+                ("lower value", f"{response.lower_value:.4f}"),
+                ("|hyper-gradient|", f"{np.linalg.norm(response.hyper_gradient):.2e}"),
+                ("step", f"{self._steps} of {self.outer_steps}"),
+            ),
+        )
+
+    def _answer(self, x: Any, *, advance: int = 0) -> tuple[Any, dict[str, Any]]:
+        response = self.method.step(x)
+        self._response = response
+        self._steps += advance
+        info: dict[str, Any] = {
+            "hyper_gradient": response.hyper_gradient.copy(),
+            "upper_params": response.upper_params.copy(),
+            "inner_residual": response.residual,
+            "inner_iterations": response.iterations,
+            "inner_converged": response.converged,
+            "lower_value": response.lower_value,
+        }
+        if response.samples is not None:
+            info["inner_samples"] = response.samples
+        if self.render_mode == "human":
+            self.render()
+        return self.game.observe(response), info

@@ -1,0 +1,87 @@
+"""The follower's seat."""
+
+from __future__ import annotations
+
+from typing import Any, SupportsFloat
+
+import gymnasium as gym
+from gymnasium.utils import RecordConstructorArgs
+from numpy.typing import ArrayLike, NDArray
+
+from ..envs.base import TabularBilevelEnv
+from .seats import Seat, take_seat
+
+__all__ = ["LowerLevel"]
+
+
+class LowerLevel(Seat, RecordConstructorArgs):
+    """Take the follower's seat: x held fixed, an ordinary environment for any agent.
+
+    Action and observation are the follower's; the reward is r_x(s, a). Info holds `upper_reward`,
+    the leader's part of the step (without terms in x alone), and `action_mask` where actions vary.
+
+    Example:
+        >>> import bilevel_gym, gymnasium as gym, numpy as np
+        >>> env = bilevel_gym.LowerLevel(gym.make("BilevelGridWorld-v0"), np.zeros(52))
+        >>> state, info = env.reset(seed=0)
+        >>> env.action_space, env.observation_space
+        (Discrete(4), Discrete(52))
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], upper_params: ArrayLike) -> None:
+        """Sit down.
+
+        Args:
+            env: A game, in no seat or in one that this seat replaces.
+            upper_params: The leader's x, held fixed, shape of the game's `upper_space`.
+
+        Raises:
+            TypeError: If a wrapper stands between the seat and the game.
+            ValueError: If x is not finite, out of bounds or of the wrong shape.
+        """
+        inner = take_seat(LowerLevel, env)
+        game = inner.unwrapped
+        if not isinstance(game, TabularBilevelEnv):
+            raise TypeError(f"`LowerLevel` needs a tabular game, got {type(game).__name__}")
+        committed = game.commit(upper_params)
+        RecordConstructorArgs.__init__(self, upper_params=committed.tolist())
+        gym.Wrapper.__init__(self, inner)
+        self.upper_params = committed
+        self.action_space = game.lower_space
+        self.observation_space = game.observation_space
+        game.draws_itself = True
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode under the fixed x.
+
+        Raises:
+            ValueError: If `options` names another x: this seat holds it fixed.
+        """
+        if options:
+            raise ValueError(
+                f"the follower's seat takes no reset options, got {sorted(options)}; "
+                "wrap again, LowerLevel(env, x), to change x"
+            )
+        game = self.game
+        assert isinstance(game, TabularBilevelEnv)
+        self.upper_params = game.commit(self.upper_params)
+        return self.env.reset(seed=seed, options={"upper_params": self.upper_params})
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Make one transition under the fixed x.
+
+        Args:
+            action: The follower's action.
+
+        Raises:
+            ValueError: If the action is not in the space; nothing changes.
+        """
+        return self.env.step({"upper": self.upper_params, "lower": action})
+
+    def action_masks(self) -> NDArray[Any]:
+        """Return which actions exist in the present state, bool `[A]`."""
+        game = self.game
+        assert isinstance(game, TabularBilevelEnv)
+        return game.action_masks()

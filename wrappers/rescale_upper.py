@@ -1,0 +1,95 @@
+"""The leader's seat in units of [-1, 1]."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, SupportsFloat
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
+from numpy.typing import ArrayLike
+
+from ..checks import check_in_box
+from ..mdp import FloatArray
+from ..methods import Response
+from .hyper_gradient import HyperGradient
+
+__all__ = ["RescaleUpper"]
+
+
+class RescaleUpper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Map x affinely to [-1, 1], and pull the hyper-gradient back.
+
+    Action, `info["hyper_gradient"]`, `info["upper_params"]` and `options["upper_params"]` are all
+    in the new units, so the hyper-gradient remains the derivative of the reward with respect to the
+    action. The response's `hyper_gradient`, `direct_gradient` and `upper_params` are too.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        """Wrap the leader's seat.
+
+        Args:
+            env: A game in the leader's seat, `HyperGradient`, outermost.
+
+        Raises:
+            TypeError: If `env` is anything else.
+        """
+        if not isinstance(env, HyperGradient):
+            raise TypeError(
+                f"`RescaleUpper` must sit on the leader's seat, got {type(env).__name__}; "
+                "the right order is RescaleUpper(gym.make(id)), other wrappers above it"
+            )
+        RecordConstructorArgs.__init__(self)
+        gym.Wrapper.__init__(self, env)
+        self._seat = env
+        space = env.game.upper_space
+        self._low, self._high = low, high = space.low.astype(float), space.high.astype(float)
+        self._centre, self._scale = (low + high) / 2.0, (high - low) / 2.0
+        self.action_space = spaces.Box(-1.0, 1.0, low.shape, np.float32)
+
+    @property
+    def response(self) -> Response:
+        """The follower's last answer, x and gradients in the new units."""
+        response = self._seat.response
+        return replace(
+            response,
+            upper_params=self.to_unit(response.upper_params),
+            hyper_gradient=response.hyper_gradient * self._scale,
+            direct_gradient=response.direct_gradient * self._scale,
+        )
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode; `options["upper_params"]` is in [-1, 1]."""
+        if options and "upper_params" in options:
+            options = {**options, "upper_params": self.from_unit(options["upper_params"])}
+        observation, info = self.env.reset(seed=seed, options=options)
+        return observation, self._convert(info)
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Announce x, given in [-1, 1]."""
+        observation, reward, terminated, truncated, info = self.env.step(self.from_unit(action))
+        return observation, reward, terminated, truncated, self._convert(info)
+
+    def from_unit(self, action: ArrayLike) -> FloatArray:
+        """Return x for an action in [-1, 1].
+
+        Raises:
+            ValueError: If the action is of the wrong shape, not finite or outside [-1, 1].
+        """
+        unit = check_in_box("action", action, -np.ones_like(self._scale), np.ones_like(self._scale))
+        # Rounding must not carry the ends of the interval out of the box.
+        return np.clip(self._centre + self._scale * unit, self._low, self._high)
+
+    def to_unit(self, upper_params: FloatArray) -> FloatArray:
+        """Return the action in [-1, 1] for an x."""
+        return (upper_params - self._centre) / self._scale
+
+    def _convert(self, info: dict[str, Any]) -> dict[str, Any]:
+        info = dict(info)
+        info["hyper_gradient"] = info["hyper_gradient"] * self._scale
+        info["upper_params"] = self.to_unit(info["upper_params"])
+        return info

@@ -1,0 +1,64 @@
+"""How a seat finds its place: directly on the game, in the stead of an outermost seat."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+
+from ..envs.base import BilevelEnv
+
+__all__ = ["Seat", "take_seat"]
+
+# Wrappers that `gymnasium.make` puts on every game; they change neither moves nor rewards.
+TRANSPARENT = (OrderEnforcing, PassiveEnvChecker, TimeLimit)
+
+
+class Seat(gym.Wrapper[Any, Any, Any, Any]):
+    """A wrapper that lets one player of the game sit down."""
+
+    @property
+    def game(self) -> BilevelEnv:
+        """The game this seat belongs to."""
+        game = self.unwrapped
+        assert isinstance(game, BilevelEnv)
+        return game
+
+
+def take_seat(seat: type[Seat], env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """Return the environment that a new seat wraps: `env` without its outermost seat.
+
+    Args:
+        seat: Class of the new seat.
+        env: A game, or a game in one of its seats.
+
+    Raises:
+        TypeError: If `env` is no bilevel game, or a wrapper stands between the seat and the game
+            (it would transform moves or rewards, or be dropped silently).
+    """
+    if not isinstance(env, gym.Env):
+        raise TypeError(
+            f"`env` must be a Gymnasium environment, got {env!r}; make one with gym.make(id)"
+        )
+    if not isinstance(env.unwrapped, BilevelEnv):
+        raise TypeError(
+            f"`{seat.__name__}` needs a bilevel game, got {type(env.unwrapped).__name__}; "
+            "see bilevel_gym.envs.BilevelEnv"
+        )
+    inner = env.env if isinstance(env, Seat) else env
+    layer = inner
+    while isinstance(layer, gym.Wrapper):
+        if not isinstance(layer, TRANSPARENT):
+            raise TypeError(
+                f"`{seat.__name__}` must sit directly on the game, got {type(layer).__name__} in "
+                f"between; first take the seat, then wrap it, for example "
+                f"{_right_order(seat, layer)}"
+            )
+        layer = layer.env
+    return inner
+
+
+def _right_order(seat: type[Seat], offender: gym.Wrapper[Any, Any, Any, Any]) -> str:
+    arguments = ", x" if seat.__name__ == "LowerLevel" else ""
+    return f"{type(offender).__name__}({seat.__name__}(gym.make(id){arguments}), ...)"
