@@ -7,23 +7,50 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from numbers import Integral, Real
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["check_discount", "check_in_box", "check_temperature", "unknown_name"]
+__all__ = [
+    "check_at_least",
+    "check_discount",
+    "check_in_box",
+    "check_not_negative",
+    "check_positive",
+    "check_probability",
+    "unknown_name",
+]
 
 
 def check_discount(name: str, value: float) -> None:
     """Raise a `ValueError` unless `value` is a discount, that is, in [0, 1)."""
-    if not 0.0 <= value < 1.0:
-        raise ValueError(f"`{name}` must lie in [0, 1), got {value}")
+    if not (isinstance(value, Real) and 0.0 <= value < 1.0):
+        raise ValueError(f"`{name}` must lie in [0, 1), got {value!r}")
 
 
-def check_temperature(value: float) -> None:
-    """Raise a `ValueError` unless `value` is a positive finite temperature."""
-    if not 0.0 < value < np.inf:
-        raise ValueError(f"`temperature` must be positive and finite, got {value}")
+def check_probability(name: str, value: float) -> None:
+    """Raise a `ValueError` unless `value` is a probability, that is, in [0, 1]."""
+    if not (isinstance(value, Real) and 0.0 <= value <= 1.0):
+        raise ValueError(f"`{name}` must lie in [0, 1], got {value!r}")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise a `ValueError` unless `value` is a positive finite number."""
+    if not (isinstance(value, Real) and 0.0 < value < np.inf):
+        raise ValueError(f"`{name}` must be positive and finite, got {value!r}")
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """Raise a `ValueError` unless `value` is a finite number of at least zero."""
+    if not (isinstance(value, Real) and 0.0 <= value < np.inf):
+        raise ValueError(f"`{name}` must be finite and not negative, got {value!r}")
+
+
+def check_at_least(name: str, value: int, least: int) -> None:
+    """Raise a `ValueError` unless `value` is an integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}")
 
 
 def check_in_box(

@@ -15,9 +15,9 @@ from .mdp import FloatArray, Kernel
 
 __all__ = ["DiscountedSystem", "Factorisation", "factorise"]
 
-# Below this many states dense LAPACK beats sparse LU even on grids (measured: 52 states 5x,
-# 240 states 1.2x).
-DENSE_LIMIT = 256
+# Below this many states dense LAPACK beats sparse LU even on grids (a solve with its gradient, one
+# thread: 2.8x faster at 51 states, 1.6x at 165, equal at 208, half as fast at 317).
+DENSE_LIMIT = 200
 
 
 class Factorisation(Protocol):

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
-from .checks import check_discount, check_temperature
+from .checks import check_discount, check_positive
 
 __all__ = ["Kernel", "TabularMDP", "action_major"]
 
@@ -285,7 +285,7 @@ class TabularMDP:
         object.__setattr__(self, "reward", np.asfortranarray(self.reward, dtype=np.float64))
         shape = (self.kernel.num_states, self.kernel.num_actions)
         check_discount("gamma", self.gamma)
-        check_temperature(self.temperature)
+        check_positive("temperature", self.temperature)
         if self.reward.shape != shape:
             raise ValueError(f"`reward` must have shape [S, A] = {shape}, got {self.reward.shape}")
         if not np.isfinite(self.reward).all():

@@ -11,9 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
-from .checks import check_discount
+from .checks import check_discount, check_not_negative
 from .mdp import FloatArray
 from .soft import SoftSolution
 
@@ -121,8 +119,7 @@ class QuadraticCost:
 
     def __post_init__(self) -> None:
         """Check the weight."""
-        if not 0.0 <= self.weight < np.inf:
-            raise ValueError(f"`weight` must be finite and not negative, got {self.weight}")
+        check_not_negative("weight", self.weight)
 
     def evaluate(
         self,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .checks import check_in_box
+from .checks import check_at_least, check_in_box, check_positive
 from .mdp import FloatArray
 
 __all__ = [
@@ -95,10 +95,10 @@ def normalized_ascent(
 ) -> Optimum:
     """Take steps of prescribed length along the gradient, projected on the box.
 
-    x <- P(x + lr_k g / ||g||), with lr_k falling from `learning_rate` to zero along half a cosine.
-    On a soft MDP the size of the gradient grows with 1 / temperature and says little about how far
-    it is to be trusted, and long first steps carry the leader past nearby poor optima; the decay
-    lets the last steps settle.
+    x <- P(x + lr_k g / ||g||), where g leaves out the entries that push against a bound, and lr_k
+    falls from `learning_rate` to zero along half a cosine. On a soft MDP the size of the gradient
+    grows with 1 / temperature and says little about how far it is to be trusted, and long first
+    steps carry the leader past nearby poor optima; the decay lets the last steps settle.
 
     Args:
         objective: x -> (value, gradient).
@@ -112,21 +112,21 @@ def normalized_ascent(
     Raises:
         ValueError: If an argument is out of range.
     """
-    if steps < 1:
-        raise ValueError(f"`steps` must be at least 1, got {steps}")
-    if not 0.0 < learning_rate < math.inf:
-        raise ValueError(f"`learning_rate` must be positive and finite, got {learning_rate}")
+    check_at_least("steps", steps, 1)
+    check_positive("learning_rate", learning_rate)
     recorder = _Recorder(objective, low, high, callback)
     x: FloatArray = check_in_box("start", start, low, high)
     message = f"{steps} steps taken"
     for step in range(steps):
         _, gradient = recorder(x)
-        norm = float(np.linalg.norm(gradient))
+        blocked = ((x <= low) & (gradient < 0.0)) | ((x >= high) & (gradient > 0.0))
+        direction = np.where(blocked, 0.0, gradient)
+        norm = float(np.linalg.norm(direction))
         if norm == 0.0:
-            message = f"the gradient is zero after {step} steps"
+            message = f"the projected gradient is zero after {step} steps"
             return recorder.optimum(message)
         length = learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / steps))
-        x = np.clip(x + length / norm * gradient, low, high)
+        x = np.clip(x + length / norm * direction, low, high)
     recorder(x)
     return recorder.optimum(message)
 
@@ -157,10 +157,8 @@ def lbfgsb(
     """
     from scipy.optimize import Bounds, minimize
 
-    if max_evaluations < 1:
-        raise ValueError(f"`max_evaluations` must be at least 1, got {max_evaluations}")
-    if not 0.0 < tolerance < math.inf:
-        raise ValueError(f"`tolerance` must be positive and finite, got {tolerance}")
+    check_at_least("max_evaluations", max_evaluations, 1)
+    check_positive("tolerance", tolerance)
     recorder = _Recorder(objective, low, high, callback)
     first = check_in_box("start", start, low, high)
 

@@ -22,6 +22,7 @@ from functools import cached_property
 
 import numpy as np
 
+from .checks import check_at_least, check_positive
 from .linear import DiscountedSystem, Factorisation, factorise
 from .mdp import FloatArray, TabularMDP, action_major
 
@@ -90,10 +91,8 @@ def solve_soft_mdp(
     Raises:
         ValueError: If an argument is out of range or of the wrong shape.
     """
-    if not tolerance > 0.0:
-        raise ValueError(f"`tolerance` must be positive, got {tolerance}")
-    if max_iterations < 0:
-        raise ValueError(f"`max_iterations` must not be negative, got {max_iterations}")
+    check_positive("tolerance", tolerance)
+    check_at_least("max_iterations", max_iterations, 0)
     num_states = mdp.kernel.num_states
     value = np.zeros(num_states) if initial_value is None else np.array(initial_value, np.float64)
     if value.shape != (num_states,) or not np.isfinite(value).all():

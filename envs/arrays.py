@@ -81,19 +81,20 @@ class ArrayBilevelEnv(TabularBilevelEnv):
         self._features: FloatArray | None = None
         size = shape[0]
         if features is not None:
-            given = np.asarray(features, dtype=np.float64)
+            given = np.array(features, dtype=np.float64)
             if given.ndim != 3 or given.shape[:2] != shape or not np.isfinite(given).all():
                 raise ValueError(
                     f"`features` must be finite with shape {shape} + (D,), got {given.shape}"
                 )
             self._features, size = given, given.shape[2]
         terms: Sequence[Objective] = (DiscountedReturn(upper_gamma), QuadraticCost(upper_cost))
-        start = np.clip(np.zeros(size), upper_low, upper_high)
+        space = spaces.Box(upper_low, upper_high, (size,), np.float32)
+        start = np.clip(np.zeros(size), space.low, space.high)  # its bounds are rounded to float32
         super().__init__(
             kernel=kernel,
             initial_distribution=initial_distribution,
             objective=Sum(terms),
-            upper_space=spaces.Box(upper_low, upper_high, (size,), np.float32),
+            upper_space=space,
             initial_upper_params=start if initial_upper_params is None else initial_upper_params,
             gamma=gamma,
             temperature=temperature,
@@ -118,7 +119,7 @@ class ArrayBilevelEnv(TabularBilevelEnv):
 
 
 def _matrix(name: str, values: ArrayLike, shape: tuple[int, int]) -> FloatArray:
-    matrix = np.asfortranarray(values, dtype=np.float64)
+    matrix = np.array(values, dtype=np.float64, order="F")
     if matrix.shape != shape:
         raise ValueError(f"`{name}` must have shape [S, A] = {shape}, got {matrix.shape}")
     if not np.isfinite(matrix).all():

@@ -20,7 +20,7 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import ArrayLike, NDArray
 
 from ..adjoint import response_gradient
-from ..checks import check_discount, check_in_box, check_temperature, unknown_name
+from ..checks import check_discount, check_in_box, check_positive, unknown_name
 from ..mdp import FloatArray, Kernel, TabularMDP
 from ..methods.base import Response
 from ..objectives import Objective
@@ -112,7 +112,7 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
                 the temperature is out of range, or the render mode is unknown.
         """
         check_discount("gamma", gamma)
-        check_temperature(temperature)
+        check_positive("temperature", temperature)
         if not upper_space.is_bounded():
             raise ValueError(f"`upper_space` must be a finite Box, got {upper_space}")
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
@@ -254,7 +254,7 @@ class TabularBilevelEnv(BilevelEnv):
         )
         self._kernel = kernel
         self.objective = objective
-        self.action_mask = None if action_mask is None else np.asarray(action_mask, dtype=bool)
+        self.action_mask = None if action_mask is None else np.array(action_mask, dtype=bool)
         self.initial_distribution = _distribution(initial_distribution, num_states)
         self._start_cumulative = np.cumsum(self.initial_distribution)
         self._start_cumulative[-1] = 1.0
@@ -520,7 +520,7 @@ class TabularBilevelEnv(BilevelEnv):
 
 
 def _distribution(probabilities: ArrayLike, size: int) -> FloatArray:
-    distribution = np.asarray(probabilities, dtype=np.float64)
+    distribution = np.array(probabilities, dtype=np.float64)
     total = distribution.sum()
     if (
         distribution.shape != (size,)

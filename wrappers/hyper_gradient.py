@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import RecordConstructorArgs
 
+from ..checks import check_at_least
 from ..envs.base import View
 from ..methods import Response, make_method
 from .seats import Seat, take_seat
@@ -70,8 +71,7 @@ class HyperGradient(Seat, RecordConstructorArgs):
             ValueError: If the method is unknown, or an option is out of range.
         """
         inner = take_seat(HyperGradient, env)
-        if isinstance(outer_steps, bool) or not isinstance(outer_steps, int) or outer_steps < 1:
-            raise ValueError(f"`outer_steps` must be an integer of at least 1, got {outer_steps!r}")
+        check_at_least("outer_steps", outer_steps, 1)
         learner = make_method(method, inner.unwrapped, **method_options)
         RecordConstructorArgs.__init__(
             self, method=method, outer_steps=outer_steps, **method_options

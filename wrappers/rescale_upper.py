@@ -86,7 +86,8 @@ class RescaleUpper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     def to_unit(self, upper_params: FloatArray) -> FloatArray:
         """Return the action in [-1, 1] for an x."""
-        return (upper_params - self._centre) / self._scale
+        # Rounding must not carry it out of [-1, 1], or it could not be handed back.
+        return np.clip((upper_params - self._centre) / self._scale, -1.0, 1.0)
 
     def _convert(self, info: dict[str, Any]) -> dict[str, Any]:
         info = dict(info)

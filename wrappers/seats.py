@@ -47,15 +47,18 @@ def take_seat(seat: type[Seat], env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
             "see bilevel_gym.envs.BilevelEnv"
         )
     inner = env.env if isinstance(env, Seat) else env
+    above = None
     layer = inner
     while isinstance(layer, gym.Wrapper):
+        # On another seat even a time limit is in the way: it would be dropped with that seat.
+        offender = above if isinstance(layer, Seat) and above is not None else layer
         if not isinstance(layer, TRANSPARENT):
             raise TypeError(
-                f"`{seat.__name__}` must sit directly on the game, got {type(layer).__name__} in "
-                f"between; first take the seat, then wrap it, for example "
-                f"{_right_order(seat, layer)}"
+                f"`{seat.__name__}` must sit directly on the game, got {type(offender).__name__} "
+                f"in between; first take the seat, then wrap it, for example "
+                f"{_right_order(seat, offender)}"
             )
-        layer = layer.env
+        above, layer = above or layer, layer.env
     return inner
 
 

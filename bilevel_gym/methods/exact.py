@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..checks import check_at_least, check_positive
 from ..mdp import FloatArray
 from .base import Response, SupportsEvaluate
 
@@ -40,10 +41,8 @@ class Exact:
                 f"this method needs a game with an exact response, got {type(game).__name__} "
                 "without `evaluate`"
             )
-        if not tolerance > 0.0:
-            raise ValueError(f"`tolerance` must be positive, got {tolerance}")
-        if max_iterations < 1:
-            raise ValueError(f"`max_iterations` must be at least 1, got {max_iterations}")
+        check_positive("tolerance", tolerance)
+        check_at_least("max_iterations", max_iterations, 1)
         self._game = game
         self._tolerance = tolerance
         self._max_iterations = max_iterations

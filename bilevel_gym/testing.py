@@ -1,0 +1,215 @@
+"""Checks for everyone who writes a bilevel task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .checks import check_in_box, check_positive
+from .mdp import FloatArray
+
+__all__ = ["HyperGradientError", "HyperGradientReport", "STEPS", "check_hyper_gradient"]
+
+# Half decades: long steps suffer from curvature (which grows with 1 / temperature), short ones
+# from rounding; which is best differs between coordinates by orders of magnitude.
+STEPS = (1e-4, 10**-4.5, 1e-5, 10**-5.5, 1e-6, 10**-6.5, 1e-7)
+
+
+@dataclass(frozen=True, eq=False)
+class HyperGradientReport:
+    """Comparison of a hyper-gradient with differences of the leader's reward.
+
+    Attributes:
+        upper_params: The x of the comparison, after moving it inward at bounds, shape of x.
+        coordinates: Flat indices of the entries compared `[C]`.
+        analytic: Entries of `info["hyper_gradient"]` `[C]`.
+        numeric: Fourth-order central differences of the reward `[C]`.
+        steps: The step chosen for each entry `[C]`.
+        relative_error: ||numeric - analytic|| / ||response term||; where only some entries were
+            compared, the error is scaled up by sqrt(D / C).
+        response_share: ||response term|| / ||hyper-gradient||, over all entries of x.
+    """
+
+    upper_params: FloatArray
+    coordinates: NDArray[np.int64]
+    analytic: FloatArray
+    numeric: FloatArray
+    steps: FloatArray
+    relative_error: float
+    response_share: float
+
+    @property
+    def worst_coordinate(self) -> int:
+        """Flat index of the entry with the largest error."""
+        return int(self.coordinates[np.argmax(np.abs(self.numeric - self.analytic))])
+
+    def __str__(self) -> str:
+        """Return the comparison in words, its five worst entries in a table."""
+        errors = np.abs(self.numeric - self.analytic)
+        lines = [
+            f"relative error {self.relative_error:.2e} over {self.coordinates.size} coordinates; "
+            f"the response term is {100.0 * self.response_share:.1f} % of the hyper-gradient",
+            f"{'coordinate':>12} {'analytic':>16} {'numeric':>16} {'error':>10} {'step':>8}",
+        ]
+        for i in np.argsort(-errors)[:5]:
+            index = np.unravel_index(int(self.coordinates[i]), self.upper_params.shape)
+            name = "[" + ", ".join(str(int(k)) for k in index) + "]"
+            lines.append(
+                f"{name:>12} {self.analytic[i]:16.9e} {self.numeric[i]:16.9e} {errors[i]:10.2e} "
+                f"{self.steps[i]:8.1e}"
+            )
+        return "\n".join(lines)
+
+
+class HyperGradientError(AssertionError):
+    """The hyper-gradient is not the derivative of the leader's reward.
+
+    Attributes:
+        report: The comparison.
+    """
+
+    def __init__(self, message: str, report: HyperGradientReport) -> None:
+        """Keep the report beside the message."""
+        super().__init__(f"{message}: {report}")
+        self.report = report
+
+
+def check_hyper_gradient(
+    env: gym.Env[Any, Any],
+    upper_params: ArrayLike | None = None,
+    *,
+    coordinates: int | Sequence[int] | None = None,
+    tolerance: float = 1e-6,
+    min_response_share: float = 0.1,
+    steps: Sequence[float] = STEPS,
+    seed: int = 0,
+) -> HyperGradientReport:
+    """Compare `info["hyper_gradient"]` with differences of the reward, through the whole stack.
+
+    Each entry is differenced to fourth order on a ladder of steps; the step counts at which two
+    neighbours of the ladder agree best. The error is measured against the response term, the part
+    of the hyper-gradient that goes through the follower's answer, since a large direct part would
+    hide errors of it.
+
+    Args:
+        env: The leader's seat of a game, with any wrappers above it.
+        upper_params: x, in the units of `env.action_space`; None takes the initial one. It is
+            moved inward where a difference would leave the box.
+        coordinates: Which entries to compare: flat indices, a number of entries drawn by `seed`,
+            or None for all.
+        tolerance: Relative error allowed, positive.
+        min_response_share: Smallest share of the response term for which the comparison is taken
+            to be meaningful, in [0, 1].
+        steps: The ladder, at least two positive steps.
+        seed: Seed of `env.reset` and of the draw of coordinates.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        TypeError: If `env` is not in the leader's seat.
+        ValueError: If the seat's method is an estimator (its reward is its own value, which
+            differences of the exact objective need not follow), if the response term is too small
+            at this x, or an argument is out of range.
+        HyperGradientError: If the relative error exceeds the tolerance.
+    """
+    _check_arguments(env, tolerance, steps)
+    _, info = env.reset(seed=seed)
+    x = np.array(info["upper_params"] if upper_params is None else upper_params, np.float64)
+    space = env.action_space
+    assert isinstance(space, gym.spaces.Box)
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    check_in_box("upper_params", x, low, high)
+    reach = 2.0 * max(steps)
+    x = np.clip(x, low + reach, high - reach)
+
+    _, reward, _, _, info = env.step(x)
+    gradient: FloatArray = info["hyper_gradient"]
+    response_term = gradient - env.get_wrapper_attr("response").direct_gradient
+    chosen = _choose_coordinates(coordinates, x.size, seed)
+    estimates = np.array([_differences(env, x, int(i), steps) for i in chosen])  # [C, steps]
+    agree = np.argmin(np.abs(np.diff(estimates, axis=1)), axis=1)
+    rows = np.arange(chosen.size)
+    analytic, numeric = gradient.ravel()[chosen], estimates[rows, agree]
+
+    response_norm = float(np.linalg.norm(response_term))
+    gradient_norm = float(np.linalg.norm(gradient))
+    share = response_norm / gradient_norm if gradient_norm > 0.0 else 0.0
+    scale = response_norm if response_norm > 0.0 else gradient_norm
+    # A subset of the entries stands for all: its squared error is scaled up to their number.
+    error = float(np.linalg.norm(numeric - analytic)) * math.sqrt(x.size / chosen.size)
+    report = HyperGradientReport(
+        upper_params=x,
+        coordinates=chosen,
+        analytic=analytic,
+        numeric=numeric,
+        steps=np.asarray(steps, np.float64)[agree],
+        relative_error=error / scale if scale > 0.0 else error,
+        response_share=share,
+    )
+    # NaN must fail, hence the negated comparison.
+    if not report.relative_error <= tolerance:
+        raise HyperGradientError(
+            f"the hyper-gradient is not the derivative of the reward ({tolerance=:g})", report
+        )
+    if share < min_response_share:
+        raise ValueError(
+            f"the response term must be at least {min_response_share:g} of the hyper-gradient for "
+            f"the comparison to mean anything, got {share:.3g}; choose an x near the start or on "
+            "an ascent path, or lower `min_response_share`"
+        )
+    return report
+
+
+def _check_arguments(env: gym.Env[Any, Any], tolerance: float, steps: Sequence[float]) -> None:
+    if not env.has_wrapper_attr("method"):
+        raise TypeError(
+            "`env` must be in the leader's seat, as gym.make(id) gives it, or HyperGradient(game); "
+            f"got {env}"
+        )
+    method = env.get_wrapper_attr("method")
+    if not method.exact:
+        raise ValueError(
+            f"`env` must use an exact method, got {type(method).__name__}: an estimator's reward "
+            "is its own value, and differences of it say nothing about its hyper-gradient"
+        )
+    check_positive("tolerance", tolerance)
+    if len(steps) < 2 or not all(step > 0.0 for step in steps):
+        raise ValueError(f"`steps` must be at least two positive steps, got {tuple(steps)}")
+
+
+def _choose_coordinates(
+    coordinates: int | Sequence[int] | None, size: int, seed: int
+) -> NDArray[np.int64]:
+    if coordinates is None:
+        return np.arange(size)
+    if isinstance(coordinates, int):
+        if not 1 <= coordinates <= size:
+            raise ValueError(f"`coordinates` must lie in 1..{size}, got {coordinates}")
+        return np.sort(np.random.default_rng(seed).choice(size, coordinates, replace=False))
+    chosen = np.asarray(coordinates, dtype=np.int64)
+    if chosen.ndim != 1 or not chosen.size or chosen.min() < 0 or chosen.max() >= size:
+        raise ValueError(f"`coordinates` must be flat indices in 0..{size - 1}, got {coordinates}")
+    return chosen
+
+
+def _differences(
+    env: gym.Env[Any, Any], x: FloatArray, coordinate: int, steps: Sequence[float]
+) -> list[float]:
+    """Return the fourth-order central difference of the reward for each step."""
+
+    def reward(offset: float) -> float:
+        moved = x.copy()
+        moved.flat[coordinate] += offset
+        return float(env.step(moved)[1])
+
+    return [
+        (8.0 * (reward(h) - reward(-h)) - (reward(2.0 * h) - reward(-2.0 * h))) / (12.0 * h)
+        for h in steps
+    ]

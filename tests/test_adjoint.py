@@ -1,0 +1,194 @@
+"""Every derivative of the adjoint against differences, on random dense MDPs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bilevel_gym.adjoint import response_gradient
+from bilevel_gym.mdp import FloatArray, TabularMDP
+from bilevel_gym.objectives import DiscountedReturn, QuadraticCost, Sum, UpperValue
+from bilevel_gym.soft import SoftSolution, solve_soft_mdp
+
+from .models import central_difference, random_mdp, relative_error, symmetric_mdp
+
+# Bar for agreement with differences; steps are chosen well below the temperature.
+BAR = 1e-6
+STEP = 1e-4
+
+CASES = [
+    pytest.param(seed, temperature, masked, upper_gamma, id=f"{seed}-{temperature}-{upper_gamma}")
+    for seed, temperature, masked, upper_gamma in [
+        (0, 1.0, False, None),
+        (1, 0.1, False, 0.7),
+        (2, 0.1, True, None),
+        (3, 0.03, True, 0.95),
+        (4, 0.03, False, 0.0),
+    ]
+]
+
+
+class Problem:
+    """A random lower level under a random discounted return."""
+
+    def __init__(self, seed: int, temperature: float, masked: bool, gamma: float | None) -> None:
+        self.mdp = random_mdp(seed, temperature=temperature, masked=masked)
+        rng = np.random.default_rng(seed + 100)
+        self.upper_reward = rng.normal(size=(8, 3))
+        self.rho = rng.dirichlet(np.ones(8))
+        self.objective = DiscountedReturn(gamma)
+
+    def judge(self, mdp: TabularMDP) -> tuple[SoftSolution, UpperValue]:
+        solution = solve_soft_mdp(mdp)
+        value = self.objective.evaluate(
+            solution,
+            upper_params=np.zeros(1),
+            upper_reward=self.upper_reward,
+            initial_distribution=self.rho,
+        )
+        return solution, value
+
+    def value(self, **changes: object) -> float:
+        return self.judge(replace(self.mdp, **changes))[1].value  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("seed", "temperature", "masked", "gamma"), CASES)
+class TestDerivatives:
+    """Derivatives of the leader's return."""
+
+    def test_reward(self, seed: int, temperature: float, masked: bool, gamma: float | None) -> None:
+        problem = Problem(seed, temperature, masked, gamma)
+        solution, upper = problem.judge(problem.mdp)
+        assert upper.policy is not None
+        analytic = response_gradient(solution, upper.policy).reward
+        numeric = np.zeros_like(analytic)
+        for index in np.ndindex(analytic.shape):
+            bump = np.zeros_like(analytic)
+            bump[index] = 1.0
+
+            def shifted(h: float, bump: FloatArray = bump) -> float:
+                return problem.value(reward=problem.mdp.reward + h * bump)
+
+            numeric[index] = central_difference(shifted, STEP * min(1.0, temperature * 10))
+        assert relative_error(numeric, analytic) <= BAR
+
+    def test_kernel(self, seed: int, temperature: float, masked: bool, gamma: float | None) -> None:
+        problem = Problem(seed, temperature, masked, gamma)
+        solution, upper = problem.judge(problem.mdp)
+        assert upper.policy is not None and upper.kernel is not None
+        analytic = response_gradient(solution, upper.policy).kernel + upper.kernel
+        kernel = problem.mdp.kernel
+        numeric = np.zeros_like(analytic)
+        for k in range(analytic.size):
+            bump = np.zeros_like(analytic)
+            bump[k] = 1.0
+
+            def shifted(h: float, bump: FloatArray = bump) -> float:
+                moved = kernel.with_probabilities(kernel.matrix.data + h * bump)
+                return problem.value(kernel=moved)
+
+            numeric[k] = central_difference(shifted, STEP * min(1.0, temperature * 10))
+        assert relative_error(numeric, analytic) <= BAR
+
+    def test_temperature(
+        self, seed: int, temperature: float, masked: bool, gamma: float | None
+    ) -> None:
+        problem = Problem(seed, temperature, masked, gamma)
+        solution, upper = problem.judge(problem.mdp)
+        assert upper.policy is not None
+        analytic = response_gradient(solution, upper.policy).temperature
+        numeric = central_difference(
+            lambda h: problem.value(temperature=temperature + h), STEP * temperature
+        )
+        assert abs(numeric - analytic) <= BAR * abs(analytic)
+
+    def test_discount(
+        self, seed: int, temperature: float, masked: bool, gamma: float | None
+    ) -> None:
+        problem = Problem(seed, temperature, masked, gamma)
+        solution, upper = problem.judge(problem.mdp)
+        assert upper.policy is not None
+        analytic = response_gradient(solution, upper.policy).gamma
+        if gamma is None:  # the leader's discount moves with the follower's
+            analytic += upper.gamma
+        numeric = central_difference(lambda h: problem.value(gamma=0.9 + h), STEP * temperature)
+        assert abs(numeric - analytic) <= BAR * abs(analytic)
+
+    def test_upper_reward(
+        self, seed: int, temperature: float, masked: bool, gamma: float | None
+    ) -> None:
+        problem = Problem(seed, temperature, masked, gamma)
+        _, upper = problem.judge(problem.mdp)
+        assert upper.upper_reward is not None
+        # The return is linear in the leader's reward, so the derivative reproduces it.
+        value = float((upper.upper_reward * problem.upper_reward).sum())
+        assert value == pytest.approx(upper.value, rel=1e-12)
+
+
+def test_two_symmetric_states_have_their_closed_form_gradient() -> None:
+    bonus, gamma, temperature = 0.02, 0.95, 0.05
+    solution = solve_soft_mdp(symmetric_mdp(bonus=bonus, gamma=gamma, temperature=temperature))
+    upper = DiscountedReturn().evaluate(
+        solution,
+        upper_params=np.zeros(1),
+        upper_reward=np.array([[1.0, 0.0], [1.0, 0.0]]),
+        initial_distribution=np.array([1.0, 0.0]),
+    )
+    stay = 1.0 / (1.0 + math.exp(-bonus / temperature))
+    assert upper.value == pytest.approx(stay / (1.0 - gamma), rel=1e-12)
+    assert upper.policy is not None
+    gradient = response_gradient(solution, upper.policy)
+    slope = stay * (1.0 - stay) / (1.0 - gamma)
+    # d value / d bonus, the bonus being paid in both states.
+    assert gradient.reward[:, 0].sum() == pytest.approx(slope / temperature, rel=1e-12)
+    assert gradient.temperature == pytest.approx(-slope * bonus / temperature**2, rel=1e-12)
+
+
+def test_a_constant_added_to_all_rewards_changes_no_answer() -> None:
+    # Without termination a constant reward shifts V by a constant and leaves the policy alone.
+    mdp = random_mdp(9, termination=0.0)
+    solution = solve_soft_mdp(mdp)
+    policy_gradient = np.random.default_rng(1).normal(size=(8, 3))
+    gradient = response_gradient(solution, policy_gradient)
+    assert abs(gradient.reward.sum()) <= 1e-12 * np.abs(gradient.reward).sum()
+
+
+def test_only_differences_between_actions_matter() -> None:
+    solution = solve_soft_mdp(random_mdp(10))
+    rng = np.random.default_rng(1)
+    policy_gradient, shift = rng.normal(size=(8, 3)), rng.normal(size=(8, 1))
+    np.testing.assert_allclose(
+        response_gradient(solution, policy_gradient + shift).reward,
+        response_gradient(solution, policy_gradient).reward,
+        atol=1e-11,
+    )
+
+
+def test_the_adjoint_residual_is_reported_and_small() -> None:
+    solution = solve_soft_mdp(random_mdp(11, temperature=1e-3, gamma=0.999))
+    gradient = response_gradient(solution, np.random.default_rng(1).normal(size=(8, 3)))
+    scale = np.abs(gradient.reward).max()
+    assert 0.0 <= gradient.residual <= 1e-12 * scale
+
+
+def test_a_sum_adds_values_and_every_derivative() -> None:
+    solution = solve_soft_mdp(random_mdp(12))
+    x = np.array([1.0, -2.0])
+    inputs = {
+        "upper_params": x,
+        "upper_reward": np.random.default_rng(0).normal(size=(8, 3)),
+        "initial_distribution": np.full(8, 0.125),
+    }
+    terms = (DiscountedReturn(), DiscountedReturn(0.5), QuadraticCost(0.1))
+    parts = [term.evaluate(solution, **inputs) for term in terms]
+    total = Sum(terms).evaluate(solution, **inputs)
+    assert total.value == pytest.approx(sum(part.value for part in parts), rel=1e-14)
+    for name in ("policy", "upper_reward", "kernel", "params"):
+        present = [getattr(part, name) for part in parts if getattr(part, name) is not None]
+        np.testing.assert_allclose(getattr(total, name), sum(present), rtol=1e-13)
+    assert parts[2].value == pytest.approx(-0.5) and total.params is not None
+    np.testing.assert_allclose(total.params, [-0.2, 0.4])
+    assert Sum((QuadraticCost(0.1),)).evaluate(solution, **inputs).policy is None

@@ -1,0 +1,87 @@
+"""The kernel against dense linear algebra."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bilevel_gym.mdp import Kernel, TabularMDP
+
+from .models import random_mdp
+
+
+def test_dense_probabilities_survive_the_round_trip() -> None:
+    transition = np.random.default_rng(0).dirichlet(np.ones(5), size=(5, 3)) * 0.9
+    np.testing.assert_array_equal(Kernel.from_dense(transition).to_dense(), transition)
+
+
+def test_rows_are_action_major_with_int32_indices() -> None:
+    transition = np.random.default_rng(0).dirichlet(np.ones(4), size=(4, 2))
+    kernel = Kernel.from_dense(transition)
+    np.testing.assert_array_equal(kernel.matrix.toarray()[1 * 4 + 2], transition[2, 1])
+    assert kernel.matrix.indices.dtype == np.int32 and kernel.matrix.indptr.dtype == np.int32
+    assert kernel.matrix.data.dtype == np.float64
+
+
+def test_duplicate_transitions_are_summed() -> None:
+    kernel = Kernel.from_triplets([0, 0], [0, 0], [1, 1], [0.25, 0.5], num_states=2, num_actions=1)
+    assert kernel.to_dense()[0, 0, 1] == 0.75
+    assert kernel.row_sums[0, 0] == 0.75 and kernel.row_sums[1, 0] == 0.0
+
+
+def test_products_agree_with_dense_einsums() -> None:
+    kernel = random_mdp(1).kernel
+    dense = kernel.to_dense()
+    rng = np.random.default_rng(2)
+    value, weights = rng.normal(size=8), rng.normal(size=(8, 3))
+    policy = rng.dirichlet(np.ones(3), size=8)
+    p_pi = np.einsum("sa,sat->st", policy, dense)
+    np.testing.assert_allclose(kernel.expect(value), dense @ value, atol=1e-14)
+    np.testing.assert_allclose(
+        kernel.flow(weights), np.einsum("sa,sat->t", weights, dense), atol=1e-14
+    )
+    np.testing.assert_allclose(kernel.policy_matrix(policy).toarray(), p_pi, atol=1e-15)
+    np.testing.assert_allclose(kernel.dense_policy_matrix(policy), p_pi, atol=1e-15)
+    states, actions, successors = kernel.triplets
+    np.testing.assert_allclose(
+        kernel.on_transitions(weights, value), weights[states, actions] * value[successors]
+    )
+    np.testing.assert_array_equal(kernel.matrix.data, dense[states, actions, successors])
+
+
+def test_a_kernel_with_other_probabilities_shares_the_structure() -> None:
+    kernel = random_mdp(1).kernel
+    policy = np.full((8, 3), 1.0 / 3.0)
+    kernel.policy_matrix(policy)
+    other = kernel.with_probabilities(kernel.matrix.data * 0.5)
+    assert other.__dict__["_policy_pattern"] is kernel.__dict__["_policy_pattern"]
+    np.testing.assert_allclose(
+        other.policy_matrix(policy).toarray(), 0.5 * kernel.policy_matrix(policy).toarray()
+    )
+
+
+def test_arrays_of_the_mdp_are_action_major_inside() -> None:
+    mdp = random_mdp(0)
+    assert mdp.reward.shape == (8, 3) and mdp.reward.flags.f_contiguous
+    assert mdp.kernel.expect(np.ones(8)).flags.f_contiguous
+
+
+@pytest.mark.parametrize("gamma", [-0.1, 1.0, 1.5, np.nan])
+def test_a_discount_outside_the_unit_interval_is_rejected(gamma: float) -> None:
+    with pytest.raises(ValueError, match=r"`gamma` must lie in \[0, 1\), got"):
+        random_mdp(0, gamma=gamma)
+
+
+def test_rewards_must_fit_the_kernel() -> None:
+    kernel = random_mdp(0).kernel
+    with pytest.raises(ValueError, match=r"\[S, A\] = \(8, 3\), got \(3, 8\)"):
+        TabularMDP(kernel, np.zeros((3, 8)), 0.9, 1.0)
+    reward = np.zeros((8, 3))
+    reward[4, 1] = np.nan
+    with pytest.raises(ValueError, match="finite, got nan in state 4, action=1"):
+        TabularMDP(kernel, reward, 0.9, 1.0)
+
+
+def test_indices_out_of_range_are_rejected() -> None:
+    with pytest.raises(ValueError, match="`next_states` must lie in 0..1, got 2..2"):
+        Kernel.from_triplets([0], [0], [2], [1.0], num_states=2, num_actions=1)

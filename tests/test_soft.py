@@ -1,0 +1,167 @@
+"""The soft Bellman solver: closed forms, limits, accuracy, honesty."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from bilevel_gym.envs import BilevelGridWorld
+from bilevel_gym.linear import DENSE_LIMIT, DiscountedSystem
+from bilevel_gym.mdp import FloatArray, Kernel, TabularMDP
+from bilevel_gym.soft import policy_entropy, soft_backup, solve_soft_mdp
+
+from .models import random_mdp, symmetric_mdp
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.1, 1e-3, 1e-4])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 0.99, 0.9999])
+def test_two_symmetric_states_have_their_closed_form(gamma: float, temperature: float) -> None:
+    bonus = 0.3 * temperature
+    solution = solve_soft_mdp(symmetric_mdp(bonus=bonus, gamma=gamma, temperature=temperature))
+    value = temperature * math.log1p(math.exp(0.3)) / (1.0 - gamma)
+    # 1e-12, or a few roundings of a backup magnified by 1 / (1 - gamma) where that is larger.
+    accuracy = max(1e-12, 4.0 * np.finfo(float).eps / (1.0 - gamma))
+    np.testing.assert_allclose(solution.soft_value, value, rtol=accuracy)
+    stay = 1.0 / (1.0 + math.exp(-0.3))
+    np.testing.assert_allclose(solution.policy[:, 0], stay, rtol=accuracy)
+
+
+def test_two_states_that_end_have_their_closed_form() -> None:
+    # State 0 leads to state 1 whatever is done; acting in state 1 ends the episode.
+    kernel = Kernel.from_triplets([0, 0], [0, 1], [1, 1], [1, 1], num_states=2, num_actions=2)
+    mdp = TabularMDP(kernel, np.array([[1.0, 2.0], [3.0, 1.0]]), 0.9, 0.5)
+    last = 0.5 * math.log(math.exp(3 / 0.5) + math.exp(1 / 0.5))
+    first = 0.5 * math.log(math.exp((1 + 0.9 * last) / 0.5) + math.exp((2 + 0.9 * last) / 0.5))
+    solution = solve_soft_mdp(mdp)
+    np.testing.assert_allclose(solution.soft_value, [first, last], rtol=0, atol=1e-12)
+
+
+def _hard_value_iteration(mdp: TabularMDP) -> FloatArray:
+    value = np.zeros(mdp.kernel.num_states)
+    for _ in range(20_000):
+        q = mdp.reward + mdp.gamma * mdp.kernel.expect(value)
+        if mdp.action_mask is not None:
+            q = np.where(mdp.action_mask, q, -np.inf)
+        updated = q.max(axis=1)
+        if np.abs(updated - value).max() < 1e-14:
+            break
+        value = updated
+    return value
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_zero_temperature_limit_is_hard_value_iteration(masked: bool) -> None:
+    hard = _hard_value_iteration(random_mdp(3, masked=masked))
+    gaps = []
+    for temperature in (0.3, 0.1, 1e-3):
+        mdp = random_mdp(3, temperature=temperature, masked=masked)
+        gap = np.abs(solve_soft_mdp(mdp).soft_value - hard).max()
+        # V* <= soft V <= V* + temperature log A / (1 - gamma)
+        assert gap <= temperature * math.log(3) / (1.0 - 0.9) + 1e-12
+        gaps.append(gap)
+    assert gaps[2] < gaps[1] < gaps[0]
+
+
+def test_zero_temperature_limit_holds_on_the_grid() -> None:
+    game = BilevelGridWorld(temperature=1e-4)
+    mdp = game.lower_mdp(game.initial_upper_params)
+    gap = np.abs(solve_soft_mdp(mdp).soft_value - _hard_value_iteration(mdp)).max()
+    assert gap <= 1e-4 * math.log(4) / (1.0 - 0.95)
+
+
+@pytest.mark.parametrize("gamma", [0.95, 0.99, 0.999, 0.9999])
+@pytest.mark.parametrize("temperature", [0.1, 1e-2, 1e-3, 1e-4, 1e-6])
+@pytest.mark.parametrize("size", [8, 30])
+@pytest.mark.filterwarnings("ignore:.*entropy alone pays")
+def test_grids_are_solved_to_rounding_at_every_temperature_and_discount(
+    size: int, temperature: float, gamma: float
+) -> None:
+    game = BilevelGridWorld(size=size, map_seed=1, gamma=gamma, temperature=temperature)
+    assert (game.observation_space.n <= DENSE_LIMIT) == (size == 8)  # both kinds of factors
+    x = 0.1 * np.random.default_rng(0).uniform(-1, 1, game.upper_space.shape)
+    solution = solve_soft_mdp(game.lower_mdp(x))
+    assert solution.converged and solution.residual <= 1e-10
+    q = solution.mdp.reward + gamma * solution.mdp.kernel.expect(solution.soft_value)
+    value, policy = soft_backup(q, temperature)
+    assert np.abs(value - solution.soft_value).max() == solution.residual
+    np.testing.assert_array_equal(policy, solution.policy)
+    np.testing.assert_allclose(solution.policy.sum(axis=1), 1.0, atol=1e-14)
+
+
+def test_dense_and_sparse_factors_give_the_same_solution(monkeypatch: pytest.MonkeyPatch) -> None:
+    mdp = random_mdp(5, num_states=40, temperature=1e-2)
+    dense = solve_soft_mdp(mdp)
+    monkeypatch.setattr("bilevel_gym.linear.DENSE_LIMIT", 1)
+    sparse = solve_soft_mdp(mdp)
+    np.testing.assert_allclose(sparse.soft_value, dense.soft_value, rtol=1e-13)
+    rhs = np.random.default_rng(0).normal(size=40)
+    for transpose in (False, True):
+        solved, residual = sparse.system.solve(rhs, transpose=transpose)
+        np.testing.assert_allclose(solved, dense.system.solve(rhs, transpose=transpose)[0])
+        assert residual <= 1e-13
+
+
+def test_masked_actions_get_no_probability_and_do_not_enter_the_value() -> None:
+    mdp = random_mdp(4, masked=True)
+    assert mdp.action_mask is not None and not mdp.action_mask.all()
+    solution = solve_soft_mdp(mdp)
+    assert (solution.policy[~mdp.action_mask] == 0.0).all()
+    # The same problem where absent actions are so bad that nobody takes them.
+    reward = np.where(mdp.action_mask, mdp.reward, -1e6)
+    unmasked = solve_soft_mdp(TabularMDP(mdp.kernel, reward, mdp.gamma, mdp.temperature))
+    np.testing.assert_allclose(solution.soft_value, unmasked.soft_value, atol=1e-12)
+
+
+def test_the_error_bound_holds_for_an_unconverged_solve() -> None:
+    mdp = random_mdp(6, gamma=0.99)
+    exact = solve_soft_mdp(mdp)
+    for steps in (0, 1, 2, 3):
+        rough = solve_soft_mdp(mdp, max_iterations=steps)
+        error = np.abs(rough.soft_value - exact.soft_value).max()
+        assert error <= rough.value_error_bound + 1e-10
+        assert rough.iterations == steps
+        assert rough.converged == (rough.residual <= 1e-10)
+    assert not solve_soft_mdp(mdp, max_iterations=1).converged
+
+
+def test_a_warm_start_saves_the_newton_steps() -> None:
+    mdp = random_mdp(7)
+    cold = solve_soft_mdp(mdp)
+    warm = solve_soft_mdp(mdp, initial_value=cold.soft_value)
+    assert cold.iterations > 2 and warm.iterations == 0
+    np.testing.assert_array_equal(warm.soft_value, cold.soft_value)
+    # Without any Newton step the systems still find their factors.
+    ones, residual = warm.system.solve(np.ones(8))
+    np.testing.assert_allclose(warm.system.matrix @ ones, 1.0, atol=1e-13)
+    assert residual <= 1e-13
+
+
+def test_a_poor_factorisation_is_replaced_not_trusted() -> None:
+    mdp = random_mdp(8, gamma=0.99, termination=0.0)
+    good = solve_soft_mdp(mdp)
+    rough = solve_soft_mdp(mdp, max_iterations=1)
+    system = DiscountedSystem(mdp.kernel, good.policy, mdp.gamma, rough.factorisation)
+    solved, residual = system.solve(np.ones(8))
+    assert residual <= 1e-12
+    np.testing.assert_allclose(solved, np.linalg.solve(system.matrix, np.ones(8)), rtol=1e-12)
+
+
+def test_entropy_spans_zero_to_log_actions() -> None:
+    policy = np.array([[1.0, 0.0, 0.0], [1 / 3, 1 / 3, 1 / 3]])
+    np.testing.assert_allclose(policy_entropy(policy), [0.0, math.log(3)])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tolerance": 0.0}, "`tolerance` must be positive and finite, got 0.0"),
+        ({"max_iterations": -1}, "`max_iterations` must be an integer of at least 0, got -1"),
+        ({"initial_value": np.zeros(3)}, r"\(8,\), got shape \(3,\)"),
+        ({"initial_value": np.full(8, np.nan)}, "0 finite entries"),
+    ],
+)
+def test_bad_solver_options_are_named(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        solve_soft_mdp(random_mdp(0), **options)  # type: ignore[arg-type]

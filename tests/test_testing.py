@@ -1,0 +1,146 @@
+"""The check of hyper-gradients: it passes what is right and catches what is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from bilevel_gym import HyperGradient, LowerLevel, RescaleUpper
+from bilevel_gym.envs import BilevelGridWorld, TabularBilevelEnv
+from bilevel_gym.mdp import FloatArray
+from bilevel_gym.testing import HyperGradientError, check_hyper_gradient
+
+from .models import random_mdp
+
+BAR = 1e-6
+
+
+def random_game(**options: Any) -> TabularBilevelEnv:
+    """Return a random game of arrays with eight shaped states."""
+    mdp = random_mdp(0)
+    return TabularBilevelEnv.from_arrays(
+        mdp.kernel,
+        mdp.reward,
+        upper_reward=np.random.default_rng(1).normal(size=(8, 3)),
+        initial_distribution=np.full(8, 0.125),
+        **options,
+    )
+
+
+def ascent_points(env: gym.Env[Any, Any], every: int, count: int) -> list[FloatArray]:
+    """Return x0 and points along normalised steps of .05 from it."""
+    _, info = env.reset(seed=0)
+    x, points = info["upper_params"], []
+    for step in range(every * (count - 1) + 1):
+        if step % every == 0:
+            points.append(x)
+        _, _, _, _, info = env.step(x)
+        g = info["hyper_gradient"]
+        x = np.clip(x + 0.05 * g / np.linalg.norm(g), -1.0, 1.0)
+    return points
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "coordinates"),
+    [
+        ({}, None),
+        ({"temperature": 1e-3}, None),
+        ({"map_name": "16x16", "slip": 0.2}, 12),
+    ],
+    ids=["default", "temperature 1e-3", "16x16 with slip"],
+)
+def test_the_grid_world_passes_at_ten_points_through_the_whole_stack(
+    kwargs: dict[str, Any], coordinates: int | None
+) -> None:
+    env = gym.make("BilevelGridWorld-v0", **kwargs)
+    for point in ascent_points(env, every=5, count=10):
+        report = check_hyper_gradient(env, point, coordinates=coordinates, tolerance=BAR)
+        assert report.response_share >= 0.1
+
+
+def test_the_rescaled_seat_passes_in_its_own_units() -> None:
+    game = random_game(upper_low=-3.0, upper_high=1.0)
+    env = RescaleUpper(HyperGradient(game))
+    report = check_hyper_gradient(env)
+    inner = check_hyper_gradient(HyperGradient(game))
+    np.testing.assert_allclose(report.analytic, 2.0 * inner.analytic, rtol=1e-6)
+
+
+def test_a_point_at_the_bounds_is_moved_inward() -> None:
+    env = HyperGradient(random_game())
+    report = check_hyper_gradient(env, np.ones(8), min_response_share=0.0)
+    assert (report.upper_params < 1.0).all() and (report.upper_params > 0.999).all()
+
+
+class WrongAtOneCell(BilevelGridWorld):
+    """A task whose author made a mistake in one entry of the vector-Jacobian product."""
+
+    def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        gradient = super().reward_vjp(upper_params, cotangent)
+        gradient[17] *= 1.0 + 1e-3
+        return gradient
+
+
+def test_a_mistake_of_a_thousandth_in_one_coordinate_is_caught_and_named() -> None:
+    with pytest.raises(HyperGradientError) as caught:
+        check_hyper_gradient(HyperGradient(WrongAtOneCell()))
+    report = caught.value.report
+    assert report.worst_coordinate == 17
+    message = str(caught.value)
+    index = int(np.flatnonzero(report.coordinates == 17)[0])
+    for fragment in (
+        "[17]",
+        f"{report.analytic[index]:.9e}",
+        f"{report.numeric[index]:.9e}",
+        f"relative error {report.relative_error:.2e}",
+        "the response term is 100.0 %",
+    ):
+        assert fragment in message
+
+
+def test_a_foreign_wrapper_that_scales_the_reward_is_caught() -> None:
+    env = gym.wrappers.TransformReward(gym.make("BilevelGridWorld-v0"), lambda r: 10.0 * float(r))
+    with pytest.raises(HyperGradientError):
+        check_hyper_gradient(env, coordinates=5)
+
+
+def test_an_estimator_is_refused() -> None:
+    env = HyperGradient(BilevelGridWorld(), method="direct")
+    with pytest.raises(ValueError, match="exact method, got Direct"):
+        check_hyper_gradient(env)
+
+
+def test_the_follower_has_no_hyper_gradient_to_check() -> None:
+    with pytest.raises(TypeError, match="leader's seat"):
+        check_hyper_gradient(LowerLevel(BilevelGridWorld(), np.zeros(52)))
+
+
+def test_a_point_without_a_response_term_is_refused_not_passed() -> None:
+    # With a single action there is nothing to answer.
+    game = TabularBilevelEnv.from_arrays(
+        np.ones((1, 1, 1)),
+        np.zeros((1, 1)),
+        upper_reward=np.ones((1, 1)),
+        initial_distribution=[1.0],
+        upper_cost=1.0,
+    )
+    with pytest.raises(ValueError, match="response term must be at least 0.1"):
+        check_hyper_gradient(HyperGradient(game), np.array([0.5]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tolerance": 0.0}, "`tolerance` must be positive and finite, got 0.0"),
+        ({"steps": (1e-5,)}, "`steps` must be at least two positive steps"),
+        ({"coordinates": 99}, "`coordinates` must lie in 1..8, got 99"),
+        ({"coordinates": [3, 8]}, r"flat indices in 0..7, got \[3, 8\]"),
+        ({"upper_params": np.zeros(3)}, r"`upper_params` must have shape \(8,\), got \(3,\)"),
+    ],
+)
+def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_hyper_gradient(HyperGradient(random_game()), **options)
