@@ -79,7 +79,7 @@ def check_in_box(
     if raw.dtype.kind not in "fiu":
         raise ValueError(
             f"`{name}` must be an array of real numbers with shape {low.shape}, "
-            f"got dtype {raw.dtype}"
+            f"got {type(values).__name__} of dtype {raw.dtype}"
         )
     if raw.shape != low.shape:
         raise ValueError(f"`{name}` must have shape {low.shape}, got {raw.shape}")
@@ -105,6 +105,8 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     """
     names = sorted(known)
     close = get_close_matches(str(name), names, n=1)
+    if not close and name:
+        close = [known_name for known_name in names if known_name.startswith(str(name))]
     hint = f" Did you mean {close[0]!r}?" if close else ""
     listed = ", ".join(repr(n) for n in names) or "none"
     return f"unknown {kind} {name!r}; accepted: {listed}.{hint}"

@@ -41,7 +41,8 @@ class SoftSolution:
         residual: Sup norm of T V - V at `soft_value`.
         tolerance: The residual that was asked for.
         iterations: Newton steps taken (chord steps that only polish are not counted).
-        converged: Whether `residual <= tolerance`.
+        converged: Whether the residual is at most `tolerance`, or at the rounding of the values
+            where that is larger (rewards of 1e9 cannot meet 1e-10).
         factorisation: Factors of I - gamma P_pi at the last Newton step, None if none was needed.
     """
 
@@ -105,7 +106,7 @@ def solve_soft_mdp(
     soft_q, backed_up, policy = _apply(mdp, value)
     residual = float(np.abs(backed_up - value).max())
     iterations = 0
-    while residual > tolerance and iterations < max_iterations:
+    while residual > max(tolerance, _rounding(value)) and iterations < max_iterations:
         factors = factorise(mdp.kernel, policy, mdp.gamma)
         value = value + factors.solve(backed_up - value)
         soft_q, backed_up, policy = _apply(mdp, value)
@@ -129,7 +130,7 @@ def solve_soft_mdp(
         residual=residual,
         tolerance=tolerance,
         iterations=iterations,
-        converged=residual <= tolerance,
+        converged=residual <= max(tolerance, _rounding(value)),
         factorisation=factors,
     )
 
@@ -175,4 +176,4 @@ def _apply(mdp: TabularMDP, value: FloatArray) -> tuple[FloatArray, FloatArray, 
 
 def _rounding(value: FloatArray) -> float:
     """Return the residual that rounding leaves on values of this size."""
-    return 4.0 * float(np.finfo(np.float64).eps * max(1.0, np.abs(value).max()))
+    return 8.0 * float(np.finfo(np.float64).eps * max(1.0, np.abs(value).max()))

@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike
 
+from ..checks import check_discount, check_not_negative
 from ..mdp import FloatArray, Kernel
 from ..objectives import DiscountedReturn, Objective, QuadraticCost, Sum
 from .base import TabularBilevelEnv
@@ -82,11 +83,15 @@ class ArrayBilevelEnv(TabularBilevelEnv):
         size = shape[0]
         if features is not None:
             given = np.array(features, dtype=np.float64)
-            if given.ndim != 3 or given.shape[:2] != shape or not np.isfinite(given).all():
+            if given.ndim != 3 or given.shape[:2] != shape:
                 raise ValueError(
-                    f"`features` must be finite with shape {shape} + (D,), got {given.shape}"
+                    f"`features` must have shape [S, A, D] = {shape} + (D,), got {given.shape}"
                 )
+            _check_finite("features", given)
             self._features, size = given, given.shape[2]
+        if upper_gamma is not None:
+            check_discount("upper_gamma", upper_gamma)
+        check_not_negative("upper_cost", upper_cost)
         terms: Sequence[Objective] = (DiscountedReturn(upper_gamma), QuadraticCost(upper_cost))
         space = spaces.Box(upper_low, upper_high, (size,), np.float32)
         start = np.clip(np.zeros(size), space.low, space.high)  # its bounds are rounded to float32
@@ -122,6 +127,10 @@ def _matrix(name: str, values: ArrayLike, shape: tuple[int, int]) -> FloatArray:
     matrix = np.array(values, dtype=np.float64, order="F")
     if matrix.shape != shape:
         raise ValueError(f"`{name}` must have shape [S, A] = {shape}, got {matrix.shape}")
-    if not np.isfinite(matrix).all():
-        raise ValueError(f"`{name}` must be finite, got {matrix[~np.isfinite(matrix)][0]}")
+    _check_finite(name, matrix)
     return matrix
+
+
+def _check_finite(name: str, values: FloatArray) -> None:
+    if not np.isfinite(values).all():
+        raise ValueError(f"`{name}` must be finite, got {values[~np.isfinite(values)][0]}")

@@ -126,7 +126,9 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         self.leader_observation_space = leader_observation_space
         self.gamma = float(gamma)
         self.temperature = float(temperature)
-        self.initial_upper_params = self.validate_upper_params(initial_upper_params)
+        self.initial_upper_params = check_in_box(
+            "initial_upper_params", initial_upper_params, upper_space.low, upper_space.high
+        )
         self.render_mode = render_mode
         self.draws_itself = True
         self._window: Window | None = None
@@ -492,6 +494,12 @@ class TabularBilevelEnv(BilevelEnv):
             status=status,
         )
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Protect x again: copies of arrays forget that they are read-only."""
+        self.__dict__.update(state)
+        for x in (self.initial_upper_params, self._upper_params):
+            x.flags.writeable = False
+
     def _enter(self, x: FloatArray) -> None:
         """Make a validated x the one in force."""
         tables = TransitionTables(self.lower_mdp(x), self.upper_reward(x))
@@ -521,14 +529,14 @@ class TabularBilevelEnv(BilevelEnv):
 
 def _distribution(probabilities: ArrayLike, size: int) -> FloatArray:
     distribution = np.array(probabilities, dtype=np.float64)
-    total = distribution.sum()
-    if (
-        distribution.shape != (size,)
-        or not (distribution >= 0.0).all()
-        or abs(total - 1.0) > DISTRIBUTION_TOLERANCE
-    ):
+    if distribution.shape != (size,):
         raise ValueError(
-            f"`initial_distribution` must be {size} probabilities that sum to 1, "
-            f"got shape {distribution.shape} with sum {total}"
+            f"`initial_distribution` must have shape [S] = ({size},), got {distribution.shape}"
+        )
+    total, smallest = distribution.sum(), distribution.min()
+    if not (smallest >= 0.0 and abs(total - 1.0) <= DISTRIBUTION_TOLERANCE):
+        raise ValueError(
+            "`initial_distribution` must be probabilities that sum to 1, got sum "
+            f"{total} and smallest entry {smallest}"
         )
     return distribution

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import gymnasium as gym
@@ -165,7 +166,7 @@ class BilevelGridWorld(TabularBilevelEnv):
     it is not proven optimal.
 
     ## References
-    The task is this project's. Hyper-gradient: S. Yang, B. Gao, Y. Yuan, "Bilevel reinforcement
+    The task is this project's. Hyper-gradient: Y. Yang, B. Gao, Y. Yuan, "Bilevel reinforcement
     learning via the development of hyper-gradient without lower-level convexity", AISTATS 2025,
     arXiv 2405.19697.
 
@@ -194,7 +195,7 @@ class BilevelGridWorld(TabularBilevelEnv):
         """
         if desc is not None and size is not None:
             raise ValueError(f"give either `desc` or `size`, got desc={desc!r} and size={size!r}")
-        if desc is None and size is None and map_name not in MAPS:
+        if desc is None and size is None and map_name not in [*MAPS]:  # a list is not hashable
             raise ValueError(unknown_name("map_name", map_name, MAPS))
         if size is not None:
             desc = random_map(size, map_seed)
@@ -257,7 +258,7 @@ class BilevelGridWorld(TabularBilevelEnv):
         return GridScene(
             cells=self._cells,
             shaping=self._on_map(view.upper_params),
-            shaping_limit=float(self.upper_space.high[0]),
+            shaping_limit=_colour_limit(view.upper_params),
             policy=None if answer is None else self._on_map(answer.policy),
             occupancy=None if answer is None else self._on_map(answer.occupancy),
             gradient=None if answer is None else self._on_map(answer.hyper_gradient),
@@ -314,15 +315,15 @@ def random_map(size: int | Sequence[int], seed: int = 0) -> tuple[str, ...]:
     Raises:
         ValueError: If an argument is out of range.
     """
-    sides = (size, size) if isinstance(size, int) else tuple(size)
+    sides = tuple(size) if isinstance(size, Sequence) else (size, size)
     if len(sides) != 2 or not all(
-        isinstance(side, int) and 2 <= side <= MAX_SIDE for side in sides
+        isinstance(side, Integral) and 2 <= side <= MAX_SIDE for side in sides
     ):
         raise ValueError(
             f"`size` must be a side or (rows, columns), each in 2..{MAX_SIDE}, got {size!r}"
         )
     check_at_least("map_seed", seed, 0)
-    rows, columns = sides
+    rows, columns = (int(side) for side in sides)
     rng = np.random.default_rng(seed)
     density = 0.2
     while True:
@@ -347,11 +348,25 @@ def random_map(size: int | Sequence[int], seed: int = 0) -> tuple[str, ...]:
             return tuple("".join(row) for row in cells)
 
 
+def _colour_limit(shaping: FloatArray) -> float:
+    """Return the end of the colour scale: the least of .1, .2, .5, 1 that no shaping exceeds.
+
+    A leader that pays for shaping uses a tenth of the box; on the scale of the whole box its map
+    would look empty.
+    """
+    largest = float(np.abs(shaping).max())
+    return next((limit for limit in (0.1, 0.2, 0.5) if largest <= limit), 1.0)
+
+
 def _parse(desc: Sequence[str]) -> NDArray[np.str_]:
     """Return the map as characters `[H, W]`, after checking that it is a playable one."""
-    if isinstance(desc, str) or not all(isinstance(row, str) for row in desc):
+    if (
+        isinstance(desc, str)
+        or not isinstance(desc, Sequence | np.ndarray)
+        or not all(isinstance(row, str) for row in desc)
+    ):
         raise ValueError(f"`desc` must be a list of strings, one per row, got {desc!r}")
-    if not desc or not desc[0]:
+    if len(desc) == 0 or not desc[0]:
         raise ValueError("`desc` must have at least one cell, got an empty map")
     for number, row in enumerate(desc):
         if len(row) != len(desc[0]):

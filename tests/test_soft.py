@@ -148,6 +148,17 @@ def test_a_poor_factorisation_is_replaced_not_trusted() -> None:
     np.testing.assert_allclose(solved, np.linalg.solve(system.matrix, np.ones(8)), rtol=1e-12)
 
 
+def test_rewards_too_large_for_the_tolerance_are_solved_to_their_rounding() -> None:
+    small = random_mdp(9, temperature=0.1)
+    large = TabularMDP(small.kernel, 1e9 * small.reward, small.gamma, 1e9 * small.temperature)
+    solution = solve_soft_mdp(large)
+    assert solution.converged and 1e-10 < solution.residual <= 1e-14 * 1e10
+    assert solution.iterations <= 10
+    np.testing.assert_allclose(
+        solution.soft_value, 1e9 * solve_soft_mdp(small).soft_value, rtol=1e-13
+    )
+
+
 def test_entropy_spans_zero_to_log_actions() -> None:
     policy = np.array([[1.0, 0.0, 0.0], [1 / 3, 1 / 3, 1 / 3]])
     np.testing.assert_allclose(policy_entropy(policy), [0.0, math.log(3)])

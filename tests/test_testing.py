@@ -10,7 +10,8 @@ import pytest
 
 from bilevel_gym import HyperGradient, LowerLevel, RescaleUpper
 from bilevel_gym.envs import BilevelGridWorld, TabularBilevelEnv
-from bilevel_gym.mdp import FloatArray
+from bilevel_gym.mdp import FloatArray, Kernel
+from bilevel_gym.objectives import DiscountedReturn, QuadraticCost, Sum
 from bilevel_gym.testing import HyperGradientError, check_hyper_gradient
 
 from .models import random_mdp
@@ -67,6 +68,66 @@ def test_the_rescaled_seat_passes_in_its_own_units() -> None:
     report = check_hyper_gradient(env)
     inner = check_hyper_gradient(HyperGradient(game))
     np.testing.assert_allclose(report.analytic, 2.0 * inner.analytic, rtol=1e-6)
+
+
+class SlipperyCrossing(TabularBilevelEnv):
+    """A game whose x, of shape [2, 2], moves reward, kernel and the leader's reward at once."""
+
+    BASE = np.random.default_rng(3).dirichlet(np.ones(4), size=(4, 3))
+    OTHER = np.random.default_rng(4).dirichlet(np.ones(4), size=(4, 3))
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(5)
+        self._features = rng.normal(size=(4, 3, 2, 2))
+        self._upper_features = 0.1 * rng.normal(size=(4, 3, 2, 2))
+        self._upper_base = rng.normal(size=(4, 3))
+        base = Kernel.from_dense(self.BASE)
+        states, actions, successors = base.triplets
+        self._slope = (self.OTHER - self.BASE)[states, actions, successors]
+        super().__init__(
+            kernel=base,
+            initial_distribution=np.full(4, 0.25),
+            objective=Sum((DiscountedReturn(0.8), QuadraticCost(0.1))),
+            upper_space=gym.spaces.Box(0.0, 1.0, (2, 2), np.float32),
+            initial_upper_params=np.full((2, 2), 0.5),
+            gamma=0.9,
+            temperature=0.2,
+        )
+
+    def kernel(self, upper_params: FloatArray) -> Kernel:
+        mix = upper_params.mean()
+        return self._kernel.with_probabilities(self._kernel.matrix.data + mix * self._slope)
+
+    def kernel_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        return np.full((2, 2), 0.25 * float(cotangent @ self._slope))
+
+    def reward(self, upper_params: FloatArray) -> FloatArray:
+        return np.tensordot(self._features, upper_params, axes=2)
+
+    def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        return np.tensordot(cotangent, self._features, axes=2)
+
+    def upper_reward(self, upper_params: FloatArray) -> FloatArray:
+        return self._upper_base + np.tensordot(self._upper_features, upper_params**2, axes=2)
+
+    def upper_reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        return 2.0 * upper_params * np.tensordot(cotangent, self._upper_features, axes=2)
+
+
+def test_a_game_whose_x_moves_kernel_and_both_rewards_passes() -> None:
+    env = HyperGradient(SlipperyCrossing())
+    for point in ([[0.5, 0.5], [0.5, 0.5]], [[0.1, 0.9], [0.3, 0.2]]):
+        report = check_hyper_gradient(env, point, tolerance=BAR)
+        assert report.response_share >= 0.1
+    _, info = env.reset(seed=0)
+    assert info["hyper_gradient"].shape == (2, 2)
+
+
+@pytest.mark.parametrize("name", ["kernel_vjp", "upper_reward_vjp", "reward_vjp"])
+def test_each_missing_product_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SlipperyCrossing, name, lambda *_: np.zeros((2, 2)))
+    with pytest.raises(HyperGradientError):
+        check_hyper_gradient(HyperGradient(SlipperyCrossing()), min_response_share=0.0)
 
 
 def test_a_point_at_the_bounds_is_moved_inward() -> None:

@@ -143,7 +143,7 @@ class HyperGradient(Seat, RecordConstructorArgs):
             status=(
                 ("objective", f"{response.objective:.4f}"),
                 ("lower value", f"{response.lower_value:.4f}"),
-                ("|hyper-gradient|", f"{np.linalg.norm(response.hyper_gradient):.2e}"),
+                ("|hyper-gradient|", f"{np.linalg.norm(response.hyper_gradient):.3g}"),
                 ("step", f"{self._steps} of {self.outer_steps}"),
             ),
         )

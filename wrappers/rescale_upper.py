@@ -65,7 +65,8 @@ class RescaleUpper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     ) -> tuple[Any, dict[str, Any]]:
         """Start an episode; `options["upper_params"]` is in [-1, 1]."""
         if options and "upper_params" in options:
-            options = {**options, "upper_params": self.from_unit(options["upper_params"])}
+            unit = self._check("upper_params", options["upper_params"])
+            options = {**options, "upper_params": self._to_box(unit)}
         observation, info = self.env.reset(seed=seed, options=options)
         return observation, self._convert(info)
 
@@ -80,14 +81,19 @@ class RescaleUpper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         Raises:
             ValueError: If the action is of the wrong shape, not finite or outside [-1, 1].
         """
-        unit = check_in_box("action", action, -np.ones_like(self._scale), np.ones_like(self._scale))
-        # Rounding must not carry the ends of the interval out of the box.
-        return np.clip(self._centre + self._scale * unit, self._low, self._high)
+        return self._to_box(self._check("action", action))
 
     def to_unit(self, upper_params: FloatArray) -> FloatArray:
         """Return the action in [-1, 1] for an x."""
         # Rounding must not carry it out of [-1, 1], or it could not be handed back.
         return np.clip((upper_params - self._centre) / self._scale, -1.0, 1.0)
+
+    def _check(self, name: str, values: ArrayLike) -> FloatArray:
+        return check_in_box(name, values, -np.ones_like(self._scale), np.ones_like(self._scale))
+
+    def _to_box(self, unit: FloatArray) -> FloatArray:
+        # Rounding must not carry the ends of the interval out of the box.
+        return np.clip(self._centre + self._scale * unit, self._low, self._high)
 
     def _convert(self, info: dict[str, Any]) -> dict[str, Any]:
         info = dict(info)

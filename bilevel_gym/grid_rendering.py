@@ -1,0 +1,531 @@
+"""Pictures of grid games: map, shaping, the follower's policy and occupancy, the hyper-gradient.
+
+Left stands the map, right of it the colour scale and a key that names every sign in words, and
+then, if there are any, plots of numbers over the steps. Shaping is the colour of a cell; the other
+quantities are shapes, so that the picture can be read in greyscale. Details are given up one by
+one as cells get smaller (the `..._CELL` constants), down to a plain image of the shaping.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .rendering import (
+    THEME,
+    Curve,
+    Rectangle,
+    Sprite,
+    diverging_colours,
+    draw_colour_bar,
+    draw_curves,
+    draw_status,
+    draw_text,
+    import_pygame,
+    new_surface,
+)
+from .signs import (
+    CORNER,
+    DISC_DIAMETER,
+    FOLLOWER,
+    GOAL,
+    ICON_SIDE,
+    LEVELS,
+    START,
+    TRIANGLE_SIDE,
+    arrow_sprite,
+    disc_sprite,
+    hazard_ground,
+    hazard_sprite,
+    hazard_tint,
+    key_triangle_sprite,
+    pin_sprite,
+    principal_arrow_sprite,
+    triangle_sprite,
+    wall_sprite,
+)
+
+if TYPE_CHECKING:
+    from pygame import Surface
+
+__all__ = ["GridLayout", "GridScene", "draw_grid", "grid_layout"]
+
+HAZARD, WALL, FREE = "H", "#", "."
+
+# Sizes in pixels
+MAP_SIDE = 640
+"""The longer side of the map is as near to this as whole pixels per cell allow."""
+MAX_CELL = 112
+MIN_MAP_WIDTH = 320
+TITLE_HEIGHT = 32
+STATUS_HEIGHT = 40
+KEY_WIDTH = 212
+KEY_ROW = 44
+KEY_SLOTS = 11
+"""Rows that the longest key needs, the colour scale included."""
+COLOUR_BAR_SLOTS = 2
+COLOUR_BAR_HEIGHT = 68
+CURVES_WIDTH = 300
+MAX_CURVE_HEIGHT = 210
+
+PIN_DIAMETER = 0.35
+"""Share of a cell's side."""
+
+# The smallest cells, in pixels, that show a detail
+CORNER_PIN_CELL = 36
+"""Below it the pins of start, goal and follower stand in the middle of their cells."""
+FOUR_ARROWS_CELL = 32
+"""Below it a cell shows only its most likely move."""
+ONE_ARROW_CELL = 14
+GRADIENT_CELL = 14
+OCCUPANCY_CELL = 10
+BRICKS_CELL = 24
+TAPE_CELL = 10
+"""Below it hazards are tinted cells."""
+LINES_CELL = 8
+MIN_PIN = 18
+"""Pins do not shrink with the cells below this diameter; half of `CORNER_PIN_CELL`."""
+MIN_SIGN = 4
+"""Discs and triangles that would be smaller are left out."""
+
+SHAPING_POWER = 0.5
+"""Colours follow the root of the shaping: a twentieth of the limit often decides a game already."""
+MIN_PROBABILITY = 0.08
+"""Less likely moves get no arrow."""
+TOLERANCE = 1e-4
+"""Probabilities may miss their bounds and sums by this much, which single precision needs."""
+
+
+@dataclass(frozen=True, eq=False)
+class GridScene:
+    """Everything that one picture of a grid game shows.
+
+    `H` and `W` are the rows and columns of the map. Values on walls are ignored.
+
+    Attributes:
+        cells: One-character strings `[H, W]`: 'S' start, 'G' goal, 'H' hazard, '#' wall, '.' free.
+        shaping: The leader's shaping reward `[H, W]`, NaN on walls.
+        shaping_limit: The colours run from −`shaping_limit` to +`shaping_limit`, with the root
+            of the shaping; larger values get the colours of the ends.
+        policy: The follower's probabilities of up, right, down, left `[H, W, 4]`.
+        occupancy: Share of the follower's time `[H, W]` in [0, 1].
+        gradient: Derivative of the leader's objective by the shaping `[H, W]`.
+        follower: Row and column where the follower is now.
+        title: Headline.
+        status: Pairs of label and value below the headline.
+        curves: Plots right of the map. Give them in every frame (without values at first) or
+            never: they change the size of the picture.
+        cursor: Row and column of a highlighted cell.
+    """
+
+    cells: NDArray[np.str_]
+    shaping: NDArray[np.float64]
+    shaping_limit: float
+    policy: NDArray[np.float64] | None = None
+    occupancy: NDArray[np.float64] | None = None
+    gradient: NDArray[np.float64] | None = None
+    follower: tuple[int, int] | None = None
+    title: str = ""
+    status: tuple[tuple[str, str], ...] = ()
+    curves: tuple[Curve, ...] = ()
+    cursor: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        """Check shapes and values."""
+        shape = _map_shape(np.shape(self.cells))
+        unknown = sorted(set(np.unique(self.cells).tolist()) - {START, GOAL, HAZARD, WALL, FREE})
+        if unknown:
+            raise ValueError(
+                f"`cells` must be among 'S', 'G', 'H', '#' and '.', got {unknown[0]!r}"
+            )
+        free = self.cells != WALL
+        if not (np.isfinite(self.shaping_limit) and self.shaping_limit > 0):
+            raise ValueError(
+                f"`shaping_limit` must be finite and positive, got {self.shaping_limit}"
+            )
+        for name, tail in (("shaping", ()), ("policy", (4,)), ("occupancy", ()), ("gradient", ())):
+            values = getattr(self, name)
+            if values is not None:
+                _check_array(name, values, shape + tail, free)
+        if self.policy is not None:
+            _check_policy(self.policy[free])
+        if self.occupancy is not None:
+            _check_range("occupancy", self.occupancy[free], 0.0, 1.0)
+        for name in ("follower", "cursor"):
+            place = getattr(self, name)
+            if place is not None and not (0 <= place[0] < shape[0] and 0 <= place[1] < shape[1]):
+                raise ValueError(f"`{name}` must lie within the {shape} map, got {place}")
+
+
+def _map_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the rows and columns of a map after checking them."""
+    if len(shape) != 2 or min(shape) < 1:
+        raise ValueError(f"`shape` of the map must be two positive numbers, got {tuple(shape)}")
+    return int(shape[0]), int(shape[1])
+
+
+def _check_array(
+    name: str, values: NDArray[np.float64], shape: tuple[int, ...], free: NDArray[np.bool_]
+) -> None:
+    """Check the shape, and that every value outside the walls is finite."""
+    if np.shape(values) != shape:
+        raise ValueError(f"`{name}` must have shape {shape}, got {np.shape(values)}")
+    bad = free & ~np.isfinite(values).reshape(*free.shape, -1).all(axis=-1)
+    if bad.any():
+        row, column = np.argwhere(bad)[0].tolist()
+        raise ValueError(
+            f"`{name}` must be finite outside the walls, got {values[row, column]} "
+            f"at {(row, column)}"
+        )
+
+
+def _check_range(name: str, values: NDArray[np.float64], low: float, high: float) -> None:
+    """Check that values lie in an interval, apart from rounding."""
+    outside = (values < low - TOLERANCE) | (values > high + TOLERANCE)
+    if outside.any():
+        raise ValueError(
+            f"`{name}` must lie in [{low:g}, {high:g}], got {float(values[outside][0])}"
+        )
+
+
+def _check_policy(policy: NDArray[np.float64]) -> None:
+    """Check that the rows `[N, 4]` are distributions."""
+    _check_range("policy", policy, 0.0, 1.0)
+    sums = policy.sum(axis=-1)
+    bad = np.abs(sums - 1.0) > TOLERANCE
+    if bad.any():
+        raise ValueError(f"`policy` must sum to 1 over the moves, got {float(sums[bad][0])}")
+
+
+# Layout
+
+
+@dataclass(frozen=True)
+class GridLayout:
+    """Where everything is in the picture of a map; depends on nothing but the arguments.
+
+    Attributes:
+        shape: Rows and columns of the map.
+        size: Width and height of the frame, both even as video encoders want them.
+        cell: Pixels per cell: a whole number, or a fraction below 1 on huge maps.
+        map: Rectangle of the map; like the following, (left, top, width, height).
+        title: Rectangle of the headline.
+        status: Rectangle of the status line.
+        key: Rectangle of the colour scale and the key.
+        curves: Rectangle of the plots, or None.
+    """
+
+    shape: tuple[int, int]
+    size: tuple[int, int]
+    cell: float
+    map: Rectangle
+    title: Rectangle
+    status: Rectangle
+    key: Rectangle
+    curves: Rectangle | None
+
+    def cell_at(self, position: tuple[int, int]) -> tuple[int, int] | None:
+        """Return the (row, column) under a pixel (x, y), or None outside the map."""
+        left, top, width, height = self.map
+        x, y = position[0] - left, position[1] - top
+        if not (0 <= x < width and 0 <= y < height):
+            return None
+        return int(y * self.shape[0] // height), int(x * self.shape[1] // width)
+
+    def cell_corner(self, row: int, column: int) -> tuple[int, int]:
+        """Return the top left pixel (x, y) of a cell."""
+        left, top, width, height = self.map
+        return left + column * width // self.shape[1], top + row * height // self.shape[0]
+
+    def cell_centre(self, row: int, column: int) -> tuple[int, int]:
+        """Return the pixel (x, y) in the middle of a cell."""
+        x, y = self.cell_corner(row, column)
+        return x + int(self.cell) // 2, y + int(self.cell) // 2
+
+
+@lru_cache(maxsize=64)
+def grid_layout(shape: tuple[int, int], *, with_curves: bool = False) -> GridLayout:
+    """Lay out the picture of a map.
+
+    Args:
+        shape: Rows and columns.
+        with_curves: Whether to leave room for plots on the right.
+    """
+    rows, columns = _map_shape(shape)
+    cell: float = min(MAX_CELL, MAP_SIDE / max(rows, columns))
+    cell = int(cell) if cell >= 1 else cell
+    width, height = max(1, round(columns * cell)), max(1, round(rows * cell))
+    margin = THEME.margin
+    top = margin + TITLE_HEIGHT + STATUS_HEIGHT + margin
+    area_width = max(width, MIN_MAP_WIDTH)
+    key_columns = (area_width + margin) // (KEY_WIDTH + margin)
+    # Beside a wide, low map the key would leave a void below it.
+    if key_columns > 1 and 2 * height < KEY_SLOTS * KEY_ROW:
+        key_height = -(-KEY_SLOTS // key_columns) * KEY_ROW
+        key = (margin, top + height + margin, area_width, key_height)
+    else:
+        key = (margin + area_width + margin, top, KEY_WIDTH, KEY_SLOTS * KEY_ROW)
+    area_bottom = max(top + height, key[1] + key[3])
+    curves_left = max(margin + area_width, key[0] + key[2]) + margin
+    right = curves_left + (CURVES_WIDTH + margin if with_curves else 0)
+    bottom = area_bottom + margin
+    header = right - 2 * margin
+    curves = (curves_left, top, CURVES_WIDTH, area_bottom - top) if with_curves else None
+    return GridLayout(
+        shape=(rows, columns),
+        size=(right + right % 2, bottom + bottom % 2),
+        cell=cell,
+        map=(margin + (area_width - width) // 2, top, width, height),
+        title=(margin, margin, header, TITLE_HEIGHT),
+        status=(margin, margin + TITLE_HEIGHT, header, STATUS_HEIGHT),
+        key=key,
+        curves=curves,
+    )
+
+
+# The picture
+
+
+def draw_grid(scene: GridScene) -> Surface:
+    """Draw a scene on a new surface; needs no display."""
+    layout = grid_layout(_map_shape(scene.cells.shape), with_curves=bool(scene.curves))
+    surface = new_surface(layout.size)
+    left, top, width, _ = layout.title
+    draw_text(surface, scene.title, (left, top), size=THEME.title_size, max_width=width)
+    draw_status(surface, layout.status, scene.status)
+    _draw_shaping(surface, layout, scene)
+    _draw_terrain(surface, layout, scene)
+    surface.fblits(list(_occupancy(layout, scene)))
+    surface.fblits(list(_policy(layout, scene)))
+    surface.fblits(list(_gradient(layout, scene)))
+    _draw_pins(surface, layout, scene)
+    _draw_cursor(surface, layout, scene)
+    _draw_key(surface, layout, scene)
+    if layout.curves is not None:
+        left, top, width, height = layout.curves
+        room = len(scene.curves) * (MAX_CURVE_HEIGHT + THEME.margin) - THEME.margin
+        draw_curves(surface, (left, top, width, min(height, room)), scene.curves)
+    return surface
+
+
+def _draw_shaping(surface: Surface, layout: GridLayout, scene: GridScene) -> None:
+    """Paint the map as an image, one colour per cell."""
+    pygame = import_pygame()
+    values = np.where(scene.cells == WALL, np.nan, scene.shaping)
+    colours = diverging_colours(values, scene.shaping_limit, power=SHAPING_POWER)
+    if layout.cell < TAPE_CELL:
+        hazards = scene.cells == HAZARD
+        colours[hazards] = hazard_tint(colours[hazards])
+    image = pygame.surfarray.make_surface(colours.swapaxes(0, 1))
+    left, top, width, height = layout.map
+    # Below one pixel per cell, neighbouring cells are averaged rather than dropped.
+    scale = pygame.transform.scale if layout.cell >= 1 else pygame.transform.smoothscale
+    surface.blit(scale(image, (width, height)), (left, top))
+
+
+def _draw_terrain(surface: Surface, layout: GridLayout, scene: GridScene) -> None:
+    """Draw lines between the cells, walls, hazards and the frame of the map."""
+    pygame = import_pygame()
+    left, top, width, height = layout.map
+    cell = int(layout.cell)
+    if cell >= LINES_CELL:
+        for x in range(left + cell, left + width, cell):
+            pygame.draw.line(surface, THEME.page, (x, top), (x, top + height - 1))
+        for y in range(top + cell, top + height, cell):
+            pygame.draw.line(surface, THEME.page, (left, y), (left + width - 1, y))
+        surface.fblits(
+            _everywhere(layout, scene.cells == WALL, wall_sprite(cell, cell >= BRICKS_CELL))
+        )
+    if cell >= TAPE_CELL:
+        surface.fblits(_everywhere(layout, scene.cells == HAZARD, hazard_sprite(cell)))
+    pygame.draw.rect(surface, THEME.ink, (left - 1, top - 1, width + 2, height + 2), 1)
+
+
+Blit = tuple["Surface", tuple[int, int]]
+
+
+def _everywhere(layout: GridLayout, mask: NDArray[np.bool_], sprite: Sprite) -> list[Blit]:
+    """Place a sprite in every cell of a mask `[H, W]`."""
+    return [sprite.at(*layout.cell_corner(r, c)) for r, c in np.argwhere(mask).tolist()]
+
+
+def _levels(values: NDArray[np.float64], free: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return signed sizes −`LEVELS`..`LEVELS` `[H, W]` whose squares are as the values."""
+    values = np.where(free, values, 0.0)
+    largest = np.abs(values).max()
+    share = values / largest if largest > 0 else values
+    levels: NDArray[np.int64] = np.rint(np.sign(share) * np.sqrt(np.abs(share)) * LEVELS).astype(
+        int
+    )
+    return levels
+
+
+def _occupancy(layout: GridLayout, scene: GridScene) -> Iterator[Blit]:
+    """Place a disc in each visited cell, its area as the occupancy."""
+    cell = int(layout.cell)
+    if scene.occupancy is None or cell < OCCUPANCY_CELL:
+        return
+    levels = _levels(scene.occupancy, scene.cells != WALL)
+    least = max(1, math.ceil(MIN_SIGN / (DISC_DIAMETER * cell) * LEVELS))
+    for row, column in np.argwhere(levels >= least).tolist():
+        level = int(levels[row, column])
+        yield disc_sprite(cell, level).at(*layout.cell_corner(row, column))
+
+
+def _policy(layout: GridLayout, scene: GridScene) -> Iterator[Blit]:
+    """Place the arrows: four per cell as long as their probabilities, or the most likely move."""
+    cell = int(layout.cell)
+    if scene.policy is None or cell < ONE_ARROW_CELL:
+        return
+    policy = np.where((scene.cells != WALL)[..., None], scene.policy, 0.0)
+    if cell >= FOUR_ARROWS_CELL:
+        levels = np.rint(np.clip(policy, 0.0, 1.0) * LEVELS).astype(np.int64)
+        arrows = np.argwhere((policy >= MIN_PROBABILITY) & (levels > 0)).tolist()
+        # All outlines first: those of one arrow must not cut into its neighbours.
+        for outline in (True, False):
+            for row, column, move in arrows:
+                level = int(levels[row, column, move])
+                sprite = arrow_sprite(cell, move, level, outline)
+                yield sprite.at(*layout.cell_corner(row, column))
+        return
+    best = policy.argmax(axis=-1)
+    # A tie of all moves has no direction that an arrow could show.
+    uniform = policy.max(axis=-1) - policy.min(axis=-1) < 1 / LEVELS
+    for row, column in np.argwhere(~uniform & (scene.cells != WALL)).tolist():
+        for outline in (True, False):
+            sprite = principal_arrow_sprite(cell, int(best[row, column]), outline)
+            yield sprite.at(*layout.cell_corner(row, column))
+
+
+def _gradient(layout: GridLayout, scene: GridScene) -> Iterator[Blit]:
+    """Place a triangle in the corner of each cell, up where the leader gains from more shaping."""
+    cell = int(layout.cell)
+    if scene.gradient is None or cell < GRADIENT_CELL:
+        return
+    levels = _levels(scene.gradient, scene.cells != WALL)
+    least = max(1, math.ceil(MIN_SIGN / (TRIANGLE_SIDE * cell) * LEVELS))
+    for row, column in np.argwhere(np.abs(levels) >= least).tolist():
+        level = int(levels[row, column])
+        yield triangle_sprite(cell, level).at(*layout.cell_corner(row, column))
+
+
+def _draw_pins(surface: Surface, layout: GridLayout, scene: GridScene) -> None:
+    """Draw the pins of start, goal and follower: in the cell's corner, or larger in its middle."""
+    cell = int(layout.cell)
+    corners = cell >= CORNER_PIN_CELL
+    diameter = max(MIN_PIN, round(cell * PIN_DIAMETER) if corners else cell)
+    inset = max(1, round(cell * CORNER)) if corners else (cell - diameter) // 2
+    for row, column in np.argwhere((scene.cells == START) | (scene.cells == GOAL)).tolist():
+        x, y = layout.cell_corner(row, column)
+        sprite = pin_sprite(str(scene.cells[row, column]), diameter)
+        surface.blit(*sprite.at(x + inset, y + inset))
+    if scene.follower is not None:
+        x, y = layout.cell_corner(*scene.follower)
+        below = cell - diameter - inset
+        surface.blit(*pin_sprite(FOLLOWER, diameter).at(x + inset, y + below))
+
+
+def _draw_cursor(surface: Surface, layout: GridLayout, scene: GridScene) -> None:
+    """Draw a frame around the highlighted cell, dark in light so that it shows on any colour."""
+    if scene.cursor is None:
+        return
+    pygame = import_pygame()
+    x, y = layout.cell_corner(*scene.cursor)
+    side = max(1, int(layout.cell))
+    box = pygame.Rect(x, y, side, side).inflate(2 * THEME.line, 2 * THEME.line)
+    pygame.draw.rect(surface, THEME.light, box.inflate(2, 2), THEME.line + 2)
+    pygame.draw.rect(surface, THEME.accent, box, THEME.line)
+
+
+# The key
+
+
+@dataclass(frozen=True)
+class _KeyEntry:
+    """A sign, drawn in a square of `ICON_SIDE` pixels, and the words for it."""
+
+    sprites: tuple[Sprite, ...]
+    name: str
+    note: str = ""
+
+
+def _draw_key(surface: Surface, layout: GridLayout, scene: GridScene) -> None:
+    """Draw the colour scale and the signs that occur in this picture, column by column."""
+    left, top, width, height = layout.key
+    bar = (left, top, KEY_WIDTH, COLOUR_BAR_HEIGHT)
+    limit, caption = scene.shaping_limit, "shaping reward"
+    draw_colour_bar(surface, bar, limit, caption, power=SHAPING_POWER)
+    rows = height // KEY_ROW
+    for slot, entry in enumerate(_key_entries(layout, scene), start=COLOUR_BAR_SLOTS):
+        x = left + slot // rows * (KEY_WIDTH + THEME.margin)
+        _draw_key_entry(surface, (x, top + slot % rows * KEY_ROW), entry)
+
+
+def _draw_key_entry(surface: Surface, corner: tuple[int, int], entry: _KeyEntry) -> None:
+    """Draw one sign with its words."""
+    left, top = corner
+    for sprite in entry.sprites:
+        surface.blit(*sprite.at(left, top + (KEY_ROW - ICON_SIDE) // 2))
+    x, middle = left + ICON_SIDE + THEME.gap, top + KEY_ROW // 2
+    room = left + KEY_WIDTH - x
+    if not entry.note:
+        draw_text(surface, entry.name, (x, middle), anchor="midleft", max_width=room)
+        return
+    draw_text(surface, entry.name, (x, middle), anchor="bottomleft", max_width=room)
+    draw_text(
+        surface,
+        entry.note,
+        (x, middle + 1),
+        size=THEME.small_size,
+        colour=THEME.muted,
+        max_width=room,
+    )
+
+
+def _key_entries(layout: GridLayout, scene: GridScene) -> Iterator[_KeyEntry]:
+    """Name the signs that this scene shows at this size of the cells."""
+    cell, free = layout.cell, scene.cells != WALL
+    for kind, name in ((START, "start"), (GOAL, "goal")):
+        if (scene.cells == kind).any():
+            yield _KeyEntry((pin_sprite(kind, ICON_SIDE),), name)
+    if (scene.cells == HAZARD).any():
+        tape = (hazard_sprite(ICON_SIDE),) if cell >= TAPE_CELL else ()
+        yield _KeyEntry((hazard_ground(cell < TAPE_CELL), *tape), "hazard")
+    if (scene.cells == WALL).any():
+        yield _KeyEntry((wall_sprite(ICON_SIDE, cell >= BRICKS_CELL),), "wall")
+    if scene.follower is not None:
+        yield _KeyEntry((pin_sprite(FOLLOWER, ICON_SIDE),), "follower", "where it is now")
+    if scene.policy is not None and cell >= FOUR_ARROWS_CELL:
+        yield _KeyEntry(_key_arrows(), "follower's policy", "length: probability")
+    elif scene.policy is not None and cell >= ONE_ARROW_CELL:
+        arrow = tuple(principal_arrow_sprite(ICON_SIDE, 1, outline) for outline in (True, False))
+        yield _KeyEntry(arrow, "follower's policy", "likeliest move")
+    if scene.occupancy is not None and cell >= OCCUPANCY_CELL:
+        largest = float(scene.occupancy[free].max(initial=0.0))
+        disc = disc_sprite(ICON_SIDE, LEVELS)
+        yield _KeyEntry((disc,), "occupancy", f"area; largest {largest:.2g}")
+    if scene.gradient is not None and cell >= GRADIENT_CELL:
+        values = scene.gradient[free]
+        up, down = float(values.max(initial=0.0)), -float(values.min(initial=0.0))
+        up_sign, down_sign = key_triangle_sprite(1), key_triangle_sprite(-1)
+        yield _KeyEntry((up_sign,), "raise shaping", f"gradient up to +{up:.2g}")
+        yield _KeyEntry((down_sign,), "lower shaping", f"gradient down to −{down:.2g}")
+
+
+def _key_arrows() -> tuple[Sprite, ...]:
+    """Return a short arrow up and a long one right, moved into the key's icon."""
+    cell = 2 * ICON_SIDE
+    middle = (ICON_SIDE // 4, ICON_SIDE * 3 // 4)
+    sprites = []
+    for outline in (True, False):
+        for move, level in ((0, LEVELS // 2), (1, LEVELS)):
+            sprite = arrow_sprite(cell, move, level, outline)
+            _, place = sprite.at(middle[0] - cell // 2, middle[1] - cell // 2)
+            sprites.append(Sprite(sprite.image, place))
+    return tuple(sprites)

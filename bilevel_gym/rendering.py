@@ -1,0 +1,577 @@
+"""Drawing that every task shares: palette, text, scales, curves, help overlay and the one window.
+
+Everything is drawn on a plain `pygame.Surface`, which needs no display; only `Window` opens one.
+pygame is imported at the first drawing, so importing this module costs nothing. Task-specific
+pictures are built on top of it, for example in `bilevel_gym.grid_rendering`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from types import ModuleType
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from pygame import Rect, Surface
+    from pygame.event import Event
+    from pygame.time import Clock
+
+__all__ = [
+    "THEME",
+    "Colour",
+    "Curve",
+    "Rectangle",
+    "Sprite",
+    "Theme",
+    "Window",
+    "contrast_ink",
+    "diverging_colours",
+    "draw_colour_bar",
+    "draw_curves",
+    "draw_help",
+    "draw_status",
+    "draw_text",
+    "frame",
+    "luminance",
+    "make_sprite",
+    "new_surface",
+    "text_size",
+]
+
+Colour = tuple[int, int, int]
+Rectangle = tuple[int, int, int, int]
+"""Left, top, width and height in pixels."""
+
+
+@dataclass(frozen=True)
+class Theme:
+    """The colours, letter sizes and distances of every picture; sizes in pixels.
+
+    Attributes:
+        diverging: Colours of −limit, …, +limit at equal distances. Their luminance rises
+            throughout, so that the sign survives printing in greyscale.
+        status_sizes: Letter sizes of label and value in the status line, in the order tried.
+    """
+
+    page: Colour = (250, 250, 247)
+    ink: Colour = (27, 30, 38)
+    muted: Colour = (108, 112, 122)
+    rule: Colour = (214, 214, 208)
+    missing: Colour = (44, 46, 54)
+    light: Colour = (255, 255, 255)
+    accent: Colour = (200, 40, 66)
+    diverging: tuple[Colour, ...] = (
+        (38, 72, 160),
+        (101, 128, 186),
+        (178, 181, 188),
+        (226, 207, 142),
+        (255, 226, 92),
+    )
+    curves: tuple[Colour, ...] = ((38, 72, 160), (200, 40, 66), (22, 122, 92), (176, 112, 0))
+    title_size: int = 34
+    text_size: int = 23
+    small_size: int = 19
+    status_sizes: tuple[tuple[int, int], ...] = ((19, 26), (17, 21), (14, 16), (11, 13))
+    margin: int = 24
+    gap: int = 12
+    line: int = 2
+
+
+THEME = Theme()
+SUPERSAMPLING = 4
+"""Sprites are painted this many times larger, as pygame's polygons have jagged edges."""
+COLOUR_STEPS = 510
+"""Entries of the colour table less one; even, so that zero is an entry of its own."""
+MISSING_INDEX = COLOUR_STEPS + 1
+_TICKS = ((-1, "topleft"), (1, "topright"), (0, "midtop"), (-0.5, "midtop"), (0.5, "midtop"))
+"""Places of the numbers on a colour bar from −1 to 1, and how their text is aligned."""
+POINTS_PER_PIXEL = 4
+"""Longer curves are thinned to this many points per pixel."""
+MAX_PENDING_EVENTS = 1000
+
+
+def import_pygame() -> ModuleType:
+    """Import pygame without its banner and make its fonts ready; opens no display."""
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    import pygame
+
+    # Someone else may have called `pygame.quit()` since the last drawing.
+    if not pygame.font.get_init():
+        pygame.font.init()
+    return pygame
+
+
+# Surfaces and sprites
+
+
+def new_surface(size: tuple[int, int]) -> Surface:
+    """Return an empty page of `size` (width, height) in pixels; needs no display."""
+    pygame = import_pygame()
+    surface: Surface = pygame.Surface(size, depth=32)
+    surface.fill(THEME.page)
+    return surface
+
+
+def frame(surface: Surface) -> NDArray[np.uint8]:
+    """Return the pixels of `surface` as a fresh C-contiguous array, uint8 `[height, width, 3]`."""
+    pygame = import_pygame()
+    width, height = surface.get_size()
+    # Several times faster than `surfarray.array3d`, whose axes would have to be swapped.
+    pixels = bytearray(pygame.image.tobytes(surface, "RGB"))
+    return np.frombuffer(pixels, dtype=np.uint8).reshape(height, width, 3)
+
+
+class Sprite(NamedTuple):
+    """A small transparent picture, cropped, and where it goes relative to its square's corner."""
+
+    image: Surface
+    offset: tuple[int, int]
+
+    def at(self, left: int, top: int) -> tuple[Surface, tuple[int, int]]:
+        """Return the pair that `Surface.blit` and `Surface.fblits` take."""
+        return self.image, (left + self.offset[0], top + self.offset[1])
+
+
+def make_sprite(size: int, edge: Colour, paint: Callable[[Surface], None]) -> Sprite:
+    """Paint a smooth-edged sprite in a square.
+
+    Args:
+        size: Side of the square in pixels.
+        edge: Colour of the outer edge of what is painted; the edge pixels fade into it.
+        paint: Draws on a square surface with `SUPERSAMPLING` times that side.
+    """
+    pygame = import_pygame()
+    large = pygame.Surface((size * SUPERSAMPLING, size * SUPERSAMPLING), pygame.SRCALPHA)
+    # `smoothscale` averages colour and opacity apart: transparent black would darken the edges.
+    large.fill((*edge, 0))
+    paint(large)
+    small = pygame.transform.smoothscale(large, (size, size))
+    box = small.get_bounding_rect()
+    return Sprite(small.subsurface(box).copy(), (box.left, box.top))
+
+
+# Colours
+
+
+def luminance(colour: ArrayLike) -> NDArray[np.float64]:
+    """Return the grey value 0..255 that a greyscale copy shows for colours `[..., 3]`."""
+    weights = np.array([0.299, 0.587, 0.114])
+    grey: NDArray[np.float64] = np.asarray(colour, dtype=np.float64) @ weights
+    return grey
+
+
+def contrast_ink(colour: Colour) -> Colour:
+    """Return the theme's dark or light ink, whichever stands out more from `colour`."""
+    middle = (luminance(THEME.ink) + luminance(THEME.light)) / 2
+    return THEME.ink if luminance(colour) > middle else THEME.light
+
+
+def diverging_colours(values: ArrayLike, limit: float, *, power: float = 1.0) -> NDArray[np.uint8]:
+    """Colour signed values: blue and dark below zero, grey at zero, yellow and light above.
+
+    Args:
+        values: Array of any shape `[...]`; NaN gets `Theme.missing`, larger magnitudes than
+            `limit` the colours of the ends.
+        limit: Value of the last colour, positive.
+        power: The place on the scale is |value / limit| to this power, with the value's sign;
+            below 1 small values stand out more.
+
+    Returns:
+        Colours, uint8 `[..., 3]`.
+    """
+    limit = _positive("limit", limit)
+    values = np.asarray(values, dtype=np.float64)
+    half = COLOUR_STEPS // 2
+    places = np.sign(values) * np.minimum(np.abs(values) / limit, 1.0) ** _positive("power", power)
+    index = np.rint(places * half) + half
+    index = np.where(np.isnan(values), MISSING_INDEX, index).astype(np.intp)
+    colours: NDArray[np.uint8] = _colour_table()[index]
+    return colours
+
+
+@lru_cache(maxsize=1)
+def _colour_table() -> NDArray[np.uint8]:
+    """Return the colours of −limit..+limit, uint8 `[COLOUR_STEPS + 2, 3]`, the missing one last."""
+    anchors = np.array(THEME.diverging, dtype=np.float64)
+    places = np.linspace(0.0, 1.0, len(anchors))
+    steps = np.linspace(0.0, 1.0, COLOUR_STEPS + 1)
+    scale = np.stack([np.interp(steps, places, channel) for channel in anchors.T], axis=-1)
+    table: NDArray[np.uint8] = np.rint(np.vstack([scale, THEME.missing])).astype(np.uint8)
+    return table
+
+
+# Text
+
+
+@lru_cache(maxsize=2048)
+def _text_surface(text: str, size: int, colour: Colour) -> Surface:
+    # The picture of the text is kept, not the font: a font dies with `pygame.quit()`.
+    surface: Surface = import_pygame().font.Font(None, size).render(text, True, colour)
+    return surface
+
+
+def text_size(text: str, size: int) -> tuple[int, int]:
+    """Return width and height in pixels of one line of `text` in letters of `size`."""
+    return _text_surface(text, size, THEME.ink).get_size()
+
+
+def draw_text(
+    surface: Surface,
+    text: str,
+    position: tuple[int, int],
+    *,
+    size: int = THEME.text_size,
+    colour: Colour = THEME.ink,
+    anchor: str = "topleft",
+    max_width: int | None = None,
+) -> int:
+    """Draw one line of text and return its width.
+
+    Args:
+        surface: Where to draw.
+        text: The line; cut short with an ellipsis if wider than `max_width`.
+        position: Pixel at which the text's `anchor` is placed.
+        size: Size of the letters in pixels.
+        colour: Colour of the letters.
+        anchor: A point of `pygame.Rect`: "topleft", "midtop", "midright", "center", …
+        max_width: Room in pixels.
+    """
+    if max_width is not None:
+        text = _shortened(text, size, max_width)
+    image = _text_surface(text, size, colour)
+    surface.blit(image, image.get_rect(**{anchor: position}))
+    return image.get_width()
+
+
+def _shortened(text: str, size: int, max_width: int) -> str:
+    """Cut `text` to at most `max_width` pixels, by bisection on the number of letters kept."""
+    if text_size(text, size)[0] <= max_width:
+        return text
+    font = import_pygame().font.Font(None, size)
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = font.size(text[:middle].rstrip() + "…")[0] <= max_width
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return text[:low].rstrip() + "…" if low else ""
+
+
+def draw_status(surface: Surface, rectangle: Rectangle, pairs: Sequence[tuple[str, str]]) -> None:
+    """Draw label/value pairs as tiles, in letters as large as lets them all fit in `rectangle`.
+
+    Smaller letters leave room for several rows. What does not fit at the smallest size is cut.
+    """
+    left, top, width, height = rectangle
+    for label_size, value_size in THEME.status_sizes:
+        tile_height = text_size("0", label_size)[1] + text_size("0", value_size)[1]
+        tiles = _flow(pairs, label_size, value_size, width, tile_height + THEME.gap // 4)
+        if all(x + w <= width and y + tile_height <= height for x, y, w in tiles):
+            break
+    for (label, value), (x, y, _) in zip(pairs, tiles, strict=True):
+        if y + tile_height > height:
+            break
+        place, room = (left + x, top + y), width - x
+        draw_text(surface, label, place, size=label_size, colour=THEME.muted, max_width=room)
+        place = (place[0], place[1] + text_size("0", label_size)[1])
+        draw_text(surface, value, place, size=value_size, max_width=room)
+
+
+def _flow(
+    pairs: Sequence[tuple[str, str]], label_size: int, value_size: int, width: int, row_height: int
+) -> list[tuple[int, int, int]]:
+    """Place tiles from left to right, row by row: x, y and width of each."""
+    tiles, x, y = [], 0, 0
+    for label, value in pairs:
+        # Letters of a changing number must not push the next tile about: room in steps.
+        natural = max(text_size(label, label_size)[0], text_size(value, value_size)[0])
+        step = label_size
+        tile_width = min(-(-natural // step) * step, max(natural, width))
+        if x and x + tile_width > width:
+            x, y = 0, y + row_height
+        tiles.append((x, y, tile_width))
+        x += tile_width + label_size
+    return tiles
+
+
+# Scales and curves
+
+
+def draw_colour_bar(
+    surface: Surface, rectangle: Rectangle, limit: float, caption: str, *, power: float = 1.0
+) -> None:
+    """Draw the scale of `diverging_colours` with its caption above and its numbers below it."""
+    pygame = import_pygame()
+    left, top, width, height = rectangle
+    draw_text(surface, caption, (left, top), max_width=width)
+    bar_top = top + text_size(caption, THEME.text_size)[1] + THEME.gap // 2
+    label_height = text_size("0", THEME.small_size)[1]
+    tick = THEME.gap // 3
+    bar_height = max(1, top + height - label_height - 2 * tick - bar_top)
+    # The bar is linear in the colours; its numbers are what may be unevenly spaced.
+    colours = diverging_colours(np.linspace(-1.0, 1.0, width), 1.0)
+    strip = pygame.surfarray.make_surface(colours[:, None, :])
+    bar = pygame.Rect(left, bar_top, width, bar_height)
+    surface.blit(pygame.transform.scale(strip, bar.size), bar)
+    pygame.draw.rect(surface, THEME.ink, bar, 1)
+    labels: list[Rect] = []
+    # The ends and zero first: the numbers between them give way where there is no room.
+    for place, anchor in _TICKS:
+        x = bar.left + round((place + 1) / 2 * (bar.width - 1))
+        pygame.draw.line(surface, THEME.ink, (x, bar.bottom), (x, bar.bottom + tick - 1))
+        value = float(np.sign(place)) * limit * abs(place) ** (1.0 / power)
+        text = ("+" if value > 0 else "") + _number(value)
+        position = (x, bar.bottom + 2 * tick)
+        box = pygame.Rect((0, 0), text_size(text, THEME.small_size))
+        setattr(box, anchor, position)
+        if box.inflate(THEME.gap // 2, 0).collidelist(labels) == -1:
+            draw_text(surface, text, position, size=THEME.small_size, anchor=anchor)
+            labels.append(box)
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A line over the steps so far.
+
+    Attributes:
+        label: What is plotted.
+        values: One number per step `[N]`, possibly none yet; NaN and, on a logarithmic axis,
+            values that are not positive leave a gap.
+        log_scale: Whether the vertical axis is logarithmic.
+    """
+
+    label: str
+    values: Sequence[float] | NDArray[np.float64]
+    log_scale: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that the values form a line."""
+        if np.ndim(self.values) != 1:
+            raise ValueError(f"`values` must have shape [N], got shape {np.shape(self.values)}")
+
+
+def draw_curves(surface: Surface, rectangle: Rectangle, curves: Sequence[Curve]) -> None:
+    """Draw curves as plots of equal height one below the other."""
+    left, top, width, height = rectangle
+    pitch = (height + THEME.margin) // max(1, len(curves))
+    for i, curve in enumerate(curves):
+        plot = (left, top + i * pitch, width, pitch - THEME.margin)
+        _draw_curve(surface, plot, curve, THEME.curves[i % len(THEME.curves)])
+
+
+def _draw_curve(surface: Surface, rectangle: Rectangle, curve: Curve, colour: Colour) -> None:
+    """Draw one plot: label and last value above, axis, end values of both axes, line."""
+    pygame = import_pygame()
+    left, top, width, height = rectangle
+    values = np.asarray(curve.values, dtype=np.float64)
+    heights, (low, high) = _axis(values, curve.log_scale)
+    last = _number(values[-1]) if len(values) and np.isfinite(values[-1]) else ""
+    last_width = draw_text(
+        surface, last, (left + width, top), colour=colour, anchor="topright", max_width=width
+    )
+    label = f"{curve.label} (log)" if curve.log_scale else curve.label
+    draw_text(surface, label, (left, top), max_width=width - last_width - THEME.gap)
+
+    letter_height = text_size("0", THEME.small_size)[1]
+    plot_top = top + text_size("0", THEME.text_size)[1] + THEME.gap // 2
+    plot_height = max(1, top + height - letter_height - THEME.gap // 3 - plot_top)
+    plot = pygame.Rect(left, plot_top, width, plot_height)
+    pygame.draw.rect(surface, THEME.light, plot)
+    pygame.draw.rect(surface, THEME.rule, plot, 1)
+    inner = plot.inflate(-THEME.gap, -2 * letter_height - THEME.gap)
+    for run in _runs(heights, inner):
+        if len(run) > 1:
+            pygame.draw.aalines(surface, colour, False, run)
+            shifted = [(x, y + 1) for x, y in run]
+            pygame.draw.aalines(surface, colour, False, shifted)
+        pygame.draw.circle(surface, colour, run[-1], THEME.line + (run[-1][0] >= inner.right - 1))
+    inset = THEME.gap // 3
+    ends = (_number(low), _number(high)) if np.isfinite(heights).any() else ("", "")
+    below = plot.bottom + inset
+    notes = (
+        (ends[1], (plot.left + inset, plot.top + inset), "topleft"),
+        (ends[0], (plot.left + inset, plot.bottom - inset // 2), "bottomleft"),
+        ("0", (plot.left, below), "topleft"),
+        ("step", (plot.centerx, below), "midtop"),
+        (str(max(0, len(values) - 1)), (plot.right, below), "topright"),
+    )
+    size, colour = THEME.small_size, THEME.muted
+    for text, place, anchor in notes:
+        draw_text(surface, text, place, size=size, colour=colour, anchor=anchor)
+
+
+def _axis(
+    values: NDArray[np.float64], log_scale: bool
+) -> tuple[NDArray[np.float64], tuple[float, float]]:
+    """Map values `[N]` to heights 0..1 (NaN in gaps) and give the values at both ends."""
+    shown = np.where(np.isfinite(values) & ((values > 0) | (not log_scale)), values, np.nan)
+    if np.isnan(shown).all():
+        return shown, (0.0, 1.0)
+    ends = (float(np.nanmin(shown)), float(np.nanmax(shown)))
+    scaled = np.log(shown) if log_scale else shown
+    low, high = np.nanmin(scaled), np.nanmax(scaled)
+    if high == low:
+        return np.where(np.isnan(scaled), np.nan, 0.5), ends
+    # Halved first: the difference of two finite numbers may overflow.
+    return (scaled / 2 - low / 2) / (high / 2 - low / 2), ends
+
+
+def _runs(heights: NDArray[np.float64], inner: Rect) -> list[list[tuple[float, float]]]:
+    """Turn heights 0..1 `[N]` into polylines within `inner`, broken at the gaps."""
+    count = len(heights)
+    keep = np.arange(count)
+    if count > POINTS_PER_PIXEL * inner.width:
+        keep = np.unique(np.linspace(0, count - 1, POINTS_PER_PIXEL * inner.width).astype(int))
+    heights = heights[keep]
+    x = inner.left + keep / max(1, count - 1) * (inner.width - 1)
+    y = inner.bottom - 1 - heights * max(0, inner.height - 1)
+    breaks = np.flatnonzero(np.diff(np.isnan(heights).astype(int))) + 1
+    pieces = zip(np.split(x, breaks), np.split(y, breaks), strict=True)
+    return [
+        list(zip(xs.tolist(), ys.tolist(), strict=True))
+        for xs, ys in pieces
+        if len(ys) and not np.isnan(ys[0])
+    ]
+
+
+def _number(value: float) -> str:
+    """Write a number with three significant digits and a real minus sign."""
+    return f"{value:.3g}".replace("-", "−")
+
+
+# Help overlay
+
+
+def draw_help(surface: Surface, lines: Sequence[tuple[str, str]]) -> None:
+    """Lay a help card over the middle of `surface`.
+
+    Args:
+        surface: A finished picture, drawn over in place.
+        lines: Pairs of a key and its meaning.
+    """
+    pygame = import_pygame()
+    width, height = surface.get_size()
+    veil = pygame.Surface((width, height), pygame.SRCALPHA)
+    veil.fill((*THEME.ink, 150))
+    surface.blit(veil, (0, 0))
+    room = (width - 2 * THEME.margin, height - 2 * THEME.margin)
+    for size in range(THEME.text_size, THEME.small_size // 2, -1):
+        keys, card = _help_card(lines, size)
+        if card[0] <= room[0] and card[1] <= room[1]:
+            break
+    # Whatever is still too large is cut rather than drawn outside of the card.
+    box = pygame.Rect(0, 0, min(card[0], room[0]), min(card[1], room[1]))
+    box.center = (width // 2, height // 2)
+    pygame.draw.rect(surface, THEME.page, box, border_radius=THEME.gap)
+    pad, row = size, 2 * size
+    y = box.top + pad + row // 2
+    for key, meaning in lines:
+        if y + row // 2 > box.bottom:
+            break
+        cap = pygame.Rect(box.left + pad, y - size * 3 // 4, keys, size * 3 // 2)
+        pygame.draw.rect(surface, THEME.light, cap, border_radius=size // 4)
+        pygame.draw.rect(surface, THEME.muted, cap, 1, border_radius=size // 4)
+        draw_text(surface, key, cap.center, size=size, anchor="center", max_width=keys)
+        place = (cap.right + pad, y)
+        space = box.right - pad - place[0]
+        draw_text(surface, meaning, place, size=size, anchor="midleft", max_width=space)
+        y += row
+
+
+def _help_card(lines: Sequence[tuple[str, str]], size: int) -> tuple[int, tuple[int, int]]:
+    """Return the width of the key column and the size of the whole card for letters of `size`."""
+    keys = max((text_size(key, size)[0] for key, _ in lines), default=0) + size
+    meanings = max((text_size(meaning, size)[0] for _, meaning in lines), default=0)
+    return keys, (keys + meanings + 3 * size, (2 * len(lines) + 2) * size)
+
+
+# Window
+
+
+class Window:
+    """The one place that opens a window: `render_mode="human"` and the demos use it.
+
+    pygame shows one window per process; a second `Window` takes over the first one's.
+
+    Args:
+        title: Text of the title bar.
+        fps: Frames per second that `show` waits for.
+    """
+
+    _current: ClassVar[Window | None] = None
+    """The instance whose frames the one window shows."""
+
+    def __init__(self, title: str, fps: int) -> None:
+        """Remember what to open; nothing is opened before the first `show`."""
+        self.title = title
+        self.fps = int(_positive("fps", fps))
+        self._clock: Clock | None = None
+        self._closed_by_user = False
+        self._pending: deque[Event] = deque(maxlen=MAX_PENDING_EVENTS)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the window is on the screen."""
+        if Window._current is not self:
+            return False
+        # Someone else may have closed the display, as `pygame.quit()` does.
+        return import_pygame().display.get_surface() is not None
+
+    @property
+    def closed_by_user(self) -> bool:
+        """Whether the user has closed the window; `show` then does nothing."""
+        return self._closed_by_user
+
+    def show(self, surface: Surface) -> None:
+        """Show `surface` in a window of its size and wait until the next frame is due."""
+        pygame = import_pygame()
+        if self._closed_by_user:
+            return
+        size = surface.get_size()
+        if not self.is_open or pygame.display.get_surface().get_size() != size:
+            pygame.display.init()
+            pygame.display.set_mode(size)
+            pygame.display.set_caption(self.title)
+            Window._current = self
+        pygame.display.get_surface().blit(surface, (0, 0))
+        pygame.display.flip()
+        # Reading the queue is what tells the system that the window is alive.
+        self._collect_events()
+        if self._clock is None:
+            self._clock = pygame.time.Clock()
+        self._clock.tick(self.fps)
+
+    def events(self) -> list[Event]:
+        """Return the events since the last call, oldest first; none if the window never opened."""
+        if self.is_open:
+            self._collect_events()
+        events = list(self._pending)
+        self._pending.clear()
+        return events
+
+    def close(self) -> None:
+        """Close the window; does nothing if it is not open."""
+        if self.is_open:
+            import_pygame().display.quit()
+            Window._current = None
+
+    def _collect_events(self) -> None:
+        pygame = import_pygame()
+        events = pygame.event.get()
+        self._pending.extend(events)
+        if any(event.type == pygame.QUIT for event in events):
+            self._closed_by_user = True
+            self.close()
+
+
+def _positive(name: str, value: float) -> float:
+    """Return `value` if it is finite and positive."""
+    if not (np.isfinite(value) and value > 0):
+        raise ValueError(f"`{name}` must be finite and positive, got {value}")
+    return value

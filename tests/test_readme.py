@@ -1,0 +1,63 @@
+"""What the README shows is what happens."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from bilevel_gym.cli import markdown_table
+from bilevel_gym.registration import TASKS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_code_runs_from_top_to_bottom_and_reaches_what_it_says(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+    assert len(blocks) >= 4
+    names: dict[str, Any] = {}
+    exec(compile(blocks[0], "README.md, quickstart", "exec"), names)
+    assert capsys.readouterr().out.strip() == "0.46"
+    for number, block in enumerate(blocks[1:], start=2):
+        exec(compile(block, f"README.md, block {number}", "exec"), names)
+    assert isinstance(names["agent"].predict(np.int64(0))[0], np.ndarray)
+    assert "relative error" in capsys.readouterr().out
+
+
+def test_the_start_of_the_quickstart_is_what_the_comment_says() -> None:
+    env = gym.make("BilevelGridWorld-v0")
+    env.reset(seed=0)
+    assert f"{env.get_wrapper_attr('response').objective:.2f}" == "-1.20"
+
+
+def test_the_table_of_tasks_is_the_registry() -> None:
+    assert markdown_table().strip() in README
+    for task in TASKS:
+        assert f"`{task.id}`" in README
+
+
+def test_the_two_commands_stand_there_on_lines_of_their_own() -> None:
+    for command in (
+        "pip install -e . && bilevel-gym solve BilevelGridWorld-v0",
+        'pip install -e ".[test]" && pytest',
+    ):
+        assert f"\n{command}\n" in README
+
+
+def test_every_file_that_it_shows_or_runs_exists() -> None:
+    paths = re.findall(r"!\[[^]]*\]\(([^)]+)\)", README) + re.findall(r"demos/\w+\.py", README)
+    assert len(paths) >= 5
+    for path in paths:
+        assert (ROOT / path).is_file(), path
+
+
+def test_pictures_stay_below_a_megabyte() -> None:
+    for picture in (ROOT / "demos" / "gallery").iterdir():
+        assert picture.stat().st_size < 1_000_000, picture.name

@@ -1,0 +1,649 @@
+"""Tests of the drawing helpers and of the pictures of grid games."""
+
+from __future__ import annotations
+
+import os
+
+# Only the tests of the window need a display; this one exists nowhere.
+os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pygame
+import pytest
+from numpy.typing import NDArray
+
+from bilevel_gym.grid_rendering import (
+    FOUR_ARROWS_CELL,
+    GridLayout,
+    GridScene,
+    draw_grid,
+    grid_layout,
+)
+from bilevel_gym.rendering import (
+    THEME,
+    Curve,
+    Window,
+    contrast_ink,
+    diverging_colours,
+    draw_colour_bar,
+    draw_curves,
+    draw_help,
+    draw_status,
+    draw_text,
+    frame,
+    luminance,
+    new_surface,
+    text_size,
+)
+from bilevel_gym.signs import ICON_SIDE, pin_sprite
+
+UP, RIGHT, DOWN, LEFT = range(4)
+LINES = ("S..#", ".H..", "..H.", "#..G")
+SHAPES = ((1, 1), (4, 4), (8, 8), (3, 12), (12, 3), (30, 30), (1, 40))
+
+Frame = NDArray[np.uint8]
+
+# A division by zero or an overflow would only show as a sign that is missing from a picture.
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
+
+
+def _cells(lines: tuple[str, ...] = LINES) -> NDArray[np.str_]:
+    return np.array([list(line) for line in lines])
+
+
+def _open_cells(shape: tuple[int, int]) -> NDArray[np.str_]:
+    return np.full(shape, ".")
+
+
+def _policy(shape: tuple[int, int], move: int) -> NDArray[np.float64]:
+    policy = np.zeros((*shape, 4))
+    policy[..., move] = 1.0
+    return policy
+
+
+def _scene(cells: NDArray[np.str_] | None = None, **changes: Any) -> GridScene:
+    cells = _cells() if cells is None else cells
+    shaping = np.where(cells == "#", np.nan, 0.0)
+    return GridScene(cells, **{"shaping": shaping, "shaping_limit": 1.0, **changes})
+
+
+def _draw(cells: NDArray[np.str_] | None = None, **changes: Any) -> Frame:
+    return frame(draw_grid(_scene(cells, **changes)))
+
+
+def _cell(picture: Frame, layout: GridLayout, row: int, column: int) -> Frame:
+    """Cut one cell out of a frame, without the lines around it."""
+    x, y = layout.cell_corner(row, column)
+    side = int(layout.cell)
+    return picture[y + 1 : y + side, x + 1 : x + side]
+
+
+def _changed_cells(before: Frame, after: Frame, layout: GridLayout) -> set[tuple[int, int]]:
+    return {
+        (row, column)
+        for row, column in np.ndindex(layout.shape)
+        if (_cell(before, layout, row, column) != _cell(after, layout, row, column)).any()
+    }
+
+
+# Palette
+
+
+def test_luminance_of_the_diverging_colours_rises_with_the_value() -> None:
+    grey = luminance(diverging_colours(np.linspace(-2.0, 2.0, 401), 2.0))
+    assert (np.diff(grey) > -1.0).all()  # the rounding of three channels to whole numbers
+    assert grey[0] + 80 < grey[200] < grey[-1] - 30
+
+
+def test_zero_is_grey_and_larger_values_get_the_colours_of_the_ends() -> None:
+    colours = diverging_colours([-9.0, -3.0, 0.0, 3.0, 9.0], 3.0)
+    assert tuple(colours[2]) == THEME.diverging[2]
+    assert (colours[0] == colours[1]).all() and (colours[3] == colours[4]).all()
+    assert tuple(colours[0]) == THEME.diverging[0] and tuple(colours[4]) == THEME.diverging[-1]
+
+
+def test_nan_gets_a_colour_of_its_own() -> None:
+    assert tuple(diverging_colours(np.nan, 1.0)) == THEME.missing
+
+
+def test_a_power_below_one_brings_out_small_values() -> None:
+    rooted = diverging_colours([-4.0, -1.0, 0.0, 1.0, 4.0], 4.0, power=0.5)
+    assert (rooted == diverging_colours([-4.0, -2.0, 0.0, 2.0, 4.0], 4.0)).all()
+    with pytest.raises(ValueError, match="`power` must be finite and positive, got 0"):
+        diverging_colours(0.0, 1.0, power=0.0)
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, np.inf, np.nan])
+def test_a_bad_limit_is_rejected(limit: float) -> None:
+    with pytest.raises(ValueError, match="`limit` must be finite and positive"):
+        diverging_colours(0.0, limit)
+
+
+def test_contrast_ink_is_light_on_dark_and_dark_on_light() -> None:
+    assert contrast_ink(THEME.missing) == THEME.light
+    assert contrast_ink(THEME.diverging[-1]) == THEME.ink
+
+
+# Layout and frames
+
+
+@pytest.mark.parametrize("with_curves", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_frames_have_the_size_of_the_layout(shape: tuple[int, int], with_curves: bool) -> None:
+    layout = grid_layout(shape, with_curves=with_curves)
+    curves = (Curve("objective", ()),) if with_curves else ()
+    picture = _draw(_open_cells(shape), curves=curves)
+    assert picture.shape == (layout.size[1], layout.size[0], 3)
+    assert picture.dtype == np.uint8 and picture.flags.c_contiguous and picture.flags.writeable
+    assert layout.size[0] % 2 == 0 and layout.size[1] % 2 == 0
+
+
+def test_the_frame_size_does_not_depend_on_what_is_shown() -> None:
+    full = _draw(
+        policy=np.full((4, 4, 4), 0.25),
+        occupancy=np.full((4, 4), 0.1),
+        gradient=np.ones((4, 4)),
+        follower=(0, 1),
+        cursor=(1, 1),
+        title="A very long title " * 20,
+        status=tuple((f"label {i}", f"value {i}") for i in range(40)),
+    )
+    assert full.shape == _draw().shape
+
+
+@pytest.mark.parametrize("with_curves", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_parts_of_a_layout_lie_in_the_frame_and_apart(
+    shape: tuple[int, int], with_curves: bool
+) -> None:
+    layout = grid_layout(shape, with_curves=with_curves)
+    parts = [layout.map, layout.title, layout.status, layout.key]
+    parts += [layout.curves] if layout.curves is not None else []
+    rectangles = [pygame.Rect(part) for part in parts]
+    for i, part in enumerate(rectangles):
+        assert pygame.Rect(0, 0, *layout.size).contains(part)
+        assert part.collidelist(rectangles[i + 1 :]) == -1
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (200, 200), (7, 640)])
+def test_every_cell_is_found_at_its_corners_and_centre(shape: tuple[int, int]) -> None:
+    layout = grid_layout(shape)
+    last = int(layout.cell) - 1
+    for row, column in np.ndindex(shape):
+        x, y = layout.cell_corner(row, column)
+        places = [(x, y), (x + last, y + last), layout.cell_centre(row, column)]
+        assert [layout.cell_at(place) for place in places] == [(row, column)] * 3
+
+
+def test_no_cell_is_found_outside_the_map() -> None:
+    layout = grid_layout((4, 6))
+    left, top, width, height = layout.map
+    assert layout.cell_at((left + width - 1, top + height - 1)) == (3, 5)
+    outside = [(left - 1, top), (left, top - 1), (left + width, top), (left, top + height)]
+    assert [layout.cell_at(place) for place in outside] == [None] * 4
+
+
+@pytest.mark.parametrize("shape", [(1000, 1000), (1, 2000), (2000, 1), (200, 200)])
+def test_huge_maps_are_drawn_as_images_of_their_shaping(shape: tuple[int, int]) -> None:
+    shaping = np.broadcast_to(np.linspace(-1, 1, shape[1]), shape)
+    picture = _draw(_open_cells(shape), shaping=shaping)
+    layout = grid_layout(shape)
+    left, top, width, height = layout.map
+    grey = luminance(picture[top : top + height, left : left + width])
+    assert max(layout.size) < 1000 and grey.shape == (height, width)
+    if width > 1:
+        assert grey[:, -1].min() > grey[:, 0].max() + 100
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3,), (2, 2, 2)])
+def test_a_bad_map_shape_is_rejected(shape: Any) -> None:
+    with pytest.raises(ValueError, match="`shape` of the map must be two positive numbers"):
+        grid_layout(shape)
+
+
+def test_frames_are_fresh_arrays() -> None:
+    surface = draw_grid(_scene())
+    first, second = frame(surface), frame(surface)
+    first[...] = 0
+    assert second.any() and (frame(surface) == second).all()
+
+
+def test_drawing_twice_gives_the_same_frame() -> None:
+    assert (_draw(policy=_policy((4, 4), UP)) == _draw(policy=_policy((4, 4), UP))).all()
+
+
+# What a scene shows
+
+
+@pytest.mark.parametrize("side", [4, 8, 30, 100, 200])
+def test_the_sign_of_the_shaping_shows_in_colour_and_in_greyscale(side: int) -> None:
+    shaping = np.zeros((side, side))
+    shaping[1, 1], shaping[2, 2] = -0.25, 0.25
+    picture, layout = _draw(_open_cells((side, side)), shaping=shaping), grid_layout((side, side))
+    (x0, y0), (x1, y1), (x2, y2) = (layout.cell_centre(i, i) for i in (0, 1, 2))
+    zero, negative, positive = picture[y0, x0], picture[y1, x1], picture[y2, x2]
+    assert negative[2] > negative[0] and positive[0] > positive[2]  # blue and yellow
+    assert luminance(negative) + 40 < luminance(zero) < luminance(positive) - 20
+
+
+@pytest.mark.parametrize("side", [4, 8, 16, 30, 40])
+def test_arrows_change_where_the_policy_changes_and_nowhere_else(side: int) -> None:
+    layout, cells = grid_layout((side, side)), _open_cells((side, side))
+    before, after = _policy((side, side), UP), _policy((side, side), UP)
+    after[2, 1] = [0.0, 0.0, 0.0, 1.0]
+    pictures = _draw(cells, policy=before), _draw(cells, policy=after)
+    assert _changed_cells(*pictures, layout) == {(2, 1)}
+
+
+@pytest.mark.parametrize("side", [8, 30])
+@pytest.mark.parametrize("move", [UP, RIGHT, DOWN, LEFT])
+def test_an_arrow_has_its_head_on_the_side_that_it_points_to(side: int, move: int) -> None:
+    shape = (side, side)
+    empty = _cell(_draw(_open_cells(shape)), grid_layout(shape), 1, 1)
+    shown = _draw(_open_cells(shape), policy=_policy(shape, move))
+    changed = (_cell(shown, grid_layout(shape), 1, 1) != empty).any(axis=-1)
+    half = changed.shape[0] // 2
+    halves = [changed[:half], changed[:, -half:], changed[-half:], changed[:, :half]]
+    opposite = halves[(move + 2) % 4]
+    assert halves[move].sum() > opposite.sum()
+
+
+def test_arrows_grow_with_the_probability_and_tiny_ones_are_left_out() -> None:
+    shape = (8, 8)
+    assert grid_layout(shape).cell >= FOUR_ARROWS_CELL
+    empty = _cell(_draw(_open_cells(shape)), grid_layout(shape), 1, 1)
+    pixels = []
+    for probability in (0.01, 0.3, 0.6, 0.99):
+        policy = np.zeros((*shape, 4))
+        policy[..., RIGHT], policy[..., LEFT] = probability, 1 - probability
+        cell = _cell(_draw(_open_cells(shape), policy=policy), grid_layout(shape), 1, 1)
+        right = (cell != empty).any(axis=-1)[:, 3 * cell.shape[1] // 5 :]
+        pixels.append(int(right.sum()))
+    assert pixels[0] == 0 and pixels[1] < pixels[2] < pixels[3]
+
+
+def test_an_unlikely_move_leaves_no_trace() -> None:
+    layout, cells, pictures = grid_layout((8, 8)), _open_cells((8, 8)), []
+    for unlikely in (UP, RIGHT):
+        policy = 0.94 * _policy((8, 8), LEFT) + 0.06 * _policy((8, 8), unlikely)
+        pictures.append(_draw(cells, policy=policy))
+    assert not _changed_cells(pictures[0], pictures[1], layout)
+
+
+def test_a_uniform_policy_has_no_principal_arrow() -> None:
+    cells = _open_cells((30, 30))
+    layout = grid_layout((30, 30))
+    uniform = _draw(cells, policy=np.full((30, 30, 4), 0.25))
+    assert not _changed_cells(_draw(cells), uniform, layout)
+
+
+def test_the_disc_has_the_area_of_the_occupancy() -> None:
+    occupancy = np.zeros((4, 4))
+    occupancy[1, 1], occupancy[2, 2] = 0.8, 0.2
+    layout, cells = grid_layout((4, 4)), _open_cells((4, 4))
+    empty, shown = _draw(cells), _draw(cells, occupancy=occupancy)
+    assert _changed_cells(empty, shown, layout) == {(1, 1), (2, 2)}
+    large, small = (
+        (_cell(shown, layout, i, i) != _cell(empty, layout, i, i)).any(axis=-1).sum()
+        for i in (1, 2)
+    )
+    assert large / small == pytest.approx(4.0, rel=0.1)  # steps of the diameter and the edge
+
+
+@pytest.mark.parametrize("side", [4, 8, 30])
+def test_the_gradient_sign_shows_without_colour(side: int) -> None:
+    gradient = np.zeros((side, side))
+    gradient[1, 1], gradient[2, 2] = 0.3, -0.3
+    layout, cells = grid_layout((side, side)), _open_cells((side, side))
+    empty, shown = _draw(cells), _draw(cells, gradient=gradient)
+    assert _changed_cells(empty, shown, layout) == {(1, 1), (2, 2)}
+    ground = float(luminance(diverging_colours(0.0, 1.0)))
+    up, down = (luminance(_cell(shown, layout, i, i)) for i in (1, 2))
+    assert up.min() < ground / 2 and down.max() > ground + 40
+    # Up is broad at its foot, down at its head.
+    rows = [np.abs(glyph - ground).sum(axis=1) for glyph in (up, down)]
+    feet = [float(row @ np.arange(len(row)) / row.sum()) for row in rows]
+    assert feet[0] > feet[1]
+
+
+def test_gradient_triangles_grow_with_the_gradient() -> None:
+    gradient = np.zeros((4, 4))
+    gradient[1, 1], gradient[2, 2] = 1.0, 0.25
+    layout, cells = grid_layout((4, 4)), _open_cells((4, 4))
+    empty, shown = _draw(cells), _draw(cells, gradient=gradient)
+    large, small = (
+        (_cell(shown, layout, i, i) != _cell(empty, layout, i, i)).any(axis=-1).sum()
+        for i in (1, 2)
+    )
+    assert 2.5 < large / small < 4.5
+
+
+@pytest.mark.parametrize("side", [4, 8, 16])
+def test_the_follower_moves(side: int) -> None:
+    layout, cells = grid_layout((side, side)), _open_cells((side, side))
+    pictures = _draw(cells, follower=(1, 1)), _draw(cells, follower=(1, 2))
+    assert _changed_cells(*pictures, layout) == {(1, 1), (1, 2)}
+
+
+def test_the_cursor_marks_its_cell() -> None:
+    layout, cells = grid_layout((8, 8)), _open_cells((8, 8))
+    picture = _draw(cells, cursor=(3, 5))
+    x, y = layout.cell_corner(3, 5)
+    assert tuple(picture[y - 1, x + 10]) == THEME.accent
+    assert tuple(_draw(cells)[y - 1, x + 10]) != THEME.accent
+
+
+@pytest.mark.parametrize("side", [4, 8, 16, 30, 100, 200])
+def test_start_goal_hazard_wall_and_free_cells_look_different(side: int) -> None:
+    cells = _open_cells((side, side))
+    last = side - 1  # pins are larger than small cells: far apart
+    marked = ((0, 0, "S"), (0, last, "G"), (last, 0, "H"), (last, last, "#"))
+    for row, column, kind in marked:
+        cells[row, column] = kind
+    picture, layout = _draw(cells), grid_layout((side, side))
+    looks = {_cell(picture, layout, row, column).tobytes() for row, column, _ in marked}
+    assert len(looks | {_cell(picture, layout, side // 2, side // 2).tobytes()}) == 5
+
+
+def test_the_key_names_the_signs_of_the_scene_only() -> None:
+    left, top, width, height = grid_layout((4, 4)).key
+    key = (slice(top, top + height), slice(left, left + width))
+    plain = _draw(_open_cells((4, 4)))[key]
+    for change in ("S", "G", "H", "#"):
+        cells = _open_cells((4, 4))
+        cells[0, 0] = change
+        assert (_draw(cells)[key] != plain).any()
+    policy = _policy((4, 4), UP)
+    assert (_draw(_open_cells((4, 4)), policy=policy)[key] != plain).any()
+
+
+def test_values_on_walls_are_ignored() -> None:
+    wall = _cells() == "#"
+    pictures = []
+    for value in (np.nan, 9.0):
+        gradient, occupancy = np.full((4, 4), 0.3), np.full((4, 4), 0.1)
+        policy = np.full((4, 4, 4), 0.25)
+        policy[wall] = gradient[wall] = occupancy[wall] = value
+        pictures.append(_draw(policy=policy, gradient=gradient, occupancy=occupancy))
+    assert (pictures[0] == pictures[1]).all()
+
+
+def test_a_zero_gradient_has_no_triangles() -> None:
+    layout, cells = grid_layout((4, 4)), _open_cells((4, 4))
+    assert not _changed_cells(_draw(cells), _draw(cells, gradient=np.zeros((4, 4))), layout)
+
+
+def test_a_map_of_walls_is_drawn() -> None:
+    cells = np.full((3, 3), "#")
+    _draw(cells, policy=np.zeros((3, 3, 4)), gradient=np.ones((3, 3)), occupancy=np.ones((3, 3)))
+
+
+def _with(values: NDArray[np.float64], place: tuple[int, ...], value: float) -> Any:
+    values = values.copy()
+    values[place] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"cells": _cells(("S?", "..")), "shaping": np.zeros((2, 2))},
+            "`cells` must be among.*'?'",
+        ),
+        ({"cells": np.array(["S.", ".."])}, "two positive numbers, got .2,"),
+        ({"shaping": np.zeros((4, 5))}, r"`shaping` must have shape \(4, 4\), got \(4, 5\)"),
+        ({"shaping": _with(np.zeros((4, 4)), (1, 2), np.nan)}, r"`shaping`.*nan at \(1, 2\)"),
+        ({"shaping_limit": 0.0}, "`shaping_limit` must be finite and positive, got 0.0"),
+        ({"shaping_limit": np.inf}, "`shaping_limit` must be finite and positive, got inf"),
+        ({"policy": np.zeros((4, 4))}, r"`policy` must have shape \(4, 4, 4\), got \(4, 4\)"),
+        ({"policy": np.full((4, 4, 4), 0.3)}, "`policy` must sum to 1 over the moves, got 1.2"),
+        ({"policy": _with(np.full((4, 4, 4), 0.25), (0, 1, 2), np.inf)}, "`policy` must be finite"),
+        ({"policy": np.tile([2.0, -1.0, 0.0, 0.0], (4, 4, 1))}, r"`policy` must lie in \[0, 1\]"),
+        ({"occupancy": np.full((4, 4), 1.5)}, r"`occupancy` must lie in \[0, 1\], got 1.5"),
+        ({"occupancy": np.zeros(16)}, r"`occupancy` must have shape \(4, 4\), got \(16,\)"),
+        ({"gradient": np.full((4, 4), -np.inf)}, "`gradient` must be finite outside the walls"),
+        ({"follower": (4, 0)}, r"`follower` must lie within the \(4, 4\) map, got \(4, 0\)"),
+        ({"cursor": (0, -1)}, r"`cursor` must lie within the \(4, 4\) map, got \(0, -1\)"),
+    ],
+)
+def test_bad_scenes_are_rejected(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GridScene(**{"cells": _cells(), "shaping": np.zeros((4, 4)), "shaping_limit": 1, **changes})
+
+
+# Shared helpers
+
+
+def _ink_outside(surface: pygame.Surface, rectangle: tuple[int, int, int, int]) -> bool:
+    picture = (frame(surface) != THEME.page).any(axis=-1)
+    left, top, width, height = rectangle
+    picture[top : top + height, left : left + width] = False
+    return bool(picture.any())
+
+
+@pytest.mark.parametrize("count", [1, 5, 12, 60])
+def test_the_status_line_stays_in_its_rectangle(count: int) -> None:
+    surface, rectangle = new_surface((400, 100)), (20, 20, 360, 40)
+    draw_status(
+        surface, rectangle, [(f"label {i}", "−0.00093" * (i % 3 + 1)) for i in range(count)]
+    )
+    assert (frame(surface) != THEME.page).any() and not _ink_outside(surface, rectangle)
+
+
+def test_a_long_status_value_stays_in_its_rectangle() -> None:
+    surface, rectangle = new_surface((400, 100)), (20, 20, 360, 40)
+    draw_status(surface, rectangle, [("a", "b"), ("label", "long value " * 50)])
+    assert not _ink_outside(surface, rectangle)
+
+
+def test_the_status_line_shrinks_until_its_last_value_shows() -> None:
+    pictures = []
+    for last in ("0.12", "0.34"):
+        surface = new_surface((400, 40))
+        values = ["0.000001"] * 8 + [last]
+        draw_status(surface, (0, 0, 400, 40), [("label", value) for value in values])
+        pictures.append(frame(surface))
+    assert (pictures[0] != pictures[1]).any()
+
+
+def test_text_is_cut_to_its_room() -> None:
+    surface = new_surface((200, 40))
+    assert (
+        draw_text(surface, "some words", (0, 0), max_width=150)
+        == text_size("some words", THEME.text_size)[0]
+    )
+    assert 0 < draw_text(surface, "some words " * 9, (0, 0), max_width=150) <= 150
+
+
+@pytest.mark.parametrize(
+    "values",
+    [(), (1.0,), (2.0, 2.0), (0.0, 1.0, -3.0), (1.0, np.nan, np.inf, 2.0), (-1e308, 1e308)],
+)
+@pytest.mark.parametrize("log_scale", [False, True])
+def test_any_curve_is_drawn_in_its_rectangle(values: tuple[float, ...], log_scale: bool) -> None:
+    surface, rectangle = new_surface((300, 200)), (20, 20, 260, 160)
+    draw_curves(surface, rectangle, [Curve("a label " * 9, values, log_scale)])
+    assert (frame(surface) != THEME.page).any() and not _ink_outside(surface, rectangle)
+
+
+@pytest.mark.parametrize("values", [(3.0, 3.0), (-1e308, 1e308)])
+def test_constant_and_extreme_curves_show_all_their_points(values: tuple[float, ...]) -> None:
+    surface = new_surface((300, 200))
+    draw_curves(surface, (0, 0, 300, 200), [Curve("", values)])
+    # Inside of the plot, away from its frame and notes.
+    columns = np.nonzero((frame(surface)[60:140, 4:296] != THEME.light).any(axis=(0, 2)))[0]
+    assert len(columns) > 100 and np.diff(columns).max() == 1
+
+
+def test_a_rising_curve_rises() -> None:
+    surface = new_surface((300, 200))
+    draw_curves(surface, (0, 0, 300, 200), [Curve("", np.linspace(0, 1, 100_000))])
+    # The strip spares the last point's number above and the notes in the corners.
+    line = (frame(surface)[30:180] == THEME.curves[0]).all(axis=-1)
+    rows, columns = np.nonzero(line)
+    assert np.corrcoef(rows, columns)[0, 1] < -0.9
+
+
+def test_a_logarithmic_axis_turns_geometric_decay_into_a_straight_line() -> None:
+    pictures = []
+    for curve in (Curve("", 0.5 ** np.arange(30.0), True), Curve("", -np.arange(30.0))):
+        surface = new_surface((300, 200))
+        draw_curves(surface, (0, 0, 300, 200), [curve])
+        line = (frame(surface)[60:150, 20:280] != THEME.light).any(axis=-1)
+        pictures.append(line)
+    assert (pictures[0] == pictures[1]).all() and pictures[0].any()
+
+
+def test_a_curve_must_be_a_line() -> None:
+    with pytest.raises(ValueError, match=r"`values` must have shape \[N\], got shape \(2, 2\)"):
+        Curve("a", np.zeros((2, 2)))
+
+
+def test_the_colour_bar_runs_from_minus_to_plus_the_limit() -> None:
+    surface = new_surface((200, 80))
+    draw_colour_bar(surface, (0, 0, 200, 80), 2.0, "caption")
+    row = frame(surface)[40]
+    ends = diverging_colours([-2.0, 0.0, 2.0], 2.0).astype(int)
+    assert np.abs(row[[2, 100, 197]] - ends).max() < 5  # two pixels from the frame of the bar
+
+
+@pytest.mark.parametrize("limit", [1.0, 0.123456, 1e-7])
+@pytest.mark.parametrize("width", [212, 130])
+def test_the_numbers_of_the_colour_bar_do_not_touch(width: int, limit: float) -> None:
+    surface = new_surface((width, 80))
+    draw_colour_bar(surface, (0, 0, width, 80), limit, "", power=0.5)
+    inked = (frame(surface)[-12:] != THEME.page).any(axis=(0, 2))
+    gaps = np.diff(np.flatnonzero(inked))
+    # One wide gap between neighbours among the five numbers, or the three that fit everywhere.
+    assert (gaps > THEME.gap // 3).sum() in (2, 4)
+    assert not _ink_outside(surface, (0, 0, width, 80))
+
+
+@pytest.mark.parametrize("size", [(640, 480), (200, 100)])
+def test_the_help_overlay_dims_the_picture_and_stays_inside(size: tuple[int, int]) -> None:
+    surface = new_surface(size)
+    draw_help(surface, [("Space", "one step"), ("H", "show or hide this help")] * 4)
+    picture = frame(surface)
+    assert luminance(picture[0, 0]) < luminance(THEME.page) - 50
+    assert tuple(picture[size[1] // 2, THEME.margin * 2]) in {THEME.page, tuple(picture[0, 0])}
+    assert (picture[: THEME.margin] == picture[0, 0]).all()
+
+
+def test_an_empty_help_overlay_is_drawn() -> None:
+    draw_help(new_surface((100, 100)), [])
+
+
+def test_drawing_goes_on_after_pygame_was_quit() -> None:
+    before = _draw(title="title")
+    pygame.quit()
+    assert (_draw(title="title") == before).all()
+    _draw(title="another title")
+
+
+def test_pins_are_distinguishable_in_greyscale() -> None:
+    greys = []
+    for kind in ("S", "G", "follower"):
+        surface = new_surface((ICON_SIDE, ICON_SIDE))
+        surface.blit(*pin_sprite(kind, ICON_SIDE).at(0, 0))
+        greys.append(luminance(frame(surface)))
+    for i in range(3):
+        assert np.abs(greys[i] - greys[i - 1]).mean() > 10
+
+
+def test_drawing_opens_no_display_and_importing_loads_no_pygame() -> None:
+    program = """
+import sys
+import numpy as np
+from bilevel_gym.grid_rendering import GridScene, draw_grid
+from bilevel_gym.rendering import Window, draw_help, frame
+assert "pygame" not in sys.modules
+surface = draw_grid(GridScene(np.array([["S", "G"]]), np.zeros((1, 2)), 1.0, title="t"))
+draw_help(surface, [("H", "help")])
+frame(surface)
+Window("unused", 30).close()
+import pygame
+assert not pygame.display.get_init()
+"""
+    # A driver that does not exist: opening any display would fail.
+    environment = {**os.environ, "SDL_VIDEODRIVER": "none"}
+    run = [sys.executable, "-c", program]
+    done = subprocess.run(run, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not done.stdout  # pygame's greeting
+
+
+# Window
+
+
+def test_a_window_opens_at_the_first_frame_and_closes_twice() -> None:
+    window = Window("title", 1000)
+    assert not window.is_open and window.events() == []
+    window.show(new_surface((40, 30)))
+    assert window.is_open and pygame.display.get_window_size() == (40, 30)
+    assert pygame.display.get_caption()[0] == "title"
+    window.close()
+    window.close()
+    assert not window.is_open and not pygame.display.get_init()
+
+
+def test_a_window_shows_what_was_drawn() -> None:
+    window, surface = Window("title", 1000), draw_grid(_scene())
+    window.show(surface)
+    screen = pygame.display.get_surface()
+    assert screen is not None
+    shown = frame(screen)
+    window.close()
+    assert (shown == frame(surface)).all()
+
+
+def test_events_that_arrive_while_showing_are_kept() -> None:
+    window, surface = Window("title", 1000), new_surface((40, 30))
+    window.show(surface)
+    pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_h))
+    window.show(surface)
+    pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_s))
+    keys = [event.key for event in window.events() if event.type == pygame.KEYDOWN]
+    assert keys == [pygame.K_h, pygame.K_s]
+    assert window.events() == []
+    window.close()
+
+
+def test_closing_by_the_user_is_remembered() -> None:
+    window, surface = Window("title", 1000), new_surface((40, 30))
+    window.show(surface)
+    pygame.event.post(pygame.event.Event(pygame.QUIT))
+    window.show(surface)
+    assert window.closed_by_user and not window.is_open
+    assert [event.type for event in window.events()][-1] == pygame.QUIT
+    window.show(surface)
+    assert not window.is_open and not pygame.display.get_init()
+
+
+def test_a_window_comes_back_after_someone_else_closed_the_display() -> None:
+    window, surface = Window("title", 1000), new_surface((40, 30))
+    window.show(surface)
+    pygame.quit()
+    assert not window.is_open
+    window.events()
+    window.show(surface)
+    assert window.is_open and not window.closed_by_user
+    window.close()
+
+
+def test_closing_a_window_spares_its_successor() -> None:
+    first, second = Window("first", 1000), Window("second", 1000)
+    first.show(new_surface((40, 30)))
+    second.show(new_surface((50, 30)))
+    first.close()
+    assert second.is_open
+    second.close()
+
+
+def test_a_bad_frame_rate_is_rejected() -> None:
+    with pytest.raises(ValueError, match="`fps` must be finite and positive, got 0"):
+        Window("title", 0)
