@@ -399,8 +399,12 @@ class TabularBilevelEnv(BilevelEnv):
         for option in options:
             if option != "upper_params":
                 raise ValueError(unknown_name("reset option", option, ["upper_params"]))
-        self.commit(options.get("upper_params", self.initial_upper_params))
-        super().reset(seed=seed)
+        start = options.get("upper_params", self.initial_upper_params)
+        if start is not self._upper_params:
+            start = self.validate_upper_params(start)
+        super().reset(seed=seed)  # may refuse the seed, hence nothing has changed so far
+        if start is not self._upper_params:
+            self._enter(start)
         draw = self.np_random.random()
         self._state = int(np.searchsorted(self._start_cumulative, draw, side="right"))
         self._over = False

@@ -79,7 +79,7 @@ def test_grids_are_solved_to_rounding_at_every_temperature_and_discount(
     size: int, temperature: float, gamma: float
 ) -> None:
     game = BilevelGridWorld(size=size, map_seed=1, gamma=gamma, temperature=temperature)
-    assert (game.observation_space.n <= DENSE_LIMIT) == (size == 8)  # both kinds of factors
+    assert (game.upper_space.shape[0] <= DENSE_LIMIT) == (size == 8)  # both kinds of factors
     x = 0.1 * np.random.default_rng(0).uniform(-1, 1, game.upper_space.shape)
     solution = solve_soft_mdp(game.lower_mdp(x))
     assert solution.converged and solution.residual <= 1e-10

@@ -41,6 +41,6 @@ def make_method(name: str, game: Any, **options: Any) -> Method:
     ]
     for option in options:
         if option not in accepted:
-            raise TypeError(unknown_name(f"option of method {name!r}", option, accepted))
+            raise TypeError(unknown_name(f"option for method {name!r}:", option, accepted))
     method: Method = factory(game, **options)
     return method

@@ -60,5 +60,5 @@ class Exact:
             tolerance=self._tolerance,
             max_iterations=self._max_iterations,
         )
-        self._value = response.soft_value
+        self._value = response.soft_value.copy()  # the response belongs to the caller
         return response

@@ -1,0 +1,19 @@
+"""Settings that must be in place before the first test module is imported."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+# Windows of `render_mode="human"` need no display then, and pygame prints no greeting.
+os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+
+
+@pytest.fixture
+def single_torch_thread() -> None:
+    """Keep torch on one thread: networks this small run slower on more, and less repeatably."""
+    import torch
+
+    torch.set_num_threads(1)

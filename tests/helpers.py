@@ -1,0 +1,158 @@
+"""What several test modules share: seats of a task, rollouts and bitwise comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+import bilevel_gym
+from bilevel_gym.envs import ArrayBilevelEnv, TabularBilevelEnv
+from bilevel_gym.registration import Task
+
+FloatArray = NDArray[np.float64]
+Env = gym.Env[Any, Any]
+Transition = tuple[Any, float, bool, bool, dict[str, Any]]
+
+
+def leader_seat(task: Task, **kwargs: Any) -> Env:
+    """Make a task as it comes: in the leader's seat, on its small instance."""
+    return gym.make(task.id, **{**task.test_kwargs, **kwargs})
+
+
+def follower_seat(task: Task, upper_params: ArrayLike | None = None, **kwargs: Any) -> Env:
+    """Make a task in the follower's seat, by default at an x away from the initial one."""
+    env = leader_seat(task, **kwargs)
+    x = interior_point(env) if upper_params is None else upper_params
+    return bilevel_gym.LowerLevel(env, x)
+
+
+def raw_game(task: Task, **kwargs: Any) -> Env:
+    """Make the game itself, without any wrapper."""
+    return leader_seat(task, **kwargs).unwrapped
+
+
+SEATS: dict[str, Callable[[Task], Env]] = {
+    "leader": leader_seat,
+    "follower": follower_seat,
+    "game": raw_game,
+}
+
+
+def game_of(env: Env) -> TabularBilevelEnv:
+    """Return the tabular game below any stack of wrappers."""
+    game = env.unwrapped
+    assert isinstance(game, TabularBilevelEnv)
+    return game
+
+
+def interior_point(env: Env, seed: int = 5, share: float = 0.5) -> FloatArray:
+    """Return a float64 x, not representable in float32, well inside the box of a game."""
+    space = game_of(env).upper_space
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    offset = np.random.default_rng(seed).uniform(-share, share, space.shape)
+    return (low + high) / 2 + (high - low) / 2 * offset
+
+
+def sampled_actions(env: Env, count: int, seed: int = 11) -> list[Any]:
+    """Draw actions of an environment, without touching the random numbers of its own space."""
+    space = env.action_space
+    state = np.random.default_rng(seed)
+
+    def draw(space: gym.Space[Any]) -> Any:
+        if isinstance(space, gym.spaces.Dict):
+            return {name: draw(part) for name, part in space.items()}
+        if isinstance(space, gym.spaces.Discrete):
+            return int(state.integers(space.n))
+        assert isinstance(space, gym.spaces.Box)
+        return state.uniform(space.low, space.high).astype(np.float64)
+
+    return [draw(space) for _ in range(count)]
+
+
+def rollout(env: Env, actions: list[Any], seed: int | None = None) -> list[Any]:
+    """Return everything `reset(seed)` and the steps after it give; ended episodes begin again."""
+    records: list[Any] = [env.reset(seed=seed)]
+    records += continue_rollout(env, actions)
+    return records
+
+
+def continue_rollout(env: Env, actions: list[Any]) -> list[Any]:
+    """Return everything that further steps give; ended episodes of the follower begin again."""
+    records: list[Any] = []
+    for action in actions:
+        records.append(env.step(action))
+        if records[-1][2]:
+            records.append(env.reset())
+    return records
+
+
+def assert_identical(first: Any, second: Any, where: str = "") -> None:
+    """Assert that two nested structures agree in types, dtypes and every bit."""
+    assert type(first) is type(second), f"{where}: {type(first)} and {type(second)}"
+    if isinstance(first, dict):
+        assert list(first) == list(second), where
+        for key in first:
+            assert_identical(first[key], second[key], f"{where}[{key!r}]")
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second), where
+        for i, (one, other) in enumerate(zip(first, second, strict=True)):
+            assert_identical(one, other, f"{where}[{i}]")
+    elif isinstance(first, np.ndarray):
+        assert first.dtype == second.dtype and first.shape == second.shape, where
+        assert first.tobytes() == second.tobytes(), f"{where}: {first} and {second}"
+    else:
+        assert first == second, f"{where}: {first!r} and {second!r}"
+
+
+def arrays_in(structure: Any) -> Iterator[NDArray[Any]]:
+    """Yield every array in a nested structure."""
+    if isinstance(structure, np.ndarray):
+        yield structure
+    elif isinstance(structure, dict):
+        for value in structure.values():
+            yield from arrays_in(value)
+    elif isinstance(structure, list | tuple):
+        for value in structure:
+            yield from arrays_in(value)
+
+
+def spoil(structure: Any) -> int:
+    """Overwrite every array in a nested structure; return how many there were."""
+    count = 0
+    for array in arrays_in(structure):
+        array[...] = 77
+        count += 1
+    return count
+
+
+def force_state(env: Env, state: int) -> None:
+    """Put the follower of an episode under way, or just over, into a state."""
+    game = game_of(env)
+    game._state, game._over = state, False
+
+
+def array_game(**options: Any) -> ArrayBilevelEnv:
+    """Return a game of three states and two actions; in state 2 the episode may end.
+
+    Options replace arguments of `TabularBilevelEnv.from_arrays`, `transition` and `reward` too.
+    """
+    transition = np.array(
+        [
+            [[0.2, 0.8, 0.0], [0.5, 0.0, 0.5]],
+            [[0.0, 0.1, 0.9], [1.0, 0.0, 0.0]],
+            [[0.3, 0.0, 0.4], [0.0, 0.0, 0.0]],
+        ]
+    )
+    arguments: dict[str, Any] = {
+        "transition": transition,
+        "reward": np.array([[0.1, -0.3], [0.7, 0.2], [-0.4, 1.0]]),
+        "upper_reward": np.array([[1.0, -0.5], [0.25, 0.0], [-1.0, 2.0]]),
+        "initial_distribution": [0.6, 0.4, 0.0],
+        "gamma": 0.9,
+        "temperature": 0.2,
+    }
+    return TabularBilevelEnv.from_arrays(**{**arguments, **options})

@@ -1,0 +1,351 @@
+"""Maps, moves and numbers of BilevelGridWorld-v0."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+import warnings
+from collections import deque
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import bilevel_gym  # noqa: F401  (registers the ids)
+from bilevel_gym import LowerLevel
+from bilevel_gym.envs import BilevelGridWorld, random_map
+from bilevel_gym.envs.grid_world import MAPS
+from bilevel_gym.optimizers import lbfgsb, normalized_ascent
+
+from .helpers import FloatArray
+
+UP, RIGHT, DOWN, LEFT = range(4)
+
+SMALL = ("#.G", "SH.")  # states: 0 = (0, 1), 1 = G, 2 = S, 3 = H, 4 = (1, 2)
+
+
+def cells_with(desc: tuple[str, ...], sign: str) -> list[tuple[int, int]]:
+    """Return the cells of a map, row by row, that carry a sign."""
+    return [
+        (r, c) for r, row in enumerate(desc) for c, character in enumerate(row) if character == sign
+    ]
+
+
+def distances(desc: tuple[str, ...], blocked: str) -> dict[tuple[int, int], int]:
+    """Return the number of moves from the start to every cell that can be reached."""
+    (start,) = cells_with(desc, "S")
+    found = {start: 0}
+    queue = deque([start])
+    while queue:
+        row, column = queue.popleft()
+        for r, c in ((row - 1, column), (row, column + 1), (row + 1, column), (row, column - 1)):
+            inside = 0 <= r < len(desc) and 0 <= c < len(desc[0])
+            if inside and desc[r][c] not in blocked and (r, c) not in found:
+                found[r, c] = found[row, column] + 1
+                queue.append((r, c))
+    return found
+
+
+def value_and_gradient(game: BilevelGridWorld) -> Any:
+    def objective(x: FloatArray) -> tuple[float, FloatArray]:
+        response = game.evaluate(x)
+        return response.objective, response.hyper_gradient
+
+    return objective
+
+
+# Maps -------------------------------------------------------------------------------------------
+
+
+def test_x_has_an_entry_for_every_cell_that_is_no_wall_row_by_row() -> None:
+    game = BilevelGridWorld(SMALL)
+    assert game.upper_space == gym.spaces.Box(-1.0, 1.0, (5,), np.float32)
+    order = [(0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    assert [game.cell_of(state) for state in range(5)] == order
+    assert [game.state_of(cell) for cell in order] == list(range(5))
+    assert game.state_of((0, 0)) is None
+    # The start, the goal and the hazard have theirs too.
+    rewards = game.reward(np.array([0.1, 0.2, 0.3, 0.4, 0.5]))
+    np.testing.assert_allclose(rewards, np.outer([0.1, 1.2, 0.3, 0.4, 0.5], np.ones(4)))
+
+
+@pytest.mark.parametrize("map_name", MAPS)
+def test_cells_and_states_are_inverse_to_each_other(map_name: str) -> None:
+    game = BilevelGridWorld(map_name=map_name)
+    height, width = len(MAPS[map_name]), len(MAPS[map_name][0])
+    states = []
+    for cell in itertools.product(range(height), range(width)):
+        state = game.state_of(cell)
+        assert (state is None) == (MAPS[map_name][cell[0]][cell[1]] == "#")
+        if state is not None:
+            assert game.cell_of(state) == cell
+            states.append(state)
+    assert states == list(range(game.upper_space.shape[0]))
+
+
+def test_named_maps_have_the_size_of_their_name_and_a_hazardous_short_way() -> None:
+    assert {"4x4", "8x8", "16x16"} <= set(MAPS)
+    for name, desc in MAPS.items():
+        assert f"{len(desc)}x{len(desc[0])}" == name
+        (goal,) = cells_with(desc, "G")
+        assert distances(desc, "#H")[goal] > distances(desc, "#")[goal]
+
+
+def test_the_default_is_the_published_instance() -> None:
+    game = gym.make("BilevelGridWorld-v0").unwrapped
+    assert isinstance(game, BilevelGridWorld)
+    assert game.desc == (
+        "........",
+        "..####..",
+        "..#..#..",
+        "S.HHHH.G",
+        "..#..#..",
+        "..####..",
+        "........",
+        "........",
+    )
+    assert game.upper_space.shape == (52,)
+    assert (game.gamma, game.temperature) == (0.95, 0.01)
+
+
+def test_a_map_may_be_given_as_rows_through_gym_make() -> None:
+    env = gym.make("BilevelGridWorld-v0", desc=["S.", "HG"])
+    assert env.action_space.shape == (4,)
+    game = env.unwrapped
+    assert isinstance(game, BilevelGridWorld) and game.desc == ("S.", "HG")
+    # An array of strings is a list of rows too, and NumPy's integers are integers.
+    assert BilevelGridWorld(np.array(["S.", "HG"])).desc == ("S.", "HG")  # type: ignore[arg-type]
+    assert random_map(np.int64(5), 1) == random_map(5, 1)  # type: ignore[arg-type]
+
+
+def test_the_follower_starts_at_the_start() -> None:
+    game = BilevelGridWorld(SMALL)
+    np.testing.assert_array_equal(game.initial_distribution, [0, 0, 1, 0, 0])
+    assert {game.reset(seed=seed)[0] for seed in range(10)} == {2}
+
+
+# Moves ------------------------------------------------------------------------------------------
+
+
+def test_without_slip_moves_go_up_right_down_and_left_and_walls_bounce() -> None:
+    dense = BilevelGridWorld(SMALL, slip=0.0).kernel(np.zeros(5)).to_dense()
+    successors = {  # up, right, down, left
+        0: (0, 1, 3, 0),  # the edge above; a wall to the left
+        2: (2, 3, 2, 2),  # a wall above; edges below and to the left
+        3: (0, 4, 3, 2),
+        4: (1, 4, 4, 3),
+    }
+    for state, nexts in successors.items():
+        for action, successor in enumerate(nexts):
+            np.testing.assert_array_equal(dense[state, action], np.eye(5)[successor])
+
+
+def test_slip_spreads_evenly_over_the_three_other_moves() -> None:
+    dense = BilevelGridWorld(SMALL, slip=0.3).kernel(np.zeros(5)).to_dense()
+    np.testing.assert_allclose(dense[3, RIGHT], [0.1, 0.0, 0.1, 0.1, 0.7], rtol=1e-15)
+    np.testing.assert_allclose(dense[3, UP], [0.7, 0.0, 0.1, 0.1, 0.1], rtol=1e-15)
+    # In the start three moves bounce, and their probabilities add up.
+    np.testing.assert_allclose(dense[2, RIGHT], [0, 0, 0.3, 0.7, 0], atol=1e-15)
+    np.testing.assert_allclose(dense[2, DOWN], [0, 0, 0.9, 0.1, 0], atol=1e-15)
+
+
+def test_a_slip_of_one_never_makes_the_intended_move() -> None:
+    dense = BilevelGridWorld(SMALL, slip=1.0).kernel(np.zeros(5)).to_dense()
+    np.testing.assert_allclose(dense[3, RIGHT], [1 / 3, 0, 1 / 3, 1 / 3, 0], rtol=1e-15)
+
+
+def test_acting_in_the_goal_ends_the_episode_and_pays_both() -> None:
+    env = LowerLevel(gym.make("BilevelGridWorld-v0", desc=SMALL, slip=0.0), [0.0, 0.25, 0, 0, 0])
+    state, _ = env.reset(seed=0)
+    records = [env.step(action) for action in (RIGHT, RIGHT, UP, LEFT)]
+    assert [record[0] for record in records[:3]] == [3, 4, 1]
+    assert [record[1] for record in records] == [0.0, 0.0, 0.0, 1.25]
+    assert [record[2] for record in records] == [False, False, False, True]
+    # The leader pays for acting in the hazard, not for entering it, and is paid in the goal.
+    assert [record[4]["upper_reward"] for record in records] == [0.0, -0.5, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("slip", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("map_name", MAPS)
+def test_probabilities_sum_to_one_except_in_the_goal(map_name: str, slip: float) -> None:
+    game = BilevelGridWorld(map_name=map_name, slip=slip)
+    (goal,) = cells_with(MAPS[map_name], "G")
+    sums = game.kernel(game.initial_upper_params).to_dense().sum(axis=2)
+    expected = np.ones_like(sums)
+    expected[game.state_of(goal)] = 0.0
+    np.testing.assert_allclose(sums, expected, atol=1e-15)
+
+
+def test_the_leaders_reward_and_costs_are_arguments() -> None:
+    x = np.array([0.5, -0.5, 0.0, 1.0, 0.0])
+    game = BilevelGridWorld(SMALL, hazard_cost=0.75, shaping_cost=0.2)
+    np.testing.assert_array_equal(game.upper_reward(x)[:, 0], [0.0, 1.0, 0.0, -0.75, 0.0])
+    free = BilevelGridWorld(SMALL, hazard_cost=0.75, shaping_cost=0.0)
+    # The cost of x is counted once, not per step.
+    difference = free.evaluate(x).objective - game.evaluate(x).objective
+    assert difference == pytest.approx(0.2 * 1.5, abs=1e-14)
+
+
+# Random maps ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [4, 8, (5, 12), (12, 5), 30])
+@pytest.mark.parametrize("seed", range(12))
+def test_random_maps_have_a_hazardous_short_way_and_a_longer_safe_one(
+    size: int | tuple[int, int], seed: int
+) -> None:
+    desc = random_map(size, seed)
+    rows, columns = (size, size) if isinstance(size, int) else size
+    assert len(desc) == rows and {len(row) for row in desc} == {columns}
+    assert set("".join(desc)) <= set("SGH#.")
+    (start,), (goal,) = cells_with(desc, "S"), cells_with(desc, "G")
+    assert start[1] == 0 and goal[1] == columns - 1
+    assert cells_with(desc, "H")
+    # The follower's interest and the leader's differ: every shortest way meets a hazard.
+    assert distances(desc, "#H")[goal] > distances(desc, "#")[goal]
+
+
+def test_a_random_map_is_a_function_of_its_size_and_seed() -> None:
+    np.random.seed(1)
+    first = random_map(10, 3)
+    np.random.seed(2)
+    assert random_map(10, 3) == first
+    assert random_map((10, 10), 3) == first
+    assert random_map(10, 4) != first
+    assert BilevelGridWorld(size=10, map_seed=3).desc == first
+
+
+def test_the_smallest_random_maps_are_playable() -> None:
+    sizes: list[int | tuple[int, int]] = [2, 3, (2, 9), (9, 2)]
+    for size, seed in itertools.product(sizes, range(5)):
+        game = BilevelGridWorld(size=size, map_seed=seed)
+        assert np.isfinite(game.evaluate(game.initial_upper_params).objective)
+
+
+def test_a_map_of_thirty_by_thirty_is_solved_through_gym_make() -> None:
+    env = gym.make("BilevelGridWorld-v0", size=30, map_seed=1, gamma=0.99, temperature=0.001)
+    _, info = env.reset(seed=0)
+    assert info["inner_converged"] and info["hyper_gradient"].shape == env.action_space.shape
+    assert np.linalg.norm(info["hyper_gradient"]) > 0.0
+
+
+def test_a_map_of_a_million_cells_is_built_and_entered_within_half_a_minute() -> None:
+    began = time.perf_counter()
+    game = BilevelGridWorld(size=1000)
+    x = game.initial_upper_params
+    state, _ = game.reset(seed=0)
+    for action in (RIGHT, UP, DOWN, LEFT):
+        state, *_ = game.step({"upper": x, "lower": action})
+    assert time.perf_counter() - began < 30.0
+    assert len(game.desc) == len(game.desc[0]) == 1000
+    assert 7e5 < game.upper_space.shape[0] < 9e5  # a fifth of the cells are walls
+    assert game.cell_of(state)[1] < 5
+
+
+# Numbers ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("temperature", "objective", "norm"),
+    [(0.01, -1.198591, 2.366291), (0.001, -1.161118, 2.385927)],
+)
+def test_the_published_anchors_at_no_shaping(
+    temperature: float, objective: float, norm: float
+) -> None:
+    env = gym.make("BilevelGridWorld-v0", temperature=temperature)
+    _, start = env.reset(seed=0)
+    _, reward, _, _, info = env.step(np.zeros(52))
+    # Published with six decimals.
+    assert reward == pytest.approx(objective, abs=6e-7)
+    assert np.linalg.norm(info["hyper_gradient"]) == pytest.approx(norm, abs=6e-7)
+    assert np.linalg.norm(start["hyper_gradient"]) == pytest.approx(norm, abs=6e-7)
+
+
+def test_the_direct_gradient_at_no_shaping_is_zero() -> None:
+    response = BilevelGridWorld().evaluate(np.zeros(52))
+    np.testing.assert_array_equal(response.direct_gradient, np.zeros(52))
+    env = bilevel_gym.HyperGradient(gym.make("BilevelGridWorld-v0"), method="direct")
+    np.testing.assert_array_equal(env.reset(seed=0)[1]["hyper_gradient"], np.zeros(52))
+
+
+def test_normalised_steps_lead_the_follower_onto_the_detour() -> None:
+    env = gym.make("BilevelGridWorld-v0")
+    _, info = env.reset(seed=0)
+    x, best = info["upper_params"], -math.inf
+    for _ in range(200):
+        _, objective, _, _, info = env.step(x)
+        best = max(best, float(objective))
+        gradient = info["hyper_gradient"]
+        x = (x + 0.05 * gradient / np.linalg.norm(gradient)).clip(-1.0, 1.0)
+    assert best == pytest.approx(0.459, abs=1e-3)
+
+    # What is left of the climb ends in the local optimum there.
+    game = BilevelGridWorld()
+    optimum = lbfgsb(value_and_gradient(game), x, -np.ones(52), np.ones(52))
+    assert optimum.best.value == pytest.approx(0.460703, abs=1e-6)
+    assert optimum.best.projected_gradient_norm < 1e-4
+    # The follower now walks around the tunnel: its way has no hazard.
+    occupancy = game.evaluate(optimum.best.upper_params).occupancy
+    hazards = np.ravel([game.state_of(cell) for cell in cells_with(MAPS["8x8"], "H")])
+    before = game.evaluate(np.zeros(52)).occupancy
+    assert occupancy[hazards].sum() < 0.01 * before[hazards].sum()
+
+
+def test_normalised_steps_that_shrink_reach_the_same_optimum() -> None:
+    game = BilevelGridWorld()
+    optimum = normalized_ascent(value_and_gradient(game), np.zeros(52), -np.ones(52), np.ones(52))
+    assert optimum.best.value == pytest.approx(0.4607, abs=1e-3)
+
+
+def test_quasi_newton_from_no_shaping_ends_in_the_trap() -> None:
+    game = BilevelGridWorld()
+    optimum = lbfgsb(value_and_gradient(game), np.zeros(52), -np.ones(52), np.ones(52))
+    assert optimum.best.value == pytest.approx(-0.00093, abs=1e-5)
+    assert optimum.best.projected_gradient_norm < 1e-4  # it is a stationary point
+    # In the trap the follower wanders for ever: it hardly ever acts in the goal.
+    (goal,) = cells_with(MAPS["8x8"], "G")
+    response = game.evaluate(optimum.best.upper_params)
+    # The occupancy falls short of one by gamma times the discounted chance of the end.
+    assert response.occupancy.sum() > 0.99
+    assert response.occupancy[game.state_of(goal)] < 1e-4
+
+
+def test_plain_gradient_steps_of_one_half_end_in_the_trap() -> None:
+    game = BilevelGridWorld()
+    objective = value_and_gradient(game)
+    x = np.zeros(52)
+    for _ in range(400):
+        _, gradient = objective(x)
+        x = np.clip(x + 0.5 * gradient, -1.0, 1.0)
+    assert objective(x)[0] == pytest.approx(-0.00093, abs=1e-5)
+
+
+# The warning about entropy ----------------------------------------------------------------------
+
+
+def warnings_of(**kwargs: Any) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        env = gym.make("BilevelGridWorld-v0", **kwargs)
+        _, info = env.reset(seed=0)
+        for _ in range(3):
+            env.step(info["upper_params"])
+        follower = LowerLevel(env, info["upper_params"])
+        follower.reset(seed=0)
+        follower.step(0)
+    return [str(warning.message) for warning in caught]
+
+
+def test_entropy_worth_more_than_half_the_goal_is_warned_of_once() -> None:
+    # 0.05 * log 4 / (1 - 0.95) = 1.386
+    (message,) = warnings_of(temperature=0.05)
+    assert "1.39" in message and "`temperature`" in message and "entropy" in message
+
+
+def test_the_warning_begins_at_one_half() -> None:
+    threshold = 0.5 * (1.0 - 0.95) / math.log(4.0)
+    assert len(warnings_of(temperature=1.001 * threshold)) == 1
+    assert warnings_of(temperature=0.999 * threshold) == []
+    assert warnings_of() == []

@@ -1,0 +1,266 @@
+"""What is in the tree, what is in the distributions, and whether a fresh install works."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bilevel_gym
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PACKAGE_DIR: dict[str, str] = PROJECT["tool"]["setuptools"]["package-dir"]
+
+TOP_LEVEL = {
+    "LICENSE",
+    "README.md",
+    "bilevel_gym",
+    "demos",
+    "envs",
+    "pyproject.toml",
+    "tests",
+    "wrappers",
+}
+# What builds, installs and runs leave behind.
+ARTEFACTS = {"__pycache__", "build", "dist", "htmlcov", "runs", "venv"}
+LINKS = {"bilevel_gym/envs": "../envs", "bilevel_gym/wrappers": "../wrappers"}
+
+
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
+    """Run a command, and return what it prints; its errors are shown where it fails."""
+    finished = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished.stdout
+
+
+def tracked(*options: str) -> list[str] | None:
+    """Return what git lists, None where the tree is no git checkout."""
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        return None
+    command = ("git", "-c", "safe.directory=*", "ls-files", *options)
+    return run(*command, cwd=ROOT).splitlines()
+
+
+def sources(root: Path = ROOT) -> dict[str, Path]:
+    """Return the path of every module in a tree, by its path inside the package."""
+    found = {}
+    for top in ("bilevel_gym", "envs", "wrappers"):
+        for folder, folders, files in os.walk(root / top, followlinks=False):
+            folders[:] = [name for name in folders if name != "__pycache__"]
+            for name in files:
+                if name.endswith(".py"):
+                    path = Path(folder, name)
+                    inside = path.relative_to(root).as_posix()
+                    found[inside if top == "bilevel_gym" else f"bilevel_gym/{inside}"] = path
+    return found
+
+
+# The tree ---------------------------------------------------------------------------------------
+
+
+def test_the_top_level_holds_what_was_agreed_and_nothing_else() -> None:
+    listed = tracked()
+    if listed is None:
+        names = {name for name in os.listdir(ROOT) if not name.endswith(".egg-info")} - ARTEFACTS
+    else:
+        names = {path.split("/")[0] for path in listed}
+    assert {name for name in names if not name.startswith(".")} == TOP_LEVEL
+
+
+def test_the_declared_packages_are_the_folders_of_the_tree() -> None:
+    folders = {os.path.dirname(module) for module in sources()}
+    assert {name for name in sources() if name.endswith("__init__.py")} == {
+        f"{folder}/__init__.py" for folder in folders
+    }, "a folder with modules has no __init__.py"
+    names = sorted(folder.replace("/", ".") for folder in folders)
+    assert sorted(PROJECT["tool"]["setuptools"]["packages"]) == names
+    assert sorted(PACKAGE_DIR) == names
+    for name, folder in PACKAGE_DIR.items():
+        assert (ROOT / folder / "__init__.py").is_file(), name
+
+
+def test_tasks_and_wrappers_lie_flat() -> None:
+    for top in ("envs", "wrappers"):
+        assert [name for name in sources() if name.startswith(f"bilevel_gym/{top}/")]
+        below = [
+            entry.name
+            for entry in (ROOT / top).iterdir()
+            if entry.is_dir() and entry.name != "__pycache__"
+        ]
+        assert below == []
+
+
+def test_the_links_lead_to_the_real_folders() -> None:
+    for link, target in LINKS.items():
+        listed = tracked("--stage", link)
+        if listed is not None:
+            (entry,) = listed
+            assert entry.startswith("120000 "), f"{link} is not committed as a link: {entry}"
+        path = ROOT / link
+        if path.is_symlink():
+            assert os.readlink(path).replace(os.sep, "/") == target
+        else:  # a checkout without links has a small file with the target instead
+            assert path.is_file() and path.read_text(encoding="utf-8").strip() == target
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    assert bilevel_gym.__version__ == PROJECT["project"]["version"]
+    assert importlib.metadata.version("bilevel-gym") == bilevel_gym.__version__
+
+
+def test_every_library_that_is_imported_is_declared() -> None:
+    def names(requirements: list[str]) -> set[str]:
+        return {re.split(r"[^\w-]", requirement)[0].lower() for requirement in requirements}
+
+    project = PROJECT["project"]
+    declared = names(project["dependencies"]).union(
+        *(names(extra) for extra in project["optional-dependencies"].values())
+    )
+    providers = importlib.metadata.packages_distributions()
+    optional = {"torch": "stable-baselines3"}  # comes with it, and is used with it only
+    for module, path in sources().items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            imported: list[str] = []
+            if isinstance(node, ast.Import):
+                imported = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                imported = [node.module]
+            for name in imported:
+                root = name.split(".")[0]
+                if root in sys.stdlib_module_names or root == "bilevel_gym":
+                    continue
+                distributions = {
+                    optional.get(root, given.lower().replace("_", "-"))
+                    for given in providers.get(root, [])
+                }
+                assert distributions & declared, f"{module} imports {name}, which nothing declares"
+
+
+# The distributions ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Distributions:
+    """A copy of the tree, and what was built of it."""
+
+    tree: Path
+    sdist: Path
+    wheel: Path
+
+
+@pytest.fixture(scope="session")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Distributions:
+    """Build the sdist, and the wheel from it, out of a copy of the tree."""
+    copy = tmp_path_factory.mktemp("source") / "tree"
+    shutil.copytree(
+        ROOT,
+        copy,
+        symlinks=True,
+        ignore=shutil.ignore_patterns(".*", "*.egg-info", "runs", *ARTEFACTS),
+    )
+    out = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--outdir", out, copy, cwd=out)
+    (sdist,), (wheel,) = out.glob("*.tar.gz"), out.glob("*.whl")
+    return Distributions(copy, sdist, wheel)
+
+
+@pytest.fixture(scope="session")
+def installed(distributions: Distributions, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install the wheel into a fresh environment; return the folder of its programs."""
+    folder = tmp_path_factory.mktemp("fresh") / "venv"
+    run(sys.executable, "-m", "venv", folder, cwd=folder.parent)
+    programs = folder / ("Scripts" if os.name == "nt" else "bin")
+    run(programs / "python", "-m", "pip", "install", "-q", distributions.wheel, cwd=folder.parent)
+    return programs
+
+
+def test_the_wheel_holds_the_package_its_licence_and_nothing_else(
+    distributions: Distributions,
+) -> None:
+    with zipfile.ZipFile(distributions.wheel) as archive:
+        names = set(archive.namelist())
+        version = PROJECT["project"]["version"]
+        info = f"bilevel_gym-{version}.dist-info/"
+        licence = [name for name in names if name.startswith(info) and name.endswith("/LICENSE")]
+        assert len(licence) == 1
+        assert archive.read(licence[0]) == (distributions.tree / "LICENSE").read_bytes()
+        modules = sources(distributions.tree)
+        contents = {name for name in names if not name.startswith(info)}
+        assert contents == {*modules, "bilevel_gym/py.typed"}
+        for name, path in modules.items():
+            assert archive.read(name) == path.read_bytes(), name
+
+
+def test_the_source_distribution_keeps_the_folders_at_the_top(
+    distributions: Distributions,
+) -> None:
+    with tarfile.open(distributions.sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    for name in ("envs/base.py", "wrappers/lower_level.py", "bilevel_gym/py.typed", "LICENSE"):
+        assert name in names
+
+
+def test_a_fresh_install_plays_from_a_foreign_folder(installed: Path, tmp_path: Path) -> None:
+    script = """
+import importlib.resources, pickle, sys
+import gymnasium as gym, numpy as np
+import bilevel_gym, bilevel_gym.envs, bilevel_gym.wrappers
+from gymnasium.envs.registration import EnvSpec
+
+assert "site-packages" in bilevel_gym.__file__, bilevel_gym.__file__
+assert bilevel_gym.envs.__file__.startswith(bilevel_gym.__file__.rpartition("__init__")[0])
+assert importlib.resources.files("bilevel_gym").joinpath("py.typed").is_file()
+
+env = gym.make("BilevelGridWorld-v0")
+_, info = env.reset(seed=0)
+_, objective, _, _, info = env.step(info["upper_params"])
+follower = bilevel_gym.LowerLevel(env, info["upper_params"])
+follower.reset(seed=0)
+follower.step(1)
+again = gym.make(EnvSpec.from_json(env.spec.to_json()))
+again.reset(seed=0)
+assert pickle.loads(pickle.dumps(env)).step(info["upper_params"])[1] == objective
+frame = gym.make("BilevelGridWorld-v0", render_mode="rgb_array")
+frame.reset(seed=0)
+assert frame.render().dtype == np.uint8
+for name in ("envs", "wrappers", "tests", "demos"):
+    try:
+        __import__(name)
+    except ImportError:
+        continue
+    raise SystemExit(f"{name} can be imported from outside the package")
+print(f"{objective:.6f}")
+"""
+    path = tmp_path / "script.py"
+    path.write_text(script, encoding="utf-8")
+    assert run(installed / "python", path, cwd=tmp_path) == "-1.198591\n"
+
+
+def test_the_requirements_of_a_fresh_install_agree(installed: Path, tmp_path: Path) -> None:
+    assert "No broken requirements" in run(installed / "python", "-m", "pip", "check", cwd=tmp_path)
+
+
+def test_the_command_line_of_a_fresh_install_works(installed: Path, tmp_path: Path) -> None:
+    program = installed / "bilevel-gym"
+    assert bilevel_gym.__version__ in run(program, "--version", cwd=tmp_path)
+    assert "BilevelGridWorld-v0" in run(program, "list", cwd=tmp_path, COLUMNS="200")

@@ -1,0 +1,575 @@
+"""What every registered task must do; a new row of the table is tested by being there."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import pickle
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils.env_checker import check_env
+from scipy.stats import chisquare
+
+from bilevel_gym import HyperGradient, LowerLevel
+from bilevel_gym.registration import TASKS, Task, register_tasks
+
+from .helpers import (
+    SEATS,
+    Env,
+    arrays_in,
+    assert_identical,
+    continue_rollout,
+    follower_seat,
+    force_state,
+    game_of,
+    interior_point,
+    leader_seat,
+    raw_game,
+    rollout,
+    sampled_actions,
+    spoil,
+)
+
+every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.id)
+every_seat = pytest.mark.parametrize("seat", SEATS)
+both_players = pytest.mark.parametrize("seat", ["leader", "follower"])
+
+LEADER_INFO = {
+    "hyper_gradient": np.ndarray,
+    "upper_params": np.ndarray,
+    "inner_residual": float,
+    "inner_iterations": int,
+    "inner_converged": bool,
+    "lower_value": float,
+}
+
+DOCSTRING_SECTIONS = (
+    "Description",
+    "Upper Level",
+    "Lower Level",
+    "Observation Space",
+    "Action Space",
+    "Rewards",
+    "Episode End",
+    "Info",
+    "Arguments",
+    "Ground Truth",
+    "References",
+    "Version History",
+)
+
+
+def recorded_warnings(check: Callable[..., Any], env: Env) -> list[str]:
+    """Return the text of every warning that a check of an environment gives."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check(env)
+    return [str(warning.message) for warning in caught]
+
+
+# The table ---------------------------------------------------------------------------------
+
+
+def test_ids_are_unique_versioned_and_start_with_bilevel() -> None:
+    ids = [task.id for task in TASKS]
+    assert len(set(ids)) == len(ids) > 0
+    for task_id in ids:
+        name, _, version = task_id.rpartition("-v")
+        assert name.startswith("Bilevel") and name.isalnum() and version.isdigit(), task_id
+
+
+@every_task
+def test_a_row_of_the_table_is_what_gymnasium_has_registered(task: Task) -> None:
+    spec = gym.spec(task.id)
+    assert spec.entry_point == task.entry_point
+    assert spec.max_episode_steps == task.max_episode_steps > 0
+    assert [wrapper.name for wrapper in spec.additional_wrappers] == ["HyperGradient"]
+
+
+@every_task
+def test_registering_again_leaves_what_is_there(task: Task) -> None:
+    before = gym.registry[task.id]
+    register_tasks()
+    assert gym.registry[task.id] is before
+
+
+@every_task
+def test_the_entry_point_is_the_class_that_the_package_exports(task: Task) -> None:
+    import bilevel_gym.envs
+
+    game = type(game_of(leader_seat(task)))
+    assert task.entry_point == f"{game.__module__}:{game.__name__}"
+    assert getattr(bilevel_gym.envs, game.__name__) is game
+    assert game.__name__ in bilevel_gym.envs.__all__
+
+
+@every_task
+def test_the_docstring_has_every_section_in_order(task: Task) -> None:
+    documentation = inspect.getdoc(type(game_of(leader_seat(task))))
+    assert documentation is not None
+    headings = [line[3:] for line in documentation.splitlines() if line.startswith("## ")]
+    assert headings == list(DOCSTRING_SECTIONS)
+
+
+@every_task
+def test_the_docstring_names_every_argument(task: Task) -> None:
+    game = type(game_of(leader_seat(task)))
+    documentation = inspect.getdoc(game)
+    assert documentation is not None
+    section = documentation.partition("## Arguments")[2].partition("\n## ")[0]
+    for name in inspect.signature(game).parameters:
+        assert f"`{name}`" in section, name
+
+
+# The checkers of Gymnasium and Stable-Baselines3 ---------------------------------------------
+
+
+@every_task
+@every_seat
+def test_gymnasium_finds_nothing_to_complain_about(task: Task, seat: str) -> None:
+    messages = recorded_warnings(check_env, SEATS[seat](task))
+    # The checker warns about every wrapped environment, because a wrapper may hide what it looks
+    # for. The seats are wrappers by design, and it is the seat that is to be checked.
+    wrapped = [text for text in messages if "is different from the unwrapped version" in text]
+    assert len(wrapped) == (0 if seat == "game" else 1)
+    assert [text for text in messages if text not in wrapped] == []
+
+
+@every_task
+@both_players
+def test_stable_baselines3_finds_nothing_to_complain_about(task: Task, seat: str) -> None:
+    from stable_baselines3.common.env_checker import check_env as check_env_sb3
+
+    assert recorded_warnings(check_env_sb3, SEATS[seat](task)) == []
+
+
+# Determinism -----------------------------------------------------------------------------------
+
+
+@every_task
+@every_seat
+def test_two_fresh_environments_with_one_seed_agree_in_every_bit(task: Task, seat: str) -> None:
+    first, second = SEATS[seat](task), SEATS[seat](task)
+    actions = sampled_actions(first, 12)
+    # The first record after the reset is the first step, where an inner solver that is warm in
+    # one of them and cold in the other would differ.
+    assert_identical(rollout(first, actions, seed=3), rollout(second, actions, seed=3))
+
+
+@every_task
+@every_seat
+def test_a_used_environment_reset_with_a_seed_is_as_good_as_new(task: Task, seat: str) -> None:
+    used, fresh = SEATS[seat](task), SEATS[seat](task)
+    rollout(used, sampled_actions(used, 9, seed=1), seed=8)
+    actions = sampled_actions(used, 6)
+    assert_identical(rollout(used, actions, seed=3), rollout(fresh, actions, seed=3))
+
+
+@every_task
+def test_another_seed_gives_the_follower_another_episode(task: Task) -> None:
+    env = follower_seat(task)
+    actions = sampled_actions(env, 60)
+    states = [[record[0] for record in rollout(env, actions, seed=seed)] for seed in (3, 4)]
+    assert states[0] != states[1]
+
+
+@every_task
+@every_seat
+def test_a_reset_without_a_seed_goes_on_with_the_random_numbers(task: Task, seat: str) -> None:
+    env = SEATS[seat](task)
+    env.reset(seed=3)
+    before = copy.deepcopy(env.unwrapped.np_random.bit_generator.state)
+    env.reset()
+    after = env.unwrapped.np_random.bit_generator.state
+    # Drawing the first state moved the generator on; it did not start afresh.
+    assert before != after
+    env.reset(seed=3)
+    assert env.unwrapped.np_random.bit_generator.state == before
+
+
+# What is returned -------------------------------------------------------------------------------
+
+
+def assert_leader_info(env: Env, info: dict[str, Any]) -> None:
+    assert set(info) == set(LEADER_INFO)
+    for key, kind in LEADER_INFO.items():
+        assert type(info[key]) is kind, key
+    for key in ("hyper_gradient", "upper_params"):
+        assert info[key].dtype == np.float64 and info[key].shape == env.action_space.shape
+        assert np.isfinite(info[key]).all()
+    assert np.isfinite(info["inner_residual"]) and np.isfinite(info["lower_value"])
+    assert info["inner_converged"] and info["inner_iterations"] >= 0
+
+
+@every_task
+def test_the_leader_is_told_exactly_what_the_contract_says(task: Task) -> None:
+    env = leader_seat(task)
+    observation, info = env.reset(seed=0)
+    assert_leader_info(env, info)
+    np.testing.assert_array_equal(info["upper_params"], game_of(env).initial_upper_params)
+    assert info["inner_iterations"] > 0  # the first solve is a cold one
+    for action in [interior_point(env), *sampled_actions(env, 4)]:
+        observation, reward, terminated, truncated, info = env.step(action)
+        assert observation in env.observation_space
+        assert type(reward) is float and np.isfinite(reward)
+        assert terminated is False and truncated is False
+        assert_leader_info(env, info)
+        np.testing.assert_array_equal(info["upper_params"], action)
+
+
+@every_task
+def test_the_follower_is_told_exactly_what_the_contract_says(task: Task) -> None:
+    env = follower_seat(task)
+    game = game_of(env)
+    mask = set() if game.action_mask is None else {"action_mask"}
+    _, info = env.reset(seed=0)
+    assert set(info) == mask
+    for action in sampled_actions(env, 30):
+        observation, reward, terminated, truncated, info = env.step(action)
+        assert type(observation) is int and observation in env.observation_space
+        assert type(reward) is float and np.isfinite(reward)
+        assert type(terminated) is bool and type(truncated) is bool
+        assert set(info) == {"upper_reward"} | mask
+        assert type(info["upper_reward"]) is float and np.isfinite(info["upper_reward"])
+        if mask:
+            assert info["action_mask"].dtype == np.int8
+        if terminated or truncated:
+            env.reset()
+
+
+@every_task
+def test_the_leader_observes_the_normalised_discounted_occupancy(task: Task) -> None:
+    env = leader_seat(task)
+    game = game_of(env)
+    assert isinstance(env, HyperGradient)
+    env.reset(seed=0)
+    for x in (game.initial_upper_params, interior_point(env)):
+        observation, *_ = env.step(x)
+        policy = env.response.policy
+        transition = np.einsum("sa,sat->st", policy, game.kernel(x).to_dense())
+        # d = (1 - gamma) rho + gamma P_pi^T d, term by term until what is left is below float32.
+        flow, occupancy = game.initial_distribution, np.zeros(policy.shape[0])
+        while flow.max() > 1e-12:
+            occupancy += (1.0 - game.gamma) * flow
+            flow = game.gamma * flow @ transition
+        assert observation.dtype == np.float32
+        np.testing.assert_allclose(observation, occupancy, atol=1e-6)
+
+
+@every_task
+@every_seat
+def test_no_two_steps_share_memory(task: Task, seat: str) -> None:
+    env = SEATS[seat](task)
+    records = rollout(env, sampled_actions(env, 4), seed=0)
+    given = [list(arrays_in(record)) for record in records]
+    for i, earlier in enumerate(given):
+        for later in given[i + 1 :]:
+            for one in earlier:
+                assert not any(np.shares_memory(one, other) for other in later)
+
+
+@every_task
+@every_seat
+def test_overwriting_what_was_returned_changes_nothing(task: Task, seat: str) -> None:
+    env, twin = SEATS[seat](task), SEATS[seat](task)
+    actions = sampled_actions(env, 5)
+    spoilt = spoil(env.reset(seed=0))
+    twin.reset(seed=0)
+    for action in actions:
+        record = env.step(copy.deepcopy(action))
+        assert_identical(record, twin.step(action))
+        spoilt += spoil(record)
+    assert_identical(env.reset(), twin.reset())
+    if seat == "leader":
+        assert spoilt == 3 * 6  # observation, hyper_gradient and upper_params, each time
+
+
+@every_task
+@every_seat
+def test_overwriting_the_action_afterwards_changes_nothing(task: Task, seat: str) -> None:
+    env, twin = SEATS[seat](task), SEATS[seat](task)
+    env.reset(seed=0), twin.reset(seed=0)
+    for action in sampled_actions(env, 5):
+        given = copy.deepcopy(action)
+        record = env.step(given)
+        spoil(given)
+        assert_identical(record, twin.step(action))
+
+
+@every_task
+def test_the_leader_reads_float64_actions_at_full_precision(task: Task) -> None:
+    env = leader_seat(task)
+    x = interior_point(env)
+    assert (x != x.astype(np.float32)).all()
+    env.reset(seed=0)
+    _, _, _, _, info = env.step(x)
+    np.testing.assert_array_equal(info["upper_params"], x)
+    # Along the gradient, differences over a step below the spacing of float32 numbers near x
+    # would come out as zero or as a multiple of the truth. Curvature and rounding leave 1e-3.
+    gradient = info["hyper_gradient"]
+    length = 1e-8 * gradient / np.abs(gradient).max()
+    values = [float(env.step(x + sign * length)[1]) for sign in (1.0, -1.0)]
+    assert values[0] - values[1] == pytest.approx(2.0 * float(gradient @ length), rel=1e-3)
+
+
+@every_task
+def test_the_follower_is_paid_under_x_at_full_precision(task: Task) -> None:
+    env = follower_seat(task)
+    game = game_of(env)
+    assert isinstance(env, LowerLevel)
+    reward = game.reward(interior_point(env))
+    upper_reward = game.upper_reward(interior_point(env))
+    state, _ = env.reset(seed=0)
+    for action in sampled_actions(env, 100):
+        successor, received, terminated, truncated, info = env.step(action)
+        if game.action_mask is None or game.action_mask[state, action]:
+            assert received == reward[state, action]
+            assert info["upper_reward"] == upper_reward[state, action]
+        state = env.reset()[0] if terminated or truncated else successor
+
+
+# Specs, copies and vectors ---------------------------------------------------------------------
+
+
+@every_task
+@both_players
+def test_a_spec_survives_json_and_makes_the_same_environment(task: Task, seat: str) -> None:
+    env = SEATS[seat](task)
+    assert env.spec is not None
+    text = env.spec.to_json()
+    json.loads(text)
+    spec = EnvSpec.from_json(text)
+    assert spec == env.spec
+    actions = sampled_actions(env, 5)
+    expected = rollout(env, actions, seed=2)
+    for source in (spec, env.spec):
+        again = gym.make(source)
+        assert type(again) is type(env) and again.spec == env.spec
+        assert_identical(rollout(again, actions, seed=2), expected)
+
+
+@every_task
+@every_seat
+@pytest.mark.parametrize("copier", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_a_copy_made_mid_episode_continues_identically(
+    task: Task, seat: str, copier: Callable[[Env], Env]
+) -> None:
+    env = SEATS[seat](task)
+    actions = sampled_actions(env, 9)
+    rollout(env, actions[:4], seed=6)
+    other = copier(env)
+    ahead = continue_rollout(env, actions[4:])
+    # The original has moved on; the copy has not moved with it.
+    assert_identical(continue_rollout(other, actions[4:]), ahead)
+    assert_identical(other.reset(), env.reset())
+
+
+@every_task
+def test_synchronous_and_asynchronous_vectors_agree(task: Task) -> None:
+    vectors: list[Any] = [
+        gym.make_vec(task.id, num_envs=2, vectorization_mode=mode, **task.test_kwargs)
+        for mode in ("sync", "async")
+    ]
+    single = leader_seat(task)
+    actions = np.array(sampled_actions(single, 6)).reshape(3, 2, -1)
+    records: list[list[Any]] = []
+    for vector in vectors:
+        records.append([vector.reset(seed=[4, 5]), *(vector.step(action) for action in actions)])
+        vector.close()
+    assert_identical(records[0], records[1])
+
+    single.reset(seed=4)
+    for action, (_, rewards, _, _, info) in zip(actions, records[0][1:], strict=True):
+        _, reward, _, _, alone = single.step(action[0])
+        assert rewards[0] == reward
+        assert info["hyper_gradient"].shape == action.shape
+        assert info["hyper_gradient"].dtype == np.float64
+        np.testing.assert_array_equal(info["hyper_gradient"][0], alone["hyper_gradient"])
+        assert info["inner_converged"].dtype == np.bool_
+        assert info["inner_iterations"].dtype.kind == "i"
+
+
+# Episodes ---------------------------------------------------------------------------------------
+
+
+@every_task
+def test_max_episode_steps_limits_the_follower_only(task: Task) -> None:
+    follower = follower_seat(task, max_episode_steps=2)
+    actions = sampled_actions(follower, 200)
+    lengths = set()
+    for seed in range(50):
+        follower.reset(seed=seed)
+        _, _, terminated, truncated, _ = follower.step(actions[2 * seed])
+        assert truncated is False
+        if not terminated:
+            _, _, terminated, truncated, _ = follower.step(actions[2 * seed + 1])
+            assert truncated is True
+            lengths.add(2)
+    assert lengths == {2}
+
+    leader = leader_seat(task, max_episode_steps=2)
+    leader.reset(seed=0)
+    for action in sampled_actions(leader, 5):
+        assert leader.step(action)[2:4] == (False, False)
+
+
+@every_task
+def test_the_leaders_episode_is_truncated_after_a_hundred_steps_and_may_go_on(task: Task) -> None:
+    env = leader_seat(task)
+    x = interior_point(env)
+    env.reset(seed=0)
+    flags = [env.step(x)[2:4] for _ in range(99)]
+    assert set(flags) == {(False, False)}
+    *_, terminated, truncated, last = env.step(x)
+    assert (terminated, truncated) == (False, True)
+    *_, terminated, truncated, info = env.step(x)
+    assert (terminated, truncated) == (False, True)
+    # The warm start is still there: answering the same x again takes no Newton step.
+    assert info["inner_iterations"] == 0
+    env.reset()
+    assert env.step(x)[2:4] == (False, False)
+
+
+@every_task
+def test_reset_forgets_the_warm_start(task: Task) -> None:
+    env = leader_seat(task)
+    _, cold = env.reset(seed=0)
+    _, _, _, _, warm = env.step(cold["upper_params"])
+    assert cold["inner_iterations"] > warm["inner_iterations"]
+    assert env.reset()[1]["inner_iterations"] == cold["inner_iterations"]
+
+
+@every_task
+def test_reset_takes_other_upper_params_for_one_episode(task: Task) -> None:
+    env = leader_seat(task)
+    x = interior_point(env)
+    observation, info = env.reset(seed=0, options={"upper_params": x})
+    np.testing.assert_array_equal(info["upper_params"], x)
+    stepped, *_, direct = env.step(x)
+    np.testing.assert_allclose(stepped, observation, atol=1e-6)
+    np.testing.assert_allclose(direct["hyper_gradient"], info["hyper_gradient"], atol=1e-7)
+    _, info = env.reset()
+    np.testing.assert_array_equal(info["upper_params"], game_of(env).initial_upper_params)
+
+
+@every_task
+def test_wrapping_again_chooses_the_length_of_the_leaders_episode(task: Task) -> None:
+    env = HyperGradient(leader_seat(task), outer_steps=3)
+    x = interior_point(env)
+    env.reset(seed=0)
+    assert [env.step(x)[3] for _ in range(4)] == [False, False, True, True]
+    assert env.spec is not None
+    again = gym.make(EnvSpec.from_json(env.spec.to_json()))
+    again.reset(seed=0)
+    assert [again.step(x)[3] for _ in range(4)] == [False, False, True, True]
+
+
+@every_task
+def test_the_best_known_parameters_are_worth_what_is_recorded(task: Task) -> None:
+    for game in (game_of(gym.make(task.id)), game_of(leader_seat(task))):
+        if game.best_known is not None:
+            response = game.evaluate(game.best_known.upper_params)
+            # Recorded with six decimals.
+            assert response.objective == pytest.approx(game.best_known.value, abs=6e-7)
+            assert game.best_known.value > game.evaluate(game.initial_upper_params).objective
+            assert game.best_known.source
+
+
+# The simulator against the model ---------------------------------------------------------------
+
+
+@every_task
+def test_transitions_are_drawn_from_the_kernel_that_the_solver_uses(task: Task) -> None:
+    env = follower_seat(task)
+    game = game_of(env)
+    rows = game.kernel(interior_point(env)).to_dense()  # [S, A, S]
+    # The last column is the end of the episode.
+    rows = np.concatenate([rows, 1.0 - rows.sum(axis=2, keepdims=True).clip(0.0, 1.0)], axis=2)
+    rows[rows < 1e-12] = 0.0
+    available = np.ones(rows.shape[:2], bool) if game.action_mask is None else game.action_mask
+    pairs = np.argwhere(available)
+    uncertain = pairs[(rows[tuple(pairs.T)] > 0.0).sum(axis=1) > 1]
+    ending = pairs[rows[tuple(pairs.T)][:, -1] > 0.0]
+    rng = np.random.default_rng(0)
+    chosen = np.concatenate([rng.permutation(uncertain)[:10], rng.permutation(ending)[:3]])
+    assert len(chosen) > 3
+
+    env.reset(seed=1)
+    samples, p_values = 2000, []
+    for state, action in chosen.tolist():
+        counts = np.zeros(rows.shape[2])
+        for _ in range(samples):
+            force_state(env, state)
+            successor, _, terminated, _, _ = env.step(action)
+            counts[-1 if terminated else successor] += 1
+        expected = samples * rows[state, action]
+        assert counts[expected == 0.0].sum() == 0.0
+        if (expected > 0.0).sum() > 1:
+            possible = expected > 0.0
+            p_values.append(float(chisquare(counts[possible], expected[possible]).pvalue))
+    # A true simulator falls below this in one seed of ten thousand, and the seed is fixed.
+    assert all(p > 1e-4 / len(chosen) for p in p_values), p_values
+
+
+@every_task
+def test_first_states_are_drawn_from_the_initial_distribution(task: Task) -> None:
+    env = raw_game(task)
+    expected = 500.0 * game_of(env).initial_distribution
+    counts = np.zeros_like(expected)
+    env.reset(seed=2)
+    for _ in range(500):
+        counts[env.reset()[0]] += 1
+    possible = expected > 0.0
+    assert counts[~possible].sum() == 0.0
+    if possible.sum() > 1:
+        assert chisquare(counts[possible], expected[possible]).pvalue > 1e-4
+
+
+@every_task
+def test_episodes_under_the_reported_policy_are_worth_what_the_model_says(task: Task) -> None:
+    leader = leader_seat(task)
+    assert isinstance(leader, HyperGradient)
+    x = interior_point(leader, share=0.2)
+    leader.reset(seed=0, options={"upper_params": x})
+    game, policy = game_of(leader), leader.response.policy
+    chain = np.einsum("sa,sat->st", policy, game.kernel(x).to_dense())
+    # Returns and the discounted chance of the episode's end, by one linear system each.
+    pays = np.stack(
+        [
+            (policy * game.reward(x)).sum(axis=1),
+            (policy * game.upper_reward(x)).sum(axis=1),
+            1.0 - chain.sum(axis=1),
+        ],
+        axis=1,
+    )
+    exact = game.initial_distribution @ np.linalg.solve(
+        np.eye(len(chain)) - game.gamma * chain, pays
+    )
+
+    env = LowerLevel(leader.unwrapped, x)
+    env.reset(seed=3)
+    rng = np.random.default_rng(4)
+    cumulative = policy.cumsum(axis=1)
+    returns = []
+    for _ in range(400):
+        state, _ = env.reset()
+        total, discount = np.zeros(3), 1.0
+        while discount > 1e-4:
+            action = int((cumulative[state] < rng.random()).sum())
+            state, reward, terminated, _, info = env.step(action)
+            total += discount * np.array([reward, info["upper_reward"], float(terminated)])
+            discount *= game.gamma
+            if terminated:
+                break
+        returns.append(total)
+    error = np.abs(np.mean(returns, axis=0) - exact)
+    spread = np.std(returns, axis=0) / np.sqrt(len(returns))
+    # Four standard errors, and the cut of the longest episodes.
+    assert (error < 4.0 * spread + 1e-3).all(), (error, spread)

@@ -1,0 +1,196 @@
+"""Stable-Baselines3 in both seats, as they come; and what importing this package does not load."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from bilevel_gym import HyperGradient, LowerLevel, RescaleUpper
+from bilevel_gym.registration import TASKS, Task
+
+from .helpers import Env, array_game, follower_seat, game_of, interior_point, leader_seat
+
+every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.id)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(single_torch_thread: None) -> None:
+    """Use the fixture in every test of this module."""
+
+
+def learned(algorithm: str, env: Any, steps: int, **options: Any) -> Any:
+    """Train an algorithm of Stable-Baselines3 by name, on a small network."""
+    import stable_baselines3
+
+    network = {"net_arch": [16]}
+    model = getattr(stable_baselines3, algorithm)(
+        "MlpPolicy", env, policy_kwargs=network, seed=0, device="cpu", **options
+    )
+    return model.learn(steps)
+
+
+@every_task
+@pytest.mark.parametrize(
+    ("algorithm", "options"),
+    [
+        ("PPO", {"n_steps": 64, "batch_size": 32, "n_epochs": 2}),
+        ("SAC", {"learning_starts": 50, "train_freq": 4, "buffer_size": 1000}),
+    ],
+)
+def test_a_black_box_leader_trains_on_the_environment_exactly_as_it_is_made(
+    task: Task, algorithm: str, options: dict[str, Any]
+) -> None:
+    env = leader_seat(task)
+    model = learned(algorithm, env, 256, **options)
+    assert model.num_timesteps >= 256
+    # Episodes of a hundred steps each were seen by the Monitor that the library puts on top.
+    assert {round(episode["l"]) for episode in model.ep_info_buffer} == {100}
+    observation, _ = env.reset(seed=0)
+    action, _ = model.predict(observation, deterministic=True)
+    # The action goes in as it comes out.
+    assert np.isfinite(float(env.step(action)[1]))
+
+
+@every_task
+@pytest.mark.parametrize(
+    ("algorithm", "options"),
+    [
+        ("PPO", {"n_steps": 128, "batch_size": 64, "n_epochs": 2}),
+        ("DQN", {"learning_starts": 50, "buffer_size": 1000}),
+    ],
+)
+def test_a_follower_trains_on_the_environment_exactly_as_it_is_made(
+    task: Task, algorithm: str, options: dict[str, Any]
+) -> None:
+    env = follower_seat(task)
+    model = learned(algorithm, env, 512, **options)
+    assert model.num_timesteps >= 512
+    state, _ = env.reset(seed=0)
+    for _ in range(5):
+        action, _ = model.predict(state, deterministic=True)
+        state, *_ = env.step(action)
+
+
+@every_task
+def test_followers_train_side_by_side(task: Task) -> None:
+    from stable_baselines3.common.env_util import make_vec_env
+
+    x = interior_point(leader_seat(task))
+    vector = make_vec_env(lambda: LowerLevel(leader_seat(task), x), n_envs=4, seed=0)
+    model = learned("PPO", vector, 512, n_steps=32, batch_size=64, n_epochs=2)
+    assert vector.num_envs == 4 and model.num_timesteps >= 512
+    # Each was seeded by itself, and reports the leader's part of its steps.
+    vector.seed(1)
+    vector.reset()
+    vector.step(np.zeros(4, int))
+    _, _, _, infos = vector.step(np.ones(4, int))
+    assert all(type(info["upper_reward"]) is float for info in infos)
+
+
+@every_task
+def test_leaders_report_their_hyper_gradients_side_by_side(task: Task) -> None:
+    from stable_baselines3.common.env_util import make_vec_env
+
+    vector = make_vec_env(task.id, n_envs=2, seed=0, env_kwargs=task.test_kwargs)
+    single = leader_seat(task)
+    single.reset(seed=0)
+    vector.reset()
+    x = interior_point(single)
+    _, rewards, _, infos = vector.step(np.stack([x, np.zeros_like(x)]))
+    _, reward, _, _, info = single.step(x)
+    # The library keeps rewards in float32.
+    assert rewards[0] == np.float32(float(reward))
+    np.testing.assert_array_equal(infos[0]["hyper_gradient"], info["hyper_gradient"])
+    assert infos[0]["hyper_gradient"].dtype == np.float64
+    # At the end of an episode the vector begins the next one, and the answer at x0 is at hand.
+    reset_info = vector.reset_infos[1]
+    np.testing.assert_array_equal(reset_info["upper_params"], game_of(single).initial_upper_params)
+
+
+def test_a_monitor_belongs_on_top_of_the_seat() -> None:
+    from stable_baselines3.common.monitor import Monitor
+
+    game = array_game()
+    x = np.zeros(3)
+    for seat in (HyperGradient(game), LowerLevel(game, x), RescaleUpper(HyperGradient(game))):
+        monitor = Monitor(seat)
+        monitor.reset(seed=0)
+        monitor.step(monitor.action_space.sample())
+    with pytest.raises(TypeError, match=r"Monitor\(LowerLevel\(gym.make\(id\), x\)"):
+        LowerLevel(Monitor(HyperGradient(game)), x)
+
+
+def test_a_black_box_leader_finds_the_optimum_of_a_small_game() -> None:
+    # One state and two actions that end the episode. The follower is indifferent at x = 0 and the
+    # leader wants the first action; a single feature pays for it, at no cost: the best x is 1.
+    transition, rewards = np.zeros((1, 2, 1)), np.array([[1.0, -1.0]])
+    env: Env = HyperGradient(
+        array_game(
+            transition=transition,
+            reward=np.zeros((1, 2)),
+            upper_reward=rewards,
+            initial_distribution=[1.0],
+            features=np.array([[[1.0], [0.0]]]),
+            temperature=0.5,
+        ),
+        outer_steps=1,
+    )
+    model = learned(
+        "PPO", env, 3000, n_steps=64, batch_size=64, n_epochs=10, learning_rate=0.01, gamma=0.0
+    )
+    observation, _ = env.reset(seed=0)
+    x, _ = model.predict(observation, deterministic=True)
+    _, reward, _, _, _ = env.step(x)
+    # tanh(x / (2 * temperature)) is the leader's value, .7616 at its largest and 0 at the start.
+    assert reward == pytest.approx(np.tanh(float(x[0])), abs=1e-6)
+    assert float(reward) > 0.6
+
+
+# What is not loaded -----------------------------------------------------------------------------
+
+
+def loaded_modules(code: str) -> set[str]:
+    """Run code in a fresh interpreter and return the modules that it has loaded."""
+    script = textwrap.dedent(code) + "\nimport sys; print(*sys.modules)"
+    finished = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
+    )
+    return set(finished.stdout.split())
+
+
+HEAVY = {"torch", "stable_baselines3", "pygame", "matplotlib", "pandas", "rich", "click"}
+
+
+def test_importing_the_package_loads_no_more_than_gymnasium() -> None:
+    modules = loaded_modules("import bilevel_gym")
+    assert "bilevel_gym.registration" in modules
+    assert not modules & (HEAVY | {"scipy.sparse.linalg", "scipy.sparse", "scipy.optimize"})
+
+
+@every_task
+def test_making_and_playing_a_task_loads_no_learning_and_no_drawing(task: Task) -> None:
+    modules = loaded_modules(
+        f"""
+        import gymnasium as gym, bilevel_gym
+        env = gym.make({task.id!r}, **{task.test_kwargs!r})
+        _, info = env.reset(seed=0)
+        env.step(info["upper_params"])
+        follower = bilevel_gym.LowerLevel(env, info["upper_params"])
+        follower.reset(seed=0)
+        follower.step(follower.action_space.sample())
+        """
+    )
+    assert "bilevel_gym.envs" in modules
+    assert not modules & HEAVY
+
+
+def test_the_ids_are_registered_by_importing_the_package() -> None:
+    code = "import gymnasium as gym; gym.make('bilevel_gym:BilevelGridWorld-v0').reset(seed=0)"
+    assert "bilevel_gym" in loaded_modules(code)
+    assert gym.spec("BilevelGridWorld-v0").id == "BilevelGridWorld-v0"

@@ -1,0 +1,535 @@
+"""The two seats, the rescaled leader's seat and action masks."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.wrappers import (
+    ClipAction,
+    RecordEpisodeStatistics,
+    RescaleAction,
+    TimeLimit,
+    TransformAction,
+    TransformObservation,
+    TransformReward,
+)
+from stable_baselines3.common.monitor import Monitor
+
+from bilevel_gym import HyperGradient, LowerLevel, RescaleUpper, TabularBilevelEnv
+from bilevel_gym.envs import ArrayBilevelEnv
+
+from .helpers import (
+    Env,
+    FloatArray,
+    array_game,
+    assert_identical,
+    force_state,
+    game_of,
+    interior_point,
+    rollout,
+    sampled_actions,
+    spoil,
+)
+
+ID = "BilevelGridWorld-v0"
+
+
+def make(**kwargs: Any) -> Env:
+    return gym.make(ID, map_name="4x4", **kwargs)
+
+
+def layers(env: Env) -> list[str]:
+    """Return the class names of a stack of wrappers, outermost first, down to the game."""
+    names = []
+    while isinstance(env, gym.Wrapper):
+        names.append(type(env).__name__)
+        env = env.env
+    return [*names, type(env).__name__]
+
+
+BARE = ["TimeLimit", "OrderEnforcing", "PassiveEnvChecker", "BilevelGridWorld"]
+
+
+# Taking a seat ----------------------------------------------------------------------------------
+
+
+def test_a_registered_game_comes_in_the_leaders_seat() -> None:
+    assert layers(make()) == ["HyperGradient", *BARE]
+
+
+def test_a_seat_replaces_an_outermost_seat() -> None:
+    env = make()
+    x = interior_point(env)
+    assert layers(LowerLevel(env, x)) == ["LowerLevel", *BARE]
+    assert layers(HyperGradient(env, outer_steps=5)) == ["HyperGradient", *BARE]
+    assert layers(HyperGradient(LowerLevel(env, x))) == ["HyperGradient", *BARE]
+    assert layers(LowerLevel(LowerLevel(env, x), -x)) == ["LowerLevel", *BARE]
+    assert layers(HyperGradient(HyperGradient(HyperGradient(env)))) == ["HyperGradient", *BARE]
+
+
+def test_a_replaced_seat_leaves_no_trace_in_the_spec() -> None:
+    env = HyperGradient(LowerLevel(make(), interior_point(make())), outer_steps=7)
+    assert env.spec is not None
+    (wrapper,) = env.spec.additional_wrappers
+    assert wrapper.name == "HyperGradient"
+    assert wrapper.kwargs == {"method": "exact", "outer_steps": 7}
+
+
+def test_seats_sit_on_a_bare_game_too() -> None:
+    game = array_game()
+    leader = HyperGradient(game)
+    _, info = leader.reset(seed=0)
+    expected = game.evaluate(np.zeros(3)).hyper_gradient
+    np.testing.assert_allclose(info["hyper_gradient"], expected, atol=1e-12)
+    follower = LowerLevel(game, np.zeros(3))
+    assert layers(follower) == ["LowerLevel", "ArrayBilevelEnv"]
+    assert follower.reset(seed=0)[0] in (0, 1)
+
+
+def test_the_peeled_environment_behaves_like_a_fresh_one() -> None:
+    x = interior_point(make())
+    peeled, fresh = LowerLevel(HyperGradient(make()), x), LowerLevel(make().unwrapped, x)
+    actions = sampled_actions(fresh, 20)
+    assert_identical(rollout(peeled, actions, seed=1), rollout(fresh, actions, seed=1))
+
+
+def upper_reward_of(env: Env) -> Env:
+    return TransformReward(env, lambda reward: 10.0 * float(reward))
+
+
+WRAPPERS: dict[str, Callable[[Env], Env]] = {
+    "TransformAction": lambda env: TransformAction(env, lambda a: a, env.action_space),
+    "RescaleAction": lambda env: RescaleAction(env, np.float32(-2.0), np.float32(2.0)),
+    "ClipAction": ClipAction,
+    "TransformReward": upper_reward_of,
+    "TransformObservation": lambda env: TransformObservation(
+        env, lambda o: o, env.observation_space
+    ),
+    "RecordEpisodeStatistics": RecordEpisodeStatistics,
+    "TimeLimit": lambda env: TimeLimit(env, 5),
+    "Monitor": Monitor,
+    "RescaleUpper": lambda env: RescaleUpper(env),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_a_wrapper_above_the_seat_is_refused_by_name(name: str) -> None:
+    wrapped = WRAPPERS[name](make())
+    x = interior_point(wrapped)
+    for seat, take in (
+        ("LowerLevel", lambda: LowerLevel(wrapped, x)),
+        ("HyperGradient", lambda: HyperGradient(wrapped)),
+    ):
+        with pytest.raises(TypeError) as caught:
+            take()
+        message = str(caught.value)
+        assert re.search(rf"got {name}\b", message), message
+        # It shows the right order: the seat first, the wrapper on top of it.
+        assert f"{name}({seat}(gym.make(id)" in message, message
+
+
+@pytest.mark.parametrize("name", ["ClipAction", "TransformReward", "Monitor"])
+def test_a_wrapper_between_the_seat_and_the_game_is_refused_by_name(name: str) -> None:
+    bare = make().unwrapped
+    # These wrappers want the plain action space of one player.
+    bare.action_space = game_of(bare).upper_space
+    with pytest.raises(TypeError, match=rf"got {name}\b"):
+        HyperGradient(WRAPPERS[name](bare))
+
+
+def test_a_seat_buried_below_another_wrapper_is_found_out() -> None:
+    buried = TransformReward(LowerLevel(make(), interior_point(make())), float)
+    with pytest.raises(TypeError, match=r"got TransformReward\b"):
+        HyperGradient(buried)
+    # The outermost offender is the one that must go first.
+    with pytest.raises(TypeError, match=r"got RecordEpisodeStatistics\b"):
+        HyperGradient(RecordEpisodeStatistics(buried))
+
+
+def test_wrappers_on_top_of_a_seat_work() -> None:
+    env = RecordEpisodeStatistics(LowerLevel(make(), interior_point(make())))
+    records = rollout(env, [1] * 30, seed=0)
+    assert any("episode" in record[-1] for record in records)
+
+
+def test_what_is_no_game_is_refused() -> None:
+    with pytest.raises(TypeError, match="CartPoleEnv"):
+        HyperGradient(gym.make("CartPole-v1"))
+    with pytest.raises(TypeError, match="CartPoleEnv"):
+        LowerLevel(gym.make("CartPole-v1"), [0.0])
+    with pytest.raises(TypeError, match="gym.make"):
+        HyperGradient(ID)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="RescaleUpper.*LowerLevel"):
+        RescaleUpper(LowerLevel(make(), interior_point(make())))
+    with pytest.raises(TypeError, match="RescaleUpper.*Monitor"):
+        RescaleUpper(Monitor(make()))
+
+
+# The follower's seat ----------------------------------------------------------------------------
+
+
+def test_the_follower_keeps_x_when_the_callers_array_changes() -> None:
+    x = interior_point(make())
+    env, twin = LowerLevel(make(), x), LowerLevel(make(), x.copy())
+    x[:] = -1.0
+    actions = sampled_actions(twin, 20)
+    assert_identical(rollout(env, actions, seed=0), rollout(twin, actions, seed=0))
+    assert env.spec is not None and twin.spec is not None
+    assert env.spec == twin.spec
+
+
+def test_the_followers_x_can_be_read_but_not_written() -> None:
+    x = interior_point(make())
+    env = LowerLevel(make(), x)
+    env.reset(seed=0)
+    np.testing.assert_array_equal(env.upper_params, x)
+    for seat in (env, copy.deepcopy(env), pickle.loads(pickle.dumps(env))):
+        seat.step(0)
+        # A write would escape the checks, and the rewards would go on under the old x.
+        for given in (seat.upper_params, game_of(seat).initial_upper_params):
+            with pytest.raises(ValueError, match="read-only"):
+                given[0] = 0.5
+
+
+def test_two_followers_of_one_game_are_each_paid_under_their_own_x() -> None:
+    game = array_game()
+    rng = np.random.default_rng(0)
+    points = [rng.uniform(-1.0, 1.0, 3) for _ in range(2)]
+    seats = [LowerLevel(game, x) for x in points]
+    seats[1].reset(seed=0)
+    for turn in range(20):
+        seat, x = seats[turn % 2], points[turn % 2]
+        force_state(seat, turn % 3)
+        _, reward, _, _, _ = seat.step(turn % 2)
+        assert reward == game.reward(x)[turn % 3, turn % 2]
+        np.testing.assert_array_equal(seat.upper_params, x)
+
+
+def test_the_followers_seat_takes_no_options() -> None:
+    env = LowerLevel(make(), interior_point(make()))
+    with pytest.raises(ValueError, match=r"upper_params.*LowerLevel\(env, x\)"):
+        env.reset(seed=0, options={"upper_params": np.zeros(14)})
+    env.reset(seed=0, options={})
+
+
+# The leader's seat ------------------------------------------------------------------------------
+
+
+def test_the_reward_is_the_objective_and_the_response_is_at_hand() -> None:
+    env = HyperGradient(make())
+    x = interior_point(env)
+    env.reset(seed=0)
+    observation, reward, _, _, info = env.step(x)
+    referee = game_of(env).evaluate(x)
+    assert reward == pytest.approx(referee.objective, abs=1e-10)
+    response = env.response
+    assert response.objective == reward
+    np.testing.assert_array_equal(response.upper_params, x)
+    np.testing.assert_array_equal(response.hyper_gradient, info["hyper_gradient"])
+    np.testing.assert_allclose(response.policy.sum(axis=1), 1.0, atol=1e-12)
+    assert response.lower_value == info["lower_value"]
+    assert response.samples is None and "inner_samples" not in info
+
+
+def test_what_the_response_reports_is_not_what_info_hands_out() -> None:
+    env = HyperGradient(make())
+    record = env.reset(seed=0)
+    gradient, x = env.response.hyper_gradient.copy(), env.response.upper_params.copy()
+    spoil(record)
+    np.testing.assert_array_equal(env.response.hyper_gradient, gradient)
+    np.testing.assert_array_equal(env.response.upper_params, x)
+
+
+def test_the_direct_method_returns_the_direct_gradient() -> None:
+    exact, direct = HyperGradient(make()), HyperGradient(make(), method="direct")
+    x = interior_point(exact, share=0.02)  # where the follower still reacts
+    exact.reset(seed=0), direct.reset(seed=0)
+    _, reward, _, _, info = direct.step(x)
+    assert exact.step(x)[1] == reward
+    # Of this task only the cost of x is direct: -shaping_cost * ||x||^2.
+    np.testing.assert_allclose(info["hyper_gradient"], -2 * 0.05 * x, atol=1e-14)
+    np.testing.assert_array_equal(info["hyper_gradient"], exact.response.direct_gradient)
+    assert not np.allclose(info["hyper_gradient"], exact.response.hyper_gradient, atol=0.01)
+
+
+def test_options_of_the_method_reach_it_and_survive_json() -> None:
+    env = HyperGradient(make(), method="exact", outer_steps=5, tolerance=1e-4, max_iterations=1)
+    _, info = env.reset(seed=0)
+    assert info["inner_iterations"] == 1 and info["inner_converged"] is False
+    assert info["inner_residual"] > 1e-4
+    assert env.spec is not None
+    again = gym.make(EnvSpec.from_json(env.spec.to_json()))
+    assert again.spec == env.spec
+    assert_identical(again.reset(seed=0)[1], env.reset(seed=0)[1])
+
+
+@pytest.mark.parametrize("options", [{"tolerence": 1e-4}, {"max_iteration": 3}])
+def test_an_unknown_option_of_a_method_is_answered_with_the_nearest(
+    options: dict[str, float],
+) -> None:
+    nearest = {"tolerence": "tolerance", "max_iteration": "max_iterations"}
+    (name,) = options
+    with pytest.raises(TypeError, match=f"{name!r}.*'exact'|'exact'.*{name!r}") as caught:
+        HyperGradient(make(), **options)  # type: ignore[arg-type]
+    assert f"Did you mean {nearest[name]!r}" in str(caught.value)
+
+
+def test_an_unknown_method_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match="'exatc'.*'direct', 'exact'.*Did you mean 'exact'"):
+        HyperGradient(make(), method="exatc")
+
+
+def test_a_failed_wrapping_leaves_the_environment_usable() -> None:
+    env, twin = make(), make()
+    env.reset(seed=0), twin.reset(seed=0)
+    with pytest.raises(ValueError):
+        HyperGradient(env, method="exatc")
+    with pytest.raises(ValueError):
+        LowerLevel(env, [2.0])
+    x = interior_point(env)
+    assert_identical(env.step(x), twin.step(x))
+
+
+# RescaleUpper -----------------------------------------------------------------------------------
+
+
+def uneven_leader() -> HyperGradient:
+    """Return a leader whose box is neither symmetric nor of size two, nor exact in float32."""
+    return HyperGradient(array_game(upper_low=-0.1, upper_high=2.3, upper_cost=0.1))
+
+
+def test_rescaled_gradients_are_derivatives_with_respect_to_the_rescaled_action() -> None:
+    env = RescaleUpper(uneven_leader())
+    assert env.action_space == gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
+    env.reset(seed=0)
+    action = np.array([0.2, -0.4, 0.6])
+    _, _, _, _, info = env.step(action)
+    step, numeric = 1e-5, np.empty(3)
+    for i, shift in enumerate(step * np.eye(3)):
+        numeric[i] = (float(env.step(action + shift)[1]) - float(env.step(action - shift)[1])) / (
+            2.0 * step
+        )
+    # Central differences: truncation of order step^2, rounding of order 1e-16 / step.
+    np.testing.assert_allclose(info["hyper_gradient"], numeric, rtol=1e-7, atol=1e-9)
+    assert np.abs(numeric).min() > 1e-3
+    np.testing.assert_allclose(info["upper_params"], action, atol=1e-15)
+
+
+def test_the_rescaled_response_is_in_the_new_units_too() -> None:
+    seat = uneven_leader()
+    env = RescaleUpper(seat)
+    env.reset(seed=0)
+    action = np.array([0.2, -0.4, 0.6])
+    *_, info = env.step(action)
+    scale = float(np.float32(2.3)) / 2 + float(np.float32(0.1)) / 2
+    response, plain = env.response, seat.response
+    np.testing.assert_array_equal(response.hyper_gradient, info["hyper_gradient"])
+    np.testing.assert_allclose(response.hyper_gradient, scale * plain.hyper_gradient, rtol=1e-14)
+    np.testing.assert_allclose(response.direct_gradient, scale * plain.direct_gradient, rtol=1e-14)
+    np.testing.assert_allclose(response.upper_params, action, atol=1e-15)
+    assert response.objective == plain.objective
+    assert response.response_share == pytest.approx(plain.response_share)
+
+
+def test_rescaled_reset_options_are_in_the_new_units() -> None:
+    env, plain = RescaleUpper(uneven_leader()), uneven_leader()
+    action = np.array([0.5, -1.0, 0.0])
+    _, info = env.reset(seed=0, options={"upper_params": action})
+    np.testing.assert_allclose(info["upper_params"], action, atol=1e-15)
+    options = {"upper_params": action.copy()}
+    env.reset(seed=0, options=options)
+    np.testing.assert_array_equal(options["upper_params"], action)
+    low, high = plain.action_space.low.astype(float), plain.action_space.high.astype(float)  # type: ignore[attr-defined]
+    x = (low + high) / 2 + (high - low) / 2 * action
+    _, expected = plain.reset(seed=0, options={"upper_params": x})
+    assert info["lower_value"] == pytest.approx(expected["lower_value"], abs=1e-12)
+    # Without options both start at the same point.
+    _, info = env.reset(seed=0)
+    np.testing.assert_allclose(
+        low + (info["upper_params"] + 1) / 2 * (high - low), np.zeros(3), atol=1e-15
+    )
+
+
+@pytest.mark.parametrize("bounds", [(-0.1, 2.3), (0.1, 0.7), (-3.3, -1.1), (1e-3, 1e3)])
+def test_rescaled_bounds_are_reached_without_leaving_the_box(bounds: tuple[float, float]) -> None:
+    seat = HyperGradient(array_game(upper_low=bounds[0], upper_high=bounds[1]))
+    env = RescaleUpper(seat)
+    env.reset(seed=0)
+    space = seat.game.upper_space
+    for end, bound in ((-1.0, space.low), (1.0, space.high)):
+        *_, info = env.step(np.full(3, end))
+        np.testing.assert_array_equal(seat.response.upper_params, bound.astype(float))
+        # What is reported can be handed back.
+        assert (np.abs(info["upper_params"]) <= 1.0).all()
+        env.step(info["upper_params"])
+        np.testing.assert_array_equal(seat.response.upper_params, bound.astype(float))
+
+
+def test_whatever_a_rescaled_leader_reports_can_be_handed_back() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        low = float(rng.normal())
+        high = low + float(rng.exponential())
+        env = RescaleUpper(HyperGradient(array_game(upper_low=low, upper_high=high)))
+        _, info = env.reset(seed=0)
+        assert (np.abs(info["upper_params"]) <= 1.0).all(), (low, high, info["upper_params"])
+        env.step(info["upper_params"])
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: RescaleUpper(HyperGradient(make(), outer_steps=3, tolerance=1e-9)),
+        lambda: HyperGradient(make(), method="direct", max_iterations=50),
+        lambda: LowerLevel(make(slip=0.25), interior_point(make())),
+    ],
+    ids=["RescaleUpper", "HyperGradient", "LowerLevel"],
+)
+def test_every_wrapper_survives_json(build: Callable[[], Env]) -> None:
+    env = build()
+    assert env.spec is not None
+    again = gym.make(EnvSpec.from_json(env.spec.to_json()))
+    assert again.spec == env.spec and layers(again) == layers(env)
+    actions = sampled_actions(env, 5)
+    if isinstance(env.action_space, gym.spaces.Box):
+        actions = [np.clip(action, -1.0, 1.0) for action in actions]
+    assert_identical(rollout(again, actions, seed=4), rollout(env, actions, seed=4))
+
+
+# Action masks -----------------------------------------------------------------------------------
+
+# In state 0 both actions exist, in state 1 the first of three is missing, in state 2 only the last
+# exists.
+MASK = np.array([[1, 1, 1], [0, 1, 1], [0, 0, 1]])
+
+
+def masked_game() -> ArrayBilevelEnv:
+    transition = np.zeros((3, 3, 3))
+    transition[:, 0, 0] = transition[:, 1, 1] = transition[:, 2, 2] = 1.0
+    return TabularBilevelEnv.from_arrays(
+        transition,
+        np.array([[0.1, 0.2, 0.3], [9.0, 0.5, -0.4], [9.0, -9.0, 0.7]]),
+        upper_reward=np.array([[0.0, 0.0, 0.0], [-8.0, 0.3, 0.6], [-8.0, 8.0, -0.2]]),
+        initial_distribution=[0.0, 1.0, 0.0],
+        gamma=0.9,
+        temperature=0.1,
+        action_mask=MASK,
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "action", "reward", "upper_reward"),
+    [(1, 0, -0.4, 0.3), (2, 0, 0.7, -0.2), (2, 1, 0.7, -0.2)],
+)
+def test_an_unavailable_action_changes_nothing_and_pays_the_worst_available_reward(
+    state: int, action: int, reward: float, upper_reward: float
+) -> None:
+    x = np.array([0.0, 0.25, -0.5])
+    env = LowerLevel(masked_game(), x)
+    env.reset(seed=0)
+    for _ in range(5):
+        force_state(env, state)
+        successor, received, terminated, truncated, info = env.step(action)
+        assert (successor, terminated, truncated) == (state, False, False)
+        assert received == reward + x[state]
+        assert info["upper_reward"] == upper_reward
+        np.testing.assert_array_equal(info["action_mask"], MASK[state])
+
+
+def test_available_actions_of_a_masked_game_do_what_the_kernel_says() -> None:
+    env = LowerLevel(masked_game(), np.zeros(3))
+    env.reset(seed=0)
+    for state, action in np.argwhere(MASK).tolist():
+        force_state(env, state)
+        successor, *_, info = env.step(action)
+        assert successor == action
+        np.testing.assert_array_equal(info["action_mask"], MASK[successor])
+
+
+def test_masks_are_reported_as_taxi_reports_them_and_as_a_method() -> None:
+    env = LowerLevel(masked_game(), np.zeros(3))
+    state, info = env.reset(seed=0)
+    assert info["action_mask"].dtype == np.int8
+    np.testing.assert_array_equal(info["action_mask"], MASK[state])
+    masks = env.action_masks()
+    assert masks.dtype == np.bool_
+    np.testing.assert_array_equal(masks, MASK[state].astype(bool))
+    # The follower's spaces accept it: a sample is an action that exists.
+    assert {int(env.action_space.sample(info["action_mask"])) for _ in range(30)} == {1, 2}
+
+
+def test_overwriting_a_mask_changes_nothing() -> None:
+    env = LowerLevel(masked_game(), np.zeros(3))
+    for _ in range(2):
+        _, info = env.reset(seed=0)
+        masks = env.action_masks()
+        np.testing.assert_array_equal(info["action_mask"], MASK[1])
+        np.testing.assert_array_equal(masks, MASK[1].astype(bool))
+        spoil([info, masks])
+
+
+def test_without_a_mask_all_actions_exist_and_info_does_not_speak_of_it() -> None:
+    env = LowerLevel(make(), interior_point(make()))
+    _, info = env.reset(seed=0)
+    assert "action_mask" not in info and "action_mask" not in env.step(0)[4]
+    np.testing.assert_array_equal(env.action_masks(), np.ones(4, bool))
+
+
+def test_the_policy_never_takes_an_action_that_does_not_exist() -> None:
+    env = HyperGradient(masked_game())
+    env.reset(seed=0)
+    np.testing.assert_array_equal(env.response.policy[MASK == 0], 0.0)
+    np.testing.assert_allclose(env.response.policy.sum(axis=1), 1.0, atol=1e-14)
+
+
+# Games of arrays --------------------------------------------------------------------------------
+
+
+def test_a_game_keeps_its_arrays_when_the_callers_change() -> None:
+    def arguments() -> dict[str, FloatArray]:
+        rng = np.random.default_rng(3)
+        return {
+            # In the memory order that the package works in, where a copy is easily forgotten.
+            "reward": np.asfortranarray(rng.normal(size=(3, 2))),
+            "upper_reward": np.asfortranarray(rng.normal(size=(3, 2))),
+            "initial_distribution": np.array([0.5, 0.25, 0.25]),
+            "features": rng.normal(size=(3, 2, 4)),
+            "initial_upper_params": np.full(4, 0.5),
+            "action_mask": np.array([[True, True], [True, False], [False, True]]),
+        }
+
+    given = arguments()
+    game, twin = array_game(**given), array_game(**arguments())
+    for array in given.values():
+        array[...] = 0
+    one, other = HyperGradient(game), HyperGradient(twin)
+    assert_identical(one.reset(seed=0), other.reset(seed=0))
+    assert_identical(one.step(np.full(4, 0.1)), other.step(np.full(4, 0.1)))
+    x = np.full(4, 0.1)
+    actions = sampled_actions(LowerLevel(twin, x), 20)
+    assert_identical(
+        rollout(LowerLevel(game, x), actions, seed=1), rollout(LowerLevel(twin, x), actions, seed=1)
+    )
+
+
+def test_a_game_of_arrays_without_features_shapes_every_state() -> None:
+    game = array_game()
+    x = np.array([0.5, -0.25, 0.125])
+    np.testing.assert_allclose(game.reward(x) - game.reward(np.zeros(3)), x[:, None] + [0, 0])
+    np.testing.assert_array_equal(game.reward_vjp(x, np.arange(6.0).reshape(3, 2)), [1, 5, 9])
+
+
+def test_a_box_away_from_zero_starts_at_its_nearest_point() -> None:
+    # 0.1 is below its own rounding to float32, which is the bound in force.
+    game = array_game(upper_low=0.1, upper_high=0.7)
+    np.testing.assert_array_equal(game.initial_upper_params, np.full(3, np.float32(0.1), float))
+    game = array_game(upper_low=-0.7, upper_high=-0.1)
+    np.testing.assert_array_equal(game.initial_upper_params, np.full(3, np.float32(-0.1), float))
