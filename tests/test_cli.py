@@ -1,0 +1,669 @@
+"""The command line, used as its users would, mistakes included."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+import types
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from numpy.typing import NDArray
+from PIL import Image
+
+import bilevel_gym
+from bilevel_gym.cli import main, markdown_table, parse_value
+from bilevel_gym.envs.grid_world import BilevelGridWorld
+from bilevel_gym.methods.exact import Exact
+from bilevel_gym.plots import MAX_FRAMES, Film
+from bilevel_gym.registration import TASKS
+from bilevel_gym.runs import FILES, RunRecorder
+
+GRID = "BilevelGridWorld-v0"
+SMALL = ("--set", "map_name=4x4")
+
+# Python leaves SIGINT alone where its parent ignores it, as shells do for background jobs.
+INTERRUPTIBLE = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from bilevel_gym.cli import main; main()"
+)
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Return a function that runs the command in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*arguments: object) -> Result:
+        return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+    return invoke
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "history.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def refused(result: Result) -> str:
+    """Return the one line of an error that is the user's."""
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit)
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert not result.stdout
+    return lines[0]
+
+
+# Help, version, list ---------------------------------------------------------------------------
+
+
+def test_no_arguments_print_the_help(run: Run) -> None:
+    result = run()
+    assert result.exit_code == 0
+    for command in ("list", "check", "solve", "play"):
+        assert command in result.stdout
+
+
+def test_version_is_that_of_the_package(run: Run) -> None:
+    assert run("--version").stdout == f"bilevel-gym {bilevel_gym.__version__}\n"
+
+
+def test_importing_the_command_line_loads_no_heavy_library() -> None:
+    heavy = ("matplotlib", "pygame", "torch", "stable_baselines3", "scipy", "rich", "PIL")
+    code = f"import sys, bilevel_gym.cli; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_list_has_a_row_for_every_task(run: Run) -> None:
+    output = run("list").stdout
+    for task in TASKS:
+        (row,) = (line for line in output.splitlines() if task.id in line)
+        assert task.upper in row
+        assert task.enters in row
+        assert task.source in row
+
+
+def test_sizes_in_the_list_are_those_of_the_game(run: Run) -> None:
+    (row,) = (line for line in run("list").stdout.splitlines() if GRID in line)
+    game: Any = gym.make(GRID).unwrapped
+    assert f" {game.upper_space.shape[0]} " in row
+    assert f" {game.observation_space.n} x {game.lower_space.n} " in row
+
+
+def test_markdown_table_is_a_table_of_seven_columns(run: Run) -> None:
+    table = markdown_table()
+    lines = table.splitlines()
+    assert len(lines) == 2 + len(TASKS)
+    assert {line.count("|") for line in lines} == {8}
+    assert run("list", "--markdown").stdout == table + "\n"
+
+
+def test_markdown_table_shows_the_best_known_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    best = types.SimpleNamespace(value=0.46070307)
+    monkeypatch.setattr(BilevelGridWorld, "best_known", best)
+    assert "| 0.4607 |" in markdown_table()
+
+
+# What users give -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0.2", 0.2),
+        (".2", 0.2),
+        ("true", True),
+        ("True", True),
+        ("null", None),
+        ('["S.G"]', ["S.G"]),
+        ("['S.G']", ["S.G"]),
+        ("(3, 12)", [3, 12]),
+        ("16x16", "16x16"),
+        ("{1, 2}", "{1, 2}"),
+        ("", ""),
+    ],
+)
+def test_values_are_json_or_literals_or_text(text: str, value: object) -> None:
+    parsed = parse_value(text)
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["BilevelGridWrld-v0"], ["'BilevelGridWrld-v0'", f"Did you mean '{GRID}'?"]),
+        (["BilevelGridWorld"], [f"Did you mean '{GRID}'?"]),
+        (["CartPole-v1"], ["CartPole-v1", "needs a bilevel game"]),
+        (["no_such_module:Foo-v0"], ["cannot import 'no_such_module'"]),
+        ([GRID, "--set", "slipp=1"], ["'slipp'", "'gamma'", "Did you mean 'slip'?"]),
+        ([GRID, "--set", "slip"], ["name=value", "'slip'"]),
+        ([GRID, "--set", "=2"], ["name=value", "'=2'"]),
+        ([GRID, "--set", "slip=2"], ["`slip` must lie in [0, 1], got 2"]),
+        ([GRID, "--set", "temperature=warm"], ["`temperature`", "'warm'"]),
+        ([GRID, "--set", "map_name=9x9"], ["'9x9'", "'16x16'"]),
+        ([GRID, "--set", "slip=.1", "--set", "slip=.2"], ["`--set slip` was given twice"]),
+        ([GRID, "--set", "render_mode=human"], ["each command chooses its own"]),
+    ],
+)
+@pytest.mark.parametrize("command", ["solve", "check", "play"])
+def test_mistakes_about_the_task_get_one_clear_line(
+    run: Run, tmp_path: Path, command: str, arguments: list[str], said: list[str]
+) -> None:
+    message = refused(run(command, *arguments))
+    for words in said:
+        assert words in message
+    assert "environment creator" not in message
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--steps", 0], "--steps"),
+        (["--steps", "many"], "--steps"),
+        (["--learning-rate", 0], "--learning-rate"),
+        (["--lr", "nan"], "--learning-rate"),
+        (["--learning-rate", "inf"], "--learning-rate"),
+        (["--seed", -1], "--seed"),
+        (["--method", "dirct"], "Did you mean 'direct'?"),
+        (["--start", "nowhere.npz"], "nowhere.npz"),
+    ],
+)
+def test_solve_refuses_bad_options_before_it_makes_a_folder(
+    run: Run, tmp_path: Path, arguments: list[object], said: str
+) -> None:
+    result = run("solve", GRID, *arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_ids_of_other_modules_are_imported_first(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_tasks.py").write_text(
+        "import gymnasium as gym\n"
+        "gym.register('Mine-v0', 'bilevel_gym.envs.grid_world:BilevelGridWorld')\n"
+    )
+    monkeypatch.setattr(sys, "path", [*sys.path])  # undone afterwards
+    try:
+        result = run("solve", "my_tasks:Mine-v0", *SMALL, "--steps", 2)
+    finally:
+        gym.registry.pop("Mine-v0", None)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "runs" / "Mine-v0" / "001" / "params.npz").exists()
+
+
+def test_a_value_of_the_wrong_type_is_told_what_the_argument_takes(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_fussy_task.py").write_text(
+        "import gymnasium as gym\n"
+        "class Fussy(gym.Env):\n"
+        "    def __init__(self, size: int = 3, other=None, render_mode=None):\n"
+        "        size + 1\n"
+        "gym.register('Fussy-v0', Fussy)\n"
+    )
+    monkeypatch.setattr(sys, "path", [*sys.path])  # undone afterwards
+    try:
+        message = refused(
+            run("solve", "my_fussy_task:Fussy-v0", "--set", "size=big", "--set", "other=1")
+        )
+    finally:
+        gym.registry.pop("Fussy-v0", None)
+    assert message.startswith("Error: cannot make Fussy-v0: `size` takes int, got 'big'; ")
+    assert "environment creator" not in message
+
+
+# solve -----------------------------------------------------------------------------------------
+
+
+def test_default_solve_reaches_the_known_optimum_of_the_grid_world(
+    run: Run, tmp_path: Path
+) -> None:
+    began = time.perf_counter()
+    result = run("solve", GRID)
+    assert time.perf_counter() - began < 10.0
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "runs" / GRID / "001"
+    with np.load(folder / "params.npz") as params:
+        best, initial = params["best_upper_params"], params["initial_upper_params"]
+        objective = float(params["objective"])
+        low, high = params["low"], params["high"]
+    np.testing.assert_array_equal(initial, 0.0)
+    game: Any = gym.make(GRID).unwrapped
+    # The warm start of the run moves the value by the residual of the inner solve, 1e-10.
+    assert objective == pytest.approx(game.evaluate(best).objective, abs=1e-8)
+    assert objective >= 0.4600
+
+    def norm(x: Any) -> float:
+        moved = np.clip(x + game.evaluate(x).hyper_gradient, low, high)
+        return float(np.linalg.norm(moved - x))
+
+    assert norm(best) <= 1e-3 * norm(initial)
+    assert "-1.198591" in result.stdout
+    assert f"{objective:.6f}" in result.stdout
+
+
+def test_history_has_a_row_for_every_evaluation(run: Run, tmp_path: Path) -> None:
+    result = run("solve", GRID, *SMALL, "--steps", 5, "--out", "out")
+    history = rows(tmp_path / "out")
+    assert f"evaluations: {len(history)}," in result.stdout
+    assert [int(row["step"]) for row in history] == list(range(len(history)))
+    assert [row["phase"] for row in history[:6]] == ["ascent"] * 6
+    assert {row["phase"] for row in history[6:]} == {"polish"}
+    assert {row["inner_converged"] for row in history} == {"True"}
+    game: Any = gym.make(GRID, map_name="4x4").unwrapped
+    start = game.evaluate(np.zeros(game.upper_space.shape))
+    assert float(history[0]["objective"]) == pytest.approx(start.objective, abs=1e-8)
+    assert float(history[0]["gradient_norm"]) == pytest.approx(
+        np.linalg.norm(start.hyper_gradient), rel=1e-6
+    )
+    assert float(history[0]["lower_value"]) == pytest.approx(start.lower_value, abs=1e-8)
+
+
+def test_the_best_x_is_kept_even_if_it_is_not_the_last(run: Run, tmp_path: Path) -> None:
+    run("solve", GRID, "--steps", 6, "--lr", 3, "--no-polish", "--gif", "--out", "out")
+    objectives = [float(row["objective"]) for row in rows(tmp_path / "out")]
+    assert max(objectives) > objectives[-1]
+    with np.load(tmp_path / "out" / "params.npz") as params:
+        best, final = params["best_upper_params"], params["final_upper_params"]
+        assert params["objective"] == max(objectives)
+    env = gym.make(GRID, render_mode="rgb_array")
+    env.reset()
+    frames = {}
+    for name, x in (("best", best), ("final", final)):
+        _, value, *_ = env.step(x)
+        expected = max(objectives) if name == "best" else objectives[-1]
+        assert float(value) == pytest.approx(expected, abs=1e-8)
+        frames[name] = np.asarray(env.render(), dtype=float)
+    with Image.open(tmp_path / "out" / "run.gif") as image:
+        image.seek(getattr(image, "n_frames", 1) - 1)
+        last = np.asarray(image.convert("RGB"), dtype=float)
+    # The film ends on the best x, up to its palette and the number of the step.
+    assert np.abs(last - frames["best"]).mean() < 0.5 * np.abs(last - frames["final"]).mean()
+
+
+def test_a_film_is_spread_evenly_whatever_the_length_of_the_run(tmp_path: Path) -> None:
+    film, drawn = Film(), []
+    for i in range(1000):
+
+        def draw(i: int = i) -> NDArray[np.uint8]:
+            drawn.append(i)
+            # Frames that look alike would be joined in the file.
+            return np.random.default_rng(i).integers(256, size=(8, 8, 3), dtype=np.uint8)
+
+        film.offer(draw)
+    film.save(tmp_path / "film.gif")
+    with Image.open(tmp_path / "film.gif") as image:
+        frames = getattr(image, "n_frames", 1)
+    assert MAX_FRAMES // 2 <= frames <= MAX_FRAMES
+    assert len(drawn) < 4 * MAX_FRAMES  # the others were not even drawn
+    assert set(np.diff(drawn[-10:])) == {16}
+
+
+def test_no_polish_stops_after_the_ascent(run: Run, tmp_path: Path) -> None:
+    run("solve", GRID, *SMALL, "--steps", 5, "--no-polish", "--out", "out")
+    assert [row["phase"] for row in rows(tmp_path / "out")] == ["ascent"] * 6
+
+
+def test_same_command_gives_the_same_files(run: Run, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        run("solve", GRID, *SMALL, "--steps", 5, "--seed", 3, "--out", name)
+    for file in ("history.csv", "params.npz", "config.json"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_config_says_how_to_repeat_the_run(run: Run, tmp_path: Path) -> None:
+    run("solve", GRID, *SMALL, "--set", "slip=.2", "--steps", 2, "--lr", 0.1, "--out", "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["versions"].pop("bilevel_gym") == bilevel_gym.__version__
+    assert set(config.pop("versions")) == {"python", "gymnasium", "numpy", "scipy"}
+    assert config == {
+        "id": GRID,
+        "kwargs": {"map_name": "4x4", "slip": 0.2},
+        "method": "exact",
+        "steps": 2,
+        "learning_rate": 0.1,
+        "polish": True,
+        "seed": 0,
+        "start": None,
+    }
+
+
+def test_runs_are_numbered(run: Run, tmp_path: Path) -> None:
+    parent = tmp_path / "runs" / GRID
+    (parent / "007").mkdir(parents=True)
+    for _ in range(2):
+        assert run("solve", GRID, *SMALL, "--steps", 1).exit_code == 0
+    assert sorted(folder.name for folder in parent.iterdir()) == ["007", "008", "009"]
+    assert not list((parent / "007").iterdir())
+
+
+def test_a_number_taken_meanwhile_is_skipped(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = tmp_path / "runs" / GRID
+    (parent / "001").mkdir(parents=True)
+    # The listing of a parallel run that has not seen 001 yet.
+    monkeypatch.setattr(Path, "iterdir", lambda self: iter(()))
+    assert run("solve", GRID, *SMALL, "--steps", 1).exit_code == 0
+    assert (parent / "002" / "params.npz").exists()
+
+
+def test_a_folder_in_use_is_refused_before_solving(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("precious")
+
+    def solve(*_: object) -> None:
+        pytest.fail("solved before looking at the folder")
+
+    monkeypatch.setattr(Exact, "step", solve)
+    message = refused(run("solve", GRID, "--out", out))
+    assert "is not empty" in message
+    assert "--overwrite" in message
+    assert [path.name for path in out.iterdir()] == ["thesis.txt"]
+
+
+def test_overwrite_replaces_the_files_of_a_run_and_no_others(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("precious")
+    for name in FILES:
+        (out / name).write_text("old")
+    result = run("solve", GRID, *SMALL, "--steps", 1, "--out", out, "--overwrite")
+    assert result.exit_code == 0, result.output
+    assert (out / "thesis.txt").read_text() == "precious"
+    # The film of the old run is gone: the new one was not filmed.
+    assert {path.name for path in out.iterdir()} == {*FILES, "thesis.txt"} - {"run.gif"}
+    assert not any(path.read_bytes() == b"old" for path in out.iterdir())
+
+
+@pytest.mark.parametrize("out", ["file/run", "file", "/proc/run"])
+def test_an_unwritable_folder_is_refused_before_solving(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr(Exact, "step", lambda *_: pytest.fail("solved before looking"))
+    result = run("solve", GRID, "--out", out)
+    assert result.exit_code == 2
+    assert out in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_start_goes_on_from_the_best_x(run: Run, tmp_path: Path) -> None:
+    run("solve", GRID, *SMALL, "--steps", 20, "--out", "one")
+    run("solve", GRID, *SMALL, "--steps", 1, "--start", "one/params.npz", "--out", "two")
+    with np.load(tmp_path / "one" / "params.npz") as one:
+        with np.load(tmp_path / "two" / "params.npz") as two:
+            np.testing.assert_array_equal(one["best_upper_params"], two["initial_upper_params"])
+
+
+def test_start_of_another_task_or_another_file_is_refused(run: Run, tmp_path: Path) -> None:
+    run("solve", GRID, *SMALL, "--steps", 1, "--out", "small")
+    message = refused(run("solve", GRID, "--start", "small/params.npz", "--out", "large"))
+    assert "must have shape (52,), got (14,)" in message
+    np.savez(tmp_path / "other.npz", x=np.zeros(52))
+    for name in ("other.npz", "small/config.json"):
+        assert "best_upper_params" in refused(run("solve", GRID, "--start", name))
+    assert not (tmp_path / "large").exists()
+
+
+def test_a_vanishing_estimate_ends_at_once_and_says_what_it_is(run: Run, tmp_path: Path) -> None:
+    result = run("solve", GRID, "--method", "direct", "--out", "out")
+    assert result.exit_code == 0, result.output
+    assert len(rows(tmp_path / "out")) == 1
+    assert "the gradient of method 'direct' vanishes at the start" in result.stdout
+    assert "an estimate, not the hyper-gradient" in result.stdout
+    objective = next(line for line in result.stdout.splitlines() if "objective" in line)
+    assert objective.count("-1.198591") == 2
+    game: Any = gym.make(GRID).unwrapped
+    x = np.zeros(52)
+    moved = np.clip(x + game.evaluate(x).hyper_gradient, -1.0, 1.0)
+    assert f"at the best x is {np.linalg.norm(moved - x):.3g}." in result.stdout
+
+
+def test_estimates_are_not_polished(run: Run, tmp_path: Path) -> None:
+    run("solve", GRID, *SMALL, "--steps", 5, "--out", "one")
+    run(
+        *("solve", GRID, *SMALL, "--steps", 5, "--method", "direct"),
+        *("--start", "one/params.npz", "--out", "two"),
+    )
+    assert [row["phase"] for row in rows(tmp_path / "two")] == ["ascent"] * 6
+
+
+def test_the_plot_is_a_picture_of_readable_size(run: Run, tmp_path: Path) -> None:
+    run("solve", GRID, *SMALL, "--steps", 5, "--out", "out")
+    with Image.open(tmp_path / "out" / "progress.png") as image:
+        assert image.format == "PNG"
+        assert image.width >= 800
+        assert len(image.convert("RGB").getcolors(1 << 24) or ()) > 10
+
+
+def test_the_film_shows_the_run_in_few_frames(run: Run, tmp_path: Path) -> None:
+    result = run("solve", GRID, "--gif", "--out", "out")
+    assert result.exit_code == 0, result.output
+    film = tmp_path / "out" / "run.gif"
+    with Image.open(film) as image:
+        frames: int = getattr(image, "n_frames", 1)
+        first = np.asarray(image.convert("RGB"), dtype=float)
+        image.seek(frames - 1)
+        last = np.asarray(image.convert("RGB"), dtype=float)
+    assert 30 <= frames <= 120
+    assert np.abs(last - first).mean() > 1.0
+    assert film.stat().st_size < 1_000_000
+
+
+def test_a_task_without_a_picture_cannot_be_filmed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BilevelGridWorld, "draw", bilevel_gym.BilevelEnv.draw)
+    assert "`--gif` needs a task with a picture" in refused(run("solve", GRID, "--gif"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_pipes_get_no_control_sequences(run: Run) -> None:
+    result = run("solve", GRID, *SMALL, "--steps", 3)
+    assert "\x1b" not in result.output
+    assert "\r" not in result.output
+    assert result.stderr == ""
+
+
+def test_inner_solves_that_fail_are_reported(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = Exact.step
+
+    def fail(self: Exact, x: Any) -> Any:
+        response = answer(self, x)
+        object.__setattr__(response, "converged", False)
+        return response
+
+    monkeypatch.setattr(Exact, "step", fail)
+    result = run("solve", GRID, *SMALL, "--steps", 2, "--no-polish", "--out", "out")
+    assert "Warning: 3 inner solves did not converge" in result.stderr
+
+
+def test_warnings_of_a_task_are_shown_in_one_line(run: Run) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        result = run("solve", GRID, *SMALL, "--set", "temperature=1", "--steps", 1)
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("Warning: entropy alone pays")
+
+
+# Interruption ----------------------------------------------------------------------------------
+
+
+def test_interruption_keeps_what_the_run_reached(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = RunRecorder.add
+
+    def interrupt(self: RunRecorder, *arguments: Any) -> None:
+        add(self, *arguments)
+        assert len(rows(self.folder)) == len(self.history)  # on disk at once
+        if len(self.history) == 7:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunRecorder, "add", interrupt)
+    result = run("solve", GRID, "--out", "out")
+    assert result.exit_code == 130
+    assert "interrupted" in result.stdout
+    out = tmp_path / "out"
+    objectives = [float(row["objective"]) for row in rows(out)]
+    assert len(objectives) == 7
+    with np.load(out / "params.npz") as params:
+        assert params["objective"] == max(objectives)
+        best = params["best_upper_params"]
+    game: Any = gym.make(GRID).unwrapped
+    assert game.evaluate(best).objective == pytest.approx(max(objectives), abs=1e-8)
+    assert (out / "progress.png").stat().st_size > 0
+    assert "temp" not in " ".join(path.name for path in out.iterdir())
+
+
+def test_an_error_keeps_what_the_run_reached(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = Exact.step
+
+    def fail(self: Exact, x: Any) -> Any:
+        if np.any(x):
+            raise RuntimeError("the learner broke")
+        return answer(self, x)
+
+    monkeypatch.setattr(Exact, "step", fail)
+    result = run("solve", GRID, *SMALL, "--out", "out")
+    assert isinstance(result.exception, RuntimeError)
+    assert len(rows(tmp_path / "out")) == 1
+    assert (tmp_path / "out" / "params.npz").exists()
+
+
+def test_ctrl_c_ends_a_run_with_all_its_files(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", INTERRUPTIBLE, "solve", GRID, "--steps", "1000000"]
+    process = subprocess.Popen(
+        [*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        history = out / "history.csv"
+        deadline = time.monotonic() + 30.0
+        while not (history.exists() and history.read_text().count("\n") > 20):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=30.0)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "interrupted" in stdout
+    assert "Traceback" not in stderr
+    assert {path.name for path in out.iterdir()} == set(FILES) - {"run.gif"}
+    objectives = [float(row["objective"]) for row in rows(out)]
+    with np.load(out / "params.npz") as params:
+        assert params["objective"] == max(objectives)
+
+
+# check -----------------------------------------------------------------------------------------
+
+
+def test_check_compares_gradients_where_the_response_term_matters(run: Run) -> None:
+    result = run("check", GRID, *SMALL, "--points", 4)
+    assert result.exit_code == 0, result.output
+    assert f"{GRID} passed." in result.stdout
+    lines = [line.split() for line in result.stdout.splitlines() if line.endswith("passed  ")]
+    assert len(lines) == 4
+    for _, _, error, share, _, _ in lines:
+        assert float(error) <= 1e-6
+        assert float(share) >= 10.0
+
+
+def test_check_names_checkers_that_are_not_installed(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "stable_baselines3.common.env_checker", None)
+    result = run("check", GRID, *SMALL, "--points", 1, "--coordinates", 2)
+    assert result.exit_code == 0, result.output
+    assert "skipped, needs the `sb3` extra" in result.stdout
+
+
+def test_check_fails_on_a_wrong_hyper_gradient(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    vjp = BilevelGridWorld.reward_vjp
+    monkeypatch.setattr(BilevelGridWorld, "reward_vjp", lambda *a: 1.001 * vjp(*a))
+    result = run("check", GRID, *SMALL, "--points", 1)
+    assert result.exit_code == 1
+    assert "FAILED" in result.stdout
+    assert "analytic" in result.stdout
+    assert f"{GRID} failed: hyper-gradient." in result.stdout
+
+
+def test_check_fails_where_nothing_tests_the_response_term(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bilevel_gym.cli.MIN_RESPONSE_SHARE", 1e6)
+    result = run("check", GRID, *SMALL, "--points", 1)
+    assert result.exit_code == 1
+    assert "nothing was tested" in result.stdout
+
+
+def test_check_fails_on_an_environment_that_breaks_the_api(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observe = BilevelGridWorld.observe
+    monkeypatch.setattr(BilevelGridWorld, "observe", lambda *a: 2.0 + observe(*a))
+    result = run("check", GRID, *SMALL, "--points", 1, "--coordinates", 2)
+    assert result.exit_code == 1
+    assert "leader's seat: FAILED, " in result.stdout
+    assert "observation" in result.stdout
+
+
+# play ------------------------------------------------------------------------------------------
+
+
+def test_play_passes_everything_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    monkeypatch.setattr("bilevel_gym.play.play", lambda *a, **k: calls.append((a, k)))
+    result = run("play", GRID, *SMALL, "--headless", "film.gif")
+    assert result.exit_code == 0, result.output
+    assert calls == [((GRID,), {"headless": Path("film.gif"), "map_name": "4x4"})]
+
+
+def test_play_writes_a_film_where_there_is_no_display(run: Run, tmp_path: Path) -> None:
+    result = run("play", GRID, *SMALL, "--headless", "film.gif")
+    assert result.exit_code == 0, result.output
+    with Image.open(tmp_path / "film.gif") as image:
+        assert getattr(image, "n_frames", 1) > 10
+
+
+def test_play_says_what_it_cannot_do(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ".gif" in refused(run("play", GRID, *SMALL, "--headless", "film.mp4"))
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    assert "no display" in refused(run("play", GRID, *SMALL))
+
+
+def test_ctrl_c_leaves_the_viewer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bilevel_gym.play.play", interrupt)
+    result = run("play", GRID, *SMALL)
+    assert result.exit_code == 130
+    assert result.output == ""
