@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .runs import Record, replacing
+from .cli.runs import Record, replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

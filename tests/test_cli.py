@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import bilevel_gym
-from bilevel_gym.cli import main, markdown_table, parse_value
+from bilevel_gym.cli import main, markdown_table
+from bilevel_gym.cli.arguments import parse_value
+from bilevel_gym.cli.runs import FILES, RunRecorder
 from bilevel_gym.envs.grid_world import BilevelGridWorld
 from bilevel_gym.methods.exact import Exact
 from bilevel_gym.plots import MAX_FRAMES, Film
 from bilevel_gym.registration import TASKS
-from bilevel_gym.runs import FILES, RunRecorder
 
 GRID = "BilevelGridWorld-v0"
 SMALL = ("--set", "map_name=4x4")
@@ -618,7 +619,7 @@ def test_check_fails_on_a_wrong_hyper_gradient(run: Run, monkeypatch: pytest.Mon
 def test_check_fails_where_nothing_tests_the_response_term(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bilevel_gym.cli.MIN_RESPONSE_SHARE", 1e6)
+    monkeypatch.setattr("bilevel_gym.cli.check.MIN_RESPONSE_SHARE", 1e6)
     result = run("check", GRID, *SMALL, "--points", 1)
     assert result.exit_code == 1
     assert "nothing was tested" in result.stdout

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from .mdp import FloatArray
-from .optimizers import Iterate, lbfgsb, normalized_ascent
+from ..mdp import FloatArray
+from ..optimizers import Iterate, lbfgsb, normalized_ascent
 
 if TYPE_CHECKING:
-    from .wrappers import HyperGradient
+    from ..wrappers import HyperGradient
 
 __all__ = [
     "FILES",

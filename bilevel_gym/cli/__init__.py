@@ -1,0 +1,28 @@
+"""The command `bilevel-gym`: one module per command."""
+
+from __future__ import annotations
+
+import click
+
+from .. import __version__
+from .check import check
+from .console import plain_warnings
+from .solve import solve
+from .tasks import list_tasks, markdown_table
+from .viewer import play
+
+__all__ = ["main", "markdown_table"]
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="bilevel-gym", message="%(prog)s %(version)s")
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Bilevel reinforcement learning: a leader sets x, a follower learns under it."""
+    ctx.with_resource(plain_warnings())
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+for command in (list_tasks, check, solve, play):
+    main.add_command(command)

@@ -1,0 +1,186 @@
+"""`bilevel-gym check`: the checkers of the environment API, and the hyper-gradient."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from .arguments import make_leader, positive, seed_option, set_option, task_argument
+from .console import console
+
+if TYPE_CHECKING:
+    from ..optimizers import Iterate
+    from ..testing import HyperGradientReport
+    from ..wrappers import HyperGradient
+
+# The ascent path along which hyper-gradients are compared: short, so that the response term still
+# counts.
+PATH_STEPS, PATH_LEARNING_RATE = 20, 0.05
+
+# Response share below which a comparison says nothing about the response term.
+MIN_RESPONSE_SHARE = 0.1
+
+
+@click.command("check")
+@task_argument
+@set_option
+@click.option(
+    "--points",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Points along a short ascent path at which gradients are compared.",
+)
+@click.option(
+    "--coordinates",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Entries of x compared at each point, at most.",
+)
+@click.option(
+    "--tolerance",
+    type=float,
+    default=1e-6,
+    show_default=True,
+    callback=positive,
+    help="Relative error allowed.",
+)
+@seed_option
+def check(
+    env_id: str,
+    env_kwargs: dict[str, Any],
+    points: int,
+    coordinates: int,
+    tolerance: float,
+    seed: int,
+) -> None:
+    """Check a task: the environment API, and its hyper-gradient against differences.
+
+    ID may be module:ID, to check a task of your own that this module registers.
+    """
+    env = make_leader(env_id, env_kwargs)
+    failed = [
+        name
+        for name, run in api_checks(lambda: make_leader(env_id, env_kwargs))
+        if not passes(name, run)
+    ]
+    if not compare_gradients(env, points, coordinates, tolerance, seed):
+        failed.append("hyper-gradient")
+    if failed:
+        click.echo(f"{env_id} failed: {', '.join(failed)}.")
+        click.get_current_context().exit(1)
+    click.echo(f"{env_id} passed.")
+
+
+def api_checks(
+    fresh: Callable[[], HyperGradient],
+) -> list[tuple[str, Callable[[], object] | None]]:
+    """Return the checkers of the environment API by name, None where one is not installed."""
+    from gymnasium.utils.env_checker import check_env
+
+    checks: list[tuple[str, Callable[[], object] | None]] = [
+        ("Gymnasium's checker, game", lambda: check_env(fresh().unwrapped, skip_render_check=True)),
+        ("Gymnasium's checker, leader's seat", lambda: check_env(fresh(), skip_render_check=True)),
+    ]
+    try:
+        from stable_baselines3.common.env_checker import check_env as check_sb3
+    except ImportError:
+        checks.append(("Stable-Baselines3's checker, leader's seat", None))
+    else:
+        checks.append(("Stable-Baselines3's checker, leader's seat", lambda: check_sb3(fresh())))
+    return checks
+
+
+def passes(name: str, run: Callable[[], object] | None) -> bool:
+    """Run one checker, say how it went, and return whether it found nothing wrong."""
+    if run is None:
+        click.echo(f"{name}: skipped, needs the `sb3` extra")
+        return True
+    try:
+        with warnings.catch_warnings():
+            # The seat is a wrapper by design.
+            warnings.filterwarnings("ignore", message=".*is different from the unwrapped version")
+            run()
+    except Exception as error:  # whatever a checker raises is its verdict
+        click.echo(f"{name}: FAILED, {error or type(error).__name__}")
+        return False
+    click.echo(f"{name}: passed")
+    return True
+
+
+def compare_gradients(
+    env: HyperGradient, points: int, coordinates: int, tolerance: float, seed: int
+) -> bool:
+    """Compare hyper-gradients with differences along an ascent path, and print the table."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from ..testing import HyperGradientError, check_hyper_gradient
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("point", "objective", "relative error", "response share", "verdict"):
+        table.add_column(heading, justify="left" if heading == "verdict" else "right")
+    failures: list[HyperGradientReport] = []
+    meaningful = False
+    with console(stderr=True).status("comparing the hyper-gradient with differences"):
+        for number, iterate in enumerate(ascent_path(env, points, seed)):
+            try:
+                report = check_hyper_gradient(
+                    env,
+                    iterate.upper_params,
+                    coordinates=min(coordinates, iterate.upper_params.size),
+                    tolerance=tolerance,
+                    min_response_share=0.0,  # judged below, for the whole path
+                    seed=seed,
+                )
+                verdict = "passed"
+            except HyperGradientError as error:
+                report = error.report
+                failures.append(report)
+                verdict = "FAILED"
+            if report.response_share >= MIN_RESPONSE_SHARE:
+                meaningful = True
+            elif verdict == "passed":
+                verdict = "passed, but the response term is too small to tell"
+            table.add_row(
+                str(number),
+                f"{iterate.value:.6f}",
+                f"{report.relative_error:.1e}",
+                f"{100.0 * report.response_share:.1f} %",
+                verdict,
+            )
+    console().print(table)
+    for report in failures:
+        click.echo(f"{report}\n")
+    if not meaningful:
+        click.echo(
+            f"The response term is below {100.0 * MIN_RESPONSE_SHARE:.0f} % of the hyper-gradient "
+            "at every point: nothing was tested."
+        )
+    return meaningful and not failures
+
+
+def ascent_path(env: HyperGradient, points: int, seed: int) -> list[Iterate]:
+    """Return iterates spread over a short normalised ascent from the initial x."""
+    from ..optimizers import normalized_ascent
+    from .runs import Leader
+
+    iterates: list[Iterate] = []
+    leader = Leader(env)
+    env.reset(seed=seed)
+    normalized_ascent(
+        leader,
+        env.game.initial_upper_params,
+        leader.low,
+        leader.high,
+        steps=max(PATH_STEPS, points - 1),
+        learning_rate=PATH_LEARNING_RATE,
+        callback=iterates.append,
+    )
+    chosen = np.unique(np.linspace(0, len(iterates) - 1, points).astype(int))
+    return [iterates[i] for i in chosen]

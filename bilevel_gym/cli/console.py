@@ -1,0 +1,71 @@
+"""What users see: the console, warnings in one line, a progress bar."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
+
+# Width of tables where there is no terminal to ask, in characters.
+PIPE_WIDTH = 160
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console: as wide as the terminal, or wide enough for every table elsewhere."""
+    from rich.console import Console
+
+    found = Console(stderr=stderr, highlight=False)
+    if not found.is_terminal:
+        found.width = PIPE_WIDTH
+    return found
+
+
+@contextlib.contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Show each warning as one line, without the place in Gymnasium that passed it on."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        text = re.sub(r"\x1b\[\d+m", "", str(message)).removeprefix("WARN: ")
+        click.echo(f"Warning: {text}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+@contextlib.contextmanager
+def progress_bar(evaluations: int) -> Iterator[Callable[[str, float], None]]:
+    """Show a bar while the block runs, on a terminal only; yield what moves it on.
+
+    Args:
+        evaluations: Evaluations of the ascent; how many the polish takes is not known.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    terminal = console(stderr=True)
+    columns = (
+        TextColumn("{task.description:<7}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("objective {task.fields[objective]:.6f}"),
+    )
+    with Progress(
+        *columns, console=terminal, transient=True, disable=not terminal.is_terminal
+    ) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(phase: str, objective: float) -> None:
+            if phase not in tasks:
+                total = evaluations if not tasks else None
+                tasks[phase] = bar.add_task(phase, total=total, objective=objective)
+            bar.update(tasks[phase], advance=1, objective=objective)
+
+        yield show

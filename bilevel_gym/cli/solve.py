@@ -1,0 +1,302 @@
+"""`bilevel-gym solve`: climb a task's objective, and keep the run in a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+import gymnasium as gym
+import numpy as np
+
+from .. import __version__
+from .arguments import (
+    INTERRUPTED,
+    CommandError,
+    make_leader,
+    positive,
+    seed_option,
+    set_option,
+    task_argument,
+)
+from .console import console, progress_bar
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..mdp import FloatArray
+    from ..methods.base import Response, SupportsEvaluate
+    from ..optimizers import Iterate
+    from ..plots import Film
+    from ..wrappers import HyperGradient
+    from .runs import Leader, RunRecorder
+
+INTERRUPTION = "interrupted; what it reached is kept"
+
+# Response share above which the gradient is a small rest of two large parts, as at an optimum.
+CANCELLING = 10.0
+
+
+@click.command("solve")
+@task_argument
+@set_option
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    default=200,
+    show_default=True,
+    help="Steps of the ascent.",
+)
+@click.option(
+    "--learning-rate",
+    "--lr",
+    type=float,
+    default=0.05,
+    show_default=True,
+    callback=positive,
+    help="Length of the first step; later ones fall to zero.",
+)
+@seed_option
+@click.option(
+    "--method",
+    metavar="NAME",
+    default="exact",
+    show_default=True,
+    help="Source of the hyper-gradient: exact, or an estimate such as direct.",
+)
+@click.option(
+    "--polish/--no-polish",
+    default=None,
+    help="Follow the ascent with L-BFGS-B from the best x.  [default: if the method is exact]",
+)
+@click.option(
+    "--start",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="params.npz of an earlier run, to go on from its best x.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the run.  [default: the next free number under runs/ID]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the files of a run that is in --out.")
+@click.option("--gif", is_flag=True, help="Film the run as well.")
+def solve(
+    env_id: str,
+    env_kwargs: dict[str, Any],
+    steps: int,
+    learning_rate: float,
+    seed: int,
+    method: str,
+    polish: bool | None,
+    start: Path | None,
+    out: Path | None,
+    overwrite: bool,
+    gif: bool,
+) -> None:
+    """Climb a task's objective, and keep the run in a folder.
+
+    The folder gets history.csv (one row for each evaluation), params.npz (best, final and initial
+    x), progress.png, config.json and, with --gif, run.gif. Ctrl-C ends the run early and keeps what
+    it has reached.
+    """
+    from ..envs.base import BilevelEnv
+    from ..plots import Film
+    from .runs import POLISH_EVALUATIONS, Leader, RunRecorder, climb, write_config
+
+    polish_evaluations = 0 if polish is False else POLISH_EVALUATIONS
+    env = make_leader(
+        env_id,
+        env_kwargs,
+        method,
+        render_mode="rgb_array" if gif else None,
+        outer_steps=steps + 1 + polish_evaluations,
+    )
+    if gif and type(env.game).draw is BilevelEnv.draw:
+        raise CommandError(f"`--gif` needs a task with a picture, and {env_id} has none")
+    polish = env.method.exact if polish is None else polish
+    x = first_point(env, start)
+    folder = claim_folder(out, env_id, overwrite)
+    config = {
+        "id": env_id,
+        "kwargs": env_kwargs,
+        "method": method,
+        "steps": steps,
+        "learning_rate": learning_rate,
+        "polish": polish,
+        "seed": seed,
+        "start": None if start is None else str(start),
+        "versions": versions(),
+    }
+    leader, film = Leader(env), Film() if gif else None
+    began = time.perf_counter()
+    with explain_os_errors(folder), RunRecorder(folder) as recorder:
+        write_config(folder, config)
+        try:
+            with progress_bar(steps + 1) as show:
+
+                def keep(iterate: Iterate, phase: str) -> None:
+                    recorder.add(iterate, leader.info, phase)
+                    if film is not None:
+                        film.offer(env.render)
+                    show(phase, iterate.value)
+
+                env.reset(seed=seed, options={"upper_params": x})
+                outcome = climb(
+                    leader,
+                    x,
+                    steps=steps,
+                    learning_rate=learning_rate,
+                    polish=polish,
+                    callback=keep,
+                )
+        except KeyboardInterrupt:
+            outcome = INTERRUPTION
+        finally:  # an error, too, leaves behind what was reached
+            seconds = time.perf_counter() - began
+            save_results(leader, recorder, film, f"{env_id}, method {method}")
+    report(leader, recorder, method, outcome, seconds)
+    if outcome == INTERRUPTION:
+        click.get_current_context().exit(INTERRUPTED)
+
+
+def first_point(env: HyperGradient, start: Path | None) -> FloatArray:
+    """Return the x to start from.
+
+    Raises:
+        CommandError: If the file holds no x of this task.
+    """
+    from .runs import load_start
+
+    if start is None:
+        return env.game.initial_upper_params
+    try:
+        return env.game.validate_upper_params(load_start(start))
+    except (ValueError, OSError) as error:
+        raise CommandError(f"`--start` {start}: {error}") from None
+
+
+def claim_folder(out: Path | None, env_id: str, overwrite: bool) -> Path:
+    """Return the folder of a new run, before any work is done.
+
+    Raises:
+        CommandError: If it holds something already or cannot be written.
+    """
+    from .runs import NotEmptyError, open_folder
+
+    try:
+        with explain_os_errors(out or Path("runs")):
+            return open_folder(out, env_id, overwrite=overwrite)
+    except NotEmptyError as error:
+        raise CommandError(
+            f"{error}; choose another `--out`, or give `--overwrite` to replace the run in it"
+        ) from None
+
+
+@contextlib.contextmanager
+def explain_os_errors(folder: Path) -> Iterator[None]:
+    """Turn what the file system refuses into one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        raise CommandError(
+            f"cannot write the run's folder {folder}: {error.strerror}"
+            + (f" ({error.filename})" if error.filename else "")
+        ) from None
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a run's numbers depend on."""
+    import scipy
+
+    return {
+        "python": platform.python_version(),
+        "bilevel_gym": __version__,
+        "gymnasium": gym.__version__,
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+    }
+
+
+def save_results(leader: Leader, recorder: RunRecorder, film: Film | None, title: str) -> None:
+    """Write the parameters and the pictures of a run, as far as it went."""
+    from ..plots import plot_history
+    from .runs import GIF, PLOT
+
+    if recorder.best is None:
+        return
+    recorder.write_params(leader.low, leader.high)
+    plot_history(recorder.history, recorder.folder / PLOT, title)
+    if film is not None:
+        leader(recorder.best.upper_params)
+        film.add(leader.env.render())  # the film ends on the best x
+        film.save(recorder.folder / GIF)
+
+
+def report(
+    leader: Leader, recorder: RunRecorder, method: str, outcome: str, seconds: float
+) -> None:
+    """Print what a run reached, in the game's own exact figures, and where its files are."""
+    from .runs import FILES
+
+    folder, last = recorder.folder, recorder.last
+    if recorder.first is None or recorder.best is None or last is None:
+        click.echo(f"Interrupted before the first evaluation; nothing to keep in {folder}.")
+        return
+    game = cast("SupportsEvaluate", leader.env.game)
+    first = game.evaluate(recorder.first.upper_params)
+    best = game.evaluate(recorder.best.upper_params)
+    console().print(result_table(leader, first, best))
+    if np.linalg.norm(last.gradient) == 0.0:
+        where = "at the start" if last.number == 0 else f"after {last.number} steps"
+        outcome = f"the gradient of method {method!r} vanishes {where}"
+    click.echo(f"stopped: {outcome}")
+    if not leader.env.method.exact:
+        click.echo(
+            f"Method {method!r} gives an estimate, not the hyper-gradient; the exact projected "
+            f"gradient norm at the best x is {exact_norm(leader, best):.3g}."
+        )
+    failures = sum(not record.inner_converged for record in recorder.history)
+    if failures:
+        click.echo(f"Warning: {failures} inner solves did not converge, see history.csv", err=True)
+    count = len(recorder.history)
+    click.echo(f"evaluations: {count}, each an inner solve, in {seconds:.2f} s")
+    written = ", ".join(name for name in FILES if (folder / name).exists())
+    click.echo(f"run: {folder} ({written})")
+
+
+def result_table(leader: Leader, first: Response, best: Response) -> Table:
+    """Return start and end of a run side by side."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    ends = (first, best)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    table.add_column("start", justify="right")
+    table.add_column("best", justify="right")
+    table.add_row("objective", *(f"{end.objective:.6f}" for end in ends))
+    table.add_row("projected gradient norm", *(f"{exact_norm(leader, end):.2e}" for end in ends))
+    table.add_row("response share of the gradient", *(share_text(end) for end in ends))
+    return table
+
+
+def share_text(response: Response) -> str:
+    """Return the response share, in words where the two parts of the gradient nearly cancel."""
+    share = response.response_share
+    return f"{100.0 * share:.1f} %" if share <= CANCELLING else "cancels the direct part"
+
+
+def exact_norm(leader: Leader, response: Response) -> float:
+    """Return the projected gradient norm of the game's own answer."""
+    from ..optimizers import projected_gradient_norm
+
+    return projected_gradient_norm(
+        response.upper_params, response.hyper_gradient, leader.low, leader.high
+    )

@@ -1,0 +1,125 @@
+"""Where viewers and demos show their pictures: a window, or a film where there is no display."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from .plots import Film
+from .rendering import Window, frame, import_pygame
+
+if TYPE_CHECKING:
+    from pygame import Surface
+    from pygame.event import Event
+
+__all__ = ["NoDisplayError", "Screen"]
+
+# Drivers on which SDL falls back without a word; whatever is drawn on them nobody sees.
+UNSEEN_DRIVERS = ("dummy", "offscreen")
+
+
+class NoDisplayError(RuntimeError):
+    """There is no display to open a window on."""
+
+
+class Screen:
+    """A window to watch, or a film to keep; the pictures are the same.
+
+    Example:
+        >>> from bilevel_gym.rendering import new_surface
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     with Screen("two pages", headless=Path(folder) / "film.gif") as screen:
+        ...         screen.show(new_surface((64, 32)))
+        ...         screen.show(new_surface((64, 32)))
+        ...     sorted(path.name for path in Path(folder).iterdir())
+        ['film.gif']
+    """
+
+    def __init__(self, title: str, *, headless: Path | None = None, fps: int = 30) -> None:
+        """Find out at once, before any work is done, whether pictures can be shown.
+
+        Args:
+            title: Text of the title bar.
+            headless: The GIF to write instead of opening a window.
+            fps: Pictures per second of the window.
+
+        Raises:
+            NoDisplayError: If a window is wanted and there is no display.
+            ValueError: If the film cannot be written where it is wanted.
+        """
+        self._path = headless
+        self._film = Film()
+        self._window = Window(title, fps)
+        self._surface: Surface | None = None
+        if headless is None:
+            _require_display()
+        elif headless.suffix.lower() != ".gif":
+            raise ValueError(f"`headless` must name a .gif file, got {str(headless)!r}")
+        elif not headless.absolute().parent.is_dir():
+            raise ValueError(f"the folder of `headless` must exist, got {str(headless)!r}")
+
+    def __enter__(self) -> Self:
+        """Return the screen itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Write the film, also of a run that broke off with Ctrl-C, or close the window."""
+        self._window.close()
+        if self._path is None or self._surface is None:
+            return
+        if kind is None or issubclass(kind, KeyboardInterrupt):
+            self._film.add(frame(self._surface))  # a film ends on its last picture
+            self._film.save(self._path)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the user has closed the window; `show` then does nothing."""
+        return self._window.closed_by_user
+
+    def show(self, surface: Surface, *, frames: int = 2) -> None:
+        """Show a picture.
+
+        Args:
+            surface: The picture.
+            frames: How many frames of a film it lasts.
+        """
+        self._surface = surface
+        if self._path is None:
+            self._window.show(surface)
+            return
+        for _ in range(frames):
+            self._film.add(frame(surface))
+
+    def events(self) -> list[Event]:
+        """Return what the user did since the last call; nobody does anything in a film."""
+        return self._window.events()
+
+    def linger(self) -> None:
+        """Keep the last picture in the window until the user closes it; a film just ends."""
+        while self._path is None and self._surface is not None and not self.closed:
+            self._window.show(self._surface)
+
+
+def _require_display() -> None:
+    """Raise a `NoDisplayError` where nobody would see a window."""
+    pygame = import_pygame()
+    try:
+        pygame.display.init()
+        driver = pygame.display.get_driver()
+    except pygame.error as error:
+        driver = str(error)
+    else:
+        if driver not in UNSEEN_DRIVERS:
+            return
+    raise NoDisplayError(
+        f"no display was found (SDL says {driver!r}); `--headless OUT.gif` writes an animation "
+        "instead of opening a window"
+    )

@@ -1,0 +1,145 @@
+"""PPO as a black-box leader, beside the hyper-gradient.
+
+The leader's seat is a plain environment: PPO announces x, is paid F(x) and sees what the follower
+does. Nobody tells it the hyper-gradient, so it has to find out by trial in which of 52 directions F
+rises. What it finds within a few thousand trials is a trap near F = 0: some cell becomes worth
+staying in for ever, so that the follower enters no hazard, nor ever reaches the goal. In 20480
+trials it does not get out again (seeds 0, 1 and 2); the hyper-gradient needs 200 for the detour.
+
+    python demos/sb3_leader.py
+    python demos/sb3_leader.py --headless ppo_leader.gif
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from bilevel_gym.envs import BilevelGridWorld
+from bilevel_gym.envs.base import View
+from bilevel_gym.grid_rendering import draw_grid
+from bilevel_gym.mdp import FloatArray
+from bilevel_gym.methods import Response
+from bilevel_gym.optimizers import Optimum, normalized_ascent
+from bilevel_gym.recording import NoDisplayError, Screen
+from bilevel_gym.rendering import Curve
+
+# Announcements between two looks at what PPO has learnt, and steps of the hyper-gradient.
+ROLLOUT, GRADIENT_STEPS = 256, 200
+
+
+def main(args: argparse.Namespace) -> None:
+    """Let both leaders work, and compare them."""
+    try:
+        import torch
+        from stable_baselines3 import PPO
+    except ImportError:
+        sys.exit('error: this demo needs Stable-Baselines3: pip install "bilevel-gym[sb3]"')
+    torch.set_num_threads(1)  # networks this small are slower on more
+
+    env = gym.make("BilevelGridWorld-v0")
+    game = env.unwrapped
+    assert isinstance(game, BilevelGridWorld)
+    with Screen("PPO as a black-box leader", headless=args.headless) as screen:
+        gradient_objectives: list[float] = []
+        climb = follow_hyper_gradient(game, args.timesteps, gradient_objectives)
+
+        # F is known as soon as x is announced: nothing is to be gained by looking ahead, hence
+        # gamma = 0. Announcements begin close to x = 0, as those of the hyper-gradient do.
+        model = PPO(
+            "MlpPolicy",
+            env,
+            gamma=0.0,
+            n_steps=ROLLOUT,
+            batch_size=64,
+            learning_rate=1e-3,
+            policy_kwargs={"log_std_init": -3.0},
+            seed=args.seed,
+            device="cpu",
+        )
+        objectives: list[float] = []
+        tried: list[float] = []
+
+        def show(title: str, response: Response, frames: int = 3) -> None:
+            view = View(title, response.upper_params, response, status=status_of(response))
+            curves = (
+                Curve("PPO", np.repeat(objectives, ROLLOUT)),  # a step is an announcement
+                Curve("hyper-gradient", gradient_objectives),
+            )
+            screen.show(draw_grid(replace(game.scene(view), curves=curves)), frames=frames)
+
+        def watch(local: dict[str, Any], _: dict[str, Any]) -> bool:
+            tried.append(float(local["rewards"][0]))
+            count = len(tried)
+            if count % ROLLOUT == 0:
+                x, _state = model.predict(local["new_obs"][0], deterministic=True)
+                response = game.evaluate(x)
+                objectives.append(response.objective)
+                last = count + ROLLOUT > args.timesteps
+                # Little changes after the first rollouts.
+                if last or len(objectives) <= 12 or len(objectives) % 4 == 0:
+                    show(f"PPO after {count} announcements", response, 24 if last else 3)
+            return not screen.closed
+
+        model.learn(args.timesteps, callback=watch)
+        report(game, climb, tried, objectives)
+        show("What the hyper-gradient found", game.evaluate(climb.best.upper_params))
+        screen.linger()
+
+
+def follow_hyper_gradient(game: BilevelGridWorld, steps: int, values: list[float]) -> Optimum:
+    """Climb along the hyper-gradient, with no more announcements than PPO may make."""
+
+    def objective(x: FloatArray) -> tuple[float, FloatArray]:
+        response = game.evaluate(x)
+        return response.objective, response.hyper_gradient
+
+    return normalized_ascent(
+        objective,
+        game.initial_upper_params,
+        game.upper_space.low.astype(np.float64),
+        game.upper_space.high.astype(np.float64),
+        steps=min(steps, GRADIENT_STEPS),
+        callback=lambda iterate: values.append(iterate.value),
+    )
+
+
+def status_of(response: Response) -> tuple[tuple[str, str], ...]:
+    """Return labels and values of the status line."""
+    return (
+        ("objective", f"{response.objective:.4f}"),
+        ("lower value", f"{response.lower_value:.4f}"),
+        ("|x|", f"{np.linalg.norm(response.upper_params):.3f}"),
+    )
+
+
+def report(
+    game: BilevelGridWorld, climb: Optimum, tried: list[float], objectives: list[float]
+) -> None:
+    """Print what both have reached."""
+    rows = [
+        ("start, x = 0", 1, climb.first.value),
+        ("hyper-gradient", climb.evaluations, climb.best.value),
+        ("PPO, mean announcement at the end", len(tried), objectives[-1]),
+        ("PPO, best single announcement", len(tried), max(tried)),
+    ]
+    print(f"{'leader':<36}{'announcements':>13}{'objective':>12}")
+    for name, count, value in rows:
+        print(f"{name:<36}{count:>13}{value:>12.4f}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--timesteps", type=int, default=20_480, help="announcements of PPO")
+    parser.add_argument("--seed", type=int, default=0, help="seed of PPO")
+    parser.add_argument("--headless", type=Path, metavar="OUT.gif", help="film, without a display")
+    try:
+        main(parser.parse_args())
+    except (NoDisplayError, ValueError) as error:
+        sys.exit(f"error: {error}")

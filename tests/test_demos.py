@@ -1,0 +1,116 @@
+"""Every demo runs on its own, films itself, and says clearly what it lacks."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+DEMOS = Path(__file__).parent.parent / "demos"
+
+# Options that make the demos short.
+SMALL = {
+    "leader_gradient.py": [],
+    "play.py": ["--map-name", "4x4"],
+    "sb3_leader.py": ["--timesteps", "512"],
+    "sb3_follower.py": ["--timesteps", "2048", "--episodes", "20"],
+}
+
+every_demo = pytest.mark.parametrize("name", SMALL)
+
+
+def run_demo(name: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a demo without a display, in an empty folder."""
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
+    }
+    if sys.platform in ("darwin", "win32"):  # where there always is a display
+        environment["SDL_VIDEODRIVER"] = "dummy"
+    return subprocess.run(
+        [sys.executable, str(DEMOS / name), *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def film(name: str, folder: Path) -> str:
+    """Run a demo headless, check its film, and return what it printed."""
+    result = run_demo(name, *SMALL[name], "--headless", "film.gif", folder=folder)
+    assert result.returncode == 0, result.stderr
+    assert [path.name for path in folder.iterdir()] == ["film.gif"]
+    with Image.open(folder / "film.gif") as image:
+        # Frames that look the same are merged, so these all differ.
+        assert getattr(image, "n_frames", 1) >= 3
+    assert (folder / "film.gif").stat().st_size < 1_000_000
+    return result.stdout
+
+
+def test_all_demos_are_tested() -> None:
+    assert sorted(path.name for path in DEMOS.glob("*.py")) == sorted(SMALL)
+
+
+def test_leader_gradient_reaches_the_best_known_value(tmp_path: Path) -> None:
+    said = film("leader_gradient.py", tmp_path)
+    values = [float(number) for number in re.findall(r": (-?\d\.\d+)", said)]
+    # The climb ends within 1e-4 of the best known value, .460703.
+    assert values == [-1.1986, pytest.approx(0.4607, abs=1.01e-4), 0.4607]
+
+
+def test_play_films_itself(tmp_path: Path) -> None:
+    film("play.py", tmp_path)
+
+
+def test_sb3_leader_compares_both_leaders(tmp_path: Path) -> None:
+    said = film("sb3_leader.py", tmp_path)
+    rows = [line.split() for line in said.splitlines()[1:]]
+    assert [row[-2] for row in rows] == ["1", "201", "512", "512"]
+    start, climb, mean, best = (float(row[-1]) for row in rows)
+    assert start == -1.1986
+    assert climb == pytest.approx(0.4607, abs=1.01e-4)
+    # F is at most 1, and here PPO has only begun.
+    assert -2.0 < mean < 1.0 and -2.0 < best < 1.0
+
+
+def test_sb3_follower_measures_both_followers_under_both_shapings(tmp_path: Path) -> None:
+    said = film("sb3_follower.py", tmp_path)
+    rows = {line[:40].strip(): line[40:].split() for line in said.splitlines()[1:]}
+    assert len(rows) == 6
+    share = {name: float(row[0].rstrip("%")) for name, row in rows.items() if "%" in row[0]}
+    assert share["exact, no shaping"] > 40.0
+    assert share["exact, best known shaping"] < 5.0
+    assert rows["exact, no shaping, computed"] == ["-1.199"]
+    assert rows["exact, best known shaping, computed"] == ["0.461"]
+
+
+@every_demo
+def test_without_a_display_every_demo_points_out_the_film(name: str, tmp_path: Path) -> None:
+    result = run_demo(name, folder=tmp_path)
+    assert result.returncode == 1
+    assert "no display was found" in result.stderr and "--headless OUT.gif" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("name", ["sb3_leader.py", "sb3_follower.py"])
+def test_without_stable_baselines3_the_extra_is_named(name: str, tmp_path: Path) -> None:
+    hide = f"""
+import runpy, sys
+sys.modules["stable_baselines3"] = None
+sys.argv = [{name!r}, "--headless", "film.gif"]
+runpy.run_path({str(DEMOS / name)!r}, run_name="__main__")
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", hide], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 1
+    assert 'pip install "bilevel-gym[sb3]"' in result.stderr
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,462 @@
+"""Tests of the viewer: its session, its events, its pictures and films."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pygame
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+import bilevel_gym.recording
+from bilevel_gym import LowerLevel
+from bilevel_gym.envs import BilevelGridWorld
+from bilevel_gym.play import CONTROLS, STEP_LENGTH, Session, draw, handle, play, run, scene
+from bilevel_gym.recording import NoDisplayError, Screen
+from bilevel_gym.rendering import frame, new_surface
+
+from .helpers import array_game
+
+ENV_ID = "BilevelGridWorld-v0"
+HAZARD, OTHER_HAZARD, WALL = (2, 1), (2, 2), (1, 1)  # of the 4x4 map
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Session:
+    return new_session(tmp_path)
+
+
+def new_session(folder: Path, **kwargs: Any) -> Session:
+    env = gym.make(ENV_ID, **{"map_name": "4x4", "slip": 0.0, **kwargs})
+    return Session(env, folder=folder, seed=0)
+
+
+def shaping(session: Session, cell: tuple[int, int]) -> float:
+    index = session.game.state_of(cell)
+    assert index is not None
+    return float(session.x[index])
+
+
+def press(session: Session, *names: str) -> None:
+    for name in names:
+        handle(session, pygame.event.Event(pygame.KEYDOWN, key=getattr(pygame, f"K_{name}")))
+
+
+def release(session: Session, name: str) -> None:
+    handle(session, pygame.event.Event(pygame.KEYUP, key=getattr(pygame, f"K_{name}")))
+
+
+def drag(session: Session, button: int, *cells: tuple[int, int]) -> None:
+    """Press a mouse button on the first cell, jump from one to the next, and let it go."""
+    places = [session.layout.cell_centre(*cell) for cell in cells]
+    handle(session, pygame.event.Event(pygame.MOUSEBUTTONDOWN, button=button, pos=places[0]))
+    for (x, y), place in zip(places, places[1:], strict=False):
+        moved = (place[0] - x, place[1] - y)
+        handle(session, pygame.event.Event(pygame.MOUSEMOTION, pos=place, rel=moved))
+    handle(session, pygame.event.Event(pygame.MOUSEBUTTONUP, button=button, pos=places[-1]))
+
+
+def wheel(session: Session, turns: int) -> None:
+    handle(session, pygame.event.Event(pygame.MOUSEWHEEL, x=0, y=turns))
+
+
+# Painting --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("button", "sign"), [(1, 1.0), (3, -1.0)])
+def test_a_stroke_changes_each_cell_it_crosses_once(
+    session: Session, button: int, sign: float
+) -> None:
+    drag(session, button, (3, 0), (3, 3), (3, 0))  # one jump each way
+    assert [shaping(session, (3, c)) for c in range(4)] == [sign * session.brush] * 4
+    assert np.count_nonzero(session.x) == 4
+    drag(session, button, (3, 1))
+    assert shaping(session, (3, 1)) == 2 * sign * session.brush
+
+
+def test_painted_values_stay_in_the_box(session: Session) -> None:
+    wheel(session, 1)
+    for _ in range(12):
+        drag(session, 1, HAZARD)
+        drag(session, 3, OTHER_HAZARD)
+    assert (shaping(session, HAZARD), shaping(session, OTHER_HAZARD)) == (1.0, -1.0)
+
+
+def test_middle_and_shift_drags_erase(session: Session) -> None:
+    drag(session, 1, HAZARD, OTHER_HAZARD)
+    drag(session, 2, HAZARD)
+    assert (shaping(session, HAZARD), shaping(session, OTHER_HAZARD)) == (0.0, session.brush)
+    pygame.display.init()
+    try:
+        pygame.key.set_mods(pygame.KMOD_LSHIFT)
+        drag(session, 1, OTHER_HAZARD)
+    finally:
+        pygame.key.set_mods(pygame.KMOD_NONE)
+        pygame.display.quit()
+    assert not session.x.any()
+
+
+def test_walls_and_the_margin_cannot_be_painted(session: Session) -> None:
+    drag(session, 1, WALL)
+    handle(session, pygame.event.Event(pygame.MOUSEBUTTONDOWN, button=1, pos=(0, 0)))
+    assert session.cursor is None
+    assert not session.x.any()
+
+
+def test_moving_without_a_button_only_moves_the_cursor(session: Session) -> None:
+    place = session.layout.cell_centre(*HAZARD)
+    handle(session, pygame.event.Event(pygame.MOUSEMOTION, pos=place, rel=(1, 1)))
+    assert scene(session).cursor == HAZARD
+    assert not session.x.any()
+    handle(session, pygame.event.Event(pygame.WINDOWLEAVE))
+    assert scene(session).cursor is None
+
+
+def test_the_wheel_sets_the_brush_within_reason(session: Session) -> None:
+    wheel(session, 1)
+    assert session.brush == pytest.approx(0.15)
+    for _ in range(10):
+        wheel(session, -3)
+    assert session.brush == pytest.approx(0.05)
+    for _ in range(60):
+        wheel(session, 1)
+    assert session.brush == 2.0  # the width of the box
+    wheel(session, 0)  # a touchpad that scrolls sideways
+    assert session.brush == 2.0
+
+
+# The follower's answer, and climbing -----------------------------------------------------------
+
+
+def test_the_follower_answers_every_stroke_exactly(session: Session) -> None:
+    game = session.env.unwrapped
+    assert isinstance(game, BilevelGridWorld)
+    assert session.response.objective == game.evaluate(np.zeros(14)).objective
+    drag(session, 3, HAZARD, OTHER_HAZARD)
+    alone = game.evaluate(session.x)
+    # Warm and cold starts of the solver end within its tolerance, 1e-10, of the same answer.
+    assert session.response.objective == pytest.approx(alone.objective, abs=1e-7)
+    np.testing.assert_allclose(session.response.policy, alone.policy, atol=1e-6)
+    np.testing.assert_allclose(session.response.hyper_gradient, alone.hyper_gradient, atol=1e-5)
+    assert session.objectives == [
+        pytest.approx(game.evaluate(np.zeros(14)).objective),
+        session.response.objective,
+    ]
+
+
+def test_looking_again_solves_nothing_again(session: Session) -> None:
+    first = session.response
+    drag(session, 1, WALL)
+    draw(session)
+    assert session.response is first
+    assert len(session.objectives) == 1
+
+
+def test_a_step_along_the_hyper_gradient_has_its_length_and_climbs(session: Session) -> None:
+    before = session.response.objective
+    press(session, "g")
+    assert np.linalg.norm(session.x) == pytest.approx(STEP_LENGTH)
+    assert session.response.objective > before
+    session.tick()
+    session.tick()
+    assert len(session.objectives) == 4
+    assert "climbing" in scene(session).title
+    release(session, "g")
+    session.tick()
+    assert len(session.objectives) == 4
+
+
+def test_holding_g_reaches_the_detour(tmp_path: Path) -> None:
+    session = new_session(tmp_path, map_name="8x8", slip=0.1)
+    press(session, "g")
+    for _ in range(100):
+        session.tick()
+    # Steps of constant length circle around the best known value, .4607.
+    assert max(session.objectives) > 0.45
+
+
+@pytest.mark.filterwarnings("ignore:.*entropy alone pays")
+def test_a_vanishing_hyper_gradient_is_said_and_moves_nothing(tmp_path: Path) -> None:
+    session = new_session(tmp_path, desc=["SG"], gamma=0.0, temperature=1.0)
+    press(session, "g")
+    assert "vanishes" in session.message
+    assert not session.x.any()
+
+
+def test_undo_and_redo_go_by_strokes_and_climbs(session: Session) -> None:
+    drag(session, 1, HAZARD, OTHER_HAZARD)
+    painted = session.x.copy()
+    drag(session, 1, WALL)  # nothing to undo
+    press(session, "g")
+    session.tick()
+    release(session, "g")
+    climbed = session.x.copy()
+    press(session, "z")
+    np.testing.assert_array_equal(session.x, painted)
+    press(session, "z")
+    assert not session.x.any()
+    press(session, "z")
+    assert session.message == "there is nothing to undo"
+    press(session, "y", "y")
+    np.testing.assert_array_equal(session.x, climbed)
+    press(session, "y")
+    assert session.message == "there is nothing to redo"
+    assert session.response.objective == pytest.approx(
+        session.game.evaluate(climbed).objective, abs=1e-7
+    )
+
+
+def test_reset_returns_to_the_initial_x_and_can_be_undone(session: Session) -> None:
+    drag(session, 1, HAZARD)
+    draw(session)
+    press(session, "r")
+    assert not session.x.any()
+    draw(session)
+    assert len(session.objectives) == 1
+    press(session, "z")
+    assert shaping(session, HAZARD) == session.brush
+
+
+# The follower's seat ---------------------------------------------------------------------------
+
+
+def test_the_follower_walks_with_arrows_and_number_keys_under_the_leaders_x(
+    session: Session,
+) -> None:
+    drag(session, 3, HAZARD)
+    press(session, "TAB")
+    assert isinstance(session.env, LowerLevel)
+    np.testing.assert_array_equal(session.env.upper_params, session.x)
+    assert scene(session).follower == (2, 0)
+    press(session, "UP")
+    assert scene(session).follower == (1, 0)
+    press(session, "2", "1")  # down, right
+    assert scene(session).follower == HAZARD
+    press(session, "KP3")  # left, out of the hazard
+    assert scene(session).follower == (2, 0)
+    assert session.episode is not None
+    assert session.episode.lower_returns[-1] == pytest.approx(-session.brush)
+    assert session.episode.upper_returns[-1] == pytest.approx(-0.5)
+    assert [curve.label for curve in scene(session).curves] == ["your return", "leader's return"]
+
+
+def test_after_the_end_of_an_episode_any_move_starts_another(session: Session) -> None:
+    press(session, "TAB", "RIGHT", "RIGHT", "RIGHT", "UP")  # acting in the goal ends it
+    assert session.episode is not None and session.episode.lower_returns[-1] == 1.0
+    assert "episode is over" in scene(session).title
+    press(session, "UP")
+    assert scene(session).follower == (2, 0)
+    assert session.episode.lower_returns == [0.0]
+    press(session, "UP", "r")
+    assert scene(session).follower == (2, 0)
+
+
+def test_the_time_limit_ends_an_episode_too(session: Session) -> None:
+    press(session, "TAB", *["LEFT"] * 200)
+    assert "time is up" in scene(session).title
+
+
+def test_slips_are_part_of_the_game(tmp_path: Path) -> None:
+    session = new_session(tmp_path, slip=1.0)
+    press(session, "TAB", "UP")
+    assert scene(session).follower != (1, 0)
+
+
+def test_each_seat_refuses_the_moves_of_the_other(session: Session) -> None:
+    press(session, "UP")
+    assert session.message == "only the follower can do that; Tab changes seats"
+    press(session, "TAB", "g")
+    drag(session, 1, HAZARD)
+    assert session.message == "only the leader can do that; Tab changes seats"
+    assert not session.x.any()
+    press(session, "TAB")
+    assert (session.seat, session.message) == ("leader", "")
+    assert scene(session).follower is None
+
+
+def test_changing_seats_ends_strokes_and_climbs(session: Session) -> None:
+    press(session, "g")
+    place = session.layout.cell_centre(*HAZARD)
+    handle(session, pygame.event.Event(pygame.MOUSEBUTTONDOWN, button=1, pos=place))
+    press(session, "TAB")
+    painted = session.x.copy()
+    session.tick()
+    place = session.layout.cell_centre(*OTHER_HAZARD)
+    handle(session, pygame.event.Event(pygame.MOUSEMOTION, pos=place, rel=(90, 0)))
+    np.testing.assert_array_equal(session.x, painted)
+
+
+# Help, screenshots, leaving --------------------------------------------------------------------
+
+
+def test_help_covers_the_picture_and_goes_again(session: Session) -> None:
+    plain = frame(draw(session))
+    press(session, "h")
+    assert session.show_help
+    assert not np.array_equal(frame(draw(session)), plain)
+    press(session, "F1")
+    np.testing.assert_array_equal(frame(draw(session)), plain)
+
+
+def test_a_click_on_the_help_hides_it_and_paints_nothing(session: Session) -> None:
+    press(session, "h")
+    drag(session, 1, HAZARD)
+    assert not session.show_help
+    assert not session.x.any()
+
+
+def test_every_trigger_belongs_to_one_line_of_the_help_and_exists() -> None:
+    triggers = [trigger for control in CONTROLS for trigger in control.actions]
+    assert len(triggers) == len(set(triggers))
+    mouse = ("button", "wheel", "close")
+    keys = [t for t in triggers if not any(word in t for word in mouse)]
+    assert all(hasattr(pygame, f"K_{key}") for key in keys)
+    assert all(control.keys and control.meaning for control in CONTROLS)
+
+
+def test_other_events_change_nothing(session: Session) -> None:
+    before = frame(draw(session))
+    press(session, "F5")
+    for event in (
+        pygame.event.Event(pygame.WINDOWFOCUSGAINED),
+        pygame.event.Event(pygame.MOUSEBUTTONDOWN, button=8, pos=(0, 0)),
+    ):
+        handle(session, event)
+    np.testing.assert_array_equal(frame(draw(session)), before)
+
+
+def test_screenshots_never_overwrite(session: Session, tmp_path: Path) -> None:
+    taken = tmp_path / f"{ENV_ID}-001.png"
+    taken.write_text("mine")
+    picture = frame(draw(session))
+    press(session, "s", "s")
+    assert taken.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"{ENV_ID}-{number:03d}.png" for number in (1, 2, 3)
+    ]
+    assert session.message == f"saved {ENV_ID}-003.png"
+    with Image.open(tmp_path / f"{ENV_ID}-002.png") as image:
+        np.testing.assert_array_equal(np.asarray(image.convert("RGB")), picture)
+
+
+def test_a_screenshot_that_cannot_be_written_is_said(session: Session, tmp_path: Path) -> None:
+    session.folder = tmp_path / "missing"
+    press(session, "s")
+    assert session.message.startswith("no screenshot: ")
+    assert session.running
+
+
+@pytest.mark.parametrize("key", ["q", "ESCAPE"])
+def test_keys_quit(session: Session, key: str) -> None:
+    press(session, key)
+    assert not session.running
+
+
+def test_the_picture_keeps_its_size(session: Session) -> None:
+    sizes = {draw(session).get_size()}
+    drag(session, 1, HAZARD)
+    for key in ("h", "g", "TAB", "UP", "h"):
+        press(session, key)
+        sizes.add(draw(session).get_size())
+    assert sizes == {session.layout.size}
+
+
+# Windows and films -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unseen_window(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Screen]:
+    """Open windows although nobody will see them."""
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.setattr(bilevel_gym.recording, "UNSEEN_DRIVERS", ())
+    return lambda: Screen("test", fps=1000)
+
+
+def test_the_loop_passes_events_on_until_the_window_is_closed(
+    session: Session, unseen_window: Callable[[], Screen]
+) -> None:
+    with unseen_window() as screen:
+        screen.show(new_surface(session.layout.size))  # opens the window
+        pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_g))
+        pygame.event.post(pygame.event.Event(pygame.KEYUP, key=pygame.K_g))
+        pygame.event.post(pygame.event.Event(pygame.QUIT))
+        run(session, screen)
+        assert screen.closed
+        screen.linger()
+    assert not session.running
+    assert session.x.any()
+    assert not pygame.display.get_init()
+
+
+def test_a_window_that_is_left_with_q_is_closed(
+    session: Session, unseen_window: Callable[[], Screen]
+) -> None:
+    with unseen_window() as screen:
+        screen.show(new_surface(session.layout.size))
+        pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_q))
+        run(session, screen)
+    assert not pygame.display.get_init()
+
+
+def test_without_a_display_the_headless_film_is_pointed_out() -> None:
+    # tests/conftest.py chooses the display that nobody sees.
+    with pytest.raises(NoDisplayError, match="--headless OUT.gif"):
+        play(ENV_ID, map_name="4x4")
+
+
+def test_an_unknown_task_gets_the_nearest_one() -> None:
+    with pytest.raises(ValueError, match="Did you mean 'BilevelGridWorld-v0'"):
+        play("BilevelGridWord-v0")
+
+
+def test_a_game_without_a_map_is_refused() -> None:
+    with pytest.raises(TypeError, match="only games on a map .* ArrayBilevelEnv has none"):
+        Session(array_game())
+    with pytest.raises(TypeError, match="only games on a map"):
+        play("CartPole-v1")
+
+
+@pytest.mark.parametrize("name", ["film.mp4", "film", "missing/film.gif"])
+def test_a_film_that_cannot_be_written_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="`headless` must"):
+        play(ENV_ID, headless=tmp_path / name, map_name="4x4")
+    assert not list(tmp_path.iterdir())
+
+
+def frames_of(path: Path) -> list[NDArray[np.uint8]]:
+    with Image.open(path) as image:
+        frames = []
+        for number in range(getattr(image, "n_frames", 1)):
+            image.seek(number)
+            frames.append(np.asarray(image.convert("RGB")))
+    return frames
+
+
+def test_the_headless_film_shows_both_seats_and_is_small(tmp_path: Path) -> None:
+    path = tmp_path / "play.gif"
+    play(ENV_ID, headless=path)
+    frames = frames_of(path)
+    assert len(frames) > 30
+    assert all((a != b).any() for a, b in zip(frames, frames[1:], strict=False))
+    assert path.stat().st_size < 1_000_000
+    again = tmp_path / "again.gif"
+    play(ENV_ID, headless=again)
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_a_film_that_breaks_off_with_ctrl_c_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "film.gif"
+    with pytest.raises(KeyboardInterrupt), Screen("test", headless=path) as screen:
+        screen.show(new_surface((64, 32)))
+        raise KeyboardInterrupt
+    assert len(frames_of(path)) == 1
+    broken = tmp_path / "broken.gif"
+    with pytest.raises(RuntimeError), Screen("test", headless=broken) as screen:
+        screen.show(new_surface((64, 32)))
+        raise RuntimeError
+    assert not broken.exists()
