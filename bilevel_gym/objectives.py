@@ -15,7 +15,24 @@ from .checks import check_discount, check_not_negative
 from .mdp import FloatArray
 from .soft import SoftSolution
 
-__all__ = ["DiscountedReturn", "Objective", "QuadraticCost", "Sum", "UpperValue"]
+__all__ = ["DiscountedReturn", "Objective", "Outcome", "QuadraticCost", "Sum", "UpperValue"]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What there is to judge: the leader's x and the follower's answer to it.
+
+    Attributes:
+        solution: The follower's answer.
+        upper_params: x, in its own shape.
+        upper_reward: The leader's reward u_x `[S, A]`.
+        initial_distribution: Distribution of the first state `[S]`.
+    """
+
+    solution: SoftSolution
+    upper_params: FloatArray
+    upper_reward: FloatArray
+    initial_distribution: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,22 +61,8 @@ class UpperValue:
 class Objective(Protocol):
     """What every upper objective can do."""
 
-    def evaluate(
-        self,
-        solution: SoftSolution,
-        *,
-        upper_params: FloatArray,
-        upper_reward: FloatArray,
-        initial_distribution: FloatArray,
-    ) -> UpperValue:
-        """Return the objective and its derivatives.
-
-        Args:
-            solution: The follower's answer.
-            upper_params: x `[D]`.
-            upper_reward: The leader's reward u_x `[S, A]`.
-            initial_distribution: Distribution of the first state `[S]`.
-        """
+    def evaluate(self, outcome: Outcome) -> UpperValue:
+        """Return the objective and its derivatives."""
         ...
 
 
@@ -82,24 +85,18 @@ class DiscountedReturn:
         if self.gamma is not None:
             check_discount("gamma", self.gamma)
 
-    def evaluate(
-        self,
-        solution: SoftSolution,
-        *,
-        upper_params: FloatArray,
-        upper_reward: FloatArray,
-        initial_distribution: FloatArray,
-    ) -> UpperValue:
-        """Return the discounted return and its derivatives; see `Objective.evaluate`."""
+    def evaluate(self, outcome: Outcome) -> UpperValue:
+        """Return the discounted return and its derivatives."""
+        solution, upper_reward = outcome.solution, outcome.upper_reward
         kernel, policy = solution.mdp.kernel, solution.policy
         gamma = solution.mdp.gamma if self.gamma is None else self.gamma
         system = solution.discounted_system(gamma)
         value, _ = system.solve((policy * upper_reward).sum(axis=1))
-        occupancy, _ = system.solve(initial_distribution, transpose=True)
+        occupancy, _ = system.solve(outcome.initial_distribution, transpose=True)
         expected = kernel.expect(value)
         visits = occupancy[:, None] * policy
         return UpperValue(
-            value=float(initial_distribution @ value),
+            value=float(outcome.initial_distribution @ value),
             policy=occupancy[:, None] * (upper_reward + gamma * expected),
             upper_reward=visits,
             kernel=gamma * kernel.on_transitions(visits, value),
@@ -121,19 +118,10 @@ class QuadraticCost:
         """Check the weight."""
         check_not_negative("weight", self.weight)
 
-    def evaluate(
-        self,
-        solution: SoftSolution,
-        *,
-        upper_params: FloatArray,
-        upper_reward: FloatArray,
-        initial_distribution: FloatArray,
-    ) -> UpperValue:
-        """Return the cost and its derivative; see `Objective.evaluate`."""
-        flat = upper_params.ravel()
-        return UpperValue(
-            value=-self.weight * float(flat @ flat), params=-2.0 * self.weight * upper_params
-        )
+    def evaluate(self, outcome: Outcome) -> UpperValue:
+        """Return the cost and its derivative."""
+        x = outcome.upper_params
+        return UpperValue(value=-self.weight * float((x * x).sum()), params=-2.0 * self.weight * x)
 
 
 @dataclass(frozen=True)
@@ -146,24 +134,9 @@ class Sum:
 
     terms: Sequence[Objective]
 
-    def evaluate(
-        self,
-        solution: SoftSolution,
-        *,
-        upper_params: FloatArray,
-        upper_reward: FloatArray,
-        initial_distribution: FloatArray,
-    ) -> UpperValue:
-        """Return the sum of values and derivatives; see `Objective.evaluate`."""
-        values = [
-            term.evaluate(
-                solution,
-                upper_params=upper_params,
-                upper_reward=upper_reward,
-                initial_distribution=initial_distribution,
-            )
-            for term in self.terms
-        ]
+    def evaluate(self, outcome: Outcome) -> UpperValue:
+        """Return the sum of values and derivatives."""
+        values = [term.evaluate(outcome) for term in self.terms]
         return UpperValue(
             value=sum(v.value for v in values),
             policy=_add(v.policy for v in values),

@@ -21,12 +21,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from .checks import unknown_name
 from .envs.base import View
-from .grid_rendering import GridScene, draw_grid, grid_layout
 from .methods.base import Response
 from .optimizers import normalized_ascent
-from .recording import Screen
 from .registration import TASKS
-from .rendering import Curve, draw_help, import_pygame
+from .rendering import (
+    Curve,
+    GridScene,
+    Screen,
+    draw_grid,
+    draw_help,
+    grid_layout,
+    import_pygame,
+)
 from .wrappers import LowerLevel
 
 if TYPE_CHECKING:

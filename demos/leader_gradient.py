@@ -21,11 +21,9 @@ import numpy as np
 
 from bilevel_gym import HyperGradient
 from bilevel_gym.envs import BilevelGridWorld
-from bilevel_gym.grid_rendering import draw_grid
 from bilevel_gym.mdp import FloatArray
 from bilevel_gym.optimizers import Iterate, normalized_ascent
-from bilevel_gym.recording import NoDisplayError, Screen
-from bilevel_gym.rendering import Curve
+from bilevel_gym.rendering import Curve, NoDisplayError, Screen, draw_grid
 
 # Steps of which each is shown, and pictures of all the later ones together.
 FIRST, PICTURES = 12, 33

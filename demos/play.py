@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from bilevel_gym.play import play
-from bilevel_gym.recording import NoDisplayError
+from bilevel_gym.rendering import NoDisplayError
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])

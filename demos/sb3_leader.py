@@ -23,12 +23,10 @@ import numpy as np
 
 from bilevel_gym.envs import BilevelGridWorld
 from bilevel_gym.envs.base import View
-from bilevel_gym.grid_rendering import draw_grid
 from bilevel_gym.mdp import FloatArray
 from bilevel_gym.methods import Response
 from bilevel_gym.optimizers import Optimum, normalized_ascent
-from bilevel_gym.recording import NoDisplayError, Screen
-from bilevel_gym.rendering import Curve
+from bilevel_gym.rendering import Curve, NoDisplayError, Screen, draw_grid
 
 # Announcements between two looks at what PPO has learnt, and steps of the hyper-gradient.
 ROLLOUT, GRADIENT_STEPS = 256, 200

@@ -23,7 +23,7 @@ from ..adjoint import response_gradient
 from ..checks import check_discount, check_in_box, check_positive, unknown_name
 from ..mdp import FloatArray, Kernel, TabularMDP
 from ..methods.base import Response
-from ..objectives import Objective
+from ..objectives import Objective, Outcome
 from ..sampling import TransitionTables
 from ..soft import solve_soft_mdp
 
@@ -340,12 +340,7 @@ class TabularBilevelEnv(BilevelEnv):
             tolerance=tolerance,
             max_iterations=max_iterations,
         )
-        upper = self.objective.evaluate(
-            solution,
-            upper_params=x,
-            upper_reward=self.upper_reward(x),
-            initial_distribution=rho,
-        )
+        upper = self.objective.evaluate(Outcome(solution, x, self.upper_reward(x), rho))
         direct = np.zeros(self.upper_space.shape)
         if upper.params is not None:
             direct += upper.params

@@ -25,7 +25,7 @@ from .base import BestKnown, TabularBilevelEnv, View
 if TYPE_CHECKING:
     import pygame
 
-    from ..grid_rendering import GridScene
+    from ..rendering import GridScene
 
 __all__ = ["MAPS", "BilevelGridWorld", "random_map"]
 
@@ -246,13 +246,13 @@ class BilevelGridWorld(TabularBilevelEnv):
 
     def draw(self, view: View) -> pygame.Surface:
         """Draw the map with the shaping, the follower's policy and the hyper-gradient."""
-        from ..grid_rendering import draw_grid
+        from ..rendering import draw_grid
 
         return draw_grid(self.scene(view))
 
     def scene(self, view: View) -> GridScene:
-        """Return a view as arrays over the map, for `bilevel_gym.grid_rendering.draw_grid`."""
-        from ..grid_rendering import GridScene
+        """Return a view as arrays over the map, for `bilevel_gym.rendering.draw_grid`."""
+        from ..rendering import GridScene
 
         answer = view.response
         return GridScene(

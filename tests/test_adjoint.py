@@ -10,7 +10,7 @@ import pytest
 
 from bilevel_gym.adjoint import response_gradient
 from bilevel_gym.mdp import FloatArray, TabularMDP
-from bilevel_gym.objectives import DiscountedReturn, QuadraticCost, Sum, UpperValue
+from bilevel_gym.objectives import DiscountedReturn, Outcome, QuadraticCost, Sum, UpperValue
 from bilevel_gym.soft import SoftSolution, solve_soft_mdp
 
 from .models import central_difference, random_mdp, relative_error, symmetric_mdp
@@ -43,12 +43,8 @@ class Problem:
 
     def judge(self, mdp: TabularMDP) -> tuple[SoftSolution, UpperValue]:
         solution = solve_soft_mdp(mdp)
-        value = self.objective.evaluate(
-            solution,
-            upper_params=np.zeros(1),
-            upper_reward=self.upper_reward,
-            initial_distribution=self.rho,
-        )
+        outcome = Outcome(solution, np.zeros(1), self.upper_reward, self.rho)
+        value = self.objective.evaluate(outcome)
         return solution, value
 
     def value(self, **changes: object) -> float:
@@ -131,12 +127,8 @@ class TestDerivatives:
 def test_two_symmetric_states_have_their_closed_form_gradient() -> None:
     bonus, gamma, temperature = 0.02, 0.95, 0.05
     solution = solve_soft_mdp(symmetric_mdp(bonus=bonus, gamma=gamma, temperature=temperature))
-    upper = DiscountedReturn().evaluate(
-        solution,
-        upper_params=np.zeros(1),
-        upper_reward=np.array([[1.0, 0.0], [1.0, 0.0]]),
-        initial_distribution=np.array([1.0, 0.0]),
-    )
+    stays = np.array([[1.0, 0.0], [1.0, 0.0]])
+    upper = DiscountedReturn().evaluate(Outcome(solution, np.zeros(1), stays, np.array([1.0, 0.0])))
     stay = 1.0 / (1.0 + math.exp(-bonus / temperature))
     assert upper.value == pytest.approx(stay / (1.0 - gamma), rel=1e-12)
     assert upper.policy is not None
@@ -177,18 +169,15 @@ def test_the_adjoint_residual_is_reported_and_small() -> None:
 def test_a_sum_adds_values_and_every_derivative() -> None:
     solution = solve_soft_mdp(random_mdp(12))
     x = np.array([1.0, -2.0])
-    inputs = {
-        "upper_params": x,
-        "upper_reward": np.random.default_rng(0).normal(size=(8, 3)),
-        "initial_distribution": np.full(8, 0.125),
-    }
+    upper_reward = np.random.default_rng(0).normal(size=(8, 3))
+    outcome = Outcome(solution, x, upper_reward, np.full(8, 0.125))
     terms = (DiscountedReturn(), DiscountedReturn(0.5), QuadraticCost(0.1))
-    parts = [term.evaluate(solution, **inputs) for term in terms]
-    total = Sum(terms).evaluate(solution, **inputs)
+    parts = [term.evaluate(outcome) for term in terms]
+    total = Sum(terms).evaluate(outcome)
     assert total.value == pytest.approx(sum(part.value for part in parts), rel=1e-14)
     for name in ("policy", "upper_reward", "kernel", "params"):
         present = [getattr(part, name) for part in parts if getattr(part, name) is not None]
         np.testing.assert_allclose(getattr(total, name), sum(present), rtol=1e-13)
     assert parts[2].value == pytest.approx(-0.5) and total.params is not None
     np.testing.assert_allclose(total.params, [-0.2, 0.4])
-    assert Sum((QuadraticCost(0.1),)).evaluate(solution, **inputs).policy is None
+    assert Sum((QuadraticCost(0.1),)).evaluate(outcome).policy is None

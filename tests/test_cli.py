@@ -27,8 +27,8 @@ from bilevel_gym.cli.arguments import parse_value
 from bilevel_gym.cli.runs import FILES, RunRecorder
 from bilevel_gym.envs.grid_world import BilevelGridWorld
 from bilevel_gym.methods.exact import Exact
-from bilevel_gym.plots import MAX_FRAMES, Film
 from bilevel_gym.registration import TASKS
+from bilevel_gym.rendering.film import MAX_FRAMES, Film
 
 GRID = "BilevelGridWorld-v0"
 SMALL = ("--set", "map_name=4x4")
@@ -619,7 +619,7 @@ def test_check_fails_on_a_wrong_hyper_gradient(run: Run, monkeypatch: pytest.Mon
 def test_check_fails_where_nothing_tests_the_response_term(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bilevel_gym.cli.check.MIN_RESPONSE_SHARE", 1e6)
+    monkeypatch.setattr("bilevel_gym.cli.checking.MIN_RESPONSE_SHARE", 1e6)
     result = run("check", GRID, *SMALL, "--points", 1)
     assert result.exit_code == 1
     assert "nothing was tested" in result.stdout

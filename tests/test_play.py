@@ -13,12 +13,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-import bilevel_gym.recording
+import bilevel_gym.rendering.screen
 from bilevel_gym import LowerLevel
 from bilevel_gym.envs import BilevelGridWorld
 from bilevel_gym.play import CONTROLS, STEP_LENGTH, Session, draw, handle, play, run, scene
-from bilevel_gym.recording import NoDisplayError, Screen
 from bilevel_gym.rendering import frame, new_surface
+from bilevel_gym.rendering.screen import NoDisplayError, Screen
 
 from .helpers import array_game
 
@@ -373,7 +373,7 @@ def test_the_picture_keeps_its_size(session: Session) -> None:
 def unseen_window(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Screen]:
     """Open windows although nobody will see them."""
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    monkeypatch.setattr(bilevel_gym.recording, "UNSEEN_DRIVERS", ())
+    monkeypatch.setattr(bilevel_gym.rendering.screen, "UNSEEN_DRIVERS", ())
     return lambda: Screen("test", fps=1000)
 
 

@@ -16,17 +16,9 @@ import pygame
 import pytest
 from numpy.typing import NDArray
 
-from bilevel_gym.grid_rendering import (
-    FOUR_ARROWS_CELL,
-    GridLayout,
-    GridScene,
-    draw_grid,
-    grid_layout,
-)
-from bilevel_gym.rendering import (
+from bilevel_gym.rendering.canvas import (
     THEME,
     Curve,
-    Window,
     contrast_ink,
     diverging_colours,
     draw_colour_bar,
@@ -39,7 +31,15 @@ from bilevel_gym.rendering import (
     new_surface,
     text_size,
 )
-from bilevel_gym.signs import ICON_SIDE, pin_sprite
+from bilevel_gym.rendering.grid import (
+    FOUR_ARROWS_CELL,
+    GridLayout,
+    GridScene,
+    draw_grid,
+    grid_layout,
+)
+from bilevel_gym.rendering.signs import ICON_SIDE, pin_sprite
+from bilevel_gym.rendering.window import Window
 
 UP, RIGHT, DOWN, LEFT = range(4)
 LINES = ("S..#", ".H..", "..H.", "#..G")
@@ -113,13 +113,13 @@ def test_nan_gets_a_colour_of_its_own() -> None:
 def test_a_power_below_one_brings_out_small_values() -> None:
     rooted = diverging_colours([-4.0, -1.0, 0.0, 1.0, 4.0], 4.0, power=0.5)
     assert (rooted == diverging_colours([-4.0, -2.0, 0.0, 2.0, 4.0], 4.0)).all()
-    with pytest.raises(ValueError, match="`power` must be finite and positive, got 0"):
+    with pytest.raises(ValueError, match="`power` must be positive and finite, got 0"):
         diverging_colours(0.0, 1.0, power=0.0)
 
 
 @pytest.mark.parametrize("limit", [0.0, -1.0, np.inf, np.nan])
 def test_a_bad_limit_is_rejected(limit: float) -> None:
-    with pytest.raises(ValueError, match="`limit` must be finite and positive"):
+    with pytest.raises(ValueError, match="`limit` must be positive and finite"):
         diverging_colours(0.0, limit)
 
 
@@ -398,8 +398,8 @@ def _with(values: NDArray[np.float64], place: tuple[int, ...], value: float) -> 
         ({"cells": np.array(["S.", ".."])}, "two positive numbers, got .2,"),
         ({"shaping": np.zeros((4, 5))}, r"`shaping` must have shape \(4, 4\), got \(4, 5\)"),
         ({"shaping": _with(np.zeros((4, 4)), (1, 2), np.nan)}, r"`shaping`.*nan at \(1, 2\)"),
-        ({"shaping_limit": 0.0}, "`shaping_limit` must be finite and positive, got 0.0"),
-        ({"shaping_limit": np.inf}, "`shaping_limit` must be finite and positive, got inf"),
+        ({"shaping_limit": 0.0}, "`shaping_limit` must be positive and finite, got 0.0"),
+        ({"shaping_limit": np.inf}, "`shaping_limit` must be positive and finite, got inf"),
         ({"policy": np.zeros((4, 4))}, r"`policy` must have shape \(4, 4, 4\), got \(4, 4\)"),
         ({"policy": np.full((4, 4, 4), 0.3)}, "`policy` must sum to 1 over the moves, got 1.2"),
         ({"policy": _with(np.full((4, 4, 4), 0.25), (0, 1, 2), np.inf)}, "`policy` must be finite"),
@@ -559,7 +559,7 @@ def test_drawing_opens_no_display_and_importing_loads_no_pygame() -> None:
     program = """
 import sys
 import numpy as np
-from bilevel_gym.grid_rendering import GridScene, draw_grid
+from bilevel_gym.rendering.grid import GridScene, draw_grid
 from bilevel_gym.rendering import Window, draw_help, frame
 assert "pygame" not in sys.modules
 surface = draw_grid(GridScene(np.array([["S", "G"]]), np.zeros((1, 2)), 1.0, title="t"))
@@ -645,5 +645,5 @@ def test_closing_a_window_spares_its_successor() -> None:
 
 
 def test_a_bad_frame_rate_is_rejected() -> None:
-    with pytest.raises(ValueError, match="`fps` must be finite and positive, got 0"):
+    with pytest.raises(ValueError, match="`fps` must be positive and finite, got 0"):
         Window("title", 0)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 
 from .. import __version__
-from .check import check
+from .checking import check
 from .console import plain_warnings
-from .solve import solve
-from .tasks import list_tasks, markdown_table
-from .viewer import play
+from .listing import list_tasks, markdown_table
+from .playing import play
+from .solving import solve
 
 __all__ = ["main", "markdown_table"]
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from ..files import replacing
 from ..mdp import FloatArray
 from ..optimizers import Iterate, lbfgsb, normalized_ascent
 
@@ -287,18 +286,6 @@ def load_start(path: Path) -> FloatArray:
         raise ValueError(wrong)
     with stored:
         return stored["best_upper_params"]
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that takes the place of `path` once it is written whole."""
-    # The extension stays last: libraries choose the format by it.
-    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _next_folder(parent: Path) -> Path:

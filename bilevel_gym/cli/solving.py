@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..mdp import FloatArray
     from ..methods.base import Response, SupportsEvaluate
     from ..optimizers import Iterate
-    from ..plots import Film
+    from ..rendering import Film
     from ..wrappers import HyperGradient
     from .runs import Leader, RunRecorder
 
@@ -105,7 +105,7 @@ def solve(
     it has reached.
     """
     from ..envs.base import BilevelEnv
-    from ..plots import Film
+    from ..rendering import Film
     from .runs import POLISH_EVALUATIONS, Leader, RunRecorder, climb, write_config
 
     polish_evaluations = 0 if polish is False else POLISH_EVALUATIONS
@@ -226,7 +226,7 @@ def versions() -> dict[str, str]:
 
 def save_results(leader: Leader, recorder: RunRecorder, film: Film | None, title: str) -> None:
     """Write the parameters and the pictures of a run, as far as it went."""
-    from ..plots import plot_history
+    from .plots import plot_history
     from .runs import GIF, PLOT
 
     if recorder.best is None:

@@ -24,7 +24,7 @@ def play(env_id: str, env_kwargs: dict[str, Any], headless: Path | None) -> None
     make_leader(env_id, env_kwargs).close()  # says what is wrong with ID or NAME=VALUE
 
     from ..play import play as play_game
-    from ..recording import NoDisplayError
+    from ..rendering import NoDisplayError
 
     try:
         play_game(env_id, headless=headless, **env_kwargs)

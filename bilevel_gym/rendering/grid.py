@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .rendering import (
+from ..checks import check_positive
+from .canvas import (
     THEME,
     Curve,
     Rectangle,
@@ -145,10 +146,7 @@ class GridScene:
                 f"`cells` must be among 'S', 'G', 'H', '#' and '.', got {unknown[0]!r}"
             )
         free = self.cells != WALL
-        if not (np.isfinite(self.shaping_limit) and self.shaping_limit > 0):
-            raise ValueError(
-                f"`shaping_limit` must be finite and positive, got {self.shaping_limit}"
-            )
+        check_positive("shaping_limit", self.shaping_limit)
         for name, tail in (("shaping", ()), ("policy", (4,)), ("occupancy", ()), ("gradient", ())):
             values = getattr(self, name)
             if values is not None:

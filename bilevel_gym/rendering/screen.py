@@ -6,8 +6,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from .plots import Film
-from .rendering import Window, frame, import_pygame
+from .canvas import frame, import_pygame
+from .film import Film
+from .window import Window
 
 if TYPE_CHECKING:
     from pygame import Surface
@@ -27,7 +28,7 @@ class Screen:
     """A window to watch, or a film to keep; the pictures are the same.
 
     Example:
-        >>> from bilevel_gym.rendering import new_surface
+        >>> from bilevel_gym.rendering import Screen, new_surface
         >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:

@@ -1,27 +1,26 @@
-"""Drawing that every task shares: palette, text, scales, curves, help overlay and the one window.
+"""Drawing that every task shares: palette, text, scales, curves and the help overlay.
 
-Everything is drawn on a plain `pygame.Surface`, which needs no display; only `Window` opens one.
+Everything is drawn on a plain `pygame.Surface`, which needs no display.
 pygame is imported at the first drawing, so importing this module costs nothing. Task-specific
-pictures are built on top of it, for example in `bilevel_gym.grid_rendering`.
+pictures are built on top of it, for example in `bilevel_gym.rendering.grid`.
 """
 
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..checks import check_positive
+
 if TYPE_CHECKING:
     from pygame import Rect, Surface
-    from pygame.event import Event
-    from pygame.time import Clock
 
 __all__ = [
     "THEME",
@@ -30,7 +29,6 @@ __all__ = [
     "Rectangle",
     "Sprite",
     "Theme",
-    "Window",
     "contrast_ink",
     "diverging_colours",
     "draw_colour_bar",
@@ -94,7 +92,6 @@ _TICKS = ((-1, "topleft"), (1, "topright"), (0, "midtop"), (-0.5, "midtop"), (0.
 """Places of the numbers on a colour bar from −1 to 1, and how their text is aligned."""
 POINTS_PER_PIXEL = 4
 """Longer curves are thinned to this many points per pixel."""
-MAX_PENDING_EVENTS = 1000
 
 
 def import_pygame() -> ModuleType:
@@ -186,10 +183,11 @@ def diverging_colours(values: ArrayLike, limit: float, *, power: float = 1.0) ->
     Returns:
         Colours, uint8 `[..., 3]`.
     """
-    limit = _positive("limit", limit)
+    check_positive("limit", limit)
+    check_positive("power", power)
     values = np.asarray(values, dtype=np.float64)
     half = COLOUR_STEPS // 2
-    places = np.sign(values) * np.minimum(np.abs(values) / limit, 1.0) ** _positive("power", power)
+    places = np.sign(values) * np.minimum(np.abs(values) / limit, 1.0) ** power
     index = np.rint(places * half) + half
     index = np.where(np.isnan(values), MISSING_INDEX, index).astype(np.intp)
     colours: NDArray[np.uint8] = _colour_table()[index]
@@ -489,89 +487,3 @@ def _help_card(lines: Sequence[tuple[str, str]], size: int) -> tuple[int, tuple[
     keys = max((text_size(key, size)[0] for key, _ in lines), default=0) + size
     meanings = max((text_size(meaning, size)[0] for _, meaning in lines), default=0)
     return keys, (keys + meanings + 3 * size, (2 * len(lines) + 2) * size)
-
-
-# Window
-
-
-class Window:
-    """The one place that opens a window: `render_mode="human"` and the demos use it.
-
-    pygame shows one window per process; a second `Window` takes over the first one's.
-
-    Args:
-        title: Text of the title bar.
-        fps: Frames per second that `show` waits for.
-    """
-
-    _current: ClassVar[Window | None] = None
-    """The instance whose frames the one window shows."""
-
-    def __init__(self, title: str, fps: int) -> None:
-        """Remember what to open; nothing is opened before the first `show`."""
-        self.title = title
-        self.fps = int(_positive("fps", fps))
-        self._clock: Clock | None = None
-        self._closed_by_user = False
-        self._pending: deque[Event] = deque(maxlen=MAX_PENDING_EVENTS)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the window is on the screen."""
-        if Window._current is not self:
-            return False
-        # Someone else may have closed the display, as `pygame.quit()` does.
-        return import_pygame().display.get_surface() is not None
-
-    @property
-    def closed_by_user(self) -> bool:
-        """Whether the user has closed the window; `show` then does nothing."""
-        return self._closed_by_user
-
-    def show(self, surface: Surface) -> None:
-        """Show `surface` in a window of its size and wait until the next frame is due."""
-        pygame = import_pygame()
-        if self._closed_by_user:
-            return
-        size = surface.get_size()
-        if not self.is_open or pygame.display.get_surface().get_size() != size:
-            pygame.display.init()
-            pygame.display.set_mode(size)
-            pygame.display.set_caption(self.title)
-            Window._current = self
-        pygame.display.get_surface().blit(surface, (0, 0))
-        pygame.display.flip()
-        # Reading the queue is what tells the system that the window is alive.
-        self._collect_events()
-        if self._clock is None:
-            self._clock = pygame.time.Clock()
-        self._clock.tick(self.fps)
-
-    def events(self) -> list[Event]:
-        """Return the events since the last call, oldest first; none if the window never opened."""
-        if self.is_open:
-            self._collect_events()
-        events = list(self._pending)
-        self._pending.clear()
-        return events
-
-    def close(self) -> None:
-        """Close the window; does nothing if it is not open."""
-        if self.is_open:
-            import_pygame().display.quit()
-            Window._current = None
-
-    def _collect_events(self) -> None:
-        pygame = import_pygame()
-        events = pygame.event.get()
-        self._pending.extend(events)
-        if any(event.type == pygame.QUIT for event in events):
-            self._closed_by_user = True
-            self.close()
-
-
-def _positive(name: str, value: float) -> float:
-    """Return `value` if it is finite and positive."""
-    if not (np.isfinite(value) and value > 0):
-        raise ValueError(f"`{name}` must be finite and positive, got {value}")
-    return value

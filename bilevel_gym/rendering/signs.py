@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .rendering import (
+from .canvas import (
     SUPERSAMPLING,
     THEME,
     Colour,

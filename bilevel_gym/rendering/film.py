@@ -1,0 +1,74 @@
+"""Films: frames of a run as an animated GIF, with Pillow, imported at use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..files import replacing
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["Film"]
+
+MAX_FRAMES = 64  # keeps the film of a small map below a megabyte
+FRAME_SIDE = 960  # pixels, at most
+FRAME_COLOURS = 128
+PALETTE_FRAMES = 8  # frames, spread over the run, from which colours are taken
+FRAME_MS, LAST_FRAME_MS = 60, 2000
+
+
+class Film:
+    """Frames spread evenly over a run whose length is not known beforehand.
+
+    Every k-th frame offered is kept; when there are too many, every other one is dropped and k
+    doubles.
+    """
+
+    def __init__(self) -> None:
+        """Start without frames."""
+        self._frames: list[Image.Image] = []
+        self._offered = 0
+        self._every = 1
+
+    def offer(self, draw: Callable[[], NDArray[np.uint8]]) -> None:
+        """Keep a frame `uint8 [H, W, 3]` if it is one of the k-th; only then is it drawn."""
+        if self._offered % self._every == 0:
+            self.add(draw())
+        self._offered += 1
+        if len(self._frames) >= MAX_FRAMES:
+            self._frames = self._frames[::2]
+            self._every *= 2
+
+    def add(self, frame: NDArray[np.uint8]) -> None:
+        """Keep a frame, whatever its number."""
+        from PIL import Image
+
+        image = Image.fromarray(frame)
+        # Boxes make no new colours in even areas; ringing filters would swell the file.
+        image.thumbnail((FRAME_SIDE, FRAME_SIDE), Image.Resampling.BOX)
+        self._frames.append(image)
+
+    def save(self, path: Path) -> None:
+        """Write the frames as an animated GIF of one palette."""
+        from PIL import Image
+
+        # A common palette keeps colours from flickering. The octree keeps rare but telling ones,
+        # which a median cut would drown in the background.
+        width, height = self._frames[0].size
+        samples = self._frames[:: max(1, len(self._frames) // PALETTE_FRAMES)]
+        sheet = Image.new("RGB", (width, height * len(samples)))
+        for i, sample in enumerate(samples):
+            sheet.paste(sample, (0, i * height))
+        palette = sheet.quantize(FRAME_COLOURS, method=Image.Quantize.FASTOCTREE)
+        frames = [f.quantize(palette=palette, dither=Image.Dither.NONE) for f in self._frames]
+        durations = [FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS]
+        with replacing(path) as temporary:
+            frames[0].save(
+                temporary, save_all=True, append_images=frames[1:], duration=durations, loop=0
+            )

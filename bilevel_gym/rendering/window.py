@@ -1,0 +1,95 @@
+"""The one window: `render_mode="human"`, the viewer and the demos show their pictures in it."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, ClassVar
+
+from ..checks import check_positive
+from .canvas import import_pygame
+
+if TYPE_CHECKING:
+    from pygame import Surface
+    from pygame.event import Event
+    from pygame.time import Clock
+
+__all__ = ["Window"]
+
+MAX_PENDING_EVENTS = 1000
+
+
+class Window:
+    """The one place that opens a window: `render_mode="human"` and the demos use it.
+
+    pygame shows one window per process; a second `Window` takes over the first one's.
+
+    Args:
+        title: Text of the title bar.
+        fps: Frames per second that `show` waits for.
+    """
+
+    _current: ClassVar[Window | None] = None
+    """The instance whose frames the one window shows."""
+
+    def __init__(self, title: str, fps: int) -> None:
+        """Remember what to open; nothing is opened before the first `show`."""
+        check_positive("fps", fps)
+        self.title = title
+        self.fps = int(fps)
+        self._clock: Clock | None = None
+        self._closed_by_user = False
+        self._pending: deque[Event] = deque(maxlen=MAX_PENDING_EVENTS)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the window is on the screen."""
+        if Window._current is not self:
+            return False
+        # Someone else may have closed the display, as `pygame.quit()` does.
+        return import_pygame().display.get_surface() is not None
+
+    @property
+    def closed_by_user(self) -> bool:
+        """Whether the user has closed the window; `show` then does nothing."""
+        return self._closed_by_user
+
+    def show(self, surface: Surface) -> None:
+        """Show `surface` in a window of its size and wait until the next frame is due."""
+        pygame = import_pygame()
+        if self._closed_by_user:
+            return
+        size = surface.get_size()
+        if not self.is_open or pygame.display.get_surface().get_size() != size:
+            pygame.display.init()
+            pygame.display.set_mode(size)
+            pygame.display.set_caption(self.title)
+            Window._current = self
+        pygame.display.get_surface().blit(surface, (0, 0))
+        pygame.display.flip()
+        # Reading the queue is what tells the system that the window is alive.
+        self._collect_events()
+        if self._clock is None:
+            self._clock = pygame.time.Clock()
+        self._clock.tick(self.fps)
+
+    def events(self) -> list[Event]:
+        """Return the events since the last call, oldest first; none if the window never opened."""
+        if self.is_open:
+            self._collect_events()
+        events = list(self._pending)
+        self._pending.clear()
+        return events
+
+    def close(self) -> None:
+        """Close the window; does nothing if it is not open."""
+        if self.is_open:
+            import_pygame().display.quit()
+            Window._current = None
+
+    def _collect_events(self) -> None:
+        pygame = import_pygame()
+        events = pygame.event.get()
+        self._pending.extend(events)
+        if any(event.type == pygame.QUIT for event in events):
+            self._closed_by_user = True
+            self.close()
