@@ -12,8 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from bilevel_gym.play import play
 from bilevel_gym.rendering import NoDisplayError
+from bilevel_gym.viewer import play
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])

@@ -641,7 +641,7 @@ def test_check_fails_on_an_environment_that_breaks_the_api(
 
 def test_play_passes_everything_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    monkeypatch.setattr("bilevel_gym.play.play", lambda *a, **k: calls.append((a, k)))
+    monkeypatch.setattr("bilevel_gym.viewer.play", lambda *a, **k: calls.append((a, k)))
     result = run("play", GRID, *SMALL, "--headless", "film.gif")
     assert result.exit_code == 0, result.output
     assert calls == [((GRID,), {"headless": Path("film.gif"), "map_name": "4x4"})]
@@ -664,7 +664,7 @@ def test_ctrl_c_leaves_the_viewer(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bilevel_gym.play.play", interrupt)
+    monkeypatch.setattr("bilevel_gym.viewer.play", interrupt)
     result = run("play", GRID, *SMALL)
     assert result.exit_code == 130
     assert result.output == ""

@@ -23,8 +23,8 @@ def play(env_id: str, env_kwargs: dict[str, Any], headless: Path | None) -> None
     """Play a task in a window, as leader and as follower."""
     make_leader(env_id, env_kwargs).close()  # says what is wrong with ID or NAME=VALUE
 
-    from ..play import play as play_game
     from ..rendering import NoDisplayError
+    from ..viewer import play as play_game
 
     try:
         play_game(env_id, headless=headless, **env_kwargs)

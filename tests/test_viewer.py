@@ -16,9 +16,11 @@ from PIL import Image
 import bilevel_gym.rendering.screen
 from bilevel_gym import LowerLevel
 from bilevel_gym.envs import BilevelGridWorld
-from bilevel_gym.play import CONTROLS, STEP_LENGTH, Session, draw, handle, play, run, scene
 from bilevel_gym.rendering import frame, new_surface
 from bilevel_gym.rendering.screen import NoDisplayError, Screen
+from bilevel_gym.viewer import CONTROLS, Session, draw, handle, play, run
+from bilevel_gym.viewer.picture import scene
+from bilevel_gym.viewer.session import STEP_LENGTH
 
 from .helpers import array_game
 

@@ -1,0 +1,188 @@
+"""Which key does what: one table, for the help overlay, and for `handle`, which obeys events."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..rendering import draw_grid, draw_help, import_pygame
+from .picture import scene
+from .session import BRUSH_STEP, Seat, Session
+
+if TYPE_CHECKING:
+    from pygame import Surface
+    from pygame.event import Event
+
+__all__ = ["CONTROLS", "MOVES", "Control", "draw", "handle"]
+
+
+@dataclass(frozen=True)
+class Control:
+    """A line of the help overlay, and what it promises.
+
+    Attributes:
+        keys: How the keys are called on the overlay.
+        meaning: What they do.
+        actions: What each trigger, a name that `trigger` gives, calls.
+        seat: The seat that it belongs to, None for both.
+    """
+
+    keys: str
+    meaning: str
+    actions: Mapping[str, Callable[[Session], None]]
+    seat: Seat | None = None
+
+
+def save_screenshot(session: Session) -> None:
+    """Write the picture into a new PNG file; nothing is ever overwritten."""
+    surface = draw(session)
+    name = session.env.spec.id if session.env.spec is not None else type(session.game).__name__
+    number = 1
+    while True:
+        path = session.folder / f"{name}-{number:03d}.png"
+        try:
+            with path.open("xb") as file:
+                import_pygame().image.save(surface, file, "png")
+        except FileExistsError:
+            number += 1
+            continue
+        except OSError as error:
+            session.message = f"no screenshot: {error.strerror}"
+        else:
+            session.message = f"saved {path.name}"
+        return
+
+
+MOVES = ("UP", "RIGHT", "DOWN", "LEFT")
+
+CONTROLS = (
+    Control("Tab", "change seats: leader or follower", {"TAB": Session.switch_seat}),
+    Control(
+        "left drag",
+        "leader: raise the shaping by the brush",
+        {"left button": partial(Session.start_stroke, kind="raise")},
+        "leader",
+    ),
+    Control(
+        "right drag",
+        "leader: lower it by the brush",
+        {"right button": partial(Session.start_stroke, kind="lower")},
+        "leader",
+    ),
+    Control(
+        "Shift or middle drag",
+        "leader: erase it",
+        {
+            name: partial(Session.start_stroke, kind="erase")
+            for name in ("middle button", "shift left button", "shift right button")
+        },
+        "leader",
+    ),
+    Control(
+        "wheel",
+        f"leader: brush up or down by {BRUSH_STEP}",
+        {
+            "wheel up": partial(Session.change_brush, steps=1),
+            "wheel down": partial(Session.change_brush, steps=-1),
+        },
+        "leader",
+    ),
+    Control(
+        "G (hold)",
+        "leader: climb along the hyper-gradient",
+        {"g": Session.start_climb},
+        "leader",
+    ),
+    Control("Z, Y", "leader: undo, redo", {"z": Session.undo, "y": Session.redo}, "leader"),
+    Control(
+        "arrows or 0 1 2 3",
+        "follower: move up, right, down, left",
+        {
+            name: partial(Session.act, action=i)
+            for i, arrow in enumerate(MOVES)
+            for name in (arrow, str(i), f"KP{i}")
+        },
+        "follower",
+    ),
+    Control("R", "start again: x or the episode", {"r": Session.reset}),
+    Control("S", "save a screenshot", {"s": save_screenshot}),
+    Control(
+        "H or F1", "show or hide this help", {"h": Session.toggle_help, "F1": Session.toggle_help}
+    ),
+    Control("Q or Esc", "quit", {"q": Session.quit, "ESCAPE": Session.quit, "close": Session.quit}),
+)
+
+_BY_TRIGGER = {trigger: control for control in CONTROLS for trigger in control.actions}
+
+
+def draw(session: Session) -> Surface:
+    """Draw the session; no display is needed."""
+    surface = draw_grid(scene(session))
+    if session.show_help:
+        draw_help(surface, [(control.keys, control.meaning) for control in CONTROLS])
+    return surface
+
+
+def handle(session: Session, event: Event) -> None:
+    """Do what an event of pygame asks for."""
+    pygame = import_pygame()
+    if event.type == pygame.MOUSEMOTION:
+        for position in _way(event, session.layout.cell) if session.stroke else (event.pos,):
+            session.move_cursor(session.layout.cell_at(position))
+    elif event.type == pygame.MOUSEBUTTONDOWN:
+        if session.show_help:  # nobody paints what the help covers
+            session.toggle_help()
+            return
+        session.move_cursor(session.layout.cell_at(event.pos))
+    elif event.type == pygame.MOUSEBUTTONUP:
+        session.end_stroke()
+    elif event.type == pygame.WINDOWLEAVE:
+        session.move_cursor(None)
+    elif event.type == pygame.KEYUP:
+        session.stop_climb()
+    control = _BY_TRIGGER.get(trigger := _trigger(event))
+    if control is None:
+        return
+    if control.seat in (None, session.seat):
+        session.message = ""
+        control.actions[trigger](session)
+    else:
+        session.message = f"only the {control.seat} can do that; Tab changes seats"
+
+
+def _trigger(event: Event) -> str:
+    """Return what `CONTROLS` calls an event, an empty string for all others."""
+    pygame = import_pygame()
+    if event.type == pygame.QUIT:
+        return "close"
+    if event.type == pygame.KEYDOWN:
+        return _key_names().get(event.key, "")
+    if event.type == pygame.MOUSEWHEEL:
+        return {1: "wheel up", -1: "wheel down"}.get(int(np.sign(event.y)), "")
+    if event.type == pygame.MOUSEBUTTONDOWN:
+        button = {1: "left button", 2: "middle button", 3: "right button"}.get(event.button, "")
+        # Without a display there is no keyboard to ask.
+        shift = pygame.display.get_init() and pygame.key.get_mods() & pygame.KMOD_SHIFT
+        return f"shift {button}" if shift else button
+    return ""
+
+
+@lru_cache(maxsize=1)
+def _key_names() -> dict[int, str]:
+    """Return the names of the keys in `CONTROLS` by pygame's numbers."""
+    pygame = import_pygame()
+    numbers = {name: getattr(pygame, f"K_{name}", None) for name in _BY_TRIGGER}
+    return {number: name for name, number in numbers.items() if number is not None}
+
+
+def _way(event: Event, cell: float) -> Iterator[tuple[int, int]]:
+    """Yield points of a motion, close enough that a fast stroke leaves out no cell."""
+    (x, y), (dx, dy) = event.pos, event.rel
+    count = max(1, math.ceil(2 * max(abs(dx), abs(dy)) / max(1.0, cell)))
+    for i in range(count - 1, -1, -1):
+        yield round(x - dx * i / count), round(y - dy * i / count)

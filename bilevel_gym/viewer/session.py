@@ -1,0 +1,300 @@
+"""The state of the viewer, and everything one can do to it; neither pygame nor pixels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..envs.base import View
+from ..mdp import FloatArray
+from ..methods.base import Response
+from ..optimizers import normalized_ascent
+from ..rendering import GridScene, grid_layout
+from ..wrappers import LowerLevel
+
+if TYPE_CHECKING:
+    from gymnasium import spaces
+
+__all__ = ["BRUSH_STEP", "Cell", "Episode", "MapGame", "Seat", "Session"]
+
+Cell = tuple[int, int]
+Seat = Literal["leader", "follower"]
+
+# Euclidean length of a step along the hyper-gradient.
+STEP_LENGTH = 0.05
+
+# Shaping that one stroke adds to a cell, at first, and the steps of the mouse wheel.
+BRUSH, BRUSH_STEP = 0.1, 0.05
+
+MAX_UNDO = 200
+
+
+class MapGame(Protocol):
+    """What the viewer needs of a game: a tabular one whose states, and entries of x, are cells."""
+
+    upper_space: spaces.Box
+    initial_upper_params: FloatArray
+    best_known: Any
+
+    def evaluate(
+        self, upper_params: ArrayLike, *, initial_value: FloatArray | None = None
+    ) -> Response:
+        """Return the exact response to x."""
+        ...
+
+    def scene(self, view: View) -> GridScene:
+        """Return a view as arrays over the map."""
+        ...
+
+    def state_of(self, cell: Cell) -> int | None:
+        """Return the state of a cell, which is also its index in x; None for a wall."""
+        ...
+
+
+@dataclass
+class Episode:
+    """The follower's episode.
+
+    Attributes:
+        state: Where the follower stands.
+        lower_returns: Its return after each step, undiscounted, zero at first.
+        upper_returns: The leader's.
+        ended: How the episode ended, empty while it goes on.
+    """
+
+    state: int
+    lower_returns: list[float] = field(default_factory=lambda: [0.0])
+    upper_returns: list[float] = field(default_factory=lambda: [0.0])
+    ended: str = ""
+
+
+class Session:
+    """The state of the viewer, and what keys and mouse do to it.
+
+    Attributes:
+        env: The environment, in the follower's seat once that was taken.
+        game: The game below it.
+        cells: The map, as in `GridScene`.
+        layout: Where things are in the picture.
+        low: Lower bounds of x, float64.
+        high: Upper bounds of x, float64.
+        x: The leader's x, read-only.
+        seat: Whose seat is taken.
+        episode: The follower's episode, None in the leader's seat.
+        brush: What one stroke adds to a cell; positive.
+        cursor: The cell under the mouse.
+        stroke: What the pressed mouse button adds to each cell it touches, NaN to erase, None while
+            no button is pressed.
+        climbing: Whether x follows the hyper-gradient, a step at every tick.
+        objectives: F of every x answered so far.
+        gradient_norms: Norm of the hyper-gradient at the same points.
+        message: What happened last, if that needs words.
+        show_help: Whether the help overlay is on.
+        running: False once the user has had enough.
+        folder: Where screenshots go.
+    """
+
+    def __init__(
+        self, env: gym.Env[Any, Any], *, folder: Path | None = None, seed: int | None = None
+    ) -> None:
+        """Sit down in the leader's seat.
+
+        Args:
+            env: A game in either seat, as `gymnasium.make` returns it.
+            folder: Where screenshots go, the current folder by default.
+            seed: Seed of the follower's moves; drawn if None.
+
+        Raises:
+            TypeError: If the game has no map.
+        """
+        if not hasattr(env.unwrapped, "scene"):
+            raise TypeError(
+                f"only games on a map can be played, and {type(env.unwrapped).__name__} has none "
+                "(no `scene`)"
+            )
+        self.env = env
+        self.game = cast(MapGame, env.unwrapped)
+        empty = self.game.scene(View("", self.game.initial_upper_params))
+        self.cells = empty.cells
+        self.layout = grid_layout((len(self.cells), len(self.cells[0])), with_curves=True)
+        self.low = self.game.upper_space.low.astype(np.float64)
+        self.high = self.game.upper_space.high.astype(np.float64)
+        self.x = self.game.initial_upper_params
+        self.seat: Seat = "leader"
+        self.episode: Episode | None = None
+        self.brush = BRUSH
+        self.cursor: Cell | None = None
+        self.stroke: float | None = None
+        self.climbing = False
+        self.objectives: list[float] = []
+        self.gradient_norms: list[float] = []
+        self.message = ""
+        self.show_help = False
+        self.running = True
+        self.folder = folder or Path()
+        self._seed = seed
+        self._answer: Response | None = None
+        self._undo: list[FloatArray] = []
+        self._redo: list[FloatArray] = []
+        self._touched: set[Cell] = set()
+
+    @property
+    def response(self) -> Response:
+        """The follower's exact answer to x, solved when it is first asked for."""
+        answer = self._answer
+        if answer is None or answer.upper_params is not self.x:
+            start = None if answer is None or not answer.converged else answer.soft_value
+            answer = self.game.evaluate(self.x, initial_value=start)
+            # Validation copies x; from here on, the copy is x.
+            self.x, self._answer = answer.upper_params, answer
+            self.objectives.append(answer.objective)
+            self.gradient_norms.append(float(np.linalg.norm(answer.hyper_gradient)))
+            if not answer.converged:
+                self.message = f"the follower's answer is off by {answer.residual:.1e}"
+        return answer
+
+    # The leader's moves
+
+    def start_stroke(self, kind: Literal["raise", "lower", "erase"]) -> None:
+        """Begin to paint; cells are painted once a stroke, when the cursor enters them."""
+        self._remember()
+        self.stroke = {"raise": self.brush, "lower": -self.brush, "erase": math.nan}[kind]
+        self.move_cursor(self.cursor)
+
+    def end_stroke(self) -> None:
+        """Lift the brush."""
+        self.stroke = None
+        self._touched.clear()
+
+    def move_cursor(self, cell: Cell | None) -> None:
+        """Move to a cell, or off the map, and paint there while a stroke lasts."""
+        self.cursor = cell
+        if cell is None or self.stroke is None or cell in self._touched:
+            return
+        index = self.game.state_of(cell)
+        if index is None:
+            return
+        self._touched.add(cell)
+        x = self.x.copy()
+        x[index] = 0.0 if math.isnan(self.stroke) else x[index] + self.stroke
+        self._go(np.clip(x, self.low, self.high))
+
+    def change_brush(self, steps: int) -> None:
+        """Make the brush stronger or weaker."""
+        largest = float((self.high - self.low).max())
+        brush = round(self.brush / BRUSH_STEP + steps) * BRUSH_STEP
+        self.brush = min(max(brush, BRUSH_STEP), largest)
+
+    def start_climb(self) -> None:
+        """Take a step along the hyper-gradient, and go on with every tick."""
+        self._remember()
+        self.climbing = True
+        self._climb()
+
+    def stop_climb(self) -> None:
+        """Stand still."""
+        self.climbing = False
+
+    def tick(self) -> None:
+        """Let time pass."""
+        if self.climbing:
+            self._climb()
+
+    def undo(self) -> None:
+        """Take back the last stroke, climb or reset."""
+        self._travel(self._undo, self._redo, "there is nothing to undo")
+
+    def redo(self) -> None:
+        """Do again what was taken back."""
+        self._travel(self._redo, self._undo, "there is nothing to redo")
+
+    # The follower's moves
+
+    def act(self, action: int) -> None:
+        """Make a move; after the end of an episode, start another instead."""
+        episode = self.episode
+        assert episode is not None, "only the follower acts"
+        if episode.ended:
+            self._start_episode()
+            return
+        state, reward, terminated, truncated, info = self.env.step(action)
+        episode.state = int(state)
+        episode.lower_returns.append(episode.lower_returns[-1] + float(reward))
+        episode.upper_returns.append(episode.upper_returns[-1] + info["upper_reward"])
+        if terminated or truncated:
+            reason = "the episode is over" if terminated else "time is up"
+            episode.ended = f"{reason}; any move starts another"
+
+    # Everybody's moves
+
+    def switch_seat(self) -> None:
+        """Take the other seat; the follower starts an episode under the leader's x."""
+        self.end_stroke()
+        self.stop_climb()
+        if self.seat == "leader":
+            self.seat = "follower"
+            self._start_episode()
+        else:
+            self.seat, self.episode = "leader", None
+
+    def reset(self) -> None:
+        """Go back to the initial x, or to the start of an episode."""
+        if self.seat == "follower":
+            self._start_episode()
+            return
+        self._remember()
+        self._go(self.game.initial_upper_params)
+        self.objectives.clear()
+        self.gradient_norms.clear()
+        self._answer = None
+
+    def toggle_help(self) -> None:
+        """Show the help overlay, or hide it."""
+        self.show_help = not self.show_help
+
+    def quit(self) -> None:
+        """Leave."""
+        self.running = False
+
+    def _remember(self) -> None:
+        """Make the present x one that `undo` returns to."""
+        self._undo.append(self.x)
+        del self._undo[:-MAX_UNDO]
+        self._redo.clear()
+
+    def _travel(self, source: list[FloatArray], target: list[FloatArray], otherwise: str) -> None:
+        """Swap x with the last one of a history that differs from it."""
+        while source:
+            x = source.pop()
+            if not np.array_equal(x, self.x):
+                target.append(self.x)
+                self._go(x)
+                return
+        self.message = otherwise
+
+    def _go(self, x: FloatArray) -> None:
+        if not np.array_equal(x, self.x):
+            self.x = x
+
+    def _climb(self) -> None:
+        def objective(x: FloatArray) -> tuple[float, FloatArray]:
+            self._go(x)
+            return self.response.objective, self.response.hyper_gradient
+
+        optimum = normalized_ascent(
+            objective, self.x, self.low, self.high, steps=1, learning_rate=STEP_LENGTH
+        )
+        if optimum.evaluations == 1:
+            self.message = "the hyper-gradient vanishes here"
+
+    def _start_episode(self) -> None:
+        self.env = LowerLevel(self.env, self.x)
+        state, _ = self.env.reset(seed=self._seed)
+        self._seed = None  # later episodes go on with the same random numbers
+        self.episode = Episode(int(state))
