@@ -512,8 +512,8 @@ def _key_entries(layout: GridLayout, scene: GridScene) -> Iterator[_KeyEntry]:
         values = scene.gradient[free]
         up, down = float(values.max(initial=0.0)), -float(values.min(initial=0.0))
         up_sign, down_sign = key_triangle_sprite(1), key_triangle_sprite(-1)
-        yield _KeyEntry((up_sign,), "raise shaping", f"gradient up to +{up:.2g}")
-        yield _KeyEntry((down_sign,), "lower shaping", f"gradient down to −{down:.2g}")
+        yield _KeyEntry((up_sign,), "raise shaping", f"dF/dx up to +{up:.2g}")
+        yield _KeyEntry((down_sign,), "lower shaping", f"dF/dx down to −{down:.2g}")
 
 
 def _key_arrows() -> tuple[Sprite, ...]:
