@@ -148,6 +148,20 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         )
 
     @abstractmethod
+    def commit(self, upper_params: ArrayLike) -> FloatArray:
+        """Make x the one in force, and return it as a read-only float64 array.
+
+        Passing the very array that this returns as `action["upper"]` spares every further step the
+        validation, and keeps what the game has prepared for this x.
+
+        Args:
+            upper_params: x, shape of `upper_space`.
+
+        Raises:
+            ValueError: If x is out of range; the game is left as it was.
+        """
+
+    @abstractmethod
     def observe(self, response: Response) -> Any:
         """Return what the leader sees of an answer, an element of `leader_observation_space`."""
 
@@ -259,7 +273,7 @@ class TabularBilevelEnv(BilevelEnv):
         self.action_mask = None if action_mask is None else np.array(action_mask, dtype=bool)
         self.initial_distribution = _distribution(initial_distribution, num_states)
         self._start_cumulative = np.cumsum(self.initial_distribution)
-        self._start_cumulative[-1] = 1.0
+        self._start_cumulative /= self._start_cumulative[-1]
         self._state: int | None = None
         self._over = False
         self._steps, self._lower_return, self._upper_return = 0, 0.0, 0.0
@@ -450,17 +464,7 @@ class TabularBilevelEnv(BilevelEnv):
         return state, reward, self._over, False, info
 
     def commit(self, upper_params: ArrayLike) -> FloatArray:
-        """Make x the one in force.
-
-        Passing the very array that this returns as `action["upper"]` spares every further step the
-        validation, and keeps its sampling tables.
-
-        Args:
-            upper_params: x, shape of `upper_space`.
-
-        Raises:
-            ValueError: If x is out of range.
-        """
+        """Make x the one in force, with its sampling tables; see `BilevelEnv.commit`."""
         if upper_params is not self._upper_params:
             self._enter(self.validate_upper_params(upper_params))
         return self._upper_params

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import ArrayLike, NDArray
 
-from ..envs.base import TabularBilevelEnv
+from ..envs.base import BilevelEnv
 from .seats import Seat, take_seat
 
 __all__ = ["LowerLevel"]
@@ -41,8 +42,7 @@ class LowerLevel(Seat, RecordConstructorArgs):
         """
         inner = take_seat(LowerLevel, env)
         game = inner.unwrapped
-        if not isinstance(game, TabularBilevelEnv):
-            raise TypeError(f"`LowerLevel` needs a tabular game, got {type(game).__name__}")
+        assert isinstance(game, BilevelEnv)
         committed = game.commit(upper_params)
         RecordConstructorArgs.__init__(self, upper_params=committed.tolist())
         gym.Wrapper.__init__(self, inner)
@@ -64,9 +64,7 @@ class LowerLevel(Seat, RecordConstructorArgs):
                 f"the follower's seat takes no reset options, got {sorted(options)}; "
                 "wrap again, LowerLevel(env, x), to change x"
             )
-        game = self.game
-        assert isinstance(game, TabularBilevelEnv)
-        self.upper_params = game.commit(self.upper_params)
+        self.upper_params = self.game.commit(self.upper_params)
         return self.env.reset(seed=seed, options={"upper_params": self.upper_params})
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
@@ -80,8 +78,11 @@ class LowerLevel(Seat, RecordConstructorArgs):
         """
         return self.env.step({"upper": self.upper_params, "lower": action})
 
-    def action_masks(self) -> NDArray[Any]:
-        """Return which actions exist in the present state, bool `[A]`."""
-        game = self.game
-        assert isinstance(game, TabularBilevelEnv)
-        return game.action_masks()
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return which actions exist in the present state, bool `[A]`.
+
+        Raises:
+            AttributeError: If the follower's actions are not discrete.
+        """
+        masks: NDArray[np.bool_] = self.env.get_wrapper_attr("action_masks")()
+        return masks
