@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .registration import register_tasks
+from .registration import register, register_tasks
 
 if TYPE_CHECKING:
     from .envs import BilevelEnv, TabularBilevelEnv
@@ -25,6 +25,7 @@ __all__ = [
     "RescaleUpper",
     "TabularBilevelEnv",
     "__version__",
+    "register",
 ]
 
 # Loaded at first use: registering the ids alone should cost no more than Gymnasium itself.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.envs.registration import WrapperSpec
 
-__all__ = ["TASKS", "Task", "register_tasks"]
+__all__ = ["TASKS", "Task", "register", "register_tasks"]
 
 
 @dataclass(frozen=True)
@@ -48,20 +49,43 @@ TASKS = (
 )
 
 
+def register(
+    id: str,
+    entry_point: str | Callable[..., gym.Env[Any, Any]],
+    *,
+    max_episode_steps: int | None = None,
+    kwargs: dict[str, Any] | None = None,
+) -> None:
+    """Register a game with Gymnasium, in the leader's seat.
+
+    Args:
+        id: Gymnasium id, such as "Commute-v0".
+        entry_point: Class of the game, or "module:Class".
+        max_episode_steps: Time limit of the follower's episodes.
+        kwargs: Constructor arguments of the game.
+    """
+    gym.register(
+        id=id,
+        entry_point=entry_point,
+        max_episode_steps=max_episode_steps,
+        kwargs=dict(kwargs or {}),
+        additional_wrappers=(
+            WrapperSpec(
+                name="HyperGradient",
+                entry_point="bilevel_gym.wrappers.hyper_gradient:HyperGradient",
+                kwargs={"method": "exact", "outer_steps": 100},
+            ),
+        ),
+    )
+
+
 def register_tasks() -> None:
-    """Register every task, in the leader's seat, unless its id is taken already."""
+    """Register every task of this package, unless its id is taken already."""
     for task in TASKS:
         if task.id not in gym.registry:
-            gym.register(
-                id=task.id,
-                entry_point=task.entry_point,
+            register(
+                task.id,
+                task.entry_point,
                 max_episode_steps=task.max_episode_steps,
-                kwargs=dict(task.kwargs),
-                additional_wrappers=(
-                    WrapperSpec(
-                        name="HyperGradient",
-                        entry_point="bilevel_gym.wrappers.hyper_gradient:HyperGradient",
-                        kwargs={"method": "exact", "outer_steps": 100},
-                    ),
-                ),
+                kwargs=task.kwargs,
             )

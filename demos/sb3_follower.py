@@ -68,7 +68,7 @@ def train(
         from stable_baselines3 import PPO
         from stable_baselines3.common.env_util import make_vec_env
     except ImportError:
-        sys.exit('error: this demo needs Stable-Baselines3: pip install "bilevel-gym[sb3]"')
+        sys.exit('error: this demo needs Stable-Baselines3: pip install -e ".[sb3]"')
     torch.set_num_threads(1)  # networks this small are slower on more
 
     x = exact.upper_params

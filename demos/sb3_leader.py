@@ -38,7 +38,7 @@ def main(args: argparse.Namespace) -> None:
         import torch
         from stable_baselines3 import PPO
     except ImportError:
-        sys.exit('error: this demo needs Stable-Baselines3: pip install "bilevel-gym[sb3]"')
+        sys.exit('error: this demo needs Stable-Baselines3: pip install -e ".[sb3]"')
     torch.set_num_threads(1)  # networks this small are slower on more
 
     env = gym.make("BilevelGridWorld-v0")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ..rendering import Window
     from .arrays import ArrayBilevelEnv
 
-__all__ = ["BestKnown", "BilevelEnv", "TabularBilevelEnv", "View"]
+__all__ = ["BestKnown", "BilevelEnv", "TabularBilevelEnv", "View", "shown"]
 
 # Probabilities of first states may miss one by this much.
 DISTRIBUTION_TOLERANCE = 1e-9
@@ -84,8 +84,6 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         upper_space: Finite `Box` of x.
         lower_space: The follower's action space.
         leader_observation_space: Space of what the leader sees of the follower's answer.
-        gamma: The follower's discount, in [0, 1).
-        temperature: The weight of its policy's entropy, positive.
         initial_upper_params: x at the start of every episode, shape of x.
         draws_itself: Whether steps and resets update the window when `render_mode="human"`; a
             seat that draws its own picture turns it off.
@@ -124,14 +122,24 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         self.action_space = spaces.Dict({"upper": upper_space, "lower": lower_space})
         self.observation_space = observation_space
         self.leader_observation_space = leader_observation_space
-        self.gamma = float(gamma)
-        self.temperature = float(temperature)
+        self._gamma = float(gamma)
+        self._temperature = float(temperature)
         self.initial_upper_params = check_in_box(
             "initial_upper_params", initial_upper_params, upper_space.low, upper_space.high
         )
         self.render_mode = render_mode
         self.draws_itself = True
         self._window: Window | None = None
+
+    @property
+    def gamma(self) -> float:
+        """The follower's discount, in [0, 1); another one makes another game."""
+        return self._gamma
+
+    @property
+    def temperature(self) -> float:
+        """The weight of the policy's entropy, positive; another one makes another game."""
+        return self._temperature
 
     def validate_upper_params(self, upper_params: ArrayLike) -> FloatArray:
         """Return x as a read-only float64 array, at the full precision it came with.
@@ -354,19 +362,20 @@ class TabularBilevelEnv(BilevelEnv):
             tolerance=tolerance,
             max_iterations=max_iterations,
         )
-        upper = self.objective.evaluate(Outcome(solution, x, self.upper_reward(x), rho))
-        direct = np.zeros(self.upper_space.shape)
+        upper = self.objective.evaluate(Outcome(solution, x, self._upper_reward_at(x), rho))
+        direct = np.zeros(x.shape)
         if upper.params is not None:
             direct += upper.params
         if upper.upper_reward is not None:
-            direct += self.upper_reward_vjp(x, upper.upper_reward)
+            direct += self._pulled_back("upper_reward_vjp", x, upper.upper_reward)
         if upper.kernel is not None:
-            direct += self.kernel_vjp(x, upper.kernel)
-        total, adjoint_residual = direct, None
+            direct += self._pulled_back("kernel_vjp", x, upper.kernel)
+        total, adjoint_residual = direct.copy(), None
         if upper.policy is not None:
             answer = response_gradient(solution, upper.policy)
             adjoint_residual = answer.residual
-            total = direct + self.reward_vjp(x, answer.reward) + self.kernel_vjp(x, answer.kernel)
+            total += self._pulled_back("reward_vjp", x, answer.reward)
+            total += self._pulled_back("kernel_vjp", x, answer.kernel)
         occupancy, _ = solution.system.solve(rho, transpose=True)
         return Response(
             upper_params=x,
@@ -382,6 +391,25 @@ class TabularBilevelEnv(BilevelEnv):
             converged=solution.converged,
             adjoint_residual=adjoint_residual,
         )
+
+    def _upper_reward_at(self, x: FloatArray) -> FloatArray:
+        """Return the leader's reward, after checking what the task returned."""
+        reward = self.upper_reward(x)
+        shape = (self._kernel.num_states, self._kernel.num_actions)
+        if np.shape(reward) != shape:
+            raise ValueError(
+                f"`upper_reward` must return shape [S, A] = {shape}, got {np.shape(reward)}"
+            )
+        return reward
+
+    def _pulled_back(self, product: str, x: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Return one of the task's vector-Jacobian products, after checking its shape."""
+        gradient: FloatArray = getattr(self, product)(x, cotangent)
+        if np.shape(gradient) != x.shape:
+            raise ValueError(
+                f"`{product}` must return the shape of x, {x.shape}, got {np.shape(gradient)}"
+            )
+        return gradient
 
     def observe(self, response: Response) -> NDArray[np.float32]:
         """Return the discounted state occupancy times (1 - gamma), float32 `[S]`."""
@@ -480,14 +508,14 @@ class TabularBilevelEnv(BilevelEnv):
         if self._answer is None:
             self._answer = self.evaluate(self._upper_params)
         status: tuple[tuple[str, str], ...] = (
-            ("objective", f"{self._answer.objective:.4f}"),
-            ("lower value", f"{self._answer.lower_value:.4f}"),
+            ("objective", shown(self._answer.objective)),
+            ("lower value", shown(self._answer.lower_value)),
         )
         if self._state is not None:
             status += (
                 ("step", str(self._steps)),
-                ("return", f"{self._lower_return:.3f}"),
-                ("leader's return", f"{self._upper_return:.3f}"),
+                ("return", shown(self._lower_return)),
+                ("leader's return", shown(self._upper_return)),
             )
         return View(
             title=f"{type(self).__name__}: the follower acts",
@@ -505,7 +533,7 @@ class TabularBilevelEnv(BilevelEnv):
 
     def _enter(self, x: FloatArray) -> None:
         """Make a validated x the one in force."""
-        tables = TransitionTables(self.lower_mdp(x), self.upper_reward(x))
+        tables = TransitionTables(self.lower_mdp(x), self._upper_reward_at(x))
         self._upper_params, self._tables = x, tables
         self._answer = None
 
@@ -528,6 +556,11 @@ class TabularBilevelEnv(BilevelEnv):
         if self.action_mask is None:
             return {}
         return {"action_mask": self.action_mask[self._state].astype(np.int8)}
+
+
+def shown(value: float) -> str:
+    """Return a number for the status line: four decimals, or two digits of a smaller one."""
+    return f"{value:.4f}" if value == 0.0 or abs(value) >= 5e-4 else f"{value:.1e}"
 
 
 def _distribution(probabilities: ArrayLike, size: int) -> FloatArray:

@@ -324,8 +324,14 @@ REASONS: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     (
         "a map and a size",
         {"desc": ["SG"], "size": 4},
-        ("either `desc` or `size`", "['SG']", "size=4"),
+        ("one of `desc`, `map_name` and `size`", "['SG']", "size=4"),
     ),
+    (
+        "a named map and a size",
+        {"map_name": "4x4", "size": 8},
+        ("one of `desc`, `map_name` and `size`", "map_name='4x4' and size=8"),
+    ),
+    ("a seed without a size", {"map_seed": 3}, ("`map_seed` goes with `size`", "map_seed=3")),
     (
         "an unknown map",
         {"map_name": "8x9"},

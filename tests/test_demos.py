@@ -112,5 +112,5 @@ runpy.run_path({str(DEMOS / name)!r}, run_name="__main__")
         [sys.executable, "-c", hide], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert result.returncode == 1
-    assert 'pip install "bilevel-gym[sb3]"' in result.stderr
+    assert 'pip install -e ".[sb3]"' in result.stderr
     assert not list(tmp_path.iterdir())

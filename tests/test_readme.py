@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 from bilevel_gym.cli import markdown_table
 from bilevel_gym.registration import TASKS
+from bilevel_gym.testing import check_hyper_gradient
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,6 +32,7 @@ def test_the_code_runs_from_top_to_bottom_and_reaches_what_it_says(
         exec(compile(block, f"README.md, block {number}", "exec"), names)
     assert isinstance(names["agent"].predict(np.int64(0))[0], np.ndarray)
     assert "relative error" in capsys.readouterr().out
+    check_hyper_gradient(gym.make("Commute-v0", fast_pay=-1.2))
 
 
 def test_the_start_of_the_quickstart_is_what_the_comment_says() -> None:
@@ -61,3 +65,22 @@ def test_every_file_that_it_shows_or_runs_exists() -> None:
 def test_pictures_stay_below_a_megabyte() -> None:
     for picture in (ROOT / "demos" / "gallery").iterdir():
         assert picture.stat().st_size < 1_000_000, picture.name
+
+
+@pytest.mark.parametrize(
+    ("command", "said"), [("check", "Commute-v0 passed."), ("solve", "NORM OF PROJECTED GRADIENT")]
+)
+def test_a_task_of_the_readers_own_passes_the_commands(
+    tmp_path: Path, command: str, said: str
+) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+    (source,) = (block for block in blocks if "class Commute" in block)
+    (tmp_path / "commute.py").write_text(source, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "bilevel_gym.cli", command, "commute:Commute-v0"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert said in done.stdout

@@ -10,7 +10,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils import RecordConstructorArgs
 
 from ..checks import check_at_least
-from ..envs.base import View
+from ..envs.base import View, shown
 from ..methods import Response, make_method
 from .seats import Seat, take_seat
 
@@ -141,10 +141,10 @@ class HyperGradient(Seat, RecordConstructorArgs):
             upper_params=response.upper_params,
             response=response,
             status=(
-                ("objective", f"{response.objective:.4f}"),
-                ("lower value", f"{response.lower_value:.4f}"),
+                ("objective", shown(response.objective)),
+                ("lower value", shown(response.lower_value)),
                 ("|hyper-gradient|", f"{np.linalg.norm(response.hyper_gradient):.3g}"),
-                ("step", f"{self._steps} of {self.outer_steps}"),
+                ("step", str(self._steps)),
             ),
         )
 

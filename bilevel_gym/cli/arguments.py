@@ -100,7 +100,11 @@ set_option = click.option(
     help="Argument of the task, e.g. slip=0.2 or map_name=16x16; may be repeated.",
 )
 seed_option = click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the run."
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of whatever is drawn; the exact method draws nothing.",
 )
 
 
@@ -122,7 +126,10 @@ def make_leader(
 
     parameters = check_names(env_id, env_kwargs)
     try:
-        game = gym.make(env_id, render_mode=options.pop("render_mode", None), **env_kwargs)
+        # Without a picture to draw, a task need not know about render modes.
+        mode = options.pop("render_mode", None)
+        drawing = {} if mode is None else {"render_mode": mode}
+        game = gym.make(env_id, **drawing, **env_kwargs)
     except (ValueError, TypeError, gym.error.Error) as error:
         # Gymnasium adds its own sentence to the constructor's.
         reason = str(error).partition(" was raised from the environment creator")[0]

@@ -75,8 +75,11 @@ def list_tasks(markdown: bool) -> None:
     table.add_column("dimension", justify="right")
     table.add_column("states x actions", justify="right")
     table.add_column("x enters")
+    table.add_column("best known", justify="right")
     table.add_column("source")
     for task in TASKS:
         row = describe(task)
-        table.add_row(row.task, row.upper, row.dimension, row.size, row.enters, row.source)
+        table.add_row(
+            row.task, row.upper, row.dimension, row.size, row.enters, row.best_known, row.source
+        )
     console().print(table)

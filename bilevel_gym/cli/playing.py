@@ -28,6 +28,8 @@ def play(env_id: str, env_kwargs: dict[str, Any], headless: Path | None) -> None
 
     try:
         play_game(env_id, headless=headless, **env_kwargs)
+        if headless is not None:
+            click.echo(f"film: {headless}")
     except (ValueError, TypeError, NoDisplayError) as error:
         raise CommandError(str(error)) from None
     except KeyboardInterrupt:  # as good a way to leave as closing the window

@@ -34,15 +34,14 @@ __all__ = [
     "climb",
     "load_start",
     "open_folder",
-    "replacing",
-    "write_config",
+    "write_json",
 ]
 
-CONFIG, HISTORY, PARAMS = "config.json", "history.csv", "params.npz"
+CONFIG, HISTORY, PARAMS, RESULT = "config.json", "history.csv", "params.npz", "result.json"
 PLOT, GIF = "progress.png", "run.gif"
 
 # All that a run writes, and all that `overwrite` may replace.
-FILES = (CONFIG, HISTORY, PARAMS, PLOT, GIF)
+FILES = (CONFIG, HISTORY, PARAMS, RESULT, PLOT, GIF)
 
 # Evaluations after which the polish begins no further line search.
 POLISH_EVALUATIONS = 200
@@ -261,10 +260,10 @@ def open_folder(out: Path | None, env_id: str, *, overwrite: bool = False) -> Pa
     return out
 
 
-def write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """Write how the run was started."""
-    with replacing(folder / CONFIG) as temporary:
-        temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write how a run was started, or what it reached."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def load_start(path: Path) -> FloatArray:

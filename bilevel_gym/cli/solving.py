@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 
 INTERRUPTION = "interrupted; what it reached is kept"
 
-# Response share above which the gradient is a small rest of two large parts, as at an optimum.
-CANCELLING = 10.0
-
 
 @click.command("solve")
 @task_argument
@@ -101,12 +98,15 @@ def solve(
     """Climb a task's objective, and keep the run in a folder.
 
     The folder gets history.csv (one row for each evaluation), params.npz (best, final and initial
-    x), progress.png, config.json and, with --gif, run.gif. Ctrl-C ends the run early and keeps what
-    it has reached.
+    x), result.json, progress.png, config.json and, with --gif, run.gif. Ctrl-C ends the run early
+    and keeps what it has reached.
+
+    The projected gradient norm is the length of P(x + g) - x, g being the exact hyper-gradient and
+    P the projection on the box of x; it is zero at a stationary point, and at most that of g.
     """
     from ..envs.base import BilevelEnv
     from ..rendering import Film
-    from .runs import POLISH_EVALUATIONS, Leader, RunRecorder, climb, write_config
+    from .runs import CONFIG, POLISH_EVALUATIONS, Leader, RunRecorder, climb, write_json
 
     polish_evaluations = 0 if polish is False else POLISH_EVALUATIONS
     env = make_leader(
@@ -135,7 +135,7 @@ def solve(
     leader, film = Leader(env), Film() if gif else None
     began = time.perf_counter()
     with explain_os_errors(folder), RunRecorder(folder) as recorder:
-        write_config(folder, config)
+        write_json(folder / CONFIG, config)
         try:
             with progress_bar(steps + 1) as show:
 
@@ -243,7 +243,7 @@ def report(
     leader: Leader, recorder: RunRecorder, method: str, outcome: str, seconds: float
 ) -> None:
     """Print what a run reached, in the game's own exact figures, and where its files are."""
-    from .runs import FILES
+    from .runs import FILES, RESULT, write_json
 
     folder, last = recorder.folder, recorder.last
     if recorder.first is None or recorder.best is None or last is None:
@@ -252,7 +252,8 @@ def report(
     game = cast("SupportsEvaluate", leader.env.game)
     first = game.evaluate(recorder.first.upper_params)
     best = game.evaluate(recorder.best.upper_params)
-    console().print(result_table(leader, first, best))
+    norms = exact_norm(leader, first), exact_norm(leader, best)
+    console().print(result_table(leader, (first.objective, best.objective), norms))
     if np.linalg.norm(last.gradient) == 0.0:
         where = "at the start" if last.number == 0 else f"after {last.number} steps"
         outcome = f"the gradient of method {method!r} vanishes {where}"
@@ -260,37 +261,46 @@ def report(
     if not leader.env.method.exact:
         click.echo(
             f"Method {method!r} gives an estimate, not the hyper-gradient; the exact projected "
-            f"gradient norm at the best x is {exact_norm(leader, best):.3g}."
+            f"gradient norm at the best x is {norms[1]:.3g}."
         )
     failures = sum(not record.inner_converged for record in recorder.history)
     if failures:
         click.echo(f"Warning: {failures} inner solves did not converge, see history.csv", err=True)
     count = len(recorder.history)
     click.echo(f"evaluations: {count}, each an inner solve, in {seconds:.2f} s")
+    result = {
+        "objective": {"start": first.objective, "best": best.objective},
+        "projected_gradient_norm": {"start": norms[0], "best": norms[1]},
+        "evaluations": count,
+        "inner_solves_not_converged": failures,
+        "stopped": outcome,
+        "seconds": round(seconds, 3),
+    }
+    write_json(folder / RESULT, result)
     written = ", ".join(name for name in FILES if (folder / name).exists())
     click.echo(f"run: {folder} ({written})")
 
 
-def result_table(leader: Leader, first: Response, best: Response) -> Table:
-    """Return start and end of a run side by side."""
+def result_table(
+    leader: Leader, objectives: tuple[float, float], norms: tuple[float, float]
+) -> Table:
+    """Return start and end of a run side by side, and the best value known of the task."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    ends = (first, best)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     table.add_column("start", justify="right")
     table.add_column("best", justify="right")
-    table.add_row("objective", *(f"{end.objective:.6f}" for end in ends))
-    table.add_row("projected gradient norm", *(f"{exact_norm(leader, end):.2e}" for end in ends))
-    table.add_row("response share of the gradient", *(share_text(end) for end in ends))
+    table.add_column("best known", justify="right")
+    known = getattr(leader.env.game, "best_known", None)
+    table.add_row(
+        "objective",
+        *(f"{value:.6f}" for value in objectives),
+        "none" if known is None else f"{known.value:.6f}",
+    )
+    table.add_row("projected gradient norm", *(f"{norm:.2e}" for norm in norms))
     return table
-
-
-def share_text(response: Response) -> str:
-    """Return the response share, in words where the two parts of the gradient nearly cancel."""
-    share = response.response_share
-    return f"{100.0 * share:.1f} %" if share <= CANCELLING else "cancels the direct part"
 
 
 def exact_norm(leader: Leader, response: Response) -> float:

@@ -43,6 +43,9 @@ __all__ = [
     "text_size",
 ]
 
+# How much larger than shown letters are set.
+TEXT_OVERSAMPLING = 4
+
 Colour = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]
 """Left, top, width and height in pixels."""
@@ -210,8 +213,12 @@ def _colour_table() -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=2048)
 def _text_surface(text: str, size: int, colour: Colour) -> Surface:
+    # Letters put on whole pixels stand unevenly at these sizes, so they are set large and shrunk.
     # The picture of the text is kept, not the font: a font dies with `pygame.quit()`.
-    surface: Surface = import_pygame().font.Font(None, size).render(text, True, colour)
+    pygame = import_pygame()
+    large = pygame.font.Font(None, size * TEXT_OVERSAMPLING).render(text, True, colour)
+    width, height = (round(side / TEXT_OVERSAMPLING) for side in large.get_size())
+    surface: Surface = pygame.transform.smoothscale(large, (width, height))
     return surface
 
 
@@ -252,11 +259,10 @@ def _shortened(text: str, size: int, max_width: int) -> str:
     """Cut `text` to at most `max_width` pixels, by bisection on the number of letters kept."""
     if text_size(text, size)[0] <= max_width:
         return text
-    font = import_pygame().font.Font(None, size)
     low, high = 0, len(text)
     while low < high:
         middle = (low + high + 1) // 2
-        fits = font.size(text[:middle].rstrip() + "…")[0] <= max_width
+        fits = text_size(text[:middle].rstrip() + "…", size)[0] <= max_width
         low, high = (middle, high) if fits else (low, middle - 1)
     return text[:low].rstrip() + "…" if low else ""
 
