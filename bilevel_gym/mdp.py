@@ -21,7 +21,7 @@ from scipy.sparse import csr_array
 
 from .checks import check_discount, check_positive
 
-__all__ = ["Kernel", "TabularMDP", "action_major"]
+__all__ = ["Kernel", "TabularMDP", "action_major", "checked_mask"]
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int32]
@@ -105,16 +105,18 @@ class Kernel:
             ("actions", np.asarray(actions), num_actions),
             ("next_states", np.asarray(next_states), num_states),
         ):
+            if index.dtype.kind not in "iu" and index.size:
+                raise ValueError(f"`{name}` must be integers, got dtype {index.dtype}")
             if index.size and (index.min() < 0 or index.max() >= bound):
                 raise ValueError(
                     f"`{name}` must lie in 0..{bound - 1}, got {index.min()}..{index.max()}"
                 )
         rows = np.asarray(actions, dtype=np.int64) * num_states + np.asarray(states)
-        matrix = csr_array(
-            (np.asarray(probabilities, dtype=np.float64), (rows, np.asarray(next_states))),
-            shape=(num_actions * num_states, num_states),
-        )
+        columns, data = np.asarray(next_states), np.asarray(probabilities, dtype=np.float64)
+        _check_probabilities(rows, columns, data, num_states)  # before both signs could cancel
+        matrix = csr_array((data, (rows, columns)), shape=(num_actions * num_states, num_states))
         matrix.sum_duplicates()
+        matrix.data.flags.writeable = False
         matrix.indices = matrix.indices.astype(np.int32, copy=False)
         matrix.indptr = matrix.indptr.astype(np.int32, copy=False)
         kernel = cls(matrix, num_states, num_actions)
@@ -131,11 +133,13 @@ class Kernel:
             ValueError: If the length differs or a row is not a (sub-)distribution.
         """
         data = np.array(probabilities, dtype=np.float64)
+        data.flags.writeable = False
         if data.shape != self.matrix.data.shape:
             raise ValueError(
                 f"`probabilities` must have shape {self.matrix.data.shape}, got {data.shape}"
             )
         matrix = csr_array((data, self.matrix.indices, self.matrix.indptr), self.matrix.shape)
+        _check_probabilities(self.rows, matrix.indices, data, self.num_states)
         kernel = Kernel(matrix, self.num_states, self.num_actions)
         kernel._check_rows()
         # The structure depends on the pattern alone, so every x and Newton step shares it.
@@ -159,6 +163,12 @@ class Kernel:
         """Probability that the episode goes on after `(s, a)`, `[S, A]`, in [0, 1]."""
         sums = _scatter(self.rows, self.matrix.data, self.matrix.shape[0])
         return sums.reshape(self.num_actions, self.num_states).T
+
+    def row(self, state: int, action: int) -> tuple[IntArray, FloatArray]:
+        """Return the successors of `(s, a)` and their probabilities, `[k]` each."""
+        row = action * self.num_states + state
+        span = slice(self.matrix.indptr[row], self.matrix.indptr[row + 1])
+        return self.matrix.indices[span], self.matrix.data[span]
 
     def expect(self, value: FloatArray) -> FloatArray:
         """Return the expected value after each action, `(P value)(s, a)`, `[S, A]`.
@@ -232,15 +242,7 @@ class Kernel:
         return slots, next_states.astype(np.int32), indptr
 
     def _check_rows(self) -> None:
-        data = self.matrix.data
-        bad = ~np.isfinite(data) | (data < 0.0)
-        if bad.any():
-            k = int(np.argmax(bad))
-            action, state = divmod(int(self.rows[k]), self.num_states)
-            raise ValueError(
-                "probabilities of `transition` must be finite and not negative, got "
-                f"P({self.matrix.indices[k]}|s={state}, a={action}) = {data[k]}"
-            )
+        """Raise a `ValueError` if a row sums to more than one."""
         sums = self.row_sums
         if sums.max() > 1.0 + ROW_SUM_TOLERANCE:
             state, action = (int(i) for i in np.unravel_index(int(np.argmax(sums)), sums.shape))
@@ -248,6 +250,19 @@ class Kernel:
                 "rows of `transition` must sum to at most 1 (missing mass ends the episode), got "
                 f"{sums[state, action]} for state {state}, action {action}"
             )
+
+
+def _check_probabilities(
+    rows: NDArray[Any], next_states: NDArray[Any], data: FloatArray, num_states: int
+) -> None:
+    bad = ~np.isfinite(data) | (data < 0.0)
+    if bad.any():
+        k = int(np.argmax(bad))
+        action, state = divmod(int(rows[k]), num_states)
+        raise ValueError(
+            "probabilities of `transition` must be finite and not negative, got "
+            f"P({next_states[k]}|s={state}, a={action}) = {data[k]}"
+        )
 
 
 def _scatter(slots: NDArray[Any], weights: FloatArray, size: int) -> FloatArray:
@@ -293,13 +308,20 @@ class TabularMDP:
             value = self.reward[state, action]
             raise ValueError(f"`reward` must be finite, got {value} in state {state}, {action=}")
         if self.action_mask is not None:
-            if self.action_mask.shape != shape:
-                raise ValueError(
-                    f"`action_mask` must have shape [S, A] = {shape}, got {self.action_mask.shape}"
-                )
-            available = self.action_mask.any(axis=1)
-            if not available.all():
-                state = int(np.argmin(available))
-                raise ValueError(
-                    f"`action_mask` must leave at least one action, got none in state {state}"
-                )
+            object.__setattr__(self, "action_mask", checked_mask(self.action_mask, shape))
+
+
+def checked_mask(action_mask: ArrayLike, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return a mask of actions as bool `[S, A]`.
+
+    Raises:
+        ValueError: If its shape is not `shape`, or a state is left without an action.
+    """
+    mask = np.array(action_mask, dtype=bool)
+    if mask.shape != shape:
+        raise ValueError(f"`action_mask` must have shape [S, A] = {shape}, got {mask.shape}")
+    available = mask.any(axis=1)
+    if not available.all():
+        state = int(np.argmin(available))
+        raise ValueError(f"`action_mask` must leave at least one action, got none in state {state}")
+    return mask

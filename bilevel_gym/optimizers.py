@@ -18,14 +18,14 @@ from .mdp import FloatArray
 
 __all__ = [
     "Iterate",
-    "Objective",
+    "Evaluation",
     "Optimum",
     "lbfgsb",
     "normalized_ascent",
     "projected_gradient_norm",
 ]
 
-Objective = Callable[[FloatArray], tuple[float, FloatArray]]
+Evaluation = Callable[[FloatArray], tuple[float, FloatArray]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +84,7 @@ def projected_gradient_norm(
 
 
 def normalized_ascent(
-    objective: Objective,
+    objective: Evaluation,
     start: ArrayLike,
     low: FloatArray,
     high: FloatArray,
@@ -118,11 +118,12 @@ def normalized_ascent(
     x: FloatArray = check_in_box("start", start, low, high)
     message = f"{steps} steps taken"
     for step in range(steps):
-        _, gradient = recorder(x)
+        value, gradient = recorder(x)
         blocked = ((x <= low) & (gradient < 0.0)) | ((x >= high) & (gradient > 0.0))
         direction = np.where(blocked, 0.0, gradient)
         norm = float(np.linalg.norm(direction))
-        if norm == 0.0:
+        # A direction made of rounding alone is none; normalising would make a full step of it.
+        if norm <= 16.0 * np.finfo(np.float64).eps * max(1.0, abs(value)):
             message = f"the projected gradient is zero after {step} steps"
             return recorder.optimum(message)
         length = learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / steps))
@@ -132,7 +133,7 @@ def normalized_ascent(
 
 
 def lbfgsb(
-    objective: Objective,
+    objective: Evaluation,
     start: ArrayLike,
     low: FloatArray,
     high: FloatArray,
@@ -182,7 +183,7 @@ class _Recorder:
     """Evaluates, counts, remembers the first and the best iterate."""
 
     def __init__(
-        self, objective: Objective, low: FloatArray, high: FloatArray, callback: Callback | None
+        self, objective: Evaluation, low: FloatArray, high: FloatArray, callback: Callback | None
     ) -> None:
         self._objective, self._low, self._high = objective, low, high
         self._callback = callback

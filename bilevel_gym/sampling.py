@@ -67,10 +67,8 @@ class TransitionTables:
                 float(reward[available].min()),
                 float(upper_reward[available].min()),
             )
-        row = action * kernel.num_states + state
-        span = slice(kernel.matrix.indptr[row], kernel.matrix.indptr[row + 1])
-        cumulative = np.cumsum(kernel.matrix.data[span]).tolist()
+        successors, probabilities = kernel.row(state, action)
+        cumulative = np.cumsum(probabilities).tolist()
         if cumulative and cumulative[-1] > 1.0 - FULL_ROW_TOLERANCE:
             cumulative[-1] = 1.0
-        successors = kernel.matrix.indices[span].tolist()
-        return cumulative, successors, float(reward[action]), float(upper_reward[action])
+        return cumulative, successors.tolist(), float(reward[action]), float(upper_reward[action])

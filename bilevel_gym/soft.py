@@ -12,7 +12,8 @@ start, monotonically after the first step, and quadratically in the end.
 
 Stopping rule: a residual ||T V - V|| <= eps bounds the error by ||V - V*|| <= eps / (1 - gamma).
 A policy or a gradient magnifies that error by up to 1 / temperature, so a solve that has met its
-tolerance goes on with chord steps (the last factorisation, one backup each) down to rounding.
+tolerance goes on down to rounding, wherever it started, with chord steps (the last factorisation,
+one backup each) while these contract well.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from .mdp import FloatArray, TabularMDP, action_major
 
 __all__ = ["SoftSolution", "policy_entropy", "soft_backup", "solve_soft_mdp"]
 
+# Chord steps go on while each leaves at most this share of the residual.
+CHORD_CONTRACTION = 0.1
+
 
 @dataclass(frozen=True, eq=False)
 class SoftSolution:
@@ -40,7 +44,7 @@ class SoftSolution:
         policy: Soft-optimal policy `[S, A]`; rows sum to one.
         residual: Sup norm of T V - V at `soft_value`.
         tolerance: The residual that was asked for.
-        iterations: Newton steps taken (chord steps that only polish are not counted).
+        iterations: Newton steps taken, that is, factorisations made.
         converged: Whether the residual is at most `tolerance`, or at the rounding of the values
             where that is larger (rewards of 1e9 cannot meet 1e-10).
         factorisation: Factors of I - gamma P_pi at the last Newton step, None if none was needed.
@@ -91,6 +95,7 @@ def solve_soft_mdp(
 
     Raises:
         ValueError: If an argument is out of range or of the wrong shape.
+        ArithmeticError: If values overflow.
     """
     check_positive("tolerance", tolerance)
     check_at_least("max_iterations", max_iterations, 0)
@@ -104,23 +109,27 @@ def solve_soft_mdp(
 
     factors: Factorisation | None = None
     soft_q, backed_up, policy = _apply(mdp, value)
-    residual = float(np.abs(backed_up - value).max())
-    iterations = 0
-    while residual > max(tolerance, _rounding(value)) and iterations < max_iterations:
-        factors = factorise(mdp.kernel, policy, mdp.gamma)
-        value = value + factors.solve(backed_up - value)
-        soft_q, backed_up, policy = _apply(mdp, value)
-        residual = float(np.abs(backed_up - value).max())
-        iterations += 1
-
-    while factors is not None and _rounding(value) < residual <= tolerance:
+    residual = _residual(backed_up, value)
+    iterations, contraction, fresh = 0, 0.0, False
+    while residual > _rounding(value):
+        met = residual <= tolerance
+        if met and fresh and contraction > 0.5:
+            break  # as far as rounding lets it
+        # Once the tolerance is met the policy hardly moves: old factors do while they contract.
+        fresh = factors is None or not met or contraction > CHORD_CONTRACTION
+        if fresh:
+            if iterations == max_iterations:
+                break
+            factors = factorise(mdp.kernel, policy, mdp.gamma)
+            iterations += 1
+        assert factors is not None
         candidate = value + factors.solve(backed_up - value)
-        polished = _apply(mdp, candidate)
-        improved = float(np.abs(polished[1] - candidate).max())
-        if improved > 0.5 * residual:
-            break
-        value, residual = candidate, improved
-        soft_q, backed_up, policy = polished
+        answer = _apply(mdp, candidate)
+        remaining = _residual(answer[1], candidate)
+        contraction = remaining / residual
+        if not met or remaining < residual:
+            value, residual = candidate, remaining
+            soft_q, backed_up, policy = answer
 
     return SoftSolution(
         mdp=mdp,
@@ -172,6 +181,21 @@ def _apply(mdp: TabularMDP, value: FloatArray) -> tuple[FloatArray, FloatArray, 
     if mdp.action_mask is not None:
         soft_q = np.where(mdp.action_mask, soft_q, -np.inf)
     return soft_q, *soft_backup(soft_q, mdp.temperature)
+
+
+def _residual(backed_up: FloatArray, value: FloatArray) -> float:
+    """Return the sup norm of T V - V.
+
+    Raises:
+        ArithmeticError: If it is not finite, as rewards near the end of float64 make it.
+    """
+    residual = float(np.abs(backed_up - value).max())
+    if not np.isfinite(residual):
+        raise ArithmeticError(
+            f"the follower's values overflowed (Bellman residual {residual}): its rewards are too "
+            "large for float64, or its temperature too small"
+        )
+    return residual
 
 
 def _rounding(value: FloatArray) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import gymnasium as gym
@@ -20,6 +21,13 @@ __all__ = ["HyperGradientError", "HyperGradientReport", "STEPS", "check_hyper_gr
 # from rounding; which is best differs between coordinates by orders of magnitude.
 STEPS = (1e-4, 10**-4.5, 1e-5, 10**-5.5, 1e-6, 10**-6.5, 1e-7)
 
+# Rounding of a difference, relative to the reward: some units in the last place, times the factor
+# of the formula's weights.
+REWARD_ROUNDING = 8.0 * float(np.finfo(np.float64).eps)
+
+# Rounding may be this share of the response term before the comparison stops to mean anything.
+MAX_ROUNDING_SHARE = 1e-4
+
 
 @dataclass(frozen=True, eq=False)
 class HyperGradientReport:
@@ -31,8 +39,9 @@ class HyperGradientReport:
         analytic: Entries of `info["hyper_gradient"]` `[C]`.
         numeric: Fourth-order central differences of the reward `[C]`.
         steps: The step chosen for each entry `[C]`.
-        relative_error: ||numeric - analytic|| / ||response term||; where only some entries were
-            compared, the error is scaled up by sqrt(D / C).
+        relative_error: ||numeric - analytic|| / ||response term||, or relative to the whole
+            hyper-gradient where the response term is too small to count; where only some entries
+            were compared, the error is scaled up by sqrt(D / C).
         response_share: ||response term|| / ||hyper-gradient||, over all entries of x.
     """
 
@@ -116,8 +125,8 @@ def check_hyper_gradient(
         TypeError: If `env` is not in the leader's seat.
         ValueError: If the seat's method is an estimator (its reward is its own value, which
             differences of the exact objective need not follow), if the response term is too small
-            at this x, or an argument is out of range.
-        HyperGradientError: If the relative error exceeds the tolerance.
+            at this x to be tested, or an argument is out of range.
+        HyperGradientError: If the relative error exceeds the tolerance by more than rounding.
     """
     _check_arguments(env, tolerance, steps)
     _, info = env.reset(seed=seed)
@@ -126,35 +135,38 @@ def check_hyper_gradient(
     assert isinstance(space, gym.spaces.Box)
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     check_in_box("upper_params", x, low, high)
-    reach = 2.0 * max(steps)
-    x = np.clip(x, low + reach, high - reach)
+    x = _moved_inward(x, low, high, 2.0 * max(steps))
 
-    _, reward, _, _, info = env.step(x)
-    gradient: FloatArray = info["hyper_gradient"]
-    response_term = gradient - env.get_wrapper_attr("response").direct_gradient
+    reward, gradient = _answer(env, x, seed)
+    direct = env.get_wrapper_attr("response").direct_gradient
+    response_term = gradient if direct is None else gradient - direct
     chosen = _choose_coordinates(coordinates, x.size, seed)
-    estimates = np.array([_differences(env, x, int(i), steps) for i in chosen])  # [C, steps]
-    agree = np.argmin(np.abs(np.diff(estimates, axis=1)), axis=1)
+    estimates = np.array([_differences(env, x, int(i), steps, seed) for i in chosen])
+    agree = np.argmin(np.abs(np.diff(estimates, axis=1)), axis=1)  # [C], of [C, steps]
     rows = np.arange(chosen.size)
     analytic, numeric = gradient.ravel()[chosen], estimates[rows, agree]
+    used = np.asarray(steps, np.float64)[agree]
 
+    # A subset of the entries stands for all: its squared error is scaled up to their number.
+    scaling = math.sqrt(x.size / chosen.size)
+    error = scaling * float(np.linalg.norm(numeric - analytic))
+    rounding = scaling * float(np.linalg.norm(REWARD_ROUNDING * max(1.0, abs(reward)) / used))
     response_norm = float(np.linalg.norm(response_term))
     gradient_norm = float(np.linalg.norm(gradient))
     share = response_norm / gradient_norm if gradient_norm > 0.0 else 0.0
-    scale = response_norm if response_norm > 0.0 else gradient_norm
-    # A subset of the entries stands for all: its squared error is scaled up to their number.
-    error = float(np.linalg.norm(numeric - analytic)) * math.sqrt(x.size / chosen.size)
+    tested = share >= min_response_share and response_norm > 0.0
+    scale = response_norm if tested else gradient_norm
     report = HyperGradientReport(
         upper_params=x,
         coordinates=chosen,
         analytic=analytic,
         numeric=numeric,
-        steps=np.asarray(steps, np.float64)[agree],
+        steps=used,
         relative_error=error / scale if scale > 0.0 else error,
         response_share=share,
     )
     # NaN must fail, hence the negated comparison.
-    if not report.relative_error <= tolerance:
+    if not error <= tolerance * scale + rounding:
         raise HyperGradientError(
             f"the hyper-gradient is not the derivative of the reward ({tolerance=:g})", report
         )
@@ -163,6 +175,12 @@ def check_hyper_gradient(
             f"the response term must be at least {min_response_share:g} of the hyper-gradient for "
             f"the comparison to mean anything, got {share:.3g}; choose an x near the start or on "
             "an ascent path, or lower `min_response_share`"
+        )
+    if rounding > MAX_ROUNDING_SHARE * scale:
+        raise ValueError(
+            f"the hyper-gradient must stand out from rounding, got norm {scale:.3g} where the "
+            f"differences of a reward of {reward:.3g} carry {rounding:.3g}; choose another x, or "
+            "longer `steps`"
         )
     return report
 
@@ -189,25 +207,57 @@ def _choose_coordinates(
 ) -> NDArray[np.int64]:
     if coordinates is None:
         return np.arange(size)
-    if isinstance(coordinates, int):
+    if isinstance(coordinates, Integral):
+        coordinates = int(coordinates)
         if not 1 <= coordinates <= size:
             raise ValueError(f"`coordinates` must lie in 1..{size}, got {coordinates}")
         return np.sort(np.random.default_rng(seed).choice(size, coordinates, replace=False))
-    chosen = np.asarray(coordinates, dtype=np.int64)
-    if chosen.ndim != 1 or not chosen.size or chosen.min() < 0 or chosen.max() >= size:
-        raise ValueError(f"`coordinates` must be flat indices in 0..{size - 1}, got {coordinates}")
+    chosen = np.asarray(coordinates)
+    if (
+        chosen.ndim != 1
+        or not chosen.size
+        or chosen.dtype.kind not in "iu"
+        or chosen.min() < 0
+        or chosen.max() >= size
+        or np.unique(chosen).size < chosen.size
+    ):
+        raise ValueError(
+            f"`coordinates` must be different flat indices in 0..{size - 1}, got {coordinates}"
+        )
     return chosen
 
 
+def _moved_inward(x: FloatArray, low: FloatArray, high: FloatArray, reach: float) -> FloatArray:
+    """Return the nearest x whose differences stay within the box."""
+    narrow = high - low < 2.0 * reach
+    if narrow.any():
+        entry = int(np.argmax(narrow))
+        raise ValueError(
+            f"`steps` must fit into the box of x, got differences that reach {reach:g} to both "
+            f"sides where entry {entry} is only {(high - low).flat[entry]:g} wide; give shorter "
+            "`steps`, or check RescaleUpper(env)"
+        )
+    return np.clip(x, low + reach, high - reach)
+
+
+def _answer(env: gym.Env[Any, Any], x: FloatArray, seed: int) -> tuple[float, FloatArray]:
+    """Return the reward of x and its hyper-gradient; begin another episode where one has ended."""
+    _, reward, terminated, truncated, info = env.step(x)
+    gradient: FloatArray = info["hyper_gradient"]
+    if terminated or truncated:  # a wrapper above the seat may refuse to go on
+        env.reset(seed=seed)
+    return float(reward), gradient
+
+
 def _differences(
-    env: gym.Env[Any, Any], x: FloatArray, coordinate: int, steps: Sequence[float]
+    env: gym.Env[Any, Any], x: FloatArray, coordinate: int, steps: Sequence[float], seed: int
 ) -> list[float]:
     """Return the fourth-order central difference of the reward for each step."""
 
     def reward(offset: float) -> float:
         moved = x.copy()
         moved.flat[coordinate] += offset
-        return float(env.step(moved)[1])
+        return _answer(env, moved, seed)[0]
 
     return [
         (8.0 * (reward(h) - reward(-h)) - (reward(2.0 * h) - reward(-2.0 * h))) / (12.0 * h)

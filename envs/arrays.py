@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import ArrayLike
 
 from ..checks import check_discount, check_not_negative
 from ..mdp import FloatArray, Kernel
 from ..objectives import DiscountedReturn, Objective, QuadraticCost, Sum
-from .base import TabularBilevelEnv
+from .base import TabularBilevelEnv, upper_box
 
 __all__ = ["ArrayBilevelEnv"]
 
 
 class ArrayBilevelEnv(TabularBilevelEnv):
     """A game given by arrays, with a reward that is linear in x.
+
+    ## Description
+    A game of the user's own: whatever the arrays say.
 
     ## Upper Level
     x in R^D within `upper_low`..`upper_high`; it adds `features @ x` to the follower's reward.
@@ -26,6 +28,22 @@ class ArrayBilevelEnv(TabularBilevelEnv):
 
     ## Lower Level
     The entropy-regularised MDP (`transition`, `reward` + `features @ x`, `gamma`, `temperature`).
+
+    ## Observation Space
+    Game and follower: `Discrete(S)`. Leader: the follower's discounted state occupancy times
+    (1 - gamma), `Box(0, 1, [S])`.
+
+    ## Action Space
+    Leader: x. Follower: `Discrete(A)`. Game: both, `{"upper": x, "lower": a}`.
+
+    ## Rewards
+    Leader: F(x). Follower and game: r_x(s, a).
+
+    ## Episode End
+    With the mass that a row of `transition` lacks; there is no time limit.
+
+    ## Info
+    As in every game; `action_mask` where one is given.
 
     ## Arguments
     See `__init__`. The game has no picture (`render_mode` does not exist).
@@ -93,8 +111,8 @@ class ArrayBilevelEnv(TabularBilevelEnv):
             check_discount("upper_gamma", upper_gamma)
         check_not_negative("upper_cost", upper_cost)
         terms: Sequence[Objective] = (DiscountedReturn(upper_gamma), QuadraticCost(upper_cost))
-        space = spaces.Box(upper_low, upper_high, (size,), np.float32)
-        start = np.clip(np.zeros(size), space.low, space.high)  # its bounds are rounded to float32
+        space = upper_box(upper_low, upper_high, (size,))
+        start = np.clip(np.zeros(size), upper_low, upper_high)
         super().__init__(
             kernel=kernel,
             initial_distribution=initial_distribution,
@@ -125,6 +143,7 @@ class ArrayBilevelEnv(TabularBilevelEnv):
 
 def _matrix(name: str, values: ArrayLike, shape: tuple[int, int]) -> FloatArray:
     matrix = np.array(values, dtype=np.float64, order="F")
+    matrix.flags.writeable = False  # `upper_reward` hands it out
     if matrix.shape != shape:
         raise ValueError(f"`{name}` must have shape [S, A] = {shape}, got {matrix.shape}")
     _check_finite(name, matrix)

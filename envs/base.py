@@ -21,8 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..adjoint import response_gradient
 from ..checks import check_discount, check_in_box, check_positive, unknown_name
-from ..mdp import FloatArray, Kernel, TabularMDP
-from ..methods.base import Response
+from ..mdp import FloatArray, Kernel, TabularMDP, checked_mask
+from ..methods.base import Response, TabularResponse
 from ..objectives import Objective, Outcome
 from ..sampling import TransitionTables
 from ..soft import solve_soft_mdp
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ..rendering import Window
     from .arrays import ArrayBilevelEnv
 
-__all__ = ["BestKnown", "BilevelEnv", "TabularBilevelEnv", "View", "shown"]
+__all__ = ["BestKnown", "BilevelEnv", "TabularBilevelEnv", "View", "shown", "upper_box"]
 
 # Probabilities of first states may miss one by this much.
 DISTRIBUTION_TOLERANCE = 1e-9
@@ -113,6 +113,10 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         check_positive("temperature", temperature)
         if not upper_space.is_bounded():
             raise ValueError(f"`upper_space` must be a finite Box, got {upper_space}")
+        if not (upper_space.low < upper_space.high).all():
+            raise ValueError(
+                f"`upper_space` must be wider than a point in every entry, got {upper_space}"
+            )
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(
                 unknown_name("render_mode", render_mode, self.metadata["render_modes"])
@@ -278,15 +282,21 @@ class TabularBilevelEnv(BilevelEnv):
         )
         self._kernel = kernel
         self.objective = objective
-        self.action_mask = None if action_mask is None else np.array(action_mask, dtype=bool)
+        shape = (num_states, num_actions)
+        self.action_mask = None if action_mask is None else checked_mask(action_mask, shape)
         self.initial_distribution = _distribution(initial_distribution, num_states)
+        for constant in (self.initial_distribution, self.action_mask):
+            if constant is not None:
+                constant.flags.writeable = False
         self._start_cumulative = np.cumsum(self.initial_distribution)
         self._start_cumulative /= self._start_cumulative[-1]
         self._state: int | None = None
         self._over = False
         self._steps, self._lower_return, self._upper_return = 0, 0.0, 0.0
-        self._answer: Response | None = None
-        self._enter(self.initial_upper_params)
+        self._upper_params = self.initial_upper_params
+        # Made for the x in force when they are first needed.
+        self._tables: TransitionTables | None = None
+        self._answer: TabularResponse | None = None
 
     @staticmethod
     def from_arrays(
@@ -304,7 +314,13 @@ class TabularBilevelEnv(BilevelEnv):
         return self._kernel
 
     def kernel_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
-        """Return sum_k cotangent(k) dP(k)/dx, shape of x, over stored transitions `[K]`."""
+        """Return sum_k cotangent(k) dP(k)/dx, shape of x; zero unless overridden.
+
+        Args:
+            upper_params: x.
+            cotangent: A number for each stored transition of `kernel(x)`, `[K]`, in the order of
+                its `triplets`.
+        """
         return np.zeros(self.upper_space.shape)
 
     @abstractmethod
@@ -337,28 +353,30 @@ class TabularBilevelEnv(BilevelEnv):
         self,
         upper_params: ArrayLike,
         *,
-        initial_value: FloatArray | None = None,
+        warm_start: TabularResponse | None = None,
         tolerance: float = 1e-10,
         max_iterations: int = 200,
-    ) -> Response:
+    ) -> TabularResponse:
         """Return the exact objective, hyper-gradient and follower's answer at x.
 
         This is the referee: it scores any method, whatever the method itself sees.
 
         Args:
             upper_params: x, shape of `upper_space`.
-            initial_value: Start of the solve `[S]`, zeros when None.
+            warm_start: An earlier response, at a nearby x, to start the solve from.
             tolerance: Sup norm of the follower's Bellman residual to reach.
             max_iterations: Newton steps allowed.
 
         Raises:
-            ValueError: If x or an option is out of range.
+            ValueError: If x or an option is out of range, or the task returns arrays of a wrong
+                shape.
+            ArithmeticError: If values overflow.
         """
         x = self.validate_upper_params(upper_params)
         rho = self.initial_distribution
         solution = solve_soft_mdp(
             self.lower_mdp(x),
-            initial_value=initial_value,
+            initial_value=None if warm_start is None else warm_start.soft_value,
             tolerance=tolerance,
             max_iterations=max_iterations,
         )
@@ -377,7 +395,7 @@ class TabularBilevelEnv(BilevelEnv):
             total += self._pulled_back("reward_vjp", x, answer.reward)
             total += self._pulled_back("kernel_vjp", x, answer.kernel)
         occupancy, _ = solution.system.solve(rho, transpose=True)
-        return Response(
+        return TabularResponse(
             upper_params=x,
             objective=upper.value,
             hyper_gradient=total,
@@ -400,6 +418,12 @@ class TabularBilevelEnv(BilevelEnv):
             raise ValueError(
                 f"`upper_reward` must return shape [S, A] = {shape}, got {np.shape(reward)}"
             )
+        if not np.isfinite(reward).all():
+            state, action = (int(i) for i in np.argwhere(~np.isfinite(reward))[0])
+            value = reward[state, action]
+            raise ValueError(
+                f"`upper_reward` must be finite, got {value} in state {state}, {action=}"
+            )
         return reward
 
     def _pulled_back(self, product: str, x: FloatArray, cotangent: FloatArray) -> FloatArray:
@@ -412,7 +436,13 @@ class TabularBilevelEnv(BilevelEnv):
         return gradient
 
     def observe(self, response: Response) -> NDArray[np.float32]:
-        """Return the discounted state occupancy times (1 - gamma), float32 `[S]`."""
+        """Return the discounted state occupancy times (1 - gamma), float32 `[S]`.
+
+        Raises:
+            TypeError: If the response is not a tabular one.
+        """
+        if not isinstance(response, TabularResponse):
+            raise TypeError(f"`response` must be a TabularResponse, got {type(response).__name__}")
         return np.clip(response.occupancy, 0.0, 1.0).astype(np.float32)
 
     # The follower's episode ----------------------------------------------------------------
@@ -440,8 +470,7 @@ class TabularBilevelEnv(BilevelEnv):
         if start is not self._upper_params:
             start = self.validate_upper_params(start)
         super().reset(seed=seed)  # may refuse the seed, hence nothing has changed so far
-        if start is not self._upper_params:
-            self._enter(start)
+        self._enter(start)
         draw = self.np_random.random()
         self._state = int(np.searchsorted(self._start_cumulative, draw, side="right"))
         self._over = False
@@ -478,6 +507,9 @@ class TabularBilevelEnv(BilevelEnv):
             ) from None
         lower = self._check_action(lower)
         self.commit(upper)
+        if self._tables is None:
+            x = self._upper_params
+            self._tables = TransitionTables(self.lower_mdp(x), self._upper_reward_at(x))
         state, self._over, reward, upper_reward = self._tables.sample(
             self._state, lower, self.np_random.random()
         )
@@ -532,10 +564,10 @@ class TabularBilevelEnv(BilevelEnv):
             x.flags.writeable = False
 
     def _enter(self, x: FloatArray) -> None:
-        """Make a validated x the one in force."""
-        tables = TransitionTables(self.lower_mdp(x), self._upper_reward_at(x))
-        self._upper_params, self._tables = x, tables
-        self._answer = None
+        """Make a validated x the one in force; what was made for an equal x is kept."""
+        if not np.array_equal(x, self._upper_params):
+            self._upper_params = x
+            self._tables, self._answer = None, None
 
     def _check_action(self, action: Any) -> int:
         try:
@@ -556,6 +588,21 @@ class TabularBilevelEnv(BilevelEnv):
         if self.action_mask is None:
             return {}
         return {"action_mask": self.action_mask[self._state].astype(np.int8)}
+
+
+def upper_box(low: ArrayLike, high: ArrayLike, shape: tuple[int, ...]) -> spaces.Box:
+    """Return a float32 `Box` for x whose rounded bounds still contain the float64 ones.
+
+    Args:
+        low: Lower bounds, a number or an array of `shape`.
+        high: Upper bounds, a number or an array of `shape`.
+        shape: Shape of x.
+    """
+    lower, upper = (np.broadcast_to(np.asarray(b, np.float64), shape) for b in (low, high))
+    low32, high32 = lower.astype(np.float32), upper.astype(np.float32)
+    low32 = np.where(low32 > lower, np.nextafter(low32, np.float32(-np.inf)), low32)
+    high32 = np.where(high32 < upper, np.nextafter(high32, np.float32(np.inf)), high32)
+    return spaces.Box(low32, high32, shape, np.float32)
 
 
 def shown(value: float) -> str:

@@ -19,6 +19,7 @@ from ..checks import (
     unknown_name,
 )
 from ..mdp import FloatArray, Kernel
+from ..methods import TabularResponse
 from ..objectives import DiscountedReturn, QuadraticCost, Sum
 from .base import BestKnown, TabularBilevelEnv, View
 
@@ -69,7 +70,7 @@ MAPS = {
     ),
 }
 
-# Published values of slip, gamma, temperature, hazard_cost and shaping_cost.
+# Default values of slip, gamma, temperature, hazard_cost and shaping_cost.
 DEFAULTS = (0.1, 0.95, 0.01, 0.5, 0.05)
 
 # Best x found for the default instance, to four decimals; see the Ground Truth below.
@@ -213,6 +214,7 @@ class BilevelGridWorld(TabularBilevelEnv):
         self._lower_base = np.where(goal, 1.0, 0.0)[:, None]
         leader = np.where(goal, 1.0, np.where(hazard, -float(hazard_cost), 0.0))
         self._upper_reward = np.asfortranarray(np.repeat(leader[:, None], len(MOVES), axis=1))
+        self._upper_reward.flags.writeable = False  # `upper_reward` hands it out
         super().__init__(
             kernel=_kernel(states, goal, slip),
             initial_distribution=(cells == "S")[free].astype(float),
@@ -255,13 +257,15 @@ class BilevelGridWorld(TabularBilevelEnv):
         from ..rendering import GridScene
 
         answer = view.response
+        tabular = answer if isinstance(answer, TabularResponse) else None
+        gradient = None if answer is None else answer.hyper_gradient
         return GridScene(
             cells=self._cells,
             shaping=self._on_map(view.upper_params),
             shaping_limit=_colour_limit(view.upper_params),
-            policy=None if answer is None else self._on_map(answer.policy),
-            occupancy=None if answer is None else self._on_map(answer.occupancy),
-            gradient=None if answer is None else self._on_map(answer.hyper_gradient),
+            policy=None if tabular is None else self._on_map(tabular.policy),
+            occupancy=None if tabular is None else self._on_map(tabular.occupancy),
+            gradient=None if gradient is None else self._on_map(gradient),
             follower=None if view.state is None else self.cell_of(view.state),
             title=view.title,
             status=view.status,
@@ -322,7 +326,7 @@ def random_map(size: int | Sequence[int], seed: int = 0) -> tuple[str, ...]:
         raise ValueError(
             f"`size` must be a side or (rows, columns), each in 2..{MAX_SIDE}, got {size!r}"
         )
-    check_at_least("map_seed", seed, 0)
+    check_at_least("seed", seed, 0)
     rows, columns = (int(side) for side in sides)
     rng = np.random.default_rng(seed)
     density = 0.2
@@ -374,6 +378,8 @@ def _chosen_map(
     if map_seed is not None and size is None:
         raise ValueError(f"`map_seed` goes with `size`, got map_seed={map_seed!r} alone")
     if size is not None:
+        if map_seed is not None:
+            check_at_least("map_seed", map_seed, 0)
         return random_map(size, 0 if map_seed is None else map_seed)
     if desc is not None:
         return desc

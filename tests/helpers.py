@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import bilevel_gym
 from bilevel_gym.envs import ArrayBilevelEnv, TabularBilevelEnv
+from bilevel_gym.methods import TabularResponse
 from bilevel_gym.registration import Task
 
 FloatArray = NDArray[np.float64]
@@ -156,3 +157,10 @@ def array_game(**options: Any) -> ArrayBilevelEnv:
         "temperature": 0.2,
     }
     return TabularBilevelEnv.from_arrays(**{**arguments, **options})
+
+
+def answer_of(seat: Any) -> TabularResponse:
+    """Return the last answer in a tabular game's leader's seat, in full."""
+    response = seat.response
+    assert isinstance(response, TabularResponse)
+    return response

@@ -85,3 +85,26 @@ def test_rewards_must_fit_the_kernel() -> None:
 def test_indices_out_of_range_are_rejected() -> None:
     with pytest.raises(ValueError, match="`next_states` must lie in 0..1, got 2..2"):
         Kernel.from_triplets([0], [0], [2], [1.0], num_states=2, num_actions=1)
+
+
+def test_probabilities_of_both_signs_cannot_cancel() -> None:
+    with pytest.raises(ValueError, match=r"P\(1\|s=0, a=0\) = -0.5"):
+        Kernel.from_triplets([0, 0], [0, 0], [1, 1], [1.5, -0.5], num_states=2, num_actions=1)
+
+
+def test_states_must_be_integers() -> None:
+    with pytest.raises(ValueError, match="`states` must be integers, got dtype float64"):
+        Kernel.from_triplets([0.5], [0], [1], [1.0], num_states=2, num_actions=1)
+
+
+def test_a_row_holds_the_successors_of_a_pair() -> None:
+    kernel = random_mdp(1).kernel
+    successors, probabilities = kernel.row(5, 2)
+    np.testing.assert_array_equal(kernel.to_dense()[5, 2, successors], probabilities)
+
+
+@pytest.mark.parametrize("excess", [1e-8, 1e-3])
+def test_rows_may_exceed_one_by_rounding_only(excess: float) -> None:
+    Kernel.from_dense(np.array([[[1.0 + 1e-12]]]))
+    with pytest.raises(ValueError, match="must sum to at most 1"):
+        Kernel.from_dense(np.array([[[1.0 + excess]]]))

@@ -64,6 +64,11 @@ def test_a_vanishing_gradient_ends_the_ascent_and_says_so() -> None:
     )
 
 
+def test_no_step_is_made_of_rounding_alone() -> None:
+    optimum = normalized_ascent(lambda x: (100.0, np.full(3, 1e-15)), np.zeros(3), LOW, HIGH)
+    assert optimum.evaluations == 1
+
+
 def test_the_best_iterate_is_kept_not_the_last() -> None:
     values = iter([0.0, 5.0, 1.0, 2.0])
     optimum = normalized_ascent(

@@ -23,6 +23,7 @@ from bilevel_gym.registration import TASKS, Task, register_tasks
 from .helpers import (
     SEATS,
     Env,
+    answer_of,
     arrays_in,
     assert_identical,
     continue_rollout,
@@ -252,7 +253,7 @@ def test_the_leader_observes_the_normalised_discounted_occupancy(task: Task) -> 
     env.reset(seed=0)
     for x in (game.initial_upper_params, interior_point(env)):
         observation, *_ = env.step(x)
-        policy = env.response.policy
+        policy = answer_of(env).policy
         transition = np.einsum("sa,sat->st", policy, game.kernel(x).to_dense())
         # d = (1 - gamma) rho + gamma P_pi^T d, term by term until what is left is below float32.
         flow, occupancy = game.initial_distribution, np.zeros(policy.shape[0])
@@ -538,7 +539,7 @@ def test_episodes_under_the_reported_policy_are_worth_what_the_model_says(task: 
     assert isinstance(leader, HyperGradient)
     x = interior_point(leader, share=0.2)
     leader.reset(seed=0, options={"upper_params": x})
-    game, policy = game_of(leader), leader.response.policy
+    game, policy = game_of(leader), answer_of(leader).policy
     chain = np.einsum("sa,sat->st", policy, game.kernel(x).to_dense())
     # Returns and the discounted chance of the episode's end, by one linear system each.
     pays = np.stack(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
+from bilevel_gym import linear
 from bilevel_gym.envs import BilevelGridWorld
 from bilevel_gym.linear import DENSE_LIMIT, DiscountedSystem
 from bilevel_gym.mdp import FloatArray, Kernel, TabularMDP
@@ -94,6 +96,7 @@ def test_dense_and_sparse_factors_give_the_same_solution(monkeypatch: pytest.Mon
     mdp = random_mdp(5, num_states=40, temperature=1e-2)
     dense = solve_soft_mdp(mdp)
     monkeypatch.setattr("bilevel_gym.linear.DENSE_LIMIT", 1)
+    monkeypatch.setattr("bilevel_gym.linear.DENSE_FILL", 1.0)
     sparse = solve_soft_mdp(mdp)
     np.testing.assert_allclose(sparse.soft_value, dense.soft_value, rtol=1e-13)
     rhs = np.random.default_rng(0).normal(size=40)
@@ -138,12 +141,53 @@ def test_a_warm_start_saves_the_newton_steps() -> None:
     assert residual <= 1e-13
 
 
-def test_a_poor_factorisation_is_replaced_not_trusted() -> None:
+@pytest.mark.parametrize("tolerance", [1e-10, 1e-3])
+def test_a_warm_start_within_the_tolerance_is_solved_all_the_same(tolerance: float) -> None:
+    mdp = random_mdp(7)
+    old = solve_soft_mdp(mdp).soft_value
+    moved = TabularMDP(mdp.kernel, mdp.reward + 0.1 * tolerance, mdp.gamma, mdp.temperature)
+    warm = solve_soft_mdp(moved, initial_value=old, tolerance=tolerance)
+    cold = solve_soft_mdp(moved, tolerance=tolerance)
+    # Both end at rounding, wherever they started.
+    assert max(warm.residual, cold.residual) <= 1e-14
+    np.testing.assert_allclose(warm.soft_value, cold.soft_value, rtol=1e-14, atol=1e-14)
+
+
+def test_values_that_overflow_are_refused_not_iterated() -> None:
+    mdp = random_mdp(7, gamma=0.99)
+    huge = TabularMDP(mdp.kernel, np.full((8, 3), 1e308), mdp.gamma, mdp.temperature)
+    with pytest.raises(ArithmeticError, match="overflowed"), np.errstate(all="ignore"):
+        solve_soft_mdp(huge)
+    with pytest.raises(ArithmeticError, match="not finite"):
+        solve_soft_mdp(mdp).system.solve(np.array([np.nan] + [0.0] * 7))
+
+
+def test_a_kernel_without_zeros_uses_dense_factors_at_any_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bilevel_gym.linear.DENSE_LIMIT", 1)
+    assert isinstance(solve_soft_mdp(random_mdp(0)).system.matrix, np.ndarray)
+    grid = BilevelGridWorld()
+    solution = solve_soft_mdp(grid.lower_mdp(grid.initial_upper_params))
+    assert not isinstance(solution.system.matrix, np.ndarray)
+
+
+def test_a_poor_factorisation_is_replaced_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     mdp = random_mdp(8, gamma=0.99, termination=0.0)
-    good = solve_soft_mdp(mdp)
-    rough = solve_soft_mdp(mdp, max_iterations=1)
-    system = DiscountedSystem(mdp.kernel, good.policy, mdp.gamma, rough.factorisation)
+    policy = solve_soft_mdp(mdp).policy
+    # Factors of another discount are no approximation at all: refinement with them diverges.
+    poor = linear.factorise(mdp.kernel, policy, 0.5)
+    made = []
+    factorise = linear._factorise
+
+    def counted(matrix: Any) -> Any:
+        made.append(matrix)
+        return factorise(matrix)
+
+    monkeypatch.setattr(linear, "_factorise", counted)
+    system = DiscountedSystem(mdp.kernel, policy, mdp.gamma, poor)
     solved, residual = system.solve(np.ones(8))
+    assert len(made) == 1
     assert residual <= 1e-12
     np.testing.assert_allclose(solved, np.linalg.solve(system.matrix, np.ones(8)), rtol=1e-12)
 

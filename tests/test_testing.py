@@ -7,9 +7,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from stable_baselines3.common.monitor import Monitor
 
 from bilevel_gym import HyperGradient, LowerLevel, RescaleUpper
-from bilevel_gym.envs import BilevelGridWorld, TabularBilevelEnv
+from bilevel_gym.envs import ArrayBilevelEnv, BilevelGridWorld, TabularBilevelEnv
 from bilevel_gym.mdp import FloatArray, Kernel
 from bilevel_gym.objectives import DiscountedReturn, QuadraticCost, Sum
 from bilevel_gym.testing import HyperGradientError, check_hyper_gradient
@@ -19,16 +20,20 @@ from .models import random_mdp
 BAR = 1e-6
 
 
-def random_game(**options: Any) -> TabularBilevelEnv:
-    """Return a random game of arrays with eight shaped states."""
+def random_arrays() -> dict[str, Any]:
+    """Return the arrays of a random game with eight shaped states."""
     mdp = random_mdp(0)
-    return TabularBilevelEnv.from_arrays(
-        mdp.kernel,
-        mdp.reward,
-        upper_reward=np.random.default_rng(1).normal(size=(8, 3)),
-        initial_distribution=np.full(8, 0.125),
-        **options,
-    )
+    return {
+        "transition": mdp.kernel,
+        "reward": mdp.reward,
+        "upper_reward": np.random.default_rng(1).normal(size=(8, 3)),
+        "initial_distribution": np.full(8, 0.125),
+    }
+
+
+def random_game(**options: Any) -> TabularBilevelEnv:
+    """Return that game, through the constructor of the base class."""
+    return TabularBilevelEnv.from_arrays(**random_arrays(), **options)
 
 
 def ascent_points(env: gym.Env[Any, Any], every: int, count: int) -> list[FloatArray]:
@@ -168,6 +173,83 @@ def test_a_foreign_wrapper_that_scales_the_reward_is_caught() -> None:
         check_hyper_gradient(env, coordinates=5)
 
 
+class SlightlyWrong(ArrayBilevelEnv):
+    """A game whose response term is too long by two parts in a hundred thousand."""
+
+    def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        return (1.0 + 2e-5) * super().reward_vjp(upper_params, cotangent)
+
+
+def test_the_error_is_measured_against_the_response_term() -> None:
+    # The direct part is so large that the same error is below 1e-6 of the whole.
+    env = HyperGradient(SlightlyWrong(**random_arrays(), upper_cost=0.05))
+    with pytest.raises(HyperGradientError) as caught:
+        check_hyper_gradient(env, np.full(8, 0.9), min_response_share=0.0)
+    report = caught.value.report
+    assert report.response_share < 0.05
+    assert report.relative_error == pytest.approx(2e-5, rel=0.2)
+
+
+def test_an_error_in_a_few_entries_is_scaled_up_to_all() -> None:
+    env = HyperGradient(WrongAtOneCell())
+
+    def error(coordinates: list[int] | None) -> float:
+        with pytest.raises(HyperGradientError) as caught:
+            check_hyper_gradient(env, coordinates=coordinates)
+        return caught.value.report.relative_error
+
+    assert error([16, 17, 18]) == pytest.approx(error(None) * (52 / 3) ** 0.5, rel=1e-3)
+
+
+class BrokenAtOneCell(BilevelGridWorld):
+    """A task that returns a NaN."""
+
+    def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        gradient = super().reward_vjp(upper_params, cotangent)
+        gradient[0] = np.nan
+        return gradient
+
+
+def test_a_nan_in_the_gradient_fails() -> None:
+    with pytest.raises(HyperGradientError):
+        check_hyper_gradient(HyperGradient(BrokenAtOneCell()), coordinates=[0, 1])
+
+
+def test_a_follower_that_cannot_care_is_nothing_to_test_but_no_failure() -> None:
+    # Without a future, a reward per state changes no choice: the true gradient is zero.
+    with pytest.raises(ValueError, match="must stand out from rounding|response term must be"):
+        check_hyper_gradient(HyperGradient(random_game(gamma=0.0)))
+    with pytest.raises(ValueError, match="must stand out from rounding"):
+        check_hyper_gradient(gym.make("BilevelGridWorld-v0", slip=0.0, temperature=1e-4))
+
+
+def leader_with_a_reward_of(size: float) -> HyperGradient:
+    arrays = random_arrays()
+    arrays["upper_reward"] = arrays["upper_reward"] + size
+    return HyperGradient(ArrayBilevelEnv(**arrays))
+
+
+def test_rounding_of_a_large_reward_is_no_error_of_the_gradient() -> None:
+    report = check_hyper_gradient(
+        leader_with_a_reward_of(10.0), steps=(1e-3, 3e-4, 1e-4), tolerance=1e-12
+    )
+    assert report.response_share == 1.0 and report.relative_error > 1e-12
+    with pytest.raises(ValueError, match="must stand out from rounding"):
+        check_hyper_gradient(leader_with_a_reward_of(1e5))
+
+
+def test_episodes_that_end_on_the_way_are_begun_again() -> None:
+    env: gym.Env[Any, Any] = Monitor(gym.make("BilevelGridWorld-v0"))
+    assert check_hyper_gradient(env, coordinates=5).relative_error <= BAR
+
+
+def test_a_box_narrower_than_the_steps_is_named() -> None:
+    env = HyperGradient(random_game(upper_low=0.0, upper_high=1e-4))
+    with pytest.raises(ValueError, match="`steps` must fit into the box"):
+        check_hyper_gradient(env)
+    check_hyper_gradient(env, steps=(1e-5, 3e-6, 1e-6))
+
+
 def test_an_estimator_is_refused() -> None:
     env = HyperGradient(BilevelGridWorld(), method="direct")
     with pytest.raises(ValueError, match="exact method, got Direct"):
@@ -199,6 +281,8 @@ def test_a_point_without_a_response_term_is_refused_not_passed() -> None:
         ({"steps": (1e-5,)}, "`steps` must be at least two positive steps"),
         ({"coordinates": 99}, "`coordinates` must lie in 1..8, got 99"),
         ({"coordinates": [3, 8]}, r"flat indices in 0..7, got \[3, 8\]"),
+        ({"coordinates": [3, 3]}, r"different flat indices in 0..7, got \[3, 3\]"),
+        ({"coordinates": [1.5]}, r"flat indices in 0..7, got \[1.5\]"),
         ({"upper_params": np.zeros(3)}, r"`upper_params` must have shape \(8,\), got \(3,\)"),
     ],
 )

@@ -34,7 +34,8 @@ def session(tmp_path: Path) -> Session:
 
 
 def new_session(folder: Path, **kwargs: Any) -> Session:
-    env = gym.make(ENV_ID, **{"map_name": "4x4", "slip": 0.0, **kwargs})
+    map_name = None if "desc" in kwargs else "4x4"
+    env = gym.make(ENV_ID, **{"map_name": map_name, "slip": 0.0, **kwargs})
     return Session(env, folder=folder, seed=0)
 
 

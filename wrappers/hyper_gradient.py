@@ -63,7 +63,7 @@ class HyperGradient(Seat, RecordConstructorArgs):
             env: A game, in no seat or in one that this seat replaces.
             method: Name of the method, a key of `bilevel_gym.methods.METHODS`.
             outer_steps: Steps of the leader's episode, at least 1.
-            **method_options: Options of the method, of JSON types.
+            **method_options: Options of the method, of JSON types (NumPy scalars are converted).
 
         Raises:
             TypeError: If a wrapper stands between the seat and the game, or the method does not
@@ -72,6 +72,8 @@ class HyperGradient(Seat, RecordConstructorArgs):
         """
         inner = take_seat(HyperGradient, env)
         check_at_least("outer_steps", outer_steps, 1)
+        outer_steps = int(outer_steps)
+        method_options = {name: plain(value) for name, value in method_options.items()}
         learner = make_method(method, inner.unwrapped, **method_options)
         RecordConstructorArgs.__init__(
             self, method=method, outer_steps=outer_steps, **method_options
@@ -136,32 +138,42 @@ class HyperGradient(Seat, RecordConstructorArgs):
     def view(self) -> View:
         """Return what `render` shows."""
         response = self.response
+        status: tuple[tuple[str, str], ...] = (("objective", shown(response.objective)),)
+        if response.lower_value is not None:
+            status += (("lower value", shown(response.lower_value)),)
+        if response.hyper_gradient is not None:
+            norm = float(np.linalg.norm(response.hyper_gradient))
+            status += (("|hyper-gradient|", f"{norm:.3g}"),)
         return View(
             title=f"{type(self.game).__name__}: the leader shapes",
             upper_params=response.upper_params,
             response=response,
-            status=(
-                ("objective", shown(response.objective)),
-                ("lower value", shown(response.lower_value)),
-                ("|hyper-gradient|", f"{np.linalg.norm(response.hyper_gradient):.3g}"),
-                ("step", str(self._steps)),
-            ),
+            status=(*status, ("step", str(self._steps))),
         )
 
     def _answer(self, x: Any, *, advance: int = 0) -> tuple[Any, dict[str, Any]]:
         response = self.method.step(x)
         self._response = response
         self._steps += advance
-        info: dict[str, Any] = {
-            "hyper_gradient": response.hyper_gradient.copy(),
-            "upper_params": response.upper_params.copy(),
-            "inner_residual": response.residual,
-            "inner_iterations": response.iterations,
-            "inner_converged": response.converged,
-            "lower_value": response.lower_value,
+        # Arrays are copied: what the caller does to them must not reach the response.
+        info = {
+            key: value.copy() if isinstance(value, np.ndarray) else value
+            for key, value in {
+                "hyper_gradient": response.hyper_gradient,
+                "upper_params": response.upper_params,
+                "inner_residual": response.residual,
+                "inner_iterations": response.iterations,
+                "inner_converged": response.converged,
+                "inner_samples": response.samples,
+                "lower_value": response.lower_value,
+            }.items()
+            if value is not None
         }
-        if response.samples is not None:
-            info["inner_samples"] = response.samples
         if self.render_mode == "human":
             self.render()
         return self.game.observe(response), info
+
+
+def plain(value: Any) -> Any:
+    """Return a NumPy scalar as the Python number it stands for, so that specs can be written."""
+    return value.item() if isinstance(value, np.generic) else value

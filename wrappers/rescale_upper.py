@@ -53,12 +53,12 @@ class RescaleUpper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def response(self) -> Response:
         """The follower's last answer, x and gradients in the new units."""
         response = self._seat.response
-        return replace(
-            response,
-            upper_params=self.to_unit(response.upper_params),
-            hyper_gradient=response.hyper_gradient * self._scale,
-            direct_gradient=response.direct_gradient * self._scale,
-        )
+        gradients = {
+            name: gradient * self._scale
+            for name in ("hyper_gradient", "direct_gradient")
+            if (gradient := getattr(response, name)) is not None
+        }
+        return replace(response, upper_params=self.to_unit(response.upper_params), **gradients)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -97,6 +97,7 @@ class RescaleUpper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     def _convert(self, info: dict[str, Any]) -> dict[str, Any]:
         info = dict(info)
-        info["hyper_gradient"] = info["hyper_gradient"] * self._scale
+        if "hyper_gradient" in info:
+            info["hyper_gradient"] = info["hyper_gradient"] * self._scale
         info["upper_params"] = self.to_unit(info["upper_params"])
         return info

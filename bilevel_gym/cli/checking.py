@@ -83,17 +83,28 @@ def api_checks(
     """Return the checkers of the environment API by name, None where one is not installed."""
     from gymnasium.utils.env_checker import check_env
 
-    checks: list[tuple[str, Callable[[], object] | None]] = [
-        ("Gymnasium's checker, game", lambda: check_env(fresh().unwrapped, skip_render_check=True)),
-        ("Gymnasium's checker, leader's seat", lambda: check_env(fresh(), skip_render_check=True)),
+    from ..wrappers import LowerLevel
+
+    def follower() -> LowerLevel:
+        return LowerLevel(fresh(), fresh().game.initial_upper_params)
+
+    def gymnasium(make: Callable[[], Any]) -> Callable[[], object]:
+        return lambda: check_env(make(), skip_render_check=True)
+
+    def sb3(make: Callable[[], Any]) -> Callable[[], object] | None:
+        try:
+            from stable_baselines3.common.env_checker import check_env as check_sb3
+        except ImportError:
+            return None
+        return lambda: check_sb3(make())
+
+    return [
+        ("Gymnasium's checker, game", gymnasium(lambda: fresh().unwrapped)),
+        ("Gymnasium's checker, leader's seat", gymnasium(fresh)),
+        ("Gymnasium's checker, follower's seat", gymnasium(follower)),
+        ("Stable-Baselines3's checker, leader's seat", sb3(fresh)),
+        ("Stable-Baselines3's checker, follower's seat", sb3(follower)),
     ]
-    try:
-        from stable_baselines3.common.env_checker import check_env as check_sb3
-    except ImportError:
-        checks.append(("Stable-Baselines3's checker, leader's seat", None))
-    else:
-        checks.append(("Stable-Baselines3's checker, leader's seat", lambda: check_sb3(fresh())))
-    return checks
 
 
 def passes(name: str, run: Callable[[], object] | None) -> bool:

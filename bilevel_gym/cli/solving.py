@@ -307,6 +307,7 @@ def exact_norm(leader: Leader, response: Response) -> float:
     """Return the projected gradient norm of the game's own answer."""
     from ..optimizers import projected_gradient_norm
 
+    assert response.hyper_gradient is not None, "an exact response has one"
     return projected_gradient_norm(
         response.upper_params, response.hyper_gradient, leader.low, leader.high
     )

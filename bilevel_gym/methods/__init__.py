@@ -7,9 +7,9 @@ from importlib import import_module
 from typing import Any
 
 from ..checks import unknown_name
-from .base import Method, Response, SupportsEvaluate
+from .base import Method, Response, SupportsEvaluate, TabularResponse
 
-__all__ = ["METHODS", "Method", "Response", "SupportsEvaluate", "make_method"]
+__all__ = ["METHODS", "Method", "Response", "SupportsEvaluate", "TabularResponse", "make_method"]
 
 # Adding a method is one module and one row.
 METHODS = {
@@ -18,7 +18,7 @@ METHODS = {
 }
 
 
-def make_method(name: str, game: Any, **options: Any) -> Method:
+def make_method(name: str, game: Any, /, **options: Any) -> Method:
     """Build a method for a game.
 
     Args:

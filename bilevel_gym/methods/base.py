@@ -9,42 +9,65 @@ import numpy as np
 
 from ..mdp import FloatArray
 
-__all__ = ["Method", "Response", "SupportsEvaluate"]
+__all__ = ["Method", "Response", "SupportsEvaluate", "TabularResponse"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Response:
     """The follower's answer to x and what it means for the leader.
+
+    None stands for what a method does not compute. Arrays are read-only.
 
     Attributes:
         upper_params: The x answered.
         objective: F(x) = f(x, pi), maximised.
         hyper_gradient: The method's dF/dx, an ascent direction, shape of x.
         direct_gradient: Its part at a fixed policy, shape of x; the rest is the response term.
-        policy: The follower's policy `[S, A]`.
-        soft_value: Its soft value `[S]`.
-        occupancy: Discounted state occupancy times (1 - gamma), `[S]`, sums to at most one.
         lower_value: The follower's soft value at the start, averaged over first states.
         residual: Sup norm of the follower's Bellman residual.
         iterations: Iterations of the inner learner.
         converged: Whether the inner learner met its tolerance.
-        adjoint_residual: Sup norm of the residual of the adjoint system, None where none is solved.
-        samples: Environment steps that the method consumed, None for methods that use the model.
+        samples: Environment steps that the method consumed.
     """
 
     upper_params: FloatArray
     objective: float
+    hyper_gradient: FloatArray | None = None
+    direct_gradient: FloatArray | None = None
+    lower_value: float | None = None
+    residual: float | None = None
+    iterations: int | None = None
+    converged: bool | None = None
+    samples: int | None = None
+
+    def __post_init__(self) -> None:
+        """Protect the arrays: warm starts and pictures rely on them."""
+        for value in vars(self).values():
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TabularResponse(Response):
+    """The exact answer of a tabular game, in full.
+
+    Attributes:
+        policy: The follower's policy `[S, A]`.
+        soft_value: Its soft value `[S]`.
+        occupancy: Discounted state occupancy times (1 - gamma), `[S]`, sums to at most one.
+        adjoint_residual: Sup norm of the residual of the adjoint system, None where none is solved.
+    """
+
     hyper_gradient: FloatArray
     direct_gradient: FloatArray
-    policy: FloatArray
-    soft_value: FloatArray
-    occupancy: FloatArray
     lower_value: float
     residual: float
     iterations: int
     converged: bool
+    policy: FloatArray
+    soft_value: FloatArray
+    occupancy: FloatArray
     adjoint_residual: float | None = None
-    samples: int | None = None
 
     @property
     def response_share(self) -> float:
@@ -61,11 +84,11 @@ class SupportsEvaluate(Protocol):
         self,
         upper_params: Any,
         *,
-        initial_value: FloatArray | None = None,
+        warm_start: Any = None,
         tolerance: float = ...,
         max_iterations: int = ...,
     ) -> Response:
-        """Return the exact response to x, from a start of the inner iteration if one is given."""
+        """Return the exact response to x, the solve started from an earlier response if given."""
         ...
 
 

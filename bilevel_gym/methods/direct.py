@@ -23,4 +23,4 @@ class Direct(Exact):
     def step(self, upper_params: FloatArray) -> Response:
         """Return the exact response to x with the direct gradient as its hyper-gradient."""
         response = super().step(upper_params)
-        return replace(response, hyper_gradient=response.direct_gradient.copy())
+        return replace(response, hyper_gradient=response.direct_gradient)

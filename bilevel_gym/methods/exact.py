@@ -46,19 +46,18 @@ class Exact:
         self._game = game
         self._tolerance = tolerance
         self._max_iterations = max_iterations
-        self._value: FloatArray | None = None
+        self._last: Response | None = None
 
     def reset(self, rng: np.random.Generator) -> None:
         """Forget the warm start; the method draws nothing from `rng`."""
-        self._value = None
+        self._last = None
 
     def step(self, upper_params: FloatArray) -> Response:
         """Return the exact response to x."""
-        response = self._game.evaluate(
+        self._last = self._game.evaluate(
             upper_params,
-            initial_value=self._value,
+            warm_start=self._last,
             tolerance=self._tolerance,
             max_iterations=self._max_iterations,
         )
-        self._value = response.soft_value.copy()  # the response belongs to the caller
-        return response
+        return self._last

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from ..envs.base import View
 from ..mdp import FloatArray
-from ..methods.base import Response
+from ..methods import TabularResponse
 from ..optimizers import normalized_ascent
 from ..rendering import GridScene, grid_layout
 from ..wrappers import LowerLevel
@@ -43,8 +43,8 @@ class MapGame(Protocol):
     best_known: Any
 
     def evaluate(
-        self, upper_params: ArrayLike, *, initial_value: FloatArray | None = None
-    ) -> Response:
+        self, upper_params: ArrayLike, *, warm_start: TabularResponse | None = None
+    ) -> TabularResponse:
         """Return the exact response to x."""
         ...
 
@@ -139,18 +139,18 @@ class Session:
         self.running = True
         self.folder = folder or Path()
         self._seed = seed
-        self._answer: Response | None = None
+        self._answer: TabularResponse | None = None
         self._undo: list[FloatArray] = []
         self._redo: list[FloatArray] = []
         self._touched: set[Cell] = set()
 
     @property
-    def response(self) -> Response:
+    def response(self) -> TabularResponse:
         """The follower's exact answer to x, solved when it is first asked for."""
         answer = self._answer
         if answer is None or answer.upper_params is not self.x:
-            start = None if answer is None or not answer.converged else answer.soft_value
-            answer = self.game.evaluate(self.x, initial_value=start)
+            start = answer if answer is not None and answer.converged else None
+            answer = self.game.evaluate(self.x, warm_start=start)
             # Validation copies x; from here on, the copy is x.
             self.x, self._answer = answer.upper_params, answer
             self.objectives.append(answer.objective)
