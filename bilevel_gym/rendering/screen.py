@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Self
 
 from .canvas import frame, import_pygame
 from .film import Film
-from .window import Window
+from .window import UNSEEN_DRIVERS, Window
 
 if TYPE_CHECKING:
     from pygame import Surface
     from pygame.event import Event
 
 __all__ = ["NoDisplayError", "Screen"]
-
-# Drivers on which SDL falls back without a word; whatever is drawn on them nobody sees.
-UNSEEN_DRIVERS = ("dummy", "offscreen")
 
 
 class NoDisplayError(RuntimeError):

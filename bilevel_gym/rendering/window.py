@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections import deque
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["Window"]
 
 MAX_PENDING_EVENTS = 1000
+
+# Drivers on which SDL falls back without a word; whatever is drawn on them nobody sees.
+UNSEEN_DRIVERS = ("dummy", "offscreen")
 
 
 class Window:
@@ -61,6 +66,7 @@ class Window:
         size = surface.get_size()
         if not self.is_open or pygame.display.get_surface().get_size() != size:
             pygame.display.init()
+            self._warn_if_nobody_sees(pygame.display.get_driver())
             pygame.display.set_mode(size)
             pygame.display.set_caption(self.title)
             Window._current = self
@@ -85,6 +91,15 @@ class Window:
         if self.is_open:
             import_pygame().display.quit()
             Window._current = None
+
+    def _warn_if_nobody_sees(self, driver: str) -> None:
+        # Whoever chose the driver knows; SDL falls back on these without a word.
+        if driver in UNSEEN_DRIVERS and "SDL_VIDEODRIVER" not in os.environ:
+            warnings.warn(
+                f"no display was found, the window is drawn where nobody sees it (SDL driver "
+                f'{driver!r}); render_mode="rgb_array" needs no display',
+                stacklevel=4,
+            )
 
     def _collect_events(self) -> None:
         pygame = import_pygame()

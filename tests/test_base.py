@@ -1,0 +1,168 @@
+"""What every tabular game promises to the tasks built on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from bilevel_gym import HyperGradient, LowerLevel
+from bilevel_gym.envs import BilevelGridWorld, TabularBilevelEnv
+from bilevel_gym.envs.base import shown, upper_box
+from bilevel_gym.mdp import FloatArray, Kernel
+from bilevel_gym.objectives import DiscountedReturn
+
+from .helpers import answer_of
+
+
+class Fork(TabularBilevelEnv):
+    """One state, two roads that end the episode; attributes are set last, products can be wrong."""
+
+    def __init__(self, **wrong: Any) -> None:
+        super().__init__(
+            kernel=Kernel.from_dense(np.zeros((1, 2, 1))),
+            initial_distribution=[1.0],
+            objective=DiscountedReturn(),
+            upper_space=gym.spaces.Box(-1.0, 1.0, (2,), np.float32),
+            initial_upper_params=np.zeros(2),
+            gamma=0.9,
+            temperature=0.2,
+        )
+        self.wrong = wrong
+        self.solved = 0
+
+    def reward(self, upper_params: FloatArray) -> FloatArray:
+        self.solved += 1
+        return upper_params[None, :]
+
+    def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        return self.wrong.get("reward_vjp", cotangent[0])
+
+    def upper_reward(self, upper_params: FloatArray) -> FloatArray:
+        return self.wrong.get("upper_reward", np.array([[-1.0, 0.0]]))
+
+    def upper_reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        return self.wrong.get("upper_reward_vjp", np.zeros(2))
+
+    def kernel_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        return self.wrong.get("kernel_vjp", np.zeros(2))
+
+
+def test_a_task_may_set_its_attributes_after_the_base_class() -> None:
+    response = Fork().evaluate(np.zeros(2))
+    # Two equal roads are taken equally often.
+    assert response.objective == pytest.approx(-0.5)
+    np.testing.assert_allclose(response.hyper_gradient, [-1.25, 1.25])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"reward_vjp": np.zeros((1, 2))}, r"`reward_vjp` .* shape of x, \(2,\), got \(1, 2\)"),
+        ({"reward_vjp": 1.0}, r"`reward_vjp` must return the shape of x, \(2,\), got \(\)"),
+        ({"upper_reward_vjp": np.zeros(1)}, r"`upper_reward_vjp` must return the shape of x"),
+        ({"kernel_vjp": np.zeros(3)}, r"`kernel_vjp` must return the shape of x"),
+        ({"upper_reward": np.zeros(2)}, r"`upper_reward` .* \[S, A\] = \(1, 2\), got \(2,\)"),
+        ({"upper_reward": np.array([[0.0, np.nan]])}, "got nan in state 0, action=1"),
+    ],
+)
+def test_what_a_task_returns_wrongly_is_named(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Fork(**wrong).evaluate(np.zeros(2))
+
+
+def test_the_model_of_an_equal_x_is_built_once() -> None:
+    game = Fork()
+    env = LowerLevel(game, np.array([0.25, 0.5]))
+    for _ in range(3):
+        env.reset(seed=0)
+        env.step(0)
+    for _ in range(3):
+        game.reset(options={"upper_params": [0.25, 0.5]})
+        game.step({"upper": np.array([0.25, 0.5]), "lower": 1})
+    assert game.solved == 1
+
+
+def test_the_leader_alone_needs_no_sampling_tables() -> None:
+    game = Fork()
+    env = HyperGradient(game)
+    env.reset(seed=0)
+    assert game.solved == 1  # the answer to x0, nothing else
+
+
+def test_the_picture_answers_the_x_in_force() -> None:
+    game = BilevelGridWorld()
+    game.reset(seed=0)
+    first = game.view()
+    x = np.full(52, 0.1)
+    game.step({"upper": x, "lower": 0})
+    second = game.view()
+    assert first.response is not None and second.response is not None
+    np.testing.assert_array_equal(second.response.upper_params, x)
+    assert second.response.objective != first.response.objective
+
+
+def test_the_arrays_of_an_answer_are_read_only() -> None:
+    env = HyperGradient(BilevelGridWorld())
+    env.reset(seed=0)
+    answer = answer_of(env)
+    for array in (answer.policy, answer.soft_value, answer.occupancy, answer.hyper_gradient):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1.0
+
+
+def test_what_a_game_hands_out_cannot_be_spoilt() -> None:
+    game = BilevelGridWorld()
+    x = game.initial_upper_params
+    for array in (
+        game.upper_reward(x),
+        game.initial_distribution,
+        game.kernel(x).matrix.data,
+    ):
+        with pytest.raises(ValueError, match="read-only"):
+            array[...] = 5.0
+
+
+@pytest.mark.parametrize("name", ["gamma", "temperature"])
+def test_another_discount_or_temperature_makes_another_game(name: str) -> None:
+    with pytest.raises(AttributeError):
+        setattr(BilevelGridWorld(), name, 0.5)
+
+
+def test_a_box_without_width_is_refused() -> None:
+    class Narrow(Fork):
+        def __init__(self) -> None:
+            TabularBilevelEnv.__init__(
+                self,
+                kernel=Kernel.from_dense(np.zeros((1, 2, 1))),
+                initial_distribution=[1.0],
+                objective=DiscountedReturn(),
+                upper_space=gym.spaces.Box(
+                    np.array([0.0, 0.5], np.float32), np.array([1.0, 0.5], np.float32)
+                ),
+                initial_upper_params=[0.5, 0.5],
+                gamma=0.9,
+                temperature=0.2,
+            )
+
+    with pytest.raises(ValueError, match="`upper_space` must be wider than a point"):
+        Narrow()
+
+
+def test_boxes_contain_the_bounds_they_were_made_from() -> None:
+    box = upper_box([0.1, -0.3], [0.9, 1.0 / 3.0], (2,))
+    assert (box.low.astype(float) <= [0.1, -0.3]).all()
+    assert (box.high.astype(float) >= [0.9, 1.0 / 3.0]).all()
+    np.testing.assert_allclose(box.low, [0.1, -0.3], rtol=1e-6)
+    exact = upper_box(-1.0, 1.0, (3,))
+    np.testing.assert_array_equal(exact.high, np.ones(3, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0.0000"), (0.46071, "0.4607"), (-1e-05, "-1.0e-05"), (-2.5, "-2.5000")],
+)
+def test_small_numbers_are_not_shown_as_zero(value: float, text: str) -> None:
+    assert shown(value) == text
