@@ -60,7 +60,8 @@ def register(
 
     Args:
         id: Gymnasium id, such as "Commute-v0".
-        entry_point: Class of the game, or "module:Class".
+        entry_point: Class of the game, or "module:Class"; only the latter survives the way of an
+            environment's spec through JSON.
         max_episode_steps: Time limit of the follower's episodes.
         kwargs: Constructor arguments of the game.
     """

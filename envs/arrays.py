@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike
 from ..checks import check_discount, check_not_negative
 from ..mdp import FloatArray, Kernel
 from ..objectives import DiscountedReturn, Objective, QuadraticCost, Sum
-from .base import TabularBilevelEnv, upper_box
+from .base import upper_box
+from .tabular import TabularBilevelEnv
 
 __all__ = ["ArrayBilevelEnv"]
 

@@ -21,7 +21,8 @@ from ..checks import (
 from ..mdp import FloatArray, Kernel
 from ..methods import TabularResponse
 from ..objectives import DiscountedReturn, QuadraticCost, Sum
-from .base import BestKnown, TabularBilevelEnv, View
+from .base import BestKnown, View
+from .tabular import TabularBilevelEnv
 
 if TYPE_CHECKING:
     import pygame

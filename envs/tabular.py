@@ -1,0 +1,417 @@
+"""Games with finitely many states and actions, whose follower can be answered for exactly.
+
+`TabularBilevelEnv` adds the model to the game: kernel, rewards and their vector-Jacobian products,
+and with them the exact response. A tabular task is a subclass that supplies arrays.
+"""
+
+from __future__ import annotations
+
+import operator
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.error import ResetNeeded
+from numpy.typing import ArrayLike, NDArray
+
+from ..adjoint import response_gradient
+from ..checks import unknown_name
+from ..mdp import FloatArray, Kernel, TabularMDP, checked_mask
+from ..methods.base import Response, TabularResponse
+from ..objectives import Objective, Outcome
+from ..sampling import TransitionTables
+from ..soft import solve_soft_mdp
+from .base import BestKnown, BilevelEnv, View, shown
+
+if TYPE_CHECKING:
+    from .arrays import ArrayBilevelEnv
+
+__all__ = ["TabularBilevelEnv"]
+
+# Probabilities of first states may miss one by this much.
+DISTRIBUTION_TOLERANCE = 1e-9
+
+
+class TabularBilevelEnv(BilevelEnv):
+    """A game with finitely many states and actions, and a model that is known exactly.
+
+    A task supplies `reward` and `upper_reward` with their vector-Jacobian products, and `kernel`
+    with its own where x moves the kernel. `evaluate` turns them into the exact response.
+
+    Observation: the follower's state, `Discrete(S)`. The leader observes the discounted state
+    occupancy times (1 - gamma), `Box(0, 1, [S])`.
+
+    Attributes:
+        initial_distribution: Distribution of the first state `[S]`.
+        objective: How the leader judges a policy.
+        action_mask: Which actions exist, bool `[S, A]`; None when all do.
+        best_known: Best x known for this very instance, None if none is recorded.
+    """
+
+    best_known: BestKnown | None = None
+
+    def __init__(
+        self,
+        *,
+        kernel: Kernel,
+        initial_distribution: ArrayLike,
+        objective: Objective,
+        upper_space: spaces.Box,
+        initial_upper_params: ArrayLike,
+        gamma: float,
+        temperature: float,
+        action_mask: ArrayLike | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        """Set up the game.
+
+        Args:
+            kernel: Transition kernel (at the initial x, where x moves it).
+            initial_distribution: Distribution of the first state `[S]`.
+            objective: How the leader judges a policy.
+            upper_space: Finite `Box` of x.
+            initial_upper_params: x at the start, in the box.
+            gamma: The follower's discount, in [0, 1).
+            temperature: The weight of its policy's entropy, positive.
+            action_mask: Which actions exist, `[S, A]`; None when all do.
+            render_mode: None, "human" or "rgb_array".
+
+        Raises:
+            ValueError: If a shape or a range is violated.
+        """
+        num_states, num_actions = kernel.num_states, kernel.num_actions
+        super().__init__(
+            upper_space=upper_space,
+            lower_space=spaces.Discrete(num_actions),
+            observation_space=spaces.Discrete(num_states),
+            leader_observation_space=spaces.Box(0.0, 1.0, (num_states,), np.float32),
+            gamma=gamma,
+            temperature=temperature,
+            initial_upper_params=initial_upper_params,
+            render_mode=render_mode,
+        )
+        self._kernel = kernel
+        self.objective = objective
+        shape = (num_states, num_actions)
+        self.action_mask = None if action_mask is None else checked_mask(action_mask, shape)
+        self.initial_distribution = _distribution(initial_distribution, num_states)
+        for constant in (self.initial_distribution, self.action_mask):
+            if constant is not None:
+                constant.flags.writeable = False
+        self._start_cumulative = np.cumsum(self.initial_distribution)
+        self._start_cumulative /= self._start_cumulative[-1]
+        self._state: int | None = None
+        self._over = False
+        self._steps, self._lower_return, self._upper_return = 0, 0.0, 0.0
+        self._upper_params = self.initial_upper_params
+        # Made for the x in force when they are first needed.
+        self._tables: TransitionTables | None = None
+        self._answer: TabularResponse | None = None
+
+    @staticmethod
+    def from_arrays(
+        transition: ArrayLike | Kernel, reward: ArrayLike, **options: Any
+    ) -> ArrayBilevelEnv:
+        """Build a game of your own arrays; see `bilevel_gym.envs.arrays.ArrayBilevelEnv`."""
+        from .arrays import ArrayBilevelEnv
+
+        return ArrayBilevelEnv(transition, reward, **options)
+
+    # The model -----------------------------------------------------------------------------
+
+    def kernel(self, upper_params: FloatArray) -> Kernel:
+        """Return the kernel at x; the same one always, unless a task overrides it."""
+        return self._kernel
+
+    def kernel_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Return sum_k cotangent(k) dP(k)/dx, shape of x; zero unless overridden.
+
+        Args:
+            upper_params: x.
+            cotangent: A number for each stored transition of `kernel(x)`, `[K]`, in the order of
+                its `triplets`.
+        """
+        return np.zeros(self.upper_space.shape)
+
+    @abstractmethod
+    def reward(self, upper_params: FloatArray) -> FloatArray:
+        """Return the follower's reward r_x `[S, A]`."""
+
+    @abstractmethod
+    def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Return sum_sa cotangent(s, a) dr_x(s, a)/dx, shape of x; `cotangent` is `[S, A]`."""
+
+    @abstractmethod
+    def upper_reward(self, upper_params: FloatArray) -> FloatArray:
+        """Return the leader's reward u_x `[S, A]`, without terms in x alone."""
+
+    def upper_reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Return sum_sa cotangent(s, a) du_x(s, a)/dx, shape of x; zero unless overridden."""
+        return np.zeros(self.upper_space.shape)
+
+    def lower_mdp(self, upper_params: FloatArray) -> TabularMDP:
+        """Return the follower's problem at x."""
+        return TabularMDP(
+            kernel=self.kernel(upper_params),
+            reward=self.reward(upper_params),
+            gamma=self.gamma,
+            temperature=self.temperature,
+            action_mask=self.action_mask,
+        )
+
+    def evaluate(
+        self,
+        upper_params: ArrayLike,
+        *,
+        warm_start: TabularResponse | None = None,
+        tolerance: float = 1e-10,
+        max_iterations: int = 200,
+    ) -> TabularResponse:
+        """Return the exact objective, hyper-gradient and follower's answer at x.
+
+        This is the referee: it scores any method, whatever the method itself sees.
+
+        Args:
+            upper_params: x, shape of `upper_space`.
+            warm_start: An earlier response, at a nearby x, to start the solve from.
+            tolerance: Sup norm of the follower's Bellman residual to reach.
+            max_iterations: Newton steps allowed.
+
+        Raises:
+            ValueError: If x or an option is out of range, or the task returns arrays of a wrong
+                shape.
+            ArithmeticError: If values overflow.
+        """
+        x = self.validate_upper_params(upper_params)
+        rho = self.initial_distribution
+        solution = solve_soft_mdp(
+            self.lower_mdp(x),
+            initial_value=None if warm_start is None else warm_start.soft_value,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+        )
+        upper = self.objective.evaluate(Outcome(solution, x, self._upper_reward_at(x), rho))
+        direct = np.zeros(x.shape)
+        if upper.params is not None:
+            direct += upper.params
+        if upper.upper_reward is not None:
+            direct += self._pulled_back("upper_reward_vjp", x, upper.upper_reward)
+        if upper.kernel is not None:
+            direct += self._pulled_back("kernel_vjp", x, upper.kernel)
+        total, adjoint_residual = direct.copy(), None
+        if upper.policy is not None:
+            answer = response_gradient(solution, upper.policy)
+            adjoint_residual = answer.residual
+            total += self._pulled_back("reward_vjp", x, answer.reward)
+            total += self._pulled_back("kernel_vjp", x, answer.kernel)
+        occupancy, _ = solution.system.solve(rho, transpose=True)
+        return TabularResponse(
+            upper_params=x,
+            objective=upper.value,
+            hyper_gradient=total,
+            direct_gradient=direct,
+            policy=solution.policy,
+            soft_value=solution.soft_value,
+            occupancy=(1.0 - self.gamma) * occupancy,
+            lower_value=float(rho @ solution.soft_value),
+            residual=solution.residual,
+            iterations=solution.iterations,
+            converged=solution.converged,
+            adjoint_residual=adjoint_residual,
+        )
+
+    def _upper_reward_at(self, x: FloatArray) -> FloatArray:
+        """Return the leader's reward, after checking what the task returned."""
+        reward = self.upper_reward(x)
+        shape = (self._kernel.num_states, self._kernel.num_actions)
+        if np.shape(reward) != shape:
+            raise ValueError(
+                f"`upper_reward` must return shape [S, A] = {shape}, got {np.shape(reward)}"
+            )
+        if not np.isfinite(reward).all():
+            state, action = (int(i) for i in np.argwhere(~np.isfinite(reward))[0])
+            value = reward[state, action]
+            raise ValueError(
+                f"`upper_reward` must be finite, got {value} in state {state}, {action=}"
+            )
+        return reward
+
+    def _pulled_back(self, product: str, x: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Return one of the task's vector-Jacobian products, after checking its shape."""
+        gradient: FloatArray = getattr(self, product)(x, cotangent)
+        if np.shape(gradient) != x.shape:
+            raise ValueError(
+                f"`{product}` must return the shape of x, {x.shape}, got {np.shape(gradient)}"
+            )
+        return gradient
+
+    def observe(self, response: Response) -> NDArray[np.float32]:
+        """Return the discounted state occupancy times (1 - gamma), float32 `[S]`.
+
+        Raises:
+            TypeError: If the response is not a tabular one.
+        """
+        if not isinstance(response, TabularResponse):
+            raise TypeError(f"`response` must be a TabularResponse, got {type(response).__name__}")
+        return np.clip(response.occupancy, 0.0, 1.0).astype(np.float32)
+
+    # The follower's episode ----------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[int, dict[str, Any]]:
+        """Start an episode of the follower.
+
+        Args:
+            seed: Seed of everything random that follows.
+            options: `{"upper_params": x}` puts the leader at x instead of `initial_upper_params`.
+
+        Returns:
+            The first state, and `action_mask` where actions vary.
+
+        Raises:
+            ValueError: If an option is unknown or x is out of range; the game is left as it was.
+        """
+        options = options or {}
+        for option in options:
+            if option != "upper_params":
+                raise ValueError(unknown_name("reset option", option, ["upper_params"]))
+        start = options.get("upper_params", self.initial_upper_params)
+        if start is not self._upper_params:
+            start = self.validate_upper_params(start)
+        super().reset(seed=seed)  # may refuse the seed, hence nothing has changed so far
+        self._enter(start)
+        draw = self.np_random.random()
+        self._state = int(np.searchsorted(self._start_cumulative, draw, side="right"))
+        self._over = False
+        self._steps, self._lower_return, self._upper_return = 0, 0.0, 0.0
+        if self.render_mode == "human" and self.draws_itself:
+            self.render()
+        return self._state, self._state_info()
+
+    def step(self, action: Mapping[str, Any]) -> tuple[int, float, bool, bool, dict[str, Any]]:
+        """Make one transition of the follower under x.
+
+        Args:
+            action: `{"upper": x, "lower": a}`.
+
+        Returns:
+            Next state, r_x(s, a), whether the episode ended, False (time limits are wrappers), and
+            `upper_reward` with `action_mask` where actions vary.
+
+        Raises:
+            ResetNeeded: If no episode is under way.
+            ValueError: If x or a is not in its space; the game is left as it was.
+        """
+        if self._state is None or self._over:
+            raise ResetNeeded(
+                "`step` needs an episode under way, got a game "
+                + ("before its first `reset`" if self._state is None else "whose episode ended")
+                + "; call `reset` first"
+            )
+        try:
+            upper, lower = action["upper"], action["lower"]
+        except (TypeError, KeyError, IndexError):
+            raise ValueError(
+                f'`action` must be {{"upper": x, "lower": a}}, got {action!r}'
+            ) from None
+        lower = self._check_action(lower)
+        self.commit(upper)
+        if self._tables is None:
+            x = self._upper_params
+            self._tables = TransitionTables(self.lower_mdp(x), self._upper_reward_at(x))
+        state, self._over, reward, upper_reward = self._tables.sample(
+            self._state, lower, self.np_random.random()
+        )
+        self._state = state
+        self._steps += 1
+        self._lower_return += reward
+        self._upper_return += upper_reward
+        if self.render_mode == "human" and self.draws_itself:
+            self.render()
+        info = self._state_info()
+        info["upper_reward"] = upper_reward
+        return state, reward, self._over, False, info
+
+    def commit(self, upper_params: ArrayLike) -> FloatArray:
+        """Make x the one in force, with its sampling tables; see `BilevelEnv.commit`."""
+        if upper_params is not self._upper_params:
+            self._enter(self.validate_upper_params(upper_params))
+        return self._upper_params
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return which actions exist in the follower's state, bool `[A]`."""
+        if self.action_mask is None or self._state is None:
+            return np.ones(self._kernel.num_actions, dtype=bool)
+        return self.action_mask[self._state].copy()
+
+    def view(self) -> View:
+        """Return the follower's episode over the exact answer to the leader's x."""
+        if self._answer is None:
+            self._answer = self.evaluate(self._upper_params)
+        status: tuple[tuple[str, str], ...] = (
+            ("objective", shown(self._answer.objective)),
+            ("lower value", shown(self._answer.lower_value)),
+        )
+        if self._state is not None:
+            status += (
+                ("step", str(self._steps)),
+                ("return", shown(self._lower_return)),
+                ("leader's return", shown(self._upper_return)),
+            )
+        return View(
+            title=f"{type(self).__name__}: the follower acts",
+            upper_params=self._upper_params,
+            response=self._answer,
+            state=self._state,
+            status=status,
+        )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Protect x again: copies of arrays forget that they are read-only."""
+        self.__dict__.update(state)
+        for x in (self.initial_upper_params, self._upper_params):
+            x.flags.writeable = False
+
+    def _enter(self, x: FloatArray) -> None:
+        """Make a validated x the one in force; what was made for an equal x is kept."""
+        if not np.array_equal(x, self._upper_params):
+            self._upper_params = x
+            self._tables, self._answer = None, None
+
+    def _check_action(self, action: Any) -> int:
+        try:
+            index = operator.index(action)
+        except TypeError:
+            self._refuse_action(action)
+        if not 0 <= index < self._kernel.num_actions:
+            self._refuse_action(action)
+        return index
+
+    def _refuse_action(self, action: Any) -> NoReturn:
+        raise ValueError(
+            f"the follower's action must be an integer in 0..{self._kernel.num_actions - 1}, "
+            f"got {action!r}"
+        )
+
+    def _state_info(self) -> dict[str, Any]:
+        if self.action_mask is None:
+            return {}
+        return {"action_mask": self.action_mask[self._state].astype(np.int8)}
+
+
+def _distribution(probabilities: ArrayLike, size: int) -> FloatArray:
+    distribution = np.array(probabilities, dtype=np.float64)
+    if distribution.shape != (size,):
+        raise ValueError(
+            f"`initial_distribution` must have shape [S] = ({size},), got {distribution.shape}"
+        )
+    total, smallest = distribution.sum(), distribution.min()
+    if not (smallest >= 0.0 and abs(total - 1.0) <= DISTRIBUTION_TOLERANCE):
+        raise ValueError(
+            "`initial_distribution` must be probabilities that sum to 1, got sum "
+            f"{total} and smallest entry {smallest}"
+        )
+    return distribution
