@@ -51,15 +51,16 @@ def progress_bar(evaluations: int) -> Iterator[Callable[[str, float], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     terminal = console(stderr=True)
+    if not terminal.is_terminal:
+        yield lambda phase, objective: None
+        return
     columns = (
         TextColumn("{task.description:<7}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("objective {task.fields[objective]:.6f}"),
     )
-    with Progress(
-        *columns, console=terminal, transient=True, disable=not terminal.is_terminal
-    ) as bar:
+    with Progress(*columns, console=terminal, transient=True) as bar:
         tasks: dict[str, TaskID] = {}
 
         def show(phase: str, objective: float) -> None:
