@@ -162,7 +162,7 @@ def check_names(env_id: str, env_kwargs: dict[str, Any]) -> dict[str, inspect.Pa
     open_ended = [n for n, p in parameters.items() if p.kind is inspect.Parameter.VAR_KEYWORD]
     for name in env_kwargs:
         if name not in parameters and not open_ended:
-            raise CommandError(unknown_name(f"argument of {env_id}", name, parameters))
+            raise CommandError(unknown_name(f"argument for {env_id}:", name, parameters))
     return parameters
 
 
