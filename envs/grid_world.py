@@ -166,8 +166,8 @@ class BilevelGridWorld(TabularBilevelEnv):
 
     The best value known, .460703 (`best_known`), is what the first run reaches (the command
     `bilevel-gym solve BilevelGridWorld-v0`). The same run from 60 random starts, uniform in [-s, s]
-    with s one of .02, .1, .3 and 1, found nothing better: 20 ended there, one at .4605, the others
-    in the trap. It is not proven optimal.
+    with s one of .02, .1, .3 and 1, found nothing better: 16 ended there, 44 in the trap
+    (`python tests/benchmarks/ground_truth.py`). It is not proven optimal.
 
     The trap grows with the distance to the goal. On random maps (`map_seed` 0 to 4) the first run
     ends above zero 5 times of 5 at side 8, 4 at side 10, 1 at side 16 and never at side 30.
