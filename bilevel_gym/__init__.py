@@ -14,7 +14,7 @@ from .registration import register, register_tasks
 
 if TYPE_CHECKING:
     from .envs import BilevelEnv, TabularBilevelEnv
-    from .wrappers import HyperGradient, LowerLevel, RescaleUpper
+    from .wrappers import HyperGradient, LowerLevel, LowerLevelVectorEnv, RescaleUpper
 
 __version__ = "0.1.0"
 
@@ -22,6 +22,7 @@ __all__ = [
     "BilevelEnv",
     "HyperGradient",
     "LowerLevel",
+    "LowerLevelVectorEnv",
     "RescaleUpper",
     "TabularBilevelEnv",
     "__version__",
@@ -34,6 +35,7 @@ _LAZY = {
     "TabularBilevelEnv": "envs",
     "HyperGradient": "wrappers",
     "LowerLevel": "wrappers",
+    "LowerLevelVectorEnv": "wrappers",
     "RescaleUpper": "wrappers",
 }
 

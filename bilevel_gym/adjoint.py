@@ -10,11 +10,22 @@ of d pi*; this is its adjoint):
 
 q is the derivative with respect to the follower's reward; the derivatives with respect to kernel,
 discount and temperature follow from q and v without another solve.
+
+Error bound, in the sum norm over states and actions: with kappa >= |pi - pi*| / pi, e the bound of
+sum_sa pi |f_pi - f_pi*| that the objective gives, and rho the residual of the system,
+
+    |u_c - u_c*| <= E_u = 2 kappa |u_c| + 2 (1 + kappa) e / tau
+    |v - v*|     <= E_v = (gamma E_u + |rho| + gamma kappa |v|) / (1 - gamma)
+    |q - q*|     <= E_u + E_v + kappa |v|
+
+since subtracting a constant from f_pi in a state changes nothing, P does not expand the sum norm of
+a flow, and (I - gamma P_pi*)^-T expands it by at most 1 / (1 - gamma).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -30,42 +41,80 @@ class ResponseGradient:
 
     Attributes:
         reward: dF/dr `[S, A]`, r being the follower's reward.
-        kernel: dF/dP on the stored transitions `[K]`.
-        gamma: dF/dgamma, gamma being the follower's discount.
-        temperature: dF/dtau.
-        residual: Sup norm of the residual of the adjoint system.
+        adjoint: Solution v of the adjoint system `[S]`.
+        residual: Sum norm of the residual of the adjoint system.
+        error_bound: Bound on the sum over states and actions of |reward - its exact value|, from
+            the Bellman residual and those of the linear systems; infinite where these are too large
+            to say anything. Times the largest |dr/dx_i| it bounds the error of dF/dx_i.
     """
 
     reward: FloatArray
-    kernel: FloatArray
-    gamma: float
-    temperature: float
+    adjoint: FloatArray
     residual: float
+    error_bound: float
+    _solution: SoftSolution = field(repr=False)
+    _centred: FloatArray = field(repr=False)
+
+    @cached_property
+    def kernel(self) -> FloatArray:
+        """dF/dP on the stored transitions `[K]`."""
+        mdp = self._solution.mdp
+        return mdp.gamma * mdp.kernel.on_transitions(self.reward, self._solution.soft_value)
+
+    @cached_property
+    def gamma(self) -> float:
+        """dF/dgamma, gamma being the follower's discount."""
+        solution = self._solution
+        return float((self.reward * solution.mdp.kernel.expect(solution.soft_value)).sum())
+
+    @cached_property
+    def temperature(self) -> float:
+        """dF/dtau."""
+        policy = self._solution.policy
+        # log pi is -inf where pi underflows; those entries carry no weight.
+        log_policy = np.log(policy, out=np.zeros_like(policy), where=policy > 0.0)
+        entropy = policy_entropy(policy)
+        return float(self.adjoint @ entropy - (self._centred * log_policy).sum())
 
 
-def response_gradient(solution: SoftSolution, policy_gradient: FloatArray) -> ResponseGradient:
+def response_gradient(
+    solution: SoftSolution,
+    policy_gradient: FloatArray,
+    *,
+    policy_gradient_error: float = 0.0,
+    guess: FloatArray | None = None,
+) -> ResponseGradient:
     """Differentiate f(pi*) with respect to all that makes the follower's problem.
 
     Args:
         solution: A converged solve of the follower's problem.
         policy_gradient: f_pi `[S, A]`; only its differences between the actions of a state matter.
+        policy_gradient_error: Bound on sum_sa pi |f_pi - f_pi*|, for the error bound.
+        guess: The adjoint `[S]` at a nearby x, to start an iterative solve from; None takes the
+            one of the solution's record, if there is one.
     """
-    mdp, policy = solution.mdp, solution.policy
-    kernel, gamma, tau = mdp.kernel, mdp.gamma, mdp.temperature
+    kernel, policy = solution.mdp.kernel, solution.policy
+    gamma, tau = solution.mdp.gamma, solution.mdp.temperature
 
     # pi f_pi / tau, centred; subtracting the mean first keeps the large common part of f_pi from
     # cancelling after the division by a small temperature.
     mean = (policy * policy_gradient).sum(axis=1, keepdims=True)
     centred = policy * (policy_gradient - mean) / tau
-    adjoint, residual = solution.system.solve(gamma * kernel.flow(centred), transpose=True)
-    reward_gradient = centred + policy * adjoint[:, None]
+    rhs = gamma * kernel.flow(centred)
+    adjoint, residual = solution.system.solve(rhs, transpose=True, guess=guess)
 
-    # log pi is -inf where pi underflows; those entries carry no weight.
-    log_policy = np.log(policy, out=np.zeros_like(policy), where=policy > 0.0)
+    kappa, error_bound = solution.policy_error_bound, np.inf
+    if np.isfinite(kappa):
+        size = float(np.abs(adjoint).sum())
+        of_centred = 2.0 * kappa * float(np.abs(centred).sum())
+        of_centred += 2.0 * (1.0 + kappa) * policy_gradient_error / tau
+        of_system = gamma * of_centred + residual + gamma * kappa * size
+        error_bound = of_centred + of_system / (1.0 - gamma) + kappa * size
     return ResponseGradient(
-        reward=reward_gradient,
-        kernel=gamma * kernel.on_transitions(reward_gradient, solution.soft_value),
-        gamma=float((reward_gradient * kernel.expect(solution.soft_value)).sum()),
-        temperature=float(adjoint @ policy_entropy(policy) - (centred * log_policy).sum()),
+        reward=centred + policy * adjoint[:, None],
+        adjoint=adjoint,
         residual=residual,
+        error_bound=error_bound,
+        _solution=solution,
+        _centred=centred,
     )

@@ -1,67 +1,268 @@
 """Linear systems with `I - discount * P_pi`: the one matrix behind values, occupancies, adjoints.
 
-The matrix is a row-diagonally-dominant M-matrix, so it is never singular for a discount below
-one. A factorisation made at a nearby policy (the last Newton step's) serves as the
-preconditioner of iterative refinement; the residual is always taken with the true matrix.
+The matrix is a row-diagonally-dominant M-matrix, so it is never singular for a discount below one.
+`SOLVERS` lists the ways to solve with it; each is an approximate inverse, to be refined against the
+true matrix, whose residual is always the one that is reported:
+
+* "dense", "banded" and "sparse" are LU factorisations. One made at a nearby policy (the last
+  Newton step's) still serves as the approximate inverse.
+* "krylov" is BiCGSTAB. On graphs that are neither small nor narrow its cost is that of some dozens
+  of products with the matrix, where factors fill up.
+* "value-iteration" repeats x <- x + (b - M x), which contracts with the discount: it cannot fail,
+  and is slow.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
+from .checks import unknown_name
 from .mdp import FloatArray, Kernel
+from .pattern import SystemPattern
+from .threads import single_threaded
 
-__all__ = ["DiscountedSystem", "Factorisation", "factorise"]
+__all__ = [
+    "SOLVERS",
+    "ApproximateInverse",
+    "Breakdown",
+    "DiscountedSystem",
+    "Record",
+    "approximate_inverse",
+    "check_solver",
+    "choose_solver",
+]
 
-# Below this many states dense LAPACK beats sparse LU even on grids (a solve with its gradient, one
-# thread: 2.8x faster at 51 states, 1.6x at 165, equal at 208, half as fast at 317).
-DENSE_LIMIT = 200
+EPS = float(np.finfo(np.float64).eps)
 
-# A kernel whose rows hold more than this share of the states fills the sparse factors anyway (rows
-# without zeros: dense LAPACK is 3x faster at 300 states, 1.7x at 1000).
-DENSE_FILL = 0.1
+# Factorising a band takes about S * lower * (lower + upper) operations, and at this many a solve
+# with its gradient costs as much as the Krylov one (grids of side 30).
+BAND_WORK = 3e6
+
+# Where the band is no band, dense LAPACK is the faster one up to this many states.
+DENSE_LIMIT = 250
+
+# Refinement goes on while each round leaves at most this share of the residual.
+CONTRACTION = {"dense": 0.1, "banded": 0.1, "sparse": 0.1, "krylov": 0.5, "value-iteration": 0.5}
+
+KRYLOV_ITERATIONS = 2000
 
 
-class Factorisation(Protocol):
-    """LU factors of `I - discount * P_pi` for some policy."""
+class Breakdown(ArithmeticError):
+    """An iterative solve that made no progress."""
 
-    def solve(self, rhs: FloatArray, *, transpose: bool = False) -> FloatArray:
-        """Solve with the factorised matrix, or with its transpose, for `rhs` `[S]`."""
+
+class ApproximateInverse(Protocol):
+    """Something that nearly inverts `I - discount * P_pi`."""
+
+    def solve(
+        self, rhs: FloatArray, *, transpose: bool = False, reduction: float = 0.0
+    ) -> FloatArray:
+        """Solve for `rhs` `[S]` with the matrix or its transpose.
+
+        Args:
+            rhs: Right-hand side.
+            transpose: Whether to use the transposed matrix.
+            reduction: Share of `rhs` that may be left (iterative ones stop there; Euclidean norm).
+
+        Raises:
+            Breakdown: If an iterative solve makes no progress.
+        """
         ...
 
 
-class _DenseLU:
-    def __init__(self, matrix: FloatArray) -> None:
+class _Dense:
+    def __init__(self, pattern: SystemPattern, entries: FloatArray) -> None:
         from scipy.linalg.lapack import dgetrf
 
         # The transpose of a C-ordered matrix is what LAPACK reads without a copy.
-        self._lu, self._pivots, info = dgetrf(matrix.T.copy(order="F"), overwrite_a=True)
-        if info != 0:
-            raise ArithmeticError(f"LU factorisation failed (LAPACK dgetrf returned {info})")
+        self._lu, self._pivots, info = dgetrf(pattern.dense(entries).T, overwrite_a=True)
+        _check_info("dgetrf", info)
 
-    def solve(self, rhs: FloatArray, *, transpose: bool = False) -> FloatArray:
+    def solve(
+        self, rhs: FloatArray, *, transpose: bool = False, reduction: float = 0.0
+    ) -> FloatArray:
         from scipy.linalg.lapack import dgetrs
 
         solution, _ = dgetrs(self._lu, self._pivots, rhs, trans=0 if transpose else 1)
         return np.asarray(solution, dtype=np.float64)
 
 
-class _SparseLU:
-    def __init__(self, matrix: Any) -> None:
+class _Banded:
+    def __init__(self, pattern: SystemPattern, entries: FloatArray) -> None:
+        from scipy.linalg.lapack import dgbtrf
+
+        self._band = band = pattern.band
+        storage = np.zeros((pattern.num_states, band.height))
+        storage.ravel()[pattern.band_slots] = entries
+        self._lu, self._pivots, info = dgbtrf(storage.T, band.lower, band.upper, overwrite_ab=True)
+        _check_info("dgbtrf", info)
+
+    def solve(
+        self, rhs: FloatArray, *, transpose: bool = False, reduction: float = 0.0
+    ) -> FloatArray:
+        from scipy.linalg.lapack import dgbtrs
+
+        band = self._band
+        reordered, _ = dgbtrs(
+            self._lu, band.lower, band.upper, rhs[band.order], self._pivots, trans=int(transpose)
+        )
+        solution = np.empty_like(reordered)
+        solution[band.order] = reordered
+        return solution
+
+
+class _Sparse:
+    def __init__(self, pattern: SystemPattern, entries: FloatArray) -> None:
         from scipy.sparse.linalg import splu
 
         # Diagonal dominance makes pivoting unnecessary; a symmetric ordering then fills least.
         self._lu = splu(
-            matrix.tocsc(),
+            pattern.matrix(entries).tocsc(),
             permc_spec="MMD_AT_PLUS_A",
             diag_pivot_thresh=0.0,
             options={"SymmetricMode": True},
         )
 
-    def solve(self, rhs: FloatArray, *, transpose: bool = False) -> FloatArray:
+    def solve(
+        self, rhs: FloatArray, *, transpose: bool = False, reduction: float = 0.0
+    ) -> FloatArray:
         return np.asarray(self._lu.solve(rhs, trans="T" if transpose else "N"), dtype=np.float64)
+
+
+class _Krylov:
+    """BiCGSTAB with Jacobi's preconditioner: rows are divided by their diagonal."""
+
+    def __init__(self, pattern: SystemPattern, entries: FloatArray) -> None:
+        self._scale = 1.0 / entries[pattern.diagonal]
+        entries = entries * np.repeat(self._scale, np.diff(pattern.indptr))
+        self._matrix = pattern.matrix(entries)
+
+    def solve(
+        self, rhs: FloatArray, *, transpose: bool = False, reduction: float = 0.0
+    ) -> FloatArray:
+        from scipy.sparse.linalg import bicgstab
+
+        # With D M for the scaled matrix: M x = b is (D M) x = D b, M^T x = b is (D M)^T (x / D) = b.
+        matrix = self._matrix.T if transpose else self._matrix
+        rhs = rhs if transpose else self._scale * rhs
+        size = float(np.linalg.norm(rhs))
+        if size == 0.0:
+            return np.zeros_like(rhs)
+        # SciPy's test for a breakdown is absolute, so the right-hand side is brought to length one.
+        solution, info = bicgstab(
+            matrix, rhs / size, rtol=max(reduction, 4.0 * EPS), maxiter=KRYLOV_ITERATIONS
+        )
+        if info != 0 or not np.isfinite(solution).all():
+            left = float(np.linalg.norm(rhs / size - matrix @ solution))
+            if not left <= 0.5:
+                raise Breakdown(
+                    f"BiCGSTAB left {left:.1e} of the right-hand side after at most "
+                    f"{KRYLOV_ITERATIONS} iterations"
+                )
+        solution *= size
+        return self._scale * solution if transpose else solution
+
+
+class _Sweeps:
+    """Richardson's iteration: for values this is policy evaluation by sweeps."""
+
+    def __init__(self, pattern: SystemPattern, entries: FloatArray) -> None:
+        self._matrix = pattern.matrix(entries)
+
+    def solve(
+        self, rhs: FloatArray, *, transpose: bool = False, reduction: float = 0.0
+    ) -> FloatArray:
+        matrix = self._matrix.T if transpose else self._matrix
+        norm = _sum_norm if transpose else _sup_norm  # in which it contracts
+        goal = max(reduction, 1e-3) * norm(rhs)
+        solution, defect = rhs.copy(), rhs - matrix @ rhs
+        while norm(defect) > goal:
+            solution += defect
+            defect = rhs - matrix @ solution
+        return solution
+
+
+SOLVERS: dict[str, Any] = {
+    "dense": _Dense,
+    "banded": _Banded,
+    "sparse": _Sparse,
+    "krylov": _Krylov,
+    "value-iteration": _Sweeps,
+}
+
+
+def check_solver(solver: str) -> None:
+    """Raise a `ValueError` unless `solver` is "auto" or a key of `SOLVERS`."""
+    if solver != "auto" and solver not in SOLVERS:
+        raise ValueError(unknown_name("solver", solver, ["auto", *SOLVERS]))
+
+
+def choose_solver(pattern: SystemPattern, solver: str = "auto") -> str:
+    """Return the name of the solver to use.
+
+    Args:
+        pattern: Sparsity pattern of the systems.
+        solver: A key of `SOLVERS`, or "auto": "banded" where the states can be ordered into a
+            narrow band, else "dense" for up to `DENSE_LIMIT` states, else "krylov".
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    check_solver(solver)
+    if solver != "auto":
+        return solver
+    size, band = pattern.num_states, pattern.band
+    if 3 * (band.lower + band.upper) <= size:
+        if size * band.lower * (band.lower + band.upper) <= BAND_WORK:
+            return "banded"
+    return "dense" if size <= DENSE_LIMIT else "krylov"
+
+
+def approximate_inverse(
+    kernel: Kernel, policy: FloatArray, discount: float, solver: str
+) -> ApproximateInverse:
+    """Factorise `I - discount * P_pi`, or prepare its iterative solution.
+
+    Args:
+        kernel: Transition kernel.
+        policy: Action probabilities `[S, A]`.
+        discount: In [0, 1).
+        solver: A key of `SOLVERS`.
+    """
+    inverse: ApproximateInverse = SOLVERS[solver](
+        kernel.pattern, kernel.system_entries(policy, discount)
+    )
+    return inverse
+
+
+class Record:
+    """Solutions of linear systems, in the order in which they were asked for.
+
+    At a nearby x the same questions come in the same order, and the i-th solution of last time is a
+    good start for the i-th iterative solve of this time. A start changes the effort, never the
+    answer.
+
+    Attributes:
+        solutions: What has been solved so far.
+    """
+
+    def __init__(self, guesses: Sequence[FloatArray] = ()) -> None:
+        """Start a record.
+
+        Args:
+            guesses: Solutions of an earlier record.
+        """
+        self._guesses = guesses
+        self.solutions: list[FloatArray] = []
+
+    def guess(self) -> FloatArray | None:
+        """Return the start for the next solve, None where there is none."""
+        number = len(self.solutions)
+        return self._guesses[number] if number < len(self._guesses) else None
 
 
 class DiscountedSystem:
@@ -69,6 +270,7 @@ class DiscountedSystem:
 
     Attributes:
         discount: The discount of the matrix, in [0, 1).
+        solver: Name of the solver, a key of `SOLVERS`.
     """
 
     def __init__(
@@ -76,7 +278,11 @@ class DiscountedSystem:
         kernel: Kernel,
         policy: FloatArray,
         discount: float,
-        preconditioner: Factorisation | None = None,
+        *,
+        solver: str = "auto",
+        inverse: ApproximateInverse | None = None,
+        accuracy: float = 1e-10,
+        record: Record | None = None,
     ) -> None:
         """Store what the matrix is made of; it is assembled and factorised at the first solve.
 
@@ -84,92 +290,125 @@ class DiscountedSystem:
             kernel: Transition kernel.
             policy: Action probabilities `[S, A]`.
             discount: In [0, 1).
-            preconditioner: Factors of the same matrix at a nearby policy, if there are any.
+            solver: A key of `SOLVERS`, or "auto".
+            inverse: Factors of the same matrix at a nearby policy, if there are any.
+            accuracy: Residual of iterative solves relative to the right-hand side;
+                factorisations always go on to rounding.
+            record: Where solutions are recorded, and iterative solves find their start.
         """
         self.discount = discount
+        self.solver = choose_solver(kernel.pattern, solver)
         self._kernel = kernel
         self._policy = policy
-        self._factors = preconditioner
-        self._fresh = False
-        self._matrix: Any = None
+        self._inverse, self._fresh = inverse, False
+        self._accuracy = accuracy if self.solver in ("krylov", "value-iteration") else 0.0
+        self._record = Record() if record is None else record
+        self._entries: FloatArray | None = None
+        self._matrices: tuple[Any, Any] | None = None
 
-    def solve(self, rhs: FloatArray, *, transpose: bool = False) -> tuple[FloatArray, float]:
-        """Solve `M x = rhs`, or `M^T x = rhs`, to rounding.
+    @single_threaded
+    def solve(
+        self, rhs: FloatArray, *, transpose: bool = False, guess: FloatArray | None = None
+    ) -> tuple[FloatArray, float]:
+        """Solve `M x = rhs`, or `M^T x = rhs`.
+
+        Residuals are measured in the norm in which the inverse is bounded by 1 / (1 - discount):
+        the sup norm, and for the transposed matrix the sum norm.
 
         Args:
             rhs: Right-hand side `[S]`.
             transpose: Whether to use the transposed matrix.
+            guess: Start of an iterative solve `[S]`; the record's when None.
 
         Returns:
-            The solution `[S]` and the sup norm of its residual.
-        """
-        if self._factors is None:
-            self._refactorise()
-        solution, residual, settled = self._refine(rhs, transpose)
-        if not settled and not self._fresh:
-            self._refactorise()
-            solution, residual, _ = self._refine(rhs, transpose)
-        return solution, residual
+            The solution `[S]` and the norm of its residual.
 
-    def _refine(self, rhs: FloatArray, transpose: bool) -> tuple[FloatArray, float, bool]:
-        """Return solution, residual and whether the residual is down to rounding."""
-        assert self._factors is not None
-        matrix = self.matrix.T if transpose else self.matrix
-        solution = self._factors.solve(rhs, transpose=transpose)
-        defect = rhs - matrix @ solution
-        residual = float(np.abs(defect).max())
-        while residual > 8.0 * np.finfo(np.float64).eps * float(np.abs(solution).max()):
-            refined = solution + self._factors.solve(defect, transpose=transpose)
-            defect = rhs - matrix @ refined
-            remaining = float(np.abs(defect).max())
-            # A poor preconditioner creeps; fresh factors are then the cheaper way.
-            creeps = not remaining <= 0.1 * residual
-            if remaining < residual:
-                solution, residual = refined, remaining
-            if creeps:
-                return solution, residual, False
+        Raises:
+            ArithmeticError: If the solution overflows.
+        """
+        if guess is None:
+            guess = self._record.guess()
+        if guess is None or self._accuracy == 0.0 or guess.shape != rhs.shape:
+            guess = np.zeros_like(rhs)
+        if self._inverse is None:
+            self._renew()
+        try:
+            solution, residual, settled = self._refine(rhs, guess, transpose)
+        except Breakdown:
+            solution, residual, settled = guess, np.inf, False
+        if not settled and not self._fresh:
+            self._renew()
+            solution, residual, settled = self._refine(rhs, guess, transpose)
+        if not settled and self.solver == "krylov":
+            self._inverse = _Sweeps(self._kernel.pattern, self._system_entries())
+            solution, residual, _ = self._refine(rhs, solution, transpose)
         if not np.isfinite(residual):
             raise ArithmeticError(
                 "a linear system of the follower's problem overflowed: rewards or values are "
                 "not finite, or too large for float64"
             )
-        return solution, residual, True
+        self._record.solutions.append(solution)
+        return solution, residual
 
     @property
     def matrix(self) -> Any:
         """`I - discount * P_pi`, dense for small state spaces, else CSR, `[S, S]`."""
-        if self._matrix is None:
-            self._matrix = _system_matrix(self._kernel, self._policy, self.discount)
-        return self._matrix
+        return self._both()[0]
 
-    def _refactorise(self) -> None:
-        self._factors = _factorise(self.matrix)
+    def _refine(
+        self, rhs: FloatArray, solution: FloatArray, transpose: bool
+    ) -> tuple[FloatArray, float, bool]:
+        """Return solution, residual and whether the residual is as small as it should be."""
+        assert self._inverse is not None
+        matrix, norm = self._both()[int(transpose)], _sum_norm if transpose else _sup_norm
+        target = self._accuracy * norm(rhs)
+        defect = rhs - matrix @ solution if solution.any() else rhs
+        residual = norm(defect)
+        while residual > max(target, 8.0 * EPS * norm(solution)):
+            refined = solution + self._inverse.solve(
+                defect, transpose=transpose, reduction=0.3 * target / residual
+            )
+            defect = rhs - matrix @ refined
+            remaining = norm(defect)
+            # A poor inverse creeps; a fresh one is then the cheaper way.
+            creeps = not remaining <= CONTRACTION[self.solver] * residual
+            if remaining < residual:
+                solution, residual = refined, remaining
+            if creeps:
+                return solution, residual, False
+        return solution, residual, True
+
+    def _renew(self) -> None:
+        self._inverse = SOLVERS[self.solver](self._kernel.pattern, self._system_entries())
         self._fresh = True
 
+    def _system_entries(self) -> FloatArray:
+        if self._entries is None:
+            self._entries = self._kernel.system_entries(self._policy, self.discount)
+        return self._entries
 
-def factorise(kernel: Kernel, policy: FloatArray, discount: float) -> Factorisation:
-    """Factorise `I - discount * P_pi`.
-
-    Args:
-        kernel: Transition kernel.
-        policy: Action probabilities `[S, A]`.
-        discount: In [0, 1).
-    """
-    return _factorise(_system_matrix(kernel, policy, discount))
-
-
-def _system_matrix(kernel: Kernel, policy: FloatArray, discount: float) -> Any:
-    size = kernel.num_states
-    fill = kernel.matrix.nnz / (kernel.num_actions * size * size)
-    if size <= DENSE_LIMIT or fill > DENSE_FILL:
-        dense = kernel.dense_policy_matrix(policy)
-        dense *= -discount
-        dense.flat[:: size + 1] += 1.0
-        return dense
-    from scipy.sparse import eye_array
-
-    return eye_array(size, format="csr") - discount * kernel.policy_matrix(policy)
+    def _both(self) -> tuple[Any, Any]:
+        if self._matrices is None:
+            pattern, entries = self._kernel.pattern, self._system_entries()
+            small = pattern.num_states <= DENSE_LIMIT
+            matrix = pattern.dense(entries) if small else pattern.matrix(entries)
+            self._matrices = matrix, matrix.T
+        return self._matrices
 
 
-def _factorise(matrix: Any) -> Factorisation:
-    return _DenseLU(matrix) if isinstance(matrix, np.ndarray) else _SparseLU(matrix)
+def sweeps_for(reduction: float, discount: float) -> int:
+    """Return how many sweeps of a contraction by `discount` leave this share of an error."""
+    return 1 if discount == 0.0 else math.ceil(math.log(reduction) / math.log(discount))
+
+
+def _sup_norm(vector: FloatArray) -> float:
+    return float(np.abs(vector).max())
+
+
+def _sum_norm(vector: FloatArray) -> float:
+    return float(np.abs(vector).sum())
+
+
+def _check_info(routine: str, info: int) -> None:
+    if info != 0:
+        raise ArithmeticError(f"LU factorisation failed (LAPACK {routine} returned {info})")

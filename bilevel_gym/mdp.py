@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
 from .checks import check_discount, check_positive
+from .pattern import SystemPattern
 
 __all__ = ["Kernel", "TabularMDP", "action_major", "checked_mask"]
 
@@ -185,7 +186,7 @@ class Kernel:
         Args:
             weights: A number per state and action, `[S, A]`.
         """
-        arrived: FloatArray = action_major(weights).ravel() @ self.matrix
+        arrived: FloatArray = self._transposed @ action_major(weights).ravel()
         return arrived
 
     def on_transitions(self, weights: FloatArray, value: FloatArray) -> FloatArray:
@@ -203,43 +204,43 @@ class Kernel:
         Args:
             policy: Action probabilities `[S, A]`.
         """
-        slots, indices, indptr = self._policy_pattern
-        data = _scatter(slots, self._policy_weights(policy), indices.size)
-        return csr_array((data, indices, indptr), shape=(self.num_states, self.num_states))
+        return self.pattern.matrix(self._gathered(policy, 1.0, 0.0))
 
-    def dense_policy_matrix(self, policy: FloatArray) -> FloatArray:
-        """Return `P_pi` as a dense array `[S, S]`, the faster form for small state spaces.
+    def system_entries(self, policy: FloatArray, discount: float) -> FloatArray:
+        """Return the entries of `I - discount * P_pi` in the order of `pattern`, `[E]`.
 
         Args:
             policy: Action probabilities `[S, A]`.
+            discount: In [0, 1).
         """
-        size = self.num_states
-        flat = _scatter(self._dense_slots, self._policy_weights(policy), size * size)
-        return flat.reshape(size, size)
+        return self._gathered(policy, -discount, 1.0)
 
     def to_dense(self) -> FloatArray:
         """Return the probabilities as a dense array `[S, A, S]`."""
         dense: FloatArray = self.matrix.toarray()
         return dense.reshape(self.num_actions, self.num_states, -1).transpose(1, 0, 2)
 
-    def _policy_weights(self, policy: FloatArray) -> FloatArray:
-        weights: FloatArray = self.matrix.data * action_major(policy).ravel()[self.rows]
-        return weights
+    @cached_property
+    def pattern(self) -> SystemPattern:
+        """Sparsity pattern of `I - discount * P_pi`, the same for all x, policies and discounts."""
+        matrix = self.matrix
+        return SystemPattern(matrix.indptr, matrix.indices, self.rows, self.num_states)
 
     @cached_property
-    def _dense_slots(self) -> NDArray[np.int64]:
-        """Position `s * S + s'` of each stored transition in a dense `P_pi`, `[K]`."""
-        states = self.rows % self.num_states
-        return states.astype(np.int64) * self.num_states + self.matrix.indices
+    def _transposed(self) -> Any:
+        return self.matrix.T  # shares memory
 
     @cached_property
-    def _policy_pattern(self) -> tuple[NDArray[np.int64], IntArray, IntArray]:
-        """Slot of each stored transition in `P_pi`, and the CSR pattern of `P_pi`."""
-        cells, slots = np.unique(self._dense_slots, return_inverse=True)
-        states, next_states = np.divmod(cells, self.num_states)
-        indptr = np.zeros(self.num_states + 1, dtype=np.int32)
-        np.cumsum(np.bincount(states, minlength=self.num_states), out=indptr[1:])
-        return slots, next_states.astype(np.int32), indptr
+    def _gatherer(self) -> Any:
+        return self.pattern.gatherer(self.matrix.data)
+
+    def _gathered(self, policy: FloatArray, weight: float, diagonal: float) -> FloatArray:
+        """Return the entries of `weight * P_pi + diagonal * I`, `[E]`."""
+        coefficients = np.empty(self.matrix.shape[0] + 1)
+        np.multiply(action_major(policy).ravel(), weight, out=coefficients[:-1])
+        coefficients[-1] = diagonal
+        entries: FloatArray = self._gatherer @ coefficients
+        return entries
 
     def _check_rows(self) -> None:
         """Raise a `ValueError` if a row sums to more than one."""
@@ -271,7 +272,7 @@ def _scatter(slots: NDArray[Any], weights: FloatArray, size: int) -> FloatArray:
 
 
 # Cached properties of a kernel that depend on its sparsity pattern alone.
-_STRUCTURE = ("rows", "_dense_slots", "_policy_pattern")
+_STRUCTURE = ("rows", "pattern")
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
+
+import numpy as np
 
 from .checks import check_discount, check_not_negative
 from .mdp import FloatArray
@@ -34,6 +37,23 @@ class Outcome:
     upper_reward: FloatArray
     initial_distribution: FloatArray
 
+    def occupancy(self, discount: float) -> FloatArray:
+        """Return the discounted occupancy (I - discount P_pi)^-T rho `[S]`, solved for once."""
+        if discount not in self._occupancies:
+            system = self.solution.discounted_system(discount)
+            rho = self.initial_distribution
+            self._occupancies[discount] = system.solve(rho, transpose=True)
+        return self._occupancies[discount][0]
+
+    def occupancy_residual(self, discount: float) -> float:
+        """Return the sum norm of the residual of `occupancy(discount)`."""
+        self.occupancy(discount)
+        return self._occupancies[discount][1]
+
+    @cached_property
+    def _occupancies(self) -> dict[float, tuple[FloatArray, float]]:
+        return {}
+
 
 @dataclass(frozen=True, eq=False)
 class UpperValue:
@@ -44,17 +64,23 @@ class UpperValue:
     Attributes:
         value: f(x, pi).
         policy: df/dpi `[S, A]`.
+        policy_error: Bound on sum_sa pi |df/dpi - its value at the exact policy|, up to a constant
+            in each state, from the residuals of what it was computed from.
         upper_reward: df/du, u being the leader's reward, `[S, A]`.
         kernel: Direct df/dP on the stored transitions `[K]`.
         params: Direct df/dx of terms in x alone `[D]`.
-        gamma: Direct derivative with respect to the leader's discount.
+        initial_distribution: df/drho, rho being the distribution of the first state, `[S]`.
+        gamma: Direct derivative with respect to the follower's discount, zero for a term with a
+            discount of its own.
     """
 
     value: float
     policy: FloatArray | None = None
+    policy_error: float = 0.0
     upper_reward: FloatArray | None = None
     kernel: FloatArray | None = None
     params: FloatArray | None = None
+    initial_distribution: FloatArray | None = None
     gamma: float = 0.0
 
 
@@ -91,17 +117,41 @@ class DiscountedReturn:
         kernel, policy = solution.mdp.kernel, solution.policy
         gamma = solution.mdp.gamma if self.gamma is None else self.gamma
         system = solution.discounted_system(gamma)
-        value, _ = system.solve((policy * upper_reward).sum(axis=1))
-        occupancy, _ = system.solve(outcome.initial_distribution, transpose=True)
+        value, residual = system.solve((policy * upper_reward).sum(axis=1))
+        occupancy = outcome.occupancy(gamma)
         expected = kernel.expect(value)
+        returns = upper_reward + gamma * expected
         visits = occupancy[:, None] * policy
         return UpperValue(
             value=float(outcome.initial_distribution @ value),
-            policy=occupancy[:, None] * (upper_reward + gamma * expected),
+            policy=occupancy[:, None] * returns,
+            policy_error=self._policy_error(outcome, gamma, value, residual, returns),
             upper_reward=visits,
             kernel=gamma * kernel.on_transitions(visits, value),
-            gamma=float((visits * expected).sum()),
+            initial_distribution=value,
+            gamma=float((visits * expected).sum()) if self.gamma is None else 0.0,
         )
+
+    @staticmethod
+    def _policy_error(
+        outcome: Outcome, gamma: float, value: FloatArray, residual: float, returns: FloatArray
+    ) -> float:
+        """Return the bound on sum_sa pi |df/dpi - exact|, constants in a state apart.
+
+        With kappa >= |pi - pi*| / pi and A = Q_u - V_u: |d - d*| <= (gamma kappa |d| + |residual|)
+        / (1 - gamma) in the sum norm, |V_u - V_u*| <= (kappa max_s sum_a pi |A| + residual)
+        / (1 - gamma) in the sup norm, and d A - d* A* = (d - d*) A + d* (A - A*).
+        """
+        solution = outcome.solution
+        kappa = solution.policy_error_bound
+        if not np.isfinite(kappa):
+            return np.inf
+        advantage = float((solution.policy * np.abs(returns - value[:, None])).sum(axis=1).max())
+        visits = float(np.abs(outcome.occupancy(gamma)).sum())
+        left = outcome.occupancy_residual(gamma)
+        of_visits = (gamma * kappa * visits + left) / (1.0 - gamma)
+        of_value = (kappa * advantage + residual) / (1.0 - gamma)
+        return advantage * of_visits + (visits + of_visits) * gamma * of_value
 
 
 @dataclass(frozen=True)
@@ -140,9 +190,11 @@ class Sum:
         return UpperValue(
             value=sum(v.value for v in values),
             policy=_add(v.policy for v in values),
+            policy_error=sum(v.policy_error for v in values),
             upper_reward=_add(v.upper_reward for v in values),
             kernel=_add(v.kernel for v in values),
             params=_add(v.params for v in values),
+            initial_distribution=_add(v.initial_distribution for v in values),
             gamma=sum(v.gamma for v in values),
         )
 

@@ -1,14 +1,18 @@
-"""Sampling of single transitions from the very kernel that the solver uses."""
+"""Sampling of transitions from the very kernel that the solver uses, one or many at a time.
+
+Both ways invert the same cumulative sums, so one uniform number selects the same transition.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .mdp import FloatArray, TabularMDP
+from .mdp import FloatArray, TabularMDP, action_major
 
-__all__ = ["TransitionTables"]
+__all__ = ["TransitionArrays", "TransitionTables"]
 
 # A row whose sum differs from one by no more than this is a full distribution.
 FULL_ROW_TOLERANCE = 1e-12
@@ -47,10 +51,11 @@ class TransitionTables:
             Next state (the same state where the episode ends), whether the episode ended, the
             follower's reward and the leader's.
         """
-        row = self._rows.get((state, action))
-        if row is None:
-            row = self._rows[state, action] = self._build(state, action)
-        cumulative, successors, reward, upper_reward = row
+        try:
+            cumulative, successors, reward, upper_reward = self._rows[state, action]
+        except KeyError:
+            self._rows[state, action] = self._build(state, action)
+            return self.sample(state, action, uniform)
         slot = bisect_right(cumulative, uniform)
         if slot == len(successors):
             return state, True, reward, upper_reward
@@ -72,3 +77,85 @@ class TransitionTables:
         if cumulative and cumulative[-1] > 1.0 - FULL_ROW_TOLERANCE:
             cumulative[-1] = 1.0
         return cumulative, successors.tolist(), float(reward[action]), float(upper_reward[action])
+
+
+class TransitionArrays:
+    """All rows of one model end to end, for drawing many transitions at a time.
+
+    What `TransitionTables` gives one by one. Memory is that of the kernel's stored transitions,
+    however long a single row is.
+    """
+
+    def __init__(self, mdp: TabularMDP, upper_reward: FloatArray) -> None:
+        """Freeze a model.
+
+        Args:
+            mdp: The follower's problem; its reward is what a transition pays.
+            upper_reward: The leader's reward `[S, A]`.
+        """
+        matrix = mdp.kernel.matrix
+        self._num_states = mdp.kernel.num_states
+        lengths = np.diff(matrix.indptr).astype(np.int64)
+        states = np.arange(lengths.size) % self._num_states
+        available = np.ones(lengths.size, dtype=bool)
+        if mdp.action_mask is not None:
+            available = np.ascontiguousarray(mdp.action_mask.T).ravel()
+            lengths[~available] = 1
+        # Each row, `a * S + s`, is followed by one more slot: the end of the episode.
+        self._last = np.cumsum(lengths + 1) - 1
+        self._first = self._last - lengths
+        self._cumulative = np.full(self._last[-1] + 1, np.inf)
+        self._successors = np.empty(self._last[-1] + 1, dtype=np.int64)
+        self._successors[self._last] = states
+        self._cumulative[self._first[~available]] = 1.0
+        self._successors[self._first[~available]] = states[~available]
+        # Rows of one length form a matrix; a running sum over everything would round otherwise.
+        for length in np.unique(lengths[available & (lengths > 0)]):
+            rows = np.flatnonzero(available & (lengths == length))
+            given = matrix.indptr[rows, None] + np.arange(length)
+            slots = self._first[rows, None] + np.arange(length)
+            cumulative = np.cumsum(matrix.data[given], axis=1)
+            cumulative[cumulative[:, -1] > 1.0 - FULL_ROW_TOLERANCE, -1] = 1.0
+            self._cumulative[slots] = cumulative
+            self._successors[slots] = matrix.indices[given]
+        self._halvings = int(lengths.max()).bit_length()
+        self._reward = _worst_where_missing(mdp.reward, mdp.action_mask)
+        self._upper_reward = _worst_where_missing(upper_reward, mdp.action_mask)
+
+    def sample(
+        self, states: NDArray[np.int64], actions: NDArray[np.int64], uniforms: FloatArray
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], FloatArray, FloatArray]:
+        """Return the transitions that uniform numbers select.
+
+        Args:
+            states: In 0..S-1, `[N]`.
+            actions: In 0..A-1, `[N]`.
+            uniforms: In [0, 1), `[N]`.
+
+        Returns:
+            Next states (the same state where an episode ends), whether episodes ended, the
+            follower's rewards and the leader's, `[N]` each.
+        """
+        rows = actions * self._num_states + states
+        low, last = self._first.take(rows), self._last.take(rows)
+        high = last
+        # Bisection of all rows at once; the slot of the end is above every uniform number.
+        for _ in range(self._halvings):
+            middle = (low + high) >> 1
+            above = self._cumulative.take(middle) <= uniforms
+            low = np.where(above, middle + 1, low)
+            high = np.where(above, high, middle)
+        return (
+            self._successors.take(low),
+            low == last,
+            self._reward.take(rows),
+            self._upper_reward.take(rows),
+        )
+
+
+def _worst_where_missing(reward: FloatArray, mask: NDArray[np.bool_] | None) -> FloatArray:
+    """Return a reward `[S, A]` row by row, `[A*S]`; a missing action pays the worst of the rest."""
+    if mask is not None:
+        worst = np.where(mask, reward, np.inf).min(axis=1, keepdims=True)
+        reward = np.where(mask, reward, worst)
+    return action_major(reward).ravel()

@@ -10,27 +10,62 @@ and the solution is the unique V with T V = V. T is a gamma-contraction in sup n
 Newton's step solves with I - gamma P_pi, hence *is* soft policy iteration: it converges from any
 start, monotonically after the first step, and quadratically in the end.
 
-Stopping rule: a residual ||T V - V|| <= eps bounds the error by ||V - V*|| <= eps / (1 - gamma).
-A policy or a gradient magnifies that error by up to 1 / temperature, so a solve that has met its
-tolerance goes on down to rounding, wherever it started, with chord steps (the last factorisation,
-one backup each) while these contract well.
+Stopping rule: a residual ||T V - V|| <= eps bounds the error by ||V - V*|| <= eps / (1 - gamma),
+and that of log pi by 2 gamma / temperature times as much: it is the temperature that decides how
+accurate a residual must be, so the default tolerance scales with temperature * (1 - gamma).
+
+With factors at hand, a solve of default tolerance goes on down to rounding with chord steps (the
+last factorisation, one backup each) while these contract well: differences of objectives then are
+as clean as float64 allows.
+
+With an iterative solver each step is solved only as far as it deserves (Eisenstat and Walker,
+"Choosing the forcing terms in an inexact Newton method", SIAM J. Sci. Comput. 17, 1996, choice 2),
+and one backup follows it: Krylov errors are rough, and a backup smooths them. Where that breaks
+down, sweeps V <- T V take over, which always contract.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from .checks import check_at_least, check_positive
-from .linear import DiscountedSystem, Factorisation, factorise
+from .linear import (
+    ApproximateInverse,
+    Breakdown,
+    DiscountedSystem,
+    Record,
+    approximate_inverse,
+    choose_solver,
+    sweeps_for,
+)
 from .mdp import FloatArray, TabularMDP, action_major
+from .threads import single_threaded
 
-__all__ = ["SoftSolution", "policy_entropy", "soft_backup", "solve_soft_mdp"]
+__all__ = [
+    "SoftSolution",
+    "default_tolerance",
+    "policy_entropy",
+    "soft_backup",
+    "solve_soft_mdp",
+]
+
+EPS = float(np.finfo(np.float64).eps)
 
 # Chord steps go on while each leaves at most this share of the residual.
 CHORD_CONTRACTION = 0.1
+
+# Share of the residual that an inexact Newton step may leave: at most, and at least.
+FORCING = (0.03, 1e-4)
+
+# A fallback sweeps until this share of the residual is left.
+SWEEP_REDUCTION = 0.1
+
+# Relative error of the policy that the default tolerance allows for.
+POLICY_ACCURACY = 2e-8
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,65 +75,122 @@ class SoftSolution:
     Attributes:
         mdp: The problem solved.
         soft_value: V `[S]`.
-        soft_q: Q = r + gamma P V `[S, A]`; -inf for actions that do not exist.
         policy: Soft-optimal policy `[S, A]`; rows sum to one.
         residual: Sup norm of T V - V at `soft_value`.
         tolerance: The residual that was asked for.
-        iterations: Newton steps taken, that is, factorisations made.
+        iterations: Newton steps taken (with "value-iteration": rounds of sweeps).
+        sweeps: Soft value-iteration sweeps taken in place of Newton steps; zero unless the solver
+            is "value-iteration", or the linear solver broke down.
         converged: Whether the residual is at most `tolerance`, or at the rounding of the values
             where that is larger (rewards of 1e9 cannot meet 1e-10).
-        factorisation: Factors of I - gamma P_pi at the last Newton step, None if none was needed.
+        solver: Name of the solver used, a key of `bilevel_gym.linear.SOLVERS`.
+        record: Solutions of the linear systems solved at this solution.
     """
 
     mdp: TabularMDP
     soft_value: FloatArray
-    soft_q: FloatArray
     policy: FloatArray
     residual: float
     tolerance: float
     iterations: int
+    sweeps: int
     converged: bool
-    factorisation: Factorisation | None
+    solver: str
+    record: Record = field(default_factory=Record, repr=False)
+    _inverse: ApproximateInverse | None = field(default=None, repr=False)
+
+    @cached_property
+    def soft_q(self) -> FloatArray:
+        """Q = r + gamma P V `[S, A]`; -inf for actions that do not exist."""
+        return _soft_q(self.mdp, self.soft_value).T
 
     @property
     def value_error_bound(self) -> float:
         """Bound on the sup norm of `soft_value - V*`: residual / (1 - gamma)."""
         return self.residual / (1.0 - self.mdp.gamma)
 
+    @property
+    def policy_error_bound(self) -> float:
+        """Bound on |pi - pi*| / pi, for every action; infinite where the bound says nothing."""
+        exponent = 2.0 * self.mdp.gamma * self.value_error_bound / self.mdp.temperature
+        return float(np.expm1(exponent)) if exponent < 1.0 else np.inf
+
     @cached_property
     def system(self) -> DiscountedSystem:
         """Linear systems with I - gamma P_pi at the solution, on the last factorisation."""
-        return DiscountedSystem(self.mdp.kernel, self.policy, self.mdp.gamma, self.factorisation)
+        return self._system(self.mdp.gamma, self._inverse)
 
     def discounted_system(self, discount: float) -> DiscountedSystem:
         """Return the systems with I - discount P_pi; `system` itself where discounts agree."""
         if discount == self.mdp.gamma:
             return self.system
-        return DiscountedSystem(self.mdp.kernel, self.policy, discount)
+        if discount not in self._others:
+            self._others[discount] = self._system(discount, None)
+        return self._others[discount]
+
+    @cached_property
+    def _others(self) -> dict[float, DiscountedSystem]:
+        return {}
+
+    def _system(self, discount: float, inverse: ApproximateInverse | None) -> DiscountedSystem:
+        return DiscountedSystem(
+            self.mdp.kernel,
+            self.policy,
+            discount,
+            solver=self.solver,
+            inverse=inverse,
+            # Nothing is gained by systems more accurate than the policy that they are made of.
+            accuracy=min(1e-8, max(self.tolerance, 1e-13)),
+            record=self.record,
+        )
 
 
+def default_tolerance(mdp: TabularMDP) -> float:
+    """Return the residual at which the policy, hence the hyper-gradient, is accurate.
+
+    It bounds the relative error of every action's probability by `POLICY_ACCURACY`, unless the
+    rounding of values of the size that the rewards allow forbids it.
+
+    Args:
+        mdp: The follower's problem.
+    """
+    largest = float(np.abs(mdp.reward).max()) + mdp.temperature * np.log(mdp.kernel.num_actions)
+    wanted = 0.5 * POLICY_ACCURACY * min(1.0, mdp.temperature * (1.0 - mdp.gamma))
+    return max(wanted, 8.0 * EPS * max(1.0, float(largest) / (1.0 - mdp.gamma)))
+
+
+@single_threaded
 def solve_soft_mdp(
     mdp: TabularMDP,
     *,
     initial_value: FloatArray | None = None,
-    tolerance: float = 1e-10,
+    solver: str = "auto",
+    tolerance: float | None = None,
     max_iterations: int = 200,
+    guesses: Sequence[FloatArray] = (),
 ) -> SoftSolution:
     """Solve the soft Bellman equation of an MDP.
 
     Args:
         mdp: The follower's problem.
         initial_value: Start of the iteration `[S]`, zeros when None.
-        tolerance: Sup norm of the Bellman residual to reach, positive.
+        solver: How Newton's linear systems are solved, a key of `bilevel_gym.linear.SOLVERS`;
+            "auto" chooses by the size and the shape of the kernel (see `choose_solver`).
+        tolerance: Sup norm of the Bellman residual to reach, positive; None takes
+            `default_tolerance`, and goes beyond it where that costs little.
         max_iterations: Newton steps allowed; a solve that needs more returns what it has with
             `converged` False.
+        guesses: Solutions of the linear systems of an earlier, nearby solution
+            (`SoftSolution.record`), to start iterative solves from.
 
     Raises:
         ValueError: If an argument is out of range or of the wrong shape.
         ArithmeticError: If values overflow.
     """
-    check_positive("tolerance", tolerance)
+    if tolerance is not None:
+        check_positive("tolerance", tolerance)
     check_at_least("max_iterations", max_iterations, 0)
+    solver = choose_solver(mdp.kernel.pattern, solver)
     num_states = mdp.kernel.num_states
     value = np.zeros(num_states) if initial_value is None else np.array(initial_value, np.float64)
     if value.shape != (num_states,) or not np.isfinite(value).all():
@@ -106,42 +198,126 @@ def solve_soft_mdp(
             f"`initial_value` must be finite with shape [S] = ({num_states},), "
             f"got shape {value.shape} with {np.isfinite(value).sum()} finite entries"
         )
-
-    factors: Factorisation | None = None
-    soft_q, backed_up, policy = _apply(mdp, value)
-    residual = _residual(backed_up, value)
-    iterations, contraction, fresh = 0, 0.0, False
-    while residual > _rounding(value):
-        met = residual <= tolerance
-        if met and fresh and contraction > 0.5:
-            break  # as far as rounding lets it
-        # Once the tolerance is met the policy hardly moves: old factors do while they contract.
-        fresh = factors is None or not met or contraction > CHORD_CONTRACTION
-        if fresh:
-            if iterations == max_iterations:
-                break
-            factors = factorise(mdp.kernel, policy, mdp.gamma)
-            iterations += 1
-        assert factors is not None
-        candidate = value + factors.solve(backed_up - value)
-        answer = _apply(mdp, candidate)
-        remaining = _residual(answer[1], candidate)
-        contraction = remaining / residual
-        if not met or remaining < residual:
-            value, residual = candidate, remaining
-            soft_q, backed_up, policy = answer
-
+    wanted = default_tolerance(mdp) if tolerance is None else tolerance
+    newton = _InexactNewton if solver in ("krylov", "value-iteration") else _Newton
+    iteration = newton(mdp, solver, wanted, value)
+    iteration.run(max_iterations, polish=tolerance is None)
+    at = iteration.at
     return SoftSolution(
         mdp=mdp,
-        soft_value=value,
-        soft_q=soft_q,
-        policy=policy,
-        residual=residual,
-        tolerance=tolerance,
-        iterations=iterations,
-        converged=residual <= max(tolerance, _rounding(value)),
-        factorisation=factors,
+        soft_value=at.value,
+        policy=at.policy,
+        residual=at.residual,
+        tolerance=wanted,
+        iterations=iteration.steps,
+        sweeps=iteration.sweeps,
+        converged=at.residual <= max(wanted, at.rounding),
+        solver=solver,
+        record=Record(guesses),
+        _inverse=iteration.inverse,
     )
+
+
+class _Iterate:
+    """A value, and what one backup makes of it."""
+
+    def __init__(self, mdp: TabularMDP, value: FloatArray) -> None:
+        self.mdp, self.value = mdp, value
+        self.backed_up, weights = _backup(_soft_q(mdp, value), mdp.temperature)
+        self.policy = weights.T
+        self.defect = self.backed_up - value
+        self.residual = float(np.abs(self.defect).max())
+        if not np.isfinite(self.residual):
+            # Rewards near the end of float64 do that.
+            raise ArithmeticError(
+                f"the follower's values overflowed (Bellman residual {self.residual}): its "
+                "rewards are too large for float64, or its temperature too small"
+            )
+
+    @property
+    def rounding(self) -> float:
+        """The residual that rounding leaves on values of this size."""
+        return 8.0 * EPS * max(1.0, float(np.abs(self.value).max()))
+
+    def moved(self, correction: FloatArray) -> _Iterate:
+        return _Iterate(self.mdp, self.value + correction)
+
+    def swept(self) -> _Iterate:
+        return _Iterate(self.mdp, self.backed_up)
+
+
+class _Newton:
+    """Newton steps on factorisations."""
+
+    def __init__(self, mdp: TabularMDP, solver: str, tolerance: float, value: FloatArray) -> None:
+        self.mdp, self.solver, self.tolerance = mdp, solver, tolerance
+        self.at = _Iterate(mdp, value)
+        self.inverse: ApproximateInverse | None = None
+        self.steps, self.sweeps = 0, 0
+
+    def run(self, max_iterations: int, *, polish: bool) -> None:
+        contraction, fresh = 0.0, False
+        while self.at.residual > self.at.rounding:
+            met = self.at.residual <= self.tolerance
+            if met and (not polish or (fresh and contraction > 0.5)):
+                return  # as accurate as asked for, or as far as rounding lets it
+            # Once the tolerance is met the policy hardly moves: old factors do while they contract.
+            fresh = self.inverse is None or not met or contraction > CHORD_CONTRACTION
+            if fresh:
+                if self.steps == max_iterations:
+                    return
+                self.inverse = self._inverse_here()
+                self.steps += 1
+            assert self.inverse is not None
+            candidate = self.at.moved(self.inverse.solve(self.at.defect))
+            contraction = candidate.residual / self.at.residual
+            if not met or candidate.residual < self.at.residual:
+                self.at = candidate
+
+    def _inverse_here(self) -> ApproximateInverse:
+        return approximate_inverse(self.mdp.kernel, self.at.policy, self.mdp.gamma, self.solver)
+
+
+class _InexactNewton(_Newton):
+    """Newton steps on iterative solves, with sweeps to fall back on."""
+
+    def run(self, max_iterations: int, *, polish: bool) -> None:
+        # An exact step from a residual d leads to at most 4 d / (1 - gamma): whatever exceeds this
+        # has been spoilt by the inexactness of a solve.
+        largest = 4.0 * self.at.residual / (1.0 - self.mdp.gamma)
+        loosest, tightest = FORCING
+        best, previous = self.at, np.inf
+        while self.at.residual > max(self.tolerance, self.at.rounding):
+            if self.steps == max_iterations:
+                self.at = min(self.at, best, key=lambda iterate: iterate.residual)
+                return
+            self.steps += 1
+            if self.solver == "value-iteration":
+                self._sweep()
+                continue
+            forcing = max(0.9 * (self.at.residual / previous) ** 1.6, tightest)
+            forcing = max(min(forcing, loosest), 0.3 * self.tolerance / self.at.residual)
+            previous = self.at.residual
+            try:
+                correction = self._inverse_here().solve(self.at.defect, reduction=forcing)
+                candidate = self.at.moved(correction).swept()
+                if candidate.residual > largest:
+                    raise Breakdown("an inexact Newton step led astray")
+            except Breakdown:
+                self.at, previous, loosest = best, np.inf, max(0.1 * loosest, tightest)
+                self._sweep()
+                candidate = self.at
+            self.at = candidate
+            best = min(best, candidate, key=lambda iterate: iterate.residual)
+
+    def _sweep(self) -> None:
+        """Sweep until the residual is a tenth; the contraction bounds how long that takes."""
+        goal = SWEEP_REDUCTION * self.at.residual
+        for _ in range(sweeps_for(SWEEP_REDUCTION, self.mdp.gamma)):
+            self.at = self.at.swept()
+            self.sweeps += 1
+            if self.at.residual <= goal:
+                return
 
 
 def soft_backup(soft_q: FloatArray, temperature: float) -> tuple[FloatArray, FloatArray]:
@@ -156,11 +332,8 @@ def soft_backup(soft_q: FloatArray, temperature: float) -> tuple[FloatArray, Flo
     Returns:
         tau log sum_a exp(Q / tau) `[S]` and the policy exp((Q - V) / tau) `[S, A]`.
     """
-    shifted = action_major(soft_q)
-    top = shifted.max(axis=0)
-    weights = np.exp((shifted - top) / temperature)
-    total = weights.sum(axis=0)
-    return top + temperature * np.log(total), (weights / total).T
+    value, weights = _backup(action_major(soft_q).copy(), temperature)
+    return value, weights.T
 
 
 def policy_entropy(policy: FloatArray) -> FloatArray:
@@ -175,29 +348,25 @@ def policy_entropy(policy: FloatArray) -> FloatArray:
     return entropy
 
 
-def _apply(mdp: TabularMDP, value: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return Q, T V and the policy at V."""
-    soft_q = mdp.reward + mdp.gamma * mdp.kernel.expect(value)
+def _soft_q(mdp: TabularMDP, value: FloatArray) -> FloatArray:
+    """Return Q at V as a fresh action-major array `[A, S]`."""
+    soft_q = action_major(mdp.kernel.expect(value))
+    soft_q *= mdp.gamma
+    soft_q += mdp.reward.T
     if mdp.action_mask is not None:
-        soft_q = np.where(mdp.action_mask, soft_q, -np.inf)
-    return soft_q, *soft_backup(soft_q, mdp.temperature)
+        np.copyto(soft_q, -np.inf, where=~mdp.action_mask.T)
+    return soft_q
 
 
-def _residual(backed_up: FloatArray, value: FloatArray) -> float:
-    """Return the sup norm of T V - V.
-
-    Raises:
-        ArithmeticError: If it is not finite, as rewards near the end of float64 make it.
-    """
-    residual = float(np.abs(backed_up - value).max())
-    if not np.isfinite(residual):
-        raise ArithmeticError(
-            f"the follower's values overflowed (Bellman residual {residual}): its rewards are too "
-            "large for float64, or its temperature too small"
-        )
-    return residual
-
-
-def _rounding(value: FloatArray) -> float:
-    """Return the residual that rounding leaves on values of this size."""
-    return 8.0 * float(np.finfo(np.float64).eps * max(1.0, np.abs(value).max()))
+def _backup(soft_q: FloatArray, temperature: float) -> tuple[FloatArray, FloatArray]:
+    """Return the soft maximum `[S]` and the policy `[A, S]`, which overwrites Q `[A, S]`."""
+    top = soft_q.max(axis=0)
+    soft_q -= top
+    soft_q /= temperature
+    np.exp(soft_q, out=soft_q)
+    total = soft_q.sum(axis=0)
+    soft_q /= total
+    np.log(total, out=total)
+    total *= temperature
+    total += top
+    return total, soft_q

@@ -7,6 +7,7 @@ with a model that is known exactly are in `tabular`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -68,11 +69,16 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
     follower and pays it r_x(s, a); `info["upper_reward"]` is the leader's part. Wrappers
     (`HyperGradient`, `LowerLevel`) turn the game into an environment for either player.
 
+    A game defines `advance`, which makes the transition: `step` unpacks the moves for it, and the
+    follower's seat calls it directly, so what is to change in a transition changes there.
+
     Attributes:
         upper_space: Finite `Box` of x.
         lower_space: The follower's action space.
         leader_observation_space: Space of what the leader sees of the follower's answer.
         initial_upper_params: x at the start of every episode, shape of x.
+        elapsed_steps: Transitions of the follower's episode so far; `reset` and `advance` count
+            them, and the follower's seat ends episodes by them where there is a time limit.
         draws_itself: Whether steps and resets update the window when `render_mode="human"`; a
             seat that draws its own picture turns it off.
     """
@@ -119,6 +125,7 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         self.initial_upper_params = check_in_box(
             "initial_upper_params", initial_upper_params, upper_space.low, upper_space.high
         )
+        self.elapsed_steps = 0
         self.render_mode = render_mode
         self.draws_itself = True
         self._window: Window | None = None
@@ -147,12 +154,52 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
             "upper_params", upper_params, self.upper_space.low, self.upper_space.high
         )
 
+    def step(self, action: Mapping[str, Any]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Make one transition of the follower under x.
+
+        Args:
+            action: `{"upper": x, "lower": a}`.
+
+        Returns:
+            Next observation, r_x(s, a), whether the episode ended, False (time limits are
+            wrappers), and `upper_reward` with `action_mask` where actions vary.
+
+        Raises:
+            ResetNeeded: If no episode is under way.
+            ValueError: If x or a is not in its space; the game is left as it was.
+        """
+        try:
+            upper, lower = action["upper"], action["lower"]
+        except (TypeError, KeyError, IndexError):
+            raise ValueError(
+                f'`action` must be {{"upper": x, "lower": a}}, got {action!r}'
+            ) from None
+        return self.advance(upper, lower)
+
+    @abstractmethod
+    def advance(
+        self, upper_params: ArrayLike, action: Any
+    ) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Make one transition of the follower under x, which is in force from then on.
+
+        Args:
+            upper_params: x, shape of `upper_space`.
+            action: The follower's action.
+
+        Returns:
+            What `step` returns.
+
+        Raises:
+            ResetNeeded: If no episode is under way.
+            ValueError: If x or the action is not in its space; the game is left as it was.
+        """
+
     @abstractmethod
     def commit(self, upper_params: ArrayLike) -> FloatArray:
         """Make x the one in force, and return it as a read-only float64 array.
 
-        Passing the very array that this returns as `action["upper"]` spares every further step the
-        validation, and keeps what the game has prepared for this x.
+        Passing the very array that this returns to `step` or `advance` spares every further step
+        the validation, and keeps what the game has prepared for this x.
 
         Args:
             upper_params: x, shape of `upper_space`.

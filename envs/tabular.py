@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import operator
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -19,10 +18,10 @@ from numpy.typing import ArrayLike, NDArray
 from ..adjoint import response_gradient
 from ..checks import unknown_name
 from ..mdp import FloatArray, Kernel, TabularMDP, checked_mask
-from ..methods.base import Response, TabularResponse
+from ..methods.base import Response, Sensitivities, TabularResponse
 from ..objectives import Objective, Outcome
-from ..sampling import TransitionTables
-from ..soft import solve_soft_mdp
+from ..sampling import TransitionArrays, TransitionTables
+from ..soft import SoftSolution, solve_soft_mdp
 from .base import BestKnown, BilevelEnv, View, shown
 
 if TYPE_CHECKING:
@@ -32,6 +31,8 @@ __all__ = ["TabularBilevelEnv"]
 
 # Probabilities of first states may miss one by this much.
 DISTRIBUTION_TOLERANCE = 1e-9
+# Uniform numbers drawn at a time: one call for each would take longer than the rest of a step.
+DRAWN_AHEAD = 1024
 
 
 class TabularBilevelEnv(BilevelEnv):
@@ -103,9 +104,12 @@ class TabularBilevelEnv(BilevelEnv):
         self._start_cumulative = np.cumsum(self.initial_distribution)
         self._start_cumulative /= self._start_cumulative[-1]
         self._state: int | None = None
-        self._over = False
-        self._steps, self._lower_return, self._upper_return = 0, 0.0, 0.0
+        self._over = True  # no episode is under way
+        self._lower_return, self._upper_return = 0.0, 0.0
         self._upper_params = self.initial_upper_params
+        # Uniform numbers drawn ahead, the next one last, and the generator they came from.
+        self._uniforms: list[float] = []
+        self._drawn_from: np.random.Generator | None = None
         # Made for the x in force when they are first needed.
         self._tables: TransitionTables | None = None
         self._answer: TabularResponse | None = None
@@ -166,7 +170,8 @@ class TabularBilevelEnv(BilevelEnv):
         upper_params: ArrayLike,
         *,
         warm_start: TabularResponse | None = None,
-        tolerance: float = 1e-10,
+        solver: str = "auto",
+        tolerance: float | None = None,
         max_iterations: int = 200,
     ) -> TabularResponse:
         """Return the exact objective, hyper-gradient and follower's answer at x.
@@ -175,8 +180,10 @@ class TabularBilevelEnv(BilevelEnv):
 
         Args:
             upper_params: x, shape of `upper_space`.
-            warm_start: An earlier response, at a nearby x, to start the solve from.
-            tolerance: Sup norm of the follower's Bellman residual to reach.
+            warm_start: An earlier response, at a nearby x, to start the solves from.
+            solver: How linear systems are solved, a key of `bilevel_gym.linear.SOLVERS` or "auto".
+            tolerance: Sup norm of the follower's Bellman residual to reach; None takes
+                `bilevel_gym.soft.default_tolerance`.
             max_iterations: Newton steps allowed.
 
         Raises:
@@ -185,14 +192,50 @@ class TabularBilevelEnv(BilevelEnv):
             ArithmeticError: If values overflow.
         """
         x = self.validate_upper_params(upper_params)
-        rho = self.initial_distribution
         solution = solve_soft_mdp(
             self.lower_mdp(x),
             initial_value=None if warm_start is None else warm_start.soft_value,
+            solver=solver,
             tolerance=tolerance,
             max_iterations=max_iterations,
+            guesses=() if warm_start is None else warm_start.linear_solutions,
         )
-        upper = self.objective.evaluate(Outcome(solution, x, self._upper_reward_at(x), rho))
+        return self._response(x, solution)
+
+    def sensitivities(
+        self, upper_params: ArrayLike, *, solver: str = "auto", tolerance: float | None = None
+    ) -> Sensitivities:
+        """Return the derivatives of F at x with respect to what is fixed in the game.
+
+        Args:
+            upper_params: x, shape of `upper_space`.
+            solver: As in `evaluate`.
+            tolerance: As in `evaluate`.
+
+        Raises:
+            ValueError: If x or an option is out of range.
+        """
+        x = self.validate_upper_params(upper_params)
+        solution = solve_soft_mdp(self.lower_mdp(x), solver=solver, tolerance=tolerance)
+        upper = self.objective.evaluate(self._outcome(x, solution))
+        temperature, gamma = 0.0, upper.gamma
+        if upper.policy is not None:
+            answer = response_gradient(solution, upper.policy)
+            temperature, gamma = answer.temperature, gamma + answer.gamma
+        start = upper.initial_distribution
+        return Sensitivities(
+            temperature=temperature,
+            gamma=gamma,
+            initial_distribution=np.zeros(len(solution.soft_value)) if start is None else start,
+        )
+
+    def _outcome(self, x: FloatArray, solution: SoftSolution) -> Outcome:
+        return Outcome(solution, x, self._upper_reward_at(x), self.initial_distribution)
+
+    def _response(self, x: FloatArray, solution: SoftSolution) -> TabularResponse:
+        """Return the response that a solve of the follower's problem at x amounts to."""
+        outcome = self._outcome(x, solution)
+        upper = self.objective.evaluate(outcome)
         direct = np.zeros(x.shape)
         if upper.params is not None:
             direct += upper.params
@@ -200,13 +243,14 @@ class TabularBilevelEnv(BilevelEnv):
             direct += self._pulled_back("upper_reward_vjp", x, upper.upper_reward)
         if upper.kernel is not None:
             direct += self._pulled_back("kernel_vjp", x, upper.kernel)
-        total, adjoint_residual = direct.copy(), None
+        total, adjoint_residual, error_bound = direct.copy(), None, 0.0
         if upper.policy is not None:
-            answer = response_gradient(solution, upper.policy)
-            adjoint_residual = answer.residual
+            answer = response_gradient(
+                solution, upper.policy, policy_gradient_error=upper.policy_error
+            )
+            adjoint_residual, error_bound = answer.residual, answer.error_bound
             total += self._pulled_back("reward_vjp", x, answer.reward)
             total += self._pulled_back("kernel_vjp", x, answer.kernel)
-        occupancy, _ = solution.system.solve(rho, transpose=True)
         return TabularResponse(
             upper_params=x,
             objective=upper.value,
@@ -214,12 +258,16 @@ class TabularBilevelEnv(BilevelEnv):
             direct_gradient=direct,
             policy=solution.policy,
             soft_value=solution.soft_value,
-            occupancy=(1.0 - self.gamma) * occupancy,
-            lower_value=float(rho @ solution.soft_value),
+            occupancy=(1.0 - self.gamma) * outcome.occupancy(self.gamma),
+            lower_value=float(self.initial_distribution @ solution.soft_value),
             residual=solution.residual,
             iterations=solution.iterations,
             converged=solution.converged,
+            solver=solution.solver,
+            value_error_bound=solution.value_error_bound,
             adjoint_residual=adjoint_residual,
+            gradient_error_bound=error_bound,
+            linear_solutions=tuple(solution.record.solutions),
         )
 
     def _upper_reward_at(self, x: FloatArray) -> FloatArray:
@@ -283,57 +331,50 @@ class TabularBilevelEnv(BilevelEnv):
             start = self.validate_upper_params(start)
         super().reset(seed=seed)  # may refuse the seed, hence nothing has changed so far
         self._enter(start)
-        draw = self.np_random.random()
-        self._state = int(np.searchsorted(self._start_cumulative, draw, side="right"))
+        self._state = int(self.first_states(self.np_random.random()))
         self._over = False
-        self._steps, self._lower_return, self._upper_return = 0, 0.0, 0.0
+        self.elapsed_steps, self._lower_return, self._upper_return = 0, 0.0, 0.0
         if self.render_mode == "human" and self.draws_itself:
             self.render()
         return self._state, self._state_info()
 
-    def step(self, action: Mapping[str, Any]) -> tuple[int, float, bool, bool, dict[str, Any]]:
-        """Make one transition of the follower under x.
-
-        Args:
-            action: `{"upper": x, "lower": a}`.
-
-        Returns:
-            Next state, r_x(s, a), whether the episode ended, False (time limits are wrappers), and
-            `upper_reward` with `action_mask` where actions vary.
-
-        Raises:
-            ResetNeeded: If no episode is under way.
-            ValueError: If x or a is not in its space; the game is left as it was.
-        """
-        if self._state is None or self._over:
-            raise ResetNeeded(
-                "`step` needs an episode under way, got a game "
-                + ("before its first `reset`" if self._state is None else "whose episode ended")
-                + "; call `reset` first"
-            )
-        try:
-            upper, lower = action["upper"], action["lower"]
-        except (TypeError, KeyError, IndexError):
-            raise ValueError(
-                f'`action` must be {{"upper": x, "lower": a}}, got {action!r}'
-            ) from None
-        lower = self._check_action(lower)
-        self.commit(upper)
-        if self._tables is None:
-            x = self._upper_params
-            self._tables = TransitionTables(self.lower_mdp(x), self._upper_reward_at(x))
-        state, self._over, reward, upper_reward = self._tables.sample(
-            self._state, lower, self.np_random.random()
-        )
+    def advance(
+        self, upper_params: ArrayLike, action: Any
+    ) -> tuple[int, float, bool, bool, dict[str, Any]]:
+        """Make one transition of the follower under x; see `BilevelEnv.advance`."""
+        # What is known to be right is not checked again: on most steps this is the only condition.
+        if (
+            upper_params is not self._upper_params
+            or self._tables is None
+            or self._over
+            or type(action) is not int
+            or not 0 <= action < self._kernel.num_actions
+        ):
+            action = self._prepare(upper_params, action)
+        if self._drawn_from is not self._np_random or not self._uniforms:
+            self._draw_ahead()
+        state, tables = self._state, self._tables
+        assert state is not None and tables is not None
+        uniform = self._uniforms.pop()
+        state, self._over, reward, upper_reward = tables.sample(state, action, uniform)
         self._state = state
-        self._steps += 1
+        self.elapsed_steps += 1
         self._lower_return += reward
         self._upper_return += upper_reward
         if self.render_mode == "human" and self.draws_itself:
             self.render()
-        info = self._state_info()
-        info["upper_reward"] = upper_reward
+        info: dict[str, Any] = {"upper_reward": upper_reward}
+        if self.action_mask is not None:
+            info |= self._state_info()
         return state, reward, self._over, False, info
+
+    def first_states(self, uniforms: ArrayLike) -> NDArray[np.int64]:
+        """Return the first states that uniform numbers in [0, 1) select, in their shape."""
+        return np.searchsorted(self._start_cumulative, uniforms, side="right")
+
+    def transition_arrays(self, upper_params: FloatArray) -> TransitionArrays:
+        """Return every transition under x, for drawing many at a time."""
+        return TransitionArrays(self.lower_mdp(upper_params), self._upper_reward_at(upper_params))
 
     def commit(self, upper_params: ArrayLike) -> FloatArray:
         """Make x the one in force, with its sampling tables; see `BilevelEnv.commit`."""
@@ -357,7 +398,7 @@ class TabularBilevelEnv(BilevelEnv):
         )
         if self._state is not None:
             status += (
-                ("step", str(self._steps)),
+                ("step", str(self.elapsed_steps)),
                 ("return", shown(self._lower_return)),
                 ("leader's return", shown(self._upper_return)),
             )
@@ -381,13 +422,32 @@ class TabularBilevelEnv(BilevelEnv):
             self._upper_params = x
             self._tables, self._answer = None, None
 
-    def _check_action(self, action: Any) -> int:
+    def _draw_ahead(self) -> None:
+        """Draw a block of uniform numbers, the very ones that single draws would give.
+
+        A block is left when its generator is: after a new seed, or another `np_random`. (Writing
+        to the state inside a generator is felt only in the next block.)
+        """
+        self._uniforms = self.np_random.random(DRAWN_AHEAD)[::-1].tolist()
+        self._drawn_from = self.np_random
+
+    def _prepare(self, upper_params: ArrayLike, action: Any) -> int:
+        """Check both moves, put x in force with its tables, and return the action's index."""
+        if self._over:
+            raise ResetNeeded(
+                "`step` needs an episode under way, got a game "
+                + ("before its first `reset`" if self._state is None else "whose episode ended")
+                + "; call `reset` first"
+            )
         try:
             index = operator.index(action)
         except TypeError:
             self._refuse_action(action)
         if not 0 <= index < self._kernel.num_actions:
             self._refuse_action(action)
+        x = self.commit(upper_params)
+        if self._tables is None:
+            self._tables = TransitionTables(self.lower_mdp(x), self._upper_reward_at(x))
         return index
 
     def _refuse_action(self, action: Any) -> NoReturn:

@@ -41,7 +41,8 @@ def test_products_agree_with_dense_einsums() -> None:
         kernel.flow(weights), np.einsum("sa,sat->t", weights, dense), atol=1e-14
     )
     np.testing.assert_allclose(kernel.policy_matrix(policy).toarray(), p_pi, atol=1e-15)
-    np.testing.assert_allclose(kernel.dense_policy_matrix(policy), p_pi, atol=1e-15)
+    system = kernel.pattern.dense(kernel.system_entries(policy, 0.9))
+    np.testing.assert_allclose(system, np.eye(8) - 0.9 * p_pi, atol=1e-15)
     states, actions, successors = kernel.triplets
     np.testing.assert_allclose(
         kernel.on_transitions(weights, value), weights[states, actions] * value[successors]
@@ -54,7 +55,7 @@ def test_a_kernel_with_other_probabilities_shares_the_structure() -> None:
     policy = np.full((8, 3), 1.0 / 3.0)
     kernel.policy_matrix(policy)
     other = kernel.with_probabilities(kernel.matrix.data * 0.5)
-    assert other.__dict__["_policy_pattern"] is kernel.__dict__["_policy_pattern"]
+    assert other.pattern is kernel.pattern
     np.testing.assert_allclose(
         other.policy_matrix(policy).toarray(), 0.5 * kernel.policy_matrix(policy).toarray()
     )

@@ -10,11 +10,22 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.vector import SyncVectorEnv
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
-from bilevel_gym import HyperGradient, LowerLevel, RescaleUpper
+from bilevel_gym import HyperGradient, LowerLevel, LowerLevelVectorEnv, RescaleUpper
 from bilevel_gym.registration import TASKS, Task
+from bilevel_gym.sb3 import as_vec_env
 
-from .helpers import Env, array_game, follower_seat, game_of, interior_point, leader_seat
+from .helpers import (
+    Env,
+    array_game,
+    assert_identical,
+    follower_seat,
+    game_of,
+    interior_point,
+    leader_seat,
+)
 
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.id)
 
@@ -150,6 +161,157 @@ def test_a_black_box_leader_finds_the_optimum_of_a_small_game() -> None:
     # tanh(x / (2 * temperature)) is the leader's value, .7616 at its largest and 0 at the start.
     assert reward == pytest.approx(np.tanh(float(x[0])), abs=1e-6)
     assert float(reward) > 0.6
+
+
+# Vector environments of arrays --------------------------------------------------------------------
+
+DETERMINISTIC: dict[str, Any] = {"map_name": "4x4", "slip": 0.0, "max_episode_steps": 12}
+
+
+def follower_vector(num_envs: int, **kwargs: Any) -> LowerLevelVectorEnv:
+    options = {"autoreset_mode": "SameStep", **DETERMINISTIC, **kwargs}
+    return LowerLevelVectorEnv("BilevelGridWorld-v0", num_envs, np.full(14, 0.25), **options)
+
+
+def assert_like(adapted: Any, expected: Any, actions: Any) -> None:
+    """Assert that two vector environments of Stable-Baselines3 report the same, types included."""
+    assert adapted.num_envs == expected.num_envs
+    assert adapted.observation_space == expected.observation_space
+    assert adapted.action_space == expected.action_space
+    adapted.seed(3), expected.seed(3)
+    assert_identical(adapted.reset(), expected.reset())
+    assert_identical(in_order(adapted.reset_infos), in_order(expected.reset_infos))
+    for action in actions:
+        one, other = adapted.step(action), expected.step(action)
+        assert_identical(one[:3], other[:3])
+        assert_identical(in_order(one[3]), in_order(other[3]))
+        assert_identical(in_order(adapted.reset_infos), in_order(expected.reset_infos))
+
+
+def in_order(infos: Any) -> list[dict[str, Any]]:
+    """Return infos with their keys in alphabetical order."""
+    return [dict(sorted(info.items())) for info in infos]
+
+
+def test_copies_of_the_follower_look_like_single_ones_to_the_library() -> None:
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    def seat() -> Env:
+        return LowerLevel(gym.make("BilevelGridWorld-v0", **DETERMINISTIC), np.full(14, 0.25))
+
+    actions = np.random.default_rng(0).integers(4, size=(60, 5))
+    assert_like(as_vec_env(follower_vector(5)), DummyVecEnv([seat] * 5), actions)
+
+
+def test_any_vector_of_gymnasium_in_same_step_mode_is_adapted() -> None:
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    def seat() -> Env:
+        return HyperGradient(gym.make("BilevelGridWorld-v0", map_name="4x4"), outer_steps=3)
+
+    actions = np.random.default_rng(0).uniform(-1.0, 1.0, size=(8, 2, 14))
+    vector: Any = SyncVectorEnv([seat] * 2, autoreset_mode="SameStep")
+    assert_like(as_vec_env(vector), DummyVecEnv([seat] * 2), actions)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options"),
+    [
+        ("PPO", {"n_steps": 32, "batch_size": 64, "n_epochs": 2}),
+        ("DQN", {"learning_starts": 50, "buffer_size": 1000}),
+    ],
+)
+def test_a_follower_trains_on_many_copies_at_once(algorithm: str, options: dict[str, Any]) -> None:
+    from stable_baselines3.common.vec_env import VecMonitor
+
+    vector = VecMonitor(as_vec_env(follower_vector(16)))
+    model = learned(algorithm, vector, 512, **options)
+    assert model.num_timesteps >= 512
+    assert model.ep_info_buffer and {int(e["l"]) for e in model.ep_info_buffer} <= {*range(1, 13)}
+
+
+def test_a_monitor_on_top_counts_what_was_played() -> None:
+    from stable_baselines3.common.vec_env import VecMonitor
+
+    vector = VecMonitor(as_vec_env(follower_vector(40, slip=0.3)))
+    vector.seed(0)
+    vector.reset()
+    lengths, returns, episodes = np.zeros(40, int), np.zeros(40), 0
+    for actions in np.random.default_rng(1).integers(4, size=(50, 40)):
+        _, rewards, dones, infos = vector.step(actions)
+        lengths += 1
+        returns += rewards
+        for copy, info in enumerate(infos):
+            assert dones[copy] == ("episode" in info) == ("terminal_observation" in info)
+            if dones[copy]:
+                assert info["episode"]["l"] == lengths[copy] <= 12
+                # The monitor adds up in float32.
+                assert info["episode"]["r"] == pytest.approx(returns[copy], abs=1e-5)
+                assert lengths[copy] == 12 or not info["TimeLimit.truncated"]
+                lengths[copy], returns[copy], episodes = 0, 0.0, episodes + 1
+    assert episodes > 100
+
+
+def test_seeds_reach_the_copies_once() -> None:
+    vectors = [as_vec_env(follower_vector(8, slip=0.5)) for _ in range(2)]
+    actions = np.random.default_rng(2).integers(4, size=(30, 8))
+
+    def states(vector: Any, seed: int | None = None) -> list[Any]:
+        if seed is not None:
+            assert vector.seed(seed) == [*range(seed, seed + 8)]
+        return [vector.reset().tolist(), *(vector.step(action)[0].tolist() for action in actions)]
+
+    first = states(vectors[0], 5)
+    assert first == states(vectors[1], 5) == states(vectors[0], 5)
+    assert states(vectors[0]) != first != states(vectors[1], 6)
+
+
+def test_attributes_and_methods_are_those_of_the_vector() -> None:
+    from stable_baselines3.common.monitor import Monitor
+
+    vector = follower_vector(3)
+    adapted = as_vec_env(RecordEpisodeStatistics(vector))
+    adapted.reset()
+    assert adapted.get_attr("game", indices=[0, 2]) == [vector.game] * 2
+    assert adapted.has_attr("action_masks") and not adapted.has_attr("no_such_thing")
+    masks = adapted.env_method("action_masks", indices=1)
+    np.testing.assert_array_equal(masks, np.ones((1, 4), bool))
+    adapted.set_attr("label", "ours")
+    assert adapted.get_attr("label") == ["ours"] * 3
+    with pytest.raises(ValueError, match=r"`label`.*all copies together.*\[1\]"):
+        adapted.set_attr("label", "mine", indices=[1])
+    assert adapted.env_is_wrapped(Monitor) == [False] * 3
+    adapted.set_options({"upper_params": 0})
+    with pytest.raises(ValueError, match="unknown reset option 'upper_params'"):
+        adapted.reset()
+    adapted.set_options([{}, {}, {"reset_mask": 1}])
+    with pytest.raises(ValueError, match="same for all copies"):
+        adapted.reset()
+    adapted.close()
+    assert vector.closed
+
+
+def test_a_mode_that_does_not_suit_the_library_is_refused_with_the_remedy() -> None:
+    for mode in ("NextStep", "Disabled"):
+        with pytest.raises(ValueError, match=f'{mode}.*autoreset_mode="SameStep"'):
+            as_vec_env(follower_vector(2, autoreset_mode=mode))
+    with pytest.raises(TypeError, match="VectorEnv.*LowerLevel"):
+        as_vec_env(LowerLevel(array_game(), np.zeros(3)))  # type: ignore[arg-type]
+
+
+def test_without_the_library_the_import_names_the_extra() -> None:
+    script = """
+        import sys
+        sys.modules["stable_baselines3"] = None
+        import bilevel_gym
+        try:
+            import bilevel_gym.sb3
+        except ImportError as error:
+            assert 'pip install "bilevel_gym[sb3]"' in str(error), error
+        else:
+            raise AssertionError("it was imported")
+        """
+    loaded_modules(script)
 
 
 # What is not loaded -----------------------------------------------------------------------------

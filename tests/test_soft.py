@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+
 
 import numpy as np
 import pytest
 
-from bilevel_gym import linear
+
 from bilevel_gym.envs import BilevelGridWorld
-from bilevel_gym.linear import DENSE_LIMIT, DiscountedSystem
+from bilevel_gym.linear import SOLVERS
 from bilevel_gym.mdp import FloatArray, Kernel, TabularMDP
-from bilevel_gym.soft import policy_entropy, soft_backup, solve_soft_mdp
+from bilevel_gym.soft import default_tolerance, policy_entropy, soft_backup, solve_soft_mdp
 
 from .models import random_mdp, symmetric_mdp
 
@@ -81,29 +81,14 @@ def test_grids_are_solved_to_rounding_at_every_temperature_and_discount(
     size: int, temperature: float, gamma: float
 ) -> None:
     game = BilevelGridWorld(size=size, map_seed=1, gamma=gamma, temperature=temperature)
-    assert (game.upper_space.shape[0] <= DENSE_LIMIT) == (size == 8)  # both kinds of factors
     x = 0.1 * np.random.default_rng(0).uniform(-1, 1, game.upper_space.shape)
     solution = solve_soft_mdp(game.lower_mdp(x))
-    assert solution.converged and solution.residual <= 1e-10
+    assert solution.converged and solution.residual <= 1e-10 and solution.solver == "banded"
     q = solution.mdp.reward + gamma * solution.mdp.kernel.expect(solution.soft_value)
     value, policy = soft_backup(q, temperature)
     assert np.abs(value - solution.soft_value).max() == solution.residual
     np.testing.assert_array_equal(policy, solution.policy)
     np.testing.assert_allclose(solution.policy.sum(axis=1), 1.0, atol=1e-14)
-
-
-def test_dense_and_sparse_factors_give_the_same_solution(monkeypatch: pytest.MonkeyPatch) -> None:
-    mdp = random_mdp(5, num_states=40, temperature=1e-2)
-    dense = solve_soft_mdp(mdp)
-    monkeypatch.setattr("bilevel_gym.linear.DENSE_LIMIT", 1)
-    monkeypatch.setattr("bilevel_gym.linear.DENSE_FILL", 1.0)
-    sparse = solve_soft_mdp(mdp)
-    np.testing.assert_allclose(sparse.soft_value, dense.soft_value, rtol=1e-13)
-    rhs = np.random.default_rng(0).normal(size=40)
-    for transpose in (False, True):
-        solved, residual = sparse.system.solve(rhs, transpose=transpose)
-        np.testing.assert_allclose(solved, dense.system.solve(rhs, transpose=transpose)[0])
-        assert residual <= 1e-13
 
 
 def test_masked_actions_get_no_probability_and_do_not_enter_the_value() -> None:
@@ -125,7 +110,7 @@ def test_the_error_bound_holds_for_an_unconverged_solve() -> None:
         error = np.abs(rough.soft_value - exact.soft_value).max()
         assert error <= rough.value_error_bound + 1e-10
         assert rough.iterations == steps
-        assert rough.converged == (rough.residual <= 1e-10)
+        assert rough.converged == (rough.residual <= rough.tolerance)
     assert not solve_soft_mdp(mdp, max_iterations=1).converged
 
 
@@ -141,16 +126,41 @@ def test_a_warm_start_saves_the_newton_steps() -> None:
     assert residual <= 1e-13
 
 
-@pytest.mark.parametrize("tolerance", [1e-10, 1e-3])
-def test_a_warm_start_within_the_tolerance_is_solved_all_the_same(tolerance: float) -> None:
+def test_a_warm_start_within_the_default_tolerance_is_solved_all_the_same() -> None:
     mdp = random_mdp(7)
     old = solve_soft_mdp(mdp).soft_value
-    moved = TabularMDP(mdp.kernel, mdp.reward + 0.1 * tolerance, mdp.gamma, mdp.temperature)
-    warm = solve_soft_mdp(moved, initial_value=old, tolerance=tolerance)
-    cold = solve_soft_mdp(moved, tolerance=tolerance)
+    shift = 0.1 * default_tolerance(mdp)
+    moved = TabularMDP(mdp.kernel, mdp.reward + shift, mdp.gamma, mdp.temperature)
+    warm, cold = solve_soft_mdp(moved, initial_value=old), solve_soft_mdp(moved)
     # Both end at rounding, wherever they started.
     assert max(warm.residual, cold.residual) <= 1e-14
     np.testing.assert_allclose(warm.soft_value, cold.soft_value, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_tolerance_that_is_asked_for_is_where_the_solve_stops(solver: str) -> None:
+    mdp = random_mdp(7, gamma=0.99)
+    loose = solve_soft_mdp(mdp, tolerance=1e-2, solver=solver)
+    tight = solve_soft_mdp(mdp, solver=solver)
+    assert loose.converged and 1e-13 < loose.residual <= 1e-2
+    assert loose.iterations < tight.iterations
+    assert solve_soft_mdp(mdp, initial_value=loose.soft_value, tolerance=1e-2).iterations == 0
+
+
+def test_the_default_tolerance_scales_with_temperature_and_discount() -> None:
+    mild, sharp = (random_mdp(0, gamma=0.99, temperature=t) for t in (1e-1, 1e-3))
+    assert default_tolerance(mild) == pytest.approx(1e-8 * 1e-1 * 0.01)
+    assert default_tolerance(sharp) == pytest.approx(1e-8 * 1e-3 * 0.01)
+    # ... but not below what rounding leaves.
+    extreme = random_mdp(0, gamma=0.9999, temperature=1e-6)
+    largest = np.abs(extreme.reward).max() / 1e-4
+    assert default_tolerance(extreme) == pytest.approx(8 * 2.0**-52 * largest, rel=1e-3)
+    # At the default tolerance the bound on the policy is what is promised.
+    for mdp in (mild, sharp):
+        krylov = solve_soft_mdp(mdp, solver="krylov")
+        assert krylov.converged and krylov.policy_error_bound <= 2.1e-8
+        exact = solve_soft_mdp(mdp).policy
+        assert (np.abs(krylov.policy - exact) <= 2.1e-8 * exact).all()
 
 
 def test_values_that_overflow_are_refused_not_iterated() -> None:
@@ -162,41 +172,11 @@ def test_values_that_overflow_are_refused_not_iterated() -> None:
         solve_soft_mdp(mdp).system.solve(np.array([np.nan] + [0.0] * 7))
 
 
-def test_a_kernel_without_zeros_uses_dense_factors_at_any_size(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("bilevel_gym.linear.DENSE_LIMIT", 1)
-    assert isinstance(solve_soft_mdp(random_mdp(0)).system.matrix, np.ndarray)
-    grid = BilevelGridWorld()
-    solution = solve_soft_mdp(grid.lower_mdp(grid.initial_upper_params))
-    assert not isinstance(solution.system.matrix, np.ndarray)
-
-
-def test_a_poor_factorisation_is_replaced_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    mdp = random_mdp(8, gamma=0.99, termination=0.0)
-    policy = solve_soft_mdp(mdp).policy
-    # Factors of another discount are no approximation at all: refinement with them diverges.
-    poor = linear.factorise(mdp.kernel, policy, 0.5)
-    made = []
-    factorise = linear._factorise
-
-    def counted(matrix: Any) -> Any:
-        made.append(matrix)
-        return factorise(matrix)
-
-    monkeypatch.setattr(linear, "_factorise", counted)
-    system = DiscountedSystem(mdp.kernel, policy, mdp.gamma, poor)
-    solved, residual = system.solve(np.ones(8))
-    assert len(made) == 1
-    assert residual <= 1e-12
-    np.testing.assert_allclose(solved, np.linalg.solve(system.matrix, np.ones(8)), rtol=1e-12)
-
-
 def test_rewards_too_large_for_the_tolerance_are_solved_to_their_rounding() -> None:
     small = random_mdp(9, temperature=0.1)
     large = TabularMDP(small.kernel, 1e9 * small.reward, small.gamma, 1e9 * small.temperature)
     solution = solve_soft_mdp(large)
-    assert solution.converged and 1e-10 < solution.residual <= 1e-14 * 1e10
+    assert solution.converged and solution.residual <= 1e-14 * 1e10
     assert solution.iterations <= 10
     np.testing.assert_allclose(
         solution.soft_value, 1e9 * solve_soft_mdp(small).soft_value, rtol=1e-13
@@ -212,6 +192,7 @@ def test_entropy_spans_zero_to_log_actions() -> None:
     ("options", "message"),
     [
         ({"tolerance": 0.0}, "`tolerance` must be positive and finite, got 0.0"),
+        ({"solver": "dens"}, "unknown solver .dens.; accepted: .*Did you mean .dense."),
         ({"max_iterations": -1}, "`max_iterations` must be an integer of at least 0, got -1"),
         ({"initial_value": np.zeros(3)}, r"\(8,\), got shape \(3,\)"),
         ({"initial_value": np.full(8, np.nan)}, "0 finite entries"),

@@ -25,6 +25,8 @@ from stable_baselines3.common.monitor import Monitor
 
 from bilevel_gym import HyperGradient, LowerLevel, RescaleUpper, TabularBilevelEnv
 from bilevel_gym.envs import ArrayBilevelEnv
+from bilevel_gym.mdp import Kernel
+from bilevel_gym.objectives import DiscountedReturn
 
 from .helpers import (
     Env,
@@ -32,6 +34,7 @@ from .helpers import (
     answer_of,
     array_game,
     assert_identical,
+    continue_rollout,
     force_state,
     game_of,
     interior_point,
@@ -198,6 +201,120 @@ def test_the_followers_x_can_be_read_but_not_written() -> None:
         for given in (seat.upper_params, game_of(seat).initial_upper_params):
             with pytest.raises(ValueError, match="read-only"):
                 given[0] = 0.5
+
+
+STACKS: dict[str, Callable[[], Env]] = {
+    "as registered": make,
+    "another limit": lambda: make(max_episode_steps=7, slip=0.3),
+    "a limit of one": lambda: make(max_episode_steps=1),
+    "unchecked": lambda: make(disable_env_checker=True, max_episode_steps=5),
+    "no wrappers": lambda: array_game(),
+    "masked": lambda: TimeLimit(masked_game(), 6),
+    "two limits": lambda: TimeLimit(TimeLimit(array_game(), 4), 9),
+    "two limits, the smaller above": lambda: TimeLimit(TimeLimit(array_game(), 9), 4),
+}
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_the_follower_steps_as_through_all_the_wrappers_below(name: str) -> None:
+    x = interior_point(STACKS[name]())
+    env, walked = LowerLevel(STACKS[name](), x), LowerLevel(STACKS[name](), x)
+    rng = np.random.default_rng(0)
+    flags = set()
+    for seed in range(5):
+        assert_identical(env.reset(seed=seed), walked.reset(seed=seed))
+        for _ in range(60):
+            action = int(rng.integers(env.action_space.n))  # type: ignore[attr-defined]
+            record = env.step(action)
+            assert_identical(
+                record, walked.env.step({"upper": walked.upper_params, "lower": action})
+            )
+            np.testing.assert_array_equal(env.action_masks(), walked.action_masks())
+            flags.add(record[2:4])
+            # An episode that is only out of time may go on, and is so at every further step.
+            if record[2] or (record[3] and rng.random() < 0.5):
+                assert_identical(env.reset(), walked.reset())
+    assert (False, True) in flags or name in ("as registered", "no wrappers")
+
+
+def test_the_followers_random_numbers_are_those_of_single_draws() -> None:
+    stay = np.zeros((3, 2, 3))
+    stay[:, :, :] = [0.5, 0.3, 0.2]
+    env = LowerLevel(array_game(transition=stay), np.zeros(3))
+    env.reset(seed=0)
+    single = copy.deepcopy(env.unwrapped.np_random)
+    for _ in range(2500):  # more than two blocks
+        uniform = single.random()
+        assert env.step(0)[0] == int(uniform >= 0.5) + int(uniform >= 0.5 + 0.3)
+
+
+@pytest.mark.parametrize("copier", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_a_copy_of_the_follower_goes_on_with_the_numbers_drawn_ahead(
+    copier: Callable[[Env], Env],
+) -> None:
+    env = LowerLevel(make(slip=0.5), interior_point(make()))
+    actions = sampled_actions(env, 1500)
+    rollout(env, actions[:10], seed=0)
+    twin = copier(env)
+    assert_identical(continue_rollout(twin, actions), continue_rollout(env, actions))
+    state = env.unwrapped.np_random.bit_generator.state
+    assert twin.unwrapped.np_random.bit_generator.state == state
+
+
+def test_numbers_drawn_ahead_are_left_with_their_generator() -> None:
+    x = interior_point(make())
+    env, fresh = LowerLevel(make(slip=0.5), x), LowerLevel(make(slip=0.5), x)
+    actions = sampled_actions(env, 40)
+    expected = rollout(fresh, actions, seed=1)
+    rollout(env, actions[:10], seed=0)
+    assert_identical(rollout(env, actions, seed=1), expected)
+    # The same through `np_random`, on the seat and on the game.
+    for holder in (env, env.unwrapped):
+        rollout(env, actions[:10], seed=0)
+        holder.np_random = np.random.Generator(np.random.PCG64(np.random.SeedSequence(1)))
+        assert_identical(rollout(env, actions), expected)
+
+
+class Coin(TabularBilevelEnv):
+    """A coin whose side x chooses: the kernel is what x moves."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            kernel=Kernel.from_dense([[[0.5, 0.5]], [[0.5, 0.5]]]),
+            initial_distribution=[1.0, 0.0],
+            objective=DiscountedReturn(),
+            upper_space=gym.spaces.Box(0.0, 1.0, (1,), np.float32),
+            initial_upper_params=[0.5],
+            gamma=0.9,
+            temperature=0.1,
+        )
+
+    def kernel(self, upper_params: FloatArray) -> Kernel:
+        return Kernel.from_dense([[[1.0 - upper_params[0], upper_params[0]]]] * 2)
+
+    def reward(self, upper_params: FloatArray) -> FloatArray:
+        return np.zeros((2, 1))
+
+    def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        return np.zeros(1)
+
+    def upper_reward(self, upper_params: FloatArray) -> FloatArray:
+        return np.full((2, 1), upper_params[0])
+
+
+def test_two_followers_of_one_game_each_move_under_their_own_x() -> None:
+    game = Coin()
+    tails, heads = LowerLevel(game, [0.0]), LowerLevel(game, [1.0])
+    heads.reset(seed=0)
+    for seat, side in [(tails, 0), (heads, 1), (heads, 1), (tails, 0), (tails, 0), (heads, 1)]:
+        state, *_, info = seat.step(0)
+        assert (state, info["upper_reward"]) == (side, float(side))
+    game.reset(seed=0)  # puts the initial x in force
+    assert [heads.step(0)[0] for _ in range(20)] == [1] * 20
+    # A refused move of one seat leaves the x of the other in force.
+    with pytest.raises(ValueError, match="0..0"):
+        tails.step(1)
+    np.testing.assert_array_equal(game._upper_params, [1.0])
 
 
 def test_two_followers_of_one_game_are_each_paid_under_their_own_x() -> None:

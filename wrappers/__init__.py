@@ -2,6 +2,7 @@
 
 from .hyper_gradient import HyperGradient
 from .lower_level import LowerLevel
+from .lower_level_vector import LowerLevelVectorEnv
 from .rescale_upper import RescaleUpper
 
-__all__ = ["HyperGradient", "LowerLevel", "RescaleUpper"]
+__all__ = ["HyperGradient", "LowerLevel", "LowerLevelVectorEnv", "RescaleUpper"]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.utils import RecordConstructorArgs
+from gymnasium.wrappers import TimeLimit
 from numpy.typing import ArrayLike, NDArray
 
 from ..envs.base import BilevelEnv
 from .seats import Seat, take_seat
 
-__all__ = ["LowerLevel"]
+__all__ = ["LowerLevel", "time_limit"]
 
 
 class LowerLevel(Seat, RecordConstructorArgs):
@@ -47,6 +49,8 @@ class LowerLevel(Seat, RecordConstructorArgs):
         RecordConstructorArgs.__init__(self, upper_params=committed.tolist())
         gym.Wrapper.__init__(self, inner)
         self.upper_params = committed
+        self._game = game
+        self._time_limit = time_limit(inner)
         self.action_space = game.lower_space
         self.observation_space = game.observation_space
         game.draws_itself = True
@@ -74,9 +78,17 @@ class LowerLevel(Seat, RecordConstructorArgs):
             action: The follower's action.
 
         Raises:
+            ResetNeeded: If no episode is under way.
             ValueError: If the action is not in the space; nothing changes.
         """
-        return self.env.step({"upper": self.upper_params, "lower": action})
+        # Straight to the game, past what `gymnasium.make` put between: the game refuses what it
+        # must by itself, and the time limit is applied here.
+        game = self._game
+        result = game.advance(self.upper_params, action)
+        if game.elapsed_steps < self._time_limit:
+            return result
+        observation, reward, terminated, _, info = result
+        return observation, reward, terminated, True, info
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which actions exist in the present state, bool `[A]`.
@@ -86,3 +98,13 @@ class LowerLevel(Seat, RecordConstructorArgs):
         """
         masks: NDArray[np.bool_] = self.env.get_wrapper_attr("action_masks")()
         return masks
+
+
+def time_limit(env: gym.Env[Any, Any]) -> float:
+    """Return the smallest number of steps that a `TimeLimit` in a stack allows, inf without one."""
+    limit = math.inf
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, TimeLimit):
+            limit = min(limit, env._max_episode_steps)
+        env = env.env
+    return limit

@@ -7,9 +7,17 @@ from importlib import import_module
 from typing import Any
 
 from ..checks import unknown_name
-from .base import Method, Response, SupportsEvaluate, TabularResponse
+from .base import Method, Response, Sensitivities, SupportsEvaluate, TabularResponse
 
-__all__ = ["METHODS", "Method", "Response", "SupportsEvaluate", "TabularResponse", "make_method"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "Response",
+    "Sensitivities",
+    "SupportsEvaluate",
+    "TabularResponse",
+    "make_method",
+]
 
 # Adding a method is one module and one row.
 METHODS = {

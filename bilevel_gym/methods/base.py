@@ -9,7 +9,7 @@ import numpy as np
 
 from ..mdp import FloatArray
 
-__all__ = ["Method", "Response", "SupportsEvaluate", "TabularResponse"]
+__all__ = ["Method", "Response", "Sensitivities", "SupportsEvaluate", "TabularResponse"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -55,7 +55,13 @@ class TabularResponse(Response):
         policy: The follower's policy `[S, A]`.
         soft_value: Its soft value `[S]`.
         occupancy: Discounted state occupancy times (1 - gamma), `[S]`, sums to at most one.
-        adjoint_residual: Sup norm of the residual of the adjoint system, None where none is solved.
+        solver: How the linear systems were solved, a key of `bilevel_gym.linear.SOLVERS`.
+        value_error_bound: Bound on the sup norm of the error of `soft_value`.
+        adjoint_residual: Sum norm of the residual of the adjoint system, None where none is solved.
+        gradient_error_bound: Bound on the sum norm of the error of dF/dr through the follower's
+            answer; see `bilevel_gym.adjoint.ResponseGradient`.
+        linear_solutions: Solutions of the linear systems behind objective and gradient, `[S]`
+            each, in order: where iterative solves at a nearby x start.
     """
 
     hyper_gradient: FloatArray
@@ -67,7 +73,11 @@ class TabularResponse(Response):
     policy: FloatArray
     soft_value: FloatArray
     occupancy: FloatArray
+    solver: str
+    value_error_bound: float
     adjoint_residual: float | None = None
+    gradient_error_bound: float = 0.0
+    linear_solutions: tuple[FloatArray, ...] = ()
 
     @property
     def response_share(self) -> float:
@@ -75,6 +85,21 @@ class TabularResponse(Response):
         norm = float(np.linalg.norm(self.hyper_gradient))
         response = float(np.linalg.norm(self.hyper_gradient - self.direct_gradient))
         return response / norm if norm > 0.0 else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Sensitivities:
+    """Derivatives of F at an x, with respect to what is fixed in a game.
+
+    Attributes:
+        temperature: dF / d temperature.
+        gamma: dF / d gamma, the follower's discount (and the leader's, where it follows).
+        initial_distribution: dF / d rho, rho being the distribution of the first state, `[S]`.
+    """
+
+    temperature: float
+    gamma: float
+    initial_distribution: FloatArray
 
 
 class SupportsEvaluate(Protocol):
@@ -85,7 +110,8 @@ class SupportsEvaluate(Protocol):
         upper_params: Any,
         *,
         warm_start: Any = None,
-        tolerance: float = ...,
+        solver: str = ...,
+        tolerance: float | None = ...,
         max_iterations: int = ...,
     ) -> Response:
         """Return the exact response to x, the solve started from an earlier response if given."""

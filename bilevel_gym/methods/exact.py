@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..checks import check_at_least, check_positive
+from ..linear import check_solver
 from ..mdp import FloatArray
 from .base import Response, SupportsEvaluate
 
@@ -23,13 +24,21 @@ class Exact:
     exact: ClassVar[bool] = True
 
     def __init__(
-        self, game: SupportsEvaluate, *, tolerance: float = 1e-10, max_iterations: int = 200
+        self,
+        game: SupportsEvaluate,
+        *,
+        solver: str = "auto",
+        tolerance: float | None = None,
+        max_iterations: int = 200,
     ) -> None:
         """Bind the method to a game.
 
         Args:
             game: A game that can evaluate itself.
-            tolerance: Sup norm of the follower's Bellman residual to reach.
+            solver: How linear systems are solved, a key of `bilevel_gym.linear.SOLVERS`; "auto"
+                chooses by the size and the shape of the kernel.
+            tolerance: Sup norm of the follower's Bellman residual to reach; None takes what an
+                accurate gradient needs (`bilevel_gym.soft.default_tolerance`).
             max_iterations: Newton steps allowed for one answer.
 
         Raises:
@@ -41,9 +50,12 @@ class Exact:
                 f"this method needs a game with an exact response, got {type(game).__name__} "
                 "without `evaluate`"
             )
-        check_positive("tolerance", tolerance)
+        check_solver(solver)
+        if tolerance is not None:
+            check_positive("tolerance", tolerance)
         check_at_least("max_iterations", max_iterations, 1)
         self._game = game
+        self._solver = solver
         self._tolerance = tolerance
         self._max_iterations = max_iterations
         self._last: Response | None = None
@@ -57,6 +69,7 @@ class Exact:
         self._last = self._game.evaluate(
             upper_params,
             warm_start=self._last,
+            solver=self._solver,
             tolerance=self._tolerance,
             max_iterations=self._max_iterations,
         )

@@ -1,0 +1,45 @@
+"""One thread by default: what the linear algebra of this package takes from the machine.
+
+The systems solved here are small or sparse, and a second thread costs more than it brings; where
+another process occupies a core it costs a multiple. BLAS libraries take every core unless told
+otherwise, so the numeric functions tell them, for as long as they run, and leave the setting of the
+rest of the program as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any, ParamSpec, TypeVar
+
+__all__ = ["single_threaded"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def single_threaded(function: Callable[P, R]) -> Callable[P, R]:
+    """Run a function with the BLAS of NumPy and SciPy on one thread."""
+
+    @wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        before = [(library, library.get_num_threads()) for library in _libraries()]
+        raised = [(library, threads) for library, threads in before if threads != 1]
+        for library, _ in raised:
+            library.set_num_threads(1)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            for library, threads in raised:
+                library.set_num_threads(threads)
+
+    return wrapper
+
+
+@cache
+def _libraries() -> tuple[Any, ...]:
+    """Return the BLAS libraries that NumPy and SciPy have loaded."""
+    import scipy.linalg  # noqa: F401  (loads the one of SciPy)
+    from threadpoolctl import ThreadpoolController
+
+    return tuple(ThreadpoolController().select(user_api="blas").lib_controllers)

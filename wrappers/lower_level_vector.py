@@ -1,0 +1,271 @@
+"""Thousands of copies of the follower's seat, stepped together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.error import ResetNeeded
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import ArrayLike, NDArray
+
+from ..checks import check_at_least, unknown_name
+from ..envs.tabular import TabularBilevelEnv
+from ..mdp import FloatArray
+from .lower_level import LowerLevel, time_limit
+
+__all__ = ["LowerLevelVectorEnv"]
+
+
+class LowerLevelVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
+    """Copies of a tabular game's follower's seat, all under one x, as arrays.
+
+    What `SyncVectorEnv` makes of as many `LowerLevel(gym.make(id), x)`, a hundred times faster:
+    observations int64 `[N]`, rewards float64 `[N]`, and infos with `upper_reward` `[N]` and, where
+    actions vary, `action_mask` int8 `[N, A]`. Next to each stands its mask, `_upper_reward` for
+    one: which copies report it; where none does (all have just started again), the key is absent.
+
+    All copies share one generator, and `reset(seed=...)` determines everything that follows: a
+    reset draws one uniform number for each copy that it starts, a step one for each copy, and an
+    ended copy's first state takes that number (next-step mode) or another one drawn after those
+    of the step (same-step mode); copies are always in order.
+
+    Attributes:
+        game: The game.
+        upper_params: The leader's x, held fixed, read-only.
+
+    Example:
+        >>> import bilevel_gym, numpy as np
+        >>> envs = bilevel_gym.LowerLevelVectorEnv("BilevelGridWorld-v0", 4096, np.zeros(52))
+        >>> states, infos = envs.reset(seed=0)
+        >>> states, rewards, terminations, truncations, infos = envs.step(np.ones(4096, int))
+        >>> states.shape, rewards.shape, infos["upper_reward"].shape
+        ((4096,), (4096,), (4096,))
+    """
+
+    def __init__(
+        self,
+        id: str,
+        num_envs: int,
+        upper_params: ArrayLike,
+        *,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        **kwargs: Any,
+    ) -> None:
+        """Make the copies.
+
+        Args:
+            id: Gymnasium id of a tabular game.
+            num_envs: Number of copies N, at least 1.
+            upper_params: The leader's x, held fixed, shape of the game's `upper_space`.
+            autoreset_mode: When ended copies start again: "NextStep" as Gymnasium's own vector
+                environments, "SameStep" with the last observation in `infos["final_obs"]` and the
+                last info in `infos["final_info"]`, or "Disabled", where
+                `reset(options={"reset_mask": ended})` does it.
+            **kwargs: Arguments of `gymnasium.make`, such as `max_episode_steps` and those of the
+                game.
+
+        Raises:
+            gymnasium.error.Error: If the id is not registered.
+            TypeError: If the game is not a tabular one.
+            ValueError: If x, the number of copies or the mode is out of range, or a render mode is
+                asked for.
+        """
+        check_at_least("num_envs", num_envs, 1)
+        mode = _checked_mode(autoreset_mode)
+        if kwargs.get("render_mode") is not None:
+            raise ValueError(
+                "`LowerLevelVectorEnv` has no picture, got "
+                f"render_mode={kwargs['render_mode']!r}; look at a LowerLevel(gym.make(id), x)"
+            )
+        seat = LowerLevel(gym.make(id, **kwargs), upper_params)
+        game = seat.unwrapped
+        if not isinstance(game, TabularBilevelEnv):
+            raise TypeError(
+                f"`LowerLevelVectorEnv` needs a tabular game, got {type(game).__name__}; "
+                "gymnasium.vector.SyncVectorEnv takes the follower's seat of any game"
+            )
+        self.game = game
+        self.upper_params = seat.upper_params
+        self.num_envs = int(num_envs)
+        self.metadata = {"render_modes": [], "autoreset_mode": mode}
+        self.single_observation_space = seat.observation_space
+        self.single_action_space = seat.action_space
+        self.observation_space = batch_space(seat.observation_space, self.num_envs)
+        self.action_space = batch_space(seat.action_space, self.num_envs)
+        self._mode = mode
+        self._time_limit = time_limit(seat)
+        self._transitions = game.transition_arrays(seat.upper_params)
+        assert isinstance(seat.action_space, spaces.Discrete)
+        self._num_actions = int(seat.action_space.n)
+        mask = game.action_mask
+        self._action_mask = None if mask is None else mask.astype(np.int8)
+        self._started = False
+        self._states = np.zeros(self.num_envs, dtype=np.int64)
+        self._elapsed = np.zeros(self.num_envs, dtype=np.int64)
+        self._over = np.zeros(self.num_envs, dtype=bool)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.int64], dict[str, Any]]:
+        """Start an episode of every copy, or of some.
+
+        Args:
+            seed: Seed of everything random that follows, in all copies.
+            options: `{"reset_mask": mask}`, bool `[N]`, starts the marked copies only.
+
+        Returns:
+            The states of all copies `[N]`, and `action_mask` where actions vary.
+
+        Raises:
+            gymnasium.error.Error: If the seed is not a non-negative integer.
+            ResetNeeded: If a mask is given before the first reset of all copies.
+            TypeError: If the mask is not an array of bool.
+            ValueError: If an option is unknown, or the mask has another shape or marks none.
+        """
+        mask = self._checked_reset_mask(options or {})
+        super().reset(seed=seed)
+        copies = np.flatnonzero(mask)
+        self._begin(copies, self.np_random.random(copies.size))
+        self._started = True
+        return self._states.copy(), self._state_infos(mask)
+
+    def step(
+        self, actions: ArrayLike
+    ) -> tuple[NDArray[np.int64], FloatArray, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """Make one transition of each copy.
+
+        Args:
+            actions: Integers in 0..A-1, `[N]`; those of copies that only start again are ignored.
+
+        Returns:
+            States, rewards, terminations, truncations, `[N]` each, and infos.
+
+        Raises:
+            ResetNeeded: Before the first reset, and in "Disabled" mode where a copy has ended.
+            ValueError: If the actions are no integers, out of range or of another shape; nothing
+                changes.
+        """
+        moves = self._checked_actions(actions)
+        self._check_under_way()
+        uniforms = self.np_random.random(self.num_envs)
+        states, terminations, rewards, upper_rewards = self._transitions.sample(
+            self._states, moves, uniforms
+        )
+        stepped = ~self._over
+        self._states = states
+        self._elapsed = self._elapsed + 1
+        if self._over.any():  # next-step mode: these start again instead
+            begun = np.flatnonzero(self._over)
+            self._begin(begun, uniforms[begun])
+            terminations[begun] = False
+            rewards[begun] = upper_rewards[begun] = 0.0
+        truncations = self._elapsed >= self._time_limit
+        over = terminations | truncations
+        infos: dict[str, Any] = {}
+        if self._mode is AutoresetMode.SAME_STEP and over.any():
+            ended = np.flatnonzero(over)
+            infos = self._final_infos(over, ended, upper_rewards)
+            stepped = ~over
+            upper_rewards = np.where(over, 0.0, upper_rewards)
+            self._begin(ended, self.np_random.random(ended.size))
+        else:
+            self._over = over
+        infos.update(self._state_infos(np.ones(self.num_envs, dtype=bool)))
+        infos.update(_reported("upper_reward", upper_rewards, stepped))
+        return self._states.copy(), rewards, terminations, truncations, infos
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return which actions exist in the states of the copies, bool `[N, A]`."""
+        if self._action_mask is None or not self._started:
+            return np.ones((self.num_envs, self._num_actions), dtype=bool)
+        return self._action_mask[self._states].astype(bool)
+
+    def _begin(self, copies: NDArray[np.int64], uniforms: FloatArray) -> None:
+        """Start an episode of some copies, in the first states that uniform numbers select."""
+        self._states[copies] = self.game.first_states(uniforms)
+        self._elapsed[copies] = 0
+        self._over[copies] = False
+
+    def _state_infos(self, mask: NDArray[np.bool_]) -> dict[str, Any]:
+        """Return what the marked copies tell of their states."""
+        if self._action_mask is None:
+            return {}
+        return _reported("action_mask", self._action_mask[self._states], mask)
+
+    def _final_infos(
+        self, over: NDArray[np.bool_], ended: NDArray[np.int64], upper_rewards: FloatArray
+    ) -> dict[str, Any]:
+        """Return the last observations and infos of ended copies, as Gymnasium arranges them."""
+        final_obs = np.full(self.num_envs, None, dtype=object)
+        final_obs[ended] = self._states[ended]
+        final_info = self._state_infos(over)
+        final_info.update(_reported("upper_reward", upper_rewards, over))
+        return {
+            "final_obs": final_obs,
+            "_final_obs": over.copy(),
+            "final_info": final_info,
+            "_final_info": over.copy(),
+        }
+
+    def _check_under_way(self) -> None:
+        if not self._started:
+            raise ResetNeeded("`step` needs episodes under way; call `reset` first")
+        if self._mode is AutoresetMode.DISABLED and self._over.any():
+            raise ResetNeeded(
+                "`step` needs episodes under way, got ended ones in the copies "
+                f"{np.flatnonzero(self._over).tolist()}; start these again with "
+                '`reset(options={"reset_mask": terminations | truncations})`'
+            )
+
+    def _checked_actions(self, actions: ArrayLike) -> NDArray[np.int64]:
+        accepted = f"integers in 0..{self._num_actions - 1} of shape ({self.num_envs},)"
+        try:
+            given = np.asarray(actions)
+        except ValueError:
+            raise ValueError(
+                f"`actions` must be {accepted}, got rows of different lengths"
+            ) from None
+        if given.dtype.kind not in "iu" or given.shape != (self.num_envs,):
+            raise ValueError(
+                f"`actions` must be {accepted}, got dtype {given.dtype} and shape {given.shape}"
+            )
+        if given.min() < 0 or given.max() >= self._num_actions:
+            copy = int(np.argmax((given < 0) | (given >= self._num_actions)))
+            raise ValueError(f"`actions` must be {accepted}, got {given[copy]} for copy {copy}")
+        return given.astype(np.int64, copy=False)
+
+    def _checked_reset_mask(self, options: dict[str, Any]) -> NDArray[np.bool_]:
+        for option in options:
+            if option != "reset_mask":
+                raise ValueError(unknown_name("reset option", option, ["reset_mask"]))
+        mask = options.get("reset_mask", np.ones(self.num_envs, dtype=bool))
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+            raise TypeError(f"`reset_mask` must be a NumPy array of bool, got {mask!r}")
+        if mask.shape != (self.num_envs,):
+            raise ValueError(f"`reset_mask` must have shape ({self.num_envs},), got {mask.shape}")
+        if not mask.any():
+            raise ValueError("`reset_mask` must mark at least one copy, got none")
+        if not self._started and not mask.all():
+            raise ResetNeeded("`reset_mask` needs a first `reset` of all copies")
+        return mask
+
+
+def _reported(key: str, values: NDArray[Any], mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return an entry of infos with its mask: zeros, or no entry, where nothing is reported."""
+    if not mask.any():
+        return {}
+    if not mask.all():
+        values = np.where(mask.reshape(-1, *(1,) * (values.ndim - 1)), values, 0)
+    return {key: values, f"_{key}": mask.copy()}
+
+
+def _checked_mode(mode: str | AutoresetMode) -> AutoresetMode:
+    try:
+        return AutoresetMode(mode)
+    except ValueError:
+        known = [known.value for known in AutoresetMode]
+        raise ValueError(unknown_name("autoreset_mode", mode, known)) from None
