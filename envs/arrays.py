@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..checks import check_discount, check_not_negative
+from ..jacobians import RewardJacobian
 from ..mdp import FloatArray, Kernel
 from ..objectives import DiscountedReturn, Objective, QuadraticCost, Sum
 from .base import upper_box
@@ -61,7 +63,7 @@ class ArrayBilevelEnv(TabularBilevelEnv):
         initial_distribution: ArrayLike,
         gamma: float = 0.95,
         temperature: float = 0.1,
-        features: ArrayLike | None = None,
+        features: Any = None,
         upper_low: float = -1.0,
         upper_high: float = 1.0,
         initial_upper_params: ArrayLike | None = None,
@@ -79,7 +81,8 @@ class ArrayBilevelEnv(TabularBilevelEnv):
             initial_distribution: Distribution of the first state `[S]`.
             gamma: The follower's discount, in [0, 1).
             temperature: The weight of its policy's entropy, positive.
-            features: d reward / dx, `[S, A, D]`; None shapes each state.
+            features: d reward / dx, `[S, A, D]`; or a SciPy sparse matrix or `LinearOperator`
+                `[A*S, D]` whose row `a * S + s` belongs to (s, a); None shapes each state.
             upper_low: Lower bound of every entry of x.
             upper_high: Upper bound of every entry of x.
             initial_upper_params: x at the start `[D]`; None takes the point of the box nearest 0.
@@ -98,16 +101,8 @@ class ArrayBilevelEnv(TabularBilevelEnv):
             raise ValueError(
                 f"`upper_low` must be below `upper_high`, got {upper_low} and {upper_high}"
             )
-        self._features: FloatArray | None = None
-        size = shape[0]
-        if features is not None:
-            given = np.array(features, dtype=np.float64)
-            if given.ndim != 3 or given.shape[:2] != shape:
-                raise ValueError(
-                    f"`features` must have shape [S, A, D] = {shape} + (D,), got {given.shape}"
-                )
-            _check_finite("features", given)
-            self._features, size = given, given.shape[2]
+        self._jacobian = None if features is None else RewardJacobian(features, *shape)
+        size = shape[0] if self._jacobian is None else self._jacobian.num_params
         if upper_gamma is not None:
             check_discount("upper_gamma", upper_gamma)
         check_not_negative("upper_cost", upper_cost)
@@ -127,15 +122,15 @@ class ArrayBilevelEnv(TabularBilevelEnv):
 
     def reward(self, upper_params: FloatArray) -> FloatArray:
         """Return the follower's reward r_x `[S, A]`."""
-        if self._features is None:
+        if self._jacobian is None:
             return self._reward + upper_params[:, None]
-        return self._reward + self._features @ upper_params
+        return self._reward + self._jacobian.product(upper_params)
 
     def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return sum_sa cotangent(s, a) dr_x(s, a)/dx `[D]`."""
-        if self._features is None:
+        if self._jacobian is None:
             return cotangent.sum(axis=1)
-        return np.tensordot(cotangent, self._features, axes=2)
+        return self._jacobian.vjp(cotangent)
 
     def upper_reward(self, upper_params: FloatArray) -> FloatArray:
         """Return the leader's reward `[S, A]`."""

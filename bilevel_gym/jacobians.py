@@ -1,0 +1,68 @@
+"""The derivative of a reward with respect to x, in whichever form a task has it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .mdp import FloatArray, action_major
+
+__all__ = ["RewardJacobian"]
+
+
+class RewardJacobian:
+    """J = d r / d x of a reward that is linear in x, as dense array, sparse matrix or operator.
+
+    Attributes:
+        num_params: D.
+    """
+
+    def __init__(self, jacobian: Any, num_states: int, num_actions: int) -> None:
+        """Wrap a Jacobian.
+
+        Args:
+            jacobian: One of
+                * an array `[S, A, D]`;
+                * a SciPy sparse matrix `[A*S, D]` whose row `a * S + s` belongs to (s, a), as the
+                  rows of `Kernel.matrix` do;
+                * a `scipy.sparse.linalg.LinearOperator` of that shape with `matvec` and `rmatvec`,
+                  for a Jacobian that is never stored.
+            num_states: S.
+            num_actions: A.
+
+        Raises:
+            ValueError: If the shape is another one, or a stored entry is not finite.
+        """
+        self._shape = (num_actions, num_states)
+        rows = num_actions * num_states
+        if hasattr(jacobian, "rmatvec") or hasattr(jacobian, "tocsr"):
+            if len(jacobian.shape) != 2 or jacobian.shape[0] != rows:
+                raise ValueError(
+                    f"a sparse or matrix-free `features` must have shape [A*S, D] = ({rows}, D), "
+                    f"got {jacobian.shape}"
+                )
+            self._matrix = jacobian.tocsr() if hasattr(jacobian, "tocsr") else jacobian
+            stored = getattr(self._matrix, "data", np.zeros(0))
+        else:
+            stored = np.array(jacobian, dtype=np.float64)
+            if stored.ndim != 3 or stored.shape[:2] != (num_states, num_actions):
+                raise ValueError(
+                    f"`features` must have shape [S, A, D] = {(num_states, num_actions)} + (D,), "
+                    f"got {stored.shape}"
+                )
+            self._matrix = np.ascontiguousarray(stored.transpose(1, 0, 2).reshape(rows, -1))
+        if not np.isfinite(stored).all():
+            raise ValueError(f"`features` must be finite, got {stored[~np.isfinite(stored)][0]}")
+        self._transposed = self._matrix.T
+        self.num_params = int(self._matrix.shape[1])
+
+    def product(self, x: FloatArray) -> FloatArray:
+        """Return J x `[S, A]` for x `[D]`."""
+        values: FloatArray = self._matrix @ x
+        return values.reshape(self._shape).T
+
+    def vjp(self, cotangent: FloatArray) -> FloatArray:
+        """Return sum_sa cotangent(s, a) d r(s, a) / d x `[D]` for a cotangent `[S, A]`."""
+        gradient: FloatArray = self._transposed @ action_major(cotangent).ravel()
+        return gradient

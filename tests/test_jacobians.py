@@ -1,0 +1,152 @@
+"""A reward's Jacobian in its three forms, and what they give through the leader's seat."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.linalg import LinearOperator, aslinearoperator
+
+from bilevel_gym import HyperGradient, TabularBilevelEnv
+from bilevel_gym.jacobians import RewardJacobian
+from bilevel_gym.testing import check_hyper_gradient
+
+from .models import central_difference
+
+STATES, ACTIONS, PARAMS = 12, 3, 5
+
+
+def dense_jacobian() -> np.ndarray[Any, np.dtype[np.float64]]:
+    rng = np.random.default_rng(0)
+    full = rng.normal(size=(STATES, ACTIONS, PARAMS))
+    return np.where(rng.random(full.shape) < 0.4, full, 0.0)
+
+
+def action_major_rows() -> np.ndarray[Any, np.dtype[np.float64]]:
+    return dense_jacobian().transpose(1, 0, 2).reshape(ACTIONS * STATES, PARAMS)
+
+
+FORMS = {
+    "dense": dense_jacobian(),
+    "csr": csr_array(action_major_rows()),
+    "coo": coo_array(action_major_rows()),
+    "operator": aslinearoperator(action_major_rows()),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_the_same_linear_map(form: str) -> None:
+    jacobian = RewardJacobian(FORMS[form], STATES, ACTIONS)
+    rng = np.random.default_rng(1)
+    x, cotangent = rng.normal(size=PARAMS), rng.normal(size=(STATES, ACTIONS))
+    assert jacobian.num_params == PARAMS
+    np.testing.assert_allclose(jacobian.product(x), dense_jacobian() @ x, atol=1e-14)
+    np.testing.assert_allclose(
+        jacobian.vjp(cotangent), np.einsum("sa,sad->d", cotangent, dense_jacobian()), atol=1e-14
+    )
+
+
+def game_of_arrays(features: Any) -> TabularBilevelEnv:
+    rng = np.random.default_rng(2)
+    transition = rng.dirichlet(np.ones(STATES), size=(STATES, ACTIONS))
+    return TabularBilevelEnv.from_arrays(
+        0.95 * transition,
+        rng.normal(size=(STATES, ACTIONS)),
+        upper_reward=rng.normal(size=(STATES, ACTIONS)),
+        features=features,
+        initial_distribution=np.full(STATES, 1.0 / STATES),
+        temperature=0.3,
+        upper_cost=0.1,
+    )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_game_of_every_form_has_the_exact_hyper_gradient(form: str) -> None:
+    env = HyperGradient(game_of_arrays(FORMS[form]))
+    report = check_hyper_gradient(env, np.full(PARAMS, 0.1))
+    assert report.relative_error <= 1e-6
+    dense = HyperGradient(game_of_arrays(dense_jacobian()))
+    expected = dense.reset(options={"upper_params": np.full(PARAMS, 0.1)})[1]["hyper_gradient"]
+    found = env.reset(options={"upper_params": np.full(PARAMS, 0.1)})[1]["hyper_gradient"]
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+def test_a_hundred_thousand_parameters_need_no_stored_jacobian() -> None:
+    size = 100_000
+    columns = np.arange(size) % (ACTIONS * STATES)
+
+    class Spread(LinearOperator):
+        """Parameter d adds to the reward of row d modulo A*S."""
+
+        def __init__(self) -> None:
+            super().__init__(np.float64, (ACTIONS * STATES, size))
+
+        def _matvec(self, x: Any) -> Any:
+            return np.bincount(columns, np.ravel(x), minlength=ACTIONS * STATES)
+
+        def _rmatvec(self, cotangent: Any) -> Any:
+            return np.ravel(cotangent)[columns]
+
+    game = game_of_arrays(Spread())
+    response = game.evaluate(np.zeros(size))
+    # The first parameters are those of a game with one parameter for each (s, a).
+    small = game_of_arrays(csr_array(np.eye(ACTIONS * STATES)))
+    expected = small.evaluate(np.zeros(ACTIONS * STATES)).hyper_gradient
+    np.testing.assert_allclose(response.hyper_gradient, expected[columns], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (np.zeros((STATES, ACTIONS)), r"\[S, A, D\] = \(12, 3\) \+ \(D,\), got \(12, 3\)"),
+        (np.zeros((ACTIONS, STATES, 2)), r"got \(3, 12, 2\)"),
+        (csr_array((STATES, 2)), r"\[A\*S, D\] = \(36, D\), got \(12, 2\)"),
+        (aslinearoperator(np.zeros((2, 36))), r"got \(2, 36\)"),
+        (csr_array(np.full((36, 1), np.inf)), "must be finite, got inf"),
+    ],
+)
+def test_a_jacobian_of_another_shape_is_refused(features: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        game_of_arrays(features)
+
+
+def test_sensitivities_agree_with_differences() -> None:
+    rng = np.random.default_rng(3)
+    transition = 0.9 * rng.dirichlet(np.ones(STATES), size=(STATES, ACTIONS))
+    reward, upper_reward = rng.normal(size=(2, STATES, ACTIONS))
+    x = np.full(STATES, 0.1)
+
+    def game(
+        upper_gamma: float | None = None,
+        gamma: float = 0.9,
+        temperature: float = 0.3,
+        start: int = -1,
+    ) -> TabularBilevelEnv:
+        rho = np.full(STATES, 1.0 / STATES) if start < 0 else np.eye(STATES)[start]
+        return TabularBilevelEnv.from_arrays(
+            transition,
+            reward,
+            upper_reward=upper_reward,
+            initial_distribution=rho,
+            gamma=gamma,
+            temperature=temperature,
+            upper_gamma=upper_gamma,
+            upper_cost=0.1,
+        )
+
+    for upper_gamma in (None, 0.8):
+        found = game(upper_gamma).sensitivities(x)
+        wanted = central_difference(
+            lambda h, g=upper_gamma: game(g, temperature=0.3 + h).evaluate(x).objective, 1e-4
+        )
+        assert found.temperature == pytest.approx(wanted, rel=1e-7)
+        wanted = central_difference(
+            lambda h, g=upper_gamma: game(g, gamma=0.9 + h).evaluate(x).objective, 1e-4
+        )
+        assert found.gamma == pytest.approx(wanted, rel=1e-7)
+        # F is linear in the distribution of the first state, apart from the cost of x.
+        starts = [game(upper_gamma, start=s).evaluate(x).objective for s in range(STATES)]
+        cost = 0.1 * float(x @ x)
+        np.testing.assert_allclose(found.initial_distribution, np.array(starts) + cost, rtol=1e-10)
