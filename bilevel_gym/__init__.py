@@ -14,13 +14,20 @@ from .registration import register, register_tasks
 
 if TYPE_CHECKING:
     from .envs import BilevelEnv, TabularBilevelEnv
-    from .wrappers import HyperGradient, LowerLevel, LowerLevelVectorEnv, RescaleUpper
+    from .wrappers import (
+        HyperGradient,
+        LeaderVectorEnv,
+        LowerLevel,
+        LowerLevelVectorEnv,
+        RescaleUpper,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BilevelEnv",
     "HyperGradient",
+    "LeaderVectorEnv",
     "LowerLevel",
     "LowerLevelVectorEnv",
     "RescaleUpper",
@@ -34,6 +41,7 @@ _LAZY = {
     "BilevelEnv": "envs",
     "TabularBilevelEnv": "envs",
     "HyperGradient": "wrappers",
+    "LeaderVectorEnv": "wrappers",
     "LowerLevel": "wrappers",
     "LowerLevelVectorEnv": "wrappers",
     "RescaleUpper": "wrappers",

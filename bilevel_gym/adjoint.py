@@ -24,6 +24,7 @@ a flow, and (I - gamma P_pi*)^-T expands it by at most 1 / (1 - gamma).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -96,22 +97,29 @@ def response_gradient(
     kernel, policy = solution.mdp.kernel, solution.policy
     gamma, tau = solution.mdp.gamma, solution.mdp.temperature
 
-    # pi f_pi / tau, centred; subtracting the mean first keeps the large common part of f_pi from
-    # cancelling after the division by a small temperature.
-    mean = (policy * policy_gradient).sum(axis=1, keepdims=True)
-    centred = policy * (policy_gradient - mean) / tau
-    rhs = gamma * kernel.flow(centred)
-    adjoint, residual = solution.system.solve(rhs, transpose=True, guess=guess)
+    if solution.solver == "compiled":
+        from .batch import compiled_adjoint
+
+        centred, adjoint, reward, norms = compiled_adjoint(solution, policy_gradient)
+        residual, size_of_centred, size = norms
+    else:
+        # pi f_pi / tau, centred; subtracting the mean first keeps the large common part of f_pi
+        # from cancelling after the division by a small temperature.
+        mean = (policy * policy_gradient).sum(axis=1, keepdims=True)
+        centred = policy * (policy_gradient - mean) / tau
+        rhs = gamma * kernel.flow(centred)
+        adjoint, residual = solution.system.solve(rhs, transpose=True, guess=guess)
+        reward = centred + policy * adjoint[:, None]
+        size_of_centred, size = float(np.abs(centred).sum()), float(np.abs(adjoint).sum())
 
     kappa, error_bound = solution.policy_error_bound, np.inf
-    if np.isfinite(kappa):
-        size = float(np.abs(adjoint).sum())
-        of_centred = 2.0 * kappa * float(np.abs(centred).sum())
+    if math.isfinite(kappa):
+        of_centred = 2.0 * kappa * size_of_centred
         of_centred += 2.0 * (1.0 + kappa) * policy_gradient_error / tau
         of_system = gamma * of_centred + residual + gamma * kappa * size
         error_bound = of_centred + of_system / (1.0 - gamma) + kappa * size
     return ResponseGradient(
-        reward=centred + policy * adjoint[:, None],
+        reward=reward,
         adjoint=adjoint,
         residual=residual,
         error_bound=error_bound,

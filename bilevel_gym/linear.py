@@ -7,9 +7,12 @@ true matrix, whose residual is always the one that is reported:
 * "dense", "banded" and "sparse" are LU factorisations. One made at a nearby policy (the last
   Newton step's) still serves as the approximate inverse.
 * "krylov" is BiCGSTAB. On graphs that are neither small nor narrow its cost is that of some dozens
-  of products with the matrix, where factors fill up.
+  of products with the matrix, where factors fill up. "krylov-ilu" has a stronger preconditioner
+  (compiled, extra `fast`), which carries values across a large mesh in fewer of them.
 * "value-iteration" repeats x <- x + (b - M x), which contracts with the discount: it cannot fail,
   and is slow.
+* "compiled" is a banded LU factorisation whose solves do not leave compiled code until they are
+  refined (extra `fast`): the choice for many small problems.
 """
 
 from __future__ import annotations
@@ -20,12 +23,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from . import fast
 from .checks import unknown_name
 from .mdp import FloatArray, Kernel
 from .pattern import SystemPattern
 from .threads import single_threaded
 
 __all__ = [
+    "DIRECT",
     "SOLVERS",
     "ApproximateInverse",
     "Breakdown",
@@ -45,8 +50,14 @@ BAND_WORK = 3e6
 # Where the band is no band, dense LAPACK is the faster one up to this many states.
 DENSE_LIMIT = 250
 
-# Refinement goes on while each round leaves at most this share of the residual.
-CONTRACTION = {"dense": 0.1, "banded": 0.1, "sparse": 0.1, "krylov": 0.5, "value-iteration": 0.5}
+# Refinement goes on while each round leaves at most this share of the residual: poorer factors
+# are made anew, an iterative solver that does worse has broken down.
+DIRECT_CONTRACTION, ITERATIVE_CONTRACTION = 0.1, 0.5
+
+# The incomplete factorisation pays on meshes of this many states (a third of the time at gamma =
+# .999), and is a loss where the graph is no mesh: there Jacobi needs few iterations anyway.
+ILU_STATES = 50_000
+MESH_BAND = 0.02
 
 KRYLOV_ITERATIONS = 2000
 
@@ -144,27 +155,63 @@ class _Krylov:
     def solve(
         self, rhs: FloatArray, *, transpose: bool = False, reduction: float = 0.0
     ) -> FloatArray:
-        from scipy.sparse.linalg import bicgstab
+        # M x = b is (D M) x = D b, and M^T x = b is (D M)^T (x / D) = b.
+        if transpose:
+            return self._scale * _bicgstab(self._matrix.T, rhs, reduction)
+        return _bicgstab(self._matrix, self._scale * rhs, reduction)
 
-        # With D M for the scaled matrix: M x = b is (D M) x = D b, M^T x = b is (D M)^T (x / D) = b.
-        matrix = self._matrix.T if transpose else self._matrix
-        rhs = rhs if transpose else self._scale * rhs
-        size = float(np.linalg.norm(rhs))
-        if size == 0.0:
-            return np.zeros_like(rhs)
-        # SciPy's test for a breakdown is absolute, so the right-hand side is brought to length one.
-        solution, info = bicgstab(
-            matrix, rhs / size, rtol=max(reduction, 4.0 * EPS), maxiter=KRYLOV_ITERATIONS
+
+class _KrylovILU:
+    """BiCGSTAB with a diagonal incomplete LU factorisation; needs the extra `fast`."""
+
+    def __init__(self, pattern: SystemPattern, entries: FloatArray) -> None:
+        fast.require()
+        from .compiled import dilu
+
+        self._matrix = pattern.matrix(entries)
+        parts = pattern.indptr, pattern.indices, entries, pattern.diagonal
+        self._factors = *parts, dilu.diagonal(*parts)
+
+    def solve(
+        self, rhs: FloatArray, *, transpose: bool = False, reduction: float = 0.0
+    ) -> FloatArray:
+        from scipy.sparse.linalg import LinearOperator
+
+        from .compiled import dilu
+
+        inverse = dilu.solve_transposed if transpose else dilu.solve
+        preconditioner = LinearOperator(
+            self._matrix.shape, matvec=lambda v: inverse(*self._factors, v), dtype=np.float64
         )
-        if info != 0 or not np.isfinite(solution).all():
-            left = float(np.linalg.norm(rhs / size - matrix @ solution))
-            if not left <= 0.5:
-                raise Breakdown(
-                    f"BiCGSTAB left {left:.1e} of the right-hand side after at most "
-                    f"{KRYLOV_ITERATIONS} iterations"
-                )
-        solution *= size
-        return self._scale * solution if transpose else solution
+        matrix = self._matrix.T if transpose else self._matrix
+        return _bicgstab(matrix, rhs, reduction, preconditioner)
+
+
+def _bicgstab(
+    matrix: Any, rhs: FloatArray, reduction: float, preconditioner: Any = None
+) -> FloatArray:
+    from scipy.sparse.linalg import bicgstab
+
+    size = float(np.linalg.norm(rhs))
+    if size == 0.0:
+        return np.zeros_like(rhs)
+    # SciPy's test for a breakdown is absolute, so the right-hand side is brought to length one.
+    solution, info = bicgstab(
+        matrix,
+        rhs / size,
+        rtol=max(reduction, 4.0 * EPS),
+        maxiter=KRYLOV_ITERATIONS,
+        M=preconditioner,
+    )
+    if info != 0 or not np.isfinite(solution).all():
+        left = float(np.linalg.norm(rhs / size - matrix @ solution))
+        if not left <= 0.5:
+            raise Breakdown(
+                f"BiCGSTAB left {left:.1e} of the right-hand side after at most "
+                f"{KRYLOV_ITERATIONS} iterations"
+            )
+    solution *= size
+    return np.asarray(solution, dtype=np.float64)
 
 
 class _Sweeps:
@@ -186,19 +233,37 @@ class _Sweeps:
         return solution
 
 
+def _compiled(pattern: SystemPattern, entries: FloatArray) -> ApproximateInverse:
+    """Return factors whose `refine` does the work of `DiscountedSystem` in one call."""
+    from .compiled.newton import Factors
+
+    return Factors.of(pattern, entries)
+
+
 SOLVERS: dict[str, Any] = {
     "dense": _Dense,
     "banded": _Banded,
     "sparse": _Sparse,
+    "compiled": _compiled,
     "krylov": _Krylov,
+    "krylov-ilu": _KrylovILU,
     "value-iteration": _Sweeps,
 }
 
+# The factorisations among them: good for a nearby policy too, and refined down to rounding.
+DIRECT = frozenset({"dense", "banded", "sparse", "compiled"})
+
 
 def check_solver(solver: str) -> None:
-    """Raise a `ValueError` unless `solver` is "auto" or a key of `SOLVERS`."""
+    """Raise a `ValueError` unless `solver` is "auto" or a key of `SOLVERS`.
+
+    Raises:
+        ImportError: If it is "compiled", and compiled kernels are missing or switched off.
+    """
     if solver != "auto" and solver not in SOLVERS:
         raise ValueError(unknown_name("solver", solver, ["auto", *SOLVERS]))
+    if solver == "compiled":
+        fast.require()
 
 
 def choose_solver(pattern: SystemPattern, solver: str = "auto") -> str:
@@ -207,7 +272,8 @@ def choose_solver(pattern: SystemPattern, solver: str = "auto") -> str:
     Args:
         pattern: Sparsity pattern of the systems.
         solver: A key of `SOLVERS`, or "auto": "banded" where the states can be ordered into a
-            narrow band, else "dense" for up to `DENSE_LIMIT` states, else "krylov".
+            narrow band, else "dense" for up to `DENSE_LIMIT` states, else "krylov", or
+            "krylov-ilu" on large meshes where the extra `fast` is installed.
 
     Raises:
         ValueError: If the name is unknown.
@@ -219,7 +285,10 @@ def choose_solver(pattern: SystemPattern, solver: str = "auto") -> str:
     if 3 * (band.lower + band.upper) <= size:
         if size * band.lower * (band.lower + band.upper) <= BAND_WORK:
             return "banded"
-    return "dense" if size <= DENSE_LIMIT else "krylov"
+    if size <= DENSE_LIMIT:
+        return "dense"
+    mesh = size >= ILU_STATES and band.lower + band.upper <= MESH_BAND * size
+    return "krylov-ilu" if mesh and fast.enabled() else "krylov"
 
 
 def approximate_inverse(
@@ -264,6 +333,19 @@ class Record:
         number = len(self.solutions)
         return self._guesses[number] if number < len(self._guesses) else None
 
+    def note(self, solution: FloatArray, residual: float) -> None:
+        """Add a solution with its residual.
+
+        Raises:
+            ArithmeticError: If they are not finite.
+        """
+        if not math.isfinite(residual):
+            raise ArithmeticError(
+                "a linear system of the follower's problem overflowed: rewards or values are "
+                "not finite, or too large for float64"
+            )
+        self.solutions.append(solution)
+
 
 class DiscountedSystem:
     """The matrix `I - discount * P_pi` of one policy, with solves on it and on its transpose.
@@ -301,7 +383,8 @@ class DiscountedSystem:
         self._kernel = kernel
         self._policy = policy
         self._inverse, self._fresh = inverse, False
-        self._accuracy = accuracy if self.solver in ("krylov", "value-iteration") else 0.0
+        self._direct = self.solver in DIRECT
+        self._accuracy = 0.0 if self._direct else accuracy
         self._record = Record() if record is None else record
         self._entries: FloatArray | None = None
         self._matrices: tuple[Any, Any] | None = None
@@ -339,15 +422,10 @@ class DiscountedSystem:
         if not settled and not self._fresh:
             self._renew()
             solution, residual, settled = self._refine(rhs, guess, transpose)
-        if not settled and self.solver == "krylov":
+        if not settled and self.solver.startswith("krylov"):
             self._inverse = _Sweeps(self._kernel.pattern, self._system_entries())
             solution, residual, _ = self._refine(rhs, solution, transpose)
-        if not np.isfinite(residual):
-            raise ArithmeticError(
-                "a linear system of the follower's problem overflowed: rewards or values are "
-                "not finite, or too large for float64"
-            )
-        self._record.solutions.append(solution)
+        self._record.note(solution, residual)
         return solution, residual
 
     @property
@@ -360,18 +438,22 @@ class DiscountedSystem:
     ) -> tuple[FloatArray, float, bool]:
         """Return solution, residual and whether the residual is as small as it should be."""
         assert self._inverse is not None
+        if self.solver == "compiled":
+            factors: Any = self._inverse
+            matrix = self._kernel, self._policy, self.discount
+            return factors.refine(*matrix, rhs, transpose, DIRECT_CONTRACTION)
         matrix, norm = self._both()[int(transpose)], _sum_norm if transpose else _sup_norm
         target = self._accuracy * norm(rhs)
         defect = rhs - matrix @ solution if solution.any() else rhs
         residual = norm(defect)
+        limit = DIRECT_CONTRACTION if self._direct else ITERATIVE_CONTRACTION
         while residual > max(target, 8.0 * EPS * norm(solution)):
             refined = solution + self._inverse.solve(
                 defect, transpose=transpose, reduction=0.3 * target / residual
             )
             defect = rhs - matrix @ refined
             remaining = norm(defect)
-            # A poor inverse creeps; a fresh one is then the cheaper way.
-            creeps = not remaining <= CONTRACTION[self.solver] * residual
+            creeps = not remaining <= limit * residual
             if remaining < residual:
                 solution, residual = refined, remaining
             if creeps:

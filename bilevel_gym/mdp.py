@@ -147,6 +147,10 @@ class Kernel:
         kernel.__dict__.update({k: v for k, v in self.__dict__.items() if k in _STRUCTURE})
         return kernel
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave what can be computed again behind when a kernel is copied or pickled."""
+        return {name: getattr(self, name) for name in ("matrix", "num_states", "num_actions")}
+
     @cached_property
     def rows(self) -> IntArray:
         """Row `a * S + s` of each stored transition, `[K]`."""

@@ -2,13 +2,15 @@
 
 Each takes a callable x -> (value, gradient) and knows nothing of games; the leader's seat and the
 referee `game.evaluate` are two such callables. The best iterate is kept, whatever the last one is.
+`multistart_ascent` climbs from many starts at once, on a callable that evaluates them together.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,15 +19,21 @@ from .checks import check_at_least, check_in_box, check_positive
 from .mdp import FloatArray
 
 __all__ = [
+    "BatchEvaluation",
     "Iterate",
     "Evaluation",
     "Optimum",
+    "Restarts",
     "lbfgsb",
+    "multistart_ascent",
     "normalized_ascent",
     "projected_gradient_norm",
 ]
 
 Evaluation = Callable[[FloatArray], tuple[float, FloatArray]]
+
+# Many x, stacked along the first axis, to their values `[B]` and gradients, stacked likewise.
+BatchEvaluation = Callable[[FloatArray], tuple[ArrayLike, ArrayLike]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +70,24 @@ class Optimum:
     first: Iterate
     evaluations: int
     message: str
+
+
+@dataclass(frozen=True, eq=False)
+class Restarts:
+    """What `multistart_ascent` returns.
+
+    Attributes:
+        optima: What was found from each start.
+        best: Number of the start that led to the largest value.
+    """
+
+    optima: tuple[Optimum, ...]
+    best: int
+
+    @property
+    def optimum(self) -> Optimum:
+        """What was found from the best start."""
+        return self.optima[self.best]
 
 
 Callback = Callable[[Iterate], None]
@@ -112,24 +138,69 @@ def normalized_ascent(
     Raises:
         ValueError: If an argument is out of range.
     """
-    check_at_least("steps", steps, 1)
-    check_positive("learning_rate", learning_rate)
-    recorder = _Recorder(objective, low, high, callback)
-    x: FloatArray = check_in_box("start", start, low, high)
-    message = f"{steps} steps taken"
-    for step in range(steps):
-        value, gradient = recorder(x)
-        blocked = ((x <= low) & (gradient < 0.0)) | ((x >= high) & (gradient > 0.0))
-        direction = np.where(blocked, 0.0, gradient)
-        norm = float(np.linalg.norm(direction))
-        # A direction made of rounding alone is none; normalising would make a full step of it.
-        if norm <= 16.0 * np.finfo(np.float64).eps * max(1.0, abs(value)):
-            message = f"the projected gradient is zero after {step} steps"
-            return recorder.optimum(message)
-        length = learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / steps))
-        x = np.clip(x + length / norm * direction, low, high)
-    recorder(x)
-    return recorder.optimum(message)
+    run = _Ascent("start", start, low, high, steps, learning_rate, callback)
+    while run.message is None:
+        run.move(*objective(run.x))
+    return run.optimum(run.message)
+
+
+def multistart_ascent(
+    objective: BatchEvaluation,
+    starts: Sequence[ArrayLike] | FloatArray,
+    low: FloatArray,
+    high: FloatArray,
+    *,
+    steps: int = 200,
+    learning_rate: float = 0.05,
+    callback: Callable[[int, Iterate], None] | None = None,
+) -> Restarts:
+    """Run `normalized_ascent` from many starts, a step of all of them at a time.
+
+    Every start ends where it would end alone. All are evaluated until the last one stops, so that
+    the copies of a vector environment can be the evaluation; what comes back for those that have
+    stopped is ignored.
+
+    Args:
+        objective: x of all starts -> (values, gradients), stacked along the first axis.
+        starts: First x of each, in the box.
+        low: Lower bounds, shape of x.
+        high: Upper bounds, shape of x.
+        steps: As in `normalized_ascent`.
+        learning_rate: As in `normalized_ascent`.
+        callback: Called with the number of the start and every iterate from it.
+
+    Raises:
+        ValueError: If an argument is out of range, there is no start, or the objective returns
+            other shapes.
+    """
+    if len(starts) == 0:
+        raise ValueError("`starts` must hold at least one x, got none")
+    runs = [
+        _Ascent(
+            f"starts[{b}]",
+            start,
+            low,
+            high,
+            steps,
+            learning_rate,
+            None if callback is None else partial(callback, b),
+        )
+        for b, start in enumerate(starts)
+    ]
+    while any(run.message is None for run in runs):
+        xs = np.stack([run.x for run in runs])
+        values, gradients = (np.asarray(part, dtype=np.float64) for part in objective(xs))
+        if values.shape != xs.shape[:1] or gradients.shape != xs.shape:
+            raise ValueError(
+                f"`objective` must return values and gradients of shapes {xs.shape[:1]} and "
+                f"{xs.shape}, got {values.shape} and {gradients.shape}"
+            )
+        for run, value, gradient in zip(runs, values.tolist(), gradients, strict=True):
+            if run.message is None:
+                run.move(value, gradient.copy())
+    optima = tuple(run.optimum(str(run.message)) for run in runs)
+    best = max(range(len(optima)), key=lambda b: optima[b].best.value)
+    return Restarts(optima, best)
 
 
 def lbfgsb(
@@ -160,11 +231,13 @@ def lbfgsb(
 
     check_at_least("max_evaluations", max_evaluations, 1)
     check_positive("tolerance", tolerance)
-    recorder = _Recorder(objective, low, high, callback)
+    recorder = _Recorder(low, high, callback)
     first = check_in_box("start", start, low, high)
 
     def descend(flat: FloatArray) -> tuple[float, FloatArray]:
-        value, gradient = recorder(flat.reshape(first.shape))
+        x = flat.reshape(first.shape)
+        value, gradient = objective(x)
+        recorder.note(x, value, gradient)
         return -value, -gradient.ravel()
 
     result = minimize(
@@ -180,19 +253,15 @@ def lbfgsb(
 
 
 class _Recorder:
-    """Evaluates, counts, remembers the first and the best iterate."""
+    """Counts evaluations, remembers the first and the best iterate."""
 
-    def __init__(
-        self, objective: Evaluation, low: FloatArray, high: FloatArray, callback: Callback | None
-    ) -> None:
-        self._objective, self._low, self._high = objective, low, high
-        self._callback = callback
+    def __init__(self, low: FloatArray, high: FloatArray, callback: Callback | None) -> None:
+        self._low, self._high, self._callback = low, high, callback
         self._count = 0
         self._first: Iterate | None = None
         self._best: Iterate | None = None
 
-    def __call__(self, x: FloatArray) -> tuple[float, FloatArray]:
-        value, gradient = self._objective(x)
+    def note(self, x: FloatArray, value: float, gradient: FloatArray) -> None:
         norm = projected_gradient_norm(x, gradient, self._low, self._high)
         iterate = Iterate(self._count, np.array(x), value, gradient, norm)
         self._count += 1
@@ -201,8 +270,50 @@ class _Recorder:
             self._best = iterate
         if self._callback is not None:
             self._callback(iterate)
-        return value, gradient
 
     def optimum(self, message: str) -> Optimum:
         assert self._first is not None and self._best is not None
         return Optimum(self._best, self._first, self._count, message)
+
+
+class _Ascent(_Recorder):
+    """A run of `normalized_ascent`, evaluated by somebody else.
+
+    Attributes:
+        x: What to evaluate next.
+        message: Why the run has stopped, None as long as it goes on.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        start: ArrayLike,
+        low: FloatArray,
+        high: FloatArray,
+        steps: int,
+        learning_rate: float,
+        callback: Callback | None,
+    ) -> None:
+        check_at_least("steps", steps, 1)
+        check_positive("learning_rate", learning_rate)
+        super().__init__(low, high, callback)
+        self.x: FloatArray = check_in_box(name, start, low, high)
+        self.message: str | None = None
+        self._steps, self._learning_rate = steps, learning_rate
+
+    def move(self, value: float, gradient: FloatArray) -> None:
+        """Take note of the evaluation of `x`, and step from there."""
+        x, step = self.x, self._count
+        self.note(x, value, gradient)
+        if step == self._steps:
+            self.message = f"{step} steps taken"
+            return
+        blocked = ((x <= self._low) & (gradient < 0.0)) | ((x >= self._high) & (gradient > 0.0))
+        direction = np.where(blocked, 0.0, gradient)
+        norm = float(np.linalg.norm(direction))
+        # A direction made of rounding alone is none; normalising would make a full step of it.
+        if norm <= 16.0 * np.finfo(np.float64).eps * max(1.0, abs(value)):
+            self.message = f"the projected gradient is zero after {step} steps"
+            return
+        length = self._learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / self._steps))
+        self.x = np.clip(x + length / norm * direction, self._low, self._high)

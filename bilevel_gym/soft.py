@@ -26,6 +26,7 @@ down, sweeps V <- T V take over, which always contract.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -34,6 +35,7 @@ import numpy as np
 
 from .checks import check_at_least, check_positive
 from .linear import (
+    DIRECT,
     ApproximateInverse,
     Breakdown,
     DiscountedSystem,
@@ -59,7 +61,7 @@ EPS = float(np.finfo(np.float64).eps)
 CHORD_CONTRACTION = 0.1
 
 # Share of the residual that an inexact Newton step may leave: at most, and at least.
-FORCING = (0.03, 1e-4)
+FORCING = (0.02, 1e-4)
 
 # A fallback sweeps until this share of the residual is left.
 SWEEP_REDUCTION = 0.1
@@ -113,7 +115,7 @@ class SoftSolution:
     def policy_error_bound(self) -> float:
         """Bound on |pi - pi*| / pi, for every action; infinite where the bound says nothing."""
         exponent = 2.0 * self.mdp.gamma * self.value_error_bound / self.mdp.temperature
-        return float(np.expm1(exponent)) if exponent < 1.0 else np.inf
+        return math.expm1(exponent) if exponent < 1.0 else math.inf
 
     @cached_property
     def system(self) -> DiscountedSystem:
@@ -159,7 +161,6 @@ def default_tolerance(mdp: TabularMDP) -> float:
     return max(wanted, 8.0 * EPS * max(1.0, float(largest) / (1.0 - mdp.gamma)))
 
 
-@single_threaded
 def solve_soft_mdp(
     mdp: TabularMDP,
     *,
@@ -191,15 +192,14 @@ def solve_soft_mdp(
         check_positive("tolerance", tolerance)
     check_at_least("max_iterations", max_iterations, 0)
     solver = choose_solver(mdp.kernel.pattern, solver)
-    num_states = mdp.kernel.num_states
-    value = np.zeros(num_states) if initial_value is None else np.array(initial_value, np.float64)
-    if value.shape != (num_states,) or not np.isfinite(value).all():
-        raise ValueError(
-            f"`initial_value` must be finite with shape [S] = ({num_states},), "
-            f"got shape {value.shape} with {np.isfinite(value).sum()} finite entries"
-        )
+    value = starting_value(mdp, "initial_value", initial_value)
     wanted = default_tolerance(mdp) if tolerance is None else tolerance
-    newton = _InexactNewton if solver in ("krylov", "value-iteration") else _Newton
+    if solver == "compiled":
+        from .batch import solve_compiled
+
+        polish = tolerance is None
+        return solve_compiled([mdp], [value], [wanted], max_iterations, polish, [guesses])[0]
+    newton = _Newton if solver in DIRECT else _InexactNewton
     iteration = newton(mdp, solver, wanted, value)
     iteration.run(max_iterations, polish=tolerance is None)
     at = iteration.at
@@ -218,6 +218,32 @@ def solve_soft_mdp(
     )
 
 
+def starting_value(mdp: TabularMDP, name: str, value: FloatArray | None) -> FloatArray:
+    """Return the start of an iteration `[S]` as a fresh array, zeros for None.
+
+    Raises:
+        ValueError: If it has another shape or is not finite; the message has its `name`.
+    """
+    num_states = mdp.kernel.num_states
+    if value is None:
+        return np.zeros(num_states)
+    start = np.array(value, np.float64)
+    if start.shape != (num_states,) or not np.isfinite(start).all():
+        raise ValueError(
+            f"`{name}` must be finite with shape [S] = ({num_states},), "
+            f"got shape {start.shape} with {np.isfinite(start).sum()} finite entries"
+        )
+    return start
+
+
+def overflow(residual: float) -> ArithmeticError:
+    """Return the error for values that are not finite; rewards near the end of float64 do that."""
+    return ArithmeticError(
+        f"the follower's values overflowed (Bellman residual {residual}): its rewards are too "
+        "large for float64, or its temperature too small"
+    )
+
+
 class _Iterate:
     """A value, and what one backup makes of it."""
 
@@ -228,11 +254,7 @@ class _Iterate:
         self.defect = self.backed_up - value
         self.residual = float(np.abs(self.defect).max())
         if not np.isfinite(self.residual):
-            # Rewards near the end of float64 do that.
-            raise ArithmeticError(
-                f"the follower's values overflowed (Bellman residual {self.residual}): its "
-                "rewards are too large for float64, or its temperature too small"
-            )
+            raise overflow(self.residual)
 
     @property
     def rounding(self) -> float:
@@ -255,6 +277,7 @@ class _Newton:
         self.inverse: ApproximateInverse | None = None
         self.steps, self.sweeps = 0, 0
 
+    @single_threaded
     def run(self, max_iterations: int, *, polish: bool) -> None:
         contraction, fresh = 0.0, False
         while self.at.residual > self.at.rounding:
@@ -281,6 +304,7 @@ class _Newton:
 class _InexactNewton(_Newton):
     """Newton steps on iterative solves, with sweeps to fall back on."""
 
+    @single_threaded
     def run(self, max_iterations: int, *, polish: bool) -> None:
         # An exact step from a residual d leads to at most 4 d / (1 - gamma): whatever exceeds this
         # has been spoilt by the inexactness of a solve.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -16,12 +17,14 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import ArrayLike, NDArray
 
 from ..adjoint import response_gradient
+from ..batch import solve_batch
 from ..checks import unknown_name
 from ..mdp import FloatArray, Kernel, TabularMDP, checked_mask
 from ..methods.base import Response, Sensitivities, TabularResponse
 from ..objectives import Objective, Outcome
 from ..sampling import TransitionArrays, TransitionTables
 from ..soft import SoftSolution, solve_soft_mdp
+from ..threads import single_threaded
 from .base import BestKnown, BilevelEnv, View, shown
 
 if TYPE_CHECKING:
@@ -165,6 +168,7 @@ class TabularBilevelEnv(BilevelEnv):
             action_mask=self.action_mask,
         )
 
+    @single_threaded
     def evaluate(
         self,
         upper_params: ArrayLike,
@@ -202,6 +206,58 @@ class TabularBilevelEnv(BilevelEnv):
         )
         return self._response(x, solution)
 
+    @single_threaded
+    def evaluate_batch(
+        self,
+        upper_params: Sequence[ArrayLike] | FloatArray,
+        *,
+        warm_starts: Sequence[TabularResponse | None] | None = None,
+        solver: str = "auto",
+        tolerance: float | None = None,
+        max_iterations: int = 200,
+    ) -> list[TabularResponse]:
+        """Return what `evaluate` returns, for many x.
+
+        The follower's problems are solved together (see `bilevel_gym.batch`), unless the kernels of
+        different x have different patterns.
+
+        Args:
+            upper_params: B values of x, `[B, ...]` with the shape of `upper_space`.
+            warm_starts: For each x an earlier response, at a nearby x, or None.
+            solver: As in `evaluate`; "auto" prefers "compiled" as `solve_batch` does.
+            tolerance: As in `evaluate`.
+            max_iterations: Newton steps allowed for each x.
+
+        Raises:
+            ValueError: If an x or an option is out of range, or the task returns arrays of a wrong
+                shape; the message names the row of the x.
+            ArithmeticError: If values overflow.
+        """
+        xs = [self._validated_row(row, x) for row, x in enumerate(upper_params)]
+        starts = [None] * len(xs) if warm_starts is None else warm_starts
+        if len(starts) != len(xs):
+            raise ValueError(
+                f"`warm_starts` must have an entry for each of {len(xs)} x, got {len(starts)}"
+            )
+        _ = self._kernel.pattern  # once computed, it is shared by kernels derived from this one
+        mdps = [self.lower_mdp(x) for x in xs]
+
+        def solved(batch: slice) -> list[SoftSolution]:
+            return solve_batch(
+                mdps[batch],
+                initial_values=[None if s is None else s.soft_value for s in starts[batch]],
+                solver=solver,
+                tolerance=tolerance,
+                max_iterations=max_iterations,
+                guesses=[() if s is None else s.linear_solutions for s in starts[batch]],
+            )
+
+        if len({id(mdp.kernel.pattern) for mdp in mdps}) <= 1:
+            solutions = solved(slice(None))
+        else:
+            solutions = [solution for b in range(len(xs)) for solution in solved(slice(b, b + 1))]
+        return [self._response(x, solution) for x, solution in zip(xs, solutions, strict=True)]
+
     def sensitivities(
         self, upper_params: ArrayLike, *, solver: str = "auto", tolerance: float | None = None
     ) -> Sensitivities:
@@ -228,6 +284,12 @@ class TabularBilevelEnv(BilevelEnv):
             gamma=gamma,
             initial_distribution=np.zeros(len(solution.soft_value)) if start is None else start,
         )
+
+    def _validated_row(self, row: int, upper_params: ArrayLike) -> FloatArray:
+        try:
+            return self.validate_upper_params(upper_params)
+        except ValueError as error:
+            raise ValueError(f"row {row}: {error}") from None
 
     def _outcome(self, x: FloatArray, solution: SoftSolution) -> Outcome:
         return Outcome(solution, x, self._upper_reward_at(x), self.initial_distribution)

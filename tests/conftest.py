@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
+
+from bilevel_gym import fast
 
 # Windows of `render_mode="human"` need no display then, and pygame prints no greeting.
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
@@ -17,3 +20,10 @@ def single_torch_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def compiled() -> Iterator[None]:
+    """Compiled kernels at hand, whatever the environment says."""
+    with fast.switched(True):
+        yield

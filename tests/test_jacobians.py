@@ -77,7 +77,7 @@ def test_a_hundred_thousand_parameters_need_no_stored_jacobian() -> None:
     size = 100_000
     columns = np.arange(size) % (ACTIONS * STATES)
 
-    class Spread(LinearOperator):
+    class Spread(LinearOperator):  # type: ignore[misc]
         """Parameter d adds to the reward of row d modulo A*S."""
 
         def __init__(self) -> None:
@@ -138,13 +138,15 @@ def test_sensitivities_agree_with_differences() -> None:
 
     for upper_gamma in (None, 0.8):
         found = game(upper_gamma).sensitivities(x)
-        wanted = central_difference(
-            lambda h, g=upper_gamma: game(g, temperature=0.3 + h).evaluate(x).objective, 1e-4
-        )
-        assert found.temperature == pytest.approx(wanted, rel=1e-7)
-        wanted = central_difference(
-            lambda h, g=upper_gamma: game(g, gamma=0.9 + h).evaluate(x).objective, 1e-4
-        )
+
+        def warmer(h: float, upper_gamma: float | None = upper_gamma) -> float:
+            return game(upper_gamma, temperature=0.3 + h).evaluate(x).objective
+
+        def later(h: float, upper_gamma: float | None = upper_gamma) -> float:
+            return game(upper_gamma, gamma=0.9 + h).evaluate(x).objective
+
+        assert found.temperature == pytest.approx(central_difference(warmer, 1e-4), rel=1e-7)
+        wanted = central_difference(later, 1e-4)
         assert found.gamma == pytest.approx(wanted, rel=1e-7)
         # F is linear in the distribution of the first state, apart from the cost of x.
         starts = [game(upper_gamma, start=s).evaluate(x).objective for s in range(STATES)]

@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bilevel_gym import linear
+from bilevel_gym import HyperGradient, TabularBilevelEnv, fast, linear
 from bilevel_gym.adjoint import response_gradient
 from bilevel_gym.envs import BilevelGridWorld
 from bilevel_gym.linear import SOLVERS, DiscountedSystem, Record, choose_solver
 from bilevel_gym.mdp import Kernel, TabularMDP
 from bilevel_gym.objectives import DiscountedReturn, Outcome
 from bilevel_gym.soft import solve_soft_mdp
+from bilevel_gym.testing import check_hyper_gradient
 
 from .models import random_mdp
 
 
 def corridor(length: int, *, gamma: float = 0.99) -> TabularMDP:
-    """Return a line of cells, numbered at random, with moves left and right and a reward at one end."""
+    """Return a line of cells, numbered at random, with a reward at one end."""
     rng = np.random.default_rng(0)
     label = rng.permutation(length)
     cells = np.arange(length)
@@ -53,6 +54,7 @@ MODELS = {
 }
 
 
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("model", MODELS)
 class TestEverySolver:
@@ -187,6 +189,7 @@ def test_solutions_of_last_time_shorten_iterative_solves(monkeypatch: pytest.Mon
 
     def gradient(solution: Any) -> Any:
         upper = DiscountedReturn().evaluate(Outcome(solution, np.zeros(1), mdp.reward, rho))
+        assert upper.policy is not None
         return response_gradient(solution, upper.policy).reward
 
     first = solve_soft_mdp(mdp, solver="krylov")
@@ -276,3 +279,56 @@ def test_linear_algebra_runs_on_one_thread_and_leaves_the_setting_alone(
         with pytest.raises(ArithmeticError), np.errstate(all="ignore"):
             solution.system.solve(np.full(8, np.nan))
         assert threads() == {2}
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("solver", ["auto", "krylov-ilu", "sparse"])
+def test_differences_agree_with_the_gradient_whatever_solves(solver: str) -> None:
+    mdp = grid(45)
+    size = mdp.kernel.num_states
+    game = TabularBilevelEnv.from_arrays(
+        mdp.kernel,
+        mdp.reward,
+        upper_reward=np.random.default_rng(0).normal(size=(size, 1)).repeat(4, axis=1),
+        initial_distribution=np.full(size, 1.0 / size),
+        gamma=0.99,
+        temperature=0.02,
+    )
+    env = HyperGradient(game, solver=solver)
+    report = check_hyper_gradient(env, coordinates=3)
+    assert env.response.solver == ("krylov" if solver == "auto" else solver)  # type: ignore[attr-defined]
+    assert report.relative_error <= 1e-6 and report.response_share >= 0.1
+
+
+def test_the_incomplete_factorisation_is_chosen_on_large_meshes_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(linear, "ILU_STATES", 1000)
+    monkeypatch.setattr(linear, "MESH_BAND", 0.05)
+    mesh, graph = grid(60).kernel.pattern, random_mdp(0, num_states=1200).kernel.pattern
+    with fast.switched(True):
+        assert choose_solver(mesh) == "krylov-ilu" and choose_solver(graph) == "krylov"
+    with fast.switched(False):
+        assert choose_solver(mesh) == "krylov"
+        with pytest.raises(ImportError, match="extra `fast`"):
+            solve_soft_mdp(grid(20), solver="krylov-ilu")
+
+
+@pytest.mark.usefixtures("compiled")
+def test_the_incomplete_factorisation_has_the_diagonal_of_the_matrix() -> None:
+    from bilevel_gym.compiled import dilu
+
+    mdp = grid(9)
+    pattern = mdp.kernel.pattern
+    policy = solve_soft_mdp(mdp).policy
+    entries = mdp.kernel.system_entries(policy, mdp.gamma)
+    parts = pattern.indptr, pattern.indices, entries, pattern.diagonal
+    inverse = dilu.diagonal(*parts)
+    matrix = pattern.dense(entries)
+    lower, upper = np.tril(matrix, -1), np.triu(matrix, 1)
+    product = (np.diag(1 / inverse) + lower) @ np.diag(inverse) @ (np.diag(1 / inverse) + upper)
+    np.testing.assert_allclose(np.diag(product), np.diag(matrix), rtol=1e-13)
+    rhs = np.random.default_rng(0).normal(size=len(matrix))
+    np.testing.assert_allclose(product @ dilu.solve(*parts, inverse, rhs), rhs, atol=1e-12)
+    transposed = dilu.solve_transposed(*parts, inverse, rhs)
+    np.testing.assert_allclose(product.T @ transposed, rhs, atol=1e-12)

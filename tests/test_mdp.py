@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -109,3 +111,13 @@ def test_rows_may_exceed_one_by_rounding_only(excess: float) -> None:
     Kernel.from_dense(np.array([[[1.0 + 1e-12]]]))
     with pytest.raises(ValueError, match="must sum to at most 1"):
         Kernel.from_dense(np.array([[[1.0 + excess]]]))
+
+
+def test_a_pickled_kernel_leaves_its_caches_behind_and_works_as_before() -> None:
+    kernel = random_mdp(2).kernel
+    bare = len(pickle.dumps(kernel))
+    policy = np.full((8, 3), 1.0 / 3.0)
+    entries = kernel.system_entries(policy, 0.9)
+    assert len(pickle.dumps(kernel)) == bare
+    copy = pickle.loads(pickle.dumps(kernel))
+    np.testing.assert_array_equal(copy.system_entries(policy, 0.9), entries)

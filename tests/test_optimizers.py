@@ -11,6 +11,7 @@ from bilevel_gym.mdp import FloatArray
 from bilevel_gym.optimizers import (
     Iterate,
     lbfgsb,
+    multistart_ascent,
     normalized_ascent,
     projected_gradient_norm,
 )
@@ -75,6 +76,88 @@ def test_the_best_iterate_is_kept_not_the_last() -> None:
         lambda x: (next(values), np.ones(3)), np.zeros(3), LOW, HIGH, steps=3
     )
     assert optimum.best.value == 5.0 and optimum.best.number == 1
+
+
+STARTS = np.array([[0.0, 0.0, 0.0], [-0.9, 0.3, 1.0], [0.5, 1.0, -0.25], [1.0, -1.0, 0.1]])
+
+
+def quadratics(xs: FloatArray) -> tuple[list[float], FloatArray]:
+    """Evaluate `quadratic` for many x."""
+    values, gradients = zip(*(quadratic(x) for x in xs), strict=True)
+    return list(values), np.array(gradients)
+
+
+def test_every_start_ends_where_it_ends_alone() -> None:
+    seen: list[list[Iterate]] = [[] for _ in STARTS]
+    restarts = multistart_ascent(
+        quadratics, STARTS, LOW, HIGH, steps=30, callback=lambda b, i: seen[b].append(i)
+    )
+    for start, found, iterates in zip(STARTS, restarts.optima, seen, strict=True):
+        alone: list[Iterate] = []
+        wanted = normalized_ascent(quadratic, start, LOW, HIGH, steps=30, callback=alone.append)
+        assert (found.message, found.evaluations) == (wanted.message, wanted.evaluations)
+        assert len(iterates) == len(alone) == found.evaluations
+        for one, other in zip(
+            [*iterates, found.best, found.first], [*alone, wanted.best, wanted.first], strict=True
+        ):
+            np.testing.assert_array_equal(one.upper_params, other.upper_params)
+            np.testing.assert_array_equal(one.gradient, other.gradient)
+            assert (one.number, one.value) == (other.number, other.value)
+            assert one.projected_gradient_norm == other.projected_gradient_norm
+
+
+def test_a_start_that_stops_early_is_carried_along_and_no_longer_noted() -> None:
+    shapes = []
+
+    def counted(xs: FloatArray) -> tuple[list[float], FloatArray]:
+        shapes.append(xs.shape)
+        return quadratics(xs)
+
+    restarts = multistart_ascent(counted, list(STARTS), LOW, HIGH, steps=7)
+    assert shapes == [(4, 3)] * 8
+    # The third start is the constrained optimum itself, and the best by far after so few steps.
+    assert [o.evaluations for o in restarts.optima] == [8, 8, 1, 8]
+    assert restarts.best == 2 and restarts.optimum is restarts.optima[2]
+    alone = multistart_ascent(counted, STARTS[2:3], LOW, HIGH)
+    assert shapes[8:] == [(1, 3)] and "zero after 0 steps" in alone.optimum.message
+
+
+def test_starts_keep_the_shape_of_x() -> None:
+    low, high = LOW.reshape(3, 1), HIGH.reshape(3, 1)
+
+    def objective(xs: FloatArray) -> tuple[FloatArray, FloatArray]:
+        assert xs.shape == (4, 3, 1)
+        values, gradients = quadratics(xs[..., 0])
+        return np.array(values), gradients[..., None]
+
+    restarts = multistart_ascent(objective, STARTS[..., None], low, high, steps=100)
+    for optimum in restarts.optima:
+        best = optimum.best.upper_params
+        np.testing.assert_allclose(best, [[0.5], [1.0], [-0.25]], atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("starts", "options", "message"),
+    [
+        ([], {}, "`starts` must hold at least one x, got none"),
+        ([LOW, 2.0 * HIGH], {}, r"`starts\[1\]\[0\]` must be finite and lie in \[-1.0, 1.0\]"),
+        ([LOW, LOW[:2]], {}, r"`starts\[1\]` must have shape \(3,\), got \(2,\)"),
+        ([LOW], {"steps": 0}, "`steps` must be an integer of at least 1, got 0"),
+        ([LOW], {"learning_rate": -1.0}, "`learning_rate` must be positive"),
+    ],
+)
+def test_bad_starts_and_options_are_named(
+    starts: list[FloatArray], options: dict[str, float], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        multistart_ascent(quadratics, starts, LOW, HIGH, **options)  # type: ignore[arg-type]
+
+
+def test_an_objective_of_one_x_is_no_objective_of_many() -> None:
+    with pytest.raises(ValueError, match=r"shapes \(4,\) and \(4, 3\), got \(\) and \(3,\)"):
+        multistart_ascent(lambda xs: (0.0, np.ones(3)), STARTS, LOW, HIGH)
+    with pytest.raises(ValueError, match=r"got \(4,\) and \(3, 4\)"):
+        multistart_ascent(lambda xs: (np.ones(4), np.ones((3, 4))), STARTS, LOW, HIGH)
 
 
 def test_lbfgsb_reaches_the_constrained_optimum_and_keeps_the_shape_of_x() -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 
-
 import numpy as np
 import pytest
-
 
 from bilevel_gym.envs import BilevelGridWorld
 from bilevel_gym.linear import SOLVERS
@@ -137,6 +135,7 @@ def test_a_warm_start_within_the_default_tolerance_is_solved_all_the_same() -> N
     np.testing.assert_allclose(warm.soft_value, cold.soft_value, rtol=1e-14, atol=1e-14)
 
 
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_tolerance_that_is_asked_for_is_where_the_solve_stops(solver: str) -> None:
     mdp = random_mdp(7, gamma=0.99)

@@ -1,8 +1,15 @@
 """The seats of a game, and what may sit on them: one module per wrapper."""
 
 from .hyper_gradient import HyperGradient
+from .leader_vector import LeaderVectorEnv
 from .lower_level import LowerLevel
 from .lower_level_vector import LowerLevelVectorEnv
 from .rescale_upper import RescaleUpper
 
-__all__ = ["HyperGradient", "LowerLevel", "LowerLevelVectorEnv", "RescaleUpper"]
+__all__ = [
+    "HyperGradient",
+    "LeaderVectorEnv",
+    "LowerLevel",
+    "LowerLevelVectorEnv",
+    "RescaleUpper",
+]

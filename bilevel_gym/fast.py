@@ -1,0 +1,98 @@
+"""The switch of the compiled kernels, which the extra `fast` (numba) brings.
+
+Nothing here is imported before the first call that could profit, and every function that has a
+compiled kernel also runs without one and gives the same answer. Kernels run on one thread.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+
+from .checks import unknown_name
+
+__all__ = ["ENVIRONMENT_VARIABLE", "available", "enabled", "require", "switched"]
+
+# "0" turns the kernels off for a process, "1" demands them, "auto" (the default) uses them where
+# numba is installed.
+ENVIRONMENT_VARIABLE = "BILEVEL_GYM_FAST"
+
+_SETTINGS: dict[str, bool | None] = {"0": False, "1": True, "auto": None}
+
+_switch: ContextVar[bool | None] = ContextVar("switch", default=None)
+
+
+@cache
+def available() -> bool:
+    """Return whether numba can be imported (the first call imports it)."""
+    try:
+        import numba  # noqa: F401
+    except ImportError:  # missing, or too old for the NumPy that is installed
+        return False
+    return True
+
+
+def enabled() -> bool:
+    """Return whether compiled kernels are used at this point of the program.
+
+    Raises:
+        ImportError: If they are demanded and numba is missing.
+        ValueError: If the environment variable has a value that it does not know.
+    """
+    wanted = _switch.get()
+    if wanted is None:
+        setting = os.environ.get(ENVIRONMENT_VARIABLE, "auto")
+        if setting not in _SETTINGS:
+            raise ValueError(unknown_name(f"value of {ENVIRONMENT_VARIABLE},", setting, _SETTINGS))
+        wanted = _SETTINGS[setting]
+    if wanted is None:
+        return available()
+    if wanted:
+        _require()
+    return wanted
+
+
+def require() -> None:
+    """Raise an `ImportError` unless compiled kernels are used at this point of the program."""
+    if not enabled():
+        _require()
+        raise ImportError(
+            "compiled kernels, which the extra `fast` brings, were demanded where they are "
+            f"switched off (environment variable {ENVIRONMENT_VARIABLE}, or `fast.switched`)"
+        )
+
+
+@contextmanager
+def switched(on: bool) -> Iterator[None]:
+    """Turn the compiled kernels on or off for a block, whatever the environment variable says.
+
+    Args:
+        on: Whether to use them.
+
+    Raises:
+        ImportError: If they are turned on and numba is missing.
+
+    Example:
+        >>> from bilevel_gym import fast
+        >>> with fast.switched(False):
+        ...     fast.enabled()
+        False
+    """
+    if on:
+        _require()
+    token = _switch.set(on)
+    try:
+        yield
+    finally:
+        _switch.reset(token)
+
+
+def _require() -> None:
+    if not available():
+        raise ImportError(
+            "compiled kernels were demanded, but numba cannot be imported; "
+            'install it with: pip install "bilevel_gym[fast]"'
+        )

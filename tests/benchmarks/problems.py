@@ -1,0 +1,165 @@
+"""The problems that the rows of the table are measured on.
+
+All are instances of the follower's problem, built from a seed, at sizes up to millions of states.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from bilevel_gym.mdp import FloatArray, Kernel, TabularMDP
+
+# HPGD's map (Thoma et al., NeurIPS 2024): 104 free cells.
+FOUR_ROOMS = (
+    "#############",
+    "#.....#.....#",
+    "#.....#.....#",
+    "#...........#",
+    "#.....#.....#",
+    "#.....#.....#",
+    "##.####.....#",
+    "#.....###.###",
+    "#.....#.....#",
+    "#.....#.....#",
+    "#...........#",
+    "#.....#.....#",
+    "#############",
+)
+FOUR_ROOMS_GOAL = (1, 9)
+FOUR_ROOMS_SLIP = 0.44  # the intended move has .56
+
+# Up, right, down, left, as (row, column) steps.
+MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
+
+
+def four_rooms(*, cycling: bool, ending: bool = True, seed: int = 0) -> TabularMDP:
+    """Return a problem on the Four-Rooms map: goal reward 1, 104 states, gamma .99, tau .003.
+
+    Args:
+        cycling: Whether moves pay a random amount of either sign, so that the follower may cycle
+            for profit and value iteration contracts by gamma alone (some 1500 sweeps); otherwise
+            every cell takes a toll, episodes end, and it needs a tenth of that.
+        ending: Whether acting in the goal ends the episode; it moves like any cell otherwise.
+        seed: Seed of the rewards.
+    """
+    rng = np.random.default_rng(seed)
+    free = np.array([[cell == "." for cell in row] for row in FOUR_ROOMS])
+    goal = np.zeros_like(free)
+    goal[FOUR_ROOMS_GOAL] = True
+    kernel = moves_kernel(free, goal & ending, FOUR_ROOMS_SLIP)
+    shape = (kernel.num_states, kernel.num_actions)
+    pay = rng.normal(0.0, 0.1, shape) if cycling else np.repeat(-tolls(rng, shape[0]), 4, axis=1)
+    pay[goal[free]] = 1.0
+    return TabularMDP(kernel, pay, gamma=0.99, temperature=0.003)
+
+
+def grid(
+    side: int, *, gamma: float = 0.99, temperature: float = 0.05, slip: float = 0.1, seed: int = 0
+) -> TabularMDP:
+    """Return an open grid of side x side cells with a toll in each, and its end in one corner.
+
+    At the default temperature entropy pays more than the tolls cost, so the follower prefers never
+    to end and value iteration contracts by gamma alone.
+    """
+    rng = np.random.default_rng(seed)
+    goal = np.zeros((side, side), dtype=bool)
+    goal[-1, -1] = True
+    kernel = moves_kernel(np.ones((side, side), dtype=bool), goal, slip)
+    reward = np.broadcast_to(-tolls(rng, side * side), (side * side, len(MOVES)))
+    return TabularMDP(kernel, reward, gamma=gamma, temperature=temperature)
+
+
+def garnet(
+    num_states: int,
+    num_actions: int,
+    branching: int,
+    *,
+    gamma: float = 0.99,
+    temperature: float = 0.05,
+    seed: int = 0,
+) -> TabularMDP:
+    """Return a random problem: `branching` random successors with random weights, rewards U(0, 1).
+
+    A successor drawn twice gets the sum of both weights.
+    """
+    rng = np.random.default_rng(seed)
+    pairs = num_states * num_actions
+    successors = rng.integers(num_states, size=(pairs, branching), dtype=np.int32)
+    weights = rng.random((pairs, branching))
+    weights /= weights.sum(axis=1, keepdims=True)
+    # Straight into CSR: triplets of millions of states would take twenty times the room.
+    starts = np.arange(0, pairs * branching + 1, branching, dtype=np.int32)
+    matrix = csr_array((weights.ravel(), successors.ravel(), starts), shape=(pairs, num_states))
+    matrix.sum_duplicates()
+    kernel = Kernel(matrix, num_states, num_actions)
+    reward = rng.random((num_actions, num_states)).T
+    return TabularMDP(kernel, reward, gamma=gamma, temperature=temperature)
+
+
+def random_mdp(seed: int = 0) -> tuple[Kernel, FloatArray, FloatArray]:
+    """Return the synthetic problem of Yang, Gao and Yuan (AISTATS 2025).
+
+    Returns:
+        The kernel with S = 10 and A = 5, the scales c `[S, A]` and the matrix M `[100, 100]` of the
+        reward r(s, a) = c(s, a) x^T M x.
+    """
+    rng = np.random.default_rng(seed)
+    num_states, num_actions, dimension = 10, 5, 100
+    transition = np.zeros((num_states, num_actions, num_states))
+    for row in transition.reshape(-1, num_states):
+        successors = rng.choice(num_states, rng.integers(1, num_states), replace=False)
+        row[successors] = rng.random(successors.size)
+        row /= row.sum()
+    scales = rng.random((num_states, num_actions)) * rng.random((num_states, num_actions))
+    return Kernel.from_dense(transition), scales, rng.normal(size=(dimension, dimension))
+
+
+def perturbed(mdp: TabularMDP, size: float, seed: int = 1) -> TabularMDP:
+    """Return the problem with every reward moved by up to `size`, relative."""
+    factors = 1.0 + size * np.random.default_rng(seed).uniform(-1.0, 1.0, mdp.reward.shape)
+    return replace(mdp, reward=mdp.reward * factors)
+
+
+def kernel_bytes(kernel: Kernel) -> int:
+    """Return how much memory a kernel takes."""
+    matrix = kernel.matrix
+    return int(matrix.data.nbytes + matrix.indices.nbytes + matrix.indptr.nbytes)
+
+
+def moves_kernel(free: NDArray[np.bool_], goal: NDArray[np.bool_], slip: float) -> Kernel:
+    """Return the kernel of four moves on a map; cells that are not free bounce.
+
+    Args:
+        free: Cells that are states, `[H, W]`, numbered row by row.
+        goal: Cells in which any action ends the episode, `[H, W]`.
+        slip: Probability that one of the three other moves is made.
+    """
+    states = np.full((free.shape[0] + 2, free.shape[1] + 2), -1)
+    states[1:-1, 1:-1][free] = np.arange(free.sum())
+    rows, columns = np.nonzero(states >= 0)
+    here = states[rows, columns]
+    going = ~goal[free]
+    triplets = []
+    for action in range(len(MOVES)):
+        for move, (down, right) in enumerate(MOVES):
+            there = states[rows + down, columns + right]
+            there = np.where(there < 0, here, there)[going]
+            share = 1.0 - slip if move == action else slip / (len(MOVES) - 1)
+            triplets.append((here[going], np.full_like(there, action), there, share))
+    return Kernel.from_triplets(
+        np.concatenate([departing for departing, _, _, _ in triplets]),
+        np.concatenate([actions for _, actions, _, _ in triplets]),
+        np.concatenate([arriving for _, _, arriving, _ in triplets]),
+        np.concatenate([np.full(arriving.size, share) for _, _, arriving, share in triplets]),
+        num_states=here.size,
+        num_actions=len(MOVES),
+    )
+
+
+def tolls(rng: np.random.Generator, num_states: int) -> FloatArray:
+    """Return a toll U(0, .1) for each state, `[S, 1]`."""
+    return rng.uniform(0.0, 0.1, (num_states, 1))

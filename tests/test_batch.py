@@ -1,0 +1,447 @@
+"""Batches of soft MDPs against one at a time, with and without compiled kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from bilevel_gym import TabularBilevelEnv, fast
+from bilevel_gym.adjoint import response_gradient
+from bilevel_gym.batch import solve_batch
+from bilevel_gym.linear import approximate_inverse, check_solver
+from bilevel_gym.mdp import FloatArray, Kernel, TabularMDP
+from bilevel_gym.objectives import DiscountedReturn, QuadraticCost, Sum
+from bilevel_gym.registration import TASKS, Task
+from bilevel_gym.soft import SoftSolution, default_tolerance, solve_soft_mdp
+
+from .helpers import array_game, game_of, interior_point, leader_seat
+from .models import random_mdp
+from .test_linear import corridor, grid
+
+every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.id)
+
+
+@pytest.fixture(params=["numpy", "numba"])
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run a test without and with compiled kernels, and return which it is."""
+    if request.param == "numba" and not fast.available():
+        pytest.skip("numba is not installed")
+    with fast.switched(request.param == "numba"):
+        yield request.param
+
+
+def batch_of(mdp: TabularMDP, size: int = 5, *, kernels: bool = False) -> list[TabularMDP]:
+    """Return problems with other rewards and, if asked for, other probabilities."""
+    rng = np.random.default_rng(0)
+    _ = mdp.kernel.pattern  # what has been computed is shared
+    return [
+        replace(
+            mdp,
+            reward=mdp.reward + 0.2 * rng.normal(size=mdp.reward.shape),
+            kernel=mdp.kernel.with_probabilities(
+                mdp.kernel.matrix.data * rng.uniform(0.7, 1.0, mdp.kernel.matrix.nnz)
+            )
+            if kernels
+            else mdp.kernel,
+        )
+        for _ in range(size)
+    ]
+
+
+BATCHES = {
+    "dense rows": batch_of(random_mdp(1, num_states=30, temperature=0.05)),
+    "masked": batch_of(random_mdp(2, num_states=30, masked=True, temperature=0.05)),
+    "corridor": batch_of(corridor(40)),
+    "grid": batch_of(grid(9)),
+    "no future": batch_of(random_mdp(3, gamma=0.0)),
+    "other kernels": batch_of(random_mdp(4, num_states=20), kernels=True),
+    "other kernels, grid": batch_of(grid(6), kernels=True),
+    "one state": batch_of(random_mdp(5, num_states=1)),
+    "nearly greedy": batch_of(random_mdp(6, gamma=0.99, temperature=1e-6, masked=True)),
+    "cycle one way": batch_of(
+        TabularMDP(
+            Kernel.from_triplets(
+                np.arange(9), np.zeros(9, int), (np.arange(9) + 1) % 9, np.ones(9),
+                num_states=9, num_actions=2,
+            ),
+            np.zeros((9, 2)), 0.9, 0.1,
+        )
+    ),
+}  # fmt: skip
+every_batch = pytest.mark.parametrize("name", BATCHES)
+
+
+def one_by_one(mdps: Sequence[TabularMDP], **options: Any) -> list[SoftSolution]:
+    with fast.switched(False):
+        return [solve_soft_mdp(mdp, **options) for mdp in mdps]
+
+
+def gradient_of(solution: SoftSolution) -> Any:
+    rng = np.random.default_rng(1)
+    return response_gradient(
+        solution, rng.normal(size=solution.policy.shape), policy_gradient_error=1e-9
+    )
+
+
+def assert_near(found: Any, wanted: Any, tolerance: float = 1e-10) -> None:
+    """Assert agreement relative to the largest entry."""
+    size = max(1.0, float(np.abs(wanted).max()))
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance * size)
+
+
+# Agreement --------------------------------------------------------------------------------------
+
+
+@every_batch
+@pytest.mark.parametrize("tolerance", [None, 1e-8])
+def test_each_solution_is_the_one_that_its_problem_has_alone(
+    name: str, tolerance: float | None, backend: str
+) -> None:
+    mdps = BATCHES[name]
+    found = solve_batch(mdps, tolerance=tolerance)
+    for mdp, one, other in zip(mdps, found, one_by_one(mdps, tolerance=tolerance), strict=True):
+        assert one.mdp is mdp and one.tolerance == other.tolerance
+        assert one.converged and other.converged and one.sweeps == 0
+        assert_near(one.soft_value, other.soft_value)
+        # Rounding of values is magnified by the temperature.
+        assert_near(one.policy, other.policy, 1e-10 + 1e-14 / mdp.temperature)
+        assert_near(one.soft_q[one.policy > 0], other.soft_q[one.policy > 0])
+        np.testing.assert_allclose(one.policy.sum(axis=1), 1.0, rtol=0, atol=1e-14)
+        if mdp.action_mask is not None:
+            assert not one.policy[~mdp.action_mask].any()
+        # At rounding, where the default ends, a last step more or less is chance.
+        assert abs(one.iterations - other.iterations) <= (tolerance is None)
+        assert one.solver == (other.solver if backend == "numpy" else "compiled")
+
+
+@every_batch
+def test_its_residual_is_the_true_one_and_as_small_as_alone(name: str, backend: str) -> None:
+    mdps = BATCHES[name]
+    for one, other in zip(solve_batch(mdps), one_by_one(mdps), strict=True):
+        mdp, tau = one.mdp, one.mdp.temperature
+        top = one.soft_q.max(axis=1)
+        backed_up = top + tau * np.log(np.exp((one.soft_q - top[:, None]) / tau).sum(axis=1))
+        rounding = 8 * 2.0**-52 * max(1.0, np.abs(one.soft_value).max())
+        assert one.residual == pytest.approx(np.abs(backed_up - one.soft_value).max(), abs=rounding)
+        assert one.residual <= max(2.0 * other.residual, rounding) <= default_tolerance(mdp)
+
+
+@every_batch
+def test_gradients_and_their_bounds_are_those_of_one_alone(name: str, backend: str) -> None:
+    mdps = BATCHES[name]
+    scale = 1e-10 + 1e-14 / mdps[0].temperature
+    for one, other in zip(solve_batch(mdps), one_by_one(mdps), strict=True):
+        found, wanted = gradient_of(one), gradient_of(other)
+        for part in ("reward", "adjoint", "kernel", "gamma", "temperature"):
+            assert_near(getattr(found, part), getattr(wanted, part), scale)
+        assert len(one.record.solutions) == 1 and one.record.solutions[0] is found.adjoint
+        size = np.abs(wanted.adjoint).sum()
+        assert found.residual <= 1e-13 * max(1.0, size)
+        difference = np.abs(found.reward - wanted.reward).sum()
+        assert difference <= found.error_bound + wanted.error_bound
+
+
+@every_batch
+@pytest.mark.parametrize("discount", [None, 0.5])
+def test_linear_systems_are_solved_on_its_factors(
+    name: str, discount: float | None, backend: str
+) -> None:
+    rng = np.random.default_rng(2)
+    for one in solve_batch(BATCHES[name], tolerance=1e-3):
+        gamma = one.mdp.gamma if discount is None else discount
+        system = one.discounted_system(gamma)
+        size = one.mdp.kernel.num_states
+        matrix = np.eye(size) - gamma * one.mdp.kernel.policy_matrix(one.policy).toarray()
+        for transpose, dense in ((False, matrix), (True, matrix.T)):
+            rhs = rng.normal(size=size)
+            solved, residual = system.solve(rhs, transpose=transpose)
+            assert_near(solved, np.linalg.solve(dense, rhs), 1e-12)
+            assert residual <= 1e-13 * np.abs(solved).sum()
+
+
+# The compiled solver, for one problem -----------------------------------------------------------
+
+
+@pytest.mark.usefixtures("compiled")
+class TestCompiled:
+    def test_solves_one_problem_as_a_batch_of_one(self) -> None:
+        for mdps in BATCHES.values():
+            one, alone = solve_soft_mdp(mdps[0], solver="compiled"), solve_batch(mdps)[0]
+            assert one.solver == "compiled" and one.iterations == alone.iterations
+            np.testing.assert_array_equal(one.soft_value, alone.soft_value)
+            np.testing.assert_array_equal(one.policy, alone.policy)
+
+    def test_is_never_chosen_for_one_problem(self) -> None:
+        assert solve_soft_mdp(BATCHES["grid"][0]).solver == "banded"
+        assert solve_soft_mdp(BATCHES["dense rows"][0]).solver == "dense"
+
+    def test_is_chosen_for_batches_where_it_is_faster(self) -> None:
+        def chosen(mdp: TabularMDP) -> str:
+            return solve_batch([mdp], tolerance=1e-2)[0].solver
+
+        assert chosen(grid(20)) == chosen(random_mdp(0, num_states=60)) == "compiled"
+        assert chosen(random_mdp(0, num_states=150)) == "dense"
+        assert chosen(grid(60)) == "krylov"
+        assert solve_batch(BATCHES["grid"], solver="dense")[0].solver == "dense"
+
+    @pytest.mark.parametrize("made", ["at another policy", "never"])
+    def test_poor_factors_are_replaced_not_trusted(self, made: str) -> None:
+        mdp = random_mdp(8, gamma=0.99, termination=0.0)
+        good = solve_soft_mdp(mdp, solver="compiled")
+        poor = approximate_inverse(mdp.kernel, good.policy, 0.5, "compiled")
+        solution = replace(good, _inverse=poor if made == "at another policy" else None)
+        assert_near(gradient_of(solution).reward, gradient_of(good).reward, 1e-12)
+        solution = replace(good, _inverse=None)
+        ones = np.ones(8)
+        assert_near(solution.system.solve(ones)[0], good.system.solve(ones)[0], 1e-12)
+
+    def test_its_factors_alone_solve_their_own_systems(self) -> None:
+        mdp = BATCHES["masked"][0]
+        policy = solve_soft_mdp(mdp).policy
+        inverse = approximate_inverse(mdp.kernel, policy, mdp.gamma, "compiled")
+        matrix = np.eye(30) - mdp.gamma * mdp.kernel.policy_matrix(policy).toarray()
+        rhs = np.random.default_rng(0).normal(size=30)
+        assert_near(inverse.solve(rhs), np.linalg.solve(matrix, rhs), 1e-12)
+        assert_near(inverse.solve(rhs, transpose=True), np.linalg.solve(matrix.T, rhs), 1e-12)
+
+    def test_values_that_overflow_are_an_error(self) -> None:
+        mdp = random_mdp(0)
+        huge = replace(mdp, reward=np.full((8, 3), 1e308))
+        with np.errstate(all="ignore"):
+            for solver in ("compiled", "dense"):
+                with pytest.raises(ArithmeticError, match="values overflowed"):
+                    solve_soft_mdp(huge, solver=solver)
+        solution = solve_soft_mdp(mdp, solver="compiled")
+        for rhs in (np.full(8, np.nan), np.array([np.nan, *np.ones(7)]), np.full(8, np.inf)):
+            with pytest.raises(ArithmeticError, match="overflowed"):
+                solution.system.solve(rhs)
+            with pytest.raises(ArithmeticError, match="overflowed"):
+                response_gradient(solution, np.stack([rhs, np.ones(8), np.ones(8)], axis=1))
+
+
+def test_without_compiled_kernels_the_error_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mdp = random_mdp(0)
+    with fast.switched(False):
+        for call in (
+            lambda: solve_soft_mdp(mdp, solver="compiled"),
+            lambda: solve_batch([mdp], solver="compiled"),
+            lambda: check_solver("compiled"),
+        ):
+            with pytest.raises(ImportError, match="extra `fast`.*switched off"):
+                call()
+        assert solve_batch([mdp])[0].solver == "dense"
+    monkeypatch.setattr(fast, "available", lambda: False)
+    token = fast._switch.set(None)
+    try:
+        monkeypatch.delenv(fast.ENVIRONMENT_VARIABLE, raising=False)
+        with pytest.raises(ImportError, match=r"bilevel_gym\[fast\]"):
+            solve_soft_mdp(mdp, solver="compiled")
+        assert solve_batch([mdp])[0].solver == "dense"
+    finally:
+        fast._switch.reset(token)
+
+
+# Starts, limits, independence -------------------------------------------------------------------
+
+
+def test_starts_are_taken_from_earlier_solutions(backend: str) -> None:
+    mdps = BATCHES["grid"]
+    cold = solve_batch(mdps)
+    starts = np.array([solution.soft_value for solution in cold])
+    before = starts.copy()
+    assert [s.iterations for s in solve_batch(mdps, initial_values=starts)] == [0] * 5
+    np.testing.assert_array_equal(starts, before)
+    mixed = [None, starts[1], None, starts[3], starts[4]]
+    warm = solve_batch(mdps, initial_values=mixed, guesses=[s.record.solutions for s in cold])
+    assert [s.iterations == 0 for s in warm] == [False, True, False, True, True]
+    for one, other in zip(warm, cold, strict=True):
+        assert_near(one.soft_value, other.soft_value, 1e-13)
+        assert_near(gradient_of(one).reward, gradient_of(other).reward)
+
+
+def test_steps_are_limited_and_the_outcome_is_reported(backend: str) -> None:
+    mdps = BATCHES["grid"]
+    for limit in (0, 2):
+        for one, other in zip(
+            solve_batch(mdps, max_iterations=limit),
+            one_by_one(mdps, max_iterations=limit),
+            strict=True,
+        ):
+            assert one.iterations == limit and not one.converged
+            assert one.residual == pytest.approx(other.residual, rel=1e-9)
+            assert_near(one.soft_value, other.soft_value)
+            assert_near(gradient_of(one).reward, gradient_of(other).reward)
+
+
+def test_a_problem_is_solved_the_same_whatever_is_solved_with_it(backend: str) -> None:
+    for mdps in (BATCHES["grid"], BATCHES["other kernels"]):
+        together, again = solve_batch(mdps), solve_batch(mdps)
+        for b, mdp in enumerate(mdps):
+            for other in (again[b], solve_batch([mdp])[0], solve_batch(mdps[b:])[0]):
+                np.testing.assert_array_equal(together[b].soft_value, other.soft_value)
+                np.testing.assert_array_equal(together[b].policy, other.policy)
+                assert together[b].residual == other.residual
+                first, second = gradient_of(together[b]), gradient_of(other)
+                np.testing.assert_array_equal(first.reward, second.reward)
+
+
+def test_solutions_share_no_memory(backend: str) -> None:
+    solutions = solve_batch(BATCHES["grid"])
+    arrays = [array for s in solutions for array in (s.soft_value, s.policy)]
+    for b, array in enumerate(arrays):
+        assert array.base is None or array.base.nbytes == array.nbytes
+        assert not any(np.shares_memory(array, other) for other in arrays[:b])
+
+
+def test_no_problems_have_no_solutions(backend: str) -> None:
+    assert solve_batch([]) == []
+
+
+# Bad input --------------------------------------------------------------------------------------
+
+MDP = random_mdp(0)
+
+
+@pytest.mark.parametrize(
+    ("mdps", "options", "message"),
+    [
+        ([MDP, random_mdp(0)], {}, "pattern.*problem 1.*with_probabilities"),
+        ([MDP, MDP, replace(MDP, gamma=0.8)], {}, "one `gamma`, got 0.9 in.*0 and 0.8 in.*2"),
+        ([MDP, replace(MDP, temperature=1.0)], {}, "one `temperature`, got 0.1 .* 1.0 in"),
+        (
+            [MDP, replace(MDP, action_mask=np.ones((8, 3), bool))],
+            {},
+            "one `action_mask`, got another in problem 1",
+        ),
+        (
+            [
+                replace(MDP, action_mask=np.ones((8, 3), bool)),
+                replace(MDP, action_mask=~np.eye(8, 3, dtype=bool)),
+            ],
+            {},
+            "one `action_mask`",
+        ),
+        ([MDP], {"tolerance": 0.0}, "`tolerance` must be positive"),
+        ([MDP], {"max_iterations": -1}, "`max_iterations`.*got -1"),
+        ([MDP], {"solver": "compile"}, "unknown solver 'compile'.*Did you mean 'compiled'"),
+        ([MDP, MDP], {"initial_values": np.zeros((3, 8))}, "`initial_values`.*2 problems, got 3"),
+        ([MDP, MDP], {"initial_values": np.zeros((2, 7))}, r"`initial_values\[0\]`.*\(7,\)"),
+        (
+            [MDP, MDP],
+            {"initial_values": [None, np.full(8, np.inf)]},
+            r"`initial_values\[1\]` must be finite",
+        ),
+        ([MDP, MDP], {"guesses": [()]}, "`guesses`.*2 problems, got 1"),
+    ],
+)
+def test_what_is_wrong_with_a_batch_is_named(
+    mdps: list[TabularMDP], options: dict[str, Any], message: str, backend: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        solve_batch(mdps, **options)
+
+
+# Games ------------------------------------------------------------------------------------------
+
+
+class Drift(TabularBilevelEnv):
+    """A game whose kernel and rewards move with x `[2]`, on one pattern or on ever new ones."""
+
+    def __init__(self, one_pattern: bool) -> None:
+        mdp = random_mdp(11, num_states=6)
+        self._one_pattern, self._reward = one_pattern, mdp.reward
+        self._slope = np.random.default_rng(12).uniform(-0.05, 0.0, mdp.kernel.matrix.nnz)
+        super().__init__(
+            kernel=mdp.kernel,
+            initial_distribution=np.full(6, 1 / 6),
+            objective=Sum((DiscountedReturn(0.8), QuadraticCost(0.1))),
+            upper_space=gym.spaces.Box(0.0, 1.0, (2,), np.float32),
+            initial_upper_params=np.full(2, 0.5),
+            gamma=mdp.gamma,
+            temperature=mdp.temperature,
+        )
+
+    def kernel(self, upper_params: FloatArray) -> Kernel:
+        moved = self._kernel.matrix.data * (1.0 + upper_params[0] * self._slope)
+        kernel = self._kernel.with_probabilities(moved)
+        return kernel if self._one_pattern else Kernel.from_dense(kernel.to_dense())
+
+    def kernel_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        return np.array([cotangent @ (self._kernel.matrix.data * self._slope), 0.0])
+
+    def reward(self, upper_params: FloatArray) -> FloatArray:
+        return self._reward * upper_params[1]
+
+    def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        return np.array([0.0, (cotangent * self._reward).sum()])
+
+    def upper_reward(self, upper_params: FloatArray) -> FloatArray:
+        return -self._reward
+
+
+def assert_same_answers(game: TabularBilevelEnv, xs: FloatArray, **options: Any) -> list[Any]:
+    """Assert that many x are answered as each is alone; return the answers."""
+    found = game.evaluate_batch(xs, **options)
+    assert len(found) == len(xs)
+    starts = options.pop("warm_starts", [None] * len(xs))
+    for x, one, start in zip(xs, found, starts, strict=True):
+        with fast.switched(False):
+            other = game.evaluate(x, warm_start=start, **options)
+        assert one.objective == pytest.approx(other.objective, rel=1e-10, abs=1e-10)
+        assert one.iterations == other.iterations and one.converged
+        for part in ("hyper_gradient", "direct_gradient", "policy", "soft_value", "occupancy"):
+            assert_near(getattr(one, part), getattr(other, part))
+            assert not getattr(one, part).flags.writeable
+        assert len(one.linear_solutions) == len(other.linear_solutions)
+        np.testing.assert_array_equal(one.upper_params, x)
+    return found
+
+
+@every_task
+def test_many_x_are_answered_as_each_is_alone(task: Task, backend: str) -> None:
+    game = game_of(leader_seat(task))
+    xs = np.array([interior_point(game, seed, 0.2) for seed in range(4)])
+    first = assert_same_answers(game, xs, tolerance=1e-8)
+    assert_same_answers(game, xs + 1e-3, tolerance=1e-8, warm_starts=[None, *first[1:]])
+
+
+@pytest.mark.parametrize("one_pattern", [True, False])
+def test_the_kernels_of_many_x_may_differ(one_pattern: bool, backend: str) -> None:
+    game = Drift(one_pattern)
+    xs = np.random.default_rng(0).uniform(0.0, 1.0, (4, 2))
+    first = assert_same_answers(game, xs, tolerance=1e-8)
+    assert_same_answers(game, xs[::-1], tolerance=1e-8, warm_starts=first[::-1])
+    assert {answer.solver for answer in first} == {"compiled" if backend == "numba" else "dense"}
+    # Differences of the objective agree with the gradient.
+    step = 1e-5
+    for k, direction in enumerate(np.eye(2)):
+        above, below = game.evaluate_batch([[0.5, 0.5] + step * direction * s for s in (1, -1)])
+        slope = (above.objective - below.objective) / (2 * step)
+        assert game.evaluate([0.5, 0.5]).hyper_gradient[k] == pytest.approx(slope, rel=1e-7)
+
+
+def test_a_bad_row_is_named_before_anything_is_done(
+    monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    game = array_game()
+    monkeypatch.setattr(game, "reward", lambda x: pytest.fail("nothing is to be solved"))
+    good = np.zeros(3)
+    cases: tuple[tuple[Any, str], ...] = (
+        ([good, [0.0, 2.0, 0.0]], r"row 1: `upper_params\[1\]` must be finite.*got 2.0"),
+        ([good, good, good[:2]], r"row 2: `upper_params` must have shape \(3,\), got \(2,\)"),
+        (good, r"row 0: `upper_params` must have shape \(3,\), got \(\)"),
+        ([[np.nan] * 3], "row 0: .*got nan"),
+    )
+    for rows, message in cases:
+        with pytest.raises(ValueError, match=message):
+            game.evaluate_batch(rows)
+    with pytest.raises(ValueError, match="`warm_starts`.*each of 2 x, got 1"):
+        game.evaluate_batch([good, good], warm_starts=[None])
+    assert game.evaluate_batch([]) == []

@@ -1,0 +1,307 @@
+"""Many copies of the leader's seat, answered together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.error import ResetNeeded
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
+from numpy.typing import ArrayLike, NDArray
+
+from ..checks import check_at_least, unknown_name
+from ..envs.tabular import TabularBilevelEnv
+from ..mdp import FloatArray
+from ..methods import TabularResponse
+from .hyper_gradient import HyperGradient
+from .lower_level_vector import _checked_mode
+
+__all__ = ["LeaderVectorEnv"]
+
+# Keys of infos, as in `HyperGradient`, and where their values stand in a response.
+REPORTED = {
+    "hyper_gradient": "hyper_gradient",
+    "upper_params": "upper_params",
+    "inner_residual": "residual",
+    "inner_iterations": "iterations",
+    "inner_converged": "converged",
+    "lower_value": "lower_value",
+}
+
+
+class LeaderVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
+    """Copies of a tabular game's leader's seat, each at an x of its own, as arrays.
+
+    What `SyncVectorEnv` makes of as many `HyperGradient(gym.make(id), outer_steps=...)`, with one
+    game for all copies, whose `evaluate_batch` answers them together: actions are x `[N, ...]`,
+    rewards F(x) float64 `[N]`, and infos those of `HyperGradient` stacked, with `hyper_gradient`
+    float64 `[N, ...]`. Each copy keeps the warm start of its own last answer until it is reset.
+    Nothing is random here, so seeds change nothing.
+
+    Attributes:
+        game: The game.
+        outer_steps: Steps of the leader's episode.
+
+    Example:
+        >>> import bilevel_gym, numpy as np
+        >>> envs = bilevel_gym.LeaderVectorEnv("BilevelGridWorld-v0", 16)
+        >>> observations, infos = envs.reset(seed=0)
+        >>> x = np.random.default_rng(0).uniform(-1.0, 1.0, (16, 52))
+        >>> observations, rewards, terminations, truncations, infos = envs.step(x)
+        >>> observations.shape, rewards.shape, infos["hyper_gradient"].shape
+        ((16, 52), (16,), (16, 52))
+    """
+
+    def __init__(
+        self,
+        id: str,
+        num_envs: int,
+        *,
+        outer_steps: int = 100,
+        solver: str = "auto",
+        tolerance: float | None = None,
+        max_iterations: int = 200,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        **kwargs: Any,
+    ) -> None:
+        """Make the copies.
+
+        Args:
+            id: Gymnasium id of a tabular game.
+            num_envs: Number of copies N, at least 1.
+            outer_steps: Steps of the leader's episode, at least 1.
+            solver: As in `TabularBilevelEnv.evaluate_batch`.
+            tolerance: As in `TabularBilevelEnv.evaluate`.
+            max_iterations: Newton steps allowed for one answer.
+            autoreset_mode: When ended copies start again: "NextStep" as Gymnasium's own vector
+                environments, "SameStep" with the last observation in `infos["final_obs"]` and the
+                last info in `infos["final_info"]`, or "Disabled", where
+                `reset(options={"reset_mask": ended})` does it.
+            **kwargs: Arguments of `gymnasium.make`, such as those of the game.
+
+        Raises:
+            gymnasium.error.Error: If the id is not registered.
+            TypeError: If the game is not a tabular one.
+            ValueError: If an option is out of range, or a render mode is asked for.
+        """
+        check_at_least("num_envs", num_envs, 1)
+        mode = _checked_mode(autoreset_mode)
+        if kwargs.get("render_mode") is not None:
+            raise ValueError(
+                f"`LeaderVectorEnv` has no picture, got render_mode={kwargs['render_mode']!r}; "
+                "look at a HyperGradient(gym.make(id))"
+            )
+        options: dict[str, Any] = {
+            "solver": solver,
+            "tolerance": tolerance,
+            "max_iterations": max_iterations,
+        }
+        env = gym.make(id, **kwargs)
+        game = env.unwrapped
+        if isinstance(game, TabularBilevelEnv):
+            seat = HyperGradient(env, outer_steps=outer_steps, **options)
+        else:
+            raise TypeError(
+                f"`LeaderVectorEnv` needs a tabular game, got {type(game).__name__}; "
+                "gymnasium.vector.SyncVectorEnv takes the leader's seat of any game"
+            )
+        self.game = game
+        self.num_envs, self.outer_steps = int(num_envs), seat.outer_steps
+        self.metadata = {"render_modes": [], "autoreset_mode": mode}
+        self.single_observation_space = seat.observation_space
+        self.single_action_space = seat.action_space
+        self.observation_space = batch_space(seat.observation_space, self.num_envs)
+        self.action_space = batch_space(seat.action_space, self.num_envs)
+        self._mode, self._options = mode, options
+        self._responses: list[TabularResponse] = []
+        self._elapsed = np.zeros(self.num_envs, dtype=np.int64)
+        self._over = np.zeros(self.num_envs, dtype=bool)
+
+    @property
+    def responses(self) -> list[TabularResponse]:
+        """The follower's last answers, one for each copy.
+
+        Raises:
+            ResetNeeded: Before the first `reset`.
+        """
+        self._check_begun()
+        return list(self._responses)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode of every copy, or of some.
+
+        Args:
+            seed: Seed of `np_random`, which nothing here draws from.
+            options: `{"upper_params": x}` starts at x instead of the game's initial one, with one x
+                for all copies, or one for each, `[N, ...]`. `{"reset_mask": mask}`, bool `[N]`,
+                starts the marked copies only.
+
+        Returns:
+            The observations of all copies, and the infos of those that start.
+
+        Raises:
+            gymnasium.error.Error: If the seed is not a non-negative integer.
+            ResetNeeded: If a mask is given before the first reset of all copies.
+            TypeError: If the mask is not an array of bool.
+            ValueError: If an option is unknown or out of range; nothing changes.
+        """
+        options = options or {}
+        for option in options:
+            if option not in ("upper_params", "reset_mask"):
+                raise ValueError(
+                    unknown_name("reset option", option, ["reset_mask", "upper_params"])
+                )
+        mask = self._checked_mask(options.get("reset_mask", np.ones(self.num_envs, dtype=bool)))
+        start = options.get("upper_params", self.game.initial_upper_params)
+        if _ndim(start) == len(self.game.upper_space.shape) + 1:
+            answers = self._answers(self._checked_rows("upper_params", start, mask))
+        else:
+            first = self._answers([self.game.validate_upper_params(start)])
+            answers = first * int(mask.sum())
+        super().reset(seed=seed)
+        self._responses = _replaced(self._responses or answers, mask, answers)
+        self._elapsed[mask], self._over[mask] = 0, False
+        return self._observations(), self._infos(self._responses, mask)
+
+    def step(
+        self, actions: ArrayLike
+    ) -> tuple[Any, FloatArray, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """Announce an x for each copy and let the follower answer all of them.
+
+        Args:
+            actions: x for each copy, `[N, ...]`; those of copies that only start again are ignored.
+
+        Returns:
+            Observations, rewards `[N]`, terminations `[N]` (all False), truncations `[N]`, infos.
+
+        Raises:
+            ResetNeeded: Before the first reset, and in "Disabled" mode where a copy has ended.
+            ValueError: If the actions have another shape, or an x is not finite or out of bounds;
+                the message names the copy, and nothing changes.
+        """
+        self._check_begun()
+        if self._mode is AutoresetMode.DISABLED and self._over.any():
+            raise ResetNeeded(
+                "`step` needs episodes under way, got ended ones in the copies "
+                f"{np.flatnonzero(self._over).tolist()}; start these again with "
+                '`reset(options={"reset_mask": truncations})`'
+            )
+        begins, steps = self._over, ~self._over
+        answers = self._answers(
+            self._checked_rows("actions", actions, steps),
+            [self._responses[copy] for copy in np.flatnonzero(steps).tolist()],
+        )
+        responses = _replaced(self._responses, steps, answers)
+        elapsed = np.where(steps, self._elapsed + 1, 0)
+        truncations = elapsed >= self.outer_steps
+        rewards = np.where(steps, [response.objective for response in responses], 0.0)
+        infos: dict[str, Any] = {}
+        if self._mode is AutoresetMode.SAME_STEP and truncations.any():
+            infos = self._final_infos(responses, truncations)
+            begins = truncations
+            elapsed[begins] = 0
+        if begins.any():
+            first = self._answers([self.game.initial_upper_params])
+            responses = _replaced(responses, begins, first * int(begins.sum()))
+        self._responses, self._elapsed = responses, elapsed
+        if self._mode is not AutoresetMode.SAME_STEP:
+            self._over = truncations.copy()
+        infos.update(self._infos(responses, np.ones(self.num_envs, dtype=bool)))
+        terminations = np.zeros(self.num_envs, dtype=bool)
+        return self._observations(), rewards, terminations, truncations, infos
+
+    def _answers(
+        self, xs: Sequence[ArrayLike], warm_starts: Sequence[TabularResponse] | None = None
+    ) -> list[TabularResponse]:
+        return self.game.evaluate_batch(xs, warm_starts=warm_starts, **self._options)
+
+    def _observations(self) -> Any:
+        space = self.single_observation_space
+        observed = [self.game.observe(response) for response in self._responses]
+        out: Any = create_empty_array(space, self.num_envs)
+        return concatenate(space, observed, out)
+
+    def _infos(
+        self, responses: Sequence[TabularResponse], mask: NDArray[np.bool_]
+    ) -> dict[str, Any]:
+        """Return what marked copies report, with zeros for the others, as Gymnasium arranges it."""
+        infos: dict[str, Any] = {}
+        for key, name in REPORTED.items():
+            values = np.array([getattr(response, name) for response in responses])
+            values[~mask] = 0
+            infos[key], infos[f"_{key}"] = values, mask.copy()
+        return infos
+
+    def _final_infos(
+        self, responses: Sequence[TabularResponse], over: NDArray[np.bool_]
+    ) -> dict[str, Any]:
+        """Return the last observations and infos of ended copies."""
+        final_obs = np.full(self.num_envs, None, dtype=object)
+        for copy in np.flatnonzero(over).tolist():
+            final_obs[copy] = self.game.observe(responses[copy])
+        return {
+            "final_obs": final_obs,
+            "_final_obs": over.copy(),
+            "final_info": self._infos(responses, over),
+            "_final_info": over.copy(),
+        }
+
+    def _check_begun(self) -> None:
+        if not self._responses:
+            raise ResetNeeded("the copies have no answers yet; call `reset` first")
+
+    def _checked_rows(
+        self, name: str, values: ArrayLike, mask: NDArray[np.bool_]
+    ) -> list[FloatArray]:
+        """Return the x of the marked copies, after checking them."""
+        accepted = f"shape {(self.num_envs, *self.game.upper_space.shape)}"
+        try:
+            given = np.asarray(values)
+        except ValueError:
+            raise ValueError(
+                f"`{name}` must have {accepted}, got rows of different lengths"
+            ) from None
+        if given.shape != (self.num_envs, *self.game.upper_space.shape):
+            raise ValueError(f"`{name}` must have {accepted}, got shape {given.shape}")
+        rows = []
+        for copy in np.flatnonzero(mask).tolist():
+            try:
+                rows.append(self.game.validate_upper_params(given[copy]))
+            except ValueError as error:
+                raise ValueError(f"copy {copy}: {error}") from None
+        return rows
+
+    def _checked_mask(self, mask: Any) -> NDArray[np.bool_]:
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+            raise TypeError(f"`reset_mask` must be a NumPy array of bool, got {mask!r}")
+        if mask.shape != (self.num_envs,):
+            raise ValueError(f"`reset_mask` must have shape ({self.num_envs},), got {mask.shape}")
+        if not mask.any():
+            raise ValueError("`reset_mask` must mark at least one copy, got none")
+        if not self._responses and not mask.all():
+            raise ResetNeeded("`reset_mask` needs a first `reset` of all copies")
+        return mask
+
+
+def _replaced(
+    responses: Sequence[TabularResponse],
+    mask: NDArray[np.bool_],
+    answers: Sequence[TabularResponse],
+) -> list[TabularResponse]:
+    """Return the responses with the marked ones replaced, in order."""
+    replaced = list(responses)
+    for copy, answer in zip(np.flatnonzero(mask).tolist(), answers, strict=True):
+        replaced[copy] = answer
+    return replaced
+
+
+def _ndim(values: ArrayLike) -> int:
+    try:
+        return np.ndim(values)
+    except ValueError:  # rows of different lengths, to be refused as an x
+        return 0
