@@ -1,9 +1,9 @@
 """Implicit differentiation of the follower's answer: one transposed solve, whatever D is.
 
-For an objective f(pi*) with f_pi = df/dpi (Yang, Gao, Yuan, AISTATS 2025, give the forward form
-of d pi*; this is its adjoint):
+For an objective f(pi*) with f_pi = df/dpi, and f_log = df/d log pi for terms in log pi (Yang, Gao,
+Yuan, AISTATS 2025, give the forward form of d pi*; this is its adjoint):
 
-    u(s, a)   = pi(a|s) f_pi(s, a) / tau
+    u(s, a)   = (pi(a|s) f_pi(s, a) + f_log(s, a)) / tau
     u_c(s, a) = u(s, a) - pi(a|s) sum_b u(s, b)
     (I - gamma P_pi)^T v = gamma sum_sa P(.|s, a) u_c(s, a)
     q(s, a)   = u_c(s, a) + pi(a|s) v(s)
@@ -14,7 +14,7 @@ discount and temperature follow from q and v without another solve.
 Error bound, in the sum norm over states and actions: with kappa >= |pi - pi*| / pi, e the bound of
 sum_sa pi |f_pi - f_pi*| that the objective gives, and rho the residual of the system,
 
-    |u_c - u_c*| <= E_u = 2 kappa |u_c| + 2 (1 + kappa) e / tau
+    |u_c - u_c*| <= E_u = 2 kappa |u_c| + (2 (1 + kappa) e + kappa |f_log|) / tau
     |v - v*|     <= E_v = (gamma E_u + |rho| + gamma kappa |v|) / (1 - gamma)
     |q - q*|     <= E_u + E_v + kappa |v|
 
@@ -80,8 +80,9 @@ class ResponseGradient:
 
 def response_gradient(
     solution: SoftSolution,
-    policy_gradient: FloatArray,
+    policy_gradient: FloatArray | None,
     *,
+    log_policy_gradient: FloatArray | None = None,
     policy_gradient_error: float = 0.0,
     guess: FloatArray | None = None,
 ) -> ResponseGradient:
@@ -90,6 +91,8 @@ def response_gradient(
     Args:
         solution: A converged solve of the follower's problem.
         policy_gradient: f_pi `[S, A]`; only its differences between the actions of a state matter.
+            None for zero.
+        log_policy_gradient: f_log `[S, A]`, None for zero.
         policy_gradient_error: Bound on sum_sa pi |f_pi - f_pi*|, for the error bound.
         guess: The adjoint `[S]` at a nearby x, to start an iterative solve from; None takes the
             one of the solution's record, if there is one.
@@ -97,16 +100,25 @@ def response_gradient(
     kernel, policy = solution.mdp.kernel, solution.policy
     gamma, tau = solution.mdp.gamma, solution.mdp.temperature
 
-    if solution.solver == "compiled":
+    if (
+        solution.solver == "compiled"
+        and policy_gradient is not None
+        and log_policy_gradient is None
+    ):
         from .batch import compiled_adjoint
 
         centred, adjoint, reward, norms = compiled_adjoint(solution, policy_gradient)
         residual, size_of_centred, size = norms
     else:
-        # pi f_pi / tau, centred; subtracting the mean first keeps the large common part of f_pi
-        # from cancelling after the division by a small temperature.
-        mean = (policy * policy_gradient).sum(axis=1, keepdims=True)
-        centred = policy * (policy_gradient - mean) / tau
+        centred = np.zeros_like(policy)
+        if policy_gradient is not None:
+            # Subtracting the mean first keeps the large common part of f_pi from cancelling after
+            # the division by a small temperature.
+            mean = (policy * policy_gradient).sum(axis=1, keepdims=True)
+            centred += policy * (policy_gradient - mean) / tau
+        if log_policy_gradient is not None:
+            total = log_policy_gradient.sum(axis=1, keepdims=True)
+            centred += (log_policy_gradient - policy * total) / tau
         rhs = gamma * kernel.flow(centred)
         adjoint, residual = solution.system.solve(rhs, transpose=True, guess=guess)
         reward = centred + policy * adjoint[:, None]
@@ -116,6 +128,8 @@ def response_gradient(
     if math.isfinite(kappa):
         of_centred = 2.0 * kappa * size_of_centred
         of_centred += 2.0 * (1.0 + kappa) * policy_gradient_error / tau
+        if log_policy_gradient is not None:
+            of_centred += kappa * float(np.abs(log_policy_gradient).sum()) / tau
         of_system = gamma * of_centred + residual + gamma * kappa * size
         error_bound = of_centred + of_system / (1.0 - gamma) + kappa * size
     return ResponseGradient(

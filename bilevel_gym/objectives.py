@@ -14,11 +14,22 @@ from typing import Protocol
 
 import numpy as np
 
-from .checks import check_discount, check_not_negative
+from .checks import check_at_least, check_discount, check_not_negative, check_probability
 from .mdp import FloatArray
 from .soft import SoftSolution
 
-__all__ = ["DiscountedReturn", "Objective", "Outcome", "QuadraticCost", "Sum", "UpperValue"]
+__all__ = [
+    "DiscountedReturn",
+    "LinearCost",
+    "LogLikelihood",
+    "Objective",
+    "Outcome",
+    "PolicyCost",
+    "QuadraticCost",
+    "Sum",
+    "TruncatedReturn",
+    "UpperValue",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +75,7 @@ class UpperValue:
     Attributes:
         value: f(x, pi).
         policy: df/dpi `[S, A]`.
+        log_policy: df/d log pi `[S, A]`, for terms in log pi; adds to what `policy` says.
         policy_error: Bound on sum_sa pi |df/dpi - its value at the exact policy|, up to a constant
             in each state, from the residuals of what it was computed from.
         upper_reward: df/du, u being the leader's reward, `[S, A]`.
@@ -76,12 +88,18 @@ class UpperValue:
 
     value: float
     policy: FloatArray | None = None
+    log_policy: FloatArray | None = None
     policy_error: float = 0.0
     upper_reward: FloatArray | None = None
     kernel: FloatArray | None = None
     params: FloatArray | None = None
     initial_distribution: FloatArray | None = None
     gamma: float = 0.0
+
+    @property
+    def responds(self) -> bool:
+        """Whether the value depends on the policy at all."""
+        return self.policy is not None or self.log_policy is not None
 
 
 class Objective(Protocol):
@@ -155,6 +173,168 @@ class DiscountedReturn:
 
 
 @dataclass(frozen=True)
+class TruncatedReturn:
+    """The leader's discounted return over the first `horizon` steps, from a stationary policy.
+
+    With d_0 = rho, d_{t+1} = gamma P_pi^T d_t (visits, discounted) and Q_k = u + gamma P V_{k-1},
+    V_k = sum_a pi Q_k, V_0 = 0 (what k steps to go are worth), J = rho^T V_H and
+
+        df/dpi = sum_t d_t Q_{H-t},  df/du = sum_t d_t pi,
+        df/dP(s'|s,a) = gamma sum_t d_t(s) pi(a|s) V_{H-t-1}(s').
+
+    Attributes:
+        horizon: H, at least 1.
+        gamma: The leader's discount in [0, 1]; None takes the follower's.
+    """
+
+    horizon: int
+    gamma: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check horizon and discount."""
+        check_at_least("horizon", self.horizon, 1)
+        if self.gamma is not None:
+            check_probability("gamma", self.gamma)
+
+    def evaluate(self, outcome: Outcome) -> UpperValue:
+        """Return the truncated return and its derivatives."""
+        kernel, policy = outcome.solution.mdp.kernel, outcome.solution.policy
+        gamma = outcome.solution.mdp.gamma if self.gamma is None else self.gamma
+        upper_reward, rho = outcome.upper_reward, outcome.initial_distribution
+        values, futures = [np.zeros(len(rho))], []
+        for _ in range(self.horizon):
+            futures.append(kernel.expect(values[-1]))
+            values.append((policy * (upper_reward + gamma * futures[-1])).sum(axis=1))
+        visits = np.zeros_like(rho)
+        slope, by_kernel, by_gamma = np.zeros_like(policy), np.zeros(kernel.matrix.nnz), 0.0
+        present = rho
+        for left in range(self.horizon, 0, -1):
+            future, pairs = futures[left - 1], present[:, None] * policy
+            visits = visits + present
+            slope += present[:, None] * (upper_reward + gamma * future)
+            by_kernel += gamma * kernel.on_transitions(pairs, values[left - 1])
+            by_gamma += float((pairs * future).sum())
+            present = gamma * kernel.flow(pairs)
+        return UpperValue(
+            value=float(rho @ values[-1]),
+            policy=slope,
+            policy_error=self._policy_error(outcome, gamma, visits, values),
+            upper_reward=visits[:, None] * policy,
+            kernel=by_kernel,
+            initial_distribution=values[-1],
+            gamma=by_gamma if self.gamma is None else 0.0,
+        )
+
+    def _policy_error(
+        self, outcome: Outcome, gamma: float, visits: FloatArray, values: list[FloatArray]
+    ) -> float:
+        """Return the bound on sum_sa pi |df/dpi - exact|.
+
+        After t steps a policy that is off by a share kappa has visits off by (1 + kappa)^t - 1 of
+        themselves, and so has what t steps are worth, relative to the largest rewards in them.
+        """
+        kappa = outcome.solution.policy_error_bound
+        if not np.isfinite(kappa):
+            return np.inf
+        drift = float(np.expm1(self.horizon * np.log1p(kappa)))
+        largest = float(np.abs(outcome.upper_reward).max())
+        worth = largest * float(sum(gamma**t for t in range(self.horizon)))
+        return float(visits.sum()) * worth * drift * (2.0 + drift)
+
+
+@dataclass(frozen=True)
+class PolicyCost:
+    """The cost -weight * sum_sa pi(a|s)^2 of a policy that is not spread out.
+
+    Attributes:
+        weight: Not negative.
+    """
+
+    weight: float
+
+    def __post_init__(self) -> None:
+        """Check the weight."""
+        check_not_negative("weight", self.weight)
+
+    def evaluate(self, outcome: Outcome) -> UpperValue:
+        """Return the cost and its derivative."""
+        policy = outcome.solution.policy
+        squares = float((policy * policy).sum())
+        kappa = outcome.solution.policy_error_bound
+        return UpperValue(
+            value=-self.weight * squares,
+            policy=-2.0 * self.weight * policy,
+            policy_error=2.0 * self.weight * kappa * squares,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class LogLikelihood:
+    """The log-likelihood sum_sa n(s, a) log pi(a|s) of demonstrated actions.
+
+    Attributes:
+        counts: n `[S, A]`, how often each action was taken in each state, not negative.
+    """
+
+    counts: FloatArray
+
+    def __post_init__(self) -> None:
+        """Check the counts.
+
+        Raises:
+            ValueError: If they are not finite and non-negative.
+        """
+        counts = np.asarray(self.counts, dtype=np.float64)
+        if counts.ndim != 2 or not (np.isfinite(counts) & (counts >= 0.0)).all():
+            raise ValueError(
+                f"`counts` must be finite, not negative and of shape [S, A], got {self.counts!r}"
+            )
+        object.__setattr__(self, "counts", counts)
+
+    def evaluate(self, outcome: Outcome) -> UpperValue:
+        """Return the log-likelihood and its derivative.
+
+        Raises:
+            ValueError: If an action was demonstrated that does not exist, or the counts have
+                another shape than the policy.
+        """
+        log_policy = outcome.solution.log_policy
+        if self.counts.shape != log_policy.shape:
+            raise ValueError(
+                f"`counts` must have shape [S, A] = {log_policy.shape}, got {self.counts.shape}"
+            )
+        taken = self.counts > 0.0
+        value = float((self.counts[taken] * log_policy[taken]).sum())
+        if not np.isfinite(value):
+            state, action = (int(i) for i in np.argwhere(taken & ~np.isfinite(log_policy))[0])
+            raise ValueError(f"demonstrated {action=} does not exist in state {state}")
+        return UpperValue(value=value, log_policy=self.counts)
+
+
+@dataclass(frozen=True)
+class LinearCost:
+    """The cost -weight * ||x||_1 of the upper-level parameters, counted once.
+
+    Its derivative is that from the right at zero, where x may not be negative.
+
+    Attributes:
+        weight: Not negative.
+    """
+
+    weight: float
+
+    def __post_init__(self) -> None:
+        """Check the weight."""
+        check_not_negative("weight", self.weight)
+
+    def evaluate(self, outcome: Outcome) -> UpperValue:
+        """Return the cost and its derivative."""
+        x = outcome.upper_params
+        signs = np.where(x < 0.0, -1.0, 1.0)
+        return UpperValue(value=-self.weight * float(np.abs(x).sum()), params=-self.weight * signs)
+
+
+@dataclass(frozen=True)
 class QuadraticCost:
     """The cost -weight * ||x||^2 of the upper-level parameters, counted once.
 
@@ -190,6 +370,7 @@ class Sum:
         return UpperValue(
             value=sum(v.value for v in values),
             policy=_add(v.policy for v in values),
+            log_policy=_add(v.log_policy for v in values),
             policy_error=sum(v.policy_error for v in values),
             upper_reward=_add(v.upper_reward for v in values),
             kernel=_add(v.kernel for v in values),

@@ -106,6 +106,13 @@ class SoftSolution:
         """Q = r + gamma P V `[S, A]`; -inf for actions that do not exist."""
         return _soft_q(self.mdp, self.soft_value).T
 
+    @cached_property
+    def log_policy(self) -> FloatArray:
+        """Logarithm of the policy `[S, A]`, exact where the policy underflows; -inf for absent actions."""
+        soft_q = self.soft_q
+        value, _ = soft_backup(soft_q, self.mdp.temperature)
+        return (soft_q - value[:, None]) / self.mdp.temperature
+
     @property
     def value_error_bound(self) -> float:
         """Bound on the sup norm of `soft_value - V*`: residual / (1 - gamma)."""
@@ -197,8 +204,7 @@ def solve_soft_mdp(
     if solver == "compiled":
         from .batch import solve_compiled
 
-        polish = tolerance is None
-        return solve_compiled([mdp], [value], [wanted], max_iterations, polish, [guesses])[0]
+        return solve_compiled([mdp], [value], [wanted], max_iterations, tolerance is None)[0]
     newton = _Newton if solver in DIRECT else _InexactNewton
     iteration = newton(mdp, solver, wanted, value)
     iteration.run(max_iterations, polish=tolerance is None)

@@ -275,8 +275,8 @@ class TabularBilevelEnv(BilevelEnv):
         solution = solve_soft_mdp(self.lower_mdp(x), solver=solver, tolerance=tolerance)
         upper = self.objective.evaluate(self._outcome(x, solution))
         temperature, gamma = 0.0, upper.gamma
-        if upper.policy is not None:
-            answer = response_gradient(solution, upper.policy)
+        if upper.responds:
+            answer = response_gradient(solution, upper.policy, log_policy_gradient=upper.log_policy)
             temperature, gamma = answer.temperature, gamma + answer.gamma
         start = upper.initial_distribution
         return Sensitivities(
@@ -306,9 +306,12 @@ class TabularBilevelEnv(BilevelEnv):
         if upper.kernel is not None:
             direct += self._pulled_back("kernel_vjp", x, upper.kernel)
         total, adjoint_residual, error_bound = direct.copy(), None, 0.0
-        if upper.policy is not None:
+        if upper.responds:
             answer = response_gradient(
-                solution, upper.policy, policy_gradient_error=upper.policy_error
+                solution,
+                upper.policy,
+                log_policy_gradient=upper.log_policy,
+                policy_gradient_error=upper.policy_error,
             )
             adjoint_residual, error_bound = answer.residual, answer.error_bound
             total += self._pulled_back("reward_vjp", x, answer.reward)

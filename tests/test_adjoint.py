@@ -10,7 +10,18 @@ import pytest
 
 from bilevel_gym.adjoint import response_gradient
 from bilevel_gym.mdp import FloatArray, TabularMDP
-from bilevel_gym.objectives import DiscountedReturn, Outcome, QuadraticCost, Sum, UpperValue
+from bilevel_gym.objectives import (
+    DiscountedReturn,
+    LinearCost,
+    LogLikelihood,
+    Objective,
+    Outcome,
+    PolicyCost,
+    QuadraticCost,
+    Sum,
+    TruncatedReturn,
+    UpperValue,
+)
 from bilevel_gym.soft import SoftSolution, solve_soft_mdp
 
 from .models import central_difference, random_mdp, relative_error, symmetric_mdp
@@ -39,7 +50,7 @@ class Problem:
         rng = np.random.default_rng(seed + 100)
         self.upper_reward = rng.normal(size=(8, 3))
         self.rho = rng.dirichlet(np.ones(8))
-        self.objective = DiscountedReturn(gamma)
+        self.objective: Objective = DiscountedReturn(gamma)
 
     def judge(self, mdp: TabularMDP) -> tuple[SoftSolution, UpperValue]:
         solution = solve_soft_mdp(mdp)
@@ -181,3 +192,129 @@ def test_a_sum_adds_values_and_every_derivative() -> None:
     assert parts[2].value == pytest.approx(-0.5) and total.params is not None
     np.testing.assert_allclose(total.params, [-0.2, 0.4])
     assert Sum((QuadraticCost(0.1),)).evaluate(outcome).policy is None
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "truncated": TruncatedReturn(7),
+    "truncated, own discount": TruncatedReturn(4, 1.0),
+    "spread": PolicyCost(0.3),
+    # Action 0 exists in every state of the masked problem too.
+    "likelihood": LogLikelihood(np.outer(np.arange(8.0), [1.0, 0.0, 0.0])),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("masked", [False, True])
+class TestOtherObjectives:
+    """Derivatives of the other objectives, and their error bounds."""
+
+    def problem(self, name: str, masked: bool) -> Problem:
+        problem = Problem(6, 0.2, masked, None)
+        problem.objective = OBJECTIVES[name]
+        return problem
+
+    def test_reward_and_kernel(self, name: str, masked: bool) -> None:
+        problem = self.problem(name, masked)
+        solution, upper = problem.judge(problem.mdp)
+        answer = response_gradient(solution, upper.policy, log_policy_gradient=upper.log_policy)
+        rng = np.random.default_rng(0)
+        for _ in range(4):
+            bump = rng.normal(size=(8, 3))
+
+            def shifted(h: float, bump: FloatArray = bump) -> float:
+                return problem.value(reward=problem.mdp.reward + h * bump)
+
+            numeric = central_difference(shifted, 1e-4)
+            assert numeric == pytest.approx(float((answer.reward * bump).sum()), rel=BAR)
+        kernel = problem.mdp.kernel
+        analytic = answer.kernel + (0.0 if upper.kernel is None else upper.kernel)
+        weights = rng.normal(size=analytic.size)
+
+        def moved(h: float) -> float:
+            return problem.value(
+                kernel=kernel.with_probabilities(kernel.matrix.data * (1.0 + h * weights))
+            )
+
+        numeric = central_difference(moved, 1e-4)
+        expected = float((analytic * kernel.matrix.data * weights).sum())
+        assert numeric == pytest.approx(expected, rel=BAR)
+
+    def test_temperature_and_discount(self, name: str, masked: bool) -> None:
+        problem = self.problem(name, masked)
+        solution, upper = problem.judge(problem.mdp)
+        answer = response_gradient(solution, upper.policy, log_policy_gradient=upper.log_policy)
+        numeric = central_difference(lambda h: problem.value(temperature=0.2 + h), 1e-4)
+        assert numeric == pytest.approx(answer.temperature, rel=BAR)
+        numeric = central_difference(lambda h: problem.value(gamma=0.9 + h), 1e-4)
+        assert numeric == pytest.approx(answer.gamma + upper.gamma, rel=BAR)
+
+    def test_the_error_bound_holds(self, name: str, masked: bool) -> None:
+        problem = self.problem(name, masked)
+        exact, upper = problem.judge(problem.mdp)
+        wanted = response_gradient(exact, upper.policy, log_policy_gradient=upper.log_policy)
+        for tolerance in (1e-2, 1e-4, 1e-6, 1e-8):
+            rough = solve_soft_mdp(problem.mdp, solver="value-iteration", tolerance=tolerance)
+            value = problem.objective.evaluate(
+                Outcome(rough, np.zeros(1), problem.upper_reward, problem.rho)
+            )
+            found = response_gradient(
+                rough,
+                value.policy,
+                log_policy_gradient=value.log_policy,
+                policy_gradient_error=value.policy_error,
+            )
+            assert np.abs(found.reward - wanted.reward).sum() <= found.error_bound
+        assert found.error_bound <= 1e-2 * np.abs(wanted.reward).sum()
+
+
+def test_a_long_truncated_return_is_the_return() -> None:
+    problem = Problem(3, 0.2, False, None)
+    endless = problem.judge(problem.mdp)[1]
+    problem.objective = TruncatedReturn(400)
+    cut = problem.judge(problem.mdp)[1]
+    assert cut.value == pytest.approx(endless.value, rel=1e-12)
+    for name in ("policy", "upper_reward", "kernel", "initial_distribution"):
+        np.testing.assert_allclose(getattr(cut, name), getattr(endless, name), rtol=1e-9)
+
+
+def test_a_likelihood_is_that_of_the_policy_even_where_it_underflows() -> None:
+    mdp = random_mdp(0, temperature=1e-4)
+    solution = solve_soft_mdp(mdp)
+    assert (solution.policy == 0.0).any()  # some actions are never taken
+    assert np.isfinite(solution.log_policy).all()
+    likely = solution.policy > 1e-300
+    np.testing.assert_allclose(
+        solution.log_policy[likely], np.log(solution.policy[likely]), rtol=1e-9, atol=1e-9
+    )
+    counts = np.ones((8, 3))
+    outcome = Outcome(solution, np.zeros(1), np.zeros((8, 3)), np.full(8, 0.125))
+    value = LogLikelihood(counts).evaluate(outcome)
+    assert value.value == pytest.approx(float(solution.log_policy.sum()))
+    gradient = response_gradient(solution, None, log_policy_gradient=value.log_policy)
+    assert np.isfinite(gradient.reward).all()
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        (-np.ones((8, 3)), "finite, not negative"),
+        (np.full((8, 3), np.nan), "finite, not negative"),
+        (np.ones(8), r"shape \[S, A\]"),
+        (np.ones((8, 2)), r"shape \[S, A\] = \(8, 3\), got \(8, 2\)"),
+        (np.ones((8, 3)), "does not exist in state"),
+    ],
+)
+def test_bad_demonstrations_are_refused(counts: FloatArray, message: str) -> None:
+    solution = solve_soft_mdp(random_mdp(6, masked=True))
+    with pytest.raises(ValueError, match=message):
+        LogLikelihood(counts).evaluate(
+            Outcome(solution, np.zeros(1), np.zeros((8, 3)), np.full(8, 0.125))
+        )
+
+
+def test_a_linear_cost_falls_on_both_sides_of_zero() -> None:
+    solution = solve_soft_mdp(random_mdp(6))
+    x = np.array([-2.0, 0.0, 3.0])
+    value = LinearCost(0.5).evaluate(Outcome(solution, x, np.zeros((8, 3)), np.full(8, 0.125)))
+    assert value.value == -2.5 and value.params is not None
+    np.testing.assert_array_equal(value.params, [0.5, -0.5, -0.5])
