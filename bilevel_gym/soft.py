@@ -108,7 +108,7 @@ class SoftSolution:
 
     @cached_property
     def log_policy(self) -> FloatArray:
-        """Logarithm of the policy `[S, A]`, exact where the policy underflows; -inf for absent actions."""
+        """Logarithm of the policy `[S, A]`, exact where it underflows; -inf for absent actions."""
         soft_q = self.soft_q
         value, _ = soft_backup(soft_q, self.mdp.temperature)
         return (soft_q - value[:, None]) / self.mdp.temperature
