@@ -15,7 +15,7 @@ import numpy as np
 
 from . import fast
 from .checks import check_at_least, check_positive
-from .linear import DIRECT_CONTRACTION, Record, choose_solver
+from .linear import DIRECT_CONTRACTION, choose_solver
 from .mdp import FloatArray, TabularMDP
 from .soft import (
     CHORD_CONTRACTION,
@@ -85,7 +85,7 @@ def solve_batch(
     small = chosen == "banded" or pattern.num_states <= COMPILED_DENSE_LIMIT
     if chosen == "compiled" or (solver == "auto" and small and fast.enabled()):
         wanted = [default_tolerance(mdp) if tolerance is None else tolerance for mdp in mdps]
-        return solve_compiled(mdps, starts, wanted, max_iterations, tolerance is None, hints)
+        return solve_compiled(mdps, starts, wanted, max_iterations, tolerance is None)
     return [
         solve_soft_mdp(
             mdp,
@@ -105,7 +105,6 @@ def solve_compiled(
     tolerances: Sequence[float],
     max_iterations: int,
     polish: bool,
-    guesses: Sequence[Sequence[FloatArray]],
 ) -> list[SoftSolution]:
     """Solve problems on one structure in one compiled call; all arguments have been checked.
 
@@ -115,30 +114,28 @@ def solve_compiled(
         tolerances: For each problem, the residual to reach.
         max_iterations: Newton steps allowed for each problem.
         polish: Whether to go on to rounding where that costs little.
-        guesses: For each problem, solutions of the linear systems of a nearby solution.
     """
-    from .compiled.newton import Factors, layout_of, newton, size_of, transitions_of
+    from .compiled.newton import Factors, layout_of, newton
 
     count, kernel, mask = len(mdps), mdps[0].kernel, mdps[0].action_mask
     layout = layout_of(kernel.pattern)
-    indptr, successors, probabilities = transitions_of(kernel)
-    if all(mdp.kernel.matrix.data is kernel.matrix.data for mdp in mdps):
-        stacked = probabilities[None]
-    else:
-        stacked = np.array([mdp.kernel.matrix.data for mdp in mdps])
-        stacked.flags.writeable = False  # numba would compile once more for those that are
+    transitions = layout.transitions(kernel)
+    probabilities = transitions[-1][None]
+    if any(mdp.kernel is not kernel for mdp in mdps):
+        probabilities = np.array([mdp.kernel.matrix.data for mdp in mdps])
+        probabilities.flags.writeable = False  # as those of one kernel
     rewards = np.array([mdp.reward.T for mdp in mdps])
     if mask is not None:
         rewards[:, ~mask.T] = -np.inf
     values, policies = np.array(starts), np.empty_like(rewards)
-    factors = np.empty((count, size_of(layout)))
+    factors = np.empty((count, layout.size))
     residuals, iterations = np.empty(count), np.empty(count, dtype=np.int64)
     converged = np.empty(count, dtype=bool)
     newton(
-        layout,
-        indptr,
-        successors,
-        stacked,
+        layout.position,
+        layout.skyline,
+        transitions,
+        probabilities,
         rewards,
         float(mdps[0].gamma),
         float(mdps[0].temperature),
@@ -169,7 +166,6 @@ def solve_compiled(
                 sweeps=0,
                 converged=bool(converged[b]),
                 solver="compiled",
-                record=Record(guesses[b]),
                 _inverse=Factors(layout, factors[b]) if taken else None,
             )
         )
@@ -188,21 +184,20 @@ def compiled_adjoint(
     Returns:
         The three, and the sum norms of the residual of v, of u_c and of v.
     """
-    from .compiled.newton import Factors, adjoint, layout_of, size_of, transitions_of
+    from .compiled.newton import adjoint, layout_of
 
-    mdp, factors = solution.mdp, solution._inverse
-    layout, made = layout_of(mdp.kernel.pattern), isinstance(factors, Factors)
+    mdp = solution.mdp
+    layout = layout_of(mdp.kernel.pattern)
     policy = np.array(solution.policy.T)
     centred, reward, vector = np.empty_like(policy), np.empty_like(policy), np.empty(len(policy.T))
     norms = adjoint(
-        layout,
-        transitions_of(mdp.kernel),
+        layout.position,
+        layout.skyline,
+        layout.transitions(mdp.kernel),
         policy,
         np.array(policy_gradient.T, dtype=np.float64, order="C"),
         float(mdp.gamma),
         float(mdp.temperature),
-        factors.values if isinstance(factors, Factors) else np.empty(size_of(layout)),
-        made,
         DIRECT_CONTRACTION,
         centred,
         vector,

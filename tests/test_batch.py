@@ -103,8 +103,8 @@ def test_each_solution_is_the_one_that_its_problem_has_alone(
     name: str, tolerance: float | None, backend: str
 ) -> None:
     mdps = BATCHES[name]
-    found = solve_batch(mdps, tolerance=tolerance)
-    for mdp, one, other in zip(mdps, found, one_by_one(mdps, tolerance=tolerance), strict=True):
+    found, alone = solve_batch(mdps, tolerance=tolerance), one_by_one(mdps, tolerance=tolerance)
+    for mdp, one, other in zip(mdps, found, alone, strict=True):
         assert one.mdp is mdp and one.tolerance == other.tolerance
         assert one.converged and other.converged and one.sweeps == 0
         assert_near(one.soft_value, other.soft_value)
@@ -117,6 +117,7 @@ def test_each_solution_is_the_one_that_its_problem_has_alone(
         # At rounding, where the default ends, a last step more or less is chance.
         assert abs(one.iterations - other.iterations) <= (tolerance is None)
         assert one.solver == (other.solver if backend == "numpy" else "compiled")
+    assert sum(s.iterations for s in found) <= sum(s.iterations for s in alone) + 1
 
 
 @every_batch
@@ -144,6 +145,18 @@ def test_gradients_and_their_bounds_are_those_of_one_alone(name: str, backend: s
         assert found.residual <= 1e-13 * max(1.0, size)
         difference = np.abs(found.reward - wanted.reward).sum()
         assert difference <= found.error_bound + wanted.error_bound
+
+
+@every_batch
+def test_rough_solves_have_the_same_bounds(name: str, backend: str) -> None:
+    mdps, tolerance = BATCHES[name], 1e-5 * BATCHES[name][0].temperature
+    for one, other in zip(
+        solve_batch(mdps, tolerance=tolerance), one_by_one(mdps, tolerance=tolerance), strict=True
+    ):
+        if one.residual > 1e-12:  # else it is rounding
+            assert one.residual == pytest.approx(other.residual, rel=1e-2)
+            found, wanted = gradient_of(one).error_bound, gradient_of(other).error_bound
+            assert found == pytest.approx(wanted, rel=1e-2)
 
 
 @every_batch
@@ -278,6 +291,8 @@ def test_steps_are_limited_and_the_outcome_is_reported(backend: str) -> None:
             assert one.residual == pytest.approx(other.residual, rel=1e-9)
             assert_near(one.soft_value, other.soft_value)
             assert_near(gradient_of(one).reward, gradient_of(other).reward)
+            rhs = np.ones(len(one.soft_value))
+            assert_near(one.system.solve(rhs)[0], other.system.solve(rhs)[0])
 
 
 def test_a_problem_is_solved_the_same_whatever_is_solved_with_it(backend: str) -> None:
@@ -410,6 +425,28 @@ def test_many_x_are_answered_as_each_is_alone(task: Task, backend: str) -> None:
     xs = np.array([interior_point(game, seed, 0.2) for seed in range(4)])
     first = assert_same_answers(game, xs, tolerance=1e-8)
     assert_same_answers(game, xs + 1e-3, tolerance=1e-8, warm_starts=[None, *first[1:]])
+
+
+@pytest.mark.parametrize("one_pattern", [True, False])
+def test_what_shares_a_pattern_is_solved_together_from_where_it_was(
+    one_pattern: bool, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    calls: list[Any] = []
+
+    def noted(mdps: Any, **options: Any) -> Any:
+        calls.append((len(mdps), options["initial_values"], options["guesses"]))
+        return solve_batch(mdps, **options)
+
+    monkeypatch.setattr("bilevel_gym.envs.tabular.solve_batch", noted)
+    game = Drift(one_pattern)
+    first = game.evaluate_batch(np.full((3, 2), 0.5), solver="krylov")
+    assert [size for size, *_ in calls] == ([3] if one_pattern else [1, 1, 1])
+    assert calls[0][1:] == ([None] * calls[0][0], [()] * calls[0][0])
+    calls.clear()
+    game.evaluate_batch(np.full((3, 2), 0.6), solver="krylov", warm_starts=[None, *first[1:]])
+    for part, name in ((1, "soft_value"), (2, "linear_solutions")):
+        given = [start for call in calls for start in call[part]]
+        assert given[0] in (None, ()) and given[2] is getattr(first[2], name)
 
 
 @pytest.mark.parametrize("one_pattern", [True, False])

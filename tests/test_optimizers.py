@@ -122,6 +122,21 @@ def test_a_start_that_stops_early_is_carried_along_and_no_longer_noted() -> None
     assert shapes[8:] == [(1, 3)] and "zero after 0 steps" in alone.optimum.message
 
 
+def test_an_objective_may_use_its_arrays_again() -> None:
+    buffer = np.zeros((4, 3))
+
+    def objective(xs: FloatArray) -> tuple[list[float], FloatArray]:
+        values, buffer[:] = quadratics(xs)
+        return values, buffer
+
+    for found, wanted in zip(
+        multistart_ascent(objective, STARTS, LOW, HIGH, steps=5).optima,
+        multistart_ascent(quadratics, STARTS, LOW, HIGH, steps=5).optima,
+        strict=True,
+    ):
+        np.testing.assert_array_equal(found.first.gradient, wanted.first.gradient)
+
+
 def test_starts_keep_the_shape_of_x() -> None:
     low, high = LOW.reshape(3, 1), HIGH.reshape(3, 1)
 

@@ -12,6 +12,7 @@ takes as long as the rest.
 
 from __future__ import annotations
 
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -21,47 +22,68 @@ from ..mdp import FloatArray, Kernel, action_major
 from ..pattern import SystemPattern
 from . import compiled
 
-__all__ = ["Factors", "Layout", "adjoint", "layout_of", "newton", "size_of", "transitions_of"]
+__all__ = ["Factors", "Layout", "adjoint", "layout_of", "newton"]
 
 EPS = float(np.finfo(np.float64).eps)
-ZERO, ONE = np.uint64(0), np.uint64(1)
+ONE = np.uint64(1)
 
 IndexArray = NDArray[np.uint64]
 IntArray = NDArray[np.int32]
 
-# First transition of each row a * S + s `[A*S + 1]`, next states `[K]` and probabilities `[K]`.
-Transitions = tuple[IntArray, IntArray, FloatArray]
+# First transition of each row a * S + s, `[A*S + 1]`; then for each transition its successor, its
+# place in the skyline and its probability, `[K]`.
+Transitions = tuple[IntArray, IntArray, IndexArray, FloatArray]
 
 
-# Where factors are, `[4, S]`: place of each state after the reordering, then for each row its first
-# and its last column, and where it would begin if it began at column zero.
-Layout = NDArray[np.uint64]
+class Layout:
+    """Where the matrices of a pattern are stored.
+
+    Attributes:
+        position: Place of each state after the reordering, `[S]`.
+        skyline: First column, last column and `offset` of each row, `[3, S]`.
+        entries: Place of each entry of the pattern, `[E]`.
+        size: Stored entries.
+    """
+
+    def __init__(self, pattern: SystemPattern) -> None:
+        """Lay out a pattern."""
+        rows = np.repeat(np.arange(pattern.num_states), np.diff(pattern.indptr))
+        self.position: IndexArray = np.argsort(pattern.band.order).astype(np.uint64)
+        ends = np.sort(self.position[np.stack([rows, pattern.indices])].astype(np.intp), axis=0)
+        first, last = np.arange(pattern.num_states), np.arange(pattern.num_states)
+        np.minimum.at(first, ends[1], ends[0])
+        np.maximum.at(last, first, np.arange(pattern.num_states))
+        last = np.maximum.accumulate(last)
+        begin = np.cumsum(last - first + 1) - (last - first + 1)
+        self.skyline: IndexArray = np.stack([first, last, begin - first]).astype(np.uint64)
+        self.size = int((last - first + 1).sum())
+        self.entries = self.place(rows, pattern.indices)
+        self._transitions: IndexArray | None = None
+
+    def place(self, rows: NDArray[Any], columns: NDArray[Any]) -> IndexArray:
+        """Return where entries are stored."""
+        return self.skyline[2, self.position[rows]] + self.position[columns]
+
+    def transitions(self, kernel: Kernel) -> Transitions:
+        """Return the transitions of a kernel with this pattern, as compiled functions take them."""
+        if self._transitions is None:
+            states, _, successors = kernel.triplets
+            self._transitions = self.place(states, successors)
+        probabilities = kernel.matrix.data.view()
+        # Numba compiles once more for arrays that may be written, and copies of kernels forget.
+        probabilities.flags.writeable = False
+        return kernel.matrix.indptr, kernel.matrix.indices, self._transitions, probabilities
+
 
 _LAYOUTS: WeakKeyDictionary[SystemPattern, Layout] = WeakKeyDictionary()
 
 
 def layout_of(pattern: SystemPattern) -> Layout:
-    """Return the layout of a pattern's factors, made once."""
+    """Return the layout of a pattern, made once."""
     layout = _LAYOUTS.get(pattern)
     if layout is None:
-        layout = np.tile(np.arange(pattern.num_states, dtype=np.uint64), (4, 1))
-        layout[0] = np.argsort(pattern.band.order)
-        _find_skyline(layout, pattern.indptr, pattern.indices)
-        _LAYOUTS[pattern] = layout
+        layout = _LAYOUTS[pattern] = Layout(pattern)
     return layout
-
-
-def size_of(layout: Layout) -> int:
-    """Return how many entries the factors have."""
-    return int(layout[3, -1]) + layout.shape[1]
-
-
-def transitions_of(kernel: Kernel) -> Transitions:
-    """Return the transitions of a kernel as compiled functions take them."""
-    probabilities = kernel.matrix.data.view()
-    # Numba compiles once more for arrays that may be written, and copies of kernels forget.
-    probabilities.flags.writeable = False
-    return kernel.matrix.indptr, kernel.matrix.indices, probabilities
 
 
 class Factors:
@@ -69,7 +91,7 @@ class Factors:
 
     Attributes:
         layout: Where they are.
-        values: L and U, `[size_of(layout)]`.
+        values: L and U, `[layout.size]`.
     """
 
     def __init__(self, layout: Layout, values: FloatArray) -> None:
@@ -80,19 +102,19 @@ class Factors:
     def of(cls, pattern: SystemPattern, entries: FloatArray) -> Factors:
         """Factorise the matrix with the entries `[E]`."""
         layout = layout_of(pattern)
-        factors = cls(layout, np.empty(size_of(layout)))
-        _place(layout, pattern.indptr, pattern.indices, entries, factors.values)
-        _eliminate(layout, factors.values)
+        factors = cls(layout, np.zeros(layout.size))
+        factors.values[layout.entries] = entries
+        _eliminate(layout.skyline, factors.values)
         return factors
 
     def solve(
         self, rhs: FloatArray, *, transpose: bool = False, reduction: float = 0.0
     ) -> FloatArray:
         """Solve for `rhs` `[S]`; see `bilevel_gym.linear.ApproximateInverse`."""
-        solution, position = np.empty(rhs.size), self.layout[0]
-        solution[position] = rhs
-        _solve(self.layout, self.values, transpose, solution)
-        return solution[position]
+        solution = np.empty(rhs.size)
+        solution[self.layout.position] = rhs
+        _solve(self.layout.skyline, self.values, transpose, solution)
+        return solution[self.layout.position]
 
     def refine(
         self,
@@ -116,18 +138,21 @@ class Factors:
         Returns:
             Solution `[S]`, norm of its residual, and whether that is at rounding.
         """
-        solution, matrix = np.empty(rhs.size), np.empty(self.values.size)
-        _assemble(self.layout, transitions_of(kernel), discount * action_major(policy), matrix)
-        arguments = (self.values, matrix, np.array(rhs), transpose, contraction, solution)
-        residual, settled = _refine(self.layout, *arguments)
-        return solution, residual, settled
+        layout, matrix = self.layout, np.empty(self.layout.size)
+        weights, solution = discount * action_major(policy), np.zeros(rhs.size)
+        _assemble(layout.skyline, layout.transitions(kernel), weights, matrix)
+        reordered = np.empty(rhs.size)
+        reordered[layout.position] = rhs
+        arguments = (self.values, matrix, reordered, transpose, contraction, solution)
+        residual, settled = _refine(layout.skyline, *arguments)
+        return solution[layout.position], residual, settled
 
 
 @compiled
 def newton(
-    layout: Layout,
-    starts: IntArray,
-    successors: IntArray,
+    position: IndexArray,
+    skyline: IndexArray,
+    transitions: Transitions,
     probabilities: FloatArray,
     rewards: FloatArray,
     gamma: float,
@@ -147,9 +172,9 @@ def newton(
     A residual that is not finite says that values overflowed.
 
     Args:
-        layout: That of all systems.
-        starts: First transition of each row a * S + s, `[A*S + 1]`.
-        successors: Next state of each transition, `[K]`.
+        position: That of the layout.
+        skyline: That of the layout.
+        transitions: Those of any of the problems.
         probabilities: Those of each problem `[B, K]`, or `[1, K]` where all have the same.
         rewards: Action-major rewards `[B, A, S]`, -inf for actions that do not exist.
         gamma: Discount.
@@ -160,19 +185,20 @@ def newton(
             residual; zero stops at the tolerance.
         values: Starts, and then solutions, `[B, S]`.
         policies: Set to the action-major policies, `[B, A, S]`.
-        factors: Set to the last factors of each problem, `[B, size_of(layout)]`.
+        factors: Set to the last factors of each problem, `[B, layout.size]`.
         residuals: Set to the Bellman residuals, `[B]`.
         iterations: Set to the Newton steps taken, `[B]`; where that is zero there are no factors.
         converged: Set to whether the residual is at most the tolerance, or at rounding, `[B]`.
     """
-    num_states, position = values.shape[1], layout[0]
+    num_states = values.shape[1]
     defect, step = np.empty(num_states), np.empty(num_states)
     moved, moved_defect = np.empty(num_states), np.empty(num_states)
     moved_policy = np.empty_like(policies[0])
     for b in range(len(values)):
-        transitions = (starts, successors, probabilities[b if len(probabilities) > 1 else 0])
+        chances = probabilities[b if len(probabilities) > 1 else 0]
+        kernel = (transitions[0], transitions[1], transitions[2], chances)
         value, policy = values[b], policies[b]
-        residual = _backup(transitions, rewards[b], gamma, temperature, value, policy, defect)
+        residual = _backup(kernel, rewards[b], gamma, temperature, value, policy, defect)
         taken, fresh, contraction = 0, False, 0.0
         while np.isfinite(residual) and residual > _rounding(value):
             met = residual <= tolerances[b]
@@ -182,33 +208,37 @@ def newton(
             if fresh:
                 if taken == max_iterations:
                     break
-                _assemble(layout, transitions, gamma * policy, factors[b])
-                _eliminate(layout, factors[b])
+                _assemble(skyline, kernel, gamma * policy, factors[b])
+                _eliminate(skyline, factors[b])
                 taken += 1
-            step[position] = defect
-            _solve(layout, factors[b], False, step)
-            moved[:] = value + step[position]
+            for s in range(num_states):
+                step[position[s]] = defect[s]
+            _solve(skyline, factors[b], False, step)
+            for s in range(num_states):
+                moved[s] = value[s] + step[position[s]]
             moved_residual = _backup(
-                transitions, rewards[b], gamma, temperature, moved, moved_policy, moved_defect
+                kernel, rewards[b], gamma, temperature, moved, moved_policy, moved_defect
             )
             contraction = moved_residual / residual
             if not met or not moved_residual >= residual:
-                value[:], policy[:], defect[:] = moved, moved_policy, moved_defect
                 residual = moved_residual
+                for s in range(num_states):
+                    value[s], defect[s] = moved[s], moved_defect[s]
+                    for a in range(len(policy)):
+                        policy[a, s] = moved_policy[a, s]
         residuals[b], iterations[b] = residual, taken
         converged[b] = residual <= max(tolerances[b], _rounding(value))
 
 
 @compiled
 def adjoint(
-    layout: Layout,
+    position: IndexArray,
+    skyline: IndexArray,
     transitions: Transitions,
     policy: FloatArray,
     gradient: FloatArray,
     gamma: float,
     temperature: float,
-    factors: FloatArray,
-    made: bool,
     contraction: float,
     centred: FloatArray,
     solution: FloatArray,
@@ -217,14 +247,13 @@ def adjoint(
     """Solve the adjoint system of a response; see `bilevel_gym.adjoint`.
 
     Args:
-        layout: Where the factors are.
+        position: That of the layout.
+        skyline: That of the layout.
         transitions: Those of the kernel.
         policy: Action-major policy `[A, S]`.
         gradient: Action-major f_pi `[A, S]`.
         gamma: Discount.
         temperature: Positive.
-        factors: Factors of a nearby system, `[size_of(layout)]`; replaced if they are no good.
-        made: Whether there are factors.
         contraction: Refinement goes on while each round leaves at most this share.
         centred: Set to u_c, `[A, S]`.
         solution: Set to v, `[S]`.
@@ -233,25 +262,31 @@ def adjoint(
     Returns:
         Sum norms of the residual of v, of u_c and of v.
     """
-    starts, successors, probabilities = transitions
+    starts, successors, _, probabilities = transitions
     num_actions, num_states = np.uint64(policy.shape[0]), np.uint64(policy.shape[1])
-    centred[:] = policy * (gradient - (policy * gradient).sum(axis=0)) / temperature
-    rhs, matrix, weights = np.zeros(solution.size), np.empty_like(factors), gamma * policy
+    for s in range(num_states):
+        mean = 0.0
+        for a in range(num_actions):
+            mean += policy[a, s] * gradient[a, s]
+        for a in range(num_actions):
+            centred[a, s] = policy[a, s] * (gradient[a, s] - mean) / temperature
+    rhs, found = np.zeros(solution.size), np.empty(solution.size)
     for a in range(num_actions):
         for s in range(num_states):
             row, weight = a * num_states + s, gamma * centred[a, s]
             for k in range(np.uint64(starts[row]), np.uint64(starts[row + ONE])):
-                rhs[np.uint64(successors[k])] += weight * probabilities[k]
-    _assemble(layout, transitions, weights, matrix)
-    residual, settled = 0.0, False
-    if made:
-        residual, settled = _refine(layout, factors, matrix, rhs, True, contraction, solution)
-    if not settled:
-        factors[:] = matrix
-        _eliminate(layout, factors)
-        residual, _ = _refine(layout, factors, matrix, rhs, True, contraction, solution)
-    reward[:] = centred + policy * solution
-    return residual, np.abs(centred).sum(), np.abs(solution).sum()
+                rhs[position[np.uint64(successors[k])]] += weight * probabilities[k]
+    # Rounds of refinement on the factors of the last Newton step take longer than new factors.
+    matrix = np.empty(skyline[2, -1] + num_states)
+    _assemble(skyline, transitions, gamma * policy, matrix)
+    factors = matrix.copy()
+    _eliminate(skyline, factors)
+    residual, _ = _refine(skyline, factors, matrix, rhs, True, contraction, found)
+    for s in range(num_states):
+        solution[s] = found[position[s]]
+        for a in range(num_actions):
+            reward[a, s] = centred[a, s] + policy[a, s] * solution[s]
+    return residual, _norm(centred.ravel(), True), _norm(found, True)
 
 
 @compiled
@@ -265,7 +300,7 @@ def _backup(
     defect: FloatArray,
 ) -> float:
     """Set policy `[A, S]` and defect T V - V `[S]` of a value; return the defect's sup norm."""
-    starts, successors, probabilities = transitions
+    starts, successors, _, probabilities = transitions
     num_actions, num_states = np.uint64(reward.shape[0]), np.uint64(reward.shape[1])
     sharpness = 1.0 / temperature
     for s in range(num_states):
@@ -278,7 +313,7 @@ def _backup(
             top = max(top, policy[a, s])
         total = 0.0
         for a in range(num_actions):
-            # A call of exp is dear, and most are for the best action or for hopeless ones.
+            # A call of exp is dear, and spared for the best action and where it would underflow.
             gap = (policy[a, s] - top) * sharpness
             policy[a, s] = 1.0 if gap == 0.0 else (0.0 if gap < -746.0 else np.exp(gap))
             total += policy[a, s]
@@ -291,38 +326,25 @@ def _backup(
 
 @compiled
 def _assemble(
-    layout: Layout, transitions: Transitions, weights: FloatArray, matrix: FloatArray
+    skyline: IndexArray, transitions: Transitions, weights: FloatArray, matrix: FloatArray
 ) -> None:
-    """Set I - sum_a weights(a, s) P(.|s, a) where its factors will be, `weights` being `[A, S]`."""
-    starts, successors, probabilities = transitions
-    position, _, _, offset = layout
+    """Set I - sum_a weights(a, s) P(.|s, a), `weights` being `[A, S]`."""
+    starts, _, places, probabilities = transitions
     num_actions, num_states = np.uint64(weights.shape[0]), np.uint64(weights.shape[1])
     matrix[:] = 0.0
     for i in range(num_states):
-        matrix[offset[i] + i] = 1.0
+        matrix[skyline[2, i] + i] = 1.0
     for a in range(num_actions):
         for s in range(num_states):
-            row, here, weight = a * num_states + s, offset[position[s]], weights[a, s]
+            row, weight = a * num_states + s, weights[a, s]
             for k in range(np.uint64(starts[row]), np.uint64(starts[row + ONE])):
-                matrix[here + position[np.uint64(successors[k])]] -= weight * probabilities[k]
+                matrix[places[k]] -= weight * probabilities[k]
 
 
 @compiled
-def _place(
-    layout: Layout, indptr: IntArray, indices: IntArray, entries: FloatArray, matrix: FloatArray
-) -> None:
-    """Set a CSR matrix where its factors will be."""
-    position, _, _, offset = layout
-    matrix[:] = 0.0
-    for s in range(np.uint64(position.size)):
-        for e in range(np.uint64(indptr[s]), np.uint64(indptr[s + ONE])):
-            matrix[offset[position[s]] + position[np.uint64(indices[e])]] = entries[e]
-
-
-@compiled
-def _eliminate(layout: Layout, factors: FloatArray) -> None:
+def _eliminate(skyline: IndexArray, factors: FloatArray) -> None:
     """Replace a matrix by its factors."""
-    _, first, last, offset = layout
+    first, last, offset = skyline
     for k in range(np.uint64(first.size)):
         there = offset[k]
         factors[there + k] = 1.0 / factors[there + k]
@@ -336,9 +358,9 @@ def _eliminate(layout: Layout, factors: FloatArray) -> None:
 
 
 @compiled
-def _solve(layout: Layout, factors: FloatArray, transpose: bool, x: FloatArray) -> None:
-    """Replace a reordered right-hand side `[S]` by the reordered solution."""
-    _, first, last, offset = layout
+def _solve(skyline: IndexArray, factors: FloatArray, transpose: bool, x: FloatArray) -> None:
+    """Replace a reordered right-hand side `[S]` by the solution."""
+    first, last, offset = skyline
     num_states = np.uint64(x.size)
     if transpose:
         for i in range(num_states):
@@ -367,7 +389,7 @@ def _solve(layout: Layout, factors: FloatArray, transpose: bool, x: FloatArray) 
 
 @compiled
 def _refine(
-    layout: Layout,
+    skyline: IndexArray,
     factors: FloatArray,
     matrix: FloatArray,
     rhs: FloatArray,
@@ -375,18 +397,17 @@ def _refine(
     contraction: float,
     solution: FloatArray,
 ) -> tuple[float, bool]:
-    """Set the solution; return the norm of its residual, and whether that is at rounding."""
-    position, first, last, offset = layout
-    reordered, found, settled = np.empty_like(rhs), np.zeros_like(rhs), True
-    for s in range(np.uint64(rhs.size)):
-        reordered[position[s]] = rhs[s]
-    defect = reordered.copy()
+    """Solve for a reordered right-hand side; return the residual, and whether it is at rounding."""
+    first, last, offset = skyline
+    defect, settled = rhs.copy(), True
+    solution[:] = 0.0
     residual = _norm(defect, transpose)
-    while settled and residual > 8.0 * EPS * _norm(found, transpose):
+    while settled and residual > 8.0 * EPS * _norm(solution, transpose):
         refined = defect.copy()
-        _solve(layout, factors, transpose, refined)
-        refined += found
-        defect[:] = reordered
+        _solve(skyline, factors, transpose, refined)
+        for i in range(rhs.size):
+            refined[i] += solution[i]
+            defect[i] = rhs[i]
         for i in range(np.uint64(rhs.size)):
             here = offset[i]
             for j in range(first[i], last[i] + ONE):
@@ -397,9 +418,9 @@ def _refine(
         remaining = _norm(defect, transpose)
         settled = remaining <= contraction * residual
         if remaining < residual:
-            found, residual = refined, remaining
-    for s in range(np.uint64(rhs.size)):
-        solution[s] = found[position[s]]
+            residual = remaining
+            for i in range(rhs.size):
+                solution[i] = refined[i]
     return residual, settled
 
 
@@ -419,20 +440,3 @@ def _norm(vector: FloatArray, transpose: bool) -> float:
 def _rounding(value: FloatArray) -> float:
     """Return the residual that rounding leaves on values of this size."""
     return 8.0 * EPS * max(1.0, _norm(value, False))
-
-
-@compiled
-def _find_skyline(layout: Layout, indptr: IntArray, indices: IntArray) -> None:
-    """Set `first`, `last` and `offset`; each row begins with its diagonal alone."""
-    position, first, last, offset = layout
-    num_states, size = np.uint64(position.size), ZERO
-    for s in range(num_states):
-        for e in range(np.uint64(indptr[s]), np.uint64(indptr[s + ONE])):
-            i, j = position[s], position[np.uint64(indices[e])]
-            first[max(i, j)] = min(first[max(i, j)], i, j)
-    for i in range(num_states):
-        for k in range(first[i], i):
-            last[k] = i
-    for i in range(num_states):
-        offset[i] = size - first[i]
-        size += last[i] + ONE - first[i]
