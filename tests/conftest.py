@@ -27,3 +27,12 @@ def compiled() -> Iterator[None]:
     """Compiled kernels at hand, whatever the environment says."""
     with fast.switched(True):
         yield
+
+
+@pytest.fixture(params=["numpy", "numba"])
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run a test without and with compiled kernels, and return which it is."""
+    if request.param == "numba" and not fast.available():
+        pytest.skip("numba is not installed")
+    with fast.switched(request.param == "numba"):
+        yield request.param

@@ -164,3 +164,35 @@ def answer_of(seat: Any) -> TabularResponse:
     response = seat.response
     assert isinstance(response, TabularResponse)
     return response
+
+
+def assert_same(first: Any, second: Any, where: str = "", *, rounding: bool = False) -> None:
+    """Assert that two records agree in types, dtypes, shapes and values, whatever order of keys.
+
+    Args:
+        first: A nest of dicts, sequences, arrays and scalars.
+        second: Another.
+        where: Where in the records we are, for messages.
+        rounding: Whether floats may differ by 1e-10 of the largest (float32: by 1e-7).
+    """
+    assert type(first) is type(second), where
+    if isinstance(first, dict):
+        assert sorted(first) == sorted(second), where
+        for key in first:
+            assert_same(first[key], second[key], f"{where}[{key!r}]", rounding=rounding)
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second), where
+        for i, (one, other) in enumerate(zip(first, second, strict=True)):
+            assert_same(one, other, f"{where}[{i}]", rounding=rounding)
+    elif isinstance(first, np.ndarray) and first.dtype == object:
+        assert_same(first.tolist(), second.tolist(), where, rounding=rounding)
+    elif isinstance(first, np.ndarray):
+        assert first.dtype == second.dtype and first.shape == second.shape, where
+        if rounding and first.dtype.kind == "f":
+            size = max(1.0, float(np.abs(second).max()))
+            atol = 1e-10 * size if first.dtype == np.float64 else 1e-7
+            np.testing.assert_allclose(first, second, rtol=0, atol=atol, err_msg=where)
+        else:
+            np.testing.assert_array_equal(first, second, where)
+    else:
+        assert first == second, f"{where}: {first!r} and {second!r}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,15 +24,6 @@ from .models import random_mdp
 from .test_linear import corridor, grid
 
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.id)
-
-
-@pytest.fixture(params=["numpy", "numba"])
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run a test without and with compiled kernels, and return which it is."""
-    if request.param == "numba" and not fast.available():
-        pytest.skip("numba is not installed")
-    with fast.switched(request.param == "numba"):
-        yield request.param
 
 
 def batch_of(mdp: TabularMDP, size: int = 5, *, kernels: bool = False) -> list[TabularMDP]:

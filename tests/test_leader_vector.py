@@ -16,11 +16,11 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 import bilevel_gym
-from bilevel_gym import HyperGradient, LeaderVectorEnv, fast
+from bilevel_gym import HyperGradient, LeaderVectorEnv
 from bilevel_gym.optimizers import multistart_ascent, normalized_ascent
 from bilevel_gym.registration import TASKS, Task
 
-from .helpers import array_game, arrays_in, spoil
+from .helpers import array_game, arrays_in, assert_same, spoil
 from .test_batch import Drift
 
 GRID, NOISE, DRIFT, BARE = (
@@ -42,15 +42,6 @@ def _registered() -> Iterator[None]:
     yield
     for game_id in (NOISE, DRIFT, BARE):
         del gym.registry[game_id]
-
-
-@pytest.fixture(params=["numpy", "numba"])
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run a test without and with compiled kernels, and return which it is."""
-    if request.param == "numba" and not fast.available():
-        pytest.skip("numba is not installed")
-    with fast.switched(request.param == "numba"):
-        yield request.param
 
 
 def vector(game_id: str = NOISE, num_envs: int = 4, mode: str = MODES[0], **kwargs: Any) -> Any:
@@ -82,30 +73,9 @@ def synchronous(
     return SyncVectorEnv([seat] * num_envs, autoreset_mode=mode)
 
 
-def assert_same(first: Any, second: Any, where: str = "") -> None:
-    """Assert that two records agree in types, dtypes and shapes, and to rounding in values."""
-    assert type(first) is type(second), where
-    if isinstance(first, dict):
-        assert sorted(first) == sorted(second), where
-        for key in first:
-            assert_same(first[key], second[key], f"{where}[{key!r}]")
-    elif isinstance(first, list | tuple):
-        assert len(first) == len(second), where
-        for i, (one, other) in enumerate(zip(first, second, strict=True)):
-            assert_same(one, other, f"{where}[{i}]")
-    elif isinstance(first, np.ndarray) and first.dtype == object:
-        assert_same(first.tolist(), second.tolist(), where)
-    elif isinstance(first, np.ndarray):
-        assert first.dtype == second.dtype and first.shape == second.shape, where
-        if first.dtype.kind == "f":
-            size = max(1.0, float(np.abs(second).max()))
-            # Observations are float32, where the last bit may fall either way.
-            atol = 1e-10 * size if first.dtype == np.float64 else 1e-7
-            np.testing.assert_allclose(first, second, rtol=0, atol=atol, err_msg=where)
-        else:
-            np.testing.assert_array_equal(first, second, where)
-    else:
-        assert first == second, f"{where}: {first!r} and {second!r}"
+def assert_close(first: Any, second: Any) -> None:
+    """Assert that two records are the same to rounding."""
+    assert_same(first, second, rounding=True)
 
 
 def moves(envs: Any, steps: int, seed: int = 0) -> Any:
@@ -142,11 +112,11 @@ def test_every_record_is_that_of_gymnasiums_own_vector(
     ours, theirs = vector(game_id, 4, mode, **options), synchronous(game_id, 4, mode, **options)
     actions = moves(ours, 8)
     records = played(ours, actions, seed=3)
-    assert_same(records, played(theirs, actions, seed=3))
+    assert_close(records, played(theirs, actions, seed=3))
     assert any(record[3].any() for record in records if len(record) == 5) == (outer_steps < 100)
     # Without a seed, and from elsewhere.
     start = moves(ours, 1, seed=9)[0, 0]
-    assert_same(
+    assert_close(
         played(ours, actions[::-1], upper_params=start),
         played(theirs, actions[::-1], upper_params=start),
     )
@@ -166,7 +136,7 @@ def test_tasks_are_answered_as_in_their_seat(
         # At rounding, where the default tolerance ends, a last step more or less is chance.
         difference = one[-1].pop("inner_iterations") - other[-1].pop("inner_iterations")
         assert np.abs(difference).max() <= 1
-        assert_same(one, other)
+        assert_close(one, other)
 
 
 @every_mode
@@ -180,17 +150,17 @@ def test_copies_may_be_out_of_step(mode: str, backend: str) -> None:
     some = np.array([False, True, False])
     here = np.full(3, 0.25)
     for options in ({"reset_mask": some}, {"reset_mask": ~some, "upper_params": here}):
-        assert_same(ours.reset(options=dict(options)), theirs.reset(options=dict(options)))
+        assert_close(ours.reset(options=dict(options)), theirs.reset(options=dict(options)))
         for action in actions[1:3]:
-            assert_same(ours.step(action), theirs.step(action))
+            assert_close(ours.step(action), theirs.step(action))
     for action in actions[3:]:
         one, other = ours.step(action), theirs.step(action)
-        assert_same(one, other)
+        assert_close(one, other)
         over = one[3]
         assert not over.all()
         if mode == "Disabled" and over.any():
             masked = {"reset_mask": over}
-            assert_same(ours.reset(options=dict(masked)), theirs.reset(options=dict(masked)))
+            assert_close(ours.reset(options=dict(masked)), theirs.reset(options=dict(masked)))
 
 
 @every_mode
@@ -290,7 +260,7 @@ def test_records_share_no_memory_and_overwriting_them_changes_nothing(mode: str)
         each.reset()
     for action in actions:
         record, expected = envs.step(action.copy()), twin.step(action)
-        assert_same(record, expected)
+        assert_close(record, expected)
         numbers = [array for array in arrays_in(record) if array.dtype != object]
         for i, one in enumerate(numbers):
             assert not any(np.shares_memory(one, other) for other in [*earlier, *numbers[:i]])
@@ -312,7 +282,7 @@ def test_a_copy_continues_identically(
     played(envs, actions[:4])
     twin = copier(envs)
     one, other = ([each.step(action) for action in actions[4:5]] for each in (envs, twin))
-    assert_same(one, other)
+    assert_close(one, other)
     np.testing.assert_array_equal(one[0][1], other[0][1])
 
 
@@ -444,13 +414,13 @@ def test_a_mistake_is_explained_and_does_no_harm(
     envs, untouched = (vector(NOISE, 3, mode, outer_steps=4) for _ in range(2))
     actions = moves(envs, 6)
     records = [played(each, actions[:2], seed=0) for each in (envs, untouched)]
-    assert_same(records[0], records[1])
+    assert_close(records[0], records[1])
     with pytest.raises(error) as caught:
         call(envs)
     for fragment in fragments:
         assert fragment in str(caught.value)
     for action in actions[2:4]:
-        assert_same(envs.step(action), untouched.step(action))
+        assert_close(envs.step(action), untouched.step(action))
 
 
 @every_mode

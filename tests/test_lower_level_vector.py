@@ -22,7 +22,16 @@ from bilevel_gym.envs import ArrayBilevelEnv
 from bilevel_gym.registration import TASKS, Task
 from bilevel_gym.sampling import TransitionTables
 
-from .helpers import Env, array_game, arrays_in, game_of, interior_point, leader_seat, spoil
+from .helpers import (
+    Env,
+    array_game,
+    arrays_in,
+    assert_same,
+    game_of,
+    interior_point,
+    leader_seat,
+    spoil,
+)
 
 GRID, WALK, NOISE = "BilevelGridWorld-v0", "MaskedWalk-v0", "Noise-v0"
 MODES = [mode.value for mode in AutoresetMode]
@@ -96,26 +105,6 @@ def synchronous(game_id: str, num_envs: int, mode: str, **kwargs: Any) -> Any:
         return LowerLevel(gym.make(game_id, **kwargs), interior_point(gym.make(game_id, **kwargs)))
 
     return SyncVectorEnv([seat] * num_envs, autoreset_mode=mode)
-
-
-def assert_same(first: Any, second: Any, where: str = "") -> None:
-    """Assert that two records agree in types, dtypes and values, the order of keys aside."""
-    assert type(first) is type(second), where
-    if isinstance(first, dict):
-        assert sorted(first) == sorted(second), where
-        for key in first:
-            assert_same(first[key], second[key], f"{where}[{key!r}]")
-    elif isinstance(first, list | tuple):
-        assert len(first) == len(second), where
-        for i, (one, other) in enumerate(zip(first, second, strict=True)):
-            assert_same(one, other, f"{where}[{i}]")
-    elif isinstance(first, np.ndarray) and first.dtype == object:
-        assert_same(first.tolist(), second.tolist(), where)
-    elif isinstance(first, np.ndarray):
-        assert first.dtype == second.dtype and first.shape == second.shape, where
-        np.testing.assert_array_equal(first, second, where)
-    else:
-        assert first == second, f"{where}: {first!r} and {second!r}"
 
 
 def played(envs: Any, actions: Any, seed: int | None = None) -> list[Any]:

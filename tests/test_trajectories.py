@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,15 +22,6 @@ from .models import random_mdp
 
 STATES, ACTIONS, GAMMA = 8, 3, 0.9
 START = np.array([0.5, 0.0, 0.2, 0.3, 0.0, 0.0, 0.0, 0.0])
-
-
-@pytest.fixture(params=["numpy", "numba"])
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run a test once without and once with the compiled kernels."""
-    if request.param == "numba" and not fast.available():
-        pytest.skip("numba is not installed")
-    with fast.switched(request.param == "numba"):
-        yield request.param
 
 
 both_backends = pytest.mark.usefixtures("backend")

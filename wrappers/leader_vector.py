@@ -16,8 +16,8 @@ from ..checks import check_at_least, unknown_name
 from ..envs.tabular import TabularBilevelEnv
 from ..mdp import FloatArray
 from ..methods import TabularResponse
+from .copies import checked_mode, checked_reset_mask
 from .hyper_gradient import HyperGradient
-from .lower_level_vector import _checked_mode
 
 __all__ = ["LeaderVectorEnv"]
 
@@ -88,7 +88,7 @@ class LeaderVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
             ValueError: If an option is out of range, or a render mode is asked for.
         """
         check_at_least("num_envs", num_envs, 1)
-        mode = _checked_mode(autoreset_mode)
+        mode = checked_mode(autoreset_mode)
         if kwargs.get("render_mode") is not None:
             raise ValueError(
                 f"`LeaderVectorEnv` has no picture, got render_mode={kwargs['render_mode']!r}; "
@@ -156,7 +156,7 @@ class LeaderVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
                 raise ValueError(
                     unknown_name("reset option", option, ["reset_mask", "upper_params"])
                 )
-        mask = self._checked_mask(options.get("reset_mask", np.ones(self.num_envs, dtype=bool)))
+        mask = checked_reset_mask(options, self.num_envs, started=bool(self._responses))
         start = options.get("upper_params", self.game.initial_upper_params)
         if _ndim(start) == len(self.game.upper_space.shape) + 1:
             answers = self._answers(self._checked_rows("upper_params", start, mask))
@@ -275,17 +275,6 @@ class LeaderVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
             except ValueError as error:
                 raise ValueError(f"copy {copy}: {error}") from None
         return rows
-
-    def _checked_mask(self, mask: Any) -> NDArray[np.bool_]:
-        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
-            raise TypeError(f"`reset_mask` must be a NumPy array of bool, got {mask!r}")
-        if mask.shape != (self.num_envs,):
-            raise ValueError(f"`reset_mask` must have shape ({self.num_envs},), got {mask.shape}")
-        if not mask.any():
-            raise ValueError("`reset_mask` must mark at least one copy, got none")
-        if not self._responses and not mask.all():
-            raise ResetNeeded("`reset_mask` needs a first `reset` of all copies")
-        return mask
 
 
 def _replaced(

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..checks import check_at_least, unknown_name
 from ..envs.tabular import TabularBilevelEnv
 from ..mdp import FloatArray
+from .copies import checked_mode, checked_reset_mask
 from .lower_level import LowerLevel, time_limit
 
 __all__ = ["LowerLevelVectorEnv"]
@@ -75,7 +76,7 @@ class LowerLevelVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
                 asked for.
         """
         check_at_least("num_envs", num_envs, 1)
-        mode = _checked_mode(autoreset_mode)
+        mode = checked_mode(autoreset_mode)
         if kwargs.get("render_mode") is not None:
             raise ValueError(
                 "`LowerLevelVectorEnv` has no picture, got "
@@ -242,16 +243,7 @@ class LowerLevelVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         for option in options:
             if option != "reset_mask":
                 raise ValueError(unknown_name("reset option", option, ["reset_mask"]))
-        mask = options.get("reset_mask", np.ones(self.num_envs, dtype=bool))
-        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
-            raise TypeError(f"`reset_mask` must be a NumPy array of bool, got {mask!r}")
-        if mask.shape != (self.num_envs,):
-            raise ValueError(f"`reset_mask` must have shape ({self.num_envs},), got {mask.shape}")
-        if not mask.any():
-            raise ValueError("`reset_mask` must mark at least one copy, got none")
-        if not self._started and not mask.all():
-            raise ResetNeeded("`reset_mask` needs a first `reset` of all copies")
-        return mask
+        return checked_reset_mask(options, self.num_envs, started=self._started)
 
 
 def _reported(key: str, values: NDArray[Any], mask: NDArray[np.bool_]) -> dict[str, Any]:
@@ -261,11 +253,3 @@ def _reported(key: str, values: NDArray[Any], mask: NDArray[np.bool_]) -> dict[s
     if not mask.all():
         values = np.where(mask.reshape(-1, *(1,) * (values.ndim - 1)), values, 0)
     return {key: values, f"_{key}": mask.copy()}
-
-
-def _checked_mode(mode: str | AutoresetMode) -> AutoresetMode:
-    try:
-        return AutoresetMode(mode)
-    except ValueError:
-        known = [known.value for known in AutoresetMode]
-        raise ValueError(unknown_name("autoreset_mode", mode, known)) from None
