@@ -18,6 +18,7 @@ sum_sa pi |f_pi - f_pi*| that the objective gives, and rho the residual of the s
     |v - v*|     <= E_v = (gamma E_u + |rho| + gamma kappa |v|) / (1 - gamma)
     |q - q*|     <= E_u + E_v + kappa |v|
 
+to which comes the rounding of f_pi itself, 8 eps sum_sa pi |f_pi| / tau in E_u. It holds
 since subtracting a constant from f_pi in a state changes nothing, P does not expand the sum norm of
 a flow, and (I - gamma P_pi*)^-T expands it by at most 1 / (1 - gamma).
 """
@@ -30,6 +31,7 @@ from functools import cached_property
 
 import numpy as np
 
+from .linear import EPS
 from .mdp import FloatArray
 from .soft import SoftSolution, policy_entropy
 
@@ -119,6 +121,8 @@ def response_gradient(
         if log_policy_gradient is not None:
             total = log_policy_gradient.sum(axis=1, keepdims=True)
             centred += (log_policy_gradient - policy * total) / tau
+        # What rounding leaves of the rows' sums would be magnified by 1 / (1 - gamma).
+        centred -= policy * centred.sum(axis=1, keepdims=True)
         rhs = gamma * kernel.flow(centred)
         adjoint, residual = solution.system.solve(rhs, transpose=True, guess=guess)
         reward = centred + policy * adjoint[:, None]
@@ -128,6 +132,8 @@ def response_gradient(
     if math.isfinite(kappa):
         of_centred = 2.0 * kappa * size_of_centred
         of_centred += 2.0 * (1.0 + kappa) * policy_gradient_error / tau
+        if policy_gradient is not None:  # the rounding of f_pi - its mean
+            of_centred += 8.0 * EPS * float((policy * np.abs(policy_gradient)).sum()) / tau
         if log_policy_gradient is not None:
             of_centred += kappa * float(np.abs(log_policy_gradient).sum()) / tau
         of_system = gamma * of_centred + residual + gamma * kappa * size

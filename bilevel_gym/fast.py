@@ -1,7 +1,8 @@
 """The switch of the compiled kernels, which the extra `fast` (numba) brings.
 
-Nothing here is imported before the first call that could profit, and every function that has a
-compiled kernel also runs without one and gives the same answer. Kernels run on one thread.
+Nothing here is imported before the first call that could profit. What has a compiled kernel also
+runs without one and gives the same answer (sums to rounding); only the solvers "compiled" and
+"krylov-ilu" have no other form. Kernels run on one thread.
 """
 
 from __future__ import annotations
@@ -55,12 +56,16 @@ def enabled() -> bool:
     return wanted
 
 
-def require() -> None:
-    """Raise an `ImportError` unless compiled kernels are used at this point of the program."""
+def require(what: str) -> None:
+    """Raise an `ImportError` unless compiled kernels are used at this point of the program.
+
+    Args:
+        what: What demands them, for the message.
+    """
     if not enabled():
         _require()
         raise ImportError(
-            "compiled kernels, which the extra `fast` brings, were demanded where they are "
+            f"{what} needs compiled kernels, which the extra `fast` brings, and they are "
             f"switched off (environment variable {ENVIRONMENT_VARIABLE}, or `fast.switched`)"
         )
 

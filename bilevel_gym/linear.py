@@ -130,6 +130,7 @@ class _Sparse:
     def __init__(self, pattern: SystemPattern, entries: FloatArray) -> None:
         from scipy.sparse.linalg import splu
 
+        self._parts = pattern, entries
         # Diagonal dominance makes pivoting unnecessary; a symmetric ordering then fills least.
         self._lu = splu(
             pattern.matrix(entries).tocsc(),
@@ -137,6 +138,10 @@ class _Sparse:
             diag_pivot_thresh=0.0,
             options={"SymmetricMode": True},
         )
+
+    def __reduce__(self) -> tuple[type[_Sparse], tuple[SystemPattern, FloatArray]]:
+        """Factorise again where the factors are copied or pickled: SuperLU's cannot be."""
+        return _Sparse, self._parts
 
     def solve(
         self, rhs: FloatArray, *, transpose: bool = False, reduction: float = 0.0
@@ -165,7 +170,6 @@ class _KrylovILU:
     """BiCGSTAB with a diagonal incomplete LU factorisation; needs the extra `fast`."""
 
     def __init__(self, pattern: SystemPattern, entries: FloatArray) -> None:
-        fast.require()
         from .compiled import dilu
 
         self._matrix = pattern.matrix(entries)
@@ -192,19 +196,20 @@ def _bicgstab(
 ) -> FloatArray:
     from scipy.sparse.linalg import bicgstab
 
-    size = float(np.linalg.norm(rhs))
+    size = float(np.abs(rhs).max())
     if size == 0.0:
         return np.zeros_like(rhs)
-    # SciPy's test for a breakdown is absolute, so the right-hand side is brought to length one.
+    # SciPy's test for a breakdown is absolute, so the right-hand side is brought to order one.
+    rhs = rhs / size
     solution, info = bicgstab(
         matrix,
-        rhs / size,
+        rhs,
         rtol=max(reduction, 4.0 * EPS),
         maxiter=KRYLOV_ITERATIONS,
         M=preconditioner,
     )
     if info != 0 or not np.isfinite(solution).all():
-        left = float(np.linalg.norm(rhs / size - matrix @ solution))
+        left = float(np.linalg.norm(rhs - matrix @ solution) / np.linalg.norm(rhs))
         if not left <= 0.5:
             raise Breakdown(
                 f"BiCGSTAB left {left:.1e} of the right-hand side after at most "
@@ -258,12 +263,13 @@ def check_solver(solver: str) -> None:
     """Raise a `ValueError` unless `solver` is "auto" or a key of `SOLVERS`.
 
     Raises:
-        ImportError: If it is "compiled", and compiled kernels are missing or switched off.
+        ImportError: If it is "compiled" or "krylov-ilu", and compiled kernels are missing or
+            switched off.
     """
-    if solver != "auto" and solver not in SOLVERS:
+    if not isinstance(solver, str) or (solver != "auto" and solver not in SOLVERS):
         raise ValueError(unknown_name("solver", solver, ["auto", *SOLVERS]))
-    if solver == "compiled":
-        fast.require()
+    if solver in ("compiled", "krylov-ilu"):
+        fast.require(f"solver={solver!r}")
 
 
 def choose_solver(pattern: SystemPattern, solver: str = "auto") -> str:

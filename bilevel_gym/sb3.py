@@ -63,7 +63,7 @@ def as_vec_env(vector_env: VectorEnv[Any, Any, Any]) -> VecEnv:
         raise ValueError(
             "`vector_env` must start ended copies again within the same step, as "
             f"Stable-Baselines3 does, got autoreset_mode {getattr(mode, 'value', mode)!r}; "
-            'make it with LowerLevelVectorEnv(..., autoreset_mode="SameStep")'
+            f'make it with {type(vector_env).__name__}(..., autoreset_mode="SameStep")'
         )
     return _ArrayVecEnv(vector_env)
 

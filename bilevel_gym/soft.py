@@ -63,6 +63,10 @@ CHORD_CONTRACTION = 0.1
 # Share of the residual that an inexact Newton step may leave: at most, and at least.
 FORCING = (0.02, 1e-4)
 
+# Inexact steps may raise the residual for a while; after so many without a new best one, the solves
+# are made tighter.
+PATIENCE = 30
+
 # A fallback sweeps until this share of the residual is left.
 SWEEP_REDUCTION = 0.1
 
@@ -115,12 +119,15 @@ class SoftSolution:
 
     @property
     def value_error_bound(self) -> float:
-        """Bound on the sup norm of `soft_value - V*`: residual / (1 - gamma)."""
-        return self.residual / (1.0 - self.mdp.gamma)
+        """Bound on the sup norm of `soft_value - V*`: residual / (1 - gamma), rounding included."""
+        return (self.residual + _rounding(self.soft_value)) / (1.0 - self.mdp.gamma)
 
     @property
     def policy_error_bound(self) -> float:
-        """Bound on |pi - pi*| / pi, for every action; infinite where the bound says nothing."""
+        """Bound on |pi - pi*| / pi, for every action whose probability does not underflow.
+
+        It is infinite where the value's error is too large to say anything.
+        """
         exponent = 2.0 * self.mdp.gamma * self.value_error_bound / self.mdp.temperature
         return math.expm1(exponent) if exponent < 1.0 else math.inf
 
@@ -193,6 +200,7 @@ def solve_soft_mdp(
 
     Raises:
         ValueError: If an argument is out of range or of the wrong shape.
+        ImportError: If the solver needs compiled kernels that are not to be had.
         ArithmeticError: If values overflow.
     """
     if tolerance is not None:
@@ -265,7 +273,7 @@ class _Iterate:
     @property
     def rounding(self) -> float:
         """The residual that rounding leaves on values of this size."""
-        return 8.0 * EPS * max(1.0, float(np.abs(self.value).max()))
+        return _rounding(self.value)
 
     def moved(self, correction: FloatArray) -> _Iterate:
         return _Iterate(self.mdp, self.value + correction)
@@ -316,7 +324,7 @@ class _InexactNewton(_Newton):
         # has been spoilt by the inexactness of a solve.
         largest = 4.0 * self.at.residual / (1.0 - self.mdp.gamma)
         loosest, tightest = FORCING
-        best, previous = self.at, np.inf
+        best, previous, idle = self.at, np.inf, 0
         while self.at.residual > max(self.tolerance, self.at.rounding):
             if self.steps == max_iterations:
                 self.at = min(self.at, best, key=lambda iterate: iterate.residual)
@@ -337,8 +345,11 @@ class _InexactNewton(_Newton):
                 self.at, previous, loosest = best, np.inf, max(0.1 * loosest, tightest)
                 self._sweep()
                 candidate = self.at
-            self.at = candidate
+            idle = 0 if candidate.residual < best.residual else idle + 1
             best = min(best, candidate, key=lambda iterate: iterate.residual)
+            self.at = candidate
+            if idle == PATIENCE:  # loose solves may go round in a circle
+                self.at, previous, loosest, idle = best, np.inf, max(0.1 * loosest, tightest), 0
 
     def _sweep(self) -> None:
         """Sweep until the residual is a tenth; the contraction bounds how long that takes."""
@@ -376,6 +387,11 @@ def policy_entropy(policy: FloatArray) -> FloatArray:
 
     entropy: FloatArray = entr(policy).sum(axis=1)
     return entropy
+
+
+def _rounding(value: FloatArray) -> float:
+    """Return the residual that rounding leaves on values of this size."""
+    return 8.0 * EPS * max(1.0, float(np.abs(value).max()))
 
 
 def _soft_q(mdp: TabularMDP, value: FloatArray) -> FloatArray:

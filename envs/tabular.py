@@ -196,6 +196,11 @@ class TabularBilevelEnv(BilevelEnv):
             ArithmeticError: If values overflow.
         """
         x = self.validate_upper_params(upper_params)
+        if warm_start is not None and len(warm_start.soft_value) != self._kernel.num_states:
+            raise ValueError(
+                f"`warm_start` must be a response of a game with {self._kernel.num_states} states, "
+                f"got one with {len(warm_start.soft_value)}"
+            )
         solution = solve_soft_mdp(
             self.lower_mdp(x),
             initial_value=None if warm_start is None else warm_start.soft_value,

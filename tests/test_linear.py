@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -332,3 +334,128 @@ def test_the_incomplete_factorisation_has_the_diagonal_of_the_matrix() -> None:
     np.testing.assert_allclose(product @ dilu.solve(*parts, inverse, rhs), rhs, atol=1e-12)
     transposed = dilu.solve_transposed(*parts, inverse, rhs)
     np.testing.assert_allclose(product.T @ transposed, rhs, atol=1e-12)
+
+
+def test_a_gradient_that_must_vanish_does_so_to_rounding() -> None:
+    # x shifts all rewards alike, so the exact hyper-gradient is zero.
+    game = TabularBilevelEnv.from_arrays(
+        np.ones((1, 2, 1)),
+        [[1.59, 0.1]],
+        upper_reward=[[1.0, -0.5]],
+        features=np.ones((1, 2, 1)),
+        initial_distribution=[1.0],
+        gamma=0.999,
+        temperature=0.1,
+    )
+    for response in (game.evaluate([0.0]), *game.evaluate_batch([[0.0], [0.1]])):
+        gradient = abs(float(response.hyper_gradient[0]))
+        assert gradient <= 1e-12 and gradient <= response.gradient_error_bound
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("solver", ["dense", "krylov", "compiled"])
+def test_the_error_bounds_are_those_of_their_derivation(solver: str) -> None:
+    for seed in range(3):
+        mdp = random_mdp(seed, num_states=12, temperature=0.3, masked=seed == 1)
+        solution = solve_soft_mdp(mdp, solver=solver, tolerance=1e-4)
+        eps, tau, gamma, policy = 2.0**-52, mdp.temperature, mdp.gamma, solution.policy
+        rounding = 8 * eps * max(1.0, np.abs(solution.soft_value).max())
+        of_value = (solution.residual + rounding) / (1 - gamma)
+        assert solution.value_error_bound == pytest.approx(of_value)
+        kappa = np.expm1(2 * gamma * of_value / tau)
+        assert solution.policy_error_bound == pytest.approx(kappa)
+
+        upper_reward = np.random.default_rng(seed).normal(size=mdp.reward.shape)
+        outcome = Outcome(solution, np.zeros(1), upper_reward, np.full(12, 1 / 12))
+        for upper_gamma in (gamma, 0.7):
+            own = None if upper_gamma == gamma else upper_gamma
+            upper = DiscountedReturn(own).evaluate(outcome)
+            assert upper.policy is not None
+            system = np.eye(12) - upper_gamma * mdp.kernel.policy_matrix(policy).toarray()
+            value = np.linalg.solve(system, (policy * upper_reward).sum(axis=1))
+            visits = np.linalg.solve(system.T, np.full(12, 1 / 12))
+            returns = upper_reward + upper_gamma * mdp.kernel.expect(value)
+            advantage = (policy * np.abs(returns - value[:, None])).sum(axis=1).max()
+            off_visits = upper_gamma * kappa * visits.sum() / (1 - upper_gamma)
+            off_value = kappa * advantage / (1 - upper_gamma)
+            slope_error = advantage * off_visits
+            slope_error += (visits.sum() + off_visits) * upper_gamma * off_value
+            assert upper.policy_error == pytest.approx(slope_error, rel=1e-4)
+
+            answer = response_gradient(
+                solution, upper.policy, policy_gradient_error=upper.policy_error
+            )
+            weighted = policy * upper.policy
+            centred = (weighted - policy * weighted.sum(axis=1, keepdims=True)) / tau
+            size = np.abs(answer.adjoint).sum()
+            of_centred = 2 * kappa * np.abs(centred).sum() + 2 * (1 + kappa) * slope_error / tau
+            of_centred += 8 * eps * np.abs(weighted).sum() / tau
+            of_system = (gamma * of_centred + answer.residual + gamma * kappa * size) / (1 - gamma)
+            bound = of_centred + of_system + kappa * size
+            assert answer.error_bound == pytest.approx(bound, rel=1e-4)
+
+
+def test_residuals_of_systems_enter_the_error_bounds() -> None:
+    mdp = grid(45)
+    exact = solve_soft_mdp(mdp, solver="sparse")
+    rough = solve_soft_mdp(mdp, solver="krylov", initial_value=exact.soft_value, tolerance=1e-8)
+    rho = np.full(mdp.kernel.num_states, 1.0 / mdp.kernel.num_states)
+    upper = [
+        DiscountedReturn().evaluate(Outcome(s, np.zeros(1), mdp.reward, rho))
+        for s in (exact, rough)
+    ]
+    # The same policy, but systems solved to 1e-8 of their right-hand sides.
+    assert upper[1].policy_error >= 1.5 * upper[0].policy_error > 0.0
+    answers = [response_gradient(s, u.policy) for s, u in zip((exact, rough), upper, strict=True)]
+    extra = answers[1].error_bound - answers[0].error_bound
+    assert extra >= 0.9 * answers[1].residual / (1 - mdp.gamma)
+
+
+def test_a_response_reports_the_bounds_of_its_solution() -> None:
+    game = BilevelGridWorld()
+    x = game.initial_upper_params
+    response = game.evaluate(x, tolerance=1e-6)
+    solution = solve_soft_mdp(game.lower_mdp(x), tolerance=1e-6)
+    upper = game.objective.evaluate(
+        Outcome(solution, x, game.upper_reward(x), game.initial_distribution)
+    )
+    answer = response_gradient(solution, upper.policy, policy_gradient_error=upper.policy_error)
+    assert upper.policy_error > 0.0
+    assert response.value_error_bound == solution.value_error_bound
+    assert response.gradient_error_bound == answer.error_bound
+    with pytest.raises(ValueError, match="`warm_start` must be a response of a game with 52"):
+        game.evaluate(x, warm_start=BilevelGridWorld(map_name="4x4").evaluate(np.zeros(14)))
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_copied_solution_solves_as_the_first_one(solver: str) -> None:
+    solution = solve_soft_mdp(grid(9), solver=solver)
+    rhs = np.random.default_rng(0).normal(size=len(solution.soft_value))
+    found, _ = solution.system.solve(rhs)
+    for copy in (deepcopy(solution), pickle.loads(pickle.dumps(solution))):
+        np.testing.assert_array_equal(copy.soft_value, solution.soft_value)
+        np.testing.assert_allclose(copy.system.solve(rhs)[0], found, atol=1e-7)
+
+
+@pytest.mark.parametrize("solver", ["krylov", "dense"])
+def test_rewards_of_any_size_are_solved_for(solver: str) -> None:
+    kernel = Kernel.from_dense(np.full((2, 1, 2), 0.5))
+    mdp = TabularMDP(kernel, np.array([[1e160], [-2e160]]), 0.9, 1.0)
+    solution = solve_soft_mdp(mdp, solver=solver)
+    np.testing.assert_allclose(solution.soft_value, [-3.5e160, -6.5e160], rtol=1e-8)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_steps_that_go_round_in_a_circle_are_solved_more_tightly() -> None:
+    rng = np.random.default_rng(1136)
+    solved = 0
+    for _ in range(40):
+        transition = rng.dirichlet(np.full(11, 0.3), size=(11, 3))
+        transition *= rng.random((11, 3, 1)) < 0.8  # rows full or empty
+        reward = 100.0 * rng.normal(size=(11, 3))
+        mdp = TabularMDP(Kernel.from_dense(transition), reward, 0.99999, 0.1)
+        for solver in ("krylov", "krylov-ilu"):
+            solution = solve_soft_mdp(mdp, solver=solver)
+            solved += solution.converged
+    assert solved == 80

@@ -35,7 +35,8 @@ REPORTED = {
 class LeaderVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
     """Copies of a tabular game's leader's seat, each at an x of its own, as arrays.
 
-    What `SyncVectorEnv` makes of as many `HyperGradient(gym.make(id), outer_steps=...)`, with one
+    What `SyncVectorEnv` makes of as many `HyperGradient(gym.make(id), outer_steps=...)` (method
+    "exact"), with one
     game for all copies, whose `evaluate_batch` answers them together: actions are x `[N, ...]`,
     rewards F(x) float64 `[N]`, and infos those of `HyperGradient` stacked, with `hyper_gradient`
     float64 `[N, ...]`. Each copy keeps the warm start of its own last answer until it is reset.
@@ -84,11 +85,17 @@ class LeaderVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
 
         Raises:
             gymnasium.error.Error: If the id is not registered.
-            TypeError: If the game is not a tabular one.
+            ImportError: If the solver needs compiled kernels that are not to be had.
+            TypeError: If the game is not a tabular one, or another method is asked for.
             ValueError: If an option is out of range, or a render mode is asked for.
         """
         check_at_least("num_envs", num_envs, 1)
         mode = checked_mode(autoreset_mode)
+        if "method" in kwargs:
+            raise TypeError(
+                f"`LeaderVectorEnv` answers by the method 'exact' alone, got {kwargs['method']!r}; "
+                "gymnasium.vector.SyncVectorEnv takes seats of any method"
+            )
         if kwargs.get("render_mode") is not None:
             raise ValueError(
                 f"`LeaderVectorEnv` has no picture, got render_mode={kwargs['render_mode']!r}; "

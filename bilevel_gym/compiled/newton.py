@@ -270,6 +270,12 @@ def adjoint(
             mean += policy[a, s] * gradient[a, s]
         for a in range(num_actions):
             centred[a, s] = policy[a, s] * (gradient[a, s] - mean) / temperature
+        # What rounding leaves of the sum would be magnified by 1 / (1 - gamma).
+        left = 0.0
+        for a in range(num_actions):
+            left += centred[a, s]
+        for a in range(num_actions):
+            centred[a, s] -= policy[a, s] * left
     rhs, found = np.zeros(solution.size), np.empty(solution.size)
     for a in range(num_actions):
         for s in range(num_states):
