@@ -46,6 +46,43 @@ TASKS = (
         enters="reward",
         source="this project",
     ),
+    Task(
+        id="BilevelFourRooms-v0",
+        entry_point="bilevel_gym.envs.four_rooms:BilevelFourRooms",
+        max_episode_steps=200,
+        upper="logits of penalties on each free cell",
+        enters="reward",
+        source="Thoma et al., NeurIPS 2024",
+    ),
+    Task(
+        id="BilevelFrozenLake-v0",
+        entry_point="bilevel_gym.envs.toy_text:BilevelToyText",
+        max_episode_steps=100,
+        upper="shaping reward of each state",
+        enters="reward",
+        source="Gymnasium toy text",
+        kwargs={"env_id": "FrozenLake", "temperature": 0.1},
+    ),
+    Task(
+        id="BilevelCliffWalking-v0",
+        entry_point="bilevel_gym.envs.toy_text:BilevelToyText",
+        max_episode_steps=200,
+        upper="shaping reward of each state",
+        enters="reward",
+        source="Gymnasium toy text",
+        kwargs={"env_id": "CliffWalking", "temperature": 0.5},
+        test_kwargs={"env_kwargs": {"is_slippery": True}},
+    ),
+    Task(
+        id="BilevelTaxi-v0",
+        entry_point="bilevel_gym.envs.toy_text:BilevelToyText",
+        max_episode_steps=200,
+        upper="shaping reward of each state",
+        enters="reward",
+        source="Gymnasium toy text",
+        kwargs={"env_id": "Taxi", "temperature": 0.5},
+        test_kwargs={"env_kwargs": {"is_rainy": True}},
+    ),
 )
 
 

@@ -132,6 +132,17 @@ def test_the_docstring_names_every_argument(task: Task) -> None:
 # The checkers of Gymnasium and Stable-Baselines3 ---------------------------------------------
 
 
+def unexpected(messages: list[str], task: Task) -> list[str]:
+    """Return the messages without the advice to normalise a box, where x has natural units.
+
+    `RescaleUpper` is the answer to that advice.
+    """
+    space = game_of(leader_seat(task)).upper_space
+    if space.low.min() == -1.0 and space.high.max() == 1.0:
+        return messages
+    return [text for text in messages if "symmetric and normalized" not in text]
+
+
 @every_task
 @every_seat
 def test_gymnasium_finds_nothing_to_complain_about(task: Task, seat: str) -> None:
@@ -140,7 +151,7 @@ def test_gymnasium_finds_nothing_to_complain_about(task: Task, seat: str) -> Non
     # for. The seats are wrappers by design, and it is the seat that is to be checked.
     wrapped = [text for text in messages if "is different from the unwrapped version" in text]
     assert len(wrapped) == (0 if seat == "game" else 1)
-    assert [text for text in messages if text not in wrapped] == []
+    assert unexpected([text for text in messages if text not in wrapped], task) == []
 
 
 @every_task
@@ -148,7 +159,7 @@ def test_gymnasium_finds_nothing_to_complain_about(task: Task, seat: str) -> Non
 def test_stable_baselines3_finds_nothing_to_complain_about(task: Task, seat: str) -> None:
     from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
-    assert recorded_warnings(check_env_sb3, SEATS[seat](task)) == []
+    assert unexpected(recorded_warnings(check_env_sb3, SEATS[seat](task)), task) == []
 
 
 # Determinism -----------------------------------------------------------------------------------

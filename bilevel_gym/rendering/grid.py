@@ -29,6 +29,7 @@ from .canvas import (
     draw_status,
     draw_text,
     import_pygame,
+    make_sprite,
     new_surface,
 )
 from .signs import (
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GridLayout", "GridScene", "draw_grid", "grid_layout"]
 
-HAZARD, WALL, FREE = "H", "#", "."
+TARGET, HAZARD, WALL, FREE = "T", "H", "#", "."
 
 # Sizes in pixels
 MAP_SIDE = 640
@@ -110,19 +111,23 @@ class GridScene:
     `H` and `W` are the rows and columns of the map. Values on walls are ignored.
 
     Attributes:
-        cells: One-character strings `[H, W]`: 'S' start, 'G' goal, 'H' hazard, '#' wall, '.' free.
+        cells: One-character strings `[H, W]`: 'S' start, 'G' goal, 'T' the leader's target,
+            'H' hazard, '#' wall, '.' free.
         shaping: The leader's shaping reward `[H, W]`, NaN on walls.
         shaping_limit: The colours run from −`shaping_limit` to +`shaping_limit`, with the root
             of the shaping; larger values get the colours of the ends.
         policy: The follower's probabilities of up, right, down, left `[H, W, 4]`.
         occupancy: Share of the follower's time `[H, W]` in [0, 1].
-        gradient: Derivative of the leader's objective by the shaping `[H, W]`.
+        gradient: Derivative of the leader's objective by the shaping, or by the parameters of it,
+            `[H, W]`.
         follower: Row and column where the follower is now.
         title: Headline.
         status: Pairs of label and value below the headline.
         curves: Plots right of the map. Give them in every frame (without values at first) or
             never: they change the size of the picture.
         cursor: Row and column of a highlighted cell.
+        shaping_name: What `shaping` is called in the key.
+        params_name: What `gradient` is taken by, in the key.
     """
 
     cells: NDArray[np.str_]
@@ -136,14 +141,17 @@ class GridScene:
     status: tuple[tuple[str, str], ...] = ()
     curves: tuple[Curve, ...] = ()
     cursor: tuple[int, int] | None = None
+    shaping_name: str = "shaping reward"
+    params_name: str = "shaping"
 
     def __post_init__(self) -> None:
         """Check shapes and values."""
         shape = _map_shape(np.shape(self.cells))
-        unknown = sorted(set(np.unique(self.cells).tolist()) - {START, GOAL, HAZARD, WALL, FREE})
+        signs = {START, GOAL, TARGET, HAZARD, WALL, FREE}
+        unknown = sorted(set(np.unique(self.cells).tolist()) - signs)
         if unknown:
             raise ValueError(
-                f"`cells` must be among 'S', 'G', 'H', '#' and '.', got {unknown[0]!r}"
+                f"`cells` must be among 'S', 'G', 'T', 'H', '#' and '.', got {unknown[0]!r}"
             )
         free = self.cells != WALL
         check_positive("shaping_limit", self.shaping_limit)
@@ -414,19 +422,35 @@ def _gradient(layout: GridLayout, scene: GridScene) -> Iterator[Blit]:
 
 
 def _draw_pins(surface: Surface, layout: GridLayout, scene: GridScene) -> None:
-    """Draw the pins of start, goal and follower: in the cell's corner, or larger in its middle."""
+    """Draw the pins of places and follower: in the cell's corner, or larger in its middle."""
     cell = int(layout.cell)
     corners = cell >= CORNER_PIN_CELL
     diameter = max(MIN_PIN, round(cell * PIN_DIAMETER) if corners else cell)
     inset = max(1, round(cell * CORNER)) if corners else (cell - diameter) // 2
-    for row, column in np.argwhere((scene.cells == START) | (scene.cells == GOAL)).tolist():
+    for row, column in np.argwhere(np.isin(scene.cells, (START, GOAL, TARGET))).tolist():
         x, y = layout.cell_corner(row, column)
-        sprite = pin_sprite(str(scene.cells[row, column]), diameter)
+        sprite = _place_sprite(str(scene.cells[row, column]), diameter)
         surface.blit(*sprite.at(x + inset, y + inset))
     if scene.follower is not None:
         x, y = layout.cell_corner(*scene.follower)
         below = cell - diameter - inset
         surface.blit(*pin_sprite(FOLLOWER, diameter).at(x + inset, y + below))
+
+
+@lru_cache(maxsize=64)
+def _place_sprite(kind: str, diameter: int) -> Sprite:
+    """Return the pin of a start or a goal, or the rings of a target."""
+    if kind != TARGET:
+        return pin_sprite(kind, diameter)
+
+    def paint(surface: Surface) -> None:
+        pygame = import_pygame()
+        half = surface.get_width() / 2
+        for ring in range(4):
+            colour = THEME.light if ring % 2 else THEME.ink
+            pygame.draw.circle(surface, colour, (half, half), half * (1.0 - 0.25 * ring))
+
+    return make_sprite(diameter, THEME.ink, paint)
 
 
 def _draw_cursor(surface: Surface, layout: GridLayout, scene: GridScene) -> None:
@@ -457,8 +481,7 @@ def _draw_key(surface: Surface, layout: GridLayout, scene: GridScene) -> None:
     """Draw the colour scale and the signs that occur in this picture, column by column."""
     left, top, width, height = layout.key
     bar = (left, top, KEY_WIDTH, COLOUR_BAR_HEIGHT)
-    limit, caption = scene.shaping_limit, "shaping reward"
-    draw_colour_bar(surface, bar, limit, caption, power=SHAPING_POWER)
+    draw_colour_bar(surface, bar, scene.shaping_limit, scene.shaping_name, power=SHAPING_POWER)
     rows = height // KEY_ROW
     for slot, entry in enumerate(_key_entries(layout, scene), start=COLOUR_BAR_SLOTS):
         x = left + slot // rows * (KEY_WIDTH + THEME.margin)
@@ -489,9 +512,9 @@ def _draw_key_entry(surface: Surface, corner: tuple[int, int], entry: _KeyEntry)
 def _key_entries(layout: GridLayout, scene: GridScene) -> Iterator[_KeyEntry]:
     """Name the signs that this scene shows at this size of the cells."""
     cell, free = layout.cell, scene.cells != WALL
-    for kind, name in ((START, "start"), (GOAL, "goal")):
+    for kind, name in ((START, "start"), (GOAL, "goal"), (TARGET, "leader's target")):
         if (scene.cells == kind).any():
-            yield _KeyEntry((pin_sprite(kind, ICON_SIDE),), name)
+            yield _KeyEntry((_place_sprite(kind, ICON_SIDE),), name)
     if (scene.cells == HAZARD).any():
         tape = (hazard_sprite(ICON_SIDE),) if cell >= TAPE_CELL else ()
         yield _KeyEntry((hazard_ground(cell < TAPE_CELL), *tape), "hazard")
@@ -512,8 +535,8 @@ def _key_entries(layout: GridLayout, scene: GridScene) -> Iterator[_KeyEntry]:
         values = scene.gradient[free]
         up, down = float(values.max(initial=0.0)), -float(values.min(initial=0.0))
         up_sign, down_sign = key_triangle_sprite(1), key_triangle_sprite(-1)
-        yield _KeyEntry((up_sign,), "raise shaping", f"dF/dx up to +{up:.2g}")
-        yield _KeyEntry((down_sign,), "lower shaping", f"dF/dx down to −{down:.2g}")
+        yield _KeyEntry((up_sign,), f"raise {scene.params_name}", f"dF/dx up to +{up:.2g}")
+        yield _KeyEntry((down_sign,), f"lower {scene.params_name}", f"dF/dx down to −{down:.2g}")
 
 
 def _key_arrows() -> tuple[Sprite, ...]:

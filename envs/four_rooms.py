@@ -1,0 +1,404 @@
+"""BilevelFourRooms-v0: penalties that lead a follower with random goals past the leader's cell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checks import check_not_negative, check_positive
+from ..mdp import FloatArray, Kernel
+from ..methods import TabularResponse
+from ..objectives import DiscountedReturn
+from .base import BestKnown, View, shown, upper_box
+from .tabular import TabularBilevelEnv
+
+if TYPE_CHECKING:
+    import pygame
+
+    from ..rendering import GridScene
+
+__all__ = ["BilevelFourRooms"]
+
+# `S` the follower's start, `T` the leader's target, `#` wall, `.` free.
+ROOMS = (
+    "#############",
+    "#.....#.....#",
+    "#.....#.....#",
+    "#...........#",
+    "#S....#.....#",
+    "#.....#.....#",
+    "##.####.....#",
+    "#.....###.###",
+    "#...T.#.....#",
+    "#.....#.....#",
+    "#...........#",
+    "#.....#.....#",
+    "#############",
+)
+
+# Up, right, down, left, as (row, column) steps.
+MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
+
+# A slip of p leaves the intended move 1 - 4p/3 and gives each other move 4p/9.
+SLIP_SCALE = 4.0 / 3.0
+
+CELLS = np.array([list(row) for row in ROOMS])
+FREE = CELLS != "#"
+PLACES = [(int(row), int(column)) for row, column in np.argwhere(FREE)]
+START, TARGET = (int(np.flatnonzero(CELLS[FREE] == sign)[0]) for sign in "ST")
+
+# Rooms in the picture share their outer walls.
+STRIDE = len(ROOMS) - 1
+
+
+# Default values of goals, slip, gamma, temperature, payment_cost and budget.
+DEFAULTS = (((1, 9), (11, 11)), 0.33, 0.99, 0.003, 1.0, 0.2)
+
+# Best x found for the default instance: the logits of these cells; all others are -10. See the
+# Ground Truth below.
+BEST_DEFAULT = {
+    (3, 5): 10.0,
+    (7, 5): 7.215,
+    (9, 1): 5.457,
+    (9, 2): 6.914,
+    (9, 3): 7.792,
+    (10, 1): 6.566,
+    (10, 2): 7.52,
+    (10, 3): 6.921,
+}
+
+
+class BilevelFourRooms(TabularBilevelEnv):
+    """A leader deters a follower with random goals, so that it passes by the leader's cell.
+
+    ## Description
+    Four rooms on a map of 13x13 cells, with doors between them. In each episode the follower is
+    shown one of several goals and walks there from its start. The leader wants it to visit a target
+    cell on the way. It has a budget of penalties to spread over the cells; it pays for what it has
+    spread when the follower reaches its goal, and it spreads before it knows which goal that is.
+
+    ## Upper Level
+    x in [-10, 10]^105: a logit for each of the 104 free cells, row by row, and a last one for the
+    budget that stays unspent. x starts at 0. The incentive of cell i is
+
+        inc_x(i) = -budget * softmax(x)_i
+
+    The objective, to be maximised, is the mean over the goals of E[ sum_t gamma^t u(s_t) ] with
+    u = 1 for acting in the target (8, 4) and u = -payment_cost * ||inc_x||_1 for acting in the
+    goal. The norm is over all 104 cells, whether or not the follower comes by.
+
+    ## Lower Level
+    An entropy-regularised MDP for each goal, r_x(s, a) = 1[s = goal] + inc_x(s), discount `gamma`,
+    temperature `temperature`; the goal's own cell has no incentive. All goals form one MDP with a
+    block of 104 states each. Moves go up, right, down, left, and walls bounce. With a slip of p
+    the intended move is made with probability 1 - 4p/3 and each other one with 4p/9: .56 and
+    .14667 by default, for the planner and the simulator alike. x enters the reward alone.
+
+    ## Observation Space
+    Game and follower: `Discrete(104 * number of goals)`, which is 104 * (index of the goal) + cell,
+    cells numbered as x is. Leader: `Box(0, 1, [S])`, the follower's discounted state occupancy
+    times (1 - gamma), over the draw of the goal.
+
+    ## Action Space
+    Leader: `Box(-10, 10, [105])`, x. Follower: `Discrete(4)`: 0 up, 1 right, 2 down, 3 left.
+    Game: both, `{"upper": x, "lower": a}`.
+
+    ## Rewards
+    Leader: F(x). Follower and game: r_x(s, a).
+
+    ## Episode End
+    The follower starts in (4, 1), with each goal equally likely. Its episode terminates on acting
+    in the goal (any action, paid; the goal's soft value is 1 + temperature * log 4) and is
+    truncated after 200 steps. The leader's is truncated after `outer_steps` (100) announcements.
+
+    ## Info
+    Leader: `hyper_gradient` [105], `upper_params` [105], `inner_residual`, `inner_iterations`,
+    `inner_converged`, `lower_value`. Follower and game: `upper_reward`, that is u(s).
+
+    ## Arguments
+    * `goals` ([(1, 9), (11, 11)]): the goals as (row, column), different free cells other than
+      start and target; [(1, 9)] is the published variant with one goal;
+    * `slip` (.33): p above, in [0, .75];
+    * `gamma` (.99): discount of both levels, in [0, 1);
+    * `temperature` (.003): positive. Published are .001, .003 and .005; the default is the middle
+      one. Entropy pays up to temperature * log 4 / (1 - gamma) for never finishing: .42 by default;
+    * `payment_cost` (1): weight of ||inc_x||_1, not negative. Published are 1, 3 and 5 with two
+      goals and 5 with one; the default is the one at which penalties are worth their price most;
+    * `budget` (.2): the sum of all penalties if none is left unspent, positive;
+    * `render_mode`: None, "human" or "rgb_array". The picture shows the rooms once for each goal.
+
+    ## Ground Truth
+    Objective and hyper-gradient are exact. At x = 0 with one goal:
+
+    | goal | temperature | payment_cost | F | norm of dF/dx | norm of its direct part |
+    |---|---|---|---|---|---|
+    | (1, 9) | .001 | 5 | -.740644 | .007138 | .007096 |
+    | (1, 9) | .003 | 5 | -.725819 | .007222 | .006956 |
+    | (11, 11) | .001 | 1 | .723777 | .219806 | .001211 |
+    | (11, 11) | .003 | 1 | .544285 | .106267 | .001172 |
+
+    With the default arguments F = .200006 at x = 0, the norm of dF/dx is .053192 and that of its
+    direct part .001282. From there:
+
+    | run | ends at | why |
+    |---|---|---|
+    | L-BFGS-B on the hyper-gradient | 1.017685 | the way past the target, for both goals |
+    | no steps: all of the budget on (3, 5), the door to the right | .697643 | the obvious guess |
+    | no steps: nothing spent | .320986 | one goal's way passes the target by itself |
+    | L-BFGS-B, or steps of length .5, along the direct gradient | .3209 | it only sees costs |
+
+    The best value known, 1.017686 (`best_known`), spends the whole budget, .144 of it on the door
+    (3, 5). It was found by 500 to 1000 normalised steps from each of 384 starts (224 Gaussian, 64
+    with rectangles and 96 with single cells of large logits), then L-BFGS-B from the ends of the
+    best 19, of which 18 came to it within 1e-6. The ascents themselves end in many places, often
+    near .50 and .98. It is not proven optimal. Published for this instance (mean of 10 seeds): .95,
+    1.00 and .91 with HPGD, AMD and a zero-order method.
+
+    With the one goal (1, 9) and `payment_cost` 5, x = 0 lies next to a poor optimum of value 0:
+    L-BFGS-B from there ends at .0015, spending almost nothing; the best of 24 starts led
+    to .616.
+
+    ## References
+    V. Thoma, B. Pasztor, A. Krause, G. Ramponi, Y. Hu, "Contextual bilevel reinforcement learning
+    for incentive alignment", NeurIPS 2024, arXiv 2406.01575 (HPGD). The variant with one goal:
+    Kudo et al., ICAPS 2026, arXiv 2603.14867 (BC-HG). Rooms: R. S. Sutton, D. Precup, S. Singh,
+    "Between MDPs and semi-MDPs", Artificial Intelligence 112, 1999.
+
+    ## Version History
+    * v0: first version.
+    """
+
+    def __init__(
+        self,
+        goals: Sequence[Sequence[int]] = ((1, 9), (11, 11)),
+        *,
+        slip: float = 0.33,
+        gamma: float = 0.99,
+        temperature: float = 0.003,
+        payment_cost: float = 1.0,
+        budget: float = 0.2,
+        render_mode: str | None = None,
+    ) -> None:
+        """Build the game; the arguments are described above.
+
+        Raises:
+            ValueError: If an argument is out of range.
+        """
+        self.goals = _checked_goals(goals)
+        _check_slip(slip)
+        check_not_negative("payment_cost", payment_cost)
+        check_positive("budget", budget)
+        self._budget = float(budget)
+        self._payment_cost = float(payment_cost)
+        count = len(self.goals)
+        # Where the goal is in each context, [C, 104].
+        self._at_goal = np.array([[place == goal for place in PLACES] for goal in self.goals])
+        start = np.zeros((count, len(PLACES)))
+        start[:, START] = 1.0 / count
+        super().__init__(
+            kernel=_kernel(self._at_goal, slip),
+            initial_distribution=start.ravel(),
+            objective=DiscountedReturn(),
+            upper_space=upper_box(-10.0, 10.0, (len(PLACES) + 1,)),
+            initial_upper_params=np.zeros(len(PLACES) + 1),
+            gamma=gamma,
+            temperature=temperature,
+            render_mode=render_mode,
+        )
+        if (self.goals, slip, gamma, temperature, payment_cost, budget) == DEFAULTS:
+            best = np.full(len(PLACES) + 1, -10.0)
+            for cell, logit in BEST_DEFAULT.items():
+                best[PLACES.index(cell)] = logit
+            self.best_known = BestKnown(
+                self.validate_upper_params(best),
+                1.017686,
+                "normalised ascent from 384 starts, then L-BFGS-B from the best 19 ends, of which "
+                "18 came to it; not proven optimal",
+            )
+
+    def draw(self, view: View) -> pygame.Surface:
+        """Draw the map once for each goal, with incentives, policy and hyper-gradient."""
+        from ..rendering import draw_grid
+
+        return draw_grid(self.scene(view))
+
+    def scene(self, view: View) -> GridScene:
+        """Return a view as arrays over the picture, for `bilevel_gym.rendering.draw_grid`."""
+        from ..rendering import GridScene
+
+        answer = view.response
+        tabular = answer if isinstance(answer, TabularResponse) else None
+        count = len(self.goals)
+        incentive = -self._budget * _softmax(view.upper_params)[:-1]
+        shaping = np.where(self._at_goal, 0.0, incentive)
+        cells = np.tile(CELLS[FREE], (count, 1))
+        cells[self._at_goal] = "G"
+        gradient = None if answer is None else answer.hyper_gradient
+        if gradient is not None:
+            # Every goal's rooms show the same derivatives; the unspent logit has no cell.
+            gradient = np.tile(gradient[:-1], count)
+        spent = -float(incentive.sum())
+        return GridScene(
+            cells=self._in_picture(cells.ravel(), "#"),
+            shaping=self._in_picture(shaping.ravel(), np.nan),
+            shaping_limit=self._budget * _colour_limit(-float(shaping.min()) / self._budget),
+            policy=None if tabular is None else self._in_picture(tabular.policy, np.nan),
+            occupancy=None if tabular is None else self._in_picture(tabular.occupancy, np.nan),
+            gradient=None if gradient is None else self._in_picture(gradient, np.nan),
+            follower=None if view.state is None else self.cell_of(view.state),
+            title=view.title,
+            status=(*view.status, ("spent", f"{shown(spent)} of {self._budget:g}")),
+            shaping_name="incentive",
+            params_name="logit",
+        )
+
+    def cell_of(self, state: int) -> tuple[int, int]:
+        """Return (row, column) of a state in the picture, where each goal has its own rooms."""
+        context, place = divmod(state, len(PLACES))
+        row, column = divmod(context, self._picture_columns)
+        return row * STRIDE + PLACES[place][0], column * STRIDE + PLACES[place][1]
+
+    def state_of(self, cell: tuple[int, int]) -> int | None:
+        """Return the entry of x for a cell of the picture; None for a wall.
+
+        The same entry of x serves every goal, so that this is the state in the first goal's rooms.
+        """
+        context = cell[0] // STRIDE * self._picture_columns + cell[1] // STRIDE
+        place = (cell[0] % STRIDE, cell[1] % STRIDE)
+        return PLACES.index(place) if place in PLACES and context < len(self.goals) else None
+
+    @property
+    def _picture_columns(self) -> int:
+        """How many copies of the rooms stand side by side."""
+        return math.ceil(math.sqrt(len(self.goals)))
+
+    def _in_picture(self, values: NDArray[Any], missing: Any) -> NDArray[Any]:
+        """Return values per state `[S, ...]` as an array over the picture `[H, W, ...]`."""
+        columns = self._picture_columns
+        rows = -(-len(self.goals) // columns)
+        picture = np.full((rows * STRIDE + 1, columns * STRIDE + 1, *values.shape[1:]), missing)
+        where = np.array([self.cell_of(state) for state in range(len(values))])
+        picture[where[:, 0], where[:, 1]] = values
+        return picture
+
+    def reward(self, upper_params: FloatArray) -> FloatArray:
+        """Return r_x(s, a) = 1[s = goal] + inc_x(s), `[S, A]`."""
+        incentive = -self._budget * _softmax(upper_params)[:-1]
+        return self._per_action(np.where(self._at_goal, 1.0, incentive))
+
+    def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Return sum_sa cotangent(s, a) d inc_x(s)/dx, `[105]`."""
+        per_cell = np.where(self._at_goal, 0.0, cotangent.sum(axis=1).reshape(self._at_goal.shape))
+        return -self._budget * _softmax_vjp(_softmax(upper_params), per_cell.sum(axis=0))
+
+    def upper_reward(self, upper_params: FloatArray) -> FloatArray:
+        """Return u_x(s, a) = 1[s = target] - payment_cost 1[s = goal] ||inc_x||_1, `[S, A]`."""
+        spent = self._budget * _softmax(upper_params)[:-1].sum()
+        reward = np.where(self._at_goal, -self._payment_cost * spent, 0.0)
+        reward[:, TARGET] += 1.0
+        return self._per_action(reward)
+
+    def upper_reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Return sum_sa cotangent(s, a) du_x(s, a)/dx, `[105]`."""
+        visits = cotangent.sum(axis=1)[self._at_goal.ravel()].sum()
+        per_cell = np.full(len(PLACES), -self._payment_cost * visits)
+        return self._budget * _softmax_vjp(_softmax(upper_params), per_cell)
+
+    def _per_action(self, values: FloatArray) -> FloatArray:
+        """Return numbers per context and cell `[C, 104]` as rewards `[S, A]`."""
+        return np.asfortranarray(np.repeat(values.reshape(-1, 1), len(MOVES), axis=1))
+
+
+def _colour_limit(share: float) -> float:
+    """Return the end of the colour scale: the least of these shares that is not exceeded."""
+    return next((limit for limit in (0.05, 0.1, 0.2, 0.5) if share <= limit), 1.0)
+
+
+def _softmax(logits: FloatArray) -> FloatArray:
+    """Return the distribution of logits `[D]`."""
+    weights = np.exp(logits - logits.max())
+    share: FloatArray = weights / weights.sum()
+    return share
+
+
+def _softmax_vjp(share: FloatArray, per_cell: FloatArray) -> FloatArray:
+    """Return sum_i per_cell_i d share_i/dx `[D]`, the last entry of `share` counting nothing."""
+    weights = np.append(per_cell, 0.0)
+    product: FloatArray = share * (weights - share @ weights)
+    return product
+
+
+def _checked_goals(goals: object) -> tuple[tuple[int, int], ...]:
+    """Return the goals as (row, column) pairs, after checking that they are playable ones."""
+    # An array of pairs is a list of them.
+    pairs = goals.tolist() if isinstance(goals, np.ndarray) else goals
+    if (
+        isinstance(pairs, str)
+        or not isinstance(pairs, Sequence)
+        or not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in pairs)
+        or not all(isinstance(i, Integral) for pair in pairs for i in pair)
+    ):
+        raise ValueError(
+            f"`goals` must be a list of (row, column) pairs such as [(1, 9)], got {goals!r}"
+        )
+    if not pairs:
+        raise ValueError("`goals` must have at least one cell, got none")
+    checked: list[tuple[int, int]] = []
+    for row, column in pairs:
+        goal = (int(row), int(column))
+        if goal not in PLACES:
+            where = "a wall" if all(0 <= i < len(ROOMS) for i in goal) else "outside"
+            raise ValueError(
+                f"`goals` must be free cells (row, column) of the 13x13 map, got {goal}, {where}"
+            )
+        for name, cell in (("start", START), ("target", TARGET)):
+            if goal == PLACES[cell]:
+                raise ValueError(f"`goals` must differ from the {name}, got {goal}")
+        if goal in checked:
+            raise ValueError(f"`goals` must differ from each other, got {goal} twice")
+        checked.append(goal)
+    return tuple(checked)
+
+
+def _check_slip(slip: float) -> None:
+    """Raise a `ValueError` where a move would have a negative probability."""
+    if not (isinstance(slip, Real) and 0.0 <= slip <= 1.0 / SLIP_SCALE):
+        raise ValueError(f"`slip` must lie in [0, {1.0 / SLIP_SCALE}], got {slip!r}")
+
+
+def _kernel(at_goal: NDArray[np.bool_], slip: float) -> Kernel:
+    """Return the kernel of slippery moves, a block for each context; acting in the goal ends it.
+
+    Args:
+        at_goal: Where the goal is in each context, `[C, 104]`.
+        slip: See the class.
+    """
+    number = np.full(FREE.shape, -1)
+    number[FREE] = np.arange(len(PLACES))
+    # The rim of the map is wall, so that no move leaves it.
+    here = np.arange(len(PLACES))
+    successors = []
+    for row, column in MOVES:
+        there = np.roll(number, (-row, -column), axis=(0, 1))[FREE]
+        successors.append(np.where(there >= 0, there, here))
+    context, cell = np.nonzero(~at_goal)
+    first = context * len(PLACES)
+    other = SLIP_SCALE * slip / (len(MOVES) - 1)
+    triplets = [
+        (
+            first + cell,
+            np.full_like(cell, action),
+            first + successors[direction][cell],
+            np.full(cell.size, probability),
+        )
+        for action in range(len(MOVES))
+        for direction in range(len(MOVES))
+        if (probability := 1.0 - SLIP_SCALE * slip if direction == action else other) > 0.0
+    ]
+    s, a, t, p = (np.concatenate(parts) for parts in zip(*triplets, strict=True))
+    return Kernel.from_triplets(s, a, t, p, num_states=at_goal.size, num_actions=len(MOVES))

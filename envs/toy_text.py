@@ -1,0 +1,522 @@
+"""BilevelFrozenLake-v0, BilevelCliffWalking-v0, BilevelTaxi-v0: shaping Gymnasium's toy texts.
+
+One constructor turns any environment that shows its model, as `env.unwrapped.P` and
+`initial_state_distrib`, into a bilevel game.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import find_highest_version, parse_env_id
+from numpy.typing import ArrayLike, NDArray
+
+from ..checks import check_not_negative
+from ..jacobians import RewardJacobian
+from ..mdp import FloatArray, Kernel
+from ..methods import TabularResponse
+from ..objectives import DiscountedReturn, QuadraticCost, Sum
+from .base import BestKnown, View
+from .grid_world import _colour_limit
+from .tabular import TabularBilevelEnv
+
+if TYPE_CHECKING:
+    import pygame
+
+    from ..rendering import GridScene
+
+__all__ = ["BilevelToyText"]
+
+# Probabilities of one (s, a) may miss 1 by this much.
+ROW_SUM_TOLERANCE = 1e-9
+
+# Occupancy below which the states of a cell count alike in a picture.
+LEAST_WEIGHT = 1e-12
+
+# Arguments that `gymnasium.make` would take for itself.
+RESERVED = ("render_mode", "max_episode_steps", "disable_env_checker")
+
+# Which of the environment's actions go up, right, down, left.
+LAKE_MOVES = (3, 2, 1, 0)
+CLIFF_MOVES = (0, 1, 2, 3)
+TAXI_MOVES = (1, 2, 0, 3)
+
+CLIFF_MAP = (*["." * 12] * 3, "S" + "H" * 10 + "G")
+
+# Names of Taxi's landmarks, in the order of its `locs`.
+LANDMARKS = "RGYB"
+
+# Best x found for the registered instances, to four decimals; see the Ground Truth below.
+# fmt: off
+BEST: dict[tuple[str, float, float, float], tuple[float, tuple[float, ...]]] = {
+    # environment, gamma, temperature, shaping cost: F(x), x
+    ("FrozenLake", 0.99, 0.1, 0.01): (0.401520, (
+        0.1638, -0.3729, -0.1701, -0.0269, 0.3494, 0.0000, -0.0401, 0.0000, 0.1415, -0.0687,
+        -1.0000, 0.0000, 0.0000, 0.1780, 0.1458, 0.0000,
+    )),
+    ("CliffWalking", 0.99, 0.5, 0.01): (-12.641884, (
+        -0.3418, -0.4315, -0.4967, -0.5307, -0.5451, -0.5452, -0.5337, -0.5112, -0.4761,
+        -0.4253, -0.3496, -0.2588, -0.8647, -1.0000, -0.9786, -0.9807, -0.9639, -0.9532,
+        -0.9418, -0.9280, -0.9238, -0.8902, -0.9178, -0.6968, -1.0000, -0.5706, -0.6236,
+        -0.5703, -0.5622, -0.5436, -0.5294, -0.5233, -0.4978, -0.5417, -0.4058, -1.0000,
+        -1.0000, 0.0000, 0.0000, 0.0000, 0.0000, 0.0000, 0.0000, 0.0000, 0.0000, 0.0000, 0.0000,
+        0.0000,
+    )),
+}
+# fmt: on
+
+
+class BilevelToyText(TabularBilevelEnv):
+    """A leader shapes a toy-text environment of Gymnasium so that a distracted follower does well.
+
+    ## Description
+    Any environment with a model, `env.unwrapped.P` and `initial_state_distrib`, becomes a game.
+    Leader and follower are paid the same reward, the environment's own, but the follower is
+    distracted: entropy pays it for acting at random. At the registered temperatures that is worth
+    so much that it dawdles. The leader cannot lower the temperature; it can pay the follower for
+    being in one state rather than another, and that costs. With a temperature near zero there is
+    nothing to gain: x = 0 is optimal up to rounding.
+
+    | id | environment | temperature | the follower at x = 0, and at the best x known |
+    |---|---|---|---|
+    | `BilevelFrozenLake-v0` | FrozenLake, 4x4, slippery | .1 | acts 52.5 times, 35.0 times |
+    | `BilevelCliffWalking-v0` | CliffWalking | .5 | acts 18.1 times, 12.5 times |
+    | `BilevelTaxi-v0` | Taxi | .5 | acts 14.9 times, 13.0 times |
+
+    Numbers of actions are discounted. It is time that is wasted: at these temperatures hardly
+    anybody steps off the cliff or drops a passenger at a wrong place (less than 1e-4 times).
+
+    P is read once: entries with the same successor are added, r(s, a) = sum p r is the expected
+    reward, and the mass of entries marked `done` ends the episode. Rows of states in which
+    episodes have ended are kept as they are, though nothing leads there. The environment's own
+    time limit is ignored.
+
+    ## Upper Level
+    x in [-1, 1]^D, 0 at the start: the shaping reward of each state (D = S: 16 on FrozenLake, 48 on
+    CliffWalking, 500 on Taxi), or the weights of given `features`. The objective, to be maximised,
+    is
+
+        F(x) = E[ sum_t gamma^t r(s_t, a_t) ] - shaping_cost * ||x||^2
+
+    with the environment's own reward r; the cost of x counts once. x of a state in which nobody
+    acts (holes, cliff, goal) changes nothing but the cost.
+
+    ## Lower Level
+    An entropy-regularised MDP with r_x(s, a) = r(s, a) + x_s, or r(s, a) + features(s, a) x,
+    discount `gamma`, temperature `temperature`, and the environment's transitions. x enters the
+    reward alone.
+
+    ## Observation Space
+    Game and follower: `Discrete(S)`, the environment's own states. Leader: `Box(0, 1, [S])`, the
+    follower's discounted state occupancy times (1 - gamma).
+
+    ## Action Space
+    Leader: `Box(-1, 1, [D])`, x. Follower: `Discrete(A)`, the environment's own actions. Game:
+    both, `{"upper": x, "lower": a}`.
+
+    ## Rewards
+    Leader: F(x). Follower and game: r_x(s, a), with the expected reward r(s, a) where the
+    environment itself would pay by the successor (FrozenLake pays 1/3, not 1 or 0, for trying to
+    step on the goal).
+
+    ## Episode End
+    The follower's episode terminates where the environment's does, and is truncated after 100
+    (FrozenLake) or 200 steps. The leader's is truncated after `outer_steps` (100) announcements.
+
+    ## Info
+    Leader: `hyper_gradient` [D], `upper_params` [D], `inner_residual`, `inner_iterations`,
+    `inner_converged`, `lower_value`. Follower and game: `upper_reward`, that is r(s, a).
+
+    ## Arguments
+    * `env_id`: Gymnasium id of the environment; without "-vN", the newest version registered;
+    * `env_kwargs` (None): its constructor arguments, a dictionary of JSON types, such as
+      {"map_name": "8x8"};
+    * `features` (None): d reward / dx, `[S, A, D]`, or a SciPy sparse matrix or `LinearOperator`
+      `[A*S, D]` whose row `a * S + s` belongs to (s, a); None shapes each state;
+    * `gamma` (.99): discount of both levels, in [0, 1);
+    * `temperature` (.1): positive;
+    * `shaping_cost` (.01): weight of ||x||^2, not negative;
+    * `render_mode`: None, "human" or "rgb_array". FrozenLake and CliffWalking show their map; Taxi
+      shows its city with occupancy and hyper-gradient summed, and shaping and moves averaged by
+      occupancy, over passengers and destinations; other environments have no picture.
+
+    Taxi's `fickle_passenger` is refused, because its `step` departs from P, and so are random maps
+    of FrozenLake, which would differ from one construction to the next.
+
+    ## Ground Truth
+    Objective and hyper-gradient are exact. The most that any policy earns is also what x = 0 earns
+    at a temperature near zero (1e-4 on FrozenLake, .01 on the others).
+
+    | id | most | F at x = 0 | norm of dF/dx there | best F known | without its cost of x |
+    |---|---|---|---|---|---|
+    | `BilevelFrozenLake-v0` | .542026 | .166104 | 2.061482 | .401520 | .415489 |
+    | `BilevelCliffWalking-v0` | -12.247898 | -18.056124 | 7.543376 | -12.641884 | -12.454817 |
+    | `BilevelTaxi-v0` | 6.327464 | 3.188041 | .795845 | 4.938095 | 5.410655 |
+
+    One number for all states, the best in steps of .05, is a good guess where time is all that
+    counts: -12.8969 on CliffWalking (x = -.85) and 4.5461 on Taxi (x = -.3). On FrozenLake it is
+    no better than x = 0.
+
+    The direct gradient is -2 shaping_cost x: zero at x = 0, where it takes no step, and elsewhere
+    the way back to there. Alone it ends at F at x = 0 from any start.
+
+    The best values (`best_known`, but for Taxi's 500 entries) are where normalised ascent and then
+    L-BFGS-B on the hyper-gradient end, from x = 0 and from every one of 60 random starts (Taxi:
+    12), uniform in [-s, s] with s one of .02, .1, .3 and 1. They are not proven optimal. For Taxi,
+    `bilevel-gym solve BilevelTaxi-v0` finds x. One entry of x is at its bound on FrozenLake, four
+    on CliffWalking.
+
+    Higher temperatures have traps: CliffWalking at temperature 1 is worth -100.000000 at x = 0,
+    since the follower walks on for ever, and its hyper-gradient of norm 6e-12 leads nowhere.
+
+    ## References
+    Gymnasium's toy-text environments: https://gymnasium.farama.org/environments/toy_text. Taxi: T.
+    G. Dietterich, "Hierarchical reinforcement learning with the MAXQ value function decomposition",
+    Journal of Artificial Intelligence Research 13, 2000. CliffWalking: R. Sutton, A. Barto,
+    "Reinforcement Learning: An Introduction", example 6.6. The shaping tasks are this project's.
+
+    ## Version History
+    * v0: first version.
+    """
+
+    def __init__(
+        self,
+        env_id: str,
+        *,
+        env_kwargs: Mapping[str, Any] | None = None,
+        features: Any = None,
+        gamma: float = 0.99,
+        temperature: float = 0.1,
+        shaping_cost: float = 0.01,
+        render_mode: str | None = None,
+    ) -> None:
+        """Build the game; the arguments are described above.
+
+        Raises:
+            ValueError: If the environment cannot be made or has no model, or an argument is out of
+                range.
+        """
+        check_not_negative("shaping_cost", shaping_cost)
+        env = _made(env_id, env_kwargs)
+        kernel, self._own_reward = _model(env, env_id)
+        shape = (kernel.num_states, kernel.num_actions)
+        self._jacobian = None if features is None else RewardJacobian(features, *shape)
+        size = shape[0] if self._jacobian is None else self._jacobian.num_params
+        self._map = _map_of(env)
+        if self._map is None:
+            self.metadata = {**self.metadata, "render_modes": []}
+        super().__init__(
+            kernel=kernel,
+            initial_distribution=_initial_distribution(env, env_id, shape[0]),
+            objective=Sum((DiscountedReturn(), QuadraticCost(shaping_cost))),
+            upper_space=spaces.Box(-1.0, 1.0, (size,), np.float32),
+            initial_upper_params=np.zeros(size),
+            gamma=gamma,
+            temperature=temperature,
+            render_mode=render_mode,
+        )
+        name = "" if env.spec is None else env.spec.name
+        best = BEST.get((name, float(gamma), float(temperature), float(shaping_cost)))
+        if best is not None and not env_kwargs and features is None:
+            value, x = best
+            self.best_known = BestKnown(
+                self.validate_upper_params(x),
+                value,
+                "normalised ascent, then L-BFGS-B, from x = 0 and from random starts; not proven "
+                "optimal",
+            )
+        env.close()
+
+    def draw(self, view: View) -> pygame.Surface:
+        """Draw the map with the shaping, the follower's policy and the hyper-gradient.
+
+        Raises:
+            RuntimeError: If the environment is not one that has a picture here.
+        """
+        from ..rendering import draw_grid
+
+        if self._map is None:
+            return super().draw(view)
+        surface = draw_grid(self._scene(view, self._map))
+        if self._map.landmarks:
+            _draw_city(surface, self._map)
+        return surface
+
+    @property
+    def scene(self) -> Callable[[View], GridScene]:
+        """What turns a view into arrays over the map, for `bilevel_gym.rendering.draw_grid`.
+
+        Raises:
+            AttributeError: If x is not one number for each cell of a map.
+        """
+        on_map = self._map
+        if on_map is None or on_map.contexts > 1 or self._jacobian is not None:
+            raise AttributeError("x of this game is not one number for each cell of a map")
+        return lambda view: self._scene(view, on_map)
+
+    def cell_of(self, state: int) -> tuple[int, int]:
+        """Return (row, column) of a state.
+
+        Raises:
+            ValueError: If the environment is not one that has a picture here.
+        """
+        if self._map is None:
+            raise ValueError(f"`state` must be that of an environment with a map, got {state}")
+        row, column = divmod(state // self._map.contexts, self._map.cells.shape[1])
+        return row, column
+
+    def state_of(self, cell: tuple[int, int]) -> int | None:
+        """Return the state of a cell; None where there is no map, or a cell is many states."""
+        if self._map is None or self._map.contexts > 1:
+            return None
+        return int(np.ravel_multi_index(cell, self._map.cells.shape))
+
+    def _scene(self, view: View, on_map: _Map) -> GridScene:
+        """Return a view as arrays over the map; a cell of Taxi stands for twenty states."""
+        from ..rendering import GridScene
+
+        answer = view.response
+        tabular = answer if isinstance(answer, TabularResponse) else None
+        num_states = self._kernel.num_states
+        x = np.asarray(view.upper_params)
+        paid = x if self._jacobian is None else self._jacobian.product(x).mean(axis=1)
+        weights = np.ones(num_states) if tabular is None else tabular.occupancy
+        shaping = on_map.averaged(paid, weights)
+        gradient = None if answer is None or self._jacobian is not None else answer.hyper_gradient
+        policy = None
+        if tabular is not None:
+            moves = on_map.averaged(tabular.policy, weights)[..., list(on_map.moves)]
+            policy = moves / moves.sum(axis=-1, keepdims=True)
+        status = view.status
+        if view.state is not None and on_map.landmarks:
+            trip, destination = divmod(view.state % on_map.contexts, 4)
+            passenger = (*(f"at {name}" for name in LANDMARKS), "in the taxi")[trip]
+            status += (("passenger", f"{passenger}, to {LANDMARKS[destination]}"),)
+        return GridScene(
+            cells=on_map.cells,
+            shaping=shaping,
+            shaping_limit=_colour_limit(shaping),
+            policy=policy,
+            occupancy=None if tabular is None else on_map.summed(tabular.occupancy),
+            gradient=None if gradient is None else on_map.summed(gradient),
+            follower=None if view.state is None else self.cell_of(view.state),
+            title=view.title,
+            status=status,
+        )
+
+    def reward(self, upper_params: FloatArray) -> FloatArray:
+        """Return r_x(s, a), the environment's reward and the shaping, `[S, A]`."""
+        if self._jacobian is None:
+            return self._own_reward + upper_params[:, None]
+        return self._own_reward + self._jacobian.product(upper_params)
+
+    def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Return sum_sa cotangent(s, a) dr_x(s, a)/dx, `[D]`."""
+        if self._jacobian is None:
+            return cotangent.sum(axis=1)
+        return self._jacobian.vjp(cotangent)
+
+    def upper_reward(self, upper_params: FloatArray) -> FloatArray:
+        """Return r(s, a), the environment's own reward, `[S, A]`."""
+        return self._own_reward
+
+
+@dataclass(frozen=True, eq=False)
+class _Map:
+    """Where the states of an environment are in its picture.
+
+    Attributes:
+        cells: One-character strings `[H, W]`, as `GridScene` has them.
+        moves: Which actions go up, right, down, left.
+        contexts: States per cell; they are numbered cell by cell.
+        landmarks: Cells of Taxi's landmarks.
+        walls: Cells of Taxi with a wall on their right.
+    """
+
+    cells: NDArray[np.str_]
+    moves: tuple[int, ...]
+    contexts: int = 1
+    landmarks: tuple[tuple[int, int], ...] = ()
+    walls: tuple[tuple[int, int], ...] = ()
+
+    def summed(self, values: FloatArray) -> FloatArray:
+        """Return numbers per state `[S, ...]`, summed in each cell, `[H, W, ...]`."""
+        shape = (*self.cells.shape, self.contexts, *values.shape[1:])
+        total: FloatArray = values.reshape(shape).sum(axis=2)
+        return total
+
+    def averaged(self, values: FloatArray, weights: FloatArray) -> FloatArray:
+        """Return numbers per state `[S, ...]`, averaged in each cell with weights `[S]`."""
+        weights = np.maximum(weights, LEAST_WEIGHT).reshape(-1, *[1] * (values.ndim - 1))
+        return self.summed(values * weights) / self.summed(weights)
+
+
+def _map_of(env: gym.Env[Any, Any]) -> _Map | None:
+    """Return the map of an environment that has one, None for any other."""
+    from gymnasium.envs.toy_text.cliffwalking import CliffWalkingEnv
+    from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv
+    from gymnasium.envs.toy_text.taxi import TaxiEnv
+
+    if isinstance(env, FrozenLakeEnv):
+        cells = np.array(env.desc).astype(str)
+        return _Map(np.where(cells == "F", ".", cells), LAKE_MOVES)
+    if isinstance(env, CliffWalkingEnv):
+        return _Map(np.array([list(row) for row in CLIFF_MAP]), CLIFF_MOVES)
+    if isinstance(env, TaxiEnv):
+        walls = tuple(
+            (row, column)
+            for row in range(5)
+            for column in range(4)
+            if env.desc[1 + row, 2 * column + 2] == b"|"
+        )
+        places = tuple((int(row), int(column)) for row, column in env.locs)
+        return _Map(np.full((5, 5), "."), TAXI_MOVES, 20, places, walls)
+    return None
+
+
+def _draw_city(surface: pygame.Surface, city: _Map) -> None:
+    """Draw the walls and the landmarks of Taxi over its map."""
+    from ..rendering import THEME, grid_layout, import_pygame
+    from ..rendering.canvas import draw_text
+
+    pygame = import_pygame()
+    rows, columns = city.cells.shape
+    layout = grid_layout((rows, columns))
+    side = int(layout.cell)
+    thick = max(2, side // 14)
+    for row, column in city.walls:
+        x, y = layout.cell_corner(row, column)
+        box = (x + side - thick // 2, y, thick, side)
+        pygame.draw.rect(surface, THEME.missing, box)
+    plate = max(12, side // 4)
+    for name, cell in zip(LANDMARKS, city.landmarks, strict=True):
+        x, y = layout.cell_corner(*cell)
+        box = (x + side // 16, y + side // 16, plate, plate)
+        pygame.draw.rect(surface, THEME.missing, box, border_radius=plate // 5)
+        middle = (box[0] + plate // 2, box[1] + plate // 2)
+        draw_text(surface, name, middle, anchor="center", colour=THEME.light)
+
+
+def _made(env_id: str, env_kwargs: Mapping[str, Any] | None) -> gym.Env[Any, Any]:
+    """Return the environment that the arguments name, without its wrappers."""
+    if not isinstance(env_id, str):
+        raise ValueError(f"`env_id` must be the id of an environment, got {env_id!r}")
+    if env_kwargs is not None and not (
+        isinstance(env_kwargs, Mapping) and all(isinstance(name, str) for name in env_kwargs)
+    ):
+        raise ValueError(
+            f"`env_kwargs` must be a dictionary of constructor arguments, got {env_kwargs!r}"
+        )
+    options = dict(env_kwargs or {})
+    for name in RESERVED:
+        if name in options:
+            raise ValueError(
+                f"`env_kwargs` must hold arguments of the environment itself, got {name!r}; "
+                "give it to the game"
+            )
+    try:
+        json.dumps(options)
+    except (TypeError, ValueError):
+        raise ValueError(f"`env_kwargs` must hold JSON types, got {options!r}") from None
+    try:
+        env = gym.make(_versioned(env_id), disable_env_checker=True, **options).unwrapped
+    except Exception as error:  # the constructor of anybody's environment may raise anything
+        raise ValueError(
+            f"`env_id` and `env_kwargs` must make an environment, got {env_id!r} with {options!r}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if getattr(env, "fickle_passenger", False):
+        raise ValueError(
+            "`env_kwargs` must leave fickle_passenger off, got fickle_passenger=True: `step` of "
+            "such a taxi departs from its model P"
+        )
+    made = {} if env.spec is None else env.spec.kwargs
+    if "map_name" in made and made["map_name"] is None and made.get("desc") is None:
+        raise ValueError(
+            "`env_kwargs` must name a map or give `desc`, got map_name=None: a random map would "
+            "be another one each time"
+        )
+    return env
+
+
+def _versioned(env_id: str) -> str:
+    """Return the id with the newest version that is registered, if it names none."""
+    if ":" in env_id:
+        return env_id
+    namespace, name, version = parse_env_id(env_id)
+    newest = find_highest_version(namespace, name) if version is None else None
+    return env_id if newest is None else f"{env_id}-v{newest}"
+
+
+def _model(env: gym.Env[Any, Any], env_id: str) -> tuple[Kernel, FloatArray]:
+    """Return the kernel without its ending mass, and the expected reward `[S, A]`."""
+    table: Any = getattr(env, "P", None)
+    sizes = []
+    for name, space in (("observation", env.observation_space), ("action", env.action_space)):
+        if table is None or not hasattr(env, "initial_state_distrib"):
+            raise ValueError(
+                "`env_id` must name an environment with a model, `P` and `initial_state_distrib`, "
+                f"got {env_id!r}, which has none"
+            )
+        if not isinstance(space, spaces.Discrete) or space.start != 0:
+            raise ValueError(
+                f"`env_id` must name an environment whose {name} space is Discrete and starts at "
+                f"0, got {space} of {env_id!r}"
+            )
+        sizes.append(int(space.n))
+    num_states, num_actions = sizes
+    reward = np.zeros((num_states, num_actions), order="F")
+    mass = np.zeros_like(reward)
+    going: list[tuple[int, int, int, float]] = []
+    for state in range(num_states):
+        for action in range(num_actions):
+            for probability, successor, paid, done in _entries(table, state, action, env_id):
+                reward[state, action] += probability * paid
+                mass[state, action] += probability
+                if not done:
+                    going.append((state, action, int(successor), float(probability)))
+    for name, wrong in (
+        ("finite rewards", ~np.isfinite(reward)),
+        ("probabilities that sum to 1", ~(np.abs(mass - 1.0) <= ROW_SUM_TOLERANCE)),
+    ):
+        if wrong.any():
+            state, action = (int(i) for i in np.argwhere(wrong)[0])
+            raise ValueError(
+                f"`P` of {env_id!r} must have {name}, got {table[state][action]} in "
+                f"{state=}, {action=}"
+            )
+    reward.flags.writeable = False  # `upper_reward` hands it out
+    s, a, t, p = zip(*going, strict=True) if going else ((), (), (), ())
+    kernel = Kernel.from_triplets(s, a, t, p, num_states=num_states, num_actions=num_actions)
+    return kernel, reward
+
+
+def _entries(table: Any, state: int, action: int, env_id: str) -> Sequence[Any]:
+    """Return the transitions of (s, a), each probability, successor, reward, done."""
+    try:
+        entries: Sequence[Any] = table[state][action]
+        whole = all(len(entry) == 4 for entry in entries)
+    except (KeyError, IndexError, TypeError):
+        whole = False
+    if not whole:
+        raise ValueError(
+            f"`P` of {env_id!r} must list (probability, successor, reward, done) for every state "
+            f"and action, got something else in {state=}, {action=}"
+        )
+    return entries
+
+
+def _initial_distribution(env: gym.Env[Any, Any], env_id: str, num_states: int) -> ArrayLike:
+    distribution = np.asarray(env.get_wrapper_attr("initial_state_distrib"), dtype=np.float64)
+    if distribution.shape != (num_states,):
+        raise ValueError(
+            f"`initial_state_distrib` of {env_id!r} must have shape [S] = ({num_states},), "
+            f"got {distribution.shape}"
+        )
+    return distribution

@@ -1,0 +1,367 @@
+"""Rooms, incentives, payments, numbers and pictures of BilevelFourRooms-v0."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from bilevel_gym import LowerLevel
+from bilevel_gym.envs import BilevelFourRooms, View
+from bilevel_gym.optimizers import lbfgsb
+from bilevel_gym.rendering import draw_grid, frame, grid_layout
+from bilevel_gym.testing import check_hyper_gradient
+
+from .helpers import FloatArray
+
+ID = "BilevelFourRooms-v0"
+UP, RIGHT, DOWN, LEFT = range(4)
+CELLS = 104
+START, TARGET = (4, 1), (8, 4)
+GOALS = [(1, 9), (11, 11)]
+
+# Columns of the walls in each row, as published.
+WALLS = {
+    **dict.fromkeys((0, 12), range(13)),
+    **dict.fromkeys((1, 2, 4, 5, 8, 9, 11), (0, 6, 12)),
+    **dict.fromkeys((3, 10), (0, 12)),
+    6: (0, 1, 3, 4, 5, 6, 12),
+    7: (0, 6, 7, 8, 10, 11, 12),
+}
+FREE = [(row, column) for row in range(13) for column in range(13) if column not in WALLS[row]]
+
+
+def moved(cell: tuple[int, int], move: int) -> tuple[int, int]:
+    row, column = ((-1, 0), (0, 1), (1, 0), (0, -1))[move]
+    there = (cell[0] + row, cell[1] + column)
+    return there if there in FREE else cell
+
+
+def some_x(seed: int = 0, spread: float = 1.0) -> FloatArray:
+    return np.random.default_rng(seed).normal(scale=spread, size=CELLS + 1)
+
+
+def softmax(x: FloatArray) -> FloatArray:
+    weights: FloatArray = np.exp(x) / np.exp(x).sum()
+    return weights
+
+
+# The model --------------------------------------------------------------------------------------
+
+
+def test_the_default_is_the_published_instance_with_two_goals() -> None:
+    game = gym.make(ID).unwrapped
+    assert isinstance(game, BilevelFourRooms)
+    assert game.goals == tuple(GOALS)
+    assert (game.gamma, game.temperature) == (0.99, 0.003)
+    assert game.upper_space == gym.spaces.Box(-10.0, 10.0, (105,), np.float32)
+    assert game.observation_space == gym.spaces.Discrete(208)
+    np.testing.assert_array_equal(game.initial_upper_params, np.zeros(105))
+
+
+def test_every_goal_has_a_block_of_the_free_cells_row_by_row() -> None:
+    assert len(FREE) == CELLS
+    game = BilevelFourRooms()
+    # In the picture the rooms of the second goal stand twelve columns to the right.
+    assert [game.cell_of(state) for state in range(CELLS)] == FREE
+    assert [game.cell_of(CELLS + i) for i in range(CELLS)] == [(r, c + 12) for r, c in FREE]
+    assert [game.state_of(cell) for cell in FREE] == list(range(CELLS))
+    assert [game.state_of((r, c + 12)) for r, c in FREE] == list(range(CELLS))
+    assert game.state_of((0, 0)) is None and game.state_of((6, 6)) is None
+
+
+def test_every_episode_draws_a_goal_and_begins_at_the_start() -> None:
+    game = BilevelFourRooms()
+    start = FREE.index(START)
+    expected = np.zeros(2 * CELLS)
+    expected[[start, CELLS + start]] = 0.5
+    np.testing.assert_array_equal(game.initial_distribution, expected)
+    assert {game.reset(seed=seed)[0] for seed in range(20)} == {start, CELLS + start}
+
+
+@pytest.mark.parametrize("slip", [0.0, 0.33, 0.75])
+def test_the_kernel_is_the_published_one_for_each_goal(slip: float) -> None:
+    game = BilevelFourRooms(slip=slip)
+    expected = np.zeros((2 * CELLS, 4, 2 * CELLS))
+    for context, goal in enumerate(GOALS):
+        for i, cell in enumerate(FREE):
+            for action in range(4):
+                for move in range(4):
+                    likely = 1.0 - 4.0 * slip / 3.0 if move == action else 4.0 * slip / 9.0
+                    there = context * CELLS + FREE.index(moved(cell, move))
+                    # Acting in the goal ends the episode.
+                    expected[context * CELLS + i, action, there] += likely * (cell != goal)
+    dense = game.kernel(game.initial_upper_params).to_dense()
+    np.testing.assert_allclose(dense, expected, atol=1e-15)
+
+
+def test_the_follower_is_paid_in_its_own_goal_and_charged_elsewhere() -> None:
+    x = some_x()
+    reward = BilevelFourRooms(budget=0.3).reward(x)
+    for context, goal in enumerate(GOALS):
+        expected = -0.3 * softmax(x)[:CELLS]
+        expected[FREE.index(goal)] = 1.0
+        block = reward[context * CELLS : (context + 1) * CELLS]
+        np.testing.assert_allclose(block, np.repeat(expected[:, None], 4, axis=1), rtol=1e-14)
+
+
+def test_the_leader_is_paid_in_the_target_and_pays_for_all_penalties_in_the_goal() -> None:
+    x = some_x()
+    upper = BilevelFourRooms(budget=0.3, payment_cost=5.0).upper_reward(x)
+    for context, goal in enumerate(GOALS):
+        expected = np.zeros(CELLS)
+        expected[FREE.index(TARGET)] = 1.0
+        expected[FREE.index(goal)] = -5.0 * 0.3 * softmax(x)[:CELLS].sum()
+        block = upper[context * CELLS : (context + 1) * CELLS]
+        np.testing.assert_allclose(block, np.repeat(expected[:, None], 4, axis=1), rtol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["reward", "upper_reward"])
+def test_the_vector_jacobian_products_are_those_of_the_rewards(name: str) -> None:
+    game, x, rng = BilevelFourRooms(payment_cost=3.0), some_x(1), np.random.default_rng(2)
+    cotangent = rng.normal(size=(2 * CELLS, 4))
+    product = getattr(game, f"{name}_vjp")(x, cotangent)
+    for entry in (0, FREE.index(START), FREE.index(GOALS[0]), FREE.index(GOALS[1]), CELLS):
+        step = np.zeros(CELLS + 1)
+        step[entry] = 1e-5
+        change = getattr(game, name)(x + step) - getattr(game, name)(x - step)
+        # Curvature and rounding leave 1e-9.
+        assert product[entry] == pytest.approx((cotangent * change).sum() / 2e-5, abs=1e-9)
+
+
+def test_only_differences_of_logits_matter() -> None:
+    game, x = BilevelFourRooms(), some_x()
+    first, second = game.evaluate(x), game.evaluate(x + 3.0)
+    assert first.objective == pytest.approx(second.objective, abs=1e-12)
+    assert first.hyper_gradient.sum() == pytest.approx(0.0, abs=1e-12)
+
+
+def test_extreme_logits_are_no_trouble() -> None:
+    x = np.where(np.arange(CELLS + 1) % 2, 10.0, -10.0)
+    response = BilevelFourRooms().evaluate(x)
+    assert response.converged and np.isfinite(response.hyper_gradient).all()
+
+
+def test_acting_in_the_goal_ends_the_episode_and_costs_the_leader() -> None:
+    # Without slip: up to row 3, right along it to column 9, up to row 1, and any move there.
+    x = np.zeros(CELLS + 1)
+    env = LowerLevel(gym.make(ID, goals=[(1, 9)], slip=0.0, payment_cost=5.0), x)
+    env.reset(seed=0)
+    records = [env.step(action) for action in [UP] + 8 * [RIGHT] + 2 * [UP] + [DOWN]]
+    assert [record[2] for record in records] == 11 * [False] + [True]
+    assert [record[1] for record in records] == pytest.approx(11 * [-0.2 / 105] + [1.0])
+    paid = [record[4]["upper_reward"] for record in records]
+    assert paid == pytest.approx(11 * [0.0] + [-5.0 * 0.2 * 104 / 105])
+
+
+# Numbers ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("goal", "temperature", "payment_cost", "objective", "norm", "direct_norm"),
+    [
+        ((1, 9), 0.001, 5, -0.740644, 0.007138, 0.007096),
+        ((1, 9), 0.003, 5, -0.725819, 0.007222, 0.006956),
+        ((11, 11), 0.001, 1, 0.723777, 0.219806, 0.001211),
+        ((11, 11), 0.003, 1, 0.544285, 0.106267, 0.001172),
+    ],
+)
+def test_the_published_anchors_at_equal_penalties(
+    goal: tuple[int, int],
+    temperature: float,
+    payment_cost: float,
+    objective: float,
+    norm: float,
+    direct_norm: float,
+) -> None:
+    env = gym.make(ID, goals=[goal], temperature=temperature, payment_cost=payment_cost)
+    env.reset(seed=0)
+    _, reward, _, _, info = env.step(np.zeros(CELLS + 1))
+    response = env.get_wrapper_attr("response")
+    # Published with six decimals.
+    assert reward == pytest.approx(objective, abs=6e-7)
+    assert np.linalg.norm(info["hyper_gradient"]) == pytest.approx(norm, abs=6e-7)
+    assert np.linalg.norm(response.direct_gradient) == pytest.approx(direct_norm, abs=6e-7)
+
+
+def test_the_objective_is_the_mean_over_the_goals() -> None:
+    x = some_x()
+    both = BilevelFourRooms().evaluate(x)
+    alone = [BilevelFourRooms([goal]).evaluate(x) for goal in GOALS]
+    assert both.objective == pytest.approx(np.mean([r.objective for r in alone]), abs=1e-12)
+    mean = np.mean([r.hyper_gradient for r in alone], axis=0)
+    np.testing.assert_allclose(both.hyper_gradient, mean, atol=1e-12)
+
+
+def test_the_soft_value_of_the_goal_is_its_reward_and_the_entropy_of_the_last_move() -> None:
+    game = BilevelFourRooms()
+    value = game.evaluate(some_x()).soft_value
+    for context, goal in enumerate(GOALS):
+        expected = 1.0 + 0.003 * np.log(4.0)
+        assert value[context * CELLS + FREE.index(goal)] == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_hyper_gradient_is_exact_along_an_ascent_path() -> None:
+    env = gym.make(ID)
+    _, info = env.reset(seed=0)
+    x = info["upper_params"]
+    for seed in range(5):
+        report = check_hyper_gradient(env, x, coordinates=8, seed=seed)
+        assert report.relative_error <= 1e-6
+        for _ in range(5):
+            gradient = env.step(x)[4]["hyper_gradient"]
+            x = np.clip(x + 0.4 * gradient / np.linalg.norm(gradient), -10.0, 10.0)
+
+
+def ascent(name: str) -> Any:
+    game = BilevelFourRooms()
+
+    def objective(x: FloatArray) -> tuple[float, FloatArray]:
+        response = game.evaluate(x)
+        return response.objective, getattr(response, name)
+
+    box = np.full(CELLS + 1, 10.0)
+    return lbfgsb(objective, np.zeros(CELLS + 1), -box, box, max_evaluations=400)
+
+
+def test_quasi_newton_on_the_hyper_gradient_comes_close_to_the_best_known_value() -> None:
+    best = BilevelFourRooms().best_known
+    assert best is not None
+    assert ascent("hyper_gradient").best.value == pytest.approx(best.value, abs=1e-4)
+
+
+def test_the_direct_gradient_alone_learns_to_spend_nothing() -> None:
+    optimum = ascent("direct_gradient").best
+    assert optimum.value == pytest.approx(0.3209, abs=1e-4)
+    assert softmax(optimum.upper_params)[-1] > 0.99
+
+
+def test_only_the_default_instance_has_a_best_known_x() -> None:
+    assert BilevelFourRooms().best_known is not None
+    assert BilevelFourRooms([[1, 9], [11, 11]], temperature=3e-3).best_known is not None
+    for changed in (
+        {"goals": [(11, 11), (1, 9)]},
+        {"slip": 0.3},
+        {"gamma": 0.9},
+        {"temperature": 0.001},
+        {"payment_cost": 3.0},
+        {"budget": 0.1},
+    ):
+        assert BilevelFourRooms(**changed).best_known is None
+
+
+# Bad arguments ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"goals": []}, "`goals` must have at least one cell, got none"),
+        ({"goals": (1, 9)}, r"`goals` must be a list of \(row, column\) pairs.*got \(1, 9\)"),
+        ({"goals": 7}, "`goals` must be a list.*got 7"),
+        ({"goals": None}, "`goals` must be a list.*got None"),
+        ({"goals": "ab"}, "`goals` must be a list.*got 'ab'"),
+        ({"goals": ["ab"]}, "`goals` must be a list"),
+        ({"goals": [(1, 9, 2)]}, "`goals` must be a list"),
+        ({"goals": [(1.0, 9.0)]}, "`goals` must be a list"),
+        ({"goals": np.array(3)}, "`goals` must be a list"),
+        ({"goals": [(1, 9), (0, 0)]}, r"`goals` must be free cells.*got \(0, 0\), a wall"),
+        ({"goals": [(13, 1)]}, r"`goals` must be free cells.*got \(13, 1\), outside"),
+        ({"goals": [(-1, 9)]}, r"`goals` must be free cells.*got \(-1, 9\), outside"),
+        ({"goals": [(4, 1)]}, r"`goals` must differ from the start, got \(4, 1\)"),
+        ({"goals": [(8, 4)]}, r"`goals` must differ from the target, got \(8, 4\)"),
+        ({"goals": [(1, 9), (1, 9)]}, r"`goals` must differ from each other, got \(1, 9\) twice"),
+        ({"slip": -0.1}, r"`slip` must lie in \[0, 0.75\], got -0.1"),
+        ({"slip": 0.8}, r"`slip` must lie in \[0, 0.75\], got 0.8"),
+        ({"slip": float("nan")}, r"`slip` must lie in \[0, 0.75\], got nan"),
+        ({"gamma": 1.0}, r"`gamma` must lie in \[0, 1\), got 1.0"),
+        ({"temperature": 0.0}, "`temperature` must be positive and finite, got 0.0"),
+        ({"payment_cost": -1.0}, "`payment_cost` must be finite and not negative, got -1.0"),
+        ({"payment_cost": float("inf")}, "`payment_cost` must be finite"),
+        ({"budget": 0.0}, "`budget` must be positive and finite, got 0.0"),
+        ({"budget": -0.2}, "`budget` must be positive and finite, got -0.2"),
+        ({"render_mode": "ansi"}, "unknown render_mode 'ansi'"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BilevelFourRooms(**arguments)
+
+
+def test_goals_may_be_lists_or_an_array() -> None:
+    for goals in ([[1, 9], [11, 11]], np.array([(1, 9), (11, 11)])):
+        assert BilevelFourRooms(goals).goals == ((1, 9), (11, 11))  # type: ignore[arg-type]
+
+
+# Pictures ---------------------------------------------------------------------------------------
+
+
+def test_the_picture_shows_the_rooms_once_for_each_goal() -> None:
+    game, x = BilevelFourRooms(), some_x()
+    response = game.evaluate(x)
+    scene = game.scene(View("title", x, response, state=CELLS + FREE.index(START)))
+    assert scene.cells.shape == (13, 25)
+    assert scene.follower == (4, 13)
+    signs = {sign: np.argwhere(scene.cells == sign).tolist() for sign in "SGT"}
+    assert signs == {
+        "S": [[4, 1], [4, 13]],
+        "G": [[1, 9], [11, 23]],
+        "T": [[8, 4], [8, 16]],
+    }
+    for context, goal in enumerate(GOALS):
+        for i, (row, column) in enumerate(FREE):
+            place, state = (row, column + 12 * context), context * CELLS + i
+            incentive = 0.0 if (row, column) == goal else -0.2 * softmax(x)[i]
+            assert scene.shaping[place] == pytest.approx(incentive, abs=1e-15)
+            assert scene.policy is not None and scene.occupancy is not None
+            np.testing.assert_array_equal(scene.policy[place], response.policy[state])
+            assert scene.occupancy[place] == response.occupancy[state]
+            assert scene.gradient is not None
+            assert scene.gradient[place] == response.hyper_gradient[i]
+    assert np.isnan(scene.shaping).sum() == 13 * 25 - 2 * CELLS
+    assert -scene.shaping_limit <= np.nanmin(scene.shaping)
+
+
+def test_three_goals_are_shown_in_two_rows() -> None:
+    game = BilevelFourRooms([(1, 9), (11, 11), (11, 1)])
+    scene = game.scene(View("", game.initial_upper_params))
+    assert scene.cells.shape == (25, 25)
+    assert scene.cells[23, 1] == "G" and (scene.cells[13:, 13:] == "#").all()
+    assert game.state_of((13, 1)) == 0 and game.state_of((13, 13)) is None
+    assert scene.policy is None and scene.gradient is None
+
+
+def test_frames_keep_their_size_in_both_seats() -> None:
+    leader = gym.make(ID, render_mode="rgb_array")
+    leader.reset(seed=0)
+    frames = [leader.render()]
+    leader.step(some_x())
+    frames.append(leader.render())
+    follower = LowerLevel(gym.make(ID, render_mode="rgb_array"), some_x())
+    follower.reset(seed=0)
+    frames.append(follower.render())
+    follower.step(RIGHT)
+    frames.append(follower.render())
+    for picture in frames:
+        assert isinstance(picture, np.ndarray) and picture.dtype == np.uint8
+        assert picture.shape == frames[0].shape  # type: ignore[union-attr]
+    assert not np.array_equal(frames[0], frames[1])  # type: ignore[arg-type]
+
+
+def test_the_target_has_a_sign_of_its_own() -> None:
+    game = BilevelFourRooms()
+    scene = game.scene(View("", game.initial_upper_params))
+    x, y = grid_layout((13, 25)).cell_corner(*TARGET)
+
+    def cell(sign: str) -> FloatArray:
+        cells = np.where(scene.cells == "T", sign, scene.cells)
+        picture = frame(draw_grid(replace(scene, cells=cells)))
+        return picture[y + 2 : y + 24, x + 2 : x + 24].astype(float)
+
+    pictures = [cell(sign) for sign in "TSG."]
+    assert pictures[3].std(axis=(0, 1)).max() == 0.0
+    for other in pictures[1:]:
+        assert np.abs(pictures[0] - other).max() > 100.0

@@ -1,0 +1,455 @@
+"""Toy-text environments of Gymnasium as bilevel games: model, anchors, pictures, mistakes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.envs.registration import EnvSpec
+from scipy.sparse import csr_array
+
+import bilevel_gym  # noqa: F401  (registers the ids)
+from bilevel_gym import LowerLevel
+from bilevel_gym.envs import BilevelToyText
+from bilevel_gym.mdp import Kernel
+from bilevel_gym.optimizers import lbfgsb, normalized_ascent
+from bilevel_gym.testing import check_hyper_gradient
+
+from .helpers import FloatArray, force_state, interior_point
+
+REGISTERED = ("BilevelFrozenLake-v0", "BilevelCliffWalking-v0", "BilevelTaxi-v0")
+NAMES = ("FrozenLake", "CliffWalking", "Taxi")
+
+VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("FrozenLake", {}),
+    ("FrozenLake", {"map_name": "8x8"}),
+    ("FrozenLake", {"is_slippery": False, "desc": ["SFH", "FFG"]}),
+    ("CliffWalking", {}),
+    ("CliffWalking", {"is_slippery": True}),
+    ("Taxi", {}),
+    ("Taxi", {"is_rainy": True}),
+)
+every_variant = pytest.mark.parametrize(("name", "env_kwargs"), VARIANTS)
+
+
+def newest(name: str) -> str:
+    """Return the versioned id that this Gymnasium registers."""
+    (found,) = (env_id for env_id in gym.registry if env_id.rpartition("-v")[0] == name)
+    return found
+
+
+def toy(name: str, env_kwargs: dict[str, Any] | None = None, **options: Any) -> BilevelToyText:
+    return BilevelToyText(newest(name), env_kwargs=env_kwargs, **options)
+
+
+def climb(game: BilevelToyText, **options: Any) -> Any:
+    """Run normalised ascent from x = 0; return its optimum."""
+
+    def objective(x: FloatArray) -> tuple[float, FloatArray]:
+        response = game.evaluate(x)
+        return response.objective, response.hyper_gradient
+
+    low, high = game.upper_space.low.astype(float), game.upper_space.high.astype(float)
+    return normalized_ascent(objective, game.initial_upper_params, low, high, **options)
+
+
+# The model --------------------------------------------------------------------------------------
+
+
+@every_variant
+def test_the_kernel_is_the_environments_own_model(name: str, env_kwargs: dict[str, Any]) -> None:
+    env: Any = gym.make(newest(name), **env_kwargs).unwrapped
+    game = toy(name, env_kwargs)
+    dense, reward = (
+        game.kernel(game.initial_upper_params).to_dense(),
+        game.upper_reward(np.zeros(0)),
+    )
+    for state in range(env.observation_space.n):
+        for action in range(env.action_space.n):
+            expected, paid = np.zeros(len(dense)), 0.0
+            for probability, successor, amount, done in env.P[state][action]:
+                expected[successor] += probability * (not done)
+                paid += probability * amount
+            np.testing.assert_allclose(dense[state, action], expected, rtol=0, atol=1e-15)
+            assert reward[state, action] == pytest.approx(paid, abs=1e-15)
+    np.testing.assert_array_equal(game.initial_distribution, env.initial_state_distrib)
+
+
+@every_variant
+def test_the_environments_own_steps_are_among_the_transitions_of_the_game(
+    name: str, env_kwargs: dict[str, Any]
+) -> None:
+    env: Any = gym.make(newest(name), **env_kwargs).unwrapped
+    game = toy(name, env_kwargs)
+    dense = game.kernel(game.initial_upper_params).to_dense()
+    state, _ = env.reset(seed=0)
+    env.action_space.seed(1)
+    for _ in range(300):
+        action = env.action_space.sample()
+        successor, _, done, _, _ = env.step(action)
+        going = dense[state, action].sum()
+        assert going < 1.0 if done else dense[state, action, successor] > 0.0
+        state = env.reset()[0] if done else successor
+
+
+def test_the_simulator_draws_from_the_environments_table() -> None:
+    env: Any = gym.make(newest("FrozenLake")).unwrapped
+    seat = LowerLevel(gym.make("BilevelFrozenLake-v0"), np.zeros(16))
+    seat.reset(seed=0)
+    state, action, samples = 14, 2, 6000  # beside the goal
+    counts: dict[int, int] = {}
+    for _ in range(samples):
+        force_state(seat, state)
+        successor, reward, terminated, _, _ = seat.step(action)
+        assert reward == pytest.approx(1.0 / 3.0)  # the expected one
+        counts[-1 if terminated else successor] = counts.get(-1 if terminated else successor, 0) + 1
+    expected = {-1 if done else t: p for p, t, _, done in env.P[state][action]}
+    assert set(counts) == set(expected)
+    for successor, probability in expected.items():
+        # Five standard deviations.
+        spread = np.sqrt(samples * probability * (1.0 - probability))
+        assert abs(counts[successor] - samples * probability) < 5.0 * spread
+
+
+def test_duplicate_successors_are_added_and_rows_of_terminal_states_are_kept() -> None:
+    lake = toy("FrozenLake").kernel(np.zeros(16))
+    # In the corner, left and up both bounce.
+    np.testing.assert_allclose(lake.row(0, 0)[1], [2 / 3, 1 / 3])
+    cliff = toy("CliffWalking").kernel(np.zeros(48))
+    assert cliff.row(47, 0)[0].tolist() == [35] and cliff.row_sums[35, 2] == 0.0
+
+
+def test_time_limits_are_those_of_the_game() -> None:
+    for game_id, steps in zip(REGISTERED, (100, 200, 200), strict=True):
+        assert gym.spec(game_id).max_episode_steps == steps
+
+
+# Anchors ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "temperature", "value"),
+    [("FrozenLake", 1e-4, 0.542026), ("CliffWalking", 0.01, -12.247898), ("Taxi", 0.01, 6.327464)],
+)
+def test_at_a_low_temperature_no_shaping_is_worth_the_published_anchor(
+    name: str, temperature: float, value: float
+) -> None:
+    game = toy(name, gamma=0.99, temperature=temperature)
+    assert game.evaluate(game.initial_upper_params).objective == pytest.approx(value, abs=6e-7)
+    # And that is the most that any policy earns, by value iteration.
+    kernel, reward = game.kernel(game.initial_upper_params), game.upper_reward(np.zeros(0))
+    best = np.zeros(kernel.num_states)
+    for _ in range(3000):
+        best = (reward + 0.99 * kernel.expect(best)).max(axis=1)
+    assert game.initial_distribution @ best == pytest.approx(value, abs=6e-7)
+
+
+@pytest.mark.parametrize(
+    ("game_id", "start", "norm", "best"),
+    [
+        ("BilevelFrozenLake-v0", 0.166104, 2.061482, 0.401520),
+        ("BilevelCliffWalking-v0", -18.056124, 7.543376, -12.641884),
+        ("BilevelTaxi-v0", 3.188041, 0.795845, 4.938095),
+    ],
+)
+def test_the_registered_tasks_are_worth_what_their_page_says(
+    game_id: str, start: float, norm: float, best: float
+) -> None:
+    game: Any = gym.make(game_id).unwrapped
+    response = game.evaluate(game.initial_upper_params)
+    assert response.objective == pytest.approx(start, abs=6e-7)
+    assert np.linalg.norm(response.hyper_gradient) == pytest.approx(norm, abs=6e-7)
+    assert not response.direct_gradient.any()
+
+    def objective(x: FloatArray) -> tuple[float, FloatArray]:
+        response = game.evaluate(x)
+        return response.objective, response.hyper_gradient
+
+    low, high = game.upper_space.low.astype(float), game.upper_space.high.astype(float)
+    found = lbfgsb(objective, climb(game).best.upper_params, low, high, max_evaluations=1000)
+    assert found.best.value == pytest.approx(best, abs=6e-7)
+
+
+@pytest.mark.parametrize(
+    ("game_id", "shaping", "value", "acts"),
+    [
+        ("BilevelFrozenLake-v0", 0.0, 0.1661, 52.5),
+        ("BilevelCliffWalking-v0", -0.85, -12.8969, 18.1),
+        ("BilevelTaxi-v0", -0.3, 4.5461, 14.9),
+    ],
+)
+def test_one_number_for_all_states_is_worth_what_the_page_says(
+    game_id: str, shaping: float, value: float, acts: float
+) -> None:
+    game: Any = gym.make(game_id).unwrapped
+    values = {
+        c: game.evaluate(np.full(game.upper_space.shape, c)).objective
+        for c in np.linspace(-1.0, 1.0, 41)
+    }
+    best = max(values, key=lambda c: values[c])
+    assert best == pytest.approx(shaping, abs=1e-9) and values[best] == pytest.approx(
+        value, abs=6e-5
+    )
+    occupancy = game.evaluate(game.initial_upper_params).occupancy
+    assert occupancy.sum() / (1.0 - game.gamma) == pytest.approx(acts, abs=0.06)
+
+
+def test_the_best_value_is_recorded_for_the_very_instance_only() -> None:
+    for game_id in REGISTERED[:2]:
+        game: Any = gym.make(game_id).unwrapped
+        assert game.evaluate(game.best_known.upper_params).objective == pytest.approx(
+            game.best_known.value, abs=6e-7
+        )
+    assert toy("FrozenLake", temperature=0.2).best_known is None
+    assert toy("FrozenLake", {"map_name": "8x8"}).best_known is None
+    assert toy("FrozenLake", features=np.ones((16, 4, 16))).best_known is None
+    assert toy("Taxi", temperature=0.5).best_known is None
+
+
+def test_a_hot_cliff_is_a_trap() -> None:
+    game = toy("CliffWalking", temperature=1.0)
+    response = game.evaluate(game.initial_upper_params)
+    assert response.objective == pytest.approx(-100.0, abs=1e-6)
+    assert np.linalg.norm(response.hyper_gradient) < 1e-10
+
+
+# The hyper-gradient -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("game_id", REGISTERED)
+def test_the_hyper_gradient_is_the_derivative_along_an_ascent_path(game_id: str) -> None:
+    env = gym.make(game_id)
+    game: Any = env.unwrapped
+    path: list[FloatArray] = []
+    climb(game, steps=40, callback=lambda iterate: path.append(iterate.upper_params))
+    for x in path[::10]:
+        # States in which nobody acts have derivative zero, so the largest entries are compared.
+        largest = np.argsort(-np.abs(game.evaluate(x).hyper_gradient))[:6]
+        assert check_hyper_gradient(env, x, coordinates=largest.tolist()).relative_error <= 1e-6
+        drawn = check_hyper_gradient(env, x, coordinates=8, seed=1)
+        assert np.abs(drawn.numeric - drawn.analytic).max() <= 1e-6 * np.linalg.norm(
+            game.evaluate(x).hyper_gradient
+        )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_hyper_gradient_of_features_is_the_derivative(name: str) -> None:
+    states, actions = {"FrozenLake": (16, 4), "CliffWalking": (48, 4), "Taxi": (500, 6)}[name]
+    features = np.random.default_rng(0).normal(size=(states, actions, 3))
+    game = toy(name, features=features, temperature=0.1 if name == "FrozenLake" else 0.5)
+    env = bilevel_gym.HyperGradient(game)
+    x = np.array([0.02, -0.03, 0.04])
+    assert check_hyper_gradient(env, x).relative_error <= 1e-6
+    # A sparse matrix with action-major rows is the same.
+    rows = csr_array(features.transpose(1, 0, 2).reshape(-1, 3))
+    options = {"features": rows, "temperature": game.temperature}
+    assert toy(name, **options).evaluate(x).objective == pytest.approx(game.evaluate(x).objective)
+
+
+def test_features_of_single_states_are_the_shaping_of_states() -> None:
+    features = np.repeat(np.eye(16)[:, None, :], 4, axis=1)
+    shaped, linear = toy("FrozenLake"), toy("FrozenLake", features=features)
+    x = np.random.default_rng(3).uniform(-0.5, 0.5, 16)
+    for attribute in ("objective", "hyper_gradient", "lower_value"):
+        np.testing.assert_allclose(
+            getattr(shaped.evaluate(x), attribute), getattr(linear.evaluate(x), attribute)
+        )
+
+
+# Ids, specs and arguments -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_id_without_a_version_is_the_newest(name: str) -> None:
+    one, other = BilevelToyText(name), BilevelToyText(newest(name))
+    np.testing.assert_array_equal(one.upper_reward(np.zeros(0)), other.upper_reward(np.zeros(0)))
+
+
+def test_arguments_of_the_environment_survive_json() -> None:
+    env = gym.make("BilevelFrozenLake-v0", env_kwargs={"desc": ["SFF", "HFG"]})
+    assert env.spec is not None
+    text = env.spec.to_json()
+    json.loads(text)
+    again = gym.make(EnvSpec.from_json(text))
+    x = interior_point(env)
+    assert x.shape == (6,)
+    env.reset(seed=0), again.reset(seed=0)
+    assert env.step(x)[1] == again.step(x)[1]
+
+
+class Line(gym.Env[int, int]):
+    """Two states; `table` and the spaces are what a test wants them to be."""
+
+    def __init__(self, table: Any = None, start: Any = (1.0, 0.0), **spaces: Any) -> None:
+        right = [(0.5, 1, -1.0, False), (0.5, 1, -3.0, False)]
+        self.P = table or {0: {0: right}, 1: {0: [(1.0, 1, 5.0, True)]}}
+        self.initial_state_distrib = np.array(start)
+        self.observation_space: Any = spaces.get("observation", gym.spaces.Discrete(2))
+        self.action_space: Any = gym.spaces.Discrete(1)
+
+
+@pytest.fixture
+def line(monkeypatch: pytest.MonkeyPatch) -> Callable[..., BilevelToyText]:
+    """Return what makes a game of `Line` with given arguments."""
+
+    def make(**options: Any) -> BilevelToyText:
+        entry_point: Any = lambda: Line(**options)  # noqa: E731
+        spec = EnvSpec("Line-v0", entry_point=entry_point)
+        monkeypatch.setitem(gym.registry, "Line-v0", spec)
+        return BilevelToyText("Line", gamma=0.5)
+
+    return make
+
+
+def test_any_environment_with_a_model_will_do(line: Callable[..., BilevelToyText]) -> None:
+    game = line()
+    # -2 on average, and then 5, at half.
+    assert game.evaluate(np.zeros(2)).objective == pytest.approx(0.5)
+    assert isinstance(game.kernel(np.zeros(2)), Kernel)
+    assert game.metadata["render_modes"] == [] and not hasattr(game, "scene")
+    with pytest.raises(RuntimeError, match="no picture"):
+        game.draw(game.view())
+
+
+@pytest.mark.parametrize(
+    ("options", "fragments"),
+    [
+        ({"table": {0: {0: [(1.0, 1, 0.0, False)]}}}, ("`P`", "state=1, action=0")),
+        ({"table": {0: {0: [(1.0, 1)]}, 1: {0: []}}}, ("`P`", "state=0, action=0")),
+        (
+            {"table": {0: {0: [(0.5, 1, 0.0, False)]}, 1: {0: [(1.0, 1, 0.0, True)]}}},
+            ("sum to 1", "0.5"),
+        ),
+        (
+            {"table": {0: {0: [(1.0, 1, np.inf, False)]}, 1: {0: [(1.0, 1, 0.0, True)]}}},
+            ("finite", "inf"),
+        ),
+        ({"start": (1.0, 0.0, 0.0)}, ("initial_state_distrib", "(3,)")),
+        ({"start": (0.7, 0.0)}, ("initial_distribution", "0.7")),
+        ({"observation": gym.spaces.Discrete(2, start=1)}, ("observation", "start")),
+        ({"observation": gym.spaces.Box(0.0, 1.0)}, ("observation", "Box")),
+    ],
+)
+def test_a_broken_model_is_refused(
+    line: Callable[..., BilevelToyText], options: dict[str, Any], fragments: tuple[str, ...]
+) -> None:
+    with pytest.raises(ValueError) as caught:
+        line(**options)
+    assert all(fragment in str(caught.value) for fragment in fragments), caught.value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (("Blackjack-v1", {}), ("Blackjack-v1", "model")),
+        (("BilevelGridWorld-v0", {}), ("BilevelGridWorld-v0", "model")),
+        (("FrozenLke", {}), ("env_id", "FrozenLke")),
+        (("Frozen Lake!", {}), ("env_id", "Frozen Lake!")),
+        ((7, {}), ("env_id", "7")),
+        (("Taxi", {"env_kwargs": {"fickle_passenger": True}}), ("fickle_passenger", "P")),
+        (("FrozenLake", {"env_kwargs": {"map_name": "9x9"}}), ("env_kwargs", "9x9")),
+        (("FrozenLake", {"env_kwargs": {"map_name": None}}), ("map_name=None", "random")),
+        (("FrozenLake", {"env_kwargs": {"size": 3}}), ("env_kwargs", "size")),
+        (("FrozenLake", {"env_kwargs": ["8x8"]}), ("env_kwargs", "['8x8']")),
+        (("FrozenLake", {"env_kwargs": {1: 2}}), ("env_kwargs", "{1: 2}")),
+        (("FrozenLake", {"env_kwargs": {"desc": np.ones(3)}}), ("env_kwargs", "JSON")),
+        (("FrozenLake", {"env_kwargs": {"render_mode": "human"}}), ("render_mode", "game")),
+        (("FrozenLake", {"env_kwargs": {"max_episode_steps": 3}}), ("max_episode_steps",)),
+        (("FrozenLake", {"features": np.ones((4, 16, 2))}), ("features", "(4, 16, 2)")),
+        (("FrozenLake", {"features": np.full((16, 4, 1), np.nan)}), ("features", "nan")),
+        (("FrozenLake", {"gamma": 1.0}), ("gamma", "1.0")),
+        (("FrozenLake", {"temperature": 0.0}), ("temperature", "0.0")),
+        (("FrozenLake", {"shaping_cost": -1.0}), ("shaping_cost", "-1.0")),
+        (("FrozenLake", {"render_mode": "ansi"}), ("render_mode", "ansi")),
+    ],
+)
+def test_a_mistake_is_answered_with_what_was_wrong(
+    arguments: tuple[Any, dict[str, Any]], fragments: tuple[str, ...]
+) -> None:
+    env_id, options = arguments
+    with pytest.raises(ValueError) as caught:
+        BilevelToyText(env_id, **options)
+    assert all(fragment in str(caught.value) for fragment in fragments), caught.value
+
+
+# Pictures ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("game_id", REGISTERED)
+def test_both_seats_have_a_picture_of_one_size(game_id: str) -> None:
+    leader = gym.make(game_id, render_mode="rgb_array")
+    leader.reset(seed=0)
+    first: Any = leader.render()
+    leader.step(interior_point(leader))
+    second: Any = leader.render()
+    assert first.dtype == np.uint8 and first.shape == second.shape and (first != second).any()
+    follower = LowerLevel(gym.make(game_id, render_mode="rgb_array"), interior_point(leader))
+    follower.reset(seed=0)
+    third: Any = follower.render()
+    assert third.shape == first.shape
+
+
+def test_the_maps_show_holes_and_cliff_where_they_are_fatal() -> None:
+    lake, cliff = toy("FrozenLake"), toy("CliffWalking")
+    for game in (lake, cliff):
+        cells = game.scene(game.view()).cells
+        for state in range(cells.size):
+            assert game.state_of(game.cell_of(state)) == state
+    lake_cells = lake.scene(lake.view()).cells
+    assert lake_cells.ravel()[[5, 7, 11, 12]].tolist() == ["H"] * 4
+    assert lake_cells.ravel()[[0, 15]].tolist() == ["S", "G"]
+    table: Any = gym.make(newest("CliffWalking")).unwrapped.get_wrapper_attr("P")
+    cells = cliff.scene(cliff.view()).cells
+    for state in range(24, 36):  # the row above
+        fatal = table[state][2][0][2] == -100
+        assert (cells[3, state - 24] == "H") == fatal
+    assert cells[3, 0] == "S" and cells[3, 11] == "G"
+
+
+@pytest.mark.parametrize(
+    ("name", "env_kwargs"), [("FrozenLake", {"is_slippery": False}), ("CliffWalking", {})]
+)
+def test_the_arrows_of_a_map_point_where_the_follower_goes(
+    name: str, env_kwargs: dict[str, Any]
+) -> None:
+    game = toy(name, env_kwargs, temperature=0.5)
+    scene, answer = game.scene(game.view()), game.evaluate(game.initial_upper_params)
+    kernel = game.kernel(game.initial_upper_params)
+    row, column = divmod(state := 14 if name == "CliffWalking" else 9, scene.cells.shape[1])
+    assert scene.policy is not None
+    for move, (down, right) in enumerate(((-1, 0), (0, 1), (1, 0), (0, -1))):
+        there = game.state_of((row + down, column + right))
+        (action,) = (
+            action
+            for action in range(4)
+            if there in kernel.row(state, action)[0]
+            or (there == 5 and name == "FrozenLake" and not kernel.row(state, action)[0].size)
+        )
+        assert scene.policy[row, column, move] == pytest.approx(answer.policy[state, action])
+
+
+def test_the_city_of_taxi_sums_over_passengers_and_destinations() -> None:
+    game = toy("Taxi", temperature=0.5)
+    assert not hasattr(game, "scene") and game.state_of((0, 0)) is None
+    assert game.cell_of(499) == (4, 4) and game.cell_of(20) == (0, 1)
+    assert game._map is not None
+    view = game.view()
+    scene = game._scene(view, game._map)
+    answer = game.evaluate(game.initial_upper_params)
+    assert scene.occupancy is not None and scene.gradient is not None and scene.policy is not None
+    assert scene.occupancy.sum() == pytest.approx(answer.occupancy.sum())
+    assert scene.gradient[2, 3] == pytest.approx(answer.hyper_gradient[260:280].sum())
+    np.testing.assert_allclose(scene.policy.sum(axis=-1), 1.0)
+    # Cells left of a wall, read off the map that Gymnasium documents.
+    assert game._map.walls == ((0, 1), (1, 1), (3, 0), (3, 2), (4, 0), (4, 2))
+    assert game._map.landmarks == ((0, 0), (0, 4), (4, 0), (4, 3))
+
+
+def test_features_have_a_picture_but_no_cells_to_paint() -> None:
+    game = toy("FrozenLake", features=np.ones((16, 4, 2)), render_mode="rgb_array")
+    game.reset(seed=0)
+    assert game.render() is not None and not hasattr(game, "scene")
