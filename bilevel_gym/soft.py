@@ -349,7 +349,7 @@ class _InexactNewton(_Newton):
             best = min(best, candidate, key=lambda iterate: iterate.residual)
             self.at = candidate
             if idle == PATIENCE:  # loose solves may go round in a circle
-                self.at, previous, loosest, idle = best, np.inf, max(0.1 * loosest, tightest), 0
+                loosest, idle = max(0.1 * loosest, tightest), 0
 
     def _sweep(self) -> None:
         """Sweep until the residual is a tenth; the contraction bounds how long that takes."""
