@@ -308,7 +308,7 @@ class TabularBilevelEnv(BilevelEnv):
             direct += upper.params
         if upper.upper_reward is not None:
             direct += self._pulled_back("upper_reward_vjp", x, upper.upper_reward)
-        if upper.kernel is not None:
+        if upper.kernel is not None and self._moves_kernel:
             direct += self._pulled_back("kernel_vjp", x, upper.kernel)
         total, adjoint_residual, error_bound = direct.copy(), None, 0.0
         if upper.responds:
@@ -320,7 +320,8 @@ class TabularBilevelEnv(BilevelEnv):
             )
             adjoint_residual, error_bound = answer.residual, answer.error_bound
             total += self._pulled_back("reward_vjp", x, answer.reward)
-            total += self._pulled_back("kernel_vjp", x, answer.kernel)
+            if self._moves_kernel:
+                total += self._pulled_back("kernel_vjp", x, answer.kernel)
         return TabularResponse(
             upper_params=x,
             objective=upper.value,
@@ -339,6 +340,11 @@ class TabularBilevelEnv(BilevelEnv):
             gradient_error_bound=error_bound,
             linear_solutions=tuple(solution.record.solutions),
         )
+
+    @property
+    def _moves_kernel(self) -> bool:
+        """Whether the task says how x moves the kernel; else its cotangents are not computed."""
+        return type(self).kernel_vjp is not TabularBilevelEnv.kernel_vjp
 
     def _upper_reward_at(self, x: FloatArray) -> FloatArray:
         """Return the leader's reward, after checking what the task returned."""
