@@ -52,7 +52,7 @@ def enabled() -> bool:
     if wanted is None:
         return available()
     if wanted:
-        _require()
+        _require(f"{ENVIRONMENT_VARIABLE}=1")
     return wanted
 
 
@@ -63,7 +63,7 @@ def require(what: str) -> None:
         what: What demands them, for the message.
     """
     if not enabled():
-        _require()
+        _require(what)
         raise ImportError(
             f"{what} needs compiled kernels, which the extra `fast` brings, and they are "
             f"switched off (environment variable {ENVIRONMENT_VARIABLE}, or `fast.switched`)"
@@ -87,7 +87,7 @@ def switched(on: bool) -> Iterator[None]:
         False
     """
     if on:
-        _require()
+        _require("`fast.switched(True)`")
     token = _switch.set(on)
     try:
         yield
@@ -95,9 +95,9 @@ def switched(on: bool) -> Iterator[None]:
         _switch.reset(token)
 
 
-def _require() -> None:
+def _require(what: str) -> None:
     if not available():
         raise ImportError(
-            "compiled kernels were demanded, but numba cannot be imported; "
+            f"{what} needs compiled kernels, but numba cannot be imported; "
             'install it with: pip install "bilevel_gym[fast]"'
         )

@@ -243,18 +243,23 @@ class TruncatedReturn:
 
 
 @dataclass(frozen=True)
-class PolicyCost:
-    """The cost -weight * sum_sa pi(a|s)^2 of a policy that is not spread out.
-
-    Attributes:
-        weight: Not negative.
-    """
+class _Weighted:
+    """What every cost has: its weight."""
 
     weight: float
 
     def __post_init__(self) -> None:
         """Check the weight."""
         check_not_negative("weight", self.weight)
+
+
+@dataclass(frozen=True)
+class PolicyCost(_Weighted):
+    """The cost -weight * sum_sa pi(a|s)^2 of a policy that is not spread out.
+
+    Attributes:
+        weight: Not negative.
+    """
 
     def evaluate(self, outcome: Outcome) -> UpperValue:
         """Return the cost and its derivative."""
@@ -312,7 +317,7 @@ class LogLikelihood:
 
 
 @dataclass(frozen=True)
-class LinearCost:
+class LinearCost(_Weighted):
     """The cost -weight * ||x||_1 of the upper-level parameters, counted once.
 
     Its derivative is that from the right at zero, where x may not be negative.
@@ -320,12 +325,6 @@ class LinearCost:
     Attributes:
         weight: Not negative.
     """
-
-    weight: float
-
-    def __post_init__(self) -> None:
-        """Check the weight."""
-        check_not_negative("weight", self.weight)
 
     def evaluate(self, outcome: Outcome) -> UpperValue:
         """Return the cost and its derivative."""
@@ -335,18 +334,12 @@ class LinearCost:
 
 
 @dataclass(frozen=True)
-class QuadraticCost:
+class QuadraticCost(_Weighted):
     """The cost -weight * ||x||^2 of the upper-level parameters, counted once.
 
     Attributes:
         weight: Not negative.
     """
-
-    weight: float
-
-    def __post_init__(self) -> None:
-        """Check the weight."""
-        check_not_negative("weight", self.weight)
 
     def evaluate(self, outcome: Outcome) -> UpperValue:
         """Return the cost and its derivative."""

@@ -131,6 +131,11 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         self._window: Window | None = None
 
     @property
+    def title(self) -> str:
+        """What pictures call the game."""
+        return type(self).__name__
+
+    @property
     def gamma(self) -> float:
         """The follower's discount, in [0, 1); another one makes another game."""
         return self._gamma

@@ -479,7 +479,7 @@ class TabularBilevelEnv(BilevelEnv):
                 ("leader's return", shown(self._upper_return)),
             )
         return View(
-            title=f"{type(self).__name__}: the follower acts",
+            title=f"{self.title}: the follower acts",
             upper_params=self._upper_params,
             response=self._answer,
             state=self._state,

@@ -205,6 +205,7 @@ class BilevelToyText(TabularBilevelEnv):
         check_not_negative("shaping_cost", shaping_cost)
         env = _made(env_id, env_kwargs)
         kernel, self._own_reward = _model(env, env_id)
+        self._wrapped_id = env_id
         shape = (kernel.num_states, kernel.num_actions)
         self._jacobian = None if features is None else RewardJacobian(features, *shape)
         size = shape[0] if self._jacobian is None else self._jacobian.num_params
@@ -232,6 +233,11 @@ class BilevelToyText(TabularBilevelEnv):
                 "optimal",
             )
         env.close()
+
+    @property
+    def title(self) -> str:
+        """The environment that is shaped."""
+        return f"Bilevel {self._wrapped_id}"
 
     def draw(self, view: View) -> pygame.Surface:
         """Draw the map with the shaping, the follower's policy and the hyper-gradient.

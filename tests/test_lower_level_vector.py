@@ -57,7 +57,7 @@ def masked_walk() -> ArrayBilevelEnv:
 
 
 class BareGame(bilevel_gym.BilevelEnv):
-    """A game without a model."""
+    """A game without a model; it is refused when it is wrapped, so nothing below is ever called."""
 
     def __init__(self) -> None:
         space = gym.spaces.Discrete(2)

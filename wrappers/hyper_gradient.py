@@ -145,7 +145,7 @@ class HyperGradient(Seat, RecordConstructorArgs):
             norm = float(np.linalg.norm(response.hyper_gradient))
             status += (("|hyper-gradient|", f"{norm:.3g}"),)
         return View(
-            title=f"{type(self.game).__name__}: the leader shapes",
+            title=f"{self.game.title}: the leader shapes",
             upper_params=response.upper_params,
             response=response,
             status=(*status, ("step", str(self._steps))),
