@@ -104,6 +104,7 @@ def response_gradient(
 
     if (
         solution.solver == "compiled"
+        and kernel.moves is None
         and policy_gradient is not None
         and log_policy_gradient is None
     ):

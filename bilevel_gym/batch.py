@@ -20,6 +20,8 @@ from .mdp import FloatArray, TabularMDP
 from .soft import (
     CHORD_CONTRACTION,
     SoftSolution,
+    by_action,
+    by_move,
     default_tolerance,
     overflow,
     solve_soft_mdp,
@@ -76,6 +78,19 @@ def solve_batch(
     if not mdps:
         return []
     _check_structure(mdps)
+    if any(mdp.kernel.moves is not None for mdp in mdps):
+        solutions = solve_batch(
+            [mdp if mdp.kernel.moves is None else by_move(mdp) for mdp in mdps],
+            initial_values=given,
+            solver=solver,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            guesses=hints,
+        )
+        return [
+            solution if mdp.kernel.moves is None else by_action(solution, mdp)
+            for solution, mdp in zip(solutions, mdps, strict=True)
+        ]
     starts = [
         starting_value(mdp, f"initial_values[{b}]", value)
         for b, (mdp, value) in enumerate(zip(mdps, given, strict=True))

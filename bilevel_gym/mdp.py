@@ -7,11 +7,14 @@ The kernel is one CSR matrix whose row `a * S + s` holds `P(.|s, a)` (action-maj
 maximum or a sum over actions then runs over the leading axis, which vectorises, while a last
 axis of length four does not. Arrays cross the public interface as `[S, A]`; inside, they are
 transposed views of C-contiguous `[A, S]` memory, so that neither direction costs a copy.
+
+Where many actions lead to the same next states (they differ in what they pay), the kernel stores
+one row for each *move* `m`, at `m * S + s`, and says which move each action makes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -43,14 +46,17 @@ class Kernel:
     A row may sum to less than one: the missing mass is the probability that the episode ends.
 
     Attributes:
-        matrix: CSR matrix `[A*S, S]` in canonical form; row `a * S + s` is `P(.|s, a)`.
+        matrix: CSR matrix `[M*S, S]` in canonical form; row `m * S + s` holds where move m leads
+            from state s. Unless `moves` says otherwise, M = A and actions are their own moves.
         num_states: S.
         num_actions: A.
+        moves: Move that each action makes, `[A]`; None when each is its own.
     """
 
     matrix: Any
     num_states: int
     num_actions: int
+    moves: IntArray | None = None
 
     @classmethod
     def from_dense(cls, transition: ArrayLike) -> Kernel:
@@ -141,37 +147,86 @@ class Kernel:
             )
         matrix = csr_array((data, self.matrix.indices, self.matrix.indptr), self.matrix.shape)
         _check_probabilities(self.rows, matrix.indices, data, self.num_states)
-        kernel = Kernel(matrix, self.num_states, self.num_actions)
+        kernel = self._sharing_structure(matrix, self.num_actions, self.moves)
         kernel._check_rows()
-        # The structure depends on the pattern alone, so every x and Newton step shares it.
+        return kernel
+
+    def with_moves(self, moves: ArrayLike) -> Kernel:
+        """Return a kernel whose actions make the moves that are the actions of this one.
+
+        Args:
+            moves: Move that each action makes, `[A]`, in 0..M-1, M being the actions of this
+                kernel.
+
+        Raises:
+            ValueError: If the moves are not integers in that range, or this kernel has moves
+                already.
+        """
+        made = np.asarray(moves)
+        if self.moves is not None:
+            raise ValueError("`with_moves` needs a kernel whose actions are their own moves")
+        if made.ndim != 1 or made.size == 0 or made.dtype.kind not in "iu":
+            raise ValueError(
+                f"`moves` must be integers [A], got shape {made.shape} of dtype {made.dtype}"
+            )
+        if made.min() < 0 or made.max() >= self.num_actions:
+            raise ValueError(
+                f"`moves` must lie in 0..{self.num_actions - 1}, got {made.min()}..{made.max()}"
+            )
+        return self._sharing_structure(self.matrix, made.size, made.astype(np.int32))
+
+    @cached_property
+    def by_move(self) -> Kernel:
+        """The kernel of the moves alone: M actions; itself where actions are their own moves."""
+        if self.moves is None:
+            return self
+        _ = self.pattern  # computed once, it is shared from here on
+        return self._sharing_structure(self.matrix, self.num_moves, None)
+
+    def expanded(self) -> Kernel:
+        """Return the same kernel with a stored row for every action."""
+        if self.moves is None:
+            return self
+        rows = self.moves[:, None].astype(np.int64) * self.num_states + np.arange(self.num_states)
+        return Kernel(self.matrix[rows.ravel()], self.num_states, self.num_actions)
+
+    def _sharing_structure(self, matrix: Any, num_actions: int, moves: IntArray | None) -> Kernel:
+        """Return a kernel on the same pattern, which every x and Newton step shares."""
+        kernel = Kernel(matrix, self.num_states, num_actions, moves)
         kernel.__dict__.update({k: v for k, v in self.__dict__.items() if k in _STRUCTURE})
         return kernel
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave what can be computed again behind when a kernel is copied or pickled."""
-        return {name: getattr(self, name) for name in ("matrix", "num_states", "num_actions")}
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @property
+    def num_moves(self) -> int:
+        """M, the stored rows of each state."""
+        count: int = self.matrix.shape[0] // self.num_states
+        return count
 
     @cached_property
     def rows(self) -> IntArray:
-        """Row `a * S + s` of each stored transition, `[K]`."""
+        """Row `m * S + s` of each stored transition, `[K]`."""
         counts = np.diff(self.matrix.indptr)
         return np.repeat(np.arange(counts.size, dtype=np.int32), counts)
 
     @property
     def triplets(self) -> tuple[IntArray, IntArray, IntArray]:
-        """States, actions and successors of the stored transitions, `[K]` each."""
-        actions, states = np.divmod(self.rows, np.int32(self.num_states))
-        return states, actions, self.matrix.indices
+        """States, moves and successors of the stored transitions, `[K]` each."""
+        moves, states = np.divmod(self.rows, np.int32(self.num_states))
+        return states, moves, self.matrix.indices
 
     @cached_property
     def row_sums(self) -> FloatArray:
         """Probability that the episode goes on after `(s, a)`, `[S, A]`, in [0, 1]."""
-        sums = _scatter(self.rows, self.matrix.data, self.matrix.shape[0])
-        return sums.reshape(self.num_actions, self.num_states).T
+        return self._per_action(_scatter(self.rows, self.matrix.data, self.matrix.shape[0]))
 
     def row(self, state: int, action: int) -> tuple[IntArray, FloatArray]:
         """Return the successors of `(s, a)` and their probabilities, `[k]` each."""
-        row = action * self.num_states + state
+        move = action if self.moves is None else int(self.moves[action])
+        row = move * self.num_states + state
         span = slice(self.matrix.indptr[row], self.matrix.indptr[row + 1])
         return self.matrix.indices[span], self.matrix.data[span]
 
@@ -181,8 +236,7 @@ class Kernel:
         Args:
             value: A number per state, `[S]`.
         """
-        expected: FloatArray = self.matrix @ value
-        return expected.reshape(self.num_actions, self.num_states).T
+        return self._per_action(self.matrix @ value)
 
     def flow(self, weights: FloatArray) -> FloatArray:
         """Return where weights on state-action pairs arrive, `sum_sa w(s, a) P(.|s, a)`, `[S]`.
@@ -190,17 +244,29 @@ class Kernel:
         Args:
             weights: A number per state and action, `[S, A]`.
         """
-        arrived: FloatArray = self._transposed @ action_major(weights).ravel()
+        arrived: FloatArray = self._transposed @ self.on_moves(weights).T.ravel()
         return arrived
 
     def on_transitions(self, weights: FloatArray, value: FloatArray) -> FloatArray:
-        """Return `w(s, a) value(s')` for each stored transition, `[K]`.
+        """Return `w(s, a) value(s')` for each stored transition, `[K]`, summed over its actions.
 
         Args:
             weights: A number per state and action, `[S, A]`.
             value: A number per state, `[S]`.
         """
-        return action_major(weights).ravel()[self.rows] * value[self.matrix.indices]
+        return self.on_moves(weights).T.ravel()[self.rows] * value[self.matrix.indices]
+
+    def on_moves(self, weights: FloatArray) -> FloatArray:
+        """Return weights on state-action pairs, summed over the actions of each move, `[S, M]`.
+
+        Args:
+            weights: A number per state and action, `[S, A]`.
+        """
+        by_action = action_major(weights)
+        if self.moves is None:
+            return by_action.T
+        summed: FloatArray = self._actions_of_moves @ by_action
+        return summed.T
 
     def policy_matrix(self, policy: FloatArray) -> Any:
         """Return `P_pi(s, s') = sum_a pi(a|s) P(s'|s, a)` as a CSR matrix `[S, S]`.
@@ -222,7 +288,8 @@ class Kernel:
     def to_dense(self) -> FloatArray:
         """Return the probabilities as a dense array `[S, A, S]`."""
         dense: FloatArray = self.matrix.toarray()
-        return dense.reshape(self.num_actions, self.num_states, -1).transpose(1, 0, 2)
+        by_move = dense.reshape(self.num_moves, self.num_states, -1)
+        return (by_move if self.moves is None else by_move[self.moves]).transpose(1, 0, 2)
 
     @cached_property
     def pattern(self) -> SystemPattern:
@@ -235,13 +302,25 @@ class Kernel:
         return self.matrix.T  # shares memory
 
     @cached_property
+    def _actions_of_moves(self) -> Any:
+        """Which actions make each move, as a sparse matrix of ones `[M, A]`."""
+        assert self.moves is not None
+        ones, actions = np.ones(self.num_actions), np.arange(self.num_actions)
+        return csr_array((ones, (self.moves, actions)), shape=(self.num_moves, self.num_actions))
+
+    def _per_action(self, by_row: FloatArray) -> FloatArray:
+        """Return numbers per stored row `[M*S]` as `[S, A]`."""
+        by_move = by_row.reshape(self.num_moves, self.num_states)
+        return (by_move if self.moves is None else by_move[self.moves]).T
+
+    @cached_property
     def _gatherer(self) -> Any:
         return self.pattern.gatherer(self.matrix.data)
 
     def _gathered(self, policy: FloatArray, weight: float, diagonal: float) -> FloatArray:
         """Return the entries of `weight * P_pi + diagonal * I`, `[E]`."""
         coefficients = np.empty(self.matrix.shape[0] + 1)
-        np.multiply(action_major(policy).ravel(), weight, out=coefficients[:-1])
+        np.multiply(self.on_moves(policy).T.ravel(), weight, out=coefficients[:-1])
         coefficients[-1] = diagonal
         entries: FloatArray = self._gatherer @ coefficients
         return entries
@@ -275,8 +354,8 @@ def _scatter(slots: NDArray[Any], weights: FloatArray, size: int) -> FloatArray:
     return np.bincount(slots, weights, minlength=size).astype(np.float64, copy=False)
 
 
-# Cached properties of a kernel that depend on its sparsity pattern alone.
-_STRUCTURE = ("rows", "pattern")
+# Cached properties of a kernel that depend on its stored rows alone, not on the numbers in them.
+_STRUCTURE = ("rows", "pattern", "_actions_of_moves")
 
 
 @dataclass(frozen=True, eq=False)

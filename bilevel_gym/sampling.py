@@ -6,6 +6,7 @@ Both ways invert the same cumulative sums, so one uniform number selects the sam
 from __future__ import annotations
 
 from bisect import bisect_right
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,7 +94,9 @@ class TransitionArrays:
             mdp: The follower's problem; its reward is what a transition pays.
             upper_reward: The leader's reward `[S, A]`.
         """
-        matrix = mdp.kernel.matrix
+        if mdp.action_mask is not None:  # then actions of one move may differ in what they do
+            mdp = replace(mdp, kernel=mdp.kernel.expanded())
+        matrix, self._moves = mdp.kernel.matrix, mdp.kernel.moves
         self._num_states = mdp.kernel.num_states
         lengths = np.diff(matrix.indptr).astype(np.int64)
         states = np.arange(lengths.size) % self._num_states
@@ -101,7 +104,7 @@ class TransitionArrays:
         if mdp.action_mask is not None:
             available = np.ascontiguousarray(mdp.action_mask.T).ravel()
             lengths[~available] = 1
-        # Each row, `a * S + s`, is followed by one more slot: the end of the episode.
+        # Each row, `m * S + s`, is followed by one more slot: the end of the episode.
         self._last = np.cumsum(lengths + 1) - 1
         self._first = self._last - lengths
         self._cumulative = np.full(self._last[-1] + 1, np.inf)
@@ -136,7 +139,10 @@ class TransitionArrays:
             Next states (the same state where an episode ends), whether episodes ended, the
             follower's rewards and the leader's, `[N]` each.
         """
-        rows = actions * self._num_states + states
+        pairs = actions * self._num_states + states
+        rows = pairs
+        if self._moves is not None:
+            rows = self._moves.take(actions).astype(np.int64) * self._num_states + states
         low, last = self._first.take(rows), self._last.take(rows)
         high = last
         # Bisection of all rows at once; the slot of the end is above every uniform number.
@@ -148,8 +154,8 @@ class TransitionArrays:
         return (
             self._successors.take(low),
             low == last,
-            self._reward.take(rows),
-            self._upper_reward.take(rows),
+            self._reward.take(pairs),
+            self._upper_reward.take(pairs),
         )
 
 

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -149,9 +149,10 @@ class SoftSolution:
         return {}
 
     def _system(self, discount: float, inverse: ApproximateInverse | None) -> DiscountedSystem:
+        kernel = self.mdp.kernel
         return DiscountedSystem(
-            self.mdp.kernel,
-            self.policy,
+            kernel.by_move,
+            kernel.on_moves(self.policy),
             discount,
             solver=self.solver,
             inverse=inverse,
@@ -206,6 +207,16 @@ def solve_soft_mdp(
     if tolerance is not None:
         check_positive("tolerance", tolerance)
     check_at_least("max_iterations", max_iterations, 0)
+    if mdp.kernel.moves is not None:
+        solution = solve_soft_mdp(
+            by_move(mdp),
+            initial_value=initial_value,
+            solver=solver,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            guesses=guesses,
+        )
+        return by_action(solution, mdp)
     solver = choose_solver(mdp.kernel.pattern, solver)
     value = starting_value(mdp, "initial_value", initial_value)
     wanted = default_tolerance(mdp) if tolerance is None else tolerance
@@ -230,6 +241,58 @@ def solve_soft_mdp(
         record=Record(guesses),
         _inverse=iteration.inverse,
     )
+
+
+def by_move(mdp: TabularMDP) -> TabularMDP:
+    """Return the follower's problem over moves, which has the same values.
+
+    Actions that make one move differ in what they pay alone, so a move is worth their soft
+    maximum, r(s, m) = tau log sum_{a makes m} exp(r(s, a) / tau).
+
+    Args:
+        mdp: A problem whose kernel has moves.
+    """
+    kernel = mdp.kernel
+    top, total = _soft_shares(mdp)[:2]
+    with np.errstate(divide="ignore"):  # moves that none of a state's actions makes
+        reward = top + mdp.temperature * np.log(total)
+    possible = total > 0.0
+    return TabularMDP(
+        kernel=kernel.by_move,
+        reward=np.where(possible, reward, 0.0).T,
+        gamma=mdp.gamma,
+        temperature=mdp.temperature,
+        action_mask=None if possible.all() else possible.T,
+    )
+
+
+def by_action(solution: SoftSolution, mdp: TabularMDP) -> SoftSolution:
+    """Return the solution of a problem from that of `by_move(mdp)`."""
+    moves = mdp.kernel.moves
+    assert moves is not None
+    _, total, weights = _soft_shares(mdp)
+    np.divide(weights, total[moves], out=weights, where=weights > 0.0)
+    weights *= solution.policy.T[moves]
+    return replace(solution, mdp=mdp, policy=weights.T)
+
+
+def _soft_shares(mdp: TabularMDP) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the largest reward of each move, and the weights exp((r - largest) / tau) of actions.
+
+    Returns:
+        Largest rewards `[M, S]`, sums of weights `[M, S]` (zero where a state has none of the
+        move's actions) and weights `[A, S]`.
+    """
+    kernel, moves = mdp.kernel, mdp.kernel.moves
+    assert moves is not None
+    reward = action_major(mdp.reward)
+    if mdp.action_mask is not None:
+        reward = np.where(mdp.action_mask.T, reward, -np.inf)
+    top = np.full((kernel.num_moves, kernel.num_states), -np.inf)
+    np.maximum.at(top, moves, reward)
+    top[np.isneginf(top)] = 0.0
+    weights = np.exp((reward - top[moves]) / mdp.temperature)
+    return top, action_major(kernel.on_moves(weights.T)), weights
 
 
 def starting_value(mdp: TabularMDP, name: str, value: FloatArray | None) -> FloatArray:

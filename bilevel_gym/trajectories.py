@@ -59,8 +59,8 @@ class Trajectories:
     T is the length of the longest episode, at most the horizon.
 
     Attributes:
-        pairs: State and action at each step, int32 `[T, N]`, as `a * S + s` (the row of the
-            kernel's matrix); A*S after the end of an episode.
+        pairs: State and action at each step, int32 `[T, N]`, as `a * S + s` (the row of an
+            expanded kernel); A*S after the end of an episode.
         final_states: State after the last step where the horizon cut an episode, -1 where it
             ended by itself, int32 `[N]`.
         num_states: S.
@@ -240,6 +240,7 @@ class Simulator:
         Raises:
             ValueError: If the policy has another shape, or a row is not a distribution.
         """
+        kernel = kernel.expanded()  # outcomes are pairs of action and next state
         size = kernel.num_states
         checked = _checked_distribution("policy", policy, (size, kernel.num_actions))
         rows, successors, probabilities = _outcomes(kernel.matrix)

@@ -48,7 +48,8 @@ class TabularBilevelEnv(BilevelEnv):
     occupancy times (1 - gamma), `Box(0, 1, [S])`.
 
     Attributes:
-        initial_distribution: Distribution of the first state `[S]`.
+        initial_distribution: Distribution of the first state `[S]` (at the initial x, where x
+            moves it).
         objective: How the leader judges a policy.
         action_mask: Which actions exist, bool `[S, A]`; None when all do.
         best_known: Best x known for this very instance, None if none is recorded.
@@ -73,7 +74,8 @@ class TabularBilevelEnv(BilevelEnv):
 
         Args:
             kernel: Transition kernel (at the initial x, where x moves it).
-            initial_distribution: Distribution of the first state `[S]`.
+            initial_distribution: Distribution of the first state `[S]` (at the initial x, where x
+                moves it).
             objective: How the leader judges a policy.
             upper_space: Finite `Box` of x.
             initial_upper_params: x at the start, in the box.
@@ -100,12 +102,12 @@ class TabularBilevelEnv(BilevelEnv):
         self.objective = objective
         shape = (num_states, num_actions)
         self.action_mask = None if action_mask is None else checked_mask(action_mask, shape)
-        self.initial_distribution = _distribution(initial_distribution, num_states)
+        self.initial_distribution = _distribution(
+            "initial_distribution", initial_distribution, num_states
+        )
         for constant in (self.initial_distribution, self.action_mask):
             if constant is not None:
                 constant.flags.writeable = False
-        self._start_cumulative = np.cumsum(self.initial_distribution)
-        self._start_cumulative /= self._start_cumulative[-1]
         self._state: int | None = None
         self._over = True  # no episode is under way
         self._lower_return, self._upper_return = 0.0, 0.0
@@ -114,6 +116,7 @@ class TabularBilevelEnv(BilevelEnv):
         self._uniforms: list[float] = []
         self._drawn_from: np.random.Generator | None = None
         # Made for the x in force when they are first needed.
+        self._start_cumulative: FloatArray | None = None
         self._tables: TransitionTables | None = None
         self._answer: TabularResponse | None = None
 
@@ -139,6 +142,22 @@ class TabularBilevelEnv(BilevelEnv):
             upper_params: x.
             cotangent: A number for each stored transition of `kernel(x)`, `[K]`, in the order of
                 its `triplets`.
+        """
+        return np.zeros(self.upper_space.shape)
+
+    def start_distribution(self, upper_params: FloatArray) -> FloatArray:
+        """Return the distribution of the first state at x, `[S]`.
+
+        It is `initial_distribution` always, unless a task overrides it.
+        """
+        return self.initial_distribution
+
+    def start_distribution_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Return sum_s cotangent(s) d rho(s)/dx, shape of x; zero unless overridden.
+
+        Args:
+            upper_params: x.
+            cotangent: A number per state, `[S]`.
         """
         return np.zeros(self.upper_space.shape)
 
@@ -297,7 +316,7 @@ class TabularBilevelEnv(BilevelEnv):
             raise ValueError(f"row {row}: {error}") from None
 
     def _outcome(self, x: FloatArray, solution: SoftSolution) -> Outcome:
-        return Outcome(solution, x, self._upper_reward_at(x), self.initial_distribution)
+        return Outcome(solution, x, self._upper_reward_at(x), self._start_distribution_at(x))
 
     def _response(self, x: FloatArray, solution: SoftSolution) -> TabularResponse:
         """Return the response that a solve of the follower's problem at x amounts to."""
@@ -310,6 +329,8 @@ class TabularBilevelEnv(BilevelEnv):
             direct += self._pulled_back("upper_reward_vjp", x, upper.upper_reward)
         if upper.kernel is not None and self._moves_kernel:
             direct += self._pulled_back("kernel_vjp", x, upper.kernel)
+        if upper.initial_distribution is not None:
+            direct += self._pulled_back("start_distribution_vjp", x, upper.initial_distribution)
         total, adjoint_residual, error_bound = direct.copy(), None, 0.0
         if upper.responds:
             answer = response_gradient(
@@ -330,7 +351,7 @@ class TabularBilevelEnv(BilevelEnv):
             policy=solution.policy,
             soft_value=solution.soft_value,
             occupancy=(1.0 - self.gamma) * outcome.occupancy(self.gamma),
-            lower_value=float(self.initial_distribution @ solution.soft_value),
+            lower_value=float(outcome.initial_distribution @ solution.soft_value),
             residual=solution.residual,
             iterations=solution.iterations,
             converged=solution.converged,
@@ -361,6 +382,13 @@ class TabularBilevelEnv(BilevelEnv):
                 f"`upper_reward` must be finite, got {value} in state {state}, {action=}"
             )
         return reward
+
+    def _start_distribution_at(self, x: FloatArray) -> FloatArray:
+        """Return the distribution of the first state, after checking what the task returned."""
+        start = self.start_distribution(x)
+        if start is self.initial_distribution:
+            return start
+        return _distribution("start_distribution(x)", start, self._kernel.num_states)
 
     def _pulled_back(self, product: str, x: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return one of the task's vector-Jacobian products, after checking its shape."""
@@ -445,7 +473,14 @@ class TabularBilevelEnv(BilevelEnv):
         return state, reward, self._over, False, info
 
     def first_states(self, uniforms: ArrayLike) -> NDArray[np.int64]:
-        """Return the first states that uniform numbers in [0, 1) select, in their shape."""
+        """Return the first states under the x in force that uniform numbers in [0, 1) select.
+
+        Args:
+            uniforms: Of any shape, which is that of the states.
+        """
+        if self._start_cumulative is None:
+            self._start_cumulative = np.cumsum(self._start_distribution_at(self._upper_params))
+            self._start_cumulative /= self._start_cumulative[-1]
         return np.searchsorted(self._start_cumulative, uniforms, side="right")
 
     def transition_arrays(self, upper_params: FloatArray) -> TransitionArrays:
@@ -496,7 +531,7 @@ class TabularBilevelEnv(BilevelEnv):
         """Make a validated x the one in force; what was made for an equal x is kept."""
         if not np.array_equal(x, self._upper_params):
             self._upper_params = x
-            self._tables, self._answer = None, None
+            self._start_cumulative, self._tables, self._answer = None, None, None
 
     def _draw_ahead(self) -> None:
         """Draw a block of uniform numbers, the very ones that single draws would give.
@@ -538,16 +573,14 @@ class TabularBilevelEnv(BilevelEnv):
         return {"action_mask": self.action_mask[self._state].astype(np.int8)}
 
 
-def _distribution(probabilities: ArrayLike, size: int) -> FloatArray:
+def _distribution(name: str, probabilities: ArrayLike, size: int) -> FloatArray:
     distribution = np.array(probabilities, dtype=np.float64)
     if distribution.shape != (size,):
-        raise ValueError(
-            f"`initial_distribution` must have shape [S] = ({size},), got {distribution.shape}"
-        )
+        raise ValueError(f"`{name}` must have shape [S] = ({size},), got {distribution.shape}")
     total, smallest = distribution.sum(), distribution.min()
     if not (smallest >= 0.0 and abs(total - 1.0) <= DISTRIBUTION_TOLERANCE):
         raise ValueError(
-            "`initial_distribution` must be probabilities that sum to 1, got sum "
+            f"`{name}` must be probabilities that sum to 1, got sum "
             f"{total} and smallest entry {smallest}"
         )
     return distribution

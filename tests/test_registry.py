@@ -267,7 +267,7 @@ def test_the_leader_observes_the_normalised_discounted_occupancy(task: Task) -> 
         policy = answer_of(env).policy
         transition = np.einsum("sa,sat->st", policy, game.kernel(x).to_dense())
         # d = (1 - gamma) rho + gamma P_pi^T d, term by term until what is left is below float32.
-        flow, occupancy = game.initial_distribution, np.zeros(policy.shape[0])
+        flow, occupancy = game.start_distribution(x), np.zeros(policy.shape[0])
         while flow.max() > 1e-12:
             occupancy += (1.0 - game.gamma) * flow
             flow = game.gamma * flow @ transition
@@ -390,7 +390,8 @@ def test_synchronous_and_asynchronous_vectors_agree(task: Task) -> None:
         for mode in ("sync", "async")
     ]
     single = leader_seat(task)
-    actions = np.array(sampled_actions(single, 6)).reshape(3, 2, -1)
+    shape = game_of(single).upper_space.shape
+    actions = np.array(sampled_actions(single, 6)).reshape(3, 2, *shape)
     records: list[list[Any]] = []
     for vector in vectors:
         records.append([vector.reset(seed=[4, 5]), *(vector.step(action) for action in actions)])
@@ -509,8 +510,11 @@ def test_transitions_are_drawn_from_the_kernel_that_the_solver_uses(task: Task) 
     pairs = np.argwhere(available)
     uncertain = pairs[(rows[tuple(pairs.T)] > 0.0).sum(axis=1) > 1]
     ending = pairs[rows[tuple(pairs.T)][:, -1] > 0.0]
+    certain = pairs[(rows[tuple(pairs.T)] == 1.0).any(axis=1)]
     rng = np.random.default_rng(0)
-    chosen = np.concatenate([rng.permutation(uncertain)[:10], rng.permutation(ending)[:3]])
+    chosen = np.concatenate(
+        [rng.permutation(uncertain)[:10], rng.permutation(ending)[:3], rng.permutation(certain)[:4]]
+    )
     assert len(chosen) > 3
 
     env.reset(seed=1)
@@ -533,11 +537,12 @@ def test_transitions_are_drawn_from_the_kernel_that_the_solver_uses(task: Task) 
 @every_task
 def test_first_states_are_drawn_from_the_initial_distribution(task: Task) -> None:
     env = raw_game(task)
-    expected = 500.0 * game_of(env).initial_distribution
+    x = interior_point(env)
+    expected = 500.0 * game_of(env).start_distribution(x)
     counts = np.zeros_like(expected)
     env.reset(seed=2)
     for _ in range(500):
-        counts[env.reset()[0]] += 1
+        counts[env.reset(options={"upper_params": x})[0]] += 1
     possible = expected > 0.0
     assert counts[~possible].sum() == 0.0
     if possible.sum() > 1:
@@ -561,7 +566,7 @@ def test_episodes_under_the_reported_policy_are_worth_what_the_model_says(task: 
         ],
         axis=1,
     )
-    exact = game.initial_distribution @ np.linalg.solve(
+    exact = game.start_distribution(x) @ np.linalg.solve(
         np.eye(len(chain)) - game.gamma * chain, pays
     )
 

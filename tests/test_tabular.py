@@ -13,6 +13,7 @@ from bilevel_gym.envs import BilevelGridWorld, TabularBilevelEnv
 from bilevel_gym.envs.base import shown, upper_box
 from bilevel_gym.mdp import FloatArray, Kernel
 from bilevel_gym.objectives import DiscountedReturn
+from bilevel_gym.testing import check_hyper_gradient
 
 from .helpers import answer_of
 
@@ -49,6 +50,66 @@ class Fork(TabularBilevelEnv):
     def kernel_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         return self.wrong.get("kernel_vjp", np.zeros(2))
 
+    def start_distribution(self, upper_params: FloatArray) -> FloatArray:
+        return self.wrong.get("start_distribution", super().start_distribution(upper_params))
+
+    def start_distribution_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        return self.wrong.get("start_distribution_vjp", np.zeros(2))
+
+
+class Doors(TabularBilevelEnv):
+    """Two doors to begin at, and x is the logit of the first; leaving it pays the leader."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            kernel=Kernel.from_dense(np.full((2, 2, 2), 0.25)),
+            initial_distribution=[0.5, 0.5],
+            objective=DiscountedReturn(),
+            upper_space=gym.spaces.Box(-3.0, 3.0, (1,), np.float32),
+            initial_upper_params=[0.0],
+            gamma=0.9,
+            temperature=0.2,
+        )
+
+    def start_distribution(self, upper_params: FloatArray) -> FloatArray:
+        first = 1.0 / (1.0 + np.exp(-upper_params[0]))
+        return np.array([first, 1.0 - first])
+
+    def start_distribution_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        first, second = self.start_distribution(upper_params)
+        return np.array([first * second * (cotangent[0] - cotangent[1])])
+
+    def reward(self, upper_params: FloatArray) -> FloatArray:
+        return np.array([[1.0, 0.0], [0.0, 0.5]]) * upper_params
+
+    def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        return np.array([cotangent[0, 0] + 0.5 * cotangent[1, 1]])
+
+    def upper_reward(self, upper_params: FloatArray) -> FloatArray:
+        return np.array([[1.0, -1.0], [0.0, 0.0]])
+
+
+def test_x_may_move_the_distribution_of_the_first_state() -> None:
+    env, x = HyperGradient(Doors()), np.array([0.7])
+    check_hyper_gradient(env, x)
+    game = Doors()
+    answer = game.evaluate(x)
+    rho = game.start_distribution(x)
+    # Half of the mass goes on at each step: d = (I - .9 P_pi)^-1 rho, P_pi = 1/4 everywhere.
+    visits = np.linalg.solve(np.eye(2) - 0.9 * np.full((2, 2), 0.25), rho)
+    np.testing.assert_allclose(answer.occupancy, 0.1 * visits, rtol=1e-12)
+    assert answer.lower_value == pytest.approx(float(rho @ answer.soft_value), rel=1e-12)
+    assert (answer.direct_gradient != 0.0).all()  # what the start alone changes
+
+
+def test_episodes_begin_where_the_x_in_force_says() -> None:
+    game = Doors()
+    for x in ([2.0], [-2.0]):
+        game.reset(seed=0)
+        starts = [game.reset(options={"upper_params": x})[0] for _ in range(4000)]
+        expected = game.start_distribution(np.array(x))[1]
+        assert np.mean(starts) == pytest.approx(expected, abs=4 * np.sqrt(0.12 * 0.88 / 4000))
+
 
 def test_a_task_may_set_its_attributes_after_the_base_class() -> None:
     response = Fork().evaluate(np.zeros(2))
@@ -64,6 +125,8 @@ def test_a_task_may_set_its_attributes_after_the_base_class() -> None:
         ({"reward_vjp": 1.0}, r"`reward_vjp` must return the shape of x, \(2,\), got \(\)"),
         ({"upper_reward_vjp": np.zeros(1)}, r"`upper_reward_vjp` must return the shape of x"),
         ({"kernel_vjp": np.zeros(3)}, r"`kernel_vjp` must return the shape of x"),
+        ({"start_distribution_vjp": np.zeros(3)}, r"`start_distribution_vjp` must return the"),
+        ({"start_distribution": np.array([0.9])}, r"`start_distribution\(x\)` .* sum 0.9"),
         ({"upper_reward": np.zeros(2)}, r"`upper_reward` .* \[S, A\] = \(1, 2\), got \(2,\)"),
         ({"upper_reward": np.array([[0.0, np.nan]])}, "got nan in state 0, action=1"),
     ],

@@ -1,0 +1,172 @@
+"""Kernels whose actions share rows, against the same kernels with a row for every action."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import chisquare
+
+from bilevel_gym.adjoint import response_gradient
+from bilevel_gym.batch import solve_batch
+from bilevel_gym.mdp import Kernel, TabularMDP
+from bilevel_gym.sampling import TransitionArrays, TransitionTables
+from bilevel_gym.soft import SoftSolution, solve_soft_mdp
+from bilevel_gym.trajectories import Simulator
+
+from .helpers import FloatArray
+from .models import random_mdp
+
+# Six actions on three moves, in no order, and a fourth move that no action makes.
+MOVES = [2, 0, 2, 1, 0, 2]
+
+
+def shared_mdp(*, masked: bool = False, temperature: float = 0.3, seed: int = 0) -> TabularMDP:
+    rng = np.random.default_rng(seed)
+    kernel = random_mdp(seed, num_actions=4, termination=0.1).kernel.with_moves(MOVES)
+    mask = None
+    if masked:
+        mask = rng.random((8, 6)) < 0.5
+        mask[:, 3] = True
+    return TabularMDP(kernel, rng.normal(size=(8, 6)), 0.9, temperature, mask)
+
+
+def expanded(mdp: TabularMDP) -> TabularMDP:
+    return replace(mdp, kernel=mdp.kernel.expanded())
+
+
+def test_the_expanded_kernel_is_what_the_moves_say() -> None:
+    by_move = random_mdp(0, num_actions=4, termination=0.1).kernel.to_dense()
+    kernel = shared_mdp().kernel
+    assert (kernel.num_actions, kernel.num_moves) == (6, 4)
+    np.testing.assert_array_equal(kernel.to_dense(), by_move[:, MOVES])
+    np.testing.assert_array_equal(kernel.expanded().to_dense(), by_move[:, MOVES])
+    assert kernel.expanded().moves is None and kernel.expanded().num_moves == 6
+    plain = random_mdp(0).kernel
+    assert plain.expanded() is plain and plain.by_move is plain
+
+
+def test_every_product_is_that_of_the_expanded_kernel() -> None:
+    kernel, rng = shared_mdp().kernel, np.random.default_rng(3)
+    full = kernel.expanded()
+    value, weights = rng.normal(size=8), rng.normal(size=(8, 6))
+    policy = rng.dirichlet(np.ones(6), size=8)
+    np.testing.assert_allclose(kernel.row_sums, full.row_sums, atol=1e-15)
+    np.testing.assert_allclose(kernel.expect(value), full.expect(value), atol=1e-15)
+    np.testing.assert_allclose(kernel.flow(weights), full.flow(weights), atol=1e-14)
+    found, expected = (k.policy_matrix(policy).toarray() for k in (kernel, full))
+    np.testing.assert_allclose(found, expected, atol=1e-15)
+    for state, action in ((0, 0), (3, 4), (7, 5)):
+        for one, other in zip(kernel.row(state, action), full.row(state, action), strict=True):
+            np.testing.assert_array_equal(one, other)
+    # What a stored transition collects comes from all actions that make its move.
+    collected = np.zeros((8, 4, 8))
+    states, actions, successors = full.triplets
+    np.add.at(
+        collected,
+        (states, np.array(MOVES)[actions], successors),
+        full.on_transitions(weights, value),
+    )
+    np.testing.assert_allclose(
+        kernel.on_transitions(weights, value), collected[kernel.triplets], atol=1e-14
+    )
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("temperature", [0.3, 1e-3])
+@pytest.mark.parametrize("solver", ["dense", "krylov", "value-iteration"])
+def test_solution_and_gradient_are_those_of_the_expanded_kernel(
+    solver: str, temperature: float, masked: bool
+) -> None:
+    mdp = shared_mdp(masked=masked, temperature=temperature)
+    ours = solve_soft_mdp(mdp, solver=solver, tolerance=1e-13)
+    theirs = solve_soft_mdp(expanded(mdp), solver="dense")
+    assert ours.converged and ours.mdp is mdp
+    assert_same_answers(mdp, ours, theirs)
+
+
+def assert_same_answers(mdp: TabularMDP, ours: SoftSolution, theirs: SoftSolution) -> None:
+    np.testing.assert_allclose(ours.soft_value, theirs.soft_value, atol=1e-10)
+    np.testing.assert_allclose(ours.policy, theirs.policy, atol=1e-8)
+    np.testing.assert_allclose(ours.policy.sum(axis=1), 1.0, atol=1e-13)
+    slopes = np.random.default_rng(9).normal(size=mdp.reward.shape)
+    first, second = response_gradient(ours, slopes), response_gradient(theirs, slopes)
+    scale = float(np.abs(second.reward).max())
+    np.testing.assert_allclose(first.reward, second.reward, atol=1e-7 * scale)
+    assert first.temperature == pytest.approx(second.temperature, rel=1e-6, abs=1e-9 * scale)
+    assert first.gamma == pytest.approx(second.gamma, rel=1e-6, abs=1e-9 * scale)
+    dense = np.zeros((8, 4, 8))
+    states, actions, successors = theirs.mdp.kernel.triplets
+    np.add.at(dense, (states, np.array(MOVES)[actions], successors), second.kernel)
+    np.testing.assert_allclose(first.kernel, dense[mdp.kernel.triplets], atol=1e-6 * scale)
+
+
+def test_batches_are_solved_by_moves_too(backend: str) -> None:
+    first = shared_mdp()
+    _ = first.kernel.pattern
+    scaled = first.kernel.with_probabilities(0.9 * first.kernel.matrix.data)
+    assert scaled.moves is first.kernel.moves and scaled.pattern is first.kernel.pattern
+    mdps = [first, replace(first, reward=2.0 * first.reward), replace(first, kernel=scaled)]
+    solutions = solve_batch(mdps)
+    assert {s.solver for s in solutions} == {"compiled" if backend == "numba" else "dense"}
+    for mdp, solution in zip(mdps, solutions, strict=True):
+        assert_same_answers(mdp, solution, solve_soft_mdp(expanded(mdp)))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_samplers_draw_the_transitions_of_the_expanded_kernel(masked: bool) -> None:
+    mdp, upper_reward = shared_mdp(masked=masked), np.random.default_rng(2).normal(size=(8, 6))
+    states, actions = (index.ravel() for index in np.indices((8, 6)))
+    for uniform in (0.0, 0.3, 0.77, 0.95):
+        expected = TransitionArrays(expanded(mdp), upper_reward).sample(
+            states, actions, np.full(48, uniform)
+        )
+        many = TransitionArrays(mdp, upper_reward).sample(states, actions, np.full(48, uniform))
+        tables = TransitionTables(mdp, upper_reward)
+        alone = [
+            tables.sample(int(s), int(a), uniform) for s, a in zip(states, actions, strict=True)
+        ]
+        for found, single, wanted in zip(many, zip(*alone, strict=True), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+            np.testing.assert_array_equal(single, wanted)
+
+
+def test_simulated_episodes_have_the_frequencies_of_actions_and_successors() -> None:
+    mdp = shared_mdp()
+    policy: FloatArray = np.random.default_rng(1).dirichlet(np.ones(6), size=8)
+    start = np.eye(8)[2]
+    paths = Simulator(mdp.kernel, policy).simulate(
+        start, num_episodes=20_000, horizon=1, rng=np.random.default_rng(5)
+    )
+    actions = np.bincount(paths.actions[0], minlength=6)
+    assert chisquare(actions, 20_000 * policy[2]).pvalue > 1e-4
+    arrived = np.bincount(np.where(paths.final_states < 0, 8, paths.final_states), minlength=9)
+    expected = policy[2] @ mdp.kernel.to_dense()[2]
+    assert chisquare(arrived, 20_000 * np.append(expected, 1.0 - expected.sum())).pvalue > 1e-4
+
+
+def test_copies_keep_the_moves() -> None:
+    kernel = pickle.loads(pickle.dumps(shared_mdp().kernel))
+    np.testing.assert_array_equal(kernel.moves, MOVES)
+    np.testing.assert_array_equal(kernel.to_dense(), shared_mdp().kernel.to_dense())
+
+
+@pytest.mark.parametrize(
+    ("moves", "words"),
+    [
+        ([0, 4], ("`moves`", "0..3", "got 0..4")),
+        ([-1, 0], ("`moves`", "0..3", "got -1..0")),
+        ([0.0, 1.0], ("`moves`", "integers [A]", "float64")),
+        ([[0, 1]], ("`moves`", "integers [A]", "(1, 2)")),
+        ([], ("`moves`", "integers [A]", "(0,)")),
+    ],
+)
+def test_wrong_moves_are_refused(moves: list[int], words: tuple[str, ...]) -> None:
+    kernel: Kernel = random_mdp(0, num_actions=4).kernel
+    with pytest.raises(ValueError) as caught:
+        kernel.with_moves(moves)
+    assert all(word in str(caught.value) for word in words), caught.value
+    with pytest.raises(ValueError, match="their own moves"):
+        kernel.with_moves([0, 1]).with_moves([0])
