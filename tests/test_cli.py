@@ -24,11 +24,14 @@ from PIL import Image
 import bilevel_gym
 from bilevel_gym.cli import main, markdown_table
 from bilevel_gym.cli.arguments import parse_value
+from bilevel_gym.cli.pictures import file_name
 from bilevel_gym.cli.runs import FILES, RunRecorder
 from bilevel_gym.envs.grid_world import BilevelGridWorld
 from bilevel_gym.methods.exact import Exact
 from bilevel_gym.registration import TASKS
+from bilevel_gym.rendering import frame, new_surface
 from bilevel_gym.rendering.film import MAX_FRAMES, Film
+from bilevel_gym.rendering.sheet import contact_sheet
 
 GRID = "BilevelGridWorld-v0"
 SMALL = ("--set", "map_name=4x4")
@@ -74,7 +77,7 @@ def refused(result: Result) -> str:
 def test_no_arguments_print_the_help(run: Run) -> None:
     result = run()
     assert result.exit_code == 0
-    for command in ("list", "check", "solve", "play"):
+    for command in ("list", "check", "solve", "play", "gallery"):
         assert command in result.stdout
 
 
@@ -635,6 +638,91 @@ def test_check_fails_on_an_environment_that_breaks_the_api(
     assert result.exit_code == 1
     assert "leader's seat: FAILED, " in result.stdout
     assert "observation" in result.stdout
+
+
+# gallery ----------------------------------------------------------------------------------------
+
+
+def test_gallery_draws_a_still_and_a_film(run: Run, tmp_path: Path) -> None:
+    result = run("gallery", "pictures", GRID)
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "pictures"
+    # One task does not replace a sheet of all.
+    assert {path.name for path in folder.iterdir()} == {"grid_world.png", "grid_world.gif"}
+    env = gym.make(GRID, render_mode="rgb_array")
+    env.reset(seed=0)
+    known = env.unwrapped.best_known  # type: ignore[attr-defined]
+    env.step(known.upper_params)
+    expected = np.asarray(env.render())
+    with Image.open(folder / "grid_world.png") as image:
+        still = np.asarray(image.convert("RGB")).astype(int)
+    # The still shows the best x known, up to its palette and the number of the step.
+    assert still.shape == expected.shape
+    assert np.median(np.abs(still - expected)) <= 4
+    assert (np.abs(still - expected) > 64).mean() < 0.01
+    with Image.open(folder / "grid_world.gif") as image:
+        frames = getattr(image, "n_frames", 1)
+        lasting = 0
+        for i in range(frames):
+            image.seek(i)
+            lasting += image.info["duration"]
+    # 20 pictures of the climb and an episode of 14 steps and more, each long enough to be seen.
+    assert frames > 30 and lasting > 4000
+    assert all(path.stat().st_size < 1_000_000 for path in folder.iterdir())
+
+
+def test_gallery_puts_all_tasks_on_a_sheet(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bilevel_gym.cli.pictures.TASKS", TASKS[:1])
+    result = run("gallery", tmp_path)
+    assert result.exit_code == 0, result.output
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"grid_world.png", "grid_world.gif", "sheet.png"}
+
+
+def test_gallery_says_what_it_cannot_draw(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "BilevelGridWorld-v0" in refused(run("gallery", "out", "BilevelGridWrld-v0"))
+    (tmp_path / "file").touch()
+    assert "file" in run("gallery", "file", GRID).stderr
+    monkeypatch.setattr(BilevelGridWorld, "draw", bilevel_gym.BilevelEnv.draw)
+    assert f"{GRID} has none" in refused(run("gallery", "out", GRID))
+
+
+@pytest.mark.parametrize(
+    ("env_id", "name"),
+    [
+        ("BilevelFourRooms-v0", "four_rooms"),
+        ("BilevelRandomMDP-v0", "random_mdp"),
+        ("BilevelInverseRL-v12", "inverse_rl"),
+        ("module/Commute-v0", "commute"),
+    ],
+)
+def test_gallery_names_files_after_tasks(env_id: str, name: str) -> None:
+    assert file_name(env_id) == name
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_sheet_shows_every_picture_whole(count: int) -> None:
+    colours = [(40 * i + 20, 0, 200) for i in range(count)]
+    pictures = []
+    for i, colour in enumerate(colours):
+        pictures.append(new_surface((300 + 900 * (i % 2), 500)))
+        pictures[-1].fill(colour)
+    sheet = frame(contact_sheet(pictures)).reshape(-1, 3).astype(int)
+    for i, colour in enumerate(colours):
+        size = (300 + 900 * (i % 2), 500)
+        scale = min(520 / size[0], 360 / size[1])
+        area = int(size[0] * scale) * int(size[1] * scale)
+        shown = (np.abs(sheet - colour) <= 6).all(axis=1).sum()
+        assert shown == pytest.approx(area, rel=0.01)
+
+
+def test_a_sheet_needs_a_picture() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        contact_sheet([])
 
 
 # play ------------------------------------------------------------------------------------------

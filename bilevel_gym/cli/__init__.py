@@ -8,6 +8,7 @@ from .. import __version__
 from .checking import check
 from .console import plain_warnings
 from .listing import list_tasks, markdown_table
+from .pictures import gallery
 from .playing import play
 from .solving import solve
 
@@ -24,5 +25,5 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (list_tasks, check, solve, play):
+for command in (list_tasks, check, solve, play, gallery):
     main.add_command(command)

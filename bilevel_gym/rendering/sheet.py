@@ -1,0 +1,57 @@
+"""Stills as files, and many of them on one sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..files import replacing
+from .canvas import THEME, frame, import_pygame, new_surface
+
+if TYPE_CHECKING:
+    from pygame import Surface
+
+__all__ = ["contact_sheet", "save_still"]
+
+COLUMNS = 3
+CELL = (520, 360)
+"""Room for each picture, width and height in pixels; it is scaled to fit."""
+
+STILL_COLOURS = 192
+
+
+def contact_sheet(pictures: Sequence[Surface]) -> Surface:
+    """Return pictures in rows of three, scaled to the same room.
+
+    Raises:
+        ValueError: If there is no picture.
+    """
+    if not pictures:
+        raise ValueError("`pictures` must hold at least one, got none")
+    pygame = import_pygame()
+    columns = min(COLUMNS, len(pictures))
+    rows = -(-len(pictures) // columns)
+    pitch = tuple(side + THEME.margin for side in CELL)
+    sheet = new_surface((columns * pitch[0] + THEME.margin, rows * pitch[1] + THEME.margin))
+    for i, picture in enumerate(pictures):
+        scale = min(room / side for room, side in zip(CELL, picture.get_size(), strict=True))
+        size = [max(1, int(side * scale)) for side in picture.get_size()]
+        row, column = divmod(i, columns)
+        room = pygame.Rect((column * pitch[0] + THEME.margin, row * pitch[1] + THEME.margin), CELL)
+        place = pygame.Rect((0, 0), size)
+        place.center = room.center
+        sheet.blit(pygame.transform.smoothscale(picture, size), place)
+        pygame.draw.rect(sheet, THEME.rule, room.inflate(THEME.gap, THEME.gap), 1)
+    return sheet
+
+
+def save_still(picture: Surface, path: Path) -> None:
+    """Write a picture as a PNG of few colours, which takes a third of the room."""
+    from PIL import Image
+
+    image = Image.fromarray(frame(picture)).quantize(
+        STILL_COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE
+    )
+    with replacing(path) as temporary:
+        image.save(temporary, optimize=True)

@@ -1,0 +1,103 @@
+"""How far exact gradients get on BilevelFourRooms-v0, at every published setting.
+
+Run it as `python tests/benchmarks/four_rooms.py`; it prints the table that the task's docstring
+quotes. A seed fixes the starts: for each temperature, payment costs are taken from small to
+large, and the ends of the last one are starts of the next, beside random ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from bilevel_gym.envs import BilevelFourRooms
+from bilevel_gym.envs.four_rooms import PLACES
+from bilevel_gym.mdp import FloatArray
+from bilevel_gym.methods import TabularResponse
+from bilevel_gym.optimizers import Optimum, lbfgsb, multistart_ascent
+
+TEMPERATURES, PAYMENT_COSTS = (0.001, 0.003, 0.005), (1.0, 3.0, 5.0)
+ONE_GOAL: dict[str, object] = {"goals": [(1, 9)], "payment_cost": 5.0}
+
+# Starts of each seed and setting, steps from each, and how many ends are climbed from to the top.
+STARTS, STEPS, LEARNING_RATE, POLISHED = 48, 300, 0.5, 6
+
+
+def random_starts(rng: np.random.Generator, count: int) -> Iterator[FloatArray]:
+    """Yield logits: Gaussian ones, and rectangles of cells that stand out."""
+    cells = np.array(PLACES)
+    for number in range(count):
+        x = rng.normal(scale=rng.choice([0.3, 1.0, 3.0]), size=len(cells) + 1)
+        if number % 2:
+            low = rng.integers(1, 12, size=2)
+            high = low + rng.integers(1, 6, size=2)
+            inside = ((cells >= low) & (cells < high)).all(axis=1)
+            x[:-1] += rng.uniform(2.0, 8.0) * inside
+        yield x.clip(-10.0, 10.0)
+
+
+def search(game: BilevelFourRooms, starts: list[FloatArray]) -> list[Optimum]:
+    """Return what is found from the starts, best first; the best few are climbed to the top."""
+    low, high = game.upper_space.low.astype(np.float64), game.upper_space.high.astype(np.float64)
+    answers: list[TabularResponse] = []
+
+    def together(xs: FloatArray) -> tuple[list[float], FloatArray]:
+        answers[:] = game.evaluate_batch(xs, warm_starts=answers or None)
+        return [a.objective for a in answers], np.stack([a.hyper_gradient for a in answers])
+
+    def alone(x: FloatArray) -> tuple[float, FloatArray]:
+        answer = game.evaluate_batch([x])[0]
+        return answer.objective, answer.hyper_gradient
+
+    found = multistart_ascent(
+        together, starts, low, high, steps=STEPS, learning_rate=LEARNING_RATE
+    ).optima
+    ranked = sorted(found, key=lambda optimum: -optimum.best.value)
+    polished = [
+        lbfgsb(alone, optimum.best.upper_params, low, high, max_evaluations=400)
+        for optimum in ranked[:POLISHED]
+    ]
+    return sorted(polished, key=lambda optimum: -optimum.best.value)
+
+
+def at_temperature(temperature: float, seed: int, **arguments: object) -> list[float]:
+    """Return the best value for each payment cost (for one, where the arguments give it)."""
+    rng = np.random.default_rng(seed)
+    costs = [arguments.pop("payment_cost")] if "payment_cost" in arguments else PAYMENT_COSTS
+    ends: list[FloatArray] = []
+    values: list[float] = []
+    for cost in costs:
+        game = BilevelFourRooms(temperature=temperature, payment_cost=cost, **arguments)  # type: ignore[arg-type]
+        optima = search(game, [*random_starts(rng, STARTS), *ends])
+        ends = [optimum.best.upper_params for optimum in optima]
+        values.append(optima[0].best.value)
+    return values
+
+
+def main(seeds: int) -> None:
+    """Print the table."""
+    began = time.perf_counter()
+    table: dict[tuple[str, float, float], list[float]] = {}
+    for seed in range(seeds):
+        for temperature in TEMPERATURES:
+            for cost, value in zip(PAYMENT_COSTS, at_temperature(temperature, seed), strict=True):
+                table.setdefault(("two", temperature, cost), []).append(value)
+            (value,) = at_temperature(temperature, seed, **ONE_GOAL)
+            table.setdefault(("one", temperature, 5.0), []).append(value)
+        print(f"seed {seed}: {time.perf_counter() - began:.0f} s so far", flush=True)
+    print(f"{len(table)} settings, {seeds} seeds of {STARTS} random starts")
+    print("| goals | temperature | payment_cost | best | mean | least |\n|---|---|---|---|---|---|")
+    for (goals, temperature, cost), values in sorted(table.items()):
+        print(
+            f"| {goals} | {temperature} | {cost:g} | {max(values):.4f} | {np.mean(values):.4f} "
+            f"| {min(values):.4f} |"
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    main(parser.parse_args().seeds)
