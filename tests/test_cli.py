@@ -104,15 +104,15 @@ def test_list_has_a_row_for_every_task(run: Run) -> None:
 def test_sizes_in_the_list_are_those_of_the_game(run: Run) -> None:
     (row,) = (line for line in run("list").stdout.splitlines() if GRID in line)
     game: Any = gym.make(GRID).unwrapped
-    assert f" {game.upper_space.shape[0]} " in row
+    assert f" {game.upper_space.shape[0]}   -1 .. 1    0 " in row
     assert f" {game.observation_space.n} x {game.lower_space.n} " in row
 
 
-def test_markdown_table_is_a_table_of_seven_columns(run: Run) -> None:
+def test_markdown_table_is_a_table_of_nine_columns(run: Run) -> None:
     table = markdown_table()
     lines = table.splitlines()
     assert len(lines) == 2 + len(TASKS)
-    assert {line.count("|") for line in lines} == {8}
+    assert {line.count("|") for line in lines} == {10}
     assert run("list", "--markdown").stdout == table + "\n"
 
 

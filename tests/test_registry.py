@@ -18,11 +18,14 @@ from gymnasium.utils.env_checker import check_env
 from scipy.stats import chisquare
 
 from bilevel_gym import HyperGradient, LowerLevel
+from bilevel_gym.optimizers import normalized_ascent
 from bilevel_gym.registration import TASKS, Task, register_tasks
+from bilevel_gym.testing import check_hyper_gradient
 
 from .helpers import (
     SEATS,
     Env,
+    FloatArray,
     answer_of,
     arrays_in,
     assert_identical,
@@ -493,6 +496,77 @@ def test_the_best_known_parameters_are_worth_what_is_recorded(task: Task) -> Non
             assert response.objective == pytest.approx(game.best_known.value, abs=6e-7)
             assert game.best_known.value > game.evaluate(game.initial_upper_params).objective
             assert game.best_known.source
+
+
+# The model --------------------------------------------------------------------------------------
+
+
+def telling_points(env: Env, count: int) -> list[FloatArray]:
+    """Return x at which the follower's answer makes up a tenth of the hyper-gradient or more.
+
+    They are taken from an ascent path, then from around the initial x, then from anywhere.
+    """
+    game = game_of(env)
+    low, high = (
+        bound.astype(np.float64) for bound in (game.upper_space.low, game.upper_space.high)
+    )
+    width, rng = high - low, np.random.default_rng(7)
+    path: list[FloatArray] = []
+
+    def objective(x: FloatArray) -> tuple[float, FloatArray]:
+        answer = game.evaluate(x)
+        return answer.objective, answer.hyper_gradient
+
+    normalized_ascent(
+        objective,
+        game.initial_upper_params,
+        low,
+        high,
+        steps=8,
+        learning_rate=0.02 * float(width.max()),
+        callback=lambda iterate: path.append(iterate.upper_params),
+    )
+    around = [
+        np.clip(game.initial_upper_params + share * width * rng.normal(size=low.shape), low, high)
+        for share in (0.01, 0.05, 0.2)
+    ]
+    anywhere = [share * interior_point(env, seed) for share in (0.05, 0.2, 1.0) for seed in (1, 2)]
+    found: list[FloatArray] = []
+    for x in [*path[::2], *around, *anywhere]:
+        answer = game.evaluate(np.clip(x, low, high))
+        response = np.linalg.norm(answer.hyper_gradient - answer.direct_gradient)
+        if response > 0.15 * np.linalg.norm(answer.hyper_gradient) and response > 1e-3:
+            found.append(answer.upper_params)
+    assert len(found) >= count, len(found)
+    return found[:count]
+
+
+@every_task
+def test_the_hyper_gradient_is_the_derivative_of_the_reward(task: Task) -> None:
+    env = leader_seat(task)
+    size = int(np.prod(game_of(env).upper_space.shape))
+    for seed, x in enumerate(telling_points(env, 5)):
+        report = check_hyper_gradient(env, x, coordinates=min(size, 6), seed=seed)
+        assert report.relative_error <= 1e-6, report
+
+
+@every_task
+def test_cold_followers_earn_what_hard_value_iteration_says(task: Task) -> None:
+    env = leader_seat(task, temperature=1e-4)
+    game, x = game_of(env), interior_point(env)
+    answer = game.evaluate(x)
+    mdp = game.lower_mdp(x)
+    value, change = np.zeros(mdp.kernel.num_states), np.inf
+    while change > 1e-9 * (1.0 - game.gamma):
+        worth = mdp.reward + game.gamma * mdp.kernel.expect(value)
+        if game.action_mask is not None:
+            worth[~game.action_mask] = -np.inf
+        value, before = worth.max(axis=1), value
+        change = np.abs(value - before).max()
+    entropy = 1e-4 * np.log(mdp.kernel.num_actions) / (1.0 - game.gamma)
+    slack = 1e-8 * max(1.0, float(np.abs(value).max()))
+    assert (answer.soft_value >= value - slack).all()
+    assert (answer.soft_value <= value + entropy + slack).all()
 
 
 # The simulator against the model ---------------------------------------------------------------

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import Any
 
 import click
 import gymnasium as gym
 import numpy as np
 
+from ..mdp import FloatArray
 from ..registration import TASKS, Task
 from .console import console
 
@@ -19,11 +20,28 @@ class TaskRow:
 
     task: str
     upper: str
-    dimension: str
+    shape: str
+    box: str
+    start: str
     size: str
     enters: str
     best_known: str
     source: str
+
+
+# Headings of the columns, in the order of the fields, and which hold numbers.
+HEADINGS = (
+    "task",
+    "what x is",
+    "shape of x",
+    "box",
+    "x0",
+    "states x actions",
+    "what enters",
+    "best known value",
+    "source",
+)
+NUMBERS = ("shape of x", "box", "x0", "states x actions", "best known value")
 
 
 def describe(task: Task) -> TaskRow:
@@ -35,7 +53,9 @@ def describe(task: Task) -> TaskRow:
     return TaskRow(
         task=task.id,
         upper=task.upper,
-        dimension=str(int(np.prod(game.upper_space.shape))),
+        shape=" x ".join(map(str, game.upper_space.shape)),
+        box=f"{extent(game.upper_space.low)} .. {extent(game.upper_space.high)}",
+        start=extent(game.initial_upper_params),
         size=" x ".join(str(space.n) for space in spaces) if discrete else "continuous",
         enters=task.enters,
         best_known="none" if best is None else f"{best.value:.4f}",
@@ -43,19 +63,17 @@ def describe(task: Task) -> TaskRow:
     )
 
 
+def extent(values: FloatArray) -> str:
+    """Return the number that all entries are, or "drawn" where they differ."""
+    return f"{values.flat[0]:g}" if np.ptp(values) == 0.0 else "drawn"
+
+
 def markdown_table() -> str:
     """Return the README's table of tasks, from the registry."""
-    lines = [
-        "| task | what x is | dimension | states x actions | what enters "
-        "| best known value | source |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    lines = [f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|"]
     for task in TASKS:
-        row = describe(task)
-        lines.append(
-            f"| `{row.task}` | {row.upper} | {row.dimension} | {row.size} | {row.enters} "
-            f"| {row.best_known} | {row.source} |"
-        )
+        name, *rest = astuple(describe(task))
+        lines.append(f"| `{name}` | {' | '.join(rest)} |")
     return "\n".join(lines)
 
 
@@ -70,16 +88,12 @@ def list_tasks(markdown: bool) -> None:
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("task", no_wrap=True)
-    table.add_column("what x is")
-    table.add_column("dimension", justify="right")
-    table.add_column("states x actions", justify="right")
-    table.add_column("x enters")
-    table.add_column("best known", justify="right")
-    table.add_column("source")
-    for task in TASKS:
-        row = describe(task)
-        table.add_row(
-            row.task, row.upper, row.dimension, row.size, row.enters, row.best_known, row.source
+    for heading, field in zip(HEADINGS, fields(TaskRow), strict=True):
+        table.add_column(
+            heading,
+            justify="right" if heading in NUMBERS else "left",
+            no_wrap=field.name == "task",
         )
+    for task in TASKS:
+        table.add_row(*astuple(describe(task)))
     console().print(table)
