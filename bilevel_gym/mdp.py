@@ -221,7 +221,7 @@ class Kernel:
     @cached_property
     def row_sums(self) -> FloatArray:
         """Probability that the episode goes on after `(s, a)`, `[S, A]`, in [0, 1]."""
-        return self._per_action(_scatter(self.rows, self.matrix.data, self.matrix.shape[0]))
+        return self._per_action(self.matrix @ np.ones(self.num_states))
 
     def row(self, state: int, action: int) -> tuple[IntArray, FloatArray]:
         """Return the successors of `(s, a)` and their probabilities, `[k]` each."""
@@ -237,6 +237,15 @@ class Kernel:
             value: A number per state, `[S]`.
         """
         return self._per_action(self.matrix @ value)
+
+    def sum_transitions(self, weights: FloatArray) -> FloatArray:
+        """Return the expected weight of the transition taken, `[S, A]`.
+
+        Args:
+            weights: A number for each stored transition, `[K]`.
+        """
+        sums = _scatter(self.rows, self.matrix.data * weights, self.matrix.shape[0])
+        return self._per_action(sums)
 
     def flow(self, weights: FloatArray) -> FloatArray:
         """Return where weights on state-action pairs arrive, `sum_sa w(s, a) P(.|s, a)`, `[S]`.
@@ -254,7 +263,9 @@ class Kernel:
             weights: A number per state and action, `[S, A]`.
             value: A number per state, `[S]`.
         """
-        return self.on_moves(weights).T.ravel()[self.rows] * value[self.matrix.indices]
+        on_rows = np.repeat(self.on_moves(weights).T.ravel(), np.diff(self.matrix.indptr))
+        on_rows *= value[self.matrix.indices]
+        return on_rows
 
     def on_moves(self, weights: FloatArray) -> FloatArray:
         """Return weights on state-action pairs, summed over the actions of each move, `[S, M]`.

@@ -18,6 +18,12 @@ from .checks import check_at_least, check_discount, check_not_negative, check_pr
 from .mdp import FloatArray
 from .soft import SoftSolution
 
+# Up to so many states the matrix of a policy is dense where it is applied many times.
+SMALL = 200
+
+# Numbers held at a time for sums over steps and stored transitions.
+BUFFER = 1 << 22
+
 __all__ = [
     "DiscountedReturn",
     "LinearCost",
@@ -176,11 +182,13 @@ class DiscountedReturn:
 class TruncatedReturn:
     """The leader's discounted return over the first `horizon` steps, from a stationary policy.
 
-    With d_0 = rho, d_{t+1} = gamma P_pi^T d_t (visits, discounted) and Q_k = u + gamma P V_{k-1},
-    V_k = sum_a pi Q_k, V_0 = 0 (what k steps to go are worth), J = rho^T V_H and
+    With d_0 = rho, d_{t+1} = gamma P_pi^T d_t (visits, discounted) and V_k = sum_a pi u + gamma
+    P_pi V_{k-1}, V_0 = 0 (what k steps to go are worth), J = rho^T V_H. Everything else follows
+    from D = sum_t d_t and w(s, s') = sum_t d_t(s) V_{H-t-1}(s'), which is needed where
+    transitions are stored:
 
-        df/dpi = sum_t d_t Q_{H-t},  df/du = sum_t d_t pi,
-        df/dP(s'|s,a) = gamma sum_t d_t(s) pi(a|s) V_{H-t-1}(s').
+        df/dpi = D u + gamma sum_s' P(s'|s,a) w(s, s'),  df/du = D pi,
+        df/dP(s'|s,a) = gamma pi(a|s) w(s, s').
 
     Attributes:
         horizon: H, at least 1.
@@ -201,33 +209,35 @@ class TruncatedReturn:
         kernel, policy = outcome.solution.mdp.kernel, outcome.solution.policy
         gamma = outcome.solution.mdp.gamma if self.gamma is None else self.gamma
         upper_reward, rho = outcome.upper_reward, outcome.initial_distribution
-        values, futures = [np.zeros(len(rho))], []
-        for _ in range(self.horizon):
-            futures.append(kernel.expect(values[-1]))
-            values.append((policy * (upper_reward + gamma * futures[-1])).sum(axis=1))
-        visits = np.zeros_like(rho)
-        slope, by_kernel, by_gamma = np.zeros_like(policy), np.zeros(kernel.matrix.nnz), 0.0
-        present = rho
-        for left in range(self.horizon, 0, -1):
-            future, pairs = futures[left - 1], present[:, None] * policy
-            visits = visits + present
-            slope += present[:, None] * (upper_reward + gamma * future)
-            by_kernel += gamma * kernel.on_transitions(pairs, values[left - 1])
-            by_gamma += float((pairs * future).sum())
-            present = gamma * kernel.flow(pairs)
+        steps = kernel.policy_matrix(policy)
+        if len(rho) <= SMALL:  # a sparse product has a price of its own
+            steps = steps.toarray()
+        # d_t and V_{H-t-1} in row t: they meet in w.
+        present, ahead = np.empty((2, self.horizon, len(rho)))
+        value, paid = np.zeros(len(rho)), (policy * upper_reward).sum(axis=1)
+        for t in range(self.horizon):
+            present[t] = rho if t == 0 else gamma * (steps.T @ present[t - 1])
+            ahead[-1 - t] = value
+            value = paid + gamma * (steps @ value)
+        states, _, successors = kernel.triplets
+        together = np.zeros(len(states))
+        block = max(1, BUFFER // max(1, len(states)))
+        for t in range(0, self.horizon, block):
+            rows = slice(t, t + block)
+            together += (present[rows, states] * ahead[rows, successors]).sum(axis=0)
+        visits = present.sum(axis=0)
+        expected = kernel.sum_transitions(together)
         return UpperValue(
-            value=float(rho @ values[-1]),
-            policy=slope,
-            policy_error=self._policy_error(outcome, gamma, visits, values),
+            value=float(rho @ value),
+            policy=visits[:, None] * upper_reward + gamma * expected,
+            policy_error=self._policy_error(outcome, gamma, visits),
             upper_reward=visits[:, None] * policy,
-            kernel=by_kernel,
-            initial_distribution=values[-1],
-            gamma=by_gamma if self.gamma is None else 0.0,
+            kernel=gamma * kernel.on_transitions(policy, np.ones(len(rho))) * together,
+            initial_distribution=value,
+            gamma=float((policy * expected).sum()) if self.gamma is None else 0.0,
         )
 
-    def _policy_error(
-        self, outcome: Outcome, gamma: float, visits: FloatArray, values: list[FloatArray]
-    ) -> float:
+    def _policy_error(self, outcome: Outcome, gamma: float, visits: FloatArray) -> float:
         """Return the bound on sum_sa pi |df/dpi - exact|.
 
         After t steps a policy that is off by a share kappa has visits off by (1 + kappa)^t - 1 of

@@ -4,7 +4,11 @@ from .arrays import ArrayBilevelEnv
 from .base import BestKnown, BilevelEnv, View
 from .four_rooms import BilevelFourRooms
 from .grid_world import BilevelGridWorld, random_map
+from .incentive import BilevelIncentive
+from .markov_game import BilevelMarkovGame
 from .tabular import TabularBilevelEnv
+from .tax_design import BilevelTaxDesign
+from .toll import BilevelToll
 from .toy_text import BilevelToyText
 
 __all__ = [
@@ -13,6 +17,10 @@ __all__ = [
     "BilevelEnv",
     "BilevelFourRooms",
     "BilevelGridWorld",
+    "BilevelIncentive",
+    "BilevelMarkovGame",
+    "BilevelTaxDesign",
+    "BilevelToll",
     "BilevelToyText",
     "TabularBilevelEnv",
     "View",

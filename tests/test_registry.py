@@ -331,7 +331,7 @@ def test_the_leader_reads_float64_actions_at_full_precision(task: Task) -> None:
     gradient = info["hyper_gradient"]
     length = 1e-8 * gradient / np.abs(gradient).max()
     values = [float(env.step(x + sign * length)[1]) for sign in (1.0, -1.0)]
-    assert values[0] - values[1] == pytest.approx(2.0 * float(gradient @ length), rel=1e-3)
+    assert values[0] - values[1] == pytest.approx(2.0 * float((gradient * length).sum()), rel=1e-3)
 
 
 @every_task
@@ -601,9 +601,16 @@ def test_transitions_are_drawn_from_the_kernel_that_the_solver_uses(task: Task) 
             counts[-1 if terminated else successor] += 1
         expected = samples * rows[state, action]
         assert counts[expected == 0.0].sum() == 0.0
-        if (expected > 0.0).sum() > 1:
-            possible = expected > 0.0
-            p_values.append(float(chisquare(counts[possible], expected[possible]).pvalue))
+        # Rare outcomes count together: the test needs some of each kind.
+        often = expected >= 5.0
+        observed = np.append(counts[often], counts[~often].sum())
+        expected = np.append(expected[often], expected[~often].sum())
+        if expected[-1] < 5.0:  # with the most frequent one, if they are too few even so
+            for kind in (observed, expected):
+                kind[int(expected[:-1].argmax())] += kind[-1]
+            observed, expected = observed[:-1], expected[:-1]
+        if len(expected) > 1:
+            p_values.append(float(chisquare(observed, expected).pvalue))
     # A true simulator falls below this in one seed of ten thousand, and the seed is fixed.
     assert all(p > 1e-4 / len(chosen) for p in p_values), p_values
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 import bilevel_gym.rendering.screen
 from bilevel_gym import LowerLevel
-from bilevel_gym.envs import BilevelGridWorld
+from bilevel_gym.envs import BilevelGridWorld, BilevelToll
 from bilevel_gym.rendering import frame, new_surface
 from bilevel_gym.rendering.screen import NoDisplayError, Screen
 from bilevel_gym.viewer import CONTROLS, Session, draw, handle, play, run
@@ -418,8 +418,10 @@ def test_an_unknown_task_gets_the_nearest_one() -> None:
 
 
 def test_a_game_without_a_map_is_refused() -> None:
-    with pytest.raises(TypeError, match="only games on a map .* ArrayBilevelEnv has none"):
+    with pytest.raises(TypeError, match="only games on a map .* ArrayBilevelEnv is none"):
         Session(array_game())
+    with pytest.raises(TypeError, match="BilevelToll is none"):
+        Session(BilevelToll())
     with pytest.raises(TypeError, match="only games on a map"):
         play("CartPole-v1")
 

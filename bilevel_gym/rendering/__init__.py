@@ -6,6 +6,7 @@ writes a GIF, `Screen` is either. Importing this package imports neither pygame 
 
 from .canvas import THEME, Curve, draw_help, frame, import_pygame, new_surface
 from .film import Film
+from .graph import GraphScene, Panel, draw_graph
 from .grid import GridLayout, GridScene, draw_grid, grid_layout
 from .screen import NoDisplayError, Screen
 from .window import Window
@@ -14,11 +15,14 @@ __all__ = [
     "THEME",
     "Curve",
     "Film",
+    "GraphScene",
     "GridLayout",
     "GridScene",
     "NoDisplayError",
+    "Panel",
     "Screen",
     "Window",
+    "draw_graph",
     "draw_grid",
     "draw_help",
     "frame",

@@ -113,10 +113,10 @@ class Session:
         Raises:
             TypeError: If the game has no map.
         """
-        if not hasattr(env.unwrapped, "scene"):
+        if not (hasattr(env.unwrapped, "scene") and hasattr(env.unwrapped, "state_of")):
             raise TypeError(
-                f"only games on a map can be played, and {type(env.unwrapped).__name__} has none "
-                "(no `scene`)"
+                "only games on a map whose cells are entries of x can be played, and "
+                f"{type(env.unwrapped).__name__} is none (no `scene` or no `state_of`)"
             )
         self.env = env
         self.game = cast(MapGame, env.unwrapped)

@@ -1,0 +1,467 @@
+"""Charts with labelled axes: lines, filled areas and bars, and a key for them.
+
+Pictures of games whose states lie on a line are put together from these. Lines differ by their
+dashes as well as by colour, and areas have an outline, so that they can be read in greyscale.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .canvas import (
+    SUPERSAMPLING,
+    THEME,
+    Colour,
+    Rectangle,
+    Sprite,
+    draw_text,
+    import_pygame,
+    make_sprite,
+    new_surface,
+    text_size,
+)
+from .signs import FOLLOWER, ICON_SIDE, LEVELS, TRIANGLE_SIDE, pin_sprite, triangle_sprite
+
+if TYPE_CHECKING:
+    from pygame import Surface
+
+__all__ = [
+    "KEY_ROW",
+    "Axis",
+    "BarChart",
+    "Chart",
+    "KeyEntry",
+    "Series",
+    "Style",
+    "draw_bars",
+    "draw_chart",
+    "draw_key",
+    "nice_limit",
+    "nice_ticks",
+]
+
+# Sizes in pixels
+LINE_WIDTH = 2
+AXIS_WIDTH = 44
+"""Room for the numbers left of a chart."""
+TICK = 4
+HEADLINE_GAP = 9
+PIN = 20
+TRIANGLE = 26
+"""Side of the largest triangle of a derivative."""
+SMALLEST = 1e-3
+"""Derivatives below it are written as zero; their digits would not fit."""
+KEY_ROW = 38
+"""Height of a row of the key."""
+
+AREA_LIGHTENING = 0.62
+"""Share of white in the inside of an area."""
+BAR_SHARE = 0.52
+"""Width of a bar relative to its slot."""
+NICE = (1.0, 2.0, 5.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a series is drawn.
+
+    Attributes:
+        colour: Colour of the line, and of the outline of an area.
+        dashes: Pixels drawn and pixels left out, by turns; None for an unbroken line.
+        filled: Whether the area below the line is filled.
+    """
+
+    colour: Colour = THEME.ink
+    dashes: tuple[float, float] | None = None
+    filled: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """A line through points, or the area between it and zero.
+
+    Attributes:
+        x: Places of the points, in order, `[N]`.
+        y: Their heights, finite, `[N]`.
+        style: How it is drawn.
+    """
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    style: Style = Style()
+
+    def __post_init__(self) -> None:
+        """Check the points."""
+        x, y = np.shape(self.x), np.shape(self.y)
+        if len(x) != 1 or x != y or x[0] == 0:
+            raise ValueError(f"`x` and `y` must be of one shape [N], got {x} and {y}")
+        if not (np.isfinite(self.x).all() and np.isfinite(self.y).all()):
+            raise ValueError("`x` and `y` must be finite, got inf or NaN")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The range of an axis and what is on it.
+
+    Attributes:
+        low: Value at its beginning.
+        high: Value at its end, larger.
+        label: What is measured, with its unit.
+        unit: Written behind each number.
+    """
+
+    low: float
+    high: float
+    label: str = ""
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        if not -math.inf < self.low < self.high < math.inf:
+            raise ValueError(f"`low` must be less than `high`, got {self.low} and {self.high}")
+
+    def place(self, values: NDArray[np.float64] | float) -> NDArray[np.float64]:
+        """Return where values lie on the axis, from 0 to 1 and clipped to it."""
+        share = (np.asarray(values, dtype=np.float64) - self.low) / (self.high - self.low)
+        return np.clip(share, 0.0, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Chart:
+    """Series over a common axis.
+
+    Attributes:
+        x_axis: What is on the horizontal axis; its label stands below, if `with_x_numbers`.
+        y_axis: What is on the vertical axis; its label is the headline of the chart.
+        series: What is drawn, the first one at the bottom.
+        mark: Place of a vertical line, None for none.
+        pinned: Whether the follower's sign stands on that line.
+        with_x_numbers: Whether numbers and label stand below the chart.
+    """
+
+    x_axis: Axis
+    y_axis: Axis
+    series: tuple[Series, ...] = ()
+    mark: float | None = None
+    pinned: bool = False
+    with_x_numbers: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class BarChart:
+    """A bar for each of a few numbers, and below it the derivative with respect to it.
+
+    Attributes:
+        axis: What is on the vertical axis; its label is the headline of the chart.
+        names: Name of each bar, written below it.
+        values: Height of each bar `[N]`.
+        written: The values in words, written above the bars.
+        gradient: Derivatives `[N]`, drawn as triangles; None where not known.
+        colour: Colour of the bars.
+    """
+
+    axis: Axis
+    names: tuple[str, ...]
+    values: NDArray[np.float64]
+    written: tuple[str, ...]
+    gradient: NDArray[np.float64] | None = None
+    colour: Colour = THEME.curves[0]
+
+    def __post_init__(self) -> None:
+        """Check that there is one of each for every bar."""
+        for name in ("values", "written", "gradient"):
+            given = getattr(self, name)
+            if given is not None and len(given) != len(self.names):
+                raise ValueError(
+                    f"`{name}` must have an entry for each of {len(self.names)} bars, "
+                    f"got {len(given)}"
+                )
+
+
+@dataclass(frozen=True)
+class KeyEntry:
+    """A sign and the words for it.
+
+    Attributes:
+        sign: A style, whose line or area is shown, or a sprite for a square of `ICON_SIDE`.
+        name: What it stands for.
+        note: A second line in small letters.
+    """
+
+    sign: Style | Sprite
+    name: str
+    note: str = ""
+
+
+# Numbers on axes
+
+
+def nice_limit(value: float) -> float:
+    """Return the least of 1, 2, 5 times a power of ten that is at least `value`; 1 for zero."""
+    if not value > 0.0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(power * n for n in (*NICE, 20.0) if power * n >= value * (1.0 - 1e-9))
+
+
+def nice_ticks(low: float, high: float, most: int) -> list[float]:
+    """Return at most `most` round numbers at equal distances in [low, high].
+
+    Args:
+        low: Beginning of the axis.
+        high: Its end, larger.
+        most: At least 2.
+    """
+    step = nice_limit((high - low) / most)
+    while True:
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        if last - first < most:
+            return [i * step for i in range(first, last + 1)]
+        step = nice_limit(step * 1.01)
+
+
+def _number(value: float) -> str:
+    """Write a number with three significant digits and a real minus sign."""
+    return f"{value:.3g}".replace("-", "−")
+
+
+# Lines and areas
+
+
+def draw_chart(surface: Surface, rectangle: Rectangle, chart: Chart) -> None:
+    """Draw a chart with its headline and the numbers on its axes within a rectangle."""
+    pygame = import_pygame()
+    left, top, width, height = rectangle
+    letters = text_size("0", THEME.small_size)[1]
+    draw_text(surface, chart.y_axis.label, (left, top), size=THEME.small_size, max_width=width)
+    below = 2 * letters + 2 * TICK if chart.with_x_numbers else 0
+    plot_top = top + letters + HEADLINE_GAP
+    plot = pygame.Rect(
+        left + AXIS_WIDTH,
+        plot_top,
+        max(1, width - AXIS_WIDTH),
+        max(1, top + height - below - plot_top),
+    )
+    surface.blit(_painted((plot.width, plot.height), lambda big: _paint(big, chart)), plot)
+    pygame.draw.rect(surface, THEME.muted, plot, 1)
+    _number_heights(surface, (plot.left, plot.top, plot.width, plot.height), chart.y_axis)
+    if chart.with_x_numbers:
+        for value in nice_ticks(chart.x_axis.low, chart.x_axis.high, 7):
+            x = plot.left + round(float(chart.x_axis.place(value)) * (plot.width - 1))
+            pygame.draw.line(surface, THEME.muted, (x, plot.bottom), (x, plot.bottom + TICK - 1))
+            _note(surface, _number(value) + chart.x_axis.unit, (x, plot.bottom + TICK), "midtop")
+        place = (plot.centerx, plot.bottom + TICK + letters)
+        draw_text(surface, chart.x_axis.label, place, size=THEME.small_size, anchor="midtop")
+    if chart.mark is not None and chart.pinned:
+        x = plot.left + round(float(chart.x_axis.place(chart.mark)) * (plot.width - 1))
+        surface.blit(*pin_sprite(FOLLOWER, PIN).at(x - PIN // 2, plot.top + TICK))
+
+
+def _note(surface: Surface, text: str, place: tuple[int, int], anchor: str) -> None:
+    draw_text(surface, text, place, size=THEME.small_size, colour=THEME.muted, anchor=anchor)
+
+
+def _number_heights(surface: Surface, plot: Rectangle, axis: Axis) -> None:
+    """Write the numbers of a vertical axis left of its plot."""
+    pygame = import_pygame()
+    left, top, _, height = plot
+    for value in nice_ticks(axis.low, axis.high, _most_heights(height)):
+        y = top + round((1.0 - float(axis.place(value))) * (height - 1))
+        pygame.draw.line(surface, THEME.muted, (left - TICK, y), (left - 1, y))
+        _note(surface, _number(value) + axis.unit, (left - TICK - 2, y + 1), "midright")
+
+
+def _most_heights(height: int) -> int:
+    """Return how many numbers there is room for on a vertical axis."""
+    return max(2, height // 26)
+
+
+def _painted(size: tuple[int, int], paint: Callable[[Surface], None]) -> Surface:
+    """Paint a surface with smooth edges: `paint` gets one that is larger, to be shrunk."""
+    pygame = import_pygame()
+    large = new_surface((size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING))
+    large.fill(THEME.light)
+    paint(large)
+    small: Surface = pygame.transform.smoothscale(large, size)
+    return small
+
+
+def _paint(surface: Surface, chart: Chart) -> None:
+    """Paint the inside of a chart: rules, areas, the mark, lines."""
+    pygame = import_pygame()
+    width, height = surface.get_size()
+    for value in nice_ticks(chart.y_axis.low, chart.y_axis.high, _most_heights(height // 4)):
+        y = (1.0 - float(chart.y_axis.place(value))) * (height - 1)
+        pygame.draw.line(surface, THEME.rule, (0, y), (width, y), SUPERSAMPLING)
+    for series in chart.series:
+        points = _points(series, chart, (width, height))
+        if series.style.filled:
+            base = (1.0 - float(chart.y_axis.place(0.0))) * (height - 1)
+            ends = [[points[0, 0], base], *points.tolist(), [points[-1, 0], base]]
+            pygame.draw.polygon(surface, _lightened(series.style.colour), ends)
+    if chart.mark is not None:
+        x = float(chart.x_axis.place(chart.mark)) * (width - 1)
+        pygame.draw.line(surface, THEME.accent, (x, 0), (x, height), 2 * SUPERSAMPLING)
+    for series in chart.series:
+        _stroke(surface, _points(series, chart, (width, height)), series.style)
+
+
+def _points(series: Series, chart: Chart, size: tuple[int, int]) -> NDArray[np.float64]:
+    """Return the points of a series in pixels `[N, 2]`, the line kept within the chart."""
+    width, height = size
+    inset = LINE_WIDTH * SUPERSAMPLING / 2
+    x = chart.x_axis.place(series.x) * (width - 1)
+    y = (1.0 - chart.y_axis.place(series.y)) * (height - 1)
+    return np.stack([x, np.clip(y, inset, height - 1 - inset)], axis=1)
+
+
+def _lightened(colour: Colour) -> Colour:
+    red, green, blue = (round(c + AREA_LIGHTENING * (255 - c)) for c in colour)
+    return red, green, blue
+
+
+def _stroke(surface: Surface, points: NDArray[np.float64], style: Style) -> None:
+    """Draw a line through points `[N, 2]` with a round brush, broken into dashes."""
+    pygame = import_pygame()
+    width = LINE_WIDTH * SUPERSAMPLING
+    for run in _dashed(points, style.dashes):
+        if len(run) > 1:
+            pygame.draw.lines(surface, style.colour, False, run.tolist(), width)
+        for point in run.tolist():
+            pygame.draw.circle(surface, style.colour, point, width / 2)
+
+
+def _dashed(
+    points: NDArray[np.float64], dashes: tuple[float, float] | None
+) -> list[NDArray[np.float64]]:
+    """Cut a line through points `[N, 2]` of the larger surface into its dashes."""
+    steps = np.hypot(*np.diff(points, axis=0).T)
+    if dashes is None or steps.sum() == 0.0:
+        return [points]
+    along = np.concatenate([[0.0], np.cumsum(steps)])
+    on, off = (SUPERSAMPLING * length for length in dashes)
+    starts = np.arange(0.0, along[-1], on + off)
+    # `interp` wants places that rise; points on top of each other add nothing.
+    kept = np.concatenate([[True], steps > 0.0])
+    points, along = points[kept], along[kept]
+    runs = []
+    for start in starts.tolist():
+        end = min(start + on, along[-1])
+        inside = along[(along > start) & (along < end)]
+        places = np.concatenate([[start], inside, [end]])
+        runs.append(np.stack([np.interp(places, along, p) for p in points.T], axis=1))
+    return runs
+
+
+# Bars
+
+
+def draw_bars(surface: Surface, rectangle: Rectangle, chart: BarChart) -> None:
+    """Draw a chart of bars with its headline, names and derivatives within a rectangle."""
+    pygame = import_pygame()
+    left, top, width, height = rectangle
+    letters = text_size("0", THEME.small_size)[1]
+    draw_text(surface, chart.axis.label, (left, top), size=THEME.small_size, max_width=width)
+    plot_top = top + letters + HEADLINE_GAP
+    below = letters + 2 * TICK + TRIANGLE + letters + 2 * TICK
+    plot = pygame.Rect(
+        left + AXIS_WIDTH,
+        plot_top,
+        max(1, width - AXIS_WIDTH),
+        max(1, top + height - below - plot_top),
+    )
+    pygame.draw.rect(surface, THEME.light, plot)
+    # The highest bar has its number above it, still within the plot.
+    reach = max(1, plot.height - letters - 2 * TICK)
+    for value in nice_ticks(chart.axis.low, chart.axis.high, _most_heights(reach)):
+        y = plot.bottom - 1 - round(float(chart.axis.place(value)) * (reach - 1))
+        pygame.draw.line(surface, THEME.rule, (plot.left, y), (plot.right - 1, y))
+    _number_heights(surface, (plot.left, plot.bottom - reach, plot.width, reach), chart.axis)
+    slot = plot.width / max(1, len(chart.names))
+    zero = plot.bottom - 1 - round(float(chart.axis.place(0.0)) * (reach - 1))
+    for i, (name, value) in enumerate(zip(chart.names, chart.values.tolist(), strict=True)):
+        middle = plot.left + round((i + 0.5) * slot)
+        y = plot.bottom - 1 - round(float(chart.axis.place(value)) * (reach - 1))
+        bar = pygame.Rect(0, min(y, zero), round(BAR_SHARE * slot), max(1, abs(zero - y)))
+        bar.centerx = middle
+        pygame.draw.rect(surface, _lightened(chart.colour), bar)
+        pygame.draw.rect(surface, chart.colour, bar, min(2, bar.height))
+        place = (middle, bar.top - TICK // 2)
+        draw_text(surface, chart.written[i], place, size=THEME.small_size, anchor="midbottom")
+        place, room = (middle, plot.bottom + TICK), round(slot) - 2
+        draw_text(surface, name, place, size=THEME.small_size, anchor="midtop", max_width=room)
+    pygame.draw.rect(surface, THEME.muted, plot, 1)
+    if chart.gradient is not None:
+        middles = [plot.left + round((i + 0.5) * slot) for i in range(len(chart.names))]
+        _draw_gradient(surface, middles, plot.bottom + letters + 2 * TICK, chart.gradient)
+
+
+def _draw_gradient(
+    surface: Surface, middles: Sequence[int], top: int, gradient: NDArray[np.float64]
+) -> None:
+    """Draw a triangle for each derivative, its area as the size, and the number below it."""
+    largest = float(np.abs(gradient).max(initial=0.0))
+    for middle, value in zip(middles, gradient.tolist(), strict=True):
+        share = math.sqrt(abs(value) / largest) if largest > 0.0 else 0.0
+        level = round(math.copysign(share, value) * LEVELS)
+        if level:
+            image = triangle_sprite(round(TRIANGLE / TRIANGLE_SIDE), level).image
+            centre = (middle, top + TRIANGLE // 2)
+            surface.blit(image, image.get_rect(center=centre))
+        text = "0" if abs(value) < SMALLEST else ("+" if value > 0.0 else "") + _number(value)
+        _note(surface, text, (middle, top + TRIANGLE + TICK), "midtop")
+
+
+# The key
+
+
+def draw_key(surface: Surface, rectangle: Rectangle, entries: Sequence[KeyEntry]) -> None:
+    """Draw signs with their words, from top to bottom, as many as there is room for."""
+    left, top, width, height = rectangle
+    for row, entry in enumerate(entries[: height // KEY_ROW]):
+        y = top + row * KEY_ROW
+        sign = _style_sprite(entry.sign) if isinstance(entry.sign, Style) else entry.sign
+        surface.blit(*sign.at(left, y + (KEY_ROW - ICON_SIDE) // 2))
+        x, middle = left + ICON_SIDE + THEME.gap, y + KEY_ROW // 2
+        room = left + width - x
+        anchor = "bottomleft" if entry.note else "midleft"
+        draw_text(
+            surface,
+            entry.name,
+            (x, middle + (1 if entry.note else 0)),
+            size=THEME.small_size + 1,
+            anchor=anchor,
+            max_width=room,
+        )
+        if entry.note:
+            draw_text(
+                surface,
+                entry.note,
+                (x, middle + 2),
+                size=THEME.small_size - 2,
+                colour=THEME.muted,
+                max_width=room,
+            )
+
+
+def _style_sprite(style: Style) -> Sprite:
+    """Return a piece of a line or an area for the key."""
+
+    def paint(surface: Surface) -> None:
+        pygame = import_pygame()
+        side = surface.get_width()
+        if style.filled:
+            box = pygame.Rect(0, side // 4, side, side // 2)
+            pygame.draw.rect(surface, _lightened(style.colour), box)
+            line = np.array([[0.0, box.top], [side - 1.0, box.top]])
+        else:
+            line = np.array([[0.0, side / 2], [side - 1.0, side / 2]])
+        _stroke(surface, line, style)
+
+    return make_sprite(ICON_SIDE, style.colour, paint)

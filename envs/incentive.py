@@ -1,0 +1,392 @@
+"""BilevelIncentive-v0: side payments that draw a follower from its own goal to the leader's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checks import check_not_negative, check_positive, check_probability
+from ..mdp import FloatArray, Kernel
+from ..methods import TabularResponse
+from ..objectives import DiscountedReturn, LinearCost, Sum
+from .base import BestKnown, View, shown, upper_box
+from .tabular import TabularBilevelEnv
+
+if TYPE_CHECKING:
+    import pygame
+
+    from ..rendering.graph import GraphScene
+
+__all__ = ["BilevelIncentive"]
+
+IntArray = NDArray[np.int64]
+
+ACTIONS = "abcd"
+NUM_STATES = 13
+
+# Where each action leads; an action that is not listed stays.
+EDGES: dict[int, dict[str, int]] = {
+    0: {"a": 1, "b": 2, "c": 3, "d": 4},
+    1: {"a": 5, "b": 8, "c": 6},
+    2: {"a": 6, "b": 7},
+    3: {"b": 5, "c": 7},
+    4: {"c": 7, "d": 5},
+    6: {"b": 9, "d": 10},
+    7: {"a": 9, "b": 8},
+    9: {"b": 11, "c": 12},
+}
+
+# Acting here ends the episode: two sinks, the follower's goal and the leader's targets.
+FINAL = (5, 8, 10, 11, 12)
+GOAL, TARGETS = 10, (11, 12)
+
+# The defined actions as state, action and successor.
+ARROWS = np.array(
+    [(s, ACTIONS.index(a), t) for s, moves in EDGES.items() for a, t in moves.items()]
+)
+
+# Where the states stand in the picture: right and down, in [0, 1].
+PLACES = (
+    (0.0, 0.5),
+    (0.29, 0.36),
+    (0.19, 0.06),
+    (0.29, 0.64),
+    (0.19, 0.94),
+    (0.5, 1.0),
+    (0.5, 0.1),
+    (0.5, 0.45),
+    (0.75, 0.94),
+    (0.75, 0.38),
+    (0.75, 0.0),
+    (1.0, 0.18),
+    (1.0, 0.58),
+)
+
+# Smaller payments are not written in the picture.
+SHOWN_PAYMENT = 0.005
+
+# Best x found for the default instance: one payment, all others 0. See the Ground Truth below.
+BEST_PAIR, BEST_PAYMENT = (9, 0), 0.26262
+
+# Default values of slip, gamma, temperature, payment_weight and max_payment, all pairs being paid.
+DEFAULTS = (0.3, 0.95, 0.01, 0.5, 2.0)
+
+
+class BilevelIncentive(TabularBilevelEnv):
+    """A leader pays a follower for single moves, to draw it from its own goal to the leader's.
+
+    ## Description
+    A follower wanders through a small graph with thirteen states q0 to q12. It is paid for acting
+    in q10; the leader is paid when it ends up in q11 or q12 instead, which lie behind q9. The
+    leader can promise payments for single actions in single states. What it promises it pays for
+    once, whether or not, and however often, the follower collects.
+
+    ## Upper Level
+    x in [0, max_payment]^D: the payment for each pair (state, action) in `paid`, in the order
+    given; by default all 52 pairs, state by state, actions a, b, c, d. x starts at 0. The
+    objective, to be maximised, is
+
+        F(x) = E[ sum_t gamma^t u(s_t) ] - payment_weight * ||x||_1
+
+    with u = 1 for acting in q11 or q12.
+
+    ## Lower Level
+    An entropy-regularised MDP with r_x(s, a) = 1[s = q10] + x(s, a), discount `gamma`, temperature
+    `temperature`. The actions lead
+
+        q0:  a to q1,  b to q2,  c to q3,  d to q4        q4:  c to q7,  d to q5
+        q1:  a to q5,  b to q8,  c to q6                  q6:  b to q9,  d to q10
+        q2:  a to q6,  b to q7                            q7:  a to q9,  b to q8
+        q3:  b to q5,  c to q7                            q9:  b to q11, c to q12
+
+    and all others stay. The chosen action works with probability 1 - slip, and each of the three
+    others with slip / 3 in its place, those that stay included. Acting in q5, q8, q10, q11 or q12
+    ends the episode. x enters the reward alone, and is paid for what is chosen, not for what works.
+
+    ## Observation Space
+    Game and follower: `Discrete(13)`, the number of the state. Leader: `Box(0, 1, [13])`, the
+    follower's discounted state occupancy times (1 - gamma).
+
+    ## Action Space
+    Leader: `Box(0, max_payment, [D])`, x. Follower: `Discrete(4)`: 0 a, 1 b, 2 c, 3 d.
+    Game: both, `{"upper": x, "lower": a}`.
+
+    ## Rewards
+    Leader: F(x). Follower and game: r_x(s, a).
+
+    ## Episode End
+    The follower starts in q0. Its episode terminates on acting in q5, q8, q10, q11 or q12 (any
+    action, paid) and is truncated after 100 steps. The leader's is truncated after `outer_steps`
+    (100) announcements.
+
+    ## Info
+    Leader: `hyper_gradient` [D], `upper_params` [D], `inner_residual`, `inner_iterations`,
+    `inner_converged`, `lower_value`. Follower and game: `upper_reward`, that is u(s).
+
+    ## Arguments
+    * `paid` (None): the pairs that can be paid for, a list of different [state, action] with the
+      state in 0..12 and the action in 0..3, such as [[7, 0], [9, 1]]; None for all 52;
+    * `slip` (.3): probability that another action works than the chosen one, in [0, 1];
+    * `gamma` (.95): discount of both levels, in [0, 1);
+    * `temperature` (.01): positive. Entropy pays up to temperature * log 4 / (1 - gamma) for never
+      finishing: .28 by default;
+    * `payment_weight` (.5): weight of ||x||_1, not negative;
+    * `max_payment` (2): upper end of the box, positive;
+    * `render_mode`: None, "human" or "rgb_array". The picture shows the graph; triangles leave out
+      derivatives that push a payment out of its box.
+
+    ## Ground Truth
+    Objective and hyper-gradient are exact. At x = 0 the leader has .147802, the follower's soft
+    value is .534445 and its expected reward .504979. The norm of dF/dx is 4.594235; the direct part
+    is -.5 in every entry, and only one entry of the sum is positive: .996583, for a in q7. At x = 0
+    the derivative of ||x||_1 is that from the right.
+
+    | run | ends at | what it pays for |
+    |---|---|---|
+    | best of 5326 starts (`best_known`) | .417292 | .26262 for a in q9 |
+    | second best | .303343 | .486 for b in q6, .182 for b in q9 |
+    | third best | .272365 | .115 for c in q6, .032 for a in q7, .063 for b in q9 |
+    | L-BFGS-B from x = 0 | .172858 | .0499 for a in q7 |
+    | normalised steps of .01, .05 or .2 from x = 0 | .172858 | the same |
+    | any steps along the direct gradient from x = 0 | .147802 | nothing: no step leaves the box |
+
+    The best value known pays the follower for staying in q9: it collects until it slips to q11 or
+    q12, while the leader pays for its promise once. Paying for d instead of a there is as good. It
+    was found by L-BFGS-B from 4000 random starts (seed 1; 1 to 8 pairs, payments uniform up to .1,
+    .3 or 1), of which 139 came to it and 2767 to .1729 or less, and from the best of 36 choices of
+    two payments for each of the 1326 choices of two pairs, of which 101 came to it. It is not
+    proven optimal. The basin is narrow: .22 for a in q9 is worth .1036, less than x = 0, and .24 is
+    worth .2467.
+
+    Published are .152 for the leader and .531 for the follower at x = 0. They belong to eight
+    sweeps of soft value iteration from V = 0, which give .152371 and .530529.
+
+    ## References
+    H. Ma, S. Han, A. Hemida, C. Kamhoua, J. Fu, "Adaptive incentive design for Markov decision
+    processes with unknown rewards", TMLR 2025.
+
+    ## Version History
+    * v0: first version.
+    """
+
+    def __init__(
+        self,
+        *,
+        paid: Sequence[Sequence[int]] | None = None,
+        slip: float = 0.3,
+        gamma: float = 0.95,
+        temperature: float = 0.01,
+        payment_weight: float = 0.5,
+        max_payment: float = 2.0,
+        render_mode: str | None = None,
+    ) -> None:
+        """Build the game; the arguments are described above.
+
+        Raises:
+            ValueError: If an argument is out of range.
+        """
+        self.paid = _checked_pairs(paid)
+        check_probability("slip", slip)
+        check_not_negative("payment_weight", payment_weight)
+        check_positive("max_payment", max_payment)
+        self._max_payment = float(max_payment)
+        self._states, self._actions = np.array(self.paid).T
+        self._lower_base = _per_action([GOAL])
+        self._upper_reward = _per_action(TARGETS)
+        for constant in (self._lower_base, self._upper_reward):
+            constant.flags.writeable = False
+        count = len(self.paid)
+        super().__init__(
+            kernel=_kernel(slip),
+            initial_distribution=np.arange(NUM_STATES) == 0,
+            objective=Sum((DiscountedReturn(), LinearCost(payment_weight))),
+            upper_space=upper_box(0.0, max_payment, (count,)),
+            initial_upper_params=np.zeros(count),
+            gamma=gamma,
+            temperature=temperature,
+            render_mode=render_mode,
+        )
+        if self.paid == _checked_pairs(None) and DEFAULTS == (
+            slip,
+            gamma,
+            temperature,
+            payment_weight,
+            max_payment,
+        ):
+            best = np.zeros(count)
+            best[self.paid.index(BEST_PAIR)] = BEST_PAYMENT
+            self.best_known = BestKnown(
+                self.validate_upper_params(best),
+                0.417292,
+                "L-BFGS-B from 4000 sparse random starts and from the best payments for each of "
+                "1326 pairs of pairs; 240 of them came to it; not proven optimal",
+            )
+
+    def draw(self, view: View) -> pygame.Surface:
+        """Draw the graph with payments, the follower's moves and the hyper-gradient."""
+        from ..rendering.graph import draw_graph
+
+        return draw_graph(self.scene(view))
+
+    def scene(self, view: View) -> GraphScene:
+        """Return a view as arrays over the graph, for `bilevel_gym.rendering.draw_graph`.
+
+        The edges are the actions that lead elsewhere. A loop stands for all others of its state
+        that can be paid for: it shows the sum of their payments and the largest of their
+        derivatives. Derivatives that push a payment out of the box are left out.
+        """
+        from ..rendering.graph import GraphScene
+
+        x, answer = view.upper_params, view.response
+        tabular = answer if isinstance(answer, TabularResponse) else None
+        edges, pairs = self._edges
+        flow = gradient = None
+        if tabular is not None:
+            taken = tabular.occupancy[:, None] * tabular.policy / (1.0 - self.gamma)
+            flow = np.array([taken[pair].sum() for pair in pairs])
+        if answer is not None and answer.hyper_gradient is not None:
+            slopes = self._on_pairs(_inside(answer.hyper_gradient, x, self._max_payment))
+            gradient = np.array([_largest(slopes[pair]) for pair in pairs])
+        payments = self._on_pairs(x)
+        values = np.array([payments[pair].sum() for pair in pairs])
+        marks = {0: "S", GOAL: "G", **dict.fromkeys(TARGETS, "T")}
+        return GraphScene(
+            places=np.array(PLACES),
+            names=tuple(f"q{state}" for state in range(NUM_STATES)),
+            edges=edges,
+            flow=flow,
+            values=values,
+            value_limit=_colour_limit(x, self._max_payment),
+            edge_labels=tuple(map(_label, edges.tolist(), pairs, values.tolist())),
+            gradient=gradient,
+            occupancy=None if tabular is None else tabular.occupancy,
+            marks=tuple(marks.get(state, "") for state in range(NUM_STATES)),
+            follower=view.state,
+            title=view.title,
+            status=(*view.status, ("payments", shown(float(x.sum())))),
+            mark_names={"G": "pays the follower", "T": "pays the leader"},
+        )
+
+    @property
+    def _edges(self) -> tuple[IntArray, list[tuple[IntArray, IntArray]]]:
+        """Return the edges of the picture `[E, 2]`, and the states and actions of each."""
+        others = ~np.isnan(self._on_pairs(self.initial_upper_params))
+        others[ARROWS[:, 0], ARROWS[:, 1]] = False
+        loops = np.flatnonzero(others.any(axis=1))
+        pairs = [(state[None], action[None]) for state, action, _ in ARROWS]
+        for state in loops:
+            actions = np.flatnonzero(others[state])
+            pairs.append((np.full_like(actions, state), actions))
+        return np.append(ARROWS[:, [0, 2]], np.stack([loops, loops], axis=1), axis=0), pairs
+
+    def _on_pairs(self, values: FloatArray) -> FloatArray:
+        """Return numbers per paid pair `[D]` as an array over all pairs `[S, A]`, NaN elsewhere."""
+        pairs = np.full((NUM_STATES, len(ACTIONS)), np.nan)
+        pairs[self._states, self._actions] = values
+        return pairs
+
+    def reward(self, upper_params: FloatArray) -> FloatArray:
+        """Return r_x(s, a) = 1[s = q10] + x(s, a), `[S, A]`."""
+        reward = self._lower_base.copy(order="F")
+        reward[self._states, self._actions] += upper_params
+        return reward
+
+    def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Return the cotangents of the paid pairs, `[D]`."""
+        return cotangent[self._states, self._actions]
+
+    def upper_reward(self, upper_params: FloatArray) -> FloatArray:
+        """Return u(s, a) = 1[s in {q11, q12}], `[S, A]`."""
+        return self._upper_reward
+
+
+def _inside(gradient: FloatArray, x: FloatArray, high: float) -> FloatArray:
+    """Return a gradient, NaN where it is zero or pushes x out of its box, `[D]`."""
+    pushes = ((x <= 0.0) & (gradient < 0.0)) | ((x >= high) & (gradient > 0.0))
+    return np.where(pushes | (gradient == 0.0), np.nan, gradient)
+
+
+def _largest(slopes: FloatArray) -> float:
+    """Return the derivative of largest magnitude, NaN where there is none."""
+    given = slopes[~np.isnan(slopes)]
+    return float(given[np.abs(given).argmax()]) if given.size else np.nan
+
+
+def _label(edge: list[int], pair: tuple[IntArray, IntArray], payment: float) -> str:
+    """Return the actions of an edge and what they are paid, for loops only where they are."""
+    paid = f" {payment:.2f}" if payment > SHOWN_PAYMENT else ""
+    if edge[0] == edge[1] and not paid:
+        return ""
+    return "".join(ACTIONS[action] for action in pair[1]) + paid
+
+
+def _colour_limit(payments: FloatArray, largest: float) -> float:
+    """Return the end of the colour scale: the least of these shares that is not exceeded."""
+    paid = float(payments.max())
+    return next((s * largest for s in (0.05, 0.1, 0.2, 0.5) if paid <= s * largest), largest)
+
+
+def _per_action(states: Sequence[int]) -> FloatArray:
+    """Return a reward of 1 for every action in some states, `[S, A]`."""
+    reward = np.zeros((NUM_STATES, len(ACTIONS)), order="F")
+    reward[list(states)] = 1.0
+    return reward
+
+
+def _kernel(slip: float) -> Kernel:
+    """Return the kernel: the chosen action works with 1 - slip, each other one with slip / 3."""
+    successor = np.repeat(np.arange(NUM_STATES)[:, None], len(ACTIONS), axis=1)
+    successor[ARROWS[:, 0], ARROWS[:, 1]] = ARROWS[:, 2]
+    lasting = [state for state in range(NUM_STATES) if state not in FINAL]
+    s, chosen, taken = (
+        index.ravel() for index in np.meshgrid(lasting, range(4), range(4), indexing="ij")
+    )
+    likely = np.where(chosen == taken, 1.0 - slip, slip / (len(ACTIONS) - 1))
+    kept = likely > 0.0
+    return Kernel.from_triplets(
+        s[kept],
+        chosen[kept],
+        successor[s, taken][kept],
+        likely[kept],
+        num_states=NUM_STATES,
+        num_actions=len(ACTIONS),
+    )
+
+
+def _is_index(number: object) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
+
+
+def _checked_pairs(paid: object) -> tuple[tuple[int, int], ...]:
+    """Return the paid (state, action) pairs, all of them for None, after checking them."""
+    if paid is None:
+        return tuple((s, a) for s in range(NUM_STATES) for a in range(len(ACTIONS)))
+    # An array of pairs is a list of them.
+    pairs = paid.tolist() if isinstance(paid, np.ndarray) else paid
+    if (
+        isinstance(pairs, str)
+        or not isinstance(pairs, Sequence)
+        or not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in pairs)
+        or not all(_is_index(i) for pair in pairs for i in pair)
+    ):
+        raise ValueError(
+            f"`paid` must be a list of [state, action] pairs such as [[7, 0]], got {paid!r}"
+        )
+    if not pairs:
+        raise ValueError("`paid` must have at least one pair, got none")
+    checked: list[tuple[int, int]] = []
+    for state, action in pairs:
+        pair = (int(state), int(action))
+        if not (0 <= pair[0] < NUM_STATES and 0 <= pair[1] < len(ACTIONS)):
+            raise ValueError(
+                f"`paid` must hold states in 0..{NUM_STATES - 1} and actions in "
+                f"0..{len(ACTIONS) - 1}, got {pair}"
+            )
+        if pair in checked:
+            raise ValueError(f"`paid` must hold different pairs, got {pair} twice")
+        checked.append(pair)
+    return tuple(checked)

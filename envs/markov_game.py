@@ -1,0 +1,372 @@
+"""BilevelMarkovGame-v0: a leader who commits to a mixed strategy in a small Markov game."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checks import check_not_negative
+from ..mdp import FloatArray, Kernel
+from ..methods import TabularResponse
+from ..objectives import DiscountedReturn, TruncatedReturn
+from .base import BestKnown, View, upper_box
+from .tabular import TabularBilevelEnv
+
+if TYPE_CHECKING:
+    import pygame
+
+    from ..rendering.graph import GraphScene
+
+__all__ = ["BilevelMarkovGame"]
+
+IntArray = NDArray[np.int64]
+
+PLACES, MOVES = "SAB", "sab"
+S, A, B = range(3)
+
+# Where the follower's moves s, a, b lead from (place, leader's action).
+SUCCESSORS = np.array(
+    [
+        [[S, A, B], [S, A, B]],
+        [[S, A, B], [S, S, S]],
+        [[S, B, B], [S, B, B]],
+    ]
+)
+
+# Logits of the leader: a row for each place, a column for each of its actions.
+SHAPE = (3, 2)
+NUM_STATES = 6
+
+# Default values of bonus, horizon, gamma and temperature.
+DEFAULTS = (1.0, 150, 0.99, 0.05)
+
+# Best x found for the default instance: the logit of action 0 in A, minus it for action 1.
+BEST_LOGIT = 0.80625
+
+# What the picture calls the follower's policies, and a state of each. In S and B the leader's
+# action makes no difference.
+POLICIES = {"S": 2 * S, "A, leader 0": 2 * A, "A, leader 1": 2 * A + 1, "B": 2 * B}
+
+# Flow that every move of the picture has at least, when the rewards on an edge are averaged.
+SMALL_FLOW = 1e-12
+
+
+class BilevelMarkovGame(TabularBilevelEnv):
+    """A leader commits to a mixed strategy, and the follower answers each action it sees.
+
+    ## Description
+    A Markov game with three places S, A and B. In each place the leader shows one of two actions,
+    drawn from its strategy, and the follower moves after seeing it. The leader is paid when the
+    follower goes from S to A; but in A the leader's action 1 makes the follower pay. Its action 0
+    there lets the follower have a bonus on a way through B that takes longer to come back. The
+    best strategy mixes the two.
+
+    ## Upper Level
+    x in [-10, 10]^(3 x 2): logits of the leader's strategy, a row for each of S, A and B and a
+    column for each of its actions 0 and 1; it plays softmax(x[place]). x starts at 0. The
+    objective, to be maximised, is the leader's discounted return
+
+        F(x) = E[ sum_t gamma^t u_t ],   u = 1 for the follower's move a in S,
+
+    over the first `horizon` steps. The follower plays its stationary policy for an infinite horizon
+    all the same. What the leader shows in S and B changes nothing, so that these logits have no
+    gradient, and of the two in A only their difference matters.
+
+    ## Lower Level
+    The follower sees the leader's action, so that its states are pairs of a place and that action.
+    An entropy-regularised MDP with discount `gamma` and temperature `temperature`:
+
+    | place | leader shows | s | a | b |
+    |---|---|---|---|---|
+    | S | 0 or 1 | stay | to A, paid 1 | to B, paid 1 |
+    | A | 0 | to S | stay | to B, paid `bonus` |
+    | A | 1 | to S, paid -1 | to S, paid -1 | to S, paid -1 |
+    | B | 0 or 1 | to S | stay | stay |
+
+    Moves that name no payment are paid 0. On arrival, and on staying, the leader draws its next
+    action: x enters the kernel and the distribution of the first state, not the reward.
+
+    ## Observation Space
+    Game and follower: `Discrete(6)`, which is 2 * place + the leader's action, with the places S, A
+    and B numbered 0, 1 and 2. Leader: `Box(0, 1, [6])`, the follower's discounted state occupancy
+    times (1 - gamma).
+
+    ## Action Space
+    Leader: `Box(-10, 10, [3, 2])`, x. Follower: `Discrete(3)`: 0 s, 1 a, 2 b.
+    Game: both, `{"upper": x, "lower": a}`.
+
+    ## Rewards
+    Leader: F(x). Follower and game: what the table says.
+
+    ## Episode End
+    The follower starts in S, with the leader's action drawn there. Its episode never terminates
+    and is truncated after 150 steps. The leader's is truncated after `outer_steps` (100)
+    announcements.
+
+    ## Info
+    Leader: `hyper_gradient` [3, 2], `upper_params` [3, 2], `inner_residual`, `inner_iterations`,
+    `inner_converged`, `lower_value`. Follower and game: `upper_reward`, that is u.
+
+    ## Arguments
+    * `bonus` (1): what the follower is paid for b in A when the leader shows 0, not negative.
+      Published are 1 and 2;
+    * `horizon` (150): steps that count for the leader, at least 1; None for all of them;
+    * `gamma` (.99): discount of both levels, in [0, 1);
+    * `temperature` (.05): positive. Entropy pays up to temperature * log 3 / (1 - gamma): 5.5 by
+      default;
+    * `render_mode`: None, "human" or "rgb_array".
+
+    ## Ground Truth
+    Objective and hyper-gradient are exact. With p the probability that the leader shows 0 in A, and
+    `bonus` 1:
+
+    | x | p | F, 150 steps | F, infinite horizon |
+    |---|---|---|---|
+    | 0 | .5 | .480792 | .617005 |
+    | best of 150 steps (`best_known`) | .833757 | 27.315565 | 34.992636 |
+    | best of the infinite horizon | .833544 | 27.315561 | 34.992641 |
+    | x[A] = (10, -10) | 1 | 26.217401 | 33.653346 |
+
+    The optimum is mixed. At x = 0 the derivatives to the two logits of A are 3.382636 and -3.382636
+    (infinite horizon: 4.338510 and -4.338510), of which the direct parts are -.000600 and .000600
+    (-.000933 and .000933): the direct gradient has the wrong sign. Steps of .01, .05 or .2 along it
+    end below .000002, and L-BFGS-B with it finds no step that gains anything. On the
+    hyper-gradient, L-BFGS-B from x = 0 reaches the best value in 22 evaluations. F depends on p
+    alone, and 999 equally spaced p show one local maximum, so that it is the global one up to that
+    resolution.
+
+    With `bonus` 2 x = 0 is almost the best: F is 31.164146 there (infinite horizon: 39.938204), and
+    at most 31.165579 at p = .497474 (39.940211 at p = .497362), again the only local maximum.
+
+    ## References
+    M. Kudo, T. Tanabe, A. Wachi, Y. Akimoto, "Sample-efficient hypergradient estimation for
+    decentralized bi-level reinforcement learning", ICAPS 2026, arXiv 2603.14867 (BC-HG).
+
+    ## Version History
+    * v0: first version.
+    """
+
+    def __init__(
+        self,
+        *,
+        bonus: float = 1.0,
+        horizon: int | None = 150,
+        gamma: float = 0.99,
+        temperature: float = 0.05,
+        render_mode: str | None = None,
+    ) -> None:
+        """Build the game; the arguments are described above.
+
+        Raises:
+            ValueError: If an argument is out of range.
+        """
+        check_not_negative("bonus", bonus)
+        _check_horizon(horizon)
+        self._bonus = float(bonus)
+        self._reward = _follower_reward(self._bonus)
+        # Moving to A in S is all that the leader is paid for.
+        self._upper_reward = np.zeros((NUM_STATES, len(MOVES)), order="F")
+        self._upper_reward[[2 * S, 2 * S + 1], 1] = 1.0
+        for constant in (self._reward, self._upper_reward):
+            constant.flags.writeable = False
+        start = np.zeros(SHAPE)
+        start[S] = 0.5
+        super().__init__(
+            kernel=_kernel(),
+            initial_distribution=start.ravel(),
+            objective=DiscountedReturn() if horizon is None else TruncatedReturn(horizon),
+            upper_space=upper_box(-10.0, 10.0, SHAPE),
+            initial_upper_params=np.zeros(SHAPE),
+            gamma=gamma,
+            temperature=temperature,
+            render_mode=render_mode,
+        )
+        if (bonus, horizon, gamma, temperature) == DEFAULTS:
+            best = np.zeros(SHAPE)
+            best[A] = BEST_LOGIT, -BEST_LOGIT
+            self.best_known = BestKnown(
+                self.validate_upper_params(best),
+                27.315565,
+                "L-BFGS-B from x = 0; the only local maximum among 999 equally spaced "
+                "probabilities of action 0 in A, on which alone F depends",
+            )
+
+    def draw(self, view: View) -> pygame.Surface:
+        """Draw the places with the follower's moves, and both strategies beside them."""
+        from ..rendering.graph import draw_graph
+
+        return draw_graph(self.scene(view))
+
+    def scene(self, view: View) -> GraphScene:
+        """Return a view as arrays over the places, for `bilevel_gym.rendering.draw_graph`.
+
+        The edges are where the moves lead, over both of the leader's actions; their colour is what
+        the follower is paid for them, on average.
+        """
+        from ..rendering.graph import GraphScene, Panel
+
+        answer = view.response
+        tabular = answer if isinstance(answer, TabularResponse) else None
+        strategy = _softmax(view.upper_params)
+        ways = _ways()
+        flow = values = occupancy = None
+        status, follower = view.status, None
+        gradient = None if answer is None else answer.hyper_gradient
+        panels = [
+            Panel(
+                title="leader shows",
+                labels=tuple(f"{place}: {action}" for place in PLACES for action in range(2)),
+                values=strategy.ravel(),
+                limit=1.0,
+                gradient=None if gradient is None else gradient.ravel(),
+            )
+        ]
+        if tabular is not None:
+            taken = tabular.occupancy[:, None] * tabular.policy / (1.0 - self.gamma)
+            flow = np.array([taken[way].sum() for way in ways.values()])
+            # Where the follower hardly goes, all moves of an edge count alike.
+            values = np.array(
+                [
+                    np.average(self._reward[way], weights=taken[way] + SMALL_FLOW)
+                    for way in ways.values()
+                ]
+            )
+            occupancy = tabular.occupancy.reshape(SHAPE).sum(axis=1)
+            for title, state in POLICIES.items():
+                panels.append(
+                    Panel(
+                        title=f"follower in {title}",
+                        labels=tuple(MOVES),
+                        values=tabular.policy[state],
+                        limit=1.0,
+                    )
+                )
+        if view.state is not None:
+            follower, action = divmod(view.state, 2)
+            status = (*status, ("place", PLACES[follower]), ("leader shows", str(action)))
+        return GraphScene(
+            places=np.array([(0.0, 0.5), (1.0, 0.0), (1.0, 1.0)]),
+            names=tuple(PLACES),
+            edges=np.array(list(ways)),
+            flow=flow,
+            values=values,
+            value_limit=max(1.0, self._bonus),
+            edge_labels=tuple(_way_name(way) for way in ways.values()),
+            occupancy=occupancy,
+            marks=("S", "T", ""),
+            follower=follower,
+            title=view.title,
+            status=status,
+            value_name="follower's reward",
+            params_name="logit",
+            mark_names={"T": "pays the leader"},
+            panels=tuple(panels),
+        )
+
+    def kernel(self, upper_params: FloatArray) -> Kernel:
+        """Return the kernel at x: on arrival the leader draws its next action."""
+        strategy = _softmax(upper_params).ravel()
+        return self._kernel.with_probabilities(strategy[self._kernel.matrix.indices])
+
+    def kernel_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Return sum_k cotangent(k) dP(k)/dx, `[3, 2]`."""
+        successors = self._kernel.matrix.indices
+        arrivals = np.zeros(NUM_STATES)
+        np.add.at(arrivals, successors, cotangent)
+        return _softmax_vjp(_softmax(upper_params), arrivals.reshape(SHAPE))
+
+    def start_distribution(self, upper_params: FloatArray) -> FloatArray:
+        """Return the distribution of the first state: S, and the leader's draw there, `[S]`."""
+        start = np.zeros(SHAPE)
+        start[S] = _softmax(upper_params)[S]
+        return start.ravel()
+
+    def start_distribution_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Return sum_s cotangent(s) drho(s)/dx, `[3, 2]`."""
+        first = np.zeros(SHAPE)
+        first[S] = cotangent.reshape(SHAPE)[S]
+        return _softmax_vjp(_softmax(upper_params), first)
+
+    def reward(self, upper_params: FloatArray) -> FloatArray:
+        """Return the follower's reward, the same at every x, `[S, A]`."""
+        return self._reward
+
+    def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Return zeros: x enters through the leader's actions alone, `[3, 2]`."""
+        return np.zeros(SHAPE)
+
+    def upper_reward(self, upper_params: FloatArray) -> FloatArray:
+        """Return 1 for the move a in S, `[S, A]`."""
+        return self._upper_reward
+
+
+def _check_horizon(horizon: object) -> None:
+    """Raise a `ValueError` unless steps can be counted up to it, or all of them count."""
+    if horizon is None:
+        return
+    if isinstance(horizon, bool) or not isinstance(horizon, Integral) or int(horizon) < 1:
+        raise ValueError(f"`horizon` must be None or an integer of at least 1, got {horizon!r}")
+
+
+def _follower_reward(bonus: float) -> FloatArray:
+    """Return what the follower is paid, `[S, A]`."""
+    reward = np.zeros((len(PLACES), 2, len(MOVES)))
+    reward[S, :, 1:] = 1.0
+    reward[A, 0, 2] = bonus
+    reward[A, 1, :] = -1.0
+    return np.asfortranarray(reward.reshape(NUM_STATES, len(MOVES)))
+
+
+def _kernel() -> Kernel:
+    """Return the kernel for a leader who draws its actions with equal probabilities."""
+    state, move, drawn = (
+        index.ravel()
+        for index in np.meshgrid(range(NUM_STATES), range(len(MOVES)), range(2), indexing="ij")
+    )
+    place = SUCCESSORS.reshape(NUM_STATES, len(MOVES))[state, move]
+    return Kernel.from_triplets(
+        state,
+        move,
+        2 * place + drawn,
+        np.full(state.size, 0.5),
+        num_states=NUM_STATES,
+        num_actions=len(MOVES),
+    )
+
+
+def _ways() -> dict[tuple[int, int], tuple[IntArray, IntArray]]:
+    """Return the states and moves that lead from each place to another one, or the same."""
+    successor = SUCCESSORS.reshape(NUM_STATES, len(MOVES))
+    place = np.arange(NUM_STATES)[:, None] // 2
+    ways = {}
+    for origin in range(len(PLACES)):
+        for target in range(len(PLACES)):
+            way = np.nonzero((place == origin) & (successor == target))
+            if way[0].size:
+                ways[origin, target] = (way[0], way[1])
+    return ways
+
+
+def _way_name(way: tuple[IntArray, IntArray]) -> str:
+    """Return which moves go a way, and in answer to which action where that matters."""
+    moves = ["".join(MOVES[m] for s, m in zip(*way, strict=True) if s % 2 == i) for i in range(2)]
+    if moves[0] == moves[1]:
+        return ", ".join(moves[0])
+    return "; ".join(f"{i}: {', '.join(moves[i])}" for i in range(2) if moves[i])
+
+
+def _softmax(logits: FloatArray) -> FloatArray:
+    """Return the distribution in each row of logits `[3, 2]`."""
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    strategy: FloatArray = weights / weights.sum(axis=1, keepdims=True)
+    return strategy
+
+
+def _softmax_vjp(strategy: FloatArray, cotangent: FloatArray) -> FloatArray:
+    """Return sum_a cotangent(p, a) d strategy(p, a)/dx, `[3, 2]`."""
+    mean = (strategy * cotangent).sum(axis=1, keepdims=True)
+    product: FloatArray = strategy * (cotangent - mean)
+    return product

@@ -1,0 +1,616 @@
+"""BilevelTaxDesign-v0: taxes on consumption and income for households that work, spend and save."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from scipy.sparse import csr_array
+from scipy.special import ndtr
+
+from ..checks import check_at_least, check_not_negative, check_positive
+from ..mdp import FloatArray, Kernel
+from ..methods import TabularResponse
+from ..objectives import DiscountedReturn
+from .base import BestKnown, View, shown, upper_box
+from .tabular import TabularBilevelEnv
+
+if TYPE_CHECKING:
+    import pygame
+
+    from ..rendering.charts import BarChart, Chart, KeyEntry, Style
+
+__all__ = ["BilevelTaxDesign"]
+
+PREFERENCES = ((0.6, 0.3, 0.1), (0.1, 0.7, 0.2))
+
+# Default values of the arguments up to `temperature`, without `preferences` and `start_rate`.
+DEFAULTS = (101, 100.0, 10, 0.89, 5, 1.25, 0.1, 1.0, 5.0, 2.0, 3.0, 5.0, 2.0, 0.9, 0.1)
+
+# Best x found for the default instance; see the Ground Truth below.
+BEST_DEFAULT = (0.0, 0.0, 0.062, 0.80531)
+
+# Assets that raise the logarithm in their utility from log 1 to log 2.
+UTILITY_SCALE = 20.0
+
+# The noise may have to bring a household back to the grid from so many standard deviations beyond
+# its ends; from farther out the probabilities of the cells would underflow.
+MAX_OVERSHOOT = 30.0
+
+# Sizes in the picture, in pixels.
+PICTURE_HEIGHT = 720
+TAXES_WIDTH = 300
+PANEL_WIDTH = 344
+AXIS_HEIGHT = 40
+
+# Signs in the key that do not stand for a good.
+KEY_SIGNS = 5
+
+
+class BilevelTaxDesign(TabularBilevelEnv):
+    """A leader sets taxes on goods and on income for households that work, spend and save.
+
+    ## Description
+    A household has assets, in each period works some hours and spends money on three goods, and
+    saves the rest. It likes assets and goods and dislikes work. There are two types of household,
+    which like the goods differently. The leader sets the taxes. It wants households to consume
+    and the treasury to be full, but taxed households work less, spend on other goods or live on
+    their assets: taxes change what they are paid as well as where they go.
+
+    ## Upper Level
+    x in [0, 2]^4: the value-added tax on each of the three goods, then the income tax, as shares
+    (.3 is 30 %). x starts at .3 in every entry. The objective, to be maximised, is
+
+        F(x) = E[ sum_t gamma^t u_x(s_t, a_t) ]
+        u_x(s, a) = consumption_weight * mean_j(c_j / (1 + vat_j)) + revenue_weight * log(1 + T)
+        T = sum_j vat_j c_j / (1 + vat_j) + income_tax * wage * hours
+
+    with c_j the money spent on good j, tax included, and T the tax revenue of the period; the mean
+    over the types of household is in the expectation.
+
+    ## Lower Level
+    An entropy-regularised MDP with discount `gamma` and temperature `temperature`,
+
+        r_x(s, a) = U(assets) - hours_cost * hours^2 + prod_j (c_j / (1 + vat_j))^preference_j
+
+    where U(assets) is log(assets / 20 + 1) for positive assets and the (negative) assets themselves
+    for debts. Assets lie on a grid of `num_assets` points on [-asset_limit, asset_limit]. With
+    m = assets + (1 - income_tax) * wage * hours - sum_j c_j (not clipped), the next point is k with
+    probability proportional to Phi((e_{k+1} - m) / noise) - Phi((e_k - m) / noise), where the edges
+    e lie midway between points, the first and the last at -asset_limit and asset_limit. The
+    value-added taxes enter the reward, the income tax the kernel.
+
+    The type of household never changes: it is a context, and the kernel has a block for each. All
+    blocks are equal, and actions with equal hours and equal total spending share their row (130 of
+    1250 are stored), which makes the exact solve as cheap as with 130 actions.
+
+    ## Observation Space
+    Game and follower: `Discrete(202)`, which is 101 * (type of household) + (point of the grid).
+    Leader: `Box(0, 1, [202])`, the follower's discounted state occupancy times (1 - gamma).
+
+    ## Action Space
+    Leader: `Box(0, 2, [4])`, x. Follower: `Discrete(1250)`, which is 125 h + 25 i_1 + 5 i_2 + i_3
+    for h * hours_step hours and i_j * spending_step spent on good j. Game: both,
+    `{"upper": x, "lower": a}`.
+
+    ## Rewards
+    Leader: F(x). Follower and game: r_x(s, a).
+
+    ## Episode End
+    The follower starts with assets N(0, start_variance), rounded to the cells of the grid (the
+    outermost ones without end), and each type of household is equally likely. Its episode never
+    terminates and is truncated after 200 steps. The leader's is truncated after `outer_steps`
+    (100) announcements.
+
+    ## Info
+    Leader: `hyper_gradient` [4], `upper_params` [4], `inner_residual`, `inner_iterations`,
+    `inner_converged`, `lower_value`. Follower and game: `upper_reward`, that is u_x(s, a).
+
+    ## Arguments
+    * `num_assets` (101): points of the grid of assets, at least 2;
+    * `asset_limit` (100): largest assets and largest debts, positive;
+    * `hours_levels` (10): choices of hours, at least 1;
+    * `hours_step` (.89): hours between two of them, positive;
+    * `spending_levels` (5): choices of money spent on each good, at least 1;
+    * `spending_step` (1.25): money between two of them, positive;
+    * `preferences` ([[.6, .3, .1], [.1, .7, .2]]): exponents of the goods, positive, for each type
+      of household; their numbers are the numbers of goods and types;
+    * `hours_cost` (.1): weight of hours^2 in the follower's reward, not negative;
+    * `wage` (1): pay for an hour, positive;
+    * `noise` (5): standard deviation of the change in assets, positive and at least 1/30 of how far
+      a household can be led beyond the grid;
+    * `start_variance` (2): variance of the assets at the start, positive;
+    * `consumption_weight` (3): weight of mean consumption in u_x, not negative; published as 15
+      times a mean divided by 5;
+    * `revenue_weight` (5): weight of log(1 + T) in u_x, not negative;
+    * `max_rate` (2): largest rate of every tax, positive;
+    * `start_rate` (.3): every rate at the start, in [0, max_rate];
+    * `gamma` (.9): discount of both levels, in [0, 1);
+    * `temperature` (.1): positive. Published are .1, .2 and .3;
+    * `render_mode`: None, "human" or "rgb_array". The picture shows, over the assets, what each
+      type of household does, what it pays, and where households are.
+
+    There are hours_levels * spending_levels^(number of goods) actions. A small game, for tests:
+    `num_assets=25, hours_levels=4, hours_step=2.67, spending_levels=3, spending_step=2.5`.
+
+    ## Ground Truth
+    Objective and hyper-gradient are exact. At x = (.3, .3, .3, .3) with the default arguments
+    F = 32.601995 and dF/dx = (-2.975346, -4.746958, -1.208305, 43.398324). The norm of dF/dx is
+    43.776, that of its direct part (.720, .921, .485, 62.798) is 62.811. With temperatures .2
+    and .3 F is 35.602220 and 39.165541. From x0:
+
+    | run | ends at | why |
+    |---|---|---|
+    | L-BFGS-B on the hyper-gradient | 54.784836 | tax income, leave goods alone |
+    | 200 hyper-gradient steps of length .05 falling to 0 | 54.748215 | the valley is flat |
+    | the same along the direct gradient | .174677 | all taxes at their limit: nobody works |
+    | L-BFGS-B on the direct gradient | 54.296828 | its line search sees values, and gives up |
+
+    Along its steps the direct gradient is positive in every entry: it asks for higher taxes until
+    all are at their limit. After ten steps they pass 54.453, on the way to ruin.
+
+    The best value known, 54.784836 (`best_known`) at (0, 0, .0620, .8053), is what the first run
+    finds in 32 evaluations. L-BFGS-B from 24 more starts, uniform in the box (seed 0), ended there
+    every time, within 1e-9. It is not proven optimal. Two rates rest at their lower bound.
+
+    ## References
+    V. Thoma, B. Pasztor, A. Krause, G. Ramponi, Y. Hu, "Contextual bilevel reinforcement learning
+    for incentive alignment", NeurIPS 2024, arXiv 2406.01575 (HPGD).
+
+    ## Version History
+    * v0: first version.
+    """
+
+    def __init__(
+        self,
+        num_assets: int = 101,
+        *,
+        asset_limit: float = 100.0,
+        hours_levels: int = 10,
+        hours_step: float = 0.89,
+        spending_levels: int = 5,
+        spending_step: float = 1.25,
+        preferences: Sequence[Sequence[float]] = PREFERENCES,
+        hours_cost: float = 0.1,
+        wage: float = 1.0,
+        noise: float = 5.0,
+        start_variance: float = 2.0,
+        consumption_weight: float = 3.0,
+        revenue_weight: float = 5.0,
+        max_rate: float = 2.0,
+        start_rate: float = 0.3,
+        gamma: float = 0.9,
+        temperature: float = 0.1,
+        render_mode: str | None = None,
+    ) -> None:
+        """Build the game; the arguments are described above.
+
+        Raises:
+            ValueError: If an argument is out of range.
+        """
+        check_at_least("num_assets", num_assets, 2)
+        check_at_least("hours_levels", hours_levels, 1)
+        check_at_least("spending_levels", spending_levels, 1)
+        for name, value in (
+            ("asset_limit", asset_limit),
+            ("hours_step", hours_step),
+            ("spending_step", spending_step),
+            ("wage", wage),
+            ("noise", noise),
+            ("start_variance", start_variance),
+            ("max_rate", max_rate),
+        ):
+            check_positive(name, value)
+        for name, value in (
+            ("hours_cost", hours_cost),
+            ("consumption_weight", consumption_weight),
+            ("revenue_weight", revenue_weight),
+        ):
+            check_not_negative(name, value)
+        _check_start_rate(start_rate, max_rate)
+        self.preferences = _checked_preferences(preferences)
+        households, goods = self.preferences.shape
+        self.assets = np.linspace(-asset_limit, asset_limit, num_assets)
+        # The joint actions, hours first, then the goods in order.
+        levels = np.indices((hours_levels, *[spending_levels] * goods)).reshape(goods + 1, -1)
+        self.hours = float(hours_step) * levels[0]
+        self.spending: FloatArray = spending_step * levels[1:].T.astype(np.float64)
+        # What hours and total spending are the same for leads to the same place.
+        totals = goods * (spending_levels - 1) + 1
+        move_hours, move_total = np.divmod(np.arange(hours_levels * totals), totals)
+        self._gross_wages = float(wage * hours_step) * move_hours
+        self._outlays = float(spending_step) * move_total
+        self._wage, self._noise = float(wage), float(noise)
+        _check_noise(self._noise, self._gross_wages, self._outlays, float(max_rate))
+        self._hours_cost = float(hours_cost)
+        self._consumption_weight = float(consumption_weight)
+        self._revenue_weight = float(revenue_weight)
+        self._asset_utility = asset_utility(self.assets)
+        rates = np.full(goods + 1, float(start_rate))
+        blocks = _blocks(num_assets, households, len(self._gross_wages)).with_moves(
+            levels[0] * totals + levels[1:].sum(axis=0)
+        )
+        super().__init__(
+            kernel=blocks.with_probabilities(self._probabilities(rates)),
+            initial_distribution=np.tile(
+                start_probabilities(self.assets, float(start_variance)) / households, households
+            ),
+            objective=DiscountedReturn(),
+            upper_space=upper_box(0.0, max_rate, (goods + 1,)),
+            initial_upper_params=rates,
+            gamma=gamma,
+            temperature=temperature,
+            render_mode=render_mode,
+        )
+        chosen = (
+            num_assets,
+            asset_limit,
+            hours_levels,
+            hours_step,
+            spending_levels,
+            spending_step,
+            hours_cost,
+            wage,
+            noise,
+            start_variance,
+            consumption_weight,
+            revenue_weight,
+            max_rate,
+            gamma,
+            temperature,
+        )
+        if chosen == DEFAULTS and np.array_equal(self.preferences, PREFERENCES):
+            self.best_known = BestKnown(
+                self.validate_upper_params(BEST_DEFAULT),
+                54.784836,
+                "L-BFGS-B from x0 and from 24 random starts, all of which ended there; not proven "
+                "optimal",
+            )
+
+    def draw(self, view: View) -> pygame.Surface:
+        """Draw the taxes, and for each type of household what it does over its assets."""
+        from ..rendering.canvas import THEME, draw_status, draw_text, new_surface
+        from ..rendering.charts import KEY_ROW, draw_bars, draw_chart, draw_key
+
+        households, margin = len(self.preferences), THEME.margin
+        left, top = margin + TAXES_WIDTH + 2 * margin, 116
+        width = left + households * (PANEL_WIDTH + margin)
+        surface = new_surface((width + width % 2, PICTURE_HEIGHT))
+        room = width - 2 * margin
+        draw_text(surface, view.title, (margin, margin), size=THEME.title_size, max_width=room)
+        draw_status(surface, (margin, margin + 34, room, 44), self._status(view))
+        # Room for every sign there is, so that the bars stay where they are.
+        key_height = KEY_ROW * (KEY_SIGNS + self.preferences.shape[1])
+        key_top = PICTURE_HEIGHT - margin // 2 - key_height
+        bars = (margin, top, TAXES_WIDTH, key_top - margin - top)
+        draw_bars(surface, bars, self._tax_chart(view))
+        draw_key(surface, (margin, key_top, TAXES_WIDTH, key_height), self._key(view))
+        for household in range(households):
+            x = left + household * (PANEL_WIDTH + margin)
+            likes = ", ".join(f"{p:g}" for p in self.preferences[household])
+            heading = f"household {household + 1}, preferences {likes}"
+            draw_text(surface, heading, (x, top - 4), max_width=PANEL_WIDTH)
+            charts = self._schedules(view, household)
+            height = (PICTURE_HEIGHT - top - 28 - margin - AXIS_HEIGHT) // len(charts)
+            for row, chart in enumerate(charts):
+                last = row == len(charts) - 1
+                y = top + 28 + row * height
+                extra = AXIS_HEIGHT if last else -THEME.gap
+                draw_chart(surface, (x, y, PANEL_WIDTH, height + extra), chart)
+        return surface
+
+    def _status(self, view: View) -> tuple[tuple[str, str], ...]:
+        """Return the status line, with the mean revenue of a period and where a follower is."""
+        status = view.status
+        answer = view.response
+        if isinstance(answer, TabularResponse):
+            revenue = answer.policy @ self.revenue(view.upper_params)
+            status += (("mean tax revenue", shown(float(answer.occupancy @ revenue))),)
+        if view.state is not None:
+            status += (("assets", f"{self.assets[view.state % len(self.assets)]:g}"),)
+        return status
+
+    def _tax_chart(self, view: View) -> BarChart:
+        """Return the chart of the rates, with their derivatives."""
+        from ..rendering.charts import Axis, BarChart
+
+        goods = self.preferences.shape[1]
+        answer = view.response
+        return BarChart(
+            axis=Axis(
+                0.0, 100.0 * float(self.upper_space.high[0]), "tax rates: the leader's x", " %"
+            ),
+            names=(*(f"good {j + 1}" for j in range(goods)), "income"),
+            values=100.0 * view.upper_params,
+            written=tuple(f"{100.0 * rate:.3g} %" for rate in view.upper_params.tolist()),
+            gradient=None if answer is None else answer.hyper_gradient,
+        )
+
+    def _schedules(self, view: View, household: int) -> tuple[Chart, ...]:
+        """Return the charts of one type of household, from top to bottom."""
+        from ..rendering.canvas import THEME
+        from ..rendering.charts import Axis, Chart, Series, Style, nice_limit
+
+        size, goods = len(self.assets), self.preferences.shape[1]
+        revenue = self.revenue(view.upper_params)
+        limits = [float(values.max()) for values in (self.hours, self.spending, revenue)] + [1.0]
+        series: list[tuple[Series, ...]] = [()] * 4
+        answer = view.response
+        if isinstance(answer, TabularResponse):
+            block = slice(household * size, (household + 1) * size)
+            policy = answer.policy[block]
+            spent = policy @ self.spending
+            # Each type of household is met equally often.
+            share = len(self.preferences) * answer.occupancy
+            limits[2] = float((answer.policy @ revenue).max())
+            limits[3] = float(share.max())
+            series = [
+                (Series(self.assets, policy @ self.hours),),
+                tuple(Series(self.assets, spent[:, j], _good_style(j)) for j in range(goods)),
+                (Series(self.assets, policy @ revenue),),
+                (Series(self.assets, share[block], Style(THEME.muted, filled=True)),),
+            ]
+        mark = None
+        if view.state is not None and view.state // size == household:
+            mark = float(self.assets[view.state % size])
+        labels = (
+            "hours worked per period",
+            "money spent per period, on each good",
+            "tax revenue per period",
+            "share of time, discounted",
+        )
+        last = len(labels) - 1
+        return tuple(
+            Chart(
+                x_axis=Axis(float(self.assets[0]), float(self.assets[-1]), "assets (money)"),
+                y_axis=Axis(0.0, nice_limit(limits[row]), label),
+                series=series[row],
+                mark=mark,
+                pinned=row == last,
+                with_x_numbers=row == last,
+            )
+            for row, label in enumerate(labels)
+        )
+
+    def _key(self, view: View) -> list[KeyEntry]:
+        """Return the signs of this picture, in words."""
+        from ..rendering.canvas import THEME
+        from ..rendering.charts import KeyEntry, Style
+        from ..rendering.signs import FOLLOWER, ICON_SIDE, key_triangle_sprite, pin_sprite
+
+        entries = []
+        if view.response is not None and view.response.hyper_gradient is not None:
+            entries += [
+                KeyEntry(key_triangle_sprite(1), "raise this rate", "area and number: dF/dx > 0"),
+                KeyEntry(key_triangle_sprite(-1), "lower this rate", "area and number: dF/dx < 0"),
+            ]
+        if isinstance(view.response, TabularResponse):
+            entries.append(KeyEntry(Style(), "hours, revenue", "mean over the policy"))
+            entries += [
+                KeyEntry(_good_style(j), f"money spent on good {j + 1}")
+                for j in range(self.preferences.shape[1])
+            ]
+            entries.append(
+                KeyEntry(Style(THEME.muted, filled=True), "households", "share of time by assets")
+            )
+        if view.state is not None:
+            entries.append(KeyEntry(pin_sprite(FOLLOWER, ICON_SIDE), "follower's assets now"))
+        return entries
+
+    def kernel(self, upper_params: FloatArray) -> Kernel:
+        """Return the kernel under the income tax; households of every type share its rows."""
+        _ = self._kernel.pattern  # computed once, it is shared by the kernels of all x
+        return self._kernel.with_probabilities(self._probabilities(upper_params))
+
+    def kernel_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Return sum_k cotangent(k) dP(k)/dx, `[J + 1]`; only the income tax moves the kernel."""
+        drift, size = self._drift(upper_params), len(self.assets)
+        masses = cell_quantities(cell_masses, self.assets, drift, self._noise)
+        # A cell's mass falls with the drift as the density falls from its lower to its upper edge.
+        slopes = cell_quantities(cell_density_steps, self.assets, drift, self._noise)
+        weights = cotangent.reshape(len(drift), -1, size, size).sum(axis=1)
+        total = masses.sum(axis=2)
+        # The quotient rule for mass / total.
+        mean = np.einsum("msk,msk->ms", weights, masses) / total
+        change = np.einsum("msk,msk->ms", weights, slopes) - mean * slopes.sum(axis=2)
+        product = np.zeros(self.upper_space.shape)
+        product[-1] = (self._gross_wages / self._noise) @ (change / total).sum(axis=1)
+        return product
+
+    def reward(self, upper_params: FloatArray) -> FloatArray:
+        """Return r_x(s, a) = U(assets) - hours_cost hours^2 + utility of goods, `[S, A]`."""
+        pleasure = goods_utility(self.spending, upper_params[:-1], self.preferences)
+        per_action = pleasure - self._hours_cost * self.hours**2  # [C, A]
+        return self._per_state(per_action.T[:, :, None] + self._asset_utility)
+
+    def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Return sum_sa cotangent(s, a) dr_x(s, a)/dx, `[J + 1]`; the income tax is not in r."""
+        pleasure = goods_utility(self.spending, upper_params[:-1], self.preferences)
+        weights = self._per_household(cotangent)
+        slopes = (weights * pleasure).sum(axis=1) @ self.preferences
+        return np.append(-slopes / (1.0 + upper_params[:-1]), 0.0)
+
+    def upper_reward(self, upper_params: FloatArray) -> FloatArray:
+        """Return u_x(s, a), which depends on the action alone, `[S, A]`."""
+        consumed = self.spending / (1.0 + upper_params[:-1])
+        per_action = self._consumption_weight * consumed.mean(axis=1)
+        per_action += self._revenue_weight * np.log1p(self.revenue(upper_params))
+        return self._per_state(per_action[:, None, None])
+
+    def upper_reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Return sum_sa cotangent(s, a) du_x(s, a)/dx, `[J + 1]`."""
+        weights = cotangent.sum(axis=0)
+        gross = 1.0 + upper_params[:-1]
+        by_revenue = weights * self._revenue_weight / (1.0 + self.revenue(upper_params))
+        by_good = by_revenue - weights * self._consumption_weight / len(gross)
+        return np.append(by_good @ self.spending / gross**2, by_revenue @ self.hours * self._wage)
+
+    def revenue(self, upper_params: FloatArray) -> FloatArray:
+        """Return what the taxes bring in under each action, `[A]`."""
+        vat, income_tax = upper_params[:-1], upper_params[-1]
+        return self.spending @ (vat / (1.0 + vat)) + income_tax * self._wage * self.hours
+
+    def _probabilities(self, upper_params: FloatArray) -> FloatArray:
+        """Return the stored transitions `[K]`, by move, household, departure and arrival."""
+        masses = cell_quantities(cell_masses, self.assets, self._drift(upper_params), self._noise)
+        masses /= masses.sum(axis=2, keepdims=True)
+        return np.repeat(masses[:, None], len(self.preferences), axis=1).ravel()
+
+    def _drift(self, upper_params: FloatArray) -> FloatArray:
+        """Return how each move changes the assets on average, `[M]`."""
+        return (1.0 - upper_params[-1]) * self._gross_wages - self._outlays
+
+    def _per_state(self, values: FloatArray) -> FloatArray:
+        """Return numbers per action, household and assets `[A, C or 1, N or 1]` as `[S, A]`."""
+        shape = (len(self.hours), len(self.preferences), len(self.assets))
+        return np.broadcast_to(values, shape).reshape(len(self.hours), -1).T
+
+    def _per_household(self, values: FloatArray) -> FloatArray:
+        """Return numbers `[S, A]` summed over the assets, `[C, A]`."""
+        return values.T.reshape(len(self.hours), -1, len(self.assets)).sum(axis=2).T
+
+
+def _good_style(good: int) -> Style:
+    """Return how the line of a good is drawn; after four goods colours come again."""
+    from ..rendering.canvas import THEME
+    from ..rendering.charts import Style
+
+    dashes = (None, (9.0, 5.0), (2.0, 4.0), (12.0, 3.0))
+    return Style(THEME.curves[good % len(THEME.curves)], dashes[good % len(dashes)])
+
+
+def asset_utility(assets: FloatArray) -> FloatArray:
+    """Return log(assets / 20 + 1) for positive assets, and debts as they are, `[N]`."""
+    return np.where(assets > 0.0, np.log1p(np.maximum(assets, 0.0) / UTILITY_SCALE), assets)
+
+
+def goods_utility(spending: FloatArray, vat: FloatArray, preferences: FloatArray) -> FloatArray:
+    """Return what the goods are worth together to each type of household, `[C, A]`.
+
+    That is prod_j (spending_j / (1 + vat_j))^preference_j. Its derivative by the tax on a good is
+    -preference / (1 + vat) times itself, also where it is zero.
+
+    Args:
+        spending: Money spent on each good, `[A, J]`.
+        vat: Tax on each good, `[J]`.
+        preferences: Exponents, positive, `[C, J]`.
+    """
+    powers: FloatArray = (spending / (1.0 + vat)) ** preferences[:, None, :]
+    return powers.prod(axis=2)
+
+
+def cell_masses(low: FloatArray, high: FloatArray) -> FloatArray:
+    """Return Phi(high) - Phi(low), to full relative precision in both tails.
+
+    Args:
+        low: Lower edges of cells, in standard deviations from the mean.
+        high: Upper edges, same shape.
+    """
+    upper_tail = low + high > 0.0
+    return ndtr(np.where(upper_tail, -low, high)) - ndtr(np.where(upper_tail, -high, low))
+
+
+def cell_density_steps(low: FloatArray, high: FloatArray) -> FloatArray:
+    """Return phi(high) - phi(low), the derivative of `cell_masses` when both edges move up."""
+    return (np.exp(-0.5 * high**2) - np.exp(-0.5 * low**2)) / np.sqrt(2.0 * np.pi)
+
+
+def cell_quantities(
+    of: Callable[[FloatArray, FloatArray], FloatArray],
+    assets: FloatArray,
+    drift: FloatArray,
+    noise: float,
+) -> FloatArray:
+    """Return a quantity of every cell of the grid after each move from each point of it.
+
+    Cells meet midway between points; the outermost ones end at the first and the last point.
+
+    Args:
+        of: The quantity, of edges (low, high) in standard deviations from where the move leads.
+        assets: The points, at equal distances, `[N]`.
+        drift: Where the moves lead, relative to where they begin, `[M]`.
+        noise: Standard deviation.
+
+    Returns:
+        `[M, N, N]`: by move, departure and cell.
+    """
+    size = len(assets)
+    step = assets[1] - assets[0]
+    # Cells are equal, so all that counts is how many steps a cell lies above the departure.
+    steps_up = np.arange(1 - size, size)
+    centre = (step * steps_up - drift[:, None]) / noise
+    half = 0.5 * step / noise
+    inner = of(centre - half, centre + half)
+    quantities = sliding_window_view(inner, size, axis=1)[:, ::-1].copy()
+    below, above = centre[:, :size], centre[:, size - 1 :]
+    quantities[:, :, 0] = of(below, below + half)[:, ::-1]
+    quantities[:, :, -1] = of(above - half, above)[:, ::-1]
+    return quantities
+
+
+def start_probabilities(assets: FloatArray, variance: float) -> FloatArray:
+    """Return the mass of N(0, variance) in each cell, the outermost ones without end, `[N]`."""
+    middles = (assets[1:] + assets[:-1]) / 2.0
+    edges = np.concatenate([[-np.inf], middles, [np.inf]]) / np.sqrt(variance)
+    return cell_masses(edges[:-1], edges[1:])
+
+
+def _blocks(size: int, count: int, num_moves: int) -> Kernel:
+    """Return a kernel of one dense block `[size, size]` for each type of household and move.
+
+    Far tails underflow, but stay stored: the pattern must be the same at every x.
+    """
+    first = size * np.repeat(np.arange(count, dtype=np.int32), size)  # of each state's block
+    columns = first[:, None] + np.arange(size, dtype=np.int32)
+    rows = num_moves * count * size
+    return Kernel(
+        csr_array(
+            (
+                np.full(rows * size, 1.0 / size),
+                np.tile(columns.ravel(), num_moves),
+                np.arange(0, rows * size + 1, size, dtype=np.int32),
+            ),
+            shape=(rows, count * size),
+        ),
+        num_states=count * size,
+        num_actions=num_moves,
+    )
+
+
+def _checked_preferences(preferences: object) -> FloatArray:
+    """Return the preferences as a read-only array `[C, J]`, after checking them."""
+    try:
+        checked = np.array(preferences, dtype=np.float64)
+    except (TypeError, ValueError):
+        checked = np.empty(0)
+    if checked.ndim != 2 or checked.size == 0:
+        raise ValueError(
+            "`preferences` must be a list with an exponent for each good, equally many for each "
+            f"type of household, such as [[0.6, 0.4], [0.1, 0.9]], got {preferences!r}"
+        )
+    if not ((checked > 0.0) & np.isfinite(checked)).all():
+        raise ValueError(f"`preferences` must be positive and finite, got {preferences!r}")
+    checked.flags.writeable = False
+    return checked
+
+
+def _check_start_rate(start_rate: float, max_rate: float) -> None:
+    """Raise a `ValueError` where the first rates are not rates that the leader may choose."""
+    if not (isinstance(start_rate, Real) and 0.0 <= start_rate <= max_rate):
+        raise ValueError(f"`start_rate` must lie in [0, {max_rate:g}], got {start_rate!r}")
+
+
+def _check_noise(
+    noise: float, gross_wages: FloatArray, outlays: FloatArray, max_rate: float
+) -> None:
+    """Raise a `ValueError` where some move leads too far from the grid for the noise to reach."""
+    ends = np.concatenate([gross_wages - outlays, (1.0 - max_rate) * gross_wages - outlays])
+    overshoot = float(np.abs(ends).max())
+    if overshoot > MAX_OVERSHOOT * noise:
+        raise ValueError(
+            f"`noise` must be at least {overshoot / MAX_OVERSHOOT:.3g}, 1/{MAX_OVERSHOOT:g} of how "
+            f"far a household can be led beyond the grid, got {noise!r}"
+        )

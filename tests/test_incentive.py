@@ -1,0 +1,381 @@
+"""Graph, payments, numbers and pictures of BilevelIncentive-v0."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from bilevel_gym import HyperGradient, LowerLevel
+from bilevel_gym.envs import View
+from bilevel_gym.envs.incentive import BilevelIncentive
+from bilevel_gym.optimizers import lbfgsb
+from bilevel_gym.rendering import frame
+from bilevel_gym.soft import soft_backup
+from bilevel_gym.testing import check_hyper_gradient
+
+from .helpers import FloatArray
+
+# Action and successor of every intended move, as published.
+GRAPH = {
+    0: "a1 b2 c3 d4",
+    1: "a5 b8 c6",
+    2: "a6 b7",
+    3: "b5 c7",
+    4: "c7 d5",
+    6: "b9 d10",
+    7: "a9 b8",
+    9: "b11 c12",
+}
+MOVES = {(s, "abcd".index(m[0])): int(m[1:]) for s, text in GRAPH.items() for m in text.split()}
+ENDS = {5, 8, 10, 11, 12}
+Q7A, Q9A, Q9D = 4 * 7, 4 * 9, 4 * 9 + 3
+
+
+def paying(payments: dict[int, float]) -> FloatArray:
+    """Return x on all pairs with some payments, by 4 * state + action."""
+    x = np.zeros(52)
+    for pair, payment in payments.items():
+        x[pair] = payment
+    return x
+
+
+def some_x(seed: int = 0, most: float = 2.0) -> FloatArray:
+    return np.random.default_rng(seed).uniform(0.0, most, 52)
+
+
+def on_policy(game: BilevelIncentive, policy: FloatArray, reward: FloatArray) -> float:
+    """Return what a reward is worth from q0 under a policy."""
+    dense = game.kernel(game.initial_upper_params).to_dense()
+    chain = np.einsum("sa,sat->st", policy, dense)
+    value = np.linalg.solve(np.eye(13) - game.gamma * chain, (policy * reward).sum(axis=1))
+    return float(value[0])
+
+
+# The model --------------------------------------------------------------------------------------
+
+
+def test_the_default_is_the_published_instance() -> None:
+    game = BilevelIncentive()
+    assert (game.gamma, game.temperature) == (0.95, 0.01)
+    assert game.upper_space == gym.spaces.Box(0.0, 2.0, (52,), np.float32)
+    assert game.observation_space == gym.spaces.Discrete(13)
+    assert game.lower_space == gym.spaces.Discrete(4)
+    np.testing.assert_array_equal(game.initial_upper_params, np.zeros(52))
+    np.testing.assert_array_equal(game.initial_distribution, np.eye(13)[0])
+    assert game.paid == tuple((s, a) for s in range(13) for a in range(4))
+
+
+@pytest.mark.parametrize("slip", [0.0, 0.3, 1.0])
+def test_the_kernel_is_the_published_one(slip: float) -> None:
+    expected = np.zeros((13, 4, 13))
+    for state in set(range(13)) - ENDS:
+        for chosen in range(4):
+            for works in range(4):
+                likely = 1.0 - slip if works == chosen else slip / 3.0
+                expected[state, chosen, MOVES.get((state, works), state)] += likely
+    game = BilevelIncentive(slip=slip)
+    dense = game.kernel(game.initial_upper_params).to_dense()
+    np.testing.assert_allclose(dense, expected, atol=1e-15)
+
+
+def test_the_follower_is_paid_in_q10_and_what_was_promised() -> None:
+    x = some_x()
+    expected = x.reshape(13, 4).copy()
+    expected[10] += 1.0
+    np.testing.assert_array_equal(BilevelIncentive().reward(x), expected)
+
+
+def test_the_leader_is_paid_in_q11_and_q12_whatever_x_is() -> None:
+    expected = np.zeros((13, 4))
+    expected[[11, 12]] = 1.0
+    for x in (np.zeros(52), some_x()):
+        np.testing.assert_array_equal(BilevelIncentive().upper_reward(x), expected)
+
+
+def test_only_the_chosen_pairs_are_paid_in_their_order() -> None:
+    game = BilevelIncentive(paid=[[9, 3], [7, 0]])
+    assert game.upper_space.shape == (2,) and game.paid == ((9, 3), (7, 0))
+    expected = np.zeros((13, 4))
+    expected[10], expected[9, 3], expected[7, 0] = 1.0, 0.25, 0.5
+    np.testing.assert_array_equal(game.reward(np.array([0.25, 0.5])), expected)
+    full = BilevelIncentive().evaluate(paying({Q9D: 0.25, Q7A: 0.5}))
+    part = game.evaluate([0.25, 0.5])
+    assert part.objective == pytest.approx(full.objective, abs=1e-12)
+    np.testing.assert_allclose(part.hyper_gradient, full.hyper_gradient[[Q9D, Q7A]], atol=1e-9)
+
+
+def test_the_vector_jacobian_product_is_that_of_the_reward() -> None:
+    game = BilevelIncentive(paid=[[9, 3], [0, 0], [12, 1]])
+    cotangent = np.random.default_rng(1).normal(size=(13, 4))
+    x = np.array([0.5, 1.0, 0.1])
+    product = game.reward_vjp(x, cotangent)
+    for entry, step in enumerate(0.25 * np.eye(3)):
+        change = game.reward(x + step) - game.reward(x)
+        assert product[entry] == pytest.approx((cotangent * change).sum() / 0.25, abs=1e-12)
+
+
+def test_what_is_promised_costs_once_however_often_it_is_collected() -> None:
+    x = some_x(2, 0.3)
+    game, free = BilevelIncentive(payment_weight=0.7), BilevelIncentive(payment_weight=0.0)
+    response = game.evaluate(x)
+    returns = on_policy(game, response.policy, game.upper_reward(x))
+    assert response.objective == pytest.approx(returns - 0.7 * x.sum(), abs=1e-12)
+    assert free.evaluate(x).objective == pytest.approx(returns, abs=1e-12)
+    np.testing.assert_array_equal(response.direct_gradient, np.full(52, -0.7))
+
+
+def test_the_episode_ends_on_acting_in_the_last_states() -> None:
+    game = BilevelIncentive(slip=0.0)
+    env = LowerLevel(game, paying({4 * 11 + 3: 0.5}))
+    assert env.reset(seed=0)[0] == 0
+    # By c to q3, c to q7, a to q9, b to q11, and any action there; d stays in q9.
+    records = [env.step(action) for action in (2, 2, 0, 3, 1, 3)]
+    assert [record[0] for record in records[:5]] == [3, 7, 9, 9, 11]
+    assert [record[2] for record in records] == [False] * 5 + [True]
+    assert [record[1] for record in records] == [0.0] * 5 + [0.5]
+    assert [record[4]["upper_reward"] for record in records] == [0.0] * 5 + [1.0]
+
+
+# Numbers ----------------------------------------------------------------------------------------
+
+
+def test_the_published_anchors_without_payments() -> None:
+    game = BilevelIncentive()
+    response = game.evaluate(np.zeros(52))
+    # Published with six decimals.
+    assert response.objective == pytest.approx(0.147802, abs=6e-7)
+    assert response.lower_value == pytest.approx(0.534445, abs=6e-7)
+    expected_reward = on_policy(game, response.policy, game.reward(np.zeros(52)))
+    assert expected_reward == pytest.approx(0.504979, abs=6e-7)
+    assert np.linalg.norm(response.hyper_gradient) == pytest.approx(4.594235, abs=6e-7)
+    np.testing.assert_array_equal(response.direct_gradient, np.full(52, -0.5))
+    assert np.flatnonzero(response.hyper_gradient > 0.0).tolist() == [Q7A]
+    assert response.hyper_gradient[Q7A] == pytest.approx(0.996583, abs=6e-7)
+
+
+def test_the_published_values_are_those_after_eight_sweeps() -> None:
+    game = BilevelIncentive()
+    mdp = game.lower_mdp(np.zeros(52))
+    value = np.zeros(13)
+    for _ in range(8):
+        value, policy = soft_backup(mdp.reward + mdp.gamma * mdp.kernel.expect(value), 0.01)
+    upper = on_policy(game, policy, game.upper_reward(np.zeros(52)))
+    assert (upper, value[0]) == pytest.approx((0.152371, 0.530529), abs=6e-7)
+
+
+def test_cold_followers_act_as_hard_value_iteration_says() -> None:
+    temperature, gamma = 1e-4, 0.95
+    game, x = BilevelIncentive(temperature=temperature), some_x(3, 0.2)
+    reward, dense = game.reward(x), game.kernel(x).to_dense()
+    value = np.zeros(13)
+    for _ in range(1000):
+        value = (reward + gamma * dense @ value).max(axis=1)
+    error = game.evaluate(x).soft_value - value
+    assert (error >= -1e-12).all()
+    assert error.max() <= temperature * np.log(4.0) / (1.0 - gamma)
+
+
+def test_the_hyper_gradient_is_exact_along_an_ascent_path() -> None:
+    game = BilevelIncentive(paid=[[7, 0], [9, 0], [9, 1], [6, 1], [2, 2], [0, 1]])
+    env = HyperGradient(game)
+    # From payments for the target's neighbourhood, all of them inside the box.
+    x = np.array([0.05, 0.2, 0.05, 0.1, 0.02, 0.02])
+    for seed in range(5):
+        report = check_hyper_gradient(env, x, seed=seed)
+        np.testing.assert_array_equal(report.upper_params, x)
+        assert report.relative_error <= 1e-6 and report.response_share > 0.1
+        gradient = game.evaluate(x).hyper_gradient
+        assert gradient is not None
+        x = np.clip(x + 0.02 * gradient / np.linalg.norm(gradient), 1e-3, 2.0)
+
+
+def test_the_hyper_gradient_is_exact_in_all_entries() -> None:
+    report = check_hyper_gradient(HyperGradient(BilevelIncentive()), paying({}) + 0.01)
+    assert report.relative_error <= 1e-6
+
+
+def ascent(name: str, start: FloatArray) -> Any:
+    game = BilevelIncentive()
+
+    def objective(x: FloatArray) -> tuple[float, FloatArray]:
+        response = game.evaluate(x)
+        return response.objective, getattr(response, name)
+
+    return lbfgsb(objective, start, np.zeros(52), np.full(52, 2.0)).best
+
+
+def test_quasi_newton_from_zero_ends_in_a_poor_optimum() -> None:
+    best = ascent("hyper_gradient", np.zeros(52))
+    assert best.value == pytest.approx(0.172858, abs=6e-7)
+    assert np.flatnonzero(best.upper_params).tolist() == [Q7A]
+
+
+def test_the_direct_gradient_does_not_move_from_zero() -> None:
+    best = ascent("direct_gradient", np.zeros(52))
+    assert best.value == pytest.approx(0.147802, abs=6e-7)
+    np.testing.assert_array_equal(best.upper_params, np.zeros(52))
+
+
+def test_the_best_known_payment_is_for_staying_in_q9() -> None:
+    game = BilevelIncentive()
+    best = game.best_known
+    assert best is not None
+    assert np.flatnonzero(best.upper_params).tolist() == [Q9A]
+    assert best.value == 0.417292
+    assert game.evaluate(best.upper_params).objective == pytest.approx(0.417292, abs=6e-7)
+    # It is a local optimum, also with every other payment free, and so is the same for d.
+    for pair in (Q9A, Q9D):
+        found = ascent("hyper_gradient", paying({pair: 0.25}))
+        assert found.value == pytest.approx(0.417292, abs=6e-7)
+        assert np.flatnonzero(found.upper_params > 1e-6).tolist() == [pair]
+
+
+def test_the_best_basin_is_as_narrow_as_documented() -> None:
+    game = BilevelIncentive(paid=[[9, 0]])
+    values = [game.evaluate([payment]).objective for payment in (0.22, 0.24)]
+    assert values == pytest.approx([0.1036, 0.2467], abs=6e-5)
+
+
+def test_only_the_default_instance_has_a_best_known_x() -> None:
+    every = [[s, a] for s in range(13) for a in range(4)]
+    assert BilevelIncentive(paid=every, slip=0.3, max_payment=2).best_known is not None
+    for changed in (
+        {"paid": every[:-1]},
+        {"paid": every[::-1]},
+        {"slip": 0.2},
+        {"gamma": 0.9},
+        {"temperature": 0.02},
+        {"payment_weight": 1.0},
+        {"max_payment": 1.0},
+    ):
+        assert BilevelIncentive(**changed).best_known is None
+
+
+def test_a_copy_answers_as_the_original() -> None:
+    game = BilevelIncentive(paid=[[9, 0], [7, 0]], max_payment=0.3)
+    copy = pickle.loads(pickle.dumps(game))
+    assert copy.paid == game.paid
+    assert copy.evaluate([0.1, 0.3]).objective == game.evaluate([0.1, 0.3]).objective
+
+
+# Bad arguments ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"paid": []}, "`paid` must have at least one pair, got none"),
+        ({"paid": 7}, "`paid` must be a list.*got 7"),
+        ({"paid": "ab"}, "`paid` must be a list.*got 'ab'"),
+        ({"paid": ["7a"]}, "`paid` must be a list"),
+        ({"paid": [7, 0]}, r"`paid` must be a list.*got \[7, 0\]"),
+        ({"paid": [[7, 0, 1]]}, "`paid` must be a list"),
+        ({"paid": [[7, "a"]]}, "`paid` must be a list"),
+        ({"paid": [[7.0, 0.0]]}, "`paid` must be a list"),
+        ({"paid": [[7, True]]}, "`paid` must be a list"),
+        ({"paid": [[13, 0]]}, r"`paid` must hold states in 0..12.*0..3, got \(13, 0\)"),
+        ({"paid": [[-1, 0]]}, r"`paid` must hold states in 0..12.*got \(-1, 0\)"),
+        ({"paid": [[7, 4]]}, r"`paid` must hold states.*actions in 0..3, got \(7, 4\)"),
+        ({"paid": [[7, 0], [7, 0]]}, r"`paid` must hold different pairs, got \(7, 0\) twice"),
+        ({"slip": -0.1}, r"`slip` must lie in \[0, 1\], got -0.1"),
+        ({"slip": 2}, r"`slip` must lie in \[0, 1\], got 2"),
+        ({"gamma": 1.0}, r"`gamma` must lie in \[0, 1\), got 1.0"),
+        ({"temperature": 0.0}, "`temperature` must be positive and finite, got 0.0"),
+        ({"payment_weight": -0.5}, "`payment_weight` must be finite and not negative, got -0.5"),
+        ({"payment_weight": float("nan")}, "`payment_weight` must be finite"),
+        ({"max_payment": 0.0}, "`max_payment` must be positive and finite, got 0.0"),
+        ({"max_payment": float("inf")}, "`max_payment` must be positive and finite, got inf"),
+        ({"max_payment": "2"}, "`max_payment` must be positive and finite, got '2'"),
+        ({"render_mode": "ansi"}, "unknown render_mode 'ansi'"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BilevelIncentive(**arguments)
+
+
+def test_pairs_may_be_tuples_or_an_array() -> None:
+    for paid in ([(7, 0), (9, 3)], np.array([[7, 0], [9, 3]])):
+        assert BilevelIncentive(paid=paid).paid == ((7, 0), (9, 3))  # type: ignore[arg-type]
+
+
+# Pictures ---------------------------------------------------------------------------------------
+
+
+def test_the_picture_has_an_edge_for_every_intended_move() -> None:
+    game, x = BilevelIncentive(), some_x()
+    response = game.evaluate(x)
+    scene = game.scene(View("title", x, response, state=7))
+    assert scene.names == tuple(f"q{state}" for state in range(13))
+    assert scene.follower == 7 and scene.title == "title"
+    assert [scene.marks[state] for state in (0, 10, 11, 12, 9)] == ["S", "G", "T", "T", ""]
+    assert scene.values is not None and scene.flow is not None and scene.gradient is not None
+    assert response.hyper_gradient is not None
+    taken = response.occupancy[:, None] * response.policy / 0.05
+    for edge, ((state, action), successor) in enumerate(MOVES.items()):
+        assert scene.edges[edge].tolist() == [state, successor]
+        assert scene.values[edge] == x[4 * state + action]
+        assert scene.flow[edge] == pytest.approx(taken[state, action])
+        assert scene.gradient[edge] == response.hyper_gradient[4 * state + action]
+        assert scene.edge_labels[edge] == f"{'abcd'[action]} {x[4 * state + action]:.2f}"
+
+
+def test_what_leads_nowhere_is_a_loop_with_the_sum_of_its_payments() -> None:
+    game, x = BilevelIncentive(), some_x()
+    response = game.evaluate(x)
+    scene = game.scene(View("", x, response))
+    # Every action of q0 leads somewhere.
+    assert scene.edges[len(MOVES) :].tolist() == [[s, s] for s in range(1, 13)]
+    assert scene.values is not None and scene.flow is not None
+    assert scene.values[len(MOVES) + 8] == pytest.approx(x[Q9A] + x[Q9D])
+    assert scene.edge_labels[len(MOVES) + 8] == f"ad {x[Q9A] + x[Q9D]:.2f}"
+    assert scene.values[-1] == pytest.approx(x[-4:].sum())
+    # Everything that the follower does is on some edge.
+    assert scene.flow.sum() == pytest.approx(response.occupancy.sum() / 0.05)
+
+
+def test_pairs_that_are_not_paid_have_no_colour_and_no_loop() -> None:
+    game = BilevelIncentive(paid=[[7, 0], [9, 3]])
+    scene = game.scene(View("", np.array([0.0, 0.3]), game.evaluate([0.0, 0.3])))
+    assert scene.edges[len(MOVES) :].tolist() == [[9, 9]]
+    assert scene.values is not None
+    coloured = np.flatnonzero(~np.isnan(scene.values)).tolist()
+    assert coloured == [list(MOVES).index((7, 0)), len(MOVES)]
+    assert scene.edge_labels[coloured[0]] == "a" and scene.edge_labels[-1] == "d 0.30"
+
+
+def test_derivatives_that_push_out_of_the_box_are_not_shown() -> None:
+    game = BilevelIncentive()
+    scene = game.scene(View("", np.zeros(52), game.evaluate(np.zeros(52))))
+    assert scene.gradient is not None
+    assert np.flatnonzero(~np.isnan(scene.gradient)).tolist() == [list(MOVES).index((7, 0))]
+    assert not any(scene.edge_labels[len(MOVES) :])
+
+
+def test_a_view_without_an_answer_shows_the_payments() -> None:
+    game, x = BilevelIncentive(), some_x()
+    scene = game.scene(View("", x))
+    assert scene.flow is None and scene.gradient is None and scene.occupancy is None
+    assert frame(game.draw(View("", x))).shape[2] == 3
+
+
+def test_frames_keep_their_size_in_both_seats() -> None:
+    leader = HyperGradient(BilevelIncentive(render_mode="rgb_array"))
+    leader.reset(seed=0)
+    frames = [leader.render()]
+    leader.step(paying({Q9A: 0.26}))
+    frames.append(leader.render())
+    follower = LowerLevel(BilevelIncentive(render_mode="rgb_array"), paying({Q9A: 0.26}))
+    follower.reset(seed=0)
+    frames.append(follower.render())
+    follower.step(1)
+    frames.append(follower.render())
+    for i, picture in enumerate(frames):
+        assert isinstance(picture, np.ndarray) and picture.dtype == np.uint8
+        assert picture.shape == frames[0].shape
+        for other in frames[:i]:
+            assert not np.array_equal(picture, other)

@@ -1,0 +1,439 @@
+"""Places, strategies, numbers and pictures of BilevelMarkovGame-v0."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from bilevel_gym import HyperGradient, LowerLevel
+from bilevel_gym.envs import View
+from bilevel_gym.envs.markov_game import BilevelMarkovGame
+from bilevel_gym.optimizers import lbfgsb
+from bilevel_gym.rendering import frame
+from bilevel_gym.testing import check_hyper_gradient
+
+from .helpers import FloatArray
+
+S, A, B = range(3)
+STAY, TO_A, TO_B = range(3)  # the moves s, a, b, by what they do in S
+SHAPE = (3, 2)
+
+
+def mixing(p: float) -> FloatArray:
+    """Return an x with which the leader shows 0 in A with probability p."""
+    x = np.zeros(SHAPE)
+    x[A, 0] = np.log(p / (1.0 - p))
+    return x
+
+
+def some_x(seed: int = 0) -> FloatArray:
+    return np.random.default_rng(seed).normal(size=SHAPE)
+
+
+def softmax(x: FloatArray) -> FloatArray:
+    weights: FloatArray = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+    return weights
+
+
+def successor(place: int, shown: int, move: int) -> int:
+    """Return the next place, as published."""
+    if place == S:
+        return {STAY: S, TO_A: A, TO_B: B}[move]
+    if place == A and shown == 1:
+        return S
+    if place == A:
+        return {STAY: S, TO_A: A, TO_B: B}[move]
+    return S if move == STAY else B
+
+
+def model(x: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return kernel `[6, 3, 6]` and start `[6]` at x, by plain loops."""
+    strategy = softmax(x)
+    kernel, start = np.zeros((6, 3, 6)), np.zeros(6)
+    for shown in range(2):
+        start[2 * S + shown] = strategy[S, shown]
+        for place in range(3):
+            for move in range(3):
+                there = successor(place, shown, move)
+                for following in range(2):
+                    kernel[2 * place + shown, move, 2 * there + following] = strategy[
+                        there, following
+                    ]
+    return kernel, start
+
+
+# The model --------------------------------------------------------------------------------------
+
+
+def test_the_default_is_the_published_instance() -> None:
+    game = BilevelMarkovGame()
+    assert (game.gamma, game.temperature) == (0.99, 0.05)
+    assert game.upper_space == gym.spaces.Box(-10.0, 10.0, SHAPE, np.float32)
+    assert game.observation_space == gym.spaces.Discrete(6)
+    assert game.lower_space == gym.spaces.Discrete(3)
+    np.testing.assert_array_equal(game.initial_upper_params, np.zeros(SHAPE))
+
+
+def test_kernel_and_start_are_the_published_ones_at_every_x() -> None:
+    game = BilevelMarkovGame()
+    np.testing.assert_array_equal(game.initial_distribution, model(np.zeros(SHAPE))[1])
+    for x in (np.zeros(SHAPE), some_x(), 10.0 * np.sign(some_x(1))):
+        kernel, start = model(x)
+        np.testing.assert_allclose(game.kernel(x).to_dense(), kernel, atol=1e-15)
+        np.testing.assert_allclose(game.start_distribution(x), start, atol=1e-15)
+
+
+def test_kernels_of_different_x_share_their_pattern() -> None:
+    kernels = [BilevelMarkovGame().kernel(x) for x in (np.zeros(SHAPE), 10.0 * np.sign(some_x()))]
+    for name in ("indices", "indptr"):
+        np.testing.assert_array_equal(*(getattr(kernel.matrix, name) for kernel in kernels))
+
+
+@pytest.mark.parametrize("bonus", [1.0, 2.0])
+def test_the_follower_is_paid_as_published(bonus: float) -> None:
+    reward = BilevelMarkovGame(bonus=bonus).reward(some_x())
+    for shown in range(2):
+        assert reward[2 * S + shown].tolist() == [0.0, 1.0, 1.0]
+        assert reward[2 * B + shown].tolist() == [0.0, 0.0, 0.0]
+    assert reward[2 * A].tolist() == [0.0, 0.0, bonus]
+    assert reward[2 * A + 1].tolist() == [-1.0, -1.0, -1.0]
+
+
+def test_the_leader_is_paid_for_the_move_from_s_to_a() -> None:
+    expected = np.zeros((6, 3))
+    expected[[2 * S, 2 * S + 1], TO_A] = 1.0
+    np.testing.assert_array_equal(BilevelMarkovGame().upper_reward(some_x()), expected)
+
+
+def test_the_vector_jacobian_products_are_those_of_kernel_and_start() -> None:
+    game, x, rng = BilevelMarkovGame(), some_x(1), np.random.default_rng(2)
+    on_kernel = rng.normal(size=game.kernel(x).matrix.nnz)
+    on_start = rng.normal(size=6)
+    products = (game.kernel_vjp(x, on_kernel), game.start_distribution_vjp(x, on_start))
+    assert [product.shape for product in products] == [SHAPE, SHAPE]
+    for entry in np.ndindex(SHAPE):
+        step = np.zeros(SHAPE)
+        step[entry] = 1e-5
+        moved = game.kernel(x + step).matrix.data - game.kernel(x - step).matrix.data
+        start = game.start_distribution(x + step) - game.start_distribution(x - step)
+        # Curvature and rounding leave 1e-9.
+        assert products[0][entry] == pytest.approx(on_kernel @ moved / 2e-5, abs=1e-8)
+        assert products[1][entry] == pytest.approx(on_start @ start / 2e-5, abs=1e-8)
+    np.testing.assert_array_equal(game.reward_vjp(x, rng.normal(size=(6, 3))), np.zeros(SHAPE))
+
+
+def test_episodes_begin_in_s_under_the_strategy_in_force() -> None:
+    x = np.zeros(SHAPE)
+    x[S] = 2.0, 0.0
+    env = LowerLevel(BilevelMarkovGame(), x)
+    counts = np.zeros(6)
+    env.reset(seed=0)
+    for _ in range(1000):
+        counts[env.reset()[0]] += 1
+    expected = softmax(x)[S, 0]
+    assert counts[2:].sum() == 0.0
+    # Four standard errors.
+    assert abs(counts[0] / 1000 - expected) < 4.0 * np.sqrt(expected * (1.0 - expected) / 1000)
+
+
+def test_the_follower_sees_the_leaders_action_and_never_stops() -> None:
+    x = np.full(SHAPE, -10.0)
+    x[:, 1] = 10.0  # shows 1 everywhere
+    env = LowerLevel(BilevelMarkovGame(), x)
+    assert env.reset(seed=0)[0] == 2 * S + 1
+    records = [env.step(move) for move in (STAY, TO_A, TO_B, TO_B, TO_A, STAY)]
+    places = [record[0] for record in records]
+    assert places == [2 * place + 1 for place in (S, A, S, B, B, S)]
+    assert [record[1] for record in records] == [0.0, 1.0, -1.0, 1.0, 0.0, 0.0]
+    assert [record[4]["upper_reward"] for record in records] == [0.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+    assert not any(record[2] or record[3] for record in records)
+
+
+# Numbers ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("horizon", "objective", "slope"),
+    [(150, 0.480792, 3.382636), (None, 0.617005, 4.338510)],
+)
+def test_the_published_anchors_at_equal_logits(
+    horizon: int | None, objective: float, slope: float
+) -> None:
+    response = BilevelMarkovGame(horizon=horizon).evaluate(np.zeros(SHAPE))
+    # Published with six decimals.
+    assert response.objective == pytest.approx(objective, abs=6e-7)
+    assert response.hyper_gradient[A] == pytest.approx([slope, -slope], abs=6e-7)
+    assert response.direct_gradient[A, 0] == pytest.approx(-2e-4 * slope, rel=0.15)
+
+
+def test_the_best_strategy_mixes() -> None:
+    game = BilevelMarkovGame()
+    assert game.evaluate(mixing(0.833757)).objective == pytest.approx(27.315565, abs=6e-7)
+    best = game.best_known
+    assert best is not None and best.value == 27.315565
+    assert game.evaluate(best.upper_params).objective == pytest.approx(best.value, abs=6e-7)
+    assert softmax(best.upper_params)[A, 0] == pytest.approx(0.833757, abs=2e-6)
+    probabilities = np.linspace(0.01, 0.99, 99)
+    responses = game.evaluate_batch(np.array([mixing(p) for p in probabilities]))
+    values = np.array([response.objective for response in responses])
+    assert values.max() < best.value
+    assert probabilities[values.argmax()] == pytest.approx(0.83)
+    rises = np.diff(values) > 0.0
+    assert rises[: values.argmax()].all() and not rises[values.argmax() :].any()
+
+
+def best_probability(game: BilevelMarkovGame) -> float:
+    """Return the probability of 0 in A that an ascent from x = 0 ends at."""
+
+    def objective(x: FloatArray) -> tuple[float, FloatArray]:
+        response = game.evaluate(x)
+        assert response.hyper_gradient is not None
+        return response.objective, response.hyper_gradient
+
+    box = np.full(SHAPE, 10.0)
+    optimum = lbfgsb(objective, np.zeros(SHAPE), -box, box, max_evaluations=60)
+    return float(softmax(optimum.best.upper_params)[A, 0])
+
+
+@pytest.mark.parametrize(
+    ("bonus", "horizon", "probability", "value"),
+    [
+        (1.0, 150, 0.833757, 27.315565),
+        (1.0, None, 0.833544, 34.992641),
+        (2.0, 150, 0.497474, 31.165579),
+        (2.0, None, 0.497362, 39.940211),
+    ],
+)
+def test_quasi_newton_on_the_hyper_gradient_finds_the_documented_optima(
+    bonus: float, horizon: int | None, probability: float, value: float
+) -> None:
+    game = BilevelMarkovGame(bonus=bonus, horizon=horizon)
+    assert game.evaluate(mixing(probability)).objective == pytest.approx(value, abs=6e-7)
+    assert best_probability(game) == pytest.approx(probability, abs=2e-6)
+
+
+@pytest.mark.parametrize(("horizon", "value"), [(150, 26.217401), (None, 33.65)])
+def test_always_showing_0_is_worse(horizon: int | None, value: float) -> None:
+    x = np.zeros(SHAPE)
+    x[A] = 10.0, -10.0  # 1 is shown with probability 2e-9
+    response = BilevelMarkovGame(horizon=horizon).evaluate(x)
+    assert response.objective == pytest.approx(value, abs=6e-7 if horizon else 5e-3)
+
+
+def test_the_published_values_of_the_infinite_horizon() -> None:
+    game = BilevelMarkovGame(horizon=None)
+    for p, value, error in ((0.833757, 34.99, 5e-3), (0.5, 0.617, 5e-4)):
+        assert game.evaluate(mixing(p)).objective == pytest.approx(value, abs=error)
+
+
+def test_the_truncated_return_is_that_of_so_many_steps() -> None:
+    x = mixing(0.7)
+    for horizon in (1, 2, 37):
+        response = BilevelMarkovGame(horizon=horizon).evaluate(x)
+        kernel, present = model(x)
+        total = 0.0
+        for t in range(horizon):
+            pairs = present[:, None] * response.policy
+            total += 0.99**t * pairs[[2 * S, 2 * S + 1], TO_A].sum()
+            present = np.einsum("sa,sat->t", pairs, kernel)
+        assert response.objective == pytest.approx(total, abs=1e-12)
+    # The follower looks ahead all the same.
+    ahead = BilevelMarkovGame(horizon=None).evaluate(x)
+    np.testing.assert_array_equal(BilevelMarkovGame(horizon=1).evaluate(x).policy, ahead.policy)
+
+
+@pytest.mark.parametrize("horizon", [150, None])
+def test_what_the_leader_shows_elsewhere_changes_nothing(horizon: int | None) -> None:
+    game, x = BilevelMarkovGame(horizon=horizon), mixing(0.8)
+    other = x.copy()
+    other[[S, B]] = [[2.0, -1.0], [0.0, 3.0]]
+    first, second = game.evaluate(x), game.evaluate(other)
+    assert first.objective == pytest.approx(second.objective, abs=1e-11)
+    for response in (first, second):
+        assert response.hyper_gradient is not None
+        # Values near 60 leave rounding.
+        np.testing.assert_allclose(response.hyper_gradient[[S, B]], 0.0, atol=1e-10)
+        assert response.hyper_gradient[A].sum() == pytest.approx(0.0, abs=1e-10)
+
+
+def test_the_direct_gradient_has_the_wrong_sign() -> None:
+    game, x = BilevelMarkovGame(), np.zeros(SHAPE)
+    for _ in range(20):
+        direct = game.evaluate(x).direct_gradient
+        assert direct is not None and direct[A, 0] < 0.0
+        x = np.clip(x + 0.5 * direct / np.linalg.norm(direct), -10.0, 10.0)
+    assert game.evaluate(x).objective < 1e-6
+
+
+def test_the_hyper_gradient_is_exact_along_an_ascent_path() -> None:
+    game = BilevelMarkovGame()
+    env, x = HyperGradient(game), np.zeros(SHAPE)
+    for seed in range(5):
+        # The other logits have no gradient; see the test of that.
+        report = check_hyper_gradient(env, x, coordinates=[2 * A, 2 * A + 1, 2 * S], seed=seed)
+        assert report.relative_error <= 1e-6 and report.response_share > 0.1
+        gradient = game.evaluate(x).hyper_gradient
+        assert gradient is not None
+        x = x + 0.2 * gradient / np.linalg.norm(gradient)
+
+
+@pytest.mark.parametrize("arguments", [{"horizon": None}, {"horizon": 5}, {"bonus": 0.5}])
+def test_the_hyper_gradient_is_exact_in_other_instances(arguments: dict[str, Any]) -> None:
+    env = HyperGradient(BilevelMarkovGame(**arguments))
+    x = mixing(0.6)
+    x[[S, B]] = [[0.4, -0.3], [1.0, 0.2]]
+    report = check_hyper_gradient(env, x, steps=(1e-4, 1e-5, 1e-6))
+    assert report.relative_error <= 1e-6 and report.response_share > 0.1
+
+
+def test_cold_followers_act_as_hard_value_iteration_says() -> None:
+    temperature, gamma, x = 1e-3, 0.99, mixing(0.7)
+    game = BilevelMarkovGame(temperature=temperature)
+    kernel, reward = model(x)[0], game.reward(x)
+    value = np.zeros(6)
+    for _ in range(3000):
+        value = (reward + gamma * kernel @ value).max(axis=1)
+    error = game.evaluate(x).soft_value - value
+    assert (error >= -1e-9).all()
+    assert error.max() <= temperature * np.log(3.0) / (1.0 - gamma)
+
+
+def test_extreme_logits_are_no_trouble() -> None:
+    for x in (np.full(SHAPE, 10.0), 10.0 * np.sign(some_x(3))):
+        response = BilevelMarkovGame().evaluate(x)
+        assert response.converged and np.isfinite(response.hyper_gradient).all()
+
+
+def test_only_the_default_instance_has_a_best_known_x() -> None:
+    assert BilevelMarkovGame(bonus=1, horizon=150).best_known is not None
+    for changed in (
+        {"bonus": 2.0},
+        {"horizon": None},
+        {"horizon": 149},
+        {"gamma": 0.9},
+        {"temperature": 0.1},
+    ):
+        assert BilevelMarkovGame(**changed).best_known is None
+
+
+def test_a_copy_answers_as_the_original() -> None:
+    game = BilevelMarkovGame(bonus=2.0, horizon=20)
+    copy = pickle.loads(pickle.dumps(game))
+    assert copy.evaluate(some_x()).objective == game.evaluate(some_x()).objective
+
+
+# Bad arguments ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"bonus": -1.0}, "`bonus` must be finite and not negative, got -1.0"),
+        ({"bonus": float("nan")}, "`bonus` must be finite and not negative, got nan"),
+        ({"bonus": "2"}, "`bonus` must be finite and not negative, got '2'"),
+        ({"horizon": 0}, "`horizon` must be None or an integer of at least 1, got 0"),
+        ({"horizon": 1.5}, "`horizon` must be None or an integer of at least 1, got 1.5"),
+        ({"horizon": True}, "`horizon` must be None or an integer of at least 1, got True"),
+        ({"gamma": 1.0}, r"`gamma` must lie in \[0, 1\), got 1.0"),
+        ({"gamma": -0.1}, r"`gamma` must lie in \[0, 1\), got -0.1"),
+        ({"temperature": 0.0}, "`temperature` must be positive and finite, got 0.0"),
+        ({"render_mode": "ansi"}, "unknown render_mode 'ansi'"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BilevelMarkovGame(**arguments)
+
+
+def test_a_flat_x_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"`upper_params` must have shape \(3, 2\), got \(6,\)"):
+        BilevelMarkovGame().evaluate(np.zeros(6))
+
+
+# Pictures ---------------------------------------------------------------------------------------
+
+WAYS = {
+    (S, S): "s",
+    (S, A): "a",
+    (S, B): "b",
+    (A, S): "0: s; 1: s, a, b",
+    (A, A): "0: a",
+    (A, B): "0: b",
+    (B, S): "s",
+    (B, B): "a, b",
+}
+
+
+def test_the_picture_shows_the_ways_between_the_places() -> None:
+    game, x = BilevelMarkovGame(bonus=2.0), mixing(0.7)
+    response = game.evaluate(x)
+    scene = game.scene(View("title", x, response, state=2 * A + 1, status=(("step", "3"),)))
+    assert scene.names == ("S", "A", "B") and scene.follower == A
+    assert [tuple(edge) for edge in scene.edges.tolist()] == list(WAYS)
+    assert scene.edge_labels == tuple(WAYS.values())
+    assert scene.status == (("step", "3"), ("place", "A"), ("leader shows", "1"))
+    assert scene.flow is not None and scene.values is not None and scene.occupancy is not None
+    # Moves, discounted; the occupancy is that of the follower, 1 in all.
+    moves = np.zeros((3, 3))
+    paid = np.zeros((3, 3))
+    for state in range(6):
+        for move in range(3):
+            flow = 100.0 * response.occupancy[state] * response.policy[state, move]
+            way = state // 2, successor(state // 2, state % 2, move)
+            moves[way] += flow
+            paid[way] += flow * game.reward(x)[state, move]
+    for (origin, target), flow, value in zip(WAYS, scene.flow, scene.values, strict=True):
+        assert flow == pytest.approx(moves[origin, target], abs=1e-12)
+        assert value == pytest.approx(paid[origin, target] / moves[origin, target], abs=1e-5)
+    assert scene.value_limit == 2.0
+    np.testing.assert_allclose(scene.occupancy, moves.sum(axis=1) / 100.0, atol=1e-12)
+
+
+def test_panels_show_both_strategies() -> None:
+    game, x = BilevelMarkovGame(), some_x()
+    response = game.evaluate(x)
+    leader, *follower = game.scene(View("", x, response)).panels
+    assert leader.labels == ("S: 0", "S: 1", "A: 0", "A: 1", "B: 0", "B: 1")
+    np.testing.assert_allclose(leader.values, softmax(x).ravel(), atol=1e-15)
+    assert response.hyper_gradient is not None and leader.gradient is not None
+    np.testing.assert_array_equal(leader.gradient, response.hyper_gradient.ravel())
+    titles = ["follower in S", "follower in A, leader 0", "follower in A, leader 1"]
+    assert [panel.title for panel in follower] == [*titles, "follower in B"]
+    for panel, state in zip(follower, (2 * S, 2 * A, 2 * A + 1, 2 * B), strict=True):
+        assert panel.labels == ("s", "a", "b") and panel.limit == 1.0
+        np.testing.assert_array_equal(panel.values, response.policy[state])
+    # One panel for S and one for B are enough.
+    for place in (S, B):
+        first, second = response.policy[2 * place : 2 * place + 2]
+        np.testing.assert_allclose(first, second, atol=1e-12)
+
+
+def test_a_view_without_an_answer_shows_the_leaders_strategy() -> None:
+    game = BilevelMarkovGame()
+    scene = game.scene(View("", mixing(0.9)))
+    assert scene.flow is None and scene.values is None and scene.follower is None
+    (panel,) = scene.panels
+    assert panel.gradient is None
+    assert frame(game.draw(View("", mixing(0.9)))).shape[2] == 3
+
+
+def test_frames_keep_their_size_in_both_seats() -> None:
+    leader = HyperGradient(BilevelMarkovGame(render_mode="rgb_array"))
+    leader.reset(seed=0)
+    frames = [leader.render()]
+    leader.step(mixing(0.8))
+    frames.append(leader.render())
+    follower = LowerLevel(BilevelMarkovGame(render_mode="rgb_array"), mixing(0.8))
+    follower.reset(seed=0)
+    frames.append(follower.render())
+    follower.step(TO_A)
+    frames.append(follower.render())
+    for i, picture in enumerate(frames):
+        assert isinstance(picture, np.ndarray) and picture.dtype == np.uint8
+        assert picture.shape == frames[0].shape
+        for other in frames[:i]:
+            assert not np.array_equal(picture, other)

@@ -1,0 +1,654 @@
+"""Tests of the pictures of games on graphs."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+
+import subprocess
+import sys
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pygame
+import pytest
+from numpy.typing import NDArray
+
+from bilevel_gym.rendering.canvas import THEME, diverging_colours, frame, luminance
+from bilevel_gym.rendering.graph import (
+    CASING,
+    HEAD_GAP,
+    NEUTRAL,
+    PAPER,
+    GraphScene,
+    Panel,
+    draw_graph,
+    graph_layout,
+)
+
+Frame = NDArray[np.uint8]
+FloatArray = NDArray[np.float64]
+
+# A division by zero or an overflow would only show as a sign that is missing from a picture.
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
+
+
+def _arrange(rows: int, columns: int) -> FloatArray:
+    y, x = np.mgrid[:rows, :columns].reshape(2, -1)
+    return np.stack([x / max(1, columns - 1), y / max(1, rows - 1)], axis=-1)
+
+
+def _both_ways(pairs: list[tuple[int, int]]) -> NDArray[np.int64]:
+    return np.array([edge for i, j in pairs for edge in ((i, j), (j, i))])
+
+
+def _streets(rows: int = 6, columns: int = 4) -> GraphScene:
+    """A street map: neighbours joined in both directions."""
+    nodes = range(rows * columns)
+    right = [(k, k + 1) for k in nodes if (k + 1) % columns]
+    down = [(k, k + columns) for k in nodes if k + columns < rows * columns]
+    names = tuple(str(k + 1) for k in nodes)
+    return GraphScene(_arrange(rows, columns), names, _both_ways(right + down))
+
+
+def _row(count: int = 5) -> GraphScene:
+    """Nodes in a line, each joined to all later ones and the last to the first."""
+    edges = [*combinations(range(count), 2), (count - 1, 0)]
+    return GraphScene(_arrange(1, count), tuple("ABCDEFGH"[:count]), np.array(edges))
+
+
+def _triangle(**changes: Any) -> GraphScene:
+    """Three nodes with loops and opposite edges."""
+    edges = np.array([(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (2, 1), (2, 2), (2, 0)])
+    places = np.array([[0.5, 0.0], [1.0, 1.0], [0.0, 1.0]])
+    return GraphScene(**{"places": places, "names": ("A", "B", "C"), "edges": edges, **changes})
+
+
+def _pair(**changes: Any) -> GraphScene:
+    """Two edges far from each other, both to the right, with room around them."""
+    places, edges = _arrange(2, 2), np.array([(0, 1), (2, 3)])
+    return GraphScene(**{"places": places, "names": tuple("abcd"), "edges": edges, **changes})
+
+
+def _draw(scene: GraphScene) -> Frame:
+    return frame(draw_graph(scene))
+
+
+def _cut(picture: Frame, rectangle: tuple[int, int, int, int]) -> Frame:
+    left, top, width, height = rectangle
+    return picture[top : top + height, left : left + width]
+
+
+def _changed(before: Frame, after: Frame) -> FloatArray:
+    """Return the pixels (x, y) that differ, `[M, 2]`."""
+    return np.argwhere((before != after).any(axis=-1))[:, ::-1].astype(float)
+
+
+def _in_area(scene: GraphScene, before: Frame, after: Frame) -> FloatArray:
+    """Return the pixels of the graph that differ, `[M, 2]`, the key left out."""
+    left, top, width, height = graph_layout(scene).area
+    points = _changed(before, after)
+    inside = (points >= (left, top)) & (points < (left + width, top + height))
+    return points[inside.all(axis=1)]
+
+
+def _distances(points: FloatArray, others: FloatArray) -> FloatArray:
+    """Return the distance of each point to the nearest of the others."""
+    gaps = points[:, None] - others[None]
+    return np.hypot(gaps[..., 0], gaps[..., 1]).min(axis=1)
+
+
+def _panels(count: int, rows: int = 3) -> tuple[Panel, ...]:
+    labels = tuple(f"row {i}" for i in range(rows))
+    return tuple(Panel(f"panel {k}", labels, np.full(rows, 0.5), 1.0) for k in range(count))
+
+
+SCENES = {"streets": _streets(), "row": _row(), "triangle": _triangle(), "pair": _pair()}
+every_scene = pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES.keys())
+
+
+# Layout and frames
+
+
+@every_scene
+def test_frames_have_the_size_of_the_layout(scene: GraphScene) -> None:
+    width, height = graph_layout(scene).size
+    picture = _draw(scene)
+    assert picture.shape == (height, width, 3) and picture.dtype == np.uint8
+    assert width % 2 == 0 and height % 2 == 0
+
+
+def test_the_layout_does_not_depend_on_what_flows() -> None:
+    full = _triangle(
+        flow=np.arange(8.0),
+        values=np.linspace(-1, 1, 8),
+        edge_labels=("label",) * 8,
+        gradient=np.linspace(-1, 1, 8),
+        occupancy=np.array([0.5, 0.3, 0.2]),
+        follower=1,
+        title="A very long title " * 20,
+        status=tuple((f"label {i}", f"value {i}") for i in range(40)),
+    )
+    other, plain = _triangle(values=np.ones(8)), _triangle()
+    assert graph_layout(full) is graph_layout(other)  # laid out once, too
+    assert (graph_layout(full).curves == graph_layout(plain).curves).all()
+    assert _draw(full).shape == _draw(plain).shape
+
+
+@pytest.mark.parametrize(
+    ("count", "rows"), [(0, 1), (1, 3), (2, 3), (4, 3), (7, 3), (7, 4), (3, 12), (10, 3)]
+)
+def test_the_parts_lie_in_the_frame_and_apart(count: int, rows: int) -> None:
+    layout = graph_layout(
+        _triangle(values=np.ones(8), marks=("S", "G", "T"), panels=_panels(count, rows))
+    )
+    assert [place.panel for place in layout.panels] == list(range(count))
+    # The panels may stand in the lower part of the key's column.
+    key = pygame.Rect(layout.key)
+    key.height = 440
+    parts = [pygame.Rect(part) for part in (layout.area, layout.title, layout.status)]
+    parts += [key, *(pygame.Rect(place.rectangle) for place in layout.panels)]
+    for i, part in enumerate(parts):
+        assert pygame.Rect(0, 0, *layout.size).contains(part)
+        assert part.collidelist(parts[i + 1 :]) == -1
+
+
+def test_few_panels_leave_the_graph_its_width() -> None:
+    widths = [graph_layout(_triangle(panels=_panels(count))).area[2] for count in (0, 2, 7)]
+    assert widths[0] == widths[1] > widths[2] > 450
+
+
+def test_panels_without_end_are_cut_off_rather_than_drawn_outside() -> None:
+    scene = _triangle(panels=_panels(60))
+    assert 12 < len(graph_layout(scene).panels) < 60
+    _draw(scene)
+
+
+@every_scene
+def test_nodes_and_edges_lie_in_the_area_and_nodes_apart(scene: GraphScene) -> None:
+    layout = graph_layout(scene)
+    left, top, width, height = layout.area
+    for points, room in ((layout.nodes, layout.radius), (layout.curves.reshape(-1, 2), 8.0)):
+        assert (points - room > (left, top)).all()
+        assert (points + room < (left + width, top + height)).all()
+    gaps = [np.hypot(*(a - b)) for a, b in combinations(layout.nodes, 2)]
+    assert min(gaps) > 3 * layout.radius
+
+
+def test_places_go_right_and_down() -> None:
+    nodes = graph_layout(_pair()).nodes
+    assert nodes[1, 0] > nodes[0, 0] + 300 and nodes[1, 1] == nodes[0, 1]
+    assert nodes[2, 1] > nodes[0, 1] + 300 and nodes[2, 0] == nodes[0, 0]
+
+
+def test_drawing_twice_gives_the_same_frame_and_survives_pygame_quit() -> None:
+    scene = _triangle(flow=np.arange(8.0), values=np.linspace(-1, 1, 8), title="title")
+    before = _draw(scene)
+    pygame.quit()
+    assert (_draw(scene) == before).all()
+
+
+def test_drawing_opens_no_display_and_importing_loads_no_pygame() -> None:
+    program = """
+import sys
+import numpy as np
+from bilevel_gym.rendering.graph import GraphScene, draw_graph
+assert "pygame" not in sys.modules
+draw_graph(GraphScene(np.zeros((1, 2)), ("a",), np.array([[0, 0]]), title="t"))
+import pygame
+assert not pygame.display.get_init()
+"""
+    environment = {**os.environ, "SDL_VIDEODRIVER": "none"}
+    run = [sys.executable, "-c", program]
+    done = subprocess.run(run, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not done.stdout
+
+
+# Edges
+
+
+@every_scene
+def test_edges_end_before_the_nodes_that_they_point_to(scene: GraphScene) -> None:
+    layout = graph_layout(scene)
+    for stroke, (start, end) in zip(layout.strokes, scene.edges.tolist(), strict=True):
+        tail, tip = stroke.points[0], stroke.points[-1]
+        assert np.hypot(*(tail - layout.nodes[start])) == pytest.approx(layout.radius, abs=0.5)
+        reach = layout.radius + HEAD_GAP + CASING
+        assert np.hypot(*(tip - layout.nodes[end])) == pytest.approx(reach, abs=0.5)
+        assert (_distances(stroke.points, layout.nodes) > layout.radius - 0.5).all()
+
+
+@every_scene
+def test_no_edge_runs_through_another_node(scene: GraphScene) -> None:
+    layout = graph_layout(scene)
+    for curve, edge in zip(layout.curves, scene.edges.tolist(), strict=True):
+        others = np.delete(layout.nodes, edge, axis=0)
+        assert (_distances(others, curve) > layout.radius + layout.widest / 2).all()
+
+
+@pytest.mark.parametrize("scene", [_streets(), _triangle()], ids=["streets", "triangle"])
+def test_opposite_edges_do_not_touch(scene: GraphScene) -> None:
+    layout = graph_layout(scene)
+    strokes = {tuple(e): s for e, s in zip(scene.edges.tolist(), layout.strokes, strict=True)}
+    opposite = [(i, j) for i, j in strokes if i < j and (j, i) in strokes]
+    assert len(opposite) > 1
+    for i, j in opposite:
+        # At their ends the head of one may stand beside the other.
+        gaps = _distances(strokes[i, j].points[4:-4], strokes[j, i].points)
+        assert gaps.min() > layout.widest + 2 * CASING
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_repeated_edges_and_loops_lie_apart(count: int) -> None:
+    for edge in ([0, 1], [0, 0]):
+        scene = GraphScene(_arrange(1, 2), ("a", "b"), np.array([edge] * count))
+        middles = [curve[len(curve) // 2] for curve in graph_layout(scene).curves]
+        assert min(np.hypot(*(a - b)) for a, b in combinations(middles, 2)) > 20
+
+
+def test_a_loop_leaves_the_other_edges_free() -> None:
+    scene = _triangle()
+    layout = graph_layout(scene)
+    loops = scene.edges[:, 0] == scene.edges[:, 1]
+    straight = np.concatenate([layout.strokes[k].points for k in np.flatnonzero(~loops)])
+    for k in np.flatnonzero(loops):
+        assert _distances(layout.strokes[k].points, straight).min() > layout.widest
+
+
+def test_the_value_is_the_colour_of_the_edge_and_no_value_is_neutral() -> None:
+    values = np.array([-2.0, -0.5, 0.0, 0.5, 1.0, 7.0, np.nan])
+    places, edges = _arrange(7, 2), np.array([(2 * k, 2 * k + 1) for k in range(7)])
+    names = tuple("abcdefghijklmn")
+    scene = GraphScene(places, names, edges, np.ones(7), values, value_limit=1.0)
+    picture, layout = _draw(scene), graph_layout(scene)
+    middles = [curve[len(curve) // 2].astype(int) for curve in layout.curves]
+    colours = np.array([picture[y, x] for x, y in middles])
+    expected = diverging_colours(values, 1.0)
+    expected[-1] = NEUTRAL
+    assert (np.abs(colours.astype(int) - expected) <= 1).all()
+    assert (np.diff(luminance(colours[:5])) > 12).all()  # greyscale shows the order
+    # A dark outline tells a value of zero from none.
+    darkest = [luminance(picture[y - 10 : y + 10, x]).min() for x, y in middles]
+    assert max(darkest[:-1]) < 120 < darkest[-1]
+
+
+def test_the_width_of_an_edge_grows_with_its_flow() -> None:
+    widths = []
+    for flow in (0.0, 0.25, 0.5, 1.0):
+        scene = _pair(flow=np.array([flow, 1.0]))
+        x, y = graph_layout(scene).curves[0, 20].astype(int)
+        strip = luminance(_draw(scene)[y - 20 : y + 20, x])
+        widths.append(float((255.0 - strip).sum() / (255.0 - luminance(NEUTRAL))))
+    assert 1.0 < widths[0] < 4.0
+    assert np.diff(widths) == pytest.approx([2.45, 2.45, 4.9], abs=0.5)
+
+
+def test_edges_without_any_flow_are_drawn() -> None:
+    scene = _pair(flow=np.zeros(2))
+    x, y = graph_layout(scene).curves[0, 20].astype(int)
+    assert (_draw(scene)[y, x] != PAPER).any()
+
+
+@pytest.mark.parametrize("edge", range(8))
+def test_a_change_of_one_edge_is_seen_at_that_edge_only(edge: int) -> None:
+    values = np.zeros(8)
+    before = _triangle(values=values)
+    values = values.copy()
+    values[edge] = 1.0
+    points = _in_area(before, _draw(before), _draw(_triangle(values=values)))
+    layout = graph_layout(before)
+    assert len(points) > 50
+    assert _distances(points, layout.curves[edge]).max() < layout.widest + 8
+
+
+def test_an_arrow_is_wider_at_its_end() -> None:
+    scene = _pair()
+    empty = _draw(_pair(edges=np.zeros((0, 2), dtype=np.int64)))
+    points = _in_area(scene, empty, _draw(scene))
+    start, end = graph_layout(scene).nodes[[0, 1], 0]
+    first = points[(points[:, 1] < 300) & (points[:, 0] < (start + end) / 2)]
+    last = points[(points[:, 1] < 300) & (points[:, 0] > (start + end) / 2)]
+    assert np.ptp(last[:, 1]) >= np.ptp(first[:, 1]) + 4
+
+
+# Labels and triangles
+
+
+@every_scene
+def test_labels_show_beside_their_edges_and_off_the_nodes(scene: GraphScene) -> None:
+    count, layout, before = len(scene.edges), graph_layout(scene), _draw(scene)
+    for edge in range(0, count, 5):
+        labels = tuple("0.25" if k == edge else "" for k in range(count))
+        shown = GraphScene(scene.places, scene.names, scene.edges, edge_labels=labels)
+        points = _in_area(scene, before, _draw(shown))
+        assert len(points) > 30
+        assert _distances(points, layout.curves[edge]).max() < 60
+        assert _distances(points, layout.nodes).min() > layout.radius
+
+
+@pytest.mark.parametrize(
+    ("scene", "length"),
+    [(_streets(), 1), (_triangle(), 1), (_triangle(), 4), (_streets(2, 6), 3)],
+    ids=["streets", "triangle", "long", "narrow"],
+)
+def test_labels_do_not_cover_each_other(scene: GraphScene, length: int) -> None:
+    count = len(scene.edges)
+
+    def draw(changed: int | None) -> Frame:
+        labels = tuple(length * ("0.00" if k == changed else "8.88") for k in range(count))
+        return _draw(GraphScene(scene.places, scene.names, scene.edges, edge_labels=labels))
+
+    before, covered = draw(None), np.zeros((712, 1100), dtype=int)
+    for edge in range(0, count, 1 + count // 20):
+        changed = (draw(edge) != before).any(axis=-1)
+        assert changed.sum() > 30
+        covered += changed
+    assert covered.max() == 1
+
+
+def _cross(**changes: Any) -> GraphScene:
+    """Two edges that cross in the middle of the area."""
+    edges = np.array([(0, 3), (1, 2)])
+    return _pair(edges=edges, **changes)
+
+
+def test_labels_of_crossing_edges_give_way() -> None:
+    pictures = [
+        _draw(_cross(edge_labels=labels))
+        for labels in (("8.88", "8.88"), ("0.00", "8.88"), ("8.88", "0.00"))
+    ]
+    first, second = (_changed(pictures[0], picture) for picture in pictures[1:])
+    assert len(first) > 30 and len(second) > 30
+    assert _distances(first, second).min() > 3
+
+
+@pytest.mark.parametrize("edge", [0, 1])
+def test_edges_with_a_value_and_thin_edges_are_drawn_on_top(edge: int) -> None:
+    x, y = graph_layout(_cross()).curves[0, 20].astype(int)
+    values = np.full(2, np.nan)
+    values[edge] = 1.0
+    shown = _draw(_cross(values=values))[y, x]
+    assert np.abs(shown.astype(int) - diverging_colours(1.0, 1.0)).max() <= 1
+    values, flow = np.full(2, -1.0), np.ones(2)
+    values[edge], flow[edge] = 1.0, 0.5
+    shown = _draw(_cross(values=values, flow=flow))[y, x]
+    assert np.abs(shown.astype(int) - diverging_colours(1.0, 1.0)).max() <= 1
+
+
+def test_the_sign_of_the_gradient_shows_without_colour() -> None:
+    scene = _pair(gradient=np.array([0.3, -0.3]))
+    before, after = _draw(_pair()), _draw(scene)
+    points = _in_area(scene, before, after)
+    feet = []
+    for edge in (0, 1):
+        middle = graph_layout(scene).curves[edge, 20]
+        near = points[np.hypot(*(points - middle).T) < 30]
+        assert 40 < len(near) < 400
+        inked = np.array([luminance(after[int(y), int(x)]) for x, y in near]) < 90
+        feet.append(float(inked.mean()))
+    assert feet[0] > feet[1] + 0.2  # filled and hollow
+
+
+def test_triangles_grow_with_the_gradient_and_none_is_drawn_for_zero() -> None:
+    pixels = []
+    for value in (1.0, 0.25, 0.0, np.nan):
+        scene = _pair(gradient=np.array([value, 1.0]))
+        points = _in_area(scene, _draw(_pair()), _draw(scene))
+        pixels.append(int((points[:, 1] < 300).sum()))
+    assert 2.0 < pixels[0] / pixels[1] < 5.0 and pixels[2:] == [0, 0]
+    zero = _pair(gradient=np.zeros(2))
+    assert len(_in_area(zero, _draw(_pair()), _draw(zero))) == 0
+
+
+# Nodes
+
+
+def test_the_disc_has_the_area_of_the_occupancy() -> None:
+    names = (" ",) * 4
+    empty = _pair(names=names)
+    shown = _pair(names=names, occupancy=np.array([0.8, 0.2, 0.0, 0.0]))
+    points, layout = _in_area(shown, _draw(empty), _draw(shown)), graph_layout(shown)
+    near = [int((np.hypot(*(points - node).T) < layout.radius).sum()) for node in layout.nodes]
+    assert near[0] / near[1] == pytest.approx(4.0, rel=0.12) and near[2:] == [0, 0]
+    assert sum(near) == len(points)
+
+
+def test_names_stay_in_their_nodes() -> None:
+    scene = _pair(names=("a name that is far too long", "b", "c", "d"))
+    points = _in_area(scene, _draw(_pair(names=(" ",) * 4)), _draw(scene))
+    assert len(points) > 50
+    assert _distances(points, graph_layout(scene).nodes).max() < graph_layout(scene).radius
+
+
+@pytest.mark.parametrize("mark", ["S", "G", "T", "H"])
+def test_marks_are_seen_at_their_nodes_and_named_in_the_key(mark: str) -> None:
+    plain, scene = _draw(_triangle()), _triangle(marks=("", mark, ""))
+    picture, layout = _draw(scene), graph_layout(scene)
+    points = _in_area(scene, plain, picture)
+    assert len(points) > 40
+    assert _distances(points, layout.nodes[1:2]).max() < 2.2 * layout.radius
+    renamed = _draw(_triangle(marks=("", mark, ""), mark_names={mark: "some other words"}))
+    assert (_cut(renamed, layout.key) != _cut(picture, layout.key)).any()
+    assert len(_in_area(scene, picture, renamed)) == 0
+
+
+def test_where_it_is_free_a_mark_stands_up_and_left_and_the_follower_below() -> None:
+    corners = graph_layout(_pair(edges=np.zeros((0, 2), dtype=np.int64))).corners
+    assert np.degrees(corners[:, 0]) == pytest.approx(np.full(4, -135.0))
+    assert (np.sin(corners[:, 1]) > 0.3).all()
+
+
+def test_marks_look_different() -> None:
+    looks = {_draw(_triangle(marks=("", mark, "")))[120:688, 24:840].tobytes() for mark in "SGTH"}
+    assert len(looks) == 4
+
+
+def test_the_follower_moves_and_leaves_the_mark_free() -> None:
+    marks = ("S", "G", "T")
+    plain = _draw(_triangle(marks=marks))
+    for node in range(3):
+        scene = _triangle(marks=marks, follower=node)
+        points, layout = _in_area(scene, plain, _draw(scene)), graph_layout(scene)
+        assert len(points) > 100
+        assert _distances(points, layout.nodes[[node]]).max() < 2.2 * layout.radius
+        gap = layout.corners[node, 0] - layout.corners[node, 1]
+        assert np.cos(gap) < 0.75  # pins of less than the node's radius do not touch
+
+
+# Key
+
+
+def test_the_key_names_the_signs_of_the_scene_only() -> None:
+    layout = graph_layout(_triangle())
+    changes: list[dict[str, Any]] = [
+        {},
+        {"flow": np.ones(8)},
+        {"values": np.ones(8)},
+        {"values": np.full(8, np.nan)},
+        {"values": np.ones(8), "value_name": "toll"},
+        {"values": np.full(8, np.nan), "params_name": "toll"},
+        {"flow": np.ones(8), "flow_name": "traffic"},
+        {"gradient": np.ones(8)},
+        {"gradient": np.ones(8), "params_name": "toll"},
+        {"occupancy": np.full(3, 0.3)},
+        {"follower": 0},
+    ]
+    keys = [_cut(_draw(_triangle(**change)), layout.key) for change in changes]
+    assert (keys[0] == THEME.page).all()
+    assert len({key.tobytes() for key in keys}) == len(changes)
+
+
+def test_the_words_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    words: list[str] = []
+
+    def note(surface: pygame.Surface, text: str, *_: Any, **__: Any) -> int:
+        words.append(text)
+        return 0
+
+    monkeypatch.setattr("bilevel_gym.rendering.grid.draw_text", note)
+    draw_graph(
+        _triangle(
+            flow=np.arange(8.0),
+            values=np.full(8, np.nan),
+            gradient=np.array([np.nan, 0.25, 0.0, 0.5, np.nan, 0.0, 0.0, 0.0]),
+            occupancy=np.array([0.5, 0.3, 0.2]),
+            marks=("S", "H", "T"),
+            mark_names={"T": "bank"},
+            params_name="toll",
+        )
+    )
+    assert words == [
+        *("start", "bank", "hazard", "no toll"),
+        *("follower's flow", "width; largest 7", "occupancy", "area; largest 0.5"),
+        *("raise toll", "dF/dx up to +0.5", "lower toll", "dF/dx down to −0"),
+    ]
+
+
+# Panels
+
+
+def _bars(panel: Panel, labels: tuple[str, ...] = ("", "", "")) -> NDArray[np.bool_]:
+    """Return where a panel's bars are, one line of pixels per row, by their colour."""
+    panel = Panel(panel.title, labels, panel.values, panel.limit, (" ",) * 3, panel.gradient)
+    scene = _triangle(panels=(panel,))
+    place = graph_layout(scene).panels[0]
+    left, top, width, _ = place.rectangle
+    picture = _draw(scene)
+    lines = [top + place.row * (i + 1) + 4 + place.row // 2 for i in range(3)]
+    strip = picture[lines, left : left + width]
+    return np.asarray((strip.astype(int).sum(axis=-1) < 330) & (strip[..., 2] > 90))
+
+
+def test_bars_are_as_long_as_their_values() -> None:
+    bars = _bars(Panel("p", ("", "", ""), np.array([0.25, 0.5, 1.0]), 1.0)).sum(axis=1)
+    assert bars[1] / bars[0] == pytest.approx(2.0, rel=0.05)
+    assert bars[2] / bars[0] == pytest.approx(4.0, rel=0.05)
+
+
+def test_negative_bars_go_to_the_left_of_zero() -> None:
+    bars = _bars(Panel("p", ("", "", ""), np.array([-0.5, 0.5, 0.0]), 1.0))
+    assert np.flatnonzero(bars[0]).max() <= np.flatnonzero(bars[1]).min() + 1
+    assert bars[0].sum() == pytest.approx(bars[1].sum(), abs=2) and not bars[2].any()
+
+
+def test_bars_beyond_the_limit_are_cut() -> None:
+    exact = _bars(Panel("p", ("", "", ""), np.array([1.0, 1.0, 1.0]), 1.0))
+    cut = _bars(Panel("p", ("", "", ""), np.array([1.0, 9.0, 1e300]), 1.0))
+    assert np.flatnonzero(cut[1]).max() == np.flatnonzero(exact[1]).max()
+    assert cut[1].sum() == cut[2].sum() == exact[1].sum() - 2  # the gap that shows the cut
+
+
+def test_panels_show_titles_labels_texts_and_triangles() -> None:
+    values = np.array([0.2, 0.4])
+    panels = [
+        Panel("title", ("a", "b"), values, 1.0),
+        Panel("other", ("a", "b"), values, 1.0),
+        Panel("title", ("a", "c"), values, 1.0),
+        Panel("title", ("a", "b"), values, 2.0),
+        Panel("title", ("a", "b"), values, 1.0, ("x", "y")),
+        Panel("title", ("a", "b"), values, 1.0, (), np.array([1.0, -1.0])),
+        Panel("title", ("a", "b"), values, 1.0, (), np.array([-1.0, 1.0])),
+    ]
+    pictures = {_cut(_draw(_triangle(panels=(panel,))), (864, 480, 236, 232)).tobytes()
+                for panel in panels}  # fmt: skip
+    assert len(pictures) == len(panels)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 12])
+def test_panels_stay_in_their_rectangles(count: int) -> None:
+    labels, values = ("a very long label indeed " * 3, "b"), np.array([-0.4, 0.9])
+    many = tuple(
+        Panel("title " * 30, labels, values, 1.0, ("a long text " * 9, ""), values)
+        for _ in range(count)
+    )
+    none = tuple(Panel("", ("", ""), values, 1.0, ("", " "), values) for _ in range(count))
+    scene = _triangle(panels=many, gradient=np.ones(8))
+    points = _changed(_draw(_triangle(panels=none, gradient=np.ones(8))), _draw(scene))
+    places = [pygame.Rect(place.rectangle) for place in graph_layout(scene).panels]
+    assert len(points) > 100 and len(places) == count
+    for x, y in points.tolist():
+        assert any(place.inflate(2, 6).collidepoint(x, y) for place in places)
+
+
+# Odd graphs and bad input
+
+
+@pytest.mark.parametrize(
+    "scene",
+    [
+        GraphScene(np.zeros((1, 2)), ("a",), np.zeros((0, 2), dtype=np.int64)),
+        GraphScene(np.zeros((1, 2)), ("a",), np.array([[0, 0]] * 5), np.ones(5)),
+        GraphScene(np.full((3, 2), 0.5), tuple("abc"), np.array([[0, 1], [1, 0], [1, 2]])),
+        GraphScene(_arrange(1, 2), ("", ""), np.array([[0, 1]] * 9), edge_labels=("x" * 50,) * 9),
+        _streets(12, 12),
+        _triangle(panels=(Panel("", (), np.zeros(0), 1.0),)),
+        _triangle(values=np.full(8, np.nan), gradient=np.full(8, np.nan), occupancy=np.zeros(3)),
+        _triangle(values=np.full(8, 1e300), value_limit=1e-9, flow=np.full(8, 1e300)),
+        _triangle(flow=np.full(8, 5e-324), gradient=np.full(8, 5e-324)),
+    ],
+)
+def test_odd_graphs_are_drawn(scene: GraphScene) -> None:
+    assert (_draw(scene) != THEME.page).any()
+
+
+def _with(values: NDArray[Any], place: tuple[int, ...], value: float) -> Any:
+    values = values.copy()
+    values[place] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"names": ()}, "`names` must hold at least one node, got none"),
+        ({"names": ("a", "b")}, r"`places` must have shape \(2, 2\), got \(3, 2\)"),
+        ({"places": np.zeros((3, 3))}, r"`places` must have shape \(3, 2\), got \(3, 3\)"),
+        ({"places": _with(np.zeros((3, 2)), (1, 0), np.nan)}, r"`places\[1, 0\]` must be finite"),
+        ({"places": np.full((3, 2), 1.5)}, r"`places` must lie in \[0, 1\], got 1.5"),
+        ({"edges": np.zeros(8, dtype=int)}, r"`edges` must have shape \[E, 2\], got \(8,\)"),
+        ({"edges": np.zeros((8, 2))}, "`edges` must hold integers, got dtype float64"),
+        ({"edges": np.array([[0, 1], [3, 0]])}, r"`edges\[1\]` must join nodes in 0..2, got .3, 0"),
+        ({"edges": np.array([[0, -1]])}, r"`edges\[0\]` must join nodes in 0..2, got .0, -1"),
+        ({"flow": np.zeros(7)}, r"`flow` must have shape \(8,\), got \(7,\)"),
+        ({"flow": np.full(8, -0.5)}, "`flow` must not be negative, got -0.5"),
+        ({"flow": _with(np.ones(8), (2,), np.nan)}, r"`flow\[2\]` must be finite, got nan"),
+        ({"values": np.zeros((8, 1))}, r"`values` must have shape \(8,\), got \(8, 1\)"),
+        ({"values": np.full(8, np.inf)}, r"`values\[0\]` must be finite or NaN, got inf"),
+        ({"value_limit": 0.0}, "`value_limit` must be positive and finite, got 0.0"),
+        ({"value_limit": np.nan}, "`value_limit` must be positive and finite, got nan"),
+        ({"edge_labels": ("a",)}, r"`edge_labels` must have one text per edge \(8\), got 1"),
+        ({"gradient": np.zeros(3)}, r"`gradient` must have shape \(8,\), got \(3,\)"),
+        ({"gradient": np.full(8, -np.inf)}, r"`gradient\[0\]` must be finite or NaN, got -inf"),
+        ({"occupancy": np.zeros(8)}, r"`occupancy` must have shape \(3,\), got \(8,\)"),
+        ({"occupancy": np.full(3, 1.2)}, r"`occupancy` must lie in \[0, 1\], got 1.2"),
+        ({"occupancy": np.full(3, np.nan)}, r"`occupancy\[0\]` must be finite, got nan"),
+        ({"marks": ("S",)}, r"`marks` must have one text per node \(3\), got 1"),
+        ({"marks": ("S", "", "x")}, "`marks` must be among 'S', 'G', 'T', 'H', got 'x'"),
+        ({"mark_names": {"Q": "q"}}, "`mark_names` must be among 'S', 'G', 'T', 'H', got 'Q'"),
+        ({"follower": 3}, "`follower` must lie in 0..2, got 3"),
+        ({"follower": -1}, "`follower` must lie in 0..2, got -1"),
+    ],
+)
+def test_bad_scenes_are_rejected(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _triangle(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": ("a",)}, r"`values` must have shape \(1,\), got \(2,\)"),
+        ({"values": np.array([0.0, np.nan])}, r"`values\[1\]` must be finite, got nan"),
+        ({"limit": -1.0}, "`limit` must be positive and finite, got -1.0"),
+        ({"texts": ("a",)}, r"`texts` must have one text per label \(2\), got 1"),
+        ({"gradient": np.zeros(3)}, r"`gradient` must have shape \(2,\), got \(3,\)"),
+        ({"gradient": np.full(2, np.inf)}, r"`gradient\[0\]` must be finite or NaN, got inf"),
+    ],
+)
+def test_bad_panels_are_rejected(changes: dict[str, Any], message: str) -> None:
+    good = {"title": "p", "labels": ("a", "b"), "values": np.zeros(2), "limit": 1.0}
+    with pytest.raises(ValueError, match=message):
+        Panel(**{**good, **changes})

@@ -1,0 +1,450 @@
+"""Households, taxes, numbers and pictures of BilevelTaxDesign-v0."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from bilevel_gym import HyperGradient, LowerLevel
+from bilevel_gym.envs.base import View
+from bilevel_gym.envs.tax_design import (
+    BilevelTaxDesign,
+    cell_density_steps,
+    cell_masses,
+    start_probabilities,
+)
+from bilevel_gym.optimizers import Iterate, normalized_ascent
+from bilevel_gym.rendering import frame
+from bilevel_gym.testing import check_hyper_gradient
+
+from .helpers import FloatArray
+
+# Fewer and longer steps of hours, spending and assets.
+NUM_ASSETS = 25
+NUM_STATES = 2 * NUM_ASSETS
+SMALL: dict[str, Any] = {
+    "num_assets": NUM_ASSETS,
+    "hours_levels": 4,
+    "hours_step": 2.67,
+    "spending_levels": 3,
+    "spending_step": 2.5,
+}
+PREFERENCES = ((0.6, 0.3, 0.1), (0.1, 0.7, 0.2))
+X = np.array([0.25, 0.1, 0.6, 0.45])
+
+
+def small(**arguments: Any) -> BilevelTaxDesign:
+    return BilevelTaxDesign(**{**SMALL, **arguments})
+
+
+def phi(z: float) -> float:
+    return 0.5 * math.erfc(-z / math.sqrt(2.0))
+
+
+def assets_of(count: int) -> list[float]:
+    return [-100.0 + 200.0 * k / (count - 1) for k in range(count)]
+
+
+def joint_actions(
+    hours_levels: int, hours_step: float, spending_levels: int, spending_step: float
+) -> list[tuple[float, tuple[float, ...]]]:
+    """Return (hours, spending on each good), hours first and the last good fastest."""
+    spent = [spending_step * level for level in range(spending_levels)]
+    return [
+        (hours_step * level, goods)
+        for level in range(hours_levels)
+        for goods in itertools.product(spent, repeat=3)
+    ]
+
+
+SMALL_ACTIONS = joint_actions(4, 2.67, 3, 2.5)
+
+
+def plain_row(assets: float, hours: float, spent: float, tax: float) -> FloatArray:
+    """Return the probabilities of the small grid, straight from the definition."""
+    grid = assets_of(NUM_ASSETS)
+    mean = assets + (1.0 - tax) * hours - spent
+    edges = [-100.0, *((a + b) / 2.0 for a, b in itertools.pairwise(grid)), 100.0]
+    row = np.array(
+        [
+            phi((high - mean) / 5.0) - phi((low - mean) / 5.0)
+            for low, high in itertools.pairwise(edges)
+        ]
+    )
+    return row / row.sum()
+
+
+# The model --------------------------------------------------------------------------------------
+
+
+def test_the_default_is_the_published_instance() -> None:
+    game = BilevelTaxDesign()
+    assert game.observation_space == spaces.Discrete(2 * 101)
+    assert game.lower_space == spaces.Discrete(1250)
+    assert game.upper_space == spaces.Box(0.0, 2.0, (4,), np.float32)
+    np.testing.assert_array_equal(game.initial_upper_params, np.full(4, 0.3))
+    assert (game.gamma, game.temperature) == (0.9, 0.1)
+    actions = joint_actions(10, 0.89, 5, 1.25)
+    hours, goods = zip(*actions, strict=True)
+    np.testing.assert_allclose(game.hours, np.array(hours), rtol=1e-14)
+    np.testing.assert_allclose(game.spending, np.array(goods), rtol=1e-14)
+    np.testing.assert_allclose(game.assets, np.array(assets_of(101)), atol=1e-13)
+
+
+def test_actions_with_equal_hours_and_equal_spending_share_their_row() -> None:
+    kernel = BilevelTaxDesign().kernel(X)
+    assert kernel.num_actions == 1250 and kernel.num_moves == 130
+    assert kernel.matrix.nnz == 2 * 101 * 130 * 101
+    game = small()
+    kernel = game.kernel(X)
+    assert kernel.num_moves == 4 * 7 and kernel.moves is not None
+    kinds: dict[int, set[tuple[float, float]]] = {}
+    for (hours, goods), move in zip(SMALL_ACTIONS, kernel.moves.tolist(), strict=True):
+        kinds.setdefault(move, set()).add((hours, sum(goods)))
+    assert len(kinds) == 28 and all(len(kind) == 1 for kind in kinds.values())
+
+
+@pytest.mark.parametrize("tax", [0.0, 0.3, 1.0, 2.0])
+def test_the_kernel_is_the_rounded_normal_around_what_is_left(tax: float) -> None:
+    game = small()
+    dense = game.kernel(np.array([0.5, 0.0, 1.0, tax])).to_dense()
+    expected = np.zeros((NUM_STATES, 108, NUM_STATES))
+    for household in range(2):
+        block = slice(NUM_ASSETS * household, NUM_ASSETS * (household + 1))
+        for i, assets in enumerate(assets_of(NUM_ASSETS)):
+            for a, (hours, goods) in enumerate(SMALL_ACTIONS):
+                row = plain_row(assets, hours, sum(goods), tax)
+                expected[NUM_ASSETS * household + i, a, block] = row
+    # The plain differences of Phi lose digits where the mean lies beyond the grid.
+    np.testing.assert_allclose(dense, expected, atol=1e-9)
+    np.testing.assert_allclose(dense.sum(axis=2), 1.0, atol=1e-14)
+
+
+def test_the_pattern_is_the_same_at_every_x() -> None:
+    game = small(noise=1.0)
+    first, second = game.kernel(np.zeros(4)), game.kernel(np.full(4, 2.0))
+    assert first.pattern is second.pattern
+    assert (first.matrix.data == 0.0).any()  # far tails underflow, and stay stored
+    assert first.matrix.nnz == second.matrix.nnz == 28 * NUM_STATES * NUM_ASSETS
+
+
+def test_households_begin_without_debts_and_both_types_are_equally_likely() -> None:
+    distribution = BilevelTaxDesign().initial_distribution
+    np.testing.assert_array_equal(distribution[:101], distribution[101:])
+    assert distribution[:101].sum() == pytest.approx(0.5, abs=1e-15)
+    # N(0, 2) between -1 and 1, and between 1 and 3.
+    assert distribution[50] == pytest.approx(0.5 * math.erf(0.5), abs=1e-15)
+    tail = 0.25 * (math.erfc(0.5) - math.erfc(1.5))
+    assert distribution[51] == pytest.approx(tail, abs=1e-15)
+    assert distribution[49] == pytest.approx(tail, abs=1e-15)
+    # The outermost cells have no end.
+    ends = start_probabilities(np.array([-1.0, 0.0, 1.0]), 1.0)
+    np.testing.assert_allclose(ends, [phi(-0.5), phi(0.5) - phi(-0.5), phi(-0.5)], atol=1e-15)
+
+
+def test_households_are_paid_for_assets_and_goods_and_dislike_work() -> None:
+    game = small(hours_cost=0.2)
+    reward = game.reward(X)
+    for household, preferences in enumerate(PREFERENCES):
+        for i, assets in enumerate(assets_of(NUM_ASSETS)):
+            worth = math.log(assets / 20.0 + 1.0) if assets > 0.0 else assets
+            for a, (hours, goods) in enumerate(SMALL_ACTIONS):
+                pleasure = 1.0
+                for spent, rate, preference in zip(goods, X, preferences, strict=False):
+                    pleasure *= (spent / (1.0 + rate)) ** preference
+                expected = worth - 0.2 * hours**2 + pleasure
+                assert reward[NUM_ASSETS * household + i, a] == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_leader_is_paid_for_consumption_and_revenue() -> None:
+    game = small(wage=1.5)
+    upper = game.upper_reward(X)
+    for a, (hours, goods) in enumerate(SMALL_ACTIONS):
+        consumed = [spent / (1.0 + rate) for spent, rate in zip(goods, X, strict=False)]
+        revenue = sum(c * rate for c, rate in zip(consumed, X, strict=False)) + X[3] * 1.5 * hours
+        expected = 15.0 * (sum(consumed) / 3.0) / 5.0 + 5.0 * math.log(1.0 + revenue)
+        np.testing.assert_allclose(upper[:, a], expected, rtol=1e-13)
+
+
+def test_a_wage_multiplies_what_the_hours_bring() -> None:
+    richer, longer = small(wage=2.0), small(hours_step=2.0 * 2.67, hours_cost=0.025)
+    first, second = richer.evaluate(X), longer.evaluate(X)
+    assert first.objective == pytest.approx(second.objective, abs=1e-10)
+    np.testing.assert_allclose(first.hyper_gradient, second.hyper_gradient, atol=1e-9)
+
+
+def test_masses_of_cells_keep_their_digits_in_both_tails() -> None:
+    low, high = np.array([-30.0, 29.0, -0.5, -40.0]), np.array([-29.0, 30.0, 0.5, 40.0])
+    masses = cell_masses(low, high)
+    # Phi(-29), to which the mass beyond -30 adds nothing.
+    tail = 0.5 * math.erfc(29.0 / math.sqrt(2.0))
+    np.testing.assert_allclose(masses, [tail, tail, math.erf(0.5 / math.sqrt(2.0)), 1.0])
+    assert masses[0] == masses[1] > 0.0
+
+
+def test_the_density_steps_are_the_derivatives_of_the_masses() -> None:
+    low = np.linspace(-3.0, 3.0, 13)
+    difference = (
+        cell_masses(low + 1e-5, low + 0.40001) - cell_masses(low - 1e-5, low + 0.39999)
+    ) / 2e-5
+    np.testing.assert_allclose(cell_density_steps(low, low + 0.4), difference, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["reward", "upper_reward"])
+@pytest.mark.parametrize("x", [X, np.array([0.01, 1.9, 0.3, 1.2])])
+def test_the_vector_jacobian_products_are_those_of_the_rewards(name: str, x: FloatArray) -> None:
+    game, rng = small(), np.random.default_rng(2)
+    cotangent = rng.normal(size=(NUM_STATES, 108))
+    product = getattr(game, f"{name}_vjp")(x, cotangent)
+    for entry in range(4):
+        step = np.zeros(4)
+        step[entry] = 1e-5
+        change = getattr(game, name)(x + step) - getattr(game, name)(x - step)
+        assert product[entry] == pytest.approx((cotangent * change).sum() / 2e-5, abs=1e-6)
+    assert (product[3] == 0.0) == (name == "reward")
+
+
+@pytest.mark.parametrize("x", [X, np.array([0.0, 0.5, 0.3, 1.9])])
+def test_the_vector_jacobian_product_is_that_of_the_kernel(x: FloatArray) -> None:
+    game, rng = small(), np.random.default_rng(3)
+    cotangent = rng.normal(size=game.kernel(x).matrix.nnz)
+    product = game.kernel_vjp(x, cotangent)
+    np.testing.assert_array_equal(product[:3], 0.0)
+    step = np.array([0.0, 0.0, 0.0, 1e-5])
+    change = game.kernel(x + step).matrix.data - game.kernel(x - step).matrix.data
+    assert product[3] == pytest.approx((cotangent * change).sum() / 2e-5, abs=1e-6)
+    assert abs(product[3]) > 0.1
+
+
+def test_a_good_that_is_not_bought_has_no_derivative() -> None:
+    game = small()
+    first = np.zeros((NUM_STATES, 108))
+    first[:, 0] = 1.0  # no hours, no spending
+    for product in (game.reward_vjp(X, first), game.upper_reward_vjp(X, first)):
+        np.testing.assert_array_equal(product, 0.0)
+    assert np.isfinite(game.reward(np.zeros(4))).all()
+
+
+# Numbers ----------------------------------------------------------------------------------------
+
+
+def test_the_published_anchors_with_equal_rates() -> None:
+    response = BilevelTaxDesign().evaluate([0.3, 0.3, 0.3, 0.3])
+    assert response.converged
+    # Published with six decimals.
+    assert response.objective == pytest.approx(32.601995, abs=6e-7)
+    expected = [-2.975346, -4.746958, -1.208305, 43.398324]
+    np.testing.assert_allclose(response.hyper_gradient, expected, atol=6e-7)
+
+
+def test_the_best_known_taxes_are_stationary_and_worth_what_is_recorded() -> None:
+    game = BilevelTaxDesign()
+    best = game.best_known
+    assert best is not None
+    response = game.evaluate(best.upper_params)
+    assert response.objective == pytest.approx(54.784836, abs=6e-7)
+    assert best.value == 54.784836
+    gradient = response.hyper_gradient
+    # Two rates at their lower bound want to fall; the others rest.
+    assert (best.upper_params[:2] == 0.0).all() and (gradient[:2] < -0.05).all()
+    np.testing.assert_allclose(gradient[2:], 0.0, atol=0.01)
+
+
+def test_the_objective_is_the_mean_over_the_types_of_household() -> None:
+    both = small().evaluate(X)
+    alone = [small(preferences=[p]).evaluate(X) for p in PREFERENCES]
+    assert both.objective == pytest.approx(np.mean([r.objective for r in alone]), abs=1e-11)
+    mean = np.mean([r.hyper_gradient for r in alone], axis=0)
+    np.testing.assert_allclose(both.hyper_gradient, mean, atol=1e-10)
+
+
+def test_the_hyper_gradient_is_exact_along_an_ascent_path() -> None:
+    env = HyperGradient(small())
+    _, info = env.reset(seed=0)
+    x = info["upper_params"]
+    for _ in range(5):
+        report = check_hyper_gradient(env, x)
+        assert report.relative_error <= 1e-6 and report.response_share > 0.1
+        for _ in range(2):
+            gradient = env.step(x)[4]["hyper_gradient"]
+            x = np.clip(x + 0.05 * gradient / np.linalg.norm(gradient), 0.0, 2.0)
+
+
+def test_a_small_temperature_gives_the_values_of_hard_value_iteration() -> None:
+    temperature = 0.001
+    game = small(temperature=temperature)
+    transition, reward = game.kernel(X).to_dense(), game.reward(X)
+    value = np.zeros(NUM_STATES)
+    for _ in range(300):
+        value = (reward + 0.9 * transition @ value).max(axis=1)
+    gap = game.evaluate(X).soft_value - value
+    assert gap.min() > -1e-9
+    assert gap.max() <= temperature * math.log(108) / (1.0 - 0.9)
+
+
+def test_many_rates_are_evaluated_together() -> None:
+    game = small()
+    xs = np.stack([X, np.zeros(4), np.full(4, 2.0)])
+    for x, response in zip(xs, game.evaluate_batch(xs), strict=True):
+        alone = game.evaluate(x)
+        assert response.objective == pytest.approx(alone.objective, abs=1e-10)
+        np.testing.assert_allclose(response.hyper_gradient, alone.hyper_gradient, atol=1e-9)
+
+
+@pytest.mark.parametrize("x", [np.zeros(4), np.full(4, 2.0), np.array([2.0, 0.0, 2.0, 0.0])])
+def test_the_corners_of_the_box_are_no_trouble(x: FloatArray) -> None:
+    response = small().evaluate(x)
+    assert response.converged and np.isfinite(response.hyper_gradient).all()
+
+
+def last_iterate(name: str) -> Iterate:
+    game = small()
+    iterates: list[Iterate] = []
+
+    def objective(x: FloatArray) -> tuple[float, FloatArray]:
+        response = game.evaluate(x)
+        return response.objective, getattr(response, name)
+
+    normalized_ascent(
+        objective, np.full(4, 0.3), np.zeros(4), np.full(4, 2.0), callback=iterates.append
+    )
+    return iterates[-1]
+
+
+def test_the_direct_gradient_taxes_until_nobody_works() -> None:
+    exact, direct = last_iterate("hyper_gradient"), last_iterate("direct_gradient")
+    assert exact.value == pytest.approx(51.01, abs=0.01)
+    assert direct.value < 0.5 and direct.upper_params[3] > 1.2
+
+
+def test_only_the_default_instance_has_a_best_known_x() -> None:
+    assert BilevelTaxDesign(start_rate=0.5).best_known is not None
+    assert BilevelTaxDesign(preferences=[list(p) for p in PREFERENCES]).best_known is not None
+    for changed in (
+        {"num_assets": 21},
+        {"preferences": ((0.6, 0.3, 0.1), (0.1, 0.6, 0.3))},
+        {"temperature": 0.2},
+        {"noise": 4.0},
+        {"max_rate": 1.0},
+    ):
+        assert BilevelTaxDesign(**changed).best_known is None
+
+
+def test_other_numbers_of_goods_and_households_make_a_game() -> None:
+    game = small(preferences=[[0.5, 0.5], [0.2, 0.8], [0.9, 0.1]], max_rate=1.0, start_rate=0.0)
+    assert game.observation_space == spaces.Discrete(3 * NUM_ASSETS)
+    assert game.lower_space == spaces.Discrete(36)
+    assert game.upper_space == spaces.Box(0.0, 1.0, (3,), np.float32)
+    report = check_hyper_gradient(HyperGradient(game), np.full(3, 0.3))
+    assert report.relative_error <= 1e-6
+
+
+def test_a_copy_computes_the_same() -> None:
+    game = small()
+    expected = game.evaluate(X)
+    again = pickle.loads(pickle.dumps(game)).evaluate(X)
+    assert again.objective == expected.objective
+    np.testing.assert_array_equal(again.hyper_gradient, expected.hyper_gradient)
+
+
+# Bad arguments ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_assets": 1}, "`num_assets` must be an integer of at least 2, got 1"),
+        ({"num_assets": 21.0}, "`num_assets` must be an integer of at least 2, got 21.0"),
+        ({"hours_levels": 0}, "`hours_levels` must be an integer of at least 1, got 0"),
+        ({"spending_levels": 0}, "`spending_levels` must be an integer of at least 1, got 0"),
+        ({"asset_limit": 0.0}, "`asset_limit` must be positive and finite, got 0.0"),
+        ({"hours_step": -1.0}, "`hours_step` must be positive and finite, got -1.0"),
+        ({"spending_step": 0.0}, "`spending_step` must be positive and finite, got 0.0"),
+        ({"wage": float("inf")}, "`wage` must be positive and finite, got inf"),
+        ({"noise": 0.0}, "`noise` must be positive and finite, got 0.0"),
+        ({"noise": 0.1}, "`noise` must be at least 0.767, 1/30 of how far.*got 0.1"),
+        ({"start_variance": 0.0}, "`start_variance` must be positive and finite, got 0.0"),
+        ({"max_rate": 0.0}, "`max_rate` must be positive and finite, got 0.0"),
+        ({"start_rate": 2.5}, r"`start_rate` must lie in \[0, 2\], got 2.5"),
+        ({"start_rate": -0.1}, r"`start_rate` must lie in \[0, 2\], got -0.1"),
+        ({"start_rate": float("nan")}, r"`start_rate` must lie in \[0, 2\], got nan"),
+        ({"hours_cost": -0.1}, "`hours_cost` must be finite and not negative, got -0.1"),
+        ({"consumption_weight": -1.0}, "`consumption_weight` must be finite and not negative"),
+        ({"revenue_weight": -1.0}, "`revenue_weight` must be finite and not negative, got -1.0"),
+        ({"preferences": []}, "`preferences` must be a list with an exponent for each good"),
+        ({"preferences": [0.5, 0.5]}, "`preferences` must be a list with an exponent"),
+        ({"preferences": [[0.5], [0.5, 0.1]]}, "`preferences` must be a list with an exponent"),
+        ({"preferences": "ab"}, "`preferences` must be a list.*got 'ab'"),
+        ({"preferences": [[0.5, 0.0]]}, "`preferences` must be positive and finite"),
+        ({"preferences": [[0.5, float("nan")]]}, "`preferences` must be positive and finite"),
+        ({"gamma": 1.0}, r"`gamma` must lie in \[0, 1\), got 1.0"),
+        ({"temperature": 0.0}, "`temperature` must be positive and finite, got 0.0"),
+        ({"render_mode": "ansi"}, "unknown render_mode 'ansi'"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small(**arguments)
+
+
+# Pictures ---------------------------------------------------------------------------------------
+
+
+def picture(view: View, **arguments: Any) -> FloatArray:
+    return frame(small(**arguments).draw(view)).astype(float)
+
+
+def test_frames_keep_their_size_in_both_seats_and_follow_the_game() -> None:
+    leader = HyperGradient(small(render_mode="rgb_array"))
+    leader.reset(seed=0)
+    frames = [leader.render()]
+    leader.step(X)
+    frames.append(leader.render())
+    follower = LowerLevel(small(render_mode="rgb_array"), X)
+    follower.reset(seed=0)
+    frames.append(follower.render())
+    follower.step(107)
+    frames.append(follower.render())
+    for image in frames:
+        assert isinstance(image, np.ndarray) and image.dtype == np.uint8
+        assert image.shape == frames[0].shape
+    for first, second in itertools.pairwise(frames):
+        assert not np.array_equal(first, second)
+
+
+def test_the_default_picture_has_a_moderate_size() -> None:
+    game = BilevelTaxDesign()
+    size = game.draw(View("title", game.initial_upper_params)).get_size()
+    assert 900 <= size[0] <= 1120 and 560 <= size[1] <= 720 and size[0] % 2 == size[1] % 2 == 0
+
+
+def test_without_an_answer_only_the_taxes_are_shown() -> None:
+    empty = picture(View("title", X))
+    answered = picture(View("title", X, small().evaluate(X)))
+    assert empty.shape == answered.shape
+    # The bars are the same, above the triangles.
+    np.testing.assert_array_equal(empty[116:310, :350], answered[116:310, :350])
+    assert (empty[150:, 372:] != answered[150:, 372:]).any()
+
+
+def test_the_follower_is_marked_among_the_households_of_its_type() -> None:
+    response = small().evaluate(X)
+    without = picture(View("title", X, response))
+    for household, state in enumerate((9, NUM_ASSETS + 9)):
+        changed = (picture(View("title", X, response, state=state)) != without).any(axis=(0, 2))
+        panels = [changed[372:716].any(), changed[740:].any()]
+        assert panels == [household == 0, household == 1]
+
+
+def test_every_type_of_household_has_a_panel() -> None:
+    sizes = [
+        picture(View("title", np.full(3, 0.3)), preferences=[[0.5, 0.5]] * count).shape[1]
+        for count in (1, 2, 3)
+    ]
+    assert sizes[2] - sizes[1] == sizes[1] - sizes[0] == 368

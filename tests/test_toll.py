@@ -1,0 +1,578 @@
+"""Network, trips, tolls, numbers and pictures of BilevelToll-v0."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from scipy.sparse.csgraph import dijkstra
+
+from bilevel_gym import HyperGradient
+from bilevel_gym.envs import View
+from bilevel_gym.envs.toll import BilevelToll
+from bilevel_gym.optimizers import Optimum, lbfgsb, normalized_ascent
+from bilevel_gym.rendering import frame
+from bilevel_gym.testing import check_hyper_gradient
+
+from .helpers import FloatArray
+
+# Minutes of the links out of each node of Sioux Falls, as published.
+ROADS = {
+    1: {2: 6, 3: 4},
+    2: {1: 6, 6: 5},
+    3: {1: 4, 4: 4, 12: 4},
+    4: {3: 4, 5: 2, 11: 6},
+    5: {4: 2, 6: 4, 9: 5},
+    6: {2: 5, 5: 4, 8: 2},
+    7: {8: 3, 18: 2},
+    8: {6: 2, 7: 3, 9: 10, 16: 5},
+    9: {5: 5, 8: 10, 10: 3},
+    10: {9: 3, 11: 5, 15: 6, 16: 4, 17: 8},
+    11: {4: 6, 10: 5, 12: 6, 14: 4},
+    12: {3: 4, 11: 6, 13: 3},
+    13: {12: 3, 24: 4},
+    14: {11: 4, 15: 5, 23: 4},
+    15: {10: 6, 14: 5, 19: 3, 22: 3},
+    16: {8: 5, 10: 4, 17: 2, 18: 3},
+    17: {10: 8, 16: 2, 19: 2},
+    18: {7: 2, 16: 3, 20: 4},
+    19: {15: 3, 17: 2, 20: 4},
+    20: {18: 4, 19: 4, 21: 6, 22: 5},
+    21: {20: 6, 22: 2, 24: 3},
+    22: {15: 3, 20: 5, 21: 2, 23: 4},
+    23: {14: 4, 22: 4, 24: 2},
+    24: {13: 4, 21: 3, 23: 2},
+}
+LINKS = [(start, end) for start, ends in ROADS.items() for end in ends]
+AT_TEN = [link for link in LINKS if 10 in link]
+OTHERS = [node for node in ROADS if node != 10]
+
+# A ring with a short cut through node 5, whose numbers are not consecutive.
+OWN: list[list[float]] = [
+    [2, 3, 4],
+    [3, 7, 2.5],
+    [7, 2, 1],
+    [2, 5, 1],
+    [5, 7, 0],
+    [7, 5, 3],
+    [3, 2, 2],
+]
+
+LOW, HIGH = np.zeros(10), np.full(10, 10.0)
+
+
+def some_tolls(seed: int = 0) -> FloatArray:
+    return np.random.default_rng(seed).uniform(0.0, 10.0, 10)
+
+
+def leader(**arguments: Any) -> gym.Env[Any, Any]:
+    return HyperGradient(BilevelToll(**arguments))
+
+
+def answer_by_hand(
+    roads: dict[int, dict[int, float]],
+    tolls: dict[tuple[int, int], float],
+    *,
+    zone: int,
+    temperature: float,
+    gamma: float = 0.99,
+    zone_cost: float = 2.0,
+) -> tuple[float, dict[tuple[int, int, int], float]]:
+    """Return F and the choice probabilities (destination, node, next node), by plain loops."""
+    nodes = sorted(roads)
+    ends = [node for node in nodes if node != zone]
+    total, choice = 0.0, {}
+    for destination in ends:
+        value = dict.fromkeys(nodes, 0.0)
+        worth: dict[tuple[int, int], float] = {}
+        for _ in range(4000):
+            before = dict(value)
+            for node in nodes:
+                if node == destination:
+                    continue
+                for there, minutes in roads[node].items():
+                    cost = minutes + tolls.get((node, there), 0.0)
+                    worth[node, there] = -cost + gamma * before[there]
+                options = np.array([worth[node, there] for there in roads[node]])
+                best = options.max()
+                spread = np.log(np.exp((options - best) / temperature).sum())
+                value[node] = float(best + temperature * spread)
+            if max(abs(value[node] - before[node]) for node in nodes) < 1e-13:
+                break
+        leave = np.zeros((len(nodes), len(nodes)))
+        paid = np.zeros(len(nodes))
+        for node in nodes:
+            if node == destination:
+                continue
+            for there in roads[node]:
+                share = float(np.exp((worth[node, there] - value[node]) / temperature))
+                choice[destination, node, there] = share
+                leave[nodes.index(node), nodes.index(there)] = share
+                u = tolls.get((node, there), 0.0) - zone_cost * (zone in (node, there))
+                paid[nodes.index(node)] += share * u
+        returns = np.linalg.solve(np.eye(len(nodes)) - gamma * leave, paid)
+        starts = [nodes.index(node) for node in ends if node != destination]
+        total += returns[starts].mean() / len(ends)
+    return total, choice
+
+
+# The model --------------------------------------------------------------------------------------
+
+
+def test_the_default_is_sioux_falls_with_tolls_at_node_ten() -> None:
+    game = BilevelToll()
+    assert game.nodes == tuple(range(1, 25))
+    assert game.links == tuple(LINKS) and len(LINKS) == 76
+    assert game.tolled_links == tuple(AT_TEN) and len(AT_TEN) == 10
+    assert game.origins == game.destinations == tuple(OTHERS)
+    assert (game.zone, game.gamma, game.temperature) == (10, 0.99, 0.5)
+    assert game.upper_space == gym.spaces.Box(0.0, 10.0, (10,), np.float32)
+    assert game.observation_space == gym.spaces.Discrete(23 * 24)
+    assert game.lower_space == gym.spaces.Discrete(5)
+    np.testing.assert_array_equal(game.initial_upper_params, np.zeros(10))
+
+
+def test_states_are_numbered_by_destination_and_node() -> None:
+    game = BilevelToll()
+    states = [game.state_at(node, destination) for destination in OTHERS for node in ROADS]
+    assert states == list(range(23 * 24))
+    assert all(game.trip_of(game.state_at(n, d)) == (n, d) for d in OTHERS for n in ROADS)
+    with pytest.raises(ValueError, match="`destination` must be one of 1, 2,.*got 10"):
+        game.state_at(3, 10)
+    with pytest.raises(ValueError, match="`node` must be one of 1, 2,.*got 25"):
+        game.state_at(25, 3)
+
+
+def test_the_choices_at_a_node_are_its_links_sorted_by_where_they_lead() -> None:
+    game, x = BilevelToll(), some_tolls()
+    tolls = dict(zip(AT_TEN, x, strict=True))
+    assert game.action_mask is not None
+    dense = game.kernel(x).to_dense()
+    reward, upper = game.reward(x), game.upper_reward(x)
+    for destination in OTHERS:
+        for node, ends in ROADS.items():
+            state = game.state_at(node, destination)
+            if node == destination:
+                assert game.action_mask[state].tolist() == [True] + 4 * [False]
+                assert dense[state].sum() == 0.0 and reward[state, 0] == upper[state, 0] == 0.0
+                continue
+            assert game.action_mask[state].sum() == len(ends)
+            for action, (there, minutes) in enumerate(ends.items()):
+                assert game.action_mask[state, action]
+                toll = tolls.get((node, there), 0.0)
+                assert reward[state, action] == -(minutes + toll)
+                assert upper[state, action] == toll - 2.0 * (10 in (node, there))
+                expected = np.zeros(23 * 24)
+                if there != destination:
+                    expected[game.state_at(there, destination)] = 1.0
+                np.testing.assert_array_equal(dense[state, action], expected)
+
+
+def test_trips_are_drawn_as_said() -> None:
+    game = BilevelToll()
+    expected = {
+        game.state_at(origin, destination): 1.0 / 23 / 22
+        for destination in OTHERS
+        for origin in OTHERS
+        if origin != destination
+    }
+    rho = game.initial_distribution
+    assert np.flatnonzero(rho).tolist() == sorted(expected)
+    np.testing.assert_allclose(rho[rho > 0.0], 1.0 / 23 / 22, rtol=1e-12)
+    # Destinations are equally likely even where they leave different numbers of origins.
+    game = BilevelToll(origins=[1, 2, 3], destinations=[20, 3])
+    expected = {
+        **{game.state_at(origin, 20): 1 / 6 for origin in (1, 2, 3)},
+        **{game.state_at(origin, 3): 1 / 4 for origin in (1, 2)},
+    }
+    rho = game.initial_distribution
+    assert {int(s): pytest.approx(rho[s]) for s in np.flatnonzero(rho)} == expected
+
+
+@pytest.mark.parametrize("name", ["reward", "upper_reward"])
+def test_the_vector_jacobian_products_are_those_of_the_rewards(name: str) -> None:
+    game, x = BilevelToll(), some_tolls(1)
+    cotangent = np.random.default_rng(2).normal(size=(23 * 24, 5))
+    product = getattr(game, f"{name}_vjp")(x, cotangent)
+    for entry in range(10):
+        step = np.eye(10)[entry]
+        # Rewards are linear in the tolls.
+        change = getattr(game, name)(x + step) - getattr(game, name)(x)
+        assert product[entry] == pytest.approx((cotangent * change).sum(), abs=1e-12)
+
+
+def test_the_objective_and_the_routes_are_those_of_a_solution_by_hand() -> None:
+    game, x = BilevelToll(), some_tolls(3)
+    response = game.evaluate(x)
+    tolls = dict(zip(AT_TEN, x, strict=True))
+    roads = {node: {end: float(t) for end, t in ends.items()} for node, ends in ROADS.items()}
+    value, choice = answer_by_hand(roads, tolls, zone=10, temperature=0.5)
+    assert response.objective == pytest.approx(value, abs=1e-12)
+    for (destination, node, there), share in choice.items():
+        action = list(ROADS[node]).index(there)
+        state = game.state_at(node, destination)
+        assert response.policy[state, action] == pytest.approx(share, abs=1e-11)
+
+
+def test_a_network_of_ones_own_is_solved_as_by_hand() -> None:
+    tolled = [[5, 7], [3, 7], [2, 5]]  # in an order of one's own
+    arguments: dict[str, Any] = {"zone": 5, "zone_cost": 0.5, "temperature": 0.7, "gamma": 0.9}
+    game = BilevelToll(OWN, tolled_links=tolled, max_toll=3.0, **arguments)
+    assert game.nodes == (2, 3, 5, 7) and game.destinations == (2, 3, 7)
+    x = np.array([0.5, 3.0, 1.25])
+    roads: dict[int, dict[int, float]] = {}
+    for start, end, minutes in OWN:
+        roads.setdefault(int(start), {})[int(end)] = minutes
+    tolls = {(start, end): t for (start, end), t in zip(tolled, x.tolist(), strict=True)}
+    value, _ = answer_by_hand(roads, tolls, **arguments)
+    assert game.evaluate(x).objective == pytest.approx(value, abs=1e-12)
+    assert game.best_known is None
+
+
+def test_the_order_of_the_rows_of_a_network_changes_nothing() -> None:
+    first, second = BilevelToll(OWN, zone=5), BilevelToll(OWN[::-1], zone=5)
+    assert first.links == second.links
+    x = np.array([1.0, 2.0, 3.0])
+    assert first.evaluate(x).objective == second.evaluate(x).objective
+
+
+def test_a_network_may_be_an_array_or_a_table_of_floats() -> None:
+    for network in (np.array(OWN), [[float(n) for n in row] for row in OWN]):
+        game = BilevelToll(network, zone=5)  # type: ignore[arg-type]
+        assert game.links == BilevelToll(OWN, zone=5).links
+        assert all(type(node) is int for node in game.nodes)
+
+
+def test_arriving_ends_the_trip_and_pays_the_leader() -> None:
+    game, x = BilevelToll(origins=[9], destinations=[16]), np.arange(10.0)
+    state, info = game.reset(seed=0, options={"upper_params": x})
+    assert game.trip_of(state) == (9, 16)
+    assert info["action_mask"].tolist() == [1, 1, 1, 0, 0]
+    state, reward, terminated, _, info = game.step({"upper": x, "lower": 2})
+    assert game.trip_of(state) == (10, 16)
+    assert (reward, terminated, info["upper_reward"]) == (-3.0, False, -2.0)
+    assert info["action_mask"].tolist() == [1, 1, 1, 1, 1]
+    _, reward, terminated, _, info = game.step({"upper": x, "lower": 3})
+    assert (reward, terminated, info["upper_reward"]) == (-8.0, True, 2.0)
+
+
+def test_a_link_that_does_not_exist_leads_nowhere_and_costs_the_longest_one() -> None:
+    game = BilevelToll(origins=[9], destinations=[16])
+    state, _ = game.reset(seed=0)
+    again, reward, terminated, _, info = game.step({"upper": np.zeros(10), "lower": 4})
+    assert (again, reward, terminated) == (state, -10.0, False)
+
+
+# Numbers ----------------------------------------------------------------------------------------
+
+
+def test_the_anchors_without_tolls() -> None:
+    response = BilevelToll().evaluate(np.zeros(10))
+    # Published with six decimals.
+    assert response.objective == pytest.approx(-0.443814, abs=6e-7)
+    assert np.linalg.norm(response.hyper_gradient) == pytest.approx(0.158023, abs=6e-7)
+    assert np.linalg.norm(response.direct_gradient) == pytest.approx(0.081506, abs=6e-7)
+
+
+def ascended(seed: int) -> Optimum:
+    game = BilevelToll()
+
+    def objective(x: FloatArray) -> tuple[float, FloatArray]:
+        response = game.evaluate(x)
+        return response.objective, response.hyper_gradient
+
+    start = np.random.default_rng(seed).uniform(0.0, 5.0, 10)
+    return lbfgsb(objective, start, LOW, HIGH, max_evaluations=300)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_optimum_is_found_from_six_of_six_starts(seed: int) -> None:
+    optimum = ascended(seed).best
+    assert optimum.value == pytest.approx(0.110297, abs=6e-7)
+    assert optimum.projected_gradient_norm < 1e-5
+
+
+def test_the_direct_gradient_alone_ends_at_the_largest_tolls() -> None:
+    game = BilevelToll()
+    last: list[FloatArray] = []
+
+    def objective(x: FloatArray) -> tuple[float, FloatArray]:
+        response = game.evaluate(x)
+        return response.objective, response.direct_gradient
+
+    normalized_ascent(
+        objective, LOW, LOW, HIGH, learning_rate=1.0, callback=lambda i: last.append(i.upper_params)
+    )
+    np.testing.assert_array_equal(last[-1], HIGH)
+    assert game.evaluate(HIGH).objective == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_toll_may_be_moved_from_entering_to_leaving() -> None:
+    game, x = BilevelToll(), some_tolls(4) / 2.0 + 2.5
+    moved = x + np.array([1.0 if end == 10 else -1.0 / 0.99 for _, end in AT_TEN])
+    first, second = game.evaluate(x), game.evaluate(moved)
+    assert second.objective == pytest.approx(first.objective, abs=1e-12)
+    assert second.lower_value == pytest.approx(first.lower_value, abs=1e-10)
+
+
+def test_the_hyper_gradient_is_exact_along_an_ascent_path() -> None:
+    game, x, env = BilevelToll(), np.zeros(10), leader()
+    for seed in range(5):
+        assert check_hyper_gradient(env, x, seed=seed).relative_error <= 1e-6
+        for _ in range(3):
+            gradient = game.evaluate(x).hyper_gradient
+            x = np.clip(x + 0.8 * gradient / np.linalg.norm(gradient), LOW, HIGH)
+
+
+def test_cold_drivers_take_the_shortest_ways() -> None:
+    game = BilevelToll(temperature=1e-3)
+    policy = game.evaluate(np.zeros(10)).policy
+    minutes = np.zeros((24, 24))
+    for start, end in LINKS:
+        minutes[start - 1, end - 1] = ROADS[start][end]
+    shortest = dijkstra(minutes)
+    for destination in OTHERS:
+        for origin in ROADS:
+            node, driven = origin, 0
+            while node != destination and driven <= shortest[origin - 1, destination - 1]:
+                action = int(policy[game.state_at(node, destination)].argmax())
+                there = list(ROADS[node])[action]
+                node, driven = there, driven + ROADS[node][there]
+            assert node == destination
+            assert driven == shortest[origin - 1, destination - 1]
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-2])
+def test_cold_drivers_come_close_to_discounted_value_iteration(temperature: float) -> None:
+    game, x = BilevelToll(temperature=temperature), some_tolls(5)
+    tolls = dict(zip(AT_TEN, x, strict=True))
+    soft = game.evaluate(x).soft_value
+    bound = temperature * np.log(5.0) / (1.0 - 0.99)
+    for destination in OTHERS:
+        # After n sweeps this is the best way of at most n links; none of them is longer than 23.
+        value = dict.fromkeys(ROADS, 0.0) | {n: -1e9 for n in ROADS if n != destination}
+        for _ in range(30):
+            value = {
+                node: 0.0
+                if node == destination
+                else max(
+                    -(minutes + tolls.get((node, there), 0.0)) + 0.99 * value[there]
+                    for there, minutes in ends.items()
+                )
+                for node, ends in ROADS.items()
+            }
+        for node in ROADS:
+            gain = soft[game.state_at(node, destination)] - value[node]
+            assert -1e-9 <= gain <= bound
+
+
+def test_hot_drivers_go_in_circles_and_their_values_stay_finite() -> None:
+    lengths = []
+    for temperature in (0.5, 2.0, 4.0):
+        response = BilevelToll(temperature=temperature).evaluate(np.zeros(10))
+        assert response.converged and np.isfinite(response.hyper_gradient).all()
+        lengths.append(100.0 * response.occupancy.sum())
+    assert lengths == pytest.approx([3.25, 4.68, 100.0], abs=5e-3)
+
+
+def test_only_the_default_instance_has_best_known_tolls() -> None:
+    game = BilevelToll()
+    best = game.best_known
+    assert best is not None
+    assert game.evaluate(best.upper_params).objective == pytest.approx(best.value, abs=6e-7)
+    rows = [[start, end, minutes] for start, ends in ROADS.items() for end, minutes in ends.items()]
+    assert BilevelToll(rows, tolled_links=AT_TEN, origins=OTHERS).best_known is not None
+    changes: list[dict[str, Any]] = [
+        {"tolled_links": AT_TEN[::-1]},
+        {"zone": 11, "tolled_links": AT_TEN},
+        {"zone_cost": 1.0},
+        {"max_toll": 9.0},
+        {"temperature": 1.0},
+        {"gamma": 0.9},
+        {"origins": [1, 2]},
+        {"destinations": [1, 2]},
+        {"network": [[*row[:2], row[2] + 1] for row in rows]},
+    ]
+    for changed in changes:
+        assert BilevelToll(**changed).best_known is None
+
+
+def test_copies_are_as_good_as_the_original() -> None:
+    game, x = BilevelToll(OWN, zone=5), np.array([1.0, 2.0, 3.0])
+    expected = game.evaluate(x).objective
+    for other in (copy.deepcopy(game), pickle.loads(pickle.dumps(game))):
+        assert other.evaluate(x).objective == expected
+        assert other.tolled_links == game.tolled_links
+
+
+# Bad arguments ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"network": []}, "`network` must have at least one link, got none"),
+        ({"network": "ab"}, r"`network` must be a list of \[from, to, minutes\] rows, got 'ab'"),
+        ({"network": 7}, r"`network` must be a list of \[from, to, minutes\] rows, got 7"),
+        ({"network": [[1, 2]]}, "`network` must be a list"),
+        ({"network": [[1, 2, "3"]]}, "`network` must be a list"),
+        ({"network": np.array(3)}, "`network` must be a list"),
+        ({"network": [[1.5, 2, 3]]}, r"`network` must join nodes that are integers.*\[1.5, 2, 3\]"),
+        (
+            {"network": [[1, 1, 3]]},
+            r"`network` must join different nodes, got the link \[1, 1, 3\]",
+        ),
+        ({"network": [*OWN, [2, 3, 1]]}, "`network` must have each link once, got 2 to 3 twice"),
+        ({"network": [[1, 2, -3]]}, r"minutes that are finite and not negative.*\[1, 2, -3\]"),
+        ({"network": [[1, 2, float("nan")]]}, "minutes that are finite and not negative"),
+        ({"network": [[1, 2, float("inf")]]}, "minutes that are finite and not negative"),
+        ({"network": OWN}, r"`zone` must be a node of the network \(2, 3, 5, 7\), got 10"),
+        (
+            {"network": [[1, 2, 1], [2, 3, 1], [2, 1, 1]], "zone": 2},
+            "`network` must have a link out of every node, got none out of node 3",
+        ),
+        (
+            {"network": [[1, 2, 1], [2, 3, 1], [3, 2, 1]], "zone": 2},
+            "`network` must lead from every origin to every destination, "
+            "got no way from node 3 to node 1",
+        ),
+        (
+            {"network": [[1, 2, 1], [2, 1, 1]], "zone": 2},
+            "`origins` must hold a node other than each destination, got only 1",
+        ),
+        ({"zone": 25}, "`zone` must be a node of the network.*got 25"),
+        ({"zone": "10"}, "`zone` must be a node of the network.*got '10'"),
+        ({"tolled_links": []}, "`tolled_links` must have at least one link, got none"),
+        ({"tolled_links": [1, 2]}, r"`tolled_links` must be a list of \[from, to\] rows"),
+        ({"tolled_links": [[1, 2, 3]]}, r"`tolled_links` must be a list of \[from, to\] rows"),
+        ({"tolled_links": [[1, 10]]}, "`tolled_links` must be links of the network, got 1 to 10"),
+        (
+            {"tolled_links": [[9, 10], [9, 10]]},
+            "`tolled_links` must differ from each other, got 9 to 10 twice",
+        ),
+        ({"origins": []}, "`origins` must have at least one node, got none"),
+        ({"origins": 3}, "`origins` must be a list of nodes.*got 3"),
+        ({"origins": [1, "2"]}, "`origins` must be a list of nodes"),
+        ({"origins": [0]}, "`origins` must be nodes of the network.*got 0"),
+        ({"origins": [1, 1]}, "`origins` must differ from each other, got 1 twice"),
+        ({"destinations": [1, 99]}, "`destinations` must be nodes of the network.*got 99"),
+        ({"destinations": "12"}, "`destinations` must be a list of nodes"),
+        (
+            {"origins": [4], "destinations": [5, 4]},
+            "`origins` must hold a node other than each destination, got only 4",
+        ),
+        ({"zone_cost": -1.0}, "`zone_cost` must be finite and not negative, got -1.0"),
+        ({"max_toll": 0.0}, "`max_toll` must be positive and finite, got 0.0"),
+        ({"temperature": 0.0}, "`temperature` must be positive and finite, got 0.0"),
+        ({"gamma": 1.0}, r"`gamma` must lie in \[0, 1\), got 1.0"),
+        ({"render_mode": "ansi"}, "unknown render_mode 'ansi'"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BilevelToll(**arguments)
+
+
+# Pictures ---------------------------------------------------------------------------------------
+
+
+def test_the_picture_shows_tolls_traffic_and_gradient_on_the_links() -> None:
+    game, x = BilevelToll(), some_tolls(6)
+    response = game.evaluate(x)
+    scene = game.scene(View("title", x, response))
+    nodes = list(ROADS)
+    assert [(nodes[i], nodes[j]) for i, j in scene.edges.tolist()] == LINKS
+    assert scene.values is not None and scene.gradient is not None and scene.flow is not None
+    for k, link in enumerate(LINKS):
+        if link in AT_TEN:
+            assert scene.values[k] == x[AT_TEN.index(link)]
+            assert scene.gradient[k] == response.hyper_gradient[AT_TEN.index(link)]
+            assert scene.edge_labels[k] == f"{x[AT_TEN.index(link)]:.1f}"
+        else:
+            assert np.isnan(scene.values[k]) and np.isnan(scene.gradient[k])
+            assert scene.edge_labels[k] == ""
+    # Where tolls are, the direct gradient is the expected number of passages.
+    passages = scene.flow[[LINKS.index(link) for link in AT_TEN]]
+    np.testing.assert_allclose(passages, 100.0 * response.direct_gradient, rtol=1e-9)
+    assert {node: mark for node, mark in zip(nodes, scene.marks, strict=True) if mark} == {10: "H"}
+    assert scene.follower is None
+
+
+def test_the_follower_sees_the_traffic_to_its_own_destination() -> None:
+    game, x = BilevelToll(), some_tolls(6)
+    response = game.evaluate(x)
+    scene = game.scene(View("title", x, response, state=game.state_at(9, 13)))
+    assert scene.follower == 8
+    assert scene.marks[9] == "H" and scene.marks[12] == "G"
+    assert scene.flow is not None
+    alone = BilevelToll(destinations=[13])
+    expected = 100.0 * alone.traffic(alone.evaluate(x))
+    np.testing.assert_allclose(scene.flow, expected, atol=1e-9)
+    # Nobody drives on from the destination.
+    assert scene.flow[[k for k, link in enumerate(LINKS) if link[0] == 13]].max() == 0.0
+
+
+def test_the_picture_needs_no_answer() -> None:
+    scene = BilevelToll().scene(View("title", np.zeros(10)))
+    assert scene.flow is None and scene.gradient is None and len(scene.panels) == 1
+
+
+def crosses(a: FloatArray, b: FloatArray, c: FloatArray, d: FloatArray) -> bool:
+    def side(p: FloatArray, q: FloatArray, r: FloatArray) -> float:
+        return float((q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0]))
+
+    return side(a, b, c) * side(a, b, d) < 0.0 and side(c, d, a) * side(c, d, b) < 0.0
+
+
+def test_no_roads_of_sioux_falls_cross_in_the_picture() -> None:
+    places = BilevelToll().scene(View("", np.zeros(10))).places
+    assert places.min() == 0.0 and places.max() == 1.0
+    roads = [(a - 1, b - 1) for a, b in LINKS if a < b]
+    for i, (a, b) in enumerate(roads):
+        for c, d in roads[:i]:
+            assert not crosses(*places[[a, b, c, d]])
+
+
+def test_a_network_of_ones_own_is_spread_over_the_picture() -> None:
+    side = 5
+    rows = [
+        row
+        for i in range(side**2)
+        for j in [i + 1] * (i % side < side - 1) + [i + side] * (i < side * (side - 1))
+        for row in ([i, j, 1.0], [j, i, 1.0])
+    ]
+    game = BilevelToll(rows, zone=7)
+    places = game.scene(View("", game.initial_upper_params)).places
+    distances = np.linalg.norm(places[:, None] - places, axis=2) + np.eye(side**2)
+    assert distances.min() > 0.1
+    roads = [(a, b) for a, b in game.links if a < b]
+    assert not any(
+        crosses(*places[[a, b, c, d]]) for i, (a, b) in enumerate(roads) for c, d in roads[:i]
+    )
+
+
+def test_a_road_is_drawn_as_a_line() -> None:
+    rows = [row for i in range(5) for row in ([i, i + 1, 1.0], [i + 1, i, 1.0])]
+    places = BilevelToll(rows, zone=2).scene(View("", np.zeros(4))).places
+    assert np.ptp(places[:, 1]) < 0.1
+    np.testing.assert_allclose(np.abs(np.diff(places[:, 0])), 0.2, atol=0.01)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"network": OWN, "zone": 5}])
+def test_frames_keep_their_size_in_both_seats(arguments: dict[str, Any]) -> None:
+    game = BilevelToll(render_mode="rgb_array", **arguments)
+    frames = []
+    for x in (game.initial_upper_params, np.full(game.upper_space.shape, 4.0)):
+        frames.append(frame(game.draw(View("leader", x, game.evaluate(x)))))
+    game.reset(seed=0)
+    frames.append(game.render())
+    game.step({"upper": game.initial_upper_params, "lower": 0})
+    frames.append(game.render())
+    for i, picture in enumerate(frames):
+        assert picture.dtype == np.uint8 and picture.shape == frames[0].shape
+        assert not any(np.array_equal(picture, other) for other in frames[:i])
+    assert frame(game.draw(View("", game.initial_upper_params))).shape == frames[0].shape
