@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 import bilevel_gym
 from bilevel_gym.envs import ArrayBilevelEnv, TabularBilevelEnv
 from bilevel_gym.methods import TabularResponse
+from bilevel_gym.optimizers import normalized_ascent
 from bilevel_gym.registration import Task
 
 FloatArray = NDArray[np.float64]
@@ -56,6 +57,46 @@ def interior_point(env: Env, seed: int = 5, share: float = 0.5) -> FloatArray:
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     offset = np.random.default_rng(seed).uniform(-share, share, space.shape)
     return (low + high) / 2 + (high - low) / 2 * offset
+
+
+def telling_points(env: Env, count: int) -> list[FloatArray]:
+    """Return x at which the follower's answer makes up a tenth of the hyper-gradient or more.
+
+    They are taken from an ascent path, then from around the initial x, then from anywhere.
+    """
+    game = game_of(env)
+    low, high = (
+        bound.astype(np.float64) for bound in (game.upper_space.low, game.upper_space.high)
+    )
+    width, rng = high - low, np.random.default_rng(7)
+    path: list[FloatArray] = []
+
+    def objective(x: FloatArray) -> tuple[float, FloatArray]:
+        answer = game.evaluate(x)
+        return answer.objective, answer.hyper_gradient
+
+    normalized_ascent(
+        objective,
+        game.initial_upper_params,
+        low,
+        high,
+        steps=8,
+        learning_rate=0.02 * float(width.max()),
+        callback=lambda iterate: path.append(iterate.upper_params),
+    )
+    around = [
+        np.clip(game.initial_upper_params + share * width * rng.normal(size=low.shape), low, high)
+        for share in (0.01, 0.05, 0.2)
+    ]
+    anywhere = [share * interior_point(env, seed) for share in (0.05, 0.2, 1.0) for seed in (1, 2)]
+    found: list[FloatArray] = []
+    for x in [*path[::2], *around, *anywhere]:
+        answer = game.evaluate(np.clip(x, low, high))
+        response = np.linalg.norm(answer.hyper_gradient - answer.direct_gradient)
+        if response > 0.15 * np.linalg.norm(answer.hyper_gradient) and response > 1e-3:
+            found.append(answer.upper_params)
+    assert len(found) >= count, len(found)
+    return found[:count]
 
 
 def sampled_actions(env: Env, count: int, seed: int = 11) -> list[Any]:

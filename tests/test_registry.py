@@ -18,14 +18,12 @@ from gymnasium.utils.env_checker import check_env
 from scipy.stats import chisquare
 
 from bilevel_gym import HyperGradient, LowerLevel
-from bilevel_gym.optimizers import normalized_ascent
 from bilevel_gym.registration import TASKS, Task, register_tasks
 from bilevel_gym.testing import check_hyper_gradient
 
 from .helpers import (
     SEATS,
     Env,
-    FloatArray,
     answer_of,
     arrays_in,
     assert_identical,
@@ -39,6 +37,7 @@ from .helpers import (
     rollout,
     sampled_actions,
     spoil,
+    telling_points,
 )
 
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.id)
@@ -499,46 +498,6 @@ def test_the_best_known_parameters_are_worth_what_is_recorded(task: Task) -> Non
 
 
 # The model --------------------------------------------------------------------------------------
-
-
-def telling_points(env: Env, count: int) -> list[FloatArray]:
-    """Return x at which the follower's answer makes up a tenth of the hyper-gradient or more.
-
-    They are taken from an ascent path, then from around the initial x, then from anywhere.
-    """
-    game = game_of(env)
-    low, high = (
-        bound.astype(np.float64) for bound in (game.upper_space.low, game.upper_space.high)
-    )
-    width, rng = high - low, np.random.default_rng(7)
-    path: list[FloatArray] = []
-
-    def objective(x: FloatArray) -> tuple[float, FloatArray]:
-        answer = game.evaluate(x)
-        return answer.objective, answer.hyper_gradient
-
-    normalized_ascent(
-        objective,
-        game.initial_upper_params,
-        low,
-        high,
-        steps=8,
-        learning_rate=0.02 * float(width.max()),
-        callback=lambda iterate: path.append(iterate.upper_params),
-    )
-    around = [
-        np.clip(game.initial_upper_params + share * width * rng.normal(size=low.shape), low, high)
-        for share in (0.01, 0.05, 0.2)
-    ]
-    anywhere = [share * interior_point(env, seed) for share in (0.05, 0.2, 1.0) for seed in (1, 2)]
-    found: list[FloatArray] = []
-    for x in [*path[::2], *around, *anywhere]:
-        answer = game.evaluate(np.clip(x, low, high))
-        response = np.linalg.norm(answer.hyper_gradient - answer.direct_gradient)
-        if response > 0.15 * np.linalg.norm(answer.hyper_gradient) and response > 1e-3:
-            found.append(answer.upper_params)
-    assert len(found) >= count, len(found)
-    return found[:count]
 
 
 @every_task
