@@ -55,6 +55,14 @@ TASKS = (
         source="Thoma et al., NeurIPS 2024",
     ),
     Task(
+        id="BilevelRandomMDP-v0",
+        entry_point="bilevel_gym.envs.random_mdp:BilevelRandomMDP",
+        max_episode_steps=200,
+        upper="parameters of random rewards",
+        enters="reward",
+        source="Yang et al., AISTATS 2025",
+    ),
+    Task(
         id="BilevelIncentive-v0",
         entry_point="bilevel_gym.envs.incentive:BilevelIncentive",
         max_episode_steps=100,
@@ -92,6 +100,14 @@ TASKS = (
         upper="toll in minutes on each link at node 10",
         enters="reward",
         source="LeBlanc et al., 1975; Baillon and Cominetti, 2008",
+    ),
+    Task(
+        id="BilevelInverseRL-v0",
+        entry_point="bilevel_gym.envs.inverse_rl:BilevelInverseRL",
+        max_episode_steps=200,
+        upper="reward of each kind of terrain, learnt from demonstrations",
+        enters="reward",
+        source="this project, after Ziebart et al., AAAI 2008",
     ),
     Task(
         id="BilevelFrozenLake-v0",

@@ -5,7 +5,9 @@ from .base import BestKnown, BilevelEnv, View
 from .four_rooms import BilevelFourRooms
 from .grid_world import BilevelGridWorld, random_map
 from .incentive import BilevelIncentive
+from .inverse_rl import BilevelInverseRL
 from .markov_game import BilevelMarkovGame
+from .random_mdp import BilevelRandomMDP
 from .tabular import TabularBilevelEnv
 from .tax_design import BilevelTaxDesign
 from .toll import BilevelToll
@@ -18,7 +20,9 @@ __all__ = [
     "BilevelFourRooms",
     "BilevelGridWorld",
     "BilevelIncentive",
+    "BilevelInverseRL",
     "BilevelMarkovGame",
+    "BilevelRandomMDP",
     "BilevelTaxDesign",
     "BilevelToll",
     "BilevelToyText",

@@ -1,0 +1,760 @@
+"""BilevelInverseRL-v0: the rewards that explain how somebody walks."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from dataclasses import replace
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checks import check_at_least, check_in_box, check_not_negative, check_probability
+from ..mdp import FloatArray, Kernel, TabularMDP
+from ..methods import TabularResponse
+from ..objectives import LogLikelihood, QuadraticCost, Sum
+from ..sampling import TransitionArrays
+from ..soft import SoftSolution, solve_soft_mdp
+from .base import BestKnown, View, shown, upper_box
+from .tabular import TabularBilevelEnv
+
+if TYPE_CHECKING:
+    import pygame
+
+    from ..rendering import GridLayout, GridScene
+
+__all__ = ["BilevelInverseRL", "random_terrain"]
+
+# Up, right, down, left, as (row, column) steps.
+MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
+
+START, GOAL = "S", "G"
+KINDS = string.ascii_lowercase
+
+# Half the width of the box of x, and the range from which true weights are drawn.
+BOUND = 1.0
+TRUE_RANGE = (-0.5, -0.1)
+
+# Demonstrations are cut after this many steps.
+MAX_LENGTH = 200
+
+# Random maps: the longest side in cells, the default side, kinds of terrain, cells for each patch.
+MAX_SIDE, SIDE, NUM_KINDS, PATCH = 300, 8, 5, 4
+
+# Default values of num_demonstrations, slip, gamma, temperature, ridge and seed.
+DEFAULTS = (50, 0.1, 0.95, 0.05, 0.0, 0)
+
+# Best x found for the default instance; see the Ground Truth below.
+BEST_DEFAULT = (-0.1324, -0.3222, -0.2064, -0.4526, -0.3104)
+BEST_VALUE = -0.413562
+
+# Ends of the picture's colour scale: the least that no reward exceeds is taken.
+LIMITS = (0.1, 0.2, 0.5, 1.0)
+
+# The picture's table of weights, in pixels: left column, row of text, bars, room for both.
+GUTTER, TEXT_ROW, BARS, WEIGHTS_HEIGHT = 104, 18, 76, 168
+MAX_WEIGHTS = 12
+# Room of the colour scale at the top of a grid picture's key.
+COLOUR_BAR = (212, 68)
+# Cells below this side, in pixels, do not name their terrain.
+KIND_CELL = 26
+
+
+class BilevelInverseRL(TabularBilevelEnv):
+    """A leader infers the rewards of a walker from demonstrations of how it walks.
+
+    ## Description
+    Somebody walks over terrain of several kinds to a goal, taking the trouble that each kind is
+    worth avoiding. The leader sees the walks, not the weights behind them: it proposes weights x,
+    and the follower shows how one would walk with these. The best x makes the demonstrations as
+    likely as they can be. This is maximum causal entropy inverse reinforcement learning, and as
+    the demonstrations come from known weights, what is learned can be compared with the truth.
+
+    ## Upper Level
+    x in [-1, 1]^D: the reward of a step on each kind of terrain, in alphabetical order (D = 5 by
+    default). x starts at 0. The objective, to be maximised, is the mean log-likelihood of the
+    demonstrated actions under the follower's policy,
+
+        F(x) = sum_sa n(s, a) log pi*_x(a|s) / sum_sa n(s, a) - ridge * ||x||^2
+
+    with n(s, a) the number of times that action a was demonstrated in state s. With unlimited
+    demonstrations (`num_demonstrations=None`) n is the exact expected number in an episode of at
+    most 200 steps, not discounted; then, if `ridge` is 0, the true weights maximise F: in every
+    state no policy has a larger expected log-likelihood than the one that acts.
+
+    ## Lower Level
+    An entropy-regularised MDP with r_x(s, a) = 1[s = G] + sum_k phi_k(s) x_k, discount `gamma`,
+    temperature `temperature`. phi_k(s) is 1 where the cell is of kind k, else 0; the goal and cells
+    `S` have no terrain. Moves go up, right, down, left; with probability `slip` the move is one of
+    the three others. The rim of the map bounces. x enters the reward alone. Who demonstrates has
+    the same kernel, discount and temperature.
+
+    ## Observation Space
+    Game and follower: `Discrete(S)`, the cell, row by row (S = 64 by default). Leader:
+    `Box(0, 1, [S])`, the follower's discounted state occupancy times (1 - gamma).
+
+    ## Action Space
+    Leader: `Box(-1, 1, [D])`, x. Follower: `Discrete(4)`: 0 up, 1 right, 2 down, 3 left.
+    Game: both, `{"upper": x, "lower": a}`.
+
+    ## Rewards
+    Leader: F(x). Follower and game: r_x(s, a). A likelihood of other people's walks is no sum over
+    the follower's own steps: the leader's reward of a step, `upper_reward`, is zero.
+
+    ## Episode End
+    The follower starts in a cell `S`, each equally likely, or anywhere but in the goal on maps
+    without one. Its episode terminates on acting in a goal (any action, paid) and is truncated
+    after 200 steps. The leader's is truncated after `outer_steps` (100) announcements.
+
+    ## Info
+    Leader: `hyper_gradient` [D], `upper_params` [D], `inner_residual`, `inner_iterations`,
+    `inner_converged`, `lower_value`. Follower and game: `upper_reward`, zero.
+
+    ## Arguments
+    * `desc`: the map, a list of strings: `a` to `z` kinds of terrain, `G` goals (at least one), `S`
+      starts (if any); or else
+    * `size` (8): side, or (rows, columns), of a random map, up to 300, drawn with `seed`, of
+    * `num_kinds` (5): kinds of terrain in patches, in 1..26;
+    * `features` (None): phi(s) for each cell, row by row, `[S, D]`, in place of the terrain; those
+      of goals are ignored;
+    * `true_params` (None): the true weights `[D]`, in the box; None draws them from U[-.5, -.1];
+    * `num_demonstrations` (50): sampled episodes, at least 1, each cut after 200 steps; None for
+      unlimited ones. Ignored where `demonstrations` are given;
+    * `demonstrations` (None): your own, a list of episodes, each a list of [state, action]. Only
+      the pairs count, so that episodes may have gaps. The truth is unknown then, unless
+      `true_params` are given too;
+    * `slip` (.1): probability of another move than the intended one, in [0, 1];
+    * `gamma` (.95): discount, in [0, 1);
+    * `temperature` (.05): positive. Entropy pays up to temperature * log 4 / (1 - gamma) for never
+      finishing: 1.39 by default, more than the goal, but less than what the terrain costs: .05 *
+      log 4 = .069 a step, where the true weights are at most -.1;
+    * `ridge` (0): weight of ||x||^2, not negative. The box bounds weights that few demonstrations
+      do not determine; a ridge shrinks them;
+    * `seed` (0): seed of map, true weights and demonstrations, not negative. They have streams of
+      their own: the same seed with more demonstrations shows the same walker;
+    * `render_mode`: None, "human" or "rgb_array".
+
+    Attributes `true_params`, `true_policy`, `counts` (n above), `demonstrations` (arrays of states
+    and actions, `[T, 2]` each), `features` and `kinds` say what was drawn.
+
+    ## Ground Truth
+    The true weights of the default instance are (-.1228, -.3735, -.2111, -.4498, -.3308). With
+    unlimited demonstrations they are the maximum, exactly: F = -.410223 there, and the hyper-
+    gradient is zero. It is negative definite curvature that makes them identifiable: the
+    eigenvalues of -d2F/dx2 at the truth are .329, 1.52, 1.92, 7.48 and 30.7 (at seeds 1 to 5 the
+    least is .14 or more). L-BFGS-B from x = 0 and from 60 uniform random starts in the box returned
+    to the truth every time, to 1e-7. The known goal reward, the known temperature and rewards that
+    depend on the state alone are what fixes level and scale.
+
+    With the 50 demonstrations of the default (397 decisions) the same 61 starts all led to
+    `best_known`, within 1e-7 of each other: no other local maximum is known, none is excluded.
+
+    | x | F, these demonstrations | unlimited ones | distance to the truth |
+    |---|---|---|---|
+    | 0, the start | -2.079269 | -2.042516 | .7147 |
+    | the true weights | -.420225 | -.410223 | 0 |
+    | `best_known`: (-.1324, -.3222, -.2064, -.4526, -.3104) | -.413562 | -.417166 | .0563 |
+
+    The best x explains these demonstrations better than the truth does, and those to come worse:
+    its policy is .0069 nats a decision away from the true one (Kullback-Leibler, mean over the
+    true visits; the differences in the third column are that). With 10, 200, 1000 and 5000
+    demonstrations the distance to the truth is .69, .075, .012 and .005.
+
+    At x = 0 the norm of dF/dx is 21.271865. Its direct part is zero for every x: without the
+    follower's response no step is ever taken. (With a `ridge` the direct part leads to x = 0.)
+
+    ## References
+    The task is this project's. B. D. Ziebart, A. Maas, J. A. Bagnell, A. K. Dey, "Maximum entropy
+    inverse reinforcement learning", AAAI 2008. B. D. Ziebart, J. A. Bagnell, A. K. Dey, "Modeling
+    interaction via the principle of maximum causal entropy", ICML 2010.
+
+    ## Version History
+    * v0: first version.
+    """
+
+    def __init__(
+        self,
+        desc: Sequence[str] | None = None,
+        *,
+        size: int | Sequence[int] | None = None,
+        num_kinds: int | None = None,
+        features: Sequence[Sequence[float]] | None = None,
+        true_params: Sequence[float] | None = None,
+        num_demonstrations: int | None = 50,
+        demonstrations: Sequence[Sequence[Sequence[int]]] | None = None,
+        slip: float = 0.1,
+        gamma: float = 0.95,
+        temperature: float = 0.05,
+        ridge: float = 0.0,
+        seed: int = 0,
+        render_mode: str | None = None,
+    ) -> None:
+        """Build the game; the arguments are described above.
+
+        Raises:
+            ValueError: If an argument is out of range, or the map, the features or the
+                demonstrations are malformed.
+        """
+        check_at_least("seed", seed, 0)
+        check_probability("slip", slip)
+        check_not_negative("ridge", ridge)
+        if num_demonstrations is not None:
+            check_at_least("num_demonstrations", num_demonstrations, 1)
+        for_truth, for_demonstrations = np.random.default_rng(seed).spawn(2)
+        cells = self._cells = _parse(_chosen_map(desc, size, num_kinds, features, seed))
+        self.desc = tuple("".join(row) for row in cells)
+        self._at_goal = (cells == GOAL).ravel()
+        self.kinds, self.features = _features(cells, features)
+        count, shape = len(self.kinds), (cells.size, len(MOVES))
+        kernel, start = _kernel(cells == GOAL, slip), _first_states(cells)
+        self.true_params: FloatArray | None = None
+        if true_params is not None:
+            bound = np.full(count, BOUND)
+            self.true_params = check_in_box("true_params", true_params, -bound, bound)
+        elif demonstrations is None:
+            self.true_params = for_truth.uniform(*TRUE_RANGE, count)
+            self.true_params.flags.writeable = False
+        truth: SoftSolution | None = None
+        if self.true_params is not None:
+            reward = self.reward(self.true_params)
+            truth = solve_soft_mdp(TabularMDP(kernel, reward, gamma, temperature))
+        self.true_policy = None if truth is None else truth.policy
+        self.demonstrations: tuple[NDArray[np.int64], ...] | None = None
+        if demonstrations is not None:
+            self.demonstrations = _checked_demonstrations(demonstrations, shape)
+        elif num_demonstrations is not None:
+            assert truth is not None
+            self.demonstrations = _sampled(truth, start, num_demonstrations, for_demonstrations)
+        if self.demonstrations is not None:
+            self.counts = np.zeros(shape)
+            np.add.at(self.counts, tuple(np.concatenate(self.demonstrations).T), 1.0)
+        else:
+            assert truth is not None
+            self.counts = _expected_visits(truth, start)
+        shares = self.counts / self.counts.sum()
+        super().__init__(
+            kernel=kernel,
+            initial_distribution=start,
+            objective=Sum((LogLikelihood(shares), QuadraticCost(ridge))),
+            upper_space=upper_box(-BOUND, BOUND, (count,)),
+            initial_upper_params=np.zeros(count),
+            gamma=gamma,
+            temperature=temperature,
+            render_mode=render_mode,
+        )
+        self._upper_reward = np.zeros(shape[::-1]).T
+        for constant in (self._upper_reward, self.counts, self.features, self.true_policy):
+            if constant is not None:
+                constant.flags.writeable = False  # they are handed out
+        given = (desc, size, num_kinds, features, true_params, demonstrations)
+        numbers = (num_demonstrations, slip, gamma, temperature, ridge, seed)
+        if self.demonstrations is None and ridge == 0.0:
+            assert truth is not None and self.true_params is not None
+            taken = shares > 0.0
+            self.best_known = BestKnown(
+                self.true_params,
+                float((shares[taken] * truth.log_policy[taken]).sum()),
+                "proven: the true policy maximises the expected log-likelihood in every state",
+            )
+        elif all(argument is None for argument in given) and numbers == DEFAULTS:
+            self.best_known = BestKnown(
+                self.validate_upper_params(BEST_DEFAULT),
+                BEST_VALUE,
+                "L-BFGS-B, to which 60 of 60 random starts came too; not proven optimal",
+            )
+
+    def draw(self, view: View) -> pygame.Surface:
+        """Draw what the leader believes beside what is true, with the weights of both below."""
+        from ..rendering import THEME, draw_grid, grid_layout, import_pygame
+        from ..rendering.canvas import draw_colour_bar, draw_text, text_size
+
+        pygame = import_pygame()
+        scene = self.scene(view)
+        limit, columns = scene.shaping_limit, self._cells.shape[1]
+        layout = grid_layout((int(scene.cells.shape[0]), int(scene.cells.shape[1])))
+        # Grid pictures colour the root of a value, so that small ones stand out. Here weights are
+        # to be compared: squares undo the root, and the scale says so.
+        squares = scene.shaping * np.abs(scene.shaping) / limit
+        surface = draw_grid(_without_gap(replace(scene, shaping=squares, gradient=None)))
+        key_left, key_top, key_width, _ = layout.key
+        bar = pygame.Rect(key_left, key_top, min(key_width, COLOUR_BAR[0]), COLOUR_BAR[1])
+        surface.fill(THEME.page, bar)
+        draw_colour_bar(surface, tuple(bar), limit, scene.shaping_name)
+        # The column between the maps belongs to neither.
+        left, top, width, height = layout.map
+        between, right = (layout.cell_corner(0, columns + i)[0] for i in (0, 1))
+        gap = pygame.Rect(between + 1, top - 1, max(0, right - between - 2), height + 2)
+        surface.fill(THEME.page, gap)
+        for x in (gap.left - 1, gap.right):
+            pygame.draw.line(surface, THEME.ink, (x, gap.top), (x, gap.bottom - 1))
+        known = self.true_params is not None
+        for x, room, headings in (
+            (left, between - left, ("believed: reward under x", "believed")),
+            (
+                right,
+                left + width - right,
+                ("true: who demonstrated", "true") if known else ("demonstrated",),
+            ),
+        ):
+            fitting = [text for text in headings if text_size(text, THEME.text_size)[0] <= room]
+            text = fitting[0] if fitting else headings[-1]
+            place = (x, top - THEME.gap // 2)
+            draw_text(surface, text, place, anchor="bottomleft", max_width=room)
+        if layout.cell >= KIND_CELL and self._has_terrain:
+            self._write_kinds(surface, scene, layout)
+        # The key stands right of the map, or below one that is low and wide.
+        bottom, key_bottom = top + height, layout.key[1] + layout.key[3]
+        beside = layout.key[1] < bottom and bottom + THEME.margin < key_bottom
+        place = (THEME.margin, (bottom if beside else max(bottom, key_bottom)) + THEME.margin)
+        surface = _extended(surface, place[1] + WEIGHTS_HEIGHT + THEME.margin)
+        room = (key_left if beside else surface.get_width()) - 2 * THEME.margin
+        gradient = None if view.response is None else view.response.hyper_gradient
+        self._draw_weights(surface, (*place, room), view.upper_params, gradient)
+        return surface
+
+    def scene(self, view: View) -> GridScene:
+        """Return a view as arrays over the picture: the leader's map, a wall, the demonstrator's.
+
+        In the right one colours are the true reward, arrows the true policy and discs the visits.
+        Where the truth is not known, there are no colours, and the arrows are how often each
+        action was taken, all alike where nobody was.
+        """
+        from ..rendering import GridScene
+
+        answer = view.response
+        tabular = answer if isinstance(answer, TabularResponse) else None
+        believed, true = self.features @ view.upper_params, np.zeros(len(self.features))
+        status = view.status
+        if self.true_params is not None:
+            true = self.features @ self.true_params
+            distance = float(np.linalg.norm(view.upper_params - self.true_params))
+            status = (*status, ("distance to true x", shown(distance)))
+        number = "unlimited" if self.demonstrations is None else f"{len(self.demonstrations):,}"
+        largest = float(max(np.abs(believed).max(), np.abs(true).max()))
+        policy = occupancy = None
+        if tabular is not None:
+            visits = self.counts.sum(axis=1, keepdims=True)
+            taken = np.divide(
+                self.counts, visits, out=np.full_like(self.counts, 0.25), where=visits > 0.0
+            )
+            right = taken if self.true_policy is None else self.true_policy
+            policy = self._beside(tabular.policy, right, np.nan)
+            shares = visits[:, 0] / visits.sum()
+            occupancy = self._beside(tabular.occupancy / tabular.occupancy.sum(), shares, np.nan)
+        gradient = None
+        if answer is not None and answer.hyper_gradient is not None and self._has_terrain:
+            per_cell = self.features @ answer.hyper_gradient
+            gradient = self._beside(per_cell, np.zeros_like(per_cell), np.nan)
+        cells = np.where(np.isin(self._cells, (START, GOAL)), self._cells, ".").ravel()
+        return GridScene(
+            cells=self._beside(cells, cells, "#"),
+            shaping=self._beside(believed, true, np.nan),
+            shaping_limit=next((limit for limit in LIMITS if largest <= limit), largest),
+            policy=policy,
+            occupancy=occupancy,
+            gradient=gradient,
+            follower=None if view.state is None else self.cell_of(view.state),
+            title=view.title,
+            status=(*status, ("demonstrations", number)),
+            shaping_name="reward of a step",
+            params_name="weight",
+        )
+
+    def cell_of(self, state: int) -> tuple[int, int]:
+        """Return (row, column) of a state, on the map and in the left map of the picture."""
+        row, column = divmod(state, self._cells.shape[1])
+        return row, column
+
+    def state_of(self, cell: tuple[int, int]) -> int | None:
+        """Return the entry of x for a cell of the picture, that of its terrain; None without one.
+
+        The same entry serves all cells of a kind, so that painting one of them paints all.
+        """
+        height, width = self._cells.shape
+        row, column = cell[0], cell[1] % (width + 1)
+        kind = str(self._cells[row, column]) if column < width else ""
+        return self.kinds.index(kind) if kind in self.kinds else None
+
+    def reward(self, upper_params: FloatArray) -> FloatArray:
+        """Return r_x(s, a) = 1[s = G] + sum_k phi_k(s) x_k, `[S, A]`."""
+        per_state = np.where(self._at_goal, 1.0, self.features @ upper_params)
+        return np.asfortranarray(np.repeat(per_state[:, None], len(MOVES), axis=1))
+
+    def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Return sum_sa cotangent(s, a) phi(s), `[D]`."""
+        return self.features.T @ cotangent.sum(axis=1)  # no features in the goal
+
+    def upper_reward(self, upper_params: FloatArray) -> FloatArray:
+        """Return zeros `[S, A]`: the objective is no sum over the follower's steps."""
+        return self._upper_reward
+
+    @property
+    def _has_terrain(self) -> bool:
+        """Whether x weighs kinds of terrain, not features of the user's."""
+        return len(self.kinds[0]) == 1
+
+    # The picture -----------------------------------------------------------------------------
+
+    def _beside(self, left: NDArray[Any], right: NDArray[Any], gap: Any) -> NDArray[Any]:
+        """Return values per state as maps with a column between, `[H, 2 W + 1, ...]`."""
+        height, width = self._cells.shape
+        between = np.full((height, 1, *left.shape[1:]), gap)
+        maps = [values.reshape(height, width, *values.shape[1:]) for values in (left, right)]
+        return np.concatenate([maps[0], between, maps[1]], axis=1)
+
+    def _write_kinds(self, surface: pygame.Surface, scene: GridScene, layout: GridLayout) -> None:
+        """Write the kind of terrain into the corner of each cell."""
+        from ..rendering.canvas import contrast_ink, diverging_colours, draw_text
+
+        columns, side = self._cells.shape[1], int(layout.cell)
+        size = max(12, side // 3)
+        colours = diverging_colours(scene.shaping, scene.shaping_limit, power=1.0)
+        for row, column in np.ndindex(*scene.cells.shape):
+            if scene.cells[row, column] == ".":
+                red, green, blue = colours[row, column].tolist()
+                x, y = layout.cell_corner(row, column)
+                draw_text(
+                    surface,
+                    str(self._cells[row, column % (columns + 1)]),
+                    (x + side - 3, y + side - 1),
+                    size=size,
+                    colour=contrast_ink((red, green, blue)),
+                    anchor="bottomright",
+                )
+
+    def _draw_weights(
+        self,
+        surface: pygame.Surface,
+        place: tuple[int, int, int],
+        params: FloatArray,
+        gradient: FloatArray | None,
+    ) -> None:
+        """Draw a table with a column for each weight: derivative, bars, name, x and true x."""
+        from ..rendering import THEME, import_pygame
+        from ..rendering.canvas import draw_text, text_size
+        from ..rendering.signs import LEVELS, triangle_sprite
+
+        pygame = import_pygame()
+        left, top, width = place
+        names, true = self.kinds[:MAX_WEIGHTS], self.true_params
+        pitch = (width - GUTTER) / len(names)
+        bars = pygame.Rect(left + GUTTER, top + 26, width - GUTTER, BARS)
+        pygame.draw.rect(surface, THEME.light, bars)
+        values = np.concatenate([params] if true is None else [params, true])
+        lowest, highest = min(0.0, float(values.min())), max(0.0, float(values.max()))
+        if highest == lowest:
+            lowest, highest = -1.0, 1.0
+        unit = (bars.height - 8) / (highest - lowest)
+        zero = bars.top + 4 + round(highest * unit)
+        side = max(24, min(72, int(3.0 * pitch)))
+        largest = 0.0 if gradient is None else float(np.abs(gradient).max())
+        thickness = max(4, min(26, int(0.3 * pitch)))
+        small, rows = THEME.small_size, bars.bottom + 6
+        numbers = text_size(_signed(-1.0), small)[0] < pitch
+        for i, name in enumerate(names):
+            middle = bars.left + round((i + 0.5) * pitch)
+            if gradient is not None and largest > 0.0:
+                level = round(np.sign(gradient[i]) * np.sqrt(abs(gradient[i]) / largest) * LEVELS)
+                if level:
+                    image = triangle_sprite(side, int(level)).image
+                    surface.blit(image, image.get_rect(center=(middle, top + 12)))
+            pair = [(middle - thickness - 1, float(params[i]), True)]
+            if true is not None:
+                pair.append((middle + 1, float(true[i]), False))
+            for x, value, filled in pair:
+                length = max(1, round(abs(value) * unit))
+                box = pygame.Rect(x, zero if value < 0.0 else zero - length, thickness, length)
+                pygame.draw.rect(surface, THEME.ink if filled else THEME.page, box)
+                pygame.draw.rect(surface, THEME.ink, box, 1)
+            texts = [(name, THEME.ink)]
+            if numbers:
+                texts.append((_signed(params[i]), THEME.ink))
+                if true is not None:
+                    texts.append((_signed(true[i]), THEME.muted))
+            for row, (text, colour) in enumerate(texts):
+                spot = (middle, rows + row * TEXT_ROW)
+                draw_text(
+                    surface,
+                    text,
+                    spot,
+                    size=small,
+                    colour=colour,
+                    anchor="midtop",
+                    max_width=int(pitch) - 2,
+                )
+        pygame.draw.line(surface, THEME.ink, (bars.left, zero), (bars.right - 1, zero))
+        pygame.draw.rect(surface, THEME.rule, bars, 1)
+        count = "" if len(names) == len(self.kinds) else f"{len(names)} of {len(self.kinds)}"
+        labels = [
+            (top - 3, "" if gradient is None else "raise, lower x"),
+            (top + 11, "" if gradient is None else f"dF/dx to {largest:.2g}"),
+            (bars.centery - TEXT_ROW, "reward"),
+            (bars.centery, count),
+            (rows, "terrain" if self._has_terrain else "feature"),
+            (rows + TEXT_ROW, "x, filled"),
+            (rows + 2 * TEXT_ROW, "" if true is None else "true, hollow"),
+        ]
+        for y, text in labels:
+            draw_text(
+                surface, text, (left, y), size=small, colour=THEME.muted, max_width=GUTTER - 4
+            )
+
+
+def random_terrain(
+    size: int | Sequence[int], num_kinds: int = NUM_KINDS, seed: int = 0
+) -> tuple[str, ...]:
+    """Draw a map of patches of terrain with a goal.
+
+    Each cell has the terrain of the nearest of some random places, about one for four cells, to
+    which the kinds of terrain are dealt in turn.
+
+    Args:
+        size: Side of a square map, or (rows, columns), each in 1..300.
+        num_kinds: Kinds of terrain, in 1..26 and fewer than there are cells.
+        seed: Seed of the draw, not negative.
+
+    Returns:
+        The rows of the map.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+    from scipy.spatial import KDTree
+
+    sides = tuple(size) if isinstance(size, Sequence) else (size, size)
+    if len(sides) != 2 or not all(
+        isinstance(side, Integral) and 1 <= side <= MAX_SIDE for side in sides
+    ):
+        raise ValueError(
+            f"`size` must be a side or (rows, columns), each in 1..{MAX_SIDE}, got {size!r}"
+        )
+    check_at_least("num_kinds", num_kinds, 1)
+    check_at_least("seed", seed, 0)
+    rows, columns = (int(side) for side in sides)
+    most = min(len(KINDS), rows * columns - 1)
+    if num_kinds > most:
+        raise ValueError(f"`num_kinds` must be at most {most} on this map, got {num_kinds}")
+    rng = np.random.default_rng(seed)
+    drawn = rng.permutation(rows * columns)
+    goal, places = drawn[0], drawn[1 : 1 + max(num_kinds, rows * columns // PATCH)]
+    everywhere = np.stack(np.unravel_index(np.arange(rows * columns), (rows, columns)), axis=1)
+    _, nearest = KDTree(everywhere[places]).query(everywhere)
+    cells = np.array(list(KINDS))[nearest % num_kinds]
+    cells[goal] = GOAL
+    return tuple("".join(row) for row in cells.reshape(rows, columns))
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def _without_gap(scene: GridScene) -> GridScene:
+    """Return a scene that has empty cells in place of walls, to be painted over."""
+    gap = scene.cells == "#"
+
+    def filled(values: FloatArray | None, value: float) -> FloatArray | None:
+        if values is None:
+            return None
+        return np.where(gap.reshape(*gap.shape, *(1,) * (values.ndim - 2)), value, values)
+
+    return replace(
+        scene,
+        cells=np.where(gap, ".", scene.cells),
+        shaping=np.where(gap, 0.0, scene.shaping),
+        policy=filled(scene.policy, 0.25),
+        occupancy=filled(scene.occupancy, 0.0),
+    )
+
+
+def _extended(surface: pygame.Surface, height: int) -> pygame.Surface:
+    """Return a picture with an empty page added below, where it is lower than `height`."""
+    from ..rendering import new_surface
+
+    if surface.get_height() >= height:
+        return surface
+    larger = new_surface((surface.get_width(), height + height % 2))
+    larger.blit(surface, (0, 0))
+    return larger
+
+
+def _chosen_map(
+    desc: Sequence[str] | None,
+    size: int | Sequence[int] | None,
+    num_kinds: int | None,
+    features: object,
+    seed: int,
+) -> Sequence[str]:
+    """Return the rows of the map, after checking that the arguments do not contradict."""
+    for name, value in (("size", size), ("num_kinds", num_kinds)):
+        if desc is not None and value is not None:
+            raise ValueError(f"`{name}` is for random maps, got {name}={value!r} with `desc`")
+    if num_kinds is not None and features is not None:
+        raise ValueError(f"`features` replace kinds of terrain, got {num_kinds=} with `features`")
+    if desc is not None:
+        return desc
+    return random_terrain(
+        SIDE if size is None else size, NUM_KINDS if num_kinds is None else num_kinds, seed
+    )
+
+
+def _parse(desc: Sequence[str]) -> NDArray[np.str_]:
+    """Return the map as characters `[H, W]`, after checking it."""
+    if (
+        isinstance(desc, str)
+        or not isinstance(desc, Sequence | np.ndarray)
+        or not all(isinstance(row, str) for row in desc)
+    ):
+        raise ValueError(f"`desc` must be a list of strings, one per row, got {desc!r}")
+    if len(desc) == 0 or not desc[0]:
+        raise ValueError("`desc` must have at least one cell, got an empty map")
+    for number, row in enumerate(desc):
+        if len(row) != len(desc[0]):
+            raise ValueError(
+                f"rows of `desc` must have equal lengths, got {len(desc[0])} in row 0 and "
+                f"{len(row)} in row {number}"
+            )
+        for column, cell in enumerate(row):
+            if cell not in KINDS and cell not in (START, GOAL):
+                raise ValueError(
+                    "cells of `desc` must be one of 'a' to 'z' terrain, 'S' start, 'G' goal; got "
+                    f"{cell!r} in row {number}, column {column}"
+                )
+    cells = np.array([list(row) for row in desc])
+    if not (cells == GOAL).any():
+        raise ValueError("`desc` must have a goal ('G'), got none")
+    if not np.isin(cells, list(KINDS)).any():
+        raise ValueError("`desc` must have a cell of terrain ('a' to 'z'), got none")
+    return cells
+
+
+def _features(
+    cells: NDArray[np.str_], features: Sequence[Sequence[float]] | None
+) -> tuple[tuple[str, ...], FloatArray]:
+    """Return the names of the features and phi `[S, D]`: of the terrain, or the given ones."""
+    if features is None:
+        kinds = sorted(set(np.unique(cells).tolist()) - {START, GOAL})
+        return tuple(kinds), (cells.reshape(-1, 1) == np.array(kinds)).astype(np.float64)
+    try:
+        given = np.array(features, dtype=np.float64)
+    except (TypeError, ValueError):
+        given = np.empty(0)
+    if given.ndim != 2 or len(given) != cells.size or not given.size:
+        raise ValueError(
+            f"`features` must be a list of equally many numbers for each of {cells.size} cells, "
+            f"got {_shortened(features)}"
+        )
+    if not np.isfinite(given).all():
+        state, feature = (int(i) for i in np.argwhere(~np.isfinite(given))[0])
+        raise ValueError(
+            f"`features` must be finite, got {given[state, feature]} in cell {state}, {feature=}"
+        )
+    given[(cells == GOAL).ravel()] = 0.0
+    return tuple(f"phi{k}" for k in range(given.shape[1])), given
+
+
+def _shortened(value: object) -> str:
+    """Return what was received, in few letters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _first_states(cells: NDArray[np.str_]) -> FloatArray:
+    """Return the distribution of the first state `[S]`: uniform on 'S', or on all but 'G'."""
+    start = (cells == START) if (cells == START).any() else (cells != GOAL)
+    return start.ravel() / start.sum()
+
+
+def _kernel(goal: NDArray[np.bool_], slip: float) -> Kernel:
+    """Return the kernel of slippery moves on a map without walls; acting in the goal ends it.
+
+    Args:
+        goal: Where the goals are, `[H, W]`.
+        slip: Probability that the move is another than the intended one.
+    """
+    height, width = goal.shape
+    states = np.arange(goal.size).reshape(goal.shape)
+    padded = np.pad(states, 1, mode="edge")  # the rim bounces
+    going = np.flatnonzero(~goal)
+    moved = [
+        padded[1 + row : 1 + row + height, 1 + column : 1 + column + width].ravel()[going]
+        for row, column in MOVES
+    ]
+    triplets = [
+        (going, np.full_like(going, action), moved[direction], np.full(going.size, probability))
+        for action in range(len(MOVES))
+        for direction in range(len(MOVES))
+        if (probability := 1.0 - slip if direction == action else slip / 3.0) > 0.0
+    ]
+    s, a, t, p = (np.concatenate(parts) for parts in zip(*triplets, strict=True))
+    return Kernel.from_triplets(s, a, t, p, num_states=goal.size, num_actions=len(MOVES))
+
+
+def _sampled(
+    truth: SoftSolution, start: FloatArray, number: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], ...]:
+    """Return episodes of the demonstrator, states and actions `[T, 2]` each."""
+    transitions = TransitionArrays(truth.mdp, np.zeros_like(truth.policy))
+    first, choice = start.cumsum(), truth.policy.cumsum(axis=1)
+    first, choice = first / first[-1], choice / choice[:, -1:]
+    states = np.searchsorted(first, rng.random(number), side="right")
+    episodes, parts = np.arange(number), []
+    for _ in range(MAX_LENGTH):
+        actions = (choice[states] <= rng.random(len(states))[:, None]).sum(axis=1)
+        parts.append(np.stack([episodes, states, actions], axis=1))
+        states, ended, _, _ = transitions.sample(states, actions, rng.random(len(states)))
+        states, episodes = states[~ended], episodes[~ended]
+        if not len(states):
+            break
+    steps = np.concatenate(parts).astype(np.int64)
+    steps = steps[np.argsort(steps[:, 0], kind="stable")]
+    ends = np.searchsorted(steps[:, 0], np.arange(1, number))
+    return tuple(np.split(steps[:, 1:], ends))
+
+
+def _expected_visits(truth: SoftSolution, start: FloatArray) -> FloatArray:
+    """Return how often an episode of the demonstrator takes each action, on average, `[S, A]`."""
+    present, visits = start, np.zeros_like(start)
+    for _ in range(MAX_LENGTH):
+        visits = visits + present
+        present = truth.mdp.kernel.flow(present[:, None] * truth.policy)
+    return visits[:, None] * truth.policy
+
+
+def _checked_demonstrations(
+    demonstrations: object, shape: tuple[int, int]
+) -> tuple[NDArray[np.int64], ...]:
+    """Return the user's episodes as arrays `[T, 2]`, after checking them."""
+    if isinstance(demonstrations, str) or not isinstance(demonstrations, Sequence | np.ndarray):
+        raise ValueError(
+            "`demonstrations` must be a list of episodes, each a list of [state, action], got "
+            f"{_shortened(demonstrations)}"
+        )
+    if len(demonstrations) == 0:
+        raise ValueError("`demonstrations` must have at least one episode, got none")
+    checked = []
+    for number, episode in enumerate(demonstrations):
+        try:
+            steps = np.asarray(episode)
+        except ValueError:  # rows of different lengths
+            steps = np.empty(0, dtype=object)
+        if steps.size == 0 and steps.dtype != object:
+            raise ValueError(
+                f"episodes of `demonstrations` must not be empty, got episode {number} without "
+                "a step"
+            )
+        if steps.ndim != 2 or steps.shape[1] != 2 or steps.dtype.kind not in "iu":
+            raise ValueError(
+                "episodes of `demonstrations` must be lists of [state, action], two integers, got "
+                f"{_shortened(episode)} as episode {number}"
+            )
+        for name, column, bound in zip(("state", "action"), steps.T, shape, strict=True):
+            wrong = np.flatnonzero((column < 0) | (column >= bound))
+            if wrong.size:
+                raise ValueError(
+                    f"{name}s of `demonstrations` must lie in 0..{bound - 1}, got "
+                    f"{column[wrong[0]]} in episode {number}, step {wrong[0]}"
+                )
+        checked.append(steps.astype(np.int64))
+    return tuple(checked)

@@ -1,0 +1,531 @@
+"""Maps, demonstrations, truth, numbers and pictures of BilevelInverseRL-v0."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from itertools import combinations
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from bilevel_gym import HyperGradient, LowerLevel
+from bilevel_gym.envs import View
+from bilevel_gym.envs.inverse_rl import BilevelInverseRL, random_terrain
+from bilevel_gym.optimizers import lbfgsb
+from bilevel_gym.rendering import frame
+from bilevel_gym.testing import check_hyper_gradient
+from bilevel_gym.viewer.picture import scene as picture_of
+from bilevel_gym.viewer.session import Session
+
+from .helpers import FloatArray
+
+SMALL = ["aab", "bSc", "Gca"]
+MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
+
+
+def norm(vector: FloatArray | None) -> float:
+    assert vector is not None
+    return float(np.linalg.norm(vector))
+
+
+def true_params(game: BilevelInverseRL) -> FloatArray:
+    assert game.true_params is not None
+    return game.true_params
+
+
+def fitted(game: BilevelInverseRL, start: FloatArray | None = None) -> FloatArray:
+    """Return where L-BFGS-B on the hyper-gradient ends."""
+
+    def objective(x: FloatArray) -> tuple[float, FloatArray]:
+        response = game.evaluate(x)
+        return response.objective, response.hyper_gradient
+
+    bound = np.ones(len(game.kinds))
+    first = game.initial_upper_params if start is None else start
+    return lbfgsb(objective, first, -bound, bound, tolerance=1e-9).best.upper_params
+
+
+def soft_optimal(game: BilevelInverseRL, x: FloatArray) -> FloatArray:
+    """Return the logarithm of the policy under x, by plain soft value iteration."""
+    transition, value = game.kernel(x).to_dense(), np.zeros(len(game.features))
+    reward, tau = game.reward(x), game.temperature
+    for _ in range(800):
+        soft_q = reward + game.gamma * transition @ value
+        top = soft_q.max(axis=1)
+        value = top + tau * np.log(np.exp((soft_q - top[:, None]) / tau).sum(axis=1))
+    log_policy: FloatArray = (soft_q - value[:, None]) / tau
+    return log_policy
+
+
+# The model --------------------------------------------------------------------------------------
+
+
+def test_the_default_is_an_eight_by_eight_map_of_five_kinds() -> None:
+    game = BilevelInverseRL()
+    assert [len(row) for row in game.desc] == 8 * [8]
+    assert game.kinds == tuple("abcde")
+    assert "".join(game.desc).count("G") == 1
+    assert (game.gamma, game.temperature) == (0.95, 0.05)
+    assert game.upper_space == gym.spaces.Box(-1.0, 1.0, (5,), np.float32)
+    assert game.observation_space == gym.spaces.Discrete(64)
+    np.testing.assert_array_equal(game.initial_upper_params, np.zeros(5))
+    assert game.demonstrations is not None and len(game.demonstrations) == 50
+
+
+def test_the_kernel_moves_over_the_map_and_ends_in_the_goal() -> None:
+    game = BilevelInverseRL(SMALL, slip=0.3)
+    expected = np.zeros((9, 4, 9))
+    for state in range(9):
+        row, column = divmod(state, 3)
+        for action in range(4):
+            for move, (down, right) in enumerate(MOVES):
+                there = (min(max(row + down, 0), 2), min(max(column + right, 0), 2))
+                likely = 0.7 if move == action else 0.1
+                expected[state, action, 3 * there[0] + there[1]] += likely * (state != 6)
+    dense = game.kernel(game.initial_upper_params).to_dense()
+    np.testing.assert_allclose(dense, expected, atol=1e-15)
+
+
+def test_each_kind_of_terrain_has_a_weight_and_the_goal_pays_one() -> None:
+    game = BilevelInverseRL(SMALL)
+    weights = {"a": -0.3, "b": 0.2, "c": -0.7, "S": 0.0, "G": 1.0}
+    expected = [[weights[cell]] * 4 for row in SMALL for cell in row]
+    np.testing.assert_array_equal(game.reward(np.array([-0.3, 0.2, -0.7])), expected)
+    assert not game.upper_reward(game.initial_upper_params).any()
+
+
+def test_given_features_replace_the_terrain() -> None:
+    rng = np.random.default_rng(0)
+    features, x = rng.normal(size=(9, 2)), rng.uniform(-1.0, 1.0, 2)
+    game = BilevelInverseRL(SMALL, features=features.tolist())
+    reward = game.reward(x)
+    assert game.upper_space.shape == (2,)
+    for state in range(9):
+        expected = 1.0 if state == 6 else features[state] @ x
+        np.testing.assert_allclose(reward[state], expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("own_features", [False, True])
+def test_the_vector_jacobian_product_is_that_of_the_reward(own_features: bool) -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(9, 3)).tolist() if own_features else None
+    game = BilevelInverseRL(SMALL, features=features)
+    cotangent, x, direction = rng.normal(size=(9, 4)), rng.normal(size=3), rng.normal(size=3)
+    # The reward is affine in x.
+    change = game.reward(x + direction) - game.reward(x)
+    product = game.reward_vjp(x, cotangent) @ direction
+    assert product == pytest.approx((cotangent * change).sum(), rel=1e-12)
+
+
+def test_episodes_start_in_s_or_anywhere_but_in_the_goal() -> None:
+    expected = np.zeros(9)
+    expected[4] = 1.0
+    np.testing.assert_array_equal(BilevelInverseRL(SMALL).initial_distribution, expected)
+    expected = np.full(4, 1 / 3)
+    expected[3] = 0.0
+    np.testing.assert_allclose(BilevelInverseRL(["ab", "cG"]).initial_distribution, expected)
+
+
+def test_acting_in_the_goal_pays_one_and_ends_the_episode() -> None:
+    game = BilevelInverseRL(SMALL, slip=0.0)
+    env = LowerLevel(game, np.array([-0.1, -0.2, -0.3]))
+    assert env.reset(seed=0)[0] == 4
+    records = [env.step(action) for action in (2, 3, 0)]
+    assert [record[0] for record in records[:2]] == [7, 6]
+    assert [record[1] for record in records] == pytest.approx([0.0, -0.3, 1.0])
+    assert [record[2] for record in records] == [False, False, True]
+    assert {record[4]["upper_reward"] for record in records} == {0.0}
+
+
+def test_random_maps_hold_every_kind_and_one_goal() -> None:
+    for seed in range(20):
+        rows = random_terrain((5, 6), 7, seed)
+        assert len(rows) == 5 and {len(row) for row in rows} == {6}
+        assert sorted(set("".join(rows))) == sorted("abcdefgG")
+        assert "".join(rows).count("G") == 1
+    assert random_terrain(8, 5, 0) == BilevelInverseRL().desc == random_terrain([8, 8], 5, 0)
+    assert random_terrain(8, 5, 1) != random_terrain(8, 5, 0)
+    assert random_terrain((1, 2), 1) in (("aG",), ("Ga",))
+
+
+def test_the_instance_is_a_function_of_its_arguments() -> None:
+    np.random.seed(0)
+    first = BilevelInverseRL()
+    np.random.seed(1)
+    again, more, other = BilevelInverseRL(), BilevelInverseRL(num_demonstrations=99), None
+    np.testing.assert_array_equal(first.counts, again.counts)
+    assert first.desc == more.desc
+    np.testing.assert_array_equal(true_params(first), true_params(more))
+    other = BilevelInverseRL(seed=1)
+    assert other.desc != first.desc and (true_params(other) != true_params(first)).all()
+
+
+@pytest.mark.parametrize("copier", [copy.deepcopy, lambda game: pickle.loads(pickle.dumps(game))])
+def test_copies_are_the_same_game(copier: Any) -> None:
+    game, x = BilevelInverseRL(SMALL), np.full(3, -0.2)
+    assert copier(game).evaluate(x).objective == game.evaluate(x).objective
+
+
+# Demonstrations ---------------------------------------------------------------------------------
+
+
+def test_counts_are_those_of_the_demonstrations() -> None:
+    game = BilevelInverseRL()
+    assert game.demonstrations is not None
+    expected = np.zeros((64, 4))
+    for episode in game.demonstrations:
+        for state, action in episode.tolist():
+            expected[state, action] += 1.0
+    np.testing.assert_array_equal(game.counts, expected)
+
+
+def test_demonstrations_are_episodes_of_the_game() -> None:
+    game = BilevelInverseRL(num_demonstrations=200)
+    dense, goal = game.kernel(game.initial_upper_params).to_dense(), "".join(game.desc).index("G")
+    assert game.demonstrations is not None and len(game.demonstrations) == 200
+    for episode in game.demonstrations:
+        states, actions = episode.T
+        assert 1 <= len(states) <= 200 and game.initial_distribution[states[0]] > 0.0
+        # It goes on until it has acted in the goal, and never after.
+        assert (states[:-1] != goal).all() and (states[-1] == goal or len(states) == 200)
+        assert (dense[states[:-1], actions[:-1], states[1:]] > 0.0).all()
+
+
+def test_an_episode_that_never_ends_is_cut() -> None:
+    # A weight of one on the terrain keeps the walker away from the goal.
+    arguments: dict[str, Any] = {"desc": ["aaaa", "aaaG"], "true_params": [1.0], "slip": 0.0}
+    game = BilevelInverseRL(num_demonstrations=5, **arguments)
+    assert game.demonstrations is not None
+    assert [len(episode) for episode in game.demonstrations] == 5 * [200]
+    unlimited = BilevelInverseRL(num_demonstrations=None, **arguments)
+    assert unlimited.counts.sum() == pytest.approx(200.0, abs=1e-9)
+
+
+def test_samples_approach_the_expected_visits() -> None:
+    exact = BilevelInverseRL(num_demonstrations=None)
+    sampled = BilevelInverseRL(num_demonstrations=20_000)
+    mean = sampled.counts / 20_000
+    assert mean.sum() == pytest.approx(exact.counts.sum(), rel=0.01)
+    # A visit's count has a variance near its mean; five standard errors.
+    error = np.abs(mean - exact.counts)
+    assert (error < 5.0 * np.sqrt((exact.counts + 1e-3) / 20_000)).all()
+
+
+def test_expected_visits_are_those_of_a_plain_simulation_of_probabilities() -> None:
+    game = BilevelInverseRL(SMALL, num_demonstrations=None)
+    policy = np.exp(soft_optimal(game, true_params(game)))
+    chain = np.einsum("sa,sat->st", policy, game.kernel(true_params(game)).to_dense())
+    # The episode ends surely, hence the sum over 200 steps is the one over all.
+    visits = np.linalg.solve(np.eye(9) - chain.T, game.initial_distribution)
+    np.testing.assert_allclose(game.counts, visits[:, None] * policy, atol=1e-10)
+
+
+def test_own_demonstrations_count_as_the_same_generated_ones() -> None:
+    game = BilevelInverseRL()
+    assert game.demonstrations is not None
+    episodes = json.loads(json.dumps([episode.tolist() for episode in game.demonstrations]))
+    own = BilevelInverseRL(demonstrations=episodes)
+    np.testing.assert_array_equal(own.counts, game.counts)
+    x = np.full(5, -0.2)
+    assert own.evaluate(x).objective == game.evaluate(x).objective
+    # What has been handed in says nothing of the truth, unless the user knows it.
+    assert own.true_params is None and own.true_policy is None and own.best_known is None
+    known = BilevelInverseRL(demonstrations=episodes, true_params=[-0.1] * 5)
+    np.testing.assert_array_equal(true_params(known), np.full(5, -0.1))
+    as_arrays = BilevelInverseRL(demonstrations=game.demonstrations)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(as_arrays.counts, game.counts)
+
+
+# Numbers ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.3])
+def test_the_objective_is_the_mean_log_likelihood_less_the_ridge(ridge: float) -> None:
+    game, x = BilevelInverseRL(SMALL, ridge=ridge), np.array([-0.3, 0.1, -0.2])
+    log_policy = soft_optimal(game, x)
+    assert game.demonstrations is not None
+    decisions = [log_policy[s, a] for episode in game.demonstrations for s, a in episode]
+    expected = np.mean(decisions) - ridge * (x @ x)
+    assert game.evaluate(x).objective == pytest.approx(expected, abs=1e-10)
+
+
+def test_the_documented_values() -> None:
+    game, exact = BilevelInverseRL(), BilevelInverseRL(num_demonstrations=None)
+    rounded = [-0.1228, -0.3735, -0.2111, -0.4498, -0.3308]
+    np.testing.assert_allclose(true_params(game), rounded, atol=5e-5)
+    assert game.counts.sum() == 397
+    best = game.best_known
+    assert best is not None
+    for x, here, there in (
+        (np.zeros(5), -2.079269, -2.042516),
+        (true_params(game), -0.420225, -0.410223),
+        (best.upper_params, -0.413562, -0.417166),
+    ):
+        assert game.evaluate(x).objective == pytest.approx(here, abs=6e-7)
+        assert exact.evaluate(x).objective == pytest.approx(there, abs=6e-7)
+    start = game.evaluate(np.zeros(5))
+    assert norm(start.hyper_gradient) == pytest.approx(21.271865, abs=6e-7)
+    assert norm(start.direct_gradient) == 0.0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"seed": 3, "size": (5, 4), "num_kinds": 3}, {"desc": SMALL}, {"temperature": 0.5}],
+)
+def test_unlimited_demonstrations_make_the_truth_the_maximum(arguments: dict[str, Any]) -> None:
+    game = BilevelInverseRL(num_demonstrations=None, **arguments)
+    best = game.best_known
+    assert best is not None and "proven" in best.source
+    np.testing.assert_array_equal(best.upper_params, true_params(game))
+    response = game.evaluate(best.upper_params)
+    assert response.objective == pytest.approx(best.value, abs=1e-12)
+    assert norm(response.hyper_gradient) < 1e-9
+    rng = np.random.default_rng(0)
+    for spread in (1e-3, 0.03, 0.3):
+        other = best.upper_params + rng.normal(scale=spread, size=best.upper_params.shape)
+        assert game.evaluate(np.clip(other, -1.0, 1.0)).objective < best.value
+
+
+def test_the_truth_is_found_from_anywhere() -> None:
+    game, rng = BilevelInverseRL(num_demonstrations=None), np.random.default_rng(1)
+    for start in (None, rng.uniform(-1.0, 1.0, 5), rng.uniform(-1.0, 1.0, 5)):
+        np.testing.assert_allclose(fitted(game, start), true_params(game), atol=1e-6)
+
+
+def test_the_truth_is_identified_by_the_curvature() -> None:
+    game, step = BilevelInverseRL(num_demonstrations=None), 1e-5
+    truth = true_params(game)
+    rows = [
+        game.evaluate(truth + step * unit).hyper_gradient
+        - game.evaluate(truth - step * unit).hyper_gradient
+        for unit in np.eye(5)
+    ]
+    curvature = -np.linalg.eigvalsh(np.array(rows) / (2.0 * step))[::-1]
+    np.testing.assert_allclose(curvature, [0.329, 1.52, 1.92, 7.48, 30.7], rtol=5e-3)
+
+
+def test_the_best_known_x_is_where_every_start_leads() -> None:
+    game, rng = BilevelInverseRL(), np.random.default_rng(2)
+    best = game.best_known
+    assert best is not None
+    for start in (None, rng.uniform(-1.0, 1.0, 5), rng.uniform(-1.0, 1.0, 5)):
+        found = fitted(game, start)
+        np.testing.assert_allclose(found, best.upper_params, atol=6e-5)
+        assert game.evaluate(found).objective == pytest.approx(best.value, abs=6e-7)
+
+
+def test_more_demonstrations_lead_nearer_to_the_truth() -> None:
+    distances = []
+    for number in (10, 200, 5000):
+        game = BilevelInverseRL(num_demonstrations=number)
+        distances.append(norm(fitted(game) - true_params(game)))
+    assert distances == pytest.approx([0.69, 0.075, 0.005], rel=0.1)
+
+
+def test_only_the_default_and_unlimited_demonstrations_have_a_best_known_x() -> None:
+    assert BilevelInverseRL(num_demonstrations=50, seed=0).best_known is not None
+    for changed in (
+        {"size": 8},
+        {"num_demonstrations": 51},
+        {"num_demonstrations": None, "ridge": 0.1},
+        {"slip": 0.2},
+        {"gamma": 0.9},
+        {"temperature": 0.1},
+        {"ridge": 0.1},
+        {"seed": 1},
+        {"true_params": [-0.1] * 5},
+        {"desc": SMALL},
+    ):
+        arguments: dict[str, Any] = changed
+        assert BilevelInverseRL(**arguments).best_known is None
+
+
+@pytest.mark.parametrize("arguments", [{}, {"ridge": 0.1}, {"num_demonstrations": None}])
+def test_the_hyper_gradient_is_exact_along_an_ascent_path(arguments: dict[str, Any]) -> None:
+    env = HyperGradient(BilevelInverseRL(**arguments))
+    _, info = env.reset(seed=0)
+    x = info["upper_params"]
+    for seed in range(5):
+        report = check_hyper_gradient(env, x, seed=seed)
+        assert report.relative_error <= 1e-6
+        gradient = env.step(x)[4]["hyper_gradient"]
+        x = np.clip(x + 0.08 * gradient / np.linalg.norm(gradient), -1.0, 1.0)
+
+
+def test_a_cold_follower_plays_the_hard_optimal_policy() -> None:
+    game, x = BilevelInverseRL(temperature=1e-3), np.full(5, -0.1)
+    transition, reward, value = game.kernel(x).to_dense(), game.reward(x), np.zeros(64)
+    for _ in range(600):
+        value = (reward + 0.95 * transition @ value).max(axis=1)
+    gap = game.evaluate(x).soft_value - value
+    assert gap.min() >= -1e-9 and gap.max() <= 1e-3 * np.log(4.0) / 0.05 + 1e-9
+
+
+# Bad arguments ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"desc": "aG"}, "`desc` must be a list of strings, one per row, got 'aG'"),
+        ({"desc": []}, "`desc` must have at least one cell"),
+        ({"desc": ["aG", "a"]}, "rows of `desc` must have equal lengths, got 2 in row 0 and 1"),
+        ({"desc": ["a#", "aG"]}, "cells of `desc` must be one of 'a' to 'z'.*got '#' in row 0"),
+        ({"desc": ["aA", "aG"]}, "got 'A' in row 0, column 1"),
+        ({"desc": ["ab", "cS"]}, r"`desc` must have a goal \('G'\), got none"),
+        ({"desc": ["SG"]}, "`desc` must have a cell of terrain"),
+        ({"desc": SMALL, "size": 3}, "`size` is for random maps, got size=3 with `desc`"),
+        ({"desc": SMALL, "num_kinds": 3}, "`num_kinds` is for random maps"),
+        ({"size": 0}, r"`size` must be a side or \(rows, columns\), each in 1..300, got 0"),
+        ({"size": 301}, "`size` must be a side.*got 301"),
+        ({"size": (2, 2, 2)}, r"`size` must be a side.*got \(2, 2, 2\)"),
+        ({"size": 2.5}, "`size` must be a side.*got 2.5"),
+        ({"num_kinds": 0}, "`num_kinds` must be an integer of at least 1, got 0"),
+        ({"num_kinds": 27}, "`num_kinds` must be at most 26 on this map, got 27"),
+        ({"size": 2, "num_kinds": 4}, "`num_kinds` must be at most 3 on this map, got 4"),
+        ({"features": [[1.0]] * 9}, "`features` must be a list of equally many numbers for each"),
+        ({"desc": SMALL, "features": [[1.0]] * 8}, "each of 9 cells, got"),
+        ({"desc": SMALL, "features": [[1.0]] * 8 + [[1.0, 2.0]]}, "each of 9 cells, got"),
+        ({"desc": SMALL, "features": "abc"}, "each of 9 cells, got 'abc'"),
+        ({"desc": SMALL, "features": [[]] * 9}, "each of 9 cells, got"),
+        ({"desc": SMALL, "features": [[np.nan]] * 9}, "`features` must be finite, got nan in"),
+        ({"features": [[1.0]] * 64, "num_kinds": 5}, "`features` replace kinds of terrain"),
+        ({"true_params": [0.1] * 4}, r"`true_params` must have shape \(5,\), got \(4,\)"),
+        ({"true_params": [0.1] * 4 + [1.5]}, r"`true_params\[4\]` must be finite and lie in"),
+        ({"true_params": ["a"] * 5}, "`true_params` must be an array of real numbers"),
+        ({"num_demonstrations": 0}, "`num_demonstrations` must be an integer of at least 1, got 0"),
+        ({"num_demonstrations": 2.0}, "`num_demonstrations` must be an integer"),
+        ({"demonstrations": []}, "`demonstrations` must have at least one episode, got none"),
+        ({"demonstrations": 3}, "`demonstrations` must be a list of episodes.*got 3"),
+        ({"demonstrations": "ab"}, "`demonstrations` must be a list of episodes.*got 'ab'"),
+        ({"demonstrations": [[[0, 1]], []]}, "must not be empty, got episode 1 without a step"),
+        ({"demonstrations": [[0, 1]]}, r"lists of \[state, action\].*got \[0, 1\] as episode 0"),
+        ({"demonstrations": [[[0, 1, 2]]]}, r"lists of \[state, action\], two integers"),
+        ({"demonstrations": [[[0, 1], [2]]]}, r"lists of \[state, action\], two integers"),
+        ({"demonstrations": [[[0.0, 1.0]]]}, r"lists of \[state, action\], two integers"),
+        ({"demonstrations": [["ab"]]}, r"lists of \[state, action\], two integers"),
+        (
+            {"demonstrations": [[[0, 1]], [[3, 2], [64, 1]]]},
+            r"states of `demonstrations` must lie in 0\.\.63, got 64 in episode 1, step 1",
+        ),
+        ({"demonstrations": [[[-1, 1]]]}, "states of `demonstrations` must lie in.*got -1"),
+        (
+            {"demonstrations": [[[0, 4]]]},
+            r"actions of `demonstrations` must lie in 0\.\.3, got 4 in episode 0, step 0",
+        ),
+        ({"slip": 1.5}, r"`slip` must lie in \[0, 1\], got 1.5"),
+        ({"gamma": 1.0}, r"`gamma` must lie in \[0, 1\), got 1.0"),
+        ({"temperature": 0.0}, "`temperature` must be positive and finite, got 0.0"),
+        ({"ridge": -1.0}, "`ridge` must be finite and not negative, got -1.0"),
+        ({"seed": -1}, "`seed` must be an integer of at least 0, got -1"),
+        ({"render_mode": "ansi"}, "unknown render_mode 'ansi'"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BilevelInverseRL(**arguments)
+
+
+# Pictures ---------------------------------------------------------------------------------------
+
+
+def test_the_picture_shows_what_is_believed_beside_what_is_true() -> None:
+    game = BilevelInverseRL()
+    x = np.linspace(-0.4, 0.1, 5)
+    response = game.evaluate(x)
+    scene = game.scene(View("title", x, response, state=13))
+    assert scene.cells.shape == (8, 17) and scene.follower == (1, 5)
+    assert scene.policy is not None and scene.occupancy is not None
+    assert game.true_policy is not None
+    visits = game.counts.sum(axis=1) / 397
+    for state, kind in enumerate("".join(game.desc)):
+        row, column = divmod(state, 8)
+        k = "abcde".find(kind)
+        # Painting a cell is painting its terrain.
+        entry = None if kind == "G" else k
+        assert game.state_of((row, column)) == game.state_of((row, column + 9)) == entry
+        assert scene.gradient is not None and response.hyper_gradient is not None
+        assert scene.gradient[row, column] == (0.0 if kind == "G" else response.hyper_gradient[k])
+        left, right = (row, column), (row, column + 9)
+        assert scene.shaping[left] == (0.0 if kind == "G" else x[k])
+        assert scene.shaping[right] == (0.0 if kind == "G" else true_params(game)[k])
+        np.testing.assert_array_equal(scene.policy[left], response.policy[state])
+        np.testing.assert_array_equal(scene.policy[right], game.true_policy[state])
+        assert scene.occupancy[right] == pytest.approx(visits[state], abs=1e-15)
+    assert game.state_of((0, 8)) is None
+    assert dict(scene.status)["demonstrations"] == "50"
+
+
+def test_without_the_truth_the_demonstrated_actions_are_shown() -> None:
+    game = BilevelInverseRL(SMALL, demonstrations=[[[4, 2], [7, 3]], [[4, 3]]])
+    scene = game.scene(View("", np.full(3, -0.2), game.evaluate(np.full(3, -0.2))))
+    assert scene.policy is not None and "distance to true x" not in dict(scene.status)
+    np.testing.assert_allclose(scene.policy[1, 5], [0.0, 0.0, 0.5, 0.5])
+    np.testing.assert_allclose(scene.policy[2, 5], [0.0, 0.0, 0.0, 1.0])
+    np.testing.assert_allclose(scene.policy[0, 4], np.full(4, 0.25))
+    assert not scene.shaping[:, 4:].any()
+
+
+def test_own_features_are_not_to_be_painted() -> None:
+    game = BilevelInverseRL(SMALL, features=np.ones((9, 2)).tolist())
+    scene = game.scene(View("", np.zeros(2), game.evaluate(np.zeros(2))))
+    assert scene.gradient is None
+    assert {game.state_of((row, column)) for row in range(3) for column in range(7)} == {None}
+
+
+def test_frames_keep_their_size_in_both_seats_and_show_what_changes() -> None:
+    game = BilevelInverseRL(render_mode="rgb_array")
+    x, best = game.initial_upper_params, game.best_known
+    assert best is not None
+    y = best.upper_params
+    views = [
+        View("game", y),
+        View("game", x, game.evaluate(x)),
+        View("game", y, game.evaluate(y)),
+        View("game", y, game.evaluate(y), state=3),
+        View("game", y, game.evaluate(y), state=4),
+    ]
+    frames = [frame(game.draw(view)) for view in views]
+    assert len({picture.shape for picture in frames}) == 1
+    for one, other in combinations(frames, 2):
+        assert not np.array_equal(one, other)
+    game.reset(seed=0)
+    assert game.render().shape == frames[0].shape
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"desc": ["aaaabbbbccccG", "SaaaccccaaaaS"]},
+        {"size": (20, 4), "num_kinds": 15},
+        {"size": 60},
+        {"desc": ["aG"]},
+        {"desc": SMALL, "features": [[1.0, 2.0]] * 9},
+    ],
+)
+def test_maps_of_other_shapes_are_drawn(arguments: dict[str, Any]) -> None:
+    game = BilevelInverseRL(**arguments)
+    x = game.initial_upper_params
+    empty = frame(game.draw(View("game", x)))
+    full = frame(game.draw(View("game", true_params(game), game.evaluate(x), state=0)))
+    assert empty.shape == full.shape and not np.array_equal(empty, full)
+
+
+def test_the_map_can_be_played() -> None:
+    session = Session(HyperGradient(BilevelInverseRL()), seed=0)
+    row, column = divmod("".join(session.game.desc).index("c"), 8)  # type: ignore[attr-defined]
+    session.move_cursor((row, column))
+    session.start_stroke("lower")
+    session.end_stroke()
+    np.testing.assert_allclose(session.x, [0.0, 0.0, -0.1, 0.0, 0.0])
+    before = session.response.objective
+    session.start_climb()
+    session.stop_climb()
+    assert session.response.objective > before
+    session.switch_seat()
+    session.act(1)
+    assert picture_of(session).follower is not None

@@ -1,0 +1,354 @@
+"""Kernels, rewards, optimum and pictures of BilevelRandomMDP-v0."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from itertools import combinations
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from scipy.stats import chisquare
+
+from bilevel_gym import HyperGradient
+from bilevel_gym.envs import View
+from bilevel_gym.envs.random_mdp import BilevelRandomMDP
+from bilevel_gym.optimizers import lbfgsb
+from bilevel_gym.rendering import frame
+from bilevel_gym.testing import check_hyper_gradient
+
+from .helpers import FloatArray
+
+FAMILIES: list[dict[str, Any]] = [
+    {},
+    {"branching": 3},
+    {"reward": "linear", "upper_dim": 7},
+    {"branching": 3, "reward": "linear", "upper_dim": 7, "active_features": 2},
+]
+every_family = pytest.mark.parametrize("arguments", FAMILIES)
+
+
+def norm(vector: FloatArray | None) -> float:
+    assert vector is not None
+    return float(np.linalg.norm(vector))
+
+
+# The model --------------------------------------------------------------------------------------
+
+
+def test_the_default_is_the_published_instance() -> None:
+    game = BilevelRandomMDP()
+    assert (game.gamma, game.temperature) == (0.5, 1.0)
+    assert game.observation_space == gym.spaces.Discrete(10)
+    assert game.lower_space == gym.spaces.Discrete(5)
+    assert game.upper_space == gym.spaces.Box(-10.0, 10.0, (100,), np.float32)
+    np.testing.assert_array_equal(game.initial_distribution, np.full(10, 0.1))
+    # A draw of a hundred standard normal numbers.
+    assert abs(game.initial_upper_params.mean()) < 0.4
+    assert 0.7 < game.initial_upper_params.std() < 1.3
+
+
+def test_every_pair_has_between_one_and_all_but_one_successors() -> None:
+    counts = []
+    for seed in range(60):
+        kernel = BilevelRandomMDP(seed=seed, upper_dim=1).kernel(np.zeros(1))
+        dense = kernel.to_dense()
+        np.testing.assert_allclose(dense.sum(axis=2), 1.0, atol=1e-12)
+        counts.append((dense > 0.0).sum(axis=2))
+    drawn = np.bincount(np.ravel(counts), minlength=11)
+    assert drawn[0] == drawn[10] == 0
+    assert chisquare(drawn[1:10]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("size", "branching"), [(40, 3), (6, 5), (5, 5), (8, 1)])
+def test_branching_is_the_number_of_different_successors(size: int, branching: int) -> None:
+    game = BilevelRandomMDP(size, 3, branching=branching, upper_dim=1)
+    dense = game.kernel(np.zeros(1)).to_dense()
+    assert ((dense > 0.0).sum(axis=2) == branching).all()
+    np.testing.assert_allclose(dense.sum(axis=2), 1.0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("size", "branching"), [(6, 2), (7, 3), (4, 4), (5, 4)])
+def test_every_set_of_successors_is_equally_likely(size: int, branching: int) -> None:
+    # (6, 2) and (7, 3) are drawn number by number, the others by sorting.
+    sets = {chosen: i for i, chosen in enumerate(combinations(range(size), branching))}
+    game = BilevelRandomMDP(size, 4000, branching=branching, upper_dim=1, seed=3)
+    matrix = game.kernel(np.zeros(1)).matrix
+    rows = np.sort(matrix.indices.reshape(-1, branching), axis=1).tolist()
+    drawn = np.bincount([sets[tuple(row)] for row in rows], minlength=len(sets))
+    assert len(sets) == 1 or chisquare(drawn).pvalue > 1e-3
+
+
+def test_probabilities_are_normalised_uniform_draws() -> None:
+    # Of two draws from U[0, 1] the share of the first is below q with probability q / (2 (1 - q))
+    # for q up to a half.
+    game = BilevelRandomMDP(50, 400, branching=2, upper_dim=1)
+    shares = game.kernel(np.zeros(1)).matrix.data
+    for share in (0.1, 0.25, 0.5):
+        expected = share / (2.0 * (1.0 - share))
+        assert (shares < share).mean() == pytest.approx(expected, abs=0.01)
+
+
+def test_a_quadratic_reward_scales_one_form_by_products_of_uniform_draws() -> None:
+    game = BilevelRandomMDP(60, 50, branching=2, upper_dim=6)
+    rng = np.random.default_rng(0)
+    scale = game.reward(np.eye(6)[0]) / game.reward(np.eye(6)[0]).max()
+    values, points = [], rng.normal(size=(40, 6))
+    for x in points:
+        reward = game.reward(x)
+        # All rewards change together.
+        np.testing.assert_allclose(reward / reward.flat[0], scale / scale.flat[0], rtol=1e-12)
+        values.append(reward.flat[0])
+    # A form in six unknowns has 21 coefficients: 40 points leave nothing unexplained.
+    products = np.array([np.outer(x, x)[np.triu_indices(6)] for x in points])
+    assert norm(products @ np.linalg.lstsq(products, values)[0] - values) < 1e-9
+    # The product of two uniform numbers is below q with probability q (1 - log q).
+    for share in (0.05, 0.2, 0.5):
+        expected = share * (1.0 - np.log(share))
+        assert (scale < share * scale.max()).mean() == pytest.approx(expected, abs=0.03)
+
+
+def test_a_linear_reward_has_few_active_features() -> None:
+    game = BilevelRandomMDP(200, 3, branching=2, reward="linear", upper_dim=12, active_features=4)
+    features = np.stack([game.reward(unit) for unit in np.eye(12)], axis=2)
+    assert ((features != 0.0).sum(axis=2) == 4).all()
+    active = features[features != 0.0]
+    assert abs(active.mean()) < 0.1 and active.std() == pytest.approx(1.0, abs=0.05)
+    # Every feature is as likely as another one.
+    assert chisquare((features != 0.0).sum(axis=(0, 1))).pvalue > 1e-3
+    x = np.random.default_rng(0).normal(size=12)
+    np.testing.assert_allclose(game.reward(x), features @ x, atol=1e-13)
+
+
+@every_family
+def test_the_vector_jacobian_product_is_that_of_the_reward(arguments: dict[str, Any]) -> None:
+    game, rng = BilevelRandomMDP(**arguments), np.random.default_rng(1)
+    shape = game.upper_space.shape
+    x, direction = rng.normal(size=shape), rng.normal(size=shape)
+    cotangent = rng.normal(size=(10, 5))
+    # Rewards are quadratic at most, hence central differences exact.
+    change = (game.reward(x + direction) - game.reward(x - direction)) / 2.0
+    product = game.reward_vjp(x, cotangent) @ direction
+    assert product == pytest.approx((cotangent * change).sum(), rel=1e-11)
+
+
+def test_the_form_is_not_taken_to_be_symmetric() -> None:
+    game, cotangent = BilevelRandomMDP(upper_dim=4), np.ones((10, 5))
+    x, unit = np.eye(4)[0], np.eye(4)[1]
+    difference = (game.reward(x + unit) - game.reward(x) - game.reward(unit)).sum()
+    assert game.reward_vjp(x, cotangent)[1] == pytest.approx(difference, rel=1e-12)
+
+
+def test_the_instance_is_a_function_of_its_arguments() -> None:
+    def arrays(**arguments: Any) -> tuple[FloatArray, FloatArray, FloatArray]:
+        game = BilevelRandomMDP(**arguments)
+        x = game.initial_upper_params
+        return game.kernel(x).to_dense(), game.reward(np.ones(100)), x
+
+    np.random.seed(0)
+    first = arrays()
+    np.random.seed(1)
+    for one, other in zip(first, arrays(seed=0), strict=True):
+        np.testing.assert_array_equal(one, other)
+    for one, other in zip(first, arrays(seed=1), strict=True):
+        assert not np.array_equal(one, other)
+    linear = arrays(reward="linear")
+    np.testing.assert_array_equal(first[0], linear[0])
+    np.testing.assert_array_equal(first[2], linear[2])
+
+
+def test_the_leader_is_paid_nothing_for_single_steps() -> None:
+    game = BilevelRandomMDP()
+    assert not game.upper_reward(game.initial_upper_params).any()
+    game.reset(seed=0)
+    for _ in range(50):
+        _, reward, terminated, truncated, info = game.advance(game.initial_upper_params, 2)
+        assert info == {"upper_reward": 0.0} and not terminated and not truncated
+        assert reward in game.reward(game.initial_upper_params)[:, 2]
+
+
+@pytest.mark.parametrize("copier", [copy.deepcopy, lambda game: pickle.loads(pickle.dumps(game))])
+@every_family
+def test_copies_are_the_same_game(copier: Any, arguments: dict[str, Any]) -> None:
+    game = BilevelRandomMDP(**arguments)
+    x = game.initial_upper_params
+    assert copier(game).evaluate(x).objective == game.evaluate(x).objective
+
+
+# Numbers ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.01])
+@every_family
+def test_zero_is_the_optimum(arguments: dict[str, Any], temperature: float) -> None:
+    game = BilevelRandomMDP(temperature=temperature, **arguments)
+    best = game.best_known
+    assert best is not None and best.value == -1.0
+    response = game.evaluate(best.upper_params)
+    assert not best.upper_params.any()
+    assert response.objective == pytest.approx(-1.0, abs=1e-13)
+    assert norm(response.hyper_gradient) < 1e-12
+    rng = np.random.default_rng(0)
+    for spread in (1e-3, 0.1, 1.0, 5.0):
+        x = np.clip(rng.normal(scale=spread, size=best.upper_params.shape), -10.0, 10.0)
+        assert game.evaluate(x).objective < -1.0
+
+
+def test_the_best_value_is_known_for_every_size() -> None:
+    game = BilevelRandomMDP(30, 4, branching=3)
+    assert game.best_known is not None and game.best_known.value == -3.75
+    assert game.evaluate(np.zeros(100)).objective == pytest.approx(-3.75, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("share", "objective", "total", "direct"),
+    [
+        (1.0, -55.153152, 11.041769, 10.163137),
+        (0.5, -14.782585, 8.787169, 5.081568),
+        (0.1, -1.521220, 1.079672, 1.016314),
+    ],
+)
+def test_the_documented_values(share: float, objective: float, total: float, direct: float) -> None:
+    game = BilevelRandomMDP()
+    response = game.evaluate(share * game.initial_upper_params)
+    assert response.objective == pytest.approx(objective, abs=6e-7)
+    assert norm(response.hyper_gradient) == pytest.approx(total, abs=6e-7)
+    assert norm(response.direct_gradient) == pytest.approx(direct, abs=6e-7)
+
+
+def test_the_objective_is_that_of_the_policy() -> None:
+    game = BilevelRandomMDP(temperature=2.0)
+    x = 0.2 * game.initial_upper_params
+    # Soft value iteration with plain sums.
+    transition, reward, value = game.kernel(x).to_dense(), game.reward(x), np.zeros(10)
+    for _ in range(80):
+        soft_q = reward + 0.5 * np.array([transition[s] @ value for s in range(10)])
+        value = 2.0 * np.log(np.exp(soft_q / 2.0).sum(axis=1))
+    policy = np.exp((soft_q - value[:, None]) / 2.0)
+    expected = -(x @ x + (policy**2).sum()) / 2.0
+    assert game.evaluate(x).objective == pytest.approx(expected, abs=1e-12)
+
+
+@every_family
+def test_the_hyper_gradient_is_exact_where_the_follower_responds(arguments: dict[str, Any]) -> None:
+    game = BilevelRandomMDP(**arguments)
+    env, x = HyperGradient(game), 0.5 * game.initial_upper_params
+    for seed in range(5):
+        coordinates = min(5, x.size)
+        report = check_hyper_gradient(env, x, coordinates=coordinates, seed=seed)
+        assert report.relative_error <= 1e-6
+        response = game.evaluate(x)
+        x = np.clip(x + 0.02 * response.hyper_gradient / norm(response.hyper_gradient), -10, 10)
+
+
+@pytest.mark.parametrize("name", ["hyper_gradient", "direct_gradient"])
+def test_the_problem_does_not_rank_methods(name: str) -> None:
+    game = BilevelRandomMDP()
+    x, response = game.initial_upper_params, None
+    for _ in range(3000):
+        response = game.evaluate(x, warm_start=response)
+        x = x + 8e-3 * getattr(response, name)
+    # The published norm at the end, which -x alone reaches too.
+    assert norm(game.evaluate(x).hyper_gradient) < 1e-9
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.01])
+def test_quasi_newton_finds_the_optimum(temperature: float) -> None:
+    for seed in range(3):
+        game = BilevelRandomMDP(seed=seed, temperature=temperature)
+
+        def objective(x: FloatArray, game: BilevelRandomMDP = game) -> tuple[float, FloatArray]:
+            response = game.evaluate(x)
+            return response.objective, response.hyper_gradient
+
+        bound = np.full(100, 10.0)
+        found = lbfgsb(objective, game.initial_upper_params, -bound, bound)
+        assert found.best.value == pytest.approx(-1.0, abs=1e-9)
+
+
+def test_a_cold_follower_plays_the_hard_optimal_policy() -> None:
+    game = BilevelRandomMDP(temperature=1e-3)
+    x = game.initial_upper_params
+    transition, reward, value = game.kernel(x).to_dense(), game.reward(x), np.zeros(10)
+    for _ in range(80):
+        value = (reward + 0.5 * transition @ value).max(axis=1)
+    gap = game.evaluate(x).soft_value - value
+    assert gap.min() >= -1e-9 and gap.max() <= 1e-3 * np.log(5.0) / 0.5 + 1e-9
+
+
+@pytest.mark.parametrize("reward", ["quadratic", "linear"])
+def test_a_large_sparse_instance_is_no_trouble(reward: str) -> None:
+    game = BilevelRandomMDP(20_000, 5, branching=5, reward=reward)
+    assert game.kernel(game.initial_upper_params).matrix.nnz == 500_000
+    response = game.evaluate(0.1 * game.initial_upper_params)
+    assert response.converged and np.isfinite(response.hyper_gradient).all()
+    at_best = game.evaluate(np.zeros(100))
+    assert at_best.objective == pytest.approx(-2000.0, abs=1e-8)
+
+
+# Bad arguments ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_states": 1}, "`num_states` must be an integer of at least 2, got 1"),
+        ({"num_states": 10.0}, "`num_states` must be an integer of at least 2, got 10.0"),
+        ({"num_actions": 0}, "`num_actions` must be an integer of at least 1, got 0"),
+        ({"branching": 0}, "`branching` must be an integer of at least 1, got 0"),
+        ({"branching": 2.0}, "`branching` must be an integer of at least 1, got 2.0"),
+        ({"branching": 11}, "`branching` must be at most the number of states, 10, got 11"),
+        ({"num_states": 100_000}, "`branching` must be given for so many states, got None"),
+        ({"upper_dim": 0}, "`upper_dim` must be an integer of at least 1, got 0"),
+        ({"gamma": 1.0}, r"`gamma` must lie in \[0, 1\), got 1.0"),
+        ({"temperature": 0.0}, "`temperature` must be positive and finite, got 0.0"),
+        ({"reward": "linaer"}, "unknown reward 'linaer'.*Did you mean 'linear'"),
+        ({"reward": ["linear"]}, "unknown reward"),
+        ({"reward": "linear", "active_features": 0}, "`active_features` must be an integer of at"),
+        (
+            {"reward": "linear", "active_features": 101},
+            "`active_features` must be at most `upper_dim`, 100, got 101",
+        ),
+        ({"active_features": 3}, '`active_features` goes with reward="linear", got 3'),
+        ({"seed": -1}, "`seed` must be an integer of at least 0, got -1"),
+        ({"seed": None}, "`seed` must be an integer of at least 0, got None"),
+        ({"render_mode": "ansi"}, "unknown render_mode 'ansi'"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BilevelRandomMDP(**arguments)
+
+
+# Pictures ---------------------------------------------------------------------------------------
+
+
+def test_frames_keep_their_size_in_both_seats_and_show_what_changes() -> None:
+    game = BilevelRandomMDP(render_mode="rgb_array")
+    x = game.initial_upper_params
+    views = [
+        View("game", x),
+        View("game", x, game.evaluate(x)),
+        View("game", 0.1 * x, game.evaluate(0.1 * x)),
+        View("game", x, game.evaluate(x), state=3),
+        View("game", x, game.evaluate(x), state=4),
+    ]
+    frames = [frame(game.draw(view)) for view in views]
+    assert {picture.shape for picture in frames} == {(700, 1100, 3)}
+    for one, other in combinations(frames, 2):
+        assert not np.array_equal(one, other)
+    game.reset(seed=0)
+    assert game.render().shape == (700, 1100, 3)
+
+
+def test_a_scene_holds_the_arrays_of_the_view() -> None:
+    game = BilevelRandomMDP()
+    x = 0.3 * game.initial_upper_params
+    response = game.evaluate(x)
+    scene = game.scene(View("title", x, response, state=7, status=(("a", "b"),)))
+    np.testing.assert_array_equal(scene.reward, game.reward(x))
+    assert scene.policy is response.policy and scene.gradient is response.hyper_gradient
+    assert scene.occupancy is response.occupancy and scene.params is x
+    assert (scene.follower, scene.title, scene.status) == (7, "title", (("a", "b"),))

@@ -1,0 +1,149 @@
+"""Pictures of games without a map."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bilevel_gym.rendering import frame
+from bilevel_gym.rendering.table import MAX_STATES, TableScene, draw_table
+
+from .helpers import FloatArray
+
+
+def some_scene(num_states: int = 6, num_actions: int = 3, dim: int = 8) -> TableScene:
+    rng = np.random.default_rng(0)
+    policy = rng.dirichlet(np.ones(num_actions), num_states)
+    return TableScene(
+        reward=rng.normal(size=(num_states, num_actions)),
+        params=rng.normal(size=dim),
+        policy=policy,
+        occupancy=rng.dirichlet(np.ones(num_states)),
+        gradient=rng.normal(size=dim),
+        title="Title",
+        status=(("objective", "1.0"),),
+    )
+
+
+def pixels(scene: TableScene) -> FloatArray:
+    return frame(draw_table(scene)).astype(np.float64)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"reward": np.zeros((6, 3))},
+        {"policy": np.full((6, 3), 1 / 3)},
+        {"policy": None},
+        {"occupancy": np.full(6, 1 / 6)},
+        {"occupancy": None},
+        {"params": np.ones(8)},
+        {"gradient": -np.ones(8)},
+        {"gradient": None},
+        {"follower": 0},
+        {"title": "Other"},
+        {"status": ()},
+        {"state_names": tuple("uvwxyz")},
+        {"action_names": tuple("abc")},
+        {"reward_name": "payment"},
+        {"params_name": "tax"},
+    ],
+)
+def test_everything_in_a_scene_can_be_seen(change: dict[str, Any]) -> None:
+    scene = some_scene()
+    before, after = pixels(scene), pixels(replace(scene, **change))
+    assert before.shape == after.shape
+    assert np.abs(before - after).max() > 50.0
+
+
+def test_the_follower_is_marked_in_its_own_row() -> None:
+    scene = some_scene()
+    plain = pixels(scene)
+    rows = []
+    for state in range(6):
+        changed = np.abs(pixels(replace(scene, follower=state)) - plain).max(axis=2) > 50.0
+        # Left of the tables; the key below is the same for all.
+        rows.append(np.flatnonzero(changed[:550, :60].any(axis=1)).mean())
+    np.testing.assert_allclose(np.diff(rows), np.diff(rows)[0], atol=1.0)
+    assert np.diff(rows)[0] > 20.0
+
+
+def test_a_greyscale_copy_keeps_the_order_of_the_rewards() -> None:
+    reward = np.array([[-1.0, 0.0, 1.0]])
+    scene = TableScene(reward=reward, params=np.zeros(1))
+    picture = pixels(scene) @ np.array([0.299, 0.587, 0.114])
+    # The only row of cells: below the headings, left of the middle; near the cells' corners.
+    row = picture[186, :]
+    starts = [112, 112 + 86, 112 + 172]
+    greys = [row[start + 4] for start in starts]
+    assert greys[0] < greys[1] < greys[2]
+
+
+def test_large_games_show_a_part_and_stay_fast() -> None:
+    scene = some_scene(100_000, 40, 50_000)
+    begin = time.perf_counter()
+    picture = pixels(scene)
+    assert time.perf_counter() - begin < 5.0
+    assert picture.shape == pixels(some_scene()).shape
+    # Rows that are not shown do not count, unless the follower is there.
+    far = 50_000
+    hidden = np.array(scene.reward)
+    hidden[far] += 100.0
+    np.testing.assert_array_equal(pixels(replace(scene, reward=hidden)), picture)
+    shown = [pixels(replace(scene, reward=r, follower=far)) for r in (scene.reward, hidden)]
+    assert np.abs(shown[0] - shown[1]).max() > 50.0
+    # The window stops at the last state.
+    assert pixels(replace(scene, follower=99_999)).shape == picture.shape
+
+
+def test_sizes_about_the_limit_are_drawn() -> None:
+    for count in (1, 2, MAX_STATES - 1, MAX_STATES, MAX_STATES + 1):
+        scene = replace(some_scene(count, 1, 1), follower=count - 1)
+        assert pixels(scene).shape == pixels(some_scene()).shape
+
+
+def test_actions_that_do_not_exist_are_left_dark() -> None:
+    scene = some_scene()
+    reward, policy = np.array(scene.reward), np.array(scene.policy)
+    reward[2, 1] = policy[2, 1] = np.nan
+    assert np.abs(pixels(replace(scene, reward=reward, policy=policy)) - pixels(scene)).max() > 50.0
+
+
+def test_an_array_of_zeros_is_no_trouble() -> None:
+    scene = TableScene(
+        reward=np.zeros((3, 2)),
+        params=np.zeros((2, 2)),
+        policy=np.full((3, 2), 0.5),
+        occupancy=np.zeros(3),
+        gradient=np.zeros((2, 2)),
+    )
+    assert np.isfinite(pixels(scene)).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reward": np.zeros(3)}, r"`reward` must have shape \[S, A\], got \(3,\)"),
+        ({"policy": np.zeros((3, 3))}, r"`policy` must have shape \(6, 3\), got \(3, 3\)"),
+        ({"occupancy": np.zeros(3)}, r"`occupancy` must have shape \(6,\), got \(3,\)"),
+        ({"gradient": np.zeros(3)}, r"`gradient` must have shape \(8,\), got \(3,\)"),
+        ({"follower": 6}, r"`follower` must lie in 0\.\.5, got 6"),
+        ({"state_names": ("a",)}, "`state_names` must be 6 names, got 1"),
+        ({"action_names": ("a",)}, "`action_names` must be 3 names, got 1"),
+    ],
+)
+def test_wrong_shapes_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(some_scene(), **change)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("policy", (6, 3)), ("occupancy", (6,))])
+def test_probabilities_beyond_one_are_refused(name: str, shape: tuple[int, ...]) -> None:
+    change: dict[str, Any] = {name: np.full(shape, 1.5)}
+    scene = replace(some_scene(), **change)
+    with pytest.raises(ValueError, match=rf"`{name}` must lie in \[0, 1\], got 1.5"):
+        draw_table(scene)
