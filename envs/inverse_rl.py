@@ -489,7 +489,7 @@ class BilevelInverseRL(TabularBilevelEnv):
         count = "" if len(names) == len(self.kinds) else f"{len(names)} of {len(self.kinds)}"
         labels = [
             (top - 3, "" if gradient is None else "raise, lower x"),
-            (top + 11, "" if gradient is None else f"dF/dx to {largest:.2g}"),
+            (top + 11, "" if gradient is None else f"dF/dx {largest:.1g}"),
             (bars.centery - TEXT_ROW, "reward"),
             (bars.centery, count),
             (rows, "terrain" if self._has_terrain else "feature"),

@@ -141,9 +141,9 @@ class BilevelToll(TabularBilevelEnv):
     The best value known is .110297 (`best_known`): L-BFGS-B comes to it from x = 0, from six of six
     starts with tolls below 5 minutes, and from 82 of 100 starts anywhere in the box. Fourteen
     others end between .110253 and .110275 (those looked at have a toll between the nodes 10 and 17
-    that nobody pays), and four between .088 and .101. It is not proven optimal, and the tolls are not unique:
-    whoever enters the zone leaves it again, so that adding d to the toll of every link into it and
-    taking d / gamma from every link out of it changes nothing for either player.
+    that nobody pays), and four between .088 and .101. It is not proven optimal, and the tolls are
+    not unique: whoever enters the zone leaves it again, so that adding d to the toll of every link
+    into it and taking d / gamma from every link out of it changes nothing for either player.
 
     As the temperature goes to 0, the follower takes the cheapest way in discounted minutes and
     tolls; at x = 0 that is a shortest way for each of the 529 pairs of nodes.

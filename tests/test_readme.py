@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from bilevel_gym.cli import markdown_table
+from bilevel_gym.cli.pictures import file_name
 from bilevel_gym.registration import TASKS
 from bilevel_gym.testing import check_hyper_gradient
 
@@ -60,6 +61,15 @@ def test_every_file_that_it_shows_or_runs_exists() -> None:
     assert len(paths) >= 5
     for path in paths:
         assert (ROOT / path).is_file(), path
+
+
+def test_the_gallery_has_a_still_and_a_film_of_every_task() -> None:
+    pictures = {path.name for path in (ROOT / "demos" / "gallery").iterdir()}
+    names = [file_name(task.id) for task in TASKS]
+    assert pictures == {
+        "sheet.png",
+        *(f"{name}.{kind}" for name in names for kind in ("png", "gif")),
+    }
 
 
 def test_pictures_stay_below_a_megabyte() -> None:
