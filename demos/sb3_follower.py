@@ -25,7 +25,7 @@ from bilevel_gym import LowerLevel
 from bilevel_gym.envs import BilevelGridWorld
 from bilevel_gym.envs.base import View
 from bilevel_gym.mdp import FloatArray
-from bilevel_gym.methods import TabularResponse
+from bilevel_gym.methods import ExactResponse
 from bilevel_gym.rendering import Curve, NoDisplayError, Screen, draw_grid
 
 ENV_ID = "BilevelGridWorld-v0"
@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> None:
 
 def train(
     game: BilevelGridWorld,
-    exact: TabularResponse,
+    exact: ExactResponse,
     title: str,
     screen: Screen,
     args: argparse.Namespace,
@@ -174,7 +174,7 @@ def hazard_states(game: BilevelGridWorld) -> np.ndarray[Any, np.dtype[np.bool_]]
     return np.array([cell == "H" for cell in "".join(game.desc) if cell != "#"])
 
 
-def shaping_cost(game: BilevelGridWorld, exact: TabularResponse) -> float:
+def shaping_cost(game: BilevelGridWorld, exact: ExactResponse) -> float:
     """Return the part of the objective that is in x alone: what is missing to the return."""
     paid = (exact.policy * game.upper_reward(exact.upper_params)).sum(axis=1)
     expected_return = exact.occupancy @ paid / (1.0 - game.gamma)

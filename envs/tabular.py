@@ -20,7 +20,7 @@ from ..adjoint import response_gradient
 from ..batch import solve_batch
 from ..checks import unknown_name
 from ..mdp import FloatArray, Kernel, TabularMDP, checked_mask
-from ..methods.base import Response, Sensitivities, TabularResponse
+from ..methods.base import ExactResponse, Response, Sensitivities, TabularResponse
 from ..objectives import Objective, Outcome
 from ..sampling import TransitionArrays, TransitionTables
 from ..soft import SoftSolution, solve_soft_mdp
@@ -118,7 +118,7 @@ class TabularBilevelEnv(BilevelEnv):
         # Made for the x in force when they are first needed.
         self._start_cumulative: FloatArray | None = None
         self._tables: TransitionTables | None = None
-        self._answer: TabularResponse | None = None
+        self._answer: ExactResponse | None = None
 
     @staticmethod
     def from_arrays(
@@ -192,11 +192,11 @@ class TabularBilevelEnv(BilevelEnv):
         self,
         upper_params: ArrayLike,
         *,
-        warm_start: TabularResponse | None = None,
+        warm_start: ExactResponse | None = None,
         solver: str = "auto",
         tolerance: float | None = None,
         max_iterations: int = 200,
-    ) -> TabularResponse:
+    ) -> ExactResponse:
         """Return the exact objective, hyper-gradient and follower's answer at x.
 
         This is the referee: it scores any method, whatever the method itself sees.
@@ -235,11 +235,11 @@ class TabularBilevelEnv(BilevelEnv):
         self,
         upper_params: Sequence[ArrayLike] | FloatArray,
         *,
-        warm_starts: Sequence[TabularResponse | None] | None = None,
+        warm_starts: Sequence[ExactResponse | None] | None = None,
         solver: str = "auto",
         tolerance: float | None = None,
         max_iterations: int = 200,
-    ) -> list[TabularResponse]:
+    ) -> list[ExactResponse]:
         """Return what `evaluate` returns, for many x.
 
         The follower's problems are solved together (see `bilevel_gym.batch`), unless the kernels of
@@ -318,7 +318,7 @@ class TabularBilevelEnv(BilevelEnv):
     def _outcome(self, x: FloatArray, solution: SoftSolution) -> Outcome:
         return Outcome(solution, x, self._upper_reward_at(x), self._start_distribution_at(x))
 
-    def _response(self, x: FloatArray, solution: SoftSolution) -> TabularResponse:
+    def _response(self, x: FloatArray, solution: SoftSolution) -> ExactResponse:
         """Return the response that a solve of the follower's problem at x amounts to."""
         outcome = self._outcome(x, solution)
         upper = self.objective.evaluate(outcome)
@@ -343,7 +343,7 @@ class TabularBilevelEnv(BilevelEnv):
             total += self._pulled_back("reward_vjp", x, answer.reward)
             if self._moves_kernel:
                 total += self._pulled_back("kernel_vjp", x, answer.kernel)
-        return TabularResponse(
+        return ExactResponse(
             upper_params=x,
             objective=upper.value,
             hyper_gradient=total,

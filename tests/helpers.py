@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import bilevel_gym
 from bilevel_gym.envs import ArrayBilevelEnv, TabularBilevelEnv
-from bilevel_gym.methods import TabularResponse
+from bilevel_gym.methods import ExactResponse
 from bilevel_gym.optimizers import normalized_ascent
 from bilevel_gym.registration import Task
 
@@ -200,10 +200,10 @@ def array_game(**options: Any) -> ArrayBilevelEnv:
     return TabularBilevelEnv.from_arrays(**{**arguments, **options})
 
 
-def answer_of(seat: Any) -> TabularResponse:
+def answer_of(seat: Any) -> ExactResponse:
     """Return the last answer in a tabular game's leader's seat, in full."""
     response = seat.response
-    assert isinstance(response, TabularResponse)
+    assert isinstance(response, ExactResponse)
     return response
 
 

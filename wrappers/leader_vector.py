@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..checks import check_at_least, unknown_name
 from ..envs.tabular import TabularBilevelEnv
 from ..mdp import FloatArray
-from ..methods import TabularResponse
+from ..methods import ExactResponse
 from .copies import checked_mode, checked_reset_mask
 from .hyper_gradient import HyperGradient
 
@@ -123,12 +123,12 @@ class LeaderVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         self.observation_space = batch_space(seat.observation_space, self.num_envs)
         self.action_space = batch_space(seat.action_space, self.num_envs)
         self._mode, self._options = mode, options
-        self._responses: list[TabularResponse] = []
+        self._responses: list[ExactResponse] = []
         self._elapsed = np.zeros(self.num_envs, dtype=np.int64)
         self._over = np.zeros(self.num_envs, dtype=bool)
 
     @property
-    def responses(self) -> list[TabularResponse]:
+    def responses(self) -> list[ExactResponse]:
         """The follower's last answers, one for each copy.
 
         Raises:
@@ -223,8 +223,8 @@ class LeaderVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         return self._observations(), rewards, terminations, truncations, infos
 
     def _answers(
-        self, xs: Sequence[ArrayLike], warm_starts: Sequence[TabularResponse] | None = None
-    ) -> list[TabularResponse]:
+        self, xs: Sequence[ArrayLike], warm_starts: Sequence[ExactResponse] | None = None
+    ) -> list[ExactResponse]:
         return self.game.evaluate_batch(xs, warm_starts=warm_starts, **self._options)
 
     def _observations(self) -> Any:
@@ -234,7 +234,7 @@ class LeaderVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         return concatenate(space, observed, out)
 
     def _infos(
-        self, responses: Sequence[TabularResponse], mask: NDArray[np.bool_]
+        self, responses: Sequence[ExactResponse], mask: NDArray[np.bool_]
     ) -> dict[str, Any]:
         """Return what marked copies report, with zeros for the others, as Gymnasium arranges it."""
         infos: dict[str, Any] = {}
@@ -245,7 +245,7 @@ class LeaderVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         return infos
 
     def _final_infos(
-        self, responses: Sequence[TabularResponse], over: NDArray[np.bool_]
+        self, responses: Sequence[ExactResponse], over: NDArray[np.bool_]
     ) -> dict[str, Any]:
         """Return the last observations and infos of ended copies."""
         final_obs = np.full(self.num_envs, None, dtype=object)
@@ -285,10 +285,10 @@ class LeaderVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
 
 
 def _replaced(
-    responses: Sequence[TabularResponse],
+    responses: Sequence[ExactResponse],
     mask: NDArray[np.bool_],
-    answers: Sequence[TabularResponse],
-) -> list[TabularResponse]:
+    answers: Sequence[ExactResponse],
+) -> list[ExactResponse]:
     """Return the responses with the marked ones replaced, in order."""
     replaced = list(responses)
     for copy, answer in zip(np.flatnonzero(mask).tolist(), answers, strict=True):

@@ -7,10 +7,18 @@ from importlib import import_module
 from typing import Any
 
 from ..checks import unknown_name
-from .base import Method, Response, Sensitivities, SupportsEvaluate, TabularResponse
+from .base import (
+    ExactResponse,
+    Method,
+    Response,
+    Sensitivities,
+    SupportsEvaluate,
+    TabularResponse,
+)
 
 __all__ = [
     "METHODS",
+    "ExactResponse",
     "Method",
     "Response",
     "Sensitivities",

@@ -9,7 +9,14 @@ import numpy as np
 
 from ..mdp import FloatArray
 
-__all__ = ["Method", "Response", "Sensitivities", "SupportsEvaluate", "TabularResponse"]
+__all__ = [
+    "ExactResponse",
+    "Method",
+    "Response",
+    "Sensitivities",
+    "SupportsEvaluate",
+    "TabularResponse",
+]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -49,12 +56,25 @@ class Response:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TabularResponse(Response):
-    """The exact answer of a tabular game, in full.
+    """An answer of a tabular game's follower, exact or not.
 
     Attributes:
         policy: The follower's policy `[S, A]`.
-        soft_value: Its soft value `[S]`.
-        occupancy: Discounted state occupancy times (1 - gamma), `[S]`, sums to at most one.
+        occupancy: Its discounted state occupancy times (1 - gamma), `[S]`, sums to at most one;
+            what was seen of it, where a method sees episodes alone.
+        soft_value: What the inner learner takes for the soft value, `[S]`.
+    """
+
+    policy: FloatArray
+    occupancy: FloatArray
+    soft_value: FloatArray | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ExactResponse(TabularResponse):
+    """The exact answer of a tabular game, in full.
+
+    Attributes:
         solver: How the linear systems were solved, a key of `bilevel_gym.linear.SOLVERS`.
         value_error_bound: Bound on the sup norm of the error of `soft_value`.
         adjoint_residual: Sum norm of the residual of the adjoint system, None where none is solved.
@@ -70,9 +90,7 @@ class TabularResponse(Response):
     residual: float
     iterations: int
     converged: bool
-    policy: FloatArray
     soft_value: FloatArray
-    occupancy: FloatArray
     solver: str
     value_error_bound: float
     adjoint_residual: float | None = None

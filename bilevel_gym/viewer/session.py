@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from ..envs.base import View
 from ..mdp import FloatArray
-from ..methods import TabularResponse
+from ..methods import ExactResponse
 from ..optimizers import normalized_ascent
 from ..rendering import GridScene, grid_layout
 from ..wrappers import LowerLevel
@@ -43,8 +43,8 @@ class MapGame(Protocol):
     best_known: Any
 
     def evaluate(
-        self, upper_params: ArrayLike, *, warm_start: TabularResponse | None = None
-    ) -> TabularResponse:
+        self, upper_params: ArrayLike, *, warm_start: ExactResponse | None = None
+    ) -> ExactResponse:
         """Return the exact response to x."""
         ...
 
@@ -139,13 +139,13 @@ class Session:
         self.running = True
         self.folder = folder or Path()
         self._seed = seed
-        self._answer: TabularResponse | None = None
+        self._answer: ExactResponse | None = None
         self._undo: list[FloatArray] = []
         self._redo: list[FloatArray] = []
         self._touched: set[Cell] = set()
 
     @property
-    def response(self) -> TabularResponse:
+    def response(self) -> ExactResponse:
         """The follower's exact answer to x, solved when it is first asked for."""
         answer = self._answer
         if answer is None or answer.upper_params is not self.x:

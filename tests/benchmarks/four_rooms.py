@@ -16,7 +16,7 @@ import numpy as np
 from bilevel_gym.envs import BilevelFourRooms
 from bilevel_gym.envs.four_rooms import PLACES
 from bilevel_gym.mdp import FloatArray
-from bilevel_gym.methods import TabularResponse
+from bilevel_gym.methods import ExactResponse
 from bilevel_gym.optimizers import Optimum, lbfgsb, multistart_ascent
 
 TEMPERATURES, PAYMENT_COSTS = (0.001, 0.003, 0.005), (1.0, 3.0, 5.0)
@@ -42,7 +42,7 @@ def random_starts(rng: np.random.Generator, count: int) -> Iterator[FloatArray]:
 def search(game: BilevelFourRooms, starts: list[FloatArray]) -> list[Optimum]:
     """Return what is found from the starts, best first; the best few are climbed to the top."""
     low, high = game.upper_space.low.astype(np.float64), game.upper_space.high.astype(np.float64)
-    answers: list[TabularResponse] = []
+    answers: list[ExactResponse] = []
 
     def together(xs: FloatArray) -> tuple[list[float], FloatArray]:
         answers[:] = game.evaluate_batch(xs, warm_starts=answers or None)

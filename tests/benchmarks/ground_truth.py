@@ -13,7 +13,7 @@ import numpy as np
 
 from bilevel_gym.envs import BilevelGridWorld
 from bilevel_gym.mdp import FloatArray
-from bilevel_gym.methods import TabularResponse
+from bilevel_gym.methods import ExactResponse
 from bilevel_gym.optimizers import lbfgsb, normalized_ascent
 
 STARTS, SPREADS = 60, (0.02, 0.1, 0.3, 1.0)
@@ -22,7 +22,7 @@ SIDES, MAP_SEEDS = (8, 10, 16, 30), range(5)
 
 def end_of_run(game: BilevelGridWorld, start: FloatArray) -> float:
     """Return the objective at the end of the run that `bilevel-gym solve` makes from a start."""
-    last: TabularResponse | None = None
+    last: ExactResponse | None = None
 
     def objective(x: FloatArray) -> tuple[float, FloatArray]:
         nonlocal last
