@@ -5,9 +5,11 @@ Every message says what was wrong, the value received and what is accepted.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from difflib import get_close_matches
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +19,7 @@ __all__ = [
     "check_discount",
     "check_in_box",
     "check_not_negative",
+    "check_options",
     "check_positive",
     "check_probability",
     "unknown_name",
@@ -93,6 +96,29 @@ def check_in_box(
         )
     checked.flags.writeable = False
     return checked
+
+
+def check_options(owner: str, factory: Any, options: Iterable[str]) -> None:
+    """Raise a `TypeError` unless a class takes each of some options.
+
+    Args:
+        owner: What the class is called, e.g. "method 'trace'".
+        factory: A class or function; its options are its keyword-only parameters, and, where it
+            passes others on (`**options`), those of its base classes.
+        options: Names of the options.
+    """
+    accepted: list[str] = []
+    functions = [factory]
+    if isinstance(factory, type):
+        functions = [vars(c)["__init__"] for c in factory.__mro__ if "__init__" in vars(c)]
+    for function in functions:
+        parameters = inspect.signature(function).parameters.values()
+        accepted += [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+        if all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in parameters):
+            break
+    for option in options:
+        if option not in accepted:
+            raise TypeError(unknown_name(f"option for {owner}:", option, accepted))
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:

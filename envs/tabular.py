@@ -22,6 +22,7 @@ from ..checks import unknown_name
 from ..mdp import FloatArray, Kernel, TabularMDP, checked_mask
 from ..methods.base import ExactResponse, Response, Sensitivities, TabularResponse
 from ..objectives import Objective, Outcome
+from ..sampler import Sampler
 from ..sampling import TransitionArrays, TransitionTables
 from ..soft import SoftSolution, solve_soft_mdp
 from ..threads import single_threaded
@@ -129,6 +130,16 @@ class TabularBilevelEnv(BilevelEnv):
 
         return ArrayBilevelEnv(transition, reward, **options)
 
+    @property
+    def num_states(self) -> int:
+        """S."""
+        return self._kernel.num_states
+
+    @property
+    def num_actions(self) -> int:
+        """A."""
+        return self._kernel.num_actions
+
     # The model -----------------------------------------------------------------------------
 
     def kernel(self, upper_params: FloatArray) -> Kernel:
@@ -176,6 +187,23 @@ class TabularBilevelEnv(BilevelEnv):
     def upper_reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return sum_sa cotangent(s, a) du_x(s, a)/dx, shape of x; zero unless overridden."""
         return np.zeros(self.upper_space.shape)
+
+    def sampler(self, upper_params: FloatArray, policy: ArrayLike) -> Sampler:
+        """Return what plays episodes of a policy under x, for methods that see no model.
+
+        Args:
+            upper_params: x, validated.
+            policy: Action probabilities `[S, A]`, zero for actions that do not exist.
+
+        Raises:
+            ValueError: If the policy is none.
+        """
+        return Sampler(
+            self.kernel(upper_params),
+            policy,
+            self._start_distribution_at(upper_params),
+            self._upper_reward_at(upper_params),
+        )
 
     def lower_mdp(self, upper_params: FloatArray) -> TabularMDP:
         """Return the follower's problem at x."""
@@ -327,7 +355,7 @@ class TabularBilevelEnv(BilevelEnv):
             direct += upper.params
         if upper.upper_reward is not None:
             direct += self._pulled_back("upper_reward_vjp", x, upper.upper_reward)
-        if upper.kernel is not None and self._moves_kernel:
+        if upper.kernel is not None and self.moves_kernel:
             direct += self._pulled_back("kernel_vjp", x, upper.kernel)
         if upper.initial_distribution is not None:
             direct += self._pulled_back("start_distribution_vjp", x, upper.initial_distribution)
@@ -341,7 +369,7 @@ class TabularBilevelEnv(BilevelEnv):
             )
             adjoint_residual, error_bound = answer.residual, answer.error_bound
             total += self._pulled_back("reward_vjp", x, answer.reward)
-            if self._moves_kernel:
+            if self.moves_kernel:
                 total += self._pulled_back("kernel_vjp", x, answer.kernel)
         return ExactResponse(
             upper_params=x,
@@ -363,7 +391,7 @@ class TabularBilevelEnv(BilevelEnv):
         )
 
     @property
-    def _moves_kernel(self) -> bool:
+    def moves_kernel(self) -> bool:
         """Whether the task says how x moves the kernel; else its cotangents are not computed."""
         return type(self).kernel_vjp is not TabularBilevelEnv.kernel_vjp
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from importlib import import_module
 from typing import Any
 
-from ..checks import unknown_name
+from ..checks import check_options, unknown_name
 from .base import (
     ExactResponse,
     Method,
@@ -31,6 +30,10 @@ __all__ = [
 METHODS = {
     "exact": "exact:Exact",
     "direct": "direct:Direct",
+    "trace": "trace:Trace",
+    "sobirl": "sobirl:SoBiRL",
+    "hpgd": "hpgd:HPGD",
+    "bc-hg": "bc_hg:BCHG",
 }
 
 
@@ -50,13 +53,6 @@ def make_method(name: str, game: Any, /, **options: Any) -> Method:
         raise ValueError(unknown_name("method", name, METHODS))
     module, _, attribute = METHODS[name].partition(":")
     factory = getattr(import_module(f"{__name__}.{module}"), attribute)
-    accepted = [
-        p.name
-        for p in inspect.signature(factory).parameters.values()
-        if p.kind is inspect.Parameter.KEYWORD_ONLY
-    ]
-    for option in options:
-        if option not in accepted:
-            raise TypeError(unknown_name(f"option for method {name!r}:", option, accepted))
+    check_options(f"method {name!r}", factory, options)
     method: Method = factory(game, **options)
     return method

@@ -1,0 +1,41 @@
+"""BC-HG: the Boltzmann covariance of the leader's and the reward gradient's worth of an action.
+
+Kudo, Tanabe, Wachi, Akimoto (ICAPS 2026, arXiv 2603.14867). The follower's policy is a Boltzmann
+distribution, so that its derivative makes the response term a sum of covariances,
+
+    (1/tau) E_pi[ sum_t gamma_u^t Cov_{a ~ pi(.|s_t)}( Q_u(s_t, a), dQ(s_t, a)/dx ) ].
+
+The leader's advantage stands for the first factor, the discounted sum of dr/dx along the rest of
+the same episode for the second one: neither states that are visited again nor an array of the size
+of x are needed. Summed in another order this is a trace (`bilevel_gym.methods.trace`) over the
+actions that were taken.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .trace import Trace
+
+if TYPE_CHECKING:
+    from ..envs.tabular import TabularBilevelEnv
+
+__all__ = ["BCHG"]
+
+
+class BCHG(Trace):
+    """Estimate the hyper-gradient by Boltzmann covariances along episodes."""
+
+    def __init__(self, game: TabularBilevelEnv, *, critic: str = "seen", **options: Any) -> None:
+        """Bind the method to a game.
+
+        Args:
+            game: A tabular game whose x enters the rewards alone.
+            critic: See `bilevel_gym.methods.trace.Trace`.
+            **options: See `bilevel_gym.methods.sampled.Sampled`.
+
+        Raises:
+            TypeError: If the method does not suit the game, or an option is unknown.
+            ValueError: If an option is out of range.
+        """
+        super().__init__(game, critic=critic, all_actions=False, **options)

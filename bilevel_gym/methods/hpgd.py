@@ -1,0 +1,136 @@
+"""HPGD: tables of the leader's and the reward gradient's worth, averaged from episodes.
+
+Thoma, Pasztor, Krause, Ramponi, Hu, "Contextual bilevel reinforcement learning for incentive
+alignment" (NeurIPS 2024, arXiv 2406.01575), hyper policy gradient descent. The response term is
+
+    (1/tau) E_{s ~ d, a ~ pi}[ A_u(s, a) dA(s, a) ],   dA the advantage of dr/dx,
+
+d the leader's discounted occupancy, and both advantages are Monte Carlo averages:
+
+* `starts="on-policy"`: over all visits of a pair in the very episodes that also give d. Cheap, and
+  biased, as both factors come from the same data (by less the more there are), and pairs without a
+  visit count nothing.
+* `starts="uniform"`: over episodes started from every state and action, `rollouts` for each of the
+  two factors, which are independent then: unbiased, at a price that grows with states and actions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..checks import check_at_least, unknown_name
+from ..mdp import FloatArray
+from .sampled import Batch, Sampled, carried, on_pairs, on_states
+
+if TYPE_CHECKING:
+    from ..envs.tabular import TabularBilevelEnv
+
+__all__ = ["HPGD"]
+
+STARTS = ("on-policy", "uniform")
+
+
+class HPGD(Sampled):
+    """Estimate the hyper-gradient by products of averaged advantages."""
+
+    def __init__(
+        self,
+        game: TabularBilevelEnv,
+        *,
+        starts: str = "on-policy",
+        rollouts: int = 1,
+        **options: Any,
+    ) -> None:
+        """Bind the method to a game.
+
+        Args:
+            game: A tabular game whose x enters the rewards alone.
+            starts: "on-policy" or "uniform", see above.
+            rollouts: Episodes from each state and action for each factor, at least 1; for
+                `starts="uniform"`.
+            **options: See `Sampled`: episodes, horizon, inner, inner_options.
+
+        Raises:
+            TypeError: If the method does not suit the game, or an option is unknown.
+            ValueError: If an option is out of range.
+        """
+        super().__init__(game, **options)
+        if starts not in STARTS:
+            raise ValueError(unknown_name("starts", starts, STARTS))
+        check_at_least("rollouts", rollouts, 1)
+        self._uniform, self._rollouts = starts == "uniform", int(rollouts)
+
+    def signed_occupancy(self, batch: Batch) -> tuple[FloatArray, int]:
+        """Return HPGD's estimate of dF/dr through pi*, `[S, A]`; see `Sampled`."""
+        policy = batch.policy
+        occupancy = np.zeros(len(policy))
+        for block in batch.blocks:
+            discounts = batch.discounts(len(block.upper_rewards))
+            weights = np.broadcast_to(discounts[:, None], block.upper_rewards.shape)
+            occupancy += on_states(block, weights, len(policy)) / batch.num_episodes
+        if self._uniform:
+            return self._from_uniform_starts(batch, occupancy)
+        worth, visits = np.zeros(policy.shape), np.zeros(policy.shape)
+        for block in batch.blocks:
+            worth += on_pairs(block, _returns_to_go(block.upper_rewards, batch), policy.shape)
+            visits += on_pairs(block, block.alive.astype(np.float64), policy.shape)
+        seen = visits > 0.0
+        worth = np.divide(worth, visits, out=np.zeros_like(worth), where=seen)
+        known = np.where(seen, policy, 0.0)
+        mass = known.sum(axis=1, keepdims=True)
+        known = np.divide(known, mass, out=np.zeros_like(known), where=mass > 0.0)
+        injected = _injected(occupancy, known, worth, batch.temperature)
+        per_visit = np.divide(injected, visits, out=np.zeros_like(visits), where=seen)
+        signed = injected.copy()
+        for block in batch.blocks:
+            carry = carried(block.trajectories.along(per_visit), batch.gamma)
+            signed += on_pairs(block, carry, policy.shape)
+        return signed, 0
+
+    def _from_uniform_starts(self, batch: Batch, occupancy: FloatArray) -> tuple[FloatArray, int]:
+        policy, samples = batch.policy, 0
+        mask = self._game.action_mask
+        available = np.ones(policy.shape, bool) if mask is None else mask
+        states, actions = (
+            np.repeat(index, self._rollouts).astype(np.int32) for index in np.nonzero(available)
+        )
+        worth: FloatArray = np.zeros(policy.shape)
+        first = 0
+        for block in batch.sampler.episodes_from(states, actions, batch.horizon, self._rng):
+            part = slice(first, first + block.num_episodes)
+            returns = batch.discounts(len(block.upper_rewards)) @ block.upper_rewards
+            np.add.at(worth, (states[part], actions[part]), returns / self._rollouts)
+            first, samples = part.stop, samples + block.num_steps
+        injected = _injected(occupancy, policy, worth, batch.temperature)
+        signed, first = injected.copy(), 0
+        for block in batch.sampler.episodes_from(states, actions, batch.horizon, self._rng):
+            part = slice(first, first + block.num_episodes)
+            injections = np.zeros(block.upper_rewards.shape)
+            injections[0] = injected[states[part], actions[part]] / self._rollouts
+            signed += on_pairs(block, carried(injections, batch.gamma), policy.shape)
+            first, samples = part.stop, samples + block.num_steps
+        return signed, samples
+
+
+def _injected(
+    occupancy: FloatArray, policy: FloatArray, worth: FloatArray, temperature: float
+) -> FloatArray:
+    """Return d(s) pi(a|s) A_u(s, a) / tau from the leader's worth of each pair, `[S, A]`."""
+    advantage = worth - (policy * worth).sum(axis=1, keepdims=True)
+    return occupancy[:, None] * policy * advantage / temperature
+
+
+def _returns_to_go(rewards: FloatArray, batch: Batch) -> FloatArray:
+    """Return what the leader is paid from each step on, discounted from there, `[T, N]`.
+
+    With a leader's horizon, what comes after it counts nothing.
+    """
+    horizon = len(rewards) if batch.upper_horizon is None else batch.upper_horizon
+    returns = np.zeros_like(rewards)
+    ahead = np.zeros(rewards.shape[1])
+    for t in range(min(len(rewards), horizon) - 1, -1, -1):
+        ahead = rewards[t] + batch.upper_gamma * ahead
+        returns[t] = ahead
+    return returns

@@ -1,0 +1,384 @@
+"""Inner learners: where the policies that a method judges come from.
+
+| name | what it sees | how it answers |
+|---|---|---|
+| `exact` | the model | the soft Bellman equation, solved |
+| `sweeps` | the model | some sweeps of soft value iteration |
+| `soft-q` | episodes | tabular soft Q-learning |
+| `certainty-equivalence` | episodes | the exact answer in a model of the frequencies seen |
+
+Those that see episodes explore with probability `exploration`: an action that is underestimated at
+a small temperature would never be tried again, so that a policy that only follows its own estimates
+confirms its own mistakes. All of them know the reward r_x, which the leader has designed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ..checks import (
+    check_at_least,
+    check_options,
+    check_positive,
+    check_probability,
+    unknown_name,
+)
+from ..mdp import FloatArray, TabularMDP
+from ..sampler import Episodes, TransitionCounts
+from ..soft import SoftSolution, soft_backup, solve_soft_mdp
+
+if TYPE_CHECKING:
+    from ..envs.tabular import TabularBilevelEnv
+
+__all__ = [
+    "LEARNERS",
+    "Answer",
+    "CertaintyEquivalence",
+    "ExactLearner",
+    "Learner",
+    "SoftQ",
+    "Sweeps",
+    "make_learner",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """A policy that the follower has learnt.
+
+    Attributes:
+        policy: Action probabilities `[S, A]`.
+        soft_value: What the learner takes for its soft value, `[S]`.
+        residual: Sup norm of the Bellman residual, None where the model is not known.
+        iterations: Newton steps, sweeps or passes.
+        converged: Whether a tolerance was met, None where there is none.
+        samples: Environment steps used.
+    """
+
+    policy: FloatArray
+    soft_value: FloatArray
+    residual: float | None = None
+    iterations: int | None = None
+    converged: bool | None = None
+    samples: int = 0
+
+
+class Learner(Protocol):
+    """What every inner learner can do."""
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Forget everything learnt; draw all randomness from `rng` from now on."""
+        ...
+
+    def answer(self, upper_params: FloatArray) -> Answer:
+        """Learn under x, from where the last x left off."""
+        ...
+
+
+class ExactLearner:
+    """Solve the follower's problem, warm-started."""
+
+    def __init__(self, game: TabularBilevelEnv) -> None:
+        """Bind the learner to a game."""
+        self._game = game
+        self._last: SoftSolution | None = None
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Forget the warm start."""
+        self._last = None
+
+    def answer(self, upper_params: FloatArray) -> Answer:
+        """Return the soft-optimal policy."""
+        start = None if self._last is None else self._last.soft_value
+        self._last = solve_soft_mdp(self._game.lower_mdp(upper_params), initial_value=start)
+        return Answer(
+            self._last.policy,
+            self._last.soft_value,
+            self._last.residual,
+            self._last.iterations,
+            self._last.converged,
+        )
+
+
+class Sweeps:
+    """Take some sweeps of soft value iteration, V <- T V."""
+
+    def __init__(
+        self, game: TabularBilevelEnv, *, sweeps: int = 10, warm_start: bool = True
+    ) -> None:
+        """Bind the learner to a game.
+
+        Args:
+            game: The game.
+            sweeps: Sweeps for each x, at least 1.
+            warm_start: Whether to go on from the values of the last x instead of zero.
+
+        Raises:
+            ValueError: If an option is out of range.
+        """
+        check_at_least("sweeps", sweeps, 1)
+        self._game, self._sweeps, self._warm_start = game, int(sweeps), bool(warm_start)
+        self._value: FloatArray | None = None
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Forget the values."""
+        self._value = None
+
+    def answer(self, upper_params: FloatArray) -> Answer:
+        """Return the policy that is greedy, softly, with respect to the values reached."""
+        mdp = self._game.lower_mdp(upper_params)
+        value = self._value
+        if value is None or not self._warm_start:
+            value = np.zeros(mdp.kernel.num_states)
+        for _ in range(self._sweeps):
+            value = _backed_up(mdp, value)[0]
+        self._value = value
+        backed_up, policy = _backed_up(mdp, value)
+        residual = float(np.abs(backed_up - value).max())
+        return Answer(policy, value, residual, self._sweeps, None)
+
+
+class _Watching:
+    """What learners that see episodes alone share: playing, and an exploration floor."""
+
+    def __init__(
+        self,
+        game: TabularBilevelEnv,
+        *,
+        episodes: int = 128,
+        rounds: int = 1,
+        exploration: float = 0.1,
+        horizon: int | None = None,
+    ) -> None:
+        """Bind the learner to a game.
+
+        Args:
+            game: The game.
+            episodes: Episodes of each round, at least 1.
+            rounds: How often the follower plays and learns for each x, at least 1.
+            exploration: Probability of any of the actions at each step, in [0, 1].
+            horizon: Steps after which an episode is cut; None takes 10 / (1 - gamma).
+
+        Raises:
+            ValueError: If an option is out of range.
+        """
+        check_at_least("episodes", episodes, 1)
+        check_at_least("rounds", rounds, 1)
+        check_probability("exploration", exploration)
+        if horizon is not None:
+            check_at_least("horizon", horizon, 1)
+        self._game = game
+        self._episodes, self._rounds = int(episodes), int(rounds)
+        self._exploration = float(exploration)
+        self._horizon = int(np.ceil(10.0 / (1.0 - game.gamma))) if horizon is None else int(horizon)
+        self._rng = np.random.default_rng(0)
+        self._samples = 0
+
+    def _play(self, x: FloatArray, policy: FloatArray) -> list[Episodes]:
+        """Return a round of episodes under a policy that explores."""
+        mask = self._game.action_mask
+        available = np.ones_like(policy) if mask is None else mask.astype(np.float64)
+        uniform = available / available.sum(axis=1, keepdims=True)
+        behaviour = (1.0 - self._exploration) * policy + self._exploration * uniform
+        played = list(
+            self._game.sampler(x, behaviour).episodes(self._episodes, self._horizon, self._rng)
+        )
+        self._samples += sum(episodes.num_steps for episodes in played)
+        return played
+
+    def _soft_policy(self, soft_q: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return value `[S]` and policy `[S, A]` of Q, actions that do not exist left out."""
+        mask = self._game.action_mask
+        if mask is not None:
+            soft_q = np.where(mask, soft_q, -np.inf)
+        return soft_backup(soft_q, self._game.temperature)
+
+
+class CertaintyEquivalence(_Watching):
+    """Count transitions, and solve the problem that their frequencies make.
+
+    Where an action was never tried the model takes it to end the episode.
+    """
+
+    def __init__(self, game: TabularBilevelEnv, *, forget: float = 0.0, **options: Any) -> None:
+        """Bind the learner to a game.
+
+        Args:
+            game: The game.
+            forget: Share of all counts that is forgotten when x changes, in [0, 1]; the kernel of
+                most games does not depend on x.
+            **options: See `_Watching`: episodes, rounds, exploration, horizon.
+
+        Raises:
+            ValueError: If an option is out of range.
+        """
+        super().__init__(game, **options)
+        check_probability("forget", forget)
+        self._forget = float(forget)
+        self.reset(self._rng)
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Forget all counts."""
+        self._counts = TransitionCounts(self._game.num_states, self._game.num_actions)
+        self._rng = rng
+        self._solution: SoftSolution | None = None
+        self._last: FloatArray | None = None
+
+    def answer(self, upper_params: FloatArray) -> Answer:
+        """Play and solve, some rounds."""
+        if self._last is not None and not np.array_equal(self._last, upper_params):
+            self._counts.fade(self._forget)
+        self._last = np.array(upper_params)
+        reward = self._game.reward(upper_params)
+        before = self._samples
+        for _ in range(self._rounds):
+            if self._solution is None:
+                policy = self._soft_policy(reward)[1]
+            else:
+                policy = self._solution.policy
+            for episodes in self._play(upper_params, policy):
+                self._counts.add(episodes)
+            mdp = TabularMDP(
+                self._counts.kernel(),
+                reward,
+                self._game.gamma,
+                self._game.temperature,
+                self._game.action_mask,
+            )
+            start = None if self._solution is None else self._solution.soft_value
+            self._solution = solve_soft_mdp(mdp, initial_value=start)
+        assert self._solution is not None
+        return Answer(
+            self._solution.policy,
+            self._solution.soft_value,
+            iterations=self._rounds,
+            samples=self._samples - before,
+        )
+
+
+class SoftQ(_Watching):
+    """Tabular soft Q-learning: Q(s, a) <- Q + alpha (r + gamma V(s') - Q), V the soft maximum.
+
+    Steps alpha fall with the number of visits of a pair, as n^-decay, and not below `step_size`.
+    """
+
+    def __init__(
+        self,
+        game: TabularBilevelEnv,
+        *,
+        step_size: float = 0.05,
+        decay: float = 0.6,
+        passes: int = 1,
+        **options: Any,
+    ) -> None:
+        """Bind the learner to a game.
+
+        Args:
+            game: The game.
+            step_size: The least step, in (0, 1].
+            decay: How fast steps fall with visits, in [0, 1].
+            passes: How often each round's episodes are gone through, at least 1.
+            **options: See `_Watching`: episodes, rounds, exploration, horizon.
+
+        Raises:
+            ValueError: If an option is out of range.
+        """
+        super().__init__(game, **options)
+        check_positive("step_size", step_size)
+        check_probability("step_size", step_size)
+        check_probability("decay", decay)
+        check_at_least("passes", passes, 1)
+        self._step_size, self._decay, self._passes = float(step_size), float(decay), int(passes)
+        self.reset(self._rng)
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Forget all estimates."""
+        shape = (self._game.num_states, self._game.num_actions)
+        self._rng = rng
+        self._soft_q: FloatArray = np.zeros(shape)
+        self._visits: FloatArray = np.zeros(shape)
+
+    def answer(self, upper_params: FloatArray) -> Answer:
+        """Play and learn, some rounds."""
+        reward = self._game.reward(upper_params)
+        before = self._samples
+        for _ in range(self._rounds):
+            played = self._play(upper_params, self._soft_policy(self._soft_q)[1])
+            for _ in range(self._passes):
+                for episodes in played:
+                    self._learn(episodes, reward)
+        value, policy = self._soft_policy(self._soft_q)
+        return Answer(
+            policy, value, iterations=self._rounds * self._passes, samples=self._samples - before
+        )
+
+    def _learn(self, episodes: Episodes, reward: FloatArray) -> None:
+        """Go through episodes from their ends, so that what a goal pays travels back at once."""
+        states, actions = episodes.trajectories.states, episodes.trajectories.actions
+        following, gamma = episodes.next_states, self._game.gamma
+        num_actions = reward.shape[1]
+        value = self._soft_policy(self._soft_q)[0]
+        for t in range(len(states) - 1, -1, -1):
+            alive = np.flatnonzero(states[t] >= 0)
+            s, a, after = states[t, alive], actions[t, alive], following[t, alive]
+            target = reward[s, a] + gamma * np.where(after >= 0, value[after], 0.0)
+            pairs, place, counts = np.unique(
+                s * num_actions + a, return_inverse=True, return_counts=True
+            )
+            s, a = np.divmod(pairs, num_actions)
+            mean = np.bincount(place, target) / counts
+            self._visits[s, a] += counts
+            # n steps of alpha towards one target amount to 1 - (1 - alpha)^n.
+            alpha = np.maximum(self._visits[s, a] ** -self._decay, self._step_size)
+            share = 1.0 - (1.0 - alpha) ** counts
+            self._soft_q[s, a] += share * (mean - self._soft_q[s, a])
+            touched = np.unique(s)
+            value[touched] = self._soft_policy_of(touched)
+
+    def _soft_policy_of(self, states: Any) -> FloatArray:
+        """Return the soft maximum of Q in some states."""
+        soft_q, mask = self._soft_q[states], self._game.action_mask
+        if mask is not None:
+            soft_q = np.where(mask[states], soft_q, -np.inf)
+        return soft_backup(soft_q, self._game.temperature)[0]
+
+
+# Adding a learner is one class and one row.
+LEARNERS: dict[str, type[ExactLearner | Sweeps | CertaintyEquivalence | SoftQ]] = {
+    "exact": ExactLearner,
+    "sweeps": Sweeps,
+    "soft-q": SoftQ,
+    "certainty-equivalence": CertaintyEquivalence,
+}
+
+
+def make_learner(
+    name: str, game: TabularBilevelEnv, options: dict[str, Any] | None = None
+) -> Learner:
+    """Build an inner learner for a game.
+
+    Args:
+        name: A key of `LEARNERS`.
+        game: The game whose follower it stands for.
+        options: Options of the learner, of JSON types.
+
+    Raises:
+        ValueError: If the name is unknown, or an option is out of range.
+        TypeError: If the learner does not take an option.
+    """
+    if name not in LEARNERS:
+        raise ValueError(unknown_name("inner learner", name, LEARNERS))
+    check_options(f"inner learner {name!r}", LEARNERS[name], options or {})
+    learner: Learner = LEARNERS[name](game, **(options or {}))
+    return learner
+
+
+def _backed_up(mdp: TabularMDP, value: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return T V `[S]` and the policy behind it `[S, A]`."""
+    soft_q = mdp.reward + mdp.gamma * mdp.kernel.expect(value)
+    if mdp.action_mask is not None:
+        soft_q = np.where(mdp.action_mask, soft_q, -np.inf)
+    return soft_backup(soft_q, mdp.temperature)

@@ -1,0 +1,386 @@
+"""What methods have in common that learn the hyper-gradient from episodes.
+
+They estimate the signed occupancy q = dF/dr through pi*, `[S, A]` (see `bilevel_gym.adjoint`), and
+the derivative of the reward, which the leader has designed, does the rest: dF/dx = direct part +
+sum_sa q(s, a) dr(s, a)/dx. q spreads what is injected at a step over the steps that follow,
+
+    q = E_pi[ sum_t e_t 1[(s_t, a_t) = .] ],   e_t = gamma e_{t-1} + c_t,
+
+for each objective with its own injections c_t, whose mean over the actions of a state is zero. So
+no estimator needs an array with the dimension of x for every state.
+
+Of the game they see its sampler alone. Objectives are sums of returns, of which episodes tell the
+value, of costs of x, and of terms that judge the policy itself, which the method knows; the
+injections of the latter are known too, and episodes are started from them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checks import check_at_least
+from ..linear import DiscountedSystem
+from ..mdp import FloatArray, Kernel
+from ..objectives import (
+    DiscountedReturn,
+    Objective,
+    Outcome,
+    Sum,
+    TruncatedReturn,
+    UpperValue,
+)
+from ..sampler import Episodes, Sampler, TransitionCounts
+from .base import TabularResponse
+from .learners import make_learner
+
+if TYPE_CHECKING:
+    from ..envs.tabular import TabularBilevelEnv
+    from ..soft import SoftSolution
+
+__all__ = ["Batch", "Critic", "Sampled", "carried", "on_pairs", "on_states"]
+
+# Episodes are cut where the follower's discount has come down to this.
+CUT = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What a method has seen under one x, for one of the leader's returns.
+
+    Attributes:
+        blocks: The episodes.
+        policy: The follower's policy `[S, A]`.
+        gamma: The follower's discount.
+        temperature: The follower's temperature.
+        upper_gamma: The leader's discount.
+        upper_horizon: Steps that the leader counts, None for all.
+        sampler: Where more episodes come from.
+        horizon: Steps after which episodes are cut.
+    """
+
+    blocks: Sequence[Episodes]
+    policy: FloatArray
+    gamma: float
+    temperature: float
+    upper_gamma: float
+    upper_horizon: int | None
+    sampler: Sampler
+    horizon: int
+
+    @property
+    def num_episodes(self) -> int:
+        """N, over all blocks."""
+        return sum(block.num_episodes for block in self.blocks)
+
+    def discounts(self, steps: int) -> FloatArray:
+        """Return the weights that the leader gives the first steps, `[steps]`."""
+        weights = np.power(self.upper_gamma, np.arange(steps), dtype=np.float64)
+        if self.upper_horizon is not None:
+            weights[self.upper_horizon :] = 0.0
+        return weights
+
+    def returns(self) -> Iterator[tuple[Episodes, FloatArray]]:
+        """Yield each block with the leader's returns in it, `[N]`."""
+        for block in self.blocks:
+            yield block, self.discounts(len(block.upper_rewards)) @ block.upper_rewards
+
+
+class Sampled(ABC):
+    """A method that plays episodes of the follower's policy and estimates from what it sees."""
+
+    exact: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        game: TabularBilevelEnv,
+        *,
+        episodes: int = 256,
+        horizon: int | None = None,
+        inner: str = "exact",
+        inner_options: dict[str, Any] | None = None,
+    ) -> None:
+        """Bind the method to a game.
+
+        Args:
+            game: A tabular game whose x enters the rewards alone.
+            episodes: Episodes played for each x, at least 1.
+            horizon: Steps after which an episode is cut; None cuts where the follower's discount
+                has come down to 1e-4.
+            inner: Where the policy comes from, a key of `bilevel_gym.methods.learners.LEARNERS`.
+            inner_options: Options of the inner learner.
+
+        Raises:
+            TypeError: If x moves the kernel or the first state of the game, or an option of the
+                inner learner is unknown.
+            ValueError: If an option is out of range.
+        """
+        if not hasattr(game, "sampler"):
+            raise TypeError(f"this method needs a game with a sampler, got {type(game).__name__}")
+        if game.moves_kernel:
+            raise TypeError(
+                f"x moves the kernel of {type(game).__name__}, and a method that sees episodes "
+                "alone does not know how; methods with a model do"
+            )
+        check_at_least("episodes", episodes, 1)
+        if horizon is not None:
+            check_at_least("horizon", horizon, 1)
+        self._game = game
+        self._num_episodes = int(episodes)
+        self._horizon = cut_horizon(game.gamma) if horizon is None else int(horizon)
+        self._learner = make_learner(inner, game, inner_options)
+        self._rng = np.random.default_rng(0)
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Forget everything learnt; draw all randomness from `rng` from now on."""
+        self._rng = rng
+        self._learner.reset(rng)
+
+    @abstractmethod
+    def signed_occupancy(self, batch: Batch) -> tuple[FloatArray, int]:
+        """Estimate dF/dr through pi* for one of the leader's returns.
+
+        Args:
+            batch: What was seen.
+
+        Returns:
+            The estimate `[S, A]`, and the environment steps played for it beyond the batch.
+        """
+
+    def step(self, upper_params: FloatArray) -> TabularResponse:
+        """Let the follower answer x, watch it, and estimate objective and hyper-gradient."""
+        game, x = self._game, upper_params
+        answer = self._learner.answer(x)
+        policy = answer.policy
+        sampler = game.sampler(x, policy)
+        blocks = list(sampler.episodes(self._num_episodes, self._horizon, self._rng))
+        samples = answer.samples + sum(block.num_steps for block in blocks)
+        value, direct, signed = 0.0, np.zeros(x.shape), np.zeros(policy.shape)
+        outcome = _seen(policy, x)
+        for term in flattened(game.objective):
+            if isinstance(term, DiscountedReturn | TruncatedReturn):
+                batch = Batch(
+                    blocks,
+                    policy,
+                    game.gamma,
+                    game.temperature,
+                    game.gamma if term.gamma is None else term.gamma,
+                    term.horizon if isinstance(term, TruncatedReturn) else None,
+                    sampler,
+                    self._horizon,
+                )
+                value += sum(float(sums.sum()) for _, sums in batch.returns()) / batch.num_episodes
+                direct += game.upper_reward_vjp(x, _leader_visits(batch))
+                estimate, extra = self.signed_occupancy(batch)
+            else:
+                judged = term.evaluate(outcome)
+                value += judged.value
+                if judged.params is not None:
+                    direct += judged.params
+                if not judged.responds:
+                    continue
+                estimate, extra = self._of_policy_term(judged, policy, sampler)
+            signed += estimate
+            samples += extra
+        visits = _visits(blocks, game.gamma, policy.shape).sum(axis=1)
+        return TabularResponse(
+            upper_params=x,
+            objective=value,
+            hyper_gradient=direct + game.reward_vjp(x, signed),
+            direct_gradient=direct,
+            residual=answer.residual,
+            iterations=answer.iterations,
+            converged=answer.converged,
+            samples=samples,
+            policy=policy,
+            soft_value=answer.soft_value,
+            occupancy=(1.0 - game.gamma) * visits,
+        )
+
+    def _of_policy_term(
+        self, judged: UpperValue, policy: FloatArray, sampler: Sampler
+    ) -> tuple[FloatArray, int]:
+        """Estimate dF/dr through pi* for a term that judges the policy itself.
+
+        Its injections are known everywhere; what follows them is played, from starts drawn in
+        proportion to their size.
+        """
+        gamma, tau = self._game.gamma, self._game.temperature
+        injected = np.zeros(policy.shape)
+        if judged.policy is not None:
+            injected += policy * judged.policy / tau
+        if judged.log_policy is not None:
+            injected += judged.log_policy / tau
+        injected -= policy * injected.sum(axis=1, keepdims=True)
+        size = np.abs(injected)
+        total = float(size.sum())
+        if total == 0.0:
+            return injected, 0
+        drawn = self._rng.choice(size.size, self._num_episodes, p=(size / total).ravel())
+        states, actions = np.unravel_index(drawn, size.shape)
+        signs = np.sign(injected[states, actions]) * total / self._num_episodes
+        carry, samples, first = np.zeros(policy.shape[0]), 0, 0
+        for block in sampler.episodes_from(
+            states.astype(np.int32), actions.astype(np.int32), self._horizon, self._rng
+        ):
+            injections = np.zeros(block.upper_rewards.shape)
+            injections[0] = signs[first : first + block.num_episodes]
+            carry += on_states(block, carried(injections, gamma), policy.shape[0])
+            first += block.num_episodes
+            samples += block.num_steps
+        return injected + policy * carry[:, None], samples
+
+
+class Critic:
+    """The leader's advantage A(s, a) = Q(s, a) - sum_b pi(b|s) Q(s, b), from transitions seen.
+
+    All transitions ever seen count, whatever the policy was: the policy enters with its known
+    probabilities. Actions that were not seen in a state have advantage zero.
+    """
+
+    def __init__(self, num_states: int, num_actions: int) -> None:
+        """Start with nothing seen."""
+        self._counts = TransitionCounts(num_states, num_actions)
+        self._paid: FloatArray = np.zeros((num_states, num_actions))
+
+    def add(self, blocks: Sequence[Episodes]) -> None:
+        """Take note of episodes."""
+        for block in blocks:
+            self._counts.add(block)
+            self._paid = self._paid + on_pairs(block, block.upper_rewards, self._paid.shape)
+
+    def advantages(self, batch: Batch, steps: int) -> Sequence[FloatArray]:
+        """Return the advantages `[S, A]` at each of the first steps (one for all, if endless)."""
+        visits = self._counts.visits
+        seen = visits > 0.0
+        reward = np.divide(self._paid, visits, out=np.zeros_like(visits), where=seen)
+        policy = np.where(seen, batch.policy, 0.0)
+        mass = policy.sum(axis=1, keepdims=True)
+        policy = np.divide(policy, mass, out=np.zeros_like(policy), where=mass > 0.0)
+        return advantages(self._counts.kernel(), reward, policy, seen, batch, steps)
+
+
+def advantages(
+    kernel: Kernel,
+    reward: FloatArray,
+    policy: FloatArray,
+    known: NDArray[np.bool_],
+    batch: Batch,
+    steps: int,
+) -> Sequence[FloatArray]:
+    """Return the leader's advantages in a model `[S, A]`, at each step or once for all.
+
+    Args:
+        kernel: The model's kernel.
+        reward: The leader's reward `[S, A]`.
+        policy: Action probabilities `[S, A]`.
+        known: Where the model knows anything, bool `[S, A]`; advantages are zero elsewhere.
+        batch: Says how the leader discounts, and until when.
+        steps: How many steps the advantages are needed at.
+    """
+    gamma, horizon = batch.upper_gamma, batch.upper_horizon
+    paid = (policy * reward).sum(axis=1)
+
+    def advantage(value: FloatArray) -> FloatArray:
+        worth = reward + gamma * kernel.expect(value)
+        return np.where(known, worth - (policy * worth).sum(axis=1, keepdims=True), 0.0)
+
+    if horizon is None:
+        value, _ = DiscountedSystem(kernel, policy, gamma).solve(paid)
+        return [advantage(value)]
+    value, tables = np.zeros(len(paid)), []
+    for _ in range(horizon):
+        tables.append(advantage(value))
+        value = paid + gamma * (policy * kernel.expect(value)).sum(axis=1)
+    return [*tables[::-1], *[np.zeros_like(reward)] * max(0, steps - horizon)][:steps]
+
+
+def cut_horizon(gamma: float) -> int:
+    """Return after how many steps the discount has come down to `CUT`."""
+    return 1 if gamma == 0.0 else int(np.ceil(np.log(CUT) / np.log(gamma)))
+
+
+def carried(injections: FloatArray, gamma: float, truncation: int | None = None) -> FloatArray:
+    """Return gamma e_{t-1}, what earlier injections amount to at each step, `[T, N]`.
+
+    Args:
+        injections: c_t, `[T, N]`.
+        gamma: Discount.
+        truncation: K: an injection counts at its own step and the K - 1 steps after it; None for
+            all that follow.
+    """
+    carry = np.zeros_like(injections)
+    for t in range(1, len(injections)):
+        carry[t] = gamma * (carry[t - 1] + injections[t - 1])
+    if truncation is not None and truncation < len(injections):
+        late = carry[:-truncation] + injections[:-truncation]
+        cut = carry.copy()
+        cut[truncation:] -= gamma**truncation * late
+        return cut
+    return carry
+
+
+def on_pairs(block: Episodes, weights: FloatArray, shape: tuple[int, int]) -> FloatArray:
+    """Return weights of steps `[T, N]`, summed for each state and action, `[S, A]`."""
+    pairs = block.trajectories.pairs.ravel()
+    sums = np.bincount(pairs, weights.ravel(), minlength=shape[0] * shape[1] + 1)[:-1]
+    return sums.astype(np.float64, copy=False).reshape(shape[1], shape[0]).T
+
+
+def on_states(block: Episodes, weights: FloatArray, num_states: int) -> FloatArray:
+    """Return weights of steps `[T, N]`, summed for each state, `[S]`."""
+    states = block.trajectories.states
+    return np.bincount(states[block.alive], weights[block.alive], minlength=num_states).astype(
+        np.float64, copy=False
+    )
+
+
+def flattened(objective: Objective) -> list[Objective]:
+    """Return the terms of an objective, sums of sums taken apart."""
+    if isinstance(objective, Sum):
+        return [term for part in objective.terms for term in flattened(part)]
+    return [objective]
+
+
+@dataclass(frozen=True, eq=False)
+class _SeenPolicy:
+    """What terms that judge a policy need of a solution."""
+
+    policy: FloatArray
+    log_policy: FloatArray
+    policy_error_bound: float = np.inf
+
+
+def _seen(policy: FloatArray, upper_params: FloatArray) -> Outcome:
+    """Return what there is to judge for terms that need no model."""
+    logarithm = np.full_like(policy, -np.inf)
+    np.log(policy, out=logarithm, where=policy > 0.0)
+    solution = cast("SoftSolution", _SeenPolicy(policy, logarithm))
+    nothing = np.zeros(0)
+    return Outcome(solution, upper_params, nothing, nothing)
+
+
+def _leader_visits(batch: Batch) -> FloatArray:
+    """Return mean visits of pairs, weighted as the leader does, `[S, A]`."""
+    total = np.zeros(batch.policy.shape)
+    for block in batch.blocks:
+        weights = np.broadcast_to(
+            batch.discounts(len(block.upper_rewards))[:, None], block.upper_rewards.shape
+        )
+        total += on_pairs(block, weights, batch.policy.shape)
+    return total / batch.num_episodes
+
+
+def _visits(blocks: Sequence[Episodes], gamma: float, shape: tuple[int, int]) -> FloatArray:
+    """Return mean discounted visits of pairs, `[S, A]`."""
+    count = sum(block.num_episodes for block in blocks)
+    total = sum(
+        (block.num_episodes * block.trajectories.discounted_visits(gamma) for block in blocks),
+        start=np.zeros(shape),
+    )
+    return total / count

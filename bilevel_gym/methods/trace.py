@@ -1,0 +1,134 @@
+"""The scalar trace: the leader's advantage, carried along the follower's episodes.
+
+For the leader's return the injections of `bilevel_gym.methods.sampled` are
+
+    c_t = gamma_u^t A_u(s_t, a_t) / tau,   A_u the leader's advantage under the follower's policy,
+
+so that one number per step is all that is carried: e_t = gamma e_{t-1} + c_t. It is the covariance
+form of Kudo et al. (BC-HG, see `bilevel_gym.methods.bc_hg`) with the two sums exchanged, and its
+expectation is the adjoint q of Yang, Gao, Yuan (AISTATS 2025, arXiv 2405.19697) exactly. As the
+policy is known, the last action is not sampled but averaged over: all actions of a visited state
+get pi(a|s) (gamma e_{t-1} + gamma_u^t A_u(s, a) / tau).
+
+A leader's return and a gradient's return of the same episode are correlated, so the advantage must
+be a function of (s, a): it comes from a critic, `bilevel_gym.methods.sampled.Critic`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..checks import check_at_least, unknown_name
+from ..mdp import FloatArray
+from .sampled import Batch, Critic, Sampled, advantages, carried, on_pairs, on_states
+
+if TYPE_CHECKING:
+    from ..envs.tabular import TabularBilevelEnv
+
+__all__ = ["Trace"]
+
+CRITICS = ("seen", "exact")
+
+
+class Trace(Sampled):
+    """Estimate the hyper-gradient by a scalar trace of the leader's advantage."""
+
+    def __init__(
+        self,
+        game: TabularBilevelEnv,
+        *,
+        critic: str = "seen",
+        all_actions: bool = True,
+        truncation: int | None = None,
+        **options: Any,
+    ) -> None:
+        """Bind the method to a game.
+
+        Args:
+            game: A tabular game whose x enters the rewards alone.
+            critic: "seen" fits the leader's advantage to all transitions seen so far; "exact"
+                takes it from the model, to study the estimator alone.
+            all_actions: Whether to average over the actions of a visited state.
+            truncation: Steps that an injection counts, its own included; None for all. 1 leaves
+                of the advantage of dr/dx its first term.
+            **options: See `Sampled`: episodes, horizon, inner, inner_options.
+
+        Raises:
+            TypeError: If the method does not suit the game, or an option is unknown.
+            ValueError: If an option is out of range.
+        """
+        super().__init__(game, **options)
+        if critic not in CRITICS:
+            raise ValueError(unknown_name("critic", critic, CRITICS))
+        if truncation is not None:
+            check_at_least("truncation", truncation, 1)
+        self._exact_critic = critic == "exact"
+        self._all_actions, self._truncation = bool(all_actions), truncation
+        self._x: FloatArray | None = None
+        self.reset(self._rng)
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Forget everything learnt; draw all randomness from `rng` from now on."""
+        super().reset(rng)
+        self._critic = Critic(self._game.num_states, self._game.num_actions)
+
+    def step(self, upper_params: FloatArray) -> Any:
+        """Let the follower answer x, watch it, and estimate objective and hyper-gradient."""
+        self._x = upper_params
+        return super().step(upper_params)
+
+    def signed_occupancy(self, batch: Batch) -> tuple[FloatArray, int]:
+        """Return the trace's estimate of dF/dr through pi*, `[S, A]`; see `Sampled`."""
+        policy, tau = batch.policy, batch.temperature
+        steps = max(len(block.upper_rewards) for block in batch.blocks)
+        tables = self._advantages(batch, steps)
+        signed = np.zeros(policy.shape)
+        for block in batch.blocks:
+            discounts = batch.discounts(len(block.upper_rewards))
+            injections = _along(block, tables) * discounts[:, None] / tau
+            carry = carried(injections, batch.gamma, self._truncation)
+            if not self._all_actions:
+                signed += on_pairs(block, carry + injections, policy.shape)
+                continue
+            signed += policy * on_states(block, carry, len(policy))[:, None]
+            if len(tables) == 1:
+                weights = np.broadcast_to(discounts[:, None], injections.shape)
+                visits = on_states(block, weights, len(policy))
+                signed += visits[:, None] * policy * tables[0] / tau
+            else:
+                for t, table in enumerate(tables[: len(discounts)]):
+                    present = block.trajectories.states[t]
+                    number = np.bincount(present[present >= 0], minlength=len(policy))
+                    signed += discounts[t] * number[:, None] * policy * table / tau
+        return signed / batch.num_episodes, 0
+
+    def _advantages(self, batch: Batch, steps: int) -> Any:
+        if not self._exact_critic:
+            self._critic.add(batch.blocks)
+            return self._critic.advantages(batch, steps)
+        assert self._x is not None
+        game = self._game
+        everywhere = np.ones(batch.policy.shape, dtype=bool)
+        return advantages(
+            game.kernel(self._x),
+            game.upper_reward(self._x),
+            batch.policy,
+            everywhere,
+            batch,
+            steps,
+        )
+
+
+def _along(block: Any, tables: Any) -> FloatArray:
+    """Return the advantages of the actions taken, `[T, N]`; zero after the end."""
+    if len(tables) == 1:
+        values: FloatArray = block.trajectories.along(tables[0])
+        return values
+    states, actions = block.trajectories.states, block.trajectories.actions
+    values = np.zeros(states.shape)
+    for t in range(len(states)):
+        alive = states[t] >= 0
+        values[t, alive] = tables[t][states[t, alive], actions[t, alive]]
+    return values

@@ -1,0 +1,181 @@
+"""What a leader without a model may do: let the follower walk, and watch.
+
+A `Sampler` plays episodes of a tabular game for a given x and policy. Methods that learn from
+samples see a game through it alone: states, actions, where episodes end, and what the leader was
+paid. What they know beside that is what a leader knows: the reward it has designed, r_x and its
+derivative, the sizes, the discount and the temperature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .checks import check_at_least
+from .mdp import FloatArray, IntArray, Kernel
+from .trajectories import Simulator, Trajectories
+
+__all__ = ["Episodes", "Sampler", "TransitionCounts"]
+
+# Episodes played at a time: a multiple of what the simulator draws together.
+BLOCK = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class Episodes:
+    """Episodes that were watched, time-major: T steps of N episodes.
+
+    Attributes:
+        trajectories: States and actions.
+        upper_rewards: What the leader was paid at each step, `[T, N]`; zero after the end.
+    """
+
+    trajectories: Trajectories
+    upper_rewards: FloatArray
+
+    @property
+    def num_episodes(self) -> int:
+        """N."""
+        return self.trajectories.num_episodes
+
+    @property
+    def num_steps(self) -> int:
+        """Environment steps, over all episodes."""
+        return self.trajectories.num_steps
+
+    @cached_property
+    def alive(self) -> NDArray[np.bool_]:
+        """Whether an episode was under way at each step, `[T, N]`."""
+        return self.trajectories.states >= 0
+
+    @cached_property
+    def next_states(self) -> IntArray:
+        """State after each step, `[T, N]`; -1 where the episode ended, and after it."""
+        states, final = self.trajectories.states, self.trajectories.final_states
+        return np.where(self.alive, np.concatenate([states[1:], final[None]]), -1)
+
+
+class Sampler:
+    """Plays episodes of one policy under one x, and says nothing else.
+
+    Attributes:
+        num_states: S.
+        num_actions: A.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        policy: ArrayLike,
+        start_distribution: FloatArray,
+        upper_reward: FloatArray,
+    ) -> None:
+        """Prepare to play.
+
+        Args:
+            kernel: Transition kernel.
+            policy: Action probabilities `[S, A]`.
+            start_distribution: Distribution of the first state `[S]`.
+            upper_reward: The leader's reward `[S, A]`.
+
+        Raises:
+            ValueError: If the policy is none.
+        """
+        self.num_states, self.num_actions = kernel.num_states, kernel.num_actions
+        self._simulator = Simulator(kernel, policy)
+        self._start = start_distribution
+        self._upper_reward = upper_reward
+
+    def episodes(
+        self, num_episodes: int, horizon: int, rng: np.random.Generator
+    ) -> Iterator[Episodes]:
+        """Play episodes from the game's first states, some at a time.
+
+        Args:
+            num_episodes: At least 1.
+            horizon: Steps after which an episode is cut, at least 1.
+            rng: Where random numbers come from.
+        """
+        check_at_least("num_episodes", num_episodes, 1)
+        for first in range(0, num_episodes, BLOCK):
+            played = self._simulator.simulate(
+                self._start,
+                num_episodes=min(BLOCK, num_episodes - first),
+                horizon=horizon,
+                rng=rng,
+            )
+            yield Episodes(played, played.along(self._upper_reward))
+
+    def episodes_from(
+        self, states: IntArray, actions: IntArray, horizon: int, rng: np.random.Generator
+    ) -> Iterator[Episodes]:
+        """Play an episode from each of some states and first actions, some at a time.
+
+        Args:
+            states: First states `[N]`.
+            actions: First actions `[N]`.
+            horizon: Steps after which an episode is cut, at least 1.
+            rng: Where random numbers come from.
+        """
+        for first in range(0, len(states), BLOCK):
+            part = slice(first, first + BLOCK)
+            played = self._simulator.simulate(
+                start_pairs=(states[part], actions[part]), horizon=horizon, rng=rng
+            )
+            yield Episodes(played, played.along(self._upper_reward))
+
+
+class TransitionCounts:
+    """How often each transition was seen: a model of the game made of samples.
+
+    Attributes:
+        num_states: S.
+        num_actions: A.
+        visits: How often each action was taken in each state, `[S, A]`.
+    """
+
+    def __init__(self, num_states: int, num_actions: int) -> None:
+        """Start with nothing seen."""
+        self.num_states, self.num_actions = num_states, num_actions
+        self.visits: FloatArray = np.zeros((num_states, num_actions))
+        self._codes = np.zeros(0, dtype=np.int64)
+        self._weights: FloatArray = np.zeros(0)
+
+    def add(self, episodes: Episodes) -> None:
+        """Count the transitions of episodes."""
+        alive = episodes.alive
+        pairs = episodes.trajectories.pairs[alive].astype(np.int64)
+        # The end is one more successor.
+        following = episodes.next_states[alive].astype(np.int64)
+        codes = pairs * (self.num_states + 1) + np.where(following < 0, self.num_states, following)
+        seen, weights = np.unique(codes, return_counts=True)
+        codes = np.concatenate([self._codes, seen])
+        self._codes, place = np.unique(codes, return_inverse=True)
+        merged = np.concatenate([self._weights, weights])
+        self._weights = np.bincount(place, merged).astype(np.float64, copy=False)
+        per_pair = np.bincount(pairs, minlength=self.visits.size).astype(np.float64)
+        self.visits = self.visits + per_pair.reshape(self.num_actions, self.num_states).T
+
+    def fade(self, share: float) -> None:
+        """Forget a share of everything seen, in [0, 1]."""
+        self._weights = (1.0 - share) * self._weights
+        self.visits = (1.0 - share) * self.visits
+
+    def kernel(self) -> Kernel:
+        """Return the kernel of the frequencies seen; where nothing was, the episode ends."""
+        pairs, following = np.divmod(self._codes, self.num_states + 1)
+        actions, states = np.divmod(pairs, self.num_states)
+        goes_on = (following < self.num_states) & (self._weights > 0.0)
+        states, actions, following = states[goes_on], actions[goes_on], following[goes_on]
+        return Kernel.from_triplets(
+            states,
+            actions,
+            following,
+            self._weights[goes_on] / self.visits[states, actions],
+            num_states=self.num_states,
+            num_actions=self.num_actions,
+        )
