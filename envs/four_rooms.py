@@ -241,6 +241,7 @@ class BilevelFourRooms(TabularBilevelEnv):
     def scene(self, view: View) -> GridScene:
         """Return a view as arrays over the picture, for `bilevel_gym.rendering.draw_grid`."""
         from ..rendering import GridScene
+        from ..rendering.canvas import colour_limit
 
         answer = view.response
         tabular = answer if isinstance(answer, TabularResponse) else None
@@ -257,7 +258,7 @@ class BilevelFourRooms(TabularBilevelEnv):
         return GridScene(
             cells=self._in_picture(cells.ravel(), "#"),
             shaping=self._in_picture(shaping.ravel(), np.nan),
-            shaping_limit=self._budget * _colour_limit(-float(shaping.min()) / self._budget),
+            shaping_limit=colour_limit(shaping, self._budget),
             policy=None if tabular is None else self._in_picture(tabular.policy, np.nan),
             occupancy=None if tabular is None else self._in_picture(tabular.occupancy, np.nan),
             gradient=None if gradient is None else self._in_picture(gradient, np.nan),
@@ -323,11 +324,6 @@ class BilevelFourRooms(TabularBilevelEnv):
     def _per_action(self, values: FloatArray) -> FloatArray:
         """Return numbers per context and cell `[C, 104]` as rewards `[S, A]`."""
         return np.asfortranarray(np.repeat(values.reshape(-1, 1), len(MOVES), axis=1))
-
-
-def _colour_limit(share: float) -> float:
-    """Return the end of the colour scale: the least of these shares that is not exceeded."""
-    return next((limit for limit in (0.05, 0.1, 0.2, 0.5) if share <= limit), 1.0)
 
 
 def _softmax(logits: FloatArray) -> FloatArray:

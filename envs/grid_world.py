@@ -256,6 +256,7 @@ class BilevelGridWorld(TabularBilevelEnv):
     def scene(self, view: View) -> GridScene:
         """Return a view as arrays over the map, for `bilevel_gym.rendering.draw_grid`."""
         from ..rendering import GridScene
+        from ..rendering.canvas import colour_limit
 
         answer = view.response
         tabular = answer if isinstance(answer, TabularResponse) else None
@@ -263,7 +264,7 @@ class BilevelGridWorld(TabularBilevelEnv):
         return GridScene(
             cells=self._cells,
             shaping=self._on_map(view.upper_params),
-            shaping_limit=_colour_limit(view.upper_params),
+            shaping_limit=colour_limit(view.upper_params, least=0.1),
             policy=None if tabular is None else self._on_map(tabular.policy),
             occupancy=None if tabular is None else self._on_map(tabular.occupancy),
             gradient=None if gradient is None else self._on_map(gradient),
@@ -351,16 +352,6 @@ def random_map(size: int | Sequence[int], seed: int = 0) -> tuple[str, ...]:
         if density < 1e-3:
             cells[cells == "H"] = "."
             return tuple("".join(row) for row in cells)
-
-
-def _colour_limit(shaping: FloatArray) -> float:
-    """Return the end of the colour scale: the least of .1, .2, .5, 1 that no shaping exceeds.
-
-    A leader that pays for shaping uses a tenth of the box; on the scale of the whole box its map
-    would look empty.
-    """
-    largest = float(np.abs(shaping).max())
-    return next((limit for limit in (0.1, 0.2, 0.5) if largest <= limit), 1.0)
 
 
 def _chosen_map(

@@ -239,6 +239,7 @@ class BilevelIncentive(TabularBilevelEnv):
         that can be paid for: it shows the sum of their payments and the largest of their
         derivatives. Derivatives that push a payment out of the box are left out.
         """
+        from ..rendering.canvas import colour_limit
         from ..rendering.graph import GraphScene
 
         x, answer = view.upper_params, view.response
@@ -260,7 +261,7 @@ class BilevelIncentive(TabularBilevelEnv):
             edges=edges,
             flow=flow,
             values=values,
-            value_limit=_colour_limit(x, self._max_payment),
+            value_limit=colour_limit(x, self._max_payment),
             edge_labels=tuple(map(_label, edges.tolist(), pairs, values.tolist())),
             gradient=gradient,
             occupancy=None if tabular is None else tabular.occupancy,
@@ -322,12 +323,6 @@ def _label(edge: list[int], pair: tuple[IntArray, IntArray], payment: float) -> 
     if edge[0] == edge[1] and not paid:
         return ""
     return "".join(ACTIONS[action] for action in pair[1]) + paid
-
-
-def _colour_limit(payments: FloatArray, largest: float) -> float:
-    """Return the end of the colour scale: the least of these shares that is not exceeded."""
-    paid = float(payments.max())
-    return next((s * largest for s in (0.05, 0.1, 0.2, 0.5) if paid <= s * largest), largest)
 
 
 def _per_action(states: Sequence[int]) -> FloatArray:

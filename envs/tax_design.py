@@ -21,7 +21,9 @@ from .tabular import TabularBilevelEnv
 if TYPE_CHECKING:
     import pygame
 
-    from ..rendering.charts import BarChart, Chart, KeyEntry, Style
+    from ..rendering.charts import BarChart, Chart
+    from ..rendering.key import KeyEntry
+    from ..rendering.strokes import Style
 
 __all__ = ["BilevelTaxDesign"]
 
@@ -273,7 +275,8 @@ class BilevelTaxDesign(TabularBilevelEnv):
     def draw(self, view: View) -> pygame.Surface:
         """Draw the taxes, and for each type of household what it does over its assets."""
         from ..rendering.canvas import THEME, draw_status, draw_text, new_surface
-        from ..rendering.charts import KEY_ROW, draw_bars, draw_chart, draw_key
+        from ..rendering.charts import draw_bars, draw_chart
+        from ..rendering.key import KEY_ROW, draw_key
 
         households, margin = len(self.preferences), THEME.margin
         left, top = margin + TAXES_WIDTH + 2 * margin, 116
@@ -332,7 +335,8 @@ class BilevelTaxDesign(TabularBilevelEnv):
     def _schedules(self, view: View, household: int) -> tuple[Chart, ...]:
         """Return the charts of one type of household, from top to bottom."""
         from ..rendering.canvas import THEME
-        from ..rendering.charts import Axis, Chart, Series, Style, nice_limit
+        from ..rendering.charts import Axis, Chart, Series, nice_limit
+        from ..rendering.strokes import Style
 
         size, goods = len(self.assets), self.preferences.shape[1]
         revenue = self.revenue(view.upper_params)
@@ -378,8 +382,9 @@ class BilevelTaxDesign(TabularBilevelEnv):
     def _key(self, view: View) -> list[KeyEntry]:
         """Return the signs of this picture, in words."""
         from ..rendering.canvas import THEME
-        from ..rendering.charts import KeyEntry, Style
+        from ..rendering.key import KeyEntry
         from ..rendering.signs import FOLLOWER, ICON_SIDE, key_triangle_sprite, pin_sprite
+        from ..rendering.strokes import Style
 
         entries = []
         if view.response is not None and view.response.hyper_gradient is not None:
@@ -476,7 +481,7 @@ class BilevelTaxDesign(TabularBilevelEnv):
 def _good_style(good: int) -> Style:
     """Return how the line of a good is drawn; after four goods colours come again."""
     from ..rendering.canvas import THEME
-    from ..rendering.charts import Style
+    from ..rendering.strokes import Style
 
     dashes = (None, (9.0, 5.0), (2.0, 4.0), (12.0, 3.0))
     return Style(THEME.curves[good % len(THEME.curves)], dashes[good % len(dashes)])

@@ -23,7 +23,6 @@ from ..mdp import FloatArray, Kernel
 from ..methods import TabularResponse
 from ..objectives import DiscountedReturn, QuadraticCost, Sum
 from .base import BestKnown, View
-from .grid_world import _colour_limit
 from .tabular import TabularBilevelEnv
 
 if TYPE_CHECKING:
@@ -286,6 +285,7 @@ class BilevelToyText(TabularBilevelEnv):
     def _scene(self, view: View, on_map: _Map) -> GridScene:
         """Return a view as arrays over the map; a cell of Taxi stands for twenty states."""
         from ..rendering import GridScene
+        from ..rendering.canvas import colour_limit
 
         answer = view.response
         tabular = answer if isinstance(answer, TabularResponse) else None
@@ -307,7 +307,7 @@ class BilevelToyText(TabularBilevelEnv):
         return GridScene(
             cells=on_map.cells,
             shaping=shaping,
-            shaping_limit=_colour_limit(shaping),
+            shaping_limit=colour_limit(shaping, least=0.1),
             policy=policy,
             occupancy=None if tabular is None else on_map.summed(tabular.occupancy),
             gradient=None if gradient is None else on_map.summed(gradient),

@@ -17,8 +17,10 @@ import pytest
 from numpy.typing import NDArray
 
 from bilevel_gym.rendering.canvas import (
+    HEADER_HEIGHT,
     THEME,
     Curve,
+    colour_limit,
     contrast_ink,
     diverging_colours,
     draw_colour_bar,
@@ -38,7 +40,15 @@ from bilevel_gym.rendering.grid import (
     draw_grid,
     grid_layout,
 )
-from bilevel_gym.rendering.signs import ICON_SIDE, pin_sprite
+from bilevel_gym.rendering.key import KEY_ROW, KEY_WIDTH, KeyEntry, draw_key
+from bilevel_gym.rendering.signs import (
+    ICON_SIDE,
+    LEVELS,
+    MIN_SIGN,
+    pin_sprite,
+    size_levels,
+    wall_sprite,
+)
 from bilevel_gym.rendering.window import Window
 
 UP, RIGHT, DOWN, LEFT = range(4)
@@ -117,6 +127,35 @@ def test_a_power_below_one_brings_out_small_values() -> None:
         diverging_colours(0.0, 1.0, power=0.0)
 
 
+@pytest.mark.parametrize(
+    ("largest", "whole", "least", "limit"),
+    [
+        (0.0, 1.0, 0.05, 0.05),
+        (0.0, 1.0, 0.1, 0.1),
+        (0.05, 1.0, 0.05, 0.05),
+        (0.051, 1.0, 0.05, 0.1),
+        (0.4, 2.0, 0.05, 0.4),
+        (0.4, 1.0, 0.05, 0.5),
+        (0.6, 1.0, 0.05, 1.0),
+        (9.0, 1.0, 0.05, 1.0),
+    ],
+)
+def test_colour_scales_end_at_the_least_share_that_is_not_exceeded(
+    largest: float, whole: float, least: float, limit: float
+) -> None:
+    values = np.array([[0.0, -largest], [largest / 2, 0.0]])
+    assert colour_limit(values, whole, least=least) == pytest.approx(limit)
+
+
+def test_sizes_of_signs_have_areas_like_their_values() -> None:
+    values = np.array([4.0, 1.0, -1.0, 0.25, 0.0, np.nan])
+    assert size_levels(values, 4.0).tolist() == [LEVELS, LEVELS / 2, -LEVELS / 2, LEVELS / 4, 0, 0]
+    # The smallest one but for zero has a quarter of the largest diameter.
+    assert size_levels(values, 4.0, 4 * MIN_SIGN)[3] == LEVELS / 4
+    assert size_levels(values, 4.0, 4 * MIN_SIGN - 1)[3] == 0
+    assert not size_levels(np.zeros(3), 0.0).any()
+
+
 @pytest.mark.parametrize("limit", [0.0, -1.0, np.inf, np.nan])
 def test_a_bad_limit_is_rejected(limit: float) -> None:
     with pytest.raises(ValueError, match="`limit` must be positive and finite"):
@@ -161,7 +200,7 @@ def test_the_parts_of_a_layout_lie_in_the_frame_and_apart(
     shape: tuple[int, int], with_curves: bool
 ) -> None:
     layout = grid_layout(shape, with_curves=with_curves)
-    parts = [layout.map, layout.title, layout.status, layout.key]
+    parts = [layout.map, (0, 0, layout.size[0], HEADER_HEIGHT), layout.key]
     parts += [layout.curves] if layout.curves is not None else []
     rectangles = [pygame.Rect(part) for part in parts]
     for i, part in enumerate(rectangles):
@@ -361,6 +400,41 @@ def test_the_key_names_the_signs_of_the_scene_only() -> None:
     assert (_draw(_open_cells((4, 4)), policy=policy)[key] != plain).any()
 
 
+@pytest.mark.parametrize(
+    ("gradient", "notes"),
+    [
+        ([0.5, 0.0, 0.25, 0.0], ("dF/dx up to +0.5", "dF/dx down to −0")),
+        ([-0.5, -0.125, -0.25, -0.5], ("dF/dx up to +0", "dF/dx down to −0.5")),
+    ],
+)
+def test_the_key_tells_the_ends_of_the_gradient(
+    gradient: list[float], notes: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words: list[str] = []
+
+    def note(surface: pygame.Surface, text: str, *_: Any, **__: Any) -> int:
+        words.append(text)
+        return 0
+
+    monkeypatch.setattr("bilevel_gym.rendering.key.draw_text", note)
+    _draw(_open_cells((2, 2)), gradient=np.array(gradient).reshape(2, 2))
+    assert words == ["raise shaping", notes[0], "lower shaping", notes[1]]
+
+
+def test_a_wide_key_has_columns_and_nothing_is_drawn_outside() -> None:
+    surface, sign = new_surface((600, 200)), wall_sprite(ICON_SIDE, False)
+    rectangle = (30, 20, 2 * KEY_WIDTH + THEME.margin, 2 * KEY_ROW)
+    draw_key(surface, rectangle, [KeyEntry(sign, "a long name " * 9, "a note " * 9)] * 5)
+    picture = frame(surface)
+    signs = (picture == THEME.missing).all(axis=-1)
+    columns = [slice(x, x + KEY_WIDTH) for x in (30, 30 + KEY_WIDTH + THEME.margin)]
+    for column in columns:
+        assert signs[20 : 20 + 2 * KEY_ROW, column].sum() == 2 * ICON_SIDE**2
+    assert not _ink_outside(surface, rectangle)
+    between = picture[:, columns[0].stop : columns[1].start]
+    assert (between == THEME.page).all()
+
+
 def test_values_on_walls_are_ignored() -> None:
     wall = _cells() == "#"
     pictures = []
@@ -397,16 +471,25 @@ def _with(values: NDArray[np.float64], place: tuple[int, ...], value: float) -> 
         ),
         ({"cells": np.array(["S.", ".."])}, "two positive numbers, got .2,"),
         ({"shaping": np.zeros((4, 5))}, r"`shaping` must have shape \(4, 4\), got \(4, 5\)"),
-        ({"shaping": _with(np.zeros((4, 4)), (1, 2), np.nan)}, r"`shaping`.*nan at \(1, 2\)"),
+        (
+            {"shaping": _with(np.zeros((4, 4)), (1, 2), np.nan)},
+            r"`shaping\[1, 2\]` must be finite.*got nan",
+        ),
         ({"shaping_limit": 0.0}, "`shaping_limit` must be positive and finite, got 0.0"),
         ({"shaping_limit": np.inf}, "`shaping_limit` must be positive and finite, got inf"),
         ({"policy": np.zeros((4, 4))}, r"`policy` must have shape \(4, 4, 4\), got \(4, 4\)"),
         ({"policy": np.full((4, 4, 4), 0.3)}, "`policy` must sum to 1 over the moves, got 1.2"),
-        ({"policy": _with(np.full((4, 4, 4), 0.25), (0, 1, 2), np.inf)}, "`policy` must be finite"),
+        (
+            {"policy": _with(np.full((4, 4, 4), 0.25), (0, 1, 2), np.inf)},
+            r"`policy\[0, 1, 2\]` must be",
+        ),
         ({"policy": np.tile([2.0, -1.0, 0.0, 0.0], (4, 4, 1))}, r"`policy` must lie in \[0, 1\]"),
         ({"occupancy": np.full((4, 4), 1.5)}, r"`occupancy` must lie in \[0, 1\], got 1.5"),
         ({"occupancy": np.zeros(16)}, r"`occupancy` must have shape \(4, 4\), got \(16,\)"),
-        ({"gradient": np.full((4, 4), -np.inf)}, "`gradient` must be finite outside the walls"),
+        (
+            {"gradient": np.full((4, 4), -np.inf)},
+            r"`gradient\[0, 0\]` must be finite outside the walls",
+        ),
         ({"follower": (4, 0)}, r"`follower` must lie within the \(4, 4\) map, got \(4, 0\)"),
         ({"cursor": (0, -1)}, r"`cursor` must lie within the \(4, 4\) map, got \(0, -1\)"),
     ],

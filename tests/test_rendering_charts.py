@@ -15,20 +15,18 @@ from numpy.typing import NDArray
 from bilevel_gym.rendering.canvas import THEME, Rectangle, frame, new_surface
 from bilevel_gym.rendering.charts import (
     AXIS_WIDTH,
-    KEY_ROW,
     Axis,
     BarChart,
     Chart,
-    KeyEntry,
     Series,
-    Style,
     draw_bars,
     draw_chart,
-    draw_key,
     nice_limit,
     nice_ticks,
 )
+from bilevel_gym.rendering.key import KEY_ROW, KeyEntry, draw_key
 from bilevel_gym.rendering.signs import ICON_SIDE, key_triangle_sprite
+from bilevel_gym.rendering.strokes import Style
 
 SIZE = (400, 240)
 WHOLE: Rectangle = (20, 20, 360, 200)

@@ -23,23 +23,30 @@ if TYPE_CHECKING:
     from pygame import Rect, Surface
 
 __all__ = [
+    "HEADER_HEIGHT",
+    "SUPERSAMPLING",
     "THEME",
     "Colour",
     "Curve",
     "Rectangle",
     "Sprite",
     "Theme",
+    "colour_limit",
     "contrast_ink",
     "diverging_colours",
     "draw_colour_bar",
     "draw_curves",
+    "draw_header",
     "draw_help",
+    "draw_scale",
     "draw_status",
     "draw_text",
     "frame",
+    "import_pygame",
     "luminance",
     "make_sprite",
     "new_surface",
+    "short_number",
     "text_size",
 ]
 
@@ -92,9 +99,16 @@ COLOUR_STEPS = 510
 """Entries of the colour table less one; even, so that zero is an entry of its own."""
 MISSING_INDEX = COLOUR_STEPS + 1
 _TICKS = ((-1, "topleft"), (1, "topright"), (0, "midtop"), (-0.5, "midtop"), (0.5, "midtop"))
-"""Places of the numbers on a colour bar from −1 to 1, and how their text is aligned."""
+"""Places of the numbers on a colour bar from −1 to 1, and how their text is aligned.
+
+The ends and zero come first."""
 POINTS_PER_PIXEL = 4
 """Longer curves are thinned to this many points per pixel."""
+TITLE_HEIGHT, STATUS_HEIGHT = 32, 40
+HEADER_HEIGHT = THEME.margin + TITLE_HEIGHT + STATUS_HEIGHT + THEME.margin
+"""Pixels above everything else in a picture with a headline and a status line."""
+_LIMITS = (0.05, 0.1, 0.2, 0.5)
+"""Shares of the largest value there can be at which colour scales may end before it."""
 
 
 def import_pygame() -> ModuleType:
@@ -197,6 +211,22 @@ def diverging_colours(values: ArrayLike, limit: float, *, power: float = 1.0) ->
     return colours
 
 
+def colour_limit(values: ArrayLike, whole: float = 1.0, *, least: float = _LIMITS[0]) -> float:
+    """Return the end of a colour scale: `whole`, or a share of it that no value exceeds.
+
+    A leader that pays a little uses a tenth of its box; on the scale of the whole box its picture
+    would look empty. The share is the least of a few, so that the scale hardly changes as x does.
+
+    Args:
+        values: Array of any shape, not empty.
+        whole: Magnitude that a value may have.
+        least: The least share.
+    """
+    largest = float(np.abs(values).max())
+    limits = [share * whole for share in _LIMITS if share >= least]
+    return next((limit for limit in limits if largest <= limit), whole)
+
+
 @lru_cache(maxsize=1)
 def _colour_table() -> NDArray[np.uint8]:
     """Return the colours of −limit..+limit, uint8 `[COLOUR_STEPS + 2, 3]`, the missing one last."""
@@ -267,6 +297,14 @@ def _shortened(text: str, size: int, max_width: int) -> str:
     return text[:low].rstrip() + "…" if low else ""
 
 
+def draw_header(surface: Surface, title: str, status: Sequence[tuple[str, str]]) -> None:
+    """Draw a headline and the status line below it at the top of a picture."""
+    margin = THEME.margin
+    width = surface.get_width() - 2 * margin
+    draw_text(surface, title, (margin, margin), size=THEME.title_size, max_width=width)
+    draw_status(surface, (margin, margin + TITLE_HEIGHT, width, STATUS_HEIGHT), status)
+
+
 def draw_status(surface: Surface, rectangle: Rectangle, pairs: Sequence[tuple[str, str]]) -> None:
     """Draw label/value pairs as tiles, in letters as large as lets them all fit in `rectangle`.
 
@@ -307,10 +345,42 @@ def _flow(
 # Scales and curves
 
 
+def short_number(value: float) -> str:
+    """Write a number with three significant digits and a real minus sign."""
+    return f"{value:.3g}".replace("-", "−")
+
+
 def draw_colour_bar(
     surface: Surface, rectangle: Rectangle, limit: float, caption: str, *, power: float = 1.0
 ) -> None:
     """Draw the scale of `diverging_colours` with its caption above and its numbers below it."""
+    # The bar is linear in the colours; its numbers are what may be unevenly spaced.
+    colours = diverging_colours(np.linspace(-1.0, 1.0, rectangle[2]), 1.0)
+    ticks = []
+    for place, anchor in _TICKS:
+        value = float(np.sign(place)) * limit * abs(place) ** (1.0 / power)
+        text = ("+" if value > 0 else "") + short_number(value)
+        ticks.append(((place + 1) / 2, anchor, text))
+    draw_scale(surface, rectangle, caption, colours, ticks)
+
+
+def draw_scale(
+    surface: Surface,
+    rectangle: Rectangle,
+    caption: str,
+    colours: NDArray[np.uint8],
+    ticks: Sequence[tuple[float, str, str]],
+) -> None:
+    """Draw a bar of colours with its caption above and its numbers below it.
+
+    Args:
+        surface: Where to draw.
+        rectangle: Room for all of it.
+        caption: What the colours mean.
+        colours: From left to right, one for each pixel, uint8 `[width, 3]`.
+        ticks: Place from 0 to 1 of each number, how its text is aligned, and the text. The later
+            ones give way where there is no room.
+    """
     pygame = import_pygame()
     left, top, width, height = rectangle
     draw_text(surface, caption, (left, top), max_width=width)
@@ -318,19 +388,14 @@ def draw_colour_bar(
     label_height = text_size("0", THEME.small_size)[1]
     tick = THEME.gap // 3
     bar_height = max(1, top + height - label_height - 2 * tick - bar_top)
-    # The bar is linear in the colours; its numbers are what may be unevenly spaced.
-    colours = diverging_colours(np.linspace(-1.0, 1.0, width), 1.0)
     strip = pygame.surfarray.make_surface(colours[:, None, :])
     bar = pygame.Rect(left, bar_top, width, bar_height)
     surface.blit(pygame.transform.scale(strip, bar.size), bar)
     pygame.draw.rect(surface, THEME.ink, bar, 1)
     labels: list[Rect] = []
-    # The ends and zero first: the numbers between them give way where there is no room.
-    for place, anchor in _TICKS:
-        x = bar.left + round((place + 1) / 2 * (bar.width - 1))
+    for place, anchor, text in ticks:
+        x = bar.left + round(place * (bar.width - 1))
         pygame.draw.line(surface, THEME.ink, (x, bar.bottom), (x, bar.bottom + tick - 1))
-        value = float(np.sign(place)) * limit * abs(place) ** (1.0 / power)
-        text = ("+" if value > 0 else "") + _number(value)
         position = (x, bar.bottom + 2 * tick)
         box = pygame.Rect((0, 0), text_size(text, THEME.small_size))
         setattr(box, anchor, position)
@@ -375,7 +440,7 @@ def _draw_curve(surface: Surface, rectangle: Rectangle, curve: Curve, colour: Co
     left, top, width, height = rectangle
     values = np.asarray(curve.values, dtype=np.float64)
     heights, (low, high) = _axis(values, curve.log_scale)
-    last = _number(values[-1]) if len(values) and np.isfinite(values[-1]) else ""
+    last = short_number(values[-1]) if len(values) and np.isfinite(values[-1]) else ""
     last_width = draw_text(
         surface, last, (left + width, top), colour=colour, anchor="topright", max_width=width
     )
@@ -396,7 +461,7 @@ def _draw_curve(surface: Surface, rectangle: Rectangle, curve: Curve, colour: Co
             pygame.draw.aalines(surface, colour, False, shifted)
         pygame.draw.circle(surface, colour, run[-1], THEME.line + (run[-1][0] >= inner.right - 1))
     inset = THEME.gap // 3
-    ends = (_number(low), _number(high)) if np.isfinite(heights).any() else ("", "")
+    ends = (short_number(low), short_number(high)) if np.isfinite(heights).any() else ("", "")
     below = plot.bottom + inset
     notes = (
         (ends[1], (plot.left + inset, plot.top + inset), "topleft"),
@@ -442,11 +507,6 @@ def _runs(heights: NDArray[np.float64], inner: Rect) -> list[list[tuple[float, f
         for xs, ys in pieces
         if len(ys) and not np.isnan(ys[0])
     ]
-
-
-def _number(value: float) -> str:
-    """Write a number with three significant digits and a real minus sign."""
-    return f"{value:.3g}".replace("-", "−")
 
 
 # Help overlay

@@ -1,7 +1,6 @@
-"""Charts with labelled axes: lines, filled areas and bars, and a key for them.
+"""Charts with labelled axes: lines, filled areas and bars.
 
-Pictures of games whose states lie on a line are put together from these. Lines differ by their
-dashes as well as by colour, and areas have an outline, so that they can be read in greyscale.
+Pictures of games whose states lie on a line are put together from these.
 """
 
 from __future__ import annotations
@@ -19,35 +18,30 @@ from .canvas import (
     THEME,
     Colour,
     Rectangle,
-    Sprite,
     draw_text,
     import_pygame,
-    make_sprite,
     new_surface,
+    short_number,
     text_size,
 )
-from .signs import FOLLOWER, ICON_SIDE, LEVELS, TRIANGLE_SIDE, pin_sprite, triangle_sprite
+from .signs import FOLLOWER, TRIANGLE_SIDE, pin_sprite, size_levels, triangle_sprite
+from .strokes import LINE_WIDTH, Style, draw_stroke, lightened
 
 if TYPE_CHECKING:
     from pygame import Surface
 
 __all__ = [
-    "KEY_ROW",
     "Axis",
     "BarChart",
     "Chart",
-    "KeyEntry",
     "Series",
-    "Style",
     "draw_bars",
     "draw_chart",
-    "draw_key",
     "nice_limit",
     "nice_ticks",
 ]
 
 # Sizes in pixels
-LINE_WIDTH = 2
 AXIS_WIDTH = 44
 """Room for the numbers left of a chart."""
 TICK = 4
@@ -57,29 +51,10 @@ TRIANGLE = 26
 """Side of the largest triangle of a derivative."""
 SMALLEST = 1e-3
 """Derivatives below it are written as zero; their digits would not fit."""
-KEY_ROW = 38
-"""Height of a row of the key."""
 
-AREA_LIGHTENING = 0.62
-"""Share of white in the inside of an area."""
 BAR_SHARE = 0.52
 """Width of a bar relative to its slot."""
 NICE = (1.0, 2.0, 5.0, 10.0)
-
-
-@dataclass(frozen=True)
-class Style:
-    """How a series is drawn.
-
-    Attributes:
-        colour: Colour of the line, and of the outline of an area.
-        dashes: Pixels drawn and pixels left out, by turns; None for an unbroken line.
-        filled: Whether the area below the line is filled.
-    """
-
-    colour: Colour = THEME.ink
-    dashes: tuple[float, float] | None = None
-    filled: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,21 +159,6 @@ class BarChart:
                 )
 
 
-@dataclass(frozen=True)
-class KeyEntry:
-    """A sign and the words for it.
-
-    Attributes:
-        sign: A style, whose line or area is shown, or a sprite for a square of `ICON_SIDE`.
-        name: What it stands for.
-        note: A second line in small letters.
-    """
-
-    sign: Style | Sprite
-    name: str
-    note: str = ""
-
-
 # Numbers on axes
 
 
@@ -226,11 +186,6 @@ def nice_ticks(low: float, high: float, most: int) -> list[float]:
         step = nice_limit(step * 1.01)
 
 
-def _number(value: float) -> str:
-    """Write a number with three significant digits and a real minus sign."""
-    return f"{value:.3g}".replace("-", "−")
-
-
 # Lines and areas
 
 
@@ -255,7 +210,9 @@ def draw_chart(surface: Surface, rectangle: Rectangle, chart: Chart) -> None:
         for value in nice_ticks(chart.x_axis.low, chart.x_axis.high, 7):
             x = plot.left + round(float(chart.x_axis.place(value)) * (plot.width - 1))
             pygame.draw.line(surface, THEME.muted, (x, plot.bottom), (x, plot.bottom + TICK - 1))
-            _note(surface, _number(value) + chart.x_axis.unit, (x, plot.bottom + TICK), "midtop")
+            _note(
+                surface, short_number(value) + chart.x_axis.unit, (x, plot.bottom + TICK), "midtop"
+            )
         place = (plot.centerx, plot.bottom + TICK + letters)
         draw_text(surface, chart.x_axis.label, place, size=THEME.small_size, anchor="midtop")
     if chart.mark is not None and chart.pinned:
@@ -274,7 +231,7 @@ def _number_heights(surface: Surface, plot: Rectangle, axis: Axis) -> None:
     for value in nice_ticks(axis.low, axis.high, _most_heights(height)):
         y = top + round((1.0 - float(axis.place(value))) * (height - 1))
         pygame.draw.line(surface, THEME.muted, (left - TICK, y), (left - 1, y))
-        _note(surface, _number(value) + axis.unit, (left - TICK - 2, y + 1), "midright")
+        _note(surface, short_number(value) + axis.unit, (left - TICK - 2, y + 1), "midright")
 
 
 def _most_heights(height: int) -> int:
@@ -304,12 +261,12 @@ def _paint(surface: Surface, chart: Chart) -> None:
         if series.style.filled:
             base = (1.0 - float(chart.y_axis.place(0.0))) * (height - 1)
             ends = [[points[0, 0], base], *points.tolist(), [points[-1, 0], base]]
-            pygame.draw.polygon(surface, _lightened(series.style.colour), ends)
+            pygame.draw.polygon(surface, lightened(series.style.colour), ends)
     if chart.mark is not None:
         x = float(chart.x_axis.place(chart.mark)) * (width - 1)
         pygame.draw.line(surface, THEME.accent, (x, 0), (x, height), 2 * SUPERSAMPLING)
     for series in chart.series:
-        _stroke(surface, _points(series, chart, (width, height)), series.style)
+        draw_stroke(surface, _points(series, chart, (width, height)), series.style)
 
 
 def _points(series: Series, chart: Chart, size: tuple[int, int]) -> NDArray[np.float64]:
@@ -319,44 +276,6 @@ def _points(series: Series, chart: Chart, size: tuple[int, int]) -> NDArray[np.f
     x = chart.x_axis.place(series.x) * (width - 1)
     y = (1.0 - chart.y_axis.place(series.y)) * (height - 1)
     return np.stack([x, np.clip(y, inset, height - 1 - inset)], axis=1)
-
-
-def _lightened(colour: Colour) -> Colour:
-    red, green, blue = (round(c + AREA_LIGHTENING * (255 - c)) for c in colour)
-    return red, green, blue
-
-
-def _stroke(surface: Surface, points: NDArray[np.float64], style: Style) -> None:
-    """Draw a line through points `[N, 2]` with a round brush, broken into dashes."""
-    pygame = import_pygame()
-    width = LINE_WIDTH * SUPERSAMPLING
-    for run in _dashed(points, style.dashes):
-        if len(run) > 1:
-            pygame.draw.lines(surface, style.colour, False, run.tolist(), width)
-        for point in run.tolist():
-            pygame.draw.circle(surface, style.colour, point, width / 2)
-
-
-def _dashed(
-    points: NDArray[np.float64], dashes: tuple[float, float] | None
-) -> list[NDArray[np.float64]]:
-    """Cut a line through points `[N, 2]` of the larger surface into its dashes."""
-    steps = np.hypot(*np.diff(points, axis=0).T)
-    if dashes is None or steps.sum() == 0.0:
-        return [points]
-    along = np.concatenate([[0.0], np.cumsum(steps)])
-    on, off = (SUPERSAMPLING * length for length in dashes)
-    starts = np.arange(0.0, along[-1], on + off)
-    # `interp` wants places that rise; points on top of each other add nothing.
-    kept = np.concatenate([[True], steps > 0.0])
-    points, along = points[kept], along[kept]
-    runs = []
-    for start in starts.tolist():
-        end = min(start + on, along[-1])
-        inside = along[(along > start) & (along < end)]
-        places = np.concatenate([[start], inside, [end]])
-        runs.append(np.stack([np.interp(places, along, p) for p in points.T], axis=1))
-    return runs
 
 
 # Bars
@@ -390,7 +309,7 @@ def draw_bars(surface: Surface, rectangle: Rectangle, chart: BarChart) -> None:
         y = plot.bottom - 1 - round(float(chart.axis.place(value)) * (reach - 1))
         bar = pygame.Rect(0, min(y, zero), round(BAR_SHARE * slot), max(1, abs(zero - y)))
         bar.centerx = middle
-        pygame.draw.rect(surface, _lightened(chart.colour), bar)
+        pygame.draw.rect(surface, lightened(chart.colour), bar)
         pygame.draw.rect(surface, chart.colour, bar, min(2, bar.height))
         place = (middle, bar.top - TICK // 2)
         draw_text(surface, chart.written[i], place, size=THEME.small_size, anchor="midbottom")
@@ -407,61 +326,11 @@ def _draw_gradient(
 ) -> None:
     """Draw a triangle for each derivative, its area as the size, and the number below it."""
     largest = float(np.abs(gradient).max(initial=0.0))
-    for middle, value in zip(middles, gradient.tolist(), strict=True):
-        share = math.sqrt(abs(value) / largest) if largest > 0.0 else 0.0
-        level = round(math.copysign(share, value) * LEVELS)
+    levels = size_levels(gradient, largest).tolist()
+    for middle, value, level in zip(middles, gradient.tolist(), levels, strict=True):
         if level:
             image = triangle_sprite(round(TRIANGLE / TRIANGLE_SIDE), level).image
             centre = (middle, top + TRIANGLE // 2)
             surface.blit(image, image.get_rect(center=centre))
-        text = "0" if abs(value) < SMALLEST else ("+" if value > 0.0 else "") + _number(value)
+        text = "0" if abs(value) < SMALLEST else ("+" if value > 0.0 else "") + short_number(value)
         _note(surface, text, (middle, top + TRIANGLE + TICK), "midtop")
-
-
-# The key
-
-
-def draw_key(surface: Surface, rectangle: Rectangle, entries: Sequence[KeyEntry]) -> None:
-    """Draw signs with their words, from top to bottom, as many as there is room for."""
-    left, top, width, height = rectangle
-    for row, entry in enumerate(entries[: height // KEY_ROW]):
-        y = top + row * KEY_ROW
-        sign = _style_sprite(entry.sign) if isinstance(entry.sign, Style) else entry.sign
-        surface.blit(*sign.at(left, y + (KEY_ROW - ICON_SIDE) // 2))
-        x, middle = left + ICON_SIDE + THEME.gap, y + KEY_ROW // 2
-        room = left + width - x
-        anchor = "bottomleft" if entry.note else "midleft"
-        draw_text(
-            surface,
-            entry.name,
-            (x, middle + (1 if entry.note else 0)),
-            size=THEME.small_size + 1,
-            anchor=anchor,
-            max_width=room,
-        )
-        if entry.note:
-            draw_text(
-                surface,
-                entry.note,
-                (x, middle + 2),
-                size=THEME.small_size - 2,
-                colour=THEME.muted,
-                max_width=room,
-            )
-
-
-def _style_sprite(style: Style) -> Sprite:
-    """Return a piece of a line or an area for the key."""
-
-    def paint(surface: Surface) -> None:
-        pygame = import_pygame()
-        side = surface.get_width()
-        if style.filled:
-            box = pygame.Rect(0, side // 4, side, side // 2)
-            pygame.draw.rect(surface, _lightened(style.colour), box)
-            line = np.array([[0.0, box.top], [side - 1.0, box.top]])
-        else:
-            line = np.array([[0.0, side / 2], [side - 1.0, side / 2]])
-        _stroke(surface, line, style)
-
-    return make_sprite(ICON_SIDE, style.colour, paint)

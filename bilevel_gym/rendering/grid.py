@@ -8,8 +8,7 @@ one as cells get smaller (the `..._CELL` constants), down to a plain image of th
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -19,36 +18,48 @@ from numpy.typing import NDArray
 
 from ..checks import check_positive
 from .canvas import (
+    HEADER_HEIGHT,
     THEME,
     Curve,
     Rectangle,
     Sprite,
     diverging_colours,
-    draw_colour_bar,
     draw_curves,
-    draw_status,
-    draw_text,
+    draw_header,
     import_pygame,
-    make_sprite,
     new_surface,
+)
+from .checks import TOLERANCE, check_array, check_range
+from .key import (
+    KEY_WIDTH,
+    LARGE_KEY,
+    PLACE_NAMES,
+    ColourScale,
+    KeyEntry,
+    draw_key,
+    follower_entry,
+    gradient_entries,
+    occupancy_entry,
 )
 from .signs import (
     CORNER,
     DISC_DIAMETER,
     FOLLOWER,
     GOAL,
+    HAZARD,
     ICON_SIDE,
     LEVELS,
     START,
+    TARGET,
     TRIANGLE_SIDE,
     arrow_sprite,
     disc_sprite,
     hazard_ground,
     hazard_sprite,
     hazard_tint,
-    key_triangle_sprite,
     pin_sprite,
     principal_arrow_sprite,
+    size_levels,
     triangle_sprite,
     wall_sprite,
 )
@@ -58,21 +69,15 @@ if TYPE_CHECKING:
 
 __all__ = ["GridLayout", "GridScene", "draw_grid", "grid_layout"]
 
-TARGET, HAZARD, WALL, FREE = "T", "H", "#", "."
+WALL, FREE = "#", "."
 
 # Sizes in pixels
 MAP_SIDE = 640
 """The longer side of the map is as near to this as whole pixels per cell allow."""
 MAX_CELL = 112
 MIN_MAP_WIDTH = 320
-TITLE_HEIGHT = 32
-STATUS_HEIGHT = 40
-KEY_WIDTH = 212
-KEY_ROW = 44
 KEY_SLOTS = 11
 """Rows that the longest key needs, the colour scale included."""
-COLOUR_BAR_SLOTS = 2
-COLOUR_BAR_HEIGHT = 68
 CURVES_WIDTH = 300
 MAX_CURVE_HEIGHT = 210
 
@@ -93,15 +98,11 @@ TAPE_CELL = 10
 LINES_CELL = 8
 MIN_PIN = 18
 """Pins do not shrink with the cells below this diameter; half of `CORNER_PIN_CELL`."""
-MIN_SIGN = 4
-"""Discs and triangles that would be smaller are left out."""
 
 SHAPING_POWER = 0.5
 """Colours follow the root of the shaping: a twentieth of the limit often decides a game already."""
 MIN_PROBABILITY = 0.08
 """Less likely moves get no arrow."""
-TOLERANCE = 1e-4
-"""Probabilities may miss their bounds and sums by this much, which single precision needs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,11 +159,13 @@ class GridScene:
         for name, tail in (("shaping", ()), ("policy", (4,)), ("occupancy", ()), ("gradient", ())):
             values = getattr(self, name)
             if values is not None:
-                _check_array(name, values, shape + tail, free)
+                walls = ~free.reshape(shape + (1,) * len(tail))
+                finite = "finite outside the walls"
+                check_array(name, values, shape + tail, missing=walls, accepted=finite)
         if self.policy is not None:
             _check_policy(self.policy[free])
         if self.occupancy is not None:
-            _check_range("occupancy", self.occupancy[free], 0.0, 1.0)
+            check_range("occupancy", self.occupancy[free], 0.0, 1.0)
         for name in ("follower", "cursor"):
             place = getattr(self, name)
             if place is not None and not (0 <= place[0] < shape[0] and 0 <= place[1] < shape[1]):
@@ -176,33 +179,9 @@ def _map_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     return int(shape[0]), int(shape[1])
 
 
-def _check_array(
-    name: str, values: NDArray[np.float64], shape: tuple[int, ...], free: NDArray[np.bool_]
-) -> None:
-    """Check the shape, and that every value outside the walls is finite."""
-    if np.shape(values) != shape:
-        raise ValueError(f"`{name}` must have shape {shape}, got {np.shape(values)}")
-    bad = free & ~np.isfinite(values).reshape(*free.shape, -1).all(axis=-1)
-    if bad.any():
-        row, column = np.argwhere(bad)[0].tolist()
-        raise ValueError(
-            f"`{name}` must be finite outside the walls, got {values[row, column]} "
-            f"at {(row, column)}"
-        )
-
-
-def _check_range(name: str, values: NDArray[np.float64], low: float, high: float) -> None:
-    """Check that values lie in an interval, apart from rounding."""
-    outside = (values < low - TOLERANCE) | (values > high + TOLERANCE)
-    if outside.any():
-        raise ValueError(
-            f"`{name}` must lie in [{low:g}, {high:g}], got {float(values[outside][0])}"
-        )
-
-
 def _check_policy(policy: NDArray[np.float64]) -> None:
     """Check that the rows `[N, 4]` are distributions."""
-    _check_range("policy", policy, 0.0, 1.0)
+    check_range("policy", policy, 0.0, 1.0)
     sums = policy.sum(axis=-1)
     bad = np.abs(sums - 1.0) > TOLERANCE
     if bad.any():
@@ -221,8 +200,6 @@ class GridLayout:
         size: Width and height of the frame, both even as video encoders want them.
         cell: Pixels per cell: a whole number, or a fraction below 1 on huge maps.
         map: Rectangle of the map; like the following, (left, top, width, height).
-        title: Rectangle of the headline.
-        status: Rectangle of the status line.
         key: Rectangle of the colour scale and the key.
         curves: Rectangle of the plots, or None.
     """
@@ -231,8 +208,6 @@ class GridLayout:
     size: tuple[int, int]
     cell: float
     map: Rectangle
-    title: Rectangle
-    status: Rectangle
     key: Rectangle
     curves: Rectangle | None
 
@@ -268,28 +243,25 @@ def grid_layout(shape: tuple[int, int], *, with_curves: bool = False) -> GridLay
     cell = int(cell) if cell >= 1 else cell
     width, height = max(1, round(columns * cell)), max(1, round(rows * cell))
     margin = THEME.margin
-    top = margin + TITLE_HEIGHT + STATUS_HEIGHT + margin
+    top = HEADER_HEIGHT
     area_width = max(width, MIN_MAP_WIDTH)
     key_columns = (area_width + margin) // (KEY_WIDTH + margin)
     # Beside a wide, low map the key would leave a void below it.
-    if key_columns > 1 and 2 * height < KEY_SLOTS * KEY_ROW:
-        key_height = -(-KEY_SLOTS // key_columns) * KEY_ROW
+    if key_columns > 1 and 2 * height < KEY_SLOTS * LARGE_KEY.row:
+        key_height = -(-KEY_SLOTS // key_columns) * LARGE_KEY.row
         key = (margin, top + height + margin, area_width, key_height)
     else:
-        key = (margin + area_width + margin, top, KEY_WIDTH, KEY_SLOTS * KEY_ROW)
+        key = (margin + area_width + margin, top, KEY_WIDTH, KEY_SLOTS * LARGE_KEY.row)
     area_bottom = max(top + height, key[1] + key[3])
     curves_left = max(margin + area_width, key[0] + key[2]) + margin
     right = curves_left + (CURVES_WIDTH + margin if with_curves else 0)
     bottom = area_bottom + margin
-    header = right - 2 * margin
     curves = (curves_left, top, CURVES_WIDTH, area_bottom - top) if with_curves else None
     return GridLayout(
         shape=(rows, columns),
         size=(right + right % 2, bottom + bottom % 2),
         cell=cell,
         map=(margin + (area_width - width) // 2, top, width, height),
-        title=(margin, margin, header, TITLE_HEIGHT),
-        status=(margin, margin + TITLE_HEIGHT, header, STATUS_HEIGHT),
         key=key,
         curves=curves,
     )
@@ -302,9 +274,7 @@ def draw_grid(scene: GridScene) -> Surface:
     """Draw a scene on a new surface; needs no display."""
     layout = grid_layout(_map_shape(scene.cells.shape), with_curves=bool(scene.curves))
     surface = new_surface(layout.size)
-    left, top, width, _ = layout.title
-    draw_text(surface, scene.title, (left, top), size=THEME.title_size, max_width=width)
-    draw_status(surface, layout.status, scene.status)
+    draw_header(surface, scene.title, scene.status)
     _draw_shaping(surface, layout, scene)
     _draw_terrain(surface, layout, scene)
     surface.fblits(list(_occupancy(layout, scene)))
@@ -312,7 +282,8 @@ def draw_grid(scene: GridScene) -> Surface:
     surface.fblits(list(_gradient(layout, scene)))
     _draw_pins(surface, layout, scene)
     _draw_cursor(surface, layout, scene)
-    _draw_key(surface, layout, scene)
+    scale = ColourScale(scene.shaping_limit, scene.shaping_name, SHAPING_POWER)
+    draw_key(surface, layout.key, _key_entries(layout, scene), size=LARGE_KEY, scale=scale)
     if layout.curves is not None:
         left, top, width, height = layout.curves
         room = len(scene.curves) * (MAX_CURVE_HEIGHT + THEME.margin) - THEME.margin
@@ -361,27 +332,12 @@ def _everywhere(layout: GridLayout, mask: NDArray[np.bool_], sprite: Sprite) -> 
     return [sprite.at(*layout.cell_corner(r, c)) for r, c in np.argwhere(mask).tolist()]
 
 
-def _levels(values: NDArray[np.float64], free: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return signed sizes −`LEVELS`..`LEVELS` `[H, W]` whose squares are as the values."""
-    values = np.where(free, values, 0.0)
-    largest = np.abs(values).max()
-    share = values / largest if largest > 0 else values
-    levels: NDArray[np.int64] = np.rint(np.sign(share) * np.sqrt(np.abs(share)) * LEVELS).astype(
-        int
-    )
-    return levels
-
-
 def _occupancy(layout: GridLayout, scene: GridScene) -> Iterator[Blit]:
     """Place a disc in each visited cell, its area as the occupancy."""
-    cell = int(layout.cell)
-    if scene.occupancy is None or cell < OCCUPANCY_CELL:
+    if scene.occupancy is None or layout.cell < OCCUPANCY_CELL:
         return
-    levels = _levels(scene.occupancy, scene.cells != WALL)
-    least = max(1, math.ceil(MIN_SIGN / (DISC_DIAMETER * cell) * LEVELS))
-    for row, column in np.argwhere(levels >= least).tolist():
-        level = int(levels[row, column])
-        yield disc_sprite(cell, level).at(*layout.cell_corner(row, column))
+    occupancy = np.maximum(scene.occupancy, 0.0)
+    yield from _sized(layout, scene, occupancy, DISC_DIAMETER, disc_sprite)
 
 
 def _policy(layout: GridLayout, scene: GridScene) -> Iterator[Blit]:
@@ -411,14 +367,32 @@ def _policy(layout: GridLayout, scene: GridScene) -> Iterator[Blit]:
 
 def _gradient(layout: GridLayout, scene: GridScene) -> Iterator[Blit]:
     """Place a triangle in the corner of each cell, up where the leader gains from more shaping."""
-    cell = int(layout.cell)
-    if scene.gradient is None or cell < GRADIENT_CELL:
+    if scene.gradient is None or layout.cell < GRADIENT_CELL:
         return
-    levels = _levels(scene.gradient, scene.cells != WALL)
-    least = max(1, math.ceil(MIN_SIGN / (TRIANGLE_SIDE * cell) * LEVELS))
-    for row, column in np.argwhere(np.abs(levels) >= least).tolist():
-        level = int(levels[row, column])
-        yield triangle_sprite(cell, level).at(*layout.cell_corner(row, column))
+    yield from _sized(layout, scene, scene.gradient, TRIANGLE_SIDE, triangle_sprite)
+
+
+def _sized(
+    layout: GridLayout,
+    scene: GridScene,
+    values: NDArray[np.float64],
+    share: float,
+    sprite: Callable[[int, int], Sprite],
+) -> Iterator[Blit]:
+    """Place a sign in each cell with its area as the value `[H, W]`.
+
+    Args:
+        layout: Where the cells are.
+        scene: Where the walls are.
+        values: Walls are left out.
+        share: Share of a cell's side that the largest sign has.
+        sprite: Returns the sign for cells of a side, and a size.
+    """
+    cell = int(layout.cell)
+    values = np.where(scene.cells == WALL, 0.0, values)
+    levels = size_levels(values, float(np.abs(values).max()), share * cell)
+    for row, column in np.argwhere(levels != 0).tolist():
+        yield sprite(cell, int(levels[row, column])).at(*layout.cell_corner(row, column))
 
 
 def _draw_pins(surface: Surface, layout: GridLayout, scene: GridScene) -> None:
@@ -429,28 +403,12 @@ def _draw_pins(surface: Surface, layout: GridLayout, scene: GridScene) -> None:
     inset = max(1, round(cell * CORNER)) if corners else (cell - diameter) // 2
     for row, column in np.argwhere(np.isin(scene.cells, (START, GOAL, TARGET))).tolist():
         x, y = layout.cell_corner(row, column)
-        sprite = _place_sprite(str(scene.cells[row, column]), diameter)
+        sprite = pin_sprite(str(scene.cells[row, column]), diameter)
         surface.blit(*sprite.at(x + inset, y + inset))
     if scene.follower is not None:
         x, y = layout.cell_corner(*scene.follower)
         below = cell - diameter - inset
         surface.blit(*pin_sprite(FOLLOWER, diameter).at(x + inset, y + below))
-
-
-@lru_cache(maxsize=64)
-def _place_sprite(kind: str, diameter: int) -> Sprite:
-    """Return the pin of a start or a goal, or the rings of a target."""
-    if kind != TARGET:
-        return pin_sprite(kind, diameter)
-
-    def paint(surface: Surface) -> None:
-        pygame = import_pygame()
-        half = surface.get_width() / 2
-        for ring in range(4):
-            colour = THEME.light if ring % 2 else THEME.ink
-            pygame.draw.circle(surface, colour, (half, half), half * (1.0 - 0.25 * ring))
-
-    return make_sprite(diameter, THEME.ink, paint)
 
 
 def _draw_cursor(surface: Surface, layout: GridLayout, scene: GridScene) -> None:
@@ -468,75 +426,28 @@ def _draw_cursor(surface: Surface, layout: GridLayout, scene: GridScene) -> None
 # The key
 
 
-@dataclass(frozen=True)
-class _KeyEntry:
-    """A sign, drawn in a square of `ICON_SIDE` pixels, and the words for it."""
-
-    sprites: tuple[Sprite, ...]
-    name: str
-    note: str = ""
-
-
-def _draw_key(surface: Surface, layout: GridLayout, scene: GridScene) -> None:
-    """Draw the colour scale and the signs that occur in this picture, column by column."""
-    left, top, width, height = layout.key
-    bar = (left, top, KEY_WIDTH, COLOUR_BAR_HEIGHT)
-    draw_colour_bar(surface, bar, scene.shaping_limit, scene.shaping_name, power=SHAPING_POWER)
-    rows = height // KEY_ROW
-    for slot, entry in enumerate(_key_entries(layout, scene), start=COLOUR_BAR_SLOTS):
-        x = left + slot // rows * (KEY_WIDTH + THEME.margin)
-        _draw_key_entry(surface, (x, top + slot % rows * KEY_ROW), entry)
-
-
-def _draw_key_entry(surface: Surface, corner: tuple[int, int], entry: _KeyEntry) -> None:
-    """Draw one sign with its words."""
-    left, top = corner
-    for sprite in entry.sprites:
-        surface.blit(*sprite.at(left, top + (KEY_ROW - ICON_SIDE) // 2))
-    x, middle = left + ICON_SIDE + THEME.gap, top + KEY_ROW // 2
-    room = left + KEY_WIDTH - x
-    if not entry.note:
-        draw_text(surface, entry.name, (x, middle), anchor="midleft", max_width=room)
-        return
-    draw_text(surface, entry.name, (x, middle), anchor="bottomleft", max_width=room)
-    draw_text(
-        surface,
-        entry.note,
-        (x, middle + 1),
-        size=THEME.small_size,
-        colour=THEME.muted,
-        max_width=room,
-    )
-
-
-def _key_entries(layout: GridLayout, scene: GridScene) -> Iterator[_KeyEntry]:
+def _key_entries(layout: GridLayout, scene: GridScene) -> Iterator[KeyEntry]:
     """Name the signs that this scene shows at this size of the cells."""
     cell, free = layout.cell, scene.cells != WALL
-    for kind, name in ((START, "start"), (GOAL, "goal"), (TARGET, "leader's target")):
+    for kind, name in PLACE_NAMES.items():
         if (scene.cells == kind).any():
-            yield _KeyEntry((_place_sprite(kind, ICON_SIDE),), name)
+            yield KeyEntry(pin_sprite(kind, ICON_SIDE), name)
     if (scene.cells == HAZARD).any():
         tape = (hazard_sprite(ICON_SIDE),) if cell >= TAPE_CELL else ()
-        yield _KeyEntry((hazard_ground(cell < TAPE_CELL), *tape), "hazard")
+        yield KeyEntry((hazard_ground(cell < TAPE_CELL), *tape), "hazard")
     if (scene.cells == WALL).any():
-        yield _KeyEntry((wall_sprite(ICON_SIDE, cell >= BRICKS_CELL),), "wall")
+        yield KeyEntry(wall_sprite(ICON_SIDE, cell >= BRICKS_CELL), "wall")
     if scene.follower is not None:
-        yield _KeyEntry((pin_sprite(FOLLOWER, ICON_SIDE),), "follower", "where it is now")
+        yield follower_entry()
     if scene.policy is not None and cell >= FOUR_ARROWS_CELL:
-        yield _KeyEntry(_key_arrows(), "follower's policy", "length: probability")
+        yield KeyEntry(_key_arrows(), "follower's policy", "length: probability")
     elif scene.policy is not None and cell >= ONE_ARROW_CELL:
         arrow = tuple(principal_arrow_sprite(ICON_SIDE, 1, outline) for outline in (True, False))
-        yield _KeyEntry(arrow, "follower's policy", "likeliest move")
+        yield KeyEntry(arrow, "follower's policy", "likeliest move")
     if scene.occupancy is not None and cell >= OCCUPANCY_CELL:
-        largest = float(scene.occupancy[free].max(initial=0.0))
-        disc = disc_sprite(ICON_SIDE, LEVELS)
-        yield _KeyEntry((disc,), "occupancy", f"area; largest {largest:.2g}")
+        yield occupancy_entry(disc_sprite(ICON_SIDE, LEVELS), scene.occupancy[free])
     if scene.gradient is not None and cell >= GRADIENT_CELL:
-        values = scene.gradient[free]
-        up, down = float(values.max(initial=0.0)), -float(values.min(initial=0.0))
-        up_sign, down_sign = key_triangle_sprite(1), key_triangle_sprite(-1)
-        yield _KeyEntry((up_sign,), f"raise {scene.params_name}", f"dF/dx up to +{up:.2g}")
-        yield _KeyEntry((down_sign,), f"lower {scene.params_name}", f"dF/dx down to −{down:.2g}")
+        yield from gradient_entries(scene.params_name, scene.gradient[free])
 
 
 def _key_arrows() -> tuple[Sprite, ...]:

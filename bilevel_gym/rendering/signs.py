@@ -1,4 +1,4 @@
-"""The signs of grid pictures: arrows, discs, triangles, pins, walls and warning tape.
+"""The signs of pictures: arrows, discs, triangles, pins, walls and warning tape.
 
 Each is a sprite for a square cell of a given side. It is painted once, smooth-edged, and kept, so
 that a picture of a thousand cells takes milliseconds. All can be told apart without colour.
@@ -27,12 +27,17 @@ if TYPE_CHECKING:
     from pygame import Surface
 
 __all__ = [
+    "CORNER",
     "DISC_DIAMETER",
     "FOLLOWER",
     "GOAL",
+    "HAZARD",
+    "HAZARD_COLOUR",
     "ICON_SIDE",
     "LEVELS",
+    "MIN_SIGN",
     "START",
+    "TARGET",
     "TRIANGLE_SIDE",
     "arrow_sprite",
     "disc_sprite",
@@ -42,12 +47,14 @@ __all__ = [
     "key_triangle_sprite",
     "pin_sprite",
     "principal_arrow_sprite",
+    "size_levels",
     "triangle_sprite",
     "wall_sprite",
 ]
 
-START, GOAL, FOLLOWER = "S", "G", "follower"
-"""The kinds of pins."""
+START, GOAL, TARGET, HAZARD = "S", "G", "T", "H"
+"""The kinds of places that a picture marks; a hazard has no pin."""
+FOLLOWER = "follower"
 ICON_SIDE = 32
 """Side in pixels of a sign in the key."""
 
@@ -62,6 +69,8 @@ CORNER = 0.05
 
 LEVELS = 32
 """Sizes are drawn in this many steps so that sprites can be kept."""
+MIN_SIGN = 4
+"""Discs and triangles that would have fewer pixels are left out."""
 
 HAZARD_TINT = 0.55
 HAZARD_COLOUR: Colour = (240, 130, 20)
@@ -70,6 +79,25 @@ MORTAR_COLOUR: Colour = (92, 96, 108)
 DISC_OPACITY = 165
 
 Point = tuple[float, float]
+
+
+def size_levels(
+    values: NDArray[np.float64], largest: float, diameter: float = math.inf
+) -> NDArray[np.int64]:
+    """Return signed sizes −`LEVELS`..`LEVELS` whose squares are as the values.
+
+    Args:
+        values: Array of any shape `[...]`; NaN has size 0.
+        largest: Magnitude of the value that has the largest size; 0 leaves all without a sign.
+        diameter: Pixels of the largest sign; sizes of fewer than `MIN_SIGN` pixels become 0.
+
+    Returns:
+        Sizes `[...]`.
+    """
+    share = np.nan_to_num(values) / largest if largest > 0.0 else np.zeros(np.shape(values))
+    levels = np.rint(np.sign(share) * np.sqrt(np.abs(share)) * LEVELS).astype(np.int64)
+    least = math.ceil(MIN_SIGN / diameter * LEVELS)
+    return np.where(np.abs(levels) >= least, levels, 0)
 
 
 def hazard_tint(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -191,10 +219,11 @@ def _paint_triangle(surface: Surface, centre: Point, half: float, sign: int) -> 
 
 @lru_cache(maxsize=64)
 def pin_sprite(kind: str, diameter: int) -> Sprite:
-    """Return the round sign of start (house), goal (flag) or follower (figure)."""
+    """Return the round sign of start (house), goal (flag), target (rings), follower (figure)."""
     plate, ink, paint_icon = {
         START: (THEME.light, THEME.ink, _paint_house),
         GOAL: (GOAL_COLOUR, THEME.light, _paint_flag),
+        TARGET: (THEME.ink, THEME.ink, _paint_rings),
         FOLLOWER: (THEME.accent, THEME.light, _paint_figure),
     }[kind]
 
@@ -225,6 +254,13 @@ def _paint_flag(surface: Surface, plate: Colour, ink: Colour) -> None:
     del plate
     _polygon_in_pin(surface, ink, [(-0.36, -0.6), (-0.22, -0.6), (-0.22, 0.6), (-0.36, 0.6)])
     _polygon_in_pin(surface, ink, [(-0.22, -0.56), (0.56, -0.24), (-0.22, 0.1)])
+
+
+def _paint_rings(surface: Surface, plate: Colour, ink: Colour) -> None:
+    del plate
+    half = surface.get_width() / 2
+    for share, colour in ((0.75, THEME.light), (0.5, ink), (0.25, THEME.light)):
+        import_pygame().draw.circle(surface, colour, (half, half), share * half)
 
 
 def _paint_figure(surface: Surface, plate: Colour, ink: Colour) -> None:

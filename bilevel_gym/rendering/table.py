@@ -17,18 +17,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .canvas import (
+    HEADER_HEIGHT,
     THEME,
     Colour,
     Rectangle,
     contrast_ink,
     diverging_colours,
     draw_colour_bar,
-    draw_status,
+    draw_header,
+    draw_scale,
     draw_text,
     import_pygame,
     new_surface,
     text_size,
 )
+from .checks import check_range
 from .signs import FOLLOWER, pin_sprite
 
 if TYPE_CHECKING:
@@ -43,8 +46,6 @@ MAX_ACTIONS = 20
 
 # Sizes in pixels
 SIZE = (1100, 700)
-TITLE_HEIGHT = 32
-STATUS_HEIGHT = 40
 HEADING_HEIGHT = 64
 """Above the tables: what they are, and the actions."""
 LABEL_WIDTH = 84
@@ -61,8 +62,6 @@ MAX_BARS = 120
 """Entries of x get a bar each up to this many; more are put together."""
 LEADS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 """First digits of the numbers at the ends of scales."""
-TOLERANCE = 1e-4
-"""Probabilities may miss their bounds by this much, which single precision needs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,11 +120,8 @@ class TableScene:
 def draw_table(scene: TableScene) -> Surface:
     """Draw a scene on a new surface; needs no display."""
     surface = new_surface(SIZE)
-    margin, width = THEME.margin, SIZE[0] - 2 * THEME.margin
-    draw_text(surface, scene.title, (margin, margin), size=THEME.title_size, max_width=width)
-    header = (margin, margin + TITLE_HEIGHT, width, STATUS_HEIGHT)
-    draw_status(surface, header, scene.status)
-    top = margin + TITLE_HEIGHT + STATUS_HEIGHT + margin
+    draw_header(surface, scene.title, scene.status)
+    margin, top = THEME.margin, HEADER_HEIGHT
     _draw_tables(surface, top, scene)
     left = margin + LABEL_WIDTH + TABLES_WIDTH + OCCUPANCY_WIDTH + 3 * margin
     _draw_params(surface, (left, top, SIZE[0] - margin - left, SIZE[1] - margin - top), scene)
@@ -172,10 +168,12 @@ def _draw_tables(surface: Surface, top: int, scene: TableScene) -> None:
     tables = [(table, f"{scene.reward_name} r(s, a)")]
     if scene.policy is not None:
         policy = np.asarray(scene.policy[rows.start : rows.stop, columns.start : columns.stop])
-        _check_range("policy", policy)
+        check_range("policy", policy, 0.0, 1.0)
         _draw_heat(surface, second, policy, _grey_colours(policy), _probability)
         scale = (second[0], bottom + margin, width, BAR_HEIGHT)
-        _draw_grey_bar(surface, scale, "policy π(a|s)")
+        greys = _grey_colours(np.linspace(0.0, 1.0, width))
+        ticks = ((0.0, "topleft", "0"), (1.0, "topright", "1"), (0.5, "midtop", "0.5"))
+        draw_scale(surface, scale, "policy π(a|s)", greys, ticks)
         tables.append((second, "policy π(a|s)"))
     caption_top = top + text_size(heading, THEME.small_size)[1] + 2
     for (table_left, _, table_width, _), name in tables:
@@ -183,7 +181,7 @@ def _draw_tables(surface: Surface, top: int, scene: TableScene) -> None:
         _draw_names(surface, (table_left, body, table_width), columns, scene.action_names, "a")
     if scene.occupancy is not None:
         occupancy = np.asarray(scene.occupancy[rows.start : rows.stop])
-        _check_range("occupancy", occupancy)
+        check_range("occupancy", occupancy, 0.0, 1.0)
         place_of_bars = (second[0] + width + margin, body, OCCUPANCY_WIDTH, height * len(rows))
         _draw_occupancy(surface, place_of_bars, occupancy)
         draw_text(surface, "occupancy", (place_of_bars[0], caption_top), max_width=OCCUPANCY_WIDTH)
@@ -241,13 +239,6 @@ def _round_limit(values: NDArray[np.float64]) -> float:
         return 1.0
     power = 10.0 ** math.floor(math.log10(largest))
     return power * next((lead for lead in LEADS if largest <= lead * power), 10.0)
-
-
-def _check_range(name: str, values: NDArray[np.float64]) -> None:
-    """Check that values are probabilities, apart from rounding and NaN."""
-    outside = (values < -TOLERANCE) | (values > 1.0 + TOLERANCE)
-    if outside.any():
-        raise ValueError(f"`{name}` must lie in [0, 1], got {float(values[outside][0])}")
 
 
 def _grey_colours(values: ArrayLike) -> NDArray[np.uint8]:
@@ -325,26 +316,6 @@ def _draw_names(
                 anchor="midbottom",
                 max_width=round(max(cell - 4, width / 2 - 8)),
             )
-
-
-def _draw_grey_bar(surface: Surface, rectangle: Rectangle, caption: str) -> None:
-    """Draw the scale of `_grey_colours`, laid out as `draw_colour_bar` does."""
-    pygame = import_pygame()
-    left, top, width, height = rectangle
-    draw_text(surface, caption, (left, top), max_width=width)
-    bar_top = top + text_size(caption, THEME.text_size)[1] + THEME.gap // 2
-    tick = THEME.gap // 3
-    bar_height = top + height - text_size("0", THEME.small_size)[1] - 2 * tick - bar_top
-    bar = pygame.Rect(left, bar_top, width, max(1, bar_height))
-    colours = _grey_colours(np.linspace(0.0, 1.0, width))
-    strip = pygame.surfarray.make_surface(colours[:, None, :])
-    surface.blit(pygame.transform.scale(strip, bar.size), bar)
-    pygame.draw.rect(surface, THEME.ink, bar, 1)
-    for share, anchor in ((0.0, "topleft"), (0.5, "midtop"), (1.0, "topright")):
-        x = bar.left + round(share * (bar.width - 1))
-        pygame.draw.line(surface, THEME.ink, (x, bar.bottom), (x, bar.bottom + tick - 1))
-        place = (x, bar.bottom + 2 * tick)
-        draw_text(surface, f"{share:g}", place, size=THEME.small_size, anchor=anchor)
 
 
 def _draw_occupancy(surface: Surface, rectangle: Rectangle, occupancy: NDArray[np.float64]) -> None:

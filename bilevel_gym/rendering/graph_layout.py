@@ -1,0 +1,444 @@
+"""Where everything is in the picture of a graph: nodes, edges as curves, labels and panels.
+
+Numbers only; `bilevel_gym.rendering.graph` draws with them. Edges bend around the nodes in their
+way, opposite ones lie side by side, loops stand where their node is free, and labels cover as
+little as possible of what is drawn. A layout depends on the shape of the graph, not on what it
+shows, so that a film of it stands still.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .canvas import HEADER_HEIGHT, THEME, Rectangle
+from .key import KEY_WIDTH
+
+__all__ = [
+    "CASING",
+    "EDGE_WIDTHS",
+    "HEAD_GAP",
+    "PANEL_ROW",
+    "PANEL_WIDTH",
+    "GraphLayout",
+    "Label",
+    "Stroke",
+    "arrow_outline",
+    "label_places",
+    "lay_out_graph",
+]
+
+FloatArray = NDArray[np.float64]
+
+# Sizes in pixels
+SIZE = (1100, 712)
+PANEL_WIDTH = 248
+PANEL_ROW = 20
+"""Height of a row of bars."""
+NODE_RADII = (11.0, 30.0)
+NODE_SHARE = 0.25
+"""Radius of the nodes as a share of the distance between the two nearest."""
+EDGE_WIDTHS = (2.2, 12.0)
+"""Width without flow, and the largest width on graphs of few nodes."""
+EDGE_SHARE = 0.55
+"""Largest width as a share of the radius of the nodes."""
+CASING = 1.1
+"""Width of the outline of edges."""
+HEAD_GAP = 3.0
+"""Distance of the arrowheads from the nodes."""
+
+LABEL_SHARES = (0.5, 0.44, 0.56, 0.38, 0.62, 0.32, 0.68, 0.26, 0.74, 0.2, 0.8)
+"""Where along its edge a label may be."""
+LABEL_SIDES = {"loop": (-1, 0), "pair": (1, 0, -1), "single": (0, 1, -1)}
+"""On which side, the best first: 1 right of the edge, away from the opposite one; 0 on it; −1 left
+of it, which is outside of a loop."""
+
+CURVE_POINTS = 41
+FEW_NODES = 9
+"""Up to this number of nodes opposite edges bend away from each other; else they are parallel."""
+BEND = 0.06
+"""By this share of their length."""
+BENT_LANE = 0.35
+"""How far such edges are moved apart at their ends, as a share of what parallel ones are."""
+BENDS = (0.0, 0.09, 0.14, 0.2, 0.27, 0.35)
+"""Shares of their length by which edges bend around nodes in their way, in the order tried."""
+
+
+# Layout
+
+
+class Stroke(NamedTuple):
+    """The middle line of an edge between its nodes: points `[P, 2]` and the lengths up to them."""
+
+    points: FloatArray
+    lengths: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class GraphLayout:
+    """Where everything is in the picture of a graph.
+
+    Attributes:
+        size: Width and height of the frame, both even as video encoders want them.
+        area: Rectangle of the graph; like the following, (left, top, width, height).
+        key: Rectangle of the colour scale and the key.
+        panels: Rectangles of the panels, as many as there is room for.
+        radius: Radius of the nodes.
+        widest: Width of the edge with the largest flow.
+        nodes: Centres of the nodes in pixels of the frame `[N, 2]`.
+        curves: Middle lines of the edges from node to node `[E, CURVE_POINTS, 2]`.
+        strokes: What of them is drawn.
+        corners: Directions as angles in which the sign of a node and the follower stand `[N, 2]`.
+    """
+
+    size: tuple[int, int]
+    area: Rectangle
+    key: Rectangle
+    panels: tuple[Rectangle, ...]
+    radius: float
+    widest: float
+    nodes: FloatArray
+    curves: FloatArray
+    strokes: tuple[Stroke, ...]
+    corners: FloatArray
+
+
+def lay_out_graph(
+    places: FloatArray, edges: NDArray[np.int64], panels: tuple[int, ...]
+) -> GraphLayout:
+    """Lay out the picture of a graph.
+
+    Args:
+        places: Where the nodes are, right and down, in [0, 1] `[N, 2]`.
+        edges: Indices of the nodes that each edge leads from and to, no two alike, `[E, 2]`.
+        panels: Numbers of rows of the charts beside the graph.
+    """
+    return _lay_out(
+        np.ascontiguousarray(places, dtype=np.float64).tobytes(),
+        np.ascontiguousarray(edges, dtype=np.int64).tobytes(),
+        panels,
+    )
+
+
+@lru_cache(maxsize=32)
+def _lay_out(place_bytes: bytes, edge_bytes: bytes, panels: tuple[int, ...]) -> GraphLayout:
+    """Lay out a graph given by the bytes of its arrays."""
+    places = np.frombuffer(place_bytes).reshape(-1, 2)
+    edges = np.frombuffer(edge_bytes, dtype=np.int64).reshape(-1, 2)
+    margin, (width, height) = THEME.margin, SIZE
+    top, room = HEADER_HEIGHT, height - margin - HEADER_HEIGHT
+    area_width = width - 3 * margin - KEY_WIDTH - (PANEL_WIDTH + margin if panels else 0)
+    area = (margin, top, area_width, room)
+    loops = edges[:, 0] == edges[:, 1]
+    nodes, radius = _node_places(places, area, bool(loops.any()))
+    widest = min(EDGE_WIDTHS[1], EDGE_SHARE * radius)
+    curves = _edge_curves(nodes, edges, radius, widest, area)
+    corners = _free_corners(nodes, edges, curves, radius)
+    for array in (nodes, curves, corners):
+        array.setflags(write=False)
+    return GraphLayout(
+        size=SIZE,
+        area=area,
+        key=(margin + area_width + margin, top, KEY_WIDTH, room),
+        panels=_place_panels(panels, (width - margin - PANEL_WIDTH, top, PANEL_WIDTH, room)),
+        radius=radius,
+        widest=widest,
+        nodes=nodes,
+        curves=curves,
+        strokes=tuple(
+            _trimmed(curve, nodes[start], nodes[end], radius)
+            for curve, (start, end) in zip(curves, edges.tolist(), strict=True)
+        ),
+        corners=corners,
+    )
+
+
+def _place_panels(panels: tuple[int, ...], column: Rectangle) -> tuple[Rectangle, ...]:
+    """Place panels of so many rows below each other, until there is no more room."""
+    left, top, width, room = column
+    places, y = [], 0
+    for rows in panels:
+        height = (rows + 1) * PANEL_ROW + 4
+        if y + height > room:
+            break
+        places.append((left, top + y, width, height))
+        y += height + PANEL_ROW // 2
+    return tuple(places)
+
+
+def _node_places(places: FloatArray, area: Rectangle, loops: bool) -> tuple[FloatArray, float]:
+    """Return the centres of the nodes `[N, 2]` and their radius; loops need room around them."""
+    left, top, width, height = area
+    radius, centres = NODE_RADII[1], places
+    # The smaller the nodes, the nearer they may come to the edge of the area.
+    for _ in range(3):
+        pad = radius * (3.0 if loops else 1.0) + 24.0
+        inner = np.array([width - 2 * pad, height - 2 * pad])
+        centres = np.array([left + pad, top + pad]) + np.clip(places, 0.0, 1.0) * inner
+        gaps = np.hypot(*(centres[:, None] - centres[None]).transpose(2, 0, 1))
+        gaps[np.diag_indices(len(gaps))] = np.inf
+        radius = min(max(NODE_SHARE * float(gaps.min()), NODE_RADII[0]), NODE_RADII[1])
+    return np.rint(centres), round(2 * radius) / 2
+
+
+# Edges as curves
+
+
+def _unit(vectors: FloatArray) -> FloatArray:
+    """Return vectors `[..., 2]` of length one; those without a direction point right."""
+    lengths = np.hypot(vectors[..., 0], vectors[..., 1])[..., None]
+    return np.where(lengths > 1e-9, vectors / np.maximum(lengths, 1e-9), np.array([1.0, 0.0]))
+
+
+def _normals(vectors: FloatArray) -> FloatArray:
+    """Return the directions to the right of vectors `[..., 2]`, as y grows downward."""
+    units = _unit(vectors)
+    return np.stack([-units[..., 1], units[..., 0]], axis=-1)
+
+
+def _edge_curves(
+    centres: FloatArray,
+    edges: NDArray[np.int64],
+    radius: float,
+    widest: float,
+    area: Rectangle,
+) -> FloatArray:
+    """Return the middle lines of the edges, from within a node to within a node."""
+    lane = widest / 2 + CASING + 1.5
+    pairs = {tuple(edge) for edge in edges.tolist()}
+    curves = np.zeros((len(edges), CURVE_POINTS, 2))
+    for k, (start, end) in enumerate(edges.tolist()):
+        if start == end:
+            continue
+        offset = bend = 0.0
+        if (end, start) in pairs:
+            few = len(centres) <= FEW_NODES
+            offset, bend = (BENT_LANE * lane, BEND) if few else (lane, 0.0)
+        others = np.delete(centres, [start, end], axis=0)
+        best = math.inf
+        for extra in BENDS:
+            for side in (1.0,) if extra == 0.0 else (1.0, -1.0):
+                curve = _bent(centres[start], centres[end], offset, bend + side * extra)
+                hits = radius + widest / 2 + 4.0 - _distances(others, curve)
+                cost = float(np.maximum(hits, 0.0).sum()) + 4.0 * extra + (side < 0)
+                cost += _outside(curve, area)
+                if cost < best - 1e-9:
+                    best, curves[k] = cost, curve
+            if best < 4.0 * extra + 2.0:
+                break
+    loops = edges[:, 0] == edges[:, 1]
+    for k in np.flatnonzero(loops).tolist():
+        node = edges[k, 0]
+        touching = (edges == node).any(axis=1) & ~loops
+        taken = _directions(centres[node], curves[touching], 1.6 * radius)
+        angle = _freest(taken, centres[node] - centres.mean(axis=0))
+        curves[k] = _loop(centres[node], angle, radius)
+    return curves
+
+
+def _bent(start: FloatArray, end: FloatArray, offset: float, bend: float) -> FloatArray:
+    """Return a curve from node to node, moved to its right and bent by a share of its length."""
+    t = np.linspace(0.0, 1.0, CURVE_POINTS)[:, None]
+    along = end - start
+    height = offset + bend * math.hypot(*along) * 4 * t * (1 - t)
+    curve: FloatArray = start + t * along + height * _normals(along)
+    return curve
+
+
+def _loop(centre: FloatArray, angle: float, radius: float) -> FloatArray:
+    """Return a ring that leaves a node and comes back to it."""
+    size = 0.85 * radius + 5.0
+    turns = angle + math.pi + np.linspace(0.0, 2 * math.pi, CURVE_POINTS)
+    middle = centre + (radius + 0.62 * size) * np.array([math.cos(angle), math.sin(angle)])
+    ring: FloatArray = middle + size * np.stack([np.cos(turns), np.sin(turns)], axis=-1)
+    return ring
+
+
+def _distances(points: FloatArray, curve: FloatArray) -> FloatArray:
+    """Return the distance of each point `[M, 2]` to a curve."""
+    gaps = np.hypot(*(points[:, None] - curve[None]).transpose(2, 0, 1))
+    nearest: FloatArray = gaps.min(axis=1)
+    return nearest
+
+
+def _outside(curve: FloatArray, area: Rectangle) -> float:
+    """Return by how many pixels a curve leaves the area."""
+    left, top, width, height = area
+    low, high = curve.min(axis=0) - (left, top), (left + width, top + height) - curve.max(axis=0)
+    return float(np.maximum(16.0 - np.concatenate([low, high]), 0.0).sum())
+
+
+def _directions(centre: FloatArray, curves: FloatArray, distance: float) -> FloatArray:
+    """Return the angles at which curves `[M, P, 2]` pass a node at a distance."""
+    gaps = curves - centre
+    near = np.abs(np.hypot(gaps[..., 0], gaps[..., 1]) - distance)
+    half = CURVE_POINTS // 2
+    angles = []
+    # A loop passes twice; other curves have one end elsewhere, which is ignored.
+    for part in (slice(0, half + 1), slice(half, None)):
+        index = near[:, part].argmin(axis=1)
+        rows = np.arange(len(curves))
+        shown = near[:, part][rows, index] < distance
+        points = gaps[:, part][rows, index][shown]
+        angles.append(np.arctan2(points[:, 1], points[:, 0]))
+    return np.concatenate(angles)
+
+
+def _freest(taken: FloatArray, preferred: FloatArray) -> float:
+    """Return the angle farthest from all that are taken, near a preferred direction if tied."""
+    angles = np.linspace(-math.pi, math.pi, 48, endpoint=False)
+    score = 0.25 * np.cos(angles - math.atan2(preferred[1], preferred[0]))
+    if len(taken):
+        gaps = np.abs((angles[:, None] - taken[None] + math.pi) % (2 * math.pi) - math.pi)
+        score = score + np.minimum(gaps.min(axis=1), 1.2)
+    return float(angles[int(score.argmax())])
+
+
+def _free_corners(
+    centres: FloatArray, edges: NDArray[np.int64], curves: FloatArray, radius: float
+) -> FloatArray:
+    """Choose at each node a free place for its sign, best up and left, and for the follower."""
+    corners = np.zeros((len(centres), 2))
+    for node, centre in enumerate(centres):
+        touching = (edges == node).any(axis=1)
+        taken = _directions(centre, curves[touching], 1.3 * radius)
+        corners[node, 0] = _freest(taken, np.array([-1.0, -1.0]))
+        taken = np.append(taken, corners[node, 0])
+        corners[node, 1] = _freest(taken, np.array([-1.0, 1.0]))
+    return corners
+
+
+def _trimmed(curve: FloatArray, start: FloatArray, end: FloatArray, radius: float) -> Stroke:
+    """Cut off what lies within the nodes."""
+    lengths = np.append(0.0, np.cumsum(np.hypot(*np.diff(curve, axis=0).T)))
+    first = _crossing(lengths, np.hypot(*(curve - start).T) - radius)
+    last = _crossing(lengths[::-1], np.hypot(*(curve - end).T)[::-1] - radius - HEAD_GAP - CASING)
+    if last <= first:  # the nodes overlap
+        return Stroke(curve, lengths)
+    places = np.linspace(first, last, CURVE_POINTS)
+    points = np.stack([np.interp(places, lengths, axis) for axis in curve.T], axis=-1)
+    return Stroke(points, places - first)
+
+
+def _crossing(lengths: FloatArray, gaps: FloatArray) -> float:
+    """Return the length at which gaps first become positive, the first one if they never do."""
+    index = int((gaps >= 0.0).argmax())
+    if index == 0:
+        return float(lengths[0])
+    share = gaps[index - 1] / (gaps[index - 1] - gaps[index])
+    return float(lengths[index - 1] + share * (lengths[index] - lengths[index - 1]))
+
+
+def arrow_outline(stroke: Stroke, width: float) -> list[FloatArray]:
+    """Return the polygons of an arrow of a width: what surrounds it and itself, each `[M, 2]`."""
+    points, lengths = stroke
+    total = float(lengths[-1])
+    head = max(min(6.5 + 1.05 * width, 0.62 * total), 1.0)
+    half = 3.2 + 0.6 * width
+    neck = total - head
+    places = np.append(lengths[lengths < neck - 0.5], neck)
+    shaft = np.stack([np.interp(places, lengths, axis) for axis in points.T], axis=-1)
+    tip = points[-1]
+    along = _unit(tip - shaft[-1])
+    normals = _normals(np.gradient(shaft, axis=0)) if len(shaft) > 1 else _normals(along[None])
+    normals[-1] = side = _normals(along)
+    polygons = []
+    for grown in (CASING, 0.0):
+        sides = normals * (width / 2 + grown)
+        # A grown triangle is larger by more than the growth at its corners.
+        point = tip + along * grown * math.hypot(half, head) / half
+        base = shaft[-1] - along * grown
+        wing = side * (half + grown * (math.hypot(half, head) + half) / head)
+        ends = [base + wing, point, base - wing]
+        polygons.append(np.concatenate([shaft + sides, ends, (shaft - sides)[::-1]]))
+    return polygons
+
+
+# Labels
+
+
+class Label(NamedTuple):
+    """The room for the text and the triangle of an edge of a kind in `LABEL_SIDES`."""
+
+    edge: int
+    kind: str
+    width: int
+    height: int
+
+
+@lru_cache(maxsize=64)
+def label_places(layout: GraphLayout, labels: tuple[Label, ...]) -> tuple[tuple[int, int], ...]:
+    """Choose for each label a centre beside or on its edge that covers as little as possible."""
+    choices = [_label_choices(layout, label) for label in labels]
+    chosen = [int(costs.argmin()) for _, costs in choices]
+    clashes = _clashes(labels, [middles for middles, _ in choices])
+    near: list[dict[int, FloatArray]] = [{} for _ in labels]
+    for (i, j), penalty in clashes.items():
+        near[i][j], near[j][i] = penalty, penalty.T
+
+    def cost(k: int, moving: int) -> FloatArray:
+        """Return what each choice for a label costs while all others but one stay."""
+        stay = [penalty[:, chosen[j]] for j, penalty in near[k].items() if j != moving]
+        total: FloatArray = choices[k][1] + sum(stay)
+        return total
+
+    # Two at a time: either alone might find no better place before the other has moved.
+    for (i, j), penalty in clashes.items():
+        joint = cost(i, j)[:, None] + cost(j, i) + penalty
+        chosen[i], chosen[j] = divmod(int(joint.argmin()), joint.shape[1])
+    places = [choices[k][0][chosen[k]] for k in range(len(labels))]
+    return tuple((int(x), int(y)) for x, y in places)
+
+
+def _clashes(
+    labels: tuple[Label, ...], middles: list[FloatArray]
+) -> dict[tuple[int, int], FloatArray]:
+    """Return for pairs of labels that may overlap what each pair of choices `[C, D]` costs."""
+    clashes = {}
+    sizes = [np.array([label.width + 4, label.height + 2]) for label in labels]
+    lows = [points.min(axis=0) - size / 2 for points, size in zip(middles, sizes, strict=True)]
+    highs = [points.max(axis=0) + size / 2 for points, size in zip(middles, sizes, strict=True)]
+    for i, j in combinations(range(len(labels)), 2):
+        if (lows[i] < highs[j]).all() and (lows[j] < highs[i]).all():
+            gaps = np.abs(middles[i][:, None] - middles[j])
+            overlap = ((sizes[i] + sizes[j]) / 2 - gaps).min(axis=-1)
+            if overlap.max() > 0:
+                clashes[i, j] = np.where(overlap > 0, 40.0 + 8.0 * overlap, 0.0)
+    return clashes
+
+
+def _label_choices(layout: GraphLayout, label: Label) -> tuple[FloatArray, FloatArray]:
+    """Return centres `[C, 2]` where a label may be, and what speaks against each `[C]`."""
+    curve = layout.curves[label.edge]
+    size = np.array([label.width, label.height], dtype=float)
+    shares, sides = np.array(LABEL_SHARES), np.array(LABEL_SIDES[label.kind])
+    index = np.rint(shares * (CURVE_POINTS - 1)).astype(int)
+    normals = _normals(np.gradient(curve, axis=0))[index]
+    away = layout.widest / 2 + CASING + 1.0 + np.abs(normals) @ size / 2
+    shifts = (sides * away[:, None])[..., None] * normals[:, None]
+    middles = np.rint(curve[index][:, None] + shifts).reshape(-1, 2)
+    low, high = (middles - size / 2)[:, None], (middles + size / 2)[:, None]
+
+    nearest = np.clip(layout.nodes, low, high) - layout.nodes
+    distances = np.hypot(nearest[..., 0], nearest[..., 1])
+    hits = np.maximum(layout.radius + 3.0 - distances, 0.0).sum(axis=1)
+    points = np.delete(layout.curves, label.edge, axis=0).reshape(-1, 2)
+    own_head = curve[-CURVE_POINTS // 4 :]
+    covered = 12.0 * ((own_head > low) & (own_head < high)).all(axis=-1).any(axis=-1)
+    # An edge below the plate is worse than one that may touch it when it is wide.
+    for reach, weight in ((1.0, 14.0), (layout.widest / 2, 4.0)):
+        inside = ((points > low - reach) & (points < high + reach)).all(axis=-1)
+        edges = inside.reshape(len(middles), -1, CURVE_POINTS)
+        heads = edges[..., -CURVE_POINTS // 4 :].any(axis=-1)
+        covered += weight * (edges.any(axis=-1) + 0.5 * heads).sum(axis=-1)
+    corner = np.array(layout.area[:2])
+    room = np.minimum(low[:, 0] - corner, corner + layout.area[2:] - high[:, 0]).min(axis=-1)
+    costs = 20.0 * hits + covered + 400.0 * (room < 4)
+    costs += (16.0 * np.abs(shares - 0.5)[:, None] + 8.0 * np.arange(len(sides))).ravel()
+    return middles, costs

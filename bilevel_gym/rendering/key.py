@@ -1,0 +1,173 @@
+"""The key of a picture: its colour scale, and its signs with the words for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .canvas import THEME, Rectangle, Sprite, draw_colour_bar, draw_text
+from .signs import FOLLOWER, GOAL, ICON_SIDE, START, TARGET, key_triangle_sprite, pin_sprite
+from .strokes import Style, style_sprite
+
+if TYPE_CHECKING:
+    from pygame import Surface
+
+__all__ = [
+    "KEY_ROW",
+    "KEY_WIDTH",
+    "LARGE_KEY",
+    "PLACE_NAMES",
+    "SMALL_KEY",
+    "ColourScale",
+    "KeyEntry",
+    "KeySize",
+    "draw_key",
+    "follower_entry",
+    "gradient_entries",
+    "occupancy_entry",
+]
+
+
+class KeySize(NamedTuple):
+    """Sizes of a key in pixels.
+
+    Attributes:
+        row: Height of a row.
+        name: Size of the letters of names.
+        note: Size of those of notes.
+        parting: Where a name ends, below the middle of its row; its note begins a pixel below.
+    """
+
+    row: int
+    name: int
+    note: int
+    parting: int
+
+
+LARGE_KEY = KeySize(44, THEME.text_size, THEME.small_size, 0)
+"""The size of a key beside a map or a graph."""
+SMALL_KEY = KeySize(38, THEME.small_size + 1, THEME.small_size - 2, 1)
+"""The size of a key below a chart."""
+KEY_ROW = SMALL_KEY.row
+KEY_WIDTH = 212
+"""Width in pixels of each column, where there are several."""
+COLOUR_BAR_SLOTS = 2
+"""Rows of a large key that the colour scale takes."""
+COLOUR_BAR_HEIGHT = 68
+
+PLACE_NAMES = {START: "start", GOAL: "goal", TARGET: "leader's target"}
+"""The usual words for what has a pin."""
+
+
+@dataclass(frozen=True)
+class KeyEntry:
+    """A sign and the words for it.
+
+    Attributes:
+        sign: A style, whose line or area is shown, or a sprite for a square of `ICON_SIDE`; or
+            several of them, the first one at the bottom.
+        name: What it stands for.
+        note: A second line in small letters.
+    """
+
+    sign: Style | Sprite | tuple[Sprite, ...]
+    name: str
+    note: str = ""
+
+    @property
+    def sprites(self) -> tuple[Sprite, ...]:
+        """What is drawn for the sign."""
+        if isinstance(self.sign, Style):
+            return (style_sprite(self.sign),)
+        # A sprite is a tuple, too.
+        return (self.sign,) if isinstance(self.sign, Sprite) else self.sign
+
+
+class ColourScale(NamedTuple):
+    """What the colours of a picture mean, as `diverging_colours` has it."""
+
+    limit: float
+    name: str
+    power: float = 1.0
+
+
+def draw_key(
+    surface: Surface,
+    rectangle: Rectangle,
+    entries: Iterable[KeyEntry],
+    *,
+    size: KeySize = SMALL_KEY,
+    scale: ColourScale | None = None,
+) -> None:
+    """Draw signs with their words, from top to bottom, as many as there is room for.
+
+    Args:
+        surface: Where to draw.
+        rectangle: Room; if it is wide, there are columns of `KEY_WIDTH`.
+        entries: The signs, in order.
+        size: Size of rows and letters.
+        scale: What the colours mean; drawn first, in a large key.
+    """
+    left, top, width, height = rectangle
+    rows = height // size.row
+    columns = max(1, (width + THEME.margin) // (KEY_WIDTH + THEME.margin))
+    width = KEY_WIDTH if columns > 1 else width
+    if scale is not None:
+        bar = (left, top, width, COLOUR_BAR_HEIGHT)
+        draw_colour_bar(surface, bar, scale.limit, scale.name, power=scale.power)
+    for slot, entry in enumerate(entries, start=0 if scale is None else COLOUR_BAR_SLOTS):
+        if slot < rows * columns:
+            column, row = divmod(slot, rows)
+            x, y = left + column * (width + THEME.margin), top + row * size.row
+            _draw_entry(surface, (x, y, width), entry, size)
+
+
+def _draw_entry(
+    surface: Surface, place: tuple[int, int, int], entry: KeyEntry, size: KeySize
+) -> None:
+    """Draw one sign with its words in a row at `place`: left, top and width."""
+    left, top, width = place
+    for sprite in entry.sprites:
+        surface.blit(*sprite.at(left, top + (size.row - ICON_SIDE) // 2))
+    x, middle = left + ICON_SIDE + THEME.gap, top + size.row // 2
+    room = left + width - x
+    if not entry.note:
+        draw_text(
+            surface, entry.name, (x, middle), size=size.name, anchor="midleft", max_width=room
+        )
+        return
+    y = middle + size.parting
+    draw_text(surface, entry.name, (x, y), size=size.name, anchor="bottomleft", max_width=room)
+    draw_text(surface, entry.note, (x, y + 1), size=size.note, colour=THEME.muted, max_width=room)
+
+
+# Entries of several pictures
+
+
+def follower_entry() -> KeyEntry:
+    """Name the follower's pin."""
+    return KeyEntry(pin_sprite(FOLLOWER, ICON_SIDE), "follower", "where it is now")
+
+
+def occupancy_entry(sign: Sprite, occupancy: NDArray[np.float64]) -> KeyEntry:
+    """Name the disc of an occupancy and say how large the largest one is."""
+    largest = float(occupancy.max(initial=0.0))
+    return KeyEntry(sign, "occupancy", f"area; largest {largest:.2g}")
+
+
+def gradient_entries(params_name: str, gradient: NDArray[np.float64]) -> tuple[KeyEntry, KeyEntry]:
+    """Name the triangles of a hyper-gradient and say how large the largest ones are.
+
+    Args:
+        params_name: What the derivative is taken by.
+        gradient: Array of any shape, finite.
+    """
+    up, down = (abs(float(end)) for end in (gradient.max(initial=0.0), gradient.min(initial=0.0)))
+    return (
+        KeyEntry(key_triangle_sprite(1), f"raise {params_name}", f"dF/dx up to +{up:.2g}"),
+        KeyEntry(key_triangle_sprite(-1), f"lower {params_name}", f"dF/dx down to −{down:.2g}"),
+    )
