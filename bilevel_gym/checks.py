@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = [
     "check_at_least",
     "check_discount",
+    "check_flag",
     "check_in_box",
     "check_not_negative",
     "check_options",
@@ -26,28 +27,52 @@ __all__ = [
 ]
 
 
-def check_discount(name: str, value: float) -> None:
-    """Raise a `ValueError` unless `value` is a discount, that is, in [0, 1)."""
-    if not (isinstance(value, Real) and 0.0 <= value < 1.0):
+def check_discount(name: str, value: float) -> float:
+    """Return a discount as a float; raise a `ValueError` unless it is in [0, 1)."""
+    number = _number(value)
+    if not 0.0 <= number < 1.0:
         raise ValueError(f"`{name}` must lie in [0, 1), got {value!r}")
+    return number
 
 
-def check_probability(name: str, value: float) -> None:
-    """Raise a `ValueError` unless `value` is a probability, that is, in [0, 1]."""
-    if not (isinstance(value, Real) and 0.0 <= value <= 1.0):
+def check_flag(name: str, value: bool) -> None:
+    """Raise a `ValueError` unless `value` is a bool."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"`{name}` must be True or False, got {value!r}")
+
+
+def check_probability(name: str, value: float) -> float:
+    """Return a probability as a float; raise a `ValueError` unless it is in [0, 1]."""
+    number = _number(value)
+    if not 0.0 <= number <= 1.0:
         raise ValueError(f"`{name}` must lie in [0, 1], got {value!r}")
+    return number
 
 
-def check_positive(name: str, value: float) -> None:
-    """Raise a `ValueError` unless `value` is a positive finite number."""
-    if not (isinstance(value, Real) and 0.0 < value < np.inf):
+def check_positive(name: str, value: float) -> float:
+    """Return a number as a float; raise a `ValueError` unless it is positive and finite."""
+    number = _number(value)
+    if not 0.0 < number < np.inf:
         raise ValueError(f"`{name}` must be positive and finite, got {value!r}")
+    return number
 
 
-def check_not_negative(name: str, value: float) -> None:
-    """Raise a `ValueError` unless `value` is a finite number of at least zero."""
-    if not (isinstance(value, Real) and 0.0 <= value < np.inf):
+def check_not_negative(name: str, value: float) -> float:
+    """Return a number as a float; raise a `ValueError` unless it is finite and at least 0."""
+    number = _number(value)
+    if not 0.0 <= number < np.inf:
         raise ValueError(f"`{name}` must be finite and not negative, got {value!r}")
+    return number
+
+
+def _number(value: object) -> float:
+    """Return a real number as a float, NaN for everything else (a bool is no number)."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
+        return np.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return np.nan
 
 
 def check_at_least(name: str, value: int, least: int) -> None:

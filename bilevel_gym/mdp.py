@@ -146,7 +146,8 @@ class Kernel:
                 f"`probabilities` must have shape {self.matrix.data.shape}, got {data.shape}"
             )
         matrix = csr_array((data, self.matrix.indices, self.matrix.indptr), self.matrix.shape)
-        _check_probabilities(self.rows, matrix.indices, data, self.num_states)
+        row_is = "a" if self.moves is None else "move"
+        _check_probabilities(self.rows, matrix.indices, data, self.num_states, row_is)
         kernel = self._sharing_structure(matrix, self.num_actions, self.moves)
         kernel._check_rows()
         return kernel
@@ -194,6 +195,8 @@ class Kernel:
         """Return a kernel on the same pattern, which every x and Newton step shares."""
         kernel = Kernel(matrix, self.num_states, num_actions, moves)
         kernel.__dict__.update({k: v for k, v in self.__dict__.items() if k in _STRUCTURE})
+        if moves is not self.moves:
+            kernel.__dict__.pop("_actions_of_moves", None)
         return kernel
 
     def __getstate__(self) -> dict[str, Any]:
@@ -348,7 +351,11 @@ class Kernel:
 
 
 def _check_probabilities(
-    rows: NDArray[Any], next_states: NDArray[Any], data: FloatArray, num_states: int
+    rows: NDArray[Any],
+    next_states: NDArray[Any],
+    data: FloatArray,
+    num_states: int,
+    row_is: str = "a",
 ) -> None:
     bad = ~np.isfinite(data) | (data < 0.0)
     if bad.any():
@@ -356,7 +363,7 @@ def _check_probabilities(
         action, state = divmod(int(rows[k]), num_states)
         raise ValueError(
             "probabilities of `transition` must be finite and not negative, got "
-            f"P({next_states[k]}|s={state}, a={action}) = {data[k]}"
+            f"P({next_states[k]}|s={state}, {row_is}={action}) = {data[k]}"
         )
 
 

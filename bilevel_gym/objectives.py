@@ -7,6 +7,8 @@ kernel and to x itself. All objectives are maximised.
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -212,17 +214,18 @@ class TruncatedReturn:
         steps = kernel.policy_matrix(policy)
         if len(rho) <= SMALL:  # a sparse product has a price of its own
             steps = steps.toarray()
+        horizon = min(self.horizon, _last_step_that_counts(gamma))
         # d_t and V_{H-t-1} in row t: they meet in w.
-        present, ahead = np.empty((2, self.horizon, len(rho)))
+        present, ahead = np.empty((2, horizon, len(rho)))
         value, paid = np.zeros(len(rho)), (policy * upper_reward).sum(axis=1)
-        for t in range(self.horizon):
+        for t in range(horizon):
             present[t] = rho if t == 0 else gamma * (steps.T @ present[t - 1])
             ahead[-1 - t] = value
             value = paid + gamma * (steps @ value)
         states, _, successors = kernel.triplets
         together = np.zeros(len(states))
         block = max(1, BUFFER // max(1, len(states)))
-        for t in range(0, self.horizon, block):
+        for t in range(0, horizon, block):
             rows = slice(t, t + block)
             together += (present[rows, states] * ahead[rows, successors]).sum(axis=0)
         visits = present.sum(axis=0)
@@ -230,26 +233,40 @@ class TruncatedReturn:
         return UpperValue(
             value=float(rho @ value),
             policy=visits[:, None] * upper_reward + gamma * expected,
-            policy_error=self._policy_error(outcome, gamma, visits),
+            policy_error=self._policy_error(outcome, gamma, ahead),
             upper_reward=visits[:, None] * policy,
             kernel=gamma * kernel.on_transitions(policy, np.ones(len(rho))) * together,
             initial_distribution=value,
             gamma=float((policy * expected).sum()) if self.gamma is None else 0.0,
         )
 
-    def _policy_error(self, outcome: Outcome, gamma: float, visits: FloatArray) -> float:
-        """Return the bound on sum_sa pi |df/dpi - exact|.
+    @staticmethod
+    def _policy_error(outcome: Outcome, gamma: float, values: FloatArray) -> float:
+        """Return the bound on sum_sa pi |df/dpi - exact|, constants in a state apart.
 
-        After t steps a policy that is off by a share kappa has visits off by (1 + kappa)^t - 1 of
-        themselves, and so has what t steps are worth, relative to the largest rewards in them.
+        With kappa >= |pi - pi*| / pi and a >= |A| at every step, V_k is off by at most kappa a
+        times sum_{j < k} gamma^j (performance differences) and d_t by t kappa gamma^t in the sum
+        norm, as no step of a policy expands it; d A - d* A* = (d - d*) A + d* (A - A*).
         """
         kappa = outcome.solution.policy_error_bound
         if not np.isfinite(kappa):
             return np.inf
-        drift = float(np.expm1(self.horizon * np.log1p(kappa)))
-        largest = float(np.abs(outcome.upper_reward).max())
-        worth = largest * float(sum(gamma**t for t in range(self.horizon)))
-        return float(visits.sum()) * worth * drift * (2.0 + drift)
+        # An advantage is no larger than the span of what its actions are worth.
+        spread = float(np.ptp(outcome.upper_reward)) + gamma * float(np.ptp(values, axis=1).max())
+        steps = np.arange(len(values))
+        discounts = np.power(gamma, steps, dtype=np.float64)
+        drift, total = float(discounts @ steps), float(discounts.sum())
+        of_worth = 2.0 * gamma * total * kappa * spread
+        return kappa * drift * spread + (total + kappa * drift) * of_worth
+
+
+def _last_step_that_counts(gamma: float) -> int:
+    """Return after how many steps all that is still to come is lost in rounding."""
+    if gamma == 0.0:
+        return 1
+    if gamma == 1.0:
+        return sys.maxsize
+    return max(1, math.ceil(math.log(1e-18 * (1.0 - gamma)) / math.log(gamma)))
 
 
 @dataclass(frozen=True)
@@ -261,6 +278,7 @@ class _Weighted:
     def __post_init__(self) -> None:
         """Check the weight."""
         check_not_negative("weight", self.weight)
+        object.__setattr__(self, "weight", float(self.weight))
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ class ArrayBilevelEnv(TabularBilevelEnv):
         self._jacobian = None if features is None else RewardJacobian(features, *shape)
         size = shape[0] if self._jacobian is None else self._jacobian.num_params
         if upper_gamma is not None:
-            check_discount("upper_gamma", upper_gamma)
+            upper_gamma = check_discount("upper_gamma", upper_gamma)
         check_not_negative("upper_cost", upper_cost)
         terms: Sequence[Objective] = (DiscountedReturn(upper_gamma), QuadraticCost(upper_cost))
         space = upper_box(upper_low, upper_high, (size,))

@@ -103,8 +103,8 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
             ValueError: If the upper space is unbounded, the initial x is not in it, the discount or
                 the temperature is out of range, or the render mode is unknown.
         """
-        check_discount("gamma", gamma)
-        check_positive("temperature", temperature)
+        gamma = check_discount("gamma", gamma)
+        temperature = check_positive("temperature", temperature)
         if not upper_space.is_bounded():
             raise ValueError(f"`upper_space` must be a finite Box, got {upper_space}")
         if not (upper_space.low < upper_space.high).all():
@@ -120,8 +120,7 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         self.action_space = spaces.Dict({"upper": upper_space, "lower": lower_space})
         self.observation_space = observation_space
         self.leader_observation_space = leader_observation_space
-        self._gamma = float(gamma)
-        self._temperature = float(temperature)
+        self._gamma, self._temperature = gamma, temperature
         self.initial_upper_params = check_in_box(
             "initial_upper_params", initial_upper_params, upper_space.low, upper_space.high
         )
@@ -269,8 +268,14 @@ def upper_box(low: ArrayLike, high: ArrayLike, shape: tuple[int, ...]) -> spaces
         low: Lower bounds, a number or an array of `shape`.
         high: Upper bounds, a number or an array of `shape`.
         shape: Shape of x.
+
+    Raises:
+        ValueError: If a bound is not finite in single precision.
     """
     lower, upper = (np.broadcast_to(np.asarray(b, np.float64), shape) for b in (low, high))
+    for bound in (*lower.flat, *upper.flat):
+        if np.finfo(np.float32).max < abs(bound) < np.inf:
+            raise ValueError(f"bounds of x must be finite in single precision, got {bound}")
     low32, high32 = lower.astype(np.float32), upper.astype(np.float32)
     low32 = np.where(low32 > lower, np.nextafter(low32, np.float32(-np.inf)), low32)
     high32 = np.where(high32 < upper, np.nextafter(high32, np.float32(np.inf)), high32)

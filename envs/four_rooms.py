@@ -201,11 +201,9 @@ class BilevelFourRooms(TabularBilevelEnv):
             ValueError: If an argument is out of range.
         """
         self.goals = _checked_goals(goals)
-        _check_slip(slip)
-        check_not_negative("payment_cost", payment_cost)
-        check_positive("budget", budget)
-        self._budget = float(budget)
-        self._payment_cost = float(payment_cost)
+        slip = _checked_slip(slip)
+        self._payment_cost = check_not_negative("payment_cost", payment_cost)
+        self._budget = check_positive("budget", budget)
         count = len(self.goals)
         # Where the goal is in each context, [C, 104].
         self._at_goal = np.array([[place == goal for place in PLACES] for goal in self.goals])
@@ -372,10 +370,12 @@ def _checked_goals(goals: object) -> tuple[tuple[int, int], ...]:
     return tuple(checked)
 
 
-def _check_slip(slip: float) -> None:
-    """Raise a `ValueError` where a move would have a negative probability."""
-    if not (isinstance(slip, Real) and 0.0 <= slip <= 1.0 / SLIP_SCALE):
-        raise ValueError(f"`slip` must lie in [0, {1.0 / SLIP_SCALE}], got {slip!r}")
+def _checked_slip(slip: float) -> float:
+    """Return the slip as a float; raise where a move would have a negative probability."""
+    largest = 1.0 / SLIP_SCALE
+    if isinstance(slip, bool) or not isinstance(slip, Real) or not 0.0 <= slip <= largest:
+        raise ValueError(f"`slip` must lie in [0, {largest}], got {slip!r}")
+    return float(slip)
 
 
 def _kernel(at_goal: NDArray[np.bool_], slip: float) -> Kernel:

@@ -201,7 +201,7 @@ class BilevelGridWorld(TabularBilevelEnv):
             ValueError: If an argument is out of range or the map is not a playable one.
         """
         cells = self._cells = _parse(_chosen_map(desc, map_name, size, map_seed))
-        check_probability("slip", slip)
+        slip = check_probability("slip", slip)
         check_not_negative("hazard_cost", hazard_cost)
         check_not_negative("shaping_cost", shaping_cost)
         self.desc = tuple("".join(row) for row in cells)

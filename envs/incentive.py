@@ -190,10 +190,9 @@ class BilevelIncentive(TabularBilevelEnv):
             ValueError: If an argument is out of range.
         """
         self.paid = _checked_pairs(paid)
-        check_probability("slip", slip)
-        check_not_negative("payment_weight", payment_weight)
-        check_positive("max_payment", max_payment)
-        self._max_payment = float(max_payment)
+        slip = check_probability("slip", slip)
+        payment_weight = check_not_negative("payment_weight", payment_weight)
+        max_payment = self._max_payment = check_positive("max_payment", max_payment)
         self._states, self._actions = np.array(self.paid).T
         self._lower_base = _per_action([GOAL])
         self._upper_reward = _per_action(TARGETS)

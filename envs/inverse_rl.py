@@ -198,7 +198,7 @@ class BilevelInverseRL(TabularBilevelEnv):
                 demonstrations are malformed.
         """
         check_at_least("seed", seed, 0)
-        check_probability("slip", slip)
+        slip = check_probability("slip", slip)
         check_not_negative("ridge", ridge)
         if num_demonstrations is not None:
             check_at_least("num_demonstrations", num_demonstrations, 1)

@@ -163,9 +163,8 @@ class BilevelMarkovGame(TabularBilevelEnv):
         Raises:
             ValueError: If an argument is out of range.
         """
-        check_not_negative("bonus", bonus)
+        self._bonus = check_not_negative("bonus", bonus)
         _check_horizon(horizon)
-        self._bonus = float(bonus)
         self._reward = _follower_reward(self._bonus)
         # Moving to A in S is all that the leader is paid for.
         self._upper_reward = np.zeros((NUM_STATES, len(MOVES)), order="F")

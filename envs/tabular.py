@@ -395,6 +395,11 @@ class TabularBilevelEnv(BilevelEnv):
         """Whether the task says how x moves the kernel; else its cotangents are not computed."""
         return type(self).kernel_vjp is not TabularBilevelEnv.kernel_vjp
 
+    @property
+    def moves_start(self) -> bool:
+        """Whether the task says how x moves the distribution of the first state."""
+        return type(self).start_distribution_vjp is not TabularBilevelEnv.start_distribution_vjp
+
     def _upper_reward_at(self, x: FloatArray) -> FloatArray:
         """Return the leader's reward, after checking what the task returned."""
         reward = self.upper_reward(x)

@@ -38,9 +38,15 @@ BEST_DEFAULT = (0.0, 0.0, 0.062, 0.80531)
 # Assets that raise the logarithm in their utility from log 1 to log 2.
 UTILITY_SCALE = 20.0
 
+# Largest exponent of a good in the utility.
+MAX_PREFERENCE = 10.0
+
 # The noise may have to bring a household back to the grid from so many standard deviations beyond
 # its ends; from farther out the probabilities of the cells would underflow.
 MAX_OVERSHOOT = 30.0
+
+# The noise and the extent of the grid differ by no more than this factor.
+NOISE_RANGE = 1e4
 
 # Sizes in the picture, in pixels.
 PICTURE_HEIGHT = 720
@@ -206,6 +212,8 @@ class BilevelTaxDesign(TabularBilevelEnv):
             ("max_rate", max_rate),
         ):
             check_positive(name, value)
+        asset_limit, wage, noise = float(asset_limit), float(wage), float(noise)
+        hours_step, spending_step = float(hours_step), float(spending_step)
         for name, value in (
             ("hours_cost", hours_cost),
             ("consumption_weight", consumption_weight),
@@ -213,19 +221,20 @@ class BilevelTaxDesign(TabularBilevelEnv):
         ):
             check_not_negative(name, value)
         _check_start_rate(start_rate, max_rate)
+        _check_scale(asset_limit, noise)
         self.preferences = _checked_preferences(preferences)
         households, goods = self.preferences.shape
         self.assets = np.linspace(-asset_limit, asset_limit, num_assets)
         # The joint actions, hours first, then the goods in order.
         levels = np.indices((hours_levels, *[spending_levels] * goods)).reshape(goods + 1, -1)
-        self.hours = float(hours_step) * levels[0]
+        self.hours = hours_step * levels[0]
         self.spending: FloatArray = spending_step * levels[1:].T.astype(np.float64)
         # What hours and total spending are the same for leads to the same place.
         totals = goods * (spending_levels - 1) + 1
         move_hours, move_total = np.divmod(np.arange(hours_levels * totals), totals)
-        self._gross_wages = float(wage * hours_step) * move_hours
-        self._outlays = float(spending_step) * move_total
-        self._wage, self._noise = float(wage), float(noise)
+        self._gross_wages = wage * hours_step * move_hours
+        self._outlays = spending_step * move_total
+        self._wage, self._noise = wage, noise
         _check_noise(self._noise, self._gross_wages, self._outlays, float(max_rate))
         self._hours_cost = float(hours_cost)
         self._consumption_weight = float(consumption_weight)
@@ -588,7 +597,8 @@ def _blocks(size: int, count: int, num_moves: int) -> Kernel:
 def _checked_preferences(preferences: object) -> FloatArray:
     """Return the preferences as a read-only array `[C, J]`, after checking them."""
     try:
-        checked = np.array(preferences, dtype=np.float64)
+        given = np.array(preferences)
+        checked = given.astype(np.float64) if given.dtype.kind in "fiu" else np.empty(0)
     except (TypeError, ValueError):
         checked = np.empty(0)
     if checked.ndim != 2 or checked.size == 0:
@@ -596,16 +606,33 @@ def _checked_preferences(preferences: object) -> FloatArray:
             "`preferences` must be a list with an exponent for each good, equally many for each "
             f"type of household, such as [[0.6, 0.4], [0.1, 0.9]], got {preferences!r}"
         )
-    if not ((checked > 0.0) & np.isfinite(checked)).all():
-        raise ValueError(f"`preferences` must be positive and finite, got {preferences!r}")
+    if not ((checked > 0.0) & (checked <= MAX_PREFERENCE)).all():
+        raise ValueError(
+            f"`preferences` must be positive and at most {MAX_PREFERENCE:g}, got {preferences!r}"
+        )
     checked.flags.writeable = False
     return checked
 
 
 def _check_start_rate(start_rate: float, max_rate: float) -> None:
     """Raise a `ValueError` where the first rates are not rates that the leader may choose."""
-    if not (isinstance(start_rate, Real) and 0.0 <= start_rate <= max_rate):
-        raise ValueError(f"`start_rate` must lie in [0, {max_rate:g}], got {start_rate!r}")
+    if (
+        isinstance(start_rate, bool)
+        or not isinstance(start_rate, Real)
+        or not 0.0 <= start_rate <= max_rate
+    ):
+        raise ValueError(
+            f"`start_rate` must lie in [0, `max_rate`] = [0, {max_rate:g}], got {start_rate!r}"
+        )
+
+
+def _check_scale(asset_limit: float, noise: float) -> None:
+    """Raise a `ValueError` where the noise is lost on the grid, or the grid in the noise."""
+    if not asset_limit / NOISE_RANGE <= noise <= asset_limit * NOISE_RANGE:
+        raise ValueError(
+            f"`noise` must lie within a factor of {NOISE_RANGE:g} of `asset_limit`, "
+            f"{asset_limit:g}, got {noise!r}"
+        )
 
 
 def _check_noise(

@@ -44,6 +44,9 @@ SIOUX_FALLS_PLACES = {
     **{22: (2.6, 6.9), 13: (0.0, 8.2), 24: (0.9, 8.2), 21: (2.6, 8.2), 20: (4.9, 8.2)},
 }
 
+# Longer links are taken for a mistake.
+MAX_MINUTES = 1e6
+
 # Steps of stress majorisation that place the nodes of any other network.
 PLACING_STEPS = 100
 
@@ -119,8 +122,8 @@ class BilevelToll(TabularBilevelEnv):
       100, which is all that `gamma` lets count, at 4). Values stay finite at every temperature;
     * `gamma` (.99): discount of both levels, in [0, 1);
     * `origins` (None): nodes where trips start; None takes all nodes other than the zone;
-    * `destinations` (None): nodes where trips end, each of which can be reached from every origin;
-      None takes all nodes other than the zone;
+    * `destinations` (None): nodes where trips end, each of which can be reached from wherever an
+      origin leads; None takes all nodes other than the zone;
     * `render_mode`: None, "human" or "rgb_array".
 
     ## Ground Truth
@@ -178,8 +181,8 @@ class BilevelToll(TabularBilevelEnv):
             ValueError: If an argument is out of range, or the network cannot be driven on.
         """
         times = _sioux_falls() if network is None else _checked_network(network)
-        check_not_negative("zone_cost", zone_cost)
-        check_positive("max_toll", max_toll)
+        zone_cost = check_not_negative("zone_cost", zone_cost)
+        self._max_toll = check_positive("max_toll", max_toll)
         self.links = tuple(sorted(times))
         self.nodes = tuple(sorted({node for link in self.links for node in link}))
         self.zone = _checked_zone(zone, self.nodes)
@@ -201,7 +204,6 @@ class BilevelToll(TabularBilevelEnv):
         self._zone_cost = np.array([zone_cost * (self.zone in link) for link in self.links])
         position = {link: k for k, link in enumerate(self.links)}
         self._tolled = np.array([position[link] for link in self.tolled_links])
-        self._max_toll = float(max_toll)
         count, num_links = len(self.nodes), len(self.links)
         # Link of each action at each node, [N, A]; `num_links` stands for none.
         order = np.arange(num_links) - np.searchsorted(self._ends[:, 0], self._ends[:, 0])
@@ -329,12 +331,14 @@ class BilevelToll(TabularBilevelEnv):
                 raise ValueError(
                     f"`origins` must hold a node other than each destination, got only {node}"
                 )
-        hops = self._hops(directed=True)[np.ix_(self._starts, self._goals)]
-        if np.isinf(hops).any():
-            i, j = np.argwhere(np.isinf(hops))[0]
+        hops = self._hops(directed=True)
+        reached = np.flatnonzero(np.isfinite(hops[self._starts]).any(axis=0))
+        ways = np.isfinite(hops[np.ix_(reached, self._goals)])
+        if not ways.all():
+            i, j = np.argwhere(~ways)[0]
             raise ValueError(
-                "`network` must lead from every origin to every destination, got no way from "
-                f"node {self.origins[i]} to node {self.destinations[j]}"
+                "`network` must lead to every destination from wherever drivers can come, got no "
+                f"way from node {self.nodes[reached[i]]} to node {self.destinations[j]}"
             )
 
     def _hops(self, *, directed: bool) -> FloatArray:
@@ -509,9 +513,9 @@ def _checked_network(network: object) -> dict[tuple[int, int], float]:
             raise ValueError(
                 f"`network` must have each link once, got {link[0]} to {link[1]} twice"
             )
-        if not 0.0 <= row[2] < np.inf:
+        if not 0.0 <= row[2] <= MAX_MINUTES:
             raise ValueError(
-                f"`network` must have minutes that are finite and not negative, got the link {row}"
+                f"`network` must have minutes in [0, {MAX_MINUTES:g}], got the link {row}"
             )
         times[link] = float(row[2])
     return times

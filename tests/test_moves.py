@@ -147,6 +147,15 @@ def test_simulated_episodes_have_the_frequencies_of_actions_and_successors() -> 
     assert chisquare(arrived, 20_000 * np.append(expected, 1.0 - expected.sum())).pvalue > 1e-4
 
 
+def test_moves_of_one_kernel_do_not_pass_to_another() -> None:
+    kernel = shared_mdp().kernel
+    kernel.on_moves(np.ones((8, 6)))
+    other = kernel.by_move.with_moves([3, 3, 0])
+    weights = np.random.default_rng(0).normal(size=(8, 3))
+    np.testing.assert_array_equal(other.on_moves(weights)[:, 3], weights[:, 0] + weights[:, 1])
+    np.testing.assert_allclose(other.flow(weights), other.expanded().flow(weights), atol=1e-14)
+
+
 def test_copies_keep_the_moves() -> None:
     kernel = pickle.loads(pickle.dumps(shared_mdp().kernel))
     np.testing.assert_array_equal(kernel.moves, MOVES)

@@ -498,7 +498,7 @@ def test_the_words_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     assert words == [
         *("start", "bank", "hazard", "no toll"),
         *("follower's flow", "width; largest 7", "occupancy", "area; largest 0.5"),
-        *("raise toll", "dF/dx up to +0.5", "lower toll", "dF/dx down to −0"),
+        *("raise toll", "dF/dx up to +0.5", "lower toll", "no such dF/dx here"),
     ]
 
 

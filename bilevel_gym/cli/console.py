@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 # Width of tables where there is no terminal to ask, in characters.
-PIPE_WIDTH = 220
+PIPE_WIDTH = 260
 
 
 def console(*, stderr: bool = False) -> Console:

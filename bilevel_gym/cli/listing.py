@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import gymnasium as gym
 import numpy as np
 
-from ..mdp import FloatArray
 from ..registration import TASKS, Task
 from .console import console
+
+if TYPE_CHECKING:
+    from ..mdp import FloatArray
 
 
 @dataclass(frozen=True)

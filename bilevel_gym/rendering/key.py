@@ -167,7 +167,11 @@ def gradient_entries(params_name: str, gradient: NDArray[np.float64]) -> tuple[K
         gradient: Array of any shape, finite.
     """
     up, down = (abs(float(end)) for end in (gradient.max(initial=0.0), gradient.min(initial=0.0)))
+    notes = (
+        f"dF/dx up to +{up:.2g}" if up else "no such dF/dx here",
+        f"dF/dx down to −{down:.2g}" if down else "no such dF/dx here",
+    )
     return (
-        KeyEntry(key_triangle_sprite(1), f"raise {params_name}", f"dF/dx up to +{up:.2g}"),
-        KeyEntry(key_triangle_sprite(-1), f"lower {params_name}", f"dF/dx down to −{down:.2g}"),
+        KeyEntry(key_triangle_sprite(1), f"raise {params_name}", notes[0]),
+        KeyEntry(key_triangle_sprite(-1), f"lower {params_name}", notes[1]),
     )
