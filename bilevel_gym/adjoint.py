@@ -35,7 +35,7 @@ from .linear import EPS
 from .mdp import FloatArray
 from .soft import SoftSolution, policy_entropy
 
-__all__ = ["ResponseGradient", "response_gradient"]
+__all__ = ["ResponseGradient", "centred_score", "response_gradient"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +80,36 @@ class ResponseGradient:
         return float(self.adjoint @ entropy - (self._centred * log_policy).sum())
 
 
+def centred_score(
+    policy: FloatArray,
+    temperature: float,
+    policy_gradient: FloatArray | None,
+    log_policy_gradient: FloatArray | None,
+) -> FloatArray:
+    """Return u_c, the derivative of f(pi) with respect to Q `[S, A]`, pi being softmax(Q / tau).
+
+    Its rows sum to zero: adding a constant to the Q of a state changes nothing.
+
+    Args:
+        policy: pi `[S, A]`.
+        temperature: tau.
+        policy_gradient: f_pi `[S, A]`, None for zero.
+        log_policy_gradient: f_log `[S, A]`, None for zero.
+    """
+    score = np.zeros_like(policy)
+    if policy_gradient is not None:
+        # Subtracting the mean first keeps the large common part of f_pi from cancelling after the
+        # division by a small temperature.
+        mean = (policy * policy_gradient).sum(axis=1, keepdims=True)
+        score += policy * (policy_gradient - mean) / temperature
+    if log_policy_gradient is not None:
+        total = log_policy_gradient.sum(axis=1, keepdims=True)
+        score += (log_policy_gradient - policy * total) / temperature
+    # What rounding leaves of the rows' sums would be magnified by 1 / (1 - gamma).
+    score -= policy * score.sum(axis=1, keepdims=True)
+    return score
+
+
 def response_gradient(
     solution: SoftSolution,
     policy_gradient: FloatArray | None,
@@ -113,17 +143,7 @@ def response_gradient(
         centred, adjoint, reward, norms = compiled_adjoint(solution, policy_gradient)
         residual, size_of_centred, size = norms
     else:
-        centred = np.zeros_like(policy)
-        if policy_gradient is not None:
-            # Subtracting the mean first keeps the large common part of f_pi from cancelling after
-            # the division by a small temperature.
-            mean = (policy * policy_gradient).sum(axis=1, keepdims=True)
-            centred += policy * (policy_gradient - mean) / tau
-        if log_policy_gradient is not None:
-            total = log_policy_gradient.sum(axis=1, keepdims=True)
-            centred += (log_policy_gradient - policy * total) / tau
-        # What rounding leaves of the rows' sums would be magnified by 1 / (1 - gamma).
-        centred -= policy * centred.sum(axis=1, keepdims=True)
+        centred = centred_score(policy, tau, policy_gradient, log_policy_gradient)
         rhs = gamma * kernel.flow(centred)
         adjoint, residual = solution.system.solve(rhs, transpose=True, guess=guess)
         reward = centred + policy * adjoint[:, None]

@@ -103,8 +103,8 @@ class BilevelIncentive(TabularBilevelEnv):
         q2:  a to q6,  b to q7                            q7:  a to q9,  b to q8
         q3:  b to q5,  c to q7                            q9:  b to q11, c to q12
 
-    and all others stay. The chosen action works with probability 1 - slip, and each of the three
-    others with slip / 3 in its place, those that stay included. Acting in q5, q8, q10, q11 or q12
+    and all others stay. The chosen action works with probability 1 - slip; else one of the three
+    others works in its place, each with slip / 3, whether it moves or stays. Acting in q5, q8, q10, q11 or q12
     ends the episode. x enters the reward alone, and is paid for what is chosen, not for what works.
 
     ## Observation Space

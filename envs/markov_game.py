@@ -132,8 +132,8 @@ class BilevelMarkovGame(TabularBilevelEnv):
 
     The optimum is mixed. At x = 0 the derivatives to the two logits of A are 3.382636 and -3.382636
     (infinite horizon: 4.338510 and -4.338510), of which the direct parts are -.000600 and .000600
-    (-.000933 and .000933): the direct gradient has the wrong sign. Steps of .01, .05 or .2 along it
-    end below .000002, and L-BFGS-B with it finds no step that gains anything. On the
+    (-.000933 and .000933): the direct gradient has the wrong sign. 200 normalised steps of .01, .05
+    or .2 along it end below .0001, and L-BFGS-B with it finds no step that gains anything. On the
     hyper-gradient, L-BFGS-B from x = 0 reaches the best value in 22 evaluations. F depends on p
     alone, and 999 equally spaced p show one local maximum, so that it is the global one up to that
     resolution.

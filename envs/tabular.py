@@ -21,6 +21,7 @@ from ..batch import solve_batch
 from ..checks import unknown_name
 from ..mdp import FloatArray, Kernel, TabularMDP, checked_mask
 from ..methods.base import ExactResponse, Response, Sensitivities, TabularResponse
+from ..methods.model_based import direct_gradient, through_model
 from ..objectives import Objective, Outcome
 from ..sampler import Sampler
 from ..sampling import TransitionArrays, TransitionTables
@@ -350,15 +351,7 @@ class TabularBilevelEnv(BilevelEnv):
         """Return the response that a solve of the follower's problem at x amounts to."""
         outcome = self._outcome(x, solution)
         upper = self.objective.evaluate(outcome)
-        direct = np.zeros(x.shape)
-        if upper.params is not None:
-            direct += upper.params
-        if upper.upper_reward is not None:
-            direct += self._pulled_back("upper_reward_vjp", x, upper.upper_reward)
-        if upper.kernel is not None and self.moves_kernel:
-            direct += self._pulled_back("kernel_vjp", x, upper.kernel)
-        if upper.initial_distribution is not None:
-            direct += self._pulled_back("start_distribution_vjp", x, upper.initial_distribution)
+        direct = direct_gradient(self, x, upper)
         total, adjoint_residual, error_bound = direct.copy(), None, 0.0
         if upper.responds:
             answer = response_gradient(
@@ -368,9 +361,7 @@ class TabularBilevelEnv(BilevelEnv):
                 policy_gradient_error=upper.policy_error,
             )
             adjoint_residual, error_bound = answer.residual, answer.error_bound
-            total += self._pulled_back("reward_vjp", x, answer.reward)
-            if self.moves_kernel:
-                total += self._pulled_back("kernel_vjp", x, answer.kernel)
+            total += through_model(self, x, answer.reward, lambda: answer.kernel)
         return ExactResponse(
             upper_params=x,
             objective=upper.value,
@@ -422,15 +413,6 @@ class TabularBilevelEnv(BilevelEnv):
         if start is self.initial_distribution:
             return start
         return _distribution("start_distribution(x)", start, self._kernel.num_states)
-
-    def _pulled_back(self, product: str, x: FloatArray, cotangent: FloatArray) -> FloatArray:
-        """Return one of the task's vector-Jacobian products, after checking its shape."""
-        gradient: FloatArray = getattr(self, product)(x, cotangent)
-        if np.shape(gradient) != x.shape:
-            raise ValueError(
-                f"`{product}` must return the shape of x, {x.shape}, got {np.shape(gradient)}"
-            )
-        return gradient
 
     def observe(self, response: Response) -> NDArray[np.float32]:
         """Return the discounted state occupancy times (1 - gamma), float32 `[S]`.

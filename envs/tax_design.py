@@ -88,8 +88,9 @@ class BilevelTaxDesign(TabularBilevelEnv):
     for debts. Assets lie on a grid of `num_assets` points on [-asset_limit, asset_limit]. With
     m = assets + (1 - income_tax) * wage * hours - sum_j c_j (not clipped), the next point is k with
     probability proportional to Phi((e_{k+1} - m) / noise) - Phi((e_k - m) / noise), where the edges
-    e lie midway between points, the first and the last at -asset_limit and asset_limit. The
-    value-added taxes enter the reward, the income tax the kernel.
+    e lie midway between points, the first and the last at -asset_limit and asset_limit, and Phi is
+    the standard normal distribution function. The value-added taxes enter the reward, the income
+    tax the kernel.
 
     The type of household never changes: it is a context, and the kernel has a block for each. All
     blocks are equal, and actions with equal hours and equal total spending share their row (130 of
@@ -147,7 +148,7 @@ class BilevelTaxDesign(TabularBilevelEnv):
     ## Ground Truth
     Objective and hyper-gradient are exact. At x = (.3, .3, .3, .3) with the default arguments
     F = 32.601995 and dF/dx = (-2.975346, -4.746958, -1.208305, 43.398324). The norm of dF/dx is
-    43.776, that of its direct part (.720, .921, .485, 62.798) is 62.811. With temperatures .2
+    43.775, that of its direct part (.720, .921, .485, 62.798) is 62.811. With temperatures .2
     and .3 F is 35.602220 and 39.165541. From x0:
 
     | run | ends at | why |

@@ -30,6 +30,11 @@ __all__ = [
 METHODS = {
     "exact": "exact:Exact",
     "direct": "direct:Direct",
+    "m-sobirl": "m_sobirl:MSoBiRL",
+    "amd": "amd:AMD",
+    "pbrl-value": "pbrl_value:PBRLValue",
+    "pbrl-bellman": "pbrl_bellman:PBRLBellman",
+    "zero-order": "zero_order:ZeroOrder",
     "trace": "trace:Trace",
     "sobirl": "sobirl:SoBiRL",
     "hpgd": "hpgd:HPGD",

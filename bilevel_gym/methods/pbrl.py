@@ -1,0 +1,380 @@
+"""Penalty methods: one surrogate of x and a policy of its own, in place of two levels.
+
+H. Shen, Z. Yang, T. Chen, "Principled penalty-based methods for bilevel reinforcement learning and
+RLHF", ICML 2024, arXiv 2402.06886. The paper minimises; in our maximising letters, with pi_y the
+soft-max policy of logits y and p >= 0 a penalty that vanishes exactly at the follower's answer,
+
+    L(x, y) = f(x, pi_y) - lambda p(x, y),   F(x) <= max_y L(x, y),
+
+and `hyper_gradient` is the gradient of this surrogate with respect to x at the y at hand,
+
+    dL/dx = df/dx - lambda dp/dx:
+
+no derivative of the follower's answer is taken. Where y maximises L it differs from dF/dx by
+O(1 / lambda) (about 1 / (lambda * temperature * weight), see below). Where y does not, the error is
+multiplied by lambda. `direct_gradient` is df/dx.
+
+Both penalties are temperature-weighted divergences from the follower's answer pi* = pi*(x):
+
+    p = tau sum_s m(s) KL(pi_y(s) || pi*(s)),
+
+with m = d_y, the discounted visits of pi_y, for the value penalty (this is the performance
+difference in the soft MDP: p = V*(rho) - V^{pi_y}(rho), both values with the follower's entropy),
+and m constant for the Bellman penalty.
+
+At each x, y climbs L by policy mirror ascent, that is natural gradient steps on the logits: with
+f_pi and f_log the derivatives of f with respect to pi and log pi, and T the target of the penalty
+(Q^{pi_y} / tau, or log pi*), a step leads towards
+
+    argmax_pi sum_a [pi (T + f_pi / (lambda tau m) - log pi) + f_log / (lambda tau m) log pi]
+
+in each state. This is the mirror step of length 1 / tau, which neither a small temperature nor a
+large lambda upsets, with terms in log pi taken as they are (their linearisation, f_log / pi, is no
+guide where pi is small). For the value penalty and a return judged from the same first states with
+the same discount it is soft policy iteration on the reward r + u / lambda. Where a whole step would
+lower L the policy moves a share of the way, halved until L does not fall.
+
+pi* is solved for instead of learnt: an error in it is multiplied by lambda as well, and mirror
+ascent of length 1 / tau on the follower's problem alone is the Newton iteration of
+`bilevel_gym.soft.solve_soft_mdp`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+
+from ..checks import check_at_least, check_positive
+from ..linear import EPS, DiscountedSystem
+from ..mdp import FloatArray, TabularMDP
+from ..soft import SoftSolution, default_tolerance, soft_backup, solve_soft_mdp
+from ..threads import single_threaded
+from .base import TabularResponse
+from .model_based import (
+    Judgement,
+    TabularGame,
+    check_tabular,
+    judge,
+    soft_q,
+    tabular_response,
+)
+
+__all__ = ["PenaltyMethod", "Point", "PolicySolution", "at_policy"]
+
+# A step is halved so many times before the policy is taken for stationary.
+MAX_HALVINGS = 40
+
+# Weights of states are at least this share of the largest where f has terms in log pi.
+FLOOR = 1e-12
+
+# Halvings of the interval of a multiplier, and the least logit that is told from minus infinity.
+BISECTIONS, LEAST_LOGIT = 64, -1e12
+
+
+@dataclass(frozen=True, eq=False)
+class PolicySolution(SoftSolution):
+    """A policy of the follower's problem that need not be greedy for its own value.
+
+    Attributes:
+        log_probabilities: log pi `[S, A]`, -inf for actions that do not exist.
+        policy_system: Systems with I - gamma P_pi.
+    """
+
+    log_probabilities: FloatArray = field(kw_only=True)
+    policy_system: DiscountedSystem = field(kw_only=True, repr=False)
+
+    @cached_property
+    def log_policy(self) -> FloatArray:
+        """Logarithm of the policy `[S, A]`."""
+        return self.log_probabilities
+
+    @cached_property
+    def system(self) -> DiscountedSystem:
+        """Linear systems with I - gamma P_pi."""
+        return self.policy_system
+
+
+def at_policy(mdp: TabularMDP, log_policy: FloatArray, *, solver: str) -> PolicySolution:
+    """Return a policy with its soft value V^pi = sum_a pi (r - tau log pi + gamma P V^pi).
+
+    Args:
+        mdp: The follower's problem.
+        log_policy: Normalised log pi `[S, A]`, -inf for actions that do not exist.
+        solver: How linear systems are solved, a key of `bilevel_gym.linear.SOLVERS`.
+
+    Raises:
+        ArithmeticError: If values overflow.
+    """
+    policy = np.exp(log_policy)
+    kernel = mdp.kernel
+    system = DiscountedSystem(
+        kernel.by_move, kernel.on_moves(policy), mdp.gamma, solver=solver, accuracy=1e-12
+    )
+    paid = mdp.reward - mdp.temperature * np.where(policy > 0.0, log_policy, 0.0)
+    value, _ = system.solve((policy * paid).sum(axis=1))
+    backed_up, _ = soft_backup(soft_q(mdp, value), mdp.temperature)
+    wanted = default_tolerance(mdp)
+    residual = float(np.abs(backed_up - value).max())
+    return PolicySolution(
+        mdp=mdp,
+        soft_value=value,
+        policy=policy,
+        residual=residual,
+        tolerance=wanted,
+        iterations=0,
+        sweeps=0,
+        converged=residual <= wanted,
+        solver=solver,
+        log_probabilities=log_policy,
+        policy_system=system,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """The surrogate at one x and one policy.
+
+    Attributes:
+        solution: The policy, with its value.
+        best: The follower's answer to x.
+        judgement: f(x, pi_y) and its derivatives.
+        weight: m, how much a divergence from the answer counts in each state `[S]`, not negative.
+        target: T `[S, A]`; only its differences between the actions of a state matter.
+        penalty: p(x, y), at least zero.
+        surrogate: L(x, y).
+        rounding: What rounding may make of it.
+    """
+
+    solution: PolicySolution
+    best: SoftSolution
+    judgement: Judgement
+    weight: FloatArray
+    target: FloatArray
+    penalty: float
+    surrogate: float
+    rounding: float
+
+
+class PenaltyMethod(ABC):
+    """Climb f - lambda p in the policy, and report its gradient in x."""
+
+    exact: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        game: TabularGame,
+        *,
+        penalty: float,
+        policy_steps: int = 10,
+        tolerance: float = 1e-10,
+    ) -> None:
+        """Bind the method to a game.
+
+        Args:
+            game: A tabular game.
+            penalty: lambda, positive.
+            policy_steps: Steps of mirror ascent for each x (K), at least 1.
+            tolerance: Largest change of an action's probability by a step at which the policy
+                counts as solved for, positive; no more steps are taken.
+
+        Raises:
+            TypeError: If the game is not tabular.
+            ValueError: If an option is out of range.
+        """
+        check_tabular(game)
+        check_positive("penalty", penalty)
+        check_at_least("policy_steps", policy_steps, 1)
+        check_positive("tolerance", tolerance)
+        self._game = game
+        self._penalty, self._steps = float(penalty), int(policy_steps)
+        self._tolerance = tolerance
+        self.reset(np.random.default_rng(0))
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Forget the policy: it starts at the follower's answer to the first x.
+
+        The method draws nothing from `rng`.
+        """
+        self._log_policy: FloatArray | None = None
+        self._value: FloatArray | None = None
+
+    @single_threaded
+    def step(self, upper_params: FloatArray) -> TabularResponse:
+        """Return f at the method's own policy, and the gradient of the surrogate.
+
+        `policy`, `occupancy`, `soft_value`, `lower_value` and `residual` are those of that policy
+        too, `iterations` its steps, and `converged` says whether it solves the surrogate.
+
+        Raises:
+            ArithmeticError: If values overflow.
+        """
+        x = self._game.validate_upper_params(upper_params)
+        best = solve_soft_mdp(self._game.lower_mdp(x), initial_value=self._value)
+        self._value = best.soft_value
+        start = best.log_policy if self._log_policy is None else self._log_policy
+        at, steps, converged = self._climb(x, best, start)
+        self._log_policy = at.solution.log_probabilities
+        total = at.judgement.direct + self._penalty * self._gradient(x, at)
+        return tabular_response(at.judgement, total, iterations=steps, converged=converged)
+
+    @abstractmethod
+    def _weight(self, x: FloatArray, solution: PolicySolution) -> FloatArray:
+        """Return m `[S]`."""
+
+    @abstractmethod
+    def _target(self, solution: PolicySolution, best: SoftSolution) -> FloatArray:
+        """Return T `[S, A]`; what it says of actions that do not exist is ignored."""
+
+    @abstractmethod
+    def _gradient(self, x: FloatArray, at: Point) -> FloatArray:
+        """Return -dp/dx, shape of x."""
+
+    def _point(self, x: FloatArray, best: SoftSolution, log_policy: FloatArray) -> Point:
+        solution = at_policy(best.mdp, log_policy, solver=best.solver)
+        judgement = judge(self._game, x, solution)
+        weight = self._weight(x, solution)
+        ratio, tau = log_ratio(solution, best), best.mdp.temperature
+        penalty = tau * float(weight @ divergence(solution.policy, best.policy, ratio))
+        terms = tau * float(weight @ (solution.policy * np.abs(ratio)).sum(axis=1))
+        return Point(
+            solution=solution,
+            best=best,
+            judgement=judgement,
+            weight=weight,
+            target=self._target(solution, best),
+            penalty=penalty,
+            surrogate=judgement.upper.value - self._penalty * penalty,
+            rounding=64.0 * EPS * (abs(judgement.upper.value) + self._penalty * terms),
+        )
+
+    def _climb(
+        self, x: FloatArray, best: SoftSolution, log_policy: FloatArray
+    ) -> tuple[Point, int, bool]:
+        """Take mirror steps; return where they end, how many were taken, and whether at the top."""
+        at, share = self._point(x, best, log_policy), 1.0
+        for step in range(self._steps):
+            goal = self._goal(at)
+            for _ in range(MAX_HALVINGS):
+                moved = mixed(at.solution.log_probabilities, goal, share)
+                change = float(np.abs(np.exp(moved) - at.solution.policy).max())
+                candidate = self._point(x, best, moved)
+                if candidate.surrogate >= at.surrogate - at.rounding:
+                    break
+                share *= 0.5
+            else:
+                return at, step, change <= self._tolerance
+            at = candidate
+            if change <= self._tolerance * share:
+                return at, step + 1, True
+            share = min(1.0, 2.0 * share)
+        return at, self._steps, False
+
+    def _goal(self, at: Point) -> FloatArray:
+        """Return log pi `[S, A]` where a whole mirror step leads."""
+        policy, upper, mdp = at.solution.policy, at.judgement.upper, at.best.mdp
+        scale = self._penalty * mdp.temperature * at.weight[:, None]
+        goal = at.target
+        if upper.policy is not None:
+            gain = upper.policy - (policy * upper.policy).sum(axis=1, keepdims=True)
+            # States that count for nothing are never visited: no return asks for anything there.
+            goal = goal + np.divide(gain, scale, out=np.zeros_like(gain), where=scale > 0.0)
+        if mdp.action_mask is not None:
+            goal = np.where(mdp.action_mask, goal, -np.inf)
+        if upper.log_policy is None:
+            return normalised(goal)
+        return with_log_terms(goal, upper.log_policy / np.maximum(scale, FLOOR * scale.max()))
+
+
+def log_ratio(solution: SoftSolution, best: SoftSolution) -> FloatArray:
+    """Return log pi - log pi* `[S, A]`, zero where pi is.
+
+    Args:
+        solution: pi.
+        best: pi*.
+    """
+    ratio = np.zeros_like(solution.policy)
+    np.subtract(solution.log_policy, best.log_policy, out=ratio, where=solution.policy > 0.0)
+    return ratio
+
+
+def divergence(policy: FloatArray, reference: FloatArray, ratio: FloatArray) -> FloatArray:
+    """Return KL(pi || pi*) of each state `[S]`, a sum of terms that are not negative.
+
+    Args:
+        policy: pi `[S, A]`.
+        reference: pi* `[S, A]`.
+        ratio: log pi - log pi* `[S, A]`.
+    """
+    # Close to pi* the terms are of second order, and the plain sum would be all rounding.
+    near = np.abs(ratio) < 0.5
+    small = np.where(near, ratio, 0.0)
+    terms = np.where(
+        near & (policy > 0.0),
+        policy * (small + np.expm1(-small)),
+        policy * ratio - policy + reference,
+    )
+    return np.maximum(terms, 0.0).sum(axis=1)
+
+
+def normalised(logits: FloatArray) -> FloatArray:
+    """Return logits `[S, A]` plus what makes them logarithms of probabilities in each state."""
+    logits = logits - logits.max(axis=1, keepdims=True)
+    shifted: FloatArray = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return shifted
+
+
+def with_log_terms(logits: FloatArray, shares: FloatArray) -> FloatArray:
+    """Return log of argmax_pi sum_a [pi (logits - log pi) + shares log pi] in each state.
+
+    Its conditions log pi - shares / pi = logits - nu are solved by Wright's omega function for
+    pi, and by bisection for nu, which lies between 0 and the sum of the shares where the logits are
+    normalised.
+
+    Args:
+        logits: `[S, A]`, -inf for actions that do not exist.
+        shares: `[S, A]`, not negative, zero for actions that do not exist.
+
+    Returns:
+        log pi `[S, A]`.
+    """
+    from scipy.special import wrightomega
+
+    logits = normalised(logits)
+    some = shares > 0.0
+    if (shares[~some] < 0.0).any():
+        raise ValueError(
+            "this method needs derivatives with respect to log pi that are not negative, got "
+            f"{float(shares.min())} (over penalty, temperature and weight)"
+        )
+    known = np.where(some, np.maximum(logits, LEAST_LOGIT), 0.0)
+    offset = np.log(shares, out=np.zeros_like(shares), where=some) - known
+
+    def candidate(level: FloatArray) -> FloatArray:
+        """Return log pi for nu = level `[S]`."""
+        column = level[:, None]
+        omega = np.where(some, wrightomega(offset + column), 0.0)
+        return np.where(some, known, logits) - column + omega
+
+    low, high = np.zeros(len(logits)), shares.sum(axis=1)
+    for _ in range(BISECTIONS):
+        middle = 0.5 * (low + high)
+        too_much = np.exp(np.minimum(candidate(middle), 1.0)).sum(axis=1) > 1.0
+        low, high = np.where(too_much, middle, low), np.where(too_much, high, middle)
+    return normalised(candidate(0.5 * (low + high)))
+
+
+def mixed(log_policy: FloatArray, goal: FloatArray, share: float) -> FloatArray:
+    """Return log of the policy (1 - share) exp(log_policy) + share exp(goal), `[S, A]`.
+
+    Args:
+        log_policy: log pi `[S, A]`.
+        goal: Another one.
+        share: In (0, 1].
+    """
+    if share == 1.0:
+        return goal
+    return normalised(np.logaddexp(np.log1p(-share) + log_policy, np.log(share) + goal))

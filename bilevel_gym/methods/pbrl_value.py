@@ -1,0 +1,96 @@
+"""PBRL with the value penalty; see `bilevel_gym.methods.pbrl` for the method and its source.
+
+    p(x, y) = V*_x(rho) - V^{pi_y}_x(rho) = tau sum_s d_y(s) KL(pi_y(s) || pi*(s))
+
+with both values entropy-regularised and d_y = (I - gamma P_{pi_y})^-T rho. By the envelope theorem
+the policy pi* may be held fixed in dV*/dx, so that
+
+    dL/dx = df/dx + lambda sum_sa (d_y pi_y - d_* pi*) dr/dx
+            + lambda gamma sum_sas' (d_y pi_y V^{pi_y}(s') - d_* pi* V*(s')) dP/dx
+            + lambda sum_s (V^{pi_y} - V*) d rho/dx.
+
+The target of the mirror step is Q^{pi_y} / tau with Q^{pi_y} = r + gamma P V^{pi_y}.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..checks import unknown_name
+from ..mdp import FloatArray
+from ..soft import SoftSolution
+from .model_based import TabularGame, pulled_back, through_model
+from .pbrl import PenaltyMethod, Point, PolicySolution
+
+__all__ = ["PBRLValue"]
+
+STARTS = ("initial", "uniform")
+
+
+class PBRLValue(PenaltyMethod):
+    """Penalise what the policy loses of the follower's soft value."""
+
+    def __init__(
+        self,
+        game: TabularGame,
+        *,
+        penalty: float = 1e3,
+        policy_steps: int = 10,
+        tolerance: float = 1e-10,
+        start: str = "initial",
+    ) -> None:
+        """Bind the method to a game.
+
+        Args:
+            game: A tabular game.
+            penalty: lambda, positive. Times the temperature it should be large against the leader's
+                advantages.
+            policy_steps: Steps of mirror ascent for each x (K), at least 1.
+            tolerance: Largest change of an action's probability by a step at which the policy
+                counts as solved for, positive; no more steps are taken.
+            start: rho, "initial" for the game's first states, or "uniform". An objective that
+                judges states which the follower hardly visits needs the latter: what is not
+                visited is not penalised.
+
+        Raises:
+            TypeError: If the game is not tabular.
+            ValueError: If an option is out of range.
+        """
+        if start not in [*STARTS]:  # a list is not hashable
+            raise ValueError(unknown_name("start", start, STARTS))
+        super().__init__(game, penalty=penalty, policy_steps=policy_steps, tolerance=tolerance)
+        self._start = start
+
+    def _weight(self, x: FloatArray, solution: PolicySolution) -> FloatArray:
+        return self._visits(x, solution)
+
+    def _target(self, solution: PolicySolution, best: SoftSolution) -> FloatArray:
+        mdp = solution.mdp
+        future = mdp.reward + mdp.gamma * mdp.kernel.expect(solution.soft_value)
+        target: FloatArray = future / mdp.temperature
+        return target
+
+    def _gradient(self, x: FloatArray, at: Point) -> FloatArray:
+        solution, best = at.solution, at.best
+        mdp = best.mdp
+        taken = at.weight[:, None] * solution.policy
+        wanted = self._visits(x, best)[:, None] * best.policy
+
+        def kernel() -> FloatArray:
+            of_policy = mdp.kernel.on_transitions(taken, solution.soft_value)
+            of_answer = mdp.kernel.on_transitions(wanted, best.soft_value)
+            return mdp.gamma * (of_policy - of_answer)
+
+        gradient = through_model(self._game, x, taken - wanted, kernel)
+        if self._start == "initial":
+            lost = solution.soft_value - best.soft_value
+            gradient += pulled_back(self._game, "start_distribution_vjp", x, lost)
+        return gradient
+
+    def _visits(self, x: FloatArray, solution: SoftSolution) -> FloatArray:
+        """Return the discounted visits (I - gamma P_pi)^-T rho, `[S]`, not negative."""
+        size = solution.mdp.kernel.num_states
+        uniform = self._start == "uniform"
+        start = np.full(size, 1.0 / size) if uniform else self._game.start_distribution(x)
+        visits, _ = solution.system.solve(start, transpose=True)
+        return np.maximum(visits, 0.0)

@@ -1,0 +1,190 @@
+"""Zero-order estimates: differences of F at random points near x, and no derivative at all.
+
+F is the exact objective: the inner learner solves the follower's problem at every point. With m
+directions u, a radius mu and a centre c near x,
+
+    two points:              g = (k / m) sum_i (F(c + mu u_i) - F(c - mu u_i)) / (2 mu) u_i
+    one point, "centre":     g = (k / m) sum_i (F(c + mu u_i) - F(c)) / mu u_i
+    one point, "previous":   g = (k / m) sum_i (F(c + mu u_i) - F_{i-1}) / mu u_i
+
+where F_{i-1} is the value found just before, at another random point and, for the first direction,
+at the last x (residual feedback; the very first is F(x)). u is uniform on the unit sphere and
+k = D, or u is standard normal and k = 1. Each is an unbiased estimate of the gradient at c of the
+smoothed objective E F(c + mu v), v uniform in the unit ball, or standard normal: whatever is
+subtracted does not depend on u_i (two points: by symmetry). What separates it from dF/dx is
+
+* the smoothing, O(mu^2) where F is smooth: mu must be small against the x over which the follower
+  changes its mind, which shrinks with the temperature;
+* the box. Points outside of it cannot be announced, so the centre is x moved inwards, by mu (3 mu
+  for normal directions) at most in each entry that is nearer to a bound: on the sphere all points
+  then lie in the box. Normal points beyond are clipped, as .3 % of the entries next to a bound are.
+
+The variance grows with D / m: with two points and a small radius the expected squared cosine to
+dF/dx is about m / (m + D).
+
+Sources: A. D. Flaxman, A. T. Kalai, H. B. McMahan, "Online convex optimization in the bandit
+setting: gradient descent without a gradient", SODA 2005 (sphere, moving inwards); Y. Nesterov,
+V. Spokoiny, "Random gradient-free minimization of convex functions", Foundations of Computational
+Mathematics 17, 2017 (normal directions, one and two points); Y. Zhang, Y. Zhou, K. Ji,
+M. M. Zavlanos, "A new one-point residual-feedback oracle for black-box learning and control",
+Automatica 136, 2022, arXiv 2006.10820.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.error import ResetNeeded
+
+from ..checks import check_at_least, check_positive, unknown_name
+from ..mdp import FloatArray
+from .base import Response, SupportsEvaluate, TabularResponse
+
+__all__ = ["ZeroOrder"]
+
+# Largest normal deviation that is kept in the box, in radii.
+DEVIATIONS = 3.0
+
+SMOOTHINGS, BASELINES = ("sphere", "gaussian"), ("centre", "previous")
+
+
+class BoxedGame(SupportsEvaluate, Protocol):
+    """A game that knows its follower's exact answer to any x in a box."""
+
+    upper_space: spaces.Box
+
+
+class ZeroOrder:
+    """Estimate the gradient from differences of the exact objective."""
+
+    exact: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        game: BoxedGame,
+        *,
+        points: int = 2,
+        directions: int = 20,
+        radius: float = 1e-3,
+        smoothing: str = "sphere",
+        baseline: str = "centre",
+    ) -> None:
+        """Bind the method to a game.
+
+        Args:
+            game: A game with an exact response and a box `upper_space`.
+            points: New points for each direction, 1 or 2.
+            directions: Random directions for each x (m), at least 1.
+            radius: mu, in units of x, positive.
+            smoothing: "sphere" for directions of length one, "gaussian" for normal ones, whose
+                length is about sqrt(D).
+            baseline: What one-point estimates subtract: F at the "centre", or at the "previous"
+                point. Two-point estimates subtract nothing.
+
+        Raises:
+            TypeError: If the game has no exact response.
+            ValueError: If an option is out of range, or the box is narrower than the points need.
+        """
+        for needed in ("evaluate", "upper_space"):
+            if not hasattr(game, needed):
+                raise TypeError(
+                    "this method needs a game with an exact response to any x in a box, got "
+                    f"{type(game).__name__} without `{needed}`"
+                )
+        if isinstance(points, bool) or points not in (1, 2):
+            raise ValueError(f"`points` must be 1 or 2, got {points!r}")
+        check_at_least("directions", directions, 1)
+        check_positive("radius", radius)
+        if smoothing not in [*SMOOTHINGS]:  # a list is not hashable
+            raise ValueError(unknown_name("smoothing", smoothing, SMOOTHINGS))
+        if baseline not in [*BASELINES]:
+            raise ValueError(unknown_name("baseline", baseline, BASELINES))
+        self._game: Any = game
+        self._points, self._directions = int(points), int(directions)
+        self._radius, self._smoothing, self._baseline = float(radius), smoothing, baseline
+        space = game.upper_space
+        reach = radius * (1.0 if smoothing == "sphere" else DEVIATIONS)
+        self._low, self._high = space.low.astype(np.float64), space.high.astype(np.float64)
+        narrowest = float((self._high - self._low).min())
+        if 2.0 * reach > narrowest:
+            raise ValueError(
+                f"`radius` must leave room in the box of x, whose narrowest side is {narrowest}: "
+                f"at most {narrowest * radius / (2.0 * reach)} with {smoothing=}, got {radius!r}"
+            )
+        self._reach = reach
+        self._rng: np.random.Generator | None = None
+        self._last: Response | None = None
+        self._previous: float | None = None
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Forget the warm start and the previous value; draw directions from `rng` from now on."""
+        self._rng = rng
+        self._last, self._previous = None, None
+
+    def step(self, upper_params: FloatArray) -> Response:
+        """Return the exact answer to x, with the estimate from points near it.
+
+        `iterations` counts the evaluations of F, the one at x included; `direct_gradient` is None.
+
+        Raises:
+            ResetNeeded: Before the first `reset`.
+        """
+        if self._rng is None:
+            raise ResetNeeded("`step` needs a `reset` first: directions come from its generator")
+        at = self._last = self._game.evaluate(upper_params, warm_start=self._last)
+        x, radius = at.upper_params, self._radius
+        centre = np.clip(x, self._low + self._reach, self._high - self._reach)
+        units = self._draw(self._rng, centre.shape)
+        ahead = self._values(centre + radius * units)
+        evaluations = 1 + len(units) * self._points
+        if self._points == 2:
+            differences = (ahead - self._values(centre - radius * units)) / (2.0 * radius)
+        elif self._baseline == "previous":
+            first = at.objective if self._previous is None else self._previous
+            differences = np.diff(ahead, prepend=first) / radius
+        else:
+            moved = not np.array_equal(centre, x)
+            middle = float(self._values(centre[None])[0]) if moved else at.objective
+            evaluations += int(moved)
+            differences = (ahead - middle) / radius
+        self._previous = float(ahead[-1])
+        scale = centre.size if self._smoothing == "sphere" else 1.0
+        gradient = scale / len(units) * np.tensordot(differences, units, axes=1)
+        return _with_estimate(at, np.asarray(gradient, dtype=np.float64), evaluations)
+
+    def _draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
+        """Return directions `[m, ...]`, of the shape of x each."""
+        normal = rng.standard_normal((self._directions, *shape))
+        if self._smoothing == "gaussian":
+            return normal
+        norms = np.sqrt((normal * normal).sum(axis=tuple(range(1, normal.ndim)), keepdims=True))
+        return normal / norms
+
+    def _values(self, points: FloatArray) -> FloatArray:
+        """Return F at points `[m, ...]`, clipped to the box, `[m]`."""
+        inside = np.clip(points, self._low, self._high)
+        if hasattr(self._game, "evaluate_batch"):
+            answers = self._game.evaluate_batch(inside, warm_starts=[self._last] * len(inside))
+        else:
+            answers = [self._game.evaluate(x, warm_start=self._last) for x in inside]
+        return np.array([answer.objective for answer in answers])
+
+
+def _with_estimate(at: Response, gradient: FloatArray, evaluations: int) -> Response:
+    """Return an exact answer with an estimate in place of its derivatives."""
+    known: dict[str, Any] = {
+        "upper_params": at.upper_params,
+        "objective": at.objective,
+        "hyper_gradient": gradient,
+        "lower_value": at.lower_value,
+        "residual": at.residual,
+        "iterations": evaluations,
+        "converged": at.converged,
+    }
+    if not isinstance(at, TabularResponse):
+        return Response(**known)
+    return TabularResponse(
+        policy=at.policy, occupancy=at.occupancy, soft_value=at.soft_value, **known
+    )
