@@ -14,6 +14,7 @@ import pytest
 
 from bilevel_gym.cli import markdown_table
 from bilevel_gym.cli.pictures import file_name
+from bilevel_gym.methods import METHODS
 from bilevel_gym.registration import TASKS
 from bilevel_gym.testing import check_hyper_gradient
 
@@ -61,6 +62,11 @@ def test_every_file_that_it_shows_or_runs_exists() -> None:
     assert len(paths) >= 5
     for path in paths:
         assert (ROOT / path).is_file(), path
+
+
+def test_every_method_has_a_row() -> None:
+    section = README.partition("## Methods")[2].partition("\n## ")[0]
+    assert set(re.findall(r"`([a-z-]+)`", section)) >= set(METHODS)
 
 
 def test_the_gallery_has_a_still_and_a_film_of_every_task() -> None:
