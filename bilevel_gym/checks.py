@@ -123,7 +123,9 @@ def check_in_box(
     return checked
 
 
-def check_options(owner: str, factory: Any, options: Iterable[str]) -> None:
+def check_options(
+    owner: str, factory: Any, options: Iterable[str], *, reserved: Iterable[str] = ()
+) -> None:
     """Raise a `TypeError` unless a class takes each of some options.
 
     Args:
@@ -131,6 +133,7 @@ def check_options(owner: str, factory: Any, options: Iterable[str]) -> None:
         factory: A class or function; its options are its keyword-only parameters, and, where it
             passes others on (`**options`), those of its base classes.
         options: Names of the options.
+        reserved: Parameters that are no options.
     """
     accepted: list[str] = []
     functions = [factory]
@@ -141,6 +144,7 @@ def check_options(owner: str, factory: Any, options: Iterable[str]) -> None:
         accepted += [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
         if all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in parameters):
             break
+    accepted = [name for name in accepted if name not in reserved]
     for option in options:
         if option not in accepted:
             raise TypeError(unknown_name(f"option for {owner}:", option, accepted))

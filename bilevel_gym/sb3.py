@@ -1,19 +1,47 @@
-"""Stable-Baselines3 on vector environments that are arrays inside.
+"""Stable-Baselines3: the hyper-gradient as an algorithm, and vector environments of arrays.
+
+`HyperGradientAscent` trains the leader by the hyper-gradient, as the library's other algorithms do
+by trial and error. `as_vec_env` hands the library a vector environment of Gymnasium.
 
 `pip install "bilevel_gym[sb3]"` brings what this module needs; nothing else in the package does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypeVar
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
+from .checks import check_at_least, check_not_negative, check_positive, unknown_name
+from .mdp import FloatArray
+from .optimizers import (
+    RULES,
+    Climb,
+    Iterate,
+    Optimum,
+    Restarts,
+    Schedule,
+    UpdateRule,
+    make_rule,
+    make_schedule,
+    starts_around,
+)
+
 try:
+    import torch as th
+    from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.policies import BasePolicy
+    from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs
+    from stable_baselines3.common.type_aliases import Schedule as ProgressSchedule
+    from stable_baselines3.common.utils import safe_mean
     from stable_baselines3.common.vec_env import VecEnv
     from stable_baselines3.common.vec_env.base_vec_env import (
         VecEnvIndices,
@@ -26,7 +54,7 @@ except ImportError as error:
         'run: pip install "bilevel_gym[sb3]"'
     ) from error
 
-__all__ = ["as_vec_env"]
+__all__ = ["HyperGradientAscent", "UpperParamsPolicy", "as_vec_env"]
 
 
 def as_vec_env(vector_env: VectorEnv[Any, Any, Any]) -> VecEnv:
@@ -176,3 +204,399 @@ def _dealt_out(infos: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
         for copy in copies:
             dealt[copy][key] = values[copy]
     return dealt
+
+
+# The hyper-gradient as an algorithm ---------------------------------------------------------------
+
+
+class UpperParamsPolicy(BasePolicy):
+    """Answers every observation with the same x.
+
+    Attributes:
+        x: The x, float64, of the shape of an action; not a number as long as it is unknown.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Box,
+        lr_schedule: ProgressSchedule | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Start without an x.
+
+        Args:
+            observation_space: What is observed, of any kind.
+            action_space: The box of x.
+            lr_schedule: Not used; the library hands it to every policy.
+            **kwargs: Arguments of `BasePolicy`.
+        """
+        super().__init__(observation_space, action_space, **kwargs)
+        unknown = th.full(action_space.shape, math.nan, dtype=th.float64)
+        self.x = th.nn.Parameter(unknown, requires_grad=False)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        """Return x once for each observation; nothing is random about it."""
+        if bool(th.isnan(self.x).any()):
+            raise RuntimeError(
+                "there is no x to predict yet: the environment names the first one when `learn` "
+                "begins; call `learn` first"
+            )
+        parts = observation.values() if isinstance(observation, dict) else [observation]
+        return self.x.expand(len(next(iter(parts))), *self.x.shape)
+
+
+class _Climbs:
+    """The climbs of a leader, one for each environment, as the library saves modules."""
+
+    def __init__(self, low: FloatArray, high: FloatArray, rule: Callable[[], UpdateRule]) -> None:
+        self._low, self._high, self._rule = low, high, rule
+        self.all: list[Climb] = []
+
+    def begin(self, start: FloatArray) -> None:
+        """Add a climb."""
+        self.all.append(Climb(start, self._low, self._high, self._rule()))
+
+    def rank(self) -> None:
+        """Put the climbs that have found the largest values first."""
+        self.all.sort(key=lambda climb: -math.inf if climb.best is None else -climb.best.value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that is remembered, arrays as tensors."""
+        return {"climbs": [_tensors(climb.state_dict()) for climb in self.all]}
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        """Remember what `state_dict` has returned."""
+        self.all = []
+        for saved in state["climbs"]:
+            arrays = _arrays(saved)
+            self.begin(arrays["x"])
+            self.all[-1].load_state_dict(arrays)
+
+
+def _tensors(value: Any) -> Any:
+    """Return nested dicts with tensors in the place of arrays."""
+    if isinstance(value, dict):
+        return {key: _tensors(entry) for key, entry in value.items()}
+    return th.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
+def _arrays(value: Any) -> Any:
+    """Return nested dicts with arrays in the place of tensors."""
+    if isinstance(value, dict):
+        return {key: _arrays(entry) for key, entry in value.items()}
+    return value.detach().cpu().numpy().copy() if isinstance(value, th.Tensor) else value
+
+
+Self = TypeVar("Self", bound="HyperGradientAscent")
+
+
+class HyperGradientAscent(BaseAlgorithm):
+    """Train the leader by the hyper-gradient that its seat reports.
+
+    An action is x itself, the same whatever is observed. Each step announces an x, is paid F(x) and
+    moves x along `info["hyper_gradient"]` by an update rule of `bilevel_gym.optimizers`. Episodes
+    end and begin without disturbing x; where the inner learner has a warm start to lose, take
+    `outer_steps` as long as the climb.
+
+    With several environments each one is a climb of its own, with its own optimiser state: the
+    first starts at the game's initial x, the others around it (or where their
+    `reset(options={"upper_params": x})` puts them); the best of all is what `predict` returns.
+
+    The first `learn` fixes the starts. Later ones go on from where the climbs are, also after
+    `save` and `load`; with `reset_num_timesteps=False` they go on with the schedule too. A schedule
+    runs over the steps of one `learn`, unless `schedule_steps` says how many there are altogether:
+    with it (or a constant schedule) two calls are the same as one.
+
+    Values are those of the vector environment; most keep them in float32. Where they are sampled,
+    the best of many is too good by chance; `predicts="last"` does not select.
+
+    Source of the hyper-gradient: Yang, Gao, Yuan, AISTATS 2025, arXiv 2405.19697.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> from bilevel_gym.sb3 import HyperGradientAscent
+        >>> env = gym.make("BilevelGridWorld-v0")
+        >>> model = HyperGradientAscent("UpperParamsPolicy", env, seed=0).learn(201)
+        >>> x, _ = model.predict(env.reset()[0])
+        >>> print(x.shape, round(model.optimum.best.value, 3))
+        (52,) 0.461
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"UpperParamsPolicy": UpperParamsPolicy}
+
+    def __init__(
+        self,
+        policy: str | type[UpperParamsPolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | ProgressSchedule | None = None,
+        optimizer: str = "normalized",
+        optimizer_options: dict[str, Any] | None = None,
+        schedule: str | Schedule = "cosine",
+        schedule_steps: int | None = None,
+        spread: float = 0.02,
+        predicts: Literal["best", "last"] = "best",
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "cpu",
+        _init_setup_model: bool = True,
+    ) -> None:
+        """Sit down, on one environment or several.
+
+        Args:
+            policy: "UpperParamsPolicy".
+            env: The leader's seat, as `gymnasium.make` returns it, its id, or a vector environment
+                of the library made of such.
+            learning_rate: Learning rate at the start, positive, or the library's schedule, a
+                callable of the remaining progress; None for the default of the optimizer.
+            optimizer: What moves x, a key of `bilevel_gym.optimizers.RULES`.
+            optimizer_options: Options of the rule.
+            schedule: Factor of the learning rate, a key of `bilevel_gym.optimizers.SCHEDULES` or a
+                callable (step, steps) -> factor.
+            schedule_steps: Steps of each climb that the schedule runs over; None for those of the
+                `learn` under way.
+            spread: Standard deviation of the further starts, as a share of the width of the box.
+            predicts: Whether `predict` returns the x of the largest value found or the one that the
+                climb with it has arrived at.
+            stats_window_size: Episodes that reported means of episodes are taken over.
+            tensorboard_log: Folder for TensorBoard, None for no such log.
+            policy_kwargs: Arguments of the policy.
+            verbose: 0 for silence, 1 for tables, 2 for debugging.
+            seed: Seed of the further starts, and of everything random in the environments.
+            device: Where the policy keeps x; the climbs are no work for an accelerator.
+            _init_setup_model: Whether to build all this at once; `load` does it later.
+
+        Raises:
+            ValueError: If a name is unknown or an option is out of range.
+            TypeError: If the rule does not take an option.
+        """
+        if isinstance(policy, str) and policy not in self.policy_aliases:
+            raise ValueError(unknown_name("policy", policy, self.policy_aliases))
+        if optimizer not in RULES:
+            raise ValueError(unknown_name("`optimizer`", optimizer, RULES))
+        super().__init__(
+            policy=policy,
+            env=env,
+            learning_rate=RULES[optimizer].learning_rate
+            if learning_rate is None
+            else learning_rate,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            support_multi_env=True,
+            seed=seed,
+            supported_action_spaces=(spaces.Box,),
+        )
+        self.optimizer = optimizer
+        self.optimizer_options = dict(optimizer_options or {})
+        self.schedule, self.schedule_steps = schedule, schedule_steps
+        self.spread, self.predicts = spread, predicts
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        """Check the options, and build the policy and the climbs."""
+        assert isinstance(self.action_space, spaces.Box)
+        low = self.action_space.low.astype(np.float64)
+        high = self.action_space.high.astype(np.float64)
+
+        def rule() -> UpdateRule:
+            return make_rule(self.optimizer, low, high, **self.optimizer_options)
+
+        rule()
+        if not callable(self.learning_rate):
+            check_positive("learning_rate", self.learning_rate)
+        make_schedule(self.schedule)
+        if self.schedule_steps is not None:
+            check_at_least("schedule_steps", self.schedule_steps, 1)
+        check_not_negative("spread", self.spread)
+        if self.predicts not in ("best", "last"):
+            raise ValueError(unknown_name("`predicts`", self.predicts, ["best", "last"]))
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        self.climbs = _Climbs(low, high, rule)
+        self.policy = self.policy_class(
+            self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
+        ).to(self.device)
+
+    @property
+    def restarts(self) -> Restarts:
+        """What each climb has found so far.
+
+        Raises:
+            RuntimeError: Before the first step of `learn`.
+        """
+        optima: list[Optimum] = [
+            climb.optimum(f"{climb.evaluations} steps taken")
+            for climb in self.climbs.all
+            if climb.best is not None
+        ]
+        if not optima:
+            raise RuntimeError("nothing has been found yet; call `learn` first")
+        return Restarts(optima=tuple(optima), best=_argmax([o.best.value for o in optima]))
+
+    @property
+    def optimum(self) -> Optimum:
+        """What the best climb has found so far.
+
+        Raises:
+            RuntimeError: Before the first step of `learn`.
+        """
+        return self.restarts.optimum
+
+    def learn(
+        self: Self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 10,
+        tb_log_name: str = "HyperGradientAscent",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Climb.
+
+        Args:
+            total_timesteps: Announcements to make, of all environments together.
+            callback: Callbacks of the library. They are called when x has moved, so that what they
+                save goes on as if nothing had happened.
+            log_interval: Steps between two entries of the log, None for no log.
+            tb_log_name: Name of the run for TensorBoard.
+            reset_num_timesteps: Whether to count, and to begin the schedule, anew; x and the
+                optimiser's state go on in any case.
+            progress_bar: Whether to show one.
+
+        Raises:
+            TypeError: If the environment is not the leader's seat, or its method reports no
+                hyper-gradient.
+        """
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        env = self.env
+        assert env is not None
+        self._begin(env)
+        schedule = make_schedule(self.schedule)
+        # The last x that is announced is the one that the last step of the schedule leads to.
+        steps = self.schedule_steps or max(1, math.ceil(total_timesteps / self.n_envs) - 1)
+        climbs = self.climbs.all[: self.n_envs]
+        iteration = 0
+        callback.on_training_start(locals(), globals())
+        while self.num_timesteps < total_timesteps:
+            callback.on_rollout_start()
+            actions = np.stack([climb.x for climb in climbs])
+            new_obs, rewards, dones, infos = env.step(actions)
+            values = rewards
+            if self._vec_normalize_env is not None:
+                values = self._vec_normalize_env.get_original_reward()
+            gradients = [_hyper_gradient(info) for info in infos]
+            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+            rate = self.lr_schedule(self._current_progress_remaining)
+            rate *= schedule(self.num_timesteps // self.n_envs, steps)
+            for climb, value, gradient in zip(climbs, values.tolist(), gradients, strict=True):
+                climb.move(value, gradient, rate)
+            self._n_updates += 1
+            self._publish()
+            self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
+            self._update_info_buffer(infos, dones)
+            self.num_timesteps += env.num_envs
+            iteration += 1
+            callback.update_locals(locals())
+            if not callback.on_step():
+                break
+            callback.on_rollout_end()
+            if log_interval is not None and iteration % log_interval == 0:
+                self.logger.record("train/learning_rate", rate)
+                self.dump_logs(iteration)
+        callback.on_training_end()
+        return self
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Write an entry of the log.
+
+        Args:
+            iteration: Steps taken in this `learn`.
+        """
+        record = self.logger.record
+        episodes = self.ep_info_buffer
+        if episodes:
+            record("rollout/ep_rew_mean", safe_mean([episode["r"] for episode in episodes]))
+            record("rollout/ep_len_mean", safe_mean([episode["l"] for episode in episodes]))
+        seconds = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
+        if iteration > 0:
+            record("time/iterations", iteration, exclude="tensorboard")
+        record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / seconds))
+        record("time/time_elapsed", int(seconds), exclude="tensorboard")
+        record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        last: list[Iterate] = [c.last for c in self.climbs.all[: self.n_envs] if c.last is not None]
+        for name, numbers in {
+            "objective": [iterate.value for iterate in last],
+            "hyper_gradient_norm": [float(np.linalg.norm(iterate.gradient)) for iterate in last],
+            "projected_gradient_norm": [iterate.projected_gradient_norm for iterate in last],
+        }.items():
+            record(f"train/{name}", safe_mean(numbers))
+        record("train/best_objective", self.optimum.best.value)
+        record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.dump(step=self.num_timesteps)
+
+    def _begin(self, env: VecEnv) -> None:
+        """Give every environment a climb, and the best climbs to the environments."""
+        if len(self.climbs.all) > self.n_envs:
+            self.climbs.rank()
+        if len(self.climbs.all) < self.n_envs:
+            infos = env.unwrapped.reset_infos
+            starts = [np.asarray(info["upper_params"]) for info in infos if "upper_params" in info]
+            if len(starts) < self.n_envs:
+                raise TypeError(
+                    "`HyperGradientAscent` needs the leader's seat, as gymnasium.make(id) returns "
+                    'it: an environment whose `reset` reports info["upper_params"]; got '
+                    f"{env.unwrapped}"
+                )
+            around = starts_around(
+                starts[0],
+                self.action_space.low.astype(np.float64),  # type: ignore[attr-defined]
+                self.action_space.high.astype(np.float64),  # type: ignore[attr-defined]
+                self.n_envs,
+                spread=self.spread,
+                seed=np.random.default_rng(self.seed),
+            )
+            for number in range(len(self.climbs.all), self.n_envs):
+                chosen = not np.array_equal(starts[number], starts[0])
+                self.climbs.begin(starts[number] if chosen else around[number])
+        self._publish()
+
+    def _publish(self) -> None:
+        """Tell the policy what to predict."""
+        values = [-math.inf if c.best is None else c.best.value for c in self.climbs.all]
+        leader = self.climbs.all[_argmax(values)]
+        known = leader.best is not None and self.predicts == "best"
+        x = leader.best.upper_params if known and leader.best is not None else leader.x
+        assert isinstance(self.policy, UpperParamsPolicy)
+        self.policy.x.copy_(th.from_numpy(x.copy()))
+
+    def _excluded_save_params(self) -> list[str]:
+        """Return what is not saved by pickling."""
+        return [*super()._excluded_save_params(), "climbs"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        """Return what is saved by its state: the policy, and the climbs with their optimisers."""
+        return ["policy", "climbs"], []
+
+
+def _argmax(values: Sequence[float]) -> int:
+    """Return where the largest value stands, the first of equal ones."""
+    return max(range(len(values)), key=lambda number: values[number])
+
+
+def _hyper_gradient(info: Mapping[str, Any]) -> FloatArray:
+    """Return what the leader's seat reports."""
+    if info.get("hyper_gradient") is None:
+        raise TypeError(
+            '`HyperGradientAscent` needs info["hyper_gradient"], got an environment whose `step` '
+            "reports none: it is not the leader's seat, or its method computes no hyper-gradient"
+        )
+    return np.array(info["hyper_gradient"], dtype=np.float64)

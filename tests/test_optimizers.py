@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import json
+import math
+from typing import Any
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -9,11 +14,26 @@ import pytest
 import bilevel_gym  # noqa: F401  (registers the tasks)
 from bilevel_gym.mdp import FloatArray
 from bilevel_gym.optimizers import (
+    OPTIMIZERS,
+    RULES,
+    SCHEDULES,
+    Climb,
     Iterate,
+    adam,
+    cobyqa,
+    continuation,
     lbfgsb,
+    make_optimizer,
+    make_rule,
+    make_schedule,
+    multistart,
     multistart_ascent,
+    multistart_lbfgsb,
     normalized_ascent,
+    projected_ascent,
     projected_gradient_norm,
+    restarted_lbfgsb,
+    starts_around,
 )
 
 LOW, HIGH = -np.ones(3), np.ones(3)
@@ -232,3 +252,513 @@ def test_bad_lbfgsb_options_are_named(options: dict[str, float], message: str) -
 def test_a_start_outside_the_box_is_named() -> None:
     with pytest.raises(ValueError, match=r"`start\[1\]` must be finite and lie in \[-1.0, 1.0\]"):
         normalized_ascent(quadratic, np.array([0.0, 2.0, 0.0]), LOW, HIGH)
+
+
+# The rules, by other means -----------------------------------------------------------------------
+
+
+def path(optimizer: Any, objective: Any = quadratic, start: Any = None, **options: Any) -> Any:
+    """Return every x that an optimizer evaluates, stacked."""
+    seen: list[Iterate] = []
+    start = np.array([-0.3, 0.1, 0.2]) if start is None else start
+    optimizer(objective, start, LOW, HIGH, callback=seen.append, **options)
+    return np.array([iterate.upper_params for iterate in seen])
+
+
+def test_normalized_ascent_is_the_plain_loop_bit_for_bit() -> None:
+    def objective(x: FloatArray) -> tuple[float, FloatArray]:
+        value = float(np.sin(3.0 * x).sum() + x[0] * x[1] + 4.0 * x[2])
+        return value, 3.0 * np.cos(3.0 * x) + [x[1], x[0], 4.0]
+
+    x, expected = np.array([-0.3, 0.1, 0.95]), []
+    for k in range(60):
+        expected.append(x)
+        gradient = objective(x)[1]
+        blocked = ((x <= LOW) & (gradient < 0.0)) | ((x >= HIGH) & (gradient > 0.0))
+        direction = np.where(blocked, 0.0, gradient)
+        length = 0.07 * 0.5 * (1.0 + math.cos(math.pi * k / 60))
+        x = np.clip(x + length / float(np.linalg.norm(direction)) * direction, LOW, HIGH)
+    found = path(normalized_ascent, objective, expected[0], steps=60, learning_rate=0.07)
+    np.testing.assert_array_equal(found, [*expected, x])
+    assert (found == HIGH).any()  # a bound was met on the way
+
+
+@pytest.mark.parametrize("max_norm", [None, 0.5])
+def test_projected_ascent_steps_along_the_clipped_gradient(max_norm: float | None) -> None:
+    x, expected = np.array([-0.3, 0.1, 0.2]), []
+    for k in range(9):
+        expected.append(x)
+        gradient = quadratic(x)[1]
+        if max_norm is not None:
+            gradient = gradient * min(1.0, max_norm / float(np.linalg.norm(gradient)))
+        x = np.clip(x + 0.1 / np.sqrt(k + 1.0) * gradient, LOW, HIGH)
+    options: dict[str, Any] = {"learning_rate": 0.1, "schedule": "inverse-sqrt"}
+    found = path(projected_ascent, steps=9, max_gradient_norm=max_norm, **options)
+    np.testing.assert_allclose(found, [*expected, x], rtol=1e-14)
+
+
+@pytest.mark.parametrize("max_norm", [None, 0.5])
+def test_adam_is_the_adam_of_another_library(max_norm: float | None) -> None:
+    torch = pytest.importorskip("torch")
+    x = torch.tensor([-0.3, 0.1, 0.2], dtype=torch.float64, requires_grad=True)
+    options = {"lr": 0.03, "betas": (0.8, 0.99), "eps": 1e-3, "maximize": True}
+    reference, expected = torch.optim.Adam([x], **options), []
+    for _ in range(30):
+        expected.append(x.detach().numpy().copy())
+        gradient = torch.tensor(quadratic(expected[-1])[1])
+        if max_norm is not None:
+            gradient = gradient * min(1.0, max_norm / float(gradient.norm()))
+        x.grad = gradient
+        reference.step()
+    assert (abs(expected[-1]) < 1.0).all()  # the box is never met
+    found = path(
+        adam,
+        steps=29,
+        learning_rate=0.03,
+        schedule="constant",
+        beta1=0.8,
+        beta2=0.99,
+        epsilon=1e-3,
+        max_gradient_norm=max_norm,
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "options"),
+    [
+        (projected_ascent, {"max_gradient_norm": None, "learning_rate": 0.2}),
+        (projected_ascent, {"steps": 400}),
+        (adam, {"steps": 400, "learning_rate": 0.02}),
+        (adam, {"steps": 400, "learning_rate": 0.05, "schedule": "inverse-sqrt"}),
+    ],
+)
+def test_ascents_settle_at_the_constrained_optimum(optimizer: Any, options: dict[str, Any]) -> None:
+    optimum = optimizer(quadratic, np.zeros(3), LOW, HIGH, **options)
+    np.testing.assert_allclose(optimum.best.upper_params, [0.5, 1.0, -0.25], atol=2e-3)
+    assert optimum.evaluations <= options.get("steps", 200) + 1
+
+
+def test_schedules_start_at_one_and_do_not_rise() -> None:
+    for name, schedule in SCHEDULES.items():
+        factors = [schedule(step, 10) for step in range(15)]
+        assert factors[0] == 1.0 and factors == sorted(factors, reverse=True), name
+    assert SCHEDULES["cosine"](10, 10) == SCHEDULES["cosine"](14, 10) == 0.0
+    assert SCHEDULES["cosine"](5, 10) == pytest.approx(0.5)
+    assert SCHEDULES["inverse-sqrt"](3, 10) == 0.5
+    lengths = np.linalg.norm(
+        np.diff(path(normalized_ascent, steps=4, schedule=lambda k, n: 1.0 / (n + k)), axis=0),
+        axis=1,
+    )
+    np.testing.assert_allclose(lengths, 0.05 / np.array([4.0, 5.0, 6.0, 7.0]))
+    with pytest.raises(ValueError, match="unknown `schedule` 'cosin'.*Did you mean 'cosine'"):
+        make_schedule("cosin")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_sampled_zero_need_not_be_the_end(rule: str) -> None:
+    values = iter([(0.0, np.zeros(3)), (100.0, np.full(3, 1e-15)), *[(1.0, np.ones(3))] * 2])
+    seen = path(OPTIMIZERS[rule], lambda x: next(values), steps=3, stop_at_zero=False)
+    np.testing.assert_array_equal(seen[0], seen[1])
+    assert (seen[3] > seen[2]).all()
+    stopped = OPTIMIZERS[rule](lambda x: (1.0, np.zeros(3)), np.zeros(3), LOW, HIGH)
+    assert stopped.evaluations == 1 and "zero after 0 steps" in stopped.message
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_climb_goes_on_where_its_state_was_taken(rule: str) -> None:
+    def climb() -> Climb:
+        return Climb(np.zeros(3), LOW, HIGH, make_rule(rule, LOW, HIGH))
+
+    def advance(climb: Climb, steps: int) -> None:
+        for _ in range(steps):
+            climb.move(*quadratic(climb.x), rate=0.3)
+
+    whole, part, other = climb(), climb(), climb()
+    advance(whole, 20)
+    advance(part, 8)
+    state = part.state_dict()
+    advance(part, 3)  # the state is a copy
+    advance(other, 2)
+    other.load_state_dict(state)
+    advance(other, 12)
+    np.testing.assert_array_equal(other.x, whole.x)
+    one, two = other.optimum(""), whole.optimum("")
+    assert one.evaluations == two.evaluations == other.evaluations == 20
+    for a, b in ((one.first, two.first), (one.best, two.best), (other.last, whole.last)):
+        assert a is not None and b is not None
+        assert (a.number, a.value, a.projected_gradient_norm) == (
+            b.number,
+            b.value,
+            b.projected_gradient_norm,
+        )
+        np.testing.assert_array_equal(a.upper_params, b.upper_params)
+        np.testing.assert_array_equal(a.gradient, b.gradient)
+    assert climb().best is None and climb().last is None
+    fresh = climb()
+    fresh.load_state_dict(climb().state_dict())
+    assert fresh.best is None and fresh.evaluations == 0
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_gradient_that_is_none_changes_nothing(rule: str) -> None:
+    climb = Climb(np.zeros(3), LOW, HIGH, make_rule(rule, LOW, HIGH))
+    climb.move(0.0, np.ones(3), 0.1)
+    before = climb.state_dict()
+    with pytest.raises(ValueError, match=r"must be finite, got nan in entry \(1,\)"):
+        climb.move(1.0, np.array([0.0, np.nan, np.inf]), 0.1)
+    with pytest.raises(ValueError, match=r"shape \(3,\), got \(2,\)"):
+        climb.move(1.0, np.ones(2), 0.1)
+    after = climb.state_dict()
+    assert after["evaluations"] == before["evaluations"] == 1
+    for name, value in before["rule"].items():
+        np.testing.assert_array_equal(after["rule"][name], value)
+
+
+# Many starts and many objectives -----------------------------------------------------------------
+
+
+def peaks(x: FloatArray) -> tuple[float, FloatArray]:
+    """A low peak at -.5 and a high one at .6, in each entry."""
+    value, gradient = 0.0, np.zeros(x.shape)
+    for height, centre in ((1.0, -0.5), (2.0, 0.6)):
+        bump = height * np.exp(-((x - centre) ** 2) / 0.05)
+        value += float(bump.sum())
+        gradient += bump * -2.0 * (x - centre) / 0.05
+    return value, gradient
+
+
+def many_peaks(xs: FloatArray) -> tuple[FloatArray, FloatArray]:
+    values, gradients = zip(*(peaks(x) for x in xs), strict=True)
+    return np.array(values), np.array(gradients)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_start_ends_where_it_ends_alone_along_any_rule(rule: str) -> None:
+    options: dict[str, Any] = {"steps": 15, "schedule": "inverse-sqrt"}
+    together = multistart_ascent(quadratics, STARTS, LOW, HIGH, rule=rule, **options)
+    in_turn = multistart(quadratic, STARTS, LOW, HIGH, optimizer=rule, **options)
+    assert together.best == in_turn.best == 2
+    for start, one, other in zip(STARTS, together.optima, in_turn.optima, strict=True):
+        alone = OPTIMIZERS[rule](quadratic, start, LOW, HIGH, **options)
+        for found in (one, other):
+            assert (found.message, found.evaluations) == (alone.message, alone.evaluations)
+            np.testing.assert_array_equal(found.best.upper_params, alone.best.upper_params)
+
+
+def test_any_optimizer_runs_from_each_start() -> None:
+    seen: list[tuple[int, int]] = []
+    starts = [[-0.6], [0.5], [-0.2]]
+    low, high = -np.ones(1), np.ones(1)
+    restarts = multistart(
+        peaks,
+        starts,
+        low,
+        high,
+        optimizer=lbfgsb,
+        tolerance=1e-5,
+        callback=lambda b, i: seen.append((b, i.number)),
+    )
+    assert restarts.best == 1
+    assert restarts.optimum.best.upper_params == pytest.approx(0.6, abs=1e-4)
+    assert restarts.optima[0].best.upper_params == pytest.approx(-0.5, abs=1e-4)
+    expected = [(b, i) for b, o in enumerate(restarts.optima) for i in range(o.evaluations)]
+    assert seen == expected
+
+
+def test_the_best_ends_are_polished() -> None:
+    seen: dict[int, list[Iterate]] = {}
+    starts = np.array([[-0.6, -0.6], [0.55, 0.5], [-0.5, 0.7], [-0.4, -0.45]])
+    low, high = -np.ones(2), np.ones(2)
+    options: dict[str, Any] = {"steps": 12, "learning_rate": 0.02, "rule": "projected"}
+    rough = multistart_ascent(many_peaks, starts, low, high, **options)
+    fine = multistart_lbfgsb(
+        many_peaks,
+        starts,
+        low,
+        high,
+        polished=2,
+        callback=lambda b, i: seen.setdefault(b, []).append(i),
+        **options,
+    )
+    assert fine.best == 1
+    np.testing.assert_allclose(fine.optimum.best.upper_params, 0.6, atol=1e-6)
+    for b, (one, other) in enumerate(zip(rough.optima, fine.optima, strict=True)):
+        assert [iterate.number for iterate in seen[b]] == list(range(other.evaluations))
+        best = max(seen[b], key=lambda iterate: iterate.value)
+        assert other.best.value == best.value and other.best.number == best.number
+        np.testing.assert_array_equal(other.first.upper_params, starts[b])
+        if b in (1, 2):  # the ends of the two best starts
+            assert other.best.projected_gradient_norm < 1e-5 < one.best.projected_gradient_norm
+            assert other.message.startswith(f"{one.message}; ")
+        else:
+            assert (other.evaluations, other.best.value) == (one.evaluations, one.best.value)
+    singles: list[FloatArray] = []
+
+    def single(x: FloatArray) -> tuple[float, FloatArray]:
+        singles.append(x)
+        return peaks(x)
+
+    again = multistart_lbfgsb(many_peaks, starts, low, high, polished=2, single=single, **options)
+    polish = sum(
+        a.evaluations - b.evaluations for a, b in zip(again.optima, rough.optima, strict=True)
+    )
+    assert len(singles) == polish > 0 and again.optimum.best.value == fine.optimum.best.value
+
+
+def test_restarts_leave_the_nearest_peak() -> None:
+    low, high = -np.ones(2), np.ones(2)
+    start = np.full(2, -0.5)
+    stuck = lbfgsb(peaks, start, low, high)
+    assert stuck.best.value == pytest.approx(2.0, abs=1e-6)
+    seen: list[Iterate] = []
+    found = restarted_lbfgsb(
+        peaks, start, low, high, restarts=12, spread=0.4, steps=30, callback=seen.append
+    )
+    assert found.best.value == pytest.approx(4.0, abs=1e-9)
+    assert [iterate.number for iterate in seen] == list(range(found.evaluations))
+    assert found.best.value == max(iterate.value for iterate in seen)
+    np.testing.assert_array_equal(found.first.upper_params, start)
+
+
+def test_starts_surround_the_first_within_the_box() -> None:
+    low, high = np.array([-1.0, 0.0]), np.array([1.0, 100.0])
+    starts = starts_around([0.9, 50.0], low, high, 2000, spread=0.1, seed=3)
+    assert starts.shape == (2000, 2)
+    np.testing.assert_array_equal(starts[0], [0.9, 50.0])
+    assert (starts >= low).all() and (starts <= high).all()
+    assert starts[1:, 1].std() == pytest.approx(10.0, rel=0.1)
+    assert (starts[:, 0] == 1.0).mean() == pytest.approx(0.31, abs=0.05)  # half a deviation away
+    np.testing.assert_array_equal(
+        starts_around([0.9, 50.0], low, high, 9, spread=0.1, seed=3), starts[:9]
+    )
+    assert (starts_around([0.9, 50.0], low, high, 3, spread=0.0) == [0.9, 50.0]).all()
+    for arguments, options, message in (
+        (([0.0, 0.0], low, high, 0), {}, "`count` must be an integer of at least 1, got 0"),
+        (([0.0, 0.0], low, high, 2), {"spread": -0.1}, "`spread` must be finite and not negative"),
+        (([0.0, 0.0], low, high, 2), {"seed": -1}, "`seed` must be an integer of at least 0"),
+        (([0.0, 0.0], low, [1.0, np.inf], 2), {}, r"finite, got 0.0 and inf in entry \(1,\)"),
+        (([2.0, 0.0], low, high, 2), {}, r"`start\[0\]`"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            starts_around(*arguments, **options)
+
+
+def test_continuation_arrives_where_a_direct_climb_does_not() -> None:
+    low, high = -np.ones(1), np.ones(1)
+
+    def objective(weight: float) -> Any:
+        """A slope towards .8, with a bump at -.5 of some weight that holds the climber back."""
+
+        def evaluate(x: FloatArray) -> tuple[float, FloatArray]:
+            bump = weight * np.exp(-((x + 0.5) ** 2) / 0.02)
+            gradient = -2.0 * (x - 0.8) - bump * 2.0 * (x + 0.5) / 0.02
+            return float((bump - (x - 0.8) ** 2)[0]), gradient
+
+        return evaluate
+
+    start, family = np.array([-0.6]), [objective(weight) for weight in (0.0, 0.5, 1.0)]
+    direct = adam(family[-1], start, low, high)
+    assert direct.best.upper_params == pytest.approx(-0.5, abs=0.05)
+    seen: list[tuple[int, int]] = []
+    stages = continuation(
+        family,
+        start,
+        low,
+        high,
+        optimizer="adam",
+        learning_rate=0.03,
+        callback=lambda stage, i: seen.append((stage, i.number)),
+    )
+    assert len(stages) == 3 and stages[-1].best.value > direct.best.value
+    assert stages[-1].best.upper_params == pytest.approx(0.8, abs=1e-3)
+    for one, other in zip(stages, stages[1:], strict=False):
+        np.testing.assert_array_equal(one.best.upper_params, other.first.upper_params)
+    assert seen == [(s, i) for s, o in enumerate(stages) for i in range(o.evaluations)]
+    with pytest.raises(ValueError, match="`objectives` must hold at least one"):
+        continuation([], start, low, high)
+    with pytest.raises(TypeError, match="unknown option.*'step'.*Did you mean 'steps'"):
+        continuation(family, start, low, high, step=3)
+
+
+@pytest.mark.filterwarnings("ignore:.*entropy alone pays")
+def test_falling_temperature_frees_a_start_from_the_trap_of_the_grid_world() -> None:
+    def objective(temperature: float) -> Any:
+        game: Any = gym.make("BilevelGridWorld-v0", temperature=temperature).unwrapped
+
+        def evaluate(x: FloatArray) -> tuple[float, FloatArray]:
+            answer = game.evaluate(x)
+            return answer.objective, answer.hyper_gradient
+
+        return evaluate
+
+    low, high = -np.ones(52), np.ones(52)
+    start = starts_around(np.zeros(52), low, high, 2, seed=0)[1]
+    direct = normalized_ascent(objective(0.01), start, low, high)
+    falling = [objective(temperature) for temperature in (0.02, 0.014, 0.01)]
+    led = continuation(falling, start, low, high, steps=66)
+    # As many steps in either case; the trap is near zero.
+    assert direct.best.value < 0.0
+    assert led[-1].best.value == pytest.approx(0.4607, abs=1e-3)
+
+
+# Values alone ------------------------------------------------------------------------------------
+
+
+def values_alone(x: FloatArray) -> tuple[float, FloatArray]:
+    """`quadratic`, with a gradient that must not be looked at."""
+    return quadratic(x)[0], np.full(x.shape, np.nan)
+
+
+def test_cobyqa_reaches_the_constrained_optimum_from_values_alone() -> None:
+    seen: list[Iterate] = []
+    low, high = LOW.reshape(3, 1), HIGH.reshape(3, 1)
+
+    def objective(x: FloatArray) -> tuple[float, FloatArray]:
+        value, gradient = values_alone(x[:, 0])
+        return value, gradient[:, None]
+
+    optimum = cobyqa(
+        objective, np.zeros((3, 1)), low, high, max_evaluations=60, callback=seen.append
+    )
+    np.testing.assert_allclose(optimum.best.upper_params, [[0.5], [1.0], [-0.25]], atol=1e-4)
+    xs = np.array([iterate.upper_params for iterate in seen])
+    assert xs.shape == (60, 3, 1) and (xs >= low).all() and (xs <= high).all()
+    np.testing.assert_array_equal(xs[0], np.zeros((3, 1)))
+    assert optimum.evaluations == 60 and [i.number for i in seen] == list(range(60))
+
+
+@pytest.mark.parametrize("budget", [1, 5, 7, 200])
+def test_the_budget_is_used_up_and_a_seed_fixes_the_search(budget: int) -> None:
+    options: dict[str, Any] = {"max_evaluations": budget, "spread": 0.3}
+    state = np.random.get_state()[1].copy()  # type: ignore[index]
+    runs = [path(cobyqa, peaks, seed=seed, **options) for seed in (4, 4, 5)]
+    assert [len(run) for run in runs] == [budget] * 3
+    np.testing.assert_array_equal(runs[0], runs[1])
+    if budget == 200:  # the first run has converged, and others have started elsewhere
+        assert not np.array_equal(runs[0], runs[2])
+    np.testing.assert_array_equal(np.random.get_state()[1], state)  # type: ignore[index]
+
+
+def test_entries_may_be_fixed_and_so_may_all() -> None:
+    low, high = np.array([-1.0, 0.5, -1.0]), np.array([1.0, 0.5, 1.0])
+    start = np.array([0.0, 0.5, 0.0])
+    found = cobyqa(values_alone, start, low, high, max_evaluations=80)
+    np.testing.assert_allclose(found.best.upper_params, [0.5, 0.5, -0.25], atol=1e-4)
+    point = cobyqa(values_alone, start, start, start)
+    assert point.evaluations == 1 and point.message == "the box is a point"
+
+
+def test_an_older_scipy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scipy.__version__", "1.13.1")
+    with pytest.raises(ImportError, match="`cobyqa` needs scipy 1.14 or newer, got 1.13.1"):
+        cobyqa(quadratic, np.zeros(3), LOW, HIGH)
+
+
+def test_cobyqa_is_a_strong_control_on_a_small_grid() -> None:
+    env = gym.make("BilevelGridWorld-v0", map_name="4x4")
+    game: Any = env.unwrapped
+    low, high = (np.asarray(b, np.float64) for b in (game.upper_space.low, game.upper_space.high))
+
+    def objective(x: FloatArray) -> tuple[float, FloatArray]:
+        answer = game.evaluate(x)
+        return answer.objective, answer.hyper_gradient
+
+    start = game.initial_upper_params
+    climbed = normalized_ascent(objective, start, low, high)
+    searched = cobyqa(objective, start, low, high, max_evaluations=300)
+    # Nearly the climb's gain, with half as many evaluations again.
+    gain = climbed.best.value - climbed.first.value
+    assert searched.best.value - climbed.first.value > 0.95 * gain > 0.0
+
+
+# By name -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_takes_the_same_and_returns_the_same(name: str) -> None:
+    parameters = list(inspect.signature(OPTIMIZERS[name]).parameters.values())
+    assert [p.name for p in parameters[:4]] == ["objective", "start", "low", "high"]
+    assert all(p.kind is p.KEYWORD_ONLY for p in parameters[4:])
+    options = {p.name: p.default for p in parameters[4:] if p.name != "callback"}
+    assert json.loads(json.dumps(options)) == options
+    seen: list[Iterate] = []
+    smaller = {"steps": 30, "max_evaluations": 30, "restarts": 3}
+    options.update({key: value for key, value in smaller.items() if key in options})
+    run = make_optimizer(name, **options)
+    optimum = run(quadratic, np.zeros(3), LOW, HIGH, callback=seen.append)
+    assert [iterate.number for iterate in seen] == list(range(optimum.evaluations))
+    assert optimum.best.value == max(iterate.value for iterate in seen) > optimum.first.value
+    np.testing.assert_array_equal(optimum.first.upper_params, np.zeros(3))
+    for iterate in seen:
+        value, gradient = quadratic(iterate.upper_params)
+        assert iterate.value == value
+        np.testing.assert_array_equal(iterate.gradient, gradient)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: make_optimizer("adm"), ValueError, "unknown optimizer 'adm'.*mean 'adam'"),
+        (lambda: make_optimizer("adam", beta=1), TypeError, "option for optimizer 'adam'.*'beta1'"),
+        (lambda: make_optimizer("adam", callback=1), TypeError, "unknown option.*'callback'"),
+        (lambda: make_rule("adma", LOW, HIGH), ValueError, "update rule 'adma'.*mean 'adam'"),
+        (
+            lambda: make_rule("normalized", LOW, HIGH, beta1=0.5),
+            TypeError,
+            "update rule 'normalized': 'beta1'; accepted: none",
+        ),
+        (lambda: make_rule("adam", LOW, HIGH, beta1=1.0), ValueError, r"`beta1`.*\[0, 1\)"),
+        (lambda: make_rule("adam", LOW, HIGH, beta2=-1), ValueError, "`beta2`.*got -1"),
+        (lambda: make_rule("adam", LOW, HIGH, epsilon=0), ValueError, "`epsilon`.*got 0"),
+        (
+            lambda: make_rule("projected", LOW, HIGH, max_gradient_norm=0.0),
+            ValueError,
+            "`max_gradient_norm` must be positive",
+        ),
+        (
+            lambda: multistart_ascent(quadratics, STARTS, LOW, HIGH, rule="adem"),
+            ValueError,
+            "update rule 'adem'.*mean 'adam'",
+        ),
+        (
+            lambda: multistart_ascent(quadratics, STARTS, LOW, HIGH, shedule="cosine"),
+            TypeError,
+            "ascent along 'normalized'.*'shedule'.*mean 'schedule'",
+        ),
+        (lambda: multistart(quadratic, [], LOW, HIGH), ValueError, "`starts` must hold"),
+        (
+            lambda: multistart(quadratic, [LOW, 2 * HIGH], LOW, HIGH),
+            ValueError,
+            r"`starts\[1\]\[0\]`",
+        ),
+        (
+            lambda: multistart_lbfgsb(quadratics, STARTS, LOW, HIGH, polished=0),
+            ValueError,
+            "`polished`.*got 0",
+        ),
+        (
+            lambda: restarted_lbfgsb(quadratic, LOW, LOW, HIGH, restarts=0),
+            ValueError,
+            "`restarts`.*got 0",
+        ),
+        (
+            lambda: cobyqa(quadratic, LOW, LOW, HIGH, max_evaluations=0),
+            ValueError,
+            "`max_evaluations`.*got 0",
+        ),
+        (
+            lambda: cobyqa(quadratic, LOW, LOW, HIGH, radius=0.1, tolerance=0.2),
+            ValueError,
+            "`tolerance` must be at most `radius`, 0.1, got 0.2",
+        ),
+        (
+            lambda: cobyqa(quadratic, np.zeros(3), np.full(3, -np.inf), HIGH),
+            ValueError,
+            "must be finite, got -inf",
+        ),
+    ],
+)
+def test_bad_names_and_options_are_explained(call: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()

@@ -17,7 +17,7 @@ from bilevel_gym.envs import BilevelFourRooms
 from bilevel_gym.envs.four_rooms import PLACES
 from bilevel_gym.mdp import FloatArray
 from bilevel_gym.methods import ExactResponse
-from bilevel_gym.optimizers import Optimum, lbfgsb, multistart_ascent
+from bilevel_gym.optimizers import Optimum, multistart_lbfgsb
 
 TEMPERATURES, PAYMENT_COSTS = (0.001, 0.003, 0.005), (1.0, 3.0, 5.0)
 ONE_GOAL: dict[str, object] = {"goals": [(1, 9)], "payment_cost": 5.0}
@@ -52,15 +52,18 @@ def search(game: BilevelFourRooms, starts: list[FloatArray]) -> list[Optimum]:
         answer = game.evaluate_batch([x])[0]
         return answer.objective, answer.hyper_gradient
 
-    found = multistart_ascent(
-        together, starts, low, high, steps=STEPS, learning_rate=LEARNING_RATE
-    ).optima
-    ranked = sorted(found, key=lambda optimum: -optimum.best.value)
-    polished = [
-        lbfgsb(alone, optimum.best.upper_params, low, high, max_evaluations=400)
-        for optimum in ranked[:POLISHED]
-    ]
-    return sorted(polished, key=lambda optimum: -optimum.best.value)
+    found = multistart_lbfgsb(
+        together,
+        starts,
+        low,
+        high,
+        steps=STEPS,
+        learning_rate=LEARNING_RATE,
+        polished=POLISHED,
+        max_evaluations=400,
+        single=alone,
+    )
+    return sorted(found.optima, key=lambda optimum: -optimum.best.value)[:POLISHED]
 
 
 def at_temperature(temperature: float, seed: int, **arguments: object) -> list[float]:

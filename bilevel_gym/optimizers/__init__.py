@@ -1,0 +1,71 @@
+"""Outer optimizers: ascent on F over the box of x.
+
+Each takes a callable x -> (value, gradient) and knows nothing of games; the leader's seat and the
+referee `game.evaluate` are two such callables. The best iterate is kept, whatever the last one is.
+
+* By name, with options of JSON types: `OPTIMIZERS` and `make_optimizer`.
+* From many starts: `multistart` for any of them, one start after the other; `multistart_ascent`
+  and `multistart_lbfgsb` on a callable that evaluates all starts together.
+* Along a sequence of games, of falling temperature for one: `continuation`.
+* A step at a time, evaluated by somebody else: `Climb`, which moves x by one of the update rules
+  in `RULES`.
+"""
+
+from .ascent import Climb, adam, normalized_ascent, projected_ascent
+from .climbs import (
+    BatchEvaluation,
+    Evaluation,
+    Iterate,
+    Optimizer,
+    Optimum,
+    Restarts,
+    projected_gradient_norm,
+)
+from .libraries import cobyqa, lbfgsb
+from .named import OPTIMIZERS, continuation, make_optimizer, multistart
+from .restarts import multistart_ascent, multistart_lbfgsb, restarted_lbfgsb
+from .rules import (
+    RULES,
+    SCHEDULES,
+    AdamRule,
+    NormalizedRule,
+    ProjectedRule,
+    Schedule,
+    UpdateRule,
+    make_rule,
+    make_schedule,
+)
+from .starts import starts_around
+
+__all__ = [
+    "OPTIMIZERS",
+    "RULES",
+    "SCHEDULES",
+    "AdamRule",
+    "BatchEvaluation",
+    "Climb",
+    "Evaluation",
+    "Iterate",
+    "NormalizedRule",
+    "Optimizer",
+    "Optimum",
+    "ProjectedRule",
+    "Restarts",
+    "Schedule",
+    "UpdateRule",
+    "adam",
+    "cobyqa",
+    "continuation",
+    "lbfgsb",
+    "make_optimizer",
+    "make_rule",
+    "make_schedule",
+    "multistart",
+    "multistart_ascent",
+    "multistart_lbfgsb",
+    "normalized_ascent",
+    "projected_ascent",
+    "projected_gradient_norm",
+    "restarted_lbfgsb",
+    "starts_around",
+]

@@ -1,0 +1,150 @@
+"""What every optimizer keeps and returns: iterates, the best of them, and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..mdp import FloatArray
+
+__all__ = [
+    "BatchEvaluation",
+    "Callback",
+    "Evaluation",
+    "Iterate",
+    "Optimizer",
+    "Optimum",
+    "Recorder",
+    "Restarts",
+    "projected_gradient_norm",
+]
+
+
+Evaluation = Callable[[FloatArray], tuple[float, FloatArray]]
+
+
+# Many x, stacked along the first axis, to their values `[B]` and gradients, stacked likewise.
+BatchEvaluation = Callable[[FloatArray], tuple[ArrayLike, ArrayLike]]
+
+
+@dataclass(frozen=True, eq=False)
+class Iterate:
+    """One evaluation of the objective.
+
+    Attributes:
+        number: Evaluations before this one.
+        upper_params: x, shape of the box.
+        value: F(x).
+        gradient: dF/dx, shape of the box.
+        projected_gradient_norm: See `projected_gradient_norm`.
+    """
+
+    number: int
+    upper_params: FloatArray
+    value: float
+    gradient: FloatArray
+    projected_gradient_norm: float
+
+
+@dataclass(frozen=True, eq=False)
+class Optimum:
+    """What an optimizer returns.
+
+    Attributes:
+        best: The iterate of the largest value.
+        first: The iterate at the start.
+        evaluations: Evaluations of the objective.
+        message: Why the optimizer stopped.
+    """
+
+    best: Iterate
+    first: Iterate
+    evaluations: int
+    message: str
+
+
+@dataclass(frozen=True, eq=False)
+class Restarts:
+    """What the `multistart` functions return.
+
+    Attributes:
+        optima: What was found from each start.
+        best: Number of the start that led to the largest value.
+    """
+
+    optima: tuple[Optimum, ...]
+    best: int
+
+    @property
+    def optimum(self) -> Optimum:
+        """What was found from the best start."""
+        return self.optima[self.best]
+
+
+Callback = Callable[[Iterate], None]
+
+
+def projected_gradient_norm(
+    x: FloatArray, gradient: FloatArray, low: FloatArray, high: FloatArray
+) -> float:
+    """Return the Euclidean norm of P(x + gradient) - x, P the projection on the box.
+
+    It vanishes exactly at the first-order stationary points of the constrained problem.
+
+    Args:
+        x: A point of the box.
+        gradient: Ascent direction, shape of x.
+        low: Lower bounds, shape of x.
+        high: Upper bounds, shape of x.
+    """
+    return float(np.linalg.norm(np.clip(x + gradient, low, high) - x))
+
+
+class Recorder:
+    """Counts evaluations, remembers the first and the best iterate."""
+
+    def __init__(self, low: FloatArray, high: FloatArray, callback: Callback | None) -> None:
+        """Begin with nothing evaluated."""
+        self._low, self._high, self._callback = low, high, callback
+        self._count = 0
+        self._first: Iterate | None = None
+        self._best: Iterate | None = None
+        self._last: Iterate | None = None
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations noted so far."""
+        return self._count
+
+    def note(self, x: FloatArray, value: float, gradient: FloatArray) -> None:
+        """Take note of an evaluation."""
+        norm = projected_gradient_norm(x, gradient, self._low, self._high)
+        iterate = Iterate(self._count, np.array(x), value, gradient, norm)
+        self._count += 1
+        self._first, self._last = self._first or iterate, iterate
+        if self._best is None or value >= self._best.value:
+            self._best = iterate
+        if self._callback is not None:
+            self._callback(iterate)
+
+    def watch(self, objective: Evaluation) -> Evaluation:
+        """Return an objective whose evaluations are all noted."""
+
+        def evaluate(x: FloatArray) -> tuple[float, FloatArray]:
+            value, gradient = objective(x)
+            self.note(x, value, gradient)
+            return value, gradient
+
+        return evaluate
+
+    def optimum(self, message: str) -> Optimum:
+        """Return what was found, with the reason for which the optimizer stopped."""
+        assert self._first is not None and self._best is not None
+        return Optimum(self._best, self._first, self._count, message)
+
+
+# (objective, start, low, high, *, callback, options of JSON types) -> what was found.
+Optimizer = Callable[..., Optimum]

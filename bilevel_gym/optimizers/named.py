@@ -1,0 +1,145 @@
+"""Optimizers by name, and climbs along a sequence of objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from ..checks import (
+    check_in_box,
+    check_options,
+    unknown_name,
+)
+from ..mdp import FloatArray
+from .ascent import ASCENTS
+from .climbs import Evaluation, Iterate, Optimizer, Optimum, Restarts
+from .libraries import cobyqa, lbfgsb
+from .restarts import from_each, restarted_lbfgsb
+
+__all__ = [
+    "OPTIMIZERS",
+    "continuation",
+    "make_optimizer",
+    "multistart",
+]
+
+
+def continuation(
+    objectives: Sequence[Evaluation],
+    start: ArrayLike,
+    low: FloatArray,
+    high: FloatArray,
+    *,
+    optimizer: str | Optimizer = "normalized",
+    callback: Callable[[int, Iterate], None] | None = None,
+    **options: Any,
+) -> tuple[Optimum, ...]:
+    """Climb on a sequence of objectives, on each from the best x of the one before.
+
+    A game at a high temperature is smooth and has few local optima, but others than at the low
+    temperature that is wanted; in between they move little at a time.
+
+    Args:
+        objectives: x -> (value, gradient) each; values of different ones need not be comparable.
+        start: First x, in the box.
+        low: Lower bounds, shape of x.
+        high: Upper bounds, shape of x.
+        optimizer: A key of `OPTIMIZERS`, or a function like them.
+        callback: Called with the number of the objective and every iterate on it.
+        **options: Options of the optimizer.
+
+    Returns:
+        What was found on each; the last is the answer.
+
+    Raises:
+        ValueError: If an argument is out of range, or there is no objective.
+        TypeError: If the optimizer does not take an option.
+
+    Example:
+        >>> import bilevel_gym, gymnasium as gym, numpy as np
+        >>> def objective(temperature):
+        ...     game = gym.make("BilevelGridWorld-v0", temperature=temperature).unwrapped
+        ...     def evaluate(x):
+        ...         answer = game.evaluate(x)
+        ...         return answer.objective, answer.hyper_gradient
+        ...     return evaluate, game.upper_space
+        >>> falling = [objective(temperature) for temperature in (0.018, 0.013, 0.01)]
+        >>> low, high = falling[0][1].low, falling[0][1].high
+        >>> found = continuation([f for f, _ in falling], np.zeros(52), low, high, steps=9)
+        >>> [optimum.evaluations for optimum in found]
+        [10, 10, 10]
+    """
+    run = make_optimizer(optimizer, **options)
+    if len(objectives) == 0:
+        raise ValueError("`objectives` must hold at least one, got none")
+    optima: list[Optimum] = []
+    x = check_in_box("start", start, low, high)
+    for stage, objective in enumerate(objectives):
+        optima.append(run(objective, x, low, high, callback=callback and partial(callback, stage)))
+        x = optima[-1].best.upper_params
+    return tuple(optima)
+
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    **ASCENTS,
+    "cobyqa": cobyqa,
+    "lbfgsb": lbfgsb,
+    "restarted-lbfgsb": restarted_lbfgsb,
+}
+
+
+def make_optimizer(optimizer: str | Optimizer, **options: Any) -> Optimizer:
+    """Return an optimizer with its options set: (objective, start, low, high, *, callback).
+
+    Args:
+        optimizer: A key of `OPTIMIZERS`, or a function like them.
+        **options: Its options, of JSON types.
+
+    Raises:
+        ValueError: If the name is unknown. (Values are checked when the optimizer is called.)
+        TypeError: If the optimizer does not take an option.
+
+    Example:
+        >>> make_optimizer("adma")
+        Traceback (most recent call last):
+            ...
+        ValueError: unknown optimizer 'adma'; accepted: 'adam', ... Did you mean 'adam'?
+    """
+    if callable(optimizer):
+        return partial(optimizer, **options)
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(unknown_name("optimizer", optimizer, OPTIMIZERS))
+    check_options(f"optimizer {optimizer!r}", OPTIMIZERS[optimizer], options, reserved=["callback"])
+    return partial(OPTIMIZERS[optimizer], **options)
+
+
+def multistart(
+    objective: Evaluation,
+    starts: Sequence[ArrayLike] | FloatArray,
+    low: FloatArray,
+    high: FloatArray,
+    *,
+    optimizer: str | Optimizer = "lbfgsb",
+    callback: Callable[[int, Iterate], None] | None = None,
+    **options: Any,
+) -> Restarts:
+    """Run an optimizer from each start in turn.
+
+    Args:
+        objective: x -> (value, gradient).
+        starts: First x of each run, in the box.
+        low: Lower bounds, shape of x.
+        high: Upper bounds, shape of x.
+        optimizer: A key of `OPTIMIZERS`, or a function like them.
+        callback: Called with the number of the start and every iterate from it.
+        **options: Options of the optimizer.
+
+    Raises:
+        ValueError: If an argument is out of range, or there is no start.
+        TypeError: If the optimizer does not take an option.
+    """
+    run = make_optimizer(optimizer, **options)
+    return from_each(run, objective, starts, low, high, callback=callback)

@@ -1,0 +1,287 @@
+"""Update rules and their schedules: where a climb goes next, one gradient at a time."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..checks import (
+    check_discount,
+    check_options,
+    check_positive,
+    unknown_name,
+)
+from ..mdp import FloatArray
+
+__all__ = [
+    "AdamRule",
+    "NormalizedRule",
+    "ProjectedRule",
+    "RULES",
+    "SCHEDULES",
+    "Schedule",
+    "UpdateRule",
+    "feasible_part",
+    "is_rounding",
+    "make_rule",
+    "make_schedule",
+]
+
+
+# (number of the step, steps of the run) -> factor of the learning rate, in [0, 1].
+Schedule = Callable[[int, int], float]
+
+
+def _constant(step: int, steps: int) -> float:
+    """Stay at one."""
+    return 1.0
+
+
+def _cosine(step: int, steps: int) -> float:
+    """Fall from one to zero along half a cosine, and stay there."""
+    return 0.5 * (1.0 + math.cos(math.pi * min(step, steps) / steps))
+
+
+def _inverse_sqrt(step: int, steps: int) -> float:
+    """Fall like one over the root of the number of the step, counted from one."""
+    return 1.0 / math.sqrt(1.0 + step)
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "constant": _constant,
+    "cosine": _cosine,
+    "inverse-sqrt": _inverse_sqrt,
+}
+
+
+def make_schedule(schedule: str | Schedule) -> Schedule:
+    """Return a schedule by name, or the callable given.
+
+    Args:
+        schedule: A key of `SCHEDULES`, or a callable (step, steps) -> factor of the learning rate.
+
+    Raises:
+        ValueError: If there is no schedule of that name.
+    """
+    if callable(schedule):
+        return schedule
+    if schedule not in SCHEDULES:
+        raise ValueError(unknown_name("`schedule`", schedule, SCHEDULES))
+    return SCHEDULES[schedule]
+
+
+def feasible_part(
+    x: FloatArray, gradient: FloatArray, low: FloatArray, high: FloatArray
+) -> FloatArray:
+    """Return the gradient without the entries that push against a bound."""
+    blocked = ((x <= low) & (gradient < 0.0)) | ((x >= high) & (gradient > 0.0))
+    return np.where(blocked, 0.0, gradient)
+
+
+def is_rounding(norm: float, value: float) -> bool:
+    """Whether a direction of this norm is made of the rounding of a value alone."""
+    return norm <= 16.0 * float(np.finfo(np.float64).eps) * max(1.0, abs(value))
+
+
+def _check_max_gradient_norm(max_gradient_norm: float | None) -> None:
+    if max_gradient_norm is not None:
+        check_positive("max_gradient_norm", max_gradient_norm)
+
+
+def _clipped(gradient: FloatArray, max_norm: float | None) -> FloatArray:
+    """Return the gradient, shortened to `max_norm` where it is longer."""
+    if max_norm is None:
+        return gradient
+    norm = float(np.linalg.norm(gradient))
+    return gradient if norm <= max_norm else gradient * (max_norm / norm)
+
+
+class UpdateRule(ABC):
+    """How a gradient at x moves x; keeps what it remembers of earlier ones.
+
+    Attributes:
+        low: Lower bounds, shape of x.
+        high: Upper bounds, shape of x.
+        learning_rate: The default learning rate.
+    """
+
+    learning_rate: ClassVar[float] = 0.05
+
+    def __init__(self, low: ArrayLike, high: ArrayLike) -> None:
+        """Start with an empty memory.
+
+        Args:
+            low: Lower bounds, shape of x.
+            high: Upper bounds, shape of x.
+        """
+        self.low = np.asarray(low, dtype=np.float64)
+        self.high = np.asarray(high, dtype=np.float64)
+
+    def step(self, x: FloatArray, value: float, gradient: FloatArray, rate: float) -> FloatArray:
+        """Return the next x, in the box.
+
+        Args:
+            x: Where the gradient was taken, in the box.
+            value: F(x).
+            gradient: dF/dx, shape of x.
+            rate: Learning rate of this step.
+
+        Raises:
+            ValueError: If the gradient has another shape or is not finite; nothing is remembered.
+        """
+        if gradient.shape != x.shape:
+            raise ValueError(f"the gradient must have shape {x.shape}, got {gradient.shape}")
+        if not np.isfinite(gradient).all():
+            entry = tuple(int(i) for i in np.argwhere(~np.isfinite(gradient))[0])
+            raise ValueError(f"the gradient must be finite, got {gradient[entry]} in entry {entry}")
+        return np.clip(x + self._displacement(x, value, gradient, rate), self.low, self.high)
+
+    @abstractmethod
+    def _displacement(
+        self, x: FloatArray, value: float, gradient: FloatArray, rate: float
+    ) -> FloatArray:
+        """Return what is added to x, before the projection on the box."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the rule remembers: numbers, and arrays of the shape of x."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Remember what `state_dict` has returned."""
+        return None
+
+
+class NormalizedRule(UpdateRule):
+    """x <- P(x + rate g / ||g||), where g leaves out the entries that push against a bound."""
+
+    def _displacement(
+        self, x: FloatArray, value: float, gradient: FloatArray, rate: float
+    ) -> FloatArray:
+        direction = feasible_part(x, gradient, self.low, self.high)
+        norm = float(np.linalg.norm(direction))
+        # A direction made of rounding alone is none; normalising would make a full step of it.
+        return np.zeros_like(x) if is_rounding(norm, value) else rate / norm * direction
+
+
+class ProjectedRule(UpdateRule):
+    """x <- P(x + rate g), g shortened to `max_gradient_norm`."""
+
+    def __init__(
+        self, low: ArrayLike, high: ArrayLike, *, max_gradient_norm: float | None = 1.0
+    ) -> None:
+        """Start with an empty memory.
+
+        Args:
+            low: Lower bounds, shape of x.
+            high: Upper bounds, shape of x.
+            max_gradient_norm: Euclidean norm to which longer gradients are shortened, positive;
+                None leaves them as they are.
+
+        Raises:
+            ValueError: If `max_gradient_norm` is out of range.
+        """
+        _check_max_gradient_norm(max_gradient_norm)
+        super().__init__(low, high)
+        self._max_gradient_norm = max_gradient_norm
+
+    def _displacement(
+        self, x: FloatArray, value: float, gradient: FloatArray, rate: float
+    ) -> FloatArray:
+        return rate * _clipped(gradient, self._max_gradient_norm)
+
+
+class AdamRule(UpdateRule):
+    """Adam, projected: x <- P(x + rate m / (sqrt(v) + epsilon)).
+
+    m and v are the running means of g and of its squares, corrected for their start at zero.
+
+    Source: Kingma, Ba, ICLR 2015, arXiv 1412.6980, Algorithm 1.
+    """
+
+    # Every entry moves by about as much, so the whole moves by the root of their number times that.
+    learning_rate: ClassVar[float] = 0.01
+
+    def __init__(
+        self,
+        low: ArrayLike,
+        high: ArrayLike,
+        *,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        max_gradient_norm: float | None = None,
+    ) -> None:
+        """Start with an empty memory.
+
+        Args:
+            low: Lower bounds, shape of x.
+            high: Upper bounds, shape of x.
+            beta1: Decay of the running mean of the gradients, in [0, 1).
+            beta2: Decay of the running mean of their squares, in [0, 1).
+            epsilon: Added to the root of the latter, positive.
+            max_gradient_norm: Euclidean norm to which longer gradients are shortened before all
+                this, positive; None leaves them as they are.
+
+        Raises:
+            ValueError: If an option is out of range.
+        """
+        check_discount("beta1", beta1)
+        check_discount("beta2", beta2)
+        check_positive("epsilon", epsilon)
+        _check_max_gradient_norm(max_gradient_norm)
+        super().__init__(low, high)
+        self._beta1, self._beta2, self._epsilon = beta1, beta2, epsilon
+        self._max_gradient_norm = max_gradient_norm
+        self._count = 0
+        self._mean, self._square = np.zeros_like(self.low), np.zeros_like(self.low)
+
+    def _displacement(
+        self, x: FloatArray, value: float, gradient: FloatArray, rate: float
+    ) -> FloatArray:
+        gradient = _clipped(gradient, self._max_gradient_norm)
+        self._count += 1
+        self._mean = self._beta1 * self._mean + (1.0 - self._beta1) * gradient
+        self._square = self._beta2 * self._square + (1.0 - self._beta2) * gradient**2
+        mean = self._mean / (1.0 - self._beta1**self._count)
+        square = self._square / (1.0 - self._beta2**self._count)
+        return rate * mean / (np.sqrt(square) + self._epsilon)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of steps and both running means."""
+        return {"count": self._count, "mean": self._mean.copy(), "square": self._square.copy()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Remember what `state_dict` has returned."""
+        self._count = int(state["count"])
+        self._mean, self._square = np.array(state["mean"]), np.array(state["square"])
+
+
+RULES: dict[str, type[UpdateRule]] = {
+    "adam": AdamRule,
+    "normalized": NormalizedRule,
+    "projected": ProjectedRule,
+}
+
+
+def make_rule(name: str, low: ArrayLike, high: ArrayLike, **options: Any) -> UpdateRule:
+    """Build an update rule.
+
+    Args:
+        name: A key of `RULES`.
+        low: Lower bounds, shape of x.
+        high: Upper bounds, shape of x.
+        **options: Options of the rule, of JSON types.
+
+    Raises:
+        ValueError: If the name is unknown or an option is out of range.
+        TypeError: If the rule does not take an option.
+    """
+    if name not in RULES:
+        raise ValueError(unknown_name("update rule", name, RULES))
+    check_options(f"update rule {name!r}", RULES[name], options)
+    return RULES[name](low, high, **options)
