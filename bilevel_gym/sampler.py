@@ -83,7 +83,7 @@ class Sampler:
             upper_reward: The leader's reward `[S, A]`.
 
         Raises:
-            ValueError: If the policy is none.
+            ValueError: If the policy has another shape, or a row is not a distribution.
         """
         self.num_states, self.num_actions = kernel.num_states, kernel.num_actions
         self._simulator = Simulator(kernel, policy)
@@ -135,15 +135,21 @@ class TransitionCounts:
     Attributes:
         num_states: S.
         num_actions: A.
-        visits: How often each action was taken in each state, `[S, A]`.
     """
 
     def __init__(self, num_states: int, num_actions: int) -> None:
         """Start with nothing seen."""
         self.num_states, self.num_actions = num_states, num_actions
-        self.visits: FloatArray = np.zeros((num_states, num_actions))
         self._codes = np.zeros(0, dtype=np.int64)
         self._weights: FloatArray = np.zeros(0)
+
+    @property
+    def visits(self) -> FloatArray:
+        """How often each action was taken in each state, `[S, A]`."""
+        size = self.num_states * self.num_actions
+        per_pair = np.bincount(self._codes // (self.num_states + 1), self._weights, minlength=size)
+        visits = per_pair.astype(np.float64, copy=False)
+        return visits.reshape(self.num_actions, self.num_states).T
 
     def add(self, episodes: Episodes) -> None:
         """Count the transitions of episodes."""
@@ -157,19 +163,18 @@ class TransitionCounts:
         self._codes, place = np.unique(codes, return_inverse=True)
         merged = np.concatenate([self._weights, weights])
         self._weights = np.bincount(place, merged).astype(np.float64, copy=False)
-        per_pair = np.bincount(pairs, minlength=self.visits.size).astype(np.float64)
-        self.visits = self.visits + per_pair.reshape(self.num_actions, self.num_states).T
 
     def fade(self, share: float) -> None:
         """Forget a share of everything seen, in [0, 1]."""
-        self._weights = (1.0 - share) * self._weights
-        self.visits = (1.0 - share) * self.visits
+        weights = (1.0 - share) * self._weights
+        kept = weights > 0.0
+        self._codes, self._weights = self._codes[kept], weights[kept]
 
     def kernel(self) -> Kernel:
         """Return the kernel of the frequencies seen; where nothing was, the episode ends."""
         pairs, following = np.divmod(self._codes, self.num_states + 1)
         actions, states = np.divmod(pairs, self.num_states)
-        goes_on = (following < self.num_states) & (self._weights > 0.0)
+        goes_on = following < self.num_states
         states, actions, following = states[goes_on], actions[goes_on], following[goes_on]
         return Kernel.from_triplets(
             states,

@@ -7,9 +7,10 @@ alignment" (NeurIPS 2024, arXiv 2406.01575), hyper policy gradient descent. The 
 
 d the leader's discounted occupancy, and both advantages are Monte Carlo averages:
 
-* `starts="on-policy"`: over all visits of a pair in the very episodes that also give d. Cheap, and
-  biased, as both factors come from the same data (by less the more there are), and pairs without a
-  visit count nothing.
+* `starts="on-policy"`: over visits of a pair in the very episodes that also give d. Cheap, and
+  biased, as both factors come from the same data: by the order of 1 / episodes. Pairs without a
+  visit count nothing; what follows a visit is averaged over the first half of the horizon alone, as
+  later on it is cut short.
 * `starts="uniform"`: over episodes started from every state and action, `rollouts` for each of the
   two factors, which are independent then: unbiased, at a price that grows with states and actions.
 """
@@ -22,7 +23,15 @@ import numpy as np
 
 from ..checks import check_at_least, unknown_name
 from ..mdp import FloatArray
-from .sampled import Batch, Sampled, carried, on_pairs, on_states
+from .sampled import (
+    Batch,
+    Sampled,
+    carried,
+    followed_visits,
+    on_pairs,
+    renormalised,
+    spread,
+)
 
 if TYPE_CHECKING:
     from ..envs.tabular import TabularBilevelEnv
@@ -64,46 +73,38 @@ class HPGD(Sampled):
 
     def signed_occupancy(self, batch: Batch) -> tuple[FloatArray, int]:
         """Return HPGD's estimate of dF/dr through pi*, `[S, A]`; see `Sampled`."""
-        policy = batch.policy
-        occupancy = np.zeros(len(policy))
-        for block in batch.blocks:
-            discounts = batch.discounts(len(block.upper_rewards))
-            weights = np.broadcast_to(discounts[:, None], block.upper_rewards.shape)
-            occupancy += on_states(block, weights, len(policy)) / batch.num_episodes
         if self._uniform:
-            return self._from_uniform_starts(batch, occupancy)
-        worth, visits = np.zeros(policy.shape), np.zeros(policy.shape)
+            return self._from_uniform_starts(batch)
+        visits, worth = batch.visits(), np.zeros(batch.policy.shape)
         for block in batch.blocks:
-            worth += on_pairs(block, _returns_to_go(block.upper_rewards, batch), policy.shape)
-            visits += on_pairs(block, block.alive.astype(np.float64), policy.shape)
+            discounts = batch.discounts(len(block.upper_rewards))[:, None]
+            returns = discounts * _returns_to_go(block.upper_rewards, batch)
+            worth += on_pairs(block, returns, batch.policy.shape) / batch.num_episodes
         seen = visits > 0.0
         worth = np.divide(worth, visits, out=np.zeros_like(worth), where=seen)
-        known = np.where(seen, policy, 0.0)
-        mass = known.sum(axis=1, keepdims=True)
-        known = np.divide(known, mass, out=np.zeros_like(known), where=mass > 0.0)
-        injected = _injected(occupancy, known, worth, batch.temperature)
-        per_visit = np.divide(injected, visits, out=np.zeros_like(visits), where=seen)
-        signed = injected.copy()
-        for block in batch.blocks:
-            carry = carried(block.trajectories.along(per_visit), batch.gamma)
-            signed += on_pairs(block, carry, policy.shape)
-        return signed, 0
+        worth *= visits.sum(axis=1, keepdims=True)
+        injected = _injected(renormalised(batch.policy, seen), worth, batch.temperature)
+        followed = followed_visits(batch.blocks, batch)
+        return injected + spread(batch.blocks, injected, followed, batch), 0
 
-    def _from_uniform_starts(self, batch: Batch, occupancy: FloatArray) -> tuple[FloatArray, int]:
+    def _from_uniform_starts(self, batch: Batch) -> tuple[FloatArray, int]:
         policy, samples = batch.policy, 0
         mask = self._game.action_mask
         available = np.ones(policy.shape, bool) if mask is None else mask
         states, actions = (
             np.repeat(index, self._rollouts).astype(np.int32) for index in np.nonzero(available)
         )
-        worth: FloatArray = np.zeros(policy.shape)
-        first = 0
+        worth, first, presence = np.zeros(policy.shape), 0, _presence(batch)
         for block in batch.sampler.episodes_from(states, actions, batch.horizon, self._rng):
             part = slice(first, first + block.num_episodes)
-            returns = batch.discounts(len(block.upper_rewards)) @ block.upper_rewards
-            np.add.at(worth, (states[part], actions[part]), returns / self._rollouts)
+            rewards = block.upper_rewards[: batch.upper_horizon]
+            paid = batch.discounts(len(rewards))[:, None] * rewards
+            weights = presence[: len(rewards), states[part]]
+            np.add.at(
+                worth, (states[part], actions[part]), (weights * paid).sum(axis=0) / self._rollouts
+            )
             first, samples = part.stop, samples + block.num_steps
-        injected = _injected(occupancy, policy, worth, batch.temperature)
+        injected = _injected(policy, worth, batch.temperature)
         signed, first = injected.copy(), 0
         for block in batch.sampler.episodes_from(states, actions, batch.horizon, self._rng):
             part = slice(first, first + block.num_episodes)
@@ -114,12 +115,25 @@ class HPGD(Sampled):
         return signed, samples
 
 
-def _injected(
-    occupancy: FloatArray, policy: FloatArray, worth: FloatArray, temperature: float
-) -> FloatArray:
-    """Return d(s) pi(a|s) A_u(s, a) / tau from the leader's worth of each pair, `[S, A]`."""
-    advantage = worth - (policy * worth).sum(axis=1, keepdims=True)
-    return occupancy[:, None] * policy * advantage / temperature
+def _injected(policy: FloatArray, worth: FloatArray, temperature: float) -> FloatArray:
+    """Return d(s) pi(a|s) A_u(s, a) / tau from the leader's worth of pairs, d(s) Q_u(s, a)."""
+    return policy * (worth - (policy * worth).sum(axis=1, keepdims=True)) / temperature
+
+
+def _presence(batch: Batch) -> FloatArray:
+    """Return the leader's discounted visits of states that leave it j steps and more, `[J, S]`.
+
+    J is the leader's horizon; without one, all visits do, and J = 1.
+    """
+    if batch.upper_horizon is None:
+        return batch.visits().sum(axis=1)[None]
+    size, steps = len(batch.policy), batch.upper_horizon
+    present = np.zeros((steps, size))
+    for block in batch.blocks:
+        for t, states in enumerate(block.trajectories.states[:steps]):
+            present[t] += np.bincount(states[states >= 0], minlength=size)
+    present *= batch.discounts(steps)[:, None] / batch.num_episodes
+    return present.cumsum(axis=0)[::-1]
 
 
 def _returns_to_go(rewards: FloatArray, batch: Batch) -> FloatArray:

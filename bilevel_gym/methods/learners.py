@@ -29,6 +29,7 @@ from ..checks import (
 from ..mdp import FloatArray, TabularMDP
 from ..sampler import Episodes, TransitionCounts
 from ..soft import SoftSolution, soft_backup, solve_soft_mdp
+from .model_based import SoftSweeps
 
 if TYPE_CHECKING:
     from ..envs.tabular import TabularBilevelEnv
@@ -119,26 +120,16 @@ class Sweeps:
         Raises:
             ValueError: If an option is out of range.
         """
-        check_at_least("sweeps", sweeps, 1)
-        self._game, self._sweeps, self._warm_start = game, int(sweeps), bool(warm_start)
-        self._value: FloatArray | None = None
+        self._game, self._learner = game, SoftSweeps(sweeps, warm_start=warm_start)
 
     def reset(self, rng: np.random.Generator) -> None:
         """Forget the values."""
-        self._value = None
+        self._learner.reset()
 
     def answer(self, upper_params: FloatArray) -> Answer:
         """Return the policy that is greedy, softly, with respect to the values reached."""
-        mdp = self._game.lower_mdp(upper_params)
-        value = self._value
-        if value is None or not self._warm_start:
-            value = np.zeros(mdp.kernel.num_states)
-        for _ in range(self._sweeps):
-            value = _backed_up(mdp, value)[0]
-        self._value = value
-        backed_up, policy = _backed_up(mdp, value)
-        residual = float(np.abs(backed_up - value).max())
-        return Answer(policy, value, residual, self._sweeps, None)
+        found = self._learner.answer(self._game.lower_mdp(upper_params))
+        return Answer(found.policy, found.soft_value, found.residual, found.sweeps)
 
 
 class _Watching:
@@ -271,7 +262,7 @@ class SoftQ(_Watching):
         *,
         step_size: float = 0.05,
         decay: float = 0.6,
-        passes: int = 1,
+        passes: int = 10,
         **options: Any,
     ) -> None:
         """Bind the learner to a game.
@@ -280,7 +271,8 @@ class SoftQ(_Watching):
             game: The game.
             step_size: The least step, in (0, 1].
             decay: How fast steps fall with visits, in [0, 1].
-            passes: How often each round's episodes are gone through, at least 1.
+            passes: How often each round's episodes are gone through, at least 1; a few times tell
+                much more of them than once.
             **options: See `_Watching`: episodes, rounds, exploration, horizon.
 
         Raises:
@@ -367,18 +359,12 @@ def make_learner(
 
     Raises:
         ValueError: If the name is unknown, or an option is out of range.
-        TypeError: If the learner does not take an option.
+        TypeError: If the options are no dict, or the learner does not take one of them.
     """
-    if name not in LEARNERS:
+    if not isinstance(options, dict | None):
+        raise TypeError(f"`inner_options` must be a dict of options, got {options!r}")
+    if not isinstance(name, str) or name not in LEARNERS:
         raise ValueError(unknown_name("inner learner", name, LEARNERS))
     check_options(f"inner learner {name!r}", LEARNERS[name], options or {})
     learner: Learner = LEARNERS[name](game, **(options or {}))
     return learner
-
-
-def _backed_up(mdp: TabularMDP, value: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return T V `[S]` and the policy behind it `[S, A]`."""
-    soft_q = mdp.reward + mdp.gamma * mdp.kernel.expect(value)
-    if mdp.action_mask is not None:
-        soft_q = np.where(mdp.action_mask, soft_q, -np.inf)
-    return soft_backup(soft_q, mdp.temperature)

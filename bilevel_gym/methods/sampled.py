@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ..adjoint import centred_score
 from ..checks import check_at_least
 from ..linear import DiscountedSystem
 from ..mdp import FloatArray, Kernel
@@ -43,9 +44,20 @@ if TYPE_CHECKING:
     from ..envs.tabular import TabularBilevelEnv
     from ..soft import SoftSolution
 
-__all__ = ["Batch", "Critic", "Sampled", "carried", "on_pairs", "on_states"]
+__all__ = [
+    "Batch",
+    "Critic",
+    "Sampled",
+    "advantages",
+    "carried",
+    "followed_visits",
+    "on_pairs",
+    "on_states",
+    "renormalised",
+    "spread",
+]
 
-# Episodes are cut where the follower's discount has come down to this.
+# Episodes are cut where the discounts have come down to this.
 CUT = 1e-4
 
 
@@ -54,6 +66,7 @@ class Batch:
     """What a method has seen under one x, for one of the leader's returns.
 
     Attributes:
+        upper_params: x.
         blocks: The episodes.
         policy: The follower's policy `[S, A]`.
         gamma: The follower's discount.
@@ -64,6 +77,7 @@ class Batch:
         horizon: Steps after which episodes are cut.
     """
 
+    upper_params: FloatArray
     blocks: Sequence[Episodes]
     policy: FloatArray
     gamma: float
@@ -84,6 +98,15 @@ class Batch:
         if self.upper_horizon is not None:
             weights[self.upper_horizon :] = 0.0
         return weights
+
+    def visits(self) -> FloatArray:
+        """Return mean visits of pairs, weighted as the leader does, `[S, A]`."""
+        total = np.zeros(self.policy.shape)
+        for block in self.blocks:
+            weights = self.discounts(len(block.upper_rewards))[:, None]
+            along = np.broadcast_to(weights, block.upper_rewards.shape)
+            total += on_pairs(block, along, self.policy.shape)
+        return total / self.num_episodes
 
     def returns(self) -> Iterator[tuple[Episodes, FloatArray]]:
         """Yield each block with the leader's returns in it, `[N]`."""
@@ -110,8 +133,8 @@ class Sampled(ABC):
         Args:
             game: A tabular game whose x enters the rewards alone.
             episodes: Episodes played for each x, at least 1.
-            horizon: Steps after which an episode is cut; None cuts where the follower's discount
-                has come down to 1e-4.
+            horizon: Steps after which an episode is cut; None cuts where the discounts of the
+                follower and of the leader have come down to 1e-4.
             inner: Where the policy comes from, a key of `bilevel_gym.methods.learners.LEARNERS`.
             inner_options: Options of the inner learner.
 
@@ -127,12 +150,17 @@ class Sampled(ABC):
                 f"x moves the kernel of {type(game).__name__}, and a method that sees episodes "
                 "alone does not know how; methods with a model do"
             )
+        if game.moves_start:
+            raise TypeError(
+                f"x moves the first state of {type(game).__name__}, and a method that sees "
+                "episodes alone does not know how; methods with a model do"
+            )
         check_at_least("episodes", episodes, 1)
         if horizon is not None:
             check_at_least("horizon", horizon, 1)
         self._game = game
         self._num_episodes = int(episodes)
-        self._horizon = cut_horizon(game.gamma) if horizon is None else int(horizon)
+        self._horizon = enough_steps(game) if horizon is None else int(horizon)
         self._learner = make_learner(inner, game, inner_options)
         self._rng = np.random.default_rng(0)
 
@@ -140,6 +168,14 @@ class Sampled(ABC):
         """Forget everything learnt; draw all randomness from `rng` from now on."""
         self._rng = rng
         self._learner.reset(rng)
+
+    def watch(self, upper_params: FloatArray, blocks: Sequence[Episodes]) -> None:  # noqa: B027
+        """Take note of the episodes of one x, before anything is estimated from them.
+
+        Args:
+            upper_params: x.
+            blocks: The episodes.
+        """
 
     @abstractmethod
     def signed_occupancy(self, batch: Batch) -> tuple[FloatArray, int]:
@@ -161,10 +197,12 @@ class Sampled(ABC):
         blocks = list(sampler.episodes(self._num_episodes, self._horizon, self._rng))
         samples = answer.samples + sum(block.num_steps for block in blocks)
         value, direct, signed = 0.0, np.zeros(x.shape), np.zeros(policy.shape)
-        outcome = _seen(policy, x)
+        self.watch(x, blocks)
+        outcome = _seen(policy, x, game.action_mask)
         for term in flattened(game.objective):
             if isinstance(term, DiscountedReturn | TruncatedReturn):
                 batch = Batch(
+                    x,
                     blocks,
                     policy,
                     game.gamma,
@@ -175,7 +213,7 @@ class Sampled(ABC):
                     self._horizon,
                 )
                 value += sum(float(sums.sum()) for _, sums in batch.returns()) / batch.num_episodes
-                direct += game.upper_reward_vjp(x, _leader_visits(batch))
+                direct += game.upper_reward_vjp(x, batch.visits())
                 estimate, extra = self.signed_occupancy(batch)
             else:
                 judged = term.evaluate(outcome)
@@ -211,17 +249,15 @@ class Sampled(ABC):
         proportion to their size.
         """
         gamma, tau = self._game.gamma, self._game.temperature
-        injected = np.zeros(policy.shape)
-        if judged.policy is not None:
-            injected += policy * judged.policy / tau
-        if judged.log_policy is not None:
-            injected += judged.log_policy / tau
-        injected -= policy * injected.sum(axis=1, keepdims=True)
+        injected = centred_score(policy, tau, judged.policy, judged.log_policy)
         size = np.abs(injected)
         total = float(size.sum())
         if total == 0.0:
             return injected, 0
-        drawn = self._rng.choice(size.size, self._num_episodes, p=(size / total).ravel())
+        # Drawn at even distances, so that as much is added as is taken away around each state.
+        places = (self._rng.random() + np.arange(self._num_episodes)) / self._num_episodes
+        drawn = np.searchsorted(size.ravel().cumsum(), places * total, side="right")
+        drawn = np.minimum(drawn, np.flatnonzero(size.ravel())[-1])
         states, actions = np.unravel_index(drawn, size.shape)
         signs = np.sign(injected[states, actions]) * total / self._num_episodes
         carry, samples, first = np.zeros(policy.shape[0]), 0, 0
@@ -240,7 +276,8 @@ class Critic:
     """The leader's advantage A(s, a) = Q(s, a) - sum_b pi(b|s) Q(s, b), from transitions seen.
 
     All transitions ever seen count, whatever the policy was: the policy enters with its known
-    probabilities. Actions that were not seen in a state have advantage zero.
+    probabilities. What a pair pays, which x may move, is what it paid the last time. Actions that
+    were not seen in a state have advantage zero.
     """
 
     def __init__(self, num_states: int, num_actions: int) -> None:
@@ -252,17 +289,15 @@ class Critic:
         """Take note of episodes."""
         for block in blocks:
             self._counts.add(block)
-            self._paid = self._paid + on_pairs(block, block.upper_rewards, self._paid.shape)
+            states, actions = block.trajectories.states, block.trajectories.actions
+            alive = block.alive
+            self._paid[states[alive], actions[alive]] = block.upper_rewards[alive]
 
     def advantages(self, batch: Batch, steps: int) -> Sequence[FloatArray]:
         """Return the advantages `[S, A]` at each of the first steps (one for all, if endless)."""
-        visits = self._counts.visits
-        seen = visits > 0.0
-        reward = np.divide(self._paid, visits, out=np.zeros_like(visits), where=seen)
-        policy = np.where(seen, batch.policy, 0.0)
-        mass = policy.sum(axis=1, keepdims=True)
-        policy = np.divide(policy, mass, out=np.zeros_like(policy), where=mass > 0.0)
-        return advantages(self._counts.kernel(), reward, policy, seen, batch, steps)
+        seen = self._counts.visits > 0.0
+        policy = renormalised(batch.policy, seen)
+        return advantages(self._counts.kernel(), self._paid, policy, seen, batch, steps)
 
 
 def advantages(
@@ -305,6 +340,29 @@ def cut_horizon(gamma: float) -> int:
     return 1 if gamma == 0.0 else int(np.ceil(np.log(CUT) / np.log(gamma)))
 
 
+def enough_steps(game: TabularBilevelEnv) -> int:
+    """Return after how many steps no more of weight comes, for a follower or its leader."""
+    followed = steps = cut_horizon(game.gamma)
+    for term in flattened(game.objective):
+        if not isinstance(term, DiscountedReturn | TruncatedReturn):
+            continue
+        gamma = game.gamma if term.gamma is None else term.gamma
+        if gamma <= game.gamma:
+            continue
+        counted = cut_horizon(gamma) if gamma < 1.0 else np.inf
+        if isinstance(term, TruncatedReturn):  # what its last step injects is followed, too
+            counted = min(counted, term.horizon + followed)
+        steps = max(steps, int(counted))
+    return steps
+
+
+def renormalised(policy: FloatArray, seen: NDArray[np.bool_]) -> FloatArray:
+    """Return a policy among the actions that were seen, `[S, A]`; zero where none was."""
+    known = np.where(seen, policy, 0.0)
+    mass = known.sum(axis=1, keepdims=True)
+    return np.divide(known, mass, out=np.zeros_like(known), where=mass > 0.0)
+
+
 def carried(injections: FloatArray, gamma: float, truncation: int | None = None) -> FloatArray:
     """Return gamma e_{t-1}, what earlier injections amount to at each step, `[T, N]`.
 
@@ -340,6 +398,48 @@ def on_states(block: Episodes, weights: FloatArray, num_states: int) -> FloatArr
     )
 
 
+def followed_visits(blocks: Sequence[Episodes], batch: Batch) -> FloatArray:
+    """Return how often each pair was visited and followed for long enough, `[S, A]`.
+
+    Visits in the first half of the horizon are; what is seen to follow later ones is cut short.
+    """
+    total = np.zeros(batch.policy.shape)
+    for block in blocks:
+        counted = block.alive.astype(np.float64)
+        counted[_half(batch) :] = 0.0
+        total += on_pairs(block, counted, batch.policy.shape)
+    return total
+
+
+def spread(
+    blocks: Sequence[Episodes],
+    injected: FloatArray,
+    visits: FloatArray,
+    batch: Batch,
+    truncation: int | None = None,
+) -> FloatArray:
+    """Return what injections amount to on the pairs that were seen to follow them, `[S, A]`.
+
+    Args:
+        blocks: Episodes.
+        injected: Injections `[S, A]`; what follows one is averaged over the visits of the pair.
+        visits: `followed_visits` of the episodes; pairs without any spread nothing.
+        batch: Says how the follower discounts.
+        truncation: See `carried`.
+    """
+    per_visit = np.divide(injected, visits, out=np.zeros_like(visits), where=visits > 0.0)
+    total = np.zeros(injected.shape)
+    for block in blocks:
+        injections = block.trajectories.along(per_visit)
+        injections[_half(batch) :] = 0.0
+        total += on_pairs(block, carried(injections, batch.gamma, truncation), injected.shape)
+    return total
+
+
+def _half(batch: Batch) -> int:
+    return (batch.horizon + 1) // 2
+
+
 def flattened(objective: Objective) -> list[Objective]:
     """Return the terms of an objective, sums of sums taken apart."""
     if isinstance(objective, Sum):
@@ -356,24 +456,17 @@ class _SeenPolicy:
     policy_error_bound: float = np.inf
 
 
-def _seen(policy: FloatArray, upper_params: FloatArray) -> Outcome:
+def _seen(
+    policy: FloatArray, upper_params: FloatArray, action_mask: NDArray[np.bool_] | None
+) -> Outcome:
     """Return what there is to judge for terms that need no model."""
-    logarithm = np.full_like(policy, -np.inf)
-    np.log(policy, out=logarithm, where=policy > 0.0)
+    # Actions whose probability underflows are unlikely, not absent.
+    logarithm = np.log(np.maximum(policy, np.finfo(np.float64).smallest_subnormal))
+    if action_mask is not None:
+        logarithm[~action_mask] = -np.inf
     solution = cast("SoftSolution", _SeenPolicy(policy, logarithm))
     nothing = np.zeros(0)
     return Outcome(solution, upper_params, nothing, nothing)
-
-
-def _leader_visits(batch: Batch) -> FloatArray:
-    """Return mean visits of pairs, weighted as the leader does, `[S, A]`."""
-    total = np.zeros(batch.policy.shape)
-    for block in batch.blocks:
-        weights = np.broadcast_to(
-            batch.discounts(len(block.upper_rewards))[:, None], block.upper_rewards.shape
-        )
-        total += on_pairs(block, weights, batch.policy.shape)
-    return total / batch.num_episodes
 
 
 def _visits(blocks: Sequence[Episodes], gamma: float, shape: tuple[int, int]) -> FloatArray:

@@ -8,8 +8,9 @@ return of an episode of I steps,
 where dQ - dV is the advantage of the vector-valued reward dr/dx under the follower's policy. The
 baseline b (the mean return of the other episodes) leaves the expectation as it is. The advantages
 come from a second, independent batch of episodes: taken from the same one they would be correlated
-with l, and the product biased. There, each pair's gradient return is averaged over its visits;
-pairs without a visit count nothing.
+with l, and the product biased. There, each pair's gradient return is averaged over its visits in
+the first half of the horizon (later ones are cut short); pairs without a visit count nothing. What
+bias remains is of the order of 1 / episodes.
 
 `truncation=K` keeps the first K terms of the advantage. K = 1 leaves dr/dx - E_pi dr/dx, which
 needs no second batch; it is what the authors' code computes, it is biased, and it vanishes where
@@ -23,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checks import check_at_least
+from ..checks import check_at_least, check_flag
 from ..mdp import FloatArray
-from .sampled import Batch, Sampled, carried, on_pairs
+from .sampled import Batch, Sampled, followed_visits, on_pairs, renormalised, spread
 
 if TYPE_CHECKING:
     from ..envs.tabular import TabularBilevelEnv
@@ -59,6 +60,7 @@ class SoBiRL(Sampled):
         super().__init__(game, **options)
         if truncation is not None:
             check_at_least("truncation", truncation, 1)
+        check_flag("baseline", baseline)
         self._truncation, self._baseline = truncation, bool(baseline)
         if truncation == 1 and _ignores_actions(game):
             warnings.warn(
@@ -77,26 +79,13 @@ class SoBiRL(Sampled):
             return signed, 0
         # dQ - dV after it: what follows a visit, averaged over visits of the pair, minus the same
         # over the pairs of the state.
-        other, samples = [], 0
-        for block in batch.sampler.episodes(batch.num_episodes, batch.horizon, self._rng):
-            other.append(block)
-            samples += block.num_steps
-        visits = sum(
-            (on_pairs(block, block.alive.astype(np.float64), policy.shape) for block in other),
-            start=np.zeros(policy.shape),
-        )
+        other = list(batch.sampler.episodes(batch.num_episodes, batch.horizon, self._rng))
+        visits = followed_visits(other, batch)
         seen = visits > 0.0
-        known = np.where(seen, policy, 0.0)
-        mass = known.sum(axis=1, keepdims=True)
-        known = np.divide(known, mass, out=np.zeros_like(known), where=mass > 0.0)
         weights = np.where(seen, weights, 0.0)
-        centred = weights - known * weights.sum(axis=1, keepdims=True)
-        per_visit = np.divide(centred, visits, out=np.zeros_like(visits), where=seen)
-        for block in other:
-            injections = block.trajectories.along(per_visit)
-            carry = carried(injections, batch.gamma, self._truncation)
-            signed += on_pairs(block, carry, policy.shape)
-        return signed, samples
+        centred = weights - renormalised(policy, seen) * weights.sum(axis=1, keepdims=True)
+        signed += spread(other, centred, visits, batch, self._truncation)
+        return signed, sum(block.num_steps for block in other)
 
     def _return_weights(self, batch: Batch) -> FloatArray:
         """Return E[(l - b) sum_h 1[(s_h, a_h) = .]], estimated, `[S, A]`."""
@@ -107,16 +96,20 @@ class SoBiRL(Sampled):
             signal = returns
             if self._baseline and count > 1:
                 signal = returns - (total - returns) / (count - 1)
-            steps = np.broadcast_to(signal, block.upper_rewards.shape)
-            weights += on_pairs(block, np.where(block.alive, steps, 0.0), batch.policy.shape)
+            along = np.where(block.alive, signal, 0.0)
+            if batch.upper_horizon is not None:  # later actions have no part in the return
+                along[batch.upper_horizon :] = 0.0
+            weights += on_pairs(block, along, batch.policy.shape)
         return weights / count
 
 
 def _ignores_actions(game: TabularBilevelEnv) -> bool:
     """Whether dr/dx is the same for all actions of a state, seen by one random cotangent."""
     shape = (game.num_states, game.num_actions)
-    x = game.initial_upper_params
-    cotangent = np.random.default_rng(0).standard_normal(shape)
+    x, mask = game.initial_upper_params, game.action_mask
+    exists = np.ones(shape, dtype=bool) if mask is None else mask
+    cotangent = np.where(exists, np.random.default_rng(0).standard_normal(shape), 0.0)
+    mean = cotangent.sum(axis=1, keepdims=True) / exists.sum(axis=1, keepdims=True)
     whole = game.reward_vjp(x, cotangent)
-    centred = game.reward_vjp(x, cotangent - cotangent.mean(axis=1, keepdims=True))
-    return bool(np.abs(centred).max() <= 1e-12 * max(1.0, float(np.abs(whole).max())))
+    centred = game.reward_vjp(x, np.where(exists, cotangent - mean, 0.0))
+    return bool(np.abs(centred).max() <= 1e-10 * np.abs(whole).max())

@@ -16,12 +16,14 @@ be a function of (s, a): it comes from a critic, `bilevel_gym.methods.sampled.Cr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checks import check_at_least, unknown_name
+from ..checks import check_at_least, check_flag, unknown_name
 from ..mdp import FloatArray
+from ..sampler import Episodes
 from .sampled import Batch, Critic, Sampled, advantages, carried, on_pairs, on_states
 
 if TYPE_CHECKING:
@@ -62,11 +64,11 @@ class Trace(Sampled):
         super().__init__(game, **options)
         if critic not in CRITICS:
             raise ValueError(unknown_name("critic", critic, CRITICS))
+        check_flag("all_actions", all_actions)
         if truncation is not None:
             check_at_least("truncation", truncation, 1)
         self._exact_critic = critic == "exact"
         self._all_actions, self._truncation = bool(all_actions), truncation
-        self._x: FloatArray | None = None
         self.reset(self._rng)
 
     def reset(self, rng: np.random.Generator) -> None:
@@ -74,10 +76,10 @@ class Trace(Sampled):
         super().reset(rng)
         self._critic = Critic(self._game.num_states, self._game.num_actions)
 
-    def step(self, upper_params: FloatArray) -> Any:
-        """Let the follower answer x, watch it, and estimate objective and hyper-gradient."""
-        self._x = upper_params
-        return super().step(upper_params)
+    def watch(self, upper_params: FloatArray, blocks: Sequence[Episodes]) -> None:
+        """Tell the critic; see `Sampled`."""
+        if not self._exact_critic:
+            self._critic.add(blocks)
 
     def signed_occupancy(self, batch: Batch) -> tuple[FloatArray, int]:
         """Return the trace's estimate of dF/dr through pi*, `[S, A]`; see `Sampled`."""
@@ -104,16 +106,14 @@ class Trace(Sampled):
                     signed += discounts[t] * number[:, None] * policy * table / tau
         return signed / batch.num_episodes, 0
 
-    def _advantages(self, batch: Batch, steps: int) -> Any:
+    def _advantages(self, batch: Batch, steps: int) -> Sequence[FloatArray]:
         if not self._exact_critic:
-            self._critic.add(batch.blocks)
             return self._critic.advantages(batch, steps)
-        assert self._x is not None
-        game = self._game
+        game, x = self._game, batch.upper_params
         everywhere = np.ones(batch.policy.shape, dtype=bool)
         return advantages(
-            game.kernel(self._x),
-            game.upper_reward(self._x),
+            game.kernel(x),
+            game.upper_reward(x),
             batch.policy,
             everywhere,
             batch,
@@ -121,11 +121,10 @@ class Trace(Sampled):
         )
 
 
-def _along(block: Any, tables: Any) -> FloatArray:
+def _along(block: Episodes, tables: Sequence[FloatArray]) -> FloatArray:
     """Return the advantages of the actions taken, `[T, N]`; zero after the end."""
     if len(tables) == 1:
-        values: FloatArray = block.trajectories.along(tables[0])
-        return values
+        return block.trajectories.along(tables[0])
     states, actions = block.trajectories.states, block.trajectories.actions
     values = np.zeros(states.shape)
     for t in range(len(states)):

@@ -1,0 +1,317 @@
+"""How good sampled hyper-gradients are, by the number of episodes, at the exact policy.
+
+Run it as `python -m tests.benchmarks.estimators`; it prints tables and the bars, and draws a PNG.
+
+The setting: four rooms of 104 cells, noise .15 (the intended move has probability .85), discount
+.95, temperature .01. The follower walks from (4, 1) to its goal, which pays 1 and ends the episode;
+the leader is paid for each step in a target cell. x shapes the reward of each state,
+x[s] (104), or of each state and action, x[s, a] (416). The direct part is zero, so that the whole
+hyper-gradient is the response. trVar is N tr Cov / |g|^2 at N = 256 episodes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bilevel_gym.envs import ArrayBilevelEnv, BilevelFourRooms, TabularBilevelEnv
+from bilevel_gym.envs.four_rooms import PLACES, START
+from bilevel_gym.mdp import FloatArray
+from bilevel_gym.methods import make_method
+
+GAMMA, TEMPERATURE, SLIP = 0.95, 0.01, 0.1125
+# Goals and targets: half way to the goal, and closer to the start.
+PLACINGS = (((11, 11), (10, 8)), ((11, 8), (8, 4)))
+
+# Episodes, and how many replicates there are.
+BUDGETS = {16: 60, 64: 40, 256: 60, 1024: 15, 4096: 6, 16_384: 3, 100_000: 2}
+AT = 256
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A method with its options, and how it is drawn.
+
+    Attributes:
+        label: What it is called.
+        method: A key of `bilevel_gym.methods.METHODS`.
+        options: Its options.
+        largest: The most episodes it is given.
+    """
+
+    label: str
+    method: str
+    options: dict[str, Any] = field(default_factory=dict)
+    largest: int = 100_000
+
+
+ESTIMATORS = (
+    Estimator("trace", "trace"),
+    Estimator("trace, exact critic", "trace", {"critic": "exact"}),
+    Estimator("trace, actions taken", "trace", {"all_actions": False}),
+    Estimator("trace, K = 1", "trace", {"truncation": 1}),
+    Estimator("trace, K = 10", "trace", {"truncation": 10}),
+    Estimator("trace, K = 40", "trace", {"truncation": 40}),
+    Estimator("bc-hg, exact critic", "bc-hg", {"critic": "exact"}),
+    Estimator("sobirl, no baseline", "sobirl", {"baseline": False}),
+    Estimator("sobirl", "sobirl"),
+    Estimator("sobirl, K = 1", "sobirl", {"truncation": 1}),
+    Estimator("sobirl, K = 10", "sobirl", {"truncation": 10}),
+    Estimator("sobirl, K = 40", "sobirl", {"truncation": 40}),
+    Estimator("hpgd", "hpgd"),
+    Estimator("hpgd, uniform starts", "hpgd", {"starts": "uniform"}, 16_384),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """How good an estimator was at a number of episodes.
+
+    Attributes:
+        episodes: N.
+        steps: Mean environment steps.
+        cosine: Mean cosine to the exact hyper-gradient; zero for an estimate of zero.
+        error: Mean of |estimate - g| / |g|.
+        bias: |mean estimate - g| / |g|, noise of the mean included.
+        variance: N tr Cov / |g|^2.
+        size: Largest |estimate| / |g|.
+    """
+
+    episodes: int
+    steps: float
+    cosine: float
+    error: float
+    bias: float
+    variance: float
+    size: float
+
+
+def four_rooms(
+    *,
+    per_action: bool,
+    goal: tuple[int, int] = PLACINGS[0][0],
+    target: tuple[int, int] = PLACINGS[0][1],
+) -> ArrayBilevelEnv:
+    """Return the game, with x[s, a] or x[s]."""
+    rooms = BilevelFourRooms(goals=[goal], slip=SLIP)
+    reward, upper_reward, start = np.zeros((104, 4)), np.zeros((104, 4)), np.zeros(104)
+    reward[PLACES.index(goal)] = 1.0
+    upper_reward[PLACES.index(target)] = 1.0
+    start[START] = 1.0
+    return TabularBilevelEnv.from_arrays(
+        rooms.kernel(rooms.initial_upper_params),
+        reward,
+        upper_reward=upper_reward,
+        initial_distribution=start,
+        gamma=GAMMA,
+        temperature=TEMPERATURE,
+        features=np.eye(416).reshape(104, 4, 416) if per_action else None,
+    )
+
+
+def truncated(game: TabularBilevelEnv, terms: int | None) -> FloatArray:
+    """Return the hyper-gradient with so many terms of the advantage of dr/dx, by matrices.
+
+    Args:
+        game: A game whose leader is paid a discounted return.
+        terms: K; None for all.
+    """
+    x = game.initial_upper_params
+    kernel, policy = game.kernel(x), game.evaluate(x).policy
+    dense, transition = kernel.policy_matrix(policy).toarray(), kernel.to_dense()
+    upper_reward = game.upper_reward(x)
+    system = np.eye(len(dense)) - game.gamma * dense
+    occupancy = np.linalg.solve(system.T, game.initial_distribution)
+    value = np.linalg.solve(system, (policy * upper_reward).sum(axis=1))
+    worth = upper_reward + game.gamma * transition @ value
+    advantage = worth - (policy * worth).sum(axis=1, keepdims=True)
+    injected = occupancy[:, None] * policy * advantage / game.temperature
+    arrived = game.gamma * np.einsum("sa,sat->t", injected, transition)
+    if terms is None:
+        flow = np.linalg.solve(system.T, arrived)
+    else:
+        flow = np.zeros_like(arrived)
+        for _ in range(terms - 1):
+            flow, arrived = flow + arrived, game.gamma * dense.T @ arrived
+    return game.reward_vjp(x, injected + policy * flow[:, None])
+
+
+def cosine(first: FloatArray, second: FloatArray) -> float:
+    """Return the cosine of two arrays; zero where one of them is zero but for rounding."""
+    norms = float(np.linalg.norm(first)), float(np.linalg.norm(second))
+    if norms[0] <= 1e-10 * norms[1] or norms[1] == 0.0:
+        return 0.0
+    return float((first * second).sum()) / (norms[0] * norms[1])
+
+
+def measured(
+    game: TabularBilevelEnv,
+    exact: FloatArray,
+    estimator: Estimator,
+    episodes: int,
+    replicates: int,
+) -> Row:
+    """Return how good an estimator is at a number of episodes.
+
+    Args:
+        game: The game; x is the initial one.
+        exact: Its hyper-gradient g.
+        estimator: The estimator.
+        episodes: N.
+        replicates: How often it is tried.
+    """
+    options = dict(estimator.options, episodes=episodes)
+    if options.get("starts") == "uniform":  # as many episodes as the other methods, or few
+        options["rollouts"] = max(1, episodes // (2 * game.num_states * game.num_actions))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that K = 1 sees nothing is what is shown
+        method = make_method(estimator.method, game, **options)
+    found, steps = np.empty((replicates, exact.size)), 0
+    for replicate in range(replicates):
+        method.reset(np.random.default_rng([episodes, replicate]))
+        response = method.step(game.initial_upper_params)
+        assert response.hyper_gradient is not None and response.samples is not None
+        found[replicate] = response.hyper_gradient.ravel()
+        steps += response.samples
+    g, size = exact.ravel(), float(np.linalg.norm(exact))
+    return Row(
+        episodes,
+        steps / replicates,
+        float(np.mean([cosine(estimate, g) for estimate in found])),
+        float(np.linalg.norm(found - g, axis=1).mean()) / size,
+        float(np.linalg.norm(found.mean(axis=0) - g)) / size,
+        episodes * float(found.var(axis=0, ddof=1).sum()) / size**2,
+        float(np.linalg.norm(found, axis=1).max()) / size,
+    )
+
+
+def study(game: TabularBilevelEnv, largest: int) -> dict[str, list[Row]]:
+    """Return the rows of each estimator."""
+    exact = game.evaluate(game.initial_upper_params).hyper_gradient
+    return {
+        estimator.label: [
+            measured(game, exact, estimator, episodes, replicates)
+            for episodes, replicates in BUDGETS.items()
+            if episodes <= min(largest, estimator.largest)
+        ]
+        for estimator in ESTIMATORS
+    }
+
+
+def print_study(rows: dict[str, list[Row]]) -> None:
+    """Print cosines and errors by the number of episodes, as Markdown."""
+    budgets = sorted({row.episodes for found in rows.values() for row in found})
+    print("| estimator | " + " | ".join(f"{n}" for n in budgets) + " | trVar | steps at 256 |")
+    print("|---" * (len(budgets) + 3) + "|")
+    for label, found in rows.items():
+        cells = {row.episodes: f"{row.cosine:.3f} / {row.error:.3f}" for row in found}
+        at = next(row for row in found if row.episodes == AT)
+        values = " | ".join(cells.get(n, "") for n in budgets)
+        print(f"| {label} | {values} | {at.variance:.1f} | {at.steps:.0f} |")
+
+
+def print_truncation(game: TabularBilevelEnv, terms: Sequence[int]) -> None:
+    """Print what K terms give in expectation."""
+    exact = game.evaluate(game.initial_upper_params).hyper_gradient
+    for number in terms:
+        found = truncated(game, number)
+        error = float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
+        print(f"| {number} | {cosine(found, exact):.4f} | {error:.4f} |")
+
+
+def print_bars(rows: dict[str, list[Row]], game: TabularBilevelEnv, *, per_action: bool) -> None:
+    """Print what was asked for, and whether it was reached."""
+    exact = game.evaluate(game.initial_upper_params).hyper_gradient
+
+    def at(label: str, episodes: int) -> Row | None:
+        return next((row for row in rows[label] if row.episodes == episodes), None)
+
+    def bar(text: str, value: float, reached: bool) -> None:
+        print(f"| {text} | {value:.4g} | {'yes' if reached else 'NO'} |")
+
+    raw = at("sobirl, no baseline", AT)
+    for label in ("trace", "trace, exact critic"):
+        few, many = at(label, AT), at(label, 100_000)
+        if few is not None and raw is not None:
+            share = few.variance / raw.variance
+            bar(f"{label}: cosine at 256 >= .98", few.cosine, few.cosine >= 0.98)
+            bar(f"{label}: variance / raw <= .5", share, share <= 0.5)
+        if many is not None:
+            bar(f"{label}: cosine at 1e5 >= .999", many.cosine, many.cosine >= 0.999)
+            bar(f"{label}: error at 1e5 <= .02", many.error, many.error <= 0.02)
+    if not per_action:
+        one = max(row.size for row in rows["sobirl, K = 1"])
+        bar("K = 1 is zero (size / |g|)", one, one <= 1e-12)
+    forty = cosine(truncated(game, 40), exact)
+    bar("K = 40: cosine >= .999", forty, forty >= 0.999)
+
+
+def draw(studies: dict[str, dict[str, list[Row]]], path: Path) -> None:
+    """Draw cosine and error against the number of episodes, a column for each study."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.0 * len(studies), 8.0), layout="constrained")
+    axes = figure.subplots(2, len(studies), squeeze=False, sharex=True)
+    styles = {"trace": "-", "bc-hg": "--", "sobirl": "-.", "hpgd": ":"}
+    colours, markers = colormaps["tab20"], "osv^<>DPX*dph8"
+    for column, (title, rows) in enumerate(studies.items()):
+        for kind, value in ((0, "cosine"), (1, "error")):
+            plot = axes[kind][column]
+            for number, estimator in enumerate(ESTIMATORS):
+                found = rows[estimator.label]
+                plot.plot(
+                    [row.episodes for row in found],
+                    [getattr(row, value) for row in found],
+                    styles[estimator.method],
+                    color=colours(number),
+                    marker=markers[number],
+                    markersize=4,
+                    label=estimator.label,
+                )
+            plot.set_xscale("log")
+            plot.grid(alpha=0.3)
+        axes[0][column].set_title(title)
+        axes[1][column].set_yscale("log")
+        axes[1][column].set_xlabel(
+            "episodes (sobirl: and as many more; hpgd, uniform: starts besides)"
+        )
+    axes[0][0].set_ylabel("mean cosine to the exact hyper-gradient")
+    axes[1][0].set_ylabel("mean relative error")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.savefig(path, dpi=120)
+
+
+def main(largest: int, picture: Path) -> None:
+    """Print tables and bars, and draw the picture."""
+    began, studies = time.perf_counter(), {}
+    for goal, target in PLACINGS:
+        for per_action in (True, False):
+            game = four_rooms(per_action=per_action, goal=goal, target=target)
+            title = f"{'x[s, a]' if per_action else 'x[s]'}, goal {goal}, target {target}"
+            value = game.evaluate(game.initial_upper_params).objective
+            rows = studies[title] = study(game, largest)
+            print(f"\n## {title}: F = {value:.4f}; mean cosine / mean relative error\n")
+            print_study(rows)
+            print("\n| K | cosine in expectation | relative error |\n|---|---|---|")
+            print_truncation(game, (1, 2, 5, 10, 20, 40))
+            print("\n| bar | value | reached |\n|---|---|---|")
+            print_bars(rows, game, per_action=per_action)
+            print(f"\n{time.perf_counter() - began:.0f} s so far", flush=True)
+    draw(studies, picture)
+    print(f"drawn: {picture}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--largest", type=int, default=100_000, help="most episodes of a point")
+    parser.add_argument("--picture", type=Path, default=Path("estimators.png"), help="the PNG")
+    arguments = parser.parse_args()
+    main(arguments.largest, arguments.picture)
