@@ -48,14 +48,20 @@ _LAZY = {
 }
 
 
+# Modules that one may name without importing them.
+_MODULES = ("envs", "methods", "objectives", "optimizers", "testing", "trajectories", "wrappers")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_MODULES})
 
 
 register_tasks()

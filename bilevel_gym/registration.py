@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,7 +51,7 @@ TASKS = (
         id="BilevelFourRooms-v0",
         entry_point="bilevel_gym.envs.four_rooms:BilevelFourRooms",
         max_episode_steps=200,
-        upper="logits of penalties on each free cell",
+        upper="logits of penalties on each free cell, and of what is unspent",
         enters="reward",
         source="Thoma et al., NeurIPS 2024",
     ),
@@ -152,11 +153,15 @@ def register(
 
     Args:
         id: Gymnasium id, such as "Commute-v0".
-        entry_point: Class of the game, or "module:Class"; only the latter survives the way of an
-            environment's spec through JSON.
+        entry_point: Class of the game, or "module:Class". A class at the top of a module is
+            remembered by its name, so that the environment's spec survives the way through JSON.
         max_episode_steps: Time limit of the follower's episodes.
         kwargs: Constructor arguments of the game.
     """
+    if isinstance(entry_point, type) and entry_point.__module__ != "__main__":
+        name = entry_point.__qualname__
+        if getattr(sys.modules.get(entry_point.__module__), name, None) is entry_point:
+            entry_point = f"{entry_point.__module__}:{name}"
     gym.register(
         id=id,
         entry_point=entry_point,

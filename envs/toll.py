@@ -141,11 +141,12 @@ class BilevelToll(TabularBilevelEnv):
 
     The direct gradient alone never wants to lower a toll, since it does not see drivers leave.
 
-    The best value known is .110297 (`best_known`). L-BFGS-B on 1000 F (its stopping rule is absolute,
-    and gradients here are small) comes to it from 30 of 30 starts uniform in [0, 5] and from 93 of
-    100 uniform in the box (`numpy.random.default_rng(0)`); six others end between .1102 and .11029,
-    one at .061. It is not proven optimal, and the tolls are not unique: whoever enters the zone leaves it again, so that adding d to the toll of every link
-    into it and taking d / gamma from every link out of it changes nothing for either player.
+    The best value known is .110297 (`best_known`). L-BFGS-B on 1000 F (its stopping rule is
+    absolute, and gradients here are small) comes to it from 30 of 30 starts uniform in [0, 5] and
+    from 93 of 100 uniform in the box (`numpy.random.default_rng(0)`); six others end between .1102
+    and .11029, one at .061. It is not proven optimal, and the tolls are not unique: whoever enters
+    the zone leaves it again, so that adding d to the toll of every link into it and taking d /
+    gamma from every link out of it changes nothing for either player.
 
     As the temperature goes to 0, the follower takes the cheapest way in discounted minutes and
     tolls; at x = 0 that is a shortest way for each of the 529 pairs of nodes.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from bilevel_gym import objectives
 from bilevel_gym.adjoint import response_gradient
-from bilevel_gym.mdp import FloatArray, TabularMDP
+from bilevel_gym.mdp import FloatArray, Kernel, TabularMDP
 from bilevel_gym.objectives import (
     DiscountedReturn,
     LinearCost,
@@ -182,19 +184,25 @@ def test_a_sum_adds_values_and_every_derivative() -> None:
     x = np.array([1.0, -2.0])
     upper_reward = np.random.default_rng(0).normal(size=(8, 3))
     outcome = Outcome(solution, x, upper_reward, np.full(8, 0.125))
-    terms = (DiscountedReturn(), DiscountedReturn(0.5), QuadraticCost(0.1))
+    counts = LogLikelihood(np.ones((8, 3)))
+    terms = (DiscountedReturn(), DiscountedReturn(0.5), QuadraticCost(0.1), counts)
     parts = [term.evaluate(outcome) for term in terms]
     total = Sum(terms).evaluate(outcome)
     assert total.value == pytest.approx(sum(part.value for part in parts), rel=1e-14)
-    for name in ("policy", "upper_reward", "kernel", "params"):
+    names = ("policy", "log_policy", "upper_reward", "kernel", "params", "initial_distribution")
+    for name in names:
         present = [getattr(part, name) for part in parts if getattr(part, name) is not None]
         np.testing.assert_allclose(getattr(total, name), sum(present), rtol=1e-13)
+    for name in ("policy_error", "gamma"):
+        expected = sum(getattr(part, name) for part in parts)
+        assert getattr(total, name) == pytest.approx(expected, rel=1e-14) and expected != 0.0
     assert parts[2].value == pytest.approx(-0.5) and total.params is not None
     np.testing.assert_allclose(total.params, [-0.2, 0.4])
     assert Sum((QuadraticCost(0.1),)).evaluate(outcome).policy is None
 
 
 OBJECTIVES: dict[str, Objective] = {
+    "discounted": DiscountedReturn(),
     "truncated": TruncatedReturn(7),
     "truncated, own discount": TruncatedReturn(4, 1.0),
     "spread": PolicyCost(0.3),
@@ -252,8 +260,8 @@ class TestOtherObjectives:
         problem = self.problem(name, masked)
         exact, upper = problem.judge(problem.mdp)
         wanted = response_gradient(exact, upper.policy, log_policy_gradient=upper.log_policy)
-        for tolerance in (1e-2, 1e-4, 1e-6, 1e-8):
-            rough = solve_soft_mdp(problem.mdp, solver="value-iteration", tolerance=tolerance)
+        for size in (1e-3, 1e-5, 1e-7, 1e-9):
+            rough = roughly_solved(exact, size)
             value = problem.objective.evaluate(
                 Outcome(rough, np.zeros(1), problem.upper_reward, problem.rho)
             )
@@ -267,6 +275,27 @@ class TestOtherObjectives:
         assert found.error_bound <= 1e-2 * np.abs(wanted.reward).sum()
 
 
+def roughly_solved(exact: SoftSolution, size: float, seed: int = 0) -> SoftSolution:
+    """Return what a solve that stops too early may give: values off by up to `size`, unevenly."""
+    errors = size * np.random.default_rng(seed).uniform(-1.0, 1.0, len(exact.soft_value))
+    return solve_soft_mdp(exact.mdp, initial_value=exact.soft_value + errors, max_iterations=0)
+
+
+def judged(
+    objective: Objective, solution: SoftSolution, upper_reward: FloatArray, rho: FloatArray
+) -> UpperValue:
+    return objective.evaluate(Outcome(solution, np.zeros(1), upper_reward, rho))
+
+
+def slopes_off(rough: SoftSolution, found: UpperValue, wanted: UpperValue) -> float:
+    """Return sum_sa pi |df/dpi - exact|, up to the best constant in each state."""
+    assert found.policy is not None and wanted.policy is not None
+    off = found.policy - wanted.policy
+    # A weighted median is one of the numbers.
+    around = (rough.policy[:, :, None] * np.abs(off[:, :, None] - off[:, None, :])).sum(axis=1)
+    return float(around.min(axis=1).sum())
+
+
 def test_a_long_truncated_return_is_the_return() -> None:
     problem = Problem(3, 0.2, False, None)
     endless = problem.judge(problem.mdp)[1]
@@ -275,6 +304,148 @@ def test_a_long_truncated_return_is_the_return() -> None:
     assert cut.value == pytest.approx(endless.value, rel=1e-12)
     for name in ("policy", "upper_reward", "kernel", "initial_distribution"):
         np.testing.assert_allclose(getattr(cut, name), getattr(endless, name), rtol=1e-9)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 0.95, 1.0])
+@pytest.mark.parametrize("horizon", [1, 2, 30])
+def test_the_bound_on_the_derivative_of_a_truncated_return_holds(
+    horizon: int, gamma: float
+) -> None:
+    objective, errors = TruncatedReturn(horizon, gamma), []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        mdp = random_mdp(seed, gamma=0.6, temperature=rng.choice([0.05, 0.5]))
+        upper_reward, rho = rng.normal(size=(8, 3)), rng.dirichlet(0.2 * np.ones(8))
+        exact = solve_soft_mdp(mdp)
+        wanted = judged(objective, exact, upper_reward, rho)
+        for size in (1e-2, 1e-4, 1e-6):
+            rough = roughly_solved(exact, size, seed)
+            found = judged(objective, rough, upper_reward, rho)
+            off = slopes_off(rough, found, wanted)
+            assert off <= found.policy_error
+            if math.isfinite(found.policy_error):
+                errors.append(off)
+    assert len(errors) >= 16
+    assert max(errors) > 1e-6 or horizon == 1  # where the first reward is all there is
+
+
+def parting_ways() -> TabularMDP:
+    """Return a choice between two states that are never left, with two ways to stay in each."""
+    transition = np.zeros((3, 2, 3))
+    transition[0, 0, 1] = transition[0, 1, 2] = 1.0
+    transition[1, :, 1] = transition[2, :, 2] = 1.0
+    return TabularMDP(Kernel.from_dense(transition), np.zeros((3, 2)), 0.99, 0.2)
+
+
+def test_the_bound_on_the_derivative_says_something_after_a_thousand_steps() -> None:
+    exact, objective = solve_soft_mdp(parting_ways()), TruncatedReturn(1000)
+    upper_reward = np.array([[0.0, 0.0], [1.0, -1.0], [-1.0, 1.0]])
+    wanted = judged(objective, exact, upper_reward, np.eye(3)[0])
+    for size in (1e-3, 1e-5, 1e-7):
+        # Errors of values that are never left are hard to see in the residual.
+        rough = solve_soft_mdp(
+            exact.mdp,
+            initial_value=exact.soft_value + size * np.array([0.0, 1.0, -1.0]),
+            max_iterations=0,
+        )
+        found = judged(objective, rough, upper_reward, np.eye(3)[0])
+        off = slopes_off(rough, found, wanted)
+        assert 0.0 < off <= found.policy_error <= 1e4 * off
+
+
+@pytest.mark.parametrize(("horizon", "gamma"), [(2, 1.0), (20, 0.8), (1000, 0.99)])
+def test_the_bound_on_the_derivative_counts_every_step(horizon: int, gamma: float) -> None:
+    mdp = random_mdp(3, gamma=0.6, temperature=0.5, termination=0.0)
+    rng = np.random.default_rng(0)
+    upper_reward, rho = rng.normal(size=(8, 3)), rng.dirichlet(np.ones(8))
+    rough = roughly_solved(solve_soft_mdp(mdp), 0.02)
+    kappa = rough.policy_error_bound
+    assert 0.05 < kappa < 1.0
+    steps = np.einsum("sa,sat->st", rough.policy, mdp.kernel.to_dense())
+    values = [np.zeros(8)]
+    for _ in range(horizon - 1):
+        values.append((rough.policy * upper_reward).sum(axis=1) + gamma * steps @ values[-1])
+    span = np.ptp(upper_reward) + gamma * max(np.ptp(value) for value in values)
+    expected = 0.0
+    for t in range(horizon):
+        visits, drift = gamma**t, t * kappa * gamma**t
+        # What is left after the step is off by so much, and twice that an advantage.
+        ahead = kappa * span * sum(gamma**j for j in range(horizon - t - 1))
+        expected += drift * span + (visits + drift) * 2.0 * gamma * ahead
+    bound = judged(TruncatedReturn(horizon, gamma), rough, upper_reward, rho).policy_error
+    assert expected <= bound <= 10.0 * expected
+
+
+@pytest.mark.parametrize("buffer", [1, 100, 400, 600, 1344, 10_000])
+def test_sums_over_steps_do_not_depend_on_how_many_are_taken_at_a_time(
+    buffer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = Problem(6, 0.2, False, None)
+    problem.objective = TruncatedReturn(7)  # 192 transitions
+    whole = problem.judge(problem.mdp)[1]
+    monkeypatch.setattr(objectives, "BUFFER", buffer)
+    cut = problem.judge(problem.mdp)[1]
+    assert cut.value == whole.value
+    for name in ("policy", "kernel", "upper_reward", "initial_distribution"):
+        np.testing.assert_allclose(getattr(cut, name), getattr(whole, name), rtol=1e-12, atol=1e-14)
+
+
+def test_sums_over_steps_take_no_more_memory_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    solution = solve_soft_mdp(random_mdp(0, num_states=60))
+    row = solution.mdp.kernel.matrix.nnz
+    outcome = Outcome(solution, np.zeros(1), np.ones((60, 3)), np.full(60, 1.0 / 60.0))
+    peaks = []
+    for steps in (0, 1, 2, 20):
+        monkeypatch.setattr(objectives, "BUFFER", max(1, steps * row))
+        TruncatedReturn(20).evaluate(outcome)
+        tracemalloc.start()
+        TruncatedReturn(20).evaluate(outcome)
+        peaks.append(tracemalloc.get_traced_memory()[1] / (8 * row))
+        tracemalloc.stop()
+    # A step has two or three numbers for each transition; one step is the least there can be.
+    assert abs(peaks[1] - peaks[0]) < 0.5
+    assert 1.5 < peaks[2] - peaks[1] < 3.5 and 1.5 < (peaks[3] - peaks[2]) / 18 < 3.5
+
+
+def test_an_endless_truncated_return_is_the_return_and_costs_no_memory() -> None:
+    assert objectives._last_step_that_counts(0.9) < 500  # else the rest would take for ever
+    problem = Problem(3, 0.2, False, None)
+    endless = problem.judge(problem.mdp)[1]
+    problem.objective = TruncatedReturn(10**15)
+    tracemalloc.start()
+    cut = problem.judge(problem.mdp)[1]
+    assert tracemalloc.get_traced_memory()[1] < 4e6
+    tracemalloc.stop()
+    assert cut.value == pytest.approx(endless.value, rel=1e-13)
+    for name in ("policy", "upper_reward", "kernel", "initial_distribution"):
+        np.testing.assert_allclose(getattr(cut, name), getattr(endless, name), rtol=1e-12)
+
+
+def test_a_truncated_return_without_discount_takes_every_step() -> None:
+    problem = Problem(2, 0.2, False, None)
+    mdp = random_mdp(2, temperature=0.2, termination=0.0)
+    for horizon in (1, 3, 600):
+        problem.objective = TruncatedReturn(horizon, 1.0)
+        solution, value = problem.judge(mdp)
+        present, total = problem.rho, 0.0
+        for _ in range(horizon):
+            pairs = present[:, None] * solution.policy
+            total += float((pairs * problem.upper_reward).sum())
+            present = np.einsum("sa,sat->t", pairs, mdp.kernel.to_dense())
+        assert value.value == pytest.approx(total, rel=1e-12)
+        assert value.upper_reward is not None
+        assert value.upper_reward.sum() == pytest.approx(horizon, rel=1e-12)
+
+
+def test_a_truncated_return_that_looks_no_step_ahead_is_the_first_reward() -> None:
+    assert objectives._last_step_that_counts(0.0) == 1  # else the rest would take for ever
+    problem = Problem(2, 0.2, False, None)
+    problem.objective = TruncatedReturn(10**15, 0.0)
+    solution, value = problem.judge(problem.mdp)
+    first = (solution.policy * problem.upper_reward).sum(axis=1)
+    assert value.value == pytest.approx(float(problem.rho @ first), rel=1e-14)
+    assert value.policy is not None and value.policy_error == 0.0
+    np.testing.assert_allclose(value.policy, problem.rho[:, None] * problem.upper_reward)
 
 
 def test_a_likelihood_is_that_of_the_policy_even_where_it_underflows() -> None:

@@ -641,6 +641,17 @@ def test_check_fails_on_an_environment_that_breaks_the_api(
     assert "observation" in result.stdout
 
 
+@pytest.mark.parametrize("method", ["trace", "hpgd", "zero-order", "m-sobirl"])
+def test_every_kind_of_method_climbs(run: Run, tmp_path: Path, method: str) -> None:
+    result = run("solve", GRID, *SMALL, "--method", method, "--steps", 2, "--out", "out")
+    assert result.exit_code == 0, result.output
+    assert "gives an estimate" in result.stdout
+    history = rows(tmp_path / "out")
+    assert len(history) == 3
+    # What a method does not say stays empty.
+    assert all((row["inner_samples"] != "") == (method in ("trace", "hpgd")) for row in history)
+
+
 # gallery ----------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -226,12 +227,14 @@ def test_the_best_known_payment_is_for_staying_in_q9() -> None:
     assert best is not None
     assert np.flatnonzero(best.upper_params).tolist() == [Q9A]
     assert best.value == 0.417292
+    assert best.upper_params[Q9A] == 0.26262  # as documented
     assert game.evaluate(best.upper_params).objective == pytest.approx(0.417292, abs=6e-7)
     # It is a local optimum, also with every other payment free, and so is the same for d.
     for pair in (Q9A, Q9D):
         found = ascent("hyper_gradient", paying({pair: 0.25}))
         assert found.value == pytest.approx(0.417292, abs=6e-7)
         assert np.flatnonzero(found.upper_params > 1e-6).tolist() == [pair]
+        assert found.upper_params[pair] == pytest.approx(best.upper_params[Q9A], abs=1e-5)
 
 
 def test_the_best_basin_is_as_narrow_as_documented() -> None:
@@ -309,7 +312,10 @@ def test_pairs_may_be_tuples_or_an_array() -> None:
 def test_the_picture_has_an_edge_for_every_intended_move() -> None:
     game, x = BilevelIncentive(), some_x()
     response = game.evaluate(x)
-    scene = game.scene(View("title", x, response, state=7))
+    scene = game.scene(View("title", x, response, state=7, status=(("step", "3"),)))
+    assert scene.status == (("step", "3"), ("payments", f"{sum(x.tolist()):.4f}"))
+    assert scene.occupancy is not None
+    np.testing.assert_array_equal(scene.occupancy, response.occupancy)
     assert scene.names == tuple(f"q{state}" for state in range(13))
     assert scene.follower == 7 and scene.title == "title"
     assert [scene.marks[state] for state in (0, 10, 11, 12, 9)] == ["S", "G", "T", "T", ""]
@@ -354,6 +360,49 @@ def test_derivatives_that_push_out_of_the_box_are_not_shown() -> None:
     assert scene.gradient is not None
     assert np.flatnonzero(~np.isnan(scene.gradient)).tolist() == [list(MOVES).index((7, 0))]
     assert not any(scene.edge_labels[len(MOVES) :])
+
+
+def test_derivatives_point_into_the_box_from_both_of_its_ends() -> None:
+    # At the least, the largest, and a payment between; slopes down, up, and none.
+    cases = [
+        (payment, slope, shown)
+        for payment, shown_down, shown_up in (
+            (0.0, False, True),
+            (0.3, True, False),
+            (0.1, True, True),
+        )
+        for slope, shown in ((-2.0, shown_down), (3.0, shown_up), (0.0, False))
+    ]
+    game = BilevelIncentive(paid=list(MOVES)[: len(cases)], max_payment=0.3)
+    x, slopes = np.array([case[:2] for case in cases]).T
+    answer = replace(game.evaluate(x), hyper_gradient=slopes)
+    gradient = game.scene(View("", x, answer)).gradient
+    assert gradient is not None
+    expected = [slope if shown else np.nan for _, slope, shown in cases]
+    np.testing.assert_array_equal(gradient[: len(cases)], expected)
+    assert np.isnan(gradient[len(cases) :]).all()  # what is not paid for, and has no loop
+
+
+@pytest.mark.parametrize(
+    ("slopes", "payments", "shown"),
+    [
+        ((1.0, -3.0), (0.1, 0.1), -3.0),
+        ((4.0, -3.0), (0.1, 0.1), 4.0),
+        ((-1.0, -3.0), (0.1, 0.1), -3.0),
+        ((1.0, 3.0), (0.1, 0.1), 3.0),
+        ((1.0, 3.0), (0.1, 2.0), 1.0),  # the second one is at its upper end
+        ((1.0, -3.0), (0.1, 0.0), 1.0),  # and here at its lower one
+        ((1.0, -3.0), (2.0, 0.0), np.nan),
+    ],
+)
+def test_a_loop_shows_the_largest_of_its_derivatives(
+    slopes: tuple[float, ...], payments: tuple[float, ...], shown: float
+) -> None:
+    game, x = BilevelIncentive(paid=[[9, 0], [9, 3]]), np.array(payments)
+    answer = replace(game.evaluate(x), hyper_gradient=np.array(slopes))
+    gradient = game.scene(View("", x, answer)).gradient
+    assert gradient is not None
+    np.testing.assert_array_equal(gradient[len(MOVES) :], [shown])
 
 
 def test_a_view_without_an_answer_shows_the_payments() -> None:

@@ -63,6 +63,52 @@ def test_a_kernel_with_other_probabilities_shares_the_structure() -> None:
     )
 
 
+def test_products_with_other_probabilities_are_their_own() -> None:
+    kernel, rng = random_mdp(1).kernel, np.random.default_rng(3)
+    value, weights = rng.normal(size=8), rng.normal(size=(8, 3))
+    policy = rng.dirichlet(np.ones(3), size=8)
+    # Whatever is computed once is computed for the first kernel here.
+    kernel.flow(weights), kernel.row_sums, kernel.by_move, kernel.system_entries(policy, 0.9)
+    other = kernel.with_probabilities(kernel.matrix.data * rng.uniform(size=kernel.matrix.nnz))
+    dense = other.to_dense()
+    assert np.abs(dense - kernel.to_dense()).max() > 0.1
+    expected = np.einsum("sa,sat->t", weights, dense)
+    np.testing.assert_allclose(other.flow(weights), expected, atol=1e-14)
+    np.testing.assert_allclose(other.row_sums, dense.sum(axis=2), atol=1e-15)
+    np.testing.assert_allclose(other.expect(value), dense @ value, atol=1e-14)
+    system = other.pattern.dense(other.system_entries(policy, 0.9))
+    p_pi = np.einsum("sa,sat->st", policy, dense)
+    np.testing.assert_allclose(system, np.eye(8) - 0.9 * p_pi, atol=1e-15)
+    assert other.by_move is other
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (-1e-9, r"finite and not negative, got P\(2\|s=1, a=0\) = -1e-09"),
+        (np.nan, r"finite and not negative, got P\(2\|s=1, a=0\) = nan"),
+        (np.inf, r"finite and not negative, got P\(2\|s=1, a=0\) = inf"),
+        (0.8, r"must sum to at most 1 .*, got 1.1\d* for state 1, action 0"),
+    ],
+)
+def test_other_probabilities_are_checked_like_the_first(value: float, words: str) -> None:
+    kernel = Kernel.from_dense(np.full((3, 2, 3), 0.15))
+    data = kernel.matrix.data.copy()
+    data[3:6] = 0.15, 0.15, value  # from state 1 by action 0
+    with pytest.raises(ValueError, match=words):
+        kernel.with_probabilities(data)
+    with pytest.raises(ValueError, match=r"`probabilities` must have shape \(18,\), got \(17,\)"):
+        kernel.with_probabilities(data[1:])
+
+
+def test_a_kernel_does_not_change_with_the_array_it_was_made_from() -> None:
+    kernel = Kernel.from_dense(np.full((3, 2, 3), 0.15))
+    data = np.full(18, 0.25)
+    other = kernel.with_probabilities(data)
+    data[:] = 9.0
+    np.testing.assert_array_equal(other.to_dense(), np.full((3, 2, 3), 0.25))
+
+
 def test_arrays_of_the_mdp_are_action_major_inside() -> None:
     mdp = random_mdp(0)
     assert mdp.reward.shape == (8, 3) and mdp.reward.flags.f_contiguous

@@ -74,6 +74,51 @@ def test_every_product_is_that_of_the_expanded_kernel() -> None:
     )
 
 
+def test_other_probabilities_are_felt_by_every_product_and_solve() -> None:
+    first, rng = shared_mdp(), np.random.default_rng(4)
+    value, weights = rng.normal(size=8), rng.normal(size=(8, 6))
+
+    def results(mdp: TabularMDP) -> list[FloatArray]:
+        kernel, solution = mdp.kernel, solve_soft_mdp(mdp, solver="dense")
+        products = [kernel.flow(weights), kernel.expect(value), kernel.row_sums]
+        system = kernel.system_entries(solution.policy, 0.9)
+        return [*products, system, solution.soft_value, solution.policy]
+
+    before = results(first)  # everything that is computed once is there now
+    data = first.kernel.matrix.data * rng.uniform(0.2, 0.9, first.kernel.matrix.nnz)
+    second = replace(first, kernel=first.kernel.with_probabilities(data))
+    np.testing.assert_array_equal(second.kernel.by_move.matrix.data, data)
+    found = results(second)
+    for old, new, wanted in zip(before, found, results(expanded(second)), strict=True):
+        np.testing.assert_allclose(new, wanted, atol=1e-10)
+        assert np.abs(new - old).max() > 1e-3
+    # The first kernel is as it was.
+    for old, again in zip(before, results(first), strict=True):
+        np.testing.assert_array_equal(again, old)
+
+
+def test_the_kernel_of_the_moves_shares_the_pattern() -> None:
+    kernel = shared_mdp().kernel
+    assert kernel.by_move.pattern is kernel.pattern
+    assert kernel.by_move.num_actions == 4 and kernel.by_move.moves is None
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (-0.1, r"P\(0\|s=0, move=0\) = -0.1"),
+        (np.nan, r"P\(0\|s=0, move=0\) = nan"),
+        (1.1, "must sum to at most 1"),
+    ],
+)
+def test_other_probabilities_of_moves_are_checked(value: float, words: str) -> None:
+    kernel = shared_mdp().kernel
+    data = kernel.matrix.data.copy()
+    data[0] = value
+    with pytest.raises(ValueError, match=words):
+        kernel.with_probabilities(data)
+
+
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("temperature", [0.3, 1e-3])
 @pytest.mark.parametrize("solver", ["dense", "krylov", "value-iteration"])
@@ -101,6 +146,31 @@ def assert_same_answers(mdp: TabularMDP, ours: SoftSolution, theirs: SoftSolutio
     states, actions, successors = theirs.mdp.kernel.triplets
     np.add.at(dense, (states, np.array(MOVES)[actions], successors), second.kernel)
     np.testing.assert_allclose(first.kernel, dense[mdp.kernel.triplets], atol=1e-6 * scale)
+
+
+@pytest.mark.parametrize("solver", ["dense", "value-iteration"])
+def test_the_options_of_a_solve_are_those_of_the_solve_by_moves(solver: str) -> None:
+    mdp = shared_mdp()
+    exact = solve_soft_mdp(mdp, solver="dense")
+    start = exact.soft_value + np.linspace(-1.0, 1.0, 8)
+    rough = solve_soft_mdp(mdp, solver=solver, tolerance=1e-3, initial_value=start)
+    assert rough.tolerance == 1e-3 and rough.solver == solver and rough.converged
+    assert exact.residual < 1e-12 < rough.residual <= 1e-3
+    none = solve_soft_mdp(mdp, solver=solver, initial_value=start, max_iterations=0)
+    np.testing.assert_array_equal(none.soft_value, start)
+    assert not none.converged and none.iterations == 0
+    assert none.tolerance == exact.tolerance < 1e-6
+
+
+def test_actions_that_do_not_exist_are_not_missed_where_all_others_cost_much() -> None:
+    mdp = shared_mdp(masked=True)
+    assert mdp.action_mask is not None
+    costly = replace(mdp, reward=mdp.reward - 1e4)
+    ours, theirs = solve_soft_mdp(costly), solve_soft_mdp(expanded(costly), solver="dense")
+    np.testing.assert_allclose(ours.soft_value, theirs.soft_value, rtol=1e-12)
+    np.testing.assert_allclose(ours.policy, theirs.policy, atol=1e-7)
+    np.testing.assert_array_equal(ours.policy[~mdp.action_mask], 0.0)
+    np.testing.assert_allclose(ours.policy.sum(axis=1), 1.0, atol=1e-13)
 
 
 def test_batches_are_solved_by_moves_too(backend: str) -> None:
@@ -131,6 +201,24 @@ def test_samplers_draw_the_transitions_of_the_expanded_kernel(masked: bool) -> N
         for found, single, wanted in zip(many, zip(*alone, strict=True), expected, strict=True):
             np.testing.assert_array_equal(found, wanted)
             np.testing.assert_array_equal(single, wanted)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_actions_of_one_move_keep_their_own_rewards(backwards: bool, masked: bool) -> None:
+    mdp, upper_reward = shared_mdp(masked=masked), np.random.default_rng(2).normal(size=(8, 6))
+    mask = np.ones((8, 6), dtype=bool) if mdp.action_mask is None else mdp.action_mask
+    dense, tables = mdp.kernel.to_dense(), TransitionTables(mdp, upper_reward)
+    order = [(state, action) for state in range(8) for action in range(6)]
+    for state, action in 2 * (order[::-1] if backwards else order):  # rows are kept from visit one
+        there, over, *paid = tables.sample(state, action, 0.6)
+        if mask[state, action]:
+            assert paid == [mdp.reward[state, action], upper_reward[state, action]]
+            cumulative = np.cumsum(dense[state, action])
+            assert not over and there == int((cumulative <= 0.6).sum())
+        else:
+            worst = [float(r[state, mask[state]].min()) for r in (mdp.reward, upper_reward)]
+            assert paid == worst and not over and there == state
 
 
 def test_simulated_episodes_have_the_frequencies_of_actions_and_successors() -> None:

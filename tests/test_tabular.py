@@ -15,7 +15,7 @@ from bilevel_gym.mdp import FloatArray, Kernel
 from bilevel_gym.objectives import DiscountedReturn
 from bilevel_gym.testing import check_hyper_gradient
 
-from .helpers import answer_of
+from .helpers import answer_of, array_game
 
 
 class Fork(TabularBilevelEnv):
@@ -109,6 +109,27 @@ def test_episodes_begin_where_the_x_in_force_says() -> None:
         starts = [game.reset(options={"upper_params": x})[0] for _ in range(4000)]
         expected = game.start_distribution(np.array(x))[1]
         assert np.mean(starts) == pytest.approx(expected, abs=4 * np.sqrt(0.12 * 0.88 / 4000))
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("x", [[3.0], [-3.0]])
+def test_a_reset_draws_the_first_state_under_its_own_x(x: list[float], seed: int) -> None:
+    game = Doors()
+    game.reset(options={"upper_params": [-x[0]]})  # the x in force before
+    uniform = gym.utils.seeding.np_random(seed)[0].random()
+    expected = int(uniform >= game.start_distribution(np.array(x))[0])
+    assert game.reset(seed=seed, options={"upper_params": x})[0] == expected
+
+
+def test_first_states_are_those_that_exist_and_are_likely() -> None:
+    # The probabilities may miss one by rounding; every uniform number selects a state all the same.
+    game = array_game(initial_distribution=[0.6, 0.4 - 5e-10, 0.0])
+    uniforms = np.array([[0.0, 0.3, 0.5999], [0.6001, 0.9, 1.0 - 1e-12]])
+    np.testing.assert_array_equal(game.first_states(uniforms), [[0, 0, 0], [1, 1, 1]])
+    # What is impossible is not selected by 0 or by the end of another state's share either.
+    game = array_game(initial_distribution=[0.0, 0.5, 0.5])
+    np.testing.assert_array_equal(game.first_states([0.0, 0.25, 0.5, 0.75]), [1, 1, 2, 2])
+    assert game.first_states(0.0) == 1
 
 
 def test_a_task_may_set_its_attributes_after_the_base_class() -> None:

@@ -148,6 +148,14 @@ def test_households_begin_without_debts_and_both_types_are_equally_likely() -> N
     np.testing.assert_allclose(ends, [phi(-0.5), phi(0.5) - phi(-0.5), phi(-0.5)], atol=1e-15)
 
 
+def test_the_assets_at_the_start_have_the_variance_asked_for() -> None:
+    start = small(start_variance=900.0).initial_distribution.reshape(2, NUM_ASSETS)
+    middles = [(a + b) / 60.0 for a, b in itertools.pairwise(assets_of(NUM_ASSETS))]
+    shares = [phi(middle) for middle in middles]
+    expected = [high - low for low, high in itertools.pairwise([0.0, *shares, 1.0])]
+    np.testing.assert_allclose(start, [[0.5 * share for share in expected]] * 2, atol=1e-15)
+
+
 def test_households_are_paid_for_assets_and_goods_and_dislike_work() -> None:
     game = small(hours_cost=0.2)
     reward = game.reward(X)
@@ -162,13 +170,17 @@ def test_households_are_paid_for_assets_and_goods_and_dislike_work() -> None:
                 assert reward[NUM_ASSETS * household + i, a] == pytest.approx(expected, abs=1e-12)
 
 
-def test_the_leader_is_paid_for_consumption_and_revenue() -> None:
-    game = small(wage=1.5)
+@pytest.mark.parametrize(("consumption", "revenues"), [(15.0 / 5.0, 5.0), (2.0, 7.0)])
+def test_the_leader_is_paid_for_consumption_and_revenue(
+    consumption: float, revenues: float
+) -> None:
+    weights = {"consumption_weight": consumption, "revenue_weight": revenues}
+    game = small(wage=1.5, **({} if revenues == 5.0 else weights))  # published by default
     upper = game.upper_reward(X)
     for a, (hours, goods) in enumerate(SMALL_ACTIONS):
         consumed = [spent / (1.0 + rate) for spent, rate in zip(goods, X, strict=False)]
         revenue = sum(c * rate for c, rate in zip(consumed, X, strict=False)) + X[3] * 1.5 * hours
-        expected = 15.0 * (sum(consumed) / 3.0) / 5.0 + 5.0 * math.log(1.0 + revenue)
+        expected = consumption * sum(consumed) / 3.0 + revenues * math.log(1.0 + revenue)
         np.testing.assert_allclose(upper[:, a], expected, rtol=1e-13)
 
 
@@ -199,8 +211,8 @@ def test_the_density_steps_are_the_derivatives_of_the_masses() -> None:
 @pytest.mark.parametrize("name", ["reward", "upper_reward"])
 @pytest.mark.parametrize("x", [X, np.array([0.01, 1.9, 0.3, 1.2])])
 def test_the_vector_jacobian_products_are_those_of_the_rewards(name: str, x: FloatArray) -> None:
-    game, rng = small(), np.random.default_rng(2)
-    cotangent = rng.normal(size=(NUM_STATES, 108))
+    game = small(wage=1.5, hours_cost=0.2, consumption_weight=2.0, revenue_weight=7.0)
+    cotangent = np.random.default_rng(2).normal(size=(NUM_STATES, 108))
     product = getattr(game, f"{name}_vjp")(x, cotangent)
     for entry in range(4):
         step = np.zeros(4)
@@ -331,6 +343,9 @@ def test_only_the_default_instance_has_a_best_known_x() -> None:
         {"preferences": ((0.6, 0.3, 0.1), (0.1, 0.6, 0.3))},
         {"temperature": 0.2},
         {"noise": 4.0},
+        {"start_variance": 3.0},
+        {"consumption_weight": 2.0},
+        {"revenue_weight": 4.0},
         {"max_rate": 1.0},
     ):
         assert BilevelTaxDesign(**changed).best_known is None
@@ -369,6 +384,7 @@ def test_a_copy_computes_the_same() -> None:
         ({"wage": float("inf")}, "`wage` must be positive and finite, got inf"),
         ({"noise": 0.0}, "`noise` must be positive and finite, got 0.0"),
         ({"noise": 0.1}, "`noise` must be at least 0.767, 1/30 of how far.*got 0.1"),
+        ({"noise": 0.766}, "`noise` must be at least 0.767, 1/30 of how far.*got 0.766"),
         ({"start_variance": 0.0}, "`start_variance` must be positive and finite, got 0.0"),
         ({"max_rate": 0.0}, "`max_rate` must be positive and finite, got 0.0"),
         ({"start_rate": 2.5}, r"`start_rate` must lie in .* \[0, 2\], got 2.5"),
@@ -393,7 +409,73 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> N
         small(**arguments)
 
 
+def test_the_least_noise_brings_households_back_from_wherever_they_are_led() -> None:
+    # The farthest: 15 spent, and 8.01 paid for working; 23.01 / 30 = .767.
+    kernel = small(noise=0.7671).kernel(np.array([0.0, 0.0, 0.0, 2.0]))
+    np.testing.assert_allclose(kernel.row_sums, 1.0, atol=1e-14)
+
+
 # Pictures ---------------------------------------------------------------------------------------
+
+
+def test_the_bars_are_the_rates_in_percent_with_their_derivatives() -> None:
+    game = small()
+    response = game.evaluate(X)
+    chart = game._tax_chart(View("title", X, response))
+    assert chart.names == ("good 1", "good 2", "good 3", "income")
+    np.testing.assert_allclose(chart.values, [25.0, 10.0, 60.0, 45.0], rtol=1e-14)
+    assert chart.written == ("25 %", "10 %", "60 %", "45 %")
+    assert (chart.axis.low, chart.axis.high) == (0.0, 200.0)
+    assert chart.gradient is not None
+    np.testing.assert_array_equal(chart.gradient, response.hyper_gradient)
+    assert game._tax_chart(View("title", X)).gradient is None
+
+
+def test_the_curves_are_what_each_type_of_household_does_over_its_assets() -> None:
+    game = small(wage=1.5)
+    response = game.evaluate(X)
+    view = View("title", X, response, state=NUM_ASSETS + 9)
+    for household in range(2):
+        # Hours, money spent on each good, taxes paid, and share of this type's time.
+        curves = np.zeros((6, NUM_ASSETS))
+        for i in range(NUM_ASSETS):
+            state = NUM_ASSETS * household + i
+            for likely, (hours, goods) in zip(response.policy[state], SMALL_ACTIONS, strict=True):
+                taxes = X[3] * 1.5 * hours
+                taxes += sum(c * r / (1.0 + r) for c, r in zip(goods, X, strict=False))
+                curves[:5, i] += likely * np.array([hours, *goods, taxes])
+            curves[5, i] = 2.0 * response.occupancy[state]
+        assert curves[5].sum() == pytest.approx(1.0, abs=1e-8)
+        charts = game._schedules(view, household)
+        assert [len(chart.series) for chart in charts] == [1, 3, 1, 1]
+        drawn = [series for chart in charts for series in chart.series]
+        for series, expected in zip(drawn, curves, strict=True):
+            np.testing.assert_allclose(series.x, assets_of(NUM_ASSETS), atol=1e-13)
+            np.testing.assert_allclose(series.y, expected, atol=1e-12)
+        for chart in charts:
+            assert chart.mark == (pytest.approx(-25.0) if household == 1 else None)
+            tallest = max(float(series.y.max()) for series in chart.series)
+            assert chart.y_axis.low == 0.0 and chart.y_axis.high >= tallest
+
+
+def test_the_status_tells_the_mean_revenue_and_the_followers_assets() -> None:
+    game = small()
+    response = game.evaluate(X)
+    taxes = np.array(
+        [
+            X[3] * hours + sum(c * r / (1.0 + r) for c, r in zip(goods, X, strict=False))
+            for hours, goods in SMALL_ACTIONS
+        ]
+    )
+    # The occupancy sums to one, so this is a mean over time.
+    expected = float((response.occupancy[:, None] * response.policy * taxes).sum())
+    assert expected > 0.1
+    for state, assets in ((9, "-25"), (NUM_ASSETS + 9, "-25"), (NUM_ASSETS + 15, "25")):
+        status = game._status(View("", X, response, state=state, status=(("step", "3"),)))
+        assert status[0] == ("step", "3")
+        assert status[1] == ("mean tax revenue", f"{expected:.4f}")
+        assert status[2] == ("assets", assets)
+    assert game._status(View("", X)) == ()
 
 
 def picture(view: View, **arguments: Any) -> FloatArray:

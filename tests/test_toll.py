@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import dijkstra
 
 from bilevel_gym import HyperGradient
 from bilevel_gym.envs import View
-from bilevel_gym.envs.toll import BilevelToll
+from bilevel_gym.envs.toll import LISTED_LINKS, BilevelToll, _placed
 from bilevel_gym.optimizers import Optimum, lbfgsb, normalized_ascent
 from bilevel_gym.rendering import frame
 from bilevel_gym.testing import check_hyper_gradient
@@ -231,6 +231,8 @@ def test_a_network_of_ones_own_is_solved_as_by_hand() -> None:
     value, _ = answer_by_hand(roads, tolls, **arguments)
     assert game.evaluate(x).objective == pytest.approx(value, abs=1e-12)
     assert game.best_known is None
+    # Derivatives come in that order too.
+    assert check_hyper_gradient(HyperGradient(game), x).relative_error <= 1e-6
 
 
 def test_the_order_of_the_rows_of_a_network_changes_nothing() -> None:
@@ -530,6 +532,44 @@ def test_the_picture_needs_no_answer() -> None:
     assert scene.flow is None and scene.gradient is None and len(scene.panels) == 1
 
 
+@pytest.mark.parametrize("state", [None, 9])  # node 3 on the way to 7, one of three destinations
+def test_the_panels_list_the_tolls_and_the_passages_of_all_trips(state: int | None) -> None:
+    tolled = [(5, 7), (3, 7), (2, 5)]
+    game, x = BilevelToll(OWN, zone=5, tolled_links=tolled, max_toll=3.0), np.array([0.5, 3.0, 1.0])
+    response = game.evaluate(x)
+    tolls, passages = game.scene(View("", x, response, state=state)).panels
+    assert tolls.labels == passages.labels == ("5-7", "3-7", "2-5")
+    np.testing.assert_array_equal(tolls.values, x)
+    assert tolls.limit == 3.0 and tolls.gradient is not None and passages.gradient is None
+    np.testing.assert_array_equal(tolls.gradient, response.hyper_gradient)
+    traffic = dict(zip(game.links, game.traffic(response).tolist(), strict=True))
+    np.testing.assert_allclose(passages.values, [100.0 * traffic[link] for link in tolled])
+    # Where tolls are, the direct gradient is the expected number of passages.
+    np.testing.assert_allclose(passages.values, 100.0 * response.direct_gradient, rtol=1e-9)
+    (alone,) = game.scene(View("", x, state=state)).panels
+    assert alone.gradient is None
+
+
+@pytest.mark.parametrize(("toll", "limit"), [(0.0, 5.0), (1.0, 5.0), (4.0, 1.0), (10.0, 1.0)])
+def test_the_axis_of_the_passages_is_just_long_enough(toll: float, limit: float) -> None:
+    game, x = BilevelToll(), np.full(10, toll)
+    passages = game.scene(View("", x, game.evaluate(x))).panels[1]
+    assert passages.limit == limit and passages.values.max() <= limit
+
+
+def test_busy_links_have_the_longest_axis() -> None:
+    game, x = BilevelToll(OWN, zone=5), np.zeros(3)
+    passages = game.scene(View("", x, game.evaluate(x))).panels[1]
+    assert passages.limit == 100.0 and passages.values.max() > 20.0
+
+
+def test_many_tolled_links_are_not_listed() -> None:
+    assert LISTED_LINKS == 12
+    for count, panels in ((12, 1), (13, 0)):
+        game = BilevelToll(tolled_links=LINKS[:count])
+        assert len(game.scene(View("", np.zeros(count))).panels) == panels
+
+
 def crosses(a: FloatArray, b: FloatArray, c: FloatArray, d: FloatArray) -> bool:
     def side(p: FloatArray, q: FloatArray, r: FloatArray) -> float:
         return float((q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0]))
@@ -562,6 +602,22 @@ def test_a_network_of_ones_own_is_spread_over_the_picture() -> None:
     assert not any(
         crosses(*places[[a, b, c, d]]) for i, (a, b) in enumerate(roads) for c, d in roads[:i]
     )
+
+
+def test_parts_of_a_network_without_a_road_between_them_are_drawn_apart() -> None:
+    island: list[list[float]] = [[20, 21, 1], [21, 22, 1], [22, 20, 1]]
+    game = BilevelToll([*OWN, *island], zone=5, origins=[2, 3], destinations=[7])
+    places = game.scene(View("", game.initial_upper_params)).places
+    assert np.isfinite(places).all() and places.min() >= 0.0 and places.max() <= 1.0
+    distances = np.linalg.norm(places[:, None] - places, axis=2)
+    assert (distances + np.eye(7)).min() > 0.2
+    # Nodes 2, 3, 5 and 7, then the island; no road joins nodes as far apart as these.
+    assert distances[:4, 4:].min() > max(distances[:4, :4].mean(), distances[4:, 4:].max())
+    # Two roads: farther apart than they are long.
+    road = np.array([[0.0, 1.0], [1.0, 0.0]])
+    ends = _placed(np.block([[road, np.full((2, 2), np.inf)], [np.full((2, 2), np.inf), road]]))
+    distances = np.linalg.norm(ends[:, None] - ends, axis=2)
+    assert distances[:2, 2:].min() > 1.5 * max(distances[0, 1], distances[2, 3])
 
 
 def test_a_road_is_drawn_as_a_line() -> None:

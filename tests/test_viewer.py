@@ -418,9 +418,9 @@ def test_an_unknown_task_gets_the_nearest_one() -> None:
 
 
 def test_a_game_without_a_map_is_refused() -> None:
-    with pytest.raises(TypeError, match="only games on a map .* ArrayBilevelEnv is none"):
+    with pytest.raises(TypeError, match="only games on a map .* ArrayBilevelEnv has none"):
         Session(array_game())
-    with pytest.raises(TypeError, match="BilevelToll is none"):
+    with pytest.raises(TypeError, match="BilevelToll has none"):
         Session(BilevelToll())
     with pytest.raises(TypeError, match="only games on a map"):
         play("CartPole-v1")

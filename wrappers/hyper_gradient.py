@@ -22,14 +22,16 @@ class HyperGradient(Seat, RecordConstructorArgs):
 
     Action: x, the game's `upper_space` (float64 actions are used at full precision).
     Observation: what the leader sees of the answer, the game's `leader_observation_space`.
-    Reward: the objective F(x) = f(x, pi*(x)), to be maximised.
+    Reward: the objective F(x) = f(x, pi*(x)), to be maximised. It is what the method takes for it:
+    exact for exact methods; f at their own policy for those that approximate the follower's answer,
+    and an average over episodes for those that sample. `game.evaluate(x)` is exact in any case.
     Info, also from `reset` (at the initial x):
 
     * `hyper_gradient`: derivative of the reward with respect to the action, float64, shape of x;
     * `upper_params`: the x answered, float64;
     * `inner_residual`, `inner_iterations`, `inner_converged`: how well the follower's problem was
-      solved;
-    * `lower_value`: the follower's soft value at the start;
+      solved, where the method can say;
+    * `lower_value`: the follower's soft value at the start, as far as the method knows it;
     * `inner_samples`: environment steps used (methods that learn from samples only).
 
     An episode has `outer_steps` steps and ends by truncation; stepping on afterwards keeps the

@@ -233,9 +233,7 @@ class LeaderVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         out: Any = create_empty_array(space, self.num_envs)
         return concatenate(space, observed, out)
 
-    def _infos(
-        self, responses: Sequence[ExactResponse], mask: NDArray[np.bool_]
-    ) -> dict[str, Any]:
+    def _infos(self, responses: Sequence[ExactResponse], mask: NDArray[np.bool_]) -> dict[str, Any]:
         """Return what marked copies report, with zeros for the others, as Gymnasium arranges it."""
         infos: dict[str, Any] = {}
         for key, name in REPORTED.items():

@@ -128,13 +128,16 @@ class Record:
     Attributes:
         step: Evaluations before this one.
         phase: The optimizer at work.
-        objective: F(x), as the method gives it.
+        objective: F(x), as the method gives it; an estimate where the method is one.
         gradient_norm: Euclidean norm of the method's hyper-gradient.
         projected_gradient_norm: The same after projection on the box; zero at stationary points.
         lower_value: The follower's soft value at the start.
         inner_iterations: Iterations of the inner learner.
         inner_residual: Sup norm of the follower's Bellman residual.
         inner_converged: Whether the inner learner met its tolerance.
+        inner_samples: Environment steps that the method took.
+
+    What the method does not say is None.
     """
 
     step: int
@@ -142,10 +145,11 @@ class Record:
     objective: float
     gradient_norm: float
     projected_gradient_norm: float
-    lower_value: float
-    inner_iterations: int
-    inner_residual: float
-    inner_converged: bool
+    lower_value: float | None
+    inner_iterations: int | None
+    inner_residual: float | None
+    inner_converged: bool | None
+    inner_samples: int | None
 
 
 class RunRecorder:
@@ -202,10 +206,11 @@ class RunRecorder:
             objective=iterate.value,
             gradient_norm=float(np.linalg.norm(iterate.gradient)),
             projected_gradient_norm=iterate.projected_gradient_norm,
-            lower_value=info["lower_value"],
-            inner_iterations=info["inner_iterations"],
-            inner_residual=info["inner_residual"],
-            inner_converged=info["inner_converged"],
+            lower_value=info.get("lower_value"),
+            inner_iterations=info.get("inner_iterations"),
+            inner_residual=info.get("inner_residual"),
+            inner_converged=info.get("inner_converged"),
+            inner_samples=info.get("inner_samples"),
         )
         self.history.append(record)
         self.first = self.first or iterate

@@ -263,7 +263,7 @@ def report(
             f"Method {method!r} gives an estimate, not the hyper-gradient; the exact projected "
             f"gradient norm at the best x is {norms[1]:.3g}."
         )
-    failures = sum(not record.inner_converged for record in recorder.history)
+    failures = sum(record.inner_converged is False for record in recorder.history)
     if failures:
         click.echo(f"Warning: {failures} inner solves did not converge, see history.csv", err=True)
     count = len(recorder.history)

@@ -231,6 +231,7 @@ class Sampled(ABC):
             objective=value,
             hyper_gradient=direct + game.reward_vjp(x, signed),
             direct_gradient=direct,
+            lower_value=_mean_at_start(blocks, answer.soft_value),
             residual=answer.residual,
             iterations=answer.iterations,
             converged=answer.converged,
@@ -467,6 +468,12 @@ def _seen(
     solution = cast("SoftSolution", _SeenPolicy(policy, logarithm))
     nothing = np.zeros(0)
     return Outcome(solution, upper_params, nothing, nothing)
+
+
+def _mean_at_start(blocks: Sequence[Episodes], value: FloatArray) -> float:
+    """Return the mean over episodes of what a value `[S]` is at their first states."""
+    first = np.concatenate([block.trajectories.states[0] for block in blocks])
+    return float(value[first].mean())
 
 
 def _visits(blocks: Sequence[Episodes], gamma: float, shape: tuple[int, int]) -> FloatArray:

@@ -115,8 +115,9 @@ class Session:
         """
         if not (hasattr(env.unwrapped, "scene") and hasattr(env.unwrapped, "state_of")):
             raise TypeError(
-                "only games on a map whose cells are entries of x can be played, and "
-                f"{type(env.unwrapped).__name__} is none (no `scene` or no `state_of`)"
+                "only games on a map can be painted and walked in, and "
+                f"{type(env.unwrapped).__name__} has none (a game has one if it defines `scene` "
+                "and `state_of`)"
             )
         self.env = env
         self.game = cast(MapGame, env.unwrapped)

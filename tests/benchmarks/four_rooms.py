@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
@@ -80,20 +81,27 @@ def at_temperature(temperature: float, seed: int, **arguments: object) -> list[f
     return values
 
 
-def main(seeds: int) -> None:
+def of_seed(seed: int) -> dict[tuple[str, float, float], float]:
+    """Return the best value of every setting (goals, temperature, payment cost), from one seed."""
+    found = {}
+    for temperature in TEMPERATURES:
+        for cost, value in zip(PAYMENT_COSTS, at_temperature(temperature, seed), strict=True):
+            found["two", temperature, cost] = value
+        (found["one", temperature, 5.0],) = at_temperature(temperature, seed, **ONE_GOAL)
+    return found
+
+
+def main(seeds: int, jobs: int) -> None:
     """Print the table."""
     began = time.perf_counter()
-    table: dict[tuple[str, float, float], list[float]] = {}
-    for seed in range(seeds):
-        for temperature in TEMPERATURES:
-            for cost, value in zip(PAYMENT_COSTS, at_temperature(temperature, seed), strict=True):
-                table.setdefault(("two", temperature, cost), []).append(value)
-            (value,) = at_temperature(temperature, seed, **ONE_GOAL)
-            table.setdefault(("one", temperature, 5.0), []).append(value)
-        print(f"seed {seed}: {time.perf_counter() - began:.0f} s so far", flush=True)
-    print(f"{len(table)} settings, {seeds} seeds of {STARTS} random starts")
+    with ProcessPoolExecutor(jobs) as pool:
+        found = list(pool.map(of_seed, range(seeds)))
+    seconds = time.perf_counter() - began
+    print(f"{seeds} seeds of {STARTS} random starts, {seconds:.0f} s with {jobs} processes")
     print("| goals | temperature | payment_cost | best | mean | least |\n|---|---|---|---|---|---|")
-    for (goals, temperature, cost), values in sorted(table.items()):
+    for setting in sorted(found[0]):
+        goals, temperature, cost = setting
+        values = [of_one[setting] for of_one in found]
         print(
             f"| {goals} | {temperature} | {cost:g} | {max(values):.4f} | {np.mean(values):.4f} "
             f"| {min(values):.4f} |"
@@ -102,5 +110,7 @@ def main(seeds: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
-    main(parser.parse_args().seeds)
+    parser.add_argument("--seeds", type=int, default=10, help="number of seeds")
+    parser.add_argument("--jobs", type=int, default=2, help="number of processes")
+    arguments = parser.parse_args()
+    main(arguments.seeds, arguments.jobs)
