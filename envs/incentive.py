@@ -105,7 +105,8 @@ class BilevelIncentive(TabularBilevelEnv):
 
     and all others stay. The chosen action works with probability 1 - slip; else one of the three
     others works in its place, each with slip / 3, whether it moves or stays. Acting in q5, q8, q10,
-    q11 or q12 ends the episode. x enters the reward alone, and is paid for what is chosen, not for what works.
+    q11 or q12 ends the episode. x enters the reward alone, and is paid for what is chosen, not for
+    what works.
 
     ## Observation Space
     Game and follower: `Discrete(13)`, the number of the state. Leader: `Box(0, 1, [13])`, the
