@@ -343,6 +343,7 @@ def test_config_says_how_to_repeat_the_run(run: Run, tmp_path: Path) -> None:
         "id": GRID,
         "kwargs": {"map_name": "4x4", "slip": 0.2},
         "method": "exact",
+        "method_options": {},
         "steps": 2,
         "learning_rate": 0.1,
         "polish": True,
@@ -650,6 +651,39 @@ def test_every_kind_of_method_climbs(run: Run, tmp_path: Path, method: str) -> N
     assert len(history) == 3
     # What a method does not say stays empty.
     assert all((row["inner_samples"] != "") == (method in ("trace", "hpgd")) for row in history)
+
+
+def test_a_method_takes_its_options(run: Run, tmp_path: Path) -> None:
+    options = ("--method-set", "episodes=7", "--method-set", 'inner_options={"sweeps": 50}')
+    command = ("solve", GRID, *SMALL, "--method", "trace", "--steps", 1, "--out", "out")
+    result = run(*command, *options, "--method-set", "inner=sweeps", "--method-set", "horizon=3")
+    assert result.exit_code == 0, result.output
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["method_options"] == {
+        "episodes": 7,
+        "inner_options": {"sweeps": 50},
+        "inner": "sweeps",
+        "horizon": 3,
+    }
+    samples = [int(row["inner_samples"]) for row in rows(tmp_path / "out")]
+    assert all(0 < number <= 7 * 3 for number in samples)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--method-set", "episode=7"), ("'episode'", "Did you mean 'episodes'")),
+        (("--method-set", "episodes=0"), ("`episodes`", "got 0")),
+        (("--method-set", "episodes"), ("`--method-set` takes name=value",)),
+        (("--method-set", "method=exact"), ("method",)),
+    ],
+)
+def test_wrong_options_of_a_method_are_refused(
+    run: Run, tmp_path: Path, options: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    message = refused(run("solve", GRID, *SMALL, "--method", "trace", *options))
+    assert all(word in message for word in words), message
+    assert not list(tmp_path.iterdir())
 
 
 # gallery ----------------------------------------------------------------------------------------

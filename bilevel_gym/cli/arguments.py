@@ -68,15 +68,16 @@ def parse_value(text: str) -> Any:
 def parse_settings(
     ctx: click.Context, param: click.Parameter, settings: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the arguments given as `--set name=value`."""
+    """Return the arguments given as `--set name=value`, or by another such option."""
+    option = param.opts[0]
     kwargs: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
         name = name.strip()
         if not equals or not name:
-            raise CommandError(f"`--set` takes name=value, got {setting!r}")
+            raise CommandError(f"`{option}` takes name=value, got {setting!r}")
         if name in kwargs:
-            raise CommandError(f"`--set {name}` was given twice")
+            raise CommandError(f"`{option} {name}` was given twice")
         kwargs[name] = parse_value(text)
     return kwargs
 
@@ -109,7 +110,11 @@ seed_option = click.option(
 
 
 def make_leader(
-    env_id: str, env_kwargs: dict[str, Any], method: str = "exact", **options: Any
+    env_id: str,
+    env_kwargs: dict[str, Any],
+    method: str = "exact",
+    method_options: dict[str, Any] | None = None,
+    **options: Any,
 ) -> HyperGradient:
     """Return a task in the leader's seat.
 
@@ -117,6 +122,7 @@ def make_leader(
         env_id: Registered id.
         env_kwargs: What the user set.
         method: Name of the method.
+        method_options: What the user set for it.
         **options: Further arguments: `render_mode` of the task, `outer_steps` of the seat.
 
     Raises:
@@ -137,7 +143,7 @@ def make_leader(
             reason = "; ".join([*mismatches(parameters, env_kwargs), reason])
         raise CommandError(f"cannot make {env_id}: {reason}") from None
     try:
-        return HyperGradient(game, method=method, **options)
+        return HyperGradient(game, method=method, **options, **(method_options or {}))
     except (ValueError, TypeError) as error:
         raise CommandError(f"cannot take the leader's seat of {env_id}: {error}") from None
 

@@ -18,6 +18,7 @@ from .arguments import (
     INTERRUPTED,
     CommandError,
     make_leader,
+    parse_settings,
     positive,
     seed_option,
     set_option,
@@ -63,7 +64,15 @@ INTERRUPTION = "interrupted; what it reached is kept"
     metavar="NAME",
     default="exact",
     show_default=True,
-    help="Source of the hyper-gradient: exact, or an estimate such as direct.",
+    help="Source of the hyper-gradient: exact, or an estimate such as trace; see the README.",
+)
+@click.option(
+    "--method-set",
+    "method_options",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=parse_settings,
+    help="Option of the method, e.g. episodes=2048; may be repeated.",
 )
 @click.option(
     "--polish/--no-polish",
@@ -89,6 +98,7 @@ def solve(
     learning_rate: float,
     seed: int,
     method: str,
+    method_options: dict[str, Any],
     polish: bool | None,
     start: Path | None,
     out: Path | None,
@@ -115,6 +125,7 @@ def solve(
         method,
         render_mode="rgb_array" if gif else None,
         outer_steps=steps + 1 + polish_evaluations,
+        method_options=method_options,
     )
     if gif and type(env.game).draw is BilevelEnv.draw:
         raise CommandError(f"`--gif` needs a task with a picture, and {env_id} has none")
@@ -125,6 +136,7 @@ def solve(
         "id": env_id,
         "kwargs": env_kwargs,
         "method": method,
+        "method_options": method_options,
         "steps": steps,
         "learning_rate": learning_rate,
         "polish": polish,
