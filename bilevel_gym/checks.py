@@ -6,7 +6,7 @@ Every message says what was wrong, the value received and what is accepted.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
@@ -23,6 +23,7 @@ __all__ = [
     "check_options",
     "check_positive",
     "check_probability",
+    "checked_sides",
     "unknown_name",
 ]
 
@@ -121,6 +122,28 @@ def check_in_box(
         )
     checked.flags.writeable = False
     return checked
+
+
+def checked_sides(size: int | Sequence[int], least: int, most: int) -> tuple[int, int]:
+    """Return the rows and columns of a map.
+
+    Args:
+        size: Side of a square map, or (rows, columns).
+        least: Least side accepted.
+        most: Largest side accepted.
+
+    Raises:
+        ValueError: If `size` is something else, or a side is out of range.
+    """
+    sides = tuple(size) if isinstance(size, Sequence) else (size, size)
+    if len(sides) != 2 or not all(
+        isinstance(side, Integral) and not isinstance(side, bool) and least <= side <= most
+        for side in sides
+    ):
+        raise ValueError(
+            f"`size` must be a side or (rows, columns), each in {least}..{most}, got {size!r}"
+        )
+    return int(sides[0]), int(sides[1])
 
 
 def check_options(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Integral
 from typing import TYPE_CHECKING
 
 import gymnasium as gym
@@ -16,6 +15,7 @@ from ..checks import (
     check_at_least,
     check_not_negative,
     check_probability,
+    checked_sides,
     unknown_name,
 )
 from ..mdp import FloatArray, Kernel
@@ -321,15 +321,8 @@ def random_map(size: int | Sequence[int], seed: int = 0) -> tuple[str, ...]:
     Raises:
         ValueError: If an argument is out of range.
     """
-    sides = tuple(size) if isinstance(size, Sequence) else (size, size)
-    if len(sides) != 2 or not all(
-        isinstance(side, Integral) and 2 <= side <= MAX_SIDE for side in sides
-    ):
-        raise ValueError(
-            f"`size` must be a side or (rows, columns), each in 2..{MAX_SIDE}, got {size!r}"
-        )
+    rows, columns = checked_sides(size, 2, MAX_SIDE)
     check_at_least("seed", seed, 0)
-    rows, columns = (int(side) for side in sides)
     rng = np.random.default_rng(seed)
     density = 0.2
     while True:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import string
 from collections.abc import Sequence
 from dataclasses import replace
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checks import check_at_least, check_in_box, check_not_negative, check_probability
+from ..checks import (
+    check_at_least,
+    check_in_box,
+    check_not_negative,
+    check_probability,
+    checked_sides,
+)
 from ..mdp import FloatArray, Kernel, TabularMDP
 from ..methods import TabularResponse
 from ..objectives import LogLikelihood, QuadraticCost, Sum
@@ -523,16 +528,9 @@ def random_terrain(
     """
     from scipy.spatial import KDTree
 
-    sides = tuple(size) if isinstance(size, Sequence) else (size, size)
-    if len(sides) != 2 or not all(
-        isinstance(side, Integral) and 1 <= side <= MAX_SIDE for side in sides
-    ):
-        raise ValueError(
-            f"`size` must be a side or (rows, columns), each in 1..{MAX_SIDE}, got {size!r}"
-        )
+    rows, columns = checked_sides(size, 1, MAX_SIDE)
     check_at_least("num_kinds", num_kinds, 1)
     check_at_least("seed", seed, 0)
-    rows, columns = (int(side) for side in sides)
     most = min(len(KINDS), rows * columns - 1)
     if num_kinds > most:
         raise ValueError(f"`num_kinds` must be at most {most} on this map, got {num_kinds}")
