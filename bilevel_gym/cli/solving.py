@@ -218,7 +218,7 @@ def explain_os_errors(folder: Path) -> Iterator[None]:
         if error.strerror is None:
             raise
         raise CommandError(
-            f"cannot write the run's folder {folder}: {error.strerror}"
+            f"cannot write the folder {folder}: {error.strerror}"
             + (f" ({error.filename})" if error.filename else "")
         ) from None
 
