@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..files import replacing
+from ..plotting import INK, LINE, MUTED, new_figure, save_figure, tidy
 from .runs import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["plot_history"]
-
-INK, MUTED, LINE = "#222222", "#767676", "#1f4e9c"
 
 
 def plot_history(history: Sequence[Record], path: Path, title: str) -> None:
@@ -27,11 +25,9 @@ def plot_history(history: Sequence[Record], path: Path, title: str) -> None:
         path: The PNG to write.
         title: What the run is.
     """
-    # The object interface alone: no global state, no display.
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(7.0, 5.6), dpi=150, layout="constrained")
+    figure = new_figure(7.0, 5.6)
     upper, lower = figure.subplots(2, 1, sharex=True)
     steps = np.array([record.step for record in history])
     objective = np.array([record.objective for record in history])
@@ -53,7 +49,7 @@ def plot_history(history: Sequence[Record], path: Path, title: str) -> None:
     if len(history) == 1:
         lower.set_xticks([0])
     for axes in (upper, lower):
-        _tidy(axes)
+        tidy(axes)
         _mark_phases(axes, history, label=axes is upper)
     best = int(np.argmax(objective))
     upper.annotate(
@@ -67,16 +63,7 @@ def plot_history(history: Sequence[Record], path: Path, title: str) -> None:
         color=LINE,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
     )
-    with replacing(path) as temporary:
-        figure.savefig(temporary)
-
-
-def _tidy(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(MUTED)
-    axes.tick_params(colors=MUTED, labelcolor=INK)
-    axes.grid(axis="y", color="#e4e4e4", linewidth=0.7)
-    axes.set_axisbelow(True)
+    save_figure(figure, path)
 
 
 def _mark_phases(axes: Axes, history: Sequence[Record], *, label: bool) -> None:
