@@ -32,10 +32,17 @@ class BCHG(Trace):
         Args:
             game: A tabular game whose x enters the rewards alone.
             critic: See `bilevel_gym.methods.trace.Trace`.
-            **options: See `bilevel_gym.methods.sampled.Sampled`.
+            **options: `truncation` of `Trace`, and those of
+                `bilevel_gym.methods.sampled.Sampled`.
 
         Raises:
             TypeError: If the method does not suit the game, or an option is unknown.
             ValueError: If an option is out of range.
         """
+        for option in ("all_actions", "control_variate"):
+            if option in options:
+                raise TypeError(
+                    f"`{option}` is no option of method 'bc-hg', which sums over the actions "
+                    "taken; method 'trace' has it"
+                )
         super().__init__(game, critic=critic, all_actions=False, **options)

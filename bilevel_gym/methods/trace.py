@@ -12,18 +12,35 @@ get pi(a|s) (gamma e_{t-1} + gamma_u^t A_u(s, a) / tau).
 
 A leader's return and a gradient's return of the same episode are correlated, so the advantage must
 be a function of (s, a): it comes from a critic, `bilevel_gym.methods.sampled.Critic`.
+
+Control variate. Averaging takes the luck of the last action out of the estimate; most of the
+variance comes from where earlier actions have led. With taken(s, a) the trace summed over the
+actions that were taken, sum_t (gamma e_{t-1} + c_t) 1[(s_t, a_t) = (s, a)], and averaged(s, a) the
+form above, the mean of their difference is zero, and so is that of what follows from it under any
+kernel M:
+
+    q_hat(s, a) = averaged(s, a) - pi(a|s) v(s),
+    (I - gamma M_pi)^T v = gamma sum_sa M(.|s, a) [taken(s, a) - averaged(s, a)].
+
+Were M the true kernel, the luck of the actions would be left in which states are visited alone.
+M is the kernel of the frequencies seen, which costs no episode; with few of them it is wrong, and
+the mean stays for all that. For this M must know nothing of the episodes that it corrects
+(cross-fitting): each half of the episodes is corrected by what was seen in the other halves, of
+this x and of all earlier ones. On four rooms this about halves the variance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..checks import check_at_least, check_flag, unknown_name
+from ..linear import DiscountedSystem
 from ..mdp import FloatArray
-from ..sampler import Episodes
+from ..sampler import Episodes, TransitionCounts
 from .sampled import Batch, Critic, Sampled, advantages, carried, on_pairs, on_states
 
 if TYPE_CHECKING:
@@ -44,6 +61,7 @@ class Trace(Sampled):
         critic: str = "seen",
         all_actions: bool = True,
         truncation: int | None = None,
+        control_variate: bool = True,
         **options: Any,
     ) -> None:
         """Bind the method to a game.
@@ -55,6 +73,9 @@ class Trace(Sampled):
             all_actions: Whether to average over the actions of a visited state.
             truncation: Steps that an injection counts, its own included; None for all. 1 leaves
                 of the advantage of dr/dx its first term.
+            control_variate: Whether to subtract what follows from the luck of the actions, by the
+                frequencies of transitions seen; it belongs to the whole trace, averaged over
+                actions, and other forms go without.
             **options: See `Sampled`: episodes, horizon, inner, inner_options.
 
         Raises:
@@ -67,44 +88,65 @@ class Trace(Sampled):
         check_flag("all_actions", all_actions)
         if truncation is not None:
             check_at_least("truncation", truncation, 1)
+        check_flag("control_variate", control_variate)
         self._exact_critic = critic == "exact"
         self._all_actions, self._truncation = bool(all_actions), truncation
+        self._corrects = bool(control_variate and all_actions and truncation is None)
         self.reset(self._rng)
 
     def reset(self, rng: np.random.Generator) -> None:
         """Forget everything learnt; draw all randomness from `rng` from now on."""
         super().reset(rng)
-        self._critic = Critic(self._game.num_states, self._game.num_actions)
+        size = self._game.num_states, self._game.num_actions
+        self._critic = Critic(*size)
+        self._halves = TransitionCounts(*size), TransitionCounts(*size)
 
     def watch(self, upper_params: FloatArray, blocks: Sequence[Episodes]) -> None:
-        """Tell the critic; see `Sampled`."""
+        """Tell the critic, and the models of the control variate; see `Sampled`."""
         if not self._exact_critic:
             self._critic.add(blocks)
+        if self._corrects:
+            for counts, half in zip(self._halves, _halves(blocks), strict=True):
+                for block in half:
+                    counts.add(block)
 
     def signed_occupancy(self, batch: Batch) -> tuple[FloatArray, int]:
         """Return the trace's estimate of dF/dr through pi*, `[S, A]`; see `Sampled`."""
+        tables = self._advantages(batch, max(len(block.upper_rewards) for block in batch.blocks))
+        if not self._corrects:
+            averaged, taken = self._sums(batch.blocks, tables, batch)
+            return (averaged if self._all_actions else taken) / batch.num_episodes, 0
+        signed = np.zeros(batch.policy.shape)
+        for half, others in zip(_halves(batch.blocks), self._halves[::-1], strict=True):
+            averaged, taken = self._sums(half, tables, batch)
+            kernel = others.kernel()
+            system = DiscountedSystem(kernel, batch.policy, batch.gamma)
+            luck, _ = system.solve(batch.gamma * kernel.flow(taken - averaged), transpose=True)
+            signed += averaged - batch.policy * luck[:, None]
+        return signed / batch.num_episodes, 0
+
+    def _sums(
+        self, blocks: Iterable[Episodes], tables: Sequence[FloatArray], batch: Batch
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return the trace summed over episodes: averaged over actions, and of those taken."""
         policy, tau = batch.policy, batch.temperature
-        steps = max(len(block.upper_rewards) for block in batch.blocks)
-        tables = self._advantages(batch, steps)
-        signed = np.zeros(policy.shape)
-        for block in batch.blocks:
+        averaged, taken = np.zeros(policy.shape), np.zeros(policy.shape)
+        for block in blocks:
             discounts = batch.discounts(len(block.upper_rewards))
             injections = _along(block, tables) * discounts[:, None] / tau
             carry = carried(injections, batch.gamma, self._truncation)
-            if not self._all_actions:
-                signed += on_pairs(block, carry + injections, policy.shape)
-                continue
-            signed += policy * on_states(block, carry, len(policy))[:, None]
+            taken += on_pairs(block, carry + injections, policy.shape)
+            averaged += policy * on_states(block, carry, len(policy))[:, None]
             if len(tables) == 1:
                 weights = np.broadcast_to(discounts[:, None], injections.shape)
                 visits = on_states(block, weights, len(policy))
-                signed += visits[:, None] * policy * tables[0] / tau
+                averaged += visits[:, None] * policy * tables[0] / tau
             else:
                 for t, table in enumerate(tables[: len(discounts)]):
                     present = block.trajectories.states[t]
                     number = np.bincount(present[present >= 0], minlength=len(policy))
-                    signed += discounts[t] * number[:, None] * policy * table / tau
-        return signed / batch.num_episodes, 0
+                    averaged += discounts[t] * number[:, None] * policy * table / tau
+        return averaged, taken
 
     def _advantages(self, batch: Batch, steps: int) -> Sequence[FloatArray]:
         if not self._exact_critic:
@@ -119,6 +161,23 @@ class Trace(Sampled):
             batch,
             steps,
         )
+
+
+def _halves(blocks: Iterable[Episodes]) -> tuple[list[Episodes], list[Episodes]]:
+    """Return the episodes in two parts of the same size, or almost."""
+    first, second = [], []
+    for block in blocks:
+        middle = block.num_episodes // 2
+        first.append(_part(block, slice(middle)))
+        second.append(_part(block, slice(middle, None)))
+    return first, second
+
+
+def _part(block: Episodes, episodes: slice) -> Episodes:
+    played = block.trajectories
+    pairs = np.ascontiguousarray(played.pairs[:, episodes])
+    part = replace(played, pairs=pairs, final_states=played.final_states[episodes])
+    return Episodes(part, block.upper_rewards[:, episodes])
 
 
 def _along(block: Episodes, tables: Sequence[FloatArray]) -> FloatArray:

@@ -1,12 +1,16 @@
 """How good sampled hyper-gradients are, by the number of episodes, at the exact policy.
 
-Run it as `python -m tests.benchmarks.estimators`; it prints tables and the bars, and draws a PNG.
+Run it as `python -m tests.benchmarks.estimators`; it prints tables and the bars, in some minutes.
+`--out demos/gallery/estimators.png` draws the figure, too: means over the two placings.
 
 The setting: four rooms of 104 cells, noise .15 (the intended move has probability .85), discount
 .95, temperature .01. The follower walks from (4, 1) to its goal, which pays 1 and ends the episode;
 the leader is paid for each step in a target cell. x shapes the reward of each state,
 x[s] (104), or of each state and action, x[s, a] (416). The direct part is zero, so that the whole
 hyper-gradient is the response. trVar is N tr Cov / |g|^2 at N = 256 episodes.
+
+Methods are new for each replicate: nothing has been seen before. Stoc-sobirl is not among them: it
+is sobirl here, but for its own schedule and inner learner.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from bilevel_gym.envs import ArrayBilevelEnv, BilevelFourRooms, TabularBilevelEn
 from bilevel_gym.envs.four_rooms import PLACES, START
 from bilevel_gym.mdp import FloatArray
 from bilevel_gym.methods import make_method
+from bilevel_gym.plotting import INK, MUTED, PALETTE, new_figure, save_figure, tidy
 
 GAMMA, TEMPERATURE, SLIP = 0.95, 0.01, 0.1125
 # Goals and targets: half way to the goal, and closer to the start.
@@ -44,29 +49,49 @@ class Estimator:
         method: A key of `bilevel_gym.methods.METHODS`.
         options: Its options.
         largest: The most episodes it is given.
+        colour: Its colour in the figure, None to leave it out.
+        style: Its line there.
     """
 
     label: str
     method: str
     options: dict[str, Any] = field(default_factory=dict)
     largest: int = 100_000
+    colour: str | None = None
+    style: str = "-"
 
 
+RAW = "sobirl, no baseline"
+# A hue for each method, dashes for what leaves something out of it.
 ESTIMATORS = (
-    Estimator("trace", "trace"),
-    Estimator("trace, exact critic", "trace", {"critic": "exact"}),
-    Estimator("trace, actions taken", "trace", {"all_actions": False}),
+    Estimator("trace", "trace", colour=PALETTE[0]),
+    Estimator(
+        "trace, no control variate",
+        "trace",
+        {"control_variate": False},
+        colour=PALETTE[5],
+        style="--",
+    ),
+    Estimator("trace, exact critic", "trace", {"critic": "exact"}, colour=PALETTE[11], style=":"),
     Estimator("trace, K = 1", "trace", {"truncation": 1}),
     Estimator("trace, K = 10", "trace", {"truncation": 10}),
     Estimator("trace, K = 40", "trace", {"truncation": 40}),
+    Estimator("bc-hg", "bc-hg", colour=PALETTE[3]),
     Estimator("bc-hg, exact critic", "bc-hg", {"critic": "exact"}),
-    Estimator("sobirl, no baseline", "sobirl", {"baseline": False}),
-    Estimator("sobirl", "sobirl"),
-    Estimator("sobirl, K = 1", "sobirl", {"truncation": 1}),
-    Estimator("sobirl, K = 10", "sobirl", {"truncation": 10}),
-    Estimator("sobirl, K = 40", "sobirl", {"truncation": 40}),
-    Estimator("hpgd", "hpgd"),
-    Estimator("hpgd, uniform starts", "hpgd", {"starts": "uniform"}, 16_384),
+    Estimator("hpgd", "hpgd", colour=PALETTE[2]),
+    Estimator(
+        "hpgd, uniform starts",
+        "hpgd",
+        {"starts": "uniform"},
+        16_384,
+        colour=PALETTE[7],
+        style="--",
+    ),
+    Estimator("sobirl", "sobirl", colour=PALETTE[1]),
+    Estimator(RAW, "sobirl", {"baseline": False}, colour=PALETTE[6], style="--"),
+    Estimator("sobirl, K = 40", "sobirl", {"truncation": 40}, colour=PALETTE[4], style=":"),
+    Estimator("sobirl, K = 10", "sobirl", {"truncation": 10}, colour=PALETTE[10], style=":"),
+    Estimator("sobirl, K = 1", "sobirl", {"truncation": 1}, colour=PALETTE[8], style=":"),
 )
 
 
@@ -236,8 +261,8 @@ def print_bars(rows: dict[str, list[Row]], game: TabularBilevelEnv, *, per_actio
     def bar(text: str, value: float, reached: bool) -> None:
         print(f"| {text} | {value:.4g} | {'yes' if reached else 'NO'} |")
 
-    raw = at("sobirl, no baseline", AT)
-    for label in ("trace", "trace, exact critic"):
+    raw = at(RAW, AT)
+    for label in ("trace", "trace, no control variate", "trace, exact critic"):
         few, many = at(label, AT), at(label, 100_000)
         if few is not None and raw is not None:
             share = few.variance / raw.variance
@@ -253,51 +278,97 @@ def print_bars(rows: dict[str, list[Row]], game: TabularBilevelEnv, *, per_actio
     bar("K = 40: cosine >= .999", forty, forty >= 0.999)
 
 
-def draw(studies: dict[str, dict[str, list[Row]]], path: Path) -> None:
-    """Draw cosine and error against the number of episodes, a column for each study."""
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
+def draw(studies: dict[bool, list[dict[str, list[Row]]]], path: Path) -> None:
+    """Draw cosines and variances, with a column for x[s, a] and one for x[s].
 
-    figure = Figure(figsize=(6.0 * len(studies), 8.0), layout="constrained")
-    axes = figure.subplots(2, len(studies), squeeze=False, sharex=True)
-    styles = {"trace": "-", "bc-hg": "--", "sobirl": "-.", "hpgd": ":"}
-    colours, markers = colormaps["tab20"], "osv^<>DPX*dph8"
-    for column, (title, rows) in enumerate(studies.items()):
-        for kind, value in ((0, "cosine"), (1, "error")):
-            plot = axes[kind][column]
-            for number, estimator in enumerate(ESTIMATORS):
-                found = rows[estimator.label]
-                plot.plot(
-                    [row.episodes for row in found],
-                    [getattr(row, value) for row in found],
-                    styles[estimator.method],
-                    color=colours(number),
-                    marker=markers[number],
-                    markersize=4,
-                    label=estimator.label,
-                )
-            plot.set_xscale("log")
-            plot.grid(alpha=0.3)
-        axes[0][column].set_title(title)
-        axes[1][column].set_yscale("log")
-        axes[1][column].set_xlabel(
-            "episodes (sobirl: and as many more; hpgd, uniform: starts besides)"
-        )
-    axes[0][0].set_ylabel("mean cosine to the exact hyper-gradient")
-    axes[1][0].set_ylabel("mean relative error")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    figure.savefig(path, dpi=120)
+    Args:
+        studies: Rows by whether x has an entry for each action, for each of the placings.
+        path: The PNG.
+    """
+    figure = new_figure(9.0, 7.4)
+    axes = figure.subplots(2, 2, sharex="row", sharey="row", height_ratios=(1.5, 1.0))
+    drawn = [estimator for estimator in ESTIMATORS if estimator.colour is not None]
+    for column, (per_action, placings) in enumerate(studies.items()):
+        curves, bars = axes[:, column]
+        for estimator in drawn:
+            rows = [placing[estimator.label] for placing in placings]
+            curves.plot(
+                [row.episodes for row in rows[0]],
+                [1.0 - np.mean([row.cosine for row in same]) for same in zip(*rows, strict=True)],
+                estimator.style,
+                color=estimator.colour,
+                linewidth=2.4 if estimator is drawn[0] else 1.5,
+                marker="o",
+                markersize=3.5,
+                label=estimator.label,
+                zorder=3 if estimator is drawn[0] else 2,
+            )
+        curves.set_title(f"{'x[s, a]: 416' if per_action else 'x[s]: 104'} parameters", color=INK)
+        curves.axhline(0.02, color=INK, linewidth=0.9)
+        curves.axvline(AT, color=MUTED, linewidth=0.9, linestyle=":")
+        curves.set_xscale("log")
+        curves.set_xticks(list(BUDGETS), [f"{episodes:,}" for episodes in BUDGETS])
+        curves.set_xlabel("episodes from the start state")
+        shares = [
+            float(
+                np.mean([at(rows[e.label]).variance / at(rows[RAW]).variance for rows in placings])
+            )
+            for e in drawn
+        ]
+        places = np.arange(len(drawn))[::-1]
+        bars.barh(places, shares, color=[str(e.colour) for e in drawn], height=0.7)
+        for place, share in zip(places, shares, strict=True):
+            beyond = share > 1.1  # off the scale
+            bars.text(
+                1.19 if beyond else share + 0.008,
+                place,
+                f"{share:.0f} \N{RIGHTWARDS ARROW}" if beyond else f"{share:.2f}",
+                ha="right" if beyond else "left",
+                va="center",
+                fontsize=7,
+                color="white" if beyond else INK,
+            )
+        bars.set_xlim(0.0, 1.2)
+        bars.axvline(0.5, color=INK, linewidth=0.9, zorder=0)
+        bars.set_yticks(places, [e.label for e in drawn], fontsize=8)
+        bars.set_xlabel(f"variance at {AT} episodes / that of {RAW}")
+        tidy(curves)
+        tidy(bars)
+        bars.grid(visible=False)
+    # Distances to one, on a log scale, with the cosines they stand for.
+    ticks = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 1e-3, 1e-4, 1e-5)
+    axes[0, 0].set_yscale("log")
+    axes[0, 0].set_yticks(ticks, [f"{1.0 - tick:.5g}" for tick in ticks])
+    for curves in axes[0]:
+        curves.minorticks_off()
+    axes[0, 0].set_ylim(1.3, 4e-6)
+    axes[0, 0].set_ylabel("mean cosine to the exact hyper-gradient")
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+        fontsize=8,
+    )
+    save_figure(figure, path)
 
 
-def main(largest: int, picture: Path) -> None:
-    """Print tables and bars, and draw the picture."""
-    began, studies = time.perf_counter(), {}
+def at(rows: list[Row]) -> Row:
+    """Return the row of 256 episodes."""
+    return next(row for row in rows if row.episodes == AT)
+
+
+def main(largest: int, path: Path | None) -> None:
+    """Print tables and bars, and draw the figure."""
+    began = time.perf_counter()
+    studies: dict[bool, list[dict[str, list[Row]]]] = {True: [], False: []}
     for goal, target in PLACINGS:
         for per_action in (True, False):
             game = four_rooms(per_action=per_action, goal=goal, target=target)
             title = f"{'x[s, a]' if per_action else 'x[s]'}, goal {goal}, target {target}"
             value = game.evaluate(game.initial_upper_params).objective
-            rows = studies[title] = study(game, largest)
+            rows = study(game, largest)
+            studies[per_action].append(rows)
             print(f"\n## {title}: F = {value:.4f}; mean cosine / mean relative error\n")
             print_study(rows)
             print("\n| K | cosine in expectation | relative error |\n|---|---|---|")
@@ -305,13 +376,18 @@ def main(largest: int, picture: Path) -> None:
             print("\n| bar | value | reached |\n|---|---|---|")
             print_bars(rows, game, per_action=per_action)
             print(f"\n{time.perf_counter() - began:.0f} s so far", flush=True)
-    draw(studies, picture)
-    print(f"drawn: {picture}")
+    if path is not None:
+        draw(studies, path)
+        print(f"drawn: {path}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--largest", type=int, default=100_000, help="most episodes of a point")
-    parser.add_argument("--picture", type=Path, default=Path("estimators.png"), help="the PNG")
+    parser.add_argument(
+        "--largest", type=int, default=100_000, help="most episodes of a point, at least 256"
+    )
+    parser.add_argument("--out", type=Path, help="the PNG to draw")
     arguments = parser.parse_args()
-    main(arguments.largest, arguments.picture)
+    if arguments.largest < AT:
+        parser.error(f"--largest must be at least {AT}, got {arguments.largest}")
+    main(arguments.largest, arguments.out)
