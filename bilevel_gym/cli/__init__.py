@@ -5,11 +5,13 @@ from __future__ import annotations
 import click
 
 from .. import __version__
+from .benchmarking import benchmark
 from .checking import check
 from .console import plain_warnings
 from .listing import list_tasks, markdown_table
 from .pictures import gallery
 from .playing import play
+from .reporting import report
 from .solving import solve
 
 __all__ = ["main", "markdown_table"]
@@ -25,5 +27,5 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (list_tasks, check, solve, play, gallery):
+for command in (list_tasks, check, solve, play, gallery, benchmark, report):
     main.add_command(command)

@@ -132,19 +132,22 @@ def film_climb(env: HyperGradient, film: Film, seed: int) -> FloatArray:
 
 
 def film_episode(env: HyperGradient, x: FloatArray, film: Film, seed: int) -> None:
-    """Film the beginning of an episode of the follower under x, by its own policy."""
-    from ..methods import TabularResponse
+    """Film the beginning of an episode of the follower under x, by its own policy.
+
+    Nothing is filmed where the response has no policy to draw actions from.
+    """
     from ..wrappers import LowerLevel
 
     env.step(x)
-    response = env.response
-    assert isinstance(response, TabularResponse)
+    response: Any = env.response
+    if not hasattr(response, "draw_action"):
+        return
     follower = LowerLevel(env, x)
     rng = np.random.default_rng(seed)
     state, _ = follower.reset(seed=seed)
     hold(film, follower, EPISODE_FRAMES)
     for _ in range(EPISODE_PICTURES):
-        action = int(rng.choice(response.policy.shape[1], p=response.policy[state]))
+        action = response.draw_action(state, rng)
         state, _, terminated, truncated, _ = follower.step(action)
         hold(film, follower, EPISODE_FRAMES)
         if terminated or truncated:

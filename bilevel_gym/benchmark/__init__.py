@@ -1,0 +1,28 @@
+"""Benchmarks: tasks x methods x optimizers x seeds, from one TOML file to one table.
+
+* `config`: what is to be run, read from TOML and checked before anything runs.
+* `runs`: one run, scored by the exact answer that its method does not see.
+* `engine`: many runs on many processes or a cluster, resumed where they were stopped.
+* `results`: one Parquet file for each run, and the table of them all.
+"""
+
+from __future__ import annotations
+
+from .config import Benchmark, ConfigError, default_text, read_benchmark
+from .engine import EngineError, execute, plan
+from .results import load_results
+from .runs import Outcome, Run, perform
+
+__all__ = [
+    "Benchmark",
+    "ConfigError",
+    "EngineError",
+    "Outcome",
+    "Run",
+    "default_text",
+    "execute",
+    "load_results",
+    "perform",
+    "plan",
+    "read_benchmark",
+]

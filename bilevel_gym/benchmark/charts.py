@@ -1,0 +1,507 @@
+"""Figures of a benchmark, with matplotlib, imported at use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..mdp import FloatArray
+from ..plotting import GRID, INK, MUTED, PALETTE, new_figure, save_figure, tidy
+from .statistics import CONFIDENCE, Interval, bootstrap_interval, mean, pooled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+__all__ = [
+    "Curve",
+    "Reference",
+    "Style",
+    "cosine_windows",
+    "draw_aggregate",
+    "draw_cosines",
+    "draw_curves",
+    "draw_profiles",
+    "draw_task",
+    "learning_curve",
+    "make_styles",
+]
+
+# Points of a curve that are drawn; a figure has about as many pixels to show them.
+POINTS = 200
+WINDOWS = 20
+DASHES: tuple[Any, ...] = ("solid", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
+# A curve may fall this far below the start, in units of the climb, before the panel cuts it.
+DEPTH = 0.5
+SMALL = 8
+BAND = f"{CONFIDENCE:.0%} bootstrap interval".replace("%", " %")
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a method looks, in every figure of a report alike."""
+
+    color: str
+    dashes: Any
+
+    @property
+    def zorder(self) -> float:
+        """Dashes lie above what is solid, which shows through their gaps."""
+        return 2.0 if self.dashes == "solid" else 2.1
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the objective of a task is measured by.
+
+    Attributes:
+        start: F at the start.
+        best: Best value of F: the best known one, or the best in the table.
+        known: Best known value, NaN if none is.
+    """
+
+    start: float
+    best: float
+    known: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Mean of the exact objective over the seeds of one cell.
+
+    Attributes:
+        steps: Leader's steps, `[T]`, ascending.
+        env_steps: Mean environment steps used by then, `[T]`.
+        objective: Mean over seeds and its interval, `[T]`.
+    """
+
+    steps: NDArray[np.int64]
+    env_steps: FloatArray
+    objective: Interval
+
+
+def make_styles(labels: Iterable[str]) -> dict[str, Style]:
+    """Return colour and dashes for each method; curves that coincide show through the gaps."""
+    size = len(PALETTE)
+    return {
+        label: Style(PALETTE[k % size], DASHES[(k + k // size) % len(DASHES)])
+        for k, label in enumerate(sorted(labels))
+    }
+
+
+def learning_curve(cell: DataFrame) -> Curve:
+    """Return the curve of one task and method.
+
+    A run that stopped early stays at its last value: its leader does not move any more.
+
+    Args:
+        cell: Rows of the cell.
+    """
+    objective = _held(cell, "objective")
+    drawn = np.unique(np.linspace(0, len(objective) - 1, POINTS).round().astype(int))
+    values = objective.to_numpy()[drawn]
+    return Curve(
+        objective.index.to_numpy()[drawn],
+        _held(cell, "env_steps").to_numpy()[drawn].mean(axis=1),
+        bootstrap_interval([values], pooled(mean)),
+    )
+
+
+def _held(cell: DataFrame, column: str) -> DataFrame:
+    """Return a column as a table of steps x seeds, each run held at its last value."""
+    return cell.pivot(index="step", columns="seed", values=column).ffill().bfill()
+
+
+def cosine_windows(cell: DataFrame, width: int) -> tuple[FloatArray, FloatArray]:
+    """Return middles of windows of `width` steps and the mean cosine in each, over all seeds.
+
+    Where either gradient is zero the cosine does not exist; such steps are left out.
+    """
+    known = cell[np.isfinite(cell["cosine"])]
+    windows = known.groupby(known["step"] // width)
+    return windows["step"].mean().to_numpy(), windows["cosine"].mean().to_numpy()
+
+
+def draw_task(
+    task: str,
+    curves: Mapping[str, Curve],
+    reference: Reference,
+    styles: Mapping[str, Style],
+    path: Path,
+) -> None:
+    """Draw every method's curve on one task, named at its end.
+
+    Args:
+        task: Title.
+        curves: Curve of each method.
+        reference: What the task is measured by.
+        styles: Look of each method.
+        path: The PNG to write.
+    """
+    height = max(4.4, 0.8 + 0.22 * len(curves))
+    figure = new_figure(8.0, height)
+    axes = figure.add_subplot()
+    _draw_panel(axes, task, curves, reference, styles, against="step")
+    axes.set_ylabel("exact objective F(x)")
+    axes.set_xlabel(f"leader's steps   (line: mean over seeds; band: {BAND})")
+    # Title and axis label take the rest.
+    _name_ends(axes, curves, styles, height - 0.8)
+    save_figure(figure, path)
+
+
+def draw_curves(
+    curves: Mapping[str, Mapping[str, Curve]],
+    references: Mapping[str, Reference],
+    styles: Mapping[str, Style],
+    path: Path,
+    *,
+    against: str,
+) -> None:
+    """Draw the curves of all tasks, a panel each.
+
+    Args:
+        curves: Curve of each method, by task.
+        references: What each task is measured by.
+        styles: Look of each method.
+        path: The PNG to write.
+        against: "step", or "env_steps" on a logarithmic axis.
+    """
+    named = sorted({label for cells in curves.values() for label in cells})
+    unit = "leader's steps" if against == "step" else "environment steps"
+    figure, panels = _grid(len(curves), styles, named, unit, "exact objective F(x)")
+    for axes, (task, cells) in zip(panels, curves.items(), strict=True):
+        _draw_panel(axes, task, cells, references[task], styles, against=against)
+    save_figure(figure, path)
+
+
+def draw_cosines(
+    cells: Mapping[str, Mapping[str, DataFrame]], styles: Mapping[str, Style], path: Path
+) -> None:
+    """Draw the cosine between each method's hyper-gradient and the exact one, a panel a task.
+
+    Args:
+        cells: Rows of each method, by task.
+        styles: Look of each method.
+        path: The PNG to write.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    named = sorted({label for by_label in cells.values() for label in by_label})
+    figure, panels = _grid(
+        len(cells), styles, named, "leader's steps", "cosine to the exact hyper-gradient"
+    )
+    for axes, (task, by_label) in zip(panels, cells.items(), strict=True):
+        longest = max(int(cell["step"].max()) for cell in by_label.values())
+        width = max(1, -(-(longest + 1) // WINDOWS))
+        lowest = 0.0
+        for label, cell in by_label.items():
+            middles, cosines = cosine_windows(cell, width)
+            lowest = min(lowest, cosines.min(initial=0.0))
+            axes.plot(
+                middles,
+                cosines,
+                color=styles[label].color,
+                linestyle=styles[label].dashes,
+                zorder=styles[label].zorder,
+                linewidth=1.4,
+                marker="o",
+                markersize=2.2,
+                clip_on=False,
+            )
+        axes.axhline(0.0, color=MUTED, linewidth=0.8)
+        axes.set_ylim(lowest - 0.05, 1.02)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        _head(axes, f"{task}, means of {width} steps" if width > 1 else task)
+    save_figure(figure, path)
+
+
+def draw_profiles(
+    profiles: Mapping[str, Interval],
+    thresholds: FloatArray,
+    styles: Mapping[str, Style],
+    path: Path,
+) -> None:
+    """Draw the share of runs above each score.
+
+    Args:
+        profiles: Shares of each method, `[T]`.
+        thresholds: Scores, `[T]`.
+        styles: Look of each method.
+        path: The PNG to write.
+    """
+    figure, (axes,) = _grid(
+        1,
+        styles,
+        profiles,
+        f"normalised score t   (band: {BAND})",
+        "share of runs with score > t",
+        width=7.5,
+        height=3.4,
+    )
+    for label, profile in profiles.items():
+        style = styles[label]
+        axes.fill_between(
+            thresholds,
+            profile.low,
+            profile.high,
+            step="post",
+            color=style.color,
+            alpha=0.1,
+            linewidth=0,
+        )
+        axes.plot(
+            thresholds,
+            profile.value,
+            color=style.color,
+            linestyle=style.dashes,
+            zorder=style.zorder,
+            linewidth=1.6,
+            drawstyle="steps-post",
+            clip_on=False,
+        )
+    tidy(axes)
+    axes.set_xlim(thresholds[0], thresholds[-1])
+    axes.set_ylim(-0.01, 1.01)
+    save_figure(figure, path)
+
+
+def draw_aggregate(
+    names: Sequence[str], scores: Sequence[Interval], colors: Sequence[str], path: Path
+) -> None:
+    """Draw the interquartile mean of each method with its interval, the first on top.
+
+    Args:
+        names: Methods.
+        scores: Interquartile mean of each, scalars.
+        colors: Colour of each.
+        path: The PNG to write.
+    """
+    # The axes keep their width beside long names.
+    figure = new_figure(5.8 + 0.08 * max(map(len, names)), 1.1 + 0.27 * len(names))
+    axes = figure.add_subplot()
+    places = np.arange(len(names))
+    lows, values, highs = (
+        np.array([float(getattr(score, part)) for score in scores])
+        for part in ("low", "value", "high")
+    )
+    left = max(-DEPTH, min(0.0, lows.min())) - 0.04
+    right = max(1.0, highs.max()) + 0.02
+    axes.axvline(0.0, color=MUTED, linewidth=0.8, zorder=0)
+    axes.axvline(1.0, color=MUTED, linewidth=0.8, zorder=0)
+    axes.hlines(places, lows, highs, colors=colors, linewidth=7, alpha=0.3)
+    axes.scatter(values, places, color=colors, s=42, zorder=3)
+    beyond = values < left
+    axes.scatter(
+        np.full(beyond.sum(), left), places[beyond], marker="<", s=42, zorder=3,
+        color=[color for color, out in zip(colors, beyond, strict=True) if out], clip_on=False,
+    )  # fmt: skip
+    for place, value, low, high in zip(places, values, lows, highs, strict=True):
+        around = f" [{low:.3f}, {high:.3f}]" if high > low else ""
+        axes.annotate(
+            f"{value:.3f}{around}".replace("-", "\N{MINUS SIGN}"),
+            (1.01, place),
+            xycoords=("axes fraction", "data"),
+            verticalalignment="center",
+            fontsize=SMALL,
+            color=INK,
+            annotation_clip=False,
+        )
+    tidy(axes)
+    axes.grid(visible=False, axis="y")
+    axes.grid(axis="x", color=GRID, linewidth=0.7)
+    axes.set_xlim(left, right)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_yticks(places, [_plain(name) for name in names])
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(
+        f"interquartile mean of the normalised score, {BAND}\n(0: the start, 1: the best value)",
+        fontsize=9,
+    )
+    save_figure(figure, path)
+
+
+def _grid(
+    count: int,
+    styles: Mapping[str, Style],
+    named: Iterable[str],
+    xlabel: str,
+    ylabel: str,
+    *,
+    width: float = 3.9,
+    height: float = 2.7,
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with `count` panels, labelled at its margins, and a legend below them."""
+    from matplotlib.lines import Line2D
+
+    names = list(named)
+    columns = 1 if count == 1 else 2 if count <= 4 else 3
+    rows = -(-count // columns)
+    width = max(width, 6.5 / columns)
+    # Characters of the legend's font in an inch; a handle and the gaps take six.
+    fit = int(columns * width * 13 / (6 + max((len(name) for name in names), default=0)))
+    lines = -(-len(names) // max(1, min(fit, len(names))))
+    figure = new_figure(columns * width, rows * height + 0.3 + 0.18 * lines)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for unused in panels[count:]:
+        unused.remove()
+    for k, axes in enumerate(panels[:count]):
+        if k + columns >= count:
+            axes.set_xlabel(xlabel, fontsize=9, color=INK)
+        if k % columns == 0:
+            axes.set_ylabel(ylabel, fontsize=9, color=INK)
+    handles = [
+        Line2D([], [], color=styles[n].color, linestyle=styles[n].dashes, linewidth=1.8)
+        for n in names
+    ]
+    figure.legend(
+        handles,
+        [_plain(name) for name in names],
+        loc="outside lower center",
+        ncols=-(-len(names) // lines),
+        fontsize=SMALL,
+        frameon=False,
+        handlelength=2.6,
+    )
+    return figure, panels[:count]
+
+
+def _draw_panel(
+    axes: Axes,
+    task: str,
+    curves: Mapping[str, Curve],
+    reference: Reference,
+    styles: Mapping[str, Style],
+    *,
+    against: str,
+) -> None:
+    """Draw the curves of one task, what it is measured by and the limits that show both."""
+    from matplotlib.ticker import MaxNLocator
+
+    longest = max(int(curve.steps[-1]) for curve in curves.values())
+    for label, curve in curves.items():
+        style, score = styles[label], curve.objective
+        positions = curve.steps if against == "step" else curve.env_steps
+        shown = positions > 0 if against == "env_steps" else np.ones(len(positions), bool)
+        axes.fill_between(
+            positions[shown],
+            score.low[shown],
+            score.high[shown],
+            color=style.color,
+            alpha=0.12,
+            linewidth=0,
+        )
+        axes.plot(
+            positions[shown],
+            score.value[shown],
+            color=style.color,
+            linestyle=style.dashes,
+            zorder=style.zorder,
+            linewidth=1.5,
+        )
+        axes.plot(positions[-1], score.value[-1], "o", color=style.color, markersize=3.2)
+        if against == "step" and curve.steps[-1] < longest:  # stopped: the leader stays there
+            axes.hlines(
+                score.value[-1],
+                curve.steps[-1],
+                longest,
+                colors=style.color,
+                linewidth=0.8,
+                linestyles=(0, (1, 2)),
+            )
+    # Bands may be cut: a single run far below would take the panel from all others.
+    lows = min(float(curve.objective.value.min()) for curve in curves.values())
+    highs = max(float(curve.objective.high.max()) for curve in curves.values())
+    climb = highs - reference.start
+    bottom = max(lows, reference.start - DEPTH * climb) if climb > 0 else lows
+    known, span = reference.known, (highs - bottom) or abs(highs) or 1.0
+    top = max(highs, known) if known <= highs + 0.35 * span else highs
+    axes.set_ylim(bottom - 0.05 * span, top + 0.08 * span)
+    if np.isfinite(known):
+        seen = known <= top
+        if seen:
+            axes.axhline(known, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+        text = f"best known {known:.5g}".replace("-", "\N{MINUS SIGN}")
+        axes.annotate(
+            text if seen else f"{text} lies above",
+            (0.01 if against == "step" else 0.99, known if seen else 1.0),
+            xycoords=("axes fraction", "data" if seen else "axes fraction"),
+            xytext=(0, 2 if seen else -2),
+            textcoords="offset points",
+            verticalalignment="bottom" if seen else "top",
+            horizontalalignment="left" if against == "step" else "right",
+            fontsize=SMALL - 1,
+            color=MUTED,
+        )
+    if against == "step":
+        axes.set_xlim(-0.02 * max(longest, 1), 1.02 * max(longest, 1))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    else:
+        axes.set_xscale("log")
+    _head(axes, task)
+
+
+def _head(axes: Axes, title: str) -> None:
+    tidy(axes)
+    axes.set_title(_plain(title), loc="left", fontsize=10, color=INK)
+    axes.tick_params(labelsize=SMALL)
+
+
+def _name_ends(
+    axes: Axes, curves: Mapping[str, Curve], styles: Mapping[str, Style], inches: float
+) -> None:
+    """Write each method's name and last value right of the axes, joined to its end by a line."""
+    low, high = axes.get_ylim()
+    ends = sorted(
+        (float(np.clip((curve.objective.value[-1] - low) / (high - low), 0.0, 1.0)), label)
+        for label, curve in curves.items()
+    )
+    # A line of text takes 14 points of the height of the axes.
+    places = _spread([end for end, _ in ends], min(14.0 / 72.0 / inches, 1.0 / len(ends)))
+    for (end, label), place in zip(ends, places, strict=True):
+        color = styles[label].color
+        for xs, ys, width, dashes in (
+            ([1.0, 1.025], [end, place], 0.8, "solid"),
+            ([1.025, 1.075], [place, place], 1.5, styles[label].dashes),
+        ):
+            axes.plot(
+                xs,
+                ys,
+                transform=axes.transAxes,
+                color=color,
+                linewidth=width,
+                linestyle=dashes,
+                clip_on=False,
+            )
+        value = f"{curves[label].objective.value[-1]:.4f}".replace("-", "\N{MINUS SIGN}")
+        axes.annotate(
+            f"{_plain(label)}  {value}",
+            (1.085, place),
+            xycoords="axes fraction",
+            verticalalignment="center",
+            fontsize=SMALL,
+            color=color,
+            annotation_clip=False,
+        )
+
+
+def _spread(places: Sequence[float], gap: float) -> list[float]:
+    """Return ascending places in [0, 1] moved no more than it takes to keep them a gap apart."""
+    spread: list[float] = []
+    for place in places:
+        spread.append(max(place, spread[-1] + gap) if spread else place)
+    ceiling = 1.0
+    for k in reversed(range(len(spread))):
+        spread[k] = min(spread[k], ceiling)
+        ceiling = spread[k] - gap
+    return spread
+
+
+def _plain(text: str) -> str:
+    """Return text that matplotlib does not read as mathematics."""
+    return text.replace("$", r"\$")

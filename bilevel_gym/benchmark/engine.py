@@ -1,0 +1,212 @@
+"""Many runs: which are to be done, and doing them on many processes or on a cluster.
+
+Workers compute; the process that started them alone writes. So a cluster needs no common disk, and
+workers that outlive a killed benchmark cannot come between it and the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..files import replacing
+from .config import Benchmark, Engine, Entry
+from .results import (
+    BENCHMARK,
+    RUNS,
+    DamagedFileError,
+    other_files,
+    path_of,
+    read_run,
+    require_extra,
+    set_aside,
+    write_run,
+)
+from .runs import Outcome, Run, perform
+
+__all__ = ["EngineError", "Plan", "execute", "locked", "perform_all", "plan"]
+
+
+class EngineError(RuntimeError):
+    """Why an engine has stopped, in one line; what is done is kept."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is left to do in a folder.
+
+    Attributes:
+        folder: The folder.
+        todo: Runs without a result, with their labels.
+        done: How many runs have one.
+        damaged: What was wrong with results that were set aside, in one line each.
+        others: How many results belong to runs that the file does not have.
+    """
+
+    folder: Path
+    todo: tuple[Entry, ...]
+    done: int
+    damaged: tuple[str, ...]
+    others: int
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other benchmarks out of a folder; the system lets go when the process is gone.
+
+    Raises:
+        EngineError: If another process is at work there.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise EngineError(f"another benchmark is running in {folder}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def plan(benchmark: Benchmark, folder: Path) -> Plan:
+    """Make the folder of a benchmark, and find out what is left to do there.
+
+    The file is copied into it, in place of an earlier one. A damaged result is renamed, and its
+    run is to be done again.
+
+    Raises:
+        ImportError: If what benchmarks need is not installed.
+        OSError: If the folder cannot be written.
+    """
+    require_extra()
+    (folder / RUNS).mkdir(parents=True, exist_ok=True)
+    with replacing(folder / BENCHMARK) as part:
+        part.write_bytes(benchmark.text.encode())
+    damaged: list[str] = []
+    todo: list[Entry] = []
+    # Two labels may stand for the same run.
+    entries = {entry.run.name: entry for entry in reversed(benchmark.entries)}
+    for entry in reversed(entries.values()):
+        try:
+            done = read_run(folder, entry.run) is not None
+        except DamagedFileError as error:
+            done, path = False, path_of(folder, entry.run)
+            damaged.append(f"{path} is damaged: {error}; kept as {set_aside(path).name}")
+        if not done:
+            todo.append(entry)
+    others = len(other_files(folder, benchmark.entries))
+    return Plan(folder, tuple(todo), len(entries) - len(todo), tuple(damaged), others)
+
+
+def execute(planned: Plan, engine: Engine) -> Iterator[tuple[Entry, Outcome]]:
+    """Do what is left to do; yield each run once its result is written.
+
+    Failed runs are yielded as well, and leave no file.
+
+    Raises:
+        EngineError: If workers or the cluster are lost.
+        OSError: If a result cannot be written.
+    """
+    entries = {entry.run.name: entry for entry in planned.todo}
+    with contextlib.closing(perform_all([e.run for e in planned.todo], engine)) as outcomes:
+        for outcome in outcomes:
+            entry = entries[outcome.run.name]
+            if outcome.error is None:
+                write_run(planned.folder, entry, outcome)
+            yield entry, outcome
+
+
+def perform_all(runs: Sequence[Run], engine: Engine) -> Generator[Outcome, None, None]:
+    """Do runs on an engine; yield their outcomes as they come.
+
+    Raises:
+        EngineError: If workers or the cluster are lost.
+    """
+    if not runs:
+        return
+    yield from {"loky": _on_processes, "dask": _on_dask}[engine.backend](runs, engine)
+
+
+def _on_processes(runs: Sequence[Run], engine: Engine) -> Generator[Outcome, None, None]:
+    from joblib import Parallel, delayed
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    pool: Any = Parallel(
+        n_jobs=engine.workers or -1,
+        backend="loky",
+        return_as="generator_unordered",
+        batch_size=1,  # runs are long, and each is to be written as soon as it is there
+    )
+    try:
+        yield from pool(delayed(_perform_below)(os.getpid(), run) for run in runs)
+    except TerminatedWorkerError:
+        raise EngineError(
+            "a worker process was killed (by hand, or by the system for want of memory)"
+        ) from None
+
+
+def _perform_below(parent: int, run: Run) -> Outcome:
+    """Do a run in a process that does not outlive the one that started it."""
+    _end_with(parent)
+    return perform(run)
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent, which may be killed before it can say so."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _on_dask(runs: Sequence[Run], engine: Engine) -> Generator[Outcome, None, None]:
+    # Joblib's backend for Dask waits forever for a task whose workers were killed.
+    try:
+        import distributed
+    except ImportError:
+        raise EngineError(
+            'the backend "dask" needs distributed: pip install "bilevel-gym[benchmark]"'
+        ) from None
+
+    dask: Any = distributed  # its classes are not typed
+    with contextlib.ExitStack() as stack:
+        address: Any = engine.address
+        if address is None:
+            address = stack.enter_context(
+                dask.LocalCluster(
+                    n_workers=engine.workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    dashboard_address=None,
+                    silence_logs=logging.ERROR,  # a worker that ends is no news
+                )
+            )
+        try:
+            client = stack.enter_context(dask.Client(address, set_as_default=False))
+        except (OSError, ValueError) as error:
+            reason = str(error).partition(" after ")[0]
+            raise EngineError(f"cannot reach the Dask scheduler {address}: {reason}") from None
+        # Not pure: the cluster is to compute, not to recall the result of an earlier benchmark.
+        futures = dict(zip(client.map(perform, runs, pure=False), runs, strict=True))
+        done = dask.as_completed(futures, loop=client.loop, with_results=True, raise_errors=False)
+        for future, result in done:
+            if future.status == "finished":
+                yield result
+            elif future.status == "error":
+                yield Outcome(futures[future], error=f"{type(result[1]).__name__}: {result[1]}")
+            else:
+                raise EngineError(f"the Dask cluster was lost (a run is {future.status!r})")

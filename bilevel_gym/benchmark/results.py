@@ -1,0 +1,254 @@
+"""Results of runs: one Parquet file for each, and the table of them all.
+
+A file counts only if it is whole, of the present columns, and of the very run that is asked for:
+pages carry checksums, and the metadata holds the run with a digest of everything that is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..files import replacing
+from .config import Benchmark, Entry, read_benchmark
+from .runs import Outcome, Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+__all__ = [
+    "BENCHMARK",
+    "RUNS",
+    "DamagedFileError",
+    "load_results",
+    "other_files",
+    "path_of",
+    "read_run",
+    "require_extra",
+    "set_aside",
+    "write_run",
+]
+
+# Files and folders of a benchmark's folder.
+BENCHMARK, RUNS = "benchmark.toml", "runs"
+
+# Columns of a file and their Arrow types; those that may be null end in "?".
+COLUMNS = {
+    "task": "string",
+    "method": "string",
+    "optimizer": "string",
+    "seed": "int64",
+    "step": "int64",
+    "env_steps": "int64",
+    "wall_time": "float64",
+    "estimated_objective": "float64",
+    "objective": "float64",
+    "gradient_norm": "float64",
+    "projected_gradient_norm": "float64",
+    "cosine": "float64?",
+    "relative_error": "float64?",
+}
+KEY = b"bilevel_gym"
+
+
+class DamagedFileError(ValueError):
+    """A result file that cannot be trusted, and why."""
+
+
+def require_extra() -> None:
+    """Raise an `ImportError` unless what benchmarks need is installed."""
+    try:
+        import joblib  # noqa: F401
+        import pandas  # noqa: F401
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f'benchmarks need {error.name}: pip install "bilevel-gym[benchmark]"'
+        ) from None
+
+
+def path_of(folder: Path, run: Run) -> Path:
+    """Return where the result of a run is kept."""
+    return folder / RUNS / f"{run.name}.parquet"
+
+
+def write_run(folder: Path, entry: Entry, outcome: Outcome) -> Path:
+    """Write the rows of a run, whole or not at all.
+
+    Args:
+        folder: Folder of the benchmark.
+        entry: The run with its labels.
+        outcome: What became of it, with rows.
+
+    Returns:
+        The file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    labels = {
+        "task": entry.task,
+        "method": entry.method,
+        "optimizer": entry.optimizer,
+        "seed": entry.run.seed,
+    }
+    rows = [{**labels, **asdict(row)} for row in outcome.rows]
+    about = {
+        "run": entry.run.canonical,
+        "best_known": outcome.best_known,
+        "versions": _versions(),
+    }
+    table = pa.Table.from_pylist(rows, schema=_schema())
+    held = {**about, "digest": _digest(rows, about)}
+    table = table.replace_schema_metadata({KEY: json.dumps(held).encode()})
+    path = path_of(folder, entry.run)
+    with replacing(path) as part:
+        pq.write_table(table, part, write_page_checksum=True)
+    return path
+
+
+def read_run(folder: Path, run: Run) -> tuple[pa.Table, float | None] | None:
+    """Return the rows of a run and the best value known of its task, None if there is no file.
+
+    Raises:
+        DamagedFileError: If the file is not what `write_run` has written for this run.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = path_of(folder, run)
+    if not path.exists():
+        return None
+    try:
+        with path.open("rb") as file:
+            table = pq.read_table(file, page_checksum_verification=True)
+        schema = table.schema
+        if not schema.remove_metadata().equals(_schema()):
+            raise DamagedFileError(f"other columns than {', '.join(COLUMNS)}")
+        held = json.loads((schema.metadata or {})[KEY])
+        about = {name: held[name] for name in ("run", "best_known", "versions")}
+        rows, digest = table.to_pylist(), held["digest"]
+    except DamagedFileError:
+        raise
+    except (OSError, pa.ArrowException, ValueError, LookupError, TypeError, MemoryError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DamagedFileError(f"it cannot be read ({reason})") from None
+    if digest != _digest(rows, about):
+        raise DamagedFileError("its numbers are not those that were written")
+    if about["run"] != run.canonical:
+        raise DamagedFileError("it is the result of another run")
+    return table, about["best_known"]
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file to the first free name, `NAME.damaged-1` and so on."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    return path.rename(aside)
+
+
+def other_files(folder: Path, entries: Iterable[Entry]) -> list[Path]:
+    """Return the result files in a folder that belong to none of some runs."""
+    own = {path_of(folder, entry.run) for entry in entries}
+    found = sorted((folder / RUNS).glob("*.parquet"))
+    # Hidden ones are what a killed process has left half written.
+    return [path for path in found if path not in own and not path.name.startswith(".")]
+
+
+def load_results(folder: str | Path) -> pd.DataFrame:
+    """Return the results of the runs of a folder's benchmark, one row for each (run, step).
+
+    Columns: task, method, optimizer (labels), seed, step, env_steps, wall_time,
+    estimated_objective, objective, gradient_norm, projected_gradient_norm, cosine, relative_error
+    (see `bilevel_gym.benchmark.runs.Row`; null is NaN) and best_known (NaN where none is known).
+    Labels are those of the folder's `benchmark.toml` as it is now.
+
+    `attrs` of the frame holds, as lists of names, `missing` (runs of the file that are not done),
+    `damaged` (of these, the files that cannot be trusted, with the reason), `others` (result files
+    of runs that the file does not have) and `left_out` (cells whose method does not suit the task).
+
+    Args:
+        folder: Folder that `bilevel-gym benchmark` has written.
+
+    Raises:
+        ImportError: If pyarrow or pandas is not installed.
+        FileNotFoundError: If the folder holds no `benchmark.toml`.
+        ConfigError: If that file is broken.
+    """
+    require_extra()
+    import pandas as pd
+
+    folder = Path(folder)
+    benchmark = read_benchmark(folder / BENCHMARK)
+    missing: list[str] = []
+    damaged: list[str] = []
+    frames = list(_frames(folder, benchmark, missing, damaged))
+    columns = [*COLUMNS, "best_known"]
+    frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+    frame.attrs = {
+        "missing": missing,
+        "damaged": damaged,
+        "others": [path.name for path in other_files(folder, benchmark.entries)],
+        "left_out": [str(cell) for cell in benchmark.left_out],
+    }
+    return frame
+
+
+def _frames(
+    folder: Path, benchmark: Benchmark, missing: list[str], damaged: list[str]
+) -> Iterator[pd.DataFrame]:
+    """Yield the table of each run that is done; append to the lists those that are not."""
+    for entry in benchmark.entries:
+        try:
+            found = read_run(folder, entry.run)
+        except DamagedFileError as error:
+            damaged.append(f"{path_of(folder, entry.run).name}: {error}")
+            found = None
+        if found is None:
+            missing.append(str(entry))
+            continue
+        table, best_known = found
+        frame = table.to_pandas()
+        frame["task"], frame["method"] = entry.task, entry.method
+        frame["optimizer"] = entry.optimizer
+        frame["best_known"] = float("nan") if best_known is None else best_known
+        yield frame
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    types = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64()}
+    return pa.schema(
+        [
+            pa.field(name, types[kind.rstrip("?")], nullable=kind.endswith("?"))
+            for name, kind in COLUMNS.items()
+        ]
+    )
+
+
+def _digest(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
+    """Return a digest of everything that is read from a file; floats are written exactly."""
+    return hashlib.sha256(json.dumps([rows, about], sort_keys=True).encode()).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions that a run's numbers depend on."""
+    import numpy
+    import scipy
+
+    from .. import __version__
+
+    return {
+        "python": platform.python_version(),
+        "bilevel_gym": __version__,
+        "numpy": numpy.__version__,
+        "scipy": scipy.__version__,
+    }

@@ -1,0 +1,288 @@
+"""One run: an optimizer climbs along a method's hyper-gradient, and a referee scores every step."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import re
+import time
+import warnings
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from ..checks import check_in_box
+from ..optimizers import OPTIMIZERS, make_optimizer, projected_gradient_norm
+from ..threads import single_threaded
+
+if TYPE_CHECKING:
+    from ..envs import BilevelEnv
+    from ..mdp import FloatArray
+    from ..methods import Response
+    from ..methods.base import SupportsEvaluate
+    from ..optimizers import Evaluation
+
+__all__ = ["Outcome", "Row", "Run", "climb", "perform", "start_of"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that determines a run, of JSON types.
+
+    Attributes:
+        env_id: Registered id of the task.
+        kwargs: Arguments of `gym.make`.
+        start_spread: See `start_of`.
+        method: A key of `bilevel_gym.methods.METHODS`.
+        method_options: Its options.
+        optimizer: A key of `bilevel_gym.optimizers.OPTIMIZERS`.
+        optimizer_options: Its options.
+        steps: Steps of the leader; a run ends after one evaluation more than that.
+        seed: Seed of the start and of all that is drawn.
+    """
+
+    env_id: str
+    kwargs: dict[str, Any]
+    start_spread: float
+    method: str
+    method_options: dict[str, Any]
+    optimizer: str
+    optimizer_options: dict[str, Any]
+    steps: int
+    seed: int
+
+    @property
+    def canonical(self) -> str:
+        """The run as JSON, the same text for the same run."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @property
+    def name(self) -> str:
+        """A file name without its ending: readable in front, unique by the hash at the end."""
+        words = f"{self.env_id}-{self.method}-{self.optimizer}-seed{self.seed}"
+        digest = hashlib.sha256(self.canonical.encode()).hexdigest()[:8]
+        return f"{re.sub(r'[^A-Za-z0-9.-]+', '_', words)[:120]}-{digest}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One evaluation of a run.
+
+    Attributes:
+        step: Evaluations before this one, 0 at the start.
+        env_steps: Steps of the environment that the method has used so far.
+        wall_time: Seconds that method and optimizer have used so far.
+        estimated_objective: F(x) as the method knows it.
+        objective: F(x), exact, as all that follows.
+        gradient_norm: Euclidean norm of dF/dx.
+        projected_gradient_norm: See `bilevel_gym.optimizers.projected_gradient_norm`.
+        cosine: Of the angle between the method's hyper-gradient and dF/dx, None where one is zero.
+        relative_error: Norm of their difference over that of dF/dx, None where that is zero.
+    """
+
+    step: int
+    env_steps: int
+    wall_time: float
+    estimated_objective: float
+    objective: float
+    gradient_norm: float
+    projected_gradient_norm: float
+    cosine: float | None
+    relative_error: float | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run.
+
+    Attributes:
+        run: The run.
+        rows: Its evaluations; none where it failed.
+        error: Why it failed, None where it did not.
+        best_known: The best value known of the task, None where there is none.
+        warnings: What was warned of, each once.
+    """
+
+    run: Run
+    rows: tuple[Row, ...] = ()
+    error: str | None = None
+    best_known: float | None = None
+    warnings: tuple[str, ...] = field(default=())
+
+
+@single_threaded
+def perform(run: Run) -> Outcome:
+    """Run, and return what became of it; an error is an outcome as well."""
+    import gymnasium as gym
+
+    from ..wrappers import HyperGradient
+
+    with warnings.catch_warnings(record=True) as caught:
+        try:
+            seat = HyperGradient(
+                gym.make(run.env_id, **run.kwargs),
+                method=run.method,
+                outer_steps=run.steps + 1,
+                **run.method_options,
+            )
+            # A game of its own: nothing that the referee computes can help the method.
+            referee = cast("BilevelEnv", gym.make(run.env_id, **run.kwargs).unwrapped)
+            rows = _scored_climb(run, seat, referee)
+        except Exception as error:
+            outcome = Outcome(run, error=f"{type(error).__name__}: {error}")
+        else:
+            known = getattr(referee, "best_known", None)
+            outcome = Outcome(run, rows, best_known=None if known is None else float(known.value))
+    seen = tuple(dict.fromkeys(str(warning.message) for warning in caught))
+    return Outcome(run, outcome.rows, outcome.error, outcome.best_known, seen)
+
+
+def _scored_climb(run: Run, seat: Any, referee: BilevelEnv) -> tuple[Row, ...]:
+    """Return the evaluations of a run, scored by the exact answer of another copy of the game."""
+    judge = cast("SupportsEvaluate", referee)
+    low, high = _box(referee)
+    rows: list[Row] = []
+    last: Response | None = None
+    env_steps, began, refereeing = 0, 0.0, 0.0
+
+    def evaluate(x: FloatArray) -> tuple[float, FloatArray]:
+        nonlocal last, env_steps, refereeing
+        if rows:
+            seat.step(x)
+        else:
+            seat.reset(seed=run.seed, options={"upper_params": x})
+        answer: Response = seat.response
+        stopped = time.perf_counter()
+        wall_time = stopped - began - refereeing
+        env_steps += answer.samples or 0
+        last = judge.evaluate(x, warm_start=last)
+        estimate, exact = answer.hyper_gradient, last.hyper_gradient
+        assert estimate is not None and exact is not None
+        cosine, relative_error = agreement(estimate, exact)
+        rows.append(
+            Row(
+                step=len(rows),
+                env_steps=int(env_steps),
+                wall_time=wall_time,
+                estimated_objective=float(answer.objective),
+                objective=float(last.objective),
+                gradient_norm=float(np.linalg.norm(exact)),
+                projected_gradient_norm=projected_gradient_norm(x, exact, low, high),
+                cosine=cosine,
+                relative_error=relative_error,
+            )
+        )
+        refereeing += time.perf_counter() - stopped
+        return answer.objective, estimate
+
+    start = start_of(run, referee)
+    # What a process does once, compiling for one, is not charged; the reset at the start forgets
+    # everything else.
+    seat.reset(seed=run.seed, options={"upper_params": start})
+    began = time.perf_counter()
+    climb(run, evaluate, start, low, high)
+    return tuple(rows)
+
+
+def agreement(estimate: FloatArray, exact: FloatArray) -> tuple[float | None, float | None]:
+    """Return cosine and relative error of an estimate, None where a zero norm would divide.
+
+    Args:
+        estimate: The method's hyper-gradient, shape of x.
+        exact: dF/dx, shape of x.
+    """
+    norm, size = float(np.linalg.norm(estimate)), float(np.linalg.norm(exact))
+    if size == 0.0:
+        return None, None
+    relative_error = float(np.linalg.norm(estimate - exact)) / size
+    if norm == 0.0:
+        return None, relative_error
+    # Each is divided by its own norm first: the product of two small norms may underflow.
+    cosine = float(np.vdot(estimate / norm, exact / size))
+    return float(np.clip(cosine, -1.0, 1.0)), relative_error
+
+
+def start_of(run: Run, game: BilevelEnv) -> FloatArray:
+    """Return the x that a run starts from: uniform around the game's initial one.
+
+    Each entry is drawn within `start_spread` times the width of the box to either side, and what
+    falls outside is projected on the box. It depends on the seed alone: all methods and optimizers
+    start from the same x.
+
+    Raises:
+        ValueError: If the box is not finite and the spread is not zero.
+    """
+    x, (low, high) = game.initial_upper_params, _box(game)
+    if run.start_spread == 0.0:
+        return x
+    if not np.isfinite(high - low).all():
+        raise ValueError("`start_spread` needs a finite box of x")
+    # Of another stream than what the seat draws from the same seed.
+    rng = np.random.default_rng(np.random.SeedSequence(run.seed, spawn_key=(1,)))
+    moved = x + run.start_spread * (high - low) * rng.uniform(-1.0, 1.0, x.shape)
+    return check_in_box("start", np.clip(moved, low, high), low, high)
+
+
+def _box(game: BilevelEnv) -> tuple[FloatArray, FloatArray]:
+    space = game.upper_space
+    return space.low.astype(np.float64), space.high.astype(np.float64)
+
+
+def climb(
+    run: Run, objective: Evaluation, start: FloatArray, low: FloatArray, high: FloatArray
+) -> None:
+    """Run the optimizer of a run until it stops, or `steps` + 1 evaluations are made.
+
+    Args:
+        run: The run.
+        objective: x -> (value, gradient).
+        start: First x, in the box.
+        low: Lower bounds, shape of x.
+        high: Upper bounds, shape of x.
+
+    Raises:
+        ValueError: If the optimizer is unknown, or an option is out of range.
+        TypeError: If the optimizer does not take an option.
+    """
+    count = 0
+
+    def counted(x: FloatArray) -> tuple[float, FloatArray]:
+        nonlocal count
+        if count > run.steps:
+            raise _BudgetSpent
+        count += 1
+        return objective(x)
+
+    optimizer = make_optimizer(run.optimizer, **_within_budget(run))
+    try:
+        optimizer(counted, start, low, high)
+    except _BudgetSpent:
+        pass
+
+
+def _within_budget(run: Run) -> dict[str, Any]:
+    """Return the options of a run's optimizer, with those that follow from the run itself."""
+    if run.optimizer not in OPTIMIZERS:
+        return run.optimizer_options  # `make_optimizer` has the words for it
+    follow: dict[str, Any] = {
+        "steps": run.steps,
+        "max_evaluations": run.steps + 1,
+        "seed": run.seed,
+        # The next sample may tell otherwise; and all runs are to have as many rows.
+        "stop_at_zero": False,
+    }
+    takes = inspect.signature(OPTIMIZERS[run.optimizer]).parameters
+    options = {name: value for name, value in follow.items() if name in takes}
+    if (
+        "restarts" in takes
+    ):  # one half of the evaluations for the starts, the other for what follows
+        restarts = run.optimizer_options.get("restarts", takes["restarts"].default)
+        if isinstance(restarts, int) and restarts > 0:
+            options["steps"] = max(1, run.steps // (2 * restarts) - 1)
+    return {**options, **run.optimizer_options}
+
+
+class _BudgetSpent(Exception):
+    """Ends an optimizer that has no option for it."""

@@ -1,0 +1,166 @@
+"""`bilevel-gym benchmark`: tasks x methods x optimizers x seeds, in parallel and resumable."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .arguments import INTERRUPTED, CommandError
+from .console import console
+from .solving import explain_os_errors
+
+if TYPE_CHECKING:
+    from ..benchmark import Benchmark, Outcome
+    from ..benchmark.config import Entry
+    from ..benchmark.engine import Plan
+
+DEFAULT = "default"
+
+
+def print_default(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    """Write the default file to the standard output, and end."""
+    from ..benchmark.config import default_text
+
+    if value and not ctx.resilient_parsing:
+        click.echo(default_text(), nl=False)
+        ctx.exit()
+
+
+@click.command("benchmark")
+@click.argument(
+    "file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the results.  [default: benchmarks/NAME, after NAME.toml]",
+)
+@click.option(
+    "--print-default",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=print_default,
+    help="Print the file that is run by default, to start from, and exit.",
+)
+def benchmark(file: Path | None, out: Path | None) -> None:
+    """Run tasks x methods x optimizers x seeds, as FILE.toml says.
+
+    Each run is kept in the folder as soon as it is done: Ctrl-C, or worse, costs the runs that were
+    under way, and the same command goes on from there. Seeds, methods and tasks may be added to the
+    file later; what is done is not done again. Without FILE, the default benchmark is run.
+    """
+    from ..benchmark.config import ConfigError, default_text, parse_benchmark, read_benchmark
+    from ..benchmark.engine import EngineError, execute, locked, plan
+
+    try:
+        if file is None:
+            wanted = parse_benchmark(default_text(), "default.toml")
+        else:
+            wanted = read_benchmark(file)
+    except ConfigError as error:
+        raise CommandError(str(error)) from None
+    except OSError as error:
+        raise CommandError(f"cannot read {file}: {error.strerror}") from None
+    folder = out or Path("benchmarks") / (DEFAULT if file is None else file.stem)
+    failures: list[str] = []
+    try:
+        with explain_os_errors(folder), contextlib.ExitStack() as stack:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder))
+            planned = plan(wanted, folder)
+            announce(wanted, planned)
+            show = stack.enter_context(progress(len(planned.todo)))
+            warned: set[str] = set()
+            for entry, outcome in execute(planned, wanted.engine):
+                for warning in (w for w in outcome.warnings if w not in warned):
+                    warned.add(warning)
+                    click.echo(f"Warning: {warning} (first in {entry})", err=True)
+                if outcome.error is not None:
+                    failures.append(f"{entry}: {outcome.error}")
+                show(entry, outcome)
+    except KeyboardInterrupt:
+        click.echo(f"interrupted; what is done is kept, and the same command goes on: {folder}")
+        click.get_current_context().exit(INTERRUPTED)
+    except ImportError as error:
+        raise CommandError(str(error)) from None
+    except EngineError as error:
+        raise CommandError(
+            f"{error}; what is done is kept in {folder}, and the same command goes on"
+        ) from None
+    for failure in failures:
+        click.echo(f"failed: {failure}", err=True)
+    total = planned.done + len(planned.todo)
+    click.echo(f"{total - len(failures)} of {total} runs are in {folder}")
+    if failures:
+        click.get_current_context().exit(1)
+
+
+def announce(wanted: Benchmark, planned: Plan) -> None:
+    """Say what is left out, what was damaged, and what is to be done."""
+    for cell in wanted.left_out:
+        click.echo(f"left out: {cell}")
+    for line in planned.damaged:
+        click.echo(f"Warning: {line}", err=True)
+    engine = wanted.engine
+    where = f"{engine.workers or 'all'} processes" if engine.address is None else engine.address
+    total = planned.done + len(planned.todo)
+    others = f"; {planned.others} results of other runs stay there" if planned.others else ""
+    click.echo(
+        f"{total} runs, {planned.done} done, {len(planned.todo)} to do on {where} "
+        f"({engine.backend}), in {planned.folder}{others}"
+    )
+
+
+@contextlib.contextmanager
+def progress(total: int) -> Iterator[Callable[[Entry, Outcome], None]]:
+    """Show runs as they end: a bar on a terminal, a line each elsewhere.
+
+    Args:
+        total: Runs to do.
+    """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    terminal = console(stderr=True)
+    if not terminal.is_terminal:
+        count = 0
+
+        def tell(entry: Entry, outcome: Outcome) -> None:
+            nonlocal count
+            count += 1
+            click.echo(f"[{count}/{total}] {entry}: {summary(outcome)}")
+
+        yield tell
+        return
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
+    with Progress(*columns, console=terminal, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda entry, outcome: bar.update(
+            task, advance=1, description=f"{entry}: {summary(outcome)}"
+        )
+
+
+def summary(outcome: Outcome) -> str:
+    """Return what a run has reached, in a few words."""
+    if outcome.error is not None:
+        return "failed"
+    best = max(row.objective for row in outcome.rows)
+    return f"best {best:.6g}, {outcome.rows[-1].wall_time:.1f} s"

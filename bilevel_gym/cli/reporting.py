@@ -1,0 +1,82 @@
+"""`bilevel-gym report`: figures and tables of a benchmark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .arguments import CommandError
+from .console import console
+from .solving import explain_os_errors
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+@click.command("report")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the report.  [default: FOLDER/report]",
+)
+def report(folder: Path, out: Path | None) -> None:
+    """Draw and tabulate the results of a benchmark.
+
+    FOLDER is what `bilevel-gym benchmark` has written, finished or not. The report is report.md
+    with its figures (PNG) and its tables (CSV); an earlier one in the same place is replaced.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    from ..benchmark.report import AGGREGATE_HEAD, PAGE, aggregate_rows, write_report
+
+    results = read_results(folder)
+    out = folder / "report" if out is None else out
+    try:
+        with explain_os_errors(out):
+            tables = write_report(results, out)
+    except ValueError as error:
+        raise CommandError(f"cannot report on {folder}: {error}") from None
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for place, name in enumerate(AGGREGATE_HEAD):
+        table.add_column(name, justify="right" if place else "left")
+    for row in aggregate_rows(tables.aggregates):
+        table.add_row(*(escape(text) for text in row))
+    if tables.aggregates:
+        console().print(table)
+    missing = int(tables.missing["missing"].sum())
+    if missing:
+        runs = "1 run is" if missing == 1 else f"{missing} runs are"
+        click.echo(f"Warning: {runs} not done, see {PAGE}", err=True)
+    click.echo(f"report: {out / PAGE}")
+
+
+def read_results(folder: Path) -> DataFrame:
+    """Return the results in a folder.
+
+    Raises:
+        CommandError: If there are none, or what reads them is not installed.
+    """
+    if not folder.is_dir():
+        raise CommandError(f"there is no folder {str(folder)!r}")
+    try:
+        from ..benchmark import ConfigError, load_results
+
+        results = load_results(folder)
+    except ImportError as error:
+        raise CommandError(str(error)) from None
+    except FileNotFoundError as error:
+        raise CommandError(
+            f"{str(folder)!r} is no benchmark's folder: there is no {Path(error.filename).name}"
+        ) from None
+    except ConfigError as error:
+        raise CommandError(str(error)) from None
+    if results.empty:
+        raise CommandError(
+            f"{str(folder)!r} holds no finished run; `bilevel-gym benchmark` goes on"
+        )
+    return results

@@ -1,0 +1,635 @@
+"""Benchmarks: what a file says, one run, many runs, and what is left when they are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from bilevel_gym.benchmark import (
+    ConfigError,
+    EngineError,
+    Outcome,
+    Run,
+    default_text,
+    execute,
+    load_results,
+    perform,
+    plan,
+)
+from bilevel_gym.benchmark import engine as engine_module
+from bilevel_gym.benchmark.config import Benchmark, Engine, line_of, parse_benchmark
+from bilevel_gym.benchmark.engine import locked, perform_all
+from bilevel_gym.benchmark.results import DamagedFileError, path_of, read_run, write_run
+from bilevel_gym.benchmark.runs import climb, start_of
+from bilevel_gym.cli import main
+from bilevel_gym.methods import METHODS
+from bilevel_gym.optimizers import OPTIMIZERS
+
+GRID = "BilevelGridWorld-v0"
+
+TASK = f"""
+[[tasks]]
+id = "{GRID}"
+label = "grid"
+kwargs = {{ map_name = "4x4" }}
+start_spread = 0.05
+"""
+
+OPTIMIZER = """
+[[optimizers]]
+name = "normalized"
+"""
+
+EXACT = """
+[[methods]]
+name = "exact"
+"""
+
+SMALL = f"""steps = 3
+seeds = 2
+[engine]
+workers = 2
+{TASK}
+[[methods]]
+name = "exact"
+[[methods]]
+name = "trace"
+label = "traced"
+options = {{ episodes = 8 }}
+{OPTIMIZER}"""
+
+
+def small_run(**changes: Any) -> Run:
+    run = Run(GRID, {"map_name": "4x4"}, 0.05, "exact", {}, "normalized", {}, steps=3, seed=0)
+    return replace(run, **changes)
+
+
+def here(benchmark: Benchmark, folder: Path) -> None:
+    """Do what is left of a benchmark, in this process."""
+    planned = plan(benchmark, folder)
+    for entry in planned.todo:
+        write_run(folder, entry, perform(entry.run))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a benchmark that is done; copy it before changing anything."""
+    folder = tmp_path_factory.mktemp("finished")
+    here(parse_benchmark(SMALL), folder)
+    return folder
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["benchmark", *map(str, arguments)])
+
+
+def in_turn(monkeypatch: pytest.MonkeyPatch, work: Callable[[Run], Outcome]) -> list[Run]:
+    """Let the command do its runs in this process; return the list of those it does."""
+    seen: list[Run] = []
+
+    def outcomes(runs: list[Run], _: Engine) -> Any:
+        for run in runs:
+            seen.append(run)
+            yield work(run)
+
+    monkeypatch.setattr(engine_module, "perform_all", outcomes)
+    return seen
+
+
+# What a file says -------------------------------------------------------------------------------
+
+
+def test_the_default_file_names_every_method_and_leaves_nothing_out() -> None:
+    benchmark = parse_benchmark(default_text())
+    assert not benchmark.left_out
+    assert {entry.run.method for entry in benchmark.entries} == {*METHODS}
+    assert len({entry.task for entry in benchmark.entries}) == 4
+    assert {entry.run.seed for entry in benchmark.entries} == {*range(5)}
+
+
+def test_the_default_file_is_printed_as_it_is() -> None:
+    result = invoke("--print-default")
+    assert result.exit_code == 0 and result.stdout == default_text()
+
+
+def test_options_of_a_task_take_the_place_of_general_ones() -> None:
+    text = SMALL.replace(
+        "start_spread = 0.05",
+        "optimizer_options.normalized.learning_rate = 0.5\nmethod_options.traced = {horizon = 7}",
+    ).replace('name = "normalized"', 'name = "normalized"\noptions = {learning_rate = 0.1}')
+    runs = [entry.run for entry in parse_benchmark(text).entries]
+    assert all(run.optimizer_options == {"learning_rate": 0.5} for run in runs)
+    assert {json.dumps(run.method_options) for run in runs if run.method == "trace"} == {
+        '{"episodes": 8, "horizon": 7}'
+    }
+
+
+def test_the_first_seed_of_everything_comes_first() -> None:
+    assert [entry.run.seed for entry in parse_benchmark(SMALL).entries] == [0, 0, 1, 1]
+
+
+WRONG = [
+    ("seeds = 2", "seeds = 2\nstep = 3", 3, "unknown key of the file: 'step'", "'steps'?"),
+    ("seeds = 2", "seeds = [1, 1]", 2, "different ones", ""),
+    ("steps = 3", "steps = 0", 1, "`steps` must be an integer of at least 1, got 0", ""),
+    ("workers = 2", 'backend = "dusk"', 4, "unknown backend 'dusk'", "'dask'?"),
+    ("workers = 2", "worker = 2", 4, "unknown key of [engine]: 'worker'", "'workers'?"),
+    ("workers = 2", 'address = "tcp://localhost:1"', 4, "`address` is for", ""),
+    (f'"{GRID}"', '"BilevelGridWord-v0"', 7, "unknown task 'BilevelGridWord-v0'", f"'{GRID}'?"),
+    ("map_name =", "map_nam =", 9, "'map_nam'; accepted: ", "'map_name'?"),
+    ('"4x4"', '"5x5"', 9, "5x5", ""),
+    ("0.05", "1.5", 10, "`start_spread` must lie in [0, 1], got 1.5", ""),
+    ('"exact"', '"exacd"', 13, "unknown method 'exacd'", "'exact'?"),
+    ("episodes = 8", "episode = 8", 17, "unknown option for method 'trace': 'episode'", "sodes'?"),
+    ("episodes = 8", "episodes = 0", 17, "`episodes` must be an integer of at least 1", ""),
+    ('label = "traced"', 'label = "exact"', 16, "`label` must be unique, got 'exact'", ""),
+    ('label = "traced"', 'lable = "traced"', 16, "unknown key of [methods]: 'lable'", "'label'?"),
+    ('"normalized"', '"normalised"', 20, "unknown optimizer 'normalised'", "'normalized'?"),
+    (
+        '"normalized"',
+        '"adam"\noptions.beta = 1',
+        21,
+        "unknown option for optimizer 'adam': 'beta'",
+        "Did you mean 'beta",
+    ),
+    ('"normalized"', '"adam"\noptions.beta1 = 1', 21, "`beta1` must lie in [0, 1)", ""),
+    ('"normalized"', '"adam"\noptions.steps = 9', 21, "`steps` is the same for all runs", ""),
+    ('"normalized"', '"adam"\noptions.day = 2020-01-01', 21, "`options` must hold texts", ""),
+    ("[[optimizers]]\nname", "[[optimizers]]\nlabel", 19, "`name` is missing", ""),
+    ("0.05", "0.05\nmethod_options.trace = {}", 11, "label of method: 'trace'", "'traced'?"),
+    ("0.05", "0.05\noptimizer_options.normalized = {steep = 1}", 11, "'steep'", "'steps'?"),
+    ("seeds = 2", "seeds = = 2", 2, "no valid TOML", ""),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "line", "message", "hint"), WRONG)
+def test_what_is_wrong_with_a_file_is_told_with_its_line(
+    old: str, new: str, line: int, message: str, hint: str, tmp_path: Path
+) -> None:
+    assert old in SMALL
+    file = tmp_path / "wrong.toml"
+    file.write_text(SMALL.replace(old, new, 1))
+    result = invoke(file, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert message in result.stderr and hint in result.stderr
+    assert f"line {line}" in result.stderr and str(file) in result.stderr
+    assert "Traceback" not in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists(), "refused before anything is written"
+
+
+def test_a_line_is_found_behind_texts_and_lists_over_several_lines() -> None:
+    text = 'a = """\n[[b]]\nc = 1\n"""\nd = [\n  1,\n]\n# c\n[[b]]\n[[b]]\nc.e = 1 # d\n'
+    places = [("a",), ("d",), ("d", 0), ("b", 0), ("b", 1), ("b", 1, "c", "e"), ("b", 1, "f")]
+    # A comment belongs to nothing, and what is not there is looked for where it should be.
+    assert [line_of(text, place) for place in places] == [1, 5, 5, 9, 10, 11, 10]
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file.toml").write_bytes(b"steps = 3\n# \xff\n")
+    result = invoke(tmp_path / "file.toml")
+    assert result.exit_code == 2 and "line 2: the file must be UTF-8" in result.stderr
+
+
+def test_a_method_that_does_not_suit_a_task_is_left_out_once() -> None:
+    market = '[[tasks]]\nid = "BilevelMarkovGame-v0"\n'
+    benchmark = parse_benchmark(SMALL.replace("[[methods]]", market + "[[methods]]", 1))
+    (cell,) = benchmark.left_out
+    assert (cell.task, cell.method) == ("BilevelMarkovGame-v0", "traced")
+    assert "x moves the kernel" in cell.reason
+    assert len(benchmark.entries) == 6
+    with pytest.raises(ConfigError, match="no method suits any task.*moves the kernel"):
+        parse_benchmark(
+            market + '[[methods]]\nname = "trace"\noptions = {episodes = 8}' + OPTIMIZER
+        )
+
+
+# One run ----------------------------------------------------------------------------------------
+
+
+def test_a_run_is_scored_by_the_exact_answer() -> None:
+    """The rows are those of a climb of our own, and the method is not charged for the score."""
+    run = small_run(method="trace", method_options={"episodes": 8})
+    outcome = perform(run)
+    assert outcome.error is None
+    game: Any = gym.make(GRID, map_name="4x4").unwrapped
+    x = start_of(run, game)
+    first = game.evaluate(x)
+    assert [row.step for row in outcome.rows] == [0, 1, 2, 3]
+    assert outcome.rows[0].objective == pytest.approx(first.objective, rel=1e-12)
+    norm = np.linalg.norm(first.hyper_gradient)
+    assert outcome.rows[0].gradient_norm == pytest.approx(norm, rel=1e-9)
+    assert outcome.rows[0].estimated_objective != outcome.rows[0].objective
+    env_steps = [row.env_steps for row in outcome.rows]
+    assert env_steps[0] > 0 and env_steps == sorted({*env_steps})
+    times = [row.wall_time for row in outcome.rows]
+    assert times[0] > 0.0 and times == sorted(times)
+    for row in outcome.rows:
+        assert row.cosine is not None and row.relative_error is not None
+        # |g - G|^2 >= |G|^2 (1 - cos^2): the shortest way to the line through g.
+        assert row.relative_error**2 >= 1.0 - row.cosine**2 - 1e-12
+
+
+def test_the_exact_method_agrees_with_the_referee_and_uses_no_environment() -> None:
+    for row in perform(small_run()).rows:
+        assert row.cosine == pytest.approx(1.0) and row.relative_error == pytest.approx(
+            0.0, abs=1e-6
+        )
+        assert row.objective == pytest.approx(row.estimated_objective, abs=1e-12)
+        assert row.env_steps == 0
+
+
+def test_a_run_is_determined_by_what_describes_it() -> None:
+    run = small_run(method="trace", method_options={"episodes": 8})
+    first, again, other = perform(run), perform(run), perform(replace(run, seed=1))
+    timeless = [[replace(row, wall_time=0.0) for row in o.rows] for o in (first, again, other)]
+    assert timeless[0] == timeless[1] != timeless[2]
+
+
+def test_all_methods_of_a_seed_start_from_the_same_x() -> None:
+    runs = [small_run(method=name, steps=1) for name in ("exact", "direct", "zero-order")]
+    assert len({perform(run).rows[0].objective for run in runs}) == 1
+    game: Any = gym.make(GRID, map_name="4x4").unwrapped
+    starts = np.array([start_of(small_run(seed=seed), game) for seed in range(50)])
+    assert np.abs(starts).max() <= 0.1 and np.abs(starts).max() > 0.09, "5 % of a width of 2"
+    assert (start_of(small_run(start_spread=0.0), game) == game.initial_upper_params).all()
+
+
+def test_a_vanishing_estimate_has_no_cosine_and_is_wrong_by_all() -> None:
+    row = perform(small_run(method="direct", start_spread=0.0)).rows[0]
+    assert row.cosine is None and row.relative_error == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_no_optimizer_goes_beyond_its_steps(name: str) -> None:
+    count = 0
+
+    def objective(x: Any) -> tuple[float, Any]:
+        nonlocal count
+        count += 1
+        return float(np.sin(40.0 * x).sum() - x @ x), 40.0 * np.cos(40.0 * x) - 2.0 * x
+
+    box = np.ones(2)
+    climb(small_run(optimizer=name, steps=40), objective, np.full(2, 0.3), -box, box)
+    assert count == 41 if name in ("adam", "normalized", "projected") else 2 <= count <= 41
+
+
+def test_a_run_that_raises_is_an_outcome() -> None:
+    outcome = perform(small_run(kwargs={"map_name": "nowhere"}))
+    assert outcome.error is not None and "nowhere" in outcome.error and not outcome.rows
+
+
+def test_the_hash_tells_runs_apart_and_labels_do_not_count() -> None:
+    runs = [
+        small_run(),
+        small_run(seed=1),
+        small_run(steps=4),
+        small_run(start_spread=0.0),
+        small_run(kwargs={"map_name": "8x8"}),
+        small_run(method_options={"max_iterations": 9}),
+        small_run(optimizer_options={"learning_rate": 0.1}),
+    ]
+    assert len({run.name.rpartition("-")[2] for run in runs}) == len(runs)
+    renamed = parse_benchmark(SMALL.replace('label = "traced"', 'label = "other"'))
+    names = [entry.run.name for entry in parse_benchmark(SMALL).entries]
+    assert names == [entry.run.name for entry in renamed.entries]
+
+
+# Results ----------------------------------------------------------------------------------------
+
+
+def test_results_are_one_tidy_table(finished: Path) -> None:
+    frame = load_results(finished)
+    assert len(frame) == 2 * 2 * 4
+    assert [*frame.columns] == (
+        "task method optimizer seed step env_steps wall_time estimated_objective objective "
+        "gradient_norm projected_gradient_norm cosine relative_error best_known"
+    ).split()
+    assert {*frame["method"]} == {"exact", "traced"} and {*frame["task"]} == {"grid"}
+    assert frame["best_known"].isna().all(), "nothing is recorded of this map"
+    assert not any(frame.attrs.values())
+    run = parse_benchmark(SMALL).entries[0].run
+    kept = frame[(frame["method"] == "exact") & (frame["seed"] == 0)]
+    assert [*kept["objective"]] == [row.objective for row in perform(run).rows]
+
+
+def test_results_follow_the_file_of_the_folder(copy: Path) -> None:
+    text = SMALL.replace("seeds = 2", "seeds = [1, 2]").replace('"traced"', '"renamed"')
+    (copy / "benchmark.toml").write_text(text)
+    frame = load_results(copy)
+    assert {*frame["seed"]} == {1} and {*frame["method"]} == {"exact", "renamed"}
+    assert len(frame.attrs["missing"]) == 2 and len(frame.attrs["others"]) == 2
+
+
+def test_flipped_and_missing_bytes_are_noticed(finished: Path, tmp_path: Path) -> None:
+    entry = parse_benchmark(SMALL).entries[0]
+    whole = path_of(finished, entry.run).read_bytes()
+    good = read_run(finished, entry.run)
+    assert good is not None
+    path = path_of(tmp_path, entry.run)
+    path.parent.mkdir()
+    rng = np.random.default_rng(0)
+    noticed = 0
+    for place in rng.choice(len(whole), 300, replace=False):
+        broken = bytearray(whole)
+        broken[place] ^= 1 << rng.integers(8)
+        path.write_bytes(broken)
+        try:
+            found = read_run(tmp_path, entry.run)
+        except DamagedFileError:
+            noticed += 1
+        else:  # statistics and the like, which nobody reads
+            assert found is not None and found[0].equals(good[0]) and found[1] == good[1]
+    assert noticed > 100
+    for length in [*range(0, len(whole), 97), len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(DamagedFileError):
+            read_run(tmp_path, entry.run)
+
+
+def test_a_damaged_result_is_set_aside_and_its_run_done_again(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "small.toml").write_text(SMALL)
+    entries = parse_benchmark(SMALL).entries
+    cut, foreign, odd, _ = (path_of(copy, entry.run) for entry in entries)
+    foreign.write_bytes(path_of(copy, entries[2].run).read_bytes())
+    cut.write_bytes(cut.read_bytes()[:-7])
+    pq.write_table(pa.table({"a": [1]}), odd)
+    bad = {path: path.read_bytes() for path in (cut, foreign, odd)}
+    earlier = cut.with_name(f"{cut.name}.damaged-1")
+    earlier.write_bytes(b"from an earlier time")
+    assert len(load_results(copy).attrs["damaged"]) == 3
+    done = in_turn(monkeypatch, perform)
+    result = invoke(tmp_path / "small.toml", "--out", copy)
+    assert result.exit_code == 0, result.output
+    assert [run.name for run in done] == [entry.run.name for entry in entries[:3]]
+    for path, reason in ((cut, "cannot be read"), (foreign, "another run"), (odd, "other columns")):
+        (line,) = [line for line in result.stderr.splitlines() if str(path) in line]
+        assert reason in line
+    aside = {path.name: path.read_bytes() for path in copy.glob("runs/*damaged*")}
+    assert aside == {
+        earlier.name: b"from an earlier time",
+        f"{cut.name}.damaged-2": bad[cut],
+        f"{foreign.name}.damaged-1": bad[foreign],
+        f"{odd.name}.damaged-1": bad[odd],
+    }
+    assert len(load_results(copy)) == 16 and not load_results(copy).attrs["missing"]
+
+
+# Many runs --------------------------------------------------------------------------------------
+
+
+def test_a_benchmark_is_extended_by_seeds_and_never_repeats_a_run(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "more.toml"
+    file.write_text(SMALL.replace("seeds = 2", "seeds = 3"))
+    done = in_turn(monkeypatch, perform)
+    result = invoke(file, "--out", copy)
+    assert result.exit_code == 0 and [run.seed for run in done] == [2, 2]
+    assert "6 runs, 4 done, 2 to do" in result.output
+    assert (copy / "benchmark.toml").read_text() == file.read_text()
+    assert invoke(file, "--out", copy).exit_code == 0 and len(done) == 2
+    file.write_text(SMALL.replace("seeds = 2", "seeds = 1"))
+    assert "4 results of other runs stay there" in invoke(file, "--out", copy).output
+
+
+def test_two_labels_of_one_run_share_its_result(tmp_path: Path) -> None:
+    twice = SMALL.replace(
+        "[[methods]]", '[[methods]]\nname = "exact"\nlabel = "same"\n[[methods]]', 1
+    )
+    benchmark = parse_benchmark(twice)
+    assert len(benchmark.entries) == 6 and len(plan(benchmark, tmp_path).todo) == 4
+    here(benchmark, tmp_path)
+    frame = load_results(tmp_path)
+    assert len(frame) == 24 and {*frame["method"]} == {"exact", "same", "traced"}
+
+
+def test_a_failing_run_takes_no_other_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "small.toml").write_text(SMALL)
+
+    def work(run: Run) -> Outcome:
+        failing = run.method == "trace" and run.seed == 0
+        return Outcome(run, error="ArithmeticError: overflow") if failing else perform(run)
+
+    done = in_turn(monkeypatch, work)
+    result = invoke(tmp_path / "small.toml", "--out", tmp_path / "out")
+    assert result.exit_code == 1 and len(done) == 4
+    assert "failed: grid / traced / normalized, seed 0: ArithmeticError: overflow" in result.stderr
+    assert "3 of 4 runs are in" in result.output
+    assert len([*tmp_path.glob("out/runs/*")]) == 3
+    in_turn(monkeypatch, perform)
+    assert invoke(tmp_path / "small.toml", "--out", tmp_path / "out").exit_code == 0
+
+
+def test_each_warning_is_shown_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "small.toml").write_text(SMALL)
+    in_turn(monkeypatch, lambda run: replace(perform(run), warnings=("mind the gap",)))
+    result = invoke(tmp_path / "small.toml", "--out", tmp_path / "out")
+    assert result.stderr.count("mind the gap") == 1
+
+
+def test_warnings_of_a_run_are_part_of_its_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    def warn(*_: object) -> Any:
+        for _count in range(3):
+            warnings.warn("mind the gap", stacklevel=1)
+        raise ValueError("fallen")
+
+    monkeypatch.setattr("bilevel_gym.benchmark.runs._scored_climb", warn)
+    outcome = perform(small_run())
+    assert outcome.warnings == ("mind the gap",) and outcome.error == "ValueError: fallen"
+
+
+def test_what_was_done_before_ctrl_c_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "small.toml").write_text(SMALL)
+
+    def work(run: Run) -> Outcome:
+        if run.seed == 1:
+            raise KeyboardInterrupt
+        return perform(run)
+
+    in_turn(monkeypatch, work)
+    result = invoke(tmp_path / "small.toml", "--out", tmp_path / "out")
+    assert result.exit_code == 130 and "what is done is kept" in result.output
+    assert len([*tmp_path.glob("out/runs/*.parquet")]) == 2
+
+
+def test_a_second_benchmark_keeps_out_of_a_folder_in_use(tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text(SMALL)
+    with locked(tmp_path):
+        result = invoke(tmp_path / "small.toml", "--out", tmp_path)
+    assert result.exit_code == 2 and "another benchmark is running" in result.stderr
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text(SMALL)
+    (tmp_path / "file").write_text("")
+    result = invoke(tmp_path / "small.toml", "--out", tmp_path / "file" / "out")
+    assert result.exit_code == 2 and "cannot write the folder" in result.stderr
+
+
+# Killed -----------------------------------------------------------------------------------------
+
+LONG = f"steps = 80\nseeds = 14\n[engine]\nworkers = 2\n{TASK}{EXACT}{OPTIMIZER}"
+
+
+def start_command(file: Path, folder: Path, runs: int) -> subprocess.Popen[str]:
+    """Start the command as a process group of its own, and wait until so many runs are done."""
+    command = [sys.executable, "-c", "from bilevel_gym.cli import main; main()", "benchmark"]
+    process = subprocess.Popen(
+        [*command, str(file), "--out", str(folder)],
+        start_new_session=True,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    deadline = time.monotonic() + 60.0
+    while len(results(folder)) < runs and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return process
+
+
+def results(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("runs/*.parquet") if not path.name.startswith(".")]
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                status = (entry / "stat").read_text().rpartition(")")[2].split()
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if int(status[1]) == process.pid and b"LokyProcess" in command:
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for workers in /proc")
+def test_killed_at_any_time_it_goes_on_from_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First a worker is killed on its own, then the command, and its workers follow it."""
+    file, folder = tmp_path / "long.toml", tmp_path / "out"
+    file.write_text(LONG)
+    process = start_command(file, folder, runs=2)
+    os.kill(workers_of(process)[0], signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2, output
+    last = output.splitlines()[-1]
+    assert last.startswith("Error: a worker process was killed") and "kept in" in last
+    assert "Traceback" not in output
+    first = {path: path.read_bytes() for path in results(folder)}
+    assert 2 <= len(first) < 13
+
+    process = start_command(file, folder, runs=len(first) + 1)
+    workers = workers_of(process)
+    os.kill(process.pid, signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)  # ends when the workers let go of it, too
+    assert len(workers) == 2
+    assert f"14 runs, {len(first)} done, {14 - len(first)} to do" in output
+    second = {path: path.read_bytes() for path in results(folder)}
+    assert len(first) < len(second) < 14
+
+    done = in_turn(monkeypatch, perform)
+    result = invoke(file, "--out", folder)
+    assert result.exit_code == 0, result.output
+    assert len(done) == 14 - len(second), "nothing lost, and nothing done twice"
+    assert not {path_of(folder, run) for run in done} & {*second}
+    for kept in (first, second):
+        assert all(path.read_bytes() == content for path, content in kept.items())
+    frame = load_results(folder)
+    assert len(frame) == 14 * 81 and not any(frame.attrs.values())
+
+
+# A cluster --------------------------------------------------------------------------------------
+
+
+def test_the_same_file_runs_on_a_dask_cluster(finished: Path, tmp_path: Path) -> None:
+    """Two worker processes on this machine, reached by the address of their scheduler."""
+    import distributed
+
+    local_cluster: Any = distributed.LocalCluster  # untyped
+    with local_cluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as cluster:
+        workers = f'backend = "dask"\naddress = "{cluster.scheduler_address}"'
+        text = f"steps = 3\nseeds = 2\n[engine]\n{workers}\n{TASK}{EXACT}{OPTIMIZER}"
+        benchmark = parse_benchmark(text)
+        done = [*execute(plan(benchmark, tmp_path), benchmark.engine)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engine_module, "perform", _tell_process)
+            runs = [small_run(seed=seed) for seed in range(8)]
+            outcomes = [*perform_all(runs, benchmark.engine)]
+    assert sorted(outcome.run.seed for outcome in outcomes) == [*range(8)]
+    processes = {outcome.error for outcome in outcomes}
+    assert len(processes) == 2 and str(os.getpid()) not in processes
+    assert len(done) == 2
+    ours, theirs = load_results(finished), load_results(tmp_path)
+    ours = ours[ours["method"] == "exact"].reset_index(drop=True)
+    assert ours.drop(columns="wall_time").equals(theirs.drop(columns="wall_time"))
+
+
+def _tell_process(run: Run) -> Outcome:
+    time.sleep(0.05)
+    return Outcome(run, error=str(os.getpid()))
+
+
+def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import dask
+
+    with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
+        with pytest.raises(EngineError, match="cannot reach the Dask scheduler tcp://127.0.0.1:1"):
+            next(iter(perform_all([small_run()], Engine("dask", address="tcp://127.0.0.1:1"))))
+
+
+# The package ------------------------------------------------------------------------------------
+
+
+def test_libraries_of_benchmarks_are_not_imported_with_the_package() -> None:
+    code = (
+        "import sys, bilevel_gym, bilevel_gym.cli, bilevel_gym.benchmark; "
+        "print({'pandas', 'pyarrow', 'joblib', 'dask', 'distributed', 'filelock', 'matplotlib'}"
+        " & {*sys.modules})"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "set()"
+
+
+def test_a_missing_library_is_named_with_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "small.toml").write_text(SMALL)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    result = invoke(tmp_path / "small.toml", "--out", tmp_path / "out")
+    assert result.exit_code == 2 and 'pip install "bilevel-gym[benchmark]"' in result.stderr

@@ -1,0 +1,460 @@
+"""The report of a benchmark: its statistics, its tables and its figures."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from bilevel_gym.benchmark.charts import _spread, cosine_windows, learning_curve, make_styles
+from bilevel_gym.benchmark.statistics import (
+    bootstrap_interval,
+    interquartile_mean,
+    mean,
+    normalised_score,
+    optimality_gap,
+    performance_profile,
+    pooled,
+    probability_of_improvement,
+)
+
+pd = pytest.importorskip("pandas")
+
+from bilevel_gym.benchmark.report import (  # noqa: E402
+    COLUMNS,
+    PAGE,
+    markdown,
+    summarise,
+    write_report,
+)
+from bilevel_gym.cli import main  # noqa: E402
+from bilevel_gym.cli.reporting import report as command  # noqa: E402
+
+FINALS = {
+    ("hills", "exact"): (2.0, 2.0, 2.0),
+    ("hills", "noisy"): (1.0, 1.5, 0.5),
+    ("hills", "bad"): (-3.0, 0.0, 0.25),
+    ("lakes", "exact"): (30.0, 30.0, 30.0),
+    ("lakes", "noisy"): (29.0, 20.0, 28.0),
+}
+STARTS, KNOWN = {"hills": 0.0, "lakes": 20.0}, {"hills": 2.0, "lakes": np.nan}
+
+
+def results(
+    finals: Mapping[tuple[str, str], tuple[float, ...]] = FINALS,
+    steps: int = 4,
+    optimizers: tuple[str, ...] = ("adam",),
+) -> Any:
+    """Return runs that climb from the start to their final value in straight lines."""
+    rows = [
+        {
+            "task": task,
+            "method": method,
+            "optimizer": optimizer,
+            "seed": seed,
+            "step": step,
+            "env_steps": 100 * (step + 1) if method == "noisy" else 0,
+            # The first evaluation takes long: it compiles.
+            "wall_time": 9.0 + step * (0.5 if method == "noisy" else 0.25),
+            "estimated_objective": float(step),  # the last is returned
+            "objective": STARTS[task] + (final - STARTS[task]) * step / steps,
+            "cosine": 1.0 if method == "exact" else np.nan if method == "bad" else 0.05 * step**2,
+            "best_known": KNOWN[task],
+        }
+        for (task, method), values in finals.items()
+        for optimizer in optimizers
+        for seed, final in enumerate(values)
+        for step in range(steps + 1)
+    ]
+    return pd.DataFrame(rows)
+
+
+# Statistics -------------------------------------------------------------------------------------
+
+
+def by_hand(
+    strata: list[list[float]], statistic: Callable[[list[list[float]]], float], draws: int
+) -> tuple[float, float]:
+    """Return the stratified percentile interval, with loops and random numbers of their own."""
+    rng = np.random.default_rng(123)
+    found = [
+        statistic([[s[rng.integers(len(s))] for _ in s] for s in strata]) for _ in range(draws)
+    ]
+    return float(np.quantile(found, 0.025)), float(np.quantile(found, 0.975))
+
+
+def middle_half(strata: list[list[float]]) -> float:
+    scores = sorted(score for stratum in strata for score in stratum)
+    cut = len(scores) // 4
+    kept = scores[cut : len(scores) - cut]
+    return sum(kept) / len(kept)
+
+
+def test_the_interquartile_mean_is_that_of_the_middle_half() -> None:
+    scores = np.array([9.0, 1.0, 2.0, -50.0, 3.0, 4.0, 5.0, 100.0])
+    assert interquartile_mean(scores) == (2.0 + 3.0 + 4.0 + 5.0) / 4
+    assert interquartile_mean(np.array([1.0, 2.0, 6.0])) == 3.0
+
+
+def test_the_optimality_gap_does_not_reward_what_exceeds_the_target() -> None:
+    assert optimality_gap(np.array([0.5, 1.0, 3.0, -1.0])) == (0.5 + 0.0 + 0.0 + 2.0) / 4
+
+
+def test_a_score_is_zero_at_the_start_one_at_the_best_and_nan_without_a_climb() -> None:
+    scores = normalised_score(np.array([1.0, 3.0, 0.0, 5.0]), np.array(1.0), np.array(3.0))
+    np.testing.assert_array_equal(scores, [0.0, 1.0, -0.5, 2.0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(normalised_score(np.array([1.0]), np.array(1.0), np.array(1.0))).all()
+
+
+def test_bootstrap_intervals_agree_with_loops() -> None:
+    strata = [[0.1, 0.5, 0.9, 0.3, 0.2], [0.7, 0.75, 0.2], [0.95]]
+    interval = bootstrap_interval([np.array(s) for s in strata], pooled(interquartile_mean))
+    assert interval.value == pytest.approx(middle_half(strata))
+    low, high = by_hand(strata, middle_half, 4000)
+    assert interval.low == pytest.approx(low, abs=0.02)
+    assert interval.high == pytest.approx(high, abs=0.02)
+
+
+def test_the_bootstrap_is_stratified() -> None:
+    """Runs of two tasks that agree within each task leave no uncertainty, far apart as they are."""
+    interval = bootstrap_interval([np.zeros(4), np.ones(4)], pooled(mean))
+    assert interval.low == interval.value == interval.high == 0.5
+    opposite = np.arange(5.0)
+    drawn_apart = bootstrap_interval([opposite, -opposite], pooled(mean))
+    assert drawn_apart.low < -0.5 and drawn_apart.high > 0.5
+
+
+def test_the_bootstrap_is_a_function_of_its_seed() -> None:
+    scores = [np.random.default_rng(0).random(7)]
+    first, again, other = (bootstrap_interval(scores, pooled(mean), seed=s) for s in (0, 0, 1))
+    assert (first.low, first.high) == (again.low, again.high)
+    assert (first.low, first.high) != (other.low, other.high)
+
+
+@pytest.mark.parametrize("strata", ([[0.3]], [[0.3], [0.4]], [[0.1] * 3, [0.1] * 5]))
+def test_without_spread_the_interval_has_no_width_and_nothing_warns(
+    strata: list[list[float]],
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for statistic in (interquartile_mean, mean, optimality_gap):
+            interval = bootstrap_interval([np.array(s) for s in strata], pooled(statistic))
+            np.testing.assert_allclose([interval.low, interval.high], interval.value, rtol=1e-14)
+
+
+def test_all_points_of_a_curve_are_resampled_alike_and_in_any_number() -> None:
+    """Resampled apart, the interval of a sum would not be that of its terms."""
+    runs = np.random.default_rng(0).random(6)
+    curve = bootstrap_interval([np.stack([runs, 2.0 * runs, -runs])], pooled(mean))
+    np.testing.assert_allclose(curve.high[1], 2.0 * curve.high[0])
+    np.testing.assert_allclose(curve.low[2], -curve.high[0])
+    long = bootstrap_interval([np.tile(runs, (1000, 1))], pooled(mean))
+    assert long.low.shape == (1000,) and np.ptp(long.low) == 0.0
+
+
+def test_a_performance_profile_is_the_share_of_runs_above_each_score() -> None:
+    strata = [np.array([0.0, 0.5, 1.0]), np.array([0.5])]
+    thresholds = np.array([-1.0, 0.0, 0.25, 0.5, 1.0])
+    profile = performance_profile(strata, thresholds)
+    by_loop = [
+        sum(score > t for s in strata for score in s) / sum(map(len, strata)) for t in thresholds
+    ]
+    np.testing.assert_allclose(profile.value, by_loop)
+    assert (profile.low <= profile.value).all() and (profile.value <= profile.high).all()
+    assert profile.low[0] == 1.0 and profile.high[-1] == 0.0
+    # The single run of the second task is above .25 in every resample.
+    assert profile.low[2] == 0.25
+
+
+def test_the_probability_of_improvement_counts_pairs_on_each_task() -> None:
+    first = [np.array([1.0, 2.0, 3.0]), np.array([5.0])]
+    second = [np.array([2.0, 0.0]), np.array([5.0, 4.0])]
+    wins = [
+        np.mean([1.0 if a > b else 0.5 if a == b else 0.0 for a in ours for b in theirs])
+        for ours, theirs in zip(first, second, strict=True)
+    ]
+    found = probability_of_improvement(first, second)
+    assert found.value == pytest.approx(np.mean(wins))
+    reverse = probability_of_improvement(second, first)
+    assert found.value + reverse.value == pytest.approx(1.0)
+    assert found.low < found.value < found.high
+
+
+# Tables -----------------------------------------------------------------------------------------
+
+
+def test_scores_are_measured_by_the_best_known_value_or_the_best_found() -> None:
+    tables = summarise(results())
+    tasks = tables.tasks.set_index("task")
+    assert (tasks.loc["hills", "start"], tasks.loc["hills", "best"]) == (0.0, 2.0)
+    assert (tasks.loc["lakes", "start"], tasks.loc["lakes", "best"]) == (20.0, 30.0)
+    assert list(tasks["measured_by"]) == ["best known", "found here"]
+    runs = tables.runs.set_index(["task", "label", "seed"])["score"]
+    assert runs["hills", "noisy", 1] == 0.75
+    assert runs["hills", "bad", 0] == -1.5
+    assert runs["lakes", "noisy", 0] == pytest.approx(0.9)
+
+
+def test_a_run_is_scored_by_the_x_that_its_method_holds_for_the_best() -> None:
+    """Neither the last, which may be a probe, nor the best, which only the referee can tell."""
+    frame = results({("hills", "noisy"): (2.0,)})
+    frame["estimated_objective"] = [0.0, np.nan, 3.0, 3.0, 2.0]
+    runs = summarise(frame).runs.iloc[0]
+    assert (runs["returned_objective"], runs["score"]) == (1.0, 0.5)
+    assert (runs["objective"], runs["best_objective"]) == (2.0, 2.0)
+
+
+def test_a_best_known_value_that_is_exceeded_gives_way_to_what_was_found() -> None:
+    above = {**FINALS, ("hills", "exact"): (2.5, 2.0, 2.0)}
+    tables = summarise(results(above))
+    assert tables.tasks.loc[0, "best"] == 2.5
+    assert tables.tasks.loc[0, "measured_by"] == "found here"
+    rounding = {**FINALS, ("hills", "exact"): (2.0 + 1e-12, 2.0, 2.0)}
+    assert summarise(results(rounding)).tasks.loc[0, "measured_by"] == "best known"
+
+
+def test_cells_hold_what_a_run_came_to_and_what_it_took() -> None:
+    cells = summarise(results()).cells.set_index(["task", "label"])
+    noisy = cells.loc[("hills", "noisy")]
+    assert noisy["objective"] == 1.0
+    assert 0.5 <= noisy["low"] < 1.0 < noisy["high"] <= 1.5
+    assert noisy["best_objective"] == 1.5
+    assert noisy["median_cosine"] == pytest.approx(0.2)
+    assert noisy["env_steps"] == 500
+    assert noisy["seconds_per_step"] == 0.5  # without the nine seconds of the first evaluation
+    assert noisy["times_exact"] == 2.0
+    assert np.isnan(cells.loc[("hills", "bad")]["median_cosine"])
+
+
+def test_methods_are_ranked_by_the_interquartile_mean_over_their_tasks() -> None:
+    tables = summarise(results())
+    assert [a.label for a in tables.aggregates] == ["exact", "noisy", "bad"]
+    noisy = tables.aggregates[1]
+    scores = [[0.5, 0.75, 0.25], [0.9, 0.0, 0.8]]
+    assert noisy.tasks == ("hills", "lakes") and noisy.runs == 6
+    assert noisy.score.value == pytest.approx(middle_half(scores))
+    assert tables.aggregates[2].tasks == ("hills",)
+    assert tables.common == ("hills",)
+
+
+def test_runs_that_stop_early_stay_where_they_are() -> None:
+    frame = results({("hills", "noisy"): (1.0, 2.0)})
+    frame = frame[(frame["seed"] == 0) | (frame["step"] <= 2)]
+    curve = learning_curve(frame)
+    np.testing.assert_allclose(curve.objective.value, [0.0, 0.375, 0.75, 0.875, 1.0])
+    np.testing.assert_allclose(curve.env_steps, [100, 200, 300, 350, 400])
+    assert summarise(frame).cells.loc[0, "objective"] == 1.0
+
+
+def test_a_long_curve_keeps_its_ends_and_few_points() -> None:
+    curve = learning_curve(results({("hills", "noisy"): (1.0,)}, steps=1000))
+    assert len(curve.steps) == 200 and curve.steps[0] == 0 and curve.steps[-1] == 1000
+    np.testing.assert_allclose(curve.objective.value, curve.steps / 1000)
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes long and is not looked at."""
+    monkeypatch.setattr(
+        "bilevel_gym.benchmark.report._draw",
+        lambda frame, tables, folder: {task: "task.png" for task in tables.tasks["task"]},
+    )
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_rows_without_a_finite_objective_count_nowhere_and_are_reported(tmp_path: Path) -> None:
+    frame = results({("hills", "noisy"): (1.0, 2.0, 0.5)})
+    whole = summarise(frame)
+    frame.loc[frame["step"] == 4, "objective"] = np.nan
+    tables = write_report(frame, tmp_path)
+    assert (whole.dropped, tables.dropped) == (0, 3)
+    assert list(tables.runs["steps"]) == [3, 3, 3]
+    assert "3 rows without a finite objective" in (tmp_path / PAGE).read_text()
+
+
+def test_a_table_that_is_no_table_of_results_is_refused() -> None:
+    with pytest.raises(ValueError, match="lacks the columns cosine"):
+        summarise(results().drop(columns="cosine"))
+    with pytest.raises(ValueError, match="no row has a finite objective, of 0"):
+        summarise(pd.DataFrame(columns=COLUMNS))
+    twice = pd.concat([results(), results()])
+    with pytest.raises(ValueError, match="task hills, label exact, seed 0, step 0"):
+        summarise(twice)
+
+
+def test_cosines_are_averaged_over_windows_where_they_exist() -> None:
+    frame = results({("hills", "noisy"): (1.0, 1.0)}, steps=3)
+    frame.loc[frame["step"] == 3, "cosine"] = np.nan
+    middles, cosines = cosine_windows(frame, 2)
+    np.testing.assert_allclose(middles, [0.5, 2.0])
+    np.testing.assert_allclose(cosines, [0.025, 0.2])
+
+
+# The page and the figures -----------------------------------------------------------------------
+
+
+ABOUT = {
+    "missing": ["lakes / bad / adam, seed 1", "lakes / bad / adam, seed 2"],
+    "left_out": ["lakes / bad: its x moves the kernel"],
+    "damaged": ["a.parquet: it cannot be read"],
+    "others": ["b.parquet"],
+}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("report")
+    frame = results()
+    frame.attrs = ABOUT
+    write_report(frame, folder)
+    return folder
+
+
+def test_every_figure_of_the_page_exists_and_is_small(written: Path) -> None:
+    linked = re.findall(r"!\[[^]]*\]\(([^)]*)\)", (written / PAGE).read_text())
+    assert sorted(linked) == sorted(path.name for path in written.glob("*.png"))
+    assert len(linked) == 5 + 2  # overviews, and one of each task
+    for name in linked:
+        assert (written / name).stat().st_size < 1_000_000
+        with Image.open(written / name) as image:
+            assert min(image.size) > 200
+            assert len(image.convert("RGB").resize((200, 200)).getcolors(40_000) or ()) > 10
+
+
+def test_the_page_says_what_was_run_and_what_is_missing(written: Path) -> None:
+    page = (written / PAGE).read_text()
+    assert "15 runs: 2 tasks, 3 methods, up to 4 steps of the leader, seeds 0 to 2" in page
+    assert (
+        "| noisy | 1.0000 [0.5000, 1.5000] | 1.0000 | 1.5000 | 0.20 | 500 | 500 | 2 | 3 |" in page
+    )
+    assert "| lakes | 20.000 | 30.000 | largest here, none known | 2 | 6 |" in page
+    assert "| lakes / bad / adam | 2 | 1 2 |" in page
+    for text in ("its x moves the kernel", "a.parquet: it cannot be read", "ignored: b.parquet"):
+        assert text in page
+    assert "On those that all ran on (hills):" in page
+    table_lines = [line for line in page.splitlines() if line.startswith("|")]
+    assert max(map(len, table_lines)) < 120
+
+
+def test_two_reports_of_the_same_table_are_the_same_in_any_order(
+    written: Path, tmp_path: Path
+) -> None:
+    frame = results().sample(frac=1.0, random_state=0)
+    frame.attrs = ABOUT
+    write_report(frame, tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == sorted(path.name for path in written.iterdir())
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (written / name).read_bytes(), name
+
+
+def test_labels_name_the_optimizer_only_where_there_are_several() -> None:
+    frame = results({("hills", "exact"): (1.0,)}, optimizers=("adam", "lbfgsb"))
+    tables = summarise(frame)
+    assert set(tables.runs["label"]) == {"exact, adam", "exact, lbfgsb"}
+    assert set(tables.cells["times_exact"]) == {1.0}
+    assert set(summarise(results()).runs["label"]) == {"exact", "noisy", "bad"}
+
+
+def test_a_report_copes_with_runs_that_never_move(tmp_path: Path) -> None:
+    """One evaluation, no gradient, no environment steps and a climb of zero."""
+    frame = results({("lakes", "bad"): (20.0,)}, steps=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tables = write_report(frame[frame["step"] == 0], tmp_path)
+    assert tables.aggregates == []
+    page = (tmp_path / PAGE).read_text()
+    assert "lakes: nothing above its start, so it gives no scores" in page
+    assert {path.name for path in tmp_path.glob("*.png")} == {"objective.png", "task-lakes.png"}
+
+
+def test_task_names_of_all_kinds_become_different_files(tmp_path: Path) -> None:
+    frame = results({("hills", "exact"): (1.0,)})
+    names = ("a/b $x$", "a|b $x$")
+    write_report(pd.concat([frame.assign(task=name) for name in names]), tmp_path)
+    assert len(list(tmp_path.glob("task-*.png"))) == 2
+    assert r"| a\|b $x$ |" in (tmp_path / PAGE).read_text()
+
+
+def test_many_methods_look_different() -> None:
+    styles = make_styles(f"method {k}" for k in range(48))
+    assert len({(style.color, style.dashes) for style in styles.values()}) == 48
+    first = list(styles.values())[:12]
+    assert len({style.color for style in first}) == 12
+
+
+def test_labels_keep_their_distance_inside_the_axes() -> None:
+    places = _spread([0.0, 0.99, 0.99, 1.0, 1.0], 0.1)
+    assert np.diff(places).min() >= 0.1 - 1e-12
+    assert places[0] == 0.0 and places[-1] == 1.0
+    assert _spread([0.2, 0.6], 0.1) == [0.2, 0.6]
+
+
+def test_markdown_tables_hold_bars_and_line_ends() -> None:
+    assert markdown(("a", "b"), [("x|y\nz", "1")]) == "| a | b |\n| --- | --: |\n| x\\|y z | 1 |"
+
+
+# The command ------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_the_command_prints_the_ranking_and_where_the_report_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finals = {("hills", "bad"): (-1.0,), ("hills", "noisy"): (1.0,), ("hills", "exact"): (2.0,)}
+    frame = results(finals)
+    frame.attrs = {"missing": ["hills / bad / adam, seed 1"]}
+    monkeypatch.setattr("bilevel_gym.benchmark.load_results", lambda folder: frame)
+    elsewhere = tmp_path / "a" / "b"
+    result = CliRunner().invoke(command, [str(tmp_path), "--out", str(elsewhere)])
+    assert result.exit_code == 0, result.output
+    assert f"report: {elsewhere / PAGE}" in result.output
+    assert (elsewhere / PAGE).exists() and not (tmp_path / "report").exists()
+    assert "1 run is not done" in result.output
+    lines = [line.split() for line in result.output.splitlines() if line.strip()]
+    assert [line[0] for line in lines if line[0] in {"exact", "noisy", "bad"}] == [
+        "exact",
+        "noisy",
+        "bad",
+    ]
+
+
+def test_the_command_names_what_is_wrong_with_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(folder: object, *words: str) -> None:
+        result = CliRunner().invoke(main, ["report", str(folder)])
+        assert result.exit_code == 2 and isinstance(result.exception, SystemExit)
+        for word in words:
+            assert word in result.output
+
+    fails(tmp_path / "nowhere", "there is no folder", "nowhere")
+    fails(tmp_path, "benchmark.toml")
+    empty = pd.DataFrame(columns=COLUMNS)
+    monkeypatch.setattr("bilevel_gym.benchmark.load_results", lambda folder: empty)
+    fails(tmp_path, "no finished run")
+
+    def without_extra(folder: object) -> None:
+        raise ImportError('benchmarks need pandas: pip install "bilevel-gym[benchmark]"')
+
+    monkeypatch.setattr("bilevel_gym.benchmark.load_results", without_extra)
+    fails(tmp_path, 'pip install "bilevel-gym[benchmark]"')
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bilevel_gym.benchmark.load_results", lambda folder: results())
+    (tmp_path / "file").write_text("")
+    result = CliRunner().invoke(main, ["report", str(tmp_path), "--out", str(tmp_path / "file/x")])
+    assert result.exit_code == 2
+    assert "cannot write the folder" in result.output
