@@ -74,6 +74,10 @@ def test_the_gallery_has_a_still_and_a_film_of_every_task() -> None:
     names = [file_name(task.id) for task in TASKS]
     assert pictures == {
         "sheet.png",
+        # What commands of their own draw.
+        "convergence.png",
+        "estimators.png",
+        "exploitation_exploration.png",
         *(f"{name}.{kind}" for name in names for kind in ("png", "gif")),
     }
 
