@@ -87,6 +87,8 @@ class UpperValue:
         policy_error: Bound on sum_sa pi |df/dpi - its value at the exact policy|, up to a constant
             in each state, from the residuals of what it was computed from.
         upper_reward: df/du, u being the leader's reward, `[S, A]`.
+        lower_reward: Direct df/dr, r being the follower's reward, `[S, A]`, for terms that judge
+            the reward which the leader has designed.
         kernel: Direct df/dP on the stored transitions `[K]`.
         params: Direct df/dx of terms in x alone `[D]`.
         initial_distribution: df/drho, rho being the distribution of the first state, `[S]`.
@@ -99,6 +101,7 @@ class UpperValue:
     log_policy: FloatArray | None = None
     policy_error: float = 0.0
     upper_reward: FloatArray | None = None
+    lower_reward: FloatArray | None = None
     kernel: FloatArray | None = None
     params: FloatArray | None = None
     initial_distribution: FloatArray | None = None
@@ -394,6 +397,7 @@ class Sum:
             log_policy=_add(v.log_policy for v in values),
             policy_error=sum(v.policy_error for v in values),
             upper_reward=_add(v.upper_reward for v in values),
+            lower_reward=_add(v.lower_reward for v in values),
             kernel=_add(v.kernel for v in values),
             params=_add(v.params for v in values),
             initial_distribution=_add(v.initial_distribution for v in values),

@@ -7,7 +7,9 @@ from typing import Any
 
 from ..checks import check_options, unknown_name
 from .base import (
+    ExactGaussianResponse,
     ExactResponse,
+    GaussianResponse,
     Method,
     Response,
     Sensitivities,
@@ -17,7 +19,9 @@ from .base import (
 
 __all__ = [
     "METHODS",
+    "ExactGaussianResponse",
     "ExactResponse",
+    "GaussianResponse",
     "Method",
     "Response",
     "Sensitivities",
@@ -37,6 +41,7 @@ METHODS = {
     "zero-order": "zero_order:ZeroOrder",
     "trace": "trace:Trace",
     "sobirl": "sobirl:SoBiRL",
+    "stoc-sobirl": "stoc_sobirl:StocSoBiRL",
     "hpgd": "hpgd:HPGD",
     "bc-hg": "bc_hg:BCHG",
 }

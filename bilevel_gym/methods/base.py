@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from ..mdp import FloatArray
 
 __all__ = [
+    "EpisodicResponse",
+    "ExactGaussianResponse",
     "ExactResponse",
+    "GaussianResponse",
     "Method",
     "Response",
     "Sensitivities",
@@ -55,6 +59,22 @@ class Response:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class EpisodicResponse(Response):
+    """An answer of a follower of whom nothing but episodes is known.
+
+    Attributes:
+        summary: Means over episodes: the leader's return, the follower's return, the length.
+        critic_loss: What the leader's critic is left with, its mean squared error; None without.
+        trust_ratio: Factor by which the response term was shortened to what the direct term allows,
+            in [0, 1]; None where there is no direct term.
+    """
+
+    summary: tuple[float, float, float]
+    critic_loss: float | None = None
+    trust_ratio: float | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class TabularResponse(Response):
     """An answer of a tabular game's follower, exact or not.
 
@@ -68,6 +88,48 @@ class TabularResponse(Response):
     policy: FloatArray
     occupancy: FloatArray
     soft_value: FloatArray | None = None
+
+    def draw_action(self, state: int, rng: np.random.Generator) -> int:
+        """Draw an action of the policy in a state."""
+        return int(rng.choice(self.policy.shape[1], p=self.policy[state]))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GaussianResponse(Response):
+    """An answer that is a Gaussian policy with a linear mean, N(-gain s, covariance).
+
+    Attributes:
+        gain: K, `[A, S]`.
+        covariance: Of the actions in every state, `[A, A]`.
+        value_matrix: P of the soft value -s^T P s + c, `[S, S]`.
+        state_moments: (1 - gamma) sum_t gamma^t E[s_t s_t^T], over the steps that count for the
+            leader, `[S, S]`.
+        action_moments: (1 - gamma) sum_t gamma^t E[a_t a_t^T], `[A, A]`.
+    """
+
+    gain: FloatArray
+    covariance: FloatArray
+    value_matrix: FloatArray
+    state_moments: FloatArray
+    action_moments: FloatArray
+
+    def draw_action(self, state: FloatArray, rng: np.random.Generator) -> FloatArray:
+        """Draw an action of the policy in a state, `[A]`."""
+        spread = np.linalg.cholesky(self.covariance)
+        action: FloatArray = spread @ rng.standard_normal(len(spread)) - self.gain @ state
+        return action
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ExactGaussianResponse(GaussianResponse):
+    """The exact answer of a linear-quadratic game; `residual` is that of its Riccati equation."""
+
+    hyper_gradient: FloatArray
+    direct_gradient: FloatArray
+    lower_value: float
+    residual: float
+    iterations: int
+    converged: bool
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -121,18 +183,15 @@ class Sensitivities:
 
 
 class SupportsEvaluate(Protocol):
-    """A game that knows its follower's exact answer (tabular games do)."""
+    """A game that knows its follower's exact answer (tabular and linear-quadratic games do).
 
-    def evaluate(
-        self,
-        upper_params: Any,
-        *,
-        warm_start: Any = None,
-        solver: str = ...,
-        tolerance: float | None = ...,
-        max_iterations: int = ...,
-    ) -> Response:
-        """Return the exact response to x, the solve started from an earlier response if given."""
+    `evaluate(x, *, warm_start=..., ...)` returns the exact response to x, its solve started from
+    an earlier response if one is given; its other options are the game's own.
+    """
+
+    @property
+    def evaluate(self) -> Callable[..., Response]:
+        """Return the exact response to x."""
         ...
 
 

@@ -1,16 +1,18 @@
 """The exact method: the follower's problem is solved, the hyper-gradient is its derivative.
 
 Yang, Gao, Yuan (AISTATS 2025, arXiv 2405.19697) give the hyper-gradient from first-order
-information; the game evaluates its adjoint form (see `bilevel_gym.adjoint`).
+information; the game evaluates its adjoint form (see `bilevel_gym.adjoint` for tabular games and
+`bilevel_gym.linear_quadratic` for linear-quadratic ones).
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+import inspect
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ..checks import check_at_least, check_positive
+from ..checks import check_at_least, check_positive, unknown_name
 from ..linear import check_solver
 from ..mdp import FloatArray
 from .base import Response, SupportsEvaluate
@@ -41,8 +43,11 @@ class Exact:
                 accurate gradient needs (`bilevel_gym.soft.default_tolerance`).
             max_iterations: Newton steps allowed for one answer.
 
+        Options left at their defaults are the game's to choose.
+
         Raises:
-            TypeError: If the game cannot give an exact response.
+            TypeError: If the game cannot give an exact response, or does not take an option (only
+                tabular games have several solvers).
             ValueError: If an option is out of range.
         """
         if not hasattr(game, "evaluate"):
@@ -54,10 +59,9 @@ class Exact:
         if tolerance is not None:
             check_positive("tolerance", tolerance)
         check_at_least("max_iterations", max_iterations, 1)
+        chosen = {"solver": solver, "tolerance": tolerance, "max_iterations": max_iterations}
         self._game = game
-        self._solver = solver
-        self._tolerance = tolerance
-        self._max_iterations = max_iterations
+        self._options = _changed(chosen, game)
         self._last: Response | None = None
 
     def reset(self, rng: np.random.Generator) -> None:
@@ -66,11 +70,24 @@ class Exact:
 
     def step(self, upper_params: FloatArray) -> Response:
         """Return the exact response to x."""
-        self._last = self._game.evaluate(
-            upper_params,
-            warm_start=self._last,
-            solver=self._solver,
-            tolerance=self._tolerance,
-            max_iterations=self._max_iterations,
-        )
+        self._last = self._game.evaluate(upper_params, warm_start=self._last, **self._options)
         return self._last
+
+
+def _changed(chosen: dict[str, Any], game: SupportsEvaluate) -> dict[str, Any]:
+    """Return the options that are not left at their defaults.
+
+    Raises:
+        TypeError: If the game's evaluation does not take one of them.
+    """
+    defaults = inspect.signature(Exact).parameters
+    changed = {name: value for name, value in chosen.items() if value != defaults[name].default}
+    accepted = inspect.signature(game.evaluate).parameters
+    if all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in accepted.values()):
+        for name in changed:
+            if name not in accepted:
+                known = [option for option in chosen if option in accepted]
+                raise TypeError(
+                    unknown_name(f"option for an exact {type(game).__name__}:", name, known)
+                )
+    return changed

@@ -14,6 +14,7 @@ confirms its own mistakes. All of them know the reward r_x, which the leader has
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -133,7 +134,11 @@ class Sweeps:
 
 
 class _Watching:
-    """What learners that see episodes alone share: playing, and an exploration floor."""
+    """What learners that see episodes alone share: playing, and an exploration floor.
+
+    Attributes:
+        episodes: Episodes of each round; may be changed between answers.
+    """
 
     def __init__(
         self,
@@ -162,7 +167,7 @@ class _Watching:
         if horizon is not None:
             check_at_least("horizon", horizon, 1)
         self._game = game
-        self._episodes, self._rounds = int(episodes), int(rounds)
+        self.episodes, self._rounds = int(episodes), int(rounds)
         self._exploration = float(exploration)
         self._horizon = int(np.ceil(10.0 / (1.0 - game.gamma))) if horizon is None else int(horizon)
         self._rng = np.random.default_rng(0)
@@ -175,7 +180,7 @@ class _Watching:
         uniform = available / available.sum(axis=1, keepdims=True)
         behaviour = (1.0 - self._exploration) * policy + self._exploration * uniform
         played = list(
-            self._game.sampler(x, behaviour).episodes(self._episodes, self._horizon, self._rng)
+            self._game.sampler(x, behaviour).episodes(self.episodes, self._horizon, self._rng)
         )
         self._samples += sum(episodes.num_steps for episodes in played)
         return played
@@ -218,6 +223,11 @@ class CertaintyEquivalence(_Watching):
         self._solution: SoftSolution | None = None
         self._last: FloatArray | None = None
 
+    def watch(self, blocks: Sequence[Episodes]) -> None:
+        """Count episodes that somebody else has played, under any policy."""
+        for episodes in blocks:
+            self._counts.add(episodes)
+
     def answer(self, upper_params: FloatArray) -> Answer:
         """Play and solve, some rounds."""
         if self._last is not None and not np.array_equal(self._last, upper_params):
@@ -230,8 +240,7 @@ class CertaintyEquivalence(_Watching):
                 policy = self._soft_policy(reward)[1]
             else:
                 policy = self._solution.policy
-            for episodes in self._play(upper_params, policy):
-                self._counts.add(episodes)
+            self.watch(self._play(upper_params, policy))
             mdp = TabularMDP(
                 self._counts.kernel(),
                 reward,

@@ -244,6 +244,8 @@ def direct_gradient(game: TabularGame, x: FloatArray, upper: UpperValue) -> Floa
         direct += upper.params
     if upper.upper_reward is not None:
         direct += pulled_back(game, "upper_reward_vjp", x, upper.upper_reward)
+    if upper.lower_reward is not None:
+        direct += pulled_back(game, "reward_vjp", x, upper.lower_reward)
     if upper.kernel is not None and game.moves_kernel:
         direct += pulled_back(game, "kernel_vjp", x, upper.kernel)
     if upper.initial_distribution is not None:

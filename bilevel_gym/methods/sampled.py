@@ -36,6 +36,7 @@ from ..objectives import (
     TruncatedReturn,
     UpperValue,
 )
+from ..preferences import PreferenceLikelihood
 from ..sampler import Episodes, Sampler, TransitionCounts
 from .base import TabularResponse
 from .learners import make_learner
@@ -118,6 +119,7 @@ class Sampled(ABC):
     """A method that plays episodes of the follower's policy and estimates from what it sees."""
 
     exact: ClassVar[bool] = False
+    judges_fragments: ClassVar[bool] = False  # whether it has `of_preferences`
 
     def __init__(
         self,
@@ -139,8 +141,8 @@ class Sampled(ABC):
             inner_options: Options of the inner learner.
 
         Raises:
-            TypeError: If x moves the kernel or the first state of the game, or an option of the
-                inner learner is unknown.
+            TypeError: If x moves the kernel or the first state of the game, its objective judges
+                fragments and the method cannot, or an option of the inner learner is unknown.
             ValueError: If an option is out of range.
         """
         if not hasattr(game, "sampler"):
@@ -155,9 +157,16 @@ class Sampled(ABC):
                 f"x moves the first state of {type(game).__name__}, and a method that sees "
                 "episodes alone does not know how; methods with a model do"
             )
-        check_at_least("episodes", episodes, 1)
+        fragment = _fragment_steps(game.objective)
+        if fragment > 0 and not self.judges_fragments:
+            raise TypeError(
+                f"the leader of {type(game).__name__} judges pairs of fragments, and this method "
+                'needs a leader who is paid step by step; take method "sobirl" or "stoc-sobirl", '
+                'or one with a model, such as "exact"'
+            )
+        check_at_least("episodes", episodes, 2 if fragment > 0 else 1)
         if horizon is not None:
-            check_at_least("horizon", horizon, 1)
+            check_at_least("horizon", horizon, max(1, fragment))
         self._game = game
         self._num_episodes = int(episodes)
         self._horizon = enough_steps(game) if horizon is None else int(horizon)
@@ -188,6 +197,21 @@ class Sampled(ABC):
             The estimate `[S, A]`, and the environment steps played for it beyond the batch.
         """
 
+    def of_preferences(
+        self, term: PreferenceLikelihood, batch: Batch
+    ) -> tuple[float, FloatArray, FloatArray, int]:
+        """Estimate what the leader's judgement of fragments amounts to.
+
+        Args:
+            term: The judgement.
+            batch: What was seen; the leader's discount is one, its horizon that of fragments.
+
+        Returns:
+            The likelihood, its direct derivative with respect to r `[S, A]`, the one through pi*
+            `[S, A]`, and the environment steps played beyond the batch.
+        """
+        raise NotImplementedError
+
     def step(self, upper_params: FloatArray) -> TabularResponse:
         """Let the follower answer x, watch it, and estimate objective and hyper-gradient."""
         game, x = self._game, upper_params
@@ -199,22 +223,34 @@ class Sampled(ABC):
         value, direct, signed = 0.0, np.zeros(x.shape), np.zeros(policy.shape)
         self.watch(x, blocks)
         outcome = _seen(policy, x, game.action_mask)
+
+        def counted(upper_gamma: float, upper_horizon: int | None) -> Batch:
+            return Batch(
+                x,
+                blocks,
+                policy,
+                game.gamma,
+                game.temperature,
+                upper_gamma,
+                upper_horizon,
+                sampler,
+                self._horizon,
+            )
+
         for term in flattened(game.objective):
             if isinstance(term, DiscountedReturn | TruncatedReturn):
-                batch = Batch(
-                    x,
-                    blocks,
-                    policy,
-                    game.gamma,
-                    game.temperature,
+                batch = counted(
                     game.gamma if term.gamma is None else term.gamma,
                     term.horizon if isinstance(term, TruncatedReturn) else None,
-                    sampler,
-                    self._horizon,
                 )
                 value += sum(float(sums.sum()) for _, sums in batch.returns()) / batch.num_episodes
                 direct += game.upper_reward_vjp(x, batch.visits())
                 estimate, extra = self.signed_occupancy(batch)
+            elif isinstance(term, PreferenceLikelihood):
+                batch = counted(1.0, term.horizon)
+                likelihood, slope, estimate, extra = self.of_preferences(term, batch)
+                value += likelihood
+                direct += game.reward_vjp(x, slope)
             else:
                 judged = term.evaluate(outcome)
                 value += judged.value
@@ -344,6 +380,7 @@ def cut_horizon(gamma: float) -> int:
 def enough_steps(game: TabularBilevelEnv) -> int:
     """Return after how many steps no more of weight comes, for a follower or its leader."""
     followed = steps = cut_horizon(game.gamma)
+    steps = max(steps, _fragment_steps(game.objective))
     for term in flattened(game.objective):
         if not isinstance(term, DiscountedReturn | TruncatedReturn):
             continue
@@ -355,6 +392,12 @@ def enough_steps(game: TabularBilevelEnv) -> int:
             counted = min(counted, term.horizon + followed)
         steps = max(steps, int(counted))
     return steps
+
+
+def _fragment_steps(objective: Objective) -> int:
+    """Return the steps of the longest fragments that an objective judges, 0 if it judges none."""
+    terms = flattened(objective)
+    return max((t.horizon for t in terms if isinstance(t, PreferenceLikelihood)), default=0)
 
 
 def renormalised(policy: FloatArray, seen: NDArray[np.bool_]) -> FloatArray:

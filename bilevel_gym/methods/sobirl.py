@@ -15,17 +15,25 @@ bias remains is of the order of 1 / episodes.
 `truncation=K` keeps the first K terms of the advantage. K = 1 leaves dr/dx - E_pi dr/dx, which
 needs no second batch; it is what the authors' code computes, it is biased, and it vanishes where
 the reward's gradient does not depend on the action.
+
+Where the leader judges pairs of fragments (`bilevel_gym.preferences`), l is the log-likelihood of
+an answer, the sum over h runs along both fragments, and E[dl/dx] is the direct part; episodes make
+pairs in the order in which they are played. There the baseline is no luxury: l is never near zero.
 """
 
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..checks import check_at_least, check_flag
+from ..checks import check_at_least, check_flag, unknown_name
+from ..linear import DiscountedSystem
 from ..mdp import FloatArray
+from ..preferences import PreferenceLikelihood
+from ..sampler import Episodes
 from .sampled import Batch, Sampled, followed_visits, on_pairs, renormalised, spread
 
 if TYPE_CHECKING:
@@ -33,9 +41,13 @@ if TYPE_CHECKING:
 
 __all__ = ["SoBiRL"]
 
+ADVANTAGES = ("seen", "exact")
+
 
 class SoBiRL(Sampled):
     """Estimate the hyper-gradient from returns of episodes and advantages of dr/dx."""
+
+    judges_fragments: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -43,6 +55,7 @@ class SoBiRL(Sampled):
         *,
         truncation: int | None = None,
         baseline: bool = True,
+        advantages: str = "seen",
         **options: Any,
     ) -> None:
         """Bind the method to a game.
@@ -51,6 +64,8 @@ class SoBiRL(Sampled):
             game: A tabular game whose x enters the rewards alone.
             truncation: Terms of the advantage that are kept, at least 1; None for all.
             baseline: Whether to subtract the mean return of the other episodes.
+            advantages: "seen" takes the advantages of dr/dx from a second batch of episodes;
+                "exact" takes them from the model, in full, to study the estimator alone.
             **options: See `Sampled`: episodes, horizon, inner, inner_options.
 
         Raises:
@@ -61,6 +76,11 @@ class SoBiRL(Sampled):
         if truncation is not None:
             check_at_least("truncation", truncation, 1)
         check_flag("baseline", baseline)
+        if advantages not in [*ADVANTAGES]:  # a list is not hashable
+            raise ValueError(unknown_name("advantages", advantages, ADVANTAGES))
+        if advantages == "exact" and truncation is not None:
+            raise ValueError(f'`truncation` must be None with advantages="exact", got {truncation}')
+        self._exact_advantages = advantages == "exact"
         self._truncation, self._baseline = truncation, bool(baseline)
         if truncation == 1 and _ignores_actions(game):
             warnings.warn(
@@ -71,15 +91,70 @@ class SoBiRL(Sampled):
 
     def signed_occupancy(self, batch: Batch) -> tuple[FloatArray, int]:
         """Return the paper's estimate of dF/dr through pi*, `[S, A]`; see `Sampled`."""
+        signals = [returns for _, returns in batch.returns()]
+        return self._through_advantages(self._weights(batch, signals, 1), batch)
+
+    def of_preferences(
+        self, term: PreferenceLikelihood, batch: Batch
+    ) -> tuple[float, FloatArray, FloatArray, int]:
+        """Return the paper's estimates for pairs of fragments; see `Sampled`."""
+        reward = self._game.reward(batch.upper_params)
+        answers = [term.compare(block.trajectories, reward, self._rng) for block in batch.blocks]
+        likelihoods = [answer.likelihoods for answer in answers]
+        weights = self._weights(batch, likelihoods, 2)
+        signed, samples = self._through_advantages(weights, batch)
+        # R_x of the second fragment counts against the first.
+        count = sum(len(pairs) for pairs in likelihoods)
+        slope = np.zeros(batch.policy.shape)
+        for block, answer in zip(batch.blocks, answers, strict=True):
+            signs = np.column_stack([answer.slopes, -answer.slopes])
+            slope += on_pairs(block, _along(block, signs, batch), batch.policy.shape)
+        value = float(np.concatenate(likelihoods).mean())
+        return value, slope / count, signed, samples
+
+    def _weights(self, batch: Batch, signals: Sequence[FloatArray], size: int) -> FloatArray:
+        """Return E[(l - b) sum_h 1[(s_h, a_h) = .]], estimated, `[S, A]`.
+
+        Args:
+            batch: What was seen.
+            signals: For each block l of each group of episodes, `[M]`.
+            size: Episodes of a group.
+        """
+        count = sum(len(signal) for signal in signals)
+        total = sum(float(signal.sum()) for signal in signals)
+        weights = np.zeros(batch.policy.shape)
+        for block, signal in zip(batch.blocks, signals, strict=True):
+            if self._baseline and count > 1:
+                signal = signal - (total - signal) / (count - 1)
+            each = np.repeat(signal[:, None], size, axis=1)
+            weights += on_pairs(block, _along(block, each, batch), batch.policy.shape)
+        return weights / count
+
+    def _through_advantages(self, weights: FloatArray, batch: Batch) -> tuple[FloatArray, int]:
+        """Return what weights of the advantages of dr/dx are as weights of dr/dx, `[S, A]`.
+
+        Args:
+            weights: A number for each pair, `[S, A]`.
+            batch: What was seen.
+
+        Returns:
+            The result, divided by the temperature, and the environment steps played for it.
+        """
         policy = batch.policy
-        weights = self._return_weights(batch) / batch.temperature
+        weights = weights / batch.temperature
         # The first term of the advantage is known: r is.
         signed = weights - policy * weights.sum(axis=1, keepdims=True)
         if self._truncation == 1:
             return signed, 0
+        if self._exact_advantages:
+            kernel = self._game.kernel(batch.upper_params)
+            system = DiscountedSystem(kernel, policy, batch.gamma)
+            flow, _ = system.solve(batch.gamma * kernel.flow(signed), transpose=True)
+            return signed + policy * flow[:, None], 0
         # dQ - dV after it: what follows a visit, averaged over visits of the pair, minus the same
         # over the pairs of the state.
         other = list(batch.sampler.episodes(batch.num_episodes, batch.horizon, self._rng))
+        self.watch(batch.upper_params, other)
         visits = followed_visits(other, batch)
         seen = visits > 0.0
         weights = np.where(seen, weights, 0.0)
@@ -87,20 +162,15 @@ class SoBiRL(Sampled):
         signed += spread(other, centred, visits, batch, self._truncation)
         return signed, sum(block.num_steps for block in other)
 
-    def _return_weights(self, batch: Batch) -> FloatArray:
-        """Return E[(l - b) sum_h 1[(s_h, a_h) = .]], estimated, `[S, A]`."""
-        count = batch.num_episodes
-        total = sum(float(returns.sum()) for _, returns in batch.returns())
-        weights = np.zeros(batch.policy.shape)
-        for block, returns in batch.returns():
-            signal = returns
-            if self._baseline and count > 1:
-                signal = returns - (total - returns) / (count - 1)
-            along = np.where(block.alive, signal, 0.0)
-            if batch.upper_horizon is not None:  # later actions have no part in the return
-                along[batch.upper_horizon :] = 0.0
-            weights += on_pairs(block, along, batch.policy.shape)
-        return weights / count
+
+def _along(block: Episodes, signals: FloatArray, batch: Batch) -> FloatArray:
+    """Return signals of groups of episodes `[M, size]` at each step that counts, `[T, N]`."""
+    each = np.zeros(block.num_episodes)  # episodes that no group has room for count nothing
+    each[: signals.size] = signals.ravel()
+    along = np.where(block.alive, each, 0.0)
+    if batch.upper_horizon is not None:  # later actions have no part in what the leader judges
+        along[batch.upper_horizon :] = 0.0
+    return along
 
 
 def _ignores_actions(game: TabularBilevelEnv) -> bool:

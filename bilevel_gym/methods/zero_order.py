@@ -32,6 +32,7 @@ Automatica 136, 2022, arXiv 2006.10820.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -40,7 +41,7 @@ from gymnasium.error import ResetNeeded
 
 from ..checks import check_at_least, check_positive, unknown_name
 from ..mdp import FloatArray
-from .base import Response, SupportsEvaluate, TabularResponse
+from .base import GaussianResponse, Response, SupportsEvaluate, TabularResponse
 
 __all__ = ["ZeroOrder"]
 
@@ -174,17 +175,8 @@ class ZeroOrder:
 
 def _with_estimate(at: Response, gradient: FloatArray, evaluations: int) -> Response:
     """Return an exact answer with an estimate in place of its derivatives."""
-    known: dict[str, Any] = {
-        "upper_params": at.upper_params,
-        "objective": at.objective,
-        "hyper_gradient": gradient,
-        "lower_value": at.lower_value,
-        "residual": at.residual,
-        "iterations": evaluations,
-        "converged": at.converged,
-    }
-    if not isinstance(at, TabularResponse):
-        return Response(**known)
-    return TabularResponse(
-        policy=at.policy, occupancy=at.occupancy, soft_value=at.soft_value, **known
-    )
+    # The class that has the policy, but no bounds of derivatives that are not there.
+    kind = next(k for k in (TabularResponse, GaussianResponse, Response) if isinstance(at, k))
+    kept = {field.name: getattr(at, field.name) for field in fields(kind)}
+    estimate = {"hyper_gradient": gradient, "direct_gradient": None, "iterations": evaluations}
+    return kind(**{**kept, **estimate})

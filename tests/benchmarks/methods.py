@@ -35,8 +35,12 @@ RUNS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("hpgd", {"episodes": 2048}),
     ("sobirl", {"episodes": 2048}),
     ("trace", {"episodes": 2048, "inner": "certainty-equivalence"}),
+    ("sobirl", {"episodes": 2048, "inner": "certainty-equivalence"}),
+    # About as many steps altogether, as long as the follower seeks the goal.
+    ("stoc-sobirl", {"episodes": 1024, "most_episodes": 2048}),
+    ("stoc-sobirl", {"episodes": 2048, "most_episodes": 4096}),
 )
-DRAWS = ("zero-order", "trace", "bc-hg", "hpgd", "sobirl")
+DRAWS = ("zero-order", "trace", "bc-hg", "hpgd", "sobirl", "stoc-sobirl")
 
 
 def run(name: str, options: dict[str, Any], seed: int) -> tuple[float, float, float, float]:

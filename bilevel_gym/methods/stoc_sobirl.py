@@ -1,0 +1,118 @@
+"""Stochastic SoBiRL: the follower is learnt from episodes too, with batches that grow.
+
+Yang, Gao, Yuan (AISTATS 2025, arXiv 2405.19697) state for their stochastic variant an iteration
+complexity of O~(eps^-1.5) and a sample complexity of O~(eps^-3.5). These rates are all of it that
+we could verify; the algorithm below has the samples per iteration that they imply, and is ours in
+the rest: the estimator is that of `bilevel_gym.methods.sobirl`, the inner learner one of
+`bilevel_gym.methods.learners`, no momentum is used, and the steps on x are the optimizer's.
+
+K = eps^-1.5 iterations of eps^-2 samples each are K^(4/3) samples per iteration. Iteration
+k = 0, 1, ... plays
+
+    n_k = min(episodes (k + 1)^(4/3), most_episodes)
+
+episodes of each kind, rounded up: of the inner learner, of the estimator, and for the advantages of
+dr/dx. So K need not be known beforehand, and the sum over K iterations grows as eps^-3.5. The error
+of an estimate falls as n_k^-1/2, that is as (k + 1)^(-2/3), until `most_episodes` is reached.
+
+The first steps on x are taken from the smallest batches. Where a wrong one leads away from all
+slopes (a grid world whose follower gives up its goal), take a larger first batch or smaller steps.
+
+A learner that counts transitions (certainty equivalence) also counts those that were played for the
+estimator, from the next iteration on: an estimate remains independent of the errors of its policy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..checks import check_at_least, check_not_negative
+from ..mdp import FloatArray
+from ..sampler import Episodes
+from .base import TabularResponse
+from .learners import CertaintyEquivalence, SoftQ
+from .sobirl import SoBiRL
+
+if TYPE_CHECKING:
+    from ..envs.tabular import TabularBilevelEnv
+
+__all__ = ["StocSoBiRL"]
+
+
+class StocSoBiRL(SoBiRL):
+    """Estimate the hyper-gradient as SoBiRL does, from batches that grow, without any model."""
+
+    def __init__(
+        self,
+        game: TabularBilevelEnv,
+        *,
+        episodes: int = 64,
+        growth: float = 4.0 / 3.0,
+        most_episodes: int = 16_384,
+        inner: str = "certainty-equivalence",
+        inner_options: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        """Bind the method to a game.
+
+        Args:
+            game: A tabular game whose x enters the rewards alone.
+            episodes: Episodes of each kind in the first iteration, at least 1.
+            growth: Power of k + 1 that they grow with, not negative.
+            most_episodes: Episodes of each kind from which on they do not grow, at least
+                `episodes`.
+            inner: Where the policy comes from: "certainty-equivalence" or "soft-q".
+            inner_options: Options of the inner learner but its episodes, which the schedule sets.
+            **options: See `SoBiRL` and `Sampled`: truncation, baseline, advantages, horizon.
+
+        Raises:
+            TypeError: If the method does not suit the game, or an option is unknown.
+            ValueError: If an option is out of range, or the inner learner needs the model.
+        """
+        super().__init__(
+            game, episodes=episodes, inner=inner, inner_options=inner_options, **options
+        )
+        learner = self._learner
+        if not isinstance(learner, CertaintyEquivalence | SoftQ):
+            raise ValueError(
+                "`inner` must be a learner that sees episodes alone, 'certainty-equivalence' or "
+                f"'soft-q', got {inner!r}; method 'sobirl' takes any"
+            )
+        if "episodes" in (inner_options or {}):
+            raise ValueError(
+                "`inner_options` must leave the episodes to the schedule, got "
+                f"{inner_options!r}; `episodes` sets the first batch"
+            )
+        self._growth = check_not_negative("growth", growth)
+        check_at_least("most_episodes", most_episodes, int(episodes))
+        self._first, self._most = int(episodes), int(most_episodes)
+        self._watching = learner
+        self._iteration = 0
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Forget everything learnt and begin the schedule again; draw from `rng` from now on."""
+        super().reset(rng)
+        self._iteration = 0
+
+    def watch(self, upper_params: FloatArray, blocks: Sequence[Episodes]) -> None:
+        """Tell the inner learner, if it learns from what others play; see `Sampled`."""
+        if isinstance(self._watching, CertaintyEquivalence):
+            self._watching.watch(blocks)
+
+    def step(self, upper_params: FloatArray) -> TabularResponse:
+        """Let the follower learn and answer x, with the batch whose turn it is."""
+        self._num_episodes = self._watching.episodes = self._batch(self._iteration)
+        response = super().step(upper_params)
+        self._iteration += 1
+        return response
+
+    def _batch(self, iteration: int) -> int:
+        """Return how many episodes of each kind are played in an iteration."""
+        larger = self._growth * math.log1p(iteration)  # log n_k / n_0, which may be huge
+        if larger >= math.log(self._most / self._first):
+            return self._most
+        return min(math.ceil(self._first * math.exp(larger) - 1e-9), self._most)

@@ -1,0 +1,372 @@
+"""Preferences: the leader judges pairs of fragments of what the follower does.
+
+A fragment d is the first H steps of an episode (fewer, where it ends), and R(d) the sum of a reward
+along it. A judge with a reward of its own compares two independent fragments and prefers the first
+with probability sigmoid(R_true(d_1) - R_true(d_2)) (Bradley and Terry); the leader is paid the
+log-likelihood of the answer under the reward r_x that it has designed:
+
+    F(x) = E_{d_1, d_2 ~ pi*(x)} E_answer[ log sigmoid(+-(R_x(d_1) - R_x(d_2))) ],
+
++ where the first was preferred. It is the reward-learning loss of Christiano et al. (NeurIPS 2017,
+arXiv 1706.03741), negative, on fragments that the follower of that very reward plays (the bilevel
+reading: Chakraborty et al., ICLR 2024, arXiv 2308.02585; Shen, Yang, Chen, ICML 2024, arXiv
+2402.06886; Yang, Gao, Yuan, AISTATS 2025, arXiv 2405.19697). x enters directly, through R_x, and
+through pi*; no sum over steps gives F, so that returns and critics do not apply.
+
+Note that F is also raised by a follower whose fragments are easy to tell apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit, log_expit
+
+from .checks import check_at_least, unknown_name
+from .mdp import FloatArray
+from .objectives import BUFFER, Outcome, UpperValue
+from .sampling import FULL_ROW_TOLERANCE
+
+if TYPE_CHECKING:
+    from .trajectories import Trajectories
+
+__all__ = ["Comparisons", "PreferenceLikelihood"]
+
+ANSWERS = ("drawn", "expected")
+
+# Most fragments that are enumerated: all pairs of them are compared.
+MOST_FRAGMENTS = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Comparisons:
+    """What came out of comparing pairs of fragments.
+
+    Attributes:
+        likelihoods: Log-likelihood l of each answer under r_x, `[M]`, expected or drawn.
+        slopes: Its derivative with respect to R_x(first fragment) - R_x(second), `[M]`.
+    """
+
+    likelihoods: FloatArray
+    slopes: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class PreferenceLikelihood:
+    """The log-likelihood that r_x gives to preferences between the follower's fragments.
+
+    Exact for small games, by enumeration. Where x moves the kernel, rows of it that sum to one are
+    taken to do so at every x.
+
+    Attributes:
+        true_reward: The judge's reward `[S, A]`, finite.
+        horizon: H, the steps of a fragment, at least 1.
+        answers: What a judge tells of a pair in `compare`: "drawn", the fragment it prefers;
+            "expected", how likely it prefers the first one, as the share of many judges who do
+            would tell. F is the same, the variance of estimates is not.
+    """
+
+    true_reward: FloatArray
+    horizon: int
+    answers: str = "drawn"
+
+    def __post_init__(self) -> None:
+        """Check reward, horizon and answers.
+
+        Raises:
+            ValueError: If the reward is not finite and `[S, A]`, the horizon is out of range, or
+                the answers have an unknown name.
+        """
+        reward = np.array(self.true_reward, dtype=np.float64)
+        if reward.ndim != 2 or not np.isfinite(reward).all():
+            raise ValueError(
+                f"`true_reward` must be finite and of shape [S, A], got {self.true_reward!r}"
+            )
+        reward.flags.writeable = False
+        object.__setattr__(self, "true_reward", reward)
+        check_at_least("horizon", self.horizon, 1)
+        if self.answers not in [*ANSWERS]:  # a list is not hashable
+            raise ValueError(unknown_name("answers", self.answers, ANSWERS))
+
+    def evaluate(self, outcome: Outcome) -> UpperValue:
+        """Return the expected log-likelihood and its derivatives.
+
+        With p(d) the probability of a fragment, g(d) = sum_d' p(d') l(d, d') and
+        h(d) = sum_d' p(d') (sigmoid(R_true(d) - R_true(d')) - sigmoid(R_x(d) - R_x(d'))),
+        F = sum_d p(d) g(d), dF/dp(d) = 2 g(d), since l is symmetric, and dF/dr(s, a) =
+        2 sum_d p(d) h(d) n_d(s, a), n_d counting the visits of d.
+
+        Raises:
+            ValueError: If the reward has another shape than the follower's, or there are more than
+                `MOST_FRAGMENTS` fragments.
+        """
+        reward = outcome.solution.mdp.reward
+        self._check_shape(reward.shape)
+        fragments = _Fragments.of(outcome, self.horizon)
+        chances = fragments.chances
+        # The order of steps has no influence on what a fragment is worth.
+        kinds, kind = fragments.kinds()
+        true, designed = (fragments.sums(table)[kinds] for table in (self.true_reward, reward))
+        likelihood, slope, spread = _expected(
+            true, designed, np.bincount(kind, chances).astype(np.float64, copy=False)
+        )
+        likelihood, slope = likelihood[kind], slope[kind]
+        judged = fragments.gradient(2.0 * likelihood)
+        return UpperValue(
+            value=float(chances @ likelihood),
+            policy=judged.policy,
+            policy_error=self._policy_error(outcome, spread),
+            lower_reward=fragments.visits(2.0 * chances * slope),
+            kernel=judged.kernel,
+            initial_distribution=judged.initial_distribution,
+        )
+
+    def _policy_error(self, outcome: Outcome, spread: float) -> float:
+        """Return the bound on sum_sa pi |df/dpi - exact|, constants in a state apart.
+
+        With kappa >= |pi - pi*| / pi, p and p / pi are off by at most e = (1 + kappa)^H - 1,
+        relatively, and g, centred, by e times half the spread of l, which also bounds g itself;
+        fragments have at most H steps.
+        """
+        kappa = outcome.solution.policy_error_bound
+        if not np.isfinite(kappa):
+            return np.inf
+        off = float(np.expm1(self.horizon * np.log1p(kappa)))
+        return self.horizon * off * (2.0 + off) * spread
+
+    def compare(
+        self, trajectories: Trajectories, reward: FloatArray, rng: np.random.Generator
+    ) -> Comparisons:
+        """Ask the judge about the fragments of episodes 2i and 2i + 1, for each i.
+
+        Args:
+            trajectories: Episodes that were not cut before H steps; one without a partner is left
+                out.
+            reward: The leader's r_x `[S, A]`.
+            rng: What the judge draws its answers from.
+
+        Raises:
+            ValueError: If the judge's reward has another shape than r_x.
+        """
+        self._check_shape(reward.shape)
+        true, designed = (
+            sums[: 2 * (len(sums) // 2) : 2] - sums[1::2]
+            for sums in (
+                trajectories.along(table)[: self.horizon].sum(axis=0)
+                for table in (self.true_reward, reward)
+            )
+        )
+        first = expit(true)
+        if self.answers == "drawn":
+            first = (rng.random(len(first)) < first).astype(np.float64)
+        return Comparisons(_likelihood(first, designed), first - expit(designed))
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
+        if self.true_reward.shape != shape:
+            raise ValueError(
+                f"`true_reward` must have shape [S, A] = {shape}, got {self.true_reward.shape}"
+            )
+
+
+def _likelihood(first: FloatArray, ahead: FloatArray) -> FloatArray:
+    """Return the log-likelihood of preferences.
+
+    Args:
+        first: Share of preferences for the first fragment.
+        ahead: R_x of the first fragment minus that of the second.
+    """
+    # log sigmoid(-z) = log sigmoid(z) - z
+    return np.asarray(log_expit(ahead) - (1.0 - first) * ahead)
+
+
+def _expected(
+    true: FloatArray, designed: FloatArray, chances: FloatArray
+) -> tuple[FloatArray, FloatArray, float]:
+    """Return likelihoods and slopes against a random fragment, and the spread of likelihoods.
+
+    Args:
+        true: R_true of each fragment `[M]`.
+        designed: R_x of each fragment `[M]`.
+        chances: Probability of each fragment `[M]`.
+
+    Returns:
+        g `[M]`, h `[M]` and max l - min l.
+    """
+    likely = chances > 0.0
+    likelihood, slope = np.empty((2, len(chances)))
+    least, most = np.inf, -np.inf
+    block = max(1, BUFFER // len(chances))
+    for first in range(0, len(chances), block):
+        part = slice(first, first + block)
+        right = expit(true[part, None] - true[likely])
+        ahead = designed[part, None] - designed[likely]
+        each = _likelihood(right, ahead)
+        likelihood[part] = each @ chances[likely]
+        slope[part] = (right - expit(ahead)) @ chances[likely]
+        least, most = min(least, float(each.min())), max(most, float(each.max()))
+    return likelihood, slope, most - least
+
+
+@dataclass(frozen=True, eq=False)
+class _Fragments:
+    """Every fragment of a game, as choices: first state, action, successor, action, and so on.
+
+    Attributes:
+        choices: What is chosen, as entries of `laws`, `[M, 2H]`.
+        laws: All probabilities: of first states `[S]`, of actions `[S, A]`, of stored transitions
+            `[K]`, of ends after each move `[S, M]`, and a one, for all choices after an end.
+        outcome: What there is to judge.
+    """
+
+    choices: NDArray[np.int64]
+    laws: FloatArray
+    outcome: Outcome
+
+    @classmethod
+    def of(cls, outcome: Outcome, horizon: int) -> _Fragments:
+        """Enumerate the fragments.
+
+        Raises:
+            ValueError: If there are more than `MOST_FRAGMENTS`.
+        """
+        mdp, policy = outcome.solution.mdp, outcome.solution.policy
+        matrix, (num_states, num_actions) = mdp.kernel.matrix, policy.shape
+        ends = 1.0 - np.asarray(matrix @ np.ones(num_states))
+        ends[ends <= FULL_ROW_TOLERANCE] = 0.0
+        laws = np.concatenate(
+            [outcome.initial_distribution, policy.ravel(), matrix.data, ends, [1.0]]
+        )
+        exists = np.ones(policy.shape, dtype=bool) if mdp.action_mask is None else mdp.action_mask
+        moves = np.arange(num_actions) if mdp.kernel.moves is None else mdp.kernel.moves
+        first_transition = num_states + policy.size
+        first_end, over = first_transition + matrix.nnz, len(laws) - 1
+
+        # What can be chosen next: actions in each state, and outcomes of each move.
+        actions = _Table.of(
+            [num_states + s * num_actions + np.flatnonzero(exists[s]) for s in range(num_states)]
+        )
+        outcomes = _Table.of(
+            [
+                np.append(
+                    first_transition + np.arange(matrix.indptr[row], matrix.indptr[row + 1]),
+                    [first_end + row] * int(ends[row] > 0.0),
+                )
+                for row in range(len(ends))
+            ]
+        )
+        states = np.arange(num_states)  # -1 after the end
+        choices = states[:, None]
+        for step in range(horizon):
+            if step > 0:
+                pairs = choices[:, -1] - num_states
+                rows = moves[pairs % num_actions] * num_states + pairs // num_actions
+                choices = outcomes.extended(choices, np.where(states < 0, -1, rows), over)
+                taken = choices[:, -1] - first_transition
+                going = (taken >= 0) & (taken < matrix.nnz)
+                states = np.where(going, matrix.indices[np.where(going, taken, 0)], -1)
+            choices = actions.extended(choices, states, over)
+            # Those under way have just chosen an action of their state.
+            states = np.where(
+                choices[:, -1] == over, -1, (choices[:, -1] - num_states) // num_actions
+            )
+        return cls(choices, laws, outcome)
+
+    @property
+    def chances(self) -> FloatArray:
+        """Probability p(d) of each fragment, `[M]`."""
+        return self.laws[self.choices].prod(axis=1)
+
+    def kinds(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return a fragment of each kind, `[K]`, and the kind of each, `[M]`.
+
+        Fragments of a kind visit the same pairs equally often.
+        """
+        _, first, kind = np.unique(
+            np.sort(self.choices[:, 1::2], axis=1), axis=0, return_index=True, return_inverse=True
+        )
+        return first, kind.ravel()
+
+    def sums(self, reward: FloatArray) -> FloatArray:
+        """Return the sum of a reward `[S, A]` along each fragment, `[M]`."""
+        table = np.zeros(len(self.laws))
+        first = len(self.outcome.initial_distribution)
+        table[first : first + reward.size] = reward.ravel()
+        return table[self.choices].sum(axis=1)
+
+    def visits(self, weights: FloatArray) -> FloatArray:
+        """Return sum_d weights(d) n_d(s, a), `[S, A]`.
+
+        Args:
+            weights: A number for each fragment, `[M]`.
+        """
+        weighted = np.broadcast_to(weights[:, None], self.choices.shape)
+        return self._split(weighted)[1]
+
+    def gradient(self, worth: FloatArray) -> UpperValue:
+        """Return the derivatives of sum_d p(d) worth(d) at a fixed worth.
+
+        Args:
+            worth: A number for each fragment, `[M]`.
+        """
+        # Products of all choices but one, also where that one has probability zero.
+        factors = self.laws[self.choices]
+        before, after = np.ones((2, *factors.shape))
+        np.cumprod(factors[:, :-1], axis=1, out=before[:, 1:])
+        np.cumprod(factors[:, :0:-1], axis=1, out=after[:, -2::-1])
+        first, policy, transitions, ends = self._split(worth[:, None] * before * after)
+        # The mass that a row lacks is what its transitions leave.
+        transitions = transitions - ends[self.outcome.solution.mdp.kernel.rows]
+        return UpperValue(value=0.0, policy=policy, kernel=transitions, initial_distribution=first)
+
+    def _split(self, weights: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Return weights of choices `[M, 2H]`, summed for each entry of the laws, taken apart."""
+        sums = np.bincount(self.choices.ravel(), weights.ravel(), minlength=len(self.laws))
+        totals: FloatArray = sums.astype(np.float64, copy=False)
+        solution = self.outcome.solution
+        shape, stored = solution.policy.shape, solution.mdp.kernel.matrix.nnz
+        cuts = np.cumsum([shape[0], solution.policy.size, stored])
+        first, pairs, transitions, ends = np.split(totals[:-1], cuts)
+        return first, pairs.reshape(shape), transitions, ends
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """Rows of different lengths, one after the other."""
+
+    entries: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rows: list[NDArray[np.int64]]) -> _Table:
+        lengths = np.array([len(row) for row in rows], dtype=np.int64)
+        return cls(np.concatenate(rows).astype(np.int64), lengths.cumsum() - lengths, lengths)
+
+    def extended(
+        self, choices: NDArray[np.int64], rows: NDArray[np.int64], otherwise: int
+    ) -> NDArray[np.int64]:
+        """Return choices `[M, t]` with every entry of its row after each, `[M', t + 1]`.
+
+        Args:
+            choices: What was chosen so far.
+            rows: The row of each, `[M]`; -1 for one more entry, `otherwise`.
+            otherwise: That entry.
+
+        Raises:
+            ValueError: If there are more than `MOST_FRAGMENTS`.
+        """
+        ended = rows < 0
+        lengths = np.where(ended, 1, self.lengths[rows])
+        total = int(lengths.sum())
+        if total > MOST_FRAGMENTS:
+            raise ValueError(
+                f"all pairs of at most {MOST_FRAGMENTS} fragments can be compared, got {total} or "
+                "more; take a smaller `horizon` or a smaller game, or a method that plays episodes"
+            )
+        place = np.repeat(np.arange(len(rows)), lengths)
+        offset = np.arange(total) - np.repeat(lengths.cumsum() - lengths, lengths)
+        chosen = self.entries[np.where(ended[place], 0, self.starts[rows[place]] + offset)]
+        return np.column_stack([choices[place], np.where(ended[place], otherwise, chosen)])

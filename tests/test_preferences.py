@@ -1,0 +1,327 @@
+"""Leaders who judge pairs of fragments: exact by enumeration, and estimated from episodes."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from bilevel_gym import HyperGradient
+from bilevel_gym.envs import ArrayBilevelEnv
+from bilevel_gym.mdp import FloatArray, Kernel
+from bilevel_gym.methods import ExactResponse, make_method
+from bilevel_gym.methods.amd import AMD
+from bilevel_gym.methods.m_sobirl import MSoBiRL
+from bilevel_gym.objectives import DiscountedReturn, Objective, QuadraticCost, Sum
+from bilevel_gym.preferences import MOST_FRAGMENTS, PreferenceLikelihood
+
+from .benchmarks.preferences import (
+    ESTIMATORS,
+    HORIZON,
+    preference_game,
+    relative_variance,
+    responses,
+)
+from .helpers import array_game
+from .models import central_difference, relative_error
+from .test_sampled_methods import Hidden, assert_unbiased, small_game
+
+TRUE = np.array([[0.5, -1.0], [0.2, 0.8], [-0.3, 1.5]])
+MASK = np.array([[True, True], [True, False], [True, True]])
+FEATURES = np.random.default_rng(3).normal(size=(3, 2, 4))
+START = np.array([0.3, -0.2, 0.1, 0.25])
+
+
+class Moved(ArrayBilevelEnv):
+    """A game whose x moves the kernel, how often it ends, and the first state, too."""
+
+    moving_start = np.array([0.2, 0.1, -0.3])
+
+    def _directions(self) -> FloatArray:
+        """Return dP/dx_0 and dP/dx_1 on the stored transitions; the latter ends episodes."""
+        kernel = self._kernel
+        swing = np.random.default_rng(4).normal(size=kernel.matrix.nnz)
+        counts = np.bincount(kernel.rows, minlength=6)
+        swing -= (np.bincount(kernel.rows, swing, 6) / np.maximum(counts, 1))[kernel.rows]
+        ending = np.where(kernel.row_sums.T.ravel() < 0.99, 0.1, 0.0)[kernel.rows]
+        return np.stack([0.05 * swing, ending * kernel.matrix.data])
+
+    def kernel(self, upper_params: FloatArray) -> Kernel:
+        moved = self._kernel.matrix.data + upper_params[:2] @ self._directions()
+        return self._kernel.with_probabilities(moved)
+
+    def kernel_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        return np.append(self._directions() @ cotangent, np.zeros(len(upper_params) - 2))
+
+    def start_distribution(self, upper_params: FloatArray) -> FloatArray:
+        return self.initial_distribution + upper_params[2] * self.moving_start
+
+    def start_distribution_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        gradient = np.zeros(len(upper_params))
+        gradient[2] = self.moving_start @ cotangent
+        return gradient
+
+
+def judged_game(
+    horizon: int = 3,
+    *,
+    kind: type[ArrayBilevelEnv] | None = None,
+    objective: Objective | None = None,
+    **options: Any,
+) -> ArrayBilevelEnv:
+    """Return the game of three states and two actions, some of which may end the episode."""
+    arguments = {
+        "features": FEATURES,
+        "initial_upper_params": START,
+        "gamma": 0.8,
+        "temperature": 1.0,
+        **options,
+    }
+    if kind is None:
+        game = array_game(**arguments)
+    else:
+        # Interior probabilities, so that x can move them.
+        rng = np.random.default_rng(6)
+        transition = rng.dirichlet(np.full(3, 3.0), size=(3, 2))
+        transition[2] *= 0.7
+        game = kind(
+            transition,
+            rng.normal(size=(3, 2)),
+            upper_reward=rng.normal(size=(3, 2)),
+            initial_distribution=[0.3, 0.3, 0.4],
+            **arguments,
+        )
+    game.objective = PreferenceLikelihood(TRUE, horizon) if objective is None else objective
+    return game
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "one step": {"horizon": 1},
+    "two steps": {"horizon": 2},
+    "three steps": {"horizon": 3},
+    "cold": {"temperature": 0.3},
+    "masked": {"action_mask": MASK},
+    "moved": {"kind": Moved},
+    "sum": {
+        "objective": Sum((PreferenceLikelihood(TRUE, 2), DiscountedReturn(0.7), QuadraticCost(0.3)))
+    },
+}
+
+
+class TestExact:
+    """By enumeration of all fragments."""
+
+    @pytest.mark.parametrize("name", CASES)
+    def test_the_hyper_gradient_is_the_derivative(self, name: str) -> None:
+        game = judged_game(**CASES[name])
+        answer = game.evaluate(START)
+        assert np.linalg.norm(answer.hyper_gradient - answer.direct_gradient) > 1e-4
+
+        def along(unit: FloatArray, step: float) -> float:
+            return game.evaluate(START + step * unit).objective
+
+        for unit, slope in zip(np.eye(4), answer.hyper_gradient, strict=True):
+            found = central_difference(lambda h, u=unit: along(u, h), 1e-4)  # type: ignore[misc]
+            assert found == pytest.approx(slope, abs=1e-8)
+
+    @pytest.mark.parametrize("temperature", [0.5, 0.1])
+    def test_on_the_enumerated_game_of_three_states(self, temperature: float) -> None:
+        game = preference_game(0, temperature)
+        x, unit = game.initial_upper_params, np.random.default_rng(0).normal(size=6)
+        answer = game.evaluate(x)
+        found = central_difference(lambda h: game.evaluate(x + h * unit).objective, 1e-4)
+        assert found == pytest.approx(float(unit @ answer.hyper_gradient), abs=1e-8)
+
+    @pytest.mark.parametrize("mask", [None, MASK])
+    def test_the_value_is_that_of_a_plain_loop(self, mask: Any) -> None:
+        game = judged_game(2, action_mask=mask)
+        answer, kernel = game.evaluate(START), game.kernel(START)
+        dense, reward = kernel.to_dense(), game.reward(START)
+        fragments = []
+        for s, a in product(range(3), range(2)):
+            first = game.initial_distribution[s] * answer.policy[s, a]
+            fragments.append((first * (1.0 - dense[s, a].sum()), TRUE[s, a], reward[s, a]))
+            for t, b in product(range(3), range(2)):
+                chance = first * dense[s, a, t] * answer.policy[t, b]
+                fragments.append((chance, TRUE[s, a] + TRUE[t, b], reward[s, a] + reward[t, b]))
+        assert sum(chance for chance, _, _ in fragments) == pytest.approx(1.0)
+        expected = 0.0
+        for (p, true, designed), (q, other, against) in product(fragments, repeat=2):
+            prefers = expit(true - other)
+            expected += p * q * prefers * np.log(expit(designed - against))
+            expected += p * q * (1.0 - prefers) * np.log(expit(against - designed))
+        assert answer.objective == pytest.approx(expected, rel=1e-12)
+
+    def test_actions_that_share_moves_are_actions(self) -> None:
+        rng = np.random.default_rng(0)
+        moves = Kernel.from_dense(0.9 * rng.dirichlet(np.ones(3), size=(3, 2)))
+        made = moves.with_moves([1, 0, 1])
+        answers: list[ExactResponse] = []
+        for kernel in (made, made.expanded()):
+            game = ArrayBilevelEnv(
+                kernel,
+                rng.normal(size=(3, 3)) if not answers else np.zeros((3, 3)),
+                upper_reward=np.zeros((3, 3)),
+                initial_distribution=[0.2, 0.3, 0.5],
+            )
+            game._reward = np.arange(9.0).reshape(3, 3) / 9.0
+            game.objective = PreferenceLikelihood(np.eye(3), 3)
+            answers.append(game.evaluate([0.1, -0.2, 0.3]))
+        assert answers[0].objective == pytest.approx(answers[1].objective, rel=1e-12)
+        np.testing.assert_allclose(answers[0].hyper_gradient, answers[1].hyper_gradient, rtol=1e-10)
+
+    def test_the_true_reward_leaves_nothing_to_gain_directly(self) -> None:
+        game = judged_game(3, features=None, reward=TRUE, initial_upper_params=np.zeros(3))
+        answer = game.evaluate(np.zeros(3))
+        np.testing.assert_allclose(answer.direct_gradient, 0.0, atol=1e-14)
+        assert np.abs(answer.hyper_gradient).max() > 1e-3
+
+    @pytest.mark.parametrize("name", ["three steps", "cold"])
+    def test_the_error_bound_holds(self, name: str) -> None:
+        game = judged_game(**CASES[name])
+        exact = game.evaluate(START)
+        assert exact.gradient_error_bound < 1e-5
+        for tolerance in (1e-3, 1e-5, 1e-7):
+            answer = game.evaluate(START, tolerance=tolerance, max_iterations=200)
+            through = [a.hyper_gradient - a.direct_gradient for a in (answer, exact)]
+            error = np.abs(through[0] - through[1]).max()
+            assert error <= answer.gradient_error_bound * np.abs(FEATURES).max() + 1e-12
+
+    def test_methods_with_a_model_converge_to_it(self) -> None:
+        game = judged_game(3)
+        exact = game.evaluate(START)
+        for method in (MSoBiRL(game, sweeps=200, adjoint_steps=2000), AMD(game, sweeps=200)):
+            method.reset(np.random.default_rng(0))
+            for _ in range(8):
+                found = method.step(START)
+            assert relative_error(found.hyper_gradient, exact.hyper_gradient) <= 1e-8  # type: ignore[arg-type]
+            assert found.objective == pytest.approx(exact.objective, rel=1e-10)
+
+    def test_in_the_leaders_seat(self) -> None:
+        env = HyperGradient(judged_game(2))
+        _, info = env.reset(seed=0)
+        exact = judged_game(2).evaluate(START)
+        np.testing.assert_allclose(info["hyper_gradient"], exact.hyper_gradient, rtol=1e-10)
+
+
+class TestSampled:
+    """From pairs of fragments that were played."""
+
+    @pytest.mark.parametrize("advantages", ["seen", "exact"])
+    @pytest.mark.parametrize("answers", ["drawn", "expected"])
+    def test_unbiased(self, answers: str, advantages: str) -> None:
+        game = judged_game(3)
+        game.objective = PreferenceLikelihood(TRUE, 3, answers)
+        exact = game.evaluate(START)
+        method = make_method("sobirl", game, episodes=4097, advantages=advantages)
+        method.reset(np.random.default_rng(12))
+        found = [method.step(START) for _ in range(20)]
+        values = np.array([response.objective for response in found])
+        direct = np.stack([response.direct_gradient for response in found])  # type: ignore[misc]
+        total = np.stack([response.hyper_gradient for response in found])  # type: ignore[misc]
+        assert_unbiased(values, exact.objective, precision=0.005)
+        assert_unbiased(direct, exact.direct_gradient, precision=0.02)
+        response = exact.hyper_gradient - exact.direct_gradient
+        bias = 0.02 if advantages == "seen" else 0.0
+        assert_unbiased(total - direct, response, precision=0.06, bias=bias)
+
+    def test_unbiased_without_a_baseline(self) -> None:
+        game = preference_game(0, 0.5)
+        exact = game.evaluate(game.initial_upper_params)
+        found = responses(game, 300, **ESTIMATORS["l dA, dA exact"])
+        response = exact.hyper_gradient - exact.direct_gradient
+        assert_unbiased(found, response, precision=0.2)
+
+    @pytest.mark.parametrize("answers", ["drawn", "expected"])
+    @pytest.mark.parametrize("temperature", [0.5, 0.1])
+    def test_the_baseline_cuts_the_variance_fivefold(
+        self, temperature: float, answers: str
+    ) -> None:
+        ratios = []
+        for seed in range(7):
+            game = preference_game(seed, temperature, answers=answers)
+            exact = game.evaluate(game.initial_upper_params)
+            response = exact.hyper_gradient - exact.direct_gradient
+            raw, with_baseline = (
+                relative_variance(responses(game, 30, **ESTIMATORS[label]), response)
+                for label in ("l dA, dA exact", "(l - b) dA, dA exact")
+            )
+            ratios.append(raw / with_baseline)
+        assert np.median(ratios) >= 5.0
+
+    def test_the_model_is_hidden(self) -> None:
+        game = small_game(kind=Hidden, masked=True)
+        true = np.random.default_rng(0).normal(size=(5, 3))
+        game.objective = Sum((PreferenceLikelihood(true, 4), DiscountedReturn()))
+        method = make_method(
+            "sobirl",
+            game,
+            episodes=17,
+            inner="certainty-equivalence",
+            inner_options={"episodes": 10},
+        )
+        method.reset(np.random.default_rng(0))
+        response = method.step(game.initial_upper_params)
+        assert np.isfinite(response.hyper_gradient).all()  # type: ignore[arg-type]
+
+    def test_games_too_large_to_enumerate_can_be_sampled(self) -> None:
+        game = small_game(objective=PreferenceLikelihood(np.ones((5, 3)), 30))
+        with pytest.raises(ValueError, match=f"at most {MOST_FRAGMENTS} fragments.*got .* or more"):
+            game.evaluate(game.initial_upper_params)
+        response = make_method("sobirl", game, episodes=8).step(game.initial_upper_params)
+        assert -20.0 < response.objective < 0.0
+
+    def test_a_horizon_covers_fragments(self) -> None:
+        game = small_game(gamma=0.1, objective=PreferenceLikelihood(np.ones((5, 3)), 30))
+        response = make_method("sobirl", game, episodes=4, advantages="exact").step(
+            game.initial_upper_params
+        )
+        assert response.samples == 4 * 30
+
+
+class TestBadInput:
+    """Mistakes are named at once."""
+
+    @pytest.mark.parametrize("method", ["trace", "bc-hg", "hpgd"])
+    def test_methods_that_need_pay_by_the_step_refuse(self, method: str) -> None:
+        with pytest.raises(TypeError, match='ArrayBilevelEnv judges pairs.*method "sobirl"'):
+            make_method(method, judged_game(2))
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"horizon": 0}, "`horizon` must be an integer of at least 1, got 0"),
+            ({"true_reward": np.full((3, 2), np.nan)}, "`true_reward` must be finite"),
+            ({"true_reward": np.ones(3)}, "`true_reward` must be finite and of shape"),
+            ({"answers": "drwn"}, "unknown answers 'drwn'.*Did you mean 'drawn'"),
+            ({"answers": ["drawn"]}, "unknown answers"),
+        ],
+    )
+    def test_objective(self, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            PreferenceLikelihood(**{"true_reward": TRUE, "horizon": 2, **options})
+
+    def test_a_reward_of_another_shape(self) -> None:
+        game = judged_game(objective=PreferenceLikelihood(np.ones((2, 2)), 2))
+        for judge in (
+            game.evaluate,
+            make_method("sobirl", game, episodes=4, inner="soft-q").step,
+        ):
+            with pytest.raises(ValueError, match=r"`true_reward`.*\(3, 2\), got \(2, 2\)"):
+                judge(START)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"episodes": 1}, "`episodes` must be an integer of at least 2, got 1"),
+            ({"horizon": HORIZON - 1}, "`horizon` must be an integer of at least 4, got 3"),
+            ({"advantages": "sen"}, "unknown advantages 'sen'; .*Did you mean 'seen'"),
+            ({"advantages": "exact", "truncation": 2}, "`truncation` must be None.*got 2"),
+        ],
+    )
+    def test_options(self, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            make_method("sobirl", preference_game(0, 0.5), **options)
