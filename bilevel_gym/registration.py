@@ -111,6 +111,22 @@ TASKS = (
         source="this project, after Ziebart et al., AAAI 2008",
     ),
     Task(
+        id="BilevelThermal-v0",
+        entry_point="bilevel_gym.envs.thermal:BilevelThermal",
+        max_episode_steps=100,
+        upper="insulation of each zone, air flow through each wall",
+        enters="dynamics",
+        source="Kudo et al., ICAPS 2026",
+    ),
+    Task(
+        id="BilevelLQR-v0",
+        entry_point="bilevel_gym.envs.lqr:BilevelLQR",
+        max_episode_steps=100,
+        upper="log-weights of the follower's costs",
+        enters="reward",
+        source="this project",
+    ),
+    Task(
         id="BilevelFrozenLake-v0",
         entry_point="bilevel_gym.envs.toy_text:BilevelToyText",
         max_episode_steps=100,

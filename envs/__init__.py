@@ -6,10 +6,13 @@ from .four_rooms import BilevelFourRooms
 from .grid_world import BilevelGridWorld, random_map
 from .incentive import BilevelIncentive
 from .inverse_rl import BilevelInverseRL
+from .linear_quadratic import LinearQuadraticEnv
+from .lqr import BilevelLQR
 from .markov_game import BilevelMarkovGame
 from .random_mdp import BilevelRandomMDP
 from .tabular import TabularBilevelEnv
 from .tax_design import BilevelTaxDesign
+from .thermal import BilevelThermal
 from .toll import BilevelToll
 from .toy_text import BilevelToyText
 
@@ -21,11 +24,14 @@ __all__ = [
     "BilevelGridWorld",
     "BilevelIncentive",
     "BilevelInverseRL",
+    "BilevelLQR",
     "BilevelMarkovGame",
     "BilevelRandomMDP",
     "BilevelTaxDesign",
+    "BilevelThermal",
     "BilevelToll",
     "BilevelToyText",
+    "LinearQuadraticEnv",
     "TabularBilevelEnv",
     "View",
     "random_map",

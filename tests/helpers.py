@@ -7,16 +7,19 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 from numpy.typing import ArrayLike, NDArray
 
 import bilevel_gym
 from bilevel_gym.envs import ArrayBilevelEnv, TabularBilevelEnv
 from bilevel_gym.methods import ExactResponse
 from bilevel_gym.optimizers import normalized_ascent
-from bilevel_gym.registration import Task
+from bilevel_gym.registration import TASKS, Task
 
 FloatArray = NDArray[np.float64]
 Env = gym.Env[Any, Any]
+# What is compared with a kernel, or solved with others, needs one.
+TABULAR_TASKS = [task for task in TASKS if hasattr(load_env_creator(task.entry_point), "lower_mdp")]
 Transition = tuple[Any, float, bool, bool, dict[str, Any]]
 
 
@@ -51,12 +54,20 @@ def game_of(env: Env) -> TabularBilevelEnv:
     return game
 
 
+def game_below(env: Env) -> Any:
+    """Return the game below any stack of wrappers, of whatever kind; ask what it can do."""
+    game = env.unwrapped
+    assert isinstance(game, bilevel_gym.BilevelEnv)
+    return game
+
+
 def interior_point(env: Env, seed: int = 5, share: float = 0.5) -> FloatArray:
     """Return a float64 x, not representable in float32, well inside the box of a game."""
-    space = game_of(env).upper_space
+    space = game_below(env).upper_space
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     offset = np.random.default_rng(seed).uniform(-share, share, space.shape)
-    return (low + high) / 2 + (high - low) / 2 * offset
+    inside: FloatArray = (low + high) / 2 + (high - low) / 2 * offset
+    return inside
 
 
 def telling_points(env: Env, count: int) -> list[FloatArray]:
@@ -64,7 +75,7 @@ def telling_points(env: Env, count: int) -> list[FloatArray]:
 
     They are taken from an ascent path, then from around the initial x, then from anywhere.
     """
-    game = game_of(env)
+    game = game_below(env)
     low, high = (
         bound.astype(np.float64) for bound in (game.upper_space.low, game.upper_space.high)
     )

@@ -16,14 +16,14 @@ from bilevel_gym.batch import solve_batch
 from bilevel_gym.linear import approximate_inverse, check_solver
 from bilevel_gym.mdp import FloatArray, Kernel, TabularMDP
 from bilevel_gym.objectives import DiscountedReturn, QuadraticCost, Sum
-from bilevel_gym.registration import TASKS, Task
+from bilevel_gym.registration import Task
 from bilevel_gym.soft import SoftSolution, default_tolerance, solve_soft_mdp
 
-from .helpers import array_game, game_of, interior_point, leader_seat
+from .helpers import TABULAR_TASKS, array_game, game_of, interior_point, leader_seat
 from .models import random_mdp
 from .test_linear import corridor, grid
 
-every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.id)
+every_task = pytest.mark.parametrize("task", TABULAR_TASKS, ids=lambda task: task.id)
 
 
 def batch_of(mdp: TabularMDP, size: int = 5, *, kernels: bool = False) -> list[TabularMDP]:

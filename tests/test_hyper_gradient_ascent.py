@@ -24,7 +24,7 @@ from bilevel_gym.optimizers import (
 from bilevel_gym.registration import TASKS, Task
 from bilevel_gym.sb3 import HyperGradientAscent, UpperParamsPolicy, as_vec_env
 
-from .helpers import game_of, leader_seat
+from .helpers import game_below, leader_seat
 
 TARGET = np.array([[0.5, 2.0, -0.25], [0.1, -0.3, 0.7]])
 GRID = "BilevelGridWorld-v0"
@@ -364,7 +364,7 @@ def test_it_shows_its_progress_and_tables(capfd: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.id)
 def test_it_improves_every_task_as_it_comes(task: Task) -> None:
     env = leader_seat(task)
-    box = game_of(env).upper_space
+    box = game_below(env).upper_space
     width = float(np.linalg.norm(box.high.astype(np.float64) - box.low))
     model = leader(env, learning_rate=0.01 * width).learn(15)
     found = model.optimum

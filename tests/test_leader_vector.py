@@ -18,9 +18,9 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 import bilevel_gym
 from bilevel_gym import HyperGradient, LeaderVectorEnv
 from bilevel_gym.optimizers import multistart_ascent, normalized_ascent
-from bilevel_gym.registration import TASKS, Task
+from bilevel_gym.registration import Task
 
-from .helpers import array_game, arrays_in, assert_same, spoil
+from .helpers import TABULAR_TASKS, array_game, arrays_in, assert_same, spoil
 from .test_batch import Drift
 
 GRID, NOISE, DRIFT, BARE = (
@@ -122,7 +122,7 @@ def test_every_record_is_that_of_gymnasiums_own_vector(
     )
 
 
-@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.id)
+@pytest.mark.parametrize("task", TABULAR_TASKS, ids=lambda task: task.id)
 @pytest.mark.parametrize(
     "options", [{}, {"solver": "krylov"}, {"tolerance": 1e-6, "max_iterations": 1}], ids=str
 )

@@ -19,10 +19,11 @@ from scipy.stats import chisquare
 import bilevel_gym
 from bilevel_gym import LowerLevel, LowerLevelVectorEnv, TabularBilevelEnv
 from bilevel_gym.envs import ArrayBilevelEnv
-from bilevel_gym.registration import TASKS, Task
+from bilevel_gym.registration import Task
 from bilevel_gym.sampling import TransitionTables
 
 from .helpers import (
+    TABULAR_TASKS,
     Env,
     array_game,
     arrays_in,
@@ -36,7 +37,7 @@ from .helpers import (
 GRID, WALK, NOISE = "BilevelGridWorld-v0", "MaskedWalk-v0", "Noise-v0"
 MODES = [mode.value for mode in AutoresetMode]
 every_mode = pytest.mark.parametrize("mode", MODES)
-every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.id)
+every_task = pytest.mark.parametrize("task", TABULAR_TASKS, ids=lambda task: task.id)
 
 
 def masked_walk() -> ArrayBilevelEnv:

@@ -22,7 +22,7 @@ from .helpers import (
     array_game,
     assert_identical,
     follower_seat,
-    game_of,
+    game_below,
     interior_point,
     leader_seat,
 )
@@ -80,6 +80,8 @@ def test_a_follower_trains_on_the_environment_exactly_as_it_is_made(
     task: Task, algorithm: str, options: dict[str, Any]
 ) -> None:
     env = follower_seat(task)
+    if algorithm == "DQN" and not isinstance(env.action_space, gym.spaces.Discrete):
+        algorithm = "SAC"  # the same, for actions that are vectors
     model = learned(algorithm, env, 512, **options)
     assert model.num_timesteps >= 512
     state, _ = env.reset(seed=0)
@@ -99,8 +101,9 @@ def test_followers_train_side_by_side(task: Task) -> None:
     # Each was seeded by itself, and reports the leader's part of its steps.
     vector.seed(1)
     vector.reset()
-    vector.step(np.zeros(4, int))
-    _, _, _, infos = vector.step(np.ones(4, int))
+    size = vector.action_space.shape or ()  # a number, or an array, for each
+    vector.step(np.zeros((4, *size), int))
+    _, _, _, infos = vector.step(np.ones((4, *size), int))
     assert all(type(info["upper_reward"]) is float for info in infos)
 
 
@@ -121,7 +124,8 @@ def test_leaders_report_their_hyper_gradients_side_by_side(task: Task) -> None:
     assert infos[0]["hyper_gradient"].dtype == np.float64
     # At the end of an episode the vector begins the next one, and the answer at x0 is at hand.
     reset_info = vector.reset_infos[1]
-    np.testing.assert_array_equal(reset_info["upper_params"], game_of(single).initial_upper_params)
+    start = game_below(single).initial_upper_params
+    np.testing.assert_array_equal(reset_info["upper_params"], start)
 
 
 def test_a_monitor_belongs_on_top_of_the_seat() -> None:

@@ -1,0 +1,393 @@
+"""BilevelLQR-v0: a linear-quadratic regulator whose costs or dynamics the leader shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..checks import check_at_least, check_positive, unknown_name
+from ..linear_quadratic import Coefficients, solve_riccati
+from ..mdp import FloatArray
+from .base import BestKnown, View, upper_box
+from .linear_quadratic import LinearQuadraticEnv, line_style, shown_gradient, time_charts
+
+if TYPE_CHECKING:
+    import pygame
+
+    from ..rendering.charts import BarChart
+    from ..rendering.key import KeyEntry
+
+__all__ = ["BilevelLQR"]
+
+Matrix = Sequence[Sequence[float]]
+
+ENTERS = ("reward", "dynamics")
+
+# Default values of the arguments that are no matrices, up to `temperature`.
+DEFAULTS = (4, 2, 2, "reward", 1.0, 0.05, 2.0, 0.1, 1.0, 20.0, None, 0.95, 0.1)
+
+# Best x found for the default instance; see the Ground Truth below.
+BEST_DEFAULT = (0.0765427, 0.2778874, 1.5638372, -0.1641075, -0.7831884, -0.1581031)
+
+# A matrix may miss symmetry, and its eigenvalues zero, by this share of its largest entry.
+SYMMETRY_TOLERANCE = 1e-9
+
+# Sizes in the picture, in pixels.
+PICTURE_SIZE = (1000, 680)
+
+
+class BilevelLQR(LinearQuadraticEnv):
+    """A leader shapes the costs, or the dynamics, of a follower who controls a linear system.
+
+    ## Description
+    The smallest continuous bilevel problem with everything in closed form, and hence the ground
+    truth for estimators with continuous actions. The follower keeps a linear system near zero. The
+    leader has costs of its own, which weigh states and controls otherwise, and changes what the
+    follower minds (`enters="reward"`), or how its system reacts (`enters="dynamics"`).
+
+    ## Upper Level
+    x in R^(S+A), one entry for each state, then one for each control, 0 at the start.
+
+    * "reward": log-weights, in [-max_weight, max_weight]. The follower's costs become
+      Q_ij exp((x_i + x_j) / 2), and likewise R with the entries of the controls.
+    * "dynamics": damping of each state, in [0, max_weight], and log-gain of each control, in
+      [-max_weight, max_weight]. Row i of A is multiplied by exp(-x_i), column j of B by exp(x_j).
+
+    The objective, to be maximised, is
+
+        F(x) = -E[ sum_t gamma^t (s_t^T M s_t + a_t^T N a_t + upper_cost ||x||^2) ]
+
+    ## Lower Level
+    An entropy-regularised linear-quadratic problem with discount `gamma` and temperature
+    `temperature` (of the entropy, which is the differential one),
+
+        s' = A s + B a + w,  w ~ N(0, noise_std^2 I),  r(s, a) = -(s^T Q s + a^T R a)
+
+    The follower's policy is Gaussian, N(-K s, (temperature / 2) S^-1); see
+    `bilevel_gym.linear_quadratic`.
+
+    Matrices that are not given are drawn from `seed`: A is `norm` times a random orthogonal matrix
+    (left alone, the state turns without end if `norm` is 1); B with normal entries of variance
+    1 / S; Q = I, R = I; M and N diagonal, with entries exp(z), z standard normal.
+
+    With sqrt(gamma) times the spectral norm of A below one the follower's value is finite at every
+    x, since damping only shrinks that norm and rewards do not touch it. Given matrices are checked
+    at x = 0, which for "reward" settles it for all x; for "dynamics" an x at which no policy keeps
+    the discounted cost finite has an `ArithmeticError` for an answer.
+
+    ## Observation Space
+    Game and follower: the state, `Box(-inf, inf, [S])` in float64. Leader: the root of the
+    discounted mean square of each state and each action, `Box(0, inf, [S + A])`.
+
+    ## Action Space
+    Leader: `Box(-max_weight, max_weight, [S + A])` (from 0 for dampings), x. Follower:
+    `Box(-action_limit, action_limit, [A])`. Game: both, `{"upper": x, "lower": a}`. The exact
+    follower is not clipped: the limit is seven of its standard deviations, whatever x. A
+    larger action is refused.
+
+    ## Rewards
+    Leader: F(x). Follower and game: r_x(s, a).
+
+    ## Episode End
+    The follower starts with s ~ N(0, start_std^2 I). Its episode never terminates and is truncated
+    after 100 steps. The leader's is truncated after `outer_steps` (100) announcements.
+
+    ## Info
+    Leader: `hyper_gradient` [S + A], `upper_params` [S + A], `inner_residual` (of the Riccati
+    equation), `inner_iterations`, `inner_converged`, `lower_value`. Follower and game:
+    `upper_reward`, that is -(s^T M s + a^T N a).
+
+    ## Arguments
+    * `num_states` (4): S, at least 1, where no matrix gives it;
+    * `num_actions` (2): A, at least 1, where no matrix gives it;
+    * `seed` (2): of the matrices that are not given;
+    * `enters` ("reward"): what x changes, or "dynamics";
+    * `dynamics` (None): A, `[S, S]`, as a list of rows; None to draw it, as for all matrices;
+    * `control` (None): B, `[S, A]`;
+    * `state_cost` (None): Q, symmetric, positive definite, `[S, S]`;
+    * `action_cost` (None): R, symmetric, positive definite, `[A, A]`;
+    * `upper_state_cost` (None): M, symmetric, positive semidefinite, `[S, S]`;
+    * `upper_action_cost` (None): N, symmetric, positive semidefinite, `[A, A]`;
+    * `norm` (1): of A if it is drawn, positive;
+    * `upper_cost` (.05): the leader's price of ||x||^2 in each step, not negative;
+    * `max_weight` (2): bound of x, positive;
+    * `noise_std` (.1): standard deviation of the noise, not negative;
+    * `start_std` (1): standard deviation of each entry of the first state, not negative;
+    * `action_limit` (20): largest action, positive;
+    * `horizon` (None): steps that count for the leader, at least 1; None for all of them. The
+      follower plays its stationary policy in either case;
+    * `gamma` (.95): discount of both levels, in [0, 1);
+    * `temperature` (.1): positive;
+    * `render_mode`: None, "human" or "rgb_array". The picture shows states and controls over time.
+
+    ## Ground Truth
+    Objective and hyper-gradient are exact, to rounding. With the default arguments, at x = 0
+    F = -35.561010 and the norm of dF/dx is 8.076933; its direct part is zero, so that the direct
+    gradient alone never moves. 200 hyper-gradient steps of length .05 falling to 0 and L-BFGS-B
+    both end at -27.071829, the best value known (`best_known`). With `enters="dynamics"` F is the
+    same at x = 0, the norm of dF/dx is 54.426342, that of its direct part 79.773716, and
+
+    | run from x = 0, "dynamics" | ends at |
+    |---|---|
+    | L-BFGS-B on the hyper-gradient | -18.079125 |
+    | 200 hyper-gradient steps of length .05 falling to 0 | -18.079125 |
+    | the same along the direct gradient | -18.134751, past -18.082709 |
+
+    In both, L-BFGS-B from 24 more starts, uniform in the box (seed 0), ended at the same value
+    every time. It is not proven optimal. All entries of the best x lie inside the box.
+
+    ## References
+    D. P. Bertsekas, "Dynamic Programming and Optimal Control", Athena Scientific, for the
+    linear-quadratic problem.
+
+    ## Version History
+    * v0: first version.
+    """
+
+    def __init__(
+        self,
+        num_states: int = 4,
+        num_actions: int = 2,
+        *,
+        seed: int = 2,
+        enters: str = "reward",
+        dynamics: Matrix | None = None,
+        control: Matrix | None = None,
+        state_cost: Matrix | None = None,
+        action_cost: Matrix | None = None,
+        upper_state_cost: Matrix | None = None,
+        upper_action_cost: Matrix | None = None,
+        norm: float = 1.0,
+        upper_cost: float = 0.05,
+        max_weight: float = 2.0,
+        noise_std: float = 0.1,
+        start_std: float = 1.0,
+        action_limit: float = 20.0,
+        horizon: int | None = None,
+        gamma: float = 0.95,
+        temperature: float = 0.1,
+        render_mode: str | None = None,
+    ) -> None:
+        """Build the game; the arguments are described above.
+
+        Raises:
+            ValueError: If an argument is out of range, or no policy keeps the follower's discounted
+                cost finite at the initial x.
+        """
+        check_at_least("num_states", num_states, 1)
+        check_at_least("num_actions", num_actions, 1)
+        check_at_least("seed", seed, 0)
+        if enters not in [*ENTERS]:  # a list is not hashable
+            raise ValueError(unknown_name("enters", enters, ENTERS))
+        norm, max_weight = check_positive("norm", norm), check_positive("max_weight", max_weight)
+        given = {
+            "dynamics": (dynamics, "ss"),
+            "control": (control, "sa"),
+            "state_cost": (state_cost, "ss"),
+            "action_cost": (action_cost, "aa"),
+            "upper_state_cost": (upper_state_cost, "ss"),
+            "upper_action_cost": (upper_action_cost, "aa"),
+        }
+        matrices, sizes = _checked_matrices(given, {"s": int(num_states), "a": int(num_actions)})
+        for name in ("state_cost", "action_cost"):
+            _check_definite(name, matrices.get(name), strictly=True)
+        for name in ("upper_state_cost", "upper_action_cost"):
+            _check_definite(name, matrices.get(name), strictly=False)
+        matrices = {**_drawn(sizes["s"], sizes["a"], norm, int(seed)), **matrices}
+        self._base = Coefficients(
+            *(matrices[name] for name in ("dynamics", "control", "state_cost", "action_cost"))
+        )
+        self.enters = enters
+        size = sizes["s"] + sizes["a"]
+        low = np.full(size, -max_weight)
+        if enters == "dynamics":
+            low[: sizes["s"]] = 0.0
+        super().__init__(
+            upper_state_cost=matrices["upper_state_cost"],
+            upper_action_cost=matrices["upper_action_cost"],
+            upper_cost=upper_cost,
+            upper_space=upper_box(low, max_weight, (size,)),
+            initial_upper_params=np.zeros(size),
+            gamma=gamma,
+            temperature=temperature,
+            start_std=start_std,
+            noise_std=noise_std,
+            action_limit=action_limit,
+            horizon=horizon,
+            render_mode=render_mode,
+        )
+        try:
+            solve_riccati(self.coefficients(self.initial_upper_params), self.gamma)
+        except ArithmeticError as error:
+            raise ValueError(f"`dynamics` and `control` do not suit `gamma`: {error}") from error
+        system = (num_states, num_actions, seed, enters, norm)
+        leader = (upper_cost, max_weight, noise_std, start_std, action_limit, horizon)
+        if (*system, *leader, gamma, temperature) == DEFAULTS and all(
+            matrix is None for matrix, _ in given.values()
+        ):
+            self.best_known = BestKnown(
+                self.validate_upper_params(BEST_DEFAULT),
+                -27.071829,
+                "L-BFGS-B from x0 and from 24 random starts, all of which ended there; not proven "
+                "optimal",
+            )
+
+    def coefficients(self, upper_params: FloatArray) -> Coefficients:
+        """Return A, B, Q and R at x."""
+        dynamics, control, state_cost, action_cost = self._base
+        by_state, by_action = np.split(upper_params, [self.num_states])
+        if self.enters == "dynamics":
+            dynamics = np.exp(-by_state)[:, None] * dynamics
+            return Coefficients(dynamics, control * np.exp(by_action), state_cost, action_cost)
+        return Coefficients(
+            dynamics, control, _weighted(state_cost, by_state), _weighted(action_cost, by_action)
+        )
+
+    def coefficients_vjp(self, upper_params: FloatArray, cotangent: Coefficients) -> FloatArray:
+        """Return the sum of cotangent * d/dx over all entries of A, B, Q and R, `[S + A]`."""
+        at = self.coefficients(upper_params)
+        if self.enters == "dynamics":
+            by_state = -(cotangent.dynamics * at.dynamics).sum(axis=1)
+            return np.concatenate([by_state, (cotangent.control * at.control).sum(axis=0)])
+        products = (
+            cotangent.state_cost * at.state_cost,
+            cotangent.action_cost * at.action_cost,
+        )
+        return np.concatenate([0.5 * (p.sum(axis=0) + p.sum(axis=1)) for p in products])
+
+    def draw(self, view: View) -> pygame.Surface:
+        """Draw x, and states and controls over time."""
+        from ..rendering.canvas import HEADER_HEIGHT, THEME, draw_header, new_surface
+        from ..rendering.charts import draw_bars, draw_chart
+        from ..rendering.key import KEY_ROW, draw_key
+
+        surface, margin = new_surface(PICTURE_SIZE), THEME.margin
+        width, height = PICTURE_SIZE
+        draw_header(surface, view.title, view.status)
+        left, room = width // 2 + margin // 2, width // 2 - 3 * margin // 2
+        charts = time_charts(self, view, "states", "controls")
+        pitch = (height - HEADER_HEIGHT - margin + THEME.gap) // len(charts)
+        for row, chart in enumerate(charts):
+            place = (left, HEADER_HEIGHT + row * pitch, room, pitch - THEME.gap)
+            draw_chart(surface, place, chart)
+        entries = self._key(view)
+        key_height = KEY_ROW * -(-len(entries) // 2)
+        key_top = height - margin - key_height
+        draw_key(surface, (margin, key_top, room, key_height), entries)
+        draw_bars(
+            surface,
+            (margin, HEADER_HEIGHT, room, key_top - margin - HEADER_HEIGHT),
+            self._bars(view),
+        )
+        return surface
+
+    def _bars(self, view: View) -> BarChart:
+        """Return the chart of x, with its derivatives."""
+        from ..rendering.charts import Axis, BarChart
+
+        limit = float(self.upper_space.high[-1])
+        kinds = ("state", "control")
+        label = "the leader's x: log-weights of the follower's costs"
+        if self.enters == "dynamics":
+            label = "the leader's x: damping of states, log-gain of controls"
+        return BarChart(
+            axis=Axis(-limit, limit, label),
+            names=tuple(
+                f"{kind} {i + 1}"
+                for kind, count in zip(kinds, (self.num_states, self.num_actions), strict=True)
+                for i in range(count)
+            ),
+            values=view.upper_params,
+            written=tuple(
+                f"{value:+.2f}".replace("-", "−") for value in view.upper_params.tolist()
+            ),
+            gradient=shown_gradient(view),
+        )
+
+    def _key(self, view: View) -> list[KeyEntry]:
+        """Return the signs of this picture, in words."""
+        from ..rendering.key import KeyEntry
+        from ..rendering.signs import key_triangle_sprite
+
+        entries = []
+        for i in range(max(self.num_states, self.num_actions)):
+            names = [f"state {i + 1}"] if i < self.num_states else []
+            names += [f"control {i + 1}"] if i < self.num_actions else []
+            entries.append(KeyEntry(line_style(i), ", ".join(names)))
+        if view.response is not None and view.response.hyper_gradient is not None:
+            entries += [
+                KeyEntry(key_triangle_sprite(1), "raise this", "area and number: dF/dx > 0"),
+                KeyEntry(key_triangle_sprite(-1), "lower this", "area and number: dF/dx < 0"),
+            ]
+        return entries
+
+
+def _weighted(matrix: FloatArray, log_weights: FloatArray) -> FloatArray:
+    """Return matrix_ij exp((x_i + x_j) / 2), definite as the matrix is."""
+    roots = np.exp(0.5 * log_weights)
+    return roots[:, None] * matrix * roots
+
+
+def _drawn(num_states: int, num_actions: int, norm: float, seed: int) -> dict[str, FloatArray]:
+    """Draw every matrix, always in the same order, so that giving one leaves the others alone."""
+    rng = np.random.default_rng(seed)
+    orthogonal, upper = np.linalg.qr(rng.standard_normal((num_states, num_states)))
+    return {
+        # The factor's signs are no more than LAPACK's convention.
+        "dynamics": norm * orthogonal * np.where(np.diag(upper) < 0.0, -1.0, 1.0),
+        "control": rng.standard_normal((num_states, num_actions)) / np.sqrt(num_states),
+        "state_cost": np.eye(num_states),
+        "action_cost": np.eye(num_actions),
+        "upper_state_cost": np.diag(np.exp(rng.standard_normal(num_states))),
+        "upper_action_cost": np.diag(np.exp(rng.standard_normal(num_actions))),
+    }
+
+
+def _checked_matrices(
+    given: dict[str, tuple[Matrix | None, str]], sizes: dict[str, int]
+) -> tuple[dict[str, FloatArray], dict[str, int]]:
+    """Return the matrices that are given, and the numbers of states and actions.
+
+    Args:
+        given: A matrix or None for each name, and what its rows and columns are.
+        sizes: Numbers of states and actions where no matrix says otherwise.
+    """
+    said_by: dict[str, str] = {}
+    sizes, matrices = dict(sizes), {}
+    for name, (values, axes) in given.items():
+        if values is None:
+            continue
+        try:
+            matrix = np.array(values)
+        except ValueError:
+            matrix = np.empty(0)
+        if matrix.ndim != 2 or not matrix.size or matrix.dtype.kind not in "fiu":
+            raise ValueError(f"`{name}` must be a list of equally long rows, got {values!r}")
+        if not np.isfinite(matrix).all():
+            raise ValueError(f"`{name}` must be finite, got {values!r}")
+        for axis, length in zip(axes, matrix.shape, strict=True):
+            if length != sizes[axis] and axis in said_by:
+                kind = {"s": "states", "a": "actions"}[axis]
+                what = f"fit `{said_by[axis]}`, which has {sizes[axis]} {kind}"
+                if said_by[axis] == name:
+                    what = "be square"
+                raise ValueError(f"`{name}` must {what}, got shape {matrix.shape}")
+            sizes[axis] = length
+            said_by.setdefault(axis, name)
+        matrices[name] = matrix.astype(np.float64)
+    return matrices, sizes
+
+
+def _check_definite(name: str, matrix: FloatArray | None, *, strictly: bool) -> None:
+    """Raise a `ValueError` unless a cost is symmetric and positive (semi)definite."""
+    if matrix is None:
+        return
+    slack = SYMMETRY_TOLERANCE * float(np.abs(matrix).max())
+    if np.abs(matrix - matrix.T).max() > slack:
+        raise ValueError(f"`{name}` must be symmetric, got {matrix.tolist()}")
+    least = float(np.linalg.eigvalsh(matrix).min())
+    if least < -slack or (strictly and least <= slack):
+        kind = "definite" if strictly else "semidefinite"
+        raise ValueError(f"`{name}` must be positive {kind}, got least eigenvalue {least:g}")

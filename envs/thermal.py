@@ -1,0 +1,380 @@
+"""BilevelThermal-v0: insulation and air flow of a building whose temperatures are controlled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..checks import check_flag, check_not_negative
+from ..linear_quadratic import Coefficients
+from ..mdp import FloatArray
+from ..methods import GaussianResponse
+from .base import BestKnown, View, upper_box
+from .linear_quadratic import (
+    EpisodeView,
+    LinearQuadraticEnv,
+    line_style,
+    root_mean_squares,
+    shown_gradient,
+    time_charts,
+)
+
+if TYPE_CHECKING:
+    import pygame
+
+    from ..rendering.canvas import Colour
+    from ..rendering.charts import BarChart
+    from ..rendering.key import KeyEntry
+
+__all__ = ["BilevelThermal"]
+
+ZONES = 4
+
+# How zones exchange heat with the air flow at one, and what a zone without insulation gains.
+EXCHANGE = np.array(
+    [[1.0, 0.05, 0.0, 0.05], [0.03, 1.0, 0.04, 0.0], [0.0, 0.04, 1.0, 0.06], [0.05, 0.0, 0.03, 1.0]]
+)
+INSULATION_EFFECT = np.array([0.04, 0.03, 0.06, 0.05])
+CONTROL = np.array([[0.1, 0.0], [0.6, 0.0], [0.0, 0.55], [0.0, 0.3]])
+STATE_COST = np.diag([8.0, 1.0, 5.0, 6.0])
+ACTION_COST = 0.01 * np.eye(2)
+
+# s^T VARIANCE s is the variance of the entries of s.
+VARIANCE = (np.eye(ZONES) - 1.0 / ZONES) / ZONES
+
+# Temperatures are clipped here in the clipped variant.
+STATE_LIMIT = 30.0
+
+# Default values of the arguments up to `temperature`.
+DEFAULTS = (0.5, 0.1, 0.02, 5.0, 100.0, None, False, 0.9, 0.1)
+
+# Best x found for the default instance; see the Ground Truth below.
+BEST_DEFAULT = (1.0, 0.0, 1.0, 1.0, 0.0, 0.77845, 1.0, 1.0)
+
+# Sizes in the picture, in pixels.
+PICTURE_SIZE = (1040, 760)
+CHARTS_LEFT, BARS_HEIGHT = 520, 236
+PLAN_SIDE = 384
+KEY_ROWS = 4
+THINNEST_WALL, THICKEST_WALL = 3, 22
+INNER_WALL = 8
+
+# Zones in the plan, clockwise from the top left: column and row.
+PLACES = ((0, 0), (1, 0), (1, 1), (0, 1))
+
+# Values of the last colours: of a deviation, and of a root mean square.
+PLAN_LIMIT, SPREAD_LIMIT = 10.0, 20.0
+
+SPREAD = np.array([200.0, 40.0, 66.0])
+WALL = (146, 116, 84)
+
+
+class BilevelThermal(LinearQuadraticEnv):
+    """A leader insulates and ventilates a building whose temperatures a follower controls.
+
+    ## Description
+    A building has four zones in a ring, zone 1 beside 2, 2 beside 3, 3 beside 4 and 4 beside 1. Two
+    controls heat or cool them. The follower keeps each zone near its set temperature and hardly
+    minds the energy. The leader, who plans the building, minds the energy and wants all zones to
+    be equally warm, at whatever temperature. It chooses insulation and air flow: x is in the
+    dynamics, not in the reward.
+
+    ## Upper Level
+    x in [0, 1]^8: the insulation of each zone, then the air flow through each wall between zones
+    (1-2, 2-3, 3-4, 4-1). x starts at .5 in every entry. The objective, to be maximised, is
+
+        F(x) = -E[ sum_t gamma^t (Var(s_t) + energy_cost ||a_t||^2 + upper_cost ||x||^2) ]
+
+    with Var(s) the variance over the four zones (the mean of squares less the square of the mean).
+
+    ## Lower Level
+    An entropy-regularised linear-quadratic problem with discount `gamma` and temperature
+    `temperature` (of the entropy, which is the differential one),
+
+        s' = A(x) s + B a + w,  w ~ N(0, noise_std^2 I),  r(s, a) = -(s^T Q s + a^T R a)
+
+    where s holds the deviations of the temperatures, B has the rows (.1, 0), (.6, 0), (0, .55),
+    (0, .3), Q = diag(8, 1, 5, 6) and R = .01 I. Zones i and j side by side, with air flow f through
+    the wall between them, exchange heat: A_ij = f E_ij, and A_ii is
+
+        A_ii = 1 + (1 - insulation_i) e_i - sum of A_ij over the two neighbours
+
+    with e = (.04, .03, .06, .05), E_12 = E_14 = E_41 = .05, E_21 = E_43 = .03, E_23 = E_32 = .04
+    and E_34 = .06: a deviation grows where a zone is not insulated. The follower's policy is
+    Gaussian, N(-K s, (temperature / 2) S^-1); see `bilevel_gym.linear_quadratic`.
+
+    Its value is finite for every x in the box and every gamma up to .9: each row of A sums up, in
+    absolute values, to 1 + (1 - insulation_i) e_i, at most 1.06; with a_2 = -.012 s_3 the largest
+    such sum of the closed loop is below 1.0537, and sqrt(.9) * 1.0537 < 1. The follower's own loop
+    may be unstable all the same (spectral radius up to 1.05). For larger gamma there may be x at
+    which no policy keeps the discounted cost finite; the answer is then an `ArithmeticError`.
+
+    ## Observation Space
+    Game and follower: the deviations, `Box(-inf, inf, [4])` in float64. Leader: the root of the
+    discounted mean square of each deviation and each control, `Box(0, inf, [6])`.
+
+    ## Action Space
+    Leader: `Box(0, 1, [8])`, x. Follower: `Box(-action_limit, action_limit, [2])`. Game: both,
+    `{"upper": x, "lower": a}`. The exact follower is not clipped: its actions keep within 100 but
+    for fewer than one of ten million first steps at any x. A larger action is refused.
+
+    ## Rewards
+    Leader: F(x). Follower and game: r(s, a).
+
+    ## Episode End
+    The follower starts with s ~ N(0, start_std^2 I). Its episode never terminates and is truncated
+    after 100 steps. The leader's is truncated after `outer_steps` (100) announcements.
+
+    ## Info
+    Leader: `hyper_gradient` [8], `upper_params` [8], `inner_residual` (of the Riccati equation),
+    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`, that is
+    -(Var(s) + energy_cost ||a||^2).
+
+    ## Arguments
+    * `energy_cost` (.5): the leader's price of ||a||^2, not negative;
+    * `upper_cost` (.1): its price of ||x||^2 in each step, not negative;
+    * `noise_std` (.02): standard deviation of the noise, not negative;
+    * `start_std` (5): standard deviation of each first deviation, not negative;
+    * `action_limit` (100): largest control, positive;
+    * `horizon` (None): steps that count for the leader, at least 1; None for all of them. The
+      follower plays its stationary policy in either case;
+    * `clipped` (False): whether the simulator clips deviations at -30 and 30, as published results
+      have it. That is another game, with other values, and has no exact answer: take the follower's
+      seat, or a method that learns from samples;
+    * `gamma` (.9): discount of both levels, in [0, 1);
+    * `temperature` (.1): positive;
+    * `render_mode`: None, "human" or "rgb_array". The picture is a plan of the building, with walls
+      as thick as they are insulated and doors as wide as the air flows, coloured by temperature.
+
+    ## Ground Truth
+    Objective and hyper-gradient are exact, to rounding. At x = .5 with the default arguments
+    F = -261.963133 (with `horizon=100`, -261.963014), the norm of dF/dx is 110.799, and that of its
+    direct part 97.007; the part through the follower's policy has norm 93.160. From x0:
+
+    | run | ends at |
+    |---|---|
+    | L-BFGS-B on the hyper-gradient | -162.503452 |
+    | 200 hyper-gradient steps of length .05 falling to 0 | -162.879400 |
+    | the same along the direct gradient | -197.999757 |
+
+    The direct gradient asks for more air flow between zones 1 and 2 (+80.47 at x0, the
+    hyper-gradient +19.39), which at the best x known is zero. That x is (1, 0, 1, 1, 0, .7784, 1,
+    1), with -162.503452 (`best_known`; -162.503255 with `horizon=100`). L-BFGS-B from 24 more
+    starts, uniform in the box (seed 0), ended there every time. It is not proven optimal.
+
+    Published returns of the leader, with clipped states, after 2000 steps: BC-HG -196.7, the direct
+    gradient alone -211.7, from about -265. They are of the game with `clipped=True`.
+
+    ## References
+    M. Kudo, T. Tanabe, A. Wachi, Y. Akimoto, "Sample-efficient hypergradient estimation for
+    decentralized bi-level reinforcement learning", ICAPS 2026, arXiv 2603.14867 (BC-HG).
+
+    ## Version History
+    * v0: first version.
+    """
+
+    def __init__(
+        self,
+        *,
+        energy_cost: float = 0.5,
+        upper_cost: float = 0.1,
+        noise_std: float = 0.02,
+        start_std: float = 5.0,
+        action_limit: float = 100.0,
+        horizon: int | None = None,
+        clipped: bool = False,
+        gamma: float = 0.9,
+        temperature: float = 0.1,
+        render_mode: str | None = None,
+    ) -> None:
+        """Build the game; the arguments are described above.
+
+        Raises:
+            ValueError: If an argument is out of range.
+        """
+        energy_cost = check_not_negative("energy_cost", energy_cost)
+        check_flag("clipped", clipped)
+        size = 2 * ZONES
+        # A is affine in x: at x = 0 nothing is exchanged.
+        self._closed = np.eye(ZONES) + np.diag(INSULATION_EFFECT)
+        self._slopes = np.zeros((size, ZONES, ZONES))
+        for zone in range(ZONES):
+            self._slopes[zone, zone, zone] = -INSULATION_EFFECT[zone]
+            for one, other in (_pair(zone), _pair(zone)[::-1]):
+                self._slopes[ZONES + zone, one, other] += EXCHANGE[one, other]
+                self._slopes[ZONES + zone, one, one] -= EXCHANGE[one, other]
+        super().__init__(
+            upper_state_cost=VARIANCE,
+            upper_action_cost=energy_cost * np.eye(2),
+            upper_cost=upper_cost,
+            upper_space=upper_box(0.0, 1.0, (size,)),
+            initial_upper_params=np.full(size, 0.5),
+            gamma=gamma,
+            temperature=temperature,
+            start_std=start_std,
+            noise_std=noise_std,
+            action_limit=action_limit,
+            horizon=horizon,
+            state_limit=STATE_LIMIT if clipped else None,
+            render_mode=render_mode,
+        )
+        chosen = (energy_cost, upper_cost, noise_std, start_std, action_limit, horizon, clipped)
+        if (*chosen, gamma, temperature) == DEFAULTS:
+            self.best_known = BestKnown(
+                self.validate_upper_params(BEST_DEFAULT),
+                -162.503452,
+                "L-BFGS-B from x0 and from 24 random starts, all of which ended there; not proven "
+                "optimal",
+            )
+
+    def coefficients(self, upper_params: FloatArray) -> Coefficients:
+        """Return A(x), B, Q and R."""
+        dynamics = self._closed + np.tensordot(upper_params, self._slopes, axes=1)
+        return Coefficients(dynamics, CONTROL, STATE_COST, ACTION_COST)
+
+    def coefficients_vjp(self, upper_params: FloatArray, cotangent: Coefficients) -> FloatArray:
+        """Return sum_ij cotangent_ij dA_ij/dx, `[8]`; x is in nothing else."""
+        return np.tensordot(self._slopes, cotangent.dynamics, axes=2)
+
+    def draw(self, view: View) -> pygame.Surface:
+        """Draw the plan of the building, x, and temperatures and controls over time."""
+        from ..rendering.canvas import HEADER_HEIGHT, THEME, draw_header, draw_text, new_surface
+        from ..rendering.charts import draw_bars, draw_chart
+        from ..rendering.key import KEY_ROW, draw_key
+
+        surface, margin = new_surface(PICTURE_SIZE), THEME.margin
+        width, height = PICTURE_SIZE
+        draw_header(surface, view.title, view.status)
+        caption = "root mean square of each zone's deviation, discounted"
+        if isinstance(view, EpisodeView):
+            caption = "deviation of each zone now, and what the last control did"
+        draw_text(surface, caption, (margin, HEADER_HEIGHT), size=THEME.small_size)
+        self._draw_plan(surface, (margin + THICKEST_WALL, HEADER_HEIGHT + 48), view)
+        key_height = KEY_ROW * KEY_ROWS
+        key = (margin, height - margin // 2 - key_height, CHARTS_LEFT - 2 * margin, key_height)
+        draw_key(surface, key, self._key(view))
+        room = width - CHARTS_LEFT - margin
+        draw_bars(surface, (CHARTS_LEFT, HEADER_HEIGHT, room, BARS_HEIGHT), self._bars(view))
+        top = HEADER_HEIGHT + BARS_HEIGHT + THEME.gap
+        pitch = (height - margin + THEME.gap - top) // 2
+        for row, chart in enumerate(time_charts(self, view, "deviations of zones", "controls")):
+            place = (CHARTS_LEFT, top + row * pitch, room, pitch - THEME.gap)
+            draw_chart(surface, place, chart)
+        return surface
+
+    def _draw_plan(self, surface: pygame.Surface, corner: tuple[int, int], view: View) -> None:
+        """Draw the zones with their walls and doors."""
+        from ..rendering.canvas import THEME, contrast_ink, draw_text, import_pygame
+
+        pygame = import_pygame()
+        left, top = corner
+        half = PLAN_SIDE // 2
+        values = self._shown_deviations(view)
+        colours = self._colours(view)
+        heat = None
+        if isinstance(view, EpisodeView) and len(view.actions):
+            heat = CONTROL @ view.actions[-1]
+        insulation, flow = np.split(view.upper_params, 2)
+        # The ring, clockwise from the top left: column and row of each zone.
+        for zone, (column, row) in enumerate(PLACES):
+            room = pygame.Rect(left + column * half, top + row * half, half, half)
+            pygame.draw.rect(surface, colours[zone], room)
+            ink = contrast_ink(colours[zone])
+            middle = room.move(0, -12).center
+            draw_text(surface, f"zone {zone + 1}", middle, colour=ink, anchor="center")
+            if values is not None:
+                sign = "+" if isinstance(view, EpisodeView) and values[zone] > 0.0 else ""
+                text = f"{sign}{values[zone]:.1f}".replace("-", "−")
+                place = room.move(0, 16).center
+                size = THEME.title_size
+                draw_text(surface, text, place, size=size, colour=ink, anchor="center")
+            if heat is not None:
+                text = f"control {heat[zone]:+.2f}".replace("-", "−")
+                place, size = room.move(0, 42).center, THEME.small_size
+                draw_text(surface, text, place, size=size, colour=ink, anchor="center")
+        for wall, share in enumerate(flow.tolist()):
+            (x, y), (u, v) = (PLACES[zone] for zone in _pair(wall))
+            # From the centre of the plan to the edge between the two zones.
+            upright = y == v
+            start = half if (y if upright else x) == 1 else 0
+            box = pygame.Rect(left + half - INNER_WALL // 2, top + start, INNER_WALL, half)
+            if not upright:
+                box = pygame.Rect(left + start, top + half - INNER_WALL // 2, half, INNER_WALL)
+            closed = round(half * (1.0 - 0.9 * share) / 2.0)
+            for end in (0, 1):
+                part = box.copy()
+                if upright:
+                    part.height, part.top = closed, box.top if end == 0 else box.bottom - closed
+                else:
+                    part.width, part.left = closed, box.left if end == 0 else box.right - closed
+                pygame.draw.rect(surface, THEME.ink, part)
+        for zone, (column, row) in enumerate(PLACES):
+            share = float(insulation[zone])
+            thick = round(THINNEST_WALL + share * (THICKEST_WALL - THINNEST_WALL))
+            x = left - thick if column == 0 else left + PLAN_SIDE
+            y = top - thick if row == 0 else top + PLAN_SIDE
+            outer = left + column * half - (thick if column == 0 else 0)
+            pygame.draw.rect(surface, WALL, (outer, y, half + thick, thick))
+            outer = top + row * half - (thick if row == 0 else 0)
+            pygame.draw.rect(surface, WALL, (x, outer, thick, half + thick))
+
+    def _shown_deviations(self, view: View) -> FloatArray | None:
+        """Return the deviations now, or their root mean squares where no episode is played."""
+        if isinstance(view, EpisodeView):
+            return view.states[-1] if len(view.states) else None
+        if isinstance(view.response, GaussianResponse):
+            return root_mean_squares(view.response)[:ZONES]
+        return None
+
+    def _colours(self, view: View) -> list[Colour]:
+        """Return the colour of each zone."""
+        from ..rendering.canvas import THEME, diverging_colours
+
+        values = self._shown_deviations(view)
+        if values is None:
+            return [THEME.light] * ZONES
+        if isinstance(view, EpisodeView):
+            rows = diverging_colours(values, PLAN_LIMIT).tolist()
+        else:
+            share = np.minimum(values / SPREAD_LIMIT, 1.0)[:, None]
+            rows = np.rint((1.0 - share) * np.array(THEME.light) + share * SPREAD).tolist()
+        return [(int(red), int(green), int(blue)) for red, green, blue in rows]
+
+    def _bars(self, view: View) -> BarChart:
+        """Return the chart of x, with its derivatives."""
+        from ..rendering.charts import Axis, BarChart
+
+        names = [f"zone {zone + 1}" for zone in range(ZONES)]
+        names += [f"{one + 1}–{other + 1}" for one, other in map(_pair, range(ZONES))]
+        return BarChart(
+            axis=Axis(0.0, 1.0, "the leader's x: insulation of zones, air flow through walls"),
+            names=tuple(names),
+            values=view.upper_params,
+            written=tuple(f"{value:.2g}" for value in view.upper_params.tolist()),
+            gradient=shown_gradient(view),
+        )
+
+    def _key(self, view: View) -> list[KeyEntry]:
+        """Return the signs of this picture, in words."""
+        from ..rendering.key import KeyEntry
+        from ..rendering.signs import key_triangle_sprite
+
+        entries = [
+            KeyEntry(line_style(zone), f"zone {zone + 1}", "deviation") for zone in range(ZONES)
+        ]
+        entries += [
+            KeyEntry(line_style(0), "control 1", "zones 1 and 2"),
+            KeyEntry(line_style(1), "control 2", "zones 3 and 4"),
+        ]
+        if view.response is not None and view.response.hyper_gradient is not None:
+            entries += [
+                KeyEntry(key_triangle_sprite(1), "raise this", "area and number: dF/dx > 0"),
+                KeyEntry(key_triangle_sprite(-1), "lower this", "area and number: dF/dx < 0"),
+            ]
+        return entries
+
+
+def _pair(zone: int) -> tuple[int, int]:
+    """Return a zone and the next one around the ring; the wall between them has its number."""
+    return zone, (zone + 1) % ZONES

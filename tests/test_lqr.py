@@ -1,0 +1,175 @@
+"""BilevelLQR-v0: random and given matrices, x in the reward or in the dynamics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.envs.registration import EnvSpec
+
+from bilevel_gym.envs import BilevelLQR
+from bilevel_gym.testing import check_hyper_gradient
+
+ID = "BilevelLQR-v0"
+every_entrance = pytest.mark.parametrize("enters", ["reward", "dynamics"])
+
+
+def make(**kwargs: Any) -> BilevelLQR:
+    """Return the game without its seats."""
+    game = gym.make(ID, **kwargs).unwrapped
+    assert isinstance(game, BilevelLQR)
+    return game
+
+
+@pytest.mark.parametrize(
+    ("enters", "norm", "direct", "best"),
+    [
+        ("reward", 8.076933, 0.0, -27.071829),
+        ("dynamics", 54.426342, 79.773716, -18.079125),
+    ],
+)
+def test_the_documented_values_are_those_of_the_default_instance(
+    enters: str, norm: float, direct: float, best: float
+) -> None:
+    from bilevel_gym.optimizers import normalized_ascent
+
+    game = make(enters=enters)
+    answer = game.evaluate(np.zeros(6))
+    assert answer.objective == pytest.approx(-35.561010, abs=6e-7)
+    assert np.linalg.norm(answer.hyper_gradient) == pytest.approx(norm, abs=6e-7)
+    assert np.linalg.norm(answer.direct_gradient) == pytest.approx(direct, abs=6e-7)
+
+    def objective(x: Any) -> tuple[float, Any]:
+        found = game.evaluate(x)
+        return found.objective, found.hyper_gradient
+
+    space = game.upper_space
+    end = normalized_ascent(
+        objective,
+        np.zeros(6),
+        space.low.astype(float),
+        space.high.astype(float),
+        steps=150,
+        learning_rate=0.05,
+    )
+    assert end.best.value == pytest.approx(best, abs=2e-3)
+    if enters == "reward":
+        assert game.best_known is not None
+        x = game.best_known.upper_params
+        assert np.abs(x).max() < 2.0  # well inside the box
+        assert np.abs(game.evaluate(x).hyper_gradient).max() < 1e-5
+    else:
+        assert game.best_known is None
+
+
+@every_entrance
+def test_the_hyper_gradient_is_the_derivative_to_eight_digits(enters: str) -> None:
+    variants: list[dict[str, Any]] = [
+        {"num_states": 2, "num_actions": 3, "seed": 5},
+        {"horizon": 9},
+    ]
+    for kwargs in [{}, *variants]:
+        report = check_hyper_gradient(gym.make(ID, enters=enters, **kwargs))
+        assert report.relative_error < 1e-8 and report.response_share > 0.1
+
+
+def test_weights_scale_rows_and_columns_of_the_costs() -> None:
+    cost = [[2.0, 0.5], [0.5, 1.0]]
+    game = make(num_actions=1, state_cost=cost)
+    x = np.array([0.4, -0.6, 0.2])
+    at = game.coefficients(x)
+    roots = np.exp(0.5 * x)
+    np.testing.assert_allclose(at.state_cost, np.array(cost) * np.outer(roots[:2], roots[:2]))
+    np.testing.assert_allclose(at.action_cost, [[np.exp(0.2)]])
+    start = game.coefficients(np.zeros(3))
+    np.testing.assert_array_equal(at.dynamics, start.dynamics)
+    np.testing.assert_array_equal(at.control, start.control)
+
+
+def test_dampings_shrink_rows_and_gains_scale_columns() -> None:
+    game = make(enters="dynamics")
+    x = np.array([0.0, 0.5, 1.0, 2.0, -1.0, 1.0])
+    at, start = game.coefficients(x), game.coefficients(np.zeros(6))
+    np.testing.assert_allclose(at.dynamics, np.exp(-x[:4])[:, None] * start.dynamics)
+    np.testing.assert_allclose(at.control, start.control * np.exp(x[4:]))
+    np.testing.assert_array_equal(at.state_cost, start.state_cost)
+    assert game.upper_space.low.tolist() == [0.0] * 4 + [-2.0] * 2
+
+
+def test_a_seed_draws_the_same_matrices_whatever_else_is_given() -> None:
+    one, other = make(seed=3), make(seed=3, state_cost=np.diag([1.0, 2.0, 3.0, 4.0]).tolist())
+    zero = np.zeros(6)
+    drawn = one.coefficients(zero).dynamics
+    np.testing.assert_array_equal(other.coefficients(zero).dynamics, drawn)
+    np.testing.assert_array_equal(one.upper_state_cost, other.upper_state_cost)
+    assert not np.array_equal(one.upper_state_cost, make(seed=4).upper_state_cost)
+    drawn = make(norm=0.7).coefficients(zero).dynamics
+    np.testing.assert_allclose(drawn @ drawn.T, 0.49 * np.eye(4), atol=1e-14)
+
+
+def test_given_matrices_decide_the_sizes_and_survive_json() -> None:
+    given: dict[str, Any] = {
+        "dynamics": [[1.0, 0.1, 0.0], [0.0, 1.0, 0.1], [0.0, 0.0, 1.0]],
+        "control": [[0.0], [0.0], [0.1]],
+        "upper_state_cost": [[1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]],
+    }
+    env = gym.make(ID, **given)
+    game = env.unwrapped
+    assert isinstance(game, BilevelLQR)
+    assert (game.num_states, game.num_actions) == (3, 1) and game.best_known is None
+    assert env.action_space.shape == (4,)
+    assert check_hyper_gradient(env).relative_error < 1e-7
+    assert env.spec is not None
+    again = gym.make(EnvSpec.from_json(env.spec.to_json()))
+    again.reset(seed=0)
+    x = np.full(4, 0.3)
+    env.reset(seed=0)
+    assert again.step(x)[1] == env.step(x)[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"enters": "rewards"}, "unknown enters 'rewards'.*Did you mean 'reward'"),
+        ({"num_states": 0}, "`num_states` must be an integer of at least 1"),
+        ({"num_actions": 1.5}, "`num_actions`"),
+        ({"seed": -1}, "`seed`"),
+        ({"norm": 0.0}, "`norm`"),
+        ({"max_weight": np.inf}, "`max_weight`"),
+        ({"dynamics": [[1.0, 0.0]]}, r"`dynamics` must be square, got shape \(1, 2\)"),
+        ({"dynamics": [[1.0], [1.0, 2.0]]}, "`dynamics` must be a list of equally long rows"),
+        ({"control": "B"}, "`control` must be a list of equally long rows, got 'B'"),
+        ({"control": [1.0, 2.0]}, "`control` must be a list of equally long rows"),
+        ({"control": [[np.nan]]}, "`control` must be finite"),
+        (
+            {"dynamics": [[0.5, 0.0], [0.0, 0.5]], "control": [[1.0]]},
+            "`control` must fit `dynamics`, which has 2 states",
+        ),
+        ({"state_cost": [[1.0, 2.0], [0.0, 1.0]]}, "`state_cost` must be symmetric"),
+        ({"state_cost": [[1.0, 2.0], [2.0, 1.0]]}, "`state_cost` must be positive definite"),
+        ({"action_cost": [[0.0]]}, "`action_cost` must be positive definite"),
+        ({"upper_action_cost": [[-1.0]]}, "`upper_action_cost` must be positive semidefinite"),
+        (
+            {"dynamics": [[2.0, 0.0], [0.0, 0.5]], "control": [[0.0], [1.0]]},
+            "`dynamics` and `control` do not suit `gamma`: the follower's value is infinite",
+        ),
+    ],
+    ids=str,
+)
+def test_arguments_out_of_range_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BilevelLQR(**options)
+
+
+def test_the_actions_of_the_exact_follower_fit_into_their_box() -> None:
+    rng, largest = np.random.default_rng(0), 0.0
+    for enters in ("reward", "dynamics"):
+        game = make(enters=enters)
+        low, high = game.upper_space.low.astype(float), game.upper_space.high.astype(float)
+        for share in rng.integers(0, 2, (60, 6)):
+            answer = game.evaluate(low + share * (high - low))
+            first = answer.gain @ answer.gain.T + answer.covariance
+            largest = max(largest, float(np.sqrt(np.diag(first)).max()))
+    assert float(make().lower_space.high.min()) > 7.0 * largest  # type: ignore[attr-defined]

@@ -1,0 +1,159 @@
+"""BilevelThermal-v0: its published numbers, its matrices, and the box in which it has an answer."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from bilevel_gym import LowerLevel
+from bilevel_gym.envs import BilevelThermal
+from bilevel_gym.testing import check_hyper_gradient
+
+from .helpers import FloatArray
+
+ID = "BilevelThermal-v0"
+BEST = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 0.7785, 1.0, 1.0])
+
+
+def make(**kwargs: Any) -> BilevelThermal:
+    """Return the game without its seats."""
+    game = gym.make(ID, **kwargs).unwrapped
+    assert isinstance(game, BilevelThermal)
+    return game
+
+
+def spectral_radius(game: BilevelThermal, x: FloatArray) -> float:
+    """Return the largest growth per step under the follower's answer."""
+    problem = game.coefficients(x)
+    loop = problem.dynamics - problem.control @ game.evaluate(x).gain
+    return float(np.abs(np.linalg.eigvals(loop)).max())
+
+
+def test_the_start_has_the_known_values() -> None:
+    game = make()
+    answer = game.evaluate(np.full(8, 0.5))
+    assert answer.objective == pytest.approx(-261.963133, abs=6e-7)
+    assert np.linalg.norm(answer.hyper_gradient) == pytest.approx(110.799, abs=6e-4)
+    assert np.linalg.norm(answer.direct_gradient) == pytest.approx(97.007, abs=6e-4)
+    np.testing.assert_array_equal(game.initial_upper_params, np.full(8, 0.5))
+
+
+def test_a_hundred_steps_have_the_known_value() -> None:
+    assert make(horizon=100).evaluate(np.full(8, 0.5)).objective == pytest.approx(
+        -261.963014, abs=6e-7
+    )
+
+
+def test_the_best_known_building_has_the_known_value() -> None:
+    game = make()
+    assert game.evaluate(BEST).objective == pytest.approx(-162.503, abs=6e-4)
+    assert game.best_known is not None
+    np.testing.assert_allclose(game.best_known.upper_params, BEST, atol=6e-5)
+    # At the best x known the gradient points out of the box, or is zero.
+    gradient = game.evaluate(game.best_known.upper_params).hyper_gradient
+    at_low, at_high = game.best_known.upper_params == 0.0, game.best_known.upper_params == 1.0
+    assert (gradient[at_low] < 0.0).all() and (gradient[at_high] > 0.0).all()
+    assert np.abs(gradient[~at_low & ~at_high]).max() < 1e-3
+    assert make(upper_cost=0.2).best_known is None
+
+
+def test_the_dynamics_are_the_published_ones() -> None:
+    game = make()
+    x = np.array([0.0, 0.25, 0.5, 1.0, 1.0, 0.5, 0.2, 0.1])
+    expected = np.array(
+        [
+            [1.0 + 0.04 - 0.05 - 0.005, 0.05, 0.0, 0.005],
+            [0.03, 1.0 + 0.0225 - 0.03 - 0.02, 0.02, 0.0],
+            [0.0, 0.02, 1.0 + 0.03 - 0.02 - 0.012, 0.012],
+            [0.005, 0.0, 0.006, 1.0 - 0.005 - 0.006],
+        ]
+    )
+    np.testing.assert_allclose(game.coefficients(x).dynamics, expected, atol=1e-15)
+    # Air that flows moves heat about, and makes none.
+    rows = game.coefficients(x).dynamics.sum(axis=1)
+    np.testing.assert_allclose(rows, 1.0 + np.array([0.04, 0.03, 0.06, 0.05]) * (1.0 - x[:4]))
+
+
+def test_the_leader_pays_for_the_variance_over_zones_and_for_energy() -> None:
+    game = make(energy_cost=0.25)
+    states = np.random.default_rng(0).normal(size=(5, 4))
+    actions = np.random.default_rng(1).normal(size=(5, 2))
+    expected = -states.var(axis=1) - 0.25 * (actions**2).sum(axis=1)
+    np.testing.assert_allclose(game.upper_reward(states, actions), expected, rtol=1e-13)
+
+
+def test_the_follower_has_a_finite_value_in_the_whole_box() -> None:
+    game = make()
+    # The policy of the docstring keeps the largest row sum below 1 / sqrt(gamma) at every corner,
+    # and between corners, where row sums are convex in x.
+    policy = np.zeros((2, 4))
+    policy[1, 2] = 0.012
+    largest = 0.0
+    for corner in product((0.0, 1.0), repeat=8):
+        x = np.array(corner)
+        problem = game.coefficients(x)
+        loop = problem.dynamics - problem.control @ policy
+        largest = max(largest, float(np.abs(loop).sum(axis=1).max()))
+    assert largest < 1.0537 < 1.0 / np.sqrt(0.9)
+
+
+def test_the_closed_loop_may_be_unstable_where_the_discounted_value_is_finite() -> None:
+    game = make()
+    # Unequal zones 1 and 2 have one control between them, and gain heat without insulation.
+    x = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    radius = spectral_radius(game, x)
+    assert 1.02 < radius < 1.0 / np.sqrt(0.9)
+    answer = game.evaluate(x)
+    assert answer.converged and np.isfinite(answer.objective)
+    assert check_hyper_gradient(gym.make(ID), x + 1e-3).relative_error < 1e-8
+
+
+def test_another_discount_may_leave_the_follower_without_an_answer() -> None:
+    game = make(gamma=0.999)
+    # Zones 1 and 2 grow at the same pace: what their control cannot tell apart, it cannot stop.
+    x = [0.25, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+    with pytest.raises(ArithmeticError, match=r"`upper_params` = \[0.25, .*value is infinite"):
+        game.evaluate(x)
+    assert make().evaluate(x).converged
+
+
+@pytest.mark.parametrize("horizon", [None, 1, 100])
+def test_the_hyper_gradient_is_the_derivative_to_nine_digits(horizon: int | None) -> None:
+    report = check_hyper_gradient(gym.make(ID, horizon=horizon), seed=0)
+    assert report.relative_error < 1e-8 and report.response_share > 0.5
+
+
+def test_the_clipped_variant_never_gives_an_exact_answer() -> None:
+    env = gym.make(ID, clipped=True)
+    with pytest.raises(TypeError, match="no exact answer with clipped states .*30"):
+        env.reset(seed=0)
+    game = make(clipped=True)
+    assert game.best_known is None
+    follower = LowerLevel(env, np.full(8, 0.5))
+    state, _ = follower.reset(seed=0)
+    for _ in range(20):
+        state, *_ = follower.step([100.0, -100.0])
+        assert state in follower.observation_space
+    assert state.max() == 30.0 and state.min() == -30.0
+    # The exact variant goes where the dynamics lead.
+    follower = LowerLevel(gym.make(ID), np.full(8, 0.5))
+    follower.reset(seed=0)
+    for _ in range(20):
+        state, *_ = follower.step([100.0, -100.0])
+    assert np.abs(state).max() > 30.0
+    with pytest.raises(ValueError, match="`clipped` must be True or False, got 1"):
+        make(clipped=1)
+
+
+def test_the_actions_of_the_exact_follower_fit_into_their_box() -> None:
+    game = make()
+    limit, largest = float(game.lower_space.high.min()), 0.0  # type: ignore[attr-defined]
+    for corner in product((0.0, 1.0), repeat=8):
+        answer = game.evaluate(np.array(corner))
+        first = answer.gain @ game.start_covariance @ answer.gain.T + answer.covariance
+        largest = max(largest, float(np.sqrt(np.diag(first)).max()))
+    assert limit > 5.4 * largest
