@@ -1,7 +1,9 @@
-"""Stable-Baselines3: the hyper-gradient as an algorithm, and vector environments of arrays.
+"""Stable-Baselines3: the hyper-gradient as an algorithm, soft followers, and vector environments.
 
 `HyperGradientAscent` trains the leader by the hyper-gradient, as the library's other algorithms do
-by trial and error. `as_vec_env` hands the library a vector environment of Gymnasium.
+by trial and error. `SoftDQN` and `SoftSAC` train the follower to its entropy-regularised optimum,
+and follow a leader who changes its reward. `as_vec_env` hands the library a vector environment of
+Gymnasium.
 
 `pip install "bilevel_gym[sb3]"` brings what this package needs; nothing else in `bilevel_gym` does.
 """
@@ -17,6 +19,16 @@ except ImportError as error:
     ) from error
 
 from .ascent import HyperGradientAscent, UpperParamsPolicy
+from .replay import RelabellingReplayBuffer
+from .soft_dqn import SoftDQN
+from .soft_sac import SoftSAC
 from .vectors import as_vec_env
 
-__all__ = ["HyperGradientAscent", "UpperParamsPolicy", "as_vec_env"]
+__all__ = [
+    "HyperGradientAscent",
+    "RelabellingReplayBuffer",
+    "SoftDQN",
+    "SoftSAC",
+    "UpperParamsPolicy",
+    "as_vec_env",
+]

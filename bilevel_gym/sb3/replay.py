@@ -1,0 +1,238 @@
+"""A replay buffer that pays the follower when a batch is sampled, by the reward in force then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
+
+__all__ = ["RelabellingReplayBuffer", "RewardFn", "Transitions"]
+
+# r_x of a batch: (observations, actions) -> rewards [B].
+RewardFn = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
+
+
+class Transitions(NamedTuple):
+    """A batch of transitions, in the shapes and units of the environment.
+
+    Attributes:
+        observations: `[B, ...]`.
+        actions: `[B, ...]`.
+        next_observations: `[B, ...]`.
+        rewards: What the environment itself has paid, `[B]`.
+        dones: 1 where the episode ended for good, not by a time limit, `[B]`.
+    """
+
+    observations: NDArray[Any]
+    actions: NDArray[Any]
+    next_observations: NDArray[Any]
+    rewards: NDArray[np.float32]
+    dones: NDArray[np.float32]
+
+
+class RelabellingReplayBuffer(ReplayBuffer):
+    """A replay buffer whose rewards are r_x(s, a) at the time of sampling.
+
+    When the leader moves x, transitions stay true and rewards do not: with a `reward_fn` set, the
+    rewards that were stored are not looked at, so that all of the past teaches the new x. Without
+    one this is the buffer of the library.
+
+    Attributes:
+        relabels: Whether rewards are evaluated when sampled. It is kept in a copy or a file;
+            `reward_fn` is not, and must be set again there.
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Set up an empty buffer.
+
+        Args:
+            buffer_size: Transitions it holds, of all environments together.
+            observation_space: What is observed, one array.
+            action_space: A `Discrete` or a finite `Box`.
+            *args: Further arguments of `ReplayBuffer`.
+            **kwargs: The same, by name.
+
+        Raises:
+            ValueError: If n-step returns are asked for.
+            TypeError: If observations are dicts.
+        """
+        refuse_n_steps(kwargs.pop("n_steps", 1))
+        if isinstance(observation_space, spaces.Dict):
+            raise TypeError(
+                "observations must be one array, got a Dict space; flatten it, for example with "
+                "gymnasium.wrappers.FlattenObservation"
+            )
+        super().__init__(buffer_size, observation_space, action_space, *args, **kwargs)
+        self.relabels = False
+        self._reward_fn: RewardFn | None = None
+
+    @property
+    def reward_fn(self) -> RewardFn | None:
+        """Return r_x of a batch, None for the rewards that are stored.
+
+        It takes observations `[B, ...]` and actions `[B, ...]`, in the shapes and units of the
+        environment's spaces: numbers `[B]` for `Discrete`, and for a `Box` of actions what the
+        environment was given, not the [-1, 1] that the library stores. It returns `[B]` numbers.
+        """
+        return self._reward_fn
+
+    @reward_fn.setter
+    def reward_fn(self, reward_fn: RewardFn | None) -> None:
+        if reward_fn is not None and not callable(reward_fn):
+            raise TypeError(
+                "`reward_fn` must be None or a function (observations [B, ...], actions [B, ...]) "
+                f"-> rewards [B], got {reward_fn!r}"
+            )
+        self._reward_fn, self.relabels = reward_fn, reward_fn is not None
+
+    def rewards_of(self, observations: NDArray[Any], actions: NDArray[Any]) -> NDArray[np.float32]:
+        """Return r_x of what the buffer holds.
+
+        Args:
+            observations: As they are stored, `[B, ...]`.
+            actions: As they are stored, `[B, n]`, those of a `Box` scaled to [-1, 1].
+
+        Returns:
+            Rewards `[B]`.
+
+        Raises:
+            RuntimeError: If `reward_fn` has not been set again.
+            ValueError: If it returns something else than `[B]` finite numbers.
+        """
+        self.check_paid()
+        assert self._reward_fn is not None
+        count = len(actions)
+        observations, actions = self._as_seen(observations), self._as_taken(actions)
+        rewards = np.asarray(self._reward_fn(observations, actions))
+        if rewards.shape != (count,) or rewards.dtype.kind not in "fiu":
+            raise ValueError(
+                f"`reward_fn` must return {count} numbers, shape ({count},), got shape "
+                f"{rewards.shape} of dtype {rewards.dtype}"
+            )
+        if not np.isfinite(rewards).all():
+            at = int(np.flatnonzero(~np.isfinite(rewards))[0])
+            raise ValueError(
+                f"`reward_fn` must return finite numbers, got {rewards[at]} for observation "
+                f"{observations[at]} and action {actions[at]}"
+            )
+        return rewards.astype(np.float32)
+
+    def _get_samples(
+        self, batch_inds: NDArray[Any], env: VecNormalize | None = None
+    ) -> ReplayBufferSamples:
+        """Return a batch, paid by r_x."""
+        if env is not None:
+            refuse_normalization(env)
+        batch = super()._get_samples(batch_inds)
+        if not self.relabels:
+            return batch
+        observations, actions = batch.observations.cpu().numpy(), batch.actions.cpu().numpy()
+        rewards = self.rewards_of(observations, actions).reshape(-1, 1)
+        return batch._replace(rewards=th.as_tensor(rewards, device=self.device))
+
+    def transitions(self, indices: NDArray[Any], rng: np.random.Generator) -> Transitions:
+        """Return what has been stored, as the environment knows it, for learners of other things.
+
+        Args:
+            indices: Slots, of `size()`, `[B]`.
+            rng: Which environment's transition is taken of each.
+        """
+        at = indices, rng.integers(self.n_envs, size=len(indices))
+        following = self.observations if self.optimize_memory_usage else self.next_observations
+        shift = int(self.optimize_memory_usage)
+        return Transitions(
+            observations=self._as_seen(self.observations[at]),
+            actions=self._as_taken(self.actions[at]),
+            next_observations=self._as_seen(following[(at[0] + shift) % self.buffer_size, at[1]]),
+            rewards=self.rewards[at],
+            dones=self.dones[at] * (1.0 - self.timeouts[at]),
+        )
+
+    def _as_seen(self, observations: NDArray[Any]) -> NDArray[Any]:
+        """Return stored observations `[B, ...]` in the shape of the space."""
+        return observations.reshape(-1, *(self.observation_space.shape or ()))
+
+    def _as_taken(self, actions: NDArray[Any]) -> NDArray[Any]:
+        """Return stored actions `[B, n]` in the shape and the units of the space."""
+        space = self.action_space
+        actions = actions.reshape(-1, *(space.shape or ()))
+        return unscaled(actions, space) if isinstance(space, spaces.Box) else actions
+
+    def check_paid(self) -> None:
+        """Raise a `RuntimeError` if `reward_fn` has been lost on the way through a file."""
+        if self.relabels and self._reward_fn is None:
+            raise RuntimeError(
+                "`reward_fn` is not set: this learner is paid by r_x, which is not saved with it; "
+                "set `model.reward_fn` (None for the environment's own rewards) before it learns"
+            )
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Return what has been stored, without the room that is left."""
+        # Where memory is spared, the last next observation is in the slot after it.
+        filled = self.buffer_size if self.full else self.pos + int(self.optimize_memory_usage)
+        arrays = {name: getattr(self, name)[:filled] for name in self._arrays()}
+        flags = {name: np.asarray(getattr(self, name)) for name in ("pos", "full", "relabels")}
+        return {**arrays, **flags}
+
+    def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Store what `state_dict` has returned, of a buffer of the same size and spaces.
+
+        Raises:
+            ValueError: If it is of another size, or for another number of environments.
+        """
+        for name in self._arrays():
+            slots, expected = state[name].shape, getattr(self, name).shape
+            if slots[1:] != expected[1:] or slots[0] > expected[0]:
+                raise ValueError(
+                    f"the replay buffer that was saved does not fit: `{name}` has shape {slots} "
+                    f"(transitions of each environment, environments, ...), got room for {expected}"
+                )
+        for name in self._arrays():
+            getattr(self, name)[: len(state[name])] = state[name]
+        self.pos, self.full = int(state["pos"]), bool(state["full"])
+        self.relabels = bool(state["relabels"])
+
+    def _arrays(self) -> list[str]:
+        names = ["observations", "actions", "rewards", "dones", "timeouts"]
+        return names if self.optimize_memory_usage else [*names, "next_observations"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave `reward_fn` behind: it belongs to an x, and need not be picklable."""
+        return {**self.__dict__, "_reward_fn": None}
+
+
+def unscaled(actions: NDArray[Any], space: spaces.Box) -> NDArray[Any]:
+    """Return actions of [-1, 1] in the units of a box, as the library hands them to it."""
+    return space.low + (0.5 * (actions + 1.0) * (space.high - space.low))
+
+
+def refuse_n_steps(n_steps: int) -> None:
+    """Raise a `ValueError` unless `n_steps` is 1."""
+    if n_steps != 1:
+        raise ValueError(
+            f"`n_steps` must be 1, got {n_steps!r}: sums over several steps would hold rewards of "
+            "the x they were stored under, and of actions that are not the soft policy's"
+        )
+
+
+def refuse_normalization(env: VecNormalize) -> None:
+    """Raise a `ValueError`: statistics that drift are no part of a game."""
+    raise ValueError(
+        f"a soft learner does not learn through `VecNormalize`, got {env}: its statistics drift, "
+        "so r_x would be given other observations for the same state, and rewards of another scale "
+        "are another temperature; scale observations by fixed numbers instead"
+    )

@@ -1,0 +1,390 @@
+"""Soft Q-learning: the entropy-regularised optimum of a follower with discrete actions."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN, create_mlp
+from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
+from stable_baselines3.common.utils import LinearSchedule, polyak_update
+from stable_baselines3.dqn.dqn import DQN
+from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
+from torch.nn import functional as F
+
+from ..checks import check_at_least, check_positive, check_probability
+from ..mdp import FloatArray
+from ..soft import soft_backup
+from .replay import RewardFn
+from .soft_learner import SoftLearner
+
+__all__ = ["SoftDQN", "SoftQCnnPolicy", "SoftQNetwork", "SoftQPolicy"]
+
+# Learning rate of the default schedule, at its start and its end.
+LEARNING_RATES = 3e-3, 1e-5
+
+
+class SoftQNetwork(QNetwork):
+    """Critics that each answer with Q(s, .), and the Boltzmann policy of the smallest.
+
+    Attributes:
+        critics: The networks behind the features, which they share.
+        temperature: Temperature of the policy.
+    """
+
+    def __init__(self, *args: Any, temperature: float, n_critics: int, **kwargs: Any) -> None:
+        """Build the critics.
+
+        Args:
+            *args: Arguments of `QNetwork`.
+            temperature: Temperature of the policy.
+            n_critics: Number of critics.
+            **kwargs: Arguments of `QNetwork`, by name.
+        """
+        super().__init__(*args, **kwargs)
+        self.temperature = temperature
+        others = [
+            th.nn.Sequential(
+                *create_mlp(
+                    self.features_dim, int(self.action_space.n), self.net_arch, self.activation_fn
+                )
+            )
+            for _ in range(n_critics - 1)
+        ]
+        self.critics = th.nn.ModuleList([self.q_net, *others])
+
+    def each(self, obs: PyTorchObs) -> th.Tensor:
+        """Return what each critic says, `[C, B, A]`."""
+        features = self.extract_features(obs, self.features_extractor)
+        return th.stack([critic(features) for critic in self.critics])
+
+    def forward(self, obs: PyTorchObs) -> th.Tensor:
+        """Return the smallest of what the critics say, `[B, A]`."""
+        return self.each(obs).amin(dim=0)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
+        """Return actions `[B]`: the best ones, or draws of the Boltzmann policy."""
+        q_values = self(observation)
+        if deterministic:
+            return q_values.argmax(dim=1)
+        # Not normalised: the largest of independent Gumbel-perturbed logits is a draw.
+        gumbel = -th.empty_like(q_values).exponential_().log()
+        return (q_values / self.temperature + gumbel).argmax(dim=1)
+
+
+class SoftQPolicy(DQNPolicy):
+    """The Boltzmann policy exp(Q / temperature) of critics, with its target network."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Discrete,
+        lr_schedule: Schedule,
+        *args: Any,
+        temperature: float,
+        n_critics: int = 2,
+        **kwargs: Any,
+    ) -> None:
+        """Build the networks.
+
+        Args:
+            observation_space: What is observed.
+            action_space: The actions.
+            lr_schedule: Learning rate by the progress that remains.
+            *args: Further arguments of `DQNPolicy`.
+            temperature: Temperature, positive.
+            n_critics: Critics whose smallest answer counts.
+            **kwargs: Further arguments of `DQNPolicy`, by name.
+
+        Raises:
+            ValueError: If the temperature or the number of critics is out of range.
+        """
+        self.temperature = check_positive("temperature", temperature)
+        check_at_least("n_critics", n_critics, 1)
+        self.n_critics = n_critics
+        if "optimizer_class" not in kwargs:
+            kwargs.setdefault("optimizer_kwargs", {"fused": True})  # Adam in one go: much faster
+        super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
+
+    def make_q_net(self) -> SoftQNetwork:
+        """Return a network with features of its own."""
+        arguments = self._update_features_extractor(self.net_args, features_extractor=None)
+        return SoftQNetwork(**arguments, temperature=self.temperature, n_critics=self.n_critics).to(
+            self.device
+        )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        """Return what `save` and `load` of the policy alone need."""
+        return {
+            **super()._get_constructor_parameters(),
+            "temperature": self.temperature,
+            "n_critics": self.n_critics,
+        }
+
+
+class SoftQCnnPolicy(SoftQPolicy):
+    """A `SoftQPolicy` of images."""
+
+    def __init__(
+        self,
+        *args: Any,
+        features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN,
+        **kwargs: Any,
+    ) -> None:
+        """Build the networks.
+
+        Args:
+            *args: Arguments of `SoftQPolicy`.
+            features_extractor_class: What makes features of images.
+            **kwargs: Arguments of `SoftQPolicy`, by name.
+        """
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+class SoftDQN(SoftLearner, DQN):
+    """Learn the soft-optimal policy pi = exp((Q - V) / temperature) from interaction.
+
+    The library's DQN with three differences: targets hold the soft value
+    V = temperature logsumexp(Q / temperature) in the place of the largest Q, of the smallest of
+    the target critics; actions are drawn from the Boltzmann policy, those of training with a
+    probability epsilon uniformly, and epsilon has a floor; the target network follows every update
+    by `tau`. The floor matters: at a small temperature an action that is underestimated would not
+    be tried again, and the policy confirms itself; learning is off-policy, so the floor costs
+    nothing. `predict` explores by no epsilon.
+
+    Paid by the environment, this is an ordinary algorithm. With `reward_fn` it is paid by r_x,
+    evaluated when a batch is sampled, so that it may be changed at every step of the leader.
+
+    Source of the algorithm: Haarnoja et al., Reinforcement Learning with Deep Energy-Based
+    Policies, ICML 2017, arXiv 1702.08165 (there for continuous actions); of the smaller of two
+    critics: Fujimoto et al., ICML 2018, arXiv 1802.09477.
+
+    Example:
+        >>> import bilevel_gym, gymnasium as gym, numpy as np
+        >>> from bilevel_gym.sb3 import SoftDQN
+        >>> game = gym.make("BilevelGridWorld-v0", map_name="4x4")
+        >>> env = bilevel_gym.LowerLevel(game, np.full(14, 0.25))
+        >>> model = SoftDQN("MlpPolicy", env, schedule_steps=30_000, seed=0).learn(400)
+        >>> model.action_probabilities(np.arange(14)).shape
+        (14, 4)
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": SoftQPolicy,
+        "CnnPolicy": SoftQCnnPolicy,
+    }
+    policy: SoftQPolicy
+    q_net: SoftQNetwork
+    q_net_target: SoftQNetwork
+
+    def __init__(
+        self,
+        policy: str | type[SoftQPolicy],
+        env: GymEnv | str,
+        temperature: float | None = None,
+        learning_rate: float | Schedule | None = None,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 256,
+        tau: float = 0.02,
+        gamma: float | None = None,
+        train_freq: int | tuple[int, str] = 4,
+        gradient_steps: int = 2,
+        reward_fn: RewardFn | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        exploration_fraction: float = 0.5,
+        exploration_initial_eps: float = 1.0,
+        exploration_final_eps: float = 0.15,
+        schedule_steps: int | None = None,
+        max_grad_norm: float = 10.0,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        """Sit down in the follower's seat, of one environment or several.
+
+        Args:
+            policy: "MlpPolicy", or "CnnPolicy" for images; `Discrete` observations are one-hot.
+            env: The environment, its id, or a vector environment of the library.
+            temperature: Weight of the policy's entropy, positive, fixed; None for the game's.
+            learning_rate: Learning rate, or a schedule of the library, a callable of the remaining
+                progress; None for a linear one from 3e-3 to 1e-5.
+            buffer_size: Transitions that are remembered.
+            learning_starts: Steps with uniform actions before the first update.
+            batch_size: Transitions of an update.
+            tau: Share of the critics that their targets take over at each update, in (0, 1].
+            gamma: Discount, in [0, 1); None for the game's.
+            train_freq: Steps between updates, or a tuple of a number and "step" or "episode".
+            gradient_steps: Updates each time; -1 for as many as steps.
+            reward_fn: r_x, see the attribute; None for the environment's own reward.
+            replay_buffer_kwargs: Options of the buffer; `handle_timeout_termination=False` for
+                episodes that end at a time limit for good.
+            optimize_memory_usage: Whether the buffer holds each observation once; then timeouts are
+                not told apart.
+            n_steps: 1; more is refused.
+            exploration_fraction: Share of the schedule after which epsilon is at its floor.
+            exploration_initial_eps: Epsilon at the start.
+            exploration_final_eps: Its floor.
+            schedule_steps: Environment steps that the schedules run over; None for those of the
+                `learn` under way.
+            max_grad_norm: Largest norm of the gradient of an update.
+            stats_window_size: Episodes that reported means of episodes are taken over.
+            tensorboard_log: Folder for TensorBoard, None for no such log.
+            policy_kwargs: Arguments of the policy, `net_arch` and `n_critics` among them.
+            verbose: 0 for silence, 1 for tables, 2 for debugging.
+            seed: Seed of everything random.
+            device: Where the networks are.
+            _init_setup_model: Whether to build all this at once; `load` does it later.
+
+        Raises:
+            ValueError: If an option is unknown or out of range, `temperature` or `gamma` is missing
+                and the environment is not the follower's seat of a game, or observations are
+                normalised on the way.
+        """
+        if learning_rate is None:
+            learning_rate = LinearSchedule(*LEARNING_RATES, 1.0)
+        check_probability("exploration_initial_eps", exploration_initial_eps)
+        check_probability("exploration_final_eps", exploration_final_eps)
+        for name, share in {"exploration_fraction": exploration_fraction, "tau": tau}.items():
+            check_probability(name, share)
+            check_positive(name, share)
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            temperature=temperature,
+            gamma=gamma,
+            reward_fn=reward_fn,
+            schedule_steps=schedule_steps,
+            n_steps=n_steps,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            exploration_fraction=exploration_fraction,
+            exploration_initial_eps=exploration_initial_eps,
+            exploration_final_eps=exploration_final_eps,
+            max_grad_norm=max_grad_norm,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=_init_setup_model,
+        )
+
+    def action_probabilities(self, observations: NDArray[Any]) -> FloatArray:
+        """Return the Boltzmann policy, without exploration.
+
+        Args:
+            observations: `[B, ...]`.
+
+        Returns:
+            Probabilities `[B, A]`, float64.
+        """
+        return soft_backup(self._soft_q(observations), self.temperature)[1]
+
+    def soft_values(self, observations: NDArray[Any]) -> FloatArray:
+        """Return V = temperature logsumexp(Q / temperature).
+
+        Args:
+            observations: `[B, ...]`.
+
+        Returns:
+            Values `[B]`, float64.
+        """
+        return soft_backup(self._soft_q(observations), self.temperature)[0]
+
+    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
+        """Sample batches and take a step on each.
+
+        Args:
+            gradient_steps: Updates to make.
+            batch_size: Transitions of each.
+        """
+        assert self.replay_buffer is not None
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        losses = []
+        for _ in range(gradient_steps):
+            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+            with th.no_grad():
+                next_q = self.q_net_target(batch.next_observations)
+                next_v = self.temperature * th.logsumexp(next_q / self.temperature, 1, keepdim=True)
+                target = batch.rewards + (1.0 - batch.dones) * self.gamma * next_v
+            q = self.q_net.each(batch.observations)
+            taken = q.gather(2, batch.actions.long().expand(len(q), -1, 1))
+            loss = len(q) * F.smooth_l1_loss(taken, target.expand_as(taken))
+            losses.append(loss.item())
+            self.policy.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            th.nn.utils.clip_grad_norm_(self.q_net.parameters(), self.max_grad_norm)
+            self.policy.optimizer.step()
+            polyak_update(self.q_net.parameters(), self.q_net_target.parameters(), self.tau)
+            polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/loss", float(np.mean(losses)))
+
+    def predict(
+        self,
+        observation: NDArray[Any] | dict[str, NDArray[Any]],
+        state: tuple[NDArray[Any], ...] | None = None,
+        episode_start: NDArray[Any] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
+        """Return actions: draws of the Boltzmann policy, or the best ones.
+
+        Args:
+            observation: One observation or several.
+            state: Not used.
+            episode_start: Not used.
+            deterministic: Whether to return the best ones.
+        """
+        return self.policy.predict(observation, state, episode_start, deterministic)
+
+    def _soft_q(self, observations: NDArray[Any]) -> FloatArray:
+        """Return Q `[B, A]` in float64."""
+        self.policy.set_training_mode(False)
+        with th.no_grad():
+            q_values = self.q_net(self.policy.obs_to_tensor(observations)[0])
+        return q_values.cpu().numpy().astype(np.float64)
+
+    def _setup_model(self) -> None:
+        """Build the networks and the buffer."""
+        self.policy_kwargs["temperature"] = self.temperature
+        super()._setup_model()
+
+    def _sample_action(
+        self,
+        learning_starts: int,
+        action_noise: ActionNoise | None = None,
+        n_envs: int = 1,
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return actions that explore, each environment's by itself, and once more to be stored."""
+        self.exploration_rate = self.exploration_schedule(self._current_progress_remaining)
+        actions, stored = super()._sample_action(learning_starts, action_noise, n_envs)
+        explores = np.random.random(n_envs) < self.exploration_rate
+        for copy in np.flatnonzero(explores):
+            actions[copy] = self.action_space.sample()
+        return actions, actions
+
+    def _on_step(self) -> None:
+        """Log how much is explored; targets follow at each update."""
+        self.logger.record("rollout/exploration_rate", self.exploration_rate)

@@ -1,0 +1,344 @@
+"""What soft learners of Stable-Baselines3 have in common.
+
+They learn for a temperature that is fixed, are paid by a reward that may change under them, go on
+exactly where they were, and are saved whole.
+"""
+
+from __future__ import annotations
+
+import io
+import pathlib
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any, TypeVar
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.save_util import open_path
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+
+from ..checks import check_at_least, check_discount, check_positive, unknown_name
+from ..envs.base import BilevelEnv
+from ..files import replacing
+from .replay import RelabellingReplayBuffer, RewardFn, refuse_n_steps, refuse_normalization
+
+__all__ = ["SoftLearner"]
+
+# Folder of the replay buffer within the file.
+BUFFER = "replay_buffer/"
+
+Self = TypeVar("Self", bound="SoftLearner")
+
+
+class SoftLearner(OffPolicyAlgorithm):
+    """An off-policy algorithm that answers to x, and keeps answering when x moves.
+
+    Schedules of the learning rate and of exploration run over `schedule_steps` environment steps,
+    however many calls of `learn` these are made in, and stay at their ends from then on. While it
+    learns, the library's random numbers come from generators of the learner's own: what happens
+    between two calls, `predict` included, does not disturb it. So several calls with
+    `reset_num_timesteps=False` are, bit by bit, the same as one (as long as each takes a multiple
+    of `train_freq` steps of all environments).
+
+    `save` writes all of this into one file: networks, optimisers, replay buffer, generators and the
+    position in the schedules. It is exact between two calls of `learn`; in the middle of one the
+    library calls back before it has stored the step under way.
+    """
+
+    replay_buffer: RelabellingReplayBuffer | None
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule,
+        *,
+        temperature: float | None,
+        gamma: float | None,
+        reward_fn: RewardFn | None,
+        schedule_steps: int | None,
+        n_steps: int,
+        _init_setup_model: bool,
+        **kwargs: Any,
+    ) -> None:
+        """Set up what is common; the arguments are documented in the subclasses."""
+        if isinstance(policy, str) and policy not in self.policy_aliases:
+            raise ValueError(unknown_name("policy", policy, self.policy_aliases))
+        refuse_n_steps(n_steps)
+        options: dict[str, Any] = {"replay_buffer_class": RelabellingReplayBuffer, **kwargs}
+        options["_init_setup_model"] = False
+        super().__init__(policy, env, learning_rate, **options)
+        self.policy_kwargs = dict(self.policy_kwargs)
+        self.schedule_steps = schedule_steps
+        self._relabels = False  # as the buffer has it, which may be left out of a file
+        self._generators: _Generators | None = None
+        if not _init_setup_model:  # `load` fills in the rest
+            return
+        self.temperature = check_positive("temperature", self._of_game("temperature", temperature))
+        self.gamma = check_discount("gamma", self._of_game("gamma", gamma))
+        if schedule_steps is not None:
+            check_at_least("schedule_steps", schedule_steps, 1)
+        if not callable(learning_rate):
+            check_positive("learning_rate", learning_rate)
+        for name, least in (("buffer_size", 1), ("batch_size", 1), ("learning_starts", 0)):
+            check_at_least(name, getattr(self, name), least)
+        self._setup_model()
+        self.reward_fn = reward_fn
+
+    @property
+    def reward_fn(self) -> RewardFn | None:
+        """The follower's reward r_x, None for the environment's own.
+
+        A function of observations `[B, ...]` and actions `[B, ...]`, arrays in the shapes and units
+        of the environment's spaces (numbers `[B]` for `Discrete`), that returns `[B]` numbers. It
+        is evaluated on every batch that is sampled; set another one whenever x moves. It is not
+        saved.
+        """
+        assert self.replay_buffer is not None
+        return self.replay_buffer.reward_fn
+
+    @reward_fn.setter
+    def reward_fn(self, reward_fn: RewardFn | None) -> None:
+        assert self.replay_buffer is not None
+        self.replay_buffer.reward_fn = reward_fn
+        self._relabels = reward_fn is not None
+
+    def learn(
+        self: Self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 4,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Learn.
+
+        Args:
+            total_timesteps: Steps to take in this call, of all environments together.
+            callback: Callbacks of the library.
+            log_interval: Episodes between two entries of the log, None for no log.
+            tb_log_name: Name of the run for TensorBoard, None for that of the class.
+            reset_num_timesteps: Whether to count steps, hence to begin the schedules, anew; the
+                networks, the buffer and the generators go on in any case.
+            progress_bar: Whether to show one.
+
+        Raises:
+            RuntimeError: If it was loaded and `reward_fn` has not been set again.
+        """
+        assert self._generators is not None
+        with self._generators.in_use():
+            return super().learn(
+                total_timesteps,
+                callback,
+                log_interval,  # type: ignore[arg-type]
+                tb_log_name or type(self).__name__,
+                reset_num_timesteps,
+                progress_bar,
+            )
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed the learner's generators, the global ones, the action space and the environment.
+
+        Args:
+            seed: The seed; None for generators that nobody can foresee, and nothing else.
+        """
+        super().set_random_seed(seed)
+        self._generators = _Generators(seed)
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """Save the learner whole, without `reward_fn` and the environment.
+
+        Args:
+            path: Where to, ".zip" being added to a path without an extension.
+            exclude: Attributes to leave out; "replay_buffer" for a small file, from which the
+                learner can predict, and learn from new steps alone.
+            include: Attributes to save that are left out otherwise.
+        """
+        exclude = set(exclude or ())
+
+        def write(target: Any) -> None:
+            super(SoftLearner, self).save(target, exclude, include)
+            if self.replay_buffer is not None and "replay_buffer" not in exclude:
+                with zipfile.ZipFile(target, "a") as archive:
+                    for name, array in self.replay_buffer.state_dict().items():
+                        with archive.open(f"{BUFFER}{name}.npy", "w", force_zip64=True) as member:
+                            np.save(member, array)
+
+        if isinstance(path, str | pathlib.Path):
+            path = pathlib.Path(path)
+            path = path if path.suffix else path.with_suffix(".zip")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as temporary:
+                write(temporary)
+        else:
+            memory = io.BytesIO()
+            write(memory)
+            path.write(memory.getvalue())
+
+    @classmethod
+    def load(
+        cls: type[Self],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        reward_fn: RewardFn | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Load a learner, which goes on as if it had never been interrupted.
+
+        The environment's state is not saved. By default a new episode begins, seeded from the
+        learner's own generators if it has a seed. With `force_reset=False` the episode goes on that
+        was under way: exactly, if `env` is in the state that it was in, a copy for example.
+
+        Args:
+            path: The file.
+            env: The environment, of the same spaces and number of copies; None for `predict`.
+            device: Where the networks are.
+            custom_objects: Objects in place of some that were saved.
+            print_system_info: Whether to print what it was saved on.
+            force_reset: Whether a new episode begins.
+            reward_fn: r_x, which a learner that was paid by it needs in order to go on.
+            **kwargs: Attributes to change.
+
+        Raises:
+            ValueError: If the file is none of the library, or the environment does not fit.
+        """
+        model = super().load(
+            path, env, device, custom_objects, print_system_info, force_reset, **kwargs
+        )
+        assert model.replay_buffer is not None and model._generators is not None
+        model.replay_buffer.relabels = model._relabels
+        file: Any = open_path(path, "r", suffix="zip")
+        with zipfile.ZipFile(file) as archive:
+            arrays = {
+                pathlib.PurePath(name).stem: np.load(archive.open(name))
+                for name in archive.namelist()
+                if name.startswith(BUFFER)
+            }
+        if isinstance(path, str | pathlib.Path):
+            file.close()
+        if arrays:
+            model.replay_buffer.load_state_dict(arrays)
+        if reward_fn is not None:
+            model.reward_fn = reward_fn
+        if model.env is not None and force_reset and model.seed is not None:
+            with model._generators.in_use():
+                model.env.seed(int(np.random.randint(2**31)))
+        return model
+
+    def _setup_model(self) -> None:
+        """Build the networks, the buffer and the generators."""
+        if self._vec_normalize_env is not None:
+            refuse_normalization(self._vec_normalize_env)
+        # The environment's space may be sampled by others; what explores is this learner's.
+        self.action_space = deepcopy(self.action_space)
+        # A learner that has been loaded has its generators, and goes on with them.
+        seed, loaded = self.seed, self._generators
+        self.seed = None if loaded else seed
+        super()._setup_model()
+        self.seed, self._generators = seed, loaded or self._generators
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        """Prepare for learning, the schedules being where they are."""
+        check_at_least("total_timesteps", total_timesteps, 1)
+        assert self.replay_buffer is not None
+        self.replay_buffer.check_paid()
+        total, initialised = super()._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        self._update_current_progress_remaining(self.num_timesteps, total)
+        return total, initialised
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        """Set the position in the schedules, from 1 to 0."""
+        steps = self.schedule_steps or total_timesteps
+        self._current_progress_remaining = max(0.0, 1.0 - num_timesteps / steps)
+
+    def _of_game(self, name: str, value: float | None) -> float:
+        """Return an option, or what the game that the environment is a seat of says."""
+        if value is not None:
+            return value
+        assert self.env is not None
+        game = self.env.get_attr("game")[0] if self.env.has_attr("game") else None
+        if not isinstance(game, BilevelEnv) or game.lower_space != self.action_space:
+            raise ValueError(
+                f"`{name}` must be given where the environment is not the follower's seat of a "
+                f"bilevel game, got {value!r}"
+            )
+        return float(getattr(game, name))
+
+
+class _Generators:
+    """Generators of NumPy and torch that take the place of the global ones for a while.
+
+    The library draws from the global ones throughout.
+    """
+
+    def __init__(self, seed: int | None) -> None:
+        """Seed them; None for a seed that nobody can foresee."""
+        numpys, torchs = np.random.SeedSequence(seed).spawn(2)
+        number = int(torchs.generate_state(1, np.uint64)[0] >> np.uint64(1))
+        self._states: dict[str, Any] = {
+            "numpy": np.random.RandomState(np.random.MT19937(numpys)).get_state(),
+            "torch": th.Generator().manual_seed(number).get_state().numpy(),
+        }
+        if th.cuda.is_available():
+            self._states["cuda"] = th.Generator("cuda").manual_seed(number).get_state().numpy()
+        self._active = False
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Be the global ones for the while; those are as before afterwards."""
+        if self._active:
+            yield
+            return
+        others = _global_states()
+        _set_global_states(self._states)
+        self._active = True
+        try:
+            yield
+        finally:
+            self._states, self._active = _global_states(), False
+            _set_global_states(others)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return where the generators are now, also while they are in use."""
+        states = _global_states() if self._active else self._states
+        return {"_states": states, "_active": False}
+
+
+def _global_states() -> dict[str, Any]:
+    """Return the states of the global generators, as arrays."""
+    states = {"numpy": np.random.get_state(), "torch": th.get_rng_state().numpy()}
+    if th.cuda.is_available():
+        states["cuda"] = th.cuda.get_rng_state().numpy()
+    return states
+
+
+def _set_global_states(states: dict[str, Any]) -> None:
+    """Set the states of the global generators."""
+    np.random.set_state(states["numpy"])
+    th.set_rng_state(th.from_numpy(states["torch"].copy()))
+    if "cuda" in states and th.cuda.is_available():
+        th.cuda.set_rng_state(th.from_numpy(states["cuda"].copy()))
