@@ -16,7 +16,7 @@ __all__ = ["GRID", "INK", "LINE", "MUTED", "PALETTE", "new_figure", "save_figure
 INK, MUTED, GRID, LINE = "#222222", "#767676", "#e4e4e4", "#1f4e9c"
 
 # Colours of curves that are compared: apart in hue and in lightness, so that they survive print
-# and colour blindness as far as twelve can; dashes tell the rest.
+# and colour blindness as far as so many can; dashes tell the rest.
 PALETTE = (
     "#1f4e9c",
     "#d1603d",
@@ -30,6 +30,8 @@ PALETTE = (
     "#e08aa5",
     "#7a4a2b",
     "#8fb4e8",
+    "#c44ec4",
+    "#0b3d2e",
 )
 
 

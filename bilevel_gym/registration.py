@@ -26,6 +26,7 @@ class Task:
         source: Where the task comes from.
         kwargs: Constructor arguments of the game.
         test_kwargs: Constructor arguments of an instance small enough for the tests.
+        test_options: Options of a leader's seat that is quick enough for the tests.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Task:
     source: str
     kwargs: dict[str, Any] = field(default_factory=dict)
     test_kwargs: dict[str, Any] = field(default_factory=dict)
+    test_options: dict[str, Any] = field(default_factory=dict)
 
 
 TASKS = (
@@ -187,7 +189,7 @@ def register(
             WrapperSpec(
                 name="HyperGradient",
                 entry_point="bilevel_gym.wrappers.hyper_gradient:HyperGradient",
-                kwargs={"method": "exact", "outer_steps": 100},
+                kwargs={"outer_steps": 100},
             ),
         ),
     )

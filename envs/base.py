@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..checks import check_discount, check_in_box, check_positive, unknown_name
 from ..mdp import FloatArray
+from ..methods import METHODS
 from ..methods.base import Response
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         lower_space: The follower's action space.
         leader_observation_space: Space of what the leader sees of the follower's answer.
         initial_upper_params: x at the start of every episode, shape of x.
+        methods: Methods that the leader's seat may take, by name.
+        default_method: The one of them that it takes unless one is named.
         elapsed_steps: Transitions of the follower's episode so far; `reset` and `advance` count
             them, and the follower's seat ends episodes by them where there is a time limit.
         draws_itself: Whether steps and resets update the window when `render_mode="human"`; a
@@ -84,6 +87,9 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array"], "render_fps": 10}
+
+    methods: Mapping[str, str] = METHODS
+    default_method = "exact"
 
     def __init__(
         self,

@@ -25,7 +25,8 @@ Transition = tuple[Any, float, bool, bool, dict[str, Any]]
 
 def leader_seat(task: Task, **kwargs: Any) -> Env:
     """Make a task as it comes: in the leader's seat, on its small instance."""
-    return gym.make(task.id, **{**task.test_kwargs, **kwargs})
+    seat = gym.make(task.id, **{**task.test_kwargs, **kwargs})
+    return bilevel_gym.HyperGradient(seat, **task.test_options) if task.test_options else seat
 
 
 def follower_seat(task: Task, upper_params: ArrayLike | None = None, **kwargs: Any) -> Env:

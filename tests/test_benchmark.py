@@ -448,6 +448,16 @@ def test_a_failing_run_takes_no_other_with_it(
     assert invoke(tmp_path / "small.toml", "--out", tmp_path / "out").exit_code == 0
 
 
+def test_one_worker_is_this_process_and_does_not_watch_for_its_own_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watched: list[int] = []
+    monkeypatch.setattr(engine_module, "_end_with", watched.append)
+    outcomes = [*perform_all([small_run(seed=seed) for seed in range(2)], Engine(workers=1))]
+    assert [outcome.run.seed for outcome in outcomes] == [0, 1] and not watched
+    assert all(len(outcome.rows) == 4 for outcome in outcomes)
+
+
 def test_each_warning_is_shown_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "small.toml").write_text(SMALL)
     in_turn(monkeypatch, lambda run: replace(perform(run), warnings=("mind the gap",)))

@@ -75,6 +75,10 @@ def test_the_gallery_has_a_still_and_a_film_of_every_task() -> None:
     assert pictures == {
         "sheet.png",
         # What commands of their own draw.
+        "benchmark_aggregate.png",
+        "benchmark_grid_world.png",
+        "benchmark_objective.png",
+        "benchmark_profiles.png",
         "convergence.png",
         "estimators.png",
         "exploitation_exploration.png",

@@ -10,7 +10,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils import RecordConstructorArgs
 
 from ..checks import check_at_least
-from ..envs.base import View, shown
+from ..envs.base import BilevelEnv, View, shown
 from ..methods import Response, make_method
 from .seats import Seat, take_seat
 
@@ -32,7 +32,9 @@ class HyperGradient(Seat, RecordConstructorArgs):
     * `inner_residual`, `inner_iterations`, `inner_converged`: how well the follower's problem was
       solved, where the method can say;
     * `lower_value`: the follower's soft value at the start, as far as the method knows it;
-    * `inner_samples`: environment steps used (methods that learn from samples only).
+    * `inner_samples`: environment steps used (methods that learn from samples only);
+    * `critic_loss`, `trust_ratio`: of followers who learn, see
+      `bilevel_gym.methods.base.EpisodicResponse`.
 
     An episode has `outer_steps` steps and ends by truncation; stepping on afterwards keeps the
     inner learner's warm start. `reset` forgets the warm start, so a seed determines everything that
@@ -55,7 +57,7 @@ class HyperGradient(Seat, RecordConstructorArgs):
     def __init__(
         self,
         env: gym.Env[Any, Any],
-        method: str = "exact",
+        method: str | None = None,
         outer_steps: int = 100,
         **method_options: Any,
     ) -> None:
@@ -63,7 +65,9 @@ class HyperGradient(Seat, RecordConstructorArgs):
 
         Args:
             env: A game, in no seat or in one that this seat replaces.
-            method: Name of the method, a key of `bilevel_gym.methods.METHODS`.
+            method: Name of the method, a key of the game's `methods` (`bilevel_gym.methods.METHODS`
+                unless its follower learns); None for its default, which is "exact" wherever there
+                is an exact answer.
             outer_steps: Steps of the leader's episode, at least 1.
             **method_options: Options of the method, of JSON types (NumPy scalars are converted).
 
@@ -76,7 +80,10 @@ class HyperGradient(Seat, RecordConstructorArgs):
         check_at_least("outer_steps", outer_steps, 1)
         outer_steps = int(outer_steps)
         method_options = {name: plain(value) for name, value in method_options.items()}
-        learner = make_method(method, inner.unwrapped, **method_options)
+        game = inner.unwrapped
+        assert isinstance(game, BilevelEnv)
+        method = game.default_method if method is None else method
+        learner = make_method(method, game, **method_options)
         RecordConstructorArgs.__init__(
             self, method=method, outer_steps=outer_steps, **method_options
         )
@@ -168,6 +175,8 @@ class HyperGradient(Seat, RecordConstructorArgs):
                 "inner_converged": response.converged,
                 "inner_samples": response.samples,
                 "lower_value": response.lower_value,
+                "critic_loss": getattr(response, "critic_loss", None),
+                "trust_ratio": getattr(response, "trust_ratio", None),
             }.items()
             if value is not None
         }

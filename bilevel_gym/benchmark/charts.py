@@ -393,7 +393,7 @@ def _draw_panel(
             score.low[shown],
             score.high[shown],
             color=style.color,
-            alpha=0.12,
+            alpha=0.07,
             linewidth=0,
         )
         axes.plot(

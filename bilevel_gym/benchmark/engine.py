@@ -157,7 +157,8 @@ def _on_processes(runs: Sequence[Run], engine: Engine) -> Generator[Outcome, Non
 
 def _perform_below(parent: int, run: Run) -> Outcome:
     """Do a run in a process that does not outlive the one that started it."""
-    _end_with(parent)
+    if os.getpid() != parent:  # joblib has no process of its own for a single worker
+        _end_with(parent)
     return perform(run)
 
 

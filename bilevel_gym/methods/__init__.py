@@ -18,6 +18,7 @@ from .base import (
 )
 
 __all__ = [
+    "LEARNT_METHODS",
     "METHODS",
     "ExactGaussianResponse",
     "ExactResponse",
@@ -32,18 +33,26 @@ __all__ = [
 
 # Adding a method is one module and one row.
 METHODS = {
-    "exact": "exact:Exact",
-    "direct": "direct:Direct",
-    "m-sobirl": "m_sobirl:MSoBiRL",
-    "amd": "amd:AMD",
-    "pbrl-value": "pbrl_value:PBRLValue",
-    "pbrl-bellman": "pbrl_bellman:PBRLBellman",
-    "zero-order": "zero_order:ZeroOrder",
-    "trace": "trace:Trace",
-    "sobirl": "sobirl:SoBiRL",
-    "stoc-sobirl": "stoc_sobirl:StocSoBiRL",
-    "hpgd": "hpgd:HPGD",
-    "bc-hg": "bc_hg:BCHG",
+    "exact": ".exact:Exact",
+    "direct": ".direct:Direct",
+    "m-sobirl": ".m_sobirl:MSoBiRL",
+    "amd": ".amd:AMD",
+    "pbrl-value": ".pbrl_value:PBRLValue",
+    "pbrl-bellman": ".pbrl_bellman:PBRLBellman",
+    "zero-order": ".zero_order:ZeroOrder",
+    "trace": ".trace:Trace",
+    "sobirl": ".sobirl:SoBiRL",
+    "stoc-sobirl": ".stoc_sobirl:StocSoBiRL",
+    "hpgd": ".hpgd:HPGD",
+    "bc-hg": ".bc_hg:BCHG",
+}
+
+
+# The same for games whose follower learns from interaction, which have no table. They need PyTorch.
+LEARNT_METHODS = {
+    "trace": "..sb3.estimators:Trace",
+    "bc-hg": "..sb3.estimators:BCHG",
+    "sobirl": "..sb3.estimators:SoBiRL",
 }
 
 
@@ -51,7 +60,7 @@ def make_method(name: str, game: Any, /, **options: Any) -> Method:
     """Build a method for a game.
 
     Args:
-        name: A key of `METHODS`.
+        name: A key of the game's `methods`, which are `METHODS` unless its follower learns.
         game: The game whose follower it answers for.
         **options: Options of the method, of JSON types.
 
@@ -59,10 +68,11 @@ def make_method(name: str, game: Any, /, **options: Any) -> Method:
         ValueError: If the name is unknown or an option is out of range.
         TypeError: If the method does not take an option or does not suit the game.
     """
-    if name not in METHODS:
-        raise ValueError(unknown_name("method", name, METHODS))
-    module, _, attribute = METHODS[name].partition(":")
-    factory = getattr(import_module(f"{__name__}.{module}"), attribute)
+    table = getattr(game, "methods", METHODS)
+    if name not in table:
+        raise ValueError(unknown_name("method", name, table))
+    module, _, attribute = table[name].partition(":")
+    factory = getattr(import_module(module, __name__), attribute)
     check_options(f"method {name!r}", factory, options)
     method: Method = factory(game, **options)
     return method

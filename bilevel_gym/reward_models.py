@@ -1,0 +1,195 @@
+"""The follower's reward as a function of observations and actions, with x as its parameters.
+
+A reward model is a pair of functions of batches, so that games of any kind of observation can share
+the estimators: its values, and the product of its Jacobian with one weight for each entry of the
+batch. Linear models are here; networks are in `bilevel_gym.sb3.networks`, as they need PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .checks import check_at_least, check_options, check_positive, unknown_name
+from .mdp import FloatArray
+
+if TYPE_CHECKING:
+    from gymnasium import Space
+
+__all__ = ["LinearReward", "RewardModel", "imported", "make_reward_model"]
+
+Features = Callable[[NDArray[Any], NDArray[Any]], FloatArray]
+
+
+class RewardModel(Protocol):
+    """r_x(s, a) on batches.
+
+    Attributes:
+        num_params: D, the length of x.
+    """
+
+    @property
+    def num_params(self) -> int:
+        """D, the length of x."""
+        ...
+
+    def initial_params(self) -> FloatArray:
+        """Return the x to start from, `[D]`."""
+        ...
+
+    def rewards(
+        self, upper_params: FloatArray, observations: NDArray[Any], actions: NDArray[Any]
+    ) -> FloatArray:
+        """Return r_x for each entry of a batch, `[B]`.
+
+        Args:
+            upper_params: x `[D]`.
+            observations: `[B, ...]`.
+            actions: `[B, ...]`, in the units of the follower's action space.
+        """
+        ...
+
+    def vjp(
+        self,
+        upper_params: FloatArray,
+        observations: NDArray[Any],
+        actions: NDArray[Any],
+        weights: FloatArray,
+    ) -> FloatArray:
+        """Return sum_b weights(b) dr_x(s_b, a_b)/dx, `[D]`; `weights` is `[B]`."""
+        ...
+
+
+class LinearReward:
+    """r_x(s, a) = base(s, a) + bound tanh(x . phi(s, a) / bound), or without the tanh."""
+
+    def __init__(
+        self,
+        features: Features | str,
+        num_params: int,
+        *,
+        base: Features | str | None = None,
+        bound: float | None = None,
+    ) -> None:
+        """Build the model.
+
+        Args:
+            features: phi: (observations `[B, ...]`, actions `[B, ...]`) -> `[B, D]`, or where to
+                import it from, "module:function".
+            num_params: D.
+            base: What is paid whatever x is: (observations, actions) -> `[B]`; None for nothing.
+            bound: Bound on what x adds, positive; None for none.
+
+        Raises:
+            ValueError: If a name is not "module:function", or the bound is out of range.
+            ImportError: If there is no such module.
+            AttributeError: If there is no such function in it.
+        """
+        self._features: Features = imported(features)
+        self._base: Features | None = None if base is None else imported(base)
+        self._bound = None if bound is None else check_positive("bound", bound)
+        check_at_least("num_params", num_params, 1)
+        self._num_params = int(num_params)
+
+    @property
+    def num_params(self) -> int:
+        """D, the length of x."""
+        return self._num_params
+
+    def initial_params(self) -> FloatArray:
+        """Return zeros: the follower starts with what it is paid anyhow."""
+        return np.zeros(self._num_params)
+
+    def rewards(
+        self, upper_params: FloatArray, observations: NDArray[Any], actions: NDArray[Any]
+    ) -> FloatArray:
+        """Return r_x for each entry of a batch, `[B]`; see `RewardModel`."""
+        added = self._phi(observations, actions) @ upper_params
+        if self._bound is not None:
+            added = self._bound * np.tanh(added / self._bound)
+        if self._base is not None:
+            added = added + np.asarray(self._base(observations, actions), np.float64)
+        return added
+
+    def vjp(
+        self,
+        upper_params: FloatArray,
+        observations: NDArray[Any],
+        actions: NDArray[Any],
+        weights: FloatArray,
+    ) -> FloatArray:
+        """Return sum_b weights(b) dr_x(s_b, a_b)/dx, `[D]`; see `RewardModel`."""
+        phi = self._phi(observations, actions)
+        if self._bound is not None:
+            weights = weights / np.cosh(phi @ upper_params / self._bound) ** 2
+        return weights @ phi
+
+    def _phi(self, observations: NDArray[Any], actions: NDArray[Any]) -> FloatArray:
+        phi = np.asarray(self._features(observations, actions), dtype=np.float64)
+        if phi.shape != (len(observations), self._num_params):
+            raise ValueError(
+                f"`features` must return shape [B, D] = {(len(observations), self._num_params)}, "
+                f"got {phi.shape}"
+            )
+        return phi
+
+
+# Models that can be specified: where they are. Networks need PyTorch, which is imported at use.
+KINDS = {
+    "linear": "bilevel_gym.reward_models:LinearReward",
+    "network": "bilevel_gym.sb3.networks:NetworkReward",
+}
+
+
+def make_reward_model(
+    model: RewardModel | Mapping[str, Any],
+    observation_space: Space[Any],
+    action_space: Space[Any],
+) -> RewardModel:
+    """Return a reward model, built if it is only specified.
+
+    Args:
+        model: A model, or `{"kind": "linear" | "network", **options}` with the options of
+            `LinearReward` or `bilevel_gym.sb3.networks.NetworkReward`.
+        observation_space: What a network reads.
+        action_space: What a network reads.
+
+    Raises:
+        ValueError: If the kind is unknown or an option is out of range.
+        TypeError: If an option is unknown, or the model is neither.
+        ImportError: If the model needs PyTorch, which is not installed.
+    """
+    if not isinstance(model, Mapping):
+        if not all(hasattr(model, name) for name in ("num_params", "rewards", "vjp")):
+            raise TypeError(
+                f"`reward_model` must be a RewardModel or a specification of one, got {model!r}"
+            )
+        return model
+    options = dict(model)
+    kind = options.pop("kind", None)
+    if kind not in KINDS:
+        raise ValueError(unknown_name("kind of reward model", kind, KINDS))
+    factory = imported(KINDS[kind])
+    check_options(f"reward model {kind!r}", factory, options)
+    spaces = () if kind == "linear" else (observation_space, action_space)
+    return cast(RewardModel, factory(*spaces, **options))
+
+
+def imported(name: Any) -> Any:
+    """Return what "module:attribute" names; anything but a string is returned as it is.
+
+    Raises:
+        ValueError: If a string has no such form.
+        ImportError: If there is no such module.
+        AttributeError: If there is no such attribute in it.
+    """
+    if not isinstance(name, str):
+        return name
+    module, colon, attribute = name.partition(":")
+    if not (module and colon and attribute):
+        raise ValueError(f'a function must be named "module:function", got {name!r}')
+    return getattr(import_module(module), attribute)

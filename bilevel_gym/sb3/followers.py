@@ -1,0 +1,201 @@
+"""A follower who learns: an algorithm of Stable-Baselines3 that is paid r_x, and its episodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from ..checks import check_at_least, unknown_name
+from ..mdp import FloatArray
+from .soft_dqn import SoftDQN
+from .soft_sac import SoftSAC
+
+if TYPE_CHECKING:
+    from ..envs.parametric import ParametricGame
+
+__all__ = ["ALGORITHMS", "Follower", "LearntEpisodes"]
+
+ALGORITHMS: dict[str, type[SoftDQN] | type[SoftSAC]] = {"soft-dqn": SoftDQN, "soft-sac": SoftSAC}
+
+# Copies of the environment that episodes are played in side by side.
+COPIES = 32
+
+
+@dataclass(frozen=True, eq=False)
+class LearntEpisodes:
+    """Episodes of a follower, side by side from their first steps on.
+
+    Attributes:
+        observations: `[T, N, ...]`, what is seen before each step.
+        actions: `[T, N, ...]`, in the units of the action space.
+        upper_rewards: The leader's reward `[T, N]`, zero after the end.
+        lower_rewards: The follower's `[T, N]`, zero after the end.
+        alive: Which steps belong to an episode, bool `[T, N]`.
+    """
+
+    observations: NDArray[Any]
+    actions: NDArray[Any]
+    upper_rewards: FloatArray
+    lower_rewards: FloatArray
+    alive: NDArray[np.bool_]
+
+    @property
+    def num_episodes(self) -> int:
+        """N."""
+        return self.alive.shape[1]
+
+    @property
+    def num_steps(self) -> int:
+        """Environment steps, of all episodes together."""
+        return int(self.alive.sum())
+
+    @cached_property
+    def as_batch(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Observations and actions of the steps that belong to an episode, `[B, ...]` each."""
+        return self.observations[self.alive], self.actions[self.alive]
+
+
+class Follower:
+    """A learner that answers x, keeps what it has learnt, and can be watched.
+
+    Attributes:
+        model: The algorithm, of Stable-Baselines3.
+    """
+
+    def __init__(
+        self,
+        game: ParametricGame,
+        *,
+        algorithm: str | None = None,
+        steps: int = 1500,
+        first_steps: int | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        """Bind a learner to a game.
+
+        Args:
+            game: The game.
+            algorithm: A key of `ALGORITHMS`; None for "soft-dqn" where actions are discrete and
+                "soft-sac" where they are not.
+            steps: Environment steps that it learns for each x, at least 1.
+            first_steps: Those for the first x; None for as many.
+            options: Arguments of the algorithm, of JSON types.
+
+        Raises:
+            ValueError: If the algorithm is unknown or does not suit the actions.
+        """
+        discrete = isinstance(game.lower_space, spaces.Discrete)
+        fitting = "soft-dqn" if discrete else "soft-sac"
+        algorithm = fitting if algorithm is None else algorithm
+        if algorithm not in ALGORITHMS:
+            raise ValueError(unknown_name("inner learner", algorithm, ALGORITHMS))
+        if algorithm != fitting:
+            raise ValueError(
+                f"`inner` must be {fitting!r} for actions {game.lower_space}, got {algorithm!r}"
+            )
+        check_at_least("inner_steps", steps, 1)
+        if first_steps is not None:
+            check_at_least("first_inner_steps", first_steps, 1)
+        self._game, self._class = game, ALGORITHMS[algorithm]
+        self._steps, self._first_steps = steps, steps if first_steps is None else first_steps
+        self._options = dict(options or {})
+        self._answered = 0
+        self.discrete = discrete
+        self.reset(np.random.default_rng(0))
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Forget everything learnt."""
+        self._answered = 0
+        self.model = self._class(
+            "CnnPolicy" if is_image_space(self._game.observation_space) else "MlpPolicy",
+            DummyVecEnv([self._game.make_environment]),
+            gamma=self._game.gamma,
+            temperature=self._game.temperature,
+            seed=int(rng.integers(2**31)),
+            **self._options,
+        )
+        self._stages: DummyVecEnv | None = None
+
+    def learn(self, upper_params: FloatArray) -> int:
+        """Learn under x from where the last x left off, and return the environment steps used."""
+        game = self._game
+        self.model.reward_fn = lambda observations, actions: game.reward(
+            upper_params, observations, actions
+        )
+        steps = self._steps if self._answered else self._first_steps
+        before = self.model.num_timesteps
+        self.model.learn(steps, reset_num_timesteps=self._answered == 0, log_interval=None)
+        self._answered += 1
+        return self.model.num_timesteps - before
+
+    def probabilities(self, observations: NDArray[Any]) -> FloatArray:
+        """Return the probabilities of discrete actions, `[B, A]`."""
+        assert isinstance(self.model, SoftDQN)
+        return self.model.action_probabilities(observations)
+
+    def draw(self, observations: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+        """Draw actions of the follower's policy, without exploration, `[B, ...]`."""
+        if isinstance(self.model, SoftSAC):
+            return self.model.sample_actions(observations, rng)
+        cumulative = self.probabilities(observations).cumsum(axis=1)
+        uniform = rng.random((len(observations), 1)) * cumulative[:, -1:]
+        return (cumulative <= uniform).sum(axis=1).astype(np.int64)
+
+    def play(
+        self, upper_params: FloatArray, episodes: int, rng: np.random.Generator
+    ) -> LearntEpisodes:
+        """Play whole episodes of the follower's policy, in copies of the environment of their own.
+
+        Args:
+            upper_params: x, for what the follower is paid.
+            episodes: N, at least 1.
+            rng: Where actions, and the seeds of the environments, come from.
+        """
+        copies = min(COPIES, episodes)
+        if self._stages is None or self._stages.num_envs != copies:
+            self._stages = DummyVecEnv([self._game.make_environment] * copies)
+        blocks = []
+        for first in range(0, episodes, copies):
+            blocks.append(self._play_block(self._stages, min(copies, episodes - first), rng))
+        longest = max(len(block["alive"]) for block in blocks)
+        joined = {
+            name: np.concatenate([_padded(block[name], longest) for block in blocks], axis=1)
+            for name in blocks[0]
+        }
+        observations, actions, alive = joined["observations"], joined["actions"], joined["alive"]
+        seen, taken = observations[alive], actions[alive]
+        upper, lower = np.zeros(alive.shape), np.zeros(alive.shape)
+        upper[alive] = self._game.upper_reward(seen, taken, joined["rewards"][alive])
+        lower[alive] = self._game.reward(upper_params, seen, taken)
+        return LearntEpisodes(observations, actions, upper, lower, alive)
+
+    def _play_block(
+        self, stages: DummyVecEnv, count: int, rng: np.random.Generator
+    ) -> dict[str, NDArray[Any]]:
+        stages.seed(int(rng.integers(2**31)))
+        seen: Any = stages.reset()
+        alive = np.arange(stages.num_envs) < count
+        record: dict[str, list[NDArray[Any]]] = {
+            name: [] for name in ("observations", "actions", "rewards", "alive")
+        }
+        while alive.any():
+            actions = self.draw(seen, rng)
+            for name, value in (("observations", seen), ("actions", actions), ("alive", alive)):
+                record[name].append(value[:count].copy())
+            seen, rewards, dones, _ = stages.step(actions)
+            record["rewards"].append(rewards[:count].astype(np.float64))
+            alive = alive & ~dones
+        return {name: np.stack(values) for name, values in record.items()}
+
+
+def _padded(values: NDArray[Any], length: int) -> NDArray[Any]:
+    """Return an array with zeros after its end, `[length, ...]`."""
+    missing = length - len(values)
+    return np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)])

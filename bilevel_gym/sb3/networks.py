@@ -1,0 +1,179 @@
+"""Networks of PyTorch as the follower's reward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import Space, spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
+
+from ..checks import check_at_least, check_positive, unknown_name
+from ..mdp import FloatArray
+
+__all__ = ["ModuleReward", "NetworkReward", "numbers"]
+
+ACTIVATIONS: dict[str, type[th.nn.Module]] = {"tanh": th.nn.Tanh, "relu": th.nn.ReLU}
+
+
+class ModuleReward:
+    """r_x(s, a) by any module of PyTorch, x being its parameters one after the other.
+
+    The module is called with observations and actions, float tensors of its own precision `[B, n]`
+    (discrete ones as one-hot vectors, images as `[B, C, H, W]` in 0..1), and returns `[B]`.
+    """
+
+    def __init__(
+        self, module: th.nn.Module, observation_space: Space[Any], action_space: Space[Any]
+    ) -> None:
+        """Take a module; it is used for its shape, and its parameters are written over.
+
+        Args:
+            module: (observations, actions) -> rewards `[B]`.
+            observation_space: What is observed.
+            action_space: What the follower does.
+        """
+        self.module = module
+        self._observed, self._acted = observation_space, action_space
+        self._initial = self._flat([p.detach() for p in module.parameters()])
+
+    @property
+    def num_params(self) -> int:
+        """D, the number of the module's parameters."""
+        return len(self._initial)
+
+    def initial_params(self) -> FloatArray:
+        """Return the parameters that the module came with, `[D]`."""
+        return self._initial.copy()
+
+    def rewards(
+        self, upper_params: FloatArray, observations: NDArray[Any], actions: NDArray[Any]
+    ) -> FloatArray:
+        """Return r_x for each entry of a batch, `[B]`; see `RewardModel`."""
+        with th.no_grad():
+            return self._pay(upper_params, observations, actions).double().cpu().numpy()
+
+    def vjp(
+        self,
+        upper_params: FloatArray,
+        observations: NDArray[Any],
+        actions: NDArray[Any],
+        weights: FloatArray,
+    ) -> FloatArray:
+        """Return sum_b weights(b) dr_x(s_b, a_b)/dx, `[D]`: one backward pass."""
+        rewards = self._pay(upper_params, observations, actions)
+        # Mean of weighted rewards, times their number: sums of many would drown small ones.
+        scale = max(float(np.abs(weights).max(initial=0.0)), np.finfo(np.float64).tiny)
+        factors = th.as_tensor(weights / scale, dtype=rewards.dtype, device=rewards.device)
+        gradients = th.autograd.grad(
+            (factors * rewards).sum(), list(self.module.parameters()), materialize_grads=True
+        )
+        return scale * self._flat(gradients)
+
+    def _pay(
+        self, upper_params: FloatArray, observations: NDArray[Any], actions: NDArray[Any]
+    ) -> th.Tensor:
+        parameters = list(self.module.parameters())
+        like = parameters[0]
+        flat = th.as_tensor(np.asarray(upper_params), dtype=like.dtype, device=like.device)
+        with th.no_grad():
+            th.nn.utils.vector_to_parameters(flat, parameters)
+        rewards: th.Tensor = self.module(
+            numbers(observations, self._observed, like), numbers(actions, self._acted, like)
+        )
+        if rewards.shape != (len(observations),):
+            raise ValueError(
+                f"the reward module must return shape [B] = {(len(observations),)}, got "
+                f"{tuple(rewards.shape)}"
+            )
+        return rewards
+
+    @staticmethod
+    def _flat(tensors: Sequence[th.Tensor]) -> FloatArray:
+        return np.concatenate([t.double().cpu().numpy().ravel() for t in tensors])
+
+
+class NetworkReward(ModuleReward):
+    """r_x(s, a) by a perceptron of flattened observations and actions."""
+
+    def __init__(
+        self,
+        observation_space: Space[Any],
+        action_space: Space[Any],
+        *,
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "tanh",
+        bound: float | None = 1.0,
+        reads_actions: bool = True,
+        seed: int = 0,
+    ) -> None:
+        """Build the network, float64.
+
+        Args:
+            observation_space: What is observed: discrete, or a box.
+            action_space: What the follower does: discrete, or a box.
+            hidden: Units of the hidden layers.
+            activation: "tanh" or "relu".
+            bound: Bound on what is paid, by a tanh of the output; None for none. A reward that is
+                learnt from preferences has no scale of its own, and against a fixed temperature its
+                growth makes the follower colder.
+            reads_actions: Whether the reward depends on the action.
+            seed: Seed of the initial weights.
+
+        Raises:
+            ValueError: If an option is out of range, or the observations are images.
+        """
+        if activation not in ACTIVATIONS:
+            raise ValueError(unknown_name("activation", activation, ACTIVATIONS))
+        for units in hidden:
+            check_at_least("hidden", units, 1)
+        if bound is not None:
+            check_positive("bound", bound)
+        if is_image_space(observation_space):
+            raise ValueError("a perceptron does not read images; give a module of your own")
+        size = get_flattened_obs_dim(observation_space)
+        size += get_flattened_obs_dim(action_space) if reads_actions else 0
+        module = _Perceptron([size, *hidden, 1], ACTIVATIONS[activation], bound, reads_actions)
+        generator = th.Generator().manual_seed(seed)
+        with th.no_grad():
+            for layer in module.layers:
+                if isinstance(layer, th.nn.Linear):
+                    width = layer.in_features**-0.5
+                    layer.weight.uniform_(-width, width, generator=generator)
+                    layer.bias.zero_()
+        super().__init__(module, observation_space, action_space)
+
+
+class _Perceptron(th.nn.Module):
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        activation: type[th.nn.Module],
+        bound: float | None,
+        reads_actions: bool,
+    ) -> None:
+        super().__init__()
+        layers: list[th.nn.Module] = []
+        for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+            layers += [th.nn.Linear(before, after, dtype=th.float64), activation()]
+        self.layers = th.nn.Sequential(*layers[:-1])
+        self.bound, self.reads_actions = bound, reads_actions
+
+    def forward(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        read = [observations, actions] if self.reads_actions else [observations]
+        paid: th.Tensor = self.layers(th.cat(read, dim=1)).squeeze(1)
+        return paid if self.bound is None else self.bound * th.tanh(paid)
+
+
+def numbers(values: NDArray[Any], space: Space[Any], like: th.Tensor) -> th.Tensor:
+    """Return a batch of a space's elements as a module reads them."""
+    tensor = th.as_tensor(np.ascontiguousarray(values), device=like.device)
+    if isinstance(space, spaces.Discrete):
+        indices = tensor.reshape(len(values)).long() - int(space.start)
+        return th.nn.functional.one_hot(indices, int(space.n)).to(like.dtype)
+    if is_image_space(space):
+        return tensor.to(like.dtype) / 255.0
+    return tensor.to(like.dtype).reshape(len(values), -1)

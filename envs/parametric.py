@@ -1,0 +1,313 @@
+"""A game made of any Gymnasium environment: the follower is paid r_x, the leader judges.
+
+There is no model: the follower learns, and the hyper-gradient is estimated from its episodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.error import ResetNeeded
+from numpy.typing import ArrayLike, NDArray
+
+from ..checks import check_at_least, check_probability, unknown_name
+from ..mdp import FloatArray
+from ..methods import LEARNT_METHODS
+from ..methods.base import EpisodicResponse, Response
+from ..reward_models import RewardModel, imported, make_reward_model
+from .base import BilevelEnv, View, shown, upper_box
+
+if TYPE_CHECKING:
+    import pygame
+
+__all__ = ["ParametricGame"]
+
+PICTURE_WIDTH = 500
+
+
+class ParametricGame(BilevelEnv):
+    """Any Gymnasium environment as a game: x are the parameters of the follower's reward.
+
+    ## Description
+    The game owns an environment. Its follower acts in it and is paid r_x(s, a), a linear function
+    of features or a network; the leader is paid what the environment itself pays, or another
+    function of the same steps, and chooses x. Nothing is known but what episodes show: the methods
+    of `bilevel_gym.sb3` train the follower and estimate the hyper-gradient.
+
+    ## Upper Level
+    x, the parameters of the reward model, within `-upper_bound`..`upper_bound`. The leader
+    maximises its expected return, discounted by `upper_gamma`.
+
+    ## Lower Level
+    The environment with the reward r_x, the discount `gamma` and the entropy weighed by
+    `temperature`.
+
+    ## Observation Space
+    Game and follower: that of the environment. Leader: what episodes of the follower came to on
+    average: the leader's return, the follower's return, the length.
+
+    ## Action Space
+    Leader: x. Follower: that of the environment. Game: both, `{"upper": x, "lower": a}`.
+
+    ## Rewards
+    Leader: F(x), as estimated from episodes. Follower and game: r_x(s, a).
+
+    ## Episode End
+    As the environment says; it is cut after `episode_steps`.
+
+    ## Info
+    That of the environment, and `upper_reward`.
+
+    ## Arguments
+    See `__init__`.
+
+    Example:
+        >>> import numpy as np
+        >>> from bilevel_gym.envs import ParametricGame
+        >>> def upright(observations, actions):
+        ...     return np.maximum(observations[:, :1], 0.0)
+        >>> model = {"kind": "linear", "features": upright, "num_params": 1}
+        >>> game = ParametricGame("Pendulum-v1", model)
+        >>> game.upper_space.shape, game.lower_space.shape
+        ((1,), (1,))
+    """
+
+    methods = LEARNT_METHODS
+    default_method = "trace"
+    metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 30}
+
+    def __init__(
+        self,
+        env_id: str,
+        reward_model: RewardModel | Mapping[str, Any],
+        *,
+        env_kwargs: Mapping[str, Any] | None = None,
+        episode_steps: int | None = None,
+        upper_reward: Any = None,
+        gamma: float = 0.95,
+        temperature: float = 0.05,
+        upper_gamma: float | None = None,
+        upper_bound: float = 10.0,
+        initial_upper_params: ArrayLike | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        """Set up the game.
+
+        Args:
+            env_id: Gymnasium id of the environment.
+            reward_model: r_x: a `bilevel_gym.reward_models.RewardModel`, or a specification of one
+                in JSON types, see `bilevel_gym.reward_models.make_reward_model`.
+            env_kwargs: Arguments of the environment.
+            episode_steps: Steps after which its episodes are cut, at least 1; None for what it
+                says itself.
+            upper_reward: The leader's reward, (observations, actions, rewards) -> `[B]` on batches,
+                or "module:function"; None for what the environment pays.
+            gamma: The follower's discount, in [0, 1).
+            temperature: The weight of its policy's entropy, positive.
+            upper_gamma: The leader's discount, in [0, 1]; None for the follower's.
+            upper_bound: Bound of every entry of x, positive.
+            initial_upper_params: x at the start, in the box; None for that of the reward model.
+            render_mode: None, "human" or "rgb_array".
+
+        Raises:
+            ValueError: If a range is violated, or the environment has no limit of steps.
+            gymnasium.error.Error: If there is no such environment.
+        """
+        self._env_id, self._env_kwargs = env_id, dict(env_kwargs or {})
+        if episode_steps is not None:
+            check_at_least("episode_steps", episode_steps, 1)
+        self._limit = episode_steps
+        self._frames = None if render_mode is None else "rgb_array"
+        self.environment = self.make_environment(self._frames)
+        spec = self.environment.spec
+        steps = spec.max_episode_steps if episode_steps is None and spec else episode_steps
+        if steps is None:
+            raise ValueError(
+                f"`episode_steps` must say when episodes of {env_id!r} are cut: it has no limit of "
+                "its own"
+            )
+        self.episode_steps = int(steps)
+        acting, seen = self.environment.action_space, self.environment.observation_space
+        self.reward_model = make_reward_model(reward_model, seen, acting)
+        start = self.reward_model.initial_params()
+        super().__init__(
+            upper_space=upper_box(-upper_bound, upper_bound, (self.reward_model.num_params,)),
+            lower_space=acting,
+            observation_space=seen,
+            leader_observation_space=spaces.Box(-np.inf, np.inf, (3,), np.float32),
+            gamma=gamma,
+            temperature=temperature,
+            initial_upper_params=start if initial_upper_params is None else initial_upper_params,
+            render_mode=render_mode,
+        )
+        self.upper_gamma = (
+            self.gamma if upper_gamma is None else check_probability("upper_gamma", upper_gamma)
+        )
+        self._judge = imported(upper_reward)
+        self._upper_params = self.initial_upper_params
+        self._observation: Any = None
+        self._over = True  # no episode is under way
+        self._lower_return, self._upper_return = 0.0, 0.0
+
+    def make_environment(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
+        """Return a fresh copy of the environment; learners act in copies of their own."""
+        limit: dict[str, Any] = {} if self._limit is None else {"max_episode_steps": self._limit}
+        # Without a picture to draw, an environment need not know about render modes.
+        drawing: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+        return gym.make(self._env_id, **limit, **drawing, **self._env_kwargs)
+
+    # What is paid ------------------------------------------------------------------------------
+
+    def reward(
+        self, upper_params: FloatArray, observations: NDArray[Any], actions: NDArray[Any]
+    ) -> FloatArray:
+        """Return the follower's reward r_x for each entry of a batch, `[B]`.
+
+        Args:
+            upper_params: x.
+            observations: `[B, ...]`.
+            actions: `[B, ...]`, in the units of the follower's action space.
+        """
+        return self.reward_model.rewards(upper_params, observations, actions)
+
+    def reward_vjp(
+        self,
+        upper_params: FloatArray,
+        observations: NDArray[Any],
+        actions: NDArray[Any],
+        weights: FloatArray,
+    ) -> FloatArray:
+        """Return sum_b weights(b) dr_x(s_b, a_b)/dx, shape of x; `weights` is `[B]`."""
+        return self.reward_model.vjp(upper_params, observations, actions, weights)
+
+    def upper_reward(
+        self, observations: NDArray[Any], actions: NDArray[Any], rewards: FloatArray
+    ) -> FloatArray:
+        """Return the leader's reward for each entry of a batch, `[B]`.
+
+        Args:
+            observations: `[B, ...]`.
+            actions: `[B, ...]`.
+            rewards: What the environment itself paid, `[B]`.
+        """
+        if self._judge is None:
+            return rewards
+        return np.asarray(self._judge(observations, actions, rewards), dtype=np.float64)
+
+    # The follower's episode ----------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode of the follower.
+
+        Args:
+            seed: Seed of everything random that follows.
+            options: `{"upper_params": x}` puts the leader at x instead of `initial_upper_params`.
+
+        Raises:
+            ValueError: If an option is unknown or x is out of range; the game is left as it was.
+        """
+        options = options or {}
+        for option in options:
+            if option != "upper_params":
+                raise ValueError(unknown_name("reset option", option, ["upper_params"]))
+        x = self.validate_upper_params(options.get("upper_params", self.initial_upper_params))
+        super().reset(seed=seed)
+        self._upper_params = x
+        self._observation, info = self.environment.reset(seed=seed)
+        self._over = False
+        self.elapsed_steps, self._lower_return, self._upper_return = 0, 0.0, 0.0
+        if self.render_mode == "human" and self.draws_itself:
+            self.render()
+        return self._observation, dict(info)
+
+    def advance(
+        self, upper_params: ArrayLike, action: Any
+    ) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Make one transition of the follower under x; see `BilevelEnv.advance`."""
+        if self._over:
+            raise ResetNeeded("`step` needs an episode under way; call `reset` first")
+        if isinstance(self.lower_space, spaces.Discrete) and isinstance(action, float):
+            raise ValueError(f"the follower's action must be an integer, got {action!r}")
+        move = np.asarray(action, dtype=self.lower_space.dtype)
+        if move.shape != self.lower_space.shape or not self.lower_space.contains(
+            move if move.shape else move.item()
+        ):
+            raise ValueError(f"the follower's action must be in {self.lower_space}, got {action!r}")
+        x = self.commit(upper_params)
+        before = np.asarray(self._observation)[None]
+        self._observation, paid, terminated, truncated, info = self.environment.step(
+            move if move.shape else move.item()
+        )
+        actions = move[None]
+        reward = float(self.reward(x, before, actions)[0])
+        upper = float(self.upper_reward(before, actions, np.array([float(paid)]))[0])
+        self._over = bool(terminated or truncated)
+        self.elapsed_steps += 1
+        self._lower_return += reward
+        self._upper_return += upper
+        if self.render_mode == "human" and self.draws_itself:
+            self.render()
+        information = {**info, "upper_reward": upper}
+        return self._observation, reward, bool(terminated), bool(truncated), information
+
+    def commit(self, upper_params: ArrayLike) -> FloatArray:
+        """Make x the one in force; see `BilevelEnv.commit`."""
+        if upper_params is not self._upper_params:
+            self._upper_params = self.validate_upper_params(upper_params)
+        return self._upper_params
+
+    def observe(self, response: Response) -> NDArray[np.float32]:
+        """Return the leader's and the follower's mean return and the mean length, float32 `[3]`."""
+        if not isinstance(response, EpisodicResponse):
+            raise TypeError(
+                f"`response` must be an EpisodicResponse, got {type(response).__name__}"
+            )
+        return np.array(response.summary, dtype=np.float32)
+
+    # Pictures ------------------------------------------------------------------------------------
+
+    def view(self) -> View:
+        """Return the follower's episode."""
+        return View(
+            title=f"{self.title}: the follower acts",
+            upper_params=self._upper_params,
+            state=None,
+            status=(
+                ("step", str(self.elapsed_steps)),
+                ("return", shown(self._lower_return)),
+                ("leader's return", shown(self._upper_return)),
+            ),
+        )
+
+    def draw(self, view: View) -> pygame.Surface:
+        """Draw what the environment shows, below a headline.
+
+        Raises:
+            RuntimeError: If the environment has no picture.
+        """
+        from ..rendering.canvas import HEADER_HEIGHT, draw_header, import_pygame, new_surface
+
+        picture = self.environment.render() if self._frames else None
+        if not isinstance(picture, np.ndarray):
+            raise RuntimeError(f"{self._env_id} has no picture")
+        pygame = import_pygame()
+        shot = pygame.surfarray.make_surface(picture.swapaxes(0, 1))
+        scale = max(1, round(PICTURE_WIDTH / shot.get_width()))
+        if scale > 1:  # small screens, as those of Atari
+            shot = pygame.transform.scale_by(shot, scale)
+        width = max(PICTURE_WIDTH, shot.get_width())
+        surface = new_surface((width, HEADER_HEIGHT + shot.get_height()))
+        draw_header(surface, view.title, view.status)
+        surface.blit(shot, ((width - shot.get_width()) // 2, HEADER_HEIGHT))
+        return surface
+
+    def close(self) -> None:
+        """Close the window and the environment."""
+        super().close()
+        self.environment.close()
