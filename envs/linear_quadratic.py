@@ -30,6 +30,7 @@ from ..linear_quadratic import (
     solve_riccati,
 )
 from ..mdp import FloatArray
+from ..methods import METHODS
 from ..methods.base import ExactGaussianResponse, GaussianResponse, Response
 from ..threads import single_threaded
 from .base import BestKnown, BilevelEnv, View, shown
@@ -104,6 +105,9 @@ class LinearQuadraticEnv(BilevelEnv):
     """
 
     best_known: BestKnown | None = None
+
+    # The others need a table.
+    methods = {name: METHODS[name] for name in ("exact", "direct", "zero-order")}
 
     def __init__(
         self,
@@ -260,7 +264,7 @@ class LinearQuadraticEnv(BilevelEnv):
             raise TypeError(
                 f"{type(self).__name__} has no exact answer with clipped states "
                 f"(`state_limit` = {self.state_limit:g}): where they are clipped the dynamics are "
-                "not linear; make it without, or choose a method that learns from samples"
+                "not linear; make it without, or take the follower's seat, LowerLevel(env, x)"
             )
         if tolerance is not None:
             check_positive("tolerance", tolerance)

@@ -115,7 +115,8 @@ class BilevelLQR(LinearQuadraticEnv):
     * `max_weight` (2): bound of x, positive;
     * `noise_std` (.1): standard deviation of the noise, not negative;
     * `start_std` (1): standard deviation of each entry of the first state, not negative;
-    * `action_limit` (20): largest action, positive;
+    * `action_limit` (20): largest action, positive; a learner does better with a smaller one, as
+      what it tries at the limit costs thousands of times what the exact policy does;
     * `horizon` (None): steps that count for the leader, at least 1; None for all of them. The
       follower plays its stationary policy in either case;
     * `gamma` (.95): discount of both levels, in [0, 1);

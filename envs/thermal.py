@@ -136,12 +136,13 @@ class BilevelThermal(LinearQuadraticEnv):
     * `upper_cost` (.1): its price of ||x||^2 in each step, not negative;
     * `noise_std` (.02): standard deviation of the noise, not negative;
     * `start_std` (5): standard deviation of each first deviation, not negative;
-    * `action_limit` (100): largest control, positive;
+    * `action_limit` (100): largest control, positive; a learner does better with a smaller one, as
+      what it tries at the limit costs thousands of times what the exact policy does;
     * `horizon` (None): steps that count for the leader, at least 1; None for all of them. The
       follower plays its stationary policy in either case;
     * `clipped` (False): whether the simulator clips deviations at -30 and 30, as published results
-      have it. That is another game, with other values, and has no exact answer: take the follower's
-      seat, or a method that learns from samples;
+      have it. That is another game, with other values, and has no exact answer: it is for the
+      follower's seat, and for the two players' own;
     * `gamma` (.9): discount of both levels, in [0, 1);
     * `temperature` (.1): positive;
     * `render_mode`: None, "human" or "rgb_array". The picture is a plan of the building, with walls

@@ -476,7 +476,7 @@ def test_methods_ask_the_game_what_it_can_do(env_id: str) -> None:
     assert HyperGradient(game, method="exact", tolerance=1e-3).reset(seed=0)[1]["inner_converged"]
     with pytest.raises(TypeError, match="unknown option for an exact Bilevel.*: 'solver'"):
         HyperGradient(game, solver="dense")
-    with pytest.raises(TypeError, match="tabular"):
+    with pytest.raises(ValueError, match="'m-sobirl'; accepted: 'direct', 'exact', 'zero-order'"):
         make_method("m-sobirl", game)
 
 

@@ -150,12 +150,12 @@ class Sampled(ABC):
         if game.moves_kernel:
             raise TypeError(
                 f"x moves the kernel of {type(game).__name__}, and a method that sees episodes "
-                "alone does not know how; methods with a model do"
+                "alone does not know how; 'exact', 'm-sobirl' or 'amd' do"
             )
         if game.moves_start:
             raise TypeError(
                 f"x moves the first state of {type(game).__name__}, and a method that sees "
-                "episodes alone does not know how; methods with a model do"
+                "episodes alone does not know how; 'exact', 'm-sobirl' or 'amd' do"
             )
         fragment = _fragment_steps(game.objective)
         if fragment > 0 and not self.judges_fragments:
