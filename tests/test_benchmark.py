@@ -30,6 +30,7 @@ from bilevel_gym.benchmark import (
     load_results,
     perform,
     plan,
+    read_benchmark,
 )
 from bilevel_gym.benchmark import engine as engine_module
 from bilevel_gym.benchmark.config import Benchmark, Engine, line_of, parse_benchmark
@@ -145,6 +146,35 @@ def test_options_of_a_task_take_the_place_of_general_ones() -> None:
     }
 
 
+OWN_TASK = """
+import gymnasium as gym
+from bilevel_gym.envs import BilevelGridWorld
+
+class Own(BilevelGridWorld):
+    pass
+
+gym.register("Own-v0", "own_task:Own")
+"""
+
+
+def test_a_task_of_ones_own_is_named_with_its_module(tmp_path: Path) -> None:
+    (tmp_path / "own_task.py").write_text(OWN_TASK)
+    tasks = f'[[tasks]]\nid = "own_task:Own-v0"\n{EXACT}{OPTIMIZER}'
+    (tmp_path / "own.toml").write_text("steps = 1\nseeds = 2\nengine.workers = 2\n" + tasks)
+    (tmp_path / "other.toml").write_text(tasks.replace("own_task", "other_task"))
+    command = [sys.executable, "-m", "bilevel_gym.cli", "benchmark"]
+
+    def run(name: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, name, "--out", "results"], cwd=tmp_path, capture_output=True, text=True
+        )
+
+    done = run("own.toml")
+    assert done.returncode == 0 and "2 of 2 runs are in results" in done.stdout, done.stderr
+    refused = run("other.toml")
+    assert "line 2: cannot import 'other_task:Own-v0'" in refused.stderr, refused.stderr
+
+
 def test_the_first_seed_of_everything_comes_first() -> None:
     assert [entry.run.seed for entry in parse_benchmark(SMALL).entries] == [0, 0, 1, 1]
 
@@ -152,10 +182,19 @@ def test_the_first_seed_of_everything_comes_first() -> None:
 WRONG = [
     ("seeds = 2", "seeds = 2\nstep = 3", 3, "unknown key of the file: 'step'", "'steps'?"),
     ("seeds = 2", "seeds = [1, 1]", 2, "different ones", ""),
+    ("seeds = 2", "seeds = 20240601", 2, "at most 1000 seeds, got 20240601", "[20240601]"),
+    ("seeds = 2", "seeds = [9223372036854775808]", 2, "`seeds` must be below 2^63", ""),
     ("steps = 3", "steps = 0", 1, "`steps` must be an integer of at least 1, got 0", ""),
     ("workers = 2", 'backend = "dusk"', 4, "unknown backend 'dusk'", "'dask'?"),
     ("workers = 2", "worker = 2", 4, "unknown key of [engine]: 'worker'", "'workers'?"),
     ("workers = 2", 'address = "tcp://localhost:1"', 4, "`address` is for", ""),
+    (
+        "workers = 2",
+        'backend = "dask"\naddress = "tcp://localhost:1"\nworkers = 2',
+        6,
+        "`workers` is for this machine",
+        "",
+    ),
     (f'"{GRID}"', '"BilevelGridWord-v0"', 7, "unknown task 'BilevelGridWord-v0'", f"'{GRID}'?"),
     ("map_name =", "map_nam =", 9, "'map_nam'; accepted: ", "'map_name'?"),
     ('"4x4"', '"5x5"', 9, "5x5", ""),
@@ -164,6 +203,7 @@ WRONG = [
     ("episodes = 8", "episode = 8", 17, "unknown option for method 'trace': 'episode'", "sodes'?"),
     ("episodes = 8", "episodes = 0", 17, "`episodes` must be an integer of at least 1", ""),
     ('label = "traced"', 'label = "exact"', 16, "`label` must be unique, got 'exact'", ""),
+    ('label = "traced"', 'label = "a\\nb"', 16, "`label` must be a text of one line", ""),
     ('label = "traced"', 'lable = "traced"', 16, "unknown key of [methods]: 'lable'", "'label'?"),
     ('"normalized"', '"normalised"', 20, "unknown optimizer 'normalised'", "'normalized'?"),
     (
@@ -211,6 +251,13 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     assert result.exit_code == 2 and "line 2: the file must be UTF-8" in result.stderr
 
 
+def test_a_file_of_another_system_is_read(tmp_path: Path) -> None:
+    """Windows editors end lines in their own way, and put a byte-order mark in front."""
+    file = tmp_path / "file.toml"
+    file.write_bytes(b"\xef\xbb\xbf" + SMALL.replace("\n", "\r\n").encode())
+    assert read_benchmark(file).entries == parse_benchmark(SMALL).entries
+
+
 def test_a_method_that_does_not_suit_a_task_is_left_out_once() -> None:
     market = '[[tasks]]\nid = "BilevelMarkovGame-v0"\n'
     benchmark = parse_benchmark(SMALL.replace("[[methods]]", market + "[[methods]]", 1))
@@ -250,6 +297,65 @@ def test_a_run_is_scored_by_the_exact_answer() -> None:
         assert row.relative_error**2 >= 1.0 - row.cosine**2 - 1e-12
 
 
+def test_the_referee_has_a_game_and_a_time_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that moves when somebody works: the method takes 1 for each x, the referee 100."""
+    clock = 0.0
+    played: list[Any] = []
+    judged: list[Any] = []
+
+    def working(work: Callable[..., Any], seconds: float, seen: list[Any]) -> Callable[..., Any]:
+        def worked(self: Any, *args: Any, **kwargs: Any) -> Any:
+            nonlocal clock
+            clock += seconds
+            seen.append(self)
+            return work(self, *args, **kwargs)
+
+        return worked
+
+    game: Any = type(gym.make(GRID).unwrapped)
+    monkeypatch.setattr(game, "sampler", working(game.sampler, 1.0, played))
+    monkeypatch.setattr(game, "evaluate", working(game.evaluate, 100.0, judged))
+    monkeypatch.setattr("bilevel_gym.benchmark.runs.time.perf_counter", lambda: clock)
+    options = {"episodes": 8, "inner": "certainty-equivalence", "inner_options": {"rounds": 1}}
+    outcome = perform(small_run(method="trace", method_options=options))
+    assert outcome.error is None
+    times = np.array([row.wall_time for row in outcome.rows])
+    assert len({*np.diff(times)}) == 1 and 0.0 < times[0] < 10.0 and times[-1] < 40.0
+    assert len(judged) == 4 and len({id(one) for one in judged}) == 1
+    assert judged[0] not in played
+
+
+def test_every_row_is_of_the_x_of_its_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Any, Any]] = []
+
+    def watched(run: Run, objective: Any, *arguments: Any) -> None:
+        def noted(x: Any) -> Any:
+            value, estimate = objective(x)
+            seen.append((x.copy(), estimate))
+            return value, estimate
+
+        climb(run, noted, *arguments)
+
+    monkeypatch.setattr("bilevel_gym.benchmark.runs.climb", watched)
+    # So large a step that x meets its bounds.
+    options = {"learning_rate": 3.0}
+    run = small_run(method="trace", method_options={"episodes": 8}, optimizer_options=options)
+    rows = perform(run).rows
+    game: Any = gym.make(GRID, map_name="4x4").unwrapped
+    assert len(seen) == len(rows) == 4
+    for (x, estimate), row in zip(seen, rows, strict=True):
+        answer = game.evaluate(x)
+        exact = answer.hyper_gradient
+        assert row.objective == pytest.approx(answer.objective, abs=1e-10)
+        norm, size = np.linalg.norm(estimate), np.linalg.norm(exact)
+        assert row.cosine == pytest.approx(np.vdot(estimate, exact) / (norm * size), abs=1e-7)
+        error = np.linalg.norm(estimate - exact) / size
+        assert row.relative_error == pytest.approx(error, rel=1e-6)
+        inside = np.minimum(np.maximum(x + exact, -1.0), 1.0) - x
+        assert row.projected_gradient_norm == pytest.approx(np.linalg.norm(inside), rel=1e-6)
+    assert any(row.projected_gradient_norm < 0.99 * row.gradient_norm for row in rows)
+
+
 def test_the_exact_method_agrees_with_the_referee_and_uses_no_environment() -> None:
     for row in perform(small_run()).rows:
         assert row.cosine == pytest.approx(1.0) and row.relative_error == pytest.approx(
@@ -276,7 +382,9 @@ def test_all_methods_of_a_seed_start_from_the_same_x() -> None:
 
 
 def test_a_vanishing_estimate_has_no_cosine_and_is_wrong_by_all() -> None:
-    row = perform(small_run(method="direct", start_spread=0.0)).rows[0]
+    rows = perform(small_run(method="direct", start_spread=0.0)).rows
+    assert len(rows) == 4, "nor does it end the run"
+    row = rows[0]
     assert row.cosine is None and row.relative_error == pytest.approx(1.0)
 
 
@@ -365,6 +473,21 @@ def test_flipped_and_missing_bytes_are_noticed(finished: Path, tmp_path: Path) -
         path.write_bytes(whole[:length])
         with pytest.raises(DamagedFileError):
             read_run(tmp_path, entry.run)
+
+
+def test_a_number_that_was_changed_by_a_whole_writer_is_noticed(copy: Path) -> None:
+    """Checksums of pages are right then; the digest is not."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    run = parse_benchmark(SMALL).entries[0].run
+    path = path_of(copy, run)
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("objective")
+    better = pa.array([value + 1.0 for value in table["objective"].to_pylist()])
+    pq.write_table(table.set_column(place, table.schema.field(place), better), path)
+    with pytest.raises(DamagedFileError, match="not those that were written"):
+        read_run(copy, run)
 
 
 def test_a_damaged_result_is_set_aside_and_its_run_done_again(

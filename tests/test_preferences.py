@@ -210,6 +210,25 @@ class TestExact:
 class TestSampled:
     """From pairs of fragments that were played."""
 
+    def test_a_drawn_answer_is_for_one_fragment_and_an_expected_one_for_both(self) -> None:
+        game = judged_game(2)
+        reward, policy = game.reward(START), game.evaluate(START).policy
+        (block,) = game.sampler(START, policy).episodes(41, 5, np.random.default_rng(0))
+        played = block.trajectories
+        true, designed = (
+            played.along(table)[:2].sum(axis=0)[:40].reshape(20, 2) @ [1.0, -1.0]
+            for table in (TRUE, reward)
+        )
+        drawn, expected = (
+            PreferenceLikelihood(TRUE, 2, answers).compare(played, reward, np.random.default_rng(1))
+            for answers in ("drawn", "expected")
+        )
+        np.testing.assert_allclose(expected.slopes, expit(true) - expit(designed), atol=1e-14)
+        preferred = drawn.slopes + expit(designed)
+        assert {*preferred.round(12)} == {0.0, 1.0}
+        signs = 2.0 * preferred - 1.0
+        np.testing.assert_allclose(drawn.likelihoods, np.log(expit(signs * designed)), atol=1e-12)
+
     @pytest.mark.parametrize("advantages", ["seen", "exact"])
     @pytest.mark.parametrize("answers", ["drawn", "expected"])
     def test_unbiased(self, answers: str, advantages: str) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +35,9 @@ __all__ = [
 ]
 
 BACKENDS = ("loky", "dask")
+
+# A larger number is rather a seed itself.
+MOST_SEEDS = 1000
 
 # Where something stands in the data of a TOML file: keys, and numbers of tables.
 Place = tuple[str | int, ...]
@@ -115,8 +120,8 @@ def read_benchmark(path: str | Path) -> Benchmark:
     """
     raw = Path(path).read_bytes()
     try:
-        # Line ends of other systems are for the parser.
-        text = raw.decode("utf-8")
+        # Line ends of other systems are for the parser; some editors put a mark in front.
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise ConfigError(f"{path}, line {line}: the file must be UTF-8") from None
@@ -221,17 +226,24 @@ def _whole(least: int) -> Callable[[str, Any], int]:
 
 
 def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"`{name}` must be a text, got {value!r}")
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise ValueError(f"`{name}` must be a text of one line, got {value!r}")
     return value
 
 
 def _seeds(name: str, value: Any) -> tuple[int, ...]:
     if not isinstance(value, list):
         check_at_least(name, value, 1)
+        if value > MOST_SEEDS:
+            raise ValueError(
+                f"`{name}` must be a number of at most {MOST_SEEDS} seeds, got {value}; the seed "
+                f"{value} alone is [{value}]"
+            )
         return tuple(range(value))
     for seed in value:
         check_at_least(name, seed, 0)
+        if seed >= 2**63:
+            raise ValueError(f"`{name}` must be below 2^63, got {seed}")
     if not value or len({*value}) != len(value):
         raise ValueError(f"`{name}` must be a number of seeds or a list of different ones")
     return tuple(value)
@@ -433,15 +445,20 @@ def _game(source: _Source, place: Place, task: dict[str, Any]) -> BilevelEnv:
 
     from ..cli.arguments import CommandError, make_leader
 
+    module, _, env_id = task["id"].rpartition(":")
     try:
-        gym.spec(task["id"])
-    except gym.error.Error:
-        known = [known_task.id for known_task in TASKS]
-        raise source.error((*place, "id"), unknown_name("task", task["id"], known)) from None
+        if module:
+            # As with `python -m`, modules beside the user are found; workers inherit the path.
+            sys.path.insert(0, "")
+            import_module(module)
+        gym.spec(env_id)
     except ImportError as error:
         raise source.error((*place, "id"), f"cannot import {task['id']!r}: {error}") from None
+    except gym.error.Error:
+        known = [known_task.id for known_task in TASKS]
+        raise source.error((*place, "id"), unknown_name("task", env_id, known)) from None
     try:
-        game: BilevelEnv = make_leader(task["id"], task["kwargs"]).game
+        game: BilevelEnv = make_leader(env_id, task["kwargs"]).game
     except CommandError as error:
         at = _culprit(((*place, "kwargs"),), task["kwargs"], error.message)
         raise source.error(at if task["kwargs"] else place, error.message) from None

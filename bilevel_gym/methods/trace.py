@@ -11,7 +11,8 @@ policy is known, the last action is not sampled but averaged over: all actions o
 get pi(a|s) (gamma e_{t-1} + gamma_u^t A_u(s, a) / tau).
 
 A leader's return and a gradient's return of the same episode are correlated, so the advantage must
-be a function of (s, a): it comes from a critic, `bilevel_gym.methods.sampled.Critic`.
+be a function of (s, a): it comes from a critic, `bilevel_gym.methods.sampled.Critic`. A critic that
+is fitted to few episodes, the same ones at that, adds a bias that falls as 1 / episodes.
 
 Control variate. Averaging takes the luck of the last action out of the estimate; most of the
 variance comes from where earlier actions have led. With taken(s, a) the trace summed over the
