@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
+    "accepted_options",
     "check_at_least",
     "check_discount",
     "check_flag",
@@ -146,6 +147,24 @@ def checked_sides(size: int | Sequence[int], least: int, most: int) -> tuple[int
     return int(sides[0]), int(sides[1])
 
 
+def accepted_options(factory: Any) -> list[str]:
+    """Return the options of a class or function, those of base classes it passes others on to too.
+
+    Args:
+        factory: A class or function; its options are its keyword-only parameters.
+    """
+    accepted: list[str] = []
+    functions = [factory]
+    if isinstance(factory, type):
+        functions = [vars(c)["__init__"] for c in factory.__mro__ if "__init__" in vars(c)]
+    for function in functions:
+        parameters = inspect.signature(function).parameters.values()
+        accepted += [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+        if all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in parameters):
+            break
+    return accepted
+
+
 def check_options(
     owner: str, factory: Any, options: Iterable[str], *, reserved: Iterable[str] = ()
 ) -> None:
@@ -158,16 +177,7 @@ def check_options(
         options: Names of the options.
         reserved: Parameters that are no options.
     """
-    accepted: list[str] = []
-    functions = [factory]
-    if isinstance(factory, type):
-        functions = [vars(c)["__init__"] for c in factory.__mro__ if "__init__" in vars(c)]
-    for function in functions:
-        parameters = inspect.signature(function).parameters.values()
-        accepted += [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
-        if all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in parameters):
-            break
-    accepted = [name for name in accepted if name not in reserved]
+    accepted = [name for name in accepted_options(factory) if name not in reserved]
     for option in options:
         if option not in accepted:
             raise TypeError(unknown_name(f"option for {owner}:", option, accepted))

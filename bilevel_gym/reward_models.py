@@ -7,6 +7,7 @@ batch. Linear models are here; networks are in `bilevel_gym.sb3.networks`, as th
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import check_at_least, check_options, check_positive, unknown_name
+from .checks import check_at_least, check_positive, unknown_name
 from .mdp import FloatArray
 
 if TYPE_CHECKING:
@@ -112,7 +113,10 @@ class LinearReward:
         if self._bound is not None:
             added = self._bound * np.tanh(added / self._bound)
         if self._base is not None:
-            added = added + np.asarray(self._base(observations, actions), np.float64)
+            base = np.asarray(self._base(observations, actions), np.float64)
+            if base.shape != added.shape:
+                raise ValueError(f"`base` must return shape [B] = {added.shape}, got {base.shape}")
+            added = added + base
         return added
 
     def vjp(
@@ -125,7 +129,7 @@ class LinearReward:
         """Return sum_b weights(b) dr_x(s_b, a_b)/dx, `[D]`; see `RewardModel`."""
         phi = self._phi(observations, actions)
         if self._bound is not None:
-            weights = weights / np.cosh(phi @ upper_params / self._bound) ** 2
+            weights = weights * (1.0 - np.tanh(phi @ upper_params / self._bound) ** 2)
         return weights @ phi
 
     def _phi(self, observations: NDArray[Any], actions: NDArray[Any]) -> FloatArray:
@@ -137,6 +141,9 @@ class LinearReward:
             )
         return phi
 
+
+# What makes a model.
+REQUIRED = ("num_params", "initial_params", "rewards", "vjp")
 
 # Models that can be specified: where they are. Networks need PyTorch, which is imported at use.
 KINDS = {
@@ -160,22 +167,29 @@ def make_reward_model(
 
     Raises:
         ValueError: If the kind is unknown or an option is out of range.
-        TypeError: If an option is unknown, or the model is neither.
+        TypeError: If an option is unknown or missing, or the model is neither.
         ImportError: If the model needs PyTorch, which is not installed.
     """
     if not isinstance(model, Mapping):
-        if not all(hasattr(model, name) for name in ("num_params", "rewards", "vjp")):
+        if not all(hasattr(model, name) for name in REQUIRED):
             raise TypeError(
                 f"`reward_model` must be a RewardModel or a specification of one, got {model!r}"
             )
         return model
     options = dict(model)
     kind = options.pop("kind", None)
-    if kind not in KINDS:
+    if kind not in [*KINDS]:  # a list is not hashable
         raise ValueError(unknown_name("kind of reward model", kind, KINDS))
     factory = imported(KINDS[kind])
-    check_options(f"reward model {kind!r}", factory, options)
-    spaces = () if kind == "linear" else (observation_space, action_space)
+    given = () if kind == "linear" else ("observation_space", "action_space")
+    accepted = {n: p for n, p in inspect.signature(factory).parameters.items() if n not in given}
+    for option in options:
+        if option not in accepted:
+            raise TypeError(unknown_name(f"option for reward model {kind!r}:", option, accepted))
+    for name, parameter in accepted.items():
+        if parameter.default is parameter.empty and name not in options:
+            raise TypeError(f"reward model {kind!r} needs `{name}`, got {sorted(options)}")
+    spaces = (observation_space, action_space) if given else ()
     return cast(RewardModel, factory(*spaces, **options))
 
 

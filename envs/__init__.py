@@ -2,6 +2,8 @@
 
 from .arrays import ArrayBilevelEnv
 from .base import BestKnown, BilevelEnv, View
+from .beam_rider import BilevelBeamRider
+from .cartpole import BilevelCartPole
 from .four_rooms import BilevelFourRooms
 from .grid_world import BilevelGridWorld, random_map
 from .incentive import BilevelIncentive
@@ -9,7 +11,11 @@ from .inverse_rl import BilevelInverseRL
 from .linear_quadratic import LinearQuadraticEnv
 from .lqr import BilevelLQR
 from .markov_game import BilevelMarkovGame
+from .parametric import ParametricGame
+from .pendulum import BilevelPendulum
+from .preference_pendulum import BilevelPreferencePendulum
 from .random_mdp import BilevelRandomMDP
+from .reacher import BilevelReacher
 from .tabular import TabularBilevelEnv
 from .tax_design import BilevelTaxDesign
 from .thermal import BilevelThermal
@@ -19,6 +25,8 @@ from .toy_text import BilevelToyText
 __all__ = [
     "ArrayBilevelEnv",
     "BestKnown",
+    "BilevelBeamRider",
+    "BilevelCartPole",
     "BilevelEnv",
     "BilevelFourRooms",
     "BilevelGridWorld",
@@ -26,12 +34,16 @@ __all__ = [
     "BilevelInverseRL",
     "BilevelLQR",
     "BilevelMarkovGame",
+    "BilevelPendulum",
+    "BilevelPreferencePendulum",
     "BilevelRandomMDP",
+    "BilevelReacher",
     "BilevelTaxDesign",
     "BilevelThermal",
     "BilevelToll",
     "BilevelToyText",
     "LinearQuadraticEnv",
+    "ParametricGame",
     "TabularBilevelEnv",
     "View",
     "random_map",

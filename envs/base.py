@@ -80,6 +80,8 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         initial_upper_params: x at the start of every episode, shape of x.
         methods: Methods that the leader's seat may take, by name.
         default_method: The one of them that it takes unless one is named.
+        method_options: Options that suit the game, for methods that take them; those that are
+            given replace them one by one.
         elapsed_steps: Transitions of the follower's episode so far; `reset` and `advance` count
             them, and the follower's seat ends episodes by them where there is a time limit.
         draws_itself: Whether steps and resets update the window when `render_mode="human"`; a
@@ -90,6 +92,7 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
 
     methods: Mapping[str, str] = METHODS
     default_method = "exact"
+    method_options: Mapping[str, Any] = {}
 
     def __init__(
         self,

@@ -5,7 +5,8 @@ There is no model: the follower learns, and the hyper-gradient is estimated from
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -14,7 +15,7 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from numpy.typing import ArrayLike, NDArray
 
-from ..checks import check_at_least, check_probability, unknown_name
+from ..checks import check_at_least, check_in_box, check_probability, unknown_name
 from ..mdp import FloatArray
 from ..methods import LEARNT_METHODS
 from ..methods.base import EpisodicResponse, Response
@@ -24,9 +25,12 @@ from .base import BilevelEnv, View, shown, upper_box
 if TYPE_CHECKING:
     import pygame
 
-__all__ = ["ParametricGame"]
+__all__ = ["ParametricGame", "with_bars"]
 
 PICTURE_WIDTH = 500
+
+# The narrowest picture, with room for a chart of x; its height below what is seen of the game.
+LEAST_WIDTH, BARS_HEIGHT = 640, 200
 
 
 class ParametricGame(BilevelEnv):
@@ -107,14 +111,17 @@ class ParametricGame(BilevelEnv):
             upper_reward: The leader's reward, (observations, actions, rewards) -> `[B]` on batches,
                 or "module:function"; None for what the environment pays.
             gamma: The follower's discount, in [0, 1).
-            temperature: The weight of its policy's entropy, positive.
-            upper_gamma: The leader's discount, in [0, 1]; None for the follower's.
+            temperature: The weight of its policy's entropy, positive. The entropy of continuous
+                actions is that of the learner, of actions scaled to [-1, 1].
+            upper_gamma: The leader's discount, in [0, 1]; None for the follower's. What a critic
+                expects is bounded at 1 only where episodes end by themselves.
             upper_bound: Bound of every entry of x, positive.
             initial_upper_params: x at the start, in the box; None for that of the reward model.
             render_mode: None, "human" or "rgb_array".
 
         Raises:
-            ValueError: If a range is violated, or the environment has no limit of steps.
+            ValueError: If a range is violated, the environment has no limit of steps, or its spaces
+                are not ones that the followers of `bilevel_gym.sb3` can learn in.
             gymnasium.error.Error: If there is no such environment.
         """
         self._env_id, self._env_kwargs = env_id, dict(env_kwargs or {})
@@ -123,6 +130,7 @@ class ParametricGame(BilevelEnv):
         self._limit = episode_steps
         self._frames = None if render_mode is None else "rgb_array"
         self.environment = self.make_environment(self._frames)
+        _check_spaces(self.environment)
         spec = self.environment.spec
         steps = spec.max_episode_steps if episode_steps is None and spec else episode_steps
         if steps is None:
@@ -196,7 +204,12 @@ class ParametricGame(BilevelEnv):
         """
         if self._judge is None:
             return rewards
-        return np.asarray(self._judge(observations, actions, rewards), dtype=np.float64)
+        judged = np.asarray(self._judge(observations, actions, rewards), dtype=np.float64)
+        if judged.shape != rewards.shape:
+            raise ValueError(
+                f"`upper_reward` must return shape [B] = {rewards.shape}, got {judged.shape}"
+            )
+        return judged
 
     # The follower's episode ----------------------------------------------------------------------
 
@@ -219,12 +232,14 @@ class ParametricGame(BilevelEnv):
         x = self.validate_upper_params(options.get("upper_params", self.initial_upper_params))
         super().reset(seed=seed)
         self._upper_params = x
-        self._observation, info = self.environment.reset(seed=seed)
+        # All randomness is the game's own, in this episode and the next ones.
+        drawn = int(self.np_random.integers(2**31))
+        self._observation, info = self.environment.reset(seed=drawn)
         self._over = False
         self.elapsed_steps, self._lower_return, self._upper_return = 0, 0.0, 0.0
         if self.render_mode == "human" and self.draws_itself:
             self.render()
-        return self._observation, dict(info)
+        return copy.copy(self._observation), dict(info)
 
     def advance(
         self, upper_params: ArrayLike, action: Any
@@ -232,20 +247,13 @@ class ParametricGame(BilevelEnv):
         """Make one transition of the follower under x; see `BilevelEnv.advance`."""
         if self._over:
             raise ResetNeeded("`step` needs an episode under way; call `reset` first")
-        if isinstance(self.lower_space, spaces.Discrete) and isinstance(action, float):
-            raise ValueError(f"the follower's action must be an integer, got {action!r}")
-        move = np.asarray(action, dtype=self.lower_space.dtype)
-        if move.shape != self.lower_space.shape or not self.lower_space.contains(
-            move if move.shape else move.item()
-        ):
-            raise ValueError(f"the follower's action must be in {self.lower_space}, got {action!r}")
+        move = self._checked_action(action)
         x = self.commit(upper_params)
-        before = np.asarray(self._observation)[None]
+        before, actions = np.asarray(self._observation)[None], move[None]
+        reward = float(self.reward(x, before, actions)[0])
         self._observation, paid, terminated, truncated, info = self.environment.step(
             move if move.shape else move.item()
         )
-        actions = move[None]
-        reward = float(self.reward(x, before, actions)[0])
         upper = float(self.upper_reward(before, actions, np.array([float(paid)]))[0])
         self._over = bool(terminated or truncated)
         self.elapsed_steps += 1
@@ -254,7 +262,18 @@ class ParametricGame(BilevelEnv):
         if self.render_mode == "human" and self.draws_itself:
             self.render()
         information = {**info, "upper_reward": upper}
-        return self._observation, reward, bool(terminated), bool(truncated), information
+        seen = copy.copy(self._observation)
+        return seen, reward, bool(terminated), bool(truncated), information
+
+    def _checked_action(self, action: Any) -> NDArray[Any]:
+        """Return an action as an array of the space's own type, a copy."""
+        space = self.lower_space
+        if isinstance(space, spaces.Box):
+            return check_in_box("action", action, space.low, space.high).astype(space.dtype)
+        move = np.asarray(action)
+        if move.dtype.kind not in "iu" or move.shape or not space.contains(move.item()):
+            raise ValueError(f"`action` must be an integer in {space}, got {action!r}")
+        return move.astype(space.dtype)
 
     def commit(self, upper_params: ArrayLike) -> FloatArray:
         """Make x the one in force; see `BilevelEnv.commit`."""
@@ -301,7 +320,7 @@ class ParametricGame(BilevelEnv):
         scale = max(1, round(PICTURE_WIDTH / shot.get_width()))
         if scale > 1:  # small screens, as those of Atari
             shot = pygame.transform.scale_by(shot, scale)
-        width = max(PICTURE_WIDTH, shot.get_width())
+        width = max(LEAST_WIDTH, shot.get_width())
         surface = new_surface((width, HEADER_HEIGHT + shot.get_height()))
         draw_header(surface, view.title, view.status)
         surface.blit(shot, ((width - shot.get_width()) // 2, HEADER_HEIGHT))
@@ -311,3 +330,46 @@ class ParametricGame(BilevelEnv):
         """Close the window and the environment."""
         super().close()
         self.environment.close()
+
+
+def _check_spaces(environment: gym.Env[Any, Any]) -> None:
+    """Raise a `ValueError` unless followers can learn in an environment."""
+    seen, acting = environment.observation_space, environment.action_space
+    name = environment.spec.id if environment.spec else type(environment.unwrapped).__name__
+    if not isinstance(seen, spaces.Box | spaces.Discrete):
+        raise ValueError(f"observations of {name} must be a Box or Discrete, got {seen}")
+    discrete = isinstance(acting, spaces.Discrete) and int(acting.start) == 0
+    if not discrete and not (isinstance(acting, spaces.Box) and acting.is_bounded()):
+        raise ValueError(
+            f"actions of {name} must be a finite Box, or Discrete from 0 on, got {acting}"
+        )
+
+
+def with_bars(
+    picture: pygame.Surface, view: View, names: Sequence[str], headline: str
+) -> pygame.Surface:
+    """Return a picture with a chart of x below it.
+
+    Args:
+        picture: What is seen of the game.
+        view: What it shows.
+        names: Name of each entry of x.
+        headline: What x is.
+    """
+    from ..rendering.canvas import THEME, new_surface
+    from ..rendering.charts import Axis, BarChart, draw_bars, nice_limit
+
+    width, top = picture.get_width(), picture.get_height() + THEME.gap
+    surface = new_surface((width, top + BARS_HEIGHT + THEME.margin // 2))
+    surface.blit(picture, (0, 0))
+    largest = nice_limit(max(1.0, float(np.abs(view.upper_params).max())))
+    chart = BarChart(
+        axis=Axis(-largest, largest, headline),
+        names=tuple(names),
+        values=view.upper_params,
+        written=tuple(f"{value:.2g}".replace("-", "−") for value in view.upper_params.tolist()),
+        gradient=None if view.response is None else view.response.hyper_gradient,
+    )
+    room = width - 2 * THEME.margin
+    draw_bars(surface, (THEME.margin, top, room, BARS_HEIGHT), chart)
+    return surface

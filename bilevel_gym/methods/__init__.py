@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from ..checks import check_options, unknown_name
+from ..checks import accepted_options, check_options, unknown_name
 from .base import (
     ExactGaussianResponse,
     ExactResponse,
@@ -49,6 +49,7 @@ METHODS = {
 
 
 # The same for games whose follower learns from interaction, which have no table. They need PyTorch.
+# Why "hpgd" is not among them is said there.
 LEARNT_METHODS = {
     "trace": "..sb3.estimators:Trace",
     "bc-hg": "..sb3.estimators:BCHG",
@@ -62,7 +63,8 @@ def make_method(name: str, game: Any, /, **options: Any) -> Method:
     Args:
         name: A key of the game's `methods`, which are `METHODS` unless its follower learns.
         game: The game whose follower it answers for.
-        **options: Options of the method, of JSON types.
+        **options: Options of the method, of JSON types; those of the game's `method_options` that
+            are not among them come from there.
 
     Raises:
         ValueError: If the name is unknown or an option is out of range.
@@ -74,5 +76,8 @@ def make_method(name: str, game: Any, /, **options: Any) -> Method:
     module, _, attribute = table[name].partition(":")
     factory = getattr(import_module(module, __name__), attribute)
     check_options(f"method {name!r}", factory, options)
-    method: Method = factory(game, **options)
+    accepted = accepted_options(factory)
+    suited = getattr(game, "method_options", {})
+    suited = {name: value for name, value in suited.items() if name in accepted}
+    method: Method = factory(game, **{**suited, **options})
     return method

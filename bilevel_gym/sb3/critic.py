@@ -22,7 +22,8 @@ __all__ = ["LeaderCritic"]
 
 UNITS, BATCH, POLYAK, LEARNING_RATE = (64, 64), 256, 0.02, 1e-3
 
-# Actions drawn for a mean over the policy where there are too many to add up.
+# Actions drawn for a mean over the policy where there are too many to add up. Targets do with one:
+# the mean over many of them is the network's own.
 DRAWS = 8
 
 
@@ -30,8 +31,8 @@ class LeaderCritic:
     """Q_u(s, a), fitted to the learner's replay by expected SARSA.
 
     Targets are u + gamma_u E_pi Q_u(s', .) under the follower's policy of today, whatever policy
-    the transitions are of. Where actions are discrete the network has an output for each, and
-    reads them otherwise.
+    the transitions are of. An episode that is cut goes on as far as the critic is concerned. Where
+    actions are discrete the network has an output for each, and reads them otherwise.
     """
 
     def __init__(self, game: ParametricGame, seed: int) -> None:
@@ -57,7 +58,19 @@ class LeaderCritic:
                 layers += [th.nn.Linear(before, after), th.nn.ReLU()]
             self.network = th.nn.Sequential(*layers, th.nn.Linear(UNITS[-1], outputs))
         self._target = copy.deepcopy(self.network)
-        self._optimizer = th.optim.Adam(self.network.parameters(), LEARNING_RATE)
+        self._optimizer = th.optim.Adam(self.network.parameters(), LEARNING_RATE, fused=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return networks and optimiser, for a file."""
+        return {name: part.state_dict() for name, part in self._parts().items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` has returned."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        return {"network": self.network, "target": self._target, "optimizer": self._optimizer}
 
     def fit(self, follower: Follower, updates: int, rng: np.random.Generator) -> float:
         """Take gradient steps on transitions of the replay; return the mean loss of the last tenth.
@@ -73,7 +86,7 @@ class LeaderCritic:
             batch = buffer.transitions(rng.integers(buffer.size(), size=BATCH), rng)
             rewards = batch.rewards.astype(np.float64)
             paid = self._game.upper_reward(batch.observations, batch.actions, rewards)
-            following = self._expected(batch.next_observations, follower, rng)
+            following = self._expected(self._target, batch.next_observations, follower, rng, 1)
             target = paid + self._game.upper_gamma * (1.0 - batch.dones) * following
             predicted = self._values(self.network, batch.observations, batch.actions)
             loss = th.nn.functional.mse_loss(predicted, th.as_tensor(target, dtype=th.float32))
@@ -106,7 +119,7 @@ class LeaderCritic:
         if not self._discrete:
             with th.no_grad():
                 taken = self._values(self.network, observations, actions).double().numpy()
-            return taken - self._expected(observations, follower, rng, self.network), None
+            return taken - self._expected(self.network, observations, follower, rng, DRAWS), None
         with th.no_grad():
             q = self._outputs(self.network, observations).double().numpy()
         table = q - (follower.probabilities(observations) * q).sum(axis=1, keepdims=True)
@@ -115,21 +128,21 @@ class LeaderCritic:
 
     def _expected(
         self,
+        network: th.nn.Module,
         observations: NDArray[Any],
         follower: Follower,
         rng: np.random.Generator,
-        network: th.nn.Module | None = None,
+        draws: int,
     ) -> FloatArray:
-        """Return E_pi Q(s, .), `[B]`, by the slow copy of the network unless told otherwise."""
-        network = self._target if network is None else network
+        """Return E_pi Q(s, .), `[B]`, by so many draws where actions are continuous."""
         with th.no_grad():
             if self._discrete:
                 q = self._outputs(network, observations).double().numpy()
                 return (follower.probabilities(observations) * q).sum(axis=1)
-            repeated = np.repeat(observations, DRAWS, axis=0)
+            repeated = np.repeat(observations, draws, axis=0)
             drawn = follower.draw(repeated, rng)
             q = self._values(network, repeated, drawn).double().numpy()
-            return q.reshape(len(observations), DRAWS).mean(axis=1)
+            return q.reshape(len(observations), draws).mean(axis=1)
 
     def _values(
         self, network: th.nn.Module, observations: NDArray[Any], actions: NDArray[Any]

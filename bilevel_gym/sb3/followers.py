@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
+import io
+import pickle
+import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
+from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
-from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.preprocessing import (
+    is_image_space,
+    is_image_space_channels_first,
+)
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from ..checks import check_at_least, unknown_name
@@ -23,6 +32,18 @@ if TYPE_CHECKING:
 __all__ = ["ALGORITHMS", "Follower", "LearntEpisodes"]
 
 ALGORITHMS: dict[str, type[SoftDQN] | type[SoftSAC]] = {"soft-dqn": SoftDQN, "soft-sac": SoftSAC}
+
+# It does not fall: there is always another x to follow.
+LEARNING_RATE = 1e-3
+
+# Arguments of the algorithms that follow from the game and the method.
+SET = ("policy", "env", "temperature", "gamma", "seed", "reward_fn", "_init_setup_model")
+
+# Observations whose probabilities are computed at a time.
+BLOCK = 4096
+
+# What is in a file.
+MODEL, ENVIRONMENT, ANSWERED = "learner.zip", "environment.pickle", "answered.txt"
 
 # Copies of the environment that episodes are played in side by side.
 COPIES = 32
@@ -86,15 +107,25 @@ class Follower:
                 "soft-sac" where they are not.
             steps: Environment steps that it learns for each x, at least 1.
             first_steps: Those for the first x; None for as many.
-            options: Arguments of the algorithm, of JSON types.
+            options: Arguments of the algorithm, of JSON types. The learning rate is 1e-3 throughout
+                unless it is among them; None for the algorithm's own, which may fall.
 
         Raises:
-            ValueError: If the algorithm is unknown or does not suit the actions.
+            TypeError: If the algorithm does not take an argument, or it is the game that sets it.
+            ValueError: If the algorithm is unknown or does not suit the actions, an option is out
+                of range, or images have their channels last.
         """
+        seen = game.observation_space
+        if isinstance(seen, spaces.Box) and is_image_space(seen):
+            if not is_image_space_channels_first(seen):
+                raise ValueError(
+                    f"images must have their channels first, [C, H, W], got observations {seen}; "
+                    "wrap the environment where it is made, in `make_environment`"
+                )
         discrete = isinstance(game.lower_space, spaces.Discrete)
         fitting = "soft-dqn" if discrete else "soft-sac"
         algorithm = fitting if algorithm is None else algorithm
-        if algorithm not in ALGORITHMS:
+        if algorithm not in [*ALGORITHMS]:  # a list is not hashable
             raise ValueError(unknown_name("inner learner", algorithm, ALGORITHMS))
         if algorithm != fitting:
             raise ValueError(
@@ -105,7 +136,7 @@ class Follower:
             check_at_least("first_inner_steps", first_steps, 1)
         self._game, self._class = game, ALGORITHMS[algorithm]
         self._steps, self._first_steps = steps, steps if first_steps is None else first_steps
-        self._options = dict(options or {})
+        self._options = _checked_options(algorithm, options)
         self._answered = 0
         self.discrete = discrete
         self.reset(np.random.default_rng(0))
@@ -115,11 +146,11 @@ class Follower:
         self._answered = 0
         self.model = self._class(
             "CnnPolicy" if is_image_space(self._game.observation_space) else "MlpPolicy",
-            DummyVecEnv([self._game.make_environment]),
+            self._stage(1),
             gamma=self._game.gamma,
             temperature=self._game.temperature,
             seed=int(rng.integers(2**31)),
-            **self._options,
+            **copy.deepcopy(self._options),  # the library writes into some
         )
         self._stages: DummyVecEnv | None = None
 
@@ -138,7 +169,10 @@ class Follower:
     def probabilities(self, observations: NDArray[Any]) -> FloatArray:
         """Return the probabilities of discrete actions, `[B, A]`."""
         assert isinstance(self.model, SoftDQN)
-        return self.model.action_probabilities(observations)
+        parts = range(0, len(observations), BLOCK)
+        return np.concatenate(
+            [self.model.action_probabilities(observations[i : i + BLOCK]) for i in parts]
+        )
 
     def draw(self, observations: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
         """Draw actions of the follower's policy, without exploration, `[B, ...]`."""
@@ -146,7 +180,7 @@ class Follower:
             return self.model.sample_actions(observations, rng)
         cumulative = self.probabilities(observations).cumsum(axis=1)
         uniform = rng.random((len(observations), 1)) * cumulative[:, -1:]
-        return (cumulative <= uniform).sum(axis=1).astype(np.int64)
+        return (cumulative[:, :-1] <= uniform).sum(axis=1).astype(np.int64)
 
     def play(
         self, upper_params: FloatArray, episodes: int, rng: np.random.Generator
@@ -160,7 +194,7 @@ class Follower:
         """
         copies = min(COPIES, episodes)
         if self._stages is None or self._stages.num_envs != copies:
-            self._stages = DummyVecEnv([self._game.make_environment] * copies)
+            self._stages = self._stage(copies)
         blocks = []
         for first in range(0, episodes, copies):
             blocks.append(self._play_block(self._stages, min(copies, episodes - first), rng))
@@ -175,6 +209,40 @@ class Follower:
         upper[alive] = self._game.upper_reward(seen, taken, joined["rewards"][alive])
         lower[alive] = self._game.reward(upper_params, seen, taken)
         return LearntEpisodes(observations, actions, upper, lower, alive)
+
+    def save(self, archive: zipfile.ZipFile) -> None:
+        """Write what has been learnt, the episode under way included if it can be copied."""
+        memory = io.BytesIO()
+        self.model.save(memory)
+        archive.writestr(MODEL, memory.getvalue())
+        archive.writestr(ANSWERED, str(self._answered))
+        running = self._copy_of_environment()
+        if running is not None:
+            archive.writestr(ENVIRONMENT, running)
+
+    def load(self, archive: zipfile.ZipFile) -> None:
+        """Go on where the one that was saved is; nothing changes if the file does not fit."""
+        going_on = ENVIRONMENT in archive.namelist()
+        self.model = self._class.load(
+            io.BytesIO(archive.read(MODEL)),
+            pickle.loads(archive.read(ENVIRONMENT)) if going_on else self._stage(1),
+            device=self._options.get("device", "auto"),
+            force_reset=not going_on,
+        )
+        self._answered = int(archive.read(ANSWERED))
+
+    def _copy_of_environment(self) -> bytes | None:
+        """Return the environment that is learnt in, None if no copy would go on as it does."""
+        assert self.model.env is not None
+        if any(isinstance(env, EzPickle) for env in self.model.env.get_attr("unwrapped")):
+            return None  # such a copy is a new one, made with the same arguments
+        try:
+            return pickle.dumps(self.model.env)
+        except (pickle.PicklingError, TypeError, AttributeError):
+            return None
+
+    def _stage(self, copies: int) -> DummyVecEnv:
+        return DummyVecEnv([self._game.make_environment] * copies)
 
     def _play_block(
         self, stages: DummyVecEnv, count: int, rng: np.random.Generator
@@ -193,6 +261,19 @@ class Follower:
             record["rewards"].append(rewards[:count].astype(np.float64))
             alive = alive & ~dones
         return {name: np.stack(values) for name, values in record.items()}
+
+
+def _checked_options(algorithm: str, options: Any) -> dict[str, Any]:
+    """Return arguments of an algorithm that may be chosen."""
+    if options is not None and not isinstance(options, dict):
+        raise TypeError(f"`inner_options` must be a dict of options, got {options!r}")
+    accepted = [n for n in inspect.signature(ALGORITHMS[algorithm]).parameters if n not in SET]
+    for option in options or {}:
+        if option not in accepted:
+            raise TypeError(
+                unknown_name(f"option for inner learner {algorithm!r}:", option, accepted)
+            )
+    return {"learning_rate": LEARNING_RATE, **copy.deepcopy(options or {})}
 
 
 def _padded(values: NDArray[Any], length: int) -> NDArray[Any]:

@@ -65,7 +65,7 @@ class ModuleReward:
     ) -> FloatArray:
         """Return sum_b weights(b) dr_x(s_b, a_b)/dx, `[D]`: one backward pass."""
         rewards = self._pay(upper_params, observations, actions)
-        # Mean of weighted rewards, times their number: sums of many would drown small ones.
+        # Weights of order one: single precision has little room for tiny or huge ones.
         scale = max(float(np.abs(weights).max(initial=0.0)), np.finfo(np.float64).tiny)
         factors = th.as_tensor(weights / scale, dtype=rewards.dtype, device=rewards.device)
         gradients = th.autograd.grad(
@@ -78,7 +78,8 @@ class ModuleReward:
     ) -> th.Tensor:
         parameters = list(self.module.parameters())
         like = parameters[0]
-        flat = th.as_tensor(np.asarray(upper_params), dtype=like.dtype, device=like.device)
+        # A copy: the parameters become views of it.
+        flat = th.tensor(np.asarray(upper_params), dtype=like.dtype, device=like.device)
         with th.no_grad():
             th.nn.utils.vector_to_parameters(flat, parameters)
         rewards: th.Tensor = self.module(

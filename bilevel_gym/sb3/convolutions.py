@@ -1,0 +1,123 @@
+"""A convolutional network as the follower's reward, for games whose observations are images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import Space, spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+from stable_baselines3.common.utils import get_device
+
+from ..checks import check_at_least, check_positive
+from ..mdp import FloatArray
+from .networks import ModuleReward
+
+__all__ = ["ConvolutionalReward"]
+
+# Entries of a batch that go through the network at once; images are large.
+CHUNK = 256
+
+
+class ConvolutionalReward(ModuleReward):
+    """r_x(s, a) of images: three convolutions and an output for each action.
+
+    It computes in float32: of x, as many digits count.
+    """
+
+    def __init__(
+        self,
+        observation_space: Space[Any],
+        action_space: Space[Any],
+        *,
+        channels: int = 8,
+        bound: float = 1.0,
+        device: str = "auto",
+        seed: int = 0,
+    ) -> None:
+        """Build the network.
+
+        Args:
+            observation_space: Images of 8 bits, channels first, of at least 36 pixels each way.
+            action_space: Discrete actions.
+            channels: Channels of the first convolution, at least 1; the others have twice as many.
+            bound: Bound on what is paid, by a tanh of the output, positive.
+            device: Where it computes: "cpu", "cuda", or "auto" for the latter where there is one.
+            seed: Seed of the initial weights.
+
+        Raises:
+            ValueError: If an option is out of range.
+            TypeError: If the spaces are of another kind.
+        """
+        check_at_least("channels", channels, 1)
+        check_positive("bound", bound)
+        if not isinstance(observation_space, spaces.Box) or not (
+            is_image_space(observation_space)
+            and is_image_space_channels_first(observation_space)
+            and min(observation_space.shape[1:]) >= 36
+        ):
+            raise TypeError(
+                "observations must be images, uint8 [C, H, W] of at least 36 pixels each way, got "
+                f"{observation_space}"
+            )
+        if not isinstance(action_space, spaces.Discrete):
+            raise TypeError(f"actions must be Discrete, got {action_space}")
+        with th.random.fork_rng(devices=[]):
+            th.manual_seed(seed)
+            module = _Convolutions(
+                observation_space.shape, int(action_space.n), int(channels), float(bound)
+            )
+        super().__init__(module.to(get_device(device)), observation_space, action_space)
+
+    def rewards(
+        self, upper_params: FloatArray, observations: NDArray[Any], actions: NDArray[Any]
+    ) -> FloatArray:
+        """Return r_x for each entry of a batch, `[B]`; see `RewardModel`."""
+        paid = [
+            super(ConvolutionalReward, self).rewards(upper_params, observations[at], actions[at])
+            for at in _chunks(len(observations))
+        ]
+        return np.concatenate([np.zeros(0), *paid])
+
+    def vjp(
+        self,
+        upper_params: FloatArray,
+        observations: NDArray[Any],
+        actions: NDArray[Any],
+        weights: FloatArray,
+    ) -> FloatArray:
+        """Return sum_b weights(b) dr_x(s_b, a_b)/dx, `[D]`; see `RewardModel`."""
+        total = np.zeros(self.num_params)
+        for at in _chunks(len(observations)):
+            total += super().vjp(upper_params, observations[at], actions[at], weights[at])
+        return total
+
+
+def _chunks(length: int) -> list[slice]:
+    return [slice(first, first + CHUNK) for first in range(0, length, CHUNK)]
+
+
+class _Convolutions(th.nn.Module):
+    def __init__(
+        self, shape: tuple[int, ...], num_actions: int, channels: int, bound: float
+    ) -> None:
+        super().__init__()
+        self.features = th.nn.Sequential(
+            th.nn.Conv2d(shape[0], channels, 8, 4),
+            th.nn.ReLU(),
+            th.nn.Conv2d(channels, 2 * channels, 4, 2),
+            th.nn.ReLU(),
+            th.nn.Conv2d(2 * channels, 2 * channels, 3, 2),
+            th.nn.ReLU(),
+            th.nn.Flatten(),
+        )
+        with th.no_grad():
+            size = self.features(th.zeros(1, *shape)).shape[1]
+        self.output = th.nn.Linear(size, num_actions)
+        self.bound = bound
+
+    def forward(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        paid = (self.output(self.features(observations)) * actions).sum(dim=1)
+        return self.bound * th.tanh(paid)

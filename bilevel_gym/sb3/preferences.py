@@ -1,0 +1,679 @@
+"""Reward learning from preferences, with a follower who learns: queue, judge and methods.
+
+The leader's objective is that of `bilevel_gym.preferences`, the log-likelihood of a judge's answers
+under the reward r_x, on fragments that the follower plays:
+
+    F(x) = E_{d_1, d_2 ~ pi*(x)} E_answer[ l ],  l = log sigmoid(+-(R_x(d_1) - R_x(d_2))).
+
+x enters twice. At fixed fragments, l is the (negative) loss of a classifier, and its gradient can
+be taken over everything that was ever answered: `Direct`, the reward learning of Christiano et al.
+(NeurIPS 2017, arXiv 1706.03741). Through the fragments, the follower's actions change with x,
+
+    response = E[ (l - b) sum_h dlog pi(a_h|s_h)/dx ],  dlog pi/dx = (1/tau) d(Q - V)/dx,
+
+which needs fragments of today's follower, and a baseline b: l is never centred, and answers that
+are old would enter with its size. `SoBiRL` keeps the first term of d(Q - V), dr_x minus its mean
+over actions, as the code of Yang, Gao, Yuan (AISTATS 2025, arXiv 2405.19697) does; `Trace` replaces
+l - b by its regression on steps, and carries that along the rest of the episode to have all terms.
+Fragments begin anywhere in an episode; the states that they begin in are taken as given.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch as th
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, log_expit
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim
+
+from ..checks import check_at_least, check_positive
+from ..files import replacing
+from ..mdp import FloatArray
+from ..methods.base import EpisodicResponse
+from ..methods.sampled import carried
+from .followers import Follower, LearntEpisodes
+from .networks import numbers
+
+if TYPE_CHECKING:
+    from ..envs.preference_pendulum import BilevelPreferencePendulum
+
+__all__ = ["BradleyTerry", "Direct", "Judge", "Pairs", "PreferenceQueue", "SoBiRL", "Trace"]
+
+# What differs from the defaults of `SoftDQN`: its schedules are for a learner whose reward stays.
+INNER_OPTIONS: dict[str, Any] = {
+    "learning_rate": 1e-3,
+    "exploration_initial_eps": 0.15,
+    "train_freq": 8,
+    "gradient_steps": 4,
+    "buffer_size": 50_000,
+}
+
+# The regression of the trace.
+UNITS, BATCH, LEARNING_RATE = 64, 256, 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Pairs of fragments of H steps.
+
+    Attributes:
+        observations: What is seen before each step, `[M, 2, H, ...]`.
+        actions: `[M, 2, H, ...]`.
+        rewards: What the environment itself paid, `[M, 2, H]`; nothing learns from it.
+    """
+
+    observations: NDArray[Any]
+    actions: NDArray[Any]
+    rewards: FloatArray
+
+    def __len__(self) -> int:
+        """Return M."""
+        return len(self.rewards)
+
+    def __getitem__(self, which: slice | NDArray[Any]) -> Pairs:
+        """Return some of the pairs."""
+        return Pairs(self.observations[which], self.actions[which], self.rewards[which])
+
+    @property
+    def as_batch(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Observations and actions of all steps, `[2 M H, ...]` each."""
+        shape = (-1,)
+        return (
+            self.observations.reshape(*shape, *self.observations.shape[3:]),
+            self.actions.reshape(*shape, *self.actions.shape[3:]),
+        )
+
+
+# Who compares: (pairs, rng) -> share of preferences for the first fragment of each, [M] in [0, 1],
+# .5 for equal, NaN for no answer.
+Judge = Callable[[Pairs, np.random.Generator], ArrayLike]
+
+
+class BradleyTerry:
+    """A judge who prefers the first with probability sigmoid(rationality (R_1 - R_2)).
+
+    R is the sum of what the environment pays along a fragment (Bradley, Terry, Biometrika 1952).
+    """
+
+    def __init__(self, rationality: float = 1.0) -> None:
+        """Set up the judge.
+
+        Args:
+            rationality: How surely it tells fragments apart, positive.
+
+        Raises:
+            ValueError: If it is out of range.
+        """
+        self.rationality = check_positive("rationality", rationality)
+
+    def __call__(self, pairs: Pairs, rng: np.random.Generator) -> FloatArray:
+        """Return the answers, 1 or 0, `[M]`."""
+        first, second = pairs.rewards.sum(axis=2).T
+        chance = expit(self.rationality * (first - second))
+        return (rng.random(len(pairs)) < chance).astype(np.float64)
+
+
+class PreferenceQueue:
+    """Pairs of fragments and what was answered, the oldest forgotten first."""
+
+    def __init__(self, capacity: int = 1000) -> None:
+        """Begin empty.
+
+        Args:
+            capacity: Most pairs that are remembered, at least 1.
+
+        Raises:
+            ValueError: If it is out of range.
+        """
+        check_at_least("capacity", capacity, 1)
+        self.capacity = int(capacity)
+        self.pairs: Pairs | None = None
+        self.answers: FloatArray = np.zeros(0)
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return len(self.answers)
+
+    def add(self, pairs: Pairs, answers: ArrayLike) -> None:
+        """Remember pairs; those without an answer (NaN) are left out.
+
+        Args:
+            pairs: `[M]`.
+            answers: Share of preferences for the first fragment of each, `[M]`.
+
+        Raises:
+            ValueError: If an answer is neither in [0, 1] nor NaN, or fragments have another shape
+                than those before; nothing is added.
+        """
+        answers = checked_answers(answers, len(pairs))
+        told = ~np.isnan(answers)
+        pairs, answers = pairs[told], answers[told]
+        if self.pairs is not None:
+            old, new = self.pairs.observations.shape[1:], pairs.observations.shape[1:]
+            if old != new:
+                raise ValueError(f"fragments must have shape {old} like those before, got {new}")
+            pairs = Pairs(
+                np.concatenate([self.pairs.observations, pairs.observations]),
+                np.concatenate([self.pairs.actions, pairs.actions]),
+                np.concatenate([self.pairs.rewards, pairs.rewards]),
+            )
+            answers = np.concatenate([self.answers, answers])
+        self.pairs = pairs[slice(-self.capacity, None)]
+        self.answers = answers[-self.capacity :]
+
+    def likelihood(
+        self, game: BilevelPreferencePendulum, upper_params: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return the log-likelihood of each answer under r_x, and the gradient of their mean.
+
+        Args:
+            game: Whose reward r_x it is.
+            upper_params: x.
+
+        Returns:
+            Likelihoods `[M]`, and the gradient, shape of x: zero as long as nothing was answered.
+        """
+        if self.pairs is None or len(self) == 0:
+            return np.zeros(0), np.zeros(upper_params.shape)
+        likelihoods, slopes = compared(game, upper_params, self.pairs, self.answers)
+        weights = np.stack([slopes, -slopes], axis=1) / len(self)
+        each = np.broadcast_to(weights[:, :, None], self.pairs.rewards.shape).ravel()
+        return likelihoods, game.reward_vjp(upper_params, *self.pairs.as_batch, each)
+
+    def save(self, path: str | Path) -> None:
+        """Write the queue to a file, an archive of NumPy arrays (.npz)."""
+        content: dict[str, Any] = {"capacity": np.asarray(self.capacity), "answers": self.answers}
+        if self.pairs is not None:
+            content.update(vars(self.pairs))
+        with replacing(Path(path)) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **content)
+
+    @classmethod
+    def load(cls, path: str | Path) -> PreferenceQueue:
+        """Return the queue that `save` has written."""
+        with np.load(path) as content:
+            queue = cls(int(content["capacity"]))
+            if "rewards" in content:
+                queue.pairs = Pairs(content["observations"], content["actions"], content["rewards"])
+                queue.answers = content["answers"]
+        return queue
+
+
+def checked_answers(answers: ArrayLike, count: int) -> FloatArray:
+    """Return a judge's answers, `[M]`.
+
+    Raises:
+        ValueError: If they are not M numbers in [0, 1] or NaN.
+    """
+    checked = np.asarray(answers, dtype=np.float64)
+    if checked.shape != (count,):
+        raise ValueError(
+            f"a judge must give one answer for each pair, shape ({count},), got {checked.shape}"
+        )
+    wrong = (checked < 0.0) | (checked > 1.0)
+    if wrong.any():
+        raise ValueError(
+            "a judge must answer with numbers from 0 (the second is better) to 1 (the first is), "
+            f"or NaN for no answer, got {checked[wrong][0]}"
+        )
+    return checked
+
+
+def compared(
+    game: BilevelPreferencePendulum,
+    upper_params: FloatArray,
+    pairs: Pairs,
+    answers: FloatArray,
+) -> tuple[FloatArray, FloatArray]:
+    """Return log-likelihoods of answers, and their derivatives by R_x(first) - R_x(second), `[M]`.
+
+    Args:
+        game: Whose reward r_x it is.
+        upper_params: x.
+        pairs: `[M]`.
+        answers: Share of preferences for the first, `[M]`.
+    """
+    rewards = game.reward(upper_params, *pairs.as_batch).reshape(pairs.rewards.shape)
+    first, second = rewards.sum(axis=2).T
+    ahead = first - second
+    # log sigmoid(-z) = log sigmoid(z) - z
+    return log_expit(ahead) - (1.0 - answers) * ahead, answers - expit(ahead)
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Where in some episodes the fragments of pairs are.
+
+    Attributes:
+        episodes: Which episode each fragment is of, `[M, 2]`.
+        starts: Its first step, `[M, 2]`.
+        length: H.
+    """
+
+    episodes: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    length: int
+
+    @classmethod
+    def drawn(
+        cls, count: int, num_episodes: int, num_steps: int, length: int, rng: np.random.Generator
+    ) -> Windows:
+        """Draw fragments that do not overlap; the two of a pair are of different episodes.
+
+        Args:
+            count: M, at most half of all the fragments there are.
+            num_episodes: N, even.
+            num_steps: T of each.
+            length: H.
+            rng: What is drawn from.
+        """
+        each = num_steps // length
+        # Each episode's fragments in an order of their own; neighbours are compared one by one.
+        orders = np.stack([rng.permutation(each) for _ in range(num_episodes)])
+        chosen = np.sort(rng.permutation(num_episodes // 2 * each)[:count])
+        couple, place = np.divmod(chosen, each)
+        episodes = 2 * couple[:, None] + np.arange(2)
+        return cls(episodes, length * orders[episodes, place[:, None]], length)
+
+    @property
+    def steps(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Steps and episodes of all fragments, as indices, `[M, 2, H]`."""
+        times = self.starts[:, :, None] + np.arange(self.length)
+        return times, np.broadcast_to(self.episodes[:, :, None], times.shape)
+
+    def cut(self, played: LearntEpisodes) -> Pairs:
+        """Return the fragments."""
+        at = self.steps
+        return Pairs(played.observations[at], played.actions[at], played.upper_rewards[at])
+
+    def __getitem__(self, which: NDArray[np.bool_]) -> Windows:
+        """Return those of some pairs."""
+        return Windows(self.episodes[which], self.starts[which], self.length)
+
+
+class PreferenceMethod(ABC):
+    """Train the follower, show pairs of its fragments to the judge, estimate."""
+
+    exact: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        game: BilevelPreferencePendulum,
+        *,
+        comparisons: int = 7,
+        first_comparisons: int = 40,
+        max_comparisons: int | None = 200,
+        ask_every: int = 25,
+        capacity: int = 1000,
+        inner_steps: int = 24,
+        first_inner_steps: int | None = None,
+        inner_options: dict[str, Any] | None = None,
+    ) -> None:
+        """Bind the method to a game.
+
+        Args:
+            game: A game whose leader learns from preferences, with discrete actions.
+            comparisons: Pairs that the judge is shown each time, at least 1.
+            first_comparisons: Those of the first time, at least 1.
+            max_comparisons: Pairs that the judge is shown altogether, at least 1; None for no end.
+            ask_every: Steps of the leader from one time to the next, at least 1.
+            capacity: Most pairs that are remembered, at least 1.
+            inner_steps: Environment steps that the follower learns for each x, at least 1. Steps of
+                the leader are many and small here, as those of any learner of a classifier.
+            first_inner_steps: Those for the first x; None for as many.
+            inner_options: Arguments of `bilevel_gym.sb3.SoftDQN`, which replace
+                `INNER_OPTIONS`.
+
+        Raises:
+            ValueError: If an option is out of range.
+        """
+        options = {
+            "comparisons": comparisons,
+            "first_comparisons": first_comparisons,
+            "ask_every": ask_every,
+            "capacity": capacity,
+        }
+        for name, value in options.items():
+            check_at_least(name, value, 1)
+        if max_comparisons is not None:
+            check_at_least("max_comparisons", max_comparisons, 1)
+        self._game, self._capacity = game, int(capacity)
+        self._comparisons, self._first = int(comparisons), int(first_comparisons)
+        self._most = math.inf if max_comparisons is None else max_comparisons
+        self._every = int(ask_every)
+        self._rng = np.random.default_rng(0)
+        self.follower = Follower(
+            game,
+            steps=inner_steps,
+            first_steps=first_inner_steps,
+            options={**INNER_OPTIONS, **(inner_options or {})},
+        )
+        self._forget()
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Forget everything learnt and answered; draw all randomness from `rng` from now on."""
+        self._rng = rng
+        self.follower.reset(rng)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.queue = PreferenceQueue(self._capacity)
+        self.shown = 0
+        self._steps = 0
+        self._response: FloatArray | None = None
+        self._loss: float | None = None
+        self._summary = (0.0, 0.0, 0.0)
+
+    def step(self, upper_params: FloatArray) -> EpisodicResponse:
+        """Let the follower learn under x, ask the judge if it is time, and estimate.
+
+        The objective is the mean log-likelihood of all answers that are remembered; the response
+        term is that of the last fragments shown, until the next are.
+        """
+        game = self._game
+        samples = self.follower.learn(upper_params)
+        if self._steps % self._every == 0:
+            samples += self._ask(upper_params)
+        self._steps += 1
+        likelihoods, direct = self.queue.likelihood(game, upper_params)
+        response, ratio = self._trusted(direct)
+        return EpisodicResponse(
+            upper_params=upper_params,
+            # As long as nothing was answered, nothing is known.
+            objective=float(likelihoods.mean()) if len(likelihoods) else -math.log(2.0),
+            hyper_gradient=direct + response,
+            direct_gradient=direct,
+            samples=samples,
+            summary=self._summary,
+            critic_loss=self._loss,
+            trust_ratio=ratio,
+        )
+
+    def _ask(self, upper_params: FloatArray) -> int:
+        """Play episodes, show pairs of their fragments, and return the environment steps used."""
+        self._response, self._loss = None, None
+        wanted = self._comparisons if self.shown else self._first
+        count = int(min(wanted, self._most - self.shown))
+        if count <= 0:
+            return 0
+        game, length = self._game, self._game.fragment_steps
+        episodes = 2 * math.ceil(count / (game.episode_steps // length))
+        played = self.follower.play(upper_params, episodes, self._rng)
+        steps = np.arange(len(played.alive))
+        lower = np.power(game.gamma, steps) @ played.lower_rewards
+        upper = played.upper_rewards.sum(axis=0)
+        self._summary = (float(upper.mean()), float(lower.mean()), played.num_steps / episodes)
+        windows = Windows.drawn(count, episodes, len(steps), length, self._rng)
+        pairs = windows.cut(played)
+        answers = checked_answers(game.judge(pairs, self._rng), count)
+        self.shown += count
+        told = ~np.isnan(answers)
+        if told.any() and len(self.queue):
+            self._response, self._loss = self.response_term(
+                upper_params, played, windows[told], answers[told]
+            )
+        self.queue.add(pairs, answers)
+        return played.num_steps
+
+    @abstractmethod
+    def response_term(
+        self,
+        upper_params: FloatArray,
+        played: LearntEpisodes,
+        windows: Windows,
+        answers: FloatArray,
+    ) -> tuple[FloatArray | None, float | None]:
+        """Estimate the response term from fragments that were just played.
+
+        Args:
+            upper_params: x.
+            played: Episodes of today's follower.
+            windows: Where in them the fragments are that were compared, `[M]`.
+            answers: `[M]`.
+
+        Returns:
+            The estimate, shape of x, and the loss of a regression; None for what there is not.
+        """
+
+    def _trusted(self, direct: FloatArray) -> tuple[FloatArray, float | None]:
+        """Return the response term as far as it is trusted, and the share of it that is."""
+        return np.zeros_like(direct), None
+
+
+class Direct(PreferenceMethod):
+    """The gradient at fixed fragments: reward learning as by Christiano et al. (NeurIPS 2017).
+
+    The leader takes what the follower shows as given, and learns to explain the answers.
+    """
+
+    def response_term(
+        self,
+        upper_params: FloatArray,
+        played: LearntEpisodes,
+        windows: Windows,
+        answers: FloatArray,
+    ) -> tuple[None, None]:
+        """Return none."""
+        return None, None
+
+
+class WithResponse(PreferenceMethod):
+    """What the methods have in common that follow the follower's reaction.
+
+    With `kappa` the response term bends the direct one and does not outweigh it: where the direct
+    term vanishes the leader stops, whatever the follower's reaction would be worth.
+    """
+
+    def __init__(
+        self, game: BilevelPreferencePendulum, *, kappa: float | None = 0.3, **options: Any
+    ) -> None:
+        """Bind the method to a game.
+
+        Args:
+            game: A game whose leader learns from preferences, with discrete actions.
+            kappa: Most that the response term may be long, relative to the direct one, positive; a
+                longer one is shortened, as it is noise of a few pairs divided by the temperature.
+                None to leave it as it is.
+            **options: See `PreferenceMethod`.
+
+        Raises:
+            TypeError: If an option is unknown.
+            ValueError: If an option is out of range.
+        """
+        self._kappa = None if kappa is None else check_positive("kappa", kappa)
+        super().__init__(game, **options)
+
+    def _trusted(self, direct: FloatArray) -> tuple[FloatArray, float | None]:
+        """Return the response term as far as it is trusted, and the share of it that is."""
+        if self._response is None:
+            return np.zeros_like(direct), 0.0
+        if self._kappa is None:
+            return self._response, 1.0
+        allowed = self._kappa * float(np.linalg.norm(direct))
+        length = float(np.linalg.norm(self._response))
+        share = allowed / length if length > allowed else 1.0
+        return share * self._response, share
+
+    def _excess(self, upper_params: FloatArray, pairs: Pairs, answers: FloatArray) -> FloatArray:
+        """Return l - b for some pairs, `[M]`; b is the mean over pairs that were shown earlier.
+
+        A mean over the others of the same time would not do: fragments of one episode have much in
+        common, which it would take away.
+        """
+        earlier, _ = self.queue.likelihood(self._game, upper_params)
+        likelihoods, _ = compared(self._game, upper_params, pairs, answers)
+        return likelihoods - earlier.mean()
+
+
+class SoBiRL(WithResponse):
+    """The excess of l over its baseline, times the first term of dlog pi/dx along the fragments."""
+
+    def response_term(
+        self,
+        upper_params: FloatArray,
+        played: LearntEpisodes,
+        windows: Windows,
+        answers: FloatArray,
+    ) -> tuple[FloatArray, None]:
+        """Return the one-step estimate; see `PreferenceMethod`."""
+        game, pairs = self._game, windows.cut(played)
+        excess = self._excess(upper_params, pairs, answers) / (len(pairs) * game.temperature)
+        seen, taken = pairs.as_batch
+        weights = np.broadcast_to(excess[:, None, None], pairs.rewards.shape).ravel()
+        shares = self.follower.probabilities(seen) * weights[:, None]
+        estimate = game.reward_vjp(upper_params, seen, taken, weights)
+        return estimate - _over_actions(game, upper_params, seen, shares), None
+
+
+class Trace(WithResponse):
+    """The regression of l on steps, carried along the rest of the episode.
+
+    With c_h(s, a) the mean of l over all that goes on from the h-th step of a fragment, less its
+    mean over actions, the response is (1/tau) E[ sum_k e_k dr_x(s_k, a_k)/dx ] with
+    e_k = gamma e_{k-1} + c_h(s_k, a_k), as `bilevel_gym.methods.trace` has it for returns; the sum
+    goes on after the fragments' ends, to the end of the episode.
+    """
+
+    def __init__(
+        self, game: BilevelPreferencePendulum, *, critic_updates: int = 200, **options: Any
+    ) -> None:
+        """Bind the method to a game.
+
+        Args:
+            game: A game whose leader learns from preferences, with discrete actions.
+            critic_updates: Gradient steps of the regression each time, at least 1.
+            **options: See `WithResponse`.
+
+        Raises:
+            TypeError: If an option is unknown.
+            ValueError: If an option is out of range.
+        """
+        check_at_least("critic_updates", critic_updates, 1)
+        self._updates = int(critic_updates)
+        super().__init__(game, **options)
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._critic = Regression(self._game, int(self._rng.integers(2**31)))
+
+    def response_term(
+        self,
+        upper_params: FloatArray,
+        played: LearntEpisodes,
+        windows: Windows,
+        answers: FloatArray,
+    ) -> tuple[FloatArray, float]:
+        """Return the trace's estimate; see `PreferenceMethod`."""
+        game, queue = self._game, self.queue
+        assert queue.pairs is not None
+        earlier, _ = queue.likelihood(game, upper_params)
+        loss = self._critic.fit(queue.pairs, earlier - earlier.mean(), self._updates, self._rng)
+        pairs = windows.cut(played)
+        seen, taken = pairs.as_batch
+        place = np.tile(np.arange(windows.length) / windows.length, 2 * len(pairs))
+        policy = self.follower.probabilities(seen)
+        table = self._critic.values(place, seen)
+        table -= (policy * table).sum(axis=1, keepdims=True)
+        table /= len(pairs) * game.temperature
+        injections = np.zeros(played.alive.shape)
+        chosen = table[np.arange(len(table)), taken.reshape(-1).astype(np.int64)]
+        steps, episodes = (index.ravel() for index in windows.steps)
+        injections[steps, episodes] = chosen
+        carry = carried(injections, game.gamma)
+        # The last action is averaged over, as the policy is known.
+        every = np.zeros((*carry.shape, table.shape[1]))
+        every[steps, episodes] = table
+        every += carry[:, :, None]
+        seen = played.observations.reshape(-1, *played.observations.shape[2:])
+        shares = self.follower.probabilities(seen) * every.reshape(len(seen), -1)
+        return _over_actions(game, upper_params, seen, shares), loss
+
+
+def _over_actions(
+    game: BilevelPreferencePendulum,
+    upper_params: FloatArray,
+    observations: NDArray[Any],
+    weights: FloatArray,
+) -> FloatArray:
+    """Return sum_sa weights(s, a) dr_x(s, a)/dx, shape of x; `weights` is `[B, A]`."""
+    count = weights.shape[1]
+    each = np.repeat(observations, count, axis=0)
+    every = np.tile(np.arange(count), len(observations))
+    return game.reward_vjp(upper_params, each, every, weights.ravel())
+
+
+class Regression:
+    """A network that predicts, for every action, what a step of a fragment makes of l."""
+
+    def __init__(self, game: BilevelPreferencePendulum, seed: int) -> None:
+        """Begin with an untrained network.
+
+        Args:
+            game: The game.
+            seed: Seed of the weights.
+        """
+        self._space = game.observation_space
+        size = get_flattened_obs_dim(self._space) + 1
+        with th.random.fork_rng(devices=[]):
+            th.manual_seed(seed)
+            self.network = th.nn.Sequential(
+                th.nn.Linear(size, UNITS),
+                th.nn.ReLU(),
+                th.nn.Linear(UNITS, UNITS),
+                th.nn.ReLU(),
+                th.nn.Linear(UNITS, int(game.lower_space.n)),  # type: ignore[attr-defined]
+            )
+        self._optimizer = th.optim.Adam(self.network.parameters(), LEARNING_RATE)
+
+    def values(self, place: FloatArray, observations: NDArray[Any]) -> FloatArray:
+        """Return what is predicted, `[B, A]`.
+
+        Args:
+            place: Where in the fragment a step is, `[B]` in [0, 1).
+            observations: `[B, ...]`.
+        """
+        with th.no_grad():
+            return self._outputs(place, observations).double().numpy()
+
+    def fit(
+        self, pairs: Pairs, excess: FloatArray, updates: int, rng: np.random.Generator
+    ) -> float:
+        """Take gradient steps on steps of fragments; return the mean loss of the last tenth.
+
+        Args:
+            pairs: `[M]`.
+            excess: l of each, centred, `[M]`.
+            updates: Gradient steps, at least 1.
+            rng: Where batches come from.
+        """
+        seen, taken = pairs.as_batch
+        count, length = len(seen), pairs.rewards.shape[2]
+        losses = []
+        for _ in range(updates):
+            batch = rng.integers(count, size=BATCH)
+            place = (batch % length) / length
+            predicted = self._outputs(place, seen[batch])
+            actions = th.as_tensor(taken[batch].reshape(-1, 1).astype(np.int64))
+            target = th.as_tensor(excess[batch // (2 * length)], dtype=th.float32)
+            loss = th.nn.functional.mse_loss(predicted.gather(1, actions).squeeze(1), target)
+            self._optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._optimizer.step()
+            losses.append(float(loss.detach()))
+        return float(np.mean(losses[-max(1, updates // 10) :]))
+
+    def _outputs(self, place: FloatArray, observations: NDArray[Any]) -> th.Tensor:
+        like = next(self.network.parameters())
+        read = [
+            th.as_tensor(place, dtype=like.dtype).reshape(-1, 1),
+            numbers(observations, self._space, like).flatten(1),
+        ]
+        outputs: th.Tensor = self.network(th.cat(read, dim=1))
+        return outputs

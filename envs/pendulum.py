@@ -1,0 +1,208 @@
+"""BilevelPendulum-v0: what to pay a pendulum for, so that it stands up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checks import check_discount, check_not_negative, check_positive
+from ..mdp import FloatArray
+from ..reward_models import LinearReward
+from .base import View
+from .parametric import ParametricGame, with_bars
+
+if TYPE_CHECKING:
+    import pygame
+
+__all__ = ["BilevelPendulum"]
+
+# Directions of the pole that are paid for, (cos, sin) of angles from upright, `[2, 6]`.
+ANGLES = np.arange(6) * np.pi / 3.0
+DIRECTIONS = np.stack([np.cos(ANGLES), np.sin(ANGLES)])
+NAMES = ("up", "up left", "down left", "down", "down right", "up right")
+
+# At an angle a from one of them, what is paid has fallen to exp(SHARPNESS (cos(a) - 1)).
+SHARPNESS = 2.0
+
+# The picture of Gymnasium is a square of this side, with the pivot in its middle; a ring around the
+# pole shows what is paid, in pieces.
+SIDE, RING, PIECES = 500, (128, 160), 72
+
+
+class BilevelPendulum(ParametricGame):
+    """A leader designs the reward of a pendulum from nothing but the wish to see it upright.
+
+    ## Description
+    The pendulum is that of Gymnasium's Pendulum-v1: it starts anywhere, at a small speed, and the
+    torque is too weak to lift it straight from below. The follower swings it, and is paid for the
+    direction of the pole as much as the leader decides, less what its torque costs. The leader
+    minds how upright the pole is, and nothing else. At first nothing is paid for, and the pole
+    dangles.
+
+    What is paid for does not depend on the torque: all that x does for the leader, it does through
+    what the follower makes of it many steps later. A one-step estimate of the hyper-gradient
+    (`method="sobirl"`) is exactly zero here, and the direct gradient too.
+
+    ## Upper Level
+    x in [-`upper_bound`, `upper_bound`]^6, the pay for six directions of the pole: up, and on in
+    steps of 60 degrees to the left; x starts at 0. The objective, to be maximised, is
+
+        F(x) = E[ sum_t upper_gamma^t cos(theta_t) ]
+
+    over the steps of an episode, theta being the angle from upright.
+
+    ## Lower Level
+    The reward is
+
+        r_x = b tanh(sum_i x_i exp(2 (cos(theta - theta_i) - 1)) / b) - c a^2
+
+    with a the torque in -2..2, c the `effort_cost` and b the `reward_bound`. The policy is soft
+    optimal for the discount `gamma` and the temperature `temperature`, as far as it is learnt:
+    soft actor-critic (`bilevel_gym.sb3.SoftSAC`), which keeps what it has learnt when x moves.
+
+    ## Observation Space
+    Game and follower: (cos theta, sin theta, speed), `Box([3])`, float32, the speed within 8.
+    Leader: means over episodes of its return, the follower's return and the length,
+    `Box(-inf, inf, [3])`.
+
+    ## Action Space
+    Leader: `Box(-upper_bound, upper_bound, [6])`, x. Follower: `Box(-2, 2, [1])`, the torque. Game:
+    both, `{"upper": x, "lower": a}`.
+
+    ## Rewards
+    Leader: F(x), a mean over episodes. Follower and game: r_x.
+
+    ## Episode End
+    The follower's episode never terminates, and is truncated after `episode_steps`. The leader's is
+    truncated after `outer_steps` (100) announcements.
+
+    ## Info
+    Leader: `hyper_gradient` [6], `upper_params` [6], `inner_samples` (environment steps, the
+    learner's and those of the episodes that are watched), `critic_loss`. Follower and game:
+    `upper_reward`, that is cos(theta).
+
+    ## Arguments
+    * `reward_bound` (1): what the directions can pay at most, positive;
+    * `effort_cost` (.05): price of the squared torque, not negative;
+    * `episode_steps` (100): at least 1;
+    * `gamma` (.95): the follower's discount, in [0, 1);
+    * `upper_gamma` (.95): the leader's, in [0, 1);
+    * `temperature` (.05): positive; the entropy is that of torques scaled to -1..1;
+    * `upper_bound` (10): positive;
+    * `render_mode`: None, "human" or "rgb_array". The picture has a ring around the pole, coloured
+      by what is paid for each direction, and x below.
+
+    ## Ground Truth
+    There is none: the follower's answer is learnt, and objectives are estimates. From x0 along Adam
+    at a rate of .4, the mean of cos(theta) over an episode, in 64 episodes that nobody learns from:
+
+    | seed | x0, 4,600 environment steps | 14,800 | 25,000 |
+    |---|---|---|---|
+    | 0 | -.429 | .579 | .665 |
+    | 1 | -.487 | .515 | .690 |
+    | 2 | -.358 | .560 | .687 |
+
+    (`python -m tests.benchmarks.reward_design`; about a minute each.) The one-step estimate is
+    zero, to the last bit, so that its leader stays at x0. With 8 or 16 episodes for each x and
+    without `state_features` the first estimates often point the wrong way; whoever pays for hanging
+    then gets a follower that hangs, from whose episodes nobody learns of anything better: some
+    seeds stayed there.
+
+    ## References
+    Gymnasium's Pendulum-v1.
+
+    ## Version History
+    * v0: first version.
+    """
+
+    # For each x some 3,400 environment steps, two thirds of them watched. Steps weigh the same
+    # however late they are, and noise that the state explains is taken out of the advantages: an
+    # estimate from so few episodes is too noisy to climb along otherwise.
+    method_options: Mapping[str, Any] = {
+        "episodes": 24,
+        "critic_updates": 400,
+        "discount_steps": False,
+        "state_features": 60,
+        "first_inner_steps": 2200,
+        "inner_steps": 1000,
+        "inner_options": {
+            "train_freq": 8,
+            "gradient_steps": 4,
+            "tau": 0.02,
+            "policy_kwargs": {"net_arch": [64, 64], "optimizer_kwargs": {"fused": True}},
+        },
+    }
+
+    def __init__(
+        self,
+        *,
+        reward_bound: float = 1.0,
+        effort_cost: float = 0.05,
+        episode_steps: int = 100,
+        gamma: float = 0.95,
+        upper_gamma: float = 0.95,
+        temperature: float = 0.05,
+        upper_bound: float = 10.0,
+        render_mode: str | None = None,
+    ) -> None:
+        """Build the game; the arguments are described above.
+
+        Raises:
+            ValueError: If an argument is out of range.
+        """
+        self._bound = check_positive("reward_bound", reward_bound)
+        cost = check_not_negative("effort_cost", effort_cost)
+        check_discount("upper_gamma", upper_gamma)  # episodes do not end by themselves
+        super().__init__(
+            "Pendulum-v1",
+            LinearReward(
+                directions, len(NAMES), base=partial(effort, cost=cost), bound=self._bound
+            ),
+            episode_steps=episode_steps,
+            upper_reward=uprightness,
+            gamma=gamma,
+            upper_gamma=upper_gamma,
+            temperature=temperature,
+            upper_bound=upper_bound,
+            render_mode=render_mode,
+        )
+
+    def draw(self, view: View) -> pygame.Surface:
+        """Draw the pendulum in a ring of what is paid for each direction, and x below."""
+        from ..rendering.canvas import HEADER_HEIGHT, diverging_colours, import_pygame
+
+        picture = super().draw(view)
+        pygame = import_pygame()
+        angles = (np.arange(PIECES) + 0.5) * 2.0 * np.pi / PIECES
+        states = np.stack([np.cos(angles), np.sin(angles), np.zeros(PIECES)], axis=1)
+        paid = self.reward(view.upper_params, states, np.zeros((PIECES, 1)))
+        for angle, colour in zip(angles, diverging_colours(paid, self._bound), strict=True):
+            edges = angle + np.array([-0.5, 0.5]) * 2.0 * np.pi / PIECES
+            # Angles go to the left from upright.
+            around = np.stack([-np.sin(edges), -np.cos(edges)], axis=1)
+            corners = np.concatenate([RING[0] * around, RING[1] * around[::-1]])
+            middle = picture.get_width() / 2.0, HEADER_HEIGHT + SIDE / 2.0
+            pygame.draw.polygon(picture, colour.tolist(), corners + middle)
+        return with_bars(picture, view, NAMES, "the leader's x: pay for each direction of the pole")
+
+
+def directions(observations: NDArray[Any], actions: NDArray[Any]) -> FloatArray:
+    """Return how near the pole is to each direction, `[B, 6]`."""
+    pole = np.asarray(observations[:, :2], np.float64)  # (cos, sin) of its angle
+    return np.exp(SHARPNESS * (pole @ DIRECTIONS - 1.0))
+
+
+def effort(observations: NDArray[Any], actions: NDArray[Any], *, cost: float) -> FloatArray:
+    """Return what the follower pays for its torque, negative, `[B]`."""
+    return -cost * np.square(np.asarray(actions, np.float64)).sum(axis=1)
+
+
+def uprightness(
+    observations: NDArray[Any], actions: NDArray[Any], rewards: FloatArray
+) -> FloatArray:
+    """Return cos(theta), `[B]`."""
+    return np.asarray(observations[:, 0], np.float64)

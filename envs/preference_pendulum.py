@@ -1,0 +1,278 @@
+"""BilevelPreferencePendulum-v0: a reward learnt from preferences between fragments of swings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from ..checks import check_at_least, unknown_name
+from ..mdp import FloatArray
+from ..reward_models import imported
+from .base import View
+from .parametric import ParametricGame
+
+if TYPE_CHECKING:
+    import pygame
+
+    from ..sb3.preferences import Judge
+
+__all__ = ["PREFERENCE_METHODS", "BilevelPreferencePendulum"]
+
+# They need PyTorch.
+PREFERENCE_METHODS = {
+    "direct": "bilevel_gym.sb3.preferences:Direct",
+    "sobirl": "bilevel_gym.sb3.preferences:SoBiRL",
+    "trace": "bilevel_gym.sb3.preferences:Trace",
+}
+
+REWARD_MODELS = ("network", "linear")
+
+# Torques that the follower chooses among, in Nm, and the fastest that the pendulum turns, in rad/s.
+TORQUES = (-2.0, -1.0, 0.0, 1.0, 2.0)
+SPEED = 8.0
+
+NUM_FEATURES = 7
+
+# Points of a side of the chart of r_x, and pixels below it.
+CHART_POINTS, CHART_FOOT = 125, 92
+
+
+class BilevelPreferencePendulum(ParametricGame):
+    """A leader learns a pendulum's reward from which of two swings somebody likes better.
+
+    ## Description
+    Reinforcement learning from human feedback as a bilevel problem. Nobody tells the follower what
+    to do with its pendulum. It is paid by a reward model; a judge is shown pairs of fragments of
+    what it does, and tells which one is better; the leader looks for the reward model that explains
+    the answers, on the fragments that are played for that very reward. The judge is synthetic, or
+    you (`demos/preferences.py`).
+
+    ## Upper Level
+    x in [-upper_bound, upper_bound]^D, the parameters of r_x: weights and biases of a network of
+    what is observed and done (D = 4801 with the default layers), or the weights of seven features
+    ("linear"): cos, sin and cos^2 of the angle, speed, its square, its product with sin, and
+    torque^2. Either ends in a tanh, so that |r_x| <= 1: answers do not fix the scale of a reward,
+    and against a fixed temperature its growth would make the follower colder. At the start a
+    network is drawn from `seed`, and a linear model pays nothing. The objective, to be maximised,
+    is the expected log-likelihood of an answer,
+
+        F(x) = E[ log sigmoid(+-(R_x(d_1) - R_x(d_2))) ],  + where d_1 was preferred,
+
+    R_x(d) being the sum of r_x along a fragment d of H = `fragment_steps` steps. Fragments are of
+    two episodes of pi*(x), and begin at a multiple of H; the states that they begin in are taken as
+    given. x enters through R_x, the direct term, and through what there is to compare, the response
+    term. F is largest for fragments that are easy to tell apart, which need not be good ones: the
+    leader is judged on its model of the judge, and what it is for is another question.
+
+    ## Lower Level
+    The pendulum of Gymnasium (`Pendulum-v1`) with the reward r_x, discount `gamma` and an entropy
+    bonus weighed by `temperature`. The follower learns it by `bilevel_gym.sb3.SoftDQN` and keeps
+    what it has learnt when x moves; what it remembers is paid by the r_x of today.
+
+    ## Observation Space
+    Game and follower: cos and sin of the angle (0 is upright) and the speed, float32 `[3]`. Leader:
+    when the judge was last asked, the mean return that the environment itself would have paid, the
+    follower's discounted return, and the length of an episode, float32 `[3]`.
+
+    ## Action Space
+    Leader: `Box(-upper_bound, upper_bound, [D])`, x. Follower: `Discrete(5)`, torques of -2, -1, 0,
+    1 and 2 Nm. Game: both, `{"upper": x, "lower": a}`.
+
+    ## Rewards
+    Leader: the mean log-likelihood of all answers that are remembered, log(1/2) before the first.
+    Follower and game: r_x(s, a).
+
+    ## Episode End
+    The follower's episode never terminates and is truncated after `episode_steps`. The leader's is
+    truncated after `outer_steps` (100) announcements.
+
+    ## Info
+    Leader: `hyper_gradient` [D], `upper_params` [D], `inner_samples` (environment steps, those of
+    the fragments included), with "sobirl" and "trace" `trust_ratio` (the share of the response
+    term that was used, 0 where there is none), with "trace" `critic_loss`. Follower and game:
+    `upper_reward`, what the environment itself would pay.
+
+    ## Arguments
+    * `reward_model` ("network"): or "linear";
+    * `hidden` (64, 64): units of the network's layers;
+    * `seed` (0): of the network at the start;
+    * `fragment_steps` (25): H, at least 1;
+    * `episode_steps` (200): steps of an episode, at least H;
+    * `rationality` (1): the synthetic judge prefers d_1 with probability
+      sigmoid(rationality (R(d_1) - R(d_2))), R being what the environment pays; positive;
+    * `judge` (None): another judge, (pairs, rng) -> answers `[M]` from 0 (the second is better) to
+      1 (the first is), NaN for no answer, with pairs a `bilevel_gym.sb3.preferences.Pairs`; or
+      where to import it from, "module:function". Whoever needs time answers NaN, and adds the
+      answer to the method's `queue` later;
+    * `upper_bound` (10): bound of x, positive;
+    * `gamma` (.97): the follower's discount, in [0, 1);
+    * `temperature` (.1): positive;
+    * `render_mode`: None, "human" or "rgb_array". The picture shows the pendulum, and r_x by angle
+      and speed.
+
+    Methods of the leader's seat, see `bilevel_gym.sb3.preferences`: "direct" (Christiano et al.,
+    DRLHF; the default), "sobirl" and "trace" with a response term. They ask every 25 steps of the
+    leader, for 7 answers (40 at first, 200 altogether); steps are small and many, by Adam with a
+    learning rate of 1e-3 for example.
+
+    ## Ground Truth
+    There is none for the pendulum: objective and gradients are estimates. On a game of three states
+    that is small enough to enumerate, direct term, one-step response and full response of these
+    methods are the exact ones of `bilevel_gym.preferences` to sampling error (a test).
+
+    What counts in the end is the return that the environment would have paid, over 200 steps of the
+    follower's policy without exploration (`python -m tests.benchmarks.rlhf`; 200 answers, 25 000
+    environment steps, Adam, a minute on a free core; seeds 0, 1, 2):
+
+    | method | return at the end |
+    |---|---|
+    | "direct" | -166, -153, -149 |
+    | "sobirl" | -186, -165, -143 |
+    | "trace" | -174, -171, -151 |
+    | "sobirl" with `kappa=None` | -1288 (seed 0 alone) |
+    | random torques | -1203 |
+
+    The response term brings nothing here that can be told from noise. As estimated from 7 pairs it
+    is some 30 to 3000 times as long as `kappa` (.3 of the direct term) allows, and added in full
+    length it destroys the learning.
+
+    ## References
+    P. F. Christiano, J. Leike, T. B. Brown, M. Martic, S. Legg, D. Amodei, "Deep reinforcement
+    learning from human preferences", NeurIPS 2017, arXiv 1706.03741. As a bilevel problem:
+    S. Chakraborty et al., ICLR 2024, arXiv 2308.02585; Y. Yang, B. Gao, Y. Yuan, "Bilevel
+    reinforcement learning via the development of hyper-gradient without lower-level convexity",
+    AISTATS 2025, arXiv 2405.19697. The pendulum: Gymnasium.
+
+    ## Version History
+    * v0: first version.
+    """
+
+    methods = PREFERENCE_METHODS
+    default_method = "direct"
+
+    def __init__(
+        self,
+        *,
+        reward_model: str = "network",
+        hidden: Sequence[int] = (64, 64),
+        seed: int = 0,
+        fragment_steps: int = 25,
+        episode_steps: int = 200,
+        rationality: float = 1.0,
+        judge: Judge | str | None = None,
+        upper_bound: float = 10.0,
+        gamma: float = 0.97,
+        temperature: float = 0.1,
+        render_mode: str | None = None,
+    ) -> None:
+        """Build the game; the arguments are described above.
+
+        Raises:
+            ValueError: If an argument is out of range.
+            ImportError: If Stable-Baselines3 is not installed.
+        """
+        from ..sb3.preferences import BradleyTerry
+
+        if reward_model not in REWARD_MODELS:
+            raise ValueError(unknown_name("`reward_model`", reward_model, REWARD_MODELS))
+        check_at_least("fragment_steps", fragment_steps, 1)
+        check_at_least("episode_steps", episode_steps, fragment_steps)
+        self.fragment_steps = int(fragment_steps)
+        self.judge: Judge = BradleyTerry(rationality) if judge is None else imported(judge)
+        if not callable(self.judge):
+            raise TypeError(
+                "`judge` must be a function (pairs, rng) -> answers [M], or where to import it "
+                f'from, "module:function", got {judge!r}'
+            )
+        linear = {"features": features, "num_params": NUM_FEATURES, "bound": 1.0}
+        options = linear if reward_model == "linear" else {"hidden": list(hidden), "seed": seed}
+        super().__init__(
+            "Pendulum-v1",
+            {"kind": reward_model, **options},
+            episode_steps=episode_steps,
+            gamma=gamma,
+            temperature=temperature,
+            upper_gamma=1.0,
+            upper_bound=upper_bound,
+            render_mode=render_mode,
+        )
+
+    def make_environment(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
+        """Return a fresh pendulum with discrete torques."""
+        return gym.wrappers.TransformAction(
+            super().make_environment(render_mode), torque, spaces.Discrete(len(TORQUES))
+        )
+
+    def draw(self, view: View) -> pygame.Surface:
+        """Draw the pendulum, and r_x, averaged over torques, by angle and speed beside it."""
+        from ..rendering.canvas import (
+            HEADER_HEIGHT,
+            THEME,
+            diverging_colours,
+            draw_colour_bar,
+            draw_header,
+            import_pygame,
+            new_surface,
+        )
+
+        pygame = import_pygame()
+        swing = super().draw(view)
+        left, top = swing.get_width() + THEME.margin, HEADER_HEIGHT
+        side = swing.get_height() - top - CHART_FOOT
+        surface = new_surface((left + side + THEME.margin, swing.get_height()))
+        surface.blit(swing, (0, top), (0, top, *swing.get_size()))
+        draw_header(surface, view.title, view.status)
+        colours = diverging_colours(self.chart(view.upper_params, CHART_POINTS), 1.0)
+        # Speed upwards.
+        pixels = pygame.surfarray.make_surface(colours[:, ::-1])
+        surface.blit(pygame.transform.scale(pixels, (side, side)), (left, top))
+        bar = (left, top + side + THEME.gap, side, CHART_FOOT - 2 * THEME.gap)
+        draw_colour_bar(surface, bar, 1.0, "r_x by angle (middle: upright) and speed")
+        return surface
+
+    def chart(self, upper_params: FloatArray, points: int) -> FloatArray:
+        """Return r_x by angle (-pi..pi, 0 is upright) and speed (-8..8), mean over torques.
+
+        Args:
+            upper_params: x.
+            points: P, of either axis.
+
+        Returns:
+            `[P, P]`.
+        """
+        angle, speed = np.meshgrid(
+            np.linspace(-np.pi, np.pi, points), np.linspace(-SPEED, SPEED, points), indexing="ij"
+        )
+        seen = np.stack([np.cos(angle), np.sin(angle), speed], axis=2).reshape(-1, 3)
+        seen = seen.astype(np.float32)
+        paid = [
+            self.reward(upper_params, seen, np.full(len(seen), action))
+            for action in range(len(TORQUES))
+        ]
+        return np.mean(paid, axis=0).reshape(points, points)
+
+
+def torque(action: Any) -> NDArray[np.float32]:
+    """Return the torque of an action, `[1]`."""
+    return np.array([TORQUES[int(action)]], dtype=np.float32)
+
+
+def features(observations: NDArray[Any], actions: NDArray[Any]) -> FloatArray:
+    """Return cos, sin and cos^2 of the angle, speed, its square, sin times speed, and torque^2.
+
+    Args:
+        observations: cos, sin and speed, `[B, 3]`.
+        actions: `[B]`.
+
+    Returns:
+        All of them within -1..1, `[B, 7]`.
+    """
+    cosine, sine, speed = np.asarray(observations, dtype=np.float64).T
+    speed = speed / SPEED
+    strength = np.asarray(TORQUES)[np.asarray(actions, dtype=np.int64)] / max(TORQUES)
+    return np.stack([cosine, sine, cosine**2, speed, speed**2, sine * speed, strength**2], axis=1)

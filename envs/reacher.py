@@ -1,0 +1,326 @@
+"""BilevelReacher-v0: what to pay a robot arm for, so that its tip comes to the target."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.wrappers import TransformObservation
+from numpy.typing import NDArray
+
+from ..checks import check_not_negative, check_positive
+from ..mdp import FloatArray
+from ..reward_models import LinearReward
+from .base import View
+from .parametric import ParametricGame
+from .simulators import Restorable, require
+
+if TYPE_CHECKING:
+    import pygame
+
+    from ..rendering.key import KeyEntry
+
+__all__ = ["BilevelReacher"]
+
+# Lengths of the two links, and the ranges of nearness, in metres.
+LINKS = 0.1, 0.11
+RANGES = 0.05, 0.1, 0.2
+
+# What is seen is measured in these, so that it is of order one for networks: cosines and sines,
+# metres for the target, radians per second, metres for the vector from the target to the tip.
+LENGTH, SPEED = 0.2, 10.0
+UNITS = np.array([1.0, 1.0, 1.0, 1.0, LENGTH, LENGTH, SPEED, SPEED, LENGTH, LENGTH])
+
+# Speed of the joints, in those units, at which "at rest" has faded to 1/sqrt(e).
+RESTING_SPEED = 0.5
+
+FEATURES = ("near 5 cm", "near 10 cm", "near 20 cm", "at rest", "stretched", "heading")
+
+# The picture, in pixels, and the half-width of the arena, in metres.
+PICTURE_SIZE = (1040, 640)
+CAPTION_HEIGHT, ARENA_SIDE, BARS_HEIGHT, ARM_WIDTH = 28, 472, 270, 18
+HALF_WIDTH = 0.22
+FIELD_POINTS = 118
+
+
+class BilevelReacher(ParametricGame):
+    """A leader designs what an arm is paid for; only where its tip should be is given.
+
+    ## Description
+    The arm of MuJoCo's Reacher has two links and a torque at each of two joints; a target lies
+    somewhere within its reach. The follower moves the arm and is paid for six features of what it
+    sees, as much as the leader decides, and pays for its torques. The leader minds the distance
+    from the tip to the target, and nothing else. At first nothing is paid for, and the follower has
+    no reason to come near.
+
+    ## Upper Level
+    x in [-`upper_bound`, `upper_bound`]^6, the weights of the features; x starts at 0. The
+    objective, to be maximised, is
+
+        F(x) = -E[ sum_t upper_gamma^t |d_t| ]
+
+    over the steps of an episode, with d the vector from the target to the tip, in metres.
+
+    ## Lower Level
+    An entropy-regularised problem with discount `gamma` and temperature `temperature` (of the
+    entropy of actions) and the reward
+
+        r_x(s, a) = reward_bound tanh(x . phi(s) / reward_bound) - effort_cost |a|^2.
+
+    The features phi are, in order:
+
+    * near: exp(-|d|^2 / (2 l^2)) for l = 5 cm, 10 cm and 20 cm;
+    * at rest: exp(-|w|^2 / (2 * 5^2)), w being the speeds of the joints in radians per second;
+    * stretched: the cosine of the angle of the second joint;
+    * heading: the cosine of the angle between the first link and the direction of the target.
+
+    Nothing but the effort depends on the action: the one-step formula of `sobirl` is zero here.
+
+    ## Observation Space
+    Game and follower: `Box(-inf, inf, [10])`, cosines of the two angles, their sines, the target's
+    place, the joints' speeds, and d; lengths are in units of 20 cm and speeds in units of 10
+    radians per second, so that all of it is of order one. Leader: the means over episodes of the
+    leader's return, the follower's return and the length, `Box(-inf, inf, [3])`.
+
+    ## Action Space
+    Leader: `Box(-upper_bound, upper_bound, [6])`, x. Follower: `Box(-1, 1, [2])`, the torques.
+    Game: both, `{"upper": x, "lower": a}`.
+
+    ## Rewards
+    Leader: F(x), as estimated from episodes. Follower and game: r_x(s, a).
+
+    ## Episode End
+    The arm starts almost stretched out to the right, at rest, with a target drawn uniformly from a
+    disc of 20 cm. The follower's episode never terminates and is truncated after `episode_steps`
+    (50), which are .02 seconds each. The leader's is truncated after `outer_steps` (100)
+    announcements.
+
+    ## Info
+    Leader: `hyper_gradient` [6], `upper_params` [6], `inner_samples`, `critic_loss`. Follower and
+    game: `upper_reward`, that is -|d|.
+
+    ## Arguments
+    * `reward_bound` (1): bound on what is paid for the features, positive;
+    * `effort_cost` (.05): price of the square of the torques, not negative;
+    * `episode_steps` (50): steps of the follower's episode, at least 1;
+    * `gamma` (.95): the follower's discount, in [0, 1);
+    * `upper_gamma` (.95): the leader's, in [0, 1];
+    * `temperature` (.05): positive;
+    * `upper_bound` (5): bound of every entry of x, positive;
+    * `render_mode`: None, "human" or "rgb_array". The picture shows the arm from above, the arena
+      coloured by what is paid for an arm at rest with its tip there, and x. It is drawn here, and
+      needs neither MuJoCo's renderer nor OpenGL.
+
+    MuJoCo is brought by the extra `mujoco`: `pip install "bilevel-gym[mujoco,sb3]"`.
+
+    ## Ground Truth
+    There is none: the objective, the hyper-gradient and the best x are not known exactly. One run
+    of `trace` (seed 0, 32 episodes, 600 updates of the critic and 1000 steps of the follower for
+    each x, Adam with steps of .3) went from F = -3.73 at x = 0, where the arm moves at random, to
+    -2.30 at its sixth x, (1.01, 1.04, .97, -.30, -1.03, 1.10), after 15 600 steps of the
+    environment; two steps of Adam later F was -2.42. Each F is the mean of 32 episodes.
+
+    ## References
+    Gymnasium's Reacher-v5, https://gymnasium.farama.org/environments/mujoco/reacher/; the simulator
+    is that of E. Todorov, T. Erez, Y. Tassa, "MuJoCo: A physics engine for model-based control",
+    IROS 2012. The rewards of both levels are this project's own.
+
+    ## Version History
+    * v0: first version.
+    """
+
+    def __init__(
+        self,
+        *,
+        reward_bound: float = 1.0,
+        effort_cost: float = 0.05,
+        episode_steps: int = 50,
+        gamma: float = 0.95,
+        upper_gamma: float = 0.95,
+        temperature: float = 0.05,
+        upper_bound: float = 5.0,
+        render_mode: str | None = None,
+    ) -> None:
+        """Build the game; the arguments are described above.
+
+        Raises:
+            ValueError: If an argument is out of range.
+            ImportError: If MuJoCo is not installed.
+        """
+        self._reward_bound = check_positive("reward_bound", reward_bound)
+        check_not_negative("effort_cost", effort_cost)
+        require("BilevelReacher", "mujoco", "mujoco", "imageio")
+        super().__init__(
+            "Reacher-v5",
+            LinearReward(
+                features, len(FEATURES), base=partial(effort, cost=effort_cost), bound=reward_bound
+            ),
+            episode_steps=episode_steps,
+            upper_reward=closeness,
+            gamma=gamma,
+            upper_gamma=upper_gamma,
+            temperature=temperature,
+            upper_bound=upper_bound,
+            render_mode=render_mode,
+        )
+
+    def make_environment(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
+        """Return a fresh copy of the environment, which need not draw itself."""
+        arm = super().make_environment()
+        seen = spaces.Box(-np.inf, np.inf, UNITS.shape)
+        return Restorable(TransformObservation(arm, scaled, seen))
+
+    def draw(self, view: View) -> pygame.Surface:
+        """Draw the arm in its arena, what is paid there, and x."""
+        from ..rendering.canvas import (
+            HEADER_HEIGHT,
+            THEME,
+            colour_limit,
+            draw_header,
+            draw_text,
+            new_surface,
+        )
+        from ..rendering.charts import Axis, BarChart, draw_bars, nice_limit
+        from ..rendering.key import LARGE_KEY, ColourScale, draw_key
+
+        surface, margin = new_surface(PICTURE_SIZE), THEME.margin
+        draw_header(surface, view.title, view.status)
+        caption = "the arm from above, and what its tip would be paid there at rest"
+        draw_text(surface, caption, (margin, HEADER_HEIGHT), size=THEME.small_size)
+        seen = np.zeros(10) if self._observation is None else np.asarray(self._observation)
+        paid = self._field(view.upper_params, seen)
+        limit = colour_limit(paid[np.isfinite(paid)], self._reward_bound)
+        _draw_arena(surface, (margin, HEADER_HEIGHT + CAPTION_HEIGHT), paid, limit, seen)
+
+        left = margin + ARENA_SIDE + margin
+        room = PICTURE_SIZE[0] - margin - left
+        largest = nice_limit(float(np.abs(view.upper_params).max()))
+        chart = BarChart(
+            axis=Axis(-largest, largest, "the leader's x: weights of the features"),
+            names=FEATURES,
+            values=view.upper_params,
+            written=tuple(f"{value:.2g}".replace("-", "−") for value in view.upper_params.tolist()),
+            gradient=None if view.response is None else view.response.hyper_gradient,
+        )
+        draw_bars(surface, (left, HEADER_HEIGHT, room, BARS_HEIGHT), chart)
+        top = HEADER_HEIGHT + BARS_HEIGHT + THEME.gap
+        key = (left, top, room, PICTURE_SIZE[1] - margin - top)
+        scale = ColourScale(limit, "paid for the features")
+        draw_key(surface, key, _key(view), size=LARGE_KEY, scale=scale)
+        return surface
+
+    def _field(self, upper_params: FloatArray, seen: FloatArray) -> FloatArray:
+        """Return r_x for the tip at each point of the arena at rest, `[x, y]`, NaN out of reach."""
+        axis = np.linspace(-HALF_WIDTH, HALF_WIDTH, FIELD_POINTS)
+        tip = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+        one, two = LINKS
+        bend = (np.square(tip).sum(axis=1) - one**2 - two**2) / (2.0 * one * two)
+        reachable = np.abs(bend) <= 1.0
+        tip, bend = tip[reachable], bend[reachable]
+        # There are two such arms; take the one that is bent as this one is.
+        second = np.copysign(np.arccos(bend), seen[3])
+        turn = np.arctan2(two * np.sin(second), one + two * bend)
+        first = np.arctan2(tip[:, 1], tip[:, 0]) - turn
+        target = np.broadcast_to(seen[4:6], tip.shape)
+        offset = tip / LENGTH - target
+        angles = np.stack([np.cos(first), bend, np.sin(first), np.sin(second)], axis=1)
+        still = np.zeros(tip.shape)
+        observations = np.concatenate([angles, target, still, offset], axis=1)
+        paid = np.full(len(reachable), np.nan)
+        paid[reachable] = self.reward(upper_params, observations, still)
+        return paid.reshape(FIELD_POINTS, FIELD_POINTS)
+
+
+def scaled(observation: NDArray[Any]) -> NDArray[np.float32]:
+    """Return what is seen in units that make it of order one, `[10]`."""
+    return (observation / UNITS).astype(np.float32)
+
+
+def features(observations: NDArray[Any], actions: NDArray[Any]) -> FloatArray:
+    """Return phi(s), `[B, 6]`."""
+    seen = np.asarray(observations, np.float64)
+    target, speeds, offset = seen[:, 4:6], seen[:, 6:8], LENGTH * seen[:, 8:10]
+    square = np.square(offset).sum(axis=1)
+    near = [np.exp(-square / (2.0 * length**2)) for length in RANGES]
+    rest = np.exp(-np.square(speeds).sum(axis=1) / (2.0 * RESTING_SPEED**2))
+    away = np.maximum(np.linalg.norm(target, axis=1), np.finfo(np.float64).tiny)
+    heading = (seen[:, 0] * target[:, 0] + seen[:, 2] * target[:, 1]) / away
+    return np.stack([*near, rest, seen[:, 1], heading], axis=1)
+
+
+def effort(observations: NDArray[Any], actions: NDArray[Any], *, cost: float) -> FloatArray:
+    """Return what the follower pays for its torques, `[B]`."""
+    return -cost * np.square(np.asarray(actions, np.float64)).sum(axis=1)
+
+
+def closeness(observations: NDArray[Any], actions: NDArray[Any], rewards: FloatArray) -> FloatArray:
+    """Return minus the distance from the tip to the target, `[B]`."""
+    return -LENGTH * np.linalg.norm(np.asarray(observations[:, 8:10], np.float64), axis=1)
+
+
+def _draw_arena(
+    surface: pygame.Surface,
+    corner: tuple[int, int],
+    paid: FloatArray,
+    limit: float,
+    seen: FloatArray,
+) -> None:
+    """Draw what is paid in the arena, the target and the arm."""
+    from ..rendering.canvas import SUPERSAMPLING, THEME, diverging_colours, import_pygame
+    from ..rendering.signs import ICON_SIDE, TARGET, pin_sprite
+
+    pygame = import_pygame()
+    colours = diverging_colours(paid, limit)
+    colours[np.isnan(paid)] = THEME.page
+    # Screens count rows from the top.
+    field = pygame.surfarray.make_surface(colours[:, ::-1])
+    surface.blit(pygame.transform.smoothscale(field, (ARENA_SIDE, ARENA_SIDE)), corner)
+
+    def place(point: FloatArray) -> tuple[float, float]:
+        x, y = (point * [1.0, -1.0] / HALF_WIDTH + 1.0) / 2.0 * ARENA_SIDE
+        return float(x), float(y)
+
+    x, y = place(LENGTH * seen[4:6])
+    pin = pin_sprite(TARGET, ICON_SIDE)
+    left, top = round(corner[0] + x - ICON_SIDE / 2), round(corner[1] + y - ICON_SIDE / 2)
+    surface.blit(*pin.at(left, top))
+
+    first = np.arctan2(seen[2], seen[0])
+    both = first + np.arctan2(seen[3], seen[1])
+    elbow = LINKS[0] * np.array([np.cos(first), np.sin(first)])
+    tip = elbow + LINKS[1] * np.array([np.cos(both), np.sin(both)])
+    joints = [place(point) for point in (np.zeros(2), elbow, tip)]
+    large = pygame.Surface((ARENA_SIDE * SUPERSAMPLING,) * 2, pygame.SRCALPHA)
+    large.fill((*THEME.ink, 0))
+    for width, colour in ((ARM_WIDTH + 4, THEME.light), (ARM_WIDTH, THEME.ink)):
+        thick = width * SUPERSAMPLING
+        ends = [(SUPERSAMPLING * x, SUPERSAMPLING * y) for x, y in joints]
+        pygame.draw.lines(large, colour, False, ends, thick)
+        for end in ends:
+            pygame.draw.circle(large, colour, end, thick / 2)
+    pygame.draw.circle(large, THEME.accent, ends[-1], 0.38 * thick)
+    surface.blit(pygame.transform.smoothscale(large, (ARENA_SIDE, ARENA_SIDE)), corner)
+
+
+def _key(view: View) -> list[KeyEntry]:
+    """Return the signs of the picture, in words."""
+    from ..rendering.canvas import THEME, import_pygame, make_sprite
+    from ..rendering.key import KeyEntry, gradient_entries
+    from ..rendering.signs import ICON_SIDE, TARGET, pin_sprite
+
+    def paint(square: pygame.Surface) -> None:
+        side = square.get_width()
+        pygame = import_pygame()
+        pygame.draw.circle(square, THEME.ink, (side / 2, side / 2), 0.3 * side)
+        pygame.draw.circle(square, THEME.accent, (side / 2, side / 2), 0.23 * side)
+
+    entries = [
+        KeyEntry(pin_sprite(TARGET, ICON_SIDE), "target"),
+        KeyEntry(make_sprite(ICON_SIDE, THEME.ink, paint), "tip of the arm"),
+    ]
+    if view.response is not None and view.response.hyper_gradient is not None:
+        entries += gradient_entries("the weight", view.response.hyper_gradient)
+    return entries

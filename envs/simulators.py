@@ -1,0 +1,86 @@
+"""Environments whose state is held by a simulator in C, and the extras that bring them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Restorable", "require"]
+
+
+def require(task: str, extra: str, *modules: str) -> None:
+    """Import what a task needs, or say which extra brings it.
+
+    Args:
+        task: Who needs it.
+        extra: Name of the extra of this package.
+        *modules: What is imported.
+
+    Raises:
+        ImportError: If one of them is not installed.
+    """
+    for module in modules:
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise ImportError(
+                f"`{task}` needs `{module}`, which is not installed; "
+                f'run: pip install "bilevel-gym[{extra}]"'
+            ) from error
+
+
+class Restorable(gym.Wrapper[Any, Any, Any, Any]):
+    """An environment of MuJoCo or of the Arcade Learning Environment that can be copied whole.
+
+    Their environments are copied and pickled by building new ones, so that a copy made in the
+    middle of an episode starts afresh. With this around them, a copy goes on where the original is.
+    What they tell about frames and parts of rewards is left out: it is of no use to a game, and
+    the numbers of frames are not the same for the same seed.
+    """
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        """Start an episode; see `gymnasium.Env.reset`."""
+        return self.env.reset(**options)[0], {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Make a step; see `gymnasium.Env.step`."""
+        observation, reward, terminated, truncated, _ = self.env.step(action)
+        return observation, float(reward), terminated, truncated, {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the wrapper with the simulator's state and the generator."""
+        raw: Any = self.unwrapped
+        ale = getattr(raw, "ale", None)
+        state = _physics(raw) if ale is None else ale.cloneState(include_rng=True)
+        return {**self.__dict__, "_state": state, "_generator": raw.np_random}
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        """Build a simulator and put it into the state."""
+        state, generator = attributes.pop("_state"), attributes.pop("_generator")
+        self.__dict__.update(attributes)
+        raw: Any = self.unwrapped
+        raw.np_random = generator
+        if hasattr(raw, "ale"):
+            raw.ale.restoreState(state)
+        else:
+            _set_physics(raw, state)
+
+
+def _physics(raw: Any) -> NDArray[np.float64]:
+    """Return the state of MuJoCo's integrator, what it starts its solver from included."""
+    import mujoco
+
+    kind = mujoco.mjtState.mjSTATE_INTEGRATION
+    state = np.empty(mujoco.mj_stateSize(raw.model, kind))
+    mujoco.mj_getState(raw.model, raw.data, state, kind)
+    return state
+
+
+def _set_physics(raw: Any, state: NDArray[np.float64]) -> None:
+    import mujoco
+
+    mujoco.mj_setState(raw.model, raw.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)

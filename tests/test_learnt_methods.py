@@ -1,0 +1,647 @@
+"""Hyper-gradients of followers who learn: exact in the mean, and everything around it."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bilevel_gym import HyperGradient, LowerLevel
+from bilevel_gym.envs import ArrayBilevelEnv
+from bilevel_gym.envs.parametric import ParametricGame
+from bilevel_gym.mdp import FloatArray
+from bilevel_gym.methods import make_method
+from bilevel_gym.methods.sampled import Batch
+from bilevel_gym.methods.sobirl import SoBiRL
+from bilevel_gym.sampler import Episodes
+from bilevel_gym.sb3.critic import LeaderCritic
+from bilevel_gym.sb3.followers import LearntEpisodes
+from bilevel_gym.trajectories import Trajectories
+
+from .benchmarks.estimators import cosine, truncated
+from .helpers import array_game, assert_identical
+
+# x[s, a]; with a terminal state, and without.
+ENDING: dict[str, Any] = {"features": np.eye(6).reshape(3, 2, 6)}
+ENDLESS: dict[str, Any] = {
+    **ENDING,
+    "transition": np.array(
+        [
+            [[0.2, 0.8, 0.0], [0.5, 0.0, 0.5]],
+            [[0.0, 0.1, 0.9], [1.0, 0.0, 0.0]],
+            [[0.6, 0.0, 0.4], [0.0, 1.0, 0.0]],
+        ]
+    ),
+    "gamma": 0.6,
+}
+TABLES = {"ending": array_game(**ENDING), "endless": array_game(**ENDLESS)}
+# After so many steps what is left is beyond notice.
+LIMITS = {"ending": 150, "endless": 20}
+
+
+class Seat(gym.Wrapper[int, int, int, int]):
+    """The follower's seat of a table, which pays what the leader gets."""
+
+    def __init__(self, table: str) -> None:
+        game = copy.deepcopy(TABLES[table])
+        super().__init__(LowerLevel(game, game.initial_upper_params))
+
+    def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
+        state, _, terminated, truncated, info = self.env.step(int(action))
+        return state, info["upper_reward"], terminated, truncated, info
+
+
+class Rewards:
+    """r_x(s, a) of a table."""
+
+    def __init__(self, game: ArrayBilevelEnv) -> None:
+        self.game = game
+        self.num_params = int(game.upper_space.shape[0])
+
+    def initial_params(self) -> FloatArray:
+        return self.game.initial_upper_params
+
+    def rewards(self, x: FloatArray, seen: NDArray[Any], taken: NDArray[Any]) -> FloatArray:
+        table: FloatArray = self.game.reward(x)
+        return table[seen.astype(int), taken.astype(int)]
+
+    def vjp(
+        self, x: FloatArray, seen: NDArray[Any], taken: NDArray[Any], weights: FloatArray
+    ) -> FloatArray:
+        pairs = np.zeros((self.game.num_states, self.game.num_actions))
+        np.add.at(pairs, (seen.astype(int), taken.astype(int)), weights)
+        return self.game.reward_vjp(x, pairs)
+
+
+@pytest.fixture(autouse=True)
+def _registered(single_torch_thread: None) -> Iterator[None]:
+    """Register the environments for a test, and keep torch on one thread."""
+    for name in TABLES:
+        gym.register(
+            f"Table-{name}-v0",
+            f"{__name__}:Seat",
+            max_episode_steps=LIMITS[name],
+            kwargs={"table": name},
+        )
+    yield
+    for name in TABLES:
+        del gym.registry[f"Table-{name}-v0"]
+
+
+def deep(name: str, **changes: Any) -> ParametricGame:
+    table = changes.pop("table", TABLES[name])
+    arguments = {"gamma": table.gamma, "temperature": table.temperature, "upper_bound": 5.0}
+    return ParametricGame(f"Table-{name}-v0", Rewards(table), **{**arguments, **changes})
+
+
+class Perfect:
+    """The exact critic of a table's soft-optimal policy."""
+
+    def __init__(self, table: ArrayBilevelEnv) -> None:
+        x = table.initial_upper_params
+        kernel, self.policy = table.kernel(x), table.evaluate(x).policy
+        dense, upper = kernel.policy_matrix(self.policy).toarray(), table.upper_reward(x)
+        value = np.linalg.solve(
+            np.eye(len(dense)) - table.gamma * dense, (self.policy * upper).sum(axis=1)
+        )
+        worth = upper + table.gamma * kernel.to_dense() @ value
+        self.table = worth - (self.policy * worth).sum(axis=1, keepdims=True)
+
+    def fit(self, *_: Any) -> float:
+        return 0.0
+
+    def advantages(
+        self, seen: NDArray[Any], taken: NDArray[Any], *_: Any
+    ) -> tuple[FloatArray, FloatArray]:
+        every = self.table[seen.astype(int)]
+        return every[np.arange(len(seen)), taken.astype(int)], every
+
+
+FAST: dict[str, Any] = {
+    "inner_options": {"policy_kwargs": {"net_arch": [4]}, "buffer_size": 100, "device": "cpu"}
+}
+
+
+def perfected(method: str, name: str, **options: Any) -> Any:
+    """Return a method with the exact follower and the exact critic in the place of learnt ones."""
+    table = options.pop("table", TABLES[name])
+    made: Any = make_method(method, deep(name, table=table), **FAST, **options)
+    perfect = Perfect(table)
+    made.critic = perfect
+    made.follower.probabilities = lambda seen: perfect.policy[np.asarray(seen).astype(int)]
+    return made
+
+
+def played(name: str, episodes: int, seed: int = 0) -> LearntEpisodes:
+    """Return episodes of the exact follower, in the environment."""
+    method = perfected("trace", name)
+    x = TABLES[name].initial_upper_params
+    found: LearntEpisodes = method.follower.play(x, episodes, np.random.default_rng(seed))
+    return found
+
+
+EPISODES: dict[str, LearntEpisodes] = {}
+
+
+def many(name: str) -> LearntEpisodes:
+    """Return 4000 episodes, the same ones for all tests of a table."""
+    if name not in EPISODES:
+        EPISODES[name] = played(name, 4000)
+    return EPISODES[name]
+
+
+def slices(batch: LearntEpisodes, size: int) -> list[LearntEpisodes]:
+    """Return the episodes in groups of a size."""
+    names = ("observations", "actions", "upper_rewards", "lower_rewards", "alive")
+    starts = range(0, batch.num_episodes - size + 1, size)
+    return [LearntEpisodes(*(getattr(batch, n)[:, i : i + size] for n in names)) for i in starts]
+
+
+def assert_mean(samples: list[FloatArray], exact: FloatArray) -> None:
+    """Assert that the mean of samples is what it should be, as far as statistics can tell."""
+    stack = np.stack(samples)
+    error = stack.mean(axis=0) - exact
+    deviation = stack.std(axis=0, ddof=1) / np.sqrt(len(stack))
+    assert np.all(np.abs(error) <= 4.0 * deviation + 1e-12), (error, deviation)
+    # Which says something only if the deviation is small.
+    assert np.linalg.norm(deviation) < 0.12 * np.linalg.norm(exact)
+
+
+# Exactness --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("method", ["trace", "bc-hg"])
+def test_the_mean_is_the_exact_hyper_gradient_of_the_table(name: str, method: str) -> None:
+    x = TABLES[name].initial_upper_params
+    exact = TABLES[name].evaluate(x).hyper_gradient
+    learnt = perfected(method, name)
+    assert_mean([learnt.response_term(x, few)[0] for few in slices(many(name), 20)], exact)
+
+
+def test_more_episodes_come_closer() -> None:
+    x = TABLES["ending"].initial_upper_params
+    exact = TABLES["ending"].evaluate(x).hyper_gradient
+    learnt = perfected("trace", "ending")
+    error = [
+        np.mean(
+            [
+                np.linalg.norm(learnt.response_term(x, some)[0] - exact) / np.linalg.norm(exact)
+                for some in slices(many("ending"), size)
+            ]
+        )
+        for size in (25, 400, 4000)
+    ]
+    assert error[1] < 0.4 * error[0] and error[2] < 0.05, error
+
+
+def test_in_small_groups_of_equal_length_nothing_is_shortened() -> None:
+    # Subtracting a mean that one's own episode is part of would leave two thirds of the trace.
+    x = TABLES["endless"].initial_upper_params
+    exact = TABLES["endless"].evaluate(x).hyper_gradient
+    learnt = perfected("trace", "endless")
+    groups = slices(many("endless"), 3)
+    assert all(group.alive.all() for group in groups[:3])
+    centred = [learnt.response_term(x, group)[0] for group in groups]
+    assert_mean(centred, exact)
+
+
+def test_centring_takes_variance_away_where_rewards_have_a_common_part() -> None:
+    name = "endless"
+    learnt = perfected("trace", name)
+    # d/dx of a reward that is the same everywhere: the response is zero, the trace's sum is not.
+    game = learnt._game
+    game.reward_vjp = lambda x, seen, taken, weights: np.full(1, weights.sum())
+    one = np.zeros(1)
+    alone = [learnt.response_term(one, group)[0] for group in slices(many(name), 1)[:600]]
+    together = [learnt.response_term(one, group)[0] for group in slices(many(name), 20)[:30]]
+    assert 20 * np.var(together) < 0.2 * np.var(alone)
+
+
+def test_what_features_of_the_state_explain_is_not_missed() -> None:
+    table = TABLES["ending"]
+    x, groups = table.initial_upper_params, slices(many("ending"), 500)
+    exact = table.evaluate(x).hyper_gradient
+    learnt = perfected("trace", "ending", state_features=2)
+    found = np.mean([learnt.response_term(x, group)[0] for group in groups], axis=0)
+    assert np.linalg.norm(found - exact) < 0.05 * np.linalg.norm(exact)
+    # Two features and a constant tell three states apart: what is explained is each one's mean.
+    features = learnt._explained(np.arange(6.0), np.array([0, 1, 2, 0, 1, 2]))
+    np.testing.assert_allclose(features, [1.5, 2.5, 3.5, 1.5, 2.5, 3.5], atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["trace", "bc-hg"])
+@pytest.mark.parametrize("terms", [1, 3])
+def test_truncation_keeps_the_first_terms(method: str, terms: int) -> None:
+    table = TABLES["ending"]
+    x, exact = table.initial_upper_params, truncated(table, terms)
+    learnt = perfected(method, "ending", truncation=terms)
+    whole = table.evaluate(x).hyper_gradient
+    assert np.linalg.norm(exact - whole) > 0.05 * np.linalg.norm(whole)
+    assert_mean([learnt.response_term(x, few)[0] for few in slices(many("ending"), 20)], exact)
+
+
+def test_a_leader_with_another_discount_gets_its_own_hyper_gradient() -> None:
+    # With `upper_gamma` 0 the leader sees the first step alone.
+    table = array_game(**ENDING)
+    x = table.initial_upper_params
+    learnt = perfected("trace", "ending", table=table)
+    learnt._game.upper_gamma = 0.0
+    policy, upper = learnt.critic.policy, table.upper_reward(x)
+    learnt.critic.table = upper - (policy * upper).sum(axis=1, keepdims=True)
+
+    def first(y: FloatArray) -> float:
+        answer = table.evaluate(y).policy
+        return float(table.initial_distribution @ (answer * upper).sum(axis=1))
+
+    steps = 1e-5 * np.eye(6)
+    numeric = np.array([(first(x + h) - first(x - h)) / 2e-5 for h in steps])
+    assert_mean([learnt.response_term(x, few)[0] for few in slices(many("ending"), 20)], numeric)
+
+
+@pytest.mark.parametrize("baseline", [True, False])
+def test_one_step_sobirl_is_the_tabular_one_on_the_same_episodes(baseline: bool) -> None:
+    table, batch = TABLES["ending"], slices(many("ending"), 50)[0]
+    x = table.initial_upper_params
+    policy = table.evaluate(x).policy
+    learnt = perfected("sobirl", "ending", baseline=baseline)
+    found, loss = learnt.response_term(x, batch)
+    assert loss is None
+    pairs = np.where(batch.alive, batch.actions * 3 + batch.observations, 6).astype(np.int32)
+    episodes = Episodes(Trajectories(pairs, np.full(50, -1, np.int32), 3, 2), batch.upper_rewards)
+    tabular = SoBiRL(table, truncation=1, baseline=baseline)
+    seen = Batch(
+        upper_params=x,
+        blocks=[episodes],
+        policy=policy,
+        gamma=table.gamma,
+        temperature=table.temperature,
+        upper_gamma=table.gamma,
+        upper_horizon=None,
+        sampler=table.sampler(x, policy),
+        horizon=150,
+    )
+    expected = table.reward_vjp(x, tabular.signed_occupancy(seen)[0])
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_one_step_sees_nothing_of_a_reward_of_states_and_says_so_once() -> None:
+    states = array_game()  # x[s]
+    learnt = perfected("sobirl", "ending", table=states)
+    batch, x = slices(many("ending"), 50)[0], states.initial_upper_params
+    with pytest.warns(UserWarning, match="response term is zero for ParametricGame.*`trace`"):
+        found, _ = learnt.response_term(x, batch)
+    exact = states.evaluate(x).hyper_gradient
+    assert np.linalg.norm(found) <= 1e-12 * np.linalg.norm(exact)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        learnt.response_term(x, batch)
+    trace = perfected("trace", "ending", table=states)
+    assert cosine(trace.response_term(x, many("ending"))[0], exact) > 0.99
+
+
+def test_no_warning_where_the_leader_is_paid_nothing() -> None:
+    batch = slices(many("ending"), 5)[0]
+    paid_nothing = LearntEpisodes(
+        batch.observations,
+        batch.actions,
+        np.zeros_like(batch.upper_rewards),
+        batch.lower_rewards,
+        batch.alive,
+    )
+    learnt = perfected("sobirl", "ending")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not learnt.response_term(np.zeros(6), paid_nothing)[0].any()
+
+
+def test_a_long_batch_in_blocks_gives_what_one_block_gives(monkeypatch: Any) -> None:
+    x, batch = TABLES["ending"].initial_upper_params, slices(many("ending"), 40)[0]
+    for method in ("trace", "bc-hg", "sobirl"):
+        whole = perfected(method, "ending").response_term(x, batch)[0]
+        with monkeypatch.context() as patch:
+            patch.setattr("bilevel_gym.sb3.estimators.BLOCK", 7)
+            patch.setattr("bilevel_gym.sb3.followers.BLOCK", 5)
+            cut = perfected(method, "ending").response_term(x, batch)[0]
+        np.testing.assert_allclose(cut, whole, rtol=1e-10, atol=1e-13)
+
+
+# Episodes and critic ----------------------------------------------------------------------------
+
+
+def test_episodes_are_those_of_the_policy_and_end_where_they_end() -> None:
+    table, batch = TABLES["ending"], many("ending")
+    x = table.initial_upper_params
+    policy, kernel = table.evaluate(x).policy, table.kernel(x).to_dense()
+    seen, taken = batch.as_batch
+    assert batch.num_episodes == 4000 and batch.num_steps == len(seen)
+    # Alive from the start, never again after the end, and nothing is paid there.
+    assert batch.alive[0].all() and not (batch.alive[1:] & ~batch.alive[:-1]).any()
+    assert not batch.upper_rewards[~batch.alive].any()
+    assert not batch.lower_rewards[~batch.alive].any()
+    np.testing.assert_allclose(
+        batch.upper_rewards[batch.alive], table.upper_reward(x)[seen, taken], rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        batch.lower_rewards[batch.alive], table.reward(x)[seen, taken], rtol=1e-12
+    )
+    counts = np.zeros((3, 2))
+    np.add.at(counts, (seen, taken), 1.0)
+    visits = counts.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(counts / visits, policy, atol=4 * (0.5 / np.sqrt(visits.min())))
+    following = batch.alive[1:]
+    moves = np.zeros((3, 2, 3))
+    np.add.at(
+        moves,
+        (
+            batch.observations[:-1][following],
+            batch.actions[:-1][following],
+            batch.observations[1:][following],
+        ),
+        1.0,
+    )
+    np.testing.assert_allclose(moves / counts[:, :, None], kernel, atol=0.05)
+
+
+def test_a_followers_learning_rate_does_not_fall_unless_it_is_told_to() -> None:
+    rates = []
+    for options in ({}, {"learning_rate": None}):
+        env = leader("CartPole-v1", inner_options={**TINY["inner_options"], **options})
+        env.reset(seed=0)
+        walk(env, 1)
+        rates.append(env.method.follower.model.policy.optimizer.param_groups[0]["lr"])  # type: ignore[attr-defined]
+    assert rates[0] == 1e-3 and rates[1] < 1e-3
+
+
+def test_a_number_of_episodes_that_fills_no_block_is_played_exactly() -> None:
+    assert played("ending", 45).num_episodes == 45
+    assert played("ending", 1).num_episodes == 1
+    first, second = played("ending", 45), played("ending", 45)
+    assert_identical(first.observations, second.observations)
+    assert not np.array_equal(played("ending", 45, seed=1).alive, first.alive)
+
+
+def test_the_critic_learns_the_leaders_advantages_from_the_replay() -> None:
+    name = "endless"
+    learnt = perfected("trace", name, inner_steps=600)
+    follower, table = learnt.follower, TABLES[name]
+    options = {"learning_starts": 600, "buffer_size": 600, "device": "cpu"}
+    fresh: Any = make_method("trace", deep(name), inner_steps=600, inner_options=options)
+    fresh.reset(np.random.default_rng(0))
+    fresh.follower.learn(table.initial_upper_params)  # uniform actions only
+    follower.model = fresh.follower.model
+    critic = LeaderCritic(learnt._game, 0)
+    rng = np.random.default_rng(0)
+    first = critic.fit(follower, 20, rng)
+    last = critic.fit(follower, 500, rng)
+    states, actions = np.repeat(np.arange(3), 2), np.tile(np.arange(2), 3)
+    taken, every = critic.advantages(states, actions, follower, rng)
+    assert every is not None
+    exact = Perfect(table).table
+    assert last < first
+    np.testing.assert_allclose(every[::2], exact, atol=0.15 * np.abs(exact).max())
+    np.testing.assert_array_equal(taken, every[np.arange(6), actions])
+
+
+def test_a_critic_of_continuous_actions_has_mean_zero_advantages() -> None:
+    game = ParametricGame("Pendulum-v1", {"kind": "network", "hidden": [4]}, episode_steps=20)
+    method: Any = make_method("trace", game, **FAST)
+    critic, rng = LeaderCritic(game, 0), np.random.default_rng(0)
+    seen = np.repeat(np.array([[1.0, 0.0, 0.5]], np.float32), 4000, axis=0)
+    taken = method.follower.draw(seen, rng)
+    assert game.lower_space.contains(taken[0]) and taken.std() > 0.1
+    advantages, every = critic.advantages(seen, taken, method.follower, rng)
+    assert every is None
+    assert abs(advantages.mean()) < 4 * advantages.std() / np.sqrt(len(advantages))
+
+
+# The leader's seat ------------------------------------------------------------------------------
+
+TINY: dict[str, Any] = {
+    "episodes": 3,
+    "inner_steps": 24,
+    "inner_options": {
+        "learning_starts": 8,
+        "batch_size": 8,
+        "buffer_size": 200,
+        "policy_kwargs": {"net_arch": [8]},
+        "device": "cpu",
+    },
+}
+GAMES: dict[str, dict[str, Any]] = {
+    "CartPole-v1": {"reward_model": {"kind": "network", "hidden": [4]}, "episode_steps": 15},
+    "Pendulum-v1": {"reward_model": {"kind": "network", "hidden": [4]}, "episode_steps": 15},
+}
+METHODS = ("trace", "bc-hg", "sobirl")
+every_game = pytest.mark.parametrize("env_id", GAMES)
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+def leader(env_id: str, method: str = "trace", **options: Any) -> HyperGradient:
+    updates = {} if method == "sobirl" else {"critic_updates": 2}
+    return HyperGradient(
+        ParametricGame(env_id, **GAMES[env_id]), method, **{**TINY, **updates, **options}
+    )
+
+
+def test_the_default_method_is_the_trace() -> None:
+    env = HyperGradient(ParametricGame("CartPole-v1", **GAMES["CartPole-v1"]))
+    assert type(env.method).__name__ == "Trace"
+
+
+@every_game
+@every_method
+def test_two_steps_of_the_leader_tell_what_the_contract_says(env_id: str, method: str) -> None:
+    env = leader(env_id, method)
+    _, info = env.reset(seed=0)
+    x = env.game.initial_upper_params
+    expected = {"hyper_gradient", "upper_params", "inner_samples"}
+    expected |= set() if method == "sobirl" else {"critic_loss"}
+    for _ in range(2):
+        assert set(info) == expected
+        gradient = info["hyper_gradient"]
+        assert gradient.shape == x.shape and gradient.dtype == np.float64
+        assert np.isfinite(gradient).all() and np.linalg.norm(gradient) > 0.0
+        # The steps learnt from, and those of the episodes that were watched.
+        assert 24 + 3 < info["inner_samples"] <= 24 + 3 * 15
+        if method != "sobirl":
+            assert info["critic_loss"] > 0.0
+        x = np.clip(x + 0.1 * np.sign(gradient), -10, 10)
+        observation, objective, _, _, info = env.step(x)
+        np.testing.assert_array_equal(info["upper_params"], x)
+        assert np.isfinite(float(objective)) and observation in env.observation_space
+        assert observation[0] == np.float32(objective) and 0 < observation[2] <= 15
+
+
+@every_game
+def test_the_objective_is_the_mean_return_of_the_episodes(env_id: str) -> None:
+    env = leader(env_id)
+    env.reset(seed=0)
+    method: Any = env.method
+    kept: list[LearntEpisodes] = []
+    play = method.follower.play
+
+    def keep(*given: Any) -> LearntEpisodes:
+        kept.append(play(*given))
+        return kept[-1]
+
+    method.follower.play = keep
+    observation, objective, *_ = env.step(env.game.initial_upper_params)
+    (batch,) = kept
+    returns = [
+        sum(0.95**t * batch.upper_rewards[t, i] for t in range(len(batch.alive))) for i in range(3)
+    ]
+    assert objective == pytest.approx(np.mean(returns), rel=1e-12)
+    assert observation[2] == np.float32(batch.num_steps / 3)
+
+
+@every_game
+def test_a_follower_keeps_what_it_has_learnt_until_the_reset(env_id: str) -> None:
+    env = leader(env_id, first_inner_steps=40)
+    env.reset(seed=0)
+    method: Any = env.method
+    model = method.follower.model
+    assert model.num_timesteps == 40 and model.replay_buffer.size() == 40
+    network = method.critic.network
+    env.step(env.game.initial_upper_params)
+    assert method.follower.model is model and method.critic.network is network
+    assert model.num_timesteps == 64 and model.replay_buffer.size() == 64
+    env.reset(seed=1)
+    assert method.follower.model is not model and method.critic.network is not network
+    assert method.follower.model.num_timesteps == 40
+
+
+@every_game
+@every_method
+def test_a_reset_with_a_seed_forgets_everything_learnt(env_id: str, method: str) -> None:
+    used, fresh = leader(env_id, method), leader(env_id, method)
+    used.reset(seed=7)
+    x = used.game.initial_upper_params + 0.2
+    used.step(x)
+    assert_identical(used.reset(seed=3), fresh.reset(seed=3))
+    assert_identical(used.step(x), fresh.step(x))
+
+
+def test_the_random_numbers_of_others_change_nothing() -> None:
+    import torch as th
+
+    env, twin = leader("Pendulum-v1"), leader("Pendulum-v1")
+    x = env.game.initial_upper_params
+    env.reset(seed=3), twin.reset(seed=3)
+    one = env.step(x)
+    np.random.seed(99)
+    th.manual_seed(99)
+    assert_identical(twin.step(x), one)
+
+
+def test_options_of_the_learner_are_left_as_they_were_given() -> None:
+    options = copy.deepcopy(TINY["inner_options"])
+    env = leader("Pendulum-v1", inner_options=options)
+    env.reset(seed=0)
+    assert options == TINY["inner_options"]
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "error", "message"),
+    [
+        ("trace", {"episodes": 0}, ValueError, "`episodes`.*got 0"),
+        ("trace", {"inner_steps": 0}, ValueError, "`inner_steps`.*got 0"),
+        ("trace", {"first_inner_steps": 0}, ValueError, "`first_inner_steps`.*got 0"),
+        ("trace", {"critic_updates": 0}, ValueError, "`critic_updates`.*got 0"),
+        ("trace", {"truncation": 0}, ValueError, "`truncation`.*got 0"),
+        ("trace", {"discount_steps": 1}, ValueError, "`discount_steps`.*got 1"),
+        ("trace", {"inner": "soft-dqm"}, ValueError, "'soft-dqm'.*Did you mean 'soft-dqn'"),
+        ("trace", {"inner": "soft-sac"}, ValueError, "`inner` must be 'soft-dqn'.*'soft-sac'"),
+        ("trace", {"inner": ["soft-dqn"]}, ValueError, "unknown inner learner"),
+        ("trace", {"inner_options": [1]}, TypeError, "`inner_options` must be a dict.*\\[1\\]"),
+        ("trace", {"inner_options": {"lr": 1}}, TypeError, "inner learner 'soft-dqn': 'lr'"),
+        ("trace", {"inner_options": {"gamma": 0.9}}, TypeError, "'soft-dqn': 'gamma'"),
+        ("trace", {"inner_options": {"batch_size": 0}}, ValueError, "`batch_size`"),
+        ("trace", {"episode": 3}, TypeError, "'episode'.*Did you mean 'episodes'"),
+        ("sobirl", {"truncation": 2}, ValueError, "`truncation` must be 1.*got 2.*`trace`"),
+        ("sobirl", {"baseline": "no"}, ValueError, "`baseline`.*'no'"),
+        ("sobirl", {"critic_updates": 2}, TypeError, "'critic_updates'"),
+    ],
+)
+def test_bad_options_are_refused_with_what_was_wrong(
+    method: str, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        HyperGradient(ParametricGame("CartPole-v1", **GAMES["CartPole-v1"]), method, **options)
+
+
+# Files ------------------------------------------------------------------------------------------
+
+
+def walk(env: HyperGradient, count: int) -> list[Any]:
+    x = env.game.initial_upper_params
+    return [env.step(np.clip(x + 0.05 * k, -10, 10)) for k in range(count)]
+
+
+@every_game
+@every_method
+def test_who_loads_goes_on_bit_by_bit_as_who_saved(
+    env_id: str, method: str, tmp_path: Path
+) -> None:
+    env = leader(env_id, method)
+    env.reset(seed=0)
+    walk(env, 1)
+    estimator: Any = env.method
+    estimator.save(tmp_path / "half way")
+    assert [path.name for path in tmp_path.iterdir()] == ["half way.zip"]
+    expected = walk(env, 2)
+    other = leader(env_id, method)
+    other.reset(seed=5)
+    loaded: Any = other.method
+    loaded.load(tmp_path / "half way.zip")
+    assert_identical(walk(other, 2), expected)
+    # And once more, in a method that has gone elsewhere since.
+    loaded.load(str(tmp_path / "half way"))
+    assert_identical(walk(other, 2), expected)
+
+
+def test_an_environment_that_cannot_be_copied_begins_a_new_episode(tmp_path: Path) -> None:
+    env = leader("Pendulum-v1")
+    env.reset(seed=0)
+    method: Any = env.method
+    method.follower._copy_of_environment = lambda: None
+    method.save(tmp_path / "file")
+    records = []
+    for _ in range(2):
+        other = leader("Pendulum-v1")
+        other.reset(seed=5)
+        loaded: Any = other.method
+        loaded.load(tmp_path / "file")
+        assert loaded.follower.model.num_timesteps == 24
+        records.append(walk(other, 2))
+    assert_identical(records[0], records[1])
+
+
+def test_a_file_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
+    env = leader("Pendulum-v1", "bc-hg")
+    env.reset(seed=0)
+    saved: Any = env.method
+    saved.save(tmp_path / "bc")
+    (tmp_path / "text.zip").write_text("no archive")
+    twin, other = leader("Pendulum-v1"), leader("Pendulum-v1")
+    twin.reset(seed=1), other.reset(seed=1)
+    method: Any = other.method
+    method.follower.model.save(tmp_path / "learner")
+    with pytest.raises(ValueError, match="another method: expected 'Trace', got 'BCHG'"):
+        method.load(tmp_path / "bc.zip")
+    for name in ("text", "learner"):
+        with pytest.raises(ValueError, match=f"{name}.zip is no file of a method's `save`"):
+            method.load(tmp_path / f"{name}.zip")
+    with pytest.raises(FileNotFoundError):
+        method.load(tmp_path / "nothing.zip")
+    third = leader("CartPole-v1", "bc-hg")
+    with pytest.raises(ValueError, match="another number of parameters"):
+        third.method.load(tmp_path / "bc.zip")  # type: ignore[attr-defined]
+    assert_identical(walk(other, 1), walk(twin, 1))

@@ -1,0 +1,569 @@
+"""Games made of any Gymnasium environment: their three seats, and the follower's reward."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.error import ResetNeeded
+from gymnasium.utils.env_checker import check_env
+from gymnasium.wrappers import TimeLimit
+from numpy.typing import NDArray
+
+from bilevel_gym import HyperGradient, LowerLevel
+from bilevel_gym.envs.parametric import ParametricGame
+from bilevel_gym.mdp import FloatArray
+from bilevel_gym.reward_models import LinearReward, RewardModel, make_reward_model
+
+from .helpers import (
+    Env,
+    arrays_in,
+    assert_identical,
+    interior_point,
+    rollout,
+    sampled_actions,
+    spoil,
+)
+
+
+def cart(observations: NDArray[Any], actions: NDArray[Any]) -> FloatArray:
+    """Return two features of CartPole: the place, and a push to the right."""
+    return np.stack([observations[:, 0], actions == 1], axis=1).astype(np.float64)
+
+
+def swing(observations: NDArray[Any], actions: NDArray[Any]) -> FloatArray:
+    """Return three features of the pendulum."""
+    return np.column_stack([observations[:, :2], actions[:, 0] ** 2]).astype(np.float64)
+
+
+def effort(observations: NDArray[Any], actions: NDArray[Any]) -> FloatArray:
+    """Return what the pendulum's torque costs."""
+    return -0.1 * actions[:, 0].astype(np.float64) ** 2
+
+
+def sideways(observations: NDArray[Any], actions: NDArray[Any], rewards: FloatArray) -> FloatArray:
+    """Pay the leader for a cart on the right."""
+    return observations[:, 0] + rewards
+
+
+HERE = "tests.test_parametric_game"
+LINEAR = {"kind": "linear", "features": f"{HERE}:cart", "num_params": 2, "bound": 0.5}
+NETWORK = {"kind": "network", "hidden": [6], "seed": 3}
+GAMES: dict[str, dict[str, Any]] = {
+    "cartpole": {
+        "env_id": "CartPole-v1",
+        "reward_model": LINEAR,
+        "episode_steps": 30,
+        "upper_reward": f"{HERE}:sideways",
+    },
+    "pendulum": {
+        "env_id": "Pendulum-v1",
+        "reward_model": NETWORK,
+        "env_kwargs": {"g": 5.0},
+        "episode_steps": 40,
+    },
+}
+# The least that a method can do.
+TINY: dict[str, Any] = {
+    "episodes": 3,
+    "inner_steps": 16,
+    "critic_updates": 1,
+    "inner_options": {
+        "learning_starts": 4,
+        "batch_size": 8,
+        "buffer_size": 500,
+        "policy_kwargs": {"net_arch": [8]},
+        "device": "cpu",
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def _registered(single_torch_thread: None) -> Iterator[None]:
+    """Register the games for a test, and keep torch on one thread."""
+    for name, arguments in GAMES.items():
+        gym.register(
+            f"Parametric-{name}-v0",
+            "bilevel_gym.envs.parametric:ParametricGame",
+            kwargs=arguments,
+        )
+    yield
+    for name in GAMES:
+        del gym.registry[f"Parametric-{name}-v0"]
+
+
+def game_seat(name: str, **changes: Any) -> Env:
+    return gym.make(f"Parametric-{name}-v0", **changes)
+
+
+def follower_seat(name: str, **changes: Any) -> Env:
+    game = game_seat(name, **changes)
+    return LowerLevel(game, interior_point(game, share=0.1))
+
+
+def leader_seat(name: str, **changes: Any) -> Env:
+    return HyperGradient(game_seat(name, **changes), **TINY)
+
+
+SEATS: dict[str, Callable[..., Env]] = {
+    "game": game_seat,
+    "follower": follower_seat,
+    "leader": leader_seat,
+}
+every_game = pytest.mark.parametrize("name", GAMES)
+every_seat = pytest.mark.parametrize("seat", SEATS)
+
+
+def below(env: Env) -> ParametricGame:
+    game = env.unwrapped
+    assert isinstance(game, ParametricGame)
+    return game
+
+
+def complaints(check: Callable[[Any], Any], env: Env) -> list[str]:
+    """Return the warnings of a checker, but for advice and for doubt about wrappers."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check(env)
+    known = ("symmetric and normalized", "infinity. This is probably", "the unwrapped version")
+    texts = [str(warning.message) for warning in caught]
+    return [text for text in texts if not any(reason in text for reason in known)]
+
+
+# The contract -----------------------------------------------------------------------------------
+
+
+@every_game
+@every_seat
+def test_gymnasium_finds_nothing_to_complain_about(name: str, seat: str) -> None:
+    assert complaints(check_env, SEATS[seat](name)) == []
+
+
+@every_game
+@pytest.mark.parametrize("seat", ["follower", "leader"])
+def test_stable_baselines3_finds_nothing_to_complain_about(name: str, seat: str) -> None:
+    from stable_baselines3.common.env_checker import check_env as check_env_sb3
+
+    assert complaints(check_env_sb3, SEATS[seat](name)) == []
+
+
+@every_game
+@every_seat
+def test_two_environments_side_by_side_agree_in_every_bit(name: str, seat: str) -> None:
+    first, second = SEATS[seat](name), SEATS[seat](name)
+    assert_identical(first.reset(seed=3), second.reset(seed=3))
+    for action in sampled_actions(first, 3 if seat == "leader" else 40):
+        record = first.step(action)
+        # In turns: a generator that both share would tell them apart.
+        assert_identical(record, second.step(action))
+        if record[2] or record[3]:
+            assert_identical(first.reset(), second.reset())
+
+
+@every_game
+@every_seat
+def test_a_used_environment_reset_with_a_seed_is_as_good_as_new(name: str, seat: str) -> None:
+    used, fresh = SEATS[seat](name), SEATS[seat](name)
+    actions = sampled_actions(used, 2 if seat == "leader" else 7)
+    rollout(used, actions, seed=8)
+    assert_identical(rollout(used, actions, seed=3), rollout(fresh, actions, seed=3))
+
+
+@every_game
+@every_seat
+def test_a_reset_without_a_seed_goes_on_with_the_random_numbers(name: str, seat: str) -> None:
+    env = SEATS[seat](name)
+    first, _ = env.reset(seed=3)
+    before = copy.deepcopy(env.unwrapped.np_random.bit_generator.state)
+    second, _ = env.reset()
+    assert env.unwrapped.np_random.bit_generator.state != before
+    assert not np.array_equal(first, second)
+
+
+@every_game
+@pytest.mark.parametrize("seat", ["game", "follower"])
+def test_overwriting_what_was_returned_changes_nothing(name: str, seat: str) -> None:
+    env, twin = SEATS[seat](name), SEATS[seat](name)
+    env.reset(seed=0), twin.reset(seed=0)
+    for action in sampled_actions(env, 5):
+        record = env.step(copy.deepcopy(action))
+        assert_identical(record, twin.step(action))
+        assert spoil(record) > 0
+    records = rollout(env, sampled_actions(env, 3), seed=0)
+    given = [list(arrays_in(record)) for record in records]
+    assert not any(
+        np.shares_memory(one, other) for i in range(3) for one in given[i] for other in given[i + 1]
+    )
+
+
+@every_game
+@every_seat
+def test_a_specification_goes_through_json_and_makes_the_same(name: str, seat: str) -> None:
+    env = SEATS[seat](name)
+    text = env.spec.to_json()  # type: ignore[union-attr]
+    assert json.loads(text)["kwargs"]["reward_model"]["kind"] in ("linear", "network")
+    made = gym.make(EnvSpec.from_json(text))
+    actions = sampled_actions(env, 2)
+    assert_identical(rollout(env, actions, seed=4), rollout(made, actions, seed=4))
+
+
+@every_game
+@pytest.mark.parametrize("seat", ["game", "follower"])
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_a_copy_in_the_middle_of_an_episode_goes_on_as_the_original(
+    name: str, seat: str, clone: Callable[[Env], Env]
+) -> None:
+    env = SEATS[seat](name)
+    actions = sampled_actions(env, 6)
+    rollout(env, actions[:3], seed=5)
+    twin = clone(env)
+    for action in actions[3:]:
+        assert_identical(env.step(action), twin.step(action))
+
+
+# What is paid -----------------------------------------------------------------------------------
+
+
+def test_the_follower_is_paid_by_x_and_the_leader_by_its_own_reward() -> None:
+    env = game_seat("cartpole")
+    plain = gym.make("CartPole-v1")
+    x = np.array([1.5, -2.0])
+    seen, _ = env.reset(seed=2)
+    below_it = below(env).environment.unwrapped
+    plain.reset(seed=0)
+    plain.unwrapped.state = below_it.state  # type: ignore[attr-defined]
+    for action in (0, 1, 1):
+        following, reward, terminated, truncated, info = env.step({"upper": x, "lower": action})
+        paid = 0.5 * np.tanh((x @ [seen[0], action == 1]) / 0.5)
+        assert reward == pytest.approx(paid, rel=1e-12)
+        assert info["upper_reward"] == pytest.approx(float(seen[0]) + 1.0, rel=1e-6)
+        expected, *_ = plain.step(action)
+        np.testing.assert_array_equal(following, expected)
+        assert not terminated and not truncated
+        seen = following
+
+
+def test_the_leader_is_paid_what_the_environment_pays_unless_told_otherwise() -> None:
+    env = game_seat("pendulum")
+    env.reset(seed=0)
+    for torque in (-2.0, 0.5):
+        inner = copy.deepcopy(below(env).environment)
+        action = np.array([torque], np.float32)
+        _, paid, *_ = inner.step(action)
+        *_, info = env.step({"upper": below(env).initial_upper_params, "lower": action})
+        assert info["upper_reward"] == pytest.approx(float(paid), rel=1e-12)
+
+
+def test_episodes_end_as_the_environment_says_or_are_cut() -> None:
+    env = LowerLevel(game_seat("cartpole"), np.zeros(2))
+    steps, cut = [], []
+    for seed in range(12):
+        env.reset(seed=seed)
+        terminated = truncated = False
+        action = 0
+        while not (terminated or truncated):
+            action = 1 - action if seed < 6 else 0
+            *_, terminated, truncated, _ = env.step(action)
+        assert below(env).elapsed_steps <= 30
+        steps.append(below(env).elapsed_steps)
+        cut.append(truncated and not terminated)
+        with pytest.raises(ResetNeeded, match="call `reset`"):
+            env.step(0)
+    assert max(steps[6:]) < 15 and not any(cut[6:])
+    assert any(cut[:6]) and max(steps) == 30
+    shorter = LowerLevel(TimeLimit(ParametricGame(**GAMES["cartpole"]), 4), np.zeros(2))
+    shorter.reset(seed=0)
+    assert [shorter.step(i % 2)[3] for i in range(4)] == [False, False, False, True]
+
+
+@pytest.mark.parametrize("observed", ["box", "discrete"])
+@pytest.mark.parametrize("acting", ["box", "discrete"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"kind": "linear"},
+        {"kind": "linear", "bound": 0.7, "base": f"{HERE}:effort"},
+        {"kind": "network", "hidden": [5, 4]},
+        {"kind": "network", "hidden": [5], "bound": None, "activation": "relu"},
+        {"kind": "network", "hidden": [5], "reads_actions": False},
+    ],
+    ids=["linear", "bounded", "network", "unbounded network", "of observations"],
+)
+def test_derivatives_are_those_of_the_reward(
+    observed: str, acting: str, kind: dict[str, Any]
+) -> None:
+    places: spaces.Space[Any] = (
+        spaces.Box(-1, 1, (2, 3)) if observed == "box" else spaces.Discrete(5)
+    )
+    moves: spaces.Space[Any] = spaces.Box(-2, 2, (2,)) if acting == "box" else spaces.Discrete(3)
+
+    def phi(observations: NDArray[Any], actions: NDArray[Any]) -> FloatArray:
+        s, a = (z.reshape(len(z), -1).astype(np.float64) for z in (observations, actions))
+        return np.column_stack([s.sum(axis=1), a.sum(axis=1), np.sin(s[:, 0] * a[:, 0])])
+
+    if kind["kind"] == "linear":
+        kind = {**kind, "features": phi, "num_params": 3}
+        if "base" in kind:
+            kind["base"] = lambda observations, actions: 0.1 * phi(observations, actions)[:, 1]
+    model = make_reward_model(kind, places, moves)
+    rng = np.random.default_rng(0)
+    moves.seed(0), places.seed(0)
+    seen = np.stack([np.asarray(places.sample()) for _ in range(11)])
+    taken = np.stack([np.asarray(moves.sample()) for _ in range(11)])
+    x = model.initial_params() + 0.3 * rng.standard_normal(model.num_params)
+    before = x.copy()
+    weights = rng.standard_normal(11)
+    found = model.vjp(x, seen, taken, weights)
+    steps = 1e-5 * np.eye(len(x))
+    numeric = [
+        weights @ (model.rewards(x + h, seen, taken) - model.rewards(x - h, seen, taken)) / 2e-5
+        for h in steps
+    ]
+    np.testing.assert_allclose(found, numeric, rtol=1e-6, atol=1e-8)
+    assert found.dtype == np.float64 and np.linalg.norm(found) > 0.0
+    # Of each entry by itself, whatever else is in the batch.
+    alone = np.concatenate([model.rewards(x, seen[i : i + 1], taken[i : i + 1]) for i in range(11)])
+    np.testing.assert_allclose(alone, model.rewards(x, seen, taken), rtol=1e-12)
+    np.testing.assert_array_equal(x, before)
+
+
+def test_a_network_takes_x_that_must_not_be_written_to_without_a_word() -> None:
+    game = ParametricGame(**GAMES["pendulum"])
+    x = game.validate_upper_params(game.initial_upper_params)
+    seen = np.zeros((2, 3), np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        one = game.reward(x, seen, np.ones((2, 1), np.float32))
+        game.reward(x + 0.1, seen, np.ones((2, 1), np.float32))
+        again = game.reward(x, seen, np.ones((2, 1), np.float32))
+    np.testing.assert_array_equal(one, again)
+
+
+def test_a_bounded_reward_is_flat_far_away_and_never_not_a_number() -> None:
+    model = LinearReward(cart, 2, bound=0.5)
+    seen, taken = np.full((1, 4), 1e4), np.ones(1)
+    with np.errstate(all="raise"):
+        assert model.rewards(np.full(2, 10.0), seen, taken)[0] == 0.5
+        assert not model.vjp(np.full(2, 10.0), seen, taken, np.ones(1)).any()
+
+
+# Bad input --------------------------------------------------------------------------------------
+
+
+def wide(observations: NDArray[Any], actions: NDArray[Any]) -> FloatArray:
+    return np.ones((len(observations), 3))
+
+
+def column(observations: NDArray[Any], actions: NDArray[Any], *_: Any) -> FloatArray:
+    return np.ones((len(observations), 1))
+
+
+class Unlimited(gym.Env[NDArray[np.float32], Any]):
+    """An environment without a limit of steps, of any spaces."""
+
+    observation_space: spaces.Space[Any] = spaces.Box(-1.0, 1.0, (2,))
+
+    def __init__(self, actions: str = "Discrete(2)", seen: str | None = None) -> None:
+        self.action_space = eval(actions, vars(spaces))
+        if seen is not None:
+            self.observation_space = eval(seen, vars(spaces))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"env_id": "CartPole-v9"}, gym.error.Error, "CartPole"),
+        ({"reward_model": {"kind": "lineer"}}, ValueError, "'lineer'.*Did you mean 'linear'"),
+        ({"reward_model": {"kind": ["linear"]}}, ValueError, "kind of reward model \\['linear'\\]"),
+        ({"reward_model": {}}, ValueError, "kind of reward model None; accepted: 'linear'"),
+        ({"reward_model": {**LINEAR, "bouned": 1}}, TypeError, "'bouned'.*'bound'"),
+        ({"reward_model": {**LINEAR, "bound": -1.0}}, ValueError, "`bound`.*-1.0"),
+        ({"reward_model": {**LINEAR, "num_params": 0}}, ValueError, "`num_params`.*got 0"),
+        ({"reward_model": {**LINEAR, "features": "cart"}}, ValueError, '"module:function".*cart'),
+        ({"reward_model": {**LINEAR, "features": f"{HERE}:kart"}}, AttributeError, "kart"),
+        ({"reward_model": {**NETWORK, "activation": "tann"}}, ValueError, "'tann'.*'tanh'"),
+        ({"reward_model": {**NETWORK, "hidden": [0]}}, ValueError, "`hidden`.*got 0"),
+        ({"reward_model": {"kind": "linear", "num_params": 2}}, TypeError, "needs `features`"),
+        ({"reward_model": 3}, TypeError, "`reward_model` must be a RewardModel.*got 3"),
+        ({"episode_steps": 0}, ValueError, "`episode_steps`.*got 0"),
+        ({"gamma": 1.0}, ValueError, "`gamma`.*got 1.0"),
+        ({"upper_gamma": 1.5}, ValueError, "`upper_gamma`.*got 1.5"),
+        ({"temperature": 0.0}, ValueError, "`temperature`.*got 0.0"),
+        ({"initial_upper_params": [0.0, 11.0]}, ValueError, "`initial_upper_params\\[1\\]`.*11.0"),
+        ({"render_mode": "ansi"}, ValueError, "'ansi'"),
+    ],
+)
+def test_bad_arguments_are_refused_with_what_was_wrong(
+    changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        ParametricGame(**{**GAMES["cartpole"], **changes})
+
+
+def test_environments_that_do_not_suit_are_refused() -> None:
+    gym.register("Unlimited-v0", f"{HERE}:Unlimited")
+    try:
+        with pytest.raises(ValueError, match="`episode_steps` must say.*Unlimited-v0"):
+            ParametricGame("Unlimited-v0", LINEAR)
+        for kwargs, message in (
+            ({"actions": "MultiDiscrete([2, 2])"}, "actions of Unlimited-v0.*MultiDiscrete"),
+            ({"actions": "Discrete(2, start=1)"}, "from 0 on, got Discrete\\(2, start=1"),
+            ({"actions": "Box(-float('inf'), 1.0, (1,))"}, "finite Box"),
+            ({"seen": "Dict({'a': Discrete(2)})"}, "observations of Unlimited-v0.*Dict"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                ParametricGame("Unlimited-v0", LINEAR, env_kwargs=kwargs, episode_steps=5)
+        images = {"seen": "Box(0, 255, (8, 8, 3), 'uint8')"}
+        image_model = {"kind": "linear", "features": f"{HERE}:wide", "num_params": 3}
+        game = ParametricGame("Unlimited-v0", image_model, env_kwargs=images, episode_steps=5)
+        with pytest.raises(ValueError, match="channels first.*make_environment"):
+            HyperGradient(game)
+        with pytest.raises(ValueError, match="does not read images"):
+            ParametricGame("Unlimited-v0", NETWORK, env_kwargs=images, episode_steps=5)
+    finally:
+        del gym.registry["Unlimited-v0"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"reward_model": {**LINEAR, "features": f"{HERE}:wide"}},
+            "`features`.*\\(1, 2\\).*\\(1, 3",
+        ),
+        ({"reward_model": {**LINEAR, "base": f"{HERE}:column"}}, "`base`.*\\(1,\\), got \\(1, 1"),
+        ({"upper_reward": f"{HERE}:column"}, "`upper_reward`.*\\(1,\\), got \\(1, 1\\)"),
+    ],
+)
+def test_functions_that_return_another_shape_are_named(
+    changes: dict[str, Any], message: str
+) -> None:
+    env = ParametricGame(**{**GAMES["cartpole"], **changes})
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=message):
+        env.step({"upper": np.zeros(2), "lower": 0})
+
+
+@pytest.mark.parametrize(
+    ("name", "action"),
+    [
+        ("cartpole", 2),
+        ("cartpole", -1),
+        ("cartpole", 0.0),
+        ("cartpole", np.float32(1)),
+        ("cartpole", [1]),
+        ("cartpole", None),
+        ("pendulum", [2.5]),
+        ("pendulum", 0.0),
+        ("pendulum", [np.nan]),
+        ("pendulum", ["left"]),
+    ],
+)
+def test_an_action_out_of_its_space_changes_nothing(name: str, action: Any) -> None:
+    env, twin = follower_seat(name), follower_seat(name)
+    actions = sampled_actions(env, 4)
+    rollout(env, actions[:2], seed=1), rollout(twin, actions[:2], seed=1)
+    with pytest.raises(ValueError, match="`action"):
+        env.step(action)
+    for good in actions[2:]:
+        assert_identical(env.step(good), twin.step(good))
+    assert below(env).elapsed_steps == 4
+
+
+@pytest.mark.parametrize("x", [[0.0], [0.0, np.nan], [0.0, 11.0], "x"])
+def test_an_x_out_of_its_space_changes_nothing(x: Any) -> None:
+    env, twin = game_seat("cartpole"), game_seat("cartpole")
+    assert_identical(env.reset(seed=1), twin.reset(seed=1))
+    with pytest.raises(ValueError, match="upper_params"):
+        env.unwrapped.step({"upper": x, "lower": 0})
+    with pytest.raises(ValueError, match="upper_params"):
+        env.unwrapped.reset(seed=7, options={"upper_params": x})
+    move = {"upper": np.ones(2), "lower": 1}
+    assert_identical(env.step(move), twin.step(move))
+
+
+def test_moves_before_a_reset_and_unknown_options_are_refused() -> None:
+    env = ParametricGame(**GAMES["cartpole"])
+    with pytest.raises(ResetNeeded, match="`reset` first"):
+        env.step({"upper": np.zeros(2), "lower": 0})
+    with pytest.raises(ValueError, match="'uper_params'.*'upper_params'"):
+        env.reset(options={"uper_params": np.zeros(2)})
+    with pytest.raises(TypeError, match="EpisodicResponse"):
+        env.observe(None)  # type: ignore[arg-type]
+
+
+def test_an_unknown_method_is_answered_with_those_of_the_game() -> None:
+    with pytest.raises(ValueError, match="'exact'; accepted: 'bc-hg', 'sobirl', 'trace'"):
+        HyperGradient(game_seat("cartpole"), "exact")
+
+
+def test_a_model_of_ones_own_is_taken_as_it_is() -> None:
+    class Own:
+        num_params = 1
+
+        def initial_params(self) -> FloatArray:
+            return np.array([0.25])
+
+        def rewards(self, x: FloatArray, seen: NDArray[Any], taken: NDArray[Any]) -> FloatArray:
+            return x[0] * taken.astype(np.float64)
+
+        def vjp(
+            self, x: FloatArray, seen: NDArray[Any], taken: NDArray[Any], w: FloatArray
+        ) -> FloatArray:
+            return np.array([w @ taken])
+
+    own: RewardModel = Own()
+    game = ParametricGame("CartPole-v1", own)
+    assert game.reward_model is own and game.episode_steps == 500
+    np.testing.assert_array_equal(game.initial_upper_params, [0.25])
+
+
+# The follower's seat ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("algorithm", "name"), [("PPO", "cartpole"), ("SAC", "pendulum")])
+def test_any_agent_of_stable_baselines3_takes_the_followers_seat(algorithm: str, name: str) -> None:
+    import stable_baselines3
+
+    options: dict[str, Any] = {"seed": 0, "device": "cpu", "policy_kwargs": {"net_arch": [8]}}
+    options |= {"n_steps": 32, "batch_size": 16} if algorithm == "PPO" else {"learning_starts": 16}
+    env = follower_seat(name)
+    model = getattr(stable_baselines3, algorithm)("MlpPolicy", env, **options)
+    model.learn(64)
+    action, _ = model.predict(env.reset(seed=0)[0])
+    assert env.action_space.contains(action.item() if algorithm == "PPO" else action)
+
+
+@every_game
+@pytest.mark.parametrize("seat", ["follower", "leader"])
+def test_pictures_show_the_environment_below_a_headline(name: str, seat: str) -> None:
+    env = SEATS[seat](name, render_mode="rgb_array")
+    env.reset(seed=0)
+    first = env.render()
+    assert isinstance(first, np.ndarray) and first.dtype == np.uint8 and first.ndim == 3
+    assert first.shape[1] >= 500 and len(np.unique(first)) > 3
+    for action in sampled_actions(env, 1 if seat == "leader" else 3):
+        env.step(action)
+    second = env.render()
+    assert isinstance(second, np.ndarray)
+    assert second.shape == first.shape and not np.array_equal(first, second)
+    env.close()
+
+
+def test_a_film_of_the_follower_has_a_frame_for_each_step(tmp_path: Any) -> None:
+    env = gym.wrappers.RenderCollection(follower_seat("cartpole", render_mode="rgb_array"))
+    env.reset(seed=0)
+    for _ in range(5):
+        env.step(0)
+    frames: Any = env.render()
+    assert len(frames) == 6
+    assert all(not np.array_equal(frames[i], frames[i + 1]) for i in range(5))
