@@ -40,6 +40,20 @@ class Task:
     test_options: dict[str, Any] = field(default_factory=dict)
 
 
+# What a follower who learns gets in tests.
+QUICK: dict[str, Any] = {
+    "episodes": 2,
+    "first_inner_steps": 12,
+    "inner_steps": 12,
+    "critic_updates": 2,
+    "inner_options": {
+        "policy_kwargs": {"net_arch": [8]},
+        "learning_starts": 10,
+        "batch_size": 16,
+        "buffer_size": 500,
+    },
+}
+
 TASKS = (
     Task(
         id="BilevelGridWorld-v0",
@@ -156,6 +170,78 @@ TASKS = (
         source="Gymnasium toy text",
         kwargs={"env_id": "Taxi", "temperature": 0.5},
         test_kwargs={"env_kwargs": {"is_rainy": True}},
+    ),
+    Task(
+        id="BilevelPendulum-v0",
+        entry_point="bilevel_gym.envs.pendulum:BilevelPendulum",
+        max_episode_steps=100,
+        upper="pay for each direction of the pole",
+        enters="reward",
+        source="this project",
+        test_kwargs={"episode_steps": 20},
+        test_options=QUICK,
+    ),
+    Task(
+        id="BilevelCartPole-v0",
+        entry_point="bilevel_gym.envs.cartpole:BilevelCartPole",
+        max_episode_steps=200,
+        upper="weight of each shaping term",
+        enters="reward",
+        source="this project, after Hu et al., NeurIPS 2020",
+        test_kwargs={"episode_steps": 20},
+        test_options=QUICK,
+    ),
+    Task(
+        id="BilevelReacher-v0",
+        entry_point="bilevel_gym.envs.reacher:BilevelReacher",
+        max_episode_steps=50,
+        upper="pay for six features of a robot arm",
+        enters="reward",
+        source="this project, on Gymnasium's MuJoCo",
+        test_kwargs={"episode_steps": 60},
+        test_options=QUICK,
+    ),
+    Task(
+        id="BilevelPreferencePendulum-v0",
+        entry_point="bilevel_gym.envs.preference_pendulum:BilevelPreferencePendulum",
+        max_episode_steps=200,
+        upper="weights of a reward network, learnt from preferences",
+        enters="reward",
+        source="this project, after Christiano et al., NeurIPS 2017",
+        test_kwargs={"hidden": [8], "episode_steps": 60, "fragment_steps": 15},
+        test_options={
+            "first_comparisons": 4,
+            "comparisons": 4,
+            "inner_steps": 8,
+            "inner_options": {**QUICK["inner_options"], "learning_starts": 4},
+        },
+    ),
+    Task(
+        id="BilevelBeamRider-v0",
+        entry_point="bilevel_gym.envs.beam_rider:BilevelBeamRider",
+        max_episode_steps=400,
+        upper="weights of a convolutional network",
+        enters="reward",
+        source="the game of Yang et al., AISTATS 2025",
+        test_kwargs={"channels": 2, "episode_steps": 60},
+        test_options={
+            "episodes": 1,
+            "inner_steps": 8,
+            "critic_updates": 1,
+            "inner_options": {
+                "buffer_size": 100,
+                "learning_starts": 4,
+                "train_freq": 4,
+                "gradient_steps": 1,
+                "batch_size": 4,
+                "optimize_memory_usage": True,
+                "replay_buffer_kwargs": {"handle_timeout_termination": False},
+                "policy_kwargs": {
+                    "n_critics": 1,
+                    "features_extractor_kwargs": {"features_dim": 8},
+                },
+            },
+        },
     ),
 )
 

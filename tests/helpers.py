@@ -20,13 +20,22 @@ FloatArray = NDArray[np.float64]
 Env = gym.Env[Any, Any]
 # What is compared with a kernel, or solved with others, needs one.
 TABULAR_TASKS = [task for task in TASKS if hasattr(load_env_creator(task.entry_point), "lower_mdp")]
+# What is compared with the follower's exact answer needs a game that has one; where the follower
+# learns from interaction, there is none.
+EXACT_TASKS = [task for task in TASKS if hasattr(load_env_creator(task.entry_point), "evaluate")]
+LEARNT_TASKS = [task for task in TASKS if task not in EXACT_TASKS]
 Transition = tuple[Any, float, bool, bool, dict[str, Any]]
 
 
-def leader_seat(task: Task, **kwargs: Any) -> Env:
-    """Make a task as it comes: in the leader's seat, on its small instance."""
+def leader_seat(task: Task, outer_steps: int = 100, **kwargs: Any) -> Env:
+    """Make a task as it comes: in the leader's seat, on its small instance.
+
+    A follower who learns gets no more than a few steps for each x.
+    """
     seat = gym.make(task.id, **{**task.test_kwargs, **kwargs})
-    return bilevel_gym.HyperGradient(seat, **task.test_options) if task.test_options else seat
+    if outer_steps == 100 and not task.test_options:
+        return seat
+    return bilevel_gym.HyperGradient(seat, outer_steps=outer_steps, **task.test_options)
 
 
 def follower_seat(task: Task, upper_params: ArrayLike | None = None, **kwargs: Any) -> Env:
@@ -139,7 +148,7 @@ def continue_rollout(env: Env, actions: list[Any]) -> list[Any]:
     records: list[Any] = []
     for action in actions:
         records.append(env.step(action))
-        if records[-1][2]:
+        if records[-1][2] or records[-1][3]:
             records.append(env.reset())
     return records
 

@@ -28,7 +28,7 @@ from bilevel_gym.cli.pictures import file_name
 from bilevel_gym.cli.runs import FILES, RunRecorder
 from bilevel_gym.envs.grid_world import BilevelGridWorld
 from bilevel_gym.methods.exact import Exact
-from bilevel_gym.registration import TASKS
+from bilevel_gym.registration import QUICK, TASKS
 from bilevel_gym.rendering import frame, new_surface
 from bilevel_gym.rendering.film import MAX_FRAMES, Film
 from bilevel_gym.rendering.sheet import contact_sheet
@@ -651,6 +651,32 @@ def test_every_kind_of_method_climbs(run: Run, tmp_path: Path, method: str) -> N
     assert len(history) == 3
     # What a method does not say stays empty.
     assert all((row["inner_samples"] != "") == (method in ("trace", "hpgd")) for row in history)
+
+
+def test_a_follower_who_learns_is_solved_by_estimates(
+    run: Run, tmp_path: Path, single_torch_thread: None
+) -> None:
+    quick = [f"{name}={json.dumps(value)}" for name, value in QUICK.items()]
+    options = [part for setting in quick for part in ("--method-set", setting)]
+    task = ("BilevelPendulum-v0", "--set", "episode_steps=20")
+    result = run("solve", *task, "--steps", 2, "--out", "out", *options)
+    assert result.exit_code == 0, result.output
+    assert "The follower learns: objectives and gradients are estimates" in result.stdout
+    history = rows(tmp_path / "out")
+    assert [row["phase"] for row in history] == ["ascent"] * 3  # estimates are not polished
+    assert all(int(row["inner_samples"]) > 0 for row in history)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["method"] == "trace"
+    assert config["learning_rate"] == 1.0  # a twentieth of the width of the box
+    known = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert known["objective"]["best"] == max(float(row["objective"]) for row in history)
+
+
+def test_check_says_that_estimates_are_not_compared(run: Run, single_torch_thread: None) -> None:
+    result = run("check", "BilevelCartPole-v0", "--set", "episode_steps=20")
+    assert result.exit_code == 0, result.output
+    assert "hyper-gradient: not compared" in result.stdout
+    assert "BilevelCartPole-v0 passed." in result.stdout
 
 
 def test_a_method_takes_its_options(run: Run, tmp_path: Path) -> None:

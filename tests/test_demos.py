@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -19,6 +20,8 @@ SMALL = {
     "play.py": ["--map-name", "4x4"],
     "sb3_leader.py": ["--timesteps", "512"],
     "sb3_follower.py": ["--timesteps", "2048", "--episodes", "20"],
+    "pendulum_reward_design.py": ["--steps", "1", "--episodes", "8"],
+    "preferences.py": ["--answers", "4", "--inner-steps", "8"],
 }
 
 # These draw a figure instead of a film, and have a test of their own, test_claims.py.
@@ -95,6 +98,18 @@ def test_sb3_follower_measures_both_followers_under_both_shapings(tmp_path: Path
     assert rows["exact, best known shaping, computed"] == ["0.461"]
 
 
+def test_pendulum_reward_design_measures_the_leaders_pay(tmp_path: Path) -> None:
+    said = film("pendulum_reward_design.py", tmp_path)
+    rows = [line.split(maxsplit=2) for line in said.splitlines()[1:-1]]
+    # First 2200 steps of learning and then 1000, and 24 episodes of 100 steps for each x.
+    assert [int(row[0]) for row in rows] == [4600, 8000]
+    assert all(-1.0 < float(row[1]) < 1.0 for row in rows)
+    assert rows[0][2] == str([0.0] * 6)
+    # Adam's first step.
+    assert {abs(value) for value in json.loads(rows[1][2])} == {0.4}
+    assert said.splitlines()[-1].startswith("mean cos(theta): ")
+
+
 @every_demo
 def test_without_a_display_every_demo_points_out_the_film(name: str, tmp_path: Path) -> None:
     result = run_demo(name, folder=tmp_path)
@@ -103,7 +118,7 @@ def test_without_a_display_every_demo_points_out_the_film(name: str, tmp_path: P
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("name", ["sb3_leader.py", "sb3_follower.py"])
+@pytest.mark.parametrize("name", ["sb3_leader.py", "sb3_follower.py", "pendulum_reward_design.py"])
 def test_without_stable_baselines3_the_extra_is_named(name: str, tmp_path: Path) -> None:
     hide = f"""
 import runpy, sys

@@ -14,10 +14,11 @@ from gymnasium.vector import SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from bilevel_gym import HyperGradient, LowerLevel, LowerLevelVectorEnv, RescaleUpper
-from bilevel_gym.registration import TASKS, Task
+from bilevel_gym.registration import Task
 from bilevel_gym.sb3 import as_vec_env
 
 from .helpers import (
+    EXACT_TASKS,
     Env,
     array_game,
     assert_identical,
@@ -27,7 +28,7 @@ from .helpers import (
     leader_seat,
 )
 
-every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.id)
+every_task = pytest.mark.parametrize("task", EXACT_TASKS, ids=lambda task: task.id)
 
 
 @pytest.fixture(autouse=True)

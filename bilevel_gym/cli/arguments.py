@@ -18,6 +18,7 @@ from ..checks import unknown_name
 from ..registration import TASKS
 
 if TYPE_CHECKING:
+    from ..envs.base import BilevelEnv
     from ..wrappers import HyperGradient
 
 
@@ -82,9 +83,12 @@ def parse_settings(
     return kwargs
 
 
-def positive(ctx: click.Context, param: click.Parameter, value: float) -> float:
-    """Return a positive finite number; click's own ranges let infinity and NaN pass."""
-    if not 0.0 < value < np.inf:
+def positive(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """Return a positive finite number, if one is given.
+
+    Click's own ranges let infinity and NaN pass.
+    """
+    if value is not None and not 0.0 < value < np.inf:
         raise CommandError(f"`{param.opts[0]}` must be positive and finite, got {value}")
     return value
 
@@ -112,7 +116,7 @@ seed_option = click.option(
 def make_leader(
     env_id: str,
     env_kwargs: dict[str, Any],
-    method: str = "exact",
+    method: str | None = None,
     method_options: dict[str, Any] | None = None,
     **options: Any,
 ) -> HyperGradient:
@@ -121,7 +125,7 @@ def make_leader(
     Args:
         env_id: Registered id.
         env_kwargs: What the user set.
-        method: Name of the method.
+        method: Name of the method; None for the game's default.
         method_options: What the user set for it.
         **options: Further arguments: `render_mode` of the task, `outer_steps` of the seat.
 
@@ -136,7 +140,7 @@ def make_leader(
         mode = options.pop("render_mode", None)
         drawing = {} if mode is None else {"render_mode": mode}
         game = gym.make(env_id, **drawing, **env_kwargs)
-    except (ValueError, TypeError, gym.error.Error) as error:
+    except (ValueError, TypeError, ImportError, gym.error.Error) as error:
         # Gymnasium adds its own sentence to the constructor's.
         reason = str(error).partition(" was raised from the environment creator")[0]
         if isinstance(error, TypeError):
@@ -146,6 +150,11 @@ def make_leader(
         return HyperGradient(game, method=method, **options, **(method_options or {}))
     except (ValueError, TypeError) as error:
         raise CommandError(f"cannot take the leader's seat of {env_id}: {error}") from None
+
+
+def answers_exactly(game: BilevelEnv) -> bool:
+    """Return whether a game knows its follower's exact answer; otherwise the follower learns."""
+    return hasattr(game, "evaluate")
 
 
 def check_names(env_id: str, env_kwargs: dict[str, Any]) -> dict[str, inspect.Parameter]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 
 from ..registration import TASKS, Task
 from .console import console
@@ -45,10 +46,24 @@ HEADINGS = (
 )
 NUMBERS = ("shape of x", "box", "x0", "states x actions", "best known value")
 
+# Entries of x that are listed one by one where they differ.
+FEW = 4
+
+# What stands where a task cannot be made.
+UNKNOWN = "?"
+
 
 def describe(task: Task) -> TaskRow:
-    """Return the row of a task, its sizes taken from the game itself."""
-    game: Any = gym.make(task.id).unwrapped
+    """Return the row of a task, its sizes taken from the game itself.
+
+    The game is made without a seat: taking one where the follower learns would load its learner.
+    Sizes are unknown where the extra that a task needs is not installed.
+    """
+    try:
+        game: Any = load_env_creator(task.entry_point)(**task.kwargs)
+    except (ImportError, gym.error.Error):
+        unknown = (UNKNOWN,) * 4
+        return TaskRow(task.id, task.upper, *unknown, task.enters, UNKNOWN, task.source)
     spaces = (game.observation_space, game.lower_space)
     discrete = all(isinstance(space, gym.spaces.Discrete) for space in spaces)
     best = getattr(game, "best_known", None)
@@ -66,8 +81,10 @@ def describe(task: Task) -> TaskRow:
 
 
 def extent(values: FloatArray) -> str:
-    """Return the number that all entries are, or "drawn" where they differ."""
-    return f"{values.flat[0]:g}" if np.ptp(values) == 0.0 else "drawn"
+    """Return the number that all entries are, a few different ones, or "drawn" for more."""
+    if np.ptp(values) == 0.0:
+        return f"{values.flat[0]:g}"
+    return ", ".join(f"{value:g}" for value in values.flat) if values.size <= FEW else "drawn"
 
 
 def markdown_table() -> str:

@@ -17,6 +17,7 @@ from .. import __version__
 from .arguments import (
     INTERRUPTED,
     CommandError,
+    answers_exactly,
     make_leader,
     parse_settings,
     positive,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..mdp import FloatArray
-    from ..methods.base import Response, SupportsEvaluate
+    from ..methods.base import SupportsEvaluate
     from ..optimizers import Iterate
     from ..rendering import Film
     from ..wrappers import HyperGradient
@@ -53,18 +54,16 @@ INTERRUPTION = "interrupted; what it reached is kept"
     "--learning-rate",
     "--lr",
     type=float,
-    default=0.05,
-    show_default=True,
     callback=positive,
-    help="Length of the first step; later ones fall to zero.",
+    help="Length of the first step; later ones fall to zero.  [default: 0.05; for a follower who "
+    "learns, a twentieth of the width of the box]",
 )
 @seed_option
 @click.option(
     "--method",
     metavar="NAME",
-    default="exact",
-    show_default=True,
-    help="Source of the hyper-gradient: exact, or an estimate such as trace; see the README.",
+    help="Source of the hyper-gradient: exact, or an estimate such as trace; see the README.  "
+    "[default: exact; trace for a follower who learns]",
 )
 @click.option(
     "--method-set",
@@ -95,9 +94,9 @@ def solve(
     env_id: str,
     env_kwargs: dict[str, Any],
     steps: int,
-    learning_rate: float,
+    learning_rate: float | None,
     seed: int,
-    method: str,
+    method: str | None,
     method_options: dict[str, Any],
     polish: bool | None,
     start: Path | None,
@@ -112,7 +111,8 @@ def solve(
     and keeps what it has reached.
 
     The projected gradient norm is the length of P(x + g) - x, g being the exact hyper-gradient and
-    P the projection on the box of x; it is zero at a stationary point, and at most that of g.
+    P the projection on the box of x; it is zero at a stationary point, and at most that of g. Where
+    the follower learns nothing is exact: g, and the objective, are what the method estimates.
     """
     from ..envs.base import BilevelEnv
     from ..rendering import Film
@@ -129,7 +129,10 @@ def solve(
     )
     if gif and type(env.game).draw is BilevelEnv.draw:
         raise CommandError(f"`--gif` needs a task with a picture, and {env_id} has none")
+    method = env.game.default_method if method is None else method
     polish = env.method.exact if polish is None else polish
+    if learning_rate is None:
+        learning_rate = first_length(env)
     x = first_point(env, start)
     folder = claim_folder(out, env_id, overwrite)
     config = {
@@ -174,6 +177,17 @@ def solve(
     report(leader, recorder, method, outcome, seconds)
     if outcome == INTERRUPTION:
         click.get_current_context().exit(INTERRUPTED)
+
+
+def first_length(env: HyperGradient) -> float:
+    """Return how long the first step is unless the user says so.
+
+    A follower who learns is slow, and its leader has steps for no more than the way.
+    """
+    if answers_exactly(env.game):
+        return 0.05
+    space = env.game.upper_space
+    return 0.05 * float((space.high - space.low).max())
 
 
 def first_point(env: HyperGradient, start: Path | None) -> FloatArray:
@@ -254,26 +268,34 @@ def save_results(leader: Leader, recorder: RunRecorder, film: Film | None, title
 def report(
     leader: Leader, recorder: RunRecorder, method: str, outcome: str, seconds: float
 ) -> None:
-    """Print what a run reached, in the game's own exact figures, and where its files are."""
+    """Print what a run reached, and where its files are.
+
+    Figures are the game's own exact ones, or what the method estimates where there are none.
+    """
     from .runs import FILES, RESULT, write_json
 
     folder, last = recorder.folder, recorder.last
     if recorder.first is None or recorder.best is None or last is None:
         click.echo(f"Interrupted before the first evaluation; nothing to keep in {folder}.")
         return
-    game = cast("SupportsEvaluate", leader.env.game)
-    first = game.evaluate(recorder.first.upper_params)
-    best = game.evaluate(recorder.best.upper_params)
-    norms = exact_norm(leader, first), exact_norm(leader, best)
-    console().print(result_table(leader, (first.objective, best.objective), norms))
+    exact = answers_exactly(leader.env.game)
+    figures = exact_figures if exact else estimated_figures
+    first, first_norm = figures(leader, recorder.first)
+    best, best_norm = figures(leader, recorder.best)
+    console().print(result_table(leader, (first, best), (first_norm, best_norm)))
     if np.linalg.norm(last.gradient) == 0.0:
         where = "at the start" if last.number == 0 else f"after {last.number} steps"
         outcome = f"the gradient of method {method!r} vanishes {where}"
     click.echo(f"stopped: {outcome}")
-    if not leader.env.method.exact:
+    if not exact:
+        click.echo(
+            "The follower learns: objectives and gradients are estimates from episodes, and the "
+            "best of noisy estimates flatters itself."
+        )
+    elif not leader.env.method.exact:
         click.echo(
             f"Method {method!r} gives an estimate, not the hyper-gradient; the exact projected "
-            f"gradient norm at the best x is {norms[1]:.3g}."
+            f"gradient norm at the best x is {best_norm:.3g}."
         )
     failures = sum(record.inner_converged is False for record in recorder.history)
     if failures:
@@ -281,8 +303,8 @@ def report(
     count = len(recorder.history)
     click.echo(f"evaluations: {count}, each an inner solve, in {seconds:.2f} s")
     result = {
-        "objective": {"start": first.objective, "best": best.objective},
-        "projected_gradient_norm": {"start": norms[0], "best": norms[1]},
+        "objective": {"start": first, "best": best},
+        "projected_gradient_norm": {"start": first_norm, "best": best_norm},
         "evaluations": count,
         "inner_solves_not_converged": failures,
         "stopped": outcome,
@@ -315,11 +337,18 @@ def result_table(
     return table
 
 
-def exact_norm(leader: Leader, response: Response) -> float:
-    """Return the projected gradient norm of the game's own answer."""
+def exact_figures(leader: Leader, iterate: Iterate) -> tuple[float, float]:
+    """Return objective and projected gradient norm of an x, by the game's own answer."""
     from ..optimizers import projected_gradient_norm
 
+    response = cast("SupportsEvaluate", leader.env.game).evaluate(iterate.upper_params)
     assert response.hyper_gradient is not None, "an exact response has one"
-    return projected_gradient_norm(
+    norm = projected_gradient_norm(
         response.upper_params, response.hyper_gradient, leader.low, leader.high
     )
+    return response.objective, norm
+
+
+def estimated_figures(leader: Leader, iterate: Iterate) -> tuple[float, float]:
+    """Return objective and projected gradient norm of an x, as they were when it was evaluated."""
+    return iterate.value, iterate.projected_gradient_norm

@@ -1,0 +1,179 @@
+"""A leader designs the reward of a pendulum, whose follower learns from scratch while you watch.
+
+The leader is paid for how upright the pole is, cos(theta), and can only choose what the follower is
+paid for the direction of the pole. Nothing is known of the follower but its episodes, and there is
+no gradient but the one through what it learns. On the right you see an episode under each x, on the
+left the first one, under x = 0, and what the leader has been paid so far.
+
+    python demos/pendulum_reward_design.py
+    python demos/pendulum_reward_design.py --headless reward_design.gif
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+
+from bilevel_gym import HyperGradient, LowerLevel
+from bilevel_gym.mdp import FloatArray
+from bilevel_gym.optimizers import Iterate, adam
+from bilevel_gym.rendering import THEME, NoDisplayError, Screen, import_pygame, new_surface
+from bilevel_gym.rendering.canvas import draw_text
+from bilevel_gym.rendering.charts import Axis, Chart, Series, draw_chart
+
+if TYPE_CHECKING:
+    from pygame import Surface
+
+ENV_ID = "BilevelPendulum-v0"
+
+# Adam's constant rate.
+LEARNING_RATE = 0.4
+
+# Steps of an episode from one picture to the next, in a film and in a window.
+FILM_PACE, WINDOW_PACE = 5, 2
+
+
+class Stage:
+    """Shows the follower's episodes, beside the first one and the curve so far."""
+
+    def __init__(self, env: HyperGradient, screen: Screen, pace: int, seed: int) -> None:
+        """Set the stage.
+
+        Args:
+            env: The leader's seat.
+            screen: Where pictures go.
+            pace: Steps from one picture to the next.
+            seed: Seed of the episode that is shown, which starts in the same way each time.
+        """
+        self._env, self._screen, self._pace, self._seed = env, screen, pace, seed
+        self._before: list[Surface] = []
+        self._steps: list[int] = []
+        self._paid: list[float] = []
+
+    def note(self, steps: int, paid: float) -> None:
+        """Keep a point of the curve: environment steps so far, and the mean of cos(theta)."""
+        self._steps.append(steps)
+        self._paid.append(paid)
+
+    def play(self, x: FloatArray) -> None:
+        """Show an episode of the follower as it is, under x."""
+        learner: Any = self._env.method
+        follower = LowerLevel(self._env, x)
+        rng = np.random.default_rng(self._seed)
+        state, _ = follower.reset(seed=self._seed)
+        first, over, step = not self._before, False, 0
+        while not (over or self._screen.closed):
+            if step % self._pace == 0:
+                self._show(step // self._pace, first)
+            action = learner.follower.draw(np.asarray(state)[None], rng)[0]
+            state, _, terminated, truncated, _ = follower.step(action)
+            over, step = terminated or truncated, step + 1
+
+    def _show(self, number: int, first: bool) -> None:
+        game = self._env.game
+        now = game.draw(game.view())
+        if first:
+            self._before.append(now)
+        width, height = now.get_size()
+        small, margin = (width // 2, height // 2), THEME.margin
+        page = new_surface((small[0] + width, height))
+        page.blit(now, (small[0], 0))
+        then = self._before[min(number, len(self._before) - 1)]
+        top = 2 * THEME.small_size
+        draw_text(page, "at first, under x = 0:", (margin, margin // 2), size=THEME.small_size)
+        page.blit(import_pygame().transform.smoothscale(then, small), (0, top))
+        thousands = np.array(self._steps) / 1000.0
+        chart = Chart(
+            Axis(0.0, max(25.0, 1.05 * float(thousands[-1])), "thousand environment steps"),
+            Axis(-1.0, 1.0, "mean cos(theta), the leader's pay"),
+            (Series(thousands, np.array(self._paid)),),
+            mark=float(thousands[-1]),
+        )
+        top += small[1] + THEME.gap
+        draw_chart(page, (margin, top, small[0] - margin, height - top - margin // 2), chart)
+        self._screen.show(page, frames=3)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Climb from x = 0, and show what becomes of the follower."""
+    try:
+        import torch
+
+        import bilevel_gym.sb3  # noqa: F401
+    except ImportError:
+        sys.exit('error: this demo needs Stable-Baselines3: pip install -e ".[sb3]"')
+    torch.set_num_threads(1)  # networks this small are slower on more
+
+    with Screen("A reward designed for a pendulum", headless=args.headless) as screen:
+        env = HyperGradient(gym.make(ENV_ID, render_mode="rgb_array"), outer_steps=args.steps + 2)
+        pace = WINDOW_PACE if args.headless is None else FILM_PACE
+        stage = Stage(env, screen, pace, args.seed)
+        method: Any = env.method
+        rng, samples = np.random.default_rng(args.seed), 0
+        paid: list[float] = []
+
+        def show(iterate: Iterate) -> None:
+            if screen.closed:
+                raise KeyboardInterrupt
+            # Episodes that nobody learns from, so that the best one is not the luckiest.
+            x = iterate.upper_params
+            played = method.follower.play(x, args.episodes, rng)
+            paid.append(float(played.upper_rewards[played.alive].mean()))
+            stage.note(samples, paid[-1])
+            print(f"{samples:>18}{paid[-1]:>18.3f}   {np.round(x, 2).tolist()}", flush=True)
+            stage.play(x)
+
+        print(f"{'environment steps':>18}{'mean cos(theta)':>18}   x")
+        _, info = env.reset(seed=args.seed)
+        start, answered = info["upper_params"], [info]  # the first x, and what `reset` says of it
+
+        def objective(x: FloatArray) -> tuple[float, FloatArray]:
+            nonlocal samples
+            info = answered.pop() if answered else env.step(x)[-1]
+            samples += info["inner_samples"]
+            return env.response.objective, info["hyper_gradient"]
+
+        low, high = (
+            bound.astype(np.float64)
+            for bound in (env.game.upper_space.low, env.game.upper_space.high)
+        )
+        adam(
+            objective,
+            start,
+            low,
+            high,
+            steps=args.steps,
+            learning_rate=LEARNING_RATE,
+            schedule="constant",
+            callback=show,
+        )
+        print(f"mean cos(theta): {paid[0]:.3f} at first, {max(paid):.3f} at best")
+        screen.linger()
+
+
+def positive(text: str) -> int:
+    """Return an integer of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"an integer of at least 1 is needed, got {text!r}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--steps", type=positive, default=6, help="steps of the leader")
+    parser.add_argument(
+        "--episodes", type=positive, default=64, help="episodes of each measurement"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    parser.add_argument("--headless", type=Path, metavar="OUT.gif", help="film, without a display")
+    try:
+        main(parser.parse_args())
+    except KeyboardInterrupt:
+        sys.exit(0)
+    except (NoDisplayError, ValueError) as error:
+        sys.exit(f"error: {error}")
