@@ -87,6 +87,7 @@ def test_the_gallery_has_a_still_and_a_film_of_every_task_with_an_exact_answer()
         "benchmark_objective.png",
         "benchmark_profiles.png",
         "convergence.png",
+        "deep.png",
         "estimators.png",
         "exploitation_exploration.png",
     }
