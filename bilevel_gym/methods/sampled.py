@@ -210,6 +210,8 @@ class Sampled(ABC):
             The likelihood, its direct derivative with respect to r `[S, A]`, the one through pi*
             `[S, A]`, and the environment steps played beyond the batch.
         """
+        # The constructor has refused such a game unless the class says `judges_fragments`, and one
+        # that says so overrides this.
         raise NotImplementedError
 
     def step(self, upper_params: FloatArray) -> TabularResponse:
