@@ -108,7 +108,7 @@ class BilevelPendulum(ParametricGame):
 
     (`python -m tests.benchmarks.reward_design`; about a minute each.) The one-step estimate is
     zero, to the last bit, so that its leader stays at x0. With 8 or 16 episodes for each x and
-    without `state_features` the first estimates often point the wrong way; whoever pays for hanging
+    with `state_features=0` the first estimates often point the wrong way; whoever pays for hanging
     then gets a follower that hangs, from whose episodes nobody learns of anything better: some
     seeds stayed there.
 
@@ -126,7 +126,6 @@ class BilevelPendulum(ParametricGame):
         "episodes": 24,
         "critic_updates": 400,
         "discount_steps": False,
-        "state_features": 60,
         "first_inner_steps": 2200,
         "inner_steps": 1000,
         "inner_options": {

@@ -233,7 +233,7 @@ def test_what_features_of_the_state_explain_is_not_missed() -> None:
     found = np.mean([learnt.response_term(x, group)[0] for group in groups], axis=0)
     assert np.linalg.norm(found - exact) < 0.05 * np.linalg.norm(exact)
     # Two features and a constant tell three states apart: what is explained is each one's mean.
-    features = learnt._explained(np.arange(6.0), np.array([0, 1, 2, 0, 1, 2]))
+    features = learnt._explained(np.arange(6.0), np.array([0, 1, 2, 0, 1, 2]), 2)
     np.testing.assert_allclose(features, [1.5, 2.5, 3.5, 1.5, 2.5, 3.5], atol=1e-6)
 
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch as th
 from numpy.typing import NDArray
+from stable_baselines3.common.preprocessing import is_image_space
 
 from ..checks import check_at_least, check_flag
 from ..files import replacing
@@ -43,6 +44,9 @@ __all__ = ["BCHG", "Estimator", "SoBiRL", "Trace"]
 
 # Steps whose rewards are differentiated at a time, for networks and images.
 BLOCK = 1024
+
+# Features that advantages are regressed on by default: so many at most, one for so many steps.
+MOST_FEATURES, STEPS_PER_FEATURE = 60, 20
 
 # What is in a file, but for what the follower writes.
 ABOUT, CRITIC = "about.json", "critic.pt"
@@ -251,7 +255,7 @@ class Trace(Estimator):
         critic_updates: int = 200,
         truncation: int | None = None,
         discount_steps: bool = True,
-        state_features: int = 0,
+        state_features: int | None = None,
         **options: Any,
     ) -> None:
         """Bind the method to a game.
@@ -265,7 +269,8 @@ class Trace(Estimator):
             state_features: Features of the state, random ones, on which advantages are regressed;
                 what they explain is noise, as the mean of an advantage in a state is zero, and is
                 taken away. That is worth the more the less chance there is in an episode; it
-                shortens estimates where there are few episodes for each feature. 0 for none.
+                shortens estimates where there are few steps for each feature. 0 for none, None for
+                one for 20 steps, but 60 at most, and none of images.
             **options: See `Estimator`.
 
         Raises:
@@ -276,8 +281,9 @@ class Trace(Estimator):
         if truncation is not None:
             check_at_least("truncation", truncation, 1)
         check_flag("discount_steps", discount_steps)
-        check_at_least("state_features", state_features, 0)
-        self._state_features = int(state_features)
+        if state_features is not None:
+            check_at_least("state_features", state_features, 0)
+        self._state_features = state_features
         self._updates, self._truncation = int(critic_updates), truncation
         self._discount_steps = bool(discount_steps)
         super().__init__(game, **options)
@@ -304,8 +310,9 @@ class Trace(Estimator):
         late = np.broadcast_to(np.power(gamma, np.arange(len(alive)))[:, None], alive.shape)
         injections = np.zeros(alive.shape)
         injections[alive] = late[alive] * advantages / game.temperature
-        if self._state_features:
-            injections[alive] -= self._explained(injections[alive], seen)
+        features = self._features_for(len(seen))
+        if features:
+            injections[alive] -= self._explained(injections[alive], seen, features)
         carry = carried(injections, game.gamma, self._truncation)
         if alive.all() and alive.shape[1] > 1:
             # The mean of the others: one's own share in it would shorten the estimate.
@@ -321,16 +328,26 @@ class Trace(Estimator):
             estimate = self._averaged(upper_params, seen, weights)
         return estimate / played.num_episodes, loss
 
-    def _explained(self, values: FloatArray, observations: NDArray[Any]) -> FloatArray:
-        """Return what random features of the state explain of some values, `[B]`."""
+    def _features_for(self, steps: int) -> int:
+        """Return the number of features to regress the advantages of so many steps on."""
+        if self._state_features is not None:
+            return self._state_features
+        if is_image_space(self._game.observation_space):
+            return 0
+        return min(MOST_FEATURES, steps // STEPS_PER_FEATURE)
+
+    def _explained(
+        self, values: FloatArray, observations: NDArray[Any], features: int
+    ) -> FloatArray:
+        """Return what so many random features of the state explain of some values, `[B]`."""
         states = numbers(observations, self._game.observation_space, th.zeros(())).flatten(1)
         inputs = states.double().numpy()
         inputs = (inputs - inputs.mean(axis=0)) / np.maximum(inputs.std(axis=0), 1e-8)
         fixed = np.random.default_rng(0)
-        directions = fixed.standard_normal((inputs.shape[1], self._state_features))
-        features = np.tanh(inputs @ directions + fixed.standard_normal(self._state_features))
-        features = np.concatenate([features, np.ones((len(values), 1))], axis=1)
-        return features @ np.linalg.lstsq(features, values, rcond=1e-8)[0]
+        directions = fixed.standard_normal((inputs.shape[1], features))
+        found = np.tanh(inputs @ directions + fixed.standard_normal(features))
+        found = np.concatenate([found, np.ones((len(values), 1))], axis=1)
+        return found @ np.linalg.lstsq(found, values, rcond=1e-8)[0]
 
 
 class BCHG(Trace):

@@ -22,8 +22,8 @@ the cost of the control alone, so that its cosine is .69 or -.69.
 Estimates are made from 256 episodes of the follower's policy (1024 in LQR, whose estimates are
 noisier: at the exact policy, with the exact critic, the mean relative error of trace is .15 at 256)
 with a critic that is fitted to the replay from nothing. All methods see the same follower, the same
-episodes and the same critic. With `state_features` the trace takes away what the state explains of
-the advantages along an episode, which is noise.
+episodes and the same critic. With `state_features`, 60 by default, the trace takes away what the
+state explains of the advantages along an episode, which is noise.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ from .estimators import PLACINGS, cosine, four_rooms
 
 # What estimates, with its options, and how it is drawn. The first one has to reach the bars.
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "trace, state features": ("trace", {"state_features": 60}),
     "trace": ("trace", {}),
+    "trace, no state features": ("trace", {"state_features": 0}),
     "bc-hg": ("bc-hg", {}),
     "sobirl, one step": ("sobirl", {}),
 }
