@@ -25,6 +25,8 @@ from .base import BilevelEnv, View, shown, upper_box
 if TYPE_CHECKING:
     import pygame
 
+    from ..sb3.followers import LearntEpisodes
+
 __all__ = ["ParametricGame", "with_bars"]
 
 PICTURE_WIDTH = 500
@@ -210,6 +212,21 @@ class ParametricGame(BilevelEnv):
                 f"`upper_reward` must return shape [B] = {rewards.shape}, got {judged.shape}"
             )
         return judged
+
+    def direct_part(
+        self, upper_params: FloatArray, played: LearntEpisodes
+    ) -> tuple[float, FloatArray]:
+        """Return what x is worth to the leader by itself, at the follower's present policy.
+
+        Args:
+            upper_params: x.
+            played: Episodes of the follower's answer.
+
+        Returns:
+            What F has beside the leader's return, and the derivative of F at a fixed policy, shape
+            of x: zero unless overridden.
+        """
+        return 0.0, np.zeros(upper_params.shape)
 
     # The follower's episode ----------------------------------------------------------------------
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
-__all__ = ["Restorable", "require"]
+__all__ = ["Restorable", "goes_on", "require"]
 
 
 def require(task: str, extra: str, *modules: str) -> None:
@@ -68,6 +69,20 @@ class Restorable(gym.Wrapper[Any, Any, Any, Any]):
             raw.ale.restoreState(state)
         else:
             _set_physics(raw, state)
+
+
+def goes_on(env: gym.Env[Any, Any]) -> bool:
+    """Return whether a copy of an environment goes on where it is, if it can be copied at all.
+
+    The others are `gymnasium.utils.EzPickle`, whose copies are new ones made with the same
+    arguments, and not within a `Restorable`.
+    """
+    restored, layer = False, env
+    while isinstance(layer, gym.Wrapper):
+        if isinstance(layer, EzPickle):
+            return False
+        restored, layer = restored or isinstance(layer, Restorable), layer.env
+    return restored or not isinstance(layer, EzPickle)
 
 
 def _physics(raw: Any) -> NDArray[np.float64]:

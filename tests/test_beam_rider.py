@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import io
 import pickle
 import sys
 import textwrap
@@ -23,6 +24,7 @@ from bilevel_gym.envs import BilevelBeamRider
 from bilevel_gym.registration import TASKS
 from bilevel_gym.sb3 import SoftDQN
 from bilevel_gym.sb3.convolutions import ConvolutionalReward
+from bilevel_gym.sb3.critic import LeaderCritic
 
 from .helpers import assert_identical, continue_rollout, rollout, sampled_actions
 
@@ -162,6 +164,37 @@ def test_a_seed_determines_what_the_leader_is_told_while_the_follower_trains() -
         assert answer[0][2] == TASK.test_kwargs["episode_steps"]
 
 
+def test_the_leaders_critic_sees_images_by_convolutions_a_block_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, played: Any
+) -> None:
+    import torch as th
+    from stable_baselines3.common.torch_layers import NatureCNN
+
+    env = HyperGradient(BilevelBeamRider(**TASK.test_kwargs), **TASK.test_options)
+    follower: Any = env.method.follower  # type: ignore[attr-defined]
+    _, seen, records = played
+    seen, actions = seen[:50], np.array([record[0] for record in records[:50]])
+    critic, rng = LeaderCritic(env.game, 4), np.random.default_rng(0)  # type: ignore[arg-type]
+    assert any(isinstance(part, NatureCNN) for part in critic.network.modules())
+    whole, every = critic.advantages(seen, actions, follower, rng)
+    assert every is not None
+    mean = (follower.probabilities(seen) * every).sum(axis=1)
+    np.testing.assert_allclose(mean, 0.0, atol=1e-7)
+    lengths: list[int] = []
+    critic.network.register_forward_hook(lambda _, given, out: lengths.append(len(out)))
+    monkeypatch.setattr("bilevel_gym.sb3.critic.IMAGES", 16)
+    parts = critic.advantages(seen, actions, follower, rng)
+    assert lengths == [16, 16, 16, 2]
+    np.testing.assert_allclose(parts[0], whole, atol=1e-6)
+    # From a file, whatever device it was on.
+    memory = io.BytesIO()
+    th.save(critic.state_dict(), memory)
+    memory.seek(0)
+    other = LeaderCritic(env.game, 5, "cpu")  # type: ignore[arg-type]
+    other.load_state_dict(th.load(memory, map_location="cpu", weights_only=True))
+    assert_identical(other.advantages(seen, actions, follower, rng), parts)
+
+
 def test_the_default_learner_keeps_within_its_memory() -> None:
     env = HyperGradient(BilevelBeamRider())
     buffer: Any = env.method.follower.model.replay_buffer  # type: ignore[attr-defined]
@@ -180,28 +213,36 @@ def test_the_picture_is_the_screen_and_what_each_action_is_paid() -> None:
     assert screen.any() and bars.any()
 
 
-def test_the_recipe_on_the_page_is_code_that_works(
+def test_the_recipe_on_the_page_works_and_goes_on_where_it_was_stopped(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     page = inspect.getdoc(BilevelBeamRider) or ""
     recipe = textwrap.dedent(page.partition("are what such games take.\n")[2].partition("\n##")[0])
-    # The same with the small instance, and saved at once.
+    # The same with the small instance, and saved each time.
     for large, small in {
         'gym.make("BilevelBeamRider-v0")': "gym.make(TASK.id, **TASK.test_kwargs)",
-        "episodes=32": "episodes=1, critic_updates=1",
+        "episodes=32": "episodes=1",
+        "critic_updates=1000": "critic_updates=1",
         "inner_steps=40_000": "inner_steps=8",
         '{**learner, "buffer_size": 100_000}': 'TASK.test_options["inner_options"]',
-        "range(1, 201)": "range(1, 3)",
-        "step % 10": "step % 2",
+        "number >= 200": "number == LAST",
+        "number % 10 == 0": "number == 0",
     }.items():
         assert recipe.count(large) == 1, large
         recipe = recipe.replace(large, small)
-    names: dict[str, Any] = {"TASK": TASK}
-    exec(compile(recipe, "recipe", "exec"), names)
-    x, env = np.load("beam_rider.npy"), names["env"]
-    env.method.load("beam_rider.zip")
-    assert np.isfinite(env.step(x)[4]["hyper_gradient"]).all()
+    code = compile(recipe, "recipe", "exec")
+
+    def followed(folder: str, last: int) -> list[Any]:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / folder)
+        names: dict[str, Any] = {"TASK": TASK, "LAST": last}
+        exec(code, names)
+        return [names["climb"].state_dict(), names["info"]]
+
+    whole, stopped = followed("whole", 1), followed("in parts", 0)
+    assert [state["last"]["number"] for state, _ in (whole, stopped)] == [1, 0]
+    # The console goes on too, in the middle of its game.
+    assert_identical(followed("in parts", 1), whole)
 
 
 @pytest.mark.parametrize(

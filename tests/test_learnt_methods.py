@@ -324,12 +324,17 @@ def test_no_warning_where_the_leader_is_paid_nothing() -> None:
 
 def test_a_long_batch_in_blocks_gives_what_one_block_gives(monkeypatch: Any) -> None:
     x, batch = TABLES["ending"].initial_upper_params, slices(many("ending"), 40)[0]
-    for method in ("trace", "bc-hg", "sobirl"):
-        whole = perfected(method, "ending").response_term(x, batch)[0]
+    for method, options in (
+        ("trace", {}),
+        ("bc-hg", {}),
+        ("hpgd", {"critic_updates": 3}),
+        ("sobirl", {}),
+    ):
+        whole = perfected(method, "ending", **options).response_term(x, batch)[0]
         with monkeypatch.context() as patch:
             patch.setattr("bilevel_gym.sb3.estimators.BLOCK", 7)
             patch.setattr("bilevel_gym.sb3.followers.BLOCK", 5)
-            cut = perfected(method, "ending").response_term(x, batch)[0]
+            cut = perfected(method, "ending", **options).response_term(x, batch)[0]
         np.testing.assert_allclose(cut, whole, rtol=1e-10, atol=1e-13)
 
 
@@ -439,7 +444,7 @@ GAMES: dict[str, dict[str, Any]] = {
     "CartPole-v1": {"reward_model": {"kind": "network", "hidden": [4]}, "episode_steps": 15},
     "Pendulum-v1": {"reward_model": {"kind": "network", "hidden": [4]}, "episode_steps": 15},
 }
-METHODS = ("trace", "bc-hg", "sobirl")
+METHODS = ("trace", "bc-hg", "hpgd", "sobirl")
 every_game = pytest.mark.parametrize("env_id", GAMES)
 every_method = pytest.mark.parametrize("method", METHODS)
 
@@ -555,6 +560,8 @@ def test_options_of_the_learner_are_left_as_they_were_given() -> None:
         ("trace", {"inner_steps": 0}, ValueError, "`inner_steps`.*got 0"),
         ("trace", {"first_inner_steps": 0}, ValueError, "`first_inner_steps`.*got 0"),
         ("trace", {"critic_updates": 0}, ValueError, "`critic_updates`.*got 0"),
+        ("hpgd", {"critic_updates": 0}, ValueError, "`critic_updates`.*got 0"),
+        ("hpgd", {"episodes": 1}, ValueError, "`episodes`.*at least 2, got 1"),
         ("trace", {"truncation": 0}, ValueError, "`truncation`.*got 0"),
         ("trace", {"discount_steps": 1}, ValueError, "`discount_steps`.*got 1"),
         ("trace", {"inner": "soft-dqm"}, ValueError, "'soft-dqm'.*Did you mean 'soft-dqn'"),

@@ -23,6 +23,8 @@ from bilevel_gym import HyperGradient, LowerLevel
 from bilevel_gym.envs.parametric import ParametricGame
 from bilevel_gym.mdp import FloatArray
 from bilevel_gym.reward_models import LinearReward, RewardModel, make_reward_model
+from bilevel_gym.sb3.critic import LeaderCritic
+from bilevel_gym.sb3.replay import Transitions
 
 from .helpers import (
     Env,
@@ -502,7 +504,7 @@ def test_moves_before_a_reset_and_unknown_options_are_refused() -> None:
 
 
 def test_an_unknown_method_is_answered_with_those_of_the_game() -> None:
-    with pytest.raises(ValueError, match="'exact'; accepted: 'bc-hg', 'sobirl', 'trace'"):
+    with pytest.raises(ValueError, match="'exact'; accepted: 'bc-hg'.*'sobirl', 'trace'"):
         HyperGradient(game_seat("cartpole"), "exact")
 
 
@@ -525,6 +527,110 @@ def test_a_model_of_ones_own_is_taken_as_it_is() -> None:
     game = ParametricGame("CartPole-v1", own)
     assert game.reward_model is own and game.episode_steps == 500
     np.testing.assert_array_equal(game.initial_upper_params, [0.25])
+
+
+# Going on with what has been learnt ------------------------------------------------------------
+
+
+@every_game
+def test_a_fresh_seat_goes_on_from_a_file_without_a_reset_before(name: str, tmp_path: Any) -> None:
+    env, fresh = leader_seat(name), leader_seat(name)
+    x = [(1.0 + 0.1 * k) * below(env).initial_upper_params + 0.01 * k for k in range(4)]
+    env.reset(seed=4)
+    env.step(x[1])
+    env.method.save(tmp_path / "learnt")  # type: ignore[attr-defined]
+    expected = [env.step(x[2]), env.step(x[3])]
+    fresh.method.load(tmp_path / "learnt")  # type: ignore[attr-defined]
+    begun = fresh.reset(options={"upper_params": x[2], "warm_start": True})
+    assert_identical(begun, (expected[0][0], expected[0][-1]))
+    assert_identical(fresh.step(x[3]), expected[1])
+    # The very seat that saved goes back to the file too: the generator is the game's own there.
+    env.method.load(tmp_path / "learnt")  # type: ignore[attr-defined]
+    begun = env.reset(options={"upper_params": x[2], "warm_start": True})
+    assert_identical(begun, (expected[0][0], expected[0][-1]))
+    # All else is an ordinary reset: it forgets, and a seed determines what follows.
+    other = leader_seat(name)
+    assert_identical(fresh.reset(seed=1), other.reset(seed=1))
+    assert_identical(fresh.step(x[1]), other.step(x[1]))
+
+
+def test_a_seat_that_goes_on_shows_the_game_from_its_beginning(tmp_path: Any) -> None:
+    env = leader_seat("cartpole")
+    env.reset(seed=0)
+    env.method.save(tmp_path / "learnt")  # type: ignore[attr-defined]
+    fresh = leader_seat("cartpole", render_mode="rgb_array")
+    fresh.method.load(tmp_path / "learnt")  # type: ignore[attr-defined]
+    with pytest.raises(ResetNeeded, match="`reset` first"):
+        fresh.step(np.zeros(2))
+    fresh.reset(options={"warm_start": True})
+    frame = fresh.render()
+    assert isinstance(frame, np.ndarray) and len(np.unique(frame)) > 3
+
+
+# The leader's critic of images ------------------------------------------------------------------
+
+
+class Pictures:
+    """A game, its replay and its follower at once: a bright square is in one of four places.
+
+    The leader wants the action of that number, or a large one the further down the square is.
+    """
+
+    upper_gamma = 0.5
+
+    def __init__(self, acting: str) -> None:
+        rng = np.random.default_rng(0)
+        self.observation_space = spaces.Box(0, 255, (1, 40, 40), np.uint8)
+        self.place = rng.integers(4, size=300)
+        self.seen = rng.integers(0, 60, (300, 1, 40, 40), dtype=np.uint8)
+        for picture, place in zip(self.seen[:, 0], self.place.tolist(), strict=True):
+            picture[10 * place : 10 * place + 10, 10:20] = 220
+        if acting == "discrete":
+            self.lower_space: spaces.Space[Any] = spaces.Discrete(4)
+            self.taken: NDArray[Any] = rng.integers(4, size=300)
+            self.advantages = (self.taken == self.place) - 0.25
+        else:
+            self.lower_space = spaces.Box(-1.0, 1.0, (1,))
+            self.taken = rng.uniform(-1.0, 1.0, (300, 1)).astype(np.float32)
+            self.advantages = (self.place - 1.5) * self.taken[:, 0]
+        self.model = self
+        self.replay_buffer = self
+
+    def size(self) -> int:
+        return 300
+
+    def transitions(self, at: NDArray[Any], rng: np.random.Generator) -> Transitions:
+        paid, zeros = self.advantages[at].astype(np.float32), np.zeros(len(at), np.float32)
+        return Transitions(self.seen[at], self.taken[at], self.seen[at[::-1]], paid, zeros)
+
+    def upper_reward(self, seen: Any, taken: Any, rewards: FloatArray) -> FloatArray:
+        return rewards
+
+    def probabilities(self, seen: NDArray[Any]) -> FloatArray:
+        return np.full((len(seen), 4), 0.25)
+
+    def draw(self, seen: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+        assert len(seen) <= 256  # pictures go through in blocks
+        return rng.uniform(-1.0, 1.0, (len(seen), 1)).astype(np.float32)
+
+
+@pytest.mark.parametrize("acting", ["discrete", "box"])
+def test_the_leaders_critic_learns_from_images(acting: str) -> None:
+    world: Any = Pictures(acting)
+    critic, rng = LeaderCritic(world, 0, "cpu"), np.random.default_rng(0)
+    for _ in range(3):
+        critic.fit(world, 30, rng)
+    found, every = critic.advantages(world.seen, world.taken, world, rng)
+    assert np.corrcoef(found, world.advantages)[0, 1] > 0.8
+    assert (every is None) == (acting == "box")
+    # What it is made of is the same for the same seed, and leaves other random numbers alone.
+    state = world.observation_space.np_random.bit_generator.state
+    again, other = LeaderCritic(world, 0), LeaderCritic(world, 1)
+    assert world.observation_space.np_random.bit_generator.state == state
+    first, second, third = (
+        next(made.network.parameters()).detach() for made in (again, LeaderCritic(world, 0), other)
+    )
+    assert (first == second).all() and (first != third).any()
 
 
 # The follower's seat ----------------------------------------------------------------------------

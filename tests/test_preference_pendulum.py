@@ -256,7 +256,7 @@ def test_the_one_step_estimate_is_that_of_enumeration(enumerated: Enumerated) ->
 def test_the_trace_has_all_terms_of_the_response(enumerated: Enumerated) -> None:
     method = make_method("trace", small_game(), **QUICK, critic_updates=800)
     assert isinstance(method, Trace)
-    method._critic = Regression(enumerated, 0)  # type: ignore[arg-type]
+    method.critic = Regression(enumerated, 0)  # type: ignore[arg-type]
     exact = enumerated.answer.hyper_gradient - enumerated.answer.direct_gradient
     estimate = estimated(method, enumerated, 10_000, 40)
     assert_close(estimate, exact, 0.2)
@@ -301,6 +301,65 @@ def test_a_seed_determines_everything(method: str) -> None:
     first = run(env)
     assert_identical(run(env), first)
     assert_identical(run(seat(method)), first)
+
+
+@every_method
+def test_who_loads_goes_on_bit_by_bit_as_who_saved(method: str, tmp_path: Path) -> None:
+    env, fresh = seat(method), seat(method)
+    x, rng = env.game.initial_upper_params, np.random.default_rng(0)
+    xs = [np.clip(x + 0.1 * rng.normal(size=x.shape), -10.0, 10.0) for _ in range(6)]
+    env.reset(seed=4)
+    for x in xs[:2]:  # after the second question, between two
+        env.step(x)
+    saved: Any = env.method
+    saved.save(tmp_path / "half way")
+    assert [path.name for path in tmp_path.iterdir()] == ["half way.zip"]
+    expected = [env.step(x) for x in xs[2:]]
+    loaded: Any = fresh.method
+    loaded.load(str(tmp_path / "half way.zip"))
+    assert loaded.shown == 7 and len(loaded.queue) == 7
+    begun = fresh.reset(options={"upper_params": xs[2], "warm_start": True})
+    assert_identical(begun, (expected[0][0], expected[0][-1]))
+    assert_identical([fresh.step(x) for x in xs[3:]], expected[1:])
+    assert loaded.shown == saved.shown == 13
+    # And in a method that has gone elsewhere since.
+    loaded.load(tmp_path / "half way")
+    assert_identical([fresh.step(x) for x in xs[2:]], expected)
+
+
+def test_a_queue_without_answers_goes_into_a_file_too(tmp_path: Path) -> None:
+    def silent(pairs: Pairs, rng: np.random.Generator) -> FloatArray:
+        return np.full(len(pairs), np.nan)
+
+    env, fresh = (seat("trace", game=small_game(judge=silent)) for _ in range(2))
+    env.reset(seed=0)
+    env.method.save(tmp_path / "silent")  # type: ignore[attr-defined]
+    fresh.method.load(tmp_path / "silent")  # type: ignore[attr-defined]
+    seen, info = fresh.reset(options={"warm_start": True})
+    expected, _, _, _, told = env.step(env.game.initial_upper_params)
+    assert_identical((seen, info), (expected, told))
+
+
+def test_a_file_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
+    env, twin = seat("trace"), seat("trace")
+    env.reset(seed=0), twin.reset(seed=0)
+    others = {
+        "method": seat("sobirl"),
+        "number of parameters": seat("trace", game=small_game(hidden=[4])),
+        "length of fragments": seat("trace", game=small_game(fragment_steps=4)),
+    }
+    method: Any = env.method
+    for name, other in others.items():
+        other.method.save(tmp_path / name)  # type: ignore[attr-defined]
+        with pytest.raises(ValueError, match=f"is of another {name}: expected"):
+            method.load(tmp_path / name)
+    method.queue.save(tmp_path / "queue.npz")
+    with pytest.raises(ValueError, match="queue.npz is no file of a method's `save`"):
+        method.load(tmp_path / "queue.npz")
+    with pytest.raises(FileNotFoundError):
+        method.load(tmp_path / "nothing")
+    x = env.game.initial_upper_params
+    assert_identical(env.step(x), twin.step(x))
 
 
 @pytest.mark.parametrize("method", ["sobirl", "trace"])

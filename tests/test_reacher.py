@@ -16,6 +16,7 @@ pytest.importorskip("stable_baselines3", reason='needs pip install "bilevel-gym[
 from bilevel_gym import HyperGradient, LowerLevel
 from bilevel_gym.envs import BilevelReacher
 from bilevel_gym.envs.reacher import FEATURES, LINKS, closeness, features
+from bilevel_gym.envs.simulators import Restorable, goes_on
 from bilevel_gym.sb3 import SoftSAC
 
 from .helpers import assert_identical, continue_rollout, rollout, sampled_actions
@@ -130,6 +131,31 @@ def test_the_leader_is_told_a_hyper_gradient_that_a_seed_determines() -> None:
         assert info["hyper_gradient"].shape == (6,) and info["hyper_gradient"].any()
         assert observation[2] == 20.0 and objective == pytest.approx(observation[0], rel=1e-6)
         assert -0.42 * 20.0 < objective < 0.0  # nowhere is the tip farther than .41
+
+
+def test_who_loads_goes_on_in_the_middle_of_a_movement(tmp_path: Any) -> None:
+    def seat() -> HyperGradient:
+        return HyperGradient(BilevelReacher(), critic_updates=2, **QUICK)
+
+    env, fresh = seat(), seat()
+    env.reset(seed=3)
+    env.method.save(tmp_path / "all")  # type: ignore[attr-defined]
+    fresh.method.load(tmp_path / "all.zip")  # type: ignore[attr-defined]
+    model: Any = fresh.method.follower.model  # type: ignore[attr-defined]
+    assert model.env.envs[0].get_wrapper_attr("_elapsed_steps") == 24
+    expected = [env.step(X), env.step(-X), env.step(X)]  # 72 steps: over the end of an episode
+    answer = fresh.reset(options={"upper_params": X, "warm_start": True})
+    assert_identical(answer, (expected[0][0], expected[0][-1]))
+    assert_identical([fresh.step(-X), fresh.step(X)], expected[1:])
+
+
+def test_only_copies_that_go_on_are_told_to() -> None:
+    import gymnasium as gym
+
+    arm = gym.make("Reacher-v5")
+    assert not goes_on(arm) and goes_on(Restorable(arm))
+    assert goes_on(gym.wrappers.ClipAction(Restorable(arm)))
+    assert goes_on(gym.make("Pendulum-v1"))
 
 
 def test_the_one_step_formula_warns_that_it_is_zero_here() -> None:

@@ -45,14 +45,19 @@ METHODS = {
     "stoc-sobirl": ".stoc_sobirl:StocSoBiRL",
     "hpgd": ".hpgd:HPGD",
     "bc-hg": ".bc_hg:BCHG",
+    # Followers who learn by networks; these rows need PyTorch.
+    "deep-trace": "..sb3.tables:DeepTrace",
+    "deep-bc-hg": "..sb3.tables:DeepBCHG",
+    "deep-hpgd": "..sb3.tables:DeepHPGD",
+    "deep-sobirl": "..sb3.tables:DeepSoBiRL",
 }
 
 
 # The same for games whose follower learns from interaction, which have no table. They need PyTorch.
-# Why "hpgd" is not among them is said there.
 LEARNT_METHODS = {
     "trace": "..sb3.estimators:Trace",
     "bc-hg": "..sb3.estimators:BCHG",
+    "hpgd": "..sb3.estimators:HPGD",
     "sobirl": "..sb3.estimators:SoBiRL",
 }
 

@@ -51,10 +51,14 @@ __all__ = [
     "Sampled",
     "advantages",
     "carried",
+    "check_rewards_alone",
+    "enough_steps",
+    "flattened",
     "followed_visits",
     "on_pairs",
     "on_states",
     "renormalised",
+    "seen_policy",
     "spread",
 ]
 
@@ -145,18 +149,7 @@ class Sampled(ABC):
                 fragments and the method cannot, or an option of the inner learner is unknown.
             ValueError: If an option is out of range.
         """
-        if not hasattr(game, "sampler"):
-            raise TypeError(f"this method needs a game with a sampler, got {type(game).__name__}")
-        if game.moves_kernel:
-            raise TypeError(
-                f"x moves the kernel of {type(game).__name__}, and a method that sees episodes "
-                "alone does not know how; 'exact', 'm-sobirl' or 'amd' do"
-            )
-        if game.moves_start:
-            raise TypeError(
-                f"x moves the first state of {type(game).__name__}, and a method that sees "
-                "episodes alone does not know how; 'exact', 'm-sobirl' or 'amd' do"
-            )
+        check_rewards_alone(game)
         fragment = _fragment_steps(game.objective)
         if fragment > 0 and not self.judges_fragments:
             raise TypeError(
@@ -224,7 +217,7 @@ class Sampled(ABC):
         samples = answer.samples + sum(block.num_steps for block in blocks)
         value, direct, signed = 0.0, np.zeros(x.shape), np.zeros(policy.shape)
         self.watch(x, blocks)
-        outcome = _seen(policy, x, game.action_mask)
+        outcome = seen_policy(policy, x, game.action_mask)
 
         def counted(upper_gamma: float, upper_horizon: int | None) -> Batch:
             return Batch(
@@ -374,6 +367,22 @@ def advantages(
     return [*tables[::-1], *[np.zeros_like(reward)] * max(0, steps - horizon)][:steps]
 
 
+def check_rewards_alone(game: TabularBilevelEnv) -> None:
+    """Raise a `TypeError` unless a game is a tabular one whose x enters the rewards alone."""
+    if not hasattr(game, "sampler"):
+        raise TypeError(f"this method needs a game with a sampler, got {type(game).__name__}")
+    if game.moves_kernel:
+        raise TypeError(
+            f"x moves the kernel of {type(game).__name__}, and a method that sees episodes "
+            "alone does not know how; 'exact', 'm-sobirl' or 'amd' do"
+        )
+    if game.moves_start:
+        raise TypeError(
+            f"x moves the first state of {type(game).__name__}, and a method that sees "
+            "episodes alone does not know how; 'exact', 'm-sobirl' or 'amd' do"
+        )
+
+
 def cut_horizon(gamma: float) -> int:
     """Return after how many steps the discount has come down to `CUT`."""
     return 1 if gamma == 0.0 else int(np.ceil(np.log(CUT) / np.log(gamma)))
@@ -502,7 +511,7 @@ class _SeenPolicy:
     policy_error_bound: float = np.inf
 
 
-def _seen(
+def seen_policy(
     policy: FloatArray, upper_params: FloatArray, action_mask: NDArray[np.bool_] | None
 ) -> Outcome:
     """Return what there is to judge for terms that need no model."""

@@ -13,12 +13,9 @@ from stable_baselines3.common.utils import get_device
 
 from ..checks import check_at_least, check_positive
 from ..mdp import FloatArray
-from .networks import ModuleReward
+from .networks import IMAGES, ModuleReward, parts
 
 __all__ = ["ConvolutionalReward"]
-
-# Entries of a batch that go through the network at once; images are large.
-CHUNK = 256
 
 
 class ConvolutionalReward(ModuleReward):
@@ -77,9 +74,9 @@ class ConvolutionalReward(ModuleReward):
         """Return r_x for each entry of a batch, `[B]`; see `RewardModel`."""
         paid = [
             super(ConvolutionalReward, self).rewards(upper_params, observations[at], actions[at])
-            for at in _chunks(len(observations))
+            for at in parts(len(observations), IMAGES)
         ]
-        return np.concatenate([np.zeros(0), *paid])
+        return np.concatenate(paid)
 
     def vjp(
         self,
@@ -90,13 +87,9 @@ class ConvolutionalReward(ModuleReward):
     ) -> FloatArray:
         """Return sum_b weights(b) dr_x(s_b, a_b)/dx, `[D]`; see `RewardModel`."""
         total = np.zeros(self.num_params)
-        for at in _chunks(len(observations)):
+        for at in parts(len(observations), IMAGES):
             total += super().vjp(upper_params, observations[at], actions[at], weights[at])
         return total
-
-
-def _chunks(length: int) -> list[slice]:
-    return [slice(first, first + CHUNK) for first in range(0, length, CHUNK)]
 
 
 class _Convolutions(th.nn.Module):

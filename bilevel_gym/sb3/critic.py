@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.preprocessing import get_flattened_obs_dim
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
+from stable_baselines3.common.torch_layers import NatureCNN
+from stable_baselines3.common.utils import get_device
 
 from ..mdp import FloatArray
-from .networks import numbers
+from .networks import IMAGES, Trained, numbers, parts
 
 if TYPE_CHECKING:
     from ..envs.parametric import ParametricGame
@@ -22,55 +25,56 @@ __all__ = ["LeaderCritic"]
 
 UNITS, BATCH, POLYAK, LEARNING_RATE = (64, 64), 256, 0.02, 1e-3
 
+# The same for images, which cost more and teach more, each.
+IMAGE_BATCH = 64
+
 # Actions drawn for a mean over the policy where there are too many to add up. Targets do with one:
 # the mean over many of them is the network's own.
 DRAWS = 8
 
+# The smallest images that the library's convolutions can read, in pixels.
+LEAST_SIDE = 36
 
-class LeaderCritic:
+
+class LeaderCritic(Trained):
     """Q_u(s, a), fitted to the learner's replay by expected SARSA.
 
     Targets are u + gamma_u E_pi Q_u(s', .) under the follower's policy of today, whatever policy
     the transitions are of. An episode that is cut goes on as far as the critic is concerned. Where
-    actions are discrete the network has an output for each, and reads them otherwise.
+    actions are discrete the network has an output for each, and reads them otherwise. Images go
+    through the convolutions of Mnih et al. (Nature 518, 2015) first, as the library has them.
     """
 
-    def __init__(self, game: ParametricGame, seed: int) -> None:
+    def __init__(self, game: ParametricGame, seed: int, device: th.device | str = "cpu") -> None:
         """Begin with an untrained network.
 
         Args:
             game: The game.
-            seed: Seed of the weights.
+            seed: Seed of the weights, which are the same on every device.
+            device: Where it computes; that of the follower's model is the right one.
         """
-        self._game = game
+        self._game, self._device = game, get_device(device)
         self._discrete = isinstance(game.lower_space, spaces.Discrete)
-        size = get_flattened_obs_dim(game.observation_space)
-        outputs = 1
+        seen = game.observation_space
+        self._images = is_image_space(seen) and min((seen.shape or ())[1:]) >= LEAST_SIDE
+        acted, outputs = 0, 1
         if isinstance(game.lower_space, spaces.Discrete):
             outputs = int(game.lower_space.n)
         else:
-            size += get_flattened_obs_dim(game.lower_space)
+            acted = get_flattened_obs_dim(game.lower_space)
         with th.random.fork_rng(devices=[]):
             th.manual_seed(seed)
-            sizes = [size, *UNITS]
-            layers: list[th.nn.Module] = []
-            for before, after in zip(sizes[:-1], sizes[1:], strict=True):
-                layers += [th.nn.Linear(before, after), th.nn.ReLU()]
-            self.network = th.nn.Sequential(*layers, th.nn.Linear(UNITS[-1], outputs))
+            network = (
+                _Seeing(seen, acted, outputs)
+                if self._images
+                else _perceptron(get_flattened_obs_dim(seen) + acted, outputs)
+            )
+        self.network = network.to(self._device)
         self._target = copy.deepcopy(self.network)
         self._optimizer = th.optim.Adam(self.network.parameters(), LEARNING_RATE, fused=True)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return networks and optimiser, for a file."""
-        return {name: part.state_dict() for name, part in self._parts().items()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` has returned."""
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-
     def _parts(self) -> dict[str, Any]:
-        return {"network": self.network, "target": self._target, "optimizer": self._optimizer}
+        return {**super()._parts(), "target": self._target}
 
     def fit(self, follower: Follower, updates: int, rng: np.random.Generator) -> float:
         """Take gradient steps on transitions of the replay; return the mean loss of the last tenth.
@@ -82,14 +86,16 @@ class LeaderCritic:
         """
         buffer, losses = follower.model.replay_buffer, []
         assert buffer is not None
+        size = IMAGE_BATCH if self._images else BATCH
         for _ in range(updates):
-            batch = buffer.transitions(rng.integers(buffer.size(), size=BATCH), rng)
+            batch = buffer.transitions(rng.integers(buffer.size(), size=size), rng)
             rewards = batch.rewards.astype(np.float64)
             paid = self._game.upper_reward(batch.observations, batch.actions, rewards)
             following = self._expected(self._target, batch.next_observations, follower, rng, 1)
             target = paid + self._game.upper_gamma * (1.0 - batch.dones) * following
             predicted = self._values(self.network, batch.observations, batch.actions)
-            loss = th.nn.functional.mse_loss(predicted, th.as_tensor(target, dtype=th.float32))
+            wanted = th.as_tensor(target, dtype=predicted.dtype, device=self._device)
+            loss = th.nn.functional.mse_loss(predicted, wanted)
             self._optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
@@ -117,11 +123,9 @@ class LeaderCritic:
             rng: For means over a policy that cannot be added up.
         """
         if not self._discrete:
-            with th.no_grad():
-                taken = self._values(self.network, observations, actions).double().numpy()
+            taken = self._evaluated(self.network, observations, actions)[:, 0]
             return taken - self._expected(self.network, observations, follower, rng, DRAWS), None
-        with th.no_grad():
-            q = self._outputs(self.network, observations).double().numpy()
+        q = self._evaluated(self.network, observations)
         table = q - (follower.probabilities(observations) * q).sum(axis=1, keepdims=True)
         taken = table[np.arange(len(table)), actions.reshape(-1).astype(np.int64)]
         return taken, table
@@ -135,20 +139,40 @@ class LeaderCritic:
         draws: int,
     ) -> FloatArray:
         """Return E_pi Q(s, .), `[B]`, by so many draws where actions are continuous."""
+        if self._discrete:
+            q = self._evaluated(network, observations)
+            return (follower.probabilities(observations) * q).sum(axis=1)
+        means = []
+        for at in self._blocks(len(observations), draws):
+            repeated = np.repeat(observations[at], draws, axis=0)
+            q = self._evaluated(network, repeated, follower.draw(repeated, rng))
+            means.append(q.reshape(-1, draws).mean(axis=1))
+        return np.concatenate(means)
+
+    def _evaluated(
+        self,
+        network: th.nn.Module,
+        observations: NDArray[Any],
+        actions: NDArray[Any] | None = None,
+    ) -> FloatArray:
+        """Return what the network says, `[B, outputs]`, for good."""
         with th.no_grad():
-            if self._discrete:
-                q = self._outputs(network, observations).double().numpy()
-                return (follower.probabilities(observations) * q).sum(axis=1)
-            repeated = np.repeat(observations, draws, axis=0)
-            drawn = follower.draw(repeated, rng)
-            q = self._values(network, repeated, drawn).double().numpy()
-            return q.reshape(len(observations), draws).mean(axis=1)
+            found = [
+                self._outputs(network, observations[at], None if actions is None else actions[at])
+                for at in self._blocks(len(observations))
+            ]
+            return th.cat(found).cpu().double().numpy()
+
+    def _blocks(self, count: int, copies: int = 1) -> Iterator[slice]:
+        """Yield the parts of a batch that go through at a time, each entry so many times."""
+        return parts(count, IMAGES // copies if self._images else max(1, count))
 
     def _values(
         self, network: th.nn.Module, observations: NDArray[Any], actions: NDArray[Any]
     ) -> th.Tensor:
         if self._discrete:
-            taken = th.as_tensor(actions.reshape(-1, 1).astype(np.int64))
+            indices = actions.reshape(-1, 1).astype(np.int64)
+            taken = th.as_tensor(indices, device=self._device)
             return self._outputs(network, observations).gather(1, taken).squeeze(1)
         return self._outputs(network, observations, actions).squeeze(1)
 
@@ -164,3 +188,28 @@ class LeaderCritic:
             read.append(numbers(actions, self._game.lower_space, like))
         outputs: th.Tensor = network(th.cat(read, dim=1))
         return outputs
+
+
+class _Seeing(th.nn.Module):
+    """Convolutions of an image, and a perceptron of what they find and of what else is read."""
+
+    def __init__(self, space: spaces.Space[Any], others: int, outputs: int) -> None:
+        super().__init__()
+        # A copy: the library draws from the space.
+        self.convolutions = NatureCNN(copy.deepcopy(space))
+        self.perceptron = _perceptron(self.convolutions.features_dim + others, outputs)
+        self._shape, self._pixels = space.shape or (), get_flattened_obs_dim(space)
+
+    def forward(self, read: th.Tensor) -> th.Tensor:
+        images, others = read[:, : self._pixels], read[:, self._pixels :]
+        found = self.convolutions(images.reshape(len(read), *self._shape))
+        outputs: th.Tensor = self.perceptron(th.cat([found, others], dim=1))
+        return outputs
+
+
+def _perceptron(inputs: int, outputs: int) -> th.nn.Sequential:
+    sizes = [inputs, *UNITS]
+    layers: list[th.nn.Module] = []
+    for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [th.nn.Linear(before, after), th.nn.ReLU()]
+    return th.nn.Sequential(*layers, th.nn.Linear(UNITS[-1], outputs))

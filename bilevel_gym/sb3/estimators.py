@@ -6,21 +6,19 @@ its Jacobian with a weight for each step. `trace` carries the leader's advantage
 
     e_t = gamma e_{t-1} + gamma_u^t A_u(s_t, a_t) / tau,
 
-with A_u from a critic that is fitted to the learner's replay. `sobirl` is what the code of Yang,
-Gao, Yuan (AISTATS 2025, arXiv 2405.19697) computes: of the advantage of dr/dx it keeps the first
-term, so that it is biased, and zero where the reward's gradient does not depend on the action.
+with A_u from a critic that is fitted to the learner's replay. `hpgd` is the same with an A_u from
+the episodes alone, a regression of what followed on what was seen and done. `sobirl` is what the
+code of Yang, Gao, Yuan (AISTATS 2025, arXiv 2405.19697) computes: of the advantage of dr/dx it
+keeps the first term, so that it is biased, and zero where the reward's gradient does not depend on
+the action.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import warnings
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -29,18 +27,18 @@ from numpy.typing import NDArray
 from stable_baselines3.common.preprocessing import is_image_space
 
 from ..checks import check_at_least, check_flag
-from ..files import replacing
 from ..mdp import FloatArray
-from ..methods.base import EpisodicResponse
+from ..methods.base import EpisodicResponse, Response
 from ..methods.sampled import carried
-from .critic import LeaderCritic
+from .checkpoints import identity, opened, read_state, write_state, written
+from .critic import BATCH, LeaderCritic
 from .followers import Follower, LearntEpisodes
 from .networks import numbers
 
 if TYPE_CHECKING:
     from ..envs.parametric import ParametricGame
 
-__all__ = ["BCHG", "Estimator", "SoBiRL", "Trace"]
+__all__ = ["BCHG", "HPGD", "Carrying", "Estimator", "SoBiRL", "Trace"]
 
 # Steps whose rewards are differentiated at a time, for networks and images.
 BLOCK = 1024
@@ -49,7 +47,7 @@ BLOCK = 1024
 MOST_FEATURES, STEPS_PER_FEATURE = 60, 20
 
 # What is in a file, but for what the follower writes.
-ABOUT, CRITIC = "about.json", "critic.pt"
+CRITIC = "critic.pt"
 
 
 class Estimator(ABC):
@@ -89,7 +87,7 @@ class Estimator(ABC):
         """
         check_at_least("episodes", episodes, 1)
         self._game, self._num_episodes = game, int(episodes)
-        self._rng = np.random.default_rng(0)
+        self._rng, self._answered = np.random.default_rng(0), 0
         self.critic: LeaderCritic | None = None
         self.follower = Follower(
             game,
@@ -101,7 +99,7 @@ class Estimator(ABC):
 
     def reset(self, rng: np.random.Generator) -> None:
         """Forget everything learnt; draw all randomness from `rng` from now on."""
-        self._rng = rng
+        self._rng, self._answered = rng, 0
         self.follower.reset(rng)
 
     @abstractmethod
@@ -118,45 +116,56 @@ class Estimator(ABC):
             The estimate, shape of x, and the loss of a critic if there is one.
         """
 
-    def step(self, upper_params: FloatArray) -> EpisodicResponse:
+    def step(self, upper_params: FloatArray) -> Response:
         """Let the follower learn under x, watch it, and estimate objective and hyper-gradient."""
         samples = self.follower.learn(upper_params)
         played = self.follower.play(upper_params, self._num_episodes, self._rng)
         response, loss = self.response_term(upper_params, played)
-        game, steps = self._game, np.arange(len(played.alive))
-        upper = np.power(game.upper_gamma, steps) @ played.upper_rewards
-        lower = np.power(game.gamma, steps) @ played.lower_rewards
-        mean = (float(upper.mean()), float(lower.mean()), played.num_steps / played.num_episodes)
-        return EpisodicResponse(
+        self._answered += 1
+        value, direct = self._game.direct_part(upper_params, played)
+        discounts = np.power(self._game.upper_gamma, np.arange(len(played.alive)))
+        upper = float((discounts @ played.upper_rewards).mean())
+        return self.answer(
+            played,
+            upper,
             upper_params=upper_params,
-            objective=mean[0],
-            hyper_gradient=response,
-            direct_gradient=np.zeros(upper_params.shape),
+            objective=upper + value,
+            hyper_gradient=direct + response,
+            direct_gradient=direct,
             samples=samples + played.num_steps,
-            summary=mean,
             critic_loss=loss,
         )
+
+    def answer(self, played: LearntEpisodes, upper: float, **common: Any) -> Response:
+        """Return the response to x.
+
+        Args:
+            played: Episodes of the follower's answer.
+            upper: The leader's mean return in them.
+            **common: What every response has, and the loss of a critic.
+        """
+        discounts = np.power(self._game.gamma, np.arange(len(played.alive)))
+        lower = float((discounts @ played.lower_rewards).mean())
+        length = played.num_steps / played.num_episodes
+        return EpisodicResponse(summary=(upper, lower, length), **common)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save all that has been learnt, and where the random numbers are, as one file.
 
         Whoever loads it goes on bit by bit as the one who saved it. The episode in which the
-        follower learns is part of it where the environment can be copied; those of MuJoCo and Atari
-        cannot, and the follower goes on in a new episode there.
+        follower learns is part of it where the environment can be copied, as those of the
+        registered tasks can. Other environments of MuJoCo and Atari, and those of Box2D, cannot,
+        unless `make_environment` puts them in a `bilevel_gym.envs.simulators.Restorable`; there the
+        follower goes on in a new episode.
 
         Args:
             path: Where to, ".zip" being added to a path without an extension.
         """
-        path = _zipped(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        about = {**self._identity(), "generator": self._rng.bit_generator.state}
-        with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-            archive.writestr(ABOUT, json.dumps(about))
+        state = {"generator": self._rng.bit_generator.state, "answered": self._answered}
+        with written(path, identity(self, self._game), state) as archive:
             self.follower.save(archive)
             if self.critic is not None:
-                memory = io.BytesIO()
-                th.save(self.critic.state_dict(), memory)
-                archive.writestr(CRITIC, memory.getvalue())
+                write_state(archive, CRITIC, self.critic.state_dict())
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on where the method that was saved is; this one must be made as that one was.
@@ -170,38 +179,14 @@ class Estimator(ABC):
             FileNotFoundError: If there is none.
             ValueError: If it is none of `save`, or of another method or game; nothing changes.
         """
-        path = _zipped(path)
-        with open(path, "rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise ValueError(f"{path} is no file of a method's `save`")
-        with zipfile.ZipFile(path) as archive:
-            if ABOUT not in archive.namelist():
-                raise ValueError(f"{path} is no file of a method's `save`")
-            about = json.loads(archive.read(ABOUT))
-            generator = about.pop("generator")
-            for name, value in self._identity().items():
-                if about.get(name) != value:
-                    raise ValueError(
-                        f"{path} is of another {name}: expected {value!r}, got {about.get(name)!r}"
-                    )
-            critic = None
-            if self.critic is not None:
-                critic = th.load(io.BytesIO(archive.read(CRITIC)), weights_only=True)
+        with opened(path, identity(self, self._game)) as (archive, state):
+            critic = None if self.critic is None else read_state(archive, CRITIC)
             self.follower.load(archive)
         if self.critic is not None and critic is not None:
             self.critic.load_state_dict(critic)
         # The generator is the game's own: it is set, not replaced.
-        self._rng.bit_generator.state = generator
-
-    def _identity(self) -> dict[str, Any]:
-        game = self._game
-        return {
-            "method": type(self).__name__,
-            "game": type(game).__name__,
-            "number of parameters": int(game.upper_space.shape[0]),
-            "observation space": str(game.observation_space),
-            "action space": str(game.lower_space),
-        }
+        self._rng.bit_generator.state = state["generator"]
+        self._answered = int(state["answered"])
 
     def _differentiated(
         self,
@@ -243,16 +228,17 @@ class Estimator(ABC):
         return total
 
 
-class Trace(Estimator):
-    """The scalar trace of the leader's advantage; see `bilevel_gym.methods.trace`."""
+class Carrying(Estimator):
+    """The trace of the leader's advantage along episodes, wherever the advantage comes from."""
 
     averages_actions: ClassVar[bool] = True
+    usual_updates: ClassVar[int] = 200
 
     def __init__(
         self,
         game: ParametricGame,
         *,
-        critic_updates: int = 200,
+        critic_updates: int | None = None,
         truncation: int | None = None,
         discount_steps: bool = True,
         state_features: int | None = None,
@@ -262,7 +248,8 @@ class Trace(Estimator):
 
         Args:
             game: A game whose follower learns.
-            critic_updates: Gradient steps of the leader's critic for each x, at least 1.
+            critic_updates: Gradient steps of the leader's critic for each x, at least 1; None for
+                200, or 1000 where it is a new one each time (`HPGD`).
             truncation: Steps that an injection counts, its own included; None for all.
             discount_steps: Whether what happens late counts for less, as the objective says; not
                 to do so is biased, but loses nothing of long episodes.
@@ -277,35 +264,40 @@ class Trace(Estimator):
             TypeError: If an option is unknown.
             ValueError: If an option is out of range.
         """
-        check_at_least("critic_updates", critic_updates, 1)
+        updates = self.usual_updates if critic_updates is None else critic_updates
+        check_at_least("critic_updates", updates, 1)
         if truncation is not None:
             check_at_least("truncation", truncation, 1)
         check_flag("discount_steps", discount_steps)
         if state_features is not None:
             check_at_least("state_features", state_features, 0)
         self._state_features = state_features
-        self._updates, self._truncation = int(critic_updates), truncation
+        self._updates, self._truncation = int(updates), truncation
         self._discount_steps = bool(discount_steps)
         super().__init__(game, **options)
         self.reset(self._rng)
 
-    def reset(self, rng: np.random.Generator) -> None:
-        """Forget everything learnt; draw all randomness from `rng` from now on."""
-        super().reset(rng)
-        self.critic: LeaderCritic = LeaderCritic(self._game, int(rng.integers(2**31)))
+    @abstractmethod
+    def leader_advantages(
+        self, played: LearntEpisodes
+    ) -> tuple[FloatArray, FloatArray | None, float]:
+        """Estimate what the follower's actions bring the leader, beyond the mean in their states.
+
+        Args:
+            played: Episodes of the follower's answer, B steps in all.
+
+        Returns:
+            Advantages of the actions taken `[B]`, those of all actions `[B, A]` if they are
+            discrete, and the loss of what was fitted.
+        """
 
     def response_term(
         self, upper_params: FloatArray, played: LearntEpisodes
     ) -> tuple[FloatArray, float]:
         """Return the trace's estimate; see `Estimator`."""
         game, follower, alive = self._game, self.follower, played.alive
-        loss = self.critic.fit(follower, self._updates, self._rng)
         seen, taken = played.as_batch
-        found = [
-            self.critic.advantages(seen[block], taken[block], follower, self._rng)
-            for block in _blocks(len(seen))
-        ]
-        advantages = np.concatenate([of_taken for of_taken, _ in found])
+        advantages, every, loss = self.leader_advantages(played)
         gamma = game.upper_gamma if self._discount_steps else 1.0
         late = np.broadcast_to(np.power(gamma, np.arange(len(alive)))[:, None], alive.shape)
         injections = np.zeros(alive.shape)
@@ -317,16 +309,27 @@ class Trace(Estimator):
         if alive.all() and alive.shape[1] > 1:
             # The mean of the others: one's own share in it would shorten the estimate.
             carry -= (carry.sum(axis=1, keepdims=True) - carry) / (alive.shape[1] - 1)
-        tables = [table for _, table in found if table is not None]
-        if not tables or not self.averages_actions:
+        if every is None or not self.averages_actions:
             weights = (carry + injections)[alive]
             estimate = self._differentiated(upper_params, seen, taken, weights)
         else:
             # The policy is known: the last action is averaged over.
-            own = late[alive][:, None] * np.concatenate(tables) / game.temperature
+            own = late[alive][:, None] * every / game.temperature
             weights = follower.probabilities(seen) * (carry[alive][:, None] + own)
             estimate = self._averaged(upper_params, seen, weights)
         return estimate / played.num_episodes, loss
+
+    def _judged(
+        self, critic: LeaderCritic, observations: NDArray[Any], actions: NDArray[Any]
+    ) -> tuple[FloatArray, FloatArray | None]:
+        """Return what `LeaderCritic.advantages` does, block by block."""
+        found = [
+            critic.advantages(observations[block], actions[block], self.follower, self._rng)
+            for block in _blocks(len(observations))
+        ]
+        tables = [table for _, table in found if table is not None]
+        taken = np.concatenate([of_taken for of_taken, _ in found])
+        return taken, np.concatenate(tables) if tables else None
 
     def _features_for(self, steps: int) -> int:
         """Return the number of features to regress the advantages of so many steps on."""
@@ -350,10 +353,166 @@ class Trace(Estimator):
         return found @ np.linalg.lstsq(found, values, rcond=1e-8)[0]
 
 
+class Trace(Carrying):
+    """The scalar trace of the leader's advantage; see `bilevel_gym.methods.trace`."""
+
+    def __init__(
+        self, game: ParametricGame, *, first_critic_updates: int | None = None, **options: Any
+    ) -> None:
+        """Bind the method to a game.
+
+        Args:
+            game: A game whose follower learns.
+            first_critic_updates: Gradient steps of the critic for the first x, at least 1; None for
+                as many as for others.
+            **options: See `Carrying`.
+
+        Raises:
+            TypeError: If an option is unknown.
+            ValueError: If an option is out of range.
+        """
+        if first_critic_updates is not None:
+            check_at_least("first_critic_updates", first_critic_updates, 1)
+        self._first_updates = first_critic_updates
+        super().__init__(game, **options)
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Forget everything learnt; draw all randomness from `rng` from now on."""
+        super().reset(rng)
+        self.critic: LeaderCritic = LeaderCritic(
+            self._game, int(rng.integers(2**31)), self.follower.model.device
+        )
+
+    def leader_advantages(
+        self, played: LearntEpisodes
+    ) -> tuple[FloatArray, FloatArray | None, float]:
+        """Return what a critic says that goes on learning from the replay; see `Carrying`."""
+        updates = self._updates if self._answered else self._first_updates or self._updates
+        loss = self.critic.fit(self.follower, updates, self._rng)
+        return *self._judged(self.critic, *played.as_batch), loss
+
+
 class BCHG(Trace):
     """The covariance of Kudo et al. (BC-HG, ICAPS 2026): the trace of the actions taken."""
 
     averages_actions: ClassVar[bool] = False
+
+
+class HPGD(Carrying):
+    """Hyper policy gradient descent: the leader's advantage from returns of on-policy episodes.
+
+    Thoma, Pasztor, Krause, Ramponi, Hu (NeurIPS 2024, arXiv 2406.01575) average what follows a
+    state and an action over its visits; see `bilevel_gym.methods.hpgd`. Without a table, that mean
+    is a regression, which is ours: a network, new for each x, is fitted to the leader's discounted
+    returns from each step on. As in HPGD nothing is learnt from other policies, so that it is
+    noisier than `Trace` from as many steps.
+
+    What is judged must not be what was learnt from, or estimates come out several times too long:
+    a return and the trace of the same episode are correlated. So one half of the episodes is judged
+    by a network that has seen the other half alone. Returns are cut short where an episode is cut;
+    hence steps in the first half of the game's `episode_steps` alone are learnt from.
+    """
+
+    usual_updates: ClassVar[int] = 1000
+
+    def __init__(self, game: ParametricGame, **options: Any) -> None:
+        """Bind the method to a game.
+
+        Args:
+            game: A game whose follower learns.
+            **options: See `Carrying`; `critic_updates` is of each of the two networks, and
+                `episodes` at least 2.
+
+        Raises:
+            TypeError: If an option is unknown.
+            ValueError: If an option is out of range.
+        """
+        super().__init__(game, **options)
+        check_at_least("episodes", self._num_episodes, 2)
+
+    def leader_advantages(
+        self, played: LearntEpisodes
+    ) -> tuple[FloatArray, FloatArray | None, float]:
+        """Return what regressions of returns say, each of the other half; see `Carrying`."""
+        seen, taken = played.as_batch
+        steps, episodes = np.nonzero(played.alive)
+        returns = returns_to_go(played.upper_rewards, self._game.upper_gamma)[played.alive]
+        followed = steps < (self._game.episode_steps + 1) // 2
+        first = episodes < (played.num_episodes + 1) // 2
+        advantages, every, losses = np.zeros(len(seen)), None, []
+        for judged in (first, ~first):
+            learnt = followed & ~judged
+            critic = ReturnCritic(
+                self._game, int(self._rng.integers(2**31)), self.follower.model.device
+            )
+            losses.append(
+                critic.regress(
+                    seen[learnt], taken[learnt], returns[learnt], self._updates, self._rng
+                )
+            )
+            advantages[judged], table = self._judged(critic, seen[judged], taken[judged])
+            if table is not None:
+                every = np.zeros((len(seen), table.shape[1])) if every is None else every
+                every[judged] = table
+        return advantages, every, float(np.mean(losses))
+
+
+class ReturnCritic(LeaderCritic):
+    """Q_u(s, a), fitted to returns that were seen; of advantages only their differences count."""
+
+    _scale = 1.0
+
+    def regress(
+        self,
+        observations: NDArray[Any],
+        actions: NDArray[Any],
+        returns: FloatArray,
+        updates: int,
+        rng: np.random.Generator,
+    ) -> float:
+        """Take gradient steps on returns; return the mean squared error of the last tenth.
+
+        Args:
+            observations: `[B, ...]`.
+            actions: `[B, ...]`.
+            returns: What the leader was paid from there on, `[B]`.
+            updates: Gradient steps, at least 1.
+            rng: Where the batches come from.
+        """
+        # A network that is new finds small numbers faster; their mean is no part of an advantage.
+        self._scale = max(float(returns.std()), 1e-8)
+        targets = th.as_tensor(
+            (returns - returns.mean()) / self._scale, dtype=th.float32, device=self._device
+        )
+        losses = []
+        for _ in range(updates):
+            drawn = rng.integers(len(returns), size=BATCH)
+            predicted = self._values(self.network, observations[drawn], actions[drawn])
+            loss = th.nn.functional.mse_loss(predicted, targets[drawn])
+            self._optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._optimizer.step()
+            losses.append(float(loss.detach()))
+        return self._scale**2 * float(np.mean(losses[-max(1, updates // 10) :]))
+
+    def advantages(
+        self,
+        observations: NDArray[Any],
+        actions: NDArray[Any],
+        follower: Follower,
+        rng: np.random.Generator,
+    ) -> tuple[FloatArray, FloatArray | None]:
+        """Return advantages in the units of returns; see `LeaderCritic`."""
+        taken, every = super().advantages(observations, actions, follower, rng)
+        return self._scale * taken, None if every is None else self._scale * every
+
+
+def returns_to_go(rewards: FloatArray, gamma: float) -> FloatArray:
+    """Return what is paid from each step on, discounted from there, `[T, N]`; rewards likewise."""
+    returns = rewards.copy()
+    for t in range(len(rewards) - 2, -1, -1):
+        returns[t] += gamma * returns[t + 1]
+    return returns
 
 
 class SoBiRL(Estimator):
@@ -423,8 +582,3 @@ def _blocks(count: int, size: int = BLOCK) -> Iterator[slice]:
     size = max(1, size)
     for first in range(0, count, size):
         yield slice(first, first + size)
-
-
-def _zipped(path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
-    return path if path.suffix else path.with_suffix(".zip")

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
-from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 from stable_baselines3.common.preprocessing import (
     is_image_space,
@@ -22,7 +21,9 @@ from stable_baselines3.common.preprocessing import (
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from ..checks import check_at_least, unknown_name
+from ..envs.simulators import goes_on
 from ..mdp import FloatArray
+from .networks import IMAGES, parts
 from .soft_dqn import SoftDQN
 from .soft_sac import SoftSAC
 
@@ -138,14 +139,14 @@ class Follower:
         self._steps, self._first_steps = steps, steps if first_steps is None else first_steps
         self._options = _checked_options(algorithm, options)
         self._answered = 0
-        self.discrete = discrete
+        self.discrete, self._images = discrete, is_image_space(seen)
         self.reset(np.random.default_rng(0))
 
     def reset(self, rng: np.random.Generator) -> None:
         """Forget everything learnt."""
         self._answered = 0
         self.model = self._class(
-            "CnnPolicy" if is_image_space(self._game.observation_space) else "MlpPolicy",
+            "CnnPolicy" if self._images else "MlpPolicy",
             self._stage(1),
             gamma=self._game.gamma,
             temperature=self._game.temperature,
@@ -169,15 +170,15 @@ class Follower:
     def probabilities(self, observations: NDArray[Any]) -> FloatArray:
         """Return the probabilities of discrete actions, `[B, A]`."""
         assert isinstance(self.model, SoftDQN)
-        parts = range(0, len(observations), BLOCK)
-        return np.concatenate(
-            [self.model.action_probabilities(observations[i : i + BLOCK]) for i in parts]
-        )
+        blocks = parts(len(observations), IMAGES if self._images else BLOCK)
+        return np.concatenate([self.model.action_probabilities(observations[at]) for at in blocks])
 
     def draw(self, observations: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
         """Draw actions of the follower's policy, without exploration, `[B, ...]`."""
         if isinstance(self.model, SoftSAC):
-            return self.model.sample_actions(observations, rng)
+            model, count = self.model, len(observations)
+            blocks = parts(count, IMAGES if self._images else max(1, count))
+            return np.concatenate([model.sample_actions(observations[at], rng) for at in blocks])
         cumulative = self.probabilities(observations).cumsum(axis=1)
         uniform = rng.random((len(observations), 1)) * cumulative[:, -1:]
         return (cumulative[:, :-1] <= uniform).sum(axis=1).astype(np.int64)
@@ -211,10 +212,18 @@ class Follower:
         return LearntEpisodes(observations, actions, upper, lower, alive)
 
     def save(self, archive: zipfile.ZipFile) -> None:
-        """Write what has been learnt, the episode under way included if it can be copied."""
-        memory = io.BytesIO()
-        self.model.save(memory)
-        archive.writestr(MODEL, memory.getvalue())
+        """Write what has been learnt, the episode under way included if it can be copied.
+
+        That is so where the environment can be pickled, simulators and generators included: where
+        it is Python throughout (classic control, the grids of Gymnasium), and where its simulator,
+        MuJoCo or the Arcade Learning Environment, is in a
+        `bilevel_gym.envs.simulators.Restorable`, as those of BilevelReacher and BilevelBeamRider
+        are. Other environments of MuJoCo and Atari, and those of Box2D, begin a new episode when
+        the file is loaded.
+        """
+        with archive.open(MODEL, "w", force_zip64=True) as member:  # a replay can be large
+            assert isinstance(member, io.BufferedIOBase)
+            self.model.save(member)
         archive.writestr(ANSWERED, str(self._answered))
         running = self._copy_of_environment()
         if running is not None:
@@ -233,9 +242,9 @@ class Follower:
 
     def _copy_of_environment(self) -> bytes | None:
         """Return the environment that is learnt in, None if no copy would go on as it does."""
-        assert self.model.env is not None
-        if any(isinstance(env, EzPickle) for env in self.model.env.get_attr("unwrapped")):
-            return None  # such a copy is a new one, made with the same arguments
+        assert isinstance(self.model.env, DummyVecEnv)
+        if not all(goes_on(env) for env in self.model.env.envs):
+            return None
         try:
             return pickle.dumps(self.model.env)
         except (pickle.PicklingError, TypeError, AttributeError):

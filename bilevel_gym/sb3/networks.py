@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,10 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_ima
 from ..checks import check_at_least, check_positive, unknown_name
 from ..mdp import FloatArray
 
-__all__ = ["ModuleReward", "NetworkReward", "numbers"]
+__all__ = ["ModuleReward", "NetworkReward", "Trained", "numbers", "parts"]
+
+# Images that go through a network at a time; they are large.
+IMAGES = 256
 
 ACTIVATIONS: dict[str, type[th.nn.Module]] = {"tanh": th.nn.Tanh, "relu": th.nn.ReLU}
 
@@ -167,6 +170,35 @@ class _Perceptron(th.nn.Module):
         read = [observations, actions] if self.reads_actions else [observations]
         paid: th.Tensor = self.layers(th.cat(read, dim=1)).squeeze(1)
         return paid if self.bound is None else self.bound * th.tanh(paid)
+
+
+class Trained:
+    """A network with its optimiser, which go into a file together.
+
+    Attributes:
+        network: The network.
+    """
+
+    network: th.nn.Module
+    _optimizer: th.optim.Optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return networks and optimiser, for a file."""
+        return {name: part.state_dict() for name, part in self._parts().items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` has returned, on whatever device that was."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        return {"network": self.network, "optimizer": self._optimizer}
+
+
+def parts(count: int, size: int) -> Iterator[slice]:
+    """Yield the parts of a batch that go through a network at a time, at least one."""
+    for first in range(0, max(1, count), size):
+        yield slice(first, first + size)
 
 
 def numbers(values: NDArray[Any], space: Space[Any], like: th.Tensor) -> th.Tensor:

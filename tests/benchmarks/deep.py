@@ -6,9 +6,9 @@ Run it as `python -m tests.benchmarks.deep`; it prints tables and the bars, in s
 Four rooms. The setting is that of `estimators`: 104 cells, noise .15, discount .95, temperature
 .01, a goal that pays 1 and ends the episode; x[s, a] (416 entries) or x[s] (104) shapes the reward,
 and the direct part is zero. SoftDQN is the follower, for as many steps as its schedules run over,
-in episodes that are cut after 300 steps. Both x are answered by the same follower: at the initial x
-their rewards are the same. KL is sum_s d(s) KL(pi*(. | s) || pi(. | s)) with the discounted
-occupancy d of pi*, normalised.
+in episodes that are cut after 180 steps (.95^180 = 1e-4). Both x are answered by the same follower:
+at the initial x their rewards are the same. KL is sum_s d(s) KL(pi*(. | s) || pi(. | s)) with the
+discounted occupancy d of pi*, normalised.
 
 LQR. BilevelLQR-v0 with 2 states and 1 control, discount .9, temperature .3, x the log-weights of
 the follower's costs, in closed form; again there is no direct part. SoftSAC is the follower, in
@@ -23,7 +23,8 @@ Estimates are made from 256 episodes of the follower's policy (1024 in LQR, whos
 noisier: at the exact policy, with the exact critic, the mean relative error of trace is .15 at 256)
 with a critic that is fitted to the replay from nothing. All methods see the same follower, the same
 episodes and the same critic. With `state_features`, 60 by default, the trace takes away what the
-state explains of the advantages along an episode, which is noise.
+state explains of the advantages along an episode, which is noise. `hpgd` has no use for the replay:
+its advantages are a regression of the returns of those 256 (1024) episodes.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ from bilevel_gym.linear_quadratic import Coefficients
 from bilevel_gym.mdp import FloatArray
 from bilevel_gym.methods import make_method
 from bilevel_gym.plotting import INK, MUTED, PALETTE, new_figure, save_figure, tidy
+from bilevel_gym.sb3.tables import TableGame
 
 from .estimators import PLACINGS, cosine, four_rooms
 
@@ -57,14 +59,17 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "trace": ("trace", {}),
     "trace, no state features": ("trace", {"state_features": 0}),
     "bc-hg": ("bc-hg", {}),
+    "hpgd": ("hpgd", {}),
     "sobirl, one step": ("sobirl", {}),
 }
 BEST, ONE_STEP = list(METHODS)[0], list(METHODS)[-1]
-COLOURS = dict(zip(METHODS, (PALETTE[0], PALETTE[5], PALETTE[3], PALETTE[1]), strict=True))
+COLOURS = dict(
+    zip(METHODS, (PALETTE[0], PALETTE[5], PALETTE[3], PALETTE[2], PALETTE[1]), strict=True)
+)
 
 COSINE_BAR, ERROR_BAR, KL_BAR = 0.95, 0.3, 0.05
 
-ROOMS_BUDGETS, ROOMS_LIMIT = (5_000, 10_000, 30_000), 300
+ROOMS_BUDGETS = (5_000, 10_000, 30_000)
 # Episodes that an estimate is made from, and updates of the critic.
 ROOMS_ESTIMATE = (256, 2000)
 # Settings of x, and what they are called.
@@ -122,59 +127,10 @@ def rooms() -> ArrayBilevelEnv:
     return four_rooms(per_action=True, goal=PLACINGS[1][0], target=PLACINGS[1][1])
 
 
-class RoomsSeat(gym.Wrapper[int, int, int, int]):
-    """The follower's seat at the initial x, where the environment pays what the leader gets."""
-
-    def __init__(self) -> None:
-        """Sit down in a game of one's own."""
-        game = four_rooms(per_action=True, goal=PLACINGS[1][0], target=PLACINGS[1][1])
-        super().__init__(LowerLevel(game, game.initial_upper_params))
-
-    def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
-        """Make a transition."""
-        state, _, terminated, truncated, info = self.env.step(int(action))
-        return state, info["upper_reward"], terminated, truncated, info
-
-
-class RoomsReward:
-    """The game's r_x(s, a), as a function of batches."""
-
-    num_params = 416
-
-    def initial_params(self) -> FloatArray:
-        """Return the x of the game."""
-        return rooms().initial_upper_params
-
-    def rewards(
-        self, upper_params: FloatArray, observations: NDArray[Any], actions: NDArray[Any]
-    ) -> FloatArray:
-        """Look rewards up, `[B]`."""
-        table: FloatArray = rooms().reward(upper_params)
-        return table[observations.astype(np.int64), actions.astype(np.int64)]
-
-    def vjp(
-        self,
-        upper_params: FloatArray,
-        observations: NDArray[Any],
-        actions: NDArray[Any],
-        weights: FloatArray,
-    ) -> FloatArray:
-        """Add weights up for each pair, and let the game do the rest."""
-        table = np.zeros((104, 4))
-        np.add.at(table, (observations.astype(np.int64), actions.astype(np.int64)), weights)
-        return rooms().reward_vjp(upper_params, table)
-
-
 def of_rooms(budget: int, seed: int) -> list[Point]:
     """Train a follower in four rooms, and estimate by each method, for both x."""
     table = rooms()
-    game = ParametricGame(
-        "DeepFourRooms-v0",
-        RoomsReward(),
-        gamma=table.gamma,
-        temperature=table.temperature,
-        upper_bound=1.0,
-    )
+    game = TableGame(table)
     x = game.initial_upper_params
     answer = table.evaluate(x)
     schedule = {"learning_rate": None, "schedule_steps": budget, "device": "cpu"}
@@ -348,13 +304,11 @@ def scored(
 
 
 def register() -> None:
-    """Register the environments, in whatever process this is."""
-    for name, seat, limit in (
-        ("DeepFourRooms-v0", RoomsSeat, ROOMS_LIMIT),
-        ("DeepLQR-v0", RegulatorSeat, LQR_LIMIT),
-    ):
-        if name not in gym.registry:
-            gym.register(name, f"{__name__}:{seat.__name__}", max_episode_steps=limit)
+    """Register the environment of the regulator, in whatever process this is."""
+    if "DeepLQR-v0" not in gym.registry:
+        gym.register(
+            "DeepLQR-v0", f"{__name__}:{RegulatorSeat.__name__}", max_episode_steps=LQR_LIMIT
+        )
 
 
 def task(job: tuple[str, int, int]) -> list[Point]:
@@ -470,7 +424,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
     figure.legend(
         *axes[0, 0].get_legend_handles_labels(),
         loc="outside lower center",
-        ncols=4,
+        ncols=5,
         frameon=False,
         fontsize=9,
     )

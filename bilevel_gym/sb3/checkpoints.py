@@ -1,0 +1,106 @@
+"""Files of methods whose follower learns: all that was learnt, as one archive.
+
+In it are `about.json`, of whom it is, and `state.json`, numbers that the method goes on from; the
+follower (`learner.zip`, of the library, and `environment.pickle`); and what else a method has.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch as th
+
+from ..files import replacing
+
+if TYPE_CHECKING:
+    from ..envs.parametric import ParametricGame
+
+__all__ = ["identity", "opened", "read_state", "write_state", "written"]
+
+ABOUT, STATE = "about.json", "state.json"
+
+
+def identity(method: object, game: ParametricGame) -> dict[str, Any]:
+    """Return what a method that loads a file must have in common with the one that saved it."""
+    return {
+        "method": type(method).__name__,
+        "game": game.title,
+        "number of parameters": int(game.upper_space.shape[0]),
+        "observation space": str(game.observation_space),
+        "action space": str(game.lower_space),
+    }
+
+
+@contextmanager
+def written(
+    path: str | os.PathLike[str], about: Mapping[str, Any], state: Mapping[str, Any]
+) -> Iterator[zipfile.ZipFile]:
+    """Yield the archive to write to; it takes the place of an old one once it is whole.
+
+    Args:
+        path: Where to, ".zip" being added to a path without an extension.
+        about: Of whom it is, of JSON types; see `identity`.
+        state: Where the method is, of JSON types: its generator's state, counts.
+    """
+    path = _zipped(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        archive.writestr(ABOUT, json.dumps(about))
+        archive.writestr(STATE, json.dumps(state))
+        yield archive
+
+
+@contextmanager
+def opened(
+    path: str | os.PathLike[str], about: Mapping[str, Any]
+) -> Iterator[tuple[zipfile.ZipFile, dict[str, Any]]]:
+    """Yield the archive to read from, and the state that was written.
+
+    Args:
+        path: The file.
+        about: Of whom it must be; see `identity`.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is no such file, or of somebody else.
+    """
+    path = _zipped(path)
+    with open(path, "rb") as file:
+        if not zipfile.is_zipfile(file):
+            raise ValueError(f"{path} is no file of a method's `save`")
+    with zipfile.ZipFile(path) as archive:
+        if not {ABOUT, STATE} <= {*archive.namelist()}:
+            raise ValueError(f"{path} is no file of a method's `save`")
+        found = json.loads(archive.read(ABOUT))
+        for name, value in about.items():
+            if found.get(name) != value:
+                raise ValueError(
+                    f"{path} is of another {name}: expected {value!r}, got {found.get(name)!r}"
+                )
+        yield archive, json.loads(archive.read(STATE))
+
+
+def write_state(archive: zipfile.ZipFile, name: str, state: dict[str, Any]) -> None:
+    """Write the `state_dict` of networks and optimisers."""
+    memory = io.BytesIO()
+    th.save(state, memory)
+    archive.writestr(name, memory.getvalue())
+
+
+def read_state(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
+    """Return what `write_state` has written, on the CPU, whatever device it was on."""
+    memory = io.BytesIO(archive.read(name))
+    state: dict[str, Any] = th.load(memory, map_location="cpu", weights_only=True)
+    return state
+
+
+def _zipped(path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    return path if path.suffix else path.with_suffix(".zip")

@@ -1,0 +1,385 @@
+"""Deep methods on tabular games: what the exact answer says of them, and what they refuse."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("stable_baselines3", reason='needs pip install "bilevel-gym[sb3]"')
+
+from bilevel_gym import HyperGradient
+from bilevel_gym.envs import ArrayBilevelEnv, TabularBilevelEnv
+from bilevel_gym.mdp import FloatArray
+from bilevel_gym.methods import METHODS, TabularResponse, make_method
+from bilevel_gym.objectives import (
+    DiscountedReturn,
+    LinearCost,
+    LogLikelihood,
+    Objective,
+    PolicyCost,
+    QuadraticCost,
+    Sum,
+    TruncatedReturn,
+)
+from bilevel_gym.sb3.estimators import returns_to_go
+from bilevel_gym.sb3.tables import TableGame
+
+from .helpers import array_game, assert_identical
+
+pytestmark = pytest.mark.usefixtures("single_torch_thread")
+
+DEEP = [name for name in METHODS if name.startswith("deep-")]
+every_method = pytest.mark.parametrize("method", DEEP)
+
+# Next to no training: it is not the learning that is tested here.
+TINY: dict[str, Any] = {
+    "episodes": 4,
+    "inner_steps": 24,
+    "first_inner_steps": 40,
+    "inner_options": {
+        "learning_starts": 8,
+        "batch_size": 8,
+        "buffer_size": 200,
+        "policy_kwargs": {"net_arch": [8]},
+        "device": "cpu",
+    },
+}
+
+
+def tiny(method: str) -> dict[str, Any]:
+    if method == "deep-sobirl":
+        return TINY
+    first = {} if method == "deep-hpgd" else {"first_critic_updates": 2}
+    return {**TINY, "critic_updates": 2, **first}
+
+
+class Paid(ArrayBilevelEnv):
+    """x[s, a] moves the follower's reward, and the leader's; there is a cost of x as well."""
+
+    def __init__(self, **options: Any) -> None:
+        model = array_game()
+        super().__init__(
+            model.kernel(model.initial_upper_params),
+            [[0.1, -0.3], [0.7, 0.2], [-0.4, 1.0]],
+            **{
+                "upper_reward": np.array([[1.0, -0.5], [0.25, 0.0], [-1.0, 2.0]]),
+                "initial_distribution": [0.6, 0.4, 0.0],
+                "gamma": 0.9,
+                "temperature": 0.2,
+                "features": np.eye(6).reshape(3, 2, 6),
+                "upper_cost": 0.3,
+                **options,
+            },
+        )
+
+    def upper_reward(self, upper_params: FloatArray) -> FloatArray:
+        return self._upper_reward + 0.5 * np.sin(upper_params).reshape(3, 2)
+
+    def upper_reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        return 0.5 * np.cos(upper_params) * cotangent.ravel()
+
+
+X = np.array([-0.1, 0.04, -0.2, -0.1, -0.08, 0.4])
+
+
+class Perfect:
+    """The exact critic of the soft-optimal policy."""
+
+    def __init__(self, game: TabularBilevelEnv, x: FloatArray, upper_gamma: float) -> None:
+        kernel, self.policy = game.kernel(x), game.evaluate(x).policy
+        dense, upper = kernel.policy_matrix(self.policy).toarray(), game.upper_reward(x)
+        value = np.linalg.solve(
+            np.eye(len(dense)) - upper_gamma * dense, (self.policy * upper).sum(axis=1)
+        )
+        worth = upper + upper_gamma * kernel.to_dense() @ value
+        self.table = worth - (self.policy * worth).sum(axis=1, keepdims=True)
+
+    def fit(self, *_: Any) -> float:
+        return 0.0
+
+    def advantages(
+        self, seen: NDArray[Any], taken: NDArray[Any], *_: Any
+    ) -> tuple[FloatArray, FloatArray]:
+        every = self.table[seen.astype(int)]
+        return every[np.arange(len(seen)), taken.astype(int)], every
+
+
+def perfected(method: str, game: TabularBilevelEnv, x: FloatArray, **options: Any) -> Any:
+    """Return a method whose follower is at its optimum, and which judges exactly if it can."""
+    made: Any = make_method(method, game, **{**tiny(method), **options})
+    perfect = Perfect(game, x, made._game.upper_gamma)
+    made.follower.learn = lambda _: 0
+    made.follower.probabilities = lambda seen: perfect.policy[np.asarray(seen).astype(int)]
+    made.reset = None  # it would forget the follower
+    if made.critic is not None:
+        made.critic = perfect
+    return made
+
+
+def assert_mean(samples: list[Any], exact: Any, share: float = 0.12) -> None:
+    """Assert that the mean of samples is what it should be, as far as statistics can tell."""
+    stack = np.stack(samples)
+    error = stack.mean(axis=0) - exact
+    deviation = stack.std(axis=0, ddof=1) / np.sqrt(len(stack))
+    assert np.all(np.abs(error) <= 4.0 * deviation + 1e-12), (error, deviation)
+    # Which says something only if the deviation is small.
+    assert np.linalg.norm(deviation) < share * np.linalg.norm(exact)
+
+
+# Exactness --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("upper_gamma", [None, 0.8])
+@pytest.mark.parametrize("method", ["deep-trace", "deep-bc-hg"])
+def test_the_mean_is_the_exact_answer_direct_part_and_costs_included(
+    method: str, upper_gamma: float | None
+) -> None:
+    game = Paid(upper_gamma=upper_gamma)
+    exact = game.evaluate(X)
+    assert 0.2 < exact.response_share and np.linalg.norm(exact.direct_gradient) > 0.2
+    made = perfected(method, game, X, episodes=20)
+    found = [made.step(X) for _ in range(120)]
+    assert_mean([r.hyper_gradient for r in found], exact.hyper_gradient)
+    assert_mean([r.direct_gradient for r in found], exact.direct_gradient)
+    assert_mean([r.objective for r in found], exact.objective)
+    assert_mean([r.lower_value for r in found], exact.lower_value)
+    assert_mean([r.occupancy for r in found], exact.occupancy)
+    np.testing.assert_allclose(found[0].policy, exact.policy)
+
+
+def test_returns_of_episodes_in_the_place_of_a_critic_come_close() -> None:
+    game = Paid()
+    exact = game.evaluate(X)
+    made = perfected("deep-hpgd", game, X, episodes=400, critic_updates=100)
+
+    def error() -> float:
+        mean = np.mean([made.step(X).hyper_gradient for _ in range(4)], axis=0)
+        response = exact.hyper_gradient - exact.direct_gradient
+        return float(np.linalg.norm(mean - exact.hyper_gradient) / np.linalg.norm(response))
+
+    assert error() < 0.15
+
+    def own_returns(played: Any) -> tuple[FloatArray, None, float]:
+        returns = returns_to_go(played.upper_rewards, game.gamma)[played.alive]
+        return returns - returns.mean(), None, 0.0
+
+    # Returns are correlated with what happens along the very episodes that they are of.
+    made.leader_advantages = own_returns
+    assert error() > 0.5
+
+
+def test_what_is_judged_is_not_what_was_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = perfected("deep-hpgd", Paid(), X, episodes=5)
+    played = made.follower.play(X, 5, np.random.default_rng(0))
+    events: list[tuple[str, FloatArray]] = []
+
+    class Recorder:
+        def __init__(self, *_: Any) -> None:
+            pass
+
+        def regress(self, seen: Any, taken: Any, returns: FloatArray, *_: Any) -> float:
+            events.append(("learnt", returns))
+            return 1.0
+
+        def advantages(self, seen: Any, taken: Any, *_: Any) -> tuple[FloatArray, None]:
+            events.append(("judged", np.arange(float(len(seen)))))
+            return np.full(len(seen), float(len(events))), None
+
+    monkeypatch.setattr("bilevel_gym.sb3.estimators.ReturnCritic", Recorder)
+    advantages, every, loss = made.leader_advantages(played)
+    assert every is None and loss == 1.0
+    returns = returns_to_go(played.upper_rewards, 0.9)
+    episode = np.nonzero(played.alive)[1]
+    # The first three of five episodes are judged by what the last two taught, and the reverse.
+    np.testing.assert_array_equal(advantages, np.where(episode < 3, 2.0, 4.0))
+    half = (made._game.episode_steps + 1) // 2
+    for (kind, learnt), columns in zip(events[::2], (slice(3, 5), slice(0, 3)), strict=True):
+        assert kind == "learnt"
+        np.testing.assert_array_equal(learnt, returns[:half, columns][played.alive[:half, columns]])
+
+
+def test_returns_are_what_is_paid_from_there_on() -> None:
+    rewards = np.array([[1.0, 0.0], [2.0, 3.0], [4.0, 0.0]])
+    np.testing.assert_allclose(
+        returns_to_go(rewards, 0.5), [[1 + 0.5 * (2 + 0.5 * 4), 1.5], [4.0, 3.0], [4.0, 0.0]]
+    )
+    assert rewards[0, 0] == 1.0
+
+
+def test_a_game_keeps_its_own_episode_while_its_follower_learns() -> None:
+    game, twin = Paid(), Paid()
+    for each in (game, twin):
+        each.reset(seed=0)
+    made: Any = make_method("deep-trace", game, **tiny("deep-trace"))
+    made.reset(np.random.default_rng(0))
+    made.step(X)
+    for action in (0, 1, 0):
+        if not game._over:
+            assert_identical(
+                game.step({"upper": X, "lower": action}), twin.step({"upper": X, "lower": action})
+            )
+
+
+def test_x_of_any_shape_is_answered_in_its_shape() -> None:
+    class Square(Paid):
+        def __init__(self) -> None:
+            super().__init__()
+            self.upper_space = gym.spaces.Box(-1.0, 1.0, (3, 2), np.float32)
+            self.initial_upper_params = np.zeros((3, 2))
+            self._upper_params = self.initial_upper_params
+
+        def reward(self, upper_params: FloatArray) -> FloatArray:
+            return self._reward + upper_params
+
+        def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+            return np.array(cotangent)
+
+        def upper_reward(self, upper_params: FloatArray) -> FloatArray:
+            return super().upper_reward(upper_params.ravel())
+
+        def upper_reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+            return super().upper_reward_vjp(upper_params.ravel(), cotangent).reshape(3, 2)
+
+    game = Square()
+    x = X.reshape(3, 2)
+    flat, square = perfected("deep-trace", Paid(), X), perfected("deep-trace", game, x)
+    expected, found = flat.step(X), square.step(x)
+    np.testing.assert_allclose(found.hyper_gradient, expected.hyper_gradient.reshape(3, 2))
+
+
+# The leader's seat ------------------------------------------------------------------------------
+
+
+@every_method
+@pytest.mark.filterwarnings("ignore:the one-step response term is zero")
+def test_a_registered_task_steps_and_draws_and_a_seed_says_it_all(method: str) -> None:
+    records = []
+    for _ in range(2):
+        env = HyperGradient(
+            gym.make("BilevelGridWorld-v0", map_name="4x4", render_mode="rgb_array"),
+            method=method,
+            **tiny(method),
+        )
+        observation, info = env.reset(seed=3)
+        assert observation in env.observation_space
+        expected = {"hyper_gradient", "upper_params", "inner_samples", "lower_value"}
+        assert set(info) == expected | (set() if method == "deep-sobirl" else {"critic_loss"})
+        x = np.clip(info["upper_params"] + 0.1, -1, 1)
+        observation, objective, _, _, again = env.step(x)
+        assert observation in env.observation_space and np.isfinite(float(objective))
+        assert again["hyper_gradient"].shape == x.shape and 24 < again["inner_samples"]
+        assert isinstance(env.response, TabularResponse)
+        np.testing.assert_allclose(env.response.policy.sum(axis=1), 1.0)
+        records.append([info, observation, objective, again, env.render()])
+    assert_identical(records[0], records[1])
+
+
+@every_method
+def test_a_saved_method_goes_on_as_it_would_have(method: str, tmp_path: Path) -> None:
+    env = HyperGradient(Paid(), method=method, **tiny(method))
+    env.reset(seed=0)
+    saved: Any = env.method
+    saved.save(tmp_path / "half way")
+    expected = [env.step(X), env.step(-X)]
+    other = HyperGradient(Paid(), method=method, **tiny(method))
+    other.reset(seed=1)
+    loaded: Any = other.method
+    loaded.load(tmp_path / "half way")
+    assert_identical([other.step(X), other.step(-X)], expected)
+
+
+def test_the_critic_may_learn_longer_for_the_first_x(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bilevel_gym.sb3.critic import LeaderCritic
+
+    updates: list[int] = []
+    fit = LeaderCritic.fit
+
+    def counted(self: LeaderCritic, follower: Any, count: int, rng: Any) -> float:
+        updates.append(count)
+        return fit(self, follower, count, rng)
+
+    monkeypatch.setattr(LeaderCritic, "fit", counted)
+    env = HyperGradient(
+        Paid(), method="deep-trace", **{**tiny("deep-trace"), "first_critic_updates": 3}
+    )
+    env.reset(seed=0)
+    env.step(X)
+    env.reset(seed=0)
+    assert updates == [3, 2, 3]
+
+
+class Judged(Paid):
+    """A game with another objective."""
+
+    def __init__(self, *terms: Objective) -> None:
+        super().__init__()
+        self.objective = Sum(terms)
+
+
+@pytest.mark.parametrize(
+    ("game", "message"),
+    [
+        (lambda: gym.make("BilevelTaxDesign-v0").unwrapped, "x moves the kernel of BilevelTax"),
+        (lambda: gym.make("BilevelMarkovGame-v0").unwrapped, "x moves the .* of BilevelMarkovGame"),
+        (
+            lambda: gym.make("BilevelToll-v0").unwrapped,
+            "actions of BilevelToll vary with the state",
+        ),
+        (lambda: gym.make("BilevelInverseRL-v0").unwrapped, "judged by a LogLikelihood"),
+        (lambda: Judged(DiscountedReturn(), PolicyCost(1.0)), "judged by a PolicyCost"),
+        (lambda: Judged(TruncatedReturn(3)), "judged by a TruncatedReturn"),
+        (lambda: Judged(LogLikelihood(np.ones((3, 2)))), "judged by a LogLikelihood"),
+        (lambda: Judged(DiscountedReturn(), DiscountedReturn(0.5)), "has 2 discounted returns"),
+        (lambda: Judged(QuadraticCost(1.0)), "has 0 discounted returns"),
+    ],
+)
+def test_games_that_do_not_suit_are_refused(game: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        make_method("deep-trace", game())
+
+
+def test_costs_of_x_alone_are_counted() -> None:
+    game = Judged(DiscountedReturn(), LinearCost(0.7), Sum((QuadraticCost(0.2),)))
+    made = perfected("deep-trace", game, X)
+    played = made.follower.play(X, 4, np.random.default_rng(0))
+    value, direct = made._game.direct_part(X, played)
+    assert value == pytest.approx(-0.7 * np.abs(X).sum() - 0.2 * X @ X)
+    plain = TableGame(Judged(DiscountedReturn())).direct_part(X, played)
+    np.testing.assert_allclose(direct - plain[1], -0.7 * np.sign(X) - 0.4 * X)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "error", "message"),
+    [
+        ("deep-hpgd", {"episodes": 1}, ValueError, "`episodes`.*at least 2, got 1"),
+        ("deep-trace", {"first_critic_updates": 0}, ValueError, "`first_critic_updates`.*got 0"),
+        ("deep-hpgd", {"first_critic_updates": 3}, TypeError, "'first_critic_updates'"),
+        ("deep-trace", {"episode": 3}, TypeError, "'episode'.*Did you mean 'episodes'"),
+        ("deep-trace", {"horizon": 3}, TypeError, "'horizon'"),
+        ("deep-trace", {"inner": "exact"}, ValueError, "'exact'.*accepted: 'soft-dqn'"),
+    ],
+)
+def test_bad_options_are_refused_with_what_was_wrong(
+    method: str, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        make_method(method, Paid(), **options)
+
+
+def test_without_the_library_the_error_names_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['stable_baselines3'] = None\n"
+        "import gymnasium as gym, bilevel_gym\n"
+        "game = gym.make('BilevelGridWorld-v0', map_name='4x4')\n"
+        "bilevel_gym.HyperGradient(game, method='trace', episodes=4)\n"
+        "bilevel_gym.HyperGradient(game, method='deep-trace')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert 'pip install "bilevel_gym[sb3]"' in done.stderr.splitlines()[-1]
