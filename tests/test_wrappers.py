@@ -12,6 +12,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.error import ResetNeeded
+from gymnasium.vector import SyncVectorEnv
 from gymnasium.wrappers import (
     ClipAction,
     RecordEpisodeStatistics,
@@ -22,8 +24,15 @@ from gymnasium.wrappers import (
     TransformReward,
 )
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
 
-from bilevel_gym import HyperGradient, LowerLevel, RescaleUpper, TabularBilevelEnv
+from bilevel_gym import (
+    HyperGradient,
+    LeaderVectorEnv,
+    LowerLevel,
+    RescaleUpper,
+    TabularBilevelEnv,
+)
 from bilevel_gym.envs import ArrayBilevelEnv
 from bilevel_gym.mdp import Kernel
 from bilevel_gym.objectives import DiscountedReturn
@@ -414,6 +423,144 @@ def test_a_failed_wrapping_leaves_the_environment_usable() -> None:
         LowerLevel(env, [2.0])
     x = interior_point(env)
     assert_identical(env.step(x), twin.step(x))
+
+
+# A reset that keeps what has been learnt ------------------------------------------------------
+
+LEARNERS: dict[str, dict[str, Any]] = {
+    "exact": {"max_iterations": 1},  # far from converged, so that a warm start shows
+    "m-sobirl": {},
+    "zero-order": {},
+    "trace": {"episodes": 4},
+}
+every_learner = pytest.mark.parametrize("method", LEARNERS)
+
+
+def learning(method: str, **options: Any) -> HyperGradient:
+    return HyperGradient(array_game(), method, **{**LEARNERS[method], **options})
+
+
+def walk(count: int) -> list[FloatArray]:
+    return list(0.1 * np.random.default_rng(0).uniform(-1.0, 1.0, (count, 3)))
+
+
+@every_learner
+def test_a_warm_reset_answers_as_a_step_would(method: str) -> None:
+    env, twin = learning(method), learning(method)
+    xs = walk(4)
+    assert_identical(env.reset(seed=2), twin.reset(seed=2))
+    for reset_at, x in zip((False, True, False, True), xs, strict=True):
+        observation, *_, info = twin.step(x)
+        if reset_at:
+            given = {"upper_params": x, "warm_start": True}
+            assert_identical(env.reset(options=given), (observation, info))
+            assert set(given) == {"upper_params", "warm_start"}
+        else:
+            assert_identical(env.step(x)[-1], info)
+    # An ordinary reset forgets.
+    cold = env.reset(options={"upper_params": xs[-1]})[1]
+    assert (cold["hyper_gradient"] != info["hyper_gradient"]).any()
+
+
+def test_a_warm_reset_begins_an_episode_at_the_initial_x() -> None:
+    env = learning("exact", outer_steps=2)
+    env.reset(seed=0)
+    x = walk(1)[0]
+    assert [env.step(x)[3] for _ in range(2)] == [False, True]
+    _, info = env.reset(options={"warm_start": True})
+    np.testing.assert_array_equal(info["upper_params"], env.game.initial_upper_params)
+    assert [env.step(x)[3] for _ in range(2)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("seed", "options", "message"),
+    [
+        (7, {"warm_start": True}, "`seed` must be None with `warm_start`.*got 7"),
+        (None, {"warm_start": 1}, "`warm_start` must be True or False, got 1"),
+        (None, {"warm_strat": True}, "accepted: 'upper_params', 'warm_start'.*'warm_start'"),
+        (None, {"warm_start": True, "upper_params": np.full(3, 9.0)}, "upper_params.*9.0"),
+    ],
+)
+def test_a_warm_reset_that_cannot_be_changes_nothing(
+    seed: int | None, options: dict[str, Any], message: str
+) -> None:
+    env, twin = learning("trace"), learning("trace")
+    env.reset(seed=0), twin.reset(seed=0)
+    with pytest.raises(ValueError, match=message):
+        env.reset(seed=seed, options=options)
+    x = walk(1)[0]
+    assert_identical(env.step(x), twin.step(x))
+
+
+@every_learner
+def test_there_is_nothing_to_keep_before_the_first_reset(method: str) -> None:
+    with pytest.raises(ResetNeeded, match="`warm_start` needs something learnt.*without it"):
+        learning(method).reset(options={"warm_start": True})
+    learning(method).reset(seed=3, options={"warm_start": False})
+
+
+class Onwards(gym.Wrapper[Any, Any, Any, Any]):
+    """Keep what has been learnt at every reset but the first one."""
+
+    begun = False
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        kept = {"warm_start": self.begun and seed is None}
+        self.begun = True
+        return self.env.reset(seed=seed, options={**kept, **(options or {})})
+
+
+def test_a_black_box_leader_goes_on_over_the_ends_of_its_episodes() -> None:
+    env = DummyVecEnv([lambda: Onwards(learning("m-sobirl", outer_steps=2))])
+    twin = learning("m-sobirl")
+    env.seed(0)
+    env.reset(), twin.reset(seed=0)
+    for x in walk(4):
+        _, rewards, dones, (info,) = env.step(np.array([x]))
+        observation, reward, _, _, told = twin.step(x)
+        assert rewards[0] == np.float32(float(reward))
+        np.testing.assert_array_equal(info["hyper_gradient"], told["hyper_gradient"])
+        if dones[0]:
+            twin.step(twin.game.initial_upper_params)
+
+
+def test_a_rescaled_seat_hands_the_warm_start_on() -> None:
+    env, plain = RescaleUpper(uneven_leader()), uneven_leader()
+    env.reset(seed=0), plain.reset(seed=0)
+    action = np.array([0.2, -0.4, 0.6])
+    _, info = env.reset(options={"upper_params": action, "warm_start": True})
+    plain.step(env.from_unit(action))
+    assert info["inner_iterations"] == answer_of(plain).iterations
+    np.testing.assert_allclose(info["upper_params"], action, atol=1e-15)
+
+
+def test_a_vector_of_seats_keeps_the_warm_start_of_each() -> None:
+    def copies(seats: bool) -> Any:
+        if seats:
+            return SyncVectorEnv([lambda: HyperGradient(make())] * 3)
+        return LeaderVectorEnv(ID, 3, map_name="4x4")
+
+    ours, theirs = copies(False), copies(True)
+    rng = np.random.default_rng(0)
+    xs = rng.uniform(-0.5, 0.5, (3, *ours.single_action_space.shape))
+    for envs in (ours, theirs):
+        with pytest.raises(ResetNeeded, match="`warm_start` needs"):
+            envs.reset(options={"warm_start": True})
+        envs.reset(seed=0)
+        envs.step(xs)
+        with pytest.raises(ValueError, match="`seed` must be None"):
+            envs.reset(seed=1, options={"warm_start": True})
+    mask = np.array([True, False, True])
+    for options in ({}, {"upper_params": xs[0] + 1e-3}, {"reset_mask": mask}):
+        (_, info), (_, expected) = (
+            envs.reset(options={**options, "warm_start": True}) for envs in (ours, theirs)
+        )
+        np.testing.assert_array_equal(info["inner_iterations"], expected["inner_iterations"])
+        np.testing.assert_allclose(info["hyper_gradient"], expected["hyper_gradient"], atol=1e-9)
+    # One x for each.
+    ours.step(xs)
+    _, info = ours.reset(options={"upper_params": xs, "warm_start": True})
+    assert info["inner_iterations"].max() <= 1
 
 
 # RescaleUpper -----------------------------------------------------------------------------------

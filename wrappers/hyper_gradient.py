@@ -9,12 +9,15 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import RecordConstructorArgs
 
-from ..checks import check_at_least
+from ..checks import check_at_least, check_flag, unknown_name
 from ..envs.base import BilevelEnv, View, shown
 from ..methods import Response, make_method
 from .seats import Seat, take_seat
 
 __all__ = ["HyperGradient"]
+
+RESET_OPTIONS = ("upper_params", "warm_start")
+NOTHING_LEARNT = "`warm_start` needs something learnt; first call `reset` without it"
 
 
 class HyperGradient(Seat, RecordConstructorArgs):
@@ -39,6 +42,13 @@ class HyperGradient(Seat, RecordConstructorArgs):
     An episode has `outer_steps` steps and ends by truncation; stepping on afterwards keeps the
     inner learner's warm start. `reset` forgets the warm start, so a seed determines everything that
     follows. `reset(options={"upper_params": x})` starts elsewhere.
+
+    `reset(options={"warm_start": True})` begins an episode without resetting the method: the
+    follower goes on with all that it has learnt, and with its own random numbers. The answer is,
+    bit by bit, that of a `step` at the same x, and so are all that follow. So one goes on from a
+    file, in a fresh process too: after `seat.method.load(path)` (methods whose follower learns have
+    it) such a reset answers as the one who saved it would. An agent that resets by itself where an
+    episode ends needs a wrapper whose `reset` hands the option on.
 
     Every registered game comes in this seat. Wrapping again replaces it, so
     `HyperGradient(gym.make(id), method=..., outer_steps=...)` chooses another method or length.
@@ -115,15 +125,36 @@ class HyperGradient(Seat, RecordConstructorArgs):
         Args:
             seed: Seed of everything random that follows, the inner learner included.
             options: `{"upper_params": x}` starts at x instead of the game's initial one.
+                `{"warm_start": True}` keeps what the method has learnt, and its random numbers;
+                no seed goes with it.
 
         Raises:
-            ValueError: If an option is unknown or x is out of range.
+            ResetNeeded: If nothing can have been learnt that would be kept.
+            ValueError: If an option is unknown, x is out of range, or there is a seed for a method
+                that is not reset; nothing changes.
         """
-        self.env.reset(seed=seed, options=options)
-        self.method.reset(self.game.np_random)
+        options = dict(options or {})
+        for option in options:
+            if option not in RESET_OPTIONS:
+                raise ValueError(unknown_name("reset option", option, RESET_OPTIONS))
+        kept = checked_warm_start(options, seed)
+        options.pop("warm_start", None)
+        x = options.get("upper_params", self.game.initial_upper_params)
+        x = self.game.validate_upper_params(x)
+        if kept:
+            if self._response is None and not hasattr(self.method, "load"):
+                raise ResetNeeded(NOTHING_LEARNT)
+            # The method may draw from the game's generator: the game's own episode, which is there
+            # for pictures, takes nothing out of it.
+            generator = self.game.np_random.bit_generator
+            drawn = generator.state
+            self.env.reset(options=options)
+            generator.state = drawn
+        else:
+            self.env.reset(seed=seed, options=options)
+            self.method.reset(self.game.np_random)
         self._steps = 0
-        start = (options or {}).get("upper_params", self.game.initial_upper_params)
-        return self._answer(self.game.validate_upper_params(start))
+        return self._answer(x)
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Announce x and let the follower answer.
@@ -183,6 +214,22 @@ class HyperGradient(Seat, RecordConstructorArgs):
         if self.render_mode == "human":
             self.render()
         return self.game.observe(response), info
+
+
+def checked_warm_start(options: dict[str, Any], seed: int | None) -> bool:
+    """Return whether a reset leaves what has been learnt.
+
+    Raises:
+        ValueError: If it is no flag, or there is a seed with it.
+    """
+    kept: bool = options.get("warm_start", False)
+    check_flag("warm_start", kept)
+    if kept and seed is not None:
+        raise ValueError(
+            "`seed` must be None with `warm_start`, under which the method goes on with its own "
+            f"random numbers, got {seed!r}"
+        )
+    return kept
 
 
 def plain(value: Any) -> Any:

@@ -17,7 +17,7 @@ from ..envs.tabular import TabularBilevelEnv
 from ..mdp import FloatArray
 from ..methods import ExactResponse
 from .copies import checked_mode, checked_reset_mask
-from .hyper_gradient import HyperGradient
+from .hyper_gradient import NOTHING_LEARNT, RESET_OPTIONS, HyperGradient, checked_warm_start
 
 __all__ = ["LeaderVectorEnv"]
 
@@ -36,11 +36,10 @@ class LeaderVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
     """Copies of a tabular game's leader's seat, each at an x of its own, as arrays.
 
     What `SyncVectorEnv` makes of as many `HyperGradient(gym.make(id), outer_steps=...)` (method
-    "exact"), with one
-    game for all copies, whose `evaluate_batch` answers them together: actions are x `[N, ...]`,
-    rewards F(x) float64 `[N]`, and infos those of `HyperGradient` stacked, with `hyper_gradient`
-    float64 `[N, ...]`. Each copy keeps the warm start of its own last answer until it is reset.
-    Nothing is random here, so seeds change nothing.
+    "exact"), with one game for all copies, whose `evaluate_batch` answers them together: actions
+    are x `[N, ...]`, rewards F(x) float64 `[N]`, and infos those of `HyperGradient` stacked, with
+    `hyper_gradient` float64 `[N, ...]`. Each copy keeps the warm start of its own last answer until
+    it is reset. Nothing is random here, so seeds change nothing.
 
     Attributes:
         game: The game.
@@ -143,33 +142,42 @@ class LeaderVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         """Start an episode of every copy, or of some.
 
         Args:
-            seed: Seed of `np_random`, which nothing here draws from.
+            seed: Seed of `np_random`, which nothing here draws from; none with `warm_start`.
             options: `{"upper_params": x}` starts at x instead of the game's initial one, with one x
                 for all copies, or one for each, `[N, ...]`. `{"reset_mask": mask}`, bool `[N]`,
-                starts the marked copies only.
+                starts the marked copies only. `{"warm_start": True}` keeps the warm start of each
+                copy.
 
         Returns:
             The observations of all copies, and the infos of those that start.
 
         Raises:
             gymnasium.error.Error: If the seed is not a non-negative integer.
-            ResetNeeded: If a mask is given before the first reset of all copies.
+            ResetNeeded: If a mask or `warm_start` is given before the first reset of all copies.
             TypeError: If the mask is not an array of bool.
             ValueError: If an option is unknown or out of range; nothing changes.
         """
         options = options or {}
+        accepted = (*RESET_OPTIONS, "reset_mask")
         for option in options:
-            if option not in ("upper_params", "reset_mask"):
-                raise ValueError(
-                    unknown_name("reset option", option, ["reset_mask", "upper_params"])
-                )
+            if option not in accepted:
+                raise ValueError(unknown_name("reset option", option, accepted))
+        kept = checked_warm_start(options, seed)
+        if kept and not self._responses:
+            raise ResetNeeded(NOTHING_LEARNT)
         mask = checked_reset_mask(options, self.num_envs, started=bool(self._responses))
         start = options.get("upper_params", self.game.initial_upper_params)
+        marked = np.flatnonzero(mask).tolist()
         if _ndim(start) == len(self.game.upper_space.shape) + 1:
-            answers = self._answers(self._checked_rows("upper_params", start, mask))
+            xs, shared = self._checked_rows("upper_params", start, mask), False
         else:
-            first = self._answers([self.game.validate_upper_params(start)])
-            answers = first * int(mask.sum())
+            xs, shared = [self.game.validate_upper_params(start)] * len(marked), True
+        if kept:
+            answers = self._answers(xs, [self._responses[copy] for copy in marked])
+        elif shared:
+            answers = self._answers(xs[:1]) * len(marked)
+        else:
+            answers = self._answers(xs)
         super().reset(seed=seed)
         self._responses = _replaced(self._responses or answers, mask, answers)
         self._elapsed[mask], self._over[mask] = 0, False

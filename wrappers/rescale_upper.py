@@ -63,7 +63,7 @@ class RescaleUpper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode; `options["upper_params"]` is in [-1, 1]."""
+        """Start an episode; `options["upper_params"]` is in [-1, 1], the others are the seat's."""
         if options and "upper_params" in options:
             unit = self._check("upper_params", options["upper_params"])
             options = {**options, "upper_params": self._to_box(unit)}
