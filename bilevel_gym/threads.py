@@ -8,11 +8,13 @@ rest of the program as it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["single_threaded"]
+__all__ = ["one_torch_thread", "single_threaded"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,6 +36,24 @@ def single_threaded(function: Callable[P, R]) -> Callable[P, R]:
                 library.set_num_threads(threads)
 
     return wrapper
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Keep PyTorch, if it is loaded, on one thread for a while.
+
+    Its numbers may depend on how many there are, and networks this small are slower on more.
+    """
+    torch = sys.modules.get("torch")  # whoever does not need it should not wait for it
+    before = 1 if torch is None else torch.get_num_threads()
+    if torch is None or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -25,21 +26,30 @@ from bilevel_gym.benchmark import (
     EngineError,
     Outcome,
     Run,
-    default_text,
     execute,
     load_results,
     perform,
     plan,
     read_benchmark,
+    shipped_text,
 )
+from bilevel_gym.benchmark import config as config_module
 from bilevel_gym.benchmark import engine as engine_module
-from bilevel_gym.benchmark.config import Benchmark, Engine, line_of, parse_benchmark
+from bilevel_gym.benchmark import results as results_module
+from bilevel_gym.benchmark.config import SHIPPED, Benchmark, Engine, line_of, parse_benchmark
 from bilevel_gym.benchmark.engine import locked, perform_all
 from bilevel_gym.benchmark.results import DamagedFileError, path_of, read_run, write_run
-from bilevel_gym.benchmark.runs import climb, start_of
+from bilevel_gym.benchmark.runs import (
+    HELD_OUT_EPISODES,
+    Score,
+    climb,
+    make_referee,
+    start_of,
+)
 from bilevel_gym.cli import main
-from bilevel_gym.methods import METHODS
+from bilevel_gym.methods import LEARNT_METHODS, METHODS
 from bilevel_gym.optimizers import OPTIMIZERS
+from bilevel_gym.registration import QUICK
 
 GRID = "BilevelGridWorld-v0"
 
@@ -121,17 +131,38 @@ def in_turn(monkeypatch: pytest.MonkeyPatch, work: Callable[[Run], Outcome]) -> 
 # What a file says -------------------------------------------------------------------------------
 
 
-def test_the_default_file_names_every_method_and_leaves_nothing_out() -> None:
-    benchmark = parse_benchmark(default_text())
+def test_the_default_file_names_every_method_without_networks_and_leaves_nothing_out() -> None:
+    benchmark = parse_benchmark(shipped_text())
     assert not benchmark.left_out
-    assert {entry.run.method for entry in benchmark.entries} == {*METHODS}
+    named = {entry.run.method for entry in benchmark.entries}
+    assert named == {name for name in METHODS if not name.startswith("deep-")}
     assert len({entry.task for entry in benchmark.entries}) == 4
     assert {entry.run.seed for entry in benchmark.entries} == {*range(5)}
 
 
-def test_the_default_file_is_printed_as_it_is() -> None:
-    result = invoke("--print-default")
-    assert result.exit_code == 0 and result.stdout == default_text()
+def test_the_files_of_the_package_are_printed_as_they_are() -> None:
+    assert invoke("--print-default").stdout == invoke("--print", "default").stdout
+    for name in SHIPPED:
+        result = invoke("--print", name)
+        assert result.exit_code == 0 and result.stdout == shipped_text(name)
+    unknown = invoke("--print", "dep")
+    assert unknown.exit_code == 2 and "Did you mean 'deep'?" in unknown.stderr
+
+
+def test_a_file_of_the_package_is_run_by_its_name_unless_there_is_one_of_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(config_module, "shipped_text", lambda name: SMALL)
+    done = in_turn(monkeypatch, perform)
+    result = invoke("deep")
+    assert result.exit_code == 0 and len(done) == 4, result.output
+    assert (tmp_path / "benchmarks/deep/benchmark.toml").read_text() == SMALL
+    (tmp_path / "deep").write_text(SMALL.replace("seeds = 2", "seeds = 3"))
+    assert invoke("deep").exit_code == 0 and len(done) == 6
+    missing = invoke("deeper.toml")
+    assert missing.exit_code == 2
+    assert "there is no file 'deeper.toml'; 'default' and 'deep' come with" in missing.stderr
 
 
 def test_options_of_a_task_take_the_place_of_general_ones() -> None:
@@ -214,7 +245,7 @@ WRONG = [
         "Did you mean 'beta",
     ),
     ('"normalized"', '"adam"\noptions.beta1 = 1', 21, "`beta1` must lie in [0, 1)", ""),
-    ('"normalized"', '"adam"\noptions.steps = 9', 21, "`steps` is the same for all runs", ""),
+    ('"normalized"', '"adam"\noptions.steps = 9', 21, "`steps` is the same for all optimizers", ""),
     ('"normalized"', '"adam"\noptions.day = 2020-01-01', 21, "`options` must hold texts", ""),
     ("[[optimizers]]\nname", "[[optimizers]]\nlabel", 19, "`name` is missing", ""),
     ("0.05", "0.05\nmethod_options.trace = {}", 11, "label of method: 'trace'", "'traced'?"),
@@ -295,6 +326,7 @@ def test_a_run_is_scored_by_the_exact_answer() -> None:
         assert row.cosine is not None and row.relative_error is not None
         # |g - G|^2 >= |G|^2 (1 - cos^2): the shortest way to the line through g.
         assert row.relative_error**2 >= 1.0 - row.cosine**2 - 1e-12
+        assert row.objective_error is None
 
 
 def test_the_referee_has_a_game_and_a_time_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,7 +385,8 @@ def test_every_row_is_of_the_x_of_its_step(monkeypatch: pytest.MonkeyPatch) -> N
         assert row.relative_error == pytest.approx(error, rel=1e-6)
         inside = np.minimum(np.maximum(x + exact, -1.0), 1.0) - x
         assert row.projected_gradient_norm == pytest.approx(np.linalg.norm(inside), rel=1e-6)
-    assert any(row.projected_gradient_norm < 0.99 * row.gradient_norm for row in rows)
+    norms = np.array([(row.projected_gradient_norm, row.gradient_norm) for row in rows], float)
+    assert (norms[:, 0] < 0.99 * norms[:, 1]).any()
 
 
 def test_the_exact_method_agrees_with_the_referee_and_uses_no_environment() -> None:
@@ -368,8 +401,7 @@ def test_the_exact_method_agrees_with_the_referee_and_uses_no_environment() -> N
 def test_a_run_is_determined_by_what_describes_it() -> None:
     run = small_run(method="trace", method_options={"episodes": 8})
     first, again, other = perform(run), perform(run), perform(replace(run, seed=1))
-    timeless = [[replace(row, wall_time=0.0) for row in o.rows] for o in (first, again, other)]
-    assert timeless[0] == timeless[1] != timeless[2]
+    assert timeless(first) == timeless(again) != timeless(other)
 
 
 def test_all_methods_of_a_seed_start_from_the_same_x() -> None:
@@ -423,6 +455,226 @@ def test_the_hash_tells_runs_apart_and_labels_do_not_count() -> None:
     assert names == [entry.run.name for entry in renamed.entries]
 
 
+# Followers who learn ----------------------------------------------------------------------------
+
+PENDULUM = "BilevelPendulum-v0"
+
+needs_learners = pytest.mark.skipif(
+    importlib.util.find_spec("stable_baselines3") is None,
+    reason='needs pip install "bilevel-gym[sb3]"',
+)
+
+
+def learnt_run(**changes: Any) -> Run:
+    run = Run(PENDULUM, {"episode_steps": 10}, 0.05, "trace", QUICK, "adam", {}, steps=1, seed=0)
+    return replace(run, **changes)
+
+
+def timeless(outcome: Outcome) -> list[Any]:
+    assert outcome.error is None, outcome.error
+    return [replace(row, wall_time=0.0) for row in outcome.rows]
+
+
+@needs_learners
+def test_a_follower_who_learns_is_scored_by_held_out_episodes() -> None:
+    first, second = perform(learnt_run()).rows
+    for row in (first, second):
+        assert row.gradient_norm is row.projected_gradient_norm is None
+        assert row.cosine is row.relative_error is None
+        assert row.objective_error is not None and row.objective_error > 0.0
+        # |cos| <= 1, and ten steps at a discount of .95.
+        assert abs(row.objective) <= (1.0 - 0.95**10) / 0.05 and np.isfinite(row.objective)
+    # Twelve steps of learning and two episodes for each x: the 32 held-out ones are not charged.
+    assert [first.env_steps, second.env_steps] == [32, 64]
+
+
+@needs_learners
+def test_the_climb_is_the_same_whether_or_not_somebody_watches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where the method plays as many episodes, in as many copies, as the referee."""
+    for run in (
+        learnt_run(method_options={**QUICK, "episodes": HELD_OUT_EPISODES}),
+        learnt_run(env_id="BilevelCartPole-v0", kwargs={"episode_steps": 10}),
+    ):
+        watched = perform(run)
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                "bilevel_gym.benchmark.runs.HeldOutReferee.__call__", lambda *_: Score(0.0, 1.0)
+            )
+            alone = perform(run)
+        assert [row.objective for row in alone.rows] == [0.0, 0.0]
+        blind = [[replace(r, objective=0.0, objective_error=1.0) for r in timeless(o)]
+                 for o in (watched, alone)]  # fmt: skip
+        assert blind[0] == blind[1]
+
+
+@needs_learners
+def test_all_methods_of_a_seed_are_measured_in_the_same_episodes() -> None:
+    """The first x and the first steps of learning are the same, and so is all that is measured."""
+    quick = {name: value for name, value in QUICK.items() if name != "critic_updates"}
+    by_trace, by_sobirl = (
+        perform(learnt_run(method=name, method_options=options))
+        for name, options in (("trace", QUICK), ("sobirl", quick))
+    )
+    assert by_trace.rows[0].objective == by_sobirl.rows[0].objective
+    other = perform(learnt_run(seed=1))
+    assert other.rows[0].objective != by_trace.rows[0].objective
+
+
+@needs_learners
+def test_held_out_episodes_are_discounted_as_the_objective_is() -> None:
+    """Every step pays 1 on the cart-pole, so that lengths tell what the return is."""
+    from bilevel_gym import HyperGradient
+
+    run = learnt_run(env_id="BilevelCartPole-v0", kwargs={"episode_steps": 20})
+    outcome = perform(run)
+    game: Any = gym.make(run.env_id, **run.kwargs).unwrapped
+    seat = HyperGradient(game, method="trace", **QUICK)
+    x = start_of(run, game)
+    seat.reset(seed=0, options={"upper_params": x})
+    learnt: Any = seat.method
+    rng = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(2,)))
+    lengths = learnt.follower.play(x, HELD_OUT_EPISODES, rng).alive.sum(axis=0)
+    returns = (1.0 - 0.99**lengths) / 0.01
+    assert outcome.rows[0].objective == pytest.approx(returns.mean(), rel=1e-12)
+    error = returns.std(ddof=1) / np.sqrt(HELD_OUT_EPISODES)
+    assert outcome.rows[0].objective_error == pytest.approx(error, rel=1e-9)
+    assert len({*lengths}) > 1
+
+
+@needs_learners
+def test_preferences_are_measured_by_what_the_environment_would_have_paid() -> None:
+    quick = {
+        "inner_steps": 12,
+        "comparisons": 1,
+        "first_comparisons": 1,
+        "inner_options": {**QUICK["inner_options"], "learning_starts": 4},
+    }
+    kwargs = {"episode_steps": 10, "fragment_steps": 5, "reward_model": "linear"}
+    run = learnt_run(
+        env_id="BilevelPreferencePendulum-v0", kwargs=kwargs, method="direct", method_options=quick
+    )
+    (row, _) = perform(run).rows
+    # A log-likelihood as the method has it; the pendulum pays -16.3 at worst for each step.
+    assert -5.0 < row.estimated_objective < 0.0 and -163.0 < row.objective < -10.0
+
+
+MIXED = f"""steps = 1
+seeds = 1
+[engine]
+workers = 2
+{TASK}
+[[tasks]]
+id = "{PENDULUM}"
+label = "pendulum"
+kwargs = {{ episode_steps = 10 }}
+steps = 2
+method_options.trace = {json.dumps(QUICK).replace('": ', '" = ')}
+{EXACT}
+[[methods]]
+name = "trace"
+{OPTIMIZER}"""
+
+
+@needs_learners
+def test_networks_have_one_thread_for_as_long_as_a_run_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    from bilevel_gym.sb3.estimators import Trace
+
+    threads: list[int] = []
+    step = Trace.step
+
+    def counted(self: Any, upper_params: Any) -> Any:
+        threads.append(torch.get_num_threads())
+        return step(self, upper_params)
+
+    monkeypatch.setattr(Trace, "step", counted)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        perform(learnt_run())
+        perform(learnt_run(kwargs={"episode_step": 10}))
+        assert torch.get_num_threads() == 2, "left as it was"
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [1, 1]
+
+
+@needs_learners
+def test_tabular_and_learnt_tasks_are_run_from_one_file_alike_on_one_process_and_on_two(
+    tmp_path: Path,
+) -> None:
+    benchmark = parse_benchmark(MIXED)
+    (left,) = benchmark.left_out
+    assert str(left).startswith("pendulum / exact: the task has no such method, but trace, bc-hg")
+    for workers in (1, 2):
+        folder = tmp_path / str(workers)
+        for entry, outcome in execute(plan(benchmark, folder), Engine(workers=workers)):
+            assert outcome.error is None, (entry, outcome.error)
+    alone, both = (load_results(tmp_path / name).drop(columns="wall_time") for name in "12")
+    assert alone.equals(both)
+    assert not alone.attrs["missing"]
+    measured = alone[alone["task"] == "pendulum"]
+    assert [*measured["step"]] == [0, 1, 2] and measured["objective_error"].notna().all()
+    assert measured["cosine"].isna().all() and measured["gradient_norm"].isna().all()
+    assert alone[alone["task"] == "grid"]["cosine"].notna().any()
+
+
+@needs_learners
+def test_a_method_that_no_task_of_the_file_has_is_unknown() -> None:
+    with pytest.raises(ConfigError, match="line .*unknown method 'directly'.*'direct'"):
+        parse_benchmark(MIXED.replace('name = "exact"', 'name = "directly"'))
+    only = MIXED.replace(TASK, "").replace('[[methods]]\nname = "trace"', "")
+    with pytest.raises(ConfigError, match="no method suits any task .*no such method, but trace"):
+        parse_benchmark(only.replace("method_options.trace", "#"))
+
+
+def test_a_follower_who_cannot_be_watched_leaves_nothing_to_score_by() -> None:
+    class Blind:
+        def __init__(self, game: Any) -> None:
+            pass
+
+    class Own:
+        methods = {"blind": ""}
+
+    with pytest.raises(TypeError, match="Own has no exact answer.*Blind no `follower`"):
+        make_referee(Own(), Blind(None), 0)  # type: ignore[arg-type]
+
+
+def test_an_extra_that_is_not_installed_is_named_with_the_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("bilevel_gym.sb3")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "stable_baselines3", None)
+    for text, line in (
+        (SMALL.replace(GRID, PENDULUM).replace('kwargs = { map_name = "4x4" }', ""), 6),
+        (SMALL.replace('name = "exact"', 'name = "deep-trace"'), 13),
+    ):
+        (tmp_path / "learnt.toml").write_text(text)
+        result = invoke(tmp_path / "learnt.toml", "--out", tmp_path / "out")
+        assert result.exit_code == 2 and result.stderr.count("\n") == 1, result.stderr
+        assert f"line {line}: " in result.stderr
+        assert 'pip install "bilevel_gym[sb3]"' in result.stderr
+
+
+@needs_learners
+def test_the_deep_file_runs_followers_who_learn_and_scores_them_exactly_where_that_can_be() -> None:
+    benchmark = parse_benchmark(shipped_text("deep"))
+    named = {entry.run.method for entry in benchmark.entries}
+    assert {name for name in METHODS if name.startswith("deep-")} < named
+    assert {*LEARNT_METHODS} < named
+    assert len({entry.run.seed for entry in benchmark.entries}) == 3
+    assert {cell.method for cell in benchmark.left_out} == {"exact"} | {
+        name for name in named if name.startswith("deep-")
+    }
+    assert {cell.task for cell in benchmark.left_out} == {"Pendulum", "CartPole"}
+
+
 # Results ----------------------------------------------------------------------------------------
 
 
@@ -431,10 +683,11 @@ def test_results_are_one_tidy_table(finished: Path) -> None:
     assert len(frame) == 2 * 2 * 4
     assert [*frame.columns] == (
         "task method optimizer seed step env_steps wall_time estimated_objective objective "
-        "gradient_norm projected_gradient_norm cosine relative_error best_known"
+        "objective_error gradient_norm projected_gradient_norm cosine relative_error best_known"
     ).split()
     assert {*frame["method"]} == {"exact", "traced"} and {*frame["task"]} == {"grid"}
     assert frame["best_known"].isna().all(), "nothing is recorded of this map"
+    assert frame["objective_error"].isna().all() and frame["gradient_norm"].notna().all()
     assert not any(frame.attrs.values())
     run = parse_benchmark(SMALL).entries[0].run
     kept = frame[(frame["method"] == "exact") & (frame["seed"] == 0)]
@@ -447,6 +700,30 @@ def test_results_follow_the_file_of_the_folder(copy: Path) -> None:
     frame = load_results(copy)
     assert {*frame["seed"]} == {1} and {*frame["method"]} == {"exact", "renamed"}
     assert len(frame.attrs["missing"]) == 2 and len(frame.attrs["others"]) == 2
+
+
+def test_results_from_before_there_were_held_out_episodes_are_read(copy: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    before = load_results(copy)
+    for path in copy.glob("runs/*.parquet"):
+        table = pq.read_table(path).drop_columns("objective_error")
+        strict = [
+            field.with_nullable(field.name in ("cosine", "relative_error"))
+            for field in table.schema
+        ]
+        held = json.loads(table.schema.metadata[results_module.KEY])
+        rows = table.to_pylist()
+        about = {name: value for name, value in held.items() if name != "digest"}
+        held["digest"] = results_module._digest(rows, about)
+        old = pa.schema(strict, {results_module.KEY: json.dumps(held).encode()})
+        pq.write_table(pa.Table.from_pylist(rows, old), path)
+    after = load_results(copy)
+    assert not any(after.attrs.values()) and len(after) == 16
+    assert [*after.columns] == [*before.columns]
+    kept = [name for name in before.columns if before[name].notna().any()]
+    assert after[kept].equals(before[kept]) and after["objective_error"].isna().all()
 
 
 def test_flipped_and_missing_bytes_are_noticed(finished: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from bilevel_gym.benchmark import charts
 from bilevel_gym.benchmark.charts import _spread, cosine_windows, learning_curve, make_styles
 from bilevel_gym.benchmark.statistics import (
     bootstrap_interval,
@@ -65,6 +66,7 @@ def results(
             "wall_time": 9.0 + step * (0.5 if method == "noisy" else 0.25),
             "estimated_objective": float(step),  # the last is returned
             "objective": STARTS[task] + (final - STARTS[task]) * step / steps,
+            "objective_error": np.nan,
             "cosine": 1.0 if method == "exact" else np.nan if method == "bad" else 0.05 * step**2,
             "best_known": KNOWN[task],
         }
@@ -74,6 +76,13 @@ def results(
         for step in range(steps + 1)
     ]
     return pd.DataFrame(rows)
+
+
+def held_out(frame: Any, *tasks: str) -> Any:
+    """Return results in which some tasks have no exact answer, and were measured in episodes."""
+    frame = frame.copy()
+    frame.loc[frame["task"].isin(tasks), ["objective_error", "cosine"]] = (0.25, np.nan)
+    return frame
 
 
 # Statistics -------------------------------------------------------------------------------------
@@ -375,6 +384,49 @@ def test_a_report_copes_with_runs_that_never_move(tmp_path: Path) -> None:
     page = (tmp_path / PAGE).read_text()
     assert "lakes: nothing above its start, so it gives no scores" in page
     assert {path.name for path in tmp_path.glob("*.png")} == {"objective.png", "task-lakes.png"}
+
+
+def test_a_report_copes_with_tasks_that_have_no_exact_answer(tmp_path: Path) -> None:
+    """Alone there is nothing to compare a hyper-gradient with, nor `exact` to be slower than."""
+    frame = results({("lakes", "noisy"): (29.0, 20.0), ("lakes", "bad"): (20.0, 21.0)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tables = write_report(held_out(frame, "lakes"), tmp_path)
+    assert tables.tasks.loc[0, "standard_error"] == 0.25
+    assert tables.cells[["median_cosine", "times_exact"]].isna().all(axis=None)
+    assert not (tmp_path / "cosine.png").exists()
+    page = (tmp_path / PAGE).read_text()
+    assert "held-out episodes at each step: lakes (median standard error 0.25)." in page
+    assert "| noisy | 24.500 [20.000, 29.000] | 24.500 | 29.000 |  | 500 | 500 |  | 2 |" in page
+
+
+def test_exact_and_held_out_tasks_are_told_apart_on_one_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr(
+        charts, "save_figure", lambda figure, path: drawn.update({path.name: figure})
+    )
+
+    def said(name: str) -> tuple[list[str], list[str]]:
+        axes = drawn[name].get_axes()
+        return [a.get_ylabel() for a in axes], [a.get_title(loc="left") for a in axes]
+
+    tables = write_report(held_out(results(), "lakes"), tmp_path)
+    assert said("objective.png") == (
+        ["objective F(x)", ""],
+        ["hills", "lakes, held-out episodes"],
+    )
+    assert said("env_steps.png")[1] == ["hills", "lakes, held-out episodes"]
+    assert said("cosine.png")[1] == ["hills"]
+    assert said("task-hills.png")[0] == ["exact objective F(x)"]
+    assert said("task-lakes.png")[0] == ["leader's return in held-out episodes"]
+    page = (tmp_path / PAGE).read_text()
+    assert "hills (median" not in page and "lakes (median standard error 0.25)" in page
+    assert list(tables.tasks["standard_error"].notna()) == [False, True]
+    write_report(results(), tmp_path)
+    assert said("objective.png") == (["exact objective F(x)", ""], ["hills", "lakes"])
+    assert "Not exact" not in (tmp_path / PAGE).read_text()
 
 
 def test_task_names_of_all_kinds_become_different_files(tmp_path: Path) -> None:

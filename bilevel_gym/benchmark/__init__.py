@@ -1,28 +1,30 @@
 """Benchmarks: tasks x methods x optimizers x seeds, from one TOML file to one table.
 
 * `config`: what is to be run, read from TOML and checked before anything runs.
-* `runs`: one run, scored by the exact answer that its method does not see.
+* `runs`: one run, scored by the exact answer that its method does not see, or by held-out episodes
+  where the follower learns and there is none.
 * `engine`: many runs on many processes or a cluster, resumed where they were stopped.
 * `results`: one Parquet file for each run, and the table of them all.
 """
 
 from __future__ import annotations
 
-from .config import Benchmark, ConfigError, default_text, read_benchmark
+from .config import SHIPPED, Benchmark, ConfigError, read_benchmark, shipped_text
 from .engine import EngineError, execute, plan
 from .results import load_results
 from .runs import Outcome, Run, perform
 
 __all__ = [
+    "SHIPPED",
     "Benchmark",
     "ConfigError",
     "EngineError",
     "Outcome",
     "Run",
-    "default_text",
     "execute",
     "load_results",
     "perform",
     "plan",
     "read_benchmark",
+    "shipped_text",
 ]

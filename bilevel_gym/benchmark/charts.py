@@ -40,6 +40,8 @@ DASHES: tuple[Any, ...] = ("solid", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5,
 # A curve may fall this far below the start, in units of the climb, before the panel cuts it.
 DEPTH = 0.5
 SMALL = 8
+# What the objective's axis says.
+EXACT, HELD_OUT = "exact objective F(x)", "leader's return in held-out episodes"
 BAND = f"{CONFIDENCE:.0%} bootstrap interval".replace("%", " %")
 
 
@@ -64,16 +66,18 @@ class Reference:
         start: F at the start.
         best: Best value of F: the best known one, or the best in the table.
         known: Best known value, NaN if none is.
+        exact: Whether F is exact, and not a mean over held-out episodes.
     """
 
     start: float
     best: float
     known: float
+    exact: bool = True
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Mean of the exact objective over the seeds of one cell.
+    """Mean of the objective over the seeds of one cell.
 
     Attributes:
         steps: Leader's steps, `[T]`, ascending.
@@ -148,7 +152,7 @@ def draw_task(
     figure = new_figure(8.0, height)
     axes = figure.add_subplot()
     _draw_panel(axes, task, curves, reference, styles, against="step")
-    axes.set_ylabel("exact objective F(x)")
+    axes.set_ylabel(EXACT if reference.exact else HELD_OUT)
     axes.set_xlabel(f"leader's steps   (line: mean over seeds; band: {BAND})")
     # Title and axis label take the rest.
     _name_ends(axes, curves, styles, height - 0.8)
@@ -174,9 +178,13 @@ def draw_curves(
     """
     named = sorted({label for cells in curves.values() for label in cells})
     unit = "leader's steps" if against == "step" else "environment steps"
-    figure, panels = _grid(len(curves), styles, named, unit, "exact objective F(x)")
+    kinds = {references[task].exact for task in curves}
+    label = "objective F(x)" if len(kinds) > 1 else EXACT if kinds == {True} else HELD_OUT
+    figure, panels = _grid(len(curves), styles, named, unit, label)
     for axes, (task, cells) in zip(panels, curves.items(), strict=True):
-        _draw_panel(axes, task, cells, references[task], styles, against=against)
+        noted = len(kinds) > 1 and not references[task].exact
+        title = f"{task}, held-out episodes" if noted else task
+        _draw_panel(axes, title, cells, references[task], styles, against=against)
     save_figure(figure, path)
 
 
@@ -373,7 +381,7 @@ def _grid(
 
 def _draw_panel(
     axes: Axes,
-    task: str,
+    title: str,
     curves: Mapping[str, Curve],
     reference: Reference,
     styles: Mapping[str, Style],
@@ -443,7 +451,7 @@ def _draw_panel(
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     else:
         axes.set_xscale("log")
-    _head(axes, task)
+    _head(axes, title)
 
 
 def _head(axes: Axes, title: str) -> None:

@@ -17,7 +17,7 @@ from ..methods import METHODS, make_method
 from ..optimizers import OPTIMIZERS
 from ..optimizers.ascent import ASCENTS
 from ..registration import TASKS
-from .runs import Run, climb, start_of
+from .runs import Run, climb, make_referee, start_of
 
 if TYPE_CHECKING:
     from ..envs import BilevelEnv
@@ -29,12 +29,16 @@ __all__ = [
     "Engine",
     "Entry",
     "LeftOut",
-    "default_text",
+    "SHIPPED",
     "parse_benchmark",
     "read_benchmark",
+    "shipped_text",
 ]
 
 BACKENDS = ("loky", "dask")
+
+# Files that come with the package, by name.
+SHIPPED = ("default", "deep")
 
 # A larger number is rather a seed itself.
 MOST_SEEDS = 1000
@@ -106,9 +110,19 @@ class Benchmark:
     left_out: tuple[LeftOut, ...]
 
 
-def default_text() -> str:
-    """Return the file that is run by default."""
-    return files(__package__).joinpath("default.toml").read_text(encoding="utf-8")
+def shipped_text(name: str = "default") -> str:
+    """Return a file that comes with the package.
+
+    Args:
+        name: One of `SHIPPED`: "default" for methods that know or watch a follower in a table,
+            "deep" for followers who learn by networks.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if name not in SHIPPED:
+        raise ValueError(unknown_name("benchmark", name, SHIPPED))
+    return files(__package__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
 
 
 def read_benchmark(path: str | Path) -> Benchmark:
@@ -132,8 +146,8 @@ def parse_benchmark(text: str, name: str = "benchmark.toml") -> Benchmark:
     """Check a benchmark's file, and return its runs.
 
     Every task is made and every method is bound to it, so that what would fail in each run fails
-    here. A method that refuses a task with or without its options does not suit it, and is left
-    out; one that refuses it only with them has been given wrong ones.
+    here. A method that a task does not have, or that refuses it with or without its options, does
+    not suit it, and is left out; one that refuses it only with them has been given wrong ones.
 
     Args:
         text: The file.
@@ -148,25 +162,28 @@ def parse_benchmark(text: str, name: str = "benchmark.toml") -> Benchmark:
     tasks = _items(source, top, "tasks", TASK, "id")
     methods = _items(source, top, "methods", METHOD, "name")
     optimizers = _items(source, top, "optimizers", OPTIMIZER, "name")
-    for place, method in methods:
-        source.known((*place, "name"), "method", method["name"], METHODS)
     for place, optimizer in optimizers:
         source.known((*place, "name"), "optimizer", optimizer["name"], OPTIMIZERS)
         if optimizer["name"] in ASCENTS and "steps" in optimizer["options"]:
             raise source.error(
                 (*place, "options", "steps"),
-                "`steps` is the same for all runs: set it at the top of the file",
+                "`steps` is the same for all optimizers: set it at the top of the file, or for a "
+                "task",
             )
-    steps, seeds = top.get("steps", 100), top.get("seeds", tuple(range(5)))
+    games = [_game(source, place, task) for place, task in tasks]
+    known = dict.fromkeys([*METHODS, *(name for game in games for name in _methods_of(game))])
+    for place, method in methods:
+        source.known((*place, "name"), "method", method["name"], known)
+    seeds = top.get("seeds", tuple(range(5)))
     entries: list[Entry] = []
     left_out: list[LeftOut] = []
-    for place, task in tasks:
+    for (place, task), game in zip(tasks, games, strict=True):
+        steps = task.get("steps", top.get("steps", 100))
         for kind, items in (("method_options", methods), ("optimizer_options", optimizers)):
             labels = [item["label"] for _, item in items]
             for label in task[kind]:
                 what = f"label of {kind.removesuffix('_options')}:"
                 source.known((*place, kind, label), what, label, labels)
-        game = _game(source, place, task)
         suited = []
         for method_place, method in methods:
             options = {**method["options"], **task["method_options"].get(method["label"], {})}
@@ -174,7 +191,10 @@ def parse_benchmark(text: str, name: str = "benchmark.toml") -> Benchmark:
                 (*place, "method_options", method["label"]),
                 (*method_place, "options"),
             )
-            reason = _refusal(source, places, game, method["name"], options)
+            try:
+                reason = _refusal(source, places, game, method["name"], options)
+            except ImportError as error:
+                raise source.error((*method_place, "name"), str(error)) from None
             if reason is None:
                 suited.append((method, options))
             else:
@@ -301,6 +321,7 @@ TASK: Fields = {
     "id": _text,
     "label": _text,
     "kwargs": _options,
+    "steps": _whole(1),
     "start_spread": check_probability,
     "method_options": _options_by_label,
     "optimizer_options": _options_by_label,
@@ -438,8 +459,8 @@ def _game(source: _Source, place: Place, task: dict[str, Any]) -> BilevelEnv:
     """Return the game of a task.
 
     Raises:
-        ConfigError: If there is none of that name, it refuses an argument, or knows no exact
-            answer.
+        ConfigError: If there is none of that name, it refuses an argument, or something is not
+            installed that it needs.
     """
     import gymnasium as gym
 
@@ -462,7 +483,14 @@ def _game(source: _Source, place: Place, task: dict[str, Any]) -> BilevelEnv:
     except CommandError as error:
         at = _culprit(((*place, "kwargs"),), task["kwargs"], error.message)
         raise source.error(at if task["kwargs"] else place, error.message) from None
+    except ImportError as error:
+        raise source.error((*place, "id"), str(error)) from None
     return game
+
+
+def _methods_of(game: BilevelEnv) -> Mapping[str, str]:
+    """Return the methods that a game has."""
+    return getattr(game, "methods", METHODS)
 
 
 def _refusal(
@@ -473,11 +501,18 @@ def _refusal(
     Raises:
         ConfigError: If it is the options that the method does not take.
     """
+    names = _methods_of(game)
+    if name not in names:
+        return f"the task has no such method, but {', '.join(names)}"
     try:
-        make_method(name, game, **options)
+        method = make_method(name, game, **options)
     except (TypeError, ValueError) as error:
         reason = str(error)
     else:
+        try:
+            make_referee(game, method, 0)
+        except TypeError as error:
+            return str(error)
         return None
     try:
         make_method(name, game)

@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 import time
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -148,7 +149,10 @@ def _on_processes(runs: Sequence[Run], engine: Engine) -> Generator[Outcome, Non
         batch_size=1,  # runs are long, and each is to be written as soon as it is there
     )
     try:
-        yield from pool(delayed(_perform_below)(os.getpid(), run) for run in runs)
+        with warnings.catch_warnings():
+            # A worker that has loaded PyTorch meanwhile is replaced, as if it had leaked memory.
+            warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
+            yield from pool(delayed(_perform_below)(os.getpid(), run) for run in runs)
     except TerminatedWorkerError:
         raise EngineError(
             "a worker process was killed (by hand, or by the system for want of memory)"

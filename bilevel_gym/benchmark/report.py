@@ -23,6 +23,7 @@ from .charts import (
     learning_curve,
     make_styles,
 )
+from .runs import HELD_OUT_EPISODES
 from .statistics import (
     Interval,
     bootstrap_interval,
@@ -54,6 +55,7 @@ COLUMNS = (
     "wall_time",
     "estimated_objective",
     "objective",
+    "objective_error",
     "cosine",
     "best_known",
 )
@@ -62,21 +64,27 @@ THRESHOLDS = np.linspace(0.0, 1.0, 201)
 # A value this far above the best known one, in units of the climb, is more than rounding.
 EXCESS = 1e-6
 
-HOW_TO_READ = """\
+HOW_TO_READ = f"""\
 * F is the exact objective, computed apart from the method, which does not see it and is not
-  charged for it. *F at the end* is that of the last x of a run, which may be a probe of a line
-  search. *F returned* is that of the x which the method itself holds for its best, and which the
-  optimizer returns; *best F* is the largest on the way, which only the referee can tell.
+  charged for it. Where the follower learns and no exact answer is known, it is the leader's
+  discounted return, a mean over {HELD_OUT_EPISODES} held-out episodes of the follower that the
+  method has by then: an estimate, which the method does not see either. All steps and methods of a
+  seed are measured from the same first states. (Where the leader goes by preferences, F itself is a
+  likelihood; shown is the return that the environment would have paid.)
+* *F at the end* is that of the last x of a run, which may be a probe of a line search. *F returned*
+  is that of the x which the method itself holds for its best, and which the optimizer returns;
+  *best F* is the largest on the way, which only the referee can tell.
 * The score of a run is (F returned - F at the start) / (best - F at the start): 0 where it began,
   1 at the best value. *Best* is the best known value of the task; where none is known or it is
-  exceeded, the largest F of this benchmark.
+  exceeded, the largest F of this benchmark. The largest of many estimates is somewhat too large.
 * IQM is the interquartile mean of the scores, the mean of the middle half of all runs on all tasks;
   the optimality gap is their mean shortfall from 1 (smaller is better); the profile is the share of
   runs above a score. [a, b] are 95 % intervals of the stratified bootstrap (2000 percentile
   resamples, runs drawn anew within each task). These are the statistics of rliable (Agarwal et al.,
   NeurIPS 2021). One run has no interval.
 * *Cosine* is the median, over steps and runs, of the cosine between the method's hyper-gradient and
-  the exact one. *Env steps* is what a run took from the environment in all, the mean over runs.
+  the exact one, where that is known. *Env steps* is what a run took from the environment in all,
+  the mean over runs.
 * *ms per step* is the median over runs, without the first evaluation, which may compile; *x exact*
   is its ratio to the method `exact` with the same optimizer on the same task and machine.
 * A run that stopped early stays at its last value, dotted in the figures. Panels end half a climb
@@ -207,6 +215,8 @@ def _tasks(frame: DataFrame) -> DataFrame:
                 "best_known": known,
                 "best_found": found,
                 "measured_by": "found here" if np.isnan(known) or exceeded else "best known",
+                # NaN where F is exact.
+                "standard_error": float(rest["objective_error"].astype(float).median()),
             }
         )
     return pd.DataFrame(rows)
@@ -406,7 +416,7 @@ def _draw(frame: DataFrame, tables: Tables, folder: Path) -> dict[str, str]:
         for task, by_label in cells.items()
     }
     references = {
-        row.task: Reference(row.start, row.best, row.best_known)
+        row.task: Reference(row.start, row.best, row.best_known, np.isnan(row.standard_error))
         for row in tables.tasks.itertuples()
     }
     figures = _task_files(curves)
@@ -483,6 +493,7 @@ def _page(
         f"Optimizer{'s' if several else ''}: {', '.join(optimizers)}.",
         "Methods: " + ", ".join(f"`{name}`" for name in sorted(frame["method"].unique())) + ".",
         _task_table(tables),
+        *_held_out_parts(tables),
         "## Over all tasks",
     ]
     if tables.aggregates:
@@ -497,10 +508,10 @@ def _page(
         parts.append("No method moved from its start on any task, so there are no scores.")
     parts += [
         "## Learning curves",
-        f"![Exact objective against steps, all tasks]({OBJECTIVE})",
+        f"![Objective against steps, all tasks]({OBJECTIVE})",
     ]
     if ENV_STEPS in figures:
-        parts.append(f"![Exact objective against environment steps]({ENV_STEPS})")
+        parts.append(f"![Objective against environment steps]({ENV_STEPS})")
     if COSINE in figures:
         parts.append(f"![Cosine to the exact hyper-gradient]({COSINE})")
     for row in tables.tasks.itertuples():
@@ -540,6 +551,21 @@ def _task_table(tables: Tables) -> str:
             )
         )
     return markdown(("task", "F at the start", "best", "which is", "methods", "runs"), rows)
+
+
+def _held_out_parts(tables: Tables) -> list[str]:
+    """Return which tasks are measured by held-out episodes, and how well."""
+    measured = tables.tasks[tables.tasks["standard_error"].notna()]
+    if measured.empty:
+        return []
+    names = ", ".join(
+        f"{_escaped(row.task)} (median standard error {row.standard_error:.2g})"
+        for row in measured.itertuples()
+    )
+    return [
+        f"Not exact, but measured in {HELD_OUT_EPISODES} held-out episodes at each step: {names}. "
+        "Intervals over seeds contain this error; there are no cosines."
+    ]
 
 
 def aggregate_rows(aggregates: Iterable[Aggregate]) -> list[tuple[str, ...]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -49,11 +50,14 @@ COLUMNS = {
     "wall_time": "float64",
     "estimated_objective": "float64",
     "objective": "float64",
-    "gradient_norm": "float64",
-    "projected_gradient_norm": "float64",
+    "objective_error": "float64?",
+    "gradient_norm": "float64?",
+    "projected_gradient_norm": "float64?",
     "cosine": "float64?",
     "relative_error": "float64?",
 }
+# Files of before may lack these: null.
+LATER = {"objective_error"}
 KEY = b"bilevel_gym"
 
 
@@ -129,7 +133,10 @@ def read_run(folder: Path, run: Run) -> tuple[pa.Table, float | None] | None:
         with path.open("rb") as file:
             table = pq.read_table(file, page_checksum_verification=True)
         schema = table.schema
-        if not schema.remove_metadata().equals(_schema()):
+        # What may be null is no matter: it was less, once.
+        kinds = {field.name: field.type for field in schema}
+        wanted = {field.name: field.type for field in _schema()}
+        if not {name for name, _ in kinds.items() ^ wanted.items()} <= LATER - {*kinds}:
             raise DamagedFileError(f"other columns than {', '.join(COLUMNS)}")
         held = json.loads((schema.metadata or {})[KEY])
         about = {name: held[name] for name in ("run", "best_known", "versions")}
@@ -166,9 +173,9 @@ def load_results(folder: str | Path) -> pd.DataFrame:
     """Return the results of the runs of a folder's benchmark, one row for each (run, step).
 
     Columns: task, method, optimizer (labels), seed, step, env_steps, wall_time,
-    estimated_objective, objective, gradient_norm, projected_gradient_norm, cosine, relative_error
-    (see `bilevel_gym.benchmark.runs.Row`; null is NaN) and best_known (NaN where none is known).
-    Labels are those of the folder's `benchmark.toml` as it is now.
+    estimated_objective, objective, objective_error, gradient_norm, projected_gradient_norm, cosine,
+    relative_error (see `bilevel_gym.benchmark.runs.Row`; null is NaN) and best_known (NaN where
+    none is known). Labels are those of the folder's `benchmark.toml` as it is now.
 
     `attrs` of the frame holds, as lists of names, `missing` (runs of the file that are not done),
     `damaged` (of these, the files that cannot be trusted, with the reason), `others` (result files
@@ -219,7 +226,7 @@ def _frames(
         frame["task"], frame["method"] = entry.task, entry.method
         frame["optimizer"] = entry.optimizer
         frame["best_known"] = float("nan") if best_known is None else best_known
-        yield frame
+        yield frame.reindex(columns=[*COLUMNS, "best_known"])
 
 
 def _schema() -> pa.Schema:
@@ -246,9 +253,11 @@ def _versions() -> dict[str, str]:
 
     from .. import __version__
 
+    learning = {name: sys.modules.get(name) for name in ("torch", "stable_baselines3")}
     return {
         "python": platform.python_version(),
         "bilevel_gym": __version__,
         "numpy": numpy.__version__,
         "scipy": scipy.__version__,
+        **{name: str(module.__version__) for name, module in learning.items() if module},
     }

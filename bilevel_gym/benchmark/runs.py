@@ -1,7 +1,12 @@
-"""One run: an optimizer climbs along a method's hyper-gradient, and a referee scores every step."""
+"""One run: an optimizer climbs along a method's hyper-gradient, and a referee scores every step.
+
+Referees are two. Where the game knows the exact answer, that is what counts. Where its follower
+learns, the very follower of the method is watched, in episodes that nobody learns from.
+"""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import json
@@ -9,22 +14,36 @@ import re
 import time
 import warnings
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
 from ..checks import check_in_box
 from ..optimizers import OPTIMIZERS, make_optimizer, projected_gradient_norm
-from ..threads import single_threaded
+from ..threads import one_torch_thread, single_threaded
 
 if TYPE_CHECKING:
-    from ..envs import BilevelEnv
+    from ..envs import BilevelEnv, ParametricGame
     from ..mdp import FloatArray
-    from ..methods import Response
+    from ..methods import Method, Response
     from ..methods.base import SupportsEvaluate
     from ..optimizers import Evaluation
+    from ..sb3.followers import Follower
 
-__all__ = ["Outcome", "Row", "Run", "climb", "perform", "start_of"]
+__all__ = [
+    "HELD_OUT_EPISODES",
+    "Outcome",
+    "Row",
+    "Run",
+    "climb",
+    "make_referee",
+    "perform",
+    "start_of",
+]
+
+# Episodes of a referee without an exact answer: of the order that methods watch themselves, so that
+# it takes no longer than they do; the standard error is a sixth of the spread of an episode.
+HELD_OUT_EPISODES = 32
 
 
 @dataclass(frozen=True)
@@ -35,7 +54,8 @@ class Run:
         env_id: Registered id of the task.
         kwargs: Arguments of `gym.make`.
         start_spread: See `start_of`.
-        method: A key of `bilevel_gym.methods.METHODS`.
+        method: A key of the game's `methods`, which are `bilevel_gym.methods.METHODS` unless its
+            follower learns.
         method_options: Its options.
         optimizer: A key of `bilevel_gym.optimizers.OPTIMIZERS`.
         optimizer_options: Its options.
@@ -75,7 +95,12 @@ class Row:
         env_steps: Steps of the environment that the method has used so far.
         wall_time: Seconds that method and optimizer have used so far.
         estimated_objective: F(x) as the method knows it.
-        objective: F(x), exact, as all that follows.
+        objective: F(x), exact, as all that follows. Of games without an exact answer: the leader's
+            discounted return, a mean over held-out episodes of the method's follower. That is F as
+            well, but where preferences are what the leader goes by: F is a likelihood there, and
+            this is the return that the environment itself would have paid.
+        objective_error: Standard error of that mean, None where it is exact. What follows is None
+            where it is not.
         gradient_norm: Euclidean norm of dF/dx.
         projected_gradient_norm: See `bilevel_gym.optimizers.projected_gradient_norm`.
         cosine: Of the angle between the method's hyper-gradient and dF/dx, None where one is zero.
@@ -87,8 +112,9 @@ class Row:
     wall_time: float
     estimated_objective: float
     objective: float
-    gradient_norm: float
-    projected_gradient_norm: float
+    objective_error: float | None
+    gradient_norm: float | None
+    projected_gradient_norm: float | None
     cosine: float | None
     relative_error: float | None
 
@@ -112,6 +138,104 @@ class Outcome:
     warnings: tuple[str, ...] = field(default=())
 
 
+@dataclass(frozen=True)
+class Score:
+    """What a referee says of an x.
+
+    Attributes:
+        objective: F(x), or an estimate of it.
+        error: Standard error of the estimate, None where it is exact.
+        hyper_gradient: dF/dx, exact, shape of x; None where it is not known.
+    """
+
+    objective: float
+    error: float | None = None
+    hyper_gradient: FloatArray | None = None
+
+
+class Referee(Protocol):
+    """Whoever scores an x to which the method's follower has just answered."""
+
+    def __call__(self, upper_params: FloatArray) -> Score:
+        """Score x, and leave the method as it is."""
+        ...
+
+
+class WithFollower(Protocol):
+    """A method whose follower learns and can be watched."""
+
+    follower: Follower
+
+
+class ExactReferee:
+    """The exact answer of a game of its own: nothing that it computes can help the method."""
+
+    def __init__(self, game: BilevelEnv) -> None:
+        """Take a game.
+
+        Args:
+            game: One that knows its exact answer, and that nobody plays.
+        """
+        self._judge = cast("SupportsEvaluate", game)
+        self._last: Response | None = None
+
+    def __call__(self, upper_params: FloatArray) -> Score:
+        """Return exact objective and hyper-gradient."""
+        self._last = self._judge.evaluate(upper_params, warm_start=self._last)
+        return Score(float(self._last.objective), hyper_gradient=self._last.hyper_gradient)
+
+
+class HeldOutReferee:
+    """Episodes of the method's follower that nobody learns from, in environments of their own."""
+
+    def __init__(self, game: ParametricGame, method: WithFollower, seed: int) -> None:
+        """Watch a method.
+
+        Args:
+            game: The game.
+            method: Has a follower who has not played yet.
+            seed: Seed of the run.
+        """
+        self._game, self._method = game, method
+        # It shares what is learnt, and makes environments of its own as soon as it plays.
+        self._watched = copy.copy(method.follower)
+        # Of another stream than the method's, and than the start's.
+        self._stream = np.random.SeedSequence(seed, spawn_key=(2,))
+
+    def __call__(self, upper_params: FloatArray) -> Score:
+        """Return the mean of the leader's discounted returns, and its standard error."""
+        self._watched.model = self._method.follower.model  # another one after a reset
+        # All steps of a run, and all methods of a seed, have first states and luck in common.
+        rng = np.random.default_rng(self._stream)
+        played = self._watched.play(upper_params, HELD_OUT_EPISODES, rng)
+        discounts = np.power(self._game.upper_gamma, np.arange(len(played.alive)))
+        returns = discounts @ played.upper_rewards
+        beside, _ = self._game.direct_part(upper_params, played)
+        error = returns.std(ddof=1) / np.sqrt(len(returns))
+        return Score(float(returns.mean()) + beside, float(error))
+
+
+def make_referee(game: BilevelEnv, method: Method, seed: int) -> Referee:
+    """Return who scores a method's steps.
+
+    Args:
+        game: A game that nobody plays.
+        method: The method, in a game of its own, before its first step.
+        seed: Seed of what the referee draws.
+
+    Raises:
+        TypeError: If there is nothing to score by.
+    """
+    if hasattr(game, "evaluate"):
+        return ExactReferee(game)
+    if not hasattr(method, "follower"):
+        raise TypeError(
+            f"{type(game).__name__} has no exact answer, `evaluate`, to score by, and "
+            f"{type(method).__name__} no `follower` who could be watched"
+        )
+    return HeldOutReferee(cast("ParametricGame", game), cast("WithFollower", method), seed)
+
+
 @single_threaded
 def perform(run: Run) -> Outcome:
     """Run, and return what became of it; an error is an outcome as well."""
@@ -127,28 +251,27 @@ def perform(run: Run) -> Outcome:
                 outer_steps=run.steps + 1,
                 **run.method_options,
             )
-            # A game of its own: nothing that the referee computes can help the method.
-            referee = cast("BilevelEnv", gym.make(run.env_id, **run.kwargs).unwrapped)
-            rows = _scored_climb(run, seat, referee)
+            game = cast("BilevelEnv", gym.make(run.env_id, **run.kwargs).unwrapped)
+            referee = make_referee(game, seat.method, run.seed)
+            with one_torch_thread():
+                rows = _scored_climb(run, seat, game, referee)
         except Exception as error:
             outcome = Outcome(run, error=f"{type(error).__name__}: {error}")
         else:
-            known = getattr(referee, "best_known", None)
+            known = getattr(game, "best_known", None)
             outcome = Outcome(run, rows, best_known=None if known is None else float(known.value))
     seen = tuple(dict.fromkeys(str(warning.message) for warning in caught))
     return Outcome(run, outcome.rows, outcome.error, outcome.best_known, seen)
 
 
-def _scored_climb(run: Run, seat: Any, referee: BilevelEnv) -> tuple[Row, ...]:
-    """Return the evaluations of a run, scored by the exact answer of another copy of the game."""
-    judge = cast("SupportsEvaluate", referee)
-    low, high = _box(referee)
+def _scored_climb(run: Run, seat: Any, game: BilevelEnv, referee: Referee) -> tuple[Row, ...]:
+    """Return the evaluations of a run, scored by the referee."""
+    low, high = _box(game)
     rows: list[Row] = []
-    last: Response | None = None
     env_steps, began, refereeing = 0, 0.0, 0.0
 
     def evaluate(x: FloatArray) -> tuple[float, FloatArray]:
-        nonlocal last, env_steps, refereeing
+        nonlocal env_steps, refereeing
         if rows:
             seat.step(x)
         else:
@@ -157,19 +280,22 @@ def _scored_climb(run: Run, seat: Any, referee: BilevelEnv) -> tuple[Row, ...]:
         stopped = time.perf_counter()
         wall_time = stopped - began - refereeing
         env_steps += answer.samples or 0
-        last = judge.evaluate(x, warm_start=last)
-        estimate, exact = answer.hyper_gradient, last.hyper_gradient
-        assert estimate is not None and exact is not None
-        cosine, relative_error = agreement(estimate, exact)
+        score, estimate = referee(x), answer.hyper_gradient
+        exact = score.hyper_gradient
+        assert estimate is not None
+        cosine, relative_error = (None, None) if exact is None else agreement(estimate, exact)
         rows.append(
             Row(
                 step=len(rows),
                 env_steps=int(env_steps),
                 wall_time=wall_time,
                 estimated_objective=float(answer.objective),
-                objective=float(last.objective),
-                gradient_norm=float(np.linalg.norm(exact)),
-                projected_gradient_norm=projected_gradient_norm(x, exact, low, high),
+                objective=score.objective,
+                objective_error=score.error,
+                gradient_norm=None if exact is None else float(np.linalg.norm(exact)),
+                projected_gradient_norm=(
+                    None if exact is None else projected_gradient_norm(x, exact, low, high)
+                ),
                 cosine=cosine,
                 relative_error=relative_error,
             )
@@ -177,10 +303,11 @@ def _scored_climb(run: Run, seat: Any, referee: BilevelEnv) -> tuple[Row, ...]:
         refereeing += time.perf_counter() - stopped
         return answer.objective, estimate
 
-    start = start_of(run, referee)
-    # What a process does once, compiling for one, is not charged; the reset at the start forgets
-    # everything else.
-    seat.reset(seed=run.seed, options={"upper_params": start})
+    start = start_of(run, game)
+    if not hasattr(seat.method, "follower"):
+        # What a process does once, compiling for one, is not charged; the reset at the start
+        # forgets everything else. To train a follower twice would take more than it saves.
+        seat.reset(seed=run.seed, options={"upper_params": start})
     began = time.perf_counter()
     climb(run, evaluate, start, low, high)
     return tuple(rows)

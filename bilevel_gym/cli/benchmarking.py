@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..checks import unknown_name
 from .arguments import INTERRUPTED, CommandError
 from .console import console
 from .solving import explain_os_errors
@@ -21,52 +22,68 @@ if TYPE_CHECKING:
 DEFAULT = "default"
 
 
-def print_default(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    """Write the default file to the standard output, and end."""
-    from ..benchmark.config import default_text
+def print_shipped(ctx: click.Context, param: click.Parameter, value: str | bool | None) -> None:
+    """Write a file of the package to the standard output, and end.
 
-    if value and not ctx.resilient_parsing:
-        click.echo(default_text(), nl=False)
-        ctx.exit()
+    Args:
+        ctx: The command's.
+        param: The option.
+        value: Name of the file, or whether to print the one that is run by default.
+    """
+    from ..benchmark.config import SHIPPED, shipped_text
+
+    if not value or ctx.resilient_parsing:
+        return
+    name = DEFAULT if value is True else str(value)
+    if name not in SHIPPED:
+        raise CommandError(unknown_name("benchmark", name, SHIPPED))
+    click.echo(shipped_text(name), nl=False)
+    ctx.exit()
 
 
 @click.command("benchmark")
-@click.argument(
-    "file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path)
-)
+@click.argument("file", default=DEFAULT, metavar="[FILE]", type=click.Path(path_type=Path))
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of the results.  [default: benchmarks/NAME, after NAME.toml]",
 )
 @click.option(
+    "--print",
+    metavar="NAME",
+    is_eager=True,
+    expose_value=False,
+    callback=print_shipped,
+    help="Print one of the files that come with the package, to start from, and exit.",
+)
+@click.option(
     "--print-default",
     is_flag=True,
     is_eager=True,
     expose_value=False,
-    callback=print_default,
-    help="Print the file that is run by default, to start from, and exit.",
+    callback=print_shipped,
+    help="The same as `--print default`.",
 )
-def benchmark(file: Path | None, out: Path | None) -> None:
+def benchmark(file: Path, out: Path | None) -> None:
     """Run tasks x methods x optimizers x seeds, as FILE.toml says.
+
+    Two files come with the package: "default", which is run without FILE, and "deep", of followers
+    who learn by networks (it needs the extra "sb3").
 
     Each run is kept in the folder as soon as it is done: Ctrl-C, or worse, costs the runs that were
     under way, and the same command goes on from there. Seeds, methods and tasks may be added to the
-    file later; what is done is not done again. Without FILE, the default benchmark is run.
+    file later; what is done is not done again.
     """
-    from ..benchmark.config import ConfigError, default_text, parse_benchmark, read_benchmark
+    from ..benchmark.config import ConfigError
     from ..benchmark.engine import EngineError, execute, locked, plan
 
     try:
-        if file is None:
-            wanted = parse_benchmark(default_text(), "default.toml")
-        else:
-            wanted = read_benchmark(file)
+        wanted = read(file)
     except ConfigError as error:
         raise CommandError(str(error)) from None
     except OSError as error:
         raise CommandError(f"cannot read {file}: {error.strerror}") from None
-    folder = out or Path("benchmarks") / (DEFAULT if file is None else file.stem)
+    folder = out or Path("benchmarks") / file.stem
     failures: list[str] = []
     try:
         with explain_os_errors(folder), contextlib.ExitStack() as stack:
@@ -98,6 +115,29 @@ def benchmark(file: Path | None, out: Path | None) -> None:
     click.echo(f"{total - len(failures)} of {total} runs are in {folder}")
     if failures:
         click.get_current_context().exit(1)
+
+
+def read(file: Path) -> Benchmark:
+    """Return the benchmark of a file, or of one that comes with the package.
+
+    Args:
+        file: A path, or one of the names where there is no such file.
+
+    Raises:
+        CommandError: If there is neither.
+        OSError: If the file cannot be read.
+        ConfigError: If there is something wrong with it.
+    """
+    from ..benchmark.config import SHIPPED, parse_benchmark, read_benchmark, shipped_text
+
+    if file.is_file():
+        return read_benchmark(file)
+    if str(file) in SHIPPED:
+        return parse_benchmark(shipped_text(str(file)), f"{file}.toml")
+    if not file.exists():
+        known = " and ".join(map(repr, SHIPPED))
+        raise CommandError(f"there is no file {str(file)!r}; {known} come with the package")
+    return read_benchmark(file)
 
 
 def announce(wanted: Benchmark, planned: Plan) -> None:
