@@ -27,6 +27,8 @@ class Task:
         kwargs: Constructor arguments of the game.
         test_kwargs: Constructor arguments of an instance small enough for the tests.
         test_options: Options of a leader's seat that is quick enough for the tests.
+        climb: How the command line climbs where the follower learns, by Adam at a constant rate:
+            `steps` and `learning_rate`, such as the docstring's numbers were reached with.
     """
 
     id: str
@@ -38,6 +40,7 @@ class Task:
     kwargs: dict[str, Any] = field(default_factory=dict)
     test_kwargs: dict[str, Any] = field(default_factory=dict)
     test_options: dict[str, Any] = field(default_factory=dict)
+    climb: dict[str, Any] = field(default_factory=dict)
 
 
 # What a follower who learns gets in tests.
@@ -180,6 +183,7 @@ TASKS = (
         source="this project",
         test_kwargs={"episode_steps": 20},
         test_options=QUICK,
+        climb={"steps": 6, "learning_rate": 0.4},
     ),
     Task(
         id="BilevelCartPole-v0",
@@ -190,6 +194,7 @@ TASKS = (
         source="this project, after Hu et al., NeurIPS 2020",
         test_kwargs={"episode_steps": 20},
         test_options=QUICK,
+        climb={"steps": 12, "learning_rate": 0.1},
     ),
     Task(
         id="BilevelReacher-v0",
@@ -200,6 +205,7 @@ TASKS = (
         source="this project, on Gymnasium's MuJoCo",
         test_kwargs={"episode_steps": 60},
         test_options=QUICK,
+        climb={"steps": 8, "learning_rate": 0.3},
     ),
     Task(
         id="BilevelPreferencePendulum-v0",
@@ -215,6 +221,7 @@ TASKS = (
             "inner_steps": 8,
             "inner_options": {**QUICK["inner_options"], "learning_starts": 4},
         },
+        climb={"steps": 700, "learning_rate": 1e-3},
     ),
     Task(
         id="BilevelBeamRider-v0",
@@ -242,6 +249,7 @@ TASKS = (
                 },
             },
         },
+        climb={"steps": 4, "learning_rate": 1e-3},
     ),
 )
 

@@ -216,16 +216,28 @@ def draw(
     return surface
 
 
+def positive(text: str) -> int:
+    """Return an integer of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"an integer of at least 1 is needed, got {text!r}")
+    return int(text)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--answers", type=int, default=120, help="pairs to judge")
+    parser.add_argument("--answers", type=positive, default=120, help="pairs to judge")
     parser.add_argument("--auto", action="store_true", help="let a synthetic judge answer")
     parser.add_argument(
-        "--inner-steps", type=int, default=24, help="steps that the follower learns per picture"
+        "--inner-steps",
+        type=positive,
+        default=24,
+        help="steps that the follower learns per picture",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
     parser.add_argument("--headless", type=Path, metavar="OUT.gif", help="film, without a display")
     try:
         main(parser.parse_args())
+    except KeyboardInterrupt:
+        sys.exit(0)
     except (NoDisplayError, ValueError) as error:
         sys.exit(f"error: {error}")

@@ -31,7 +31,7 @@ SIDE, NUM_ACTIONS = 84, 9
 ACTIONS = ("none", "fire", "up", "right", "left", "up right", "up left", "right fire", "left fire")
 
 # The chart beside the screen, in pixels.
-BARS_WIDTH, BARS_HEIGHT = 620, 320
+BARS_WIDTH, BARS_HEIGHT = 620, 480
 
 
 class BilevelBeamRider(ParametricGame):
@@ -110,11 +110,13 @@ class BilevelBeamRider(ParametricGame):
     transitions in .56 GB (`optimize_memory_usage`: each stack of screens is held once, and the end
     of the time counts as the end of the game). Options that are given replace all of these.
 
-    A recipe for a GPU, which saves x and what the follower and the critic have learnt, so that
-    `env.method.load` and `reset(options={"upper_params": x})` go on from there. It has not been run
-    to its end, and no result is claimed; its 8 million steps are what such games take.
+    A recipe for a GPU. It saves what follower, critic and leader have learnt, and goes on from
+    there when it is started again. It has not been run to its end, and no result is claimed; its 8
+    million steps are what such games take.
 
-        import numpy as np
+        import pickle
+        from pathlib import Path
+
         import gymnasium as gym
         from bilevel_gym import HyperGradient
         from bilevel_gym.envs import BilevelBeamRider
@@ -125,19 +127,28 @@ class BilevelBeamRider(ParametricGame):
             gym.make("BilevelBeamRider-v0"),
             episodes=32,
             inner_steps=40_000,
+            critic_updates=1000,
             inner_options={**learner, "buffer_size": 100_000},  # 2.8 GB
         )
-        box = env.action_space
-        _, info = env.reset(seed=0)
-        climb = Climb(info["upper_params"], box.low, box.high, make_rule("adam", box.low, box.high))
-        climb.move(env.response.objective, info["hyper_gradient"], rate=1e-3)
-        for step in range(1, 201):
-            _, score, _, _, info = env.step(climb.x)
-            climb.move(score, info["hyper_gradient"], rate=1e-3)
-            print(step, score, info["critic_loss"], flush=True)
-            if step % 10 == 0:
-                env.method.save("beam_rider.zip")
-                np.save("beam_rider.npy", climb.x)
+        low, high = env.action_space.low, env.action_space.high
+        climb = Climb(env.game.initial_upper_params, low, high, make_rule("adam", low, high))
+        leader, file = Path("beam_rider.pickle"), "beam_rider.zip"
+        if leader.exists():
+            climb.load_state_dict(pickle.loads(leader.read_bytes()))
+            env.method.load(file)
+            _, info = env.reset(options={"upper_params": climb.x, "warm_start": True})
+        else:
+            _, info = env.reset(seed=0)
+        while True:
+            climb.move(env.response.objective, info["hyper_gradient"], rate=1e-3)
+            number = climb.last.number
+            print(number, climb.last.value, info["critic_loss"], flush=True)
+            if number % 10 == 0:
+                env.method.save(file)
+                leader.write_bytes(pickle.dumps(climb.state_dict()))
+            if number >= 200:
+                break
+            _, _, _, _, info = env.step(climb.x)
 
     ## Ground Truth
     There is none: the objective, the hyper-gradient and the best x are not known. No run has been
@@ -241,7 +252,13 @@ class BilevelBeamRider(ParametricGame):
 
     def draw(self, view: View) -> pygame.Surface:
         """Draw the screen, and what each action would be paid there."""
-        from ..rendering.canvas import HEADER_HEIGHT, THEME, draw_header, new_surface
+        from ..rendering.canvas import (
+            HEADER_HEIGHT,
+            THEME,
+            colour_limit,
+            draw_header,
+            new_surface,
+        )
         from ..rendering.charts import Axis, BarChart, draw_bars
 
         screen = super().draw(view)
@@ -253,8 +270,9 @@ class BilevelBeamRider(ParametricGame):
         if self._observation is not None:
             seen = np.repeat(np.asarray(self._observation)[None], NUM_ACTIONS, axis=0)
             paid = self.reward(view.upper_params, seen, np.arange(NUM_ACTIONS))
+            limit = colour_limit(paid, self._reward_bound)
             chart = BarChart(
-                axis=Axis(-self._reward_bound, self._reward_bound, "paid now, by action"),
+                axis=Axis(-limit, limit, "paid now, by action"),
                 names=ACTIONS,
                 values=paid,
                 written=tuple(f"{value:.2g}".replace("-", "−") for value in paid.tolist()),

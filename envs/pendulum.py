@@ -30,7 +30,7 @@ SHARPNESS = 2.0
 
 # The picture of Gymnasium is a square of this side, with the pivot in its middle; a ring around the
 # pole shows what is paid, in pieces.
-SIDE, RING, PIECES = 500, (128, 160), 72
+SIDE, RING, PIECES = 500, (128, 160), 180
 
 
 class BilevelPendulum(ParametricGame):
@@ -172,20 +172,34 @@ class BilevelPendulum(ParametricGame):
 
     def draw(self, view: View) -> pygame.Surface:
         """Draw the pendulum in a ring of what is paid for each direction, and x below."""
-        from ..rendering.canvas import HEADER_HEIGHT, diverging_colours, import_pygame
+        from ..rendering.canvas import (
+            HEADER_HEIGHT,
+            SUPERSAMPLING,
+            THEME,
+            diverging_colours,
+            import_pygame,
+        )
 
         picture = super().draw(view)
         pygame = import_pygame()
+        # Painted larger and shrunk, as polygons have jagged edges.
+        side = 2 * RING[1] * SUPERSAMPLING
+        ring = pygame.Surface((side, side), pygame.SRCALPHA)
+        ring.fill((*THEME.page, 0))
+        inner, outer = (radius * SUPERSAMPLING for radius in RING)
         angles = (np.arange(PIECES) + 0.5) * 2.0 * np.pi / PIECES
         states = np.stack([np.cos(angles), np.sin(angles), np.zeros(PIECES)], axis=1)
         paid = self.reward(view.upper_params, states, np.zeros((PIECES, 1)))
         for angle, colour in zip(angles, diverging_colours(paid, self._bound), strict=True):
-            edges = angle + np.array([-0.5, 0.5]) * 2.0 * np.pi / PIECES
+            # Pieces overlap, lest the page shine through between them.
+            edges = angle + np.array([-0.5, 0.7]) * 2.0 * np.pi / PIECES
             # Angles go to the left from upright.
             around = np.stack([-np.sin(edges), -np.cos(edges)], axis=1)
-            corners = np.concatenate([RING[0] * around, RING[1] * around[::-1]])
-            middle = picture.get_width() / 2.0, HEADER_HEIGHT + SIDE / 2.0
-            pygame.draw.polygon(picture, colour.tolist(), corners + middle)
+            corners = np.concatenate([inner * around, outer * around[::-1]])
+            pygame.draw.polygon(ring, colour.tolist(), corners + side / 2.0)
+        ring = pygame.transform.smoothscale(ring, (2 * RING[1], 2 * RING[1]))
+        middle = picture.get_width() // 2, HEADER_HEIGHT + SIDE // 2
+        picture.blit(ring, ring.get_rect(center=middle))
         return with_bars(picture, view, NAMES, "the leader's x: pay for each direction of the pole")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -230,10 +231,26 @@ class BilevelPreferencePendulum(ParametricGame):
         colours = diverging_colours(self.chart(view.upper_params, CHART_POINTS), 1.0)
         # Speed upwards.
         pixels = pygame.surfarray.make_surface(colours[:, ::-1])
-        surface.blit(pygame.transform.scale(pixels, (side, side)), (left, top))
+        surface.blit(pygame.transform.smoothscale(pixels, (side, side)), (left, top))
+        caption = "r_x by angle (middle: upright) and speed"
+        if self._observation is not None:
+            cosine, sine, speed = (float(value) for value in self._observation)
+            across = (np.arctan2(sine, cosine) / np.pi + 1.0) / 2.0
+            up = (speed / SPEED + 1.0) / 2.0
+            here = (left + across * side, top + (1.0 - up) * side)
+            for radius, colour in ((8, THEME.light), (6, THEME.ink)):
+                pygame.draw.circle(surface, colour, here, radius)
+            caption = "r_x by angle (middle: upright), speed; dot: now"
         bar = (left, top + side + THEME.gap, side, CHART_FOOT - 2 * THEME.gap)
-        draw_colour_bar(surface, bar, 1.0, "r_x by angle (middle: upright) and speed")
+        draw_colour_bar(surface, bar, 1.0, caption)
         return surface
+
+    def view(self) -> View:
+        """Return the follower's episode; the leader is not paid what the environment would pay."""
+        view = super().view()
+        names = {"leader's return": "true return"}
+        status = tuple((names.get(name, name), value) for name, value in view.status)
+        return replace(view, status=status)
 
     def chart(self, upper_params: FloatArray, points: int) -> FloatArray:
         """Return r_x by angle (-pi..pi, 0 is upright) and speed (-8..8), mean over torques.

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import bilevel_gym
-from bilevel_gym.cli import main, markdown_table
-from bilevel_gym.cli.arguments import parse_value
+from bilevel_gym.cli import main, markdown_table, pictures
+from bilevel_gym.cli.arguments import make_leader, parse_value
 from bilevel_gym.cli.pictures import file_name
 from bilevel_gym.cli.runs import FILES, RunRecorder
 from bilevel_gym.envs.grid_world import BilevelGridWorld
@@ -32,9 +32,22 @@ from bilevel_gym.registration import QUICK, TASKS
 from bilevel_gym.rendering import frame, new_surface
 from bilevel_gym.rendering.film import MAX_FRAMES, Film
 from bilevel_gym.rendering.sheet import contact_sheet
+from bilevel_gym.wrappers import HyperGradient
+
+from .helpers import LEARNT_TASKS
 
 GRID = "BilevelGridWorld-v0"
 SMALL = ("--set", "map_name=4x4")
+
+# A task whose follower learns, and answers soon.
+LEARNT = (
+    *("BilevelPendulum-v0", "--set", "episode_steps=20"),
+    *(
+        part
+        for name, value in QUICK.items()
+        for part in ("--method-set", f"{name}={json.dumps(value)}")
+    ),
+)
 
 # Python leaves SIGINT alone where its parent ignores it, as shells do for background jobs.
 INTERRUPTIBLE = (
@@ -346,6 +359,7 @@ def test_config_says_how_to_repeat_the_run(run: Run, tmp_path: Path) -> None:
         "method_options": {},
         "steps": 2,
         "learning_rate": 0.1,
+        "optimizer": "normalized",
         "polish": True,
         "seed": 0,
         "start": None,
@@ -656,10 +670,7 @@ def test_every_kind_of_method_climbs(run: Run, tmp_path: Path, method: str) -> N
 def test_a_follower_who_learns_is_solved_by_estimates(
     run: Run, tmp_path: Path, single_torch_thread: None
 ) -> None:
-    quick = [f"{name}={json.dumps(value)}" for name, value in QUICK.items()]
-    options = [part for setting in quick for part in ("--method-set", setting)]
-    task = ("BilevelPendulum-v0", "--set", "episode_steps=20")
-    result = run("solve", *task, "--steps", 2, "--out", "out", *options)
+    result = run("solve", *LEARNT, "--steps", 2, "--out", "out")
     assert result.exit_code == 0, result.output
     assert "The follower learns: objectives and gradients are estimates" in result.stdout
     history = rows(tmp_path / "out")
@@ -667,9 +678,47 @@ def test_a_follower_who_learns_is_solved_by_estimates(
     assert all(int(row["inner_samples"]) > 0 for row in history)
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["method"] == "trace"
-    assert config["learning_rate"] == 1.0  # a twentieth of the width of the box
+    assert (config["optimizer"], config["learning_rate"]) == ("adam", 0.4)  # as its page has it
+    assert {"torch", "stable_baselines3"} <= set(config["versions"])
+    with np.load(tmp_path / "out" / "params.npz") as params:
+        # Adam's steps, at a constant rate; the first is of that length in every entry.
+        assert 0.4 <= np.abs(params["final_upper_params"]).max() <= 0.8
     known = json.loads((tmp_path / "out" / "result.json").read_text())
+    steps = sum(int(row["inner_samples"]) for row in history)
+    assert known["environment_steps"] == steps
+    assert f"evaluations: 3, {steps} environment steps, in " in result.stdout
     assert known["objective"]["best"] == max(float(row["objective"]) for row in history)
+
+
+def test_the_first_x_is_answered_once(
+    run: Run, tmp_path: Path, single_torch_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered: list[Any] = []
+    answer = HyperGradient._answer
+
+    def counted(seat: HyperGradient, x: Any, **options: Any) -> Any:
+        answered.append(x)
+        return answer(seat, x, **options)
+
+    monkeypatch.setattr(HyperGradient, "_answer", counted)
+    run("solve", *LEARNT, "--steps", 2, "--out", "out")
+    assert len(answered) == len(rows(tmp_path / "out")) == 3
+
+
+def test_a_film_of_a_follower_who_learns_ends_with_its_episode(
+    run: Run, tmp_path: Path, single_torch_thread: None
+) -> None:
+    result = run("solve", *LEARNT, "--steps", 1, "--gif", "--out", "out")
+    assert result.exit_code == 0, result.output
+    with Image.open(tmp_path / "out" / "run.gif") as image:
+        # Two x, and an episode of twenty steps.
+        assert getattr(image, "n_frames", 1) >= 20
+
+
+def test_every_task_whose_follower_learns_says_how_to_climb() -> None:
+    for task in TASKS:
+        learns = task in LEARNT_TASKS
+        assert set(task.climb) == ({"steps", "learning_rate"} if learns else set()), task.id
 
 
 def test_check_says_that_estimates_are_not_compared(run: Run, single_torch_thread: None) -> None:
@@ -741,6 +790,27 @@ def test_gallery_draws_a_still_and_a_film(run: Run, tmp_path: Path) -> None:
     # 20 pictures of the climb and an episode of 14 steps and more, each long enough to be seen.
     assert frames > 30 and lasting > 4000
     assert all(path.stat().st_size < 1_000_000 for path in folder.iterdir())
+
+
+def test_gallery_films_a_learning_follower_before_and_after(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, single_torch_thread: None
+) -> None:
+
+    def quick(env_id: str, env_kwargs: dict[str, Any], **options: Any) -> HyperGradient:
+        return make_leader(env_id, {"episode_steps": 20}, method_options=QUICK, **options)
+
+    monkeypatch.setattr(pictures, "make_leader", quick)
+    once = {"steps": 1, "learning_rate": 0.4}
+    monkeypatch.setattr(pictures, "climb_defaults", lambda env_id, env: once)
+    result = run("gallery", tmp_path, "BilevelPendulum-v0")
+    assert result.exit_code == 0, result.output
+    with Image.open(tmp_path / "pendulum.gif") as film, Image.open(tmp_path / "pendulum.png") as im:
+        assert getattr(film, "n_frames", 1) >= 40  # two episodes of twenty steps
+        still = np.asarray(im.convert("RGB")).astype(int)
+        film.seek(30)
+        frame_before_the_end = np.asarray(film.convert("RGB")).astype(int)
+    assert still.shape == frame_before_the_end.shape
+    assert np.median(np.abs(still - frame_before_the_end)) <= 4
 
 
 def test_gallery_puts_all_tasks_on_a_sheet(
@@ -819,6 +889,8 @@ def test_play_says_what_it_cannot_do(run: Run, monkeypatch: pytest.MonkeyPatch) 
     assert ".gif" in refused(run("play", GRID, *SMALL, "--headless", "film.mp4"))
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     assert "no display" in refused(run("play", GRID, *SMALL))
+    message = refused(run("play", "BilevelLQR-v0"))
+    assert "only games on a map" in message and "`bilevel-gym gallery FOLDER" in message
 
 
 def test_ctrl_c_leaves_the_viewer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

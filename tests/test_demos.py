@@ -110,6 +110,15 @@ def test_pendulum_reward_design_measures_the_leaders_pay(tmp_path: Path) -> None
     assert said.splitlines()[-1].startswith("mean cos(theta): ")
 
 
+@pytest.mark.parametrize("name", ["pendulum_reward_design.py", "preferences.py"])
+def test_numbers_of_nothing_are_refused(name: str, tmp_path: Path) -> None:
+    option = SMALL[name][0]
+    result = run_demo(name, option, "0", "--headless", "film.gif", folder=tmp_path)
+    assert result.returncode == 2
+    assert f"{option}: an integer of at least 1 is needed, got '0'" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
 @every_demo
 def test_without_a_display_every_demo_points_out_the_film(name: str, tmp_path: Path) -> None:
     result = run_demo(name, folder=tmp_path)

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..checks import unknown_name
 from ..registration import TASKS
+from ..threads import one_torch_thread
 
 if TYPE_CHECKING:
     from ..envs.base import BilevelEnv
@@ -147,9 +148,15 @@ def make_leader(
             reason = "; ".join([*mismatches(parameters, env_kwargs), reason])
         raise CommandError(f"cannot make {env_id}: {reason}") from None
     try:
-        return HyperGradient(game, method=method, **options, **(method_options or {}))
+        env = HyperGradient(game, method=method, **options, **(method_options or {}))
     except (ValueError, TypeError) as error:
         raise CommandError(f"cannot take the leader's seat of {env_id}: {error}") from None
+    # Until the command ends. Followers' networks are so small that threads wait for each other
+    # longer than they compute: a step of the leader took three times as long on two busy cores.
+    context = click.get_current_context(silent=True)
+    if context is not None:  # a library's call has no command to end
+        context.with_resource(one_torch_thread())
+    return env
 
 
 def answers_exactly(game: BilevelEnv) -> bool:

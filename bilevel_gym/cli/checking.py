@@ -137,7 +137,8 @@ def passes(name: str, run: Callable[[], object] | None) -> bool:
         with warnings.catch_warnings():
             # The seat is a wrapper by design.
             warnings.filterwarnings("ignore", message=".*is different from the unwrapped version")
-            run()
+            with console(stderr=True).status(name):
+                run()
     except Exception as error:  # whatever a checker raises is its verdict
         click.echo(f"{name}: FAILED, {error or type(error).__name__}")
         return False

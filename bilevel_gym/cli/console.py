@@ -48,7 +48,7 @@ def progress_bar(evaluations: int) -> Iterator[Callable[[str, float], None]]:
     Args:
         evaluations: Evaluations of the ascent; how many the polish takes is not known.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     terminal = console(stderr=True)
     if not terminal.is_terminal:
@@ -58,15 +58,18 @@ def progress_bar(evaluations: int) -> Iterator[Callable[[str, float], None]]:
         TextColumn("{task.description:<7}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("objective {task.fields[objective]:.6f}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[objective]}"),
     )
     with Progress(*columns, console=terminal, transient=True) as bar:
-        tasks: dict[str, TaskID] = {}
+        # There at once: where the follower learns, the first evaluation takes a while.
+        tasks: dict[str, TaskID] = {
+            "ascent": bar.add_task("ascent", total=evaluations, objective="")
+        }
 
         def show(phase: str, objective: float) -> None:
             if phase not in tasks:
-                total = evaluations if not tasks else None
-                tasks[phase] = bar.add_task(phase, total=total, objective=objective)
-            bar.update(tasks[phase], advance=1, objective=objective)
+                tasks[phase] = bar.add_task(phase, total=None, objective="")
+            bar.update(tasks[phase], advance=1, objective=f"objective {objective:.6f}")
 
         yield show

@@ -19,31 +19,26 @@ from .arguments import (
     make_leader,
     seed_option,
 )
-from .solving import explain_os_errors
+from .films import film_episode, hold
+from .solving import climb_defaults, explain_os_errors
 
 if TYPE_CHECKING:
-    from gymnasium import Env
     from pygame import Surface
 
     from ..mdp import FloatArray
     from ..optimizers import Iterate
     from ..rendering import Film
     from ..wrappers import HyperGradient
+    from .runs import Leader
 
 SHEET = "sheet.png"
 
 # Steps of the climb that a film shows, the first one as a share of half the width of the box.
 STEPS, FIRST_STEP = 40, 0.05
 
-# Pictures that a film shows of the climb, and of the follower's episode after it.
-CLIMBING_PICTURES, EPISODE_PICTURES = 20, 24
-
-# The same where the follower learns: fewer steps, as each takes seconds, and longer episodes.
-LEARNT_STEPS, FIRST_LEARNT_STEP = 12, 0.1
-LEARNT_PICTURES, LEARNT_FRAMES = 40, 2
-
-# Frames that each picture lasts, and the best x before the follower sets out.
-CLIMBING_FRAMES, EPISODE_FRAMES, PAUSE = 2, 4, 16
+# Pictures that a film shows of the climb, frames that each lasts, and frames of the best x before
+# the follower sets out.
+CLIMBING_PICTURES, CLIMBING_FRAMES, PAUSE = 20, 2, 16
 
 
 def known_tasks(
@@ -66,8 +61,8 @@ def gallery(folder: Path, env_ids: tuple[str, ...], seed: int) -> None:
 
     The still shows the best x known, or the best one found on the way. The film climbs from the
     initial x and then follows an episode under the best x that it came by. Where the follower
-    learns, which takes a minute or two, the film has an episode under the initial x and one under
-    the best, and the still is the end of the latter.
+    learns, which takes some minutes, the film has an episode under the initial x and one under the
+    best, and the still is from the middle of the latter.
     """
     from ..rendering.sheet import contact_sheet, save_still
 
@@ -112,8 +107,7 @@ def draw_task(env_id: str, folder: Path, seed: int) -> Surface:
         still = game.draw(env.view())
         film_episode(env, best, film, seed)
     else:
-        film_learning(env, film, seed)
-        still = game.draw(game.view())
+        still = film_learning(env_id, env, film, seed)
     save_still(still, folder / f"{file_name(env_id)}.png")
     film.save(folder / f"{file_name(env_id)}.gif")
     env.close()
@@ -122,41 +116,52 @@ def draw_task(env_id: str, folder: Path, seed: int) -> Surface:
 
 def film_climb(env: HyperGradient, film: Film, seed: int) -> FloatArray:
     """Climb from the initial x, filmed, and return the best x on the way."""
-    _, info = env.reset(seed=seed)
+    from .runs import Leader
+
+    leader, start = Leader(env), env.game.initial_upper_params
+    leader.reset(start, seed)
     every = STEPS // CLIMBING_PICTURES
 
     def show(iterate: Iterate, phase: str) -> None:
         if phase == "ascent" and iterate.number % every == 0:
             hold(film, env, CLIMBING_FRAMES)
 
-    best = climbed(env, info["upper_params"], STEPS, FIRST_STEP, polish=True, callback=show)
+    rate = FIRST_STEP * float(np.max(leader.high - leader.low)) / 2.0
+    best = climbed(leader, start, steps=STEPS, learning_rate=rate, polish=True, callback=show)
     env.step(best)
     hold(film, env, PAUSE)
     return best
 
 
-def film_learning(env: HyperGradient, film: Film, seed: int) -> None:
-    """Film a learning follower's episode under the initial x, and under the best x of a climb."""
-    _, info = env.reset(seed=seed)
-    start = info["upper_params"]
+def film_learning(env_id: str, env: HyperGradient, film: Film, seed: int) -> Surface:
+    """Film a learning follower's episode under the initial x, and under the best x of a climb.
+
+    Returns:
+        The picture in the middle of the latter.
+    """
+    from ..rendering import import_pygame
+    from .runs import Leader
+
+    leader, start = Leader(env), env.game.initial_upper_params
+    leader.reset(start, seed)
     film_episode(env, start, film, seed)
-    best = climbed(env, start, LEARNT_STEPS, FIRST_LEARNT_STEP, polish=False)
-    film_episode(env, best, film, seed)
+    best = climbed(leader, start, **climb_defaults(env_id, env), learns=True, polish=False)
+    pictures = film_episode(env, best, film, seed)
+    middle = pictures[len(pictures) // 2]
+    surface: Surface = import_pygame().surfarray.make_surface(middle.swapaxes(0, 1))
+    return surface
 
 
 def climbed(
-    env: HyperGradient,
+    leader: Leader,
     start: FloatArray,
-    steps: int,
-    first_step: float,
     *,
-    polish: bool,
     callback: Callable[[Iterate, str], None] | None = None,
+    **options: Any,
 ) -> FloatArray:
-    """Climb from an x, and return the best one on the way."""
-    from .runs import Leader, climb
+    """Climb from an x, and return the best one on the way; `options` are those of `climb`."""
+    from .runs import climb
 
-    leader = Leader(env)
     found: list[tuple[float, FloatArray]] = []
 
     def keep(iterate: Iterate, phase: str) -> None:
@@ -164,52 +169,5 @@ def climbed(
         if callback is not None:
             callback(iterate, phase)
 
-    climb(
-        leader,
-        start,
-        steps=steps,
-        learning_rate=first_step * float(np.max(leader.high - leader.low)) / 2.0,
-        polish=polish,
-        callback=keep,
-    )
+    climb(leader, start, callback=keep, **options)
     return max(found, key=lambda entry: entry[0])[1]
-
-
-def film_episode(env: HyperGradient, x: FloatArray, film: Film, seed: int) -> None:
-    """Film the beginning of an episode of the follower under x, by its own policy.
-
-    Of a follower who learns it is most of the episode, not every step of it. Nothing is filmed
-    where there is no policy to draw actions from.
-    """
-    from ..wrappers import LowerLevel
-
-    env.step(x)
-    answer: Any = env.response
-    learner: Any = getattr(env.method, "follower", None)
-    if not hasattr(answer, "draw_action") and learner is None:
-        return
-    follower: Any = LowerLevel(env, x)
-    rng = np.random.default_rng(seed)
-    state, _ = follower.reset(seed=seed)
-    every, frames, pictures = 1, EPISODE_FRAMES, EPISODE_PICTURES
-    if learner is not None:
-        pictures, frames = LEARNT_PICTURES, LEARNT_FRAMES
-        every = max(1, follower.game.episode_steps // pictures)
-    hold(film, follower, frames)
-    for step in range(1, every * pictures + 1):
-        if learner is None:
-            action = answer.draw_action(state, rng)
-        else:
-            action = learner.draw(np.asarray(state)[None], rng)[0]
-        state, _, terminated, truncated, _ = follower.step(action)
-        if step % every == 0:
-            hold(film, follower, frames)
-        if terminated or truncated:
-            break
-
-
-def hold(film: Film, env: Env[Any, Any], frames: int) -> None:
-    """Film what an environment shows, for some frames; equal ones take no room in the file."""
-    picture: Any = env.render()
-    for _ in range(frames):
-        film.add(picture)

@@ -30,7 +30,10 @@ def play(env_id: str, env_kwargs: dict[str, Any], headless: Path | None) -> None
         play_game(env_id, headless=headless, **env_kwargs)
         if headless is not None:
             click.echo(f"film: {headless}")
-    except (ValueError, TypeError, NoDisplayError) as error:
+    except TypeError as error:
+        hint = f"`bilevel-gym gallery FOLDER {env_id}` films it"
+        raise CommandError(f"{error}; {hint}") from None
+    except (ValueError, NoDisplayError) as error:
         raise CommandError(str(error)) from None
     except KeyboardInterrupt:  # as good a way to leave as closing the window
         click.get_current_context().exit(INTERRUPTED)

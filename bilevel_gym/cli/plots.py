@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_history"]
 
+# Evaluations up to which each is marked.
+FEW = 20
+
 
 def plot_history(history: Sequence[Record], path: Path, title: str) -> None:
     """Draw objective and gradient norm against evaluations.
@@ -33,7 +36,7 @@ def plot_history(history: Sequence[Record], path: Path, title: str) -> None:
     objective = np.array([record.objective for record in history])
     # A gradient of zero has no place on a logarithmic axis.
     norms = np.array([record.projected_gradient_norm or np.nan for record in history])
-    marker = "o" if len(history) == 1 else ""
+    marker = "o" if len(history) <= FEW else ""
     upper.plot(steps, objective, color=LINE, linewidth=1.6, marker=marker)
     lower.plot(steps, norms, color=LINE, linewidth=1.2, marker=marker)
     if np.isfinite(norms).any():
@@ -55,14 +58,14 @@ def plot_history(history: Sequence[Record], path: Path, title: str) -> None:
     upper.annotate(
         f"best {objective[best]:.6g}".replace("-", "\N{MINUS SIGN}"),  # as on the axis
         (steps[best], objective[best]),
-        xytext=(0, -8),
+        xytext=(0, 6),  # above, where no curve is
         textcoords="offset points",
         horizontalalignment="left" if 2 * best < len(history) else "right",
-        verticalalignment="top",
+        verticalalignment="bottom",
         fontsize=9,
         color=LINE,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
     )
+    upper.margins(y=0.12)
     save_figure(figure, path)
 
 

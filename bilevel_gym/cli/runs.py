@@ -20,7 +20,7 @@ import numpy as np
 
 from ..files import replacing
 from ..mdp import FloatArray
-from ..optimizers import Iterate, lbfgsb, normalized_ascent
+from ..optimizers import Iterate, adam, lbfgsb, normalized_ascent
 
 if TYPE_CHECKING:
     from ..wrappers import HyperGradient
@@ -58,17 +58,26 @@ class Leader:
     """
 
     def __init__(self, env: HyperGradient) -> None:
-        """Take the seat; `env` must have been reset before the first evaluation."""
+        """Take the seat; it must have been reset before the first evaluation."""
         space = env.game.upper_space
         self.low: FloatArray = space.low.astype(np.float64)
         self.high: FloatArray = space.high.astype(np.float64)
         self.info: dict[str, Any] = {}
         self.env = env
+        self._answered = False
+
+    def reset(self, x: FloatArray, seed: int) -> None:
+        """Reset the seat at x; if that is what is evaluated next, the answer is already there."""
+        _, self.info = self.env.reset(seed=seed, options={"upper_params": x})
+        self._answered = True
 
     def __call__(self, x: FloatArray) -> tuple[float, FloatArray]:
         """Announce x and return F(x) with the method's hyper-gradient."""
-        _, value, _, _, self.info = self.env.step(x)
-        return float(value), self.info["hyper_gradient"]
+        # A second answer would cost thousands of steps more of a follower who learns.
+        if not (self._answered and np.array_equal(x, self.info["upper_params"])):
+            self.info = self.env.step(x)[-1]
+        self._answered = False
+        return self.env.response.objective, self.info["hyper_gradient"]
 
 
 def climb(
@@ -77,16 +86,22 @@ def climb(
     *,
     steps: int,
     learning_rate: float,
+    learns: bool = False,
     polish: bool,
     callback: Callable[[Iterate, str], None],
 ) -> str:
     """Ascend by steps of prescribed length, then go to the nearby stationary point.
 
+    Where the follower learns, steps are Adam's at a constant rate, which averages the noise of the
+    estimates and does not wait for x to stand still.
+
     Args:
         leader: The objective.
         start: First x.
         steps: Steps of the ascent.
-        learning_rate: Length of its first step.
+        learning_rate: Length of its first step; about how far each entry of x moves in a step where
+            the follower learns.
+        learns: Whether the follower learns.
         polish: Whether L-BFGS-B follows, from the best x of the ascent. It trusts the gradient to
             be that of the objective, so it suits exact methods only.
         callback: Called with every iterate and the phase, "ascent" or "polish".
@@ -94,13 +109,14 @@ def climb(
     Returns:
         Why the climb stopped.
     """
-    ascent = normalized_ascent(
+    ascent = (adam if learns else normalized_ascent)(
         leader,
         start,
         leader.low,
         leader.high,
         steps=steps,
         learning_rate=learning_rate,
+        schedule="constant" if learns else "cosine",
         callback=lambda iterate: callback(iterate, "ascent"),
     )
     vanished = ascent.evaluations <= steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 
 from .. import __version__
+from ..registration import TASKS
 from .arguments import (
     INTERRUPTED,
     CommandError,
@@ -46,24 +48,23 @@ INTERRUPTION = "interrupted; what it reached is kept"
 @click.option(
     "--steps",
     type=click.IntRange(min=1),
-    default=200,
-    show_default=True,
-    help="Steps of the ascent.",
+    help="Steps of the ascent.  [default: 200; fewer for a follower who learns]",
 )
 @click.option(
     "--learning-rate",
     "--lr",
     type=float,
     callback=positive,
-    help="Length of the first step; later ones fall to zero.  [default: 0.05; for a follower who "
-    "learns, a twentieth of the width of the box]",
+    help="Length of the first step; later ones fall to zero.  [default: 0.05]  For a follower who "
+    "learns, Adam's constant rate.  [default: that of the task's page, or a fiftieth of the width "
+    "of the box]",
 )
 @seed_option
 @click.option(
     "--method",
     metavar="NAME",
     help="Source of the hyper-gradient: exact, or an estimate such as trace; see the README.  "
-    "[default: exact; trace for a follower who learns]",
+    "[default: exact; the task's own, mostly trace, for a follower who learns]",
 )
 @click.option(
     "--method-set",
@@ -93,7 +94,7 @@ INTERRUPTION = "interrupted; what it reached is kept"
 def solve(
     env_id: str,
     env_kwargs: dict[str, Any],
-    steps: int,
+    steps: int | None,
     learning_rate: float | None,
     seed: int,
     method: str | None,
@@ -116,23 +117,23 @@ def solve(
     """
     from ..envs.base import BilevelEnv
     from ..rendering import Film
-    from .runs import CONFIG, POLISH_EVALUATIONS, Leader, RunRecorder, climb, write_json
+    from .runs import CONFIG, Leader, RunRecorder, climb, write_json
 
-    polish_evaluations = 0 if polish is False else POLISH_EVALUATIONS
     env = make_leader(
         env_id,
         env_kwargs,
         method,
         render_mode="rgb_array" if gif else None,
-        outer_steps=steps + 1 + polish_evaluations,
         method_options=method_options,
     )
     if gif and type(env.game).draw is BilevelEnv.draw:
         raise CommandError(f"`--gif` needs a task with a picture, and {env_id} has none")
     method = env.game.default_method if method is None else method
     polish = env.method.exact if polish is None else polish
-    if learning_rate is None:
-        learning_rate = first_length(env)
+    learns = not answers_exactly(env.game)
+    by_default = climb_defaults(env_id, env)
+    steps = by_default["steps"] if steps is None else steps
+    learning_rate = by_default["learning_rate"] if learning_rate is None else learning_rate
     x = first_point(env, start)
     folder = claim_folder(out, env_id, overwrite)
     config = {
@@ -142,10 +143,11 @@ def solve(
         "method_options": method_options,
         "steps": steps,
         "learning_rate": learning_rate,
+        "optimizer": "adam" if learns else "normalized",
         "polish": polish,
         "seed": seed,
         "start": None if start is None else str(start),
-        "versions": versions(),
+        "versions": versions(learns),
     }
     leader, film = Leader(env), Film() if gif else None
     began = time.perf_counter()
@@ -160,12 +162,13 @@ def solve(
                         film.offer(env.render)
                     show(phase, iterate.value)
 
-                env.reset(seed=seed, options={"upper_params": x})
+                leader.reset(x, seed)
                 outcome = climb(
                     leader,
                     x,
                     steps=steps,
                     learning_rate=learning_rate,
+                    learns=learns,
                     polish=polish,
                     callback=keep,
                 )
@@ -173,21 +176,23 @@ def solve(
             outcome = INTERRUPTION
         finally:  # an error, too, leaves behind what was reached
             seconds = time.perf_counter() - began
-            save_results(leader, recorder, film, f"{env_id}, method {method}")
+            of = "method" if env.method.exact else "estimates of method"
+            save_results(leader, recorder, film, f"{env_id}, {of} {method}", seed)
     report(leader, recorder, method, outcome, seconds)
     if outcome == INTERRUPTION:
         click.get_current_context().exit(INTERRUPTED)
 
 
-def first_length(env: HyperGradient) -> float:
-    """Return how long the first step is unless the user says so.
+def climb_defaults(env_id: str, env: HyperGradient) -> dict[str, Any]:
+    """Return `steps` and `learning_rate` of a climb unless the user says so.
 
     A follower who learns is slow, and its leader has steps for no more than the way.
     """
     if answers_exactly(env.game):
-        return 0.05
+        return {"steps": 200, "learning_rate": 0.05}
     space = env.game.upper_space
-    return 0.05 * float((space.high - space.low).max())
+    general = {"steps": 10, "learning_rate": 0.02 * float((space.high - space.low).max())}
+    return {**general, **next((task.climb for task in TASKS if task.id == env_id), {})}
 
 
 def first_point(env: HyperGradient, start: Path | None) -> FloatArray:
@@ -237,21 +242,31 @@ def explain_os_errors(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def versions() -> dict[str, str]:
-    """Return the versions that a run's numbers depend on."""
+def versions(learns: bool) -> dict[str, str]:
+    """Return the versions that a run's numbers depend on.
+
+    Args:
+        learns: Whether the follower learns: then its libraries, as far as they are in use, count.
+    """
     import scipy
 
+    libraries = ("torch", "stable_baselines3", "mujoco", "ale_py") if learns else ()
+    loaded = [sys.modules.get(name) for name in libraries]
     return {
         "python": platform.python_version(),
         "bilevel_gym": __version__,
         "gymnasium": gym.__version__,
         "numpy": np.__version__,
         "scipy": scipy.__version__,
+        **{module.__name__: str(module.__version__) for module in loaded if module is not None},
     }
 
 
-def save_results(leader: Leader, recorder: RunRecorder, film: Film | None, title: str) -> None:
+def save_results(
+    leader: Leader, recorder: RunRecorder, film: Film | None, title: str, seed: int
+) -> None:
     """Write the parameters and the pictures of a run, as far as it went."""
+    from .films import film_episode
     from .plots import plot_history
     from .runs import GIF, PLOT
 
@@ -260,8 +275,11 @@ def save_results(leader: Leader, recorder: RunRecorder, film: Film | None, title
     recorder.write_params(leader.low, leader.high)
     plot_history(recorder.history, recorder.folder / PLOT, title)
     if film is not None:
-        leader(recorder.best.upper_params)
-        film.add(leader.env.render())  # the film ends on the best x
+        if answers_exactly(leader.env.game):
+            leader(recorder.best.upper_params)
+            film.add(leader.env.render())  # the film ends on the best x
+        else:
+            film_episode(leader.env, recorder.best.upper_params, film, seed)
         film.save(recorder.folder / GIF)
 
 
@@ -301,11 +319,14 @@ def report(
     if failures:
         click.echo(f"Warning: {failures} inner solves did not converge, see history.csv", err=True)
     count = len(recorder.history)
-    click.echo(f"evaluations: {count}, each an inner solve, in {seconds:.2f} s")
+    samples = sum(record.inner_samples or 0 for record in recorder.history)
+    work = f"{samples} environment steps" if samples else "each an inner solve"
+    click.echo(f"evaluations: {count}, {work}, in {seconds:.2f} s")
     result = {
         "objective": {"start": first, "best": best},
         "projected_gradient_norm": {"start": first_norm, "best": best_norm},
         "evaluations": count,
+        "environment_steps": samples,
         "inner_solves_not_converged": failures,
         "stopped": outcome,
         "seconds": round(seconds, 3),

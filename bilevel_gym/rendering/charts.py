@@ -312,6 +312,10 @@ def draw_bars(surface: Surface, rectangle: Rectangle, chart: BarChart) -> None:
         pygame.draw.rect(surface, lightened(chart.colour), bar)
         pygame.draw.rect(surface, chart.colour, bar, min(2, bar.height))
         place = (middle, bar.top - TICK // 2)
+        # No line of the scale strikes the number through.
+        room_of_number = pygame.Rect((0, 0), text_size(chart.written[i], THEME.small_size))
+        room_of_number.midbottom = place
+        pygame.draw.rect(surface, THEME.light, room_of_number)
         draw_text(surface, chart.written[i], place, size=THEME.small_size, anchor="midbottom")
         place, room = (middle, plot.bottom + TICK), round(slot) - 2
         draw_text(surface, name, place, size=THEME.small_size, anchor="midtop", max_width=room)
