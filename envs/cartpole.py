@@ -77,9 +77,9 @@ class BilevelCartPole(ParametricGame):
     `outer_steps` (100) announcements.
 
     ## Info
-    Leader: `hyper_gradient` [4], `upper_params` [4], `inner_samples` (environment steps, the
-    learner's and those of the episodes that are watched), `critic_loss`. Follower and game:
-    `upper_reward`, that is 1.
+    Leader: `objective`, `hyper_gradient` [4], `upper_params` [4], `inner_samples` (environment
+    steps, the learner's and those of the episodes that are watched), `critic_loss`. Follower and
+    game: `upper_reward`, that is 1.
 
     ## Arguments
     * `own_reward` (.2): what the follower is paid for each step anyhow, not negative;
@@ -96,9 +96,9 @@ class BilevelCartPole(ParametricGame):
 
     | seed | x0 | after 6 steps | best |
     |---|---|---|---|
-    | 0 | 10.1 | 76.5 | 144.9, 76,000 environment steps |
-    | 1 | 10.4 | 38.8 | 179.5, 75,000 |
-    | 2 | 11.5 | 73.8 | 173.0, 87,000 |
+    | 0 | 10.1 | 155.1 | 198.5, 110,000 environment steps |
+    | 1 | 10.4 | 143.7 | 174.5, 118,000 |
+    | 2 | 11.5 | 146.3 | 176.1, 119,000 |
 
     (`python -m tests.benchmarks.reward_design`; less than two minutes each.) It is x that does it:
     the same follower, learning on at x0 for 27,000 steps, still drops the pole after 11. The first

@@ -81,9 +81,9 @@ class BilevelPendulum(ParametricGame):
     truncated after `outer_steps` (100) announcements.
 
     ## Info
-    Leader: `hyper_gradient` [6], `upper_params` [6], `inner_samples` (environment steps, the
-    learner's and those of the episodes that are watched), `critic_loss`. Follower and game:
-    `upper_reward`, that is cos(theta).
+    Leader: `objective`, `hyper_gradient` [6], `upper_params` [6], `inner_samples` (environment
+    steps, the learner's and those of the episodes that are watched), `critic_loss`. Follower and
+    game: `upper_reward`, that is cos(theta).
 
     ## Arguments
     * `reward_bound` (1): what the directions can pay at most, positive;
@@ -102,9 +102,9 @@ class BilevelPendulum(ParametricGame):
 
     | seed | x0, 4,600 environment steps | 14,800 | 25,000 |
     |---|---|---|---|
-    | 0 | -.429 | .579 | .665 |
-    | 1 | -.487 | .515 | .690 |
-    | 2 | -.358 | .560 | .687 |
+    | 0 | -.429 | .601 | .676 |
+    | 1 | -.487 | .573 | .697 |
+    | 2 | -.358 | .509 | .685 |
 
     (`python -m tests.benchmarks.reward_design`; about a minute each.) The one-step estimate is
     zero, to the last bit, so that its leader stays at x0. With 8 or 16 episodes for each x and

@@ -100,8 +100,8 @@ class BilevelReacher(ParametricGame):
     announcements.
 
     ## Info
-    Leader: `hyper_gradient` [6], `upper_params` [6], `inner_samples`, `critic_loss`. Follower and
-    game: `upper_reward`, that is -|d|.
+    Leader: `objective`, `hyper_gradient` [6], `upper_params` [6], `inner_samples`, `critic_loss`.
+    Follower and game: `upper_reward`, that is -|d|.
 
     ## Arguments
     * `reward_bound` (1): bound on what is paid for the features, positive;
@@ -124,12 +124,13 @@ class BilevelReacher(ParametricGame):
 
     | seed | x0, 2,600 environment steps | third x, 7,800 | ninth x, 23,400 | best on the way |
     |---|---|---|---|---|
-    | 0 | -3.81 | -2.51 | -2.57 | -2.40 |
-    | 1 | -3.80 | -2.89 | -2.58 | -2.45 |
-    | 2 | -4.01 | -2.65 | -2.53 | -2.53 |
+    | 0 | -3.81 | -2.53 | -2.55 | -2.39 |
+    | 1 | -3.80 | -2.88 | -2.62 | -2.48 |
+    | 2 | -4.01 | -2.70 | -2.60 | -2.60 |
 
-    At x0 the arm moves at random. Most is gained in the first two steps; what comes after them
-    (-2.40 to -2.89) tells little from noise. All three pay for being near and for heading to the
+    (`python -m tests.benchmarks.reward_design BilevelReacher-v0`; up to three minutes each.) At x0
+    the arm moves at random. Most is gained in the first two steps; what comes after them
+    (-2.39 to -2.88) tells little from noise. All three pay for being near and for heading to the
     target, and against a stretched arm.
 
     ## References

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import random
 import warnings
+import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 from numpy.typing import NDArray
 
 from bilevel_gym import HyperGradient, LowerLevel
@@ -104,14 +108,22 @@ def deep(name: str, **changes: Any) -> ParametricGame:
 class Perfect:
     """The exact critic of a table's soft-optimal policy."""
 
-    def __init__(self, table: ArrayBilevelEnv) -> None:
+    def __init__(
+        self,
+        table: ArrayBilevelEnv,
+        gamma: float | None = None,
+        times: float = 1.0,
+        more: float = 0.0,
+    ) -> None:
+        gamma = table.gamma if gamma is None else gamma
         x = table.initial_upper_params
         kernel, self.policy = table.kernel(x), table.evaluate(x).policy
-        dense, upper = kernel.policy_matrix(self.policy).toarray(), table.upper_reward(x)
+        dense = kernel.policy_matrix(self.policy).toarray()
+        upper = times * table.upper_reward(x) + more
         value = np.linalg.solve(
-            np.eye(len(dense)) - table.gamma * dense, (self.policy * upper).sum(axis=1)
+            np.eye(len(dense)) - gamma * dense, (self.policy * upper).sum(axis=1)
         )
-        worth = upper + table.gamma * kernel.to_dense() @ value
+        worth = upper + gamma * kernel.to_dense() @ value
         self.table = worth - (self.policy * worth).sum(axis=1, keepdims=True)
 
     def fit(self, *_: Any) -> float:
@@ -237,6 +249,33 @@ def test_what_features_of_the_state_explain_is_not_missed() -> None:
     np.testing.assert_allclose(features, [1.5, 2.5, 3.5, 1.5, 2.5, 3.5], atol=1e-6)
 
 
+def test_steps_that_are_not_discounted_weigh_as_under_a_discount_of_one() -> None:
+    x = TABLES["ending"].initial_upper_params
+    group = slices(many("ending"), 200)[0]
+
+    def estimate(upper_gamma: float, discount_steps: bool) -> FloatArray:
+        learnt = perfected("trace", "ending", discount_steps=discount_steps)
+        learnt._game.upper_gamma = upper_gamma
+        found: FloatArray = learnt.response_term(x, group)[0]
+        return found
+
+    np.testing.assert_array_equal(estimate(0.9, False), estimate(1.0, True))
+    assert np.linalg.norm(estimate(0.9, False) - estimate(0.9, True)) > 1e-3
+
+
+def test_one_step_takes_the_leaders_discount() -> None:
+    x = TABLES["ending"].initial_upper_params
+    group = slices(many("ending"), 200)[0]
+    first = np.where(np.arange(len(group.alive))[:, None] == 0, group.upper_rewards, 0.0)
+    alone = replace(group, upper_rewards=first)
+    learnt = perfected("sobirl", "ending", baseline=False)
+    learnt._game.upper_gamma = 0.0
+    np.testing.assert_array_equal(
+        learnt.response_term(x, group)[0], learnt.response_term(x, alone)[0]
+    )
+    assert np.abs(learnt.response_term(x, group)[0]).max() > 0.0
+
+
 @pytest.mark.parametrize("method", ["trace", "bc-hg"])
 @pytest.mark.parametrize("terms", [1, 3])
 def test_truncation_keeps_the_first_terms(method: str, terms: int) -> None:
@@ -296,7 +335,7 @@ def test_one_step_sees_nothing_of_a_reward_of_states_and_says_so_once() -> None:
     states = array_game()  # x[s]
     learnt = perfected("sobirl", "ending", table=states)
     batch, x = slices(many("ending"), 50)[0], states.initial_upper_params
-    with pytest.warns(UserWarning, match="response term is zero for ParametricGame.*`trace`"):
+    with pytest.warns(UserWarning, match="response term is zero for Table-ending-v0.*`trace`"):
         found, _ = learnt.response_term(x, batch)
     exact = states.evaluate(x).hyper_gradient
     assert np.linalg.norm(found) <= 1e-12 * np.linalg.norm(exact)
@@ -393,26 +432,61 @@ def test_a_number_of_episodes_that_fills_no_block_is_played_exactly() -> None:
     assert not np.array_equal(played("ending", 45, seed=1).alive, first.alive)
 
 
-def test_the_critic_learns_the_leaders_advantages_from_the_replay() -> None:
-    name = "endless"
-    learnt = perfected("trace", name, inner_steps=600)
-    follower, table = learnt.follower, TABLES[name]
-    options = {"learning_starts": 600, "buffer_size": 600, "device": "cpu"}
-    fresh: Any = make_method("trace", deep(name), inner_steps=600, inner_options=options)
-    fresh.reset(np.random.default_rng(0))
-    fresh.follower.learn(table.initial_upper_params)  # uniform actions only
-    follower.model = fresh.follower.model
-    critic = LeaderCritic(learnt._game, 0)
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize(
+    ("name", "gamma", "times", "more"),
+    [
+        ("endless", 0.6, 1.0, 0.0),
+        ("endless", 0.9, 1.0, -60.0),  # the same everywhere, which is nobody's merit
+        ("endless", 0.2, 1.0, 0.0),
+        ("ending", 0.5, 1.0, 0.0),
+        ("ending", 0.9, 1000.0, 0.0),
+    ],
+)
+def test_the_critic_learns_the_leaders_advantages_from_the_replay(
+    name: str, gamma: float, times: float, more: float
+) -> None:
+    table = TABLES[name]
+    game = deep(name, upper_gamma=gamma, upper_reward=lambda _, __, paid: times * paid + more)
+    options = {"learning_starts": 1000, "buffer_size": 1000, "device": "cpu"}
+    learnt: Any = make_method("trace", game, inner_steps=1000, inner_options=options)
+    learnt.reset(np.random.default_rng(0))
+    follower, exact = learnt.follower, Perfect(table, gamma, times, more)
+    follower.learn(table.initial_upper_params)  # uniform actions only
+    follower.probabilities = lambda seen: exact.policy[np.asarray(seen).astype(int)]
+    critic, rng = LeaderCritic(game, 0), np.random.default_rng(0)
     first = critic.fit(follower, 20, rng)
-    last = critic.fit(follower, 500, rng)
-    states, actions = np.repeat(np.arange(3), 2), np.tile(np.arange(2), 3)
+    last = critic.fit(follower, 700, rng)
+    count, choices = exact.policy.shape
+    states, actions = np.repeat(np.arange(count), choices), np.tile(np.arange(choices), count)
     taken, every = critic.advantages(states, actions, follower, rng)
-    assert every is not None
-    exact = Perfect(table).table
-    assert last < first
-    np.testing.assert_allclose(every[::2], exact, atol=0.15 * np.abs(exact).max())
-    np.testing.assert_array_equal(taken, every[np.arange(6), actions])
+    assert every is not None and last < first
+    seen = np.unique(follower.model.replay_buffer.observations)  # an end is not seen from inside
+    exactly = exact.table[seen.astype(int)]
+    found = every[::choices][seen.astype(int)]
+    np.testing.assert_allclose(found, exactly, atol=0.15 * np.abs(exactly).max())
+    np.testing.assert_array_equal(taken, every[np.arange(len(every)), actions])
+
+
+def test_the_first_estimate_does_not_mind_what_is_paid_everywhere_alike() -> None:
+    table = TABLES["endless"]
+    exact, perfect = table.evaluate(table.initial_upper_params).hyper_gradient, Perfect(table)
+    for more in (0.0, -60.0):
+        game = deep("endless", upper_reward=lambda _, __, paid, more=more: paid + more)
+        options = {"learning_starts": 600, "buffer_size": 600, "device": "cpu"}
+        method: Any = make_method("trace", game, inner_steps=600, inner_options=options)
+        method.follower.probabilities = lambda seen: perfect.policy[np.asarray(seen).astype(int)]
+        method.follower.learn(table.initial_upper_params)
+        found = method.response_term(table.initial_upper_params, many("endless"))[0]
+        assert found @ exact > 0.9 * np.linalg.norm(found) * np.linalg.norm(exact), more
+
+
+def test_a_seat_leaves_global_random_numbers_alone() -> None:
+    np.random.seed(7), random.seed(7), th.manual_seed(7)
+    expected = (np.random.random(), random.random(), float(th.rand(())))
+    np.random.seed(7), random.seed(7), th.manual_seed(7)
+    method: Any = make_method("trace", deep("endless"), **FAST)
+    method.reset(np.random.default_rng(3))
+    assert (np.random.random(), random.random(), float(th.rand(()))) == expected
 
 
 def test_a_critic_of_continuous_actions_has_mean_zero_advantages() -> None:
@@ -425,6 +499,11 @@ def test_a_critic_of_continuous_actions_has_mean_zero_advantages() -> None:
     advantages, every = critic.advantages(seen, taken, method.follower, rng)
     assert every is None
     assert abs(advantages.mean()) < 4 * advantages.std() / np.sqrt(len(advantages))
+    critic._units = (7.0, 5.0)
+    larger, _ = critic.advantages(seen, taken, method.follower, np.random.default_rng(1))
+    critic._units = (0.0, 1.0)
+    advantages, _ = critic.advantages(seen, taken, method.follower, np.random.default_rng(1))
+    np.testing.assert_allclose(larger, 5.0 * advantages, atol=1e-12)
 
 
 # The leader's seat ------------------------------------------------------------------------------
@@ -467,7 +546,7 @@ def test_two_steps_of_the_leader_tell_what_the_contract_says(env_id: str, method
     env = leader(env_id, method)
     _, info = env.reset(seed=0)
     x = env.game.initial_upper_params
-    expected = {"hyper_gradient", "upper_params", "inner_samples"}
+    expected = {"objective", "hyper_gradient", "upper_params", "inner_samples"}
     expected |= set() if method == "sobirl" else {"critic_loss"}
     for _ in range(2):
         assert set(info) == expected
@@ -553,6 +632,14 @@ def test_options_of_the_learner_are_left_as_they_were_given() -> None:
     assert options == TINY["inner_options"]
 
 
+def test_how_often_a_follower_learns_can_come_from_json() -> None:
+    often = {"train_freq": [4, "step"], "gradient_steps": -1}
+    env = leader("CartPole-v1", inner_options={**TINY["inner_options"], **often})
+    model = env.method.follower.model  # type: ignore[attr-defined]
+    assert model.train_freq.frequency == 4 and model.train_freq.unit.value == "step"
+    assert model.gradient_steps == -1 and often["train_freq"] == [4, "step"]
+
+
 @pytest.mark.parametrize(
     ("method", "options", "error", "message"),
     [
@@ -571,6 +658,11 @@ def test_options_of_the_learner_are_left_as_they_were_given() -> None:
         ("trace", {"inner_options": {"lr": 1}}, TypeError, "inner learner 'soft-dqn': 'lr'"),
         ("trace", {"inner_options": {"gamma": 0.9}}, TypeError, "'soft-dqn': 'gamma'"),
         ("trace", {"inner_options": {"batch_size": 0}}, ValueError, "`batch_size`"),
+        ("trace", {"inner_options": {"train_freq": 0}}, ValueError, "`train_freq`.*got 0"),
+        ("trace", {"inner_options": {"train_freq": [0, "step"]}}, ValueError, "`train_freq`.*0"),
+        ("trace", {"inner_options": {"train_freq": [4]}}, ValueError, "`train_freq`.*got \\[4"),
+        ("trace", {"inner_options": {"gradient_steps": 0}}, ValueError, "`gradient_steps`.*got 0"),
+        ("trace", {"inner_options": {"gradient_steps": -2}}, ValueError, "`gradient_steps`.*-2"),
         ("trace", {"episode": 3}, TypeError, "'episode'.*Did you mean 'episodes'"),
         ("sobirl", {"truncation": 2}, ValueError, "`truncation` must be 1.*got 2.*`trace`"),
         ("sobirl", {"baseline": "no"}, ValueError, "`baseline`.*'no'"),
@@ -649,6 +741,58 @@ def test_a_file_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         method.load(tmp_path / "nothing.zip")
     third = leader("CartPole-v1", "bc-hg")
-    with pytest.raises(ValueError, match="another number of parameters"):
+    with pytest.raises(ValueError, match="another game: expected .CartPole-v1., got .Pendulum-v1."):
         third.method.load(tmp_path / "bc.zip")  # type: ignore[attr-defined]
     assert_identical(walk(other, 1), walk(twin, 1))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"gamma": 0.5}, {"temperature": 5.0}, {"upper_gamma": 0.5}], ids=lambda c: [*c][0]
+)
+def test_a_file_of_a_game_of_other_numbers_is_refused(
+    changes: dict[str, float], tmp_path: Path
+) -> None:
+    leader("CartPole-v1").method.save(tmp_path / "file")  # type: ignore[attr-defined]
+    game = ParametricGame("CartPole-v1", **{**GAMES["CartPole-v1"], **changes})
+    other = HyperGradient(game, **TINY)
+    ((name, value),) = changes.items()
+    with pytest.raises(ValueError, match=f"is of another {name}: expected {value}, got 0."):
+        other.method.load(tmp_path / "file")  # type: ignore[attr-defined]
+
+
+def test_an_incomplete_or_damaged_file_changes_nothing(tmp_path: Path) -> None:
+    env, twin = leader("Pendulum-v1"), leader("Pendulum-v1")
+    other = leader("Pendulum-v1")
+    env.reset(seed=1), twin.reset(seed=1), other.reset(seed=2)
+    walk(other, 1)
+    method: Any = env.method
+    other.method.save(tmp_path / "whole")  # type: ignore[attr-defined]
+    with zipfile.ZipFile(tmp_path / "whole.zip") as whole:
+        members = {name: whole.read(name) for name in whole.namelist()}
+    assert {"critic.pt", "learner.zip", "answered.txt", "state.json"} <= {*members}
+    path = tmp_path / "broken.zip"
+    for name in members:
+        for content in (b"nothing", None):
+            with zipfile.ZipFile(path, "w") as broken:
+                for each, right in members.items():
+                    if each != name:
+                        broken.writestr(each, right)
+                    elif content is not None:
+                        broken.writestr(each, content)
+            if content is not None:
+                message = "broken.zip cannot be read: it is damaged"
+            elif name in ("about.json", "state.json"):
+                message = "broken.zip is no file of a method's `save`"
+            elif name == "environment.pickle":
+                continue  # a new episode begins
+            else:
+                message = f"broken.zip is incomplete: it has no {name}"
+            with pytest.raises(ValueError, match=message):
+                method.load(path)
+    # A bit that is wrong.
+    bad = (tmp_path / "whole.zip").read_bytes()
+    at = bad.index(members["critic.pt"]) + len(members["critic.pt"]) // 2
+    path.write_bytes(bad[:at] + bytes([bad[at] ^ 1]) + bad[at + 1 :])
+    with pytest.raises(ValueError, match="broken.zip cannot be read: it is damaged"):
+        method.load(path)
+    assert_identical(walk(env, 1), walk(twin, 1))

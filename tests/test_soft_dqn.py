@@ -655,3 +655,37 @@ def test_environments_that_do_not_suit_are_refused_with_a_reason() -> None:
         SoftDQN("MlpPolicey", seat())
     with pytest.raises(ValueError, match="`total_timesteps`.*at least 1, got 0"):
         small_dqn().learn(0)
+
+
+def test_continuous_actions_are_kept_and_drawn_in_the_units_of_the_environment() -> None:
+    class Watched(Aim):
+        taken: list[float] = []
+
+        def step(self, action: Any) -> Any:
+            self.taken.append(float(action[0]))
+            return super().step(action)
+
+    learner = small_sac(Watched(), learning_starts=50)
+    learner.learn(50)
+    buffer = learner.replay_buffer
+    assert buffer is not None
+    kept = buffer.transitions(np.arange(50), np.random.default_rng(0)).actions[:, 0]
+    np.testing.assert_allclose(kept, Watched.taken[:50], rtol=1e-5, atol=1e-6)
+    assert kept.max() > 1.5  # of [-2, 4]
+    # As the library draws from the same policy.
+    seen = np.zeros((4000, 2), np.float32)
+    ours = learner.sample_actions(seen, np.random.default_rng(0))
+    theirs, _ = learner.predict(seen, deterministic=False)
+    assert abs(ours.mean() - theirs.mean()) < 5.0 * theirs.std() / np.sqrt(2000)
+    assert ours.std() == pytest.approx(theirs.std(), rel=0.1)
+
+
+def test_a_full_memory_saving_buffer_does_not_give_the_torn_transition() -> None:
+    options = {"buffer_size": 10, "optimize_memory_usage": True, "learning_starts": 30}
+    handles = {"replay_buffer_kwargs": {"handle_timeout_termination": False}}
+    learner = small_dqn(**options, **handles)
+    learner.learn(13)
+    buffer = learner.replay_buffer
+    assert buffer is not None and buffer.full
+    drawn = buffer.draw(1000, np.random.default_rng(0))
+    assert {*drawn.tolist()} == {*range(10)} - {buffer.pos}

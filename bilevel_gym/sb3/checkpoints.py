@@ -6,14 +6,15 @@ follower (`learner.zip`, of the library, and `environment.pickle`); and what els
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch as th
 
@@ -21,8 +22,11 @@ from ..files import replacing
 
 if TYPE_CHECKING:
     from ..envs.parametric import ParametricGame
+    from .networks import Trained
 
-__all__ = ["identity", "opened", "read_state", "write_state", "written"]
+__all__ = ["identity", "opened", "restored", "write_state", "written"]
+
+T = TypeVar("T", bound="Trained")
 
 ABOUT, STATE = "about.json", "state.json"
 
@@ -35,6 +39,9 @@ def identity(method: object, game: ParametricGame) -> dict[str, Any]:
         "number of parameters": int(game.upper_space.shape[0]),
         "observation space": str(game.observation_space),
         "action space": str(game.lower_space),
+        "gamma": game.gamma,
+        "temperature": game.temperature,
+        "upper_gamma": game.upper_gamma,
     }
 
 
@@ -59,17 +66,20 @@ def written(
 
 @contextmanager
 def opened(
-    path: str | os.PathLike[str], about: Mapping[str, Any]
+    path: str | os.PathLike[str], about: Mapping[str, Any], needed: Iterable[str]
 ) -> Iterator[tuple[zipfile.ZipFile, dict[str, Any]]]:
     """Yield the archive to read from, and the state that was written.
+
+    Whatever goes wrong while it is read is a `ValueError`: what is read should be assigned later.
 
     Args:
         path: The file.
         about: Of whom it must be; see `identity`.
+        needed: What must be in it.
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If it is no such file, or of somebody else.
+        ValueError: If it is no such file, of somebody else, incomplete, or cannot be read.
     """
     path = _zipped(path)
     with open(path, "rb") as file:
@@ -78,13 +88,32 @@ def opened(
     with zipfile.ZipFile(path) as archive:
         if not {ABOUT, STATE} <= {*archive.namelist()}:
             raise ValueError(f"{path} is no file of a method's `save`")
-        found = json.loads(archive.read(ABOUT))
+        with _readable(path):
+            found = dict(json.loads(archive.read(ABOUT)))
         for name, value in about.items():
             if found.get(name) != value:
                 raise ValueError(
                     f"{path} is of another {name}: expected {value!r}, got {found.get(name)!r}"
                 )
-        yield archive, json.loads(archive.read(STATE))
+        for name in needed:
+            if name not in archive.namelist():
+                raise ValueError(f"{path} is incomplete: it has no {name}")
+        with _readable(path):
+            yield archive, dict(json.loads(archive.read(STATE)))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what libraries raise where a file is damaged, all sorts of errors, into one."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be read: it is damaged, or of other versions of the libraries "
+            f"({type(error).__name__})"
+        ) from error
 
 
 def write_state(archive: zipfile.ZipFile, name: str, state: dict[str, Any]) -> None:
@@ -94,11 +123,20 @@ def write_state(archive: zipfile.ZipFile, name: str, state: dict[str, Any]) -> N
     archive.writestr(name, memory.getvalue())
 
 
-def read_state(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
-    """Return what `write_state` has written, on the CPU, whatever device it was on."""
-    memory = io.BytesIO(archive.read(name))
-    state: dict[str, Any] = th.load(memory, map_location="cpu", weights_only=True)
-    return state
+def restored(trained: T, archive: zipfile.ZipFile, name: str, game: ParametricGame) -> T:
+    """Return a copy of networks and optimisers in the state that `write_state` has written.
+
+    Args:
+        trained: What is copied, whatever device it was on that was written.
+        archive: The archive.
+        name: Where in it the state is.
+        game: The game, which is not copied.
+    """
+    made = copy.deepcopy(trained, {id(game): game})
+    made.load_state_dict(
+        th.load(io.BytesIO(archive.read(name)), map_location="cpu", weights_only=True)
+    )
+    return made
 
 
 def _zipped(path: str | os.PathLike[str]) -> Path:

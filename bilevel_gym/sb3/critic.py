@@ -20,6 +20,7 @@ from .networks import IMAGES, Trained, numbers, parts
 if TYPE_CHECKING:
     from ..envs.parametric import ParametricGame
     from .followers import Follower
+    from .replay import Transitions
 
 __all__ = ["LeaderCritic"]
 
@@ -32,15 +33,18 @@ IMAGE_BATCH = 64
 # the mean over many of them is the network's own.
 DRAWS = 8
 
-# The smallest images that the library's convolutions can read, in pixels.
-LEAST_SIDE = 36
+# So many batches tell how large the leader's rewards are.
+MEASURED = 4
 
 
 class LeaderCritic(Trained):
     """Q_u(s, a), fitted to the learner's replay by expected SARSA.
 
     Targets are u + gamma_u E_pi Q_u(s', .) under the follower's policy of today, whatever policy
-    the transitions are of. An episode that is cut goes on as far as the critic is concerned. Where
+    the transitions are of. An episode that is cut goes on as far as the critic is concerned. The
+    network speaks in units of its own, Q_u = offset + scale q, measured when it is first fitted:
+    what is paid everywhere alike would otherwise take it longer to learn than all that matters, and
+    what it has not learnt of that points anywhere. Where
     actions are discrete the network has an output for each, and reads them otherwise. Images go
     through the convolutions of Mnih et al. (Nature 518, 2015) first, as the library has them.
     """
@@ -56,7 +60,7 @@ class LeaderCritic(Trained):
         self._game, self._device = game, get_device(device)
         self._discrete = isinstance(game.lower_space, spaces.Discrete)
         seen = game.observation_space
-        self._images = is_image_space(seen) and min((seen.shape or ())[1:]) >= LEAST_SIDE
+        self._images = is_image_space(seen)
         acted, outputs = 0, 1
         if isinstance(game.lower_space, spaces.Discrete):
             outputs = int(game.lower_space.n)
@@ -72,6 +76,16 @@ class LeaderCritic(Trained):
         self.network = network.to(self._device)
         self._target = copy.deepcopy(self.network)
         self._optimizer = th.optim.Adam(self.network.parameters(), LEARNING_RATE, fused=True)
+        self._units: tuple[float, float] | None = None  # offset and scale
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return networks, optimiser and units, for a file."""
+        return {**super().state_dict(), "units": self._units}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` has returned, on whatever device that was."""
+        super().load_state_dict(state)
+        self._units = state["units"]
 
     def _parts(self) -> dict[str, Any]:
         return {**super()._parts(), "target": self._target}
@@ -87,12 +101,14 @@ class LeaderCritic(Trained):
         buffer, losses = follower.model.replay_buffer, []
         assert buffer is not None
         size = IMAGE_BATCH if self._images else BATCH
+        if self._units is None:
+            self._units = self._measured(buffer.transitions(buffer.draw(MEASURED * size, rng), rng))
+        offset, scale = self._units
         for _ in range(updates):
-            batch = buffer.transitions(rng.integers(buffer.size(), size=size), rng)
-            rewards = batch.rewards.astype(np.float64)
-            paid = self._game.upper_reward(batch.observations, batch.actions, rewards)
+            batch = buffer.transitions(buffer.draw(size, rng), rng)
+            later = self._game.upper_gamma * (1.0 - batch.dones)
             following = self._expected(self._target, batch.next_observations, follower, rng, 1)
-            target = paid + self._game.upper_gamma * (1.0 - batch.dones) * following
+            target = (self._paid(batch) - (1.0 - later) * offset) / scale + later * following
             predicted = self._values(self.network, batch.observations, batch.actions)
             wanted = th.as_tensor(target, dtype=predicted.dtype, device=self._device)
             loss = th.nn.functional.mse_loss(predicted, wanted)
@@ -105,7 +121,19 @@ class LeaderCritic(Trained):
                 ):
                     old.lerp_(new, POLYAK)
             losses.append(float(loss.detach()))
-        return float(np.mean(losses[-max(1, updates // 10) :]))
+        return scale**2 * float(np.mean(losses[-max(1, updates // 10) :]))
+
+    def _paid(self, batch: Transitions) -> FloatArray:
+        rewards = batch.rewards.astype(np.float64)
+        return self._game.upper_reward(batch.observations, batch.actions, rewards)
+
+    def _measured(self, batch: Transitions) -> tuple[float, float]:
+        """Return the mean of Q_u, were all states alike, and how far targets lie about it."""
+        paid, later = self._paid(batch), self._game.upper_gamma * (1.0 - batch.dones)
+        # Undiscounted, and without an end in sight, what counts is an episode.
+        offset = float(paid.mean()) / max(1.0 - float(later.mean()), 1.0 / self._game.episode_steps)
+        scale = float((paid - (1.0 - later) * offset).std())
+        return offset, scale if scale > 0.0 else 1.0
 
     def advantages(
         self,
@@ -122,10 +150,12 @@ class LeaderCritic(Trained):
             follower: Whose policy it is.
             rng: For means over a policy that cannot be added up.
         """
+        _, scale = self._units or (0.0, 1.0)
         if not self._discrete:
             taken = self._evaluated(self.network, observations, actions)[:, 0]
-            return taken - self._expected(self.network, observations, follower, rng, DRAWS), None
-        q = self._evaluated(self.network, observations)
+            mean = self._expected(self.network, observations, follower, rng, DRAWS)
+            return scale * (taken - mean), None
+        q = scale * self._evaluated(self.network, observations)
         table = q - (follower.probabilities(observations) * q).sum(axis=1, keepdims=True)
         taken = table[np.arange(len(table)), actions.reshape(-1).astype(np.int64)]
         return taken, table
@@ -138,7 +168,7 @@ class LeaderCritic(Trained):
         rng: np.random.Generator,
         draws: int,
     ) -> FloatArray:
-        """Return E_pi Q(s, .), `[B]`, by so many draws where actions are continuous."""
+        """Return E_pi q(s, .), `[B]`, by so many draws where actions are continuous."""
         if self._discrete:
             q = self._evaluated(network, observations)
             return (follower.probabilities(observations) * q).sum(axis=1)

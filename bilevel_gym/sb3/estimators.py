@@ -11,10 +11,29 @@ the episodes alone, a regression of what followed on what was seen and done. `so
 code of Yang, Gao, Yuan (AISTATS 2025, arXiv 2405.19697) computes: of the advantage of dr/dx it
 keeps the first term, so that it is biased, and zero where the reward's gradient does not depend on
 the action.
+
+Methods of games whose follower learns, `HyperGradient(game, method, **options)`: "trace" (the
+default), "bc-hg", "hpgd" and "sobirl". Tabular games have them as "deep-trace" and so on, with
+other defaults (`bilevel_gym.sb3.tables.DEFAULTS`). Tasks have their own, in `method_options`.
+
+| option | default | what it is |
+|---|---|---|
+| `episodes` | 16 | episodes watched for each x |
+| `inner_steps` | 1500 | environment steps that the follower learns for each x |
+| `first_inner_steps` | as many | those for the first x |
+| `inner` | that fits | "soft-dqn" for discrete actions, "soft-sac" for continuous ones |
+| `inner_options` | {} | arguments of `bilevel_gym.sb3.SoftDQN` or `bilevel_gym.sb3.SoftSAC` |
+| `critic_updates` | 200 (hpgd: 1000) | gradient steps of the leader's critic for each x |
+| `first_critic_updates` | as many | those for the first x; trace and bc-hg |
+| `truncation` | None | steps that an injection counts; sobirl has 1 |
+| `discount_steps` | True | whether late steps count for less; not sobirl |
+| `state_features` | up to 60 | features of the state that advantages are regressed on; not sobirl |
+| `baseline` | True | sobirl: whether the mean return of the other episodes is subtracted |
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from abc import ABC, abstractmethod
@@ -30,9 +49,9 @@ from ..checks import check_at_least, check_flag
 from ..mdp import FloatArray
 from ..methods.base import EpisodicResponse, Response
 from ..methods.sampled import carried
-from .checkpoints import identity, opened, read_state, write_state, written
+from .checkpoints import identity, opened, restored, write_state, written
 from .critic import BATCH, LeaderCritic
-from .followers import Follower, LearntEpisodes
+from .followers import ANSWERED, MODEL, Follower, LearntEpisodes
 from .networks import numbers
 
 if TYPE_CHECKING:
@@ -87,7 +106,7 @@ class Estimator(ABC):
         """
         check_at_least("episodes", episodes, 1)
         self._game, self._num_episodes = game, int(episodes)
-        self._rng, self._answered = np.random.default_rng(0), 0
+        self._rng = np.random.default_rng(0)
         self.critic: LeaderCritic | None = None
         self.follower = Follower(
             game,
@@ -99,7 +118,7 @@ class Estimator(ABC):
 
     def reset(self, rng: np.random.Generator) -> None:
         """Forget everything learnt; draw all randomness from `rng` from now on."""
-        self._rng, self._answered = rng, 0
+        self._rng = rng
         self.follower.reset(rng)
 
     @abstractmethod
@@ -121,7 +140,6 @@ class Estimator(ABC):
         samples = self.follower.learn(upper_params)
         played = self.follower.play(upper_params, self._num_episodes, self._rng)
         response, loss = self.response_term(upper_params, played)
-        self._answered += 1
         value, direct = self._game.direct_part(upper_params, played)
         discounts = np.power(self._game.upper_gamma, np.arange(len(played.alive)))
         upper = float((discounts @ played.upper_rewards).mean())
@@ -161,7 +179,7 @@ class Estimator(ABC):
         Args:
             path: Where to, ".zip" being added to a path without an extension.
         """
-        state = {"generator": self._rng.bit_generator.state, "answered": self._answered}
+        state = {"generator": self._rng.bit_generator.state}
         with written(path, identity(self, self._game), state) as archive:
             self.follower.save(archive)
             if self.critic is not None:
@@ -177,16 +195,23 @@ class Estimator(ABC):
 
         Raises:
             FileNotFoundError: If there is none.
-            ValueError: If it is none of `save`, or of another method or game; nothing changes.
+            ValueError: If it is none of `save`, of another method or game, incomplete or damaged;
+                nothing changes.
         """
-        with opened(path, identity(self, self._game)) as (archive, state):
-            critic = None if self.critic is None else read_state(archive, CRITIC)
-            self.follower.load(archive)
-        if self.critic is not None and critic is not None:
-            self.critic.load_state_dict(critic)
+        needed = [MODEL, ANSWERED, *([] if self.critic is None else [CRITIC])]
+        with opened(path, identity(self, self._game), needed) as (archive, state):
+            drawn = copy.deepcopy(self._rng.bit_generator)
+            drawn.state = state["generator"]
+            critic = None
+            if self.critic is not None:
+                critic = restored(self.critic, archive, CRITIC, self._game)
+            follower = copy.copy(self.follower)
+            follower.load(archive)
+        self.follower = follower
+        if critic is not None:
+            self.critic = critic
         # The generator is the game's own: it is set, not replaced.
-        self._rng.bit_generator.state = state["generator"]
-        self._answered = int(state["answered"])
+        self._rng.bit_generator.state = drawn.state
 
     def _differentiated(
         self,
@@ -387,13 +412,18 @@ class Trace(Carrying):
         self, played: LearntEpisodes
     ) -> tuple[FloatArray, FloatArray | None, float]:
         """Return what a critic says that goes on learning from the replay; see `Carrying`."""
-        updates = self._updates if self._answered else self._first_updates or self._updates
+        first = self.follower.answered <= 1
+        updates = self._first_updates or self._updates if first else self._updates
         loss = self.critic.fit(self.follower, updates, self._rng)
         return *self._judged(self.critic, *played.as_batch), loss
 
 
 class BCHG(Trace):
-    """The covariance of Kudo et al. (BC-HG, ICAPS 2026): the trace of the actions taken."""
+    """The covariance of Kudo et al. (BC-HG, ICAPS 2026): the trace of the actions taken.
+
+    `Trace` averages the last action over the policy where it can be; where actions are continuous,
+    or the reward does not depend on them, there is nothing to average, and the two are the same.
+    """
 
     averages_actions: ClassVar[bool] = False
 
@@ -460,8 +490,6 @@ class HPGD(Carrying):
 class ReturnCritic(LeaderCritic):
     """Q_u(s, a), fitted to returns that were seen; of advantages only their differences count."""
 
-    _scale = 1.0
-
     def regress(
         self,
         observations: NDArray[Any],
@@ -480,10 +508,8 @@ class ReturnCritic(LeaderCritic):
             rng: Where the batches come from.
         """
         # A network that is new finds small numbers faster; their mean is no part of an advantage.
-        self._scale = max(float(returns.std()), 1e-8)
-        targets = th.as_tensor(
-            (returns - returns.mean()) / self._scale, dtype=th.float32, device=self._device
-        )
+        offset, scale = self._units = float(returns.mean()), max(float(returns.std()), 1e-8)
+        targets = th.as_tensor((returns - offset) / scale, dtype=th.float32, device=self._device)
         losses = []
         for _ in range(updates):
             drawn = rng.integers(len(returns), size=BATCH)
@@ -493,18 +519,7 @@ class ReturnCritic(LeaderCritic):
             loss.backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
             losses.append(float(loss.detach()))
-        return self._scale**2 * float(np.mean(losses[-max(1, updates // 10) :]))
-
-    def advantages(
-        self,
-        observations: NDArray[Any],
-        actions: NDArray[Any],
-        follower: Follower,
-        rng: np.random.Generator,
-    ) -> tuple[FloatArray, FloatArray | None]:
-        """Return advantages in the units of returns; see `LeaderCritic`."""
-        taken, every = super().advantages(observations, actions, follower, rng)
-        return self._scale * taken, None if every is None else self._scale * every
+        return scale**2 * float(np.mean(losses[-max(1, updates // 10) :]))
 
 
 def returns_to_go(rewards: FloatArray, gamma: float) -> FloatArray:

@@ -6,12 +6,16 @@ import copy
 import inspect
 import io
 import pickle
+import random
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.preprocessing import (
@@ -89,6 +93,7 @@ class Follower:
 
     Attributes:
         model: The algorithm, of Stable-Baselines3.
+        answered: How many x it has learnt under.
     """
 
     def __init__(
@@ -138,21 +143,22 @@ class Follower:
         self._game, self._class = game, ALGORITHMS[algorithm]
         self._steps, self._first_steps = steps, steps if first_steps is None else first_steps
         self._options = _checked_options(algorithm, options)
-        self._answered = 0
+        self.answered = 0
         self.discrete, self._images = discrete, is_image_space(seen)
         self.reset(np.random.default_rng(0))
 
     def reset(self, rng: np.random.Generator) -> None:
         """Forget everything learnt."""
-        self._answered = 0
-        self.model = self._class(
-            "CnnPolicy" if self._images else "MlpPolicy",
-            self._stage(1),
-            gamma=self._game.gamma,
-            temperature=self._game.temperature,
-            seed=int(rng.integers(2**31)),
-            **copy.deepcopy(self._options),  # the library writes into some
-        )
+        self.answered = 0
+        with kept_generators():
+            self.model = self._class(
+                "CnnPolicy" if self._images else "MlpPolicy",
+                self._stage(1),
+                gamma=self._game.gamma,
+                temperature=self._game.temperature,
+                seed=int(rng.integers(2**31)),
+                **copy.deepcopy(self._options),  # the library writes into some
+            )
         self._stages: DummyVecEnv | None = None
 
     def learn(self, upper_params: FloatArray) -> int:
@@ -161,10 +167,10 @@ class Follower:
         self.model.reward_fn = lambda observations, actions: game.reward(
             upper_params, observations, actions
         )
-        steps = self._steps if self._answered else self._first_steps
+        steps = self._steps if self.answered else self._first_steps
         before = self.model.num_timesteps
-        self.model.learn(steps, reset_num_timesteps=self._answered == 0, log_interval=None)
-        self._answered += 1
+        self.model.learn(steps, reset_num_timesteps=self.answered == 0, log_interval=None)
+        self.answered += 1
         return self.model.num_timesteps - before
 
     def probabilities(self, observations: NDArray[Any]) -> FloatArray:
@@ -224,7 +230,7 @@ class Follower:
         with archive.open(MODEL, "w", force_zip64=True) as member:  # a replay can be large
             assert isinstance(member, io.BufferedIOBase)
             self.model.save(member)
-        archive.writestr(ANSWERED, str(self._answered))
+        archive.writestr(ANSWERED, str(self.answered))
         running = self._copy_of_environment()
         if running is not None:
             archive.writestr(ENVIRONMENT, running)
@@ -232,13 +238,14 @@ class Follower:
     def load(self, archive: zipfile.ZipFile) -> None:
         """Go on where the one that was saved is; nothing changes if the file does not fit."""
         going_on = ENVIRONMENT in archive.namelist()
-        self.model = self._class.load(
-            io.BytesIO(archive.read(MODEL)),
-            pickle.loads(archive.read(ENVIRONMENT)) if going_on else self._stage(1),
-            device=self._options.get("device", "auto"),
-            force_reset=not going_on,
-        )
-        self._answered = int(archive.read(ANSWERED))
+        with kept_generators():
+            self.model = self._class.load(
+                io.BytesIO(archive.read(MODEL)),
+                pickle.loads(archive.read(ENVIRONMENT)) if going_on else self._stage(1),
+                device=self._options.get("device", "auto"),
+                force_reset=not going_on,
+            )
+        self.answered = int(archive.read(ANSWERED))
 
     def _copy_of_environment(self) -> bytes | None:
         """Return the environment that is learnt in, None if no copy would go on as it does."""
@@ -272,8 +279,26 @@ class Follower:
         return {name: np.stack(values) for name, values in record.items()}
 
 
+@contextmanager
+def kept_generators() -> Iterator[None]:
+    """Leave the global random numbers as they were, which the library seeds where it is seeded."""
+    python, arrays = random.getstate(), np.random.get_state()
+    devices = list(range(th.cuda.device_count()))
+    try:
+        with th.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)
+
+
 def _checked_options(algorithm: str, options: Any) -> dict[str, Any]:
-    """Return arguments of an algorithm that may be chosen."""
+    """Return arguments of an algorithm that may be chosen.
+
+    Raises:
+        TypeError: If there is no such argument.
+        ValueError: If one of those that say how often it learns is out of range.
+    """
     if options is not None and not isinstance(options, dict):
         raise TypeError(f"`inner_options` must be a dict of options, got {options!r}")
     accepted = [n for n in inspect.signature(ALGORITHMS[algorithm]).parameters if n not in SET]
@@ -282,7 +307,24 @@ def _checked_options(algorithm: str, options: Any) -> dict[str, Any]:
             raise TypeError(
                 unknown_name(f"option for inner learner {algorithm!r}:", option, accepted)
             )
-    return {"learning_rate": LEARNING_RATE, **copy.deepcopy(options or {})}
+    chosen = {"learning_rate": LEARNING_RATE, **copy.deepcopy(options or {})}
+    often = chosen.get("train_freq", 1)
+    if isinstance(often, list | tuple):
+        if len(often) != 2:
+            raise ValueError(
+                f'`train_freq` must be a number of steps or such as (4, "step"), got {often!r}'
+            )
+        if isinstance(often, list):  # there are no tuples in JSON
+            chosen["train_freq"] = tuple(often)
+        often = often[0]
+    check_at_least("train_freq", often, 1)
+    updates = chosen.get("gradient_steps", 1)
+    check_at_least("gradient_steps", updates, -1)
+    if updates == 0:
+        raise ValueError(
+            "`gradient_steps` must be at least 1, or -1 for as many as there were steps, got 0"
+        )
+    return chosen
 
 
 def _padded(values: NDArray[Any], length: int) -> NDArray[Any]:

@@ -20,6 +20,7 @@ Fragments begin anywhere in an episode; the states that they begin in are taken 
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 import os
@@ -35,7 +36,7 @@ from ..checks import check_at_least, check_positive
 from ..mdp import FloatArray
 from ..methods.base import EpisodicResponse
 from ..methods.sampled import carried
-from .checkpoints import identity, opened, read_state, write_state, written
+from .checkpoints import identity, opened, restored, write_state, written
 from .comparisons import (
     BradleyTerry,
     Judge,
@@ -45,7 +46,7 @@ from .comparisons import (
     checked_answers,
     compared,
 )
-from .followers import Follower, LearntEpisodes
+from .followers import ANSWERED, MODEL, Follower, LearntEpisodes
 from .networks import Trained, numbers
 
 if TYPE_CHECKING:
@@ -220,20 +221,30 @@ class PreferenceMethod(ABC):
 
         Raises:
             FileNotFoundError: If there is none.
-            ValueError: If it is none of `save`, or of another method or game; nothing changes.
+            ValueError: If it is none of `save`, of another method or game, incomplete or damaged;
+                nothing changes.
         """
-        with opened(path, self._identity()) as (archive, state):
+        needed = [QUEUE, MODEL, ANSWERED, *([] if self.critic is None else [CRITIC])]
+        with opened(path, self._identity(), needed) as (archive, state):
             queue = PreferenceQueue.load(io.BytesIO(archive.read(QUEUE)))
-            critic = None if self.critic is None else read_state(archive, CRITIC)
-            self.follower.load(archive)
-        if self.critic is not None and critic is not None:
-            self.critic.load_state_dict(critic)
-        self.queue, self.shown, self._steps = queue, state["shown"], state["steps"]
-        response = state["response"]
-        self._response = None if response is None else np.array(response, dtype=np.float64)
-        self._loss, self._summary = state["loss"], tuple(state["summary"])
+            drawn = copy.deepcopy(self._rng.bit_generator)
+            drawn.state = state["generator"]
+            critic = None
+            if self.critic is not None:
+                critic = restored(self.critic, archive, CRITIC, self._game)
+            follower = copy.copy(self.follower)
+            follower.load(archive)
+            shown, steps, loss = state["shown"], state["steps"], state["loss"]
+            summary, response = tuple(state["summary"]), state["response"]
+            if response is not None:
+                response = np.array(response, dtype=np.float64)
+        self.follower, self.queue = follower, queue
+        if critic is not None:
+            self.critic = critic
+        self.shown, self._steps, self._loss = shown, steps, loss
+        self._summary, self._response = summary, response
         # The generator is the game's own: it is set, not replaced.
-        self._rng.bit_generator.state = state["generator"]
+        self._rng.bit_generator.state = drawn.state
 
     def _identity(self) -> dict[str, Any]:
         game = self._game

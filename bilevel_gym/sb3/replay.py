@@ -144,6 +144,13 @@ class RelabellingReplayBuffer(ReplayBuffer):
         rewards = self.rewards_of(observations, actions).reshape(-1, 1)
         return batch._replace(rewards=th.as_tensor(rewards, device=self.device))
 
+    def draw(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Draw slots whose transitions are whole, `[count]`."""
+        if self.full and self.optimize_memory_usage:
+            # What followed the latest transition is where the oldest one's observation was.
+            return (rng.integers(1, self.buffer_size, size=count) + self.pos) % self.buffer_size
+        return rng.integers(self.size(), size=count)
+
     def transitions(self, indices: NDArray[Any], rng: np.random.Generator) -> Transitions:
         """Return what has been stored, as the environment knows it, for learners of other things.
 

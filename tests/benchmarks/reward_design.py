@@ -5,8 +5,9 @@ Run it as `python -m tests.benchmarks.reward_design`; it prints a table, a row f
 The setting: the methods' defaults of each task, from its initial x along Adam, at a constant rate.
 At each x the leader's reward is measured anew, in episodes of the follower of that moment which
 nobody learns from: the mean per step for BilevelPendulum-v0, which is cos(theta), the length of an
-episode for BilevelCartPole-v0. The best x of a run is the one with the best such measurement.
-Environment steps are those of the learner and of the episodes that the estimates are made of.
+episode for BilevelCartPole-v0, F for BilevelReacher-v0. The best x of a run is the one with the
+best such measurement. Environment steps are those of the learner and of the episodes that the
+estimates are made of.
 """
 
 from __future__ import annotations
@@ -21,17 +22,23 @@ import numpy as np
 import torch
 
 from bilevel_gym import HyperGradient
+from bilevel_gym.envs import ParametricGame
 from bilevel_gym.optimizers import Iterate, adam
 from bilevel_gym.sb3.estimators import Estimator
+from bilevel_gym.sb3.followers import LearntEpisodes
 
 # Adam's rate, steps, and episodes of a measurement, for each task.
-TASKS = {"BilevelPendulum-v0": (0.4, 6, 64), "BilevelCartPole-v0": (0.1, 12, 64)}
+TASKS = {
+    "BilevelPendulum-v0": (0.4, 6, 64),
+    "BilevelCartPole-v0": (0.1, 12, 64),
+    "BilevelReacher-v0": (0.3, 8, 64),
+}
 
 
 def run(env_id: str, seed: int, *, learning_rate: float, steps: int, episodes: int) -> str:
     """Climb once, and return a row of the table."""
     env = HyperGradient(gym.make(env_id), outer_steps=steps + 2)
-    game, method = env.game, cast(Estimator, env.method)
+    game, method = cast(ParametricGame, env.game), cast(Estimator, env.method)
     low, high = (
         bound.astype(np.float64) for bound in (game.upper_space.low, game.upper_space.high)
     )
@@ -54,10 +61,7 @@ def run(env_id: str, seed: int, *, learning_rate: float, steps: int, episodes: i
         nonlocal began
         before = time.perf_counter()
         played = method.follower.play(iterate.upper_params, episodes, rng)
-        paid = played.upper_rewards.sum() / (
-            played.num_steps if "Pendulum" in env_id else played.num_episodes
-        )
-        measured.append(float(paid))
+        measured.append(score(env_id, game.upper_gamma, played))
         began += time.perf_counter() - before
         print(f"  {measured[-1]:8.3f} after {samples[-1]:7d} steps, x =", end=" ", flush=True)
         print(np.array2string(iterate.upper_params, precision=2, suppress_small=True), flush=True)
@@ -77,6 +81,15 @@ def run(env_id: str, seed: int, *, learning_rate: float, steps: int, episodes: i
         f"| `{env_id}` | {seed} | {measured[0]:.3f} | {measured[best]:.3f} | "
         f"{samples[best + 1]} | {seconds[best + 1]:.0f} | {measured[-1]:.3f} | {samples[-1]} |"
     )
+
+
+def score(env_id: str, upper_gamma: float, played: LearntEpisodes) -> float:
+    """Return what episodes bring the leader, in the unit of the task."""
+    if "Reacher" in env_id:
+        discounts = np.power(upper_gamma, np.arange(len(played.alive)))
+        return float((discounts @ played.upper_rewards).mean())
+    count = played.num_steps if "Pendulum" in env_id else played.num_episodes
+    return float(played.upper_rewards.sum() / count)
 
 
 def one_step(env_id: str) -> str:
