@@ -83,8 +83,8 @@ class BilevelBeamRider(ParametricGame):
     leader's is truncated after `outer_steps` (100) announcements.
 
     ## Info
-    Leader: `hyper_gradient` [D], `upper_params` [D], `inner_samples`, `critic_loss`. Follower and
-    game: `upper_reward`, that is u.
+    Leader: `objective`, `hyper_gradient` [D], `upper_params` [D], `inner_samples`, `critic_loss`.
+    Follower and game: `upper_reward`, that is u.
 
     ## Arguments
     * `channels` (8): width c of the network, at least 1;
@@ -136,7 +136,7 @@ class BilevelBeamRider(ParametricGame):
         if leader.exists():
             climb.load_state_dict(pickle.loads(leader.read_bytes()))
             env.method.load(file)
-            _, info = env.reset(options={"upper_params": climb.x, "warm_start": True})
+            _, info = env.reset(options={"upper_params": climb.x, "keep_learnt": True})
         else:
             _, info = env.reset(seed=0)
         while True:

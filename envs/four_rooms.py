@@ -117,8 +117,9 @@ class BilevelFourRooms(TabularBilevelEnv):
     truncated after 200 steps. The leader's is truncated after `outer_steps` (100) announcements.
 
     ## Info
-    Leader: `hyper_gradient` [105], `upper_params` [105], `inner_residual`, `inner_iterations`,
-    `inner_converged`, `lower_value`. Follower and game: `upper_reward`, that is u(s).
+    Leader: `objective`, `hyper_gradient` [105], `upper_params` [105], `inner_residual`,
+    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`, that is
+    u(s).
 
     ## Arguments
     * `goals` ([(1, 9), (11, 11)]): the goals as (row, column), different free cells other than

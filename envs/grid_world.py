@@ -132,8 +132,9 @@ class BilevelGridWorld(TabularBilevelEnv):
     200 steps. The leader's is truncated after `outer_steps` (100) announcements.
 
     ## Info
-    Leader: `hyper_gradient` [D], `upper_params` [D], `inner_residual`, `inner_iterations`,
-    `inner_converged`, `lower_value`. Follower and game: `upper_reward`, that is u(s).
+    Leader: `objective`, `hyper_gradient` [D], `upper_params` [D], `inner_residual`,
+    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`, that is
+    u(s).
 
     ## Arguments
     * `desc`: the map, a list of strings; or else

@@ -125,8 +125,9 @@ class BilevelIncentive(TabularBilevelEnv):
     (100) announcements.
 
     ## Info
-    Leader: `hyper_gradient` [D], `upper_params` [D], `inner_residual`, `inner_iterations`,
-    `inner_converged`, `lower_value`. Follower and game: `upper_reward`, that is u(s).
+    Leader: `objective`, `hyper_gradient` [D], `upper_params` [D], `inner_residual`,
+    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`, that is
+    u(s).
 
     ## Arguments
     * `paid` (None): the pairs that can be paid for, a list of different [state, action] with the

@@ -114,8 +114,8 @@ class BilevelInverseRL(TabularBilevelEnv):
     after 200 steps. The leader's is truncated after `outer_steps` (100) announcements.
 
     ## Info
-    Leader: `hyper_gradient` [D], `upper_params` [D], `inner_residual`, `inner_iterations`,
-    `inner_converged`, `lower_value`. Follower and game: `upper_reward`, zero.
+    Leader: `objective`, `hyper_gradient` [D], `upper_params` [D], `inner_residual`,
+    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`, zero.
 
     ## Arguments
     * `desc`: the map, a list of strings: `a` to `z` kinds of terrain, `G` goals (at least one), `S`

@@ -95,8 +95,8 @@ class BilevelLQR(LinearQuadraticEnv):
     after 100 steps. The leader's is truncated after `outer_steps` (100) announcements.
 
     ## Info
-    Leader: `hyper_gradient` [S + A], `upper_params` [S + A], `inner_residual` (of the Riccati
-    equation), `inner_iterations`, `inner_converged`, `lower_value`. Follower and game:
+    Leader: `objective`, `hyper_gradient` [S + A], `upper_params` [S + A], `inner_residual` (of the
+    Riccati equation), `inner_iterations`, `inner_converged`, `lower_value`. Follower and game:
     `upper_reward`, that is -(s^T M s + a^T N a).
 
     ## Arguments

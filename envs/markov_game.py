@@ -107,8 +107,9 @@ class BilevelMarkovGame(TabularBilevelEnv):
     announcements.
 
     ## Info
-    Leader: `hyper_gradient` [3, 2], `upper_params` [3, 2], `inner_residual`, `inner_iterations`,
-    `inner_converged`, `lower_value`. Follower and game: `upper_reward`, that is u.
+    Leader: `objective`, `hyper_gradient` [3, 2], `upper_params` [3, 2], `inner_residual`,
+    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`, that is
+    u.
 
     ## Arguments
     * `bonus` (1): what the follower is paid for b in A when the leader shows 0, not negative.

@@ -15,15 +15,22 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from numpy.typing import ArrayLike, NDArray
 
-from ..checks import check_at_least, check_in_box, check_probability, unknown_name
+from ..checks import (
+    check_at_least,
+    check_in_box,
+    check_positive,
+    check_probability,
+    unknown_name,
+)
 from ..mdp import FloatArray
 from ..methods import LEARNT_METHODS
 from ..methods.base import EpisodicResponse, Response
-from ..reward_models import RewardModel, imported, make_reward_model
+from ..reward_models import RewardModel, imported_function, make_reward_model
 from .base import BilevelEnv, View, shown, upper_box
 
 if TYPE_CHECKING:
     import pygame
+    from torch.nn import Module
 
     from ..sb3.followers import LearntEpisodes
 
@@ -33,6 +40,9 @@ PICTURE_WIDTH = 500
 
 # The narrowest picture, with room for a chart of x; its height below what is seen of the game.
 LEAST_WIDTH, BARS_HEIGHT = 640, 200
+
+# The smallest images that the convolutions of Stable-Baselines3 can read, in pixels.
+LEAST_SIDE = 36
 
 
 class ParametricGame(BilevelEnv):
@@ -89,7 +99,7 @@ class ParametricGame(BilevelEnv):
     def __init__(
         self,
         env_id: str,
-        reward_model: RewardModel | Mapping[str, Any],
+        reward_model: RewardModel | Mapping[str, Any] | Module,
         *,
         env_kwargs: Mapping[str, Any] | None = None,
         episode_steps: int | None = None,
@@ -105,8 +115,9 @@ class ParametricGame(BilevelEnv):
 
         Args:
             env_id: Gymnasium id of the environment.
-            reward_model: r_x: a `bilevel_gym.reward_models.RewardModel`, or a specification of one
-                in JSON types, see `bilevel_gym.reward_models.make_reward_model`.
+            reward_model: r_x: a `bilevel_gym.reward_models.RewardModel`, a specification of one in
+                JSON types, or a module of PyTorch; see
+                `bilevel_gym.reward_models.make_reward_model`.
             env_kwargs: Arguments of the environment.
             episode_steps: Steps after which its episodes are cut, at least 1; None for what it
                 says itself.
@@ -122,11 +133,26 @@ class ParametricGame(BilevelEnv):
             render_mode: None, "human" or "rgb_array".
 
         Raises:
+            TypeError: If `env_id` is no id, `reward_model` no reward model, `env_kwargs` no mapping
+                or `upper_reward` no function.
             ValueError: If a range is violated, the environment has no limit of steps, or its spaces
                 are not ones that the followers of `bilevel_gym.sb3` can learn in.
             gymnasium.error.Error: If there is no such environment.
         """
+        if not isinstance(env_id, str):
+            raise TypeError(
+                "`env_id` must be the id of a registered environment, as learners make copies of "
+                f"their own (gymnasium.register yours first), got {env_id!r}"
+            )
+        if not isinstance(env_kwargs, Mapping | None):
+            raise TypeError(
+                f"`env_kwargs` must be a dict of arguments of the environment, got {env_kwargs!r}"
+            )
         self._env_id, self._env_kwargs = env_id, dict(env_kwargs or {})
+        self._judge = None
+        if upper_reward is not None:
+            self._judge = imported_function("upper_reward", upper_reward)
+        bound = check_positive("upper_bound", upper_bound)
         if episode_steps is not None:
             check_at_least("episode_steps", episode_steps, 1)
         self._limit = episode_steps
@@ -145,7 +171,7 @@ class ParametricGame(BilevelEnv):
         self.reward_model = make_reward_model(reward_model, seen, acting)
         start = self.reward_model.initial_params()
         super().__init__(
-            upper_space=upper_box(-upper_bound, upper_bound, (self.reward_model.num_params,)),
+            upper_space=upper_box(-bound, bound, (self.reward_model.num_params,)),
             lower_space=acting,
             observation_space=seen,
             leader_observation_space=spaces.Box(-np.inf, np.inf, (3,), np.float32),
@@ -157,7 +183,6 @@ class ParametricGame(BilevelEnv):
         self.upper_gamma = (
             self.gamma if upper_gamma is None else check_probability("upper_gamma", upper_gamma)
         )
-        self._judge = imported(upper_reward)
         self._upper_params = self.initial_upper_params
         self._observation: Any = None
         self._over = True  # no episode is under way
@@ -170,6 +195,11 @@ class ParametricGame(BilevelEnv):
         drawing: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
         return gym.make(self._env_id, **limit, **drawing, **self._env_kwargs)
 
+    @property
+    def title(self) -> str:
+        """The name of the task's class, or of the environment."""
+        return self._env_id if type(self) is ParametricGame else super().title
+
     # What is paid ------------------------------------------------------------------------------
 
     def reward(
@@ -181,8 +211,12 @@ class ParametricGame(BilevelEnv):
             upper_params: x.
             observations: `[B, ...]`.
             actions: `[B, ...]`, in the units of the follower's action space.
+
+        Raises:
+            ValueError: If the reward model returns something else.
         """
-        return self.reward_model.rewards(upper_params, observations, actions)
+        rewards = self.reward_model.rewards(upper_params, observations, actions)
+        return _checked("`rewards` of the reward model", rewards, (len(observations),), "[B]")
 
     def reward_vjp(
         self,
@@ -191,8 +225,13 @@ class ParametricGame(BilevelEnv):
         actions: NDArray[Any],
         weights: FloatArray,
     ) -> FloatArray:
-        """Return sum_b weights(b) dr_x(s_b, a_b)/dx, shape of x; `weights` is `[B]`."""
-        return self.reward_model.vjp(upper_params, observations, actions, weights)
+        """Return sum_b weights(b) dr_x(s_b, a_b)/dx, shape of x; `weights` is `[B]`.
+
+        Raises:
+            ValueError: If the reward model returns something else.
+        """
+        gradient = self.reward_model.vjp(upper_params, observations, actions, weights)
+        return _checked("`vjp` of the reward model", gradient, np.shape(upper_params), "[D]")
 
     def upper_reward(
         self, observations: NDArray[Any], actions: NDArray[Any], rewards: FloatArray
@@ -206,12 +245,8 @@ class ParametricGame(BilevelEnv):
         """
         if self._judge is None:
             return rewards
-        judged = np.asarray(self._judge(observations, actions, rewards), dtype=np.float64)
-        if judged.shape != rewards.shape:
-            raise ValueError(
-                f"`upper_reward` must return shape [B] = {rewards.shape}, got {judged.shape}"
-            )
-        return judged
+        judged = self._judge(observations, actions, rewards)
+        return _checked("`upper_reward`", judged, rewards.shape, "[B]")
 
     def direct_part(
         self, upper_params: FloatArray, played: LearntEpisodes
@@ -349,17 +384,50 @@ class ParametricGame(BilevelEnv):
         self.environment.close()
 
 
+def _checked(name: str, values: Any, shape: tuple[int, ...], letters: str) -> FloatArray:
+    """Return what a function of the user's has returned, if it is finite and of a shape."""
+    found = np.asarray(values, dtype=np.float64)
+    if found.shape != shape:
+        raise ValueError(f"{name} must return shape {letters} = {shape}, got {found.shape}")
+    if not np.isfinite(found).all():
+        raise ValueError(f"{name} must return finite numbers, got {found[~np.isfinite(found)][0]}")
+    return found
+
+
 def _check_spaces(environment: gym.Env[Any, Any]) -> None:
     """Raise a `ValueError` unless followers can learn in an environment."""
     seen, acting = environment.observation_space, environment.action_space
     name = environment.spec.id if environment.spec else type(environment.unwrapped).__name__
     if not isinstance(seen, spaces.Box | spaces.Discrete):
         raise ValueError(f"observations of {name} must be a Box or Discrete, got {seen}")
+    if isinstance(seen, spaces.Discrete) and int(seen.start) != 0:
+        raise ValueError(f"observations of {name} must be Discrete from 0 on, got {seen}")
+    if isinstance(seen, spaces.Box) and not seen.shape:
+        raise ValueError(f"observations of {name} must have one axis at least, got {seen}")
+    if _are_images(seen) and sorted(seen.shape or ())[1] < LEAST_SIDE:
+        raise ValueError(
+            f"images must have {LEAST_SIDE} pixels a side at least, as convolutions read them, "
+            f"got observations {seen} of {name}"
+        )
     discrete = isinstance(acting, spaces.Discrete) and int(acting.start) == 0
     if not discrete and not (isinstance(acting, spaces.Box) and acting.is_bounded()):
         raise ValueError(
             f"actions of {name} must be a finite Box, or Discrete from 0 on, got {acting}"
         )
+    if isinstance(acting, spaces.Box) and (acting.dtype.kind != "f" or not acting.shape):
+        raise ValueError(
+            f"actions of {name} must be real numbers, with one axis at least, got {acting}"
+        )
+
+
+def _are_images(seen: spaces.Space[Any]) -> bool:
+    """Return what `is_image_space` of Stable-Baselines3 does, which is not needed here."""
+    return (
+        isinstance(seen, spaces.Box)
+        and len(seen.shape) == 3
+        and seen.dtype == np.uint8
+        and bool((seen.low == 0).all() and (seen.high == 255).all())
+    )
 
 
 def with_bars(

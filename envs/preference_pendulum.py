@@ -93,10 +93,10 @@ class BilevelPreferencePendulum(ParametricGame):
     truncated after `outer_steps` (100) announcements.
 
     ## Info
-    Leader: `hyper_gradient` [D], `upper_params` [D], `inner_samples` (environment steps, those of
-    the fragments included), with "sobirl" and "trace" `trust_ratio` (the share of the response
-    term that was used, 0 where there is none), with "trace" `critic_loss`. Follower and game:
-    `upper_reward`, what the environment itself would pay.
+    Leader: `objective`, `hyper_gradient` [D], `upper_params` [D], `inner_samples` (environment
+    steps, those of the fragments included), with "sobirl" and "trace" `trust_ratio` (the share of
+    the response term that was used, 0 where there is none), with "trace" `critic_loss`. Follower
+    and game: `upper_reward`, what the environment itself would pay.
 
     ## Arguments
     * `reward_model` ("network"): or "linear";

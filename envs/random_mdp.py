@@ -83,7 +83,7 @@ class BilevelRandomMDP(TabularBilevelEnv):
     200 steps. The leader's is truncated after `outer_steps` (100) announcements.
 
     ## Info
-    Leader: `hyper_gradient` [upper_dim], `upper_params` [upper_dim], `inner_residual`,
+    Leader: `objective`, `hyper_gradient` [upper_dim], `upper_params` [upper_dim], `inner_residual`,
     `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`, zero.
 
     ## Arguments

@@ -115,8 +115,9 @@ class BilevelTaxDesign(TabularBilevelEnv):
     (100) announcements.
 
     ## Info
-    Leader: `hyper_gradient` [4], `upper_params` [4], `inner_residual`, `inner_iterations`,
-    `inner_converged`, `lower_value`. Follower and game: `upper_reward`, that is u_x(s, a).
+    Leader: `objective`, `hyper_gradient` [4], `upper_params` [4], `inner_residual`,
+    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`, that is
+    u_x(s, a).
 
     ## Arguments
     * `num_assets` (101): points of the grid of assets, at least 2;

@@ -102,9 +102,9 @@ class BilevelToll(TabularBilevelEnv):
     truncated after 200 steps. The leader's is truncated after `outer_steps` (100) announcements.
 
     ## Info
-    Leader: `hyper_gradient` (shape of x), `upper_params`, `inner_residual`, `inner_iterations`,
-    `inner_converged`, `lower_value`. Follower and game: `upper_reward`, that is u_x(link), and
-    `action_mask`.
+    Leader: `objective`, `hyper_gradient` (shape of x), `upper_params`, `inner_residual`,
+    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`, that is
+    u_x(link), and `action_mask`.
 
     ## Arguments
     * `network` (None): rows [from, to, minutes], one for each directed link between two different

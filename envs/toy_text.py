@@ -129,8 +129,9 @@ class BilevelToyText(TabularBilevelEnv):
     (FrozenLake) or 200 steps. The leader's is truncated after `outer_steps` (100) announcements.
 
     ## Info
-    Leader: `hyper_gradient` [D], `upper_params` [D], `inner_residual`, `inner_iterations`,
-    `inner_converged`, `lower_value`. Follower and game: `upper_reward`, that is r(s, a).
+    Leader: `objective`, `hyper_gradient` [D], `upper_params` [D], `inner_residual`,
+    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`, that is
+    r(s, a).
 
     ## Arguments
     * `env_id`: Gymnasium id of the environment; without "-vN", the newest version registered;

@@ -182,7 +182,7 @@ MISTAKES += [
         f"{name}.reset: an option is unknown",
         lambda env: env.reset(options={"upper_parms": np.zeros(SIZE)}),
         ValueError,
-        ("unknown reset option 'upper_parms'", "accepted: 'upper_params'", "Did you mean"),
+        ("unknown reset option 'upper_parms'", "accepted: ", "Did you mean 'upper_params'"),
         setup,
     )
     for name, setup in (("leader", leader), ("game", game), ("rescaled", rescaled))

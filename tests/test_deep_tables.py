@@ -269,7 +269,7 @@ def test_a_registered_task_steps_and_draws_and_a_seed_says_it_all(method: str) -
         )
         observation, info = env.reset(seed=3)
         assert observation in env.observation_space
-        expected = {"hyper_gradient", "upper_params", "inner_samples", "lower_value"}
+        expected = {*"objective hyper_gradient upper_params inner_samples lower_value".split()}
         assert set(info) == expected | (set() if method == "deep-sobirl" else {"critic_loss"})
         x = np.clip(info["upper_params"] + 0.1, -1, 1)
         observation, objective, _, _, again = env.step(x)

@@ -233,6 +233,7 @@ def test_a_reset_without_a_seed_goes_on_with_the_random_numbers(task: Task, seat
 
 def assert_leader_info(env: Env, info: dict[str, Any]) -> None:
     given = dict(info)
+    assert math.isfinite(given["objective"]) and type(given.pop("objective")) is float
     for key in ("hyper_gradient", "upper_params"):
         array = given.pop(key)
         assert array.dtype == np.float64 and array.shape == env.action_space.shape

@@ -452,9 +452,9 @@ def test_a_warm_reset_answers_as_a_step_would(method: str) -> None:
     for reset_at, x in zip((False, True, False, True), xs, strict=True):
         observation, *_, info = twin.step(x)
         if reset_at:
-            given = {"upper_params": x, "warm_start": True}
+            given = {"upper_params": x, "keep_learnt": True}
             assert_identical(env.reset(options=given), (observation, info))
-            assert set(given) == {"upper_params", "warm_start"}
+            assert set(given) == {"upper_params", "keep_learnt"}
         else:
             assert_identical(env.step(x)[-1], info)
     # An ordinary reset forgets.
@@ -467,7 +467,7 @@ def test_a_warm_reset_begins_an_episode_at_the_initial_x() -> None:
     env.reset(seed=0)
     x = walk(1)[0]
     assert [env.step(x)[3] for _ in range(2)] == [False, True]
-    _, info = env.reset(options={"warm_start": True})
+    _, info = env.reset(options={"keep_learnt": True})
     np.testing.assert_array_equal(info["upper_params"], env.game.initial_upper_params)
     assert [env.step(x)[3] for _ in range(2)] == [False, True]
 
@@ -475,10 +475,10 @@ def test_a_warm_reset_begins_an_episode_at_the_initial_x() -> None:
 @pytest.mark.parametrize(
     ("seed", "options", "message"),
     [
-        (7, {"warm_start": True}, "`seed` must be None with `warm_start`.*got 7"),
-        (None, {"warm_start": 1}, "`warm_start` must be True or False, got 1"),
-        (None, {"warm_strat": True}, "accepted: 'upper_params', 'warm_start'.*'warm_start'"),
-        (None, {"warm_start": True, "upper_params": np.full(3, 9.0)}, "upper_params.*9.0"),
+        (7, {"keep_learnt": True}, "`seed` must be None with `keep_learnt`.*got 7"),
+        (None, {"keep_learnt": 1}, "`keep_learnt` must be True or False, got 1"),
+        (None, {"keep_learned": True}, "accepted: 'keep_learnt', 'upper_params'.*'keep_learnt'"),
+        (None, {"keep_learnt": True, "upper_params": np.full(3, 9.0)}, "upper_params.*9.0"),
     ],
 )
 def test_a_warm_reset_that_cannot_be_changes_nothing(
@@ -494,24 +494,13 @@ def test_a_warm_reset_that_cannot_be_changes_nothing(
 
 @every_learner
 def test_there_is_nothing_to_keep_before_the_first_reset(method: str) -> None:
-    with pytest.raises(ResetNeeded, match="`warm_start` needs something learnt.*without it"):
-        learning(method).reset(options={"warm_start": True})
-    learning(method).reset(seed=3, options={"warm_start": False})
-
-
-class Onwards(gym.Wrapper[Any, Any, Any, Any]):
-    """Keep what has been learnt at every reset but the first one."""
-
-    begun = False
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-        kept = {"warm_start": self.begun and seed is None}
-        self.begun = True
-        return self.env.reset(seed=seed, options={**kept, **(options or {})})
+    with pytest.raises(ResetNeeded, match="`keep_learnt` needs something learnt.*without it"):
+        learning(method).reset(options={"keep_learnt": True})
+    learning(method).reset(seed=3, options={"keep_learnt": False})
 
 
 def test_a_black_box_leader_goes_on_over_the_ends_of_its_episodes() -> None:
-    env = DummyVecEnv([lambda: Onwards(learning("m-sobirl", outer_steps=2))])
+    env = DummyVecEnv([lambda: learning("m-sobirl", outer_steps=2, keep_learnt=True)])
     twin = learning("m-sobirl")
     env.seed(0)
     env.reset(), twin.reset(seed=0)
@@ -524,11 +513,23 @@ def test_a_black_box_leader_goes_on_over_the_ends_of_its_episodes() -> None:
             twin.step(twin.game.initial_upper_params)
 
 
+def test_a_seat_that_keeps_what_was_learnt_forgets_it_with_a_seed() -> None:
+    env, plain = learning("m-sobirl", keep_learnt=True), learning("m-sobirl")
+    first = env.reset(seed=0)
+    assert_identical(plain.reset(seed=0), first)
+    env.step(walk(1)[0])
+    assert_identical(env.reset(seed=0), first)
+    env.step(walk(1)[0])
+    assert_identical(env.reset(options={"keep_learnt": False}), first)
+    assert env._saved_kwargs["keep_learnt"] is True
+    assert "keep_learnt" not in plain._saved_kwargs
+
+
 def test_a_rescaled_seat_hands_the_warm_start_on() -> None:
     env, plain = RescaleUpper(uneven_leader()), uneven_leader()
     env.reset(seed=0), plain.reset(seed=0)
     action = np.array([0.2, -0.4, 0.6])
-    _, info = env.reset(options={"upper_params": action, "warm_start": True})
+    _, info = env.reset(options={"upper_params": action, "keep_learnt": True})
     plain.step(env.from_unit(action))
     assert info["inner_iterations"] == answer_of(plain).iterations
     np.testing.assert_allclose(info["upper_params"], action, atol=1e-15)
@@ -544,22 +545,22 @@ def test_a_vector_of_seats_keeps_the_warm_start_of_each() -> None:
     rng = np.random.default_rng(0)
     xs = rng.uniform(-0.5, 0.5, (3, *ours.single_action_space.shape))
     for envs in (ours, theirs):
-        with pytest.raises(ResetNeeded, match="`warm_start` needs"):
-            envs.reset(options={"warm_start": True})
+        with pytest.raises(ResetNeeded, match="`keep_learnt` needs"):
+            envs.reset(options={"keep_learnt": True})
         envs.reset(seed=0)
         envs.step(xs)
         with pytest.raises(ValueError, match="`seed` must be None"):
-            envs.reset(seed=1, options={"warm_start": True})
+            envs.reset(seed=1, options={"keep_learnt": True})
     mask = np.array([True, False, True])
     for options in ({}, {"upper_params": xs[0] + 1e-3}, {"reset_mask": mask}):
         (_, info), (_, expected) = (
-            envs.reset(options={**options, "warm_start": True}) for envs in (ours, theirs)
+            envs.reset(options={**options, "keep_learnt": True}) for envs in (ours, theirs)
         )
         np.testing.assert_array_equal(info["inner_iterations"], expected["inner_iterations"])
         np.testing.assert_allclose(info["hyper_gradient"], expected["hyper_gradient"], atol=1e-9)
     # One x for each.
     ours.step(xs)
-    _, info = ours.reset(options={"upper_params": xs, "warm_start": True})
+    _, info = ours.reset(options={"upper_params": xs, "keep_learnt": True})
     assert info["inner_iterations"].max() <= 1
 
 

@@ -11,13 +11,13 @@ from gymnasium.utils import RecordConstructorArgs
 
 from ..checks import check_at_least, check_flag, unknown_name
 from ..envs.base import BilevelEnv, View, shown
-from ..methods import Response, make_method
+from ..methods import Method, Response, make_method
 from .seats import Seat, take_seat
 
 __all__ = ["HyperGradient"]
 
-RESET_OPTIONS = ("upper_params", "warm_start")
-NOTHING_LEARNT = "`warm_start` needs something learnt; first call `reset` without it"
+RESET_OPTIONS = ("upper_params", "keep_learnt")
+NOTHING_LEARNT = "`keep_learnt` needs something learnt; first call `reset` without it"
 
 
 class HyperGradient(Seat, RecordConstructorArgs):
@@ -43,12 +43,12 @@ class HyperGradient(Seat, RecordConstructorArgs):
     inner learner's warm start. `reset` forgets the warm start, so a seed determines everything that
     follows. `reset(options={"upper_params": x})` starts elsewhere.
 
-    `reset(options={"warm_start": True})` begins an episode without resetting the method: the
+    `reset(options={"keep_learnt": True})` begins an episode without resetting the method: the
     follower goes on with all that it has learnt, and with its own random numbers. The answer is,
     bit by bit, that of a `step` at the same x, and so are all that follow. So one goes on from a
     file, in a fresh process too: after `seat.method.load(path)` (methods whose follower learns have
-    it) such a reset answers as the one who saved it would. An agent that resets by itself where an
-    episode ends needs a wrapper whose `reset` hands the option on.
+    it) such a reset answers as the one who saved it would. Agents reset by themselves where an
+    episode ends: `HyperGradient(env, keep_learnt=True)` makes resets without a seed warm ones.
 
     Every registered game comes in this seat. Wrapping again replaces it, so
     `HyperGradient(gym.make(id), method=..., outer_steps=...)` chooses another method or length.
@@ -69,6 +69,7 @@ class HyperGradient(Seat, RecordConstructorArgs):
         env: gym.Env[Any, Any],
         method: str | None = None,
         outer_steps: int = 100,
+        keep_learnt: bool = False,
         **method_options: Any,
     ) -> None:
         """Sit down.
@@ -79,6 +80,7 @@ class HyperGradient(Seat, RecordConstructorArgs):
                 unless its follower learns); None for its default, which is "exact" wherever there
                 is an exact answer.
             outer_steps: Steps of the leader's episode, at least 1.
+            keep_learnt: Whether resets without a seed keep what was learnt, if anything was.
             **method_options: Options of the method, of JSON types (NumPy scalars are converted).
 
         Raises:
@@ -88,6 +90,7 @@ class HyperGradient(Seat, RecordConstructorArgs):
         """
         inner = take_seat(HyperGradient, env)
         check_at_least("outer_steps", outer_steps, 1)
+        check_flag("keep_learnt", keep_learnt)
         outer_steps = int(outer_steps)
         method_options = {name: plain(value) for name, value in method_options.items()}
         game = inner.unwrapped
@@ -95,11 +98,16 @@ class HyperGradient(Seat, RecordConstructorArgs):
         method = game.default_method if method is None else method
         learner = make_method(method, game, **method_options)
         RecordConstructorArgs.__init__(
-            self, method=method, outer_steps=outer_steps, **method_options
+            self,
+            method=method,
+            outer_steps=outer_steps,
+            **({"keep_learnt": True} if keep_learnt else {}),
+            **method_options,
         )
         gym.Wrapper.__init__(self, inner)
         self.method = learner
         self.outer_steps = outer_steps
+        self._keep_learnt = bool(keep_learnt)
         self.action_space = self.game.upper_space
         self.observation_space = self.game.leader_observation_space
         self.game.draws_itself = False
@@ -125,8 +133,8 @@ class HyperGradient(Seat, RecordConstructorArgs):
         Args:
             seed: Seed of everything random that follows, the inner learner included.
             options: `{"upper_params": x}` starts at x instead of the game's initial one.
-                `{"warm_start": True}` keeps what the method has learnt, and its random numbers;
-                no seed goes with it.
+                `{"keep_learnt": True}` keeps what the method has learnt, and its random numbers;
+                no seed goes with it. The default is that of the constructor.
 
         Raises:
             ResetNeeded: If nothing can have been learnt that would be kept.
@@ -137,12 +145,14 @@ class HyperGradient(Seat, RecordConstructorArgs):
         for option in options:
             if option not in RESET_OPTIONS:
                 raise ValueError(unknown_name("reset option", option, RESET_OPTIONS))
-        kept = checked_warm_start(options, seed)
-        options.pop("warm_start", None)
+        learnt = self._response is not None or _has_learnt(self.method)
+        options.setdefault("keep_learnt", self._keep_learnt and seed is None and learnt)
+        kept = checked_keep(options, seed)
+        options.pop("keep_learnt", None)
         x = options.get("upper_params", self.game.initial_upper_params)
         x = self.game.validate_upper_params(x)
         if kept:
-            if self._response is None and not hasattr(self.method, "load"):
+            if not learnt:
                 raise ResetNeeded(NOTHING_LEARNT)
             # The method may draw from the game's generator: the game's own episode, which is there
             # for pictures, takes nothing out of it.
@@ -199,6 +209,7 @@ class HyperGradient(Seat, RecordConstructorArgs):
         info = {
             key: value.copy() if isinstance(value, np.ndarray) else value
             for key, value in {
+                "objective": response.objective,
                 "hyper_gradient": response.hyper_gradient,
                 "upper_params": response.upper_params,
                 "inner_residual": response.residual,
@@ -216,17 +227,22 @@ class HyperGradient(Seat, RecordConstructorArgs):
         return self.game.observe(response), info
 
 
-def checked_warm_start(options: dict[str, Any], seed: int | None) -> bool:
+def _has_learnt(method: Method) -> bool:
+    """Return whether a method's follower, if it has one that learns, has learnt anything."""
+    return bool(getattr(getattr(method, "follower", None), "answered", 0))
+
+
+def checked_keep(options: dict[str, Any], seed: int | None) -> bool:
     """Return whether a reset leaves what has been learnt.
 
     Raises:
         ValueError: If it is no flag, or there is a seed with it.
     """
-    kept: bool = options.get("warm_start", False)
-    check_flag("warm_start", kept)
+    kept: bool = options.get("keep_learnt", False)
+    check_flag("keep_learnt", kept)
     if kept and seed is not None:
         raise ValueError(
-            "`seed` must be None with `warm_start`, under which the method goes on with its own "
+            "`seed` must be None with `keep_learnt`, under which the method goes on with its own "
             f"random numbers, got {seed!r}"
         )
     return kept

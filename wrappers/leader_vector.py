@@ -17,12 +17,13 @@ from ..envs.tabular import TabularBilevelEnv
 from ..mdp import FloatArray
 from ..methods import ExactResponse
 from .copies import checked_mode, checked_reset_mask
-from .hyper_gradient import NOTHING_LEARNT, RESET_OPTIONS, HyperGradient, checked_warm_start
+from .hyper_gradient import NOTHING_LEARNT, RESET_OPTIONS, HyperGradient, checked_keep
 
 __all__ = ["LeaderVectorEnv"]
 
 # Keys of infos, as in `HyperGradient`, and where their values stand in a response.
 REPORTED = {
+    "objective": "objective",
     "hyper_gradient": "hyper_gradient",
     "upper_params": "upper_params",
     "inner_residual": "residual",
@@ -142,10 +143,10 @@ class LeaderVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         """Start an episode of every copy, or of some.
 
         Args:
-            seed: Seed of `np_random`, which nothing here draws from; none with `warm_start`.
+            seed: Seed of `np_random`, which nothing here draws from; none with `keep_learnt`.
             options: `{"upper_params": x}` starts at x instead of the game's initial one, with one x
                 for all copies, or one for each, `[N, ...]`. `{"reset_mask": mask}`, bool `[N]`,
-                starts the marked copies only. `{"warm_start": True}` keeps the warm start of each
+                starts the marked copies only. `{"keep_learnt": True}` keeps the warm start of each
                 copy.
 
         Returns:
@@ -153,7 +154,7 @@ class LeaderVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
 
         Raises:
             gymnasium.error.Error: If the seed is not a non-negative integer.
-            ResetNeeded: If a mask or `warm_start` is given before the first reset of all copies.
+            ResetNeeded: If a mask or `keep_learnt` is given before the first reset of all copies.
             TypeError: If the mask is not an array of bool.
             ValueError: If an option is unknown or out of range; nothing changes.
         """
@@ -162,7 +163,7 @@ class LeaderVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         for option in options:
             if option not in accepted:
                 raise ValueError(unknown_name("reset option", option, accepted))
-        kept = checked_warm_start(options, seed)
+        kept = checked_keep(options, seed)
         if kept and not self._responses:
             raise ResetNeeded(NOTHING_LEARNT)
         mask = checked_reset_mask(options, self.num_envs, started=bool(self._responses))

@@ -44,7 +44,7 @@ def take_seat(seat: type[Seat], env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     if not isinstance(env.unwrapped, BilevelEnv):
         raise TypeError(
             f"`{seat.__name__}` needs a bilevel game, got {type(env.unwrapped).__name__}; "
-            "see bilevel_gym.envs.BilevelEnv"
+            "bilevel_gym.envs.ParametricGame makes one of a registered environment"
         )
     inner = env.env if isinstance(env, Seat) else env
     above = None
