@@ -1036,10 +1036,12 @@ def test_libraries_of_benchmarks_are_not_imported_with_the_package() -> None:
     assert ran.stdout.strip() == "set()"
 
 
+@pytest.mark.parametrize("library", ("filelock", "joblib", "pandas", "pyarrow"))
 def test_a_missing_library_is_named_with_its_extra(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "small.toml").write_text(SMALL)
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, library, None)
     result = invoke(tmp_path / "small.toml", "--out", tmp_path / "out")
-    assert result.exit_code == 2 and 'pip install "bilevel-gym[benchmark]"' in result.stderr
+    assert result.exit_code == 2 and not (tmp_path / "out").exists()
+    assert f'benchmarks need {library}: pip install "bilevel-gym[benchmark]"' in result.stderr

@@ -78,6 +78,13 @@ def results(
     return pd.DataFrame(rows)
 
 
+def lifted(frame: Any, *heights: float) -> Any:
+    """Return results in which all runs of a seed lie higher by that seed's number."""
+    frame = frame.copy()
+    frame["objective"] += frame["seed"].map(dict(enumerate(heights)))
+    return frame
+
+
 def held_out(frame: Any, *tasks: str) -> Any:
     """Return results in which some tasks have no exact answer, and were measured in episodes."""
     frame = frame.copy()
@@ -211,6 +218,45 @@ def test_scores_are_measured_by_the_best_known_value_or_the_best_found() -> None
     assert runs["hills", "noisy", 1] == 0.75
     assert runs["hills", "bad", 0] == -1.5
     assert runs["lakes", "noisy", 0] == pytest.approx(0.9)
+
+
+def test_a_run_is_scored_from_the_start_of_its_own_seed() -> None:
+    """A run that never moves has a score of zero, however far the starts of seeds lie apart."""
+    frame = lifted(results({("hills", "bad"): (0.0, 0.0), ("hills", "exact"): (1.0, 1.0)}), -8, 0)
+    tables = summarise(frame)
+    assert tables.tasks.loc[0, "start"] == -4.0
+    runs = tables.runs.set_index(["label", "seed"])
+    assert list(runs.loc["bad"]["start"]) == [-8.0, 0.0]
+    assert list(runs.loc["bad"]["score"]) == [0.0, 0.0]
+    assert list(runs.loc["exact"]["score"]) == [0.1, 0.5]
+    assert tables.aggregates[1].score.high == 0.0
+
+
+def test_nobody_climbs_a_task_whose_best_is_the_start_of_a_lucky_seed(tmp_path: Path) -> None:
+    frame = lifted(
+        results({("lakes", "bad"): (20.0, 20.0), ("lakes", "noisy"): (19.0, 18.0)}), 0, 5
+    )
+    tables = summarise(frame)
+    assert (tables.tasks.loc[0, "start"], tables.tasks.loc[0, "best"]) == (22.5, 25.0)
+    assert tables.runs["score"].isna().all() and tables.aggregates == []
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_seed_that_starts_at_the_best_value_gives_no_scores_and_is_named(tmp_path: Path) -> None:
+    finals = {("lakes", "bad"): (20.0, 20.0), ("lakes", "noisy"): (24.0, 19.0)}
+    frame = lifted(results({**finals, ("hills", "bad"): (1.0, 1.0)}), 0, 5)
+    tables = write_report(frame, tmp_path)
+    runs = tables.runs[tables.runs["task"] == "lakes"].set_index(["label", "seed"])["score"]
+    assert (runs["bad", 0], runs["noisy", 0]) == (0.0, 0.8)
+    assert runs.loc[:, 1].isna().all()
+    assert [(a.label, a.runs) for a in tables.aggregates] == [("noisy", 1), ("bad", 3)]
+    lines = (tmp_path / PAGE).read_text().splitlines()
+    assert "* lakes, seed 1: nothing above its start, so it gives no scores" in lines
+    common = lines[lines.index("## Learning curves") - 3 :]
+    assert common[:2] == [  # on lakes, that both ran on
+        "| noisy | 1 | 1 | 0.800 | 0.200 |",
+        "| bad | 1 | 1 | 0.000 | 1.000 |",
+    ]
 
 
 def test_a_run_is_scored_by_the_x_that_its_method_holds_for_the_best() -> None:
@@ -398,6 +444,53 @@ def test_a_report_copes_with_tasks_that_have_no_exact_answer(tmp_path: Path) -> 
     page = (tmp_path / PAGE).read_text()
     assert "held-out episodes at each step: lakes (median standard error 0.25)." in page
     assert "| noisy | 24.500 [20.000, 29.000] | 24.500 | 29.000 |  | 500 | 500 |  | 2 |" in page
+
+
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize(("top", "scored"), ((20.51, True), (20.49, False)))
+def test_a_climb_within_two_standard_errors_gives_no_scores(
+    top: float, scored: bool, tmp_path: Path
+) -> None:
+    """The standard error of held-out episodes is a quarter."""
+    finals = {**FINALS, ("lakes", "exact"): (top,) * 3, ("lakes", "noisy"): (20.2, 20.1, 20.0)}
+    tables = write_report(held_out(results(finals), "lakes"), tmp_path)
+    runs = tables.runs[tables.runs["task"] == "lakes"]
+    assert np.isfinite(runs["score"]).all() == scored and np.isfinite(runs["score"]).any() == scored
+    both = ("hills", "lakes") if scored else ("hills",)
+    assert [a.tasks for a in tables.aggregates] == [both, both, ("hills",)]
+    page = (tmp_path / PAGE).read_text()
+    within = "lakes: best - start is within two standard errors"
+    assert (f"\n{within}: its scores say nothing.\n" in page) != scored
+    assert (f"\n* {within}, so it gives no scores\n" in page) != scored
+    assert summarise(results(finals)).aggregates[0].tasks == ("hills", "lakes")  # where F is exact
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_seed_whose_climb_is_within_two_standard_errors_is_left_out(tmp_path: Path) -> None:
+    frame = held_out(lifted(results({("lakes", "noisy"): (24.0, 19.5)}), 0, 3.75), "lakes")
+    tables = write_report(frame, tmp_path)
+    assert tables.aggregates[0].runs == 1 and tables.aggregates[0].score.value == 1.0
+    assert "lakes, seed 1: best - start is within two" in (tmp_path / PAGE).read_text()
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_methods_whose_runs_are_the_same_are_named(tmp_path: Path) -> None:
+    one = {("hills", "exact"): (2.0, 1.0), ("lakes", "exact"): (30.0, 29.0)}
+    frame = pd.concat(
+        [results(one).assign(method=name) for name in ("exact", "twin", "cousin", "shorter")]
+    ).reset_index(drop=True)
+    rows = (frame["step"] == 2) & (frame["seed"] == 1)
+    frame.loc[rows & (frame["method"] == "twin"), "objective"] *= 1.0 + 1e-12
+    frame.loc[rows & (frame["method"] == "cousin"), "objective"] *= 1.0 + 1e-6
+    frame = frame[(frame["method"] != "shorter") | (frame["step"] < 4) | (frame["task"] == "lakes")]
+    write_report(frame, tmp_path)
+    lines = [line for line in (tmp_path / PAGE).read_text().splitlines() if "the same." in line]
+    assert lines == [
+        "On hills the runs of `exact` and `twin` are the same.",
+        "On lakes the runs of `exact`, `shorter` and `twin` are the same.",
+    ]
+    write_report(frame[frame["step"] == 0], tmp_path)
+    assert "are the same." not in (tmp_path / PAGE).read_text()  # all start alike
 
 
 def test_exact_and_held_out_tasks_are_told_apart_on_one_page(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ __all__ = [
     "Reference",
     "Style",
     "cosine_windows",
+    "decimals",
     "draw_aggregate",
     "draw_cosines",
     "draw_curves",
@@ -99,6 +100,13 @@ def make_styles(labels: Iterable[str]) -> dict[str, Style]:
     }
 
 
+def decimals(span: float) -> Callable[[float], str]:
+    """Return how to write numbers of a range: to about a ten-thousandth of it."""
+    size = span if np.isfinite(span) and span > 0.0 else 1.0
+    places = int(np.clip(4 - np.round(np.log10(size)), 0, 8))
+    return lambda value: f"{round(value, places) + 0.0:.{places}f}"  # + 0.0: no negative zero
+
+
 def learning_curve(cell: DataFrame) -> Curve:
     """Return the curve of one task and method.
 
@@ -155,7 +163,7 @@ def draw_task(
     axes.set_ylabel(EXACT if reference.exact else HELD_OUT)
     axes.set_xlabel(f"leader's steps   (line: mean over seeds; band: {BAND})")
     # Title and axis label take the rest.
-    _name_ends(axes, curves, styles, height - 0.8)
+    _name_ends(axes, curves, styles, height - 0.8, decimals(reference.best - reference.start))
     save_figure(figure, path)
 
 
@@ -457,11 +465,15 @@ def _draw_panel(
 def _head(axes: Axes, title: str) -> None:
     tidy(axes)
     axes.set_title(_plain(title), loc="left", fontsize=10, color=INK)
-    axes.tick_params(labelsize=SMALL)
+    axes.tick_params(which="both", labelsize=SMALL)  # a short logarithmic axis names minor ticks
 
 
 def _name_ends(
-    axes: Axes, curves: Mapping[str, Curve], styles: Mapping[str, Style], inches: float
+    axes: Axes,
+    curves: Mapping[str, Curve],
+    styles: Mapping[str, Style],
+    inches: float,
+    number: Callable[[float], str],
 ) -> None:
     """Write each method's name and last value right of the axes, joined to its end by a line."""
     low, high = axes.get_ylim()
@@ -486,7 +498,7 @@ def _name_ends(
                 linestyle=dashes,
                 clip_on=False,
             )
-        value = f"{curves[label].objective.value[-1]:.4f}".replace("-", "\N{MINUS SIGN}")
+        value = number(float(curves[label].objective.value[-1])).replace("-", "\N{MINUS SIGN}")
         axes.annotate(
             f"{_plain(label)}  {value}",
             (1.085, place),

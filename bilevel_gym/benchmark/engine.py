@@ -61,13 +61,17 @@ class Plan:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other benchmarks out of a folder; the system lets go when the process is gone.
+    """Keep other benchmarks out of a folder, which is made; the system lets go with the process.
 
     Raises:
+        ImportError: If what benchmarks need is not installed.
         EngineError: If another process is at work there.
+        OSError: If the folder cannot be made.
     """
+    require_extra()
     from filelock import FileLock, Timeout
 
+    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", timeout=0)
     try:
         lock.acquire()

@@ -15,6 +15,7 @@ from ..mdp import FloatArray
 from .charts import (
     Curve,
     Reference,
+    decimals,
     draw_aggregate,
     draw_cosines,
     draw_curves,
@@ -37,7 +38,7 @@ from .statistics import (
 )
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 T = TypeVar("T")
 
@@ -59,10 +60,15 @@ COLUMNS = (
     "cosine",
     "best_known",
 )
+WITHIN = "best - start is within two standard errors"
 AGGREGATE_HEAD = ("method", "tasks", "runs", "IQM of scores", "optimality gap")
 THRESHOLDS = np.linspace(0.0, 1.0, 201)
 # A value this far above the best known one, in units of the climb, is more than rounding.
 EXCESS = 1e-6
+# A climb within so many standard errors of held-out episodes may be nothing but noise.
+STANDARD_ERRORS = 2.0
+# Runs whose objectives agree to this, relative to their size, are the same.
+SAME = 1e-9
 
 HOW_TO_READ = f"""\
 * F is the exact objective, computed apart from the method, which does not see it and is not
@@ -75,13 +81,18 @@ HOW_TO_READ = f"""\
   is that of the x which the method itself holds for its best, and which the optimizer returns;
   *best F* is the largest on the way, which only the referee can tell.
 * The score of a run is (F returned - F at the start) / (best - F at the start): 0 where it began,
-  1 at the best value. *Best* is the best known value of the task; where none is known or it is
-  exceeded, the largest F of this benchmark. The largest of many estimates is somewhat too large.
+  1 at the best value. Each seed has a start of its own; shown is their mean. *Best* is the best
+  known value of the task; where none is known or it is exceeded, the largest F of this benchmark,
+  of all seeds. The largest of many estimates is somewhat too large, and as held-out episodes begin
+  in other states with each seed, not every seed may reach it.
 * IQM is the interquartile mean of the scores, the mean of the middle half of all runs on all tasks;
   the optimality gap is their mean shortfall from 1 (smaller is better); the profile is the share of
   runs above a score. [a, b] are 95 % intervals of the stratified bootstrap (2000 percentile
   resamples, runs drawn anew within each task). These are the statistics of rliable (Agarwal et al.,
   NeurIPS 2021). One run has no interval.
+* `improvement.csv` holds, for each two methods, the probability that a run of the first scores
+  above one of the second on the same task, where ties count half: the mean over the tasks that both
+  ran on, with its interval.
 * *Cosine* is the median, over steps and runs, of the cosine between the method's hyper-gradient and
   the exact one, where that is known. *Env steps* is what a run took from the environment in all,
   the mean over runs.
@@ -116,7 +127,7 @@ class Tables:
 
     Attributes:
         tasks: A row for each task: what it is measured by.
-        runs: A row for each run: where it ended and what it took.
+        runs: A row for each run: where it began and ended, and what it took.
         cells: A row for each task and method.
         aggregates: Each method over its tasks, the best first.
         common: Tasks that every method ran on.
@@ -167,9 +178,10 @@ def summarise(frame: DataFrame) -> Tables:
     """
     missing = _missing(frame)
     frame, dropped = _prepare(frame)
-    tasks = _tasks(frame)
-    runs = _runs(frame, tasks)
-    scored = runs[np.isfinite(runs["score"])]
+    starts = _starts(frame)
+    tasks = _tasks(frame, starts)
+    runs = _runs(frame, tasks, starts)
+    scored = _scored(runs)
     by_label = [set(cell["task"]) for _, cell in scored.groupby("label")]
     common = tuple(sorted(set.intersection(*by_label))) if by_label else ()
     return Tables(tasks, runs, _cells(frame, runs), _aggregate(scored), common, missing, dropped)
@@ -196,25 +208,36 @@ def _prepare(frame: DataFrame) -> tuple[DataFrame, int]:
     return kept.sort_values([*run, "step"], ignore_index=True), int((~finite).sum())
 
 
-def _tasks(frame: DataFrame) -> DataFrame:
+def _starts(frame: DataFrame) -> Series[float]:
+    """Return F at the start of each (task, seed), where its methods start alike."""
+    first = frame.groupby(["task", "seed", "label"])["objective"].first()
+    return first.groupby(["task", "seed"]).median().rename("start")
+
+
+def _tasks(frame: DataFrame, starts: Series[float]) -> DataFrame:
     """Return start, best value and where it is from, for each task."""
     import pandas as pd
 
+    climbs = frame["objective"] - frame.join(starts, on=["task", "seed"])["start"]
     rows = []
     for task, rest in frame.groupby("task"):
-        # Methods with one seed start alike; a mean over seeds does not depend on who is missing.
-        first = rest.groupby(["seed", "label"])["objective"].first()
-        start = float(first.groupby("seed").median().mean())
+        # The mean of the seeds' own starts does not depend on which methods are missing.
+        start = float(starts[task].mean())
         found, known = float(rest["objective"].max()), float(rest["best_known"].max())
         exceeded = found - known > EXCESS * abs(known - start)
+        best = known if found <= known else found
+        found_here = np.isnan(known) or exceeded
+        span = best - start
         rows.append(
             {
                 "task": task,
                 "start": start,
-                "best": known if found <= known else found,
+                "best": best,
                 "best_known": known,
                 "best_found": found,
-                "measured_by": "found here" if np.isnan(known) or exceeded else "best known",
+                "measured_by": "found here" if found_here else "best known",
+                # What was found may be but the start of a lucky seed.
+                "climb": min(span, float(climbs[rest.index].max())) if found_here else span,
                 # NaN where F is exact.
                 "standard_error": float(rest["objective_error"].astype(float).median()),
             }
@@ -222,8 +245,8 @@ def _tasks(frame: DataFrame) -> DataFrame:
     return pd.DataFrame(rows)
 
 
-def _runs(frame: DataFrame, tasks: DataFrame) -> DataFrame:
-    """Return where each run ended and what it took."""
+def _runs(frame: DataFrame, tasks: DataFrame, starts: Series[float]) -> DataFrame:
+    """Return where each run began and ended, and what it took."""
     groups = frame.groupby(["task", "label", "method", "optimizer", "seed"])
     first, last = groups.first(), groups.last()
     runs = last[["step", "objective"]].rename(columns={"step": "steps"})
@@ -236,14 +259,19 @@ def _runs(frame: DataFrame, tasks: DataFrame) -> DataFrame:
     runs["seconds_per_step"] = np.where(
         steps > 0, (last["wall_time"] - first["wall_time"]) / steps.clip(lower=1), last["wall_time"]
     )
-    runs = runs.reset_index()
+    runs = runs.reset_index().join(starts, on=["task", "seed"])
+    start, returned = runs["start"].to_numpy(), runs["returned_objective"].to_numpy()
     measured = runs[["task"]].merge(tasks, on="task")
-    runs["score"] = normalised_score(
-        runs["returned_objective"].to_numpy(),
-        measured["start"].to_numpy(),
-        measured["best"].to_numpy(),
-    )
+    best = measured["best"].to_numpy()
+    span = np.minimum(measured["climb"].to_numpy(), best - start)
+    noise = STANDARD_ERRORS * measured["standard_error"].fillna(0.0).to_numpy()
+    runs["score"] = np.where(span > noise, normalised_score(returned, start, best), np.nan)
     return runs
+
+
+def _scored(runs: DataFrame) -> DataFrame:
+    """Return the runs that have a score."""
+    return runs[np.isfinite(runs["score"])]
 
 
 def _cells(frame: DataFrame, runs: DataFrame) -> DataFrame:
@@ -322,7 +350,7 @@ def _missing(frame: DataFrame) -> DataFrame:
 
 def _scores(runs: DataFrame, label: str) -> dict[str, FloatArray]:
     """Return a method's scores on each task."""
-    mine = runs[(runs["label"] == label) & np.isfinite(runs["score"])]
+    mine = _scored(runs[runs["label"] == label])
     return {str(task): rows["score"].to_numpy() for task, rows in mine.groupby("task")}
 
 
@@ -468,7 +496,7 @@ def _task_files(tasks: Iterable[str]) -> dict[str, str]:
 
 def _covered(aggregate: Aggregate, tables: Tables) -> str:
     """Return a method's name, with the number of its tasks if there are others."""
-    of = int(np.isfinite(tables.runs["score"]).groupby(tables.runs["task"]).any().sum())
+    of = _scored(tables.runs)["task"].nunique()
     return aggregate.label + (
         "" if len(aggregate.tasks) == of else f" ({len(aggregate.tasks)}/{of} tasks)"
     )
@@ -494,6 +522,7 @@ def _page(
         "Methods: " + ", ".join(f"`{name}`" for name in sorted(frame["method"].unique())) + ".",
         _task_table(tables),
         *_held_out_parts(tables),
+        *_same_parts(frame),
         "## Over all tasks",
     ]
     if tables.aggregates:
@@ -533,7 +562,7 @@ def _task_table(tables: Tables) -> str:
     rows = []
     for row in tables.tasks.itertuples():
         runs = tables.runs[tables.runs["task"] == row.task]
-        number = _decimals(row.best - row.start)
+        number = decimals(row.best - row.start)
         if row.measured_by == "best known":
             source = "best known"
         elif np.isnan(row.best_known):
@@ -564,13 +593,58 @@ def _held_out_parts(tables: Tables) -> list[str]:
     )
     return [
         f"Not exact, but measured in {HELD_OUT_EPISODES} held-out episodes at each step: {names}. "
-        "Intervals over seeds contain this error; there are no cosines."
+        "Intervals over seeds contain this error; there are no cosines.",
+        *(f"{_escaped(where)}: {WITHIN}: its scores say nothing." for where in _lost(tables, True)),
     ]
+
+
+def _lost(tables: Tables, held_out: bool) -> list[str]:
+    """Return tasks, or their seeds, without scores: those of held-out episodes, or the others."""
+    lost = []
+    for row in tables.tasks.itertuples():
+        runs = tables.runs[tables.runs["task"] == row.task]
+        seeds = sorted(int(seed) for seed in runs[runs["score"].isna()]["seed"].unique())
+        if not seeds or np.isfinite(row.standard_error) != held_out:
+            continue
+        whole = len(seeds) == runs["seed"].nunique()
+        lost.append(row.task if whole else f"{row.task}, {_seeds(seeds)}")
+    return lost
+
+
+def _same_parts(frame: DataFrame) -> list[str]:
+    """Return which methods are one on a task: those whose runs are the same, step by step."""
+    parts = []
+    for task, rest in frame.groupby("task"):
+        runs = {
+            str(label): cell.set_index(["seed", "step"])["objective"]
+            for label, cell in rest.groupby("label")
+            if cell["step"].nunique() > 1  # all start alike
+        }
+        alike: list[list[str]] = []
+        for label, run in runs.items():
+            for names in alike:
+                other = runs[names[0]]
+                if run.index.equals(other.index) and np.allclose(run, other, rtol=SAME, atol=0.0):
+                    names.append(label)
+                    break
+            else:
+                alike.append([label])
+        parts += [
+            f"On {_escaped(str(task))} the runs of {_listed(names)} are the same."
+            for names in alike
+            if len(names) > 1
+        ]
+    return parts
+
+
+def _listed(names: Sequence[str]) -> str:
+    quoted = [f"`{name}`" for name in names]
+    return f"{', '.join(quoted[:-1])} and {quoted[-1]}"
 
 
 def aggregate_rows(aggregates: Iterable[Aggregate]) -> list[tuple[str, ...]]:
     """Return name, tasks, runs, interquartile mean and optimality gap of each method, as text."""
-    number = _decimals(10.0)
+    number = decimals(10.0)
     return [
         (
             a.label,
@@ -591,7 +665,7 @@ def _common_parts(tables: Tables) -> list[str]:
     """Return the comparison on the tasks that all methods ran on, for not all ran on all."""
     if not tables.common:
         return ["Not all methods ran on all tasks, and there is no task that all ran on."]
-    shared = tables.runs[tables.runs["task"].isin(tables.common)]
+    shared = _scored(tables.runs[tables.runs["task"].isin(tables.common)])
     return [
         "Not all methods ran on all tasks, so the rows above are not of the same tasks. On those "
         f"that all ran on ({', '.join(tables.common)}):",
@@ -600,7 +674,7 @@ def _common_parts(tables: Tables) -> list[str]:
 
 
 def _cell_table(cells: DataFrame, span: float) -> str:
-    number = _decimals(span)
+    number = decimals(span)
     rows = []
     for cell in cells.itertuples():
         final = Interval(*(np.asarray(v) for v in (cell.objective, cell.low, cell.high)))
@@ -637,8 +711,8 @@ def _missing_parts(tables: Tables, notes: Sequence[str]) -> list[str]:
         notes.append(
             f"{_count(tables.dropped, 'row')} without a finite objective; they count nowhere"
         )
-    still = tables.tasks[~(tables.tasks["best"] > tables.tasks["start"])]["task"]
-    notes += [f"{task}: nothing above its start, so it gives no scores" for task in still]
+    for held_out, reason in ((False, "nothing above its start"), (True, WITHIN)):
+        notes += [f"{w}: {reason}, so it gives no scores" for w in _lost(tables, held_out)]
     parts = []
     if len(tables.missing):
         rows = [(row.cell, str(row.missing), row.seeds) for row in tables.missing.itertuples()]
@@ -663,13 +737,6 @@ def _escaped(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def _decimals(span: float) -> Callable[[float], str]:
-    """Return how to write numbers of a range: to about a ten-thousandth of it."""
-    size = span if np.isfinite(span) and span > 0.0 else 1.0
-    places = int(np.clip(4 - np.round(np.log10(size)), 0, 8))
-    return lambda value: f"{round(value, places) + 0.0:.{places}f}"  # + 0.0: no negative zero
-
-
 def _between(interval: Interval, number: Callable[[float], str]) -> str:
     """Return a value and its interval, the value alone if the interval has no width."""
     value, low, high = (float(v) for v in (interval.value, interval.low, interval.high))
@@ -680,6 +747,10 @@ def _between(interval: Interval, number: Callable[[float], str]) -> str:
 
 def _three_digits(value: float) -> str:
     return f"{value:,.0f}" if value >= 100.0 else f"{value:.3g}"
+
+
+def _seeds(numbers: Sequence[int]) -> str:
+    return f"seed{'' if len(numbers) == 1 else 's'} {_ranges(numbers)}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -68,6 +68,7 @@ class DamagedFileError(ValueError):
 def require_extra() -> None:
     """Raise an `ImportError` unless what benchmarks need is installed."""
     try:
+        import filelock  # noqa: F401
         import joblib  # noqa: F401
         import pandas  # noqa: F401
         import pyarrow  # noqa: F401

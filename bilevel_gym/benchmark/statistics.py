@@ -52,7 +52,7 @@ def normalised_score(objective: FloatArray, start: FloatArray, best: FloatArray)
 
     Args:
         objective: Exact objective F, `[...]`.
-        start: F at the start of the task, broadcastable to `[...]`.
+        start: F where the run began, broadcastable to `[...]`.
         best: Best value of the task, broadcastable to `[...]`, at least `start`.
     """
     span = np.asarray(best, np.float64) - start

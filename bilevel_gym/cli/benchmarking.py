@@ -87,7 +87,6 @@ def benchmark(file: Path, out: Path | None) -> None:
     failures: list[str] = []
     try:
         with explain_os_errors(folder), contextlib.ExitStack() as stack:
-            folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(folder))
             planned = plan(wanted, folder)
             announce(wanted, planned)
