@@ -8,6 +8,7 @@ batch. Linear models are here; networks are in `bilevel_gym.sb3.networks`, as th
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -20,8 +21,9 @@ from .mdp import FloatArray
 
 if TYPE_CHECKING:
     from gymnasium import Space
+    from torch.nn import Module
 
-__all__ = ["LinearReward", "RewardModel", "imported", "make_reward_model"]
+__all__ = ["LinearReward", "RewardModel", "imported", "imported_function", "make_reward_model"]
 
 Features = Callable[[NDArray[Any], NDArray[Any]], FloatArray]
 
@@ -86,12 +88,13 @@ class LinearReward:
             bound: Bound on what x adds, positive; None for none.
 
         Raises:
+            TypeError: If a function is none.
             ValueError: If a name is not "module:function", or the bound is out of range.
             ImportError: If there is no such module.
             AttributeError: If there is no such function in it.
         """
-        self._features: Features = imported(features)
-        self._base: Features | None = None if base is None else imported(base)
+        self._features: Features = imported_function("features", features)
+        self._base: Features | None = None if base is None else imported_function("base", base)
         self._bound = None if bound is None else check_positive("bound", bound)
         check_at_least("num_params", num_params, 1)
         self._num_params = int(num_params)
@@ -153,15 +156,16 @@ KINDS = {
 
 
 def make_reward_model(
-    model: RewardModel | Mapping[str, Any],
+    model: RewardModel | Mapping[str, Any] | Module,
     observation_space: Space[Any],
     action_space: Space[Any],
 ) -> RewardModel:
     """Return a reward model, built if it is only specified.
 
     Args:
-        model: A model, or `{"kind": "linear" | "network", **options}` with the options of
-            `LinearReward` or `bilevel_gym.sb3.networks.NetworkReward`.
+        model: A model; `{"kind": "linear" | "network", **options}` with the options of
+            `LinearReward` or `bilevel_gym.sb3.networks.NetworkReward`; or a module of PyTorch, see
+            `bilevel_gym.sb3.networks.ModuleReward`.
         observation_space: What a network reads.
         action_space: What a network reads.
 
@@ -171,11 +175,17 @@ def make_reward_model(
         ImportError: If the model needs PyTorch, which is not installed.
     """
     if not isinstance(model, Mapping):
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(model, torch.nn.Module):
+            from .sb3.networks import ModuleReward
+
+            return ModuleReward(model, observation_space, action_space)
         if not all(hasattr(model, name) for name in REQUIRED):
             raise TypeError(
-                f"`reward_model` must be a RewardModel or a specification of one, got {model!r}"
+                "`reward_model` must be a RewardModel, a specification of one such as "
+                f'{{"kind": "linear", ...}}, or a module of PyTorch, got {model!r}'
             )
-        return model
+        return cast(RewardModel, model)
     options = dict(model)
     kind = options.pop("kind", None)
     if kind not in [*KINDS]:  # a list is not hashable
@@ -207,3 +217,19 @@ def imported(name: Any) -> Any:
     if not (module and colon and attribute):
         raise ValueError(f'a function must be named "module:function", got {name!r}')
     return getattr(import_module(module), attribute)
+
+
+def imported_function(name: str, function: Any) -> Any:
+    """Return a function, imported if it is only named; see `imported`.
+
+    Args:
+        name: Name of the argument, for the message.
+        function: A function, or where to import it from, "module:function".
+
+    Raises:
+        TypeError: If it cannot be called.
+    """
+    found = imported(function)
+    if not callable(found):
+        raise TypeError(f'`{name}` must be a function or "module:function", got {function!r}')
+    return found

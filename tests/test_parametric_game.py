@@ -7,11 +7,13 @@ import json
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
@@ -395,7 +397,15 @@ class Unlimited(gym.Env[NDArray[np.float32], Any]):
         ({"reward_model": {**NETWORK, "activation": "tann"}}, ValueError, "'tann'.*'tanh'"),
         ({"reward_model": {**NETWORK, "hidden": [0]}}, ValueError, "`hidden`.*got 0"),
         ({"reward_model": {"kind": "linear", "num_params": 2}}, TypeError, "needs `features`"),
-        ({"reward_model": 3}, TypeError, "`reward_model` must be a RewardModel.*got 3"),
+        ({"reward_model": 3}, TypeError, "`reward_model` must be a RewardModel.*module.*got 3"),
+        ({"env_id": gym.Env()}, TypeError, "`env_id` must be the id of a registered.*got <"),
+        ({"env_kwargs": 3}, TypeError, "`env_kwargs` must be a dict.*got 3"),
+        ({"upper_reward": 3}, TypeError, "`upper_reward` must be a function.*got 3"),
+        ({"upper_reward": f"{HERE}:TINY"}, TypeError, "`upper_reward`.*got 'tests.*TINY'"),
+        ({"upper_bound": -1}, ValueError, "`upper_bound`.*got -1"),
+        ({"upper_bound": "a"}, ValueError, "`upper_bound`.*got 'a'"),
+        ({"reward_model": {**LINEAR, "features": 3}}, TypeError, "`features` must be a.*got 3"),
+        ({"reward_model": {**LINEAR, "base": 3}}, TypeError, "`base` must be a function.*got 3"),
         ({"episode_steps": 0}, ValueError, "`episode_steps`.*got 0"),
         ({"gamma": 1.0}, ValueError, "`gamma`.*got 1.0"),
         ({"upper_gamma": 1.5}, ValueError, "`upper_gamma`.*got 1.5"),
@@ -411,6 +421,53 @@ def test_bad_arguments_are_refused_with_what_was_wrong(
         ParametricGame(**{**GAMES["cartpole"], **changes})
 
 
+def test_a_module_of_pytorch_is_a_reward_model() -> None:
+    class Pays(th.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = th.nn.Linear(4 + 2, 1, bias=False)
+
+        def forward(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
+            paid: th.Tensor = self.weights(th.cat([observations, actions], dim=1)).squeeze(1)
+            return paid
+
+    game = ParametricGame("CartPole-v1", Pays())
+    assert game.title == "CartPole-v1"
+    x = np.arange(6.0)
+    seen, taken = np.array([[1.0, 0.0, 2.0, 0.0]]), np.array([1])
+    np.testing.assert_allclose(game.reward(x, seen, taken), [0.0 + 4.0 + 5.0])
+    np.testing.assert_allclose(
+        game.reward_vjp(x, seen, taken, np.array([2.0])), [2.0, 0.0, 4.0, 0.0, 0.0, 2.0]
+    )
+
+
+class Shapeless:
+    """A reward model whose results are of wrong shapes."""
+
+    num_params = 2
+
+    def initial_params(self) -> FloatArray:
+        return np.zeros(2)
+
+    def rewards(self, upper_params: Any, observations: Any, actions: Any) -> FloatArray:
+        return np.zeros((len(observations), 1))
+
+    def vjp(self, upper_params: Any, observations: Any, actions: Any, weights: Any) -> FloatArray:
+        return np.full(2, np.inf)
+
+
+def test_functions_that_return_nonsense_are_named() -> None:
+    seen, taken = np.zeros((3, 4)), np.zeros(3, dtype=int)
+    game = ParametricGame("CartPole-v1", Shapeless())
+    with pytest.raises(ValueError, match="`rewards` of the reward model.*\\(3,\\), got \\(3, 1\\)"):
+        game.reward(np.zeros(2), seen, taken)
+    with pytest.raises(ValueError, match="`vjp` of the reward model.*finite numbers, got inf"):
+        game.reward_vjp(np.zeros(2), seen, taken, np.ones(3))
+    judged = ParametricGame("CartPole-v1", LINEAR, upper_reward=lambda *_: np.full(3, np.nan))
+    with pytest.raises(ValueError, match="`upper_reward` must return finite numbers, got nan"):
+        judged.upper_reward(seen, taken, np.zeros(3))
+
+
 def test_environments_that_do_not_suit_are_refused() -> None:
     gym.register("Unlimited-v0", f"{HERE}:Unlimited")
     try:
@@ -420,11 +477,17 @@ def test_environments_that_do_not_suit_are_refused() -> None:
             ({"actions": "MultiDiscrete([2, 2])"}, "actions of Unlimited-v0.*MultiDiscrete"),
             ({"actions": "Discrete(2, start=1)"}, "from 0 on, got Discrete\\(2, start=1"),
             ({"actions": "Box(-float('inf'), 1.0, (1,))"}, "finite Box"),
+            ({"actions": "Box(0, 3, (1,), 'int64')"}, "Unlimited-v0 must be real numbers.*int64"),
+            ({"actions": "Box(-1.0, 1.0, ())"}, "Unlimited-v0 must be.*one axis"),
             ({"seen": "Dict({'a': Discrete(2)})"}, "observations of Unlimited-v0.*Dict"),
+            ({"seen": "Discrete(3, start=1)"}, "from 0 on, got Discrete\\(3, start=1"),
+            ({"seen": "Box(-1.0, 1.0, ())"}, "observations of Unlimited-v0.*one axis"),
+            ({"seen": "Box(0, 255, (3, 35, 90), 'uint8')"}, "36 pixels a side.*35, 90.*Unlimited"),
+            ({"seen": "Box(0, 255, (90, 35, 3), 'uint8')"}, "36 pixels a side.*90, 35"),
         ):
             with pytest.raises(ValueError, match=message):
                 ParametricGame("Unlimited-v0", LINEAR, env_kwargs=kwargs, episode_steps=5)
-        images = {"seen": "Box(0, 255, (8, 8, 3), 'uint8')"}
+        images = {"seen": "Box(0, 255, (36, 40, 3), 'uint8')"}
         image_model = {"kind": "linear", "features": f"{HERE}:wide", "num_params": 3}
         game = ParametricGame("Unlimited-v0", image_model, env_kwargs=images, episode_steps=5)
         with pytest.raises(ValueError, match="channels first.*make_environment"):
@@ -541,12 +604,12 @@ def test_a_fresh_seat_goes_on_from_a_file_without_a_reset_before(name: str, tmp_
     env.method.save(tmp_path / "learnt")  # type: ignore[attr-defined]
     expected = [env.step(x[2]), env.step(x[3])]
     fresh.method.load(tmp_path / "learnt")  # type: ignore[attr-defined]
-    begun = fresh.reset(options={"upper_params": x[2], "warm_start": True})
+    begun = fresh.reset(options={"upper_params": x[2], "keep_learnt": True})
     assert_identical(begun, (expected[0][0], expected[0][-1]))
     assert_identical(fresh.step(x[3]), expected[1])
     # The very seat that saved goes back to the file too: the generator is the game's own there.
     env.method.load(tmp_path / "learnt")  # type: ignore[attr-defined]
-    begun = env.reset(options={"upper_params": x[2], "warm_start": True})
+    begun = env.reset(options={"upper_params": x[2], "keep_learnt": True})
     assert_identical(begun, (expected[0][0], expected[0][-1]))
     # All else is an ordinary reset: it forgets, and a seed determines what follows.
     other = leader_seat(name)
@@ -562,7 +625,7 @@ def test_a_seat_that_goes_on_shows_the_game_from_its_beginning(tmp_path: Any) ->
     fresh.method.load(tmp_path / "learnt")  # type: ignore[attr-defined]
     with pytest.raises(ResetNeeded, match="`reset` first"):
         fresh.step(np.zeros(2))
-    fresh.reset(options={"warm_start": True})
+    fresh.reset(options={"keep_learnt": True})
     frame = fresh.render()
     assert isinstance(frame, np.ndarray) and len(np.unique(frame)) > 3
 
@@ -576,7 +639,7 @@ class Pictures:
     The leader wants the action of that number, or a large one the further down the square is.
     """
 
-    upper_gamma = 0.5
+    upper_gamma, episode_steps = 0.5, 10
 
     def __init__(self, acting: str) -> None:
         rng = np.random.default_rng(0)
@@ -594,10 +657,10 @@ class Pictures:
             self.taken = rng.uniform(-1.0, 1.0, (300, 1)).astype(np.float32)
             self.advantages = (self.place - 1.5) * self.taken[:, 0]
         self.model = self
-        self.replay_buffer = self
-
-    def size(self) -> int:
-        return 300
+        # Replays draw slots, followers draw actions.
+        self.replay_buffer = SimpleNamespace(
+            draw=lambda count, rng: rng.integers(300, size=count), transitions=self.transitions
+        )
 
     def transitions(self, at: NDArray[Any], rng: np.random.Generator) -> Transitions:
         paid, zeros = self.advantages[at].astype(np.float32), np.zeros(len(at), np.float32)
@@ -618,7 +681,7 @@ class Pictures:
 def test_the_leaders_critic_learns_from_images(acting: str) -> None:
     world: Any = Pictures(acting)
     critic, rng = LeaderCritic(world, 0, "cpu"), np.random.default_rng(0)
-    for _ in range(3):
+    for _ in range(5):
         critic.fit(world, 30, rng)
     found, every = critic.advantages(world.seen, world.taken, world, rng)
     assert np.corrcoef(found, world.advantages)[0, 1] > 0.8

@@ -318,7 +318,7 @@ def test_who_loads_goes_on_bit_by_bit_as_who_saved(method: str, tmp_path: Path) 
     loaded: Any = fresh.method
     loaded.load(str(tmp_path / "half way.zip"))
     assert loaded.shown == 7 and len(loaded.queue) == 7
-    begun = fresh.reset(options={"upper_params": xs[2], "warm_start": True})
+    begun = fresh.reset(options={"upper_params": xs[2], "keep_learnt": True})
     assert_identical(begun, (expected[0][0], expected[0][-1]))
     assert_identical([fresh.step(x) for x in xs[3:]], expected[1:])
     assert loaded.shown == saved.shown == 13
@@ -335,7 +335,7 @@ def test_a_queue_without_answers_goes_into_a_file_too(tmp_path: Path) -> None:
     env.reset(seed=0)
     env.method.save(tmp_path / "silent")  # type: ignore[attr-defined]
     fresh.method.load(tmp_path / "silent")  # type: ignore[attr-defined]
-    seen, info = fresh.reset(options={"warm_start": True})
+    seen, info = fresh.reset(options={"keep_learnt": True})
     expected, _, _, _, told = env.step(env.game.initial_upper_params)
     assert_identical((seen, info), (expected, told))
 

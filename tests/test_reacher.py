@@ -144,7 +144,7 @@ def test_who_loads_goes_on_in_the_middle_of_a_movement(tmp_path: Any) -> None:
     model: Any = fresh.method.follower.model  # type: ignore[attr-defined]
     assert model.env.envs[0].get_wrapper_attr("_elapsed_steps") == 24
     expected = [env.step(X), env.step(-X), env.step(X)]  # 72 steps: over the end of an episode
-    answer = fresh.reset(options={"upper_params": X, "warm_start": True})
+    answer = fresh.reset(options={"upper_params": X, "keep_learnt": True})
     assert_identical(answer, (expected[0][0], expected[0][-1]))
     assert_identical([fresh.step(-X), fresh.step(X)], expected[1:])
 
