@@ -459,6 +459,7 @@ def test_the_hash_tells_runs_apart_and_labels_do_not_count() -> None:
 
 PENDULUM = "BilevelPendulum-v0"
 
+# Benchmarks do without PyTorch; CI has it, so that these run there.
 needs_learners = pytest.mark.skipif(
     importlib.util.find_spec("stable_baselines3") is None,
     reason='needs pip install "bilevel-gym[sb3]"',

@@ -26,6 +26,7 @@ from bilevel_gym.methods.sampled import Batch
 from bilevel_gym.methods.sobirl import SoBiRL
 from bilevel_gym.sampler import Episodes
 from bilevel_gym.sb3.critic import LeaderCritic
+from bilevel_gym.sb3.estimators import ReturnCritic, returns_to_go
 from bilevel_gym.sb3.followers import LearntEpisodes
 from bilevel_gym.trajectories import Trajectories
 
@@ -247,6 +248,25 @@ def test_what_features_of_the_state_explain_is_not_missed() -> None:
     # Two features and a constant tell three states apart: what is explained is each one's mean.
     features = learnt._explained(np.arange(6.0), np.array([0, 1, 2, 0, 1, 2]), 2)
     np.testing.assert_allclose(features, [1.5, 2.5, 3.5, 1.5, 2.5, 3.5], atol=1e-6)
+
+
+def test_hpgd_learns_from_one_half_of_the_episodes_and_of_their_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    learnt, group = perfected("hpgd", "endless", critic_updates=1), slices(many("endless"), 6)[0]
+    taught = []
+
+    def note(self: Any, seen: Any, taken: Any, returns: FloatArray, *_: Any) -> float:
+        self._units = (0.0, 1.0)
+        taught.append(returns)
+        return 0.0
+
+    monkeypatch.setattr(ReturnCritic, "regress", note)
+    learnt.leader_advantages(group)
+    # Episodes last for 20 steps; whoever judges the first three has seen the last three.
+    returns = returns_to_go(group.upper_rewards, learnt._game.upper_gamma)
+    np.testing.assert_array_equal(taught[0], returns[:10, 3:].ravel())
+    np.testing.assert_array_equal(taught[1], returns[:10, :3].ravel())
 
 
 def test_steps_that_are_not_discounted_weigh_as_under_a_discount_of_one() -> None:

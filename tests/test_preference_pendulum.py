@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -512,3 +513,27 @@ def test_its_spec_survives_json_with_its_arguments() -> None:
     json.loads(env.spec.to_json())
     game: Any = gym.make(env.spec).unwrapped
     assert game.judge is first_always and game.fragment_steps == 5
+
+
+@every_method
+def test_an_incomplete_file_is_named_and_changes_nothing(method: str, tmp_path: Path) -> None:
+    env, twin = seat(method), seat(method)
+    env.reset(seed=4), twin.reset(seed=4)
+    saved: Any = env.method
+    saved.save(tmp_path / "whole.zip")
+    with zipfile.ZipFile(tmp_path / "whole.zip") as whole:
+        members = {name: whole.read(name) for name in whole.namelist()}
+    for missing in ("queue.npz", "learner.zip"):
+        with zipfile.ZipFile(tmp_path / "part.zip", "w") as part:
+            for name, content in members.items():
+                if name != missing:
+                    part.writestr(name, content)
+        with pytest.raises(ValueError, match=f"part.zip is incomplete: it has no {missing}"):
+            saved.load(tmp_path / "part.zip")
+        with zipfile.ZipFile(tmp_path / "part.zip", "w") as part:
+            for name, content in members.items():
+                part.writestr(name, b"broken" if name == missing else content)
+        with pytest.raises(ValueError, match="part.zip cannot be read: it is damaged"):
+            saved.load(tmp_path / "part.zip")
+    x = env.game.initial_upper_params
+    assert_identical(env.step(x), twin.step(x))

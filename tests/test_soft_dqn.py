@@ -689,3 +689,12 @@ def test_a_full_memory_saving_buffer_does_not_give_the_torn_transition() -> None
     assert buffer is not None and buffer.full
     drawn = buffer.draw(1000, np.random.default_rng(0))
     assert {*drawn.tolist()} == {*range(10)} - {buffer.pos}
+
+
+def test_of_several_critics_the_least_hopeful_counts() -> None:
+    learner = small_dqn(policy_kwargs={"net_arch": [8], "n_critics": 3})
+    seen, _ = learner.policy.obs_to_tensor(np.array([0, 1, 2]))
+    for network in (learner.q_net, learner.q_net_target):
+        each = network.each(seen).detach().numpy()
+        assert each.shape == (3, 3, 2) and np.ptp(each, axis=0).min() > 0.0
+        np.testing.assert_array_equal(network(seen).detach().numpy(), each.min(axis=0))
