@@ -49,7 +49,7 @@ _LAZY = {
 
 
 # Modules that one may name without importing them.
-_MODULES = ("envs", "methods", "objectives", "optimizers", "testing", "trajectories", "wrappers")
+_MODULES = ("core", "envs", "episodes", "methods", "model", "optimizers", "testing", "wrappers")
 
 
 def __getattr__(name: str) -> Any:

@@ -12,8 +12,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .checks import check_in_box, check_positive
-from .mdp import FloatArray
+from .core.checks import check_in_box, check_positive
+from .core.mdp import FloatArray
 
 __all__ = ["HyperGradientError", "HyperGradientReport", "STEPS", "check_hyper_gradient"]
 

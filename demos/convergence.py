@@ -32,8 +32,8 @@ import gymnasium as gym
 import numpy as np
 
 from bilevel_gym import HyperGradient
+from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import TabularBilevelEnv
-from bilevel_gym.mdp import FloatArray
 from bilevel_gym.methods import ExactResponse
 from bilevel_gym.optimizers import projected_ascent, projected_gradient_norm
 from bilevel_gym.plotting import INK, MUTED, PALETTE, new_figure, save_figure, tidy

@@ -20,8 +20,8 @@ import gymnasium as gym
 import numpy as np
 
 from bilevel_gym import HyperGradient
+from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import BilevelGridWorld
-from bilevel_gym.mdp import FloatArray
 from bilevel_gym.optimizers import Iterate, normalized_ascent
 from bilevel_gym.rendering import Curve, NoDisplayError, Screen, draw_grid
 

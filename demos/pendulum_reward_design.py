@@ -20,7 +20,7 @@ import gymnasium as gym
 import numpy as np
 
 from bilevel_gym import HyperGradient, LowerLevel
-from bilevel_gym.mdp import FloatArray
+from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.optimizers import Iterate, adam
 from bilevel_gym.rendering import THEME, NoDisplayError, Screen, import_pygame, new_surface
 from bilevel_gym.rendering.canvas import draw_text

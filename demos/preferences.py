@@ -24,8 +24,8 @@ import gymnasium as gym
 import numpy as np
 
 from bilevel_gym import HyperGradient
+from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs.preference_pendulum import TORQUES, BilevelPreferencePendulum
-from bilevel_gym.mdp import FloatArray
 from bilevel_gym.optimizers.rules import AdamRule
 from bilevel_gym.rendering import Curve, NoDisplayError, Screen
 from bilevel_gym.rendering.canvas import (
@@ -43,7 +43,7 @@ from bilevel_gym.rendering.canvas import (
 if TYPE_CHECKING:
     from pygame import Surface
 
-    from bilevel_gym.sb3.preferences import Pairs, PreferenceMethod
+    from bilevel_gym.learnt.preferences import Pairs, PreferenceMethod
 
 ENV_ID, TITLE = "BilevelPreferencePendulum-v0", "Which one do you like better?"
 
@@ -99,7 +99,7 @@ def main(args: argparse.Namespace) -> None:
     try:
         import torch
 
-        from bilevel_gym.sb3.preferences import BradleyTerry
+        from bilevel_gym.learnt.preferences import BradleyTerry
     except ImportError:
         sys.exit('error: this demo needs Stable-Baselines3: pip install -e ".[sb3]"')
     torch.set_num_threads(1)  # networks this small are slower on more

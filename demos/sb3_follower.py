@@ -22,9 +22,9 @@ import gymnasium as gym
 import numpy as np
 
 from bilevel_gym import LowerLevel
+from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import BilevelGridWorld
 from bilevel_gym.envs.base import View
-from bilevel_gym.mdp import FloatArray
 from bilevel_gym.methods import ExactResponse
 from bilevel_gym.rendering import Curve, NoDisplayError, Screen, draw_grid
 

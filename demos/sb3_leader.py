@@ -21,9 +21,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import BilevelGridWorld
 from bilevel_gym.envs.base import View
-from bilevel_gym.mdp import FloatArray
 from bilevel_gym.methods import Response
 from bilevel_gym.optimizers import Optimum, normalized_ascent
 from bilevel_gym.rendering import Curve, NoDisplayError, Screen, draw_grid

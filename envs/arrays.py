@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..checks import check_discount, check_not_negative
-from ..jacobians import RewardJacobian
-from ..mdp import FloatArray, Kernel
-from ..objectives import DiscountedReturn, Objective, QuadraticCost, Sum
+from ..core.checks import check_discount, check_not_negative
+from ..core.mdp import FloatArray, Kernel
+from ..model.jacobians import RewardJacobian
+from ..model.objectives import DiscountedReturn, Objective, QuadraticCost, Sum
 from .base import upper_box
 from .tabular import TabularBilevelEnv
 

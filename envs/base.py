@@ -16,10 +16,10 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
-from ..checks import check_discount, check_in_box, check_positive, unknown_name
-from ..mdp import FloatArray
+from ..core.checks import check_discount, check_in_box, check_positive, unknown_name
+from ..core.mdp import FloatArray
 from ..methods import METHODS
-from ..methods.base import Response
+from ..model.responses import Response
 
 if TYPE_CHECKING:
     import pygame

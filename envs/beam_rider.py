@@ -10,8 +10,8 @@ from gymnasium import spaces
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation, TimeLimit
 from numpy.typing import NDArray
 
-from ..checks import check_at_least, check_flag, check_positive, check_probability
-from ..mdp import FloatArray
+from ..core.checks import check_at_least, check_flag, check_positive, check_probability
+from ..core.mdp import FloatArray
 from .base import View
 from .parametric import ParametricGame
 from .simulators import Restorable, require
@@ -209,7 +209,7 @@ class BilevelBeamRider(ParametricGame):
         check_at_least("episode_steps", episode_steps, 1)
         require("BilevelBeamRider", "atari", "ale_py", "cv2")
         require("BilevelBeamRider", "sb3", "torch", "stable_baselines3")
-        from ..sb3.convolutions import ConvolutionalReward
+        from ..learnt.convolutions import ConvolutionalReward
 
         model = ConvolutionalReward(
             spaces.Box(0, 255, (STACKED, SIDE, SIDE), np.uint8),

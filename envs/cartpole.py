@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checks import check_not_negative
-from ..mdp import FloatArray
-from ..reward_models import LinearReward
+from ..core.checks import check_not_negative
+from ..core.mdp import FloatArray
+from ..model.reward_models import LinearReward
 from .base import View
 from .parametric import ParametricGame, with_bars
 

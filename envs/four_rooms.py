@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checks import check_not_negative, check_positive
-from ..mdp import FloatArray, Kernel
+from ..core.checks import check_not_negative, check_positive
+from ..core.mdp import FloatArray, Kernel
 from ..methods import TabularResponse
-from ..objectives import DiscountedReturn
+from ..model.objectives import DiscountedReturn
 from .base import BestKnown, View, shown, upper_box
 from .tabular import TabularBilevelEnv
 

@@ -11,16 +11,16 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from ..checks import (
+from ..core.checks import (
     check_at_least,
     check_not_negative,
     check_probability,
     checked_sides,
     unknown_name,
 )
-from ..mdp import FloatArray, Kernel
+from ..core.mdp import FloatArray, Kernel
 from ..methods import TabularResponse
-from ..objectives import DiscountedReturn, QuadraticCost, Sum
+from ..model.objectives import DiscountedReturn, QuadraticCost, Sum
 from .base import BestKnown, View
 from .tabular import TabularBilevelEnv
 

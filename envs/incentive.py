@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checks import check_not_negative, check_positive, check_probability
-from ..mdp import FloatArray, Kernel
+from ..core.checks import check_not_negative, check_positive, check_probability
+from ..core.mdp import FloatArray, Kernel
 from ..methods import TabularResponse
-from ..objectives import DiscountedReturn, LinearCost, Sum
+from ..model.objectives import DiscountedReturn, LinearCost, Sum
 from .base import BestKnown, View, shown, upper_box
 from .tabular import TabularBilevelEnv
 

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checks import (
+from ..core.checks import (
     check_at_least,
     check_in_box,
     check_not_negative,
     check_probability,
     checked_sides,
 )
-from ..mdp import FloatArray, Kernel, TabularMDP
+from ..core.mdp import FloatArray, Kernel, TabularMDP
+from ..core.soft import SoftSolution, solve_soft_mdp
+from ..episodes.transitions import TransitionArrays
 from ..methods import TabularResponse
-from ..objectives import LogLikelihood, QuadraticCost, Sum
-from ..sampling import TransitionArrays
-from ..soft import SoftSolution, solve_soft_mdp
+from ..model.objectives import LogLikelihood, QuadraticCost, Sum
 from .base import BestKnown, View, shown, upper_box
 from .tabular import TabularBilevelEnv
 

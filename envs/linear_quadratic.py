@@ -18,8 +18,14 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from numpy.typing import ArrayLike, NDArray
 
-from ..checks import check_at_least, check_in_box, check_not_negative, check_positive, unknown_name
-from ..linear_quadratic import (
+from ..core.checks import (
+    check_at_least,
+    check_in_box,
+    check_not_negative,
+    check_positive,
+    unknown_name,
+)
+from ..core.lqr import (
     Coefficients,
     action_moments,
     cost_gradient,
@@ -29,10 +35,10 @@ from ..linear_quadratic import (
     soft_value_constant,
     solve_riccati,
 )
-from ..mdp import FloatArray
+from ..core.mdp import FloatArray
+from ..core.threads import single_threaded
 from ..methods import METHODS
-from ..methods.base import ExactGaussianResponse, GaussianResponse, Response
-from ..threads import single_threaded
+from ..model.responses import ExactGaussianResponse, GaussianResponse, Response
 from .base import BestKnown, BilevelEnv, View, shown
 
 if TYPE_CHECKING:
@@ -77,7 +83,7 @@ class LinearQuadraticEnv(BilevelEnv):
     The follower's state moves as s' = A(x) s + B(x) a + w, its reward is
     -(s^T Q(x) s + a^T R(x) a), discounted by `gamma`, with `temperature` times the differential
     entropy of its policy. Its soft-optimal policy is Gaussian, its soft value quadratic (see
-    `bilevel_gym.linear_quadratic`). The leader maximises
+    `bilevel_gym.core.lqr`). The leader maximises
 
         F(x) = -E[ sum_t gamma^t (s_t^T M s_t + a_t^T N a_t + upper_cost ||x||^2) ]
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..checks import check_at_least, check_positive, unknown_name
-from ..linear_quadratic import Coefficients, solve_riccati
-from ..mdp import FloatArray
+from ..core.checks import check_at_least, check_positive, unknown_name
+from ..core.lqr import Coefficients, solve_riccati
+from ..core.mdp import FloatArray
 from .base import BestKnown, View, upper_box
 from .linear_quadratic import LinearQuadraticEnv, line_style, shown_gradient, time_charts
 
@@ -66,7 +66,7 @@ class BilevelLQR(LinearQuadraticEnv):
         s' = A s + B a + w,  w ~ N(0, noise_std^2 I),  r(s, a) = -(s^T Q s + a^T R a)
 
     The follower's policy is Gaussian, N(-K s, (temperature / 2) S^-1); see
-    `bilevel_gym.linear_quadratic`.
+    `bilevel_gym.core.lqr`.
 
     Matrices that are not given are drawn from `seed`: A is `norm` times a random orthogonal matrix
     (left alone, the state turns without end if `norm` is 1); B with normal entries of variance

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checks import check_not_negative
-from ..mdp import FloatArray, Kernel
+from ..core.checks import check_not_negative
+from ..core.mdp import FloatArray, Kernel
 from ..methods import TabularResponse
-from ..objectives import DiscountedReturn, TruncatedReturn
+from ..model.objectives import DiscountedReturn, TruncatedReturn
 from .base import BestKnown, View, upper_box
 from .tabular import TabularBilevelEnv
 

@@ -15,24 +15,24 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from numpy.typing import ArrayLike, NDArray
 
-from ..checks import (
+from ..core.checks import (
     check_at_least,
     check_in_box,
     check_positive,
     check_probability,
     unknown_name,
 )
-from ..mdp import FloatArray
+from ..core.mdp import FloatArray
 from ..methods import LEARNT_METHODS
-from ..methods.base import EpisodicResponse, Response
-from ..reward_models import RewardModel, imported_function, make_reward_model
+from ..model.responses import EpisodicResponse, Response
+from ..model.reward_models import RewardModel, imported_function, make_reward_model
 from .base import BilevelEnv, View, shown, upper_box
 
 if TYPE_CHECKING:
     import pygame
     from torch.nn import Module
 
-    from ..sb3.followers import LearntEpisodes
+    from ..episodes.recorded import LearntEpisodes
 
 __all__ = ["ParametricGame", "with_bars"]
 
@@ -115,9 +115,9 @@ class ParametricGame(BilevelEnv):
 
         Args:
             env_id: Gymnasium id of the environment.
-            reward_model: r_x: a `bilevel_gym.reward_models.RewardModel`, a specification of one in
-                JSON types, or a module of PyTorch; see
-                `bilevel_gym.reward_models.make_reward_model`.
+            reward_model: r_x: a `bilevel_gym.model.reward_models.RewardModel`, a specification
+                of one in JSON types, or a module of PyTorch; see
+                `bilevel_gym.model.reward_models.make_reward_model`.
             env_kwargs: Arguments of the environment.
             episode_steps: Steps after which its episodes are cut, at least 1; None for what it
                 says itself.

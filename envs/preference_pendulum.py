@@ -11,24 +11,24 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from ..checks import check_at_least, unknown_name
-from ..mdp import FloatArray
-from ..reward_models import imported
+from ..core.checks import check_at_least, unknown_name
+from ..core.mdp import FloatArray
+from ..model.reward_models import imported
 from .base import View
 from .parametric import ParametricGame
 
 if TYPE_CHECKING:
     import pygame
 
-    from ..sb3.preferences import Judge
+    from ..learnt.preferences import Judge
 
 __all__ = ["PREFERENCE_METHODS", "BilevelPreferencePendulum"]
 
 # They need PyTorch.
 PREFERENCE_METHODS = {
-    "direct": "bilevel_gym.sb3.preferences:Direct",
-    "sobirl": "bilevel_gym.sb3.preferences:SoBiRL",
-    "trace": "bilevel_gym.sb3.preferences:Trace",
+    "direct": "bilevel_gym.learnt.preferences:Direct",
+    "sobirl": "bilevel_gym.learnt.preferences:SoBiRL",
+    "trace": "bilevel_gym.learnt.preferences:Trace",
 }
 
 REWARD_MODELS = ("network", "linear")
@@ -107,7 +107,7 @@ class BilevelPreferencePendulum(ParametricGame):
     * `rationality` (1): the synthetic judge prefers d_1 with probability
       sigmoid(rationality (R(d_1) - R(d_2))), R being what the environment pays; positive;
     * `judge` (None): another judge, (pairs, rng) -> answers `[M]` from 0 (the second is better) to
-      1 (the first is), NaN for no answer, with pairs a `bilevel_gym.sb3.preferences.Pairs`; or
+      1 (the first is), NaN for no answer, with pairs a `bilevel_gym.learnt.preferences.Pairs`; or
       where to import it from, "module:function". Whoever needs time answers NaN, and adds the
       answer to the method's `queue` later;
     * `upper_bound` (10): bound of x, positive;
@@ -116,7 +116,7 @@ class BilevelPreferencePendulum(ParametricGame):
     * `render_mode`: None, "human" or "rgb_array". The picture shows the pendulum, and r_x by angle
       and speed.
 
-    Methods of the leader's seat, see `bilevel_gym.sb3.preferences`: "direct" (Christiano et al.,
+    Methods of the leader's seat, see `bilevel_gym.learnt.preferences`: "direct" (Christiano et al.,
     DRLHF; the default), "sobirl" and "trace" with a response term. They ask every 25 steps of the
     leader, for 7 answers (40 at first, 200 altogether); steps are small and many, by Adam with a
     learning rate of 1e-3 for example.
@@ -124,7 +124,7 @@ class BilevelPreferencePendulum(ParametricGame):
     ## Ground Truth
     There is none for the pendulum: objective and gradients are estimates. On a game of three states
     that is small enough to enumerate, direct term, one-step response and full response of these
-    methods are the exact ones of `bilevel_gym.preferences` to sampling error (a test).
+    methods are the exact ones of `bilevel_gym.model.preferences` to sampling error (a test).
 
     What counts in the end is the return that the environment would have paid, over 200 steps of the
     follower's policy without exploration (`python -m tests.benchmarks.rlhf`; 200 answers, 25 000
@@ -177,7 +177,7 @@ class BilevelPreferencePendulum(ParametricGame):
             ValueError: If an argument is out of range.
             ImportError: If Stable-Baselines3 is not installed.
         """
-        from ..sb3.preferences import BradleyTerry
+        from ..learnt.preferences import BradleyTerry
 
         if reward_model not in REWARD_MODELS:
             raise ValueError(unknown_name("`reward_model`", reward_model, REWARD_MODELS))

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from ..checks import check_at_least, unknown_name
-from ..mdp import FloatArray, Kernel, action_major
+from ..core.checks import check_at_least, unknown_name
+from ..core.mdp import FloatArray, Kernel, action_major
 from ..methods import TabularResponse
-from ..objectives import PolicyCost, QuadraticCost, Sum
+from ..model.objectives import PolicyCost, QuadraticCost, Sum
 from .base import BestKnown, View, upper_box
 from .tabular import TabularBilevelEnv
 

@@ -12,9 +12,9 @@ from gymnasium import spaces
 from gymnasium.wrappers import TransformObservation
 from numpy.typing import NDArray
 
-from ..checks import check_not_negative, check_positive
-from ..mdp import FloatArray
-from ..reward_models import LinearReward
+from ..core.checks import check_not_negative, check_positive
+from ..core.mdp import FloatArray
+from ..model.reward_models import LinearReward
 from .base import View
 from .parametric import ParametricGame
 from .simulators import Restorable, require

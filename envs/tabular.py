@@ -16,17 +16,17 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from numpy.typing import ArrayLike, NDArray
 
-from ..adjoint import response_gradient
-from ..batch import solve_batch
-from ..checks import unknown_name
-from ..mdp import FloatArray, Kernel, TabularMDP, checked_mask
-from ..methods.base import ExactResponse, Response, Sensitivities, TabularResponse
+from ..core.adjoint import response_gradient
+from ..core.batch import solve_batch
+from ..core.checks import unknown_name
+from ..core.mdp import FloatArray, Kernel, TabularMDP, checked_mask
+from ..core.soft import SoftSolution, solve_soft_mdp
+from ..core.threads import single_threaded
+from ..episodes.sampler import Sampler
+from ..episodes.transitions import TransitionArrays, TransitionTables
 from ..methods.model_based import direct_gradient, through_model
-from ..objectives import Objective, Outcome
-from ..sampler import Sampler
-from ..sampling import TransitionArrays, TransitionTables
-from ..soft import SoftSolution, solve_soft_mdp
-from ..threads import single_threaded
+from ..model.objectives import Objective, Outcome
+from ..model.responses import ExactResponse, Response, Sensitivities, TabularResponse
 from .base import BestKnown, BilevelEnv, View, shown
 
 if TYPE_CHECKING:
@@ -233,9 +233,10 @@ class TabularBilevelEnv(BilevelEnv):
         Args:
             upper_params: x, shape of `upper_space`.
             warm_start: An earlier response, at a nearby x, to start the solves from.
-            solver: How linear systems are solved, a key of `bilevel_gym.linear.SOLVERS` or "auto".
+            solver: How linear systems are solved, a key of `bilevel_gym.core.linear.SOLVERS` or
+                "auto".
             tolerance: Sup norm of the follower's Bellman residual to reach; None takes
-                `bilevel_gym.soft.default_tolerance`.
+                `bilevel_gym.core.soft.default_tolerance`.
             max_iterations: Newton steps allowed.
 
         Raises:
@@ -271,8 +272,8 @@ class TabularBilevelEnv(BilevelEnv):
     ) -> list[ExactResponse]:
         """Return what `evaluate` returns, for many x.
 
-        The follower's problems are solved together (see `bilevel_gym.batch`), unless the kernels of
-        different x have different patterns.
+        The follower's problems are solved together (see `bilevel_gym.core.batch`), unless the
+        kernels of different x have different patterns.
 
         Args:
             upper_params: B values of x, `[B, ...]` with the shape of `upper_space`.

@@ -11,10 +11,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.sparse import csr_array
 from scipy.special import ndtr
 
-from ..checks import check_at_least, check_not_negative, check_positive
-from ..mdp import FloatArray, Kernel
+from ..core.checks import check_at_least, check_not_negative, check_positive
+from ..core.mdp import FloatArray, Kernel
 from ..methods import TabularResponse
-from ..objectives import DiscountedReturn
+from ..model.objectives import DiscountedReturn
 from .base import BestKnown, View, shown, upper_box
 from .tabular import TabularBilevelEnv
 

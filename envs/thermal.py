@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..checks import check_flag, check_not_negative
-from ..linear_quadratic import Coefficients
-from ..mdp import FloatArray
+from ..core.checks import check_flag, check_not_negative
+from ..core.lqr import Coefficients
+from ..core.mdp import FloatArray
 from ..methods import GaussianResponse
 from .base import BestKnown, View, upper_box
 from .linear_quadratic import (
@@ -102,7 +102,7 @@ class BilevelThermal(LinearQuadraticEnv):
 
     with e = (.04, .03, .06, .05), E_12 = E_14 = E_41 = .05, E_21 = E_43 = .03, E_23 = E_32 = .04
     and E_34 = .06: a deviation grows where a zone is not insulated. The follower's policy is
-    Gaussian, N(-K s, (temperature / 2) S^-1); see `bilevel_gym.linear_quadratic`.
+    Gaussian, N(-K s, (temperature / 2) S^-1); see `bilevel_gym.core.lqr`.
 
     Its value is finite for every x in the box and every gamma up to .9: each row of A sums up, in
     absolute values, to 1 + (1 - insulation_i) e_i, at most 1.06; with a_2 = -.012 s_3 the largest

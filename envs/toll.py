@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import shortest_path
 
-from ..checks import check_not_negative, check_positive
-from ..mdp import FloatArray, Kernel, action_major
+from ..core.checks import check_not_negative, check_positive
+from ..core.mdp import FloatArray, Kernel, action_major
 from ..methods import TabularResponse
-from ..objectives import DiscountedReturn
+from ..model.objectives import DiscountedReturn
 from .base import BestKnown, View, upper_box
 from .tabular import TabularBilevelEnv
 

@@ -17,11 +17,11 @@ from gymnasium import spaces
 from gymnasium.envs.registration import find_highest_version, parse_env_id
 from numpy.typing import ArrayLike, NDArray
 
-from ..checks import check_not_negative
-from ..jacobians import RewardJacobian
-from ..mdp import FloatArray, Kernel
+from ..core.checks import check_not_negative
+from ..core.mdp import FloatArray, Kernel
 from ..methods import TabularResponse
-from ..objectives import DiscountedReturn, QuadraticCost, Sum
+from ..model.jacobians import RewardJacobian
+from ..model.objectives import DiscountedReturn, QuadraticCost, Sum
 from .base import BestKnown, View
 from .tabular import TabularBilevelEnv
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bilevel_gym import fast
+from bilevel_gym.core import fast
 
 # Windows of `render_mode="human"` need no display then, and pygame prints no greeting.
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")

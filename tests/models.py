@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bilevel_gym.mdp import FloatArray, Kernel, TabularMDP
+from bilevel_gym.core.mdp import FloatArray, Kernel, TabularMDP
 
 
 def symmetric_mdp(*, bonus: float, gamma: float, temperature: float) -> TabularMDP:

@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bilevel_gym import objectives
-from bilevel_gym.adjoint import response_gradient
-from bilevel_gym.mdp import FloatArray, Kernel, TabularMDP
-from bilevel_gym.objectives import (
+from bilevel_gym.core.adjoint import response_gradient
+from bilevel_gym.core.mdp import FloatArray, Kernel, TabularMDP
+from bilevel_gym.core.soft import SoftSolution, solve_soft_mdp
+from bilevel_gym.model import objectives
+from bilevel_gym.model.objectives import (
     DiscountedReturn,
     LinearCost,
     LogLikelihood,
@@ -24,7 +25,6 @@ from bilevel_gym.objectives import (
     TruncatedReturn,
     UpperValue,
 )
-from bilevel_gym.soft import SoftSolution, solve_soft_mdp
 
 from .models import central_difference, random_mdp, relative_error, symmetric_mdp
 

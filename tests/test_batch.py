@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from bilevel_gym import TabularBilevelEnv, fast
-from bilevel_gym.adjoint import response_gradient
-from bilevel_gym.batch import solve_batch
-from bilevel_gym.linear import approximate_inverse, check_solver
-from bilevel_gym.mdp import FloatArray, Kernel, TabularMDP
-from bilevel_gym.objectives import DiscountedReturn, QuadraticCost, Sum
+from bilevel_gym.core.adjoint import response_gradient
+from bilevel_gym.core.batch import solve_batch
+from bilevel_gym.core.linear import approximate_inverse, check_solver
+from bilevel_gym.core.mdp import FloatArray, Kernel, TabularMDP
+from bilevel_gym.core.soft import SoftSolution, default_tolerance, solve_soft_mdp
+from bilevel_gym.model.objectives import DiscountedReturn, QuadraticCost, Sum
 from bilevel_gym.registration import Task
-from bilevel_gym.soft import SoftSolution, default_tolerance, solve_soft_mdp
 
 from .helpers import TABULAR_TASKS, array_game, game_of, interior_point, leader_seat
 from .models import random_mdp

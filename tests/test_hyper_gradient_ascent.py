@@ -12,7 +12,7 @@ import pytest
 
 import bilevel_gym
 from bilevel_gym import HyperGradient, LeaderVectorEnv, LowerLevel, RescaleUpper
-from bilevel_gym.mdp import FloatArray
+from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.optimizers import (
     OPTIMIZERS,
     RULES,

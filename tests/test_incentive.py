@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from bilevel_gym import HyperGradient, LowerLevel
+from bilevel_gym.core.soft import soft_backup
 from bilevel_gym.envs import View
 from bilevel_gym.envs.incentive import BilevelIncentive
 from bilevel_gym.optimizers import lbfgsb
 from bilevel_gym.rendering import frame
-from bilevel_gym.soft import soft_backup
 from bilevel_gym.testing import check_hyper_gradient
 
 from .helpers import FloatArray

@@ -10,7 +10,7 @@ from scipy.sparse import coo_array, csr_array
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from bilevel_gym import HyperGradient, TabularBilevelEnv
-from bilevel_gym.jacobians import RewardJacobian
+from bilevel_gym.model.jacobians import RewardJacobian
 from bilevel_gym.testing import check_hyper_gradient
 
 from .models import central_difference

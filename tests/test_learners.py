@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bilevel_gym.core.mdp import FloatArray
+from bilevel_gym.core.soft import soft_backup, solve_soft_mdp
 from bilevel_gym.envs import ArrayBilevelEnv
-from bilevel_gym.mdp import FloatArray
 from bilevel_gym.methods.learners import LEARNERS, Answer, make_learner
-from bilevel_gym.soft import soft_backup, solve_soft_mdp
 
 from .benchmarks.estimators import four_rooms
 from .models import random_mdp

@@ -18,17 +18,17 @@ import torch as th
 from numpy.typing import NDArray
 
 from bilevel_gym import HyperGradient, LowerLevel
+from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import ArrayBilevelEnv
 from bilevel_gym.envs.parametric import ParametricGame
-from bilevel_gym.mdp import FloatArray
+from bilevel_gym.episodes.recorded import LearntEpisodes
+from bilevel_gym.episodes.sampler import Episodes
+from bilevel_gym.episodes.simulator import Trajectories
+from bilevel_gym.learnt.critic import LeaderCritic
+from bilevel_gym.learnt.estimators import ReturnCritic, returns_to_go
 from bilevel_gym.methods import make_method
 from bilevel_gym.methods.sampled import Batch
 from bilevel_gym.methods.sobirl import SoBiRL
-from bilevel_gym.sampler import Episodes
-from bilevel_gym.sb3.critic import LeaderCritic
-from bilevel_gym.sb3.estimators import ReturnCritic, returns_to_go
-from bilevel_gym.sb3.followers import LearntEpisodes
-from bilevel_gym.trajectories import Trajectories
 
 from .benchmarks.estimators import cosine, truncated
 from .helpers import array_game, assert_identical
@@ -391,8 +391,8 @@ def test_a_long_batch_in_blocks_gives_what_one_block_gives(monkeypatch: Any) -> 
     ):
         whole = perfected(method, "ending", **options).response_term(x, batch)[0]
         with monkeypatch.context() as patch:
-            patch.setattr("bilevel_gym.sb3.estimators.BLOCK", 7)
-            patch.setattr("bilevel_gym.sb3.followers.BLOCK", 5)
+            patch.setattr("bilevel_gym.learnt.estimators.BLOCK", 7)
+            patch.setattr("bilevel_gym.learnt.followers.BLOCK", 5)
             cut = perfected(method, "ending", **options).response_term(x, batch)[0]
         np.testing.assert_allclose(cut, whole, rtol=1e-10, atol=1e-13)
 

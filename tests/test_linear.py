@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from bilevel_gym import HyperGradient, TabularBilevelEnv, fast, linear
-from bilevel_gym.adjoint import response_gradient
+from bilevel_gym.core.adjoint import response_gradient
+from bilevel_gym.core.linear import SOLVERS, DiscountedSystem, Record, choose_solver
+from bilevel_gym.core.mdp import Kernel, TabularMDP
+from bilevel_gym.core.soft import solve_soft_mdp
 from bilevel_gym.envs import BilevelGridWorld
-from bilevel_gym.linear import SOLVERS, DiscountedSystem, Record, choose_solver
-from bilevel_gym.mdp import Kernel, TabularMDP
-from bilevel_gym.objectives import DiscountedReturn, Outcome
-from bilevel_gym.soft import solve_soft_mdp
+from bilevel_gym.model.objectives import DiscountedReturn, Outcome
 from bilevel_gym.testing import check_hyper_gradient
 
 from .models import random_mdp
@@ -318,7 +318,7 @@ def test_the_incomplete_factorisation_is_chosen_on_large_meshes_only(
 
 @pytest.mark.usefixtures("compiled")
 def test_the_incomplete_factorisation_has_the_diagonal_of_the_matrix() -> None:
-    from bilevel_gym.compiled import dilu
+    from bilevel_gym.core.compiled import dilu
 
     mdp = grid(9)
     pattern = mdp.kernel.pattern
@@ -461,5 +461,5 @@ def test_steps_that_go_round_in_a_circle_are_solved_more_tightly(
     mdp = corridor(30)
     solution = solve_soft_mdp(mdp, solver="krylov")
     assert solution.converged and max(forcings) == 0.02 and solution.sweeps == 0
-    monkeypatch.setattr("bilevel_gym.soft.PATIENCE", 10**9)
+    monkeypatch.setattr("bilevel_gym.core.soft.PATIENCE", 10**9)
     assert not solve_soft_mdp(mdp, solver="krylov").converged  # it was a circle indeed

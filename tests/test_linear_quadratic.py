@@ -16,11 +16,11 @@ import pytest
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
-import bilevel_gym.linear_quadratic as lq
+import bilevel_gym.core.lqr as lq
 from bilevel_gym import HyperGradient, LowerLevel
+from bilevel_gym.core.lqr import Coefficients, Riccati, follow, solve_riccati
 from bilevel_gym.envs import BilevelEnv, LinearQuadraticEnv
 from bilevel_gym.envs.linear_quadratic import EpisodeView, spread_over_time
-from bilevel_gym.linear_quadratic import Coefficients, Riccati, follow, solve_riccati
 from bilevel_gym.methods import GaussianResponse, Response, make_method
 
 from .helpers import FloatArray

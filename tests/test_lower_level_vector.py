@@ -19,8 +19,8 @@ from scipy.stats import chisquare
 import bilevel_gym
 from bilevel_gym import LowerLevel, LowerLevelVectorEnv, TabularBilevelEnv
 from bilevel_gym.envs import ArrayBilevelEnv
+from bilevel_gym.episodes.transitions import TransitionTables
 from bilevel_gym.registration import Task
-from bilevel_gym.sampling import TransitionTables
 
 from .helpers import (
     TABULAR_TASKS,

@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
-from bilevel_gym.mdp import Kernel, TabularMDP
+from bilevel_gym.core.mdp import Kernel, TabularMDP
 
 from .models import random_mdp
 

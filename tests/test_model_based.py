@@ -10,6 +10,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
+from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs.arrays import ArrayBilevelEnv
 from bilevel_gym.envs.grid_world import BilevelGridWorld
 from bilevel_gym.envs.inverse_rl import BilevelInverseRL
@@ -18,7 +19,6 @@ from bilevel_gym.envs.random_mdp import BilevelRandomMDP
 from bilevel_gym.envs.tabular import TabularBilevelEnv
 from bilevel_gym.envs.tax_design import BilevelTaxDesign
 from bilevel_gym.envs.toll import BilevelToll
-from bilevel_gym.mdp import FloatArray
 from bilevel_gym.methods import Response, TabularResponse
 from bilevel_gym.methods.amd import AMD
 from bilevel_gym.methods.m_sobirl import MSoBiRL, descend

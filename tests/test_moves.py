@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from bilevel_gym.adjoint import response_gradient
-from bilevel_gym.batch import solve_batch
-from bilevel_gym.mdp import Kernel, TabularMDP
-from bilevel_gym.sampling import TransitionArrays, TransitionTables
-from bilevel_gym.soft import SoftSolution, solve_soft_mdp
-from bilevel_gym.trajectories import Simulator
+from bilevel_gym.core.adjoint import response_gradient
+from bilevel_gym.core.batch import solve_batch
+from bilevel_gym.core.mdp import Kernel, TabularMDP
+from bilevel_gym.core.soft import SoftSolution, solve_soft_mdp
+from bilevel_gym.episodes.simulator import Simulator
+from bilevel_gym.episodes.transitions import TransitionArrays, TransitionTables
 
 from .helpers import FloatArray
 from .models import random_mdp

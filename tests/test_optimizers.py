@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import bilevel_gym  # noqa: F401  (registers the tasks)
-from bilevel_gym.mdp import FloatArray
+from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.optimizers import (
     OPTIMIZERS,
     RULES,

@@ -22,10 +22,10 @@ from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 
 from bilevel_gym import HyperGradient, LowerLevel
+from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs.parametric import ParametricGame
-from bilevel_gym.mdp import FloatArray
-from bilevel_gym.reward_models import LinearReward, RewardModel, make_reward_model
-from bilevel_gym.sb3.critic import LeaderCritic
+from bilevel_gym.learnt.critic import LeaderCritic
+from bilevel_gym.model.reward_models import LinearReward, RewardModel, make_reward_model
 from bilevel_gym.sb3.replay import Transitions
 
 from .helpers import (

@@ -14,12 +14,11 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from bilevel_gym import HyperGradient
+from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import ArrayBilevelEnv
 from bilevel_gym.envs.preference_pendulum import BilevelPreferencePendulum
-from bilevel_gym.mdp import FloatArray
-from bilevel_gym.methods import make_method
-from bilevel_gym.sb3.followers import LearntEpisodes
-from bilevel_gym.sb3.preferences import (
+from bilevel_gym.episodes.recorded import LearntEpisodes
+from bilevel_gym.learnt.preferences import (
     BradleyTerry,
     Pairs,
     PreferenceQueue,
@@ -28,6 +27,7 @@ from bilevel_gym.sb3.preferences import (
     Trace,
     Windows,
 )
+from bilevel_gym.methods import make_method
 from tests.benchmarks.preferences import HORIZON, one_step, preference_game
 
 from .helpers import assert_identical

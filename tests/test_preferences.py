@@ -10,13 +10,13 @@ import pytest
 from scipy.special import expit
 
 from bilevel_gym import HyperGradient
+from bilevel_gym.core.mdp import FloatArray, Kernel
 from bilevel_gym.envs import ArrayBilevelEnv
-from bilevel_gym.mdp import FloatArray, Kernel
 from bilevel_gym.methods import ExactResponse, make_method
 from bilevel_gym.methods.amd import AMD
 from bilevel_gym.methods.m_sobirl import MSoBiRL
-from bilevel_gym.objectives import DiscountedReturn, Objective, QuadraticCost, Sum
-from bilevel_gym.preferences import MOST_FRAGMENTS, PreferenceLikelihood
+from bilevel_gym.model.objectives import DiscountedReturn, Objective, QuadraticCost, Sum
+from bilevel_gym.model.preferences import MOST_FRAGMENTS, PreferenceLikelihood
 
 from .benchmarks.preferences import (
     ESTIMATORS,

@@ -13,8 +13,10 @@ import pytest
 from scipy.stats import t as student
 
 from bilevel_gym import HyperGradient
+from bilevel_gym.core.mdp import FloatArray, Kernel
+from bilevel_gym.core.soft import solve_soft_mdp
 from bilevel_gym.envs import ArrayBilevelEnv
-from bilevel_gym.mdp import FloatArray, Kernel
+from bilevel_gym.episodes.sampler import Episodes, Sampler
 from bilevel_gym.methods import TabularResponse, make_method
 from bilevel_gym.methods.sampled import (
     Batch,
@@ -24,7 +26,7 @@ from bilevel_gym.methods.sampled import (
     enough_steps,
     renormalised,
 )
-from bilevel_gym.objectives import (
+from bilevel_gym.model.objectives import (
     DiscountedReturn,
     LogLikelihood,
     Objective,
@@ -34,8 +36,6 @@ from bilevel_gym.objectives import (
     Sum,
     TruncatedReturn,
 )
-from bilevel_gym.sampler import Episodes, Sampler
-from bilevel_gym.soft import solve_soft_mdp
 
 from .benchmarks.estimators import cosine, four_rooms, truncated
 from .models import random_mdp

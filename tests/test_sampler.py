@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from bilevel_gym.mdp import FloatArray, Kernel
-from bilevel_gym.sampler import BLOCK, Episodes, Sampler, TransitionCounts
+from bilevel_gym.core.mdp import FloatArray, Kernel
+from bilevel_gym.episodes.sampler import BLOCK, Episodes, Sampler, TransitionCounts
 
 from .models import random_mdp
 

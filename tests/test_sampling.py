@@ -7,9 +7,9 @@ import pytest
 from scipy.stats import chisquare
 
 from bilevel_gym import LowerLevel
+from bilevel_gym.core.mdp import Kernel, TabularMDP
 from bilevel_gym.envs import ArrayBilevelEnv
-from bilevel_gym.mdp import Kernel, TabularMDP
-from bilevel_gym.sampling import TransitionArrays, TransitionTables
+from bilevel_gym.episodes.transitions import TransitionArrays, TransitionTables
 
 from .models import random_mdp
 

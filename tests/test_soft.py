@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
+from bilevel_gym.core.linear import SOLVERS
+from bilevel_gym.core.mdp import FloatArray, Kernel, TabularMDP
+from bilevel_gym.core.soft import default_tolerance, policy_entropy, soft_backup, solve_soft_mdp
 from bilevel_gym.envs import BilevelGridWorld
-from bilevel_gym.linear import SOLVERS
-from bilevel_gym.mdp import FloatArray, Kernel, TabularMDP
-from bilevel_gym.soft import default_tolerance, policy_entropy, soft_backup, solve_soft_mdp
 
 from .models import random_mdp, symmetric_mdp
 

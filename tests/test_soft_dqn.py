@@ -15,8 +15,8 @@ from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 
 from bilevel_gym import LowerLevel, LowerLevelVectorEnv
+from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import ArrayBilevelEnv
-from bilevel_gym.mdp import FloatArray
 from bilevel_gym.sb3 import RelabellingReplayBuffer, SoftDQN, SoftSAC, as_vec_env
 
 from .helpers import Env, array_game, assert_identical

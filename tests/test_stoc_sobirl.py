@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from bilevel_gym import HyperGradient
-from bilevel_gym.mdp import FloatArray
+from bilevel_gym.core.mdp import FloatArray
+from bilevel_gym.episodes.sampler import Sampler
 from bilevel_gym.methods import Method, make_method
-from bilevel_gym.objectives import DiscountedReturn, Objective, PolicyCost, Sum
-from bilevel_gym.preferences import PreferenceLikelihood
-from bilevel_gym.sampler import Sampler
+from bilevel_gym.model.objectives import DiscountedReturn, Objective, PolicyCost, Sum
+from bilevel_gym.model.preferences import PreferenceLikelihood
 
 from .test_sampled_methods import small_game
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from bilevel_gym import HyperGradient, LowerLevel
+from bilevel_gym.core.mdp import FloatArray, Kernel
 from bilevel_gym.envs import BilevelGridWorld, TabularBilevelEnv
 from bilevel_gym.envs.base import shown, upper_box
-from bilevel_gym.mdp import FloatArray, Kernel
-from bilevel_gym.objectives import DiscountedReturn
+from bilevel_gym.model.objectives import DiscountedReturn
 from bilevel_gym.testing import check_hyper_gradient
 
 from .helpers import answer_of, array_game

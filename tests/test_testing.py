@@ -10,9 +10,9 @@ import pytest
 from stable_baselines3.common.monitor import Monitor
 
 from bilevel_gym import HyperGradient, LowerLevel, RescaleUpper
+from bilevel_gym.core.mdp import FloatArray, Kernel
 from bilevel_gym.envs import ArrayBilevelEnv, BilevelGridWorld, TabularBilevelEnv
-from bilevel_gym.mdp import FloatArray, Kernel
-from bilevel_gym.objectives import DiscountedReturn, QuadraticCost, Sum
+from bilevel_gym.model.objectives import DiscountedReturn, QuadraticCost, Sum
 from bilevel_gym.testing import HyperGradientError, check_hyper_gradient
 
 from .helpers import answer_of

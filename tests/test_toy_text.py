@@ -14,8 +14,8 @@ from scipy.sparse import csr_array
 
 import bilevel_gym  # noqa: F401  (registers the ids)
 from bilevel_gym import LowerLevel
+from bilevel_gym.core.mdp import Kernel
 from bilevel_gym.envs import BilevelToyText
-from bilevel_gym.mdp import Kernel
 from bilevel_gym.optimizers import lbfgsb, normalized_ascent
 from bilevel_gym.testing import check_hyper_gradient
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bilevel_gym.mdp import FloatArray, Kernel
+from bilevel_gym.core.mdp import FloatArray, Kernel
+from bilevel_gym.episodes.sampler import BLOCK, Episodes
 from bilevel_gym.methods import make_method
 from bilevel_gym.methods.sampled import Batch
-from bilevel_gym.sampler import BLOCK, Episodes
 
 from .benchmarks.estimators import PLACINGS, cosine, four_rooms
 from .models import random_mdp

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.stats import chisquare, geom
 
-from bilevel_gym import fast, trajectories
-from bilevel_gym.alias import alias_table
-from bilevel_gym.mdp import FloatArray, Kernel, TabularMDP
-from bilevel_gym.trajectories import Simulator, Trajectories
+from bilevel_gym.core import fast
+from bilevel_gym.core.mdp import FloatArray, Kernel, TabularMDP
+from bilevel_gym.episodes import simulator as trajectories
+from bilevel_gym.episodes.alias import alias_table
+from bilevel_gym.episodes.simulator import Simulator, Trajectories
 
 from .models import random_mdp
 
@@ -604,5 +605,7 @@ def test_a_demand_without_numba_names_the_extra(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_numba_is_not_imported_before_it_is_used() -> None:
-    code = "import sys, bilevel_gym, bilevel_gym.trajectories; sys.exit('numba' in sys.modules)"
+    code = (
+        "import sys, bilevel_gym, bilevel_gym.episodes.simulator; sys.exit('numba' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0

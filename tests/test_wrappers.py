@@ -33,9 +33,9 @@ from bilevel_gym import (
     RescaleUpper,
     TabularBilevelEnv,
 )
+from bilevel_gym.core.mdp import Kernel
 from bilevel_gym.envs import ArrayBilevelEnv
-from bilevel_gym.mdp import Kernel
-from bilevel_gym.objectives import DiscountedReturn
+from bilevel_gym.model.objectives import DiscountedReturn
 
 from .helpers import (
     Env,

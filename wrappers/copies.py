@@ -9,7 +9,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from ..checks import unknown_name
+from ..core.checks import unknown_name
 
 __all__ = ["checked_mode", "checked_reset_mask"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import RecordConstructorArgs
 
-from ..checks import check_at_least, check_flag, unknown_name
+from ..core.checks import check_at_least, check_flag, unknown_name
 from ..envs.base import BilevelEnv, View, shown
 from ..methods import Method, Response, make_method
 from .seats import Seat, take_seat
@@ -37,7 +37,7 @@ class HyperGradient(Seat, RecordConstructorArgs):
     * `lower_value`: the follower's soft value at the start, as far as the method knows it;
     * `inner_samples`: environment steps used (methods that learn from samples only);
     * `critic_loss`, `trust_ratio`: of followers who learn, see
-      `bilevel_gym.methods.base.EpisodicResponse`.
+      `bilevel_gym.model.responses.EpisodicResponse`.
 
     An episode has `outer_steps` steps and ends by truncation; stepping on afterwards keeps the
     inner learner's warm start. `reset` forgets the warm start, so a seed determines everything that

@@ -12,9 +12,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
-from ..checks import check_at_least, unknown_name
+from ..core.checks import check_at_least, unknown_name
+from ..core.mdp import FloatArray
 from ..envs.tabular import TabularBilevelEnv
-from ..mdp import FloatArray
 from .copies import checked_mode, checked_reset_mask
 from .lower_level import LowerLevel, time_limit
 

@@ -11,8 +11,8 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import ArrayLike
 
-from ..checks import check_in_box
-from ..mdp import FloatArray
+from ..core.checks import check_in_box
+from ..core.mdp import FloatArray
 from ..methods import Response
 from .hyper_gradient import HyperGradient
 

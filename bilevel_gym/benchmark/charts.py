@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..mdp import FloatArray
+from ..core.mdp import FloatArray
 from ..plotting import GRID, INK, MUTED, PALETTE, new_figure, save_figure, tidy
 from .statistics import CONFIDENCE, Interval, bootstrap_interval, mean, pooled
 

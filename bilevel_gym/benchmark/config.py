@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checks import check_at_least, check_probability, unknown_name
+from ..core.checks import check_at_least, check_probability, unknown_name
 from ..methods import METHODS, make_method
 from ..optimizers import OPTIMIZERS
 from ..optimizers.ascent import ASCENTS
@@ -20,8 +20,8 @@ from ..registration import TASKS
 from .runs import Run, climb, make_referee, start_of
 
 if TYPE_CHECKING:
+    from ..core.mdp import FloatArray
     from ..envs import BilevelEnv
-    from ..mdp import FloatArray
 
 __all__ = [
     "Benchmark",

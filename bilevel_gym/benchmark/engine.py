@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..files import replacing
+from ..core.files import replacing
 from .config import Benchmark, Engine, Entry
 from .results import (
     BENCHMARK,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from ..files import replacing
-from ..mdp import FloatArray
+from ..core.files import replacing
+from ..core.mdp import FloatArray
 from .charts import (
     Curve,
     Reference,

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import replacing
+from ..core.files import replacing
 from .config import Benchmark, Entry, read_benchmark
 from .runs import Outcome, Run
 

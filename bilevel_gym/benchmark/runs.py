@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
-from ..checks import check_in_box
+from ..core.checks import check_in_box
+from ..core.threads import one_torch_thread, single_threaded
 from ..optimizers import OPTIMIZERS, make_optimizer, projected_gradient_norm
-from ..threads import one_torch_thread, single_threaded
 
 if TYPE_CHECKING:
+    from ..core.mdp import FloatArray
     from ..envs import BilevelEnv, ParametricGame
-    from ..mdp import FloatArray
+    from ..learnt.followers import Follower
     from ..methods import Method, Response
-    from ..methods.base import SupportsEvaluate
+    from ..model.responses import SupportsEvaluate
     from ..optimizers import Evaluation
-    from ..sb3.followers import Follower
 
 __all__ = [
     "HELD_OUT_EPISODES",

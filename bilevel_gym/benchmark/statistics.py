@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..mdp import FloatArray
+from ..core.mdp import FloatArray
 
 __all__ = [
     "CONFIDENCE",

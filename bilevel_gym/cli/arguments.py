@@ -14,9 +14,9 @@ import click
 import gymnasium as gym
 import numpy as np
 
-from ..checks import unknown_name
+from ..core.checks import unknown_name
+from ..core.threads import one_torch_thread
 from ..registration import TASKS
-from ..threads import one_torch_thread
 
 if TYPE_CHECKING:
     from ..envs.base import BilevelEnv

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..checks import unknown_name
+from ..core.checks import unknown_name
 from .arguments import INTERRUPTED, CommandError
 from .console import console
 from .solving import explain_os_errors

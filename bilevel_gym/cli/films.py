@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from gymnasium import Env
 
-    from ..mdp import FloatArray
+    from ..core.mdp import FloatArray
     from ..rendering import Film
     from ..wrappers import HyperGradient
 

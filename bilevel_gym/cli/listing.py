@@ -14,7 +14,7 @@ from ..registration import TASKS, Task
 from .console import console
 
 if TYPE_CHECKING:
-    from ..mdp import FloatArray
+    from ..core.mdp import FloatArray
 
 
 @dataclass(frozen=True)

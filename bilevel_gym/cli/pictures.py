@@ -25,7 +25,7 @@ from .solving import climb_defaults, explain_os_errors
 if TYPE_CHECKING:
     from pygame import Surface
 
-    from ..mdp import FloatArray
+    from ..core.mdp import FloatArray
     from ..optimizers import Iterate
     from ..rendering import Film
     from ..wrappers import HyperGradient

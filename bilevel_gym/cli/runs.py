@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from ..files import replacing
-from ..mdp import FloatArray
+from ..core.files import replacing
+from ..core.mdp import FloatArray
 from ..optimizers import Iterate, adam, lbfgsb, normalized_ascent
 
 if TYPE_CHECKING:

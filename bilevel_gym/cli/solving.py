@@ -32,8 +32,8 @@ from .console import console, progress_bar
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..mdp import FloatArray
-    from ..methods.base import SupportsEvaluate
+    from ..core.mdp import FloatArray
+    from ..model.responses import SupportsEvaluate
     from ..optimizers import Iterate
     from ..rendering import Film
     from ..wrappers import HyperGradient

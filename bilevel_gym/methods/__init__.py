@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from ..checks import accepted_options, check_options, unknown_name
-from .base import (
+from ..core.checks import accepted_options, check_options, unknown_name
+from ..model.responses import (
     ExactGaussianResponse,
     ExactResponse,
     GaussianResponse,
@@ -46,19 +46,19 @@ METHODS = {
     "hpgd": ".hpgd:HPGD",
     "bc-hg": ".bc_hg:BCHG",
     # Followers who learn by networks; these rows need PyTorch.
-    "deep-trace": "..sb3.tables:DeepTrace",
-    "deep-bc-hg": "..sb3.tables:DeepBCHG",
-    "deep-hpgd": "..sb3.tables:DeepHPGD",
-    "deep-sobirl": "..sb3.tables:DeepSoBiRL",
+    "deep-trace": "bilevel_gym.learnt.tables:DeepTrace",
+    "deep-bc-hg": "bilevel_gym.learnt.tables:DeepBCHG",
+    "deep-hpgd": "bilevel_gym.learnt.tables:DeepHPGD",
+    "deep-sobirl": "bilevel_gym.learnt.tables:DeepSoBiRL",
 }
 
 
 # The same for games whose follower learns from interaction, which have no table. They need PyTorch.
 LEARNT_METHODS = {
-    "trace": "..sb3.estimators:Trace",
-    "bc-hg": "..sb3.estimators:BCHG",
-    "hpgd": "..sb3.estimators:HPGD",
-    "sobirl": "..sb3.estimators:SoBiRL",
+    "trace": "bilevel_gym.learnt.estimators:Trace",
+    "bc-hg": "bilevel_gym.learnt.estimators:BCHG",
+    "hpgd": "bilevel_gym.learnt.estimators:HPGD",
+    "sobirl": "bilevel_gym.learnt.estimators:SoBiRL",
 }
 
 

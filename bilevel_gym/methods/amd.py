@@ -20,11 +20,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..checks import check_at_least, check_flag
-from ..mdp import FloatArray, Kernel, TabularMDP, action_major
-from ..soft import SoftSolution
-from ..threads import single_threaded
-from .base import TabularResponse
+from ..core.checks import check_at_least, check_flag
+from ..core.mdp import FloatArray, Kernel, TabularMDP, action_major
+from ..core.soft import SoftSolution
+from ..core.threads import single_threaded
+from ..model.responses import TabularResponse
 from .model_based import (
     SoftSweeps,
     TabularGame,

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar
 
-from ..mdp import FloatArray
-from .base import Response
+from ..core.mdp import FloatArray
+from ..model.responses import Response
 from .exact import Exact
 
 __all__ = ["Direct"]

@@ -1,8 +1,8 @@
 """The exact method: the follower's problem is solved, the hyper-gradient is its derivative.
 
 Yang, Gao, Yuan (AISTATS 2025, arXiv 2405.19697) give the hyper-gradient from first-order
-information; the game evaluates its adjoint form (see `bilevel_gym.adjoint` for tabular games and
-`bilevel_gym.linear_quadratic` for linear-quadratic ones).
+information; the game evaluates its adjoint form (see `bilevel_gym.core.adjoint` for tabular games,
+`bilevel_gym.core.lqr` for linear-quadratic ones).
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..checks import check_at_least, check_positive, unknown_name
-from ..linear import check_solver
-from ..mdp import FloatArray
-from .base import Response, SupportsEvaluate
+from ..core.checks import check_at_least, check_positive, unknown_name
+from ..core.linear import check_solver
+from ..core.mdp import FloatArray
+from ..model.responses import Response, SupportsEvaluate
 
 __all__ = ["Exact"]
 
@@ -37,10 +37,10 @@ class Exact:
 
         Args:
             game: A game that can evaluate itself.
-            solver: How linear systems are solved, a key of `bilevel_gym.linear.SOLVERS`; "auto"
-                chooses by the size and the shape of the kernel.
+            solver: How linear systems are solved, a key of `bilevel_gym.core.linear.SOLVERS`;
+                "auto" chooses by the size and the shape of the kernel.
             tolerance: Sup norm of the follower's Bellman residual to reach; None takes what an
-                accurate gradient needs (`bilevel_gym.soft.default_tolerance`).
+                accurate gradient needs (`bilevel_gym.core.soft.default_tolerance`).
             max_iterations: Newton steps allowed for one answer.
 
         Options left at their defaults are the game's to choose.

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checks import check_at_least, unknown_name
-from ..mdp import FloatArray
+from ..core.checks import check_at_least, unknown_name
+from ..core.mdp import FloatArray
 from .sampled import (
     Batch,
     Sampled,

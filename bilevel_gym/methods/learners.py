@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ..checks import (
+from ..core.checks import (
     check_at_least,
     check_options,
     check_positive,
     check_probability,
     unknown_name,
 )
-from ..mdp import FloatArray, TabularMDP
-from ..sampler import Episodes, TransitionCounts
-from ..soft import SoftSolution, soft_backup, solve_soft_mdp
+from ..core.mdp import FloatArray, TabularMDP
+from ..core.soft import SoftSolution, soft_backup, solve_soft_mdp
+from ..episodes.sampler import Episodes, TransitionCounts
 from .model_based import SoftSweeps
 
 if TYPE_CHECKING:

@@ -27,10 +27,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..checks import check_at_least, check_positive
-from ..mdp import FloatArray
-from ..threads import single_threaded
-from .base import TabularResponse
+from ..core.checks import check_at_least, check_positive
+from ..core.mdp import FloatArray
+from ..core.threads import single_threaded
+from ..model.responses import TabularResponse
 from .model_based import (
     SoftSweeps,
     TabularGame,

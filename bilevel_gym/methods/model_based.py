@@ -24,13 +24,13 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike
 
-from ..adjoint import centred_score
-from ..checks import check_at_least, check_flag
-from ..linear import choose_solver
-from ..mdp import FloatArray, TabularMDP
-from ..objectives import Objective, Outcome, UpperValue
-from ..soft import SoftSolution, default_tolerance, soft_backup
-from .base import TabularResponse
+from ..core.adjoint import centred_score
+from ..core.checks import check_at_least, check_flag
+from ..core.linear import choose_solver
+from ..core.mdp import FloatArray, TabularMDP
+from ..core.soft import SoftSolution, default_tolerance, soft_backup
+from ..model.objectives import Objective, Outcome, UpperValue
+from ..model.responses import TabularResponse
 
 __all__ = [
     "Judgement",

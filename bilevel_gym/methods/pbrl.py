@@ -36,7 +36,7 @@ lower L the policy moves a share of the way, halved until L does not fall.
 
 pi* is solved for instead of learnt: an error in it is multiplied by lambda as well, and mirror
 ascent of length 1 / tau on the follower's problem alone is the Newton iteration of
-`bilevel_gym.soft.solve_soft_mdp`.
+`bilevel_gym.core.soft.solve_soft_mdp`.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..checks import check_at_least, check_positive
-from ..linear import EPS, DiscountedSystem
-from ..mdp import FloatArray, TabularMDP
-from ..soft import SoftSolution, default_tolerance, soft_backup, solve_soft_mdp
-from ..threads import single_threaded
-from .base import TabularResponse
+from ..core.checks import check_at_least, check_positive
+from ..core.linear import EPS, DiscountedSystem
+from ..core.mdp import FloatArray, TabularMDP
+from ..core.soft import SoftSolution, default_tolerance, soft_backup, solve_soft_mdp
+from ..core.threads import single_threaded
+from ..model.responses import TabularResponse
 from .model_based import (
     Judgement,
     TabularGame,
@@ -104,7 +104,7 @@ def at_policy(mdp: TabularMDP, log_policy: FloatArray, *, solver: str) -> Policy
     Args:
         mdp: The follower's problem.
         log_policy: Normalised log pi `[S, A]`, -inf for actions that do not exist.
-        solver: How linear systems are solved, a key of `bilevel_gym.linear.SOLVERS`.
+        solver: How linear systems are solved, a key of `bilevel_gym.core.linear.SOLVERS`.
 
     Raises:
         ArithmeticError: If values overflow.

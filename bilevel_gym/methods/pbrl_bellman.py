@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..mdp import FloatArray
-from ..soft import SoftSolution
+from ..core.mdp import FloatArray
+from ..core.soft import SoftSolution
 from .model_based import TabularGame, through_model
 from .pbrl import PenaltyMethod, Point, PolicySolution
 

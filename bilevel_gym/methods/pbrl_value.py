@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..checks import unknown_name
-from ..mdp import FloatArray
-from ..soft import SoftSolution
+from ..core.checks import unknown_name
+from ..core.mdp import FloatArray
+from ..core.soft import SoftSolution
 from .model_based import TabularGame, pulled_back, through_model
 from .pbrl import PenaltyMethod, Point, PolicySolution
 

@@ -1,8 +1,8 @@
 """What methods have in common that learn the hyper-gradient from episodes.
 
-They estimate the signed occupancy q = dF/dr through pi*, `[S, A]` (see `bilevel_gym.adjoint`), and
-the derivative of the reward, which the leader has designed, does the rest: dF/dx = direct part +
-sum_sa q(s, a) dr(s, a)/dx. q spreads what is injected at a step over the steps that follow,
+They estimate the signed occupancy q = dF/dr through pi*, `[S, A]` (see `bilevel_gym.core.adjoint`),
+and the derivative of the reward, which the leader has designed, does the rest: dF/dx = direct part
++ sum_sa q(s, a) dr(s, a)/dx. q spreads what is injected at a step over the steps that follow,
 
     q = E_pi[ sum_t e_t 1[(s_t, a_t) = .] ],   e_t = gamma e_{t-1} + c_t,
 
@@ -24,11 +24,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..adjoint import centred_score
-from ..checks import check_at_least
-from ..linear import DiscountedSystem
-from ..mdp import FloatArray, Kernel
-from ..objectives import (
+from ..core.adjoint import centred_score
+from ..core.checks import check_at_least
+from ..core.linear import DiscountedSystem
+from ..core.mdp import FloatArray, Kernel
+from ..episodes.sampler import Episodes, Sampler, TransitionCounts
+from ..model.objectives import (
     DiscountedReturn,
     Objective,
     Outcome,
@@ -36,14 +37,13 @@ from ..objectives import (
     TruncatedReturn,
     UpperValue,
 )
-from ..preferences import PreferenceLikelihood
-from ..sampler import Episodes, Sampler, TransitionCounts
-from .base import TabularResponse
+from ..model.preferences import PreferenceLikelihood
+from ..model.responses import TabularResponse
 from .learners import make_learner
 
 if TYPE_CHECKING:
+    from ..core.soft import SoftSolution
     from ..envs.tabular import TabularBilevelEnv
-    from ..soft import SoftSolution
 
 __all__ = [
     "Batch",

@@ -16,9 +16,10 @@ bias remains is of the order of 1 / episodes.
 needs no second batch; it is what the authors' code computes, it is biased, and it vanishes where
 the reward's gradient does not depend on the action.
 
-Where the leader judges pairs of fragments (`bilevel_gym.preferences`), l is the log-likelihood of
-an answer, the sum over h runs along both fragments, and E[dl/dx] is the direct part; episodes make
-pairs in the order in which they are played. There the baseline is no luxury: l is never near zero.
+Where the leader judges pairs of fragments (`bilevel_gym.model.preferences`), l is the
+log-likelihood of an answer, the sum over h runs along both fragments, and E[dl/dx] is the direct
+part; episodes make pairs in the order in which they are played. There the baseline is no luxury: l
+is never near zero.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..checks import check_at_least, check_flag, unknown_name
-from ..linear import DiscountedSystem
-from ..mdp import FloatArray
-from ..preferences import PreferenceLikelihood
-from ..sampler import Episodes
+from ..core.checks import check_at_least, check_flag, unknown_name
+from ..core.linear import DiscountedSystem
+from ..core.mdp import FloatArray
+from ..episodes.sampler import Episodes
+from ..model.preferences import PreferenceLikelihood
 from .sampled import Batch, Sampled, followed_visits, on_pairs, renormalised, spread
 
 if TYPE_CHECKING:

@@ -30,10 +30,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checks import check_at_least, check_not_negative
-from ..mdp import FloatArray
-from ..sampler import Episodes
-from .base import TabularResponse
+from ..core.checks import check_at_least, check_not_negative
+from ..core.mdp import FloatArray
+from ..episodes.sampler import Episodes
+from ..model.responses import TabularResponse
 from .learners import CertaintyEquivalence, SoftQ
 from .sobirl import SoBiRL
 

@@ -38,10 +38,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checks import check_at_least, check_flag, unknown_name
-from ..linear import DiscountedSystem
-from ..mdp import FloatArray
-from ..sampler import Episodes, TransitionCounts
+from ..core.checks import check_at_least, check_flag, unknown_name
+from ..core.linear import DiscountedSystem
+from ..core.mdp import FloatArray
+from ..episodes.sampler import Episodes, TransitionCounts
 from .sampled import Batch, Critic, Sampled, advantages, carried, on_pairs, on_states
 
 if TYPE_CHECKING:

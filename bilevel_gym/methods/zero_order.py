@@ -39,9 +39,9 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
-from ..checks import check_at_least, check_positive, unknown_name
-from ..mdp import FloatArray
-from .base import GaussianResponse, Response, SupportsEvaluate, TabularResponse
+from ..core.checks import check_at_least, check_positive, unknown_name
+from ..core.mdp import FloatArray
+from ..model.responses import GaussianResponse, Response, SupportsEvaluate, TabularResponse
 
 __all__ = ["ZeroOrder"]
 

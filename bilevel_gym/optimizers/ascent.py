@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..checks import (
+from ..core.checks import (
     check_at_least,
     check_in_box,
     check_positive,
 )
-from ..mdp import FloatArray
+from ..core.mdp import FloatArray
 from .climbs import Callback, Evaluation, Iterate, Optimizer, Optimum, Recorder
 from .rules import Schedule, UpdateRule, feasible_part, is_rounding, make_rule, make_schedule
 

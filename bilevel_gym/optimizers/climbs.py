@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..mdp import FloatArray
+from ..core.mdp import FloatArray
 
 __all__ = [
     "BatchEvaluation",

@@ -7,13 +7,13 @@ import sys
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..checks import (
+from ..core.checks import (
     check_at_least,
     check_in_box,
     check_not_negative,
     check_positive,
 )
-from ..mdp import FloatArray
+from ..core.mdp import FloatArray
 from .climbs import Callback, Evaluation, Optimum, Recorder
 from .starts import finite_width, starts_around
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from ..checks import (
+from ..core.checks import (
     check_in_box,
     check_options,
     unknown_name,
 )
-from ..mdp import FloatArray
+from ..core.mdp import FloatArray
 from .ascent import ASCENTS
 from .climbs import Evaluation, Iterate, Optimizer, Optimum, Restarts
 from .libraries import cobyqa, lbfgsb

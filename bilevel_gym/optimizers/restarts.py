@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..checks import (
+from ..core.checks import (
     check_at_least,
     check_in_box,
     check_options,
     check_positive,
     unknown_name,
 )
-from ..mdp import FloatArray
+from ..core.mdp import FloatArray
 from .ascent import ASCENTS, Ascent, normalized_ascent
 from .climbs import (
     BatchEvaluation,

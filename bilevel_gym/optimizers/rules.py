@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..checks import (
+from ..core.checks import (
     check_discount,
     check_options,
     check_positive,
     unknown_name,
 )
-from ..mdp import FloatArray
+from ..core.mdp import FloatArray
 
 __all__ = [
     "AdamRule",

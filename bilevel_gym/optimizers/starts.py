@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..checks import (
+from ..core.checks import (
     check_at_least,
     check_in_box,
     check_not_negative,
 )
-from ..mdp import FloatArray
+from ..core.mdp import FloatArray
 
 __all__ = [
     "finite_width",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..checks import check_positive
+from ..core.checks import check_positive
 
 if TYPE_CHECKING:
     from pygame import Rect, Surface

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import replacing
+from ..core.files import replacing
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checks import check_positive
+from ..core.checks import check_positive
 from .canvas import (
     HEADER_HEIGHT,
     THEME,

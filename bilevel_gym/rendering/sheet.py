@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..files import replacing
+from ..core.files import replacing
 from .canvas import THEME, frame, import_pygame, new_surface
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import warnings
 from collections import deque
 from typing import TYPE_CHECKING, ClassVar
 
-from ..checks import check_positive
+from ..core.checks import check_positive
 from .canvas import import_pygame
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from stable_baselines3.common.type_aliases import Schedule as ProgressSchedule
 from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 
-from ..checks import check_at_least, check_not_negative, check_positive, unknown_name
-from ..mdp import FloatArray
+from ..core.checks import check_at_least, check_not_negative, check_positive, unknown_name
+from ..core.mdp import FloatArray
 from ..optimizers import (
     RULES,
     Climb,

@@ -22,9 +22,9 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
-from ..checks import check_at_least, check_discount, check_positive, unknown_name
+from ..core.checks import check_at_least, check_discount, check_positive, unknown_name
+from ..core.files import replacing
 from ..envs.base import BilevelEnv
-from ..files import replacing
 from .replay import RelabellingReplayBuffer, RewardFn, refuse_n_steps, refuse_normalization
 
 __all__ = ["SoftLearner"]

@@ -11,7 +11,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.sac.sac import SAC
 
-from ..checks import check_positive, check_probability
+from ..core.checks import check_positive, check_probability
 from .replay import RewardFn
 from .soft_learner import SoftLearner
 

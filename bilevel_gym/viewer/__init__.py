@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
-from ..checks import unknown_name
+from ..core.checks import unknown_name
 from ..registration import TASKS
 from ..rendering import Screen, import_pygame
 from .controls import CONTROLS, MOVES, draw, handle

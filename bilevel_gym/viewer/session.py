@@ -11,8 +11,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..core.mdp import FloatArray
 from ..envs.base import View
-from ..mdp import FloatArray
 from ..methods import ExactResponse
 from ..optimizers import normalized_ascent
 from ..rendering import GridScene, grid_layout

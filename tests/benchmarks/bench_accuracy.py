@@ -8,7 +8,7 @@ import gymnasium as gym
 import pytest
 
 import bilevel_gym  # noqa: F401
-from bilevel_gym.soft import solve_soft_mdp
+from bilevel_gym.core.soft import solve_soft_mdp
 from bilevel_gym.testing import check_hyper_gradient
 from tests.benchmarks.problems import grid
 from tests.benchmarks.table import Row

@@ -12,10 +12,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bilevel_gym.adjoint import response_gradient
-from bilevel_gym.batch import solve_batch
-from bilevel_gym.mdp import FloatArray, TabularMDP
-from bilevel_gym.soft import solve_soft_mdp
+from bilevel_gym.core.adjoint import response_gradient
+from bilevel_gym.core.batch import solve_batch
+from bilevel_gym.core.mdp import FloatArray, TabularMDP
+from bilevel_gym.core.soft import solve_soft_mdp
 from tests.benchmarks import peers
 from tests.benchmarks.problems import four_rooms
 from tests.benchmarks.table import Compare, check_agreement

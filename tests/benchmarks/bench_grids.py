@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array, issparse, linalg
 
-from bilevel_gym import fast
-from bilevel_gym.adjoint import ResponseGradient, response_gradient
-from bilevel_gym.mdp import FloatArray, TabularMDP
-from bilevel_gym.soft import SoftSolution, solve_soft_mdp
+from bilevel_gym.core import fast
+from bilevel_gym.core.adjoint import ResponseGradient, response_gradient
+from bilevel_gym.core.mdp import FloatArray, TabularMDP
+from bilevel_gym.core.soft import SoftSolution, solve_soft_mdp
 from tests.benchmarks import peers
 from tests.benchmarks.problems import grid, kernel_bytes, perturbed
 from tests.benchmarks.table import Compare, Row, check_agreement, duration, in_turn

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bilevel_gym.adjoint import response_gradient
-from bilevel_gym.mdp import FloatArray, TabularMDP
+from bilevel_gym.core.adjoint import response_gradient
+from bilevel_gym.core.mdp import FloatArray, TabularMDP
+from bilevel_gym.core.soft import solve_soft_mdp
 from bilevel_gym.optimizers import lbfgsb
-from bilevel_gym.soft import solve_soft_mdp
 from tests.benchmarks import peers
 from tests.benchmarks.problems import garnet, random_mdp
 from tests.benchmarks.table import Compare, Row, check_agreement, duration, in_turn

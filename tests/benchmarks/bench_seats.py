@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 
 import bilevel_gym
-from bilevel_gym.soft import solve_soft_mdp
+from bilevel_gym.core.soft import solve_soft_mdp
 from tests.benchmarks.table import Compare, Row, duration, in_turn
 
 STEPS = 20_000

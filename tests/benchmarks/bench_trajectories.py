@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bilevel_gym.mdp import FloatArray, Kernel
-from bilevel_gym.soft import solve_soft_mdp
-from bilevel_gym.trajectories import Simulator
+from bilevel_gym.core.mdp import FloatArray, Kernel
+from bilevel_gym.core.soft import solve_soft_mdp
+from bilevel_gym.episodes.simulator import Simulator
 from tests.benchmarks import peers
 from tests.benchmarks.problems import four_rooms
 from tests.benchmarks.table import Compare, check_agreement

@@ -13,7 +13,7 @@ from tests.benchmarks.table import ONE_THREAD, Compare, Row, Table
 
 os.environ.update(ONE_THREAD)  # before anything that reads it is imported
 
-from bilevel_gym import fast  # noqa: E402
+from bilevel_gym.core import fast  # noqa: E402
 
 _TABLE = pytest.StashKey[Table]()
 

@@ -44,13 +44,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bilevel_gym import LowerLevel
+from bilevel_gym.core.lqr import Coefficients
+from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import ArrayBilevelEnv, BilevelLQR
 from bilevel_gym.envs.parametric import ParametricGame
-from bilevel_gym.linear_quadratic import Coefficients
-from bilevel_gym.mdp import FloatArray
+from bilevel_gym.learnt.tables import TableGame
 from bilevel_gym.methods import make_method
 from bilevel_gym.plotting import INK, MUTED, PALETTE, new_figure, save_figure, tidy
-from bilevel_gym.sb3.tables import TableGame
 
 from .estimators import PLACINGS, cosine, four_rooms
 

@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 
+from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import ArrayBilevelEnv, BilevelFourRooms, TabularBilevelEnv
 from bilevel_gym.envs.four_rooms import PLACES, START
-from bilevel_gym.mdp import FloatArray
 from bilevel_gym.methods import make_method
 from bilevel_gym.plotting import INK, MUTED, PALETTE, new_figure, save_figure, tidy
 

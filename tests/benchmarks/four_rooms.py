@@ -14,9 +14,9 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
+from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import BilevelFourRooms
 from bilevel_gym.envs.four_rooms import PLACES
-from bilevel_gym.mdp import FloatArray
 from bilevel_gym.methods import ExactResponse
 from bilevel_gym.optimizers import Optimum, multistart_lbfgsb
 

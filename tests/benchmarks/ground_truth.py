@@ -11,8 +11,8 @@ from collections import Counter
 import gymnasium as gym
 import numpy as np
 
+from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import BilevelGridWorld
-from bilevel_gym.mdp import FloatArray
 from bilevel_gym.methods import ExactResponse
 from bilevel_gym.optimizers import lbfgsb, normalized_ascent
 

@@ -12,7 +12,7 @@ import ctypes
 import sys
 from pathlib import Path
 
-from bilevel_gym.soft import solve_soft_mdp
+from bilevel_gym.core.soft import solve_soft_mdp
 from tests.benchmarks.problems import grid, kernel_bytes
 
 

@@ -14,8 +14,8 @@ import sys
 import time
 from functools import partial
 
-from bilevel_gym.mdp import TabularMDP
-from bilevel_gym.soft import solve_soft_mdp
+from bilevel_gym.core.mdp import TabularMDP
+from bilevel_gym.core.soft import solve_soft_mdp
 from tests.benchmarks.problems import four_rooms, garnet, grid
 from tests.benchmarks.table import seconds
 

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from bilevel_gym.adjoint import centred_score
+from bilevel_gym.core.adjoint import centred_score
+from bilevel_gym.core.mdp import FloatArray
+from bilevel_gym.core.soft import solve_soft_mdp
 from bilevel_gym.envs import ArrayBilevelEnv, TabularBilevelEnv
-from bilevel_gym.mdp import FloatArray
 from bilevel_gym.methods import make_method
-from bilevel_gym.preferences import PreferenceLikelihood
-from bilevel_gym.soft import solve_soft_mdp
+from bilevel_gym.model.preferences import PreferenceLikelihood
 
 from .estimators import cosine
 

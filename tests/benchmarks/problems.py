@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from bilevel_gym.mdp import FloatArray, Kernel, TabularMDP
+from bilevel_gym.core.mdp import FloatArray, Kernel, TabularMDP
 
 # HPGD's map (Thoma et al., NeurIPS 2024): 104 free cells.
 FOUR_ROOMS = (

@@ -23,9 +23,9 @@ import torch
 
 from bilevel_gym import HyperGradient
 from bilevel_gym.envs import ParametricGame
+from bilevel_gym.episodes.recorded import LearntEpisodes
+from bilevel_gym.learnt.estimators import Estimator
 from bilevel_gym.optimizers import Iterate, adam
-from bilevel_gym.sb3.estimators import Estimator
-from bilevel_gym.sb3.followers import LearntEpisodes
 
 # Adam's rate, steps, and episodes of a measurement, for each task.
 TASKS = {

@@ -22,8 +22,8 @@ import numpy as np
 
 from bilevel_gym import HyperGradient
 from bilevel_gym.envs import BilevelPreferencePendulum
+from bilevel_gym.learnt.preferences import PreferenceMethod
 from bilevel_gym.optimizers.rules import AdamRule
-from bilevel_gym.sb3.preferences import PreferenceMethod
 
 STEPS, LEARNING_RATE, EPISODES, LAST = 25_000, 1e-3, 32, 5
 METHODS = ("direct", "sobirl", "trace")

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .mdp import FloatArray, TabularMDP, action_major
+from ..core.mdp import FloatArray, TabularMDP, action_major
 
 __all__ = ["TransitionArrays", "TransitionTables"]
 

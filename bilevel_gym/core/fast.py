@@ -81,7 +81,7 @@ def switched(on: bool) -> Iterator[None]:
         ImportError: If they are turned on and numba is missing.
 
     Example:
-        >>> from bilevel_gym import fast
+        >>> from bilevel_gym.core import fast
         >>> with fast.switched(False):
         ...     fast.enabled()
         False

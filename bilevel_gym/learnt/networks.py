@@ -11,8 +11,8 @@ from gymnasium import Space, spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
 
-from ..checks import check_at_least, check_positive, unknown_name
-from ..mdp import FloatArray
+from ..core.checks import check_at_least, check_positive, unknown_name
+from ..core.mdp import FloatArray
 
 __all__ = ["ModuleReward", "NetworkReward", "Trained", "numbers", "parts"]
 

@@ -89,7 +89,7 @@ class SoftSolution:
             is "value-iteration", or the linear solver broke down.
         converged: Whether the residual is at most `tolerance`, or at the rounding of the values
             where that is larger (rewards of 1e9 cannot meet 1e-10).
-        solver: Name of the solver used, a key of `bilevel_gym.linear.SOLVERS`.
+        solver: Name of the solver used, a key of `bilevel_gym.core.linear.SOLVERS`.
         record: Solutions of the linear systems solved at this solution.
     """
 
@@ -190,7 +190,7 @@ def solve_soft_mdp(
     Args:
         mdp: The follower's problem.
         initial_value: Start of the iteration `[S]`, zeros when None.
-        solver: How Newton's linear systems are solved, a key of `bilevel_gym.linear.SOLVERS`;
+        solver: How Newton's linear systems are solved, a key of `bilevel_gym.core.linear.SOLVERS`;
             "auto" chooses by the size and the shape of the kernel (see `choose_solver`).
         tolerance: Sup norm of the Bellman residual to reach, positive; None takes
             `default_tolerance`, and goes beyond it where that costs little.

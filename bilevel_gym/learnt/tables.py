@@ -2,7 +2,7 @@
 
 The follower sees the number of its state, learns by `SoftDQN` from interaction, and is watched; of
 the model nothing but its transitions is used. `game.evaluate(x)` scores what comes out. The
-estimators are those of `bilevel_gym.sb3.estimators`, with options of their own, `defaults`: with
+estimators are those of `bilevel_gym.learnt.estimators`, with options of their own, `defaults`: with
 those, 15 normalised steps on BilevelGridWorld-v0 take about a minute. A follower of networks lags
 behind x; where the objective has a cliff, as there, steps have to be short (.03, falling to 0).
 """
@@ -19,15 +19,15 @@ from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 
+from ..core.mdp import FloatArray
 from ..envs.parametric import ParametricGame
-from ..mdp import FloatArray
-from ..methods.base import TabularResponse
+from ..episodes.recorded import LearntEpisodes
+from ..episodes.transitions import TransitionTables
 from ..methods.sampled import check_rewards_alone, enough_steps, flattened, seen_policy
-from ..objectives import DiscountedReturn, Objective, TruncatedReturn
-from ..preferences import PreferenceLikelihood
-from ..sampling import TransitionTables
+from ..model.objectives import DiscountedReturn, Objective, TruncatedReturn
+from ..model.preferences import PreferenceLikelihood
+from ..model.responses import TabularResponse
 from .estimators import BCHG, HPGD, Estimator, SoBiRL, Trace
-from .followers import LearntEpisodes
 
 if TYPE_CHECKING:
     from ..envs.tabular import TabularBilevelEnv

@@ -1,4 +1,4 @@
-"""Compiled inner loops of `bilevel_gym.trajectories`.
+"""Compiled inner loops of `bilevel_gym.episodes.simulator`.
 
 All indices are unsigned: for signed ones numba adds Python's treatment of negative indices, which
 costs a third of the speed here. Episodes are taken in tiles, so that what a tile adds to stays in

@@ -25,13 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, log_expit
 
-from .checks import check_at_least, unknown_name
-from .mdp import FloatArray
+from ..core.checks import check_at_least, unknown_name
+from ..core.mdp import FloatArray
+from ..episodes.transitions import FULL_ROW_TOLERANCE
 from .objectives import BUFFER, Outcome, UpperValue
-from .sampling import FULL_ROW_TOLERANCE
 
 if TYPE_CHECKING:
-    from .trajectories import Trajectories
+    from ..episodes.simulator import Trajectories
 
 __all__ = ["Comparisons", "PreferenceLikelihood"]
 

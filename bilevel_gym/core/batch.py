@@ -46,8 +46,8 @@ def solve_batch(
 ) -> list[SoftSolution]:
     """Solve the soft Bellman equations of many MDPs on one structure.
 
-    Each solution is as good as that of `bilevel_gym.soft.solve_soft_mdp`: the stopping rules are
-    the same.
+    Each solution is as good as that of `bilevel_gym.core.soft.solve_soft_mdp`: the stopping rules
+    are the same.
 
     Args:
         mdps: The problems, B of them, with one `kernel.pattern`, discount, temperature and mask.
@@ -190,7 +190,7 @@ def solve_compiled(
 def compiled_adjoint(
     solution: SoftSolution, policy_gradient: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray, tuple[float, float, float]]:
-    """Return u_c `[S, A]`, v `[S]` and q `[S, A]` of `bilevel_gym.adjoint`.
+    """Return u_c `[S, A]`, v `[S]` and q `[S, A]` of `bilevel_gym.core.adjoint`.
 
     Args:
         solution: A solution by the solver "compiled".

@@ -14,7 +14,7 @@ the action.
 
 Methods of games whose follower learns, `HyperGradient(game, method, **options)`: "trace" (the
 default), "bc-hg", "hpgd" and "sobirl". Tabular games have them as "deep-trace" and so on, with
-other defaults (`bilevel_gym.sb3.tables.DEFAULTS`). Tasks have their own, in `method_options`.
+other defaults (`bilevel_gym.learnt.tables.DEFAULTS`). Tasks have their own, in `method_options`.
 
 | option | default | what it is |
 |---|---|---|
@@ -45,13 +45,14 @@ import torch as th
 from numpy.typing import NDArray
 from stable_baselines3.common.preprocessing import is_image_space
 
-from ..checks import check_at_least, check_flag
-from ..mdp import FloatArray
-from ..methods.base import EpisodicResponse, Response
+from ..core.checks import check_at_least, check_flag
+from ..core.mdp import FloatArray
+from ..episodes.recorded import LearntEpisodes
 from ..methods.sampled import carried
+from ..model.responses import EpisodicResponse, Response
 from .checkpoints import identity, opened, restored, write_state, written
 from .critic import BATCH, LeaderCritic
-from .followers import ANSWERED, MODEL, Follower, LearntEpisodes
+from .followers import ANSWERED, MODEL, Follower
 from .networks import numbers
 
 if TYPE_CHECKING:
@@ -94,11 +95,11 @@ class Estimator(ABC):
         Args:
             game: A game whose follower learns.
             episodes: Episodes played for each x, at least 1.
-            inner: The learner, a key of `bilevel_gym.sb3.followers.ALGORITHMS`; None for the one
+            inner: The learner, a key of `bilevel_gym.learnt.followers.ALGORITHMS`; None for the one
                 that fits the actions.
             inner_steps: Environment steps that it learns for each x, at least 1.
             first_inner_steps: Those for the first x; None for as many.
-            inner_options: Its arguments; see `bilevel_gym.sb3.followers.Follower`.
+            inner_options: Its arguments; see `bilevel_gym.learnt.followers.Follower`.
 
         Raises:
             TypeError: If the learner does not take an argument.

@@ -14,13 +14,13 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_ima
 from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.utils import get_device
 
-from ..mdp import FloatArray
+from ..core.mdp import FloatArray
 from .networks import IMAGES, Trained, numbers, parts
 
 if TYPE_CHECKING:
     from ..envs.parametric import ParametricGame
+    from ..sb3.replay import Transitions
     from .followers import Follower
-    from .replay import Transitions
 
 __all__ = ["LeaderCritic"]
 

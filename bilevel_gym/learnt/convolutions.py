@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.utils import get_device
 
-from ..checks import check_at_least, check_positive
-from ..mdp import FloatArray
+from ..core.checks import check_at_least, check_positive
+from ..core.mdp import FloatArray
 from .networks import IMAGES, ModuleReward, parts
 
 __all__ = ["ConvolutionalReward"]

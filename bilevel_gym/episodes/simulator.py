@@ -24,11 +24,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array, issparse
 
-from . import fast
+from ..core import fast
+from ..core.checks import check_at_least, check_probability
+from ..core.mdp import FloatArray, IntArray, Kernel, action_major
 from .alias import HALF, LOW, AliasTable, alias_table, random_words
-from .checks import check_at_least, check_probability
-from .mdp import FloatArray, IntArray, Kernel, action_major
-from .sampling import FULL_ROW_TOLERANCE
+from .transitions import FULL_ROW_TOLERANCE
 
 __all__ = ["Simulator", "Trajectories"]
 
@@ -219,8 +219,8 @@ class Simulator:
 
     Example:
         >>> import numpy as np
-        >>> from bilevel_gym.mdp import Kernel
-        >>> from bilevel_gym.trajectories import Simulator
+        >>> from bilevel_gym.core.mdp import Kernel
+        >>> from bilevel_gym.episodes.simulator import Simulator
         >>> kernel = Kernel.from_dense([[[0.5, 0.5]], [[0.0, 0.9]]])
         >>> simulator = Simulator(kernel, policy=[[1.0], [1.0]])
         >>> episodes = simulator.simulate(
@@ -588,7 +588,7 @@ def _advance(
     state: NDArray[np.uint64],
     path: NDArray[np.uint32],
 ) -> None:
-    """Play some steps; see `advance` in `bilevel_gym.compiled.trajectories`."""
+    """Play some steps; see `advance` in `bilevel_gym.core.compiled.trajectories`."""
     count = state.size
     numbers = uniforms[:, :count].astype(np.uint64)
     x, cells = np.empty_like(state), np.empty_like(state)
@@ -629,7 +629,7 @@ def _compiled() -> Any:
     """Return the compiled inner loops, None where they are not to be used."""
     if not fast.enabled():
         return None
-    from .compiled import trajectories
+    from ..core.compiled import trajectories
 
     return trajectories
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from ..mdp import FloatArray
+from ..core.mdp import FloatArray
 
 __all__ = [
     "EpisodicResponse",
@@ -137,11 +137,11 @@ class ExactResponse(TabularResponse):
     """The exact answer of a tabular game, in full.
 
     Attributes:
-        solver: How the linear systems were solved, a key of `bilevel_gym.linear.SOLVERS`.
+        solver: How the linear systems were solved, a key of `bilevel_gym.core.linear.SOLVERS`.
         value_error_bound: Bound on the sup norm of the error of `soft_value`.
         adjoint_residual: Sum norm of the residual of the adjoint system, None where none is solved.
         gradient_error_bound: Bound on the sum norm of the error of dF/dr through the follower's
-            answer; see `bilevel_gym.adjoint.ResponseGradient`.
+            answer; see `bilevel_gym.core.adjoint.ResponseGradient`.
         linear_solutions: Solutions of the linear systems behind objective and gradient, `[S]`
             each, in order: where iterative solves at a nearby x start.
     """

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .mdp import FloatArray
+from ..core.mdp import FloatArray
 
 __all__ = ["HALF", "LOW", "AliasTable", "alias_table", "random_words"]
 

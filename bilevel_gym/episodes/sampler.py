@@ -15,9 +15,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .checks import check_at_least
-from .mdp import FloatArray, IntArray, Kernel
-from .trajectories import Simulator, Trajectories
+from ..core.checks import check_at_least
+from ..core.mdp import FloatArray, IntArray, Kernel
+from .simulator import Simulator, Trajectories
 
 __all__ = ["Episodes", "Sampler", "TransitionCounts"]
 

@@ -1,9 +1,9 @@
 """Compiled solver of small soft MDPs on one structure, and of their linear systems.
 
-What `bilevel_gym.soft` and `bilevel_gym.linear` do, without calls in between. LU factors of
-I - discount * P_pi need no pivoting, since the matrix is a row-diagonally-dominant M-matrix. After
-the reverse Cuthill-McKee reordering, row i of both factors is stored from its first entry to the
-last one that elimination can fill (a skyline, taken to be symmetric), entry (i, j) at
+What `bilevel_gym.core.soft` and `bilevel_gym.core.linear` do, without calls in between. LU factors
+of I - discount * P_pi need no pivoting, since the matrix is a row-diagonally-dominant M-matrix.
+After the reverse Cuthill-McKee reordering, row i of both factors is stored from its first entry to
+the last one that elimination can fill (a skyline, taken to be symmetric), entry (i, j) at
 `offset[i] + j`; the diagonal of U is stored inverted.
 
 All indices are unsigned: for signed ones numba adds Python's treatment of negative indices, which
@@ -110,7 +110,7 @@ class Factors:
     def solve(
         self, rhs: FloatArray, *, transpose: bool = False, reduction: float = 0.0
     ) -> FloatArray:
-        """Solve for `rhs` `[S]`; see `bilevel_gym.linear.ApproximateInverse`."""
+        """Solve for `rhs` `[S]`; see `bilevel_gym.core.linear.ApproximateInverse`."""
         solution = np.empty(rhs.size)
         solution[self.layout.position] = rhs
         _solve(self.layout.skyline, self.values, transpose, solution)
@@ -167,7 +167,7 @@ def newton(
     iterations: NDArray[np.int64],
     converged: NDArray[np.bool_],
 ) -> None:
-    """Solve soft Bellman equations in turn; see `bilevel_gym.soft` for the method.
+    """Solve soft Bellman equations in turn; see `bilevel_gym.core.soft` for the method.
 
     A residual that is not finite says that values overflowed.
 
@@ -244,7 +244,7 @@ def adjoint(
     solution: FloatArray,
     reward: FloatArray,
 ) -> tuple[float, float, float]:
-    """Solve the adjoint system of a response; see `bilevel_gym.adjoint`.
+    """Solve the adjoint system of a response; see `bilevel_gym.core.adjoint`.
 
     Args:
         position: That of the layout.

@@ -1,7 +1,7 @@
 """Reward learning from preferences, with a follower who learns: the methods.
 
-The leader's objective is that of `bilevel_gym.preferences`, the log-likelihood of a judge's answers
-under the reward r_x, on fragments that the follower plays:
+The leader's objective is that of `bilevel_gym.model.preferences`, the log-likelihood of a judge's
+answers under the reward r_x, on fragments that the follower plays:
 
     F(x) = E_{d_1, d_2 ~ pi*(x)} E_answer[ l ],  l = log sigmoid(+-(R_x(d_1) - R_x(d_2))).
 
@@ -32,10 +32,11 @@ import torch as th
 from numpy.typing import NDArray
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 
-from ..checks import check_at_least, check_positive
-from ..mdp import FloatArray
-from ..methods.base import EpisodicResponse
+from ..core.checks import check_at_least, check_positive
+from ..core.mdp import FloatArray
+from ..episodes.recorded import LearntEpisodes
 from ..methods.sampled import carried
+from ..model.responses import EpisodicResponse
 from .checkpoints import identity, opened, restored, write_state, written
 from .comparisons import (
     BradleyTerry,
@@ -46,7 +47,7 @@ from .comparisons import (
     checked_answers,
     compared,
 )
-from .followers import ANSWERED, MODEL, Follower, LearntEpisodes
+from .followers import ANSWERED, MODEL, Follower
 from .networks import Trained, numbers
 
 if TYPE_CHECKING:

@@ -10,8 +10,6 @@ import random
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,17 +22,18 @@ from stable_baselines3.common.preprocessing import (
 )
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from ..checks import check_at_least, unknown_name
+from ..core.checks import check_at_least, unknown_name
+from ..core.mdp import FloatArray
 from ..envs.simulators import goes_on
-from ..mdp import FloatArray
+from ..episodes.recorded import LearntEpisodes
+from ..sb3.soft_dqn import SoftDQN
+from ..sb3.soft_sac import SoftSAC
 from .networks import IMAGES, parts
-from .soft_dqn import SoftDQN
-from .soft_sac import SoftSAC
 
 if TYPE_CHECKING:
     from ..envs.parametric import ParametricGame
 
-__all__ = ["ALGORITHMS", "Follower", "LearntEpisodes"]
+__all__ = ["ALGORITHMS", "Follower"]
 
 ALGORITHMS: dict[str, type[SoftDQN] | type[SoftSAC]] = {"soft-dqn": SoftDQN, "soft-sac": SoftSAC}
 
@@ -52,40 +51,6 @@ MODEL, ENVIRONMENT, ANSWERED = "learner.zip", "environment.pickle", "answered.tx
 
 # Copies of the environment that episodes are played in side by side.
 COPIES = 32
-
-
-@dataclass(frozen=True, eq=False)
-class LearntEpisodes:
-    """Episodes of a follower, side by side from their first steps on.
-
-    Attributes:
-        observations: `[T, N, ...]`, what is seen before each step.
-        actions: `[T, N, ...]`, in the units of the action space.
-        upper_rewards: The leader's reward `[T, N]`, zero after the end.
-        lower_rewards: The follower's `[T, N]`, zero after the end.
-        alive: Which steps belong to an episode, bool `[T, N]`.
-    """
-
-    observations: NDArray[Any]
-    actions: NDArray[Any]
-    upper_rewards: FloatArray
-    lower_rewards: FloatArray
-    alive: NDArray[np.bool_]
-
-    @property
-    def num_episodes(self) -> int:
-        """N."""
-        return self.alive.shape[1]
-
-    @property
-    def num_steps(self) -> int:
-        """Environment steps, of all episodes together."""
-        return int(self.alive.sum())
-
-    @cached_property
-    def as_batch(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Observations and actions of the steps that belong to an episode, `[B, ...]` each."""
-        return self.observations[self.alive], self.actions[self.alive]
 
 
 class Follower:

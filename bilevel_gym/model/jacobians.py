@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .mdp import FloatArray, action_major
+from ..core.mdp import FloatArray, action_major
 
 __all__ = ["RewardJacobian"]
 

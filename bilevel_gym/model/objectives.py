@@ -16,9 +16,9 @@ from typing import Protocol
 
 import numpy as np
 
-from .checks import check_at_least, check_discount, check_not_negative, check_probability
-from .mdp import FloatArray
-from .soft import SoftSolution
+from ..core.checks import check_at_least, check_discount, check_not_negative, check_probability
+from ..core.mdp import FloatArray
+from ..core.soft import SoftSolution
 
 # Up to so many states the matrix of a policy is dense where it is applied many times.
 SMALL = 200

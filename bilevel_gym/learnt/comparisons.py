@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, log_expit
 
-from ..checks import check_at_least, check_positive
-from ..files import replacing
-from ..mdp import FloatArray
-from .followers import LearntEpisodes
+from ..core.checks import check_at_least, check_positive
+from ..core.files import replacing
+from ..core.mdp import FloatArray
+from ..episodes.recorded import LearntEpisodes
 
 if TYPE_CHECKING:
     from ..envs.preference_pendulum import BilevelPreferencePendulum

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch as th
 
-from ..files import replacing
+from ..core.files import replacing
 
 if TYPE_CHECKING:
     from ..envs.parametric import ParametricGame

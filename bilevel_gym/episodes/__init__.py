@@ -1,0 +1,1 @@
+"""What can be seen of a game: sampled transitions and episodes, and statistics of them."""

@@ -1,0 +1,48 @@
+"""Episodes of followers who have no table: observations, actions and both players' rewards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.mdp import FloatArray
+
+__all__ = ["LearntEpisodes"]
+
+
+@dataclass(frozen=True, eq=False)
+class LearntEpisodes:
+    """Episodes of a follower, side by side from their first steps on.
+
+    Attributes:
+        observations: `[T, N, ...]`, what is seen before each step.
+        actions: `[T, N, ...]`, in the units of the action space.
+        upper_rewards: The leader's reward `[T, N]`, zero after the end.
+        lower_rewards: The follower's `[T, N]`, zero after the end.
+        alive: Which steps belong to an episode, bool `[T, N]`.
+    """
+
+    observations: NDArray[Any]
+    actions: NDArray[Any]
+    upper_rewards: FloatArray
+    lower_rewards: FloatArray
+    alive: NDArray[np.bool_]
+
+    @property
+    def num_episodes(self) -> int:
+        """N."""
+        return self.alive.shape[1]
+
+    @property
+    def num_steps(self) -> int:
+        """Environment steps, of all episodes together."""
+        return int(self.alive.sum())
+
+    @cached_property
+    def as_batch(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Observations and actions of the steps that belong to an episode, `[B, ...]` each."""
+        return self.observations[self.alive], self.actions[self.alive]

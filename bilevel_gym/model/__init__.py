@@ -1,0 +1,1 @@
+"""Bilevel problems as mathematics: models, objectives, responses. No environment is needed."""
