@@ -10,7 +10,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from bilevel_gym import TabularBilevelEnv, fast
+from bilevel_gym import TabularBilevelEnv
+from bilevel_gym.core import fast
 from bilevel_gym.core.adjoint import response_gradient
 from bilevel_gym.core.batch import solve_batch
 from bilevel_gym.core.linear import approximate_inverse, check_solver

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bilevel_gym import HyperGradient, TabularBilevelEnv, fast, linear
+from bilevel_gym import HyperGradient, TabularBilevelEnv
+from bilevel_gym.core import fast, linear
 from bilevel_gym.core.adjoint import response_gradient
 from bilevel_gym.core.linear import SOLVERS, DiscountedSystem, Record, choose_solver
 from bilevel_gym.core.mdp import Kernel, TabularMDP
