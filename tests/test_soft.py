@@ -9,7 +9,13 @@ import pytest
 
 from bilevel_gym.core.linear import SOLVERS
 from bilevel_gym.core.mdp import FloatArray, Kernel, TabularMDP
-from bilevel_gym.core.soft import default_tolerance, policy_entropy, soft_backup, solve_soft_mdp
+from bilevel_gym.core.soft import (
+    PolicyAnswer,
+    default_tolerance,
+    policy_entropy,
+    soft_backup,
+    solve_soft_mdp,
+)
 from bilevel_gym.envs import BilevelGridWorld
 
 from .models import random_mdp, symmetric_mdp
@@ -112,6 +118,28 @@ def test_the_error_bound_holds_for_an_unconverged_solve() -> None:
     assert not solve_soft_mdp(mdp, max_iterations=1).converged
 
 
+def test_a_policy_of_any_origin_has_the_systems_of_a_solution() -> None:
+    mdp = random_mdp(4, masked=True)
+    solution = solve_soft_mdp(mdp)
+    answer = PolicyAnswer(mdp=mdp, policy=solution.policy)
+    assert answer.policy_error_bound == math.inf > solution.policy_error_bound
+    np.testing.assert_allclose(answer.log_policy, solution.log_policy, rtol=1e-12)
+    for discount in (mdp.gamma, 0.5):
+        for transpose in (False, True):
+            found, _ = answer.discounted_system(discount).solve(np.ones(8), transpose=transpose)
+            wanted, _ = solution.discounted_system(discount).solve(np.ones(8), transpose=transpose)
+            np.testing.assert_allclose(found, wanted, rtol=1e-12)
+    assert answer.discounted_system(mdp.gamma) is answer.system
+
+
+def test_log_probabilities_that_underflow_stay_finite_or_as_given() -> None:
+    mdp, policy = random_mdp(0), np.tile([1.0, 0.0, 0.0], (8, 1))
+    assert np.isfinite(PolicyAnswer(mdp=mdp, policy=policy).log_policy).all()
+    given = np.tile([0.0, -1e4, -2e4], (8, 1))
+    answer = PolicyAnswer(mdp=mdp, policy=policy, log_probabilities=given, accuracy=1e-12)
+    assert answer.log_policy is given
+
+
 def test_a_warm_start_saves_the_newton_steps() -> None:
     mdp = random_mdp(7)
     cold = solve_soft_mdp(mdp)
@@ -191,6 +219,7 @@ def test_entropy_spans_zero_to_log_actions() -> None:
     ("options", "message"),
     [
         ({"tolerance": 0.0}, "`tolerance` must be positive and finite, got 0.0"),
+        ({"solver": ["dense"]}, r"unknown solver \['dense'\]; accepted: 'auto', "),
         ({"solver": "dens"}, "unknown solver .dens.; accepted: .*Did you mean .dense."),
         ({"max_iterations": -1}, "`max_iterations` must be an integer of at least 0, got -1"),
         ({"initial_value": np.zeros(3)}, r"\(8,\), got shape \(3,\)"),

@@ -6,7 +6,7 @@ Every message says what was wrong, the value received and what is accepted.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = [
     "accepted_options",
     "check_at_least",
+    "check_choice",
     "check_discount",
     "check_flag",
     "check_in_box",
@@ -81,6 +82,22 @@ def check_at_least(name: str, value: int, least: int) -> None:
     """Raise a `ValueError` unless `value` is an integer of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}")
+
+
+def check_choice(name: str, value: object, choices: Collection[str]) -> str:
+    """Return `value`, one of some names; it is safe to look up in a table of them afterwards.
+
+    Args:
+        name: What the value is called in the message, e.g. "solver".
+        value: The value received, of any type.
+        choices: The names that are accepted, e.g. the table that they are the keys of.
+
+    Raises:
+        ValueError: If `value` is not one of them.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(unknown_name(name, value, choices))
+    return value
 
 
 def check_in_box(
@@ -193,7 +210,7 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     """
     names = sorted(known)
     close = get_close_matches(str(name), names, n=1)
-    if not close and name:
+    if not close and str(name):
         close = [known_name for known_name in names if known_name.startswith(str(name))]
     hint = f" Did you mean {close[0]!r}?" if close else ""
     listed = ", ".join(repr(n) for n in names) or "none"

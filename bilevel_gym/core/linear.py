@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from . import fast
-from .checks import unknown_name
+from .checks import check_choice
 from .mdp import FloatArray, Kernel
 from .pattern import SystemPattern
 from .threads import single_threaded
@@ -266,8 +266,7 @@ def check_solver(solver: str) -> None:
         ImportError: If it is "compiled" or "krylov-ilu", and compiled kernels are missing or
             switched off.
     """
-    if not isinstance(solver, str) or (solver != "auto" and solver not in SOLVERS):
-        raise ValueError(unknown_name("solver", solver, ["auto", *SOLVERS]))
+    check_choice("solver", solver, ["auto", *SOLVERS])
     if solver in ("compiled", "krylov-ilu"):
         fast.require(f"solver={solver!r}")
 

@@ -48,6 +48,7 @@ from .mdp import FloatArray, TabularMDP, action_major
 from .threads import single_threaded
 
 __all__ = [
+    "PolicyAnswer",
     "SoftSolution",
     "default_tolerance",
     "policy_entropy",
@@ -74,14 +75,86 @@ SWEEP_REDUCTION = 0.1
 POLICY_ACCURACY = 2e-8
 
 
-@dataclass(frozen=True, eq=False)
-class SoftSolution:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PolicyAnswer:
+    """A policy of the follower, and the linear systems with its matrix.
+
+    Attributes:
+        mdp: The follower's problem.
+        policy: pi `[S, A]`; rows sum to one.
+        solver: How linear systems are solved, a key of `bilevel_gym.core.linear.SOLVERS` or "auto".
+        record: Solutions of the linear systems solved at this policy.
+        log_probabilities: log pi `[S, A]` where it is known better than from `policy`.
+        accuracy: Residual of iterative solves relative to the right-hand side; None takes a
+            default.
+    """
+
+    mdp: TabularMDP
+    policy: FloatArray
+    solver: str = "auto"
+    record: Record = field(default_factory=Record, repr=False)
+    log_probabilities: FloatArray | None = field(default=None, repr=False)
+    accuracy: float | None = field(default=None, repr=False)
+
+    @cached_property
+    def log_policy(self) -> FloatArray:
+        """Logarithm of the policy `[S, A]`, finite where it underflows; -inf for absent actions."""
+        given = self.log_probabilities
+        return self._computed_log_policy() if given is None else given
+
+    def _computed_log_policy(self) -> FloatArray:
+        logarithm = np.log(np.maximum(self.policy, np.finfo(np.float64).smallest_subnormal))
+        if self.mdp.action_mask is not None:
+            logarithm[~self.mdp.action_mask] = -np.inf
+        return logarithm
+
+    @property
+    def policy_error_bound(self) -> float:
+        """Bound on |pi - pi*| / pi for every action; infinite where nothing is known."""
+        return math.inf
+
+    @cached_property
+    def system(self) -> DiscountedSystem:
+        """Linear systems with I - gamma P_pi."""
+        return self._system(self.mdp.gamma)
+
+    def discounted_system(self, discount: float) -> DiscountedSystem:
+        """Return the systems with I - discount P_pi; `system` itself where discounts agree."""
+        if discount == self.mdp.gamma:
+            return self.system
+        if discount not in self._others:
+            self._others[discount] = self._system(discount)
+        return self._others[discount]
+
+    @cached_property
+    def _others(self) -> dict[float, DiscountedSystem]:
+        return {}
+
+    @property
+    def _default_accuracy(self) -> float:
+        return 1e-10
+
+    def _system(
+        self, discount: float, inverse: ApproximateInverse | None = None
+    ) -> DiscountedSystem:
+        kernel = self.mdp.kernel
+        return DiscountedSystem(
+            kernel.by_move,
+            kernel.on_moves(self.policy),
+            discount,
+            solver=self.solver,
+            inverse=inverse,
+            accuracy=self._default_accuracy if self.accuracy is None else self.accuracy,
+            record=self.record,
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SoftSolution(PolicyAnswer):
     """Solution of the soft Bellman equation, with its accuracy.
 
     Attributes:
-        mdp: The problem solved.
-        soft_value: V `[S]`.
-        policy: Soft-optimal policy `[S, A]`; rows sum to one.
+        soft_value: V `[S]`; `policy` is soft-optimal for it.
         residual: Sup norm of T V - V at `soft_value`.
         tolerance: The residual that was asked for.
         iterations: Newton steps taken (with "value-iteration": rounds of sweeps).
@@ -89,20 +162,14 @@ class SoftSolution:
             is "value-iteration", or the linear solver broke down.
         converged: Whether the residual is at most `tolerance`, or at the rounding of the values
             where that is larger (rewards of 1e9 cannot meet 1e-10).
-        solver: Name of the solver used, a key of `bilevel_gym.core.linear.SOLVERS`.
-        record: Solutions of the linear systems solved at this solution.
     """
 
-    mdp: TabularMDP
     soft_value: FloatArray
-    policy: FloatArray
     residual: float
     tolerance: float
     iterations: int
     sweeps: int
     converged: bool
-    solver: str
-    record: Record = field(default_factory=Record, repr=False)
     _inverse: ApproximateInverse | None = field(default=None, repr=False)
 
     @cached_property
@@ -110,9 +177,7 @@ class SoftSolution:
         """Q = r + gamma P V `[S, A]`; -inf for actions that do not exist."""
         return _soft_q(self.mdp, self.soft_value).T
 
-    @cached_property
-    def log_policy(self) -> FloatArray:
-        """Logarithm of the policy `[S, A]`, exact where it underflows; -inf for absent actions."""
+    def _computed_log_policy(self) -> FloatArray:
         soft_q = self.soft_q
         value, _ = soft_backup(soft_q, self.mdp.temperature)
         return (soft_q - value[:, None]) / self.mdp.temperature
@@ -136,30 +201,10 @@ class SoftSolution:
         """Linear systems with I - gamma P_pi at the solution, on the last factorisation."""
         return self._system(self.mdp.gamma, self._inverse)
 
-    def discounted_system(self, discount: float) -> DiscountedSystem:
-        """Return the systems with I - discount P_pi; `system` itself where discounts agree."""
-        if discount == self.mdp.gamma:
-            return self.system
-        if discount not in self._others:
-            self._others[discount] = self._system(discount, None)
-        return self._others[discount]
-
-    @cached_property
-    def _others(self) -> dict[float, DiscountedSystem]:
-        return {}
-
-    def _system(self, discount: float, inverse: ApproximateInverse | None) -> DiscountedSystem:
-        kernel = self.mdp.kernel
-        return DiscountedSystem(
-            kernel.by_move,
-            kernel.on_moves(self.policy),
-            discount,
-            solver=self.solver,
-            inverse=inverse,
-            # Nothing is gained by systems more accurate than the policy that they are made of.
-            accuracy=min(1e-8, max(self.tolerance, 1e-13)),
-            record=self.record,
-        )
+    @property
+    def _default_accuracy(self) -> float:
+        # Nothing is gained by systems more accurate than the policy that they are made of.
+        return min(1e-8, max(self.tolerance, 1e-13))
 
 
 def default_tolerance(mdp: TabularMDP) -> float:
