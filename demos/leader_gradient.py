@@ -23,7 +23,7 @@ from bilevel_gym import HyperGradient
 from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import BilevelGridWorld
 from bilevel_gym.optimizers import Iterate, normalized_ascent
-from bilevel_gym.rendering import Curve, NoDisplayError, Screen, draw_grid
+from bilevel_gym.rendering import NoDisplayError, Screen, StepCurve, draw_grid
 
 # Steps of which each is shown, and pictures of all the later ones together.
 FIRST, PICTURES = 12, 33
@@ -53,8 +53,8 @@ def main(args: argparse.Namespace) -> None:
             if iterate.number > FIRST and iterate.number % max(1, args.steps // PICTURES):
                 return
             curves = (
-                Curve("objective", objectives),
-                Curve("|hyper-gradient|", gradient_norms, log_scale=True),
+                StepCurve("objective", objectives),
+                StepCurve("|hyper-gradient|", gradient_norms, log_scale=True),
             )
             screen.show(draw_grid(replace(game.scene(env.view()), curves=curves)))
 

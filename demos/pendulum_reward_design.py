@@ -24,7 +24,7 @@ from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.optimizers import Iterate, adam
 from bilevel_gym.rendering import THEME, NoDisplayError, Screen, import_pygame, new_surface
 from bilevel_gym.rendering.canvas import draw_text
-from bilevel_gym.rendering.charts import Axis, Chart, Series, draw_chart
+from bilevel_gym.rendering.picture_charts import Axis, Chart, Series, draw_chart
 
 if TYPE_CHECKING:
     from pygame import Surface

@@ -27,7 +27,7 @@ from bilevel_gym import HyperGradient
 from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs.preference_pendulum import TORQUES, BilevelPreferencePendulum
 from bilevel_gym.optimizers.rules import AdamRule
-from bilevel_gym.rendering import Curve, NoDisplayError, Screen
+from bilevel_gym.rendering import NoDisplayError, Screen, StepCurve
 from bilevel_gym.rendering.canvas import (
     HEADER_HEIGHT,
     THEME,
@@ -212,7 +212,7 @@ def draw(
     draw_colour_bar(surface, bar, 1.0, "r_x by angle and speed")
     top = HEADER_HEIGHT + CLIP + BAR + THEME.gap
     rectangle = (THEME.margin, top, WIDTH - 2 * THEME.margin, CURVES)
-    draw_curves(surface, rectangle, [Curve("true return of 200 steps", returns)])
+    draw_curves(surface, rectangle, [StepCurve("true return of 200 steps", returns)])
     return surface
 
 

@@ -26,7 +26,7 @@ from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import BilevelGridWorld
 from bilevel_gym.envs.base import View
 from bilevel_gym.methods import ExactResponse
-from bilevel_gym.rendering import Curve, NoDisplayError, Screen, draw_grid
+from bilevel_gym.rendering import NoDisplayError, Screen, StepCurve, draw_grid
 
 ENV_ID = "BilevelGridWorld-v0"
 
@@ -110,7 +110,7 @@ def train(
         )
         view = View(title, x, answer, state, status)
         curves = tuple(
-            Curve(label, np.repeat(values, args.timesteps // PICTURES))
+            StepCurve(label, np.repeat(values, args.timesteps // PICTURES))
             for label, values in (
                 ("share of steps in hazards", hazard_shares),
                 ("reward of an episode", rewards),

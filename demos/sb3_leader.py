@@ -26,7 +26,7 @@ from bilevel_gym.envs import BilevelGridWorld
 from bilevel_gym.envs.base import View
 from bilevel_gym.methods import Response
 from bilevel_gym.optimizers import Optimum, normalized_ascent
-from bilevel_gym.rendering import Curve, NoDisplayError, Screen, draw_grid
+from bilevel_gym.rendering import NoDisplayError, Screen, StepCurve, draw_grid
 
 # Announcements between two looks at what PPO has learnt, and steps of the hyper-gradient.
 ROLLOUT, GRADIENT_STEPS = 256, 200
@@ -67,8 +67,8 @@ def main(args: argparse.Namespace) -> None:
         def show(title: str, response: Response, frames: int = 3) -> None:
             view = View(title, response.upper_params, response, status=status_of(response))
             curves = (
-                Curve("PPO", np.repeat(objectives, ROLLOUT)),  # a step is an announcement
-                Curve("hyper-gradient", gradient_objectives),
+                StepCurve("PPO", np.repeat(objectives, ROLLOUT)),  # a step is an announcement
+                StepCurve("hyper-gradient", gradient_objectives),
             )
             screen.show(draw_grid(replace(game.scene(view), curves=curves)), frames=frames)
 

@@ -259,7 +259,7 @@ class BilevelBeamRider(ParametricGame):
             draw_header,
             new_surface,
         )
-        from ..rendering.charts import Axis, BarChart, draw_bars
+        from ..rendering.picture_charts import Axis, BarChart, draw_bars
 
         screen = super().draw(view)
         width, height = screen.get_width() + BARS_WIDTH + THEME.margin, screen.get_height()

@@ -42,8 +42,8 @@ from ..model.responses import ExactGaussianResponse, GaussianResponse, Response
 from .base import BestKnown, BilevelEnv, View, shown
 
 if TYPE_CHECKING:
-    from ..rendering.charts import Chart
-    from ..rendering.strokes import Style
+    from ..rendering.picture_charts import Chart
+    from ..rendering.strokes import LineStyle
 
 __all__ = [
     "EpisodeView",
@@ -525,7 +525,7 @@ def time_charts(
         state_label: What the states are.
         action_label: What the actions are.
     """
-    from ..rendering.charts import Axis, Chart, Series, nice_limit
+    from ..rendering.picture_charts import Axis, Chart, Series, nice_limit
 
     length = min(REMEMBERED, max(1, round(SHOWN_HORIZONS / (1.0 - game.gamma))))
     first, low = 0, 0.0
@@ -557,7 +557,7 @@ def time_charts(
 
 def shown_gradient(view: View) -> FloatArray | None:
     """Return the hyper-gradient, entries that are written as zero being zero, so without a sign."""
-    from ..rendering.charts import SMALLEST
+    from ..rendering.picture_charts import SMALLEST
 
     if view.response is None or view.response.hyper_gradient is None:
         return None
@@ -565,14 +565,14 @@ def shown_gradient(view: View) -> FloatArray | None:
     return np.where(np.abs(gradient) < SMALLEST, 0.0, gradient)
 
 
-def line_style(number: int) -> Style:
+def line_style(number: int) -> LineStyle:
     """Return how the line of an entry is drawn; after four entries colours come again."""
     from ..rendering.canvas import THEME
-    from ..rendering.strokes import Style
+    from ..rendering.strokes import LineStyle
 
     dashes = (None, (9.0, 5.0), (2.0, 4.0), (12.0, 3.0))
     colour = THEME.curves[number % len(THEME.curves)]
-    return Style(colour, dashes[(number + number // len(THEME.curves)) % len(dashes)])
+    return LineStyle(colour, dashes[(number + number // len(THEME.curves)) % len(dashes)])
 
 
 def check_horizon(horizon: object) -> None:

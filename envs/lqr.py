@@ -16,8 +16,8 @@ from .linear_quadratic import LinearQuadraticEnv, line_style, shown_gradient, ti
 if TYPE_CHECKING:
     import pygame
 
-    from ..rendering.charts import BarChart
     from ..rendering.key import KeyEntry
+    from ..rendering.picture_charts import BarChart
 
 __all__ = ["BilevelLQR"]
 
@@ -261,8 +261,8 @@ class BilevelLQR(LinearQuadraticEnv):
     def draw(self, view: View) -> pygame.Surface:
         """Draw x, and states and controls over time."""
         from ..rendering.canvas import HEADER_HEIGHT, THEME, draw_header, new_surface
-        from ..rendering.charts import draw_bars, draw_chart
         from ..rendering.key import KEY_ROW, draw_key
+        from ..rendering.picture_charts import draw_bars, draw_chart
 
         surface, margin = new_surface(PICTURE_SIZE), THEME.margin
         width, height = PICTURE_SIZE
@@ -286,7 +286,7 @@ class BilevelLQR(LinearQuadraticEnv):
 
     def _bars(self, view: View) -> BarChart:
         """Return the chart of x, with its derivatives."""
-        from ..rendering.charts import Axis, BarChart
+        from ..rendering.picture_charts import Axis, BarChart
 
         limit = float(self.upper_space.high[-1])
         kinds = ("state", "control")

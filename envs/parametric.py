@@ -442,7 +442,7 @@ def with_bars(
         headline: What x is.
     """
     from ..rendering.canvas import THEME, new_surface
-    from ..rendering.charts import Axis, BarChart, draw_bars, nice_limit
+    from ..rendering.picture_charts import Axis, BarChart, draw_bars, nice_limit
 
     width, top = picture.get_width(), picture.get_height() + THEME.gap
     surface = new_surface((width, top + BARS_HEIGHT + THEME.margin // 2))

@@ -200,8 +200,8 @@ class BilevelReacher(ParametricGame):
             draw_text,
             new_surface,
         )
-        from ..rendering.charts import Axis, BarChart, draw_bars, nice_limit
         from ..rendering.key import LARGE_KEY, ColourScale, draw_key
+        from ..rendering.picture_charts import Axis, BarChart, draw_bars, nice_limit
 
         surface, margin = new_surface(PICTURE_SIZE), THEME.margin
         draw_header(surface, view.title, view.status)

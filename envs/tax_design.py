@@ -21,9 +21,9 @@ from .tabular import TabularBilevelEnv
 if TYPE_CHECKING:
     import pygame
 
-    from ..rendering.charts import BarChart, Chart
     from ..rendering.key import KeyEntry
-    from ..rendering.strokes import Style
+    from ..rendering.picture_charts import BarChart, Chart
+    from ..rendering.strokes import LineStyle
 
 __all__ = ["BilevelTaxDesign"]
 
@@ -286,8 +286,8 @@ class BilevelTaxDesign(TabularBilevelEnv):
     def draw(self, view: View) -> pygame.Surface:
         """Draw the taxes, and for each type of household what it does over its assets."""
         from ..rendering.canvas import THEME, draw_status, draw_text, new_surface
-        from ..rendering.charts import draw_bars, draw_chart
         from ..rendering.key import KEY_ROW, draw_key
+        from ..rendering.picture_charts import draw_bars, draw_chart
 
         households, margin = len(self.preferences), THEME.margin
         left, top = margin + TAXES_WIDTH + 2 * margin, 116
@@ -329,7 +329,7 @@ class BilevelTaxDesign(TabularBilevelEnv):
 
     def _tax_chart(self, view: View) -> BarChart:
         """Return the chart of the rates, with their derivatives."""
-        from ..rendering.charts import Axis, BarChart
+        from ..rendering.picture_charts import Axis, BarChart
 
         goods = self.preferences.shape[1]
         answer = view.response
@@ -346,8 +346,8 @@ class BilevelTaxDesign(TabularBilevelEnv):
     def _schedules(self, view: View, household: int) -> tuple[Chart, ...]:
         """Return the charts of one type of household, from top to bottom."""
         from ..rendering.canvas import THEME
-        from ..rendering.charts import Axis, Chart, Series, nice_limit
-        from ..rendering.strokes import Style
+        from ..rendering.picture_charts import Axis, Chart, Series, nice_limit
+        from ..rendering.strokes import LineStyle
 
         size, goods = len(self.assets), self.preferences.shape[1]
         revenue = self.revenue(view.upper_params)
@@ -366,7 +366,7 @@ class BilevelTaxDesign(TabularBilevelEnv):
                 (Series(self.assets, policy @ self.hours),),
                 tuple(Series(self.assets, spent[:, j], _good_style(j)) for j in range(goods)),
                 (Series(self.assets, policy @ revenue),),
-                (Series(self.assets, share[block], Style(THEME.muted, filled=True)),),
+                (Series(self.assets, share[block], LineStyle(THEME.muted, filled=True)),),
             ]
         mark = None
         if view.state is not None and view.state // size == household:
@@ -395,7 +395,7 @@ class BilevelTaxDesign(TabularBilevelEnv):
         from ..rendering.canvas import THEME
         from ..rendering.key import KeyEntry
         from ..rendering.signs import FOLLOWER, ICON_SIDE, key_triangle_sprite, pin_sprite
-        from ..rendering.strokes import Style
+        from ..rendering.strokes import LineStyle
 
         entries = []
         if view.response is not None and view.response.hyper_gradient is not None:
@@ -404,13 +404,15 @@ class BilevelTaxDesign(TabularBilevelEnv):
                 KeyEntry(key_triangle_sprite(-1), "lower this rate", "area and number: dF/dx < 0"),
             ]
         if isinstance(view.response, TabularResponse):
-            entries.append(KeyEntry(Style(), "hours, revenue", "mean over the policy"))
+            entries.append(KeyEntry(LineStyle(), "hours, revenue", "mean over the policy"))
             entries += [
                 KeyEntry(_good_style(j), f"money spent on good {j + 1}")
                 for j in range(self.preferences.shape[1])
             ]
             entries.append(
-                KeyEntry(Style(THEME.muted, filled=True), "households", "share of time by assets")
+                KeyEntry(
+                    LineStyle(THEME.muted, filled=True), "households", "share of time by assets"
+                )
             )
         if view.state is not None:
             entries.append(KeyEntry(pin_sprite(FOLLOWER, ICON_SIDE), "follower's assets now"))
@@ -489,13 +491,13 @@ class BilevelTaxDesign(TabularBilevelEnv):
         return values.T.reshape(len(self.hours), -1, len(self.assets)).sum(axis=2).T
 
 
-def _good_style(good: int) -> Style:
+def _good_style(good: int) -> LineStyle:
     """Return how the line of a good is drawn; after four goods colours come again."""
     from ..rendering.canvas import THEME
-    from ..rendering.strokes import Style
+    from ..rendering.strokes import LineStyle
 
     dashes = (None, (9.0, 5.0), (2.0, 4.0), (12.0, 3.0))
-    return Style(THEME.curves[good % len(THEME.curves)], dashes[good % len(dashes)])
+    return LineStyle(THEME.curves[good % len(THEME.curves)], dashes[good % len(dashes)])
 
 
 def asset_utility(assets: FloatArray) -> FloatArray:

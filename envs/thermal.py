@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import pygame
 
     from ..rendering.canvas import Colour
-    from ..rendering.charts import BarChart
     from ..rendering.key import KeyEntry
+    from ..rendering.picture_charts import BarChart
 
 __all__ = ["BilevelThermal"]
 
@@ -241,8 +241,8 @@ class BilevelThermal(LinearQuadraticEnv):
     def draw(self, view: View) -> pygame.Surface:
         """Draw the plan of the building, x, and temperatures and controls over time."""
         from ..rendering.canvas import HEADER_HEIGHT, THEME, draw_header, draw_text, new_surface
-        from ..rendering.charts import draw_bars, draw_chart
         from ..rendering.key import KEY_ROW, draw_key
+        from ..rendering.picture_charts import draw_bars, draw_chart
 
         surface, margin = new_surface(PICTURE_SIZE), THEME.margin
         width, height = PICTURE_SIZE
@@ -344,7 +344,7 @@ class BilevelThermal(LinearQuadraticEnv):
 
     def _bars(self, view: View) -> BarChart:
         """Return the chart of x, with its derivatives."""
-        from ..rendering.charts import Axis, BarChart
+        from ..rendering.picture_charts import Axis, BarChart
 
         names = [f"zone {zone + 1}" for zone in range(ZONES)]
         names += [f"{one + 1}–{other + 1}" for one, other in map(_pair, range(ZONES))]

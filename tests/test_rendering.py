@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bilevel_gym.rendering.canvas import (
     HEADER_HEIGHT,
     THEME,
-    Curve,
+    StepCurve,
     colour_limit,
     contrast_ink,
     diverging_colours,
@@ -174,7 +174,7 @@ def test_contrast_ink_is_light_on_dark_and_dark_on_light() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_frames_have_the_size_of_the_layout(shape: tuple[int, int], with_curves: bool) -> None:
     layout = grid_layout(shape, with_curves=with_curves)
-    curves = (Curve("objective", ()),) if with_curves else ()
+    curves = (StepCurve("objective", ()),) if with_curves else ()
     picture = _draw(_open_cells(shape), curves=curves)
     assert picture.shape == (layout.size[1], layout.size[0], 3)
     assert picture.dtype == np.uint8 and picture.flags.c_contiguous and picture.flags.writeable
@@ -550,14 +550,14 @@ def test_text_is_cut_to_its_room() -> None:
 @pytest.mark.parametrize("log_scale", [False, True])
 def test_any_curve_is_drawn_in_its_rectangle(values: tuple[float, ...], log_scale: bool) -> None:
     surface, rectangle = new_surface((300, 200)), (20, 20, 260, 160)
-    draw_curves(surface, rectangle, [Curve("a label " * 9, values, log_scale)])
+    draw_curves(surface, rectangle, [StepCurve("a label " * 9, values, log_scale)])
     assert (frame(surface) != THEME.page).any() and not _ink_outside(surface, rectangle)
 
 
 @pytest.mark.parametrize("values", [(3.0, 3.0), (-1e308, 1e308)])
 def test_constant_and_extreme_curves_show_all_their_points(values: tuple[float, ...]) -> None:
     surface = new_surface((300, 200))
-    draw_curves(surface, (0, 0, 300, 200), [Curve("", values)])
+    draw_curves(surface, (0, 0, 300, 200), [StepCurve("", values)])
     # Inside of the plot, away from its frame and notes.
     columns = np.nonzero((frame(surface)[60:140, 4:296] != THEME.light).any(axis=(0, 2)))[0]
     assert len(columns) > 100 and np.diff(columns).max() == 1
@@ -565,7 +565,7 @@ def test_constant_and_extreme_curves_show_all_their_points(values: tuple[float, 
 
 def test_a_rising_curve_rises() -> None:
     surface = new_surface((300, 200))
-    draw_curves(surface, (0, 0, 300, 200), [Curve("", np.linspace(0, 1, 100_000))])
+    draw_curves(surface, (0, 0, 300, 200), [StepCurve("", np.linspace(0, 1, 100_000))])
     # The strip spares the last point's number above and the notes in the corners.
     line = (frame(surface)[30:180] == THEME.curves[0]).all(axis=-1)
     rows, columns = np.nonzero(line)
@@ -574,7 +574,7 @@ def test_a_rising_curve_rises() -> None:
 
 def test_a_logarithmic_axis_turns_geometric_decay_into_a_straight_line() -> None:
     pictures = []
-    for curve in (Curve("", 0.5 ** np.arange(30.0), True), Curve("", -np.arange(30.0))):
+    for curve in (StepCurve("", 0.5 ** np.arange(30.0), True), StepCurve("", -np.arange(30.0))):
         surface = new_surface((300, 200))
         draw_curves(surface, (0, 0, 300, 200), [curve])
         line = (frame(surface)[60:150, 20:280] != THEME.light).any(axis=-1)
@@ -584,7 +584,7 @@ def test_a_logarithmic_axis_turns_geometric_decay_into_a_straight_line() -> None
 
 def test_a_curve_must_be_a_line() -> None:
     with pytest.raises(ValueError, match=r"`values` must have shape \[N\], got shape \(2, 2\)"):
-        Curve("a", np.zeros((2, 2)))
+        StepCurve("a", np.zeros((2, 2)))
 
 
 def test_the_colour_bar_runs_from_minus_to_plus_the_limit() -> None:

@@ -4,7 +4,7 @@ Everything is drawn on plain pygame surfaces, which need no display; `Window` op
 writes a GIF, `Screen` is either. Importing this package imports neither pygame nor Pillow.
 """
 
-from .canvas import THEME, Curve, draw_help, frame, import_pygame, new_surface
+from .canvas import THEME, StepCurve, draw_help, frame, import_pygame, new_surface
 from .film import Film
 from .graph import GraphScene, Panel, draw_graph
 from .grid import GridLayout, GridScene, draw_grid, grid_layout
@@ -13,7 +13,7 @@ from .window import Window
 
 __all__ = [
     "THEME",
-    "Curve",
+    "StepCurve",
     "Film",
     "GraphScene",
     "GridLayout",

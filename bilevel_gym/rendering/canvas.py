@@ -27,7 +27,7 @@ __all__ = [
     "SUPERSAMPLING",
     "THEME",
     "Colour",
-    "Curve",
+    "StepCurve",
     "Rectangle",
     "Sprite",
     "Theme",
@@ -405,7 +405,7 @@ def draw_scale(
 
 
 @dataclass(frozen=True, eq=False)
-class Curve:
+class StepCurve:
     """A line over the steps so far.
 
     Attributes:
@@ -425,7 +425,7 @@ class Curve:
             raise ValueError(f"`values` must have shape [N], got shape {np.shape(self.values)}")
 
 
-def draw_curves(surface: Surface, rectangle: Rectangle, curves: Sequence[Curve]) -> None:
+def draw_curves(surface: Surface, rectangle: Rectangle, curves: Sequence[StepCurve]) -> None:
     """Draw curves as plots of equal height one below the other."""
     left, top, width, height = rectangle
     pitch = (height + THEME.margin) // max(1, len(curves))
@@ -434,7 +434,7 @@ def draw_curves(surface: Surface, rectangle: Rectangle, curves: Sequence[Curve])
         _draw_curve(surface, plot, curve, THEME.curves[i % len(THEME.curves)])
 
 
-def _draw_curve(surface: Surface, rectangle: Rectangle, curve: Curve, colour: Colour) -> None:
+def _draw_curve(surface: Surface, rectangle: Rectangle, curve: StepCurve, colour: Colour) -> None:
     """Draw one plot: label and last value above, axis, end values of both axes, line."""
     pygame = import_pygame()
     left, top, width, height = rectangle

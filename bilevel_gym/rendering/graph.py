@@ -31,7 +31,6 @@ from .canvas import (
     new_surface,
     text_size,
 )
-from .checks import check_array, check_range
 from .graph_layout import (
     EDGE_WIDTHS,
     PANEL_ROW,
@@ -53,6 +52,7 @@ from .key import (
     gradient_entries,
     occupancy_entry,
 )
+from .scene_checks import check_array, check_range
 from .signs import (
     CORNER,
     FOLLOWER,

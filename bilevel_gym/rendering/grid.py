@@ -20,16 +20,15 @@ from ..core.checks import check_positive
 from .canvas import (
     HEADER_HEIGHT,
     THEME,
-    Curve,
     Rectangle,
     Sprite,
+    StepCurve,
     diverging_colours,
     draw_curves,
     draw_header,
     import_pygame,
     new_surface,
 )
-from .checks import TOLERANCE, check_array, check_range
 from .key import (
     KEY_WIDTH,
     LARGE_KEY,
@@ -41,6 +40,7 @@ from .key import (
     gradient_entries,
     occupancy_entry,
 )
+from .scene_checks import TOLERANCE, check_array, check_range
 from .signs import (
     CORNER,
     DISC_DIAMETER,
@@ -140,7 +140,7 @@ class GridScene:
     follower: tuple[int, int] | None = None
     title: str = ""
     status: tuple[tuple[str, str], ...] = ()
-    curves: tuple[Curve, ...] = ()
+    curves: tuple[StepCurve, ...] = ()
     cursor: tuple[int, int] | None = None
     shaping_name: str = "shaping reward"
     params_name: str = "shaping"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .canvas import THEME, Rectangle, Sprite, draw_colour_bar, draw_text
 from .signs import FOLLOWER, GOAL, ICON_SIDE, START, TARGET, key_triangle_sprite, pin_sprite
-from .strokes import Style, style_sprite
+from .strokes import LineStyle, style_sprite
 
 if TYPE_CHECKING:
     from pygame import Surface
@@ -74,14 +74,14 @@ class KeyEntry:
         note: A second line in small letters.
     """
 
-    sign: Style | Sprite | tuple[Sprite, ...]
+    sign: LineStyle | Sprite | tuple[Sprite, ...]
     name: str
     note: str = ""
 
     @property
     def sprites(self) -> tuple[Sprite, ...]:
         """What is drawn for the sign."""
-        if isinstance(self.sign, Style):
+        if isinstance(self.sign, LineStyle):
             return (style_sprite(self.sign),)
         # A sprite is a tuple, too.
         return (self.sign,) if isinstance(self.sign, Sprite) else self.sign

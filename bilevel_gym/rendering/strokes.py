@@ -18,7 +18,7 @@ from .signs import ICON_SIDE
 if TYPE_CHECKING:
     from pygame import Surface
 
-__all__ = ["LINE_WIDTH", "Style", "draw_stroke", "lightened", "style_sprite"]
+__all__ = ["LINE_WIDTH", "LineStyle", "draw_stroke", "lightened", "style_sprite"]
 
 LINE_WIDTH = 2
 """In pixels."""
@@ -27,7 +27,7 @@ AREA_LIGHTENING = 0.62
 
 
 @dataclass(frozen=True)
-class Style:
+class LineStyle:
     """How a series is drawn.
 
     Attributes:
@@ -47,7 +47,7 @@ def lightened(colour: Colour) -> Colour:
     return red, green, blue
 
 
-def draw_stroke(surface: Surface, points: NDArray[np.float64], style: Style) -> None:
+def draw_stroke(surface: Surface, points: NDArray[np.float64], style: LineStyle) -> None:
     """Draw a line through points `[N, 2]` with a round brush, broken into dashes."""
     pygame = import_pygame()
     width = LINE_WIDTH * SUPERSAMPLING
@@ -80,7 +80,7 @@ def _dashed(
     return runs
 
 
-def style_sprite(style: Style) -> Sprite:
+def style_sprite(style: LineStyle) -> Sprite:
     """Return a piece of a line or an area for the key."""
 
     def paint(surface: Surface) -> None:

@@ -31,7 +31,7 @@ from .canvas import (
     new_surface,
     text_size,
 )
-from .checks import check_range
+from .scene_checks import check_range
 from .signs import FOLLOWER, pin_sprite
 
 if TYPE_CHECKING:

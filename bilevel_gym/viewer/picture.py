@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..envs.base import View
-from ..rendering import Curve, GridScene
+from ..rendering import GridScene, StepCurve
 from .session import Episode, Session
 
 __all__ = ["scene"]
@@ -57,17 +57,17 @@ def _follower_status(session: Session, episode: Episode) -> tuple[tuple[str, str
     )
 
 
-def _leader_curves(session: Session) -> tuple[Curve, ...]:
+def _leader_curves(session: Session) -> tuple[StepCurve, ...]:
     return (
-        Curve("objective", session.objectives),
-        Curve("|hyper-gradient|", session.gradient_norms, log_scale=True),
+        StepCurve("objective", session.objectives),
+        StepCurve("|hyper-gradient|", session.gradient_norms, log_scale=True),
     )
 
 
-def _follower_curves(episode: Episode) -> tuple[Curve, ...]:
+def _follower_curves(episode: Episode) -> tuple[StepCurve, ...]:
     return (
-        Curve("your return", episode.lower_returns),
-        Curve("leader's return", episode.upper_returns),
+        StepCurve("your return", episode.lower_returns),
+        StepCurve("leader's return", episode.upper_returns),
     )
 
 

@@ -13,7 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from bilevel_gym.rendering.canvas import THEME, Rectangle, frame, new_surface
-from bilevel_gym.rendering.charts import (
+from bilevel_gym.rendering.key import KEY_ROW, KeyEntry, draw_key
+from bilevel_gym.rendering.picture_charts import (
     AXIS_WIDTH,
     Axis,
     BarChart,
@@ -24,9 +25,8 @@ from bilevel_gym.rendering.charts import (
     nice_limit,
     nice_ticks,
 )
-from bilevel_gym.rendering.key import KEY_ROW, KeyEntry, draw_key
 from bilevel_gym.rendering.signs import ICON_SIDE, key_triangle_sprite
-from bilevel_gym.rendering.strokes import Style
+from bilevel_gym.rendering.strokes import LineStyle
 
 SIZE = (400, 240)
 WHOLE: Rectangle = (20, 20, 360, 200)
@@ -45,7 +45,7 @@ def drawn(chart: Chart | BarChart, rectangle: Rectangle = WHOLE) -> NDArray[np.i
 
 
 def line(y: list[float], **style: Any) -> Chart:
-    points = Series(np.linspace(0.0, 1.0, len(y)), np.array(y), Style(**style))
+    points = Series(np.linspace(0.0, 1.0, len(y)), np.array(y), LineStyle(**style))
     return Chart(Axis(0.0, 1.0, "x"), Axis(0.0, 1.0, "y"), (points,))
 
 
@@ -133,7 +133,7 @@ def test_dashes_of_one_length_are_seen_on_uneven_points() -> None:
                 Chart(
                     Axis(0.0, 1.0),
                     Axis(0.0, 1.0),
-                    (Series(x, np.full(50, 0.5), Style((0, 0, 0), (8.0, 6.0))),),
+                    (Series(x, np.full(50, 0.5), LineStyle((0, 0, 0), (8.0, 6.0))),),
                 )
             )
         )
@@ -228,10 +228,10 @@ def test_any_derivative_can_be_shown(gradient: list[float]) -> None:
 
 def test_the_key_shows_each_sign_with_words_and_leaves_out_what_does_not_fit() -> None:
     entries = [
-        KeyEntry(Style((200, 0, 0)), "a line"),
-        KeyEntry(Style((0, 0, 200), filled=True), "an area", "with a note"),
+        KeyEntry(LineStyle((200, 0, 0)), "a line"),
+        KeyEntry(LineStyle((0, 0, 200), filled=True), "an area", "with a note"),
         KeyEntry(key_triangle_sprite(1), "a triangle"),
-        KeyEntry(Style((0, 200, 0)), "too much"),
+        KeyEntry(LineStyle((0, 200, 0)), "too much"),
     ]
     surface = new_surface(SIZE)
     draw_key(surface, (10, 10, 300, 3 * KEY_ROW + 5), entries)

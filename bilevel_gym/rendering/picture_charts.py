@@ -25,7 +25,7 @@ from .canvas import (
     text_size,
 )
 from .signs import FOLLOWER, TRIANGLE_SIDE, pin_sprite, size_levels, triangle_sprite
-from .strokes import LINE_WIDTH, Style, draw_stroke, lightened
+from .strokes import LINE_WIDTH, LineStyle, draw_stroke, lightened
 
 if TYPE_CHECKING:
     from pygame import Surface
@@ -69,7 +69,7 @@ class Series:
 
     x: NDArray[np.float64]
     y: NDArray[np.float64]
-    style: Style = Style()
+    style: LineStyle = LineStyle()
 
     def __post_init__(self) -> None:
         """Check the points."""
