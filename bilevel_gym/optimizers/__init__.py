@@ -1,18 +1,25 @@
 """Outer optimizers: ascent on F over the box of x.
 
-Each takes a callable x -> (value, gradient) and knows nothing of games; the leader's seat and the
-referee `game.evaluate` are two such callables. The best iterate is kept, whatever the last one is.
+Each takes a callable x -> (value, gradient) and knows nothing of games; the leader's seat
+(`bilevel_gym.wrappers.LeaderObjective`) and the referee (`exact_objective`) are two such callables.
+The best iterate is kept, whatever the last one is.
 
 * By name, with options of JSON types: `OPTIMIZERS` and `make_optimizer`.
-* From many starts: `multistart` for any of them, one start after the other; `multistart_ascent`
-  and `multistart_lbfgsb` on a callable that evaluates all starts together.
+* From many starts, on a callable that evaluates all of them together: `multistart_ascent`.
 * Along a sequence of games, of falling temperature for one: `continuation`.
-* A step at a time, evaluated by somebody else: `Climb`, which moves x by one of the update rules
-  in `RULES`.
+* A step at a time, evaluated by the caller: `Climb`, which moves x by one of the update rules in
+  `RULES`.
 """
 
-from .ascent import Climb, adam, normalized_ascent, projected_ascent
-from .climbs import (
+from .ascent import (
+    Climb,
+    adam,
+    ascent,
+    multistart_ascent,
+    normalized_ascent,
+    projected_ascent,
+)
+from .base import (
     BatchEvaluation,
     Evaluation,
     Iterate,
@@ -22,8 +29,8 @@ from .climbs import (
     projected_gradient_norm,
 )
 from .libraries import cobyqa, lbfgsb
-from .named import OPTIMIZERS, continuation, make_optimizer, multistart
-from .restarts import multistart_ascent, multistart_lbfgsb, restarted_lbfgsb
+from .named import OPTIMIZERS, continuation, make_optimizer
+from .restarts import restarted_lbfgsb
 from .rules import (
     RULES,
     SCHEDULES,
@@ -54,15 +61,14 @@ __all__ = [
     "Schedule",
     "UpdateRule",
     "adam",
+    "ascent",
     "cobyqa",
     "continuation",
     "lbfgsb",
     "make_optimizer",
     "make_rule",
     "make_schedule",
-    "multistart",
     "multistart_ascent",
-    "multistart_lbfgsb",
     "normalized_ascent",
     "projected_ascent",
     "projected_gradient_norm",

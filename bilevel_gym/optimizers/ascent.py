@@ -1,34 +1,42 @@
-"""Climbs by update rules: evaluated by the climb itself, or by somebody else."""
+"""Ascent along an update rule: from one start, from many at once, or a step at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from inspect import Parameter, signature
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..core.checks import (
-    check_at_least,
-    check_in_box,
-    check_positive,
-)
+from ..core.checks import check_at_least, check_in_box, check_options, check_positive
 from ..core.mdp import FloatArray
-from .climbs import Callback, Evaluation, Iterate, Optimizer, Optimum, Recorder
-from .rules import Schedule, UpdateRule, feasible_part, is_rounding, make_rule, make_schedule
+from .base import (
+    BatchEvaluation,
+    Callback,
+    Evaluation,
+    Iterate,
+    Optimizer,
+    Optimum,
+    Recorder,
+    Restarts,
+)
+from .rules import RULES, Schedule, UpdateRule, feasible_part, is_rounding, make_rule, make_schedule
 
 __all__ = [
-    "ASCENTS",
-    "Ascent",
     "Climb",
     "adam",
+    "along",
+    "ascent",
+    "multistart_ascent",
     "normalized_ascent",
     "projected_ascent",
 ]
 
 
 class Climb(Recorder):
-    """A climb along an update rule, evaluated by somebody else.
+    """A climb along an update rule that the caller evaluates.
 
     Example:
         >>> import numpy as np
@@ -72,18 +80,8 @@ class Climb(Recorder):
         self.x: FloatArray = check_in_box(name, start, low, high)
         self.rule = rule
 
-    @property
-    def best(self) -> Iterate | None:
-        """The iterate of the largest value so far, None before the first."""
-        return self._best
-
-    @property
-    def last(self) -> Iterate | None:
-        """The iterate noted last, None before the first."""
-        return self._last
-
     def move(self, value: float, gradient: FloatArray, rate: float) -> None:
-        """Take note of the evaluation of `x`, and step from there.
+        """Record the evaluation of `x`, and step from there.
 
         Args:
             value: F(x).
@@ -99,10 +97,11 @@ class Climb(Recorder):
         self.x = following
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that the climb remembers, as nested dicts of numbers and arrays."""
-        state: dict[str, Any] = {"x": np.array(self.x), "evaluations": self._count}
+        """Return the state of the climb, as nested dicts of numbers and arrays."""
+        state: dict[str, Any] = {"x": np.array(self.x), "evaluations": self.evaluations}
         state["rule"] = self.rule.state_dict()
-        for name, iterate in self._kept().items():
+        for name in ("first", "best", "last"):
+            iterate: Iterate | None = vars(self)[name]
             if iterate is not None:
                 state[name] = {
                     key: np.array(value) if isinstance(value, np.ndarray) else value
@@ -111,28 +110,21 @@ class Climb(Recorder):
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Remember what `state_dict` has returned.
+        """Restore what `state_dict` has returned.
 
         Raises:
             ValueError: If its x is not in the box.
         """
         self.x = check_in_box("x", state["x"], self._low, self._high)
-        self._count = int(state["evaluations"])
+        self.evaluations = int(state["evaluations"])
         self.rule.load_state_dict(state["rule"])
-        self._first, self._best, self._last = (
-            Iterate(**state[name]) if name in state else None for name in self._kept()
+        self.first, self.best, self.last = (
+            Iterate(**state[name]) if name in state else None for name in ("first", "best", "last")
         )
 
-    def _kept(self) -> dict[str, Iterate | None]:
-        return {"first": self._first, "best": self._best, "last": self._last}
 
-
-class Ascent(Climb):
-    """A run of one of the ascents, evaluated by somebody else.
-
-    Attributes:
-        message: Why the run has stopped, None as long as it goes on.
-    """
+class _Run(Climb):
+    """A climb with a schedule and an end: `message` says why it stopped, None until then."""
 
     def __init__(
         self,
@@ -140,8 +132,8 @@ class Ascent(Climb):
         low: FloatArray,
         high: FloatArray,
         *,
-        rule: str,
-        steps: int,
+        rule: str = "normalized",
+        steps: int = 200,
         learning_rate: float | None = None,
         schedule: str | Schedule = "cosine",
         stop_at_zero: bool = True,
@@ -149,8 +141,9 @@ class Ascent(Climb):
         name: str = "start",
         **options: Any,
     ) -> None:
-        """Begin; see `normalized_ascent` and its likes."""
         check_at_least("steps", steps, 1)
+        if rule in RULES:
+            check_options(f"ascent along {rule!r}", along(rule), options)
         moved_by = make_rule(rule, low, high, **options)
         self._rate = moved_by.learning_rate if learning_rate is None else learning_rate
         check_positive("learning_rate", self._rate)
@@ -160,8 +153,8 @@ class Ascent(Climb):
         self._stop_at_zero = stop_at_zero
 
     def proceed(self, value: float, gradient: FloatArray) -> None:
-        """Take note of the evaluation of `x`, and step from there unless the run is over."""
-        step = self._count
+        """Record the evaluation of `x`, and step from there unless the run is over."""
+        step = self.evaluations
         if step == self._steps:
             self.message = f"{step} steps taken"
         elif self._stop_at_zero:
@@ -173,163 +166,134 @@ class Ascent(Climb):
         else:
             self.move(value, gradient, self._rate * self._schedule(step, self._steps))
 
-    def run(self, objective: Evaluation) -> Optimum:
-        """Evaluate until the end."""
-        while self.message is None:
-            self.proceed(*objective(self.x))
-        return self.optimum(self.message)
 
-
-def normalized_ascent(
+def ascent(
     objective: Evaluation,
     start: ArrayLike,
     low: FloatArray,
     high: FloatArray,
     *,
+    rule: str = "normalized",
     steps: int = 200,
-    learning_rate: float = 0.05,
+    learning_rate: float | None = None,
     schedule: str | Schedule = "cosine",
     stop_at_zero: bool = True,
     callback: Callback | None = None,
+    **options: Any,
 ) -> Optimum:
-    """Take steps of prescribed length along the gradient, projected on the box.
+    """Take steps along the gradient by an update rule, projected on the box.
 
-    x <- P(x + lr_k g / ||g||), where g leaves out the entries that push against a bound, and lr_k
-    falls from `learning_rate` to zero along half a cosine. On a soft MDP the size of the gradient
-    grows with 1 / temperature and says little about how far it is to be trusted, and long first
-    steps carry the leader past nearby poor optima; the decay lets the last steps settle.
+    `OPTIMIZERS` has an entry for each rule: `normalized`, of steps of prescribed length, for one.
 
     Args:
         objective: x -> (value, gradient).
         start: First x, in the box.
         low: Lower bounds, shape of x.
         high: Upper bounds, shape of x.
+        rule: What moves x, a key of `RULES`.
         steps: Steps to take, positive; one evaluation more than that.
-        learning_rate: Euclidean length of the first step, positive.
+        learning_rate: Learning rate of the first step, positive; None for that of the rule. It is
+            the Euclidean length of the step (normalized), the factor of the gradient (projected),
+            about how far an entry of x moves (adam).
         schedule: How the learning rate goes on, a key of `SCHEDULES` or a callable.
         stop_at_zero: Whether to stop where the projected gradient is zero up to rounding; say no
-            where gradients are sampled, as the next sample may tell otherwise.
+            where gradients are sampled, as the next sample may differ.
         callback: Called with every iterate.
+        **options: Options of the rule.
 
     Raises:
         ValueError: If an argument is out of range, or a gradient is not finite.
+        TypeError: If the rule does not take an option.
     """
-    return Ascent(
+    run = _Run(
         start,
         low,
         high,
-        rule="normalized",
+        rule=rule,
         steps=steps,
         learning_rate=learning_rate,
         schedule=schedule,
         stop_at_zero=stop_at_zero,
         callback=callback,
-    ).run(objective)
+        **options,
+    )
+    while run.message is None:
+        run.proceed(*objective(run.x))
+    return run.optimum(run.message)
 
 
-def projected_ascent(
-    objective: Evaluation,
-    start: ArrayLike,
+def multistart_ascent(
+    objective: BatchEvaluation,
+    starts: Sequence[ArrayLike] | FloatArray,
     low: FloatArray,
     high: FloatArray,
     *,
-    steps: int = 200,
-    learning_rate: float = 0.05,
-    schedule: str | Schedule = "cosine",
-    max_gradient_norm: float | None = 1.0,
-    stop_at_zero: bool = True,
-    callback: Callback | None = None,
-) -> Optimum:
-    """Take steps in proportion to the gradient, projected on the box: x <- P(x + lr_k g).
+    callback: Callable[[int, Iterate], None] | None = None,
+    **options: Any,
+) -> Restarts:
+    """Run `ascent` from many starts, a step of all at a time.
+
+    Every start ends where it would end alone. All are evaluated until the last one stops, so that
+    the copies of a vector environment can be the evaluation; what comes back for those that have
+    stopped is ignored.
 
     Args:
-        objective: x -> (value, gradient).
-        start: First x, in the box.
+        objective: x of all starts -> (values, gradients), stacked along the first axis.
+        starts: First x of each, in the box.
         low: Lower bounds, shape of x.
         high: Upper bounds, shape of x.
-        steps: Steps to take, positive; one evaluation more than that.
-        learning_rate: Factor of the gradient, positive.
-        schedule: How the learning rate goes on, a key of `SCHEDULES` or a callable.
-        max_gradient_norm: Euclidean norm to which longer gradients are shortened, positive; None
-            leaves them as they are.
-        stop_at_zero: As in `normalized_ascent`.
-        callback: Called with every iterate.
+        callback: Called with the number of the start and every iterate from it.
+        **options: Options of `ascent`.
 
     Raises:
-        ValueError: If an argument is out of range, or a gradient is not finite.
+        ValueError: If an argument is out of range, there is no start, or the objective returns
+            other shapes.
+        TypeError: If the ascent does not take an option.
     """
-    return Ascent(
-        start,
-        low,
-        high,
-        rule="projected",
-        steps=steps,
-        learning_rate=learning_rate,
-        schedule=schedule,
-        stop_at_zero=stop_at_zero,
-        callback=callback,
-        max_gradient_norm=max_gradient_norm,
-    ).run(objective)
+    if len(starts) == 0:
+        raise ValueError("`starts` must hold at least one x, got none")
+    runs = [
+        _Run(
+            start,
+            low,
+            high,
+            callback=callback and partial(callback, b),
+            name=f"starts[{b}]",
+            **options,
+        )
+        for b, start in enumerate(starts)
+    ]
+    while any(run.message is None for run in runs):
+        xs = np.stack([run.x for run in runs])
+        values, gradients = (np.asarray(part, dtype=np.float64) for part in objective(xs))
+        if values.shape != xs.shape[:1] or gradients.shape != xs.shape:
+            raise ValueError(
+                f"`objective` must return values and gradients of shapes {xs.shape[:1]} and "
+                f"{xs.shape}, got {values.shape} and {gradients.shape}"
+            )
+        for run, value, gradient in zip(runs, values.tolist(), gradients, strict=True):
+            if run.message is None:
+                run.proceed(value, gradient.copy())
+    optima = tuple(run.optimum(str(run.message)) for run in runs)
+    return Restarts(optima, max(range(len(optima)), key=lambda b: optima[b].best.value))
 
 
-def adam(
-    objective: Evaluation,
-    start: ArrayLike,
-    low: FloatArray,
-    high: FloatArray,
-    *,
-    steps: int = 200,
-    learning_rate: float = 0.01,
-    schedule: str | Schedule = "cosine",
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    epsilon: float = 1e-8,
-    max_gradient_norm: float | None = None,
-    stop_at_zero: bool = True,
-    callback: Callback | None = None,
-) -> Optimum:
-    """Adam, projected on the box: each entry of x moves by about the learning rate.
-
-    Args:
-        objective: x -> (value, gradient).
-        start: First x, in the box.
-        low: Lower bounds, shape of x.
-        high: Upper bounds, shape of x.
-        steps: Steps to take, positive; one evaluation more than that.
-        learning_rate: About how far an entry of x moves in the first step, positive.
-        schedule: How the learning rate goes on, a key of `SCHEDULES` or a callable.
-        beta1: Decay of the running mean of the gradients, in [0, 1).
-        beta2: Decay of the running mean of their squares, in [0, 1).
-        epsilon: Added to the root of the latter, positive.
-        max_gradient_norm: As in `projected_ascent`, before all this.
-        stop_at_zero: As in `normalized_ascent`.
-        callback: Called with every iterate.
-
-    Raises:
-        ValueError: If an argument is out of range, or a gradient is not finite.
-
-    Source: Kingma, Ba, ICLR 2015, arXiv 1412.6980, Algorithm 1.
-    """
-    return Ascent(
-        start,
-        low,
-        high,
-        rule="adam",
-        steps=steps,
-        learning_rate=learning_rate,
-        schedule=schedule,
-        stop_at_zero=stop_at_zero,
-        callback=callback,
-        beta1=beta1,
-        beta2=beta2,
-        epsilon=epsilon,
-        max_gradient_norm=max_gradient_norm,
-    ).run(objective)
+def along(rule: str) -> Optimizer:
+    """Return `ascent` along a rule, with a signature that has the rule's own options."""
+    factory = RULES[rule]
+    parameters = dict(signature(ascent).parameters)
+    for name in ("rule", "options"):
+        del parameters[name]
+    rate = parameters["learning_rate"].replace(default=factory.learning_rate)
+    own = [p for p in signature(factory).parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
+    run = partial(ascent, rule=rule)
+    run.__doc__ = factory.__doc__
+    run.__signature__ = signature(ascent).replace(  # type: ignore[attr-defined]
+        parameters=[*{**parameters, "learning_rate": rate}.values(), *own]
+    )
+    return run
 
 
-# The climb along each of the update rules, by the rule's name.
-ASCENTS: dict[str, Optimizer] = {
-    "adam": adam,
-    "normalized": normalized_ascent,
-    "projected": projected_ascent,
-}
+adam = along("adam")
+normalized_ascent = along("normalized")
+projected_ascent = along("projected")

@@ -8,23 +8,48 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from ..core.checks import (
-    check_in_box,
-    check_options,
-    unknown_name,
-)
+from ..core.checks import check_in_box, check_options, unknown_name
 from ..core.mdp import FloatArray
-from .ascent import ASCENTS
-from .climbs import Evaluation, Iterate, Optimizer, Optimum, Restarts
+from .ascent import along
+from .base import Evaluation, Iterate, Optimizer, Optimum
 from .libraries import cobyqa, lbfgsb
-from .restarts import from_each, restarted_lbfgsb
+from .restarts import restarted_lbfgsb
+from .rules import RULES
 
-__all__ = [
-    "OPTIMIZERS",
-    "continuation",
-    "make_optimizer",
-    "multistart",
-]
+__all__ = ["OPTIMIZERS", "continuation", "make_optimizer"]
+
+# Adding an optimizer is a function and one row. (An update rule is a row of `RULES`.)
+OPTIMIZERS: dict[str, Optimizer] = {
+    **{rule: along(rule) for rule in RULES},
+    "cobyqa": cobyqa,
+    "lbfgsb": lbfgsb,
+    "restarted-lbfgsb": restarted_lbfgsb,
+}
+
+
+def make_optimizer(optimizer: str | Optimizer, **options: Any) -> Optimizer:
+    """Return an optimizer with its options set: (objective, start, low, high, *, callback).
+
+    Args:
+        optimizer: A key of `OPTIMIZERS`, or a function like them.
+        **options: Its options, of JSON types.
+
+    Raises:
+        ValueError: If the name is unknown. (Values are checked when the optimizer is called.)
+        TypeError: If the optimizer does not take an option.
+
+    Example:
+        >>> make_optimizer("adma")
+        Traceback (most recent call last):
+            ...
+        ValueError: unknown optimizer 'adma'; accepted: 'adam', ... Did you mean 'adam'?
+    """
+    if callable(optimizer):
+        return partial(optimizer, **options)
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(unknown_name("optimizer", optimizer, OPTIMIZERS))
+    check_options(f"optimizer {optimizer!r}", OPTIMIZERS[optimizer], options, reserved=["callback"])
+    return partial(OPTIMIZERS[optimizer], **options)
 
 
 def continuation(
@@ -81,65 +106,3 @@ def continuation(
         optima.append(run(objective, x, low, high, callback=callback and partial(callback, stage)))
         x = optima[-1].best.upper_params
     return tuple(optima)
-
-
-OPTIMIZERS: dict[str, Optimizer] = {
-    **ASCENTS,
-    "cobyqa": cobyqa,
-    "lbfgsb": lbfgsb,
-    "restarted-lbfgsb": restarted_lbfgsb,
-}
-
-
-def make_optimizer(optimizer: str | Optimizer, **options: Any) -> Optimizer:
-    """Return an optimizer with its options set: (objective, start, low, high, *, callback).
-
-    Args:
-        optimizer: A key of `OPTIMIZERS`, or a function like them.
-        **options: Its options, of JSON types.
-
-    Raises:
-        ValueError: If the name is unknown. (Values are checked when the optimizer is called.)
-        TypeError: If the optimizer does not take an option.
-
-    Example:
-        >>> make_optimizer("adma")
-        Traceback (most recent call last):
-            ...
-        ValueError: unknown optimizer 'adma'; accepted: 'adam', ... Did you mean 'adam'?
-    """
-    if callable(optimizer):
-        return partial(optimizer, **options)
-    if optimizer not in OPTIMIZERS:
-        raise ValueError(unknown_name("optimizer", optimizer, OPTIMIZERS))
-    check_options(f"optimizer {optimizer!r}", OPTIMIZERS[optimizer], options, reserved=["callback"])
-    return partial(OPTIMIZERS[optimizer], **options)
-
-
-def multistart(
-    objective: Evaluation,
-    starts: Sequence[ArrayLike] | FloatArray,
-    low: FloatArray,
-    high: FloatArray,
-    *,
-    optimizer: str | Optimizer = "lbfgsb",
-    callback: Callable[[int, Iterate], None] | None = None,
-    **options: Any,
-) -> Restarts:
-    """Run an optimizer from each start in turn.
-
-    Args:
-        objective: x -> (value, gradient).
-        starts: First x of each run, in the box.
-        low: Lower bounds, shape of x.
-        high: Upper bounds, shape of x.
-        optimizer: A key of `OPTIMIZERS`, or a function like them.
-        callback: Called with the number of the start and every iterate from it.
-        **options: Options of the optimizer.
-
-    Raises:
-        ValueError: If an argument is out of range, or there is no start.
-        TypeError: If the optimizer does not take an option.
-    """
-    run = make_optimizer(optimizer, **options)
-    return from_each(run, objective, starts, low, high, callback=callback)

@@ -1,4 +1,4 @@
-"""Update rules and their schedules: where a climb goes next, one gradient at a time."""
+"""Update rules and their schedules: the next x, one gradient at a time."""
 
 from __future__ import annotations
 
@@ -10,12 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..core.checks import (
-    check_discount,
-    check_options,
-    check_positive,
-    unknown_name,
-)
+from ..core.checks import check_discount, check_options, check_positive, unknown_name
 from ..core.mdp import FloatArray
 
 __all__ = [
@@ -102,7 +97,7 @@ def _clipped(gradient: FloatArray, max_norm: float | None) -> FloatArray:
 
 
 class UpdateRule(ABC):
-    """How a gradient at x moves x; keeps what it remembers of earlier ones.
+    """How a gradient at x moves x, with the state that this takes.
 
     Attributes:
         low: Lower bounds, shape of x.
@@ -113,7 +108,7 @@ class UpdateRule(ABC):
     learning_rate: ClassVar[float] = 0.05
 
     def __init__(self, low: ArrayLike, high: ArrayLike) -> None:
-        """Start with an empty memory.
+        """Initialise the state.
 
         Args:
             low: Lower bounds, shape of x.
@@ -132,7 +127,7 @@ class UpdateRule(ABC):
             rate: Learning rate of this step.
 
         Raises:
-            ValueError: If the gradient has another shape or is not finite; nothing is remembered.
+            ValueError: If the gradient has another shape or is not finite; the state is unchanged.
         """
         if gradient.shape != x.shape:
             raise ValueError(f"the gradient must have shape {x.shape}, got {gradient.shape}")
@@ -148,16 +143,21 @@ class UpdateRule(ABC):
         """Return what is added to x, before the projection on the box."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that the rule remembers: numbers, and arrays of the shape of x."""
+        """Return the state of the rule: numbers, and arrays of the shape of x."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Remember what `state_dict` has returned."""
+        """Restore what `state_dict` has returned."""
         return None
 
 
 class NormalizedRule(UpdateRule):
-    """x <- P(x + rate g / ||g||), where g leaves out the entries that push against a bound."""
+    """Steps of prescribed length along the gradient, projected: x <- P(x + rate g / ||g||).
+
+    g leaves out the entries that push against a bound. On a soft MDP the size of the gradient grows
+    with 1 / temperature and says little about how far it can be trusted, and long first steps carry
+    the leader past nearby poor optima; a falling schedule lets the last steps settle.
+    """
 
     def _displacement(
         self, x: FloatArray, value: float, gradient: FloatArray, rate: float
@@ -169,12 +169,15 @@ class NormalizedRule(UpdateRule):
 
 
 class ProjectedRule(UpdateRule):
-    """x <- P(x + rate g), g shortened to `max_gradient_norm`."""
+    """Steps in proportion to the gradient, projected: x <- P(x + rate g).
+
+    g is shortened to `max_gradient_norm`.
+    """
 
     def __init__(
         self, low: ArrayLike, high: ArrayLike, *, max_gradient_norm: float | None = 1.0
     ) -> None:
-        """Start with an empty memory.
+        """Initialise the state.
 
         Args:
             low: Lower bounds, shape of x.
@@ -216,7 +219,7 @@ class AdamRule(UpdateRule):
         epsilon: float = 1e-8,
         max_gradient_norm: float | None = None,
     ) -> None:
-        """Start with an empty memory.
+        """Initialise the state.
 
         Args:
             low: Lower bounds, shape of x.
@@ -256,11 +259,12 @@ class AdamRule(UpdateRule):
         return {"count": self._count, "mean": self._mean.copy(), "square": self._square.copy()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Remember what `state_dict` has returned."""
+        """Restore what `state_dict` has returned."""
         self._count = int(state["count"])
         self._mean, self._square = np.array(state["mean"]), np.array(state["square"])
 
 
+# Adding an update rule is a class and one row; `OPTIMIZERS` and everything else follows.
 RULES: dict[str, type[UpdateRule]] = {
     "adam": AdamRule,
     "normalized": NormalizedRule,

@@ -5,17 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..core.checks import (
-    check_at_least,
-    check_in_box,
-    check_not_negative,
-)
+from ..core.checks import check_at_least, check_in_box, check_not_negative
 from ..core.mdp import FloatArray
 
-__all__ = [
-    "finite_width",
-    "starts_around",
-]
+__all__ = ["finite_width", "starts_around"]
 
 
 def starts_around(

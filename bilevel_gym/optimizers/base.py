@@ -25,7 +25,6 @@ __all__ = [
 
 Evaluation = Callable[[FloatArray], tuple[float, FloatArray]]
 
-
 # Many x, stacked along the first axis, to their values `[B]` and gradients, stacked likewise.
 BatchEvaluation = Callable[[FloatArray], tuple[ArrayLike, ArrayLike]]
 
@@ -68,7 +67,7 @@ class Optimum:
 
 @dataclass(frozen=True, eq=False)
 class Restarts:
-    """What the `multistart` functions return.
+    """What was found from several starts.
 
     Attributes:
         optima: What was found from each start.
@@ -104,34 +103,36 @@ def projected_gradient_norm(
 
 
 class Recorder:
-    """Counts evaluations, remembers the first and the best iterate."""
+    """Counts evaluations, and keeps the first, the best and the last iterate.
+
+    Attributes:
+        evaluations: Evaluations noted so far.
+        first: The first iterate, None before it.
+        best: The iterate of the largest value so far, the latest one of equals.
+        last: The iterate noted last.
+    """
 
     def __init__(self, low: FloatArray, high: FloatArray, callback: Callback | None) -> None:
         """Begin with nothing evaluated."""
         self._low, self._high, self._callback = low, high, callback
-        self._count = 0
-        self._first: Iterate | None = None
-        self._best: Iterate | None = None
-        self._last: Iterate | None = None
-
-    @property
-    def evaluations(self) -> int:
-        """Evaluations noted so far."""
-        return self._count
+        self.evaluations = 0
+        self.first: Iterate | None = None
+        self.best: Iterate | None = None
+        self.last: Iterate | None = None
 
     def note(self, x: FloatArray, value: float, gradient: FloatArray) -> None:
-        """Take note of an evaluation."""
+        """Record an evaluation."""
         norm = projected_gradient_norm(x, gradient, self._low, self._high)
-        iterate = Iterate(self._count, np.array(x), value, gradient, norm)
-        self._count += 1
-        self._first, self._last = self._first or iterate, iterate
-        if self._best is None or value >= self._best.value:
-            self._best = iterate
+        iterate = Iterate(self.evaluations, np.array(x), value, gradient, norm)
+        self.evaluations += 1
+        self.first, self.last = self.first or iterate, iterate
+        if self.best is None or value >= self.best.value:
+            self.best = iterate
         if self._callback is not None:
             self._callback(iterate)
 
     def watch(self, objective: Evaluation) -> Evaluation:
-        """Return an objective whose evaluations are all noted."""
+        """Return an objective whose evaluations are all recorded."""
 
         def evaluate(x: FloatArray) -> tuple[float, FloatArray]:
             value, gradient = objective(x)
@@ -142,8 +143,8 @@ class Recorder:
 
     def optimum(self, message: str) -> Optimum:
         """Return what was found, with the reason for which the optimizer stopped."""
-        assert self._first is not None and self._best is not None
-        return Optimum(self._best, self._first, self._count, message)
+        assert self.first is not None and self.best is not None
+        return Optimum(self.best, self.first, self.evaluations, message)
 
 
 # (objective, start, low, high, *, callback, options of JSON types) -> what was found.

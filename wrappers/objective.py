@@ -1,0 +1,82 @@
+"""The leader's seat and the referee as functions x -> (value, gradient), for optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..core.mdp import FloatArray
+from ..model.responses import SupportsEvaluate
+from .hyper_gradient import HyperGradient
+
+__all__ = ["LeaderObjective", "exact_objective"]
+
+
+class LeaderObjective:
+    """The leader's seat as a function x -> (value, gradient).
+
+    Value and gradient are those of the seat's method: estimates where the method is an estimator.
+
+    Example:
+        >>> import bilevel_gym, gymnasium as gym
+        >>> from bilevel_gym.optimizers import make_optimizer
+        >>> objective = LeaderObjective(gym.make("BilevelGridWorld-v0"))
+        >>> x = objective.reset(seed=0)
+        >>> optimize = make_optimizer("adam", steps=50, learning_rate=0.02)
+        >>> optimum = optimize(objective, x, objective.low, objective.high)
+        >>> optimum.evaluations
+        51
+
+    Attributes:
+        seat: The leader's seat.
+        low: Lower bounds of x, float64.
+        high: Upper bounds of x, float64.
+        info: Info of the latest evaluation.
+    """
+
+    def __init__(self, seat: HyperGradient) -> None:
+        """Wrap a seat; the first evaluation needs a `reset`, of the seat or of this."""
+        self.seat = seat
+        space = seat.game.upper_space
+        self.low: FloatArray = space.low.astype(np.float64)
+        self.high: FloatArray = space.high.astype(np.float64)
+        self.info: dict[str, Any] = {}
+        self._fresh = False
+
+    def reset(self, x: FloatArray | None = None, *, seed: int | None = None) -> FloatArray:
+        """Reset the seat at x, and return x; evaluating this x next takes no second answer.
+
+        Args:
+            x: Shape of the upper space, None for the game's initial one.
+            seed: Seed of everything random that follows.
+        """
+        options = None if x is None else {"upper_params": x}
+        _, self.info = self.seat.reset(seed=seed, options=options)
+        self._fresh = True
+        start: FloatArray = self.info["upper_params"]
+        return start
+
+    def __call__(self, x: FloatArray) -> tuple[float, FloatArray]:
+        """Return F(x) and the hyper-gradient, as the method gives them."""
+        # Another answer would cost a follower who learns thousands of steps.
+        if not (self._fresh and np.array_equal(x, self.info["upper_params"])):
+            self.info = self.seat.step(x)[-1]
+        self._fresh = False
+        return self.seat.response.objective, self.info["hyper_gradient"]
+
+
+def exact_objective(game: SupportsEvaluate) -> Callable[[FloatArray], tuple[float, FloatArray]]:
+    """Return the exact objective and hyper-gradient of a game as a function of x.
+
+    Args:
+        game: A game that knows its follower's exact answer, `evaluate`.
+    """
+
+    def evaluate(x: FloatArray) -> tuple[float, FloatArray]:
+        response = game.evaluate(x)
+        assert response.hyper_gradient is not None, "an exact response has one"
+        return response.objective, response.hyper_gradient
+
+    return evaluate
