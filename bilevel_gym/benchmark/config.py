@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.checks import check_at_least, check_probability, unknown_name
 from ..methods import METHODS, make_method
-from ..optimizers import OPTIMIZERS
-from ..optimizers.ascent import ASCENTS
+from ..optimizers import OPTIMIZERS, RULES
 from ..registration import TASKS
 from .runs import Run, climb, make_referee, start_of
 
@@ -164,7 +163,7 @@ def parse_benchmark(text: str, name: str = "benchmark.toml") -> Benchmark:
     optimizers = _items(source, top, "optimizers", OPTIMIZER, "name")
     for place, optimizer in optimizers:
         source.known((*place, "name"), "optimizer", optimizer["name"], OPTIMIZERS)
-        if optimizer["name"] in ASCENTS and "steps" in optimizer["options"]:
+        if optimizer["name"] in RULES and "steps" in optimizer["options"]:
             raise source.error(
                 (*place, "options", "steps"),
                 "`steps` is the same for all optimizers: set it at the top of the file, or for a "

@@ -18,7 +18,7 @@ from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import BilevelFourRooms
 from bilevel_gym.envs.four_rooms import PLACES
 from bilevel_gym.methods import ExactResponse
-from bilevel_gym.optimizers import Optimum, multistart_lbfgsb
+from bilevel_gym.optimizers import lbfgsb, multistart_ascent
 
 TEMPERATURES, PAYMENT_COSTS = (0.001, 0.003, 0.005), (1.0, 3.0, 5.0)
 ONE_GOAL: dict[str, object] = {"goals": [(1, 9)], "payment_cost": 5.0}
@@ -40,8 +40,8 @@ def random_starts(rng: np.random.Generator, count: int) -> Iterator[FloatArray]:
         yield x.clip(-10.0, 10.0)
 
 
-def search(game: BilevelFourRooms, starts: list[FloatArray]) -> list[Optimum]:
-    """Return what is found from the starts, best first; the best few are climbed to the top."""
+def search(game: BilevelFourRooms, starts: list[FloatArray]) -> list[tuple[float, FloatArray]]:
+    """Return value and x of what is found from the starts, best first, the best few polished."""
     low, high = game.upper_space.low.astype(np.float64), game.upper_space.high.astype(np.float64)
     answers: list[ExactResponse] = []
 
@@ -53,18 +53,18 @@ def search(game: BilevelFourRooms, starts: list[FloatArray]) -> list[Optimum]:
         answer = game.evaluate_batch([x])[0]
         return answer.objective, answer.hyper_gradient
 
-    found = multistart_lbfgsb(
-        together,
-        starts,
-        low,
-        high,
-        steps=STEPS,
-        learning_rate=LEARNING_RATE,
-        polished=POLISHED,
-        max_evaluations=400,
-        single=alone,
-    )
-    return sorted(found.optima, key=lambda optimum: -optimum.best.value)[:POLISHED]
+    found = multistart_ascent(together, starts, low, high, steps=STEPS, learning_rate=LEARNING_RATE)
+    ends = sorted((run.best for run in found.optima), key=lambda end: -end.value)[:POLISHED]
+    tops = [
+        max(
+            end,
+            lbfgsb(alone, end.upper_params, low, high, max_evaluations=400).best,
+            key=lambda iterate: iterate.value,
+        )
+        for end in ends
+    ]
+    tops.sort(key=lambda top: -top.value)
+    return [(top.value, top.upper_params) for top in tops]
 
 
 def at_temperature(temperature: float, seed: int, **arguments: object) -> list[float]:
@@ -75,9 +75,9 @@ def at_temperature(temperature: float, seed: int, **arguments: object) -> list[f
     values: list[float] = []
     for cost in costs:
         game = BilevelFourRooms(temperature=temperature, payment_cost=cost, **arguments)  # type: ignore[arg-type]
-        optima = search(game, [*random_starts(rng, STARTS), *ends])
-        ends = [optimum.best.upper_params for optimum in optima]
-        values.append(optima[0].best.value)
+        found = search(game, [*random_starts(rng, STARTS), *ends])
+        ends = [x for _, x in found]
+        values.append(found[0][0])
     return values
 
 
