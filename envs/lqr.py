@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,20 +11,22 @@ import numpy as np
 from ..core.checks import check_at_least, check_positive, unknown_name
 from ..core.lqr import Coefficients, solve_riccati
 from ..core.mdp import FloatArray
-from .base import BestKnown, View, upper_box
-from .linear_quadratic import LinearQuadraticEnv, line_style, shown_gradient, time_charts
+from ..model.linear_quadratic import LinearQuadraticModel
+from .base import BestKnown, View
+from .linear_quadratic import LinearQuadraticEnv
 
 if TYPE_CHECKING:
     import pygame
-
-    from ..rendering.key import KeyEntry
-    from ..rendering.picture_charts import BarChart
 
 __all__ = ["BilevelLQR"]
 
 Matrix = Sequence[Sequence[float]]
 
-ENTERS = ("reward", "dynamics")
+# What x may change, and what its entries are then.
+X_LABELS = {
+    "reward": "log-weights of the follower's costs",
+    "dynamics": "damping of states, log-gain of controls",
+}
 
 # Default values of the arguments that are no matrices, up to `temperature`.
 DEFAULTS = (4, 2, 2, "reward", 1.0, 0.05, 2.0, 0.1, 1.0, 20.0, None, 0.95, 0.1)
@@ -180,8 +183,8 @@ class BilevelLQR(LinearQuadraticEnv):
         check_at_least("num_states", num_states, 1)
         check_at_least("num_actions", num_actions, 1)
         check_at_least("seed", seed, 0)
-        if enters not in [*ENTERS]:  # a list is not hashable
-            raise ValueError(unknown_name("enters", enters, ENTERS))
+        if enters not in [*X_LABELS]:  # a list is not hashable
+            raise ValueError(unknown_name("enters", enters, X_LABELS))
         norm, max_weight = check_positive("norm", norm), check_positive("max_weight", max_weight)
         given = {
             "dynamics": (dynamics, "ss"),
@@ -205,22 +208,24 @@ class BilevelLQR(LinearQuadraticEnv):
         low = np.full(size, -max_weight)
         if enters == "dynamics":
             low[: sizes["s"]] = 0.0
-        super().__init__(
-            upper_state_cost=matrices["upper_state_cost"],
-            upper_action_cost=matrices["upper_action_cost"],
-            upper_cost=upper_cost,
-            upper_space=upper_box(low, max_weight, (size,)),
+        model = LinearQuadraticModel(
+            self.coefficients,
+            self.coefficients_vjp,
+            low=low,
+            high=np.full(size, max_weight),
             initial_upper_params=np.zeros(size),
             gamma=gamma,
             temperature=temperature,
+            upper_state_cost=matrices["upper_state_cost"],
+            upper_action_cost=matrices["upper_action_cost"],
+            upper_cost=upper_cost,
             start_std=start_std,
             noise_std=noise_std,
-            action_limit=action_limit,
             horizon=horizon,
-            render_mode=render_mode,
         )
+        super().__init__(model, action_limit=action_limit, render_mode=render_mode)
         try:
-            solve_riccati(self.coefficients(self.initial_upper_params), self.gamma)
+            solve_riccati(self.coefficients(model.initial_upper_params), model.gamma)
         except ArithmeticError as error:
             raise ValueError(f"`dynamics` and `control` do not suit `gamma`: {error}") from error
         system = (num_states, num_actions, seed, enters, norm)
@@ -238,7 +243,7 @@ class BilevelLQR(LinearQuadraticEnv):
     def coefficients(self, upper_params: FloatArray) -> Coefficients:
         """Return A, B, Q and R at x."""
         dynamics, control, state_cost, action_cost = self._base
-        by_state, by_action = np.split(upper_params, [self.num_states])
+        by_state, by_action = np.split(upper_params, [len(dynamics)])
         if self.enters == "dynamics":
             dynamics = np.exp(-by_state)[:, None] * dynamics
             return Coefficients(dynamics, control * np.exp(by_action), state_cost, action_cost)
@@ -261,68 +266,35 @@ class BilevelLQR(LinearQuadraticEnv):
     def draw(self, view: View) -> pygame.Surface:
         """Draw x, and states and controls over time."""
         from ..rendering.canvas import HEADER_HEIGHT, THEME, draw_header, new_surface
-        from ..rendering.key import KEY_ROW, draw_key
-        from ..rendering.picture_charts import draw_bars, draw_chart
+        from ..rendering.picture_charts import Axis, draw_bars
+        from ..rendering.key import KEY_ROW, KeyEntry, draw_key
+        from ..rendering.vectors import draw_column, gradient_signs, line_style, params_chart
+
+        names = [f"state {i + 1}" for i in range(self.model.num_states)]
+        controls = [f"control {i + 1}" for i in range(self.model.num_actions)]
+        gradient = None if view.response is None else view.response.hyper_gradient
+        entries = [
+            KeyEntry(line_style(i), ", ".join(filter(None, both)))
+            for i, both in enumerate(zip_longest(names, controls))
+        ]
+        entries += gradient_signs(gradient)
+        limit, label = float(self.model.high[-1]), X_LABELS[self.enters]
+        axis = Axis(-limit, limit, f"the leader's x: {label}")
+        bars = params_chart(
+            axis, names + controls, view.upper_params, gradient, number_format="+.2f"
+        )
 
         surface, margin = new_surface(PICTURE_SIZE), THEME.margin
         width, height = PICTURE_SIZE
         draw_header(surface, view.title, view.status)
         left, room = width // 2 + margin // 2, width // 2 - 3 * margin // 2
-        charts = time_charts(self, view, "states", "controls")
-        pitch = (height - HEADER_HEIGHT - margin + THEME.gap) // len(charts)
-        for row, chart in enumerate(charts):
-            place = (left, HEADER_HEIGHT + row * pitch, room, pitch - THEME.gap)
-            draw_chart(surface, place, chart)
-        entries = self._key(view)
+        place = (left, HEADER_HEIGHT, room, height - HEADER_HEIGHT - margin)
+        draw_column(surface, place, self.time_charts(view, "states", "controls"))
         key_height = KEY_ROW * -(-len(entries) // 2)
         key_top = height - margin - key_height
         draw_key(surface, (margin, key_top, room, key_height), entries)
-        draw_bars(
-            surface,
-            (margin, HEADER_HEIGHT, room, key_top - margin - HEADER_HEIGHT),
-            self._bars(view),
-        )
+        draw_bars(surface, (margin, HEADER_HEIGHT, room, key_top - margin - HEADER_HEIGHT), bars)
         return surface
-
-    def _bars(self, view: View) -> BarChart:
-        """Return the chart of x, with its derivatives."""
-        from ..rendering.picture_charts import Axis, BarChart
-
-        limit = float(self.upper_space.high[-1])
-        kinds = ("state", "control")
-        label = "the leader's x: log-weights of the follower's costs"
-        if self.enters == "dynamics":
-            label = "the leader's x: damping of states, log-gain of controls"
-        return BarChart(
-            axis=Axis(-limit, limit, label),
-            names=tuple(
-                f"{kind} {i + 1}"
-                for kind, count in zip(kinds, (self.num_states, self.num_actions), strict=True)
-                for i in range(count)
-            ),
-            values=view.upper_params,
-            written=tuple(
-                f"{value:+.2f}".replace("-", "−") for value in view.upper_params.tolist()
-            ),
-            gradient=shown_gradient(view),
-        )
-
-    def _key(self, view: View) -> list[KeyEntry]:
-        """Return the signs of this picture, in words."""
-        from ..rendering.key import KeyEntry
-        from ..rendering.signs import key_triangle_sprite
-
-        entries = []
-        for i in range(max(self.num_states, self.num_actions)):
-            names = [f"state {i + 1}"] if i < self.num_states else []
-            names += [f"control {i + 1}"] if i < self.num_actions else []
-            entries.append(KeyEntry(line_style(i), ", ".join(names)))
-        if view.response is not None and view.response.hyper_gradient is not None:
-            entries += [
-                KeyEntry(key_triangle_sprite(1), "raise this", "area and number: dF/dx > 0"),
-                KeyEntry(key_triangle_sprite(-1), "lower this", "area and number: dF/dx < 0"),
-            ]
-        return entries
 
 
 def _weighted(matrix: FloatArray, log_weights: FloatArray) -> FloatArray:

@@ -10,22 +10,14 @@ from ..core.checks import check_flag, check_not_negative
 from ..core.lqr import Coefficients
 from ..core.mdp import FloatArray
 from ..methods import GaussianResponse
-from .base import BestKnown, View, upper_box
-from .linear_quadratic import (
-    EpisodeView,
-    LinearQuadraticEnv,
-    line_style,
-    root_mean_squares,
-    shown_gradient,
-    time_charts,
-)
+from ..model.linear_quadratic import LinearQuadraticModel
+from .base import BestKnown, View
+from .linear_quadratic import EpisodeView, LinearQuadraticEnv, root_mean_squares
 
 if TYPE_CHECKING:
     import pygame
 
     from ..rendering.canvas import Colour
-    from ..rendering.key import KeyEntry
-    from ..rendering.picture_charts import BarChart
 
 __all__ = ["BilevelThermal"]
 
@@ -205,21 +197,23 @@ class BilevelThermal(LinearQuadraticEnv):
             for one, other in (_pair(zone), _pair(zone)[::-1]):
                 self._slopes[ZONES + zone, one, other] += EXCHANGE[one, other]
                 self._slopes[ZONES + zone, one, one] -= EXCHANGE[one, other]
-        super().__init__(
-            upper_state_cost=VARIANCE,
-            upper_action_cost=energy_cost * np.eye(2),
-            upper_cost=upper_cost,
-            upper_space=upper_box(0.0, 1.0, (size,)),
+        model = LinearQuadraticModel(
+            self.coefficients,
+            self.coefficients_vjp,
+            low=np.zeros(size),
+            high=np.ones(size),
             initial_upper_params=np.full(size, 0.5),
             gamma=gamma,
             temperature=temperature,
+            upper_state_cost=VARIANCE,
+            upper_action_cost=energy_cost * np.eye(2),
+            upper_cost=upper_cost,
             start_std=start_std,
             noise_std=noise_std,
-            action_limit=action_limit,
             horizon=horizon,
             state_limit=STATE_LIMIT if clipped else None,
-            render_mode=render_mode,
         )
+        super().__init__(model, action_limit=action_limit, render_mode=render_mode)
         chosen = (energy_cost, upper_cost, noise_std, start_std, action_limit, horizon, clipped)
         if (*chosen, gamma, temperature) == DEFAULTS:
             self.best_known = BestKnown(
@@ -241,139 +235,102 @@ class BilevelThermal(LinearQuadraticEnv):
     def draw(self, view: View) -> pygame.Surface:
         """Draw the plan of the building, x, and temperatures and controls over time."""
         from ..rendering.canvas import HEADER_HEIGHT, THEME, draw_header, draw_text, new_surface
-        from ..rendering.key import KEY_ROW, draw_key
-        from ..rendering.picture_charts import draw_bars, draw_chart
+        from ..rendering.picture_charts import Axis, draw_bars
+        from ..rendering.key import KEY_ROW, KeyEntry, draw_key
+        from ..rendering.vectors import draw_column, gradient_signs, line_style, params_chart
+
+        gradient = None if view.response is None else view.response.hyper_gradient
+        zones = [f"zone {zone + 1}" for zone in range(ZONES)]
+        walls = [f"{one + 1}–{other + 1}" for one, other in map(_pair, range(ZONES))]
+        axis = Axis(0.0, 1.0, "the leader's x: insulation of zones, air flow through walls")
+        bars = params_chart(axis, zones + walls, view.upper_params, gradient, number_format=".2g")
+        entries = [KeyEntry(line_style(i), zone, "deviation") for i, zone in enumerate(zones)]
+        entries += [
+            KeyEntry(line_style(0), "control 1", "zones 1 and 2"),
+            KeyEntry(line_style(1), "control 2", "zones 3 and 4"),
+            *gradient_signs(gradient),
+        ]
+        caption = "root mean square of each zone's deviation, discounted"
+        if isinstance(view, EpisodeView):
+            caption = "deviation of each zone now, and what the last control did"
 
         surface, margin = new_surface(PICTURE_SIZE), THEME.margin
         width, height = PICTURE_SIZE
         draw_header(surface, view.title, view.status)
-        caption = "root mean square of each zone's deviation, discounted"
-        if isinstance(view, EpisodeView):
-            caption = "deviation of each zone now, and what the last control did"
         draw_text(surface, caption, (margin, HEADER_HEIGHT), size=THEME.small_size)
-        self._draw_plan(surface, (margin + THICKEST_WALL, HEADER_HEIGHT + 48), view)
+        _draw_plan(surface, (margin + THICKEST_WALL, HEADER_HEIGHT + 48), view)
         key_height = KEY_ROW * KEY_ROWS
         key = (margin, height - margin // 2 - key_height, CHARTS_LEFT - 2 * margin, key_height)
-        draw_key(surface, key, self._key(view))
+        draw_key(surface, key, entries)
         room = width - CHARTS_LEFT - margin
-        draw_bars(surface, (CHARTS_LEFT, HEADER_HEIGHT, room, BARS_HEIGHT), self._bars(view))
+        draw_bars(surface, (CHARTS_LEFT, HEADER_HEIGHT, room, BARS_HEIGHT), bars)
         top = HEADER_HEIGHT + BARS_HEIGHT + THEME.gap
-        pitch = (height - margin + THEME.gap - top) // 2
-        for row, chart in enumerate(time_charts(self, view, "deviations of zones", "controls")):
-            place = (CHARTS_LEFT, top + row * pitch, room, pitch - THEME.gap)
-            draw_chart(surface, place, chart)
+        column = (CHARTS_LEFT, top, room, height - margin - top)
+        draw_column(surface, column, self.time_charts(view, "deviations of zones", "controls"))
         return surface
 
-    def _draw_plan(self, surface: pygame.Surface, corner: tuple[int, int], view: View) -> None:
-        """Draw the zones with their walls and doors."""
-        from ..rendering.canvas import THEME, contrast_ink, draw_text, import_pygame
 
-        pygame = import_pygame()
-        left, top = corner
-        half = PLAN_SIDE // 2
-        values = self._shown_deviations(view)
-        colours = self._colours(view)
-        heat = None
-        if isinstance(view, EpisodeView) and len(view.actions):
-            heat = CONTROL @ view.actions[-1]
-        insulation, flow = np.split(view.upper_params, 2)
-        # The ring, clockwise from the top left: column and row of each zone.
-        for zone, (column, row) in enumerate(PLACES):
-            room = pygame.Rect(left + column * half, top + row * half, half, half)
-            pygame.draw.rect(surface, colours[zone], room)
-            ink = contrast_ink(colours[zone])
-            middle = room.move(0, -12).center
-            draw_text(surface, f"zone {zone + 1}", middle, colour=ink, anchor="center")
-            if values is not None:
-                sign = "+" if isinstance(view, EpisodeView) and values[zone] > 0.0 else ""
-                text = f"{sign}{values[zone]:.1f}".replace("-", "−")
-                place = room.move(0, 16).center
-                size = THEME.title_size
-                draw_text(surface, text, place, size=size, colour=ink, anchor="center")
-            if heat is not None:
-                text = f"control {heat[zone]:+.2f}".replace("-", "−")
-                place, size = room.move(0, 42).center, THEME.small_size
-                draw_text(surface, text, place, size=size, colour=ink, anchor="center")
-        for wall, share in enumerate(flow.tolist()):
-            (x, y), (u, v) = (PLACES[zone] for zone in _pair(wall))
-            # From the centre of the plan to the edge between the two zones.
-            upright = y == v
-            start = half if (y if upright else x) == 1 else 0
-            box = pygame.Rect(left + half - INNER_WALL // 2, top + start, INNER_WALL, half)
-            if not upright:
-                box = pygame.Rect(left + start, top + half - INNER_WALL // 2, half, INNER_WALL)
-            closed = round(half * (1.0 - 0.9 * share) / 2.0)
-            for end in (0, 1):
-                part = box.copy()
-                if upright:
-                    part.height, part.top = closed, box.top if end == 0 else box.bottom - closed
-                else:
-                    part.width, part.left = closed, box.left if end == 0 else box.right - closed
-                pygame.draw.rect(surface, THEME.ink, part)
-        for zone, (column, row) in enumerate(PLACES):
-            share = float(insulation[zone])
-            thick = round(THINNEST_WALL + share * (THICKEST_WALL - THINNEST_WALL))
-            x = left - thick if column == 0 else left + PLAN_SIDE
-            y = top - thick if row == 0 else top + PLAN_SIDE
-            outer = left + column * half - (thick if column == 0 else 0)
-            pygame.draw.rect(surface, WALL, (outer, y, half + thick, thick))
-            outer = top + row * half - (thick if row == 0 else 0)
-            pygame.draw.rect(surface, WALL, (x, outer, thick, half + thick))
+def _draw_plan(surface: pygame.Surface, corner: tuple[int, int], view: View) -> None:
+    """Draw the zones with their walls and doors."""
+    from ..rendering.canvas import THEME, contrast_ink, draw_text, import_pygame
 
-    def _shown_deviations(self, view: View) -> FloatArray | None:
-        """Return the deviations now, or their root mean squares where no episode is played."""
-        if isinstance(view, EpisodeView):
-            return view.states[-1] if len(view.states) else None
-        if isinstance(view.response, GaussianResponse):
-            return root_mean_squares(view.response)[:ZONES]
-        return None
+    pygame = import_pygame()
+    half = PLAN_SIDE // 2
+    rooms = [
+        pygame.Rect(corner[0] + column * half, corner[1] + row * half, half, half)
+        for column, row in PLACES
+    ]
+    texts, colours = _shown_zones(view)
+    insulation, flow = np.split(view.upper_params, 2)
+    for room, (column, row), share in zip(rooms, PLACES, insulation.tolist(), strict=True):
+        thick = round(THINNEST_WALL + share * (THICKEST_WALL - THINNEST_WALL))
+        place = (room.x - (thick if column == 0 else 0), room.y - (thick if row == 0 else 0))
+        pygame.draw.rect(surface, WALL, (*place, half + thick, half + thick))
+    sizes = (THEME.text_size, THEME.title_size, THEME.small_size)
+    for room, lines, colour in zip(rooms, texts, colours, strict=True):
+        pygame.draw.rect(surface, colour, room)
+        ink = contrast_ink(colour)
+        for text, size, down in zip(lines, sizes, (-12, 16, 42), strict=True):
+            middle = room.move(0, down).center
+            draw_text(surface, text, middle, size=size, colour=ink, anchor="center")
+    for wall, share in enumerate(flow.tolist()):
+        one, other = (rooms[zone] for zone in _pair(wall))
+        edge = one.inflate(INNER_WALL, INNER_WALL).clip(other.inflate(INNER_WALL, INNER_WALL))
+        edge = edge.clip(one.union(other))
+        closed = round(half * (1.0 - 0.9 * share) / 2.0)  # on either side of the door
+        size = (INNER_WALL, closed) if one.y == other.y else (closed, INNER_WALL)
+        part = pygame.Rect(edge.topleft, size)
+        pygame.draw.rect(surface, THEME.ink, part)
+        part.bottomright = edge.bottomright
+        pygame.draw.rect(surface, THEME.ink, part)
 
-    def _colours(self, view: View) -> list[Colour]:
-        """Return the colour of each zone."""
-        from ..rendering.canvas import THEME, diverging_colours
 
-        values = self._shown_deviations(view)
-        if values is None:
-            return [THEME.light] * ZONES
-        if isinstance(view, EpisodeView):
-            rows = diverging_colours(values, PLAN_LIMIT).tolist()
-        else:
-            share = np.minimum(values / SPREAD_LIMIT, 1.0)[:, None]
-            rows = np.rint((1.0 - share) * np.array(THEME.light) + share * SPREAD).tolist()
-        return [(int(red), int(green), int(blue)) for red, green, blue in rows]
+def _shown_zones(view: View) -> tuple[list[tuple[str, str, str]], list[Colour]]:
+    """Return three lines of text, and the colour, of each zone.
 
-    def _bars(self, view: View) -> BarChart:
-        """Return the chart of x, with its derivatives."""
-        from ..rendering.picture_charts import Axis, BarChart
+    They show the deviations now and the last control, or, where no episode is played, the root mean
+    squares of the deviations.
+    """
+    from ..rendering.canvas import THEME, diverging_colours
 
-        names = [f"zone {zone + 1}" for zone in range(ZONES)]
-        names += [f"{one + 1}–{other + 1}" for one, other in map(_pair, range(ZONES))]
-        return BarChart(
-            axis=Axis(0.0, 1.0, "the leader's x: insulation of zones, air flow through walls"),
-            names=tuple(names),
-            values=view.upper_params,
-            written=tuple(f"{value:.2g}" for value in view.upper_params.tolist()),
-            gradient=shown_gradient(view),
-        )
-
-    def _key(self, view: View) -> list[KeyEntry]:
-        """Return the signs of this picture, in words."""
-        from ..rendering.key import KeyEntry
-        from ..rendering.signs import key_triangle_sprite
-
-        entries = [
-            KeyEntry(line_style(zone), f"zone {zone + 1}", "deviation") for zone in range(ZONES)
-        ]
-        entries += [
-            KeyEntry(line_style(0), "control 1", "zones 1 and 2"),
-            KeyEntry(line_style(1), "control 2", "zones 3 and 4"),
-        ]
-        if view.response is not None and view.response.hyper_gradient is not None:
-            entries += [
-                KeyEntry(key_triangle_sprite(1), "raise this", "area and number: dF/dx > 0"),
-                KeyEntry(key_triangle_sprite(-1), "lower this", "area and number: dF/dx < 0"),
-            ]
-        return entries
+    names = [f"zone {zone + 1}" for zone in range(ZONES)]
+    values, controls, rows = [""] * ZONES, [""] * ZONES, [THEME.light] * ZONES
+    if isinstance(view, EpisodeView):
+        if len(view.states):
+            values = [f"{value:+.1f}" for value in view.states[-1]]
+            rows = diverging_colours(view.states[-1], PLAN_LIMIT).tolist()
+        if len(view.actions):
+            controls = [f"control {heat:+.2f}" for heat in CONTROL @ view.actions[-1]]
+    elif isinstance(view.response, GaussianResponse):
+        spread = root_mean_squares(view.response)[:ZONES]
+        values = [f"{value:.1f}" for value in spread]
+        share = np.minimum(spread / SPREAD_LIMIT, 1.0)[:, None]
+        rows = np.rint((1.0 - share) * np.array(THEME.light) + share * SPREAD).tolist()
+    lines = [
+        (name, value.replace("-", "−"), control.replace("-", "−"))
+        for name, value, control in zip(names, values, controls, strict=True)
+    ]
+    return lines, [(int(red), int(green), int(blue)) for red, green, blue in rows]
 
 
 def _pair(zone: int) -> tuple[int, int]:

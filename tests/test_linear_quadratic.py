@@ -8,20 +8,25 @@ it to rounding (the imaginary part of f(x + ih) is h f'(x) up to h^3).
 from __future__ import annotations
 
 import math
+import pickle
+from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
 import bilevel_gym.core.lqr as lq
 from bilevel_gym import HyperGradient, LowerLevel
 from bilevel_gym.core.lqr import Coefficients, Riccati, follow, solve_riccati
 from bilevel_gym.envs import BilevelEnv, LinearQuadraticEnv
-from bilevel_gym.envs.linear_quadratic import EpisodeView, spread_over_time
+from bilevel_gym.envs.linear_quadratic import EpisodeView
 from bilevel_gym.methods import GaussianResponse, Response, make_method
+from bilevel_gym.model.linear_quadratic import LinearQuadraticModel
+from bilevel_gym.optimizers import normalized_ascent
+from bilevel_gym.testing import check_hyper_gradient
 
 from .helpers import FloatArray
 
@@ -297,10 +302,10 @@ def test_the_hyper_gradient_is_that_of_the_recursion(env_id: str, horizon: int |
     x = some_x(game)
     answer = game.evaluate(x)
     others = {
-        "cost_of_state": game.upper_state_cost,
-        "cost_of_action": game.upper_action_cost,
-        "start": game.start_covariance,
-        "noise": game.noise_covariance,
+        "cost_of_state": game.model.upper_state_cost,
+        "cost_of_action": game.model.upper_action_cost,
+        "start": game.model.start_covariance,
+        "noise": game.model.noise_covariance,
     }
     weight = (1.0 - game.gamma ** (horizon or 10**6)) / (1.0 - game.gamma)
 
@@ -313,7 +318,7 @@ def test_the_hyper_gradient_is_that_of_the_recursion(env_id: str, horizon: int |
             horizon=horizon,
             policy=policy,
         )
-        return -cost - game.upper_cost * weight * (y * y).sum()
+        return -cost - game.model.upper_cost * weight * (y * y).sum()
 
     assert answer.objective == pytest.approx(objective(x), rel=1e-10)
     total = by_complex_step(objective, x)
@@ -344,13 +349,13 @@ def test_episodes_of_the_policy_are_worth_what_the_closed_form_says(env_id: str)
             discount *= game.gamma
         returns.append(total)
     # The soft value is the return and the discounted entropy, which is the same in all states.
-    size = game.num_actions
+    size = game.model.num_actions
     _, log_determinant = np.linalg.slogdet(answer.covariance)
     entropy = 0.5 * (size * math.log(2.0 * math.pi * math.e) + log_determinant)
     exact = np.array(
         [
             answer.lower_value - game.temperature * entropy / (1.0 - game.gamma),
-            answer.objective + game.upper_cost * (x * x).sum() / (1.0 - game.gamma),
+            answer.objective + game.model.upper_cost * (x * x).sum() / (1.0 - game.gamma),
         ]
     )
     error = np.abs(np.mean(returns, axis=0) - exact)
@@ -366,10 +371,10 @@ def test_a_step_is_the_model(env_id: str) -> None:
     problem = game.coefficients(x)
     state, info = game.reset(seed=0)
     assert info == {} and state in game.observation_space
-    for action in np.random.default_rng(0).normal(size=(20, game.num_actions)):
+    for action in np.random.default_rng(0).normal(size=(20, game.model.num_actions)):
         expected = problem.dynamics @ state + problem.control @ action
-        reward = game.reward(x, state, action)
-        upper_reward = game.upper_reward(state, action)
+        reward = game.model.reward(x, state, action)
+        upper_reward = game.model.upper_reward(state, action)
         state, received, terminated, truncated, info = game.step({"upper": x, "lower": action})
         np.testing.assert_array_equal(state, expected)
         assert received == pytest.approx(float(reward), rel=1e-13)
@@ -385,7 +390,7 @@ def test_noise_and_first_states_have_the_spread_that_the_model_says(env_id: str)
     first = np.array([game.reset()[0] for _ in range(600)])
     problem, noise = game.coefficients(x), []
     state = game.reset()[0]
-    still = np.zeros(game.num_actions)
+    still = np.zeros(game.model.num_actions)
     for _ in range(600):
         successor, *_ = game.step({"upper": x, "lower": still})
         noise.append(successor - problem.dynamics @ state)
@@ -393,7 +398,7 @@ def test_noise_and_first_states_have_the_spread_that_the_model_says(env_id: str)
     for drawn, spread in ((first, 3.0), (np.array(noise), 0.5)):
         covariance = drawn.T @ drawn / len(drawn) / spread**2
         # Five standard errors of entries of a sample covariance.
-        assert np.abs(covariance - np.eye(game.num_states)).max() < 5.0 * math.sqrt(2.0 / 600)
+        assert np.abs(covariance - np.eye(game.model.num_states)).max() < 5.0 * math.sqrt(2.0 / 600)
 
 
 @every_game
@@ -402,7 +407,7 @@ def test_the_leader_sees_how_much_states_and_actions_move(env_id: str) -> None:
     game = game_of(env_id)
     observation, _ = env.reset(seed=0)
     answer = game.evaluate(game.initial_upper_params)
-    states, actions = spread_over_time(game, answer, 800)
+    states, actions = game.model.spread_over_time(answer, 800)
     discounts = (1.0 - game.gamma) * game.gamma ** np.arange(801)
     squares = np.concatenate([discounts @ states**2, discounts @ actions**2])
     np.testing.assert_allclose(observation, np.sqrt(squares), rtol=1e-6)
@@ -491,7 +496,9 @@ def test_bad_options_of_the_evaluation_are_named(env_id: str) -> None:
     with pytest.raises(ValueError, match="`upper_params` must have shape"):
         game.evaluate(x[:-1])
     stranger = game_of("BilevelLQR-v0", num_states=2)
-    with pytest.raises(ValueError, match="`warm_start` must be a response of a game with 4 states"):
+    with pytest.raises(
+        ValueError, match="`warm_start` must be a response of a model with 4 states"
+    ):
         game.evaluate(x, warm_start=stranger.evaluate(stranger.initial_upper_params))
 
 
@@ -523,64 +530,131 @@ def test_every_seat_can_be_drawn(env_id: str, steps: int | None) -> None:
     assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.std() > 10.0
 
 
-class Scalar(LinearQuadraticEnv):
-    """One state, one control, x added to the state's cost."""
+ONE = np.ones((1, 1))
 
-    def __init__(self, **options: Any) -> None:
+
+def scalar_coefficients(x: FloatArray) -> Coefficients:
+    """Return the matrices of one state and one control, x added to the state's cost."""
+    return Coefficients(ONE, ONE, ONE * (1.0 + x[0]), ONE)
+
+
+def scalar_vjp(x: FloatArray, cotangent: Coefficients) -> FloatArray:
+    """Return the derivative by x."""
+    return cotangent.state_cost.ravel()
+
+
+def scalar_model(**options: Any) -> LinearQuadraticModel:
+    """Return a model made without any environment."""
+    chosen: dict[str, Any] = {
+        "low": [-0.5],
+        "high": [0.5],
+        "initial_upper_params": [0.0],
+        "gamma": 0.9,
+        "temperature": 0.1,
+        "upper_state_cost": [[1.0]],
+        "upper_action_cost": [[0.5]],
+        "upper_cost": 0.1,
+        "noise_std": 0.1,
+    }
+    return LinearQuadraticModel(scalar_coefficients, scalar_vjp, **{**chosen, **options})
+
+
+class Scalar(LinearQuadraticEnv):
+    """A task of the user's own: two methods, bound to its model."""
+
+    def __init__(self) -> None:
+        bounds = {"low": [-0.5], "high": [0.5], "initial_upper_params": [0.0]}
+        costs = {"upper_state_cost": ONE, "upper_action_cost": 0.5 * ONE, "upper_cost": 0.1}
         super().__init__(
-            **{
-                "upper_state_cost": [[1.0]],
-                "upper_action_cost": [[0.5]],
-                "upper_cost": 0.1,
-                "upper_space": spaces.Box(-0.5, 0.5, (1,)),
-                "initial_upper_params": [0.0],
-                "gamma": 0.9,
-                "temperature": 0.1,
-                "start_std": 1.0,
-                "noise_std": 0.1,
-                "action_limit": 5.0,
-                **options,
-            }
+            LinearQuadraticModel(
+                self.coefficients,
+                self.coefficients_vjp,
+                **bounds,
+                **costs,
+                gamma=0.9,
+                temperature=0.1,
+                noise_std=0.1,
+            ),
+            action_limit=5.0,
         )
 
     def coefficients(self, upper_params: FloatArray) -> Coefficients:
-        one = np.ones((1, 1))
-        return Coefficients(one, one, one * (1.0 + upper_params[0]), one)
+        return scalar_coefficients(upper_params)
 
     def coefficients_vjp(self, upper_params: FloatArray, cotangent: Coefficients) -> FloatArray:
-        return cotangent.state_cost.ravel()
+        return scalar_vjp(upper_params, cotangent)
 
 
-def test_a_game_of_the_users_own_needs_two_functions() -> None:
-    from bilevel_gym.testing import check_hyper_gradient
+def test_a_model_needs_no_environment() -> None:
+    model = scalar_model()
+    x = model.validate([0.2])
+    answer = model.respond(x)
+    step = 1e-4
+    ahead, behind = (model.respond(model.validate(x + d)).objective for d in (step, -step))
+    assert answer.hyper_gradient[0] == pytest.approx((ahead - behind) / (2.0 * step), rel=1e-6)
 
-    assert check_hyper_gradient(HyperGradient(Scalar())).relative_error < 1e-8
-    with pytest.raises(RuntimeError, match="Scalar has no picture"):
-        Scalar(render_mode="rgb_array").render()
+    def objective(x: FloatArray) -> tuple[float, FloatArray]:
+        found = model.respond(model.validate(x))
+        return found.objective, found.hyper_gradient
+
+    end = normalized_ascent(
+        objective, model.initial_upper_params, model.low, model.high, steps=60, learning_rate=0.05
+    )
+    grid = [
+        model.respond(model.validate([share])).objective for share in np.linspace(-0.5, 0.5, 41)
+    ]
+    assert end.best.value >= max(grid) - 1e-9 > model.respond(model.initial_upper_params).objective
+
+
+@pytest.mark.parametrize("make", [Scalar, lambda: LinearQuadraticEnv(scalar_model())])
+def test_a_model_becomes_a_game_with_equal_answers(make: Callable[[], LinearQuadraticEnv]) -> None:
+    game, model = make(), scalar_model()
+    answer, expected = game.evaluate([0.2]), model.respond(model.validate([0.2]))
+    for name, value in vars(expected).items():
+        np.testing.assert_array_equal(getattr(answer, name), value)
+    assert check_hyper_gradient(HyperGradient(game)).relative_error < 1e-8
+    state, _ = game.reset(seed=0, options={"upper_params": [0.2]})
+    _, reward, *_ = game.step({"upper": [0.2], "lower": [0.5]})
+    assert reward == pytest.approx(float(model.reward(np.array([0.2]), state, np.array([0.5]))))
+    for copy in (pickle.loads(pickle.dumps(game)), deepcopy(game)):
+        assert copy.model.respond(copy.model.initial_upper_params).objective == (
+            model.respond(model.initial_upper_params).objective
+        )
+        with pytest.raises(ValueError, match="read-only"):
+            copy.model.initial_upper_params[0] = 1.0
+    with pytest.raises(RuntimeError, match="has no picture"):
+        game.draw(game.view())
 
 
 @pytest.mark.parametrize(
-    ("option", "value"),
+    ("options", "message"),
     [
-        ("action_limit", 0.0),
-        ("noise_std", -1.0),
-        ("start_std", np.nan),
-        ("upper_cost", -0.1),
-        ("horizon", 0),
-        ("horizon", 2.5),
-        ("horizon", True),
-        ("state_limit", 0.0),
-        ("gamma", 1.0),
-        ("temperature", 0.0),
+        ({"noise_std": -1.0}, "`noise_std`"),
+        ({"start_std": np.nan}, "`start_std`"),
+        ({"upper_cost": -0.1}, "`upper_cost`"),
+        ({"horizon": 0}, "`horizon` must be None or an integer of at least 1, got 0"),
+        ({"horizon": 2.5}, "`horizon`"),
+        ({"horizon": True}, "`horizon`"),
+        ({"state_limit": 0.0}, "`state_limit`"),
+        ({"gamma": 1.0}, "`gamma`"),
+        ({"temperature": 0.0}, "`temperature`"),
+        ({"high": [0.5, 0.5]}, r"one shape, got \(1,\) and \(2,\)"),
+        ({"low": [0.5]}, r"`low` must be below `high` .* got \[0.5\] and \[0.5\]"),
+        ({"high": [np.inf]}, "both finite"),
+        ({"initial_upper_params": [0.6]}, r"`initial_upper_params\[0\]` must be finite and lie"),
+        ({"upper_action_cost": np.eye(2)}, r"return `control` with shape \(1, 2\), .* \(1, 1\)"),
     ],
+    ids=str,
 )
-def test_arguments_out_of_range_are_named(option: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"`{option}`"):
-        Scalar(**{option: value})
+def test_arguments_out_of_range_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        scalar_model(**options)
+    with pytest.raises(ValueError, match="`action_limit`"):
+        LinearQuadraticEnv(scalar_model(), action_limit=0.0)
 
 
 def test_clipped_states_are_another_game_without_an_exact_answer() -> None:
-    game = Scalar(state_limit=1.5)
+    game = LinearQuadraticEnv(scalar_model(state_limit=1.5))
     seat = LowerLevel(game, [0.0])
     states = [seat.reset(seed=0)[0]] + [seat.step([1.0])[0] for _ in range(20)]
     assert max(float(state[0]) for state in states) == 1.5

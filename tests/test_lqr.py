@@ -103,8 +103,8 @@ def test_a_seed_draws_the_same_matrices_whatever_else_is_given() -> None:
     zero = np.zeros(6)
     drawn = one.coefficients(zero).dynamics
     np.testing.assert_array_equal(other.coefficients(zero).dynamics, drawn)
-    np.testing.assert_array_equal(one.upper_state_cost, other.upper_state_cost)
-    assert not np.array_equal(one.upper_state_cost, make(seed=4).upper_state_cost)
+    np.testing.assert_array_equal(one.model.upper_state_cost, other.model.upper_state_cost)
+    assert not np.array_equal(one.model.upper_state_cost, make(seed=4).model.upper_state_cost)
     drawn = make(norm=0.7).coefficients(zero).dynamics
     np.testing.assert_allclose(drawn @ drawn.T, 0.49 * np.eye(4), atol=1e-14)
 
@@ -118,7 +118,7 @@ def test_given_matrices_decide_the_sizes_and_survive_json() -> None:
     env = gym.make(ID, **given)
     game = env.unwrapped
     assert isinstance(game, BilevelLQR)
-    assert (game.num_states, game.num_actions) == (3, 1) and game.best_known is None
+    assert (game.model.num_states, game.model.num_actions) == (3, 1) and game.best_known is None
     assert env.action_space.shape == (4,)
     assert check_hyper_gradient(env).relative_error < 1e-7
     assert env.spec is not None

@@ -83,7 +83,7 @@ def test_the_leader_pays_for_the_variance_over_zones_and_for_energy() -> None:
     states = np.random.default_rng(0).normal(size=(5, 4))
     actions = np.random.default_rng(1).normal(size=(5, 2))
     expected = -states.var(axis=1) - 0.25 * (actions**2).sum(axis=1)
-    np.testing.assert_allclose(game.upper_reward(states, actions), expected, rtol=1e-13)
+    np.testing.assert_allclose(game.model.upper_reward(states, actions), expected, rtol=1e-13)
 
 
 def test_the_follower_has_a_finite_value_in_the_whole_box() -> None:
@@ -154,6 +154,6 @@ def test_the_actions_of_the_exact_follower_fit_into_their_box() -> None:
     limit, largest = float(game.lower_space.high.min()), 0.0  # type: ignore[attr-defined]
     for corner in product((0.0, 1.0), repeat=8):
         answer = game.evaluate(np.array(corner))
-        first = answer.gain @ game.start_covariance @ answer.gain.T + answer.covariance
+        first = answer.gain @ game.model.start_covariance @ answer.gain.T + answer.covariance
         largest = max(largest, float(np.sqrt(np.diag(first)).max()))
     assert limit > 5.4 * largest

@@ -273,10 +273,15 @@ def action_moments(flow: Flow, gain: FloatArray, covariance: FloatArray) -> Floa
 
 def cost_gradient(
     problem: Coefficients, gain: FloatArray, covariance: FloatArray, flow: Flow
-) -> tuple[FloatArray, FloatArray]:
-    """Return the derivatives of the cost by A and by B at a fixed policy, `[S, S]` and `[S, A]`."""
+) -> Coefficients:
+    """Return the derivatives of the cost by A, B, Q and R at a fixed policy; the last two are 0."""
     by_control = flow.noise_adjoint @ problem.control @ covariance - flow.loop_adjoint @ gain.T
-    return 2.0 * flow.loop_adjoint, 2.0 * by_control
+    return Coefficients(
+        2.0 * flow.loop_adjoint,
+        2.0 * by_control,
+        np.zeros_like(problem.state_cost),
+        np.zeros_like(problem.action_cost),
+    )
 
 
 def response_gradient(

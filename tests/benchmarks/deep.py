@@ -184,7 +184,7 @@ class QuadraticReward:
         self, upper_params: FloatArray, observations: NDArray[Any], actions: NDArray[Any]
     ) -> FloatArray:
         """Return rewards, `[B]`."""
-        return regulator().reward(upper_params, observations, actions.astype(np.float64))
+        return regulator().model.reward(upper_params, observations, actions.astype(np.float64))
 
     def vjp(
         self,
@@ -206,7 +206,7 @@ class QuadraticReward:
 
 def judged(observations: NDArray[Any], actions: NDArray[Any], rewards: FloatArray) -> FloatArray:
     """Return the leader's reward."""
-    return regulator().upper_reward(observations, actions.astype(np.float64))
+    return regulator().model.upper_reward(observations, actions.astype(np.float64))
 
 
 def of_lqr(budget: int, seed: int) -> list[Point]:

@@ -1,0 +1,314 @@
+"""A bilevel problem with linear dynamics, quadratic costs and Gaussian noise, as mathematics.
+
+The game that is played with it is `bilevel_gym.envs.LinearQuadraticEnv`; the numerics, with their
+formulas, are in `bilevel_gym.core.lqr`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from numbers import Integral
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..core.checks import (
+    check_at_least,
+    check_discount,
+    check_in_box,
+    check_not_negative,
+    check_positive,
+)
+from ..core.lqr import (
+    Coefficients,
+    action_moments,
+    cost_gradient,
+    follow,
+    policy_covariance,
+    response_gradient,
+    soft_value_constant,
+    solve_riccati,
+)
+from ..core.mdp import FloatArray
+from ..core.threads import single_threaded
+from .responses import ExactGaussianResponse, GaussianResponse
+
+__all__ = ["LinearQuadraticModel"]
+
+
+class LinearQuadraticModel:
+    """A leader shapes the linear-quadratic problem of a follower.
+
+    The follower's state moves as s' = A(x) s + B(x) a + w, its reward is
+    -(s^T Q(x) s + a^T R(x) a), discounted by `gamma`, with `temperature` times the differential
+    entropy of its policy. Its soft-optimal policy is Gaussian, its soft value quadratic. The leader
+    maximises
+
+        F(x) = -E[ sum_t gamma^t (s_t^T M s_t + a_t^T N a_t + upper_cost ||x||^2) ]
+
+    over the first `horizon` steps, or all of them.
+
+    With `state_limit` the entries of the state are clipped; where they are, the dynamics are not
+    linear. Such a model can be played, but has no exact answer: `respond` refuses.
+
+    Attributes:
+        coefficients: Function that returns A `[S, S]`, B `[S, A]`, Q `[S, S]` and R `[A, A]` at x.
+        coefficients_vjp: Function that returns, for x and a cotangent, the sum of
+            cotangent * d/dx over all entries of A, B, Q and R, shape of x.
+        low: Lower bounds of x, float64.
+        high: Upper bounds of x, float64.
+        initial_upper_params: x at the start, read-only, shape of x.
+        gamma: Discount of both levels.
+        temperature: The weight of the policy's entropy.
+        upper_state_cost: M, `[S, S]`.
+        upper_action_cost: N, `[A, A]`.
+        upper_cost: The leader's price of ||x||^2 in each step.
+        start_std: Standard deviation of each entry of the first state, whose mean is zero.
+        noise_std: Standard deviation of each entry of w.
+        horizon: Steps that count for the leader, None for all.
+        state_limit: Where the entries of the state are clipped, None where they are not.
+    """
+
+    solve_options: ClassVar[tuple[str, ...]] = ("tolerance", "max_iterations")
+    """Keyword arguments of `respond` that say how the follower's problem is solved."""
+
+    def __init__(
+        self,
+        coefficients: Callable[[FloatArray], Coefficients],
+        coefficients_vjp: Callable[[FloatArray, Coefficients], FloatArray],
+        *,
+        low: ArrayLike,
+        high: ArrayLike,
+        initial_upper_params: ArrayLike,
+        gamma: float,
+        temperature: float,
+        upper_state_cost: ArrayLike,
+        upper_action_cost: ArrayLike,
+        upper_cost: float = 0.0,
+        start_std: float = 1.0,
+        noise_std: float = 0.0,
+        horizon: int | None = None,
+        state_limit: float | None = None,
+    ) -> None:
+        """Check and keep what is described above.
+
+        Args:
+            coefficients: A, B, Q and R as a function of x; Q positive semidefinite, R positive
+                definite.
+            coefficients_vjp: Their vector-Jacobian product as a function of x and a cotangent.
+            low: Lower bounds of x, with its shape.
+            high: Upper bounds of x, above the lower ones.
+            initial_upper_params: x at the start, within the bounds.
+            gamma: In [0, 1).
+            temperature: Positive.
+            upper_state_cost: M, symmetric.
+            upper_action_cost: N, symmetric.
+            upper_cost: Not negative.
+            start_std: Not negative.
+            noise_std: Not negative.
+            horizon: None or at least 1.
+            state_limit: None or positive.
+
+        Raises:
+            ValueError: If a shape or a range is violated.
+        """
+        self.coefficients, self.coefficients_vjp = coefficients, coefficients_vjp
+        self.low, self.high = np.array(low, np.float64), np.array(high, np.float64)
+        if self.low.shape != self.high.shape:
+            raise ValueError(
+                f"`low` and `high` must have one shape, got {self.low.shape} and {self.high.shape}"
+            )
+        if not (np.isfinite(self.high - self.low) & (self.low < self.high)).all():
+            raise ValueError(
+                "`low` must be below `high` in every entry, both finite, got "
+                f"{self.low.tolist()} and {self.high.tolist()}"
+            )
+        self.initial_upper_params = check_in_box(
+            "initial_upper_params", initial_upper_params, self.low, self.high
+        )
+        self.gamma = check_discount("gamma", gamma)
+        self.temperature = check_positive("temperature", temperature)
+        self.upper_state_cost = np.array(upper_state_cost, np.float64)
+        self.upper_action_cost = np.array(upper_action_cost, np.float64)
+        self.upper_cost = check_not_negative("upper_cost", upper_cost)
+        self.start_std = check_not_negative("start_std", start_std)
+        self.noise_std = check_not_negative("noise_std", noise_std)
+        if horizon is not None and (
+            isinstance(horizon, bool) or not isinstance(horizon, Integral) or int(horizon) < 1
+        ):
+            raise ValueError(f"`horizon` must be None or an integer of at least 1, got {horizon!r}")
+        self.horizon = None if horizon is None else int(horizon)
+        self.state_limit = (
+            None if state_limit is None else check_positive("state_limit", state_limit)
+        )
+        states, actions = self.num_states, self.num_actions
+        shapes = ((states, states), (states, actions), (states, states), (actions, actions))
+        at_start = coefficients(self.initial_upper_params)
+        for name, matrix, shape in zip(Coefficients._fields, at_start, shapes, strict=True):
+            if matrix.shape != shape:
+                raise ValueError(
+                    f"`coefficients` must return `{name}` with shape {shape}, as "
+                    f"`upper_state_cost` and `upper_action_cost` have it, got {matrix.shape}"
+                )
+
+    @property
+    def num_states(self) -> int:
+        """Number of entries of the state, S."""
+        return len(self.upper_state_cost)
+
+    @property
+    def num_actions(self) -> int:
+        """Number of entries of an action, A."""
+        return len(self.upper_action_cost)
+
+    @property
+    def start_covariance(self) -> FloatArray:
+        """E[s_0 s_0^T], `[S, S]`."""
+        return self.start_std**2 * np.eye(self.num_states)
+
+    @property
+    def noise_covariance(self) -> FloatArray:
+        """Covariance of w, `[S, S]`."""
+        return self.noise_std**2 * np.eye(self.num_states)
+
+    def reward(
+        self, upper_params: FloatArray, states: FloatArray, actions: FloatArray
+    ) -> FloatArray:
+        """Return r_x(s, a), `[...]`, of states `[..., S]` and actions `[..., A]`."""
+        problem = self.coefficients(upper_params)
+        return -_quadratic(states, problem.state_cost) - _quadratic(actions, problem.action_cost)
+
+    def upper_reward(self, states: FloatArray, actions: FloatArray) -> FloatArray:
+        """Return the leader's reward without terms in x alone; shapes as in `reward`."""
+        by_state = _quadratic(states, self.upper_state_cost)
+        return -by_state - _quadratic(actions, self.upper_action_cost)
+
+    def validate(self, upper_params: ArrayLike) -> FloatArray:
+        """Return x as a read-only float64 array, at the full precision it came with.
+
+        Raises:
+            ValueError: If x is not numeric, has another shape, or an entry is not finite or out of
+                bounds; the message names the entry.
+        """
+        return check_in_box("upper_params", upper_params, self.low, self.high)
+
+    @single_threaded
+    def respond(
+        self,
+        upper_params: FloatArray,
+        *,
+        warm_start: GaussianResponse | None = None,
+        tolerance: float | None = None,
+        max_iterations: int = 200,
+    ) -> ExactGaussianResponse:
+        """Return the exact objective, hyper-gradient and follower's answer at a validated x.
+
+        Args:
+            upper_params: x.
+            warm_start: An earlier response, at a nearby x, from which the solve starts.
+            tolerance: Largest entry of the residual of the Riccati equation to reach, positive;
+                None takes what rounding allows.
+            max_iterations: Newton steps allowed.
+
+        Raises:
+            TypeError: If states are clipped.
+            ValueError: If an option is out of range.
+            ArithmeticError: If the follower's value at x is infinite.
+        """
+        if self.state_limit is not None:
+            raise TypeError(
+                "there is no exact answer with clipped states "
+                f"(`state_limit` = {self.state_limit:g}): where they are clipped the dynamics are "
+                "not linear; make it without, or take the follower's seat, LowerLevel(env, x)"
+            )
+        if tolerance is not None:
+            check_positive("tolerance", tolerance)
+        check_at_least("max_iterations", max_iterations, 1)
+        initial = None if warm_start is None else warm_start.value_matrix
+        if initial is not None and len(initial) != self.num_states:
+            raise ValueError(
+                f"`warm_start` must be a response of a model with {self.num_states} states, got "
+                f"one with {len(initial)}"
+            )
+        x, gamma, problem = upper_params, self.gamma, self.coefficients(upper_params)
+        try:
+            riccati = solve_riccati(
+                problem,
+                gamma,
+                initial=initial,
+                tolerance=tolerance,
+                max_iterations=max_iterations,
+            )
+        except ArithmeticError as error:
+            raise ArithmeticError(f"no answer to `upper_params` = {x.tolist()}: {error}") from error
+        gain, covariance = riccati.gain, policy_covariance(riccati, self.temperature)
+        flow = follow(
+            problem,
+            gain,
+            covariance,
+            gamma,
+            start=self.start_covariance,
+            noise=self.noise_covariance,
+            cost_of_state=self.upper_state_cost,
+            cost_of_action=self.upper_action_cost,
+            horizon=self.horizon,
+        )
+        actions = action_moments(flow, gain, covariance)
+        cost = (self.upper_state_cost * flow.moments).sum()
+        cost += (self.upper_action_cost * actions).sum()
+        cost += self.upper_cost * flow.weight * (x * x).sum()
+        direct = -2.0 * self.upper_cost * flow.weight * x
+        direct -= self.coefficients_vjp(x, cost_gradient(problem, gain, covariance, flow))
+        response = response_gradient(
+            problem, riccati, gamma, self.temperature, flow, self.upper_action_cost
+        )
+        constant = soft_value_constant(riccati, gamma, self.temperature, self.noise_covariance)
+        return ExactGaussianResponse(
+            upper_params=x,
+            objective=-float(cost),
+            hyper_gradient=direct - self.coefficients_vjp(x, response),
+            direct_gradient=direct,
+            lower_value=constant - float((riccati.value_matrix * self.start_covariance).sum()),
+            residual=riccati.residual,
+            iterations=riccati.iterations,
+            converged=riccati.converged,
+            gain=gain,
+            covariance=covariance,
+            value_matrix=riccati.value_matrix,
+            state_moments=(1.0 - gamma) * flow.moments,
+            action_moments=(1.0 - gamma) * actions,
+        )
+
+    def spread_over_time(
+        self, response: GaussianResponse, steps: int
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return the standard deviations of states and actions over time.
+
+        Args:
+            response: The follower's answer, a Gaussian policy.
+            steps: T.
+
+        Returns:
+            Of the states, `[T + 1, S]`, and of the actions `[T + 1, A]`.
+        """
+        problem, gain = self.coefficients(response.upper_params), response.gain
+        loop = problem.dynamics - problem.control @ gain
+        added = problem.control @ response.covariance @ problem.control.T + self.noise_covariance
+        moment, variances = self.start_covariance, []
+        for _ in range(steps + 1):
+            actions = gain @ moment @ gain.T + response.covariance
+            variances.append(np.concatenate([np.diag(moment), np.diag(actions)]))
+            moment = loop @ moment @ loop.T + added
+        states, actions = np.split(np.sqrt(variances), [self.num_states], axis=1)
+        return states, actions
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Protect x again: copies of arrays forget that they are read-only."""
+        self.__dict__.update(state)
+        self.initial_upper_params.flags.writeable = False
+
+
+def _quadratic(vectors: FloatArray, matrix: FloatArray) -> FloatArray:
+    """Return v^T matrix v of vectors `[..., N]`, `[...]`."""
+    return (vectors @ matrix * vectors).sum(axis=-1)
