@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..core.checks import check_at_least, check_positive, unknown_name
+from ..core.checks import check_at_least, check_choice, check_positive
 from ..core.lqr import Coefficients, solve_riccati
 from ..core.mdp import FloatArray
 from ..model.linear_quadratic import LinearQuadraticModel
@@ -183,8 +183,7 @@ class BilevelLQR(LinearQuadraticEnv):
         check_at_least("num_states", num_states, 1)
         check_at_least("num_actions", num_actions, 1)
         check_at_least("seed", seed, 0)
-        if enters not in [*X_LABELS]:  # a list is not hashable
-            raise ValueError(unknown_name("enters", enters, X_LABELS))
+        check_choice("enters", enters, X_LABELS)
         norm, max_weight = check_positive("norm", norm), check_positive("max_weight", max_weight)
         given = {
             "dynamics": (dynamics, "ss"),

@@ -298,8 +298,8 @@ def _draw_plan(surface: pygame.Surface, corner: tuple[int, int], view: View) -> 
         edge = one.inflate(INNER_WALL, INNER_WALL).clip(other.inflate(INNER_WALL, INNER_WALL))
         edge = edge.clip(one.union(other))
         closed = round(half * (1.0 - 0.9 * share) / 2.0)  # on either side of the door
-        size = (INNER_WALL, closed) if one.y == other.y else (closed, INNER_WALL)
-        part = pygame.Rect(edge.topleft, size)
+        upright = one.y == other.y
+        part = pygame.Rect(edge.topleft, (INNER_WALL, closed) if upright else (closed, INNER_WALL))
         pygame.draw.rect(surface, THEME.ink, part)
         part.bottomright = edge.bottomright
         pygame.draw.rect(surface, THEME.ink, part)

@@ -199,7 +199,7 @@ def test_a_warm_start_from_afar_is_as_good_although_its_first_step_raises_the_re
     game = game_of("BilevelThermal-v0")
     far = game.evaluate(game.initial_upper_params)
     x = np.full(8, 1e-3)
-    problem = game.coefficients(x)
+    problem = game.model.coefficients(x)
     first, last = (
         solve_riccati(problem, 0.9, initial=far.value_matrix, max_iterations=n) for n in (1, 200)
     )
@@ -311,7 +311,7 @@ def test_the_hyper_gradient_is_that_of_the_recursion(env_id: str, horizon: int |
 
     def objective(y: Any, policy: Any = None) -> Any:
         cost = recursion(
-            game.coefficients(y),
+            game.model.coefficients(y),
             others,
             gamma=game.gamma,
             temperature=game.temperature,
@@ -368,7 +368,7 @@ def test_episodes_of_the_policy_are_worth_what_the_closed_form_says(env_id: str)
 def test_a_step_is_the_model(env_id: str) -> None:
     game = game_of(env_id, noise_std=0.0)
     x = some_x(game)
-    problem = game.coefficients(x)
+    problem = game.model.coefficients(x)
     state, info = game.reset(seed=0)
     assert info == {} and state in game.observation_space
     for action in np.random.default_rng(0).normal(size=(20, game.model.num_actions)):
@@ -388,7 +388,7 @@ def test_noise_and_first_states_have_the_spread_that_the_model_says(env_id: str)
     x = some_x(game)
     game.reset(seed=3)
     first = np.array([game.reset()[0] for _ in range(600)])
-    problem, noise = game.coefficients(x), []
+    problem, noise = game.model.coefficients(x), []
     state = game.reset()[0]
     still = np.zeros(game.model.num_actions)
     for _ in range(600):
@@ -543,8 +543,11 @@ def scalar_vjp(x: FloatArray, cotangent: Coefficients) -> FloatArray:
     return cotangent.state_cost.ravel()
 
 
-def scalar_model(**options: Any) -> LinearQuadraticModel:
-    """Return a model made without any environment."""
+def scalar_model(of: Any = None, **options: Any) -> LinearQuadraticModel:
+    """Return a model made without any environment, or of the methods of a game."""
+    functions = (scalar_coefficients, scalar_vjp)
+    if of is not None:
+        functions = of.coefficients, of.coefficients_vjp
     chosen: dict[str, Any] = {
         "low": [-0.5],
         "high": [0.5],
@@ -556,27 +559,14 @@ def scalar_model(**options: Any) -> LinearQuadraticModel:
         "upper_cost": 0.1,
         "noise_std": 0.1,
     }
-    return LinearQuadraticModel(scalar_coefficients, scalar_vjp, **{**chosen, **options})
+    return LinearQuadraticModel(*functions, **{**chosen, **options})
 
 
 class Scalar(LinearQuadraticEnv):
     """A task of the user's own: two methods, bound to its model."""
 
     def __init__(self) -> None:
-        bounds = {"low": [-0.5], "high": [0.5], "initial_upper_params": [0.0]}
-        costs = {"upper_state_cost": ONE, "upper_action_cost": 0.5 * ONE, "upper_cost": 0.1}
-        super().__init__(
-            LinearQuadraticModel(
-                self.coefficients,
-                self.coefficients_vjp,
-                **bounds,
-                **costs,
-                gamma=0.9,
-                temperature=0.1,
-                noise_std=0.1,
-            ),
-            action_limit=5.0,
-        )
+        super().__init__(scalar_model(of=self), action_limit=5.0)
 
     def coefficients(self, upper_params: FloatArray) -> Coefficients:
         return scalar_coefficients(upper_params)
