@@ -261,7 +261,7 @@ class LinearQuadraticEnv(BilevelEnv):
             state_label: What the states are.
             action_label: What the actions are.
         """
-        from ..rendering.vectors import time_chart
+        from ..rendering.vector_charts import time_chart
 
         model, labels = self.model, [state_label, action_label]
         length = min(REMEMBERED, max(1, round(SHOWN_HORIZONS / (1.0 - model.gamma))))

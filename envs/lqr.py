@@ -265,9 +265,9 @@ class BilevelLQR(LinearQuadraticEnv):
     def draw(self, view: View) -> pygame.Surface:
         """Draw x, and states and controls over time."""
         from ..rendering.canvas import HEADER_HEIGHT, THEME, draw_header, new_surface
-        from ..rendering.picture_charts import Axis, draw_bars
         from ..rendering.key import KEY_ROW, KeyEntry, draw_key
-        from ..rendering.vectors import draw_column, gradient_signs, line_style, params_chart
+        from ..rendering.picture_charts import Axis, draw_bars
+        from ..rendering.vector_charts import draw_column, gradient_signs, line_style, params_chart
 
         names = [f"state {i + 1}" for i in range(self.model.num_states)]
         controls = [f"control {i + 1}" for i in range(self.model.num_actions)]

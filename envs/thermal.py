@@ -235,9 +235,9 @@ class BilevelThermal(LinearQuadraticEnv):
     def draw(self, view: View) -> pygame.Surface:
         """Draw the plan of the building, x, and temperatures and controls over time."""
         from ..rendering.canvas import HEADER_HEIGHT, THEME, draw_header, draw_text, new_surface
-        from ..rendering.picture_charts import Axis, draw_bars
         from ..rendering.key import KEY_ROW, KeyEntry, draw_key
-        from ..rendering.vectors import draw_column, gradient_signs, line_style, params_chart
+        from ..rendering.picture_charts import Axis, draw_bars
+        from ..rendering.vector_charts import draw_column, gradient_signs, line_style, params_chart
 
         gradient = None if view.response is None else view.response.hyper_gradient
         zones = [f"zone {zone + 1}" for zone in range(ZONES)]

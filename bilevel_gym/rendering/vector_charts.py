@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .canvas import THEME, Rectangle
-from .picture_charts import SMALLEST, Axis, BarChart, Chart, Series, draw_chart, nice_limit
 from .key import KeyEntry
+from .picture_charts import SMALLEST, Axis, BarChart, Chart, Series, draw_chart, nice_limit
 from .signs import key_triangle_sprite
 from .strokes import LineStyle
 
