@@ -26,6 +26,7 @@ import numpy as np
 from bilevel_gym import HyperGradient
 from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs.preference_pendulum import TORQUES, BilevelPreferencePendulum
+from bilevel_gym.model.judges import BradleyTerry
 from bilevel_gym.optimizers.rules import AdamRule
 from bilevel_gym.rendering import NoDisplayError, Screen, StepCurve
 from bilevel_gym.rendering.canvas import (
@@ -43,7 +44,8 @@ from bilevel_gym.rendering.canvas import (
 if TYPE_CHECKING:
     from pygame import Surface
 
-    from bilevel_gym.learnt.preferences import Pairs, PreferenceMethod
+    from bilevel_gym.episodes.fragments import Pairs
+    from bilevel_gym.learnt.preference_methods import PreferenceMethod
 
 ENV_ID, TITLE = "BilevelPreferencePendulum-v0", "Which one do you like better?"
 
@@ -99,7 +101,7 @@ def main(args: argparse.Namespace) -> None:
     try:
         import torch
 
-        from bilevel_gym.learnt.preferences import BradleyTerry
+        import bilevel_gym.learnt  # noqa: F401
     except ImportError:
         sys.exit('error: this demo needs Stable-Baselines3: pip install -e ".[sb3]"')
     torch.set_num_threads(1)  # networks this small are slower on more

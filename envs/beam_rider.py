@@ -209,7 +209,7 @@ class BilevelBeamRider(ParametricGame):
         check_at_least("episode_steps", episode_steps, 1)
         require("BilevelBeamRider", "atari", "ale_py", "cv2")
         require("BilevelBeamRider", "sb3", "torch", "stable_baselines3")
-        from ..learnt.convolutions import ConvolutionalReward
+        from ..rewards.convolutions import ConvolutionalReward
 
         model = ConvolutionalReward(
             spaces.Box(0, 255, (STACKED, SIDE, SIDE), np.uint8),

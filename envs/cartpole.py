@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..core.checks import check_not_negative
 from ..core.mdp import FloatArray
-from ..model.reward_models import LinearReward
+from ..rewards.models import LinearReward
 from .base import View
 from .parametric import ParametricGame, with_bars
 

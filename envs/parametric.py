@@ -25,7 +25,8 @@ from ..core.checks import (
 from ..core.mdp import FloatArray
 from ..methods import LEARNT_METHODS
 from ..model.responses import EpisodicResponse, Response
-from ..model.reward_models import RewardModel, imported_function, make_reward_model
+from ..rewards.images import LEAST_SIDE, is_image_space
+from ..rewards.models import RewardModel, imported_function, make_reward_model
 from .base import BilevelEnv, View, shown, upper_box
 
 if TYPE_CHECKING:
@@ -40,9 +41,6 @@ PICTURE_WIDTH = 500
 
 # The narrowest picture, with room for a chart of x; its height below what is seen of the game.
 LEAST_WIDTH, BARS_HEIGHT = 640, 200
-
-# The smallest images that the convolutions of Stable-Baselines3 can read, in pixels.
-LEAST_SIDE = 36
 
 
 class ParametricGame(BilevelEnv):
@@ -115,9 +113,9 @@ class ParametricGame(BilevelEnv):
 
         Args:
             env_id: Gymnasium id of the environment.
-            reward_model: r_x: a `bilevel_gym.model.reward_models.RewardModel`, a specification
+            reward_model: r_x: a `bilevel_gym.rewards.models.RewardModel`, a specification
                 of one in JSON types, or a module of PyTorch; see
-                `bilevel_gym.model.reward_models.make_reward_model`.
+                `bilevel_gym.rewards.models.make_reward_model`.
             env_kwargs: Arguments of the environment.
             episode_steps: Steps after which its episodes are cut, at least 1; None for what it
                 says itself.
@@ -404,7 +402,7 @@ def _check_spaces(environment: gym.Env[Any, Any]) -> None:
         raise ValueError(f"observations of {name} must be Discrete from 0 on, got {seen}")
     if isinstance(seen, spaces.Box) and not seen.shape:
         raise ValueError(f"observations of {name} must have one axis at least, got {seen}")
-    if _are_images(seen) and sorted(seen.shape or ())[1] < LEAST_SIDE:
+    if is_image_space(seen) and sorted(seen.shape or ())[1] < LEAST_SIDE:
         raise ValueError(
             f"images must have {LEAST_SIDE} pixels a side at least, as convolutions read them, "
             f"got observations {seen} of {name}"
@@ -418,16 +416,6 @@ def _check_spaces(environment: gym.Env[Any, Any]) -> None:
         raise ValueError(
             f"actions of {name} must be real numbers, with one axis at least, got {acting}"
         )
-
-
-def _are_images(seen: spaces.Space[Any]) -> bool:
-    """Return what `is_image_space` of Stable-Baselines3 does, which is not needed here."""
-    return (
-        isinstance(seen, spaces.Box)
-        and len(seen.shape) == 3
-        and seen.dtype == np.uint8
-        and bool((seen.low == 0).all() and (seen.high == 255).all())
-    )
 
 
 def with_bars(

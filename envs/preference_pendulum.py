@@ -13,22 +13,21 @@ from numpy.typing import NDArray
 
 from ..core.checks import check_at_least, unknown_name
 from ..core.mdp import FloatArray
-from ..model.reward_models import imported
+from ..model.judges import BradleyTerry, Judge
+from ..rewards.models import imported
 from .base import View
 from .parametric import ParametricGame
 
 if TYPE_CHECKING:
     import pygame
 
-    from ..learnt.preferences import Judge
-
 __all__ = ["PREFERENCE_METHODS", "BilevelPreferencePendulum"]
 
 # They need PyTorch.
 PREFERENCE_METHODS = {
-    "direct": "bilevel_gym.learnt.preferences:Direct",
-    "sobirl": "bilevel_gym.learnt.preferences:SoBiRL",
-    "trace": "bilevel_gym.learnt.preferences:Trace",
+    "direct": "bilevel_gym.learnt.preference_methods:PreferenceDirect",
+    "sobirl": "bilevel_gym.learnt.preference_methods:PreferenceSoBiRL",
+    "trace": "bilevel_gym.learnt.preference_methods:PreferenceTrace",
 }
 
 REWARD_MODELS = ("network", "linear")
@@ -107,7 +106,7 @@ class BilevelPreferencePendulum(ParametricGame):
     * `rationality` (1): the synthetic judge prefers d_1 with probability
       sigmoid(rationality (R(d_1) - R(d_2))), R being what the environment pays; positive;
     * `judge` (None): another judge, (pairs, rng) -> answers `[M]` from 0 (the second is better) to
-      1 (the first is), NaN for no answer, with pairs a `bilevel_gym.learnt.preferences.Pairs`; or
+      1 (the first is), NaN for no answer, with pairs a `bilevel_gym.episodes.fragments.Pairs`; or
       where to import it from, "module:function". Whoever needs time answers NaN, and adds the
       answer to the method's `queue` later;
     * `upper_bound` (10): bound of x, positive;
@@ -116,10 +115,10 @@ class BilevelPreferencePendulum(ParametricGame):
     * `render_mode`: None, "human" or "rgb_array". The picture shows the pendulum, and r_x by angle
       and speed.
 
-    Methods of the leader's seat, see `bilevel_gym.learnt.preferences`: "direct" (Christiano et al.,
-    DRLHF; the default), "sobirl" and "trace" with a response term. They ask every 25 steps of the
-    leader, for 7 answers (40 at first, 200 altogether); steps are small and many, by Adam with a
-    learning rate of 1e-3 for example.
+    Methods of the leader's seat, see `bilevel_gym.learnt.preference_methods`: "direct" (Christiano
+    et al., DRLHF; the default), "sobirl" and "trace" with a response term. They ask every 25 steps
+    of the leader, for 7 answers (40 at first, 200 altogether); steps are small and many, by Adam
+    with a learning rate of 1e-3 for example.
 
     ## Ground Truth
     There is none for the pendulum: objective and gradients are estimates. On a game of three states
@@ -177,8 +176,6 @@ class BilevelPreferencePendulum(ParametricGame):
             ValueError: If an argument is out of range.
             ImportError: If Stable-Baselines3 is not installed.
         """
-        from ..learnt.preferences import BradleyTerry
-
         if reward_model not in REWARD_MODELS:
             raise ValueError(unknown_name("`reward_model`", reward_model, REWARD_MODELS))
         check_at_least("fragment_steps", fragment_steps, 1)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..core.checks import check_not_negative, check_positive
 from ..core.mdp import FloatArray
-from ..model.reward_models import LinearReward
+from ..rewards.models import LinearReward
 from .base import View
 from .parametric import ParametricGame
 from .simulators import Restorable, require

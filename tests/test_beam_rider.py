@@ -21,9 +21,9 @@ from gymnasium import spaces
 
 from bilevel_gym import HyperGradient, LowerLevel
 from bilevel_gym.envs import BilevelBeamRider
-from bilevel_gym.learnt.convolutions import ConvolutionalReward
 from bilevel_gym.learnt.critic import LeaderCritic
 from bilevel_gym.registration import TASKS
+from bilevel_gym.rewards.convolutions import ConvolutionalReward
 from bilevel_gym.sb3 import SoftDQN
 
 from .helpers import assert_identical, continue_rollout, rollout, sampled_actions

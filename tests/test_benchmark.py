@@ -584,16 +584,16 @@ def test_networks_have_one_thread_for_as_long_as_a_run_takes(
 ) -> None:
     import torch
 
-    from bilevel_gym.learnt.estimators import Trace
+    from bilevel_gym.learnt.estimators import LearntTrace
 
     threads: list[int] = []
-    step = Trace.step
+    step = LearntTrace.step
 
     def counted(self: Any, upper_params: Any) -> Any:
         threads.append(torch.get_num_threads())
         return step(self, upper_params)
 
-    monkeypatch.setattr(Trace, "step", counted)
+    monkeypatch.setattr(LearntTrace, "step", counted)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

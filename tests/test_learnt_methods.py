@@ -557,7 +557,7 @@ def leader(env_id: str, method: str = "trace", **options: Any) -> HyperGradient:
 
 def test_the_default_method_is_the_trace() -> None:
     env = HyperGradient(ParametricGame("CartPole-v1", **GAMES["CartPole-v1"]))
-    assert type(env.method).__name__ == "Trace"
+    assert type(env.method).__name__ == "LearntTrace"
 
 
 @every_game
@@ -753,7 +753,7 @@ def test_a_file_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
     twin.reset(seed=1), other.reset(seed=1)
     method: Any = other.method
     method.follower.model.save(tmp_path / "learner")
-    with pytest.raises(ValueError, match="another method: expected 'Trace', got 'BCHG'"):
+    with pytest.raises(ValueError, match="another method: expected 'LearntTrace', got 'Learnt"):
         method.load(tmp_path / "bc.zip")
     for name in ("text", "learner"):
         with pytest.raises(ValueError, match=f"{name}.zip is no file of a method's `save`"):

@@ -25,7 +25,7 @@ from bilevel_gym import HyperGradient, LowerLevel
 from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs.parametric import ParametricGame
 from bilevel_gym.learnt.critic import LeaderCritic
-from bilevel_gym.model.reward_models import LinearReward, RewardModel, make_reward_model
+from bilevel_gym.rewards import LinearReward, RewardModel, make_reward_model
 from bilevel_gym.sb3.replay import Transitions
 
 from .helpers import (

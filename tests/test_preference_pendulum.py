@@ -17,17 +17,12 @@ from bilevel_gym import HyperGradient
 from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import ArrayBilevelEnv
 from bilevel_gym.envs.preference_pendulum import BilevelPreferencePendulum
+from bilevel_gym.episodes.fragments import Pairs, Windows
 from bilevel_gym.episodes.recorded import LearntEpisodes
-from bilevel_gym.learnt.preferences import (
-    BradleyTerry,
-    Pairs,
-    PreferenceQueue,
-    Regression,
-    SoBiRL,
-    Trace,
-    Windows,
-)
+from bilevel_gym.learnt.answers import PreferenceQueue
+from bilevel_gym.learnt.preference_methods import PreferenceSoBiRL, PreferenceTrace, Regression
 from bilevel_gym.methods import make_method
+from bilevel_gym.model.judges import BradleyTerry
 from tests.benchmarks.preferences import HORIZON, one_step, preference_game
 
 from .helpers import assert_identical
@@ -249,14 +244,14 @@ def test_the_direct_term_is_that_of_enumeration(enumerated: Enumerated) -> None:
 
 def test_the_one_step_estimate_is_that_of_enumeration(enumerated: Enumerated) -> None:
     method = make_method("sobirl", small_game(), **QUICK)
-    assert isinstance(method, SoBiRL)
+    assert isinstance(method, PreferenceSoBiRL)
     estimate = estimated(method, enumerated, 10_000, HORIZON)
     assert_close(estimate, one_step(enumerated.tabular), 0.12)
 
 
 def test_the_trace_has_all_terms_of_the_response(enumerated: Enumerated) -> None:
     method = make_method("trace", small_game(), **QUICK, critic_updates=800)
-    assert isinstance(method, Trace)
+    assert isinstance(method, PreferenceTrace)
     method.critic = Regression(enumerated, 0)  # type: ignore[arg-type]
     exact = enumerated.answer.hyper_gradient - enumerated.answer.direct_gradient
     estimate = estimated(method, enumerated, 10_000, 40)

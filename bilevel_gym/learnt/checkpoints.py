@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch as th
 
 from ..core.files import replacing
+from ..model.protocols import LearntGame
 
 if TYPE_CHECKING:
-    from ..envs.parametric import ParametricGame
-    from .networks import Trained
+    from .critic import Trained
 
 __all__ = ["identity", "opened", "restored", "write_state", "written"]
 
@@ -31,12 +31,12 @@ T = TypeVar("T", bound="Trained")
 ABOUT, STATE = "about.json", "state.json"
 
 
-def identity(method: object, game: ParametricGame) -> dict[str, Any]:
+def identity(method: object, game: LearntGame) -> dict[str, Any]:
     """Return what a method that loads a file must have in common with the one that saved it."""
     return {
         "method": type(method).__name__,
         "game": game.title,
-        "number of parameters": int(game.upper_space.shape[0]),
+        "number of parameters": game.initial_upper_params.size,
         "observation space": str(game.observation_space),
         "action space": str(game.lower_space),
         "gamma": game.gamma,
@@ -123,7 +123,7 @@ def write_state(archive: zipfile.ZipFile, name: str, state: dict[str, Any]) -> N
     archive.writestr(name, memory.getvalue())
 
 
-def restored(trained: T, archive: zipfile.ZipFile, name: str, game: ParametricGame) -> T:
+def restored(trained: T, archive: zipfile.ZipFile, name: str, game: LearntGame) -> T:
     """Return a copy of networks and optimisers in the state that `write_state` has written.
 
     Args:

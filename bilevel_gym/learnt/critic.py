@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from gymnasium.spaces import flatdim
 from numpy.typing import NDArray
-from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
 from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.utils import get_device
 
 from ..core.mdp import FloatArray
-from .networks import IMAGES, Trained, numbers, parts
+from ..model.protocols import LearntGame
+from ..rewards.images import is_image_space
+from ..rewards.tensors import IMAGES, as_inputs, blocks
 
 if TYPE_CHECKING:
-    from ..envs.parametric import ParametricGame
     from ..sb3.replay import Transitions
     from .followers import Follower
 
-__all__ = ["LeaderCritic"]
+__all__ = ["LeaderCritic", "Trained"]
 
 UNITS, BATCH, POLYAK, LEARNING_RATE = (64, 64), 256, 0.02, 1e-3
 
@@ -37,6 +38,29 @@ DRAWS = 8
 MEASURED = 4
 
 
+class Trained:
+    """A network with its optimiser, which go into a file together.
+
+    Attributes:
+        network: The network.
+    """
+
+    network: th.nn.Module
+    _optimizer: th.optim.Optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return networks and optimiser, for a file."""
+        return {name: part.state_dict() for name, part in self._parts().items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` has returned, on whatever device that was."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        return {"network": self.network, "optimizer": self._optimizer}
+
+
 class LeaderCritic(Trained):
     """Q_u(s, a), fitted to the learner's replay by expected SARSA.
 
@@ -49,7 +73,7 @@ class LeaderCritic(Trained):
     through the convolutions of Mnih et al. (Nature 518, 2015) first, as the library has them.
     """
 
-    def __init__(self, game: ParametricGame, seed: int, device: th.device | str = "cpu") -> None:
+    def __init__(self, game: LearntGame, seed: int, device: th.device | str = "cpu") -> None:
         """Begin with an untrained network.
 
         Args:
@@ -65,13 +89,13 @@ class LeaderCritic(Trained):
         if isinstance(game.lower_space, spaces.Discrete):
             outputs = int(game.lower_space.n)
         else:
-            acted = get_flattened_obs_dim(game.lower_space)
+            acted = flatdim(game.lower_space)
         with th.random.fork_rng(devices=[]):
             th.manual_seed(seed)
             network = (
                 _Seeing(seen, acted, outputs)
                 if self._images
-                else _perceptron(get_flattened_obs_dim(seen) + acted, outputs)
+                else _perceptron(flatdim(seen) + acted, outputs)
             )
         self.network = network.to(self._device)
         self._target = copy.deepcopy(self.network)
@@ -195,7 +219,7 @@ class LeaderCritic(Trained):
 
     def _blocks(self, count: int, copies: int = 1) -> Iterator[slice]:
         """Yield the parts of a batch that go through at a time, each entry so many times."""
-        return parts(count, IMAGES // copies if self._images else max(1, count))
+        return blocks(count, IMAGES // copies if self._images else max(1, count))
 
     def _values(
         self, network: th.nn.Module, observations: NDArray[Any], actions: NDArray[Any]
@@ -213,9 +237,9 @@ class LeaderCritic(Trained):
         actions: NDArray[Any] | None = None,
     ) -> th.Tensor:
         like = next(network.parameters())
-        read = [numbers(observations, self._game.observation_space, like).flatten(1)]
+        read = [as_inputs(observations, self._game.observation_space, like).flatten(1)]
         if actions is not None:
-            read.append(numbers(actions, self._game.lower_space, like))
+            read.append(as_inputs(actions, self._game.lower_space, like))
         outputs: th.Tensor = network(th.cat(read, dim=1))
         return outputs
 
@@ -228,7 +252,7 @@ class _Seeing(th.nn.Module):
         # A copy: the library draws from the space.
         self.convolutions = NatureCNN(copy.deepcopy(space))
         self.perceptron = _perceptron(self.convolutions.features_dim + others, outputs)
-        self._shape, self._pixels = space.shape or (), get_flattened_obs_dim(space)
+        self._shape, self._pixels = space.shape or (), flatdim(space)
 
     def forward(self, read: th.Tensor) -> th.Tensor:
         images, others = read[:, : self._pixels], read[:, self._pixels :]

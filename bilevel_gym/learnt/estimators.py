@@ -38,27 +38,25 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
 from numpy.typing import NDArray
-from stable_baselines3.common.preprocessing import is_image_space
 
 from ..core.checks import check_at_least, check_flag
 from ..core.mdp import FloatArray
 from ..episodes.recorded import LearntEpisodes
 from ..methods.sampled import carried
+from ..model.protocols import LearntGame
 from ..model.responses import EpisodicResponse, Response
+from ..rewards.images import is_image_space
+from ..rewards.tensors import as_inputs
 from .checkpoints import identity, opened, restored, write_state, written
 from .critic import BATCH, LeaderCritic
 from .followers import ANSWERED, MODEL, Follower
-from .networks import numbers
 
-if TYPE_CHECKING:
-    from ..envs.parametric import ParametricGame
-
-__all__ = ["BCHG", "HPGD", "Carrying", "Estimator", "SoBiRL", "Trace"]
+__all__ = ["Carrying", "Estimator", "LearntBCHG", "LearntHPGD", "LearntSoBiRL", "LearntTrace"]
 
 # Steps whose rewards are differentiated at a time, for networks and images.
 BLOCK = 1024
@@ -82,7 +80,7 @@ class Estimator(ABC):
 
     def __init__(
         self,
-        game: ParametricGame,
+        game: LearntGame,
         *,
         episodes: int = 16,
         inner: str | None = None,
@@ -221,7 +219,7 @@ class Estimator(ABC):
         actions: NDArray[Any],
         weights: FloatArray,
     ) -> FloatArray:
-        """Return sum_b weights(b) dr_x(s_b, a_b)/dx, shape of x; see `ParametricGame.reward_vjp`.
+        """Return sum_b weights(b) dr_x(s_b, a_b)/dx, shape of x; see `LearntGame.reward_vjp`.
 
         Args:
             upper_params: x.
@@ -262,7 +260,7 @@ class Carrying(Estimator):
 
     def __init__(
         self,
-        game: ParametricGame,
+        game: LearntGame,
         *,
         critic_updates: int | None = None,
         truncation: int | None = None,
@@ -275,7 +273,7 @@ class Carrying(Estimator):
         Args:
             game: A game whose follower learns.
             critic_updates: Gradient steps of the leader's critic for each x, at least 1; None for
-                200, or 1000 where it is a new one each time (`HPGD`).
+                200, or 1000 where it is a new one each time (`LearntHPGD`).
             truncation: Steps that an injection counts, its own included; None for all.
             discount_steps: Whether what happens late counts for less, as the objective says; not
                 to do so is biased, but loses nothing of long episodes.
@@ -369,7 +367,7 @@ class Carrying(Estimator):
         self, values: FloatArray, observations: NDArray[Any], features: int
     ) -> FloatArray:
         """Return what so many random features of the state explain of some values, `[B]`."""
-        states = numbers(observations, self._game.observation_space, th.zeros(())).flatten(1)
+        states = as_inputs(observations, self._game.observation_space, th.zeros(())).flatten(1)
         inputs = states.double().numpy()
         inputs = (inputs - inputs.mean(axis=0)) / np.maximum(inputs.std(axis=0), 1e-8)
         fixed = np.random.default_rng(0)
@@ -379,11 +377,11 @@ class Carrying(Estimator):
         return found @ np.linalg.lstsq(found, values, rcond=1e-8)[0]
 
 
-class Trace(Carrying):
+class LearntTrace(Carrying):
     """The scalar trace of the leader's advantage; see `bilevel_gym.methods.trace`."""
 
     def __init__(
-        self, game: ParametricGame, *, first_critic_updates: int | None = None, **options: Any
+        self, game: LearntGame, *, first_critic_updates: int | None = None, **options: Any
     ) -> None:
         """Bind the method to a game.
 
@@ -419,24 +417,25 @@ class Trace(Carrying):
         return *self._judged(self.critic, *played.as_batch), loss
 
 
-class BCHG(Trace):
+class LearntBCHG(LearntTrace):
     """The covariance of Kudo et al. (BC-HG, ICAPS 2026): the trace of the actions taken.
 
-    `Trace` averages the last action over the policy where it can be; where actions are continuous,
-    or the reward does not depend on them, there is nothing to average, and the two are the same.
+    `LearntTrace` averages the last action over the policy where it can; where actions are
+    continuous, or the reward does not depend on them, there is nothing to average, and the two are
+    the same.
     """
 
     averages_actions: ClassVar[bool] = False
 
 
-class HPGD(Carrying):
+class LearntHPGD(Carrying):
     """Hyper policy gradient descent: the leader's advantage from returns of on-policy episodes.
 
     Thoma, Pasztor, Krause, Ramponi, Hu (NeurIPS 2024, arXiv 2406.01575) average what follows a
     state and an action over its visits; see `bilevel_gym.methods.hpgd`. Without a table, that mean
     is a regression, which is ours: a network, new for each x, is fitted to the leader's discounted
     returns from each step on. As in HPGD nothing is learnt from other policies, so that it is
-    noisier than `Trace` from as many steps.
+    noisier than `LearntTrace` from as many steps.
 
     What is judged must not be what was learnt from, or estimates come out several times too long:
     a return and the trace of the same episode are correlated. So one half of the episodes is judged
@@ -446,7 +445,7 @@ class HPGD(Carrying):
 
     usual_updates: ClassVar[int] = 1000
 
-    def __init__(self, game: ParametricGame, **options: Any) -> None:
+    def __init__(self, game: LearntGame, **options: Any) -> None:
         """Bind the method to a game.
 
         Args:
@@ -531,12 +530,12 @@ def returns_to_go(rewards: FloatArray, gamma: float) -> FloatArray:
     return returns
 
 
-class SoBiRL(Estimator):
+class LearntSoBiRL(Estimator):
     """The return of an episode, times the first term of the advantages of dr/dx along it."""
 
     def __init__(
         self,
-        game: ParametricGame,
+        game: LearntGame,
         *,
         truncation: int = 1,
         baseline: bool = True,

@@ -10,28 +10,23 @@ import random
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.preprocessing import (
-    is_image_space,
-    is_image_space_channels_first,
-)
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from ..core.checks import check_at_least, unknown_name
 from ..core.mdp import FloatArray
 from ..envs.simulators import goes_on
 from ..episodes.recorded import LearntEpisodes
+from ..model.protocols import LearntGame
+from ..rewards.images import channels_first, is_image_space
+from ..rewards.tensors import IMAGES, blocks
 from ..sb3.soft_dqn import SoftDQN
 from ..sb3.soft_sac import SoftSAC
-from .networks import IMAGES, parts
-
-if TYPE_CHECKING:
-    from ..envs.parametric import ParametricGame
 
 __all__ = ["ALGORITHMS", "Follower"]
 
@@ -63,7 +58,7 @@ class Follower:
 
     def __init__(
         self,
-        game: ParametricGame,
+        game: LearntGame,
         *,
         algorithm: str | None = None,
         steps: int = 1500,
@@ -87,12 +82,11 @@ class Follower:
                 of range, or images have their channels last.
         """
         seen = game.observation_space
-        if isinstance(seen, spaces.Box) and is_image_space(seen):
-            if not is_image_space_channels_first(seen):
-                raise ValueError(
-                    f"images must have their channels first, [C, H, W], got observations {seen}; "
-                    "wrap the environment where it is made, in `make_environment`"
-                )
+        if is_image_space(seen) and not channels_first(seen):
+            raise ValueError(
+                f"images must have their channels first, [C, H, W], got observations {seen}; "
+                "wrap the environment where it is made, in `make_environment`"
+            )
         discrete = isinstance(game.lower_space, spaces.Discrete)
         fitting = "soft-dqn" if discrete else "soft-sac"
         algorithm = fitting if algorithm is None else algorithm
@@ -141,15 +135,19 @@ class Follower:
     def probabilities(self, observations: NDArray[Any]) -> FloatArray:
         """Return the probabilities of discrete actions, `[B, A]`."""
         assert isinstance(self.model, SoftDQN)
-        blocks = parts(len(observations), IMAGES if self._images else BLOCK)
-        return np.concatenate([self.model.action_probabilities(observations[at]) for at in blocks])
+        at_a_time = IMAGES if self._images else BLOCK
+        parts = [
+            self.model.action_probabilities(observations[at])
+            for at in blocks(len(observations), at_a_time)
+        ]
+        return np.concatenate(parts)
 
     def draw(self, observations: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
         """Draw actions of the follower's policy, without exploration, `[B, ...]`."""
         if isinstance(self.model, SoftSAC):
             model, count = self.model, len(observations)
-            blocks = parts(count, IMAGES if self._images else max(1, count))
-            return np.concatenate([model.sample_actions(observations[at], rng) for at in blocks])
+            parts = blocks(count, IMAGES if self._images else max(1, count))
+            return np.concatenate([model.sample_actions(observations[at], rng) for at in parts])
         cumulative = self.probabilities(observations).cumsum(axis=1)
         uniform = rng.random((len(observations), 1)) * cumulative[:, -1:]
         return (cumulative[:, :-1] <= uniform).sum(axis=1).astype(np.int64)
@@ -167,13 +165,13 @@ class Follower:
         copies = min(COPIES, episodes)
         if self._stages is None or self._stages.num_envs != copies:
             self._stages = self._stage(copies)
-        blocks = []
+        played = []
         for first in range(0, episodes, copies):
-            blocks.append(self._play_block(self._stages, min(copies, episodes - first), rng))
-        longest = max(len(block["alive"]) for block in blocks)
+            played.append(self._play_block(self._stages, min(copies, episodes - first), rng))
+        longest = max(len(block["alive"]) for block in played)
         joined = {
-            name: np.concatenate([_padded(block[name], longest) for block in blocks], axis=1)
-            for name in blocks[0]
+            name: np.concatenate([_padded(block[name], longest) for block in played], axis=1)
+            for name in played[0]
         }
         observations, actions, alive = joined["observations"], joined["actions"], joined["alive"]
         seen, taken = observations[alive], actions[alive]

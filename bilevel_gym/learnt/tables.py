@@ -27,7 +27,7 @@ from ..methods.sampled import check_rewards_alone, enough_steps, flattened, seen
 from ..model.objectives import DiscountedReturn, Objective, TruncatedReturn
 from ..model.preferences import PreferenceLikelihood
 from ..model.responses import TabularResponse
-from .estimators import BCHG, HPGD, Estimator, SoBiRL, Trace
+from .estimators import Estimator, LearntBCHG, LearntHPGD, LearntSoBiRL, LearntTrace
 
 if TYPE_CHECKING:
     from ..envs.tabular import TabularBilevelEnv
@@ -177,24 +177,24 @@ class OnTable(Estimator):
 CRITIC = {"critic_updates": 300, "first_critic_updates": 1500}
 
 
-class DeepTrace(OnTable, Trace):
-    """`Trace` on a tabular game."""
+class DeepTrace(OnTable, LearntTrace):
+    """`LearntTrace` on a tabular game."""
 
     defaults = {**OnTable.defaults, **CRITIC}
 
 
-class DeepBCHG(OnTable, BCHG):
-    """`BCHG` on a tabular game."""
+class DeepBCHG(OnTable, LearntBCHG):
+    """`LearntBCHG` on a tabular game."""
 
     defaults = {**OnTable.defaults, **CRITIC}
 
 
-class DeepHPGD(OnTable, HPGD):
-    """`HPGD` on a tabular game."""
+class DeepHPGD(OnTable, LearntHPGD):
+    """`LearntHPGD` on a tabular game."""
 
 
-class DeepSoBiRL(OnTable, SoBiRL):
-    """`SoBiRL` on a tabular game."""
+class DeepSoBiRL(OnTable, LearntSoBiRL):
+    """`LearntSoBiRL` on a tabular game."""
 
 
 class _Transitions(gym.Env[Any, Any]):

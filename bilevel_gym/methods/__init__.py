@@ -55,10 +55,10 @@ METHODS = {
 
 # The same for games whose follower learns from interaction, which have no table. They need PyTorch.
 LEARNT_METHODS = {
-    "trace": "bilevel_gym.learnt.estimators:Trace",
-    "bc-hg": "bilevel_gym.learnt.estimators:BCHG",
-    "hpgd": "bilevel_gym.learnt.estimators:HPGD",
-    "sobirl": "bilevel_gym.learnt.estimators:SoBiRL",
+    "trace": "bilevel_gym.learnt.estimators:LearntTrace",
+    "bc-hg": "bilevel_gym.learnt.estimators:LearntBCHG",
+    "hpgd": "bilevel_gym.learnt.estimators:LearntHPGD",
+    "sobirl": "bilevel_gym.learnt.estimators:LearntSoBiRL",
 }
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from bilevel_gym import HyperGradient
 from bilevel_gym.envs import BilevelPreferencePendulum
-from bilevel_gym.learnt.preferences import PreferenceMethod
+from bilevel_gym.learnt.preference_methods import PreferenceMethod
 from bilevel_gym.optimizers.rules import AdamRule
 
 STEPS, LEARNING_RATE, EPISODES, LAST = 25_000, 1e-3, 32, 5

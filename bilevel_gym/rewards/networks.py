@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch as th
-from gymnasium import Space, spaces
+from gymnasium import Space
+from gymnasium.spaces import flatdim
 from numpy.typing import NDArray
-from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
 
 from ..core.checks import check_at_least, check_positive, unknown_name
 from ..core.mdp import FloatArray
+from .images import is_image_space
+from .tensors import as_inputs, th
 
-__all__ = ["ModuleReward", "NetworkReward", "Trained", "numbers", "parts"]
-
-# Images that go through a network at a time; they are large.
-IMAGES = 256
+__all__ = ["ModuleReward", "NetworkReward"]
 
 ACTIVATIONS: dict[str, type[th.nn.Module]] = {"tanh": th.nn.Tanh, "relu": th.nn.ReLU}
 
@@ -57,7 +55,7 @@ class ModuleReward:
     ) -> FloatArray:
         """Return r_x for each entry of a batch, `[B]`; see `RewardModel`."""
         with th.no_grad():
-            return self._pay(upper_params, observations, actions).double().cpu().numpy()
+            return self._evaluate(upper_params, observations, actions).double().cpu().numpy()
 
     def vjp(
         self,
@@ -67,7 +65,7 @@ class ModuleReward:
         weights: FloatArray,
     ) -> FloatArray:
         """Return sum_b weights(b) dr_x(s_b, a_b)/dx, `[D]`: one backward pass."""
-        rewards = self._pay(upper_params, observations, actions)
+        rewards = self._evaluate(upper_params, observations, actions)
         # Weights of order one: single precision has little room for tiny or huge ones.
         scale = max(float(np.abs(weights).max(initial=0.0)), np.finfo(np.float64).tiny)
         factors = th.as_tensor(weights / scale, dtype=rewards.dtype, device=rewards.device)
@@ -76,7 +74,7 @@ class ModuleReward:
         )
         return scale * self._flat(gradients)
 
-    def _pay(
+    def _evaluate(
         self, upper_params: FloatArray, observations: NDArray[Any], actions: NDArray[Any]
     ) -> th.Tensor:
         parameters = list(self.module.parameters())
@@ -86,7 +84,7 @@ class ModuleReward:
         with th.no_grad():
             th.nn.utils.vector_to_parameters(flat, parameters)
         rewards: th.Tensor = self.module(
-            numbers(observations, self._observed, like), numbers(actions, self._acted, like)
+            as_inputs(observations, self._observed, like), as_inputs(actions, self._acted, like)
         )
         if rewards.shape != (len(observations),):
             raise ValueError(
@@ -121,9 +119,9 @@ class NetworkReward(ModuleReward):
             action_space: What the follower does: discrete, or a box.
             hidden: Units of the hidden layers.
             activation: "tanh" or "relu".
-            bound: Bound on what is paid, by a tanh of the output; None for none. A reward that is
-                learnt from preferences has no scale of its own, and against a fixed temperature its
-                growth makes the follower colder.
+            bound: Bound on the reward, by a tanh of the output; None for none. A reward that is
+                learnt from preferences has no scale of its own: as it grows, the policy that is
+                optimal at a fixed temperature becomes deterministic.
             reads_actions: Whether the reward depends on the action.
             seed: Seed of the initial weights.
 
@@ -138,8 +136,8 @@ class NetworkReward(ModuleReward):
             check_positive("bound", bound)
         if is_image_space(observation_space):
             raise ValueError("a perceptron does not read images; give a module of your own")
-        size = get_flattened_obs_dim(observation_space)
-        size += get_flattened_obs_dim(action_space) if reads_actions else 0
+        size = flatdim(observation_space)
+        size += flatdim(action_space) if reads_actions else 0
         module = _Perceptron([size, *hidden, 1], ACTIVATIONS[activation], bound, reads_actions)
         generator = th.Generator().manual_seed(seed)
         with th.no_grad():
@@ -168,45 +166,5 @@ class _Perceptron(th.nn.Module):
 
     def forward(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
         read = [observations, actions] if self.reads_actions else [observations]
-        paid: th.Tensor = self.layers(th.cat(read, dim=1)).squeeze(1)
-        return paid if self.bound is None else self.bound * th.tanh(paid)
-
-
-class Trained:
-    """A network with its optimiser, which go into a file together.
-
-    Attributes:
-        network: The network.
-    """
-
-    network: th.nn.Module
-    _optimizer: th.optim.Optimizer
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return networks and optimiser, for a file."""
-        return {name: part.state_dict() for name, part in self._parts().items()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` has returned, on whatever device that was."""
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-
-    def _parts(self) -> dict[str, Any]:
-        return {"network": self.network, "optimizer": self._optimizer}
-
-
-def parts(count: int, size: int) -> Iterator[slice]:
-    """Yield the parts of a batch that go through a network at a time, at least one."""
-    for first in range(0, max(1, count), size):
-        yield slice(first, first + size)
-
-
-def numbers(values: NDArray[Any], space: Space[Any], like: th.Tensor) -> th.Tensor:
-    """Return a batch of a space's elements as a module reads them."""
-    tensor = th.as_tensor(np.ascontiguousarray(values), device=like.device)
-    if isinstance(space, spaces.Discrete):
-        indices = tensor.reshape(len(values)).long() - int(space.start)
-        return th.nn.functional.one_hot(indices, int(space.n)).to(like.dtype)
-    if is_image_space(space):
-        return tensor.to(like.dtype) / 255.0
-    return tensor.to(like.dtype).reshape(len(values), -1)
+        output: th.Tensor = self.layers(th.cat(read, dim=1)).squeeze(1)
+        return output if self.bound is None else self.bound * th.tanh(output)

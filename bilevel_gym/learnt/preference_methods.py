@@ -6,16 +6,18 @@ answers under the reward r_x, on fragments that the follower plays:
     F(x) = E_{d_1, d_2 ~ pi*(x)} E_answer[ l ],  l = log sigmoid(+-(R_x(d_1) - R_x(d_2))).
 
 x enters twice. At fixed fragments, l is the (negative) loss of a classifier, and its gradient can
-be taken over everything that was ever answered: `Direct`, the reward learning of Christiano et al.
-(NeurIPS 2017, arXiv 1706.03741). Through the fragments, the follower's actions change with x,
+be taken over everything that was ever answered: `PreferenceDirect`, the reward learning of
+Christiano et al. (NeurIPS 2017, arXiv 1706.03741). Through the fragments, the follower's actions
+change with x,
 
     response = E[ (l - b) sum_h dlog pi(a_h|s_h)/dx ],  dlog pi/dx = (1/tau) d(Q - V)/dx,
 
-which needs fragments of today's follower, and a baseline b: l is never centred, and answers that
-are old would enter with its size. `SoBiRL` keeps the first term of d(Q - V), dr_x minus its mean
-over actions, as the code of Yang, Gao, Yuan (AISTATS 2025, arXiv 2405.19697) does; `Trace` replaces
-l - b by its regression on steps, and carries that along the rest of the episode to have all terms.
-Fragments begin anywhere in an episode; the states that they begin in are taken as given.
+which needs fragments of the present policy, and a baseline b: the mean of l is not zero, and old
+answers would enter with its size. `PreferenceSoBiRL` keeps the first term of d(Q - V), dr_x minus
+its mean over actions, as the code of Yang, Gao, Yuan (AISTATS 2025, arXiv 2405.19697) does;
+`PreferenceTrace` replaces l - b by its regression on steps, and carries that along the rest of the
+episode to have all terms. Fragments begin anywhere in an episode; the states that they begin in are
+taken as given.
 """
 
 from __future__ import annotations
@@ -25,45 +27,33 @@ import io
 import math
 import os
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
+from gymnasium.spaces import flatdim
 from numpy.typing import NDArray
-from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 
 from ..core.checks import check_at_least, check_positive
 from ..core.mdp import FloatArray
+from ..episodes.fragments import Pairs, Windows
 from ..episodes.recorded import LearntEpisodes
 from ..methods.sampled import carried
+from ..model.judges import checked_answers
+from ..model.protocols import PreferenceGame
 from ..model.responses import EpisodicResponse
+from ..rewards.tensors import as_inputs
+from .answers import PreferenceQueue, compared
 from .checkpoints import identity, opened, restored, write_state, written
-from .comparisons import (
-    BradleyTerry,
-    Judge,
-    Pairs,
-    PreferenceQueue,
-    Windows,
-    checked_answers,
-    compared,
-)
+from .critic import Trained
 from .followers import ANSWERED, MODEL, Follower
-from .networks import Trained, numbers
-
-if TYPE_CHECKING:
-    from ..envs.preference_pendulum import BilevelPreferencePendulum
 
 __all__ = [
-    "BradleyTerry",
-    "Direct",
-    "Judge",
-    "Pairs",
+    "PreferenceDirect",
     "PreferenceMethod",
-    "PreferenceQueue",
+    "PreferenceSoBiRL",
+    "PreferenceTrace",
     "Regression",
-    "SoBiRL",
-    "Trace",
-    "Windows",
 ]
 
 # What differs from the defaults of `SoftDQN`: its schedules are for a learner whose reward stays.
@@ -96,7 +86,7 @@ class PreferenceMethod(ABC):
 
     def __init__(
         self,
-        game: BilevelPreferencePendulum,
+        game: PreferenceGame,
         *,
         comparisons: int = 7,
         first_comparisons: int = 40,
@@ -302,7 +292,7 @@ class PreferenceMethod(ABC):
         return np.zeros_like(direct), None
 
 
-class Direct(PreferenceMethod):
+class PreferenceDirect(PreferenceMethod):
     """The gradient at fixed fragments: reward learning as by Christiano et al. (NeurIPS 2017).
 
     The leader takes what the follower shows as given, and learns to explain the answers.
@@ -326,9 +316,7 @@ class WithResponse(PreferenceMethod):
     term vanishes the leader stops, whatever the follower's reaction would be worth.
     """
 
-    def __init__(
-        self, game: BilevelPreferencePendulum, *, kappa: float | None = 0.3, **options: Any
-    ) -> None:
+    def __init__(self, game: PreferenceGame, *, kappa: float | None = 0.3, **options: Any) -> None:
         """Bind the method to a game.
 
         Args:
@@ -367,7 +355,7 @@ class WithResponse(PreferenceMethod):
         return likelihoods - earlier.mean()
 
 
-class SoBiRL(WithResponse):
+class PreferenceSoBiRL(WithResponse):
     """The excess of l over its baseline, times the first term of dlog pi/dx along the fragments."""
 
     def response_term(
@@ -387,7 +375,7 @@ class SoBiRL(WithResponse):
         return estimate - _over_actions(game, upper_params, seen, shares), None
 
 
-class Trace(WithResponse):
+class PreferenceTrace(WithResponse):
     """The regression of l on steps, carried along the rest of the episode.
 
     With c_h(s, a) the mean of l over all that goes on from the h-th step of a fragment, less its
@@ -396,9 +384,7 @@ class Trace(WithResponse):
     goes on after the fragments' ends, to the end of the episode.
     """
 
-    def __init__(
-        self, game: BilevelPreferencePendulum, *, critic_updates: int = 200, **options: Any
-    ) -> None:
+    def __init__(self, game: PreferenceGame, *, critic_updates: int = 200, **options: Any) -> None:
         """Bind the method to a game.
 
         Args:
@@ -452,7 +438,7 @@ class Trace(WithResponse):
 
 
 def _over_actions(
-    game: BilevelPreferencePendulum,
+    game: PreferenceGame,
     upper_params: FloatArray,
     observations: NDArray[Any],
     weights: FloatArray,
@@ -467,7 +453,7 @@ def _over_actions(
 class Regression(Trained):
     """A network that predicts, for every action, what a step of a fragment makes of l."""
 
-    def __init__(self, game: BilevelPreferencePendulum, seed: int) -> None:
+    def __init__(self, game: PreferenceGame, seed: int) -> None:
         """Begin with an untrained network.
 
         Args:
@@ -475,7 +461,7 @@ class Regression(Trained):
             seed: Seed of the weights.
         """
         self._space = game.observation_space
-        size = get_flattened_obs_dim(self._space) + 1
+        size = flatdim(self._space) + 1
         with th.random.fork_rng(devices=[]):
             th.manual_seed(seed)
             self.network = th.nn.Sequential(
@@ -483,7 +469,7 @@ class Regression(Trained):
                 th.nn.ReLU(),
                 th.nn.Linear(UNITS, UNITS),
                 th.nn.ReLU(),
-                th.nn.Linear(UNITS, int(game.lower_space.n)),  # type: ignore[attr-defined]
+                th.nn.Linear(UNITS, int(game.lower_space.n)),
             )
         self._optimizer = th.optim.Adam(self.network.parameters(), LEARNING_RATE)
 
@@ -528,7 +514,7 @@ class Regression(Trained):
         like = next(self.network.parameters())
         read = [
             th.as_tensor(place, dtype=like.dtype).reshape(-1, 1),
-            numbers(observations, self._space, like).flatten(1),
+            as_inputs(observations, self._space, like).flatten(1),
         ]
         outputs: th.Tensor = self.network(th.cat(read, dim=1))
         return outputs

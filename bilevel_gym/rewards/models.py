@@ -2,7 +2,7 @@
 
 A reward model is a pair of functions of batches, so that games of any kind of observation can share
 the estimators: its values, and the product of its Jacobian with one weight for each entry of the
-batch. Linear models are here; networks are in `bilevel_gym.learnt.networks`, as they need PyTorch.
+batch. Linear models are here; networks are in `bilevel_gym.rewards.networks`, as they need PyTorch.
 """
 
 from __future__ import annotations
@@ -150,8 +150,8 @@ REQUIRED = ("num_params", "initial_params", "rewards", "vjp")
 
 # Models that can be specified: where they are. Networks need PyTorch, which is imported at use.
 KINDS = {
-    "linear": "bilevel_gym.model.reward_models:LinearReward",
-    "network": "bilevel_gym.learnt.networks:NetworkReward",
+    "linear": "bilevel_gym.rewards.models:LinearReward",
+    "network": "bilevel_gym.rewards.networks:NetworkReward",
 }
 
 
@@ -164,8 +164,8 @@ def make_reward_model(
 
     Args:
         model: A model; `{"kind": "linear" | "network", **options}` with the options of
-            `LinearReward` or `bilevel_gym.learnt.networks.NetworkReward`; or a module
-            of PyTorch, see `bilevel_gym.learnt.networks.ModuleReward`.
+            `LinearReward` or `bilevel_gym.rewards.networks.NetworkReward`; or a module
+            of PyTorch, see `bilevel_gym.rewards.networks.ModuleReward`.
         observation_space: What a network reads.
         action_space: What a network reads.
 
@@ -177,7 +177,7 @@ def make_reward_model(
     if not isinstance(model, Mapping):
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(model, torch.nn.Module):
-            from ..learnt.networks import ModuleReward
+            from .networks import ModuleReward
 
             return ModuleReward(model, observation_space, action_space)
         if not all(hasattr(model, name) for name in REQUIRED):

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch as th
 from gymnasium import Space, spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
-from stable_baselines3.common.utils import get_device
 
 from ..core.checks import check_at_least, check_positive
 from ..core.mdp import FloatArray
-from .networks import IMAGES, ModuleReward, parts
+from .images import LEAST_SIDE, channels_first, is_image_space
+from .networks import ModuleReward
+from .tensors import IMAGES, blocks, th
 
 __all__ = ["ConvolutionalReward"]
 
@@ -21,7 +20,7 @@ __all__ = ["ConvolutionalReward"]
 class ConvolutionalReward(ModuleReward):
     """r_x(s, a) of images: three convolutions and an output for each action.
 
-    It computes in float32: of x, as many digits count.
+    It computes in float32, to which x is rounded.
     """
 
     def __init__(
@@ -40,7 +39,7 @@ class ConvolutionalReward(ModuleReward):
             observation_space: Images of 8 bits, channels first, of at least 36 pixels each way.
             action_space: Discrete actions.
             channels: Channels of the first convolution, at least 1; the others have twice as many.
-            bound: Bound on what is paid, by a tanh of the output, positive.
+            bound: Bound on the reward, by a tanh of the output, positive.
             device: Where it computes: "cpu", "cuda", or "auto" for the latter where there is one.
             seed: Seed of the initial weights.
 
@@ -50,33 +49,35 @@ class ConvolutionalReward(ModuleReward):
         """
         check_at_least("channels", channels, 1)
         check_positive("bound", bound)
-        if not isinstance(observation_space, spaces.Box) or not (
+        shape = observation_space.shape or ()
+        if not (
             is_image_space(observation_space)
-            and is_image_space_channels_first(observation_space)
-            and min(observation_space.shape[1:]) >= 36
+            and channels_first(observation_space)
+            and min(shape[1:]) >= LEAST_SIDE
         ):
             raise TypeError(
-                "observations must be images, uint8 [C, H, W] of at least 36 pixels each way, got "
-                f"{observation_space}"
+                f"observations must be images, uint8 [C, H, W] of at least {LEAST_SIDE} pixels "
+                f"each way, got {observation_space}"
             )
         if not isinstance(action_space, spaces.Discrete):
             raise TypeError(f"actions must be Discrete, got {action_space}")
         with th.random.fork_rng(devices=[]):
             th.manual_seed(seed)
-            module = _Convolutions(
-                observation_space.shape, int(action_space.n), int(channels), float(bound)
-            )
-        super().__init__(module.to(get_device(device)), observation_space, action_space)
+            module = _Convolutions(shape, int(action_space.n), int(channels), float(bound))
+        place = th.device("cuda" if device == "auto" else device)
+        if place.type == "cuda" and not th.cuda.is_available():
+            place = th.device("cpu")
+        super().__init__(module.to(place), observation_space, action_space)
 
     def rewards(
         self, upper_params: FloatArray, observations: NDArray[Any], actions: NDArray[Any]
     ) -> FloatArray:
         """Return r_x for each entry of a batch, `[B]`; see `RewardModel`."""
-        paid = [
+        rewards = [
             super(ConvolutionalReward, self).rewards(upper_params, observations[at], actions[at])
-            for at in parts(len(observations), IMAGES)
+            for at in blocks(len(observations), IMAGES)
         ]
-        return np.concatenate(paid)
+        return np.concatenate(rewards)
 
     def vjp(
         self,
@@ -87,7 +88,7 @@ class ConvolutionalReward(ModuleReward):
     ) -> FloatArray:
         """Return sum_b weights(b) dr_x(s_b, a_b)/dx, `[D]`; see `RewardModel`."""
         total = np.zeros(self.num_params)
-        for at in parts(len(observations), IMAGES):
+        for at in blocks(len(observations), IMAGES):
             total += super().vjp(upper_params, observations[at], actions[at], weights[at])
         return total
 
@@ -112,5 +113,5 @@ class _Convolutions(th.nn.Module):
         self.bound = bound
 
     def forward(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
-        paid = (self.output(self.features(observations)) * actions).sum(dim=1)
-        return self.bound * th.tanh(paid)
+        output = (self.output(self.features(observations)) * actions).sum(dim=1)
+        return self.bound * th.tanh(output)

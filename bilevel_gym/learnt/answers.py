@@ -1,0 +1,130 @@
+"""What was answered to pairs of fragments, and how likely the answers are under a reward."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import expit, log_expit
+
+from ..core.checks import check_at_least
+from ..core.files import replacing
+from ..core.mdp import FloatArray
+from ..episodes.fragments import Pairs
+from ..model.judges import checked_answers
+from ..model.protocols import LearntGame
+
+__all__ = ["PreferenceQueue", "compared"]
+
+
+class PreferenceQueue:
+    """Pairs of fragments and what was answered, the oldest forgotten first."""
+
+    def __init__(self, capacity: int = 1000) -> None:
+        """Begin empty.
+
+        Args:
+            capacity: Most pairs that are remembered, at least 1.
+
+        Raises:
+            ValueError: If it is out of range.
+        """
+        check_at_least("capacity", capacity, 1)
+        self.capacity = int(capacity)
+        self.pairs: Pairs | None = None
+        self.answers: FloatArray = np.zeros(0)
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return len(self.answers)
+
+    def add(self, pairs: Pairs, answers: ArrayLike) -> None:
+        """Remember pairs; those without an answer (NaN) are left out.
+
+        Args:
+            pairs: `[M]`.
+            answers: Share of preferences for the first fragment of each, `[M]`.
+
+        Raises:
+            ValueError: If an answer is neither in [0, 1] nor NaN, or fragments have another shape
+                than those before; nothing is added.
+        """
+        answers = checked_answers(answers, len(pairs))
+        told = ~np.isnan(answers)
+        pairs, answers = pairs[told], answers[told]
+        if self.pairs is not None:
+            old, new = self.pairs.observations.shape[1:], pairs.observations.shape[1:]
+            if old != new:
+                raise ValueError(f"fragments must have shape {old} like those before, got {new}")
+            pairs = Pairs(
+                np.concatenate([self.pairs.observations, pairs.observations]),
+                np.concatenate([self.pairs.actions, pairs.actions]),
+                np.concatenate([self.pairs.rewards, pairs.rewards]),
+            )
+            answers = np.concatenate([self.answers, answers])
+        self.pairs = pairs[slice(-self.capacity, None)]
+        self.answers = answers[-self.capacity :]
+
+    def likelihood(
+        self, game: LearntGame, upper_params: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return the log-likelihood of each answer under r_x, and the gradient of their mean.
+
+        Args:
+            game: Whose reward r_x it is.
+            upper_params: x.
+
+        Returns:
+            Likelihoods `[M]`, and the gradient, shape of x: zero as long as nothing was answered.
+        """
+        if self.pairs is None or len(self) == 0:
+            return np.zeros(0), np.zeros(upper_params.shape)
+        likelihoods, slopes = compared(game, upper_params, self.pairs, self.answers)
+        weights = np.stack([slopes, -slopes], axis=1) / len(self)
+        each = np.broadcast_to(weights[:, :, None], self.pairs.rewards.shape).ravel()
+        return likelihoods, game.reward_vjp(upper_params, *self.pairs.as_batch, each)
+
+    def save(self, path: str | Path) -> None:
+        """Write the queue to a file, an archive of NumPy arrays (.npz)."""
+        with replacing(Path(path)) as temporary, open(temporary, "wb") as file:
+            self.write(file)
+
+    def write(self, file: IO[bytes]) -> None:
+        """Write the same to a file that is open."""
+        content: dict[str, Any] = {"capacity": np.asarray(self.capacity), "answers": self.answers}
+        if self.pairs is not None:
+            content.update(vars(self.pairs))
+        np.savez_compressed(file, **content)
+
+    @classmethod
+    def load(cls, path: str | Path | IO[bytes]) -> PreferenceQueue:
+        """Return the queue that `save` or `write` has written."""
+        with np.load(path) as content:
+            queue = cls(int(content["capacity"]))
+            if "rewards" in content:
+                queue.pairs = Pairs(content["observations"], content["actions"], content["rewards"])
+                queue.answers = content["answers"]
+        return queue
+
+
+def compared(
+    game: LearntGame,
+    upper_params: FloatArray,
+    pairs: Pairs,
+    answers: FloatArray,
+) -> tuple[FloatArray, FloatArray]:
+    """Return log-likelihoods of answers, and their derivatives by R_x(first) - R_x(second), `[M]`.
+
+    Args:
+        game: Whose reward r_x it is.
+        upper_params: x.
+        pairs: `[M]`.
+        answers: Share of preferences for the first, `[M]`.
+    """
+    rewards = game.reward(upper_params, *pairs.as_batch).reshape(pairs.rewards.shape)
+    first, second = rewards.sum(axis=2).T
+    ahead = first - second
+    # log sigmoid(-z) = log sigmoid(z) - z
+    return log_expit(ahead) - (1.0 - answers) * ahead, answers - expit(ahead)

@@ -1,0 +1,155 @@
+"""What methods need of games, and what may be asked of methods, as Protocols."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.mdp import FloatArray
+from ..episodes.recorded import LearntEpisodes
+from .judges import Judge
+from .responses import Response
+
+__all__ = ["Follower", "LearntGame", "LearntMethod", "PreferenceGame"]
+
+
+class LearntGame(Protocol):
+    """A game whose follower learns: environments to act in, and rewards of batches.
+
+    Batches are of B steps: `observations` `[B, ...]` and `actions` `[B, ...]`, in the shapes and
+    units of the follower's spaces. Environments and spaces are those of Gymnasium.
+
+    Attributes:
+        title: Name of the game, for messages and files.
+        observation_space: What the follower observes: a `Box` or `Discrete`.
+        lower_space: The follower's actions: a finite `Box` or `Discrete`.
+        initial_upper_params: The x to start from.
+        gamma: The follower's discount, in [0, 1).
+        temperature: The weight of the entropy of its policy, positive.
+        upper_gamma: The leader's discount, in [0, 1].
+        episode_steps: Steps after which an episode is cut.
+    """
+
+    @property
+    def title(self) -> str: ...  # noqa: D102
+
+    @property
+    def observation_space(self) -> Any: ...  # noqa: D102
+
+    @property
+    def lower_space(self) -> Any: ...  # noqa: D102
+
+    @property
+    def initial_upper_params(self) -> FloatArray: ...  # noqa: D102
+
+    @property
+    def gamma(self) -> float: ...  # noqa: D102
+
+    @property
+    def temperature(self) -> float: ...  # noqa: D102
+
+    @property
+    def upper_gamma(self) -> float: ...  # noqa: D102
+
+    @property
+    def episode_steps(self) -> int: ...  # noqa: D102
+
+    def make_environment(self) -> Any:
+        """Return a fresh environment of the follower; its rewards go to `upper_reward`."""
+        ...
+
+    def reward(
+        self, upper_params: FloatArray, observations: NDArray[Any], actions: NDArray[Any]
+    ) -> FloatArray:
+        """Return the follower's reward r_x for each entry of a batch, `[B]`."""
+        ...
+
+    def reward_vjp(
+        self,
+        upper_params: FloatArray,
+        observations: NDArray[Any],
+        actions: NDArray[Any],
+        weights: FloatArray,
+    ) -> FloatArray:
+        """Return sum_b weights(b) dr_x(s_b, a_b)/dx, shape of x; `weights` is `[B]`."""
+        ...
+
+    def upper_reward(
+        self, observations: NDArray[Any], actions: NDArray[Any], rewards: FloatArray
+    ) -> FloatArray:
+        """Return the leader's reward for each entry of a batch, `[B]`.
+
+        Args:
+            observations: `[B, ...]`.
+            actions: `[B, ...]`.
+            rewards: The environment's own rewards, `[B]`.
+        """
+        ...
+
+    def direct_part(
+        self, upper_params: FloatArray, played: LearntEpisodes
+    ) -> tuple[float, FloatArray]:
+        """Return F less the leader's return, and dF/dx at a fixed policy, shape of x.
+
+        Args:
+            upper_params: x.
+            played: Episodes of the follower's policy under x.
+        """
+        ...
+
+
+class PreferenceGame(LearntGame, Protocol):
+    """A game whose leader learns r_x from preferences between fragments of episodes.
+
+    Attributes:
+        fragment_steps: H, the steps of a fragment.
+        judge: Who compares fragments.
+    """
+
+    @property
+    def fragment_steps(self) -> int: ...  # noqa: D102
+
+    @property
+    def judge(self) -> Judge: ...  # noqa: D102
+
+
+class Follower(Protocol):
+    """A follower who learns and can be watched.
+
+    Attributes:
+        answered: How many x it has learnt under since it was last reset.
+    """
+
+    answered: int
+
+    def play(
+        self, upper_params: FloatArray, episodes: int, rng: np.random.Generator
+    ) -> LearntEpisodes:
+        """Return whole episodes of its policy, from which nothing is learnt."""
+        ...
+
+
+@runtime_checkable
+class LearntMethod(Protocol):
+    """A method whose follower learns; all that was learnt goes into a file.
+
+    Attributes:
+        follower: The follower.
+    """
+
+    follower: Any
+
+    def step(self, upper_params: FloatArray) -> Response:
+        """Let the follower learn under x, and estimate objective and hyper-gradient."""
+        ...
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save all that was learnt."""
+        ...
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Go on where the method that was saved is."""
+        ...

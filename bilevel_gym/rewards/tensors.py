@@ -1,0 +1,48 @@
+"""PyTorch, observations and actions as its tensors, and batches in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from gymnasium import Space, spaces
+from numpy.typing import NDArray
+
+try:
+    import torch as th
+except ImportError as error:
+    raise ImportError(
+        'reward networks need PyTorch, which is not installed; run: pip install "bilevel_gym[sb3]"'
+    ) from error
+
+from .images import is_image_space
+
+__all__ = ["IMAGES", "as_inputs", "blocks", "th"]
+
+# Images that go through a network at a time; they are large.
+IMAGES = 256
+
+
+def blocks(count: int, size: int) -> Iterator[slice]:
+    """Yield the parts of a batch that go through a network at a time, at least one."""
+    for first in range(0, max(1, count), size):
+        yield slice(first, first + size)
+
+
+def as_inputs(values: NDArray[Any], space: Space[Any], like: th.Tensor) -> th.Tensor:
+    """Return a batch of a space's elements as a network reads them.
+
+    Args:
+        values: `[B, ...]`.
+        space: Their space: discrete ones become one-hot vectors `[B, n]`, images `[B, C, H, W]` in
+            0..1, other boxes `[B, n]`.
+        like: A tensor of the dtype and on the device wanted.
+    """
+    tensor = th.as_tensor(np.ascontiguousarray(values), device=like.device)
+    if isinstance(space, spaces.Discrete):
+        indices = tensor.reshape(len(values)).long() - int(space.start)
+        return th.nn.functional.one_hot(indices, int(space.n)).to(like.dtype)
+    if is_image_space(space):
+        return tensor.to(like.dtype) / 255.0
+    return tensor.to(like.dtype).reshape(len(values), -1)
