@@ -18,7 +18,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from ..core.checks import check_at_least, unknown_name
+from ..core.checks import check_at_least, check_choice, unknown_name
 from ..core.mdp import FloatArray
 from ..envs.simulators import goes_on
 from ..episodes.recorded import LearntEpisodes
@@ -89,9 +89,9 @@ class Follower:
             )
         discrete = isinstance(game.lower_space, spaces.Discrete)
         fitting = "soft-dqn" if discrete else "soft-sac"
-        algorithm = fitting if algorithm is None else algorithm
-        if algorithm not in [*ALGORITHMS]:  # a list is not hashable
-            raise ValueError(unknown_name("inner learner", algorithm, ALGORITHMS))
+        algorithm = check_choice(
+            "inner learner", fitting if algorithm is None else algorithm, ALGORITHMS
+        )
         if algorithm != fitting:
             raise ValueError(
                 f"`inner` must be {fitting!r} for actions {game.lower_space}, got {algorithm!r}"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.checks import check_at_least, check_positive, unknown_name
+from ..core.checks import check_at_least, check_choice, check_positive, unknown_name
 from ..core.mdp import FloatArray
 
 if TYPE_CHECKING:
@@ -187,9 +187,7 @@ def make_reward_model(
             )
         return cast(RewardModel, model)
     options = dict(model)
-    kind = options.pop("kind", None)
-    if kind not in [*KINDS]:  # a list is not hashable
-        raise ValueError(unknown_name("kind of reward model", kind, KINDS))
+    kind = check_choice("kind of reward model", options.pop("kind", None), KINDS)
     factory = imported(KINDS[kind])
     given = () if kind == "linear" else ("observation_space", "action_space")
     accepted = {n: p for n, p in inspect.signature(factory).parameters.items() if n not in given}
