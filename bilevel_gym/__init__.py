@@ -14,6 +14,8 @@ from .registration import register, register_tasks
 
 if TYPE_CHECKING:
     from .envs import BilevelEnv, TabularBilevelEnv
+    from .making import make
+    from .methods.registry import register_method
     from .wrappers import (
         HyperGradient,
         LeaderVectorEnv,
@@ -33,7 +35,9 @@ __all__ = [
     "RescaleUpper",
     "TabularBilevelEnv",
     "__version__",
+    "make",
     "register",
+    "register_method",
 ]
 
 # Loaded at first use: registering the ids alone should cost no more than Gymnasium itself.
@@ -45,6 +49,8 @@ _LAZY = {
     "LowerLevel": "wrappers",
     "LowerLevelVectorEnv": "wrappers",
     "RescaleUpper": "wrappers",
+    "make": "making",
+    "register_method": "methods.registry",
 }
 
 

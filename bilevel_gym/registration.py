@@ -10,7 +10,18 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import WrapperSpec
 
-__all__ = ["TASKS", "Task", "register", "register_tasks"]
+from .core.plugins import declared
+
+__all__ = ["ENTRY_POINTS", "TASKS", "Task", "register", "register_tasks", "task_ids"]
+
+# Group of the entry points by which a package declares tasks: id = "module:Class".
+ENTRY_POINTS = "bilevel_gym.tasks"
+
+LEADER = WrapperSpec(
+    name="HyperGradient",
+    entry_point="bilevel_gym.wrappers.hyper_gradient:HyperGradient",
+    kwargs={"outer_steps": 100},
+)
 
 
 @dataclass(frozen=True)
@@ -279,18 +290,15 @@ def register(
         entry_point=entry_point,
         max_episode_steps=max_episode_steps,
         kwargs=dict(kwargs or {}),
-        additional_wrappers=(
-            WrapperSpec(
-                name="HyperGradient",
-                entry_point="bilevel_gym.wrappers.hyper_gradient:HyperGradient",
-                kwargs={"outer_steps": 100},
-            ),
-        ),
+        additional_wrappers=(LEADER,),
     )
 
 
 def register_tasks() -> None:
-    """Register every task of this package, unless its id is taken already."""
+    """Register every task of this package and those that installed packages declare.
+
+    An id that is taken already stays as it is.
+    """
     for task in TASKS:
         if task.id not in gym.registry:
             register(
@@ -299,3 +307,14 @@ def register_tasks() -> None:
                 max_episode_steps=task.max_episode_steps,
                 kwargs=task.kwargs,
             )
+    own = frozenset(task.id for task in TASKS)
+    for env_id, entry_point in declared(ENTRY_POINTS, own).items():
+        if env_id not in gym.registry:
+            register(env_id, entry_point)
+
+
+def task_ids() -> list[str]:
+    """Return the ids of all registered games: this package's first, then those from outside."""
+    own = [task.id for task in TASKS]
+    games = [spec.id for spec in gym.registry.values() if LEADER in spec.additional_wrappers]
+    return [*dict.fromkeys([*own, *games])]

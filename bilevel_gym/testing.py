@@ -80,12 +80,12 @@ class HyperGradientError(AssertionError):
     """The hyper-gradient is not the derivative of the leader's reward.
 
     Attributes:
-        report: The comparison.
+        report: The comparison; None where there is no finite hyper-gradient to compare.
     """
 
-    def __init__(self, message: str, report: HyperGradientReport) -> None:
+    def __init__(self, message: str, report: HyperGradientReport | None = None) -> None:
         """Keep the report beside the message."""
-        super().__init__(f"{message}: {report}")
+        super().__init__(message if report is None else f"{message}: {report}")
         self.report = report
 
 
@@ -129,7 +129,10 @@ def check_hyper_gradient(
         HyperGradientError: If the relative error exceeds the tolerance by more than rounding.
     """
     _check_arguments(env, tolerance, steps)
-    _, info = env.reset(seed=seed)
+    try:
+        _, info = env.reset(seed=seed)
+    except ArithmeticError as error:
+        raise HyperGradientError(f"there is no hyper-gradient to compare: {error}") from error
     x = np.array(info["upper_params"] if upper_params is None else upper_params, np.float64)
     space = env.action_space
     assert isinstance(space, gym.spaces.Box)

@@ -649,7 +649,8 @@ def test_a_follower_who_cannot_be_watched_leaves_nothing_to_score_by() -> None:
 def test_an_extra_that_is_not_installed_is_named_with_the_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith("bilevel_gym.sb3")]:
+    learning = ("bilevel_gym.sb3", "bilevel_gym.learnt")
+    for name in [name for name in sys.modules if name.startswith(learning)]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "stable_baselines3", None)
     for text, line in (

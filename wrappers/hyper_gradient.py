@@ -12,6 +12,7 @@ from gymnasium.utils import RecordConstructorArgs
 from ..core.checks import check_at_least, check_flag, unknown_name
 from ..envs.base import BilevelEnv, View, shown
 from ..methods import Method, Response, make_method
+from ..methods.registry import checked_response
 from .seats import Seat, take_seat
 
 __all__ = ["HyperGradient"]
@@ -202,7 +203,7 @@ class HyperGradient(Seat, RecordConstructorArgs):
         )
 
     def _answer(self, x: Any, *, advance: int = 0) -> tuple[Any, dict[str, Any]]:
-        response = self.method.step(x)
+        response = checked_response(self.method.step(x), x, self.method)
         self._response = response
         self._steps += advance
         # Arrays are copied: what the caller does to them must not reach the response.

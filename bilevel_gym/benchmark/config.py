@@ -7,15 +7,14 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.checks import check_at_least, check_probability, unknown_name
+from ..making import find_task, make_leader
 from ..methods import METHODS, make_method
 from ..optimizers import OPTIMIZERS, RULES
-from ..registration import TASKS
 from .runs import Run, climb, make_referee, start_of
 
 if TYPE_CHECKING:
@@ -461,30 +460,21 @@ def _game(source: _Source, place: Place, task: dict[str, Any]) -> BilevelEnv:
         ConfigError: If there is none of that name, it refuses an argument, or something is not
             installed that it needs.
     """
-    import gymnasium as gym
-
-    from ..cli.arguments import CommandError, make_leader
-
-    module, _, env_id = task["id"].rpartition(":")
+    if ":" in task["id"]:
+        # As with `python -m`, modules beside the user are found; workers inherit the path.
+        sys.path.insert(0, "")
     try:
-        if module:
-            # As with `python -m`, modules beside the user are found; workers inherit the path.
-            sys.path.insert(0, "")
-            import_module(module)
-        gym.spec(env_id)
+        env_id = find_task(task["id"])
     except ImportError as error:
-        raise source.error((*place, "id"), f"cannot import {task['id']!r}: {error}") from None
-    except gym.error.Error:
-        known = [known_task.id for known_task in TASKS]
-        raise source.error((*place, "id"), unknown_name("task", env_id, known)) from None
-    try:
-        game: BilevelEnv = make_leader(env_id, task["kwargs"]).game
-    except CommandError as error:
-        at = _culprit(((*place, "kwargs"),), task["kwargs"], error.message)
-        raise source.error(at if task["kwargs"] else place, error.message) from None
-    except ImportError as error:
+        reason = f"cannot import {task['id']!r}: {error.__cause__}"
+        raise source.error((*place, "id"), reason) from None
+    except ValueError as error:
         raise source.error((*place, "id"), str(error)) from None
-    return game
+    try:
+        return make_leader(env_id, task["kwargs"]).game
+    except (ImportError, TypeError, ValueError) as error:
+        at = _culprit(((*place, "kwargs"),), task["kwargs"], str(error))
+        raise source.error(at if task["kwargs"] else place, str(error)) from None
 
 
 def _methods_of(game: BilevelEnv) -> Mapping[str, str]:

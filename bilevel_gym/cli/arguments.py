@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
-import gymnasium as gym
 import numpy as np
 
-from ..core.checks import unknown_name
+from .. import making
 from ..core.threads import one_torch_thread
-from ..registration import TASKS
+from ..methods.registry import method_names
+from ..registration import task_ids
 
 if TYPE_CHECKING:
-    from ..envs.base import BilevelEnv
     from ..wrappers import HyperGradient
 
 
@@ -33,24 +30,34 @@ class CommandError(click.ClickException):
     exit_code = 2
 
 
+def beside_user(name: str) -> str:
+    """Return "module:Name"; modules beside the user are found from now on, as with `python -m`."""
+    if ":" in name and "" not in sys.path:
+        sys.path.insert(0, "")
+    return name
+
+
 def known_task(ctx: click.Context, param: click.Parameter, value: str) -> str:
     """Return a registered id, after importing the module of `module:ID`."""
-    module, _, env_id = value.rpartition(":")
-    if module:
-        # As with `python -m`, modules beside the user are found; the script alone has no such path.
-        sys.path.insert(0, "")
-        try:
-            import_module(module)
-        except ImportError as error:
-            raise CommandError(f"cannot import {module!r} of {value!r}: {error}") from None
-    if env_id not in gym.registry:
-        raise CommandError(unknown_name("task", env_id, [task.id for task in TASKS]))
-    return env_id
+    try:
+        return making.find_task(beside_user(value))
+    except (ImportError, ValueError) as error:
+        raise CommandError(str(error)) from None
 
 
 def complete_task(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Complete the ids of this package in the shell."""
-    return [task.id for task in TASKS if task.id.startswith(incomplete)]
+    """Complete the ids of tasks in the shell."""
+    return [env_id for env_id in task_ids() if env_id.startswith(incomplete)]
+
+
+def named_method(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Return the name of a method; the task says whether it has it."""
+    return None if value is None else beside_user(value)
+
+
+def complete_method(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the names of methods in the shell."""
+    return [name for name in method_names() if name.startswith(incomplete)]
 
 
 def parse_value(text: str) -> Any:
@@ -97,6 +104,15 @@ def positive(ctx: click.Context, param: click.Parameter, value: float | None) ->
 task_argument = click.argument(
     "env_id", metavar="ID", callback=known_task, shell_complete=complete_task
 )
+method_option = click.option(
+    "--method",
+    metavar="NAME",
+    callback=named_method,
+    shell_complete=complete_method,
+    help="Source of the hyper-gradient: exact, an estimate such as trace, or module:Class of your "
+    "own; see the README.  [default: exact; the task's own, mostly trace, for a follower who "
+    "learns]",
+)
 set_option = click.option(
     "--set",
     "env_kwargs",
@@ -121,79 +137,18 @@ def make_leader(
     method_options: dict[str, Any] | None = None,
     **options: Any,
 ) -> HyperGradient:
-    """Return a task in the leader's seat.
-
-    Args:
-        env_id: Registered id.
-        env_kwargs: What the user set.
-        method: Name of the method; None for the game's default.
-        method_options: What the user set for it.
-        **options: Further arguments: `render_mode` of the task, `outer_steps` of the seat.
+    """Return a task in the leader's seat; see `bilevel_gym.making.make_leader`.
 
     Raises:
         CommandError: If the task or the method refuses an argument.
     """
-    from ..wrappers import HyperGradient
-
-    parameters = check_names(env_id, env_kwargs)
     try:
-        # Without a picture to draw, a task need not know about render modes.
-        mode = options.pop("render_mode", None)
-        drawing = {} if mode is None else {"render_mode": mode}
-        game = gym.make(env_id, **drawing, **env_kwargs)
-    except (ValueError, TypeError, ImportError, gym.error.Error) as error:
-        # Gymnasium adds its own sentence to the constructor's.
-        reason = str(error).partition(" was raised from the environment creator")[0]
-        if isinstance(error, TypeError):
-            reason = "; ".join([*mismatches(parameters, env_kwargs), reason])
-        raise CommandError(f"cannot make {env_id}: {reason}") from None
-    try:
-        env = HyperGradient(game, method=method, **options, **(method_options or {}))
-    except (ValueError, TypeError) as error:
-        raise CommandError(f"cannot take the leader's seat of {env_id}: {error}") from None
+        env = making.make_leader(env_id, env_kwargs, method, method_options, **options)
+    except (ImportError, TypeError, ValueError) as error:
+        raise CommandError(str(error)) from None
     # Until the command ends. Followers' networks are so small that threads wait for each other
     # longer than they compute: a step of the leader took three times as long on two busy cores.
     context = click.get_current_context(silent=True)
     if context is not None:  # a library's call has no command to end
         context.with_resource(one_torch_thread())
     return env
-
-
-def answers_exactly(game: BilevelEnv) -> bool:
-    """Return whether a game knows its follower's exact answer; otherwise the follower learns."""
-    return hasattr(game, "evaluate")
-
-
-def check_names(env_id: str, env_kwargs: dict[str, Any]) -> dict[str, inspect.Parameter]:
-    """Return the parameters of a task's constructor, after comparing what the user set with them.
-
-    Raises:
-        CommandError: If the task has no such argument.
-    """
-    entry_point = gym.spec(env_id).entry_point
-    assert entry_point is not None
-    creator = (
-        gym.envs.registration.load_env_creator(entry_point)
-        if isinstance(entry_point, str)
-        else entry_point
-    )
-    if "render_mode" in env_kwargs:
-        raise CommandError("`--set` cannot set `render_mode`: each command chooses its own")
-    parameters = dict(inspect.signature(creator).parameters)
-    parameters.pop("render_mode", None)
-    open_ended = [n for n, p in parameters.items() if p.kind is inspect.Parameter.VAR_KEYWORD]
-    for name in env_kwargs:
-        if name not in parameters and not open_ended:
-            raise CommandError(unknown_name(f"argument for {env_id}:", name, parameters))
-    return parameters
-
-
-def mismatches(
-    parameters: dict[str, inspect.Parameter], env_kwargs: dict[str, Any]
-) -> Iterator[str]:
-    """Yield what each argument takes and what it got, where the constructor says."""
-    for name, value in env_kwargs.items():
-        takes = parameters[name].annotation if name in parameters else inspect.Parameter.empty
-        if takes is not inspect.Parameter.empty:
-            words = takes if isinstance(takes, str) else inspect.formatannotation(takes)
-            yield f"`{name}` takes {words}, got {value!r}"

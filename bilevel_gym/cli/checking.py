@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
+from ..making import answers_exactly
 from ..registration import TASKS
 from .arguments import (
-    answers_exactly,
     make_leader,
     positive,
     seed_option,

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
+from ..making import answers_exactly
 from ..registration import TASKS
 from .arguments import (
     CommandError,
-    answers_exactly,
     complete_task,
     known_task,
     make_leader,

@@ -15,12 +15,13 @@ import gymnasium as gym
 import numpy as np
 
 from .. import __version__
+from ..making import answers_exactly
 from ..registration import TASKS
 from .arguments import (
     INTERRUPTED,
     CommandError,
-    answers_exactly,
     make_leader,
+    method_option,
     parse_settings,
     positive,
     seed_option,
@@ -60,12 +61,7 @@ INTERRUPTION = "interrupted; what it reached is kept"
     "of the box]",
 )
 @seed_option
-@click.option(
-    "--method",
-    metavar="NAME",
-    help="Source of the hyper-gradient: exact, or an estimate such as trace; see the README.  "
-    "[default: exact; the task's own, mostly trace, for a follower who learns]",
-)
+@method_option
 @click.option(
     "--method-set",
     "method_options",

@@ -168,7 +168,8 @@ def accepted_options(factory: Any) -> list[str]:
     """Return the options of a class or function, those of base classes it passes others on to too.
 
     Args:
-        factory: A class or function; its options are its keyword-only parameters.
+        factory: A class or function; its options are its parameters that are keyword-only or have
+            a default.
     """
     accepted: list[str] = []
     functions = [factory]
@@ -176,7 +177,9 @@ def accepted_options(factory: Any) -> list[str]:
         functions = [vars(c)["__init__"] for c in factory.__mro__ if "__init__" in vars(c)]
     for function in functions:
         parameters = inspect.signature(function).parameters.values()
-        accepted += [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+        accepted += [
+            p.name for p in parameters if p.kind is p.KEYWORD_ONLY or p.default is not p.empty
+        ]
         if all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in parameters):
             break
     return accepted

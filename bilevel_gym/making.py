@@ -1,0 +1,198 @@
+"""Tasks by name, in the leader's seat, with one clear error for whatever is refused."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+
+from .core.checks import accepted_options, unknown_name
+from .methods.registry import OffersMethods, resolve_method
+from .registration import task_ids
+
+if TYPE_CHECKING:
+    from .envs.base import BilevelEnv
+    from .wrappers import HyperGradient
+
+__all__ = ["answers_exactly", "find_task", "game_parameters", "make", "make_leader"]
+
+
+def make(
+    env_id: str,
+    /,
+    *,
+    method: str | None = None,
+    outer_steps: int = 100,
+    keep_learnt: bool = False,
+    render_mode: str | None = None,
+    **options: Any,
+) -> HyperGradient:
+    """Make a task and take the leader's seat.
+
+    Args:
+        env_id: A registered id, or "module:ID" of a module that registers it.
+        method: Name of the method or "module:Class"; None for the game's default.
+        outer_steps: Steps of the leader's episode, at least 1.
+        keep_learnt: Whether resets without a seed keep what was learnt.
+        render_mode: None, "human" or "rgb_array".
+        **options: Arguments of the game and options of the method, told apart by name.
+
+    Returns:
+        The seat, a Gymnasium environment.
+
+    Raises:
+        ImportError: If a module, or something that it needs, is not installed.
+        TypeError: If neither game nor method takes an option, or both do, or the method does not
+            suit the game.
+        ValueError: If the id or the method is unknown, or a value is out of range.
+
+    Example:
+        >>> import bilevel_gym
+        >>> env = bilevel_gym.make("BilevelGridWorld-v0", slip=0.2, method="trace", episodes=8)
+        >>> type(env.method).__name__, env.game.title
+        ('Trace', 'BilevelGridWorld')
+    """
+    env_id = find_task(env_id)
+    creator = _creator(env_id)
+    parameters = game_parameters(env_id)
+    by_default = creator.default_method if isinstance(creator, OffersMethods) else "exact"
+    chosen = by_default if method is None else method
+    accepted = accepted_options(resolve_method(chosen, creator))
+    env_kwargs: dict[str, Any] = {}
+    method_options: dict[str, Any] = {}
+    for name, value in options.items():
+        if name in accepted and name in parameters:
+            raise TypeError(
+                f"both {env_id} and the method {chosen!r} take `{name}`: say whose it is by "
+                "HyperGradient(gym.make(id, ...), method=..., ...)"
+            )
+        (method_options if name in accepted else env_kwargs)[name] = value
+    _check_names(f"{env_id} and the method {chosen!r}", env_kwargs, parameters, accepted)
+    return make_leader(
+        env_id,
+        env_kwargs,
+        method,
+        method_options,
+        outer_steps=outer_steps,
+        keep_learnt=keep_learnt,
+        render_mode=render_mode,
+    )
+
+
+def make_leader(
+    env_id: str,
+    env_kwargs: dict[str, Any],
+    method: str | None = None,
+    method_options: dict[str, Any] | None = None,
+    *,
+    render_mode: str | None = None,
+    **seat_options: Any,
+) -> HyperGradient:
+    """Return a task in the leader's seat, its arguments told apart already.
+
+    Args:
+        env_id: Registered id.
+        env_kwargs: Arguments of the game.
+        method: Name of the method or "module:Class"; None for the game's default.
+        method_options: Its options.
+        render_mode: None, "human" or "rgb_array".
+        **seat_options: Options of the seat itself.
+
+    Raises:
+        ImportError: If something is not installed that the task or the method needs.
+        TypeError: If an argument is unknown, or the method does not suit the game.
+        ValueError: If a value is out of range.
+    """
+    from .wrappers import HyperGradient
+
+    parameters = game_parameters(env_id)
+    _check_names(env_id, env_kwargs, parameters)
+    try:
+        # Without a picture to draw, a task need not know about render modes.
+        drawing: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+        game = gym.make(env_id, **drawing, **env_kwargs)
+    except (ValueError, TypeError, ImportError, gym.error.Error) as error:
+        # Gymnasium adds its own sentence to the constructor's.
+        reason = str(error).partition(" was raised from the environment creator")[0]
+        if isinstance(error, TypeError):
+            reason = "; ".join([*_mismatches(parameters, env_kwargs), reason])
+        raise _of_same_kind(error, f"cannot make {env_id}: {reason}") from error
+    try:
+        return HyperGradient(game, method=method, **seat_options, **(method_options or {}))
+    except (ValueError, TypeError, ImportError) as error:
+        reason = f"cannot take the leader's seat of {env_id}: {error}"
+        raise _of_same_kind(error, reason) from error
+
+
+def find_task(env_id: str) -> str:
+    """Return a registered id, after importing the module of "module:ID".
+
+    Raises:
+        ImportError: If the module cannot be imported.
+        ValueError: If no such task is registered.
+    """
+    module, _, name = env_id.rpartition(":")
+    if module:
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise ImportError(f"cannot import {module!r} of {env_id!r}: {error}") from error
+    if name not in gym.registry:
+        raise ValueError(unknown_name("task", name, task_ids()))
+    return name
+
+
+def game_parameters(env_id: str) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a task's constructor, without `render_mode`."""
+    parameters = dict(inspect.signature(_creator(env_id)).parameters)
+    parameters.pop("render_mode", None)
+    return parameters
+
+
+def answers_exactly(game: BilevelEnv) -> bool:
+    """Return whether a game knows its follower's exact answer; otherwise the follower learns."""
+    return hasattr(game, "evaluate")
+
+
+def _creator(env_id: str) -> Any:
+    """Return the class, or the function, that makes a registered game."""
+    entry_point = gym.spec(env_id).entry_point
+    if isinstance(entry_point, str):
+        return gym.envs.registration.load_env_creator(entry_point)
+    return entry_point
+
+
+def _check_names(
+    owner: str,
+    env_kwargs: dict[str, Any],
+    parameters: dict[str, inspect.Parameter],
+    others: list[str] | tuple[str, ...] = (),
+) -> None:
+    """Raise a `TypeError` unless a task's constructor takes each of some names."""
+    if "render_mode" in env_kwargs:
+        raise TypeError("`render_mode` cannot be set here: each command chooses its own")
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return
+    for name in env_kwargs:
+        if name not in parameters:
+            raise TypeError(unknown_name(f"argument for {owner}:", name, [*parameters, *others]))
+
+
+def _mismatches(
+    parameters: dict[str, inspect.Parameter], env_kwargs: dict[str, Any]
+) -> Iterator[str]:
+    """Yield what each argument takes and what it got, where the constructor says."""
+    for name, value in env_kwargs.items():
+        takes = parameters[name].annotation if name in parameters else inspect.Parameter.empty
+        if takes is not inspect.Parameter.empty:
+            words = takes if isinstance(takes, str) else inspect.formatannotation(takes)
+            yield f"`{name}` takes {words}, got {value!r}"
+
+
+def _of_same_kind(error: Exception, message: str) -> Exception:
+    """Return an error of the built-in kind of another, with a message of its own."""
+    kind = next((k for k in (TypeError, ImportError) if isinstance(error, k)), ValueError)
+    return kind(message)

@@ -1,0 +1,305 @@
+"""Methods of the leader's seat by name: one row each, here or in another package.
+
+A method is named in one of three ways, everywhere the same: by a row of this package's tables, by
+the name under which it was registered from outside (`register_method`, or an entry point of the
+group `bilevel_gym.methods`), or by "module:Class" without any registration.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from operator import attrgetter
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from ..core.checks import accepted_options, check_options, unknown_name
+from ..core.plugins import declared
+from ..model.responses import Method, Response
+
+__all__ = [
+    "ENTRY_POINTS",
+    "LEARNT_METHODS",
+    "METHODS",
+    "MethodClass",
+    "OffersMethods",
+    "checked_response",
+    "make_method",
+    "method_names",
+    "method_target",
+    "register_method",
+    "registered_methods",
+    "resolve_method",
+]
+
+# Adding a method is its module and one row.
+METHODS: Mapping[str, str] = {
+    "exact": "bilevel_gym.methods.exact:Exact",
+    "direct": "bilevel_gym.methods.direct:Direct",
+    "m-sobirl": "bilevel_gym.methods.m_sobirl:MSoBiRL",
+    "amd": "bilevel_gym.methods.amd:AMD",
+    "pbrl-value": "bilevel_gym.methods.pbrl_value:PBRLValue",
+    "pbrl-bellman": "bilevel_gym.methods.pbrl_bellman:PBRLBellman",
+    "zero-order": "bilevel_gym.methods.zero_order:ZeroOrder",
+    "trace": "bilevel_gym.methods.trace:Trace",
+    "sobirl": "bilevel_gym.methods.sobirl:SoBiRL",
+    "stoc-sobirl": "bilevel_gym.methods.stoc_sobirl:StocSoBiRL",
+    "hpgd": "bilevel_gym.methods.hpgd:HPGD",
+    "bc-hg": "bilevel_gym.methods.bc_hg:BCHG",
+    # Followers who learn by networks; these rows need PyTorch.
+    "deep-trace": "bilevel_gym.learnt.tables:DeepTrace",
+    "deep-bc-hg": "bilevel_gym.learnt.tables:DeepBCHG",
+    "deep-hpgd": "bilevel_gym.learnt.tables:DeepHPGD",
+    "deep-sobirl": "bilevel_gym.learnt.tables:DeepSoBiRL",
+}
+
+# The same for games whose follower learns from interaction, which have no table. They need PyTorch.
+LEARNT_METHODS: Mapping[str, str] = {
+    "trace": "bilevel_gym.learnt.estimators:LearntTrace",
+    "bc-hg": "bilevel_gym.learnt.estimators:LearntBCHG",
+    "hpgd": "bilevel_gym.learnt.estimators:LearntHPGD",
+    "sobirl": "bilevel_gym.learnt.estimators:LearntSoBiRL",
+}
+
+# Group of the entry points by which a package declares methods: name = "module:Class".
+ENTRY_POINTS = "bilevel_gym.methods"
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+EXPECTED = "a method is named by a row of the tables, a registered name or 'module:Class'"
+
+# A method's class, or "module:Class".
+MethodClass = Callable[..., Method]
+Target = str | MethodClass
+
+_registered: dict[str, Target] = {}
+
+
+@runtime_checkable
+class OffersMethods(Protocol):
+    """A game: it says which methods it offers, and which of their options suit it.
+
+    Attributes:
+        methods: Methods of this package by name, "module:Class" each.
+        default_method: The one that is taken unless one is named.
+        method_options: Options for methods that take them.
+    """
+
+    methods: Mapping[str, str]
+    default_method: str
+    method_options: Mapping[str, Any]
+
+
+def register_method(name: str, target: Target) -> None:
+    """Register a method, to be named like those of this package: in seats, files and commands.
+
+    It is offered for every game; the class refuses games that it does not suit (TypeError).
+
+    Args:
+        name: Letters, digits, dots, hyphens and underscores.
+        target: "module:Class", or the class. A class at the top of a module is remembered by its
+            name, so that other processes find it.
+
+    Raises:
+        ValueError: If the name is malformed or taken, or there is no such class.
+        TypeError: If `target` is no method.
+        ImportError: If its module cannot be imported.
+    """
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise ValueError(
+            f"`name` must be letters, digits, dots, hyphens and underscores, got {name!r}"
+        )
+    target = method_target(resolve_method(target))
+    known = {**registered_methods(), **METHODS, **LEARNT_METHODS}.get(name, target)
+    # A class that is defined again, as by a cell of a notebook, replaces its former self.
+    if _place_of(known) != _place_of(target):
+        raise ValueError(f"`name` {name!r} is taken by {_place_of(known)}; choose another")
+    _registered[name] = target
+
+
+def registered_methods() -> Mapping[str, Target]:
+    """Return the methods from outside: those registered, and those of installed packages."""
+    taken = {*METHODS, *LEARNT_METHODS}
+    return {**declared(ENTRY_POINTS, frozenset(taken)), **_registered}
+
+
+def method_names(game: Any = None) -> list[str]:
+    """Return the names of the methods that a game offers, those from outside last.
+
+    Args:
+        game: The game; None for the methods of all games.
+    """
+    own = game.methods if isinstance(game, OffersMethods) else METHODS
+    rows = own if game is not None else {**METHODS, **LEARNT_METHODS}
+    return [*dict.fromkeys([*rows, *registered_methods()])]
+
+
+def method_target(name: str | MethodClass, game: Any = None) -> Target:
+    """Return where a method is found: "module:Class", or a class that no module holds.
+
+    Args:
+        name: A name that the game offers, a registered one, "module:Class" or a class.
+        game: The game; None or a bare model for the methods of this package.
+
+    Raises:
+        ValueError: If the name is unknown.
+        TypeError: If it is neither a name nor a class.
+    """
+    if isinstance(name, type):
+        place = f"{name.__module__}:{name.__qualname__}"
+        module = sys.modules.get(name.__module__)
+        held = name.__module__ != "__main__" and "<" not in name.__qualname__
+        try:
+            found = held and attrgetter(name.__qualname__)(module) is name
+        except AttributeError:
+            found = False
+        return place if found else name
+    if not isinstance(name, str):
+        raise TypeError(f"{EXPECTED}, got {name!r}")
+    table = game.methods if isinstance(game, OffersMethods) else METHODS
+    if name in table:
+        return table[name]
+    if ":" in name:
+        return name
+    outside = registered_methods()
+    if name in outside:
+        return outside[name]
+    raise ValueError(unknown_name("method", name, [*table, *outside]))
+
+
+def resolve_method(name: str | MethodClass, game: Any = None) -> MethodClass:
+    """Return the class of a method.
+
+    Args:
+        name: See `method_target`.
+        game: See `method_target`.
+
+    Raises:
+        ValueError: If the name is unknown, or its module has no such class.
+        TypeError: If what is found is no method.
+        ImportError: If its module cannot be imported.
+    """
+    target = method_target(name, game)
+    found = _loaded(target) if isinstance(target, str) else target
+    missing = _missing_in(found)
+    if missing:
+        raise TypeError(
+            f"{_place_of(target)} is no method: {missing}; see `bilevel_gym.methods.Method`"
+        )
+    return found
+
+
+def make_method(name: str | MethodClass, game: Any, /, **options: Any) -> Method:
+    """Build a method for a game.
+
+    Args:
+        name: A name that the game offers, a registered one, "module:Class" or a class.
+        game: The game whose follower it answers for, or a bare model.
+        **options: Options of the method, of JSON types; those of the game's `method_options` that
+            are not among them come from there.
+
+    Raises:
+        ValueError: If the name is unknown or an option is out of range.
+        TypeError: If what is named is no method, does not take an option or does not suit the game.
+        ImportError: If its module cannot be imported.
+    """
+    factory = resolve_method(name, game)
+    check_options(f"method {_name_of(name)!r}", factory, options)
+    if isinstance(game, OffersMethods):
+        accepted = accepted_options(factory)
+        options = {**{k: v for k, v in game.method_options.items() if k in accepted}, **options}
+    return factory(game, **options)
+
+
+def checked_response(response: Response, upper_params: Any, method: Method) -> Response:
+    """Return what a method answered.
+
+    Args:
+        response: The answer.
+        upper_params: The x asked for.
+        method: Whose answer it is.
+
+    Raises:
+        TypeError: If it is no `Response`, or its hyper-gradient no float64 array.
+        ValueError: If the hyper-gradient has not the shape of x.
+        ArithmeticError: If the objective or the hyper-gradient is not finite.
+    """
+    if not isinstance(response, Response):
+        raise TypeError(_answered(method, "a `Response`", f"{type(response).__name__}"))
+    gradient = response.hyper_gradient
+    if gradient is not None:
+        if not isinstance(gradient, np.ndarray) or gradient.dtype != np.float64:
+            kind = getattr(gradient, "dtype", None)
+            got = f"{type(gradient).__name__}{f' of {kind}' if kind else ''}"
+            raise TypeError(_answered(method, "a float64 array as `hyper_gradient`", got))
+        if gradient.shape != upper_params.shape:
+            wanted = f"a hyper-gradient of the shape of x, {upper_params.shape}"
+            raise ValueError(_answered(method, wanted, f"{gradient.shape}"))
+        if not np.isfinite(gradient).all():
+            entry = tuple(int(i) for i in np.argwhere(~np.isfinite(gradient))[0])
+            got = f"{gradient[entry]} at [{', '.join(map(str, entry))}]"
+            raise ArithmeticError(_answered(method, "a finite hyper-gradient", got))
+    if not np.isfinite(response.objective):
+        raise ArithmeticError(_answered(method, "a finite objective", f"{response.objective}"))
+    return response
+
+
+def _answered(method: Method, wanted: str, got: str) -> str:
+    return f"`step` of the method {type(method).__name__} must return {wanted}, got {got}"
+
+
+def _name_of(name: str | MethodClass) -> str:
+    return name if isinstance(name, str) else _place_of(name)
+
+
+def _place_of(target: Target) -> str:
+    """Return "module:Class" of a target, be it a class or its name."""
+    if isinstance(target, str):
+        return target
+    return (
+        f"{target.__module__}:{target.__qualname__}" if isinstance(target, type) else repr(target)
+    )
+
+
+def _loaded(target: str) -> Any:
+    """Return what "module:Class" names."""
+    module_name, colon, qualname = target.partition(":")
+    parts = [*module_name.split("."), *qualname.split(".")]
+    if not colon or not all(part.isidentifier() for part in parts):
+        raise ValueError(f"{EXPECTED}, got {target!r}")
+    try:
+        module = import_module(module_name)
+    except Exception as error:  # a module may raise anything while it is imported
+        if parts[0] == __name__.partition(".")[0]:  # it says itself which extra is missing
+            raise
+        raise ImportError(
+            f"cannot import {module_name!r} of the method {target!r}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    try:
+        return attrgetter(qualname)(module)
+    except AttributeError:
+        classes = [name for name, value in vars(module).items() if isinstance(value, type)]
+        raise ValueError(unknown_name(f"class of {module_name}:", qualname, classes)) from None
+
+
+def _missing_in(found: Any) -> str | None:
+    """Return what something lacks that a method's class has, None if it is one."""
+    if not isinstance(found, type):
+        return f"a class is expected, got {found!r}"
+    for name in ("reset", "step"):
+        if not callable(getattr(found, name, None)):
+            return f"it has no method `{name}`"
+    if not isinstance(getattr(found, "exact", None), bool):
+        return "it does not declare `exact`, True or False"
+    try:
+        parameters = [*inspect.signature(found).parameters.values()]
+    except (TypeError, ValueError):
+        parameters = []
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    if not parameters or parameters[0].kind not in (*kinds, inspect.Parameter.VAR_POSITIONAL):
+        return f"{found.__name__}(game, **options) must be possible"
+    return None

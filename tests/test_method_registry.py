@@ -1,0 +1,321 @@
+"""Methods by name: rows of the table, methods from outside, and what is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from click.shell_completion import ShellComplete
+from click.testing import CliRunner
+
+import bilevel_gym
+from bilevel_gym import HyperGradient, register_method
+from bilevel_gym.cli import main
+from bilevel_gym.core.mdp import FloatArray
+from bilevel_gym.methods import METHODS, Response, make_method, method_names
+from bilevel_gym.methods import registry as registry_module
+from bilevel_gym.methods.registry import checked_response
+
+GRID = "BilevelGridWorld-v0"
+HERE = f"{__name__}:Halved"
+
+
+class Halved:
+    """A method of somebody else: half the exact hyper-gradient."""
+
+    exact: ClassVar[bool] = False
+
+    def __init__(self, game: Any, share: float = 0.5) -> None:
+        if not hasattr(game, "evaluate"):
+            raise TypeError(f"Halved needs an exact answer, which {type(game).__name__} lacks")
+        self._game, self._share = game, share
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Forget nothing."""
+
+    def step(self, upper_params: FloatArray) -> Response:
+        answer = self._game.evaluate(upper_params)
+        return replace(answer, hyper_gradient=self._share * answer.hyper_gradient)
+
+
+class NoMethod:
+    """A class without `step`."""
+
+    exact = False
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Do nothing."""
+
+
+class Undeclared(Halved):
+    """It does not say whether it is exact."""
+
+    exact = None  # type: ignore[assignment]
+
+
+class Unbuildable(Halved):
+    """It takes no game."""
+
+    def __init__(self) -> None:
+        """Take nothing."""
+
+
+@pytest.fixture(autouse=True)
+def _own_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_module, "_registered", {})
+
+
+def first_gradient(**options: Any) -> FloatArray:
+    _, info = HyperGradient(gym.make(GRID, map_name="4x4"), **options).reset(seed=0)
+    gradient: FloatArray = info["hyper_gradient"]
+    return gradient
+
+
+def test_a_method_of_ones_own_is_taken_by_place_by_name_and_by_class() -> None:
+    exact = first_gradient()
+    np.testing.assert_array_equal(first_gradient(method=HERE), 0.5 * exact)
+    np.testing.assert_array_equal(first_gradient(method=HERE, share=0.25), 0.25 * exact)
+    register_method("halved", HERE)
+    bilevel_gym.register_method("also-halved", Halved)
+    for name in ("halved", "also-halved"):
+        np.testing.assert_array_equal(first_gradient(method=name, share=0.125), 0.125 * exact)
+    assert method_names()[-2:] == ["halved", "also-halved"]
+    seat = HyperGradient(gym.make(GRID), method="halved", share=0.25)
+    assert seat.spec is not None
+    again = gym.make(gym.envs.registration.EnvSpec.from_json(seat.spec.to_json()))
+    assert again.get_wrapper_attr("method")._share == 0.25
+    # A class that is defined anew, as by a cell of a notebook, replaces its former self.
+    register_method("halved", Halved)
+
+
+def test_methods_from_outside_are_offered_to_every_game_and_refuse_some_themselves() -> None:
+    register_method("halved", Halved)
+    _, info = bilevel_gym.make("BilevelLQR-v0", method="halved").reset(seed=0)
+    assert np.isfinite(info["hyper_gradient"]).all()
+    with pytest.raises(TypeError, match="Halved needs an exact answer, which BilevelPendulum"):
+        HyperGradient(gym.make("BilevelPendulum-v0"), method="halved")
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "error", "message"),
+    [
+        ("exact", HERE, ValueError, "'exact' is taken by bilevel_gym.methods.exact:Exact"),
+        ("halved", f"{__name__}:NoMethod", ValueError, f"is taken by {HERE}"),
+        ("two words", HERE, ValueError, "`name` must be letters"),
+        ("a:B", HERE, ValueError, "`name` must be letters"),
+        (3, HERE, ValueError, "`name` must be letters"),
+        ("other", "no_such_module:Halved", ImportError, "cannot import 'no_such_module'.*No mod"),
+        ("other", f"{__name__}:Halve", ValueError, "unknown class of .*Did you mean 'Halved'"),
+        ("other", f"{__name__}:NoMethod", TypeError, "NoMethod is no method: .*no method `step`"),
+        ("other", NoMethod, TypeError, "NoMethod is no method: it has no method `step`"),
+        ("other", Undeclared, TypeError, "does not declare `exact`, True or False"),
+        ("other", Unbuildable, TypeError, r"Unbuildable\(game, \*\*options\) must be possible"),
+        ("other", f"{__name__}:first_gradient", TypeError, "a class is expected"),
+        ("other", "trice", ValueError, "unknown method 'trice'.*Did you mean 'trace'"),
+        ("other", "numpy:", ValueError, "row of the tables, a registered name or 'module:Class'"),
+        ("other", ":Halved", ValueError, "row of the tables, a registered name or 'module:Class'"),
+        ("other", Halved(SimpleNamespace(evaluate=None)), TypeError, "or 'module:Class', got <"),
+        ("other", None, TypeError, "or 'module:Class', got None"),
+    ],
+)
+def test_what_cannot_be_registered_is_named_and_nothing_is_kept(
+    name: Any, target: Any, error: type[Exception], message: str
+) -> None:
+    register_method("halved", Halved)
+    if name == "halved":
+        target = f"{__name__}:Quartered"
+    with pytest.raises(error, match=message):
+        register_method(name, target)
+    assert method_names()[len(METHODS) :] == ["halved"]
+    if name == "other":  # the seat says the same
+        with pytest.raises(error, match=message):
+            make_method(target, bilevel_gym.make(GRID).game)
+
+
+class Quartered(Halved):
+    """Another method."""
+
+
+def test_a_module_that_fails_says_so_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "failing_module.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match="cannot import 'failing_module' .*ZeroDivisionError"):
+        register_method("failing", "failing_module:Method")
+
+
+def test_unknown_names_and_options_name_the_registered_ones_too() -> None:
+    register_method("halved", Halved)
+    game = bilevel_gym.make(GRID).game
+    with pytest.raises(ValueError, match="unknown method 'halve'.*Did you mean 'halved'"):
+        make_method("halve", game)
+    with pytest.raises(TypeError, match="method 'halved': 'shar'; accepted: 'share'"):
+        make_method("halved", game, shar=0.1)
+
+
+def answer(**changes: Any) -> Any:
+    fields = {"upper_params": np.zeros(2), "objective": 1.0, "hyper_gradient": np.ones(2)}
+    return Response(**{**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    ("response", "error", "message"),
+    [
+        ({"objective": 1.0}, TypeError, "a `Response`, got dict"),
+        (answer(hyper_gradient=[1.0, 1.0]), TypeError, "float64 array .*got list"),
+        (answer(hyper_gradient=np.ones(2, np.float32)), TypeError, "got ndarray of float32"),
+        (answer(hyper_gradient=np.ones(3)), ValueError, r"shape of x, \(2,\), got \(3,\)"),
+        (answer(hyper_gradient=np.array([0.0, np.nan])), ArithmeticError, r"got nan at \[1\]"),
+        (answer(objective=-np.inf), ArithmeticError, "finite objective, got -inf"),
+    ],
+)
+def test_a_wrong_answer_is_named_with_the_method(
+    response: Any, error: type[Exception], message: str
+) -> None:
+    method = Halved(SimpleNamespace(evaluate=None))
+    with pytest.raises(error, match=f"`step` of the method Halved must return .*{message}"):
+        checked_response(response, np.zeros(2), method)
+
+
+@pytest.mark.parametrize("right", [answer(), answer(hyper_gradient=None)])
+def test_a_right_answer_is_returned_as_it_is(right: Response) -> None:
+    assert checked_response(right, np.zeros(2), Halved(SimpleNamespace(evaluate=None))) is right
+
+
+# Installed packages -----------------------------------------------------------------------------
+
+PLUGIN = """
+from tests.test_method_registry import Halved
+from bilevel_gym.envs import BilevelGridWorld
+
+class Mine(Halved):
+    pass
+
+class Maze(BilevelGridWorld):
+    pass
+"""
+
+DECLARED = """
+[bilevel_gym.methods]
+mine = maze_plugin:Mine
+broken = maze_plugin:Nothing
+exact = maze_plugin:Mine
+
+[bilevel_gym.tasks]
+Maze-v0 = maze_plugin:Maze
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return a folder with an installed package that declares a task and methods."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "maze_plugin.py").write_text(PLUGIN)
+    about = folder / "maze_plugin-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: maze-plugin\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(DECLARED)
+    yield folder
+
+
+def test_installed_packages_are_read_without_importing_them(installed: Path) -> None:
+    code = f"""
+import sys
+sys.path.append({str(installed)!r})
+import bilevel_gym, gymnasium as gym
+from bilevel_gym.methods import method_names
+from bilevel_gym.registration import task_ids
+assert task_ids()[-1] == "Maze-v0" and method_names()[-2:] == ["broken", "mine"]
+assert "maze_plugin" not in sys.modules and "bilevel_gym.wrappers" not in sys.modules
+env = bilevel_gym.HyperGradient(gym.make("Maze-v0", map_name="4x4"), method="mine", share=0.25)
+print(type(env.method).__name__, type(env.game).__name__)
+try:
+    bilevel_gym.make("Maze-v0", method="broken")
+except ValueError as error:
+    print(error)
+try:
+    bilevel_gym.register_method("mine", "tests.test_method_registry:Halved")
+except ValueError as error:
+    print(error)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-W", "always", "-c", code], capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    made, broken, taken = ran.stdout.splitlines()
+    assert made == "Mine Maze"
+    assert "unknown class of maze_plugin: 'Nothing'" in broken
+    assert "`name` 'mine' is taken by maze_plugin:Mine" in taken
+    assert "the entry point 'exact' of maze-plugin" in ran.stderr and "is taken" in ran.stderr
+
+
+# The command line -------------------------------------------------------------------------------
+
+
+def test_the_command_line_takes_lists_and_completes_methods_from_outside(tmp_path: Path) -> None:
+    def run(*arguments: str) -> Any:
+        return CliRunner().invoke(main, [*map(str, arguments)])
+
+    solve = ("solve", GRID, "--set", "map_name=4x4", "--steps", "2", "--no-polish", "--method")
+    place = run(*solve, HERE, "--method-set", "share=0.25", "--out", str(tmp_path / "place"))
+    assert place.exit_code == 0, place.output
+    register_method("halved", Halved)
+    named = run(*solve, "halved", "--out", str(tmp_path / "name"))
+    assert named.exit_code == 0, named.output
+    wrong = run(*solve, "halve", "--out", str(tmp_path / "wrong"))
+    assert wrong.exit_code == 2 and "Did you mean 'halved'?" in wrong.stderr
+    absent = run(*solve, "no_such_module:X", "--out", str(tmp_path / "wrong"))
+    assert absent.exit_code == 2 and "cannot import 'no_such_module'" in absent.stderr
+    assert wrong.stderr.count("\n") == absent.stderr.count("\n") == 1
+    completer = ShellComplete(main, {}, "bilevel-gym", "_COMPLETE")
+    offered = [item.value for item in completer.get_completions(["solve", "--method"], "ha")]
+    assert offered == ["halved"]
+
+
+# One call ---------------------------------------------------------------------------------------
+
+
+def test_make_gives_each_argument_to_whoever_takes_it() -> None:
+    env = bilevel_gym.make(
+        GRID, map_name="4x4", method="trace", episodes=8, outer_steps=3, render_mode="rgb_array"
+    )
+    assert isinstance(env, HyperGradient) and env.outer_steps == 3
+    assert env.render_mode == "rgb_array" and env.game.spec is not None
+    assert env.game.spec.kwargs["map_name"] == "4x4"
+    _, info = env.reset(seed=0)
+    assert info["inner_samples"] > 0
+
+
+@pytest.mark.parametrize(
+    ("env_id", "options", "error", "message"),
+    [
+        (GRID, {"map_nam": "4x4"}, TypeError, "'map_nam'; accepted: .*Did you mean 'map_name'"),
+        (GRID, {"method": "trace", "episode": 8}, TypeError, "Did you mean 'episodes'"),
+        (GRID, {"slip": 2.0}, ValueError, "cannot make .*`slip` must lie in"),
+        (GRID, {"method": "trace", "episodes": 0}, ValueError, "cannot take .*`episodes` must be"),
+        (GRID, {"outer_steps": 0}, ValueError, "`outer_steps` must be an integer of at least 1"),
+        (GRID, {"method": "trice"}, ValueError, "Did you mean 'trace'"),
+        ("BilevelGridWord-v0", {}, ValueError, f"unknown task .*Did you mean '{GRID}'"),
+        ("no_such_module:X-v0", {}, ImportError, "cannot import 'no_such_module'"),
+        (
+            "BilevelMarkovGame-v0",
+            {"method": "trace", "horizon": 3},
+            TypeError,
+            "both .* and the method 'trace' take `horizon`",
+        ),
+    ],
+)
+def test_make_names_what_is_refused(
+    env_id: str, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        bilevel_gym.make(env_id, **options)
