@@ -80,12 +80,12 @@ class HyperGradientError(AssertionError):
     """The hyper-gradient is not the derivative of the leader's reward.
 
     Attributes:
-        report: The comparison; None where there is no finite hyper-gradient to compare.
+        report: The comparison.
     """
 
-    def __init__(self, message: str, report: HyperGradientReport | None = None) -> None:
+    def __init__(self, message: str, report: HyperGradientReport) -> None:
         """Keep the report beside the message."""
-        super().__init__(message if report is None else f"{message}: {report}")
+        super().__init__(f"{message}: {report}")
         self.report = report
 
 
@@ -129,13 +129,18 @@ def check_hyper_gradient(
         HyperGradientError: If the relative error exceeds the tolerance by more than rounding.
     """
     _check_arguments(env, tolerance, steps)
-    try:
-        _, info = env.reset(seed=seed)
-    except ArithmeticError as error:
-        raise HyperGradientError(f"there is no hyper-gradient to compare: {error}") from error
-    x = np.array(info["upper_params"] if upper_params is None else upper_params, np.float64)
     space = env.action_space
     assert isinstance(space, gym.spaces.Box)
+    try:
+        _, info = env.reset(seed=seed)
+    except ArithmeticError as refusal:  # NaN or infinity, which the seat refuses
+        none = np.full(space.shape, np.nan)
+        every = np.arange(none.size)
+        report = HyperGradientReport(
+            none, every, none.ravel(), none.ravel(), none.ravel(), math.nan, math.nan
+        )
+        raise HyperGradientError(f"nothing to compare, {refusal}", report) from refusal
+    x = np.array(info["upper_params"] if upper_params is None else upper_params, np.float64)
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     check_in_box("upper_params", x, low, high)
     x = _moved_inward(x, low, high, 2.0 * max(steps))
