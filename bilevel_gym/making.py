@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 
 from .core.checks import accepted_options, unknown_name
-from .methods.registry import OffersMethods, resolve_method
 from .registration import task_ids
 
 if TYPE_CHECKING:
@@ -55,6 +54,8 @@ def make(
         >>> type(env.method).__name__, env.game.title
         ('Trace', 'BilevelGridWorld')
     """
+    from .methods.registry import OffersMethods, resolve_method
+
     env_id = find_task(env_id)
     creator = _creator(env_id)
     parameters = game_parameters(env_id)

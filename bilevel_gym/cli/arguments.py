@@ -13,7 +13,6 @@ import numpy as np
 
 from .. import making
 from ..core.threads import one_torch_thread
-from ..methods.registry import method_names
 from ..registration import task_ids
 
 if TYPE_CHECKING:
@@ -57,6 +56,8 @@ def named_method(ctx: click.Context, param: click.Parameter, value: str | None) 
 
 def complete_method(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Complete the names of methods in the shell."""
+    from ..methods.registry import method_names
+
     return [name for name in method_names() if name.startswith(incomplete)]
 
 
