@@ -5,22 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..core.checks import check_not_negative, check_positive
-from ..core.mdp import FloatArray, Kernel
-from ..methods import TabularResponse
+from ..core.mdp import FloatArray
 from ..model.objectives import DiscountedReturn
+from ..rendering import GridScene
+from ..rendering.canvas import colour_limit
 from .base import BestKnown, View, shown, upper_box
-from .tabular import TabularBilevelEnv
-
-if TYPE_CHECKING:
-    import pygame
-
-    from ..rendering import GridScene
+from .grids import MOVES, GridBilevelEnv, slippery_kernel
+from .logits import softmax, softmax_vjp
 
 __all__ = ["BilevelFourRooms"]
 
@@ -40,9 +35,6 @@ ROOMS = (
     "#.....#.....#",
     "#############",
 )
-
-# Up, right, down, left, as (row, column) steps.
-MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
 
 # A slip of p leaves the intended move 1 - 4p/3 and gives each other move 4p/9.
 SLIP_SCALE = 4.0 / 3.0
@@ -73,7 +65,7 @@ BEST_DEFAULT = {
 }
 
 
-class BilevelFourRooms(TabularBilevelEnv):
+class BilevelFourRooms(GridBilevelEnv):
     """A leader deters a follower with random goals, so that it passes by the leader's cell.
 
     ## Description
@@ -212,8 +204,18 @@ class BilevelFourRooms(TabularBilevelEnv):
         self._at_goal = np.array([[place == goal for place in PLACES] for goal in self.goals])
         start = np.zeros((count, len(PLACES)))
         start[:, START] = 1.0 / count
+        # The picture has the rooms once for each goal.
+        columns = math.ceil(math.sqrt(count))
+        corners = STRIDE * np.stack(np.divmod(np.arange(count), columns), axis=1)
+        self._places = (corners[:, None] + PLACES).reshape(-1, 2)
+        self._picture = np.full(corners.max(axis=0) + len(ROOMS), "#")
+        self._entries = np.full(self._picture.shape, -1)
+        drawn = np.where(self._at_goal, "G", CELLS[FREE])
+        self._picture[tuple(self._places.T)] = drawn.ravel()
+        self._entries[tuple(self._places.T)] = np.tile(np.arange(len(PLACES)), count)
+        rooms = self._entries[: len(ROOMS), : len(ROOMS)]
         super().__init__(
-            kernel=_kernel(self._at_goal, slip),
+            kernel=slippery_kernel(rooms, self._at_goal, SLIP_SCALE * slip),
             initial_distribution=start.ravel(),
             objective=DiscountedReturn(),
             upper_space=upper_box(-10.0, 10.0, (len(PLACES) + 1,)),
@@ -233,85 +235,38 @@ class BilevelFourRooms(TabularBilevelEnv):
                 "18 came to it; not proven optimal",
             )
 
-    def draw(self, view: View) -> pygame.Surface:
-        """Draw the map once for each goal, with incentives, policy and hyper-gradient."""
-        from ..rendering import draw_grid
-
-        return draw_grid(self.scene(view))
-
     def scene(self, view: View) -> GridScene:
-        """Return a view as arrays over the picture, for `bilevel_gym.rendering.draw_grid`."""
-        from ..rendering import GridScene
-        from ..rendering.canvas import colour_limit
-
-        answer = view.response
-        tabular = answer if isinstance(answer, TabularResponse) else None
-        count = len(self.goals)
-        incentive = -self._budget * _softmax(view.upper_params)[:-1]
+        """Return a view as arrays over the rooms, once for each goal."""
+        incentive = self._incentive(view.upper_params)
         shaping = np.where(self._at_goal, 0.0, incentive)
-        cells = np.tile(CELLS[FREE], (count, 1))
-        cells[self._at_goal] = "G"
-        gradient = None if answer is None else answer.hyper_gradient
+        gradient = None if view.response is None else view.response.hyper_gradient
         if gradient is not None:
             # Every goal's rooms show the same derivatives; the unspent logit has no cell.
-            gradient = np.tile(gradient[:-1], count)
-        spent = -float(incentive.sum())
-        return GridScene(
-            cells=self._in_picture(cells.ravel(), "#"),
-            shaping=self._in_picture(shaping.ravel(), np.nan),
+            gradient = np.tile(gradient[:-1], len(self.goals))
+        spent = f"{shown(-float(incentive.sum()))} of {self._budget:g}"
+        return self._scene(
+            view,
+            shaping=shaping.ravel(),
             shaping_limit=colour_limit(shaping, self._budget),
-            policy=None if tabular is None else self._in_picture(tabular.policy, np.nan),
-            occupancy=None if tabular is None else self._in_picture(tabular.occupancy, np.nan),
-            gradient=None if gradient is None else self._in_picture(gradient, np.nan),
-            follower=None if view.state is None else self.cell_of(view.state),
-            title=view.title,
-            status=(*view.status, ("spent", f"{shown(spent)} of {self._budget:g}")),
+            gradient=gradient,
+            status=(*view.status, ("spent", spent)),
             shaping_name="incentive",
             params_name="logit",
         )
 
-    def cell_of(self, state: int) -> tuple[int, int]:
-        """Return (row, column) of a state in the picture, where each goal has its own rooms."""
-        context, place = divmod(state, len(PLACES))
-        row, column = divmod(context, self._picture_columns)
-        return row * STRIDE + PLACES[place][0], column * STRIDE + PLACES[place][1]
-
-    def state_of(self, cell: tuple[int, int]) -> int | None:
-        """Return the entry of x for a cell of the picture; None for a wall.
-
-        The same entry of x serves every goal, so that this is the state in the first goal's rooms.
-        """
-        context = cell[0] // STRIDE * self._picture_columns + cell[1] // STRIDE
-        place = (cell[0] % STRIDE, cell[1] % STRIDE)
-        return PLACES.index(place) if place in PLACES and context < len(self.goals) else None
-
-    @property
-    def _picture_columns(self) -> int:
-        """How many copies of the rooms stand side by side."""
-        return math.ceil(math.sqrt(len(self.goals)))
-
-    def _in_picture(self, values: NDArray[Any], missing: Any) -> NDArray[Any]:
-        """Return values per state `[S, ...]` as an array over the picture `[H, W, ...]`."""
-        columns = self._picture_columns
-        rows = -(-len(self.goals) // columns)
-        picture = np.full((rows * STRIDE + 1, columns * STRIDE + 1, *values.shape[1:]), missing)
-        where = np.array([self.cell_of(state) for state in range(len(values))])
-        picture[where[:, 0], where[:, 1]] = values
-        return picture
-
     def reward(self, upper_params: FloatArray) -> FloatArray:
         """Return r_x(s, a) = 1[s = goal] + inc_x(s), `[S, A]`."""
-        incentive = -self._budget * _softmax(upper_params)[:-1]
-        return self._per_action(np.where(self._at_goal, 1.0, incentive))
+        return self._per_action(np.where(self._at_goal, 1.0, self._incentive(upper_params)))
 
     def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return sum_sa cotangent(s, a) d inc_x(s)/dx, `[105]`."""
         per_cell = np.where(self._at_goal, 0.0, cotangent.sum(axis=1).reshape(self._at_goal.shape))
-        return -self._budget * _softmax_vjp(_softmax(upper_params), per_cell.sum(axis=0))
+        cotangents = np.append(per_cell.sum(axis=0), 0.0)
+        return -self._budget * softmax_vjp(softmax(upper_params), cotangents)
 
     def upper_reward(self, upper_params: FloatArray) -> FloatArray:
         """Return u_x(s, a) = 1[s = target] - payment_cost 1[s = goal] ||inc_x||_1, `[S, A]`."""
-        spent = self._budget * _softmax(upper_params)[:-1].sum()
+        spent = self._budget * softmax(upper_params)[:-1].sum()
         reward = np.where(self._at_goal, -self._payment_cost * spent, 0.0)
         reward[:, TARGET] += 1.0
         return self._per_action(reward)
@@ -319,26 +274,16 @@ class BilevelFourRooms(TabularBilevelEnv):
     def upper_reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return sum_sa cotangent(s, a) du_x(s, a)/dx, `[105]`."""
         visits = cotangent.sum(axis=1)[self._at_goal.ravel()].sum()
-        per_cell = np.full(len(PLACES), -self._payment_cost * visits)
-        return self._budget * _softmax_vjp(_softmax(upper_params), per_cell)
+        cotangents = np.append(np.full(len(PLACES), -self._payment_cost * visits), 0.0)
+        return self._budget * softmax_vjp(softmax(upper_params), cotangents)
+
+    def _incentive(self, upper_params: FloatArray) -> FloatArray:
+        """Return inc_x of every cell `[104]`."""
+        return -self._budget * softmax(upper_params)[:-1]
 
     def _per_action(self, values: FloatArray) -> FloatArray:
         """Return numbers per context and cell `[C, 104]` as rewards `[S, A]`."""
         return np.asfortranarray(np.repeat(values.reshape(-1, 1), len(MOVES), axis=1))
-
-
-def _softmax(logits: FloatArray) -> FloatArray:
-    """Return the distribution of logits `[D]`."""
-    weights = np.exp(logits - logits.max())
-    share: FloatArray = weights / weights.sum()
-    return share
-
-
-def _softmax_vjp(share: FloatArray, per_cell: FloatArray) -> FloatArray:
-    """Return sum_i per_cell_i d share_i/dx `[D]`, the last entry of `share` counting nothing."""
-    weights = np.append(per_cell, 0.0)
-    product: FloatArray = share * (weights - share @ weights)
-    return product
 
 
 def _checked_goals(goals: object) -> tuple[tuple[int, int], ...]:
@@ -379,36 +324,3 @@ def _checked_slip(slip: float) -> float:
     if isinstance(slip, bool) or not isinstance(slip, Real) or not 0.0 <= slip <= largest:
         raise ValueError(f"`slip` must lie in [0, {largest}], got {slip!r}")
     return float(slip)
-
-
-def _kernel(at_goal: NDArray[np.bool_], slip: float) -> Kernel:
-    """Return the kernel of slippery moves, a block for each context; acting in the goal ends it.
-
-    Args:
-        at_goal: Where the goal is in each context, `[C, 104]`.
-        slip: See the class.
-    """
-    number = np.full(FREE.shape, -1)
-    number[FREE] = np.arange(len(PLACES))
-    # The rim of the map is wall, so that no move leaves it.
-    here = np.arange(len(PLACES))
-    successors = []
-    for row, column in MOVES:
-        there = np.roll(number, (-row, -column), axis=(0, 1))[FREE]
-        successors.append(np.where(there >= 0, there, here))
-    context, cell = np.nonzero(~at_goal)
-    first = context * len(PLACES)
-    other = SLIP_SCALE * slip / (len(MOVES) - 1)
-    triplets = [
-        (
-            first + cell,
-            np.full_like(cell, action),
-            first + successors[direction][cell],
-            np.full(cell.size, probability),
-        )
-        for action in range(len(MOVES))
-        for direction in range(len(MOVES))
-        if (probability := 1.0 - SLIP_SCALE * slip if direction == action else other) > 0.0
-    ]
-    s, a, t, p = (np.concatenate(parts) for parts in zip(*triplets, strict=True))
-    return Kernel.from_triplets(s, a, t, p, num_states=at_goal.size, num_actions=len(MOVES))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import gymnasium as gym
 import numpy as np
@@ -18,21 +17,14 @@ from ..core.checks import (
     checked_sides,
     unknown_name,
 )
-from ..core.mdp import FloatArray, Kernel
-from ..methods import TabularResponse
+from ..core.mdp import FloatArray
 from ..model.objectives import DiscountedReturn, QuadraticCost, Sum
+from ..rendering import GridScene
+from ..rendering.canvas import colour_limit
 from .base import BestKnown, View
-from .tabular import TabularBilevelEnv
-
-if TYPE_CHECKING:
-    import pygame
-
-    from ..rendering import GridScene
+from .grids import MOVES, GridBilevelEnv, parsed_map, slippery_kernel
 
 __all__ = ["MAPS", "BilevelGridWorld", "random_map"]
-
-# Up, right, down, left, as (row, column) steps.
-MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
 
 MAPS = {
     "4x4": (
@@ -93,7 +85,7 @@ LEGEND = {"S": "start", "G": "goal", "H": "hazard", "#": "wall", ".": "free cell
 MAX_SIDE = 1000
 
 
-class BilevelGridWorld(TabularBilevelEnv):
+class BilevelGridWorld(GridBilevelEnv):
     """A leader shapes the rewards of a grid world to lead the follower around the hazards.
 
     ## Description
@@ -201,16 +193,16 @@ class BilevelGridWorld(TabularBilevelEnv):
         Raises:
             ValueError: If an argument is out of range or the map is not a playable one.
         """
-        cells = self._cells = _parse(_chosen_map(desc, map_name, size, map_seed))
+        cells = self._picture = _checked_map(_chosen_map(desc, map_name, size, map_seed))
         slip = check_probability("slip", slip)
         check_not_negative("hazard_cost", hazard_cost)
         check_not_negative("shaping_cost", shaping_cost)
         self.desc = tuple("".join(row) for row in cells)
         free = cells != "#"
-        num_states = int(free.sum())
-        states = np.full(cells.shape, -1)
-        states[free] = np.arange(num_states)  # row by row
-        self._free = free
+        self._places = np.argwhere(free)  # row by row
+        num_states = len(self._places)
+        self._entries = np.full(cells.shape, -1)
+        self._entries[free] = np.arange(num_states)
         goal, hazard = (cells == "G")[free], (cells == "H")[free]
         # Every move from a cell pays the same, hence one column for all four.
         self._lower_base = np.where(goal, 1.0, 0.0)[:, None]
@@ -218,7 +210,7 @@ class BilevelGridWorld(TabularBilevelEnv):
         self._upper_reward = np.asfortranarray(np.repeat(leader[:, None], len(MOVES), axis=1))
         self._upper_reward.flags.writeable = False  # `upper_reward` hands it out
         super().__init__(
-            kernel=_kernel(states, goal, slip),
+            kernel=slippery_kernel(self._entries, goal[None], slip),
             initial_distribution=(cells == "S")[free].astype(float),
             objective=Sum((DiscountedReturn(), QuadraticCost(shaping_cost))),
             upper_space=spaces.Box(-1.0, 1.0, (num_states,), np.float32),
@@ -248,48 +240,10 @@ class BilevelGridWorld(TabularBilevelEnv):
                 "or `gamma` keeps the goal worth reaching"
             )
 
-    def draw(self, view: View) -> pygame.Surface:
-        """Draw the map with the shaping, the follower's policy and the hyper-gradient."""
-        from ..rendering import draw_grid
-
-        return draw_grid(self.scene(view))
-
     def scene(self, view: View) -> GridScene:
         """Return a view as arrays over the map, for `bilevel_gym.rendering.draw_grid`."""
-        from ..rendering import GridScene
-        from ..rendering.canvas import colour_limit
-
-        answer = view.response
-        tabular = answer if isinstance(answer, TabularResponse) else None
-        gradient = None if answer is None else answer.hyper_gradient
-        return GridScene(
-            cells=self._cells,
-            shaping=self._on_map(view.upper_params),
-            shaping_limit=colour_limit(view.upper_params, least=0.1),
-            policy=None if tabular is None else self._on_map(tabular.policy),
-            occupancy=None if tabular is None else self._on_map(tabular.occupancy),
-            gradient=None if gradient is None else self._on_map(gradient),
-            follower=None if view.state is None else self.cell_of(view.state),
-            title=view.title,
-            status=view.status,
-        )
-
-    def cell_of(self, state: int) -> tuple[int, int]:
-        """Return (row, column) of a state."""
-        row, column = np.argwhere(self._free)[state]
-        return int(row), int(column)
-
-    def state_of(self, cell: tuple[int, int]) -> int | None:
-        """Return the state of a cell, which is also its index in x; None for a wall."""
-        if not self._free[cell]:
-            return None
-        return int(self._free.ravel()[: np.ravel_multi_index(cell, self._free.shape)].sum())
-
-    def _on_map(self, values: FloatArray) -> FloatArray:
-        """Return numbers per state `[S, ...]` as an array over the map `[H, W, ...]`."""
-        on_map = np.full(self._free.shape + values.shape[1:], np.nan)
-        on_map[self._free] = values
-        return on_map
+        limit = colour_limit(view.upper_params, least=0.1)
+        return self._scene(view, shaping=view.upper_params, shaping_limit=limit)
 
     def reward(self, upper_params: FloatArray) -> FloatArray:
         """Return r_x(s, a) = 1[s = G] + x_s, `[S, A]`."""
@@ -375,35 +329,15 @@ def _chosen_map(
     return MAPS[name]
 
 
-def _parse(desc: Sequence[str]) -> NDArray[np.str_]:
+def _checked_map(desc: Sequence[str]) -> NDArray[np.str_]:
     """Return the map as characters `[H, W]`, after checking that it is a playable one."""
-    if (
-        isinstance(desc, str)
-        or not isinstance(desc, Sequence | np.ndarray)
-        or not all(isinstance(row, str) for row in desc)
-    ):
-        raise ValueError(f"`desc` must be a list of strings, one per row, got {desc!r}")
-    if len(desc) == 0 or not desc[0]:
-        raise ValueError("`desc` must have at least one cell, got an empty map")
-    for number, row in enumerate(desc):
-        if len(row) != len(desc[0]):
-            raise ValueError(
-                f"rows of `desc` must have equal lengths, got {len(desc[0])} in row 0 and "
-                f"{len(row)} in row {number}"
-            )
-        for column, cell in enumerate(row):
-            if cell not in LEGEND:
-                accepted = ", ".join(f"{sign!r} {name}" for sign, name in LEGEND.items())
-                raise ValueError(
-                    f"cells of `desc` must be one of {accepted}; got {cell!r} in row {number}, "
-                    f"column {column}"
-                )
-    cells = np.array([list(row) for row in desc])
+    accepted = ", ".join(f"{sign!r} {name}" for sign, name in LEGEND.items())
+    cells = parsed_map(desc, LEGEND, accepted)
     for sign in "SG":
         count = int((cells == sign).sum())
         if count != 1:
             raise ValueError(f"`desc` must have exactly one {LEGEND[sign]} ({sign!r}), got {count}")
-    start, goal = (tuple(int(i) for i in np.argwhere(cells == sign)[0]) for sign in "SG")
+    start, goal = (tuple(np.argwhere(cells == sign)[0].tolist()) for sign in "SG")
     if _shortest_way(cells != "#", start, goal) is None:
         raise ValueError(
             f"the goal of `desc` must be reachable from the start, got walls between {start} and "
@@ -436,31 +370,3 @@ def _shortest_way(
             return None
         way.append(cell)
     return [divmod(cell, open_cells.shape[1]) for cell in reversed(way)]
-
-
-def _kernel(states: NDArray[np.int64], goal: NDArray[np.bool_], slip: float) -> Kernel:
-    """Return the kernel of slippery moves; acting in the goal ends the episode.
-
-    Args:
-        states: State of each cell, -1 for walls, `[H, W]`.
-        goal: Which states are the goal, `[S]`.
-        slip: Probability that the move is another than the intended one.
-    """
-    padded = np.pad(states, 1, constant_values=-1)
-    height, width = states.shape
-    here = states[states >= 0]
-    successors = []
-    for row, column in MOVES:
-        there = padded[1 + row : 1 + row + height, 1 + column : 1 + column + width]
-        there = there[states >= 0]
-        successors.append(np.where(there >= 0, there, here))  # walls bounce
-    going = ~goal[here]
-    here, moved = here[going], [there[going] for there in successors]
-    triplets = [
-        (here, np.full_like(here, action), moved[direction], np.full(here.size, probability))
-        for action in range(len(MOVES))
-        for direction in range(len(MOVES))
-        if (probability := 1.0 - slip if direction == action else slip / 3.0) > 0.0
-    ]
-    s, a, t, p = (np.concatenate(parts) for parts in zip(*triplets, strict=True))
-    return Kernel.from_triplets(s, a, t, p, num_states=goal.size, num_actions=len(MOVES))
