@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Integral
 
 import numpy as np
 
-from ..core.checks import check_not_negative, check_positive
+from ..core.checks import check_between, check_not_negative, check_positive
 from ..core.mdp import FloatArray
 from ..model.objectives import DiscountedReturn
 from ..rendering import GridScene
@@ -16,6 +16,7 @@ from ..rendering.canvas import colour_limit
 from .base import BestKnown, View, shown, upper_box
 from .grids import MOVES, GridBilevelEnv, slippery_kernel
 from .logits import softmax, softmax_vjp
+from .rows import checked_rows
 
 __all__ = ["BilevelFourRooms"]
 
@@ -196,7 +197,7 @@ class BilevelFourRooms(GridBilevelEnv):
             ValueError: If an argument is out of range.
         """
         self.goals = _checked_goals(goals)
-        slip = _checked_slip(slip)
+        slip = check_between("slip", slip, 0.0, 1.0 / SLIP_SCALE)
         self._payment_cost = check_not_negative("payment_cost", payment_cost)
         self._budget = check_positive("budget", budget)
         count = len(self.goals)
@@ -207,7 +208,7 @@ class BilevelFourRooms(GridBilevelEnv):
         # The picture has the rooms once for each goal.
         columns = math.ceil(math.sqrt(count))
         corners = STRIDE * np.stack(np.divmod(np.arange(count), columns), axis=1)
-        self._places = (corners[:, None] + PLACES).reshape(-1, 2)
+        self._places = (corners[:, None] + np.array(PLACES)).reshape(-1, 2)
         self._picture = np.full(corners.max(axis=0) + len(ROOMS), "#")
         self._entries = np.full(self._picture.shape, -1)
         drawn = np.where(self._at_goal, "G", CELLS[FREE])
@@ -288,21 +289,9 @@ class BilevelFourRooms(GridBilevelEnv):
 
 def _checked_goals(goals: object) -> tuple[tuple[int, int], ...]:
     """Return the goals as (row, column) pairs, after checking that they are playable ones."""
-    # An array of pairs is a list of them.
-    pairs = goals.tolist() if isinstance(goals, np.ndarray) else goals
-    if (
-        isinstance(pairs, str)
-        or not isinstance(pairs, Sequence)
-        or not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in pairs)
-        or not all(isinstance(i, Integral) for pair in pairs for i in pair)
-    ):
-        raise ValueError(
-            f"`goals` must be a list of (row, column) pairs such as [(1, 9)], got {goals!r}"
-        )
-    if not pairs:
-        raise ValueError("`goals` must have at least one cell, got none")
+    form = "(row, column) pairs such as [(1, 9)]"
     checked: list[tuple[int, int]] = []
-    for row, column in pairs:
+    for row, column in checked_rows("goals", goals, 2, form, "cell", Integral):
         goal = (int(row), int(column))
         if goal not in PLACES:
             where = "a wall" if all(0 <= i < len(ROOMS) for i in goal) else "outside"
@@ -316,11 +305,3 @@ def _checked_goals(goals: object) -> tuple[tuple[int, int], ...]:
             raise ValueError(f"`goals` must differ from each other, got {goal} twice")
         checked.append(goal)
     return tuple(checked)
-
-
-def _checked_slip(slip: float) -> float:
-    """Return the slip as a float; raise where a move would have a negative probability."""
-    largest = 1.0 / SLIP_SCALE
-    if isinstance(slip, bool) or not isinstance(slip, Real) or not 0.0 <= slip <= largest:
-        raise ValueError(f"`slip` must lie in [0, {largest}], got {slip!r}")
-    return float(slip)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,23 +16,21 @@ from ..core.checks import (
     check_probability,
     checked_sides,
 )
-from ..core.mdp import FloatArray, Kernel, TabularMDP
+from ..core.mdp import FloatArray, TabularMDP
 from ..core.soft import SoftSolution, solve_soft_mdp
 from ..episodes.transitions import TransitionArrays
 from ..methods import TabularResponse
 from ..model.objectives import LogLikelihood, QuadraticCost, Sum
+from ..rendering import GridScene
+from ..rendering.canvas import colour_limit
+from ..rendering.comparison import Weights, draw_comparison
 from .base import BestKnown, View, shown, upper_box
-from .tabular import TabularBilevelEnv
+from .grids import MOVES, GridBilevelEnv, parsed_map, slippery_kernel
 
 if TYPE_CHECKING:
     import pygame
 
-    from ..rendering import GridLayout, GridScene
-
 __all__ = ["BilevelInverseRL", "random_terrain"]
-
-# Up, right, down, left, as (row, column) steps.
-MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
 
 START, GOAL = "S", "G"
 KINDS = string.ascii_lowercase
@@ -55,19 +52,8 @@ DEFAULTS = (50, 0.1, 0.95, 0.05, 0.0, 0)
 BEST_DEFAULT = (-0.1324, -0.3222, -0.2064, -0.4526, -0.3104)
 BEST_VALUE = -0.413562
 
-# Ends of the picture's colour scale: the least that no reward exceeds is taken.
-LIMITS = (0.1, 0.2, 0.5, 1.0)
 
-# The picture's table of weights, in pixels: left column, row of text, bars, room for both.
-GUTTER, TEXT_ROW, BARS, WEIGHTS_HEIGHT = 104, 18, 76, 168
-MAX_WEIGHTS = 12
-# Room of the colour scale at the top of a grid picture's key.
-COLOUR_BAR = (212, 68)
-# Cells below this side, in pixels, do not name their terrain.
-KIND_CELL = 26
-
-
-class BilevelInverseRL(TabularBilevelEnv):
+class BilevelInverseRL(GridBilevelEnv):
     """A leader infers the rewards of a walker from demonstrations of how it walks.
 
     ## Description
@@ -208,12 +194,24 @@ class BilevelInverseRL(TabularBilevelEnv):
         if num_demonstrations is not None:
             check_at_least("num_demonstrations", num_demonstrations, 1)
         for_truth, for_demonstrations = np.random.default_rng(seed).spawn(2)
-        cells = self._cells = _parse(_chosen_map(desc, size, num_kinds, features, seed))
+        cells = self._map = _checked_map(_chosen_map(desc, size, num_kinds, features, seed))
         self.desc = tuple("".join(row) for row in cells)
         self._at_goal = (cells == GOAL).ravel()
         self.kinds, self.features = _features(cells, features)
+        # The picture: the map, a column between, and the map again.
+        height, width = cells.shape
+        states = np.arange(cells.size).reshape(cells.shape)
+        places = np.argwhere(states >= 0)
+        self._places = np.concatenate([places, places + (0, width + 1)])
+        self._picture = np.full((height, 2 * width + 1), "#")
+        self._entries = np.full(self._picture.shape, -1)
+        for left in (0, width + 1):
+            block = slice(left, left + width)
+            self._picture[:, block] = np.where(np.isin(cells, (START, GOAL)), cells, ".")
+            for entry, kind in enumerate(self.kinds):
+                self._entries[:, block][cells == kind] = entry
         count, shape = len(self.kinds), (cells.size, len(MOVES))
-        kernel, start = _kernel(cells == GOAL, slip), _first_states(cells)
+        kernel, start = slippery_kernel(states, self._at_goal[None], slip), _first_states(cells)
         self.true_params: FloatArray | None = None
         if true_params is not None:
             bound = np.full(count, BOUND)
@@ -272,52 +270,22 @@ class BilevelInverseRL(TabularBilevelEnv):
 
     def draw(self, view: View) -> pygame.Surface:
         """Draw what the leader believes beside what is true, with the weights of both below."""
-        from ..rendering import THEME, draw_grid, grid_layout, import_pygame
-        from ..rendering.canvas import draw_colour_bar, draw_text, text_size
-
-        pygame = import_pygame()
-        scene = self.scene(view)
-        limit, columns = scene.shaping_limit, self._cells.shape[1]
-        layout = grid_layout((int(scene.cells.shape[0]), int(scene.cells.shape[1])))
-        # Grid pictures colour the root of a value, so that small ones stand out. Here weights are
-        # to be compared: squares undo the root, and the scale says so.
-        squares = scene.shaping * np.abs(scene.shaping) / limit
-        surface = draw_grid(_without_gap(replace(scene, shaping=squares, gradient=None)))
-        key_left, key_top, key_width, _ = layout.key
-        bar = pygame.Rect(key_left, key_top, min(key_width, COLOUR_BAR[0]), COLOUR_BAR[1])
-        surface.fill(THEME.page, bar)
-        draw_colour_bar(surface, tuple(bar), limit, scene.shaping_name)
-        # The column between the maps belongs to neither.
-        left, top, width, height = layout.map
-        between, right = (layout.cell_corner(0, columns + i)[0] for i in (0, 1))
-        gap = pygame.Rect(between + 1, top - 1, max(0, right - between - 2), height + 2)
-        surface.fill(THEME.page, gap)
-        for x in (gap.left - 1, gap.right):
-            pygame.draw.line(surface, THEME.ink, (x, gap.top), (x, gap.bottom - 1))
         known = self.true_params is not None
-        for x, room, headings in (
-            (left, between - left, ("believed: reward under x", "believed")),
+        return draw_comparison(
+            self.scene(view),
             (
-                right,
-                left + width - right,
+                ("believed: reward under x", "believed"),
                 ("true: who demonstrated", "true") if known else ("demonstrated",),
             ),
-        ):
-            fitting = [text for text in headings if text_size(text, THEME.text_size)[0] <= room]
-            text = fitting[0] if fitting else headings[-1]
-            place = (x, top - THEME.gap // 2)
-            draw_text(surface, text, place, anchor="bottomleft", max_width=room)
-        if layout.cell >= KIND_CELL and self._has_terrain:
-            self._write_kinds(surface, scene, layout)
-        # The key stands right of the map, or below one that is low and wide.
-        bottom, key_bottom = top + height, layout.key[1] + layout.key[3]
-        beside = layout.key[1] < bottom and bottom + THEME.margin < key_bottom
-        place = (THEME.margin, (bottom if beside else max(bottom, key_bottom)) + THEME.margin)
-        surface = _extended(surface, place[1] + WEIGHTS_HEIGHT + THEME.margin)
-        room = (key_left if beside else surface.get_width()) - 2 * THEME.margin
-        gradient = None if view.response is None else view.response.hyper_gradient
-        self._draw_weights(surface, (*place, room), view.upper_params, gradient)
-        return surface
+            self._map if self._has_terrain else None,
+            Weights(
+                names=self.kinds,
+                kind="terrain" if self._has_terrain else "feature",
+                believed=view.upper_params,
+                true=self.true_params,
+                gradient=None if view.response is None else view.response.hyper_gradient,
+            ),
+        )
 
     def scene(self, view: View) -> GridScene:
         """Return a view as arrays over the picture: the leader's map, a wall, the demonstrator's.
@@ -326,10 +294,7 @@ class BilevelInverseRL(TabularBilevelEnv):
         Where the truth is not known, there are no colours, and the arrows are how often each
         action was taken, all alike where nobody was.
         """
-        from ..rendering import GridScene
-
-        answer = view.response
-        tabular = answer if isinstance(answer, TabularResponse) else None
+        answer, changes = view.response, {}
         believed, true = self.features @ view.upper_params, np.zeros(len(self.features))
         status = view.status
         if self.true_params is not None:
@@ -337,50 +302,31 @@ class BilevelInverseRL(TabularBilevelEnv):
             distance = float(np.linalg.norm(view.upper_params - self.true_params))
             status = (*status, ("distance to true x", shown(distance)))
         number = "unlimited" if self.demonstrations is None else f"{len(self.demonstrations):,}"
-        largest = float(max(np.abs(believed).max(), np.abs(true).max()))
-        policy = occupancy = None
-        if tabular is not None:
+        if isinstance(answer, TabularResponse):
             visits = self.counts.sum(axis=1, keepdims=True)
-            taken = np.divide(
-                self.counts, visits, out=np.full_like(self.counts, 0.25), where=visits > 0.0
-            )
-            right = taken if self.true_policy is None else self.true_policy
-            policy = self._beside(tabular.policy, right, np.nan)
-            shares = visits[:, 0] / visits.sum()
-            occupancy = self._beside(tabular.occupancy / tabular.occupancy.sum(), shares, np.nan)
+            shares = np.full_like(self.counts, 0.25)
+            np.divide(self.counts, visits, out=shares, where=visits > 0.0)
+            right = shares if self.true_policy is None else self.true_policy
+            changes["policy"] = np.concatenate([answer.policy, right])
+            occupancy = (answer.occupancy, visits[:, 0])
+            changes["occupancy"] = np.concatenate([times / times.sum() for times in occupancy])
         gradient = None
         if answer is not None and answer.hyper_gradient is not None and self._has_terrain:
             per_cell = self.features @ answer.hyper_gradient
-            gradient = self._beside(per_cell, np.zeros_like(per_cell), np.nan)
-        cells = np.where(np.isin(self._cells, (START, GOAL)), self._cells, ".").ravel()
-        return GridScene(
-            cells=self._beside(cells, cells, "#"),
-            shaping=self._beside(believed, true, np.nan),
-            shaping_limit=next((limit for limit in LIMITS if largest <= limit), largest),
-            policy=policy,
-            occupancy=occupancy,
+            gradient = np.concatenate([per_cell, np.zeros_like(per_cell)])
+        shaping = np.concatenate([believed, true])
+        return self._scene(
+            view,
+            shaping=shaping,
+            # Weights are to be compared: as large as they are, no limit but their own beyond one.
+            shaping_limit=colour_limit(shaping, max(1.0, float(np.abs(shaping).max())), least=0.1),
+            shaping_power=1.0,
             gradient=gradient,
-            follower=None if view.state is None else self.cell_of(view.state),
-            title=view.title,
             status=(*status, ("demonstrations", number)),
             shaping_name="reward of a step",
             params_name="weight",
+            **changes,
         )
-
-    def cell_of(self, state: int) -> tuple[int, int]:
-        """Return (row, column) of a state, on the map and in the left map of the picture."""
-        row, column = divmod(state, self._cells.shape[1])
-        return row, column
-
-    def state_of(self, cell: tuple[int, int]) -> int | None:
-        """Return the entry of x for a cell of the picture, that of its terrain; None without one.
-
-        The same entry serves all cells of a kind, so that painting one of them paints all.
-        """
-        height, width = self._cells.shape
-        row, column = cell[0], cell[1] % (width + 1)
-        kind = str(self._cells[row, column]) if column < width else ""
-        return self.kinds.index(kind) if kind in self.kinds else None
 
     def reward(self, upper_params: FloatArray) -> FloatArray:
         """Return r_x(s, a) = 1[s = G] + sum_k phi_k(s) x_k, `[S, A]`."""
@@ -399,112 +345,6 @@ class BilevelInverseRL(TabularBilevelEnv):
     def _has_terrain(self) -> bool:
         """Whether x weighs kinds of terrain, not features of the user's."""
         return len(self.kinds[0]) == 1
-
-    # The picture -----------------------------------------------------------------------------
-
-    def _beside(self, left: NDArray[Any], right: NDArray[Any], gap: Any) -> NDArray[Any]:
-        """Return values per state as maps with a column between, `[H, 2 W + 1, ...]`."""
-        height, width = self._cells.shape
-        between = np.full((height, 1, *left.shape[1:]), gap)
-        maps = [values.reshape(height, width, *values.shape[1:]) for values in (left, right)]
-        return np.concatenate([maps[0], between, maps[1]], axis=1)
-
-    def _write_kinds(self, surface: pygame.Surface, scene: GridScene, layout: GridLayout) -> None:
-        """Write the kind of terrain into the corner of each cell."""
-        from ..rendering.canvas import contrast_ink, diverging_colours, draw_text
-
-        columns, side = self._cells.shape[1], int(layout.cell)
-        size = max(12, side // 3)
-        colours = diverging_colours(scene.shaping, scene.shaping_limit, power=1.0)
-        for row, column in np.ndindex(*scene.cells.shape):
-            if scene.cells[row, column] == ".":
-                red, green, blue = colours[row, column].tolist()
-                x, y = layout.cell_corner(row, column)
-                draw_text(
-                    surface,
-                    str(self._cells[row, column % (columns + 1)]),
-                    (x + side - 3, y + side - 1),
-                    size=size,
-                    colour=contrast_ink((red, green, blue)),
-                    anchor="bottomright",
-                )
-
-    def _draw_weights(
-        self,
-        surface: pygame.Surface,
-        place: tuple[int, int, int],
-        params: FloatArray,
-        gradient: FloatArray | None,
-    ) -> None:
-        """Draw a table with a column for each weight: derivative, bars, name, x and true x."""
-        from ..rendering import THEME, import_pygame
-        from ..rendering.canvas import draw_text, text_size
-        from ..rendering.signs import LEVELS, triangle_sprite
-
-        pygame = import_pygame()
-        left, top, width = place
-        names, true = self.kinds[:MAX_WEIGHTS], self.true_params
-        pitch = (width - GUTTER) / len(names)
-        bars = pygame.Rect(left + GUTTER, top + 26, width - GUTTER, BARS)
-        pygame.draw.rect(surface, THEME.light, bars)
-        values = np.concatenate([params] if true is None else [params, true])
-        lowest, highest = min(0.0, float(values.min())), max(0.0, float(values.max()))
-        if highest == lowest:
-            lowest, highest = -1.0, 1.0
-        unit = (bars.height - 8) / (highest - lowest)
-        zero = bars.top + 4 + round(highest * unit)
-        side = max(24, min(72, int(3.0 * pitch)))
-        largest = 0.0 if gradient is None else float(np.abs(gradient).max())
-        thickness = max(4, min(26, int(0.3 * pitch)))
-        small, rows = THEME.small_size, bars.bottom + 6
-        numbers = text_size(_signed(-1.0), small)[0] < pitch
-        for i, name in enumerate(names):
-            middle = bars.left + round((i + 0.5) * pitch)
-            if gradient is not None and largest > 0.0:
-                level = round(np.sign(gradient[i]) * np.sqrt(abs(gradient[i]) / largest) * LEVELS)
-                if level:
-                    image = triangle_sprite(side, int(level)).image
-                    surface.blit(image, image.get_rect(center=(middle, top + 12)))
-            pair = [(middle - thickness - 1, float(params[i]), True)]
-            if true is not None:
-                pair.append((middle + 1, float(true[i]), False))
-            for x, value, filled in pair:
-                length = max(1, round(abs(value) * unit))
-                box = pygame.Rect(x, zero if value < 0.0 else zero - length, thickness, length)
-                pygame.draw.rect(surface, THEME.ink if filled else THEME.page, box)
-                pygame.draw.rect(surface, THEME.ink, box, 1)
-            texts = [(name, THEME.ink)]
-            if numbers:
-                texts.append((_signed(params[i]), THEME.ink))
-                if true is not None:
-                    texts.append((_signed(true[i]), THEME.muted))
-            for row, (text, colour) in enumerate(texts):
-                spot = (middle, rows + row * TEXT_ROW)
-                draw_text(
-                    surface,
-                    text,
-                    spot,
-                    size=small,
-                    colour=colour,
-                    anchor="midtop",
-                    max_width=int(pitch) - 2,
-                )
-        pygame.draw.line(surface, THEME.ink, (bars.left, zero), (bars.right - 1, zero))
-        pygame.draw.rect(surface, THEME.rule, bars, 1)
-        count = "" if len(names) == len(self.kinds) else f"{len(names)} of {len(self.kinds)}"
-        labels = [
-            (top - 3, "" if gradient is None else "raise, lower x"),
-            (top + 11, "" if gradient is None else f"dF/dx {largest:.1g}"),
-            (bars.centery - TEXT_ROW, "reward"),
-            (bars.centery, count),
-            (rows, "terrain" if self._has_terrain else "feature"),
-            (rows + TEXT_ROW, "x, filled"),
-            (rows + 2 * TEXT_ROW, "" if true is None else "true, hollow"),
-        ]
-        for y, text in labels:
-            draw_text(
-                surface, text, (left, y), size=small, colour=THEME.muted, max_width=GUTTER - 4
-            )
 
 
 def random_terrain(
@@ -544,39 +384,6 @@ def random_terrain(
     return tuple("".join(row) for row in cells.reshape(rows, columns))
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
-
-
-def _without_gap(scene: GridScene) -> GridScene:
-    """Return a scene that has empty cells in place of walls, to be painted over."""
-    gap = scene.cells == "#"
-
-    def filled(values: FloatArray | None, value: float) -> FloatArray | None:
-        if values is None:
-            return None
-        return np.where(gap.reshape(*gap.shape, *(1,) * (values.ndim - 2)), value, values)
-
-    return replace(
-        scene,
-        cells=np.where(gap, ".", scene.cells),
-        shaping=np.where(gap, 0.0, scene.shaping),
-        policy=filled(scene.policy, 0.25),
-        occupancy=filled(scene.occupancy, 0.0),
-    )
-
-
-def _extended(surface: pygame.Surface, height: int) -> pygame.Surface:
-    """Return a picture with an empty page added below, where it is lower than `height`."""
-    from ..rendering import new_surface
-
-    if surface.get_height() >= height:
-        return surface
-    larger = new_surface((surface.get_width(), height + height % 2))
-    larger.blit(surface, (0, 0))
-    return larger
-
-
 def _chosen_map(
     desc: Sequence[str] | None,
     size: int | Sequence[int] | None,
@@ -597,29 +404,9 @@ def _chosen_map(
     )
 
 
-def _parse(desc: Sequence[str]) -> NDArray[np.str_]:
+def _checked_map(desc: Sequence[str]) -> NDArray[np.str_]:
     """Return the map as characters `[H, W]`, after checking it."""
-    if (
-        isinstance(desc, str)
-        or not isinstance(desc, Sequence | np.ndarray)
-        or not all(isinstance(row, str) for row in desc)
-    ):
-        raise ValueError(f"`desc` must be a list of strings, one per row, got {desc!r}")
-    if len(desc) == 0 or not desc[0]:
-        raise ValueError("`desc` must have at least one cell, got an empty map")
-    for number, row in enumerate(desc):
-        if len(row) != len(desc[0]):
-            raise ValueError(
-                f"rows of `desc` must have equal lengths, got {len(desc[0])} in row 0 and "
-                f"{len(row)} in row {number}"
-            )
-        for column, cell in enumerate(row):
-            if cell not in KINDS and cell not in (START, GOAL):
-                raise ValueError(
-                    "cells of `desc` must be one of 'a' to 'z' terrain, 'S' start, 'G' goal; got "
-                    f"{cell!r} in row {number}, column {column}"
-                )
-    cells = np.array([list(row) for row in desc])
+    cells = parsed_map(desc, KINDS + START + GOAL, "'a' to 'z' terrain, 'S' start, 'G' goal")
     if not (cells == GOAL).any():
         raise ValueError("`desc` must have a goal ('G'), got none")
     if not np.isin(cells, list(KINDS)).any():
@@ -662,31 +449,6 @@ def _first_states(cells: NDArray[np.str_]) -> FloatArray:
     """Return the distribution of the first state `[S]`: uniform on 'S', or on all but 'G'."""
     start = (cells == START) if (cells == START).any() else (cells != GOAL)
     return start.ravel() / start.sum()
-
-
-def _kernel(goal: NDArray[np.bool_], slip: float) -> Kernel:
-    """Return the kernel of slippery moves on a map without walls; acting in the goal ends it.
-
-    Args:
-        goal: Where the goals are, `[H, W]`.
-        slip: Probability that the move is another than the intended one.
-    """
-    height, width = goal.shape
-    states = np.arange(goal.size).reshape(goal.shape)
-    padded = np.pad(states, 1, mode="edge")  # the rim bounces
-    going = np.flatnonzero(~goal)
-    moved = [
-        padded[1 + row : 1 + row + height, 1 + column : 1 + column + width].ravel()[going]
-        for row, column in MOVES
-    ]
-    triplets = [
-        (going, np.full_like(going, action), moved[direction], np.full(going.size, probability))
-        for action in range(len(MOVES))
-        for direction in range(len(MOVES))
-        if (probability := 1.0 - slip if direction == action else slip / 3.0) > 0.0
-    ]
-    s, a, t, p = (np.concatenate(parts) for parts in zip(*triplets, strict=True))
-    return Kernel.from_triplets(s, a, t, p, num_states=goal.size, num_actions=len(MOVES))
 
 
 def _sampled(

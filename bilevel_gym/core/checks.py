@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = [
     "accepted_options",
     "check_at_least",
+    "check_between",
     "check_choice",
     "check_discount",
     "check_flag",
@@ -44,12 +45,17 @@ def check_flag(name: str, value: bool) -> None:
         raise ValueError(f"`{name}` must be True or False, got {value!r}")
 
 
+def check_between(name: str, value: float, low: float, high: float) -> float:
+    """Return a number as a float; raise a `ValueError` unless it is in [low, high]."""
+    number = _number(value)
+    if not low <= number <= high:
+        raise ValueError(f"`{name}` must lie in [{low:g}, {high:g}], got {value!r}")
+    return number
+
+
 def check_probability(name: str, value: float) -> float:
     """Return a probability as a float; raise a `ValueError` unless it is in [0, 1]."""
-    number = _number(value)
-    if not 0.0 <= number <= 1.0:
-        raise ValueError(f"`{name}` must lie in [0, 1], got {value!r}")
-    return number
+    return check_between(name, value, 0.0, 1.0)
 
 
 def check_positive(name: str, value: float) -> float:

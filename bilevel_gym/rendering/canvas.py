@@ -38,6 +38,7 @@ __all__ = [
     "draw_curves",
     "draw_header",
     "draw_help",
+    "draw_note",
     "draw_scale",
     "draw_status",
     "draw_text",
@@ -283,6 +284,22 @@ def draw_text(
     image = _text_surface(text, size, colour)
     surface.blit(image, image.get_rect(**{anchor: position}))
     return image.get_width()
+
+
+def draw_note(
+    surface: Surface,
+    text: str,
+    position: tuple[int, int],
+    anchor: str = "topleft",
+    *,
+    colour: Colour = THEME.muted,
+    max_width: int | None = None,
+) -> int:
+    """Draw one line of text in small letters, and return its width, as `draw_text` does."""
+    size = THEME.small_size
+    return draw_text(
+        surface, text, position, size=size, colour=colour, anchor=anchor, max_width=max_width
+    )
 
 
 def _shortened(text: str, size: int, max_width: int) -> str:

@@ -129,6 +129,7 @@ class GridScene:
         cursor: Row and column of a highlighted cell.
         shaping_name: What `shaping` is called in the key.
         params_name: What `gradient` is taken by, in the key.
+        shaping_power: Colours follow |shaping| to this power; below 1 small values stand out.
     """
 
     cells: NDArray[np.str_]
@@ -144,6 +145,7 @@ class GridScene:
     cursor: tuple[int, int] | None = None
     shaping_name: str = "shaping reward"
     params_name: str = "shaping"
+    shaping_power: float = SHAPING_POWER
 
     def __post_init__(self) -> None:
         """Check shapes and values."""
@@ -282,7 +284,7 @@ def draw_grid(scene: GridScene) -> Surface:
     surface.fblits(list(_gradient(layout, scene)))
     _draw_pins(surface, layout, scene)
     _draw_cursor(surface, layout, scene)
-    scale = ColourScale(scene.shaping_limit, scene.shaping_name, SHAPING_POWER)
+    scale = ColourScale(scene.shaping_limit, scene.shaping_name, scene.shaping_power)
     draw_key(surface, layout.key, _key_entries(layout, scene), size=LARGE_KEY, scale=scale)
     if layout.curves is not None:
         left, top, width, height = layout.curves
@@ -295,7 +297,7 @@ def _draw_shaping(surface: Surface, layout: GridLayout, scene: GridScene) -> Non
     """Paint the map as an image, one colour per cell."""
     pygame = import_pygame()
     values = np.where(scene.cells == WALL, np.nan, scene.shaping)
-    colours = diverging_colours(values, scene.shaping_limit, power=SHAPING_POWER)
+    colours = diverging_colours(values, scene.shaping_limit, power=scene.shaping_power)
     if layout.cell < TAPE_CELL:
         hazards = scene.cells == HAZARD
         colours[hazards] = hazard_tint(colours[hazards])

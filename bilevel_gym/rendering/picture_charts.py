@@ -18,13 +18,14 @@ from .canvas import (
     THEME,
     Colour,
     Rectangle,
+    draw_note,
     draw_text,
     import_pygame,
     new_surface,
     short_number,
     text_size,
 )
-from .signs import FOLLOWER, TRIANGLE_SIDE, pin_sprite, size_levels, triangle_sprite
+from .signs import FOLLOWER, TRIANGLE_SIDE, draw_triangle, pin_sprite, size_levels
 from .strokes import LINE_WIDTH, LineStyle, draw_stroke, lightened
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ def draw_chart(surface: Surface, rectangle: Rectangle, chart: Chart) -> None:
         for value in nice_ticks(chart.x_axis.low, chart.x_axis.high, 7):
             x = plot.left + round(float(chart.x_axis.place(value)) * (plot.width - 1))
             pygame.draw.line(surface, THEME.muted, (x, plot.bottom), (x, plot.bottom + TICK - 1))
-            _note(
+            draw_note(
                 surface, short_number(value) + chart.x_axis.unit, (x, plot.bottom + TICK), "midtop"
             )
         place = (plot.centerx, plot.bottom + TICK + letters)
@@ -220,10 +221,6 @@ def draw_chart(surface: Surface, rectangle: Rectangle, chart: Chart) -> None:
         surface.blit(*pin_sprite(FOLLOWER, PIN).at(x - PIN // 2, plot.top + TICK))
 
 
-def _note(surface: Surface, text: str, place: tuple[int, int], anchor: str) -> None:
-    draw_text(surface, text, place, size=THEME.small_size, colour=THEME.muted, anchor=anchor)
-
-
 def _number_heights(surface: Surface, plot: Rectangle, axis: Axis) -> None:
     """Write the numbers of a vertical axis left of its plot."""
     pygame = import_pygame()
@@ -231,7 +228,7 @@ def _number_heights(surface: Surface, plot: Rectangle, axis: Axis) -> None:
     for value in nice_ticks(axis.low, axis.high, _most_heights(height)):
         y = top + round((1.0 - float(axis.place(value))) * (height - 1))
         pygame.draw.line(surface, THEME.muted, (left - TICK, y), (left - 1, y))
-        _note(surface, short_number(value) + axis.unit, (left - TICK - 2, y + 1), "midright")
+        draw_note(surface, short_number(value) + axis.unit, (left - TICK - 2, y + 1), "midright")
 
 
 def _most_heights(height: int) -> int:
@@ -332,9 +329,7 @@ def _draw_gradient(
     largest = float(np.abs(gradient).max(initial=0.0))
     levels = size_levels(gradient, largest).tolist()
     for middle, value, level in zip(middles, gradient.tolist(), levels, strict=True):
-        if level:
-            image = triangle_sprite(round(TRIANGLE / TRIANGLE_SIDE), level).image
-            centre = (middle, top + TRIANGLE // 2)
-            surface.blit(image, image.get_rect(center=centre))
+        centre = (middle, top + TRIANGLE // 2)
+        draw_triangle(surface, centre, round(TRIANGLE / TRIANGLE_SIDE), level)
         text = "0" if abs(value) < SMALLEST else ("+" if value > 0.0 else "") + short_number(value)
-        _note(surface, text, (middle, top + TRIANGLE + TICK), "midtop")
+        draw_note(surface, text, (middle, top + TRIANGLE + TICK), "midtop")

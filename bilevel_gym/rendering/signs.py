@@ -41,6 +41,7 @@ __all__ = [
     "TRIANGLE_SIDE",
     "arrow_sprite",
     "disc_sprite",
+    "draw_triangle",
     "hazard_ground",
     "hazard_sprite",
     "hazard_tint",
@@ -196,6 +197,13 @@ def triangle_sprite(cell: int, level: int) -> Sprite:
         _paint_triangle(surface, centre, side * half * abs(level) / LEVELS, level)
 
     return make_sprite(cell, THEME.ink if level < 0 else THEME.light, paint)
+
+
+def draw_triangle(surface: Surface, centre: tuple[int, int], cell: int, level: int) -> None:
+    """Draw the triangle of a derivative, if it has a size, with its middle at a pixel."""
+    if level:
+        image = triangle_sprite(cell, level).image
+        surface.blit(image, image.get_rect(center=centre))
 
 
 @lru_cache(maxsize=2)

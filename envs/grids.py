@@ -1,0 +1,146 @@
+"""What tasks on maps share: the map as characters, slippery moves, and the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.mdp import FloatArray, Kernel
+from ..methods import TabularResponse
+from ..rendering import GridScene, draw_grid
+from .base import View
+from .tabular import TabularBilevelEnv
+
+if TYPE_CHECKING:
+    import pygame
+
+__all__ = ["MOVES", "GridBilevelEnv", "parsed_map", "slippery_kernel"]
+
+MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
+"""Up, right, down, left, as (row, column) steps."""
+
+
+class GridBilevelEnv(TabularBilevelEnv):
+    """A tabular game whose states are cells of a map; subclasses define `scene`.
+
+    Attributes:
+        _picture: The map as it is drawn, characters as `GridScene` has them, `[H, W]`.
+        _places: Row and column in it of each state, `[S, 2]`.
+        _entries: Entry of x that belongs to each cell of it, -1 for none, `[H, W]`.
+    """
+
+    _picture: NDArray[np.str_]
+    _places: NDArray[np.int64]
+    _entries: NDArray[np.int64]
+
+    def draw(self, view: View) -> pygame.Surface:
+        """Draw the map with x, the follower's policy and the hyper-gradient."""
+        return draw_grid(self.scene(view))
+
+    def scene(self, view: View) -> GridScene:
+        """Return a view as arrays over the picture, for `bilevel_gym.rendering.draw_grid`."""
+        raise NotImplementedError
+
+    def cell_of(self, state: int) -> tuple[int, int]:
+        """Return (row, column) of a state in the picture."""
+        row, column = self._places[state].tolist()
+        return row, column
+
+    def state_of(self, cell: tuple[int, int]) -> int | None:
+        """Return the entry of x that belongs to a cell of the picture; None where there is none."""
+        entry = int(self._entries[cell])
+        return entry if entry >= 0 else None
+
+    def _scene(self, view: View, *, shaping: FloatArray, **changes: Any) -> GridScene:
+        """Return a scene of numbers per place.
+
+        Args:
+            view: What is shown.
+            shaping: Colours of the places, `[S]`.
+            changes: Other fields of `GridScene`; `policy`, `occupancy` and `gradient` per place,
+                where they are not those of the view's response.
+        """
+        answer = view.response
+        values: dict[str, Any] = {"policy": None, "occupancy": None, "gradient": None}
+        if isinstance(answer, TabularResponse):
+            values |= {"policy": answer.policy, "occupancy": answer.occupancy}
+        if answer is not None:
+            values["gradient"] = answer.hyper_gradient
+        values |= {"shaping": shaping, **{k: changes.pop(k) for k in values if k in changes}}
+        fields = {"title": view.title, "status": view.status, **changes}
+        for name, numbers in values.items():
+            fields[name] = None
+            if numbers is not None:
+                fields[name] = np.full(self._picture.shape + numbers.shape[1:], np.nan)
+                fields[name][tuple(self._places.T)] = numbers
+        follower = None if view.state is None else self.cell_of(view.state)
+        return GridScene(cells=self._picture, follower=follower, **fields)
+
+
+def parsed_map(desc: Sequence[str], known: Container[str], accepted: str) -> NDArray[np.str_]:
+    """Return a map as characters `[H, W]`.
+
+    Args:
+        desc: Its rows.
+        known: The characters that a map may have.
+        accepted: What they are, in words.
+
+    Raises:
+        ValueError: If the map is no list of equally long rows of such characters.
+    """
+    if (
+        isinstance(desc, str)
+        or not isinstance(desc, Sequence | np.ndarray)
+        or not all(isinstance(row, str) for row in desc)
+    ):
+        raise ValueError(f"`desc` must be a list of strings, one per row, got {desc!r}")
+    if len(desc) == 0 or not desc[0]:
+        raise ValueError("`desc` must have at least one cell, got an empty map")
+    for number, row in enumerate(desc):
+        if len(row) != len(desc[0]):
+            raise ValueError(
+                f"rows of `desc` must have equal lengths, got {len(desc[0])} in row 0 and "
+                f"{len(row)} in row {number}"
+            )
+        for column, cell in enumerate(row):
+            if cell not in known:
+                raise ValueError(
+                    f"cells of `desc` must be one of {accepted}; got {cell!r} in row {number}, "
+                    f"column {column}"
+                )
+    return np.array([list(row) for row in desc])
+
+
+def slippery_kernel(states: NDArray[np.int64], at_goal: NDArray[np.bool_], slip: float) -> Kernel:
+    """Return the kernel of slippery moves, a block for each context; acting in the goal ends it.
+
+    Args:
+        states: State of each cell, row by row, -1 for walls, `[H, W]`; walls and the rim bounce.
+        at_goal: Where the goal is in each context, `[C, S]`.
+        slip: Probability that the move is one of the three others.
+    """
+    height, width = states.shape
+    padded = np.pad(states, 1, constant_values=-1)
+    here = states[states >= 0]
+    moved = []
+    for row, column in MOVES:
+        there = padded[1 + row : 1 + row + height, 1 + column : 1 + column + width][states >= 0]
+        moved.append(np.where(there >= 0, there, here))
+    context, cell = np.nonzero(~at_goal)
+    first = context * at_goal.shape[1]
+    triplets = [
+        (
+            first + cell,
+            np.full_like(cell, action),
+            first + moved[direction][cell],
+            np.full(cell.size, probability),
+        )
+        for action in range(len(MOVES))
+        for direction in range(len(MOVES))
+        if (probability := 1.0 - slip if direction == action else slip / 3.0) > 0.0
+    ]
+    s, a, t, p = (np.concatenate(parts) for parts in zip(*triplets, strict=True))
+    return Kernel.from_triplets(s, a, t, p, num_states=at_goal.size, num_actions=len(MOVES))
