@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,19 +10,16 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.sparse import csr_array
 from scipy.special import ndtr
 
-from ..core.checks import check_at_least, check_not_negative, check_positive
+from ..core.checks import check_at_least, check_between, check_not_negative, check_positive
 from ..core.mdp import FloatArray, Kernel
 from ..methods import TabularResponse
 from ..model.objectives import DiscountedReturn
+from ..rendering.taxes import TaxScene, draw_taxes
 from .base import BestKnown, View, shown, upper_box
 from .tabular import TabularBilevelEnv
 
 if TYPE_CHECKING:
     import pygame
-
-    from ..rendering.key import KeyEntry
-    from ..rendering.picture_charts import BarChart, Chart
-    from ..rendering.strokes import LineStyle
 
 __all__ = ["BilevelTaxDesign"]
 
@@ -47,15 +43,6 @@ MAX_OVERSHOOT = 30.0
 
 # The noise and the extent of the grid differ by no more than this factor.
 NOISE_RANGE = 1e4
-
-# Sizes in the picture, in pixels.
-PICTURE_HEIGHT = 720
-TAXES_WIDTH = 300
-PANEL_WIDTH = 344
-AXIS_HEIGHT = 40
-
-# Signs in the key that do not stand for a good.
-KEY_SIGNS = 5
 
 
 class BilevelTaxDesign(TabularBilevelEnv):
@@ -222,7 +209,7 @@ class BilevelTaxDesign(TabularBilevelEnv):
             ("revenue_weight", revenue_weight),
         ):
             check_not_negative(name, value)
-        _check_start_rate(start_rate, max_rate)
+        rate = check_between("start_rate", start_rate, 0.0, max_rate)
         _check_scale(asset_limit, noise)
         self.preferences = _checked_preferences(preferences)
         households, goods = self.preferences.shape
@@ -242,7 +229,7 @@ class BilevelTaxDesign(TabularBilevelEnv):
         self._consumption_weight = float(consumption_weight)
         self._revenue_weight = float(revenue_weight)
         self._asset_utility = asset_utility(self.assets)
-        rates = np.full(goods + 1, float(start_rate))
+        rates = np.full(goods + 1, rate)
         blocks = _blocks(num_assets, households, len(self._gross_wages)).with_moves(
             levels[0] * totals + levels[1:].sum(axis=0)
         )
@@ -285,138 +272,46 @@ class BilevelTaxDesign(TabularBilevelEnv):
 
     def draw(self, view: View) -> pygame.Surface:
         """Draw the taxes, and for each type of household what it does over its assets."""
-        from ..rendering.canvas import THEME, draw_status, draw_text, new_surface
-        from ..rendering.key import KEY_ROW, draw_key
-        from ..rendering.picture_charts import draw_bars, draw_chart
+        return draw_taxes(self.scene(view))
 
-        households, margin = len(self.preferences), THEME.margin
-        left, top = margin + TAXES_WIDTH + 2 * margin, 116
-        width = left + households * (PANEL_WIDTH + margin)
-        surface = new_surface((width + width % 2, PICTURE_HEIGHT))
-        room = width - 2 * margin
-        draw_text(surface, view.title, (margin, margin), size=THEME.title_size, max_width=room)
-        draw_status(surface, (margin, margin + 34, room, 44), self._status(view))
-        # Room for every sign there is, so that the bars stay where they are.
-        key_height = KEY_ROW * (KEY_SIGNS + self.preferences.shape[1])
-        key_top = PICTURE_HEIGHT - margin // 2 - key_height
-        bars = (margin, top, TAXES_WIDTH, key_top - margin - top)
-        draw_bars(surface, bars, self._tax_chart(view))
-        draw_key(surface, (margin, key_top, TAXES_WIDTH, key_height), self._key(view))
-        for household in range(households):
-            x = left + household * (PANEL_WIDTH + margin)
-            likes = ", ".join(f"{p:g}" for p in self.preferences[household])
-            heading = f"household {household + 1}, preferences {likes}"
-            draw_text(surface, heading, (x, top - 4), max_width=PANEL_WIDTH)
-            charts = self._schedules(view, household)
-            height = (PICTURE_HEIGHT - top - 28 - margin - AXIS_HEIGHT) // len(charts)
-            for row, chart in enumerate(charts):
-                last = row == len(charts) - 1
-                y = top + 28 + row * height
-                extra = AXIS_HEIGHT if last else -THEME.gap
-                draw_chart(surface, (x, y, PANEL_WIDTH, height + extra), chart)
-        return surface
-
-    def _status(self, view: View) -> tuple[tuple[str, str], ...]:
-        """Return the status line, with the mean revenue of a period and where a follower is."""
-        status = view.status
-        answer = view.response
-        if isinstance(answer, TabularResponse):
-            revenue = answer.policy @ self.revenue(view.upper_params)
-            status += (("mean tax revenue", shown(float(answer.occupancy @ revenue))),)
-        if view.state is not None:
-            status += (("assets", f"{self.assets[view.state % len(self.assets)]:g}"),)
-        return status
-
-    def _tax_chart(self, view: View) -> BarChart:
-        """Return the chart of the rates, with their derivatives."""
-        from ..rendering.picture_charts import Axis, BarChart
-
-        goods = self.preferences.shape[1]
-        answer = view.response
-        return BarChart(
-            axis=Axis(
-                0.0, 100.0 * float(self.upper_space.high[0]), "tax rates: the leader's x", " %"
-            ),
-            names=(*(f"good {j + 1}" for j in range(goods)), "income"),
-            values=100.0 * view.upper_params,
-            written=tuple(f"{100.0 * rate:.3g} %" for rate in view.upper_params.tolist()),
-            gradient=None if answer is None else answer.hyper_gradient,
-        )
-
-    def _schedules(self, view: View, household: int) -> tuple[Chart, ...]:
-        """Return the charts of one type of household, from top to bottom."""
-        from ..rendering.canvas import THEME
-        from ..rendering.picture_charts import Axis, Chart, Series, nice_limit
-        from ..rendering.strokes import LineStyle
-
-        size, goods = len(self.assets), self.preferences.shape[1]
+    def scene(self, view: View) -> TaxScene:
+        """Return a view as numbers over the assets, for `bilevel_gym.rendering.taxes`."""
+        answer, status, follower, schedules = view.response, view.status, None, None
+        households, size = len(self.preferences), len(self.assets)
         revenue = self.revenue(view.upper_params)
-        limits = [float(values.max()) for values in (self.hours, self.spending, revenue)] + [1.0]
-        series: list[tuple[Series, ...]] = [()] * 4
-        answer = view.response
+        limits = [float(values.max()) for values in (self.hours, self.spending, revenue)]
+        largest_share = 1.0
         if isinstance(answer, TabularResponse):
-            block = slice(household * size, (household + 1) * size)
-            policy = answer.policy[block]
-            spent = policy @ self.spending
+            paid = answer.policy @ revenue
             # Each type of household is met equally often.
-            share = len(self.preferences) * answer.occupancy
-            limits[2] = float((answer.policy @ revenue).max())
-            limits[3] = float(share.max())
-            series = [
-                (Series(self.assets, policy @ self.hours),),
-                tuple(Series(self.assets, spent[:, j], _good_style(j)) for j in range(goods)),
-                (Series(self.assets, policy @ revenue),),
-                (Series(self.assets, share[block], LineStyle(THEME.muted, filled=True)),),
-            ]
-        mark = None
-        if view.state is not None and view.state // size == household:
-            mark = float(self.assets[view.state % size])
-        labels = (
-            "hours worked per period",
-            "money spent per period, on each good",
-            "tax revenue per period",
-            "share of time, discounted",
-        )
-        last = len(labels) - 1
-        return tuple(
-            Chart(
-                x_axis=Axis(float(self.assets[0]), float(self.assets[-1]), "assets (money)"),
-                y_axis=Axis(0.0, nice_limit(limits[row]), label),
-                series=series[row],
-                mark=mark,
-                pinned=row == last,
-                with_x_numbers=row == last,
-            )
-            for row, label in enumerate(labels)
-        )
-
-    def _key(self, view: View) -> list[KeyEntry]:
-        """Return the signs of this picture, in words."""
-        from ..rendering.canvas import THEME
-        from ..rendering.key import KeyEntry
-        from ..rendering.signs import FOLLOWER, ICON_SIDE, key_triangle_sprite, pin_sprite
-        from ..rendering.strokes import LineStyle
-
-        entries = []
-        if view.response is not None and view.response.hyper_gradient is not None:
-            entries += [
-                KeyEntry(key_triangle_sprite(1), "raise this rate", "area and number: dF/dx > 0"),
-                KeyEntry(key_triangle_sprite(-1), "lower this rate", "area and number: dF/dx < 0"),
-            ]
-        if isinstance(view.response, TabularResponse):
-            entries.append(KeyEntry(LineStyle(), "hours, revenue", "mean over the policy"))
-            entries += [
-                KeyEntry(_good_style(j), f"money spent on good {j + 1}")
-                for j in range(self.preferences.shape[1])
-            ]
-            entries.append(
-                KeyEntry(
-                    LineStyle(THEME.muted, filled=True), "households", "share of time by assets"
+            share = households * answer.occupancy
+            limits[2], largest_share = float(paid.max()), float(share.max())
+            hours, spent, paid, share = (
+                values.reshape(households, size, -1)
+                for values in (
+                    answer.policy @ self.hours,
+                    answer.policy @ self.spending,
+                    paid,
+                    share,
                 )
             )
+            schedules = (hours, spent, paid, share)
+            status += (("mean tax revenue", shown(float(answer.occupancy @ paid.ravel()))),)
         if view.state is not None:
-            entries.append(KeyEntry(pin_sprite(FOLLOWER, ICON_SIDE), "follower's assets now"))
-        return entries
+            follower = divmod(view.state, size)
+            status += (("assets", f"{self.assets[follower[1]]:g}"),)
+        return TaxScene(
+            rates=view.upper_params,
+            max_rate=float(self.upper_space.high[0]),
+            preferences=self.preferences,
+            assets=self.assets,
+            limits=(limits[0], limits[1], limits[2], largest_share),
+            schedules=schedules,
+            gradient=None if answer is None else answer.hyper_gradient,
+            follower=follower,
+            title=view.title,
+            status=status,
+        )
 
     def kernel(self, upper_params: FloatArray) -> Kernel:
         """Return the kernel under the income tax; households of every type share its rows."""
@@ -489,15 +384,6 @@ class BilevelTaxDesign(TabularBilevelEnv):
     def _per_household(self, values: FloatArray) -> FloatArray:
         """Return numbers `[S, A]` summed over the assets, `[C, A]`."""
         return values.T.reshape(len(self.hours), -1, len(self.assets)).sum(axis=2).T
-
-
-def _good_style(good: int) -> LineStyle:
-    """Return how the line of a good is drawn; after four goods colours come again."""
-    from ..rendering.canvas import THEME
-    from ..rendering.strokes import LineStyle
-
-    dashes = (None, (9.0, 5.0), (2.0, 4.0), (12.0, 3.0))
-    return LineStyle(THEME.curves[good % len(THEME.curves)], dashes[good % len(dashes)])
 
 
 def asset_utility(assets: FloatArray) -> FloatArray:
@@ -616,18 +502,6 @@ def _checked_preferences(preferences: object) -> FloatArray:
         )
     checked.flags.writeable = False
     return checked
-
-
-def _check_start_rate(start_rate: float, max_rate: float) -> None:
-    """Raise a `ValueError` where the first rates are not rates that the leader may choose."""
-    if (
-        isinstance(start_rate, bool)
-        or not isinstance(start_rate, Real)
-        or not 0.0 <= start_rate <= max_rate
-    ):
-        raise ValueError(
-            f"`start_rate` must lie in [0, `max_rate`] = [0, {max_rate:g}], got {start_rate!r}"
-        )
 
 
 def _check_scale(asset_limit: float, noise: float) -> None:

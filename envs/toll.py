@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from numbers import Integral
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,15 @@ from ..core.checks import check_not_negative, check_positive
 from ..core.mdp import FloatArray, Kernel, action_major
 from ..methods import TabularResponse
 from ..model.objectives import DiscountedReturn
+from ..rendering.graph import GraphScene, Panel, draw_graph
+from ..rendering.picture_charts import nice_limit
+from ..rendering.placing import places_by_hops, within_unit
 from .base import BestKnown, View, upper_box
+from .rows import checked_rows, is_number
 from .tabular import TabularBilevelEnv
 
 if TYPE_CHECKING:
     import pygame
-
-    from ..rendering.graph import GraphScene
 
 __all__ = ["BilevelToll"]
 
@@ -46,9 +48,6 @@ SIOUX_FALLS_PLACES = {
 
 # Longer links are taken for a mistake.
 MAX_MINUTES = 1e6
-
-# Steps of stress majorisation that place the nodes of any other network.
-PLACING_STEPS = 100
 
 # Most tolled links that are listed beside the picture.
 LISTED_LINKS = 12
@@ -282,11 +281,11 @@ class BilevelToll(TabularBilevelEnv):
         """Return sum_sa cotangent(s, a) du_x(s, a)/dx, shape of x."""
         return self._per_link(cotangent)[self._tolled]
 
-    def _tolls(self, upper_params: FloatArray) -> FloatArray:
-        """Return the toll of every link `[E]`."""
-        tolls = np.zeros(len(self.links))
-        tolls[self._tolled] = upper_params
-        return tolls
+    def _tolls(self, values: FloatArray, others: float = 0.0) -> FloatArray:
+        """Return numbers per tolled link for every link `[E]`, `others` where there is no toll."""
+        per_link = np.full(len(self.links), others)
+        per_link[self._tolled] = values
+        return per_link
 
     def _per_action(self, values: FloatArray) -> FloatArray:
         """Return numbers per link `[E]` as rewards `[S, A]`, 0 where there is no link."""
@@ -349,12 +348,8 @@ class BilevelToll(TabularBilevelEnv):
         hops: FloatArray = shortest_path(graph, directed=directed, unweighted=True)
         return hops
 
-    # The picture ------------------------------------------------------------------------------
-
     def draw(self, view: View) -> pygame.Surface:
         """Draw the network with tolls, traffic and hyper-gradient."""
-        from ..rendering.graph import draw_graph
-
         return draw_graph(self.scene(view))
 
     def scene(self, view: View) -> GraphScene:
@@ -362,31 +357,25 @@ class BilevelToll(TabularBilevelEnv):
 
         In the follower's seat traffic is that to the destination of the follower's trip.
         """
-        from ..rendering.graph import GraphScene, Panel
-
-        answer = view.response
-        tabular = answer if isinstance(answer, TabularResponse) else None
+        answer, x = view.response, view.upper_params
         trip = None if view.state is None else self.trip_of(view.state)
-        traffic = flow = None if tabular is None else 100.0 * self.traffic(tabular)
-        if tabular is not None and trip is not None:
-            flow = 100.0 * self.traffic(tabular, destination=trip[1])
-        tolls = np.full(len(self.links), np.nan)
-        tolls[self._tolled] = view.upper_params
-        gradient = None
-        if answer is not None and answer.hyper_gradient is not None:
-            gradient = np.full(len(self.links), np.nan)
-            gradient[self._tolled] = answer.hyper_gradient
-        marks = {self.zone: "H"} | ({} if trip is None else {trip[1]: "G"})
+        traffic = flow = gradient = None
+        if isinstance(answer, TabularResponse):
+            traffic = flow = 100.0 * self.traffic(answer)
+            if trip is not None:
+                flow = 100.0 * self.traffic(answer, destination=trip[1])
+        if answer is not None:
+            gradient = answer.hyper_gradient
         panels: tuple[Panel, ...] = ()
         if len(self.tolled_links) <= LISTED_LINKS:
             names = tuple(f"{start}-{end}" for start, end in self.tolled_links)
-            slope = None if gradient is None else gradient[self._tolled]
-            x = np.asarray(view.upper_params, np.float64)
-            panels = (Panel("toll, minutes", names, x, self._max_toll, gradient=slope),)
+            panels = (Panel("toll, minutes", names, x, self._max_toll, gradient),)
             if traffic is not None:
                 passages = traffic[self._tolled]
-                limit = next((n for n in (1.0, 2.0, 5.0, 10.0, 20.0) if passages.max() <= n), 100.0)
+                limit = max(1.0, nice_limit(float(passages.max())))
                 panels += (Panel("passages, per 100 trips", names, passages, limit),)
+        marks = {self.zone: "H"} | ({} if trip is None else {trip[1]: "G"})
+        tolls = self._tolls(x, np.nan)
         return GraphScene(
             places=self._places,
             names=tuple(str(node) for node in self.nodes),
@@ -395,7 +384,7 @@ class BilevelToll(TabularBilevelEnv):
             values=tolls,
             value_limit=self._max_toll,
             edge_labels=tuple("" if np.isnan(toll) else f"{toll:.1f}" for toll in tolls),
-            gradient=gradient,
+            gradient=None if gradient is None else self._tolls(gradient, np.nan),
             marks=tuple(marks.get(node, "") for node in self.nodes),
             follower=None if trip is None else self.nodes.index(trip[0]),
             title=view.title,
@@ -403,10 +392,7 @@ class BilevelToll(TabularBilevelEnv):
             value_name="toll, minutes",
             flow_name=f"traffic per 100 {'trips' if trip is None else f'to {trip[1]}'}",
             params_name="toll",
-            mark_names={
-                "H": "zone: leader pays",
-                "G": "destination of the trip",
-            },
+            mark_names={"H": "zone: leader pays", "G": "destination of the trip"},
             panels=panels,
         )
 
@@ -433,14 +419,8 @@ class BilevelToll(TabularBilevelEnv):
     def _places(self) -> FloatArray:
         """Where the nodes are drawn, `[N, 2]` in [0, 1]: right, down."""
         if set(self.links) == set(_sioux_falls()):
-            places = np.array([SIOUX_FALLS_PLACES[node] for node in self.nodes], np.float64)
-        else:
-            places = _placed(self._hops(directed=False))
-        extent = np.ptp(places, axis=0)
-        # What lies on a line stays on it.
-        scale = np.maximum(extent, 0.2 * extent.max())
-        unit: FloatArray = 0.5 + (places - places.min(axis=0) - extent / 2.0) / scale
-        return np.clip(unit, 0.0, 1.0)
+            return within_unit(np.array([SIOUX_FALLS_PLACES[node] for node in self.nodes]))
+        return within_unit(places_by_hops(self._hops(directed=False)))
 
 
 def _sioux_falls() -> dict[tuple[int, int], float]:
@@ -453,57 +433,15 @@ def _sioux_falls() -> dict[tuple[int, int], float]:
     return times
 
 
-def _placed(hops: FloatArray) -> FloatArray:
-    """Return places `[N, 2]` whose distances come close to the numbers of hops `[N, N]`.
-
-    Stress majorisation (SMACOF, all weights equal) from classical scaling.
-    """
-    count = len(hops)
-    finite = np.isfinite(hops)
-    hops = np.where(finite, hops, 1.0 + hops[finite].max())  # parts without a road between them
-    centred = hops**2 - (hops**2).mean(axis=0)
-    weights, vectors = np.linalg.eigh(-0.5 * (centred - centred.mean(axis=1, keepdims=True)))
-    places = (vectors * np.sqrt(np.maximum(weights, 0.0)))[:, :-3:-1]  # the longer axis first
-    # Nodes with the same neighbours have the same place so far; a spiral draws them apart.
-    turns = 2.4 * np.arange(count)
-    places = places + 0.01 * np.stack([np.sin(turns), np.cos(turns)], axis=1)
-    for _ in range(PLACING_STEPS):
-        distances = np.linalg.norm(places[:, None] - places, axis=2)
-        pull = -hops / np.maximum(distances, 1e-9)
-        np.fill_diagonal(pull, 0.0)
-        np.fill_diagonal(pull, -pull.sum(axis=1))
-        places = pull @ places / count
-    return places
-
-
-def _rows(name: str, values: object, width: int, meaning: str) -> list[list[Any]]:
-    """Return rows of numbers, after checking that they are such."""
-    rows = values.tolist() if isinstance(values, np.ndarray) else values
-    if (
-        isinstance(rows, str)
-        or not isinstance(rows, Sequence)
-        or not all(isinstance(row, Sequence) and len(row) == width for row in rows)
-        or not all(_is_number(value) for row in rows for value in row)
-    ):
-        raise ValueError(f"`{name}` must be a list of {meaning}, got {values!r}")
-    if not rows:
-        raise ValueError(f"`{name}` must have at least one link, got none")
-    return [list(row) for row in rows]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
 def _is_node(value: object) -> bool:
     """Return whether a value is an integer; tables of links often hold them as floats."""
-    return _is_number(value) and (isinstance(value, Integral) or float(value).is_integer())  # type: ignore[arg-type]
+    return is_number(value) and (isinstance(value, Integral) or float(value).is_integer())  # type: ignore[arg-type]
 
 
 def _checked_network(network: object) -> dict[tuple[int, int], float]:
     """Return the minutes of each link (from, to), after checking the rows one by one."""
     times: dict[tuple[int, int], float] = {}
-    for row in _rows("network", network, 3, "[from, to, minutes] rows"):
+    for row in checked_rows("network", network, 3, "[from, to, minutes] rows", "link"):
         if not (_is_node(row[0]) and _is_node(row[1])):
             raise ValueError(f"`network` must join nodes that are integers, got the link {row}")
         link = (int(row[0]), int(row[1]))
@@ -550,7 +488,7 @@ def _checked_links(
 ) -> tuple[tuple[int, int], ...]:
     """Return links in the order given, after checking that they are different known ones."""
     links: list[tuple[int, int]] = []
-    for row in _rows("tolled_links", values, 2, "[from, to] rows"):
+    for row in checked_rows("tolled_links", values, 2, "[from, to] rows", "link"):
         if tuple(row) not in known:
             raise ValueError(
                 f"`tolled_links` must be links of the network, got {row[0]} to {row[1]}"

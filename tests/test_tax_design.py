@@ -418,64 +418,57 @@ def test_the_least_noise_brings_households_back_from_wherever_they_are_led() -> 
 # Pictures ---------------------------------------------------------------------------------------
 
 
-def test_the_bars_are_the_rates_in_percent_with_their_derivatives() -> None:
+def test_the_scene_holds_the_rates_with_their_derivatives() -> None:
     game = small()
     response = game.evaluate(X)
-    chart = game._tax_chart(View("title", X, response))
-    assert chart.names == ("good 1", "good 2", "good 3", "income")
-    np.testing.assert_allclose(chart.values, [25.0, 10.0, 60.0, 45.0], rtol=1e-14)
-    assert chart.written == ("25 %", "10 %", "60 %", "45 %")
-    assert (chart.axis.low, chart.axis.high) == (0.0, 200.0)
-    assert chart.gradient is not None
-    np.testing.assert_array_equal(chart.gradient, response.hyper_gradient)
-    assert game._tax_chart(View("title", X)).gradient is None
+    scene = game.scene(View("title", X, response))
+    np.testing.assert_array_equal(scene.rates, X)
+    assert scene.max_rate == 2.0 and scene.gradient is not None
+    np.testing.assert_array_equal(scene.gradient, response.hyper_gradient)
+    assert game.scene(View("title", X)).gradient is None
 
 
-def test_the_curves_are_what_each_type_of_household_does_over_its_assets() -> None:
+def test_the_schedules_are_what_each_type_of_household_does_over_its_assets() -> None:
     game = small(wage=1.5)
     response = game.evaluate(X)
-    view = View("title", X, response, state=NUM_ASSETS + 9)
+    scene = game.scene(View("title", X, response, state=NUM_ASSETS + 9))
+    assert scene.schedules is not None and scene.follower == (1, 9)
+    np.testing.assert_allclose(scene.assets, assets_of(NUM_ASSETS), atol=1e-13)
     for household in range(2):
         # Hours, money spent on each good, taxes paid, and share of this type's time.
-        curves = np.zeros((6, NUM_ASSETS))
+        curves = np.zeros((NUM_ASSETS, 6))
         for i in range(NUM_ASSETS):
             state = NUM_ASSETS * household + i
             for likely, (hours, goods) in zip(response.policy[state], SMALL_ACTIONS, strict=True):
                 taxes = X[3] * 1.5 * hours
                 taxes += sum(c * r / (1.0 + r) for c, r in zip(goods, X, strict=False))
-                curves[:5, i] += likely * np.array([hours, *goods, taxes])
-            curves[5, i] = 2.0 * response.occupancy[state]
-        assert curves[5].sum() == pytest.approx(1.0, abs=1e-8)
-        charts = game._schedules(view, household)
-        assert [len(chart.series) for chart in charts] == [1, 3, 1, 1]
-        drawn = [series for chart in charts for series in chart.series]
-        for series, expected in zip(drawn, curves, strict=True):
-            np.testing.assert_allclose(series.x, assets_of(NUM_ASSETS), atol=1e-13)
-            np.testing.assert_allclose(series.y, expected, atol=1e-12)
-        for chart in charts:
-            assert chart.mark == (pytest.approx(-25.0) if household == 1 else None)
-            tallest = max(float(series.y.max()) for series in chart.series)
-            assert chart.y_axis.low == 0.0 and chart.y_axis.high >= tallest
+                curves[i, :5] += likely * np.array([hours, *goods, taxes])
+            curves[i, 5] = 2.0 * response.occupancy[state]
+        assert curves[:, 5].sum() == pytest.approx(1.0, abs=1e-8)
+        drawn = np.concatenate([values[household] for values in scene.schedules], axis=1)
+        np.testing.assert_allclose(drawn, curves, atol=1e-12)
+    for limit, values in zip(scene.limits, scene.schedules, strict=True):
+        assert limit >= values.max() > 0.0
 
 
 def test_the_status_tells_the_mean_revenue_and_the_followers_assets() -> None:
     game = small()
     response = game.evaluate(X)
-    taxes = np.array(
-        [
-            X[3] * hours + sum(c * r / (1.0 + r) for c, r in zip(goods, X, strict=False))
-            for hours, goods in SMALL_ACTIONS
-        ]
-    )
+    taxes = [
+        X[3] * hours + sum(c * r / (1.0 + r) for c, r in zip(goods, X, strict=False))
+        for hours, goods in SMALL_ACTIONS
+    ]
     # The occupancy sums to one, so this is a mean over time.
-    expected = float((response.occupancy[:, None] * response.policy * taxes).sum())
+    expected = float(response.occupancy @ response.policy @ np.array(taxes))
     assert expected > 0.1
     for state, assets in ((9, "-25"), (NUM_ASSETS + 9, "-25"), (NUM_ASSETS + 15, "25")):
-        status = game._status(View("", X, response, state=state, status=(("step", "3"),)))
-        assert status[0] == ("step", "3")
-        assert status[1] == ("mean tax revenue", f"{expected:.4f}")
-        assert status[2] == ("assets", assets)
-    assert game._status(View("", X)) == ()
+        view = View("", X, response, state=state, status=(("step", "3"),))
+        assert game.scene(view).status == (
+            ("step", "3"),
+            ("mean tax revenue", f"{expected:.4f}"),
+            ("assets", assets),
+        )
+    assert game.scene(View("", X)).status == ()
 
 
 def picture(view: View, **arguments: Any) -> FloatArray:

@@ -13,9 +13,10 @@ from scipy.sparse.csgraph import dijkstra
 
 from bilevel_gym import HyperGradient
 from bilevel_gym.envs import View
-from bilevel_gym.envs.toll import LISTED_LINKS, BilevelToll, _placed
+from bilevel_gym.envs.toll import LISTED_LINKS, BilevelToll
 from bilevel_gym.optimizers import Optimum, lbfgsb, normalized_ascent
 from bilevel_gym.rendering import frame
+from bilevel_gym.rendering.placing import places_by_hops
 from bilevel_gym.testing import check_hyper_gradient
 
 from .helpers import FloatArray
@@ -550,17 +551,17 @@ def test_the_panels_list_the_tolls_and_the_passages_of_all_trips(state: int | No
     assert alone.gradient is None
 
 
-@pytest.mark.parametrize(("toll", "limit"), [(0.0, 5.0), (1.0, 5.0), (4.0, 1.0), (10.0, 1.0)])
-def test_the_axis_of_the_passages_is_just_long_enough(toll: float, limit: float) -> None:
-    game, x = BilevelToll(), np.full(10, toll)
+@pytest.mark.parametrize(
+    ("network", "toll", "limit"),
+    [(None, 0.0, 5.0), (None, 1.0, 5.0), (None, 4.0, 1.0), (None, 10.0, 1.0), (OWN, 0.0, 50.0)],
+)
+def test_the_axis_of_the_passages_is_just_long_enough(
+    network: Any, toll: float, limit: float
+) -> None:
+    game = BilevelToll(network, zone=10 if network is None else 5)
+    x = np.full(game.upper_space.shape, toll)
     passages = game.scene(View("", x, game.evaluate(x))).panels[1]
     assert passages.limit == limit and passages.values.max() <= limit
-
-
-def test_busy_links_have_the_longest_axis() -> None:
-    game, x = BilevelToll(OWN, zone=5), np.zeros(3)
-    passages = game.scene(View("", x, game.evaluate(x))).panels[1]
-    assert passages.limit == 100.0 and passages.values.max() > 20.0
 
 
 def test_many_tolled_links_are_not_listed() -> None:
@@ -615,7 +616,9 @@ def test_parts_of_a_network_without_a_road_between_them_are_drawn_apart() -> Non
     assert distances[:4, 4:].min() > max(distances[:4, :4].mean(), distances[4:, 4:].max())
     # Two roads: farther apart than they are long.
     road = np.array([[0.0, 1.0], [1.0, 0.0]])
-    ends = _placed(np.block([[road, np.full((2, 2), np.inf)], [np.full((2, 2), np.inf), road]]))
+    ends = places_by_hops(
+        np.block([[road, np.full((2, 2), np.inf)], [np.full((2, 2), np.inf), road]])
+    )
     distances = np.linalg.norm(ends[:, None] - ends, axis=2)
     assert distances[:2, 2:].min() > 1.5 * max(distances[0, 1], distances[2, 3])
 

@@ -25,6 +25,7 @@ __all__ = [
     "ColourScale",
     "KeyEntry",
     "KeySize",
+    "bar_gradient_entries",
     "draw_key",
     "follower_entry",
     "gradient_entries",
@@ -174,4 +175,16 @@ def gradient_entries(params_name: str, gradient: NDArray[np.float64]) -> tuple[K
     return (
         KeyEntry(key_triangle_sprite(1), f"raise {params_name}", notes[0]),
         KeyEntry(key_triangle_sprite(-1), f"lower {params_name}", notes[1]),
+    )
+
+
+def bar_gradient_entries(what: str) -> tuple[KeyEntry, KeyEntry]:
+    """Name the triangles below bars, whose numbers stand beside them.
+
+    Args:
+        what: What the derivative is taken by, such as "this rate".
+    """
+    return (
+        KeyEntry(key_triangle_sprite(1), f"raise {what}", "area and number: dF/dx > 0"),
+        KeyEntry(key_triangle_sprite(-1), f"lower {what}", "area and number: dF/dx < 0"),
     )

@@ -18,7 +18,7 @@ from .signs import ICON_SIDE
 if TYPE_CHECKING:
     from pygame import Surface
 
-__all__ = ["LINE_WIDTH", "LineStyle", "draw_stroke", "lightened", "style_sprite"]
+__all__ = ["LINE_WIDTH", "LineStyle", "draw_stroke", "lightened", "line_style", "style_sprite"]
 
 LINE_WIDTH = 2
 """In pixels."""
@@ -39,6 +39,15 @@ class LineStyle:
     colour: Colour = THEME.ink
     dashes: tuple[float, float] | None = None
     filled: bool = False
+
+
+DASHES = (None, (9.0, 5.0), (2.0, 4.0), (12.0, 3.0))
+
+
+def line_style(number: int) -> LineStyle:
+    """Return how one of several lines is drawn; after four of them colours come again."""
+    round_, colour = divmod(number, len(THEME.curves))
+    return LineStyle(THEME.curves[colour], DASHES[(number + round_) % len(DASHES)])
 
 
 def lightened(colour: Colour) -> Colour:

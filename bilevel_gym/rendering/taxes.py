@@ -1,0 +1,140 @@
+"""Pictures of households that are taxed: the rates, and what each type does over its assets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .canvas import THEME, draw_status, draw_text, new_surface
+from .key import KEY_ROW, KeyEntry, bar_gradient_entries, draw_key
+from .picture_charts import Axis, BarChart, Chart, Series, draw_bars, draw_chart, nice_limit
+from .signs import FOLLOWER, ICON_SIDE, pin_sprite
+from .strokes import LineStyle, line_style
+
+if TYPE_CHECKING:
+    from pygame import Surface
+
+__all__ = ["TaxScene", "draw_taxes"]
+
+FloatArray = NDArray[np.float64]
+
+# In pixels
+HEIGHT, TOP, HEADING = 720, 116, 28
+TAXES_WIDTH, PANEL_WIDTH, AXIS_HEIGHT = 300, 344, 40
+KEY_SIGNS = 5
+"""Signs in the key that do not stand for a good."""
+
+ROWS = (
+    "hours worked per period",
+    "money spent per period, on each good",
+    "tax revenue per period",
+    "share of time, discounted",
+)
+AREA = LineStyle(THEME.muted, filled=True)
+
+
+@dataclass(frozen=True, eq=False)
+class TaxScene:
+    """Everything that one picture of taxed households shows.
+
+    There are `C` types of household, `J` goods, and `N` points of assets.
+
+    Attributes:
+        rates: Tax on each good and on income, as shares, `[J + 1]`.
+        max_rate: Largest rate.
+        preferences: Exponents of the goods, `[C, J]`.
+        assets: The points, rising, `[N]`.
+        limits: Largest hours, spending, revenue and share of time that are shown.
+        schedules: Mean hours, spending on each good, revenue, and share of this type's time, over
+            the assets: `[C, N, 1]`, `[C, N, J]`, `[C, N, 1]` and `[C, N, 1]`; None where unknown.
+        gradient: Derivative of the leader's objective by the rates, `[J + 1]`.
+        follower: Type and point of the follower.
+        title: Headline.
+        status: Pairs of label and value below the headline.
+    """
+
+    rates: FloatArray
+    max_rate: float
+    preferences: FloatArray
+    assets: FloatArray
+    limits: tuple[float, float, float, float]
+    schedules: tuple[FloatArray, FloatArray, FloatArray, FloatArray] | None = None
+    gradient: FloatArray | None = None
+    follower: tuple[int, int] | None = None
+    title: str = ""
+    status: tuple[tuple[str, str], ...] = ()
+
+
+def draw_taxes(scene: TaxScene) -> Surface:
+    """Draw a scene on a new surface; needs no display."""
+    (households, goods), margin = scene.preferences.shape, THEME.margin
+    left = margin + TAXES_WIDTH + 2 * margin
+    width = left + households * (PANEL_WIDTH + margin)
+    surface = new_surface((width + width % 2, HEIGHT))
+    room = width - 2 * margin
+    draw_text(surface, scene.title, (margin, margin), size=THEME.title_size, max_width=room)
+    draw_status(surface, (margin, margin + 34, room, 44), scene.status)
+    # Room for every sign there is, so that the bars stay where they are.
+    key_height = KEY_ROW * (KEY_SIGNS + goods)
+    key_top = HEIGHT - margin // 2 - key_height
+    bars = BarChart(
+        axis=Axis(0.0, 100.0 * scene.max_rate, "tax rates: the leader's x", " %"),
+        names=(*(f"good {j + 1}" for j in range(goods)), "income"),
+        values=100.0 * scene.rates,
+        written=tuple(f"{100.0 * rate:.3g} %" for rate in scene.rates.tolist()),
+        gradient=scene.gradient,
+    )
+    draw_bars(surface, (margin, TOP, TAXES_WIDTH, key_top - margin - TOP), bars)
+    draw_key(surface, (margin, key_top, TAXES_WIDTH, key_height), _key(scene))
+    height = (HEIGHT - TOP - HEADING - margin - AXIS_HEIGHT) // len(ROWS)
+    for household, exponents in enumerate(scene.preferences.tolist()):
+        x = left + household * (PANEL_WIDTH + margin)
+        likes = ", ".join(f"{exponent:g}" for exponent in exponents)
+        heading = f"household {household + 1}, preferences {likes}"
+        draw_text(surface, heading, (x, TOP - 4), max_width=PANEL_WIDTH)
+        for row in range(len(ROWS)):
+            extra = AXIS_HEIGHT if row == len(ROWS) - 1 else -THEME.gap
+            place = (x, TOP + HEADING + row * height, PANEL_WIDTH, height + extra)
+            draw_chart(surface, place, _chart(scene, household, row))
+    return surface
+
+
+def _chart(scene: TaxScene, household: int, row: int) -> Chart:
+    """Return one of the charts of a type of household."""
+    series: tuple[Series, ...] = ()
+    last = row == len(ROWS) - 1
+    if scene.schedules is not None:
+        lines = scene.schedules[row][household].T
+        styles = [line_style(j) for j in range(len(lines))] if row == 1 else [LineStyle()]
+        styles = [AREA] if last else styles
+        series = tuple(
+            Series(scene.assets, y, style) for y, style in zip(lines, styles, strict=True)
+        )
+    mark = None
+    if scene.follower is not None and scene.follower[0] == household:
+        mark = float(scene.assets[scene.follower[1]])
+    return Chart(
+        x_axis=Axis(float(scene.assets[0]), float(scene.assets[-1]), "assets (money)"),
+        y_axis=Axis(0.0, nice_limit(scene.limits[row]), ROWS[row]),
+        series=series,
+        mark=mark,
+        pinned=last,
+        with_x_numbers=last,
+    )
+
+
+def _key(scene: TaxScene) -> Iterator[KeyEntry]:
+    """Name the signs that this scene shows."""
+    if scene.gradient is not None:
+        yield from bar_gradient_entries("this rate")
+    if scene.schedules is not None:
+        yield KeyEntry(LineStyle(), "hours, revenue", "mean over the policy")
+        for j in range(scene.preferences.shape[1]):
+            yield KeyEntry(line_style(j), f"money spent on good {j + 1}")
+        yield KeyEntry(AREA, "households", "share of time by assets")
+    if scene.follower is not None:
+        yield KeyEntry(pin_sprite(FOLLOWER, ICON_SIDE), "follower's assets now")
