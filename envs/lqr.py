@@ -28,6 +28,17 @@ X_LABELS = {
     "dynamics": "damping of states, log-gain of controls",
 }
 
+# Matrices that may be given: whether their rows and columns belong to states or actions.
+MATRICES = {
+    "dynamics": "ss",
+    "control": "sa",
+    "state_cost": "ss",
+    "action_cost": "aa",
+    "upper_state_cost": "ss",
+    "upper_action_cost": "aa",
+}
+KINDS = {"s": "states", "a": "actions"}
+
 # Default values of the arguments that are no matrices, up to `temperature`.
 DEFAULTS = (4, 2, 2, "reward", 1.0, 0.05, 2.0, 0.1, 1.0, 20.0, None, 0.95, 0.1)
 
@@ -47,8 +58,8 @@ class BilevelLQR(LinearQuadraticEnv):
     ## Description
     The smallest continuous bilevel problem with everything in closed form, and hence the ground
     truth for estimators with continuous actions. The follower keeps a linear system near zero. The
-    leader has costs of its own, which weigh states and controls otherwise, and changes what the
-    follower minds (`enters="reward"`), or how its system reacts (`enters="dynamics"`).
+    leader has costs of its own, with other weights of states and controls, and changes the
+    follower's costs (`enters="reward"`) or its system (`enters="dynamics"`).
 
     ## Upper Level
     x in R^(S+A), one entry for each state, then one for each control, 0 at the start.
@@ -63,22 +74,20 @@ class BilevelLQR(LinearQuadraticEnv):
         F(x) = -E[ sum_t gamma^t (s_t^T M s_t + a_t^T N a_t + upper_cost ||x||^2) ]
 
     ## Lower Level
-    An entropy-regularised linear-quadratic problem with discount `gamma` and temperature
-    `temperature` (of the entropy, which is the differential one),
+    A linear-quadratic problem with discount `gamma` and, at weight `temperature`, the differential
+    entropy of the policy,
 
         s' = A s + B a + w,  w ~ N(0, noise_std^2 I),  r(s, a) = -(s^T Q s + a^T R a)
 
-    The follower's policy is Gaussian, N(-K s, (temperature / 2) S^-1); see
-    `bilevel_gym.core.lqr`.
+    The follower's policy is N(-K s, (temperature / 2) S^-1); see `bilevel_gym.core.lqr`.
 
     Matrices that are not given are drawn from `seed`: A is `norm` times a random orthogonal matrix
-    (left alone, the state turns without end if `norm` is 1); B with normal entries of variance
-    1 / S; Q = I, R = I; M and N diagonal, with entries exp(z), z standard normal.
+    (without control, the state turns without end if `norm` is 1); B has normal entries of variance
+    1 / S; Q = I, R = I; M and N are diagonal, with entries exp(z), z standard normal.
 
     With sqrt(gamma) times the spectral norm of A below one the follower's value is finite at every
-    x, since damping only shrinks that norm and rewards do not touch it. Given matrices are checked
-    at x = 0, which for "reward" settles it for all x; for "dynamics" an x at which no policy keeps
-    the discounted cost finite has an `ArithmeticError` for an answer.
+    x. Given matrices are checked at x = 0, which settles it for "reward"; for "dynamics" an x at
+    which no policy keeps the discounted cost finite raises an `ArithmeticError`.
 
     ## Observation Space
     Game and follower: the state, `Box(-inf, inf, [S])` in float64. Leader: the root of the
@@ -87,7 +96,7 @@ class BilevelLQR(LinearQuadraticEnv):
     ## Action Space
     Leader: `Box(-max_weight, max_weight, [S + A])` (from 0 for dampings), x. Follower:
     `Box(-action_limit, action_limit, [A])`. Game: both, `{"upper": x, "lower": a}`. The exact
-    follower is not clipped: the limit is seven of its standard deviations, whatever x. A
+    follower is not clipped: by default the limit is seven of its standard deviations, whatever x. A
     larger action is refused.
 
     ## Rewards
@@ -95,12 +104,12 @@ class BilevelLQR(LinearQuadraticEnv):
 
     ## Episode End
     The follower starts with s ~ N(0, start_std^2 I). Its episode never terminates and is truncated
-    after 100 steps. The leader's is truncated after `outer_steps` (100) announcements.
+    after 100 steps; the leader's is truncated after `outer_steps` (100).
 
     ## Info
     Leader: `objective`, `hyper_gradient` [S + A], `upper_params` [S + A], `inner_residual` (of the
     Riccati equation), `inner_iterations`, `inner_converged`, `lower_value`. Follower and game:
-    `upper_reward`, that is -(s^T M s + a^T N a).
+    `upper_reward`, -(s^T M s + a^T N a).
 
     ## Arguments
     * `num_states` (4): S, at least 1, where no matrix gives it;
@@ -109,29 +118,27 @@ class BilevelLQR(LinearQuadraticEnv):
     * `enters` ("reward"): what x changes, or "dynamics";
     * `dynamics` (None): A, `[S, S]`, as a list of rows; None to draw it, as for all matrices;
     * `control` (None): B, `[S, A]`;
-    * `state_cost` (None): Q, symmetric, positive definite, `[S, S]`;
-    * `action_cost` (None): R, symmetric, positive definite, `[A, A]`;
-    * `upper_state_cost` (None): M, symmetric, positive semidefinite, `[S, S]`;
-    * `upper_action_cost` (None): N, symmetric, positive semidefinite, `[A, A]`;
+    * `state_cost`, `action_cost` (None): Q and R, symmetric and positive definite;
+    * `upper_state_cost`, `upper_action_cost` (None): M and N, symmetric, positive semidefinite;
     * `norm` (1): of A if it is drawn, positive;
     * `upper_cost` (.05): the leader's price of ||x||^2 in each step, not negative;
     * `max_weight` (2): bound of x, positive;
     * `noise_std` (.1): standard deviation of the noise, not negative;
     * `start_std` (1): standard deviation of each entry of the first state, not negative;
-    * `action_limit` (20): largest action, positive; a learner does better with a smaller one, as
-      what it tries at the limit costs thousands of times what the exact policy does;
+    * `action_limit` (20): largest action, positive; a learner does better with a smaller one, since
+      an action at the limit costs thousands of times as much as those of the exact policy;
     * `horizon` (None): steps that count for the leader, at least 1; None for all of them. The
-      follower plays its stationary policy in either case;
+      follower's policy is stationary in either case;
     * `gamma` (.95): discount of both levels, in [0, 1);
     * `temperature` (.1): positive;
     * `render_mode`: None, "human" or "rgb_array". The picture shows states and controls over time.
 
     ## Ground Truth
     Objective and hyper-gradient are exact, to rounding. With the default arguments, at x = 0
-    F = -35.561010 and the norm of dF/dx is 8.076933; its direct part is zero, so that the direct
-    gradient alone never moves. 200 hyper-gradient steps of length .05 falling to 0 and L-BFGS-B
-    both end at -27.071829, the best value known (`best_known`). With `enters="dynamics"` F is the
-    same at x = 0, the norm of dF/dx is 54.426342, that of its direct part 79.773716, and
+    F = -35.561010 and the norm of dF/dx is 8.076933; its direct part is zero. 200 hyper-gradient
+    steps of length .05 falling to 0 and L-BFGS-B both end at -27.071829, the best value known
+    (`best_known`). With `enters="dynamics"` F is the same at x = 0, the norm of dF/dx is 54.426342,
+    that of its direct part 79.773716, and
 
     | run from x = 0, "dynamics" | ends at |
     |---|---|
@@ -140,7 +147,7 @@ class BilevelLQR(LinearQuadraticEnv):
     | the same along the direct gradient | -18.134751, past -18.082709 |
 
     In both, L-BFGS-B from 24 more starts, uniform in the box (seed 0), ended at the same value
-    every time. It is not proven optimal. All entries of the best x lie inside the box.
+    every time, with all entries of x inside the box. It is not proven optimal.
 
     ## References
     D. P. Bertsekas, "Dynamic Programming and Optimal Control", Athena Scientific, for the
@@ -185,38 +192,33 @@ class BilevelLQR(LinearQuadraticEnv):
         check_at_least("seed", seed, 0)
         check_choice("enters", enters, X_LABELS)
         norm, max_weight = check_positive("norm", norm), check_positive("max_weight", max_weight)
-        given = {
-            "dynamics": (dynamics, "ss"),
-            "control": (control, "sa"),
-            "state_cost": (state_cost, "ss"),
-            "action_cost": (action_cost, "aa"),
-            "upper_state_cost": (upper_state_cost, "ss"),
-            "upper_action_cost": (upper_action_cost, "aa"),
-        }
-        matrices, sizes = _checked_matrices(given, {"s": int(num_states), "a": int(num_actions)})
-        for name in ("state_cost", "action_cost"):
-            _check_definite(name, matrices.get(name), strictly=True)
-        for name in ("upper_state_cost", "upper_action_cost"):
-            _check_definite(name, matrices.get(name), strictly=False)
-        matrices = {**_drawn(sizes["s"], sizes["a"], norm, int(seed)), **matrices}
-        self._base = Coefficients(
-            *(matrices[name] for name in ("dynamics", "control", "state_cost", "action_cost"))
+        matrices = (
+            dynamics,
+            control,
+            state_cost,
+            action_cost,
+            upper_state_cost,
+            upper_action_cost,
         )
+        sizes = {"s": int(num_states), "a": int(num_actions)}
+        given = _checked(dict(zip(MATRICES, matrices, strict=True)), sizes)
+        known = _drawn(sizes["s"], sizes["a"], norm, int(seed)) | given
         self.enters = enters
-        size = sizes["s"] + sizes["a"]
-        low = np.full(size, -max_weight)
+        self._base = Coefficients(*(known[name] for name in Coefficients._fields))
+        high = np.full(sizes["s"] + sizes["a"], max_weight)
+        low = -high
         if enters == "dynamics":
             low[: sizes["s"]] = 0.0
         model = LinearQuadraticModel(
             self.coefficients,
             self.coefficients_vjp,
             low=low,
-            high=np.full(size, max_weight),
-            initial_upper_params=np.zeros(size),
+            high=high,
+            initial_upper_params=np.zeros(len(high)),
             gamma=gamma,
             temperature=temperature,
-            upper_state_cost=matrices["upper_state_cost"],
-            upper_action_cost=matrices["upper_action_cost"],
+            upper_state_cost=known["upper_state_cost"],
+            upper_action_cost=known["upper_action_cost"],
             upper_cost=upper_cost,
             start_std=start_std,
             noise_std=noise_std,
@@ -229,9 +231,7 @@ class BilevelLQR(LinearQuadraticEnv):
             raise ValueError(f"`dynamics` and `control` do not suit `gamma`: {error}") from error
         system = (num_states, num_actions, seed, enters, norm)
         leader = (upper_cost, max_weight, noise_std, start_std, action_limit, horizon)
-        if (*system, *leader, gamma, temperature) == DEFAULTS and all(
-            matrix is None for matrix, _ in given.values()
-        ):
+        if (*system, *leader, gamma, temperature) == DEFAULTS and not given:
             self.best_known = BestKnown(
                 self.validate_upper_params(BEST_DEFAULT),
                 -27.071829,
@@ -256,10 +256,7 @@ class BilevelLQR(LinearQuadraticEnv):
         if self.enters == "dynamics":
             by_state = -(cotangent.dynamics * at.dynamics).sum(axis=1)
             return np.concatenate([by_state, (cotangent.control * at.control).sum(axis=0)])
-        products = (
-            cotangent.state_cost * at.state_cost,
-            cotangent.action_cost * at.action_cost,
-        )
+        products = (cotangent.state_cost * at.state_cost, cotangent.action_cost * at.action_cost)
         return np.concatenate([0.5 * (p.sum(axis=0) + p.sum(axis=1)) for p in products])
 
     def draw(self, view: View) -> pygame.Surface:
@@ -317,18 +314,16 @@ def _drawn(num_states: int, num_actions: int, norm: float, seed: int) -> dict[st
     }
 
 
-def _checked_matrices(
-    given: dict[str, tuple[Matrix | None, str]], sizes: dict[str, int]
-) -> tuple[dict[str, FloatArray], dict[str, int]]:
-    """Return the matrices that are given, and the numbers of states and actions.
+def _checked(given: dict[str, Matrix | None], sizes: dict[str, int]) -> dict[str, FloatArray]:
+    """Return the matrices that are given, and change the numbers of states and actions to theirs.
 
     Args:
-        given: A matrix or None for each name, and what its rows and columns are.
-        sizes: Numbers of states and actions where no matrix says otherwise.
+        given: A matrix or None for each name.
+        sizes: Numbers of states and actions where no matrix gives them.
     """
-    said_by: dict[str, str] = {}
-    sizes, matrices = dict(sizes), {}
-    for name, (values, axes) in given.items():
+    matrices: dict[str, FloatArray] = {}
+    given_by: dict[str, str] = {}
+    for name, values in given.items():
         if values is None:
             continue
         try:
@@ -339,23 +334,21 @@ def _checked_matrices(
             raise ValueError(f"`{name}` must be a list of equally long rows, got {values!r}")
         if not np.isfinite(matrix).all():
             raise ValueError(f"`{name}` must be finite, got {values!r}")
-        for axis, length in zip(axes, matrix.shape, strict=True):
-            if length != sizes[axis] and axis in said_by:
-                kind = {"s": "states", "a": "actions"}[axis]
-                what = f"fit `{said_by[axis]}`, which has {sizes[axis]} {kind}"
-                if said_by[axis] == name:
-                    what = "be square"
+        for axis, length in zip(MATRICES[name], matrix.shape, strict=True):
+            if length != sizes[axis] and axis in given_by:
+                what = f"fit `{given_by[axis]}`, which has {sizes[axis]} {KINDS[axis]}"
+                what = "be square" if given_by[axis] == name else what
                 raise ValueError(f"`{name}` must {what}, got shape {matrix.shape}")
             sizes[axis] = length
-            said_by.setdefault(axis, name)
+            given_by.setdefault(axis, name)
         matrices[name] = matrix.astype(np.float64)
-    return matrices, sizes
+        if name.endswith("cost"):
+            _check_definite(name, matrices[name], strictly=not name.startswith("upper"))
+    return matrices
 
 
-def _check_definite(name: str, matrix: FloatArray | None, *, strictly: bool) -> None:
+def _check_definite(name: str, matrix: FloatArray, *, strictly: bool) -> None:
     """Raise a `ValueError` unless a cost is symmetric and positive (semi)definite."""
-    if matrix is None:
-        return
     slack = SYMMETRY_TOLERANCE * float(np.abs(matrix).max())
     if np.abs(matrix - matrix.T).max() > slack:
         raise ValueError(f"`{name}` must be symmetric, got {matrix.tolist()}")

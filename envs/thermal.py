@@ -67,10 +67,10 @@ class BilevelThermal(LinearQuadraticEnv):
 
     ## Description
     A building has four zones in a ring, zone 1 beside 2, 2 beside 3, 3 beside 4 and 4 beside 1. Two
-    controls heat or cool them. The follower keeps each zone near its set temperature and hardly
-    minds the energy. The leader, who plans the building, minds the energy and wants all zones to
-    be equally warm, at whatever temperature. It chooses insulation and air flow: x is in the
-    dynamics, not in the reward.
+    controls heat or cool them. The follower keeps each zone near its set temperature, at little
+    cost of energy. The leader, who plans the building, wants little energy to be used and all zones
+    to be equally warm, at whatever temperature. It chooses insulation and air flow: x enters the
+    dynamics, not the reward.
 
     ## Upper Level
     x in [0, 1]^8: the insulation of each zone, then the air flow through each wall between zones
@@ -78,11 +78,11 @@ class BilevelThermal(LinearQuadraticEnv):
 
         F(x) = -E[ sum_t gamma^t (Var(s_t) + energy_cost ||a_t||^2 + upper_cost ||x||^2) ]
 
-    with Var(s) the variance over the four zones (the mean of squares less the square of the mean).
+    with Var(s) the variance over the four zones.
 
     ## Lower Level
-    An entropy-regularised linear-quadratic problem with discount `gamma` and temperature
-    `temperature` (of the entropy, which is the differential one),
+    A linear-quadratic problem with discount `gamma` and, at weight `temperature`, the differential
+    entropy of the policy,
 
         s' = A(x) s + B a + w,  w ~ N(0, noise_std^2 I),  r(s, a) = -(s^T Q s + a^T R a)
 
@@ -94,13 +94,13 @@ class BilevelThermal(LinearQuadraticEnv):
 
     with e = (.04, .03, .06, .05), E_12 = E_14 = E_41 = .05, E_21 = E_43 = .03, E_23 = E_32 = .04
     and E_34 = .06: a deviation grows where a zone is not insulated. The follower's policy is
-    Gaussian, N(-K s, (temperature / 2) S^-1); see `bilevel_gym.core.lqr`.
+    N(-K s, (temperature / 2) S^-1); see `bilevel_gym.core.lqr`.
 
     Its value is finite for every x in the box and every gamma up to .9: each row of A sums up, in
     absolute values, to 1 + (1 - insulation_i) e_i, at most 1.06; with a_2 = -.012 s_3 the largest
-    such sum of the closed loop is below 1.0537, and sqrt(.9) * 1.0537 < 1. The follower's own loop
+    such sum of the closed loop is below 1.0537, and sqrt(.9) * 1.0537 < 1. The optimal closed loop
     may be unstable all the same (spectral radius up to 1.05). For larger gamma there may be x at
-    which no policy keeps the discounted cost finite; the answer is then an `ArithmeticError`.
+    which no policy keeps the discounted cost finite; such an x raises an `ArithmeticError`.
 
     ## Observation Space
     Game and follower: the deviations, `Box(-inf, inf, [4])` in float64. Leader: the root of the
@@ -108,15 +108,15 @@ class BilevelThermal(LinearQuadraticEnv):
 
     ## Action Space
     Leader: `Box(0, 1, [8])`, x. Follower: `Box(-action_limit, action_limit, [2])`. Game: both,
-    `{"upper": x, "lower": a}`. The exact follower is not clipped: its actions keep within 100 but
-    for fewer than one of ten million first steps at any x. A larger action is refused.
+    `{"upper": x, "lower": a}`. The exact follower is not clipped: at any x, fewer than one of ten
+    million first actions exceeds 100. A larger action is refused.
 
     ## Rewards
     Leader: F(x). Follower and game: r(s, a).
 
     ## Episode End
     The follower starts with s ~ N(0, start_std^2 I). Its episode never terminates and is truncated
-    after 100 steps. The leader's is truncated after `outer_steps` (100) announcements.
+    after 100 steps; the leader's is truncated after `outer_steps` (100).
 
     ## Info
     Leader: `objective`, `hyper_gradient` [8], `upper_params` [8], `inner_residual` (of the Riccati
@@ -128,13 +128,12 @@ class BilevelThermal(LinearQuadraticEnv):
     * `upper_cost` (.1): its price of ||x||^2 in each step, not negative;
     * `noise_std` (.02): standard deviation of the noise, not negative;
     * `start_std` (5): standard deviation of each first deviation, not negative;
-    * `action_limit` (100): largest control, positive; a learner does better with a smaller one, as
-      what it tries at the limit costs thousands of times what the exact policy does;
+    * `action_limit` (100): largest control, positive; a learner does better with a smaller one,
+      since an action at the limit costs thousands of times as much as those of the exact policy;
     * `horizon` (None): steps that count for the leader, at least 1; None for all of them. The
-      follower plays its stationary policy in either case;
+      follower's policy is stationary in either case;
     * `clipped` (False): whether the simulator clips deviations at -30 and 30, as published results
-      have it. That is another game, with other values, and has no exact answer: it is for the
-      follower's seat, and for the two players' own;
+      have it. That is another game, without an exact answer: it has no leader's seat;
     * `gamma` (.9): discount of both levels, in [0, 1);
     * `temperature` (.1): positive;
     * `render_mode`: None, "human" or "rgb_array". The picture is a plan of the building, with walls
@@ -156,8 +155,8 @@ class BilevelThermal(LinearQuadraticEnv):
     1), with -162.503452 (`best_known`; -162.503255 with `horizon=100`). L-BFGS-B from 24 more
     starts, uniform in the box (seed 0), ended there every time. It is not proven optimal.
 
-    Published returns of the leader, with clipped states, after 2000 steps: BC-HG -196.7, the direct
-    gradient alone -211.7, from about -265. They are of the game with `clipped=True`.
+    Published returns of the leader with clipped states, after 2000 steps: BC-HG -196.7, the direct
+    gradient alone -211.7, from about -265.
 
     ## References
     M. Kudo, T. Tanabe, A. Wachi, Y. Akimoto, "Sample-efficient hypergradient estimation for

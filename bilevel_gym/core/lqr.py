@@ -1,4 +1,4 @@
-"""Linear-quadratic control with entropy regularisation, and derivatives of what the answer costs.
+"""Linear-quadratic control with entropy regularisation, and derivatives of a cost of its answer.
 
 The follower's problem has dynamics s' = A s + B a + w with noise w ~ N(0, W), reward
 -(s^T Q s + a^T R a), discount gamma and temperature tau. Its soft value is quadratic and its
@@ -11,8 +11,8 @@ soft-optimal policy is Gaussian,
 since Q(s, a) = -(a + K s)^T S (a + K s) - s^T P s + const, and a Boltzmann policy of a quadratic
 is Gaussian. The gain K is that of the unregularised problem; only the covariance knows tau.
 
-A leader judges the answer by another quadratic cost. Like a policy, the answer is a pair (K, C) of
-gain and covariance; `follow` gives what is needed of the states it leads to, `cost_gradient` the
+A leader evaluates the answer by another quadratic cost. The answer is a pair (K, C) of gain and
+covariance; `follow` gives what is needed of the states that it leads to, `cost_gradient` the
 derivatives at a fixed policy, `response_gradient` those through the policy. All are adjoint forms:
 one discounted Lyapunov equation each, whatever the number of parameters.
 
@@ -100,17 +100,17 @@ class Riccati:
 
 @dataclass(frozen=True, eq=False)
 class Flow:
-    """Where a policy leads, as far as quadratic costs depend on it.
+    """The moments of a policy's states, and the derivatives of their cost.
 
     With L = A - B K the closed loop, M_t = E[s_t s_t^T] and Y_k the cost-to-go matrix with k steps
-    left (the same at all times where there is no end):
+    left (the same for all k where the horizon is infinite):
 
     Attributes:
         moments: sum_t gamma^t M_t, `[S, S]`.
         loop_adjoint: sum_t gamma^(t+1) Y_(T-1-t) L M_t, half the derivative of the cost by L,
             `[S, S]`.
-        noise_adjoint: sum_t gamma^(t+1) Y_(T-1-t), the derivative by the covariance of what is
-            added to each state, `[S, S]`.
+        noise_adjoint: sum_t gamma^(t+1) Y_(T-1-t), the derivative by the covariance of the noise
+            added in each step, `[S, S]`.
         weight: sum_t gamma^t.
     """
 
@@ -131,7 +131,7 @@ def solve_riccati(
     """Solve the discounted Riccati equation to rounding.
 
     Newton's method starts from SciPy's direct solution, or from an earlier P if its policy keeps
-    costs finite. A step is an evaluation of the present policy, and converges quadratically.
+    costs finite. A step evaluates the present policy; convergence is quadratic.
 
     Args:
         problem: A, B, Q and R.
@@ -170,7 +170,7 @@ def solve_riccati(
 def riccati_step(
     problem: Coefficients, gamma: float, value: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return what the Riccati equation makes of a P, with the S and the K that belong to it."""
+    """Return the right-hand side of the Riccati equation at a P, and the S and K of that P."""
     dynamics, control, state_cost, action_cost = problem
     carried = gamma * control.T @ value
     curvature = action_cost + _symmetric(carried @ control)
@@ -191,7 +191,7 @@ def discounted_sum(loop: FloatArray, gamma: float, source: FloatArray) -> FloatA
     if size > KRONECKER_SIZE:
         total: FloatArray = solve_discrete_lyapunov(math.sqrt(gamma) * loop, source)
         return total
-    # What SciPy does for small systems, at a third of the time.
+    # As SciPy does for small systems, in a third of the time.
     system = -gamma * loop[:, None, :, None] * loop[None, :, None, :]
     system = system.reshape(size * size, size * size)
     system.flat[:: size * size + 1] += 1.0
@@ -210,13 +210,12 @@ def soft_value_constant(
 ) -> float:
     """Return the constant c of the soft value V(s) = -s^T P s + c.
 
-    The entropy is the differential one: c = (entropy part - gamma tr(P W)) / (1 - gamma), where
-    tau log of the integral of exp(-a^T S a / tau) is the entropy part.
+    c = (tau log Z - gamma tr(P W)) / (1 - gamma), Z being the integral of exp(-a^T S a / tau).
     """
     _, log_determinant = np.linalg.slogdet(riccati.curvature)
     size = len(riccati.curvature)
-    entropy_part = 0.5 * temperature * (size * math.log(math.pi * temperature) - log_determinant)
-    return float((entropy_part - gamma * (riccati.value_matrix * noise).sum()) / (1.0 - gamma))
+    log_integral = 0.5 * temperature * (size * math.log(math.pi * temperature) - log_determinant)
+    return float((log_integral - gamma * (riccati.value_matrix * noise).sum()) / (1.0 - gamma))
 
 
 def follow(
@@ -231,17 +230,17 @@ def follow(
     cost_of_action: FloatArray,
     horizon: int | None = None,
 ) -> Flow:
-    """Follow a Gaussian policy, forward for its moments and backward for what they cost.
+    """Follow a Gaussian policy, forward for its moments and backward for their cost.
 
     Args:
-        problem: A and B; Q and R are not looked at.
+        problem: A and B; Q and R are not used.
         gain: K, `[A, S]`.
         covariance: C, `[A, A]`.
         gamma: Discount, in [0, 1).
         start: E[s_0 s_0^T], `[S, S]`.
         noise: W, `[S, S]`.
-        cost_of_state: Who judges pays s^T M s in each step, `[S, S]`.
-        cost_of_action: And a^T N a, `[A, A]`.
+        cost_of_state: M of the leader's cost s^T M s + a^T N a per step, `[S, S]`.
+        cost_of_action: N, `[A, A]`.
         horizon: Number of steps that count, None for all.
     """
     loop = problem.dynamics - problem.control @ gain
@@ -329,10 +328,7 @@ def _direct_solution(problem: Coefficients, gamma: float) -> FloatArray:
     root = math.sqrt(gamma)
     try:
         value = solve_discrete_are(
-            root * problem.dynamics,
-            root * problem.control,
-            problem.state_cost,
-            problem.action_cost,
+            root * problem.dynamics, root * problem.control, problem.state_cost, problem.action_cost
         )
     except LinAlgError as error:
         raise ArithmeticError(_infinite(gamma)) from error
@@ -342,7 +338,6 @@ def _direct_solution(problem: Coefficients, gamma: float) -> FloatArray:
 
 
 def _is_finite(problem: Coefficients, gamma: float, gain: FloatArray) -> bool:
-    """Return whether discounted costs are finite under a gain."""
     loop = problem.dynamics - problem.control @ gain
     return bool(gamma * np.abs(np.linalg.eigvals(loop)).max() ** 2 < 1.0)
 
