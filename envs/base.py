@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..core.checks import check_discount, check_in_box, check_positive, unknown_name
 from ..core.mdp import FloatArray
 from ..methods import METHODS
-from ..model.responses import Response
+from ..model.responses import Response, TabularResponse
 
 if TYPE_CHECKING:
     import pygame
@@ -62,6 +62,16 @@ class View:
     state: int | None = None
     status: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def tabular(self) -> TabularResponse | None:
+        """The answer of a tabular game's follower, None where it is not known."""
+        return self.response if isinstance(self.response, TabularResponse) else None
+
+    @property
+    def hyper_gradient(self) -> FloatArray | None:
+        """dF/dx, None where it is not known."""
+        return None if self.response is None else self.response.hyper_gradient
+
 
 class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
     """A game between a leader, who chooses x, and a follower, who acts in an MDP shaped by x.
@@ -84,6 +94,8 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
             given replace them one by one.
         elapsed_steps: Transitions of the follower's episode so far; `reset` and `advance` count
             them, and the follower's seat ends episodes by them where there is a time limit.
+        has_map: Whether states are cells of a map and x is painted on it: such a game has `scene`,
+            which returns a `GridScene`, and `state_of`, as `BilevelGridWorld` has them.
         draws_itself: Whether steps and resets update the window when `render_mode="human"`; a
             seat that draws its own picture turns it off.
     """
@@ -93,6 +105,7 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
     methods: Mapping[str, str] = METHODS
     default_method = "exact"
     method_options: Mapping[str, Any] = {}
+    has_map = False
 
     def __init__(
         self,

@@ -174,6 +174,8 @@ class BilevelGridWorld(GridBilevelEnv):
     * v0: first version.
     """
 
+    has_map = True
+
     def __init__(
         self,
         desc: Sequence[str] | None = None,

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from ..core.checks import check_not_negative, check_positive, check_probability
 from ..core.mdp import FloatArray, Kernel
-from ..methods import TabularResponse
 from ..model.objectives import DiscountedReturn, LinearCost, Sum
 from .base import BestKnown, View, shown, upper_box
 from .tabular import TabularBilevelEnv
@@ -80,10 +79,10 @@ class BilevelIncentive(TabularBilevelEnv):
     """A leader pays a follower for single moves, to draw it from its own goal to the leader's.
 
     ## Description
-    A follower wanders through a small graph with thirteen states q0 to q12. It is paid for acting
-    in q10; the leader is paid when it ends up in q11 or q12 instead, which lie behind q9. The
-    leader can promise payments for single actions in single states. What it promises it pays for
-    once, whether or not, and however often, the follower collects.
+    A follower moves in a small graph with thirteen states q0 to q12. It gets a reward for acting in
+    q10; the leader gets one when it ends up in q11 or q12 instead, which lie behind q9. The leader
+    can promise payments for single actions in single states. It bears the cost of each promise
+    once, whether or not, and however often, the follower collects the payment.
 
     ## Upper Level
     x in [0, max_payment]^D: the payment for each pair (state, action) in `paid`, in the order
@@ -105,8 +104,8 @@ class BilevelIncentive(TabularBilevelEnv):
 
     and all others stay. The chosen action works with probability 1 - slip; else one of the three
     others works in its place, each with slip / 3, whether it moves or stays. Acting in q5, q8, q10,
-    q11 or q12 ends the episode. x enters the reward alone, and is paid for what is chosen, not for
-    what works.
+    q11 or q12 ends the episode. x enters the reward alone; payments are for the chosen action, not
+    for the one that works.
 
     ## Observation Space
     Game and follower: `Discrete(13)`, the number of the state. Leader: `Box(0, 1, [13])`, the
@@ -121,33 +120,32 @@ class BilevelIncentive(TabularBilevelEnv):
 
     ## Episode End
     The follower starts in q0. Its episode terminates on acting in q5, q8, q10, q11 or q12 (any
-    action, paid) and is truncated after 100 steps. The leader's is truncated after `outer_steps`
-    (100) announcements.
+    action, with its reward) and is truncated after 100 steps; the leader's is truncated after
+    `outer_steps` (100).
 
     ## Info
     Leader: `objective`, `hyper_gradient` [D], `upper_params` [D], `inner_residual`,
-    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`, that is
-    u(s).
+    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`, u(s).
 
     ## Arguments
     * `paid` (None): the pairs that can be paid for, a list of different [state, action] with the
       state in 0..12 and the action in 0..3, such as [[7, 0], [9, 1]]; None for all 52;
     * `slip` (.3): probability that another action works than the chosen one, in [0, 1];
     * `gamma` (.95): discount of both levels, in [0, 1);
-    * `temperature` (.01): positive. Entropy pays up to temperature * log 4 / (1 - gamma) for never
-      finishing: .28 by default;
+    * `temperature` (.01): positive. The entropy of never finishing is worth up to
+      temperature * log 4 / (1 - gamma), .28 by default;
     * `payment_weight` (.5): weight of ||x||_1, not negative;
     * `max_payment` (2): upper end of the box, positive;
     * `render_mode`: None, "human" or "rgb_array". The picture shows the graph; triangles leave out
       derivatives that push a payment out of its box.
 
     ## Ground Truth
-    Objective and hyper-gradient are exact. At x = 0 the leader has .147802, the follower's soft
-    value is .534445 and its expected reward .504979. The norm of dF/dx is 4.594235; the direct part
-    is -.5 in every entry, and only one entry of the sum is positive: .996583, for a in q7. At x = 0
-    the derivative of ||x||_1 is that from the right.
+    Objective and hyper-gradient are exact. At x = 0, F is .147802, the follower's soft value is
+    .534445 and its expected reward .504979. The norm of dF/dx is 4.594235; the direct part is -.5
+    in every entry, and only one entry of the sum is positive: .996583, for a in q7. At x = 0 the
+    derivative of ||x||_1 is that from the right.
 
-    | run | ends at | what it pays for |
+    | run | ends at | payments |
     |---|---|---|
     | best of 5326 starts (`best_known`) | .417292 | .26262 for a in q9 |
     | second best | .303343 | .486 for b in q6, .182 for b in q9 |
@@ -156,15 +154,15 @@ class BilevelIncentive(TabularBilevelEnv):
     | normalised steps of .01, .05 or .2 from x = 0 | .172858 | the same |
     | any steps along the direct gradient from x = 0 | .147802 | nothing: no step leaves the box |
 
-    The best value known pays the follower for staying in q9: it collects until it slips to q11 or
-    q12, while the leader pays for its promise once. Paying for d instead of a there is as good. It
-    was found by L-BFGS-B from 4000 random starts (seed 1; 1 to 8 pairs, payments uniform up to .1,
-    .3 or 1), of which 139 came to it and 2767 to .1729 or less, and from the best of 36 choices of
-    two payments for each of the 1326 choices of two pairs, of which 101 came to it. It is not
-    proven optimal. The basin is narrow: .22 for a in q9 is worth .1036, less than x = 0, and .24 is
-    worth .2467.
+    The best x known rewards staying in q9: the follower collects until it slips to q11 or q12,
+    while the promise costs the leader once. The same payment for d instead of a is as good. It was
+    found by L-BFGS-B from 4000 random starts (seed 1; 1 to 8 pairs, payments uniform up to .1, .3
+    or 1), of which 139 ended there and 2767 at .1729 or less, and from the best of 36 choices of
+    two payments for each of the 1326 choices of two pairs, of which 101 ended there. It is not
+    proven optimal. The basin is narrow: with .22 for a in q9, F is .1036, less than at x = 0, and
+    with .24 it is .2467.
 
-    Published are .152 for the leader and .531 for the follower at x = 0. They belong to eight
+    Published are .152 for the leader and .531 for the follower at x = 0, the values after eight
     sweeps of soft value iteration from V = 0, which give .152371 and .530529.
 
     ## References
@@ -211,20 +209,15 @@ class BilevelIncentive(TabularBilevelEnv):
             temperature=temperature,
             render_mode=render_mode,
         )
-        if self.paid == _checked_pairs(None) and DEFAULTS == (
-            slip,
-            gamma,
-            temperature,
-            payment_weight,
-            max_payment,
-        ):
+        options = (slip, gamma, temperature, payment_weight, max_payment)
+        if options == DEFAULTS and self.paid == _checked_pairs(None):
             best = np.zeros(count)
             best[self.paid.index(BEST_PAIR)] = BEST_PAYMENT
             self.best_known = BestKnown(
                 self.validate_upper_params(best),
                 0.417292,
                 "L-BFGS-B from 4000 sparse random starts and from the best payments for each of "
-                "1326 pairs of pairs; 240 of them came to it; not proven optimal",
+                "1326 pairs of pairs; 240 of them ended there; not proven optimal",
             )
 
     def draw(self, view: View) -> pygame.Surface:
@@ -243,15 +236,14 @@ class BilevelIncentive(TabularBilevelEnv):
         from ..rendering.canvas import colour_limit
         from ..rendering.graph import GraphScene
 
-        x, answer = view.upper_params, view.response
-        tabular = answer if isinstance(answer, TabularResponse) else None
+        x, answer = view.upper_params, view.tabular
         edges, pairs = self._edges
         flow = gradient = None
-        if tabular is not None:
-            taken = tabular.occupancy[:, None] * tabular.policy / (1.0 - self.gamma)
-            flow = np.array([taken[pair].sum() for pair in pairs])
-        if answer is not None and answer.hyper_gradient is not None:
-            slopes = self._on_pairs(_inside(answer.hyper_gradient, x, self._max_payment))
+        if answer is not None:
+            visits = answer.occupancy[:, None] * answer.policy / (1.0 - self.gamma)
+            flow = np.array([visits[pair].sum() for pair in pairs])
+        if view.hyper_gradient is not None:
+            slopes = self._on_pairs(_inside(view.hyper_gradient, x, self._max_payment))
             gradient = np.array([_largest(slopes[pair]) for pair in pairs])
         payments = self._on_pairs(x)
         values = np.array([payments[pair].sum() for pair in pairs])
@@ -265,7 +257,7 @@ class BilevelIncentive(TabularBilevelEnv):
             value_limit=colour_limit(x, self._max_payment),
             edge_labels=tuple(map(_label, edges.tolist(), pairs, values.tolist())),
             gradient=gradient,
-            occupancy=None if tabular is None else tabular.occupancy,
+            occupancy=None if answer is None else answer.occupancy,
             marks=tuple(marks.get(state, "") for state in range(NUM_STATES)),
             follower=view.state,
             title=view.title,
@@ -319,7 +311,7 @@ def _largest(slopes: FloatArray) -> float:
 
 
 def _label(edge: list[int], pair: tuple[IntArray, IntArray], payment: float) -> str:
-    """Return the actions of an edge and what they are paid, for loops only where they are."""
+    """Return the actions of an edge and their payment; nothing for a loop without one."""
     paid = f" {payment:.2f}" if payment > SHOWN_PAYMENT else ""
     if edge[0] == edge[1] and not paid:
         return ""
@@ -338,37 +330,36 @@ def _kernel(slip: float) -> Kernel:
     successor = np.repeat(np.arange(NUM_STATES)[:, None], len(ACTIONS), axis=1)
     successor[ARROWS[:, 0], ARROWS[:, 1]] = ARROWS[:, 2]
     lasting = [state for state in range(NUM_STATES) if state not in FINAL]
-    s, chosen, taken = (
+    s, chosen, working = (
         index.ravel() for index in np.meshgrid(lasting, range(4), range(4), indexing="ij")
     )
-    likely = np.where(chosen == taken, 1.0 - slip, slip / (len(ACTIONS) - 1))
+    likely = np.where(chosen == working, 1.0 - slip, slip / (len(ACTIONS) - 1))
     kept = likely > 0.0
     return Kernel.from_triplets(
         s[kept],
         chosen[kept],
-        successor[s, taken][kept],
+        successor[s, working][kept],
         likely[kept],
         num_states=NUM_STATES,
         num_actions=len(ACTIONS),
     )
 
 
-def _is_index(number: object) -> bool:
-    return isinstance(number, Integral) and not isinstance(number, bool)
+def _is_pair(pair: object) -> bool:
+    return (
+        isinstance(pair, Sequence)
+        and len(pair) == 2
+        and all(isinstance(i, Integral) and not isinstance(i, bool) for i in pair)
+    )
 
 
 def _checked_pairs(paid: object) -> tuple[tuple[int, int], ...]:
-    """Return the paid (state, action) pairs, all of them for None, after checking them."""
+    """Return the pairs (state, action) that can be paid for, after checking them; all for None."""
     if paid is None:
         return tuple((s, a) for s in range(NUM_STATES) for a in range(len(ACTIONS)))
     # An array of pairs is a list of them.
     pairs = paid.tolist() if isinstance(paid, np.ndarray) else paid
-    if (
-        isinstance(pairs, str)
-        or not isinstance(pairs, Sequence)
-        or not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in pairs)
-        or not all(_is_index(i) for pair in pairs for i in pair)
-    ):
+    if isinstance(pairs, str) or not isinstance(pairs, Sequence) or not all(map(_is_pair, pairs)):
         raise ValueError(
             f"`paid` must be a list of [state, action] pairs such as [[7, 0]], got {paid!r}"
         )

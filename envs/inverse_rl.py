@@ -165,6 +165,8 @@ class BilevelInverseRL(GridBilevelEnv):
     * v0: first version.
     """
 
+    has_map = True
+
     def __init__(
         self,
         desc: Sequence[str] | None = None,

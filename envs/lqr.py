@@ -268,7 +268,7 @@ class BilevelLQR(LinearQuadraticEnv):
 
         names = [f"state {i + 1}" for i in range(self.model.num_states)]
         controls = [f"control {i + 1}" for i in range(self.model.num_actions)]
-        gradient = None if view.response is None else view.response.hyper_gradient
+        gradient = view.hyper_gradient
         entries = [
             KeyEntry(line_style(i), ", ".join(filter(None, both)))
             for i, both in enumerate(zip_longest(names, controls))

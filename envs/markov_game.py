@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
-from ..core.checks import check_not_negative
+from ..core.checks import check_horizon, check_not_negative
 from ..core.mdp import FloatArray, Kernel
-from ..methods import TabularResponse
 from ..model.objectives import DiscountedReturn, TruncatedReturn
 from .base import BestKnown, View, upper_box
 from .tabular import TabularBilevelEnv
@@ -59,10 +58,10 @@ class BilevelMarkovGame(TabularBilevelEnv):
 
     ## Description
     A Markov game with three places S, A and B. In each place the leader shows one of two actions,
-    drawn from its strategy, and the follower moves after seeing it. The leader is paid when the
-    follower goes from S to A; but in A the leader's action 1 makes the follower pay. Its action 0
-    there lets the follower have a bonus on a way through B that takes longer to come back. The
-    best strategy mixes the two.
+    drawn from its strategy, and the follower moves after seeing it. The leader gets a reward when
+    the follower goes from S to A; but in A the leader's action 1 costs the follower a reward of -1.
+    Action 0 there lets the follower have a bonus on a way through B that takes longer to come back.
+    The best strategy mixes the two.
 
     ## Upper Level
     x in [-10, 10]^(3 x 2): logits of the leader's strategy, a row for each of S, A and B and a
@@ -71,23 +70,23 @@ class BilevelMarkovGame(TabularBilevelEnv):
 
         F(x) = E[ sum_t gamma^t u_t ],   u = 1 for the follower's move a in S,
 
-    over the first `horizon` steps. The follower plays its stationary policy for an infinite horizon
-    all the same. What the leader shows in S and B changes nothing, so that these logits have no
-    gradient, and of the two in A only their difference matters.
+    over the first `horizon` steps; the follower's policy is that of an infinite horizon all the
+    same. What the leader shows in S and B changes nothing, so that these logits have no gradient,
+    and of the two in A only the difference matters.
 
     ## Lower Level
-    The follower sees the leader's action, so that its states are pairs of a place and that action.
-    An entropy-regularised MDP with discount `gamma` and temperature `temperature`:
+    An entropy-regularised MDP with discount `gamma` and temperature `temperature`. The follower
+    sees the leader's action, so its states are pairs of a place and that action:
 
     | place | leader shows | s | a | b |
     |---|---|---|---|---|
-    | S | 0 or 1 | stay | to A, paid 1 | to B, paid 1 |
-    | A | 0 | to S | stay | to B, paid `bonus` |
-    | A | 1 | to S, paid -1 | to S, paid -1 | to S, paid -1 |
+    | S | 0 or 1 | stay | to A, reward 1 | to B, reward 1 |
+    | A | 0 | to S | stay | to B, reward `bonus` |
+    | A | 1 | to S, reward -1 | to S, reward -1 | to S, reward -1 |
     | B | 0 or 1 | to S | stay | stay |
 
-    Moves that name no payment are paid 0. On arrival, and on staying, the leader draws its next
-    action: x enters the kernel and the distribution of the first state, not the reward.
+    All other rewards are 0. On arrival, and on staying, the leader draws its next action: x enters
+    the kernel and the distribution of the first state, not the reward.
 
     ## Observation Space
     Game and follower: `Discrete(6)`, which is 2 * place + the leader's action, with the places S, A
@@ -102,22 +101,20 @@ class BilevelMarkovGame(TabularBilevelEnv):
     Leader: F(x). Follower and game: what the table says.
 
     ## Episode End
-    The follower starts in S, with the leader's action drawn there. Its episode never terminates
-    and is truncated after 150 steps. The leader's is truncated after `outer_steps` (100)
-    announcements.
+    The follower starts in S, with the leader's action drawn there. Its episode never terminates and
+    is truncated after 150 steps; the leader's is truncated after `outer_steps` (100).
 
     ## Info
     Leader: `objective`, `hyper_gradient` [3, 2], `upper_params` [3, 2], `inner_residual`,
-    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`, that is
-    u.
+    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`, u.
 
     ## Arguments
-    * `bonus` (1): what the follower is paid for b in A when the leader shows 0, not negative.
+    * `bonus` (1): the follower's reward for b in A when the leader shows 0, not negative.
       Published are 1 and 2;
     * `horizon` (150): steps that count for the leader, at least 1; None for all of them;
     * `gamma` (.99): discount of both levels, in [0, 1);
-    * `temperature` (.05): positive. Entropy pays up to temperature * log 3 / (1 - gamma): 5.5 by
-      default;
+    * `temperature` (.05): positive. Entropy is worth up to temperature * log 3 / (1 - gamma), 5.5
+      by default;
     * `render_mode`: None, "human" or "rgb_array".
 
     ## Ground Truth
@@ -134,10 +131,9 @@ class BilevelMarkovGame(TabularBilevelEnv):
     The optimum is mixed. At x = 0 the derivatives to the two logits of A are 3.382636 and -3.382636
     (infinite horizon: 4.338510 and -4.338510), of which the direct parts are -.000600 and .000600
     (-.000933 and .000933): the direct gradient has the wrong sign. 200 normalised steps of .01, .05
-    or .2 along it end below .0001, and L-BFGS-B with it finds no step that gains anything. On the
-    hyper-gradient, L-BFGS-B from x = 0 reaches the best value in 22 evaluations. F depends on p
-    alone, and 999 equally spaced p show one local maximum, so that it is the global one up to that
-    resolution.
+    or .2 along it end below .0001, and L-BFGS-B with it finds no ascent. On the hyper-gradient,
+    L-BFGS-B from x = 0 reaches the best value in 22 evaluations. F depends on p alone, and 999
+    equally spaced p show one local maximum: up to that resolution it is the global one.
 
     With `bonus` 2 x = 0 is almost the best: F is 31.164146 there (infinite horizon: 39.938204), and
     at most 31.165579 at p = .497474 (39.940211 at p = .497362), again the only local maximum.
@@ -165,9 +161,9 @@ class BilevelMarkovGame(TabularBilevelEnv):
             ValueError: If an argument is out of range.
         """
         self._bonus = check_not_negative("bonus", bonus)
-        _check_horizon(horizon)
+        check_horizon(horizon)
         self._reward = _follower_reward(self._bonus)
-        # Moving to A in S is all that the leader is paid for.
+        # The leader's only reward is for the move to A in S.
         self._upper_reward = np.zeros((NUM_STATES, len(MOVES)), order="F")
         self._upper_reward[[2 * S, 2 * S + 1], 1] = 1.0
         for constant in (self._reward, self._upper_reward):
@@ -203,50 +199,42 @@ class BilevelMarkovGame(TabularBilevelEnv):
     def scene(self, view: View) -> GraphScene:
         """Return a view as arrays over the places, for `bilevel_gym.rendering.draw_graph`.
 
-        The edges are where the moves lead, over both of the leader's actions; their colour is what
-        the follower is paid for them, on average.
+        The edges are the moves between places, over both of the leader's actions; their colour is
+        the follower's mean reward for them.
         """
         from ..rendering.graph import GraphScene, Panel
 
-        answer = view.response
-        tabular = answer if isinstance(answer, TabularResponse) else None
-        strategy = _softmax(view.upper_params)
+        answer, gradient = view.tabular, view.hyper_gradient
         ways = _ways()
-        flow = values = occupancy = None
-        status, follower = view.status, None
-        gradient = None if answer is None else answer.hyper_gradient
+        flow = values = occupancy = follower = None
+        status = view.status
         panels = [
             Panel(
                 title="leader shows",
                 labels=tuple(f"{place}: {action}" for place in PLACES for action in range(2)),
-                values=strategy.ravel(),
+                values=softmax(view.upper_params, axis=1).ravel(),
                 limit=1.0,
                 gradient=None if gradient is None else gradient.ravel(),
             )
         ]
-        if tabular is not None:
-            taken = tabular.occupancy[:, None] * tabular.policy / (1.0 - self.gamma)
-            flow = np.array([taken[way].sum() for way in ways.values()])
+        if answer is not None:
+            visits = answer.occupancy[:, None] * answer.policy / (1.0 - self.gamma)
+            flow = np.array([visits[way].sum() for way in ways.values()])
             # Where the follower hardly goes, all moves of an edge count alike.
             values = np.array(
                 [
-                    np.average(self._reward[way], weights=taken[way] + SMALL_FLOW)
+                    np.average(self._reward[way], weights=visits[way] + SMALL_FLOW)
                     for way in ways.values()
                 ]
             )
-            occupancy = tabular.occupancy.reshape(SHAPE).sum(axis=1)
-            for title, state in POLICIES.items():
-                panels.append(
-                    Panel(
-                        title=f"follower in {title}",
-                        labels=tuple(MOVES),
-                        values=tabular.policy[state],
-                        limit=1.0,
-                    )
-                )
+            occupancy = answer.occupancy.reshape(SHAPE).sum(axis=1)
+            panels += [
+                Panel(f"follower in {title}", tuple(MOVES), answer.policy[state], limit=1.0)
+                for title, state in POLICIES.items()
+            ]
         if view.state is not None:
             follower, action = divmod(view.state, 2)
-            status = (*status, ("place", PLACES[follower]), ("leader shows", str(action)))
+            status += (("place", PLACES[follower]), ("leader shows", str(action)))
         return GraphScene(
             places=np.array([(0.0, 0.5), (1.0, 0.0), (1.0, 1.0)]),
             names=tuple(PLACES),
@@ -268,7 +256,7 @@ class BilevelMarkovGame(TabularBilevelEnv):
 
     def kernel(self, upper_params: FloatArray) -> Kernel:
         """Return the kernel at x: on arrival the leader draws its next action."""
-        strategy = _softmax(upper_params).ravel()
+        strategy = softmax(upper_params, axis=1).ravel()
         return self._kernel.with_probabilities(strategy[self._kernel.matrix.indices])
 
     def kernel_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
@@ -276,19 +264,19 @@ class BilevelMarkovGame(TabularBilevelEnv):
         successors = self._kernel.matrix.indices
         arrivals = np.zeros(NUM_STATES)
         np.add.at(arrivals, successors, cotangent)
-        return _softmax_vjp(_softmax(upper_params), arrivals.reshape(SHAPE))
+        return _softmax_vjp(softmax(upper_params, axis=1), arrivals.reshape(SHAPE))
 
     def start_distribution(self, upper_params: FloatArray) -> FloatArray:
         """Return the distribution of the first state: S, and the leader's draw there, `[S]`."""
         start = np.zeros(SHAPE)
-        start[S] = _softmax(upper_params)[S]
+        start[S] = softmax(upper_params, axis=1)[S]
         return start.ravel()
 
     def start_distribution_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return sum_s cotangent(s) drho(s)/dx, `[3, 2]`."""
         first = np.zeros(SHAPE)
         first[S] = cotangent.reshape(SHAPE)[S]
-        return _softmax_vjp(_softmax(upper_params), first)
+        return _softmax_vjp(softmax(upper_params, axis=1), first)
 
     def reward(self, upper_params: FloatArray) -> FloatArray:
         """Return the follower's reward, the same at every x, `[S, A]`."""
@@ -303,16 +291,8 @@ class BilevelMarkovGame(TabularBilevelEnv):
         return self._upper_reward
 
 
-def _check_horizon(horizon: object) -> None:
-    """Raise a `ValueError` unless steps can be counted up to it, or all of them count."""
-    if horizon is None:
-        return
-    if isinstance(horizon, bool) or not isinstance(horizon, Integral) or int(horizon) < 1:
-        raise ValueError(f"`horizon` must be None or an integer of at least 1, got {horizon!r}")
-
-
 def _follower_reward(bonus: float) -> FloatArray:
-    """Return what the follower is paid, `[S, A]`."""
+    """Return the follower's reward, `[S, A]`."""
     reward = np.zeros((len(PLACES), 2, len(MOVES)))
     reward[S, :, 1:] = 1.0
     reward[A, 0, 2] = bonus
@@ -358,15 +338,6 @@ def _way_name(way: tuple[IntArray, IntArray]) -> str:
     return "; ".join(f"{i}: {', '.join(moves[i])}" for i in range(2) if moves[i])
 
 
-def _softmax(logits: FloatArray) -> FloatArray:
-    """Return the distribution in each row of logits `[3, 2]`."""
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    strategy: FloatArray = weights / weights.sum(axis=1, keepdims=True)
-    return strategy
-
-
 def _softmax_vjp(strategy: FloatArray, cotangent: FloatArray) -> FloatArray:
     """Return sum_a cotangent(p, a) d strategy(p, a)/dx, `[3, 2]`."""
-    mean = (strategy * cotangent).sum(axis=1, keepdims=True)
-    product: FloatArray = strategy * (cotangent - mean)
-    return product
+    return strategy * (cotangent - (strategy * cotangent).sum(axis=1, keepdims=True))

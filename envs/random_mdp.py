@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from ..core.checks import check_at_least, unknown_name
+from ..core.checks import check_at_least, check_choice
 from ..core.mdp import FloatArray, Kernel, action_major
-from ..methods import TabularResponse
 from ..model.objectives import PolicyCost, QuadraticCost, Sum
 from .base import BestKnown, View, upper_box
 from .tabular import TabularBilevelEnv
@@ -39,13 +38,13 @@ class BilevelRandomMDP(TabularBilevelEnv):
     """A leader keeps the policy of a random MDP spread out, at the least effort.
 
     ## Description
-    Every state and action has random successors with random probabilities, and a reward that the
-    leader's x scales. The leader pays for x and for a policy that prefers some actions to others.
-    Sizes are free, from ten states to a million; the optimum is known exactly for all of them.
+    Every state and action has random successors with random probabilities, and a reward that x
+    scales. The leader's cost is that of x, and of a policy that prefers some actions to others. Any
+    size is possible, from two states to a million; the optimum is known exactly for all of them.
 
-    It is a smoke test and does not rank methods: stepping along -x, the direct gradient, leads to
-    the optimum as fast as the hyper-gradient does (see Ground Truth). What it does show is whether
-    a hyper-gradient is right, and how a method scales.
+    The task does not rank methods: stepping along -x, the direct gradient, leads to the optimum as
+    fast as the hyper-gradient does (see Ground Truth). It shows whether a hyper-gradient is right,
+    and how a method scales.
 
     ## Upper Level
     x in [-10, 10]^upper_dim. x starts at a draw from N(0, I), clipped to the box. The objective,
@@ -75,12 +74,12 @@ class BilevelRandomMDP(TabularBilevelEnv):
     `{"upper": x, "lower": a}`.
 
     ## Rewards
-    Leader: F(x). Follower and game: r_x(s, a). F judges the policy as a whole and is no sum over
+    Leader: F(x). Follower and game: r_x(s, a). F evaluates the policy as a whole and is no sum over
     steps: the leader's reward of a step, `upper_reward`, is zero.
 
     ## Episode End
-    The first state is uniform. The follower's episode never terminates; it is truncated after
-    200 steps. The leader's is truncated after `outer_steps` (100) announcements.
+    The first state is uniform. The follower's episode never terminates and is truncated after 200
+    steps; the leader's is truncated after `outer_steps` (100).
 
     ## Info
     Leader: `objective`, `hyper_gradient` [upper_dim], `upper_params` [upper_dim], `inner_residual`,
@@ -93,18 +92,18 @@ class BilevelRandomMDP(TabularBilevelEnv):
       each pair, which stores about S^2 A / 2 transitions and is refused above fifty million;
     * `upper_dim` (100): entries of x, at least 1;
     * `gamma` (.5): the follower's discount, in [0, 1);
-    * `temperature` (1): positive; .01 works as well;
+    * `temperature` (1): positive;
     * `reward` ("quadratic"): or "linear";
     * `active_features` (5): features that are not zero in each state and action, in 1..upper_dim;
       all of them where there are fewer than five. For linear rewards only;
-    * `seed` (0): seed of the instance, not negative. Kernel, reward and first x have streams of
-      their own, so that the same seed gives the same kernel with either reward;
+    * `seed` (0): seed of the instance, not negative; it gives the same kernel and first x with
+      either reward;
     * `render_mode`: None, "human" or "rgb_array". The picture shows at most 28 states.
 
     ## Ground Truth
-    x = 0 is the only global maximum of every instance, with the value -S / (2 A), -1 by default:
-    ||x||^2 is least there, and so is sum_sa pi^2, since without rewards pi is uniform. It is
-    `best_known`, and the hyper-gradient there is zero.
+    x = 0 (`best_known`) is the only global maximum of every instance, with the value -S / (2 A), -1
+    by default: ||x||^2 is least there, and so is sum_sa pi^2, since without rewards pi is uniform.
+    The hyper-gradient there is zero.
 
     The default instance:
 
@@ -124,9 +123,9 @@ class BilevelRandomMDP(TabularBilevelEnv):
     | L-BFGS-B on the direct gradient, 2 evaluations | 0 |
 
     The follower's answer soon stops to matter: the first steps drive x^T M x, hence all rewards, to
-    zero (the response part falls from 3.76 to below 1e-15 within 200 steps), and what is left is
-    -x, which shrinks by .992 a step. L-BFGS-B on the hyper-gradient ended at x = 0 for seeds 0 to 5
-    at temperatures 1 and .01. Steps of 8e-3 are the published ones of M-SoBiRL, which also takes
+    zero (the response part falls from 3.76 to below 1e-15 within 200 steps); -x is left, which
+    shrinks by .992 a step. L-BFGS-B on the hyper-gradient ended at x = 0 for seeds 0 to 5 at
+    temperatures 1 and .01. Steps of 8e-3 are the published ones of M-SoBiRL, which also takes
     adjoint steps of .5 and 10 sweeps of soft value iteration between them; it is reported to bring
     the gradient's norm below 1e-9 in 3000 steps, and so does -x.
 
@@ -170,11 +169,10 @@ class BilevelRandomMDP(TabularBilevelEnv):
         check_at_least("upper_dim", upper_dim, 1)
         check_at_least("seed", seed, 0)
         _check_branching(branching, num_states, num_actions)
-        if reward not in [*REWARDS]:  # a list is not hashable
-            raise ValueError(unknown_name("reward", reward, REWARDS))
+        check_choice("reward", reward, REWARDS)
         active = _active_features(active_features, upper_dim, reward)
         for_kernel, for_reward, for_start = np.random.default_rng(seed).spawn(3)
-        # Of the two rewards only one is drawn; the arrays of the other one are empty.
+        # Only the chosen one of the two rewards is drawn.
         self._quadratic = reward == "quadratic"
         shape = (num_states, num_actions)
         if self._quadratic:
@@ -211,14 +209,13 @@ class BilevelRandomMDP(TabularBilevelEnv):
         """Return a view as arrays, for `bilevel_gym.rendering.table.draw_table`."""
         from ..rendering.table import TableScene
 
-        answer = view.response
-        tabular = answer if isinstance(answer, TabularResponse) else None
+        answer = view.tabular
         return TableScene(
             reward=self.reward(view.upper_params),
-            policy=None if tabular is None else tabular.policy,
-            occupancy=None if tabular is None else tabular.occupancy,
+            policy=None if answer is None else answer.policy,
+            occupancy=None if answer is None else answer.occupancy,
             params=view.upper_params,
-            gradient=None if answer is None else answer.hyper_gradient,
+            gradient=view.hyper_gradient,
             follower=view.state,
             title=view.title,
             status=view.status,
@@ -242,24 +239,20 @@ class BilevelRandomMDP(TabularBilevelEnv):
         return product
 
     def upper_reward(self, upper_params: FloatArray) -> FloatArray:
-        """Return zeros `[S, A]`: the objective judges the policy, not the steps."""
+        """Return zeros `[S, A]`: the objective evaluates the policy, not the steps."""
         return self._upper_reward
 
 
 def _check_branching(branching: int | None, num_states: int, num_actions: int) -> None:
     """Raise a `ValueError` where successors cannot be chosen, or would fill the memory."""
-    if branching is None:
-        stored = 0.5 * num_states * num_states * num_actions
-        if stored > MAX_STORED:
-            raise ValueError(
-                "`branching` must be given for so many states, got None, which would store "
-                f"about {stored:.2g} transitions (at most {MAX_STORED:.0e} are accepted)"
-            )
+    if branching is not None:
+        _check_count("branching", branching, num_states, "the number of states")
         return
-    check_at_least("branching", branching, 1)
-    if branching > num_states:
+    stored = 0.5 * num_states * num_states * num_actions
+    if stored > MAX_STORED:
         raise ValueError(
-            f"`branching` must be at most the number of states, {num_states}, got {branching}"
+            "`branching` must be given for so many states, got None, which would store "
+            f"about {stored:.2g} transitions (at most {MAX_STORED:.0e} are accepted)"
         )
 
 
@@ -271,12 +264,15 @@ def _active_features(active_features: int | None, upper_dim: int, reward: str) -
         raise ValueError(
             f'`active_features` goes with reward="linear", got {active_features!r} with {reward=}'
         )
-    check_at_least("active_features", active_features, 1)
-    if active_features > upper_dim:
-        raise ValueError(
-            f"`active_features` must be at most `upper_dim`, {upper_dim}, got {active_features}"
-        )
+    _check_count("active_features", active_features, upper_dim, "`upper_dim`")
     return active_features
+
+
+def _check_count(name: str, count: int, most: int, source: str) -> None:
+    """Raise a `ValueError` unless `count` is in 1..most; `source` says what `most` is."""
+    check_at_least(name, count, 1)
+    if count > most:
+        raise ValueError(f"`{name}` must be at most {source}, {most}, got {count}")
 
 
 def _product_of_uniforms(shape: tuple[int, int], rng: np.random.Generator) -> FloatArray:
@@ -330,15 +326,13 @@ def _subsets(rows: int, size: int, count: int, rng: np.random.Generator) -> NDAr
     if count * count > 4 * size:
         # Comparing every draw with all earlier ones would take longer than sorting.
         return _ragged_subsets(np.full(rows, count), size, rng).reshape(rows, count)
-    # Floyd's way, a column at a time: where the k-th draw from 0..last is taken already, `last`
-    # itself is not.
+    # Floyd's method, a column at a time: where the k-th draw from 0..last is in the set already,
+    # `last` itself is not.
     chosen = np.empty((count, rows), np.int32)
     for k, last in enumerate(range(size - count, size)):
         drawn = rng.integers(0, last + 1, size=rows, dtype=np.int32)
-        taken = np.zeros(rows, dtype=bool)
-        for earlier in chosen[:k]:
-            taken |= earlier == drawn
-        chosen[k] = np.where(taken, np.int32(last), drawn)
+        repeated = (chosen[:k] == drawn).any(axis=0)
+        chosen[k] = np.where(repeated, np.int32(last), drawn)
     return np.ascontiguousarray(chosen.T)
 
 

@@ -238,7 +238,7 @@ class BilevelThermal(LinearQuadraticEnv):
         from ..rendering.picture_charts import Axis, draw_bars
         from ..rendering.vector_charts import draw_column, gradient_signs, line_style, params_chart
 
-        gradient = None if view.response is None else view.response.hyper_gradient
+        gradient = view.hyper_gradient
         zones = [f"zone {zone + 1}" for zone in range(ZONES)]
         walls = [f"{one + 1}–{other + 1}" for one, other in map(_pair, range(ZONES))]
         axis = Axis(0.0, 1.0, "the leader's x: insulation of zones, air flow through walls")

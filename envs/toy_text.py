@@ -7,7 +7,7 @@ One constructor turns any environment that shows its model, as `env.unwrapped.P`
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..core.checks import check_not_negative
 from ..core.mdp import FloatArray, Kernel
-from ..methods import TabularResponse
 from ..model.jacobians import RewardJacobian
 from ..model.objectives import DiscountedReturn, QuadraticCost, Sum
 from .base import BestKnown, View
@@ -76,11 +75,11 @@ class BilevelToyText(TabularBilevelEnv):
 
     ## Description
     Any environment with a model, `env.unwrapped.P` and `initial_state_distrib`, becomes a game.
-    Leader and follower are paid the same reward, the environment's own, but the follower is
-    distracted: entropy pays it for acting at random. At the registered temperatures that is worth
-    so much that it dawdles. The leader cannot lower the temperature; it can pay the follower for
-    being in one state rather than another, and that costs. With a temperature near zero there is
-    nothing to gain: x = 0 is optimal up to rounding.
+    Leader and follower have the same reward, the environment's own, but the follower also maximises
+    its entropy. At the registered temperatures that weighs so much that it wastes time. The leader
+    cannot lower the temperature; it can reward the follower for being in one state rather than
+    another, at a cost. With a temperature near zero there is nothing to gain: x = 0 is optimal up
+    to rounding.
 
     | id | environment | temperature | the follower at x = 0, and at the best x known |
     |---|---|---|---|
@@ -88,8 +87,8 @@ class BilevelToyText(TabularBilevelEnv):
     | `BilevelCliffWalking-v0` | CliffWalking | .5 | acts 18.1 times, 12.5 times |
     | `BilevelTaxi-v0` | Taxi | .5 | acts 14.9 times, 13.0 times |
 
-    Numbers of actions are discounted. It is time that is wasted: at these temperatures hardly
-    anybody steps off the cliff or drops a passenger at a wrong place (less than 1e-4 times).
+    Numbers of actions are discounted. Only time is wasted: at these temperatures the follower steps
+    off the cliff, or drops a passenger at a wrong place, less than 1e-4 times.
 
     P is read once: entries with the same successor are added, r(s, a) = sum p r is the expected
     reward, and the mass of entries marked `done` ends the episode. Rows of states in which
@@ -121,16 +120,16 @@ class BilevelToyText(TabularBilevelEnv):
 
     ## Rewards
     Leader: F(x). Follower and game: r_x(s, a), with the expected reward r(s, a) where the
-    environment itself would pay by the successor (FrozenLake pays 1/3, not 1 or 0, for trying to
+    environment's own reward depends on the successor (on FrozenLake 1/3, not 1 or 0, for trying to
     step on the goal).
 
     ## Episode End
     The follower's episode terminates where the environment's does, and is truncated after 100
-    (FrozenLake) or 200 steps. The leader's is truncated after `outer_steps` (100) announcements.
+    (FrozenLake) or 200 steps; the leader's is truncated after `outer_steps` (100).
 
     ## Info
     Leader: `objective`, `hyper_gradient` [D], `upper_params` [D], `inner_residual`,
-    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`, that is
+    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`,
     r(s, a).
 
     ## Arguments
@@ -159,12 +158,10 @@ class BilevelToyText(TabularBilevelEnv):
     | `BilevelCliffWalking-v0` | -12.247898 | -18.056124 | 7.543376 | -12.641884 | -12.454817 |
     | `BilevelTaxi-v0` | 6.327464 | 3.188041 | .795845 | 4.938095 | 5.410655 |
 
-    One number for all states, the best in steps of .05, is a good guess where time is all that
-    counts: -12.8969 on CliffWalking (x = -.85) and 4.5461 on Taxi (x = -.3). On FrozenLake it is
-    no better than x = 0.
+    The best single number for all states, in steps of .05, does well where only time counts:
+    -12.8969 on CliffWalking (x = -.85) and 4.5461 on Taxi (x = -.3). On FrozenLake it is 0.
 
-    The direct gradient is -2 shaping_cost x: zero at x = 0, where it takes no step, and elsewhere
-    the way back to there. Alone it ends at F at x = 0 from any start.
+    The direct gradient is -2 shaping_cost x, which leads from any start to x = 0.
 
     The best values (`best_known`, but for Taxi's 500 entries) are where normalised ascent and then
     L-BFGS-B on the hyper-gradient end, from x = 0 and from every one of 60 random starts (Taxi:
@@ -172,8 +169,8 @@ class BilevelToyText(TabularBilevelEnv):
     `bilevel-gym solve BilevelTaxi-v0` finds x. One entry of x is at its bound on FrozenLake, four
     on CliffWalking.
 
-    Higher temperatures have traps: CliffWalking at temperature 1 is worth -100.000000 at x = 0,
-    since the follower walks on for ever, and its hyper-gradient of norm 6e-12 leads nowhere.
+    Higher temperatures have plateaus: F of CliffWalking at temperature 1 is -100.000000 at x = 0,
+    since the follower walks on for ever, and the hyper-gradient has norm 6e-12.
 
     ## References
     Gymnasium's toy-text environments: https://gymnasium.farama.org/environments/toy_text. Taxi: T.
@@ -210,6 +207,7 @@ class BilevelToyText(TabularBilevelEnv):
         self._jacobian = None if features is None else RewardJacobian(features, *shape)
         size = shape[0] if self._jacobian is None else self._jacobian.num_params
         self._map = _map_of(env)
+        self.has_map = self._map is not None and self._map.contexts == 1 and features is None
         if self._map is None:
             self.metadata = {**self.metadata, "render_modes": []}
         super().__init__(
@@ -247,34 +245,19 @@ class BilevelToyText(TabularBilevelEnv):
         """
         from ..rendering import draw_grid
 
-        if self._map is None:
-            return super().draw(view)
-        surface = draw_grid(self._scene(view, self._map))
-        if self._map.landmarks:
+        surface = draw_grid(self.scene(view))
+        if self._map is not None and self._map.landmarks:
             _draw_city(surface, self._map)
         return surface
-
-    @property
-    def scene(self) -> Callable[[View], GridScene]:
-        """What turns a view into arrays over the map, for `bilevel_gym.rendering.draw_grid`.
-
-        Raises:
-            AttributeError: If x is not one number for each cell of a map.
-        """
-        on_map = self._map
-        if on_map is None or on_map.contexts > 1 or self._jacobian is not None:
-            raise AttributeError("x of this game is not one number for each cell of a map")
-        return lambda view: self._scene(view, on_map)
 
     def cell_of(self, state: int) -> tuple[int, int]:
         """Return (row, column) of a state.
 
         Raises:
-            ValueError: If the environment is not one that has a picture here.
+            RuntimeError: If the environment is not one that has a picture here.
         """
-        if self._map is None:
-            raise ValueError(f"`state` must be that of an environment with a map, got {state}")
-        row, column = divmod(state // self._map.contexts, self._map.cells.shape[1])
+        on_map = self._known_map()
+        row, column = divmod(state // on_map.contexts, on_map.cells.shape[1])
         return row, column
 
     def state_of(self, cell: tuple[int, int]) -> int | None:
@@ -283,22 +266,31 @@ class BilevelToyText(TabularBilevelEnv):
             return None
         return int(np.ravel_multi_index(cell, self._map.cells.shape))
 
-    def _scene(self, view: View, on_map: _Map) -> GridScene:
-        """Return a view as arrays over the map; a cell of Taxi stands for twenty states."""
+    def _known_map(self) -> _Map:
+        if self._map is None:
+            raise RuntimeError(f"{self.title} has no picture: it is not known where its states are")
+        return self._map
+
+    def scene(self, view: View) -> GridScene:
+        """Return a view as arrays over the map, for `bilevel_gym.rendering.draw_grid`.
+
+        A cell of Taxi stands for twenty states.
+
+        Raises:
+            RuntimeError: If the environment is not one that has a picture here.
+        """
         from ..rendering import GridScene
         from ..rendering.canvas import colour_limit
 
-        answer = view.response
-        tabular = answer if isinstance(answer, TabularResponse) else None
-        num_states = self._kernel.num_states
-        x = np.asarray(view.upper_params)
-        paid = x if self._jacobian is None else self._jacobian.product(x).mean(axis=1)
-        weights = np.ones(num_states) if tabular is None else tabular.occupancy
-        shaping = on_map.averaged(paid, weights)
-        gradient = None if answer is None or self._jacobian is not None else answer.hyper_gradient
+        on_map = self._known_map()
+        answer, x = view.tabular, view.upper_params
+        rewards = x if self._jacobian is None else self._jacobian.product(x).mean(axis=1)
+        weights = np.ones(self._kernel.num_states) if answer is None else answer.occupancy
+        shaping = on_map.averaged(rewards, weights)
+        gradient = None if self._jacobian is not None else view.hyper_gradient
         policy = None
-        if tabular is not None:
-            moves = on_map.averaged(tabular.policy, weights)[..., list(on_map.moves)]
+        if answer is not None:
+            moves = on_map.averaged(answer.policy, weights)[..., list(on_map.moves)]
             policy = moves / moves.sum(axis=-1, keepdims=True)
         status = view.status
         if view.state is not None and on_map.landmarks:
@@ -310,7 +302,7 @@ class BilevelToyText(TabularBilevelEnv):
             shaping=shaping,
             shaping_limit=colour_limit(shaping, least=0.1),
             policy=policy,
-            occupancy=None if tabular is None else on_map.summed(tabular.occupancy),
+            occupancy=None if answer is None else on_map.summed(answer.occupancy),
             gradient=None if gradient is None else on_map.summed(gradient),
             follower=None if view.state is None else self.cell_of(view.state),
             title=view.title,
@@ -355,8 +347,7 @@ class _Map:
     def summed(self, values: FloatArray) -> FloatArray:
         """Return numbers per state `[S, ...]`, summed in each cell, `[H, W, ...]`."""
         shape = (*self.cells.shape, self.contexts, *values.shape[1:])
-        total: FloatArray = values.reshape(shape).sum(axis=2)
-        return total
+        return values.reshape(shape).sum(axis=2)
 
     def averaged(self, values: FloatArray, weights: FloatArray) -> FloatArray:
         """Return numbers per state `[S, ...]`, averaged in each cell with weights `[S]`."""

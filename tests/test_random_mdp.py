@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import pickle
 from itertools import combinations
 from typing import Any
 
@@ -16,7 +14,6 @@ from bilevel_gym import HyperGradient
 from bilevel_gym.envs import View
 from bilevel_gym.envs.random_mdp import BilevelRandomMDP
 from bilevel_gym.optimizers import lbfgsb
-from bilevel_gym.rendering import frame
 from bilevel_gym.testing import check_hyper_gradient
 
 from .helpers import FloatArray
@@ -134,13 +131,6 @@ def test_the_vector_jacobian_product_is_that_of_the_reward(arguments: dict[str, 
     assert product == pytest.approx((cotangent * change).sum(), rel=1e-11)
 
 
-def test_the_form_is_not_taken_to_be_symmetric() -> None:
-    game, cotangent = BilevelRandomMDP(upper_dim=4), np.ones((10, 5))
-    x, unit = np.eye(4)[0], np.eye(4)[1]
-    difference = (game.reward(x + unit) - game.reward(x) - game.reward(unit)).sum()
-    assert game.reward_vjp(x, cotangent)[1] == pytest.approx(difference, rel=1e-12)
-
-
 def test_the_instance_is_a_function_of_its_arguments() -> None:
     def arrays(**arguments: Any) -> tuple[FloatArray, FloatArray, FloatArray]:
         game = BilevelRandomMDP(**arguments)
@@ -169,37 +159,26 @@ def test_the_leader_is_paid_nothing_for_single_steps() -> None:
         assert reward in game.reward(game.initial_upper_params)[:, 2]
 
 
-@pytest.mark.parametrize("copier", [copy.deepcopy, lambda game: pickle.loads(pickle.dumps(game))])
-@every_family
-def test_copies_are_the_same_game(copier: Any, arguments: dict[str, Any]) -> None:
-    game = BilevelRandomMDP(**arguments)
-    x = game.initial_upper_params
-    assert copier(game).evaluate(x).objective == game.evaluate(x).objective
-
-
 # Numbers ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.01])
-@every_family
+@pytest.mark.parametrize(
+    "arguments", [*FAMILIES, {"num_states": 30, "num_actions": 4, "branching": 3}]
+)
 def test_zero_is_the_optimum(arguments: dict[str, Any], temperature: float) -> None:
     game = BilevelRandomMDP(temperature=temperature, **arguments)
     best = game.best_known
-    assert best is not None and best.value == -1.0
+    expected = -game.num_states / (2.0 * game.num_actions)
+    assert best is not None and best.value == expected
     response = game.evaluate(best.upper_params)
     assert not best.upper_params.any()
-    assert response.objective == pytest.approx(-1.0, abs=1e-13)
+    assert response.objective == pytest.approx(expected, abs=1e-12)
     assert norm(response.hyper_gradient) < 1e-12
     rng = np.random.default_rng(0)
     for spread in (1e-3, 0.1, 1.0, 5.0):
         x = np.clip(rng.normal(scale=spread, size=best.upper_params.shape), -10.0, 10.0)
-        assert game.evaluate(x).objective < -1.0
-
-
-def test_the_best_value_is_known_for_every_size() -> None:
-    game = BilevelRandomMDP(30, 4, branching=3)
-    assert game.best_known is not None and game.best_known.value == -3.75
-    assert game.evaluate(np.zeros(100)).objective == pytest.approx(-3.75, abs=1e-12)
+        assert game.evaluate(x).objective < expected
 
 
 @pytest.mark.parametrize(
@@ -268,16 +247,6 @@ def test_quasi_newton_finds_the_optimum(temperature: float) -> None:
         assert found.best.value == pytest.approx(-1.0, abs=1e-9)
 
 
-def test_a_cold_follower_plays_the_hard_optimal_policy() -> None:
-    game = BilevelRandomMDP(temperature=1e-3)
-    x = game.initial_upper_params
-    transition, reward, value = game.kernel(x).to_dense(), game.reward(x), np.zeros(10)
-    for _ in range(80):
-        value = (reward + 0.5 * transition @ value).max(axis=1)
-    gap = game.evaluate(x).soft_value - value
-    assert gap.min() >= -1e-9 and gap.max() <= 1e-3 * np.log(5.0) / 0.5 + 1e-9
-
-
 @pytest.mark.parametrize("reward", ["quadratic", "linear"])
 def test_a_large_sparse_instance_is_no_trouble(reward: str) -> None:
     game = BilevelRandomMDP(20_000, 5, branching=5, reward=reward)
@@ -323,24 +292,6 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> N
 
 
 # Pictures ---------------------------------------------------------------------------------------
-
-
-def test_frames_keep_their_size_in_both_seats_and_show_what_changes() -> None:
-    game = BilevelRandomMDP(render_mode="rgb_array")
-    x = game.initial_upper_params
-    views = [
-        View("game", x),
-        View("game", x, game.evaluate(x)),
-        View("game", 0.1 * x, game.evaluate(0.1 * x)),
-        View("game", x, game.evaluate(x), state=3),
-        View("game", x, game.evaluate(x), state=4),
-    ]
-    frames = [frame(game.draw(view)) for view in views]
-    assert {picture.shape for picture in frames} == {(700, 1100, 3)}
-    for one, other in combinations(frames, 2):
-        assert not np.array_equal(one, other)
-    game.reset(seed=0)
-    assert game.render().shape == (700, 1100, 3)
 
 
 def test_a_scene_holds_the_arrays_of_the_view() -> None:

@@ -17,6 +17,7 @@ from bilevel_gym import LowerLevel
 from bilevel_gym.core.mdp import Kernel
 from bilevel_gym.envs import BilevelToyText
 from bilevel_gym.optimizers import lbfgsb, normalized_ascent
+from bilevel_gym.rendering import draw_grid, frame, grid_layout
 from bilevel_gym.testing import check_hyper_gradient
 
 from .helpers import FloatArray, force_state, interior_point
@@ -310,9 +311,10 @@ def test_any_environment_with_a_model_will_do(line: Callable[..., BilevelToyText
     # -2 on average, and then 5, at half.
     assert game.evaluate(np.zeros(2)).objective == pytest.approx(0.5)
     assert isinstance(game.kernel(np.zeros(2)), Kernel)
-    assert game.metadata["render_modes"] == [] and not hasattr(game, "scene")
-    with pytest.raises(RuntimeError, match="no picture"):
-        game.draw(game.view())
+    assert game.metadata["render_modes"] == [] and not game.has_map
+    for call in (lambda: game.draw(game.view()), lambda: game.cell_of(0)):
+        with pytest.raises(RuntimeError, match="no picture"):
+            call()
 
 
 @pytest.mark.parametrize(
@@ -379,20 +381,6 @@ def test_a_mistake_is_answered_with_what_was_wrong(
 # Pictures ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("game_id", REGISTERED)
-def test_both_seats_have_a_picture_of_one_size(game_id: str) -> None:
-    leader = gym.make(game_id, render_mode="rgb_array")
-    leader.reset(seed=0)
-    first: Any = leader.render()
-    leader.step(interior_point(leader))
-    second: Any = leader.render()
-    assert first.dtype == np.uint8 and first.shape == second.shape and (first != second).any()
-    follower = LowerLevel(gym.make(game_id, render_mode="rgb_array"), interior_point(leader))
-    follower.reset(seed=0)
-    third: Any = follower.render()
-    assert third.shape == first.shape
-
-
 def test_the_maps_show_holes_and_cliff_where_they_are_fatal() -> None:
     lake, cliff = toy("FrozenLake"), toy("CliffWalking")
     for game in (lake, cliff):
@@ -434,22 +422,38 @@ def test_the_arrows_of_a_map_point_where_the_follower_goes(
 
 def test_the_city_of_taxi_sums_over_passengers_and_destinations() -> None:
     game = toy("Taxi", temperature=0.5)
-    assert not hasattr(game, "scene") and game.state_of((0, 0)) is None
+    assert not game.has_map and game.state_of((0, 0)) is None
     assert game.cell_of(499) == (4, 4) and game.cell_of(20) == (0, 1)
-    assert game._map is not None
-    view = game.view()
-    scene = game._scene(view, game._map)
+    scene = game.scene(game.view())
     answer = game.evaluate(game.initial_upper_params)
     assert scene.occupancy is not None and scene.gradient is not None and scene.policy is not None
     assert scene.occupancy.sum() == pytest.approx(answer.occupancy.sum())
     assert scene.gradient[2, 3] == pytest.approx(answer.hyper_gradient[260:280].sum())
     np.testing.assert_allclose(scene.policy.sum(axis=-1), 1.0)
-    # Cells left of a wall, read off the map that Gymnasium documents.
-    assert game._map.walls == ((0, 1), (1, 1), (3, 0), (3, 2), (4, 0), (4, 2))
-    assert game._map.landmarks == ((0, 0), (0, 4), (4, 0), (4, 3))
+
+
+def test_the_city_of_taxi_has_its_walls_and_landmarks() -> None:
+    game = toy("Taxi", temperature=0.5)
+    scene = game.scene(game.view())
+    city, plain, layout = (
+        frame(game.draw(game.view())),
+        frame(draw_grid(scene)),
+        grid_layout((5, 5)),
+    )
+    drawn = (city != plain).any(axis=2)
+    walls, landmarks = set(), set()
+    for row, column in np.ndindex(5, 5):
+        x, y = layout.cell_corner(row, column)
+        if drawn[y + layout.cell // 2, x + layout.cell - 1]:
+            walls.add((row, column))
+        if drawn[y + layout.cell // 16 + 2, x + layout.cell // 8]:
+            landmarks.add((row, column))
+    # Cells left of a wall, and the landmarks, read off the map that Gymnasium documents.
+    assert walls == {(0, 1), (1, 1), (3, 0), (3, 2), (4, 0), (4, 2)}
+    assert landmarks == {(0, 0), (0, 4), (4, 0), (4, 3)}
 
 
 def test_features_have_a_picture_but_no_cells_to_paint() -> None:
     game = toy("FrozenLake", features=np.ones((16, 4, 2)), render_mode="rgb_array")
     game.reset(seed=0)
-    assert game.render() is not None and not hasattr(game, "scene")
+    assert game.render() is not None and not game.has_map

@@ -21,6 +21,7 @@ __all__ = [
     "check_choice",
     "check_discount",
     "check_flag",
+    "check_horizon",
     "check_in_box",
     "check_not_negative",
     "check_options",
@@ -88,6 +89,15 @@ def check_at_least(name: str, value: int, least: int) -> None:
     """Raise a `ValueError` unless `value` is an integer of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}")
+
+
+def check_horizon(horizon: int | None) -> int | None:
+    """Return a number of steps, None for all; raise a `ValueError` unless it is at least 1."""
+    if horizon is None:
+        return None
+    if isinstance(horizon, bool) or not isinstance(horizon, Integral) or int(horizon) < 1:
+        raise ValueError(f"`horizon` must be None or an integer of at least 1, got {horizon!r}")
+    return int(horizon)
 
 
 def check_choice(name: str, value: object, choices: Collection[str]) -> str:

@@ -7,7 +7,6 @@ formulas, are in `bilevel_gym.core.lqr`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import ArrayLike
 from ..core.checks import (
     check_at_least,
     check_discount,
+    check_horizon,
     check_in_box,
     check_not_negative,
     check_positive,
@@ -134,11 +134,7 @@ class LinearQuadraticModel:
         self.upper_cost = check_not_negative("upper_cost", upper_cost)
         self.start_std = check_not_negative("start_std", start_std)
         self.noise_std = check_not_negative("noise_std", noise_std)
-        if horizon is not None and (
-            isinstance(horizon, bool) or not isinstance(horizon, Integral) or int(horizon) < 1
-        ):
-            raise ValueError(f"`horizon` must be None or an integer of at least 1, got {horizon!r}")
-        self.horizon = None if horizon is None else int(horizon)
+        self.horizon = check_horizon(horizon)
         self.state_limit = (
             None if state_limit is None else check_positive("state_limit", state_limit)
         )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..core.mdp import FloatArray
-from ..envs.base import View
+from ..envs.base import BilevelEnv, View
 from ..methods import ExactResponse
 from ..optimizers import normalized_ascent
 from ..rendering import GridScene, grid_layout
@@ -113,11 +113,10 @@ class Session:
         Raises:
             TypeError: If the game has no map.
         """
-        if not (hasattr(env.unwrapped, "scene") and hasattr(env.unwrapped, "state_of")):
+        if not (isinstance(env.unwrapped, BilevelEnv) and env.unwrapped.has_map):
             raise TypeError(
                 "only games on a map can be painted and walked in, and "
-                f"{type(env.unwrapped).__name__} has none (a game has one if it defines `scene` "
-                "and `state_of`)"
+                f"{type(env.unwrapped).__name__} has none (see `BilevelEnv.has_map`)"
             )
         self.env = env
         self.game = cast(MapGame, env.unwrapped)
