@@ -256,7 +256,7 @@ class TabularBilevelEnv(BilevelEnv):
             solver=solver,
             tolerance=tolerance,
             max_iterations=max_iterations,
-            guesses=() if warm_start is None else warm_start.linear_solutions,
+            guesses=None if warm_start is None else warm_start.linear_solutions,
         )
         return self._response(x, solution)
 
@@ -303,7 +303,7 @@ class TabularBilevelEnv(BilevelEnv):
                 solver=solver,
                 tolerance=tolerance,
                 max_iterations=max_iterations,
-                guesses=[() if s is None else s.linear_solutions for s in starts[batch]],
+                guesses=[None if s is None else s.linear_solutions for s in starts[batch]],
             )
 
         if len({id(mdp.kernel.pattern) for mdp in mdps}) <= 1:
@@ -379,7 +379,7 @@ class TabularBilevelEnv(BilevelEnv):
             value_error_bound=solution.value_error_bound,
             adjoint_residual=adjoint_residual,
             gradient_error_bound=error_bound,
-            linear_solutions=tuple(solution.record.solutions),
+            linear_solutions=dict(solution.record.solutions),
         )
 
     @property

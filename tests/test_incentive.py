@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bilevel_gym import HyperGradient, LowerLevel
-from bilevel_gym.core.soft import soft_backup
+from bilevel_gym.core.bellman import soft_backup
 from bilevel_gym.envs import View
 from bilevel_gym.envs.incentive import BilevelIncentive
 from bilevel_gym.optimizers import lbfgsb

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bilevel_gym.core.bellman import soft_backup
 from bilevel_gym.core.mdp import FloatArray
-from bilevel_gym.core.soft import soft_backup, solve_soft_mdp
+from bilevel_gym.core.soft import solve_soft_mdp
 from bilevel_gym.envs import ArrayBilevelEnv
 from bilevel_gym.methods.learners import LEARNERS, Answer, make_learner
 

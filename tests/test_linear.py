@@ -13,9 +13,10 @@ import pytest
 from bilevel_gym import HyperGradient, TabularBilevelEnv
 from bilevel_gym.core import fast, linear
 from bilevel_gym.core.adjoint import response_gradient
-from bilevel_gym.core.linear import SOLVERS, DiscountedSystem, Record, choose_solver
+from bilevel_gym.core.linear import SOLVERS, DiscountedSystem, choose_solver
 from bilevel_gym.core.mdp import Kernel, TabularMDP
 from bilevel_gym.core.soft import solve_soft_mdp
+from bilevel_gym.core.solvers import Dense
 from bilevel_gym.envs import BilevelGridWorld
 from bilevel_gym.model.objectives import DiscountedReturn, Outcome
 from bilevel_gym.testing import check_hyper_gradient
@@ -82,7 +83,7 @@ class TestEverySolver:
         system = solve_soft_mdp(mdp, solver=solver).system
         size = mdp.kernel.num_states
         rhs = np.random.default_rng(1).normal(size=size)
-        matrix = np.eye(size) - mdp.gamma * mdp.kernel.policy_matrix(system._policy).toarray()
+        matrix = np.eye(size) - mdp.gamma * mdp.kernel.policy_matrix(system.policy).toarray()
         for transpose, dense in ((False, matrix), (True, matrix.T)):
             solved, residual = system.solve(rhs, transpose=transpose)
             order = 1 if transpose else np.inf  # the norm in which the inverse is bounded
@@ -118,16 +119,17 @@ def test_poor_factors_are_replaced_not_trusted(monkeypatch: pytest.MonkeyPatch) 
     mdp = random_mdp(8, gamma=0.99, termination=0.0)
     policy = solve_soft_mdp(mdp).policy
     # Factors of another discount are no approximation at all: refinement with them diverges.
-    poor = linear.approximate_inverse(mdp.kernel, policy, 0.5, "dense")
+    entries = mdp.kernel.system_entries(policy, 0.5)
+    poor = SOLVERS["dense"].init(mdp.kernel.pattern, entries)
     made = []
 
-    class Counted(linear._Dense):
-        def __init__(self, *arguments: Any) -> None:
+    class Counted(Dense):
+        def init(self, *arguments: Any) -> Any:
             made.append(arguments)
-            super().__init__(*arguments)
+            return super().init(*arguments)
 
-    monkeypatch.setitem(SOLVERS, "dense", Counted)
-    system = DiscountedSystem(mdp.kernel, policy, mdp.gamma, solver="dense", inverse=poor)
+    monkeypatch.setitem(SOLVERS, "dense", Counted())
+    system = DiscountedSystem(mdp.kernel, policy, mdp.gamma, solver="dense", factors=poor)
     solved, residual = system.solve(np.ones(8))
     assert len(made) == 1
     assert residual <= 1e-12
@@ -197,9 +199,9 @@ def test_solutions_of_last_time_shorten_iterative_solves(monkeypatch: pytest.Mon
 
     first = solve_soft_mdp(mdp, solver="krylov")
     gradient(first)
-    assert len(first.record.solutions) == 3  # value, occupancy, adjoint
+    assert [name for name, _ in first.record.solutions] == ["value", "occupancy", "adjoint"]
     counts, answers = [], []
-    for guesses in ((), first.record.solutions):
+    for guesses in (None, first.record.solutions):
         solution = solve_soft_mdp(moved, solver="krylov", guesses=guesses)
         products.clear()
         answers.append(gradient(solution))
@@ -210,13 +212,12 @@ def test_solutions_of_last_time_shorten_iterative_solves(monkeypatch: pytest.Mon
 
 def test_guesses_of_another_game_do_no_harm() -> None:
     mdp = grid(9)
-    wrong = [np.ones(3), 1e6 * np.ones(mdp.kernel.num_states)]
+    ones = np.ones(mdp.kernel.num_states)
+    wrong = {("short", mdp.gamma): np.ones(3), ("large", mdp.gamma): 1e6 * ones}
     for solver in ("krylov", "banded"):
         system = solve_soft_mdp(mdp, solver=solver, guesses=wrong).system
-        for _ in range(3):
-            solved, residual = system.solve(np.ones(mdp.kernel.num_states))
-            assert residual <= 1e-8
-    assert Record(wrong).guess() is wrong[0] and Record().guess() is None
+        for name in ("short", "large", "missing", None):
+            assert system.solve(ones, name=name)[1] <= 1e-8
 
 
 @pytest.mark.parametrize("temperature", [0.5, 0.05])
@@ -261,22 +262,23 @@ def test_linear_algebra_runs_on_one_thread_and_leaves_the_setting_alone(
     from threadpoolctl import threadpool_info, threadpool_limits
 
     def threads() -> set[int]:
-        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+        # OpenCV, which other tests may have loaded, brings a BLAS of its own.
+        pools = [pool for pool in threadpool_info() if "opencv" not in pool["filepath"]]
+        return {pool["num_threads"] for pool in pools if pool["user_api"] == "blas"}
 
     seen = []
 
-    class Watching(linear._Dense):
-        def __init__(self, *arguments: Any) -> None:
+    class Watching(Dense):
+        def init(self, *arguments: Any) -> Any:
             seen.append(threads())
-            super().__init__(*arguments)
+            return super().init(*arguments)
 
-    monkeypatch.setitem(SOLVERS, "dense", Watching)
+    monkeypatch.setitem(SOLVERS, "dense", Watching())
     solve_soft_mdp(random_mdp(0))  # loads the libraries
     with threadpool_limits(2, user_api="blas"):
         seen.clear()
         solution = solve_soft_mdp(random_mdp(0), tolerance=1e-3)
-        solution.system._inverse = None
-        solution.system.solve(np.ones(8))
+        solution.discounted_system(0.5).solve(np.ones(8))
         assert len(seen) >= 2 and all(pools == {1} for pools in seen)
         assert threads() == {2}
         with pytest.raises(ArithmeticError), np.errstate(all="ignore"):
@@ -462,5 +464,5 @@ def test_steps_that_go_round_in_a_circle_are_solved_more_tightly(
     mdp = corridor(30)
     solution = solve_soft_mdp(mdp, solver="krylov")
     assert solution.converged and max(forcings) == 0.02 and solution.sweeps == 0
-    monkeypatch.setattr("bilevel_gym.core.soft.PATIENCE", 10**9)
+    monkeypatch.setattr("bilevel_gym.core.solvers.PATIENCE", 10**9)
     assert not solve_soft_mdp(mdp, solver="krylov").converged  # it was a circle indeed

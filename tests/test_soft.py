@@ -7,15 +7,10 @@ import math
 import numpy as np
 import pytest
 
+from bilevel_gym.core.bellman import policy_entropy, soft_backup
 from bilevel_gym.core.linear import SOLVERS
 from bilevel_gym.core.mdp import FloatArray, Kernel, TabularMDP
-from bilevel_gym.core.soft import (
-    PolicyAnswer,
-    default_tolerance,
-    policy_entropy,
-    soft_backup,
-    solve_soft_mdp,
-)
+from bilevel_gym.core.soft import PolicyAnswer, default_tolerance, solve_soft_mdp
 from bilevel_gym.envs import BilevelGridWorld
 
 from .models import random_mdp, symmetric_mdp

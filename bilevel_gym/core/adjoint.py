@@ -31,11 +31,11 @@ from functools import cached_property
 
 import numpy as np
 
-from .linear import EPS
+from .bellman import EPS, policy_entropy
 from .mdp import FloatArray
-from .soft import SoftSolution, policy_entropy
+from .soft import SoftSolution
 
-__all__ = ["ResponseGradient", "centred_score", "response_gradient"]
+__all__ = ["ResponseGradient", "response_gradient"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,43 +80,12 @@ class ResponseGradient:
         return float(self.adjoint @ entropy - (self._centred * log_policy).sum())
 
 
-def centred_score(
-    policy: FloatArray,
-    temperature: float,
-    policy_gradient: FloatArray | None,
-    log_policy_gradient: FloatArray | None,
-) -> FloatArray:
-    """Return u_c, the derivative of f(pi) with respect to Q `[S, A]`, pi being softmax(Q / tau).
-
-    Its rows sum to zero: adding a constant to the Q of a state changes nothing.
-
-    Args:
-        policy: pi `[S, A]`.
-        temperature: tau.
-        policy_gradient: f_pi `[S, A]`, None for zero.
-        log_policy_gradient: f_log `[S, A]`, None for zero.
-    """
-    score = np.zeros_like(policy)
-    if policy_gradient is not None:
-        # Subtracting the mean first keeps the large common part of f_pi from cancelling after the
-        # division by a small temperature.
-        mean = (policy * policy_gradient).sum(axis=1, keepdims=True)
-        score += policy * (policy_gradient - mean) / temperature
-    if log_policy_gradient is not None:
-        total = log_policy_gradient.sum(axis=1, keepdims=True)
-        score += (log_policy_gradient - policy * total) / temperature
-    # What rounding leaves of the rows' sums would be magnified by 1 / (1 - gamma).
-    score -= policy * score.sum(axis=1, keepdims=True)
-    return score
-
-
 def response_gradient(
     solution: SoftSolution,
     policy_gradient: FloatArray | None,
     *,
     log_policy_gradient: FloatArray | None = None,
     policy_gradient_error: float = 0.0,
-    guess: FloatArray | None = None,
 ) -> ResponseGradient:
     """Differentiate f(pi*) with respect to all that makes the follower's problem.
 
@@ -126,44 +95,25 @@ def response_gradient(
             None for zero.
         log_policy_gradient: f_log `[S, A]`, None for zero.
         policy_gradient_error: Bound on sum_sa pi |f_pi - f_pi*|, for the error bound.
-        guess: The adjoint `[S]` at a nearby x, to start an iterative solve from; None takes the
-            one of the solution's record, if there is one.
     """
-    kernel, policy = solution.mdp.kernel, solution.policy
-    gamma, tau = solution.mdp.gamma, solution.mdp.temperature
-
-    if (
-        solution.solver == "compiled"
-        and kernel.moves is None
-        and policy_gradient is not None
-        and log_policy_gradient is None
-    ):
-        from .batch import compiled_adjoint
-
-        centred, adjoint, reward, norms = compiled_adjoint(solution, policy_gradient)
-        residual, size_of_centred, size = norms
-    else:
-        centred = centred_score(policy, tau, policy_gradient, log_policy_gradient)
-        rhs = gamma * kernel.flow(centred)
-        adjoint, residual = solution.system.solve(rhs, transpose=True, guess=guess)
-        reward = centred + policy * adjoint[:, None]
-        size_of_centred, size = float(np.abs(centred).sum()), float(np.abs(adjoint).sum())
-
+    mdp, policy, system = solution.mdp, solution.policy, solution.system
+    gamma, tau = mdp.gamma, mdp.temperature
+    found = system.strategy.adjoint(system, mdp, policy, policy_gradient, log_policy_gradient)
     kappa, error_bound = solution.policy_error_bound, np.inf
     if math.isfinite(kappa):
-        of_centred = 2.0 * kappa * size_of_centred
+        of_centred = 2.0 * kappa * found.centred_norm
         of_centred += 2.0 * (1.0 + kappa) * policy_gradient_error / tau
         if policy_gradient is not None:  # the rounding of f_pi - its mean
             of_centred += 8.0 * EPS * float((policy * np.abs(policy_gradient)).sum()) / tau
         if log_policy_gradient is not None:
             of_centred += kappa * float(np.abs(log_policy_gradient).sum()) / tau
-        of_system = gamma * of_centred + residual + gamma * kappa * size
-        error_bound = of_centred + of_system / (1.0 - gamma) + kappa * size
+        of_system = gamma * of_centred + found.residual + gamma * kappa * found.vector_norm
+        error_bound = of_centred + of_system / (1.0 - gamma) + kappa * found.vector_norm
     return ResponseGradient(
-        reward=reward,
-        adjoint=adjoint,
-        residual=residual,
+        reward=found.reward,
+        adjoint=found.vector,
+        residual=found.residual,
         error_bound=error_bound,
         _solution=solution,
-        _centred=centred,
+        _centred=found.centred,
     )

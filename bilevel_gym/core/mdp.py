@@ -276,10 +276,9 @@ class Kernel:
         Args:
             weights: A number per state and action, `[S, A]`.
         """
-        by_action = action_major(weights)
         if self.moves is None:
-            return by_action.T
-        summed: FloatArray = self._actions_of_moves @ by_action
+            return np.asarray(weights, dtype=np.float64)
+        summed: FloatArray = self._actions_of_moves @ action_major(weights)
         return summed.T
 
     def policy_matrix(self, policy: FloatArray) -> Any:
@@ -288,16 +287,23 @@ class Kernel:
         Args:
             policy: Action probabilities `[S, A]`.
         """
-        return self.pattern.matrix(self._gathered(policy, 1.0, 0.0))
+        return self.pattern.matrix(self.system_entries(policy, -1.0, diagonal=0.0))
 
-    def system_entries(self, policy: FloatArray, discount: float) -> FloatArray:
-        """Return the entries of `I - discount * P_pi` in the order of `pattern`, `[E]`.
+    def system_entries(
+        self, policy: FloatArray, discount: float, *, diagonal: float = 1.0
+    ) -> FloatArray:
+        """Return the entries of `diagonal * I - discount * P_pi` in the order of `pattern`, `[E]`.
 
         Args:
             policy: Action probabilities `[S, A]`.
             discount: In [0, 1).
+            diagonal: One, or what else stands on the diagonal.
         """
-        return self._gathered(policy, -discount, 1.0)
+        coefficients = np.empty(self.matrix.shape[0] + 1)
+        np.multiply(self.on_moves(policy).T.ravel(), -discount, out=coefficients[:-1])
+        coefficients[-1] = diagonal
+        entries: FloatArray = self._gatherer @ coefficients
+        return entries
 
     def to_dense(self) -> FloatArray:
         """Return the probabilities as a dense array `[S, A, S]`."""
@@ -324,20 +330,12 @@ class Kernel:
 
     def _per_action(self, by_row: FloatArray) -> FloatArray:
         """Return numbers per stored row `[M*S]` as `[S, A]`."""
-        by_move = by_row.reshape(self.num_moves, self.num_states)
+        by_move = by_row.reshape(-1, self.num_states)
         return (by_move if self.moves is None else by_move[self.moves]).T
 
     @cached_property
     def _gatherer(self) -> Any:
         return self.pattern.gatherer(self.matrix.data)
-
-    def _gathered(self, policy: FloatArray, weight: float, diagonal: float) -> FloatArray:
-        """Return the entries of `weight * P_pi + diagonal * I`, `[E]`."""
-        coefficients = np.empty(self.matrix.shape[0] + 1)
-        np.multiply(self.on_moves(policy).T.ravel(), weight, out=coefficients[:-1])
-        coefficients[-1] = diagonal
-        entries: FloatArray = self._gatherer @ coefficients
-        return entries
 
     def _check_rows(self) -> None:
         """Raise a `ValueError` if a row sums to more than one."""

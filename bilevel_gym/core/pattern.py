@@ -35,7 +35,7 @@ class Band:
     lower: int
     upper: int
 
-    @property
+    @cached_property
     def height(self) -> int:
         """Rows of the band storage, those that pivoting may fill included."""
         return 2 * self.lower + self.upper + 1

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ..core.bellman import soft_backup
 from ..core.checks import (
     check_at_least,
     check_options,
@@ -28,7 +29,7 @@ from ..core.checks import (
     unknown_name,
 )
 from ..core.mdp import FloatArray, TabularMDP
-from ..core.soft import SoftSolution, soft_backup, solve_soft_mdp
+from ..core.soft import SoftSolution, solve_soft_mdp
 from ..episodes.sampler import Episodes, TransitionCounts
 from .model_based import SoftSweeps
 

@@ -24,11 +24,11 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike
 
-from ..core.adjoint import centred_score
+from ..core.bellman import centred_score, soft_backup
 from ..core.checks import check_at_least, check_flag
 from ..core.linear import choose_solver
 from ..core.mdp import FloatArray, TabularMDP
-from ..core.soft import SoftSolution, default_tolerance, soft_backup
+from ..core.soft import SoftSolution, default_tolerance
 from ..model.objectives import Objective, Outcome, UpperValue
 from ..model.responses import TabularResponse
 

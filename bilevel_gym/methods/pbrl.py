@@ -48,10 +48,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..core.bellman import EPS, soft_backup
 from ..core.checks import check_at_least, check_positive
-from ..core.linear import EPS, DiscountedSystem
+from ..core.linear import DiscountedSystem
 from ..core.mdp import FloatArray, TabularMDP
-from ..core.soft import SoftSolution, default_tolerance, soft_backup, solve_soft_mdp
+from ..core.soft import SoftSolution, default_tolerance, solve_soft_mdp
 from ..core.threads import single_threaded
 from ..model.responses import TabularResponse
 from .model_based import (

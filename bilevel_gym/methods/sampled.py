@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.adjoint import centred_score
+from ..core.bellman import centred_score
 from ..core.checks import check_at_least
 from ..core.linear import DiscountedSystem
 from ..core.mdp import FloatArray, Kernel

@@ -61,7 +61,7 @@ class Outcome:
         if discount not in self._occupancies:
             system = self.solution.discounted_system(discount)
             rho = self.initial_distribution
-            self._occupancies[discount] = system.solve(rho, transpose=True)
+            self._occupancies[discount] = system.solve(rho, transpose=True, name="occupancy")
         return self._occupancies[discount][0]
 
     def occupancy_residual(self, discount: float) -> float:
@@ -146,7 +146,7 @@ class DiscountedReturn:
         kernel, policy = solution.mdp.kernel, solution.policy
         gamma = solution.mdp.gamma if self.gamma is None else self.gamma
         system = solution.discounted_system(gamma)
-        value, residual = system.solve((policy * upper_reward).sum(axis=1))
+        value, residual = system.solve((policy * upper_reward).sum(axis=1), name="value")
         occupancy = outcome.occupancy(gamma)
         expected = kernel.expect(value)
         returns = upper_reward + gamma * expected

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -143,7 +143,7 @@ class ExactResponse(TabularResponse):
         gradient_error_bound: Bound on the sum norm of the error of dF/dr through the follower's
             answer; see `bilevel_gym.core.adjoint.ResponseGradient`.
         linear_solutions: Solutions of the linear systems behind objective and gradient, `[S]`
-            each, in order: where iterative solves at a nearby x start.
+            each, by name and discount: where iterative solves at a nearby x start.
     """
 
     hyper_gradient: FloatArray
@@ -157,7 +157,7 @@ class ExactResponse(TabularResponse):
     value_error_bound: float
     adjoint_residual: float | None = None
     gradient_error_bound: float = 0.0
-    linear_solutions: tuple[FloatArray, ...] = ()
+    linear_solutions: Mapping[tuple[str, float], FloatArray] = field(default_factory=dict)
 
     @property
     def response_share(self) -> float:

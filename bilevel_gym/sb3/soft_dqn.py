@@ -17,9 +17,9 @@ from stable_baselines3.dqn.dqn import DQN
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch.nn import functional as F
 
+from ..core.bellman import soft_backup
 from ..core.checks import check_at_least, check_positive, check_probability
 from ..core.mdp import FloatArray
-from ..core.soft import soft_backup
 from .replay import RewardFn
 from .soft_learner import SoftLearner
 

@@ -19,6 +19,7 @@ from scipy.sparse import csr_array, issparse, linalg
 
 from bilevel_gym.core import fast
 from bilevel_gym.core.adjoint import ResponseGradient, response_gradient
+from bilevel_gym.core.linear import Record
 from bilevel_gym.core.mdp import FloatArray, TabularMDP
 from bilevel_gym.core.soft import SoftSolution, solve_soft_mdp
 from tests.benchmarks import peers
@@ -132,7 +133,8 @@ class Gradient:
         guess: FloatArray | None = None,
     ) -> None:
         """Choose problem, solver, d reward / dx `[S*A, n]` and the start of the adjoint."""
-        self._mdp, self._solver, self._guess = mdp, solver, guess
+        self._mdp, self._solver = mdp, solver
+        self._guesses = None if guess is None else {("adjoint", mdp.gamma): guess}
         # What a task would hold: its vector-Jacobian product, ready for use.
         self._transposed = jacobian.T.tocsr() if issparse(jacobian) else np.transpose(jacobian)
         self._solution = solve(mdp, solver)
@@ -144,8 +146,8 @@ class Gradient:
     def differentiate(self) -> ResponseGradient:
         """Return the derivative of 0.5 ||pi||^2 with respect to the rewards of the last solve."""
         # A solution keeps what its first gradient needed; a copy must work it out again.
-        fresh = replace(self._solution)
-        return response_gradient(fresh, fresh.policy, guess=self._guess)
+        fresh = replace(self._solution, record=Record(self._guesses))
+        return response_gradient(fresh, fresh.policy)
 
     def hyper_gradient(self) -> FloatArray:
         """Return its derivative with respect to x, `[n]`."""

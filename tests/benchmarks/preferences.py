@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bilevel_gym.core.adjoint import centred_score
+from bilevel_gym.core.bellman import centred_score
 from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.core.soft import solve_soft_mdp
 from bilevel_gym.envs import ArrayBilevelEnv, TabularBilevelEnv

@@ -20,8 +20,8 @@ import numpy as np
 from gymnasium.wrappers import TimeLimit
 
 from bilevel_gym import LowerLevel
+from bilevel_gym.core.bellman import policy_entropy
 from bilevel_gym.core.mdp import FloatArray
-from bilevel_gym.core.soft import policy_entropy
 from bilevel_gym.envs import ArrayBilevelEnv
 from bilevel_gym.sb3 import SoftDQN
 

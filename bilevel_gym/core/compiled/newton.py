@@ -1,10 +1,8 @@
 """Compiled solver of small soft MDPs on one structure, and of their linear systems.
 
-What `bilevel_gym.core.soft` and `bilevel_gym.core.linear` do, without calls in between. LU factors
-of I - discount * P_pi need no pivoting, since the matrix is a row-diagonally-dominant M-matrix.
-After the reverse Cuthill-McKee reordering, row i of both factors is stored from its first entry to
-the last one that elimination can fill (a skyline, taken to be symmetric), entry (i, j) at
-`offset[i] + j`; the diagonal of U is stored inverted.
+What `bilevel_gym.core.solvers` does, without calls in between. LU
+factors of I - discount * P_pi need no pivoting, since the matrix is a row-diagonally-dominant
+M-matrix; `bilevel_gym.core.skyline` says how they are stored.
 
 All indices are unsigned: for signed ones numba adds Python's treatment of negative indices, which
 takes as long as the rest.
@@ -12,140 +10,21 @@ takes as long as the rest.
 
 from __future__ import annotations
 
-from typing import Any
-from weakref import WeakKeyDictionary
-
 import numpy as np
 from numpy.typing import NDArray
 
-from ..mdp import FloatArray, Kernel, action_major
-from ..pattern import SystemPattern
+from ..bellman import EPS
+from ..mdp import FloatArray, IntArray
 from . import compiled
 
-__all__ = ["Factors", "Layout", "adjoint", "layout_of", "newton"]
+__all__ = ["adjoint", "assemble", "eliminate", "newton", "refine", "solve"]
 
-EPS = float(np.finfo(np.float64).eps)
 ONE = np.uint64(1)
 
 IndexArray = NDArray[np.uint64]
-IntArray = NDArray[np.int32]
 
-# First transition of each row a * S + s, `[A*S + 1]`; then for each transition its successor, its
-# place in the skyline and its probability, `[K]`.
+# See `bilevel_gym.core.skyline`.
 Transitions = tuple[IntArray, IntArray, IndexArray, FloatArray]
-
-
-class Layout:
-    """Where the matrices of a pattern are stored.
-
-    Attributes:
-        position: Place of each state after the reordering, `[S]`.
-        skyline: First column, last column and `offset` of each row, `[3, S]`.
-        entries: Place of each entry of the pattern, `[E]`.
-        size: Stored entries.
-    """
-
-    def __init__(self, pattern: SystemPattern) -> None:
-        """Lay out a pattern."""
-        rows = np.repeat(np.arange(pattern.num_states), np.diff(pattern.indptr))
-        self.position: IndexArray = np.argsort(pattern.band.order).astype(np.uint64)
-        ends = np.sort(self.position[np.stack([rows, pattern.indices])].astype(np.intp), axis=0)
-        first, last = np.arange(pattern.num_states), np.arange(pattern.num_states)
-        np.minimum.at(first, ends[1], ends[0])
-        np.maximum.at(last, first, np.arange(pattern.num_states))
-        last = np.maximum.accumulate(last)
-        begin = np.cumsum(last - first + 1) - (last - first + 1)
-        self.skyline: IndexArray = np.stack([first, last, begin - first]).astype(np.uint64)
-        self.size = int((last - first + 1).sum())
-        self.entries = self.place(rows, pattern.indices)
-        self._transitions: IndexArray | None = None
-
-    def place(self, rows: NDArray[Any], columns: NDArray[Any]) -> IndexArray:
-        """Return where entries are stored."""
-        return self.skyline[2, self.position[rows]] + self.position[columns]
-
-    def transitions(self, kernel: Kernel) -> Transitions:
-        """Return the transitions of a kernel with this pattern, as compiled functions take them."""
-        if self._transitions is None:
-            states, _, successors = kernel.triplets
-            self._transitions = self.place(states, successors)
-        probabilities = kernel.matrix.data.view()
-        # Numba compiles once more for arrays that may be written, and copies of kernels forget.
-        probabilities.flags.writeable = False
-        return kernel.matrix.indptr, kernel.matrix.indices, self._transitions, probabilities
-
-
-_LAYOUTS: WeakKeyDictionary[SystemPattern, Layout] = WeakKeyDictionary()
-
-
-def layout_of(pattern: SystemPattern) -> Layout:
-    """Return the layout of a pattern, made once."""
-    layout = _LAYOUTS.get(pattern)
-    if layout is None:
-        layout = _LAYOUTS[pattern] = Layout(pattern)
-    return layout
-
-
-class Factors:
-    """LU factors of a matrix, an approximate inverse of nearby ones.
-
-    Attributes:
-        layout: Where they are.
-        values: L and U, `[layout.size]`.
-    """
-
-    def __init__(self, layout: Layout, values: FloatArray) -> None:
-        """Store factors."""
-        self.layout, self.values = layout, values
-
-    @classmethod
-    def of(cls, pattern: SystemPattern, entries: FloatArray) -> Factors:
-        """Factorise the matrix with the entries `[E]`."""
-        layout = layout_of(pattern)
-        factors = cls(layout, np.zeros(layout.size))
-        factors.values[layout.entries] = entries
-        _eliminate(layout.skyline, factors.values)
-        return factors
-
-    def solve(
-        self, rhs: FloatArray, *, transpose: bool = False, reduction: float = 0.0
-    ) -> FloatArray:
-        """Solve for `rhs` `[S]`; see `bilevel_gym.core.linear.ApproximateInverse`."""
-        solution = np.empty(rhs.size)
-        solution[self.layout.position] = rhs
-        _solve(self.layout.skyline, self.values, transpose, solution)
-        return solution[self.layout.position]
-
-    def refine(
-        self,
-        kernel: Kernel,
-        policy: FloatArray,
-        discount: float,
-        rhs: FloatArray,
-        transpose: bool,
-        contraction: float,
-    ) -> tuple[FloatArray, float, bool]:
-        """Solve the system of a nearby policy down to rounding.
-
-        Args:
-            kernel: Transition kernel.
-            policy: Action probabilities `[S, A]`.
-            discount: In [0, 1).
-            rhs: Right-hand side `[S]`.
-            transpose: Whether to use the transposed matrix.
-            contraction: Refinement goes on while each round leaves at most this share.
-
-        Returns:
-            Solution `[S]`, norm of its residual, and whether that is at rounding.
-        """
-        layout, matrix = self.layout, np.empty(self.layout.size)
-        weights, solution = discount * action_major(policy), np.zeros(rhs.size)
-        _assemble(layout.skyline, layout.transitions(kernel), weights, matrix)
-        reordered = np.empty(rhs.size)
-        reordered[layout.position] = rhs
-        arguments = (self.values, matrix, reordered, transpose, contraction, solution)
-        residual, settled = _refine(layout.skyline, *arguments)
-        return solution[layout.position], residual, settled
 
 
 @compiled
@@ -208,12 +87,12 @@ def newton(
             if fresh:
                 if taken == max_iterations:
                     break
-                _assemble(skyline, kernel, gamma * policy, factors[b])
-                _eliminate(skyline, factors[b])
+                assemble(skyline, kernel, gamma * policy, factors[b])
+                eliminate(skyline, factors[b])
                 taken += 1
             for s in range(num_states):
                 step[position[s]] = defect[s]
-            _solve(skyline, factors[b], False, step)
+            solve(skyline, factors[b], False, step)
             for s in range(num_states):
                 moved[s] = value[s] + step[position[s]]
             moved_residual = _backup(
@@ -284,10 +163,10 @@ def adjoint(
                 rhs[position[np.uint64(successors[k])]] += weight * probabilities[k]
     # Rounds of refinement on the factors of the last Newton step take longer than new factors.
     matrix = np.empty(skyline[2, -1] + num_states)
-    _assemble(skyline, transitions, gamma * policy, matrix)
+    assemble(skyline, transitions, gamma * policy, matrix)
     factors = matrix.copy()
-    _eliminate(skyline, factors)
-    residual, _ = _refine(skyline, factors, matrix, rhs, True, contraction, found)
+    eliminate(skyline, factors)
+    residual, _ = refine(skyline, factors, matrix, rhs, True, contraction, found)
     for s in range(num_states):
         solution[s] = found[position[s]]
         for a in range(num_actions):
@@ -331,7 +210,7 @@ def _backup(
 
 
 @compiled
-def _assemble(
+def assemble(
     skyline: IndexArray, transitions: Transitions, weights: FloatArray, matrix: FloatArray
 ) -> None:
     """Set I - sum_a weights(a, s) P(.|s, a), `weights` being `[A, S]`."""
@@ -348,7 +227,7 @@ def _assemble(
 
 
 @compiled
-def _eliminate(skyline: IndexArray, factors: FloatArray) -> None:
+def eliminate(skyline: IndexArray, factors: FloatArray) -> None:
     """Replace a matrix by its factors."""
     first, last, offset = skyline
     for k in range(np.uint64(first.size)):
@@ -364,7 +243,7 @@ def _eliminate(skyline: IndexArray, factors: FloatArray) -> None:
 
 
 @compiled
-def _solve(skyline: IndexArray, factors: FloatArray, transpose: bool, x: FloatArray) -> None:
+def solve(skyline: IndexArray, factors: FloatArray, transpose: bool, x: FloatArray) -> None:
     """Replace a reordered right-hand side `[S]` by the solution."""
     first, last, offset = skyline
     num_states = np.uint64(x.size)
@@ -394,7 +273,7 @@ def _solve(skyline: IndexArray, factors: FloatArray, transpose: bool, x: FloatAr
 
 
 @compiled
-def _refine(
+def refine(
     skyline: IndexArray,
     factors: FloatArray,
     matrix: FloatArray,
@@ -410,7 +289,7 @@ def _refine(
     residual = _norm(defect, transpose)
     while settled and residual > 8.0 * EPS * _norm(solution, transpose):
         refined = defect.copy()
-        _solve(skyline, factors, transpose, refined)
+        solve(skyline, factors, transpose, refined)
         for i in range(rhs.size):
             refined[i] += solution[i]
             defect[i] = rhs[i]

@@ -1,0 +1,156 @@
+"""The soft Bellman operator T at a value V, and the derivative of the policy that comes with it.
+
+With reward r, kernel P, discount gamma and temperature tau,
+
+    Q(s, a)  = r(s, a) + gamma sum_s' P(s'|s, a) V(s')
+    (T V)(s) = tau log sum_a exp(Q(s, a) / tau)
+    pi(a|s)  = exp((Q(s, a) - (T V)(s)) / tau).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .mdp import FloatArray, TabularMDP
+
+__all__ = [
+    "EPS",
+    "Iterate",
+    "centred_score",
+    "policy_entropy",
+    "rounding_of",
+    "soft_backup",
+    "soft_q",
+    "values_overflowed",
+]
+
+EPS = float(np.finfo(np.float64).eps)
+
+
+def soft_q(mdp: TabularMDP, value: FloatArray) -> FloatArray:
+    """Return Q at V `[S, A]`, a view of fresh action-major memory; -inf for absent actions.
+
+    Args:
+        mdp: The follower's problem.
+        value: V `[S]`.
+    """
+    by_action = mdp.kernel.expect(value).T
+    by_action *= mdp.gamma
+    by_action += mdp.reward.T
+    if mdp.action_mask is not None:
+        np.copyto(by_action, -np.inf, where=~mdp.action_mask.T)
+    return by_action.T
+
+
+def soft_backup(
+    soft_q: FloatArray, temperature: float, *, overwrite: bool = False
+) -> tuple[FloatArray, FloatArray]:
+    """Return the soft maximum over actions and its policy.
+
+    The maximum is subtracted before exponentiating, so temperatures of 1e-4 and below are safe.
+
+    Args:
+        soft_q: Q `[S, A]`, -inf for actions that do not exist.
+        temperature: Positive.
+        overwrite: Whether the policy may take the memory of Q.
+
+    Returns:
+        tau log sum_a exp(Q / tau) `[S]` and the policy exp((Q - V) / tau) `[S, A]`.
+    """
+    policy = np.ascontiguousarray(soft_q.T, dtype=np.float64)
+    if not overwrite:
+        policy = policy.copy()
+    top = policy.max(axis=0)
+    policy -= top
+    policy /= temperature
+    np.exp(policy, out=policy)
+    total = policy.sum(axis=0)
+    policy /= total
+    np.log(total, out=total)
+    total *= temperature
+    total += top
+    return total, policy.T
+
+
+def policy_entropy(policy: FloatArray) -> FloatArray:
+    """Return the entropy -sum_a pi log pi of each state's actions, `[S]`, in [0, log A].
+
+    Args:
+        policy: Action probabilities `[S, A]`.
+    """
+    from scipy.special import entr
+
+    entropy: FloatArray = entr(policy).sum(axis=1)
+    return entropy
+
+
+def centred_score(
+    policy: FloatArray,
+    temperature: float,
+    policy_gradient: FloatArray | None,
+    log_policy_gradient: FloatArray | None,
+) -> FloatArray:
+    """Return u_c, the derivative of f(pi) with respect to Q `[S, A]`, pi being softmax(Q / tau).
+
+    Its rows sum to zero: adding a constant to the Q of a state changes nothing.
+
+    Args:
+        policy: pi `[S, A]`.
+        temperature: tau.
+        policy_gradient: f_pi `[S, A]`, None for zero.
+        log_policy_gradient: f_log, the derivative with respect to log pi, `[S, A]`, None for zero.
+    """
+    score = np.zeros_like(policy)
+    if policy_gradient is not None:
+        # Subtracting the mean first keeps the large common part of f_pi from cancelling after the
+        # division by a small temperature.
+        mean = (policy * policy_gradient).sum(axis=1, keepdims=True)
+        score += policy * (policy_gradient - mean) / temperature
+    if log_policy_gradient is not None:
+        total = log_policy_gradient.sum(axis=1, keepdims=True)
+        score += (log_policy_gradient - policy * total) / temperature
+    # What rounding leaves of the rows' sums would be magnified by 1 / (1 - gamma).
+    score -= policy * score.sum(axis=1, keepdims=True)
+    return score
+
+
+def rounding_of(value: FloatArray) -> float:
+    """Return the residual that rounding leaves on values of this size."""
+    return 8.0 * EPS * max(1.0, float(np.abs(value).max()))
+
+
+def values_overflowed(residual: float) -> ArithmeticError:
+    """Return the error for values that are not finite; rewards near the end of float64 do that."""
+    return ArithmeticError(
+        f"the follower's values overflowed (Bellman residual {residual}): its rewards are too "
+        "large for float64, or its temperature too small"
+    )
+
+
+class Iterate:
+    """A value, and what one backup makes of it.
+
+    Attributes:
+        mdp: The follower's problem.
+        value: V `[S]`.
+        backed_up: T V `[S]`.
+        policy: pi at V `[S, A]`.
+        defect: T V - V `[S]`.
+        residual: Sup norm of the defect.
+        rounding: The residual that rounding leaves on values of this size.
+    """
+
+    def __init__(self, mdp: TabularMDP, value: FloatArray) -> None:
+        """Make the backup.
+
+        Raises:
+            ArithmeticError: If values overflow.
+        """
+        self.mdp, self.value = mdp, value
+        q = soft_q(mdp, value)
+        self.backed_up, self.policy = soft_backup(q, mdp.temperature, overwrite=True)
+        self.defect = self.backed_up - value
+        self.residual = float(np.abs(self.defect).max())
+        self.rounding = rounding_of(value)
+        if not np.isfinite(self.residual):
+            raise values_overflowed(self.residual)
