@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .registration import register, register_tasks
 
 if TYPE_CHECKING:
+    from . import core, envs, episodes, methods, model, optimizers, testing, wrappers
     from .envs import BilevelEnv, TabularBilevelEnv
     from .making import make
     from .methods.registry import register_method
@@ -35,9 +36,17 @@ __all__ = [
     "RescaleUpper",
     "TabularBilevelEnv",
     "__version__",
+    "core",
+    "envs",
+    "episodes",
     "make",
+    "methods",
+    "model",
+    "optimizers",
     "register",
     "register_method",
+    "testing",
+    "wrappers",
 ]
 
 # Loaded at first use: registering the ids alone should cost no more than Gymnasium itself.
@@ -53,21 +62,20 @@ _LAZY = {
     "register_method": "methods.registry",
 }
 
-
-# Modules that one may name without importing them.
+# Modules that are imported at first use too.
 _MODULES = ("core", "envs", "episodes", "methods", "model", "optimizers", "testing", "wrappers")
 
+if not TYPE_CHECKING:  # type checkers are to report names that do not exist
 
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return import_module(f"{__name__}.{name}")
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            return import_module(f"{__name__}.{name}")
+        if name not in _LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
 
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES})
+    def __dir__() -> list[str]:
+        return sorted(__all__)
 
 
 register_tasks()
