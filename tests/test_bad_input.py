@@ -175,7 +175,6 @@ refused(
 
 OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"method": "exakt"}, "unknown method 'exakt'; 'direct'; 'exact'; Did you mean 'exact'?"),
-    ({"method": 3}, "unknown method 3; 'direct'; 'exact'"),
     ({"tolerance": 0.0}, "`tolerance`; positive; 0"),
     ({"tolerance": np.nan}, "`tolerance`; got nan"),
     ({"max_iterations": 0}, "`max_iterations`; at least 1; got 0"),
@@ -186,6 +185,8 @@ OPTIONS: list[tuple[dict[str, Any], str]] = [
 ]
 for options, said in OPTIONS:
     refused(f"HyperGradient: {options}", partial(leader, **options), said)
+call, said = partial(leader, method=3), "a registered name or 'module:Class'; got 3"
+refused("HyperGradient: a method that is a number", call, said, TypeError)
 said = "'tol'; method 'exact'; 'max_iterations'; 'tolerance'"
 refused("HyperGradient: an unknown option", partial(leader, tol=1e-3), said, TypeError)
 
