@@ -21,7 +21,7 @@ from gymnasium import spaces
 
 from bilevel_gym import HyperGradient, LowerLevel
 from bilevel_gym.envs import BilevelBeamRider
-from bilevel_gym.learnt.critic import LeaderCritic
+from bilevel_gym.learnt.critics import LeaderCritic
 from bilevel_gym.registration import TASKS
 from bilevel_gym.rewards.convolutions import ConvolutionalReward
 from bilevel_gym.sb3 import SoftDQN
@@ -182,7 +182,7 @@ def test_the_leaders_critic_sees_images_by_convolutions_a_block_at_a_time(
     np.testing.assert_allclose(mean, 0.0, atol=1e-7)
     lengths: list[int] = []
     critic.network.register_forward_hook(lambda _, given, out: lengths.append(len(out)))
-    monkeypatch.setattr("bilevel_gym.learnt.critic.IMAGES", 16)
+    monkeypatch.setattr("bilevel_gym.learnt.critics.IMAGES", 16)
     parts = critic.advantages(seen, actions, follower, rng)
     assert lengths == [16, 16, 16, 2]
     np.testing.assert_allclose(parts[0], whole, atol=1e-6)

@@ -584,7 +584,7 @@ def test_networks_have_one_thread_for_as_long_as_a_run_takes(
 ) -> None:
     import torch
 
-    from bilevel_gym.learnt.estimators import LearntTrace
+    from bilevel_gym.learnt.traces import LearntTrace
 
     threads: list[int] = []
     step = LearntTrace.step

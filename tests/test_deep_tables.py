@@ -17,8 +17,8 @@ pytest.importorskip("stable_baselines3", reason='needs pip install "bilevel-gym[
 from bilevel_gym import HyperGradient
 from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import ArrayBilevelEnv, TabularBilevelEnv
-from bilevel_gym.learnt.estimators import returns_to_go
 from bilevel_gym.learnt.tables import TableGame
+from bilevel_gym.learnt.traces import returns_to_go
 from bilevel_gym.methods import METHODS, TabularResponse, make_method
 from bilevel_gym.model.objectives import (
     DiscountedReturn,
@@ -192,7 +192,7 @@ def test_what_is_judged_is_not_what_was_learnt_from(monkeypatch: pytest.MonkeyPa
             events.append(("judged", np.arange(float(len(seen)))))
             return np.full(len(seen), float(len(events))), None
 
-    monkeypatch.setattr("bilevel_gym.learnt.estimators.ReturnCritic", Recorder)
+    monkeypatch.setattr("bilevel_gym.learnt.traces.ReturnCritic", Recorder)
     advantages, every, loss = made.leader_advantages(played)
     assert every is None and loss == 1.0
     returns = returns_to_go(played.upper_rewards, 0.9)
@@ -296,7 +296,7 @@ def test_a_saved_method_goes_on_as_it_would_have(method: str, tmp_path: Path) ->
 
 
 def test_the_critic_may_learn_longer_for_the_first_x(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bilevel_gym.learnt.critic import LeaderCritic
+    from bilevel_gym.learnt.critics import LeaderCritic
 
     updates: list[int] = []
     fit = LeaderCritic.fit

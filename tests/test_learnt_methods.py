@@ -24,8 +24,8 @@ from bilevel_gym.envs.parametric import ParametricGame
 from bilevel_gym.episodes.recorded import LearntEpisodes
 from bilevel_gym.episodes.sampler import Episodes
 from bilevel_gym.episodes.simulator import Trajectories
-from bilevel_gym.learnt.critic import LeaderCritic
-from bilevel_gym.learnt.estimators import ReturnCritic, returns_to_go
+from bilevel_gym.learnt.critics import LeaderCritic, ReturnCritic
+from bilevel_gym.learnt.traces import returns_to_go
 from bilevel_gym.methods import make_method
 from bilevel_gym.methods.sampled import Batch
 from bilevel_gym.methods.sobirl import SoBiRL
@@ -392,9 +392,11 @@ def test_a_long_batch_in_blocks_gives_what_one_block_gives(monkeypatch: Any) -> 
         whole = perfected(method, "ending", **options).response_term(x, batch)[0]
         with monkeypatch.context() as patch:
             patch.setattr("bilevel_gym.learnt.estimators.BLOCK", 7)
+            patch.setattr("bilevel_gym.learnt.traces.BLOCK", 7)
             patch.setattr("bilevel_gym.learnt.followers.BLOCK", 5)
             cut = perfected(method, "ending", **options).response_term(x, batch)[0]
-        np.testing.assert_allclose(cut, whole, rtol=1e-10, atol=1e-13)
+        # Networks of single precision round differently in blocks of another size.
+        np.testing.assert_allclose(cut, whole, rtol=1e-7 if method == "hpgd" else 1e-10, atol=1e-13)
 
 
 # Episodes and critic ----------------------------------------------------------------------------
@@ -726,11 +728,13 @@ def test_who_loads_goes_on_bit_by_bit_as_who_saved(
     assert_identical(walk(other, 2), expected)
 
 
-def test_an_environment_that_cannot_be_copied_begins_a_new_episode(tmp_path: Path) -> None:
+def test_an_environment_that_cannot_be_copied_begins_a_new_episode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     env = leader("Pendulum-v1")
     env.reset(seed=0)
     method: Any = env.method
-    method.follower._copy_of_environment = lambda: None
+    monkeypatch.setattr("bilevel_gym.learnt.followers.goes_on", lambda env: False)
     method.save(tmp_path / "file")
     records = []
     for _ in range(2):

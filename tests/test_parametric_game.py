@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from bilevel_gym import HyperGradient, LowerLevel
 from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs.parametric import ParametricGame
-from bilevel_gym.learnt.critic import LeaderCritic
+from bilevel_gym.learnt.critics import LeaderCritic
 from bilevel_gym.rewards import LinearReward, RewardModel, make_reward_model
 from bilevel_gym.sb3.replay import Transitions
 

@@ -20,7 +20,8 @@ from bilevel_gym.envs.preference_pendulum import BilevelPreferencePendulum
 from bilevel_gym.episodes.fragments import Pairs, Windows
 from bilevel_gym.episodes.recorded import LearntEpisodes
 from bilevel_gym.learnt.answers import PreferenceQueue
-from bilevel_gym.learnt.preference_methods import PreferenceSoBiRL, PreferenceTrace, Regression
+from bilevel_gym.learnt.critics import FragmentCritic
+from bilevel_gym.learnt.preference_methods import PreferenceSoBiRL, PreferenceTrace
 from bilevel_gym.methods import make_method
 from bilevel_gym.model.judges import BradleyTerry
 from tests.benchmarks.preferences import HORIZON, one_step, preference_game
@@ -252,7 +253,7 @@ def test_the_one_step_estimate_is_that_of_enumeration(enumerated: Enumerated) ->
 def test_the_trace_has_all_terms_of_the_response(enumerated: Enumerated) -> None:
     method = make_method("trace", small_game(), **QUICK, critic_updates=800)
     assert isinstance(method, PreferenceTrace)
-    method.critic = Regression(enumerated, 0)  # type: ignore[arg-type]
+    method.critic = FragmentCritic(enumerated, 0)  # type: ignore[arg-type]
     exact = enumerated.answer.hyper_gradient - enumerated.answer.direct_gradient
     estimate = estimated(method, enumerated, 10_000, 40)
     assert_close(estimate, exact, 0.2)

@@ -1,7 +1,8 @@
 """Files of methods whose follower learns: all that was learnt, as one archive.
 
-In it are `about.json`, of whom it is, and `state.json`, numbers that the method goes on from; the
-follower (`learner.zip`, of the library, and `environment.pickle`); and what else a method has.
+In it are `about.json`, what the method that loads it must have in common with the one that saved
+it; `state.json`, numbers that the method goes on from; the follower (see `Follower.save`); the
+critic (`critic.pt`), if there is one; and what else a method has.
 """
 
 from __future__ import annotations
@@ -11,82 +12,135 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch as th
 
 from ..core.files import replacing
 from ..model.protocols import LearntGame
+from .critics import Trained
+from .followers import ANSWERED, MODEL, Follower
 
-if TYPE_CHECKING:
-    from .critic import Trained
+__all__ = ["Checkpointed"]
 
-__all__ = ["identity", "opened", "restored", "write_state", "written"]
-
-T = TypeVar("T", bound="Trained")
-
-ABOUT, STATE = "about.json", "state.json"
+ABOUT, STATE, CRITIC = "about.json", "state.json", "critic.pt"
 
 
-def identity(method: object, game: LearntGame) -> dict[str, Any]:
-    """Return what a method that loads a file must have in common with the one that saved it."""
-    return {
-        "method": type(method).__name__,
-        "game": game.title,
-        "number of parameters": game.initial_upper_params.size,
-        "observation space": str(game.observation_space),
-        "action space": str(game.lower_space),
-        "gamma": game.gamma,
-        "temperature": game.temperature,
-        "upper_gamma": game.upper_gamma,
-    }
+class Checkpointed:
+    """What methods whose follower learns have in common: the follower, a critic, files of both.
 
-
-@contextmanager
-def written(
-    path: str | os.PathLike[str], about: Mapping[str, Any], state: Mapping[str, Any]
-) -> Iterator[zipfile.ZipFile]:
-    """Yield the archive to write to; it takes the place of an old one once it is whole.
-
-    Args:
-        path: Where to, ".zip" being added to a path without an extension.
-        about: Of whom it is, of JSON types; see `identity`.
-        state: Where the method is, of JSON types: its generator's state, counts.
+    Attributes:
+        follower: The follower, who goes on from one x to the next with what it has learnt.
+        critic: The leader's critic, None for methods without one.
     """
-    path = _zipped(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        archive.writestr(ABOUT, json.dumps(about))
-        archive.writestr(STATE, json.dumps(state))
-        yield archive
+
+    exact: ClassVar[bool] = False
+    members: ClassVar[tuple[str, ...]] = ()  # of the archive, beside those of every method
+
+    follower: Follower
+    critic: Trained | None
+    _game: LearntGame
+    _rng: np.random.Generator
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save all that has been learnt, and the state of the random numbers, as one file.
+
+        A method that loads it goes on bit by bit as the one that saved it. The episode in which the
+        follower learns is part of it where the environment can be copied, as those of the
+        registered tasks can. Other environments of MuJoCo and Atari, and those of Box2D, cannot,
+        unless `make_environment` puts them in a `bilevel_gym.envs.simulators.Restorable`; there the
+        follower goes on in a new episode.
+
+        Args:
+            path: Where to, ".zip" being added to a path without an extension.
+        """
+        path = _zipped(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        state = {"generator": self._rng.bit_generator.state, **self._numbers()}
+        with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            archive.writestr(ABOUT, json.dumps(self._identity()))
+            archive.writestr(STATE, json.dumps(state))
+            self.follower.save(archive)
+            if self.critic is not None:
+                memory = io.BytesIO()
+                th.save(self.critic.state_dict(), memory)
+                archive.writestr(CRITIC, memory.getvalue())
+            self._write(archive)
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Go on where the method that was saved is; this one must be made as that one was.
+
+        Load only files that you trust: those of Stable-Baselines3 contain code.
+
+        Args:
+            path: The file.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            ValueError: If it is none of `save`, of another method or game, incomplete or damaged;
+                nothing changes.
+        """
+        needed = [MODEL, ANSWERED, *self.members, *([] if self.critic is None else [CRITIC])]
+        with _opened(_zipped(path), self._identity(), needed) as (archive, state):
+            generator = copy.deepcopy(self._rng.bit_generator)
+            generator.state = state["generator"]
+            found = self._read(archive, state)
+            if self.critic is not None:
+                found["critic"] = copy.deepcopy(self.critic, {id(self._game): self._game})
+                found["critic"].load_state_dict(
+                    th.load(io.BytesIO(archive.read(CRITIC)), map_location="cpu", weights_only=True)
+                )
+            found["follower"] = copy.copy(self.follower)
+            found["follower"].load(archive)
+        vars(self).update(found)
+        # The generator is the game's own: it is set, not replaced.
+        self._rng.bit_generator.state = generator.state
+
+    def _identity(self) -> dict[str, Any]:
+        """Return what a method that loads a file must have in common with the one that saved it."""
+        game = self._game
+        return {
+            "method": type(self).__name__,
+            "game": game.title,
+            "number of parameters": game.initial_upper_params.size,
+            "observation space": str(game.observation_space),
+            "action space": str(game.lower_space),
+            "gamma": game.gamma,
+            "temperature": game.temperature,
+            "upper_gamma": game.upper_gamma,
+        }
+
+    def _numbers(self) -> dict[str, Any]:
+        """Return what the method goes on from, of JSON types."""
+        return {}
+
+    def _write(self, archive: zipfile.ZipFile) -> None:
+        """Write the `members`."""
+
+    def _read(self, archive: zipfile.ZipFile, state: dict[str, Any]) -> dict[str, Any]:
+        """Return attributes as they are in a file; `state` has what `_numbers` returned."""
+        return {}
 
 
 @contextmanager
-def opened(
-    path: str | os.PathLike[str], about: Mapping[str, Any], needed: Iterable[str]
+def _opened(
+    path: Path, about: dict[str, Any], needed: list[str]
 ) -> Iterator[tuple[zipfile.ZipFile, dict[str, Any]]]:
     """Yield the archive to read from, and the state that was written.
 
     Whatever goes wrong while it is read is a `ValueError`: what is read should be assigned later.
-
-    Args:
-        path: The file.
-        about: Of whom it must be; see `identity`.
-        needed: What must be in it.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it is no such file, of somebody else, incomplete, or cannot be read.
     """
-    path = _zipped(path)
     with open(path, "rb") as file:
-        if not zipfile.is_zipfile(file):
-            raise ValueError(f"{path} is no file of a method's `save`")
+        whole = zipfile.is_zipfile(file)
+    if not whole:
+        raise ValueError(f"{path} is no file of a method's `save`")
     with zipfile.ZipFile(path) as archive:
-        if not {ABOUT, STATE} <= {*archive.namelist()}:
+        members = archive.namelist()
+        if not {ABOUT, STATE} <= {*members}:
             raise ValueError(f"{path} is no file of a method's `save`")
         with _readable(path):
             found = dict(json.loads(archive.read(ABOUT)))
@@ -96,7 +150,7 @@ def opened(
                     f"{path} is of another {name}: expected {value!r}, got {found.get(name)!r}"
                 )
         for name in needed:
-            if name not in archive.namelist():
+            if name not in members:
                 raise ValueError(f"{path} is incomplete: it has no {name}")
         with _readable(path):
             yield archive, dict(json.loads(archive.read(STATE)))
@@ -114,29 +168,6 @@ def _readable(path: Path) -> Iterator[None]:
             f"{path} cannot be read: it is damaged, or of other versions of the libraries "
             f"({type(error).__name__})"
         ) from error
-
-
-def write_state(archive: zipfile.ZipFile, name: str, state: dict[str, Any]) -> None:
-    """Write the `state_dict` of networks and optimisers."""
-    memory = io.BytesIO()
-    th.save(state, memory)
-    archive.writestr(name, memory.getvalue())
-
-
-def restored(trained: T, archive: zipfile.ZipFile, name: str, game: LearntGame) -> T:
-    """Return a copy of networks and optimisers in the state that `write_state` has written.
-
-    Args:
-        trained: What is copied, whatever device it was on that was written.
-        archive: The archive.
-        name: Where in it the state is.
-        game: The game, which is not copied.
-    """
-    made = copy.deepcopy(trained, {id(game): game})
-    made.load_state_dict(
-        th.load(io.BytesIO(archive.read(name)), map_location="cpu", weights_only=True)
-    )
-    return made
 
 
 def _zipped(path: str | os.PathLike[str]) -> Path:

@@ -1,4 +1,4 @@
-"""A follower who learns: an algorithm of Stable-Baselines3 that is paid r_x, and its episodes."""
+"""A follower who learns: an algorithm of Stable-Baselines3 with reward r_x, and its episodes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pickle
 import random
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -32,28 +32,29 @@ __all__ = ["ALGORITHMS", "Follower"]
 
 ALGORITHMS: dict[str, type[SoftDQN] | type[SoftSAC]] = {"soft-dqn": SoftDQN, "soft-sac": SoftSAC}
 
-# It does not fall: there is always another x to follow.
+# Constant, as there is always another x to follow.
 LEARNING_RATE = 1e-3
 
 # Arguments of the algorithms that follow from the game and the method.
-SET = ("policy", "env", "temperature", "gamma", "seed", "reward_fn", "_init_setup_model")
+RESERVED = ("policy", "env", "temperature", "gamma", "seed", "reward_fn", "_init_setup_model")
 
 # Observations whose probabilities are computed at a time.
 BLOCK = 4096
 
-# What is in a file.
+# Members of an archive.
 MODEL, ENVIRONMENT, ANSWERED = "learner.zip", "environment.pickle", "answered.txt"
 
-# Copies of the environment that episodes are played in side by side.
+# Copies of the environment in which episodes are played side by side.
 COPIES = 32
 
 
 class Follower:
-    """A learner that answers x, keeps what it has learnt, and can be watched.
+    """A learner that answers x, keeps what it has learnt, and plays episodes.
 
     Attributes:
         model: The algorithm, of Stable-Baselines3.
-        answered: How many x it has learnt under.
+        answered: How many x it has learnt under since the last reset.
+        discrete: Whether its actions are.
     """
 
     def __init__(
@@ -112,13 +113,13 @@ class Follower:
         with kept_generators():
             self.model = self._class(
                 "CnnPolicy" if self._images else "MlpPolicy",
-                self._stage(1),
+                self._environments(1),
                 gamma=self._game.gamma,
                 temperature=self._game.temperature,
                 seed=int(rng.integers(2**31)),
-                **copy.deepcopy(self._options),  # the library writes into some
+                **copy.deepcopy(self._options),  # Stable-Baselines3 writes into some
             )
-        self._stages: DummyVecEnv | None = None
+        self._watched: DummyVecEnv | None = None
 
     def learn(self, upper_params: FloatArray) -> int:
         """Learn under x from where the last x left off, and return the environment steps used."""
@@ -158,16 +159,16 @@ class Follower:
         """Play whole episodes of the follower's policy, in copies of the environment of their own.
 
         Args:
-            upper_params: x, for what the follower is paid.
+            upper_params: x, for the follower's rewards.
             episodes: N, at least 1.
-            rng: Where actions, and the seeds of the environments, come from.
+            rng: Source of the actions and of the environments' seeds.
         """
         copies = min(COPIES, episodes)
-        if self._stages is None or self._stages.num_envs != copies:
-            self._stages = self._stage(copies)
+        if self._watched is None or self._watched.num_envs != copies:
+            self._watched = self._environments(copies)
         played = []
         for first in range(0, episodes, copies):
-            played.append(self._play_block(self._stages, min(copies, episodes - first), rng))
+            played.append(self._play_block(self._watched, min(copies, episodes - first), rng))
         longest = max(len(block["alive"]) for block in played)
         joined = {
             name: np.concatenate([_padded(block[name], longest) for block in played], axis=1)
@@ -186,17 +187,17 @@ class Follower:
         That is so where the environment can be pickled, simulators and generators included: where
         it is Python throughout (classic control, the grids of Gymnasium), and where its simulator,
         MuJoCo or the Arcade Learning Environment, is in a
-        `bilevel_gym.envs.simulators.Restorable`, as those of BilevelReacher and BilevelBeamRider
-        are. Other environments of MuJoCo and Atari, and those of Box2D, begin a new episode when
-        the file is loaded.
+        `bilevel_gym.envs.simulators.Restorable`.
         """
         with archive.open(MODEL, "w", force_zip64=True) as member:  # a replay can be large
             assert isinstance(member, io.BufferedIOBase)
             self.model.save(member)
         archive.writestr(ANSWERED, str(self.answered))
-        running = self._copy_of_environment()
-        if running is not None:
-            archive.writestr(ENVIRONMENT, running)
+        running = self.model.env
+        assert isinstance(running, DummyVecEnv)
+        if all(goes_on(env) for env in running.envs):
+            with suppress(pickle.PicklingError, TypeError, AttributeError):
+                archive.writestr(ENVIRONMENT, pickle.dumps(running))
 
     def load(self, archive: zipfile.ZipFile) -> None:
         """Go on where the one that was saved is; nothing changes if the file does not fit."""
@@ -204,31 +205,21 @@ class Follower:
         with kept_generators():
             self.model = self._class.load(
                 io.BytesIO(archive.read(MODEL)),
-                pickle.loads(archive.read(ENVIRONMENT)) if going_on else self._stage(1),
+                pickle.loads(archive.read(ENVIRONMENT)) if going_on else self._environments(1),
                 device=self._options.get("device", "auto"),
                 force_reset=not going_on,
             )
         self.answered = int(archive.read(ANSWERED))
 
-    def _copy_of_environment(self) -> bytes | None:
-        """Return the environment that is learnt in, None if no copy would go on as it does."""
-        assert isinstance(self.model.env, DummyVecEnv)
-        if not all(goes_on(env) for env in self.model.env.envs):
-            return None
-        try:
-            return pickle.dumps(self.model.env)
-        except (pickle.PicklingError, TypeError, AttributeError):
-            return None
-
-    def _stage(self, copies: int) -> DummyVecEnv:
+    def _environments(self, copies: int) -> DummyVecEnv:
         return DummyVecEnv([self._game.make_environment] * copies)
 
     def _play_block(
-        self, stages: DummyVecEnv, count: int, rng: np.random.Generator
+        self, environments: DummyVecEnv, count: int, rng: np.random.Generator
     ) -> dict[str, NDArray[Any]]:
-        stages.seed(int(rng.integers(2**31)))
-        seen: Any = stages.reset()
-        alive = np.arange(stages.num_envs) < count
+        environments.seed(int(rng.integers(2**31)))
+        seen: Any = environments.reset()
+        alive = np.arange(environments.num_envs) < count
         record: dict[str, list[NDArray[Any]]] = {
             name: [] for name in ("observations", "actions", "rewards", "alive")
         }
@@ -236,7 +227,7 @@ class Follower:
             actions = self.draw(seen, rng)
             for name, value in (("observations", seen), ("actions", actions), ("alive", alive)):
                 record[name].append(value[:count].copy())
-            seen, rewards, dones, _ = stages.step(actions)
+            seen, rewards, dones, _ = environments.step(actions)
             record["rewards"].append(rewards[:count].astype(np.float64))
             alive = alive & ~dones
         return {name: np.stack(values) for name, values in record.items()}
@@ -244,7 +235,7 @@ class Follower:
 
 @contextmanager
 def kept_generators() -> Iterator[None]:
-    """Leave the global random numbers as they were, which the library seeds where it is seeded."""
+    """Restore the global random numbers, which Stable-Baselines3 seeds with its models."""
     python, arrays = random.getstate(), np.random.get_state()
     devices = list(range(th.cuda.device_count()))
     try:
@@ -256,15 +247,15 @@ def kept_generators() -> Iterator[None]:
 
 
 def _checked_options(algorithm: str, options: Any) -> dict[str, Any]:
-    """Return arguments of an algorithm that may be chosen.
+    """Return the arguments of an algorithm, with the learning rate where it is not given.
 
     Raises:
         TypeError: If there is no such argument.
-        ValueError: If one of those that say how often it learns is out of range.
+        ValueError: If `train_freq` or `gradient_steps` is out of range.
     """
     if options is not None and not isinstance(options, dict):
         raise TypeError(f"`inner_options` must be a dict of options, got {options!r}")
-    accepted = [n for n in inspect.signature(ALGORITHMS[algorithm]).parameters if n not in SET]
+    accepted = [n for n in inspect.signature(ALGORITHMS[algorithm]).parameters if n not in RESERVED]
     for option in options or {}:
         if option not in accepted:
             raise TypeError(

@@ -22,17 +22,13 @@ taken as given.
 
 from __future__ import annotations
 
-import copy
 import io
 import math
-import os
+import zipfile
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import numpy as np
-import torch as th
-from gymnasium.spaces import flatdim
-from numpy.typing import NDArray
 
 from ..core.checks import check_at_least, check_positive
 from ..core.mdp import FloatArray
@@ -42,18 +38,17 @@ from ..methods.sampled import carried
 from ..model.judges import checked_answers
 from ..model.protocols import PreferenceGame
 from ..model.responses import EpisodicResponse
-from ..rewards.tensors import as_inputs
 from .answers import PreferenceQueue, compared
-from .checkpoints import identity, opened, restored, write_state, written
-from .critic import Trained
-from .followers import ANSWERED, MODEL, Follower
+from .checkpoints import Checkpointed
+from .critics import FragmentCritic
+from .estimators import over_actions, reward_gradient
+from .followers import Follower
 
 __all__ = [
     "PreferenceDirect",
     "PreferenceMethod",
     "PreferenceSoBiRL",
     "PreferenceTrace",
-    "Regression",
 ]
 
 # What differs from the defaults of `SoftDQN`: its schedules are for a learner whose reward stays.
@@ -65,24 +60,20 @@ INNER_OPTIONS: dict[str, Any] = {
     "buffer_size": 50_000,
 }
 
-# The regression of the trace.
-UNITS, BATCH, LEARNING_RATE = 64, 256, 1e-3
-
-# What is in a file, beside what the follower writes.
-QUEUE, CRITIC = "queue.npz", "critic.pt"
+# Member of an archive.
+QUEUE = "queue.npz"
 
 
-class PreferenceMethod(ABC):
+class PreferenceMethod(Checkpointed, ABC):
     """Train the follower, show pairs of its fragments to the judge, estimate.
 
     Attributes:
-        follower: The follower, who goes on from one x to the next with what it has learnt.
-        queue: What was answered.
-        shown: Pairs that the judge was shown.
-        critic: The regression, None for methods without one.
+        queue: Pairs that were answered.
+        shown: Number of pairs that the judge was shown.
     """
 
-    exact: ClassVar[bool] = False
+    members: ClassVar[tuple[str, ...]] = (QUEUE,)
+    _game: PreferenceGame
 
     def __init__(
         self,
@@ -146,7 +137,7 @@ class PreferenceMethod(ABC):
 
     def _forget(self) -> None:
         self.queue = PreferenceQueue(self._capacity)
-        self.critic: Regression | None = None
+        self.critic = None
         self.shown = 0
         self._steps = 0
         self._response: FloatArray | None = None
@@ -178,68 +169,34 @@ class PreferenceMethod(ABC):
             trust_ratio=ratio,
         )
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Save all that has been learnt and answered, and where the random numbers are.
+    def _identity(self) -> dict[str, Any]:
+        return {**super()._identity(), "length of fragments": self._game.fragment_steps}
 
-        Whoever loads the file goes on bit by bit as the one who saved it.
-
-        Args:
-            path: Where to, ".zip" being added to a path without an extension.
-        """
-        state = {
-            "generator": self._rng.bit_generator.state,
+    def _numbers(self) -> dict[str, Any]:
+        response = self._response
+        return {
             "shown": self.shown,
             "steps": self._steps,
-            "response": None if self._response is None else self._response.tolist(),
+            "response": None if response is None else response.tolist(),
             "loss": self._loss,
             "summary": self._summary,
         }
+
+    def _write(self, archive: zipfile.ZipFile) -> None:
         answers = io.BytesIO()
         self.queue.write(answers)
-        with written(path, self._identity(), state) as archive:
-            archive.writestr(QUEUE, answers.getvalue())
-            self.follower.save(archive)
-            if self.critic is not None:
-                write_state(archive, CRITIC, self.critic.state_dict())
+        archive.writestr(QUEUE, answers.getvalue())
 
-    def load(self, path: str | os.PathLike[str]) -> None:
-        """Go on where the method that was saved is; this one must be made as that one was.
-
-        Load only files that you trust: the library's have code in them.
-
-        Args:
-            path: The file.
-
-        Raises:
-            FileNotFoundError: If there is none.
-            ValueError: If it is none of `save`, of another method or game, incomplete or damaged;
-                nothing changes.
-        """
-        needed = [QUEUE, MODEL, ANSWERED, *([] if self.critic is None else [CRITIC])]
-        with opened(path, self._identity(), needed) as (archive, state):
-            queue = PreferenceQueue.load(io.BytesIO(archive.read(QUEUE)))
-            drawn = copy.deepcopy(self._rng.bit_generator)
-            drawn.state = state["generator"]
-            critic = None
-            if self.critic is not None:
-                critic = restored(self.critic, archive, CRITIC, self._game)
-            follower = copy.copy(self.follower)
-            follower.load(archive)
-            shown, steps, loss = state["shown"], state["steps"], state["loss"]
-            summary, response = tuple(state["summary"]), state["response"]
-            if response is not None:
-                response = np.array(response, dtype=np.float64)
-        self.follower, self.queue = follower, queue
-        if critic is not None:
-            self.critic = critic
-        self.shown, self._steps, self._loss = shown, steps, loss
-        self._summary, self._response = summary, response
-        # The generator is the game's own: it is set, not replaced.
-        self._rng.bit_generator.state = drawn.state
-
-    def _identity(self) -> dict[str, Any]:
-        game = self._game
-        return {**identity(self, game), "length of fragments": game.fragment_steps}
+    def _read(self, archive: zipfile.ZipFile, state: dict[str, Any]) -> dict[str, Any]:
+        response = state["response"]
+        return {
+            "queue": PreferenceQueue.load(io.BytesIO(archive.read(QUEUE))),
+            "shown": state["shown"],
+            "_steps": state["steps"],
+            "_response": None if response is None else np.array(response, dtype=np.float64),
+            "_loss": state["loss"],
+            "_summary": tuple(state["summary"]),
+        }
 
     def _ask(self, upper_params: FloatArray) -> int:
         """Play episodes, show pairs of their fragments, and return the environment steps used."""
@@ -371,8 +328,8 @@ class PreferenceSoBiRL(WithResponse):
         seen, taken = pairs.as_batch
         weights = np.broadcast_to(excess[:, None, None], pairs.rewards.shape).ravel()
         shares = self.follower.probabilities(seen) * weights[:, None]
-        estimate = game.reward_vjp(upper_params, seen, taken, weights)
-        return estimate - _over_actions(game, upper_params, seen, shares), None
+        estimate = reward_gradient(game, upper_params, seen, taken, weights)
+        return estimate - over_actions(game, upper_params, seen, shares), None
 
 
 class PreferenceTrace(WithResponse):
@@ -383,6 +340,8 @@ class PreferenceTrace(WithResponse):
     e_k = gamma e_{k-1} + c_h(s_k, a_k), as `bilevel_gym.methods.trace` has it for returns; the sum
     goes on after the fragments' ends, to the end of the episode.
     """
+
+    critic: FragmentCritic
 
     def __init__(self, game: PreferenceGame, *, critic_updates: int = 200, **options: Any) -> None:
         """Bind the method to a game.
@@ -402,7 +361,7 @@ class PreferenceTrace(WithResponse):
 
     def _forget(self) -> None:
         super()._forget()
-        self.critic: Regression = Regression(self._game, int(self._rng.integers(2**31)))
+        self.critic = FragmentCritic(self._game, int(self._rng.integers(2**31)))
 
     def response_term(
         self,
@@ -434,87 +393,4 @@ class PreferenceTrace(WithResponse):
         every += carry[:, :, None]
         seen = played.observations.reshape(-1, *played.observations.shape[2:])
         shares = self.follower.probabilities(seen) * every.reshape(len(seen), -1)
-        return _over_actions(game, upper_params, seen, shares), loss
-
-
-def _over_actions(
-    game: PreferenceGame,
-    upper_params: FloatArray,
-    observations: NDArray[Any],
-    weights: FloatArray,
-) -> FloatArray:
-    """Return sum_sa weights(s, a) dr_x(s, a)/dx, shape of x; `weights` is `[B, A]`."""
-    count = weights.shape[1]
-    each = np.repeat(observations, count, axis=0)
-    every = np.tile(np.arange(count), len(observations))
-    return game.reward_vjp(upper_params, each, every, weights.ravel())
-
-
-class Regression(Trained):
-    """A network that predicts, for every action, what a step of a fragment makes of l."""
-
-    def __init__(self, game: PreferenceGame, seed: int) -> None:
-        """Begin with an untrained network.
-
-        Args:
-            game: The game.
-            seed: Seed of the weights.
-        """
-        self._space = game.observation_space
-        size = flatdim(self._space) + 1
-        with th.random.fork_rng(devices=[]):
-            th.manual_seed(seed)
-            self.network = th.nn.Sequential(
-                th.nn.Linear(size, UNITS),
-                th.nn.ReLU(),
-                th.nn.Linear(UNITS, UNITS),
-                th.nn.ReLU(),
-                th.nn.Linear(UNITS, int(game.lower_space.n)),
-            )
-        self._optimizer = th.optim.Adam(self.network.parameters(), LEARNING_RATE)
-
-    def values(self, place: FloatArray, observations: NDArray[Any]) -> FloatArray:
-        """Return what is predicted, `[B, A]`.
-
-        Args:
-            place: Where in the fragment a step is, `[B]` in [0, 1).
-            observations: `[B, ...]`.
-        """
-        with th.no_grad():
-            return self._outputs(place, observations).double().numpy()
-
-    def fit(
-        self, pairs: Pairs, excess: FloatArray, updates: int, rng: np.random.Generator
-    ) -> float:
-        """Take gradient steps on steps of fragments; return the mean loss of the last tenth.
-
-        Args:
-            pairs: `[M]`.
-            excess: l of each, centred, `[M]`.
-            updates: Gradient steps, at least 1.
-            rng: Where batches come from.
-        """
-        seen, taken = pairs.as_batch
-        count, length = len(seen), pairs.rewards.shape[2]
-        losses = []
-        for _ in range(updates):
-            batch = rng.integers(count, size=BATCH)
-            place = (batch % length) / length
-            predicted = self._outputs(place, seen[batch])
-            actions = th.as_tensor(taken[batch].reshape(-1, 1).astype(np.int64))
-            target = th.as_tensor(excess[batch // (2 * length)], dtype=th.float32)
-            loss = th.nn.functional.mse_loss(predicted.gather(1, actions).squeeze(1), target)
-            self._optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self._optimizer.step()
-            losses.append(float(loss.detach()))
-        return float(np.mean(losses[-max(1, updates // 10) :]))
-
-    def _outputs(self, place: FloatArray, observations: NDArray[Any]) -> th.Tensor:
-        like = next(self.network.parameters())
-        read = [
-            th.as_tensor(place, dtype=like.dtype).reshape(-1, 1),
-            as_inputs(observations, self._space, like).flatten(1),
-        ]
-        outputs: th.Tensor = self.network(th.cat(read, dim=1))
-        return outputs
+        return over_actions(game, upper_params, seen, shares), loss

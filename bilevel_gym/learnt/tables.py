@@ -27,7 +27,8 @@ from ..methods.sampled import check_rewards_alone, enough_steps, flattened, seen
 from ..model.objectives import DiscountedReturn, Objective, TruncatedReturn
 from ..model.preferences import PreferenceLikelihood
 from ..model.responses import TabularResponse
-from .estimators import Estimator, LearntBCHG, LearntHPGD, LearntSoBiRL, LearntTrace
+from .estimators import Estimator, LearntSoBiRL
+from .traces import LearntBCHG, LearntHPGD, LearntTrace
 
 if TYPE_CHECKING:
     from ..envs.tabular import TabularBilevelEnv

@@ -59,9 +59,9 @@ METHODS: Mapping[str, str] = {
 
 # The same for games whose follower learns from interaction, which have no table. They need PyTorch.
 LEARNT_METHODS: Mapping[str, str] = {
-    "trace": "bilevel_gym.learnt.estimators:LearntTrace",
-    "bc-hg": "bilevel_gym.learnt.estimators:LearntBCHG",
-    "hpgd": "bilevel_gym.learnt.estimators:LearntHPGD",
+    "trace": "bilevel_gym.learnt.traces:LearntTrace",
+    "bc-hg": "bilevel_gym.learnt.traces:LearntBCHG",
+    "hpgd": "bilevel_gym.learnt.traces:LearntHPGD",
     "sobirl": "bilevel_gym.learnt.estimators:LearntSoBiRL",
 }
 

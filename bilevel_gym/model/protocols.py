@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from ..core.mdp import FloatArray
 from ..episodes.recorded import LearntEpisodes
 from .judges import Judge
-from .responses import Response
 
 __all__ = ["Follower", "LearntGame", "LearntMethod", "PreferenceGame"]
 
@@ -120,9 +119,11 @@ class Follower(Protocol):
     """A follower who learns and can be watched.
 
     Attributes:
+        model: The algorithm that it learns by.
         answered: How many x it has learnt under since it was last reset.
     """
 
+    model: Any
     answered: int
 
     def play(
@@ -134,17 +135,14 @@ class Follower(Protocol):
 
 @runtime_checkable
 class LearntMethod(Protocol):
-    """A method whose follower learns; all that was learnt goes into a file.
+    """What a method whose follower learns has beside `bilevel_gym.model.responses.Method`.
 
     Attributes:
         follower: The follower.
     """
 
-    follower: Any
-
-    def step(self, upper_params: FloatArray) -> Response:
-        """Let the follower learn under x, and estimate objective and hyper-gradient."""
-        ...
+    @property
+    def follower(self) -> Follower: ...  # noqa: D102
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save all that was learnt."""

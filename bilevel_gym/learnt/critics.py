@@ -1,9 +1,9 @@
-"""The leader's critic: a network that predicts what the follower's actions bring the leader."""
+"""Networks that predict what the follower's actions bring the leader."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.utils import get_device
 
 from ..core.mdp import FloatArray
+from ..episodes.fragments import Pairs
 from ..model.protocols import LearntGame
 from ..rewards.images import is_image_space
 from ..rewards.tensors import IMAGES, as_inputs, blocks
@@ -23,54 +24,64 @@ if TYPE_CHECKING:
     from ..sb3.replay import Transitions
     from .followers import Follower
 
-__all__ = ["LeaderCritic", "Trained"]
+__all__ = ["FragmentCritic", "LeaderCritic", "ReturnCritic", "Trained"]
 
 UNITS, BATCH, POLYAK, LEARNING_RATE = (64, 64), 256, 0.02, 1e-3
 
-# The same for images, which cost more and teach more, each.
+# Batches of images are smaller: each image costs more, and says more.
 IMAGE_BATCH = 64
 
-# Actions drawn for a mean over the policy where there are too many to add up. Targets do with one:
-# the mean over many of them is the network's own.
+# Actions drawn for a mean over the policy where it is no sum. One will do in targets: the network
+# averages over many of them.
 DRAWS = 8
 
-# So many batches tell how large the leader's rewards are.
+# Batches from which the scale of the leader's rewards is measured.
 MEASURED = 4
 
 
 class Trained:
-    """A network with its optimiser, which go into a file together.
+    """A network with its optimiser, which are saved together.
 
     Attributes:
         network: The network.
     """
 
-    network: th.nn.Module
-    _optimizer: th.optim.Optimizer
+    def __init__(self, network: th.nn.Module, *, fused: bool | None = None) -> None:
+        """Set up the optimiser of a network; `fused` is an option of `torch.optim.Adam`."""
+        self.network = network
+        self._optimizer = th.optim.Adam(network.parameters(), LEARNING_RATE, fused=fused)
 
     def state_dict(self) -> dict[str, Any]:
         """Return networks and optimiser, for a file."""
         return {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` has returned, on whatever device that was."""
+        """Restore what `state_dict` has returned, on whatever device that was."""
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
 
     def _parts(self) -> dict[str, Any]:
         return {"network": self.network, "optimizer": self._optimizer}
 
+    def _descend(self, predicted: th.Tensor, target: th.Tensor) -> float:
+        """Take a gradient step on the mean squared error, and return what it was."""
+        loss = th.nn.functional.mse_loss(predicted, target)
+        self._optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        return float(loss.detach())
+
 
 class LeaderCritic(Trained):
-    """Q_u(s, a), fitted to the learner's replay by expected SARSA.
+    """Q_u(s, a), fitted to the learner's replay buffer by expected SARSA.
 
-    Targets are u + gamma_u E_pi Q_u(s', .) under the follower's policy of today, whatever policy
+    Targets are u + gamma_u E_pi Q_u(s', .) under the follower's present policy, whatever policy
     the transitions are of. An episode that is cut goes on as far as the critic is concerned. The
-    network speaks in units of its own, Q_u = offset + scale q, measured when it is first fitted:
-    what is paid everywhere alike would otherwise take it longer to learn than all that matters, and
-    what it has not learnt of that points anywhere. Where
-    actions are discrete the network has an output for each, and reads them otherwise. Images go
-    through the convolutions of Mnih et al. (Nature 518, 2015) first, as the library has them.
+    network predicts in units of its own, Q_u = offset + scale q, measured when it is first fitted:
+    learning a reward that is the same everywhere would otherwise take it longer than learning the
+    differences that matter. Where actions are discrete the network has an output for each;
+    continuous ones are inputs. Images go through the convolutions of Mnih et al. (Nature 518, 2015)
+    first, as Stable-Baselines3 has them.
     """
 
     def __init__(self, game: LearntGame, seed: int, device: th.device | str = "cpu") -> None:
@@ -79,27 +90,23 @@ class LeaderCritic(Trained):
         Args:
             game: The game.
             seed: Seed of the weights, which are the same on every device.
-            device: Where it computes; that of the follower's model is the right one.
+            device: Where it computes, usually where the follower's model does.
         """
         self._game, self._device = game, get_device(device)
         self._discrete = isinstance(game.lower_space, spaces.Discrete)
         seen = game.observation_space
         self._images = is_image_space(seen)
-        acted, outputs = 0, 1
-        if isinstance(game.lower_space, spaces.Discrete):
-            outputs = int(game.lower_space.n)
-        else:
-            acted = flatdim(game.lower_space)
+        inputs = 0 if self._discrete else flatdim(game.lower_space)
+        outputs = int(game.lower_space.n) if self._discrete else 1
         with th.random.fork_rng(devices=[]):
             th.manual_seed(seed)
             network = (
-                _Seeing(seen, acted, outputs)
+                _ImageNetwork(seen, inputs, outputs)
                 if self._images
-                else _perceptron(flatdim(seen) + acted, outputs)
+                else _perceptron(flatdim(seen) + inputs, outputs)
             )
-        self.network = network.to(self._device)
+        super().__init__(network.to(self._device), fused=True)
         self._target = copy.deepcopy(self.network)
-        self._optimizer = th.optim.Adam(self.network.parameters(), LEARNING_RATE, fused=True)
         self._units: tuple[float, float] | None = None  # offset and scale
 
     def state_dict(self) -> dict[str, Any]:
@@ -107,7 +114,7 @@ class LeaderCritic(Trained):
         return {**super().state_dict(), "units": self._units}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` has returned, on whatever device that was."""
+        """Restore what `state_dict` has returned, on whatever device that was."""
         super().load_state_dict(state)
         self._units = state["units"]
 
@@ -118,9 +125,9 @@ class LeaderCritic(Trained):
         """Take gradient steps on transitions of the replay; return the mean loss of the last tenth.
 
         Args:
-            follower: Whose replay and policy it is.
+            follower: Whose replay buffer and policy it is.
             updates: Gradient steps, at least 1.
-            rng: Where the batches come from.
+            rng: Source of the batches.
         """
         buffer, losses = follower.model.replay_buffer, []
         assert buffer is not None
@@ -132,31 +139,28 @@ class LeaderCritic(Trained):
             batch = buffer.transitions(buffer.draw(size, rng), rng)
             later = self._game.upper_gamma * (1.0 - batch.dones)
             following = self._expected(self._target, batch.next_observations, follower, rng, 1)
-            target = (self._paid(batch) - (1.0 - later) * offset) / scale + later * following
+            target = (self._upper(batch) - (1.0 - later) * offset) / scale + later * following
             predicted = self._values(self.network, batch.observations, batch.actions)
             wanted = th.as_tensor(target, dtype=predicted.dtype, device=self._device)
-            loss = th.nn.functional.mse_loss(predicted, wanted)
-            self._optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self._optimizer.step()
+            losses.append(self._descend(predicted, wanted))
             with th.no_grad():
                 for old, new in zip(
                     self._target.parameters(), self.network.parameters(), strict=True
                 ):
                     old.lerp_(new, POLYAK)
-            losses.append(float(loss.detach()))
-        return scale**2 * float(np.mean(losses[-max(1, updates // 10) :]))
+        return scale**2 * _last_tenth(losses)
 
-    def _paid(self, batch: Transitions) -> FloatArray:
+    def _upper(self, batch: Transitions) -> FloatArray:
         rewards = batch.rewards.astype(np.float64)
         return self._game.upper_reward(batch.observations, batch.actions, rewards)
 
     def _measured(self, batch: Transitions) -> tuple[float, float]:
-        """Return the mean of Q_u, were all states alike, and how far targets lie about it."""
-        paid, later = self._paid(batch), self._game.upper_gamma * (1.0 - batch.dones)
+        """Return what Q_u is if all states are alike, and the deviation of targets from it."""
+        upper, later = self._upper(batch), self._game.upper_gamma * (1.0 - batch.dones)
         # Undiscounted, and without an end in sight, what counts is an episode.
-        offset = float(paid.mean()) / max(1.0 - float(later.mean()), 1.0 / self._game.episode_steps)
-        scale = float((paid - (1.0 - later) * offset).std())
+        share = max(1.0 - float(later.mean()), 1.0 / self._game.episode_steps)
+        offset = float(upper.mean()) / share
+        scale = float((upper - (1.0 - later) * offset).std())
         return offset, scale if scale > 0.0 else 1.0
 
     def advantages(
@@ -172,7 +176,7 @@ class LeaderCritic(Trained):
             observations: `[B, ...]`.
             actions: `[B, ...]`.
             follower: Whose policy it is.
-            rng: For means over a policy that cannot be added up.
+            rng: Source of the draws, where the mean over the policy is no sum.
         """
         _, scale = self._units or (0.0, 1.0)
         if not self._discrete:
@@ -209,7 +213,7 @@ class LeaderCritic(Trained):
         observations: NDArray[Any],
         actions: NDArray[Any] | None = None,
     ) -> FloatArray:
-        """Return what the network says, `[B, outputs]`, for good."""
+        """Return outputs of a network, `[B, outputs]`, without gradients."""
         with th.no_grad():
             found = [
                 self._outputs(network, observations[at], None if actions is None else actions[at])
@@ -218,7 +222,7 @@ class LeaderCritic(Trained):
             return th.cat(found).cpu().double().numpy()
 
     def _blocks(self, count: int, copies: int = 1) -> Iterator[slice]:
-        """Yield the parts of a batch that go through at a time, each entry so many times."""
+        """Yield the parts of a batch that go through at a time, each entry being repeated."""
         return blocks(count, IMAGES // copies if self._images else max(1, count))
 
     def _values(
@@ -244,8 +248,96 @@ class LeaderCritic(Trained):
         return outputs
 
 
-class _Seeing(th.nn.Module):
-    """Convolutions of an image, and a perceptron of what they find and of what else is read."""
+class ReturnCritic(LeaderCritic):
+    """Q_u(s, a), fitted to returns of episodes; only differences between actions count."""
+
+    def regress(
+        self,
+        observations: NDArray[Any],
+        actions: NDArray[Any],
+        returns: FloatArray,
+        updates: int,
+        rng: np.random.Generator,
+    ) -> float:
+        """Take gradient steps on returns; return the mean squared error of the last tenth.
+
+        Args:
+            observations: `[B, ...]`.
+            actions: `[B, ...]`.
+            returns: The leader's return from there on, `[B]`.
+            updates: Gradient steps, at least 1.
+            rng: Source of the batches.
+        """
+        # A new network finds small numbers faster; their mean is no part of an advantage.
+        offset, scale = self._units = float(returns.mean()), max(float(returns.std()), 1e-8)
+        targets = th.as_tensor((returns - offset) / scale, dtype=th.float32, device=self._device)
+        losses = []
+        for _ in range(updates):
+            drawn = rng.integers(len(returns), size=BATCH)
+            predicted = self._values(self.network, observations[drawn], actions[drawn])
+            losses.append(self._descend(predicted, targets[drawn]))
+        return scale**2 * _last_tenth(losses)
+
+
+class FragmentCritic(Trained):
+    """The part of an answer's log-likelihood l that a step of a fragment explains, by action."""
+
+    def __init__(self, game: LearntGame, seed: int) -> None:
+        """Begin with an untrained network.
+
+        Args:
+            game: A game with discrete actions.
+            seed: Seed of the weights.
+        """
+        self._space = game.observation_space
+        with th.random.fork_rng(devices=[]):
+            th.manual_seed(seed)
+            super().__init__(_perceptron(flatdim(self._space) + 1, int(game.lower_space.n)))
+
+    def values(self, place: FloatArray, observations: NDArray[Any]) -> FloatArray:
+        """Return the predictions, `[B, A]`.
+
+        Args:
+            place: Where in the fragment a step is, `[B]` in [0, 1).
+            observations: `[B, ...]`.
+        """
+        with th.no_grad():
+            return self._outputs(place, observations).double().numpy()
+
+    def fit(
+        self, pairs: Pairs, excess: FloatArray, updates: int, rng: np.random.Generator
+    ) -> float:
+        """Take gradient steps on steps of fragments; return the mean loss of the last tenth.
+
+        Args:
+            pairs: `[M]`.
+            excess: l of each, centred, `[M]`.
+            updates: Gradient steps, at least 1.
+            rng: Source of the batches.
+        """
+        seen, taken = pairs.as_batch
+        count, length = len(seen), pairs.rewards.shape[2]
+        losses = []
+        for _ in range(updates):
+            batch = rng.integers(count, size=BATCH)
+            predicted = self._outputs((batch % length) / length, seen[batch])
+            actions = th.as_tensor(taken[batch].reshape(-1, 1).astype(np.int64))
+            target = th.as_tensor(excess[batch // (2 * length)], dtype=th.float32)
+            losses.append(self._descend(predicted.gather(1, actions).squeeze(1), target))
+        return _last_tenth(losses)
+
+    def _outputs(self, place: FloatArray, observations: NDArray[Any]) -> th.Tensor:
+        like = next(self.network.parameters())
+        read = [
+            th.as_tensor(place, dtype=like.dtype).reshape(-1, 1),
+            as_inputs(observations, self._space, like).flatten(1),
+        ]
+        outputs: th.Tensor = self.network(th.cat(read, dim=1))
+        return outputs
+
+
+class _ImageNetwork(th.nn.Module):
+    """Convolutions of an image, and a perceptron of their features and of other inputs."""
 
     def __init__(self, space: spaces.Space[Any], others: int, outputs: int) -> None:
         super().__init__()
@@ -256,8 +348,8 @@ class _Seeing(th.nn.Module):
 
     def forward(self, read: th.Tensor) -> th.Tensor:
         images, others = read[:, : self._pixels], read[:, self._pixels :]
-        found = self.convolutions(images.reshape(len(read), *self._shape))
-        outputs: th.Tensor = self.perceptron(th.cat([found, others], dim=1))
+        features = self.convolutions(images.reshape(len(read), *self._shape))
+        outputs: th.Tensor = self.perceptron(th.cat([features, others], dim=1))
         return outputs
 
 
@@ -267,3 +359,8 @@ def _perceptron(inputs: int, outputs: int) -> th.nn.Sequential:
     for before, after in zip(sizes[:-1], sizes[1:], strict=True):
         layers += [th.nn.Linear(before, after), th.nn.ReLU()]
     return th.nn.Sequential(*layers, th.nn.Linear(UNITS[-1], outputs))
+
+
+def _last_tenth(losses: Sequence[float]) -> float:
+    """Return the mean of the last tenth."""
+    return float(np.mean(losses[-max(1, len(losses) // 10) :]))

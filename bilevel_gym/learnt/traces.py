@@ -1,0 +1,274 @@
+"""The trace of the leader's advantage along episodes of a follower who learns.
+
+See `bilevel_gym.learnt.estimators`; the methods differ in where the advantage comes from.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+
+from ..core.checks import check_at_least, check_flag
+from ..core.mdp import FloatArray
+from ..episodes.recorded import LearntEpisodes
+from ..methods.sampled import carried
+from ..model.protocols import LearntGame
+from ..rewards.images import is_image_space
+from ..rewards.tensors import as_inputs, blocks
+from .critics import LeaderCritic, ReturnCritic
+from .estimators import BLOCK, Estimator, over_actions, reward_gradient
+
+__all__ = ["LearntBCHG", "LearntHPGD", "LearntTrace", "TraceEstimator", "returns_to_go"]
+
+# Features that advantages are regressed on by default: so many at most, one for so many steps.
+MOST_FEATURES, STEPS_PER_FEATURE = 60, 20
+
+
+class TraceEstimator(Estimator):
+    """The trace of the leader's advantage along episodes, from any critic."""
+
+    averages_actions: ClassVar[bool] = True
+    default_updates: ClassVar[int] = 200
+
+    def __init__(
+        self,
+        game: LearntGame,
+        *,
+        critic_updates: int | None = None,
+        truncation: int | None = None,
+        discount_steps: bool = True,
+        state_features: int | None = None,
+        **options: Any,
+    ) -> None:
+        """Bind the method to a game.
+
+        Args:
+            game: A game whose follower learns.
+            critic_updates: Gradient steps of the leader's critic for each x, at least 1; None for
+                200, or 1000 where it is a new one each time (`LearntHPGD`).
+            truncation: Steps that an injection counts, its own included; None for all.
+            discount_steps: Whether late steps count for less, as in the objective; False is biased
+                and uses long episodes to their end.
+            state_features: Number of random features of the state on which advantages are
+                regressed; what they explain is noise, as the mean of an advantage in a state is
+                zero, and is subtracted. That helps the more, the less random an episode is, and
+                shortens estimates where there are few steps for each feature. 0 for none, None for
+                one for 20 steps, but 60 at most, and none of images.
+            **options: See `Estimator`.
+
+        Raises:
+            TypeError: If an option is unknown.
+            ValueError: If an option is out of range.
+        """
+        updates = self.default_updates if critic_updates is None else critic_updates
+        check_at_least("critic_updates", updates, 1)
+        if truncation is not None:
+            check_at_least("truncation", truncation, 1)
+        check_flag("discount_steps", discount_steps)
+        if state_features is not None:
+            check_at_least("state_features", state_features, 0)
+        self._state_features = state_features
+        self._updates, self._truncation = int(updates), truncation
+        self._discount_steps = bool(discount_steps)
+        super().__init__(game, **options)
+
+    @abstractmethod
+    def leader_advantages(
+        self, played: LearntEpisodes
+    ) -> tuple[FloatArray, FloatArray | None, float]:
+        """Estimate the leader's advantage of the follower's actions.
+
+        Args:
+            played: Episodes of the follower's policy, B steps in all.
+
+        Returns:
+            Advantages of the actions taken `[B]`, those of all actions `[B, A]` if they are
+            discrete, and the loss of what was fitted.
+        """
+
+    def response_term(
+        self, upper_params: FloatArray, played: LearntEpisodes
+    ) -> tuple[FloatArray, float]:
+        """Return the trace's estimate; see `Estimator`."""
+        game, follower, x = self._game, self.follower, upper_params
+        alive = played.alive
+        seen, taken = played.as_batch
+        advantages, every, loss = self.leader_advantages(played)
+        gamma = game.upper_gamma if self._discount_steps else 1.0
+        late = np.broadcast_to(np.power(gamma, np.arange(len(alive)))[:, None], alive.shape)
+        injections = np.zeros(alive.shape)
+        injections[alive] = late[alive] * advantages / game.temperature
+        features = self._features_for(len(seen))
+        if features:
+            injections[alive] -= self._explained(injections[alive], seen, features)
+        carry = carried(injections, game.gamma, self._truncation)
+        if alive.all() and alive.shape[1] > 1:
+            # The mean of the other episodes: with its own share the estimate would be too short.
+            carry -= (carry.sum(axis=1, keepdims=True) - carry) / (alive.shape[1] - 1)
+        if every is None or not self.averages_actions:
+            weights = (carry + injections)[alive]
+            estimate = reward_gradient(game, x, seen, taken, weights)
+        else:
+            # The policy is known: the last action is averaged over.
+            own = late[alive][:, None] * every / game.temperature
+            weights = follower.probabilities(seen) * (carry[alive][:, None] + own)
+            estimate = over_actions(game, x, seen, weights)
+        return estimate / played.num_episodes, loss
+
+    def _evaluated(
+        self, critic: LeaderCritic, observations: NDArray[Any], actions: NDArray[Any]
+    ) -> tuple[FloatArray, FloatArray | None]:
+        """Return what `LeaderCritic.advantages` does, block by block."""
+        found = [
+            critic.advantages(observations[at], actions[at], self.follower, self._rng)
+            for at in blocks(len(observations), BLOCK)
+        ]
+        tables = [table for _, table in found if table is not None]
+        taken = np.concatenate([of_taken for of_taken, _ in found])
+        return taken, np.concatenate(tables) if tables else None
+
+    def _features_for(self, steps: int) -> int:
+        """Return the number of features to regress the advantages of so many steps on."""
+        if self._state_features is not None:
+            return self._state_features
+        if is_image_space(self._game.observation_space):
+            return 0
+        return min(MOST_FEATURES, steps // STEPS_PER_FEATURE)
+
+    def _explained(
+        self, values: FloatArray, observations: NDArray[Any], features: int
+    ) -> FloatArray:
+        """Return what so many random features of the state explain of some values, `[B]`."""
+        states = as_inputs(observations, self._game.observation_space, th.zeros(())).flatten(1)
+        inputs = states.double().numpy()
+        inputs = (inputs - inputs.mean(axis=0)) / np.maximum(inputs.std(axis=0), 1e-8)
+        fixed = np.random.default_rng(0)
+        directions = fixed.standard_normal((inputs.shape[1], features))
+        found = np.tanh(inputs @ directions + fixed.standard_normal(features))
+        found = np.concatenate([found, np.ones((len(values), 1))], axis=1)
+        return found @ np.linalg.lstsq(found, values, rcond=1e-8)[0]
+
+
+class LearntTrace(TraceEstimator):
+    """The scalar trace with a critic of the replay buffer; see `bilevel_gym.methods.trace`."""
+
+    critic: LeaderCritic
+
+    def __init__(
+        self, game: LearntGame, *, first_critic_updates: int | None = None, **options: Any
+    ) -> None:
+        """Bind the method to a game.
+
+        Args:
+            game: A game whose follower learns.
+            first_critic_updates: Gradient steps of the critic for the first x, at least 1; None for
+                as many as for others.
+            **options: See `TraceEstimator`.
+
+        Raises:
+            TypeError: If an option is unknown.
+            ValueError: If an option is out of range.
+        """
+        if first_critic_updates is not None:
+            check_at_least("first_critic_updates", first_critic_updates, 1)
+        self._first_updates = first_critic_updates
+        super().__init__(game, **options)
+        self.critic = self._new_critic()
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Forget everything learnt; draw all randomness from `rng` from now on."""
+        super().reset(rng)
+        self.critic = self._new_critic()
+
+    def _new_critic(self) -> LeaderCritic:
+        seed = int(self._rng.integers(2**31))
+        return LeaderCritic(self._game, seed, self.follower.model.device)
+
+    def leader_advantages(
+        self, played: LearntEpisodes
+    ) -> tuple[FloatArray, FloatArray | None, float]:
+        """Return those of a critic that goes on learning from the replay; see `TraceEstimator`."""
+        first = self.follower.answered <= 1
+        updates = self._first_updates or self._updates if first else self._updates
+        loss = self.critic.fit(self.follower, updates, self._rng)
+        return *self._evaluated(self.critic, *played.as_batch), loss
+
+
+class LearntBCHG(LearntTrace):
+    """The covariance of Kudo et al. (BC-HG, ICAPS 2026): the trace of the actions taken.
+
+    `LearntTrace` averages the last action over the policy where it can; where actions are
+    continuous, or the reward does not depend on them, there is nothing to average, and the two are
+    the same.
+    """
+
+    averages_actions: ClassVar[bool] = False
+
+
+class LearntHPGD(TraceEstimator):
+    """Hyper policy gradient descent: the leader's advantage from returns of on-policy episodes.
+
+    Thoma, Pasztor, Krause, Ramponi, Hu (NeurIPS 2024, arXiv 2406.01575) average the returns that
+    follow a state and an action over its visits; see `bilevel_gym.methods.hpgd`. Without a table
+    that mean is a regression, which is ours: a network, new for each x, is fitted to the leader's
+    discounted returns from each step on. As in HPGD nothing is learnt from other policies, so that
+    it is noisier than `LearntTrace` from as many steps.
+
+    A network must not be evaluated on the episodes that it has learnt from, or estimates come out
+    several times too long: a return and the trace of the same episode are correlated. So each half
+    of the episodes is evaluated by a network that has learnt from the other half. Returns are cut
+    short where an episode is cut; hence only steps in the first half of the game's `episode_steps`
+    are learnt from.
+    """
+
+    default_updates: ClassVar[int] = 1000
+
+    def __init__(self, game: LearntGame, **options: Any) -> None:
+        """Bind the method to a game.
+
+        Args:
+            game: A game whose follower learns.
+            **options: See `TraceEstimator`; `critic_updates` is of each of the two networks, and
+                `episodes` at least 2.
+
+        Raises:
+            TypeError: If an option is unknown.
+            ValueError: If an option is out of range.
+        """
+        super().__init__(game, **options)
+        check_at_least("episodes", self._num_episodes, 2)
+
+    def leader_advantages(
+        self, played: LearntEpisodes
+    ) -> tuple[FloatArray, FloatArray | None, float]:
+        """Return those of two regressions of returns; see `TraceEstimator`."""
+        seen, taken = played.as_batch
+        steps, episodes = np.nonzero(played.alive)
+        returns = returns_to_go(played.upper_rewards, self._game.upper_gamma)[played.alive]
+        followed = steps < (self._game.episode_steps + 1) // 2
+        first = episodes < (played.num_episodes + 1) // 2
+        advantages, every, losses = np.zeros(len(seen)), None, []
+        for half in (first, ~first):
+            learnt, seed = followed & ~half, int(self._rng.integers(2**31))
+            critic = ReturnCritic(self._game, seed, self.follower.model.device)
+            loss = critic.regress(
+                seen[learnt], taken[learnt], returns[learnt], self._updates, self._rng
+            )
+            losses.append(loss)
+            advantages[half], table = self._evaluated(critic, seen[half], taken[half])
+            if table is not None:
+                every = np.zeros((len(seen), table.shape[1])) if every is None else every
+                every[half] = table
+        return advantages, every, float(np.mean(losses))
+
+
+def returns_to_go(rewards: FloatArray, gamma: float) -> FloatArray:
+    """Return the discounted sum of the rewards from each step on, `[T, N]`, of rewards `[T, N]`."""
+    returns = rewards.copy()
+    for t in range(len(rewards) - 2, -1, -1):
+        returns[t] += gamma * returns[t + 1]
+    return returns
