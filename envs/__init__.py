@@ -1,6 +1,5 @@
 """The games: one module per task, registered in `bilevel_gym.registration`."""
 
-from .arrays import ArrayBilevelEnv
 from .base import BestKnown, BilevelEnv, View
 from .beam_rider import BilevelBeamRider
 from .cartpole import BilevelCartPole
@@ -23,7 +22,6 @@ from .toll import BilevelToll
 from .toy_text import BilevelToyText
 
 __all__ = [
-    "ArrayBilevelEnv",
     "BestKnown",
     "BilevelBeamRider",
     "BilevelCartPole",

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..core.checks import check_discount, check_in_box, check_positive, unknown_name
 from ..core.mdp import FloatArray
 from ..methods import METHODS
+from ..model.base import single_precision_bounds
 from ..model.responses import Response, TabularResponse
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from ..rendering import Window
 
-__all__ = ["BestKnown", "BilevelEnv", "View", "shown", "upper_box"]
+__all__ = ["BestKnown", "BilevelEnv", "View", "check_upper_space", "shown", "upper_box"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,13 +85,14 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
     follower's seat calls it directly, so what is to change in a transition changes there.
 
     Attributes:
+        model: What methods are built on: a `BilevelModel`; where the follower learns, what
+            `bilevel_gym.model.protocols` asks of such a game.
         upper_space: Finite `Box` of x.
         lower_space: The follower's action space.
         leader_observation_space: Space of what the leader sees of the follower's answer.
         initial_upper_params: x at the start of every episode, shape of x.
         methods: Methods that the leader's seat may take, by name.
         default_method: The one of them that it takes unless one is named.
-        best_known: Best x known for this very instance, None if none is recorded.
         method_options: Options that suit the game, for methods that take them; those that are
             given replace them one by one.
         elapsed_steps: Transitions of the follower's episode so far; `reset` and `advance` count
@@ -103,11 +105,11 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
 
     metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array"], "render_fps": 10}
 
+    model: Any
     methods: Mapping[str, str] = METHODS
     default_method = "exact"
     method_options: Mapping[str, Any] = {}
     has_map = False
-    best_known: BestKnown | None = None
 
     def __init__(
         self,
@@ -129,12 +131,7 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         """
         gamma = check_discount("gamma", gamma)
         temperature = check_positive("temperature", temperature)
-        if not upper_space.is_bounded():
-            raise ValueError(f"`upper_space` must be a finite Box, got {upper_space}")
-        if not (upper_space.low < upper_space.high).all():
-            raise ValueError(
-                f"`upper_space` must be wider than a point in every entry, got {upper_space}"
-            )
+        check_upper_space(upper_space)
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(
                 unknown_name("render_mode", render_mode, self.metadata["render_modes"])
@@ -296,14 +293,17 @@ def upper_box(low: ArrayLike, high: ArrayLike, shape: tuple[int, ...]) -> spaces
     Raises:
         ValueError: If a bound is not finite in single precision.
     """
-    lower, upper = (np.broadcast_to(np.asarray(b, np.float64), shape) for b in (low, high))
-    for bound in (*lower.flat, *upper.flat):
-        if np.finfo(np.float32).max < abs(bound) < np.inf:
-            raise ValueError(f"bounds of x must be finite in single precision, got {bound}")
-    low32, high32 = lower.astype(np.float32), upper.astype(np.float32)
-    low32 = np.where(low32 > lower, np.nextafter(low32, np.float32(-np.inf)), low32)
-    high32 = np.where(high32 < upper, np.nextafter(high32, np.float32(np.inf)), high32)
-    return spaces.Box(low32, high32, shape, np.float32)
+    return spaces.Box(*single_precision_bounds(low, high, shape), shape, np.float32)
+
+
+def check_upper_space(upper_space: spaces.Box) -> None:
+    """Raise a `ValueError` unless a box is finite, and wider than a point in every entry."""
+    if not upper_space.is_bounded():
+        raise ValueError(f"`upper_space` must be a finite Box, got {upper_space}")
+    if not (upper_space.low < upper_space.high).all():
+        raise ValueError(
+            f"`upper_space` must be wider than a point in every entry, got {upper_space}"
+        )
 
 
 def shown(value: float) -> str:

@@ -257,11 +257,12 @@ class BilevelMarkovGame(TabularBilevelEnv):
     def kernel(self, upper_params: FloatArray) -> Kernel:
         """Return the kernel at x: on arrival the leader draws its next action."""
         strategy = softmax(upper_params, axis=1).ravel()
-        return self._kernel.with_probabilities(strategy[self._kernel.matrix.indices])
+        kernel = self.model.initial_kernel
+        return kernel.with_probabilities(strategy[kernel.matrix.indices])
 
     def kernel_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return sum_k cotangent(k) dP(k)/dx, `[3, 2]`."""
-        successors = self._kernel.matrix.indices
+        successors = self.model.initial_kernel.matrix.indices
         arrivals = np.zeros(NUM_STATES)
         np.add.at(arrivals, successors, cotangent)
         return _softmax_vjp(softmax(upper_params, axis=1), arrivals.reshape(SHAPE))

@@ -181,6 +181,7 @@ class ParametricGame(BilevelEnv):
         self.upper_gamma = (
             self.gamma if upper_gamma is None else check_probability("upper_gamma", upper_gamma)
         )
+        self.model = self  # there is no other
         self._upper_params = self.initial_upper_params
         self._observation: Any = None
         self._over = True  # no episode is under way

@@ -226,7 +226,7 @@ class BilevelRandomMDP(TabularBilevelEnv):
         if self._quadratic:
             return self._scale * float(upper_params @ self._matrix @ upper_params)
         rewards: FloatArray = self._features @ upper_params
-        return rewards.reshape(self._kernel.num_actions, self._kernel.num_states).T
+        return rewards.reshape(self.num_actions, self.num_states).T
 
     def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return sum_sa cotangent(s, a) dr_x(s, a)/dx, `[upper_dim]`."""

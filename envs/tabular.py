@@ -1,115 +1,168 @@
-"""Games with finitely many states and actions, whose follower can be answered for exactly.
+"""Games with finitely many states and actions, whose follower's answer is known exactly.
 
-`TabularBilevelEnv` adds the model to the game: kernel, rewards and their vector-Jacobian products,
-and with them the exact response. A tabular task is a subclass that supplies arrays.
+A `TabularBilevelEnv` has a model, `bilevel_gym.model.TabularModel`, and adds the follower's
+episode, the spaces and the picture.
 """
 
 from __future__ import annotations
 
 import operator
-from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import numpy as np
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from numpy.typing import ArrayLike, NDArray
 
-from ..core.adjoint import response_gradient
-from ..core.batch import solve_batch
 from ..core.checks import unknown_name
-from ..core.mdp import FloatArray, Kernel, TabularMDP, checked_mask
-from ..core.soft import SoftSolution, solve_soft_mdp
-from ..core.threads import single_threaded
-from ..episodes.sampler import Sampler
+from ..core.mdp import FloatArray, Kernel
 from ..episodes.transitions import TransitionArrays, TransitionTables
-from ..methods.model_based import direct_gradient, through_model
-from ..model.objectives import Objective, Outcome
-from ..model.responses import ExactResponse, Response, Sensitivities, TabularResponse
-from .base import BestKnown, BilevelEnv, View, shown
-
-if TYPE_CHECKING:
-    from .arrays import ArrayBilevelEnv
+from ..model import TabularModel, evaluate, evaluate_batch
+from ..model.base import single_precision_bounds
+from ..model.objectives import Objective
+from ..model.responses import ExactResponse, Response, TabularResponse
+from .base import BestKnown, BilevelEnv, View, check_upper_space, shown
 
 __all__ = ["TabularBilevelEnv"]
 
-# Probabilities of first states may miss one by this much.
-DISTRIBUTION_TOLERANCE = 1e-9
 # Uniform numbers drawn at a time: one call for each would take longer than the rest of a step.
 DRAWN_AHEAD = 1024
+
+# What a task may define of its model.
+HOOKS = (
+    "reward",
+    "reward_vjp",
+    "upper_reward",
+    "upper_reward_vjp",
+    "kernel",
+    "kernel_vjp",
+    "start_distribution",
+    "start_distribution_vjp",
+)
+
+
+class TaskModel(TabularModel):
+    """The model that a task describes by methods of its own."""
+
+    def __init__(self, task: TabularBilevelEnv, **parts: Any) -> None:
+        """Bind the methods of a task.
+
+        Args:
+            task: The task.
+            **parts: Arguments of `TabularModel`.
+        """
+        super().__init__(name=type(task).__name__, **parts)
+        for hook in HOOKS:
+            if _defines(type(task), hook):
+                setattr(self, hook, getattr(task, hook))
+        self.moves_kernel = "kernel_vjp" in vars(self)
+        self.moves_start = "start_distribution_vjp" in vars(self)
 
 
 class TabularBilevelEnv(BilevelEnv):
     """A game with finitely many states and actions, and a model that is known exactly.
 
-    A task supplies `reward` and `upper_reward` with their vector-Jacobian products, and `kernel`
-    with its own where x moves the kernel. `evaluate` turns them into the exact response.
+    It is made of a model, or it is a task: a subclass that supplies `reward` and `upper_reward`
+    with their vector-Jacobian products, and `kernel` and `start_distribution` with theirs where x
+    moves them.
 
     Observation: the follower's state, `Discrete(S)`. The leader observes the discounted state
     occupancy times (1 - gamma), `Box(0, 1, [S])`.
 
     Attributes:
+        model: The bilevel problem.
         initial_distribution: Distribution of the first state `[S]` (at the initial x, where x
             moves it).
-        objective: How the leader judges a policy.
         action_mask: Which actions exist, bool `[S, A]`; None when all do.
         best_known: Best x known for this very instance, None if none is recorded.
     """
 
+    model: TabularModel
     best_known: BestKnown | None = None
 
     def __init__(
         self,
+        model: TabularModel | None = None,
         *,
-        kernel: Kernel,
-        initial_distribution: ArrayLike,
-        objective: Objective,
-        upper_space: spaces.Box,
-        initial_upper_params: ArrayLike,
-        gamma: float,
-        temperature: float,
+        kernel: Kernel | None = None,
+        initial_distribution: ArrayLike | None = None,
+        objective: Objective | None = None,
+        upper_space: spaces.Box | None = None,
+        initial_upper_params: ArrayLike | None = None,
+        gamma: float | None = None,
+        temperature: float | None = None,
         action_mask: ArrayLike | None = None,
         render_mode: str | None = None,
     ) -> None:
         """Set up the game.
 
         Args:
+            model: The bilevel problem; a task gives its parts, which follow, instead.
             kernel: Transition kernel (at the initial x, where x moves it).
             initial_distribution: Distribution of the first state `[S]` (at the initial x, where x
                 moves it).
-            objective: How the leader judges a policy.
+            objective: How the leader evaluates a policy.
             upper_space: Finite `Box` of x.
             initial_upper_params: x at the start, in the box.
             gamma: The follower's discount, in [0, 1).
-            temperature: The weight of its policy's entropy, positive.
+            temperature: Weight of its policy's entropy, positive.
             action_mask: Which actions exist, `[S, A]`; None when all do.
             render_mode: None, "human" or "rgb_array".
 
         Raises:
+            TypeError: If there is neither a model nor all of its parts, or both.
             ValueError: If a shape or a range is violated.
         """
-        num_states, num_actions = kernel.num_states, kernel.num_actions
+        parts = {
+            "kernel": kernel,
+            "initial_distribution": initial_distribution,
+            "objective": objective,
+            "upper_space": upper_space,
+            "initial_upper_params": initial_upper_params,
+            "gamma": gamma,
+            "temperature": temperature,
+        }
+        if model is None:
+            missing = [name for name, part in parts.items() if part is None]
+            if missing:
+                raise TypeError(f"a task must give its model's parts, got none for {missing}")
+            assert upper_space is not None
+            check_upper_space(upper_space)
+            del parts["upper_space"]
+            low, high = upper_space.low, upper_space.high
+            model = TaskModel(self, low=low, high=high, action_mask=action_mask, **parts)
+        else:
+            given = [name for name, part in parts.items() if part is not None]
+            if not isinstance(model, TabularModel) or given or action_mask is not None:
+                raise TypeError(
+                    "a game is made of one TabularModel, or of the parts of one, got "
+                    f"{type(model).__name__} and {given}"
+                )
+            own = [name for name in HOOKS if _defines(type(self), name)]
+            if own:
+                raise TypeError(
+                    f"a game made of a model takes {own} from it, got {type(self).__name__}, which "
+                    "defines them itself; define them in a subclass of the model"
+                )
+            upper_space = spaces.Box(
+                *single_precision_bounds(model.low, model.high, model.low.shape), dtype=np.float32
+            )
+            self.metadata = {"render_modes": [], "render_fps": 10}  # there is no picture
+        num_states, num_actions = model.num_states, model.num_actions
         super().__init__(
             upper_space=upper_space,
             lower_space=spaces.Discrete(num_actions),
             observation_space=spaces.Discrete(num_states),
             leader_observation_space=spaces.Box(0.0, 1.0, (num_states,), np.float32),
-            gamma=gamma,
-            temperature=temperature,
-            initial_upper_params=initial_upper_params,
+            gamma=model.gamma,
+            temperature=model.temperature,
+            initial_upper_params=model.initial_upper_params,
             render_mode=render_mode,
         )
-        self._kernel = kernel
-        self.objective = objective
-        shape = (num_states, num_actions)
-        self.action_mask = None if action_mask is None else checked_mask(action_mask, shape)
-        self.initial_distribution = _distribution(
-            "initial_distribution", initial_distribution, num_states
-        )
-        for constant in (self.initial_distribution, self.action_mask):
-            if constant is not None:
-                constant.flags.writeable = False
+        self.model = model
+        self.action_mask = model.action_mask
+        self.initial_distribution = model.initial_distribution
         self._state: int | None = None
         self._over = True  # no episode is under way
         self._lower_return, self._upper_return = 0.0, 0.0
@@ -122,298 +175,82 @@ class TabularBilevelEnv(BilevelEnv):
         self._tables: TransitionTables | None = None
         self._answer: ExactResponse | None = None
 
-    @staticmethod
-    def from_arrays(
-        transition: ArrayLike | Kernel, reward: ArrayLike, **options: Any
-    ) -> ArrayBilevelEnv:
-        """Build a game of your own arrays; see `bilevel_gym.envs.arrays.ArrayBilevelEnv`."""
-        from .arrays import ArrayBilevelEnv
-
-        return ArrayBilevelEnv(transition, reward, **options)
+    @classmethod
+    def from_arrays(cls, transition: ArrayLike | Kernel, reward: ArrayLike, **options: Any) -> Self:
+        """Return a game of arrays; see `bilevel_gym.model.ArrayModel` for the arguments."""
+        return cls(TabularModel.from_arrays(transition, reward, **options))
 
     @property
     def num_states(self) -> int:
         """S."""
-        return self._kernel.num_states
+        return self.model.num_states
 
     @property
     def num_actions(self) -> int:
         """A."""
-        return self._kernel.num_actions
+        return self.model.num_actions
+
+    @property
+    def objective(self) -> Objective:
+        """How the leader evaluates a policy."""
+        return self.model.objective
+
+    @objective.setter
+    def objective(self, objective: Objective) -> None:
+        self.model.objective = objective
 
     # The model -----------------------------------------------------------------------------
+    #
+    # What a task does not define, the class of its model does: the model of a task has the task's
+    # own methods in their place.
 
     def kernel(self, upper_params: FloatArray) -> Kernel:
-        """Return the kernel at x; the same one always, unless a task overrides it."""
-        return self._kernel
+        """Return the kernel at x; see `TabularModel.kernel`."""
+        return type(self.model).kernel(self.model, upper_params)
 
     def kernel_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
-        """Return sum_k cotangent(k) dP(k)/dx, shape of x; zero unless overridden.
-
-        Args:
-            upper_params: x.
-            cotangent: A number for each stored transition of `kernel(x)`, `[K]`, in the order of
-                its `triplets`.
-        """
-        return np.zeros(self.upper_space.shape)
+        """Return sum_k cotangent(k) dP(k)/dx, shape of x; see `TabularModel.kernel_vjp`."""
+        return type(self.model).kernel_vjp(self.model, upper_params, cotangent)
 
     def start_distribution(self, upper_params: FloatArray) -> FloatArray:
-        """Return the distribution of the first state at x, `[S]`.
-
-        It is `initial_distribution` always, unless a task overrides it.
-        """
-        return self.initial_distribution
+        """Return the distribution of the first state at x, `[S]`."""
+        return type(self.model).start_distribution(self.model, upper_params)
 
     def start_distribution_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
-        """Return sum_s cotangent(s) d rho(s)/dx, shape of x; zero unless overridden.
+        """Return sum_s cotangent(s) d rho(s)/dx, shape of x, for a cotangent `[S]`."""
+        return type(self.model).start_distribution_vjp(self.model, upper_params, cotangent)
 
-        Args:
-            upper_params: x.
-            cotangent: A number per state, `[S]`.
-        """
-        return np.zeros(self.upper_space.shape)
-
-    @abstractmethod
     def reward(self, upper_params: FloatArray) -> FloatArray:
         """Return the follower's reward r_x `[S, A]`."""
+        return type(self.model).reward(self.model, upper_params)
 
-    @abstractmethod
     def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return sum_sa cotangent(s, a) dr_x(s, a)/dx, shape of x; `cotangent` is `[S, A]`."""
+        return type(self.model).reward_vjp(self.model, upper_params, cotangent)
 
-    @abstractmethod
     def upper_reward(self, upper_params: FloatArray) -> FloatArray:
         """Return the leader's reward u_x `[S, A]`, without terms in x alone."""
+        return type(self.model).upper_reward(self.model, upper_params)
 
     def upper_reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return sum_sa cotangent(s, a) du_x(s, a)/dx, shape of x; zero unless overridden."""
-        return np.zeros(self.upper_space.shape)
+        return type(self.model).upper_reward_vjp(self.model, upper_params, cotangent)
 
-    def sampler(self, upper_params: FloatArray, policy: ArrayLike) -> Sampler:
-        """Return what plays episodes of a policy under x, for methods that see no model.
-
-        Args:
-            upper_params: x, validated.
-            policy: Action probabilities `[S, A]`, zero for actions that do not exist.
-
-        Raises:
-            ValueError: If the policy is none.
-        """
-        return Sampler(
-            self.kernel(upper_params),
-            policy,
-            self._start_distribution_at(upper_params),
-            self._upper_reward_at(upper_params),
-        )
-
-    def lower_mdp(self, upper_params: FloatArray) -> TabularMDP:
-        """Return the follower's problem at x."""
-        return TabularMDP(
-            kernel=self.kernel(upper_params),
-            reward=self.reward(upper_params),
-            gamma=self.gamma,
-            temperature=self.temperature,
-            action_mask=self.action_mask,
-        )
-
-    @single_threaded
-    def evaluate(
-        self,
-        upper_params: ArrayLike,
-        *,
-        warm_start: ExactResponse | None = None,
-        solver: str = "auto",
-        tolerance: float | None = None,
-        max_iterations: int = 200,
-    ) -> ExactResponse:
+    def evaluate(self, upper_params: ArrayLike, **options: Any) -> ExactResponse:
         """Return the exact objective, hyper-gradient and follower's answer at x.
 
-        This is the referee: it scores any method, whatever the method itself sees.
-
-        Args:
-            upper_params: x, shape of `upper_space`.
-            warm_start: An earlier response, at a nearby x, to start the solves from.
-            solver: How linear systems are solved, a key of `bilevel_gym.core.linear.SOLVERS` or
-                "auto".
-            tolerance: Sup norm of the follower's Bellman residual to reach; None takes
-                `bilevel_gym.core.soft.default_tolerance`.
-            max_iterations: Newton steps allowed.
-
-        Raises:
-            ValueError: If x or an option is out of range, or the task returns arrays of a wrong
-                shape.
-            ArithmeticError: If values overflow.
+        This is the referee: it scores any method, whatever the method itself sees. See
+        `bilevel_gym.model.evaluate` and `TabularModel.respond` for the options.
         """
-        x = self.validate_upper_params(upper_params)
-        if warm_start is not None and len(warm_start.soft_value) != self._kernel.num_states:
-            raise ValueError(
-                f"`warm_start` must be a response of a game with {self._kernel.num_states} states, "
-                f"got one with {len(warm_start.soft_value)}"
-            )
-        solution = solve_soft_mdp(
-            self.lower_mdp(x),
-            initial_value=None if warm_start is None else warm_start.soft_value,
-            solver=solver,
-            tolerance=tolerance,
-            max_iterations=max_iterations,
-            guesses=None if warm_start is None else warm_start.linear_solutions,
-        )
-        return self._response(x, solution)
+        response: ExactResponse = evaluate(self.model, upper_params, **options)
+        return response
 
-    @single_threaded
     def evaluate_batch(
-        self,
-        upper_params: Sequence[ArrayLike] | FloatArray,
-        *,
-        warm_starts: Sequence[ExactResponse | None] | None = None,
-        solver: str = "auto",
-        tolerance: float | None = None,
-        max_iterations: int = 200,
+        self, upper_params: Sequence[ArrayLike] | FloatArray, **options: Any
     ) -> list[ExactResponse]:
-        """Return what `evaluate` returns, for many x.
-
-        The follower's problems are solved together (see `bilevel_gym.core.batch`), unless the
-        kernels of different x have different patterns.
-
-        Args:
-            upper_params: B values of x, `[B, ...]` with the shape of `upper_space`.
-            warm_starts: For each x an earlier response, at a nearby x, or None.
-            solver: As in `evaluate`; "auto" prefers "compiled" as `solve_batch` does.
-            tolerance: As in `evaluate`.
-            max_iterations: Newton steps allowed for each x.
-
-        Raises:
-            ValueError: If an x or an option is out of range, or the task returns arrays of a wrong
-                shape; the message names the row of the x.
-            ArithmeticError: If values overflow.
-        """
-        xs = [self._validated_row(row, x) for row, x in enumerate(upper_params)]
-        starts = [None] * len(xs) if warm_starts is None else warm_starts
-        if len(starts) != len(xs):
-            raise ValueError(
-                f"`warm_starts` must have an entry for each of {len(xs)} x, got {len(starts)}"
-            )
-        _ = self._kernel.pattern  # once computed, it is shared by kernels derived from this one
-        mdps = [self.lower_mdp(x) for x in xs]
-
-        def solved(batch: slice) -> list[SoftSolution]:
-            return solve_batch(
-                mdps[batch],
-                initial_values=[None if s is None else s.soft_value for s in starts[batch]],
-                solver=solver,
-                tolerance=tolerance,
-                max_iterations=max_iterations,
-                guesses=[None if s is None else s.linear_solutions for s in starts[batch]],
-            )
-
-        if len({id(mdp.kernel.pattern) for mdp in mdps}) <= 1:
-            solutions = solved(slice(None))
-        else:
-            solutions = [solution for b in range(len(xs)) for solution in solved(slice(b, b + 1))]
-        return [self._response(x, solution) for x, solution in zip(xs, solutions, strict=True)]
-
-    def sensitivities(
-        self, upper_params: ArrayLike, *, solver: str = "auto", tolerance: float | None = None
-    ) -> Sensitivities:
-        """Return the derivatives of F at x with respect to what is fixed in the game.
-
-        Args:
-            upper_params: x, shape of `upper_space`.
-            solver: As in `evaluate`.
-            tolerance: As in `evaluate`.
-
-        Raises:
-            ValueError: If x or an option is out of range.
-        """
-        x = self.validate_upper_params(upper_params)
-        solution = solve_soft_mdp(self.lower_mdp(x), solver=solver, tolerance=tolerance)
-        upper = self.objective.evaluate(self._outcome(x, solution))
-        temperature, gamma = 0.0, upper.gamma
-        if upper.responds:
-            answer = response_gradient(solution, upper.policy, log_policy_gradient=upper.log_policy)
-            temperature, gamma = answer.temperature, gamma + answer.gamma
-        start = upper.initial_distribution
-        return Sensitivities(
-            temperature=temperature,
-            gamma=gamma,
-            initial_distribution=np.zeros(len(solution.soft_value)) if start is None else start,
-        )
-
-    def _validated_row(self, row: int, upper_params: ArrayLike) -> FloatArray:
-        try:
-            return self.validate_upper_params(upper_params)
-        except ValueError as error:
-            raise ValueError(f"row {row}: {error}") from None
-
-    def _outcome(self, x: FloatArray, solution: SoftSolution) -> Outcome:
-        return Outcome(solution, x, self._upper_reward_at(x), self._start_distribution_at(x))
-
-    def _response(self, x: FloatArray, solution: SoftSolution) -> ExactResponse:
-        """Return the response that a solve of the follower's problem at x amounts to."""
-        outcome = self._outcome(x, solution)
-        upper = self.objective.evaluate(outcome)
-        direct = direct_gradient(self, x, upper)
-        total, adjoint_residual, error_bound = direct.copy(), None, 0.0
-        if upper.responds:
-            answer = response_gradient(
-                solution,
-                upper.policy,
-                log_policy_gradient=upper.log_policy,
-                policy_gradient_error=upper.policy_error,
-            )
-            adjoint_residual, error_bound = answer.residual, answer.error_bound
-            total += through_model(self, x, answer.reward, lambda: answer.kernel)
-        return ExactResponse(
-            upper_params=x,
-            objective=upper.value,
-            hyper_gradient=total,
-            direct_gradient=direct,
-            policy=solution.policy,
-            soft_value=solution.soft_value,
-            occupancy=(1.0 - self.gamma) * outcome.occupancy(self.gamma),
-            lower_value=float(outcome.initial_distribution @ solution.soft_value),
-            residual=solution.residual,
-            iterations=solution.iterations,
-            converged=solution.converged,
-            solver=solution.solver,
-            value_error_bound=solution.value_error_bound,
-            adjoint_residual=adjoint_residual,
-            gradient_error_bound=error_bound,
-            linear_solutions=dict(solution.record.solutions),
-        )
-
-    @property
-    def moves_kernel(self) -> bool:
-        """Whether the task says how x moves the kernel; else its cotangents are not computed."""
-        return type(self).kernel_vjp is not TabularBilevelEnv.kernel_vjp
-
-    @property
-    def moves_start(self) -> bool:
-        """Whether the task says how x moves the distribution of the first state."""
-        return type(self).start_distribution_vjp is not TabularBilevelEnv.start_distribution_vjp
-
-    def _upper_reward_at(self, x: FloatArray) -> FloatArray:
-        """Return the leader's reward, after checking what the task returned."""
-        reward = self.upper_reward(x)
-        shape = (self._kernel.num_states, self._kernel.num_actions)
-        if np.shape(reward) != shape:
-            raise ValueError(
-                f"`upper_reward` must return shape [S, A] = {shape}, got {np.shape(reward)}"
-            )
-        if not np.isfinite(reward).all():
-            state, action = (int(i) for i in np.argwhere(~np.isfinite(reward))[0])
-            value = reward[state, action]
-            raise ValueError(
-                f"`upper_reward` must be finite, got {value} in state {state}, {action=}"
-            )
-        return reward
-
-    def _start_distribution_at(self, x: FloatArray) -> FloatArray:
-        """Return the distribution of the first state, after checking what the task returned."""
-        start = self.start_distribution(x)
-        if start is self.initial_distribution:
-            return start
-        return _distribution("start_distribution(x)", start, self._kernel.num_states)
+        """Return what `evaluate` returns, for many x; see `bilevel_gym.model.evaluate_batch`."""
+        responses: list[ExactResponse] = evaluate_batch(self.model, upper_params, **options)
+        return responses
 
     def observe(self, response: Response) -> NDArray[np.float32]:
         """Return the discounted state occupancy times (1 - gamma), float32 `[S]`.
@@ -468,7 +305,7 @@ class TabularBilevelEnv(BilevelEnv):
             or self._tables is None
             or self._over
             or type(action) is not int
-            or not 0 <= action < self._kernel.num_actions
+            or not 0 <= action < self.model.num_actions
         ):
             action = self._prepare(upper_params, action)
         if self._drawn_from is not self._np_random or not self._uniforms:
@@ -495,13 +332,15 @@ class TabularBilevelEnv(BilevelEnv):
             uniforms: Of any shape, which is that of the states.
         """
         if self._start_cumulative is None:
-            self._start_cumulative = np.cumsum(self._start_distribution_at(self._upper_params))
+            self._start_cumulative = np.cumsum(self.model.checked_start(self._upper_params))
             self._start_cumulative /= self._start_cumulative[-1]
         return np.searchsorted(self._start_cumulative, uniforms, side="right")
 
     def transition_arrays(self, upper_params: FloatArray) -> TransitionArrays:
         """Return every transition under x, for drawing many at a time."""
-        return TransitionArrays(self.lower_mdp(upper_params), self._upper_reward_at(upper_params))
+        return TransitionArrays(
+            self.model.lower_mdp(upper_params), self.model.checked_upper_reward(upper_params)
+        )
 
     def commit(self, upper_params: ArrayLike) -> FloatArray:
         """Make x the one in force, with its sampling tables; see `BilevelEnv.commit`."""
@@ -512,7 +351,7 @@ class TabularBilevelEnv(BilevelEnv):
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which actions exist in the follower's state, bool `[A]`."""
         if self.action_mask is None or self._state is None:
-            return np.ones(self._kernel.num_actions, dtype=bool)
+            return np.ones(self.model.num_actions, dtype=bool)
         return self.action_mask[self._state].copy()
 
     def view(self) -> View:
@@ -570,16 +409,18 @@ class TabularBilevelEnv(BilevelEnv):
             index = operator.index(action)
         except TypeError:
             self._refuse_action(action)
-        if not 0 <= index < self._kernel.num_actions:
+        if not 0 <= index < self.model.num_actions:
             self._refuse_action(action)
         x = self.commit(upper_params)
         if self._tables is None:
-            self._tables = TransitionTables(self.lower_mdp(x), self._upper_reward_at(x))
+            self._tables = TransitionTables(
+                self.model.lower_mdp(x), self.model.checked_upper_reward(x)
+            )
         return index
 
     def _refuse_action(self, action: Any) -> NoReturn:
         raise ValueError(
-            f"the follower's action must be an integer in 0..{self._kernel.num_actions - 1}, "
+            f"the follower's action must be an integer in 0..{self.model.num_actions - 1}, "
             f"got {action!r}"
         )
 
@@ -589,14 +430,5 @@ class TabularBilevelEnv(BilevelEnv):
         return {"action_mask": self.action_mask[self._state].astype(np.int8)}
 
 
-def _distribution(name: str, probabilities: ArrayLike, size: int) -> FloatArray:
-    distribution = np.array(probabilities, dtype=np.float64)
-    if distribution.shape != (size,):
-        raise ValueError(f"`{name}` must have shape [S] = ({size},), got {distribution.shape}")
-    total, smallest = distribution.sum(), distribution.min()
-    if not (smallest >= 0.0 and abs(total - 1.0) <= DISTRIBUTION_TOLERANCE):
-        raise ValueError(
-            f"`{name}` must be probabilities that sum to 1, got sum "
-            f"{total} and smallest entry {smallest}"
-        )
-    return distribution
+def _defines(task: type[TabularBilevelEnv], hook: str) -> bool:
+    return getattr(task, hook) is not getattr(TabularBilevelEnv, hook)

@@ -315,8 +315,8 @@ class BilevelTaxDesign(TabularBilevelEnv):
 
     def kernel(self, upper_params: FloatArray) -> Kernel:
         """Return the kernel under the income tax; households of every type share its rows."""
-        _ = self._kernel.pattern  # computed once, it is shared by the kernels of all x
-        return self._kernel.with_probabilities(self._probabilities(upper_params))
+        _ = self.model.initial_kernel.pattern  # computed once, it is shared by the kernels of all x
+        return self.model.initial_kernel.with_probabilities(self._probabilities(upper_params))
 
     def kernel_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return sum_k cotangent(k) dP(k)/dx, `[J + 1]`; only the income tax moves the kernel."""

@@ -285,7 +285,7 @@ class BilevelToyText(TabularBilevelEnv):
         on_map = self._known_map()
         answer, x = view.tabular, view.upper_params
         rewards = x if self._jacobian is None else self._jacobian.product(x).mean(axis=1)
-        weights = np.ones(self._kernel.num_states) if answer is None else answer.occupancy
+        weights = np.ones(self.num_states) if answer is None else answer.occupancy
         shaping = on_map.averaged(rewards, weights)
         gradient = None if self._jacobian is not None else view.hyper_gradient
         policy = None

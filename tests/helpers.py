@@ -11,7 +11,7 @@ from gymnasium.envs.registration import load_env_creator
 from numpy.typing import ArrayLike, NDArray
 
 import bilevel_gym
-from bilevel_gym.envs import ArrayBilevelEnv, TabularBilevelEnv
+from bilevel_gym.envs import TabularBilevelEnv
 from bilevel_gym.methods import ExactResponse
 from bilevel_gym.optimizers import normalized_ascent
 from bilevel_gym.registration import TASKS, Task
@@ -198,7 +198,7 @@ def force_state(env: Env, state: int) -> None:
     game._state, game._over = state, False
 
 
-def array_game(**options: Any) -> ArrayBilevelEnv:
+def array_game(**options: Any) -> TabularBilevelEnv:
     """Return a game of three states and two actions; in state 2 the episode may end.
 
     Options replace arguments of `TabularBilevelEnv.from_arrays`, `transition` and `reward` too.

@@ -298,7 +298,7 @@ for name, value, said in [
     call = partial(array_game, **{name: value})
     refused(f"from_arrays: {name}, {said}", call, f"`{name}`; {said}")
 call = partial(array_game, upper_high=np.inf)
-refused("from_arrays: an unbounded box", call, "`upper_space`; finite Box; inf")
+refused("from_arrays: an unbounded box", call, "`high`; finite; inf")
 call, said = partial(array_game, initial_upper_params=[0.0, 3.0, 0.0]), "[-1.0, 1.0]; got 3.0"
 refused("from_arrays: a start out of the box", call, f"`initial_upper_params[1]`; {said}")
 call = partial(array_game, render_mode="rgb_array")
@@ -312,7 +312,7 @@ def drawn() -> Any:
     return game.render()
 
 
-refused("from_arrays: the game is drawn", drawn, "ArrayBilevelEnv; no picture", RuntimeError)
+refused("from_arrays: the game is drawn", drawn, "TabularBilevelEnv; no picture", RuntimeError)
 
 
 def bring_into(env: Env, phase: str) -> None:

@@ -382,12 +382,12 @@ class Drift(TabularBilevelEnv):
         )
 
     def kernel(self, upper_params: FloatArray) -> Kernel:
-        moved = self._kernel.matrix.data * (1.0 + upper_params[0] * self._slope)
-        kernel = self._kernel.with_probabilities(moved)
+        moved = self.model.initial_kernel.matrix.data * (1.0 + upper_params[0] * self._slope)
+        kernel = self.model.initial_kernel.with_probabilities(moved)
         return kernel if self._one_pattern else Kernel.from_dense(kernel.to_dense())
 
     def kernel_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
-        return np.array([cotangent @ (self._kernel.matrix.data * self._slope), 0.0])
+        return np.array([cotangent @ (self.model.initial_kernel.matrix.data * self._slope), 0.0])
 
     def reward(self, upper_params: FloatArray) -> FloatArray:
         return self._reward * upper_params[1]
@@ -435,7 +435,7 @@ def test_what_shares_a_pattern_is_solved_together_from_where_it_was(
         calls.append((len(mdps), options["initial_values"], options["guesses"]))
         return solve_batch(mdps, **options)
 
-    monkeypatch.setattr("bilevel_gym.envs.tabular.solve_batch", noted)
+    monkeypatch.setattr("bilevel_gym.model.tabular.solve_batch", noted)
     game = Drift(one_pattern)
     first = game.evaluate_batch(np.full((3, 2), 0.5), solver="krylov")
     assert [size for size, *_ in calls] == ([3] if one_pattern else [1, 1, 1])

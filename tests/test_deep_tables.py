@@ -16,10 +16,11 @@ pytest.importorskip("stable_baselines3", reason='needs pip install "bilevel-gym[
 
 from bilevel_gym import HyperGradient
 from bilevel_gym.core.mdp import FloatArray
-from bilevel_gym.envs import ArrayBilevelEnv, TabularBilevelEnv
+from bilevel_gym.envs import TabularBilevelEnv
 from bilevel_gym.learnt.tables import TableGame
 from bilevel_gym.learnt.traces import returns_to_go
 from bilevel_gym.methods import METHODS, TabularResponse, make_method
+from bilevel_gym.model import ArrayModel
 from bilevel_gym.model.objectives import (
     DiscountedReturn,
     LinearCost,
@@ -60,7 +61,7 @@ def tiny(method: str) -> dict[str, Any]:
     return {**TINY, "critic_updates": 2, **first}
 
 
-class Paid(ArrayBilevelEnv):
+class Paid(ArrayModel):
     """x[s, a] moves the follower's reward, and the leader's; there is a cost of x as well."""
 
     def __init__(self, **options: Any) -> None:
@@ -84,6 +85,10 @@ class Paid(ArrayBilevelEnv):
 
     def upper_reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         return 0.5 * np.cos(upper_params) * cotangent.ravel()
+
+
+def paid(**options: Any) -> TabularBilevelEnv:
+    return TabularBilevelEnv(Paid(**options))
 
 
 X = np.array([-0.1, 0.04, -0.2, -0.1, -0.08, 0.4])
@@ -141,7 +146,7 @@ def assert_mean(samples: list[Any], exact: Any, share: float = 0.12) -> None:
 def test_the_mean_is_the_exact_answer_direct_part_and_costs_included(
     method: str, upper_gamma: float | None
 ) -> None:
-    game = Paid(upper_gamma=upper_gamma)
+    game = paid(upper_gamma=upper_gamma)
     exact = game.evaluate(X)
     assert 0.2 < exact.response_share and np.linalg.norm(exact.direct_gradient) > 0.2
     made = perfected(method, game, X, episodes=20)
@@ -155,7 +160,7 @@ def test_the_mean_is_the_exact_answer_direct_part_and_costs_included(
 
 
 def test_returns_of_episodes_in_the_place_of_a_critic_come_close() -> None:
-    game = Paid()
+    game = paid()
     exact = game.evaluate(X)
     made = perfected("deep-hpgd", game, X, episodes=400, critic_updates=100)
 
@@ -176,7 +181,7 @@ def test_returns_of_episodes_in_the_place_of_a_critic_come_close() -> None:
 
 
 def test_what_is_judged_is_not_what_was_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = perfected("deep-hpgd", Paid(), X, episodes=5)
+    made = perfected("deep-hpgd", paid(), X, episodes=5)
     played = made.follower.play(X, 5, np.random.default_rng(0))
     events: list[tuple[str, FloatArray]] = []
 
@@ -214,7 +219,7 @@ def test_returns_are_what_is_paid_from_there_on() -> None:
 
 
 def test_a_game_keeps_its_own_episode_while_its_follower_learns() -> None:
-    game, twin = Paid(), Paid()
+    game, twin = paid(), paid()
     for each in (game, twin):
         each.reset(seed=0)
     made: Any = make_method("deep-trace", game, **tiny("deep-trace"))
@@ -231,9 +236,8 @@ def test_x_of_any_shape_is_answered_in_its_shape() -> None:
     class Square(Paid):
         def __init__(self) -> None:
             super().__init__()
-            self.upper_space = gym.spaces.Box(-1.0, 1.0, (3, 2), np.float32)
+            self.low, self.high = np.full((3, 2), -1.0), np.full((3, 2), 1.0)
             self.initial_upper_params = np.zeros((3, 2))
-            self._upper_params = self.initial_upper_params
 
         def reward(self, upper_params: FloatArray) -> FloatArray:
             return self._reward + upper_params
@@ -247,9 +251,9 @@ def test_x_of_any_shape_is_answered_in_its_shape() -> None:
         def upper_reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
             return super().upper_reward_vjp(upper_params.ravel(), cotangent).reshape(3, 2)
 
-    game = Square()
+    game = TabularBilevelEnv(Square())
     x = X.reshape(3, 2)
-    flat, square = perfected("deep-trace", Paid(), X), perfected("deep-trace", game, x)
+    flat, square = perfected("deep-trace", paid(), X), perfected("deep-trace", game, x)
     expected, found = flat.step(X), square.step(x)
     np.testing.assert_allclose(found.hyper_gradient, expected.hyper_gradient.reshape(3, 2))
 
@@ -283,12 +287,12 @@ def test_a_registered_task_steps_and_draws_and_a_seed_says_it_all(method: str) -
 
 @every_method
 def test_a_saved_method_goes_on_as_it_would_have(method: str, tmp_path: Path) -> None:
-    env = HyperGradient(Paid(), method=method, **tiny(method))
+    env = HyperGradient(paid(), method=method, **tiny(method))
     env.reset(seed=0)
     saved: Any = env.method
     saved.save(tmp_path / "half way")
     expected = [env.step(X), env.step(-X)]
-    other = HyperGradient(Paid(), method=method, **tiny(method))
+    other = HyperGradient(paid(), method=method, **tiny(method))
     other.reset(seed=1)
     loaded: Any = other.method
     loaded.load(tmp_path / "half way")
@@ -307,7 +311,7 @@ def test_the_critic_may_learn_longer_for_the_first_x(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(LeaderCritic, "fit", counted)
     env = HyperGradient(
-        Paid(), method="deep-trace", **{**tiny("deep-trace"), "first_critic_updates": 3}
+        paid(), method="deep-trace", **{**tiny("deep-trace"), "first_critic_updates": 3}
     )
     env.reset(seed=0)
     env.step(X)
@@ -315,12 +319,9 @@ def test_the_critic_may_learn_longer_for_the_first_x(monkeypatch: pytest.MonkeyP
     assert updates == [3, 2, 3]
 
 
-class Judged(Paid):
-    """A game with another objective."""
-
-    def __init__(self, *terms: Objective) -> None:
-        super().__init__()
-        self.objective = Sum(terms)
+def judged(*terms: Objective) -> TabularBilevelEnv:
+    """Return a game with another objective."""
+    return paid(objective=Sum(terms))
 
 
 @pytest.mark.parametrize(
@@ -333,11 +334,11 @@ class Judged(Paid):
             "actions of BilevelToll vary with the state",
         ),
         (lambda: gym.make("BilevelInverseRL-v0").unwrapped, "judged by a LogLikelihood"),
-        (lambda: Judged(DiscountedReturn(), PolicyCost(1.0)), "judged by a PolicyCost"),
-        (lambda: Judged(TruncatedReturn(3)), "judged by a TruncatedReturn"),
-        (lambda: Judged(LogLikelihood(np.ones((3, 2)))), "judged by a LogLikelihood"),
-        (lambda: Judged(DiscountedReturn(), DiscountedReturn(0.5)), "has 2 discounted returns"),
-        (lambda: Judged(QuadraticCost(1.0)), "has 0 discounted returns"),
+        (lambda: judged(DiscountedReturn(), PolicyCost(1.0)), "judged by a PolicyCost"),
+        (lambda: judged(TruncatedReturn(3)), "judged by a TruncatedReturn"),
+        (lambda: judged(LogLikelihood(np.ones((3, 2)))), "judged by a LogLikelihood"),
+        (lambda: judged(DiscountedReturn(), DiscountedReturn(0.5)), "has 2 discounted returns"),
+        (lambda: judged(QuadraticCost(1.0)), "has 0 discounted returns"),
     ],
 )
 def test_games_that_do_not_suit_are_refused(game: Any, message: str) -> None:
@@ -346,12 +347,12 @@ def test_games_that_do_not_suit_are_refused(game: Any, message: str) -> None:
 
 
 def test_costs_of_x_alone_are_counted() -> None:
-    game = Judged(DiscountedReturn(), LinearCost(0.7), Sum((QuadraticCost(0.2),)))
+    game = judged(DiscountedReturn(), LinearCost(0.7), Sum((QuadraticCost(0.2),)))
     made = perfected("deep-trace", game, X)
     played = made.follower.play(X, 4, np.random.default_rng(0))
     value, direct = made._game.direct_part(X, played)
     assert value == pytest.approx(-0.7 * np.abs(X).sum() - 0.2 * X @ X)
-    plain = TableGame(Judged(DiscountedReturn())).direct_part(X, played)
+    plain = TableGame(judged(DiscountedReturn()).model).direct_part(X, played)
     np.testing.assert_allclose(direct - plain[1], -0.7 * np.sign(X) - 0.4 * X)
 
 
@@ -370,7 +371,7 @@ def test_bad_options_are_refused_with_what_was_wrong(
     method: str, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        make_method(method, Paid(), **options)
+        make_method(method, paid(), **options)
 
 
 def test_without_the_library_the_error_names_what_to_install() -> None:

@@ -154,7 +154,7 @@ def test_the_published_anchors_without_payments() -> None:
 
 def test_the_published_values_are_those_after_eight_sweeps() -> None:
     game = BilevelIncentive()
-    mdp = game.lower_mdp(np.zeros(52))
+    mdp = game.model.lower_mdp(np.zeros(52))
     value = np.zeros(13)
     for _ in range(8):
         value, policy = soft_backup(mdp.reward + mdp.gamma * mdp.kernel.expect(value), 0.01)

@@ -13,8 +13,6 @@ from bilevel_gym import HyperGradient, TabularBilevelEnv
 from bilevel_gym.model.jacobians import RewardJacobian
 from bilevel_gym.testing import check_hyper_gradient
 
-from .models import central_difference
-
 STATES, ACTIONS, PARAMS = 12, 3, 5
 
 
@@ -110,45 +108,3 @@ def test_a_hundred_thousand_parameters_need_no_stored_jacobian() -> None:
 def test_a_jacobian_of_another_shape_is_refused(features: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         game_of_arrays(features)
-
-
-def test_sensitivities_agree_with_differences() -> None:
-    rng = np.random.default_rng(3)
-    transition = 0.9 * rng.dirichlet(np.ones(STATES), size=(STATES, ACTIONS))
-    reward, upper_reward = rng.normal(size=(2, STATES, ACTIONS))
-    x = np.full(STATES, 0.1)
-
-    def game(
-        upper_gamma: float | None = None,
-        gamma: float = 0.9,
-        temperature: float = 0.3,
-        start: int = -1,
-    ) -> TabularBilevelEnv:
-        rho = np.full(STATES, 1.0 / STATES) if start < 0 else np.eye(STATES)[start]
-        return TabularBilevelEnv.from_arrays(
-            transition,
-            reward,
-            upper_reward=upper_reward,
-            initial_distribution=rho,
-            gamma=gamma,
-            temperature=temperature,
-            upper_gamma=upper_gamma,
-            upper_cost=0.1,
-        )
-
-    for upper_gamma in (None, 0.8):
-        found = game(upper_gamma).sensitivities(x)
-
-        def warmer(h: float, upper_gamma: float | None = upper_gamma) -> float:
-            return game(upper_gamma, temperature=0.3 + h).evaluate(x).objective
-
-        def later(h: float, upper_gamma: float | None = upper_gamma) -> float:
-            return game(upper_gamma, gamma=0.9 + h).evaluate(x).objective
-
-        assert found.temperature == pytest.approx(central_difference(warmer, 1e-4), rel=1e-7)
-        wanted = central_difference(later, 1e-4)
-        assert found.gamma == pytest.approx(wanted, rel=1e-7)
-        # F is linear in the distribution of the first state, apart from the cost of x.
-        starts = [game(upper_gamma, start=s).evaluate(x).objective for s in range(STATES)]
-        cost = 0.1 * float(x @ x)
-        np.testing.assert_allclose(found.initial_distribution, np.array(starts) + cost, rtol=1e-10)

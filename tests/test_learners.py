@@ -11,7 +11,7 @@ import pytest
 from bilevel_gym.core.bellman import soft_backup
 from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.core.soft import solve_soft_mdp
-from bilevel_gym.envs import ArrayBilevelEnv
+from bilevel_gym.envs import TabularBilevelEnv
 from bilevel_gym.methods.learners import LEARNERS, Answer, make_learner
 
 from .benchmarks.estimators import four_rooms
@@ -20,7 +20,7 @@ from .models import random_mdp
 MASK = np.array([[1, 1, 0], [1, 1, 1], [0, 1, 1], [1, 0, 0], [1, 0, 1], [1, 1, 1]], dtype=bool)
 
 
-def small_game(*, masked: bool = False, **options: Any) -> ArrayBilevelEnv:
+def small_game(*, masked: bool = False, **options: Any) -> TabularBilevelEnv:
     """Return a game of six states and three actions, whose x shapes states."""
     model = random_mdp(2, num_states=6, num_actions=3, termination=0.1)
     arguments: dict[str, Any] = {
@@ -30,16 +30,16 @@ def small_game(*, masked: bool = False, **options: Any) -> ArrayBilevelEnv:
         "temperature": 0.3,
         "action_mask": MASK if masked else None,
     }
-    return ArrayBilevelEnv(model.kernel, model.reward, **{**arguments, **options})
+    return TabularBilevelEnv.from_arrays(model.kernel, model.reward, **{**arguments, **options})
 
 
-def learner(name: str, game: ArrayBilevelEnv, seed: int = 0, **options: Any) -> Any:
-    made = make_learner(name, game, options)
+def learner(name: str, game: TabularBilevelEnv, seed: int = 0, **options: Any) -> Any:
+    made = make_learner(name, game.model, options)
     made.reset(np.random.default_rng(seed))
     return made
 
 
-def divergence(game: ArrayBilevelEnv, x: FloatArray, policy: FloatArray) -> float:
+def divergence(game: TabularBilevelEnv, x: FloatArray, policy: FloatArray) -> float:
     """Return KL(pi* || pi), weighted with the discounted occupancy of pi*."""
     exact = game.evaluate(x)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -67,7 +67,7 @@ class TestExact:
 class TestSweeps:
     """Soft value iteration, cut short."""
 
-    def swept(self, game: ArrayBilevelEnv, x: FloatArray, value: FloatArray, n: int) -> Any:
+    def swept(self, game: TabularBilevelEnv, x: FloatArray, value: FloatArray, n: int) -> Any:
         """Return value and policy after n backups, by dense loops."""
         dense, reward, tau = game.kernel(x).to_dense(), game.reward(x), game.temperature
         mask = np.ones(reward.shape, bool) if game.action_mask is None else game.action_mask
@@ -123,7 +123,7 @@ class TestCertaintyEquivalence:
         # Action 0 ends the episode with a small reward, action 1 leads to where a large one is.
         transition = np.zeros((2, 2, 2))
         transition[0, 1, 1] = 1.0
-        game = ArrayBilevelEnv(
+        game = TabularBilevelEnv.from_arrays(
             transition,
             np.array([[0.2, 0.0], [1.0, 1.0]]),
             upper_reward=np.zeros((2, 2)),
@@ -155,7 +155,7 @@ class TestCertaintyEquivalence:
         game, x = small_game(), np.zeros(6)
         made = learner("certainty-equivalence", game, episodes=8, horizon=3)
         answer = made.answer(x)
-        model = game.lower_mdp(x)
+        model = game.model.lower_mdp(x)
         counted = type(model)(made._counts.kernel(), model.reward, model.gamma, model.temperature)
         exact = solve_soft_mdp(counted)
         np.testing.assert_allclose(answer.policy, exact.policy, atol=1e-9)
@@ -191,7 +191,7 @@ class TestSoftQ:
     """Tabular soft Q-learning."""
 
     def backups_by_hand(
-        self, game: ArrayBilevelEnv, played: Any, *, decay: float, least: float, passes: int
+        self, game: TabularBilevelEnv, played: Any, *, decay: float, least: float, passes: int
     ) -> FloatArray:
         """Return Q after some passes through episodes, from their ends, by plain loops."""
         reward, tau = game.reward(np.zeros(6)), game.temperature
@@ -229,7 +229,7 @@ class TestSoftQ:
         )
         rng = np.random.default_rng(0)
         uniform = MASK / MASK.sum(axis=1, keepdims=True)
-        (played,) = game.sampler(x, uniform).episodes(episodes, 40, rng)
+        (played,) = game.model.sampler(x, uniform).episodes(episodes, 40, rng)
         expected = self.backups_by_hand(game, played, decay=decay, least=least, passes=passes)
         assert played.num_steps >= 5
         answer = made.answer(x)
@@ -268,8 +268,8 @@ class TestWatching:
     def test_what_was_learnt_is_followed(self, name: str) -> None:
         game, x = small_game(masked=True), np.zeros(6)
         played: list[FloatArray] = []
-        sampler = game.sampler
-        game.sampler = lambda x, p: played.append(p) or sampler(x, p)  # type: ignore
+        sampler = game.model.sampler
+        game.model.sampler = lambda x, p: played.append(p) or sampler(x, p)  # type: ignore
         made = learner(name, game, exploration=0.2, episodes=40)
         believed = made.answer(x).policy
         made.answer(x)
@@ -281,8 +281,8 @@ class TestWatching:
         """Return the policy that is played for a policy that is believed in."""
         game = small_game(masked=True)
         played: list[FloatArray] = []
-        sampler = game.sampler
-        game.sampler = lambda x, p: played.append(p) or sampler(x, p)  # type: ignore
+        sampler = game.model.sampler
+        game.model.sampler = lambda x, p: played.append(p) or sampler(x, p)  # type: ignore
         learner(name, game, exploration=exploration, episodes=1)._play(np.zeros(6), policy)
         return played[0]
 
@@ -332,23 +332,23 @@ class TestBadInput:
     @pytest.mark.parametrize(("name", "option", "value", "message"), BAD)
     def test_values(self, name: str, option: str, value: Any, message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            make_learner(name, small_game(), {option: value})
+            make_learner(name, small_game().model, {option: value})
 
     @pytest.mark.parametrize("name", LEARNERS)
     def test_options_that_do_not_exist(self, name: str) -> None:
         with pytest.raises(TypeError, match=f"option for inner learner '{name}': 'colour'"):
-            make_learner(name, small_game(), {"colour": 1})
+            make_learner(name, small_game().model, {"colour": 1})
 
     def test_the_nearest_option_is_named(self) -> None:
         with pytest.raises(TypeError, match="Did you mean 'exploration'"):
-            make_learner("soft-q", small_game(), {"exploratoin": 0.1})
+            make_learner("soft-q", small_game().model, {"exploratoin": 0.1})
 
     @pytest.mark.parametrize(
         ("name", "hint"), [("softq", "'soft-q'"), ("certainty", "'certainty-equivalence'")]
     )
     def test_names(self, name: str, hint: str) -> None:
         with pytest.raises(ValueError, match=f"unknown inner learner '{name}'.*mean {hint}"):
-            make_learner(name, small_game())
+            make_learner(name, small_game().model)
 
 
 @pytest.mark.parametrize("name", LEARNERS)

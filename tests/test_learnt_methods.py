@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from bilevel_gym import HyperGradient, LowerLevel
 from bilevel_gym.core.mdp import FloatArray
-from bilevel_gym.envs import ArrayBilevelEnv
+from bilevel_gym.envs import TabularBilevelEnv
 from bilevel_gym.envs.parametric import ParametricGame
 from bilevel_gym.episodes.recorded import LearntEpisodes
 from bilevel_gym.episodes.sampler import Episodes
@@ -66,7 +66,7 @@ class Seat(gym.Wrapper[int, int, int, int]):
 class Rewards:
     """r_x(s, a) of a table."""
 
-    def __init__(self, game: ArrayBilevelEnv) -> None:
+    def __init__(self, game: TabularBilevelEnv) -> None:
         self.game = game
         self.num_params = int(game.upper_space.shape[0])
 
@@ -111,7 +111,7 @@ class Perfect:
 
     def __init__(
         self,
-        table: ArrayBilevelEnv,
+        table: TabularBilevelEnv,
         gamma: float | None = None,
         times: float = 1.0,
         more: float = 0.0,
@@ -335,7 +335,7 @@ def test_one_step_sobirl_is_the_tabular_one_on_the_same_episodes(baseline: bool)
     assert loss is None
     pairs = np.where(batch.alive, batch.actions * 3 + batch.observations, 6).astype(np.int32)
     episodes = Episodes(Trajectories(pairs, np.full(50, -1, np.int32), 3, 2), batch.upper_rewards)
-    tabular = SoBiRL(table, truncation=1, baseline=baseline)
+    tabular = SoBiRL(table.model, truncation=1, baseline=baseline)
     seen = Batch(
         upper_params=x,
         blocks=[episodes],
@@ -344,7 +344,7 @@ def test_one_step_sobirl_is_the_tabular_one_on_the_same_episodes(baseline: bool)
         temperature=table.temperature,
         upper_gamma=table.gamma,
         upper_horizon=None,
-        sampler=table.sampler(x, policy),
+        sampler=table.model.sampler(x, policy),
         horizon=150,
     )
     expected = table.reward_vjp(x, tabular.signed_occupancy(seen)[0])

@@ -46,7 +46,7 @@ def corridor(length: int, *, gamma: float = 0.99) -> TabularMDP:
 def grid(side: int, **options: Any) -> TabularMDP:
     game = BilevelGridWorld(size=side, map_seed=3, temperature=0.01, **options)
     x = 0.05 * np.random.default_rng(0).uniform(-1, 1, game.upper_space.shape)
-    return game.lower_mdp(x)
+    return game.model.lower_mdp(x)
 
 
 MODELS = {
@@ -418,7 +418,7 @@ def test_a_response_reports_the_bounds_of_its_solution() -> None:
     game = BilevelGridWorld()
     x = game.initial_upper_params
     response = game.evaluate(x, tolerance=1e-6)
-    solution = solve_soft_mdp(game.lower_mdp(x), tolerance=1e-6)
+    solution = solve_soft_mdp(game.model.lower_mdp(x), tolerance=1e-6)
     upper = game.objective.evaluate(
         Outcome(solution, x, game.upper_reward(x), game.initial_distribution)
     )

@@ -18,7 +18,6 @@ from scipy.stats import chisquare
 
 import bilevel_gym
 from bilevel_gym import LowerLevel, LowerLevelVectorEnv, TabularBilevelEnv
-from bilevel_gym.envs import ArrayBilevelEnv
 from bilevel_gym.episodes.transitions import TransitionTables
 from bilevel_gym.registration import Task
 
@@ -40,7 +39,7 @@ every_mode = pytest.mark.parametrize("mode", MODES)
 every_task = pytest.mark.parametrize("task", TABULAR_TASKS, ids=lambda task: task.id)
 
 
-def masked_walk() -> ArrayBilevelEnv:
+def masked_walk() -> TabularBilevelEnv:
     """Return five cells in a row, left by the right end; at the left end no step to the left."""
     transition = np.zeros((5, 2, 5))
     for state in range(5):
@@ -207,7 +206,7 @@ def test_each_copy_makes_the_transitions_of_the_scalar_seat(task: Task, mode: st
     envs = LowerLevelVectorEnv(
         task.id, 30, x, autoreset_mode=mode, **{**task.test_kwargs, "max_episode_steps": 25}
     )
-    tables = TransitionTables(game.lower_mdp(x), game.upper_reward(x))
+    tables = TransitionTables(game.model.lower_mdp(x), game.upper_reward(x))
     start = np.cumsum(game.initial_distribution) / game.initial_distribution.sum()
     generator, _ = gym.utils.seeding.np_random(7)
     # The order of the draws, as the docstring has it, one copy after the other.

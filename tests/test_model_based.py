@@ -7,11 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gymnasium import spaces
-from gymnasium.error import ResetNeeded
 
 from bilevel_gym.core.mdp import FloatArray
-from bilevel_gym.envs.arrays import ArrayBilevelEnv
 from bilevel_gym.envs.grid_world import BilevelGridWorld
 from bilevel_gym.envs.inverse_rl import BilevelInverseRL
 from bilevel_gym.envs.markov_game import BilevelMarkovGame
@@ -22,11 +19,12 @@ from bilevel_gym.envs.toll import BilevelToll
 from bilevel_gym.methods import Response, TabularResponse
 from bilevel_gym.methods.amd import AMD
 from bilevel_gym.methods.m_sobirl import MSoBiRL, descend
-from bilevel_gym.methods.model_based import greedy_solution, judge
+from bilevel_gym.methods.model_based import greedy_solution
 from bilevel_gym.methods.pbrl import with_log_terms
 from bilevel_gym.methods.pbrl_bellman import PBRLBellman
 from bilevel_gym.methods.pbrl_value import PBRLValue
 from bilevel_gym.methods.zero_order import ZeroOrder
+from bilevel_gym.model import ArrayModel, BilevelModel
 
 from .helpers import array_game
 from .models import central_difference, relative_error
@@ -86,7 +84,7 @@ def test_m_sobirl_converges_to_the_exact_hyper_gradient(name: str) -> None:
     exact = game.evaluate(x)
     assert np.linalg.norm(exact.hyper_gradient - exact.direct_gradient) > 1e-6
     steps = 30_000 if name == "grid" else 5000  # they contract with the squared condition number
-    answer = repeated(MSoBiRL(game, sweeps=200, adjoint_steps=steps), x, 12)
+    answer = repeated(MSoBiRL(game.model, sweeps=200, adjoint_steps=steps), x, 12)
     assert relative_error(estimate(answer), exact.hyper_gradient) <= 1e-8
     assert answer.objective == pytest.approx(exact.objective, rel=1e-10)
     np.testing.assert_allclose(answer.policy, exact.policy, atol=1e-10)
@@ -100,7 +98,7 @@ def test_amd_converges_to_the_exact_hyper_gradient(name: str) -> None:
     game = GAMES[name]()
     x = near_start(game)
     exact = game.evaluate(x)
-    answer = repeated(AMD(game, sweeps=150), x, 20)
+    answer = repeated(AMD(game.model, sweeps=150), x, 20)
     assert relative_error(estimate(answer), exact.hyper_gradient) <= 1e-8
     assert answer.direct_gradient is not None
     np.testing.assert_allclose(answer.direct_gradient, exact.direct_gradient, atol=1e-9)
@@ -111,8 +109,8 @@ def test_the_first_steps_are_what_a_dense_implementation_gives() -> None:
     transition, mask = game.kernel(np.zeros(4)).to_dense(), MASK
     start, upper, gamma, tau = game.initial_distribution, game.upper_reward(np.zeros(4)), 0.9, 0.2
     value, adjoint, slope = np.zeros(3), np.zeros(3), np.zeros((3, 4))
-    m_sobirl = MSoBiRL(game, sweeps=3, adjoint_step=0.1, adjoint_steps=2)
-    amd = AMD(game, sweeps=3)
+    m_sobirl = MSoBiRL(game.model, sweeps=3, adjoint_step=0.1, adjoint_steps=2)
+    amd = AMD(game.model, sweeps=3)
     for method in (m_sobirl, amd):
         method.reset(np.random.default_rng(0))
     rng = np.random.default_rng(5)
@@ -167,7 +165,7 @@ def test_without_a_warm_start_every_step_is_the_first(method: Any) -> None:
 
 def test_m_sobirl_reaches_the_published_gradient_norm_on_its_synthetic_problem() -> None:
     game = BilevelRandomMDP()
-    method = MSoBiRL(game)
+    method = MSoBiRL(game.model)
     method.reset(np.random.default_rng(0))
     x, errors = game.initial_upper_params.copy(), []
     for step in range(3000):
@@ -197,7 +195,9 @@ def test_an_answer_that_is_the_followers_is_judged_as_the_referee_does() -> None
         game = GAMES[name]()
         x = game.validate_upper_params(near_start(game))
         exact = game.evaluate(x)
-        verdict = judge(game, x, greedy_solution(game.lower_mdp(x), exact.soft_value))
+        verdict = game.model.evaluate_policy(
+            x, greedy_solution(game.model.lower_mdp(x), exact.soft_value)
+        )
         assert verdict.upper.value == pytest.approx(exact.objective, rel=1e-9), name
         np.testing.assert_allclose(verdict.direct, exact.direct_gradient, rtol=1e-7, atol=1e-9)
 
@@ -205,10 +205,10 @@ def test_an_answer_that_is_the_followers_is_judged_as_the_referee_does() -> None
 def test_amd_refuses_games_whose_jacobian_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     game = BilevelRandomMDP(num_states=20_000, branching=3, upper_dim=5)
     with pytest.raises(ValueError, match="at most 50000 pairs .* got 100000 pairs"):
-        AMD(game)
+        AMD(game.model)
     with pytest.raises(ValueError, match="rows times transitions"):
         monkeypatch.setattr("bilevel_gym.methods.amd.MAX_COTANGENTS", 1000)
-        AMD(small_tax())
+        AMD(small_tax().model)
 
 
 # Penalty methods ----------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def dense_surrogate(
     return float(objective - weight * rho @ (best - value))
 
 
-class MovingStart(ArrayBilevelEnv):
+class MovingStart(ArrayModel):
     """The masked game with a first state that x moves as well."""
 
     def start_distribution(self, upper_params: FloatArray) -> FloatArray:
@@ -257,21 +257,23 @@ class MovingStart(ArrayBilevelEnv):
 def moving_start() -> Game:
     model = array_game()
     zeros = np.zeros(3)
-    return MovingStart(
-        model.kernel(zeros),
-        model.reward(zeros),
-        upper_reward=model.upper_reward(zeros),
-        initial_distribution=np.full(3, 1.0 / 3.0),
-        gamma=0.9,
-        temperature=0.2,
-        features=features(),
-        action_mask=MASK,
+    return TabularBilevelEnv(
+        MovingStart(
+            model.kernel(zeros),
+            model.reward(zeros),
+            upper_reward=model.upper_reward(zeros),
+            initial_distribution=np.full(3, 1.0 / 3.0),
+            gamma=0.9,
+            temperature=0.2,
+            features=features(),
+            action_mask=MASK,
+        )
     )
 
 
 PENALTIES: dict[str, Callable[..., Any]] = {
     "initial": PBRLValue,
-    "uniform": lambda game, **options: PBRLValue(game, start="uniform", **options),
+    "uniform": lambda model, **options: PBRLValue(model, start="uniform", **options),
     "bellman": PBRLBellman,
 }
 RETURNS: dict[str, Callable[[], Game]] = {
@@ -287,7 +289,7 @@ def test_the_hyper_gradient_of_a_penalty_method_is_that_of_its_surrogate(
     kind: str, name: str
 ) -> None:
     game = RETURNS[name]()
-    method = PENALTIES[kind](game, penalty=7.0, policy_steps=1)
+    method = PENALTIES[kind](game.model, penalty=7.0, policy_steps=1)
     x = near_start(game, share=0.02)
     method.reset(np.random.default_rng(0))
     method.step(near_start(game, seed=4, share=0.1))  # so that the policy is not the answer to x
@@ -311,7 +313,7 @@ def test_the_hyper_gradient_of_a_penalty_method_is_that_of_its_surrogate(
 def test_mirror_steps_lead_to_the_top_of_the_surrogate(kind: str, name: str) -> None:
     game = RETURNS[name]()
     x = near_start(game, share=0.02)
-    method = PENALTIES[kind](game, penalty=7.0, policy_steps=500)
+    method = PENALTIES[kind](game.model, penalty=7.0, policy_steps=500)
     answer = repeated(method, x, 1)
     assert answer.converged and answer.iterations is not None and answer.iterations < 500
     top = dense_surrogate(game, x, answer.policy, kind, 7.0)
@@ -339,7 +341,7 @@ def test_the_error_of_a_solved_surrogate_falls_like_one_over_the_penalty(
     base = 1e5 if name in ("likelihood", "moves") else 1e3 if kind == "bellman" else 100.0
     errors = []
     for penalty in (base, 10.0 * base, 100.0 * base):
-        answer = repeated(PENALTIES[kind](game, penalty=penalty, policy_steps=100), x, 2)
+        answer = repeated(PENALTIES[kind](game.model, penalty=penalty, policy_steps=100), x, 2)
         assert answer.converged
         assert answer.objective >= exact.objective - 1e-9  # the surrogate's policy helps the leader
         errors.append(relative_error(estimate(answer), exact.hyper_gradient))
@@ -354,7 +356,9 @@ def test_a_tiny_mdp_with_penalties_of_ten_a_hundred_and_a_thousand() -> None:
     for kind in PENALTIES:
         errors = [
             relative_error(
-                estimate(repeated(PENALTIES[kind](game, penalty=10.0**k, policy_steps=200), x, 1)),
+                estimate(
+                    repeated(PENALTIES[kind](game.model, penalty=10.0**k, policy_steps=200), x, 1)
+                ),
                 exact,
             )
             for k in (1, 2, 3)
@@ -366,7 +370,7 @@ def test_a_tiny_mdp_with_penalties_of_ten_a_hundred_and_a_thousand() -> None:
 def test_mirror_steps_climb_where_whole_ones_would_overshoot(kind: str, penalty: float) -> None:
     game = BilevelGridWorld(size=4)
     x = near_start(game)
-    method = PENALTIES[kind](game, penalty=penalty, policy_steps=1)
+    method = PENALTIES[kind](game.model, penalty=penalty, policy_steps=1)
     values = [dense_surrogate(game, x, method.step(x).policy, kind, penalty) for _ in range(15)]
     assert np.diff(values).min() > -1e-12
     assert values[3] > values[2] > values[1] > values[0]
@@ -374,7 +378,7 @@ def test_mirror_steps_climb_where_whole_ones_would_overshoot(kind: str, penalty:
 
 def test_the_policy_is_kept_while_x_moves_and_forgotten_by_reset() -> None:
     game = BilevelGridWorld(size=4)
-    method = PBRLValue(game, policy_steps=1, penalty=50.0)
+    method = PBRLValue(game.model, policy_steps=1, penalty=50.0)
     x, y = near_start(game), near_start(game, seed=2)
     first = repeated(method, x, 1)
     method.step(y)
@@ -389,7 +393,7 @@ def test_mirror_steps_are_stable_at_low_temperatures_and_high_penalties(
 ) -> None:
     game = BilevelGridWorld(size=4, temperature=temperature)
     for penalty in (1e-3, 1.0, 1e9):
-        method = PENALTIES[kind](game, penalty=penalty)
+        method = PENALTIES[kind](game.model, penalty=penalty)
         for seed in (1, 2):
             answer = method.step(near_start(game, seed=seed))
             assert np.isfinite(estimate(answer)).all()
@@ -416,20 +420,21 @@ def test_terms_in_the_logarithm_of_the_policy_are_maximised_state_by_state() -> 
 # Zero-order estimates -----------------------------------------------------------------------------
 
 
-class Quadratic:
+class Quadratic(BilevelModel):
     """F(x) = a . x - x . B x / 2 over a box, and no follower at all."""
 
-    upper_space: spaces.Box
-
     def __init__(self, low: float = -1.0, high: float = 1.0) -> None:
-        self.upper_space = spaces.Box(low, high, (2, 2), np.float64)
+        lows, highs = np.full((2, 2), low), np.full((2, 2), high)
+        super().__init__(
+            low=lows, high=highs, initial_upper_params=lows, gamma=0.9, temperature=1.0
+        )
         self.slope = np.array([1.0, -2.0, 0.5, 0.0])
         self.curvature = np.diag([1.0, 2.0, 3.0, 4.0]) + 0.3
         self.seen: list[FloatArray] = []
 
-    def evaluate(self, upper_params: Any, *, warm_start: Any = None, **_: Any) -> Response:
+    def respond(self, upper_params: Any, *, warm_start: Any = None, **_: Any) -> Response:
         x = np.array(upper_params)
-        assert self.upper_space.contains(x)
+        assert (self.low <= x).all() and (x <= self.high).all()
         self.seen.append(x)
         flat = x.ravel()
         return Response(
@@ -450,12 +455,12 @@ ESTIMATORS: list[dict[str, Any]] = [
 def test_zero_order_estimates_are_unbiased_on_a_quadratic(options: dict[str, Any]) -> None:
     # The smoothed objective of a quadratic has the gradient of the objective itself, whatever the
     # radius, so that the mean over many steps must be the gradient up to its standard error.
-    game = Quadratic()
+    model = Quadratic()
     x = np.array([[0.1, -0.2], [0.3, 0.0]])
-    method = ZeroOrder(game, radius=0.1, directions=4, **options)
+    method = ZeroOrder(model, radius=0.1, directions=4, **options)
     method.reset(np.random.default_rng(0))
     draws = np.array([estimate(method.step(x)) for _ in range(2500)])
-    error = draws.mean(axis=0) - estimate(game.evaluate(x))
+    error = draws.mean(axis=0) - estimate(model.respond(x))
     deviation = draws.std(axis=0) / np.sqrt(len(draws))
     assert (np.abs(error) < 4.5 * deviation).all()
     assert deviation.max() < 0.15
@@ -463,7 +468,7 @@ def test_zero_order_estimates_are_unbiased_on_a_quadratic(options: dict[str, Any
 
 def test_a_large_radius_answers_for_the_smoothed_objective() -> None:
     class Cubic(Quadratic):
-        def evaluate(self, upper_params: Any, *, warm_start: Any = None, **_: Any) -> Response:
+        def respond(self, upper_params: Any, *, warm_start: Any = None, **_: Any) -> Response:
             x = np.array(upper_params)
             return Response(upper_params=x, objective=float(x[0, 0] ** 3))
 
@@ -482,14 +487,14 @@ def test_a_large_radius_answers_for_the_smoothed_objective() -> None:
 def test_zero_order_points_stay_in_the_box_and_the_bound_leaves_no_bias_on_the_sphere(
     points: int,
 ) -> None:
-    game = Quadratic(0.0, 1.0)
+    model = Quadratic(0.0, 1.0)
     x = np.array([[0.0, 1.0], [0.5, 1e-4]])
-    method = ZeroOrder(game, radius=0.01, directions=2000, points=points)
+    method = ZeroOrder(model, radius=0.01, directions=2000, points=points)
     method.reset(np.random.default_rng(0))
     answer = method.step(x)
-    assert answer.objective == game.evaluate(x).objective
+    assert answer.objective == model.respond(x).objective
     np.testing.assert_array_equal(answer.upper_params, x)
-    inside = estimate(game.evaluate(np.clip(x, 0.01, 0.99)))
+    inside = estimate(model.respond(np.clip(x, 0.01, 0.99)))
     assert relative_error(estimate(answer), inside) < 0.12
     # A clipped forward difference would have halved the entries at the bounds.
     at_bound = estimate(answer)[0]
@@ -500,7 +505,7 @@ def test_zero_order_points_stay_in_the_box_and_the_bound_leaves_no_bias_on_the_s
 def test_many_directions_point_along_the_exact_hyper_gradient(options: dict[str, Any]) -> None:
     game = BilevelGridWorld(size=4, temperature=0.02)
     x = near_start(game)
-    method = ZeroOrder(game, radius=1e-3, directions=400, **options)
+    method = ZeroOrder(game.model, radius=1e-3, directions=400, **options)
     method.reset(np.random.default_rng(0))
     answer = method.step(x)
     exact, found = game.evaluate(x), estimate(answer)
@@ -512,9 +517,7 @@ def test_many_directions_point_along_the_exact_hyper_gradient(options: dict[str,
 
 def test_zero_order_directions_come_from_the_generator_of_reset() -> None:
     game = BilevelMarkovGame()
-    method = ZeroOrder(game, directions=2)
-    with pytest.raises(ResetNeeded, match="reset"):
-        method.step(game.initial_upper_params)
+    method = ZeroOrder(game.model, directions=2)
     draws = []
     for seed in (1, 1, 2):
         method.reset(np.random.default_rng(seed))

@@ -395,7 +395,7 @@ def test_continuation_arrives_where_a_direct_climb_does_not() -> None:
 def test_falling_temperature_frees_a_start_from_the_trap_of_the_grid_world() -> None:
     def objective(temperature: float) -> Any:
         game: Any = gym.make("BilevelGridWorld-v0", temperature=temperature).unwrapped
-        return exact_objective(game)
+        return exact_objective(game.model)
 
     low, high = -np.ones(52), np.ones(52)
     start = starts_around(np.zeros(52), low, high, 2, seed=0)[1]
@@ -464,7 +464,7 @@ def test_an_older_scipy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cobyqa_is_a_strong_control_on_a_small_grid() -> None:
     game: Any = gym.make("BilevelGridWorld-v0", map_name="4x4").unwrapped
     low, high = (np.asarray(b, np.float64) for b in (game.upper_space.low, game.upper_space.high))
-    objective, start = exact_objective(game), game.initial_upper_params
+    objective, start = exact_objective(game.model), game.initial_upper_params
     climbed = normalized_ascent(objective, start, low, high)
     searched = cobyqa(objective, start, low, high, max_evaluations=300)
     # Nearly the climb's gain, with half as many evaluations again.

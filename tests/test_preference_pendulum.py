@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bilevel_gym import HyperGradient
 from bilevel_gym.core.mdp import FloatArray
-from bilevel_gym.envs import ArrayBilevelEnv
+from bilevel_gym.envs import TabularBilevelEnv
 from bilevel_gym.envs.preference_pendulum import BilevelPreferencePendulum
 from bilevel_gym.episodes.fragments import Pairs, Windows
 from bilevel_gym.episodes.recorded import LearntEpisodes
@@ -167,7 +167,7 @@ def test_fragments_do_not_overlap_and_a_pair_is_of_two_episodes() -> None:
 class Enumerated:
     """A tabular game and its exact follower, as the methods see them."""
 
-    def __init__(self, tabular: ArrayBilevelEnv) -> None:
+    def __init__(self, tabular: TabularBilevelEnv) -> None:
         self.tabular = tabular
         self.answer = tabular.evaluate(tabular.initial_upper_params)
         self.x = tabular.initial_upper_params

@@ -11,10 +11,11 @@ from scipy.special import expit
 
 from bilevel_gym import HyperGradient
 from bilevel_gym.core.mdp import FloatArray, Kernel
-from bilevel_gym.envs import ArrayBilevelEnv
+from bilevel_gym.envs import TabularBilevelEnv
 from bilevel_gym.methods import ExactResponse, make_method
 from bilevel_gym.methods.amd import AMD
 from bilevel_gym.methods.m_sobirl import MSoBiRL
+from bilevel_gym.model import ArrayModel
 from bilevel_gym.model.objectives import DiscountedReturn, Objective, QuadraticCost, Sum
 from bilevel_gym.model.preferences import MOST_FRAGMENTS, PreferenceLikelihood
 
@@ -35,14 +36,14 @@ FEATURES = np.random.default_rng(3).normal(size=(3, 2, 4))
 START = np.array([0.3, -0.2, 0.1, 0.25])
 
 
-class Moved(ArrayBilevelEnv):
+class Moved(ArrayModel):
     """A game whose x moves the kernel, how often it ends, and the first state, too."""
 
     moving_start = np.array([0.2, 0.1, -0.3])
 
     def _directions(self) -> FloatArray:
         """Return dP/dx_0 and dP/dx_1 on the stored transitions; the latter ends episodes."""
-        kernel = self._kernel
+        kernel = self.initial_kernel
         swing = np.random.default_rng(4).normal(size=kernel.matrix.nnz)
         counts = np.bincount(kernel.rows, minlength=6)
         swing -= (np.bincount(kernel.rows, swing, 6) / np.maximum(counts, 1))[kernel.rows]
@@ -50,8 +51,8 @@ class Moved(ArrayBilevelEnv):
         return np.stack([0.05 * swing, ending * kernel.matrix.data])
 
     def kernel(self, upper_params: FloatArray) -> Kernel:
-        moved = self._kernel.matrix.data + upper_params[:2] @ self._directions()
-        return self._kernel.with_probabilities(moved)
+        moved = self.initial_kernel.matrix.data + upper_params[:2] @ self._directions()
+        return self.initial_kernel.with_probabilities(moved)
 
     def kernel_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         return np.append(self._directions() @ cotangent, np.zeros(len(upper_params) - 2))
@@ -68,10 +69,10 @@ class Moved(ArrayBilevelEnv):
 def judged_game(
     horizon: int = 3,
     *,
-    kind: type[ArrayBilevelEnv] | None = None,
+    kind: type[ArrayModel] | None = None,
     objective: Objective | None = None,
     **options: Any,
-) -> ArrayBilevelEnv:
+) -> TabularBilevelEnv:
     """Return the game of three states and two actions, some of which may end the episode."""
     arguments = {
         "features": FEATURES,
@@ -87,12 +88,14 @@ def judged_game(
         rng = np.random.default_rng(6)
         transition = rng.dirichlet(np.full(3, 3.0), size=(3, 2))
         transition[2] *= 0.7
-        game = kind(
-            transition,
-            rng.normal(size=(3, 2)),
-            upper_reward=rng.normal(size=(3, 2)),
-            initial_distribution=[0.3, 0.3, 0.4],
-            **arguments,
+        game = TabularBilevelEnv(
+            kind(
+                transition,
+                rng.normal(size=(3, 2)),
+                upper_reward=rng.normal(size=(3, 2)),
+                initial_distribution=[0.3, 0.3, 0.4],
+                **arguments,
+            )
         )
     game.objective = PreferenceLikelihood(TRUE, horizon) if objective is None else objective
     return game
@@ -161,13 +164,12 @@ class TestExact:
         made = moves.with_moves([1, 0, 1])
         answers: list[ExactResponse] = []
         for kernel in (made, made.expanded()):
-            game = ArrayBilevelEnv(
+            game = TabularBilevelEnv.from_arrays(
                 kernel,
-                rng.normal(size=(3, 3)) if not answers else np.zeros((3, 3)),
+                np.arange(9.0).reshape(3, 3) / 9.0,
                 upper_reward=np.zeros((3, 3)),
                 initial_distribution=[0.2, 0.3, 0.5],
             )
-            game._reward = np.arange(9.0).reshape(3, 3) / 9.0
             game.objective = PreferenceLikelihood(np.eye(3), 3)
             answers.append(game.evaluate([0.1, -0.2, 0.3]))
         assert answers[0].objective == pytest.approx(answers[1].objective, rel=1e-12)
@@ -193,7 +195,10 @@ class TestExact:
     def test_methods_with_a_model_converge_to_it(self) -> None:
         game = judged_game(3)
         exact = game.evaluate(START)
-        for method in (MSoBiRL(game, sweeps=200, adjoint_steps=2000), AMD(game, sweeps=200)):
+        for method in (
+            MSoBiRL(game.model, sweeps=200, adjoint_steps=2000),
+            AMD(game.model, sweeps=200),
+        ):
             method.reset(np.random.default_rng(0))
             for _ in range(8):
                 found = method.step(START)
@@ -213,7 +218,7 @@ class TestSampled:
     def test_a_drawn_answer_is_for_one_fragment_and_an_expected_one_for_both(self) -> None:
         game = judged_game(2)
         reward, policy = game.reward(START), game.evaluate(START).policy
-        (block,) = game.sampler(START, policy).episodes(41, 5, np.random.default_rng(0))
+        (block,) = game.model.sampler(START, policy).episodes(41, 5, np.random.default_rng(0))
         played = block.trajectories
         true, designed = (
             played.along(table)[:2].sum(axis=0)[:40].reshape(20, 2) @ [1.0, -1.0]
@@ -306,7 +311,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize("method", ["trace", "bc-hg", "hpgd"])
     def test_methods_that_need_pay_by_the_step_refuse(self, method: str) -> None:
-        with pytest.raises(TypeError, match='ArrayBilevelEnv judges pairs.*method "sobirl"'):
+        with pytest.raises(TypeError, match='TabularBilevelEnv judges pairs.*method "sobirl"'):
             make_method(method, judged_game(2))
 
     @pytest.mark.parametrize(

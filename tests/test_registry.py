@@ -544,7 +544,7 @@ def test_cold_followers_earn_what_hard_value_iteration_says(task: Task) -> None:
     env = leader_seat(task, temperature=1e-4)
     game, x = game_of(env), interior_point(env)
     answer = game.evaluate(x)
-    mdp = game.lower_mdp(x)
+    mdp = game.model.lower_mdp(x)
     value, change = np.zeros(mdp.kernel.num_states), np.inf
     while change > 1e-9 * (1.0 - game.gamma):
         worth = mdp.reward + game.gamma * mdp.kernel.expect(value)

@@ -15,7 +15,7 @@ from scipy.stats import t as student
 from bilevel_gym import HyperGradient
 from bilevel_gym.core.mdp import FloatArray, Kernel
 from bilevel_gym.core.soft import solve_soft_mdp
-from bilevel_gym.envs import ArrayBilevelEnv
+from bilevel_gym.envs import TabularBilevelEnv
 from bilevel_gym.episodes.sampler import Episodes, Sampler
 from bilevel_gym.methods import TabularResponse, make_method
 from bilevel_gym.methods.sampled import (
@@ -26,6 +26,7 @@ from bilevel_gym.methods.sampled import (
     enough_steps,
     renormalised,
 )
+from bilevel_gym.model import ArrayModel
 from bilevel_gym.model.objectives import (
     DiscountedReturn,
     LogLikelihood,
@@ -53,7 +54,7 @@ FEW: dict[str, dict[str, Any]] = {
 SAMPLED = ["trace", "bc-hg", "sobirl", "hpgd"]
 
 
-class PaidByX(ArrayBilevelEnv):
+class PaidByX(ArrayModel):
     """A game whose leader's own reward depends on x as well."""
 
     def upper_reward(self, upper_params: FloatArray) -> FloatArray:
@@ -65,12 +66,12 @@ class PaidByX(ArrayBilevelEnv):
 
 def small_game(
     *,
-    kind: type[ArrayBilevelEnv] = PaidByX,
+    kind: type[ArrayModel] = PaidByX,
     masked: bool = False,
     termination: float = 0.0,
     objective: Objective | None = None,
     **options: Any,
-) -> ArrayBilevelEnv:
+) -> TabularBilevelEnv:
     """Return a game of five states, three actions and an entry of x for each pair."""
     rng = np.random.default_rng(8)
     mask = None
@@ -89,10 +90,9 @@ def small_game(
     # Rows are made uneven, so that states differ by much in how often they are visited.
     dense = model.kernel.to_dense() ** 3
     dense *= (1.0 - termination) / dense.sum(axis=2, keepdims=True)
-    game = kind(dense, model.reward, **{**arguments, **options})
-    if objective is not None:
-        game.objective = objective
-    return game
+    return TabularBilevelEnv(
+        kind(dense, model.reward, objective=objective, **{**arguments, **options})
+    )
 
 
 COUNTS = np.array([[2.0, 1, 0], [0, 3, 1], [0, 1, 4], [2, 0, 0], [1, 0, 1]])
@@ -107,7 +107,7 @@ GAMES: dict[str, dict[str, Any]] = {
 }
 
 
-def replicates(game: ArrayBilevelEnv, method: str, count: int, **options: Any) -> Any:
+def replicates(game: TabularBilevelEnv, method: str, count: int, **options: Any) -> Any:
     """Return objectives `[R]`, hyper-gradients `[R, D]` and direct gradients `[R, D]`."""
     learner = make_method(method, game, **options)
     learner.reset(np.random.default_rng(12))
@@ -258,7 +258,7 @@ class TestParts:
         injections = np.random.default_rng(0).normal(size=(50, 4))
         assert not carried(injections, 0.95, 1).any()
 
-    def batch(self, game: ArrayBilevelEnv, **changes: Any) -> Batch:
+    def batch(self, game: TabularBilevelEnv, **changes: Any) -> Batch:
         x = game.initial_upper_params
         policy = game.evaluate(x).policy
         arguments: dict[str, Any] = {
@@ -269,7 +269,7 @@ class TestParts:
             "temperature": game.temperature,
             "upper_gamma": game.gamma,
             "upper_horizon": None,
-            "sampler": game.sampler(x, policy),
+            "sampler": game.model.sampler(x, policy),
             "horizon": 40,
         }
         return Batch(**{**arguments, **changes})
@@ -291,7 +291,7 @@ class TestParts:
         horizon = getattr(objective, "horizon", None)
         batch = self.batch(game, upper_gamma=objective.gamma, upper_horizon=horizon)
         policy, kernel = batch.policy, game.kernel(x)
-        solution = solve_soft_mdp(game.lower_mdp(x))
+        solution = solve_soft_mdp(game.model.lower_mdp(x))
         upper_reward, start = game.upper_reward(x), game.start_distribution(x)
         slope = objective.evaluate(Outcome(solution, x, upper_reward, start)).policy
         everywhere = np.ones(SHAPE, dtype=bool)
@@ -344,7 +344,7 @@ class TestParts:
         )[0]
         critic, rng, errors = Critic(*SHAPE), np.random.default_rng(0), []
         for episodes in (20, 20_000):  # of another policy than the one that is judged
-            critic.add(list(game.sampler(x, uniform).episodes(episodes, 30, rng)))
+            critic.add(list(game.model.sampler(x, uniform).episodes(episodes, 30, rng)))
             table = critic.advantages(batch, 1)[0]
             errors.append(np.abs(table - exact)[game.action_mask].max())
         assert errors[1] <= 0.08 < errors[0]
@@ -354,7 +354,7 @@ class TestParts:
         x, rng, critic = game.initial_upper_params, np.random.default_rng(0), Critic(*SHAPE)
         batch, uniform = self.batch(game), np.full(SHAPE, 1 / 3)
         for point in (0.0 * x - 1.0, x):
-            critic.add(list(game.sampler(point, uniform).episodes(5000, 30, rng)))
+            critic.add(list(game.model.sampler(point, uniform).episodes(5000, 30, rng)))
         exact = advantages(
             game.kernel(x),
             game.upper_reward(x),
@@ -379,7 +379,7 @@ class TestParts:
         ],
     )
     def test_enough_steps(self, gamma: float, objective: Objective, expected: int) -> None:
-        assert enough_steps(small_game(gamma=gamma, objective=objective)) == expected
+        assert enough_steps(small_game(gamma=gamma, objective=objective).model) == expected
 
 
 class TestTruncation:
@@ -390,7 +390,7 @@ class TestTruncation:
     def test_expectation(self, per_action: bool, terms: int | None) -> None:
         features = np.eye(15).reshape(5, 3, 15) if per_action else None
         start = np.zeros(15 if per_action else 5)
-        game = small_game(kind=ArrayBilevelEnv, features=features, initial_upper_params=start)
+        game = small_game(kind=ArrayModel, features=features, initial_upper_params=start)
         expected = truncated(game, terms)
         full = game.evaluate(game.initial_upper_params).hyper_gradient
         if terms is None:
@@ -417,22 +417,20 @@ class TestTruncation:
 
     def test_the_warning(self) -> None:
         per_action = small_game()
-        per_state = small_game(
-            kind=ArrayBilevelEnv, features=None, initial_upper_params=np.zeros(5)
-        )
+        per_state = small_game(kind=ArrayModel, features=None, initial_upper_params=np.zeros(5))
         # Here actions that do not exist are the only ones that differ.
         mask = np.ones(SHAPE, dtype=bool)
         mask[:, 2] = False
         features = np.zeros((*SHAPE, 5))
         features[:, :2] = np.eye(5)[:, None]
         masked = small_game(
-            kind=ArrayBilevelEnv,
+            kind=ArrayModel,
             features=features,
             initial_upper_params=np.zeros(5),
             action_mask=mask,
         )
         for game in (per_state, masked):
-            with pytest.warns(UserWarning, match="truncation=1.*ArrayBilevelEnv.*not depend"):
+            with pytest.warns(UserWarning, match="truncation=1.*ArrayModel.*not depend"):
                 make_method("sobirl", game, truncation=1)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -474,13 +472,10 @@ class Hidden(PaidByX):
     def lower_mdp(self, upper_params: FloatArray) -> Any:
         raise AssertionError("the model was read outside the sampler")
 
-    def evaluate(self, upper_params: Any, **options: Any) -> Any:
+    def respond(self, upper_params: Any, **options: Any) -> Any:
         raise AssertionError("the model was read outside the sampler")
 
-    evaluate_batch = sensitivities = evaluate
-
-    def transition_arrays(self, upper_params: Any) -> Any:
-        raise AssertionError("the model was read outside the sampler")
+    respond_batch = respond
 
 
 class TestWhatIsSeen:
@@ -507,23 +502,19 @@ class TestWhatIsSeen:
         game = small_game(kind=Hidden, **GAMES[name])
         game.objective = Sum((game.objective, PolicyCost(0.1), LogLikelihood(COUNTS)))
         # The kernel is not to be had by other names either.
-        stored = game._kernel
-
-        class Sizes:
-            num_states, num_actions = SHAPE
+        model: Any = game.model
+        stored = model.initial_kernel
 
         def kernel(upper_params: FloatArray) -> Kernel:
-            game._check()  # type: ignore[attr-defined]
+            model._check()
             return stored
 
         def start(upper_params: FloatArray) -> FloatArray:
-            game._check()  # type: ignore[attr-defined]
+            model._check()
             return np.full(5, 0.2)
 
-        game._kernel = Sizes()  # type: ignore[assignment]
-        game.kernel = kernel  # type: ignore[method-assign]
-        game.initial_distribution = np.full(5, np.nan)
-        game.start_distribution = start  # type: ignore[method-assign]
+        model.initial_kernel, model.initial_distribution = None, np.full(5, np.nan)
+        model.kernel, model.start_distribution = kernel, start
         few = dict(FEW[inner])
         if method == "stoc-sobirl":  # its schedule says how many
             few.pop("episodes")
@@ -567,7 +558,7 @@ class Counted(Sampler):
 def test_samples_are_what_was_played(
     method: str, options: dict[str, Any], inner: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bilevel_gym.envs.tabular.Sampler", Counted)
+    monkeypatch.setattr("bilevel_gym.model.tabular.Sampler", Counted)
     game = small_game(termination=0.2, objective=Sum((DiscountedReturn(), PolicyCost(0.3))))
     options = {**options, "inner": inner, "inner_options": FEW[inner]}
     env = HyperGradient(game, method=method, episodes=20, **options)
@@ -687,7 +678,7 @@ class TestBadInput:
             make_method(method, small_game(kind=MovesKernel))
         with pytest.raises(TypeError, match="x moves the first state of MovesStart"):
             make_method(method, small_game(kind=MovesStart))
-        with pytest.raises(TypeError, match="needs a game with a sampler, got CartPoleEnv"):
+        with pytest.raises(TypeError, match="needs a bilevel game or a model, got CartPoleEnv"):
             make_method(method, gym.make("CartPole-v1").unwrapped)
 
 

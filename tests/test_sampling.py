@@ -8,7 +8,7 @@ from scipy.stats import chisquare
 
 from bilevel_gym import LowerLevel
 from bilevel_gym.core.mdp import Kernel, TabularMDP
-from bilevel_gym.envs import ArrayBilevelEnv
+from bilevel_gym.envs import TabularBilevelEnv
 from bilevel_gym.episodes.transitions import TransitionArrays, TransitionTables
 
 from .models import random_mdp
@@ -104,7 +104,7 @@ def test_one_long_row_costs_no_memory_in_the_others() -> None:
 def test_first_states_have_the_frequencies_of_their_distribution() -> None:
     start = np.array([0.0, 0.2, 0.0, 0.5, 0.3, 0.0, 0.0, 0.0])
     mdp = random_mdp(0)
-    game = ArrayBilevelEnv(
+    game = TabularBilevelEnv.from_arrays(
         mdp.kernel, mdp.reward, upper_reward=np.zeros((8, 3)), initial_distribution=start
     )
     env = LowerLevel(game, np.zeros(8))

@@ -67,7 +67,7 @@ def test_zero_temperature_limit_is_hard_value_iteration(masked: bool) -> None:
 
 def test_zero_temperature_limit_holds_on_the_grid() -> None:
     game = BilevelGridWorld(temperature=1e-4)
-    mdp = game.lower_mdp(game.initial_upper_params)
+    mdp = game.model.lower_mdp(game.initial_upper_params)
     gap = np.abs(solve_soft_mdp(mdp).soft_value - _hard_value_iteration(mdp)).max()
     assert gap <= 1e-4 * math.log(4) / (1.0 - 0.95)
 
@@ -81,7 +81,7 @@ def test_grids_are_solved_to_rounding_at_every_temperature_and_discount(
 ) -> None:
     game = BilevelGridWorld(size=size, map_seed=1, gamma=gamma, temperature=temperature)
     x = 0.1 * np.random.default_rng(0).uniform(-1, 1, game.upper_space.shape)
-    solution = solve_soft_mdp(game.lower_mdp(x))
+    solution = solve_soft_mdp(game.model.lower_mdp(x))
     assert solution.converged and solution.residual <= 1e-10 and solution.solver == "banded"
     q = solution.mdp.reward + gamma * solution.mdp.kernel.expect(solution.soft_value)
     value, policy = soft_backup(q, temperature)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bilevel_gym import LowerLevel, LowerLevelVectorEnv
 from bilevel_gym.core.mdp import FloatArray
-from bilevel_gym.envs import ArrayBilevelEnv
+from bilevel_gym.envs import TabularBilevelEnv
 from bilevel_gym.sb3 import RelabellingReplayBuffer, SoftDQN, SoftSAC, as_vec_env
 
 from .helpers import Env, array_game, assert_identical
@@ -27,12 +27,12 @@ def _one_thread(single_torch_thread: None) -> None:
     """Use the fixture in every test of this module."""
 
 
-def chain(**options: Any) -> ArrayBilevelEnv:
+def chain(**options: Any) -> TabularBilevelEnv:
     """Return the game of three states, with a follower who has a use for both actions."""
     return array_game(features=np.eye(6).reshape(3, 2, 6), **options)
 
 
-def seat(game: ArrayBilevelEnv | None = None, episode: int = 20) -> Env:
+def seat(game: TabularBilevelEnv | None = None, episode: int = 20) -> Env:
     """Return the follower's seat of the chain, in episodes that are cut."""
     game = chain() if game is None else game
     return LowerLevel(TimeLimit(game, episode), game.initial_upper_params)
@@ -109,7 +109,7 @@ def state_of(model: Any) -> dict[str, Any]:
     }
 
 
-def divergence(game: ArrayBilevelEnv, x: FloatArray, model: SoftDQN) -> float:
+def divergence(game: TabularBilevelEnv, x: FloatArray, model: SoftDQN) -> float:
     """Return KL(pi* || pi), weighted by the occupancy of pi*."""
     exact = game.evaluate(x)
     policy = model.action_probabilities(np.arange(game.num_states))

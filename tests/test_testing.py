@@ -11,7 +11,8 @@ from stable_baselines3.common.monitor import Monitor
 
 from bilevel_gym import HyperGradient, LowerLevel, RescaleUpper
 from bilevel_gym.core.mdp import FloatArray, Kernel
-from bilevel_gym.envs import ArrayBilevelEnv, BilevelGridWorld, TabularBilevelEnv
+from bilevel_gym.envs import BilevelGridWorld, TabularBilevelEnv
+from bilevel_gym.model import ArrayModel
 from bilevel_gym.model.objectives import DiscountedReturn, QuadraticCost, Sum
 from bilevel_gym.testing import HyperGradientError, check_hyper_gradient
 
@@ -106,7 +107,9 @@ class SlipperyCrossing(TabularBilevelEnv):
 
     def kernel(self, upper_params: FloatArray) -> Kernel:
         mix = upper_params.mean()
-        return self._kernel.with_probabilities(self._kernel.matrix.data + mix * self._slope)
+        return self.model.initial_kernel.with_probabilities(
+            self.model.initial_kernel.matrix.data + mix * self._slope
+        )
 
     def kernel_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         return np.full((2, 2), 0.25 * float(cotangent @ self._slope))
@@ -178,7 +181,7 @@ def test_a_foreign_wrapper_that_scales_the_reward_is_caught() -> None:
         check_hyper_gradient(env, coordinates=5)
 
 
-class SlightlyWrong(ArrayBilevelEnv):
+class SlightlyWrong(ArrayModel):
     """A game whose response term is too long by two parts in a hundred thousand."""
 
     def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
@@ -187,7 +190,7 @@ class SlightlyWrong(ArrayBilevelEnv):
 
 def test_the_error_is_measured_against_the_response_term() -> None:
     # The direct part is so large that the same error is below 1e-6 of the whole.
-    env = HyperGradient(SlightlyWrong(**random_arrays(), upper_cost=0.05))
+    env = HyperGradient(TabularBilevelEnv(SlightlyWrong(**random_arrays(), upper_cost=0.05)))
     with pytest.raises(HyperGradientError) as caught:
         check_hyper_gradient(env, np.full(8, 0.9), min_response_share=0.0)
     report = caught.value.report
@@ -231,7 +234,7 @@ def test_a_follower_that_cannot_care_is_nothing_to_test_but_no_failure() -> None
 def leader_with_a_reward_of(size: float) -> HyperGradient:
     arrays = random_arrays()
     arrays["upper_reward"] = arrays["upper_reward"] + size
-    return HyperGradient(ArrayBilevelEnv(**arrays))
+    return HyperGradient(TabularBilevelEnv.from_arrays(**arrays))
 
 
 def test_rounding_of_a_large_reward_is_no_error_of_the_gradient() -> None:

@@ -418,7 +418,7 @@ def test_an_unknown_task_gets_the_nearest_one() -> None:
 
 
 def test_a_game_without_a_map_is_refused() -> None:
-    with pytest.raises(TypeError, match="only games on a map .* ArrayBilevelEnv has none"):
+    with pytest.raises(TypeError, match="only games on a map .* TabularBilevelEnv has none"):
         Session(array_game())
     with pytest.raises(TypeError, match="BilevelToll has none"):
         Session(BilevelToll())

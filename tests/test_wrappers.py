@@ -34,7 +34,6 @@ from bilevel_gym import (
     TabularBilevelEnv,
 )
 from bilevel_gym.core.mdp import Kernel
-from bilevel_gym.envs import ArrayBilevelEnv
 from bilevel_gym.model.objectives import DiscountedReturn
 
 from .helpers import (
@@ -103,7 +102,7 @@ def test_seats_sit_on_a_bare_game_too() -> None:
     expected = game.evaluate(np.zeros(3)).hyper_gradient
     np.testing.assert_allclose(info["hyper_gradient"], expected, atol=1e-12)
     follower = LowerLevel(game, np.zeros(3))
-    assert layers(follower) == ["LowerLevel", "ArrayBilevelEnv"]
+    assert layers(follower) == ["LowerLevel", "TabularBilevelEnv"]
     assert follower.reset(seed=0)[0] in (0, 1)
 
 
@@ -678,7 +677,7 @@ def test_every_wrapper_survives_json(build: Callable[[], Env]) -> None:
 MASK = np.array([[1, 1, 1], [0, 1, 1], [0, 0, 1]])
 
 
-def masked_game() -> ArrayBilevelEnv:
+def masked_game() -> TabularBilevelEnv:
     transition = np.zeros((3, 3, 3))
     transition[:, 0, 0] = transition[:, 1, 1] = transition[:, 2, 2] = 1.0
     return TabularBilevelEnv.from_arrays(

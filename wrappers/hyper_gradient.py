@@ -206,23 +206,12 @@ class HyperGradient(Seat, RecordConstructorArgs):
         response = checked_response(self.method.step(x), x, self.method)
         self._response = response
         self._steps += advance
-        # Arrays are copied: what the caller does to them must not reach the response.
-        info = {
-            key: value.copy() if isinstance(value, np.ndarray) else value
-            for key, value in {
-                "objective": response.objective,
-                "hyper_gradient": response.hyper_gradient,
-                "upper_params": response.upper_params,
-                "inner_residual": response.residual,
-                "inner_iterations": response.iterations,
-                "inner_converged": response.converged,
-                "inner_samples": response.samples,
-                "lower_value": response.lower_value,
-                "critic_loss": getattr(response, "critic_loss", None),
-                "trust_ratio": getattr(response, "trust_ratio", None),
-            }.items()
-            if value is not None
-        }
+        info: dict[str, Any] = {}
+        for key, field in response.reported.items():
+            value = getattr(response, field)
+            if value is not None:
+                # Arrays are copied: what the caller does to them must not reach the response.
+                info[key] = value.copy() if isinstance(value, np.ndarray) else value
         if self.render_mode == "human":
             self.render()
         return self.game.observe(response), info

@@ -15,22 +15,11 @@ from numpy.typing import ArrayLike, NDArray
 from ..core.checks import check_at_least, unknown_name
 from ..core.mdp import FloatArray
 from ..envs.tabular import TabularBilevelEnv
-from ..methods import ExactResponse
+from ..model.responses import ExactResponse
 from .copies import checked_mode, checked_reset_mask
 from .hyper_gradient import NOTHING_LEARNT, RESET_OPTIONS, HyperGradient, checked_keep
 
 __all__ = ["LeaderVectorEnv"]
-
-# Keys of infos, as in `HyperGradient`, and where their values stand in a response.
-REPORTED = {
-    "objective": "objective",
-    "hyper_gradient": "hyper_gradient",
-    "upper_params": "upper_params",
-    "inner_residual": "residual",
-    "inner_iterations": "iterations",
-    "inner_converged": "converged",
-    "lower_value": "lower_value",
-}
 
 
 class LeaderVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
@@ -245,8 +234,11 @@ class LeaderVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
     def _infos(self, responses: Sequence[ExactResponse], mask: NDArray[np.bool_]) -> dict[str, Any]:
         """Return what marked copies report, with zeros for the others, as Gymnasium arranges it."""
         infos: dict[str, Any] = {}
-        for key, name in REPORTED.items():
-            values = np.array([getattr(response, name) for response in responses])
+        for key, name in ExactResponse.reported.items():
+            reported = [getattr(response, name) for response in responses]
+            if reported[0] is None:
+                continue
+            values = np.array(reported)
             values[~mask] = 0
             infos[key], infos[f"_{key}"] = values, mask.copy()
         return infos

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..core.mdp import FloatArray
-from ..model.responses import SupportsEvaluate
+from ..model import BilevelModel, evaluate
 from .hyper_gradient import HyperGradient
 
 __all__ = ["LeaderObjective", "exact_objective"]
@@ -67,16 +67,11 @@ class LeaderObjective:
         return self.seat.response.objective, self.info["hyper_gradient"]
 
 
-def exact_objective(game: SupportsEvaluate) -> Callable[[FloatArray], tuple[float, FloatArray]]:
-    """Return the exact objective and hyper-gradient of a game as a function of x.
+def exact_objective(model: BilevelModel) -> Callable[[FloatArray], tuple[float, FloatArray]]:
+    """Return the exact objective and hyper-gradient of a model as a function of x."""
 
-    Args:
-        game: A game that knows its follower's exact answer, `evaluate`.
-    """
-
-    def evaluate(x: FloatArray) -> tuple[float, FloatArray]:
-        response = game.evaluate(x)
-        assert response.hyper_gradient is not None, "an exact response has one"
+    def objective(x: FloatArray) -> tuple[float, FloatArray]:
+        response = evaluate(model, x)
         return response.objective, response.hyper_gradient
 
-    return evaluate
+    return objective

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import json
 import re
 import time
@@ -19,14 +20,14 @@ import numpy as np
 
 from ..core.checks import check_in_box
 from ..core.threads import one_torch_thread, single_threaded
-from ..optimizers import make_optimizer, options_for, projected_gradient_norm
+from ..model import evaluate
+from ..optimizers import OPTIMIZERS, make_optimizer, projected_gradient_norm
 
 if TYPE_CHECKING:
     from ..core.mdp import FloatArray
     from ..envs import BilevelEnv, ParametricGame
     from ..learnt.followers import Follower
     from ..methods import Method, Response
-    from ..model.responses import SupportsEvaluate
     from ..optimizers import Evaluation
 
 __all__ = [
@@ -175,12 +176,12 @@ class ExactReferee:
         Args:
             game: One that knows its exact answer, and that nobody plays.
         """
-        self._judge = cast("SupportsEvaluate", game)
+        self._judge = game.model
         self._last: Response | None = None
 
     def __call__(self, upper_params: FloatArray) -> Score:
         """Return exact objective and hyper-gradient."""
-        self._last = self._judge.evaluate(upper_params, warm_start=self._last)
+        self._last = evaluate(self._judge, upper_params, warm_start=self._last)
         return Score(float(self._last.objective), hyper_gradient=self._last.hyper_gradient)
 
 
@@ -265,29 +266,30 @@ def perform(run: Run) -> Outcome:
 
 def _scored_climb(run: Run, seat: Any, game: BilevelEnv, referee: Referee) -> tuple[Row, ...]:
     """Return the evaluations of a run, scored by the referee."""
-    from ..wrappers import LeaderObjective
-
-    leader = LeaderObjective(seat)
-    low, high = leader.low, leader.high
+    low, high = _box(game)
     rows: list[Row] = []
     env_steps, began, refereeing = 0, 0.0, 0.0
 
     def evaluate(x: FloatArray) -> tuple[float, FloatArray]:
         nonlocal env_steps, refereeing
-        value, estimate = leader(x)
+        if rows:
+            seat.step(x)
+        else:
+            seat.reset(seed=run.seed, options={"upper_params": x})
         answer: Response = seat.response
         stopped = time.perf_counter()
         wall_time = stopped - began - refereeing
         env_steps += answer.samples or 0
-        score = referee(x)
+        score, estimate = referee(x), answer.hyper_gradient
         exact = score.hyper_gradient
+        assert estimate is not None
         cosine, relative_error = (None, None) if exact is None else agreement(estimate, exact)
         rows.append(
             Row(
                 step=len(rows),
                 env_steps=int(env_steps),
                 wall_time=wall_time,
-                estimated_objective=float(value),
+                estimated_objective=float(answer.objective),
                 objective=score.objective,
                 objective_error=score.error,
                 gradient_norm=None if exact is None else float(np.linalg.norm(exact)),
@@ -299,7 +301,7 @@ def _scored_climb(run: Run, seat: Any, game: BilevelEnv, referee: Referee) -> tu
             )
         )
         refereeing += time.perf_counter() - stopped
-        return value, estimate
+        return answer.objective, estimate
 
     start = start_of(run, game)
     if not hasattr(seat.method, "follower"):
@@ -307,7 +309,6 @@ def _scored_climb(run: Run, seat: Any, game: BilevelEnv, referee: Referee) -> tu
         # forgets everything else. To train a follower twice would take more than it saves.
         seat.reset(seed=run.seed, options={"upper_params": start})
     began = time.perf_counter()
-    leader.reset(start, seed=run.seed)
     climb(run, evaluate, start, low, high)
     return tuple(rows)
 
@@ -381,14 +382,33 @@ def climb(
         count += 1
         return objective(x)
 
-    # Where gradients are sampled, the next sample may differ; and all runs have as many rows.
-    others = {"seed": run.seed, "stop_at_zero": False}
-    options = options_for(run.optimizer, run.optimizer_options, steps=run.steps, **others)
-    optimizer = make_optimizer(run.optimizer, **options)
+    optimizer = make_optimizer(run.optimizer, **_within_budget(run))
     try:
         optimizer(counted, start, low, high)
     except _BudgetSpent:
         pass
+
+
+def _within_budget(run: Run) -> dict[str, Any]:
+    """Return the options of a run's optimizer, with those that follow from the run itself."""
+    if run.optimizer not in OPTIMIZERS:
+        return run.optimizer_options  # `make_optimizer` has the words for it
+    follow: dict[str, Any] = {
+        "steps": run.steps,
+        "max_evaluations": run.steps + 1,
+        "seed": run.seed,
+        # The next sample may tell otherwise; and all runs are to have as many rows.
+        "stop_at_zero": False,
+    }
+    takes = inspect.signature(OPTIMIZERS[run.optimizer]).parameters
+    options = {name: value for name, value in follow.items() if name in takes}
+    if (
+        "restarts" in takes
+    ):  # one half of the evaluations for the starts, the other for what follows
+        restarts = run.optimizer_options.get("restarts", takes["restarts"].default)
+        if isinstance(restarts, int) and restarts > 0:
+            options["steps"] = max(1, run.steps // (2 * restarts) - 1)
+    return {**options, **run.optimizer_options}
 
 
 class _BudgetSpent(Exception):

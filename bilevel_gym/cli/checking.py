@@ -201,13 +201,14 @@ def compare_gradients(
 def ascent_path(env: HyperGradient, points: int, seed: int) -> list[Iterate]:
     """Return iterates spread over a short normalised ascent from the initial x."""
     from ..optimizers import normalized_ascent
-    from ..wrappers import LeaderObjective
+    from .runs import Leader
 
     iterates: list[Iterate] = []
-    leader = LeaderObjective(env)
+    leader = Leader(env)
+    env.reset(seed=seed)
     normalized_ascent(
         leader,
-        leader.reset(seed=seed),
+        env.game.initial_upper_params,
         leader.low,
         leader.high,
         steps=max(PATH_STEPS, points - 1),

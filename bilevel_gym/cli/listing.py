@@ -66,7 +66,7 @@ def describe(task: Task) -> TaskRow:
         return TaskRow(task.id, task.upper, *unknown, task.enters, UNKNOWN, task.source)
     spaces = (game.observation_space, game.lower_space)
     discrete = all(isinstance(space, gym.spaces.Discrete) for space in spaces)
-    best = game.best_known
+    best = getattr(game, "best_known", None)
     return TaskRow(
         task=task.id,
         upper=task.upper,

@@ -20,18 +20,18 @@ from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 
 from ..core.mdp import FloatArray
+from ..core.soft import PolicyAnswer
 from ..envs.parametric import ParametricGame
 from ..episodes.recorded import LearntEpisodes
 from ..episodes.transitions import TransitionTables
-from ..methods.sampled import check_rewards_alone, enough_steps, flattened, seen_policy
-from ..model.objectives import DiscountedReturn, Objective, TruncatedReturn
-from ..model.preferences import PreferenceLikelihood
+from ..methods.sampled import check_rewards_alone, enough_steps
+from ..model.objectives import DiscountedReturn, Objective, Outcome, flattened, scope_of
 from ..model.responses import TabularResponse
 from .estimators import Estimator, LearntSoBiRL
 from .traces import LearntBCHG, LearntHPGD, LearntTrace
 
 if TYPE_CHECKING:
-    from ..envs.tabular import TabularBilevelEnv
+    from ..model.tabular import TabularModel
 
 __all__ = ["DeepBCHG", "DeepHPGD", "DeepResponse", "DeepSoBiRL", "DeepTrace", "TableGame"]
 
@@ -44,6 +44,11 @@ class DeepResponse(TabularResponse):
         critic_loss: What the leader's critic is left with, its mean squared error; None without.
     """
 
+    reported: ClassVar[Mapping[str, str]] = {
+        **TabularResponse.reported,
+        "critic_loss": "critic_loss",
+    }
+
     critic_loss: float | None = None
 
 
@@ -54,7 +59,7 @@ class TableGame(ParametricGame):
         table: The tabular game. Nothing of its own episodes is touched.
     """
 
-    def __init__(self, table: TabularBilevelEnv) -> None:
+    def __init__(self, table: TabularModel) -> None:
         """Set up the game.
 
         Args:
@@ -67,7 +72,7 @@ class TableGame(ParametricGame):
         check_rewards_alone(table)
         if table.action_mask is not None:
             raise TypeError(
-                f"actions of {type(table).__name__} vary with the state, and deep followers know "
+                f"actions of {table.name} vary with the state, and deep followers know "
                 'no mask; take "trace" or another method with a table'
             )
         paid, self._costs = _terms(table)
@@ -75,9 +80,9 @@ class TableGame(ParametricGame):
         self._paid, self._judged = _Latest(table.reward), _Latest(table.upper_reward)
         self._tables = TransitionTables(table.lower_mdp(x), table.upper_reward(x))
         self._start = np.cumsum(table.start_distribution(x))
-        bounds = np.abs([table.upper_space.low, table.upper_space.high])
+        bounds = np.abs([table.low, table.high])
         super().__init__(
-            type(table).__name__,
+            table.name,
             _TableReward(table, self._paid),
             episode_steps=enough_steps(table),
             gamma=table.gamma,
@@ -89,7 +94,7 @@ class TableGame(ParametricGame):
     @property
     def title(self) -> str:
         """That of the tabular game."""
-        return self.table.title
+        return self.table.name
 
     def make_environment(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
         """Return a fresh environment of the follower, paid what the leader gets at the start."""
@@ -100,7 +105,7 @@ class TableGame(ParametricGame):
         self, observations: NDArray[Any], actions: NDArray[Any], rewards: FloatArray
     ) -> FloatArray:
         """Return the leader's reward under the x in force; see `ParametricGame`."""
-        x = self._upper_params.reshape(self.table.upper_space.shape)
+        x = self._upper_params.reshape(self.table.low.shape)
         return self._judged(x)[observations.astype(np.intp), actions.astype(np.intp)]
 
     def direct_part(
@@ -111,7 +116,7 @@ class TableGame(ParametricGame):
         policy = np.full((table.num_states, table.num_actions), 1.0 / table.num_actions)
         visits = _discounted(played, self.upper_gamma, policy.shape)
         value, direct = 0.0, np.array(table.upper_reward_vjp(upper_params, visits))
-        outcome = seen_policy(policy, upper_params, None)  # the policy is not asked for
+        outcome = _of_params(table, upper_params, policy)
         for cost in self._costs:
             judged = cost.evaluate(outcome)
             value += judged.value
@@ -138,7 +143,7 @@ class OnTable(Estimator):
     }
     _game: TableGame
 
-    def __init__(self, game: TabularBilevelEnv, **options: Any) -> None:
+    def __init__(self, game: TabularModel, **options: Any) -> None:
         """Bind the method to a game.
 
         Args:
@@ -201,9 +206,7 @@ class DeepSoBiRL(OnTable, LearntSoBiRL):
 class _Transitions(gym.Env[Any, Any]):
     """Transitions of a tabular game, each of which pays what it pays the leader."""
 
-    def __init__(
-        self, tables: TransitionTables, start: FloatArray, game: TabularBilevelEnv
-    ) -> None:
+    def __init__(self, tables: TransitionTables, start: FloatArray, game: TabularModel) -> None:
         self.observation_space = spaces.Discrete(game.num_states)
         self.action_space = spaces.Discrete(game.num_actions)
         self._tables, self._start, self._state = tables, start, 0
@@ -226,9 +229,9 @@ class _Transitions(gym.Env[Any, Any]):
 class _TableReward:
     """r_x(s, a) of a tabular game, as a function of batches; x is flat or in its own shape."""
 
-    def __init__(self, table: TabularBilevelEnv, paid: Callable[[FloatArray], FloatArray]) -> None:
+    def __init__(self, table: TabularModel, paid: Callable[[FloatArray], FloatArray]) -> None:
         self._table, self._paid = table, paid
-        self._shape = table.upper_space.shape
+        self._shape = table.low.shape
         self.num_params = int(table.initial_upper_params.size)
 
     def initial_params(self) -> FloatArray:
@@ -268,17 +271,13 @@ class _Latest:
         return self._value
 
 
-def _terms(table: TabularBilevelEnv) -> tuple[DiscountedReturn, list[Objective]]:
+def _terms(table: TabularModel) -> tuple[DiscountedReturn, list[Objective]]:
     """Return the leader's return and its other terms; raise a `TypeError` if they do not suit."""
-    name, terms = type(table).__name__, flattened(table.objective)
+    name, terms = table.name, flattened(table.objective)
     returns = [term for term in terms if isinstance(term, DiscountedReturn)]
     others = [term for term in terms if not isinstance(term, DiscountedReturn)]
-    policy = np.full((table.num_states, table.num_actions), 1.0 / table.num_actions)
-    outcome = seen_policy(policy, table.initial_upper_params, None)
     for term in others:
-        if isinstance(term, TruncatedReturn | PreferenceLikelihood) or (
-            term.evaluate(outcome).responds
-        ):
+        if scope_of(term) != "params":
             raise TypeError(
                 f"the leader of {name} is judged by a {type(term).__name__}, and deep methods need "
                 "a discounted return and costs of x alone; take a method with a table or a model"
@@ -289,6 +288,12 @@ def _terms(table: TabularBilevelEnv) -> tuple[DiscountedReturn, list[Objective]]
             "one; take a method with a table or a model"
         )
     return returns[0], others
+
+
+def _of_params(table: TabularModel, upper_params: FloatArray, policy: FloatArray) -> Outcome:
+    mdp = table.lower_mdp(upper_params)
+    nothing = np.zeros(0)
+    return Outcome(PolicyAnswer(mdp=mdp, policy=policy), upper_params, nothing, nothing)
 
 
 def _discounted(played: LearntEpisodes, gamma: float, shape: tuple[int, int]) -> FloatArray:

@@ -8,8 +8,6 @@ from ..model.responses import (
     GaussianResponse,
     Method,
     Response,
-    Sensitivities,
-    SupportsEvaluate,
     TabularResponse,
 )
 from .registry import (
@@ -29,8 +27,6 @@ __all__ = [
     "GaussianResponse",
     "Method",
     "Response",
-    "Sensitivities",
-    "SupportsEvaluate",
     "TabularResponse",
     "make_method",
     "method_names",

@@ -10,7 +10,7 @@ moves. With u_c of `bilevel_gym.methods.model_based`, at each x:
     hyper-gradient = df/dx + sum_sa f_pi dpi/dx = df/dx + sum_sa u_c dQ/dx
 
 Where both have converged this is the exact hyper-gradient. It costs D numbers per state and action,
-where the adjoint costs one: on a game with many parameters it is the slow way, and the Jacobian
+where the adjoint costs one: with many parameters it is the slow way, and the Jacobian
 takes one vector-Jacobian product for each state and action (cached for as long as x stays).
 """
 
@@ -25,15 +25,8 @@ from ..core.mdp import FloatArray, Kernel, TabularMDP, action_major
 from ..core.soft import SoftSolution
 from ..core.threads import single_threaded
 from ..model.responses import TabularResponse
-from .model_based import (
-    SoftSweeps,
-    TabularGame,
-    check_tabular,
-    judge,
-    policy_score,
-    pulled_back,
-    tabular_response,
-)
+from ..model.tabular import TabularModel
+from .model_based import SoftSweeps, check_tabular, policy_score
 
 __all__ = ["AMD"]
 
@@ -46,27 +39,28 @@ class AMD:
     """Sweep the follower's value and its derivative with respect to x."""
 
     exact: ClassVar[bool] = False
+    unbiased: ClassVar[bool] = False
 
-    def __init__(self, game: TabularGame, *, sweeps: int = 10, warm_start: bool = True) -> None:
-        """Bind the method to a game.
+    def __init__(self, model: TabularModel, *, sweeps: int = 10, warm_start: bool = True) -> None:
+        """Bind the method to a model.
 
         Args:
-            game: A tabular game with at most 50,000 states times actions, and at most 2^25 entries
-                in the Jacobian of its reward.
+            model: A tabular model with at most 50,000 states times actions, and at most 2^25
+                entries in the Jacobian of its reward.
             sweeps: Sweeps of the value, and of its sensitivity, for each x, at least 1.
             warm_start: Whether both start from those of the last x, instead of from zeros.
 
         Raises:
-            TypeError: If the game is not tabular.
-            ValueError: If an option is out of range, or the game is too large.
+            TypeError: If the model is not tabular.
+            ValueError: If an option is out of range, or the model is too large.
         """
-        check_tabular(game)
+        check_tabular(model)
         check_at_least("sweeps", sweeps, 1)
         check_flag("warm_start", warm_start)
         self._learner = SoftSweeps(sweeps, warm_start=warm_start)
-        self._game = game
+        self._model = model
         self._sweeps, self._warm_start = int(sweeps), warm_start
-        self._check_size(game.lower_mdp(game.initial_upper_params).kernel)
+        self._check_size(model.initial_kernel)
         self.reset(np.random.default_rng(0))
 
     def reset(self, rng: np.random.Generator) -> None:
@@ -82,24 +76,24 @@ class AMD:
         Raises:
             ArithmeticError: If values overflow.
         """
-        x = self._game.validate_upper_params(upper_params)
-        solution = self._learner.answer(self._game.lower_mdp(x))
-        judgement = judge(self._game, x, solution)
-        total = judgement.direct.copy()
-        if judgement.upper.responds:
+        x = self._model.validate(upper_params)
+        solution = self._learner.answer(self._model.lower_mdp(x))
+        evaluation = self._model.evaluate_policy(x, solution)
+        total = evaluation.direct.copy()
+        if evaluation.upper.responds:
             kernel = solution.mdp.kernel
             source = self._reward_jacobian(x, solution.mdp)
-            if self._game.moves_kernel:
+            if self._model.moves_kernel:
                 source = source + solution.mdp.gamma * self._kernel_jacobian(x, solution)
             sensitivity = self._sensitivity
             if sensitivity is None or not self._warm_start:
                 sensitivity = np.zeros((kernel.num_states, x.size))
             sensitivity = swept(solution, source, sensitivity, self._sweeps)
-            score = action_major(policy_score(solution, judgement.upper))
+            score = action_major(policy_score(solution, evaluation.upper))
             response = score.ravel() @ slopes(solution, source, sensitivity).reshape(score.size, -1)
             total += response.reshape(x.shape)
             self._sensitivity = sensitivity
-        return tabular_response(judgement, total)
+        return evaluation.response(total)
 
     def _reward_jacobian(self, x: FloatArray, mdp: TabularMDP) -> FloatArray:
         """Return dr/dx `[A, S, D]`, a product for each pair; zero where an action is missing."""
@@ -111,7 +105,7 @@ class AMD:
                 if mdp.action_mask is not None and not mdp.action_mask[state, action]:
                     continue
                 unit[state, action] = 1.0
-                jacobian[action, state] = pulled_back(self._game, "reward_vjp", x, unit).ravel()
+                jacobian[action, state] = self._model.through_reward(x, unit).ravel()
                 unit[state, action] = 0.0
             self._jacobian = x, jacobian
         return self._jacobian[1]
@@ -126,7 +120,7 @@ class AMD:
             zip(kernel.matrix.indptr[:-1], kernel.matrix.indptr[1:], strict=True)
         ):
             cotangent[begin:end] = ahead[begin:end]
-            jacobian[row] = pulled_back(self._game, "kernel_vjp", x, cotangent).ravel()
+            jacobian[row] = self._model.through_kernel(x, cotangent).ravel()
             cotangent[begin:end] = 0.0
         by_move = jacobian.reshape(kernel.num_moves, kernel.num_states, x.size)
         return by_move if kernel.moves is None else by_move[kernel.moves]
@@ -134,7 +128,7 @@ class AMD:
     def _check_size(self, kernel: Kernel) -> None:
         """Raise a `ValueError` where the Jacobian would take too long or too much memory."""
         pairs = kernel.num_states * kernel.num_actions
-        size = int(np.prod(self._game.upper_space.shape))
+        size = self._model.low.size
         if pairs > MAX_PAIRS or pairs * size > MAX_ENTRIES:
             raise ValueError(
                 f"this method stores the Jacobian of all state-action pairs: it accepts at most "
@@ -142,7 +136,7 @@ class AMD:
                 f"{pairs * size} entries (pairs times parameters)"
             )
         moved = kernel.matrix.shape[0] * kernel.matrix.nnz
-        if self._game.moves_kernel and moved > MAX_COTANGENTS:
+        if self._model.moves_kernel and moved > MAX_COTANGENTS:
             raise ValueError(
                 f"this method differentiates each of the kernel's rows by itself: it accepts at "
                 f"most {MAX_COTANGENTS} rows times transitions where x moves the kernel, got "

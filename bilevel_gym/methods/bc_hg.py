@@ -13,12 +13,10 @@ actions that were taken.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..model.tabular import TabularModel
 from .trace import Trace
-
-if TYPE_CHECKING:
-    from ..envs.tabular import TabularBilevelEnv
 
 __all__ = ["BCHG"]
 
@@ -26,17 +24,17 @@ __all__ = ["BCHG"]
 class BCHG(Trace):
     """Estimate the hyper-gradient by Boltzmann covariances along episodes."""
 
-    def __init__(self, game: TabularBilevelEnv, *, critic: str = "seen", **options: Any) -> None:
-        """Bind the method to a game.
+    def __init__(self, model: TabularModel, *, critic: str = "seen", **options: Any) -> None:
+        """Bind the method to a model.
 
         Args:
-            game: A tabular game whose x enters the rewards alone.
+            model: A tabular model whose x enters the rewards alone.
             critic: See `bilevel_gym.methods.trace.Trace`.
             **options: `truncation` of `Trace`, and those of
                 `bilevel_gym.methods.sampled.Sampled`.
 
         Raises:
-            TypeError: If the method does not suit the game, or an option is unknown.
+            TypeError: If the method does not suit the model, or an option is unknown.
             ValueError: If an option is out of range.
         """
         for option in ("all_actions", "control_variate"):
@@ -45,4 +43,4 @@ class BCHG(Trace):
                     f"`{option}` is no option of method 'bc-hg', which sums over the actions "
                     "taken; method 'trace' has it"
                 )
-        super().__init__(game, critic=critic, all_actions=False, **options)
+        super().__init__(model, critic=critic, all_actions=False, **options)

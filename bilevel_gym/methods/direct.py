@@ -19,6 +19,7 @@ class Direct(Exact):
     """Answer exactly, but report the direct part of the hyper-gradient alone."""
 
     exact: ClassVar[bool] = False
+    unbiased: ClassVar[bool] = False
 
     def step(self, upper_params: FloatArray) -> Response:
         """Return the exact response to x with the direct gradient as its hyper-gradient."""

@@ -17,12 +17,13 @@ d the leader's discounted occupancy, and both advantages are Monte Carlo average
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from ..core.checks import check_at_least, unknown_name
+from ..core.checks import check_at_least, check_choice
 from ..core.mdp import FloatArray
+from ..model.tabular import TabularModel
 from .sampled import (
     Batch,
     Sampled,
@@ -32,9 +33,6 @@ from .sampled import (
     renormalised,
     spread,
 )
-
-if TYPE_CHECKING:
-    from ..envs.tabular import TabularBilevelEnv
 
 __all__ = ["HPGD"]
 
@@ -46,28 +44,27 @@ class HPGD(Sampled):
 
     def __init__(
         self,
-        game: TabularBilevelEnv,
+        model: TabularModel,
         *,
         starts: str = "on-policy",
         rollouts: int = 1,
         **options: Any,
     ) -> None:
-        """Bind the method to a game.
+        """Bind the method to a model.
 
         Args:
-            game: A tabular game whose x enters the rewards alone.
+            model: A tabular model whose x enters the rewards alone.
             starts: "on-policy" or "uniform", see above.
             rollouts: Episodes from each state and action for each factor, at least 1; for
                 `starts="uniform"`.
             **options: See `Sampled`: episodes, horizon, inner, inner_options.
 
         Raises:
-            TypeError: If the method does not suit the game, or an option is unknown.
+            TypeError: If the method does not suit the model, or an option is unknown.
             ValueError: If an option is out of range.
         """
-        super().__init__(game, **options)
-        if starts not in STARTS:
-            raise ValueError(unknown_name("starts", starts, STARTS))
+        super().__init__(model, **options)
+        check_choice("starts", starts, STARTS)
         check_at_least("rollouts", rollouts, 1)
         self._uniform, self._rollouts = starts == "uniform", int(rollouts)
 
@@ -89,7 +86,7 @@ class HPGD(Sampled):
 
     def _from_uniform_starts(self, batch: Batch) -> tuple[FloatArray, int]:
         policy, samples = batch.policy, 0
-        mask = self._game.action_mask
+        mask = self._model.action_mask
         available = np.ones(policy.shape, bool) if mask is None else mask
         states, actions = (
             np.repeat(index, self._rollouts).astype(np.int32) for index in np.nonzero(available)

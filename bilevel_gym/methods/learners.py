@@ -16,25 +16,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..core.bellman import soft_backup
 from ..core.checks import (
     check_at_least,
+    check_choice,
     check_options,
     check_positive,
     check_probability,
-    unknown_name,
 )
 from ..core.mdp import FloatArray, TabularMDP
 from ..core.soft import SoftSolution, solve_soft_mdp
 from ..episodes.sampler import Episodes, TransitionCounts
+from ..model.tabular import TabularModel
 from .model_based import SoftSweeps
-
-if TYPE_CHECKING:
-    from ..envs.tabular import TabularBilevelEnv
 
 __all__ = [
     "LEARNERS",
@@ -84,9 +82,9 @@ class Learner(Protocol):
 class ExactLearner:
     """Solve the follower's problem, warm-started."""
 
-    def __init__(self, game: TabularBilevelEnv) -> None:
-        """Bind the learner to a game."""
-        self._game = game
+    def __init__(self, model: TabularModel) -> None:
+        """Bind the learner to a model."""
+        self._model = model
         self._last: SoftSolution | None = None
 
     def reset(self, rng: np.random.Generator) -> None:
@@ -96,7 +94,7 @@ class ExactLearner:
     def answer(self, upper_params: FloatArray) -> Answer:
         """Return the soft-optimal policy."""
         start = None if self._last is None else self._last.soft_value
-        self._last = solve_soft_mdp(self._game.lower_mdp(upper_params), initial_value=start)
+        self._last = solve_soft_mdp(self._model.lower_mdp(upper_params), initial_value=start)
         return Answer(
             self._last.policy,
             self._last.soft_value,
@@ -109,20 +107,18 @@ class ExactLearner:
 class Sweeps:
     """Take some sweeps of soft value iteration, V <- T V."""
 
-    def __init__(
-        self, game: TabularBilevelEnv, *, sweeps: int = 10, warm_start: bool = True
-    ) -> None:
-        """Bind the learner to a game.
+    def __init__(self, model: TabularModel, *, sweeps: int = 10, warm_start: bool = True) -> None:
+        """Bind the learner to a model.
 
         Args:
-            game: The game.
+            model: The model.
             sweeps: Sweeps for each x, at least 1.
             warm_start: Whether to go on from the values of the last x instead of zero.
 
         Raises:
             ValueError: If an option is out of range.
         """
-        self._game, self._learner = game, SoftSweeps(sweeps, warm_start=warm_start)
+        self._model, self._learner = model, SoftSweeps(sweeps, warm_start=warm_start)
 
     def reset(self, rng: np.random.Generator) -> None:
         """Forget the values."""
@@ -130,12 +126,12 @@ class Sweeps:
 
     def answer(self, upper_params: FloatArray) -> Answer:
         """Return the policy that is greedy, softly, with respect to the values reached."""
-        found = self._learner.answer(self._game.lower_mdp(upper_params))
+        found = self._learner.answer(self._model.lower_mdp(upper_params))
         return Answer(found.policy, found.soft_value, found.residual, found.sweeps)
 
 
-class _Watching:
-    """What learners that see episodes alone share: playing, and an exploration floor.
+class EpisodeLearner:
+    """What learners that see episodes alone share: episodes, and a floor of exploration.
 
     Attributes:
         episodes: Episodes of each round; may be changed between answers.
@@ -143,17 +139,17 @@ class _Watching:
 
     def __init__(
         self,
-        game: TabularBilevelEnv,
+        model: TabularModel,
         *,
         episodes: int = 128,
         rounds: int = 1,
         exploration: float = 0.1,
         horizon: int | None = None,
     ) -> None:
-        """Bind the learner to a game.
+        """Bind the learner to a model.
 
         Args:
-            game: The game.
+            model: The model.
             episodes: Episodes of each round, at least 1.
             rounds: How often the follower plays and learns for each x, at least 1.
             exploration: Probability of any of the actions at each step, in [0, 1].
@@ -167,65 +163,67 @@ class _Watching:
         check_probability("exploration", exploration)
         if horizon is not None:
             check_at_least("horizon", horizon, 1)
-        self._game = game
+        self._model = model
         self.episodes, self._rounds = int(episodes), int(rounds)
         self._exploration = float(exploration)
-        self._horizon = int(np.ceil(10.0 / (1.0 - game.gamma))) if horizon is None else int(horizon)
+        self._horizon = (
+            int(np.ceil(10.0 / (1.0 - model.gamma))) if horizon is None else int(horizon)
+        )
         self._rng = np.random.default_rng(0)
         self._samples = 0
 
     def _play(self, x: FloatArray, policy: FloatArray) -> list[Episodes]:
         """Return a round of episodes under a policy that explores."""
-        mask = self._game.action_mask
+        mask = self._model.action_mask
         available = np.ones_like(policy) if mask is None else mask.astype(np.float64)
         uniform = available / available.sum(axis=1, keepdims=True)
         behaviour = (1.0 - self._exploration) * policy + self._exploration * uniform
         played = list(
-            self._game.sampler(x, behaviour).episodes(self.episodes, self._horizon, self._rng)
+            self._model.sampler(x, behaviour).episodes(self.episodes, self._horizon, self._rng)
         )
         self._samples += sum(episodes.num_steps for episodes in played)
         return played
 
     def _soft_policy(self, soft_q: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return value `[S]` and policy `[S, A]` of Q, actions that do not exist left out."""
-        mask = self._game.action_mask
+        mask = self._model.action_mask
         if mask is not None:
             soft_q = np.where(mask, soft_q, -np.inf)
-        return soft_backup(soft_q, self._game.temperature)
+        return soft_backup(soft_q, self._model.temperature)
 
 
-class CertaintyEquivalence(_Watching):
+class CertaintyEquivalence(EpisodeLearner):
     """Count transitions, and solve the problem that their frequencies make.
 
     Where an action was never tried the model takes it to end the episode.
     """
 
-    def __init__(self, game: TabularBilevelEnv, *, forget: float = 0.0, **options: Any) -> None:
-        """Bind the learner to a game.
+    def __init__(self, model: TabularModel, *, forget: float = 0.0, **options: Any) -> None:
+        """Bind the learner to a model.
 
         Args:
-            game: The game.
+            model: The model.
             forget: Share of all counts that is forgotten when x changes, in [0, 1]; the kernel of
                 most games does not depend on x.
-            **options: See `_Watching`: episodes, rounds, exploration, horizon.
+            **options: See `EpisodeLearner`: episodes, rounds, exploration, horizon.
 
         Raises:
             ValueError: If an option is out of range.
         """
-        super().__init__(game, **options)
+        super().__init__(model, **options)
         check_probability("forget", forget)
         self._forget = float(forget)
         self.reset(self._rng)
 
     def reset(self, rng: np.random.Generator) -> None:
         """Forget all counts."""
-        self._counts = TransitionCounts(self._game.num_states, self._game.num_actions)
+        self._counts = TransitionCounts(self._model.num_states, self._model.num_actions)
         self._rng = rng
         self._solution: SoftSolution | None = None
         self._last: FloatArray | None = None
 
     def watch(self, blocks: Sequence[Episodes]) -> None:
-        """Count episodes that somebody else has played, under any policy."""
+        """Count episodes played elsewhere, under any policy."""
         for episodes in blocks:
             self._counts.add(episodes)
 
@@ -234,7 +232,7 @@ class CertaintyEquivalence(_Watching):
         if self._last is not None and not np.array_equal(self._last, upper_params):
             self._counts.fade(self._forget)
         self._last = np.array(upper_params)
-        reward = self._game.reward(upper_params)
+        reward = self._model.reward(upper_params)
         before = self._samples
         for _ in range(self._rounds):
             if self._solution is None:
@@ -245,9 +243,9 @@ class CertaintyEquivalence(_Watching):
             mdp = TabularMDP(
                 self._counts.kernel(),
                 reward,
-                self._game.gamma,
-                self._game.temperature,
-                self._game.action_mask,
+                self._model.gamma,
+                self._model.temperature,
+                self._model.action_mask,
             )
             start = None if self._solution is None else self._solution.soft_value
             self._solution = solve_soft_mdp(mdp, initial_value=start)
@@ -260,7 +258,7 @@ class CertaintyEquivalence(_Watching):
         )
 
 
-class SoftQ(_Watching):
+class SoftQ(EpisodeLearner):
     """Tabular soft Q-learning: Q(s, a) <- Q + alpha (r + gamma V(s') - Q), V the soft maximum.
 
     Steps alpha fall with the number of visits of a pair, as n^-decay, and not below `step_size`.
@@ -268,27 +266,27 @@ class SoftQ(_Watching):
 
     def __init__(
         self,
-        game: TabularBilevelEnv,
+        model: TabularModel,
         *,
         step_size: float = 0.05,
         decay: float = 0.6,
         passes: int = 10,
         **options: Any,
     ) -> None:
-        """Bind the learner to a game.
+        """Bind the learner to a model.
 
         Args:
-            game: The game.
+            model: The model.
             step_size: The least step, in (0, 1].
             decay: How fast steps fall with visits, in [0, 1].
             passes: How often each round's episodes are gone through, at least 1; a few times tell
                 much more of them than once.
-            **options: See `_Watching`: episodes, rounds, exploration, horizon.
+            **options: See `EpisodeLearner`: episodes, rounds, exploration, horizon.
 
         Raises:
             ValueError: If an option is out of range.
         """
-        super().__init__(game, **options)
+        super().__init__(model, **options)
         check_positive("step_size", step_size)
         check_probability("step_size", step_size)
         check_probability("decay", decay)
@@ -298,14 +296,14 @@ class SoftQ(_Watching):
 
     def reset(self, rng: np.random.Generator) -> None:
         """Forget all estimates."""
-        shape = (self._game.num_states, self._game.num_actions)
+        shape = (self._model.num_states, self._model.num_actions)
         self._rng = rng
         self._soft_q: FloatArray = np.zeros(shape)
         self._visits: FloatArray = np.zeros(shape)
 
     def answer(self, upper_params: FloatArray) -> Answer:
         """Play and learn, some rounds."""
-        reward = self._game.reward(upper_params)
+        reward = self._model.reward(upper_params)
         before = self._samples
         for _ in range(self._rounds):
             played = self._play(upper_params, self._soft_policy(self._soft_q)[1])
@@ -318,9 +316,9 @@ class SoftQ(_Watching):
         )
 
     def _learn(self, episodes: Episodes, reward: FloatArray) -> None:
-        """Go through episodes from their ends, so that what a goal pays travels back at once."""
+        """Go through episodes from their ends: a final reward is propagated in one pass."""
         states, actions = episodes.trajectories.states, episodes.trajectories.actions
-        following, gamma = episodes.next_states, self._game.gamma
+        following, gamma = episodes.next_states, self._model.gamma
         num_actions = reward.shape[1]
         value = self._soft_policy(self._soft_q)[0]
         for t in range(len(states) - 1, -1, -1):
@@ -342,10 +340,10 @@ class SoftQ(_Watching):
 
     def _soft_policy_of(self, states: Any) -> FloatArray:
         """Return the soft maximum of Q in some states."""
-        soft_q, mask = self._soft_q[states], self._game.action_mask
+        soft_q, mask = self._soft_q[states], self._model.action_mask
         if mask is not None:
             soft_q = np.where(mask[states], soft_q, -np.inf)
-        return soft_backup(soft_q, self._game.temperature)[0]
+        return soft_backup(soft_q, self._model.temperature)[0]
 
 
 # Adding a learner is one class and one row.
@@ -357,14 +355,12 @@ LEARNERS: dict[str, type[ExactLearner | Sweeps | CertaintyEquivalence | SoftQ]] 
 }
 
 
-def make_learner(
-    name: str, game: TabularBilevelEnv, options: dict[str, Any] | None = None
-) -> Learner:
-    """Build an inner learner for a game.
+def make_learner(name: str, model: TabularModel, options: dict[str, Any] | None = None) -> Learner:
+    """Build an inner learner for a model.
 
     Args:
         name: A key of `LEARNERS`.
-        game: The game whose follower it stands for.
+        model: The model.
         options: Options of the learner, of JSON types.
 
     Raises:
@@ -373,8 +369,7 @@ def make_learner(
     """
     if not isinstance(options, dict | None):
         raise TypeError(f"`inner_options` must be a dict of options, got {options!r}")
-    if not isinstance(name, str) or name not in LEARNERS:
-        raise ValueError(unknown_name("inner learner", name, LEARNERS))
+    check_choice("inner learner", name, LEARNERS)
     check_options(f"inner learner {name!r}", LEARNERS[name], options or {})
-    learner: Learner = LEARNERS[name](game, **(options or {}))
+    learner: Learner = LEARNERS[name](model, **(options or {}))
     return learner

@@ -31,15 +31,8 @@ from ..core.checks import check_at_least, check_positive
 from ..core.mdp import FloatArray
 from ..core.threads import single_threaded
 from ..model.responses import TabularResponse
-from .model_based import (
-    SoftSweeps,
-    TabularGame,
-    check_tabular,
-    judge,
-    policy_score,
-    tabular_response,
-    through_model,
-)
+from ..model.tabular import TabularModel
+from .model_based import SoftSweeps, check_tabular, policy_score
 
 __all__ = ["MSoBiRL"]
 
@@ -51,20 +44,21 @@ class MSoBiRL:
     """Sweep the follower's value and step its adjoint a little for each x."""
 
     exact: ClassVar[bool] = False
+    unbiased: ClassVar[bool] = False
 
     def __init__(
         self,
-        game: TabularGame,
+        model: TabularModel,
         *,
         sweeps: int = 10,
         adjoint_step: float = 0.5,
         adjoint_steps: int = 1,
         warm_start: bool = True,
     ) -> None:
-        """Bind the method to a game; the defaults are the paper's.
+        """Bind the method to a model; the defaults are the paper's.
 
         Args:
-            game: A tabular game.
+            model: A tabular model.
             sweeps: Sweeps of soft value iteration for each x (N), at least 1.
             adjoint_step: Length of the adjoint's gradient steps (xi), positive; shortened where it
                 would make them diverge.
@@ -73,14 +67,14 @@ class MSoBiRL:
                 zeros.
 
         Raises:
-            TypeError: If the game is not tabular.
+            TypeError: If the model is not tabular.
             ValueError: If an option is out of range.
         """
-        check_tabular(game)
+        check_tabular(model)
         check_positive("adjoint_step", adjoint_step)
         check_at_least("adjoint_steps", adjoint_steps, 1)
         self._learner = SoftSweeps(sweeps, warm_start=warm_start)
-        self._game = game
+        self._model = model
         self._step, self._steps, self._warm_start = adjoint_step, int(adjoint_steps), warm_start
         self._adjoint: FloatArray | None = None
 
@@ -96,12 +90,12 @@ class MSoBiRL:
         Raises:
             ArithmeticError: If values overflow.
         """
-        x = self._game.validate_upper_params(upper_params)
-        solution = self._learner.answer(self._game.lower_mdp(x))
-        judgement = judge(self._game, x, solution)
-        total = judgement.direct.copy()
-        if judgement.upper.responds:
-            score = policy_score(solution, judgement.upper)
+        x = self._model.validate(upper_params)
+        solution = self._learner.answer(self._model.lower_mdp(x))
+        evaluation = self._model.evaluate_policy(x, solution)
+        total = evaluation.direct.copy()
+        if evaluation.upper.responds:
+            score = policy_score(solution, evaluation.upper)
             kernel, gamma = solution.mdp.kernel, solution.mdp.gamma
             if self._adjoint is None or not self._warm_start:
                 self._adjoint = np.zeros(kernel.num_states)
@@ -113,13 +107,12 @@ class MSoBiRL:
                 self._steps,
             )
             reward = score + solution.policy * self._adjoint[:, None]
-            total += through_model(
-                self._game,
+            total += self._model.through_model(
                 x,
                 reward,
                 lambda: gamma * kernel.on_transitions(reward, solution.soft_value),
             )
-        return tabular_response(judgement, total)
+        return evaluation.response(total)
 
 
 def descend(

@@ -30,8 +30,8 @@ f_pi and f_log the derivatives of f with respect to pi and log pi, and T the tar
 
 in each state. This is the mirror step of length 1 / tau, which neither a small temperature nor a
 large lambda upsets, with terms in log pi taken as they are (their linearisation, f_log / pi, is no
-guide where pi is small). For the value penalty and a return judged from the same first states with
-the same discount it is soft policy iteration on the reward r + u / lambda. Where a whole step would
+guide where pi is small). For the value penalty and a return from the same first states with the
+same discount it is soft policy iteration on the reward r + u / lambda. Where a whole step would
 lower L the policy moves a share of the way, halved until L does not fall.
 
 pi* is solved for instead of learnt: an error in it is multiplied by lambda as well, and mirror
@@ -42,29 +42,24 @@ ascent of length 1 / tau on the follower's problem alone is the Newton iteration
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
-from ..core.bellman import EPS, soft_backup
+from ..core.bellman import EPS
 from ..core.checks import check_at_least, check_positive
-from ..core.linear import DiscountedSystem
 from ..core.mdp import FloatArray, TabularMDP
-from ..core.soft import SoftSolution, default_tolerance, solve_soft_mdp
+from ..core.soft import PolicyAnswer, SoftSolution, solve_soft_mdp
 from ..core.threads import single_threaded
 from ..model.responses import TabularResponse
-from .model_based import (
-    Judgement,
-    TabularGame,
-    check_tabular,
-    judge,
-    soft_q,
-    tabular_response,
-)
+from ..model.tabular import PolicyEvaluation, TabularModel
+from .model_based import check_tabular, greedy_solution
 
-__all__ = ["PenaltyMethod", "Point", "PolicySolution", "at_policy"]
+__all__ = ["PenaltyMethod", "Point", "at_policy"]
+
+# Residual of linear systems relative to their right-hand side.
+ACCURACY = 1e-12
 
 # A step is halved so many times before the policy is taken for stationary.
 MAX_HALVINGS = 40
@@ -76,30 +71,7 @@ FLOOR = 1e-12
 BISECTIONS, LEAST_LOGIT = 64, -1e12
 
 
-@dataclass(frozen=True, eq=False)
-class PolicySolution(SoftSolution):
-    """A policy of the follower's problem that need not be greedy for its own value.
-
-    Attributes:
-        log_probabilities: log pi `[S, A]`, -inf for actions that do not exist.
-        policy_system: Systems with I - gamma P_pi.
-    """
-
-    log_probabilities: FloatArray = field(kw_only=True)
-    policy_system: DiscountedSystem = field(kw_only=True, repr=False)
-
-    @cached_property
-    def log_policy(self) -> FloatArray:
-        """Logarithm of the policy `[S, A]`."""
-        return self.log_probabilities
-
-    @cached_property
-    def system(self) -> DiscountedSystem:
-        """Linear systems with I - gamma P_pi."""
-        return self.policy_system
-
-
-def at_policy(mdp: TabularMDP, log_policy: FloatArray, *, solver: str) -> PolicySolution:
+def at_policy(mdp: TabularMDP, log_policy: FloatArray, *, solver: str) -> SoftSolution:
     """Return a policy with its soft value V^pi = sum_a pi (r - tau log pi + gamma P V^pi).
 
     Args:
@@ -111,28 +83,20 @@ def at_policy(mdp: TabularMDP, log_policy: FloatArray, *, solver: str) -> Policy
         ArithmeticError: If values overflow.
     """
     policy = np.exp(log_policy)
-    kernel = mdp.kernel
-    system = DiscountedSystem(
-        kernel.by_move, kernel.on_moves(policy), mdp.gamma, solver=solver, accuracy=1e-12
+    answer = PolicyAnswer(
+        mdp=mdp, policy=policy, solver=solver, log_probabilities=log_policy, accuracy=ACCURACY
     )
-    paid = mdp.reward - mdp.temperature * np.where(policy > 0.0, log_policy, 0.0)
-    value, _ = system.solve((policy * paid).sum(axis=1))
-    backed_up, _ = soft_backup(soft_q(mdp, value), mdp.temperature)
-    wanted = default_tolerance(mdp)
-    residual = float(np.abs(backed_up - value).max())
-    return PolicySolution(
-        mdp=mdp,
-        soft_value=value,
+    reward = mdp.reward - mdp.temperature * np.where(policy > 0.0, log_policy, 0.0)
+    value, _ = answer.system.solve((policy * reward).sum(axis=1))
+    solution = replace(
+        greedy_solution(mdp, value),
         policy=policy,
-        residual=residual,
-        tolerance=wanted,
-        iterations=0,
-        sweeps=0,
-        converged=residual <= wanted,
-        solver=solver,
         log_probabilities=log_policy,
-        policy_system=system,
+        solver=solver,
+        accuracy=ACCURACY,
     )
+    vars(solution)["system"] = answer.system  # with its factors
+    return solution
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +106,7 @@ class Point:
     Attributes:
         solution: The policy, with its value.
         best: The follower's answer to x.
-        judgement: f(x, pi_y) and its derivatives.
+        evaluation: f(x, pi_y) and its derivatives.
         weight: m, how much a divergence from the answer counts in each state `[S]`, not negative.
         target: T `[S, A]`; only its differences between the actions of a state matter.
         penalty: p(x, y), at least zero.
@@ -150,9 +114,9 @@ class Point:
         rounding: What rounding may make of it.
     """
 
-    solution: PolicySolution
+    solution: SoftSolution
     best: SoftSolution
-    judgement: Judgement
+    evaluation: PolicyEvaluation
     weight: FloatArray
     target: FloatArray
     penalty: float
@@ -164,33 +128,34 @@ class PenaltyMethod(ABC):
     """Climb f - lambda p in the policy, and report its gradient in x."""
 
     exact: ClassVar[bool] = False
+    unbiased: ClassVar[bool] = False
 
     def __init__(
         self,
-        game: TabularGame,
+        model: TabularModel,
         *,
         penalty: float,
         policy_steps: int = 10,
         tolerance: float = 1e-10,
     ) -> None:
-        """Bind the method to a game.
+        """Bind the method to a model.
 
         Args:
-            game: A tabular game.
+            model: A tabular model.
             penalty: lambda, positive.
             policy_steps: Steps of mirror ascent for each x (K), at least 1.
             tolerance: Largest change of an action's probability by a step at which the policy
                 counts as solved for, positive; no more steps are taken.
 
         Raises:
-            TypeError: If the game is not tabular.
+            TypeError: If the model is not tabular.
             ValueError: If an option is out of range.
         """
-        check_tabular(game)
+        check_tabular(model)
         check_positive("penalty", penalty)
         check_at_least("policy_steps", policy_steps, 1)
         check_positive("tolerance", tolerance)
-        self._game = game
+        self._model = model
         self._penalty, self._steps = float(penalty), int(policy_steps)
         self._tolerance = tolerance
         self.reset(np.random.default_rng(0))
@@ -213,21 +178,21 @@ class PenaltyMethod(ABC):
         Raises:
             ArithmeticError: If values overflow.
         """
-        x = self._game.validate_upper_params(upper_params)
-        best = solve_soft_mdp(self._game.lower_mdp(x), initial_value=self._value)
+        x = self._model.validate(upper_params)
+        best = solve_soft_mdp(self._model.lower_mdp(x), initial_value=self._value)
         self._value = best.soft_value
         start = best.log_policy if self._log_policy is None else self._log_policy
         at, steps, converged = self._climb(x, best, start)
-        self._log_policy = at.solution.log_probabilities
-        total = at.judgement.direct + self._penalty * self._gradient(x, at)
-        return tabular_response(at.judgement, total, iterations=steps, converged=converged)
+        self._log_policy = at.solution.log_policy
+        total = at.evaluation.direct + self._penalty * self._gradient(x, at)
+        return at.evaluation.response(total, iterations=steps, converged=converged)
 
     @abstractmethod
-    def _weight(self, x: FloatArray, solution: PolicySolution) -> FloatArray:
+    def _weight(self, x: FloatArray, solution: SoftSolution) -> FloatArray:
         """Return m `[S]`."""
 
     @abstractmethod
-    def _target(self, solution: PolicySolution, best: SoftSolution) -> FloatArray:
+    def _target(self, solution: SoftSolution, best: SoftSolution) -> FloatArray:
         """Return T `[S, A]`; what it says of actions that do not exist is ignored."""
 
     @abstractmethod
@@ -236,7 +201,7 @@ class PenaltyMethod(ABC):
 
     def _point(self, x: FloatArray, best: SoftSolution, log_policy: FloatArray) -> Point:
         solution = at_policy(best.mdp, log_policy, solver=best.solver)
-        judgement = judge(self._game, x, solution)
+        evaluation = self._model.evaluate_policy(x, solution)
         weight = self._weight(x, solution)
         ratio, tau = log_ratio(solution, best), best.mdp.temperature
         penalty = tau * float(weight @ divergence(solution.policy, best.policy, ratio))
@@ -244,12 +209,12 @@ class PenaltyMethod(ABC):
         return Point(
             solution=solution,
             best=best,
-            judgement=judgement,
+            evaluation=evaluation,
             weight=weight,
             target=self._target(solution, best),
             penalty=penalty,
-            surrogate=judgement.upper.value - self._penalty * penalty,
-            rounding=64.0 * EPS * (abs(judgement.upper.value) + self._penalty * terms),
+            surrogate=evaluation.upper.value - self._penalty * penalty,
+            rounding=64.0 * EPS * (abs(evaluation.upper.value) + self._penalty * terms),
         )
 
     def _climb(
@@ -260,7 +225,7 @@ class PenaltyMethod(ABC):
         for step in range(self._steps):
             goal = self._goal(at)
             for _ in range(MAX_HALVINGS):
-                moved = mixed(at.solution.log_probabilities, goal, share)
+                moved = mixed(at.solution.log_policy, goal, share)
                 change = float(np.abs(np.exp(moved) - at.solution.policy).max())
                 candidate = self._point(x, best, moved)
                 if candidate.surrogate >= at.surrogate - at.rounding:
@@ -276,7 +241,7 @@ class PenaltyMethod(ABC):
 
     def _goal(self, at: Point) -> FloatArray:
         """Return log pi `[S, A]` where a whole mirror step leads."""
-        policy, upper, mdp = at.solution.policy, at.judgement.upper, at.best.mdp
+        policy, upper, mdp = at.solution.policy, at.evaluation.upper, at.best.mdp
         scale = self._penalty * mdp.temperature * at.weight[:, None]
         goal = at.target
         if upper.policy is not None:

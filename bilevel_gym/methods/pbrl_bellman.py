@@ -20,8 +20,8 @@ import numpy as np
 
 from ..core.mdp import FloatArray
 from ..core.soft import SoftSolution
-from .model_based import TabularGame, through_model
-from .pbrl import PenaltyMethod, Point, PolicySolution
+from ..model.tabular import TabularModel
+from .pbrl import PenaltyMethod, Point
 
 __all__ = ["PBRLBellman"]
 
@@ -31,16 +31,16 @@ class PBRLBellman(PenaltyMethod):
 
     def __init__(
         self,
-        game: TabularGame,
+        model: TabularModel,
         *,
         penalty: float = 1e5,
         policy_steps: int = 10,
         tolerance: float = 1e-10,
     ) -> None:
-        """Bind the method to a game.
+        """Bind the method to a model.
 
         Args:
-            game: A tabular game.
+            model: A tabular model.
             penalty: lambda, positive. A state counts for 1 / S of it, however often the leader sees
                 the follower there, so that it must be larger than for the value penalty.
             policy_steps: Steps of mirror ascent for each x (K), at least 1.
@@ -48,16 +48,16 @@ class PBRLBellman(PenaltyMethod):
                 counts as solved for, positive; no more steps are taken.
 
         Raises:
-            TypeError: If the game is not tabular.
+            TypeError: If the model is not tabular.
             ValueError: If an option is out of range.
         """
-        super().__init__(game, penalty=penalty, policy_steps=policy_steps, tolerance=tolerance)
+        super().__init__(model, penalty=penalty, policy_steps=policy_steps, tolerance=tolerance)
 
-    def _weight(self, x: FloatArray, solution: PolicySolution) -> FloatArray:
+    def _weight(self, x: FloatArray, solution: SoftSolution) -> FloatArray:
         size = solution.mdp.kernel.num_states
         return np.full(size, 1.0 / size)
 
-    def _target(self, solution: PolicySolution, best: SoftSolution) -> FloatArray:
+    def _target(self, solution: SoftSolution, best: SoftSolution) -> FloatArray:
         return best.log_policy
 
     def _gradient(self, x: FloatArray, at: Point) -> FloatArray:
@@ -66,6 +66,6 @@ class PBRLBellman(PenaltyMethod):
         moved = at.weight[:, None] * (at.solution.policy - best.policy)
         adjoint, _ = best.system.solve(gamma * kernel.flow(moved), transpose=True)
         reward = moved + best.policy * adjoint[:, None]
-        return through_model(
-            self._game, x, reward, lambda: gamma * kernel.on_transitions(reward, best.soft_value)
+        return self._model.through_model(
+            x, reward, lambda: gamma * kernel.on_transitions(reward, best.soft_value)
         )

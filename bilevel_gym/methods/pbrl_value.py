@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..core.checks import unknown_name
+from ..core.checks import check_choice
 from ..core.mdp import FloatArray
 from ..core.soft import SoftSolution
-from .model_based import TabularGame, pulled_back, through_model
-from .pbrl import PenaltyMethod, Point, PolicySolution
+from ..model.tabular import TabularModel
+from .pbrl import PenaltyMethod, Point
 
 __all__ = ["PBRLValue"]
 
@@ -32,39 +32,38 @@ class PBRLValue(PenaltyMethod):
 
     def __init__(
         self,
-        game: TabularGame,
+        model: TabularModel,
         *,
         penalty: float = 1e3,
         policy_steps: int = 10,
         tolerance: float = 1e-10,
         start: str = "initial",
     ) -> None:
-        """Bind the method to a game.
+        """Bind the method to a model.
 
         Args:
-            game: A tabular game.
+            model: A tabular model.
             penalty: lambda, positive. Times the temperature it should be large against the leader's
                 advantages.
             policy_steps: Steps of mirror ascent for each x (K), at least 1.
             tolerance: Largest change of an action's probability by a step at which the policy
                 counts as solved for, positive; no more steps are taken.
             start: rho, "initial" for the game's first states, or "uniform". An objective that
-                judges states which the follower hardly visits needs the latter: what is not
+                evaluates states which the follower hardly visits needs the latter: what is not
                 visited is not penalised.
 
         Raises:
-            TypeError: If the game is not tabular.
+            TypeError: If the model is not tabular.
             ValueError: If an option is out of range.
         """
-        if start not in [*STARTS]:  # a list is not hashable
-            raise ValueError(unknown_name("start", start, STARTS))
-        super().__init__(game, penalty=penalty, policy_steps=policy_steps, tolerance=tolerance)
+        check_choice("start", start, STARTS)
+        super().__init__(model, penalty=penalty, policy_steps=policy_steps, tolerance=tolerance)
         self._start = start
 
-    def _weight(self, x: FloatArray, solution: PolicySolution) -> FloatArray:
+    def _weight(self, x: FloatArray, solution: SoftSolution) -> FloatArray:
         return self._visits(x, solution)
 
-    def _target(self, solution: PolicySolution, best: SoftSolution) -> FloatArray:
+    def _target(self, solution: SoftSolution, best: SoftSolution) -> FloatArray:
         mdp = solution.mdp
         future = mdp.reward + mdp.gamma * mdp.kernel.expect(solution.soft_value)
         target: FloatArray = future / mdp.temperature
@@ -81,16 +80,16 @@ class PBRLValue(PenaltyMethod):
             of_answer = mdp.kernel.on_transitions(wanted, best.soft_value)
             return mdp.gamma * (of_policy - of_answer)
 
-        gradient = through_model(self._game, x, taken - wanted, kernel)
+        gradient = self._model.through_model(x, taken - wanted, kernel)
         if self._start == "initial":
             lost = solution.soft_value - best.soft_value
-            gradient += pulled_back(self._game, "start_distribution_vjp", x, lost)
+            gradient += self._model.through_start(x, lost)
         return gradient
 
     def _visits(self, x: FloatArray, solution: SoftSolution) -> FloatArray:
         """Return the discounted visits (I - gamma P_pi)^-T rho, `[S]`, not negative."""
         size = solution.mdp.kernel.num_states
         uniform = self._start == "uniform"
-        start = np.full(size, 1.0 / size) if uniform else self._game.start_distribution(x)
+        start = np.full(size, 1.0 / size) if uniform else self._model.start_distribution(x)
         visits, _ = solution.system.solve(start, transpose=True)
         return np.maximum(visits, 0.0)

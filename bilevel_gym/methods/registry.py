@@ -83,11 +83,13 @@ class OffersMethods(Protocol):
     """A game: it says which methods it offers, and which of their options suit it.
 
     Attributes:
+        model: What methods are built on.
         methods: Methods of this package by name, "module:Class" each.
         default_method: The one that is taken unless one is named.
         method_options: Options for methods that take them.
     """
 
+    model: Any
     methods: Mapping[str, str]
     default_method: str
     method_options: Mapping[str, Any]
@@ -208,10 +210,12 @@ def make_method(name: str | MethodClass, game: Any, /, **options: Any) -> Method
     """
     factory = resolve_method(name, game)
     check_options(f"method {_name_of(name)!r}", factory, options)
+    model = game
     if isinstance(game, OffersMethods):
         accepted = accepted_options(factory)
         options = {**{k: v for k, v in game.method_options.items() if k in accepted}, **options}
-    return factory(game, **options)
+        model = game.model
+    return factory(model, **options)
 
 
 def checked_response(response: Response, upper_params: Any, method: Method) -> Response:
@@ -301,5 +305,5 @@ def _missing_in(found: Any) -> str | None:
         parameters = []
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     if not parameters or parameters[0].kind not in (*kinds, inspect.Parameter.VAR_POSITIONAL):
-        return f"{found.__name__}(game, **options) must be possible"
+        return f"{found.__name__}(model, **options) must be possible"
     return None

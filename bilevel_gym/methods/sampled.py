@@ -9,9 +9,11 @@ and the derivative of the reward, which the leader has designed, does the rest: 
 for each objective with its own injections c_t, whose mean over the actions of a state is zero. So
 no estimator needs an array with the dimension of x for every state.
 
-Of the game they see its sampler alone. Objectives are sums of returns, of which episodes tell the
-value, of costs of x, and of terms that judge the policy itself, which the method knows; the
-injections of the latter are known too, and episodes are started from them.
+Of the model they see its sampler alone. An objective is a sum of terms, each of a scope that it
+declares (`bilevel_gym.model.objectives.Scope`): returns, of which episodes tell the value; costs of
+x; and terms that evaluate the policy, which the method knows. What follows from the policy, such as
+its occupancy, is that of the frequencies seen. The injections of these terms are known everywhere,
+and episodes are started from them.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,23 +29,23 @@ from numpy.typing import NDArray
 from ..core.bellman import centred_score
 from ..core.checks import check_at_least
 from ..core.linear import DiscountedSystem
-from ..core.mdp import FloatArray, Kernel
+from ..core.mdp import FloatArray, Kernel, TabularMDP
+from ..core.soft import PolicyAnswer
 from ..episodes.sampler import Episodes, Sampler, TransitionCounts
 from ..model.objectives import (
-    DiscountedReturn,
     Objective,
     Outcome,
-    Sum,
-    TruncatedReturn,
+    Scope,
+    StepObjective,
     UpperValue,
+    flattened,
+    scope_of,
 )
 from ..model.preferences import PreferenceLikelihood
 from ..model.responses import TabularResponse
+from ..model.tabular import TabularModel
 from .learners import make_learner
-
-if TYPE_CHECKING:
-    from ..core.soft import SoftSolution
-    from ..envs.tabular import TabularBilevelEnv
+from .model_based import check_tabular
 
 __all__ = [
     "Batch",
@@ -53,12 +55,11 @@ __all__ = [
     "carried",
     "check_rewards_alone",
     "enough_steps",
-    "flattened",
     "followed_visits",
     "on_pairs",
     "on_states",
     "renormalised",
-    "seen_policy",
+    "seen_outcome",
     "spread",
 ]
 
@@ -92,6 +93,31 @@ class Batch:
     sampler: Sampler
     horizon: int
 
+    @classmethod
+    def of(
+        cls,
+        model: TabularModel,
+        upper_params: FloatArray,
+        policy: FloatArray,
+        blocks: Sequence[Episodes],
+        sampler: Sampler,
+        horizon: int,
+        upper_gamma: float | None,
+        upper_horizon: int | None,
+    ) -> Batch:
+        """Return what was seen under one x; the leader's discount is the follower's where None."""
+        return cls(
+            upper_params,
+            blocks,
+            policy,
+            model.gamma,
+            model.temperature,
+            model.gamma if upper_gamma is None else upper_gamma,
+            upper_horizon,
+            sampler,
+            horizon,
+        )
+
     @property
     def num_episodes(self) -> int:
         """N, over all blocks."""
@@ -123,21 +149,22 @@ class Sampled(ABC):
     """A method that plays episodes of the follower's policy and estimates from what it sees."""
 
     exact: ClassVar[bool] = False
-    judges_fragments: ClassVar[bool] = False  # whether it has `of_preferences`
+    unbiased: ClassVar[bool] = False
+    scopes: ClassVar[frozenset[Scope]] = frozenset({"steps", "policy", "params"})
 
     def __init__(
         self,
-        game: TabularBilevelEnv,
+        model: TabularModel,
         *,
         episodes: int = 256,
         horizon: int | None = None,
         inner: str = "exact",
         inner_options: dict[str, Any] | None = None,
     ) -> None:
-        """Bind the method to a game.
+        """Bind the method to a model.
 
         Args:
-            game: A tabular game whose x enters the rewards alone.
+            model: A tabular model whose x enters the rewards alone.
             episodes: Episodes played for each x, at least 1.
             horizon: Steps after which an episode is cut; None cuts where the discounts of the
                 follower and of the leader have come down to 1e-4.
@@ -145,25 +172,26 @@ class Sampled(ABC):
             inner_options: Options of the inner learner.
 
         Raises:
-            TypeError: If x moves the kernel or the first state of the game, its objective judges
-                fragments and the method cannot, or an option of the inner learner is unknown.
+            TypeError: If x moves the kernel or the first state of the model, its objective
+                evaluates fragments and the method cannot, or an option of the inner learner is
+                unknown.
             ValueError: If an option is out of range.
         """
-        check_rewards_alone(game)
-        fragment = _fragment_steps(game.objective)
-        if fragment > 0 and not self.judges_fragments:
+        check_rewards_alone(model)
+        fragment = _fragment_steps(model.objective)
+        if fragment > 0 and "fragments" not in self.scopes:
             raise TypeError(
-                f"the leader of {type(game).__name__} judges pairs of fragments, and this method "
-                'needs a leader who is paid step by step; take method "sobirl" or "stoc-sobirl", '
-                'or one with a model, such as "exact"'
+                f"the leader of {model.name} evaluates pairs of fragments, and this method needs "
+                "an objective that is a sum over steps; take method "
+                '"sobirl" or "stoc-sobirl", or one with a model, such as "exact"'
             )
         check_at_least("episodes", episodes, 2 if fragment > 0 else 1)
         if horizon is not None:
             check_at_least("horizon", horizon, max(1, fragment))
-        self._game = game
+        self._model = model
         self._num_episodes = int(episodes)
-        self._horizon = enough_steps(game) if horizon is None else int(horizon)
-        self._learner = make_learner(inner, game, inner_options)
+        self._horizon = enough_steps(model) if horizon is None else int(horizon)
+        self._learner = make_learner(inner, model, inner_options)
         self._rng = np.random.default_rng(0)
 
     def reset(self, rng: np.random.Generator) -> None:
@@ -193,74 +221,66 @@ class Sampled(ABC):
     def of_preferences(
         self, term: PreferenceLikelihood, batch: Batch
     ) -> tuple[float, FloatArray, FloatArray, int]:
-        """Estimate what the leader's judgement of fragments amounts to.
+        """Estimate an objective that evaluates fragments.
 
         Args:
-            term: The judgement.
+            term: The objective.
             batch: What was seen; the leader's discount is one, its horizon that of fragments.
 
         Returns:
             The likelihood, its direct derivative with respect to r `[S, A]`, the one through pi*
             `[S, A]`, and the environment steps played beyond the batch.
         """
-        # The constructor has refused such a game unless the class says `judges_fragments`, and one
-        # that says so overrides this.
+        # The constructor has refused such a model unless the class has "fragments" in its `scopes`,
+        # and one that has overrides this.
         raise NotImplementedError
 
     def step(self, upper_params: FloatArray) -> TabularResponse:
         """Let the follower answer x, watch it, and estimate objective and hyper-gradient."""
-        game, x = self._game, upper_params
+        model, x = self._model, upper_params
         answer = self._learner.answer(x)
         policy = answer.policy
-        sampler = game.sampler(x, policy)
+        sampler = model.sampler(x, policy)
         blocks = list(sampler.episodes(self._num_episodes, self._horizon, self._rng))
         samples = answer.samples + sum(block.num_steps for block in blocks)
         value, direct, signed = 0.0, np.zeros(x.shape), np.zeros(policy.shape)
         self.watch(x, blocks)
-        outcome = seen_policy(policy, x, game.action_mask)
-
-        def counted(upper_gamma: float, upper_horizon: int | None) -> Batch:
-            return Batch(
-                x,
-                blocks,
-                policy,
-                game.gamma,
-                game.temperature,
-                upper_gamma,
-                upper_horizon,
-                sampler,
-                self._horizon,
-            )
-
-        for term in flattened(game.objective):
-            if isinstance(term, DiscountedReturn | TruncatedReturn):
-                batch = counted(
-                    game.gamma if term.gamma is None else term.gamma,
-                    term.horizon if isinstance(term, TruncatedReturn) else None,
+        terms = flattened(model.objective)
+        outcome = None
+        for term in terms:
+            scope = scope_of(term)
+            if scope == "steps":
+                counted = cast("StepObjective", term)
+                batch = Batch.of(
+                    model, x, policy, blocks, sampler, self._horizon, counted.gamma, counted.horizon
                 )
                 value += sum(float(sums.sum()) for _, sums in batch.returns()) / batch.num_episodes
-                direct += game.upper_reward_vjp(x, batch.visits())
+                direct += model.upper_reward_vjp(x, batch.visits())
                 estimate, extra = self.signed_occupancy(batch)
-            elif isinstance(term, PreferenceLikelihood):
-                batch = counted(1.0, term.horizon)
-                likelihood, slope, estimate, extra = self.of_preferences(term, batch)
+            elif scope == "fragments":
+                fragments = cast("PreferenceLikelihood", term)
+                batch = Batch.of(
+                    model, x, policy, blocks, sampler, self._horizon, 1.0, fragments.horizon
+                )
+                likelihood, slope, estimate, extra = self.of_preferences(fragments, batch)
                 value += likelihood
-                direct += game.reward_vjp(x, slope)
+                direct += model.reward_vjp(x, slope)
             else:
-                judged = term.evaluate(outcome)
-                value += judged.value
-                if judged.params is not None:
-                    direct += judged.params
-                if not judged.responds:
+                if outcome is None:
+                    outcome = seen_outcome(model, x, policy, blocks)
+                upper = term.evaluate(outcome)
+                value += upper.value
+                direct += model.direct_part(x, upper)
+                if not upper.responds:
                     continue
-                estimate, extra = self._of_policy_term(judged, policy, sampler)
+                estimate, extra = self._of_policy_term(upper, policy, sampler)
             signed += estimate
             samples += extra
-        visits = _visits(blocks, game.gamma, policy.shape).sum(axis=1)
+        visits = _visits(blocks, model.gamma, policy.shape).sum(axis=1)
         return TabularResponse(
             upper_params=x,
             objective=value,
-            hyper_gradient=direct + game.reward_vjp(x, signed),
+            hyper_gradient=direct + model.reward_vjp(x, signed),
             direct_gradient=direct,
             lower_value=_mean_at_start(blocks, answer.soft_value),
             residual=answer.residual,
@@ -269,19 +289,19 @@ class Sampled(ABC):
             samples=samples,
             policy=policy,
             soft_value=answer.soft_value,
-            occupancy=(1.0 - game.gamma) * visits,
+            occupancy=(1.0 - model.gamma) * visits,
         )
 
     def _of_policy_term(
-        self, judged: UpperValue, policy: FloatArray, sampler: Sampler
+        self, upper: UpperValue, policy: FloatArray, sampler: Sampler
     ) -> tuple[FloatArray, int]:
-        """Estimate dF/dr through pi* for a term that judges the policy itself.
+        """Estimate dF/dr through pi* for a term that evaluates the policy.
 
         Its injections are known everywhere; what follows them is played, from starts drawn in
         proportion to their size.
         """
-        gamma, tau = self._game.gamma, self._game.temperature
-        injected = centred_score(policy, tau, judged.policy, judged.log_policy)
+        gamma, tau = self._model.gamma, self._model.temperature
+        injected = centred_score(policy, tau, upper.policy, upper.log_policy)
         size = np.abs(injected)
         total = float(size.sum())
         if total == 0.0:
@@ -308,28 +328,32 @@ class Critic:
     """The leader's advantage A(s, a) = Q(s, a) - sum_b pi(b|s) Q(s, b), from transitions seen.
 
     All transitions ever seen count, whatever the policy was: the policy enters with its known
-    probabilities. What a pair pays, which x may move, is what it paid the last time. Actions that
-    were not seen in a state have advantage zero.
+    probabilities. The leader's reward of a pair, which x may move, is the one seen last. Actions
+    that were not seen in a state have advantage zero.
+
+    Attributes:
+        counts: The transitions seen.
+        upper_reward: The leader's rewards seen last, `[S, A]`, zero where none was.
     """
 
     def __init__(self, num_states: int, num_actions: int) -> None:
         """Start with nothing seen."""
-        self._counts = TransitionCounts(num_states, num_actions)
-        self._paid: FloatArray = np.zeros((num_states, num_actions))
+        self.counts = TransitionCounts(num_states, num_actions)
+        self.upper_reward: FloatArray = np.zeros((num_states, num_actions))
 
     def add(self, blocks: Sequence[Episodes]) -> None:
         """Take note of episodes."""
         for block in blocks:
-            self._counts.add(block)
+            self.counts.add(block)
             states, actions = block.trajectories.states, block.trajectories.actions
             alive = block.alive
-            self._paid[states[alive], actions[alive]] = block.upper_rewards[alive]
+            self.upper_reward[states[alive], actions[alive]] = block.upper_rewards[alive]
 
     def advantages(self, batch: Batch, steps: int) -> Sequence[FloatArray]:
         """Return the advantages `[S, A]` at each of the first steps (one for all, if endless)."""
-        seen = self._counts.visits > 0.0
+        seen = self.counts.visits > 0.0
         policy = renormalised(batch.policy, seen)
-        return advantages(self._counts.kernel(), self._paid, policy, seen, batch, steps)
+        return advantages(self.counts.kernel(), self.upper_reward, policy, seen, batch, steps)
 
 
 def advantages(
@@ -351,36 +375,32 @@ def advantages(
         steps: How many steps the advantages are needed at.
     """
     gamma, horizon = batch.upper_gamma, batch.upper_horizon
-    paid = (policy * reward).sum(axis=1)
+    expected = (policy * reward).sum(axis=1)
 
     def advantage(value: FloatArray) -> FloatArray:
-        worth = reward + gamma * kernel.expect(value)
-        return np.where(known, worth - (policy * worth).sum(axis=1, keepdims=True), 0.0)
+        q_value = reward + gamma * kernel.expect(value)
+        return np.where(known, q_value - (policy * q_value).sum(axis=1, keepdims=True), 0.0)
 
     if horizon is None:
-        value, _ = DiscountedSystem(kernel, policy, gamma).solve(paid)
+        value, _ = DiscountedSystem(kernel, policy, gamma).solve(expected)
         return [advantage(value)]
-    value, tables = np.zeros(len(paid)), []
+    value, tables = np.zeros(len(expected)), []
     for _ in range(horizon):
         tables.append(advantage(value))
-        value = paid + gamma * (policy * kernel.expect(value)).sum(axis=1)
+        value = expected + gamma * (policy * kernel.expect(value)).sum(axis=1)
     return [*tables[::-1], *[np.zeros_like(reward)] * max(0, steps - horizon)][:steps]
 
 
-def check_rewards_alone(game: TabularBilevelEnv) -> None:
-    """Raise a `TypeError` unless a game is a tabular one whose x enters the rewards alone."""
-    if not hasattr(game, "sampler"):
-        raise TypeError(f"this method needs a game with a sampler, got {type(game).__name__}")
-    if game.moves_kernel:
-        raise TypeError(
-            f"x moves the kernel of {type(game).__name__}, and a method that sees episodes "
-            "alone does not know how; 'exact', 'm-sobirl' or 'amd' do"
-        )
-    if game.moves_start:
-        raise TypeError(
-            f"x moves the first state of {type(game).__name__}, and a method that sees "
-            "episodes alone does not know how; 'exact', 'm-sobirl' or 'amd' do"
-        )
+def check_rewards_alone(model: object) -> None:
+    """Raise a `TypeError` unless a model is a tabular one whose x enters the rewards alone."""
+    check_tabular(model)
+    assert isinstance(model, TabularModel)
+    for moved, what in ((model.moves_kernel, "kernel"), (model.moves_start, "first state")):
+        if moved:
+            raise TypeError(
+                f"x moves the {what} of {model.name}, and a method that sees episodes alone does "
+                "not know how; 'exact', 'm-sobirl' or 'amd' do"
+            )
 
 
 def cut_horizon(gamma: float) -> int:
@@ -388,27 +408,28 @@ def cut_horizon(gamma: float) -> int:
     return 1 if gamma == 0.0 else int(np.ceil(np.log(CUT) / np.log(gamma)))
 
 
-def enough_steps(game: TabularBilevelEnv) -> int:
+def enough_steps(model: TabularModel) -> int:
     """Return after how many steps no more of weight comes, for a follower or its leader."""
-    followed = steps = cut_horizon(game.gamma)
-    steps = max(steps, _fragment_steps(game.objective))
-    for term in flattened(game.objective):
-        if not isinstance(term, DiscountedReturn | TruncatedReturn):
+    followed = cut_horizon(model.gamma)
+    steps = max(followed, _fragment_steps(model.objective))
+    for term in flattened(model.objective):
+        if scope_of(term) != "steps":
             continue
-        gamma = game.gamma if term.gamma is None else term.gamma
-        if gamma <= game.gamma:
+        counted = cast("StepObjective", term)
+        gamma = model.gamma if counted.gamma is None else counted.gamma
+        if gamma <= model.gamma:
             continue
-        counted = cut_horizon(gamma) if gamma < 1.0 else np.inf
-        if isinstance(term, TruncatedReturn):  # what its last step injects is followed, too
-            counted = min(counted, term.horizon + followed)
-        steps = max(steps, int(counted))
+        needed = cut_horizon(gamma) if gamma < 1.0 else np.inf
+        if counted.horizon is not None:  # what its last step injects is followed, too
+            needed = min(needed, counted.horizon + followed)
+        steps = max(steps, int(needed))
     return steps
 
 
 def _fragment_steps(objective: Objective) -> int:
-    """Return the steps of the longest fragments that an objective judges, 0 if it judges none."""
-    terms = flattened(objective)
-    return max((t.horizon for t in terms if isinstance(t, PreferenceLikelihood)), default=0)
+    """Return the steps of the longest fragments that an objective evaluates, 0 without any."""
+    terms = [term for term in flattened(objective) if scope_of(term) == "fragments"]
+    return max((cast("PreferenceLikelihood", term).horizon for term in terms), default=0)
 
 
 def renormalised(policy: FloatArray, seen: NDArray[np.bool_]) -> FloatArray:
@@ -495,33 +516,33 @@ def _half(batch: Batch) -> int:
     return (batch.horizon + 1) // 2
 
 
-def flattened(objective: Objective) -> list[Objective]:
-    """Return the terms of an objective, sums of sums taken apart."""
-    if isinstance(objective, Sum):
-        return [term for part in objective.terms for term in flattened(part)]
-    return [objective]
-
-
-@dataclass(frozen=True, eq=False)
-class _SeenPolicy:
-    """What terms that judge a policy need of a solution."""
-
-    policy: FloatArray
-    log_policy: FloatArray
-    policy_error_bound: float = np.inf
-
-
-def seen_policy(
-    policy: FloatArray, upper_params: FloatArray, action_mask: NDArray[np.bool_] | None
+def seen_outcome(
+    model: TabularModel, upper_params: FloatArray, policy: FloatArray, blocks: Sequence[Episodes]
 ) -> Outcome:
-    """Return what there is to judge for terms that need no model."""
-    # Actions whose probability underflows are unlikely, not absent.
-    logarithm = np.log(np.maximum(policy, np.finfo(np.float64).smallest_subnormal))
-    if action_mask is not None:
-        logarithm[~action_mask] = -np.inf
-    solution = cast("SoftSolution", _SeenPolicy(policy, logarithm))
-    nothing = np.zeros(0)
-    return Outcome(solution, upper_params, nothing, nothing)
+    """Return what an objective may evaluate of a policy of which episodes were seen.
+
+    Kernel and start are the frequencies seen, the leader's rewards those seen; where nothing was
+    seen, the episode ends and the reward is zero.
+
+    Args:
+        model: The model; of it, the follower's reward, the discount and the mask are used.
+        upper_params: x.
+        policy: The policy `[S, A]`.
+        blocks: Its episodes.
+    """
+    critic = Critic(*policy.shape)
+    critic.add(blocks)
+    first = np.concatenate([block.trajectories.states[0] for block in blocks])
+    mdp = TabularMDP(
+        critic.counts.kernel(),
+        model.reward(upper_params),
+        model.gamma,
+        model.temperature,
+        model.action_mask,
+    )
+    start = np.bincount(first, minlength=len(policy)) / len(first)
+    answer = PolicyAnswer(mdp=mdp, policy=policy)
+    return Outcome(answer, upper_params, critic.upper_reward, start)
 
 
 def _mean_at_start(blocks: Sequence[Episodes], value: FloatArray) -> float:

@@ -26,19 +26,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ..core.checks import check_at_least, check_flag, unknown_name
+from ..core.checks import check_at_least, check_choice, check_flag
 from ..core.linear import DiscountedSystem
 from ..core.mdp import FloatArray
 from ..episodes.sampler import Episodes
+from ..model.objectives import Scope
 from ..model.preferences import PreferenceLikelihood
+from ..model.tabular import TabularModel
 from .sampled import Batch, Sampled, followed_visits, on_pairs, renormalised, spread
-
-if TYPE_CHECKING:
-    from ..envs.tabular import TabularBilevelEnv
 
 __all__ = ["SoBiRL"]
 
@@ -48,21 +47,22 @@ ADVANTAGES = ("seen", "exact")
 class SoBiRL(Sampled):
     """Estimate the hyper-gradient from returns of episodes and advantages of dr/dx."""
 
-    judges_fragments: ClassVar[bool] = True
+    unbiased: ClassVar[bool] = True
+    scopes: ClassVar[frozenset[Scope]] = frozenset({"steps", "policy", "params", "fragments"})
 
     def __init__(
         self,
-        game: TabularBilevelEnv,
+        model: TabularModel,
         *,
         truncation: int | None = None,
         baseline: bool = True,
         advantages: str = "seen",
         **options: Any,
     ) -> None:
-        """Bind the method to a game.
+        """Bind the method to a model.
 
         Args:
-            game: A tabular game whose x enters the rewards alone.
+            model: A tabular model whose x enters the rewards alone.
             truncation: Terms of the advantage that are kept, at least 1; None for all.
             baseline: Whether to subtract the mean return of the other episodes.
             advantages: "seen" takes the advantages of dr/dx from a second batch of episodes;
@@ -70,22 +70,21 @@ class SoBiRL(Sampled):
             **options: See `Sampled`: episodes, horizon, inner, inner_options.
 
         Raises:
-            TypeError: If the method does not suit the game, or an option is unknown.
+            TypeError: If the method does not suit the model, or an option is unknown.
             ValueError: If an option is out of range.
         """
-        super().__init__(game, **options)
+        super().__init__(model, **options)
         if truncation is not None:
             check_at_least("truncation", truncation, 1)
         check_flag("baseline", baseline)
-        if advantages not in [*ADVANTAGES]:  # a list is not hashable
-            raise ValueError(unknown_name("advantages", advantages, ADVANTAGES))
+        check_choice("advantages", advantages, ADVANTAGES)
         if advantages == "exact" and truncation is not None:
             raise ValueError(f'`truncation` must be None with advantages="exact", got {truncation}')
         self._exact_advantages = advantages == "exact"
         self._truncation, self._baseline = truncation, bool(baseline)
-        if truncation == 1 and _ignores_actions(game):
+        if truncation == 1 and _ignores_actions(model):
             warnings.warn(
-                f"with truncation=1 the response term is zero for {type(game).__name__}: the "
+                f"with truncation=1 the response term is zero for {model.name}: the "
                 "gradient of its reward does not depend on the action",
                 stacklevel=2,
             )
@@ -99,7 +98,7 @@ class SoBiRL(Sampled):
         self, term: PreferenceLikelihood, batch: Batch
     ) -> tuple[float, FloatArray, FloatArray, int]:
         """Return the paper's estimates for pairs of fragments; see `Sampled`."""
-        reward = self._game.reward(batch.upper_params)
+        reward = self._model.reward(batch.upper_params)
         answers = [term.compare(block.trajectories, reward, self._rng) for block in batch.blocks]
         likelihoods = [answer.likelihoods for answer in answers]
         weights = self._weights(batch, likelihoods, 2)
@@ -148,7 +147,7 @@ class SoBiRL(Sampled):
         if self._truncation == 1:
             return signed, 0
         if self._exact_advantages:
-            kernel = self._game.kernel(batch.upper_params)
+            kernel = self._model.kernel(batch.upper_params)
             system = DiscountedSystem(kernel, policy, batch.gamma)
             flow, _ = system.solve(batch.gamma * kernel.flow(signed), transpose=True)
             return signed + policy * flow[:, None], 0
@@ -174,13 +173,13 @@ def _along(block: Episodes, signals: FloatArray, batch: Batch) -> FloatArray:
     return along
 
 
-def _ignores_actions(game: TabularBilevelEnv) -> bool:
+def _ignores_actions(model: TabularModel) -> bool:
     """Whether dr/dx is the same for all actions of a state, seen by one random cotangent."""
-    shape = (game.num_states, game.num_actions)
-    x, mask = game.initial_upper_params, game.action_mask
+    shape = (model.num_states, model.num_actions)
+    x, mask = model.initial_upper_params, model.action_mask
     exists = np.ones(shape, dtype=bool) if mask is None else mask
     cotangent = np.where(exists, np.random.default_rng(0).standard_normal(shape), 0.0)
     mean = cotangent.sum(axis=1, keepdims=True) / exists.sum(axis=1, keepdims=True)
-    whole = game.reward_vjp(x, cotangent)
-    centred = game.reward_vjp(x, np.where(exists, cotangent - mean, 0.0))
+    whole = model.reward_vjp(x, cotangent)
+    centred = model.reward_vjp(x, np.where(exists, cotangent - mean, 0.0))
     return bool(np.abs(centred).max() <= 1e-10 * np.abs(whole).max())

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -34,11 +34,9 @@ from ..core.checks import check_at_least, check_not_negative
 from ..core.mdp import FloatArray
 from ..episodes.sampler import Episodes
 from ..model.responses import TabularResponse
+from ..model.tabular import TabularModel
 from .learners import CertaintyEquivalence, SoftQ
 from .sobirl import SoBiRL
-
-if TYPE_CHECKING:
-    from ..envs.tabular import TabularBilevelEnv
 
 __all__ = ["StocSoBiRL"]
 
@@ -46,9 +44,11 @@ __all__ = ["StocSoBiRL"]
 class StocSoBiRL(SoBiRL):
     """Estimate the hyper-gradient as SoBiRL does, from batches that grow, without any model."""
 
+    unbiased: ClassVar[bool] = False  # its policy is learnt
+
     def __init__(
         self,
-        game: TabularBilevelEnv,
+        model: TabularModel,
         *,
         episodes: int = 64,
         growth: float = 4.0 / 3.0,
@@ -57,10 +57,10 @@ class StocSoBiRL(SoBiRL):
         inner_options: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        """Bind the method to a game.
+        """Bind the method to a model.
 
         Args:
-            game: A tabular game whose x enters the rewards alone.
+            model: A tabular model whose x enters the rewards alone.
             episodes: Episodes of each kind in the first iteration, at least 1.
             growth: Power of k + 1 that they grow with, not negative.
             most_episodes: Episodes of each kind from which on they do not grow, at least
@@ -70,11 +70,11 @@ class StocSoBiRL(SoBiRL):
             **options: See `SoBiRL` and `Sampled`: truncation, baseline, advantages, horizon.
 
         Raises:
-            TypeError: If the method does not suit the game, or an option is unknown.
+            TypeError: If the method does not suit the model, or an option is unknown.
             ValueError: If an option is out of range, or the inner learner needs the model.
         """
         super().__init__(
-            game, episodes=episodes, inner=inner, inner_options=inner_options, **options
+            model, episodes=episodes, inner=inner, inner_options=inner_options, **options
         )
         learner = self._learner
         if not isinstance(learner, CertaintyEquivalence | SoftQ):

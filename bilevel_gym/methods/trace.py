@@ -34,18 +34,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from ..core.checks import check_at_least, check_flag, unknown_name
+from ..core.checks import check_at_least, check_choice, check_flag
 from ..core.linear import DiscountedSystem
 from ..core.mdp import FloatArray
 from ..episodes.sampler import Episodes, TransitionCounts
+from ..model.tabular import TabularModel
 from .sampled import Batch, Critic, Sampled, advantages, carried, on_pairs, on_states
-
-if TYPE_CHECKING:
-    from ..envs.tabular import TabularBilevelEnv
 
 __all__ = ["Trace"]
 
@@ -57,7 +55,7 @@ class Trace(Sampled):
 
     def __init__(
         self,
-        game: TabularBilevelEnv,
+        model: TabularModel,
         *,
         critic: str = "seen",
         all_actions: bool = True,
@@ -65,10 +63,10 @@ class Trace(Sampled):
         control_variate: bool = True,
         **options: Any,
     ) -> None:
-        """Bind the method to a game.
+        """Bind the method to a model.
 
         Args:
-            game: A tabular game whose x enters the rewards alone.
+            model: A tabular model whose x enters the rewards alone.
             critic: "seen" fits the leader's advantage to all transitions seen so far; "exact"
                 takes it from the model, to study the estimator alone.
             all_actions: Whether to average over the actions of a visited state.
@@ -80,12 +78,11 @@ class Trace(Sampled):
             **options: See `Sampled`: episodes, horizon, inner, inner_options.
 
         Raises:
-            TypeError: If the method does not suit the game, or an option is unknown.
+            TypeError: If the method does not suit the model, or an option is unknown.
             ValueError: If an option is out of range.
         """
-        super().__init__(game, **options)
-        if critic not in CRITICS:
-            raise ValueError(unknown_name("critic", critic, CRITICS))
+        super().__init__(model, **options)
+        check_choice("critic", critic, CRITICS)
         check_flag("all_actions", all_actions)
         if truncation is not None:
             check_at_least("truncation", truncation, 1)
@@ -98,7 +95,7 @@ class Trace(Sampled):
     def reset(self, rng: np.random.Generator) -> None:
         """Forget everything learnt; draw all randomness from `rng` from now on."""
         super().reset(rng)
-        size = self._game.num_states, self._game.num_actions
+        size = self._model.num_states, self._model.num_actions
         self._critic = Critic(*size)
         self._halves = TransitionCounts(*size), TransitionCounts(*size)
 
@@ -152,11 +149,11 @@ class Trace(Sampled):
     def _advantages(self, batch: Batch, steps: int) -> Sequence[FloatArray]:
         if not self._exact_critic:
             return self._critic.advantages(batch, steps)
-        game, x = self._game, batch.upper_params
+        model, x = self._model, batch.upper_params
         everywhere = np.ones(batch.policy.shape, dtype=bool)
         return advantages(
-            game.kernel(x),
-            game.upper_reward(x),
+            model.kernel(x),
+            model.upper_reward(x),
             batch.policy,
             everywhere,
             batch,

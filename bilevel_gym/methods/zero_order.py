@@ -33,15 +33,15 @@ Automatica 136, 2022, arXiv 2006.10820.
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
-from gymnasium import spaces
-from gymnasium.error import ResetNeeded
 
-from ..core.checks import check_at_least, check_positive, unknown_name
+from ..core.checks import check_at_least, check_choice, check_positive
 from ..core.mdp import FloatArray
-from ..model.responses import GaussianResponse, Response, SupportsEvaluate, TabularResponse
+from ..model.base import BilevelModel
+from ..model.responses import GaussianResponse, Response, TabularResponse
+from .exact import check_exact
 
 __all__ = ["ZeroOrder"]
 
@@ -51,20 +51,15 @@ DEVIATIONS = 3.0
 SMOOTHINGS, BASELINES = ("sphere", "gaussian"), ("centre", "previous")
 
 
-class BoxedGame(SupportsEvaluate, Protocol):
-    """A game that knows its follower's exact answer to any x in a box."""
-
-    upper_space: spaces.Box
-
-
 class ZeroOrder:
     """Estimate the gradient from differences of the exact objective."""
 
     exact: ClassVar[bool] = False
+    unbiased: ClassVar[bool] = False  # but for smoothing
 
     def __init__(
         self,
-        game: BoxedGame,
+        model: BilevelModel,
         *,
         points: int = 2,
         directions: int = 20,
@@ -72,10 +67,10 @@ class ZeroOrder:
         smoothing: str = "sphere",
         baseline: str = "centre",
     ) -> None:
-        """Bind the method to a game.
+        """Bind the method to a model.
 
         Args:
-            game: A game with an exact response and a box `upper_space`.
+            model: A model with an exact response.
             points: New points for each direction, 1 or 2.
             directions: Random directions for each x (m), at least 1.
             radius: mu, in units of x, positive.
@@ -85,29 +80,21 @@ class ZeroOrder:
                 point. Two-point estimates subtract nothing.
 
         Raises:
-            TypeError: If the game has no exact response.
+            TypeError: If the model has no exact response.
             ValueError: If an option is out of range, or the box is narrower than the points need.
         """
-        for needed in ("evaluate", "upper_space"):
-            if not hasattr(game, needed):
-                raise TypeError(
-                    "this method needs a game with an exact response to any x in a box, got "
-                    f"{type(game).__name__} without `{needed}`"
-                )
+        check_exact(model)
         if isinstance(points, bool) or points not in (1, 2):
             raise ValueError(f"`points` must be 1 or 2, got {points!r}")
         check_at_least("directions", directions, 1)
         check_positive("radius", radius)
-        if smoothing not in [*SMOOTHINGS]:  # a list is not hashable
-            raise ValueError(unknown_name("smoothing", smoothing, SMOOTHINGS))
-        if baseline not in [*BASELINES]:
-            raise ValueError(unknown_name("baseline", baseline, BASELINES))
-        self._game: Any = game
+        check_choice("smoothing", smoothing, SMOOTHINGS)
+        check_choice("baseline", baseline, BASELINES)
+        self._model = model
         self._points, self._directions = int(points), int(directions)
         self._radius, self._smoothing, self._baseline = float(radius), smoothing, baseline
-        space = game.upper_space
         reach = radius * (1.0 if smoothing == "sphere" else DEVIATIONS)
-        self._low, self._high = space.low.astype(np.float64), space.high.astype(np.float64)
+        self._low, self._high = model.low, model.high
         narrowest = float((self._high - self._low).min())
         if 2.0 * reach > narrowest:
             raise ValueError(
@@ -115,7 +102,7 @@ class ZeroOrder:
                 f"at most {narrowest * radius / (2.0 * reach)} with {smoothing=}, got {radius!r}"
             )
         self._reach = reach
-        self._rng: np.random.Generator | None = None
+        self._rng = np.random.default_rng(0)
         self._last: Response | None = None
         self._previous: float | None = None
 
@@ -128,13 +115,8 @@ class ZeroOrder:
         """Return the exact answer to x, with the estimate from points near it.
 
         `iterations` counts the evaluations of F, the one at x included; `direct_gradient` is None.
-
-        Raises:
-            ResetNeeded: Before the first `reset`.
         """
-        if self._rng is None:
-            raise ResetNeeded("`step` needs a `reset` first: directions come from its generator")
-        at = self._last = self._game.evaluate(upper_params, warm_start=self._last)
+        at = self._last = self._model.respond(upper_params, warm_start=self._last)
         x, radius = at.upper_params, self._radius
         centre = np.clip(x, self._low + self._reach, self._high - self._reach)
         units = self._draw(self._rng, centre.shape)
@@ -166,10 +148,7 @@ class ZeroOrder:
     def _values(self, points: FloatArray) -> FloatArray:
         """Return F at points `[m, ...]`, clipped to the box, `[m]`."""
         inside = np.clip(points, self._low, self._high)
-        if hasattr(self._game, "evaluate_batch"):
-            answers = self._game.evaluate_batch(inside, warm_starts=[self._last] * len(inside))
-        else:
-            answers = [self._game.evaluate(x, warm_start=self._last) for x in inside]
+        answers = self._model.respond_batch([*inside], warm_starts=[self._last] * len(inside))
         return np.array([answer.objective for answer in answers])
 
 

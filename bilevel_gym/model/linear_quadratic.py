@@ -14,9 +14,7 @@ from numpy.typing import ArrayLike
 
 from ..core.checks import (
     check_at_least,
-    check_discount,
     check_horizon,
-    check_in_box,
     check_not_negative,
     check_positive,
 )
@@ -32,12 +30,13 @@ from ..core.lqr import (
 )
 from ..core.mdp import FloatArray
 from ..core.threads import single_threaded
+from .base import BilevelModel
 from .responses import ExactGaussianResponse, GaussianResponse
 
 __all__ = ["LinearQuadraticModel"]
 
 
-class LinearQuadraticModel:
+class LinearQuadraticModel(BilevelModel):
     """A leader shapes the linear-quadratic problem of a follower.
 
     The follower's state moves as s' = A(x) s + B(x) a + w, its reward is
@@ -56,11 +55,6 @@ class LinearQuadraticModel:
         coefficients: Function that returns A `[S, S]`, B `[S, A]`, Q `[S, S]` and R `[A, A]` at x.
         coefficients_vjp: Function that returns, for x and a cotangent, the sum of
             cotangent * d/dx over all entries of A, B, Q and R, shape of x.
-        low: Lower bounds of x, float64.
-        high: Upper bounds of x, float64.
-        initial_upper_params: x at the start, read-only, shape of x.
-        gamma: Discount of both levels.
-        temperature: The weight of the policy's entropy.
         upper_state_cost: M, `[S, S]`.
         upper_action_cost: N, `[A, A]`.
         upper_cost: The leader's price of ||x||^2 in each step.
@@ -114,21 +108,13 @@ class LinearQuadraticModel:
             ValueError: If a shape or a range is violated.
         """
         self.coefficients, self.coefficients_vjp = coefficients, coefficients_vjp
-        self.low, self.high = np.array(low, np.float64), np.array(high, np.float64)
-        if self.low.shape != self.high.shape:
-            raise ValueError(
-                f"`low` and `high` must have one shape, got {self.low.shape} and {self.high.shape}"
-            )
-        if not (np.isfinite(self.high - self.low) & (self.low < self.high)).all():
-            raise ValueError(
-                "`low` must be below `high` in every entry, both finite, got "
-                f"{self.low.tolist()} and {self.high.tolist()}"
-            )
-        self.initial_upper_params = check_in_box(
-            "initial_upper_params", initial_upper_params, self.low, self.high
+        super().__init__(
+            low=low,
+            high=high,
+            initial_upper_params=initial_upper_params,
+            gamma=gamma,
+            temperature=temperature,
         )
-        self.gamma = check_discount("gamma", gamma)
-        self.temperature = check_positive("temperature", temperature)
         self.upper_state_cost = np.array(upper_state_cost, np.float64)
         self.upper_action_cost = np.array(upper_action_cost, np.float64)
         self.upper_cost = check_not_negative("upper_cost", upper_cost)
@@ -179,15 +165,6 @@ class LinearQuadraticModel:
         """Return the leader's reward without terms in x alone; shapes as in `reward`."""
         by_state = _quadratic(states, self.upper_state_cost)
         return -by_state - _quadratic(actions, self.upper_action_cost)
-
-    def validate(self, upper_params: ArrayLike) -> FloatArray:
-        """Return x as a read-only float64 array, at the full precision it came with.
-
-        Raises:
-            ValueError: If x is not numeric, has another shape, or an entry is not finite or out of
-                bounds; the message names the entry.
-        """
-        return check_in_box("upper_params", upper_params, self.low, self.high)
 
     @single_threaded
     def respond(

@@ -1,24 +1,25 @@
-"""Upper objectives: how the leader judges the follower's policy.
+"""Upper objectives: how the leader evaluates the follower's policy.
 
 An objective is a function f(x, pi). It gives its value, its derivative with respect to the policy
 (what the adjoint needs) and its direct derivatives: with respect to the leader's reward u, to the
-kernel and to x itself. All objectives are maximised.
+kernel and to x itself. All objectives are maximised. Each declares its `scope`, that is what it
+evaluates, by which methods that see only episodes know how to estimate it.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
 from ..core.checks import check_at_least, check_discount, check_not_negative, check_probability
 from ..core.mdp import FloatArray
-from ..core.soft import SoftSolution
+from ..core.soft import PolicyAnswer
 
 # Up to so many states the matrix of a policy is dense where it is applied many times.
 SMALL = 200
@@ -34,15 +35,27 @@ __all__ = [
     "Outcome",
     "PolicyCost",
     "QuadraticCost",
+    "Scope",
+    "StepObjective",
     "Sum",
     "TruncatedReturn",
     "UpperValue",
+    "flattened",
+    "scope_of",
 ]
+
+
+# What an objective evaluates: the leader's rewards along episodes, the policy (and all that
+# follows from it, such as the occupancy), fragments of episodes, or x alone.
+Scope = Literal["steps", "policy", "fragments", "params"]
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What there is to judge: the leader's x and the follower's answer to it.
+    """What an objective evaluates: the leader's x and the follower's answer to it.
+
+    Exact and sampled methods give the same type. Where only episodes are seen, kernel, start and
+    leader's reward are the frequencies and rewards seen.
 
     Attributes:
         solution: The follower's answer.
@@ -51,7 +64,7 @@ class Outcome:
         initial_distribution: Distribution of the first state `[S]`.
     """
 
-    solution: SoftSolution
+    solution: PolicyAnswer
     upper_params: FloatArray
     upper_reward: FloatArray
     initial_distribution: FloatArray
@@ -87,8 +100,8 @@ class UpperValue:
         policy_error: Bound on sum_sa pi |df/dpi - its value at the exact policy|, up to a constant
             in each state, from the residuals of what it was computed from.
         upper_reward: df/du, u being the leader's reward, `[S, A]`.
-        lower_reward: Direct df/dr, r being the follower's reward, `[S, A]`, for terms that judge
-            the reward which the leader has designed.
+        lower_reward: Direct df/dr, r being the follower's reward, `[S, A]`, for terms that
+            evaluate the reward which the leader has designed.
         kernel: Direct df/dP on the stored transitions `[K]`.
         params: Direct df/dx of terms in x alone `[D]`.
         initial_distribution: df/drho, rho being the distribution of the first state, `[S]`.
@@ -114,11 +127,41 @@ class UpperValue:
 
 
 class Objective(Protocol):
-    """What every upper objective can do."""
+    """What every upper objective can do.
+
+    It may declare `scope: ClassVar[Scope]`; one that does not is taken to evaluate the policy.
+    """
 
     def evaluate(self, outcome: Outcome) -> UpperValue:
         """Return the objective and its derivatives."""
         ...
+
+
+class StepObjective(Objective, Protocol):
+    """A sum of the leader's rewards along an episode; its scope is "steps"."""
+
+    @property
+    def gamma(self) -> float | None:
+        """The leader's discount; None takes the follower's."""
+        ...
+
+    @property
+    def horizon(self) -> int | None:
+        """Steps that count, None for all."""
+        ...
+
+
+def scope_of(objective: Objective) -> Scope:
+    """Return what an objective evaluates: what it declares, else the policy."""
+    scope: Scope = getattr(objective, "scope", "policy")
+    return scope
+
+
+def flattened(objective: Objective) -> list[Objective]:
+    """Return the terms of an objective, sums of sums taken apart."""
+    if isinstance(objective, Sum):
+        return [term for part in objective.terms for term in flattened(part)]
+    return [objective]
 
 
 @dataclass(frozen=True)
@@ -132,6 +175,9 @@ class DiscountedReturn:
         gamma: The leader's discount in [0, 1); None takes the follower's, and then value,
             occupancy and adjoint share one factorisation.
     """
+
+    scope: ClassVar[Scope] = "steps"
+    horizon: ClassVar[None] = None  # every step counts
 
     gamma: float | None = None
 
@@ -188,7 +234,7 @@ class TruncatedReturn:
     """The leader's discounted return over the first `horizon` steps, from a stationary policy.
 
     With d_0 = rho, d_{t+1} = gamma P_pi^T d_t (visits, discounted) and V_k = sum_a pi u + gamma
-    P_pi V_{k-1}, V_0 = 0 (what k steps to go are worth), J = rho^T V_H. Everything else follows
+    P_pi V_{k-1}, V_0 = 0 (value with k steps to go), J = rho^T V_H. Everything else follows
     from D = sum_t d_t and w(s, s') = sum_t d_t(s) V_{H-t-1}(s'), which is needed where
     transitions are stored:
 
@@ -199,6 +245,8 @@ class TruncatedReturn:
         horizon: H, at least 1.
         gamma: The leader's discount in [0, 1]; None takes the follower's.
     """
+
+    scope: ClassVar[Scope] = "steps"
 
     horizon: int
     gamma: float | None = None
@@ -215,7 +263,7 @@ class TruncatedReturn:
         gamma = outcome.solution.mdp.gamma if self.gamma is None else self.gamma
         upper_reward, rho = outcome.upper_reward, outcome.initial_distribution
         steps = kernel.policy_matrix(policy)
-        if len(rho) <= SMALL:  # a sparse product has a price of its own
+        if len(rho) <= SMALL:  # a sparse product has a fixed cost
             steps = steps.toarray()
         horizon = min(self.horizon, _last_step_that_counts(gamma))
         # d_t and V_{H-t-1} in row t: they meet in w.
@@ -254,13 +302,13 @@ class TruncatedReturn:
         kappa = outcome.solution.policy_error_bound
         if not np.isfinite(kappa):
             return np.inf
-        # An advantage is no larger than the span of what its actions are worth.
+        # An advantage is no larger than the span of the Q-values.
         spread = float(np.ptp(outcome.upper_reward)) + gamma * float(np.ptp(values, axis=1).max())
         steps = np.arange(len(values))
         discounts = np.power(gamma, steps, dtype=np.float64)
         drift, total = float(discounts @ steps), float(discounts.sum())
-        of_worth = 2.0 * gamma * total * kappa * spread
-        return kappa * drift * spread + (total + kappa * drift) * of_worth
+        of_advantage = 2.0 * gamma * total * kappa * spread
+        return kappa * drift * spread + (total + kappa * drift) * of_advantage
 
 
 def _last_step_that_counts(gamma: float) -> int:
@@ -292,6 +340,8 @@ class PolicyCost(_Weighted):
         weight: Not negative.
     """
 
+    scope: ClassVar[Scope] = "policy"
+
     def evaluate(self, outcome: Outcome) -> UpperValue:
         """Return the cost and its derivative."""
         policy = outcome.solution.policy
@@ -311,6 +361,8 @@ class LogLikelihood:
     Attributes:
         counts: n `[S, A]`, how often each action was taken in each state, not negative.
     """
+
+    scope: ClassVar[Scope] = "policy"
 
     counts: FloatArray
 
@@ -357,6 +409,8 @@ class LinearCost(_Weighted):
         weight: Not negative.
     """
 
+    scope: ClassVar[Scope] = "params"
+
     def evaluate(self, outcome: Outcome) -> UpperValue:
         """Return the cost and its derivative."""
         x = outcome.upper_params
@@ -371,6 +425,8 @@ class QuadraticCost(_Weighted):
     Attributes:
         weight: Not negative.
     """
+
+    scope: ClassVar[Scope] = "params"
 
     def evaluate(self, outcome: Outcome) -> UpperValue:
         """Return the cost and its derivative."""
@@ -390,22 +446,9 @@ class Sum:
 
     def evaluate(self, outcome: Outcome) -> UpperValue:
         """Return the sum of values and derivatives."""
-        values = [term.evaluate(outcome) for term in self.terms]
-        return UpperValue(
-            value=sum(v.value for v in values),
-            policy=_add(v.policy for v in values),
-            log_policy=_add(v.log_policy for v in values),
-            policy_error=sum(v.policy_error for v in values),
-            upper_reward=_add(v.upper_reward for v in values),
-            lower_reward=_add(v.lower_reward for v in values),
-            kernel=_add(v.kernel for v in values),
-            params=_add(v.params for v in values),
-            initial_distribution=_add(v.initial_distribution for v in values),
-            gamma=sum(v.gamma for v in values),
-        )
-
-
-def _add(arrays: Iterable[FloatArray | None]) -> FloatArray | None:
-    """Return the sum of the arrays that are not None, None where all are."""
-    present = [array for array in arrays if array is not None]
-    return sum(present[1:], start=present[0]) if present else None
+        parts: dict[str, Any] = dict(vars(UpperValue(0.0)))
+        for term in self.terms:
+            for name, part in vars(term.evaluate(outcome)).items():
+                if part is not None:
+                    parts[name] = part if parts[name] is None else parts[name] + part
+        return UpperValue(**parts)

@@ -19,7 +19,7 @@ Note that F is also raised by a follower whose fragments are easy to tell apart.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from scipy.special import expit, log_expit
 from ..core.checks import check_at_least, unknown_name
 from ..core.mdp import FloatArray
 from ..episodes.transitions import FULL_ROW_TOLERANCE
-from .objectives import BUFFER, Outcome, UpperValue
+from .objectives import BUFFER, Outcome, Scope, UpperValue
 
 if TYPE_CHECKING:
     from ..episodes.simulator import Trajectories
@@ -68,6 +68,8 @@ class PreferenceLikelihood:
             "expected", how likely it prefers the first one, as the share of many judges who do
             would tell. F is the same, the variance of estimates is not.
     """
+
+    scope: ClassVar[Scope] = "fragments"
 
     true_reward: FloatArray
     horizon: int

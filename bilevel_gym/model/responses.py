@@ -1,8 +1,8 @@
-"""What every method of the leader's seat shares: the response and the protocol."""
+"""Responses: the follower's answer to x, and what it means for the leader."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -17,8 +17,6 @@ __all__ = [
     "GaussianResponse",
     "Method",
     "Response",
-    "Sensitivities",
-    "SupportsEvaluate",
     "TabularResponse",
 ]
 
@@ -39,7 +37,19 @@ class Response:
         iterations: Iterations of the inner learner.
         converged: Whether the inner learner met its tolerance.
         samples: Environment steps that the method consumed.
+        reported: Keys of the leader's `info`, and the fields that they report.
     """
+
+    reported: ClassVar[Mapping[str, str]] = {
+        "objective": "objective",
+        "hyper_gradient": "hyper_gradient",
+        "upper_params": "upper_params",
+        "inner_residual": "residual",
+        "inner_iterations": "iterations",
+        "inner_converged": "converged",
+        "inner_samples": "samples",
+        "lower_value": "lower_value",
+    }
 
     upper_params: FloatArray
     objective: float
@@ -60,7 +70,7 @@ class Response:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class EpisodicResponse(Response):
-    """An answer of a follower of whom nothing but episodes is known.
+    """An answer of a follower of which nothing but episodes is known.
 
     Attributes:
         summary: Means over episodes: the leader's return, the follower's return, the length.
@@ -68,6 +78,12 @@ class EpisodicResponse(Response):
         trust_ratio: Factor by which the response term was shortened to what the direct term allows,
             in [0, 1]; None where there is no direct term.
     """
+
+    reported: ClassVar[Mapping[str, str]] = {
+        **Response.reported,
+        "critic_loss": "critic_loss",
+        "trust_ratio": "trust_ratio",
+    }
 
     summary: tuple[float, float, float]
     critic_loss: float | None = None
@@ -167,42 +183,17 @@ class ExactResponse(TabularResponse):
         return response / norm if norm > 0.0 else 0.0
 
 
-@dataclass(frozen=True, eq=False)
-class Sensitivities:
-    """Derivatives of F at an x, with respect to what is fixed in a game.
-
-    Attributes:
-        temperature: dF / d temperature.
-        gamma: dF / d gamma, the follower's discount (and the leader's, where it follows).
-        initial_distribution: dF / d rho, rho being the distribution of the first state, `[S]`.
-    """
-
-    temperature: float
-    gamma: float
-    initial_distribution: FloatArray
-
-
-class SupportsEvaluate(Protocol):
-    """A game that knows its follower's exact answer (tabular and linear-quadratic games do).
-
-    `evaluate(x, *, warm_start=..., ...)` returns the exact response to x, its solve started from
-    an earlier response if one is given; its other options are the game's own.
-    """
-
-    @property
-    def evaluate(self) -> Callable[..., Response]:
-        """Return the exact response to x."""
-        ...
-
-
 class Method(Protocol):
     """An inner learner together with an estimator of the hyper-gradient.
 
-    A method is built as `Method(game, **options)`, with options of JSON types.
+    A method is built as `Method(model, **options)`, with options of JSON types, `model` being what
+    `game.model` is. It refuses a model that it does not suit with a `TypeError`.
 
     Attributes:
         exact: Whether `hyper_gradient` is the derivative of `objective`, so that differences of
             the leader's reward must agree with it.
+            It may also declare `unbiased`: whether the expectation of `hyper_gradient` is the
+            derivative of the true objective, given the follower's exact policy.
     """
 
     exact: ClassVar[bool]

@@ -29,7 +29,7 @@ from .base import (
     projected_gradient_norm,
 )
 from .libraries import cobyqa, lbfgsb
-from .named import OPTIMIZERS, check_optimizer, continuation, make_optimizer, options_for
+from .named import OPTIMIZERS, continuation, make_optimizer
 from .restarts import restarted_lbfgsb
 from .rules import (
     RULES,
@@ -62,7 +62,6 @@ __all__ = [
     "UpdateRule",
     "adam",
     "ascent",
-    "check_optimizer",
     "cobyqa",
     "continuation",
     "lbfgsb",
@@ -71,7 +70,6 @@ __all__ = [
     "make_schedule",
     "multistart_ascent",
     "normalized_ascent",
-    "options_for",
     "projected_ascent",
     "projected_gradient_norm",
     "restarted_lbfgsb",

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..core.checks import check_at_least, check_in_box, check_options, check_positive
+from ..core.mdp import FloatArray
 from .base import (
     BatchEvaluation,
     Callback,
     Evaluation,
-    FloatArray,
     Iterate,
     Optimizer,
     Optimum,
@@ -274,7 +274,8 @@ def multistart_ascent(
         for run, value, gradient in zip(runs, values.tolist(), gradients, strict=True):
             if run.message is None:
                 run.proceed(value, gradient.copy())
-    return Restarts.ranked(run.optimum(str(run.message)) for run in runs)
+    optima = tuple(run.optimum(str(run.message)) for run in runs)
+    return Restarts(optima, max(range(len(optima)), key=lambda b: optima[b].best.value))
 
 
 def along(rule: str) -> Optimizer:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from ..core.mdp import FloatArray
 
 __all__ = [
     "BatchEvaluation",
     "Callback",
     "Evaluation",
-    "FloatArray",
     "Iterate",
     "Optimizer",
     "Optimum",
@@ -22,9 +22,6 @@ __all__ = [
     "projected_gradient_norm",
 ]
 
-# Not imported from `core.mdp`, which loads scipy's sparse matrices: the command line starts with
-# the table of optimizers.
-FloatArray = NDArray[np.float64]
 
 Evaluation = Callable[[FloatArray], tuple[float, FloatArray]]
 
@@ -79,12 +76,6 @@ class Restarts:
 
     optima: tuple[Optimum, ...]
     best: int
-
-    @classmethod
-    def ranked(cls, optima: Iterable[Optimum]) -> Self:
-        """Return restarts of which the best is known."""
-        found = tuple(optima)
-        return cls(found, max(range(len(found)), key=lambda number: found[number].best.value))
 
     @property
     def optimum(self) -> Optimum:

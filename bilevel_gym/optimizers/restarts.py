@@ -5,8 +5,9 @@ from __future__ import annotations
 from numpy.typing import ArrayLike
 
 from ..core.checks import check_at_least, check_positive
+from ..core.mdp import FloatArray
 from .ascent import ascent
-from .base import Callback, Evaluation, FloatArray, Optimum, Recorder
+from .base import Callback, Evaluation, Optimum, Recorder
 from .libraries import lbfgsb
 from .starts import starts_around
 

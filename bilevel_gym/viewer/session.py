@@ -1,4 +1,4 @@
-"""The state of the viewer and the moves of both players, without pygame."""
+"""The state of the viewer, and everything one can do to it; neither pygame nor pixels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from ..core.mdp import FloatArray
 from ..envs.base import BilevelEnv, View
 from ..methods import ExactResponse
-from ..optimizers import NormalizedRule
+from ..optimizers import normalized_ascent
 from ..rendering import GridScene, grid_layout
 from ..wrappers import LowerLevel
 
@@ -36,7 +36,7 @@ MAX_UNDO = 200
 
 
 class MapGame(Protocol):
-    """What the viewer needs of a game: states, and entries of x, are cells of a map."""
+    """What the viewer needs of a game: a tabular one whose states, and entries of x, are cells."""
 
     upper_space: spaces.Box
     initial_upper_params: FloatArray
@@ -62,10 +62,10 @@ class Episode:
     """The follower's episode.
 
     Attributes:
-        state: The follower's state.
+        state: Where the follower stands.
         lower_returns: Its return after each step, undiscounted, zero at first.
         upper_returns: The leader's.
-        ended: How the episode ended, empty until then.
+        ended: How the episode ended, empty while it goes on.
     """
 
     state: int
@@ -75,17 +75,17 @@ class Episode:
 
 
 class Session:
-    """The state of the viewer, with a method for each thing that keys and mouse do.
+    """The state of the viewer, and what keys and mouse do to it.
 
     Attributes:
         env: The environment, in the follower's seat once that was taken.
-        game: Its game.
+        game: The game below it.
         cells: The map, as in `GridScene`.
-        layout: Places in the picture.
+        layout: Where things are in the picture.
         low: Lower bounds of x, float64.
         high: Upper bounds of x, float64.
         x: The leader's x, read-only.
-        seat: The seat of the user.
+        seat: Whose seat is taken.
         episode: The follower's episode, None in the leader's seat.
         brush: What one stroke adds to a cell; positive.
         cursor: The cell under the mouse.
@@ -94,16 +94,16 @@ class Session:
         climbing: Whether x follows the hyper-gradient, a step at every tick.
         objectives: F of every x answered so far.
         gradient_norms: Norm of the hyper-gradient at the same points.
-        message: A message about the last event, empty for none.
+        message: What happened last, if that needs words.
         show_help: Whether the help overlay is on.
-        running: False once the user has quit.
+        running: False once the user has had enough.
         folder: Where screenshots go.
     """
 
     def __init__(
         self, env: gym.Env[Any, Any], *, folder: Path | None = None, seed: int | None = None
     ) -> None:
-        """Start in the leader's seat.
+        """Sit down in the leader's seat.
 
         Args:
             env: A game in either seat, as `gymnasium.make` returns it.
@@ -113,14 +113,13 @@ class Session:
         Raises:
             TypeError: If the game has no map.
         """
-        game: Any = env.unwrapped
-        if not (isinstance(game, BilevelEnv) and game.has_map):
+        if not (isinstance(env.unwrapped, BilevelEnv) and env.unwrapped.has_map):
             raise TypeError(
-                f"only games on a map can be played, and {type(game).__name__} has none (see "
-                "`BilevelEnv.has_map`)"
+                "only games on a map can be painted and walked in, and "
+                f"{type(env.unwrapped).__name__} has none (see `BilevelEnv.has_map`)"
             )
         self.env = env
-        self.game = cast(MapGame, game)
+        self.game = cast(MapGame, env.unwrapped)
         empty = self.game.scene(View("", self.game.initial_upper_params))
         self.cells = empty.cells
         self.layout = grid_layout((len(self.cells), len(self.cells[0])), with_curves=True)
@@ -147,7 +146,7 @@ class Session:
 
     @property
     def response(self) -> ExactResponse:
-        """The follower's exact answer to x, computed on first use."""
+        """The follower's exact answer to x, solved when it is first asked for."""
         answer = self._answer
         if answer is None or answer.upper_params is not self.x:
             start = answer if answer is not None and answer.converged else None
@@ -163,18 +162,18 @@ class Session:
     # The leader's moves
 
     def start_stroke(self, kind: Literal["raise", "lower", "erase"]) -> None:
-        """Begin a stroke; it paints each cell once, when the cursor enters it."""
+        """Begin to paint; cells are painted once a stroke, when the cursor enters them."""
         self._remember()
         self.stroke = {"raise": self.brush, "lower": -self.brush, "erase": math.nan}[kind]
         self.move_cursor(self.cursor)
 
     def end_stroke(self) -> None:
-        """End the stroke."""
+        """Lift the brush."""
         self.stroke = None
         self._touched.clear()
 
     def move_cursor(self, cell: Cell | None) -> None:
-        """Move to a cell, or off the map, and paint it during a stroke."""
+        """Move to a cell, or off the map, and paint there while a stroke lasts."""
         self.cursor = cell
         if cell is None or self.stroke is None or cell in self._touched:
             return
@@ -199,26 +198,26 @@ class Session:
         self._climb()
 
     def stop_climb(self) -> None:
-        """Stop following the hyper-gradient."""
+        """Stand still."""
         self.climbing = False
 
     def tick(self) -> None:
-        """Advance time."""
+        """Let time pass."""
         if self.climbing:
             self._climb()
 
     def undo(self) -> None:
-        """Undo the last stroke, climb or reset."""
+        """Take back the last stroke, climb or reset."""
         self._travel(self._undo, self._redo, "there is nothing to undo")
 
     def redo(self) -> None:
-        """Redo what was undone."""
+        """Do again what was taken back."""
         self._travel(self._redo, self._undo, "there is nothing to redo")
 
     # The follower's moves
 
     def act(self, action: int) -> None:
-        """Take an action; after the end of an episode, start another instead."""
+        """Make a move; after the end of an episode, start another instead."""
         episode = self.episode
         assert episode is not None, "only the follower acts"
         if episode.ended:
@@ -232,7 +231,7 @@ class Session:
             reason = "the episode is over" if terminated else "time is up"
             episode.ended = f"{reason}; any move starts another"
 
-    # Moves of both
+    # Everybody's moves
 
     def switch_seat(self) -> None:
         """Take the other seat; the follower starts an episode under the leader's x."""
@@ -260,11 +259,11 @@ class Session:
         self.show_help = not self.show_help
 
     def quit(self) -> None:
-        """Quit."""
+        """Leave."""
         self.running = False
 
     def _remember(self) -> None:
-        """Push x on the undo history."""
+        """Make the present x one that `undo` returns to."""
         self._undo.append(self.x)
         del self._undo[:-MAX_UNDO]
         self._redo.clear()
@@ -284,14 +283,15 @@ class Session:
             self.x = x
 
     def _climb(self) -> None:
-        response = self.response
-        rule = NormalizedRule(self.low, self.high)
-        x = rule.step(self.x, response.objective, response.hyper_gradient, STEP_LENGTH)
-        if np.array_equal(x, self.x):
+        def objective(x: FloatArray) -> tuple[float, FloatArray]:
+            self._go(x)
+            return self.response.objective, self.response.hyper_gradient
+
+        optimum = normalized_ascent(
+            objective, self.x, self.low, self.high, steps=1, learning_rate=STEP_LENGTH
+        )
+        if optimum.evaluations == 1:
             self.message = "the hyper-gradient vanishes here"
-        else:
-            self.x = x
-            _ = self.response  # the curves get a point for every step
 
     def _start_episode(self) -> None:
         self.env = LowerLevel(self.env, self.x)

@@ -41,7 +41,7 @@ def bench_evaluation(compare: Compare) -> None:
         "objective and hyper-gradient, default map",
         lambda: seat.game.evaluate(seat.x),
         "the follower's problem alone",
-        lambda: solve_soft_mdp(seat.game.lower_mdp(seat.x)),
+        lambda: solve_soft_mdp(seat.game.model.lower_mdp(seat.x)),
     )
 
 

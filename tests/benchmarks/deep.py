@@ -46,7 +46,7 @@ from numpy.typing import NDArray
 from bilevel_gym import LowerLevel
 from bilevel_gym.core.lqr import Coefficients
 from bilevel_gym.core.mdp import FloatArray
-from bilevel_gym.envs import ArrayBilevelEnv, BilevelLQR
+from bilevel_gym.envs import BilevelLQR, TabularBilevelEnv
 from bilevel_gym.envs.parametric import ParametricGame
 from bilevel_gym.learnt.tables import TableGame
 from bilevel_gym.methods import make_method
@@ -122,7 +122,7 @@ class Point:
 
 
 @cache
-def rooms() -> ArrayBilevelEnv:
+def rooms() -> TabularBilevelEnv:
     """Return the game of x[s, a]."""
     return four_rooms(per_action=True, goal=PLACINGS[1][0], target=PLACINGS[1][1])
 
@@ -130,7 +130,7 @@ def rooms() -> ArrayBilevelEnv:
 def of_rooms(budget: int, seed: int) -> list[Point]:
     """Train a follower in four rooms, and estimate by each method, for both x."""
     table = rooms()
-    game = TableGame(table)
+    game = TableGame(table.model)
     x = game.initial_upper_params
     answer = table.evaluate(x)
     schedule = {"learning_rate": None, "schedule_steps": budget, "device": "cpu"}

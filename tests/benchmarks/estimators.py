@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from bilevel_gym.core.mdp import FloatArray
-from bilevel_gym.envs import ArrayBilevelEnv, BilevelFourRooms, TabularBilevelEnv
+from bilevel_gym.envs import BilevelFourRooms, TabularBilevelEnv
 from bilevel_gym.envs.four_rooms import PLACES, START
 from bilevel_gym.methods import make_method
 from bilevel_gym.plotting import INK, MUTED, PALETTE, new_figure, save_figure, tidy
@@ -123,7 +123,7 @@ def four_rooms(
     per_action: bool,
     goal: tuple[int, int] = PLACINGS[0][0],
     target: tuple[int, int] = PLACINGS[0][1],
-) -> ArrayBilevelEnv:
+) -> TabularBilevelEnv:
     """Return the game, with x[s, a] or x[s]."""
     rooms = BilevelFourRooms(goals=[goal], slip=SLIP)
     reward, upper_reward, start = np.zeros((104, 4)), np.zeros((104, 4)), np.zeros(104)

@@ -20,7 +20,7 @@ import numpy as np
 from bilevel_gym.core.bellman import centred_score
 from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.core.soft import solve_soft_mdp
-from bilevel_gym.envs import ArrayBilevelEnv, TabularBilevelEnv
+from bilevel_gym.envs import TabularBilevelEnv
 from bilevel_gym.methods import make_method
 from bilevel_gym.model.preferences import PreferenceLikelihood
 
@@ -39,7 +39,7 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
 
 def preference_game(
     seed: int, temperature: float, *, answers: str = "drawn", size: float = 0.3
-) -> ArrayBilevelEnv:
+) -> TabularBilevelEnv:
     """Return a game whose leader judges pairs of fragments.
 
     Args:
@@ -69,8 +69,8 @@ def preference_game(
 def one_step(game: TabularBilevelEnv) -> FloatArray:
     """Return the response term with the first term of the advantage of dr/dx alone, exactly."""
     x = game.initial_upper_params
-    solution = solve_soft_mdp(game.lower_mdp(x))
-    upper = game.objective.evaluate(game._outcome(x, solution))
+    solution = solve_soft_mdp(game.model.lower_mdp(x))
+    upper = game.model.evaluate_policy(x, solution).upper
     score = centred_score(solution.policy, game.temperature, upper.policy, upper.log_policy)
     return game.reward_vjp(x, score)
 

@@ -22,7 +22,7 @@ from gymnasium.wrappers import TimeLimit
 from bilevel_gym import LowerLevel
 from bilevel_gym.core.bellman import policy_entropy
 from bilevel_gym.core.mdp import FloatArray
-from bilevel_gym.envs import ArrayBilevelEnv
+from bilevel_gym.envs import TabularBilevelEnv
 from bilevel_gym.sb3 import SoftDQN
 
 from .estimators import PLACINGS, four_rooms
@@ -51,7 +51,7 @@ class Run:
     cpu: float
 
 
-def distances(game: ArrayBilevelEnv, policy: FloatArray) -> tuple[float, float]:
+def distances(game: TabularBilevelEnv, policy: FloatArray) -> tuple[float, float]:
     """Return how far a policy is from the soft-optimal one at the initial x.
 
     Args:
@@ -71,13 +71,13 @@ def distances(game: ArrayBilevelEnv, policy: FloatArray) -> tuple[float, float]:
     return float(exact.occupancy @ divergence), lost
 
 
-def learner(game: ArrayBilevelEnv, seed: int) -> SoftDQN:
+def learner(game: TabularBilevelEnv, seed: int) -> SoftDQN:
     """Return a learner with its default options, before its first step."""
     seat: gym.Env[int, int] = LowerLevel(TimeLimit(game, EPISODE), game.initial_upper_params)
     return SoftDQN("MlpPolicy", seat, schedule_steps=STEPS, seed=seed, device="cpu")
 
 
-def run(game: ArrayBilevelEnv, seed: int) -> Run:
+def run(game: TabularBilevelEnv, seed: int) -> Run:
     """Train once, and score the result."""
     model = learner(game, seed)
     wall, cpu = time.perf_counter(), time.process_time()
@@ -87,7 +87,7 @@ def run(game: ArrayBilevelEnv, seed: int) -> Run:
     return Run(kl, gap, seconds, processor)
 
 
-def relabelling(game: ArrayBilevelEnv) -> tuple[float, float]:
+def relabelling(game: TabularBilevelEnv) -> tuple[float, float]:
     """Return the milliseconds of an update without and with relabelling, medians of processor time.
 
     r_x is looked up in a table, so that what is measured is the buffer's own work.

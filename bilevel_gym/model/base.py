@@ -1,0 +1,177 @@
+"""What every model of a bilevel problem has: the box of x, the follower's discount, its answer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..core.checks import check_discount, check_in_box, check_positive
+from ..core.mdp import FloatArray
+from .responses import Response
+
+__all__ = ["BilevelModel", "evaluate", "evaluate_batch", "single_precision_bounds"]
+
+
+class BilevelModel(ABC):
+    """A leader's parameters x in a box, and the follower's exact answer to each of them.
+
+    Attributes:
+        name: What messages call the problem.
+        low: Lower bounds of x, float64, shape of x.
+        high: Upper bounds of x, float64, shape of x.
+        initial_upper_params: x at the start, in the box.
+        gamma: The follower's discount, in [0, 1).
+        temperature: Weight of its policy's entropy, positive.
+        solve_options: Options of `respond`.
+    """
+
+    solve_options: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        *,
+        low: ArrayLike,
+        high: ArrayLike,
+        initial_upper_params: ArrayLike,
+        gamma: float,
+        temperature: float,
+        name: str | None = None,
+    ) -> None:
+        """Set up the box and the discount.
+
+        Args:
+            low: Lower bounds of x, finite; their shape is that of x.
+            high: Upper bounds of x, finite and above `low`, same shape.
+            initial_upper_params: x at the start, in the box.
+            gamma: The follower's discount, in [0, 1).
+            temperature: Weight of its policy's entropy, positive.
+            name: What messages call the problem; None takes the name of the class.
+
+        Raises:
+            ValueError: If a shape or a range is violated.
+        """
+        self.name = type(self).__name__ if name is None else name
+        self.low, self.high = _checked_bounds(low, high)
+        self.initial_upper_params = check_in_box(
+            "initial_upper_params", initial_upper_params, self.low, self.high
+        )
+        self.gamma = check_discount("gamma", gamma)
+        self.temperature = check_positive("temperature", temperature)
+
+    def validate(self, upper_params: ArrayLike) -> FloatArray:
+        """Return x as a read-only float64 copy, at the full precision it came with.
+
+        Raises:
+            ValueError: If x is not numeric, has another shape, or an entry is not finite or out of
+                bounds; the message names the entry.
+        """
+        return check_in_box("upper_params", upper_params, self.low, self.high)
+
+    @abstractmethod
+    def respond(self, upper_params: FloatArray, *, warm_start: Any = None) -> Response:
+        """Return the exact objective, hyper-gradient and follower's answer at a validated x.
+
+        Args:
+            upper_params: x, as `validate` returns it.
+            warm_start: An earlier response, at a nearby x, to start the solves from.
+        """
+
+    def respond_batch(
+        self, upper_params: Sequence[FloatArray], *, warm_starts: Sequence[Any] | None = None
+    ) -> Sequence[Response]:
+        """Return what `respond` returns, for many x.
+
+        Args:
+            upper_params: B values of x, as `validate` returns them.
+            warm_starts: For each x an earlier response, at a nearby x, or None.
+        """
+        starts = [None] * len(upper_params) if warm_starts is None else warm_starts
+        return [
+            self.respond(x, warm_start=start) for x, start in zip(upper_params, starts, strict=True)
+        ]
+
+
+def evaluate(model: BilevelModel, upper_params: ArrayLike, **options: Any) -> Any:
+    """Return the exact objective, hyper-gradient and follower's answer at x.
+
+    Args:
+        model: A bilevel problem.
+        upper_params: x, shape of `model.low`.
+        **options: `warm_start`, an earlier response at a nearby x, and the model's
+            `solve_options`; see its `respond`.
+
+    Returns:
+        An `ExactResponse` of a `TabularModel`, an `ExactGaussianResponse` of a
+        `LinearQuadraticModel`.
+
+    Raises:
+        ValueError: If x or an option is out of range.
+        ArithmeticError: If values overflow.
+    """
+    return model.respond(model.validate(upper_params), **options)
+
+
+def evaluate_batch(
+    model: BilevelModel, upper_params: Sequence[ArrayLike] | FloatArray, **options: Any
+) -> Any:
+    """Return what `evaluate` returns, for many x, as a list.
+
+    Args:
+        model: A bilevel problem.
+        upper_params: B values of x, `[B, ...]` with the shape of `model.low`.
+        **options: `warm_starts`, for each x an earlier response or None, and the model's
+            `solve_options`; see its `respond_batch`.
+
+    Raises:
+        ValueError: If an x or an option is out of range; the message names the row of the x.
+        ArithmeticError: If values overflow.
+    """
+    xs = []
+    for row, x in enumerate(upper_params):
+        try:
+            xs.append(model.validate(x))
+        except ValueError as error:
+            raise ValueError(f"row {row}: {error}") from None
+    return model.respond_batch(xs, **options)
+
+
+def single_precision_bounds(
+    low: ArrayLike, high: ArrayLike, shape: tuple[int, ...]
+) -> tuple[Any, Any]:
+    """Return bounds rounded outwards to float32, so that they still contain the float64 ones.
+
+    Args:
+        low: Lower bounds, a number or an array of `shape`.
+        high: Upper bounds, a number or an array of `shape`.
+        shape: Shape of x.
+
+    Raises:
+        ValueError: If a bound is not finite in single precision.
+    """
+    lower, upper = (np.broadcast_to(np.asarray(b, np.float64), shape) for b in (low, high))
+    for bound in (*lower.flat, *upper.flat):
+        if np.finfo(np.float32).max < abs(bound) < np.inf:
+            raise ValueError(f"bounds of x must be finite in single precision, got {bound}")
+    low32, high32 = lower.astype(np.float32), upper.astype(np.float32)
+    low32 = np.where(low32 > lower, np.nextafter(low32, np.float32(-np.inf)), low32)
+    high32 = np.where(high32 < upper, np.nextafter(high32, np.float32(np.inf)), high32)
+    return low32, high32
+
+
+def _checked_bounds(low: ArrayLike, high: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Return the bounds of x as read-only float64 arrays."""
+    lower, upper = np.array(low, dtype=np.float64), np.array(high, dtype=np.float64)
+    if lower.shape != upper.shape:
+        raise ValueError(
+            f"`low` and `high` must have one shape, got {lower.shape} and {upper.shape}"
+        )
+    if not (np.isfinite(lower).all() and np.isfinite(upper).all() and (lower < upper).all()):
+        raise ValueError(
+            f"`low` must be finite and below a finite `high`, got {low!r} and {high!r}"
+        )
+    lower.flags.writeable = upper.flags.writeable = False
+    return lower, upper

@@ -1,0 +1,608 @@
+"""Bilevel problems with finitely many states and actions, as mathematics.
+
+A `TabularModel` holds what makes such a problem: kernel, rewards and their vector-Jacobian
+products, start distribution, objective, and the box of the leader's parameters x. It knows no
+environment. `respond` solves the follower's problem and differentiates the leader's objective
+through the solution (see `bilevel_gym.core.adjoint`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..core.adjoint import response_gradient
+from ..core.batch import solve_batch
+from ..core.checks import check_discount, check_not_negative
+from ..core.mdp import FloatArray, Kernel, TabularMDP, checked_mask
+from ..core.soft import PolicyAnswer, SoftSolution, solve_soft_mdp
+from ..core.threads import single_threaded
+from ..episodes.sampler import Sampler
+from .base import BilevelModel, single_precision_bounds
+from .jacobians import RewardJacobian
+from .objectives import (
+    DiscountedReturn,
+    Objective,
+    Outcome,
+    QuadraticCost,
+    Sum,
+    UpperValue,
+)
+from .responses import ExactResponse, TabularResponse
+
+__all__ = ["ArrayModel", "PolicyEvaluation", "TabularModel"]
+
+
+# Probabilities of first states may miss one by this much.
+DISTRIBUTION_TOLERANCE = 1e-9
+
+
+class TabularModel(BilevelModel):
+    """A bilevel problem with S states and A actions.
+
+    A subclass defines `reward`, `reward_vjp` and `upper_reward`. Where x moves the leader's reward,
+    the kernel or the distribution of the first state, it also overrides `upper_reward_vjp`,
+    `kernel` with `kernel_vjp`, or `start_distribution` with `start_distribution_vjp`.
+
+    Attributes:
+        objective: How the leader evaluates a policy.
+        num_states: S.
+        num_actions: A.
+        initial_kernel: The kernel at the initial x.
+        initial_distribution: Distribution of the first state `[S]` (at the initial x, where x
+            moves it).
+        action_mask: Which actions exist, bool `[S, A]`; None when all do.
+        moves_kernel: Whether x moves the kernel: whether `kernel_vjp` is overridden.
+        moves_start: Whether x moves the start: whether `start_distribution_vjp` is overridden.
+    """
+
+    solve_options: ClassVar[tuple[str, ...]] = ("solver", "tolerance", "max_iterations")
+
+    def __init__(
+        self,
+        *,
+        kernel: Kernel,
+        initial_distribution: ArrayLike,
+        objective: Objective,
+        low: ArrayLike,
+        high: ArrayLike,
+        initial_upper_params: ArrayLike,
+        gamma: float,
+        temperature: float,
+        action_mask: ArrayLike | None = None,
+        name: str | None = None,
+    ) -> None:
+        """Set up the problem.
+
+        Args:
+            kernel: Transition kernel (at the initial x, where x moves it).
+            initial_distribution: Distribution of the first state `[S]` (likewise).
+            objective: How the leader evaluates a policy.
+            low: Lower bounds of x, finite; their shape is that of x.
+            high: Upper bounds of x, finite and above `low`, same shape.
+            initial_upper_params: x at the start, in the box.
+            gamma: The follower's discount, in [0, 1).
+            temperature: Weight of its policy's entropy, positive.
+            action_mask: Which actions exist, `[S, A]`; None when all do.
+            name: What messages call the problem; None takes the name of the class.
+
+        Raises:
+            ValueError: If a shape or a range is violated.
+        """
+        super().__init__(
+            low=low,
+            high=high,
+            initial_upper_params=initial_upper_params,
+            gamma=gamma,
+            temperature=temperature,
+            name=name,
+        )
+        self.initial_kernel, self.objective = kernel, objective
+        self.num_states, self.num_actions = kernel.num_states, kernel.num_actions
+        self.initial_distribution = _distribution(
+            "initial_distribution", initial_distribution, self.num_states
+        )
+        shape = (self.num_states, self.num_actions)
+        self.action_mask = None if action_mask is None else checked_mask(action_mask, shape)
+        for constant in (self.initial_distribution, self.action_mask):
+            if constant is not None:
+                constant.flags.writeable = False
+        self.moves_kernel = type(self).kernel_vjp is not TabularModel.kernel_vjp
+        self.moves_start = (
+            type(self).start_distribution_vjp is not TabularModel.start_distribution_vjp
+        )
+
+    @staticmethod
+    def from_arrays(
+        transition: ArrayLike | Kernel, reward: ArrayLike, **options: Any
+    ) -> ArrayModel:
+        """Return a model of arrays; see `ArrayModel` for the arguments."""
+        return ArrayModel(transition, reward, **options)
+
+    # What a problem is made of -------------------------------------------------------------
+
+    def kernel(self, upper_params: FloatArray) -> Kernel:
+        """Return the kernel at x; the same one always, unless overridden."""
+        return self.initial_kernel
+
+    def kernel_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Return sum_k cotangent(k) dP(k)/dx, shape of x; zero unless overridden.
+
+        Args:
+            upper_params: x.
+            cotangent: A number for each stored transition of `kernel(x)`, `[K]`, in the order of
+                its `triplets`.
+        """
+        return np.zeros(self.low.shape)
+
+    def start_distribution(self, upper_params: FloatArray) -> FloatArray:
+        """Return the distribution of the first state at x, `[S]`; constant unless overridden."""
+        return self.initial_distribution
+
+    def start_distribution_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Return sum_s cotangent(s) d rho(s)/dx, shape of x; zero unless overridden.
+
+        Args:
+            upper_params: x.
+            cotangent: A number per state, `[S]`.
+        """
+        return np.zeros(self.low.shape)
+
+    def reward(self, upper_params: FloatArray) -> FloatArray:
+        """Return the follower's reward r_x `[S, A]`."""
+        raise TypeError(f"{self.name} must define `reward`")
+
+    def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Return sum_sa cotangent(s, a) dr_x(s, a)/dx, shape of x; `cotangent` is `[S, A]`."""
+        raise TypeError(f"{self.name} must define `reward_vjp`")
+
+    def upper_reward(self, upper_params: FloatArray) -> FloatArray:
+        """Return the leader's reward u_x `[S, A]`, without terms in x alone."""
+        raise TypeError(f"{self.name} must define `upper_reward`")
+
+    def upper_reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Return sum_sa cotangent(s, a) du_x(s, a)/dx, shape of x; zero unless overridden."""
+        return np.zeros(self.low.shape)
+
+    # The problem at an x -------------------------------------------------------------------
+
+    def lower_mdp(self, upper_params: FloatArray) -> TabularMDP:
+        """Return the follower's problem at x."""
+        return TabularMDP(
+            kernel=self.kernel(upper_params),
+            reward=self.reward(upper_params),
+            gamma=self.gamma,
+            temperature=self.temperature,
+            action_mask=self.action_mask,
+        )
+
+    def checked_upper_reward(self, upper_params: FloatArray) -> FloatArray:
+        """Return the leader's reward at x `[S, A]`.
+
+        Raises:
+            ValueError: If `upper_reward` returns another shape or an entry that is not finite.
+        """
+        reward = self.upper_reward(upper_params)
+        shape = (self.num_states, self.num_actions)
+        if np.shape(reward) != shape:
+            raise ValueError(
+                f"`upper_reward` must return shape [S, A] = {shape}, got {np.shape(reward)}"
+            )
+        if not np.isfinite(reward).all():
+            state, action = (int(i) for i in np.argwhere(~np.isfinite(reward))[0])
+            value = reward[state, action]
+            raise ValueError(
+                f"`upper_reward` must be finite, got {value} in state {state}, {action=}"
+            )
+        return reward
+
+    def checked_start(self, upper_params: FloatArray) -> FloatArray:
+        """Return the distribution of the first state at x `[S]`.
+
+        Raises:
+            ValueError: If `start_distribution` returns anything but a distribution.
+        """
+        start = self.start_distribution(upper_params)
+        if start is self.initial_distribution:
+            return start
+        return _distribution("start_distribution(x)", start, self.num_states)
+
+    def sampler(self, upper_params: FloatArray, policy: ArrayLike) -> Sampler:
+        """Return what plays episodes of a policy under x, for methods that see no model.
+
+        Args:
+            upper_params: x, validated.
+            policy: Action probabilities `[S, A]`, zero for actions that do not exist.
+
+        Raises:
+            ValueError: If the policy is no distribution in some state.
+        """
+        return Sampler(
+            self.kernel(upper_params),
+            policy,
+            self.checked_start(upper_params),
+            self.checked_upper_reward(upper_params),
+        )
+
+    # Answers -------------------------------------------------------------------------------
+
+    @single_threaded
+    def respond(
+        self,
+        upper_params: FloatArray,
+        *,
+        warm_start: ExactResponse | None = None,
+        solver: str = "auto",
+        tolerance: float | None = None,
+        max_iterations: int = 200,
+    ) -> ExactResponse:
+        """Return the exact objective, hyper-gradient and follower's answer at a validated x.
+
+        Args:
+            upper_params: x, as `validate` returns it.
+            warm_start: An earlier response, at a nearby x, to start the solves from.
+            solver: How linear systems are solved, a key of `bilevel_gym.core.linear.SOLVERS`, or
+                "auto".
+            tolerance: Sup norm of the follower's Bellman residual to reach; None takes
+                `bilevel_gym.core.soft.default_tolerance`.
+            max_iterations: Newton steps allowed.
+
+        Raises:
+            ValueError: If an option is out of range, or the model returns arrays of a wrong shape.
+            ArithmeticError: If values overflow.
+        """
+        start, guesses = None, None
+        if warm_start is not None:
+            start, guesses = warm_start.soft_value, warm_start.linear_solutions
+            if len(start) != self.num_states:
+                raise ValueError(
+                    f"`warm_start` must be a response of a game with {self.num_states} states, "
+                    f"got one with {len(start)}"
+                )
+        solution = solve_soft_mdp(
+            self.lower_mdp(upper_params),
+            initial_value=start,
+            solver=solver,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            guesses=guesses,
+        )
+        return self._exact_response(upper_params, solution)
+
+    @single_threaded
+    def respond_batch(
+        self,
+        upper_params: Sequence[FloatArray],
+        *,
+        warm_starts: Sequence[ExactResponse | None] | None = None,
+        solver: str = "auto",
+        tolerance: float | None = None,
+        max_iterations: int = 200,
+    ) -> list[ExactResponse]:
+        """Return what `respond` returns, for many x.
+
+        The follower's problems are solved together (see `bilevel_gym.core.batch`), unless the
+        kernels of different x have different patterns.
+
+        Args:
+            upper_params: B values of x, as `validate` returns them.
+            warm_starts: For each x an earlier response, at a nearby x, or None.
+            solver: As in `respond`; "auto" prefers "compiled" as `solve_batch` does.
+            tolerance: As in `respond`.
+            max_iterations: Newton steps allowed for each x.
+
+        Raises:
+            ValueError: If an option is out of range, or the model returns arrays of a wrong shape.
+            ArithmeticError: If values overflow.
+        """
+        starts = [None] * len(upper_params) if warm_starts is None else warm_starts
+        if len(starts) != len(upper_params):
+            raise ValueError(
+                f"`warm_starts` must have an entry for each of {len(upper_params)} x, "
+                f"got {len(starts)}"
+            )
+        _ = self.initial_kernel.pattern  # once computed, kernels derived from this one share it
+        mdps = [self.lower_mdp(x) for x in upper_params]
+
+        def solved(batch: slice) -> list[SoftSolution]:
+            return solve_batch(
+                mdps[batch],
+                initial_values=[None if s is None else s.soft_value for s in starts[batch]],
+                solver=solver,
+                tolerance=tolerance,
+                max_iterations=max_iterations,
+                guesses=[None if s is None else s.linear_solutions for s in starts[batch]],
+            )
+
+        if len({id(mdp.kernel.pattern) for mdp in mdps}) <= 1:
+            solutions = solved(slice(None))
+        else:
+            solutions = [found for b in range(len(mdps)) for found in solved(slice(b, b + 1))]
+        return [
+            self._exact_response(x, solution)
+            for x, solution in zip(upper_params, solutions, strict=True)
+        ]
+
+    def evaluate_policy(self, upper_params: FloatArray, answer: PolicyAnswer) -> PolicyEvaluation:
+        """Return the leader's objective at an answer to x, be it the follower's or not.
+
+        Args:
+            upper_params: x, validated.
+            answer: The answer; its policy is what counts.
+
+        Raises:
+            ValueError: If the model returns arrays of a wrong shape.
+        """
+        outcome = Outcome(
+            answer,
+            upper_params,
+            self.checked_upper_reward(upper_params),
+            self.checked_start(upper_params),
+        )
+        return PolicyEvaluation(self, outcome, self.objective.evaluate(outcome))
+
+    def direct_part(self, upper_params: FloatArray, upper: UpperValue) -> FloatArray:
+        """Return the derivative of f(x, pi) with respect to x at a fixed policy, shape of x.
+
+        Args:
+            upper_params: x.
+            upper: f(x, pi) and its derivatives.
+
+        Raises:
+            ValueError: If a vector-Jacobian product of the model has a wrong shape.
+        """
+        parts = [] if upper.params is None else [upper.params]
+        x = upper_params
+        if upper.upper_reward is not None:
+            product = self.upper_reward_vjp(x, upper.upper_reward)
+            parts.append(_of_shape(x, "upper_reward_vjp", product))
+        if upper.lower_reward is not None:
+            parts.append(self.through_reward(x, upper.lower_reward))
+        if upper.kernel is not None and self.moves_kernel:
+            parts.append(self.through_kernel(x, upper.kernel))
+        if upper.initial_distribution is not None and self.moves_start:
+            parts.append(self.through_start(x, upper.initial_distribution))
+        return sum(parts, start=np.zeros(x.shape))
+
+    def through_model(
+        self, upper_params: FloatArray, reward: FloatArray, kernel: Callable[[], FloatArray]
+    ) -> FloatArray:
+        """Return the derivative with respect to x of what depends on it through r and P alone.
+
+        Args:
+            upper_params: x.
+            reward: Derivative with respect to the follower's reward `[S, A]`.
+            kernel: Gives the derivative with respect to the stored transitions `[K]`; called only
+                where x moves them.
+
+        Returns:
+            The derivative, shape of x.
+
+        Raises:
+            ValueError: If a vector-Jacobian product of the model has a wrong shape.
+        """
+        gradient = self.through_reward(upper_params, reward)
+        return (
+            gradient + self.through_kernel(upper_params, kernel())
+            if self.moves_kernel
+            else gradient
+        )
+
+    def through_reward(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Return `reward_vjp`, after checking that it has the shape of x."""
+        return _of_shape(upper_params, "reward_vjp", self.reward_vjp(upper_params, cotangent))
+
+    def through_kernel(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Return `kernel_vjp`, after checking that it has the shape of x."""
+        return _of_shape(upper_params, "kernel_vjp", self.kernel_vjp(upper_params, cotangent))
+
+    def through_start(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Return `start_distribution_vjp`, after checking that it has the shape of x."""
+        product = self.start_distribution_vjp(upper_params, cotangent)
+        return _of_shape(upper_params, "start_distribution_vjp", product)
+
+    def _exact_response(self, x: FloatArray, solution: SoftSolution) -> ExactResponse:
+        """Return the response that a solve of the follower's problem at x amounts to."""
+        evaluation = self.evaluate_policy(x, solution)
+        outcome, upper, direct = evaluation.outcome, evaluation.upper, evaluation.direct
+        total, adjoint_residual, error_bound = direct.copy(), None, 0.0
+        if upper.responds:
+            answer = response_gradient(
+                solution,
+                upper.policy,
+                log_policy_gradient=upper.log_policy,
+                policy_gradient_error=upper.policy_error,
+            )
+            adjoint_residual, error_bound = answer.residual, answer.error_bound
+            total += self.through_model(x, answer.reward, lambda: answer.kernel)
+        return ExactResponse(
+            upper_params=x,
+            objective=upper.value,
+            hyper_gradient=total,
+            direct_gradient=direct,
+            policy=solution.policy,
+            soft_value=solution.soft_value,
+            occupancy=(1.0 - self.gamma) * outcome.occupancy(self.gamma),
+            lower_value=float(outcome.initial_distribution @ solution.soft_value),
+            residual=solution.residual,
+            iterations=solution.iterations,
+            converged=solution.converged,
+            solver=solution.solver,
+            value_error_bound=solution.value_error_bound,
+            adjoint_residual=adjoint_residual,
+            gradient_error_bound=error_bound,
+            linear_solutions=dict(solution.record.solutions),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class PolicyEvaluation:
+    """The leader's objective at an answer, and its derivative at a fixed policy.
+
+    Attributes:
+        model: The problem.
+        outcome: The x and the answer.
+        upper: f(x, pi) and its derivatives.
+    """
+
+    model: TabularModel
+    outcome: Outcome
+    upper: UpperValue
+
+    @cached_property
+    def direct(self) -> FloatArray:
+        """Derivative of f(x, pi) with respect to x at a fixed policy, shape of x."""
+        return self.model.direct_part(self.outcome.upper_params, self.upper)
+
+    def response(self, hyper_gradient: FloatArray, **more: Any) -> TabularResponse:
+        """Return the response of a method whose answer was evaluated; the answer has a value.
+
+        Args:
+            hyper_gradient: The method's estimate, shape of x.
+            **more: Fields of the response other than the answer's.
+        """
+        outcome, gamma = self.outcome, self.model.gamma
+        solution = outcome.solution
+        assert isinstance(solution, SoftSolution)
+        fields: dict[str, Any] = {
+            "upper_params": outcome.upper_params,
+            "objective": self.upper.value,
+            "hyper_gradient": hyper_gradient,
+            "direct_gradient": self.direct.copy(),
+            "policy": solution.policy,
+            "occupancy": (1.0 - gamma) * outcome.occupancy(gamma),
+            "soft_value": solution.soft_value.copy(),
+            "lower_value": float(outcome.initial_distribution @ solution.soft_value),
+            "residual": solution.residual,
+            "iterations": solution.iterations,
+            "converged": solution.converged,
+        }
+        return TabularResponse(**{**fields, **more})
+
+
+class ArrayModel(TabularModel):
+    """A model given by arrays, with a reward that is linear in x.
+
+    x in R^D within `upper_low`..`upper_high` adds `features @ x` to the follower's reward. The
+    leader maximises its discounted return under `upper_reward`, minus `upper_cost` * ||x||^2.
+    """
+
+    def __init__(
+        self,
+        transition: ArrayLike | Kernel,
+        reward: ArrayLike,
+        *,
+        upper_reward: ArrayLike,
+        initial_distribution: ArrayLike,
+        gamma: float = 0.95,
+        temperature: float = 0.1,
+        features: Any = None,
+        upper_low: float = -1.0,
+        upper_high: float = 1.0,
+        initial_upper_params: ArrayLike | None = None,
+        upper_gamma: float | None = None,
+        upper_cost: float = 0.0,
+        objective: Objective | None = None,
+        action_mask: ArrayLike | None = None,
+    ) -> None:
+        """Build the model.
+
+        Args:
+            transition: Probabilities `[S, A, S]`, or a `Kernel`; rows may sum to less than one
+                (the missing mass ends the episode).
+            reward: The follower's reward at x = 0, `[S, A]`.
+            upper_reward: The leader's reward `[S, A]`.
+            initial_distribution: Distribution of the first state `[S]`.
+            gamma: The follower's discount, in [0, 1).
+            temperature: Weight of its policy's entropy, positive.
+            features: d reward / dx, `[S, A, D]`; or a SciPy sparse matrix or `LinearOperator`
+                `[A*S, D]` whose row `a * S + s` belongs to (s, a); None shapes each state (D = S).
+            upper_low: Lower bound of every entry of x.
+            upper_high: Upper bound of every entry of x.
+            initial_upper_params: x at the start `[D]`; None takes the point of the box nearest 0.
+            upper_gamma: The leader's discount, in [0, 1); None takes `gamma`.
+            upper_cost: Weight of ||x||^2 in the leader's objective, not negative.
+            objective: Another objective, in which `upper_gamma` and `upper_cost` have no part.
+            action_mask: Which actions exist, `[S, A]`; None when all do.
+
+        Raises:
+            ValueError: If a shape or a range is violated.
+        """
+        kernel = transition if isinstance(transition, Kernel) else Kernel.from_dense(transition)
+        shape = (kernel.num_states, kernel.num_actions)
+        self._reward = _matrix("reward", reward, shape)
+        self._upper_reward = _matrix("upper_reward", upper_reward, shape)
+        if not upper_low < upper_high:
+            raise ValueError(
+                f"`upper_low` must be below `upper_high`, got {upper_low} and {upper_high}"
+            )
+        self._jacobian = None if features is None else RewardJacobian(features, *shape)
+        size = shape[0] if self._jacobian is None else self._jacobian.num_params
+        if upper_gamma is not None:
+            upper_gamma = check_discount("upper_gamma", upper_gamma)
+        check_not_negative("upper_cost", upper_cost)
+        if initial_upper_params is None:
+            initial_upper_params = np.clip(np.zeros(size), upper_low, upper_high)
+        low, high = single_precision_bounds(upper_low, upper_high, (size,))
+        super().__init__(
+            kernel=kernel,
+            initial_distribution=initial_distribution,
+            objective=objective or Sum((DiscountedReturn(upper_gamma), QuadraticCost(upper_cost))),
+            low=low,
+            high=high,
+            initial_upper_params=initial_upper_params,
+            gamma=gamma,
+            temperature=temperature,
+            action_mask=action_mask,
+        )
+
+    def reward(self, upper_params: FloatArray) -> FloatArray:
+        """Return the follower's reward r_x `[S, A]`."""
+        if self._jacobian is None:
+            return self._reward + upper_params[:, None]
+        return self._reward + self._jacobian.product(upper_params)
+
+    def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Return sum_sa cotangent(s, a) dr_x(s, a)/dx `[D]`."""
+        if self._jacobian is None:
+            return cotangent.sum(axis=1)
+        return self._jacobian.vjp(cotangent)
+
+    def upper_reward(self, upper_params: FloatArray) -> FloatArray:
+        """Return the leader's reward `[S, A]`."""
+        return self._upper_reward
+
+
+def _of_shape(x: FloatArray, name: str, product: FloatArray) -> FloatArray:
+    """Return a vector-Jacobian product of the model, after checking that it has the shape of x."""
+    if np.shape(product) != x.shape:
+        raise ValueError(f"`{name}` must return the shape of x, {x.shape}, got {np.shape(product)}")
+    return product
+
+
+def _distribution(name: str, probabilities: ArrayLike, size: int) -> FloatArray:
+    distribution = np.array(probabilities, dtype=np.float64)
+    if distribution.shape != (size,):
+        raise ValueError(f"`{name}` must have shape [S] = ({size},), got {distribution.shape}")
+    total, smallest = distribution.sum(), distribution.min()
+    if not (smallest >= 0.0 and abs(total - 1.0) <= DISTRIBUTION_TOLERANCE):
+        raise ValueError(
+            f"`{name}` must be probabilities that sum to 1, got sum "
+            f"{total} and smallest entry {smallest}"
+        )
+    return distribution
+
+
+def _matrix(name: str, values: ArrayLike, shape: tuple[int, int]) -> FloatArray:
+    matrix = np.array(values, dtype=np.float64, order="F")
+    matrix.flags.writeable = False  # `upper_reward` hands it out
+    if matrix.shape != shape:
+        raise ValueError(f"`{name}` must have shape [S, A] = {shape}, got {matrix.shape}")
+    if not np.isfinite(matrix).all():
+        raise ValueError(f"`{name}` must be finite, got {matrix[~np.isfinite(matrix)][0]}")
+    return matrix
