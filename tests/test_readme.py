@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from bilevel_gym.cli import markdown_table
-from bilevel_gym.cli.pictures import file_name
+from bilevel_gym.cli.galleries import file_name
 from bilevel_gym.methods import METHODS
 from bilevel_gym.registration import TASKS
 from bilevel_gym.rendering import THEME
