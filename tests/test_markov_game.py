@@ -14,6 +14,7 @@ from bilevel_gym.envs import View
 from bilevel_gym.envs.markov_game import BilevelMarkovGame
 from bilevel_gym.optimizers import lbfgsb
 from bilevel_gym.testing import check_hyper_gradient
+from bilevel_gym.wrappers import exact_objective
 
 from .helpers import FloatArray
 
@@ -175,14 +176,8 @@ def test_the_best_strategy_mixes() -> None:
 
 def best_probability(game: BilevelMarkovGame) -> float:
     """Return the probability of 0 in A that an ascent from x = 0 ends at."""
-
-    def objective(x: FloatArray) -> tuple[float, FloatArray]:
-        response = game.evaluate(x)
-        assert response.hyper_gradient is not None
-        return response.objective, response.hyper_gradient
-
     box = np.full(SHAPE, 10.0)
-    optimum = lbfgsb(objective, np.zeros(SHAPE), -box, box, max_evaluations=60)
+    optimum = lbfgsb(exact_objective(game), np.zeros(SHAPE), -box, box, max_evaluations=60)
     return float(softmax(optimum.best.upper_params, axis=1)[A, 0])
 
 

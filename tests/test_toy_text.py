@@ -19,6 +19,7 @@ from bilevel_gym.envs import BilevelToyText
 from bilevel_gym.optimizers import lbfgsb, normalized_ascent
 from bilevel_gym.rendering import draw_grid, frame, grid_layout
 from bilevel_gym.testing import check_hyper_gradient
+from bilevel_gym.wrappers import exact_objective
 
 from .helpers import FloatArray, force_state, interior_point
 
@@ -49,13 +50,8 @@ def toy(name: str, env_kwargs: dict[str, Any] | None = None, **options: Any) -> 
 
 def climb(game: BilevelToyText, **options: Any) -> Any:
     """Run normalised ascent from x = 0; return its optimum."""
-
-    def objective(x: FloatArray) -> tuple[float, FloatArray]:
-        response = game.evaluate(x)
-        return response.objective, response.hyper_gradient
-
     low, high = game.upper_space.low.astype(float), game.upper_space.high.astype(float)
-    return normalized_ascent(objective, game.initial_upper_params, low, high, **options)
+    return normalized_ascent(exact_objective(game), game.initial_upper_params, low, high, **options)
 
 
 # The model --------------------------------------------------------------------------------------
@@ -166,12 +162,10 @@ def test_the_registered_tasks_are_worth_what_their_page_says(
     assert np.linalg.norm(response.hyper_gradient) == pytest.approx(norm, abs=6e-7)
     assert not response.direct_gradient.any()
 
-    def objective(x: FloatArray) -> tuple[float, FloatArray]:
-        response = game.evaluate(x)
-        return response.objective, response.hyper_gradient
-
     low, high = game.upper_space.low.astype(float), game.upper_space.high.astype(float)
-    found = lbfgsb(objective, climb(game).best.upper_params, low, high, max_evaluations=1000)
+    found = lbfgsb(
+        exact_objective(game), climb(game).best.upper_params, low, high, max_evaluations=1000
+    )
     assert found.best.value == pytest.approx(best, abs=6e-7)
 
 
