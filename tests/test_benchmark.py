@@ -36,7 +36,7 @@ from bilevel_gym.benchmark import (
 from bilevel_gym.benchmark import config as config_module
 from bilevel_gym.benchmark import engine as engine_module
 from bilevel_gym.benchmark import results as results_module
-from bilevel_gym.benchmark.config import SHIPPED, Benchmark, Engine, line_of, parse_benchmark
+from bilevel_gym.benchmark.config import SHIPPED, Benchmark, Engine, parse_benchmark
 from bilevel_gym.benchmark.engine import locked, perform_all
 from bilevel_gym.benchmark.results import DamagedFileError, path_of, read_run, write_run
 from bilevel_gym.benchmark.runs import (
@@ -46,6 +46,7 @@ from bilevel_gym.benchmark.runs import (
     make_referee,
     start_of,
 )
+from bilevel_gym.benchmark.schema import Source
 from bilevel_gym.cli import main
 from bilevel_gym.methods import LEARNT_METHODS, METHODS
 from bilevel_gym.optimizers import OPTIMIZERS
@@ -215,7 +216,7 @@ WRONG = [
     ("seeds = 2", "seeds = [1, 1]", 2, "different ones", ""),
     ("seeds = 2", "seeds = 20240601", 2, "at most 1000 seeds, got 20240601", "[20240601]"),
     ("seeds = 2", "seeds = [9223372036854775808]", 2, "`seeds` must be below 2^63", ""),
-    ("steps = 3", "steps = 0", 1, "`steps` must be an integer of at least 1, got 0", ""),
+    ("steps = 3", "steps = 0", 1, "`steps` must be greater than or equal to 1, got 0", ""),
     ("workers = 2", 'backend = "dusk"', 4, "unknown backend 'dusk'", "'dask'?"),
     ("workers = 2", "worker = 2", 4, "unknown key of [engine]: 'worker'", "'workers'?"),
     ("workers = 2", 'address = "tcp://localhost:1"', 4, "`address` is for", ""),
@@ -229,7 +230,7 @@ WRONG = [
     (f'"{GRID}"', '"BilevelGridWord-v0"', 7, "unknown task 'BilevelGridWord-v0'", f"'{GRID}'?"),
     ("map_name =", "map_nam =", 9, "'map_nam'; accepted: ", "'map_name'?"),
     ('"4x4"', '"5x5"', 9, "5x5", ""),
-    ("0.05", "1.5", 10, "`start_spread` must lie in [0, 1], got 1.5", ""),
+    ("0.05", "1.5", 10, "`start_spread` must be less than or equal to 1, got 1.5", ""),
     ('"exact"', '"exacd"', 13, "unknown method 'exacd'", "'exact'?"),
     ("episodes = 8", "episode = 8", 17, "unknown option for method 'trace': 'episode'", "sodes'?"),
     ("episodes = 8", "episodes = 0", 17, "`episodes` must be an integer of at least 1", ""),
@@ -273,7 +274,7 @@ def test_a_line_is_found_behind_texts_and_lists_over_several_lines() -> None:
     text = 'a = """\n[[b]]\nc = 1\n"""\nd = [\n  1,\n]\n# c\n[[b]]\n[[b]]\nc.e = 1 # d\n'
     places = [("a",), ("d",), ("d", 0), ("b", 0), ("b", 1), ("b", 1, "c", "e"), ("b", 1, "f")]
     # A comment belongs to nothing, and what is not there is looked for where it should be.
-    assert [line_of(text, place) for place in places] == [1, 5, 5, 9, 10, 11, 10]
+    assert [Source("", text).line_of(place) for place in places] == [1, 5, 5, 9, 10, 11, 10]
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
@@ -1031,14 +1032,14 @@ def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch
 def test_libraries_of_benchmarks_are_not_imported_with_the_package() -> None:
     code = (
         "import sys, bilevel_gym, bilevel_gym.cli, bilevel_gym.benchmark; "
-        "print({'pandas', 'pyarrow', 'joblib', 'dask', 'distributed', 'filelock', 'matplotlib'}"
-        " & {*sys.modules})"
+        "print({'pandas', 'pyarrow', 'pydantic', 'joblib', 'dask', 'distributed', 'filelock',"
+        " 'matplotlib'} & {*sys.modules})"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "set()"
 
 
-@pytest.mark.parametrize("library", ("filelock", "joblib", "pandas", "pyarrow"))
+@pytest.mark.parametrize("library", ("filelock", "joblib", "pandas", "pyarrow", "pydantic"))
 def test_a_missing_library_is_named_with_its_extra(
     library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

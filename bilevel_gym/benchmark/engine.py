@@ -20,6 +20,7 @@ from typing import Any
 
 from ..core.files import replacing
 from .config import Benchmark, Engine, Entry
+from .errors import require_extra
 from .results import (
     BENCHMARK,
     RUNS,
@@ -27,7 +28,6 @@ from .results import (
     other_files,
     path_of,
     read_run,
-    require_extra,
     set_aside,
     write_run,
 )

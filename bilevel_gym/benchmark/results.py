@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.files import replacing
 from .config import Benchmark, Entry, read_benchmark
+from .errors import require_extra
 from .runs import Outcome, Run
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ __all__ = [
     "other_files",
     "path_of",
     "read_run",
-    "require_extra",
     "set_aside",
     "write_run",
 ]
@@ -63,19 +63,6 @@ KEY = b"bilevel_gym"
 
 class DamagedFileError(ValueError):
     """A result file that cannot be trusted, and why."""
-
-
-def require_extra() -> None:
-    """Raise an `ImportError` unless what benchmarks need is installed."""
-    try:
-        import filelock  # noqa: F401
-        import joblib  # noqa: F401
-        import pandas  # noqa: F401
-        import pyarrow  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f'benchmarks need {error.name}: pip install "bilevel-gym[benchmark]"'
-        ) from None
 
 
 def path_of(folder: Path, run: Run) -> Path:

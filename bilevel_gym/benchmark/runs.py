@@ -54,13 +54,13 @@ class Run:
         env_id: Registered id of the task.
         kwargs: Arguments of `gym.make`.
         start_spread: See `start_of`.
-        method: A key of the game's `methods`, which are `bilevel_gym.methods.METHODS` unless its
-            follower learns.
+        method: Name of the method; see `bilevel_gym.methods.registry`.
         method_options: Its options.
         optimizer: A key of `bilevel_gym.optimizers.OPTIMIZERS`.
         optimizer_options: Its options.
         steps: Steps of the leader; a run ends after one evaluation more than that.
         seed: Seed of the start and of all that is drawn.
+        target: "module:Class" of a method from outside, for workers, which do not know its name.
     """
 
     env_id: str
@@ -72,11 +72,15 @@ class Run:
     optimizer_options: dict[str, Any]
     steps: int
     seed: int
+    target: str | None = None
 
     @property
     def canonical(self) -> str:
         """The run as JSON, the same text for the same run."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        fields = asdict(self)
+        if self.target is None:
+            del fields["target"]
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @property
     def name(self) -> str:
@@ -247,7 +251,7 @@ def perform(run: Run) -> Outcome:
         try:
             seat = HyperGradient(
                 gym.make(run.env_id, **run.kwargs),
-                method=run.method,
+                method=run.target or run.method,
                 outer_steps=run.steps + 1,
                 **run.method_options,
             )

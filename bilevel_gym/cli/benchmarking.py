@@ -79,7 +79,7 @@ def benchmark(file: Path, out: Path | None) -> None:
 
     try:
         wanted = read(file)
-    except ConfigError as error:
+    except (ConfigError, ImportError) as error:
         raise CommandError(str(error)) from None
     except OSError as error:
         raise CommandError(f"cannot read {file}: {error.strerror}") from None

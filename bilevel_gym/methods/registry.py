@@ -286,7 +286,8 @@ def _loaded(target: str) -> Any:
     try:
         return attrgetter(qualname)(module)
     except AttributeError:
-        classes = [name for name, value in vars(module).items() if isinstance(value, type)]
+        members = vars(module).items()
+        classes = [n for n, v in members if isinstance(v, type) and v.__module__ == module_name]
         raise ValueError(unknown_name(f"class of {module_name}:", qualname, classes)) from None
 
 

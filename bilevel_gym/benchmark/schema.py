@@ -1,0 +1,290 @@
+"""The shape of a benchmark's file, and where in the file something stands."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+)
+
+from ..core.checks import check_at_least, unknown_name
+from .errors import ConfigError, Place, holds
+
+__all__ = ["File", "Named", "Source", "Task"]
+
+Backend = Literal["loky", "dask"]
+
+# A larger number is rather a seed itself.
+MOST_SEEDS = 1000
+
+# The shape --------------------------------------------------------------------------------------
+
+
+def _text(value: str) -> str:
+    if not value or not value.isprintable():
+        raise ValueError(f"must be a text of one line, got {value!r}")
+    return value
+
+
+def _seeds(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list):
+        check_at_least("seeds", value, 1)
+        if value > MOST_SEEDS:
+            raise ValueError(
+                f"must be a number of at most {MOST_SEEDS} seeds, got {value}; the seed {value} "
+                f"alone is [{value}]"
+            )
+        return tuple(range(value))
+    for seed in value:
+        check_at_least("seeds", seed, 0)
+        if seed >= 2**63:
+            raise ValueError(f"must be below 2^63, got {seed}")
+    if not value or len({*value}) != len(value):
+        raise ValueError("must be a number of seeds or a list of different ones")
+    return tuple(value)
+
+
+def _options(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        raise ValueError(
+            "must hold texts, finite numbers, booleans, lists and tables only"
+        ) from None
+    return value
+
+
+def _label(key: str) -> Any:
+    """Return a field that takes the value of another one unless it is given."""
+    return Field(default_factory=lambda data: data.get(key, ""))
+
+
+Count = Annotated[int, Field(ge=1, lt=2**63)]
+Text = Annotated[str, AfterValidator(_text)]
+Options = Annotated[dict[str, Any], AfterValidator(_options)]
+
+
+class Table(BaseModel):
+    """A table of the file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class EngineTable(Table):
+    """See `bilevel_gym.benchmark.config.Engine`."""
+
+    backend: Backend = "loky"
+    workers: Count | None = None
+    address: Text | None = None
+
+
+class Task(Table):
+    """A task, with options of methods and optimizers for it alone, by label."""
+
+    id: Text
+    label: Text = _label("id")
+    kwargs: Options = {}
+    steps: Count | None = None
+    start_spread: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    method_options: dict[str, Options] = {}
+    optimizer_options: dict[str, Options] = {}
+
+
+class Named(Table):
+    """A method or an optimizer."""
+
+    name: Text
+    label: Text = _label("name")
+    options: Options = {}
+
+
+class File(Table):
+    """The whole file."""
+
+    steps: Count = 100
+    seeds: Annotated[tuple[int, ...], PlainValidator(_seeds)] = tuple(range(5))
+    engine: EngineTable = EngineTable()
+    tasks: Annotated[list[Task], Field(min_length=1)]
+    methods: Annotated[list[Named], Field(min_length=1)]
+    optimizers: Annotated[list[Named], Field(min_length=1)]
+
+
+# What stands in each table, by its key at the top.
+TABLES: dict[str, type[Table]] = {
+    "engine": EngineTable,
+    "tasks": Task,
+    "methods": Named,
+    "optimizers": Named,
+}
+
+
+# Where things stand -----------------------------------------------------------------------------
+
+# What may hold a line end without ending a statement, and what opens and closes lists and tables.
+TOKENS = re.compile(
+    r'"""(?:\\.|[^\\])*?"{3,5}|'
+    r"'''.*?'{3,5}|"
+    r'"(?:\\.|[^"\\\n])*"|'
+    r"'[^'\n]*'|#[^\n]*|[\[\]{}\n]",
+    re.DOTALL,
+)
+PART = r"""(?:[\w-]+|"(?:\\.|[^"\\])*"|'[^']*')"""
+KEYS = re.compile(rf"\s*\[{{0,2}}\s*({PART}(?:\s*\.\s*{PART})*)")
+
+
+class Source:
+    """The text of a file, for errors that name the key and its line."""
+
+    def __init__(self, name: str, text: str) -> None:
+        """Parse the text.
+
+        Args:
+            name: What errors call the file.
+            text: The file.
+
+        Raises:
+            ConfigError: If it is no TOML, or holds numbers or lists beyond reading.
+        """
+        self.name, self.text = name, text
+        try:
+            self.data: dict[str, Any] = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{name}: no valid TOML: {error}") from None
+        except (ValueError, RecursionError) as error:
+            line = next((line for line, part in _statements(text) if not _readable(part)), 1)
+            reason = "a number of too many digits"
+            if isinstance(error, RecursionError):
+                reason = "lists or tables nested too deeply"
+            raise ConfigError(f"{name}, line {line}: no valid TOML: {reason}") from None
+
+    def file(self) -> File:
+        """Return what the file says.
+
+        Raises:
+            ConfigError: If a key is unknown or missing, or a value is not accepted.
+        """
+        try:
+            return File.model_validate(self.data)
+        except ValidationError as caught:
+            errors = [self._translated(error) for error in caught.errors(include_url=False)]
+            raise min(errors, key=lambda found: found[0])[1] from None
+
+    def error(self, place: Place, message: str) -> ConfigError:
+        """Return an error about a place of the file."""
+        path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in place)
+        where = f"{path.removeprefix('.')}, " if path else ""
+        return ConfigError(f"{self.name}, {where}line {self.line_of(place)}: {message}")
+
+    def known(self, place: Place, kind: str, name: str, known: Iterable[str]) -> None:
+        """Raise a `ConfigError` unless a name is one of those known."""
+        if name not in known:
+            raise self.error(place, unknown_name(kind, name, known))
+
+    def line_of(self, place: Place) -> int:
+        """Return the number of the line in which the statement begins that makes a place be there.
+
+        Args:
+            place: What is sought; () is the first line.
+        """
+        while place:
+            for line, start, value in self._places:
+                if start[: len(place)] == place:
+                    return line
+                if place[: len(start)] == start and holds(value, place[len(start) :]):
+                    return line
+            place = place[:-1]
+        return 1
+
+    @cached_property
+    def _places(self) -> list[tuple[int, Place, Any]]:
+        """Line, place and value of each statement."""
+        found: list[tuple[int, Place, Any]] = []
+        counts: dict[Place, int] = {}  # of the arrays of tables
+
+        def resolved(place: Place, key: str) -> Place:
+            place = (*place, key)
+            return (*place, counts[place] - 1) if place in counts else place
+
+        table: Place = ()
+        for line, part in _statements(self.text):
+            keys = _keys_of(part)
+            if not keys:
+                continue
+            if part.lstrip().startswith("["):
+                table = ()
+                for key in keys[:-1]:
+                    table = resolved(table, key)
+                if part.lstrip().startswith("[["):
+                    whole = (*table, keys[-1])
+                    counts[whole] = counts.get(whole, 0) + 1
+                table = resolved(table, keys[-1])
+                found.append((line, table, None))
+            else:
+                value = tomllib.loads(part)
+                for key in keys:
+                    value = value[key]
+                found.append((line, (*table, *keys), value))
+        return found
+
+    def _translated(self, error: Any) -> tuple[tuple[bool, int], ConfigError]:
+        """Return an error of the validation library; the first in order is the one to tell."""
+        place: Place = tuple(error["loc"])
+        table = TABLES.get(str(place[0])) if len(place) > 1 else None
+        where = "the file" if table is None else f"[{place[0]}]"
+        key, value, kind = place[-1], error["input"], error["type"]
+        if kind == "extra_forbidden":
+            message = unknown_name(f"key of {where}:", key, (table or File).model_fields)
+        elif kind == "missing":
+            message, place = f"`{key}` is missing in {where}", place[:-1]
+        elif kind == "literal_error":
+            message = unknown_name(str(key), value, get_args(Backend))
+        elif kind == "value_error":
+            reason = str(error["ctx"]["error"])
+            message = reason if reason.startswith("`") else f"`{key}` {reason}"
+        else:
+            rule = error["msg"].partition(" or instance of")[0]
+            message = rule.replace("Input should", f"`{key}` must") + f", got {value!r}"
+        return (kind == "missing", self.line_of(place)), self.error(place, message)
+
+
+def _statements(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the statements of a TOML file, each with the number of its first line."""
+    depth, begin, line, first = 0, 0, 1, 1
+    for token in TOKENS.finditer(text + "\n"):
+        found = token.group()
+        depth += (found in "[{") - (found in "]}")
+        line += found.count("\n")
+        if found == "\n" and depth <= 0:
+            yield first, text[begin : token.start()]
+            depth, begin, first = 0, token.end(), line
+    yield first, text[begin:]
+
+
+def _keys_of(statement: str) -> tuple[str, ...]:
+    """Return the dotted key that a statement begins with, () where it is blank or a comment."""
+    written = KEYS.match(statement)
+    chain: Any = tomllib.loads(f"{written.group(1)} = 0") if written else {}
+    keys = []
+    while isinstance(chain, dict) and chain:
+        ((key, chain),) = chain.items()
+        keys.append(key)
+    return tuple(keys)
+
+
+def _readable(statement: str) -> bool:
+    try:
+        tomllib.loads(statement)
+    except (ValueError, RecursionError):
+        return False
+    return True
