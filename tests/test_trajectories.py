@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 from scipy.stats import chisquare, geom
 
 from bilevel_gym.core import fast
@@ -104,28 +103,16 @@ def test_compiled_and_plain_episodes_agree_bit_for_bit(
     if from_pairs:
         start = {"start_pairs": random_pairs(1501)}
     episodes, sums, states = [], [], []
-    weights = np.random.default_rng(9).normal(size=1501)
     for compiled in (False, True):
         with fast.switched(compiled):
             rng = np.random.default_rng(3)
             played = simulator.simulate(**start, horizon=70, rng=rng)
             episodes.append(played)
-            sums.append(
-                [
-                    played.discounted_sum(mdp.reward, GAMMA),
-                    played.discounted_gradient(np.arange(STATES), GAMMA),
-                    played.discounted_visits(GAMMA),
-                    played.discounted_visits(GAMMA, weights),
-                    simulator.discounted_gradient(
-                        np.arange(STATES), GAMMA, **start, horizon=70, rng=rng
-                    ),
-                ]
-            )
+            sums.append(played.discounted_visits(GAMMA))
             states.append(rng.bit_generator.state)
     assert_same(*episodes)
     assert states[0] == states[1]
-    for plain, with_numba in zip(*sums, strict=True):
-        assert_close(with_numba, plain)
+    assert_close(*sums)
 
 
 @both_backends
@@ -140,32 +127,14 @@ def test_a_seed_decides_everything() -> None:
 def test_sizes_of_buffers_change_nothing(
     termination: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    simulator, mdp, _ = game(termination=termination)
-    dense = np.random.default_rng(0).normal(size=(STATES, ACTIONS, 5))
-
-    def everything() -> list[Any]:
-        played = play(simulator, horizon=150)
-        rng = np.random.default_rng(3)
-        return [
-            played.pairs,
-            played.final_states,
-            played.discounted_sum(mdp.reward, GAMMA),
-            played.discounted_visits(GAMMA),
-            played.discounted_gradient(np.arange(STATES), GAMMA),
-            played.discounted_gradient(dense, GAMMA),
-            simulator.discounted_gradient(
-                dense, GAMMA, START, num_episodes=1501, horizon=150, rng=rng
-            ),
-        ]
-
-    before = everything()
+    simulator, *_ = game(termination=termination)
+    before = play(simulator, horizon=150)
+    visits = before.discounted_visits(GAMMA)
     monkeypatch.setattr(trajectories, "BUFFER", 5000)
     monkeypatch.setattr(trajectories, "FIRST_PATH", 1)
-    after = everything()
-    for one, other in zip(before[:2], after[:2], strict=True):
-        assert np.array_equal(one, other)
-    for one, other in zip(before[2:], after[2:], strict=True):
-        assert_close(one, other, 1e-10)
+    after = play(simulator, horizon=150)
+    assert_same(before, after)
+    assert_close(after.discounted_visits(GAMMA), visits, 1e-10)
 
 
 @both_backends
@@ -341,10 +310,7 @@ def test_a_start_pair_may_end_where_the_policy_never_does() -> None:
 def test_an_episode_may_have_one_step() -> None:
     simulator, mdp, _ = game()
     played = play(simulator, horizon=1)
-    before = played.pairs.copy()
     assert np.array_equal(played.discounted_sum(mdp.reward, GAMMA), played.along(mdp.reward)[0])
-    played.discounted_gradient(np.ones((STATES, ACTIONS, 1)), GAMMA)
-    assert np.array_equal(played.pairs, before)
 
 
 # Sums -------------------------------------------------------------------------------------------
@@ -354,65 +320,16 @@ def test_an_episode_may_have_one_step() -> None:
 def test_sums_are_those_of_a_loop_over_steps() -> None:
     simulator, mdp, _ = game(termination=0.2)
     played = play(simulator, episodes=40, horizon=12)
-    returns, tolls, visits = np.zeros(40), np.zeros((40, STATES)), np.zeros((STATES, ACTIONS))
-    weights = np.random.default_rng(0).normal(size=played.pairs.shape)
+    returns, visits = np.zeros(40), np.zeros((STATES, ACTIONS))
     for i in range(40):
         for t in range(played.lengths[i]):
             state, action = played.states[t, i], played.actions[t, i]
             assert played.along(mdp.reward)[t, i] == mdp.reward[state, action]
             returns[i] += GAMMA**t * mdp.reward[state, action]
-            tolls[i, state] += GAMMA**t
-            visits[state, action] += GAMMA**t * weights[t, i] / 40
+            visits[state, action] += GAMMA**t / 40
     assert_close(played.discounted_sum(mdp.reward, GAMMA), returns)
-    assert_close(played.discounted_gradient(np.arange(STATES), GAMMA), tolls)
-    assert_close(played.discounted_visits(GAMMA, weights), visits)
+    assert_close(played.discounted_visits(GAMMA), visits)
     assert not played.along(np.ones((STATES, ACTIONS)))[played.states < 0].any()
-
-
-@both_backends
-def test_all_forms_of_a_gradient_agree() -> None:
-    simulator, *_ = game()
-    played = play(simulator, episodes=101, horizon=40)
-    entry = np.random.default_rng(0).integers(-1, 6, size=(STATES, ACTIONS)).astype(np.int8)
-    dense = (entry[:, :, None] == np.arange(7)).astype(np.float64)
-    rows = csr_array(dense.transpose(1, 0, 2).reshape(STATES * ACTIONS, 7))
-    reference = played.discounted_gradient(dense, GAMMA)
-    assert reference.shape == (101, 7) and not reference[:, 6].any()
-    forms: list[tuple[Any, dict[str, Any]]] = [
-        (dense, {"num_parameters": 7}),
-        (rows, {}),
-        (entry, {"num_parameters": 7}),
-    ]
-    for form, options in forms:
-        for sums in (
-            played.discounted_gradient(form, GAMMA, **options),
-            simulator.discounted_gradient(
-                form,
-                GAMMA,
-                START,
-                num_episodes=101,
-                horizon=40,
-                rng=np.random.default_rng(3),
-                **options,
-            ),
-        ):
-            assert_close(sums, reference)
-    assert played.discounted_gradient(entry, GAMMA).shape == (101, 6)
-
-
-@both_backends
-@pytest.mark.parametrize("termination", [0.0, 0.1])
-def test_sums_without_paths_are_those_with_paths(termination: float) -> None:
-    simulator, *_ = game(termination=termination)
-    pairs = random_pairs(2500)
-    generators = [np.random.default_rng(0), np.random.default_rng(0)]
-    played = simulator.simulate(start_pairs=pairs, horizon=50, rng=generators[0])
-    sums = simulator.discounted_gradient(
-        np.arange(STATES), 1.0, start_pairs=pairs, horizon=50, rng=generators[1]
-    )
-    expected = played.discounted_gradient(np.arange(STATES), 1.0)
-    assert_close(sums, expected, 1e-10)
-    assert generators[0].random() == generators[1].random()
 
 
 @both_backends
@@ -421,18 +338,15 @@ def test_means_are_those_of_linear_algebra(termination: float) -> None:
     simulator, mdp, policy = game(termination=termination)
     played = play(simulator, episodes=20_000, horizon=30)
     exact = exact_visits(mdp, policy, 30)
-    each = played.discounted_gradient(np.arange(STATES * ACTIONS).reshape(STATES, -1), GAMMA)
-    visits, returns = played.discounted_visits(GAMMA), played.discounted_sum(mdp.reward, GAMMA)
     # Four standard errors, taken from the sample itself; the seed is fixed.
-    errors = each.std(axis=0).reshape(STATES, ACTIONS) / np.sqrt(20_000)
+    discounts = GAMMA ** np.arange(len(played.pairs))
+    each = [discounts @ (played.pairs == pair) for pair in range(STATES * ACTIONS)]
+    errors = np.std(each, axis=1).reshape(ACTIONS, STATES).T / np.sqrt(20_000)
+    visits, returns = played.discounted_visits(GAMMA), played.discounted_sum(mdp.reward, GAMMA)
     assert (np.abs(visits - exact) <= 4 * errors).all()
     value = float((exact * mdp.reward).sum())
     assert abs(returns.mean() - value) < 4 * returns.std() / np.sqrt(20_000)
-    assert_close(each.mean(axis=0), visits.ravel(), 1e-10)
     assert_close(returns.mean(), (visits * mdp.reward).sum())
-    weighted = played.discounted_visits(GAMMA, returns)
-    by_hand = (each * returns[:, None]).mean(axis=0).reshape(STATES, -1)
-    assert_close(weighted, by_hand, 1e-9)
 
 
 # Mistakes ---------------------------------------------------------------------------------------
@@ -521,36 +435,6 @@ MISTAKES: list[tuple[Callable[[], object], type[Exception], str]] = [
         r"`gamma` must lie in \[0, 1\], got 1.5",
     ),
     (summed("discounted_visits", -0.1), ValueError, r"`gamma` must lie in \[0, 1\], got -0.1"),
-    (
-        summed("discounted_visits", GAMMA, np.ones(4)),
-        ValueError,
-        r"`weights` must have shape \[N\] = \(5,\) or \[T, N\] = \(3, 5\), got \(4,\)",
-    ),
-    (
-        summed("discounted_gradient", np.ones((STATES, ACTIONS)), GAMMA),
-        ValueError,
-        r"must be integers \[S\] or .* got \(8, 3\) of dtype float64",
-    ),
-    (
-        summed("discounted_gradient", csr_array((7, 2)), GAMMA),
-        ValueError,
-        r"sparse \[A\*S, D\] with S, A = \(8, 3\), got \(7, 2\)",
-    ),
-    (
-        summed("discounted_gradient", np.arange(STATES) - 2, GAMMA),
-        ValueError,
-        r"must lie in -1..5, got -2..5",
-    ),
-    (
-        summed("discounted_gradient", np.arange(STATES), GAMMA, num_parameters=7),
-        ValueError,
-        r"must lie in -1..6, got 0..7",
-    ),
-    (
-        summed("discounted_gradient", np.ones((STATES, ACTIONS, 4)), GAMMA, num_parameters=5),
-        ValueError,
-        "`num_parameters` must be the last dimension of `reward_gradient`, 4, or None, got 5",
-    ),
 ]
 
 

@@ -1,9 +1,5 @@
 """Many episodes at once under a fixed policy of a finite MDP, with their discounted sums.
 
-Sampled methods estimate a hyper-gradient from discounted sums along episodes: of rewards, of the
-reward's gradient with respect to the upper-level parameters, of visits to state-action pairs
-(e.g. HPGD, Thoma et al. 2024, and BC-HG, Kudo et al. 2026).
-
 One random number selects action and successor together, through an alias table per state (see
 `alias`), so that a step costs one multiplication and a few look-ups, whatever the number of
 outcomes; outcomes of probability zero never occur, and a full row of the kernel never ends.
@@ -22,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array, issparse
 
 from ..core import fast
 from ..core.checks import check_at_least, check_probability
@@ -106,7 +101,10 @@ class Trajectories:
         Raises:
             ValueError: If the shape is not `[S, A]`.
         """
-        return self._table(values).take(self.pairs)
+        table, shape = np.asarray(values, np.float64), (self.num_states, self.num_actions)
+        if table.shape != shape:
+            raise ValueError(f"`values` must have shape [S, A] = {shape}, got {table.shape}")
+        return np.append(action_major(table), 0.0).take(self.pairs)
 
     def discounted_sum(self, values: ArrayLike, gamma: float) -> FloatArray:
         """Return `sum_t gamma^t values(s_t, a_t)` of each episode, `[N]`.
@@ -118,77 +116,33 @@ class Trajectories:
         Raises:
             ValueError: If the shape is not `[S, A]` or the discount is out of range.
         """
-        table, discounts = self._table(values), self._discounts(gamma)
-        sums = np.zeros(self.num_episodes)
-        kernels = _compiled()
-        if kernels is not None:
-            kernels.add_table(table, self.pairs.view(np.uint32), discounts, sums)
-            return sums
-        for part in _parts(len(self.pairs), self.num_episodes):
-            sums += discounts[part] @ table.take(self.pairs[part])
+        discounts = self._discounts(gamma)
+        sums: FloatArray = discounts @ self.along(values)
         return sums
 
-    def discounted_gradient(
-        self, reward_gradient: Any, gamma: float, *, num_parameters: int | None = None
-    ) -> FloatArray:
-        """Return `sum_t gamma^t dr(s_t, a_t)/dx` of each episode, `[N, D]`.
+    def discounted_visits(self, gamma: float) -> FloatArray:
+        """Return `sum_t gamma^t 1[(s_t, a_t) = (s, a)]`, averaged over episodes, `[S, A]`.
 
-        Args:
-            reward_gradient: dr/dx in one of three forms. Integers `[S]` or `[S, A]`: the entry of
-                x that is added to the reward there, -1 for none (a subsidy per state has
-                `numpy.arange(S)`; of a toll, take the negative result). Dense `[S, A, D]`. SciPy
-                sparse `[A*S, D]`, row `a * S + s` for (s, a), like the rows of a kernel's matrix.
-            gamma: Discount, in [0, 1].
-            num_parameters: D, with integers; None means one more than the largest.
-
-        Raises:
-            ValueError: If a shape, an integer or the discount is out of range.
-        """
-        gradient = _RewardGradient.of(
-            reward_gradient, num_parameters, self.num_states, self.num_actions
-        )
-        discounts, path = self._discounts(gamma), self.pairs.view(np.uint32)
-        result = np.empty((self.num_episodes, gradient.num_parameters))
-        kernels = _compiled()
-        if kernels is not None and gradient.columns is not None:
-            kernels.add_gradients(gradient.columns, path, discounts, result)
-            return result
-        for part in _parts(self.num_episodes, len(path)):
-            sums = gradient.zeros(part.stop - part.start)
-            gradient.add(path[:, part], discounts, np.arange(len(sums)), sums)
-            result[part] = sums[:, : gradient.num_parameters]
-        return result
-
-    def discounted_visits(self, gamma: float, weights: ArrayLike | None = None) -> FloatArray:
-        """Return `sum_t gamma^t w_t 1[(s_t, a_t) = (s, a)]`, averaged over episodes, `[S, A]`.
-
-        With it, a task's `reward_vjp(x, visits)` is the average of the episodes' weighted sums of
-        dr/dx, without any array `[N, D]`.
+        With it, a task's `reward_vjp(x, visits)` is the average of the episodes' sums of dr/dx,
+        without any array `[N, D]`.
 
         Args:
             gamma: Discount, in [0, 1].
-            weights: A factor for each episode, `[N]`, or for each step, `[T, N]`; None for ones.
 
         Raises:
-            ValueError: If a shape or the discount is out of range.
+            ValueError: If the discount is out of range.
         """
         discounts = self._discounts(gamma)
-        factors = np.ones(self.num_episodes) if weights is None else np.array(weights, np.float64)
-        if factors.shape not in ((self.num_episodes,), self.pairs.shape):
-            raise ValueError(
-                f"`weights` must have shape [N] = ({self.num_episodes},) or "
-                f"[T, N] = {self.pairs.shape}, got {factors.shape}"
-            )
         sums = np.zeros(self._end)
         kernels = _compiled()
-        if kernels is not None and factors.ndim == 1:
-            kernels.add_visits(self.pairs.view(np.uint32), discounts, factors, sums)
+        if kernels is not None:
+            kernels.add_visits(self.pairs.view(np.uint32), discounts, sums)
         else:
-            factors = np.broadcast_to(factors, self.pairs.shape)
-            for part in _parts(len(self.pairs), self.num_episodes):
-                terms = discounts[part, None] * factors[part]
-                visits = np.bincount(self.pairs[part].ravel(), terms.ravel(), self._end + 1)
-                sums += visits[:-1]
+            size = max(1, BUFFER // self.num_episodes)
+            for low in range(0, len(self.pairs), size):
+                pairs = self.pairs[low : low + size]
+                terms = np.repeat(discounts[low : low + size], self.num_episodes)
+                sums += np.bincount(pairs.ravel(), terms, self._end + 1)[:-1]
         return (sums / self.num_episodes).reshape(self.num_actions, self.num_states).T
 
     @property
@@ -199,16 +153,9 @@ class Trajectories:
     def _expand(self, values: IntArray) -> IntArray:
         return np.append(values, np.int32(-1)).take(self.pairs)
 
-    def _table(self, values: ArrayLike) -> FloatArray:
-        """Return a table by pair, with a zero for what has ended, `[A*S + 1]`."""
-        table, shape = np.asarray(values, np.float64), (self.num_states, self.num_actions)
-        if table.shape != shape:
-            raise ValueError(f"`values` must have shape [S, A] = {shape}, got {table.shape}")
-        return np.append(action_major(table), 0.0)
-
     def _discounts(self, gamma: float) -> FloatArray:
         check_probability("gamma", gamma)
-        return _discounts(gamma, 0, len(self.pairs))
+        return np.power(float(gamma), np.arange(len(self.pairs)), dtype=np.float64)
 
 
 class Simulator:
@@ -315,59 +262,6 @@ class Simulator:
         return Trajectories(
             path.view(np.int32), final_states, self._kernel.num_states, self._kernel.num_actions
         )
-
-    def discounted_gradient(
-        self,
-        reward_gradient: Any,
-        gamma: float,
-        initial_distribution: ArrayLike | None = None,
-        *,
-        num_episodes: int | None = None,
-        start_pairs: tuple[ArrayLike, ArrayLike] | None = None,
-        horizon: int,
-        rng: np.random.Generator,
-        num_parameters: int | None = None,
-    ) -> FloatArray:
-        """Return what `simulate(...).discounted_gradient(...)` does, without keeping the paths.
-
-        This is faster, and apart from the result, `[N, D]`, it takes a few bytes per episode and
-        buffers of a fixed size, whatever the horizon. See these two methods for the arguments and
-        the errors.
-        """
-        gradient = _RewardGradient.of(
-            reward_gradient, num_parameters, self._kernel.num_states, self._kernel.num_actions
-        )
-        start = self._start(initial_distribution, num_episodes, start_pairs, horizon, rng)
-        check_probability("gamma", gamma)
-        advance, kernels = self._advance_function(), _compiled()
-        columns = None if gradient.columns is None else gradient.columns[self._pairs]
-        rows = np.empty(start.num_episodes, dtype=np.uint64)
-        result = np.empty((rows.size, gradient.num_parameters))
-        for block in start.blocks(rows, rng):
-            # Sums that stay in the caches for a whole block: the result as a whole does not.
-            sums = gradient.zeros(block.stop - block.start)
-            if start.pairs is not None:
-                first = start.pairs[None, block]
-                gradient.add(first, np.ones(1), np.arange(len(sums)), sums)
-            for t, uniforms, episodes, state in self._play(rows[block], start, horizon, rng):
-                discounts = _discounts(gamma, t, t + len(uniforms))
-                if kernels is not None and columns is not None:
-                    kernels.advance_gradients(
-                        self._thresholds,
-                        columns,
-                        self._successors,
-                        uniforms,
-                        episodes,
-                        state,
-                        discounts,
-                        sums,
-                    )
-                    continue
-                path = np.empty((discounts.size, episodes.size), dtype=np.uint32)
-                advance(uniforms, np.arange(episodes.size, dtype=np.uint64), state, path)
-                gradient.add(path, discounts, episodes, sums)
-            result[block] = sums[:, : gradient.num_parameters]
-        return result
 
     @property
     def _end(self) -> int:
@@ -487,84 +381,6 @@ class _Start:
             yield block
 
 
-@dataclass(frozen=True, eq=False)
-class _RewardGradient:
-    """The gradient of a reward, in the form in which it is summed.
-
-    Attributes:
-        num_parameters: D.
-        columns: Entry of x for each pair, D for none and after the end, `[A*S + 1]`; or None.
-        matrix: Gradient for each pair, `[A*S, D]`, dense or CSR, where `columns` is None.
-    """
-
-    num_parameters: int
-    columns: NDArray[np.uint32] | None
-    matrix: Any
-
-    @classmethod
-    def of(
-        cls, given: Any, num_parameters: int | None, num_states: int, num_actions: int
-    ) -> _RewardGradient:
-        """Check and convert a gradient that a user has given."""
-        if num_parameters is not None:
-            check_at_least("num_parameters", num_parameters, 1)
-        end, shape = num_actions * num_states, (num_states, num_actions)
-        array = given if issparse(given) else np.asarray(given)
-        if issparse(given) and array.ndim == 2 and array.shape[0] == end:
-            matrix = csr_array(array, dtype=np.float64)
-        elif not issparse(given) and array.dtype.kind in "iu" and array.shape in (shape[:1], shape):
-            smallest, largest = int(array.min()), int(array.max())
-            size = largest + 1 if num_parameters is None else num_parameters
-            if smallest < -1 or largest >= size:
-                raise ValueError(
-                    f"integers in `reward_gradient` must lie in -1..{size - 1}, "
-                    f"got {smallest}..{largest}"
-                )
-            by_pair = np.broadcast_to(array.astype(np.int64).T, shape[::-1]).ravel()
-            columns = np.append(np.where(by_pair < 0, size, by_pair), size).astype(np.uint32)
-            return cls(size, columns, None)
-        elif not issparse(given) and array.shape[:-1] == shape and array.dtype.kind in "fiu":
-            matrix = np.asarray(array.transpose(1, 0, 2), np.float64).reshape(end, -1)
-        else:
-            raise ValueError(
-                "`reward_gradient` must be integers [S] or [S, A], dense [S, A, D] or sparse "
-                f"[A*S, D] with S, A = {shape}, got {array.shape} of dtype {array.dtype}"
-            )
-        if num_parameters not in (None, matrix.shape[1]):
-            raise ValueError(
-                f"`num_parameters` must be the last dimension of `reward_gradient`, "
-                f"{matrix.shape[1]}, or None, got {num_parameters}"
-            )
-        return cls(matrix.shape[1], None, matrix)
-
-    def zeros(self, num_episodes: int) -> FloatArray:
-        """Return sums to add to, `[N, D]`, or `[N, D + 1]` with columns, the last for waste."""
-        return np.zeros((num_episodes, self.num_parameters + (self.columns is not None)))
-
-    def add(
-        self,
-        path: NDArray[np.uint32],
-        discounts: FloatArray,
-        episodes: NDArray[Any],
-        sums: FloatArray,
-    ) -> None:
-        """Add the discounted gradients along a path `[L, n]` to the rows `episodes` `[n]`."""
-        count = len(episodes)
-        if self.columns is not None:
-            offsets = episodes.astype(np.int64) * sums.shape[1]
-            slots = self.columns.take(path) + offsets
-            np.add.at(sums.reshape(-1), slots.ravel(), np.repeat(discounts, count))
-            return
-        num_pairs = self.matrix.shape[0]
-        pairs, weights = path.T.flatten(), np.tile(discounts, count)
-        over = pairs == num_pairs
-        pairs[over], weights[over] = 0, 0.0
-        starts = np.arange(count + 1) * discounts.size
-        visits = csr_array((weights, pairs.view(np.int32), starts), shape=(count, num_pairs))
-        product = visits @ self.matrix
-        sums[episodes] += product.toarray() if issparse(product) else product
-
-
 def _outcomes(matrix: Any) -> tuple[IntArray, IntArray, FloatArray]:
     """Return rows, successors (S for the end) and probabilities of all outcomes, `[K']` each."""
     num_rows, num_states = matrix.shape
@@ -612,17 +428,6 @@ def _advance(
         np.add(cells, second, out=cells)
         path[t, columns] = pairs.take(slots, mode="clip")
         successors.take(slots, out=state, mode="clip")
-
-
-def _parts(total: int, width: int) -> Iterator[slice]:
-    """Yield slices of a range that hold as many rows of some width as fit in a buffer."""
-    size = max(1, BUFFER // width)
-    for low in range(0, total, size):
-        yield slice(low, min(low + size, total))
-
-
-def _discounts(gamma: float, start: int, stop: int) -> FloatArray:
-    return np.power(float(gamma), np.arange(start, stop), dtype=np.float64)
 
 
 def _compiled() -> Any:

@@ -1,6 +1,8 @@
-"""Sampling of transitions from the very kernel that the solver uses, one or many at a time.
+"""Single transitions for actions of the caller's choice, one or many at a time.
 
-Both ways invert the same cumulative sums, so one uniform number selects the same transition.
+Both ways invert the same cumulative sums of the kernel's rows, so one uniform number selects the
+same transition. An action that does not exist in a state changes nothing and has the worst reward
+available there.
 """
 
 from __future__ import annotations
@@ -27,12 +29,7 @@ class TransitionTables:
     """
 
     def __init__(self, mdp: TabularMDP, upper_reward: FloatArray) -> None:
-        """Freeze a model.
-
-        Args:
-            mdp: The follower's problem; its reward is what a transition pays.
-            upper_reward: The leader's reward `[S, A]`.
-        """
+        """Store the follower's problem and the leader's reward `[S, A]`."""
         self._mdp = mdp
         self._upper_reward = upper_reward
         self._rows: dict[tuple[int, int], tuple[list[float], list[int], float, float]] = {}
@@ -41,9 +38,6 @@ class TransitionTables:
 
     def sample(self, state: int, action: int, uniform: float) -> tuple[int, bool, float, float]:
         """Return the transition that a uniform number selects.
-
-        An action that does not exist in the state changes nothing and pays the worst reward
-        available there.
 
         Args:
             state: In 0..S-1.
@@ -66,15 +60,13 @@ class TransitionTables:
 
     def _build(self, state: int, action: int) -> tuple[list[float], list[int], float, float]:
         kernel, mask = self._mdp.kernel, self._mdp.action_mask
-        reward, upper_reward = self._mdp.reward[state], self._upper_reward[state]
-        if mask is not None and not mask[state, action]:
-            available = mask[state]
-            return (
-                [1.0],
-                [state],
-                float(reward[available].min()),
-                float(upper_reward[available].min()),
-            )
+        available = None if mask is None else mask[state]
+        reward, upper_reward = (
+            float(_worst_where_missing(values[state], available)[action])
+            for values in (self._mdp.reward, self._upper_reward)
+        )
+        if available is not None and not available[action]:
+            return [1.0], [state], reward, upper_reward
         move = action if kernel.moves is None else int(kernel.moves[action])
         if (state, move) not in self._successors:
             successors, probabilities = kernel.row(state, action)
@@ -82,7 +74,7 @@ class TransitionTables:
             if cumulative and cumulative[-1] > 1.0 - FULL_ROW_TOLERANCE:
                 cumulative[-1] = 1.0
             self._successors[state, move] = cumulative, successors.tolist()
-        return *self._successors[state, move], float(reward[action]), float(upper_reward[action])
+        return *self._successors[state, move], reward, upper_reward
 
 
 class TransitionArrays:
@@ -93,12 +85,7 @@ class TransitionArrays:
     """
 
     def __init__(self, mdp: TabularMDP, upper_reward: FloatArray) -> None:
-        """Freeze a model.
-
-        Args:
-            mdp: The follower's problem; its reward is what a transition pays.
-            upper_reward: The leader's reward `[S, A]`.
-        """
+        """Lay out the rows of the follower's problem, and the leader's reward `[S, A]`."""
         if mdp.action_mask is not None:  # then actions of one move may differ in what they do
             mdp = replace(mdp, kernel=mdp.kernel.expanded())
         matrix, self._moves = mdp.kernel.matrix, mdp.kernel.moves
@@ -127,8 +114,10 @@ class TransitionArrays:
             self._cumulative[slots] = cumulative
             self._successors[slots] = matrix.indices[given]
         self._halvings = int(lengths.max()).bit_length()
-        self._reward = _worst_where_missing(mdp.reward, mdp.action_mask)
-        self._upper_reward = _worst_where_missing(upper_reward, mdp.action_mask)
+        self._reward, self._upper_reward = (
+            action_major(_worst_where_missing(values, mdp.action_mask)).ravel()
+            for values in (mdp.reward, upper_reward)
+        )
 
     def sample(
         self, states: NDArray[np.int64], actions: NDArray[np.int64], uniforms: FloatArray
@@ -165,8 +154,8 @@ class TransitionArrays:
 
 
 def _worst_where_missing(reward: FloatArray, mask: NDArray[np.bool_] | None) -> FloatArray:
-    """Return a reward `[S, A]` row by row, `[A*S]`; a missing action pays the worst of the rest."""
-    if mask is not None:
-        worst = np.where(mask, reward, np.inf).min(axis=1, keepdims=True)
-        reward = np.where(mask, reward, worst)
-    return action_major(reward).ravel()
+    """Return rewards `[..., A]` with the worst of the rest for actions that do not exist."""
+    if mask is None:
+        return reward
+    worst = np.where(mask, reward, np.inf).min(axis=-1, keepdims=True)
+    return np.where(mask, reward, worst)

@@ -18,7 +18,7 @@ import pytest
 from scipy.sparse import block_array, csr_matrix
 from scipy.sparse._sparsetools import csr_matvec
 
-from bilevel_gym.core.mdp import ROW_SUM_TOLERANCE, FloatArray, Kernel, TabularMDP, action_major
+from bilevel_gym.core.mdp import ROW_SUM_TOLERANCE, FloatArray, TabularMDP, action_major
 
 TOLERANCE = 1e-8
 MAX_SWEEPS = 200_000
@@ -139,102 +139,6 @@ def jax_newton(mdp: TabularMDP, *, batched: bool = False) -> ValueAndGradient:
         return value, gradient(policy)
 
     return _on_arrays(jax.jit(jax.vmap(solve) if batched else solve))
-
-
-def jax_episodes(
-    kernel: Kernel, policy: FloatArray, sampler: str, episodes: int, horizon: int, gamma: float
-) -> Callable[[], Any]:
-    """Return a jitted scan over episodes that begin anywhere, with their discounted visits.
-
-    One number per step selects action and successor together. Numbers and sums are float32, which
-    sampling allows.
-
-    Args:
-        kernel: Transition kernel.
-        policy: Action probabilities `[S, A]`.
-        sampler: "cumulative" counts in rows of cumulative probabilities, "alias" looks up tables
-            of equal width.
-        episodes: N.
-        horizon: Steps of the scan; episodes that have ended stay in one more state.
-        gamma: Discount of the sums.
-
-    Returns:
-        A function that returns the sums `[N, S]`.
-    """
-    jax = pytest.importorskip("jax")
-    jnp, num_states = jax.numpy, kernel.num_states
-    joint, successors = _joint_outcomes(kernel, policy)
-    width = joint.shape[1]
-    if sampler == "cumulative":
-        # The last column never counts, whatever rounding says.
-        limits = jnp.asarray(joint.cumsum(axis=1)[:, :-1].astype(np.float32))
-        following = jnp.asarray(successors)
-
-        def move(numbers: Any, states: Any) -> Any:
-            slots = (numbers[:, None] >= limits[states]).sum(axis=1)
-            return following[states, slots]
-    else:
-        shares, other = _alias_tables(joint)
-        limits = jnp.asarray(shares.astype(np.float32).ravel())
-        pairs = np.stack([successors, np.take_along_axis(successors, other, axis=1)], axis=2)
-        following = jnp.asarray(pairs.ravel())
-
-        def move(numbers: Any, states: Any) -> Any:
-            scaled = numbers * width
-            slots = scaled.astype(np.int32)
-            cells = states * width + slots
-            return following[2 * cells + (scaled - slots >= limits[cells])]
-
-    def play(key: Any) -> Any:
-        first, later = jax.random.split(key)
-        everyone = jnp.arange(episodes)
-
-        def step(carry: Any, key: Any) -> Any:
-            states, sums, discount = carry
-            sums = sums.at[everyone, states].add(discount)
-            states = move(jax.random.uniform(key, (episodes,), np.float32), states)
-            return (states, sums, discount * np.float32(gamma)), None
-
-        start = jax.random.randint(first, (episodes,), 0, num_states, np.int32)
-        sums = jnp.zeros((episodes, num_states + 1), np.float32)
-        carry = (start, sums, jnp.float32(1.0))
-        keys = jax.random.split(later, horizon)
-        return jax.lax.scan(step, carry, keys, unroll=4)[0][1][:, :num_states]
-
-    compiled, key = jax.jit(play), jax.random.key(0)
-    return lambda: compiled(key).block_until_ready()
-
-
-def _joint_outcomes(kernel: Kernel, policy: FloatArray) -> tuple[FloatArray, Any]:
-    """Return probabilities and successors of (a, s'), likeliest first, `[S + 1, width]`.
-
-    State S is the end, its own successor.
-    """
-    num_states = kernel.num_states
-    ending = 1.0 - kernel.row_sums[..., None]
-    ending[ending < ROW_SUM_TOLERANCE] = 0.0
-    closed = np.concatenate([kernel.to_dense(), ending], axis=2)
-    joint = (policy[:, :, None] * closed).reshape(num_states, -1)
-    order = np.argsort(-joint, axis=1, kind="stable")[:, : (joint > 0.0).sum(axis=1).max()]
-    probabilities = np.take_along_axis(joint, order, axis=1)
-    width = order.shape[1]
-    successors = np.vstack([order % (num_states + 1), np.full((1, width), num_states)])
-    return np.vstack([probabilities, np.eye(1, width)]), successors.astype(np.int32)
-
-
-def _alias_tables(weights: FloatArray) -> tuple[FloatArray, Any]:
-    """Return Vose's tables of each row: share of a cell's own item, and its other item."""
-    width = weights.shape[1]
-    shares = weights / weights.sum(axis=1, keepdims=True) * width
-    other = np.tile(np.arange(width), (len(weights), 1))
-    for share, alias in zip(shares, other, strict=True):
-        light, heavy = (list(np.flatnonzero(part)) for part in (share < 1.0, share >= 1.0))
-        while light and heavy:
-            alias[light[-1]] = heavy[-1]
-            share[heavy[-1]] -= 1.0 - share[light.pop()]
-            if share[heavy[-1]] < 1.0:
-                light.append(heavy.pop())
-    return shares, other
 
 
 def quantecon(mdp: TabularMDP, method: str, epsilon: float = 1e-6) -> Callable[[], FloatArray]:

@@ -36,21 +36,20 @@ FOUR_ROOMS_SLIP = 0.44  # the intended move has .56
 MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
 
 
-def four_rooms(*, cycling: bool, ending: bool = True, seed: int = 0) -> TabularMDP:
+def four_rooms(*, cycling: bool, seed: int = 0) -> TabularMDP:
     """Return a problem on the Four-Rooms map: goal reward 1, 104 states, gamma .99, tau .003.
 
     Args:
         cycling: Whether moves pay a random amount of either sign, so that the follower may cycle
             for profit and value iteration contracts by gamma alone (some 1500 sweeps); otherwise
             every cell takes a toll, episodes end, and it needs a tenth of that.
-        ending: Whether acting in the goal ends the episode; it moves like any cell otherwise.
         seed: Seed of the rewards.
     """
     rng = np.random.default_rng(seed)
     free = np.array([[cell == "." for cell in row] for row in FOUR_ROOMS])
     goal = np.zeros_like(free)
     goal[FOUR_ROOMS_GOAL] = True
-    kernel = moves_kernel(free, goal & ending, FOUR_ROOMS_SLIP)
+    kernel = moves_kernel(free, goal, FOUR_ROOMS_SLIP)
     shape = (kernel.num_states, kernel.num_actions)
     pay = rng.normal(0.0, 0.1, shape) if cycling else np.repeat(-tolls(rng, shape[0]), 4, axis=1)
     pay[goal[free]] = 1.0
