@@ -19,6 +19,7 @@ from ..core.checks import check_in_box, check_positive, unknown_name
 from ..core.lqr import Coefficients
 from ..core.mdp import FloatArray
 from ..methods import METHODS
+from ..model.base import evaluate
 from ..model.linear_quadratic import LinearQuadraticModel
 from ..model.responses import ExactGaussianResponse, GaussianResponse, Response
 from .base import BestKnown, BilevelEnv, View, shown, upper_box
@@ -117,21 +118,10 @@ class LinearQuadraticEnv(BilevelEnv):
         self._problem: Coefficients | None = None
         self._answer: ExactGaussianResponse | None = None
 
-    def evaluate(
-        self,
-        upper_params: ArrayLike,
-        *,
-        warm_start: GaussianResponse | None = None,
-        tolerance: float | None = None,
-        max_iterations: int = 200,
-    ) -> ExactGaussianResponse:
-        """Return the exact answer to x, after checking it; see `LinearQuadraticModel.respond`."""
-        return self.model.respond(
-            self.validate_upper_params(upper_params),
-            warm_start=warm_start,
-            tolerance=tolerance,
-            max_iterations=max_iterations,
-        )
+    def evaluate(self, upper_params: ArrayLike, **options: Any) -> ExactGaussianResponse:
+        """Return the exact answer to x; `LinearQuadraticModel.respond` has the options."""
+        answer: ExactGaussianResponse = evaluate(self.model, upper_params, **options)
+        return answer
 
     def observe(self, response: Response) -> NDArray[np.float32]:
         """Return the root mean square of each state and each action, float32 `[S + A]`.

@@ -11,6 +11,7 @@ import numpy as np
 from ..core.checks import check_at_least, check_choice, check_positive
 from ..core.lqr import Coefficients, solve_riccati
 from ..core.mdp import FloatArray
+from ..model.base import single_precision_bounds
 from ..model.linear_quadratic import LinearQuadraticModel
 from .base import BestKnown, View
 from .linear_quadratic import LinearQuadraticEnv
@@ -209,6 +210,7 @@ class BilevelLQR(LinearQuadraticEnv):
         low = -high
         if enters == "dynamics":
             low[: sizes["s"]] = 0.0
+        low, high = single_precision_bounds(low, high, low.shape)
         model = LinearQuadraticModel(
             self.coefficients,
             self.coefficients_vjp,
@@ -223,6 +225,7 @@ class BilevelLQR(LinearQuadraticEnv):
             start_std=start_std,
             noise_std=noise_std,
             horizon=horizon,
+            name=type(self).__name__,
         )
         super().__init__(model, action_limit=action_limit, render_mode=render_mode)
         try:

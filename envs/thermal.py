@@ -210,6 +210,7 @@ class BilevelThermal(LinearQuadraticEnv):
             start_std=start_std,
             noise_std=noise_std,
             horizon=horizon,
+            name=type(self).__name__,
             state_limit=STATE_LIMIT if clipped else None,
         )
         super().__init__(model, action_limit=action_limit, render_mode=render_mode)

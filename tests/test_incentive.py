@@ -181,7 +181,7 @@ def ascent(start: FloatArray, objective: Any) -> Any:
 
 
 def test_quasi_newton_from_zero_ends_in_a_poor_optimum() -> None:
-    best = ascent(np.zeros(52), exact_objective(BilevelIncentive()))
+    best = ascent(np.zeros(52), exact_objective(BilevelIncentive().model))
     assert best.value == pytest.approx(0.172858, abs=6e-7)
     assert np.flatnonzero(best.upper_params).tolist() == [Q7A]
 
@@ -204,7 +204,7 @@ def test_the_best_known_payment_is_for_staying_in_q9() -> None:
     assert game.evaluate(best.upper_params).objective == pytest.approx(0.417292, abs=6e-7)
     # It is a local optimum, also with every other payment free, and so is the same for d.
     for pair in (Q9A, Q9D):
-        found = ascent(paying({pair: 0.25}), exact_objective(game))
+        found = ascent(paying({pair: 0.25}), exact_objective(game.model))
         assert found.value == pytest.approx(0.417292, abs=6e-7)
         assert np.flatnonzero(found.upper_params > 1e-6).tolist() == [pair]
         assert found.upper_params[pair] == pytest.approx(best.upper_params[Q9A], abs=1e-5)

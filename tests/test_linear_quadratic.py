@@ -18,9 +18,14 @@ from bilevel_gym.core.lqr import Coefficients
 from bilevel_gym.envs import LinearQuadraticEnv
 from bilevel_gym.envs.linear_quadratic import EpisodeView
 from bilevel_gym.methods import GaussianResponse, Response, make_method
+from bilevel_gym.methods.direct import Direct
+from bilevel_gym.methods.exact import Exact
+from bilevel_gym.methods.zero_order import ZeroOrder
+from bilevel_gym.model import evaluate
 from bilevel_gym.model.linear_quadratic import LinearQuadraticModel
 from bilevel_gym.optimizers import normalized_ascent
 from bilevel_gym.testing import check_hyper_gradient
+from bilevel_gym.wrappers import exact_objective
 
 from .helpers import FloatArray, interior_point
 
@@ -266,30 +271,37 @@ class Scalar(LinearQuadraticEnv):
 
 
 def test_a_model_needs_no_environment() -> None:
+    model, x, step = scalar_model(), np.array([0.2]), 1e-4
+    answer = evaluate(model, x)
+    ahead, behind = (evaluate(model, x + d).objective for d in (step, -step))
+    assert answer.hyper_gradient[0] == pytest.approx((ahead - behind) / (2.0 * step), rel=1e-6)
+    low, high = model.low, model.high
+    end = normalized_ascent(exact_objective(model), [0.0], low, high, steps=60, learning_rate=0.05)
+    grid = [evaluate(model, [x]).objective for x in np.linspace(-0.5, 0.5, 41)]
+    assert end.best.value >= max(grid) - 1e-9 > evaluate(model, [0.0]).objective
+
+
+def test_methods_take_a_model() -> None:
     model = scalar_model()
     x = model.validate([0.2])
     answer = model.respond(x)
-    step = 1e-4
-    ahead, behind = (model.respond(model.validate(x + d)).objective for d in (step, -step))
-    assert answer.hyper_gradient[0] == pytest.approx((ahead - behind) / (2.0 * step), rel=1e-6)
-
-    def objective(x: FloatArray) -> tuple[float, FloatArray]:
-        found = model.respond(x)
-        return found.objective, found.hyper_gradient
-
-    end = normalized_ascent(
-        objective, model.initial_upper_params, model.low, model.high, steps=60, learning_rate=0.05
-    )
-    grid = [
-        model.respond(model.validate([share])).objective for share in np.linspace(-0.5, 0.5, 41)
-    ]
-    assert end.best.value >= max(grid) - 1e-9 > model.respond(model.initial_upper_params).objective
+    for method, gradient, error in (
+        (Exact(model), answer.hyper_gradient, 0.0),
+        (Direct(model), answer.direct_gradient, 0.0),
+        (ZeroOrder(model, directions=2), answer.hyper_gradient, 1e-6),
+    ):
+        method.reset(np.random.default_rng(0))
+        found = method.step(x)
+        assert found.objective == answer.objective and found.hyper_gradient is not None
+        np.testing.assert_allclose(found.hyper_gradient, gradient, rtol=error)
+    with pytest.raises(TypeError, match="LinearQuadraticModel: 'solver'; accepted: 'max_iter"):
+        Exact(model, solver="dense")
 
 
 @pytest.mark.parametrize("make", [Scalar, lambda: LinearQuadraticEnv(scalar_model())])
 def test_a_model_becomes_a_game_with_equal_answers(make: Callable[[], LinearQuadraticEnv]) -> None:
     game, model = make(), scalar_model()
-    answer, expected = game.evaluate([0.2]), model.respond(model.validate([0.2]))
+    answer, expected = game.evaluate([0.2]), evaluate(model, [0.2])
     for name, value in vars(expected).items():
         np.testing.assert_array_equal(getattr(answer, name), value)
     assert check_hyper_gradient(HyperGradient(game)).relative_error < 1e-8
@@ -297,9 +309,7 @@ def test_a_model_becomes_a_game_with_equal_answers(make: Callable[[], LinearQuad
     _, reward, *_ = game.step({"upper": [0.2], "lower": [0.5]})
     assert reward == pytest.approx(float(model.reward(np.array([0.2]), state, np.array([0.5]))))
     for copy in (pickle.loads(pickle.dumps(game)), deepcopy(game)):
-        assert copy.model.respond(copy.model.initial_upper_params).objective == (
-            model.respond(model.initial_upper_params).objective
-        )
+        assert evaluate(copy.model, [0.2]).objective == expected.objective
         with pytest.raises(ValueError, match="read-only"):
             copy.model.initial_upper_params[0] = 1.0
     with pytest.raises(RuntimeError, match="has no picture"):
@@ -319,8 +329,8 @@ def test_a_model_becomes_a_game_with_equal_answers(make: Callable[[], LinearQuad
         ({"gamma": 1.0}, "`gamma`"),
         ({"temperature": 0.0}, "`temperature`"),
         ({"high": [0.5, 0.5]}, r"one shape, got \(1,\) and \(2,\)"),
-        ({"low": [0.5]}, r"`low` must be below `high` .* got \[0.5\] and \[0.5\]"),
-        ({"high": [np.inf]}, "both finite"),
+        ({"low": [0.5]}, r"`low` must be finite and below a finite `high`, got \[0.5\]"),
+        ({"high": [np.inf]}, "below a finite `high`"),
         ({"initial_upper_params": [0.6]}, r"`initial_upper_params\[0\]` must be finite and lie"),
         ({"upper_action_cost": np.eye(2)}, r"return `control` with shape \(1, 2\), .* \(1, 1\)"),
     ],

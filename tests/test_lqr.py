@@ -41,7 +41,7 @@ def test_the_documented_values_are_those_of_the_default_instance(
     assert np.linalg.norm(answer.direct_gradient) == pytest.approx(direct, abs=6e-7)
 
     end = normalized_ascent(
-        exact_objective(game),
+        exact_objective(game.model),
         np.zeros(6),
         game.model.low,
         game.model.high,

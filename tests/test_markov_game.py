@@ -177,7 +177,7 @@ def test_the_best_strategy_mixes() -> None:
 def best_probability(game: BilevelMarkovGame) -> float:
     """Return the probability of 0 in A that an ascent from x = 0 ends at."""
     box = np.full(SHAPE, 10.0)
-    optimum = lbfgsb(exact_objective(game), np.zeros(SHAPE), -box, box, max_evaluations=60)
+    optimum = lbfgsb(exact_objective(game.model), np.zeros(SHAPE), -box, box, max_evaluations=60)
     return float(softmax(optimum.best.upper_params, axis=1)[A, 0])
 
 

@@ -239,7 +239,7 @@ def test_quasi_newton_finds_the_optimum(temperature: float) -> None:
     for seed in range(3):
         game = BilevelRandomMDP(seed=seed, temperature=temperature)
         bound = np.full(100, 10.0)
-        found = lbfgsb(exact_objective(game), game.initial_upper_params, -bound, bound)
+        found = lbfgsb(exact_objective(game.model), game.initial_upper_params, -bound, bound)
         assert found.best.value == pytest.approx(-1.0, abs=1e-9)
 
 

@@ -51,7 +51,9 @@ def toy(name: str, env_kwargs: dict[str, Any] | None = None, **options: Any) -> 
 def climb(game: BilevelToyText, **options: Any) -> Any:
     """Run normalised ascent from x = 0; return its optimum."""
     low, high = game.upper_space.low.astype(float), game.upper_space.high.astype(float)
-    return normalized_ascent(exact_objective(game), game.initial_upper_params, low, high, **options)
+    return normalized_ascent(
+        exact_objective(game.model), game.initial_upper_params, low, high, **options
+    )
 
 
 # The model --------------------------------------------------------------------------------------
@@ -164,7 +166,7 @@ def test_the_registered_tasks_are_worth_what_their_page_says(
 
     low, high = game.upper_space.low.astype(float), game.upper_space.high.astype(float)
     found = lbfgsb(
-        exact_objective(game), climb(game).best.upper_params, low, high, max_evaluations=1000
+        exact_objective(game.model), climb(game).best.upper_params, low, high, max_evaluations=1000
     )
     assert found.best.value == pytest.approx(best, abs=6e-7)
 

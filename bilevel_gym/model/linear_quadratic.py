@@ -51,21 +51,10 @@ class LinearQuadraticModel(BilevelModel):
     With `state_limit` the entries of the state are clipped; where they are, the dynamics are not
     linear. Such a model can be played, but has no exact answer: `respond` refuses.
 
-    Attributes:
-        coefficients: Function that returns A `[S, S]`, B `[S, A]`, Q `[S, S]` and R `[A, A]` at x.
-        coefficients_vjp: Function that returns, for x and a cotangent, the sum of
-            cotangent * d/dx over all entries of A, B, Q and R, shape of x.
-        upper_state_cost: M, `[S, S]`.
-        upper_action_cost: N, `[A, A]`.
-        upper_cost: The leader's price of ||x||^2 in each step.
-        start_std: Standard deviation of each entry of the first state, whose mean is zero.
-        noise_std: Standard deviation of each entry of w.
-        horizon: Steps that count for the leader, None for all.
-        state_limit: Where the entries of the state are clipped, None where they are not.
+    The arguments of the constructor are attributes.
     """
 
     solve_options: ClassVar[tuple[str, ...]] = ("tolerance", "max_iterations")
-    """Keyword arguments of `respond` that say how the follower's problem is solved."""
 
     def __init__(
         self,
@@ -84,25 +73,29 @@ class LinearQuadraticModel(BilevelModel):
         noise_std: float = 0.0,
         horizon: int | None = None,
         state_limit: float | None = None,
+        name: str | None = None,
     ) -> None:
-        """Check and keep what is described above.
+        """Set up the model.
 
         Args:
-            coefficients: A, B, Q and R as a function of x; Q positive semidefinite, R positive
-                definite.
-            coefficients_vjp: Their vector-Jacobian product as a function of x and a cotangent.
-            low: Lower bounds of x, with its shape.
-            high: Upper bounds of x, above the lower ones.
-            initial_upper_params: x at the start, within the bounds.
-            gamma: In [0, 1).
-            temperature: Positive.
-            upper_state_cost: M, symmetric.
-            upper_action_cost: N, symmetric.
-            upper_cost: Not negative.
-            start_std: Not negative.
-            noise_std: Not negative.
-            horizon: None or at least 1.
-            state_limit: None or positive.
+            coefficients: Function that returns A `[S, S]`, B `[S, A]`, Q `[S, S]`, positive
+                semidefinite, and R `[A, A]`, positive definite, at x.
+            coefficients_vjp: Function that returns, for x and a cotangent, the sum of
+                cotangent * d/dx over all entries of A, B, Q and R, shape of x.
+            low: Lower bounds of x, finite; their shape is that of x.
+            high: Upper bounds of x, finite and above `low`, same shape.
+            initial_upper_params: x at the start, in the box.
+            gamma: Discount of both levels, in [0, 1).
+            temperature: Weight of the policy's entropy, positive.
+            upper_state_cost: M, symmetric, `[S, S]`.
+            upper_action_cost: N, symmetric, `[A, A]`.
+            upper_cost: The leader's price of ||x||^2 in each step, not negative.
+            start_std: Standard deviation of each entry of the first state, whose mean is zero; not
+                negative.
+            noise_std: Standard deviation of each entry of w, not negative.
+            horizon: Steps that count for the leader, at least 1; None for all.
+            state_limit: Where the entries of the state are clipped, positive; None for nowhere.
+            name: What messages call the problem; None takes the name of the class.
 
         Raises:
             ValueError: If a shape or a range is violated.
@@ -114,6 +107,7 @@ class LinearQuadraticModel(BilevelModel):
             initial_upper_params=initial_upper_params,
             gamma=gamma,
             temperature=temperature,
+            name=name,
         )
         self.upper_state_cost = np.array(upper_state_cost, np.float64)
         self.upper_action_cost = np.array(upper_action_cost, np.float64)
