@@ -152,7 +152,7 @@ def test_the_first_steps_are_what_a_dense_implementation_gives() -> None:
 @pytest.mark.parametrize("method", [MSoBiRL, AMD])
 def test_without_a_warm_start_every_step_is_the_first(method: Any) -> None:
     game = BilevelGridWorld(size=4)
-    cold, warm = method(game, warm_start=False), method(game)
+    cold, warm = method(game.model, warm_start=False), method(game.model)
     x, y = near_start(game), near_start(game, seed=2)
     first = repeated(cold, x, 1)
     np.testing.assert_array_equal(estimate(first), estimate(repeated(warm, x, 1)))
@@ -553,19 +553,19 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
 @pytest.mark.parametrize(("method", "options", "message"), BAD)
 def test_options_out_of_range_are_named(method: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        method(BilevelGridWorld(size=4), **options)
+        method(BilevelGridWorld(size=4).model, **options)
 
 
 @pytest.mark.parametrize("method", [MSoBiRL, AMD, PBRLValue, PBRLBellman, ZeroOrder])
 def test_games_without_a_model_are_refused(method: Any) -> None:
-    with pytest.raises(TypeError, match="got object without `(lower_mdp|evaluate)`"):
+    with pytest.raises(TypeError, match="got object"):
         method(object())
 
 
 @pytest.mark.parametrize("method", [MSoBiRL, AMD, PBRLValue, PBRLBellman, ZeroOrder])
 def test_answers_have_the_shape_of_x_and_leave_it_alone(method: Any) -> None:
     game = BilevelMarkovGame()
-    learner = method(game)
+    learner = method(game.model)
     learner.reset(np.random.default_rng(0))
     x = np.full((3, 2), 0.1)
     response = learner.step(x)

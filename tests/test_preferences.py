@@ -310,8 +310,8 @@ class TestBadInput:
     """Mistakes are named at once."""
 
     @pytest.mark.parametrize("method", ["trace", "bc-hg", "hpgd"])
-    def test_methods_that_need_pay_by_the_step_refuse(self, method: str) -> None:
-        with pytest.raises(TypeError, match='TabularBilevelEnv judges pairs.*method "sobirl"'):
+    def test_methods_that_need_a_sum_over_steps_refuse(self, method: str) -> None:
+        with pytest.raises(TypeError, match='ArrayModel evaluates pairs.*method "sobirl"'):
             make_method(method, judged_game(2))
 
     @pytest.mark.parametrize(

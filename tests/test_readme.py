@@ -11,10 +11,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from bilevel_gym.cli.galleries import file_name
 from PIL import Image
 
 from bilevel_gym.cli import markdown_table
-from bilevel_gym.cli.galleries import file_name
 from bilevel_gym.methods import METHODS
 from bilevel_gym.registration import TASKS
 from bilevel_gym.rendering import THEME

@@ -678,7 +678,7 @@ class TestBadInput:
             make_method(method, small_game(kind=MovesKernel))
         with pytest.raises(TypeError, match="x moves the first state of MovesStart"):
             make_method(method, small_game(kind=MovesStart))
-        with pytest.raises(TypeError, match="needs a bilevel game or a model, got CartPoleEnv"):
+        with pytest.raises(TypeError, match="states and actions, got CartPoleEnv"):
             make_method(method, gym.make("CartPole-v1").unwrapped)
 
 

@@ -93,7 +93,7 @@ class TestSchedule:
         return found
 
     def test_batches(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("bilevel_gym.envs.tabular.Sampler", Watched)
+        monkeypatch.setattr("bilevel_gym.model.tabular.Sampler", Watched)
         game = small_game()
         x = game.initial_upper_params
         method = make_method("stoc-sobirl", game, episodes=3, most_episodes=50)
@@ -141,7 +141,7 @@ class TestSchedule:
                     played += block.num_steps
                     yield block
 
-        monkeypatch.setattr("bilevel_gym.envs.tabular.Sampler", Counted)
+        monkeypatch.setattr("bilevel_gym.model.tabular.Sampler", Counted)
         objective: Objective = Sum((DiscountedReturn(), DiscountedReturn(0.5)))
         game = small_game(termination=0.2, objective=objective)
         env = HyperGradient(game, method="stoc-sobirl", episodes=6, inner=inner)

@@ -116,8 +116,9 @@ class ZeroOrder:
 
         `iterations` counts the evaluations of F, the one at x included; `direct_gradient` is None.
         """
-        at = self._last = self._model.respond(upper_params, warm_start=self._last)
-        x, radius = at.upper_params, self._radius
+        x = self._model.validate(upper_params)
+        at = self._last = self._model.respond(x, warm_start=self._last)
+        radius = self._radius
         centre = np.clip(x, self._low + self._reach, self._high - self._reach)
         units = self._draw(self._rng, centre.shape)
         ahead = self._values(centre + radius * units)

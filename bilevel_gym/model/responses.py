@@ -63,6 +63,8 @@ class Response:
 
     def __post_init__(self) -> None:
         """Protect the arrays: warm starts and pictures rely on them."""
+        if self.upper_params.flags.writeable:  # the caller's own array
+            object.__setattr__(self, "upper_params", self.upper_params.copy())
         for value in vars(self).values():
             if isinstance(value, np.ndarray):
                 value.flags.writeable = False
