@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -64,10 +64,13 @@ def test_a_model_of_arrays_is_solved_and_differentiated(objective: Any) -> None:
     model = TabularModel.from_arrays(**arrays(objective=objective))
     x = model.initial_upper_params
     response = evaluate(model, x)
-    numeric = [
-        central_difference(lambda h, i=i: evaluate(model, x + h * np.eye(8)[i]).objective, 1e-4)
-        for i in range(8)
-    ]
+    numeric = []
+    for unit in np.eye(8):
+
+        def moved(h: float, unit: FloatArray = unit) -> float:
+            return float(evaluate(model, x + h * unit).objective)
+
+        numeric.append(central_difference(moved, 1e-4))
     assert response.converged
     assert relative_error(response.hyper_gradient, np.array(numeric)) < 1e-9
     many = evaluate_batch(model, [x, x])
@@ -158,7 +161,7 @@ class Taught(TabularBilevelEnv):
     ("make", "error", "message"),
     [
         (lambda: TabularBilevelEnv(), TypeError, "parts, got none for .*'kernel'"),
-        (lambda: TabularBilevelEnv("model"), TypeError, "one TabularModel.*got str"),
+        (lambda: TabularBilevelEnv(cast("Any", "model")), TypeError, "one TabularModel.*got str"),
         (lambda: Taught(TabularModel.from_arrays(**arrays())), TypeError, "reward.*got Taught"),
         (
             lambda: TabularModel.from_arrays(**arrays(reward=np.zeros((3, 2)))),
