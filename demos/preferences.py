@@ -34,12 +34,12 @@ from bilevel_gym.rendering.canvas import (
     THEME,
     diverging_colours,
     draw_colour_bar,
-    draw_curves,
     draw_header,
     draw_text,
     import_pygame,
     new_surface,
 )
+from bilevel_gym.rendering.curves import draw_curves
 
 if TYPE_CHECKING:
     from pygame import Surface

@@ -19,12 +19,10 @@ from numpy.typing import NDArray
 from bilevel_gym.rendering.canvas import (
     HEADER_HEIGHT,
     THEME,
-    StepCurve,
     colour_limit,
     contrast_ink,
     diverging_colours,
     draw_colour_bar,
-    draw_curves,
     draw_help,
     draw_status,
     draw_text,
@@ -33,6 +31,7 @@ from bilevel_gym.rendering.canvas import (
     new_surface,
     text_size,
 )
+from bilevel_gym.rendering.curves import StepCurve, draw_curves
 from bilevel_gym.rendering.grid import (
     FOUR_ARROWS_CELL,
     GridLayout,

@@ -4,7 +4,8 @@ Everything is drawn on plain pygame surfaces, which need no display; `Window` op
 writes a GIF, `Screen` is either. Importing this package imports neither pygame nor Pillow.
 """
 
-from .canvas import THEME, StepCurve, draw_help, frame, import_pygame, new_surface
+from .canvas import THEME, draw_help, frame, import_pygame, new_surface
+from .curves import StepCurve
 from .film import Film
 from .graph import GraphScene, Panel, draw_graph
 from .grid import GridLayout, GridScene, draw_grid, grid_layout

@@ -1,9 +1,4 @@
-"""Drawing that every task shares: palette, text, scales, curves and the help overlay.
-
-Everything is drawn on a plain `pygame.Surface`, which needs no display.
-pygame is imported at the first drawing, so importing this module costs nothing. Task-specific
-pictures are built on top of it, for example in `bilevel_gym.rendering.grid`.
-"""
+"""Drawing that every picture shares: palette, text, scales and the help overlay."""
 
 from __future__ import annotations
 
@@ -21,35 +16,6 @@ from ..core.checks import check_positive
 
 if TYPE_CHECKING:
     from pygame import Rect, Surface
-
-__all__ = [
-    "HEADER_HEIGHT",
-    "SUPERSAMPLING",
-    "THEME",
-    "Colour",
-    "StepCurve",
-    "Rectangle",
-    "Sprite",
-    "Theme",
-    "colour_limit",
-    "contrast_ink",
-    "diverging_colours",
-    "draw_colour_bar",
-    "draw_curves",
-    "draw_header",
-    "draw_help",
-    "draw_note",
-    "draw_scale",
-    "draw_status",
-    "draw_text",
-    "frame",
-    "import_pygame",
-    "luminance",
-    "make_sprite",
-    "new_surface",
-    "short_number",
-    "text_size",
-]
 
 # How much larger than shown letters are set.
 TEXT_OVERSAMPLING = 4
@@ -103,8 +69,6 @@ _TICKS = ((-1, "topleft"), (1, "topright"), (0, "midtop"), (-0.5, "midtop"), (0.
 """Places of the numbers on a colour bar from −1 to 1, and how their text is aligned.
 
 The ends and zero come first."""
-POINTS_PER_PIXEL = 4
-"""Longer curves are thinned to this many points per pixel."""
 TITLE_HEIGHT, STATUS_HEIGHT = 32, 40
 HEADER_HEIGHT = THEME.margin + TITLE_HEIGHT + STATUS_HEIGHT + THEME.margin
 """Pixels above everything else in a picture with a headline and a status line."""
@@ -359,7 +323,7 @@ def _flow(
     return tiles
 
 
-# Scales and curves
+# Scales
 
 
 def short_number(value: float) -> str:
@@ -402,11 +366,10 @@ def draw_scale(
     left, top, width, height = rectangle
     draw_text(surface, caption, (left, top), max_width=width)
     bar_top = top + text_size(caption, THEME.text_size)[1] + THEME.gap // 2
-    label_height = text_size("0", THEME.small_size)[1]
-    tick = THEME.gap // 3
+    label_height, tick = text_size("0", THEME.small_size)[1], THEME.gap // 3
     bar_height = max(1, top + height - label_height - 2 * tick - bar_top)
-    strip = pygame.surfarray.make_surface(colours[:, None, :])
     bar = pygame.Rect(left, bar_top, width, bar_height)
+    strip = pygame.surfarray.make_surface(colours[:, None, :])
     surface.blit(pygame.transform.scale(strip, bar.size), bar)
     pygame.draw.rect(surface, THEME.ink, bar, 1)
     labels: list[Rect] = []
@@ -417,113 +380,8 @@ def draw_scale(
         box = pygame.Rect((0, 0), text_size(text, THEME.small_size))
         setattr(box, anchor, position)
         if box.inflate(THEME.gap // 2, 0).collidelist(labels) == -1:
-            draw_text(surface, text, position, size=THEME.small_size, anchor=anchor)
+            draw_note(surface, text, position, anchor, colour=THEME.ink)
             labels.append(box)
-
-
-@dataclass(frozen=True, eq=False)
-class StepCurve:
-    """A line over the steps so far.
-
-    Attributes:
-        label: What is plotted.
-        values: One number per step `[N]`, possibly none yet; NaN and, on a logarithmic axis,
-            values that are not positive leave a gap.
-        log_scale: Whether the vertical axis is logarithmic.
-    """
-
-    label: str
-    values: Sequence[float] | NDArray[np.float64]
-    log_scale: bool = False
-
-    def __post_init__(self) -> None:
-        """Check that the values form a line."""
-        if np.ndim(self.values) != 1:
-            raise ValueError(f"`values` must have shape [N], got shape {np.shape(self.values)}")
-
-
-def draw_curves(surface: Surface, rectangle: Rectangle, curves: Sequence[StepCurve]) -> None:
-    """Draw curves as plots of equal height one below the other."""
-    left, top, width, height = rectangle
-    pitch = (height + THEME.margin) // max(1, len(curves))
-    for i, curve in enumerate(curves):
-        plot = (left, top + i * pitch, width, pitch - THEME.margin)
-        _draw_curve(surface, plot, curve, THEME.curves[i % len(THEME.curves)])
-
-
-def _draw_curve(surface: Surface, rectangle: Rectangle, curve: StepCurve, colour: Colour) -> None:
-    """Draw one plot: label and last value above, axis, end values of both axes, line."""
-    pygame = import_pygame()
-    left, top, width, height = rectangle
-    values = np.asarray(curve.values, dtype=np.float64)
-    heights, (low, high) = _axis(values, curve.log_scale)
-    last = short_number(values[-1]) if len(values) and np.isfinite(values[-1]) else ""
-    last_width = draw_text(
-        surface, last, (left + width, top), colour=colour, anchor="topright", max_width=width
-    )
-    label = f"{curve.label} (log)" if curve.log_scale else curve.label
-    draw_text(surface, label, (left, top), max_width=width - last_width - THEME.gap)
-
-    letter_height = text_size("0", THEME.small_size)[1]
-    plot_top = top + text_size("0", THEME.text_size)[1] + THEME.gap // 2
-    plot_height = max(1, top + height - letter_height - THEME.gap // 3 - plot_top)
-    plot = pygame.Rect(left, plot_top, width, plot_height)
-    pygame.draw.rect(surface, THEME.light, plot)
-    pygame.draw.rect(surface, THEME.rule, plot, 1)
-    inner = plot.inflate(-THEME.gap, -2 * letter_height - THEME.gap)
-    for run in _runs(heights, inner):
-        if len(run) > 1:
-            pygame.draw.aalines(surface, colour, False, run)
-            shifted = [(x, y + 1) for x, y in run]
-            pygame.draw.aalines(surface, colour, False, shifted)
-        pygame.draw.circle(surface, colour, run[-1], THEME.line + (run[-1][0] >= inner.right - 1))
-    inset = THEME.gap // 3
-    ends = (short_number(low), short_number(high)) if np.isfinite(heights).any() else ("", "")
-    below = plot.bottom + inset
-    notes = (
-        (ends[1], (plot.left + inset, plot.top + inset), "topleft"),
-        (ends[0], (plot.left + inset, plot.bottom - inset // 2), "bottomleft"),
-        ("0", (plot.left, below), "topleft"),
-        ("step", (plot.centerx, below), "midtop"),
-        (str(max(0, len(values) - 1)), (plot.right, below), "topright"),
-    )
-    size, colour = THEME.small_size, THEME.muted
-    for text, place, anchor in notes:
-        draw_text(surface, text, place, size=size, colour=colour, anchor=anchor)
-
-
-def _axis(
-    values: NDArray[np.float64], log_scale: bool
-) -> tuple[NDArray[np.float64], tuple[float, float]]:
-    """Map values `[N]` to heights 0..1 (NaN in gaps) and give the values at both ends."""
-    shown = np.where(np.isfinite(values) & ((values > 0) | (not log_scale)), values, np.nan)
-    if np.isnan(shown).all():
-        return shown, (0.0, 1.0)
-    ends = (float(np.nanmin(shown)), float(np.nanmax(shown)))
-    scaled = np.log(shown) if log_scale else shown
-    low, high = np.nanmin(scaled), np.nanmax(scaled)
-    if high == low:
-        return np.where(np.isnan(scaled), np.nan, 0.5), ends
-    # Halved first: the difference of two finite numbers may overflow.
-    return (scaled / 2 - low / 2) / (high / 2 - low / 2), ends
-
-
-def _runs(heights: NDArray[np.float64], inner: Rect) -> list[list[tuple[float, float]]]:
-    """Turn heights 0..1 `[N]` into polylines within `inner`, broken at the gaps."""
-    count = len(heights)
-    keep = np.arange(count)
-    if count > POINTS_PER_PIXEL * inner.width:
-        keep = np.unique(np.linspace(0, count - 1, POINTS_PER_PIXEL * inner.width).astype(int))
-    heights = heights[keep]
-    x = inner.left + keep / max(1, count - 1) * (inner.width - 1)
-    y = inner.bottom - 1 - heights * max(0, inner.height - 1)
-    breaks = np.flatnonzero(np.diff(np.isnan(heights).astype(int))) + 1
-    pieces = zip(np.split(x, breaks), np.split(y, breaks), strict=True)
-    return [
-        list(zip(xs.tolist(), ys.tolist(), strict=True))
-        for xs, ys in pieces
-        if len(ys) and not np.isnan(ys[0])
-    ]
 
 
 # Help overlay

@@ -25,8 +25,6 @@ from .signs import draw_triangle, size_levels
 if TYPE_CHECKING:
     from pygame import Surface
 
-__all__ = ["Weights", "draw_comparison"]
-
 FloatArray = NDArray[np.float64]
 
 # In pixels: left column, row of text, bars, room for both.

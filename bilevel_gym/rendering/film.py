@@ -14,8 +14,6 @@ from ..core.files import replacing
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Film"]
-
 MAX_FRAMES = 64  # keeps the film of a small map below a megabyte
 FRAME_SIDE = 960  # pixels, at most
 FRAME_COLOURS = 128

@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.checks import check_positive
+from . import signs
 from .canvas import (
     SUPERSAMPLING,
     THEME,
@@ -25,6 +26,7 @@ from .canvas import (
     Sprite,
     diverging_colours,
     draw_header,
+    draw_note,
     draw_text,
     import_pygame,
     make_sprite,
@@ -53,28 +55,13 @@ from .key import (
     occupancy_entry,
 )
 from .scene_checks import check_array, check_range
-from .signs import (
-    CORNER,
-    FOLLOWER,
-    HAZARD,
-    HAZARD_COLOUR,
-    ICON_SIDE,
-    LEVELS,
-    MIN_SIGN,
-    TRIANGLE_SIDE,
-    pin_sprite,
-    size_levels,
-    triangle_sprite,
-)
 
 if TYPE_CHECKING:
     from pygame import Surface
 
-__all__ = ["GraphScene", "Panel", "draw_graph", "graph_layout"]
-
 FloatArray = NDArray[np.float64]
 
-MARK_NAMES = {**PLACE_NAMES, HAZARD: "hazard"}
+MARK_NAMES = {**PLACE_NAMES, signs.HAZARD: "hazard"}
 
 # Sizes in pixels
 TRIANGLE = 15
@@ -173,21 +160,28 @@ class GraphScene:
         nodes = len(self.names)
         if nodes == 0:
             raise ValueError("`names` must hold at least one node, got none")
-        check_array("places", self.places, (nodes, 2))
-        check_range("places", self.places, 0.0, 1.0)
-        edges = _check_edges(self.edges, nodes)
+        edges = len(self.edges)
+        for name, given, shape, largest in (
+            ("places", self.places, (nodes, 2), 1.0),
+            ("flow", self.flow, (edges,), math.inf),
+            ("occupancy", self.occupancy, (nodes,), 1.0),
+        ):
+            if given is not None:
+                check_array(name, given, shape)
+                check_range(name, given, 0.0, largest)
+        _check_edges(self.edges, nodes)
         check_positive("value_limit", self.value_limit)
-        if self.flow is not None:
-            check_array("flow", self.flow, (edges,))
-            check_range("flow", self.flow, 0.0, math.inf)
         for name, values in (("values", self.values), ("gradient", self.gradient)):
             if values is not None:
                 _check_with_gaps(name, values, edges)
-        if self.occupancy is not None:
-            check_array("occupancy", self.occupancy, (nodes,))
-            check_range("occupancy", self.occupancy, 0.0, 1.0)
-        _check_length("edge_labels", self.edge_labels, edges, "edge")
-        _check_length("marks", self.marks, nodes, "node")
+        for name, texts, length, each in (
+            ("edge_labels", self.edge_labels, edges, "edge"),
+            ("marks", self.marks, nodes, "node"),
+        ):
+            if len(texts) not in (0, length):
+                raise ValueError(
+                    f"`{name}` must have one text per {each} ({length}), got {len(texts)}"
+                )
         for name, marks in (("marks", self.marks), ("mark_names", tuple(self.mark_names))):
             unknown = [mark for mark in marks if mark and mark not in MARK_NAMES]
             if unknown:
@@ -201,30 +195,23 @@ def _check_with_gaps(name: str, values: FloatArray, length: int) -> None:
     check_array(name, values, (length,), missing=np.isnan(values), accepted="finite or NaN")
 
 
-def _check_edges(edges: NDArray[np.int64], nodes: int) -> int:
-    """Return the number of edges after checking that they join existing nodes."""
-    shape = np.shape(edges)
+def _check_edges(edges: NDArray[np.int64], nodes: int) -> None:
+    """Check that edges join existing nodes, no two the same ones."""
+    shape, kind = np.shape(edges), np.asarray(edges).dtype
     if len(shape) != 2 or shape[1] != 2:
         raise ValueError(f"`edges` must have shape [E, 2], got {shape}")
-    if np.asarray(edges).dtype.kind not in "iu":
-        raise ValueError(f"`edges` must hold integers, got dtype {np.asarray(edges).dtype}")
-    outside = (edges < 0) | (edges >= nodes)
+    if kind.kind not in "iu":
+        raise ValueError(f"`edges` must hold integers, got dtype {kind}")
+    outside = ((edges < 0) | (edges >= nodes)).any(axis=1)
     if outside.any():
-        edge = int(np.argwhere(outside)[0, 0])
+        edge = int(outside.argmax())
         raise ValueError(
             f"`edges[{edge}]` must join nodes in 0..{nodes - 1}, got {edges[edge].tolist()}"
         )
-    _, first, counts = np.unique(edges, axis=0, return_index=True, return_counts=True)
+    different, counts = np.unique(edges, axis=0, return_counts=True)
     if (counts > 1).any():
-        edge = edges[first[counts > 1][0]]
-        raise ValueError(f"`edges` must differ from each other, got {edge.tolist()} twice")
-    return int(shape[0])
-
-
-def _check_length(name: str, values: tuple[str, ...], length: int, each: str) -> None:
-    """Check that there is a text for each thing, or none at all."""
-    if len(values) not in (0, length):
-        raise ValueError(f"`{name}` must have one text per {each} ({length}), got {len(values)}")
+        twice = different[counts > 1][0].tolist()
+        raise ValueError(f"`edges` must differ from each other, got {twice} twice")
 
 
 # The picture
@@ -305,10 +292,12 @@ def _draw_nodes(surface: Surface, layout: GraphLayout, scene: GraphScene) -> Non
     radius = layout.radius
     levels = np.zeros(len(scene.names), dtype=int)
     if scene.occupancy is not None:
-        levels = size_levels(np.clip(scene.occupancy, 0.0, None), float(scene.occupancy.max()))
+        levels = signs.size_levels(
+            np.clip(scene.occupancy, 0.0, None), float(scene.occupancy.max())
+        )
     size = _name_size(scene.names, radius)
     for node, (x, y) in enumerate(layout.nodes.astype(int).tolist()):
-        hazard = bool(scene.marks) and scene.marks[node] == HAZARD
+        hazard = bool(scene.marks) and scene.marks[node] == signs.HAZARD
         sprite = _node_sprite(radius, int(levels[node]), hazard)
         half = _node_side(radius) // 2
         surface.blit(*sprite.at(x - half, y - half))
@@ -344,7 +333,7 @@ def _node_sprite(radius: float, level: int, hazard: bool) -> Sprite:
         pygame.draw.circle(surface, THEME.ink, centre, outer)
         inner = outer - 1.5 * SUPERSAMPLING
         if hazard:
-            pygame.draw.circle(surface, HAZARD_COLOUR, centre, inner)
+            pygame.draw.circle(surface, signs.HAZARD_COLOUR, centre, inner)
             for stripe in range(12):
                 corners = [
                     (centre[0] + inner * math.cos(turn), centre[1] + inner * math.sin(turn))
@@ -353,8 +342,8 @@ def _node_sprite(radius: float, level: int, hazard: bool) -> Sprite:
                 pygame.draw.polygon(surface, THEME.ink, [centre, *corners])
             inner -= max(3.0, 0.16 * radius) * SUPERSAMPLING
         pygame.draw.circle(surface, PAPER, centre, inner)
-        disc = inner * level / LEVELS
-        if 2 * disc >= MIN_SIGN * SUPERSAMPLING:
+        disc = inner * level / signs.LEVELS
+        if 2 * disc >= signs.MIN_SIGN * SUPERSAMPLING:
             pygame.draw.circle(surface, OCCUPANCY, centre, disc)
 
     return make_sprite(_node_side(radius), THEME.ink, paint)
@@ -364,12 +353,12 @@ def _draw_pins(surface: Surface, layout: GraphLayout, scene: GraphScene) -> None
     """Draw the signs at the nodes and the follower, in their free corners."""
     diameter = round(min(max(1.15 * layout.radius, 16.0), 26.0))
     pins = [
-        (node, 0, pin_sprite(mark, diameter))
+        (node, 0, signs.pin_sprite(mark, diameter))
         for node, mark in enumerate(scene.marks)
-        if mark and mark != HAZARD
+        if mark and mark != signs.HAZARD
     ]
     if scene.follower is not None:
-        pins.append((scene.follower, 1, pin_sprite(FOLLOWER, diameter)))
+        pins.append((scene.follower, 1, signs.pin_sprite(signs.FOLLOWER, diameter)))
     distance = layout.radius + 0.28 * diameter
     for node, corner, sprite in pins:
         angle = layout.corners[node, corner]
@@ -378,14 +367,12 @@ def _draw_pins(surface: Surface, layout: GraphLayout, scene: GraphScene) -> None
 
 
 def _draw_triangle(surface: Surface, middle: tuple[int, int], level: int) -> None:
-    """Draw the triangle of a derivative around a pixel."""
-    if not level:
-        return
-    # The sprite is made for the corner of a cell.
-    cell = round(TRIANGLE / TRIANGLE_SIDE)
-    share = 1 - CORNER - TRIANGLE_SIDE / 2
-    left, top = round(middle[0] - share * cell), round(middle[1] - (1 - share) * cell)
-    surface.blit(*triangle_sprite(cell, level).at(left, top))
+    """Draw the triangle of a derivative around a pixel; its sprite is for the corner of a cell."""
+    if level:
+        cell = round(TRIANGLE / signs.TRIANGLE_SIDE)
+        share = 1 - signs.CORNER - signs.TRIANGLE_SIDE / 2
+        left, top = round(middle[0] - share * cell), round(middle[1] - (1 - share) * cell)
+        surface.blit(*signs.triangle_sprite(cell, level).at(left, top))
 
 
 def _draw_labels(surface: Surface, layout: GraphLayout, scene: GraphScene, largest: float) -> None:
@@ -393,7 +380,7 @@ def _draw_labels(surface: Surface, layout: GraphLayout, scene: GraphScene, large
     pygame = import_pygame()
     texts = scene.edge_labels or ("",) * len(scene.edges)
     slopes = np.full(len(texts), np.nan) if scene.gradient is None else scene.gradient
-    levels = size_levels(slopes, largest, TRIANGLE).tolist()
+    levels = signs.size_levels(slopes, largest, TRIANGLE).tolist()
     sides = np.where(np.isnan(slopes), 0, TRIANGLE).tolist()
     height = text_size("0", LABEL_SIZE)[1]
     pairs = {(start, end) for start, end in scene.edges.tolist()}
@@ -436,8 +423,8 @@ def _key_entries(scene: GraphScene) -> Iterator[KeyEntry]:
     """Name the signs that this scene shows."""
     for kind, name in MARK_NAMES.items():
         if kind in scene.marks:
-            ring = _node_sprite(ICON_SIDE / 2 - 1, 0, True)
-            sign = ring if kind == HAZARD else pin_sprite(kind, ICON_SIDE)
+            ring = _node_sprite(signs.ICON_SIDE / 2 - 1, 0, True)
+            sign = ring if kind == signs.HAZARD else signs.pin_sprite(kind, signs.ICON_SIDE)
             yield KeyEntry(sign, scene.mark_names.get(kind, name))
     if scene.follower is not None:
         yield follower_entry()
@@ -447,7 +434,7 @@ def _key_entries(scene: GraphScene) -> Iterator[KeyEntry]:
         largest = float(np.max(scene.flow, initial=0.0))
         yield KeyEntry(_flow_icon(), scene.flow_name, f"width; largest {largest:.2g}")
     if scene.occupancy is not None:
-        disc = _node_sprite(ICON_SIDE / 2 - 1, round(0.7 * LEVELS), False)
+        disc = _node_sprite(signs.ICON_SIDE / 2 - 1, round(0.7 * signs.LEVELS), False)
         yield occupancy_entry(disc, scene.occupancy)
     slopes = _slopes(scene)
     if slopes is not None:
@@ -459,13 +446,13 @@ def _edge_icon() -> Sprite:
     """Return an arrow for the key."""
 
     def paint(surface: Surface) -> None:
-        scale = surface.get_width() / ICON_SIDE
-        points = np.full((5, 2), ICON_SIDE / 2)
-        points[:, 0] = np.linspace(0.06 * ICON_SIDE, 0.94 * ICON_SIDE, 5)
+        scale = surface.get_width() / signs.ICON_SIDE
+        points = np.full((5, 2), signs.ICON_SIDE / 2)
+        points[:, 0] = np.linspace(0.06 * signs.ICON_SIDE, 0.94 * signs.ICON_SIDE, 5)
         _, arrow = arrow_outline(Stroke(points, points[:, 0] - points[0, 0]), 4.0)
         import_pygame().draw.polygon(surface, NEUTRAL, (arrow * scale).tolist())
 
-    return make_sprite(ICON_SIDE, NEUTRAL, paint)
+    return make_sprite(signs.ICON_SIDE, NEUTRAL, paint)
 
 
 @lru_cache(maxsize=1)
@@ -478,7 +465,7 @@ def _flow_icon() -> Sprite:
             box = (0, round(side * (place - width / 2)), side, round(side * width))
             import_pygame().draw.rect(surface, NEUTRAL, box)
 
-    return make_sprite(ICON_SIDE, NEUTRAL, paint)
+    return make_sprite(signs.ICON_SIDE, NEUTRAL, paint)
 
 
 # Panels
@@ -489,11 +476,9 @@ def _draw_panels(surface: Surface, layout: GraphLayout, scene: GraphScene, large
     panels = scene.panels[: len(layout.panels)]
     labels = [label for panel in panels for label in panel.labels]
     numbers = [f"{abs(value):.2f}" for panel in panels for value in panel.values.tolist()]
-    widths = [
-        [text_size(text, THEME.small_size)[0] for text in texts] for texts in (labels, numbers)
-    ]
     label_room, number_room = (
-        min(_in_steps(max(column, default=0)), PANEL_WIDTH // 3) for column in widths
+        min(_in_steps(max(widths, default=0)), PANEL_WIDTH // 3)
+        for widths in ([text_size(t, THEME.small_size)[0] for t in ts] for ts in (labels, numbers))
     )
     triangles = any(panel.gradient is not None for panel in panels)
     rooms = (label_room, number_room, TRIANGLE + 7 if triangles else 0)
@@ -514,26 +499,24 @@ def _draw_panel(
     gap, right = THEME.gap // 2, left + PANEL_WIDTH - triangle_room
     track = pygame.Rect(left + label_room + gap, 0, 0, PANEL_ROW * 3 // 5)
     track.width = right - number_room - gap - track.left
-    write = partial(draw_text, surface, size=THEME.small_size)
     place = (left + PANEL_WIDTH, top + text_size(panel.title, THEME.text_size)[1])
-    end = f"0…{panel.limit:.3g}"
-    scale = write(end, place, colour=THEME.muted, anchor="bottomright")
+    scale = draw_note(surface, f"0…{panel.limit:.3g}", place, "bottomright")
     draw_text(surface, panel.title, (left, top), max_width=PANEL_WIDTH - scale - gap)
     slopes = np.zeros(len(panel.labels)) if panel.gradient is None else panel.gradient
-    levels = size_levels(slopes, largest, TRIANGLE).tolist()
+    levels = signs.size_levels(slopes, largest, TRIANGLE).tolist()
     y = top + PANEL_ROW + 4 + PANEL_ROW // 2
     for label, value, level in zip(panel.labels, panel.values.tolist(), levels, strict=True):
         track.centery = y
-        place = (left, y + 1)
-        write(label, place, colour=THEME.muted, anchor="midleft", max_width=label_room)
+        draw_note(surface, label, (left, y + 1), "midleft", max_width=label_room)
         pygame.draw.rect(surface, THEME.rule, track)
         bar = track.copy()
         bar.width = round(track.width / panel.limit * min(max(value, 0.0), panel.limit))
         pygame.draw.rect(surface, BAR, bar)
         if value > panel.limit:
             pygame.draw.rect(surface, THEME.page, (bar.right - 6, bar.top, 2, bar.height))
-        zero = track.left
-        pygame.draw.line(surface, THEME.ink, (zero, track.top - 1), (zero, track.bottom))
-        write(f"{abs(value):.2f}", (right, y + 1), anchor="midright", max_width=number_room)
+        ends = (track.left, track.top - 1), (track.left, track.bottom)
+        pygame.draw.line(surface, THEME.ink, *ends)
+        place, number = (right, y + 1), f"{abs(value):.2f}"
+        draw_note(surface, number, place, "midright", colour=THEME.ink, max_width=number_room)
         _draw_triangle(surface, (left + PANEL_WIDTH - TRIANGLE // 2 - 1, y), level)
         y += PANEL_ROW

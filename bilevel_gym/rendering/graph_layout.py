@@ -20,20 +20,6 @@ from numpy.typing import NDArray
 from .canvas import HEADER_HEIGHT, THEME, Rectangle
 from .key import KEY_WIDTH
 
-__all__ = [
-    "CASING",
-    "EDGE_WIDTHS",
-    "HEAD_GAP",
-    "PANEL_ROW",
-    "PANEL_WIDTH",
-    "GraphLayout",
-    "Label",
-    "Stroke",
-    "arrow_outline",
-    "label_places",
-    "lay_out_graph",
-]
-
 FloatArray = NDArray[np.float64]
 
 # Sizes in pixels

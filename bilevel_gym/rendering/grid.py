@@ -17,18 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.checks import check_positive
+from . import signs
 from .canvas import (
     HEADER_HEIGHT,
     THEME,
     Rectangle,
     Sprite,
-    StepCurve,
     diverging_colours,
-    draw_curves,
     draw_header,
     import_pygame,
     new_surface,
 )
+from .curves import StepCurve, draw_curves
 from .key import (
     KEY_WIDTH,
     LARGE_KEY,
@@ -41,35 +41,12 @@ from .key import (
     occupancy_entry,
 )
 from .scene_checks import TOLERANCE, check_array, check_range
-from .signs import (
-    CORNER,
-    DISC_DIAMETER,
-    FOLLOWER,
-    GOAL,
-    HAZARD,
-    ICON_SIDE,
-    LEVELS,
-    START,
-    TARGET,
-    TRIANGLE_SIDE,
-    arrow_sprite,
-    disc_sprite,
-    hazard_ground,
-    hazard_sprite,
-    hazard_tint,
-    pin_sprite,
-    principal_arrow_sprite,
-    size_levels,
-    triangle_sprite,
-    wall_sprite,
-)
 
 if TYPE_CHECKING:
     from pygame import Surface
 
-__all__ = ["GridLayout", "GridScene", "draw_grid", "grid_layout"]
-
 WALL, FREE = "#", "."
+SIGNS = (signs.START, signs.GOAL, signs.TARGET, signs.HAZARD, WALL, FREE)
 
 # Sizes in pixels
 MAP_SIDE = 640
@@ -150,24 +127,28 @@ class GridScene:
     def __post_init__(self) -> None:
         """Check shapes and values."""
         shape = _map_shape(np.shape(self.cells))
-        signs = {START, GOAL, TARGET, HAZARD, WALL, FREE}
-        unknown = sorted(set(np.unique(self.cells).tolist()) - signs)
+        unknown = sorted(set(np.unique(self.cells).tolist()) - set(SIGNS))
         if unknown:
             raise ValueError(
                 f"`cells` must be among 'S', 'G', 'T', 'H', '#' and '.', got {unknown[0]!r}"
             )
-        free = self.cells != WALL
         check_positive("shaping_limit", self.shaping_limit)
+        free = self.cells != WALL
         for name, tail in (("shaping", ()), ("policy", (4,)), ("occupancy", ()), ("gradient", ())):
             values = getattr(self, name)
-            if values is not None:
-                walls = ~free.reshape(shape + (1,) * len(tail))
-                finite = "finite outside the walls"
-                check_array(name, values, shape + tail, missing=walls, accepted=finite)
+            if values is None:
+                continue
+            walls = ~free.reshape(shape + (1,) * len(tail))
+            finite = "finite outside the walls"
+            check_array(name, values, shape + tail, missing=walls, accepted=finite)
+            if name in ("policy", "occupancy"):
+                check_range(name, values[free], 0.0, 1.0)
         if self.policy is not None:
-            _check_policy(self.policy[free])
-        if self.occupancy is not None:
-            check_range("occupancy", self.occupancy[free], 0.0, 1.0)
+            sums = self.policy[free].sum(axis=-1)
+            bad = np.abs(sums - 1.0) > TOLERANCE
+            if bad.any():
+                total = float(sums[bad][0])
+                raise ValueError(f"`policy` must sum to 1 over the moves, got {total}")
         for name in ("follower", "cursor"):
             place = getattr(self, name)
             if place is not None and not (0 <= place[0] < shape[0] and 0 <= place[1] < shape[1]):
@@ -179,15 +160,6 @@ def _map_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     if len(shape) != 2 or min(shape) < 1:
         raise ValueError(f"`shape` of the map must be two positive numbers, got {tuple(shape)}")
     return int(shape[0]), int(shape[1])
-
-
-def _check_policy(policy: NDArray[np.float64]) -> None:
-    """Check that the rows `[N, 4]` are distributions."""
-    check_range("policy", policy, 0.0, 1.0)
-    sums = policy.sum(axis=-1)
-    bad = np.abs(sums - 1.0) > TOLERANCE
-    if bad.any():
-        raise ValueError(f"`policy` must sum to 1 over the moves, got {float(sums[bad][0])}")
 
 
 # Layout
@@ -279,9 +251,19 @@ def draw_grid(scene: GridScene) -> Surface:
     draw_header(surface, scene.title, scene.status)
     _draw_shaping(surface, layout, scene)
     _draw_terrain(surface, layout, scene)
-    surface.fblits(list(_occupancy(layout, scene)))
+    if scene.occupancy is not None and layout.cell >= OCCUPANCY_CELL:
+        # A disc in each visited cell, below the policy's arrows.
+        occupancy = np.maximum(scene.occupancy, 0.0)
+        surface.fblits(
+            list(_sized(layout, scene, occupancy, signs.DISC_DIAMETER, signs.disc_sprite))
+        )
     surface.fblits(list(_policy(layout, scene)))
-    surface.fblits(list(_gradient(layout, scene)))
+    if scene.gradient is not None and layout.cell >= GRADIENT_CELL:
+        # A triangle in the corner, up where the leader gains from more shaping.
+        triangles = _sized(
+            layout, scene, scene.gradient, signs.TRIANGLE_SIDE, signs.triangle_sprite
+        )
+        surface.fblits(list(triangles))
     _draw_pins(surface, layout, scene)
     _draw_cursor(surface, layout, scene)
     scale = ColourScale(scene.shaping_limit, scene.shaping_name, scene.shaping_power)
@@ -299,8 +281,8 @@ def _draw_shaping(surface: Surface, layout: GridLayout, scene: GridScene) -> Non
     values = np.where(scene.cells == WALL, np.nan, scene.shaping)
     colours = diverging_colours(values, scene.shaping_limit, power=scene.shaping_power)
     if layout.cell < TAPE_CELL:
-        hazards = scene.cells == HAZARD
-        colours[hazards] = hazard_tint(colours[hazards])
+        hazards = scene.cells == signs.HAZARD
+        colours[hazards] = signs.hazard_tint(colours[hazards])
     image = pygame.surfarray.make_surface(colours.swapaxes(0, 1))
     left, top, width, height = layout.map
     # Below one pixel per cell, neighbouring cells are averaged rather than dropped.
@@ -313,33 +295,22 @@ def _draw_terrain(surface: Surface, layout: GridLayout, scene: GridScene) -> Non
     pygame = import_pygame()
     left, top, width, height = layout.map
     cell = int(layout.cell)
+    sprites = {}
     if cell >= LINES_CELL:
         for x in range(left + cell, left + width, cell):
             pygame.draw.line(surface, THEME.page, (x, top), (x, top + height - 1))
         for y in range(top + cell, top + height, cell):
             pygame.draw.line(surface, THEME.page, (left, y), (left + width - 1, y))
-        surface.fblits(
-            _everywhere(layout, scene.cells == WALL, wall_sprite(cell, cell >= BRICKS_CELL))
-        )
+        sprites[WALL] = signs.wall_sprite(cell, cell >= BRICKS_CELL)
     if cell >= TAPE_CELL:
-        surface.fblits(_everywhere(layout, scene.cells == HAZARD, hazard_sprite(cell)))
+        sprites[signs.HAZARD] = signs.hazard_sprite(cell)
+    for kind, sprite in sprites.items():
+        places = np.argwhere(scene.cells == kind).tolist()
+        surface.fblits([sprite.at(*layout.cell_corner(*place)) for place in places])
     pygame.draw.rect(surface, THEME.ink, (left - 1, top - 1, width + 2, height + 2), 1)
 
 
 Blit = tuple["Surface", tuple[int, int]]
-
-
-def _everywhere(layout: GridLayout, mask: NDArray[np.bool_], sprite: Sprite) -> list[Blit]:
-    """Place a sprite in every cell of a mask `[H, W]`."""
-    return [sprite.at(*layout.cell_corner(r, c)) for r, c in np.argwhere(mask).tolist()]
-
-
-def _occupancy(layout: GridLayout, scene: GridScene) -> Iterator[Blit]:
-    """Place a disc in each visited cell, its area as the occupancy."""
-    if scene.occupancy is None or layout.cell < OCCUPANCY_CELL:
-        return
-    occupancy = np.maximum(scene.occupancy, 0.0)
-    yield from _sized(layout, scene, occupancy, DISC_DIAMETER, disc_sprite)
 
 
 def _policy(layout: GridLayout, scene: GridScene) -> Iterator[Blit]:
@@ -347,31 +318,24 @@ def _policy(layout: GridLayout, scene: GridScene) -> Iterator[Blit]:
     cell = int(layout.cell)
     if scene.policy is None or cell < ONE_ARROW_CELL:
         return
-    policy = np.where((scene.cells != WALL)[..., None], scene.policy, 0.0)
+    policy = np.where((scene.cells != WALL)[..., None], np.clip(scene.policy, 0.0, 1.0), 0.0)
     if cell >= FOUR_ARROWS_CELL:
-        levels = np.rint(np.clip(policy, 0.0, 1.0) * LEVELS).astype(np.int64)
+        levels = np.rint(policy * signs.LEVELS).astype(np.int64)
         arrows = np.argwhere((policy >= MIN_PROBABILITY) & (levels > 0)).tolist()
         # All outlines first: those of one arrow must not cut into its neighbours.
         for outline in (True, False):
             for row, column, move in arrows:
                 level = int(levels[row, column, move])
-                sprite = arrow_sprite(cell, move, level, outline)
+                sprite = signs.arrow_sprite(cell, move, level, outline)
                 yield sprite.at(*layout.cell_corner(row, column))
         return
     best = policy.argmax(axis=-1)
     # A tie of all moves has no direction that an arrow could show.
-    uniform = policy.max(axis=-1) - policy.min(axis=-1) < 1 / LEVELS
-    for row, column in np.argwhere(~uniform & (scene.cells != WALL)).tolist():
+    directed = policy.max(axis=-1) - policy.min(axis=-1) >= 1 / signs.LEVELS
+    for row, column in np.argwhere(directed & (scene.cells != WALL)).tolist():
         for outline in (True, False):
-            sprite = principal_arrow_sprite(cell, int(best[row, column]), outline)
+            sprite = signs.principal_arrow_sprite(cell, int(best[row, column]), outline)
             yield sprite.at(*layout.cell_corner(row, column))
-
-
-def _gradient(layout: GridLayout, scene: GridScene) -> Iterator[Blit]:
-    """Place a triangle in the corner of each cell, up where the leader gains from more shaping."""
-    if scene.gradient is None or layout.cell < GRADIENT_CELL:
-        return
-    yield from _sized(layout, scene, scene.gradient, TRIANGLE_SIDE, triangle_sprite)
 
 
 def _sized(
@@ -381,18 +345,18 @@ def _sized(
     share: float,
     sprite: Callable[[int, int], Sprite],
 ) -> Iterator[Blit]:
-    """Place a sign in each cell with its area as the value `[H, W]`.
+    """Place a sign in each free cell with its area as the value `[H, W]`.
 
     Args:
         layout: Where the cells are.
         scene: Where the walls are.
-        values: Walls are left out.
+        values: Numbers of the cells.
         share: Share of a cell's side that the largest sign has.
         sprite: Returns the sign for cells of a side, and a size.
     """
     cell = int(layout.cell)
     values = np.where(scene.cells == WALL, 0.0, values)
-    levels = size_levels(values, float(np.abs(values).max()), share * cell)
+    levels = signs.size_levels(values, float(np.abs(values).max()), share * cell)
     for row, column in np.argwhere(levels != 0).tolist():
         yield sprite(cell, int(levels[row, column])).at(*layout.cell_corner(row, column))
 
@@ -402,15 +366,15 @@ def _draw_pins(surface: Surface, layout: GridLayout, scene: GridScene) -> None:
     cell = int(layout.cell)
     corners = cell >= CORNER_PIN_CELL
     diameter = max(MIN_PIN, round(cell * PIN_DIAMETER) if corners else cell)
-    inset = max(1, round(cell * CORNER)) if corners else (cell - diameter) // 2
-    for row, column in np.argwhere(np.isin(scene.cells, (START, GOAL, TARGET))).tolist():
-        x, y = layout.cell_corner(row, column)
-        sprite = pin_sprite(str(scene.cells[row, column]), diameter)
+    inset = max(1, round(cell * signs.CORNER)) if corners else (cell - diameter) // 2
+    for place in np.argwhere(np.isin(scene.cells, list(PLACE_NAMES))).tolist():
+        x, y = layout.cell_corner(*place)
+        sprite = signs.pin_sprite(str(scene.cells[*place]), diameter)
         surface.blit(*sprite.at(x + inset, y + inset))
     if scene.follower is not None:
         x, y = layout.cell_corner(*scene.follower)
-        below = cell - diameter - inset
-        surface.blit(*pin_sprite(FOLLOWER, diameter).at(x + inset, y + below))
+        pin = signs.pin_sprite(signs.FOLLOWER, diameter)
+        surface.blit(*pin.at(x + inset, y + cell - diameter - inset))
 
 
 def _draw_cursor(surface: Surface, layout: GridLayout, scene: GridScene) -> None:
@@ -418,9 +382,9 @@ def _draw_cursor(surface: Surface, layout: GridLayout, scene: GridScene) -> None
     if scene.cursor is None:
         return
     pygame = import_pygame()
-    x, y = layout.cell_corner(*scene.cursor)
     side = max(1, int(layout.cell))
-    box = pygame.Rect(x, y, side, side).inflate(2 * THEME.line, 2 * THEME.line)
+    box = pygame.Rect(layout.cell_corner(*scene.cursor), (side, side))
+    box = box.inflate(2 * THEME.line, 2 * THEME.line)
     pygame.draw.rect(surface, THEME.light, box.inflate(2, 2), THEME.line + 2)
     pygame.draw.rect(surface, THEME.accent, box, THEME.line)
 
@@ -430,36 +394,35 @@ def _draw_cursor(surface: Surface, layout: GridLayout, scene: GridScene) -> None
 
 def _key_entries(layout: GridLayout, scene: GridScene) -> Iterator[KeyEntry]:
     """Name the signs that this scene shows at this size of the cells."""
-    cell, free = layout.cell, scene.cells != WALL
+    cell, free, side = layout.cell, scene.cells != WALL, signs.ICON_SIDE
     for kind, name in PLACE_NAMES.items():
         if (scene.cells == kind).any():
-            yield KeyEntry(pin_sprite(kind, ICON_SIDE), name)
-    if (scene.cells == HAZARD).any():
-        tape = (hazard_sprite(ICON_SIDE),) if cell >= TAPE_CELL else ()
-        yield KeyEntry((hazard_ground(cell < TAPE_CELL), *tape), "hazard")
+            yield KeyEntry(signs.pin_sprite(kind, side), name)
+    if (scene.cells == signs.HAZARD).any():
+        tape = (signs.hazard_sprite(side),) if cell >= TAPE_CELL else ()
+        yield KeyEntry((signs.hazard_ground(cell < TAPE_CELL), *tape), "hazard")
     if (scene.cells == WALL).any():
-        yield KeyEntry(wall_sprite(ICON_SIDE, cell >= BRICKS_CELL), "wall")
+        yield KeyEntry(signs.wall_sprite(side, cell >= BRICKS_CELL), "wall")
     if scene.follower is not None:
         yield follower_entry()
     if scene.policy is not None and cell >= FOUR_ARROWS_CELL:
         yield KeyEntry(_key_arrows(), "follower's policy", "length: probability")
     elif scene.policy is not None and cell >= ONE_ARROW_CELL:
-        arrow = tuple(principal_arrow_sprite(ICON_SIDE, 1, outline) for outline in (True, False))
+        arrow = tuple(signs.principal_arrow_sprite(side, 1, outline) for outline in (True, False))
         yield KeyEntry(arrow, "follower's policy", "likeliest move")
     if scene.occupancy is not None and cell >= OCCUPANCY_CELL:
-        yield occupancy_entry(disc_sprite(ICON_SIDE, LEVELS), scene.occupancy[free])
+        yield occupancy_entry(signs.disc_sprite(side, signs.LEVELS), scene.occupancy[free])
     if scene.gradient is not None and cell >= GRADIENT_CELL:
         yield from gradient_entries(scene.params_name, scene.gradient[free])
 
 
 def _key_arrows() -> tuple[Sprite, ...]:
     """Return a short arrow up and a long one right, moved into the key's icon."""
-    cell = 2 * ICON_SIDE
-    middle = (ICON_SIDE // 4, ICON_SIDE * 3 // 4)
+    side = signs.ICON_SIDE
     sprites = []
     for outline in (True, False):
-        for move, level in ((0, LEVELS // 2), (1, LEVELS)):
-            sprite = arrow_sprite(cell, move, level, outline)
-            _, place = sprite.at(middle[0] - cell // 2, middle[1] - cell // 2)
+        for move, level in ((0, signs.LEVELS // 2), (1, signs.LEVELS)):
+            sprite = signs.arrow_sprite(2 * side, move, level, outline)
+            _, place = sprite.at(side // 4 - side, side * 3 // 4 - side)
             sprites.append(Sprite(sprite.image, place))
     return tuple(sprites)

@@ -16,22 +16,6 @@ from .strokes import LineStyle, style_sprite
 if TYPE_CHECKING:
     from pygame import Surface
 
-__all__ = [
-    "KEY_ROW",
-    "KEY_WIDTH",
-    "LARGE_KEY",
-    "PLACE_NAMES",
-    "SMALL_KEY",
-    "ColourScale",
-    "KeyEntry",
-    "KeySize",
-    "bar_gradient_entries",
-    "draw_key",
-    "follower_entry",
-    "gradient_entries",
-    "occupancy_entry",
-]
-
 
 class KeySize(NamedTuple):
     """Sizes of a key in pixels.

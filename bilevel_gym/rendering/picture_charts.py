@@ -6,7 +6,7 @@ Pictures of games whose states lie on a line are put together from these.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,6 @@ from .canvas import (
     Colour,
     Rectangle,
     draw_note,
-    draw_text,
     import_pygame,
     new_surface,
     short_number,
@@ -29,18 +28,7 @@ from .signs import FOLLOWER, TRIANGLE_SIDE, draw_triangle, pin_sprite, size_leve
 from .strokes import LINE_WIDTH, LineStyle, draw_stroke, lightened
 
 if TYPE_CHECKING:
-    from pygame import Surface
-
-__all__ = [
-    "Axis",
-    "BarChart",
-    "Chart",
-    "Series",
-    "draw_bars",
-    "draw_chart",
-    "nice_limit",
-    "nice_ticks",
-]
+    from pygame import Rect, Surface
 
 # Sizes in pixels
 AXIS_WIDTH = 44
@@ -55,7 +43,6 @@ SMALLEST = 1e-3
 
 BAR_SHARE = 0.52
 """Width of a bar relative to its slot."""
-NICE = (1.0, 2.0, 5.0, 10.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,12 +150,12 @@ class BarChart:
 # Numbers on axes
 
 
-def nice_limit(value: float) -> float:
-    """Return the least of 1, 2, 5 times a power of ten that is at least `value`; 1 for zero."""
+def nice_limit(value: float, leads: Sequence[float] = (1.0, 2.0, 5.0, 10.0)) -> float:
+    """Return the least number with one of some first digits that is at least `value`; 1 for 0."""
     if not value > 0.0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
-    return next(power * n for n in (*NICE, 20.0) if power * n >= value * (1.0 - 1e-9))
+    return next(power * lead for lead in (*leads, 20.0) if power * lead >= value * (1.0 - 1e-9))
 
 
 def nice_ticks(low: float, high: float, most: int) -> list[float]:
@@ -193,42 +180,49 @@ def nice_ticks(low: float, high: float, most: int) -> list[float]:
 def draw_chart(surface: Surface, rectangle: Rectangle, chart: Chart) -> None:
     """Draw a chart with its headline and the numbers on its axes within a rectangle."""
     pygame = import_pygame()
-    left, top, width, height = rectangle
     letters = text_size("0", THEME.small_size)[1]
-    draw_text(surface, chart.y_axis.label, (left, top), size=THEME.small_size, max_width=width)
     below = 2 * letters + 2 * TICK if chart.with_x_numbers else 0
-    plot_top = top + letters + HEADLINE_GAP
-    plot = pygame.Rect(
-        left + AXIS_WIDTH,
-        plot_top,
-        max(1, width - AXIS_WIDTH),
-        max(1, top + height - below - plot_top),
-    )
-    surface.blit(_painted((plot.width, plot.height), lambda big: _paint(big, chart)), plot)
+    plot = _plot(surface, rectangle, chart.y_axis.label, below)
+    # Painted larger and shrunk, for smooth edges.
+    large = new_surface((plot.width * SUPERSAMPLING, plot.height * SUPERSAMPLING))
+    large.fill(THEME.light)
+    _paint(large, chart)
+    surface.blit(pygame.transform.smoothscale(large, plot.size), plot)
     pygame.draw.rect(surface, THEME.muted, plot, 1)
-    _number_heights(surface, (plot.left, plot.top, plot.width, plot.height), chart.y_axis)
+    _number_heights(surface, plot, chart.y_axis)
+
+    def column(value: float) -> int:
+        return plot.left + round(float(chart.x_axis.place(value)) * (plot.width - 1))
+
     if chart.with_x_numbers:
         for value in nice_ticks(chart.x_axis.low, chart.x_axis.high, 7):
-            x = plot.left + round(float(chart.x_axis.place(value)) * (plot.width - 1))
+            x, text = column(value), short_number(value) + chart.x_axis.unit
             pygame.draw.line(surface, THEME.muted, (x, plot.bottom), (x, plot.bottom + TICK - 1))
-            draw_note(
-                surface, short_number(value) + chart.x_axis.unit, (x, plot.bottom + TICK), "midtop"
-            )
+            draw_note(surface, text, (x, plot.bottom + TICK), "midtop")
         place = (plot.centerx, plot.bottom + TICK + letters)
-        draw_text(surface, chart.x_axis.label, place, size=THEME.small_size, anchor="midtop")
+        draw_note(surface, chart.x_axis.label, place, "midtop", colour=THEME.ink)
     if chart.mark is not None and chart.pinned:
-        x = plot.left + round(float(chart.x_axis.place(chart.mark)) * (plot.width - 1))
+        x = column(chart.mark)
         surface.blit(*pin_sprite(FOLLOWER, PIN).at(x - PIN // 2, plot.top + TICK))
 
 
-def _number_heights(surface: Surface, plot: Rectangle, axis: Axis) -> None:
+def _plot(surface: Surface, rectangle: Rectangle, headline: str, below: int) -> Rect:
+    """Write the headline of a chart, and return the rectangle of its inside."""
+    left, top, width, height = rectangle
+    draw_note(surface, headline, (left, top), colour=THEME.ink, max_width=width)
+    plot_top = top + text_size("0", THEME.small_size)[1] + HEADLINE_GAP
+    size = (max(1, width - AXIS_WIDTH), max(1, top + height - below - plot_top))
+    return import_pygame().Rect((left + AXIS_WIDTH, plot_top), size)
+
+
+def _number_heights(surface: Surface, plot: Rect, axis: Axis) -> None:
     """Write the numbers of a vertical axis left of its plot."""
     pygame = import_pygame()
-    left, top, _, height = plot
-    for value in nice_ticks(axis.low, axis.high, _most_heights(height)):
-        y = top + round((1.0 - float(axis.place(value))) * (height - 1))
-        pygame.draw.line(surface, THEME.muted, (left - TICK, y), (left - 1, y))
-        draw_note(surface, short_number(value) + axis.unit, (left - TICK - 2, y + 1), "midright")
+    for value in nice_ticks(axis.low, axis.high, _most_heights(plot.height)):
+        y = plot.top + round((1.0 - float(axis.place(value))) * (plot.height - 1))
+        pygame.draw.line(surface, THEME.muted, (plot.left - TICK, y), (plot.left - 1, y))
+        text = short_number(value) + axis.unit
+        draw_note(surface, text, (plot.left - TICK - 2, y + 1), "midright")
 
 
 def _most_heights(height: int) -> int:
@@ -236,43 +230,33 @@ def _most_heights(height: int) -> int:
     return max(2, height // 26)
 
 
-def _painted(size: tuple[int, int], paint: Callable[[Surface], None]) -> Surface:
-    """Paint a surface with smooth edges: `paint` gets one that is larger, to be shrunk."""
-    pygame = import_pygame()
-    large = new_surface((size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING))
-    large.fill(THEME.light)
-    paint(large)
-    small: Surface = pygame.transform.smoothscale(large, size)
-    return small
-
-
 def _paint(surface: Surface, chart: Chart) -> None:
     """Paint the inside of a chart: rules, areas, the mark, lines."""
     pygame = import_pygame()
     width, height = surface.get_size()
-    for value in nice_ticks(chart.y_axis.low, chart.y_axis.high, _most_heights(height // 4)):
-        y = (1.0 - float(chart.y_axis.place(value))) * (height - 1)
+    x_axis, y_axis = chart.x_axis, chart.y_axis
+    for value in nice_ticks(y_axis.low, y_axis.high, _most_heights(height // SUPERSAMPLING)):
+        y = (1.0 - float(y_axis.place(value))) * (height - 1)
         pygame.draw.line(surface, THEME.rule, (0, y), (width, y), SUPERSAMPLING)
+    inset = LINE_WIDTH * SUPERSAMPLING / 2
+    lines = []
     for series in chart.series:
-        points = _points(series, chart, (width, height))
+        heights = (1.0 - y_axis.place(series.y)) * (height - 1)
+        points = np.stack(
+            # The line stays within the chart.
+            [x_axis.place(series.x) * (width - 1), np.clip(heights, inset, height - 1 - inset)],
+            axis=1,
+        )
+        lines.append((points, series.style))
         if series.style.filled:
-            base = (1.0 - float(chart.y_axis.place(0.0))) * (height - 1)
+            base = (1.0 - float(y_axis.place(0.0))) * (height - 1)
             ends = [[points[0, 0], base], *points.tolist(), [points[-1, 0], base]]
             pygame.draw.polygon(surface, lightened(series.style.colour), ends)
     if chart.mark is not None:
-        x = float(chart.x_axis.place(chart.mark)) * (width - 1)
+        x = float(x_axis.place(chart.mark)) * (width - 1)
         pygame.draw.line(surface, THEME.accent, (x, 0), (x, height), 2 * SUPERSAMPLING)
-    for series in chart.series:
-        draw_stroke(surface, _points(series, chart, (width, height)), series.style)
-
-
-def _points(series: Series, chart: Chart, size: tuple[int, int]) -> NDArray[np.float64]:
-    """Return the points of a series in pixels `[N, 2]`, the line kept within the chart."""
-    width, height = size
-    inset = LINE_WIDTH * SUPERSAMPLING / 2
-    x = chart.x_axis.place(series.x) * (width - 1)
-    y = (1.0 - chart.y_axis.place(series.y)) * (height - 1)
-    return np.stack([x, np.clip(y, inset, height - 1 - inset)], axis=1)
+    for points, style in lines:
+        draw_stroke(surface, points, style)
 
 
 # Bars
@@ -281,44 +265,39 @@ def _points(series: Series, chart: Chart, size: tuple[int, int]) -> NDArray[np.f
 def draw_bars(surface: Surface, rectangle: Rectangle, chart: BarChart) -> None:
     """Draw a chart of bars with its headline, names and derivatives within a rectangle."""
     pygame = import_pygame()
-    left, top, width, height = rectangle
     letters = text_size("0", THEME.small_size)[1]
-    draw_text(surface, chart.axis.label, (left, top), size=THEME.small_size, max_width=width)
-    plot_top = top + letters + HEADLINE_GAP
     below = letters + 2 * TICK + TRIANGLE + letters + 2 * TICK
-    plot = pygame.Rect(
-        left + AXIS_WIDTH,
-        plot_top,
-        max(1, width - AXIS_WIDTH),
-        max(1, top + height - below - plot_top),
-    )
+    plot = _plot(surface, rectangle, chart.axis.label, below)
     pygame.draw.rect(surface, THEME.light, plot)
     # The highest bar has its number above it, still within the plot.
     reach = max(1, plot.height - letters - 2 * TICK)
+
+    def level(value: float) -> int:
+        return plot.bottom - 1 - round(float(chart.axis.place(value)) * (reach - 1))
+
     for value in nice_ticks(chart.axis.low, chart.axis.high, _most_heights(reach)):
-        y = plot.bottom - 1 - round(float(chart.axis.place(value)) * (reach - 1))
-        pygame.draw.line(surface, THEME.rule, (plot.left, y), (plot.right - 1, y))
-    _number_heights(surface, (plot.left, plot.bottom - reach, plot.width, reach), chart.axis)
-    slot = plot.width / max(1, len(chart.names))
-    zero = plot.bottom - 1 - round(float(chart.axis.place(0.0)) * (reach - 1))
-    for i, (name, value) in enumerate(zip(chart.names, chart.values.tolist(), strict=True)):
-        middle = plot.left + round((i + 0.5) * slot)
-        y = plot.bottom - 1 - round(float(chart.axis.place(value)) * (reach - 1))
+        ends = (plot.left, level(value)), (plot.right - 1, level(value))
+        pygame.draw.line(surface, THEME.rule, *ends)
+    scale = pygame.Rect(plot.left, plot.bottom - reach, plot.width, reach)
+    _number_heights(surface, scale, chart.axis)
+    slot, zero = plot.width / max(1, len(chart.names)), level(0.0)
+    middles = [plot.left + round((i + 0.5) * slot) for i in range(len(chart.names))]
+    bars = zip(middles, chart.names, chart.values.tolist(), chart.written, strict=True)
+    for middle, name, value, written in bars:
+        y = level(value)
         bar = pygame.Rect(0, min(y, zero), round(BAR_SHARE * slot), max(1, abs(zero - y)))
         bar.centerx = middle
         pygame.draw.rect(surface, lightened(chart.colour), bar)
         pygame.draw.rect(surface, chart.colour, bar, min(2, bar.height))
-        place = (middle, bar.top - TICK // 2)
         # No line of the scale strikes the number through.
-        room_of_number = pygame.Rect((0, 0), text_size(chart.written[i], THEME.small_size))
-        room_of_number.midbottom = place
+        room_of_number = pygame.Rect((0, 0), text_size(written, THEME.small_size))
+        room_of_number.midbottom = place = (middle, bar.top - TICK // 2)
         pygame.draw.rect(surface, THEME.light, room_of_number)
-        draw_text(surface, chart.written[i], place, size=THEME.small_size, anchor="midbottom")
+        draw_note(surface, written, place, "midbottom", colour=THEME.ink)
         place, room = (middle, plot.bottom + TICK), round(slot) - 2
-        draw_text(surface, name, place, size=THEME.small_size, anchor="midtop", max_width=room)
+        draw_note(surface, name, place, "midtop", colour=THEME.ink, max_width=room)
     pygame.draw.rect(surface, THEME.muted, plot, 1)
     if chart.gradient is not None:
-        middles = [plot.left + round((i + 0.5) * slot) for i in range(len(chart.names))]
         _draw_gradient(surface, middles, plot.bottom + letters + 2 * TICK, chart.gradient)
 
 
@@ -326,8 +305,7 @@ def _draw_gradient(
     surface: Surface, middles: Sequence[int], top: int, gradient: NDArray[np.float64]
 ) -> None:
     """Draw a triangle for each derivative, its area as the size, and the number below it."""
-    largest = float(np.abs(gradient).max(initial=0.0))
-    levels = size_levels(gradient, largest).tolist()
+    levels = size_levels(gradient, float(np.abs(gradient).max(initial=0.0))).tolist()
     for middle, value, level in zip(middles, gradient.tolist(), levels, strict=True):
         centre = (middle, top + TRIANGLE // 2)
         draw_triangle(surface, centre, round(TRIANGLE / TRIANGLE_SIDE), level)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["places_by_hops", "within_unit"]
-
 FloatArray = NDArray[np.float64]
 
 STEPS = 100

@@ -7,8 +7,6 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TOLERANCE", "check_array", "check_range"]
-
 TOLERANCE = 1e-4
 """Probabilities may miss their bounds and sums by this much, which single precision needs."""
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from pygame import Surface
     from pygame.event import Event
 
-__all__ = ["NoDisplayError", "Screen"]
-
 
 class NoDisplayError(RuntimeError):
     """There is no display to open a window on."""

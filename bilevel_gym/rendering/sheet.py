@@ -12,8 +12,6 @@ from .canvas import THEME, frame, import_pygame, new_surface
 if TYPE_CHECKING:
     from pygame import Surface
 
-__all__ = ["contact_sheet", "save_still"]
-
 COLUMNS = 3
 CELL = (520, 360)
 """Room for each picture, width and height in pixels; it is scaled to fit."""

@@ -26,33 +26,6 @@ from .canvas import (
 if TYPE_CHECKING:
     from pygame import Surface
 
-__all__ = [
-    "CORNER",
-    "DISC_DIAMETER",
-    "FOLLOWER",
-    "GOAL",
-    "HAZARD",
-    "HAZARD_COLOUR",
-    "ICON_SIDE",
-    "LEVELS",
-    "MIN_SIGN",
-    "START",
-    "TARGET",
-    "TRIANGLE_SIDE",
-    "arrow_sprite",
-    "disc_sprite",
-    "draw_triangle",
-    "hazard_ground",
-    "hazard_sprite",
-    "hazard_tint",
-    "key_triangle_sprite",
-    "pin_sprite",
-    "principal_arrow_sprite",
-    "size_levels",
-    "triangle_sprite",
-    "wall_sprite",
-]
-
 START, GOAL, TARGET, HAZARD = "S", "G", "T", "H"
 """The kinds of places that a picture marks; a hazard has no pin."""
 FOLLOWER = "follower"

@@ -18,8 +18,6 @@ from .signs import ICON_SIDE
 if TYPE_CHECKING:
     from pygame import Surface
 
-__all__ = ["LINE_WIDTH", "LineStyle", "draw_stroke", "lightened", "line_style", "style_sprite"]
-
 LINE_WIDTH = 2
 """In pixels."""
 AREA_LIGHTENING = 0.62

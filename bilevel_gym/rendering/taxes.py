@@ -18,8 +18,6 @@ from .strokes import LineStyle, line_style
 if TYPE_CHECKING:
     from pygame import Surface
 
-__all__ = ["TaxScene", "draw_taxes"]
-
 FloatArray = NDArray[np.float64]
 
 # In pixels

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from pygame.event import Event
     from pygame.time import Clock
 
-__all__ = ["Window"]
-
 MAX_PENDING_EVENTS = 1000
 
 # Drivers on which SDL falls back without a word; whatever is drawn on them nobody sees.
