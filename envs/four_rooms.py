@@ -14,7 +14,7 @@ from ..model.objectives import DiscountedReturn
 from ..rendering import GridScene
 from ..rendering.canvas import colour_limit
 from .base import BestKnown, View, shown, upper_box
-from .grids import MOVES, GridBilevelEnv, slippery_kernel
+from .grids import GridBilevelEnv, per_move, slippery_kernel
 from .logits import softmax, softmax_vjp
 from .rows import checked_rows
 
@@ -48,21 +48,14 @@ START, TARGET = (int(np.flatnonzero(CELLS[FREE] == sign)[0]) for sign in "ST")
 # Rooms in the picture share their outer walls.
 STRIDE = len(ROOMS) - 1
 
-
 # Default values of goals, slip, gamma, temperature, payment_cost and budget.
 DEFAULTS = (((1, 9), (11, 11)), 0.33, 0.99, 0.003, 1.0, 0.2)
 
 # Best x found for the default instance: the logits of these cells; all others are -10. See the
 # Ground Truth below.
 BEST_DEFAULT = {
-    (3, 5): 10.0,
-    (7, 5): 7.215,
-    (9, 1): 5.457,
-    (9, 2): 6.914,
-    (9, 3): 7.792,
-    (10, 1): 6.566,
-    (10, 2): 7.52,
-    (10, 3): 6.921,
+    **{(3, 5): 10.0, (7, 5): 7.215, (9, 1): 5.457, (9, 2): 6.914, (9, 3): 7.792},
+    **{(10, 1): 6.566, (10, 2): 7.52, (10, 3): 6.921},
 }
 
 
@@ -70,10 +63,10 @@ class BilevelFourRooms(GridBilevelEnv):
     """A leader deters a follower with random goals, so that it passes by the leader's cell.
 
     ## Description
-    Four rooms on a map of 13x13 cells, with doors between them. In each episode the follower is
-    shown one of several goals and walks there from its start. The leader wants it to visit a target
-    cell on the way. It has a budget of penalties to spread over the cells; it pays for what it has
-    spread when the follower reaches its goal, and it spreads before it knows which goal that is.
+    Four rooms on a map of 13x13 cells, with doors between them. In each episode the follower walks
+    from its start to one of several goals, drawn at random. The leader wants it to visit a target
+    cell on the way. Before it knows the goal, it spreads a budget of penalties over the cells; it
+    pays for what it has spread when the follower reaches its goal.
 
     ## Upper Level
     x in [-10, 10]^105: a logit for each of the 104 free cells, row by row, and a last one for the
@@ -106,23 +99,22 @@ class BilevelFourRooms(GridBilevelEnv):
 
     ## Episode End
     The follower starts in (4, 1), with each goal equally likely. Its episode terminates on acting
-    in the goal (any action, paid; the goal's soft value is 1 + temperature * log 4) and is
-    truncated after 200 steps. The leader's is truncated after `outer_steps` (100) announcements.
+    in the goal (any action, rewarded; the goal's soft value is 1 + temperature * log 4) and is
+    truncated after 200 steps. The leader's is truncated after `outer_steps` (100) leader steps.
 
     ## Info
     Leader: `objective`, `hyper_gradient` [105], `upper_params` [105], `inner_residual`,
-    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`, that is
-    u(s).
+    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`, u(s).
 
     ## Arguments
-    * `goals` ([(1, 9), (11, 11)]): the goals as (row, column), different free cells other than
-      start and target; [(1, 9)] is the published variant with one goal;
+    * `goals` ([(1, 9), (11, 11)]): (row, column) of different free cells other than start and
+      target; [(1, 9)] is the published variant with one goal;
     * `slip` (.33): p above, in [0, .75];
     * `gamma` (.99): discount of both levels, in [0, 1);
-    * `temperature` (.003): positive. Published are .001, .003 and .005; the default is the middle
-      one. Entropy pays up to temperature * log 4 / (1 - gamma) for never finishing: .42 by default;
+    * `temperature` (.003): positive. Published are .001, .003 and .005. Entropy is worth up to
+      temperature * log 4 / (1 - gamma), .42 by default, to a follower that never finishes;
     * `payment_cost` (1): weight of ||inc_x||_1, not negative. Published are 1, 3 and 5 with two
-      goals and 5 with one; the default is the one at which penalties are worth their price most;
+      goals and 5 with one;
     * `budget` (.2): the sum of all penalties if none is left unspent, positive;
     * `render_mode`: None, "human" or "rgb_array". The picture shows the rooms once for each goal.
 
@@ -147,18 +139,16 @@ class BilevelFourRooms(GridBilevelEnv):
     | L-BFGS-B, or steps of length .5, along the direct gradient | .3209 | it only sees costs |
 
     The best value known, 1.017686 (`best_known`), spends the whole budget, .144 of it on the door
-    (3, 5). It was found by 500 to 1000 normalised steps from each of 384 starts (224 Gaussian, 64
-    with rectangles and 96 with single cells of large logits), then L-BFGS-B from the ends of the
-    best 19, of which 18 came to it within 1e-6. The ascents themselves end in many places, often
-    near .50 and .98. It is not proven optimal. Published for this instance (mean of 10 seeds): .95,
-    1.00 and .91 with HPGD, AMD and a zero-order method.
-
-    With the one goal (1, 9) and `payment_cost` 5, x = 0 lies next to a poor optimum of value 0:
-    L-BFGS-B from there ends at .0015, spending almost nothing.
+    (3, 5). It comes of 500 to 1000 normalised steps from each of 384 starts (224 Gaussian, 64 with
+    rectangles and 96 with single cells of large logits), then L-BFGS-B from the best 19 ends, of
+    which 18 reached it within 1e-6. The ascents end in many places, often near .50 and .98. It is
+    not proven optimal. Published for this instance (mean of 10 seeds): .95, 1.00 and .91 with HPGD,
+    AMD and a zero-order method. With the one goal (1, 9) and `payment_cost` 5, x = 0 lies next to a
+    poor optimum: L-BFGS-B from there ends at .0015, spending almost nothing.
 
     Best of ten seeds, and their mean in brackets; the last row has the one goal (1, 9). A seed
-    fixes 48 random starts for each setting, to which come the six best ends at the next lower
-    payment cost; 300 normalised steps from each, then L-BFGS-B from the best six
+    fixes 48 random starts for each setting, besides the six best ends at the next lower payment
+    cost; 300 normalised steps from each, then L-BFGS-B from the best six
     (`tests/benchmarks/four_rooms.py`, 543 s for all seeds on two cores):
 
     | payment_cost | temperature .001 | .003 | .005 |
@@ -259,7 +249,7 @@ class BilevelFourRooms(GridBilevelEnv):
 
     def reward(self, upper_params: FloatArray) -> FloatArray:
         """Return r_x(s, a) = 1[s = goal] + inc_x(s), `[S, A]`."""
-        return self._per_action(np.where(self._at_goal, 1.0, self._incentive(upper_params)))
+        return per_move(np.where(self._at_goal, 1.0, self._incentive(upper_params)))
 
     def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return sum_sa cotangent(s, a) d inc_x(s)/dx, `[105]`."""
@@ -272,7 +262,7 @@ class BilevelFourRooms(GridBilevelEnv):
         spent = self._budget * softmax(upper_params)[:-1].sum()
         reward = np.where(self._at_goal, -self._payment_cost * spent, 0.0)
         reward[:, TARGET] += 1.0
-        return self._per_action(reward)
+        return per_move(reward)
 
     def upper_reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return sum_sa cotangent(s, a) du_x(s, a)/dx, `[105]`."""
@@ -283,10 +273,6 @@ class BilevelFourRooms(GridBilevelEnv):
     def _incentive(self, upper_params: FloatArray) -> FloatArray:
         """Return inc_x of every cell `[104]`."""
         return -self._budget * softmax(upper_params)[:-1]
-
-    def _per_action(self, values: FloatArray) -> FloatArray:
-        """Return numbers per context and cell `[C, 104]` as rewards `[S, A]`."""
-        return np.asfortranarray(np.repeat(values.reshape(-1, 1), len(MOVES), axis=1))
 
 
 def _checked_goals(goals: object) -> tuple[tuple[int, int], ...]:

@@ -22,17 +22,13 @@ from ..model.objectives import DiscountedReturn, QuadraticCost, Sum
 from ..rendering import GridScene
 from ..rendering.canvas import colour_limit
 from .base import BestKnown, View
-from .grids import MOVES, GridBilevelEnv, parsed_map, slippery_kernel
+from .grids import MOVES, GridBilevelEnv, parsed_map, per_move, slippery_kernel
 
 __all__ = ["MAPS", "BilevelGridWorld", "random_map"]
 
+OPEN = (16 * ".",)
 MAPS = {
-    "4x4": (
-        "....",
-        ".##.",
-        "SHHG",
-        "....",
-    ),
+    "4x4": ("....", ".##.", "SHHG", "...."),
     "8x8": (
         "........",
         "..####..",
@@ -44,22 +40,14 @@ MAPS = {
         "........",
     ),
     "16x16": (
-        "................",
-        "................",
-        "................",
-        "................",
+        *4 * OPEN,
         "....########....",
         "....#......#....",
         "....#......#....",
         "..S.HHHHHHHH.G..",
         "....#......#....",
         "....########....",
-        "................",
-        "................",
-        "................",
-        "................",
-        "................",
-        "................",
+        *6 * OPEN,
     ),
 }
 
@@ -90,10 +78,9 @@ class BilevelGridWorld(GridBilevelEnv):
 
     ## Description
     A follower walks on a map of characters, as FrozenLake's: `S` start, `G` goal, `H` hazard,
-    `#` wall, `.` free cell. It is paid for reaching the goal and does not care about hazards; its
-    shortest way leads through them. The leader wants the goal reached too, but pays for every
-    action taken in a hazard. It cannot forbid anything: it can only make cells more or less
-    attractive, and that costs.
+    `#` wall, `.` free cell. It is rewarded for reaching the goal and ignores hazards, through which
+    its shortest way leads. The leader wants the goal reached too, but pays for every action taken
+    in a hazard. It can make cells more or less attractive, at a cost.
 
     ## Upper Level
     x in [-1, 1]^D: the shaping reward of each cell that is not a wall, row by row, `S`, `G` and `H`
@@ -120,13 +107,12 @@ class BilevelGridWorld(GridBilevelEnv):
     Leader: F(x). Follower and game: r_x(s, a).
 
     ## Episode End
-    The follower's episode terminates on acting in `G` (any action, paid) and is truncated after
-    200 steps. The leader's is truncated after `outer_steps` (100) announcements.
+    The follower's episode terminates on acting in `G` (any action, rewarded) and is truncated
+    after 200 steps. The leader's is truncated after `outer_steps` (100) leader steps.
 
     ## Info
     Leader: `objective`, `hyper_gradient` [D], `upper_params` [D], `inner_residual`,
-    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`, that is
-    u(s).
+    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`, u(s).
 
     ## Arguments
     * `desc`: the map, a list of strings; or else
@@ -134,8 +120,8 @@ class BilevelGridWorld(GridBilevelEnv):
     * `size`: side, or (rows, columns), of a random map, up to 1000, drawn with `map_seed` (0);
     * `slip` (.1): probability of another move than the intended one, in [0, 1];
     * `gamma` (.95): discount of both levels, in [0, 1);
-    * `temperature` (.01): positive; entropy pays up to temperature * log 4 / (1 - gamma) for never
-      finishing, and a warning says so once where that exceeds half of the goal's reward;
+    * `temperature` (.01): positive; entropy is worth up to temperature * log 4 / (1 - gamma) to a
+      follower that never finishes: a warning is given once where that exceeds half of the goal;
     * `hazard_cost` (.5): cost of an action taken in a hazard, not negative;
     * `shaping_cost` (.05): weight of ||x||^2, not negative;
     * `render_mode`: None, "human" or "rgb_array".
@@ -154,16 +140,15 @@ class BilevelGridWorld(GridBilevelEnv):
     |---|---|---|
     | hyper-gradient steps of length .05 falling to 0, then L-BFGS-B | .460703 | the detour |
     | no steps: x = -.1 on the hazards, 0 elsewhere | .438532 | the obvious guess |
-    | L-BFGS-B alone, on the hyper-gradient | -.00093 | a trap: the follower wanders for ever |
-    | any steps along the direct gradient | -1.198591 | it is zero at x = 0: no step is taken |
+    | L-BFGS-B alone, on the hyper-gradient | -.00093 | a trap: the follower never finishes |
+    | any steps along the direct gradient | -1.198591 | it is zero at x = 0 |
 
-    The best value known, .460703 (`best_known`), is what the first run reaches (the command
-    `bilevel-gym solve BilevelGridWorld-v0`). The same run from 60 random starts, uniform in [-s, s]
-    with s one of .02, .1, .3 and 1, found nothing better: 16 ended there, 44 in the trap
-    (`python tests/benchmarks/ground_truth.py`). It is not proven optimal.
-
-    The trap grows with the distance to the goal. On random maps (`map_seed` 0 to 4) the first run
-    ends above zero 5 times of 5 at side 8, 4 at side 10, 1 at side 16 and never at side 30.
+    The best value known, .460703 (`best_known`), is that of the first run (the command
+    `bilevel-gym solve BilevelGridWorld-v0`). From 60 random starts, uniform in [-s, s] with s one
+    of .02, .1, .3 and 1, it found nothing better: 16 ended there, 44 in the trap
+    (`tests/benchmarks/ground_truth.py`). It is not proven optimal. The trap grows with the distance
+    to the goal: on random maps (`map_seed` 0 to 4) the first run ends above zero 5 times of 5 at
+    side 8, 4 at side 10, 1 at side 16 and never at side 30.
 
     ## References
     The task is this project's. Hyper-gradient: Y. Yang, B. Gao, Y. Yuan, "Bilevel reinforcement
@@ -206,10 +191,8 @@ class BilevelGridWorld(GridBilevelEnv):
         self._entries = np.full(cells.shape, -1)
         self._entries[free] = np.arange(num_states)
         goal, hazard = (cells == "G")[free], (cells == "H")[free]
-        # Every move from a cell pays the same, hence one column for all four.
-        self._lower_base = np.where(goal, 1.0, 0.0)[:, None]
-        leader = np.where(goal, 1.0, np.where(hazard, -float(hazard_cost), 0.0))
-        self._upper_reward = np.asfortranarray(np.repeat(leader[:, None], len(MOVES), axis=1))
+        self._at_goal = goal.astype(float)
+        self._upper_reward = per_move(self._at_goal - float(hazard_cost) * hazard)
         self._upper_reward.flags.writeable = False  # `upper_reward` hands it out
         super().__init__(
             kernel=slippery_kernel(self._entries, goal[None], slip),
@@ -221,13 +204,8 @@ class BilevelGridWorld(GridBilevelEnv):
             temperature=temperature,
             render_mode=render_mode,
         )
-        if self.desc == MAPS["8x8"] and DEFAULTS == (
-            slip,
-            gamma,
-            temperature,
-            hazard_cost,
-            shaping_cost,
-        ):
+        chosen = (self.desc, slip, gamma, temperature, hazard_cost, shaping_cost)
+        if chosen == (MAPS["8x8"], *DEFAULTS):
             self.best_known = BestKnown(
                 self.validate_upper_params(BEST_DEFAULT),
                 0.460703,
@@ -237,9 +215,9 @@ class BilevelGridWorld(GridBilevelEnv):
         idle = self.temperature * math.log(len(MOVES)) / (1.0 - self.gamma)
         if idle > 0.5:
             gym.logger.warn(
-                f"entropy alone pays up to {idle:.3g} for never finishing (temperature * log 4 / "
-                "(1 - gamma)), more than half of the goal's reward of 1; a smaller `temperature` "
-                "or `gamma` keeps the goal worth reaching"
+                f"entropy alone is worth up to {idle:.3g} to a follower that never finishes "
+                "(temperature * log 4 / (1 - gamma)), more than half of the goal's reward of 1; "
+                "choose a smaller `temperature` or `gamma`"
             )
 
     def scene(self, view: View) -> GridScene:
@@ -249,9 +227,7 @@ class BilevelGridWorld(GridBilevelEnv):
 
     def reward(self, upper_params: FloatArray) -> FloatArray:
         """Return r_x(s, a) = 1[s = G] + x_s, `[S, A]`."""
-        return np.asfortranarray(
-            np.broadcast_to(self._lower_base + upper_params[:, None], self._upper_reward.shape)
-        )
+        return per_move(self._at_goal + upper_params)
 
     def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return sum_a cotangent(s, a), `[S]`."""

@@ -17,7 +17,7 @@ from .tabular import TabularBilevelEnv
 if TYPE_CHECKING:
     import pygame
 
-__all__ = ["MOVES", "GridBilevelEnv", "parsed_map", "slippery_kernel"]
+__all__ = ["MOVES", "GridBilevelEnv", "parsed_map", "per_move", "slippery_kernel"]
 
 MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
 """Up, right, down, left, as (row, column) steps."""
@@ -78,6 +78,11 @@ class GridBilevelEnv(TabularBilevelEnv):
                 fields[name][tuple(self._places.T)] = numbers
         follower = None if view.state is None else self.cell_of(view.state)
         return GridScene(cells=self._picture, follower=follower, **fields)
+
+
+def per_move(values: FloatArray) -> FloatArray:
+    """Return numbers per state `[S]` as rewards of every move, `[S, A]`."""
+    return np.asfortranarray(np.repeat(values.reshape(-1, 1), len(MOVES), axis=1))
 
 
 def parsed_map(desc: Sequence[str], known: Container[str], accepted: str) -> NDArray[np.str_]:

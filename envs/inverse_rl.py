@@ -25,7 +25,7 @@ from ..rendering import GridScene
 from ..rendering.canvas import colour_limit
 from ..rendering.comparison import Weights, draw_comparison
 from .base import BestKnown, View, shown, upper_box
-from .grids import MOVES, GridBilevelEnv, parsed_map, slippery_kernel
+from .grids import MOVES, GridBilevelEnv, parsed_map, per_move, slippery_kernel
 
 if TYPE_CHECKING:
     import pygame
@@ -57,11 +57,10 @@ class BilevelInverseRL(GridBilevelEnv):
     """A leader infers the rewards of a walker from demonstrations of how it walks.
 
     ## Description
-    Somebody walks over terrain of several kinds to a goal, taking the trouble that each kind is
-    worth avoiding. The leader sees the walks, not the weights behind them: it proposes weights x,
-    and the follower shows how one would walk with these. The best x makes the demonstrations as
-    likely as they can be. This is maximum causal entropy inverse reinforcement learning, and as
-    the demonstrations come from known weights, what is learned can be compared with the truth.
+    A demonstrator walks over terrain of several kinds to a goal. The leader sees its walks, not
+    the rewards behind them: it proposes weights x, under which the follower acts, and wants the
+    demonstrations to be as likely as possible. This is maximum causal entropy inverse reinforcement
+    learning; as the demonstrations come from known weights, the result can be compared with them.
 
     ## Upper Level
     x in [-1, 1]^D: the reward of a step on each kind of terrain, in alphabetical order (D = 5 by
@@ -71,15 +70,15 @@ class BilevelInverseRL(GridBilevelEnv):
         F(x) = sum_sa n(s, a) log pi*_x(a|s) / sum_sa n(s, a) - ridge * ||x||^2
 
     with n(s, a) the number of times that action a was demonstrated in state s. With unlimited
-    demonstrations (`num_demonstrations=None`) n is the exact expected number in an episode of at
-    most 200 steps, not discounted; then, if `ridge` is 0, the true weights maximise F: in every
-    state no policy has a larger expected log-likelihood than the one that acts.
+    demonstrations (`num_demonstrations=None`) n is its expectation in an episode of at most 200
+    steps, not discounted; then, if `ridge` is 0, the true weights maximise F: in every state no
+    policy has a larger expected log-likelihood than the one that acts.
 
     ## Lower Level
     An entropy-regularised MDP with r_x(s, a) = 1[s = G] + sum_k phi_k(s) x_k, discount `gamma`,
     temperature `temperature`. phi_k(s) is 1 where the cell is of kind k, else 0; the goal and cells
     `S` have no terrain. Moves go up, right, down, left; with probability `slip` the move is one of
-    the three others. The rim of the map bounces. x enters the reward alone. Who demonstrates has
+    the three others. The rim of the map bounces. x enters the reward alone. The demonstrator has
     the same kernel, discount and temperature.
 
     ## Observation Space
@@ -91,13 +90,13 @@ class BilevelInverseRL(GridBilevelEnv):
     Game: both, `{"upper": x, "lower": a}`.
 
     ## Rewards
-    Leader: F(x). Follower and game: r_x(s, a). A likelihood of other people's walks is no sum over
-    the follower's own steps: the leader's reward of a step, `upper_reward`, is zero.
+    Leader: F(x), which is no sum over the follower's steps: `upper_reward` is zero. Follower and
+    game: r_x(s, a).
 
     ## Episode End
     The follower starts in a cell `S`, each equally likely, or anywhere but in the goal on maps
-    without one. Its episode terminates on acting in a goal (any action, paid) and is truncated
-    after 200 steps. The leader's is truncated after `outer_steps` (100) announcements.
+    without one. Its episode terminates on acting in a goal (any action, rewarded) and is truncated
+    after 200 steps. The leader's is truncated after `outer_steps` (100) leader steps.
 
     ## Info
     Leader: `objective`, `hyper_gradient` [D], `upper_params` [D], `inner_residual`,
@@ -113,18 +112,16 @@ class BilevelInverseRL(GridBilevelEnv):
     * `true_params` (None): the true weights `[D]`, in the box; None draws them from U[-.5, -.1];
     * `num_demonstrations` (50): sampled episodes, at least 1, each cut after 200 steps; None for
       unlimited ones. Ignored where `demonstrations` are given;
-    * `demonstrations` (None): your own, a list of episodes, each a list of [state, action]. Only
-      the pairs count, so that episodes may have gaps. The truth is unknown then, unless
-      `true_params` are given too;
+    * `demonstrations` (None): your own, a list of episodes, each a list of [state, action]; gaps do
+      not matter. The truth is unknown then, unless `true_params` are given too;
     * `slip` (.1): probability of another move than the intended one, in [0, 1];
     * `gamma` (.95): discount, in [0, 1);
-    * `temperature` (.05): positive. Entropy pays up to temperature * log 4 / (1 - gamma) for never
-      finishing: 1.39 by default, more than the goal, but less than what the terrain costs: .05 *
-      log 4 = .069 a step, where the true weights are at most -.1;
-    * `ridge` (0): weight of ||x||^2, not negative. The box bounds weights that few demonstrations
-      do not determine; a ridge shrinks them;
+    * `temperature` (.05): positive. Entropy is worth up to .05 * log 4 = .069 a step by default,
+      less than the terrain costs, as the true weights are at most -.1;
+    * `ridge` (0): weight of ||x||^2, not negative; it shrinks weights that few demonstrations do
+      not determine, which otherwise only the box bounds;
     * `seed` (0): seed of map, true weights and demonstrations, not negative. They have streams of
-      their own: the same seed with more demonstrations shows the same walker;
+      their own: the same seed with more demonstrations has the same demonstrator;
     * `render_mode`: None, "human" or "rgb_array".
 
     Attributes `true_params`, `true_policy`, `counts` (n above), `demonstrations` (arrays of states
@@ -132,15 +129,13 @@ class BilevelInverseRL(GridBilevelEnv):
 
     ## Ground Truth
     The true weights of the default instance are (-.1228, -.3735, -.2111, -.4498, -.3308). With
-    unlimited demonstrations they are the maximum, exactly: F = -.410223 there, and the hyper-
-    gradient is zero. It is negative definite curvature that makes them identifiable: the
-    eigenvalues of -d2F/dx2 at the truth are .329, 1.52, 1.92, 7.48 and 30.7 (at seeds 1 to 5 the
-    least is .14 or more). L-BFGS-B from x = 0 and from 60 uniform random starts in the box returned
-    to the truth every time, to 1e-7. The known goal reward, the known temperature and rewards that
-    depend on the state alone are what fixes level and scale.
-
-    With the 50 demonstrations of the default (397 decisions) the same 61 starts all led to
-    `best_known`, within 1e-7 of each other: no other local maximum is known, none is excluded.
+    unlimited demonstrations they are the maximum, exactly: F = -.410223, and the hyper-gradient is
+    zero. They are identified: the eigenvalues of -d2F/dx2 there are .329, 1.52, 1.92, 7.48 and 30.7
+    (at seeds 1 to 5 the least is .14 or more), as the known goal reward, the known temperature and
+    rewards of the state alone fix level and scale. L-BFGS-B from x = 0 and from 60 uniform random
+    starts in the box returned to the truth every time, to 1e-7. With the 50 demonstrations of the
+    default (397 decisions) the same 61 starts all led to `best_known`, within 1e-7 of each other:
+    no other local maximum is known, none is excluded.
 
     | x | F, these demonstrations | unlimited ones | distance to the truth |
     |---|---|---|---|
@@ -148,13 +143,11 @@ class BilevelInverseRL(GridBilevelEnv):
     | the true weights | -.420225 | -.410223 | 0 |
     | `best_known`: (-.1324, -.3222, -.2064, -.4526, -.3104) | -.413562 | -.417166 | .0563 |
 
-    The best x explains these demonstrations better than the truth does, and those to come worse:
-    its policy is .0069 nats a decision away from the true one (Kullback-Leibler, mean over the
-    true visits; the differences in the third column are that). With 10, 200, 1000 and 5000
-    demonstrations the distance to the truth is .69, .075, .012 and .005.
-
-    At x = 0 the norm of dF/dx is 21.271865. Its direct part is zero for every x: without the
-    follower's response no step is ever taken. (With a `ridge` the direct part leads to x = 0.)
+    The best x explains these demonstrations better than the truth does, and new ones worse: its
+    policy is .0069 nats a decision away from the true one (Kullback-Leibler, mean over the true
+    visits; the differences in the third column). With 10, 200, 1000 and 5000 demonstrations the
+    distance to the truth is .69, .075, .012 and .005. At x = 0 the norm of dF/dx is 21.271865. Its
+    direct part is zero for every x (with a `ridge` it leads to x = 0).
 
     ## References
     The task is this project's. B. D. Ziebart, A. Maas, J. A. Bagnell, A. K. Dey, "Maximum entropy
@@ -332,8 +325,7 @@ class BilevelInverseRL(GridBilevelEnv):
 
     def reward(self, upper_params: FloatArray) -> FloatArray:
         """Return r_x(s, a) = 1[s = G] + sum_k phi_k(s) x_k, `[S, A]`."""
-        per_state = np.where(self._at_goal, 1.0, self.features @ upper_params)
-        return np.asfortranarray(np.repeat(per_state[:, None], len(MOVES), axis=1))
+        return per_move(np.where(self._at_goal, 1.0, self.features @ upper_params))
 
     def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return sum_sa cotangent(s, a) phi(s), `[D]`."""

@@ -50,10 +50,10 @@ class BilevelTaxDesign(TabularBilevelEnv):
 
     ## Description
     A household has assets, in each period works some hours and spends money on three goods, and
-    saves the rest. It likes assets and goods and dislikes work. There are two types of household,
-    which like the goods differently. The leader sets the taxes. It wants households to consume
-    and the treasury to be full, but taxed households work less, spend on other goods or live on
-    their assets: taxes change what they are paid as well as where they go.
+    saves the rest. It likes assets and goods and dislikes work; two types of household like the
+    goods differently. The leader sets the taxes. It wants consumption and tax revenue, but taxed
+    households work less, spend on other goods or live on their assets: taxes change both the
+    follower's reward and its transitions.
 
     ## Upper Level
     x in [0, 2]^4: the value-added tax on each of the three goods, then the income tax, as shares
@@ -63,8 +63,8 @@ class BilevelTaxDesign(TabularBilevelEnv):
         u_x(s, a) = consumption_weight * mean_j(c_j / (1 + vat_j)) + revenue_weight * log(1 + T)
         T = sum_j vat_j c_j / (1 + vat_j) + income_tax * wage * hours
 
-    with c_j the money spent on good j, tax included, and T the tax revenue of the period; the mean
-    over the types of household is in the expectation.
+    with c_j the money spent on good j, tax included, and T the tax revenue of the period; the
+    expectation includes the type of household.
 
     ## Lower Level
     An entropy-regularised MDP with discount `gamma` and temperature `temperature`,
@@ -81,7 +81,7 @@ class BilevelTaxDesign(TabularBilevelEnv):
 
     The type of household never changes: it is a context, and the kernel has a block for each. All
     blocks are equal, and actions with equal hours and equal total spending share their row (130 of
-    1250 are stored), which makes the exact solve as cheap as with 130 actions.
+    1250 are stored), so that the exact solve costs as much as with 130 actions.
 
     ## Observation Space
     Game and follower: `Discrete(202)`, which is 101 * (type of household) + (point of the grid).
@@ -99,11 +99,11 @@ class BilevelTaxDesign(TabularBilevelEnv):
     The follower starts with assets N(0, start_variance), rounded to the cells of the grid (the
     outermost ones without end), and each type of household is equally likely. Its episode never
     terminates and is truncated after 200 steps. The leader's is truncated after `outer_steps`
-    (100) announcements.
+    (100) leader steps.
 
     ## Info
     Leader: `objective`, `hyper_gradient` [4], `upper_params` [4], `inner_residual`,
-    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`, that is
+    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`,
     u_x(s, a).
 
     ## Arguments
@@ -120,8 +120,7 @@ class BilevelTaxDesign(TabularBilevelEnv):
     * `noise` (5): standard deviation of the change in assets, positive and at least 1/30 of how far
       a household can be led beyond the grid;
     * `start_variance` (2): variance of the assets at the start, positive;
-    * `consumption_weight` (3): weight of mean consumption in u_x, not negative; published as 15
-      times a mean divided by 5;
+    * `consumption_weight` (3): weight of mean consumption in u_x, not negative (published: 15/5);
     * `revenue_weight` (5): weight of log(1 + T) in u_x, not negative;
     * `max_rate` (2): largest rate of every tax, positive;
     * `start_rate` (.3): every rate at the start, in [0, max_rate];
@@ -146,12 +145,11 @@ class BilevelTaxDesign(TabularBilevelEnv):
     | the same along the direct gradient | .174677 | all taxes at their limit: nobody works |
     | L-BFGS-B on the direct gradient | 54.296828 | its line search sees values, and gives up |
 
-    Along its steps the direct gradient is positive in every entry: it asks for higher taxes until
-    all are at their limit. After ten steps they pass 54.453, on the way to ruin.
-
-    The best value known, 54.784836 (`best_known`) at (0, 0, .0620, .8053), is what the first run
-    finds in 32 evaluations. L-BFGS-B from 24 more starts, uniform in the box (seed 0), ended there
-    every time, within 1e-9. It is not proven optimal. Two rates rest at their lower bound.
+    The direct gradient is positive in every entry along its steps: it raises taxes until all are at
+    their limit, passing 54.453 after ten steps. The best value known, 54.784836 (`best_known`) at
+    (0, 0, .0620, .8053), is what the first run finds in 32 evaluations. L-BFGS-B from 24 more
+    starts, uniform in the box (seed 0), ended there every time, within 1e-9. It is not proven
+    optimal. Two rates rest at their lower bound.
 
     ## References
     V. Thoma, B. Pasztor, A. Krause, G. Ramponi, Y. Hu, "Contextual bilevel reinforcement learning
@@ -191,26 +189,19 @@ class BilevelTaxDesign(TabularBilevelEnv):
         check_at_least("num_assets", num_assets, 2)
         check_at_least("hours_levels", hours_levels, 1)
         check_at_least("spending_levels", spending_levels, 1)
-        for name, value in (
-            ("asset_limit", asset_limit),
-            ("hours_step", hours_step),
-            ("spending_step", spending_step),
-            ("wage", wage),
-            ("noise", noise),
-            ("start_variance", start_variance),
-            ("max_rate", max_rate),
-        ):
-            check_positive(name, value)
-        asset_limit, wage, noise = float(asset_limit), float(wage), float(noise)
-        hours_step, spending_step = float(hours_step), float(spending_step)
-        for name, value in (
-            ("hours_cost", hours_cost),
-            ("consumption_weight", consumption_weight),
-            ("revenue_weight", revenue_weight),
-        ):
-            check_not_negative(name, value)
+        asset_limit = check_positive("asset_limit", asset_limit)
+        hours_step = check_positive("hours_step", hours_step)
+        spending_step = check_positive("spending_step", spending_step)
+        self._wage = check_positive("wage", wage)
+        self._noise = check_positive("noise", noise)
+        start_variance = check_positive("start_variance", start_variance)
+        check_positive("max_rate", max_rate)
+        self._hours_cost = check_not_negative("hours_cost", hours_cost)
+        weights = (consumption_weight, revenue_weight)
+        self._consumption_weight = check_not_negative("consumption_weight", weights[0])
+        self._revenue_weight = check_not_negative("revenue_weight", weights[1])
         rate = check_between("start_rate", start_rate, 0.0, max_rate)
-        _check_scale(asset_limit, noise)
+        _check_scale(asset_limit, self._noise)
         self.preferences = _checked_preferences(preferences)
         households, goods = self.preferences.shape
         self.assets = np.linspace(-asset_limit, asset_limit, num_assets)
@@ -221,13 +212,9 @@ class BilevelTaxDesign(TabularBilevelEnv):
         # What hours and total spending are the same for leads to the same place.
         totals = goods * (spending_levels - 1) + 1
         move_hours, move_total = np.divmod(np.arange(hours_levels * totals), totals)
-        self._gross_wages = wage * hours_step * move_hours
+        self._gross_wages = self._wage * hours_step * move_hours
         self._outlays = spending_step * move_total
-        self._wage, self._noise = wage, noise
         _check_noise(self._noise, self._gross_wages, self._outlays, float(max_rate))
-        self._hours_cost = float(hours_cost)
-        self._consumption_weight = float(consumption_weight)
-        self._revenue_weight = float(revenue_weight)
         self._asset_utility = asset_utility(self.assets)
         rates = np.full(goods + 1, rate)
         blocks = _blocks(num_assets, households, len(self._gross_wages)).with_moves(
@@ -236,7 +223,7 @@ class BilevelTaxDesign(TabularBilevelEnv):
         super().__init__(
             kernel=blocks.with_probabilities(self._probabilities(rates)),
             initial_distribution=np.tile(
-                start_probabilities(self.assets, float(start_variance)) / households, households
+                start_probabilities(self.assets, start_variance) / households, households
             ),
             objective=DiscountedReturn(),
             upper_space=upper_box(0.0, max_rate, (goods + 1,)),
@@ -245,29 +232,15 @@ class BilevelTaxDesign(TabularBilevelEnv):
             temperature=temperature,
             render_mode=render_mode,
         )
-        chosen = (
-            num_assets,
-            asset_limit,
-            hours_levels,
-            hours_step,
-            spending_levels,
-            spending_step,
-            hours_cost,
-            wage,
-            noise,
-            start_variance,
-            consumption_weight,
-            revenue_weight,
-            max_rate,
-            gamma,
-            temperature,
-        )
-        if chosen == DEFAULTS and np.array_equal(self.preferences, PREFERENCES):
+        grid = (num_assets, asset_limit, hours_levels, hours_step, spending_levels, spending_step)
+        money = (hours_cost, wage, noise, start_variance, *weights, max_rate)
+        if (*grid, *money, gamma, temperature) == DEFAULTS and np.array_equal(
+            self.preferences, PREFERENCES
+        ):
             self.best_known = BestKnown(
                 self.validate_upper_params(BEST_DEFAULT),
                 54.784836,
-                "L-BFGS-B from x0 and from 24 random starts, all of which ended there; not proven "
-                "optimal",
+                "L-BFGS-B from x0 and from 24 random starts; all ended there; not proven optimal",
             )
 
     def draw(self, view: View) -> pygame.Surface:

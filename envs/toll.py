@@ -36,8 +36,7 @@ ROADS = """
     16-17:2 16-18:3 17-19:2 18-20:4 19-20:4 20-21:6 20-22:5 21-22:2 21-24:3 22-23:4 23-24:2
 """
 
-# Where the 24 nodes are drawn, right and down: a drawing without crossings, not a map. It leaves
-# room around node 10, where the tolls are.
+# Where the 24 nodes are drawn, right and down: without crossings, with room around node 10.
 SIOUX_FALLS_PLACES = {
     **{1: (0.0, 0.0), 2: (4.5, 0.0), 3: (0.0, 0.9), 4: (0.9, 0.9), 5: (2.6, 0.9), 6: (4.5, 0.9)},
     **{9: (2.6, 1.8), 8: (4.5, 1.8), 7: (5.4, 1.8)},
@@ -61,10 +60,9 @@ class BilevelToll(TabularBilevelEnv):
 
     ## Description
     Drivers cross a road network from a random origin to a random destination, choosing the next
-    link at every node. Time is money to them, and their choice is dispersed: a logit route choice.
-    The leader sets tolls on the links at one node, the zone. It collects them, and has a cost for
-    each passage. Low tolls earn little and let everybody through; high ones send everybody round.
-    Demand is fixed: if every link had a toll, every toll would be as high as it may be.
+    link at every node by a logit route choice. The leader sets tolls on the links at one node, the
+    zone. It collects them, and has a cost for each passage. Low tolls earn little and let everybody
+    through; high ones send everybody round. Demand is fixed.
 
     ## Upper Level
     x in [0, max_toll]^(number of tolled links): the toll of each tolled link, in minutes of the
@@ -97,12 +95,12 @@ class BilevelToll(TabularBilevelEnv):
     ## Episode End
     The destination is drawn uniformly, the origin uniformly from the origins other than it. The
     follower's episode terminates on arrival: with the move that enters the destination. (The
-    destination's own state is never seen; it has one action, which ends and pays nothing.) It is
-    truncated after 200 steps. The leader's is truncated after `outer_steps` (100) announcements.
+    destination's own state is never seen; it has one action, which ends without reward.) It is
+    truncated after 200 steps. The leader's is truncated after `outer_steps` (100) leader steps.
 
     ## Info
     Leader: `objective`, `hyper_gradient` (shape of x), `upper_params`, `inner_residual`,
-    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`, that is
+    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`,
     u_x(link), and `action_mask`.
 
     ## Arguments
@@ -114,11 +112,10 @@ class BilevelToll(TabularBilevelEnv):
     * `zone` (10): a node of the network;
     * `zone_cost` (2): cost of a passage of a link that touches the zone, not negative;
     * `max_toll` (10): the largest toll, positive;
-    * `temperature` (.5): dispersion of the route choice in minutes, positive. Entropy pays up to
-      temperature * log A for each link, .8 minutes by default, where links take 2 to 10 minutes.
+    * `temperature` (.5): dispersion of the route choice in minutes, positive. Entropy is worth up
+      to temperature * log A for each link, .8 minutes by default, where links take 2 to 10 minutes.
       At x = 0 trips have 3.25 links (discounted sums) at .5, 3.37 at 1 and 4.68 at 2; from about
-      2.9 on entropy outweighs the time of driving in circles, and drivers do so (75.3 links at 3;
-      100, which is all that `gamma` lets count, at 4). Values stay finite at every temperature;
+      2.9 on drivers circle for the entropy (75.3 links at 3; 100, all that `gamma` counts, at 4);
     * `gamma` (.99): discount of both levels, in [0, 1);
     * `origins` (None): nodes where trips start; None takes all nodes other than the zone;
     * `destinations` (None): nodes where trips end, each of which can be reached from wherever an
@@ -136,16 +133,14 @@ class BilevelToll(TabularBilevelEnv):
     | 1000 of them | .110297 | |
     | the largest tolls, no steps | .000000 | nobody comes |
     | steps of length 1 along the direct gradient | .000000 | the same: 10 on every link |
-    | L-BFGS-B on the direct gradient | .081270 | it gives up; its values do not fit its gradient |
+    | L-BFGS-B on the direct gradient | .081270 | its values do not fit its gradient |
 
-    The direct gradient alone never wants to lower a toll, since it does not see drivers leave.
-
-    The best value known is .110297 (`best_known`). L-BFGS-B on 1000 F (its stopping rule is
-    absolute, and gradients here are small) comes to it from 30 of 30 starts uniform in [0, 5] and
-    from 93 of 100 uniform in the box (`numpy.random.default_rng(0)`); six others end between .1102
-    and .11029, one at .061. It is not proven optimal, and the tolls are not unique: whoever enters
-    the zone leaves it again, so that adding d to the toll of every link into it and taking d /
-    gamma from every link out of it changes nothing for either player.
+    The direct gradient never lowers a toll, since it does not see drivers leave. The best value
+    known is .110297 (`best_known`). L-BFGS-B on 1000 F (its stopping rule is absolute, and
+    gradients here are small) comes to it from 30 of 30 starts uniform in [0, 5] and from 93 of 100
+    uniform in the box (`numpy.random.default_rng(0)`); six others end between .1102 and .11029, one
+    at .061. It is not proven optimal, and the tolls are not unique: adding d to the toll of every
+    link into the zone and taking d / gamma from every link out of it changes nothing.
 
     As the temperature goes to 0, the follower takes the cheapest way in discounted minutes and
     tolls; at x = 0 that is a shortest way for each of the 529 pairs of nodes.
@@ -242,8 +237,6 @@ class BilevelToll(TabularBilevelEnv):
                 "L-BFGS-B from 100 random starts, of which 93 came to it; not proven optimal",
             )
 
-    # States -----------------------------------------------------------------------------------
-
     def trip_of(self, state: int) -> tuple[int, int]:
         """Return (node, destination) of a state, as the network names them."""
         context, place = divmod(state, len(self.nodes))
@@ -255,15 +248,11 @@ class BilevelToll(TabularBilevelEnv):
         Raises:
             ValueError: If there is no such node or destination.
         """
-        for name, value, known in (
-            ("node", node, self.nodes),
-            ("destination", destination, self.destinations),
-        ):
-            if value not in known:
-                raise ValueError(f"`{name}` must be one of {_listed(known)}, got {value!r}")
+        known = {"node": (node, self.nodes), "destination": (destination, self.destinations)}
+        for name, (value, nodes) in known.items():
+            if value not in nodes:
+                raise ValueError(f"`{name}` must be one of {_listed(nodes)}, got {value!r}")
         return self.destinations.index(destination) * len(self.nodes) + self.nodes.index(node)
-
-    # The model --------------------------------------------------------------------------------
 
     def reward(self, upper_params: FloatArray) -> FloatArray:
         """Return r_x = -(time + toll_x) of the link, `[S, A]`."""
