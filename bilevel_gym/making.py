@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 
 from .core.checks import accepted_options, unknown_name
+from .model.base import BilevelModel
 from .registration import task_ids
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def game_parameters(env_id: str) -> dict[str, inspect.Parameter]:
 
 def answers_exactly(game: BilevelEnv) -> bool:
     """Return whether a game knows its follower's exact answer; otherwise the follower learns."""
-    return hasattr(game, "evaluate")
+    return isinstance(game.model, BilevelModel)
 
 
 def _creator(env_id: str) -> Any:

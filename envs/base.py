@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..core.checks import check_discount, check_in_box, check_positive, unknown_name
 from ..core.mdp import FloatArray
 from ..methods import METHODS
-from ..model.base import single_precision_bounds
+from ..model.base import BilevelModel, evaluate, single_precision_bounds
 from ..model.responses import Response, TabularResponse
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
     Attributes:
         model: What methods are built on: a `BilevelModel`; where the follower learns, what
             `bilevel_gym.model.protocols` asks of such a game.
+        best_known: Best x known for this very instance, None if none is recorded.
         upper_space: Finite `Box` of x.
         lower_space: The follower's action space.
         leader_observation_space: Space of what the leader sees of the follower's answer.
@@ -106,6 +107,7 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
     metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array"], "render_fps": 10}
 
     model: Any
+    best_known: BestKnown | None = None
     methods: Mapping[str, str] = METHODS
     default_method = "exact"
     method_options: Mapping[str, Any] = {}
@@ -164,6 +166,26 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
     def temperature(self) -> float:
         """The weight of the policy's entropy, positive; another one makes another game."""
         return self._temperature
+
+    def evaluate(self, upper_params: ArrayLike, **options: Any) -> Response:
+        """Return the exact objective, hyper-gradient and follower's answer at x: the referee.
+
+        Args:
+            upper_params: x, shape of `upper_space`.
+            **options: See `bilevel_gym.model.evaluate`.
+
+        Raises:
+            TypeError: If the game has no exact answer, as its follower learns.
+            ValueError: If x or an option is out of range.
+            ArithmeticError: If values overflow.
+        """
+        if not isinstance(self.model, BilevelModel):
+            raise TypeError(
+                f"{self.title} has no exact answer, its follower learns; the leader's seat, "
+                "HyperGradient(game), estimates"
+            )
+        response: Response = evaluate(self.model, upper_params, **options)
+        return response
 
     def validate_upper_params(self, upper_params: ArrayLike) -> FloatArray:
         """Return x as a read-only float64 array, at the full precision it came with.

@@ -22,7 +22,7 @@ from ..methods import METHODS
 from ..model.base import evaluate
 from ..model.linear_quadratic import LinearQuadraticModel
 from ..model.responses import ExactGaussianResponse, GaussianResponse, Response
-from .base import BestKnown, BilevelEnv, View, shown, upper_box
+from .base import BilevelEnv, View, shown, upper_box
 
 if TYPE_CHECKING:
     from ..rendering.picture_charts import Chart
@@ -68,10 +68,7 @@ class LinearQuadraticEnv(BilevelEnv):
 
     Attributes:
         model: The bilevel problem as mathematics.
-        best_known: Best x known for this very instance, None if none is recorded.
     """
-
-    best_known: BestKnown | None = None
 
     # The others need a table.
     methods = {name: METHODS[name] for name in ("exact", "direct", "zero-order")}

@@ -22,7 +22,7 @@ from ..model import TabularModel, evaluate, evaluate_batch
 from ..model.base import single_precision_bounds
 from ..model.objectives import Objective
 from ..model.responses import ExactResponse, Response, TabularResponse
-from .base import BestKnown, BilevelEnv, View, check_upper_space, shown
+from .base import BilevelEnv, View, check_upper_space, shown
 
 __all__ = ["TabularBilevelEnv"]
 
@@ -75,11 +75,9 @@ class TabularBilevelEnv(BilevelEnv):
         initial_distribution: Distribution of the first state `[S]` (at the initial x, where x
             moves it).
         action_mask: Which actions exist, bool `[S, A]`; None when all do.
-        best_known: Best x known for this very instance, None if none is recorded.
     """
 
     model: TabularModel
-    best_known: BestKnown | None = None
 
     def __init__(
         self,

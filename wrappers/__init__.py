@@ -1,6 +1,6 @@
-"""The seats of a game, and what may sit on them: one module per wrapper."""
+"""The seats of a game, and wrappers of them: one module each."""
 
-from .hyper_gradient import HyperGradient
+from .hyper_gradient import HyperGradient, LeaderInfo
 from .leader_vector import LeaderVectorEnv
 from .lower_level import LowerLevel
 from .lower_level_vector import LowerLevelVectorEnv
@@ -10,6 +10,7 @@ from .rescale_upper import RescaleUpper
 __all__ = [
     "HyperGradient",
     "LeaderObjective",
+    "LeaderInfo",
     "LeaderVectorEnv",
     "LowerLevel",
     "LowerLevelVectorEnv",

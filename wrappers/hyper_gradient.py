@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, SupportsFloat
+from typing import Any, NotRequired, TypedDict, cast
 
 import gymnasium as gym
 import numpy as np
@@ -10,19 +10,39 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils import RecordConstructorArgs
 
 from ..core.checks import check_at_least, check_flag, unknown_name
+from ..core.mdp import FloatArray
 from ..envs.base import BilevelEnv, View, shown
 from ..methods import Method, Response, make_method
 from ..methods.registry import checked_response
-from .seats import Seat, take_seat
+from ..model.protocols import LearntMethod
+from .seats import GameT, Seat, take_seat
 
-__all__ = ["HyperGradient"]
+__all__ = ["HyperGradient", "LeaderInfo"]
 
 RESET_OPTIONS = ("upper_params", "keep_learnt")
 NOTHING_LEARNT = "`keep_learnt` needs something learnt; first call `reset` without it"
 
 
-class HyperGradient(Seat, RecordConstructorArgs):
-    """Take the leader's seat: announce x, let the follower answer, be paid F(x).
+class LeaderInfo(TypedDict):
+    """`info` of the leader's seat; a key is absent where the method does not compute the value.
+
+    Arrays are fresh in each step. See `HyperGradient` for the meanings.
+    """
+
+    objective: float
+    upper_params: FloatArray
+    hyper_gradient: FloatArray
+    inner_residual: NotRequired[float]
+    inner_iterations: NotRequired[int]
+    inner_converged: NotRequired[bool]
+    inner_samples: NotRequired[int]
+    lower_value: NotRequired[float]
+    critic_loss: NotRequired[float]
+    trust_ratio: NotRequired[float]
+
+
+class HyperGradient(Seat[GameT], RecordConstructorArgs):
+    """The leader's seat: a step chooses x, the follower answers, the reward is F(x).
 
     Action: x, the game's `upper_space` (float64 actions are used at full precision).
     Observation: what the leader sees of the answer, the game's `leader_observation_space`.
@@ -31,6 +51,7 @@ class HyperGradient(Seat, RecordConstructorArgs):
     and an average over episodes for those that sample. `game.evaluate(x)` is exact in any case.
     Info, also from `reset` (at the initial x):
 
+    * `objective`: F(x), as the method estimates it;
     * `hyper_gradient`: derivative of the reward with respect to the action, float64, shape of x;
     * `upper_params`: the x answered, float64;
     * `inner_residual`, `inner_iterations`, `inner_converged`: how well the follower's problem was
@@ -40,16 +61,18 @@ class HyperGradient(Seat, RecordConstructorArgs):
     * `critic_loss`, `trust_ratio`: of followers who learn, see
       `bilevel_gym.model.responses.EpisodicResponse`.
 
+    `LeaderInfo` is its type.
+
     An episode has `outer_steps` steps and ends by truncation; stepping on afterwards keeps the
     inner learner's warm start. `reset` forgets the warm start, so a seed determines everything that
     follows. `reset(options={"upper_params": x})` starts elsewhere.
 
     `reset(options={"keep_learnt": True})` begins an episode without resetting the method: the
     follower goes on with all that it has learnt, and with its own random numbers. The answer is,
-    bit by bit, that of a `step` at the same x, and so are all that follow. So one goes on from a
-    file, in a fresh process too: after `seat.method.load(path)` (methods whose follower learns have
-    it) such a reset answers as the one who saved it would. Agents reset by themselves where an
-    episode ends: `HyperGradient(env, keep_learnt=True)` makes resets without a seed warm ones.
+    bit by bit, that of a `step` at the same x, and so are all that follow; after
+    `seat.method.load(path)` (of methods whose follower learns), in a fresh process too. Agents
+    reset by themselves where an episode ends: with `HyperGradient(env, keep_learnt=True)` resets
+    without a seed keep what was learnt.
 
     Every registered game comes in this seat. Wrapping again replaces it, so
     `HyperGradient(gym.make(id), method=..., outer_steps=...)` chooses another method or length.
@@ -67,19 +90,19 @@ class HyperGradient(Seat, RecordConstructorArgs):
 
     def __init__(
         self,
-        env: gym.Env[Any, Any],
+        env: GameT | Seat[GameT] | gym.Env[Any, Any],
         method: str | None = None,
         outer_steps: int = 100,
         keep_learnt: bool = False,
         **method_options: Any,
     ) -> None:
-        """Sit down.
+        """Initialise the leader's seat.
 
         Args:
             env: A game, in no seat or in one that this seat replaces.
             method: Name of the method, a key of the game's `methods` (`bilevel_gym.methods.METHODS`
-                unless its follower learns); None for its default, which is "exact" wherever there
-                is an exact answer.
+                unless its follower learns), a registered one, or "module:Class"; None for the
+                game's default, which is "exact" wherever there is an exact answer.
             outer_steps: Steps of the leader's episode, at least 1.
             keep_learnt: Whether resets without a seed keep what was learnt, if anything was.
             **method_options: Options of the method, of JSON types (NumPy scalars are converted).
@@ -106,12 +129,13 @@ class HyperGradient(Seat, RecordConstructorArgs):
             **method_options,
         )
         gym.Wrapper.__init__(self, inner)
+        self.game = cast("GameT", game)
         self.method = learner
         self.outer_steps = outer_steps
         self._keep_learnt = bool(keep_learnt)
-        self.action_space = self.game.upper_space
-        self.observation_space = self.game.leader_observation_space
-        self.game.draws_itself = False
+        self.action_space = game.upper_space
+        self.observation_space = game.leader_observation_space
+        game.draws_itself = False
         self._response: Response | None = None
         self._steps = 0
 
@@ -126,9 +150,9 @@ class HyperGradient(Seat, RecordConstructorArgs):
             raise ResetNeeded("the leader's seat has no answer yet; call `reset` first")
         return self._response
 
-    def reset(
+    def reset(  # type: ignore[override]  # a TypedDict is a dict
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    ) -> tuple[Any, LeaderInfo]:
         """Start an episode of the leader.
 
         Args:
@@ -167,8 +191,10 @@ class HyperGradient(Seat, RecordConstructorArgs):
         self._steps = 0
         return self._answer(x)
 
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Announce x and let the follower answer.
+    def step(  # type: ignore[override]
+        self, action: Any
+    ) -> tuple[Any, float, bool, bool, LeaderInfo]:
+        """Choose x and let the follower answer.
 
         Args:
             action: x, shape of `action_space`.
@@ -180,7 +206,7 @@ class HyperGradient(Seat, RecordConstructorArgs):
         if self._response is None:
             raise ResetNeeded("`step` needs a `reset` first: it starts the leader's episode")
         observation, info = self._answer(self.game.validate_upper_params(action), advance=1)
-        return observation, self.response.objective, False, self._steps >= self.outer_steps, info
+        return observation, info["objective"], False, self._steps >= self.outer_steps, info
 
     def render(self) -> Any:
         """Show x, the follower's answer to it and the hyper-gradient."""
@@ -202,7 +228,7 @@ class HyperGradient(Seat, RecordConstructorArgs):
             status=(*status, ("step", str(self._steps))),
         )
 
-    def _answer(self, x: Any, *, advance: int = 0) -> tuple[Any, dict[str, Any]]:
+    def _answer(self, x: FloatArray, *, advance: int = 0) -> tuple[Any, LeaderInfo]:
         response = checked_response(self.method.step(x), x, self.method)
         self._response = response
         self._steps += advance
@@ -214,12 +240,12 @@ class HyperGradient(Seat, RecordConstructorArgs):
                 info[key] = value.copy() if isinstance(value, np.ndarray) else value
         if self.render_mode == "human":
             self.render()
-        return self.game.observe(response), info
+        return self.game.observe(response), cast("LeaderInfo", info)
 
 
 def _has_learnt(method: Method) -> bool:
     """Return whether a method's follower, if it has one that learns, has learnt anything."""
-    return bool(getattr(getattr(method, "follower", None), "answered", 0))
+    return isinstance(method, LearntMethod) and bool(method.follower.answered)
 
 
 def checked_keep(options: dict[str, Any], seed: int | None) -> bool:

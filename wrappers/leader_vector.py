@@ -176,7 +176,7 @@ class LeaderVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
     def step(
         self, actions: ArrayLike
     ) -> tuple[Any, FloatArray, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """Announce an x for each copy and let the follower answer all of them.
+        """Choose an x for each copy and let the follower answer all of them.
 
         Args:
             actions: x for each copy, `[N, ...]`; those of copies that only start again are ignored.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, SupportsFloat
+from typing import Any, SupportsFloat, cast
 
 import gymnasium as gym
 import numpy as np
@@ -12,13 +12,13 @@ from gymnasium.wrappers import TimeLimit
 from numpy.typing import ArrayLike, NDArray
 
 from ..envs.base import BilevelEnv
-from .seats import Seat, take_seat
+from .seats import GameT, Seat, take_seat
 
 __all__ = ["LowerLevel", "time_limit"]
 
 
-class LowerLevel(Seat, RecordConstructorArgs):
-    """Take the follower's seat: x held fixed, an ordinary environment for any agent.
+class LowerLevel(Seat[GameT], RecordConstructorArgs):
+    """The follower's seat: x held fixed, an ordinary environment for any agent.
 
     Action and observation are the follower's; the reward is r_x(s, a). Info holds `upper_reward`,
     the leader's part of the step (without terms in x alone), and `action_mask` where actions vary.
@@ -31,8 +31,10 @@ class LowerLevel(Seat, RecordConstructorArgs):
         (Discrete(4), Discrete(52))
     """
 
-    def __init__(self, env: gym.Env[Any, Any], upper_params: ArrayLike) -> None:
-        """Sit down.
+    def __init__(
+        self, env: GameT | Seat[GameT] | gym.Env[Any, Any], upper_params: ArrayLike
+    ) -> None:
+        """Initialise the follower's seat.
 
         Args:
             env: A game, in no seat or in one that this seat replaces.
@@ -49,7 +51,7 @@ class LowerLevel(Seat, RecordConstructorArgs):
         RecordConstructorArgs.__init__(self, upper_params=committed.tolist())
         gym.Wrapper.__init__(self, inner)
         self.upper_params = committed
-        self._game = game
+        self.game = cast("GameT", game)
         self._time_limit = time_limit(inner)
         self.action_space = game.lower_space
         self.observation_space = game.observation_space
@@ -83,7 +85,7 @@ class LowerLevel(Seat, RecordConstructorArgs):
         """
         # Straight to the game, past what `gymnasium.make` put between: the game refuses what it
         # must by itself, and the time limit is applied here.
-        game = self._game
+        game = self.game
         result = game.advance(self.upper_params, action)
         if game.elapsed_steps < self._time_limit:
             return result

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from ..core.mdp import FloatArray
 from ..model import BilevelModel, evaluate
-from .hyper_gradient import HyperGradient
+from .hyper_gradient import HyperGradient, LeaderInfo
 
 __all__ = ["LeaderObjective", "exact_objective"]
 
@@ -42,7 +41,7 @@ class LeaderObjective:
         space = seat.game.upper_space
         self.low: FloatArray = space.low.astype(np.float64)
         self.high: FloatArray = space.high.astype(np.float64)
-        self.info: dict[str, Any] = {}
+        self.info: LeaderInfo
         self._fresh = False
 
     def reset(self, x: FloatArray | None = None, *, seed: int | None = None) -> FloatArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, SupportsFloat
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from ..core.checks import check_in_box
 from ..core.mdp import FloatArray
 from ..methods import Response
-from .hyper_gradient import HyperGradient
+from .hyper_gradient import HyperGradient, LeaderInfo
 
 __all__ = ["RescaleUpper"]
 
@@ -60,19 +60,21 @@ class RescaleUpper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         }
         return replace(response, upper_params=self.to_unit(response.upper_params), **gradients)
 
-    def reset(
+    def reset(  # type: ignore[override]
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    ) -> tuple[Any, LeaderInfo]:
         """Start an episode; `options["upper_params"]` is in [-1, 1], the others are the seat's."""
         if options and "upper_params" in options:
             unit = self._check("upper_params", options["upper_params"])
             options = {**options, "upper_params": self._to_box(unit)}
-        observation, info = self.env.reset(seed=seed, options=options)
+        observation, info = self._seat.reset(seed=seed, options=options)
         return observation, self._convert(info)
 
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Announce x, given in [-1, 1]."""
-        observation, reward, terminated, truncated, info = self.env.step(self.from_unit(action))
+    def step(  # type: ignore[override]
+        self, action: Any
+    ) -> tuple[Any, float, bool, bool, LeaderInfo]:
+        """Choose x, given in [-1, 1]."""
+        observation, reward, terminated, truncated, info = self._seat.step(self.from_unit(action))
         return observation, reward, terminated, truncated, self._convert(info)
 
     def from_unit(self, action: ArrayLike) -> FloatArray:
@@ -95,8 +97,8 @@ class RescaleUpper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         # Rounding must not carry the ends of the interval out of the box.
         return np.clip(self._centre + self._scale * unit, self._low, self._high)
 
-    def _convert(self, info: dict[str, Any]) -> dict[str, Any]:
-        info = dict(info)
+    def _convert(self, info: LeaderInfo) -> LeaderInfo:
+        info = info.copy()
         if "hyper_gradient" in info:
             info["hyper_gradient"] = info["hyper_gradient"] * self._scale
         info["upper_params"] = self.to_unit(info["upper_params"])

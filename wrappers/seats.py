@@ -1,11 +1,12 @@
-"""How a seat finds its place: directly on the game, in the stead of an outermost seat."""
+"""What both seats share, and where they are put: directly on the game, in place of another seat."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Generic
 
 import gymnasium as gym
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+from typing_extensions import TypeVar
 
 from ..envs.base import BilevelEnv
 
@@ -15,18 +16,20 @@ __all__ = ["Seat", "take_seat"]
 TRANSPARENT = (OrderEnforcing, PassiveEnvChecker, TimeLimit)
 
 
-class Seat(gym.Wrapper[Any, Any, Any, Any]):
-    """A wrapper that lets one player of the game sit down."""
-
-    @property
-    def game(self) -> BilevelEnv:
-        """The game this seat belongs to."""
-        game = self.unwrapped
-        assert isinstance(game, BilevelEnv)
-        return game
+GameT = TypeVar("GameT", bound=BilevelEnv, default=BilevelEnv)
 
 
-def take_seat(seat: type[Seat], env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+class Seat(gym.Wrapper[Any, Any, Any, Any], Generic[GameT]):
+    """A wrapper that gives one player of a game an environment.
+
+    Attributes:
+        game: The game.
+    """
+
+    game: GameT
+
+
+def take_seat(seat: type[Seat[Any]], env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     """Return the environment that a new seat wraps: `env` without its outermost seat.
 
     Args:
@@ -62,6 +65,6 @@ def take_seat(seat: type[Seat], env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     return inner
 
 
-def _right_order(seat: type[Seat], offender: gym.Wrapper[Any, Any, Any, Any]) -> str:
+def _right_order(seat: type[Seat[Any]], offender: gym.Wrapper[Any, Any, Any, Any]) -> str:
     arguments = ", x" if seat.__name__ == "LowerLevel" else ""
     return f"{type(offender).__name__}({seat.__name__}(gym.make(id){arguments}), ...)"

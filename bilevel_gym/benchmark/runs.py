@@ -20,7 +20,7 @@ import numpy as np
 
 from ..core.checks import check_in_box
 from ..core.threads import one_torch_thread, single_threaded
-from ..model import evaluate
+from ..model import BilevelModel, evaluate
 from ..optimizers import OPTIMIZERS, make_optimizer, projected_gradient_norm
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def make_referee(game: BilevelEnv, method: Method, seed: int) -> Referee:
     Raises:
         TypeError: If there is nothing to score by.
     """
-    if hasattr(game, "evaluate"):
+    if isinstance(game.model, BilevelModel):
         return ExactReferee(game)
     if not hasattr(method, "follower"):
         raise TypeError(
@@ -262,7 +262,7 @@ def perform(run: Run) -> Outcome:
         except Exception as error:
             outcome = Outcome(run, error=f"{type(error).__name__}: {error}")
         else:
-            known = getattr(game, "best_known", None)
+            known = game.best_known
             outcome = Outcome(run, rows, best_known=None if known is None else float(known.value))
     seen = tuple(dict.fromkeys(str(warning.message) for warning in caught))
     return Outcome(run, outcome.rows, outcome.error, outcome.best_known, seen)

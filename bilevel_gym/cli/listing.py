@@ -66,7 +66,7 @@ def describe(task: Task) -> TaskRow:
         return TaskRow(task.id, task.upper, *unknown, task.enters, UNKNOWN, task.source)
     spaces = (game.observation_space, game.lower_space)
     discrete = all(isinstance(space, gym.spaces.Discrete) for space in spaces)
-    best = getattr(game, "best_known", None)
+    best = game.best_known
     return TaskRow(
         task=task.id,
         upper=task.upper,

@@ -102,7 +102,7 @@ def draw_task(env_id: str, folder: Path, seed: int) -> Surface:
     film = Film()
     if answers_exactly(game):
         best = film_climb(env, film, seed)
-        known = getattr(game, "best_known", None)
+        known = game.best_known
         env.step(best if known is None else known.upper_params)
         still = game.draw(env.view())
         film_episode(env, best, film, seed)

@@ -23,7 +23,7 @@ from ..core.mdp import FloatArray
 from ..optimizers import Iterate, adam, lbfgsb, normalized_ascent
 
 if TYPE_CHECKING:
-    from ..wrappers import HyperGradient
+    from ..wrappers import HyperGradient, LeaderInfo
 
 __all__ = [
     "FILES",
@@ -62,7 +62,7 @@ class Leader:
         space = env.game.upper_space
         self.low: FloatArray = space.low.astype(np.float64)
         self.high: FloatArray = space.high.astype(np.float64)
-        self.info: dict[str, Any] = {}
+        self.info: LeaderInfo
         self.env = env
         self._answered = False
 

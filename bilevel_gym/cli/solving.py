@@ -343,7 +343,7 @@ def result_table(
     table.add_column("start", justify="right")
     table.add_column("best", justify="right")
     table.add_column("best known", justify="right")
-    known = getattr(leader.env.game, "best_known", None)
+    known = leader.env.game.best_known
     table.add_row(
         "objective",
         *(f"{value:.6f}" for value in objectives),

@@ -46,7 +46,7 @@ def run(env_id: str, seed: int, *, learning_rate: float, steps: int, episodes: i
     _, info = env.reset(seed=seed)
     measured: list[float] = []
     samples, seconds = [0], [0.0]
-    answers: list[tuple[SupportsFloat, dict[str, Any]]] = [(env.response.objective, info)]
+    answers: list[tuple[SupportsFloat, Any]] = [(env.response.objective, info)]
 
     def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
         if answers:  # that of the reset, which was at the first x
