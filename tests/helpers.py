@@ -13,18 +13,25 @@ from numpy.typing import ArrayLike, NDArray
 import bilevel_gym
 from bilevel_gym.envs import TabularBilevelEnv
 from bilevel_gym.methods import ExactResponse
-from bilevel_gym.optimizers import normalized_ascent
 from bilevel_gym.registration import TASKS, Task
 
 FloatArray = NDArray[np.float64]
 Env = gym.Env[Any, Any]
+Transition = tuple[Any, float, bool, bool, dict[str, Any]]
+
+
+def game_class(task: Task) -> type[bilevel_gym.BilevelEnv]:
+    """Return the class of a task's game."""
+    game: Any = load_env_creator(task.entry_point)
+    return game
+
+
 # What is compared with a kernel, or solved with others, needs one.
-TABULAR_TASKS = [task for task in TASKS if hasattr(load_env_creator(task.entry_point), "lower_mdp")]
+TABULAR_TASKS = [task for task in TASKS if issubclass(game_class(task), TabularBilevelEnv)]
 # What is compared with the follower's exact answer needs a game that has one; where the follower
 # learns from interaction, there is none.
-EXACT_TASKS = [task for task in TASKS if hasattr(load_env_creator(task.entry_point), "evaluate")]
+EXACT_TASKS = [task for task in TASKS if game_class(task).default_method == "exact"]
 LEARNT_TASKS = [task for task in TASKS if task not in EXACT_TASKS]
-Transition = tuple[Any, float, bool, bool, dict[str, Any]]
 
 
 def leader_seat(task: Task, outer_steps: int = 100, **kwargs: Any) -> Env:
@@ -90,21 +97,11 @@ def telling_points(env: Env, count: int) -> list[FloatArray]:
         bound.astype(np.float64) for bound in (game.upper_space.low, game.upper_space.high)
     )
     width, rng = high - low, np.random.default_rng(7)
-    path: list[FloatArray] = []
-
-    def objective(x: FloatArray) -> tuple[float, FloatArray]:
-        answer = game.evaluate(x)
-        return answer.objective, answer.hyper_gradient
-
-    normalized_ascent(
-        objective,
-        game.initial_upper_params,
-        low,
-        high,
-        steps=8,
-        learning_rate=0.02 * float(width.max()),
-        callback=lambda iterate: path.append(iterate.upper_params),
-    )
+    path = [game.initial_upper_params]
+    for _ in range(8):
+        gradient = game.evaluate(path[-1]).hyper_gradient
+        step = 0.02 * float(width.max()) * gradient / np.linalg.norm(gradient)
+        path.append(np.clip(path[-1] + step, low, high))
     around = [
         np.clip(game.initial_upper_params + share * width * rng.normal(size=low.shape), low, high)
         for share in (0.01, 0.05, 0.2)
