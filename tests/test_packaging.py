@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.metadata
 import os
 import re
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grimp
 import pytest
 
 import bilevel_gym
@@ -23,16 +23,7 @@ import bilevel_gym
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
-TOP_LEVEL = {
-    "LICENSE",
-    "README.md",
-    "bilevel_gym",
-    "demos",
-    "envs",
-    "pyproject.toml",
-    "tests",
-    "wrappers",
-}
+TOP_LEVEL = set("LICENSE README.md bilevel_gym demos envs pyproject.toml tests wrappers".split())
 # What builds, installs and runs leave behind.
 ARTEFACTS = {"__pycache__", "build", "dist", "htmlcov", "runs", "venv"}
 LINKS = {"bilevel_gym/envs": "../envs", "bilevel_gym/wrappers": "../wrappers"}
@@ -86,22 +77,11 @@ def test_the_top_level_holds_what_was_agreed_and_nothing_else() -> None:
     assert {name for name in names if not name.startswith(".")} == TOP_LEVEL
 
 
-def test_every_folder_with_modules_is_a_package() -> None:
+def test_every_folder_with_modules_is_a_package_and_tasks_and_wrappers_lie_flat() -> None:
     folders = {os.path.dirname(module) for module in sources()}
-    assert {name for name in sources() if name.endswith("__init__.py")} == {
-        f"{folder}/__init__.py" for folder in folders
-    }
-
-
-def test_tasks_and_wrappers_lie_flat() -> None:
-    for top in ("envs", "wrappers"):
-        assert [name for name in sources() if name.startswith(f"bilevel_gym/{top}/")]
-        below = [
-            entry.name
-            for entry in (ROOT / top).iterdir()
-            if entry.is_dir() and entry.name != "__pycache__"
-        ]
-        assert below == []
+    assert {f"{folder}/__init__.py" for folder in folders} <= set(sources())
+    for link in LINKS:
+        assert [folder for folder in folders if folder.startswith(link)] == [link]
 
 
 def test_the_links_lead_to_the_real_folders() -> None:
@@ -132,22 +112,14 @@ def test_every_library_that_is_imported_is_declared() -> None:
     )
     providers = importlib.metadata.packages_distributions()
     optional = {"torch": "stable-baselines3"}  # comes with it, and is used with it only
-    for module, path in sources().items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            imported: list[str] = []
-            if isinstance(node, ast.Import):
-                imported = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-                imported = [node.module]
-            for name in imported:
-                root = name.split(".")[0]
-                if root in sys.stdlib_module_names or root == "bilevel_gym":
-                    continue
-                distributions = {
-                    optional.get(root, given.lower().replace("_", "-"))
-                    for given in providers.get(root, [])
-                }
-                assert distributions & declared, f"{module} imports {name}, which nothing declares"
+    graph = grimp.build_graph("bilevel_gym", include_external_packages=True, cache_dir=None)
+    outside = {name.split(".")[0] for name in graph.modules} - {"bilevel_gym"}
+    for name in outside - sys.stdlib_module_names:
+        distributions = {
+            optional.get(name, given.lower().replace("_", "-")) for given in providers.get(name, [])
+        }
+        importers = graph.find_modules_that_directly_import(name)
+        assert distributions & declared, f"{importers} import {name}, which nothing declares"
 
 
 # The distributions ------------------------------------------------------------------------------
