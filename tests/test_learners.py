@@ -17,6 +17,8 @@ from bilevel_gym.methods.learners import LEARNERS, Answer, make_learner
 from .benchmarks.estimators import four_rooms
 from .models import random_mdp
 
+pytestmark = pytest.mark.kernels
+
 MASK = np.array([[1, 1, 0], [1, 1, 1], [0, 1, 1], [1, 0, 0], [1, 0, 1], [1, 1, 1]], dtype=bool)
 
 

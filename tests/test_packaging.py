@@ -34,7 +34,7 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     finished = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
-        env={**os.environ, **environment},
+        env={**os.environ, "PYTHONPATH": "", **environment},
         capture_output=True,
         text=True,
         timeout=600,

@@ -30,6 +30,8 @@ from .helpers import array_game
 from .models import central_difference, relative_error
 from .test_sampled_methods import Hidden, assert_unbiased, small_game
 
+pytestmark = pytest.mark.kernels
+
 TRUE = np.array([[0.5, -1.0], [0.2, 0.8], [-0.3, 1.5]])
 MASK = np.array([[True, True], [True, False], [True, True]])
 FEATURES = np.random.default_rng(3).normal(size=(3, 2, 4))

@@ -41,6 +41,8 @@ from bilevel_gym.model.objectives import (
 from .benchmarks.estimators import cosine, four_rooms, truncated
 from .models import random_mdp
 
+pytestmark = pytest.mark.kernels
+
 # A correct code exceeds a bound once in so many runs; seeds are fixed.
 ONCE_IN = 1e4
 

@@ -15,6 +15,8 @@ from bilevel_gym.episodes.sampler import BLOCK, Episodes, Sampler, TransitionCou
 
 from .models import random_mdp
 
+pytestmark = pytest.mark.kernels
+
 # A correct code exceeds a bound once in so many runs; seeds are fixed.
 ONCE_IN = 1e4
 

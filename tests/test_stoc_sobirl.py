@@ -17,6 +17,8 @@ from bilevel_gym.model.preferences import PreferenceLikelihood
 
 from .test_sampled_methods import small_game
 
+pytestmark = pytest.mark.kernels
+
 
 def errors(count: int, iterations: int, **options: Any) -> FloatArray:
     """Return the root mean square of relative errors over replicates, at a fixed x, `[K]`."""
