@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..core.checks import check_at_least, unknown_name
 from ..core.mdp import FloatArray
+from ..methods.registry import PREFERENCE_METHODS
 from ..model.judges import BradleyTerry, Judge
 from ..rewards.models import imported
 from .base import View
@@ -21,14 +22,7 @@ from .parametric import ParametricGame
 if TYPE_CHECKING:
     import pygame
 
-__all__ = ["PREFERENCE_METHODS", "BilevelPreferencePendulum"]
-
-# They need PyTorch.
-PREFERENCE_METHODS = {
-    "direct": "bilevel_gym.learnt.preference_methods:PreferenceDirect",
-    "sobirl": "bilevel_gym.learnt.preference_methods:PreferenceSoBiRL",
-    "trace": "bilevel_gym.learnt.preference_methods:PreferenceTrace",
-}
+__all__ = ["BilevelPreferencePendulum"]
 
 REWARD_MODELS = ("network", "linear")
 

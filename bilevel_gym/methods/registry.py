@@ -26,6 +26,7 @@ __all__ = [
     "LEARNT_METHODS",
     "METHODS",
     "MethodClass",
+    "PREFERENCE_METHODS",
     "OffersMethods",
     "checked_response",
     "make_method",
@@ -63,6 +64,13 @@ LEARNT_METHODS: Mapping[str, str] = {
     "bc-hg": "bilevel_gym.learnt.traces:LearntBCHG",
     "hpgd": "bilevel_gym.learnt.traces:LearntHPGD",
     "sobirl": "bilevel_gym.learnt.estimators:LearntSoBiRL",
+}
+
+# The same for games whose reward is learnt from preferences.
+PREFERENCE_METHODS: Mapping[str, str] = {
+    "direct": "bilevel_gym.learnt.preference_methods:PreferenceDirect",
+    "sobirl": "bilevel_gym.learnt.preference_methods:PreferenceSoBiRL",
+    "trace": "bilevel_gym.learnt.preference_methods:PreferenceTrace",
 }
 
 # Group of the entry points by which a package declares methods: name = "module:Class".
