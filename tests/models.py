@@ -6,7 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from bilevel_gym.core.adjoint import ResponseGradient, response_gradient
 from bilevel_gym.core.mdp import FloatArray, Kernel, TabularMDP
+from bilevel_gym.core.soft import SoftSolution
+from bilevel_gym.model.objectives import Objective, Outcome, UpperValue
 
 
 def symmetric_mdp(*, bonus: float, gamma: float, temperature: float) -> TabularMDP:
@@ -48,6 +51,23 @@ def random_mdp(
         gamma,
         temperature,
         mask,
+    )
+
+
+def judged(
+    objective: Objective, solution: SoftSolution, upper_reward: FloatArray, rho: FloatArray
+) -> UpperValue:
+    """Return an objective at an answer; x, which it does not look at, is zero."""
+    return objective.evaluate(Outcome(solution, np.zeros(1), upper_reward, rho))
+
+
+def answer_to(solution: SoftSolution, upper: UpperValue) -> ResponseGradient:
+    """Return the gradient of an objective through an answer."""
+    return response_gradient(
+        solution,
+        upper.policy,
+        log_policy_gradient=upper.log_policy,
+        policy_gradient_error=upper.policy_error,
     )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from bilevel_gym.core.adjoint import response_gradient
+from bilevel_gym.core.adjoint import ResponseGradient, response_gradient
 from bilevel_gym.core.mdp import FloatArray, Kernel, TabularMDP
 from bilevel_gym.core.soft import SoftSolution, solve_soft_mdp
 from bilevel_gym.model import objectives
@@ -26,111 +28,99 @@ from bilevel_gym.model.objectives import (
     UpperValue,
 )
 
-from .models import central_difference, random_mdp, relative_error, symmetric_mdp
+from .models import answer_to, central_difference, judged, random_mdp, relative_error, symmetric_mdp
 
 # Bar for agreement with differences; steps are chosen well below the temperature.
 BAR = 1e-6
 STEP = 1e-4
 
-CASES = [
-    pytest.param(seed, temperature, masked, upper_gamma, id=f"{seed}-{temperature}-{upper_gamma}")
-    for seed, temperature, masked, upper_gamma in [
+
+class Problem:
+    """A random lower level under a random return."""
+
+    def __init__(
+        self, seed: int, objective: Objective, *, temperature: float = 0.2, masked: bool = False
+    ) -> None:
+        self.mdp = random_mdp(seed, temperature=temperature, masked=masked)
+        rng = np.random.default_rng(seed + 100)
+        self.upper_reward = rng.normal(size=(8, 3))
+        self.rho = rng.dirichlet(np.ones(8))
+        self.objective, self.step = objective, STEP * min(1.0, 10 * temperature)
+
+    def judge(self, solution: SoftSolution) -> UpperValue:
+        return judged(self.objective, solution, self.upper_reward, self.rho)
+
+    def solved(self) -> tuple[SoftSolution, UpperValue, ResponseGradient]:
+        """Return the follower's answer, the leader's judgement and the response gradient."""
+        solution = solve_soft_mdp(self.mdp)
+        upper = self.judge(solution)
+        return solution, upper, answer_to(solution, upper)
+
+    def value(self, **changes: Any) -> float:
+        return self.judge(solve_soft_mdp(replace(self.mdp, **changes))).value
+
+    def value_at(self, probabilities: FloatArray) -> float:
+        return self.value(kernel=self.mdp.kernel.with_probabilities(probabilities))
+
+
+def numeric_gradient(
+    value: Callable[[FloatArray], float], point: FloatArray, step: float
+) -> FloatArray:
+    numeric = np.zeros_like(point)
+    for index in np.ndindex(point.shape):
+        bump = np.zeros_like(point)
+        bump[index] = 1.0
+
+        def shifted(h: float, bump: FloatArray = bump) -> float:
+            return value(point + h * bump)
+
+        numeric[index] = central_difference(shifted, step)
+    return numeric
+
+
+@pytest.fixture(
+    params=[
         (0, 1.0, False, None),
         (1, 0.1, False, 0.7),
         (2, 0.1, True, None),
         (3, 0.03, True, 0.95),
         (4, 0.03, False, 0.0),
-    ]
-]
+    ],
+    ids=str,
+)
+def problem(request: pytest.FixtureRequest) -> Problem:
+    """A random lower level under a random return: seed, temperature, mask, leader's discount."""
+    seed, temperature, masked, gamma = request.param
+    return Problem(seed, DiscountedReturn(gamma), temperature=temperature, masked=masked)
 
 
-class Problem:
-    """A random lower level under a random discounted return."""
-
-    def __init__(self, seed: int, temperature: float, masked: bool, gamma: float | None) -> None:
-        self.mdp = random_mdp(seed, temperature=temperature, masked=masked)
-        rng = np.random.default_rng(seed + 100)
-        self.upper_reward = rng.normal(size=(8, 3))
-        self.rho = rng.dirichlet(np.ones(8))
-        self.objective: Objective = DiscountedReturn(gamma)
-
-    def judge(self, mdp: TabularMDP) -> tuple[SoftSolution, UpperValue]:
-        solution = solve_soft_mdp(mdp)
-        outcome = Outcome(solution, np.zeros(1), self.upper_reward, self.rho)
-        value = self.objective.evaluate(outcome)
-        return solution, value
-
-    def value(self, **changes: object) -> float:
-        return self.judge(replace(self.mdp, **changes))[1].value  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(("seed", "temperature", "masked", "gamma"), CASES)
 class TestDerivatives:
     """Derivatives of the leader's return."""
 
-    def test_reward(self, seed: int, temperature: float, masked: bool, gamma: float | None) -> None:
-        problem = Problem(seed, temperature, masked, gamma)
-        solution, upper = problem.judge(problem.mdp)
-        assert upper.policy is not None
-        analytic = response_gradient(solution, upper.policy).reward
-        numeric = np.zeros_like(analytic)
-        for index in np.ndindex(analytic.shape):
-            bump = np.zeros_like(analytic)
-            bump[index] = 1.0
-
-            def shifted(h: float, bump: FloatArray = bump) -> float:
-                return problem.value(reward=problem.mdp.reward + h * bump)
-
-            numeric[index] = central_difference(shifted, STEP * min(1.0, temperature * 10))
-        assert relative_error(numeric, analytic) <= BAR
-
-    def test_kernel(self, seed: int, temperature: float, masked: bool, gamma: float | None) -> None:
-        problem = Problem(seed, temperature, masked, gamma)
-        solution, upper = problem.judge(problem.mdp)
-        assert upper.policy is not None and upper.kernel is not None
-        analytic = response_gradient(solution, upper.policy).kernel + upper.kernel
-        kernel = problem.mdp.kernel
-        numeric = np.zeros_like(analytic)
-        for k in range(analytic.size):
-            bump = np.zeros_like(analytic)
-            bump[k] = 1.0
-
-            def shifted(h: float, bump: FloatArray = bump) -> float:
-                moved = kernel.with_probabilities(kernel.matrix.data + h * bump)
-                return problem.value(kernel=moved)
-
-            numeric[k] = central_difference(shifted, STEP * min(1.0, temperature * 10))
-        assert relative_error(numeric, analytic) <= BAR
-
-    def test_temperature(
-        self, seed: int, temperature: float, masked: bool, gamma: float | None
-    ) -> None:
-        problem = Problem(seed, temperature, masked, gamma)
-        solution, upper = problem.judge(problem.mdp)
-        assert upper.policy is not None
-        analytic = response_gradient(solution, upper.policy).temperature
-        numeric = central_difference(
-            lambda h: problem.value(temperature=temperature + h), STEP * temperature
+    def test_reward(self, problem: Problem) -> None:
+        _, _, answer = problem.solved()
+        numeric = numeric_gradient(
+            lambda reward: problem.value(reward=reward), problem.mdp.reward, problem.step
         )
-        assert abs(numeric - analytic) <= BAR * abs(analytic)
+        assert relative_error(numeric, answer.reward) <= BAR
 
-    def test_discount(
-        self, seed: int, temperature: float, masked: bool, gamma: float | None
-    ) -> None:
-        problem = Problem(seed, temperature, masked, gamma)
-        solution, upper = problem.judge(problem.mdp)
-        assert upper.policy is not None
-        analytic = response_gradient(solution, upper.policy).gamma
-        if gamma is None:  # the leader's discount moves with the follower's
-            analytic += upper.gamma
-        numeric = central_difference(lambda h: problem.value(gamma=0.9 + h), STEP * temperature)
-        assert abs(numeric - analytic) <= BAR * abs(analytic)
+    def test_kernel(self, problem: Problem) -> None:
+        _, upper, answer = problem.solved()
+        numeric = numeric_gradient(problem.value_at, problem.mdp.kernel.matrix.data, problem.step)
+        assert upper.kernel is not None
+        assert relative_error(numeric, answer.kernel + upper.kernel) <= BAR
 
-    def test_upper_reward(
-        self, seed: int, temperature: float, masked: bool, gamma: float | None
-    ) -> None:
-        problem = Problem(seed, temperature, masked, gamma)
-        _, upper = problem.judge(problem.mdp)
+    def test_temperature_and_discount(self, problem: Problem) -> None:
+        _, upper, answer = problem.solved()
+        tau = problem.mdp.temperature
+        numeric = central_difference(lambda h: problem.value(temperature=tau + h), STEP * tau)
+        assert numeric == pytest.approx(answer.temperature, rel=BAR)
+        # Without one of its own, the leader's discount moves with the follower's.
+        numeric = central_difference(lambda h: problem.value(gamma=0.9 + h), STEP * tau)
+        assert numeric == pytest.approx(answer.gamma + upper.gamma, rel=BAR)
+
+    def test_upper_reward(self, problem: Problem) -> None:
+        _, upper, _ = problem.solved()
         assert upper.upper_reward is not None
         # The return is linear in the leader's reward, so the derivative reproduces it.
         value = float((upper.upper_reward * problem.upper_reward).sum())
@@ -141,7 +131,7 @@ def test_two_symmetric_states_have_their_closed_form_gradient() -> None:
     bonus, gamma, temperature = 0.02, 0.95, 0.05
     solution = solve_soft_mdp(symmetric_mdp(bonus=bonus, gamma=gamma, temperature=temperature))
     stays = np.array([[1.0, 0.0], [1.0, 0.0]])
-    upper = DiscountedReturn().evaluate(Outcome(solution, np.zeros(1), stays, np.array([1.0, 0.0])))
+    upper = judged(DiscountedReturn(), solution, stays, np.array([1.0, 0.0]))
     stay = 1.0 / (1.0 + math.exp(-bonus / temperature))
     assert upper.value == pytest.approx(stay / (1.0 - gamma), rel=1e-12)
     assert upper.policy is not None
@@ -152,24 +142,16 @@ def test_two_symmetric_states_have_their_closed_form_gradient() -> None:
     assert gradient.temperature == pytest.approx(-slope * bonus / temperature**2, rel=1e-12)
 
 
-def test_a_constant_added_to_all_rewards_changes_no_answer() -> None:
-    # Without termination a constant reward shifts V by a constant and leaves the policy alone.
-    mdp = random_mdp(9, termination=0.0)
-    solution = solve_soft_mdp(mdp)
-    policy_gradient = np.random.default_rng(1).normal(size=(8, 3))
-    gradient = response_gradient(solution, policy_gradient)
-    assert abs(gradient.reward.sum()) <= 1e-12 * np.abs(gradient.reward).sum()
-
-
-def test_only_differences_between_actions_matter() -> None:
-    solution = solve_soft_mdp(random_mdp(10))
+def test_constants_change_no_answer() -> None:
     rng = np.random.default_rng(1)
-    policy_gradient, shift = rng.normal(size=(8, 3)), rng.normal(size=(8, 1))
-    np.testing.assert_allclose(
-        response_gradient(solution, policy_gradient + shift).reward,
-        response_gradient(solution, policy_gradient).reward,
-        atol=1e-11,
-    )
+    slope, shift = rng.normal(size=(8, 3)), rng.normal(size=(8, 1))
+    # Without termination a constant reward shifts V by a constant and leaves the policy alone.
+    reward = response_gradient(solve_soft_mdp(random_mdp(9, termination=0.0)), slope).reward
+    assert abs(reward.sum()) <= 1e-12 * np.abs(reward).sum()
+    # Only differences between actions matter.
+    solution = solve_soft_mdp(random_mdp(10))
+    shifted, plain = (response_gradient(solution, s).reward for s in (slope + shift, slope))
+    np.testing.assert_allclose(shifted, plain, atol=1e-11)
 
 
 def test_the_adjoint_residual_is_reported_and_small() -> None:
@@ -216,61 +198,36 @@ OBJECTIVES: dict[str, Objective] = {
 class TestOtherObjectives:
     """Derivatives of the other objectives, and their error bounds."""
 
-    def problem(self, name: str, masked: bool) -> Problem:
-        problem = Problem(6, 0.2, masked, None)
-        problem.objective = OBJECTIVES[name]
-        return problem
-
     def test_reward_and_kernel(self, name: str, masked: bool) -> None:
-        problem = self.problem(name, masked)
-        solution, upper = problem.judge(problem.mdp)
-        answer = response_gradient(solution, upper.policy, log_policy_gradient=upper.log_policy)
-        rng = np.random.default_rng(0)
-        for _ in range(4):
-            bump = rng.normal(size=(8, 3))
+        problem = Problem(6, OBJECTIVES[name], masked=masked)
+        _, upper, answer = problem.solved()
+        reward, rng = problem.mdp.reward, np.random.default_rng(0)
+        for bump in rng.normal(size=(4, 8, 3)):
 
             def shifted(h: float, bump: FloatArray = bump) -> float:
-                return problem.value(reward=problem.mdp.reward + h * bump)
+                return problem.value(reward=reward + h * bump)
 
-            numeric = central_difference(shifted, 1e-4)
+            numeric = central_difference(shifted, STEP)
             assert numeric == pytest.approx(float((answer.reward * bump).sum()), rel=BAR)
-        kernel = problem.mdp.kernel
         analytic = answer.kernel + (0.0 if upper.kernel is None else upper.kernel)
-        weights = rng.normal(size=analytic.size)
-
-        def moved(h: float) -> float:
-            return problem.value(
-                kernel=kernel.with_probabilities(kernel.matrix.data * (1.0 + h * weights))
-            )
-
-        numeric = central_difference(moved, 1e-4)
-        expected = float((analytic * kernel.matrix.data * weights).sum())
-        assert numeric == pytest.approx(expected, rel=BAR)
+        weights, data = rng.normal(size=analytic.size), problem.mdp.kernel.matrix.data
+        numeric = central_difference(lambda h: problem.value_at(data * (1.0 + h * weights)), STEP)
+        assert numeric == pytest.approx(float((analytic * data * weights).sum()), rel=BAR)
 
     def test_temperature_and_discount(self, name: str, masked: bool) -> None:
-        problem = self.problem(name, masked)
-        solution, upper = problem.judge(problem.mdp)
-        answer = response_gradient(solution, upper.policy, log_policy_gradient=upper.log_policy)
-        numeric = central_difference(lambda h: problem.value(temperature=0.2 + h), 1e-4)
+        problem = Problem(6, OBJECTIVES[name], masked=masked)
+        _, upper, answer = problem.solved()
+        numeric = central_difference(lambda h: problem.value(temperature=0.2 + h), STEP)
         assert numeric == pytest.approx(answer.temperature, rel=BAR)
-        numeric = central_difference(lambda h: problem.value(gamma=0.9 + h), 1e-4)
+        numeric = central_difference(lambda h: problem.value(gamma=0.9 + h), STEP)
         assert numeric == pytest.approx(answer.gamma + upper.gamma, rel=BAR)
 
     def test_the_error_bound_holds(self, name: str, masked: bool) -> None:
-        problem = self.problem(name, masked)
-        exact, upper = problem.judge(problem.mdp)
-        wanted = response_gradient(exact, upper.policy, log_policy_gradient=upper.log_policy)
+        problem = Problem(6, OBJECTIVES[name], masked=masked)
+        exact, _, wanted = problem.solved()
         for size in (1e-3, 1e-5, 1e-7, 1e-9):
             rough = roughly_solved(exact, size)
-            value = problem.objective.evaluate(
-                Outcome(rough, np.zeros(1), problem.upper_reward, problem.rho)
-            )
-            found = response_gradient(
-                rough,
-                value.policy,
-                log_policy_gradient=value.log_policy,
-                policy_gradient_error=value.policy_error,
-            )
+            found = answer_to(rough, problem.judge(rough))
             assert np.abs(found.reward - wanted.reward).sum() <= found.error_bound
         assert found.error_bound <= 1e-2 * np.abs(wanted.reward).sum()
 
@@ -279,12 +236,6 @@ def roughly_solved(exact: SoftSolution, size: float, seed: int = 0) -> SoftSolut
     """Return what a solve that stops too early may give: values off by up to `size`, unevenly."""
     errors = size * np.random.default_rng(seed).uniform(-1.0, 1.0, len(exact.soft_value))
     return solve_soft_mdp(exact.mdp, initial_value=exact.soft_value + errors, max_iterations=0)
-
-
-def judged(
-    objective: Objective, solution: SoftSolution, upper_reward: FloatArray, rho: FloatArray
-) -> UpperValue:
-    return objective.evaluate(Outcome(solution, np.zeros(1), upper_reward, rho))
 
 
 def slopes_off(rough: SoftSolution, found: UpperValue, wanted: UpperValue) -> float:
@@ -296,14 +247,19 @@ def slopes_off(rough: SoftSolution, found: UpperValue, wanted: UpperValue) -> fl
     return float(around.min(axis=1).sum())
 
 
-def test_a_long_truncated_return_is_the_return() -> None:
-    problem = Problem(3, 0.2, False, None)
-    endless = problem.judge(problem.mdp)[1]
-    problem.objective = TruncatedReturn(400)
-    cut = problem.judge(problem.mdp)[1]
-    assert cut.value == pytest.approx(endless.value, rel=1e-12)
+@pytest.mark.parametrize(("horizon", "accuracy"), [(400, 1e-9), (10**15, 1e-12)])
+def test_a_long_truncated_return_is_the_return_and_costs_no_memory(
+    horizon: int, accuracy: float
+) -> None:
+    assert objectives._last_step_that_counts(0.9) < 500  # else the rest would take for ever
+    _, endless, _ = Problem(3, DiscountedReturn()).solved()
+    tracemalloc.start()
+    _, cut, _ = Problem(3, TruncatedReturn(horizon)).solved()
+    assert tracemalloc.get_traced_memory()[1] < 4e6
+    tracemalloc.stop()
+    assert cut.value == pytest.approx(endless.value, rel=1e-13)
     for name in ("policy", "upper_reward", "kernel", "initial_distribution"):
-        np.testing.assert_allclose(getattr(cut, name), getattr(endless, name), rtol=1e-9)
+        np.testing.assert_allclose(getattr(cut, name), getattr(endless, name), rtol=accuracy)
 
 
 @pytest.mark.parametrize("gamma", [0.5, 0.95, 1.0])
@@ -380,11 +336,10 @@ def test_the_bound_on_the_derivative_counts_every_step(horizon: int, gamma: floa
 def test_sums_over_steps_do_not_depend_on_how_many_are_taken_at_a_time(
     buffer: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    problem = Problem(6, 0.2, False, None)
-    problem.objective = TruncatedReturn(7)  # 192 transitions
-    whole = problem.judge(problem.mdp)[1]
+    problem = Problem(6, TruncatedReturn(7))  # 192 transitions
+    _, whole, _ = problem.solved()
     monkeypatch.setattr(objectives, "BUFFER", buffer)
-    cut = problem.judge(problem.mdp)[1]
+    _, cut, _ = problem.solved()
     assert cut.value == whole.value
     for name in ("policy", "kernel", "upper_reward", "initial_distribution"):
         np.testing.assert_allclose(getattr(cut, name), getattr(whole, name), rtol=1e-12, atol=1e-14)
@@ -407,26 +362,11 @@ def test_sums_over_steps_take_no_more_memory_than_allowed(monkeypatch: pytest.Mo
     assert 1.5 < peaks[2] - peaks[1] < 3.5 and 1.5 < (peaks[3] - peaks[2]) / 18 < 3.5
 
 
-def test_an_endless_truncated_return_is_the_return_and_costs_no_memory() -> None:
-    assert objectives._last_step_that_counts(0.9) < 500  # else the rest would take for ever
-    problem = Problem(3, 0.2, False, None)
-    endless = problem.judge(problem.mdp)[1]
-    problem.objective = TruncatedReturn(10**15)
-    tracemalloc.start()
-    cut = problem.judge(problem.mdp)[1]
-    assert tracemalloc.get_traced_memory()[1] < 4e6
-    tracemalloc.stop()
-    assert cut.value == pytest.approx(endless.value, rel=1e-13)
-    for name in ("policy", "upper_reward", "kernel", "initial_distribution"):
-        np.testing.assert_allclose(getattr(cut, name), getattr(endless, name), rtol=1e-12)
-
-
 def test_a_truncated_return_without_discount_takes_every_step() -> None:
-    problem = Problem(2, 0.2, False, None)
-    mdp = random_mdp(2, temperature=0.2, termination=0.0)
+    solution = solve_soft_mdp(mdp := random_mdp(2, temperature=0.2, termination=0.0))
     for horizon in (1, 3, 600):
-        problem.objective = TruncatedReturn(horizon, 1.0)
-        solution, value = problem.judge(mdp)
+        problem = Problem(2, TruncatedReturn(horizon, 1.0))
+        value = problem.judge(solution)
         present, total = problem.rho, 0.0
         for _ in range(horizon):
             pairs = present[:, None] * solution.policy
@@ -439,9 +379,8 @@ def test_a_truncated_return_without_discount_takes_every_step() -> None:
 
 def test_a_truncated_return_that_looks_no_step_ahead_is_the_first_reward() -> None:
     assert objectives._last_step_that_counts(0.0) == 1  # else the rest would take for ever
-    problem = Problem(2, 0.2, False, None)
-    problem.objective = TruncatedReturn(10**15, 0.0)
-    solution, value = problem.judge(problem.mdp)
+    problem = Problem(2, TruncatedReturn(10**15, 0.0))
+    solution, value, _ = problem.solved()
     first = (solution.policy * problem.upper_reward).sum(axis=1)
     assert value.value == pytest.approx(float(problem.rho @ first), rel=1e-14)
     assert value.policy is not None and value.policy_error == 0.0
@@ -458,8 +397,7 @@ def test_a_likelihood_is_that_of_the_policy_even_where_it_underflows() -> None:
         solution.log_policy[likely], np.log(solution.policy[likely]), rtol=1e-9, atol=1e-9
     )
     counts = np.ones((8, 3))
-    outcome = Outcome(solution, np.zeros(1), np.zeros((8, 3)), np.full(8, 0.125))
-    value = LogLikelihood(counts).evaluate(outcome)
+    value = judged(LogLikelihood(counts), solution, np.zeros((8, 3)), np.full(8, 0.125))
     assert value.value == pytest.approx(float(solution.log_policy.sum()))
     gradient = response_gradient(solution, None, log_policy_gradient=value.log_policy)
     assert np.isfinite(gradient.reward).all()
@@ -478,9 +416,7 @@ def test_a_likelihood_is_that_of_the_policy_even_where_it_underflows() -> None:
 def test_bad_demonstrations_are_refused(counts: FloatArray, message: str) -> None:
     solution = solve_soft_mdp(random_mdp(6, masked=True))
     with pytest.raises(ValueError, match=message):
-        LogLikelihood(counts).evaluate(
-            Outcome(solution, np.zeros(1), np.zeros((8, 3)), np.full(8, 0.125))
-        )
+        judged(LogLikelihood(counts), solution, np.zeros((8, 3)), np.full(8, 0.125))
 
 
 def test_a_linear_cost_falls_on_both_sides_of_zero() -> None:

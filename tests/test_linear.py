@@ -15,13 +15,13 @@ from bilevel_gym.core import fast, linear
 from bilevel_gym.core.adjoint import response_gradient
 from bilevel_gym.core.linear import SOLVERS, DiscountedSystem, choose_solver
 from bilevel_gym.core.mdp import Kernel, TabularMDP
-from bilevel_gym.core.soft import solve_soft_mdp
+from bilevel_gym.core.soft import SoftSolution, solve_soft_mdp
 from bilevel_gym.core.solvers import Dense
 from bilevel_gym.envs import BilevelGridWorld
 from bilevel_gym.model.objectives import DiscountedReturn, Outcome
 from bilevel_gym.testing import check_hyper_gradient
 
-from .models import random_mdp
+from .models import answer_to, judged, random_mdp
 
 
 def corridor(length: int, *, gamma: float = 0.99) -> TabularMDP:
@@ -49,6 +49,16 @@ def grid(side: int, **options: Any) -> TabularMDP:
     return game.model.lower_mdp(x)
 
 
+def assert_same_gradient(found: SoftSolution, wanted: SoftSolution) -> None:
+    """Assert that gradients of a random slope agree, within the bound that is reported."""
+    slope = np.random.default_rng(0).normal(size=wanted.policy.shape)
+    exact, answer = (response_gradient(s, slope) for s in (wanted, found))
+    size = np.abs(exact.reward).max()
+    np.testing.assert_allclose(answer.reward, exact.reward, rtol=0, atol=1e-7 * size)
+    assert np.abs(answer.reward - exact.reward).sum() <= answer.error_bound + 1e-12 * size
+    assert answer.residual <= 1e-8 * size
+
+
 MODELS = {
     "dense rows": random_mdp(1, num_states=30, temperature=0.05),
     "masked": random_mdp(2, num_states=30, masked=True, temperature=0.05),
@@ -72,11 +82,7 @@ class TestEverySolver:
         error = np.abs(solution.soft_value - reference.soft_value).max()
         assert error <= solution.value_error_bound + reference.value_error_bound + 1e-13
         np.testing.assert_allclose(solution.policy, reference.policy, rtol=0, atol=2.1e-8)
-        slope = np.random.default_rng(0).normal(size=mdp.reward.shape)
-        wanted, found = (response_gradient(s, slope) for s in (reference, solution))
-        size = np.abs(wanted.reward).max()
-        np.testing.assert_allclose(found.reward, wanted.reward, rtol=0, atol=1e-7 * size)
-        assert np.abs(found.reward - wanted.reward).sum() <= found.error_bound + 1e-12 * size
+        assert_same_gradient(solution, reference)
 
     def test_solves_systems_and_transposed_systems(self, model: str, solver: str) -> None:
         mdp = MODELS[model]
@@ -160,11 +166,7 @@ class TestBreakdown:
         solution = solve_soft_mdp(mdp, solver="krylov")
         assert solution.converged and solution.sweeps > 100
         np.testing.assert_allclose(solution.soft_value, exact.soft_value, rtol=0, atol=1e-9)
-        slope = np.random.default_rng(0).normal(size=mdp.reward.shape)
-        wanted, found = (response_gradient(s, slope) for s in (exact, solution))
-        size = np.abs(wanted.reward).max()
-        np.testing.assert_allclose(found.reward, wanted.reward, rtol=0, atol=1e-7 * size)
-        assert found.residual <= 1e-8 * size
+        assert_same_gradient(solution, exact)
 
     @pytest.mark.usefixtures("broken")
     def test_a_solve_that_may_not_go_on_says_that_it_has_not_converged(self) -> None:
@@ -193,9 +195,7 @@ def test_solutions_of_last_time_shorten_iterative_solves(monkeypatch: pytest.Mon
     rho = np.full(mdp.kernel.num_states, 1.0 / mdp.kernel.num_states)
 
     def gradient(solution: Any) -> Any:
-        upper = DiscountedReturn().evaluate(Outcome(solution, np.zeros(1), mdp.reward, rho))
-        assert upper.policy is not None
-        return response_gradient(solution, upper.policy).reward
+        return answer_to(solution, judged(DiscountedReturn(), solution, mdp.reward, rho)).reward
 
     first = solve_soft_mdp(mdp, solver="krylov")
     gradient(first)
@@ -234,13 +234,8 @@ def test_the_gradient_error_bound_holds_for_rough_solves(
         def gradient(
             solution: Any, upper_reward: Any = upper_reward, rho: Any = rho
         ) -> tuple[Any, float]:
-            upper = DiscountedReturn(upper_gamma).evaluate(
-                Outcome(solution, np.zeros(1), upper_reward, rho)
-            )
-            assert upper.policy is not None
-            answer = response_gradient(
-                solution, upper.policy, policy_gradient_error=upper.policy_error
-            )
+            upper = judged(DiscountedReturn(upper_gamma), solution, upper_reward, rho)
+            answer = answer_to(solution, upper)
             return answer.reward, answer.error_bound
 
         exact, _ = gradient(solve_soft_mdp(mdp))
@@ -369,10 +364,9 @@ def test_the_error_bounds_are_those_of_their_derivation(solver: str) -> None:
         assert solution.policy_error_bound == pytest.approx(kappa)
 
         upper_reward = np.random.default_rng(seed).normal(size=mdp.reward.shape)
-        outcome = Outcome(solution, np.zeros(1), upper_reward, np.full(12, 1 / 12))
         for upper_gamma in (gamma, 0.7):
-            own = None if upper_gamma == gamma else upper_gamma
-            upper = DiscountedReturn(own).evaluate(outcome)
+            own = DiscountedReturn(None if upper_gamma == gamma else upper_gamma)
+            upper = judged(own, solution, upper_reward, np.full(12, 1 / 12))
             assert upper.policy is not None
             system = np.eye(12) - upper_gamma * mdp.kernel.policy_matrix(policy).toarray()
             value = np.linalg.solve(system, (policy * upper_reward).sum(axis=1))
@@ -385,9 +379,7 @@ def test_the_error_bounds_are_those_of_their_derivation(solver: str) -> None:
             slope_error += (visits.sum() + off_visits) * upper_gamma * off_value
             assert upper.policy_error == pytest.approx(slope_error, rel=1e-4)
 
-            answer = response_gradient(
-                solution, upper.policy, policy_gradient_error=upper.policy_error
-            )
+            answer = answer_to(solution, upper)
             weighted = policy * upper.policy
             centred = (weighted - policy * weighted.sum(axis=1, keepdims=True)) / tau
             size = np.abs(answer.adjoint).sum()
@@ -403,10 +395,7 @@ def test_residuals_of_systems_enter_the_error_bounds() -> None:
     exact = solve_soft_mdp(mdp, solver="sparse")
     rough = solve_soft_mdp(mdp, solver="krylov", initial_value=exact.soft_value, tolerance=1e-8)
     rho = np.full(mdp.kernel.num_states, 1.0 / mdp.kernel.num_states)
-    upper = [
-        DiscountedReturn().evaluate(Outcome(s, np.zeros(1), mdp.reward, rho))
-        for s in (exact, rough)
-    ]
+    upper = [judged(DiscountedReturn(), s, mdp.reward, rho) for s in (exact, rough)]
     # The same policy, but systems solved to 1e-8 of their right-hand sides.
     assert upper[1].policy_error >= 1.5 * upper[0].policy_error > 0.0
     answers = [response_gradient(s, u.policy) for s, u in zip((exact, rough), upper, strict=True)]

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import chi2
 
 from bilevel_gym.core.mdp import FloatArray, Kernel
 from bilevel_gym.episodes.sampler import BLOCK, Episodes, Sampler, TransitionCounts
+from bilevel_gym.episodes.simulator import Simulator
 
 from .models import random_mdp
+from .test_trajectories import assert_same
 
 pytestmark = pytest.mark.kernels
-
-# A correct code exceeds a bound once in so many runs; seeds are fixed.
-ONCE_IN = 1e4
 
 NUM_STATES, NUM_ACTIONS = 5, 3
 Step = tuple[int, int, int, float]
@@ -70,16 +66,6 @@ def blocks_of(
     return list(sampler(termination).episodes(number, horizon, rng))
 
 
-def assert_frequencies(observed: Sequence[int], expected: FloatArray) -> None:
-    """Check counts against probabilities by a chi-square test."""
-    counts = np.asarray(observed, np.float64)
-    mean = expected / expected.sum() * counts.sum()
-    assert (counts[mean == 0.0] == 0.0).all()
-    possible = mean > 0.0
-    statistic = float(((counts - mean)[possible] ** 2 / mean[possible]).sum())
-    assert statistic <= chi2.ppf(1.0 - 1.0 / ONCE_IN, possible.sum() - 1), (counts, mean)
-
-
 @pytest.mark.parametrize("termination", [0.0, 0.3])
 class TestEpisodes:
     """Episodes against a plain replay of their paths."""
@@ -110,64 +96,29 @@ class TestEpisodes:
 
 
 class TestSampler:
-    """What the sampler plays."""
+    """What the sampler plays: the episodes of a simulator, some at a time."""
 
-    def test_first_states(self) -> None:
-        start, _ = start_and_policy()
-        first = np.concatenate(
-            [block.trajectories.states[0] for block in blocks_of(0.1, 20_000, horizon=1)]
-        )
-        assert_frequencies(np.bincount(first, minlength=NUM_STATES).tolist(), start)
-
-    def test_actions_and_transitions(self) -> None:
-        _, policy = start_and_policy()
-        dense = kernel(0.3).to_dense()
-        seen: Counter[tuple[int, int, int]] = Counter()
-        for block in blocks_of(0.3, 20_000):
-            for path in replayed(block):
-                seen.update((s, a, after) for s, a, after, _ in path)
-        for s in range(NUM_STATES):
-            actions = [
-                sum(seen[s, a, t] for t in range(-1, NUM_STATES)) for a in range(NUM_ACTIONS)
-            ]
-            assert_frequencies(actions, policy[s])
-            for a in range(NUM_ACTIONS):
-                row = np.append(dense[s, a], 1.0 - dense[s, a].sum())
-                counts = [seen[s, a, t] for t in [*range(NUM_STATES), -1]]
-                assert_frequencies(counts, row)
-
-    def test_blocks(self) -> None:
-        number = 2 * BLOCK + 5
-        blocks = blocks_of(0.3, number)
+    def test_episodes_from_the_first_states(self) -> None:
+        start, policy = start_and_policy()
+        blocks, simulator = blocks_of(0.3, 2 * BLOCK + 5), Simulator(kernel(0.3), policy)
         assert [block.num_episodes for block in blocks] == [BLOCK, BLOCK, 5]
-        # No block repeats another.
-        assert not np.array_equal(
-            blocks[0].trajectories.pairs[:2], blocks[1].trajectories.pairs[:2]
-        )
+        rng = np.random.default_rng(3)
+        for block in blocks:
+            wanted = simulator.simulate(start, num_episodes=block.num_episodes, horizon=12, rng=rng)
+            assert_same(block.trajectories, wanted)
 
-    def test_starts_that_are_given(self) -> None:
-        number = BLOCK + 7
-        rng = np.random.default_rng(4)
-        states = rng.integers(NUM_STATES, size=number).astype(np.int32)
-        actions = rng.integers(NUM_ACTIONS, size=number).astype(np.int32)
-        blocks = list(sampler(0.2).episodes_from(states, actions, 6, rng))
+    def test_episodes_from_pairs(self) -> None:
+        rngs = [np.random.default_rng(4), np.random.default_rng(4)]
+        states = np.arange(BLOCK + 7, dtype=np.int32) % NUM_STATES
+        actions = np.arange(BLOCK + 7, dtype=np.int32) % NUM_ACTIONS
+        blocks = list(sampler(0.2).episodes_from(states, actions, 6, rngs[0]))
         assert [block.num_episodes for block in blocks] == [BLOCK, 7]
-        for name, given in (("states", states), ("actions", actions)):
-            played = [getattr(block.trajectories, name)[0] for block in blocks]
-            np.testing.assert_array_equal(np.concatenate(played), given)
-        after = np.concatenate([block.next_states[0] for block in blocks])
-        dense = kernel(0.2).to_dense()
-        going_on = dense[states, actions].sum(axis=0)
-        expected = np.append(going_on, number - going_on.sum())
-        counts = np.bincount(np.where(after < 0, NUM_STATES, after), minlength=NUM_STATES + 1)
-        assert_frequencies(counts.tolist(), expected)
-
-    def test_the_generator_decides(self) -> None:
-        def paths(seed: int) -> Any:
-            return blocks_of(0.2, 50, seed=seed)[0].trajectories.pairs
-
-        np.testing.assert_array_equal(paths(5), paths(5))
-        assert paths(5).shape != paths(6).shape or (paths(5) != paths(6)).any()
+        simulator = Simulator(kernel(0.2), start_and_policy()[1])
+        for block, part in zip(blocks, (slice(0, BLOCK), slice(BLOCK, None)), strict=True):
+            wanted = simulator.simulate(
+                start_pairs=(states[part], actions[part]), horizon=6, rng=rngs[1]
+            )
+            assert_same(block.trajectories, wanted)
 
     @pytest.mark.parametrize(("number", "horizon", "name"), [(0, 5, "num_ep"), (5, 0, "horizon")])
     def test_bad_numbers(self, number: int, horizon: int, name: str) -> None:

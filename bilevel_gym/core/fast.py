@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 
-from .checks import unknown_name
+from .checks import check_choice
 
 __all__ = ["ENVIRONMENT_VARIABLE", "available", "enabled", "require", "switched"]
 
@@ -46,9 +46,7 @@ def enabled() -> bool:
     wanted = _switch.get()
     if wanted is None:
         setting = os.environ.get(ENVIRONMENT_VARIABLE, "auto")
-        if setting not in _SETTINGS:
-            raise ValueError(unknown_name(f"value of {ENVIRONMENT_VARIABLE},", setting, _SETTINGS))
-        wanted = _SETTINGS[setting]
+        wanted = _SETTINGS[check_choice(f"value of {ENVIRONMENT_VARIABLE},", setting, _SETTINGS)]
     if wanted is None:
         return available()
     if wanted:

@@ -33,21 +33,8 @@ from .mdp import FloatArray, Kernel, TabularMDP
 from .pattern import SystemPattern
 from .threads import single_threaded
 
-__all__ = [
-    "Adjoint",
-    "Banded",
-    "Breakdown",
-    "Dense",
-    "Direct",
-    "Krylov",
-    "KrylovILU",
-    "LinearSolver",
-    "SoftProblem",
-    "Solved",
-    "Sparse",
-    "Sweeps",
-    "System",
-]
+__all__ = ["Adjoint", "Breakdown", "Direct", "LinearSolver", "SoftProblem", "Solved", "System"]
+__all__ += ["Banded", "Dense", "Krylov", "KrylovILU", "Sparse", "Sweeps"]
 
 # Chord steps go on while each leaves at most this share of the residual.
 CHORD_CONTRACTION = 0.1
@@ -143,17 +130,14 @@ class System(Protocol):
     @property
     def matrices(self) -> tuple[Any, Any]:
         """The matrix and its transpose, `[S, S]` each."""
-        ...
 
     def solve(
         self, rhs: FloatArray, *, transpose: bool = False, name: str | None = None
     ) -> tuple[FloatArray, float]:
         """Solve, and record the solution."""
-        ...
 
     def note(self, name: str | None, solution: FloatArray, residual: float) -> None:
         """Record a solution."""
-        ...
 
 
 class LinearSolver(ABC):
@@ -212,7 +196,7 @@ class LinearSolver(ABC):
         accuracy: float,
         transpose: bool,
     ) -> tuple[FloatArray, float, bool]:
-        """Solve a system with what has been prepared for a nearby matrix.
+        """Solve a system, or the transposed one, with what is prepared for a nearby matrix.
 
         Args:
             system: The system.
@@ -248,12 +232,12 @@ class LinearSolver(ABC):
         policy_gradient: FloatArray | None,
         log_policy_gradient: FloatArray | None,
     ) -> Adjoint:
-        """Solve the adjoint system of a response.
+        """Solve the adjoint system of a response; see `bilevel_gym.core.adjoint`.
 
         Args:
             system: The system of the follower's discount.
             mdp: The follower's problem.
-            policy: The follower's policy `[S, A]`.
+            policy: Its policy `[S, A]`.
             policy_gradient: f_pi `[S, A]`, None for zero.
             log_policy_gradient: f_log `[S, A]`, None for zero.
         """

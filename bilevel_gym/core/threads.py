@@ -25,10 +25,11 @@ def single_threaded(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        before = [(library, library.get_num_threads()) for library in _libraries()]
-        raised = [(library, threads) for library, threads in before if threads != 1]
-        for library, _ in raised:
-            library.set_num_threads(1)
+        raised = []
+        for library in _libraries():
+            if (threads := library.get_num_threads()) != 1:
+                raised.append((library, threads))
+                library.set_num_threads(1)
         try:
             return function(*args, **kwargs)
         finally:
@@ -44,7 +45,7 @@ def one_torch_thread() -> Iterator[None]:
 
     Its numbers may depend on how many there are, and networks this small are slower on more.
     """
-    torch = sys.modules.get("torch")  # whoever does not need it should not wait for it
+    torch = sys.modules.get("torch")  # imported by whoever needs it: that takes seconds
     before = 1 if torch is None else torch.get_num_threads()
     if torch is None or before == 1:
         yield

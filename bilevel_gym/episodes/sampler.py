@@ -1,9 +1,9 @@
-"""What a leader without a model may do: let the follower walk, and watch.
+"""What a method without a model may use: episodes of the follower, and counts of transitions.
 
 A `Sampler` plays episodes of a tabular game for a given x and policy. Methods that learn from
-samples see a game through it alone: states, actions, where episodes end, and what the leader was
-paid. What they know beside that is what a leader knows: the reward it has designed, r_x and its
-derivative, the sizes, the discount and the temperature.
+samples see a game through it alone: states, actions, where episodes end, and the leader's rewards.
+Beside that they know what a leader knows: the reward it has designed, r_x and its derivative, the
+sizes, the discount and the temperature.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,11 +28,11 @@ BLOCK = 2048
 
 @dataclass(frozen=True, eq=False)
 class Episodes:
-    """Episodes that were watched, time-major: T steps of N episodes.
+    """Episodes with the leader's rewards, time-major: T steps of N episodes.
 
     Attributes:
         trajectories: States and actions.
-        upper_rewards: What the leader was paid at each step, `[T, N]`; zero after the end.
+        upper_rewards: The leader's reward at each step, `[T, N]`; zero after the end.
     """
 
     trajectories: Trajectories
@@ -60,7 +61,7 @@ class Episodes:
 
 
 class Sampler:
-    """Plays episodes of one policy under one x, and says nothing else.
+    """Plays episodes of one policy under one x.
 
     Attributes:
         num_states: S.
@@ -74,7 +75,7 @@ class Sampler:
         start_distribution: FloatArray,
         upper_reward: FloatArray,
     ) -> None:
-        """Prepare to play.
+        """Build the simulator.
 
         Args:
             kernel: Transition kernel.
@@ -102,13 +103,8 @@ class Sampler:
         """
         check_at_least("num_episodes", num_episodes, 1)
         for first in range(0, num_episodes, BLOCK):
-            played = self._simulator.simulate(
-                self._start,
-                num_episodes=min(BLOCK, num_episodes - first),
-                horizon=horizon,
-                rng=rng,
-            )
-            yield Episodes(played, played.along(self._upper_reward))
+            count = min(BLOCK, num_episodes - first)
+            yield self._watched(self._start, num_episodes=count, horizon=horizon, rng=rng)
 
     def episodes_from(
         self, states: IntArray, actions: IntArray, horizon: int, rng: np.random.Generator
@@ -123,10 +119,12 @@ class Sampler:
         """
         for first in range(0, len(states), BLOCK):
             part = slice(first, first + BLOCK)
-            played = self._simulator.simulate(
-                start_pairs=(states[part], actions[part]), horizon=horizon, rng=rng
-            )
-            yield Episodes(played, played.along(self._upper_reward))
+            pairs = states[part], actions[part]
+            yield self._watched(start_pairs=pairs, horizon=horizon, rng=rng)
+
+    def _watched(self, *start: Any, **options: Any) -> Episodes:
+        played = self._simulator.simulate(*start, **options)
+        return Episodes(played, played.along(self._upper_reward))
 
 
 class TransitionCounts:

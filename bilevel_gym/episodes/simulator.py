@@ -11,7 +11,7 @@ generator gives the same episodes, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -234,7 +234,9 @@ class Simulator:
             TypeError: If `rng` is no NumPy generator.
         """
         start = self._start(initial_distribution, num_episodes, start_pairs, horizon, rng)
-        advance = self._advance_function()
+        kernels = _compiled()
+        function = _advance if kernels is None else kernels.advance
+        advance = partial(function, self._thresholds, self._pairs, self._successors)
         rows = np.empty(start.num_episodes, dtype=np.uint64)
         shape = (min(horizon, max(PERIOD[1], FIRST_PATH // rows.size)), rows.size)
         path = np.empty(shape if start.can_end else (horizon, rows.size), dtype=np.uint32)
@@ -276,7 +278,7 @@ class Simulator:
         horizon: int,
         rng: np.random.Generator,
     ) -> _Start:
-        """Check the arguments that both ways of playing have, and set up the first draw."""
+        """Check the arguments of `simulate`, and set up the first draw."""
         check_at_least("horizon", horizon, 1)
         if not isinstance(rng, np.random.Generator):
             raise TypeError(f"`rng` must be a numpy.random.Generator, got {type(rng).__name__}")
@@ -334,12 +336,6 @@ class Simulator:
                 t += steps
             rows[episodes] = state
             episodes = episodes[state != self._rows[-1]]
-
-    def _advance_function(self) -> Callable[..., None]:
-        """Return the function that plays some steps, compiled if possible, with its tables."""
-        kernels = _compiled()
-        function = _advance if kernels is None else kernels.advance
-        return partial(function, self._thresholds, self._pairs, self._successors)
 
 
 @dataclass(frozen=True, eq=False)

@@ -55,7 +55,7 @@ def newton(
         skyline: That of the layout.
         transitions: Those of any of the problems.
         probabilities: Those of each problem `[B, K]`, or `[1, K]` where all have the same.
-        rewards: Action-major rewards `[B, A, S]`, -inf for actions that do not exist.
+        rewards: `[B, A, S]`, -inf for actions that do not exist.
         gamma: Discount.
         temperature: Positive.
         tolerances: Residual to reach in each problem, `[B]`.
@@ -63,10 +63,10 @@ def newton(
         chord: Beyond the tolerance, chord steps go on while each leaves at most this share of the
             residual; zero stops at the tolerance.
         values: Starts, and then solutions, `[B, S]`.
-        policies: Set to the action-major policies, `[B, A, S]`.
-        factors: Set to the last factors of each problem, `[B, layout.size]`.
+        policies: Set to the policies, `[B, A, S]`.
+        factors: Set to the last factors of each problem, `[B, layout.size]`, if a step was taken.
         residuals: Set to the Bellman residuals, `[B]`.
-        iterations: Set to the Newton steps taken, `[B]`; where that is zero there are no factors.
+        iterations: Set to the Newton steps taken, `[B]`.
         converged: Set to whether the residual is at most the tolerance, or at rounding, `[B]`.
     """
     num_states = values.shape[1]
