@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import io
 import pickle
 import random
@@ -18,7 +17,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from ..core.checks import check_at_least, check_choice, unknown_name
+from ..core.checks import check_at_least, check_choice, check_options
 from ..core.mdp import FloatArray
 from ..envs.simulators import goes_on
 from ..episodes.recorded import LearntEpisodes
@@ -36,7 +35,7 @@ ALGORITHMS: dict[str, type[SoftDQN] | type[SoftSAC]] = {"soft-dqn": SoftDQN, "so
 LEARNING_RATE = 1e-3
 
 # Arguments of the algorithms that follow from the game and the method.
-RESERVED = ("policy", "env", "temperature", "gamma", "seed", "reward_fn", "_init_setup_model")
+RESERVED = ("own", "temperature", "gamma", "seed", "reward_fn", "_init_setup_model")
 
 # Observations whose probabilities are computed at a time.
 BLOCK = 4096
@@ -255,12 +254,8 @@ def _checked_options(algorithm: str, options: Any) -> dict[str, Any]:
     """
     if options is not None and not isinstance(options, dict):
         raise TypeError(f"`inner_options` must be a dict of options, got {options!r}")
-    accepted = [n for n in inspect.signature(ALGORITHMS[algorithm]).parameters if n not in RESERVED]
-    for option in options or {}:
-        if option not in accepted:
-            raise TypeError(
-                unknown_name(f"option for inner learner {algorithm!r}:", option, accepted)
-            )
+    owner = f"inner learner {algorithm!r}"
+    check_options(owner, ALGORITHMS[algorithm], options or {}, reserved=RESERVED)
     chosen = {"learning_rate": LEARNING_RATE, **copy.deepcopy(options or {})}
     often = chosen.get("train_freq", 1)
     if isinstance(often, list | tuple):

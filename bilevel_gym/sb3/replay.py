@@ -1,4 +1,4 @@
-"""A replay buffer that pays the follower when a batch is sampled, by the reward in force then."""
+"""A replay buffer whose rewards are computed when a batch is sampled, under the present x."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Transitions(NamedTuple):
         observations: `[B, ...]`.
         actions: `[B, ...]`.
         next_observations: `[B, ...]`.
-        rewards: What the environment itself has paid, `[B]`.
-        dones: 1 where the episode ended for good, not by a time limit, `[B]`.
+        rewards: The environment's own, `[B]`.
+        dones: 1 where the episode terminated, 0 where a time limit cut it, `[B]`.
     """
 
     observations: NDArray[Any]
@@ -40,9 +40,9 @@ class Transitions(NamedTuple):
 class RelabellingReplayBuffer(ReplayBuffer):
     """A replay buffer whose rewards are r_x(s, a) at the time of sampling.
 
-    When the leader moves x, transitions stay true and rewards do not: with a `reward_fn` set, the
-    rewards that were stored are not looked at, so that all of the past teaches the new x. Without
-    one this is the buffer of the library.
+    When the leader moves x, transitions stay valid and rewards do not: with a `reward_fn`, stored
+    rewards are not used, so that all transitions are of use under the new x. Without one this is
+    the buffer of Stable-Baselines3.
 
     Attributes:
         relabels: Whether rewards are evaluated when sampled. It is kept in a copy or a file;
@@ -134,7 +134,7 @@ class RelabellingReplayBuffer(ReplayBuffer):
     def _get_samples(
         self, batch_inds: NDArray[Any], env: VecNormalize | None = None
     ) -> ReplayBufferSamples:
-        """Return a batch, paid by r_x."""
+        """Return a batch with rewards r_x."""
         if env is not None:
             refuse_normalization(env)
         batch = super()._get_samples(batch_inds)
@@ -147,12 +147,12 @@ class RelabellingReplayBuffer(ReplayBuffer):
     def draw(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Draw slots whose transitions are whole, `[count]`."""
         if self.full and self.optimize_memory_usage:
-            # What followed the latest transition is where the oldest one's observation was.
+            # The latest transition's next observation has replaced the oldest one's observation.
             return (rng.integers(1, self.buffer_size, size=count) + self.pos) % self.buffer_size
         return rng.integers(self.size(), size=count)
 
     def transitions(self, indices: NDArray[Any], rng: np.random.Generator) -> Transitions:
-        """Return what has been stored, as the environment knows it, for learners of other things.
+        """Return stored transitions in the shapes and units of the environment.
 
         Args:
             indices: Slots, of `size()`, `[B]`.
@@ -183,13 +183,13 @@ class RelabellingReplayBuffer(ReplayBuffer):
         """Raise a `RuntimeError` if `reward_fn` has been lost on the way through a file."""
         if self.relabels and self._reward_fn is None:
             raise RuntimeError(
-                "`reward_fn` is not set: this learner is paid by r_x, which is not saved with it; "
+                "`reward_fn` is not set: the rewards of this learner are r_x, which is not saved; "
                 "set `model.reward_fn` (None for the environment's own rewards) before it learns"
             )
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
-        """Return what has been stored, without the room that is left."""
-        # Where memory is spared, the last next observation is in the slot after it.
+        """Return what has been stored, without the empty slots."""
+        # With `optimize_memory_usage`, the last next observation is in the slot after it.
         filled = self.buffer_size if self.full else self.pos + int(self.optimize_memory_usage)
         arrays = {name: getattr(self, name)[:filled] for name in self._arrays()}
         flags = {name: np.asarray(getattr(self, name)) for name in ("pos", "full", "relabels")}
@@ -218,12 +218,12 @@ class RelabellingReplayBuffer(ReplayBuffer):
         return names if self.optimize_memory_usage else [*names, "next_observations"]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave `reward_fn` behind: it belongs to an x, and need not be picklable."""
+        """Leave `reward_fn` out: it belongs to an x, and need not be picklable."""
         return {**self.__dict__, "_reward_fn": None}
 
 
 def unscaled(actions: NDArray[Any], space: spaces.Box) -> NDArray[Any]:
-    """Return actions of [-1, 1] in the units of a box, as the library hands them to it."""
+    """Return actions of [-1, 1] in the units of a box, as Stable-Baselines3 scales them."""
     return space.low + (0.5 * (actions + 1.0) * (space.high - space.low))
 
 

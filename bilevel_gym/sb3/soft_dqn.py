@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from ..core.bellman import soft_backup
 from ..core.checks import check_at_least, check_positive, check_probability
 from ..core.mdp import FloatArray
-from .replay import RewardFn
 from .soft_learner import SoftLearner
 
 __all__ = ["SoftDQN", "SoftQCnnPolicy", "SoftQNetwork", "SoftQPolicy"]
@@ -30,7 +29,7 @@ LEARNING_RATES = 3e-3, 1e-5
 
 
 class SoftQNetwork(QNetwork):
-    """Critics that each answer with Q(s, .), and the Boltzmann policy of the smallest.
+    """Critics with outputs Q(s, .), and the Boltzmann policy of the smallest.
 
     Attributes:
         critics: The networks behind the features, which they share.
@@ -59,12 +58,12 @@ class SoftQNetwork(QNetwork):
         self.critics = th.nn.ModuleList([self.q_net, *others])
 
     def each(self, obs: PyTorchObs) -> th.Tensor:
-        """Return what each critic says, `[C, B, A]`."""
+        """Return Q of each critic, `[C, B, A]`."""
         features = self.extract_features(obs, self.features_extractor)
         return th.stack([critic(features) for critic in self.critics])
 
     def forward(self, obs: PyTorchObs) -> th.Tensor:
-        """Return the smallest of what the critics say, `[B, A]`."""
+        """Return the smallest Q of the critics, `[B, A]`."""
         return self.each(obs).amin(dim=0)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
@@ -98,7 +97,7 @@ class SoftQPolicy(DQNPolicy):
             lr_schedule: Learning rate by the progress that remains.
             *args: Further arguments of `DQNPolicy`.
             temperature: Temperature, positive.
-            n_critics: Critics whose smallest answer counts.
+            n_critics: Number of critics, whose smallest Q counts.
             **kwargs: Further arguments of `DQNPolicy`, by name.
 
         Raises:
@@ -149,16 +148,15 @@ class SoftQCnnPolicy(SoftQPolicy):
 class SoftDQN(SoftLearner, DQN):
     """Learn the soft-optimal policy pi = exp((Q - V) / temperature) from interaction.
 
-    The library's DQN with three differences: targets hold the soft value
-    V = temperature logsumexp(Q / temperature) in the place of the largest Q, of the smallest of
-    the target critics; actions are drawn from the Boltzmann policy, those of training with a
+    The DQN of Stable-Baselines3 with three differences: targets have the soft value
+    V = temperature logsumexp(Q / temperature) instead of the largest Q, of the smallest of the
+    target critics; actions are drawn from the Boltzmann policy, those of training with a
     probability epsilon uniformly, and epsilon has a floor; the target network follows every update
     by `tau`. The floor matters: at a small temperature an action that is underestimated would not
-    be tried again, and the policy confirms itself; learning is off-policy, so the floor costs
-    nothing. `predict` explores by no epsilon.
+    be tried again. Learning is off-policy, so the floor costs nothing. `predict` does not explore.
 
-    Paid by the environment, this is an ordinary algorithm. With `reward_fn` it is paid by r_x,
-    evaluated when a batch is sampled, so that it may be changed at every step of the leader.
+    With the environment's own rewards this is an ordinary algorithm. With `reward_fn` rewards are
+    r_x, evaluated when a batch is sampled, so that x may move at every step of the leader.
 
     Source of the algorithm: Haarnoja et al., Reinforcement Learning with Deep Energy-Based
     Policies, ICML 2017, arXiv 1702.08165 (there for continuous actions); of the smaller of two
@@ -187,106 +185,62 @@ class SoftDQN(SoftLearner, DQN):
         policy: str | type[SoftQPolicy],
         env: GymEnv | str,
         temperature: float | None = None,
+        *,
         learning_rate: float | Schedule | None = None,
-        buffer_size: int = 1_000_000,
-        learning_starts: int = 100,
-        batch_size: int = 256,
         tau: float = 0.02,
-        gamma: float | None = None,
         train_freq: int | tuple[int, str] = 4,
         gradient_steps: int = 2,
-        reward_fn: RewardFn | None = None,
-        replay_buffer_kwargs: dict[str, Any] | None = None,
-        optimize_memory_usage: bool = False,
-        n_steps: int = 1,
         exploration_fraction: float = 0.5,
         exploration_initial_eps: float = 1.0,
         exploration_final_eps: float = 0.15,
-        schedule_steps: int | None = None,
         max_grad_norm: float = 10.0,
-        stats_window_size: int = 100,
-        tensorboard_log: str | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: th.device | str = "auto",
-        _init_setup_model: bool = True,
+        **options: Any,
     ) -> None:
-        """Sit down in the follower's seat, of one environment or several.
+        """Initialise the learner in the follower's seat, of one environment or several.
 
         Args:
-            policy: "MlpPolicy", or "CnnPolicy" for images; `Discrete` observations are one-hot.
-            env: The environment, its id, or a vector environment of the library.
+            policy: See `SoftLearner`.
+            env: See `SoftLearner`.
             temperature: Weight of the policy's entropy, positive, fixed; None for the game's.
-            learning_rate: Learning rate, or a schedule of the library, a callable of the remaining
-                progress; None for a linear one from 3e-3 to 1e-5.
-            buffer_size: Transitions that are remembered.
-            learning_starts: Steps with uniform actions before the first update.
-            batch_size: Transitions of an update.
+            learning_rate: Learning rate, or a schedule of Stable-Baselines3; None for a linear one
+                from 3e-3 to 1e-5.
             tau: Share of the critics that their targets take over at each update, in (0, 1].
-            gamma: Discount, in [0, 1); None for the game's.
             train_freq: Steps between updates, or a tuple of a number and "step" or "episode".
             gradient_steps: Updates each time; -1 for as many as steps.
-            reward_fn: r_x, see the attribute; None for the environment's own reward.
-            replay_buffer_kwargs: Options of the buffer; `handle_timeout_termination=False` for
-                episodes that end at a time limit for good.
-            optimize_memory_usage: Whether the buffer holds each observation once; then timeouts are
-                not told apart.
-            n_steps: 1; more is refused.
             exploration_fraction: Share of the schedule after which epsilon is at its floor.
             exploration_initial_eps: Epsilon at the start.
             exploration_final_eps: Its floor.
-            schedule_steps: Environment steps that the schedules run over; None for those of the
-                `learn` under way.
             max_grad_norm: Largest norm of the gradient of an update.
-            stats_window_size: Episodes that reported means of episodes are taken over.
-            tensorboard_log: Folder for TensorBoard, None for no such log.
-            policy_kwargs: Arguments of the policy, `net_arch` and `n_critics` among them.
-            verbose: 0 for silence, 1 for tables, 2 for debugging.
-            seed: Seed of everything random.
-            device: Where the networks are.
-            _init_setup_model: Whether to build all this at once; `load` does it later.
+            **options: See `SoftLearner`.
 
         Raises:
-            ValueError: If an option is unknown or out of range, `temperature` or `gamma` is missing
-                and the environment is not the follower's seat of a game, or observations are
-                normalised on the way.
+            TypeError: If an option is unknown.
+            ValueError: If an option is out of range, or the environment does not suit; see
+                `SoftLearner`.
         """
         if learning_rate is None:
             learning_rate = LinearSchedule(*LEARNING_RATES, 1.0)
         check_probability("exploration_initial_eps", exploration_initial_eps)
         check_probability("exploration_final_eps", exploration_final_eps)
-        for name, share in {"exploration_fraction": exploration_fraction, "tau": tau}.items():
-            check_probability(name, share)
-            check_positive(name, share)
+        check_positive(
+            "exploration_fraction", check_probability("exploration_fraction", exploration_fraction)
+        )
+        own = {
+            "train_freq": train_freq,
+            "gradient_steps": gradient_steps,
+            "exploration_fraction": exploration_fraction,
+            "exploration_initial_eps": exploration_initial_eps,
+            "exploration_final_eps": exploration_final_eps,
+            "max_grad_norm": max_grad_norm,
+        }
         super().__init__(
             policy,
             env,
-            learning_rate,
             temperature=temperature,
-            gamma=gamma,
-            reward_fn=reward_fn,
-            schedule_steps=schedule_steps,
-            n_steps=n_steps,
-            buffer_size=buffer_size,
-            learning_starts=learning_starts,
-            batch_size=batch_size,
+            learning_rate=learning_rate,
             tau=tau,
-            train_freq=train_freq,
-            gradient_steps=gradient_steps,
-            replay_buffer_kwargs=replay_buffer_kwargs,
-            optimize_memory_usage=optimize_memory_usage,
-            exploration_fraction=exploration_fraction,
-            exploration_initial_eps=exploration_initial_eps,
-            exploration_final_eps=exploration_final_eps,
-            max_grad_norm=max_grad_norm,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            _init_setup_model=_init_setup_model,
+            own=own,
+            **options,
         )
 
     def action_probabilities(self, observations: NDArray[Any]) -> FloatArray:

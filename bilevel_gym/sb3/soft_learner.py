@@ -1,7 +1,7 @@
 """What soft learners of Stable-Baselines3 have in common.
 
-They learn for a temperature that is fixed, are paid by a reward that may change under them, go on
-exactly where they were, and are saved whole.
+Their temperature is fixed, their reward may change at any time, they go on exactly where they were,
+and are saved whole.
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
-from ..core.checks import check_at_least, check_discount, check_positive, unknown_name
+from ..core.checks import (
+    check_at_least,
+    check_choice,
+    check_discount,
+    check_positive,
+    check_probability,
+)
 from ..core.files import replacing
 from ..envs.base import BilevelEnv
 from .replay import RelabellingReplayBuffer, RewardFn, refuse_n_steps, refuse_normalization
@@ -36,18 +42,18 @@ Self = TypeVar("Self", bound="SoftLearner")
 
 
 class SoftLearner(OffPolicyAlgorithm):
-    """An off-policy algorithm that answers to x, and keeps answering when x moves.
+    """An off-policy algorithm whose reward r_x may change while it learns.
 
     Schedules of the learning rate and of exploration run over `schedule_steps` environment steps,
-    however many calls of `learn` these are made in, and stay at their ends from then on. While it
-    learns, the library's random numbers come from generators of the learner's own: what happens
+    however many calls of `learn` take them, and stay at their ends from then on. While it learns,
+    the random numbers of Stable-Baselines3 come from generators of the learner's own: what happens
     between two calls, `predict` included, does not disturb it. So several calls with
     `reset_num_timesteps=False` are, bit by bit, the same as one (as long as each takes a multiple
     of `train_freq` steps of all environments).
 
     `save` writes all of this into one file: networks, optimisers, replay buffer, generators and the
-    position in the schedules. It is exact between two calls of `learn`; in the middle of one the
-    library calls back before it has stored the step under way.
+    position in the schedules. It is exact between two calls of `learn`; callbacks in the middle of
+    one run before the step under way is stored.
     """
 
     replay_buffer: RelabellingReplayBuffer | None
@@ -56,26 +62,89 @@ class SoftLearner(OffPolicyAlgorithm):
         self,
         policy: str | type[BasePolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule,
         *,
         temperature: float | None,
-        gamma: float | None,
-        reward_fn: RewardFn | None,
-        schedule_steps: int | None,
-        n_steps: int,
-        _init_setup_model: bool,
-        **kwargs: Any,
+        learning_rate: float | Schedule,
+        tau: float,
+        own: dict[str, Any],
+        gamma: float | None = None,
+        reward_fn: RewardFn | None = None,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 256,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        schedule_steps: int | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
     ) -> None:
-        """Set up what is common; the arguments are documented in the subclasses."""
-        if isinstance(policy, str) and policy not in self.policy_aliases:
-            raise ValueError(unknown_name("policy", policy, self.policy_aliases))
+        """Initialise what soft learners share.
+
+        Args:
+            policy: "MlpPolicy", or "CnnPolicy" for images; `Discrete` observations are one-hot.
+            env: The environment, its id, or a vector environment of Stable-Baselines3.
+            temperature: Weight of the policy's entropy, positive, fixed; None for the game's.
+            learning_rate: Learning rate, or a schedule of Stable-Baselines3, a callable of the
+                remaining progress.
+            tau: Share of the critics that their targets take over at each update, in (0, 1].
+            own: Arguments of the subclass's own, for Stable-Baselines3.
+            gamma: Discount, in [0, 1); None for the game's.
+            reward_fn: r_x, see the attribute; None for the environment's own reward.
+            buffer_size: Transitions that the replay buffer holds.
+            learning_starts: Steps with uniform actions before the first update.
+            batch_size: Transitions of an update.
+            replay_buffer_kwargs: Options of the buffer; `handle_timeout_termination=False` for
+                episodes that end at a time limit for good.
+            optimize_memory_usage: Whether the buffer holds each observation once; then timeouts are
+                not told apart.
+            n_steps: 1; more is refused.
+            schedule_steps: Environment steps that schedules run over; None for those of the `learn`
+                under way.
+            stats_window_size: Episodes that reported means of episodes are taken over.
+            tensorboard_log: Folder for TensorBoard, None for no such log.
+            policy_kwargs: Arguments of the policy, `net_arch` and `n_critics` among them.
+            verbose: 0 for silence, 1 for tables, 2 for debugging.
+            seed: Seed of everything random.
+            device: Where the networks are.
+            _init_setup_model: Whether to build all this at once; `load` does it later.
+
+        Raises:
+            ValueError: If an option is unknown or out of range, `temperature` or `gamma` is missing
+                and the environment is not the follower's seat of a game, or observations are
+                normalised on the way.
+        """
+        if isinstance(policy, str):
+            check_choice("policy", policy, self.policy_aliases)
         refuse_n_steps(n_steps)
-        options: dict[str, Any] = {"replay_buffer_class": RelabellingReplayBuffer, **kwargs}
-        options["_init_setup_model"] = False
-        super().__init__(policy, env, learning_rate, **options)
+        check_positive("tau", check_probability("tau", tau))
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            replay_buffer_class=RelabellingReplayBuffer,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            **{**own, "_init_setup_model": False},
+        )
         self.policy_kwargs = dict(self.policy_kwargs)
         self.schedule_steps = schedule_steps
-        self._relabels = False  # as the buffer has it, which may be left out of a file
+        self._relabels = False  # as in the buffer, which may be left out of a file
         self._generators: _Generators | None = None
         if not _init_setup_model:  # `load` fills in the rest
             return
@@ -85,8 +154,9 @@ class SoftLearner(OffPolicyAlgorithm):
             check_at_least("schedule_steps", schedule_steps, 1)
         if not callable(learning_rate):
             check_positive("learning_rate", learning_rate)
-        for name, least in (("buffer_size", 1), ("batch_size", 1), ("learning_starts", 0)):
-            check_at_least(name, getattr(self, name), least)
+        check_at_least("buffer_size", buffer_size, 1)
+        check_at_least("batch_size", batch_size, 1)
+        check_at_least("learning_starts", learning_starts, 0)
         self._setup_model()
         self.reward_fn = reward_fn
 
@@ -121,11 +191,11 @@ class SoftLearner(OffPolicyAlgorithm):
 
         Args:
             total_timesteps: Steps to take in this call, of all environments together.
-            callback: Callbacks of the library.
+            callback: Callbacks of Stable-Baselines3.
             log_interval: Episodes between two entries of the log, None for no log.
             tb_log_name: Name of the run for TensorBoard, None for that of the class.
-            reset_num_timesteps: Whether to count steps, hence to begin the schedules, anew; the
-                networks, the buffer and the generators go on in any case.
+            reset_num_timesteps: Whether to count steps, and begin schedules, anew; networks, buffer
+                and generators go on in any case.
             progress_bar: Whether to show one.
 
         Raises:
@@ -146,7 +216,7 @@ class SoftLearner(OffPolicyAlgorithm):
         """Seed the learner's generators, the global ones, the action space and the environment.
 
         Args:
-            seed: The seed; None for generators that nobody can foresee, and nothing else.
+            seed: The seed; None seeds the learner's generators alone, by entropy of the system.
         """
         super().set_random_seed(seed)
         self._generators = _Generators(seed)
@@ -211,11 +281,11 @@ class SoftLearner(OffPolicyAlgorithm):
             custom_objects: Objects in place of some that were saved.
             print_system_info: Whether to print what it was saved on.
             force_reset: Whether a new episode begins.
-            reward_fn: r_x, which a learner that was paid by it needs in order to go on.
+            reward_fn: r_x, which a learner that had one needs in order to go on.
             **kwargs: Attributes to change.
 
         Raises:
-            ValueError: If the file is none of the library, or the environment does not fit.
+            ValueError: If the file is none of Stable-Baselines3, or the environment does not fit.
         """
         model = super().load(
             path, env, device, custom_objects, print_system_info, force_reset, **kwargs
@@ -276,7 +346,7 @@ class SoftLearner(OffPolicyAlgorithm):
         self._current_progress_remaining = max(0.0, 1.0 - num_timesteps / steps)
 
     def _of_game(self, name: str, value: float | None) -> float:
-        """Return an option, or what the game that the environment is a seat of says."""
+        """Return an option, or its value in the game whose follower's seat the environment is."""
         if value is not None:
             return value
         assert self.env is not None
@@ -290,13 +360,10 @@ class SoftLearner(OffPolicyAlgorithm):
 
 
 class _Generators:
-    """Generators of NumPy and torch that take the place of the global ones for a while.
-
-    The library draws from the global ones throughout.
-    """
+    """Generators of NumPy and torch in place of the global ones, which Stable-Baselines3 uses."""
 
     def __init__(self, seed: int | None) -> None:
-        """Seed them; None for a seed that nobody can foresee."""
+        """Seed them; None for entropy of the system."""
         numpys, torchs = np.random.SeedSequence(seed).spawn(2)
         number = int(torchs.generate_state(1, np.uint64)[0] >> np.uint64(1))
         self._states: dict[str, Any] = {
@@ -309,7 +376,7 @@ class _Generators:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Be the global ones for the while; those are as before afterwards."""
+        """Put them in place of the global ones within the context."""
         if self._active:
             yield
             return
