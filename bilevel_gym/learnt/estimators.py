@@ -119,7 +119,7 @@ class Estimator(Checkpointed, ABC):
         samples = self.follower.learn(upper_params)
         played = self.follower.play(upper_params, self._num_episodes, self._rng)
         response, loss = self.response_term(upper_params, played)
-        value, direct = self._game.direct_part(upper_params, played)
+        value, direct, others, extra = self.other_terms(upper_params, played)
         discounts = np.power(self._game.upper_gamma, np.arange(len(played.alive)))
         upper = float((discounts @ played.upper_rewards).mean())
         return self.answer(
@@ -127,11 +127,27 @@ class Estimator(Checkpointed, ABC):
             upper,
             upper_params=upper_params,
             objective=upper + value,
-            hyper_gradient=direct + response,
+            hyper_gradient=direct + (response + others),
             direct_gradient=direct,
-            samples=samples + played.num_steps,
+            samples=samples + played.num_steps + extra,
             critic_loss=loss,
         )
+
+    def other_terms(
+        self, upper_params: FloatArray, played: LearntEpisodes
+    ) -> tuple[float, FloatArray, FloatArray, int]:
+        """Return what the objective has beside the leader's return, and the direct part.
+
+        Args:
+            upper_params: x.
+            played: Episodes of the follower's policy under x.
+
+        Returns:
+            F less the leader's return, dF/dx at a fixed policy, its derivative through the policy
+            (both shape of x), and the environment steps played for it.
+        """
+        value, direct = self._game.direct_part(upper_params, played)
+        return value, direct, np.zeros(upper_params.shape), 0
 
     def answer(self, played: LearntEpisodes, upper: float, **common: Any) -> Response:
         """Return the response to x.
@@ -181,7 +197,7 @@ class LearntSoBiRL(Estimator):
 
     def response_term(
         self, upper_params: FloatArray, played: LearntEpisodes
-    ) -> tuple[FloatArray, None]:
+    ) -> tuple[FloatArray, float | None]:
         """Return the one-step estimate; see `Estimator`."""
         game, follower, x = self._game, self.follower, upper_params
         alive, count = played.alive, played.num_episodes

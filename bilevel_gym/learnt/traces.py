@@ -92,7 +92,7 @@ class TraceEstimator(Estimator):
 
     def response_term(
         self, upper_params: FloatArray, played: LearntEpisodes
-    ) -> tuple[FloatArray, float]:
+    ) -> tuple[FloatArray, float | None]:
         """Return the trace's estimate; see `Estimator`."""
         game, follower, x = self._game, self.follower, upper_params
         alive = played.alive

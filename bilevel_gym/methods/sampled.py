@@ -58,6 +58,7 @@ __all__ = [
     "followed_visits",
     "on_pairs",
     "on_states",
+    "policy_response",
     "renormalised",
     "seen_outcome",
     "spread",
@@ -273,7 +274,9 @@ class Sampled(ABC):
                 direct += model.direct_part(x, upper)
                 if not upper.responds:
                     continue
-                estimate, extra = self._of_policy_term(upper, policy, sampler)
+                estimate, extra = policy_response(
+                    model, upper, policy, sampler, self._num_episodes, self._horizon, self._rng
+                )
             signed += estimate
             samples += extra
         visits = _visits(blocks, model.gamma, policy.shape).sum(axis=1)
@@ -291,37 +294,6 @@ class Sampled(ABC):
             soft_value=answer.soft_value,
             occupancy=(1.0 - model.gamma) * visits,
         )
-
-    def _of_policy_term(
-        self, upper: UpperValue, policy: FloatArray, sampler: Sampler
-    ) -> tuple[FloatArray, int]:
-        """Estimate dF/dr through pi* for a term that evaluates the policy.
-
-        Its injections are known everywhere; what follows them is played, from starts drawn in
-        proportion to their size.
-        """
-        gamma, tau = self._model.gamma, self._model.temperature
-        injected = centred_score(policy, tau, upper.policy, upper.log_policy)
-        size = np.abs(injected)
-        total = float(size.sum())
-        if total == 0.0:
-            return injected, 0
-        # Drawn at even distances, so that as much is added as is taken away around each state.
-        places = (self._rng.random() + np.arange(self._num_episodes)) / self._num_episodes
-        drawn = np.searchsorted(size.ravel().cumsum(), places * total, side="right")
-        drawn = np.minimum(drawn, np.flatnonzero(size.ravel())[-1])
-        states, actions = np.unravel_index(drawn, size.shape)
-        signs = np.sign(injected[states, actions]) * total / self._num_episodes
-        carry, samples, first = np.zeros(policy.shape[0]), 0, 0
-        for block in sampler.episodes_from(
-            states.astype(np.int32), actions.astype(np.int32), self._horizon, self._rng
-        ):
-            injections = np.zeros(block.upper_rewards.shape)
-            injections[0] = signs[first : first + block.num_episodes]
-            carry += on_states(block, carried(injections, gamma), policy.shape[0])
-            first += block.num_episodes
-            samples += block.num_steps
-        return injected + policy * carry[:, None], samples
 
 
 class Critic:
@@ -389,6 +361,55 @@ def advantages(
         tables.append(advantage(value))
         value = expected + gamma * (policy * kernel.expect(value)).sum(axis=1)
     return [*tables[::-1], *[np.zeros_like(reward)] * max(0, steps - horizon)][:steps]
+
+
+def policy_response(
+    model: TabularModel,
+    upper: UpperValue,
+    policy: FloatArray,
+    sampler: Sampler,
+    episodes: int,
+    horizon: int,
+    rng: np.random.Generator,
+) -> tuple[FloatArray, int]:
+    """Estimate dF/dr through pi* for a term that evaluates the policy.
+
+    Its injections are known everywhere; what follows them is played, from starts drawn in
+    proportion to their size.
+
+    Args:
+        model: The model; of it, the follower's discount and temperature are used.
+        upper: The term's value and derivatives at the policy.
+        policy: The policy `[S, A]`.
+        sampler: What plays its episodes.
+        episodes: Episodes to play, at least 1.
+        horizon: Steps after which they are cut.
+        rng: Source of the starts and of the episodes.
+
+    Returns:
+        The estimate `[S, A]`, and the environment steps played for it.
+    """
+    injected = centred_score(policy, model.temperature, upper.policy, upper.log_policy)
+    size = np.abs(injected)
+    total = float(size.sum())
+    if total == 0.0:
+        return injected, 0
+    # Drawn at even distances, so that as much is added as is taken away around each state.
+    places = (rng.random() + np.arange(episodes)) / episodes
+    drawn = np.searchsorted(size.ravel().cumsum(), places * total, side="right")
+    drawn = np.minimum(drawn, np.flatnonzero(size.ravel())[-1])
+    states, actions = np.unravel_index(drawn, size.shape)
+    signs = np.sign(injected[states, actions]) * total / episodes
+    carry, samples, first = np.zeros(policy.shape[0]), 0, 0
+    for block in sampler.episodes_from(
+        states.astype(np.int32), actions.astype(np.int32), horizon, rng
+    ):
+        injections = np.zeros(block.upper_rewards.shape)
+        injections[0] = signs[first : first + block.num_episodes]
+        carry += on_states(block, carried(injections, model.gamma), policy.shape[0])
+        first += block.num_episodes
+        samples += block.num_steps
+    return injected + policy * carry[:, None], samples
 
 
 def check_rewards_alone(model: object) -> None:

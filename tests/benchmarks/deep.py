@@ -49,7 +49,8 @@ from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import BilevelLQR, TabularBilevelEnv
 from bilevel_gym.envs.parametric import ParametricGame
 from bilevel_gym.learnt.tables import TableGame
-from bilevel_gym.methods import make_method
+from bilevel_gym.methods import LEARNT_METHODS, make_method
+from bilevel_gym.model.protocols import LearntGame
 from bilevel_gym.plotting import INK, MUTED, PALETTE, new_figure, save_figure, tidy
 
 from .estimators import PLACINGS, cosine, four_rooms
@@ -241,7 +242,7 @@ def of_lqr(budget: int, seed: int) -> list[Point]:
 
 
 def estimated(
-    game: ParametricGame, budget: int, size: tuple[int, int], options: dict[str, Any], seed: int
+    game: LearntGame, budget: int, size: tuple[int, int], options: dict[str, Any], seed: int
 ) -> tuple[dict[str, FloatArray], Any]:
     """Train a follower, and estimate by each method from the same episodes.
 
@@ -258,7 +259,11 @@ def estimated(
     x, (episodes, updates) = game.initial_upper_params, size
     rng = np.random.default_rng(seed)
     learner: Any = make_method(
-        "trace", game, critic_updates=updates, inner_steps=budget, inner_options=options
+        LEARNT_METHODS["trace"],
+        game,
+        critic_updates=updates,
+        inner_steps=budget,
+        inner_options=options,
     )
     learner.reset(rng)
     follower = learner.follower
@@ -267,7 +272,7 @@ def estimated(
     learner.critic.fit(follower, updates, rng)
     estimates = {}
     for label, (name, chosen) in METHODS.items():
-        method: Any = make_method(name, game, **chosen)
+        method: Any = make_method(LEARNT_METHODS[name], game, **chosen)
         method.follower, method.critic = follower, Fitted(learner.critic)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that one step sees nothing of x[s] is what is shown
