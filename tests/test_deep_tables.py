@@ -10,47 +10,42 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 pytest.importorskip("stable_baselines3", reason='needs pip install "bilevel-gym[sb3]"')
 
 from bilevel_gym import HyperGradient
 from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import TabularBilevelEnv
-from bilevel_gym.learnt.tables import TableGame
 from bilevel_gym.learnt.traces import returns_to_go
 from bilevel_gym.methods import METHODS, TabularResponse, make_method
+from bilevel_gym.methods.sampled import enough_steps
 from bilevel_gym.model import ArrayModel
 from bilevel_gym.model.objectives import (
     DiscountedReturn,
     LinearCost,
     LogLikelihood,
     Objective,
+    Outcome,
     PolicyCost,
     QuadraticCost,
     Sum,
     TruncatedReturn,
+    UpperValue,
 )
 
 from .helpers import array_game, assert_identical
+from .learnt import TINY_LEARNER, ExactCritic, assert_mean
 
 pytestmark = pytest.mark.usefixtures("single_torch_thread")
 
 DEEP = [name for name in METHODS if name.startswith("deep-")]
 every_method = pytest.mark.parametrize("method", DEEP)
 
-# Next to no training: it is not the learning that is tested here.
 TINY: dict[str, Any] = {
     "episodes": 4,
     "inner_steps": 24,
     "first_inner_steps": 40,
-    "inner_options": {
-        "learning_starts": 8,
-        "batch_size": 8,
-        "buffer_size": 200,
-        "policy_kwargs": {"net_arch": [8]},
-        "device": "cpu",
-    },
+    "inner_options": TINY_LEARNER,
 }
 
 
@@ -94,48 +89,37 @@ def paid(**options: Any) -> TabularBilevelEnv:
 X = np.array([-0.1, 0.04, -0.2, -0.1, -0.08, 0.4])
 
 
-class Perfect:
-    """The exact critic of the soft-optimal policy."""
+def with_terms(*terms: Objective) -> TabularBilevelEnv:
+    """Return a game with another objective."""
+    return paid(objective=Sum(terms))
 
-    def __init__(self, game: TabularBilevelEnv, x: FloatArray, upper_gamma: float) -> None:
-        kernel, self.policy = game.kernel(x), game.evaluate(x).policy
-        dense, upper = kernel.policy_matrix(self.policy).toarray(), game.upper_reward(x)
-        value = np.linalg.solve(
-            np.eye(len(dense)) - upper_gamma * dense, (self.policy * upper).sum(axis=1)
+
+class Crowding:
+    """A user's objective, -sum_s d(s)^2 / 2 of the discounted occupancy d."""
+
+    def evaluate(self, outcome: Outcome) -> UpperValue:
+        answer = outcome.solution
+        gamma, kernel = answer.mdp.gamma, answer.mdp.kernel
+        occupancy = outcome.occupancy(gamma)
+        ahead, _ = answer.discounted_system(gamma).solve(-occupancy)
+        return UpperValue(
+            value=-0.5 * float(occupancy @ occupancy),
+            policy=gamma * occupancy[:, None] * kernel.expect(ahead),
         )
-        worth = upper + upper_gamma * kernel.to_dense() @ value
-        self.table = worth - (self.policy * worth).sum(axis=1, keepdims=True)
-
-    def fit(self, *_: Any) -> float:
-        return 0.0
-
-    def advantages(
-        self, seen: NDArray[Any], taken: NDArray[Any], *_: Any
-    ) -> tuple[FloatArray, FloatArray]:
-        every = self.table[seen.astype(int)]
-        return every[np.arange(len(seen)), taken.astype(int)], every
 
 
-def perfected(method: str, game: TabularBilevelEnv, x: FloatArray, **options: Any) -> Any:
-    """Return a method whose follower is at its optimum, and which judges exactly if it can."""
+def perfected(
+    method: str,
+    game: TabularBilevelEnv,
+    x: FloatArray = X,
+    upper_gamma: float | None = None,
+    **options: Any,
+) -> Any:
+    """Return a method whose follower is at its optimum, and whose critic is exact if it stays."""
     made: Any = make_method(method, game, **{**tiny(method), **options})
-    perfect = Perfect(game, x, made._game.upper_gamma)
     made.follower.learn = lambda _: 0
-    made.follower.probabilities = lambda seen: perfect.policy[np.asarray(seen).astype(int)]
     made.reset = None  # it would forget the follower
-    if made.critic is not None:
-        made.critic = perfect
-    return made
-
-
-def assert_mean(samples: list[Any], exact: Any, share: float = 0.12) -> None:
-    """Assert that the mean of samples is what it should be, as far as statistics can tell."""
-    stack = np.stack(samples)
-    error = stack.mean(axis=0) - exact
-    deviation = stack.std(axis=0, ddof=1) / np.sqrt(len(stack))
-    assert np.all(np.abs(error) <= 4.0 * deviation + 1e-12), (error, deviation)
-    # Which says something only if the deviation is small.
-    assert np.linalg.norm(deviation) < share * np.linalg.norm(exact)
+    return ExactCritic(game, x, upper_gamma).put_into(made)
 
 
 # Exactness --------------------------------------------------------------------------------------
@@ -149,7 +133,7 @@ def test_the_mean_is_the_exact_answer_direct_part_and_costs_included(
     game = paid(upper_gamma=upper_gamma)
     exact = game.evaluate(X)
     assert 0.2 < exact.response_share and np.linalg.norm(exact.direct_gradient) > 0.2
-    made = perfected(method, game, X, episodes=20)
+    made = perfected(method, game, upper_gamma=upper_gamma, episodes=20)
     found = [made.step(X) for _ in range(120)]
     assert_mean([r.hyper_gradient for r in found], exact.hyper_gradient)
     assert_mean([r.direct_gradient for r in found], exact.direct_gradient)
@@ -162,7 +146,7 @@ def test_the_mean_is_the_exact_answer_direct_part_and_costs_included(
 def test_returns_of_episodes_in_the_place_of_a_critic_come_close() -> None:
     game = paid()
     exact = game.evaluate(X)
-    made = perfected("deep-hpgd", game, X, episodes=400, critic_updates=100)
+    made = perfected("deep-hpgd", game, episodes=400, critic_updates=100)
 
     def error() -> float:
         mean = np.mean([made.step(X).hyper_gradient for _ in range(4)], axis=0)
@@ -180,34 +164,60 @@ def test_returns_of_episodes_in_the_place_of_a_critic_come_close() -> None:
     assert error() > 0.5
 
 
-def test_what_is_judged_is_not_what_was_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = perfected("deep-hpgd", paid(), X, episodes=5)
+def test_what_is_evaluated_is_not_what_was_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    game = paid()
+    made = perfected("deep-hpgd", game, episodes=5)
     played = made.follower.play(X, 5, np.random.default_rng(0))
-    events: list[tuple[str, FloatArray]] = []
+    learnt: list[FloatArray] = []
 
     class Recorder:
         def __init__(self, *_: Any) -> None:
             pass
 
         def regress(self, seen: Any, taken: Any, returns: FloatArray, *_: Any) -> float:
-            events.append(("learnt", returns))
+            learnt.append(returns)
             return 1.0
 
         def advantages(self, seen: Any, taken: Any, *_: Any) -> tuple[FloatArray, None]:
-            events.append(("judged", np.arange(float(len(seen)))))
-            return np.full(len(seen), float(len(events))), None
+            return np.full(len(seen), float(len(learnt))), None
 
     monkeypatch.setattr("bilevel_gym.learnt.traces.ReturnCritic", Recorder)
     advantages, every, loss = made.leader_advantages(played)
     assert every is None and loss == 1.0
     returns = returns_to_go(played.upper_rewards, 0.9)
     episode = np.nonzero(played.alive)[1]
-    # The first three of five episodes are judged by what the last two taught, and the reverse.
-    np.testing.assert_array_equal(advantages, np.where(episode < 3, 2.0, 4.0))
-    half = (made._game.episode_steps + 1) // 2
-    for (kind, learnt), columns in zip(events[::2], (slice(3, 5), slice(0, 3)), strict=True):
-        assert kind == "learnt"
-        np.testing.assert_array_equal(learnt, returns[:half, columns][played.alive[:half, columns]])
+    # The first three of five episodes are evaluated by what the last two taught, and the reverse.
+    np.testing.assert_array_equal(advantages, np.where(episode < 3, 1.0, 2.0))
+    half = (enough_steps(game.model) + 1) // 2
+    for found, columns in zip(learnt, (slice(3, 5), slice(0, 3)), strict=True):
+        np.testing.assert_array_equal(found, returns[:half, columns][played.alive[:half, columns]])
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        (PolicyCost(0.5),),
+        (LogLikelihood(np.array([[3.0, 1.0], [0.0, 2.0], [1.0, 0.0]])),),
+        (Crowding(),),
+        (DiscountedReturn(), Crowding(), QuadraticCost(0.2)),
+    ],
+    ids=lambda terms: "-".join(type(term).__name__ for term in terms),
+)
+def test_objectives_of_policy_and_occupancy_are_those_of_the_exact_answer(terms: Any) -> None:
+    game = with_terms(*terms)
+    exact = game.evaluate(X)
+    made = perfected("deep-trace", game, episodes=200)
+    found = [made.step(X) for _ in range(40)]
+    mean, value, direct = (
+        np.mean([getattr(response, name) for response in found], axis=0)
+        for name in ("hyper_gradient", "objective", "direct_gradient")
+    )
+    # Frequencies take the place of probabilities: a bias of the order of 1 / episodes.
+    error = np.linalg.norm(mean - exact.hyper_gradient)
+    assert error < 0.05 * np.linalg.norm(exact.hyper_gradient)
+    assert value == pytest.approx(exact.objective, rel=0.03)
+    np.testing.assert_allclose(direct, exact.direct_gradient, atol=0.02)
+    assert all(response.samples > 400 for response in found)
 
 
 def test_returns_are_what_is_paid_from_there_on() -> None:
@@ -220,16 +230,12 @@ def test_returns_are_what_is_paid_from_there_on() -> None:
 
 def test_a_game_keeps_its_own_episode_while_its_follower_learns() -> None:
     game, twin = paid(), paid()
-    for each in (game, twin):
-        each.reset(seed=0)
+    game.reset(seed=0), twin.reset(seed=0)
     made: Any = make_method("deep-trace", game, **tiny("deep-trace"))
     made.reset(np.random.default_rng(0))
     made.step(X)
-    for action in (0, 1, 0):
-        if not game._over:
-            assert_identical(
-                game.step({"upper": X, "lower": action}), twin.step({"upper": X, "lower": action})
-            )
+    move = {"upper": X, "lower": 0}
+    assert_identical(game.step(move), twin.step(move))
 
 
 def test_x_of_any_shape_is_answered_in_its_shape() -> None:
@@ -253,7 +259,7 @@ def test_x_of_any_shape_is_answered_in_its_shape() -> None:
 
     game = TabularBilevelEnv(Square())
     x = X.reshape(3, 2)
-    flat, square = perfected("deep-trace", paid(), X), perfected("deep-trace", game, x)
+    flat, square = perfected("deep-trace", paid()), perfected("deep-trace", game, x)
     expected, found = flat.step(X), square.step(x)
     np.testing.assert_allclose(found.hyper_gradient, expected.hyper_gradient.reshape(3, 2))
 
@@ -287,15 +293,11 @@ def test_a_registered_task_steps_and_draws_and_a_seed_says_it_all(method: str) -
 
 @every_method
 def test_a_saved_method_goes_on_as_it_would_have(method: str, tmp_path: Path) -> None:
-    env = HyperGradient(paid(), method=method, **tiny(method))
-    env.reset(seed=0)
-    saved: Any = env.method
-    saved.save(tmp_path / "half way")
+    env, other = (HyperGradient(paid(), method=method, **tiny(method)) for _ in range(2))
+    env.reset(seed=0), other.reset(seed=1)
+    env.method.save(tmp_path / "half way")  # type: ignore[attr-defined]
     expected = [env.step(X), env.step(-X)]
-    other = HyperGradient(paid(), method=method, **tiny(method))
-    other.reset(seed=1)
-    loaded: Any = other.method
-    loaded.load(tmp_path / "half way")
+    other.method.load(tmp_path / "half way")  # type: ignore[attr-defined]
     assert_identical([other.step(X), other.step(-X)], expected)
 
 
@@ -319,26 +321,14 @@ def test_the_critic_may_learn_longer_for_the_first_x(monkeypatch: pytest.MonkeyP
     assert updates == [3, 2, 3]
 
 
-def judged(*terms: Objective) -> TabularBilevelEnv:
-    """Return a game with another objective."""
-    return paid(objective=Sum(terms))
-
-
 @pytest.mark.parametrize(
     ("game", "message"),
     [
         (lambda: gym.make("BilevelTaxDesign-v0").unwrapped, "x moves the kernel of BilevelTax"),
         (lambda: gym.make("BilevelMarkovGame-v0").unwrapped, "x moves the .* of BilevelMarkovGame"),
-        (
-            lambda: gym.make("BilevelToll-v0").unwrapped,
-            "actions of BilevelToll vary with the state",
-        ),
-        (lambda: gym.make("BilevelInverseRL-v0").unwrapped, "judged by a LogLikelihood"),
-        (lambda: judged(DiscountedReturn(), PolicyCost(1.0)), "judged by a PolicyCost"),
-        (lambda: judged(TruncatedReturn(3)), "judged by a TruncatedReturn"),
-        (lambda: judged(LogLikelihood(np.ones((3, 2)))), "judged by a LogLikelihood"),
-        (lambda: judged(DiscountedReturn(), DiscountedReturn(0.5)), "has 2 discounted returns"),
-        (lambda: judged(QuadraticCost(1.0)), "has 0 discounted returns"),
+        (lambda: gym.make("BilevelToll-v0").unwrapped, "actions of .*Toll.* vary with the state"),
+        (lambda: with_terms(TruncatedReturn(3)), "has a TruncatedReturn"),
+        (lambda: with_terms(DiscountedReturn(), DiscountedReturn(0.5)), "2 discounted returns"),
     ],
 )
 def test_games_that_do_not_suit_are_refused(game: Any, message: str) -> None:
@@ -347,13 +337,15 @@ def test_games_that_do_not_suit_are_refused(game: Any, message: str) -> None:
 
 
 def test_costs_of_x_alone_are_counted() -> None:
-    game = judged(DiscountedReturn(), LinearCost(0.7), Sum((QuadraticCost(0.2),)))
-    made = perfected("deep-trace", game, X)
-    played = made.follower.play(X, 4, np.random.default_rng(0))
-    value, direct = made._game.direct_part(X, played)
-    assert value == pytest.approx(-0.7 * np.abs(X).sum() - 0.2 * X @ X)
-    plain = TableGame(judged(DiscountedReturn()).model).direct_part(X, played)
-    np.testing.assert_allclose(direct - plain[1], -0.7 * np.sign(X) - 0.4 * X)
+    costs = LinearCost(0.7), Sum((QuadraticCost(0.2),))
+    found, plain = (
+        perfected("deep-trace", with_terms(DiscountedReturn(), *terms)).step(X)
+        for terms in (costs, ())
+    )
+    value, direct = -0.7 * np.abs(X).sum() - 0.2 * X @ X, -0.7 * np.sign(X) - 0.4 * X
+    assert found.objective - plain.objective == pytest.approx(value)
+    np.testing.assert_allclose(found.direct_gradient - plain.direct_gradient, direct)
+    np.testing.assert_allclose(found.hyper_gradient - plain.hyper_gradient, direct)
 
 
 @pytest.mark.parametrize(

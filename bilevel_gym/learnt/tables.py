@@ -95,7 +95,10 @@ class TableGame:
     def commit(self, upper_params: FloatArray) -> None:
         """Make x the one that `upper_reward` and `reward` are computed for."""
         self._x, self._reward = upper_params, self.model.lower_mdp(upper_params).reward
-        self._upper_reward = self.model.checked_upper_reward(upper_params)
+        # Rewards that no return counts are none.
+        counted = self.returns is not None
+        upper_reward = self.model.checked_upper_reward(upper_params)
+        self._upper_reward = upper_reward if counted else np.zeros_like(upper_reward)
 
     def make_environment(self) -> gym.Env[int, int]:
         """Return a fresh environment of the follower."""
