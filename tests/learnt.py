@@ -78,8 +78,8 @@ def assert_mean(samples: Sequence[Any], exact: Any, share: float = 0.12) -> None
 
 def walk(env: HyperGradient, count: int) -> list[Any]:
     """Take some steps of the leader near the initial x."""
-    x, (low, high) = env.game.initial_upper_params, (env.action_space.low, env.action_space.high)
-    return [env.step(np.clip(x + 0.05 * k, low, high)) for k in range(count)]
+    x, box = env.game.initial_upper_params, env.game.upper_space
+    return [env.step(np.clip(x + 0.05 * k, box.low, box.high)) for k in range(count)]
 
 
 def members_of(path: Path) -> dict[str, bytes]:
