@@ -146,7 +146,8 @@ class TabularBilevelEnv(BilevelEnv):
             upper_space = spaces.Box(
                 *single_precision_bounds(model.low, model.high, model.low.shape), dtype=np.float32
             )
-            self.metadata = {"render_modes": [], "render_fps": 10}  # there is no picture
+            if type(self).draw is BilevelEnv.draw:  # there is no picture
+                self.metadata = {"render_modes": [], "render_fps": 10}
         num_states, num_actions = model.num_states, model.num_actions
         super().__init__(
             upper_space=upper_space,

@@ -19,8 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..core.checks import check_not_negative
 from ..core.mdp import FloatArray, Kernel
-from ..model.jacobians import RewardJacobian
-from ..model.objectives import DiscountedReturn, QuadraticCost, Sum
+from ..model import TabularModel
 from .base import BestKnown, View
 from .tabular import TabularBilevelEnv
 
@@ -201,25 +200,23 @@ class BilevelToyText(TabularBilevelEnv):
         """
         check_not_negative("shaping_cost", shaping_cost)
         env = _made(env_id, env_kwargs)
-        kernel, self._own_reward = _model(env, env_id)
-        self._wrapped_id = env_id
-        shape = (kernel.num_states, kernel.num_actions)
-        self._jacobian = None if features is None else RewardJacobian(features, *shape)
-        size = shape[0] if self._jacobian is None else self._jacobian.num_params
-        self._map = _map_of(env)
+        kernel, reward = _model(env, env_id)
+        model = TabularModel.from_arrays(
+            kernel,
+            reward,
+            upper_reward=reward,
+            initial_distribution=_initial_distribution(env, env_id, kernel.num_states),
+            gamma=gamma,
+            temperature=temperature,
+            features=features,
+            upper_cost=shaping_cost,
+        )
+        model.name = type(self).__name__
+        self._wrapped_id, self._map, self._has_features = env_id, _map_of(env), features is not None
         self.has_map = self._map is not None and self._map.contexts == 1 and features is None
         if self._map is None:
             self.metadata = {**self.metadata, "render_modes": []}
-        super().__init__(
-            kernel=kernel,
-            initial_distribution=_initial_distribution(env, env_id, shape[0]),
-            objective=Sum((DiscountedReturn(), QuadraticCost(shaping_cost))),
-            upper_space=spaces.Box(-1.0, 1.0, (size,), np.float32),
-            initial_upper_params=np.zeros(size),
-            gamma=gamma,
-            temperature=temperature,
-            render_mode=render_mode,
-        )
+        super().__init__(model, render_mode=render_mode)
         name = "" if env.spec is None else env.spec.name
         best = BEST.get((name, float(gamma), float(temperature), float(shaping_cost)))
         if best is not None and not env_kwargs and features is None:
@@ -284,10 +281,10 @@ class BilevelToyText(TabularBilevelEnv):
 
         on_map = self._known_map()
         answer, x = view.tabular, view.upper_params
-        rewards = x if self._jacobian is None else self._jacobian.product(x).mean(axis=1)
         weights = np.ones(self.num_states) if answer is None else answer.occupancy
-        shaping = on_map.averaged(rewards, weights)
-        gradient = None if self._jacobian is not None else view.hyper_gradient
+        bonus = (self.reward(x) - self.upper_reward(x)).mean(axis=1)
+        shaping = on_map.averaged(bonus, weights)
+        gradient = None if self._has_features else view.hyper_gradient
         policy = None
         if answer is not None:
             moves = on_map.averaged(answer.policy, weights)[..., list(on_map.moves)]
@@ -308,22 +305,6 @@ class BilevelToyText(TabularBilevelEnv):
             title=view.title,
             status=status,
         )
-
-    def reward(self, upper_params: FloatArray) -> FloatArray:
-        """Return r_x(s, a), the environment's reward and the shaping, `[S, A]`."""
-        if self._jacobian is None:
-            return self._own_reward + upper_params[:, None]
-        return self._own_reward + self._jacobian.product(upper_params)
-
-    def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
-        """Return sum_sa cotangent(s, a) dr_x(s, a)/dx, `[D]`."""
-        if self._jacobian is None:
-            return cotangent.sum(axis=1)
-        return self._jacobian.vjp(cotangent)
-
-    def upper_reward(self, upper_params: FloatArray) -> FloatArray:
-        """Return r(s, a), the environment's own reward, `[S, A]`."""
-        return self._own_reward
 
 
 @dataclass(frozen=True, eq=False)
@@ -405,13 +386,11 @@ def _made(env_id: str, env_kwargs: Mapping[str, Any] | None) -> gym.Env[Any, Any
     """Return the environment that the arguments name, without its wrappers."""
     if not isinstance(env_id, str):
         raise ValueError(f"`env_id` must be the id of an environment, got {env_id!r}")
-    if env_kwargs is not None and not (
-        isinstance(env_kwargs, Mapping) and all(isinstance(name, str) for name in env_kwargs)
-    ):
+    options = {} if env_kwargs is None else env_kwargs
+    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
         raise ValueError(
             f"`env_kwargs` must be a dictionary of constructor arguments, got {env_kwargs!r}"
         )
-    options = dict(env_kwargs or {})
     for name in RESERVED:
         if name in options:
             raise ValueError(
@@ -419,23 +398,23 @@ def _made(env_id: str, env_kwargs: Mapping[str, Any] | None) -> gym.Env[Any, Any
                 "give it to the game"
             )
     try:
-        json.dumps(options)
+        json.dumps({**options})
     except (TypeError, ValueError):
         raise ValueError(f"`env_kwargs` must hold JSON types, got {options!r}") from None
     try:
         env = gym.make(_versioned(env_id), disable_env_checker=True, **options).unwrapped
-    except Exception as error:  # the constructor of anybody's environment may raise anything
+    except Exception as error:  # the constructor of any environment may raise anything
         raise ValueError(
             f"`env_id` and `env_kwargs` must make an environment, got {env_id!r} with {options!r}: "
             f"{type(error).__name__}: {error}"
         ) from error
-    if getattr(env, "fickle_passenger", False):
+    made = {} if env.spec is None else env.spec.kwargs
+    if made.get("fickle_passenger"):
         raise ValueError(
             "`env_kwargs` must leave fickle_passenger off, got fickle_passenger=True: `step` of "
             "such a taxi departs from its model P"
         )
-    made = {} if env.spec is None else env.spec.kwargs
-    if "map_name" in made and made["map_name"] is None and made.get("desc") is None:
+    if made.get("map_name", "") is None and made.get("desc") is None:
         raise ValueError(
             "`env_kwargs` must name a map or give `desc`, got map_name=None: a random map would "
             "be another one each time"
@@ -455,30 +434,27 @@ def _versioned(env_id: str) -> str:
 def _model(env: gym.Env[Any, Any], env_id: str) -> tuple[Kernel, FloatArray]:
     """Return the kernel without its ending mass, and the expected reward `[S, A]`."""
     table: Any = getattr(env, "P", None)
+    if table is None or not hasattr(env, "initial_state_distrib"):
+        raise ValueError(
+            "`env_id` must name an environment with a model, `P` and `initial_state_distrib`, "
+            f"got {env_id!r}, which has none"
+        )
     sizes = []
     for name, space in (("observation", env.observation_space), ("action", env.action_space)):
-        if table is None or not hasattr(env, "initial_state_distrib"):
-            raise ValueError(
-                "`env_id` must name an environment with a model, `P` and `initial_state_distrib`, "
-                f"got {env_id!r}, which has none"
-            )
         if not isinstance(space, spaces.Discrete) or space.start != 0:
             raise ValueError(
                 f"`env_id` must name an environment whose {name} space is Discrete and starts at "
                 f"0, got {space} of {env_id!r}"
             )
         sizes.append(int(space.n))
-    num_states, num_actions = sizes
-    reward = np.zeros((num_states, num_actions), order="F")
-    mass = np.zeros_like(reward)
-    going: list[tuple[int, int, int, float]] = []
-    for state in range(num_states):
-        for action in range(num_actions):
-            for probability, successor, paid, done in _entries(table, state, action, env_id):
-                reward[state, action] += probability * paid
-                mass[state, action] += probability
-                if not done:
-                    going.append((state, action, int(successor), float(probability)))
+    rows = [
+        (*pair, *entry) for pair in np.ndindex(*sizes) for entry in _entries(table, *pair, env_id)
+    ]
+    s, a, p, t, paid, done = np.array(rows, dtype=np.float64).T
+    s, a, t = (index.astype(np.int64) for index in (s, a, t))
+    reward, mass = np.zeros(sizes, order="F"), np.zeros(sizes)
+    np.add.at(reward, (s, a), p * paid)
+    np.add.at(mass, (s, a), p)
     for name, wrong in (
         ("finite rewards", ~np.isfinite(reward)),
         ("probabilities that sum to 1", ~(np.abs(mass - 1.0) <= ROW_SUM_TOLERANCE)),
@@ -489,25 +465,23 @@ def _model(env: gym.Env[Any, Any], env_id: str) -> tuple[Kernel, FloatArray]:
                 f"`P` of {env_id!r} must have {name}, got {table[state][action]} in "
                 f"{state=}, {action=}"
             )
-    reward.flags.writeable = False  # `upper_reward` hands it out
-    s, a, t, p = zip(*going, strict=True) if going else ((), (), (), ())
-    kernel = Kernel.from_triplets(s, a, t, p, num_states=num_states, num_actions=num_actions)
-    return kernel, reward
+    going = done == 0.0
+    triplets = (part[going] for part in (s, a, t, p))
+    return Kernel.from_triplets(*triplets, num_states=sizes[0], num_actions=sizes[1]), reward
 
 
 def _entries(table: Any, state: int, action: int, env_id: str) -> Sequence[Any]:
     """Return the transitions of (s, a), each probability, successor, reward, done."""
     try:
         entries: Sequence[Any] = table[state][action]
-        whole = all(len(entry) == 4 for entry in entries)
+        if entries and all(len(entry) == 4 for entry in entries):
+            return entries
     except (KeyError, IndexError, TypeError):
-        whole = False
-    if not whole:
-        raise ValueError(
-            f"`P` of {env_id!r} must list (probability, successor, reward, done) for every state "
-            f"and action, got something else in {state=}, {action=}"
-        )
-    return entries
+        pass
+    raise ValueError(
+        f"`P` of {env_id!r} must list (probability, successor, reward, done) for every state "
+        f"and action, got something else in {state=}, {action=}"
+    )
 
 
 def _initial_distribution(env: gym.Env[Any, Any], env_id: str, num_states: int) -> ArrayLike:
