@@ -81,8 +81,9 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
     follower and pays it r_x(s, a); `info["upper_reward"]` is the leader's part. Wrappers
     (`HyperGradient`, `LowerLevel`) turn the game into an environment for either player.
 
-    A game defines `advance`, which makes the transition: `step` unpacks the moves for it, and the
-    follower's seat calls it directly, so what is to change in a transition changes there.
+    A game defines `begin`, which draws the first state for `reset`, and `advance`, which makes the
+    transition: `step` unpacks the moves for it, and the follower's seat calls it directly, so what
+    is to change in a transition changes there.
 
     Attributes:
         model: What methods are built on: a `BilevelModel`; where the follower learns, what
@@ -96,8 +97,8 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         default_method: The one of them that it takes unless one is named.
         method_options: Options that suit the game, for methods that take them; those that are
             given replace them one by one.
-        elapsed_steps: Transitions of the follower's episode so far; `reset` and `advance` count
-            them, and the follower's seat ends episodes by them where there is a time limit.
+        elapsed_steps: Transitions of the follower's episode so far; `advance` counts them, and the
+            follower's seat ends episodes by them where there is a time limit.
         has_map: Whether states are cells of a map and x is painted on it: such a game has `scene`,
             which returns a `GridScene`, and `state_of`, as `BilevelGridWorld` has them.
         draws_itself: Whether steps and resets update the window when `render_mode="human"`; a
@@ -147,7 +148,11 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         self.initial_upper_params = check_in_box(
             "initial_upper_params", initial_upper_params, upper_space.low, upper_space.high
         )
-        self.elapsed_steps = 0
+        # The x in force, returns of the follower's episode, and the exact answer to the x where
+        # one is made.
+        self._upper_params = self.initial_upper_params
+        self.elapsed_steps, self._lower_return, self._upper_return = 0, 0.0, 0.0
+        self._answer: Any = None
         self.render_mode = render_mode
         self.draws_itself = True
         self._window: Window | None = None
@@ -201,6 +206,40 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
             "upper_params", upper_params, self.upper_space.low, self.upper_space.high
         )
 
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode of the follower.
+
+        Args:
+            seed: Seed of everything random that follows.
+            options: `{"upper_params": x}` puts the leader at x instead of `initial_upper_params`.
+
+        Returns:
+            The first observation, and the info that belongs to it.
+
+        Raises:
+            ValueError: If an option is unknown or x is out of range; the game is left as it was.
+        """
+        options = options or {}
+        for option in options:
+            if option != "upper_params":
+                raise ValueError(unknown_name("reset option", option, ["upper_params"]))
+        start = options.get("upper_params", self.initial_upper_params)
+        if start is not self._upper_params:
+            start = self.validate_upper_params(start)
+        super().reset(seed=seed)  # may refuse the seed, hence nothing has changed so far
+        self._enter(start)
+        first = self.begin()
+        self.elapsed_steps, self._lower_return, self._upper_return = 0, 0.0, 0.0
+        if self.render_mode == "human" and self.draws_itself:
+            self.render()
+        return first
+
+    @abstractmethod
+    def begin(self) -> tuple[Any, dict[str, Any]]:
+        """Draw the first state of an episode under the x in force; return what `reset` returns."""
+
     def step(self, action: Mapping[str, Any]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Make one transition of the follower under x.
 
@@ -241,7 +280,6 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
             ValueError: If x or the action is not in its space; the game is left as it was.
         """
 
-    @abstractmethod
     def commit(self, upper_params: ArrayLike) -> FloatArray:
         """Make x the one in force, and return it as a read-only float64 array.
 
@@ -254,6 +292,42 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         Raises:
             ValueError: If x is out of range; the game is left as it was.
         """
+        if upper_params is not self._upper_params:
+            self._enter(self.validate_upper_params(upper_params))
+        return self._upper_params
+
+    def _enter(self, x: FloatArray) -> None:
+        """Make a validated x the one in force; what was made for an equal x is kept."""
+        if not np.array_equal(x, self._upper_params):
+            self._upper_params, self._answer = x, None
+            self._forget()
+
+    def _forget(self) -> None:  # noqa: B027  (most games make nothing for an x)
+        """Drop what was made for the x that was in force before."""
+
+    def _count(self, reward: float, upper_reward: float) -> None:
+        """Count a transition of the episode and its rewards, and show it to a human."""
+        self.elapsed_steps += 1
+        self._lower_return += reward
+        self._upper_return += upper_reward
+        if self.render_mode == "human" and self.draws_itself:
+            self.render()
+
+    def _status(self, under_way: bool) -> tuple[tuple[str, str], ...]:
+        """Return the status line: the exact answer if there is one, and the episode under way."""
+        status: tuple[tuple[str, str], ...] = ()
+        if self._answer is not None:
+            status += (
+                ("objective", shown(self._answer.objective)),
+                ("lower value", shown(self._answer.lower_value)),
+            )
+        if under_way:
+            status += (
+                ("step", str(self.elapsed_steps)),
+                ("return", shown(self._lower_return)),
+                ("leader's return", shown(self._upper_return)),
+            )
+        return status
 
     @abstractmethod
     def observe(self, response: Response) -> Any:
@@ -298,6 +372,12 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         if self._window is not None:
             self._window.close()
             self._window = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Protect x again: copies of arrays forget that they are read-only."""
+        self.__dict__.update(state)
+        for x in (self.initial_upper_params, self._upper_params):
+            x.flags.writeable = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the window behind when the game is copied or pickled."""

@@ -170,8 +170,6 @@ class BilevelFourRooms(GridBilevelEnv):
     * v0: first version.
     """
 
-    has_map = True
-
     def __init__(
         self,
         goals: Sequence[Sequence[int]] = ((1, 9), (11, 11)),

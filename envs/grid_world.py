@@ -159,8 +159,6 @@ class BilevelGridWorld(GridBilevelEnv):
     * v0: first version.
     """
 
-    has_map = True
-
     def __init__(
         self,
         desc: Sequence[str] | None = None,

@@ -32,6 +32,8 @@ class GridBilevelEnv(TabularBilevelEnv):
         _entries: Entry of x that belongs to each cell of it, -1 for none, `[H, W]`.
     """
 
+    has_map = True
+
     _picture: NDArray[np.str_]
     _places: NDArray[np.int64]
     _entries: NDArray[np.int64]

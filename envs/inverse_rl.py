@@ -158,8 +158,6 @@ class BilevelInverseRL(GridBilevelEnv):
     * v0: first version.
     """
 
-    has_map = True
-
     def __init__(
         self,
         desc: Sequence[str] | None = None,

@@ -15,14 +15,14 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from numpy.typing import ArrayLike, NDArray
 
-from ..core.checks import check_in_box, check_positive, unknown_name
+from ..core.checks import check_in_box, check_positive
 from ..core.lqr import Coefficients
 from ..core.mdp import FloatArray
 from ..methods import METHODS
 from ..model.base import evaluate
 from ..model.linear_quadratic import LinearQuadraticModel
 from ..model.responses import ExactGaussianResponse, GaussianResponse, Response
-from .base import BilevelEnv, View, shown, upper_box
+from .base import BilevelEnv, View, upper_box
 
 if TYPE_CHECKING:
     from ..rendering.picture_charts import Chart
@@ -106,14 +106,11 @@ class LinearQuadraticEnv(BilevelEnv):
             initial_upper_params=model.initial_upper_params,
             render_mode=render_mode,
         )
-        self._upper_params = self.initial_upper_params
         self._state: FloatArray | None = None
         self._states: deque[FloatArray] = deque(maxlen=REMEMBERED + 1)
         self._actions: deque[FloatArray] = deque(maxlen=REMEMBERED)
-        self._lower_return, self._upper_return = 0.0, 0.0
-        # Made for the x in force when they are first needed.
+        # Made for the x in force when it is first needed.
         self._problem: Coefficients | None = None
-        self._answer: ExactGaussianResponse | None = None
 
     def evaluate(self, upper_params: ArrayLike, **options: Any) -> ExactGaussianResponse:
         """Return the exact answer to x; `LinearQuadraticModel.respond` has the options."""
@@ -130,39 +127,14 @@ class LinearQuadraticEnv(BilevelEnv):
             raise TypeError(f"`response` must be a GaussianResponse, got {type(response).__name__}")
         return root_mean_squares(response).astype(np.float32)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[FloatArray, dict[str, Any]]:
-        """Start an episode of the follower.
-
-        Args:
-            seed: Seed of everything random that follows.
-            options: `{"upper_params": x}` puts the leader at x instead of `initial_upper_params`.
-
-        Returns:
-            The first state `[S]`, and an empty info.
-
-        Raises:
-            ValueError: If an option is unknown or x is out of range; the game is left as it was.
-        """
-        options = options or {}
-        for option in options:
-            if option != "upper_params":
-                raise ValueError(unknown_name("reset option", option, ["upper_params"]))
-        start = options.get("upper_params", self.initial_upper_params)
-        if start is not self._upper_params:
-            start = self.validate_upper_params(start)
-        super().reset(seed=seed)  # may refuse the seed, hence nothing has changed so far
-        self._enter(start)
+    def begin(self) -> tuple[FloatArray, dict[str, Any]]:
+        """Draw the first state, `[S]`; the info is empty."""
         drawn = self.np_random.standard_normal(self.model.num_states)
-        self._state = state = self._clipped(self.model.start_std * drawn)
+        self._state = self._clipped(self.model.start_std * drawn)
         self._states.clear()
         self._actions.clear()
-        self._states.append(state)
-        self.elapsed_steps, self._lower_return, self._upper_return = 0, 0.0, 0.0
-        if self.render_mode == "human" and self.draws_itself:
-            self.render()
-        return state.copy(), {}
+        self._states.append(self._state)
+        return self._state.copy(), {}
 
     def advance(
         self, upper_params: ArrayLike, action: Any
@@ -198,40 +170,18 @@ class LinearQuadraticEnv(BilevelEnv):
         self._state = self._clipped(dynamics @ state + control @ move + noise)
         self._states.append(self._state)
         self._actions.append(move)
-        self.elapsed_steps += 1
-        self._lower_return += reward
-        self._upper_return += upper_reward
-        if self.render_mode == "human" and self.draws_itself:
-            self.render()
+        self._count(reward, upper_reward)
         return self._state.copy(), reward, False, False, {"upper_reward": upper_reward}
-
-    def commit(self, upper_params: ArrayLike) -> FloatArray:
-        """Make x the one in force, with its matrices; see `BilevelEnv.commit`."""
-        if upper_params is not self._upper_params:
-            self._enter(self.validate_upper_params(upper_params))
-        return self._upper_params
 
     def view(self) -> View:
         """Return the follower's episode, and the exact answer to the leader's x if there is one."""
         if self._answer is None and self.model.state_limit is None:
             self._answer = self.evaluate(self._upper_params)
-        status: tuple[tuple[str, str], ...] = ()
-        if self._answer is not None:
-            status += (
-                ("objective", shown(self._answer.objective)),
-                ("lower value", shown(self._answer.lower_value)),
-            )
-        if self._state is not None:
-            status += (
-                ("step", str(self.elapsed_steps)),
-                ("return", shown(self._lower_return)),
-                ("leader's return", shown(self._upper_return)),
-            )
         return EpisodeView(
             title=f"{self.title}: the follower acts",
             upper_params=self._upper_params,
             response=self._answer,
-            status=status,
+            status=self._status(self._state is not None),
             first_step=self.elapsed_steps - len(self._actions),
             states=np.array(self._states).reshape(-1, self.model.num_states),
             actions=np.array(self._actions).reshape(-1, self.model.num_actions),
@@ -265,17 +215,8 @@ class LinearQuadraticEnv(BilevelEnv):
             for panel in zip(values, labels, strict=True)
         ]
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Protect x again: copies of arrays forget that they are read-only."""
-        self.__dict__.update(state)
-        for x in (self.initial_upper_params, self._upper_params):
-            x.flags.writeable = False
-
-    def _enter(self, x: FloatArray) -> None:
-        """Make a validated x the one in force; what was made for an equal x is kept."""
-        if not np.array_equal(x, self._upper_params):
-            self._upper_params = x
-            self._problem, self._answer = None, None
+    def _forget(self) -> None:
+        self._problem = None
 
     def _clipped(self, state: FloatArray) -> FloatArray:
         limit = self.model.state_limit

@@ -20,14 +20,13 @@ from ..core.checks import (
     check_in_box,
     check_positive,
     check_probability,
-    unknown_name,
 )
 from ..core.mdp import FloatArray
 from ..methods import LEARNT_METHODS
 from ..model.responses import EpisodicResponse, Response
 from ..rewards.images import LEAST_SIDE, is_image_space
 from ..rewards.models import RewardModel, imported_function, make_reward_model
-from .base import BilevelEnv, View, shown, upper_box
+from .base import BilevelEnv, View, upper_box
 
 if TYPE_CHECKING:
     import pygame
@@ -182,10 +181,8 @@ class ParametricGame(BilevelEnv):
             self.gamma if upper_gamma is None else check_probability("upper_gamma", upper_gamma)
         )
         self.model = self  # there is no other
-        self._upper_params = self.initial_upper_params
         self._observation: Any = None
         self._over = True  # no episode is under way
-        self._lower_return, self._upper_return = 0.0, 0.0
 
     def make_environment(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
         """Return a fresh copy of the environment; learners act in copies of their own."""
@@ -264,32 +261,12 @@ class ParametricGame(BilevelEnv):
 
     # The follower's episode ----------------------------------------------------------------------
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode of the follower.
-
-        Args:
-            seed: Seed of everything random that follows.
-            options: `{"upper_params": x}` puts the leader at x instead of `initial_upper_params`.
-
-        Raises:
-            ValueError: If an option is unknown or x is out of range; the game is left as it was.
-        """
-        options = options or {}
-        for option in options:
-            if option != "upper_params":
-                raise ValueError(unknown_name("reset option", option, ["upper_params"]))
-        x = self.validate_upper_params(options.get("upper_params", self.initial_upper_params))
-        super().reset(seed=seed)
-        self._upper_params = x
+    def begin(self) -> tuple[Any, dict[str, Any]]:
+        """Reset the environment; the info is its own."""
         # All randomness is the game's own, in this episode and the next ones.
         drawn = int(self.np_random.integers(2**31))
         self._observation, info = self.environment.reset(seed=drawn)
         self._over = False
-        self.elapsed_steps, self._lower_return, self._upper_return = 0, 0.0, 0.0
-        if self.render_mode == "human" and self.draws_itself:
-            self.render()
         return copy.copy(self._observation), dict(info)
 
     def advance(
@@ -307,11 +284,7 @@ class ParametricGame(BilevelEnv):
         )
         upper = float(self.upper_reward(before, actions, np.array([float(paid)]))[0])
         self._over = bool(terminated or truncated)
-        self.elapsed_steps += 1
-        self._lower_return += reward
-        self._upper_return += upper
-        if self.render_mode == "human" and self.draws_itself:
-            self.render()
+        self._count(reward, upper)
         information = {**info, "upper_reward": upper}
         seen = copy.copy(self._observation)
         return seen, reward, bool(terminated), bool(truncated), information
@@ -325,12 +298,6 @@ class ParametricGame(BilevelEnv):
         if move.dtype.kind not in "iu" or move.shape or not space.contains(move.item()):
             raise ValueError(f"`action` must be an integer in {space}, got {action!r}")
         return move.astype(space.dtype)
-
-    def commit(self, upper_params: ArrayLike) -> FloatArray:
-        """Make x the one in force; see `BilevelEnv.commit`."""
-        if upper_params is not self._upper_params:
-            self._upper_params = self.validate_upper_params(upper_params)
-        return self._upper_params
 
     def observe(self, response: Response) -> NDArray[np.float32]:
         """Return the leader's and the follower's mean return and the mean length, float32 `[3]`."""
@@ -348,11 +315,7 @@ class ParametricGame(BilevelEnv):
             title=f"{self.title}: the follower acts",
             upper_params=self._upper_params,
             state=None,
-            status=(
-                ("step", str(self.elapsed_steps)),
-                ("return", shown(self._lower_return)),
-                ("leader's return", shown(self._upper_return)),
-            ),
+            status=self._status(True),
         )
 
     def draw(self, view: View) -> pygame.Surface:

@@ -15,14 +15,13 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from numpy.typing import ArrayLike, NDArray
 
-from ..core.checks import unknown_name
 from ..core.mdp import FloatArray, Kernel
 from ..episodes.transitions import TransitionArrays, TransitionTables
 from ..model import TabularModel, evaluate, evaluate_batch
 from ..model.base import single_precision_bounds
 from ..model.objectives import Objective
 from ..model.responses import ExactResponse, Response, TabularResponse
-from .base import BilevelEnv, View, check_upper_space, shown
+from .base import BilevelEnv, View, check_upper_space
 
 __all__ = ["TabularBilevelEnv"]
 
@@ -164,15 +163,12 @@ class TabularBilevelEnv(BilevelEnv):
         self.initial_distribution = model.initial_distribution
         self._state: int | None = None
         self._over = True  # no episode is under way
-        self._lower_return, self._upper_return = 0.0, 0.0
-        self._upper_params = self.initial_upper_params
         # Uniform numbers drawn ahead, the next one last, and the generator they came from.
         self._uniforms: list[float] = []
         self._drawn_from: np.random.Generator | None = None
         # Made for the x in force when they are first needed.
         self._start_cumulative: FloatArray | None = None
         self._tables: TransitionTables | None = None
-        self._answer: ExactResponse | None = None
 
     @classmethod
     def from_arrays(cls, transition: ArrayLike | Kernel, reward: ArrayLike, **options: Any) -> Self:
@@ -263,35 +259,10 @@ class TabularBilevelEnv(BilevelEnv):
 
     # The follower's episode ----------------------------------------------------------------
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[int, dict[str, Any]]:
-        """Start an episode of the follower.
-
-        Args:
-            seed: Seed of everything random that follows.
-            options: `{"upper_params": x}` puts the leader at x instead of `initial_upper_params`.
-
-        Returns:
-            The first state, and `action_mask` where actions vary.
-
-        Raises:
-            ValueError: If an option is unknown or x is out of range; the game is left as it was.
-        """
-        options = options or {}
-        for option in options:
-            if option != "upper_params":
-                raise ValueError(unknown_name("reset option", option, ["upper_params"]))
-        start = options.get("upper_params", self.initial_upper_params)
-        if start is not self._upper_params:
-            start = self.validate_upper_params(start)
-        super().reset(seed=seed)  # may refuse the seed, hence nothing has changed so far
-        self._enter(start)
+    def begin(self) -> tuple[int, dict[str, Any]]:
+        """Draw the first state; the info has `action_mask` where actions vary."""
         self._state = int(self.first_states(self.np_random.random()))
         self._over = False
-        self.elapsed_steps, self._lower_return, self._upper_return = 0, 0.0, 0.0
-        if self.render_mode == "human" and self.draws_itself:
-            self.render()
         return self._state, self._state_info()
 
     def advance(
@@ -341,12 +312,6 @@ class TabularBilevelEnv(BilevelEnv):
             self.model.lower_mdp(upper_params), self.model.checked_upper_reward(upper_params)
         )
 
-    def commit(self, upper_params: ArrayLike) -> FloatArray:
-        """Make x the one in force, with its sampling tables; see `BilevelEnv.commit`."""
-        if upper_params is not self._upper_params:
-            self._enter(self.validate_upper_params(upper_params))
-        return self._upper_params
-
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which actions exist in the follower's state, bool `[A]`."""
         if self.action_mask is None or self._state is None:
@@ -357,35 +322,16 @@ class TabularBilevelEnv(BilevelEnv):
         """Return the follower's episode over the exact answer to the leader's x."""
         if self._answer is None:
             self._answer = self.evaluate(self._upper_params)
-        status: tuple[tuple[str, str], ...] = (
-            ("objective", shown(self._answer.objective)),
-            ("lower value", shown(self._answer.lower_value)),
-        )
-        if self._state is not None:
-            status += (
-                ("step", str(self.elapsed_steps)),
-                ("return", shown(self._lower_return)),
-                ("leader's return", shown(self._upper_return)),
-            )
         return View(
             title=f"{self.title}: the follower acts",
             upper_params=self._upper_params,
             response=self._answer,
             state=self._state,
-            status=status,
+            status=self._status(self._state is not None),
         )
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Protect x again: copies of arrays forget that they are read-only."""
-        self.__dict__.update(state)
-        for x in (self.initial_upper_params, self._upper_params):
-            x.flags.writeable = False
-
-    def _enter(self, x: FloatArray) -> None:
-        """Make a validated x the one in force; what was made for an equal x is kept."""
-        if not np.array_equal(x, self._upper_params):
-            self._upper_params = x
-            self._start_cumulative, self._tables, self._answer = None, None, None
+    def _forget(self) -> None:
+        self._start_cumulative, self._tables = None, None
 
     def _draw_ahead(self) -> None:
         """Draw a block of uniform numbers, the very ones that single draws would give.

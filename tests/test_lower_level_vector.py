@@ -71,11 +71,11 @@ class BareGame(bilevel_gym.BilevelEnv):
             initial_upper_params=[0.0],
         )
 
-    def commit(self, upper_params: Any) -> Any:
-        return self.validate_upper_params(upper_params)
-
     # The contract's other methods: the seat refuses this game when it is made, so that a call of
     # one of them is a failure.
+    def begin(self) -> Any:
+        raise NotImplementedError
+
     def advance(self, upper_params: Any, action: Any) -> Any:
         raise NotImplementedError
 
