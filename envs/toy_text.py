@@ -448,7 +448,9 @@ def _model(env: gym.Env[Any, Any], env_id: str) -> tuple[Kernel, FloatArray]:
             )
         sizes.append(int(space.n))
     rows = [
-        (*pair, *entry) for pair in np.ndindex(*sizes) for entry in _entries(table, *pair, env_id)
+        (state, action, *entry)
+        for state, action in np.ndindex(sizes[0], sizes[1])
+        for entry in _entries(table, state, action, env_id)
     ]
     s, a, p, t, paid, done = np.array(rows, dtype=np.float64).T
     s, a, t = (index.astype(np.int64) for index in (s, a, t))
