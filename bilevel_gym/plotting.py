@@ -11,7 +11,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["GRID", "INK", "LINE", "MUTED", "PALETTE", "new_figure", "save_figure", "tidy"]
+__all__ = [
+    "GRID",
+    "INK",
+    "LINE",
+    "MUTED",
+    "PALETTE",
+    "figure_path",
+    "new_figure",
+    "save_figure",
+    "tidy",
+]
 
 INK, MUTED, GRID, LINE = "#222222", "#767676", "#e4e4e4", "#1f4e9c"
 
@@ -43,6 +53,22 @@ def new_figure(width: float = 7.0, height: float = 4.0) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=150, layout="constrained")
+
+
+def figure_path(text: str) -> Path:
+    """Return the path of a PNG that can be written, as a type of `argparse`.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is another kind of file, or its folder does not exist.
+    """
+    from argparse import ArgumentTypeError
+
+    path = Path(text)
+    if path.suffix != ".png":
+        raise ArgumentTypeError(f"the file must end in .png, got {text!r}")
+    if not path.parent.is_dir():
+        raise ArgumentTypeError(f"there is no folder {str(path.parent)!r}")
+    return path
 
 
 def save_figure(figure: Figure, path: Path) -> None:

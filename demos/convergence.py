@@ -2,14 +2,14 @@
 
 The theory bounds the least squared norm of the hyper-gradient within K steps by a constant over K,
 where steps are a constant times the gradient. So are they here, without clipping: x moves along
-what a method estimates, and the referee `game.evaluate`, which the method does not see, tells the
-exact gradient at each x (what the box leaves of it, where a bound binds). A curve that falls at
-least as steeply as the 1/K line keeps the promise.
+what a method estimates, and the referee `game.evaluate`, which the method does not see, gives the
+exact gradient at each x (projected on the box). A curve that falls at least as steeply as the 1/K
+line agrees with the theory.
 
 SoBiRL plays the same number of episodes at each x, so that its estimates stay noisy: the faint
-curve, the gradient at x_K itself with the first seed, shows what the noise leaves of it. The
-batches of Stoc-SoBiRL grow (up to a limit, for the sake of time), and its follower is learnt from
-them too. Lines are medians over seeds, bands their range.
+curve is the gradient at x_K itself with the first seed. The batches of Stoc-SoBiRL grow (up to a
+limit, to save time), and its follower is learnt from them too. Lines are medians over seeds, bands
+their range.
 
     python demos/convergence.py --out convergence.png
 
@@ -25,7 +25,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import Pool
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -36,7 +35,8 @@ from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import TabularBilevelEnv
 from bilevel_gym.methods import ExactResponse
 from bilevel_gym.optimizers import projected_ascent, projected_gradient_norm
-from bilevel_gym.plotting import INK, MUTED, PALETTE, new_figure, save_figure, tidy
+from bilevel_gym.plotting import INK, MUTED, PALETTE, figure_path, new_figure, save_figure, tidy
+from bilevel_gym.wrappers import LeaderObjective
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +51,7 @@ class Line:
         method: A key of `bilevel_gym.methods.METHODS`.
         options: Options of the method.
         colour: Colour of its curve.
-        draws: Whether its runs depend on the seed.
+        draws: Whether its runs are random.
     """
 
     label: str
@@ -118,7 +118,7 @@ QUICK = (200, 8)  # evaluations of each task
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What one run of a method came to.
+    """The result of one run of a method.
 
     Attributes:
         squares: Squared norms of the exact gradient at each x, `[K]`.
@@ -155,7 +155,7 @@ def main(args: argparse.Namespace) -> None:
         Progress(transient=True, disable=not sys.stderr.isatty()) as bar,
         Pool(initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool,
     ):
-        results = bar.track(pool.imap(run, jobs), total=len(jobs), description="climbs")
+        results = bar.track(pool.imap(run, jobs), total=len(jobs), description="ascents")
         found = {job: result for job, result in zip(jobs, results, strict=True)}
     for panel in panels:
         print(f"{panel.task:<42}{header}")
@@ -173,46 +173,44 @@ def main(args: argparse.Namespace) -> None:
 
 
 def run(job: tuple[Panel, Line, int]) -> Run:
-    """Climb along one method's hyper-gradient from a seed, and let the referee watch."""
+    """Ascend along one method's hyper-gradient from a seed, scored by the referee."""
     panel, line, seed = job
-    seat = gym.make(panel.task)
-    env = HyperGradient(seat, method=line.method, outer_steps=panel.evaluations + 1, **line.options)
-    game = env.game
+    env = HyperGradient(
+        gym.make(panel.task),
+        method=line.method,
+        outer_steps=panel.evaluations + 1,
+        **line.options,
+    )
+    game, leader = env.game, LeaderObjective(env)
     assert isinstance(game, TabularBilevelEnv)
-    low, high = game.upper_space.low.astype(np.float64), game.upper_space.high.astype(np.float64)
-    _, info = env.reset(seed=seed)
-    norms: list[float] = []
-    objectives: list[float] = []
-    exact: ExactResponse | None = None
+    env.reset(seed=seed)
+    answers: list[ExactResponse] = []
 
     def estimate(x: FloatArray) -> tuple[float, FloatArray]:
-        nonlocal exact
-        _, value, _, _, info = env.step(x)
-        exact = game.evaluate(x, warm_start=exact)
-        norms.append(projected_gradient_norm(x, exact.hyper_gradient, low, high))
-        objectives.append(exact.objective)
-        return float(value), info["hyper_gradient"]
+        answers.append(game.evaluate(x, warm_start=answers[-1] if answers else None))
+        return leader(x)
 
+    low, high = leader.low, leader.high
     projected_ascent(
         estimate,
-        info["upper_params"],
+        game.initial_upper_params,
         low,
         high,
         steps=panel.evaluations - 1,
         learning_rate=panel.learning_rate,
         schedule="constant",
         max_gradient_norm=None,
-        stop_at_zero=False,  # what is estimated as zero may be none
+        stop_at_zero=False,  # an estimate of zero need not be the gradient
     )
-    return Run(np.square(norms), np.array(objectives))
+    norms = [projected_gradient_norm(a.upper_params, a.hyper_gradient, low, high) for a in answers]
+    return Run(np.square(norms), np.array([answer.objective for answer in answers]))
 
 
 def decay(least: FloatArray) -> tuple[int, int]:
     """Return the first and the last K of the decay of a curve `[K]`.
 
-    It begins where the curve has come down to half of its start, and ends where it falls for the
-    last time: neither the way to the slope nor a floor at the end counts. Both are the last K of
-    the curve where it never comes down so far.
+    It begins where the curve has fallen to half of its start, and ends where it falls for the last
+    time. Both are the last K of the curve where it never falls so far.
     """
     below = np.flatnonzero(least <= least[0] / 2.0)
     if not below.size:
@@ -224,7 +222,7 @@ def decay(least: FloatArray) -> tuple[int, int]:
 def fitted_slope(least: FloatArray) -> float:
     """Return the slope of log(least) against log(K) over the decay, nan if there is too little.
 
-    Least squares, in which equal stretches of log(K) weigh the same, however many K are in them.
+    Least squares, in which equal stretches of log(K) have equal weight.
     """
     first, last = decay(least)
     if last - first < 2:
@@ -247,8 +245,7 @@ def row(result: Run) -> str:
 def draw(axes: Axes, panel: Panel, results: Sequence[tuple[Line, Sequence[Run]]]) -> None:
     """Draw the curves of a task beside the 1/K line."""
     counts = np.arange(1, panel.evaluations + 1)
-    # The line starts at a dot, where the exact gradient has come down to half: before, nothing is
-    # to be seen of any rate.
+    # The line starts at a dot, where the exact gradient has fallen to half: the rate shows later.
     (anchor,) = (runs[0].least for line, runs in results if line is EXACT)
     first = decay(anchor)[0]
     later = counts[first - 1 :]
@@ -275,16 +272,6 @@ def draw(axes: Axes, panel: Panel, results: Sequence[tuple[Line, Sequence[Run]]]
     tidy(axes)
 
 
-def picture(text: str) -> Path:
-    """Return a path that a picture can be written to, before anything is computed."""
-    path = Path(text)
-    if path.suffix != ".png":
-        raise argparse.ArgumentTypeError(f"the file must end in .png, got {text!r}")
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}")
-    return path
-
-
 def positive(text: str) -> int:
     """Return an integer of at least 1."""
     if not text.isdecimal() or int(text) < 1:
@@ -295,9 +282,11 @@ def positive(text: str) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "--out", type=picture, default="convergence.png", metavar="FILE.png", help="the figure"
+        "--out", type=figure_path, default="convergence.png", metavar="FILE.png", help="the figure"
     )
-    parser.add_argument("--seeds", type=positive, default=3, help="runs of a method that draws")
+    parser.add_argument(
+        "--seeds", type=positive, default=3, help="runs of each random method"
+    )
     parser.add_argument("--quick", action="store_true", help="a few steps only")
     try:
         main(parser.parse_args())

@@ -1,9 +1,10 @@
-"""A leader follows the hyper-gradient, and the follower answers every step.
+"""A leader follows the hyper-gradient, and the follower responds to every step.
 
 The leader starts without shaping, where the follower walks straight through the hazards. Each step
-of the environment announces x, and comes back with the objective F(x) and its exact derivative: the
-hyper-gradient, which knows how the follower's best answer will change. Steps along it have a length
-of their own, falling to zero, as the size of the gradient says little about how far to trust it.
+of the environment evaluates an x, and returns the objective F(x) and its exact derivative, the
+hyper-gradient, which accounts for the change of the follower's best response. Steps along it have a
+prescribed length, falling to zero, as the size of the gradient says little about how far it can be
+trusted.
 
     python demos/leader_gradient.py
     python demos/leader_gradient.py --headless climb.gif
@@ -20,27 +21,23 @@ import gymnasium as gym
 import numpy as np
 
 from bilevel_gym import HyperGradient
-from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import BilevelGridWorld
 from bilevel_gym.optimizers import Iterate, normalized_ascent
 from bilevel_gym.rendering import NoDisplayError, Screen, StepCurve, draw_grid
+from bilevel_gym.wrappers import LeaderObjective
 
 # Steps of which each is shown, and pictures of all the later ones together.
 FIRST, PICTURES = 12, 33
 
 
 def main(args: argparse.Namespace) -> None:
-    """Climb, and show every step."""
-    # The environment comes in the leader's seat; wrapping again only makes its episode longer.
+    """Ascend, and show every step."""
+    # `make` returns the leader's seat; wrapping again only makes its episode longer.
     env = HyperGradient(gym.make("BilevelGridWorld-v0"), outer_steps=args.steps + 1)
     game = env.game
     assert isinstance(game, BilevelGridWorld)
-    _, info = env.reset(seed=0)
-
     # To an optimizer, the leader's seat is a function that returns a value and a gradient.
-    def objective(x: FloatArray) -> tuple[float, FloatArray]:
-        _, reward, _, _, info = env.step(x)
-        return float(reward), info["hyper_gradient"]
+    leader = LeaderObjective(env)
 
     with Screen("A leader follows the hyper-gradient", headless=args.headless, fps=10) as screen:
         objectives: list[float] = []
@@ -59,10 +56,10 @@ def main(args: argparse.Namespace) -> None:
             screen.show(draw_grid(replace(game.scene(env.view()), curves=curves)))
 
         optimum = normalized_ascent(
-            objective,
-            info["upper_params"],
-            game.upper_space.low.astype(np.float64),
-            game.upper_space.high.astype(np.float64),
+            leader,
+            leader.reset(seed=0),
+            leader.low,
+            leader.high,
             steps=args.steps,
             learning_rate=args.learning_rate,
             callback=show,
@@ -76,7 +73,7 @@ def main(args: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=200, help="steps of the climb")
+    parser.add_argument("--steps", type=int, default=200, help="steps of the ascent")
     parser.add_argument("--learning-rate", type=float, default=0.05, help="length of the first one")
     parser.add_argument("--headless", type=Path, metavar="OUT.gif", help="film, without a display")
     try:

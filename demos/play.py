@@ -1,6 +1,6 @@
-"""Paint the leader's shaping with the mouse, and see the follower answer; then take its place.
+"""Paint the leader's shaping with the mouse, see the follower respond, and play the follower.
 
-H shows all keys. `bilevel-gym play ID` does the same for every task on a map.
+H lists all keys. `bilevel-gym play ID` does the same for every task on a map.
 
     python demos/play.py
     python demos/play.py --headless play.gif

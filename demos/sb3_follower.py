@@ -1,8 +1,8 @@
 """An agent of Stable-Baselines3 in the follower's seat, without shaping and with the best known.
 
 `LowerLevel(env, x)` holds the leader's x fixed, and is an ordinary environment for any agent. PPO
-knows nothing of the leader's hazards, it only wants its own reward: without shaping it learns to
-walk through them, with shaping it learns the way around. The exact follower, which the leader plans
+maximises the follower's reward, in which hazards cost nothing: without shaping it learns to walk
+through them, with shaping it learns the way around. The exact follower, which the leader plans
 with, does the same.
 
     python demos/sb3_follower.py
@@ -52,7 +52,6 @@ def main(args: argparse.Namespace) -> None:
             policy = train(game, exact, f"PPO, {name}", screen, args)
             for who, acts in (("PPO", policy), ("exact", exact.policy)):
                 hazard_share, leader_return = measure(game, x, acts, args.episodes, args.seed)
-                # What the shaping itself costs the leader, whatever the follower does.
                 objective = leader_return - shaping_cost(game, exact)
                 print(f"{f'{who}, {name}':<40}{hazard_share:>18.1%}{objective:>18.3f}", flush=True)
             print(f"{f'exact, {name}, computed':<40}{'':>18}{exact.objective:>18.3f}", flush=True)
@@ -141,7 +140,7 @@ def train(
 def episode(
     env: LowerLevel, policy: FloatArray, rng: np.random.Generator, seed: int | None = None
 ) -> Iterator[tuple[int, float]]:
-    """Play an episode; yield each state, and what the leader is paid there."""
+    """Play an episode; yield each state and the leader's reward there."""
     state, _ = env.reset(seed=seed)
     over = False
     while not over:
@@ -175,9 +174,9 @@ def hazard_states(game: BilevelGridWorld) -> np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def shaping_cost(game: BilevelGridWorld, exact: ExactResponse) -> float:
-    """Return the part of the objective that is in x alone: what is missing to the return."""
-    paid = (exact.policy * game.upper_reward(exact.upper_params)).sum(axis=1)
-    expected_return = exact.occupancy @ paid / (1.0 - game.gamma)
+    """Return the cost of x itself in the objective: the leader's expected return less F."""
+    rewards = (exact.policy * game.upper_reward(exact.upper_params)).sum(axis=1)
+    expected_return = exact.occupancy @ rewards / (1.0 - game.gamma)
     return float(expected_return - exact.objective)
 
 

@@ -1,10 +1,11 @@
 """PPO as a black-box leader, beside the hyper-gradient.
 
-The leader's seat is a plain environment: PPO announces x, is paid F(x) and sees what the follower
-does. Nobody tells it the hyper-gradient, so it has to find out by trial in which of 52 directions F
-rises. What it finds within a few thousand trials is a trap near F = 0: some cell becomes worth
-staying in for ever, so that the follower enters no hazard, nor ever reaches the goal. In 20480
-trials it does not get out again (seeds 0, 1 and 2); the hyper-gradient needs 200 for the detour.
+The leader's seat is a plain environment: the action of PPO is x, the reward F(x), the observation
+the follower's occupancy. PPO does not see the hyper-gradient, so it finds out by trial in which of
+52 directions F rises. Within a few thousand steps it reaches a local optimum near F = 0, where the
+reward of some cell makes the follower stay there for ever: it enters no hazard, and never reaches
+the goal. In 20480 steps PPO does not leave it (seeds 0, 1 and 2); the hyper-gradient needs 200
+steps to find the detour.
 
     python demos/sb3_leader.py
     python demos/sb3_leader.py --headless ppo_leader.gif
@@ -21,19 +22,19 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import BilevelGridWorld
 from bilevel_gym.envs.base import View
 from bilevel_gym.methods import Response
 from bilevel_gym.optimizers import Optimum, normalized_ascent
 from bilevel_gym.rendering import NoDisplayError, Screen, StepCurve, draw_grid
+from bilevel_gym.wrappers import exact_objective
 
-# Announcements between two looks at what PPO has learnt, and steps of the hyper-gradient.
+# Steps of PPO between two evaluations of its policy, and steps of the ascent.
 ROLLOUT, GRADIENT_STEPS = 256, 200
 
 
 def main(args: argparse.Namespace) -> None:
-    """Let both leaders work, and compare them."""
+    """Train both leaders, and compare them."""
     try:
         import torch
         from stable_baselines3 import PPO
@@ -46,10 +47,10 @@ def main(args: argparse.Namespace) -> None:
     assert isinstance(game, BilevelGridWorld)
     with Screen("PPO as a black-box leader", headless=args.headless) as screen:
         gradient_objectives: list[float] = []
-        climb = follow_hyper_gradient(game, args.timesteps, gradient_objectives)
+        ascent = follow_hyper_gradient(game, args.timesteps, gradient_objectives)
 
-        # F is known as soon as x is announced: nothing is to be gained by looking ahead, hence
-        # gamma = 0. Announcements begin close to x = 0, as those of the hyper-gradient do.
+        # A step's reward depends on its own x alone, hence gamma = 0. The first actions are close
+        # to x = 0, where the ascent starts as well.
         model = PPO(
             "MlpPolicy",
             env,
@@ -67,7 +68,7 @@ def main(args: argparse.Namespace) -> None:
         def show(title: str, response: Response, frames: int = 3) -> None:
             view = View(title, response.upper_params, response, status=status_of(response))
             curves = (
-                StepCurve("PPO", np.repeat(objectives, ROLLOUT)),  # a step is an announcement
+                StepCurve("PPO", np.repeat(objectives, ROLLOUT)),  # a value for each step
                 StepCurve("hyper-gradient", gradient_objectives),
             )
             screen.show(draw_grid(replace(game.scene(view), curves=curves)), frames=frames)
@@ -82,24 +83,19 @@ def main(args: argparse.Namespace) -> None:
                 last = count + ROLLOUT > args.timesteps
                 # Little changes after the first rollouts.
                 if last or len(objectives) <= 12 or len(objectives) % 4 == 0:
-                    show(f"PPO after {count} announcements", response, 24 if last else 3)
+                    show(f"PPO after {count} steps", response, 24 if last else 3)
             return not screen.closed
 
         model.learn(args.timesteps, callback=watch)
-        report(game, climb, tried, objectives)
-        show("What the hyper-gradient found", game.evaluate(climb.best.upper_params))
+        report(game, ascent, tried, objectives)
+        show("What the hyper-gradient found", game.evaluate(ascent.best.upper_params))
         screen.linger()
 
 
 def follow_hyper_gradient(game: BilevelGridWorld, steps: int, values: list[float]) -> Optimum:
-    """Climb along the hyper-gradient, with no more announcements than PPO may make."""
-
-    def objective(x: FloatArray) -> tuple[float, FloatArray]:
-        response = game.evaluate(x)
-        return response.objective, response.hyper_gradient
-
+    """Ascend along the hyper-gradient, in no more steps than PPO takes."""
     return normalized_ascent(
-        objective,
+        exact_objective(game),
         game.initial_upper_params,
         game.upper_space.low.astype(np.float64),
         game.upper_space.high.astype(np.float64),
@@ -118,23 +114,23 @@ def status_of(response: Response) -> tuple[tuple[str, str], ...]:
 
 
 def report(
-    game: BilevelGridWorld, climb: Optimum, tried: list[float], objectives: list[float]
+    game: BilevelGridWorld, ascent: Optimum, tried: list[float], objectives: list[float]
 ) -> None:
     """Print what both have reached."""
     rows = [
-        ("start, x = 0", 1, climb.first.value),
-        ("hyper-gradient", climb.evaluations, climb.best.value),
-        ("PPO, mean announcement at the end", len(tried), objectives[-1]),
-        ("PPO, best single announcement", len(tried), max(tried)),
+        ("start, x = 0", 1, ascent.first.value),
+        ("hyper-gradient", ascent.evaluations, ascent.best.value),
+        ("PPO, mean action at the end", len(tried), objectives[-1]),
+        ("PPO, best single action", len(tried), max(tried)),
     ]
-    print(f"{'leader':<36}{'announcements':>13}{'objective':>12}")
+    print(f"{'leader':<36}{'leader steps':>13}{'objective':>12}")
     for name, count, value in rows:
         print(f"{name:<36}{count:>13}{value:>12.4f}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--timesteps", type=int, default=20_480, help="announcements of PPO")
+    parser.add_argument("--timesteps", type=int, default=20_480, help="steps of PPO")
     parser.add_argument("--seed", type=int, default=0, help="seed of PPO")
     parser.add_argument("--headless", type=Path, metavar="OUT.gif", help="film, without a display")
     try:
