@@ -284,9 +284,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--out", type=figure_path, default="convergence.png", metavar="FILE.png", help="the figure"
     )
-    parser.add_argument(
-        "--seeds", type=positive, default=3, help="runs of each random method"
-    )
+    parser.add_argument("--seeds", type=positive, default=3, help="runs of each random method")
     parser.add_argument("--quick", action="store_true", help="a few steps only")
     try:
         main(parser.parse_args())

@@ -95,10 +95,10 @@ def main(args: argparse.Namespace) -> None:
 def follow_hyper_gradient(game: BilevelGridWorld, steps: int, values: list[float]) -> Optimum:
     """Ascend along the hyper-gradient, in no more steps than PPO takes."""
     return normalized_ascent(
-        exact_objective(game),
+        exact_objective(game.model),
         game.initial_upper_params,
-        game.upper_space.low.astype(np.float64),
-        game.upper_space.high.astype(np.float64),
+        game.model.low,
+        game.model.high,
         steps=min(steps, GRADIENT_STEPS),
         callback=lambda iterate: values.append(iterate.value),
     )

@@ -20,6 +20,7 @@ from PIL import Image
 from bilevel_gym.envs import TabularBilevelEnv
 from bilevel_gym.methods import ExactResponse
 from bilevel_gym.optimizers import normalized_ascent
+from bilevel_gym.wrappers import exact_objective
 
 DEMOS = Path(__file__).parent.parent / "demos"
 CLAIMS = ("convergence.py", "exploitation_exploration.py")
@@ -124,7 +125,7 @@ def test_the_slope_is_that_of_the_decay(convergence: dict[str, Any], power: floa
 @pytest.mark.parametrize("task", ["BilevelToll-v0", "BilevelMarkovGame-v0", "BilevelIncentive-v0"])
 def test_the_parts_add_up_to_what_moves_x(parts: dict[str, Any], task: str) -> None:
     game = game_of(task)
-    low, high = parts["bounds"](game)
+    low, high = game.model.low, game.model.high
     middle = np.clip((low + high) / 2.0, low, high)
     for x in (game.initial_upper_params, middle, low, high):
         response = game.evaluate(x)
@@ -166,16 +167,13 @@ def test_the_follower_moves_by_the_total_variation_of_its_visits(parts: dict[str
     assert parts["moved"](game, response, 0.0 * direction, 0.1) == 0.0
 
 
-def test_the_climb_along_the_whole_is_that_of_the_optimizer(parts: dict[str, Any]) -> None:
+def test_the_ascent_along_the_whole_is_that_of_the_optimizer(parts: dict[str, Any]) -> None:
     game = game_of("BilevelToll-v0")
-    found = parts["climb"](game, "whole", 30, 0.5, lambda: None)
-
-    def objective(x: Any) -> tuple[float, Any]:
-        response = game.evaluate(x)
-        return response.objective, response.hyper_gradient
-
-    start, (low, high) = game.initial_upper_params, parts["bounds"](game)
-    optimum = normalized_ascent(objective, start, low, high, steps=30, learning_rate=0.5)
+    model, start = game.model, game.initial_upper_params
+    found = parts["ascend"](game, "whole", 30, 0.5, lambda: None)
+    optimum = normalized_ascent(
+        exact_objective(model), start, model.low, model.high, steps=30, learning_rate=0.5
+    )
     assert max(answer.objective for answer in found) == pytest.approx(optimum.best.value, abs=1e-9)
 
 
@@ -183,7 +181,7 @@ def test_either_part_alone_goes_astray(parts: dict[str, Any]) -> None:
     game = game_of("BilevelToll-v0")
 
     def end(part: str, steps: int) -> ExactResponse:
-        last: ExactResponse = parts["climb"](game, part, steps, 0.25, lambda: None)[-1]
+        last: ExactResponse = parts["ascend"](game, part, steps, 0.25, lambda: None)[-1]
         return last
 
     assert end("whole", 120).objective > 0.104
@@ -211,22 +209,33 @@ def test_a_part_that_vanishes_is_named(
     out = tmp_path / "figure.png"
     parts["main"](argparse.Namespace(task="BilevelInverseRL-v0", quick=True, out=out))
     said = capsys.readouterr().out
-    assert "the direct part is zero at 9 of 9 points of the climb" in said and out.is_file()
+    assert "the direct part is zero at 9 of 9 points of the ascent" in said and out.is_file()
 
 
 # Both -------------------------------------------------------------------------------------------
 
 
 @every_claim
-def test_a_bad_path_is_refused_before_anything_is_computed(name: str, tmp_path: Path) -> None:
-    picture = runpy.run_path(str(DEMOS / name))["picture"]
-    for path, said in (
-        (tmp_path / "missing" / "figure.png", "there is no folder"),
-        (tmp_path / "figure.gif", "the file must end in .png"),
-    ):
-        with pytest.raises(argparse.ArgumentTypeError, match=said):
-            picture(str(path))
-    assert picture(str(tmp_path / "figure.png")) == tmp_path / "figure.png"
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("missing/figure.png", "there is no folder 'missing'"),
+        ("figure.gif", "the file must end in .png, got 'figure.gif'"),
+    ],
+)
+def test_a_bad_path_is_refused_before_anything_is_computed(
+    name: str,
+    path: str,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [name, "--out", path])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(DEMOS / name), run_name="__main__")
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
@@ -239,6 +248,8 @@ def test_an_interrupt_leaves_the_old_figure(name: str, tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A parent may ignore SIGINT, as shells do for background jobs, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     time.sleep(1.5)
     process.send_signal(signal.SIGINT)
