@@ -7,9 +7,9 @@ import click
 from .. import __version__
 from .benchmarking import benchmark
 from .checking import check
-from .console import plain_warnings
+from .console import listen_to_interrupts, plain_warnings
+from .galleries import gallery
 from .listing import list_tasks, markdown_table
-from .pictures import gallery
 from .playing import play
 from .reporting import report
 from .solving import solve
@@ -21,7 +21,8 @@ __all__ = ["main", "markdown_table"]
 @click.version_option(__version__, prog_name="bilevel-gym", message="%(prog)s %(version)s")
 @click.pass_context
 def main(ctx: click.Context) -> None:
-    """Bilevel reinforcement learning: a leader sets x, a follower learns under it."""
+    """Bilevel reinforcement learning: a leader chooses x, and a follower best responds to it."""
+    listen_to_interrupts()
     ctx.with_resource(plain_warnings())
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

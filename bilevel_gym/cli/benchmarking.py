@@ -11,8 +11,7 @@ import click
 
 from ..core.checks import unknown_name
 from .arguments import INTERRUPTED, CommandError
-from .console import console
-from .solving import explain_os_errors
+from .console import console, explain_os_errors
 
 if TYPE_CHECKING:
     from ..benchmark import Benchmark, Outcome

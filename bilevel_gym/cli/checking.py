@@ -201,14 +201,13 @@ def compare_gradients(
 def ascent_path(env: HyperGradient, points: int, seed: int) -> list[Iterate]:
     """Return iterates spread over a short normalised ascent from the initial x."""
     from ..optimizers import normalized_ascent
-    from .runs import Leader
+    from ..wrappers import LeaderObjective
 
     iterates: list[Iterate] = []
-    leader = Leader(env)
-    env.reset(seed=seed)
+    leader = LeaderObjective(env)
     normalized_ascent(
         leader,
-        env.game.initial_upper_params,
+        leader.reset(seed=seed),
         leader.low,
         leader.high,
         steps=max(PATH_STEPS, points - 1),

@@ -1,14 +1,19 @@
-"""What users see: the console, warnings in one line, a progress bar."""
+"""What users see: the console, warnings and errors in one line, a progress bar."""
 
 from __future__ import annotations
 
 import contextlib
 import re
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from .arguments import CommandError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,6 +46,27 @@ def plain_warnings() -> Iterator[None]:
         yield
 
 
+def listen_to_interrupts() -> None:
+    """Let Ctrl-C interrupt where the parent ignores it, as shells do for background jobs."""
+    if threading.current_thread() is threading.main_thread():
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def explain_os_errors(folder: Path) -> Iterator[None]:
+    """Turn what the file system refuses into one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        raise CommandError(
+            f"cannot write the folder {folder}: {error.strerror}"
+            + (f" ({error.filename})" if error.filename else "")
+        ) from None
+
+
 @contextlib.contextmanager
 def progress_bar(evaluations: int) -> Iterator[Callable[[str, float], None]]:
     """Show a bar while the block runs, on a terminal only; yield what moves it on.
@@ -62,7 +88,7 @@ def progress_bar(evaluations: int) -> Iterator[Callable[[str, float], None]]:
         TextColumn("{task.fields[objective]}"),
     )
     with Progress(*columns, console=terminal, transient=True) as bar:
-        # There at once: where the follower learns, the first evaluation takes a while.
+        # Shown at once: where the follower learns, the first evaluation takes a while.
         tasks: dict[str, TaskID] = {
             "ascent": bar.add_task("ascent", total=evaluations, objective="")
         }

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .arguments import CommandError
+
 if TYPE_CHECKING:
     from gymnasium import Env
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from ..rendering import Film
     from ..wrappers import HyperGradient
 
-__all__ = ["film_episode", "hold"]
+__all__ = ["check_picture", "film_episode", "hold"]
 
 Picture = NDArray[np.uint8]
 
@@ -23,6 +25,20 @@ EPISODE_PICTURES, EPISODE_FRAMES = 24, 4
 
 # The same where the follower learns, whose episodes are longer.
 LEARNT_PICTURES, LEARNT_FRAMES = 40, 2
+
+
+def check_picture(what: str, env_id: str, env: HyperGradient) -> None:
+    """Raise a `CommandError` unless a game has a picture.
+
+    Args:
+        what: What needs it, for the message.
+        env_id: Id of the task.
+        env: The task in the leader's seat.
+    """
+    from ..envs.base import BilevelEnv
+
+    if type(env.game).draw is BilevelEnv.draw:
+        raise CommandError(f"{what} needs a task with a picture, and {env_id} has none")
 
 
 def film_episode(env: HyperGradient, x: FloatArray, film: Film, seed: int) -> list[Picture]:
@@ -34,28 +50,33 @@ def film_episode(env: HyperGradient, x: FloatArray, film: Film, seed: int) -> li
     Returns:
         The pictures, uint8 `[H, W, 3]`.
     """
+    from ..methods import GaussianResponse, TabularResponse
+    from ..model.responses import EpisodicResponse
     from ..wrappers import LowerLevel
 
     if not np.array_equal(env.response.upper_params, x):
         env.step(x)
     answer: Any = env.response
-    learner: Any = getattr(env.method, "follower", None)
-    if not hasattr(answer, "draw_action") and learner is None:
+    game: Any = env.game
+    if isinstance(answer, TabularResponse | GaussianResponse):
+        every, frames, pictures = 1, EPISODE_FRAMES, EPISODE_PICTURES
+        draw: Any = answer.draw_action
+    elif isinstance(answer, EpisodicResponse):
+        frames, pictures = LEARNT_FRAMES, LEARNT_PICTURES
+        every = max(1, game.episode_steps // pictures)
+        learner: Any = env.method
+
+        def draw(state: Any, rng: np.random.Generator) -> Any:
+            return learner.follower.draw(np.asarray(state)[None], rng)[0]
+
+    else:
         return []
     follower: Any = LowerLevel(env, x)
     rng = np.random.default_rng(seed)
     state, _ = follower.reset(seed=seed)
-    every, frames, pictures = 1, EPISODE_FRAMES, EPISODE_PICTURES
-    if learner is not None:
-        pictures, frames = LEARNT_PICTURES, LEARNT_FRAMES
-        every = max(1, follower.game.episode_steps // pictures)
     shown = [hold(film, follower, frames)]
     for step in range(1, every * pictures + 1):
-        if learner is None:
-            action = answer.draw_action(state, rng)
-        else:
-            action = learner.draw(np.asarray(state)[None], rng)[0]
-        state, _, terminated, truncated, _ = follower.step(action)
+        state, _, terminated, truncated, _ = follower.step(draw(state, rng))
         if step % every == 0:
             shown.append(hold(film, follower, frames))
         if terminated or truncated:

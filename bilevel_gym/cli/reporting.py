@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .arguments import CommandError
-from .console import console
-from .solving import explain_os_errors
+from .console import console, explain_os_errors
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -1,4 +1,4 @@
-"""`bilevel-gym solve`: climb a task's objective, and keep the run in a folder."""
+"""`bilevel-gym solve`: maximise a task's objective, and keep the run in a folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import contextlib
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,17 @@ import gymnasium as gym
 import numpy as np
 
 from .. import __version__
+from ..core.checks import unknown_name
 from ..making import answers_exactly
+from ..optimizers import (
+    OPTIMIZERS,
+    RULES,
+    check_optimizer,
+    lbfgsb,
+    make_optimizer,
+    options_for,
+    projected_gradient_norm,
+)
 from ..registration import TASKS
 from .arguments import (
     INTERRUPTED,
@@ -28,7 +40,7 @@ from .arguments import (
     set_option,
     task_argument,
 )
-from .console import console, progress_bar
+from .console import console, explain_os_errors, progress_bar
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,28 +48,65 @@ if TYPE_CHECKING:
     from ..core.mdp import FloatArray
     from ..optimizers import Iterate
     from ..rendering import Film
-    from ..wrappers import HyperGradient
-    from .runs import Leader, RunRecorder
+    from ..wrappers import HyperGradient, LeaderObjective
+    from .run_folder import History
 
 INTERRUPTION = "interrupted; what it reached is kept"
+
+# Optimizer and steps of a run: where the follower's answer is exact, and where the follower learns,
+# which is slow, and whose estimates are noisy: Adam averages them.
+EXACT_DEFAULTS = ("normalized", 200)
+LEARNT_DEFAULTS = ("adam", 10)
+
+# Evaluations after which the polish begins no further line search.
+POLISH_EVALUATIONS = 200
+
+
+def known_optimizer(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Return the name of an optimizer, if one is given."""
+    if value is not None and value not in OPTIMIZERS:
+        raise CommandError(unknown_name("optimizer", value, OPTIMIZERS))
+    return value
+
+
+def complete_optimizer(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the names of optimizers in the shell."""
+    return [name for name in OPTIMIZERS if name.startswith(incomplete)]
 
 
 @click.command("solve")
 @task_argument
 @set_option
 @click.option(
+    "--optimizer",
+    metavar="NAME",
+    callback=known_optimizer,
+    shell_complete=complete_optimizer,
+    help=f"What moves x: {', '.join(sorted(OPTIMIZERS))}.  [default: {EXACT_DEFAULTS[0]}; "
+    f"{LEARNT_DEFAULTS[0]} where the follower learns]",
+)
+@click.option(
+    "--optimizer-set",
+    "optimizer_options",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=parse_settings,
+    help="Option of the optimizer, e.g. schedule=constant; may be repeated.",
+)
+@click.option(
     "--steps",
     type=click.IntRange(min=1),
-    help="Steps of the ascent.  [default: 200; fewer for a follower who learns]",
+    help=f"Steps of the optimizer; one evaluation more than that.  [default: {EXACT_DEFAULTS[1]}; "
+    "where the follower learns, as on the task's page]",
 )
 @click.option(
     "--learning-rate",
     "--lr",
     type=float,
     callback=positive,
-    help="Length of the first step; later ones fall to zero.  [default: 0.05]  For a follower who "
-    "learns, Adam's constant rate.  [default: that of the task's page, or a fiftieth of the width "
-    "of the box]",
+    help="Learning rate of the first step, which falls to zero; constant where the follower learns."
+    "  [default: that of the optimizer; where the follower learns, as on the task's page, or a "
+    "fiftieth of the width of the box]",
 )
 @seed_option
 @method_option
@@ -72,7 +121,8 @@ INTERRUPTION = "interrupted; what it reached is kept"
 @click.option(
     "--polish/--no-polish",
     default=None,
-    help="Follow the ascent with L-BFGS-B from the best x.  [default: if the method is exact]",
+    help="Continue with L-BFGS-B from the best x.  [default: if the method is exact and the "
+    "optimizer takes plain steps]",
 )
 @click.option(
     "--start",
@@ -89,6 +139,8 @@ INTERRUPTION = "interrupted; what it reached is kept"
 def solve(
     env_id: str,
     env_kwargs: dict[str, Any],
+    optimizer: str | None,
+    optimizer_options: dict[str, Any],
     steps: int | None,
     learning_rate: float | None,
     seed: int,
@@ -100,7 +152,7 @@ def solve(
     overwrite: bool,
     gif: bool,
 ) -> None:
-    """Climb a task's objective, and keep the run in a folder.
+    """Maximise a task's objective, and keep the run in a folder.
 
     The folder gets history.csv (one row for each evaluation), params.npz (best, final and initial
     x), result.json, progress.png, config.json and, with --gif, run.gif. Ctrl-C ends the run early
@@ -108,133 +160,124 @@ def solve(
 
     The projected gradient norm is the length of P(x + g) - x, g being the exact hyper-gradient and
     P the projection on the box of x; it is zero at a stationary point, and at most that of g. Where
-    the follower learns nothing is exact: g, and the objective, are what the method estimates.
+    the follower learns, nothing is exact: g and the objective are the method's estimates.
     """
-    from ..envs.base import BilevelEnv
     from ..rendering import Film
-    from .runs import CONFIG, Leader, RunRecorder, climb, write_json
+    from ..wrappers import LeaderObjective
+    from .films import check_picture
+    from .run_folder import CONFIG, History, load_start, open_folder, write_json
 
-    env = make_leader(
-        env_id,
-        env_kwargs,
-        method,
-        render_mode="rgb_array" if gif else None,
-        method_options=method_options,
-    )
-    if gif and type(env.game).draw is BilevelEnv.draw:
-        raise CommandError(f"`--gif` needs a task with a picture, and {env_id} has none")
+    mode = "rgb_array" if gif else None
+    env = make_leader(env_id, env_kwargs, method, render_mode=mode, method_options=method_options)
+    if gif:
+        check_picture("`--gif`", env_id, env)
+    leader, learns = LeaderObjective(env), not answers_exactly(env.game)
     method = env.game.default_method if method is None else method
-    polish = env.method.exact if polish is None else polish
-    learns = not answers_exactly(env.game)
-    by_default = climb_defaults(env_id, env)
-    steps = by_default["steps"] if steps is None else steps
-    learning_rate = by_default["learning_rate"] if learning_rate is None else learning_rate
-    x = first_point(env, start)
-    folder = claim_folder(out, env_id, overwrite)
+    by_default, options = default_optimizer(env_id, env)
+    optimizer = by_default if optimizer is None else optimizer
+    options |= {} if steps is None else {"steps": steps}
+    options |= {} if learning_rate is None else {"learning_rate": learning_rate}
+    steps = options["steps"]
+    options = options_for(optimizer, optimizer_options, seed=seed, **options)
+    if learning_rate is not None and "learning_rate" not in options:
+        raise CommandError(f"`--learning-rate`: optimizer {optimizer!r} has none")
+    x = env.game.initial_upper_params if start is None else load_start(start, env.game)
+    try:
+        check_optimizer(optimizer, x, leader.low, leader.high, **options)
+    except (ValueError, TypeError, ImportError) as error:
+        raise CommandError(str(error)) from None
+    polish = env.method.exact and optimizer in RULES if polish is None else polish
+    folder = open_folder(out, env_id, overwrite=overwrite)
+    takes = signature(OPTIMIZERS[optimizer]).parameters
+    rate = {name: parameter.default for name, parameter in takes.items()} | options
     config = {
         "id": env_id,
         "kwargs": env_kwargs,
         "method": method,
         "method_options": method_options,
         "steps": steps,
-        "learning_rate": learning_rate,
-        "optimizer": "adam" if learns else "normalized",
+        "learning_rate": rate.get("learning_rate"),
+        "optimizer": optimizer,
+        "optimizer_options": optimizer_options,
         "polish": polish,
         "seed": seed,
         "start": None if start is None else str(start),
         "versions": versions(learns),
     }
-    leader, film = Leader(env), Film() if gif else None
+    film = Film() if gif else None
     began = time.perf_counter()
-    with explain_os_errors(folder), RunRecorder(folder) as recorder:
+    with explain_os_errors(folder), contextlib.closing(History(folder)) as history:
         write_json(folder / CONFIG, config)
         try:
             with progress_bar(steps + 1) as show:
 
                 def keep(iterate: Iterate, phase: str) -> None:
-                    recorder.add(iterate, leader.info, phase)
+                    history.add(iterate, leader.info, phase)
                     if film is not None:
                         film.offer(env.render)
                     show(phase, iterate.value)
 
-                leader.reset(x, seed)
-                outcome = climb(
-                    leader,
-                    x,
-                    steps=steps,
-                    learning_rate=learning_rate,
-                    learns=learns,
-                    polish=polish,
-                    callback=keep,
-                )
+                leader.reset(x, seed=seed)
+                outcome = optimize(leader, x, optimizer, options, polish=polish, callback=keep)
         except KeyboardInterrupt:
             outcome = INTERRUPTION
         finally:  # an error, too, leaves behind what was reached
             seconds = time.perf_counter() - began
             of = "method" if env.method.exact else "estimates of method"
-            save_results(leader, recorder, film, f"{env_id}, {of} {method}", seed)
-    report(leader, recorder, method, outcome, seconds)
+            save_results(leader, history, film, f"{env_id}, {of} {method}", seed)
+    report(leader, history, method, outcome, seconds)
     if outcome == INTERRUPTION:
         click.get_current_context().exit(INTERRUPTED)
 
 
-def climb_defaults(env_id: str, env: HyperGradient) -> dict[str, Any]:
-    """Return `steps` and `learning_rate` of a climb unless the user says so.
-
-    A follower who learns is slow, and its leader has steps for no more than the way.
-    """
+def default_optimizer(env_id: str, env: HyperGradient) -> tuple[str, dict[str, Any]]:
+    """Return the default optimizer of a task, and options for those that take them."""
     if answers_exactly(env.game):
-        return {"steps": 200, "learning_rate": 0.05}
+        optimizer, steps = EXACT_DEFAULTS
+        return optimizer, {"steps": steps}
+    optimizer, steps = LEARNT_DEFAULTS
     space = env.game.upper_space
-    general = {"steps": 10, "learning_rate": 0.02 * float((space.high - space.low).max())}
-    return {**general, **next((task.climb for task in TASKS if task.id == env_id), {})}
+    rate = 0.02 * float((space.high - space.low).max())
+    own = next((task.climb for task in TASKS if task.id == env_id), {})
+    # At a constant rate: noisy estimates need not wait for x to stand still.
+    return optimizer, {"steps": steps, "learning_rate": rate, "schedule": "constant", **own}
 
 
-def first_point(env: HyperGradient, start: Path | None) -> FloatArray:
-    """Return the x to start from.
+def optimize(
+    leader: LeaderObjective,
+    start: FloatArray,
+    optimizer: str,
+    options: dict[str, Any],
+    *,
+    polish: bool = False,
+    callback: Callable[[Iterate, str], None],
+) -> str:
+    """Run an optimizer, and then L-BFGS-B from the best x if that is wanted.
 
-    Raises:
-        CommandError: If the file holds no x of this task.
+    Args:
+        leader: The objective.
+        start: First x.
+        optimizer: A key of `OPTIMIZERS`.
+        options: Its options.
+        polish: Whether L-BFGS-B follows. It trusts the gradient to be that of the objective, so it
+            suits exact methods only.
+        callback: Called with every iterate and the phase, "ascent" or "polish".
+
+    Returns:
+        Why the run stopped.
     """
-    from .runs import load_start
 
-    if start is None:
-        return env.game.initial_upper_params
-    try:
-        return env.game.validate_upper_params(load_start(start))
-    except (ValueError, OSError) as error:
-        raise CommandError(f"`--start` {start}: {error}") from None
+    def told(phase: str) -> Callable[[Iterate], None]:
+        return lambda iterate: callback(iterate, phase)
 
-
-def claim_folder(out: Path | None, env_id: str, overwrite: bool) -> Path:
-    """Return the folder of a new run, before any work is done.
-
-    Raises:
-        CommandError: If it holds something already or cannot be written.
-    """
-    from .runs import NotEmptyError, open_folder
-
-    try:
-        with explain_os_errors(out or Path("runs")):
-            return open_folder(out, env_id, overwrite=overwrite)
-    except NotEmptyError as error:
-        raise CommandError(
-            f"{error}; choose another `--out`, or give `--overwrite` to replace the run in it"
-        ) from None
-
-
-@contextlib.contextmanager
-def explain_os_errors(folder: Path) -> Iterator[None]:
-    """Turn what the file system refuses into one line."""
-    try:
-        yield
-    except OSError as error:
-        if error.strerror is None:
-            raise
-        raise CommandError(
-            f"cannot write the folder {folder}: {error.strerror}"
-            + (f" ({error.filename})" if error.filename else "")
-        ) from None
+    box = (leader.low, leader.high)
+    found = make_optimizer(optimizer, **options)(leader, start, *box, callback=told("ascent"))
+    vanished = found.evaluations <= options.get("steps", 0)
+    if vanished or not polish:
+        return found.message
+    polisher = partial(lbfgsb, max_evaluations=POLISH_EVALUATIONS)
+    result = polisher(leader, found.best.upper_params, *box, callback=told("polish"))
+    return f"{found.message}, then L-BFGS-B: {result.message}"
 
 
 def versions(learns: bool) -> dict[str, str]:
@@ -258,43 +301,43 @@ def versions(learns: bool) -> dict[str, str]:
 
 
 def save_results(
-    leader: Leader, recorder: RunRecorder, film: Film | None, title: str, seed: int
+    leader: LeaderObjective, history: History, film: Film | None, title: str, seed: int
 ) -> None:
     """Write the parameters and the pictures of a run, as far as it went."""
     from .films import film_episode
-    from .plots import plot_history
-    from .runs import GIF, PLOT
+    from .run_folder import GIF, PLOT
+    from .run_plot import plot_history
 
-    if recorder.best is None:
+    if history.best is None:
         return
-    recorder.write_params(leader.low, leader.high)
-    plot_history(recorder.history, recorder.folder / PLOT, title)
+    history.write_params(leader.low, leader.high)
+    plot_history(history.records, history.folder / PLOT, title)
     if film is not None:
-        if answers_exactly(leader.env.game):
-            leader(recorder.best.upper_params)
-            film.add(leader.env.render())  # the film ends on the best x
+        if answers_exactly(leader.seat.game):
+            leader(history.best.upper_params)
+            film.add(leader.seat.render())  # the film ends on the best x
         else:
-            film_episode(leader.env, recorder.best.upper_params, film, seed)
-        film.save(recorder.folder / GIF)
+            film_episode(leader.seat, history.best.upper_params, film, seed)
+        film.save(history.folder / GIF)
 
 
 def report(
-    leader: Leader, recorder: RunRecorder, method: str, outcome: str, seconds: float
+    leader: LeaderObjective, history: History, method: str, outcome: str, seconds: float
 ) -> None:
     """Print what a run reached, and where its files are.
 
     Figures are the game's own exact ones, or what the method estimates where there are none.
     """
-    from .runs import FILES, RESULT, write_json
+    from .run_folder import FILES, RESULT, write_json
 
-    folder, last = recorder.folder, recorder.last
-    if recorder.first is None or recorder.best is None or last is None:
+    folder, last = history.folder, history.last
+    if history.first is None or history.best is None or last is None:
         click.echo(f"Interrupted before the first evaluation; nothing to keep in {folder}.")
         return
-    exact = answers_exactly(leader.env.game)
+    exact = answers_exactly(leader.seat.game)
     figures = exact_figures if exact else estimated_figures
-    first, first_norm = figures(leader, recorder.first)
-    best, best_norm = figures(leader, recorder.best)
+    first, first_norm = figures(leader, history.first)
+    best, best_norm = figures(leader, history.best)
     console().print(result_table(leader, (first, best), (first_norm, best_norm)))
     if np.linalg.norm(last.gradient) == 0.0:
         where = "at the start" if last.number == 0 else f"after {last.number} steps"
@@ -303,18 +346,18 @@ def report(
     if not exact:
         click.echo(
             "The follower learns: objectives and gradients are estimates from episodes, and the "
-            "best of noisy estimates flatters itself."
+            "best of noisy estimates is on average too high."
         )
-    elif not leader.env.method.exact:
+    elif not leader.seat.method.exact:
         click.echo(
             f"Method {method!r} gives an estimate, not the hyper-gradient; the exact projected "
             f"gradient norm at the best x is {best_norm:.3g}."
         )
-    failures = sum(record.inner_converged is False for record in recorder.history)
+    failures = sum(record.inner_converged is False for record in history.records)
     if failures:
         click.echo(f"Warning: {failures} inner solves did not converge, see history.csv", err=True)
-    count = len(recorder.history)
-    samples = sum(record.inner_samples or 0 for record in recorder.history)
+    count = len(history.records)
+    samples = sum(record.inner_samples or 0 for record in history.records)
     work = f"{samples} environment steps" if samples else "each an inner solve"
     click.echo(f"evaluations: {count}, {work}, in {seconds:.2f} s")
     result = {
@@ -332,7 +375,7 @@ def report(
 
 
 def result_table(
-    leader: Leader, objectives: tuple[float, float], norms: tuple[float, float]
+    leader: LeaderObjective, objectives: tuple[float, float], norms: tuple[float, float]
 ) -> Table:
     """Return start and end of a run side by side, and the best value known of the task."""
     from rich.box import SIMPLE_HEAD
@@ -343,7 +386,7 @@ def result_table(
     table.add_column("start", justify="right")
     table.add_column("best", justify="right")
     table.add_column("best known", justify="right")
-    known = leader.env.game.best_known
+    known = leader.seat.game.best_known
     table.add_row(
         "objective",
         *(f"{value:.6f}" for value in objectives),
@@ -353,19 +396,15 @@ def result_table(
     return table
 
 
-def exact_figures(leader: Leader, iterate: Iterate) -> tuple[float, float]:
+def exact_figures(leader: LeaderObjective, iterate: Iterate) -> tuple[float, float]:
     """Return objective and projected gradient norm of an x, by the game's own answer."""
-    from ..model import evaluate
-    from ..optimizers import projected_gradient_norm
+    from ..wrappers import exact_objective
 
-    response = evaluate(leader.env.game.model, iterate.upper_params)
-    assert response.hyper_gradient is not None, "an exact response has one"
-    norm = projected_gradient_norm(
-        response.upper_params, response.hyper_gradient, leader.low, leader.high
-    )
-    return response.objective, norm
+    x = iterate.upper_params
+    objective, gradient = exact_objective(leader.seat.game.model)(x)
+    return objective, projected_gradient_norm(x, gradient, leader.low, leader.high)
 
 
-def estimated_figures(leader: Leader, iterate: Iterate) -> tuple[float, float]:
+def estimated_figures(leader: LeaderObjective, iterate: Iterate) -> tuple[float, float]:
     """Return objective and projected gradient norm of an x, as they were when it was evaluated."""
     return iterate.value, iterate.projected_gradient_norm

@@ -29,7 +29,7 @@ from .base import (
     projected_gradient_norm,
 )
 from .libraries import cobyqa, lbfgsb
-from .named import OPTIMIZERS, continuation, make_optimizer
+from .named import OPTIMIZERS, check_optimizer, continuation, make_optimizer, options_for
 from .restarts import restarted_lbfgsb
 from .rules import (
     RULES,
@@ -62,6 +62,7 @@ __all__ = [
     "UpdateRule",
     "adam",
     "ascent",
+    "check_optimizer",
     "cobyqa",
     "continuation",
     "lbfgsb",
@@ -70,6 +71,7 @@ __all__ = [
     "make_schedule",
     "multistart_ascent",
     "normalized_ascent",
+    "options_for",
     "projected_ascent",
     "projected_gradient_norm",
     "restarted_lbfgsb",

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..core.checks import check_at_least, check_in_box, check_options, check_positive
-from ..core.mdp import FloatArray
 from .base import (
     BatchEvaluation,
     Callback,
     Evaluation,
+    FloatArray,
     Iterate,
     Optimizer,
     Optimum,

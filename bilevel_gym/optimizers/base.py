@@ -6,14 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
-
-from ..core.mdp import FloatArray
+from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "BatchEvaluation",
     "Callback",
     "Evaluation",
+    "FloatArray",
     "Iterate",
     "Optimizer",
     "Optimum",
@@ -22,6 +21,9 @@ __all__ = [
     "projected_gradient_norm",
 ]
 
+# Not imported from `core.mdp`, which loads scipy's sparse matrices: the command line starts with
+# the table of optimizers.
+FloatArray = NDArray[np.float64]
 
 Evaluation = Callable[[FloatArray], tuple[float, FloatArray]]
 

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..core.checks import check_at_least, check_in_box, check_not_negative, check_positive
-from ..core.mdp import FloatArray
-from .base import Callback, Evaluation, Optimum, Recorder
+from .base import Callback, Evaluation, FloatArray, Optimum, Recorder
 from .starts import finite_width, starts_around
 
 __all__ = ["cobyqa", "lbfgsb"]

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from inspect import signature
 from typing import Any
 
 from numpy.typing import ArrayLike
 
 from ..core.checks import check_in_box, check_options, unknown_name
-from ..core.mdp import FloatArray
 from .ascent import along
-from .base import Evaluation, Iterate, Optimizer, Optimum
+from .base import Evaluation, FloatArray, Iterate, Optimizer, Optimum
 from .libraries import cobyqa, lbfgsb
 from .restarts import restarted_lbfgsb
 from .rules import RULES
 
-__all__ = ["OPTIMIZERS", "continuation", "make_optimizer"]
+__all__ = ["OPTIMIZERS", "check_optimizer", "continuation", "make_optimizer", "options_for"]
 
 # Adding an optimizer is a function and one row. (An update rule is a row of `RULES`.)
 OPTIMIZERS: dict[str, Optimizer] = {
@@ -52,6 +52,47 @@ def make_optimizer(optimizer: str | Optimizer, **options: Any) -> Optimizer:
     return partial(OPTIMIZERS[optimizer], **options)
 
 
+def check_optimizer(
+    optimizer: str | Optimizer, start: ArrayLike, low: FloatArray, high: FloatArray, **options: Any
+) -> None:
+    """Raise what an optimizer raises for its arguments, without an evaluation."""
+
+    def stop(x: FloatArray) -> tuple[float, FloatArray]:
+        raise _Reached
+
+    try:
+        make_optimizer(optimizer, **options)(stop, start, low, high)
+    except _Reached:
+        pass
+
+
+class _Reached(Exception):
+    """Ends the trial of an optimizer."""
+
+
+def options_for(
+    optimizer: str, given: Mapping[str, Any], *, steps: int, **others: Any
+) -> dict[str, Any]:
+    """Return the options of an optimizer for `steps` steps, or `steps` + 1 evaluations.
+
+    Args:
+        optimizer: A key of `OPTIMIZERS`.
+        given: Options that are set already; they come first.
+        steps: Steps to take, positive.
+        **others: Options for the optimizers that take them, such as `seed`.
+    """
+    if optimizer not in OPTIMIZERS:
+        return dict(given)  # `make_optimizer` explains the error
+    takes = signature(OPTIMIZERS[optimizer]).parameters
+    options = {"steps": steps, "max_evaluations": steps + 1, **others}
+    options = {name: value for name, value in options.items() if name in takes}
+    if "restarts" in takes:  # half of the evaluations for the starts, the other for what follows
+        restarts = given.get("restarts", takes["restarts"].default)
+        if isinstance(restarts, int) and restarts > 0:
+            options["steps"] = max(1, steps // (2 * restarts) - 1)
+    return {**options, **given}
+
+
 def continuation(
     objectives: Sequence[Evaluation],
     start: ArrayLike,
@@ -85,15 +126,10 @@ def continuation(
 
     Example:
         >>> import bilevel_gym, gymnasium as gym, numpy as np
-        >>> def objective(temperature):
-        ...     game = gym.make("BilevelGridWorld-v0", temperature=temperature).unwrapped
-        ...     def evaluate(x):
-        ...         answer = game.evaluate(x)
-        ...         return answer.objective, answer.hyper_gradient
-        ...     return evaluate, game.upper_space
-        >>> falling = [objective(temperature) for temperature in (0.018, 0.013, 0.01)]
-        >>> low, high = falling[0][1].low, falling[0][1].high
-        >>> found = continuation([f for f, _ in falling], np.zeros(52), low, high, steps=9)
+        >>> from bilevel_gym.wrappers import exact_objective
+        >>> games = [gym.make("BilevelGridWorld-v0", temperature=t) for t in (0.018, 0.013, 0.01)]
+        >>> falling = [exact_objective(game.unwrapped) for game in games]
+        >>> found = continuation(falling, np.zeros(52), -np.ones(52), np.ones(52), steps=9)
         >>> [optimum.evaluations for optimum in found]
         [10, 10, 10]
     """

@@ -5,9 +5,8 @@ from __future__ import annotations
 from numpy.typing import ArrayLike
 
 from ..core.checks import check_at_least, check_positive
-from ..core.mdp import FloatArray
 from .ascent import ascent
-from .base import Callback, Evaluation, Optimum, Recorder
+from .base import Callback, Evaluation, FloatArray, Optimum, Recorder
 from .libraries import lbfgsb
 from .starts import starts_around
 

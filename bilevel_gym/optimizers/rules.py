@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..core.checks import check_discount, check_options, check_positive, unknown_name
-from ..core.mdp import FloatArray
+from .base import FloatArray
 
 __all__ = [
     "AdamRule",

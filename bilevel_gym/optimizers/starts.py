@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..core.checks import check_at_least, check_in_box, check_not_negative
-from ..core.mdp import FloatArray
+from .base import FloatArray
 
 __all__ = ["finite_width", "starts_around"]
 

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 
 from ..making import answers_exactly
 from ..registration import TASKS
-from .arguments import (
-    CommandError,
-    complete_task,
-    known_task,
-    make_leader,
-    seed_option,
-)
-from .films import film_episode, hold
-from .solving import climb_defaults, explain_os_errors
+from .arguments import complete_task, known_task, make_leader, seed_option
+from .console import explain_os_errors
+from .films import check_picture, film_episode, hold
+from .solving import default_optimizer, optimize
 
 if TYPE_CHECKING:
     from pygame import Surface
@@ -29,16 +24,15 @@ if TYPE_CHECKING:
     from ..optimizers import Iterate
     from ..rendering import Film
     from ..wrappers import HyperGradient
-    from .runs import Leader
 
 SHEET = "sheet.png"
 
-# Steps of the climb that a film shows, the first one as a share of half the width of the box.
+# Steps of the ascent that a film shows, the first one as a share of half the width of the box.
 STEPS, FIRST_STEP = 40, 0.05
 
-# Pictures that a film shows of the climb, frames that each lasts, and frames of the best x before
-# the follower sets out.
-CLIMBING_PICTURES, CLIMBING_FRAMES, PAUSE = 20, 2, 16
+# Pictures that a film shows of the ascent, frames that each lasts, and frames of the best x before
+# the follower's episode.
+ASCENT_PICTURES, ASCENT_FRAMES, PAUSE = 20, 2, 16
 
 
 def known_tasks(
@@ -55,14 +49,14 @@ def known_tasks(
 )
 @seed_option
 def gallery(folder: Path, env_ids: tuple[str, ...], seed: int) -> None:
-    """Draw a still and a film of each task into a folder.
+    """Draw a still and a film of each task into FOLDER.
 
     Without an ID, these are all tasks of this package, and a sheet shows them together.
 
-    The still shows the best x known, or the best one found on the way. The film climbs from the
-    initial x and then follows an episode under the best x that it came by. Where the follower
-    learns, which takes some minutes, the film has an episode under the initial x and one under the
-    best, and the still is from the middle of the latter.
+    The still shows the best x known, or the best one found. The film shows an ascent from the
+    initial x and then an episode under the best x of that ascent. Where the follower learns, which
+    takes some minutes, the film has an episode under the initial x and one under the best, and the
+    still is from the middle of the latter.
     """
     from ..rendering.sheet import contact_sheet, save_still
 
@@ -91,20 +85,17 @@ def draw_task(env_id: str, folder: Path, seed: int) -> Surface:
     Raises:
         CommandError: If the task has no picture.
     """
-    from ..envs.base import BilevelEnv
     from ..rendering import Film
     from ..rendering.sheet import save_still
 
     env = make_leader(env_id, {}, render_mode="rgb_array")
-    game = env.game
-    if type(game).draw is BilevelEnv.draw:
-        raise CommandError(f"a gallery needs tasks with pictures, and {env_id} has none")
+    check_picture("a gallery", env_id, env)
     film = Film()
-    if answers_exactly(game):
-        best = film_climb(env, film, seed)
-        known = game.best_known
+    if answers_exactly(env.game):
+        best = film_ascent(env, film, seed)
+        known = env.game.best_known
         env.step(best if known is None else known.upper_params)
-        still = game.draw(env.view())
+        still = env.game.draw(env.view())
         film_episode(env, best, film, seed)
     else:
         still = film_learning(env_id, env, film, seed)
@@ -114,60 +105,45 @@ def draw_task(env_id: str, folder: Path, seed: int) -> Surface:
     return still
 
 
-def film_climb(env: HyperGradient, film: Film, seed: int) -> FloatArray:
-    """Climb from the initial x, filmed, and return the best x on the way."""
-    from .runs import Leader
+def film_ascent(env: HyperGradient, film: Film, seed: int) -> FloatArray:
+    """Film an ascent from the initial x, and return the best x found."""
+    from ..wrappers import LeaderObjective
 
-    leader, start = Leader(env), env.game.initial_upper_params
-    leader.reset(start, seed)
-    every = STEPS // CLIMBING_PICTURES
+    leader = LeaderObjective(env)
+    every = STEPS // ASCENT_PICTURES
+    found: list[Iterate] = []
 
     def show(iterate: Iterate, phase: str) -> None:
+        found.append(iterate)
         if phase == "ascent" and iterate.number % every == 0:
-            hold(film, env, CLIMBING_FRAMES)
+            hold(film, env, ASCENT_FRAMES)
 
     rate = FIRST_STEP * float(np.max(leader.high - leader.low)) / 2.0
-    best = climbed(leader, start, steps=STEPS, learning_rate=rate, polish=True, callback=show)
+    options = {"steps": STEPS, "learning_rate": rate}
+    optimize(leader, leader.reset(seed=seed), "normalized", options, polish=True, callback=show)
+    best = max(found, key=lambda iterate: iterate.value).upper_params
     env.step(best)
     hold(film, env, PAUSE)
     return best
 
 
 def film_learning(env_id: str, env: HyperGradient, film: Film, seed: int) -> Surface:
-    """Film a learning follower's episode under the initial x, and under the best x of a climb.
+    """Film a learning follower's episode under the initial x, and under the best x of an ascent.
 
     Returns:
         The picture in the middle of the latter.
     """
     from ..rendering import import_pygame
-    from .runs import Leader
+    from ..wrappers import LeaderObjective
 
-    leader, start = Leader(env), env.game.initial_upper_params
-    leader.reset(start, seed)
+    leader = LeaderObjective(env)
+    start = leader.reset(seed=seed)
     film_episode(env, start, film, seed)
-    best = climbed(leader, start, **climb_defaults(env_id, env), learns=True, polish=False)
+    optimizer, options = default_optimizer(env_id, env)
+    found: list[Iterate] = []
+    optimize(leader, start, optimizer, options, callback=lambda iterate, _: found.append(iterate))
+    best = max(found, key=lambda iterate: iterate.value).upper_params
     pictures = film_episode(env, best, film, seed)
     middle = pictures[len(pictures) // 2]
     surface: Surface = import_pygame().surfarray.make_surface(middle.swapaxes(0, 1))
     return surface
-
-
-def climbed(
-    leader: Leader,
-    start: FloatArray,
-    *,
-    callback: Callable[[Iterate, str], None] | None = None,
-    **options: Any,
-) -> FloatArray:
-    """Climb from an x, and return the best one on the way; `options` are those of `climb`."""
-    from .runs import climb
-
-    found: list[tuple[float, FloatArray]] = []
-
-    def keep(iterate: Iterate, phase: str) -> None:
-        found.append((iterate.value, iterate.upper_params))
-        if callback is not None:
-            callback(iterate, phase)
-
-    climb(leader, start, callback=keep, **options)
-    return max(found, key=lambda entry: entry[0])[1]

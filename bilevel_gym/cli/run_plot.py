@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..plotting import INK, LINE, MUTED, new_figure, save_figure, tidy
-from .runs import Record
+from .run_folder import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,0 +1,212 @@
+"""The folder of one run of `bilevel-gym solve`.
+
+Nothing in it is replaced without consent. The history is written as it grows, every other file
+appears whole or not at all, so an interrupted run leaves behind what it had reached.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..core.files import replacing
+from ..core.mdp import FloatArray
+from ..optimizers import Iterate
+from .arguments import CommandError
+from .console import explain_os_errors
+
+if TYPE_CHECKING:
+    from ..envs.base import BilevelEnv
+
+__all__ = ["FILES", "History", "Record", "load_start", "open_folder", "write_json"]
+
+CONFIG, HISTORY, PARAMS, RESULT = "config.json", "history.csv", "params.npz", "result.json"
+PLOT, GIF = "progress.png", "run.gif"
+
+# All that a run writes, and all that `--overwrite` may replace.
+FILES = (CONFIG, HISTORY, PARAMS, RESULT, PLOT, GIF)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row of the history: one evaluation of the leader's objective.
+
+    Attributes:
+        step: Evaluations before this one.
+        phase: "ascent" or "polish".
+        objective: F(x), as the method gives it; an estimate where the method is one.
+        gradient_norm: Euclidean norm of the method's hyper-gradient.
+        projected_gradient_norm: The same after projection on the box; zero at stationary points.
+        lower_value: The follower's soft value at the start.
+        inner_iterations: Iterations of the inner learner.
+        inner_residual: Sup norm of the follower's Bellman residual.
+        inner_converged: Whether the inner learner met its tolerance.
+        inner_samples: Environment steps that the method took.
+
+    What the method does not report is None.
+    """
+
+    step: int
+    phase: str
+    objective: float
+    gradient_norm: float
+    projected_gradient_norm: float
+    lower_value: float | None = None
+    inner_iterations: int | None = None
+    inner_residual: float | None = None
+    inner_converged: bool | None = None
+    inner_samples: int | None = None
+
+
+class History:
+    """What a run has evaluated: on disk as it grows, and in memory.
+
+    Attributes:
+        folder: The run's folder.
+        records: All records so far.
+        first: The first iterate, None before it.
+        best: The iterate of the largest objective so far.
+        last: The latest iterate.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open the history in a folder.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        self.folder = folder
+        self.records: list[Record] = []
+        self.first: Iterate | None = None
+        self.best: Iterate | None = None
+        self.last: Iterate | None = None
+        self._file = (folder / HISTORY).open("w", newline="", encoding="utf-8")
+        self._writer = csv.writer(self._file, lineterminator="\n")
+        self._writer.writerow(field.name for field in fields(Record))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def add(self, iterate: Iterate, info: Mapping[str, Any], phase: str) -> None:
+        """Append an iterate.
+
+        Args:
+            iterate: What the optimizer evaluated.
+            info: Info of the leader's step that answered it.
+            phase: "ascent" or "polish".
+        """
+        reported = {field.name for field in fields(Record) if field.default is None}
+        record = Record(
+            step=len(self.records),
+            phase=phase,
+            objective=iterate.value,
+            gradient_norm=float(np.linalg.norm(iterate.gradient)),
+            projected_gradient_norm=iterate.projected_gradient_norm,
+            **{key: value for key, value in info.items() if key in reported},
+        )
+        self.records.append(record)
+        self.first, self.last = self.first or iterate, iterate
+        if self.best is None or iterate.value >= self.best.value:
+            self.best = iterate
+        self._writer.writerow(astuple(record))
+        self._file.flush()
+
+    def write_params(self, low: FloatArray, high: FloatArray) -> None:
+        """Write the best, the last and the first x, if any was evaluated.
+
+        Args:
+            low: Lower bounds of x.
+            high: Upper bounds of x.
+        """
+        if self.first is None or self.best is None or self.last is None:
+            return
+        with replacing(self.folder / PARAMS) as temporary, temporary.open("wb") as file:
+            np.savez(
+                file,
+                best_upper_params=self.best.upper_params,
+                final_upper_params=self.last.upper_params,
+                initial_upper_params=self.first.upper_params,
+                low=low,
+                high=high,
+                objective=np.float64(self.best.value),
+            )
+
+
+def open_folder(out: Path | None, env_id: str, *, overwrite: bool = False) -> Path:
+    """Return an existing, writable folder for a run.
+
+    Args:
+        out: The folder, made if missing; None takes the next free number under `runs/ID`.
+        env_id: Gymnasium id of the task.
+        overwrite: Consent to replace the files of an earlier run; they are removed at once, so
+            that no file of the old run can pass for one of the new. Other files are left alone.
+
+    Raises:
+        CommandError: If the folder has something in it and there is no consent, or it cannot be
+            made or written.
+    """
+    with explain_os_errors(out or Path("runs")):
+        if out is None:
+            return _next_folder(Path("runs") / env_id)
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()):
+            if not overwrite:
+                raise CommandError(
+                    f"{out} is not empty; choose another `--out`, or give `--overwrite` to replace "
+                    "the run in it"
+                )
+            for name in FILES:
+                (out / name).unlink(missing_ok=True)
+        return out
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write how a run was started, or what it reached."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def load_start(path: Path, game: BilevelEnv) -> FloatArray:
+    """Return the best x of an earlier run of a game.
+
+    Args:
+        path: The `params.npz` of the run.
+        game: The game.
+
+    Raises:
+        CommandError: If the file is something else, cannot be read, or its x is not of this game.
+    """
+    try:
+        try:
+            stored = np.load(path)
+        except (ValueError, EOFError, zipfile.BadZipFile):
+            stored = None
+        if not isinstance(stored, np.lib.npyio.NpzFile) or "best_upper_params" not in stored:
+            raise ValueError(f"must be the {PARAMS} of a run, with `best_upper_params` in it")
+        with stored:
+            return game.validate_upper_params(stored["best_upper_params"])
+    except (ValueError, OSError) as error:
+        raise CommandError(f"`--start` {path}: {error}") from None
+
+
+def _next_folder(parent: Path) -> Path:
+    parent.mkdir(parents=True, exist_ok=True)
+    taken = [int(entry.name) for entry in parent.iterdir() if entry.name.isdigit()]
+    number = max(taken, default=0) + 1
+    while True:
+        folder = parent / f"{number:03d}"
+        try:
+            folder.mkdir()  # fails if a parallel run was faster: then the next number is tried
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
