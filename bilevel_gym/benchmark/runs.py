@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import inspect
 import json
 import re
 import time
@@ -21,7 +20,7 @@ import numpy as np
 from ..core.checks import check_in_box
 from ..core.threads import one_torch_thread, single_threaded
 from ..model import BilevelModel, evaluate
-from ..optimizers import OPTIMIZERS, make_optimizer, projected_gradient_norm
+from ..optimizers import make_optimizer, options_for, projected_gradient_norm
 
 if TYPE_CHECKING:
     from ..core.mdp import FloatArray
@@ -270,30 +269,29 @@ def perform(run: Run) -> Outcome:
 
 def _scored_climb(run: Run, seat: Any, game: BilevelEnv, referee: Referee) -> tuple[Row, ...]:
     """Return the evaluations of a run, scored by the referee."""
-    low, high = _box(game)
+    from ..wrappers import LeaderObjective
+
+    leader = LeaderObjective(seat)
+    low, high = leader.low, leader.high
     rows: list[Row] = []
     env_steps, began, refereeing = 0, 0.0, 0.0
 
     def evaluate(x: FloatArray) -> tuple[float, FloatArray]:
         nonlocal env_steps, refereeing
-        if rows:
-            seat.step(x)
-        else:
-            seat.reset(seed=run.seed, options={"upper_params": x})
+        value, estimate = leader(x)
         answer: Response = seat.response
         stopped = time.perf_counter()
         wall_time = stopped - began - refereeing
         env_steps += answer.samples or 0
-        score, estimate = referee(x), answer.hyper_gradient
+        score = referee(x)
         exact = score.hyper_gradient
-        assert estimate is not None
         cosine, relative_error = (None, None) if exact is None else agreement(estimate, exact)
         rows.append(
             Row(
                 step=len(rows),
                 env_steps=int(env_steps),
                 wall_time=wall_time,
-                estimated_objective=float(answer.objective),
+                estimated_objective=float(value),
                 objective=score.objective,
                 objective_error=score.error,
                 gradient_norm=None if exact is None else float(np.linalg.norm(exact)),
@@ -305,7 +303,7 @@ def _scored_climb(run: Run, seat: Any, game: BilevelEnv, referee: Referee) -> tu
             )
         )
         refereeing += time.perf_counter() - stopped
-        return answer.objective, estimate
+        return value, estimate
 
     start = start_of(run, game)
     if not hasattr(seat.method, "follower"):
@@ -313,6 +311,7 @@ def _scored_climb(run: Run, seat: Any, game: BilevelEnv, referee: Referee) -> tu
         # forgets everything else. To train a follower twice would take more than it saves.
         seat.reset(seed=run.seed, options={"upper_params": start})
     began = time.perf_counter()
+    leader.reset(start, seed=run.seed)
     climb(run, evaluate, start, low, high)
     return tuple(rows)
 
@@ -386,33 +385,14 @@ def climb(
         count += 1
         return objective(x)
 
-    optimizer = make_optimizer(run.optimizer, **_within_budget(run))
+    # Where gradients are sampled, the next sample may differ; and all runs have as many rows.
+    others = {"seed": run.seed, "stop_at_zero": False}
+    options = options_for(run.optimizer, run.optimizer_options, steps=run.steps, **others)
+    optimizer = make_optimizer(run.optimizer, **options)
     try:
         optimizer(counted, start, low, high)
     except _BudgetSpent:
         pass
-
-
-def _within_budget(run: Run) -> dict[str, Any]:
-    """Return the options of a run's optimizer, with those that follow from the run itself."""
-    if run.optimizer not in OPTIMIZERS:
-        return run.optimizer_options  # `make_optimizer` has the words for it
-    follow: dict[str, Any] = {
-        "steps": run.steps,
-        "max_evaluations": run.steps + 1,
-        "seed": run.seed,
-        # The next sample may tell otherwise; and all runs are to have as many rows.
-        "stop_at_zero": False,
-    }
-    takes = inspect.signature(OPTIMIZERS[run.optimizer]).parameters
-    options = {name: value for name, value in follow.items() if name in takes}
-    if (
-        "restarts" in takes
-    ):  # one half of the evaluations for the starts, the other for what follows
-        restarts = run.optimizer_options.get("restarts", takes["restarts"].default)
-        if isinstance(restarts, int) and restarts > 0:
-            options["steps"] = max(1, run.steps // (2 * restarts) - 1)
-    return {**options, **run.optimizer_options}
 
 
 class _BudgetSpent(Exception):

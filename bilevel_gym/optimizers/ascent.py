@@ -274,8 +274,7 @@ def multistart_ascent(
         for run, value, gradient in zip(runs, values.tolist(), gradients, strict=True):
             if run.message is None:
                 run.proceed(value, gradient.copy())
-    optima = tuple(run.optimum(str(run.message)) for run in runs)
-    return Restarts(optima, max(range(len(optima)), key=lambda b: optima[b].best.value))
+    return Restarts.ranked(run.optimum(str(run.message)) for run in runs)
 
 
 def along(rule: str) -> Optimizer:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -78,6 +79,12 @@ class Restarts:
 
     optima: tuple[Optimum, ...]
     best: int
+
+    @classmethod
+    def ranked(cls, optima: Iterable[Optimum]) -> Self:
+        """Return restarts of which the best is known."""
+        found = tuple(optima)
+        return cls(found, max(range(len(found)), key=lambda number: found[number].best.value))
 
     @property
     def optimum(self) -> Optimum:

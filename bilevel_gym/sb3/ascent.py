@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -18,16 +18,14 @@ from stable_baselines3.common.type_aliases import Schedule as ProgressSchedule
 from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 
-from ..core.checks import check_at_least, check_not_negative, check_positive, unknown_name
+from ..core.checks import check_at_least, check_choice, check_not_negative, check_positive
 from ..core.mdp import FloatArray
 from ..optimizers import (
     RULES,
     Climb,
-    Iterate,
     Optimum,
     Restarts,
     Schedule,
-    UpdateRule,
     make_rule,
     make_schedule,
     starts_around,
@@ -37,10 +35,10 @@ __all__ = ["HyperGradientAscent", "UpperParamsPolicy"]
 
 
 class UpperParamsPolicy(BasePolicy):
-    """Answers every observation with the same x.
+    """A policy whose action is x, whatever is observed.
 
     Attributes:
-        x: The x, float64, of the shape of an action; not a number as long as it is unknown.
+        x: The x, float64, shape of an action; NaN as long as it is unknown.
     """
 
     def __init__(
@@ -63,56 +61,45 @@ class UpperParamsPolicy(BasePolicy):
         self.x = th.nn.Parameter(unknown, requires_grad=False)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        """Return x once for each observation; nothing is random about it."""
+        """Return x once for each observation."""
         if bool(th.isnan(self.x).any()):
             raise RuntimeError(
-                "there is no x to predict yet: the environment names the first one when `learn` "
-                "begins; call `learn` first"
+                "there is no x to predict yet: it comes from the environment; call `learn` first"
             )
         parts = observation.values() if isinstance(observation, dict) else [observation]
         return self.x.expand(len(next(iter(parts))), *self.x.shape)
 
 
 class _Climbs:
-    """The climbs of a leader, one for each environment, as the library saves modules."""
+    """The climbs of a leader, one for each environment, which the library saves like a module."""
 
-    def __init__(self, low: FloatArray, high: FloatArray, rule: Callable[[], UpdateRule]) -> None:
-        self._low, self._high, self._rule = low, high, rule
+    def __init__(self, begin: Callable[[FloatArray], Climb]) -> None:
+        self._begin = begin
         self.all: list[Climb] = []
 
     def begin(self, start: FloatArray) -> None:
         """Add a climb."""
-        self.all.append(Climb(start, self._low, self._high, self._rule()))
-
-    def rank(self) -> None:
-        """Put the climbs that have found the largest values first."""
-        self.all.sort(key=lambda climb: -math.inf if climb.best is None else -climb.best.value)
+        self.all.append(self._begin(start))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that is remembered, arrays as tensors."""
-        return {"climbs": [_tensors(climb.state_dict()) for climb in self.all]}
+        """Return the state, arrays as tensors."""
+        states = [climb.state_dict() for climb in self.all]
+        return {"climbs": [_converted(state, np.ndarray, th.from_numpy) for state in states]}
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
-        """Remember what `state_dict` has returned."""
+        """Restore what `state_dict` has returned."""
         self.all = []
         for saved in state["climbs"]:
-            arrays = _arrays(saved)
+            arrays = _converted(saved, th.Tensor, lambda value: value.detach().cpu().numpy().copy())
             self.begin(arrays["x"])
             self.all[-1].load_state_dict(arrays)
 
 
-def _tensors(value: Any) -> Any:
-    """Return nested dicts with tensors in the place of arrays."""
+def _converted(value: Any, kind: type, convert: Callable[[Any], Any]) -> Any:
+    """Return nested dicts with all values of a kind converted."""
     if isinstance(value, dict):
-        return {key: _tensors(entry) for key, entry in value.items()}
-    return th.from_numpy(value) if isinstance(value, np.ndarray) else value
-
-
-def _arrays(value: Any) -> Any:
-    """Return nested dicts with arrays in the place of tensors."""
-    if isinstance(value, dict):
-        return {key: _arrays(entry) for key, entry in value.items()}
-    return value.detach().cpu().numpy().copy() if isinstance(value, th.Tensor) else value
+        return {key: _converted(entry, kind, convert) for key, entry in value.items()}
+    return convert(value) if isinstance(value, kind) else value
 
 
 Self = TypeVar("Self", bound="HyperGradientAscent")
@@ -121,22 +108,22 @@ Self = TypeVar("Self", bound="HyperGradientAscent")
 class HyperGradientAscent(BaseAlgorithm):
     """Train the leader by the hyper-gradient that its seat reports.
 
-    An action is x itself, the same whatever is observed. Each step announces an x, is paid F(x) and
-    moves x along `info["hyper_gradient"]` by an update rule of `bilevel_gym.optimizers`. Episodes
-    end and begin without disturbing x; where the inner learner has a warm start to lose, take
-    `outer_steps` as long as the climb.
+    An action is x itself, whatever is observed. Each step evaluates an x, receives the reward F(x)
+    and moves x along `info["hyper_gradient"]` by an update rule of `bilevel_gym.optimizers`.
+    Episodes end and begin without changing x; where the inner learner has a warm start to lose,
+    take `outer_steps` as long as the training.
 
-    With several environments each one is a climb of its own, with its own optimiser state: the
-    first starts at the game's initial x, the others around it (or where their
+    Each of several environments is a climb of its own, with its own optimiser state: the first
+    starts at the game's initial x, the others around it (or where their
     `reset(options={"upper_params": x})` puts them); the best of all is what `predict` returns.
 
-    The first `learn` fixes the starts. Later ones go on from where the climbs are, also after
-    `save` and `load`; with `reset_num_timesteps=False` they go on with the schedule too. A schedule
-    runs over the steps of one `learn`, unless `schedule_steps` says how many there are altogether:
-    with it (or a constant schedule) two calls are the same as one.
+    The first `learn` fixes the starts. Later ones continue from the current x, also after `save`
+    and `load`; with `reset_num_timesteps=False` they continue the schedule too. A schedule runs
+    over the steps of one `learn`, unless `schedule_steps` says how many there are altogether: with
+    it (or a constant schedule) two calls are the same as one.
 
     Values are those of the vector environment; most keep them in float32. Where they are sampled,
-    the best of many is too good by chance; `predicts="last"` does not select.
+    the best of many is biased upwards; `predicts="last"` does not select.
 
     Source of the hyper-gradient: Yang, Gao, Yuan, AISTATS 2025, arXiv 2405.19697.
 
@@ -171,7 +158,7 @@ class HyperGradientAscent(BaseAlgorithm):
         device: th.device | str = "cpu",
         _init_setup_model: bool = True,
     ) -> None:
-        """Sit down, on one environment or several.
+        """Initialise the algorithm on one environment or several.
 
         Args:
             policy: "UpperParamsPolicy".
@@ -186,24 +173,23 @@ class HyperGradientAscent(BaseAlgorithm):
             schedule_steps: Steps of each climb that the schedule runs over; None for those of the
                 `learn` under way.
             spread: Standard deviation of the further starts, as a share of the width of the box.
-            predicts: Whether `predict` returns the x of the largest value found or the one that the
-                climb with it has arrived at.
-            stats_window_size: Episodes that reported means of episodes are taken over.
+            predicts: Whether `predict` returns the x of the largest value found ("best") or the
+                current one of the climb that found it ("last").
+            stats_window_size: Episodes over which statistics of episodes are averaged.
             tensorboard_log: Folder for TensorBoard, None for no such log.
             policy_kwargs: Arguments of the policy.
             verbose: 0 for silence, 1 for tables, 2 for debugging.
             seed: Seed of the further starts, and of everything random in the environments.
-            device: Where the policy keeps x; the climbs are no work for an accelerator.
-            _init_setup_model: Whether to build all this at once; `load` does it later.
+            device: Device of the policy; an accelerator would not speed anything up.
+            _init_setup_model: Whether to build everything at once; `load` does it later.
 
         Raises:
             ValueError: If a name is unknown or an option is out of range.
             TypeError: If the rule does not take an option.
         """
-        if isinstance(policy, str) and policy not in self.policy_aliases:
-            raise ValueError(unknown_name("policy", policy, self.policy_aliases))
-        if optimizer not in RULES:
-            raise ValueError(unknown_name("`optimizer`", optimizer, RULES))
+        if isinstance(policy, str):
+            check_choice("policy", policy, self.policy_aliases)
+        check_choice("`optimizer`", optimizer, RULES)
         super().__init__(
             policy=policy,
             env=env,
@@ -232,21 +218,21 @@ class HyperGradientAscent(BaseAlgorithm):
         low = self.action_space.low.astype(np.float64)
         high = self.action_space.high.astype(np.float64)
 
-        def rule() -> UpdateRule:
-            return make_rule(self.optimizer, low, high, **self.optimizer_options)
+        def begin(start: FloatArray) -> Climb:
+            rule = make_rule(self.optimizer, low, high, **self.optimizer_options)
+            return Climb(start, low, high, rule)
 
-        rule()
+        make_rule(self.optimizer, low, high, **self.optimizer_options)
         if not callable(self.learning_rate):
             check_positive("learning_rate", self.learning_rate)
         make_schedule(self.schedule)
         if self.schedule_steps is not None:
             check_at_least("schedule_steps", self.schedule_steps, 1)
         check_not_negative("spread", self.spread)
-        if self.predicts not in ("best", "last"):
-            raise ValueError(unknown_name("`predicts`", self.predicts, ["best", "last"]))
+        check_choice("`predicts`", self.predicts, ("best", "last"))
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
-        self.climbs = _Climbs(low, high, rule)
+        self.climbs = _Climbs(begin)
         self.policy = self.policy_class(
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
         ).to(self.device)
@@ -258,14 +244,14 @@ class HyperGradientAscent(BaseAlgorithm):
         Raises:
             RuntimeError: Before the first step of `learn`.
         """
-        optima: list[Optimum] = [
+        optima = [
             climb.optimum(f"{climb.evaluations} steps taken")
             for climb in self.climbs.all
             if climb.best is not None
         ]
         if not optima:
             raise RuntimeError("nothing has been found yet; call `learn` first")
-        return Restarts(optima=tuple(optima), best=_argmax([o.best.value for o in optima]))
+        return Restarts.ranked(optima)
 
     @property
     def optimum(self) -> Optimum:
@@ -285,16 +271,16 @@ class HyperGradientAscent(BaseAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """Climb.
+        """Maximise F.
 
         Args:
-            total_timesteps: Announcements to make, of all environments together.
-            callback: Callbacks of the library. They are called when x has moved, so that what they
-                save goes on as if nothing had happened.
+            total_timesteps: Leader steps, of all environments together.
+            callback: Callbacks of the library. They are called after x has moved, so that what they
+                save continues without a gap.
             log_interval: Steps between two entries of the log, None for no log.
             tb_log_name: Name of the run for TensorBoard.
-            reset_num_timesteps: Whether to count, and to begin the schedule, anew; x and the
-                optimiser's state go on in any case.
+            reset_num_timesteps: Whether the count and the schedule start again; x and the state of
+                the optimiser continue in any case.
             progress_bar: Whether to show one.
 
         Raises:
@@ -308,7 +294,7 @@ class HyperGradientAscent(BaseAlgorithm):
         assert env is not None
         self._begin(env)
         schedule = make_schedule(self.schedule)
-        # The last x that is announced is the one that the last step of the schedule leads to.
+        # The last x evaluated is the one that the last step of the schedule leads to.
         steps = self.schedule_steps or max(1, math.ceil(total_timesteps / self.n_envs) - 1)
         climbs = self.climbs.all[: self.n_envs]
         iteration = 0
@@ -359,7 +345,7 @@ class HyperGradientAscent(BaseAlgorithm):
         record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / seconds))
         record("time/time_elapsed", int(seconds), exclude="tensorboard")
         record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
-        last: list[Iterate] = [c.last for c in self.climbs.all[: self.n_envs] if c.last is not None]
+        last = [c.last for c in self.climbs.all[: self.n_envs] if c.last is not None]
         for name, numbers in {
             "objective": [iterate.value for iterate in last],
             "hyper_gradient_norm": [float(np.linalg.norm(iterate.gradient)) for iterate in last],
@@ -371,9 +357,9 @@ class HyperGradientAscent(BaseAlgorithm):
         self.logger.dump(step=self.num_timesteps)
 
     def _begin(self, env: VecEnv) -> None:
-        """Give every environment a climb, and the best climbs to the environments."""
+        """Give every environment a climb, the best ones if there are more climbs."""
         if len(self.climbs.all) > self.n_envs:
-            self.climbs.rank()
+            self.climbs.all.sort(key=_found, reverse=True)
         if len(self.climbs.all) < self.n_envs:
             infos = env.unwrapped.reset_infos
             starts = [np.asarray(info["upper_params"]) for info in infos if "upper_params" in info]
@@ -398,10 +384,9 @@ class HyperGradientAscent(BaseAlgorithm):
 
     def _publish(self) -> None:
         """Tell the policy what to predict."""
-        values = [-math.inf if c.best is None else c.best.value for c in self.climbs.all]
-        leader = self.climbs.all[_argmax(values)]
-        known = leader.best is not None and self.predicts == "best"
-        x = leader.best.upper_params if known and leader.best is not None else leader.x
+        leader = max(self.climbs.all, key=_found)
+        best = leader.best if self.predicts == "best" else None
+        x = leader.x if best is None else best.upper_params
         assert isinstance(self.policy, UpperParamsPolicy)
         self.policy.x.copy_(th.from_numpy(x.copy()))
 
@@ -410,13 +395,13 @@ class HyperGradientAscent(BaseAlgorithm):
         return [*super()._excluded_save_params(), "climbs"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        """Return what is saved by its state: the policy, and the climbs with their optimisers."""
+        """Return what is saved by its state: the policy and the climbs."""
         return ["policy", "climbs"], []
 
 
-def _argmax(values: Sequence[float]) -> int:
-    """Return where the largest value stands, the first of equal ones."""
-    return max(range(len(values)), key=lambda number: values[number])
+def _found(climb: Climb) -> float:
+    """Return the largest value that a climb has found."""
+    return -math.inf if climb.best is None else climb.best.value
 
 
 def _hyper_gradient(info: Mapping[str, Any]) -> FloatArray:

@@ -1,4 +1,4 @@
-"""The state of the viewer, and everything one can do to it; neither pygame nor pixels."""
+"""The state of the viewer and the moves of both players, without pygame."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from ..core.mdp import FloatArray
 from ..envs.base import BilevelEnv, View
 from ..methods import ExactResponse
-from ..optimizers import normalized_ascent
+from ..optimizers import NormalizedRule
 from ..rendering import GridScene, grid_layout
 from ..wrappers import LowerLevel
 
@@ -36,7 +36,7 @@ MAX_UNDO = 200
 
 
 class MapGame(Protocol):
-    """What the viewer needs of a game: a tabular one whose states, and entries of x, are cells."""
+    """What the viewer needs of a game: states, and entries of x, are cells of a map."""
 
     upper_space: spaces.Box
     initial_upper_params: FloatArray
@@ -62,10 +62,10 @@ class Episode:
     """The follower's episode.
 
     Attributes:
-        state: Where the follower stands.
+        state: The follower's state.
         lower_returns: Its return after each step, undiscounted, zero at first.
         upper_returns: The leader's.
-        ended: How the episode ended, empty while it goes on.
+        ended: How the episode ended, empty until then.
     """
 
     state: int
@@ -75,17 +75,17 @@ class Episode:
 
 
 class Session:
-    """The state of the viewer, and what keys and mouse do to it.
+    """The state of the viewer, with a method for each thing that keys and mouse do.
 
     Attributes:
         env: The environment, in the follower's seat once that was taken.
-        game: The game below it.
+        game: Its game.
         cells: The map, as in `GridScene`.
-        layout: Where things are in the picture.
+        layout: Places in the picture.
         low: Lower bounds of x, float64.
         high: Upper bounds of x, float64.
         x: The leader's x, read-only.
-        seat: Whose seat is taken.
+        seat: The seat of the user.
         episode: The follower's episode, None in the leader's seat.
         brush: What one stroke adds to a cell; positive.
         cursor: The cell under the mouse.
@@ -94,16 +94,16 @@ class Session:
         climbing: Whether x follows the hyper-gradient, a step at every tick.
         objectives: F of every x answered so far.
         gradient_norms: Norm of the hyper-gradient at the same points.
-        message: What happened last, if that needs words.
+        message: A message about the last event, empty for none.
         show_help: Whether the help overlay is on.
-        running: False once the user has had enough.
+        running: False once the user has quit.
         folder: Where screenshots go.
     """
 
     def __init__(
         self, env: gym.Env[Any, Any], *, folder: Path | None = None, seed: int | None = None
     ) -> None:
-        """Sit down in the leader's seat.
+        """Start in the leader's seat.
 
         Args:
             env: A game in either seat, as `gymnasium.make` returns it.
@@ -113,13 +113,14 @@ class Session:
         Raises:
             TypeError: If the game has no map.
         """
-        if not (isinstance(env.unwrapped, BilevelEnv) and env.unwrapped.has_map):
+        game: Any = env.unwrapped
+        if not (isinstance(game, BilevelEnv) and game.has_map):
             raise TypeError(
-                "only games on a map can be painted and walked in, and "
-                f"{type(env.unwrapped).__name__} has none (see `BilevelEnv.has_map`)"
+                f"only games on a map can be played, and {type(game).__name__} has none (see "
+                "`BilevelEnv.has_map`)"
             )
         self.env = env
-        self.game = cast(MapGame, env.unwrapped)
+        self.game = cast(MapGame, game)
         empty = self.game.scene(View("", self.game.initial_upper_params))
         self.cells = empty.cells
         self.layout = grid_layout((len(self.cells), len(self.cells[0])), with_curves=True)
@@ -146,7 +147,7 @@ class Session:
 
     @property
     def response(self) -> ExactResponse:
-        """The follower's exact answer to x, solved when it is first asked for."""
+        """The follower's exact answer to x, computed on first use."""
         answer = self._answer
         if answer is None or answer.upper_params is not self.x:
             start = answer if answer is not None and answer.converged else None
@@ -162,18 +163,18 @@ class Session:
     # The leader's moves
 
     def start_stroke(self, kind: Literal["raise", "lower", "erase"]) -> None:
-        """Begin to paint; cells are painted once a stroke, when the cursor enters them."""
+        """Begin a stroke; it paints each cell once, when the cursor enters it."""
         self._remember()
         self.stroke = {"raise": self.brush, "lower": -self.brush, "erase": math.nan}[kind]
         self.move_cursor(self.cursor)
 
     def end_stroke(self) -> None:
-        """Lift the brush."""
+        """End the stroke."""
         self.stroke = None
         self._touched.clear()
 
     def move_cursor(self, cell: Cell | None) -> None:
-        """Move to a cell, or off the map, and paint there while a stroke lasts."""
+        """Move to a cell, or off the map, and paint it during a stroke."""
         self.cursor = cell
         if cell is None or self.stroke is None or cell in self._touched:
             return
@@ -198,26 +199,26 @@ class Session:
         self._climb()
 
     def stop_climb(self) -> None:
-        """Stand still."""
+        """Stop following the hyper-gradient."""
         self.climbing = False
 
     def tick(self) -> None:
-        """Let time pass."""
+        """Advance time."""
         if self.climbing:
             self._climb()
 
     def undo(self) -> None:
-        """Take back the last stroke, climb or reset."""
+        """Undo the last stroke, climb or reset."""
         self._travel(self._undo, self._redo, "there is nothing to undo")
 
     def redo(self) -> None:
-        """Do again what was taken back."""
+        """Redo what was undone."""
         self._travel(self._redo, self._undo, "there is nothing to redo")
 
     # The follower's moves
 
     def act(self, action: int) -> None:
-        """Make a move; after the end of an episode, start another instead."""
+        """Take an action; after the end of an episode, start another instead."""
         episode = self.episode
         assert episode is not None, "only the follower acts"
         if episode.ended:
@@ -231,7 +232,7 @@ class Session:
             reason = "the episode is over" if terminated else "time is up"
             episode.ended = f"{reason}; any move starts another"
 
-    # Everybody's moves
+    # Moves of both
 
     def switch_seat(self) -> None:
         """Take the other seat; the follower starts an episode under the leader's x."""
@@ -259,11 +260,11 @@ class Session:
         self.show_help = not self.show_help
 
     def quit(self) -> None:
-        """Leave."""
+        """Quit."""
         self.running = False
 
     def _remember(self) -> None:
-        """Make the present x one that `undo` returns to."""
+        """Push x on the undo history."""
         self._undo.append(self.x)
         del self._undo[:-MAX_UNDO]
         self._redo.clear()
@@ -283,15 +284,14 @@ class Session:
             self.x = x
 
     def _climb(self) -> None:
-        def objective(x: FloatArray) -> tuple[float, FloatArray]:
-            self._go(x)
-            return self.response.objective, self.response.hyper_gradient
-
-        optimum = normalized_ascent(
-            objective, self.x, self.low, self.high, steps=1, learning_rate=STEP_LENGTH
-        )
-        if optimum.evaluations == 1:
+        response = self.response
+        rule = NormalizedRule(self.low, self.high)
+        x = rule.step(self.x, response.objective, response.hyper_gradient, STEP_LENGTH)
+        if np.array_equal(x, self.x):
             self.message = "the hyper-gradient vanishes here"
+        else:
+            self.x = x
+            _ = self.response  # the curves get a point for every step
 
     def _start_episode(self) -> None:
         self.env = LowerLevel(self.env, self.x)
