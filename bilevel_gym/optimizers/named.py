@@ -128,7 +128,7 @@ def continuation(
         >>> import bilevel_gym, gymnasium as gym, numpy as np
         >>> from bilevel_gym.wrappers import exact_objective
         >>> games = [gym.make("BilevelGridWorld-v0", temperature=t) for t in (0.018, 0.013, 0.01)]
-        >>> falling = [exact_objective(game.unwrapped) for game in games]
+        >>> falling = [exact_objective(game.unwrapped.model) for game in games]
         >>> found = continuation(falling, np.zeros(52), -np.ones(52), np.ones(52), steps=9)
         >>> [optimum.evaluations for optimum in found]
         [10, 10, 10]
