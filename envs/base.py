@@ -95,7 +95,6 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         initial_upper_params: x at the start of every episode, shape of x.
         methods: Methods that the leader's seat may take, by name.
         default_method: The one of them that it takes unless one is named.
-        best_known: Best x known for this very instance, None if none is recorded.
         method_options: Options that suit the game, for methods that take them; those that are
             given replace them one by one.
         elapsed_steps: Transitions of the follower's episode so far; `advance` counts them, and the
@@ -114,7 +113,6 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
     default_method = "exact"
     method_options: Mapping[str, Any] = {}
     has_map = False
-    best_known: BestKnown | None = None
 
     def __init__(
         self,
