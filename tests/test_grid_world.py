@@ -17,7 +17,7 @@ import bilevel_gym  # noqa: F401  (registers the ids)
 from bilevel_gym import LowerLevel
 from bilevel_gym.envs import BilevelGridWorld, random_map
 from bilevel_gym.envs.grid_world import MAPS
-from bilevel_gym.optimizers import lbfgsb, normalized_ascent
+from bilevel_gym.optimizers import lbfgsb
 
 from .helpers import FloatArray
 
@@ -96,16 +96,8 @@ def test_named_maps_have_the_size_of_their_name_and_a_hazardous_short_way() -> N
 def test_the_default_is_the_published_instance() -> None:
     game = gym.make("BilevelGridWorld-v0").unwrapped
     assert isinstance(game, BilevelGridWorld)
-    assert game.desc == (
-        "........",
-        "..####..",
-        "..#..#..",
-        "S.HHHH.G",
-        "..#..#..",
-        "..####..",
-        "........",
-        "........",
-    )
+    tunnel = ("..####..", "..#..#..", "S.HHHH.G", "..#..#..", "..####..")
+    assert game.desc == ("........", *tunnel, "........", "........")
     assert game.upper_space.shape == (52,)
     assert (game.gamma, game.temperature) == (0.95, 0.01)
 
@@ -192,7 +184,7 @@ def test_the_leaders_reward_and_costs_are_arguments() -> None:
 
 
 @pytest.mark.parametrize("size", [4, 8, (5, 12), (12, 5), 30])
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_random_maps_have_a_hazardous_short_way_and_a_longer_safe_one(
     size: int | tuple[int, int], seed: int
 ) -> None:
@@ -293,12 +285,6 @@ def test_normalised_steps_lead_the_follower_onto_the_detour() -> None:
     assert occupancy[hazards].sum() < 0.01 * before[hazards].sum()
 
 
-def test_normalised_steps_that_shrink_reach_the_same_optimum() -> None:
-    game = BilevelGridWorld()
-    optimum = normalized_ascent(value_and_gradient(game), np.zeros(52), -np.ones(52), np.ones(52))
-    assert optimum.best.value == pytest.approx(0.4607, abs=1e-3)
-
-
 def test_quasi_newton_from_no_shaping_ends_in_the_trap() -> None:
     game = BilevelGridWorld()
     optimum = lbfgsb(value_and_gradient(game), np.zeros(52), -np.ones(52), np.ones(52))
@@ -310,16 +296,6 @@ def test_quasi_newton_from_no_shaping_ends_in_the_trap() -> None:
     # The occupancy falls short of one by gamma times the discounted chance of the end.
     assert response.occupancy.sum() > 0.99
     assert response.occupancy[game.state_of(goal)] < 1e-4
-
-
-def test_plain_gradient_steps_of_one_half_end_in_the_trap() -> None:
-    game = BilevelGridWorld()
-    objective = value_and_gradient(game)
-    x = np.zeros(52)
-    for _ in range(400):
-        _, gradient = objective(x)
-        x = np.clip(x + 0.5 * gradient, -1.0, 1.0)
-    assert objective(x)[0] == pytest.approx(-0.00093, abs=1e-5)
 
 
 # The warning about entropy ----------------------------------------------------------------------
@@ -342,10 +318,6 @@ def test_entropy_worth_more_than_half_the_goal_is_warned_of_once() -> None:
     # 0.05 * log 4 / (1 - 0.95) = 1.386
     (message,) = warnings_of(temperature=0.05)
     assert "1.39" in message and "`temperature`" in message and "entropy" in message
-
-
-def test_the_warning_begins_at_one_half() -> None:
     threshold = 0.5 * (1.0 - 0.95) / math.log(4.0)
     assert len(warnings_of(temperature=1.001 * threshold)) == 1
-    assert warnings_of(temperature=0.999 * threshold) == []
-    assert warnings_of() == []
+    assert warnings_of(temperature=0.999 * threshold) == warnings_of() == []

@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -80,20 +81,15 @@ def test_limits_are_round_and_not_exceeded(value: float, limit: float) -> None:
         (3.0, 9.0, 2, [5.0]),
     ],
 )
-def test_ticks_are_round_and_within_the_axis(
+def test_ticks_are_round_within_the_axis_and_not_too_many(
     low: float, high: float, most: int, ticks: list[float]
 ) -> None:
     assert nice_ticks(low, high, most) == pytest.approx(ticks)
-
-
-def test_there_are_never_more_ticks_than_asked_for() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(300):
-        low, width = rng.normal(scale=100.0), 10.0 ** rng.uniform(-6.0, 6.0)
-        most = int(rng.integers(2, 9))
-        ticks = nice_ticks(low, low + width, most)
-        assert len(ticks) <= most
-        assert all(low - 1e-8 * width <= t <= low + (1.0 + 1e-8) * width for t in ticks)
+    rng = np.random.default_rng(most)
+    for width in 10.0 ** rng.uniform(-6.0, 6.0, 80):
+        found = nice_ticks(low, low + width, most)
+        assert len(found) <= most
+        assert all(-1e-8 * width <= tick - low <= (1.0 + 1e-8) * width for tick in found)
 
 
 def test_places_on_an_axis_are_kept_within_it() -> None:
@@ -114,32 +110,19 @@ def test_a_line_runs_where_its_points_are() -> None:
     assert set(range(5, width - 5)) <= set(columns.tolist())
 
 
-def test_dashes_leave_parts_of_a_line_out() -> None:
+@pytest.mark.parametrize("bend", [1, 3])  # points at equal distances, and not
+def test_dashes_leave_parts_of_a_line_out(bend: int) -> None:
     def share(dashes: tuple[float, float] | None) -> float:
-        plot = plot_of(drawn(line([0.5, 0.5, 0.5], colour=(0, 0, 0), dashes=dashes)))
+        points = Series(
+            np.linspace(0.0, 1.0, 50) ** bend, np.full(50, 0.5), LineStyle((0, 0, 0), dashes)
+        )
+        plot = plot_of(drawn(Chart(Axis(0.0, 1.0), Axis(0.0, 1.0), (points,))))
         return float(like(plot, (0, 0, 0)).any(axis=0).mean())
 
     assert share(None) > 0.99
     # Round ends lengthen dashes by the width of the line.
     assert share((9.0, 9.0)) == pytest.approx((9 + 2) / 18, abs=0.05)
     assert share((2.0, 8.0)) == pytest.approx((2 + 2) / 10, abs=0.05)
-
-
-def test_dashes_of_one_length_are_seen_on_uneven_points() -> None:
-    even, uneven = np.linspace(0.0, 1.0, 50), np.linspace(0.0, 1.0, 50) ** 3
-    pictures = [
-        plot_of(
-            drawn(
-                Chart(
-                    Axis(0.0, 1.0),
-                    Axis(0.0, 1.0),
-                    (Series(x, np.full(50, 0.5), LineStyle((0, 0, 0), (8.0, 6.0))),),
-                )
-            )
-        )
-        for x in (even, uneven)
-    ]
-    assert (like(pictures[0], (0, 0, 0)) == like(pictures[1], (0, 0, 0))).mean() > 0.999
 
 
 def test_an_area_is_filled_down_to_zero() -> None:
@@ -166,15 +149,6 @@ def test_the_mark_stands_at_its_place_with_or_without_the_follower() -> None:
     pinned = Chart(chart.x_axis, chart.y_axis, mark=0.5, pinned=True)
     more = like(drawn(pinned), THEME.accent).sum() - like(drawn(chart), THEME.accent).sum()
     assert more > 50
-
-
-def test_numbers_below_a_chart_can_be_left_out() -> None:
-    x_axis, y_axis = Axis(0.0, 1.0, "place"), Axis(0.0, 1.0, "height")
-    heights = [
-        plot_of(drawn(Chart(x_axis, y_axis, with_x_numbers=with_numbers))).shape[0]
-        for with_numbers in (True, False)
-    ]
-    assert heights[1] > heights[0] + 20
 
 
 def test_nothing_is_drawn_outside_of_the_rectangle() -> None:
@@ -248,24 +222,26 @@ def test_the_key_shows_each_sign_with_words_and_leaves_out_what_does_not_fit() -
 # Bad arguments ----------------------------------------------------------------------------------
 
 
-def test_points_that_do_not_match_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"`x` and `y` must be of one shape \[N\]"):
-        Series(np.zeros(3), np.zeros(2))
-    with pytest.raises(ValueError, match=r"`x` and `y` must be of one shape \[N\]"):
-        Series(np.zeros(0), np.zeros(0))
-    with pytest.raises(ValueError, match="`x` and `y` must be finite"):
-        Series(np.zeros(2), np.array([0.0, np.nan]))
-
-
-@pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (2.0, 1.0), (0.0, np.inf), (np.nan, 1.0)])
-def test_empty_axes_are_refused(low: float, high: float) -> None:
-    with pytest.raises(ValueError, match="`low` must be less than `high`"):
-        Axis(low, high)
-
-
-def test_bars_need_one_of_each() -> None:
-    axis = Axis(0.0, 1.0)
-    with pytest.raises(ValueError, match="`values` must have an entry for each of 2 bars, got 1"):
-        BarChart(axis, ("a", "b"), np.zeros(1), ("", ""))
-    with pytest.raises(ValueError, match="`gradient` must have an entry for each of 1 bars, got 2"):
-        BarChart(axis, ("a",), np.zeros(1), ("",), np.zeros(2))
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Series(np.zeros(3), np.zeros(2)), r"`x` and `y` must be of one shape \[N\]"),
+        (lambda: Series(np.zeros(0), np.zeros(0)), r"`x` and `y` must be of one shape \[N\]"),
+        (lambda: Series(np.zeros(2), np.array([0.0, np.nan])), "`x` and `y` must be finite"),
+        (lambda: Axis(1.0, 1.0), "`low` must be less than `high`, got 1.0 and 1.0"),
+        (lambda: Axis(2.0, 1.0), "`low` must be less than `high`"),
+        (lambda: Axis(0.0, np.inf), "`low` must be less than `high`"),
+        (lambda: Axis(np.nan, 1.0), "`low` must be less than `high`"),
+        (
+            lambda: BarChart(Axis(0.0, 1.0), ("a", "b"), np.zeros(1), ("", "")),
+            "`values` must have an entry for each of 2 bars, got 1",
+        ),
+        (
+            lambda: BarChart(Axis(0.0, 1.0), ("a",), np.zeros(1), ("",), np.zeros(2)),
+            "`gradient` must have an entry for each of 1 bars, got 2",
+        ),
+    ],
+)
+def test_bad_arguments_are_refused(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()

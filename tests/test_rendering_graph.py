@@ -6,8 +6,7 @@ import os
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
-import subprocess
-import sys
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -25,7 +24,6 @@ from bilevel_gym.rendering.canvas import (
 )
 from bilevel_gym.rendering.graph import (
     NEUTRAL,
-    PAPER,
     GraphScene,
     Panel,
     draw_graph,
@@ -77,6 +75,12 @@ def _pair(**changes: Any) -> GraphScene:
     return GraphScene(**{"places": places, "names": tuple("abcd"), "edges": edges, **changes})
 
 
+def _cross(**changes: Any) -> GraphScene:
+    """Two edges that cross in the middle of the area."""
+    edges = np.array([(0, 3), (1, 2)])
+    return _pair(edges=edges, **changes)
+
+
 def _draw(scene: GraphScene) -> Frame:
     return frame(draw_graph(scene))
 
@@ -117,56 +121,33 @@ every_scene = pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES.keys(
 # Layout and frames
 
 
-@every_scene
-def test_frames_have_the_size_of_the_layout(scene: GraphScene) -> None:
-    width, height = graph_layout(scene).size
-    picture = _draw(scene)
-    assert picture.shape == (height, width, 3) and picture.dtype == np.uint8
-    assert width % 2 == 0 and height % 2 == 0
-
-
 def test_the_layout_does_not_depend_on_what_flows() -> None:
     full = _triangle(
         flow=np.arange(8.0),
         values=np.linspace(-1, 1, 8),
         edge_labels=("label",) * 8,
-        gradient=np.linspace(-1, 1, 8),
         occupancy=np.array([0.5, 0.3, 0.2]),
         follower=1,
         title="A very long title " * 20,
-        status=tuple((f"label {i}", f"value {i}") for i in range(40)),
     )
-    other, plain = _triangle(values=np.ones(8)), _triangle()
-    assert graph_layout(full) is graph_layout(other)  # laid out once, too
-    assert (graph_layout(full).curves == graph_layout(plain).curves).all()
-    assert _draw(full).shape == _draw(plain).shape
+    assert graph_layout(full) is graph_layout(_triangle())  # laid out once, too
+    assert _draw(full).shape == _draw(_triangle()).shape
 
 
 @pytest.mark.parametrize(
-    ("count", "rows"), [(0, 1), (1, 3), (4, 3), (6, 3), (2, 12), (1, 20), (8, 1)]
+    ("count", "rows"), [(0, 1), (1, 3), (6, 3), (2, 12), (1, 20), (8, 1), (60, 3)]
 )
 def test_the_parts_lie_in_the_frame_and_apart(count: int, rows: int) -> None:
-    layout = graph_layout(
-        _triangle(values=np.ones(8), marks=("S", "G", "T"), panels=_panels(count, rows))
-    )
-    assert len(layout.panels) == count
+    scene = _triangle(values=np.ones(8), marks=("S", "G", "T"), panels=_panels(count, rows))
+    layout, picture = graph_layout(scene), _draw(scene)
+    assert picture.shape == (*layout.size[::-1], 3)
+    # Panels without end are left out rather than drawn outside.
+    assert len(layout.panels) == count if count < 60 else 5 < len(layout.panels) < 60
     parts = [pygame.Rect(part) for part in (layout.area, layout.key, *layout.panels)]
     parts.append(pygame.Rect(0, 0, layout.size[0], HEADER_HEIGHT))
     for i, part in enumerate(parts):
         assert pygame.Rect(0, 0, *layout.size).contains(part)
         assert part.collidelist(parts[i + 1 :]) == -1
-
-
-def test_panels_move_nothing_by_their_number() -> None:
-    layouts = [graph_layout(_triangle(panels=_panels(count))) for count in (0, 1, 6)]
-    assert layouts[0].area[2] > layouts[1].area[2] == layouts[2].area[2] > 450
-    assert layouts[1].panels == layouts[2].panels[:1]
-
-
-def test_panels_without_end_are_cut_off_rather_than_drawn_outside() -> None:
-    scene = _triangle(panels=_panels(60))
-    assert 5 < len(graph_layout(scene).panels) < 60
-    _draw(scene)
 
 
 @every_scene
@@ -184,30 +165,6 @@ def test_places_go_right_and_down() -> None:
     nodes = graph_layout(_pair()).nodes
     assert nodes[1, 0] > nodes[0, 0] + 300 and nodes[1, 1] == nodes[0, 1]
     assert nodes[2, 1] > nodes[0, 1] + 300 and nodes[2, 0] == nodes[0, 0]
-
-
-def test_drawing_twice_gives_the_same_frame_and_survives_pygame_quit() -> None:
-    scene = _triangle(flow=np.arange(8.0), values=np.linspace(-1, 1, 8), title="title")
-    before = _draw(scene)
-    pygame.quit()
-    assert (_draw(scene) == before).all()
-
-
-def test_drawing_opens_no_display_and_importing_loads_no_pygame() -> None:
-    program = """
-import sys
-import numpy as np
-from bilevel_gym.rendering.graph import GraphScene, draw_graph
-assert "pygame" not in sys.modules
-draw_graph(GraphScene(np.zeros((1, 2)), ("a",), np.array([[0, 0]]), title="t"))
-import pygame
-assert not pygame.display.get_init()
-"""
-    environment = {**os.environ, "SDL_VIDEODRIVER": "none"}
-    run = [sys.executable, "-c", program]
-    done = subprocess.run(run, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert not done.stdout
 
 
 # Edges
@@ -272,31 +229,22 @@ def test_the_value_is_the_colour_of_the_edge_and_no_value_is_neutral() -> None:
 
 def test_the_width_of_an_edge_grows_with_its_flow() -> None:
     widths = []
-    for flow in (0.0, 0.25, 0.5, 1.0):
-        scene = _pair(flow=np.array([flow, 1.0]))
+    for flow, largest in ((0.0, 0.0), (0.0, 1.0), (0.25, 1.0), (0.5, 1.0), (1.0, 1.0)):
+        scene = _pair(flow=np.array([flow, largest]))
         x, y = graph_layout(scene).curves[0, 20].astype(int)
         strip = luminance(_draw(scene)[y - 20 : y + 20, x])
         widths.append(float((255.0 - strip).sum() / (255.0 - luminance(NEUTRAL))))
-    assert 1.0 < widths[0] < 4.0
-    assert np.diff(widths) == pytest.approx([2.45, 2.45, 4.9], abs=0.5)
+    assert 1.0 < widths[0] == widths[1] < 4.0  # it is seen without any flow
+    assert np.diff(widths[1:]) == pytest.approx([2.45, 2.45, 4.9], abs=0.5)
 
 
-def test_edges_without_any_flow_are_drawn() -> None:
-    scene = _pair(flow=np.zeros(2))
-    x, y = graph_layout(scene).curves[0, 20].astype(int)
-    assert (_draw(scene)[y, x] != PAPER).any()
-
-
-@pytest.mark.parametrize("edge", range(8))
-def test_a_change_of_one_edge_is_seen_at_that_edge_only(edge: int) -> None:
-    values = np.zeros(8)
-    before = _triangle(values=values)
-    values = values.copy()
-    values[edge] = 1.0
-    points = _in_area(before, _draw(before), _draw(_triangle(values=values)))
-    layout = graph_layout(before)
-    assert len(points) > 50
-    assert _distances(points, layout.curves[edge]).max() < layout.widest + 8
+def test_a_change_of_one_edge_is_seen_at_that_edge_only() -> None:
+    before = _triangle(values=np.zeros(8))
+    layout, picture = graph_layout(before), _draw(before)
+    for edge, values in enumerate(np.eye(8)):
+        points = _in_area(before, picture, _draw(_triangle(values=values)))
+        assert len(points) > 50
+        assert _distances(points, layout.curves[edge]).max() < layout.widest + 8
 
 
 def test_an_arrow_is_wider_at_its_end() -> None:
@@ -315,10 +263,9 @@ def test_an_arrow_is_wider_at_its_end() -> None:
 @every_scene
 def test_labels_show_beside_their_edges_and_off_the_nodes(scene: GraphScene) -> None:
     count, layout, before = len(scene.edges), graph_layout(scene), _draw(scene)
-    for edge in range(0, count, 5):
+    for edge in range(0, count, 7):
         labels = tuple("0.25" if k == edge else "" for k in range(count))
-        shown = GraphScene(scene.places, scene.names, scene.edges, edge_labels=labels)
-        points = _in_area(scene, before, _draw(shown))
+        points = _in_area(scene, before, _draw(replace(scene, edge_labels=labels)))
         assert len(points) > 30
         assert _distances(points, layout.curves[edge]).max() < 60
         assert _distances(points, layout.nodes).min() > layout.radius
@@ -326,51 +273,31 @@ def test_labels_show_beside_their_edges_and_off_the_nodes(scene: GraphScene) -> 
 
 @pytest.mark.parametrize(
     ("scene", "length"),
-    [(_streets(), 1), (_triangle(), 1), (_triangle(), 4), (_streets(2, 6), 3)],
-    ids=["streets", "triangle", "long", "narrow"],
+    [(_streets(), 1), (_triangle(), 1), (_triangle(), 4), (_streets(2, 6), 3), (_cross(), 1)],
+    ids=["streets", "triangle", "long", "narrow", "cross"],
 )
 def test_labels_do_not_cover_each_other(scene: GraphScene, length: int) -> None:
     count = len(scene.edges)
 
     def draw(changed: int | None) -> Frame:
         labels = tuple(length * ("0.00" if k == changed else "8.88") for k in range(count))
-        return _draw(GraphScene(scene.places, scene.names, scene.edges, edge_labels=labels))
+        return _draw(replace(scene, edge_labels=labels))
 
     before, covered = draw(None), np.zeros((712, 1100), dtype=int)
-    for edge in range(0, count, 1 + count // 20):
+    for edge in range(0, count, 1 + count // 12):
         changed = (draw(edge) != before).any(axis=-1)
         assert changed.sum() > 30
         covered += changed
     assert covered.max() == 1
 
 
-def _cross(**changes: Any) -> GraphScene:
-    """Two edges that cross in the middle of the area."""
-    edges = np.array([(0, 3), (1, 2)])
-    return _pair(edges=edges, **changes)
-
-
-def test_labels_of_crossing_edges_give_way() -> None:
-    pictures = [
-        _draw(_cross(edge_labels=labels))
-        for labels in (("8.88", "8.88"), ("0.00", "8.88"), ("8.88", "0.00"))
-    ]
-    first, second = (_changed(pictures[0], picture) for picture in pictures[1:])
-    assert len(first) > 30 and len(second) > 30
-    assert _distances(first, second).min() > 3
-
-
 @pytest.mark.parametrize("edge", [0, 1])
 def test_edges_with_a_value_and_thin_edges_are_drawn_on_top(edge: int) -> None:
     x, y = graph_layout(_cross()).curves[0, 20].astype(int)
-    values = np.full(2, np.nan)
-    values[edge] = 1.0
-    shown = _draw(_cross(values=values))[y, x]
-    assert np.abs(shown.astype(int) - diverging_colours(1.0, 1.0)).max() <= 1
-    values, flow = np.full(2, -1.0), np.ones(2)
-    values[edge], flow[edge] = 1.0, 0.5
-    shown = _draw(_cross(values=values, flow=flow))[y, x]
-    assert np.abs(shown.astype(int) - diverging_colours(1.0, 1.0)).max() <= 1
+    for others, flows in ((np.nan, None), (-1.0, np.where(np.arange(2) == edge, 0.5, 1.0))):
+        values = np.where(np.arange(2) == edge, 1.0, others)
+        shown = _draw(_cross(values=values, flow=flows))[y, x]
+        assert np.abs(shown.astype(int) - diverging_colours(1.0, 1.0)).max() <= 1
 
 
 def test_the_sign_of_the_gradient_shows_without_colour() -> None:
@@ -418,26 +345,18 @@ def test_names_stay_in_their_nodes() -> None:
     assert _distances(points, graph_layout(scene).nodes).max() < graph_layout(scene).radius
 
 
-@pytest.mark.parametrize("mark", ["S", "G", "T", "H"])
-def test_marks_are_seen_at_their_nodes_and_named_in_the_key(mark: str) -> None:
-    plain, scene = _draw(_triangle()), _triangle(marks=("", mark, ""))
-    picture, layout = _draw(scene), graph_layout(scene)
-    points = _in_area(scene, plain, picture)
-    assert len(points) > 40
-    assert _distances(points, layout.nodes[1:2]).max() < 2.2 * layout.radius
-    renamed = _draw(_triangle(marks=("", mark, ""), mark_names={mark: "some other words"}))
-    assert (_cut(renamed, layout.key) != _cut(picture, layout.key)).any()
-    assert len(_in_area(scene, picture, renamed)) == 0
-
-
-def test_where_it_is_free_a_mark_stands_up_and_left_and_the_follower_below() -> None:
-    corners = graph_layout(_pair(edges=np.zeros((0, 2), dtype=np.int64))).corners
-    assert np.degrees(corners[:, 0]) == pytest.approx(np.full(4, -135.0))
-    assert (np.sin(corners[:, 1]) > 0.3).all()
-
-
-def test_marks_look_different() -> None:
-    looks = {_draw(_triangle(marks=("", mark, "")))[120:688, 24:840].tobytes() for mark in "SGTH"}
+def test_marks_are_seen_at_their_nodes_and_named_in_the_key() -> None:
+    plain, looks = _draw(_triangle()), set()
+    for mark in "SGTH":
+        scene = _triangle(marks=("", mark, ""))
+        picture, layout = _draw(scene), graph_layout(scene)
+        points = _in_area(scene, plain, picture)
+        assert len(points) > 40
+        assert _distances(points, layout.nodes[1:2]).max() < 2.2 * layout.radius
+        renamed = _draw(replace(scene, mark_names={mark: "some other words"}))
+        assert (_cut(renamed, layout.key) != _cut(picture, layout.key)).any()
+        assert len(_in_area(scene, picture, renamed)) == 0
+        looks.add(_cut(picture, layout.area).tobytes())
     assert len(looks) == 4
 
 
@@ -545,20 +464,20 @@ def test_panels_show_titles_labels_texts_and_triangles() -> None:
     assert len(pictures) == len(panels)
 
 
-@pytest.mark.parametrize("count", [1, 2, 6])
+@pytest.mark.parametrize("count", [1, 6])
 def test_panels_stay_in_their_rectangles(count: int) -> None:
     labels, values = ("a very long label indeed " * 3, "b"), np.array([0.4, 1e12])
     many = tuple(Panel("title " * 30, labels, values, 1e30, values) for _ in range(count))
     scene = _triangle(panels=many, gradient=np.ones(8))
     picture, layout = _draw(scene), graph_layout(scene)
-    places = [pygame.Rect(place) for place in layout.panels]
-    assert len(places) == count
-    right = layout.key[0] + layout.key[2] + 2
-    for y, x in np.argwhere((picture != THEME.page).any(axis=-1)).tolist():
-        if x >= right and y >= HEADER_HEIGHT:
-            assert any(place.inflate(2, 6).collidepoint(x, y) for place in places)
+    inked = (picture != THEME.page).any(axis=-1)
+    inked[:HEADER_HEIGHT] = inked[:, : layout.key[0] + layout.key[2] + 2] = False
+    assert len(layout.panels) == count
     for rectangle in layout.panels:
         assert (_cut(picture, rectangle) != THEME.page).any(axis=(0, 2)).sum() > 200
+        place = pygame.Rect(rectangle).inflate(2, 6)
+        inked[place.top : place.bottom, place.left : place.right] = False
+    assert not inked.any()
 
 
 # Odd graphs and bad input

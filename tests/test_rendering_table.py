@@ -100,28 +100,19 @@ def test_large_games_show_a_part_and_stay_fast() -> None:
     assert pixels(replace(scene, follower=99_999)).shape == picture.shape
 
 
-def test_sizes_about_the_limit_are_drawn() -> None:
-    for count in (1, 2, MAX_STATES - 1, MAX_STATES, MAX_STATES + 1):
-        scene = replace(some_scene(count, 1, 1), follower=count - 1)
-        assert pixels(scene).shape == pixels(some_scene()).shape
-
-
-def test_actions_that_do_not_exist_are_left_dark() -> None:
-    scene = some_scene()
-    reward, policy = np.array(scene.reward), np.array(scene.policy)
-    reward[2, 1] = policy[2, 1] = np.nan
-    assert np.abs(pixels(replace(scene, reward=reward, policy=policy)) - pixels(scene)).max() > 50.0
-
-
-def test_an_array_of_zeros_is_no_trouble() -> None:
-    scene = TableScene(
-        reward=np.zeros((3, 2)),
-        params=np.zeros((2, 2)),
-        policy=np.full((3, 2), 0.5),
-        occupancy=np.zeros(3),
-        gradient=np.zeros((2, 2)),
+@pytest.mark.parametrize("count", [1, MAX_STATES, MAX_STATES + 1])
+def test_tables_of_any_length_are_drawn_with_zeros_and_actions_that_do_not_exist(
+    count: int,
+) -> None:
+    scene = replace(some_scene(count, 2, 1), follower=count - 1)
+    zeros = replace(
+        scene, reward=np.zeros((count, 2)), occupancy=np.zeros(count), params=np.zeros(1)
     )
-    assert np.isfinite(pixels(scene)).all()
+    gaps = np.array(scene.reward)
+    gaps[0, 1] = np.nan
+    before, dark = pixels(scene), pixels(replace(scene, reward=gaps, policy=gaps * 0.0))
+    assert before.shape == pixels(zeros).shape == pixels(some_scene()).shape
+    assert np.abs(dark - before).max() > 50.0
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-import pickle
 from typing import Any
 
 import numpy as np
 import pytest
 from gymnasium import spaces
 
-from bilevel_gym import HyperGradient, LowerLevel
+from bilevel_gym import HyperGradient
 from bilevel_gym.envs.base import View
 from bilevel_gym.envs.tax_design import (
     BilevelTaxDesign,
@@ -208,32 +207,6 @@ def test_the_density_steps_are_the_derivatives_of_the_masses() -> None:
     np.testing.assert_allclose(cell_density_steps(low, low + 0.4), difference, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["reward", "upper_reward"])
-@pytest.mark.parametrize("x", [X, np.array([0.01, 1.9, 0.3, 1.2])])
-def test_the_vector_jacobian_products_are_those_of_the_rewards(name: str, x: FloatArray) -> None:
-    game = small(wage=1.5, hours_cost=0.2, consumption_weight=2.0, revenue_weight=7.0)
-    cotangent = np.random.default_rng(2).normal(size=(NUM_STATES, 108))
-    product = getattr(game, f"{name}_vjp")(x, cotangent)
-    for entry in range(4):
-        step = np.zeros(4)
-        step[entry] = 1e-5
-        change = getattr(game, name)(x + step) - getattr(game, name)(x - step)
-        assert product[entry] == pytest.approx((cotangent * change).sum() / 2e-5, abs=1e-6)
-    assert (product[3] == 0.0) == (name == "reward")
-
-
-@pytest.mark.parametrize("x", [X, np.array([0.0, 0.5, 0.3, 1.9])])
-def test_the_vector_jacobian_product_is_that_of_the_kernel(x: FloatArray) -> None:
-    game, rng = small(), np.random.default_rng(3)
-    cotangent = rng.normal(size=game.kernel(x).matrix.nnz)
-    product = game.kernel_vjp(x, cotangent)
-    np.testing.assert_array_equal(product[:3], 0.0)
-    step = np.array([0.0, 0.0, 0.0, 1e-5])
-    change = game.kernel(x + step).matrix.data - game.kernel(x - step).matrix.data
-    assert product[3] == pytest.approx((cotangent * change).sum() / 2e-5, abs=1e-6)
-    assert abs(product[3]) > 0.1
-
-
 def test_a_good_that_is_not_bought_has_no_derivative() -> None:
     game = small()
     first = np.zeros((NUM_STATES, 108))
@@ -276,43 +249,13 @@ def test_the_objective_is_the_mean_over_the_types_of_household() -> None:
     np.testing.assert_allclose(both.hyper_gradient, mean, atol=1e-10)
 
 
-def test_the_hyper_gradient_is_exact_along_an_ascent_path() -> None:
-    env = HyperGradient(small())
-    _, info = env.reset(seed=0)
-    x = info["upper_params"]
-    for _ in range(5):
-        report = check_hyper_gradient(env, x)
-        assert report.relative_error <= 1e-6 and report.response_share > 0.1
-        for _ in range(2):
-            gradient = env.step(x)[4]["hyper_gradient"]
-            x = np.clip(x + 0.05 * gradient / np.linalg.norm(gradient), 0.0, 2.0)
-
-
-def test_a_small_temperature_gives_the_values_of_hard_value_iteration() -> None:
-    temperature = 0.001
-    game = small(temperature=temperature)
-    transition, reward = game.kernel(X).to_dense(), game.reward(X)
-    value = np.zeros(NUM_STATES)
-    for _ in range(300):
-        value = (reward + 0.9 * transition @ value).max(axis=1)
-    gap = game.evaluate(X).soft_value - value
-    assert gap.min() > -1e-9
-    assert gap.max() <= temperature * math.log(108) / (1.0 - 0.9)
-
-
 def test_many_rates_are_evaluated_together() -> None:
     game = small()
-    xs = np.stack([X, np.zeros(4), np.full(4, 2.0)])
+    xs = np.stack([X, np.full(4, 0.3)])
     for x, response in zip(xs, game.evaluate_batch(xs), strict=True):
         alone = game.evaluate(x)
         assert response.objective == pytest.approx(alone.objective, abs=1e-10)
         np.testing.assert_allclose(response.hyper_gradient, alone.hyper_gradient, atol=1e-9)
-
-
-@pytest.mark.parametrize("x", [np.zeros(4), np.full(4, 2.0), np.array([2.0, 0.0, 2.0, 0.0])])
-def test_the_corners_of_the_box_are_no_trouble(x: FloatArray) -> None:
-    response = small().evaluate(x)
-    assert response.converged and np.isfinite(response.hyper_gradient).all()
 
 
 def last_iterate(name: str) -> Iterate:
@@ -335,22 +278,6 @@ def test_the_direct_gradient_taxes_until_nobody_works() -> None:
     assert direct.value < 0.5 and direct.upper_params[3] > 1.2
 
 
-def test_only_the_default_instance_has_a_best_known_x() -> None:
-    assert BilevelTaxDesign(start_rate=0.5).best_known is not None
-    assert BilevelTaxDesign(preferences=[list(p) for p in PREFERENCES]).best_known is not None
-    for changed in (
-        {"num_assets": 21},
-        {"preferences": ((0.6, 0.3, 0.1), (0.1, 0.6, 0.3))},
-        {"temperature": 0.2},
-        {"noise": 4.0},
-        {"start_variance": 3.0},
-        {"consumption_weight": 2.0},
-        {"revenue_weight": 4.0},
-        {"max_rate": 1.0},
-    ):
-        assert BilevelTaxDesign(**changed).best_known is None
-
-
 def test_other_numbers_of_goods_and_households_make_a_game() -> None:
     game = small(preferences=[[0.5, 0.5], [0.2, 0.8], [0.9, 0.1]], max_rate=1.0, start_rate=0.0)
     assert game.observation_space == spaces.Discrete(3 * NUM_ASSETS)
@@ -358,14 +285,6 @@ def test_other_numbers_of_goods_and_households_make_a_game() -> None:
     assert game.upper_space == spaces.Box(0.0, 1.0, (3,), np.float32)
     report = check_hyper_gradient(HyperGradient(game), np.full(3, 0.3))
     assert report.relative_error <= 1e-6
-
-
-def test_a_copy_computes_the_same() -> None:
-    game = small()
-    expected = game.evaluate(X)
-    again = pickle.loads(pickle.dumps(game)).evaluate(X)
-    assert again.objective == expected.objective
-    np.testing.assert_array_equal(again.hyper_gradient, expected.hyper_gradient)
 
 
 # Bad arguments ----------------------------------------------------------------------------------
@@ -475,30 +394,6 @@ def picture(view: View, **arguments: Any) -> FloatArray:
     return frame(small(**arguments).draw(view)).astype(float)
 
 
-def test_frames_keep_their_size_in_both_seats_and_follow_the_game() -> None:
-    leader = HyperGradient(small(render_mode="rgb_array"))
-    leader.reset(seed=0)
-    frames = [leader.render()]
-    leader.step(X)
-    frames.append(leader.render())
-    follower = LowerLevel(small(render_mode="rgb_array"), X)
-    follower.reset(seed=0)
-    frames.append(follower.render())
-    follower.step(107)
-    frames.append(follower.render())
-    for image in frames:
-        assert isinstance(image, np.ndarray) and image.dtype == np.uint8
-        assert image.shape == frames[0].shape
-    for first, second in itertools.pairwise(frames):
-        assert not np.array_equal(first, second)
-
-
-def test_the_default_picture_has_a_moderate_size() -> None:
-    game = BilevelTaxDesign()
-    size = game.draw(View("title", game.initial_upper_params)).get_size()
-    assert 900 <= size[0] <= 1120 and 560 <= size[1] <= 720 and size[0] % 2 == size[1] % 2 == 0
-
-
 def test_without_an_answer_only_the_taxes_are_shown() -> None:
     empty = picture(View("title", X))
     answered = picture(View("title", X, small().evaluate(X)))
@@ -515,11 +410,3 @@ def test_the_follower_is_marked_among_the_households_of_its_type() -> None:
         changed = (picture(View("title", X, response, state=state)) != without).any(axis=(0, 2))
         panels = [changed[372:716].any(), changed[740:].any()]
         assert panels == [household == 0, household == 1]
-
-
-def test_every_type_of_household_has_a_panel() -> None:
-    sizes = [
-        picture(View("title", np.full(3, 0.3)), preferences=[[0.5, 0.5]] * count).shape[1]
-        for count in (1, 2, 3)
-    ]
-    assert sizes[2] - sizes[1] == sizes[1] - sizes[0] == 368
