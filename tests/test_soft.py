@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from bilevel_gym.core.bellman import policy_entropy, soft_backup
+from bilevel_gym.core.bellman import soft_backup
 from bilevel_gym.core.linear import SOLVERS
 from bilevel_gym.core.mdp import FloatArray, Kernel, TabularMDP
 from bilevel_gym.core.soft import PolicyAnswer, default_tolerance, solve_soft_mdp
@@ -203,11 +203,6 @@ def test_rewards_too_large_for_the_tolerance_are_solved_to_their_rounding() -> N
     np.testing.assert_allclose(
         solution.soft_value, 1e9 * solve_soft_mdp(small).soft_value, rtol=1e-13
     )
-
-
-def test_entropy_spans_zero_to_log_actions() -> None:
-    policy = np.array([[1.0, 0.0, 0.0], [1 / 3, 1 / 3, 1 / 3]])
-    np.testing.assert_allclose(policy_entropy(policy), [0.0, math.log(3)])
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ Yuan, AISTATS 2025, give the forward form of d pi*; this is its adjoint):
     (I - gamma P_pi)^T v = gamma sum_sa P(.|s, a) u_c(s, a)
     q(s, a)   = u_c(s, a) + pi(a|s) v(s)
 
-q is the derivative with respect to the follower's reward; the derivatives with respect to kernel,
-discount and temperature follow from q and v without another solve.
+q is the derivative with respect to the follower's reward; that with respect to the kernel follows
+from it without another solve.
 
 Error bound, in the sum norm over states and actions: with kappa >= |pi - pi*| / pi, e the bound of
 sum_sa pi |f_pi - f_pi*| that the objective gives, and rho the residual of the system,
@@ -31,7 +31,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .bellman import EPS, policy_entropy
+from .bellman import EPS
 from .mdp import FloatArray
 from .soft import SoftSolution
 
@@ -56,28 +56,12 @@ class ResponseGradient:
     residual: float
     error_bound: float
     _solution: SoftSolution = field(repr=False)
-    _centred: FloatArray = field(repr=False)
 
     @cached_property
     def kernel(self) -> FloatArray:
         """dF/dP on the stored transitions `[K]`."""
         mdp = self._solution.mdp
         return mdp.gamma * mdp.kernel.on_transitions(self.reward, self._solution.soft_value)
-
-    @cached_property
-    def gamma(self) -> float:
-        """dF/dgamma, gamma being the follower's discount."""
-        solution = self._solution
-        return float((self.reward * solution.mdp.kernel.expect(solution.soft_value)).sum())
-
-    @cached_property
-    def temperature(self) -> float:
-        """dF/dtau."""
-        policy = self._solution.policy
-        # log pi is -inf where pi underflows; those entries carry no weight.
-        log_policy = np.log(policy, out=np.zeros_like(policy), where=policy > 0.0)
-        entropy = policy_entropy(policy)
-        return float(self.adjoint @ entropy - (self._centred * log_policy).sum())
 
 
 def response_gradient(
@@ -115,5 +99,4 @@ def response_gradient(
         residual=found.residual,
         error_bound=error_bound,
         _solution=solution,
-        _centred=found.centred,
     )

@@ -17,7 +17,6 @@ __all__ = [
     "EPS",
     "Iterate",
     "centred_score",
-    "policy_entropy",
     "rounding_of",
     "soft_backup",
     "soft_q",
@@ -70,18 +69,6 @@ def soft_backup(
     total *= temperature
     total += top
     return total, policy.T
-
-
-def policy_entropy(policy: FloatArray) -> FloatArray:
-    """Return the entropy -sum_a pi log pi of each state's actions, `[S]`, in [0, log A].
-
-    Args:
-        policy: Action probabilities `[S, A]`.
-    """
-    from scipy.special import entr
-
-    entropy: FloatArray = entr(policy).sum(axis=1)
-    return entropy
 
 
 def centred_score(

@@ -105,8 +105,6 @@ class UpperValue:
         kernel: Direct df/dP on the stored transitions `[K]`.
         params: Direct df/dx of terms in x alone `[D]`.
         initial_distribution: df/drho, rho being the distribution of the first state, `[S]`.
-        gamma: Direct derivative with respect to the follower's discount, zero for a term with a
-            discount of its own.
     """
 
     value: float
@@ -118,7 +116,6 @@ class UpperValue:
     kernel: FloatArray | None = None
     params: FloatArray | None = None
     initial_distribution: FloatArray | None = None
-    gamma: float = 0.0
 
     @property
     def responds(self) -> bool:
@@ -204,7 +201,6 @@ class DiscountedReturn:
             upper_reward=visits,
             kernel=gamma * kernel.on_transitions(visits, value),
             initial_distribution=value,
-            gamma=float((visits * expected).sum()) if self.gamma is None else 0.0,
         )
 
     @staticmethod
@@ -288,7 +284,6 @@ class TruncatedReturn:
             upper_reward=visits[:, None] * policy,
             kernel=gamma * kernel.on_transitions(policy, np.ones(len(rho))) * together,
             initial_distribution=value,
-            gamma=float((policy * expected).sum()) if self.gamma is None else 0.0,
         )
 
     @staticmethod

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import gymnasium as gym
 import numpy as np
 from gymnasium.wrappers import TimeLimit
+from scipy.special import entr
 
 from bilevel_gym import LowerLevel
-from bilevel_gym.core.bellman import policy_entropy
 from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import TabularBilevelEnv
 from bilevel_gym.sb3 import SoftDQN
@@ -64,7 +64,7 @@ def distances(game: TabularBilevelEnv, policy: FloatArray) -> tuple[float, float
     x = game.initial_upper_params
     exact, kernel = game.evaluate(x), game.kernel(x)
     divergence = (exact.policy * np.log(exact.policy / policy)).sum(axis=1)
-    paid = (policy * game.reward(x)).sum(axis=1) + game.temperature * policy_entropy(policy)
+    paid = (policy * game.reward(x)).sum(axis=1) + game.temperature * entr(policy).sum(axis=1)
     transition = kernel.policy_matrix(policy).toarray()
     value = np.linalg.solve(np.eye(len(policy)) - game.gamma * transition, paid)
     lost = exact.lower_value - float(game.initial_distribution @ value)
