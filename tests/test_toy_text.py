@@ -21,7 +21,7 @@ from bilevel_gym.rendering import draw_grid, frame, grid_layout
 from bilevel_gym.testing import check_hyper_gradient
 from bilevel_gym.wrappers import exact_objective
 
-from .helpers import FloatArray, force_state, interior_point
+from .helpers import force_state, interior_point
 
 REGISTERED = ("BilevelFrozenLake-v0", "BilevelCliffWalking-v0", "BilevelTaxi-v0")
 NAMES = ("FrozenLake", "CliffWalking", "Taxi")
@@ -48,50 +48,31 @@ def toy(name: str, env_kwargs: dict[str, Any] | None = None, **options: Any) -> 
     return BilevelToyText(newest(name), env_kwargs=env_kwargs, **options)
 
 
-def climb(game: BilevelToyText, **options: Any) -> Any:
-    """Run normalised ascent from x = 0; return its optimum."""
-    low, high = game.upper_space.low.astype(float), game.upper_space.high.astype(float)
-    return normalized_ascent(
-        exact_objective(game.model), game.initial_upper_params, low, high, **options
-    )
-
-
 # The model --------------------------------------------------------------------------------------
 
 
 @every_variant
-def test_the_kernel_is_the_environments_own_model(name: str, env_kwargs: dict[str, Any]) -> None:
-    env: Any = gym.make(newest(name), **env_kwargs).unwrapped
-    game = toy(name, env_kwargs)
-    dense, reward = (
-        game.kernel(game.initial_upper_params).to_dense(),
-        game.upper_reward(np.zeros(0)),
-    )
-    for state in range(env.observation_space.n):
-        for action in range(env.action_space.n):
-            expected, paid = np.zeros(len(dense)), 0.0
-            for probability, successor, amount, done in env.P[state][action]:
-                expected[successor] += probability * (not done)
-                paid += probability * amount
-            np.testing.assert_allclose(dense[state, action], expected, rtol=0, atol=1e-15)
-            assert reward[state, action] == pytest.approx(paid, abs=1e-15)
-    np.testing.assert_array_equal(game.initial_distribution, env.initial_state_distrib)
-
-
-@every_variant
-def test_the_environments_own_steps_are_among_the_transitions_of_the_game(
-    name: str, env_kwargs: dict[str, Any]
-) -> None:
+def test_the_model_is_the_environments_own(name: str, env_kwargs: dict[str, Any]) -> None:
     env: Any = gym.make(newest(name), **env_kwargs).unwrapped
     game = toy(name, env_kwargs)
     dense = game.kernel(game.initial_upper_params).to_dense()
+    reward = game.upper_reward(game.initial_upper_params)
+    for state in range(env.observation_space.n):
+        for action in range(env.action_space.n):
+            expected, mean = np.zeros(len(dense)), 0.0
+            for probability, successor, amount, done in env.P[state][action]:
+                expected[successor] += probability * (not done)
+                mean += probability * amount
+            np.testing.assert_allclose(dense[state, action], expected, rtol=0, atol=1e-15)
+            assert reward[state, action] == pytest.approx(mean, abs=1e-15)
+    np.testing.assert_array_equal(game.initial_distribution, env.initial_state_distrib)
+    # And the environment's own steps are among its transitions.
     state, _ = env.reset(seed=0)
     env.action_space.seed(1)
     for _ in range(300):
         action = env.action_space.sample()
         successor, _, done, _, _ = env.step(action)
-        going = dense[state, action].sum()
-        assert going < 1.0 if done else dense[state, action, successor] > 0.0
+        assert dense[state, action].sum() < 1.0 if done else dense[state, action, successor] > 0.0
         state = env.reset()[0] if done else successor
 
 
@@ -122,11 +103,6 @@ def test_duplicate_successors_are_added_and_rows_of_terminal_states_are_kept() -
     assert cliff.row(47, 0)[0].tolist() == [35] and cliff.row_sums[35, 2] == 0.0
 
 
-def test_time_limits_are_those_of_the_game() -> None:
-    for game_id, steps in zip(REGISTERED, (100, 200, 200), strict=True):
-        assert gym.spec(game_id).max_episode_steps == steps
-
-
 # Anchors ----------------------------------------------------------------------------------------
 
 
@@ -134,7 +110,7 @@ def test_time_limits_are_those_of_the_game() -> None:
     ("name", "temperature", "value"),
     [("FrozenLake", 1e-4, 0.542026), ("CliffWalking", 0.01, -12.247898), ("Taxi", 0.01, 6.327464)],
 )
-def test_at_a_low_temperature_no_shaping_is_worth_the_published_anchor(
+def test_at_a_low_temperature_no_shaping_gives_the_published_anchor(
     name: str, temperature: float, value: float
 ) -> None:
     game = toy(name, gamma=0.99, temperature=temperature)
@@ -148,51 +124,45 @@ def test_at_a_low_temperature_no_shaping_is_worth_the_published_anchor(
 
 
 @pytest.mark.parametrize(
-    ("game_id", "start", "norm", "best"),
+    ("game_id", "start", "norm", "best", "acts"),
     [
-        ("BilevelFrozenLake-v0", 0.166104, 2.061482, 0.401520),
-        ("BilevelCliffWalking-v0", -18.056124, 7.543376, -12.641884),
-        ("BilevelTaxi-v0", 3.188041, 0.795845, 4.938095),
+        ("BilevelFrozenLake-v0", 0.166104, 2.061482, 0.401520, 52.5),
+        ("BilevelCliffWalking-v0", -18.056124, 7.543376, -12.641884, 18.1),
+        ("BilevelTaxi-v0", 3.188041, 0.795845, 4.938095, 14.9),
     ],
 )
-def test_the_registered_tasks_are_worth_what_their_page_says(
-    game_id: str, start: float, norm: float, best: float
+def test_the_registered_tasks_have_the_values_of_their_page(
+    game_id: str, start: float, norm: float, best: float, acts: float
 ) -> None:
     game: Any = gym.make(game_id).unwrapped
     response = game.evaluate(game.initial_upper_params)
     assert response.objective == pytest.approx(start, abs=6e-7)
     assert np.linalg.norm(response.hyper_gradient) == pytest.approx(norm, abs=6e-7)
+    assert response.occupancy.sum() / (1.0 - game.gamma) == pytest.approx(acts, abs=0.06)
     assert not response.direct_gradient.any()
-
-    low, high = game.upper_space.low.astype(float), game.upper_space.high.astype(float)
-    found = lbfgsb(
-        exact_objective(game.model), climb(game).best.upper_params, low, high, max_evaluations=1000
-    )
+    objective, box = exact_objective(game.model), (game.model.low, game.model.high)
+    climbed = normalized_ascent(objective, game.initial_upper_params, *box)
+    found = lbfgsb(objective, climbed.best.upper_params, *box, max_evaluations=1000)
     assert found.best.value == pytest.approx(best, abs=6e-7)
 
 
 @pytest.mark.parametrize(
-    ("game_id", "shaping", "value", "acts"),
+    ("game_id", "shaping", "value"),
     [
-        ("BilevelFrozenLake-v0", 0.0, 0.1661, 52.5),
-        ("BilevelCliffWalking-v0", -0.85, -12.8969, 18.1),
-        ("BilevelTaxi-v0", -0.3, 4.5461, 14.9),
+        ("BilevelFrozenLake-v0", 0.0, 0.1661),
+        ("BilevelCliffWalking-v0", -0.85, -12.8969),
+        ("BilevelTaxi-v0", -0.3, 4.5461),
     ],
 )
-def test_one_number_for_all_states_is_worth_what_the_page_says(
-    game_id: str, shaping: float, value: float, acts: float
+def test_one_number_for_all_states_has_the_value_of_the_page(
+    game_id: str, shaping: float, value: float
 ) -> None:
     game: Any = gym.make(game_id).unwrapped
-    values = {
-        c: game.evaluate(np.full(game.upper_space.shape, c)).objective
-        for c in np.linspace(-1.0, 1.0, 41)
-    }
-    best = max(values, key=lambda c: values[c])
-    assert best == pytest.approx(shaping, abs=1e-9) and values[best] == pytest.approx(
-        value, abs=6e-5
-    )
-    occupancy = game.evaluate(game.initial_upper_params).occupancy
-    assert occupancy.sum() / (1.0 - game.gamma) == pytest.approx(acts, abs=0.06)
+    numbers = np.linspace(-1.0, 1.0, 41)
+    xs = numbers[:, None] * np.ones(game.upper_space.shape)
+    values = [answer.objective for answer in game.evaluate_batch(xs)]
+    assert numbers[np.argmax(values)] == pytest.approx(shaping, abs=1e-9)
+    assert max(values) == pytest.approx(value, abs=6e-5)
 
 
 def test_the_best_value_is_recorded_for_the_very_instance_only() -> None:
@@ -207,7 +177,7 @@ def test_the_best_value_is_recorded_for_the_very_instance_only() -> None:
     assert toy("Taxi", temperature=0.5).best_known is None
 
 
-def test_a_hot_cliff_is_a_trap() -> None:
+def test_a_hot_cliff_is_a_plateau() -> None:
     game = toy("CliffWalking", temperature=1.0)
     response = game.evaluate(game.initial_upper_params)
     assert response.objective == pytest.approx(-100.0, abs=1e-6)
@@ -215,22 +185,6 @@ def test_a_hot_cliff_is_a_trap() -> None:
 
 
 # The hyper-gradient -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("game_id", REGISTERED)
-def test_the_hyper_gradient_is_the_derivative_along_an_ascent_path(game_id: str) -> None:
-    env = gym.make(game_id)
-    game: Any = env.unwrapped
-    path: list[FloatArray] = []
-    climb(game, steps=40, callback=lambda iterate: path.append(iterate.upper_params))
-    for x in path[::10]:
-        # States in which nobody acts have derivative zero, so the largest entries are compared.
-        largest = np.argsort(-np.abs(game.evaluate(x).hyper_gradient))[:6]
-        assert check_hyper_gradient(env, x, coordinates=largest.tolist()).relative_error <= 1e-6
-        drawn = check_hyper_gradient(env, x, coordinates=8, seed=1)
-        assert np.abs(drawn.numeric - drawn.analytic).max() <= 1e-6 * np.linalg.norm(
-            game.evaluate(x).hyper_gradient
-        )
 
 
 @pytest.mark.parametrize("name", NAMES)
