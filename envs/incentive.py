@@ -71,7 +71,7 @@ SHOWN_PAYMENT = 0.005
 # Best x found for the default instance: one payment, all others 0. See the Ground Truth below.
 BEST_PAIR, BEST_PAYMENT = (9, 0), 0.26262
 
-# Default values of slip, gamma, temperature, payment_weight and max_payment, all pairs being paid.
+# Default values of slip, gamma, temperature, payment_weight and max_payment.
 DEFAULTS = (0.3, 0.95, 0.01, 0.5, 2.0)
 
 
@@ -132,7 +132,7 @@ class BilevelIncentive(TabularBilevelEnv):
       state in 0..12 and the action in 0..3, such as [[7, 0], [9, 1]]; None for all 52;
     * `slip` (.3): probability that another action works than the chosen one, in [0, 1];
     * `gamma` (.95): discount of both levels, in [0, 1);
-    * `temperature` (.01): positive. The entropy of never finishing is worth up to
+    * `temperature` (.01): positive. The entropy of never finishing adds up to
       temperature * log 4 / (1 - gamma), .28 by default;
     * `payment_weight` (.5): weight of ||x||_1, not negative;
     * `max_payment` (2): upper end of the box, positive;
@@ -278,7 +278,7 @@ class BilevelIncentive(TabularBilevelEnv):
         return np.append(ARROWS[:, [0, 2]], np.stack([loops, loops], axis=1), axis=0), pairs
 
     def _on_pairs(self, values: FloatArray) -> FloatArray:
-        """Return numbers per paid pair `[D]` as an array over all pairs `[S, A]`, NaN elsewhere."""
+        """Return numbers per pair in `paid`, `[D]`, as an array `[S, A]`, NaN elsewhere."""
         pairs = np.full((NUM_STATES, len(ACTIONS)), np.nan)
         pairs[self._states, self._actions] = values
         return pairs
@@ -290,7 +290,7 @@ class BilevelIncentive(TabularBilevelEnv):
         return reward
 
     def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
-        """Return the cotangents of the paid pairs, `[D]`."""
+        """Return the cotangents of the pairs in `paid`, `[D]`."""
         return cotangent[self._states, self._actions]
 
     def upper_reward(self, upper_params: FloatArray) -> FloatArray:
@@ -312,10 +312,10 @@ def _largest(slopes: FloatArray) -> float:
 
 def _label(edge: list[int], pair: tuple[IntArray, IntArray], payment: float) -> str:
     """Return the actions of an edge and their payment; nothing for a loop without one."""
-    paid = f" {payment:.2f}" if payment > SHOWN_PAYMENT else ""
-    if edge[0] == edge[1] and not paid:
+    written = f" {payment:.2f}" if payment > SHOWN_PAYMENT else ""
+    if edge[0] == edge[1] and not written:
         return ""
-    return "".join(ACTIONS[action] for action in pair[1]) + paid
+    return "".join(ACTIONS[action] for action in pair[1]) + written
 
 
 def _per_action(states: Sequence[int]) -> FloatArray:

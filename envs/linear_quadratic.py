@@ -143,7 +143,7 @@ class LinearQuadraticEnv(BilevelEnv):
 
         Raises:
             OverflowError: If a reward is beyond the largest number, as it may be where an unstable
-                system is left alone for thousands of steps; the game is left as it was.
+                system runs without control for thousands of steps; the game is left as it was.
         """
         if self._state is None:
             raise ResetNeeded(

@@ -113,7 +113,7 @@ class BilevelMarkovGame(TabularBilevelEnv):
       Published are 1 and 2;
     * `horizon` (150): steps that count for the leader, at least 1; None for all of them;
     * `gamma` (.99): discount of both levels, in [0, 1);
-    * `temperature` (.05): positive. Entropy is worth up to temperature * log 3 / (1 - gamma), 5.5
+    * `temperature` (.05): positive. Entropy adds up to temperature * log 3 / (1 - gamma), 5.5
       by default;
     * `render_mode`: None, "human" or "rgb_array".
 

@@ -452,10 +452,10 @@ def _model(env: gym.Env[Any, Any], env_id: str) -> tuple[Kernel, FloatArray]:
         for state, action in np.ndindex(sizes[0], sizes[1])
         for entry in _entries(table, state, action, env_id)
     ]
-    s, a, p, t, paid, done = np.array(rows, dtype=np.float64).T
+    s, a, p, t, r, done = np.array(rows, dtype=np.float64).T
     s, a, t = (index.astype(np.int64) for index in (s, a, t))
     reward, mass = np.zeros(sizes, order="F"), np.zeros(sizes)
-    np.add.at(reward, (s, a), p * paid)
+    np.add.at(reward, (s, a), p * r)
     np.add.at(mass, (s, a), p)
     for name, wrong in (
         ("finite rewards", ~np.isfinite(reward)),

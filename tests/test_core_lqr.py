@@ -155,7 +155,7 @@ def test_a_warm_start_gives_the_same_answer_in_fewer_steps() -> None:
     warm = solve_riccati(problem, GAMMA, initial=near.value_matrix)
     np.testing.assert_allclose(warm.value_matrix, cold.value_matrix, rtol=1e-12)
     assert solve_riccati(problem, GAMMA, initial=cold.value_matrix).iterations == 0
-    # A start whose policy lets costs grow without bound is left alone.
+    # A start whose policy lets costs grow without bound is not used.
     hopeless = solve_riccati(
         problem._replace(dynamics=1.5 * problem.dynamics), GAMMA, initial=np.zeros((3, 3))
     )

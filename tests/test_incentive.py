@@ -287,11 +287,11 @@ def test_the_picture_has_an_edge_for_every_intended_move() -> None:
     assert [scene.marks[state] for state in (0, 10, 11, 12, 9)] == ["S", "G", "T", "T", ""]
     assert scene.values is not None and scene.flow is not None and scene.gradient is not None
     assert response.hyper_gradient is not None
-    taken = response.occupancy[:, None] * response.policy / 0.05
+    visits = response.occupancy[:, None] * response.policy / 0.05
     for edge, ((state, action), successor) in enumerate(MOVES.items()):
         assert scene.edges[edge].tolist() == [state, successor]
         assert scene.values[edge] == x[4 * state + action]
-        assert scene.flow[edge] == pytest.approx(taken[state, action])
+        assert scene.flow[edge] == pytest.approx(visits[state, action])
         assert scene.gradient[edge] == response.hyper_gradient[4 * state + action]
         assert scene.edge_labels[edge] == f"{'abcd'[action]} {x[4 * state + action]:.2f}"
 

@@ -335,16 +335,16 @@ def test_the_picture_shows_the_ways_between_the_places() -> None:
     assert scene.flow is not None and scene.values is not None and scene.occupancy is not None
     # Moves, discounted; the occupancy is that of the follower, 1 in all.
     moves = np.zeros((3, 3))
-    paid = np.zeros((3, 3))
+    rewards = np.zeros((3, 3))
     for state in range(6):
         for move in range(3):
             flow = 100.0 * response.occupancy[state] * response.policy[state, move]
             way = state // 2, successor(state // 2, state % 2, move)
             moves[way] += flow
-            paid[way] += flow * game.reward(x)[state, move]
+            rewards[way] += flow * game.reward(x)[state, move]
     for (origin, target), flow, value in zip(WAYS, scene.flow, scene.values, strict=True):
         assert flow == pytest.approx(moves[origin, target], abs=1e-12)
-        assert value == pytest.approx(paid[origin, target] / moves[origin, target], abs=1e-5)
+        assert value == pytest.approx(rewards[origin, target] / moves[origin, target], abs=1e-5)
     assert scene.value_limit == 2.0
     np.testing.assert_allclose(scene.occupancy, moves.sum(axis=1) / 100.0, atol=1e-12)
 

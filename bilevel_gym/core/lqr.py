@@ -22,7 +22,7 @@ loop itself may be unstable.
 
 The classical part is in D. P. Bertsekas, "Dynamic Programming and Optimal Control"; Newton's
 method for the Riccati equation is due to D. L. Kleinman (1968), in discrete time to G. A. Hewer
-(1971).
+(1971). The bilevel problem made of these is in `bilevel_gym.model.linear_quadratic`.
 """
 
 from __future__ import annotations
