@@ -1,4 +1,4 @@
-"""BilevelBeamRider-v0: what to pay a player of an Atari game for, so that the score is high."""
+"""BilevelBeamRider-v0: a reward for a player of an Atari game, so that the score is high."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ BARS_WIDTH, BARS_HEIGHT = 620, 480
 
 
 class BilevelBeamRider(ParametricGame):
-    """A leader pays a player of BeamRider by a network that looks at the screen.
+    """A leader rewards a player of BeamRider by a network that sees the screen.
 
     ## Description
     BeamRider is a game of the Atari 2600: a ship at the bottom of the screen moves between five
     beams and shoots at what comes down on them. The follower plays it, but does not know the score:
-    it is paid by a convolutional network that sees what it sees and what it does. The leader minds
-    the score and chooses the weights of the network.
+    its reward is that of a convolutional network of its observation and its action. The leader's
+    reward is the score, and it chooses the weights of the network.
 
     Yang, Gao, Yuan (2025) use this game for learning from preferences: there the leader fits a
     reward to a judge's choices between pairs of clips, and the player answers to it. This task has
     their game and their kind of levels, a network as the reward and an entropy-regularised player
-    who learns, but no preferences: the leader is paid by the score itself, so that all of the
+    who learns, but no preferences: the leader's reward is the score itself, so that all of the
     hyper-gradient is the response of the follower. Their results are not those of this task.
 
     ## Upper Level
@@ -66,49 +66,43 @@ class BilevelBeamRider(ParametricGame):
     ## Observation Space
     Game and follower: `Box(0, 255, [4, 84, 84])` in uint8, the last four screens in grey, oldest
     first, each the brighter of two frames in every pixel. Channels come first, so that networks,
-    replay and reward see the same array. Leader: the means over episodes of the leader's return,
-    the follower's return and the length, `Box(-inf, inf, [3])`.
+    replay buffer and reward see the same array. Leader: see `ParametricGame`.
 
     ## Action Space
     Leader: `Box(-upper_bound, upper_bound, [D])`, x. Follower: `Discrete(9)`: nothing, fire, up,
-    right, left, up right, up left, right with fire, left with fire, for four frames. Game: both,
-    `{"upper": x, "lower": a}`.
+    right, left, up right, up left, right with fire, left with fire, for four frames. Game: both.
 
     ## Rewards
-    Leader: F(x), as estimated from episodes. Follower and game: r_x(s, a).
+    See `ParametricGame`.
 
     ## Episode End
     The follower's episode starts with 1 to 30 frames of doing nothing. It terminates when the last
-    of three ships is lost, and is truncated after `episode_steps` (400) steps of four frames. The
-    leader's is truncated after `outer_steps` (100) announcements.
+    of three ships is lost, and is truncated after `episode_steps` (400) steps of four frames; the
+    leader's after `outer_steps` (100).
 
     ## Info
-    Leader: `objective`, `hyper_gradient` [D], `upper_params` [D], `inner_samples`, `critic_loss`.
-    Follower and game: `upper_reward`, that is u.
+    See `ParametricGame`; `upper_reward` is u.
 
     ## Arguments
     * `channels` (8): width c of the network, at least 1;
-    * `reward_bound` (1): bound on what is paid, positive;
+    * `reward_bound` (1): bound on the reward, positive;
     * `clipped` (True): whether points count by their sign, so that all hits are alike;
     * `sticky` (0): probability that the console repeats the last action in a frame, in [0, 1];
-    * `episode_steps` (400): steps of the follower's episode, at least 1;
-    * `gamma` (.99): the follower's discount, in [0, 1);
-    * `upper_gamma` (.99): the leader's, in [0, 1];
-    * `temperature` (.01): positive;
-    * `upper_bound` (10): bound of every entry of x, positive;
+    * `episode_steps` (400), `gamma` (.99), `upper_gamma` (.99), `temperature` (.01) and
+      `upper_bound` (10): see `ParametricGame`;
     * `device` ("auto"): where the network of the reward computes, "cpu", "cuda", or "auto" for the
       latter where there is one;
     * `seed` (0): seed of the weights that x starts at;
     * `render_mode`: None, "human" or "rgb_array". The picture is the screen of the console, and
-      what the network would pay each action there.
+      the reward of each action there.
 
     The Arcade Learning Environment, with its games, and OpenCV are brought by the extra `atari`,
     and the network needs PyTorch: `pip install "bilevel-gym[atari,sb3]"`.
 
     The follower is `SoftDQN` with its "CnnPolicy". Unless `inner_options` are given, it learns at a
-    rate of 1e-4 from batches of 32, one for four steps, with one critic, and remembers 20 000
-    transitions in .56 GB (`optimize_memory_usage`: each stack of screens is held once, and the end
-    of the time counts as the end of the game). Options that are given replace all of these.
+    rate of 1e-4 from batches of 32, one for four steps, with one critic and a replay buffer of
+    20 000 transitions in .56 GB (`optimize_memory_usage`: each stack of screens is held once, and
+    a time limit counts as the end of the game). Options that are given replace all of these.
 
     A recipe for a GPU. It saves what follower, critic and leader have learnt, and goes on from
     there when it is started again. It has not been run to its end, and no result is claimed; its 8
@@ -151,8 +145,8 @@ class BilevelBeamRider(ParametricGame):
             _, _, _, _, info = env.step(climb.x)
 
     ## Ground Truth
-    There is none: the objective, the hyper-gradient and the best x are not known. No run has been
-    made that would show how far a leader gets.
+    There is none: the objective, the hyper-gradient and the best x are not known, nor how far a
+    leader gets.
 
     ## References
     Y. Yang, B. Gao, Y. Yuan, "Bilevel Reinforcement Learning via the Development of Hyper-gradient
@@ -232,7 +226,7 @@ class BilevelBeamRider(ParametricGame):
         )
 
     def make_environment(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
-        """Return a fresh copy of the environment, its screens made ready for networks."""
+        """Return a fresh copy of the environment, its screens scaled and stacked."""
         import ale_py
 
         # Before the first console is made: it would print a banner.
@@ -251,7 +245,7 @@ class BilevelBeamRider(ParametricGame):
         return Restorable(TimeLimit(stacked, self._limit))
 
     def draw(self, view: View) -> pygame.Surface:
-        """Draw the screen, and what each action would be paid there."""
+        """Draw the screen, and the reward of each action there."""
         from ..rendering.canvas import (
             HEADER_HEIGHT,
             THEME,
@@ -259,7 +253,8 @@ class BilevelBeamRider(ParametricGame):
             draw_header,
             new_surface,
         )
-        from ..rendering.picture_charts import Axis, BarChart, draw_bars
+        from ..rendering.picture_charts import Axis, draw_bars
+        from ..rendering.vector_charts import params_chart
 
         screen = super().draw(view)
         width, height = screen.get_width() + BARS_WIDTH + THEME.margin, screen.get_height()
@@ -269,14 +264,10 @@ class BilevelBeamRider(ParametricGame):
         draw_header(surface, view.title, view.status)
         if self._observation is not None:
             seen = np.repeat(np.asarray(self._observation)[None], NUM_ACTIONS, axis=0)
-            paid = self.reward(view.upper_params, seen, np.arange(NUM_ACTIONS))
-            limit = colour_limit(paid, self._reward_bound)
-            chart = BarChart(
-                axis=Axis(-limit, limit, "paid now, by action"),
-                names=ACTIONS,
-                values=paid,
-                written=tuple(f"{value:.2g}".replace("-", "−") for value in paid.tolist()),
-            )
+            rewards = self.reward(view.upper_params, seen, np.arange(NUM_ACTIONS))
+            limit = colour_limit(rewards, self._reward_bound)
+            axis = Axis(-limit, limit, "reward now, by action")
+            chart = params_chart(axis, ACTIONS, rewards, None, number_format=".2g")
             place = (screen.get_width(), HEADER_HEIGHT, BARS_WIDTH, BARS_HEIGHT)
             draw_bars(surface, place, chart)
         return surface

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ["BilevelCartPole"]
 
-# What is observed, and the size of it at which a term has come to tanh(1).
+# What is observed, and the scale at which a term is tanh(1).
 NAMES = ("position", "velocity", "angle", "angular velocity")
 SCALES = np.array([1.0, 1.0, 0.1, 1.0])
 
-# Weights at the start: pushes that speed the cart up and tip the pole over are paid for.
+# Weights at the start: they reward pushes that speed the cart up and tip the pole over.
 HARMFUL = (0.5, 0.5, -0.5, -0.5)
 
 
@@ -33,12 +33,12 @@ class BilevelCartPole(ParametricGame):
 
     ## Description
     The cart and the pole are those of Gymnasium's CartPole-v1; an episode ends when the pole leans
-    too far or the cart leaves the track. The follower is paid a little for every step, and for its
-    pushes according to four shaping terms, each of which compares the push with one thing that is
-    observed. The leader chooses the weights of the terms and is paid what the environment pays: 1
-    for each step. At the initial weights the terms harm: they pay more for pushing the cart ahead
-    and the pole over than there is to gain by holding it, and the follower drops it at once. Turned
-    round, they help.
+    too far or the cart leaves the track. The follower's reward is a small number for every step,
+    and four shaping terms, each of which compares the push with one thing that is observed. The
+    leader chooses the weights of the terms; its own reward is that of the environment, 1 for each
+    step. At the initial weights pushing the cart ahead and the pole over has a larger reward than
+    there is to gain by holding it, and the follower drops it at once. With the opposite signs the
+    terms help.
 
     ## Upper Level
     x in [-1, 1]^4, the weights of the terms; x starts at (.5, .5, -.5, -.5). The objective, to be
@@ -54,45 +54,38 @@ class BilevelCartPole(ParametricGame):
         r_x = own_reward + sum_i x_i p tanh(o_i / s_i)
 
     with p = 1 for a push to the right and -1 for one to the left, o the observation (position,
-    velocity, angle of the pole, its angular velocity), and s = (1, 1, .1, 1). The policy is soft
-    optimal for the discount `gamma` and the temperature `temperature`, as far as it is learnt: soft
-    Q-learning (`bilevel_gym.sb3.SoftDQN`), which keeps what it has learnt when x moves. Entropy
-    pays up to temperature log(2) = .21 for every step, as much as `own_reward`: a follower at a
-    high temperature would balance for the sake of its freedom, whatever the terms say.
+    velocity, angle of the pole, its angular velocity), and s = (1, 1, .1, 1). The policy is learnt
+    for the discount `gamma` and the temperature `temperature` by soft Q-learning
+    (`bilevel_gym.sb3.SoftDQN`), which keeps what it has learnt when x moves. The entropy bonus is
+    up to temperature log(2) = .21 for every step, as much as `own_reward`: at a high temperature
+    the follower would balance for the sake of entropy, whatever the terms are.
 
     ## Observation Space
-    Game and follower: that of CartPole-v1, `Box([4])`, float32. Leader: means over episodes of its
-    return, the follower's return and the length, `Box(-inf, inf, [3])`.
+    Game and follower: that of CartPole-v1, `Box([4])`, float32. Leader: see `ParametricGame`.
 
     ## Action Space
     Leader: `Box(-1, 1, [4])`, x. Follower: `Discrete(2)`: push to the left, to the right. Game:
-    both, `{"upper": x, "lower": a}`.
+    both.
 
     ## Rewards
-    Leader: F(x), a mean over episodes. Follower and game: r_x.
+    See `ParametricGame`.
 
     ## Episode End
     The follower's episode terminates when the pole leans by more than 12 degrees or the cart is
-    2.4 from the middle, and is truncated after `episode_steps`. The leader's is truncated after
-    `outer_steps` (100) announcements.
+    2.4 from the middle, and is truncated after `episode_steps`; the leader's after `outer_steps`
+    (100).
 
     ## Info
-    Leader: `objective`, `hyper_gradient` [4], `upper_params` [4], `inner_samples` (environment
-    steps, the learner's and those of the episodes that are watched), `critic_loss`. Follower and
-    game: `upper_reward`, that is 1.
+    See `ParametricGame`; `upper_reward` is 1.
 
     ## Arguments
-    * `own_reward` (.2): what the follower is paid for each step anyhow, not negative;
-    * `episode_steps` (200): at least 1;
-    * `gamma` (.95): the follower's discount, in [0, 1);
-    * `upper_gamma` (.99): the leader's, in [0, 1];
-    * `temperature` (.3): positive;
-    * `render_mode`: None, "human" or "rgb_array". The picture has x below.
+    * `own_reward` (.2): the follower's reward for each step, not negative;
+    * `episode_steps` (200), `gamma` (.95), `upper_gamma` (.99), `temperature` (.3) and
+      `render_mode`: see `ParametricGame`. The picture has x below.
 
     ## Ground Truth
     There is none: the follower's answer is learnt, and objectives are estimates. From x0 along Adam
-    at a rate of .1, twelve steps, the mean length of an episode, in 64 episodes that nobody learns
-    from:
+    at a rate of .1, twelve steps, the mean length of an episode, in 64 held-out episodes:
 
     | seed | x0 | after 6 steps | best |
     |---|---|---|---|
@@ -100,8 +93,8 @@ class BilevelCartPole(ParametricGame):
     | 1 | 10.4 | 143.7 | 174.5, 118,000 |
     | 2 | 11.5 | 146.3 | 176.1, 119,000 |
 
-    (`python -m tests.benchmarks.reward_design`; less than two minutes each.) It is x that does it:
-    the same follower, learning on at x0 for 27,000 steps, still drops the pole after 11. The first
+    (`python -m tests.benchmarks.reward_design`; less than two minutes each.) This is due to x: the
+    same follower, learning on at x0 for 27,000 steps, still drops the pole after 11. The first
     estimates are small and may point the wrong way, as episodes hardly differ there.
 
     ## References
@@ -114,7 +107,7 @@ class BilevelCartPole(ParametricGame):
     * v0: first version.
     """
 
-    # Episodes are short where the terms harm: many are needed for an estimate, and are cheap.
+    # Episodes are short where the terms harm: an estimate needs many, which are cheap.
     method_options: Mapping[str, Any] = {
         "episodes": 64,
         "state_features": 60,
@@ -137,11 +130,7 @@ class BilevelCartPole(ParametricGame):
         temperature: float = 0.3,
         render_mode: str | None = None,
     ) -> None:
-        """Build the game; the arguments are described above.
-
-        Raises:
-            ValueError: If an argument is out of range.
-        """
+        """Build the game; a `ValueError` names an argument that is out of range."""
         own = check_not_negative("own_reward", own_reward)
         super().__init__(
             "CartPole-v1",
@@ -157,7 +146,7 @@ class BilevelCartPole(ParametricGame):
 
     def draw(self, view: View) -> pygame.Surface:
         """Draw the cart and its pole, and x below."""
-        headline = "the leader's x: pay for pushing in the direction of each of these"
+        headline = "the leader's x: reward for pushing in the direction of each of these"
         return with_bars(super().draw(view), view, NAMES, headline)
 
 
@@ -168,5 +157,5 @@ def terms(observations: NDArray[Any], actions: NDArray[Any]) -> FloatArray:
 
 
 def living(observations: NDArray[Any], actions: NDArray[Any], *, reward: float) -> FloatArray:
-    """Return what the follower is paid for every step, `[B]`."""
+    """Return the follower's reward for every step, `[B]`."""
     return np.full(len(observations), reward)

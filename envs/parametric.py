@@ -1,4 +1,4 @@
-"""A game made of any Gymnasium environment: the follower is paid r_x, the leader judges.
+"""A game made of any Gymnasium environment, with a reward r_x of the follower.
 
 There is no model: the follower learns, and the hyper-gradient is estimated from its episodes.
 """
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from ..episodes.recorded import LearntEpisodes
 
-__all__ = ["ParametricGame", "with_bars"]
+__all__ = ["ParametricGame", "torque_cost", "with_bars"]
 
 PICTURE_WIDTH = 500
 
@@ -46,10 +46,10 @@ class ParametricGame(BilevelEnv):
     """Any Gymnasium environment as a game: x are the parameters of the follower's reward.
 
     ## Description
-    The game owns an environment. Its follower acts in it and is paid r_x(s, a), a linear function
-    of features or a network; the leader is paid what the environment itself pays, or another
-    function of the same steps, and chooses x. Nothing is known but what episodes show: the methods
-    of `bilevel_gym.sb3` train the follower and estimate the hyper-gradient.
+    The follower acts in the environment with the reward r_x(s, a), a linear function of features or
+    a network; the leader chooses x, and its reward is the environment's own, or another function of
+    the same steps. Only episodes are seen: the methods of `bilevel_gym.learnt` train the follower
+    and estimate the hyper-gradient.
 
     ## Upper Level
     x, the parameters of the reward model, within `-upper_bound`..`upper_bound`. The leader
@@ -60,8 +60,8 @@ class ParametricGame(BilevelEnv):
     `temperature`.
 
     ## Observation Space
-    Game and follower: that of the environment. Leader: what episodes of the follower came to on
-    average: the leader's return, the follower's return, the length.
+    Game and follower: that of the environment. Leader: means over episodes of the leader's return,
+    the follower's return and the length, `Box(-inf, inf, [3])`.
 
     ## Action Space
     Leader: x. Follower: that of the environment. Game: both, `{"upper": x, "lower": a}`.
@@ -70,10 +70,12 @@ class ParametricGame(BilevelEnv):
     Leader: F(x), as estimated from episodes. Follower and game: r_x(s, a).
 
     ## Episode End
-    As the environment says; it is cut after `episode_steps`.
+    As in the environment; it is cut after `episode_steps`.
 
     ## Info
-    That of the environment, and `upper_reward`.
+    Leader: `objective`, `hyper_gradient` [D], `upper_params` [D], `inner_samples` (environment
+    steps, the learner's and those of the episodes played), `critic_loss`. Follower and game: that
+    of the environment, and `upper_reward`.
 
     ## Arguments
     See `__init__`.
@@ -116,15 +118,15 @@ class ParametricGame(BilevelEnv):
                 of one in JSON types, or a module of PyTorch; see
                 `bilevel_gym.rewards.models.make_reward_model`.
             env_kwargs: Arguments of the environment.
-            episode_steps: Steps after which its episodes are cut, at least 1; None for what it
-                says itself.
+            episode_steps: Steps after which its episodes are cut, at least 1; None for its own
+                limit.
             upper_reward: The leader's reward, (observations, actions, rewards) -> `[B]` on batches,
-                or "module:function"; None for what the environment pays.
+                or "module:function"; None for the environment's own.
             gamma: The follower's discount, in [0, 1).
             temperature: The weight of its policy's entropy, positive. The entropy of continuous
                 actions is that of the learner, of actions scaled to [-1, 1].
-            upper_gamma: The leader's discount, in [0, 1]; None for the follower's. What a critic
-                expects is bounded at 1 only where episodes end by themselves.
+            upper_gamma: The leader's discount, in [0, 1]; None for the follower's. At 1 a critic
+                is bounded only where episodes terminate.
             upper_bound: Bound of every entry of x, positive.
             initial_upper_params: x at the start, in the box; None for that of the reward model.
             render_mode: None, "human" or "rgb_array".
@@ -146,9 +148,9 @@ class ParametricGame(BilevelEnv):
                 f"`env_kwargs` must be a dict of arguments of the environment, got {env_kwargs!r}"
             )
         self._env_id, self._env_kwargs = env_id, dict(env_kwargs or {})
-        self._judge = None
+        self._upper_function = None
         if upper_reward is not None:
-            self._judge = imported_function("upper_reward", upper_reward)
+            self._upper_function = imported_function("upper_reward", upper_reward)
         bound = check_positive("upper_bound", upper_bound)
         if episode_steps is not None:
             check_at_least("episode_steps", episode_steps, 1)
@@ -196,7 +198,7 @@ class ParametricGame(BilevelEnv):
         """The name of the task's class, or of the environment."""
         return self._env_id if type(self) is ParametricGame else super().title
 
-    # What is paid ------------------------------------------------------------------------------
+    # Rewards -----------------------------------------------------------------------------------
 
     def reward(
         self, upper_params: FloatArray, observations: NDArray[Any], actions: NDArray[Any]
@@ -237,25 +239,21 @@ class ParametricGame(BilevelEnv):
         Args:
             observations: `[B, ...]`.
             actions: `[B, ...]`.
-            rewards: What the environment itself paid, `[B]`.
+            rewards: The environment's own, `[B]`.
         """
-        if self._judge is None:
+        if self._upper_function is None:
             return rewards
-        judged = self._judge(observations, actions, rewards)
-        return _checked("`upper_reward`", judged, rewards.shape, "[B]")
+        upper = self._upper_function(observations, actions, rewards)
+        return _checked("`upper_reward`", upper, rewards.shape, "[B]")
 
     def direct_part(
         self, upper_params: FloatArray, played: LearntEpisodes
     ) -> tuple[float, FloatArray]:
-        """Return what x is worth to the leader by itself, at the follower's present policy.
+        """Return F less the leader's return, and dF/dx at a fixed policy: zero unless overridden.
 
         Args:
             upper_params: x.
-            played: Episodes of the follower's answer.
-
-        Returns:
-            What F has beside the leader's return, and the derivative of F at a fixed policy, shape
-            of x: zero unless overridden.
+            played: Episodes of the follower's policy under x.
         """
         return 0.0, np.zeros(upper_params.shape)
 
@@ -360,26 +358,34 @@ def _check_spaces(environment: gym.Env[Any, Any]) -> None:
     """Raise a `ValueError` unless followers can learn in an environment."""
     seen, acting = environment.observation_space, environment.action_space
     name = environment.spec.id if environment.spec else type(environment.unwrapped).__name__
-    if not isinstance(seen, spaces.Box | spaces.Discrete):
-        raise ValueError(f"observations of {name} must be a Box or Discrete, got {seen}")
-    if isinstance(seen, spaces.Discrete) and int(seen.start) != 0:
-        raise ValueError(f"observations of {name} must be Discrete from 0 on, got {seen}")
-    if isinstance(seen, spaces.Box) and not seen.shape:
-        raise ValueError(f"observations of {name} must have one axis at least, got {seen}")
+    if (
+        isinstance(seen, spaces.Discrete)
+        and seen.start != 0
+        or not (isinstance(seen, spaces.Discrete) or isinstance(seen, spaces.Box) and seen.shape)
+    ):
+        raise ValueError(
+            f"observations of {name} must be a Box with one axis at least, or Discrete from 0 on, "
+            f"got {seen}"
+        )
     if is_image_space(seen) and sorted(seen.shape or ())[1] < LEAST_SIDE:
         raise ValueError(
             f"images must have {LEAST_SIDE} pixels a side at least, as convolutions read them, "
             f"got observations {seen} of {name}"
         )
-    discrete = isinstance(acting, spaces.Discrete) and int(acting.start) == 0
-    if not discrete and not (isinstance(acting, spaces.Box) and acting.is_bounded()):
+    if isinstance(acting, spaces.Box):
+        suits = acting.is_bounded() and acting.dtype.kind == "f" and bool(acting.shape)
+    else:
+        suits = isinstance(acting, spaces.Discrete) and int(acting.start) == 0
+    if not suits:
         raise ValueError(
-            f"actions of {name} must be a finite Box, or Discrete from 0 on, got {acting}"
+            f"actions of {name} must be a finite Box of real numbers with one axis at least, or "
+            f"Discrete from 0 on, got {acting}"
         )
-    if isinstance(acting, spaces.Box) and (acting.dtype.kind != "f" or not acting.shape):
-        raise ValueError(
-            f"actions of {name} must be real numbers, with one axis at least, got {acting}"
-        )
+
+
+def torque_cost(observations: NDArray[Any], actions: NDArray[Any], *, weight: float) -> FloatArray:
+    """Return -weight |a|^2, `[B]`."""
+    return -weight * np.square(np.asarray(actions, np.float64)).sum(axis=1)
 
 
 def with_bars(
@@ -394,19 +400,15 @@ def with_bars(
         headline: What x is.
     """
     from ..rendering.canvas import THEME, new_surface
-    from ..rendering.picture_charts import Axis, BarChart, draw_bars, nice_limit
+    from ..rendering.picture_charts import Axis, draw_bars, nice_limit
+    from ..rendering.vector_charts import params_chart
 
     width, top = picture.get_width(), picture.get_height() + THEME.gap
     surface = new_surface((width, top + BARS_HEIGHT + THEME.margin // 2))
     surface.blit(picture, (0, 0))
     largest = nice_limit(max(1.0, float(np.abs(view.upper_params).max())))
-    chart = BarChart(
-        axis=Axis(-largest, largest, headline),
-        names=tuple(names),
-        values=view.upper_params,
-        written=tuple(f"{value:.2g}".replace("-", "−") for value in view.upper_params.tolist()),
-        gradient=None if view.response is None else view.response.hyper_gradient,
-    )
+    axis = Axis(-largest, largest, headline)
+    chart = params_chart(axis, names, view.upper_params, view.hyper_gradient, number_format=".2g")
     room = width - 2 * THEME.margin
     draw_bars(surface, (THEME.margin, top, room, BARS_HEIGHT), chart)
     return surface

@@ -1,4 +1,4 @@
-"""BilevelPendulum-v0: what to pay a pendulum for, so that it stands up."""
+"""BilevelPendulum-v0: a reward for a pendulum, so that it stands up."""
 
 from __future__ import annotations
 
@@ -13,42 +13,41 @@ from ..core.checks import check_discount, check_not_negative, check_positive
 from ..core.mdp import FloatArray
 from ..rewards.models import LinearReward
 from .base import View
-from .parametric import ParametricGame, with_bars
+from .parametric import ParametricGame, torque_cost, with_bars
 
 if TYPE_CHECKING:
     import pygame
 
 __all__ = ["BilevelPendulum"]
 
-# Directions of the pole that are paid for, (cos, sin) of angles from upright, `[2, 6]`.
+# Directions of the pole that have a reward, (cos, sin) of angles from upright, `[2, 6]`.
 ANGLES = np.arange(6) * np.pi / 3.0
 DIRECTIONS = np.stack([np.cos(ANGLES), np.sin(ANGLES)])
 NAMES = ("up", "up left", "down left", "down", "down right", "up right")
 
-# At an angle a from one of them, what is paid has fallen to exp(SHARPNESS (cos(a) - 1)).
+# At an angle a from one of them, its reward has fallen to exp(SHARPNESS (cos(a) - 1)).
 SHARPNESS = 2.0
 
 # The picture of Gymnasium is a square of this side, with the pivot in its middle; a ring around the
-# pole shows what is paid, in pieces.
+# pole shows rewards, in pieces.
 SIDE, RING, PIECES = 500, (128, 160), 180
 
 
 class BilevelPendulum(ParametricGame):
-    """A leader designs the reward of a pendulum from nothing but the wish to see it upright.
+    """A leader designs the reward of a pendulum; the only aim given is that it stands upright.
 
     ## Description
     The pendulum is that of Gymnasium's Pendulum-v1: it starts anywhere, at a small speed, and the
-    torque is too weak to lift it straight from below. The follower swings it, and is paid for the
-    direction of the pole as much as the leader decides, less what its torque costs. The leader
-    minds how upright the pole is, and nothing else. At first nothing is paid for, and the pole
-    dangles.
+    torque is too weak to lift it straight from below. The follower swings it; its reward depends on
+    the direction of the pole as the leader decides, less a cost of the torque. The leader's own
+    reward is how upright the pole is. At x = 0 no direction has a reward, and the pole dangles.
 
-    What is paid for does not depend on the torque: all that x does for the leader, it does through
-    what the follower makes of it many steps later. A one-step estimate of the hyper-gradient
-    (`method="sobirl"`) is exactly zero here, and the direct gradient too.
+    The rewards of directions do not depend on the torque: x acts only through the follower's
+    behaviour many steps later. A one-step estimate of the hyper-gradient (`method="sobirl"`) is
+    exactly zero here, and the direct gradient too.
 
     ## Upper Level
-    x in [-`upper_bound`, `upper_bound`]^6, the pay for six directions of the pole: up, and on in
+    x in [-`upper_bound`, `upper_bound`]^6, the rewards of six directions of the pole: up, and on in
     steps of 60 degrees to the left; x starts at 0. The objective, to be maximised, is
 
         F(x) = E[ sum_t upper_gamma^t cos(theta_t) ]
@@ -60,45 +59,39 @@ class BilevelPendulum(ParametricGame):
 
         r_x = b tanh(sum_i x_i exp(2 (cos(theta - theta_i) - 1)) / b) - c a^2
 
-    with a the torque in -2..2, c the `effort_cost` and b the `reward_bound`. The policy is soft
-    optimal for the discount `gamma` and the temperature `temperature`, as far as it is learnt:
-    soft actor-critic (`bilevel_gym.sb3.SoftSAC`), which keeps what it has learnt when x moves.
+    with a the torque in -2..2, c the `effort_cost` and b the `reward_bound`. The policy is learnt
+    for the discount `gamma` and the temperature `temperature` by soft actor-critic
+    (`bilevel_gym.sb3.SoftSAC`), which keeps what it has learnt when x moves.
 
     ## Observation Space
     Game and follower: (cos theta, sin theta, speed), `Box([3])`, float32, the speed within 8.
-    Leader: means over episodes of its return, the follower's return and the length,
-    `Box(-inf, inf, [3])`.
+    Leader: see `ParametricGame`.
 
     ## Action Space
     Leader: `Box(-upper_bound, upper_bound, [6])`, x. Follower: `Box(-2, 2, [1])`, the torque. Game:
-    both, `{"upper": x, "lower": a}`.
+    both.
 
     ## Rewards
-    Leader: F(x), a mean over episodes. Follower and game: r_x.
+    See `ParametricGame`.
 
     ## Episode End
-    The follower's episode never terminates, and is truncated after `episode_steps`. The leader's is
-    truncated after `outer_steps` (100) announcements.
+    The follower's episode never terminates, and is truncated after `episode_steps`; the leader's
+    after `outer_steps` (100).
 
     ## Info
-    Leader: `objective`, `hyper_gradient` [6], `upper_params` [6], `inner_samples` (environment
-    steps, the learner's and those of the episodes that are watched), `critic_loss`. Follower and
-    game: `upper_reward`, that is cos(theta).
+    See `ParametricGame`; `upper_reward` is cos(theta).
 
     ## Arguments
-    * `reward_bound` (1): what the directions can pay at most, positive;
+    * `reward_bound` (1): bound on the reward of directions, positive;
     * `effort_cost` (.05): price of the squared torque, not negative;
-    * `episode_steps` (100): at least 1;
-    * `gamma` (.95): the follower's discount, in [0, 1);
-    * `upper_gamma` (.95): the leader's, in [0, 1);
-    * `temperature` (.05): positive; the entropy is that of torques scaled to -1..1;
-    * `upper_bound` (10): positive;
+    * `episode_steps` (100), `gamma` (.95), `upper_gamma` (.95, below 1), `temperature` (.05) and
+      `upper_bound` (10): see `ParametricGame`;
     * `render_mode`: None, "human" or "rgb_array". The picture has a ring around the pole, coloured
-      by what is paid for each direction, and x below.
+      by the reward of each direction, and x below.
 
     ## Ground Truth
     There is none: the follower's answer is learnt, and objectives are estimates. From x0 along Adam
-    at a rate of .4, the mean of cos(theta) over an episode, in 64 episodes that nobody learns from:
+    at a rate of .4, the mean of cos(theta) over an episode, in 64 held-out episodes:
 
     | seed | x0, 4,600 environment steps | 14,800 | 25,000 |
     |---|---|---|---|
@@ -106,11 +99,10 @@ class BilevelPendulum(ParametricGame):
     | 1 | -.487 | .573 | .697 |
     | 2 | -.358 | .509 | .685 |
 
-    (`python -m tests.benchmarks.reward_design`; about a minute each.) The one-step estimate is
-    zero, to the last bit, so that its leader stays at x0. With 8 or 16 episodes for each x and
-    with `state_features=0` the first estimates often point the wrong way; whoever pays for hanging
-    then gets a follower that hangs, from whose episodes nobody learns of anything better: some
-    seeds stayed there.
+    (`python -m tests.benchmarks.reward_design`; about a minute each.) With the one-step estimate,
+    zero to the last bit, the leader stays at x0. With 8 or 16 episodes for each x and with
+    `state_features=0` the first estimates often point the wrong way, towards a reward for hanging;
+    a follower that only hangs shows nothing better, and some seeds stayed there.
 
     ## References
     Gymnasium's Pendulum-v1.
@@ -119,9 +111,9 @@ class BilevelPendulum(ParametricGame):
     * v0: first version.
     """
 
-    # For each x some 3,400 environment steps, two thirds of them watched. Steps weigh the same
-    # however late they are, and noise that the state explains is taken out of the advantages: an
-    # estimate from so few episodes is too noisy to climb along otherwise.
+    # For each x some 3,400 environment steps, a third of them learnt from. Late steps are not
+    # discounted, and noise that the state explains is taken out of the advantages: estimates from
+    # so few episodes are too noisy otherwise.
     method_options: Mapping[str, Any] = {
         "episodes": 24,
         "critic_updates": 400,
@@ -148,18 +140,14 @@ class BilevelPendulum(ParametricGame):
         upper_bound: float = 10.0,
         render_mode: str | None = None,
     ) -> None:
-        """Build the game; the arguments are described above.
-
-        Raises:
-            ValueError: If an argument is out of range.
-        """
+        """Build the game; a `ValueError` names an argument that is out of range."""
         self._bound = check_positive("reward_bound", reward_bound)
         cost = check_not_negative("effort_cost", effort_cost)
         check_discount("upper_gamma", upper_gamma)  # episodes do not end by themselves
         super().__init__(
             "Pendulum-v1",
             LinearReward(
-                directions, len(NAMES), base=partial(effort, cost=cost), bound=self._bound
+                directions, len(NAMES), base=partial(torque_cost, weight=cost), bound=self._bound
             ),
             episode_steps=episode_steps,
             upper_reward=uprightness,
@@ -171,7 +159,7 @@ class BilevelPendulum(ParametricGame):
         )
 
     def draw(self, view: View) -> pygame.Surface:
-        """Draw the pendulum in a ring of what is paid for each direction, and x below."""
+        """Draw the pendulum in a ring of the rewards of directions, and x below."""
         from ..rendering.canvas import (
             HEADER_HEIGHT,
             SUPERSAMPLING,
@@ -189,9 +177,9 @@ class BilevelPendulum(ParametricGame):
         inner, outer = (radius * SUPERSAMPLING for radius in RING)
         angles = (np.arange(PIECES) + 0.5) * 2.0 * np.pi / PIECES
         states = np.stack([np.cos(angles), np.sin(angles), np.zeros(PIECES)], axis=1)
-        paid = self.reward(view.upper_params, states, np.zeros((PIECES, 1)))
-        for angle, colour in zip(angles, diverging_colours(paid, self._bound), strict=True):
-            # Pieces overlap, lest the page shine through between them.
+        rewards = self.reward(view.upper_params, states, np.zeros((PIECES, 1)))
+        for angle, colour in zip(angles, diverging_colours(rewards, self._bound), strict=True):
+            # Pieces overlap, so that there are no gaps between them.
             edges = angle + np.array([-0.5, 0.7]) * 2.0 * np.pi / PIECES
             # Angles go to the left from upright.
             around = np.stack([-np.sin(edges), -np.cos(edges)], axis=1)
@@ -200,18 +188,13 @@ class BilevelPendulum(ParametricGame):
         ring = pygame.transform.smoothscale(ring, (2 * RING[1], 2 * RING[1]))
         middle = picture.get_width() // 2, HEADER_HEIGHT + SIDE // 2
         picture.blit(ring, ring.get_rect(center=middle))
-        return with_bars(picture, view, NAMES, "the leader's x: pay for each direction of the pole")
+        return with_bars(picture, view, NAMES, "the leader's x: reward of each direction")
 
 
 def directions(observations: NDArray[Any], actions: NDArray[Any]) -> FloatArray:
     """Return how near the pole is to each direction, `[B, 6]`."""
     pole = np.asarray(observations[:, :2], np.float64)  # (cos, sin) of its angle
     return np.exp(SHARPNESS * (pole @ DIRECTIONS - 1.0))
-
-
-def effort(observations: NDArray[Any], actions: NDArray[Any], *, cost: float) -> FloatArray:
-    """Return what the follower pays for its torque, negative, `[B]`."""
-    return -cost * np.square(np.asarray(actions, np.float64)).sum(axis=1)
 
 
 def uprightness(

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from ..core.checks import check_at_least, unknown_name
+from ..core.checks import check_at_least, check_choice
 from ..core.mdp import FloatArray
 from ..methods.registry import PREFERENCE_METHODS
 from ..model.judges import BradleyTerry, Judge
@@ -37,59 +37,57 @@ CHART_POINTS, CHART_FOOT = 125, 92
 
 
 class BilevelPreferencePendulum(ParametricGame):
-    """A leader learns a pendulum's reward from which of two swings somebody likes better.
+    """A leader learns a pendulum's reward from preferences between two swings.
 
     ## Description
-    Reinforcement learning from human feedback as a bilevel problem. Nobody tells the follower what
-    to do with its pendulum. It is paid by a reward model; a judge is shown pairs of fragments of
-    what it does, and tells which one is better; the leader looks for the reward model that explains
-    the answers, on the fragments that are played for that very reward. The judge is synthetic, or
-    you (`demos/preferences.py`).
+    Reinforcement learning from human feedback as a bilevel problem. The follower's reward is a
+    model; a judge is shown pairs of fragments of its episodes, and tells which one is better; the
+    leader looks for the reward model that explains the answers, on the fragments that are played
+    for that very reward. The judge is synthetic, or you (`demos/preferences.py`).
 
     ## Upper Level
     x in [-upper_bound, upper_bound]^D, the parameters of r_x: weights and biases of a network of
-    what is observed and done (D = 4801 with the default layers), or the weights of seven features
+    observation and action (D = 4801 with the default layers), or the weights of seven features
     ("linear"): cos, sin and cos^2 of the angle, speed, its square, its product with sin, and
     torque^2. Either ends in a tanh, so that |r_x| <= 1: answers do not fix the scale of a reward,
-    and against a fixed temperature its growth would make the follower colder. At the start a
-    network is drawn from `seed`, and a linear model pays nothing. The objective, to be maximised,
-    is the expected log-likelihood of an answer,
+    and as it grows, the policy at a fixed temperature becomes deterministic. At the start a network
+    is drawn from `seed`, and a linear model is zero. The objective, to be maximised, is the
+    expected log-likelihood of an answer,
 
         F(x) = E[ log sigmoid(+-(R_x(d_1) - R_x(d_2))) ],  + where d_1 was preferred,
 
     R_x(d) being the sum of r_x along a fragment d of H = `fragment_steps` steps. Fragments are of
     two episodes of pi*(x), and begin at a multiple of H; the states that they begin in are taken as
-    given. x enters through R_x, the direct term, and through what there is to compare, the response
-    term. F is largest for fragments that are easy to tell apart, which need not be good ones: the
-    leader is judged on its model of the judge, and what it is for is another question.
+    given. x enters through R_x, the direct term, and through the fragments that are compared, the
+    response term. F is largest for fragments that are easy to tell apart, which need not be good
+    ones: it scores the leader's model of the judge, not the follower.
 
     ## Lower Level
     The pendulum of Gymnasium (`Pendulum-v1`) with the reward r_x, discount `gamma` and an entropy
     bonus weighed by `temperature`. The follower learns it by `bilevel_gym.sb3.SoftDQN` and keeps
-    what it has learnt when x moves; what it remembers is paid by the r_x of today.
+    what it has learnt when x moves; rewards in its replay buffer are those of the present x.
 
     ## Observation Space
     Game and follower: cos and sin of the angle (0 is upright) and the speed, float32 `[3]`. Leader:
-    when the judge was last asked, the mean return that the environment itself would have paid, the
-    follower's discounted return, and the length of an episode, float32 `[3]`.
+    when the judge was last asked, the mean return of the environment's own reward, the follower's
+    discounted return, and the length of an episode, float32 `[3]`.
 
     ## Action Space
     Leader: `Box(-upper_bound, upper_bound, [D])`, x. Follower: `Discrete(5)`, torques of -2, -1, 0,
-    1 and 2 Nm. Game: both, `{"upper": x, "lower": a}`.
+    1 and 2 Nm. Game: both.
 
     ## Rewards
     Leader: the mean log-likelihood of all answers that are remembered, log(1/2) before the first.
     Follower and game: r_x(s, a).
 
     ## Episode End
-    The follower's episode never terminates and is truncated after `episode_steps`. The leader's is
-    truncated after `outer_steps` (100) announcements.
+    The follower's episode never terminates and is truncated after `episode_steps`; the leader's
+    after `outer_steps` (100).
 
     ## Info
-    Leader: `objective`, `hyper_gradient` [D], `upper_params` [D], `inner_samples` (environment
-    steps, those of the fragments included), with "sobirl" and "trace" `trust_ratio` (the share of
-    the response term that was used, 0 where there is none), with "trace" `critic_loss`. Follower
-    and game: `upper_reward`, what the environment itself would pay.
+    See `ParametricGame`; `upper_reward` is the environment's own reward. Leader: "sobirl" and
+    "trace" add `trust_ratio` (the share of the response term that was used, 0 where there is none),
+    and only "trace" has a `critic_loss`.
 
     ## Arguments
     * `reward_model` ("network"): or "linear";
@@ -98,14 +96,12 @@ class BilevelPreferencePendulum(ParametricGame):
     * `fragment_steps` (25): H, at least 1;
     * `episode_steps` (200): steps of an episode, at least H;
     * `rationality` (1): the synthetic judge prefers d_1 with probability
-      sigmoid(rationality (R(d_1) - R(d_2))), R being what the environment pays; positive;
+      sigmoid(rationality (R(d_1) - R(d_2))), R summing the environment's own rewards; positive;
     * `judge` (None): another judge, (pairs, rng) -> answers `[M]` from 0 (the second is better) to
       1 (the first is), NaN for no answer, with pairs a `bilevel_gym.episodes.fragments.Pairs`; or
-      where to import it from, "module:function". Whoever needs time answers NaN, and adds the
-      answer to the method's `queue` later;
-    * `upper_bound` (10): bound of x, positive;
-    * `gamma` (.97): the follower's discount, in [0, 1);
-    * `temperature` (.1): positive;
+      where to import it from, "module:function". A judge who answers later returns NaN now, and
+      adds the answer to the method's `queue` then;
+    * `upper_bound` (10), `gamma` (.97) and `temperature` (.1): see `ParametricGame`;
     * `render_mode`: None, "human" or "rgb_array". The picture shows the pendulum, and r_x by angle
       and speed.
 
@@ -119,9 +115,9 @@ class BilevelPreferencePendulum(ParametricGame):
     that is small enough to enumerate, direct term, one-step response and full response of these
     methods are the exact ones of `bilevel_gym.model.preferences` to sampling error (a test).
 
-    What counts in the end is the return that the environment would have paid, over 200 steps of the
-    follower's policy without exploration (`python -m tests.benchmarks.rlhf`; 200 answers, 25 000
-    environment steps, Adam, a minute on a free core; seeds 0, 1, 2):
+    The follower is scored by the return of the environment's own reward, over 200 steps of its
+    policy without exploration (`python -m tests.benchmarks.rlhf`; 200 answers, 25 000 environment
+    steps, Adam, a minute on a free core; seeds 0, 1, 2):
 
     | method | return at the end |
     |---|---|
@@ -131,9 +127,9 @@ class BilevelPreferencePendulum(ParametricGame):
     | "sobirl" with `kappa=None` | -1288 (seed 0 alone) |
     | random torques | -1203 |
 
-    The response term brings nothing here that can be told from noise. As estimated from 7 pairs it
-    is some 30 to 3000 times as long as `kappa` (.3 of the direct term) allows, and added in full
-    length it destroys the learning.
+    The response term has no effect here that can be told from noise. As estimated from 7 pairs it
+    is some 30 to 3000 times as long as `kappa` (.3 of the direct term) allows, and at full length
+    it prevents learning.
 
     ## References
     P. F. Christiano, J. Leike, T. B. Brown, M. Martic, S. Legg, D. Amodei, "Deep reinforcement
@@ -168,10 +164,9 @@ class BilevelPreferencePendulum(ParametricGame):
 
         Raises:
             ValueError: If an argument is out of range.
-            ImportError: If Stable-Baselines3 is not installed.
+            ImportError: If PyTorch is not installed, which a network needs.
         """
-        if reward_model not in REWARD_MODELS:
-            raise ValueError(unknown_name("`reward_model`", reward_model, REWARD_MODELS))
+        check_choice("`reward_model`", reward_model, REWARD_MODELS)
         check_at_least("fragment_steps", fragment_steps, 1)
         check_at_least("episode_steps", episode_steps, fragment_steps)
         self.fragment_steps = int(fragment_steps)
@@ -237,7 +232,7 @@ class BilevelPreferencePendulum(ParametricGame):
         return surface
 
     def view(self) -> View:
-        """Return the follower's episode; the leader is not paid what the environment would pay."""
+        """Return the follower's episode; the environment's own reward is not the leader's."""
         view = super().view()
         names = {"leader's return": "true return"}
         status = tuple((names.get(name, name), value) for name, value in view.status)
@@ -258,11 +253,11 @@ class BilevelPreferencePendulum(ParametricGame):
         )
         seen = np.stack([np.cos(angle), np.sin(angle), speed], axis=2).reshape(-1, 3)
         seen = seen.astype(np.float32)
-        paid = [
+        rewards = [
             self.reward(upper_params, seen, np.full(len(seen), action))
             for action in range(len(TORQUES))
         ]
-        return np.mean(paid, axis=0).reshape(points, points)
+        return np.mean(rewards, axis=0).reshape(points, points)
 
 
 def torque(action: Any) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""BilevelReacher-v0: what to pay a robot arm for, so that its tip comes to the target."""
+"""BilevelReacher-v0: a reward for a robot arm, so that its tip comes to the target."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..core.checks import check_not_negative, check_positive
 from ..core.mdp import FloatArray
 from ..rewards.models import LinearReward
 from .base import View
-from .parametric import ParametricGame
+from .parametric import ParametricGame, torque_cost
 from .simulators import Restorable, require
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ __all__ = ["BilevelReacher"]
 LINKS = 0.1, 0.11
 RANGES = 0.05, 0.1, 0.2
 
-# What is seen is measured in these, so that it is of order one for networks: cosines and sines,
+# Observations are measured in these, so that they are of order one: cosines and sines,
 # metres for the target, radians per second, metres for the vector from the target to the tip.
 LENGTH, SPEED = 0.2, 10.0
 UNITS = np.array([1.0, 1.0, 1.0, 1.0, LENGTH, LENGTH, SPEED, SPEED, LENGTH, LENGTH])
@@ -48,14 +48,14 @@ FIELD_POINTS = 118
 
 
 class BilevelReacher(ParametricGame):
-    """A leader designs what an arm is paid for; only where its tip should be is given.
+    """A leader designs the reward of an arm; the only aim given is where its tip should be.
 
     ## Description
     The arm of MuJoCo's Reacher has two links and a torque at each of two joints; a target lies
-    somewhere within its reach. The follower moves the arm and is paid for six features of what it
-    sees, as much as the leader decides, and pays for its torques. The leader minds the distance
-    from the tip to the target, and nothing else. At first nothing is paid for, and the follower has
-    no reason to come near.
+    somewhere within its reach. The follower moves the arm; its reward depends on six features of
+    what it observes, as the leader decides, less a cost of its torques. The leader's own reward is
+    minus the distance from the tip to the target. At x = 0 no feature has a reward, and the
+    follower has no reason to come near.
 
     ## Upper Level
     x in [-`upper_bound`, `upper_bound`]^6, the weights of the features; x starts at 0. The
@@ -83,44 +83,38 @@ class BilevelReacher(ParametricGame):
     ## Observation Space
     Game and follower: `Box(-inf, inf, [10])`, cosines of the two angles, their sines, the target's
     place, the joints' speeds, and d; lengths are in units of 20 cm and speeds in units of 10
-    radians per second, so that all of it is of order one. Leader: the means over episodes of the
-    leader's return, the follower's return and the length, `Box(-inf, inf, [3])`.
+    radians per second, so that all of it is of order one. Leader: see `ParametricGame`.
 
     ## Action Space
     Leader: `Box(-upper_bound, upper_bound, [6])`, x. Follower: `Box(-1, 1, [2])`, the torques.
-    Game: both, `{"upper": x, "lower": a}`.
+    Game: both.
 
     ## Rewards
-    Leader: F(x), as estimated from episodes. Follower and game: r_x(s, a).
+    See `ParametricGame`.
 
     ## Episode End
     The arm starts almost stretched out to the right, at rest, with a target drawn uniformly from a
     disc of 20 cm. The follower's episode never terminates and is truncated after `episode_steps`
-    (50), which are .02 seconds each. The leader's is truncated after `outer_steps` (100)
-    announcements.
+    (50), which are .02 seconds each; the leader's after `outer_steps` (100).
 
     ## Info
-    Leader: `objective`, `hyper_gradient` [6], `upper_params` [6], `inner_samples`, `critic_loss`.
-    Follower and game: `upper_reward`, that is -|d|.
+    See `ParametricGame`; `upper_reward` is -|d|.
 
     ## Arguments
-    * `reward_bound` (1): bound on what is paid for the features, positive;
+    * `reward_bound` (1): bound on the reward of the features, positive;
     * `effort_cost` (.05): price of the square of the torques, not negative;
-    * `episode_steps` (50): steps of the follower's episode, at least 1;
-    * `gamma` (.95): the follower's discount, in [0, 1);
-    * `upper_gamma` (.95): the leader's, in [0, 1];
-    * `temperature` (.05): positive;
-    * `upper_bound` (5): bound of every entry of x, positive;
+    * `episode_steps` (50), `gamma` (.95), `upper_gamma` (.95), `temperature` (.05) and
+      `upper_bound` (5): see `ParametricGame`;
     * `render_mode`: None, "human" or "rgb_array". The picture shows the arm from above, the arena
-      coloured by what is paid for an arm at rest with its tip there, and x. It is drawn here, and
-      needs neither MuJoCo's renderer nor OpenGL.
+      coloured by the reward of an arm at rest with its tip there, and x. It needs neither MuJoCo's
+      renderer nor OpenGL.
 
     MuJoCo is brought by the extra `mujoco`: `pip install "bilevel-gym[mujoco,sb3]"`.
 
     ## Ground Truth
     There is none: the objective, the hyper-gradient and the best x are not known exactly. By
-    `trace` with the options of this task, from x0 along Adam at a rate of .3, F in 64 episodes that
-    nobody learns from:
+    `trace` with the options of this task, from x0 along Adam at a rate of .3, F in 64 held-out
+    episodes:
 
     | seed | x0, 2,600 environment steps | third x, 7,800 | ninth x, 23,400 | best on the way |
     |---|---|---|---|---|
@@ -129,9 +123,9 @@ class BilevelReacher(ParametricGame):
     | 2 | -4.01 | -2.70 | -2.60 | -2.60 |
 
     (`python -m tests.benchmarks.reward_design BilevelReacher-v0`; up to three minutes each.) At x0
-    the arm moves at random. Most is gained in the first two steps; what comes after them
-    (-2.39 to -2.88) tells little from noise. All three pay for being near and for heading to the
-    target, and against a stretched arm.
+    the arm moves at random. Most is gained in the first two steps; later differences (-2.39 to
+    -2.88) are hardly above noise. All three reward being near and heading to the target, and
+    penalise a stretched arm.
 
     ## References
     Gymnasium's Reacher-v5, https://gymnasium.farama.org/environments/mujoco/reacher/; the simulator
@@ -173,7 +167,10 @@ class BilevelReacher(ParametricGame):
         super().__init__(
             "Reacher-v5",
             LinearReward(
-                features, len(FEATURES), base=partial(effort, cost=effort_cost), bound=reward_bound
+                features,
+                len(FEATURES),
+                base=partial(torque_cost, weight=effort_cost),
+                bound=reward_bound,
             ),
             episode_steps=episode_steps,
             upper_reward=closeness,
@@ -191,7 +188,7 @@ class BilevelReacher(ParametricGame):
         return Restorable(TransformObservation(arm, scaled, seen))
 
     def draw(self, view: View) -> pygame.Surface:
-        """Draw the arm in its arena, what is paid there, and x."""
+        """Draw the arm in its arena, the rewards there, and x."""
         from ..rendering.canvas import (
             HEADER_HEIGHT,
             THEME,
@@ -201,31 +198,29 @@ class BilevelReacher(ParametricGame):
             new_surface,
         )
         from ..rendering.key import LARGE_KEY, ColourScale, draw_key
-        from ..rendering.picture_charts import Axis, BarChart, draw_bars, nice_limit
+        from ..rendering.picture_charts import Axis, draw_bars, nice_limit
+        from ..rendering.vector_charts import params_chart
 
         surface, margin = new_surface(PICTURE_SIZE), THEME.margin
         draw_header(surface, view.title, view.status)
-        caption = "the arm from above, and what its tip would be paid there at rest"
+        caption = "the arm from above, and the reward of its tip there at rest"
         draw_text(surface, caption, (margin, HEADER_HEIGHT), size=THEME.small_size)
         seen = np.zeros(10) if self._observation is None else np.asarray(self._observation)
-        paid = self._field(view.upper_params, seen)
-        limit = colour_limit(paid[np.isfinite(paid)], self._reward_bound)
-        _draw_arena(surface, (margin, HEADER_HEIGHT + CAPTION_HEIGHT), paid, limit, seen)
+        rewards = self._field(view.upper_params, seen)
+        limit = colour_limit(rewards[np.isfinite(rewards)], self._reward_bound)
+        _draw_arena(surface, (margin, HEADER_HEIGHT + CAPTION_HEIGHT), rewards, limit, seen)
 
         left = margin + ARENA_SIDE + margin
         room = PICTURE_SIZE[0] - margin - left
         largest = nice_limit(float(np.abs(view.upper_params).max()))
-        chart = BarChart(
-            axis=Axis(-largest, largest, "the leader's x: weights of the features"),
-            names=FEATURES,
-            values=view.upper_params,
-            written=tuple(f"{value:.2g}".replace("-", "−") for value in view.upper_params.tolist()),
-            gradient=None if view.response is None else view.response.hyper_gradient,
+        axis = Axis(-largest, largest, "the leader's x: weights of the features")
+        chart = params_chart(
+            axis, FEATURES, view.upper_params, view.hyper_gradient, number_format=".2g"
         )
         draw_bars(surface, (left, HEADER_HEIGHT, room, BARS_HEIGHT), chart)
         top = HEADER_HEIGHT + BARS_HEIGHT + THEME.gap
         key = (left, top, room, PICTURE_SIZE[1] - margin - top)
-        scale = ColourScale(limit, "paid for the features")
+        scale = ColourScale(limit, "reward of the features")
         draw_key(surface, key, _key(view), size=LARGE_KEY, scale=scale)
         return surface
 
@@ -246,9 +241,9 @@ class BilevelReacher(ParametricGame):
         angles = np.stack([np.cos(first), bend, np.sin(first), np.sin(second)], axis=1)
         still = np.zeros(tip.shape)
         observations = np.concatenate([angles, target, still, offset], axis=1)
-        paid = np.full(len(reachable), np.nan)
-        paid[reachable] = self.reward(upper_params, observations, still)
-        return paid.reshape(FIELD_POINTS, FIELD_POINTS)
+        rewards = np.full(len(reachable), np.nan)
+        rewards[reachable] = self.reward(upper_params, observations, still)
+        return rewards.reshape(FIELD_POINTS, FIELD_POINTS)
 
 
 def scaled(observation: NDArray[Any]) -> NDArray[np.float32]:
@@ -268,11 +263,6 @@ def features(observations: NDArray[Any], actions: NDArray[Any]) -> FloatArray:
     return np.stack([*near, rest, seen[:, 1], heading], axis=1)
 
 
-def effort(observations: NDArray[Any], actions: NDArray[Any], *, cost: float) -> FloatArray:
-    """Return what the follower pays for its torques, `[B]`."""
-    return -cost * np.square(np.asarray(actions, np.float64)).sum(axis=1)
-
-
 def closeness(observations: NDArray[Any], actions: NDArray[Any], rewards: FloatArray) -> FloatArray:
     """Return minus the distance from the tip to the target, `[B]`."""
     return -LENGTH * np.linalg.norm(np.asarray(observations[:, 8:10], np.float64), axis=1)
@@ -281,17 +271,17 @@ def closeness(observations: NDArray[Any], actions: NDArray[Any], rewards: FloatA
 def _draw_arena(
     surface: pygame.Surface,
     corner: tuple[int, int],
-    paid: FloatArray,
+    rewards: FloatArray,
     limit: float,
     seen: FloatArray,
 ) -> None:
-    """Draw what is paid in the arena, the target and the arm."""
+    """Draw the rewards in the arena, the target and the arm."""
     from ..rendering.canvas import SUPERSAMPLING, THEME, diverging_colours, import_pygame
     from ..rendering.signs import ICON_SIDE, TARGET, pin_sprite
 
     pygame = import_pygame()
-    colours = diverging_colours(paid, limit)
-    colours[np.isnan(paid)] = THEME.page
+    colours = diverging_colours(rewards, limit)
+    colours[np.isnan(rewards)] = THEME.page
     # Screens count rows from the top.
     field = pygame.surfarray.make_surface(colours[:, ::-1])
     surface.blit(pygame.transform.smoothscale(field, (ARENA_SIDE, ARENA_SIDE)), corner)
@@ -338,6 +328,6 @@ def _key(view: View) -> list[KeyEntry]:
         KeyEntry(pin_sprite(TARGET, ICON_SIDE), "target"),
         KeyEntry(make_sprite(ICON_SIDE, THEME.ink, paint), "tip of the arm"),
     ]
-    if view.response is not None and view.response.hyper_gradient is not None:
-        entries += gradient_entries("the weight", view.response.hyper_gradient)
+    if view.hyper_gradient is not None:
+        entries += gradient_entries("the weight", view.hyper_gradient)
     return entries

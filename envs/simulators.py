@@ -38,9 +38,9 @@ class Restorable(gym.Wrapper[Any, Any, Any, Any]):
     """An environment of MuJoCo or of the Arcade Learning Environment that can be copied whole.
 
     Their environments are copied and pickled by building new ones, so that a copy made in the
-    middle of an episode starts afresh. With this around them, a copy goes on where the original is.
-    What they tell about frames and parts of rewards is left out: it is of no use to a game, and
-    the numbers of frames are not the same for the same seed.
+    middle of an episode begins a new one. With this wrapper a copy goes on where the original is.
+    `info` is empty: frame numbers and parts of rewards are of no use to a game, and the former are
+    not the same for the same seed.
     """
 
     def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
