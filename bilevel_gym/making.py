@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 
 from .core.checks import accepted_options, unknown_name
-from .model.base import BilevelModel
 from .registration import task_ids
 
 if TYPE_CHECKING:
@@ -156,6 +155,8 @@ def game_parameters(env_id: str) -> dict[str, inspect.Parameter]:
 
 def answers_exactly(game: BilevelEnv) -> bool:
     """Return whether a game knows its follower's exact answer; otherwise the follower learns."""
+    from .model.base import BilevelModel  # loads scipy
+
     return isinstance(game.model, BilevelModel)
 
 
