@@ -391,7 +391,7 @@ def test_continuation_arrives_where_a_direct_climb_does_not() -> None:
     assert seen == [(s, i) for s, o in enumerate(stages) for i in range(o.evaluations)]
 
 
-@pytest.mark.filterwarnings("ignore:.*entropy alone pays")
+@pytest.mark.filterwarnings("ignore:.*entropy alone")
 def test_falling_temperature_frees_a_start_from_the_trap_of_the_grid_world() -> None:
     def objective(temperature: float) -> Any:
         game: Any = gym.make("BilevelGridWorld-v0", temperature=temperature).unwrapped

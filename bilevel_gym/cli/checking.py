@@ -18,7 +18,7 @@ from .arguments import (
     set_option,
     task_argument,
 )
-from .console import console
+from .console import console, show_table
 
 if TYPE_CHECKING:
     from ..optimizers import Iterate
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # counts.
 PATH_STEPS, PATH_LEARNING_RATE = 20, 0.05
 
-# Options with which a follower who learns answers soon: the API is checked, not what it learns.
+# Options for a follower who learns: the API is checked, not what is learnt, so a few steps do.
 # Tasks of this package have their own.
 SOON = {"episodes": 2, "first_inner_steps": 20, "inner_steps": 20}
 
@@ -37,7 +37,7 @@ SOON = {"episodes": 2, "first_inner_steps": 20, "inner_steps": 20}
 MIN_RESPONSE_SHARE = 0.1
 
 
-@click.command("check")
+@click.command("check", short_help="Check a task: its interface and its hyper-gradient.")
 @task_argument
 @set_option
 @click.option(
@@ -73,8 +73,8 @@ def check(
 ) -> None:
     """Check a task: the environment API, and its hyper-gradient against differences.
 
-    ID may be module:ID, to check a task of your own that this module registers. Where the follower
-    learns, its hyper-gradient is an estimate, and is not compared.
+    ID may be module:ID, a task of your own that this module registers. Where the follower learns,
+    the hyper-gradient is an estimate, and is not compared.
     """
     env = make_leader(env_id, env_kwargs)
     exact = answers_exactly(env.game)
@@ -150,14 +150,9 @@ def compare_gradients(
     env: HyperGradient, points: int, coordinates: int, tolerance: float, seed: int
 ) -> bool:
     """Compare hyper-gradients with differences along an ascent path, and print the table."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     from ..testing import HyperGradientError, check_hyper_gradient
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("point", "objective", "relative error", "response share", "verdict"):
-        table.add_column(heading, justify="left" if heading == "verdict" else "right")
+    rows: list[tuple[str, ...]] = []
     failures: list[HyperGradientReport] = []
     meaningful = False
     with console(stderr=True).status("comparing the hyper-gradient with differences"):
@@ -168,26 +163,23 @@ def compare_gradients(
                     iterate.upper_params,
                     coordinates=min(coordinates, iterate.upper_params.size),
                     tolerance=tolerance,
-                    min_response_share=0.0,  # judged below, for the whole path
+                    min_response_share=0.0,  # checked below, for the whole path
                     seed=seed,
                 )
                 verdict = "passed"
-            except HyperGradientError as error:
-                report = error.report
+            except HyperGradientError as wrong:
+                report = wrong.report
                 failures.append(report)
                 verdict = "FAILED"
             if report.response_share >= MIN_RESPONSE_SHARE:
                 meaningful = True
             elif verdict == "passed":
                 verdict = "passed, but the response term is too small to tell"
-            table.add_row(
-                str(number),
-                f"{iterate.value:.6f}",
-                f"{report.relative_error:.1e}",
-                f"{100.0 * report.response_share:.1f} %",
-                verdict,
-            )
-    console().print(table)
+            share = f"{100.0 * report.response_share:.1f} %"
+            error = f"{report.relative_error:.1e}"
+            rows.append((str(number), f"{iterate.value:.6f}", error, share, verdict))
+    headings = ("point", "objective", "relative error", "response share", "verdict")
+    show_table(headings, rows, words=("verdict",))
     for report in failures:
         click.echo(f"{report}\n")
     if not meaningful:

@@ -7,9 +7,9 @@ import re
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -31,6 +31,28 @@ def console(*, stderr: bool = False) -> Console:
     if not found.is_terminal:
         found.width = PIPE_WIDTH
     return found
+
+
+def show_table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], *, words: Sequence[str] = ()
+) -> None:
+    """Print a table.
+
+    Args:
+        headings: Headings of the columns; the first column is never wrapped.
+        rows: Texts of the cells.
+        words: Headings of the columns that hold words, besides the first: they are left-aligned.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for number, heading in enumerate(headings):
+        justify: Literal["left", "right"] = "left" if not number or heading in words else "right"
+        table.add_column(heading, justify=justify, no_wrap=not number)
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
 from ..registration import TASKS, Task
-from .console import console
+from .console import show_table
 
 if TYPE_CHECKING:
     from ..core.mdp import FloatArray
@@ -32,7 +32,7 @@ class TaskRow:
     source: str
 
 
-# Headings of the columns, in the order of the fields, and which hold numbers.
+# Headings of the columns, in the order of the fields, and which of them hold words.
 HEADINGS = (
     "task",
     "what x is",
@@ -44,7 +44,7 @@ HEADINGS = (
     "best known value",
     "source",
 )
-NUMBERS = ("shape of x", "box", "x0", "states x actions", "best known value")
+WORDS = ("what x is", "what enters", "source")
 
 # Entries of x that are listed one by one where they differ.
 FEW = 4
@@ -103,16 +103,4 @@ def list_tasks(markdown: bool) -> None:
     if markdown:
         click.echo(markdown_table())
         return
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading, field in zip(HEADINGS, fields(TaskRow), strict=True):
-        table.add_column(
-            heading,
-            justify="right" if heading in NUMBERS else "left",
-            no_wrap=field.name == "task",
-        )
-    for task in TASKS:
-        table.add_row(*astuple(describe(task)))
-    console().print(table)
+    show_table(HEADINGS, (astuple(describe(task)) for task in TASKS), words=WORDS)

@@ -64,6 +64,7 @@ def plot_history(history: Sequence[Record], path: Path, title: str) -> None:
         verticalalignment="bottom",
         fontsize=9,
         color=LINE,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
     )
     upper.margins(y=0.12)
     save_figure(figure, path)

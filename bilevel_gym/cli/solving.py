@@ -7,7 +7,6 @@ import platform
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +16,12 @@ import gymnasium as gym
 import numpy as np
 
 from .. import __version__
-from ..core.checks import unknown_name
+from ..core.checks import check_choice
 from ..making import answers_exactly
 from ..optimizers import (
     OPTIMIZERS,
     RULES,
     check_optimizer,
-    lbfgsb,
     make_optimizer,
     options_for,
     projected_gradient_norm,
@@ -40,11 +38,9 @@ from .arguments import (
     set_option,
     task_argument,
 )
-from .console import console, explain_os_errors, progress_bar
+from .console import explain_os_errors, progress_bar, show_table
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from ..core.mdp import FloatArray
     from ..optimizers import Iterate
     from ..rendering import Film
@@ -64,9 +60,10 @@ POLISH_EVALUATIONS = 200
 
 def known_optimizer(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """Return the name of an optimizer, if one is given."""
-    if value is not None and value not in OPTIMIZERS:
-        raise CommandError(unknown_name("optimizer", value, OPTIMIZERS))
-    return value
+    try:
+        return None if value is None else check_choice("optimizer", value, OPTIMIZERS)
+    except ValueError as error:
+        raise CommandError(str(error)) from None
 
 
 def complete_optimizer(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -175,8 +172,8 @@ def solve(
     method = env.game.default_method if method is None else method
     by_default, options = default_optimizer(env_id, env)
     optimizer = by_default if optimizer is None else optimizer
-    options |= {} if steps is None else {"steps": steps}
-    options |= {} if learning_rate is None else {"learning_rate": learning_rate}
+    given = {"steps": steps, "learning_rate": learning_rate}
+    options |= {name: value for name, value in given.items() if value is not None}
     steps = options["steps"]
     options = options_for(optimizer, optimizer_options, seed=seed, **options)
     if learning_rate is not None and "learning_rate" not in options:
@@ -275,9 +272,10 @@ def optimize(
     vanished = found.evaluations <= options.get("steps", 0)
     if vanished or not polish:
         return found.message
-    polisher = partial(lbfgsb, max_evaluations=POLISH_EVALUATIONS)
-    result = polisher(leader, found.best.upper_params, *box, callback=told("polish"))
-    return f"{found.message}, then L-BFGS-B: {result.message}"
+    top = make_optimizer("lbfgsb", max_evaluations=POLISH_EVALUATIONS)(
+        leader, found.best.upper_params, *box, callback=told("polish")
+    )
+    return f"{found.message}, then L-BFGS-B: {top.message}"
 
 
 def versions(learns: bool) -> dict[str, str]:
@@ -326,7 +324,7 @@ def report(
 ) -> None:
     """Print what a run reached, and where its files are.
 
-    Figures are the game's own exact ones, or what the method estimates where there are none.
+    Objectives and norms are the exact ones, or the method's estimates where there are none.
     """
     from .run_folder import FILES, RESULT, write_json
 
@@ -334,11 +332,19 @@ def report(
     if history.first is None or history.best is None or last is None:
         click.echo(f"Interrupted before the first evaluation; nothing to keep in {folder}.")
         return
-    exact = answers_exactly(leader.seat.game)
-    figures = exact_figures if exact else estimated_figures
-    first, first_norm = figures(leader, history.first)
-    best, best_norm = figures(leader, history.best)
-    console().print(result_table(leader, (first, best), (first_norm, best_norm)))
+    game, exact = leader.seat.game, answers_exactly(leader.seat.game)
+    (first, first_norm), (best, best_norm) = (
+        exact_figures(leader, iterate.upper_params)
+        if exact
+        else (iterate.value, iterate.projected_gradient_norm)
+        for iterate in (history.first, history.best)
+    )
+    known = "none" if game.best_known is None else f"{game.best_known.value:.6f}"
+    rows = [
+        ("objective", f"{first:.6f}", f"{best:.6f}", known),
+        ("projected gradient norm", f"{first_norm:.2e}", f"{best_norm:.2e}", ""),
+    ]
+    show_table(("", "start", "best", "best known"), rows)
     if np.linalg.norm(last.gradient) == 0.0:
         where = "at the start" if last.number == 0 else f"after {last.number} steps"
         outcome = f"the gradient of method {method!r} vanishes {where}"
@@ -374,37 +380,9 @@ def report(
     click.echo(f"run: {folder} ({written})")
 
 
-def result_table(
-    leader: LeaderObjective, objectives: tuple[float, float], norms: tuple[float, float]
-) -> Table:
-    """Return start and end of a run side by side, and the best value known of the task."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
-    table.add_column("start", justify="right")
-    table.add_column("best", justify="right")
-    table.add_column("best known", justify="right")
-    known = leader.seat.game.best_known
-    table.add_row(
-        "objective",
-        *(f"{value:.6f}" for value in objectives),
-        "none" if known is None else f"{known.value:.6f}",
-    )
-    table.add_row("projected gradient norm", *(f"{norm:.2e}" for norm in norms))
-    return table
-
-
-def exact_figures(leader: LeaderObjective, iterate: Iterate) -> tuple[float, float]:
-    """Return objective and projected gradient norm of an x, by the game's own answer."""
+def exact_figures(leader: LeaderObjective, x: FloatArray) -> tuple[float, float]:
+    """Return the exact objective and projected gradient norm at an x."""
     from ..wrappers import exact_objective
 
-    x = iterate.upper_params
     objective, gradient = exact_objective(leader.seat.game.model)(x)
     return objective, projected_gradient_norm(x, gradient, leader.low, leader.high)
-
-
-def estimated_figures(leader: LeaderObjective, iterate: Iterate) -> tuple[float, float]:
-    """Return objective and projected gradient norm of an x, as they were when it was evaluated."""
-    return iterate.value, iterate.projected_gradient_norm

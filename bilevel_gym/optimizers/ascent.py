@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..core.checks import check_at_least, check_in_box, check_options, check_positive
+from ..core.checks import check_at_least, check_choice, check_in_box, check_options, check_positive
 from .base import (
     BatchEvaluation,
     Callback,
@@ -142,8 +142,7 @@ class _Run(Climb):
         **options: Any,
     ) -> None:
         check_at_least("steps", steps, 1)
-        if rule in RULES:
-            check_options(f"ascent along {rule!r}", along(rule), options)
+        check_options(f"ascent along {rule!r}", along(rule), options)
         moved_by = make_rule(rule, low, high, **options)
         self._rate = moved_by.learning_rate if learning_rate is None else learning_rate
         check_positive("learning_rate", self._rate)
@@ -279,7 +278,7 @@ def multistart_ascent(
 
 def along(rule: str) -> Optimizer:
     """Return `ascent` along a rule, with a signature that has the rule's own options."""
-    factory = RULES[rule]
+    factory = RULES[check_choice("update rule", rule, RULES)]
     parameters = dict(signature(ascent).parameters)
     for name in ("rule", "options"):
         del parameters[name]

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from ..core.checks import check_in_box, check_options, unknown_name
+from ..core.checks import check_choice, check_in_box, check_options
 from .ascent import along
 from .base import Evaluation, FloatArray, Iterate, Optimizer, Optimum
 from .libraries import cobyqa, lbfgsb
@@ -46,10 +46,9 @@ def make_optimizer(optimizer: str | Optimizer, **options: Any) -> Optimizer:
     """
     if callable(optimizer):
         return partial(optimizer, **options)
-    if optimizer not in OPTIMIZERS:
-        raise ValueError(unknown_name("optimizer", optimizer, OPTIMIZERS))
-    check_options(f"optimizer {optimizer!r}", OPTIMIZERS[optimizer], options, reserved=["callback"])
-    return partial(OPTIMIZERS[optimizer], **options)
+    run = OPTIMIZERS[check_choice("optimizer", optimizer, OPTIMIZERS)]
+    check_options(f"optimizer {optimizer!r}", run, options, reserved=["callback"])
+    return partial(run, **options)
 
 
 def check_optimizer(

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..core.checks import check_discount, check_options, check_positive, unknown_name
+from ..core.checks import check_choice, check_discount, check_options, check_positive
 from .base import FloatArray
 
 __all__ = [
@@ -32,25 +32,12 @@ __all__ = [
 Schedule = Callable[[int, int], float]
 
 
-def _constant(step: int, steps: int) -> float:
-    """Stay at one."""
-    return 1.0
-
-
-def _cosine(step: int, steps: int) -> float:
-    """Fall from one to zero along half a cosine, and stay there."""
-    return 0.5 * (1.0 + math.cos(math.pi * min(step, steps) / steps))
-
-
-def _inverse_sqrt(step: int, steps: int) -> float:
-    """Fall like one over the root of the number of the step, counted from one."""
-    return 1.0 / math.sqrt(1.0 + step)
-
-
 SCHEDULES: dict[str, Schedule] = {
-    "constant": _constant,
-    "cosine": _cosine,
-    "inverse-sqrt": _inverse_sqrt,
+    "constant": lambda step, steps: 1.0,
+    # From one to zero along half a cosine.
+    "cosine": lambda step, steps: 0.5 * (1.0 + math.cos(math.pi * min(step, steps) / steps)),
+    # One over the root of the number of the step, counted from one.
+    "inverse-sqrt": lambda step, steps: 1.0 / math.sqrt(1.0 + step),
 }
 
 
@@ -65,9 +52,7 @@ def make_schedule(schedule: str | Schedule) -> Schedule:
     """
     if callable(schedule):
         return schedule
-    if schedule not in SCHEDULES:
-        raise ValueError(unknown_name("`schedule`", schedule, SCHEDULES))
-    return SCHEDULES[schedule]
+    return SCHEDULES[check_choice("`schedule`", schedule, SCHEDULES)]
 
 
 def feasible_part(
@@ -81,11 +66,6 @@ def feasible_part(
 def is_rounding(norm: float, value: float) -> bool:
     """Whether a direction of this norm is made of the rounding of a value alone."""
     return norm <= 16.0 * float(np.finfo(np.float64).eps) * max(1.0, abs(value))
-
-
-def _check_max_gradient_norm(max_gradient_norm: float | None) -> None:
-    if max_gradient_norm is not None:
-        check_positive("max_gradient_norm", max_gradient_norm)
 
 
 def _clipped(gradient: FloatArray, max_norm: float | None) -> FloatArray:
@@ -134,12 +114,10 @@ class UpdateRule(ABC):
         if not np.isfinite(gradient).all():
             entry = tuple(int(i) for i in np.argwhere(~np.isfinite(gradient))[0])
             raise ValueError(f"the gradient must be finite, got {gradient[entry]} in entry {entry}")
-        return np.clip(x + self._displacement(x, value, gradient, rate), self.low, self.high)
+        return np.clip(x + self._move(x, value, gradient, rate), self.low, self.high)
 
     @abstractmethod
-    def _displacement(
-        self, x: FloatArray, value: float, gradient: FloatArray, rate: float
-    ) -> FloatArray:
+    def _move(self, x: FloatArray, value: float, gradient: FloatArray, rate: float) -> FloatArray:
         """Return what is added to x, before the projection on the box."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -159,9 +137,7 @@ class NormalizedRule(UpdateRule):
     the leader past nearby poor optima; a falling schedule lets the last steps settle.
     """
 
-    def _displacement(
-        self, x: FloatArray, value: float, gradient: FloatArray, rate: float
-    ) -> FloatArray:
+    def _move(self, x: FloatArray, value: float, gradient: FloatArray, rate: float) -> FloatArray:
         direction = feasible_part(x, gradient, self.low, self.high)
         norm = float(np.linalg.norm(direction))
         # A direction made of rounding alone is none; normalising would make a full step of it.
@@ -180,21 +156,20 @@ class ProjectedRule(UpdateRule):
         """Initialise the state.
 
         Args:
-            low: Lower bounds, shape of x.
-            high: Upper bounds, shape of x.
+            low: As in `UpdateRule`.
+            high: As in `UpdateRule`.
             max_gradient_norm: Euclidean norm to which longer gradients are shortened, positive;
                 None leaves them as they are.
 
         Raises:
             ValueError: If `max_gradient_norm` is out of range.
         """
-        _check_max_gradient_norm(max_gradient_norm)
+        if max_gradient_norm is not None:
+            check_positive("max_gradient_norm", max_gradient_norm)
         super().__init__(low, high)
         self._max_gradient_norm = max_gradient_norm
 
-    def _displacement(
-        self, x: FloatArray, value: float, gradient: FloatArray, rate: float
-    ) -> FloatArray:
+    def _move(self, x: FloatArray, value: float, gradient: FloatArray, rate: float) -> FloatArray:
         return rate * _clipped(gradient, self._max_gradient_norm)
 
 
@@ -222,13 +197,12 @@ class AdamRule(UpdateRule):
         """Initialise the state.
 
         Args:
-            low: Lower bounds, shape of x.
-            high: Upper bounds, shape of x.
+            low: As in `UpdateRule`.
+            high: As in `UpdateRule`.
             beta1: Decay of the running mean of the gradients, in [0, 1).
             beta2: Decay of the running mean of their squares, in [0, 1).
             epsilon: Added to the root of the latter, positive.
-            max_gradient_norm: Euclidean norm to which longer gradients are shortened before all
-                this, positive; None leaves them as they are.
+            max_gradient_norm: As in `ProjectedRule`, before all this.
 
         Raises:
             ValueError: If an option is out of range.
@@ -236,16 +210,15 @@ class AdamRule(UpdateRule):
         check_discount("beta1", beta1)
         check_discount("beta2", beta2)
         check_positive("epsilon", epsilon)
-        _check_max_gradient_norm(max_gradient_norm)
+        if max_gradient_norm is not None:
+            check_positive("max_gradient_norm", max_gradient_norm)
         super().__init__(low, high)
         self._beta1, self._beta2, self._epsilon = beta1, beta2, epsilon
         self._max_gradient_norm = max_gradient_norm
         self._count = 0
         self._mean, self._square = np.zeros_like(self.low), np.zeros_like(self.low)
 
-    def _displacement(
-        self, x: FloatArray, value: float, gradient: FloatArray, rate: float
-    ) -> FloatArray:
+    def _move(self, x: FloatArray, value: float, gradient: FloatArray, rate: float) -> FloatArray:
         gradient = _clipped(gradient, self._max_gradient_norm)
         self._count += 1
         self._mean = self._beta1 * self._mean + (1.0 - self._beta1) * gradient
@@ -285,7 +258,6 @@ def make_rule(name: str, low: ArrayLike, high: ArrayLike, **options: Any) -> Upd
         ValueError: If the name is unknown or an option is out of range.
         TypeError: If the rule does not take an option.
     """
-    if name not in RULES:
-        raise ValueError(unknown_name("update rule", name, RULES))
+    check_choice("update rule", name, RULES)
     check_options(f"update rule {name!r}", RULES[name], options)
     return RULES[name](low, high, **options)
