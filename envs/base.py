@@ -236,9 +236,9 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
             self.render()
         return first
 
-    @abstractmethod
     def begin(self) -> tuple[Any, dict[str, Any]]:
         """Draw the first state of an episode under the x in force; return what `reset` returns."""
+        raise TypeError(f"{type(self).__name__} must define `begin`, or `reset` as a whole")
 
     def step(self, action: Mapping[str, Any]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Make one transition of the follower under x.

@@ -57,6 +57,7 @@ class TaskModel(TabularModel):
                 setattr(self, hook, getattr(task, hook))
         self.moves_kernel = "kernel_vjp" in vars(self)
         self.moves_start = "start_distribution_vjp" in vars(self)
+        self.moves_upper_reward = "upper_reward_vjp" in vars(self)
 
 
 class TabularBilevelEnv(BilevelEnv):

@@ -27,7 +27,7 @@ from bilevel_gym.episodes.simulator import Trajectories
 from bilevel_gym.learnt.critics import LeaderCritic, ReturnCritic
 from bilevel_gym.learnt.traces import returns_to_go
 from bilevel_gym.methods import make_method
-from bilevel_gym.methods.sampled import Batch
+from bilevel_gym.methods.episode_sums import Batch
 from bilevel_gym.methods.sobirl import SoBiRL
 
 from .benchmarks.estimators import cosine, truncated

@@ -19,7 +19,7 @@ from bilevel_gym.envs.toll import BilevelToll
 from bilevel_gym.methods import Response, TabularResponse
 from bilevel_gym.methods.amd import AMD
 from bilevel_gym.methods.m_sobirl import MSoBiRL, descend
-from bilevel_gym.methods.model_based import greedy_solution
+from bilevel_gym.methods.model_based import Evaluation, greedy_solution
 from bilevel_gym.methods.pbrl import with_log_terms
 from bilevel_gym.methods.pbrl_bellman import PBRLBellman
 from bilevel_gym.methods.pbrl_value import PBRLValue
@@ -195,8 +195,8 @@ def test_an_answer_that_is_the_followers_is_judged_as_the_referee_does() -> None
         game = GAMES[name]()
         x = game.validate_upper_params(near_start(game))
         exact = game.evaluate(x)
-        verdict = game.model.evaluate_policy(
-            x, greedy_solution(game.model.lower_mdp(x), exact.soft_value)
+        verdict = Evaluation.of(
+            game.model, x, greedy_solution(game.model.lower_mdp(x), exact.soft_value)
         )
         assert verdict.upper.value == pytest.approx(exact.objective, rel=1e-9), name
         np.testing.assert_allclose(verdict.direct, exact.direct_gradient, rtol=1e-7, atol=1e-9)

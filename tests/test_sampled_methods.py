@@ -18,14 +18,8 @@ from bilevel_gym.core.soft import solve_soft_mdp
 from bilevel_gym.envs import TabularBilevelEnv
 from bilevel_gym.episodes.sampler import Episodes, Sampler
 from bilevel_gym.methods import TabularResponse, make_method
-from bilevel_gym.methods.sampled import (
-    Batch,
-    Critic,
-    advantages,
-    carried,
-    enough_steps,
-    renormalised,
-)
+from bilevel_gym.methods.episode_sums import Batch, Critic, advantages, carried, renormalised
+from bilevel_gym.methods.sampled import enough_steps
 from bilevel_gym.model import ArrayModel
 from bilevel_gym.model.objectives import (
     DiscountedReturn,

@@ -10,7 +10,7 @@ import pytest
 from bilevel_gym.core.mdp import FloatArray, Kernel
 from bilevel_gym.episodes.sampler import BLOCK, Episodes
 from bilevel_gym.methods import make_method
-from bilevel_gym.methods.sampled import Batch
+from bilevel_gym.methods.episode_sums import Batch
 
 from .benchmarks.estimators import PLACINGS, cosine, four_rooms
 from .models import random_mdp

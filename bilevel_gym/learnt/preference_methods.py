@@ -34,7 +34,7 @@ from ..core.checks import check_at_least, check_positive
 from ..core.mdp import FloatArray
 from ..episodes.fragments import Pairs, Windows
 from ..episodes.recorded import LearntEpisodes
-from ..methods.sampled import carried
+from ..methods.episode_sums import carried
 from ..model.judges import checked_answers
 from ..model.protocols import PreferenceGame
 from ..model.responses import EpisodicResponse

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..core.checks import check_at_least, check_flag
 from ..core.mdp import FloatArray
 from ..episodes.recorded import LearntEpisodes
-from ..methods.sampled import carried
+from ..methods.episode_sums import carried
 from ..model.protocols import LearntGame
 from ..rewards.images import is_image_space
 from ..rewards.tensors import as_inputs, blocks

@@ -26,7 +26,7 @@ from ..core.soft import SoftSolution
 from ..core.threads import single_threaded
 from ..model.responses import TabularResponse
 from ..model.tabular import TabularModel
-from .model_based import SoftSweeps, check_tabular, policy_score
+from .model_based import Evaluation, SoftSweeps, check_tabular, policy_score
 
 __all__ = ["AMD"]
 
@@ -78,7 +78,7 @@ class AMD:
         """
         x = self._model.validate(upper_params)
         solution = self._learner.answer(self._model.lower_mdp(x))
-        evaluation = self._model.evaluate_policy(x, solution)
+        evaluation = Evaluation.of(self._model, x, solution)
         total = evaluation.direct.copy()
         if evaluation.upper.responds:
             kernel = solution.mdp.kernel

@@ -24,15 +24,8 @@ import numpy as np
 from ..core.checks import check_at_least, check_choice
 from ..core.mdp import FloatArray
 from ..model.tabular import TabularModel
-from .sampled import (
-    Batch,
-    Sampled,
-    carried,
-    followed_visits,
-    on_pairs,
-    renormalised,
-    spread,
-)
+from .episode_sums import Batch, carried, followed_visits, on_pairs, renormalised, spread
+from .sampled import Sampled
 
 __all__ = ["HPGD"]
 

@@ -32,7 +32,7 @@ from ..core.mdp import FloatArray
 from ..core.threads import single_threaded
 from ..model.responses import TabularResponse
 from ..model.tabular import TabularModel
-from .model_based import SoftSweeps, check_tabular, policy_score
+from .model_based import Evaluation, SoftSweeps, check_tabular, policy_score
 
 __all__ = ["MSoBiRL"]
 
@@ -92,7 +92,7 @@ class MSoBiRL:
         """
         x = self._model.validate(upper_params)
         solution = self._learner.answer(self._model.lower_mdp(x))
-        evaluation = self._model.evaluate_policy(x, solution)
+        evaluation = Evaluation.of(self._model, x, solution)
         total = evaluation.direct.copy()
         if evaluation.upper.responds:
             score = policy_score(solution, evaluation.upper)

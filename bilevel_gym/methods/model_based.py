@@ -15,6 +15,10 @@ dV/dx (+ gamma dP/dx V).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
 import numpy as np
 
 from ..core.bellman import centred_score, soft_backup
@@ -22,10 +26,12 @@ from ..core.checks import check_at_least, check_flag
 from ..core.linear import choose_solver
 from ..core.mdp import FloatArray, TabularMDP
 from ..core.soft import SoftSolution, default_tolerance
-from ..model.objectives import UpperValue
+from ..model.objectives import Outcome, UpperValue
+from ..model.responses import TabularResponse
 from ..model.tabular import TabularModel
 
 __all__ = [
+    "Evaluation",
     "SoftSweeps",
     "check_tabular",
     "greedy_solution",
@@ -125,6 +131,57 @@ class SoftSweeps:
         solution = greedy_solution(mdp, value, sweeps=self._sweeps)
         self._value = value
         return solution
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The leader's objective at an answer, and its derivative at a fixed policy.
+
+    Attributes:
+        model: The problem.
+        outcome: The x and the answer.
+        upper: f(x, pi) and its derivatives.
+    """
+
+    model: TabularModel
+    outcome: Outcome
+    upper: UpperValue
+
+    @classmethod
+    def of(cls, model: TabularModel, upper_params: FloatArray, solution: SoftSolution) -> Self:
+        """Evaluate the leader's objective at a policy that has a value."""
+        outcome = model.outcome(upper_params, solution)
+        return cls(model, outcome, model.objective.evaluate(outcome))
+
+    @cached_property
+    def direct(self) -> FloatArray:
+        """Derivative of f(x, pi) with respect to x at a fixed policy, shape of x."""
+        return self.model.direct_part(self.outcome.upper_params, self.upper)
+
+    def response(self, hyper_gradient: FloatArray, **more: Any) -> TabularResponse:
+        """Return the response of a method whose answer was evaluated.
+
+        Args:
+            hyper_gradient: The method's estimate, shape of x.
+            **more: Fields of the response other than the answer's.
+        """
+        outcome, gamma = self.outcome, self.model.gamma
+        solution = outcome.solution
+        assert isinstance(solution, SoftSolution)
+        fields: dict[str, Any] = {
+            "upper_params": outcome.upper_params,
+            "objective": self.upper.value,
+            "hyper_gradient": hyper_gradient,
+            "direct_gradient": self.direct.copy(),
+            "policy": solution.policy,
+            "occupancy": (1.0 - gamma) * outcome.occupancy(gamma),
+            "soft_value": solution.soft_value.copy(),
+            "lower_value": float(outcome.initial_distribution @ solution.soft_value),
+            "residual": solution.residual,
+            "iterations": solution.iterations,
+            "converged": solution.converged,
+        }
+        return TabularResponse(**{**fields, **more})
 
 
 def policy_score(solution: SoftSolution, upper: UpperValue) -> FloatArray:

@@ -53,8 +53,8 @@ from ..core.mdp import FloatArray, TabularMDP
 from ..core.soft import PolicyAnswer, SoftSolution, solve_soft_mdp
 from ..core.threads import single_threaded
 from ..model.responses import TabularResponse
-from ..model.tabular import PolicyEvaluation, TabularModel
-from .model_based import check_tabular, greedy_solution
+from ..model.tabular import TabularModel
+from .model_based import Evaluation, check_tabular, greedy_solution
 
 __all__ = ["PenaltyMethod", "Point", "at_policy"]
 
@@ -116,7 +116,7 @@ class Point:
 
     solution: SoftSolution
     best: SoftSolution
-    evaluation: PolicyEvaluation
+    evaluation: Evaluation
     weight: FloatArray
     target: FloatArray
     penalty: float
@@ -201,7 +201,7 @@ class PenaltyMethod(ABC):
 
     def _point(self, x: FloatArray, best: SoftSolution, log_policy: FloatArray) -> Point:
         solution = at_policy(best.mdp, log_policy, solver=best.solver)
-        evaluation = self._model.evaluate_policy(x, solution)
+        evaluation = Evaluation.of(self._model, x, solution)
         weight = self._weight(x, solution)
         ratio, tau = log_ratio(solution, best), best.mdp.temperature
         penalty = tau * float(weight @ divergence(solution.policy, best.policy, ratio))

@@ -19,19 +19,16 @@ and episodes are started from them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..core.bellman import centred_score
 from ..core.checks import check_at_least
-from ..core.linear import DiscountedSystem
-from ..core.mdp import FloatArray, Kernel, TabularMDP
+from ..core.mdp import FloatArray, TabularMDP
 from ..core.soft import PolicyAnswer
-from ..episodes.sampler import Episodes, Sampler, TransitionCounts
+from ..episodes.sampler import Episodes, Sampler
 from ..model.objectives import (
     Objective,
     Outcome,
@@ -44,106 +41,20 @@ from ..model.objectives import (
 from ..model.preferences import PreferenceLikelihood
 from ..model.responses import TabularResponse
 from ..model.tabular import TabularModel
+from .episode_sums import Batch, Critic, carried, on_states
 from .learners import make_learner
 from .model_based import check_tabular
 
 __all__ = [
-    "Batch",
-    "Critic",
     "Sampled",
-    "advantages",
-    "carried",
     "check_rewards_alone",
     "enough_steps",
-    "followed_visits",
-    "on_pairs",
-    "on_states",
     "policy_response",
-    "renormalised",
     "seen_outcome",
-    "spread",
 ]
 
 # Episodes are cut where the discounts have come down to this.
 CUT = 1e-4
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """What a method has seen under one x, for one of the leader's returns.
-
-    Attributes:
-        upper_params: x.
-        blocks: The episodes.
-        policy: The follower's policy `[S, A]`.
-        gamma: The follower's discount.
-        temperature: The follower's temperature.
-        upper_gamma: The leader's discount.
-        upper_horizon: Steps that the leader counts, None for all.
-        sampler: Where more episodes come from.
-        horizon: Steps after which episodes are cut.
-    """
-
-    upper_params: FloatArray
-    blocks: Sequence[Episodes]
-    policy: FloatArray
-    gamma: float
-    temperature: float
-    upper_gamma: float
-    upper_horizon: int | None
-    sampler: Sampler
-    horizon: int
-
-    @classmethod
-    def of(
-        cls,
-        model: TabularModel,
-        upper_params: FloatArray,
-        policy: FloatArray,
-        blocks: Sequence[Episodes],
-        sampler: Sampler,
-        horizon: int,
-        upper_gamma: float | None,
-        upper_horizon: int | None,
-    ) -> Batch:
-        """Return what was seen under one x; the leader's discount is the follower's where None."""
-        return cls(
-            upper_params,
-            blocks,
-            policy,
-            model.gamma,
-            model.temperature,
-            model.gamma if upper_gamma is None else upper_gamma,
-            upper_horizon,
-            sampler,
-            horizon,
-        )
-
-    @property
-    def num_episodes(self) -> int:
-        """N, over all blocks."""
-        return sum(block.num_episodes for block in self.blocks)
-
-    def discounts(self, steps: int) -> FloatArray:
-        """Return the weights that the leader gives the first steps, `[steps]`."""
-        weights = np.power(self.upper_gamma, np.arange(steps), dtype=np.float64)
-        if self.upper_horizon is not None:
-            weights[self.upper_horizon :] = 0.0
-        return weights
-
-    def visits(self) -> FloatArray:
-        """Return mean visits of pairs, weighted as the leader does, `[S, A]`."""
-        total = np.zeros(self.policy.shape)
-        for block in self.blocks:
-            weights = self.discounts(len(block.upper_rewards))[:, None]
-            along = np.broadcast_to(weights, block.upper_rewards.shape)
-            total += on_pairs(block, along, self.policy.shape)
-        return total / self.num_episodes
-
-    def returns(self) -> Iterator[tuple[Episodes, FloatArray]]:
-        """Yield each block with the leader's returns in it, `[N]`."""
-        for block in self.blocks:
-            yield block, self.discounts(len(block.upper_rewards)) @ block.upper_rewards
 
 
 class Sampled(ABC):
@@ -296,71 +207,74 @@ class Sampled(ABC):
         )
 
 
-class Critic:
-    """The leader's advantage A(s, a) = Q(s, a) - sum_b pi(b|s) Q(s, b), from transitions seen.
-
-    All transitions ever seen count, whatever the policy was: the policy enters with its known
-    probabilities. The leader's reward of a pair, which x may move, is the one seen last. Actions
-    that were not seen in a state have advantage zero.
-
-    Attributes:
-        counts: The transitions seen.
-        upper_reward: The leader's rewards seen last, `[S, A]`, zero where none was.
-    """
-
-    def __init__(self, num_states: int, num_actions: int) -> None:
-        """Start with nothing seen."""
-        self.counts = TransitionCounts(num_states, num_actions)
-        self.upper_reward: FloatArray = np.zeros((num_states, num_actions))
-
-    def add(self, blocks: Sequence[Episodes]) -> None:
-        """Take note of episodes."""
-        for block in blocks:
-            self.counts.add(block)
-            states, actions = block.trajectories.states, block.trajectories.actions
-            alive = block.alive
-            self.upper_reward[states[alive], actions[alive]] = block.upper_rewards[alive]
-
-    def advantages(self, batch: Batch, steps: int) -> Sequence[FloatArray]:
-        """Return the advantages `[S, A]` at each of the first steps (one for all, if endless)."""
-        seen = self.counts.visits > 0.0
-        policy = renormalised(batch.policy, seen)
-        return advantages(self.counts.kernel(), self.upper_reward, policy, seen, batch, steps)
+def check_rewards_alone(model: object) -> None:
+    """Raise a `TypeError` unless a model is a tabular one whose x enters the rewards alone."""
+    check_tabular(model)
+    assert isinstance(model, TabularModel)
+    for moved, what in ((model.moves_kernel, "kernel"), (model.moves_start, "first state")):
+        if moved:
+            raise TypeError(
+                f"x moves the {what} of {model.name}, and a method that sees episodes alone does "
+                "not know how; 'exact', 'm-sobirl' or 'amd' do"
+            )
 
 
-def advantages(
-    kernel: Kernel,
-    reward: FloatArray,
-    policy: FloatArray,
-    known: NDArray[np.bool_],
-    batch: Batch,
-    steps: int,
-) -> Sequence[FloatArray]:
-    """Return the leader's advantages in a model `[S, A]`, at each step or once for all.
+def cut_horizon(gamma: float) -> int:
+    """Return after how many steps the discount has come down to `CUT`."""
+    return 1 if gamma == 0.0 else int(np.ceil(np.log(CUT) / np.log(gamma)))
+
+
+def enough_steps(model: TabularModel) -> int:
+    """Return after how many steps no more of weight comes, for a follower or its leader."""
+    followed = cut_horizon(model.gamma)
+    steps = max(followed, _fragment_steps(model.objective))
+    for term in flattened(model.objective):
+        if scope_of(term) != "steps":
+            continue
+        counted = cast("StepObjective", term)
+        gamma = model.gamma if counted.gamma is None else counted.gamma
+        if gamma <= model.gamma:
+            continue
+        needed = cut_horizon(gamma) if gamma < 1.0 else np.inf
+        if counted.horizon is not None:  # what its last step injects is followed, too
+            needed = min(needed, counted.horizon + followed)
+        steps = max(steps, int(needed))
+    return steps
+
+
+def _fragment_steps(objective: Objective) -> int:
+    """Return the steps of the longest fragments that an objective evaluates, 0 without any."""
+    terms = [term for term in flattened(objective) if scope_of(term) == "fragments"]
+    return max((cast("PreferenceLikelihood", term).horizon for term in terms), default=0)
+
+
+def seen_outcome(
+    model: TabularModel, upper_params: FloatArray, policy: FloatArray, blocks: Sequence[Episodes]
+) -> Outcome:
+    """Return what an objective may evaluate of a policy of which episodes were seen.
+
+    Kernel and start are the frequencies seen, the leader's rewards those seen; where nothing was
+    seen, the episode ends and the reward is zero.
 
     Args:
-        kernel: The model's kernel.
-        reward: The leader's reward `[S, A]`.
-        policy: Action probabilities `[S, A]`.
-        known: Where the model knows anything, bool `[S, A]`; advantages are zero elsewhere.
-        batch: Says how the leader discounts, and until when.
-        steps: How many steps the advantages are needed at.
+        model: The model; of it, the follower's reward, the discount and the mask are used.
+        upper_params: x.
+        policy: The policy `[S, A]`.
+        blocks: Its episodes.
     """
-    gamma, horizon = batch.upper_gamma, batch.upper_horizon
-    expected = (policy * reward).sum(axis=1)
-
-    def advantage(value: FloatArray) -> FloatArray:
-        q_value = reward + gamma * kernel.expect(value)
-        return np.where(known, q_value - (policy * q_value).sum(axis=1, keepdims=True), 0.0)
-
-    if horizon is None:
-        value, _ = DiscountedSystem(kernel, policy, gamma).solve(expected)
-        return [advantage(value)]
-    value, tables = np.zeros(len(expected)), []
-    for _ in range(horizon):
-        tables.append(advantage(value))
-        value = expected + gamma * (policy * kernel.expect(value)).sum(axis=1)
-    return [*tables[::-1], *[np.zeros_like(reward)] * max(0, steps - horizon)][:steps]
+    critic = Critic(*policy.shape)
+    critic.add(blocks)
+    first = np.concatenate([block.trajectories.states[0] for block in blocks])
+    mdp = TabularMDP(
+        critic.counts.kernel(),
+        model.reward(upper_params),
+        model.gamma,
+        model.temperature,
+        model.action_mask,
+    )
+    start = np.bincount(first, minlength=len(policy)) / len(first)
+    answer = PolicyAnswer(mdp=mdp, policy=policy)
+    return Outcome(answer, upper_params, critic.upper_reward, start)
 
 
 def policy_response(
@@ -410,160 +324,6 @@ def policy_response(
         first += block.num_episodes
         samples += block.num_steps
     return injected + policy * carry[:, None], samples
-
-
-def check_rewards_alone(model: object) -> None:
-    """Raise a `TypeError` unless a model is a tabular one whose x enters the rewards alone."""
-    check_tabular(model)
-    assert isinstance(model, TabularModel)
-    for moved, what in ((model.moves_kernel, "kernel"), (model.moves_start, "first state")):
-        if moved:
-            raise TypeError(
-                f"x moves the {what} of {model.name}, and a method that sees episodes alone does "
-                "not know how; 'exact', 'm-sobirl' or 'amd' do"
-            )
-
-
-def cut_horizon(gamma: float) -> int:
-    """Return after how many steps the discount has come down to `CUT`."""
-    return 1 if gamma == 0.0 else int(np.ceil(np.log(CUT) / np.log(gamma)))
-
-
-def enough_steps(model: TabularModel) -> int:
-    """Return after how many steps no more of weight comes, for a follower or its leader."""
-    followed = cut_horizon(model.gamma)
-    steps = max(followed, _fragment_steps(model.objective))
-    for term in flattened(model.objective):
-        if scope_of(term) != "steps":
-            continue
-        counted = cast("StepObjective", term)
-        gamma = model.gamma if counted.gamma is None else counted.gamma
-        if gamma <= model.gamma:
-            continue
-        needed = cut_horizon(gamma) if gamma < 1.0 else np.inf
-        if counted.horizon is not None:  # what its last step injects is followed, too
-            needed = min(needed, counted.horizon + followed)
-        steps = max(steps, int(needed))
-    return steps
-
-
-def _fragment_steps(objective: Objective) -> int:
-    """Return the steps of the longest fragments that an objective evaluates, 0 without any."""
-    terms = [term for term in flattened(objective) if scope_of(term) == "fragments"]
-    return max((cast("PreferenceLikelihood", term).horizon for term in terms), default=0)
-
-
-def renormalised(policy: FloatArray, seen: NDArray[np.bool_]) -> FloatArray:
-    """Return a policy among the actions that were seen, `[S, A]`; zero where none was."""
-    known = np.where(seen, policy, 0.0)
-    mass = known.sum(axis=1, keepdims=True)
-    return np.divide(known, mass, out=np.zeros_like(known), where=mass > 0.0)
-
-
-def carried(injections: FloatArray, gamma: float, truncation: int | None = None) -> FloatArray:
-    """Return gamma e_{t-1}, what earlier injections amount to at each step, `[T, N]`.
-
-    Args:
-        injections: c_t, `[T, N]`.
-        gamma: Discount.
-        truncation: K: an injection counts at its own step and the K - 1 steps after it; None for
-            all that follow.
-    """
-    carry = np.zeros_like(injections)
-    for t in range(1, len(injections)):
-        carry[t] = gamma * (carry[t - 1] + injections[t - 1])
-    if truncation is not None and truncation < len(injections):
-        late = carry[:-truncation] + injections[:-truncation]
-        cut = carry.copy()
-        cut[truncation:] -= gamma**truncation * late
-        return cut
-    return carry
-
-
-def on_pairs(block: Episodes, weights: FloatArray, shape: tuple[int, int]) -> FloatArray:
-    """Return weights of steps `[T, N]`, summed for each state and action, `[S, A]`."""
-    pairs = block.trajectories.pairs.ravel()
-    sums = np.bincount(pairs, weights.ravel(), minlength=shape[0] * shape[1] + 1)[:-1]
-    return sums.astype(np.float64, copy=False).reshape(shape[1], shape[0]).T
-
-
-def on_states(block: Episodes, weights: FloatArray, num_states: int) -> FloatArray:
-    """Return weights of steps `[T, N]`, summed for each state, `[S]`."""
-    states = block.trajectories.states
-    return np.bincount(states[block.alive], weights[block.alive], minlength=num_states).astype(
-        np.float64, copy=False
-    )
-
-
-def followed_visits(blocks: Sequence[Episodes], batch: Batch) -> FloatArray:
-    """Return how often each pair was visited and followed for long enough, `[S, A]`.
-
-    Visits in the first half of the horizon are; what is seen to follow later ones is cut short.
-    """
-    total = np.zeros(batch.policy.shape)
-    for block in blocks:
-        counted = block.alive.astype(np.float64)
-        counted[_half(batch) :] = 0.0
-        total += on_pairs(block, counted, batch.policy.shape)
-    return total
-
-
-def spread(
-    blocks: Sequence[Episodes],
-    injected: FloatArray,
-    visits: FloatArray,
-    batch: Batch,
-    truncation: int | None = None,
-) -> FloatArray:
-    """Return what injections amount to on the pairs that were seen to follow them, `[S, A]`.
-
-    Args:
-        blocks: Episodes.
-        injected: Injections `[S, A]`; what follows one is averaged over the visits of the pair.
-        visits: `followed_visits` of the episodes; pairs without any spread nothing.
-        batch: Says how the follower discounts.
-        truncation: See `carried`.
-    """
-    per_visit = np.divide(injected, visits, out=np.zeros_like(visits), where=visits > 0.0)
-    total = np.zeros(injected.shape)
-    for block in blocks:
-        injections = block.trajectories.along(per_visit)
-        injections[_half(batch) :] = 0.0
-        total += on_pairs(block, carried(injections, batch.gamma, truncation), injected.shape)
-    return total
-
-
-def _half(batch: Batch) -> int:
-    return (batch.horizon + 1) // 2
-
-
-def seen_outcome(
-    model: TabularModel, upper_params: FloatArray, policy: FloatArray, blocks: Sequence[Episodes]
-) -> Outcome:
-    """Return what an objective may evaluate of a policy of which episodes were seen.
-
-    Kernel and start are the frequencies seen, the leader's rewards those seen; where nothing was
-    seen, the episode ends and the reward is zero.
-
-    Args:
-        model: The model; of it, the follower's reward, the discount and the mask are used.
-        upper_params: x.
-        policy: The policy `[S, A]`.
-        blocks: Its episodes.
-    """
-    critic = Critic(*policy.shape)
-    critic.add(blocks)
-    first = np.concatenate([block.trajectories.states[0] for block in blocks])
-    mdp = TabularMDP(
-        critic.counts.kernel(),
-        model.reward(upper_params),
-        model.gamma,
-        model.temperature,
-        model.action_mask,
-    )
-    start = np.bincount(first, minlength=len(policy)) / len(first)
-    answer = PolicyAnswer(mdp=mdp, policy=policy)
-    return Outcome(answer, upper_params, critic.upper_reward, start)
 
 
 def _mean_at_start(blocks: Sequence[Episodes], value: FloatArray) -> float:

@@ -37,7 +37,8 @@ from ..episodes.sampler import Episodes
 from ..model.objectives import Scope
 from ..model.preferences import PreferenceLikelihood
 from ..model.tabular import TabularModel
-from .sampled import Batch, Sampled, followed_visits, on_pairs, renormalised, spread
+from .episode_sums import Batch, followed_visits, on_pairs, renormalised, spread
+from .sampled import Sampled
 
 __all__ = ["SoBiRL"]
 

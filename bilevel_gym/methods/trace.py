@@ -43,7 +43,8 @@ from ..core.linear import DiscountedSystem
 from ..core.mdp import FloatArray
 from ..episodes.sampler import Episodes, TransitionCounts
 from ..model.tabular import TabularModel
-from .sampled import Batch, Critic, Sampled, advantages, carried, on_pairs, on_states
+from .episode_sums import Batch, Critic, advantages, carried, on_pairs, on_states
+from .sampled import Sampled
 
 __all__ = ["Trace"]
 

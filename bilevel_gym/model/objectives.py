@@ -11,8 +11,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -68,6 +67,9 @@ class Outcome:
     upper_params: FloatArray
     upper_reward: FloatArray
     initial_distribution: FloatArray
+    _occupancies: dict[float, tuple[FloatArray, float]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def occupancy(self, discount: float) -> FloatArray:
         """Return the discounted occupancy (I - discount P_pi)^-T rho `[S]`, solved for once."""
@@ -81,10 +83,6 @@ class Outcome:
         """Return the sum norm of the residual of `occupancy(discount)`."""
         self.occupancy(discount)
         return self._occupancies[discount][1]
-
-    @cached_property
-    def _occupancies(self) -> dict[float, tuple[FloatArray, float]]:
-        return {}
 
 
 @dataclass(frozen=True, eq=False)

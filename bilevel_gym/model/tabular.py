@@ -9,8 +9,6 @@ through the solution (see `bilevel_gym.core.adjoint`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,9 +31,9 @@ from .objectives import (
     Sum,
     UpperValue,
 )
-from .responses import ExactResponse, TabularResponse
+from .responses import ExactResponse
 
-__all__ = ["ArrayModel", "PolicyEvaluation", "TabularModel"]
+__all__ = ["ArrayModel", "TabularModel"]
 
 
 # Probabilities of first states may miss one by this much.
@@ -59,6 +57,7 @@ class TabularModel(BilevelModel):
         action_mask: Which actions exist, bool `[S, A]`; None when all do.
         moves_kernel: Whether x moves the kernel: whether `kernel_vjp` is overridden.
         moves_start: Whether x moves the start: whether `start_distribution_vjp` is overridden.
+        moves_upper_reward: Whether x moves the leader's reward: likewise.
     """
 
     solve_options: ClassVar[tuple[str, ...]] = ("solver", "tolerance", "max_iterations")
@@ -112,10 +111,10 @@ class TabularModel(BilevelModel):
         for constant in (self.initial_distribution, self.action_mask):
             if constant is not None:
                 constant.flags.writeable = False
-        self.moves_kernel = type(self).kernel_vjp is not TabularModel.kernel_vjp
-        self.moves_start = (
-            type(self).start_distribution_vjp is not TabularModel.start_distribution_vjp
-        )
+        kind = type(self)
+        self.moves_kernel = kind.kernel_vjp is not TabularModel.kernel_vjp
+        self.moves_start = kind.start_distribution_vjp is not TabularModel.start_distribution_vjp
+        self.moves_upper_reward = kind.upper_reward_vjp is not TabularModel.upper_reward_vjp
 
     @staticmethod
     def from_arrays(
@@ -328,23 +327,14 @@ class TabularModel(BilevelModel):
             for x, solution in zip(upper_params, solutions, strict=True)
         ]
 
-    def evaluate_policy(self, upper_params: FloatArray, answer: PolicyAnswer) -> PolicyEvaluation:
-        """Return the leader's objective at an answer to x, be it the follower's or not.
-
-        Args:
-            upper_params: x, validated.
-            answer: The answer; its policy is what counts.
+    def outcome(self, upper_params: FloatArray, answer: PolicyAnswer) -> Outcome:
+        """Return what the objective evaluates: x, and an answer to it, the follower's or not.
 
         Raises:
             ValueError: If the model returns arrays of a wrong shape.
         """
-        outcome = Outcome(
-            answer,
-            upper_params,
-            self.checked_upper_reward(upper_params),
-            self.checked_start(upper_params),
-        )
-        return PolicyEvaluation(self, outcome, self.objective.evaluate(outcome))
+        reward = self.checked_upper_reward(upper_params)
+        return Outcome(answer, upper_params, reward, self.checked_start(upper_params))
 
     def direct_part(self, upper_params: FloatArray, upper: UpperValue) -> FloatArray:
         """Return the derivative of f(x, pi) with respect to x at a fixed policy, shape of x.
@@ -358,7 +348,7 @@ class TabularModel(BilevelModel):
         """
         parts = [] if upper.params is None else [upper.params]
         x = upper_params
-        if upper.upper_reward is not None:
+        if upper.upper_reward is not None and self.moves_upper_reward:
             product = self.upper_reward_vjp(x, upper.upper_reward)
             parts.append(_of_shape(x, "upper_reward_vjp", product))
         if upper.lower_reward is not None:
@@ -408,8 +398,9 @@ class TabularModel(BilevelModel):
 
     def _exact_response(self, x: FloatArray, solution: SoftSolution) -> ExactResponse:
         """Return the response that a solve of the follower's problem at x amounts to."""
-        evaluation = self.evaluate_policy(x, solution)
-        outcome, upper, direct = evaluation.outcome, evaluation.upper, evaluation.direct
+        outcome = self.outcome(x, solution)
+        upper = self.objective.evaluate(outcome)
+        direct = self.direct_part(x, upper)
         total, adjoint_residual, error_bound = direct.copy(), None, 0.0
         if upper.responds:
             answer = response_gradient(
@@ -438,51 +429,6 @@ class TabularModel(BilevelModel):
             gradient_error_bound=error_bound,
             linear_solutions=dict(solution.record.solutions),
         )
-
-
-@dataclass(frozen=True, eq=False)
-class PolicyEvaluation:
-    """The leader's objective at an answer, and its derivative at a fixed policy.
-
-    Attributes:
-        model: The problem.
-        outcome: The x and the answer.
-        upper: f(x, pi) and its derivatives.
-    """
-
-    model: TabularModel
-    outcome: Outcome
-    upper: UpperValue
-
-    @cached_property
-    def direct(self) -> FloatArray:
-        """Derivative of f(x, pi) with respect to x at a fixed policy, shape of x."""
-        return self.model.direct_part(self.outcome.upper_params, self.upper)
-
-    def response(self, hyper_gradient: FloatArray, **more: Any) -> TabularResponse:
-        """Return the response of a method whose answer was evaluated; the answer has a value.
-
-        Args:
-            hyper_gradient: The method's estimate, shape of x.
-            **more: Fields of the response other than the answer's.
-        """
-        outcome, gamma = self.outcome, self.model.gamma
-        solution = outcome.solution
-        assert isinstance(solution, SoftSolution)
-        fields: dict[str, Any] = {
-            "upper_params": outcome.upper_params,
-            "objective": self.upper.value,
-            "hyper_gradient": hyper_gradient,
-            "direct_gradient": self.direct.copy(),
-            "policy": solution.policy,
-            "occupancy": (1.0 - gamma) * outcome.occupancy(gamma),
-            "soft_value": solution.soft_value.copy(),
-            "lower_value": float(outcome.initial_distribution @ solution.soft_value),
-            "residual": solution.residual,
-            "iterations": solution.iterations,
-            "converged": solution.converged,
-        }
-        return TabularResponse(**{**fields, **more})
 
 
 class ArrayModel(TabularModel):

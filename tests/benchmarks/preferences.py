@@ -70,7 +70,7 @@ def one_step(game: TabularBilevelEnv) -> FloatArray:
     """Return the response term with the first term of the advantage of dr/dx alone, exactly."""
     x = game.initial_upper_params
     solution = solve_soft_mdp(game.model.lower_mdp(x))
-    upper = game.model.evaluate_policy(x, solution).upper
+    upper = game.objective.evaluate(game.model.outcome(x, solution))
     score = centred_score(solution.policy, game.temperature, upper.policy, upper.log_policy)
     return game.reward_vjp(x, score)
 
