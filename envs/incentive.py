@@ -108,8 +108,8 @@ class BilevelIncentive(TabularBilevelEnv):
     for the one that works.
 
     ## Observation Space
-    Game and follower: `Discrete(13)`, the number of the state. Leader: `Box(0, 1, [13])`, the
-    follower's discounted state occupancy times (1 - gamma).
+    Game and follower: `Discrete(13)`, the state. Leader: `Box(0, 1, [13])`, the follower's
+    discounted state occupancy times (1 - gamma).
 
     ## Action Space
     Leader: `Box(0, max_payment, [D])`, x. Follower: `Discrete(4)`: 0 a, 1 b, 2 c, 3 d.
@@ -124,8 +124,7 @@ class BilevelIncentive(TabularBilevelEnv):
     `outer_steps` (100).
 
     ## Info
-    Leader: `objective`, `hyper_gradient` [D], `upper_params` [D], `inner_residual`,
-    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`, u(s).
+    Leader: see `HyperGradient`; x has shape [D]. Follower and game: `upper_reward`, u(s).
 
     ## Arguments
     * `paid` (None): the pairs that can be paid for, a list of different [state, action] with the

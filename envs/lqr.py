@@ -108,9 +108,8 @@ class BilevelLQR(LinearQuadraticEnv):
     after 100 steps; the leader's is truncated after `outer_steps` (100).
 
     ## Info
-    Leader: `objective`, `hyper_gradient` [S + A], `upper_params` [S + A], `inner_residual` (of the
-    Riccati equation), `inner_iterations`, `inner_converged`, `lower_value`. Follower and game:
-    `upper_reward`, -(s^T M s + a^T N a).
+    Leader: see `HyperGradient`; x has shape [S + A]. Follower and game: `upper_reward`, -(s^T M s +
+    a^T N a).
 
     ## Arguments
     * `num_states` (4): S, at least 1, where no matrix gives it;

@@ -105,8 +105,7 @@ class BilevelMarkovGame(TabularBilevelEnv):
     is truncated after 150 steps; the leader's is truncated after `outer_steps` (100).
 
     ## Info
-    Leader: `objective`, `hyper_gradient` [3, 2], `upper_params` [3, 2], `inner_residual`,
-    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`, u.
+    Leader: see `HyperGradient`; x has shape [3, 2]. Follower and game: `upper_reward`, u.
 
     ## Arguments
     * `bonus` (1): the follower's reward for b in A when the leader shows 0, not negative.

@@ -82,8 +82,7 @@ class BilevelRandomMDP(TabularBilevelEnv):
     steps; the leader's is truncated after `outer_steps` (100).
 
     ## Info
-    Leader: `objective`, `hyper_gradient` [upper_dim], `upper_params` [upper_dim], `inner_residual`,
-    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`, zero.
+    Leader: see `HyperGradient`; x has shape [upper_dim]. Follower and game: `upper_reward`, zero.
 
     ## Arguments
     * `num_states` (10): S, at least 2;

@@ -119,9 +119,8 @@ class BilevelThermal(LinearQuadraticEnv):
     after 100 steps; the leader's is truncated after `outer_steps` (100).
 
     ## Info
-    Leader: `objective`, `hyper_gradient` [8], `upper_params` [8], `inner_residual` (of the Riccati
-    equation), `inner_iterations`, `inner_converged`, `lower_value`. Follower and game:
-    `upper_reward`, that is -(Var(s) + energy_cost ||a||^2).
+    Leader: see `HyperGradient`; x has shape [8]. Follower and game: `upper_reward`, -(Var(s) +
+    energy_cost ||a||^2).
 
     ## Arguments
     * `energy_cost` (.5): the leader's price of ||a||^2, not negative;

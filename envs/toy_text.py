@@ -127,9 +127,7 @@ class BilevelToyText(TabularBilevelEnv):
     (FrozenLake) or 200 steps; the leader's is truncated after `outer_steps` (100).
 
     ## Info
-    Leader: `objective`, `hyper_gradient` [D], `upper_params` [D], `inner_residual`,
-    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`,
-    r(s, a).
+    Leader: see `HyperGradient`; x has shape [D]. Follower and game: `upper_reward`, r(s, a).
 
     ## Arguments
     * `env_id`: Gymnasium id of the environment; without "-vN", the newest version registered;
