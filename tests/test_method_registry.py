@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -19,10 +18,13 @@ from click.testing import CliRunner
 import bilevel_gym
 from bilevel_gym import HyperGradient, register_method
 from bilevel_gym.cli import main
+from bilevel_gym.core.checks import accepted_options
 from bilevel_gym.core.mdp import FloatArray
-from bilevel_gym.methods import METHODS, Response, make_method, method_names
+from bilevel_gym.methods import LEARNT_METHODS, METHODS, Response, make_method, method_names
 from bilevel_gym.methods import registry as registry_module
-from bilevel_gym.methods.registry import checked_response
+from bilevel_gym.methods.registry import checked_response, resolve_method
+from bilevel_gym.model import ArrayModel, BilevelModel, evaluate
+from bilevel_gym.testing import MethodError, check_method
 
 GRID = "BilevelGridWorld-v0"
 HERE = f"{__name__}:Halved"
@@ -33,17 +35,24 @@ class Halved:
 
     exact: ClassVar[bool] = False
 
-    def __init__(self, game: Any, share: float = 0.5) -> None:
-        if not hasattr(game, "evaluate"):
-            raise TypeError(f"Halved needs an exact answer, which {type(game).__name__} lacks")
-        self._game, self._share = game, share
+    def __init__(self, model: Any, share: float = 0.5) -> None:
+        if not isinstance(model, BilevelModel):
+            raise TypeError(f"Halved needs an exact answer, which {type(model).__name__} lacks")
+        self._model, self._share = model, share
 
     def reset(self, rng: np.random.Generator) -> None:
         """Forget nothing."""
 
     def step(self, upper_params: FloatArray) -> Response:
-        answer = self._game.evaluate(upper_params)
+        answer = evaluate(self._model, upper_params)
         return replace(answer, hyper_gradient=self._share * answer.hyper_gradient)
+
+
+HALVED = Halved(
+    ArrayModel(
+        np.ones((1, 1, 1)), np.ones((1, 1)), upper_reward=[[1.0]], initial_distribution=[1.0]
+    )
+)
 
 
 class NoMethod:
@@ -117,12 +126,12 @@ def test_methods_from_outside_are_offered_to_every_game_and_refuse_some_themselv
         ("other", f"{__name__}:NoMethod", TypeError, "NoMethod is no method: .*no method `step`"),
         ("other", NoMethod, TypeError, "NoMethod is no method: it has no method `step`"),
         ("other", Undeclared, TypeError, "does not declare `exact`, True or False"),
-        ("other", Unbuildable, TypeError, r"Unbuildable\(game, \*\*options\) must be possible"),
+        ("other", Unbuildable, TypeError, r"Unbuildable\(model, \*\*options\) must be possible"),
         ("other", f"{__name__}:first_gradient", TypeError, "a class is expected"),
         ("other", "trice", ValueError, "unknown method 'trice'.*Did you mean 'trace'"),
         ("other", "numpy:", ValueError, "row of the tables, a registered name or 'module:Class'"),
         ("other", ":Halved", ValueError, "row of the tables, a registered name or 'module:Class'"),
-        ("other", Halved(SimpleNamespace(evaluate=None)), TypeError, "or 'module:Class', got <"),
+        ("other", HALVED, TypeError, "or 'module:Class', got <"),
         ("other", None, TypeError, "or 'module:Class', got None"),
     ],
 )
@@ -181,14 +190,13 @@ def answer(**changes: Any) -> Any:
 def test_a_wrong_answer_is_named_with_the_method(
     response: Any, error: type[Exception], message: str
 ) -> None:
-    method = Halved(SimpleNamespace(evaluate=None))
     with pytest.raises(error, match=f"`step` of the method Halved must return .*{message}"):
-        checked_response(response, np.zeros(2), method)
+        checked_response(response, np.zeros(2), HALVED)
 
 
 @pytest.mark.parametrize("right", [answer(), answer(hyper_gradient=None)])
 def test_a_right_answer_is_returned_as_it_is(right: Response) -> None:
-    assert checked_response(right, np.zeros(2), Halved(SimpleNamespace(evaluate=None))) is right
+    assert checked_response(right, np.zeros(2), HALVED) is right
 
 
 # Installed packages -----------------------------------------------------------------------------
@@ -279,6 +287,165 @@ def test_the_command_line_takes_lists_and_completes_methods_from_outside(tmp_pat
     completer = ShellComplete(main, {}, "bilevel-gym", "_COMPLETE")
     offered = [item.value for item in completer.get_completions(["solve", "--method"], "ha")]
     assert offered == ["halved"]
+
+
+# The conformance test ---------------------------------------------------------------------------
+
+# What makes an answer quick, for methods that take it.
+QUICKLY: dict[str, Any] = {
+    "episodes": 32,
+    "inner_steps": 8,
+    "first_inner_steps": 16,
+    "critic_updates": 2,
+    "first_critic_updates": 2,
+    "inner_options": {
+        "learning_starts": 8,
+        "batch_size": 8,
+        "buffer_size": 200,
+        "policy_kwargs": {"net_arch": [8]},
+    },
+}
+ROWS = [
+    *((name, GRID if name.startswith("deep-") else None) for name in METHODS),
+    *((name, "BilevelCartPole-v0") for name in LEARNT_METHODS),
+    *((name, "BilevelPreferencePendulum-v0") for name in ("direct", "sobirl", "trace")),
+]
+
+
+@pytest.mark.usefixtures("single_torch_thread")
+@pytest.mark.filterwarnings("ignore:the one-step response term is zero")
+@pytest.mark.parametrize(("name", "env_id"), ROWS, ids=lambda value: value and str(value))
+def test_every_row_keeps_what_methods_promise(name: str, env_id: str | None) -> None:
+    learns = env_id is not None
+    options = {}
+    if learns == name.startswith("deep-"):
+        accepted = accepted_options(resolve_method(name))
+        given = QUICKLY if learns else {"episodes": 32}
+        options = {key: value for key, value in given.items() if key in accepted}
+    report = check_method(name, env_id, options=options, estimates=2 if learns else 8)
+    assert set(report.passed) == {"hyper-gradient", "seeds", "pickling", "info", "options"}
+    if not learns:
+        suited = [row for row in report.tasks if row.refusal is None]
+        assert len(suited) >= 4 and all(row.bias is not None for row in suited)
+        refused = {row.task for row in report.tasks if row.refusal}
+        assert "BilevelCartPole-v0" in refused
+        if "episodes" in options:
+            assert refused == {"BilevelMarkovGame-v0", "BilevelLQR-v0", "BilevelCartPole-v0"}
+
+
+class Noisy(Halved):
+    """The exact hyper-gradient with noise whose mean is zero, or nearly so."""
+
+    unbiased: ClassVar[bool] = True
+    drift = 0.0
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model, 1.0)
+        self._rng = np.random.default_rng(0)
+
+    def reset(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+
+    def step(self, upper_params: FloatArray) -> Response:
+        answer = super().step(upper_params)
+        exact = answer.hyper_gradient
+        assert exact is not None
+        noise = self._rng.normal(self.drift, 0.1, exact.shape) * np.linalg.norm(exact)
+        return replace(answer, hyper_gradient=exact + noise)
+
+
+def test_noise_alone_is_no_bias_and_a_class_of_a_function_is_checked_too() -> None:
+    class Local(Noisy):
+        """It cannot be pickled, nor found by its name."""
+
+    report = check_method(Noisy, estimates=64)
+    assert report.unbiased and not report.exact
+    grid = report.tasks[0]
+    assert grid.estimates == 64 and grid.bias is not None and grid.noise is not None
+    assert 0.0 < grid.bias < grid.noise
+    assert "declared unbiased" in str(report) and "refuses BilevelCartPole-v0" in str(report)
+    assert check_method(Local, GRID).tasks[0].cosine == check_method(Noisy, GRID).tasks[0].cosine
+
+
+class Drifting(Noisy):
+    drift = 0.2
+
+
+class Inexact(Halved):
+    exact: ClassVar[bool] = True
+
+
+class Unseeded(Noisy):
+    unbiased = False
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Go on with random numbers of its own."""
+
+
+class NotFinite(Halved):
+    def __init__(self, model: Any) -> None:
+        super().__init__(model, np.nan)
+
+
+class Elsewhere(Halved):
+    def step(self, upper_params: FloatArray) -> Response:
+        return replace(super().step(upper_params), upper_params=upper_params + 1.0)
+
+
+class Careless(Halved):
+    def __init__(self, model: Any) -> None:
+        self._model, self._share = model, 0.5
+
+
+class Fussy(Halved):
+    def __init__(self, model: Any) -> None:
+        raise TypeError("nothing suits it")
+
+
+class Unpicklable(Halved):
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self._hook = lambda: None
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (Inexact, "hyper-gradient, arrays: declared exact, but .* off by 5.0e-01"),
+        (Drifting, "hyper-gradient, arrays: declared unbiased, but the mean of 32 estimates"),
+        (Unseeded, "seeds, arrays: the same seed gives another answer at step 0 after a reset"),
+        (NotFinite, "answers, arrays: .*ArithmeticError: .* finite hyper-gradient, got nan"),
+        (Elsewhere, "info, arrays: `upper_params` of the response is not the x"),
+        (Careless, "answers, BilevelCartPole-v0: .* refused by its constructor, with a TypeError"),
+        (Fussy, "games, all: it refuses every one: nothing suits it"),
+        (Unpicklable, "pickling, arrays: .*[Pp]ickle"),
+    ],
+)
+def test_what_a_method_breaks_is_listed_with_the_task(method: Any, message: str) -> None:
+    with pytest.raises(MethodError, match=message) as caught:
+        check_method(method)
+    assert str(caught.value.report) in str(caught.value) and caught.value.report.failures
+    if method is Careless:
+        assert len(caught.value.report.failures) == 1
+
+
+def test_the_command_checks_a_method_and_prints_its_card() -> None:
+    def run(*arguments: str) -> Any:
+        return CliRunner().invoke(main, ["check-method", *arguments])
+
+    right = run(HERE, "--task", "BilevelRandomMDP-v0", "--method-set", "share=0.25")
+    assert right.exit_code == 0, right.output
+    assert "BilevelRandomMDP-v0" in right.output and "0.75" in right.output
+    wrong = run(f"{__name__}:Inexact", "--task", GRID)
+    assert wrong.exit_code == 1 and "FAILED: hyper-gradient" in wrong.output
+    for arguments, said in (
+        (("trice",), "Did you mean 'trace'?"),
+        ((HERE, "--method-set", "shar=1"), "accepted: 'share'"),
+        ((HERE, "--task", "BilevelGridWord-v0"), f"Did you mean '{GRID}'?"),
+    ):
+        refused = run(*arguments)
+        assert refused.exit_code == 2 and said in refused.stderr
+        assert refused.stderr.count("\n") == 1
 
 
 # One call ---------------------------------------------------------------------------------------

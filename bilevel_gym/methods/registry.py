@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from operator import attrgetter
 from typing import Any, Protocol, runtime_checkable
@@ -80,7 +80,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 EXPECTED = "a method is named by a row of the tables, a registered name or 'module:Class'"
 
 # A method's class, or "module:Class".
-MethodClass = Callable[..., Method]
+MethodClass = type[Any]
 Target = str | MethodClass
 
 _registered: dict[str, Target] = {}

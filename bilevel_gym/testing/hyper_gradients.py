@@ -1,4 +1,4 @@
-"""Checks for everyone who writes a bilevel task."""
+"""The hyper-gradient of a task against differences of its reward."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .core.checks import check_in_box, check_positive
-from .core.mdp import FloatArray
+from ..core.checks import check_in_box, check_positive
+from ..core.mdp import FloatArray
 
 __all__ = ["HyperGradientError", "HyperGradientReport", "STEPS", "check_hyper_gradient"]
 

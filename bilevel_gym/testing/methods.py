@@ -1,0 +1,424 @@
+"""The conformance test of methods: what the package asks of its own, and of those from outside."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from scipy.stats import t as student
+
+from ..core.checks import accepted_options, check_at_least, check_options
+from ..core.mdp import FloatArray
+from ..envs import BilevelEnv, TabularBilevelEnv
+from ..methods import Response, make_method
+from ..methods.registry import MethodClass, checked_response, method_target, resolve_method
+from ..model import BilevelModel, evaluate
+from ..registration import TASKS
+from ..wrappers import HyperGradient
+
+__all__ = ["MethodError", "MethodReport", "TaskReport", "check_method"]
+
+# Small tasks that differ in what matters to methods, each with arguments that keep it small. The
+# first four have tables and an x in the rewards alone; then x moves the kernel, there is no table,
+# and the follower learns.
+ARRAYS = "arrays"
+TASKS_TRIED: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("BilevelGridWorld-v0", {"map_name": "4x4"}),
+    ("BilevelRandomMDP-v0", {"num_states": 5, "num_actions": 3, "upper_dim": 4, "seed": 1}),
+    ("BilevelFrozenLake-v0", {"gamma": 0.9}),
+    (ARRAYS, {}),
+    ("BilevelMarkovGame-v0", {}),
+    ("BilevelLQR-v0", {"num_states": 2, "num_actions": 1}),
+    ("BilevelCartPole-v0", {"episode_steps": 20}),
+)
+
+# Answers to one x before a method without random numbers is measured: inner learners that go on
+# from one answer to the next come to rest.
+SETTLING = 50
+
+# An exact gradient may differ by this from the reference, relative to its norm.
+EXACT_ERROR = 1e-6
+
+# A mean of estimates may differ from the exact gradient by this, relative to its norm, beside its
+# statistical error: episodes are cut where discounts have come down to 1e-4.
+CUT_ERROR = 1e-3
+
+# Probability that an unbiased method fails on a task by chance.
+FALSE_ALARM = 1e-6
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """How a method did on a task.
+
+    Attributes:
+        task: Its id.
+        refusal: Why the method does not suit it, None where it does.
+        estimates: Hyper-gradients that were drawn, each from a seed of its own.
+        bias: Norm of (their mean - the exact one), relative to that of the exact one; None where
+            none is known.
+        noise: Their root mean square distance from their mean, likewise.
+        cosine: Of the angle between their mean and the exact one, None where one is zero.
+    """
+
+    task: str
+    refusal: str | None = None
+    estimates: int = 0
+    bias: float | None = None
+    noise: float | None = None
+    cosine: float | None = None
+
+
+@dataclass(frozen=True)
+class MethodReport:
+    """What a method was asked, and what came out.
+
+    Attributes:
+        method: Its name.
+        exact: What its class declares.
+        unbiased: What its class declares.
+        tasks: A report for each task.
+        passed: What was found right.
+        failures: What was found wrong, a line each.
+    """
+
+    method: str
+    exact: bool
+    unbiased: bool
+    tasks: tuple[TaskReport, ...]
+    passed: tuple[str, ...]
+    failures: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Return a card: numbers of each task, refusals, what passed and what failed."""
+        kind = "exact" if self.exact else "unbiased" if self.unbiased else "an estimate"
+        lines = [
+            f"method {self.method}, declared {kind}",
+            f"{'task':<28}{'estimates':>10}{'bias':>10}{'noise':>10}{'cosine':>10}",
+        ]
+        for row in self.tasks:
+            if row.refusal is None:
+                numbers = (_number(value) for value in (row.bias, row.noise, row.cosine))
+                lines.append(f"{row.task:<28}{row.estimates:>10}{''.join(numbers)}")
+        lines += [f"refuses {row.task}: {row.refusal}" for row in self.tasks if row.refusal]
+        lines += [f"passed: {', '.join(self.passed)}"] if self.passed else []
+        lines += [f"FAILED: {failure}" for failure in self.failures]
+        return "\n".join(lines)
+
+
+class MethodError(AssertionError):
+    """A method does not keep what methods promise.
+
+    Attributes:
+        report: What was found.
+    """
+
+    def __init__(self, report: MethodReport) -> None:
+        """Keep the report beside the message."""
+        super().__init__(f"{len(report.failures)} failures\n{report}")
+        self.report = report
+
+
+@dataclass
+class _Findings:
+    """What was found so far; a check that fails on one task has not passed."""
+
+    passed: dict[str, bool] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+    def note(self, check: str, task: str, failure: str | None) -> None:
+        """Note how a check went on a task."""
+        self.passed[check] = self.passed.get(check, True) and failure is None
+        if failure is not None:
+            self.failures.append(f"{check}, {task}: {failure}")
+
+
+def check_method(
+    method: str | MethodClass,
+    env_id: str | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    estimates: int = 32,
+    seed: int = 0,
+) -> MethodReport:
+    """Check that a method keeps what methods promise, and measure its bias and its noise.
+
+    * Its hyper-gradient is compared with the exact one: it must agree where the class declares
+      `exact`, and in the mean, within the statistical error, where it declares `unbiased`.
+    * The same seed gives the same answers, bit by bit, after a reset and in another instance.
+    * The options, and the specification of an environment with them, survive the way through JSON.
+    * The method survives pickling, and goes on as if nothing had happened.
+    * The seat's `info` has the keys of the response, and arrays of its own.
+    * A game that it does not suit is refused by its constructor with a TypeError.
+
+    Args:
+        method: A name, "module:Class" or the class.
+        env_id: A registered task to check it on; None for four small tasks with tables, one whose
+            x moves the kernel, one without a table and one whose follower learns, of which it may
+            refuse any but not all.
+        options: Options of the method, of JSON types.
+        estimates: Seeds from which a method that draws random numbers is measured, at least 2.
+        seed: First of these seeds.
+
+    Returns:
+        The report; printed, it is a card.
+
+    Raises:
+        MethodError: If something was found wrong; it lists everything, and holds the report.
+        TypeError: If `method` is no method.
+        ValueError: If `method` is unknown.
+        ImportError: If its module cannot be imported.
+
+    Example:
+        >>> from bilevel_gym.testing import check_method
+        >>> report = check_method("exact", "BilevelRandomMDP-v0")
+        >>> print(report.tasks[0].bias < 1e-9, report.failures)
+        True ()
+    """
+    check_at_least("estimates", estimates, 2)
+    games = list(_games(env_id))
+    cls = resolve_method(method, games[0][1] if env_id else None)
+    name = method if isinstance(method, str) else cls.__qualname__
+    check_options(f"method {name!r}", cls, options or {})
+    accepted = accepted_options(cls)
+    findings = _Findings()
+    reports = []
+    for task, game, quick in games:
+        chosen = {**{k: v for k, v in quick.items() if k in accepted}, **(options or {})}
+        try:
+            make_method(cls, game, **chosen)
+        except TypeError as error:
+            reports.append(TaskReport(task, refusal=str(error)))
+            continue
+        report = TaskReport(task)
+        try:
+            report, wrong = _measured(cls, task, game, chosen, seed, estimates)
+        except Exception as error:  # whatever the method raises is its verdict
+            findings.note(
+                "answers",
+                task,
+                f"accepted by the constructor, then {type(error).__name__}: {error}; a game that "
+                "the method does not suit is refused by its constructor, with a TypeError",
+            )
+        else:
+            findings.note("hyper-gradient", task, wrong)
+            for name_of_check, check in CHECKS.items():
+                try:
+                    wrong = check(cls, game, chosen, seed)
+                except Exception as error:
+                    wrong = f"{type(error).__name__}: {error}"
+                findings.note(name_of_check, task, wrong)
+        reports.append(report)
+    if all(report.refusal for report in reports):
+        findings.note("games", "all", "it refuses every one: " + str(reports[0].refusal))
+    outcome = MethodReport(
+        method=name,
+        exact=cls.exact,
+        unbiased=_declares_unbiased(cls),
+        tasks=tuple(reports),
+        passed=tuple(check for check, passed in findings.passed.items() if passed),
+        failures=tuple(findings.failures),
+    )
+    if outcome.failures:
+        raise MethodError(outcome)
+    return outcome
+
+
+def _games(env_id: str | None) -> Iterator[tuple[str, BilevelEnv, dict[str, Any]]]:
+    """Yield the id, the game and, where its follower learns, options for a quick answer."""
+    own = {task.id: task for task in TASKS}
+    if env_id is None:
+        chosen = TASKS_TRIED
+    else:
+        chosen = ((env_id, own[env_id].test_kwargs if env_id in own else {}),)
+    for name, kwargs in chosen:
+        game: Any = _arrays() if name == ARRAYS else gym.make(name, **kwargs).unwrapped
+        yield name, game, own[name].test_options if name in own else {}
+
+
+def _arrays() -> TabularBilevelEnv:
+    """Return a game of a user's own arrays: masked actions, several first states, a cost of x."""
+    rng = np.random.default_rng(0)
+    transition = 0.95 * rng.dirichlet(np.ones(4), size=(4, 3))
+    mask = np.ones((4, 3), bool)
+    mask[2, 0] = False
+    return TabularBilevelEnv.from_arrays(
+        transition,
+        rng.normal(size=(4, 3)),
+        upper_reward=rng.normal(size=(4, 3)),
+        initial_distribution=[0.5, 0.5, 0.0, 0.0],
+        action_mask=mask,
+        upper_cost=0.1,
+        gamma=0.8,
+        temperature=0.3,
+    )
+
+
+def _point(game: BilevelEnv, number: int) -> FloatArray:
+    """Return one of several x near the initial one."""
+    space = game.upper_space
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    width = np.minimum(high - low, 1.0)
+    offset = 0.1 * width * np.random.default_rng(number).uniform(-1.0, 1.0, low.shape)
+    return game.validate_upper_params(np.clip(game.initial_upper_params + offset, low, high))
+
+
+def _answer(
+    cls: MethodClass, game: BilevelEnv, options: Mapping[str, Any], seed: int, steps: int = 1
+) -> tuple[Any, Response]:
+    """Return a fresh method and its last answer of some to the same x."""
+    x = _point(game, 0)
+    method = make_method(cls, game, **options)
+    method.reset(np.random.default_rng(seed))
+    for _ in range(steps):
+        response = checked_response(method.step(x), x, method)
+    return method, response
+
+
+def _gradient(response: Response) -> FloatArray:
+    if response.hyper_gradient is None:
+        raise ValueError("the response has no hyper-gradient")
+    return response.hyper_gradient
+
+
+def _measured(
+    cls: MethodClass,
+    task: str,
+    game: BilevelEnv,
+    options: Mapping[str, Any],
+    seed: int,
+    estimates: int,
+) -> tuple[TaskReport, str | None]:
+    """Return bias, noise and cosine on a task, and what the class should not have declared."""
+
+    def drawn(count: int, steps: int = 1) -> FloatArray:
+        answers = (_answer(cls, game, options, seed + k, steps)[1] for k in range(count))
+        return np.array([_gradient(answer).ravel() for answer in answers])
+
+    if not isinstance(game.model, BilevelModel):
+        return TaskReport(task, estimates=len(drawn(1))), None
+    reference = evaluate(game.model, _point(game, 0))
+    exact = reference.hyper_gradient.ravel()
+    samples = drawn(2)
+    if not np.array_equal(*samples):
+        samples = drawn(estimates)
+    else:  # no random numbers
+        samples = drawn(1, SETTLING if _answer(cls, game, options, seed)[1].samples is None else 1)
+    mean, size = samples.mean(axis=0), float(np.linalg.norm(exact))
+    error, spread = float(np.linalg.norm(mean - exact)), samples.std(axis=0)
+    norms = float(np.linalg.norm(mean)) * size
+    report = TaskReport(
+        task,
+        estimates=len(samples),
+        bias=error / size,
+        noise=float(np.linalg.norm(spread)) / size,
+        cosine=float(mean @ exact) / norms if norms > 0.0 else None,
+    )
+    if cls.exact:
+        objective = _answer(cls, game, options, seed)[1].objective
+        if error > EXACT_ERROR * size:
+            return report, f"declared exact, but the hyper-gradient is off by {error / size:.1e}"
+        if abs(objective - reference.objective) > EXACT_ERROR * max(1.0, abs(reference.objective)):
+            return report, f"declared exact, but F(x) is {objective}, not {reference.objective}"
+    elif _declares_unbiased(cls):
+        # Student's t of every entry, with Bonferroni's correction for their number.
+        count = len(samples)
+        level = student.isf(FALSE_ALARM / (2 * exact.size), max(1, count - 1))
+        allowed = level * spread / np.sqrt(max(1, count - 1)) + CUT_ERROR * size
+        worst = int(np.argmax(np.abs(mean - exact) - allowed))
+        if abs(mean[worst] - exact[worst]) > allowed[worst]:
+            return report, (
+                f"declared unbiased, but the mean of {count} estimates of entry {worst} is "
+                f"{mean[worst]:.4g}, and the exact one {exact[worst]:.4g}, further off than "
+                f"{allowed[worst]:.2g}, which the noise explains"
+            )
+    return report, None
+
+
+def _declares_unbiased(cls: MethodClass) -> bool:
+    """Return whether a class declares that its estimates are; it need not say."""
+    return bool(getattr(cls, "unbiased", False))
+
+
+# What is asked on each task: what went wrong, None if nothing did -------------------------------
+
+
+def _seeds(cls: MethodClass, game: BilevelEnv, options: dict[str, Any], seed: int) -> str | None:
+    """The same seed gives the same answers, in another instance and after a reset."""
+    first, second = _point(game, 0), _point(game, 1)
+
+    def answers(method: Any) -> list[FloatArray]:
+        method.reset(np.random.default_rng(seed))
+        return [_gradient(method.step(x)) for x in (first, second, first)]
+
+    method = make_method(cls, game, **options)
+    runs = [answers(method), answers(method), answers(make_method(cls, game, **options))]
+    for run, where in zip(runs[1:], ("after a reset", "in another instance"), strict=True):
+        for step, (one, other) in enumerate(zip(runs[0], run, strict=True)):
+            if not np.array_equal(one, other):
+                return f"the same seed gives another answer at step {step} {where}"
+    return None
+
+
+def _pickling(cls: MethodClass, game: BilevelEnv, options: dict[str, Any], seed: int) -> str | None:
+    """A method goes on after pickling as if nothing had happened."""
+    if not isinstance(method_target(cls), str):
+        return None  # a class that no module holds cannot be pickled, whatever it does
+    method, _ = _answer(cls, game, options, seed)
+    copied = pickle.loads(pickle.dumps(method))
+    x = _point(game, 1)
+    if np.array_equal(_gradient(method.step(x)), _gradient(copied.step(x))):
+        return None
+    return "the copy gives another answer than the original"
+
+
+def _information(
+    cls: MethodClass, game: BilevelEnv, options: dict[str, Any], seed: int
+) -> str | None:
+    """The seat's info has what the response has, in arrays of its own."""
+    seat = HyperGradient(game, method=method_target(cls), **options)  # type: ignore[arg-type]
+    x = _point(game, 0)
+    _, info = seat.reset(seed=seed, options={"upper_params": x})
+    response = seat.response
+    if not np.array_equal(response.upper_params, x):
+        return "`upper_params` of the response is not the x asked for"
+    for key, name in response.reported.items():
+        value = vars(response)[name]
+        if (value is None) != (key not in info):
+            return f"info[{key!r}] does not agree with `{name}` of the response"
+        if value is not None and not np.all(np.isfinite(value)):
+            return f"`{name}` of the response is {value}"
+    kept = _gradient(response).copy()
+    info["hyper_gradient"][...] = 0.0
+    return None if np.array_equal(kept, _gradient(response)) else "info shares its array"
+
+
+def _options(cls: MethodClass, game: BilevelEnv, options: dict[str, Any], seed: int) -> str | None:
+    """Options, and the specification of an environment with them, go through JSON."""
+    if json.loads(json.dumps(options)) != options:
+        return f"they come back from JSON as others: {options}"
+    target = method_target(cls)
+    if game.spec is None or not isinstance(target, str):
+        return None  # neither an id nor a name by which another process would find the class
+    seat = HyperGradient(game, method=target, **options)
+    assert seat.spec is not None
+    again = gym.make(gym.envs.registration.EnvSpec.from_json(seat.spec.to_json()))
+    first, second = (env.reset(seed=seed)[1]["hyper_gradient"] for env in (seat, again))
+    return None if np.array_equal(first, second) else "the environment made anew answers otherwise"
+
+
+CHECKS = {
+    "seeds": _seeds,
+    "pickling": _pickling,
+    "info": _information,
+    "options": _options,
+}
+
+
+def _number(value: float | None) -> str:
+    return f"{'' if value is None else format(value, '.2g'):>10}"
