@@ -423,7 +423,7 @@ def test_bad_scenes_are_rejected(changes: dict[str, Any], message: str) -> None:
         (lambda: diverging_colours(0.0, np.nan), "`limit` must be positive and finite, got nan"),
         (lambda: diverging_colours(0.0, 1.0, power=0.0), "`power` must be positive and finite"),
         (lambda: grid_layout((0, 3)), "`shape` of the map must be two positive numbers"),
-        (lambda: grid_layout((2, 2, 2)), "`shape` of the map must be two positive numbers"),  # type: ignore[arg-type]
+        (lambda: grid_layout((2, 2, 2)), "`shape` of the map must be two positive numbers"),
         (lambda: StepCurve("a", np.zeros((2, 2))), r"`values` must have shape \[N\], got shape"),
         (lambda: Window("title", 0), "`fps` must be positive and finite, got 0"),
     ],

@@ -47,10 +47,6 @@ def pixels(scene: TableScene) -> FloatArray:
         {"follower": 0},
         {"title": "Other"},
         {"status": ()},
-        {"state_names": tuple("uvwxyz")},
-        {"action_names": tuple("abc")},
-        {"reward_name": "payment"},
-        {"params_name": "tax"},
     ],
 )
 def test_everything_in_a_scene_can_be_seen(change: dict[str, Any]) -> None:
@@ -123,8 +119,6 @@ def test_tables_of_any_length_are_drawn_with_zeros_and_actions_that_do_not_exist
         ({"occupancy": np.zeros(3)}, r"`occupancy` must have shape \(6,\), got \(3,\)"),
         ({"gradient": np.zeros(3)}, r"`gradient` must have shape \(8,\), got \(3,\)"),
         ({"follower": 6}, r"`follower` must lie in 0\.\.5, got 6"),
-        ({"state_names": ("a",)}, "`state_names` must be 6 names, got 1"),
-        ({"action_names": ("a",)}, "`action_names` must be 3 names, got 1"),
     ],
 )
 def test_wrong_shapes_are_refused(change: dict[str, Any], message: str) -> None:

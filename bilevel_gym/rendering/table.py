@@ -75,10 +75,6 @@ class TableScene:
         follower: The follower's state.
         title: Headline.
         status: Pairs of label and value below the headline.
-        state_names: Names of the states; None numbers them.
-        action_names: Names of the actions; None numbers them.
-        reward_name: What `reward` is called.
-        params_name: What x is called.
     """
 
     reward: FloatArray
@@ -89,10 +85,6 @@ class TableScene:
     follower: int | None = None
     title: str = ""
     status: tuple[tuple[str, str], ...] = ()
-    state_names: tuple[str, ...] | None = None
-    action_names: tuple[str, ...] | None = None
-    reward_name: str = "reward"
-    params_name: str = "x"
 
     def __post_init__(self) -> None:
         """Check shapes; values are checked where they are shown."""
@@ -104,10 +96,6 @@ class TableScene:
             values = getattr(self, name)
             if values is not None and np.shape(values) != expected:
                 raise ValueError(f"`{name}` must have shape {expected}, got {np.shape(values)}")
-        for name, count in zip(("state_names", "action_names"), shape, strict=True):
-            names = getattr(self, name)
-            if names is not None and len(names) != count:
-                raise ValueError(f"`{name}` must be {count} names, got {len(names)}")
         if self.follower is not None and not 0 <= self.follower < shape[0]:
             raise ValueError(f"`follower` must lie in 0..{shape[0] - 1}, got {self.follower}")
 
@@ -138,8 +126,8 @@ def _draw_tables(surface: Surface, top: int, scene: TableScene) -> None:
     width = (TABLES_WIDTH - margin) // 2
     left = margin + LABEL_WIDTH
     second = left + width + margin
-    heading = _heading(rows, num_states, "state", scene.state_names)
-    heading += "; " + _heading(columns, num_actions, "action", scene.action_names)
+    heading = _heading(rows, num_states, "state")
+    heading += "; " + _heading(columns, num_actions, "action")
     draw_note(surface, heading, (left, top), max_width=TABLES_WIDTH)
     caption_top = top + text_size(heading, THEME.small_size)[1] + 2
 
@@ -148,10 +136,10 @@ def _draw_tables(surface: Surface, top: int, scene: TableScene) -> None:
     ) -> None:
         _draw_heat(surface, (x, body, width, height * len(rows)), values, colours, digits)
         draw_text(surface, name, (x, caption_top), max_width=width)
-        _draw_names(surface, (x, body, width), columns, scene.action_names)
+        _draw_names(surface, (x, body, width), columns)
 
     reward = np.asarray(scene.reward[part])
-    limit, name = _round_limit(reward), f"{scene.reward_name} r(s, a)"
+    limit, name = _round_limit(reward), "reward r(s, a)"
     draw(left, name, reward, diverging_colours(reward, limit), "+")
     draw_colour_bar(surface, (left, scales, width, BAR_HEIGHT), limit, name)
     if scene.policy is not None:
@@ -167,7 +155,7 @@ def _draw_tables(surface: Surface, top: int, scene: TableScene) -> None:
         x = second + width + margin
         _draw_occupancy(surface, (x, body, OCCUPANCY_WIDTH, height * len(rows)), occupancy)
         draw_text(surface, "occupancy", (x, caption_top), max_width=OCCUPANCY_WIDTH)
-    names = [f"s{s}" if scene.state_names is None else scene.state_names[s] for s in rows]
+    names = [f"s{s}" for s in rows]
     room = LABEL_WIDTH - PIN - THEME.gap
     size = _fitting(names, (room, height + THEME.gap // 3), 10) or 10
     for i, name in enumerate(names):
@@ -210,12 +198,11 @@ def _window(count: int, most: int, around: int | None) -> range:
     return range(first, min(count, first + most))
 
 
-def _heading(shown: range, count: int, name: str, names: tuple[str, ...] | None) -> str:
+def _heading(shown: range, count: int, name: str) -> str:
     """Say which states or actions are shown, and of how many."""
     if len(shown) == count:
         return f"{count:,} {name}{'s' if count > 1 else ''}"
-    first, last = (str(i) if names is None else names[i] for i in (shown[0], shown[-1]))
-    return f"{name}s {first} to {last} of {count:,}"
+    return f"{name}s {shown[0]} to {shown[-1]} of {count:,}"
 
 
 def _round_limit(values: FloatArray) -> float:
@@ -270,13 +257,11 @@ def _draw_heat(
     pygame.draw.rect(surface, THEME.ink, (left - 1, top - 1, width + 2, height + 2), 1)
 
 
-def _draw_names(
-    surface: Surface, place: tuple[int, int, int], columns: range, names: tuple[str, ...] | None
-) -> None:
+def _draw_names(surface: Surface, place: tuple[int, int, int], columns: range) -> None:
     """Write the columns' names above a table, all of one size, or only the first and last."""
     left, bottom, width = place
     cell = width / len(columns)
-    texts = [f"a{i}" if names is None else names[i] for i in columns]
+    texts = [f"a{i}" for i in columns]
     fits = max(text_size(text, THEME.small_size)[0] for text in texts) <= cell - 4
     room = round(max(cell - 4, width / 2 - 8))
     for j, text in enumerate(texts):
@@ -315,9 +300,9 @@ def _draw_params(surface: Surface, rectangle: Rectangle, scene: TableScene) -> N
     params = np.asarray(scene.params, dtype=np.float64).ravel()
     entries = "one entry" if params.size == 1 else f"{params.size:,} entries"
     half = (height - THEME.margin) // 2
-    _draw_bars(surface, (left, top, width, half), f"{scene.params_name}, {entries}", params)
+    _draw_bars(surface, (left, top, width, half), f"x, {entries}", params)
     if scene.gradient is not None:
-        caption = f"hyper-gradient dF/d{scene.params_name}"
+        caption = "hyper-gradient dF/dx"
         gradient = np.asarray(scene.gradient, dtype=np.float64).ravel()
         place = (left, top + half + THEME.margin, width, half)
         _draw_bars(surface, place, caption, gradient)
