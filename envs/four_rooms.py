@@ -230,7 +230,7 @@ class BilevelFourRooms(GridBilevelEnv):
         """Return a view as arrays over the rooms, once for each goal."""
         incentive = self._incentive(view.upper_params)
         shaping = np.where(self._at_goal, 0.0, incentive)
-        gradient = None if view.response is None else view.response.hyper_gradient
+        gradient = view.hyper_gradient
         if gradient is not None:
             # Every goal's rooms show the same derivatives; the unspent logit has no cell.
             gradient = np.tile(gradient[:-1], len(self.goals))

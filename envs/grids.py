@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.mdp import FloatArray, Kernel
-from ..methods import TabularResponse
 from ..rendering import GridScene, draw_grid
 from .base import View
 from .tabular import TabularBilevelEnv
@@ -65,12 +64,12 @@ class GridBilevelEnv(TabularBilevelEnv):
             changes: Other fields of `GridScene`; `policy`, `occupancy` and `gradient` per place,
                 where they are not those of the view's response.
         """
-        answer = view.response
-        values: dict[str, Any] = {"policy": None, "occupancy": None, "gradient": None}
-        if isinstance(answer, TabularResponse):
-            values |= {"policy": answer.policy, "occupancy": answer.occupancy}
-        if answer is not None:
-            values["gradient"] = answer.hyper_gradient
+        answer = view.tabular
+        values = {
+            "policy": None if answer is None else answer.policy,
+            "occupancy": None if answer is None else answer.occupancy,
+            "gradient": view.hyper_gradient,
+        }
         values |= {"shaping": shaping, **{k: changes.pop(k) for k in values if k in changes}}
         fields = {"title": view.title, "status": view.status, **changes}
         for name, numbers in values.items():

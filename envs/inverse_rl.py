@@ -19,7 +19,6 @@ from ..core.checks import (
 from ..core.mdp import FloatArray, TabularMDP
 from ..core.soft import SoftSolution, solve_soft_mdp
 from ..episodes.transitions import TransitionArrays
-from ..methods import TabularResponse
 from ..model.objectives import LogLikelihood, QuadraticCost, Sum
 from ..rendering import GridScene
 from ..rendering.canvas import colour_limit
@@ -276,7 +275,7 @@ class BilevelInverseRL(GridBilevelEnv):
                 kind="terrain" if self._has_terrain else "feature",
                 believed=view.upper_params,
                 true=self.true_params,
-                gradient=None if view.response is None else view.response.hyper_gradient,
+                gradient=view.hyper_gradient,
             ),
         )
 
@@ -287,7 +286,7 @@ class BilevelInverseRL(GridBilevelEnv):
         Where the truth is not known, there are no colours, and the arrows are how often each
         action was taken, all alike where nobody was.
         """
-        answer, changes = view.response, {}
+        answer, changes = view.tabular, {}
         believed, true = self.features @ view.upper_params, np.zeros(len(self.features))
         status = view.status
         if self.true_params is not None:
@@ -295,7 +294,7 @@ class BilevelInverseRL(GridBilevelEnv):
             distance = float(np.linalg.norm(view.upper_params - self.true_params))
             status = (*status, ("distance to true x", shown(distance)))
         number = "unlimited" if self.demonstrations is None else f"{len(self.demonstrations):,}"
-        if isinstance(answer, TabularResponse):
+        if answer is not None:
             visits = self.counts.sum(axis=1, keepdims=True)
             shares = np.full_like(self.counts, 0.25)
             np.divide(self.counts, visits, out=shares, where=visits > 0.0)
@@ -304,8 +303,8 @@ class BilevelInverseRL(GridBilevelEnv):
             occupancy = (answer.occupancy, visits[:, 0])
             changes["occupancy"] = np.concatenate([times / times.sum() for times in occupancy])
         gradient = None
-        if answer is not None and answer.hyper_gradient is not None and self._has_terrain:
-            per_cell = self.features @ answer.hyper_gradient
+        if view.hyper_gradient is not None and self._has_terrain:
+            per_cell = self.features @ view.hyper_gradient
             gradient = np.concatenate([per_cell, np.zeros_like(per_cell)])
         shaping = np.concatenate([believed, true])
         return self._scene(

@@ -12,7 +12,6 @@ from scipy.special import ndtr
 
 from ..core.checks import check_at_least, check_between, check_not_negative, check_positive
 from ..core.mdp import FloatArray, Kernel
-from ..methods import TabularResponse
 from ..model.objectives import DiscountedReturn
 from ..rendering.taxes import TaxScene, draw_taxes
 from .base import BestKnown, View, shown, upper_box
@@ -249,12 +248,12 @@ class BilevelTaxDesign(TabularBilevelEnv):
 
     def scene(self, view: View) -> TaxScene:
         """Return a view as numbers over the assets, for `bilevel_gym.rendering.taxes`."""
-        answer, status, follower, schedules = view.response, view.status, None, None
+        answer, status, follower, schedules = view.tabular, view.status, None, None
         households, size = len(self.preferences), len(self.assets)
         revenue = self.revenue(view.upper_params)
         limits = [float(values.max()) for values in (self.hours, self.spending, revenue)]
         largest_share = 1.0
-        if isinstance(answer, TabularResponse):
+        if answer is not None:
             paid = answer.policy @ revenue
             # Each type of household is met equally often.
             share = households * answer.occupancy
@@ -280,7 +279,7 @@ class BilevelTaxDesign(TabularBilevelEnv):
             assets=self.assets,
             limits=(limits[0], limits[1], limits[2], largest_share),
             schedules=schedules,
-            gradient=None if answer is None else answer.hyper_gradient,
+            gradient=view.hyper_gradient,
             follower=follower,
             title=view.title,
             status=status,

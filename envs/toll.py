@@ -346,15 +346,13 @@ class BilevelToll(TabularBilevelEnv):
 
         In the follower's seat traffic is that to the destination of the follower's trip.
         """
-        answer, x = view.response, view.upper_params
+        answer, x, gradient = view.tabular, view.upper_params, view.hyper_gradient
         trip = None if view.state is None else self.trip_of(view.state)
-        traffic = flow = gradient = None
-        if isinstance(answer, TabularResponse):
+        traffic = flow = None
+        if answer is not None:
             traffic = flow = 100.0 * self.traffic(answer)
             if trip is not None:
                 flow = 100.0 * self.traffic(answer, destination=trip[1])
-        if answer is not None:
-            gradient = answer.hyper_gradient
         panels: tuple[Panel, ...] = ()
         if len(self.tolled_links) <= LISTED_LINKS:
             names = tuple(f"{start}-{end}" for start, end in self.tolled_links)
