@@ -13,6 +13,7 @@ from ..core.checks import check_not_negative, check_positive, check_probability
 from ..core.mdp import FloatArray, Kernel
 from ..model.objectives import DiscountedReturn, LinearCost, Sum
 from .base import BestKnown, View, shown, upper_box
+from .rows import checked_rows
 from .tabular import TabularBilevelEnv
 
 if TYPE_CHECKING:
@@ -344,28 +345,13 @@ def _kernel(slip: float) -> Kernel:
     )
 
 
-def _is_pair(pair: object) -> bool:
-    return (
-        isinstance(pair, Sequence)
-        and len(pair) == 2
-        and all(isinstance(i, Integral) and not isinstance(i, bool) for i in pair)
-    )
-
-
 def _checked_pairs(paid: object) -> tuple[tuple[int, int], ...]:
     """Return the pairs (state, action) that can be paid for, after checking them; all for None."""
     if paid is None:
         return tuple((s, a) for s in range(NUM_STATES) for a in range(len(ACTIONS)))
-    # An array of pairs is a list of them.
-    pairs = paid.tolist() if isinstance(paid, np.ndarray) else paid
-    if isinstance(pairs, str) or not isinstance(pairs, Sequence) or not all(map(_is_pair, pairs)):
-        raise ValueError(
-            f"`paid` must be a list of [state, action] pairs such as [[7, 0]], got {paid!r}"
-        )
-    if not pairs:
-        raise ValueError("`paid` must have at least one pair, got none")
+    form = "[state, action] pairs such as [[7, 0]]"
     checked: list[tuple[int, int]] = []
-    for state, action in pairs:
+    for state, action in checked_rows("paid", paid, 2, form, "pair", Integral):
         pair = (int(state), int(action))
         if not (0 <= pair[0] < NUM_STATES and 0 <= pair[1] < len(ACTIONS)):
             raise ValueError(

@@ -264,9 +264,10 @@ class BilevelLQR(LinearQuadraticEnv):
     def draw(self, view: View) -> pygame.Surface:
         """Draw x, and states and controls over time."""
         from ..rendering.canvas import HEADER_HEIGHT, THEME, draw_header, new_surface
-        from ..rendering.key import KEY_ROW, KeyEntry, draw_key
+        from ..rendering.key import KEY_ROW, KeyEntry, draw_key, gradient_signs
         from ..rendering.picture_charts import Axis, draw_bars
-        from ..rendering.vector_charts import draw_column, gradient_signs, line_style, params_chart
+        from ..rendering.strokes import line_style
+        from ..rendering.vector_charts import draw_column, params_chart
 
         names = [f"state {i + 1}" for i in range(self.model.num_states)]
         controls = [f"control {i + 1}" for i in range(self.model.num_actions)]

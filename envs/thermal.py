@@ -234,9 +234,10 @@ class BilevelThermal(LinearQuadraticEnv):
     def draw(self, view: View) -> pygame.Surface:
         """Draw the plan of the building, x, and temperatures and controls over time."""
         from ..rendering.canvas import HEADER_HEIGHT, THEME, draw_header, draw_text, new_surface
-        from ..rendering.key import KEY_ROW, KeyEntry, draw_key
+        from ..rendering.key import KEY_ROW, KeyEntry, draw_key, gradient_signs
         from ..rendering.picture_charts import Axis, draw_bars
-        from ..rendering.vector_charts import draw_column, gradient_signs, line_style, params_chart
+        from ..rendering.strokes import line_style
+        from ..rendering.vector_charts import draw_column, params_chart
 
         gradient = view.hyper_gradient
         zones = [f"zone {zone + 1}" for zone in range(ZONES)]

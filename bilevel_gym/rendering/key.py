@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -162,13 +162,14 @@ def gradient_entries(params_name: str, gradient: NDArray[np.float64]) -> tuple[K
     )
 
 
-def bar_gradient_entries(what: str) -> tuple[KeyEntry, KeyEntry]:
-    """Name the triangles below bars, whose numbers stand beside them.
+def gradient_signs(gradient: NDArray[np.float64] | None, what: str = "this") -> Iterator[KeyEntry]:
+    """Name the triangles below bars, beside which their numbers stand, if there are any.
 
     Args:
-        what: What the derivative is taken by, such as "this rate".
+        gradient: The derivatives.
+        what: What they are taken by.
     """
-    return (
-        KeyEntry(key_triangle_sprite(1), f"raise {what}", "area and number: dF/dx > 0"),
-        KeyEntry(key_triangle_sprite(-1), f"lower {what}", "area and number: dF/dx < 0"),
-    )
+    if gradient is not None:
+        for sign, word, relation in ((1, "raise", ">"), (-1, "lower", "<")):
+            note = f"area and number: dF/dx {relation} 0"
+            yield KeyEntry(key_triangle_sprite(sign), f"{word} {what}", note)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .canvas import THEME, draw_status, draw_text, new_surface
-from .key import KEY_ROW, KeyEntry, bar_gradient_entries, draw_key
+from .key import KEY_ROW, KeyEntry, draw_key, gradient_signs
 from .picture_charts import Axis, BarChart, Chart, Series, draw_bars, draw_chart, nice_limit
 from .signs import FOLLOWER, ICON_SIDE, pin_sprite
 from .strokes import LineStyle, line_style
@@ -127,8 +127,7 @@ def _chart(scene: TaxScene, household: int, row: int) -> Chart:
 
 def _key(scene: TaxScene) -> Iterator[KeyEntry]:
     """Name the signs that this scene shows."""
-    if scene.gradient is not None:
-        yield from bar_gradient_entries("this rate")
+    yield from gradient_signs(scene.gradient, "this rate")
     if scene.schedules is not None:
         yield KeyEntry(LineStyle(), "hours, revenue", "mean over the policy")
         for j in range(scene.preferences.shape[1]):

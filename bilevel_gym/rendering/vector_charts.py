@@ -5,32 +5,18 @@ Every function takes arrays; which ones a picture shows is decided by the game.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .canvas import THEME, Rectangle
-from .key import KeyEntry
 from .picture_charts import SMALLEST, Axis, BarChart, Chart, Series, draw_chart, nice_limit
-from .signs import key_triangle_sprite
-from .strokes import LineStyle
+from .strokes import line_style
 
 if TYPE_CHECKING:
     from pygame import Surface
-
-__all__ = ["draw_column", "gradient_signs", "line_style", "params_chart", "time_chart"]
-
-DASHES = (None, (9.0, 5.0), (2.0, 4.0), (12.0, 3.0))
-
-
-def line_style(number: int) -> LineStyle:
-    """Return the style of the line of an entry; colours repeat, with other dashes."""
-    colours = THEME.curves
-    return LineStyle(
-        colours[number % len(colours)], DASHES[(number + number // len(colours)) % len(DASHES)]
-    )
 
 
 def time_chart(
@@ -76,11 +62,3 @@ def params_chart(
         gradient = np.where(np.abs(gradient) < SMALLEST, 0.0, gradient)
     written = (format(value, number_format).replace("-", "−") for value in params.tolist())
     return BarChart(axis, tuple(names), params, tuple(written), gradient)
-
-
-def gradient_signs(gradient: NDArray[np.float64] | None) -> Iterator[KeyEntry]:
-    """Yield the key's entries for the derivatives below bars, none without derivatives."""
-    if gradient is not None:
-        for sign, word, relation in ((1, "raise", ">"), (-1, "lower", "<")):
-            note = f"area and number: dF/dx {relation} 0"
-            yield KeyEntry(key_triangle_sprite(sign), f"{word} this", note)
