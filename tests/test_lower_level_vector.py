@@ -396,7 +396,7 @@ def test_x_is_at_hand_and_cannot_be_written() -> None:
         ((NOISE, 2, np.zeros(4)), ValueError, ("`upper_params`", "shape (3,)", "got (4,)")),
         ((NOISE, 2, [0.0, 0.0, 9.0]), ValueError, ("`upper_params[2]`", "[-1.0, 1.0]", "got 9.0")),
         (("BilevelGridWord-v0", 2, np.zeros(3)), gym.error.NameNotFound, ("BilevelGridWord",)),
-        (("CartPole-v1", 2, np.zeros(3)), TypeError, ("bilevel game", "CartPoleEnv")),
+        (("CartPole-v1", 2, np.zeros(3)), TypeError, ("tabular game", "CartPoleEnv")),
         (("Bare-v0", 2, [0.0]), TypeError, ("tabular game", "BareGame", "SyncVectorEnv")),
     ],
 )

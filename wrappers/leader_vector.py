@@ -5,24 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium.error import ResetNeeded
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import concatenate, create_empty_array
 from numpy.typing import ArrayLike, NDArray
 
-from ..core.checks import check_at_least, unknown_name
+from ..core.checks import unknown_name
 from ..core.mdp import FloatArray
-from ..envs.tabular import TabularBilevelEnv
 from ..model.responses import ExactResponse
-from .copies import checked_mode, checked_reset_mask
+from .copies import SeatCopies, reported
 from .hyper_gradient import NOTHING_LEARNT, RESET_OPTIONS, HyperGradient, checked_keep
 
 __all__ = ["LeaderVectorEnv"]
 
 
-class LeaderVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
+class LeaderVectorEnv(SeatCopies):
     """Copies of a tabular game's leader's seat, each at an x of its own, as arrays.
 
     What `SyncVectorEnv` makes of as many `HyperGradient(gym.make(id), outer_steps=...)` (method
@@ -78,43 +76,21 @@ class LeaderVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
             TypeError: If the game is not a tabular one, or another method is asked for.
             ValueError: If an option is out of range, or a render mode is asked for.
         """
-        check_at_least("num_envs", num_envs, 1)
-        mode = checked_mode(autoreset_mode)
         if "method" in kwargs:
             raise TypeError(
                 f"`LeaderVectorEnv` answers by the method 'exact' alone, got {kwargs['method']!r}; "
                 "gymnasium.vector.SyncVectorEnv takes seats of any method"
-            )
-        if kwargs.get("render_mode") is not None:
-            raise ValueError(
-                f"`LeaderVectorEnv` has no picture, got render_mode={kwargs['render_mode']!r}; "
-                "look at a HyperGradient(gym.make(id))"
             )
         options: dict[str, Any] = {
             "solver": solver,
             "tolerance": tolerance,
             "max_iterations": max_iterations,
         }
-        env = gym.make(id, **kwargs)
-        game = env.unwrapped
-        if isinstance(game, TabularBilevelEnv):
-            seat = HyperGradient(env, outer_steps=outer_steps, **options)
-        else:
-            raise TypeError(
-                f"`LeaderVectorEnv` needs a tabular game, got {type(game).__name__}; "
-                "gymnasium.vector.SyncVectorEnv takes the leader's seat of any game"
-            )
-        self.game = game
-        self.num_envs, self.outer_steps = int(num_envs), seat.outer_steps
-        self.metadata = {"render_modes": [], "autoreset_mode": mode}
-        self.single_observation_space = seat.observation_space
-        self.single_action_space = seat.action_space
-        self.observation_space = batch_space(seat.observation_space, self.num_envs)
-        self.action_space = batch_space(seat.action_space, self.num_envs)
-        self._mode, self._options = mode, options
+        env, mode = self._tabular(id, num_envs, autoreset_mode, **kwargs)
+        seat = HyperGradient(env, outer_steps=outer_steps, **options)
+        super().__init__(seat, num_envs, mode)
+        self.outer_steps, self._options = seat.outer_steps, options
         self._responses: list[ExactResponse] = []
-        self._elapsed = np.zeros(self.num_envs, dtype=np.int64)
-        self._over = np.zeros(self.num_envs, dtype=bool)
 
     @property
     def responses(self) -> list[ExactResponse]:
@@ -123,7 +99,8 @@ class LeaderVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         Raises:
             ResetNeeded: Before the first `reset`.
         """
-        self._check_begun()
+        if not self._responses:
+            raise ResetNeeded("the copies have no answers yet; call `reset` first")
         return list(self._responses)
 
     def reset(
@@ -155,7 +132,7 @@ class LeaderVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         kept = checked_keep(options, seed)
         if kept and not self._responses:
             raise ResetNeeded(NOTHING_LEARNT)
-        mask = checked_reset_mask(options, self.num_envs, started=bool(self._responses))
+        mask = self._reset_mask(options)
         start = options.get("upper_params", self.game.initial_upper_params)
         marked = np.flatnonzero(mask).tolist()
         if _ndim(start) == len(self.game.upper_space.shape) + 1:
@@ -170,7 +147,7 @@ class LeaderVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
             answers = self._answers(xs)
         super().reset(seed=seed)
         self._responses = _replaced(self._responses or answers, mask, answers)
-        self._elapsed[mask], self._over[mask] = 0, False
+        self._elapsed[mask], self._over[mask], self._started = 0, False, True
         return self._observations(), self._infos(self._responses, mask)
 
     def step(
@@ -189,13 +166,7 @@ class LeaderVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
             ValueError: If the actions have another shape, or an x is not finite or out of bounds;
                 the message names the copy, and nothing changes.
         """
-        self._check_begun()
-        if self._mode is AutoresetMode.DISABLED and self._over.any():
-            raise ResetNeeded(
-                "`step` needs episodes under way, got ended ones in the copies "
-                f"{np.flatnonzero(self._over).tolist()}; start these again with "
-                '`reset(options={"reset_mask": truncations})`'
-            )
+        self._check_under_way()
         begins, steps = self._over, ~self._over
         answers = self._answers(
             self._checked_rows("actions", actions, steps),
@@ -207,7 +178,8 @@ class LeaderVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         rewards = np.where(steps, [response.objective for response in responses], 0.0)
         infos: dict[str, Any] = {}
         if self._mode is AutoresetMode.SAME_STEP and truncations.any():
-            infos = self._final_infos(responses, truncations)
+            seen = [self.game.observe(response) for response in responses]
+            infos = self._final(seen, truncations, self._infos(responses, truncations))
             begins = truncations
             elapsed[begins] = 0
         if begins.any():
@@ -235,31 +207,11 @@ class LeaderVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         """Return what marked copies report, with zeros for the others, as Gymnasium arranges it."""
         infos: dict[str, Any] = {}
         for key, name in ExactResponse.reported.items():
-            reported = [getattr(response, name) for response in responses]
-            if reported[0] is None:
+            values = [getattr(response, name) for response in responses]
+            if values[0] is None:
                 continue
-            values = np.array(reported)
-            values[~mask] = 0
-            infos[key], infos[f"_{key}"] = values, mask.copy()
+            infos |= reported(key, np.array(values), mask)
         return infos
-
-    def _final_infos(
-        self, responses: Sequence[ExactResponse], over: NDArray[np.bool_]
-    ) -> dict[str, Any]:
-        """Return the last observations and infos of ended copies."""
-        final_obs = np.full(self.num_envs, None, dtype=object)
-        for copy in np.flatnonzero(over).tolist():
-            final_obs[copy] = self.game.observe(responses[copy])
-        return {
-            "final_obs": final_obs,
-            "_final_obs": over.copy(),
-            "final_info": self._infos(responses, over),
-            "_final_info": over.copy(),
-        }
-
-    def _check_begun(self) -> None:
-        if not self._responses:
-            raise ResetNeeded("the copies have no answers yet; call `reset` first")
 
     def _checked_rows(
         self, name: str, values: ArrayLike, mask: NDArray[np.bool_]

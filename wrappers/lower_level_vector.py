@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.error import ResetNeeded
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
+from gymnasium.vector import AutoresetMode
 from numpy.typing import ArrayLike, NDArray
 
-from ..core.checks import check_at_least, unknown_name
+from ..core.checks import unknown_name
 from ..core.mdp import FloatArray
-from ..envs.tabular import TabularBilevelEnv
-from .copies import checked_mode, checked_reset_mask
+from .copies import SeatCopies, reported
 from .lower_level import LowerLevel, time_limit
 
 __all__ = ["LowerLevelVectorEnv"]
 
 
-class LowerLevelVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
+class LowerLevelVectorEnv(SeatCopies):
     """Copies of a tabular game's follower's seat, all under one x, as arrays.
 
     What `SyncVectorEnv` makes of as many `LowerLevel(gym.make(id), x)`, a hundred times faster:
@@ -75,39 +71,17 @@ class LowerLevelVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
             ValueError: If x, the number of copies or the mode is out of range, or a render mode is
                 asked for.
         """
-        check_at_least("num_envs", num_envs, 1)
-        mode = checked_mode(autoreset_mode)
-        if kwargs.get("render_mode") is not None:
-            raise ValueError(
-                "`LowerLevelVectorEnv` has no picture, got "
-                f"render_mode={kwargs['render_mode']!r}; look at a LowerLevel(gym.make(id), x)"
-            )
-        seat = LowerLevel(gym.make(id, **kwargs), upper_params)
-        game = seat.unwrapped
-        if not isinstance(game, TabularBilevelEnv):
-            raise TypeError(
-                f"`LowerLevelVectorEnv` needs a tabular game, got {type(game).__name__}; "
-                "gymnasium.vector.SyncVectorEnv takes the follower's seat of any game"
-            )
-        self.game = game
+        env, mode = self._tabular(id, num_envs, autoreset_mode, **kwargs)
+        seat = LowerLevel(env, upper_params)
+        super().__init__(seat, num_envs, mode)
         self.upper_params = seat.upper_params
-        self.num_envs = int(num_envs)
-        self.metadata = {"render_modes": [], "autoreset_mode": mode}
-        self.single_observation_space = seat.observation_space
-        self.single_action_space = seat.action_space
-        self.observation_space = batch_space(seat.observation_space, self.num_envs)
-        self.action_space = batch_space(seat.action_space, self.num_envs)
-        self._mode = mode
         self._time_limit = time_limit(seat)
-        self._transitions = game.transition_arrays(seat.upper_params)
+        self._transitions = self.game.transition_arrays(seat.upper_params)
         assert isinstance(seat.action_space, spaces.Discrete)
         self._num_actions = int(seat.action_space.n)
-        mask = game.action_mask
+        mask = self.game.action_mask
         self._action_mask = None if mask is None else mask.astype(np.int8)
-        self._started = False
         self._states = np.zeros(self.num_envs, dtype=np.int64)
-        self._elapsed = np.zeros(self.num_envs, dtype=np.int64)
-        self._over = np.zeros(self.num_envs, dtype=bool)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -127,7 +101,11 @@ class LowerLevelVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
             TypeError: If the mask is not an array of bool.
             ValueError: If an option is unknown, or the mask has another shape or marks none.
         """
-        mask = self._checked_reset_mask(options or {})
+        options = options or {}
+        for option in options:
+            if option != "reset_mask":
+                raise ValueError(unknown_name("reset option", option, ["reset_mask"]))
+        mask = self._reset_mask(options)
         super().reset(seed=seed)
         copies = np.flatnonzero(mask)
         self._begin(copies, self.np_random.random(copies.size))
@@ -169,14 +147,15 @@ class LowerLevelVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         infos: dict[str, Any] = {}
         if self._mode is AutoresetMode.SAME_STEP and over.any():
             ended = np.flatnonzero(over)
-            infos = self._final_infos(over, ended, upper_rewards)
+            final_info = self._state_infos(over) | reported("upper_reward", upper_rewards, over)
+            infos = self._final(self._states.tolist(), over, final_info)
             stepped = ~over
             upper_rewards = np.where(over, 0.0, upper_rewards)
             self._begin(ended, self.np_random.random(ended.size))
         else:
             self._over = over
         infos.update(self._state_infos(np.ones(self.num_envs, dtype=bool)))
-        infos.update(_reported("upper_reward", upper_rewards, stepped))
+        infos.update(reported("upper_reward", upper_rewards, stepped))
         return self._states.copy(), rewards, terminations, truncations, infos
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -195,32 +174,7 @@ class LowerLevelVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         """Return what the marked copies tell of their states."""
         if self._action_mask is None:
             return {}
-        return _reported("action_mask", self._action_mask[self._states], mask)
-
-    def _final_infos(
-        self, over: NDArray[np.bool_], ended: NDArray[np.int64], upper_rewards: FloatArray
-    ) -> dict[str, Any]:
-        """Return the last observations and infos of ended copies, as Gymnasium arranges them."""
-        final_obs = np.full(self.num_envs, None, dtype=object)
-        final_obs[ended] = self._states[ended]
-        final_info = self._state_infos(over)
-        final_info.update(_reported("upper_reward", upper_rewards, over))
-        return {
-            "final_obs": final_obs,
-            "_final_obs": over.copy(),
-            "final_info": final_info,
-            "_final_info": over.copy(),
-        }
-
-    def _check_under_way(self) -> None:
-        if not self._started:
-            raise ResetNeeded("`step` needs episodes under way; call `reset` first")
-        if self._mode is AutoresetMode.DISABLED and self._over.any():
-            raise ResetNeeded(
-                "`step` needs episodes under way, got ended ones in the copies "
-                f"{np.flatnonzero(self._over).tolist()}; start these again with "
-                '`reset(options={"reset_mask": terminations | truncations})`'
-            )
+        return reported("action_mask", self._action_mask[self._states], mask)
 
     def _checked_actions(self, actions: ArrayLike) -> NDArray[np.int64]:
         accepted = f"integers in 0..{self._num_actions - 1} of shape ({self.num_envs},)"
@@ -238,18 +192,3 @@ class LowerLevelVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
             copy = int(np.argmax((given < 0) | (given >= self._num_actions)))
             raise ValueError(f"`actions` must be {accepted}, got {given[copy]} for copy {copy}")
         return given.astype(np.int64, copy=False)
-
-    def _checked_reset_mask(self, options: dict[str, Any]) -> NDArray[np.bool_]:
-        for option in options:
-            if option != "reset_mask":
-                raise ValueError(unknown_name("reset option", option, ["reset_mask"]))
-        return checked_reset_mask(options, self.num_envs, started=self._started)
-
-
-def _reported(key: str, values: NDArray[Any], mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return an entry of infos with its mask: zeros, or no entry, where nothing is reported."""
-    if not mask.any():
-        return {}
-    if not mask.all():
-        values = np.where(mask.reshape(-1, *(1,) * (values.ndim - 1)), values, 0)
-    return {key: values, f"_{key}": mask.copy()}
