@@ -1,4 +1,4 @@
-"""The game: an environment with two players that knows nothing of learning.
+"""The game: an environment with two players, without any learning.
 
 `BilevelEnv` holds what every game has: the two players' spaces, validation of x, drawing. Games
 with a model that is known exactly are in `tabular`.
@@ -78,7 +78,7 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
     """A game between a leader, who chooses x, and a follower, who acts in an MDP shaped by x.
 
     One `step` takes both players' moves, `{"upper": x, "lower": a}`, makes one transition of the
-    follower and pays it r_x(s, a); `info["upper_reward"]` is the leader's part. Wrappers
+    follower, whose reward is r_x(s, a); `info["upper_reward"]` is the leader's part. Wrappers
     (`HyperGradient`, `LowerLevel`) turn the game into an environment for either player.
 
     A game defines `begin`, which draws the first state for `reset`, and `advance`, which makes the

@@ -1,4 +1,4 @@
-"""BC-HG: the Boltzmann covariance of the leader's and the reward gradient's worth of an action.
+"""BC-HG: the Boltzmann covariance of the Q-values of the leader and of the reward gradient.
 
 Kudo, Tanabe, Wachi, Akimoto (ICAPS 2026, arXiv 2603.14867). The follower's policy is a Boltzmann
 distribution, so that its derivative makes the response term a sum of covariances,

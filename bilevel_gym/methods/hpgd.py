@@ -1,4 +1,4 @@
-"""HPGD: tables of the leader's and the reward gradient's worth, averaged from episodes.
+"""HPGD: tables of Q-values of the leader and of the reward gradient, averaged from episodes.
 
 Thoma, Pasztor, Krause, Ramponi, Hu, "Contextual bilevel reinforcement learning for incentive
 alignment" (NeurIPS 2024, arXiv 2406.01575), hyper policy gradient descent. The response term is
@@ -65,15 +65,15 @@ class HPGD(Sampled):
         """Return HPGD's estimate of dF/dr through pi*, `[S, A]`; see `Sampled`."""
         if self._uniform:
             return self._from_uniform_starts(batch)
-        visits, worth = batch.visits(), np.zeros(batch.policy.shape)
+        visits, q_values = batch.visits(), np.zeros(batch.policy.shape)
         for block in batch.blocks:
             discounts = batch.discounts(len(block.upper_rewards))[:, None]
             returns = discounts * _returns_to_go(block.upper_rewards, batch)
-            worth += on_pairs(block, returns, batch.policy.shape) / batch.num_episodes
+            q_values += on_pairs(block, returns, batch.policy.shape) / batch.num_episodes
         seen = visits > 0.0
-        worth = np.divide(worth, visits, out=np.zeros_like(worth), where=seen)
-        worth *= visits.sum(axis=1, keepdims=True)
-        injected = _injected(renormalised(batch.policy, seen), worth, batch.temperature)
+        q_values = np.divide(q_values, visits, out=np.zeros_like(q_values), where=seen)
+        q_values *= visits.sum(axis=1, keepdims=True)
+        injected = _injected(renormalised(batch.policy, seen), q_values, batch.temperature)
         followed = followed_visits(batch.blocks, batch)
         return injected + spread(batch.blocks, injected, followed, batch), 0
 
@@ -84,17 +84,16 @@ class HPGD(Sampled):
         states, actions = (
             np.repeat(index, self._rollouts).astype(np.int32) for index in np.nonzero(available)
         )
-        worth, first, presence = np.zeros(policy.shape), 0, _presence(batch)
+        q_values, first, presence = np.zeros(policy.shape), 0, _presence(batch)
         for block in batch.sampler.episodes_from(states, actions, batch.horizon, self._rng):
             part = slice(first, first + block.num_episodes)
             rewards = block.upper_rewards[: batch.upper_horizon]
-            paid = batch.discounts(len(rewards))[:, None] * rewards
+            discounted = batch.discounts(len(rewards))[:, None] * rewards
             weights = presence[: len(rewards), states[part]]
-            np.add.at(
-                worth, (states[part], actions[part]), (weights * paid).sum(axis=0) / self._rollouts
-            )
+            sums = (weights * discounted).sum(axis=0) / self._rollouts
+            np.add.at(q_values, (states[part], actions[part]), sums)
             first, samples = part.stop, samples + block.num_steps
-        injected = _injected(policy, worth, batch.temperature)
+        injected = _injected(policy, q_values, batch.temperature)
         signed, first = injected.copy(), 0
         for block in batch.sampler.episodes_from(states, actions, batch.horizon, self._rng):
             part = slice(first, first + block.num_episodes)
@@ -105,9 +104,9 @@ class HPGD(Sampled):
         return signed, samples
 
 
-def _injected(policy: FloatArray, worth: FloatArray, temperature: float) -> FloatArray:
-    """Return d(s) pi(a|s) A_u(s, a) / tau from the leader's worth of pairs, d(s) Q_u(s, a)."""
-    return policy * (worth - (policy * worth).sum(axis=1, keepdims=True)) / temperature
+def _injected(policy: FloatArray, q_values: FloatArray, temperature: float) -> FloatArray:
+    """Return d(s) pi(a|s) A_u(s, a) / tau from d(s) Q_u(s, a)."""
+    return policy * (q_values - (policy * q_values).sum(axis=1, keepdims=True)) / temperature
 
 
 def _presence(batch: Batch) -> FloatArray:
@@ -127,7 +126,7 @@ def _presence(batch: Batch) -> FloatArray:
 
 
 def _returns_to_go(rewards: FloatArray, batch: Batch) -> FloatArray:
-    """Return what the leader is paid from each step on, discounted from there, `[T, N]`.
+    """Return the leader's return from each step on, discounted from there, `[T, N]`.
 
     With a leader's horizon, what comes after it counts nothing.
     """

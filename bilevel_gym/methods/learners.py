@@ -1,4 +1,4 @@
-"""Inner learners: where the policies that a method judges come from.
+"""Inner learners: where the policies come from that a method evaluates.
 
 | name | what it sees | how it answers |
 |---|---|---|

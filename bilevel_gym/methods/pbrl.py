@@ -67,7 +67,8 @@ MAX_HALVINGS = 40
 # Weights of states are at least this share of the largest where f has terms in log pi.
 FLOOR = 1e-12
 
-# Halvings of the interval of a multiplier, and the least logit that is told from minus infinity.
+# Halvings of the interval of a multiplier, and the least logit that is distinguished from minus
+# infinity.
 BISECTIONS, LEAST_LOGIT = 64, -1e12
 
 

@@ -16,7 +16,7 @@ bias remains is of the order of 1 / episodes.
 needs no second batch; it is what the authors' code computes, it is biased, and it vanishes where
 the reward's gradient does not depend on the action.
 
-Where the leader judges pairs of fragments (`bilevel_gym.model.preferences`), l is the
+Where the objective compares pairs of fragments (`bilevel_gym.model.preferences`), l is the
 log-likelihood of an answer, the sum over h runs along both fragments, and E[dl/dx] is the direct
 part; episodes make pairs in the order in which they are played. There the baseline is no luxury: l
 is never near zero.
@@ -169,7 +169,7 @@ def _along(block: Episodes, signals: FloatArray, batch: Batch) -> FloatArray:
     each = np.zeros(block.num_episodes)  # episodes that no group has room for count nothing
     each[: signals.size] = signals.ravel()
     along = np.where(block.alive, each, 0.0)
-    if batch.upper_horizon is not None:  # later actions have no part in what the leader judges
+    if batch.upper_horizon is not None:  # later actions have no part in the objective
         along[batch.upper_horizon :] = 0.0
     return along
 

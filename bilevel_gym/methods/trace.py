@@ -14,8 +14,8 @@ A leader's return and a gradient's return of the same episode are correlated, so
 be a function of (s, a): it comes from a critic, `bilevel_gym.methods.sampled.Critic`. A critic that
 is fitted to few episodes, the same ones at that, adds a bias that falls as 1 / episodes.
 
-Control variate. Averaging takes the luck of the last action out of the estimate; most of the
-variance comes from where earlier actions have led. With taken(s, a) the trace summed over the
+Control variate. Averaging removes the sampling noise of the last action from the estimate; most of
+the variance comes from where earlier actions have led. With taken(s, a) the trace summed over the
 actions that were taken, sum_t (gamma e_{t-1} + c_t) 1[(s_t, a_t) = (s, a)], and averaged(s, a) the
 form above, the mean of their difference is zero, and so is that of what follows from it under any
 kernel M:
@@ -23,7 +23,7 @@ kernel M:
     q_hat(s, a) = averaged(s, a) - pi(a|s) v(s),
     (I - gamma M_pi)^T v = gamma sum_sa M(.|s, a) [taken(s, a) - averaged(s, a)].
 
-Were M the true kernel, the luck of the actions would be left in which states are visited alone.
+Were M the true kernel, the only noise left would be that of which states are visited.
 M is the kernel of the frequencies seen, which costs no episode; with few of them it is wrong, and
 the mean stays for all that. For this M must know nothing of the episodes that it corrects
 (cross-fitting): each half of the episodes is corrected by what was seen in the other halves, of
@@ -73,7 +73,7 @@ class Trace(Sampled):
             all_actions: Whether to average over the actions of a visited state.
             truncation: Steps that an injection counts, its own included; None for all. 1 leaves
                 of the advantage of dr/dx its first term.
-            control_variate: Whether to subtract what follows from the luck of the actions, by the
+            control_variate: Whether to subtract the sampling noise of the actions, by the
                 frequencies of transitions seen; it belongs to the whole trace, averaged over
                 actions, and other forms go without.
             **options: See `Sampled`: episodes, horizon, inner, inner_options.
@@ -120,8 +120,8 @@ class Trace(Sampled):
             averaged, taken = self._sums(half, tables, batch)
             kernel = others.kernel()
             system = DiscountedSystem(kernel, batch.policy, batch.gamma)
-            luck, _ = system.solve(batch.gamma * kernel.flow(taken - averaged), transpose=True)
-            signed += averaged - batch.policy * luck[:, None]
+            noise, _ = system.solve(batch.gamma * kernel.flow(taken - averaged), transpose=True)
+            signed += averaged - batch.policy * noise[:, None]
         return signed / batch.num_episodes, 0
 
     def _sums(

@@ -15,7 +15,7 @@ subtracted does not depend on u_i (two points: by symmetry). What separates it f
 
 * the smoothing, O(mu^2) where F is smooth: mu must be small against the x over which the follower
   changes its mind, which shrinks with the temperature;
-* the box. Points outside of it cannot be announced, so the centre is x moved inwards, by mu (3 mu
+* the box. Points outside of it cannot be evaluated, so the centre is x moved inwards, by mu (3 mu
   for normal directions) at most in each entry that is nearer to a bound: on the sphere all points
   then lie in the box. Normal points beyond are clipped, as .3 % of the entries next to a bound are.
 

@@ -262,11 +262,11 @@ class TruncatedReturn:
         horizon = min(self.horizon, _last_step_that_counts(gamma))
         # d_t and V_{H-t-1} in row t: they meet in w.
         present, ahead = np.empty((2, horizon, len(rho)))
-        value, paid = np.zeros(len(rho)), (policy * upper_reward).sum(axis=1)
+        value, rewards = np.zeros(len(rho)), (policy * upper_reward).sum(axis=1)
         for t in range(horizon):
             present[t] = rho if t == 0 else gamma * (steps.T @ present[t - 1])
             ahead[-1 - t] = value
-            value = paid + gamma * (steps @ value)
+            value = rewards + gamma * (steps @ value)
         states, _, successors = kernel.triplets
         together = np.zeros(len(states))
         block = max(1, BUFFER // max(1, len(states)))

@@ -1,9 +1,9 @@
-"""Preferences: the leader judges pairs of fragments of what the follower does.
+"""Preferences: an objective that compares pairs of fragments of the follower's episodes.
 
 A fragment d is the first H steps of an episode (fewer, where it ends), and R(d) the sum of a reward
 along it. A judge with a reward of its own compares two independent fragments and prefers the first
-with probability sigmoid(R_true(d_1) - R_true(d_2)) (Bradley and Terry); the leader is paid the
-log-likelihood of the answer under the reward r_x that it has designed:
+with probability sigmoid(R_true(d_1) - R_true(d_2)) (Bradley and Terry); the objective is the
+expected log-likelihood of the answer under the reward r_x that it has designed:
 
     F(x) = E_{d_1, d_2 ~ pi*(x)} E_answer[ log sigmoid(+-(R_x(d_1) - R_x(d_2))) ],
 
@@ -109,21 +109,21 @@ class PreferenceLikelihood:
         self._check_shape(reward.shape)
         fragments = _Fragments.of(outcome, self.horizon)
         chances = fragments.chances
-        # The order of steps has no influence on what a fragment is worth.
+        # A fragment's return does not depend on the order of its steps.
         kinds, kind = fragments.kinds()
         true, designed = (fragments.sums(table)[kinds] for table in (self.true_reward, reward))
         likelihood, slope, spread = _expected(
             true, designed, np.bincount(kind, chances).astype(np.float64, copy=False)
         )
         likelihood, slope = likelihood[kind], slope[kind]
-        judged = fragments.gradient(2.0 * likelihood)
+        slopes = fragments.gradient(2.0 * likelihood)
         return UpperValue(
             value=float(chances @ likelihood),
-            policy=judged.policy,
+            policy=slopes.policy,
             policy_error=self._policy_error(outcome, spread),
             lower_reward=fragments.visits(2.0 * chances * slope),
-            kernel=judged.kernel,
-            initial_distribution=judged.initial_distribution,
+            kernel=slopes.kernel,
+            initial_distribution=slopes.initial_distribution,
         )
 
     def _policy_error(self, outcome: Outcome, spread: float) -> float:
@@ -220,7 +220,7 @@ class _Fragments:
         choices: What is chosen, as entries of `laws`, `[M, 2H]`.
         laws: All probabilities: of first states `[S]`, of actions `[S, A]`, of stored transitions
             `[K]`, of ends after each move `[S, M]`, and a one, for all choices after an end.
-        outcome: What there is to judge.
+        outcome: What is evaluated.
     """
 
     choices: NDArray[np.int64]
@@ -307,18 +307,18 @@ class _Fragments:
         weighted = np.broadcast_to(weights[:, None], self.choices.shape)
         return self._split(weighted)[1]
 
-    def gradient(self, worth: FloatArray) -> UpperValue:
-        """Return the derivatives of sum_d p(d) worth(d) at a fixed worth.
+    def gradient(self, values: FloatArray) -> UpperValue:
+        """Return the derivatives of sum_d p(d) values(d) at fixed values.
 
         Args:
-            worth: A number for each fragment, `[M]`.
+            values: A number for each fragment, `[M]`.
         """
         # Products of all choices but one, also where that one has probability zero.
         factors = self.laws[self.choices]
         before, after = np.ones((2, *factors.shape))
         np.cumprod(factors[:, :-1], axis=1, out=before[:, 1:])
         np.cumprod(factors[:, :0:-1], axis=1, out=after[:, -2::-1])
-        first, policy, transitions, ends = self._split(worth[:, None] * before * after)
+        first, policy, transitions, ends = self._split(values[:, None] * before * after)
         # The mass that a row lacks is what its transitions leave.
         transitions = transitions - ends[self.outcome.solution.mdp.kernel.rows]
         return UpperValue(value=0.0, policy=policy, kernel=transitions, initial_distribution=first)
