@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from bilevel_gym import HyperGradient
 from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import TabularBilevelEnv
+from bilevel_gym.model.protocols import LearntMethod
+
+from .helpers import assert_identical
 
 # A learner with next to no training: it is not the learning that is tested.
 TINY_LEARNER: dict[str, Any] = {
@@ -82,14 +87,61 @@ def walk(env: HyperGradient, count: int) -> list[Any]:
     return [env.step(np.clip(x + 0.05 * k, box.low, box.high)) for k in range(count)]
 
 
-def members_of(path: Path) -> dict[str, bytes]:
-    """Return what is in an archive."""
-    with zipfile.ZipFile(path) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
+def assert_goes_on_from_a_file(make: Callable[[], HyperGradient], folder: Path) -> None:
+    """Assert that whoever loads a method goes on bit by bit as the one that saved it."""
+    env, fresh = make(), make()
+    saved, loaded = cast(LearntMethod, env.method), cast(LearntMethod, fresh.method)
+    x, box = env.game.initial_upper_params, env.game.upper_space
+    xs = [np.clip(x + 0.05 * k, box.low, box.high) for k in range(4)]
+    env.reset(seed=4), env.step(xs[0])
+    saved.save(folder / "half way")
+    assert [path.name for path in folder.iterdir()] == ["half way.zip"]
+    expected = [env.step(x) for x in xs[1:]]
+    loaded.load(str(folder / "half way"))  # without a reset before
+    begun = fresh.reset(options={"upper_params": xs[1], "keep_learnt": True})
+    assert_identical(begun, (expected[0][0], expected[0][-1]))
+    assert_identical([fresh.step(x) for x in xs[2:]], expected[1:])
+    # The method that saved goes back there too, after it has gone elsewhere.
+    saved.load(folder / "half way.zip")
+    assert_identical([env.step(x) for x in xs[1:]], expected)
 
 
-def write_archive(path: Path, members: dict[str, bytes]) -> None:
-    """Write an archive."""
-    with zipfile.ZipFile(path, "w") as archive:
+def assert_broken_files_change_nothing(make: Callable[[], HyperGradient], folder: Path) -> None:
+    """Assert that archives with a part that is missing or damaged are refused."""
+    env, twin, other = make(), make(), make()
+    env.reset(seed=1), twin.reset(seed=1), other.reset(seed=2)
+    method = cast(LearntMethod, env.method)
+    cast(LearntMethod, other.method).save(folder / "whole")
+    with zipfile.ZipFile(folder / "whole.zip") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    path = folder / "broken.zip"
+
+    def refused(content: bytes, message: str) -> None:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"broken.zip {message}"):
+            method.load(path)
+
+    for name in members:
+        others = {key: value for key, value in members.items() if key != name}
+        refused(zipped({**others, name: b"nothing"}), "cannot be read: it is damaged")
+        if name in ("about.json", "state.json"):
+            refused(zipped(others), "is no file of a method's `save`")
+        elif name != "environment.pickle":  # without which a new episode begins
+            refused(zipped(others), f"is incomplete: it has no {name}")
+    # A bit that is wrong.
+    bad, part = (folder / "whole.zip").read_bytes(), members["learner.zip"]
+    at = bad.index(part) + len(part) // 2
+    refused(bad[:at] + bytes([bad[at] ^ 1]) + bad[at + 1 :], "cannot be read: it is damaged")
+    refused(b"no archive", "is no file of a method's `save`")
+    with pytest.raises(FileNotFoundError):
+        method.load(folder / "nothing")
+    assert_identical(walk(env, 1), walk(twin, 1))
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    """Return an archive."""
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
+    return memory.getvalue()

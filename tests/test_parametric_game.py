@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -17,7 +16,6 @@ import torch as th
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
-from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 
@@ -28,25 +26,13 @@ from bilevel_gym.learnt.critics import LeaderCritic
 from bilevel_gym.rewards import LinearReward, RewardModel, make_reward_model
 from bilevel_gym.sb3.replay import Transitions
 
-from .helpers import (
-    Env,
-    arrays_in,
-    assert_identical,
-    interior_point,
-    rollout,
-    sampled_actions,
-    spoil,
-)
+from .helpers import Env, assert_identical, interior_point, rollout, sampled_actions
+from .learnt import TINY_LEARNER
 
 
 def cart(observations: NDArray[Any], actions: NDArray[Any]) -> FloatArray:
     """Return two features of CartPole: the place, and a push to the right."""
     return np.stack([observations[:, 0], actions == 1], axis=1).astype(np.float64)
-
-
-def swing(observations: NDArray[Any], actions: NDArray[Any]) -> FloatArray:
-    """Return three features of the pendulum."""
-    return np.column_stack([observations[:, :2], actions[:, 0] ** 2]).astype(np.float64)
 
 
 def effort(observations: NDArray[Any], actions: NDArray[Any]) -> FloatArray:
@@ -81,13 +67,7 @@ TINY: dict[str, Any] = {
     "episodes": 3,
     "inner_steps": 16,
     "critic_updates": 1,
-    "inner_options": {
-        "learning_starts": 4,
-        "batch_size": 8,
-        "buffer_size": 500,
-        "policy_kwargs": {"net_arch": [8]},
-        "device": "cpu",
-    },
+    "inner_options": {**TINY_LEARNER, "learning_starts": 4},
 }
 
 
@@ -133,80 +113,7 @@ def below(env: Env) -> ParametricGame:
     return game
 
 
-def complaints(check: Callable[[Any], Any], env: Env) -> list[str]:
-    """Return the warnings of a checker, but for advice and for doubt about wrappers."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        check(env)
-    known = ("symmetric and normalized", "infinity. This is probably", "the unwrapped version")
-    texts = [str(warning.message) for warning in caught]
-    return [text for text in texts if not any(reason in text for reason in known)]
-
-
-# The contract -----------------------------------------------------------------------------------
-
-
-@every_game
-@every_seat
-def test_gymnasium_finds_nothing_to_complain_about(name: str, seat: str) -> None:
-    assert complaints(check_env, SEATS[seat](name)) == []
-
-
-@every_game
-@pytest.mark.parametrize("seat", ["follower", "leader"])
-def test_stable_baselines3_finds_nothing_to_complain_about(name: str, seat: str) -> None:
-    from stable_baselines3.common.env_checker import check_env as check_env_sb3
-
-    assert complaints(check_env_sb3, SEATS[seat](name)) == []
-
-
-@every_game
-@every_seat
-def test_two_environments_side_by_side_agree_in_every_bit(name: str, seat: str) -> None:
-    first, second = SEATS[seat](name), SEATS[seat](name)
-    assert_identical(first.reset(seed=3), second.reset(seed=3))
-    for action in sampled_actions(first, 3 if seat == "leader" else 40):
-        record = first.step(action)
-        # In turns: a generator that both share would tell them apart.
-        assert_identical(record, second.step(action))
-        if record[2] or record[3]:
-            assert_identical(first.reset(), second.reset())
-
-
-@every_game
-@every_seat
-def test_a_used_environment_reset_with_a_seed_is_as_good_as_new(name: str, seat: str) -> None:
-    used, fresh = SEATS[seat](name), SEATS[seat](name)
-    actions = sampled_actions(used, 2 if seat == "leader" else 7)
-    rollout(used, actions, seed=8)
-    assert_identical(rollout(used, actions, seed=3), rollout(fresh, actions, seed=3))
-
-
-@every_game
-@every_seat
-def test_a_reset_without_a_seed_goes_on_with_the_random_numbers(name: str, seat: str) -> None:
-    env = SEATS[seat](name)
-    first, _ = env.reset(seed=3)
-    before = copy.deepcopy(env.unwrapped.np_random.bit_generator.state)
-    second, _ = env.reset()
-    assert env.unwrapped.np_random.bit_generator.state != before
-    assert not np.array_equal(first, second)
-
-
-@every_game
-@pytest.mark.parametrize("seat", ["game", "follower"])
-def test_overwriting_what_was_returned_changes_nothing(name: str, seat: str) -> None:
-    env, twin = SEATS[seat](name), SEATS[seat](name)
-    env.reset(seed=0), twin.reset(seed=0)
-    for action in sampled_actions(env, 5):
-        record = env.step(copy.deepcopy(action))
-        assert_identical(record, twin.step(action))
-        assert spoil(record) > 0
-    records = rollout(env, sampled_actions(env, 3), seed=0)
-    given = [list(arrays_in(record)) for record in records]
-    assert not any(
-        np.shares_memory(one, other) for i in range(3) for one in given[i] for other in given[i + 1]
-    )
+# The contract of environments is that of tests.test_registry ------------------------------------
 
 
 @every_game
@@ -220,21 +127,7 @@ def test_a_specification_goes_through_json_and_makes_the_same(name: str, seat: s
     assert_identical(rollout(env, actions, seed=4), rollout(made, actions, seed=4))
 
 
-@every_game
-@pytest.mark.parametrize("seat", ["game", "follower"])
-@pytest.mark.parametrize("clone", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
-def test_a_copy_in_the_middle_of_an_episode_goes_on_as_the_original(
-    name: str, seat: str, clone: Callable[[Env], Env]
-) -> None:
-    env = SEATS[seat](name)
-    actions = sampled_actions(env, 6)
-    rollout(env, actions[:3], seed=5)
-    twin = clone(env)
-    for action in actions[3:]:
-        assert_identical(env.step(action), twin.step(action))
-
-
-# What is paid -----------------------------------------------------------------------------------
+# Rewards ----------------------------------------------------------------------------------------
 
 
 def test_the_follower_is_paid_by_x_and_the_leader_by_its_own_reward() -> None:
@@ -442,12 +335,12 @@ def test_a_module_of_pytorch_is_a_reward_model() -> None:
 
 
 class Shapeless:
-    """A reward model whose results are of wrong shapes."""
+    """A reward model whose results are of wrong shapes, or not finite."""
 
     num_params = 2
 
     def initial_params(self) -> FloatArray:
-        return np.zeros(2)
+        return np.array([0.25, 0.0])
 
     def rewards(self, upper_params: Any, observations: Any, actions: Any) -> FloatArray:
         return np.zeros((len(observations), 1))
@@ -456,16 +349,38 @@ class Shapeless:
         return np.full(2, np.inf)
 
 
-def test_functions_that_return_nonsense_are_named() -> None:
+def test_a_model_of_ones_own_is_taken_as_it_is() -> None:
+    own: RewardModel = Shapeless()
+    game = ParametricGame("CartPole-v1", own)
+    assert game.reward_model is own and game.episode_steps == 500
+    np.testing.assert_array_equal(game.initial_upper_params, [0.25, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reward_model": Shapeless()}, r"`rewards` of the reward model.*\(3,\), got \(3, 1\)"),
+        ({"reward_model": {**LINEAR, "features": f"{HERE}:wide"}}, r"`features`.*\(3, 2\).*\(3, 3"),
+        ({"reward_model": {**LINEAR, "base": f"{HERE}:column"}}, r"`base`.*\(3,\), got \(3, 1"),
+        ({"upper_reward": f"{HERE}:column"}, r"`upper_reward`.*\(3,\), got \(3, 1\)"),
+        (
+            {"upper_reward": lambda *_: np.full(3, np.nan)},
+            "`upper_reward`.*finite numbers, got nan",
+        ),
+    ],
+)
+def test_functions_that_return_nonsense_are_named(changes: dict[str, Any], message: str) -> None:
+    game = ParametricGame(**{**GAMES["cartpole"], **changes})
     seen, taken = np.zeros((3, 4)), np.zeros(3, dtype=int)
-    game = ParametricGame("CartPole-v1", Shapeless())
-    with pytest.raises(ValueError, match="`rewards` of the reward model.*\\(3,\\), got \\(3, 1\\)"):
+    with pytest.raises(ValueError, match=message):
         game.reward(np.zeros(2), seen, taken)
+        game.upper_reward(seen, taken, np.zeros(3))
+
+
+def test_a_derivative_that_is_not_finite_is_named() -> None:
+    game = ParametricGame("CartPole-v1", Shapeless())
     with pytest.raises(ValueError, match="`vjp` of the reward model.*finite numbers, got inf"):
-        game.reward_vjp(np.zeros(2), seen, taken, np.ones(3))
-    judged = ParametricGame("CartPole-v1", LINEAR, upper_reward=lambda *_: np.full(3, np.nan))
-    with pytest.raises(ValueError, match="`upper_reward` must return finite numbers, got nan"):
-        judged.upper_reward(seen, taken, np.zeros(3))
+        game.reward_vjp(np.zeros(2), np.zeros((3, 4)), np.zeros(3, dtype=int), np.ones(3))
 
 
 def test_environments_that_do_not_suit_are_refused() -> None:
@@ -496,26 +411,6 @@ def test_environments_that_do_not_suit_are_refused() -> None:
             ParametricGame("Unlimited-v0", NETWORK, env_kwargs=images, episode_steps=5)
     finally:
         del gym.registry["Unlimited-v0"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"reward_model": {**LINEAR, "features": f"{HERE}:wide"}},
-            "`features`.*\\(1, 2\\).*\\(1, 3",
-        ),
-        ({"reward_model": {**LINEAR, "base": f"{HERE}:column"}}, "`base`.*\\(1,\\), got \\(1, 1"),
-        ({"upper_reward": f"{HERE}:column"}, "`upper_reward`.*\\(1,\\), got \\(1, 1\\)"),
-    ],
-)
-def test_functions_that_return_another_shape_are_named(
-    changes: dict[str, Any], message: str
-) -> None:
-    env = ParametricGame(**{**GAMES["cartpole"], **changes})
-    env.reset(seed=0)
-    with pytest.raises(ValueError, match=message):
-        env.step({"upper": np.zeros(2), "lower": 0})
 
 
 @pytest.mark.parametrize(
@@ -571,50 +466,7 @@ def test_an_unknown_method_is_answered_with_those_of_the_game() -> None:
         HyperGradient(game_seat("cartpole"), "exact")
 
 
-def test_a_model_of_ones_own_is_taken_as_it_is() -> None:
-    class Own:
-        num_params = 1
-
-        def initial_params(self) -> FloatArray:
-            return np.array([0.25])
-
-        def rewards(self, x: FloatArray, seen: NDArray[Any], taken: NDArray[Any]) -> FloatArray:
-            return x[0] * taken.astype(np.float64)
-
-        def vjp(
-            self, x: FloatArray, seen: NDArray[Any], taken: NDArray[Any], w: FloatArray
-        ) -> FloatArray:
-            return np.array([w @ taken])
-
-    own: RewardModel = Own()
-    game = ParametricGame("CartPole-v1", own)
-    assert game.reward_model is own and game.episode_steps == 500
-    np.testing.assert_array_equal(game.initial_upper_params, [0.25])
-
-
 # Going on with what has been learnt ------------------------------------------------------------
-
-
-@every_game
-def test_a_fresh_seat_goes_on_from_a_file_without_a_reset_before(name: str, tmp_path: Any) -> None:
-    env, fresh = leader_seat(name), leader_seat(name)
-    x = [(1.0 + 0.1 * k) * below(env).initial_upper_params + 0.01 * k for k in range(4)]
-    env.reset(seed=4)
-    env.step(x[1])
-    env.method.save(tmp_path / "learnt")  # type: ignore[attr-defined]
-    expected = [env.step(x[2]), env.step(x[3])]
-    fresh.method.load(tmp_path / "learnt")  # type: ignore[attr-defined]
-    begun = fresh.reset(options={"upper_params": x[2], "keep_learnt": True})
-    assert_identical(begun, (expected[0][0], expected[0][-1]))
-    assert_identical(fresh.step(x[3]), expected[1])
-    # The very seat that saved goes back to the file too: the generator is the game's own there.
-    env.method.load(tmp_path / "learnt")  # type: ignore[attr-defined]
-    begun = env.reset(options={"upper_params": x[2], "keep_learnt": True})
-    assert_identical(begun, (expected[0][0], expected[0][-1]))
-    # All else is an ordinary reset: it forgets, and a seed determines what follows.
-    other = leader_seat(name)
-    assert_identical(fresh.reset(seed=1), other.reset(seed=1))
-    assert_identical(fresh.step(x[1]), other.step(x[1]))
 
 
 def test_a_seat_that_goes_on_shows_the_game_from_its_beginning(tmp_path: Any) -> None:
