@@ -52,15 +52,6 @@ def test_screens_come_stacked_first_and_nothing_is_transposed(played: Any) -> No
     assert seen.dtype == np.uint8 and seen.shape == (300, 4, 84, 84)
     # The oldest screen of a stack is the second one of the stack before.
     np.testing.assert_array_equal(seen[1:, :3], seen[:-1, 1:])
-    model = SoftDQN(
-        "CnnPolicy",
-        game.make_environment(),
-        temperature=0.1,
-        gamma=0.9,
-        buffer_size=10,
-        policy_kwargs={"features_extractor_kwargs": {"features_dim": 8}},
-    )
-    assert model.observation_space == SCREENS
 
 
 def test_an_episode_is_cut_and_points_reach_the_leader(played: Any) -> None:
@@ -155,8 +146,8 @@ def test_a_seed_determines_what_the_leader_is_told_while_the_follower_trains() -
         x = start[1]["upper_params"]
         answers.append([start, env.step(x + 0.01)])
         model: Any = env.method.follower.model  # type: ignore[attr-defined]
-        assert type(model) is SoftDQN
-        assert model._n_updates > 0 and model.optimize_memory_usage
+        assert type(model) is SoftDQN and model.observation_space == SCREENS
+        assert model.num_timesteps > 8 and model.optimize_memory_usage
     assert_identical(answers[0], answers[1])
     for answer in answers[0]:
         gradient = answer[-1]["hyper_gradient"]

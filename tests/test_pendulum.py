@@ -15,9 +15,7 @@ from bilevel_gym.registration import QUICK
 TASK = "BilevelPendulum-v0"
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(single_torch_thread: None) -> None:
-    """Use the fixture in every test of this module."""
+pytestmark = pytest.mark.usefixtures("single_torch_thread")
 
 
 def states(angles: Any) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +10,26 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 
-from bilevel_gym import HyperGradient
+from bilevel_gym import HyperGradient, LowerLevel
 from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import TabularBilevelEnv
 from bilevel_gym.envs.preference_pendulum import BilevelPreferencePendulum
 from bilevel_gym.episodes.fragments import Pairs, Windows
 from bilevel_gym.episodes.recorded import LearntEpisodes
 from bilevel_gym.learnt.answers import PreferenceQueue
-from bilevel_gym.learnt.critics import FragmentCritic
-from bilevel_gym.learnt.preference_methods import PreferenceSoBiRL, PreferenceTrace
-from bilevel_gym.methods import make_method
+from bilevel_gym.learnt.preference_methods import (
+    PreferenceMethod,
+    PreferenceSoBiRL,
+    PreferenceTrace,
+)
 from bilevel_gym.model.judges import BradleyTerry
 from tests.benchmarks.preferences import HORIZON, one_step, preference_game
 
 from .helpers import assert_identical
+from .learnt import assert_broken_files_change_nothing, assert_goes_on_from_a_file
 
 METHODS = ("direct", "sobirl", "trace")
 SMALL: dict[str, Any] = {"hidden": [8], "episode_steps": 20, "fragment_steps": 5}
@@ -45,7 +48,7 @@ def small_game(**options: Any) -> BilevelPreferencePendulum:
     return BilevelPreferencePendulum(**{**SMALL, **options})
 
 
-def seat(method: str = "direct", *, game: Any = None, **options: Any) -> HyperGradient:
+def seat(method: str = "direct", *, game: Any = None, **options: Any) -> Any:
     if method == "trace":
         options = {"critic_updates": 5, **options}
     return HyperGradient(game or small_game(), method=method, **{**QUICK, **options})
@@ -169,11 +172,14 @@ class Enumerated:
 
     def __init__(self, tabular: TabularBilevelEnv) -> None:
         self.tabular = tabular
-        self.answer = tabular.evaluate(tabular.initial_upper_params)
-        self.x = tabular.initial_upper_params
+        self.x = self.initial_upper_params = tabular.initial_upper_params
+        self.answer = tabular.evaluate(self.x)
         self.gamma, self.temperature = tabular.gamma, tabular.temperature
         self.fragment_steps = HORIZON
         self.observation_space, self.lower_space = spaces.Discrete(3), spaces.Discrete(2)
+
+    def make_environment(self) -> Any:
+        return LowerLevel(TimeLimit(self.tabular, 20), self.x)
 
     def reward(self, x: FloatArray, states: NDArray[Any], actions: NDArray[Any]) -> FloatArray:
         return x[2 * states + actions]
@@ -208,17 +214,18 @@ def drawn(chances: FloatArray, rng: np.random.Generator) -> NDArray[np.int64]:
     return below.sum(axis=1).astype(np.int64)
 
 
-def estimated(method: Any, game: Enumerated, pairs: int, steps: int) -> FloatArray:
+def estimated(
+    method: type[PreferenceMethod], game: Any, pairs: int, steps: int, **options: Any
+) -> FloatArray:
     """Return a method's response term from as many pairs, a baseline and a regression learnt."""
-    rng = np.random.default_rng(0)
-    method._game, method.follower, method._rng = game, game, rng
-    method.queue, judge = PreferenceQueue(10**6), BradleyTerry()
+    made, rng, judge = method(game, **QUICK, **options), np.random.default_rng(0), BradleyTerry()
+    made.follower, made.queue = game, PreferenceQueue(10**6)
     windows = game.first_fragments(pairs)
     earlier = windows.cut(game.play(2 * pairs, HORIZON, rng))
-    method.queue.add(earlier, judge(earlier, rng))
+    made.queue.add(earlier, judge(earlier, rng))
     played = game.play(2 * pairs, steps, rng)
     fresh = windows.cut(played)
-    response, _ = method.response_term(game.x, played, windows, judge(fresh, rng))
+    response, _ = made.response_term(game.x, played, windows, judge(fresh, rng))
     assert isinstance(response, np.ndarray)
     return response
 
@@ -244,18 +251,13 @@ def test_the_direct_term_is_that_of_enumeration(enumerated: Enumerated) -> None:
 
 
 def test_the_one_step_estimate_is_that_of_enumeration(enumerated: Enumerated) -> None:
-    method = make_method("sobirl", small_game(), **QUICK)
-    assert isinstance(method, PreferenceSoBiRL)
-    estimate = estimated(method, enumerated, 10_000, HORIZON)
+    estimate = estimated(PreferenceSoBiRL, enumerated, 10_000, HORIZON)
     assert_close(estimate, one_step(enumerated.tabular), 0.12)
 
 
 def test_the_trace_has_all_terms_of_the_response(enumerated: Enumerated) -> None:
-    method = make_method("trace", small_game(), **QUICK, critic_updates=800)
-    assert isinstance(method, PreferenceTrace)
-    method.critic = FragmentCritic(enumerated, 0)  # type: ignore[arg-type]
     exact = enumerated.answer.hyper_gradient - enumerated.answer.direct_gradient
-    estimate = estimated(method, enumerated, 10_000, 40)
+    estimate = estimated(PreferenceTrace, enumerated, 10_000, 40, critic_updates=800)
     assert_close(estimate, exact, 0.2)
     # Which the first term alone is further from.
     assert np.linalg.norm(one_step(enumerated.tabular) - exact) > 0.4 * np.linalg.norm(exact)
@@ -279,9 +281,8 @@ def test_the_leader_is_told_likelihood_gradient_and_costs(method: str) -> None:
         assert method == "trace" or "critic_loss" not in info
     # Two episodes of 20 steps, each time that the judge is asked.
     assert counts == [48, 8, 48, 8, 48]
-    method_of_seat: Any = env.method
-    assert method_of_seat.shown == len(method_of_seat.queue) == 4 + 3 + 3
-    likelihoods, _ = method_of_seat.queue.likelihood(env.game, x)
+    assert env.method.shown == len(env.method.queue) == 4 + 3 + 3
+    likelihoods, _ = env.method.queue.likelihood(env.game, x)
     assert objective == likelihoods.mean()
 
 
@@ -302,26 +303,12 @@ def test_a_seed_determines_everything(method: str) -> None:
 
 @every_method
 def test_who_loads_goes_on_bit_by_bit_as_who_saved(method: str, tmp_path: Path) -> None:
-    env, fresh = seat(method), seat(method)
-    x, rng = env.game.initial_upper_params, np.random.default_rng(0)
-    xs = [np.clip(x + 0.1 * rng.normal(size=x.shape), -10.0, 10.0) for _ in range(6)]
-    env.reset(seed=4)
-    for x in xs[:2]:  # after the second question, between two
-        env.step(x)
-    saved: Any = env.method
-    saved.save(tmp_path / "half way")
-    assert [path.name for path in tmp_path.iterdir()] == ["half way.zip"]
-    expected = [env.step(x) for x in xs[2:]]
-    loaded: Any = fresh.method
-    loaded.load(str(tmp_path / "half way.zip"))
-    assert loaded.shown == 7 and len(loaded.queue) == 7
-    begun = fresh.reset(options={"upper_params": xs[2], "keep_learnt": True})
-    assert_identical(begun, (expected[0][0], expected[0][-1]))
-    assert_identical([fresh.step(x) for x in xs[3:]], expected[1:])
-    assert loaded.shown == saved.shown == 13
-    # And in a method that has gone elsewhere since.
-    loaded.load(tmp_path / "half way")
-    assert_identical([fresh.step(x) for x in xs[2:]], expected)
+    assert_goes_on_from_a_file(lambda: seat(method), tmp_path)
+
+
+@every_method
+def test_an_incomplete_or_damaged_file_changes_nothing(method: str, tmp_path: Path) -> None:
+    assert_broken_files_change_nothing(lambda: seat(method), tmp_path)
 
 
 def test_a_queue_without_answers_goes_into_a_file_too(tmp_path: Path) -> None:
@@ -330,33 +317,23 @@ def test_a_queue_without_answers_goes_into_a_file_too(tmp_path: Path) -> None:
 
     env, fresh = (seat("trace", game=small_game(judge=silent)) for _ in range(2))
     env.reset(seed=0)
-    env.method.save(tmp_path / "silent")  # type: ignore[attr-defined]
-    fresh.method.load(tmp_path / "silent")  # type: ignore[attr-defined]
+    env.method.save(tmp_path / "silent")
+    fresh.method.load(tmp_path / "silent")
     seen, info = fresh.reset(options={"keep_learnt": True})
     expected, _, _, _, told = env.step(env.game.initial_upper_params)
     assert_identical((seen, info), (expected, told))
 
 
-def test_a_file_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
-    env, twin = seat("trace"), seat("trace")
-    env.reset(seed=0), twin.reset(seed=0)
+def test_a_file_of_another_method_or_game_is_refused(tmp_path: Path) -> None:
     others = {
         "method": seat("sobirl"),
         "number of parameters": seat("trace", game=small_game(hidden=[4])),
         "length of fragments": seat("trace", game=small_game(fragment_steps=4)),
     }
-    method: Any = env.method
     for name, other in others.items():
-        other.method.save(tmp_path / name)  # type: ignore[attr-defined]
+        other.method.save(tmp_path / name)
         with pytest.raises(ValueError, match=f"is of another {name}: expected"):
-            method.load(tmp_path / name)
-    method.queue.save(tmp_path / "queue.npz")
-    with pytest.raises(ValueError, match="queue.npz is no file of a method's `save`"):
-        method.load(tmp_path / "queue.npz")
-    with pytest.raises(FileNotFoundError):
-        method.load(tmp_path / "nothing")
-    x = env.game.initial_upper_params
-    assert_identical(env.step(x), twin.step(x))
+            seat("trace").method.load(tmp_path / name)
 
 
 @pytest.mark.parametrize("method", ["sobirl", "trace"])
@@ -384,8 +361,7 @@ def test_the_judge_is_asked_no_more_than_it_is_willing_to_be() -> None:
     shown = []
     for _ in range(6):
         *_, info = env.step(info["upper_params"])
-        method: Any = env.method
-        shown.append(method.shown)
+        shown.append(env.method.shown)
     assert shown == [4, 6, 6, 6, 6, 6]
     # Old fragments say nothing about how the follower reacts today.
     assert info["trust_ratio"] == 0.0 and info["inner_samples"] == 8
@@ -403,8 +379,7 @@ def test_somebody_else_may_judge_and_take_their_time() -> None:
     assert len(seen) == 1 and seen[0].observations.shape == (4, 2, 5, 3)
     _, objective, _, _, info = env.step(info["upper_params"])
     assert objective == -np.log(2.0) and not info["hyper_gradient"].any()
-    method: Any = env.method
-    method.queue.add(seen[0][:1], [1.0])
+    env.method.queue.add(seen[0][:1], [1.0])
     _, objective, _, _, info = env.step(info["upper_params"])
     assert objective != -np.log(2.0) and info["hyper_gradient"].any()
 
@@ -414,18 +389,20 @@ def first_always(pairs: Pairs, rng: np.random.Generator) -> FloatArray:
 
 
 def test_a_judge_named_in_a_spec_is_the_one_that_judges() -> None:
-    game = small_game(judge=f"{__name__}:first_always")
+    made = gym.make("BilevelPreferencePendulum-v0", **SMALL, judge=f"{__name__}:first_always")
+    assert made.spec is not None
+    json.loads(made.spec.to_json())
+    game: Any = gym.make(made.spec).unwrapped
+    assert game.judge is first_always and game.fragment_steps == 5
     env = seat(game=game)
     env.reset(seed=0)
-    method: Any = env.method
-    assert method.queue.answers.tolist() == [1.0] * 4
+    assert env.method.queue.answers.tolist() == [1.0] * 4
 
 
 def test_adam_learns_to_explain_the_answers() -> None:
     env = seat(game=small_game(reward_model="linear", rationality=0.3), first_comparisons=8)
     _, info = env.reset(seed=0)
-    method: Any = env.method
-    queue, x = method.queue, info["upper_params"]
+    queue, x = env.method.queue, info["upper_params"]
     for _ in range(60):
         x = x + 0.1 * queue.likelihood(env.game, x)[1]
     start = float(queue.likelihood(env.game, info["upper_params"])[0].mean())
@@ -501,35 +478,3 @@ def test_the_picture_shows_pendulum_and_reward() -> None:
     env.step(env.game.initial_upper_params + 0.5)
     after = env.render()
     assert before.shape == after.shape and (before != after).any()
-
-
-def test_its_spec_survives_json_with_its_arguments() -> None:
-    env = gym.make("BilevelPreferencePendulum-v0", **SMALL, judge=f"{__name__}:first_always")
-    assert env.spec is not None
-    json.loads(env.spec.to_json())
-    game: Any = gym.make(env.spec).unwrapped
-    assert game.judge is first_always and game.fragment_steps == 5
-
-
-@every_method
-def test_an_incomplete_file_is_named_and_changes_nothing(method: str, tmp_path: Path) -> None:
-    env, twin = seat(method), seat(method)
-    env.reset(seed=4), twin.reset(seed=4)
-    saved: Any = env.method
-    saved.save(tmp_path / "whole.zip")
-    with zipfile.ZipFile(tmp_path / "whole.zip") as whole:
-        members = {name: whole.read(name) for name in whole.namelist()}
-    for missing in ("queue.npz", "learner.zip"):
-        with zipfile.ZipFile(tmp_path / "part.zip", "w") as part:
-            for name, content in members.items():
-                if name != missing:
-                    part.writestr(name, content)
-        with pytest.raises(ValueError, match=f"part.zip is incomplete: it has no {missing}"):
-            saved.load(tmp_path / "part.zip")
-        with zipfile.ZipFile(tmp_path / "part.zip", "w") as part:
-            for name, content in members.items():
-                part.writestr(name, b"broken" if name == missing else content)
-        with pytest.raises(ValueError, match="part.zip cannot be read: it is damaged"):
-            saved.load(tmp_path / "part.zip")
-    x = env.game.initial_upper_params
-    assert_identical(env.step(x), twin.step(x))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from copy import deepcopy
 from pathlib import Path
@@ -10,21 +11,24 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
+from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from bilevel_gym import LowerLevel, LowerLevelVectorEnv
 from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import TabularBilevelEnv
 from bilevel_gym.sb3 import RelabellingReplayBuffer, SoftDQN, SoftSAC, as_vec_env
+from bilevel_gym.sb3.soft_dqn import SoftQPolicy
 
 from .helpers import Env, array_game, assert_identical
 
-
-@pytest.fixture(autouse=True)
-def _one_thread(single_torch_thread: None) -> None:
-    """Use the fixture in every test of this module."""
+pytestmark = pytest.mark.usefixtures("single_torch_thread")
 
 
 def chain(**options: Any) -> TabularBilevelEnv:
@@ -192,8 +196,6 @@ def test_actions_are_drawn_from_the_boltzmann_policy_and_explore_only_in_trainin
 
 
 def test_each_environment_explores_by_itself() -> None:
-    from stable_baselines3.common.vec_env import DummyVecEnv
-
     model = small_dqn(DummyVecEnv([seat] * 8), exploration_final_eps=0.5, train_freq=1)
     model.learn(400)
     model.temperature = model.q_net.temperature = 1e-6
@@ -391,8 +393,6 @@ def in_chunks(model: Any, chunks: list[int], between: Any = None) -> Any:
 
 def disturb(model: Any) -> None:
     """Do what leaders do between two calls: predict, and draw random numbers of their own."""
-    import torch as th
-
     model.predict(model._last_obs)
     np.random.random(7)
     th.rand(5)
@@ -402,8 +402,6 @@ def disturb(model: Any) -> None:
 @every_learner
 @pytest.mark.parametrize("schedule", [None, "linear"])
 def test_several_calls_are_one_bit_for_bit(make: Any, schedule: str | None) -> None:
-    from stable_baselines3.common.utils import LinearSchedule
-
     options: dict[str, Any] = {"schedule_steps": 160}
     if schedule is not None:
         options["learning_rate"] = LinearSchedule(3e-3, 1e-5, 0.9)
@@ -451,13 +449,11 @@ def test_by_default_a_new_episode_begins_that_is_no_repetition(tmp_path: Path) -
     assert not np.array_equal(tales[0][200:], tales[0][:100])
 
 
-def test_streams_are_written_and_read(tmp_path: Path) -> None:
-    model = small_dqn().learn(100)
-    with (tmp_path / "stream").open("wb") as file:
-        model.save(file)
-    with (tmp_path / "stream").open("rb") as file:
-        loaded = SoftDQN.load(file, device="cpu")
-    assert_identical(state_of(loaded), state_of(model))
+def test_streams_are_written_and_read() -> None:
+    model, stream = small_dqn().learn(100), io.BytesIO()
+    model.save(stream)
+    stream.seek(0)
+    assert_identical(state_of(SoftDQN.load(stream, device="cpu")), state_of(model))
 
 
 @every_learner
@@ -494,8 +490,6 @@ def test_a_failed_save_leaves_the_file_as_it_was(
 
 
 def test_a_buffer_of_another_number_of_environments_does_not_fit(tmp_path: Path) -> None:
-    from stable_baselines3.common.vec_env import DummyVecEnv
-
     model = small_dqn().learn(60)
     model.save(tmp_path / "whole")
     model.save(tmp_path / "light", exclude=["replay_buffer"])
@@ -523,8 +517,6 @@ def test_schedules_stand_where_all_steps_together_say() -> None:
 
 
 def test_learning_leaves_the_random_numbers_of_others_alone() -> None:
-    import torch as th
-
     model = small_dqn()
     np.random.seed(5), th.manual_seed(5)
     numpys, torchs = np.random.get_state(), th.get_rng_state()
@@ -542,9 +534,6 @@ def test_learning_leaves_the_random_numbers_of_others_alone() -> None:
 def test_callbacks_checkpoints_and_logs_of_the_library_work(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
-    from stable_baselines3.common.monitor import Monitor
-
     accumulator: Any = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     model = small_dqn(tensorboard_log=str(tmp_path / "logs"))
     saves = CheckpointCallback(100, str(tmp_path / "saves"))
@@ -570,8 +559,6 @@ def test_callbacks_checkpoints_and_logs_of_the_library_work(
 
 
 def test_a_policy_is_saved_by_itself(tmp_path: Path) -> None:
-    from bilevel_gym.sb3.soft_dqn import SoftQPolicy
-
     model = small_dqn(policy_kwargs={"net_arch": [8], "n_critics": 3}).learn(60)
     model.policy.save(str(tmp_path / "policy"))
     policy = SoftQPolicy.load(str(tmp_path / "policy"), device="cpu")
@@ -629,21 +616,26 @@ def test_bad_options_are_named(
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "error", "message"),
     [
-        ({"exploration_final_eps": 1.5}, r"`exploration_final_eps` must lie in \[0, 1\]"),
-        ({"exploration_fraction": 0.0}, "`exploration_fraction` must be positive"),
-        ({"policy_kwargs": {"n_critics": 0}}, "`n_critics` must be an integer of at least 1"),
+        (
+            {"exploration_final_eps": 1.5},
+            ValueError,
+            r"`exploration_final_eps` must lie in \[0, 1\]",
+        ),
+        ({"exploration_fraction": 0.0}, ValueError, "`exploration_fraction` must be positive"),
+        ({"policy_kwargs": {"n_critics": 0}}, ValueError, "`n_critics` must be an integer of at"),
+        ({"target_update_interval": 2}, TypeError, "'target_update_interval'"),
     ],
 )
-def test_bad_options_of_exploration_are_named(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_bad_options_of_soft_dqn_are_named(
+    options: dict[str, Any], error: Any, message: str
+) -> None:
+    with pytest.raises(error, match=message):
         small_dqn(**options)
 
 
 def test_environments_that_do_not_suit_are_refused_with_a_reason() -> None:
-    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-
     normalized = VecNormalize(DummyVecEnv([Aim]))
     with pytest.raises(ValueError, match="VecNormalize.*drift"):
         small_sac(normalized)
