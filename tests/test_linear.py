@@ -18,7 +18,7 @@ from bilevel_gym.core.mdp import Kernel, TabularMDP
 from bilevel_gym.core.soft import SoftSolution, solve_soft_mdp
 from bilevel_gym.core.solvers import Dense
 from bilevel_gym.envs import BilevelGridWorld
-from bilevel_gym.model.objectives import DiscountedReturn, Outcome
+from bilevel_gym.model.objectives import DiscountedReturn, Outcome, PolicyCost
 from bilevel_gym.testing import check_hyper_gradient
 
 from .models import answer_to, judged, random_mdp
@@ -140,6 +140,18 @@ def test_poor_factors_are_replaced_not_trusted(monkeypatch: pytest.MonkeyPatch) 
     assert len(made) == 1
     assert residual <= 1e-12
     np.testing.assert_allclose(solved, np.linalg.solve(system.matrix, np.ones(8)), rtol=1e-12)
+
+
+def test_steps_that_make_things_worse_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Spoilt(Dense):
+        def solve(self, factors: Any, rhs: Any, *how: Any) -> Any:
+            size = np.abs(rhs).max()
+            return super().solve(factors, rhs, *how) * (-1e6 if size < 1e-11 else 0.999)
+
+    monkeypatch.setitem(SOLVERS, "dense", Spoilt())
+    solution = solve_soft_mdp(random_mdp(0), solver="dense")
+    assert solution.converged and solution.residual < 1e-11 and solution.iterations < 20
+    assert solution.system.solve(np.ones(8))[1] < 1e-11
 
 
 class TestBreakdown:
@@ -356,8 +368,8 @@ def test_the_error_bounds_are_those_of_their_derivation(solver: str) -> None:
     for seed in range(3):
         mdp = random_mdp(seed, num_states=12, temperature=0.3, masked=seed == 1)
         solution = solve_soft_mdp(mdp, solver=solver, tolerance=1e-4)
-        eps, tau, gamma, policy = 2.0**-52, mdp.temperature, mdp.gamma, solution.policy
-        rounding = 8 * eps * max(1.0, np.abs(solution.soft_value).max())
+        tau, gamma, policy = mdp.temperature, mdp.gamma, solution.policy
+        rounding = 8 * 2.0**-52 * max(1.0, np.abs(solution.soft_value).max())
         of_value = (solution.residual + rounding) / (1 - gamma)
         assert solution.value_error_bound == pytest.approx(of_value)
         kappa = np.expm1(2 * gamma * of_value / tau)
@@ -379,15 +391,35 @@ def test_the_error_bounds_are_those_of_their_derivation(solver: str) -> None:
             slope_error += (visits.sum() + off_visits) * upper_gamma * off_value
             assert upper.policy_error == pytest.approx(slope_error, rel=1e-4)
 
-            answer = answer_to(solution, upper)
-            weighted = policy * upper.policy
-            centred = (weighted - policy * weighted.sum(axis=1, keepdims=True)) / tau
-            size = np.abs(answer.adjoint).sum()
-            of_centred = 2 * kappa * np.abs(centred).sum() + 2 * (1 + kappa) * slope_error / tau
-            of_centred += 8 * eps * np.abs(weighted).sum() / tau
-            of_system = (gamma * of_centred + answer.residual + gamma * kappa * size) / (1 - gamma)
-            bound = of_centred + of_system + kappa * size
-            assert answer.error_bound == pytest.approx(bound, rel=1e-4)
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("solver", ["dense", "krylov", "compiled"])
+@pytest.mark.parametrize("tolerance", [1e-4, None])
+def test_the_bound_of_the_gradient_counts_every_term(solver: str, tolerance: float | None) -> None:
+    mdp, off = random_mdp(0, num_states=12, temperature=0.3), 1e-9
+    solution = solve_soft_mdp(mdp, solver=solver, tolerance=tolerance)
+    tau, gamma, policy, kappa = 0.3, mdp.gamma, solution.policy, solution.policy_error_bound
+    slopes = np.random.default_rng(0).normal(size=(2, 12, 3))
+    for in_policy, in_log in ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0)):
+        slope, log_slope = in_policy * slopes[0], in_log * slopes[1]
+        answer = response_gradient(
+            solution,
+            slope if in_policy else None,
+            log_policy_gradient=log_slope if in_log else None,
+            policy_gradient_error=off,
+        )
+        score = policy * slope + log_slope
+        centred = (score - policy * score.sum(axis=1, keepdims=True)) / tau
+        size = np.abs(answer.adjoint).sum()
+        of_centred = 2 * kappa * np.abs(centred).sum() + 2 * (1 + kappa) * off / tau
+        of_centred += (
+            8 * 2.0**-52 * policy * np.abs(slope) + kappa * np.abs(log_slope)
+        ).sum() / tau
+        of_system = (gamma * of_centred + answer.residual + gamma * kappa * size) / (1 - gamma)
+        bound = of_centred + of_system + kappa * size
+        assert answer.error_bound == pytest.approx(bound, rel=1e-8, abs=0)
+    cost = judged(PolicyCost(0.3), solution, slope, np.full(12, 1 / 12))
+    assert cost.policy_error == pytest.approx(0.6 * kappa * (policy * policy).sum())
 
 
 def test_residuals_of_systems_enter_the_error_bounds() -> None:

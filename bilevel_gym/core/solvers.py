@@ -474,8 +474,6 @@ def _bicgstab(
     from scipy.sparse.linalg import bicgstab
 
     size = float(np.abs(rhs).max())
-    if size == 0.0:
-        return np.zeros_like(rhs)
     # SciPy's test for a breakdown is absolute, so the right-hand side is brought to order one.
     rhs, rtol = rhs / size, max(reduction, 4.0 * EPS)
     solution, info = bicgstab(matrix, rhs, rtol=rtol, maxiter=KRYLOV_ITERATIONS, M=preconditioner)
