@@ -119,12 +119,9 @@ class Sprite(NamedTuple):
 
 
 def make_sprite(size: int, edge: Colour, paint: Callable[[Surface], None]) -> Sprite:
-    """Paint a smooth-edged sprite in a square.
+    """Return what `paint` draws on a square `SUPERSAMPLING` times as large, shrunk and cropped.
 
-    Args:
-        size: Side of the square in pixels.
-        edge: Colour of the outer edge of what is painted; the edge pixels fade into it.
-        paint: Draws on a square surface with `SUPERSAMPLING` times that side.
+    Its edge pixels fade into the colour `edge`.
     """
     pygame = import_pygame()
     large = pygame.Surface((size * SUPERSAMPLING, size * SUPERSAMPLING), pygame.SRCALPHA)

@@ -63,8 +63,8 @@ def draw_comparison(
 
     Args:
         scene: Both maps; derivatives stand in the table instead.
-        headings: Of the left and the right map; the first one for which there is room.
-        letters: Letter of each free cell `[H, W]`, the same on both maps.
+        headings: Of the left and the right map; the first one that fits.
+        letters: Letter of each free cell of either map `[H, W]`.
         weights: The table.
     """
     pygame = import_pygame()

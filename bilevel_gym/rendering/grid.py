@@ -206,12 +206,7 @@ class GridLayout:
 
 @lru_cache(maxsize=64)
 def grid_layout(shape: tuple[int, int], *, with_curves: bool = False) -> GridLayout:
-    """Lay out the picture of a map.
-
-    Args:
-        shape: Rows and columns.
-        with_curves: Whether to leave room for plots on the right.
-    """
+    """Lay out the picture of a map of (rows, columns), perhaps with room for plots on the right."""
     rows, columns = _map_shape(shape)
     cell: float = min(MAX_CELL, MAP_SIDE / max(rows, columns))
     cell = int(cell) if cell >= 1 else cell
@@ -347,12 +342,7 @@ def _sized(
 ) -> Iterator[Blit]:
     """Place a sign in each free cell with its area as the value `[H, W]`.
 
-    Args:
-        layout: Where the cells are.
-        scene: Where the walls are.
-        values: Numbers of the cells.
-        share: Share of a cell's side that the largest sign has.
-        sprite: Returns the sign for cells of a side, and a size.
+    The largest one takes a `share` of the cell's side; `sprite` returns that of a side and a size.
     """
     cell = int(layout.cell)
     values = np.where(scene.cells == WALL, 0.0, values)

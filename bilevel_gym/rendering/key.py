@@ -145,12 +145,7 @@ def occupancy_entry(sign: Sprite, occupancy: NDArray[np.float64]) -> KeyEntry:
 
 
 def gradient_entries(params_name: str, gradient: NDArray[np.float64]) -> tuple[KeyEntry, KeyEntry]:
-    """Name the triangles of a hyper-gradient and say how large the largest ones are.
-
-    Args:
-        params_name: What the derivative is taken by.
-        gradient: Array of any shape, finite.
-    """
+    """Name the triangles of a hyper-gradient, of any shape, and say how large the largest ones are."""
     up, down = (abs(float(end)) for end in (gradient.max(initial=0.0), gradient.min(initial=0.0)))
     notes = (
         f"dF/dx up to +{up:.2g}" if up else "no such dF/dx here",
@@ -163,12 +158,7 @@ def gradient_entries(params_name: str, gradient: NDArray[np.float64]) -> tuple[K
 
 
 def gradient_signs(gradient: NDArray[np.float64] | None, what: str = "this") -> Iterator[KeyEntry]:
-    """Name the triangles below bars, beside which their numbers stand, if there are any.
-
-    Args:
-        gradient: The derivatives.
-        what: What they are taken by.
-    """
+    """Name the triangles below bars, beside which their numbers stand, if there are any."""
     if gradient is not None:
         for sign, word, relation in ((1, "raise", ">"), (-1, "lower", "<")):
             note = f"area and number: dF/dx {relation} 0"

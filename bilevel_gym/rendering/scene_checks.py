@@ -19,14 +19,9 @@ def check_array(
     missing: NDArray[np.bool_] | None = None,
     accepted: str = "finite",
 ) -> None:
-    """Check the shape of an array and that its values are finite.
+    """Check the shape of an array, and that its values are finite but where they may be `missing`.
 
-    Args:
-        name: What the message calls the array.
-        values: The array.
-        shape: Its shape.
-        missing: Where values need not be finite, of a shape that can be broadcast.
-        accepted: What the message asks for.
+    `missing` can be broadcast to that shape; `accepted` is what the message asks for.
     """
     if np.shape(values) != shape:
         raise ValueError(f"`{name}` must have shape {shape}, got {np.shape(values)}")

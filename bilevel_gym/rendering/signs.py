@@ -58,15 +58,12 @@ Point = tuple[float, float]
 def size_levels(
     values: NDArray[np.float64], largest: float, diameter: float = math.inf
 ) -> NDArray[np.int64]:
-    """Return signed sizes −`LEVELS`..`LEVELS` whose squares are as the values.
+    """Return signed sizes −`LEVELS`..`LEVELS`, `[...]`, whose squares are as the values; 0 for NaN.
 
     Args:
-        values: Array of any shape `[...]`; NaN has size 0.
+        values: Array of any shape `[...]`.
         largest: Magnitude of the value that has the largest size; 0 leaves all without a sign.
         diameter: Pixels of the largest sign; sizes of fewer than `MIN_SIGN` pixels become 0.
-
-    Returns:
-        Sizes `[...]`.
     """
     share = np.nan_to_num(values) / largest if largest > 0.0 else np.zeros(np.shape(values))
     levels = np.rint(np.sign(share) * np.sqrt(np.abs(share)) * LEVELS).astype(np.int64)
