@@ -1,4 +1,4 @@
-"""BilevelInverseRL-v0: the rewards that explain how somebody walks."""
+"""BilevelInverseRL-v0: rewards inferred from demonstrations."""
 
 from __future__ import annotations
 
@@ -284,7 +284,7 @@ class BilevelInverseRL(GridBilevelEnv):
 
         In the right one colours are the true reward, arrows the true policy and discs the visits.
         Where the truth is not known, there are no colours, and the arrows are how often each
-        action was taken, all alike where nobody was.
+        action was taken, all alike where no demonstration was.
         """
         answer, changes = view.tabular, {}
         believed, true = self.features @ view.upper_params, np.zeros(len(self.features))

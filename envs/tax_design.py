@@ -141,7 +141,7 @@ class BilevelTaxDesign(TabularBilevelEnv):
     |---|---|---|
     | L-BFGS-B on the hyper-gradient | 54.784836 | tax income, leave goods alone |
     | 200 hyper-gradient steps of length .05 falling to 0 | 54.748215 | the valley is flat |
-    | the same along the direct gradient | .174677 | all taxes at their limit: nobody works |
+    | the same along the direct gradient | .174677 | all taxes at their limit: no work |
     | L-BFGS-B on the direct gradient | 54.296828 | its line search sees values, and gives up |
 
     The direct gradient is positive in every entry along its steps: it raises taxes until all are at
@@ -254,21 +254,18 @@ class BilevelTaxDesign(TabularBilevelEnv):
         limits = [float(values.max()) for values in (self.hours, self.spending, revenue)]
         largest_share = 1.0
         if answer is not None:
-            paid = answer.policy @ revenue
+            taxes = answer.policy @ revenue
             # Each type of household is met equally often.
             share = households * answer.occupancy
-            limits[2], largest_share = float(paid.max()), float(share.max())
-            hours, spent, paid, share = (
-                values.reshape(households, size, -1)
-                for values in (
-                    answer.policy @ self.hours,
-                    answer.policy @ self.spending,
-                    paid,
-                    share,
-                )
+            limits[2], largest_share = float(taxes.max()), float(share.max())
+            status += (("mean tax revenue", shown(float(answer.occupancy @ taxes))),)
+            hours, spent = answer.policy @ self.hours, answer.policy @ self.spending
+            schedules = (
+                hours.reshape(households, size, 1),
+                spent.reshape(households, size, -1),
+                taxes.reshape(households, size, 1),
+                share.reshape(households, size, 1),
             )
-            schedules = (hours, spent, paid, share)
-            status += (("mean tax revenue", shown(float(answer.occupancy @ paid.ravel()))),)
         if view.state is not None:
             follower = divmod(view.state, size)
             status += (("assets", f"{self.assets[follower[1]]:g}"),)
@@ -364,7 +361,7 @@ def asset_utility(assets: FloatArray) -> FloatArray:
 
 
 def goods_utility(spending: FloatArray, vat: FloatArray, preferences: FloatArray) -> FloatArray:
-    """Return what the goods are worth together to each type of household, `[C, A]`.
+    """Return the utility of the goods together to each type of household, `[C, A]`.
 
     That is prod_j (spending_j / (1 + vat_j))^preference_j. Its derivative by the tax on a good is
     -preference / (1 + vat) times itself, also where it is zero.

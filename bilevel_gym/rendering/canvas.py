@@ -176,7 +176,7 @@ def diverging_colours(values: ArrayLike, limit: float, *, power: float = 1.0) ->
 def colour_limit(values: ArrayLike, whole: float = 1.0, *, least: float = _LIMITS[0]) -> float:
     """Return the end of a colour scale: `whole`, or a share of it that no value exceeds.
 
-    A leader that pays a little uses a tenth of its box; on the scale of the whole box its picture
+    A leader often uses a tenth of its box; on the scale of the whole box its picture
     would look empty. The share is the least of a few, so that the scale hardly changes as x does.
 
     Args:

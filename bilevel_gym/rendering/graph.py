@@ -1,7 +1,7 @@
 """Pictures of games on graphs: states as circles, moves as arrows, and small bar charts.
 
 Left stands the graph, right of it the colour scale and a key that names every sign in words, and,
-if there are any, panels of bars. What the leader pays on an edge is its colour; the follower's
+if there are any, panels of bars. The value of an edge is its colour; the follower's
 flow is its width, occupancy and hyper-gradient are shapes, so that the picture can be read in
 greyscale. Edges with a value have a dark outline, those without are plain grey.
 """

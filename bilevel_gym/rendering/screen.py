@@ -95,7 +95,7 @@ class Screen:
             self._film.add(frame(surface))
 
     def events(self) -> list[Event]:
-        """Return what the user did since the last call; nobody does anything in a film."""
+        """Return what the user did since the last call; nothing in a film."""
         return self._window.events()
 
     def linger(self) -> None:
@@ -105,7 +105,7 @@ class Screen:
 
 
 def _require_display() -> None:
-    """Raise a `NoDisplayError` where nobody would see a window."""
+    """Raise a `NoDisplayError` where a window would not be seen."""
     pygame = import_pygame()
     try:
         pygame.display.init()

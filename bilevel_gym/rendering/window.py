@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MAX_PENDING_EVENTS = 1000
 
-# Drivers on which SDL falls back without a word; whatever is drawn on them nobody sees.
+# Drivers on which SDL falls back silently, and which show nothing.
 UNSEEN_DRIVERS = ("dummy", "offscreen")
 
 
@@ -64,7 +64,7 @@ class Window:
         size = surface.get_size()
         if not self.is_open or pygame.display.get_surface().get_size() != size:
             pygame.display.init()
-            self._warn_if_nobody_sees(pygame.display.get_driver())
+            self._warn_if_invisible(pygame.display.get_driver())
             pygame.display.set_mode(size)
             pygame.display.set_caption(self.title)
             Window._current = self
@@ -90,7 +90,7 @@ class Window:
             import_pygame().display.quit()
             Window._current = None
 
-    def _warn_if_nobody_sees(self, driver: str) -> None:
+    def _warn_if_invisible(self, driver: str) -> None:
         # Whoever chose the driver knows; SDL falls back on these without a word.
         if driver in UNSEEN_DRIVERS and "SDL_VIDEODRIVER" not in os.environ:
             warnings.warn(
