@@ -145,7 +145,7 @@ def occupancy_entry(sign: Sprite, occupancy: NDArray[np.float64]) -> KeyEntry:
 
 
 def gradient_entries(params_name: str, gradient: NDArray[np.float64]) -> tuple[KeyEntry, KeyEntry]:
-    """Name the triangles of a hyper-gradient, of any shape, and say how large the largest ones are."""
+    """Name the triangles of a hyper-gradient of any shape, and say how large the largest are."""
     up, down = (abs(float(end)) for end in (gradient.max(initial=0.0), gradient.min(initial=0.0)))
     notes = (
         f"dF/dx up to +{up:.2g}" if up else "no such dF/dx here",
