@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from bilevel_gym.optimizers import (
 )
 from bilevel_gym.registration import Task
 from bilevel_gym.sb3 import HyperGradientAscent, UpperParamsPolicy, as_vec_env
+from bilevel_gym.wrappers import exact_objective
 
 from .helpers import EXACT_TASKS, game_below, leader_seat
 
@@ -90,14 +92,24 @@ def predicted(model: Any) -> FloatArray:
 LOW, HIGH = -np.ones(TARGET.shape), np.ones(TARGET.shape)
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_it_climbs_as_the_optimizer_of_the_same_name_bit_for_bit(rule: str) -> None:
+ADAM = {"beta1": 0.5, "beta2": 0.9, "epsilon": 1e-4, "max_gradient_norm": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("rule", "common", "options"),
+    [
+        *((rule, {}, {}) for rule in RULES),
+        ("adam", {"learning_rate": 0.02, "schedule": "inverse-sqrt"}, ADAM),
+    ],
+)
+def test_it_climbs_as_the_optimizer_of_the_same_name_bit_for_bit(
+    rule: str, common: dict[str, Any], options: dict[str, Any]
+) -> None:
     env = Hill()
-    model = leader(env, optimizer=rule).learn(41)
+    model = leader(env, optimizer=rule, optimizer_options=options, **common).learn(41)
     seen: list[Iterate] = []
-    alone = OPTIMIZERS[rule](
-        hill, np.zeros(TARGET.shape), LOW, HIGH, steps=40, callback=seen.append
-    )
+    run = partial(OPTIMIZERS[rule], steps=40, callback=seen.append, **common, **options)
+    alone = run(hill, np.zeros(TARGET.shape), LOW, HIGH)
     # Episodes of seven steps have ended and begun on the way.
     np.testing.assert_array_equal(env.announced, [iterate.upper_params for iterate in seen])
     found = model.optimum
@@ -105,31 +117,6 @@ def test_it_climbs_as_the_optimizer_of_the_same_name_bit_for_bit(rule: str) -> N
     assert found.evaluations == alone.evaluations == model.num_timesteps == 41
     np.testing.assert_array_equal(found.best.gradient, alone.best.gradient)
     np.testing.assert_array_equal(predicted(model), alone.best.upper_params)
-
-
-def test_options_reach_the_rule_and_the_schedule() -> None:
-    env = Hill()
-    options = {"beta1": 0.5, "beta2": 0.9, "epsilon": 1e-4, "max_gradient_norm": 0.3}
-    leader(
-        env,
-        optimizer="adam",
-        learning_rate=0.02,
-        optimizer_options=options,
-        schedule="inverse-sqrt",
-    ).learn(21)
-    seen: list[Iterate] = []
-    OPTIMIZERS["adam"](
-        hill,
-        np.zeros(TARGET.shape),
-        LOW,
-        HIGH,
-        steps=20,
-        learning_rate=0.02,
-        schedule="inverse-sqrt",
-        callback=seen.append,
-        **options,
-    )
-    np.testing.assert_array_equal(env.announced, [iterate.upper_params for iterate in seen])
 
 
 def test_the_library_s_schedules_are_taken() -> None:
@@ -410,25 +397,19 @@ def test_a_step_costs_little_beside_the_answer() -> None:
 
 def test_plain_loops_agree_to_rounding_of_the_solver() -> None:
     env = gym.make(GRID, **SMALL)
-    model = leader(env).learn(61)
-    game: Any = env.unwrapped
-
-    def objective(x: FloatArray) -> tuple[float, FloatArray]:
-        answer = game.evaluate(x)
-        return answer.objective, answer.hyper_gradient
-
-    low, high = (np.asarray(b, np.float64) for b in (game.upper_space.low, game.upper_space.high))
+    reached = leader(env).learn(61)
+    model = game_below(env).model
     xs: list[FloatArray] = []
     alone = normalized_ascent(
-        objective,
-        game.initial_upper_params,
-        low,
-        high,
+        exact_objective(model),
+        model.initial_upper_params,
+        model.low,
+        model.high,
         steps=60,
         callback=lambda iterate: xs.append(iterate.upper_params),
     )
-    assert model.optimum.best.value == pytest.approx(alone.best.value, rel=1e-6)
-    np.testing.assert_allclose(model.climbs.all[0].x, xs[-1], atol=1e-6)
+    assert reached.optimum.best.value == pytest.approx(alone.best.value, rel=1e-6)
+    np.testing.assert_allclose(reached.climbs.all[0].x, xs[-1], atol=1e-6)
 
 
 # Bad input ---------------------------------------------------------------------------------------

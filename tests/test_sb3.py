@@ -59,8 +59,8 @@ def test_a_black_box_leader_trains_on_the_environment_exactly_as_it_is_made(
     task: Task, algorithm: str, options: dict[str, Any]
 ) -> None:
     env = leader_seat(task)
-    model = learned(algorithm, env, 256, **options)
-    assert model.num_timesteps >= 256
+    model = learned(algorithm, env, 128, **options)
+    assert model.num_timesteps >= 128
     # Episodes of a hundred steps each were seen by the Monitor that the library puts on top.
     assert {round(episode["l"]) for episode in model.ep_info_buffer} == {100}
     observation, _ = env.reset(seed=0)
@@ -82,13 +82,16 @@ def test_a_follower_trains_on_the_environment_exactly_as_it_is_made(
 ) -> None:
     env = follower_seat(task)
     if algorithm == "DQN" and not isinstance(env.action_space, gym.spaces.Discrete):
-        algorithm = "SAC"  # the same, for actions that are vectors
-    model = learned(algorithm, env, 512, **options)
-    assert model.num_timesteps >= 512
+        # The same, for actions that are vectors.
+        algorithm, options = "SAC", {**options, "train_freq": 4}
+    model = learned(algorithm, env, 256, **options)
+    assert model.num_timesteps >= 256
     state, _ = env.reset(seed=0)
     for _ in range(5):
         action, _ = model.predict(state, deterministic=True)
-        state, *_ = env.step(action)
+        state, _, terminated, truncated, _ = env.step(action)
+        if terminated or truncated:
+            break
 
 
 @every_task
@@ -158,7 +161,7 @@ def test_a_black_box_leader_finds_the_optimum_of_a_small_game() -> None:
         outer_steps=1,
     )
     model = learned(
-        "PPO", env, 3000, n_steps=64, batch_size=64, n_epochs=10, learning_rate=0.01, gamma=0.0
+        "PPO", env, 1280, n_steps=64, batch_size=64, n_epochs=10, learning_rate=0.02, gamma=0.0
     )
     observation, _ = env.reset(seed=0)
     x, _ = model.predict(observation, deterministic=True)
@@ -326,8 +329,9 @@ def loaded_modules(code: str) -> set[str]:
     """Run code in a fresh interpreter and return the modules that it has loaded."""
     script = textwrap.dedent(code) + "\nimport sys; print(*sys.modules)"
     finished = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
     )
+    assert finished.returncode == 0, finished.stderr
     return set(finished.stdout.split())
 
 
@@ -340,21 +344,21 @@ def test_importing_the_package_loads_no_more_than_gymnasium() -> None:
     assert not modules & (HEAVY | {"scipy.sparse.linalg", "scipy.sparse", "scipy.optimize"})
 
 
-@every_task
-def test_making_and_playing_a_task_loads_no_learning_and_no_drawing(task: Task) -> None:
-    modules = loaded_modules(
-        f"""
+def test_making_and_playing_a_task_loads_no_learning_and_no_drawing() -> None:
+    tasks = [(task.id, task.test_kwargs) for task in EXACT_TASKS]
+    script = f"""
+        import sys
         import gymnasium as gym, bilevel_gym
-        env = gym.make({task.id!r}, **{task.test_kwargs!r})
-        _, info = env.reset(seed=0)
-        env.step(info["upper_params"])
-        follower = bilevel_gym.LowerLevel(env, info["upper_params"])
-        follower.reset(seed=0)
-        follower.step(follower.action_space.sample())
+        for id, kwargs in {tasks!r}:
+            env = gym.make(id, **kwargs)
+            _, info = env.reset(seed=0)
+            env.step(info["upper_params"])
+            follower = bilevel_gym.LowerLevel(env, info["upper_params"])
+            follower.reset(seed=0)
+            follower.step(follower.action_space.sample())
+            assert not {HEAVY!r} & {{*sys.modules}}, id
         """
-    )
-    assert "bilevel_gym.envs" in modules
-    assert not modules & HEAVY
+    assert "bilevel_gym.envs" in loaded_modules(script)
 
 
 def test_the_ids_are_registered_by_importing_the_package() -> None:

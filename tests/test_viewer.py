@@ -380,29 +380,23 @@ def unseen_window(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Screen]:
     return lambda: Screen("test", fps=1000)
 
 
-def test_the_loop_passes_events_on_until_the_window_is_closed(
-    session: Session, unseen_window: Callable[[], Screen]
+@pytest.mark.parametrize("keys", ["g", "q"])
+def test_the_loop_passes_events_on_until_the_user_leaves(
+    session: Session, unseen_window: Callable[[], Screen], keys: str
 ) -> None:
     with unseen_window() as screen:
         screen.show(new_surface(session.layout.size))  # opens the window
-        pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_g))
-        pygame.event.post(pygame.event.Event(pygame.KEYUP, key=pygame.K_g))
-        pygame.event.post(pygame.event.Event(pygame.QUIT))
+        key = getattr(pygame, f"K_{keys}")
+        pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=key))
+        pygame.event.post(pygame.event.Event(pygame.KEYUP, key=key))
+        if keys == "g":
+            pygame.event.post(pygame.event.Event(pygame.QUIT))
         run(session, screen)
-        assert screen.closed
-        screen.linger()
+        assert screen.closed == (keys == "g")
+        if screen.closed:
+            screen.linger()
     assert not session.running
-    assert session.x.any()
-    assert not pygame.display.get_init()
-
-
-def test_a_window_that_is_left_with_q_is_closed(
-    session: Session, unseen_window: Callable[[], Screen]
-) -> None:
-    with unseen_window() as screen:
-        screen.show(new_surface(session.layout.size))
-        pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_q))
-        run(session, screen)
+    assert session.x.any() == (keys == "g")
     assert not pygame.display.get_init()
 
 

@@ -48,14 +48,7 @@ class UpperParamsPolicy(BasePolicy):
         lr_schedule: ProgressSchedule | None = None,
         **kwargs: Any,
     ) -> None:
-        """Start without an x.
-
-        Args:
-            observation_space: What is observed, of any kind.
-            action_space: The box of x.
-            lr_schedule: Not used; the library hands it to every policy.
-            **kwargs: Arguments of `BasePolicy`.
-        """
+        """Start without an x; the library passes the learning rate to every policy."""
         super().__init__(observation_space, action_space, **kwargs)
         unknown = th.full(action_space.shape, math.nan, dtype=th.float64)
         self.x = th.nn.Parameter(unknown, requires_grad=False)
@@ -255,11 +248,7 @@ class HyperGradientAscent(BaseAlgorithm):
 
     @property
     def optimum(self) -> Optimum:
-        """What the best climb has found so far.
-
-        Raises:
-            RuntimeError: Before the first step of `learn`.
-        """
+        """What the best climb has found so far, as `restarts`."""
         return self.restarts.optimum
 
     def learn(

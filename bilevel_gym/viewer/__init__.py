@@ -1,7 +1,7 @@
 """Play a game on a map in a window: shape it as the leader, walk in it as the follower.
 
-`session` is the state and what one can do to it, `picture` says what is seen of it, `controls`
-turns events into calls. A headless film goes the same way with events of its own making.
+`session` holds the state and the moves, `picture` draws it, `controls` turns events into moves. A
+headless film sends events of its own.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
-from ..core.checks import unknown_name
-from ..registration import TASKS
+from ..making import find_task
 from ..rendering import Screen, import_pygame
 from .controls import CONTROLS, MOVES, draw, handle
 from .session import Session
@@ -35,7 +34,7 @@ def play(env_id: str, *, headless: Path | None = None, **env_kwargs: Any) -> Non
 
     Args:
         env_id: Gymnasium id of a task on a map.
-        headless: Open no window; play a short piece by itself and film it into this GIF.
+        headless: Open no window; film a short demonstration into this GIF.
         **env_kwargs: Arguments of the task.
 
     Raises:
@@ -43,14 +42,18 @@ def play(env_id: str, *, headless: Path | None = None, **env_kwargs: Any) -> Non
         TypeError: If the task has no map.
         NoDisplayError: If there is no display, and no film is wanted.
     """
-    if env_id not in gym.registry:
-        raise ValueError(unknown_name("task", env_id, [task.id for task in TASKS]))
-    session = Session(gym.make(env_id, **env_kwargs), seed=None if headless is None else 0)
+    session = Session(
+        gym.make(find_task(env_id), **env_kwargs), seed=None if headless is None else 0
+    )
     with Screen(env_id, headless=headless, fps=FPS) as screen:
         if headless is None:
             run(session, screen)
         else:
-            rehearse(session, screen)
+            for event, frames in piece(session):
+                if event is not None:
+                    handle(session, event)
+                session.tick()
+                screen.show(draw(session), frames=frames)
 
 
 def run(session: Session, screen: Screen) -> None:
@@ -66,20 +69,11 @@ def run(session: Session, screen: Screen) -> None:
             surface = draw(session)
 
 
-def rehearse(session: Session, screen: Screen) -> None:
-    """Play the piece of `piece`, as if a user did."""
-    for event, frames in piece(session):
-        if event is not None:
-            handle(session, event)
-        session.tick()
-        screen.show(draw(session), frames=frames)
-
-
 def piece(session: Session) -> Iterator[tuple[Event | None, int]]:
-    """Yield events, and for how many frames their effect is to be seen.
+    """Yield the events of a headless film, each with the frames that show its effect.
 
-    The leader makes hazards costly by hand, asks for help, and climbs from there; then the follower
-    walks to the goal along its best answer.
+    The leader makes hazards costly by hand, shows the help and follows the hyper-gradient; then the
+    follower walks to the goal by its best response.
     """
     pygame = import_pygame()
 

@@ -1,4 +1,4 @@
-"""Which key does what: one table, for the help overlay, and for `handle`, which obeys events."""
+"""The keys: one table for the help overlay and for `handle`, which responds to events."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = ["CONTROLS", "MOVES", "Control", "draw", "handle"]
 
 @dataclass(frozen=True)
 class Control:
-    """A line of the help overlay, and what it promises.
+    """A line of the help overlay, and what it does.
 
     Attributes:
-        keys: How the keys are called on the overlay.
+        keys: Names of the keys on the overlay.
         meaning: What they do.
-        actions: What each trigger, a name that `trigger` gives, calls.
+        actions: The function called for each trigger, by the trigger's name.
         seat: The seat that it belongs to, None for both.
     """
 
@@ -129,13 +129,13 @@ def draw(session: Session) -> Surface:
 
 
 def handle(session: Session, event: Event) -> None:
-    """Do what an event of pygame asks for."""
+    """Respond to an event of pygame."""
     pygame = import_pygame()
     if event.type == pygame.MOUSEMOTION:
         for position in _way(event, session.layout.cell) if session.stroke else (event.pos,):
             session.move_cursor(session.layout.cell_at(position))
     elif event.type == pygame.MOUSEBUTTONDOWN:
-        if session.show_help:  # nobody paints what the help covers
+        if session.show_help:  # it covers the map
             session.toggle_help()
             return
         session.move_cursor(session.layout.cell_at(event.pos))

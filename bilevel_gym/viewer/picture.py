@@ -1,8 +1,9 @@
-"""What one sees of a session."""
+"""The picture of a session."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from ..envs.base import View
 from ..rendering import GridScene, StepCurve
@@ -14,8 +15,21 @@ __all__ = ["scene"]
 def scene(session: Session) -> GridScene:
     """Return what is to be drawn, the help apart."""
     response, episode = session.response, session.episode
-    leads = episode is None
-    hint = "paint with the mouse or hold G" if leads else "walk with the arrow keys"
+    changes: dict[str, Any]
+    if episode is None:
+        hint = "paint with the mouse or hold G"
+        status, changes = _leader_status(session), {"cursor": session.cursor}
+        curves = (
+            StepCurve("objective", session.objectives),
+            StepCurve("|hyper-gradient|", session.gradient_norms, log_scale=True),
+        )
+    else:
+        hint = "walk with the arrow keys"
+        status, changes = _follower_status(session, episode), {"gradient": None}
+        curves = (
+            StepCurve("your return", episode.lower_returns),
+            StepCurve("leader's return", episode.upper_returns),
+        )
     said = session.message or (episode.ended if episode else "") or f"{hint}; H for help"
     if session.climbing and not session.message:
         said = "climbing along the hyper-gradient"
@@ -24,13 +38,9 @@ def scene(session: Session) -> GridScene:
         upper_params=session.x,
         response=response,
         state=None if episode is None else episode.state,
-        status=_leader_status(session) if episode is None else _follower_status(session, episode),
+        status=status,
     )
-    return replace(
-        session.game.scene(view),
-        curves=_leader_curves(session) if episode is None else _follower_curves(episode),
-        **({"cursor": session.cursor} if leads else {"gradient": None}),
-    )
+    return replace(session.game.scene(view), curves=curves, **changes)
 
 
 def _leader_status(session: Session) -> tuple[tuple[str, str], ...]:
@@ -54,20 +64,6 @@ def _follower_status(session: Session, episode: Episode) -> tuple[tuple[str, str
         ("your return", _number(episode.lower_returns[-1])),
         ("leader's return", _number(episode.upper_returns[-1])),
         ("step", str(len(episode.lower_returns) - 1)),
-    )
-
-
-def _leader_curves(session: Session) -> tuple[StepCurve, ...]:
-    return (
-        StepCurve("objective", session.objectives),
-        StepCurve("|hyper-gradient|", session.gradient_norms, log_scale=True),
-    )
-
-
-def _follower_curves(episode: Episode) -> tuple[StepCurve, ...]:
-    return (
-        StepCurve("your return", episode.lower_returns),
-        StepCurve("leader's return", episode.upper_returns),
     )
 
 

@@ -193,19 +193,27 @@ class Session:
         self.brush = min(max(brush, BRUSH_STEP), largest)
 
     def start_climb(self) -> None:
-        """Take a step along the hyper-gradient, and go on with every tick."""
+        """Take a step along the hyper-gradient, and one more with every tick."""
         self._remember()
         self.climbing = True
-        self._climb()
+        self.tick()
 
     def stop_climb(self) -> None:
         """Stop following the hyper-gradient."""
         self.climbing = False
 
     def tick(self) -> None:
-        """Advance time."""
-        if self.climbing:
-            self._climb()
+        """Take the next step along the hyper-gradient, if x follows it."""
+        if not self.climbing:
+            return
+        response = self.response
+        rule = NormalizedRule(self.low, self.high)
+        x = rule.step(self.x, response.objective, response.hyper_gradient, STEP_LENGTH)
+        if np.array_equal(x, self.x):
+            self.message = "the hyper-gradient vanishes here"
+        else:
+            self.x = x
+            _ = self.response  # the curves get a point for every step
 
     def undo(self) -> None:
         """Undo the last stroke, climb or reset."""
@@ -280,18 +288,8 @@ class Session:
         self.message = otherwise
 
     def _go(self, x: FloatArray) -> None:
-        if not np.array_equal(x, self.x):
+        if not np.array_equal(x, self.x):  # the same x needs no other answer
             self.x = x
-
-    def _climb(self) -> None:
-        response = self.response
-        rule = NormalizedRule(self.low, self.high)
-        x = rule.step(self.x, response.objective, response.hyper_gradient, STEP_LENGTH)
-        if np.array_equal(x, self.x):
-            self.message = "the hyper-gradient vanishes here"
-        else:
-            self.x = x
-            _ = self.response  # the curves get a point for every step
 
     def _start_episode(self) -> None:
         self.env = LowerLevel(self.env, self.x)
