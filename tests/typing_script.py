@@ -3,38 +3,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
-import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
 import bilevel_gym
-from bilevel_gym.envs import BilevelGridWorld, ParametricGame, TabularBilevelEnv
+from bilevel_gym import HyperGradient
+from bilevel_gym.envs import BilevelGridWorld, ParametricGame
 from bilevel_gym.methods import Response
+from bilevel_gym.model import TabularModel, evaluate
 
 FloatArray = NDArray[np.float64]
 
 
-class Halved:
-    """A method of the user's own: half the exact hyper-gradient."""
+class Shortened:
+    """A method of the user's own: the exact hyper-gradient, shortened."""
 
     exact: ClassVar[bool] = False
+    unbiased: ClassVar[bool] = False
 
-    def __init__(self, game: TabularBilevelEnv, share: float = 0.5) -> None:
-        self.game, self.share = game, share
+    def __init__(self, model: TabularModel, share: float = 0.5) -> None:
+        self.model, self.share = model, share
 
     def reset(self, rng: np.random.Generator) -> None:
         """There is nothing to forget."""
 
     def step(self, upper_params: FloatArray) -> Response:
         """Answer x."""
-        answer = self.game.evaluate(upper_params)
-        return Response(
-            upper_params=upper_params,
-            objective=answer.objective,
-            hyper_gradient=self.share * answer.hyper_gradient,
-        )
+        answer = evaluate(self.model, upper_params)
+        return replace(answer, hyper_gradient=self.share * answer.hyper_gradient)
 
 
 def position(observations: FloatArray, actions: FloatArray) -> FloatArray:
@@ -42,19 +41,20 @@ def position(observations: FloatArray, actions: FloatArray) -> FloatArray:
 
 
 def main() -> None:
-    seat = bilevel_gym.HyperGradient(gym.make("BilevelGridWorld-v0"), outer_steps=20)
+    bilevel_gym.register_method("shortened", Shortened)
+    seat = bilevel_gym.make("BilevelGridWorld-v0", map_name="4x4", method="shortened", share=0.9)
     _, info = seat.reset(seed=0)
-    x: FloatArray = info["upper_params"]
     for _ in range(3):
+        gradient = info["hyper_gradient"]
+        x = info["upper_params"] + 0.05 * gradient / np.linalg.norm(gradient)
         _, _, _, _, info = seat.step(x)
-        x = x + 0.05 * info["hyper_gradient"] / np.linalg.norm(info["hyper_gradient"])
-    response = seat.response
-    print(response.objective, response.converged)
+    print(info["objective"], seat.response.converged, seat.game.upper_space.low)
 
-    game = BilevelGridWorld(map_name="4x4")
+    game = BilevelGridWorld(map_name="4x4", slip=0.1)
     answer = game.evaluate(game.initial_upper_params)
     print(answer.policy.argmax(axis=1), answer.occupancy, answer.direct_gradient.shape)
-    print(Halved(game).step(answer.upper_params).hyper_gradient)
+    exact: HyperGradient[BilevelGridWorld] = HyperGradient(game, outer_steps=20)
+    print(exact.game.cell_of(0), exact.game.model.gamma)
 
     learnt = ParametricGame(
         "CartPole-v1",

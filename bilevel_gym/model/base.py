@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,6 +14,9 @@ from ..core.mdp import FloatArray
 from .responses import Response
 
 __all__ = ["BilevelModel", "evaluate", "evaluate_batch", "single_precision_bounds"]
+
+ResponseT = TypeVar("ResponseT", bound=Response)
+ResponseT_co = TypeVar("ResponseT_co", bound=Response, covariant=True)
 
 
 class BilevelModel(ABC):
@@ -95,7 +98,16 @@ class BilevelModel(ABC):
         ]
 
 
-def evaluate(model: BilevelModel, upper_params: ArrayLike, **options: Any) -> Any:
+class Responds(Protocol[ResponseT_co]):
+    """A model, for type checkers: the type of its responses is that of its `respond`."""
+
+    @property
+    def respond(self) -> Callable[..., ResponseT_co]: ...  # noqa: D102
+
+    def validate(self, upper_params: ArrayLike, /) -> FloatArray: ...  # noqa: D102
+
+
+def evaluate(model: Responds[ResponseT], upper_params: ArrayLike, **options: Any) -> ResponseT:
     """Return the exact objective, hyper-gradient and follower's answer at x.
 
     Args:
