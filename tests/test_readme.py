@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import subprocess
 import sys
@@ -62,6 +63,14 @@ def test_every_file_that_it_shows_or_runs_exists() -> None:
     assert len(paths) >= 5
     for path in paths:
         assert (ROOT / path).is_file(), path
+
+
+def test_every_module_and_name_of_the_package_exists() -> None:
+    text = re.sub(r"^\| `bilevel_gym[^|]*\|", "", README, flags=re.MULTILINE)  # old names
+    names = set(re.findall(r"`(?:help\(\"?)?(bilevel_gym(?:\.[A-Za-z]\w*)+)", text))
+    assert len(names) >= 20
+    for name in names - {"bilevel_gym.tasks"}:  # a group of entry points
+        pkgutil.resolve_name(name)
 
 
 def test_the_table_of_methods_names_methods() -> None:
