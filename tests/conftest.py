@@ -12,14 +12,8 @@ from bilevel_gym.core import fast
 # Windows of `render_mode="human"` need no display then, and pygame prints no greeting.
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-
-
-@pytest.fixture
-def single_torch_thread() -> None:
-    """Keep torch on one thread: networks this small run slower on more, and less repeatably."""
-    import torch
-
-    torch.set_num_threads(1)
+# Networks as small as those of tests run slower on more threads, and less repeatably.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture

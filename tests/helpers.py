@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pytest
 from gymnasium.envs.registration import load_env_creator
 from numpy.typing import ArrayLike, NDArray
 
@@ -150,22 +153,65 @@ def continue_rollout(env: Env, actions: list[Any]) -> list[Any]:
     return records
 
 
-def assert_identical(first: Any, second: Any, where: str = "") -> None:
-    """Assert that two nested structures agree in types, dtypes and every bit."""
+def assert_identical(first: Any, second: Any, where: str = "", *, rounding: bool = False) -> None:
+    """Assert that two nested structures agree in types, dtypes, shapes and every bit.
+
+    Args:
+        first: A nest of dicts, sequences, arrays and scalars.
+        second: Another; the order of a dict's keys does not matter.
+        where: Where in the structures we are, for messages.
+        rounding: Whether floats in arrays may differ by 1e-10 of the largest (float32: by 1e-7).
+    """
     assert type(first) is type(second), f"{where}: {type(first)} and {type(second)}"
     if isinstance(first, dict):
-        assert list(first) == list(second), where
+        assert sorted(first) == sorted(second), where
         for key in first:
-            assert_identical(first[key], second[key], f"{where}[{key!r}]")
+            assert_identical(first[key], second[key], f"{where}[{key!r}]", rounding=rounding)
     elif isinstance(first, list | tuple):
         assert len(first) == len(second), where
         for i, (one, other) in enumerate(zip(first, second, strict=True)):
-            assert_identical(one, other, f"{where}[{i}]")
+            assert_identical(one, other, f"{where}[{i}]", rounding=rounding)
     elif isinstance(first, np.ndarray):
         assert first.dtype == second.dtype and first.shape == second.shape, where
-        assert first.tobytes() == second.tobytes(), f"{where}: {first} and {second}"
+        if first.dtype == object:
+            assert_identical(first.tolist(), second.tolist(), where, rounding=rounding)
+        elif rounding and first.dtype.kind == "f":
+            size = max(1.0, float(np.abs(second).max()))
+            atol = 1e-10 * size if first.dtype == np.float64 else 1e-7
+            np.testing.assert_allclose(first, second, rtol=0, atol=atol, err_msg=where)
+        else:
+            assert first.tobytes() == second.tobytes(), f"{where}: {first} and {second}"
     else:
         assert first == second, f"{where}: {first!r} and {second!r}"
+
+
+every_copier = pytest.mark.parametrize(
+    "copier", [copy.deepcopy, lambda original: pickle.loads(pickle.dumps(original))]
+)
+
+
+def assert_copy_continues(
+    env: Env, copier: Callable[[Env], Env], count: int = 9, before: int = 4
+) -> None:
+    """Assert that a copy made in mid-episode does what the original does, `count` steps in all."""
+    actions = sampled_actions(env, count)
+    rollout(env, actions[:before], seed=6)
+    other = copier(env)
+    ahead = continue_rollout(env, actions[before:])
+    # The original has moved on; the copy has not moved with it.
+    assert_identical(continue_rollout(other, actions[before:]), ahead)
+    assert_identical(other.reset(), env.reset())
+
+
+def assert_vector_spaces_agree(ours: Any, theirs: Any) -> None:
+    """Assert that a vector environment has the spaces and the metadata of another."""
+    for space in ("observation_space", "action_space"):
+        for name in (space, f"single_{space}"):
+            assert getattr(ours, name) == getattr(theirs, name)
+    assert ours.num_envs == theirs.num_envs and ours.render_mode is None
+    assert ours.metadata["autoreset_mode"] is theirs.metadata["autoreset_mode"]
+    assert ours.reset(seed=0)[0] in ours.observation_space
+    assert ours.step(ours.action_space.sample())[0] in ours.observation_space
 
 
 def arrays_in(structure: Any) -> Iterator[NDArray[Any]]:
@@ -223,35 +269,3 @@ def answer_of(seat: Any) -> ExactResponse:
     response = seat.response
     assert isinstance(response, ExactResponse)
     return response
-
-
-def assert_same(first: Any, second: Any, where: str = "", *, rounding: bool = False) -> None:
-    """Assert that two records agree in types, dtypes, shapes and values, whatever order of keys.
-
-    Args:
-        first: A nest of dicts, sequences, arrays and scalars.
-        second: Another.
-        where: Where in the records we are, for messages.
-        rounding: Whether floats may differ by 1e-10 of the largest (float32: by 1e-7).
-    """
-    assert type(first) is type(second), where
-    if isinstance(first, dict):
-        assert sorted(first) == sorted(second), where
-        for key in first:
-            assert_same(first[key], second[key], f"{where}[{key!r}]", rounding=rounding)
-    elif isinstance(first, list | tuple):
-        assert len(first) == len(second), where
-        for i, (one, other) in enumerate(zip(first, second, strict=True)):
-            assert_same(one, other, f"{where}[{i}]", rounding=rounding)
-    elif isinstance(first, np.ndarray) and first.dtype == object:
-        assert_same(first.tolist(), second.tolist(), where, rounding=rounding)
-    elif isinstance(first, np.ndarray):
-        assert first.dtype == second.dtype and first.shape == second.shape, where
-        if rounding and first.dtype.kind == "f":
-            size = max(1.0, float(np.abs(second).max()))
-            atol = 1e-10 * size if first.dtype == np.float64 else 1e-7
-            np.testing.assert_allclose(first, second, rtol=0, atol=atol, err_msg=where)
-        else:
-            np.testing.assert_array_equal(first, second, where)
-    else:
-        assert first == second, f"{where}: {first!r} and {second!r}"

@@ -249,14 +249,11 @@ def test_without_compiled_kernels_the_error_names_the_extra(
                 call()
         assert solve_batch([mdp])[0].solver == "dense"
     monkeypatch.setattr(fast, "available", lambda: False)
-    token = fast._switch.set(None)
-    try:
+    with fast.switched(None):
         monkeypatch.delenv(fast.ENVIRONMENT_VARIABLE, raising=False)
         with pytest.raises(ImportError, match=r"bilevel_gym\[fast\]"):
             solve_soft_mdp(mdp, solver="compiled")
         assert solve_batch([mdp])[0].solver == "dense"
-    finally:
-        fast._switch.reset(token)
 
 
 # Starts, limits, independence -------------------------------------------------------------------

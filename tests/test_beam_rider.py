@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import io
-import pickle
 import sys
 import textwrap
 from typing import Any
@@ -26,11 +24,14 @@ from bilevel_gym.registration import TASKS
 from bilevel_gym.rewards.convolutions import ConvolutionalReward
 from bilevel_gym.sb3 import SoftDQN
 
-from .helpers import assert_identical, continue_rollout, rollout, sampled_actions
+from .helpers import (
+    assert_copy_continues,
+    assert_identical,
+    every_copier,
+)
 
 (TASK,) = (task for task in TASKS if task.id == "BilevelBeamRider-v0")
 SCREENS = spaces.Box(0, 255, (4, 84, 84), np.uint8)
-pytestmark = pytest.mark.usefixtures("single_torch_thread")
 
 
 @pytest.fixture(scope="module")
@@ -127,15 +128,10 @@ def test_the_network_refuses_what_it_cannot_read(observed: Any, acted: Any, mess
         ConvolutionalReward(observed, acted)
 
 
-@pytest.mark.parametrize("copier", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+@every_copier
 def test_a_copy_of_the_console_goes_on_where_it_is(copier: Any) -> None:
     env = LowerLevel(BilevelBeamRider(channels=1, sticky=0.25), np.full(626, 0.01))
-    actions = sampled_actions(env, 40)
-    rollout(env, actions[:17], seed=6)
-    other = copier(env)
-    ahead = continue_rollout(env, actions[17:])
-    assert_identical(continue_rollout(other, actions[17:]), ahead)
-    assert_identical(other.reset(), env.reset())
+    assert_copy_continues(env, copier, 40, before=17)
 
 
 def test_a_seed_determines_what_the_leader_is_told_while_the_follower_trains() -> None:

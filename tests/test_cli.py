@@ -646,7 +646,7 @@ def test_every_kind_of_method_climbs(run: Run, tmp_path: Path, method: str) -> N
 
 
 def test_a_follower_who_learns_is_solved_by_estimates_and_filmed(
-    run: Run, tmp_path: Path, single_torch_thread: None, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answered: list[Any] = []
     answer = HyperGradient._answer
@@ -689,7 +689,7 @@ def test_every_task_whose_follower_learns_says_how_to_climb() -> None:
         assert set(task.climb) == ({"steps", "learning_rate"} if learns else set()), task.id
 
 
-def test_check_says_that_estimates_are_not_compared(run: Run, single_torch_thread: None) -> None:
+def test_check_says_that_estimates_are_not_compared(run: Run) -> None:
     result = run("check", "BilevelCartPole-v0", "--set", "episode_steps=20")
     assert result.exit_code == 0, result.output
     assert "hyper-gradient: not compared" in result.stdout
@@ -761,7 +761,7 @@ def test_gallery_draws_a_still_and_a_film(run: Run, tmp_path: Path) -> None:
 
 
 def test_gallery_films_a_learning_follower_before_and_after(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, single_torch_thread: None
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
     def quick(env_id: str, env_kwargs: dict[str, Any], **options: Any) -> HyperGradient:

@@ -36,8 +36,6 @@ from bilevel_gym.model.objectives import (
 from .helpers import array_game, assert_identical
 from .learnt import TINY_LEARNER, ExactCritic, assert_mean
 
-pytestmark = pytest.mark.usefixtures("single_torch_thread")
-
 DEEP = [name for name in METHODS if name.startswith("deep-")]
 every_method = pytest.mark.parametrize("method", DEEP)
 

@@ -37,7 +37,6 @@ def demo(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    single_torch_thread: None,
 ) -> Demo:
     """Return a function that runs a demo as a script, without a display, in an empty folder."""
 

@@ -32,11 +32,6 @@ GRID = "BilevelGridWorld-v0"
 SMALL: dict[str, Any] = {"map_name": "4x4"}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(single_torch_thread: None) -> None:
-    """Use the fixture in every test of this module."""
-
-
 class Hill(gym.Env[Any, Any]):
     """What the leader's seat looks like, with a peak at `TARGET` and no memory at all."""
 

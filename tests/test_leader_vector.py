@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import pickle
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,7 +18,15 @@ from bilevel_gym import HyperGradient, LeaderVectorEnv
 from bilevel_gym.optimizers import multistart_ascent, normalized_ascent
 from bilevel_gym.registration import Task
 
-from .helpers import TABULAR_TASKS, array_game, arrays_in, assert_same, spoil
+from .helpers import (
+    TABULAR_TASKS,
+    array_game,
+    arrays_in,
+    assert_identical,
+    assert_vector_spaces_agree,
+    every_copier,
+    spoil,
+)
 from .test_batch import Drift
 
 GRID, NOISE, DRIFT, BARE = (
@@ -75,7 +81,7 @@ def synchronous(
 
 def assert_close(first: Any, second: Any) -> None:
     """Assert that two records are the same to rounding."""
-    assert_same(first, second, rounding=True)
+    assert_identical(first, second, rounding=True)
 
 
 def moves(envs: Any, steps: int, seed: int = 0) -> Any:
@@ -165,18 +171,8 @@ def test_copies_may_be_out_of_step(mode: str, backend: str) -> None:
 
 @every_mode
 def test_its_spaces_and_its_metadata_are_those_of_gymnasiums_own_vector(mode: str) -> None:
-    ours, theirs = vector(NOISE, 3, mode), synchronous(NOISE, 3, mode)
-    for space in (
-        "single_observation_space",
-        "single_action_space",
-        "observation_space",
-        "action_space",
-    ):
-        assert getattr(ours, space) == getattr(theirs, space)
-    assert ours.num_envs == 3 and ours.render_mode is None
-    assert ours.metadata["autoreset_mode"] is theirs.metadata["autoreset_mode"]
-    assert ours.reset(seed=0)[0] in ours.observation_space
-    assert ours.step(ours.action_space.sample())[0] in ours.observation_space
+    ours = vector(NOISE, 3, mode)
+    assert_vector_spaces_agree(ours, synchronous(NOISE, 3, mode))
     given: Any = np.int64(2), AutoresetMode(mode)
     assert vector(NOISE, *given).metadata == ours.metadata
 
@@ -273,7 +269,7 @@ def test_records_share_no_memory_and_overwriting_them_changes_nothing(mode: str)
 
 
 @every_mode
-@pytest.mark.parametrize("copier", [copy.deepcopy, lambda envs: pickle.loads(pickle.dumps(envs))])
+@every_copier
 def test_a_copy_continues_identically(
     mode: str, copier: Callable[[Any], Any], backend: str
 ) -> None:
@@ -306,7 +302,7 @@ def test_restarts_climb_side_by_side(backend: str) -> None:
     assert restarts.optimum.best.value == max(o.best.value for o in restarts.optima)
 
 
-def test_a_leader_of_stable_baselines_trains_on_it(single_torch_thread: None) -> None:
+def test_a_leader_of_stable_baselines_trains_on_it() -> None:
     stable_baselines3 = pytest.importorskip("stable_baselines3")
     from bilevel_gym.sb3 import as_vec_env
 

@@ -37,8 +37,6 @@ from .learnt import (
     walk,
 )
 
-pytestmark = pytest.mark.usefixtures("single_torch_thread")
-
 # x[s, a]; with a terminal state, and without.
 ENDING: dict[str, Any] = {"features": np.eye(6).reshape(3, 2, 6)}
 ENDLESS: dict[str, Any] = {

@@ -26,7 +26,9 @@ from .helpers import (
     Env,
     array_game,
     arrays_in,
-    assert_same,
+    assert_identical,
+    assert_vector_spaces_agree,
+    every_copier,
     game_of,
     interior_point,
     leader_seat,
@@ -146,7 +148,7 @@ def test_without_chance_every_record_is_that_of_gymnasiums_own_vector(
     ours, theirs = vector(game_id, 6, mode, **kwargs), synchronous(game_id, 6, mode, **kwargs)
     actions = sampled(ours, 120)
     records = played(ours, actions)
-    assert_same(records, played(theirs, actions))
+    assert_identical(records, played(theirs, actions))
     steps = [record for record in records if len(record) == 5]
     limited = game_id == WALK or "max_episode_steps" in kwargs
     assert any(record[2].any() for record in steps) or limited
@@ -155,19 +157,7 @@ def test_without_chance_every_record_is_that_of_gymnasiums_own_vector(
 
 @every_mode
 def test_its_spaces_and_its_metadata_are_those_of_gymnasiums_own_vector(mode: str) -> None:
-    ours, theirs = vector(WALK, 3, mode), synchronous(WALK, 3, mode)
-    for space in (
-        "single_observation_space",
-        "single_action_space",
-        "observation_space",
-        "action_space",
-    ):
-        assert getattr(ours, space) == getattr(theirs, space)
-    assert ours.num_envs == theirs.num_envs == 3
-    assert ours.metadata["autoreset_mode"] is theirs.metadata["autoreset_mode"]
-    assert ours.render_mode is None
-    assert ours.reset(seed=0)[0] in ours.observation_space
-    assert ours.step(ours.action_space.sample())[0] in ours.observation_space
+    assert_vector_spaces_agree(vector(WALK, 3, mode), synchronous(WALK, 3, mode))
 
 
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
@@ -295,7 +285,7 @@ def test_a_seed_determines_all_copies(mode: str) -> None:
     actions = sampled(envs, 50)
     played(envs, actions, seed=1)
     records = played(envs, actions, seed=3)
-    assert_same(records, played(fresh, actions, seed=3))
+    assert_identical(records, played(fresh, actions, seed=3))
     observations = [record[0].tolist() for record in records]
     assert observations != [record[0].tolist() for record in played(fresh, actions, seed=4)]
     # Without a seed the random numbers go on.
@@ -303,13 +293,13 @@ def test_a_seed_determines_all_copies(mode: str) -> None:
 
 
 @every_mode
-@pytest.mark.parametrize("copier", [copy.deepcopy, lambda envs: pickle.loads(pickle.dumps(envs))])
+@every_copier
 def test_a_copy_continues_identically(mode: str, copier: Callable[[Any], Any]) -> None:
     envs = vector(WALK, mode=mode)
     actions = sampled(envs, 40)
     played(envs, actions[:20], seed=0)
     twin = copier(envs)
-    assert_same(played(twin, actions[20:]), played(envs, actions[20:]))
+    assert_identical(played(twin, actions[20:]), played(envs, actions[20:]))
 
 
 def test_another_generator_may_be_put_in() -> None:
@@ -318,7 +308,7 @@ def test_another_generator_may_be_put_in() -> None:
     for each in (envs, other):
         each.np_random = np.random.default_rng(5)
     actions = sampled(envs, 20)
-    assert_same(played(envs, actions), played(other, actions))
+    assert_identical(played(envs, actions), played(other, actions))
 
 
 @every_mode
@@ -329,7 +319,7 @@ def test_no_two_records_share_memory_and_overwriting_them_changes_nothing(mode: 
     envs.reset(seed=0), twin.reset(seed=0)
     for action in given:
         record, expected = envs.step(action), twin.step(action)
-        assert_same(record, expected)
+        assert_identical(record, expected)
         numbers = [array for array in arrays_in(record) if array.dtype != object]
         assert not any(np.shares_memory(one, other) for one in numbers for other in earlier)
         earlier = numbers
@@ -461,12 +451,12 @@ def test_a_mistake_is_explained_and_does_no_harm(
     envs, untouched = vector(NOISE, 3, mode), vector(NOISE, 3, mode)
     actions = sampled(envs, 20)
     records = [played(each, actions[:3], seed=0) for each in (envs, untouched)]
-    assert_same(records[0], records[1])
+    assert_identical(records[0], records[1])
     with pytest.raises(error) as caught:
         call(envs)
     for fragment in fragments:
         assert fragment in str(caught.value)
-    assert_same(played(envs, actions), played(untouched, actions))
+    assert_identical(played(envs, actions), played(untouched, actions))
 
 
 @every_mode

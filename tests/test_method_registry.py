@@ -312,7 +312,6 @@ ROWS = [
 ]
 
 
-@pytest.mark.usefixtures("single_torch_thread")
 @pytest.mark.filterwarnings("ignore:the one-step response term is zero")
 @pytest.mark.parametrize(("name", "env_id"), ROWS, ids=lambda value: value and str(value))
 def test_every_row_keeps_what_methods_promise(name: str, env_id: str | None) -> None:

@@ -72,7 +72,7 @@ TINY: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def _registered(single_torch_thread: None) -> Iterator[None]:
+def _registered() -> Iterator[None]:
     """Register the games for a test, and keep torch on one thread."""
     for name, arguments in GAMES.items():
         gym.register(

@@ -15,9 +15,6 @@ from bilevel_gym.registration import QUICK
 TASK = "BilevelPendulum-v0"
 
 
-pytestmark = pytest.mark.usefixtures("single_torch_thread")
-
-
 def states(angles: Any) -> np.ndarray:
     """Return observations at some angles from upright, at rest, `[B, 3]`."""
     return np.stack([np.cos(angles), np.sin(angles), np.zeros(len(angles))], axis=1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import pickle
 import sys
 from typing import Any
 
@@ -19,7 +17,11 @@ from bilevel_gym.envs.reacher import FEATURES, LINKS, closeness, features
 from bilevel_gym.envs.simulators import Restorable, goes_on
 from bilevel_gym.sb3 import SoftSAC
 
-from .helpers import assert_identical, continue_rollout, rollout, sampled_actions
+from .helpers import (
+    assert_copy_continues,
+    assert_identical,
+    every_copier,
+)
 
 X = np.array([1.0, -0.5, 0.25, 0.75, -1.0, 0.5])
 QUICK: dict[str, Any] = {
@@ -32,7 +34,6 @@ QUICK: dict[str, Any] = {
         "buffer_size": 500,
     },
 }
-pytestmark = pytest.mark.usefixtures("single_torch_thread")
 
 
 def observations(count: int = 40, seed: int = 0) -> Any:
@@ -108,15 +109,9 @@ def test_an_episode_is_cut_after_its_steps_and_never_ends_before() -> None:
     assert [game.step(still)[2:4] for _ in range(7)] == [(False, False)] * 6 + [(False, True)]
 
 
-@pytest.mark.parametrize("copier", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+@every_copier
 def test_a_copy_of_the_simulator_goes_on_where_it_is(copier: Any) -> None:
-    env = LowerLevel(BilevelReacher(), X)
-    actions = sampled_actions(env, 30)
-    rollout(env, actions[:13], seed=6)
-    other = copier(env)
-    ahead = continue_rollout(env, actions[13:])
-    assert_identical(continue_rollout(other, actions[13:]), ahead)
-    assert_identical(other.reset(), env.reset())
+    assert_copy_continues(LowerLevel(BilevelReacher(), X), copier, 30, before=13)
 
 
 def test_the_leader_is_told_a_hyper_gradient_that_a_seed_determines() -> None:

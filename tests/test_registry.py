@@ -6,7 +6,6 @@ import copy
 import inspect
 import json
 import math
-import pickle
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -29,8 +28,9 @@ from .helpers import (
     Env,
     answer_of,
     arrays_in,
+    assert_copy_continues,
     assert_identical,
-    continue_rollout,
+    every_copier,
     follower_seat,
     force_state,
     game_below,
@@ -78,11 +78,6 @@ EXACT_INFO: dict[str, type] = {
     "lower_value": float,
 }
 LEARNT_INFO: dict[str, type] = {"inner_samples": int, "critic_loss": float, "trust_ratio": float}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(single_torch_thread: None) -> None:
-    """Use the fixture in every test of this module: some followers learn."""
 
 
 # The table ---------------------------------------------------------------------------------
@@ -348,18 +343,11 @@ def test_a_spec_survives_json_and_makes_the_same_environment(task: Task, seat: s
 
 @every_kind
 @every_seat
-@pytest.mark.parametrize("copier", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+@every_copier
 def test_a_copy_made_mid_episode_continues_identically(
     task: Task, seat: str, copier: Callable[[Env], Env]
 ) -> None:
-    env = SEATS[seat](task)
-    actions = sampled_actions(env, 9)
-    rollout(env, actions[:4], seed=6)
-    other = copier(env)
-    ahead = continue_rollout(env, actions[4:])
-    # The original has moved on; the copy has not moved with it.
-    assert_identical(continue_rollout(other, actions[4:]), ahead)
-    assert_identical(other.reset(), env.reset())
+    assert_copy_continues(SEATS[seat](task), copier)
 
 
 @every_exact_kind

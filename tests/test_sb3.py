@@ -31,11 +31,6 @@ from .helpers import (
 every_task = pytest.mark.parametrize("task", EXACT_TASKS, ids=lambda task: task.id)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(single_torch_thread: None) -> None:
-    """Use the fixture in every test of this module."""
-
-
 def learned(algorithm: str, env: Any, steps: int, **options: Any) -> Any:
     """Train an algorithm of Stable-Baselines3 by name, on a small network."""
     import stable_baselines3

@@ -28,8 +28,6 @@ from bilevel_gym.sb3.soft_dqn import SoftQPolicy
 
 from .helpers import Env, array_game, assert_identical
 
-pytestmark = pytest.mark.usefixtures("single_torch_thread")
-
 
 def chain(**options: Any) -> TabularBilevelEnv:
     """Return the game of three states, with a follower who has a use for both actions."""

@@ -441,8 +441,7 @@ def test_the_switch_holds_for_its_block(backend: str) -> None:
 
 
 def test_the_environment_variable_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    token = fast._switch.set(None)
-    try:
+    with fast.switched(None):
         monkeypatch.setenv(fast.ENVIRONMENT_VARIABLE, "0")
         assert not fast.enabled()
         monkeypatch.setenv(fast.ENVIRONMENT_VARIABLE, "yes")
@@ -452,8 +451,6 @@ def test_the_environment_variable_is_the_default(monkeypatch: pytest.MonkeyPatch
         assert fast.enabled() == fast.available()
         monkeypatch.delenv(fast.ENVIRONMENT_VARIABLE)
         assert fast.enabled() == fast.available()
-    finally:
-        fast._switch.reset(token)
 
 
 def test_a_demand_without_numba_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -461,15 +458,12 @@ def test_a_demand_without_numba_names_the_extra(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ImportError, match=r'pip install "bilevel_gym\[fast\]"'):
         with fast.switched(True):
             pass
-    token = fast._switch.set(None)
-    try:
+    with fast.switched(None):
         monkeypatch.setenv(fast.ENVIRONMENT_VARIABLE, "1")
         with pytest.raises(ImportError, match="numba cannot be imported"):
             fast.enabled()
         monkeypatch.delenv(fast.ENVIRONMENT_VARIABLE)
         assert play(game()[0]).num_episodes == 1501
-    finally:
-        fast._switch.reset(token)
 
 
 def test_numba_is_not_imported_before_it_is_used() -> None:

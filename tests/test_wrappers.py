@@ -43,6 +43,7 @@ from .helpers import (
     array_game,
     assert_identical,
     continue_rollout,
+    every_copier,
     force_state,
     game_of,
     interior_point,
@@ -256,7 +257,7 @@ def test_the_followers_random_numbers_are_those_of_single_draws() -> None:
         assert env.step(0)[0] == int(uniform >= 0.5) + int(uniform >= 0.5 + 0.3)
 
 
-@pytest.mark.parametrize("copier", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+@every_copier
 def test_a_copy_of_the_follower_goes_on_with_the_numbers_drawn_ahead(
     copier: Callable[[Env], Env],
 ) -> None:

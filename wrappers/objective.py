@@ -7,9 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..core.mdp import FloatArray
-from ..model import evaluate
-from ..model.base import Responds
-from ..model.responses import ExactGaussianResponse, ExactResponse
+from ..model import BilevelModel, evaluate
 from .hyper_gradient import HyperGradient, LeaderInfo
 
 __all__ = ["LeaderObjective", "exact_objective"]
@@ -68,9 +66,7 @@ class LeaderObjective:
         return self.seat.response.objective, self.info["hyper_gradient"]
 
 
-def exact_objective(
-    model: Responds[ExactResponse | ExactGaussianResponse],
-) -> Callable[[FloatArray], tuple[float, FloatArray]]:
+def exact_objective(model: BilevelModel) -> Callable[[FloatArray], tuple[float, FloatArray]]:
     """Return the exact objective and hyper-gradient of a model as a function of x."""
 
     def objective(x: FloatArray) -> tuple[float, FloatArray]:

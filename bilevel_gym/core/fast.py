@@ -69,11 +69,11 @@ def require(what: str) -> None:
 
 
 @contextmanager
-def switched(on: bool) -> Iterator[None]:
-    """Turn the compiled kernels on or off for a block, whatever the environment variable says.
+def switched(on: bool | None) -> Iterator[None]:
+    """Turn the compiled kernels on or off for a block.
 
     Args:
-        on: Whether to use them.
+        on: Whether to use them; None leaves it to the environment variable.
 
     Raises:
         ImportError: If they are turned on and numba is missing.

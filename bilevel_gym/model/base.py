@@ -75,7 +75,7 @@ class BilevelModel(ABC):
         return check_in_box("upper_params", upper_params, self.low, self.high)
 
     @abstractmethod
-    def respond(self, upper_params: FloatArray, *, warm_start: Any = None) -> Response:
+    def respond(self, upper_params: FloatArray, *, warm_start: Any = None) -> Any:
         """Return the exact objective, hyper-gradient and follower's answer at a validated x.
 
         Args:
