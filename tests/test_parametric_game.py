@@ -73,7 +73,7 @@ TINY: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def _registered() -> Iterator[None]:
-    """Register the games for a test, and keep torch on one thread."""
+    """Register the games for a test."""
     for name, arguments in GAMES.items():
         gym.register(
             f"Parametric-{name}-v0",
