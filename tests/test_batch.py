@@ -317,6 +317,8 @@ def test_no_problems_have_no_solutions(backend: str) -> None:
 # Bad input --------------------------------------------------------------------------------------
 
 MDP = random_mdp(0)
+EVERY_ACTION = replace(MDP, action_mask=np.ones((8, 3), bool))
+SOME_ACTIONS = replace(MDP, action_mask=~np.eye(8, 3, dtype=bool))
 
 
 @pytest.mark.parametrize(
@@ -325,19 +327,8 @@ MDP = random_mdp(0)
         ([MDP, random_mdp(0)], {}, "pattern.*problem 1.*with_probabilities"),
         ([MDP, MDP, replace(MDP, gamma=0.8)], {}, "one `gamma`, got 0.9 in.*0 and 0.8 in.*2"),
         ([MDP, replace(MDP, temperature=1.0)], {}, "one `temperature`, got 0.1 .* 1.0 in"),
-        (
-            [MDP, replace(MDP, action_mask=np.ones((8, 3), bool))],
-            {},
-            "one `action_mask`, got another in problem 1",
-        ),
-        (
-            [
-                replace(MDP, action_mask=np.ones((8, 3), bool)),
-                replace(MDP, action_mask=~np.eye(8, 3, dtype=bool)),
-            ],
-            {},
-            "one `action_mask`",
-        ),
+        ([MDP, EVERY_ACTION], {}, "one `action_mask`, got another in problem 1"),
+        ([EVERY_ACTION, SOME_ACTIONS], {}, "one `action_mask`"),
         ([MDP], {"tolerance": 0.0}, "`tolerance` must be positive"),
         ([MDP], {"max_iterations": -1}, "`max_iterations`.*got -1"),
         ([MDP], {"solver": "compile"}, "unknown solver 'compile'.*Did you mean 'compiled'"),
@@ -345,8 +336,8 @@ MDP = random_mdp(0)
         ([MDP, MDP], {"initial_values": np.zeros((2, 7))}, r"`initial_values\[0\]`.*\(7,\)"),
         (
             [MDP, MDP],
-            {"initial_values": [None, np.full(8, np.inf)]},
-            r"`initial_values\[1\]` must be finite",
+            {"initial_values": [None, [np.inf] * 8]},
+            r"`initial_values\[1\]` must be fin",
         ),
         ([MDP, MDP], {"guesses": [None]}, "`guesses`.*2 problems, got 1"),
     ],

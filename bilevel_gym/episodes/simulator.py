@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -237,15 +237,19 @@ class Simulator:
         kernels = _compiled()
         function = _advance if kernels is None else kernels.advance
         advance = partial(function, self._thresholds, self._pairs, self._successors)
-        rows = np.empty(start.num_episodes, dtype=np.uint64)
+        rows = np.empty(start.row.size, dtype=np.uint64)
         shape = (min(horizon, max(PERIOD[1], FIRST_PATH // rows.size)), rows.size)
         path = np.empty(shape if start.can_end else (horizon, rows.size), dtype=np.uint32)
         longest = 0
-        for block in start.blocks(rows, rng):
-            stop = start.first_step
+        for low in range(0, rows.size, BLOCK):
+            block = slice(low, min(low + BLOCK, rows.size))
+            row, stop = start.row[block], 0
+            numbers = random_words(rng, 1, row.size)[0, : row.size]
+            rows[block] = start.reached[start.table.draw(row, numbers)]
             if start.pairs is not None:
-                path[0, block] = start.pairs[block]
-            for t, uniforms, episodes, state in self._play(rows[block], start, horizon, rng):
+                path[0, block], stop = start.pairs[block], 1
+            limits = stop, horizon, start.can_end
+            for t, uniforms, episodes, state in self._play(rows[block], *limits, rng):
                 stop = t + len(uniforms)
                 if stop > len(path):
                     more = np.empty((min(stop, horizon - len(path)), rows.size), dtype=np.uint32)
@@ -310,25 +314,30 @@ class Simulator:
         return _Start(table, row, self._rows[reached], pairs.astype(np.uint32), can_end)
 
     def _play(
-        self, rows: NDArray[np.uint64], start: _Start, horizon: int, rng: np.random.Generator
+        self,
+        rows: NDArray[np.uint64],
+        t: int,
+        horizon: int,
+        can_end: bool,
+        rng: np.random.Generator,
     ) -> Iterator[tuple[int, NDArray[np.uint32], NDArray[np.uint64], NDArray[np.uint64]]]:
         """Yield what is needed to play a block of episodes, piece by piece.
 
         Args:
             rows: Row of the table where each episode is, `[n]`; holds the last one in the end.
-            start: How episodes start.
+            t: First step.
             horizon: Step to stop at.
+            can_end: Whether an episode may end before it.
             rng: Where random numbers come from.
 
         Yields:
             First step of the piece, random numbers `[L, >= m]` for its L steps and m episodes,
             which episodes `[m]`, and the row where each is `[m]`, which the caller advances.
         """
-        t = start.first_step
         episodes = np.flatnonzero(rows != self._rows[-1]).astype(np.uint64)
         while t < horizon and episodes.size:
             period = min(max(PERIOD[0], PERIOD_NUMBERS // episodes.size), PERIOD[1])
-            stop = min(horizon, t + period) if start.can_end else horizon
+            stop = min(horizon, t + period) if can_end else horizon
             state = rows[episodes]
             while t < stop:
                 steps = min(stop - t, max(1, BUFFER // episodes.size))
@@ -338,8 +347,7 @@ class Simulator:
             episodes = episodes[state != self._rows[-1]]
 
 
-@dataclass(frozen=True, eq=False)
-class _Start:
+class _Start(NamedTuple):
     """How episodes start.
 
     Attributes:
@@ -355,26 +363,6 @@ class _Start:
     reached: NDArray[np.uint64]
     pairs: NDArray[np.uint32] | None
     can_end: bool
-
-    @property
-    def num_episodes(self) -> int:
-        """N."""
-        return self.row.size
-
-    @property
-    def first_step(self) -> int:
-        """The first step whose pair is drawn."""
-        return 0 if self.pairs is None else 1
-
-    def blocks(self, rows: NDArray[np.uint64], rng: np.random.Generator) -> Iterator[slice]:
-        """Yield blocks of episodes, each after its first draw has been written to `rows` `[N]`."""
-        for low in range(0, self.num_episodes, BLOCK):
-            block = slice(low, min(low + BLOCK, self.num_episodes))
-            row = self.row[block]
-            rows[block] = self.reached[
-                self.table.draw(row, random_words(rng, 1, row.size)[0, : row.size])
-            ]
-            yield block
 
 
 def _outcomes(matrix: Any) -> tuple[IntArray, IntArray, FloatArray]:
