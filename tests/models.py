@@ -13,7 +13,7 @@ from bilevel_gym.model.objectives import Objective, Outcome, UpperValue
 
 
 def symmetric_mdp(*, bonus: float, gamma: float, temperature: float) -> TabularMDP:
-    """Return two states with actions stay (pays `bonus`) and move (pays nothing).
+    """Return two states with actions stay (reward `bonus`) and move (reward zero).
 
     Both states have the same value, so V = temperature log(1 + exp(bonus / temperature))
     / (1 - gamma), and staying has probability 1 / (1 + exp(-bonus / temperature)).
@@ -54,7 +54,7 @@ def random_mdp(
     )
 
 
-def judged(
+def evaluated(
     objective: Objective, solution: SoftSolution, upper_reward: FloatArray, rho: FloatArray
 ) -> UpperValue:
     """Return an objective at an answer; x, which it does not look at, is zero."""

@@ -28,7 +28,14 @@ from bilevel_gym.model.objectives import (
     UpperValue,
 )
 
-from .models import answer_to, central_difference, judged, random_mdp, relative_error, symmetric_mdp
+from .models import (
+    answer_to,
+    central_difference,
+    evaluated,
+    random_mdp,
+    relative_error,
+    symmetric_mdp,
+)
 
 # Bar for agreement with differences; steps are chosen well below the temperature.
 BAR = 1e-6
@@ -47,17 +54,17 @@ class Problem:
         self.rho = rng.dirichlet(np.ones(8))
         self.objective, self.step = objective, STEP * min(1.0, 10 * temperature)
 
-    def judge(self, solution: SoftSolution) -> UpperValue:
-        return judged(self.objective, solution, self.upper_reward, self.rho)
+    def evaluated(self, solution: SoftSolution) -> UpperValue:
+        return evaluated(self.objective, solution, self.upper_reward, self.rho)
 
     def solved(self) -> tuple[SoftSolution, UpperValue, ResponseGradient]:
-        """Return the follower's answer, the leader's judgement and the response gradient."""
+        """Return the follower's answer, its evaluation and the response gradient."""
         solution = solve_soft_mdp(self.mdp)
-        upper = self.judge(solution)
+        upper = self.evaluated(solution)
         return solution, upper, answer_to(solution, upper)
 
     def value(self, **changes: Any) -> float:
-        return self.judge(solve_soft_mdp(replace(self.mdp, **changes))).value
+        return self.evaluated(solve_soft_mdp(replace(self.mdp, **changes))).value
 
     def value_at(self, probabilities: FloatArray) -> float:
         return self.value(kernel=self.mdp.kernel.with_probabilities(probabilities))
@@ -122,7 +129,7 @@ def test_two_symmetric_states_have_their_closed_form_gradient() -> None:
     bonus, gamma, temperature = 0.02, 0.95, 0.05
     solution = solve_soft_mdp(symmetric_mdp(bonus=bonus, gamma=gamma, temperature=temperature))
     stays = np.array([[1.0, 0.0], [1.0, 0.0]])
-    upper = judged(DiscountedReturn(), solution, stays, np.array([1.0, 0.0]))
+    upper = evaluated(DiscountedReturn(), solution, stays, np.array([1.0, 0.0]))
     stay = 1.0 / (1.0 + math.exp(-bonus / temperature))
     assert upper.value == pytest.approx(stay / (1.0 - gamma), rel=1e-12)
     assert upper.policy is not None
@@ -208,7 +215,7 @@ class TestOtherObjectives:
         exact, _, wanted = problem.solved()
         for size in (1e-3, 1e-5, 1e-7, 1e-9):
             rough = roughly_solved(exact, size)
-            found = answer_to(rough, problem.judge(rough))
+            found = answer_to(rough, problem.evaluated(rough))
             assert np.abs(found.reward - wanted.reward).sum() <= found.error_bound
         assert found.error_bound <= 1e-2 * np.abs(wanted.reward).sum()
 
@@ -254,10 +261,10 @@ def test_the_bound_on_the_derivative_of_a_truncated_return_holds(
         mdp = random_mdp(seed, gamma=0.6, temperature=rng.choice([0.05, 0.5]))
         upper_reward, rho = rng.normal(size=(8, 3)), rng.dirichlet(0.2 * np.ones(8))
         exact = solve_soft_mdp(mdp)
-        wanted = judged(objective, exact, upper_reward, rho)
+        wanted = evaluated(objective, exact, upper_reward, rho)
         for size in (1e-2, 1e-4, 1e-6):
             rough = roughly_solved(exact, size, seed)
-            found = judged(objective, rough, upper_reward, rho)
+            found = evaluated(objective, rough, upper_reward, rho)
             off = slopes_off(rough, found, wanted)
             assert off <= found.policy_error
             if math.isfinite(found.policy_error):
@@ -277,7 +284,7 @@ def parting_ways() -> TabularMDP:
 def test_the_bound_on_the_derivative_says_something_after_a_thousand_steps() -> None:
     exact, objective = solve_soft_mdp(parting_ways()), TruncatedReturn(1000)
     upper_reward = np.array([[0.0, 0.0], [1.0, -1.0], [-1.0, 1.0]])
-    wanted = judged(objective, exact, upper_reward, np.eye(3)[0])
+    wanted = evaluated(objective, exact, upper_reward, np.eye(3)[0])
     for size in (1e-3, 1e-5, 1e-7):
         # Errors of values that are never left are hard to see in the residual.
         rough = solve_soft_mdp(
@@ -285,7 +292,7 @@ def test_the_bound_on_the_derivative_says_something_after_a_thousand_steps() -> 
             initial_value=exact.soft_value + size * np.array([0.0, 1.0, -1.0]),
             max_iterations=0,
         )
-        found = judged(objective, rough, upper_reward, np.eye(3)[0])
+        found = evaluated(objective, rough, upper_reward, np.eye(3)[0])
         off = slopes_off(rough, found, wanted)
         assert 0.0 < off <= found.policy_error <= 1e4 * off
 
@@ -309,7 +316,7 @@ def test_the_bound_on_the_derivative_counts_every_step(horizon: int, gamma: floa
         # What is left after the step is off by so much, and twice that an advantage.
         ahead = kappa * span * sum(gamma**j for j in range(horizon - t - 1))
         expected += drift * span + (visits + drift) * 2.0 * gamma * ahead
-    bound = judged(TruncatedReturn(horizon, gamma), rough, upper_reward, rho).policy_error
+    bound = evaluated(TruncatedReturn(horizon, gamma), rough, upper_reward, rho).policy_error
     assert expected <= bound <= 10.0 * expected
 
 
@@ -347,7 +354,7 @@ def test_a_truncated_return_without_discount_takes_every_step() -> None:
     solution = solve_soft_mdp(mdp := random_mdp(2, temperature=0.2, termination=0.0))
     for horizon in (1, 3, 600):
         problem = Problem(2, TruncatedReturn(horizon, 1.0))
-        value = problem.judge(solution)
+        value = problem.evaluated(solution)
         present, total = problem.rho, 0.0
         for _ in range(horizon):
             pairs = present[:, None] * solution.policy
@@ -378,7 +385,7 @@ def test_a_likelihood_is_that_of_the_policy_even_where_it_underflows() -> None:
         solution.log_policy[likely], np.log(solution.policy[likely]), rtol=1e-9, atol=1e-9
     )
     counts = np.ones((8, 3))
-    value = judged(LogLikelihood(counts), solution, np.zeros((8, 3)), np.full(8, 0.125))
+    value = evaluated(LogLikelihood(counts), solution, np.zeros((8, 3)), np.full(8, 0.125))
     assert value.value == pytest.approx(float(solution.log_policy.sum()))
     gradient = response_gradient(solution, None, log_policy_gradient=value.log_policy)
     assert np.isfinite(gradient.reward).all()
@@ -397,7 +404,7 @@ def test_a_likelihood_is_that_of_the_policy_even_where_it_underflows() -> None:
 def test_bad_demonstrations_are_refused(counts: FloatArray, message: str) -> None:
     solution = solve_soft_mdp(random_mdp(6, masked=True))
     with pytest.raises(ValueError, match=message):
-        judged(LogLikelihood(counts), solution, np.zeros((8, 3)), np.full(8, 0.125))
+        evaluated(LogLikelihood(counts), solution, np.zeros((8, 3)), np.full(8, 0.125))
 
 
 def test_a_linear_cost_falls_on_both_sides_of_zero() -> None:

@@ -1,4 +1,4 @@
-"""The ladder of linear solvers: agreement, choice, refinement, breakdown, threads, error bounds."""
+"""All linear solvers: agreement, choice, refinement, breakdown, threads, error bounds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bilevel_gym.envs import BilevelGridWorld
 from bilevel_gym.model.objectives import DiscountedReturn, Outcome, PolicyCost
 from bilevel_gym.testing import check_hyper_gradient
 
-from .models import answer_to, judged, random_mdp
+from .models import answer_to, evaluated, random_mdp
 
 
 def corridor(length: int, *, gamma: float = 0.99) -> TabularMDP:
@@ -72,7 +72,7 @@ MODELS = {
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("model", MODELS)
 class TestEverySolver:
-    """Each rung of the ladder on each kind of kernel."""
+    """Each solver on each kind of kernel."""
 
     def test_gives_the_same_value_policy_and_gradient(self, model: str, solver: str) -> None:
         mdp = MODELS[model]
@@ -155,9 +155,9 @@ def test_steps_that_make_things_worse_are_not_taken(monkeypatch: pytest.MonkeyPa
 
 
 class TestBreakdown:
-    """What happens where BiCGSTAB gives up, or lies."""
+    """BiCGSTAB that gives up, overflows or returns a wrong solution."""
 
-    @pytest.fixture(params=["gives up", "overflows", "lies"])
+    @pytest.fixture(params=["gives up", "overflows", "is wrong"])
     def broken(
         self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     ) -> Iterator[None]:
@@ -207,7 +207,7 @@ def test_solutions_of_last_time_shorten_iterative_solves(monkeypatch: pytest.Mon
     rho = np.full(mdp.kernel.num_states, 1.0 / mdp.kernel.num_states)
 
     def gradient(solution: Any) -> Any:
-        return answer_to(solution, judged(DiscountedReturn(), solution, mdp.reward, rho)).reward
+        return answer_to(solution, evaluated(DiscountedReturn(), solution, mdp.reward, rho)).reward
 
     first = solve_soft_mdp(mdp, solver="krylov")
     gradient(first)
@@ -246,7 +246,7 @@ def test_the_gradient_error_bound_holds_for_rough_solves(
         def gradient(
             solution: Any, upper_reward: Any = upper_reward, rho: Any = rho
         ) -> tuple[Any, float]:
-            upper = judged(DiscountedReturn(upper_gamma), solution, upper_reward, rho)
+            upper = evaluated(DiscountedReturn(upper_gamma), solution, upper_reward, rho)
             answer = answer_to(solution, upper)
             return answer.reward, answer.error_bound
 
@@ -378,7 +378,7 @@ def test_the_error_bounds_are_those_of_their_derivation(solver: str) -> None:
         upper_reward = np.random.default_rng(seed).normal(size=mdp.reward.shape)
         for upper_gamma in (gamma, 0.7):
             own = DiscountedReturn(None if upper_gamma == gamma else upper_gamma)
-            upper = judged(own, solution, upper_reward, np.full(12, 1 / 12))
+            upper = evaluated(own, solution, upper_reward, np.full(12, 1 / 12))
             assert upper.policy is not None
             system = np.eye(12) - upper_gamma * mdp.kernel.policy_matrix(policy).toarray()
             value = np.linalg.solve(system, (policy * upper_reward).sum(axis=1))
@@ -418,7 +418,7 @@ def test_the_bound_of_the_gradient_counts_every_term(solver: str, tolerance: flo
         of_system = (gamma * of_centred + answer.residual + gamma * kappa * size) / (1 - gamma)
         bound = of_centred + of_system + kappa * size
         assert answer.error_bound == pytest.approx(bound, rel=1e-8, abs=0)
-    cost = judged(PolicyCost(0.3), solution, slope, np.full(12, 1 / 12))
+    cost = evaluated(PolicyCost(0.3), solution, slope, np.full(12, 1 / 12))
     assert cost.policy_error == pytest.approx(0.6 * kappa * (policy * policy).sum())
 
 
@@ -427,7 +427,7 @@ def test_residuals_of_systems_enter_the_error_bounds() -> None:
     exact = solve_soft_mdp(mdp, solver="sparse")
     rough = solve_soft_mdp(mdp, solver="krylov", initial_value=exact.soft_value, tolerance=1e-8)
     rho = np.full(mdp.kernel.num_states, 1.0 / mdp.kernel.num_states)
-    upper = [judged(DiscountedReturn(), s, mdp.reward, rho) for s in (exact, rough)]
+    upper = [evaluated(DiscountedReturn(), s, mdp.reward, rho) for s in (exact, rough)]
     # The same policy, but systems solved to 1e-8 of their right-hand sides.
     assert upper[1].policy_error >= 1.5 * upper[0].policy_error > 0.0
     answers = [response_gradient(s, u.policy) for s, u in zip((exact, rough), upper, strict=True)]

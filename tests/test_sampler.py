@@ -41,7 +41,7 @@ def sampler(termination: float) -> Sampler:
 
 
 def replayed(episodes: Episodes) -> list[list[Step]]:
-    """Return the episodes as lists of (state, action, next state or -1, pay)."""
+    """Return the episodes as lists of (state, action, next state or -1, reward)."""
     pairs, final = episodes.trajectories.pairs, episodes.trajectories.final_states
     end = NUM_STATES * NUM_ACTIONS
     played: list[list[Step]] = []
@@ -75,13 +75,13 @@ class TestEpisodes:
         played = replayed(episodes)
         alive = np.zeros((len(episodes.upper_rewards), len(played)), dtype=bool)
         following = np.full(alive.shape, -1)
-        paid = np.zeros(alive.shape)
+        rewards = np.zeros(alive.shape)
         for n, path in enumerate(played):
-            for t, (_, _, after, pay) in enumerate(path):
-                alive[t, n], following[t, n], paid[t, n] = True, after, pay
+            for t, (_, _, after, reward) in enumerate(path):
+                alive[t, n], following[t, n], rewards[t, n] = True, after, reward
         np.testing.assert_array_equal(episodes.alive, alive)
         np.testing.assert_array_equal(episodes.next_states, following)
-        np.testing.assert_array_equal(episodes.upper_rewards, paid)
+        np.testing.assert_array_equal(episodes.upper_rewards, rewards)
         assert episodes.num_episodes == 300
         assert episodes.num_steps == sum(map(len, played))
         # Both ways to end occur: by itself, and by the horizon.

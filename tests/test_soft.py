@@ -1,4 +1,4 @@
-"""The soft Bellman solver: closed forms, limits, accuracy, honesty."""
+"""The soft Bellman solver: closed forms, limits, accuracy, unconverged solves."""
 
 from __future__ import annotations
 

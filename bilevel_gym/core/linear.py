@@ -59,8 +59,8 @@ BAND_WORK = 3e6
 DENSE_LIMIT = 250
 COMPILED_DENSE_LIMIT = 100
 
-# The incomplete factorisation pays on meshes of this many states (a third of the time at gamma =
-# .999), and is a loss where the graph is no mesh: there Jacobi needs few iterations anyway.
+# The incomplete factorisation is faster on meshes of this many states (a third of the time at gamma
+# = .999), and slower where the graph is no mesh: there Jacobi needs few iterations anyway.
 ILU_STATES = 50_000
 MESH_BAND = 0.02
 

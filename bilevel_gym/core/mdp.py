@@ -8,7 +8,7 @@ maximum or a sum over actions then runs over the leading axis, which vectorises,
 axis of length four does not. Arrays cross the public interface as `[S, A]`; inside, they are
 transposed views of C-contiguous `[A, S]` memory, so that neither direction costs a copy.
 
-Where many actions lead to the same next states (they differ in what they pay), the kernel stores
+Where many actions lead to the same next states (they differ in their rewards), the kernel stores
 one row for each *move* `m`, at `m * S + s`, and says which move each action makes.
 """
 

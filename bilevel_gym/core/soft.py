@@ -58,6 +58,7 @@ class PolicyAnswer:
     record: Record = field(default_factory=Record, repr=False)
     log_probabilities: FloatArray | None = field(default=None, repr=False)
     accuracy: float | None = field(default=None, repr=False)
+    _factors: Any = field(default=None, repr=False)
 
     @cached_property
     def log_policy(self) -> FloatArray:
@@ -78,8 +79,8 @@ class PolicyAnswer:
 
     @cached_property
     def system(self) -> DiscountedSystem:
-        """Linear systems with I - gamma P_pi."""
-        return self._system(self.mdp.gamma)
+        """Linear systems with I - gamma P_pi, on the factors of a solve if there are any."""
+        return self._system(self.mdp.gamma, self._factors)
 
     def discounted_system(self, discount: float) -> DiscountedSystem:
         """Return the systems with I - discount P_pi; `system` itself where discounts agree."""
@@ -131,7 +132,6 @@ class SoftSolution(PolicyAnswer):
     iterations: int
     sweeps: int
     converged: bool
-    _factors: Any = field(default=None, repr=False)
 
     @cached_property
     def soft_q(self) -> FloatArray:
@@ -156,11 +156,6 @@ class SoftSolution(PolicyAnswer):
         """
         exponent = 2.0 * self.mdp.gamma * self.value_error_bound / self.mdp.temperature
         return math.expm1(exponent) if exponent < 1.0 else math.inf
-
-    @cached_property
-    def system(self) -> DiscountedSystem:
-        """Linear systems with I - gamma P_pi at the solution, on the last factorisation."""
-        return self._system(self.mdp.gamma, self._factors)
 
     @property
     def _default_accuracy(self) -> float:

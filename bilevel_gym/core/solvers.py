@@ -13,7 +13,7 @@ With factors at hand, a solve of default tolerance goes on down to rounding with
 last factorisation, one backup each) while these contract well: differences of objectives then are
 as clean as float64 allows.
 
-With an iterative solver each step is solved only as far as it deserves (Eisenstat and Walker,
+With an iterative solver each step is solved as accurately as it needs to be (Eisenstat and Walker,
 "Choosing the forcing terms in an inexact Newton method", SIAM J. Sci. Comput. 17, 1996, choice 2),
 and one backup follows it: Krylov errors are rough, and a backup smooths them. Where that breaks
 down, sweeps V <- T V take over, which always contract.
@@ -426,7 +426,7 @@ class Krylov(LinearSolver):
                 correction = self.solve(prepared, at.defect, False, forcing)
                 at = Iterate(mdp, Iterate(mdp, at.value + correction).backed_up)
                 if at.residual > largest:
-                    raise Breakdown("an inexact Newton step led astray")
+                    raise Breakdown("an inexact Newton step raised the residual too far")
             except Breakdown:
                 previous, loosest = np.inf, max(0.1 * loosest, tightest)
                 at, swept = _swept(best)

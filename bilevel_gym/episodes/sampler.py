@@ -104,7 +104,7 @@ class Sampler:
         check_at_least("num_episodes", num_episodes, 1)
         for first in range(0, num_episodes, BLOCK):
             count = min(BLOCK, num_episodes - first)
-            yield self._watched(self._start, num_episodes=count, horizon=horizon, rng=rng)
+            yield self._played(self._start, num_episodes=count, horizon=horizon, rng=rng)
 
     def episodes_from(
         self, states: IntArray, actions: IntArray, horizon: int, rng: np.random.Generator
@@ -120,9 +120,9 @@ class Sampler:
         for first in range(0, len(states), BLOCK):
             part = slice(first, first + BLOCK)
             pairs = states[part], actions[part]
-            yield self._watched(start_pairs=pairs, horizon=horizon, rng=rng)
+            yield self._played(start_pairs=pairs, horizon=horizon, rng=rng)
 
-    def _watched(self, *start: Any, **options: Any) -> Episodes:
+    def _played(self, *start: Any, **options: Any) -> Episodes:
         played = self._simulator.simulate(*start, **options)
         return Episodes(played, played.along(self._upper_reward))
 

@@ -198,7 +198,7 @@ def _backup(
             top = max(top, policy[a, s])
         total = 0.0
         for a in range(num_actions):
-            # A call of exp is dear, and spared for the best action and where it would underflow.
+            # Calls of exp take long: there is none for the best action and where it underflows.
             gap = (policy[a, s] - top) * sharpness
             policy[a, s] = 1.0 if gap == 0.0 else (0.0 if gap < -746.0 else np.exp(gap))
             total += policy[a, s]
