@@ -272,21 +272,17 @@ def draw(axes: Axes, panel: Panel, results: Sequence[tuple[Line, Sequence[Run]]]
     tidy(axes)
 
 
-def positive(text: str) -> int:
-    """Return an integer of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"an integer of at least 1 is needed, got {text!r}")
-    return int(text)
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
         "--out", type=figure_path, default="convergence.png", metavar="FILE.png", help="the figure"
     )
-    parser.add_argument("--seeds", type=positive, default=3, help="runs of each random method")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each random method")
     parser.add_argument("--quick", action="store_true", help="a few steps only")
+    arguments = parser.parse_args()
+    if arguments.seeds < 1:
+        parser.error(f"--seeds must be at least 1, got {arguments.seeds}")
     try:
-        main(parser.parse_args())
+        main(arguments)
     except KeyboardInterrupt:
         sys.exit("stopped: nothing was written")

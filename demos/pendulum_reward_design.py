@@ -25,6 +25,7 @@ from bilevel_gym.optimizers import Iterate, adam
 from bilevel_gym.rendering import THEME, NoDisplayError, Screen, import_pygame, new_surface
 from bilevel_gym.rendering.canvas import draw_text
 from bilevel_gym.rendering.picture_charts import Axis, Chart, Series, draw_chart
+from bilevel_gym.wrappers import LeaderObjective
 
 if TYPE_CHECKING:
     from pygame import Surface
@@ -129,24 +130,19 @@ def main(args: argparse.Namespace) -> None:
             stage.play(x)
 
         print(f"{'environment steps':>18}{'mean cos(theta)':>18}   x")
-        _, info = env.reset(seed=args.seed)
-        start, answered = info["upper_params"], [info]  # the first x, and what `reset` says of it
+        leader = LeaderObjective(env)
 
         def objective(x: FloatArray) -> tuple[float, FloatArray]:
             nonlocal samples
-            info = answered.pop() if answered else env.step(x)[-1]
-            samples += info["inner_samples"]
-            return env.response.objective, info["hyper_gradient"]
+            answer = leader(x)
+            samples += leader.info["inner_samples"]
+            return answer
 
-        low, high = (
-            bound.astype(np.float64)
-            for bound in (env.game.upper_space.low, env.game.upper_space.high)
-        )
         adam(
             objective,
-            start,
-            low,
-            high,
+            leader.reset(seed=args.seed),
+            leader.low,
+            leader.high,
             steps=args.steps,
             learning_rate=LEARNING_RATE,
             schedule="constant",
