@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from gymnasium.envs.registration import load_env_creator
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import chisquare
 
 import bilevel_gym
 from bilevel_gym.envs import TabularBilevelEnv
@@ -183,6 +184,28 @@ def assert_identical(first: Any, second: Any, where: str = "", *, rounding: bool
             assert first.tobytes() == second.tobytes(), f"{where}: {first} and {second}"
     else:
         assert first == second, f"{where}: {first!r} and {second!r}"
+
+
+def p_value(counts: Any, weights: Any) -> float:
+    """Return the chi-square p-value of counts of outcomes; impossible ones must not occur.
+
+    Outcomes expected less than five times count together.
+
+    Args:
+        counts: How often each outcome was seen.
+        weights: Probabilities of the outcomes, up to a factor; same shape.
+    """
+    counts, expected = (np.ravel(each).astype(float) for each in (counts, weights))
+    assert not counts[expected <= 1e-12].any()
+    expected = expected * (counts.sum() / expected.sum())
+    often = expected >= 5.0
+    rest = expected[~often].sum()
+    if 0.0 < rest < 5.0:  # with the rarest of the others, if they are too few even so
+        often[np.flatnonzero(often)[expected[often].argmin()]] = False
+    parts = [np.append(each[often], each[~often].sum()) for each in (counts, expected)]
+    possible = parts[1] > 0.0
+    seen, awaited = (part[possible] for part in parts)
+    return float(chisquare(seen, awaited).pvalue) if len(seen) > 1 else 1.0
 
 
 every_copier = pytest.mark.parametrize(

@@ -14,7 +14,6 @@ import pytest
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
-from scipy.stats import chisquare
 
 import bilevel_gym
 from bilevel_gym import LowerLevel, LowerLevelVectorEnv, TabularBilevelEnv
@@ -32,6 +31,7 @@ from .helpers import (
     game_of,
     interior_point,
     leader_seat,
+    p_value,
     spoil,
 )
 
@@ -263,17 +263,10 @@ def test_transitions_and_first_states_have_the_frequencies_of_the_model() -> Non
         np.testing.assert_array_equal(infos["upper_reward"][moved], game.upper_reward(x)[pairs])
         assert not (rewards[begins].any() or infos["upper_reward"][begins].any())
         before, begins = after, terminations | truncations
-    p_values = [_p_value(first, game.initial_distribution)]
-    p_values += [_p_value(counts[index], rows[index]) for index in np.ndindex(3, 2)]
+    p_values = [p_value(first, game.initial_distribution)]
+    p_values += [p_value(counts[index], rows[index]) for index in np.ndindex(3, 2)]
     # A true simulator falls below this in one seed of ten thousand, and the seed is fixed.
     assert min(p_values) > 1e-4 / len(p_values), p_values
-
-
-def _p_value(counts: Any, probabilities: Any) -> float:
-    possible = probabilities > 1e-12
-    assert not counts[~possible].any()
-    expected = counts.sum() * probabilities[possible]
-    return float(chisquare(counts[possible], expected).pvalue) if possible.sum() > 1 else 1.0
 
 
 # Determinism ------------------------------------------------------------------------------------
