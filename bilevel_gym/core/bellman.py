@@ -27,12 +27,7 @@ EPS = float(np.finfo(np.float64).eps)
 
 
 def soft_q(mdp: TabularMDP, value: FloatArray) -> FloatArray:
-    """Return Q at V `[S, A]`, a view of fresh action-major memory; -inf for absent actions.
-
-    Args:
-        mdp: The follower's problem.
-        value: V `[S]`.
-    """
+    """Return Q `[S, A]` at V `[S]`, a view of new action-major memory; -inf for absent actions."""
     by_action = mdp.kernel.expect(value).T
     by_action *= mdp.gamma
     by_action += mdp.reward.T

@@ -156,12 +156,10 @@ class Kernel:
         """Return a kernel whose actions make the moves that are the actions of this one.
 
         Args:
-            moves: Move that each action makes, `[A]`, in 0..M-1, M being the actions of this
-                kernel.
+            moves: Move that each action makes, `[A]`, in 0..M-1, M being the actions here.
 
         Raises:
-            ValueError: If the moves are not integers in that range, or this kernel has moves
-                already.
+            ValueError: If they are not, or this kernel has moves already.
         """
         made = np.asarray(moves)
         if self.moves is not None:
@@ -234,59 +232,37 @@ class Kernel:
         return self.matrix.indices[span], self.matrix.data[span]
 
     def expect(self, value: FloatArray) -> FloatArray:
-        """Return the expected value after each action, `(P value)(s, a)`, `[S, A]`.
-
-        Args:
-            value: A number per state, `[S]`.
-        """
+        """Return the expectation `[S, A]` of a value `[S]` after each action, `(P value)(s, a)`."""
         return self._per_action(self.matrix @ value)
 
     def sum_transitions(self, weights: FloatArray) -> FloatArray:
-        """Return the expected weight of the transition taken, `[S, A]`.
-
-        Args:
-            weights: A number for each stored transition, `[K]`.
-        """
+        """Return the expectation `[S, A]` of weights `[K]` on the stored transitions."""
         sums = _scatter(self.rows, self.matrix.data * weights, self.matrix.shape[0])
         return self._per_action(sums)
 
     def flow(self, weights: FloatArray) -> FloatArray:
-        """Return where weights on state-action pairs arrive, `sum_sa w(s, a) P(.|s, a)`, `[S]`.
-
-        Args:
-            weights: A number per state and action, `[S, A]`.
-        """
+        """Return where weights `[S, A]` arrive, `sum_sa w(s, a) P(.|s, a)`, `[S]`."""
         arrived: FloatArray = self._transposed @ self.on_moves(weights).T.ravel()
         return arrived
 
     def on_transitions(self, weights: FloatArray, value: FloatArray) -> FloatArray:
         """Return `w(s, a) value(s')` for each stored transition, `[K]`, summed over its actions.
 
-        Args:
-            weights: A number per state and action, `[S, A]`.
-            value: A number per state, `[S]`.
+        The weights are `[S, A]`, the value `[S]`.
         """
         on_rows = np.repeat(self.on_moves(weights).T.ravel(), np.diff(self.matrix.indptr))
         on_rows *= value[self.matrix.indices]
         return on_rows
 
     def on_moves(self, weights: FloatArray) -> FloatArray:
-        """Return weights on state-action pairs, summed over the actions of each move, `[S, M]`.
-
-        Args:
-            weights: A number per state and action, `[S, A]`.
-        """
+        """Return weights `[S, A]` summed over the actions of each move, `[S, M]`."""
         if self.moves is None:
             return np.asarray(weights, dtype=np.float64)
         summed: FloatArray = self._actions_of_moves @ action_major(weights)
         return summed.T
 
     def policy_matrix(self, policy: FloatArray) -> Any:
-        """Return `P_pi(s, s') = sum_a pi(a|s) P(s'|s, a)` as a CSR matrix `[S, S]`.
-
-        Args:
-            policy: Action probabilities `[S, A]`.
-        """
+        """Return P_pi of a policy `[S, A]`, sum_a pi(a|s) P(s'|s, a), as a CSR matrix `[S, S]`."""
         return self.pattern.matrix(self.system_entries(policy, -1.0, diagonal=0.0))
 
     def system_entries(
@@ -294,10 +270,7 @@ class Kernel:
     ) -> FloatArray:
         """Return the entries of `diagonal * I - discount * P_pi` in the order of `pattern`, `[E]`.
 
-        Args:
-            policy: Action probabilities `[S, A]`.
-            discount: In [0, 1).
-            diagonal: One, or what else stands on the diagonal.
+        The policy is `[S, A]`.
         """
         coefficients = np.empty(self.matrix.shape[0] + 1)
         np.multiply(self.on_moves(policy).T.ravel(), -discount, out=coefficients[:-1])

@@ -168,9 +168,6 @@ def default_tolerance(mdp: TabularMDP) -> float:
 
     It bounds the relative error of every action's probability by `POLICY_ACCURACY`, unless the
     rounding of values of the size that the rewards allow forbids it.
-
-    Args:
-        mdp: The follower's problem.
     """
     largest = float(np.abs(mdp.reward).max()) + mdp.temperature * np.log(mdp.kernel.num_actions)
     wanted = 0.5 * POLICY_ACCURACY * min(1.0, mdp.temperature * (1.0 - mdp.gamma))
@@ -263,13 +260,10 @@ def solve_all(
 
 
 def by_move(mdp: TabularMDP) -> TabularMDP:
-    """Return the follower's problem over moves, which has the same values.
+    """Return a problem whose kernel has moves over its moves; it has the same values.
 
     Actions that make one move differ in their rewards alone, so the reward of a move is their soft
     maximum, r(s, m) = tau log sum_{a makes m} exp(r(s, a) / tau).
-
-    Args:
-        mdp: A problem whose kernel has moves.
     """
     kernel = mdp.kernel
     top, total = _soft_shares(mdp)[:2]
@@ -296,11 +290,10 @@ def by_action(mdp: TabularMDP, policy: FloatArray) -> FloatArray:
 
 
 def _soft_shares(mdp: TabularMDP) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return the largest reward of each move, and the weights exp((r - largest) / tau) of actions.
+    """Return the largest reward of each move `[M, S]`, and the weights exp((r - largest) / tau).
 
-    Returns:
-        Largest rewards `[M, S]`, sums of weights `[M, S]` (zero where a state has none of the
-        move's actions) and weights `[A, S]`.
+    First the sums of weights `[M, S]` (zero where a state has none of the move's actions), then
+    the weights of actions `[A, S]`.
     """
     kernel, moves = mdp.kernel, mdp.kernel.moves
     assert moves is not None
@@ -318,7 +311,7 @@ def starting_value(mdp: TabularMDP, name: str, value: FloatArray | None) -> Floa
     """Return the start of an iteration `[S]` as a fresh array, zeros for None.
 
     Raises:
-        ValueError: If it has another shape or is not finite; the message has its `name`.
+        ValueError: If it has another shape or is not finite.
     """
     num_states = mdp.kernel.num_states
     if value is None:

@@ -96,10 +96,7 @@ class Sampler:
     ) -> Iterator[Episodes]:
         """Play episodes from the game's first states, some at a time.
 
-        Args:
-            num_episodes: At least 1.
-            horizon: Steps after which an episode is cut, at least 1.
-            rng: Where random numbers come from.
+        Episodes are cut after `horizon` steps; random numbers come from `rng`.
         """
         check_at_least("num_episodes", num_episodes, 1)
         for first in range(0, num_episodes, BLOCK):
@@ -109,14 +106,7 @@ class Sampler:
     def episodes_from(
         self, states: IntArray, actions: IntArray, horizon: int, rng: np.random.Generator
     ) -> Iterator[Episodes]:
-        """Play an episode from each of some states and first actions, some at a time.
-
-        Args:
-            states: First states `[N]`.
-            actions: First actions `[N]`.
-            horizon: Steps after which an episode is cut, at least 1.
-            rng: Where random numbers come from.
-        """
+        """Play an episode from each of some pairs of states and actions, `[N]` each."""
         for first in range(0, len(states), BLOCK):
             part = slice(first, first + BLOCK)
             pairs = states[part], actions[part]

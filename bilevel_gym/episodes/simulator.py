@@ -95,11 +95,8 @@ class Trajectories:
     def along(self, values: ArrayLike) -> FloatArray:
         """Return `values(s_t, a_t)` at each step, `[T, N]`; zero after the end of an episode.
 
-        Args:
-            values: A number per state and action, `[S, A]`.
-
         Raises:
-            ValueError: If the shape is not `[S, A]`.
+            ValueError: If the shape of the values is not `[S, A]`.
         """
         table, shape = np.asarray(values, np.float64), (self.num_states, self.num_actions)
         if table.shape != shape:
@@ -109,12 +106,8 @@ class Trajectories:
     def discounted_sum(self, values: ArrayLike, gamma: float) -> FloatArray:
         """Return `sum_t gamma^t values(s_t, a_t)` of each episode, `[N]`.
 
-        Args:
-            values: A number per state and action, `[S, A]`.
-            gamma: Discount, in [0, 1].
-
         Raises:
-            ValueError: If the shape is not `[S, A]` or the discount is out of range.
+            ValueError: If the shape of the values is not `[S, A]` or gamma is not in [0, 1].
         """
         discounts = self._discounts(gamma)
         sums: FloatArray = discounts @ self.along(values)
@@ -126,11 +119,8 @@ class Trajectories:
         With it, a task's `reward_vjp(x, visits)` is the average of the episodes' sums of dr/dx,
         without any array `[N, D]`.
 
-        Args:
-            gamma: Discount, in [0, 1].
-
         Raises:
-            ValueError: If the discount is out of range.
+            ValueError: If gamma is not in [0, 1].
         """
         discounts = self._discounts(gamma)
         sums = np.zeros(self._end)
@@ -424,11 +414,7 @@ def _compiled() -> Any:
 
 
 def _checked_distribution(name: str, values: ArrayLike, shape: tuple[int, ...]) -> FloatArray:
-    """Return values as float64 whose last axis holds probability distributions.
-
-    Raises:
-        ValueError: If the shape is another one, or a row is no distribution.
-    """
+    """Return values as float64 whose last axis holds probability distributions."""
     array = np.asarray(values, dtype=np.float64)
     letters = "[S, A]" if len(shape) == 2 else "[S]"
     if array.shape != shape:
@@ -451,11 +437,7 @@ def _checked_distribution(name: str, values: ArrayLike, shape: tuple[int, ...]) 
 def _checked_pairs(
     given: tuple[ArrayLike, ArrayLike], num_states: int, num_actions: int
 ) -> NDArray[np.int64]:
-    """Return first states and actions as `a * S + s`, `[N]`.
-
-    Raises:
-        ValueError: If they are not two arrays of the same length, or out of range.
-    """
+    """Return first states and actions as `a * S + s`, `[N]`."""
     parts = [np.asarray(part) for part in given]
     if len(parts) != 2 or parts[0].ndim != 1 or parts[0].shape != parts[1].shape:
         raise ValueError(
