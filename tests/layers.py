@@ -19,7 +19,7 @@ PACKAGE = "bilevel_gym"
 Import = tuple[str, str]
 
 # The tables of tasks and methods may name modules above them.
-TABLES = {"bilevel_gym.methods.registry", "bilevel_gym.registration"}
+TABLES = {"bilevel_gym.methods.registry", "bilevel_gym.envs.tasks"}
 
 
 def layers() -> dict[str, int]:

@@ -24,6 +24,6 @@ def test_no_modules_import_each_other(measured: layers.Measured) -> None:
 
 
 def test_names_in_strings_are_found() -> None:
-    module = "bilevel_gym.registration"
+    module = "bilevel_gym.envs.tasks"
     entry_points = layers.named_in_strings(module, ["bilevel_gym.envs.grid_world"])
     assert entry_points == {"bilevel_gym.envs.grid_world"}

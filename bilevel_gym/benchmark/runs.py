@@ -13,7 +13,7 @@ import re
 import time
 import warnings
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
@@ -164,6 +164,7 @@ class Referee(Protocol):
         ...
 
 
+@runtime_checkable
 class WithFollower(Protocol):
     """A method whose follower learns and can be watched."""
 
@@ -231,12 +232,12 @@ def make_referee(game: BilevelEnv, method: Method, seed: int) -> Referee:
     """
     if isinstance(game.model, BilevelModel):
         return ExactReferee(game)
-    if not hasattr(method, "follower"):
+    if not isinstance(method, WithFollower):
         raise TypeError(
             f"{type(game).__name__} has no exact answer, `evaluate`, to score by, and "
             f"{type(method).__name__} no `follower` who could be watched"
         )
-    return HeldOutReferee(cast("ParametricGame", game), cast("WithFollower", method), seed)
+    return HeldOutReferee(cast("ParametricGame", game), method, seed)
 
 
 @single_threaded
@@ -306,7 +307,7 @@ def _scored_climb(run: Run, seat: Any, game: BilevelEnv, referee: Referee) -> tu
         return value, estimate
 
     start = start_of(run, game)
-    if not hasattr(seat.method, "follower"):
+    if not isinstance(seat.method, WithFollower):
         # What a process does once, compiling for one, is not charged; the reset at the start
         # forgets everything else. To train a follower twice would take more than it saves.
         seat.reset(seed=run.seed, options={"upper_params": start})

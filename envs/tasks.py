@@ -1,0 +1,249 @@
+"""The table of tasks. Adding a task is its module and one row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["QUICK", "TASKS", "Task"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A registered task.
+
+    Attributes:
+        id: Gymnasium id, `Bilevel...-vN`; N rises whenever its numbers change.
+        entry_point: Class of the game.
+        max_episode_steps: Time limit of the follower's episodes.
+        upper: What x is, for the table of tasks.
+        enters: Where x enters: "reward", "kernel" or both.
+        source: Where the task comes from.
+        kwargs: Constructor arguments of the game.
+        test_kwargs: Constructor arguments of an instance small enough for the tests.
+        test_options: Options of a leader's seat that is quick enough for the tests.
+        climb: How the command line climbs where the follower learns, by Adam at a constant rate:
+            `steps` and `learning_rate`, such as the docstring's numbers were reached with.
+    """
+
+    id: str
+    entry_point: str
+    max_episode_steps: int
+    upper: str
+    enters: str
+    source: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    test_kwargs: dict[str, Any] = field(default_factory=dict)
+    test_options: dict[str, Any] = field(default_factory=dict)
+    climb: dict[str, Any] = field(default_factory=dict)
+
+
+# What a follower who learns gets in tests.
+QUICK: dict[str, Any] = {
+    "episodes": 2,
+    "first_inner_steps": 12,
+    "inner_steps": 12,
+    "critic_updates": 2,
+    "inner_options": {
+        "policy_kwargs": {"net_arch": [8]},
+        "learning_starts": 10,
+        "batch_size": 16,
+        "buffer_size": 500,
+    },
+}
+
+TASKS = (
+    Task(
+        id="BilevelGridWorld-v0",
+        entry_point="bilevel_gym.envs.grid_world:BilevelGridWorld",
+        max_episode_steps=200,
+        upper="shaping reward of each free cell",
+        enters="reward",
+        source="this project",
+    ),
+    Task(
+        id="BilevelFourRooms-v0",
+        entry_point="bilevel_gym.envs.four_rooms:BilevelFourRooms",
+        max_episode_steps=200,
+        upper="logits of penalties on each free cell, and of what is unspent",
+        enters="reward",
+        source="Thoma et al., NeurIPS 2024",
+    ),
+    Task(
+        id="BilevelRandomMDP-v0",
+        entry_point="bilevel_gym.envs.random_mdp:BilevelRandomMDP",
+        max_episode_steps=200,
+        upper="parameters of random rewards",
+        enters="reward",
+        source="Yang et al., AISTATS 2025",
+    ),
+    Task(
+        id="BilevelIncentive-v0",
+        entry_point="bilevel_gym.envs.incentive:BilevelIncentive",
+        max_episode_steps=100,
+        upper="payment for each action in each state",
+        enters="reward",
+        source="Ma et al., TMLR 2025",
+    ),
+    Task(
+        id="BilevelMarkovGame-v0",
+        entry_point="bilevel_gym.envs.markov_game:BilevelMarkovGame",
+        max_episode_steps=150,
+        upper="logits of the leader's strategy in each place",
+        enters="kernel, start",
+        source="Kudo et al., ICAPS 2026",
+    ),
+    Task(
+        id="BilevelTaxDesign-v0",
+        entry_point="bilevel_gym.envs.tax_design:BilevelTaxDesign",
+        max_episode_steps=200,
+        upper="tax rates on three goods and on income",
+        enters="reward, kernel",
+        source="Thoma et al., NeurIPS 2024",
+        test_kwargs={
+            "num_assets": 25,
+            "hours_levels": 4,
+            "hours_step": 2.67,
+            "spending_levels": 3,
+            "spending_step": 2.5,
+        },
+    ),
+    Task(
+        id="BilevelToll-v0",
+        entry_point="bilevel_gym.envs.toll:BilevelToll",
+        max_episode_steps=200,
+        upper="toll in minutes on each link at node 10",
+        enters="reward",
+        source="LeBlanc et al., 1975; Baillon and Cominetti, 2008",
+    ),
+    Task(
+        id="BilevelInverseRL-v0",
+        entry_point="bilevel_gym.envs.inverse_rl:BilevelInverseRL",
+        max_episode_steps=200,
+        upper="reward of each kind of terrain, learnt from demonstrations",
+        enters="reward",
+        source="this project, after Ziebart et al., AAAI 2008",
+    ),
+    Task(
+        id="BilevelThermal-v0",
+        entry_point="bilevel_gym.envs.thermal:BilevelThermal",
+        max_episode_steps=100,
+        upper="insulation of each zone, air flow through each wall",
+        enters="dynamics",
+        source="Kudo et al., ICAPS 2026",
+    ),
+    Task(
+        id="BilevelLQR-v0",
+        entry_point="bilevel_gym.envs.lqr:BilevelLQR",
+        max_episode_steps=100,
+        upper="log-weights of the follower's costs",
+        enters="reward",
+        source="this project",
+    ),
+    Task(
+        id="BilevelFrozenLake-v0",
+        entry_point="bilevel_gym.envs.toy_text:BilevelToyText",
+        max_episode_steps=100,
+        upper="shaping reward of each state",
+        enters="reward",
+        source="Gymnasium toy text",
+        kwargs={"env_id": "FrozenLake", "temperature": 0.1},
+    ),
+    Task(
+        id="BilevelCliffWalking-v0",
+        entry_point="bilevel_gym.envs.toy_text:BilevelToyText",
+        max_episode_steps=200,
+        upper="shaping reward of each state",
+        enters="reward",
+        source="Gymnasium toy text",
+        kwargs={"env_id": "CliffWalking", "temperature": 0.5},
+        test_kwargs={"env_kwargs": {"is_slippery": True}},
+    ),
+    Task(
+        id="BilevelTaxi-v0",
+        entry_point="bilevel_gym.envs.toy_text:BilevelToyText",
+        max_episode_steps=200,
+        upper="shaping reward of each state",
+        enters="reward",
+        source="Gymnasium toy text",
+        kwargs={"env_id": "Taxi", "temperature": 0.5},
+        test_kwargs={"env_kwargs": {"is_rainy": True}},
+    ),
+    Task(
+        id="BilevelPendulum-v0",
+        entry_point="bilevel_gym.envs.pendulum:BilevelPendulum",
+        max_episode_steps=100,
+        upper="pay for each direction of the pole",
+        enters="reward",
+        source="this project",
+        test_kwargs={"episode_steps": 20},
+        test_options=QUICK,
+        climb={"steps": 6, "learning_rate": 0.4},
+    ),
+    Task(
+        id="BilevelCartPole-v0",
+        entry_point="bilevel_gym.envs.cartpole:BilevelCartPole",
+        max_episode_steps=200,
+        upper="weight of each shaping term",
+        enters="reward",
+        source="this project, after Hu et al., NeurIPS 2020",
+        test_kwargs={"episode_steps": 20},
+        test_options=QUICK,
+        climb={"steps": 12, "learning_rate": 0.1},
+    ),
+    Task(
+        id="BilevelReacher-v0",
+        entry_point="bilevel_gym.envs.reacher:BilevelReacher",
+        max_episode_steps=50,
+        upper="pay for six features of a robot arm",
+        enters="reward",
+        source="this project, on Gymnasium's MuJoCo",
+        test_kwargs={"episode_steps": 60},
+        test_options=QUICK,
+        climb={"steps": 8, "learning_rate": 0.3},
+    ),
+    Task(
+        id="BilevelPreferencePendulum-v0",
+        entry_point="bilevel_gym.envs.preference_pendulum:BilevelPreferencePendulum",
+        max_episode_steps=200,
+        upper="weights of a reward network, learnt from preferences",
+        enters="reward",
+        source="this project, after Christiano et al., NeurIPS 2017",
+        test_kwargs={"hidden": [8], "episode_steps": 60, "fragment_steps": 15},
+        test_options={
+            "first_comparisons": 4,
+            "comparisons": 4,
+            "inner_steps": 8,
+            "inner_options": {**QUICK["inner_options"], "learning_starts": 4},
+        },
+        climb={"steps": 700, "learning_rate": 1e-3},
+    ),
+    Task(
+        id="BilevelBeamRider-v0",
+        entry_point="bilevel_gym.envs.beam_rider:BilevelBeamRider",
+        max_episode_steps=400,
+        upper="weights of a convolutional network",
+        enters="reward",
+        source="the game of Yang et al., AISTATS 2025",
+        test_kwargs={"channels": 2, "episode_steps": 60},
+        test_options={
+            "episodes": 1,
+            "inner_steps": 8,
+            "critic_updates": 1,
+            "inner_options": {
+                "buffer_size": 100,
+                "learning_starts": 4,
+                "train_freq": 4,
+                "gradient_steps": 1,
+                "batch_size": 4,
+                "optimize_memory_usage": True,
+                "replay_buffer_kwargs": {"handle_timeout_termination": False},
+                "policy_kwargs": {
+                    "n_critics": 1,
+                    "features_extractor_kwargs": {"features_dim": 8},
+                },
+            },
+        },
+        climb={"steps": 4, "learning_rate": 1e-3},
+    ),
+)
