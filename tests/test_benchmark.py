@@ -49,6 +49,7 @@ from bilevel_gym.benchmark.runs import (
 from bilevel_gym.benchmark.schema import Source
 from bilevel_gym.cli import main
 from bilevel_gym.methods import LEARNT_METHODS, METHODS
+from bilevel_gym.model import TabularModel
 from bilevel_gym.optimizers import OPTIMIZERS
 from bilevel_gym.registration import QUICK
 
@@ -345,9 +346,9 @@ def test_the_referee_has_a_game_and_a_time_of_its_own(monkeypatch: pytest.Monkey
 
         return worked
 
-    game: Any = type(gym.make(GRID).unwrapped)
-    monkeypatch.setattr(game, "sampler", working(game.sampler, 1.0, played))
-    monkeypatch.setattr(game, "evaluate", working(game.evaluate, 100.0, judged))
+    for name, seconds, seen in (("sampler", 1.0, played), ("respond", 100.0, judged)):
+        work = working(getattr(TabularModel, name), seconds, seen)
+        monkeypatch.setattr(TabularModel, name, work)
     monkeypatch.setattr("bilevel_gym.benchmark.runs.time.perf_counter", lambda: clock)
     options = {"episodes": 8, "inner": "certainty-equivalence", "inner_options": {"rounds": 1}}
     outcome = perform(small_run(method="trace", method_options=options))
@@ -641,7 +642,7 @@ def test_a_follower_who_cannot_be_watched_leaves_nothing_to_score_by() -> None:
             pass
 
     class Own:
-        methods = {"blind": ""}
+        model = None
 
     with pytest.raises(TypeError, match="Own has no exact answer.*Blind no `follower`"):
         make_referee(Own(), Blind(None), 0)  # type: ignore[arg-type]
