@@ -28,13 +28,8 @@ from bilevel_gym.benchmark.statistics import (
 
 pd = pytest.importorskip("pandas")
 
-from bilevel_gym.benchmark.report import (  # noqa: E402
-    COLUMNS,
-    PAGE,
-    markdown,
-    summarise,
-    write_report,
-)
+from bilevel_gym.benchmark.report import PAGE, markdown, write_report  # noqa: E402
+from bilevel_gym.benchmark.tables import COLUMNS, summarise  # noqa: E402
 from bilevel_gym.cli import main  # noqa: E402
 from bilevel_gym.cli.reporting import report as command  # noqa: E402
 

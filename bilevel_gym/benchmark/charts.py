@@ -54,9 +54,10 @@ class Style:
     dashes: Any
 
     @property
-    def zorder(self) -> float:
-        """Dashes lie above what is solid, which shows through their gaps."""
-        return 2.0 if self.dashes == "solid" else 2.1
+    def line(self) -> dict[str, Any]:
+        """Arguments of a line; dashes lie above what is solid, which shows through their gaps."""
+        zorder = 2.0 if self.dashes == "solid" else 2.1
+        return {"color": self.color, "linestyle": self.dashes, "zorder": zorder}
 
 
 @dataclass(frozen=True)
@@ -147,15 +148,7 @@ def draw_task(
     styles: Mapping[str, Style],
     path: Path,
 ) -> None:
-    """Draw every method's curve on one task, named at its end.
-
-    Args:
-        task: Title.
-        curves: Curve of each method.
-        reference: What the task is measured by.
-        styles: Look of each method.
-        path: The PNG to write.
-    """
+    """Draw every method's curve on one task into a PNG, named at its end."""
     height = max(4.4, 0.8 + 0.22 * len(curves))
     figure = new_figure(8.0, height)
     axes = figure.add_subplot()
@@ -175,20 +168,19 @@ def draw_curves(
     *,
     against: str,
 ) -> None:
-    """Draw the curves of all tasks, a panel each.
+    """Draw the curves of all tasks into a PNG, a panel each.
 
     Args:
         curves: Curve of each method, by task.
         references: What each task is measured by.
         styles: Look of each method.
-        path: The PNG to write.
+        path: The PNG.
         against: "step", or "env_steps" on a logarithmic axis.
     """
-    named = sorted({label for cells in curves.values() for label in cells})
     unit = "leader's steps" if against == "step" else "environment steps"
     kinds = {references[task].exact for task in curves}
     label = "objective F(x)" if len(kinds) > 1 else EXACT if kinds == {True} else HELD_OUT
-    figure, panels = _grid(len(curves), styles, named, unit, label)
+    figure, panels = _grid(len(curves), styles, _named(curves), unit, label)
     for axes, (task, cells) in zip(panels, curves.items(), strict=True):
         noted = len(kinds) > 1 and not references[task].exact
         title = f"{task}, held-out episodes" if noted else task
@@ -199,19 +191,18 @@ def draw_curves(
 def draw_cosines(
     cells: Mapping[str, Mapping[str, DataFrame]], styles: Mapping[str, Style], path: Path
 ) -> None:
-    """Draw the cosine between each method's hyper-gradient and the exact one, a panel a task.
+    """Draw the cosine of each method's hyper-gradient and the exact one, a panel a task.
 
     Args:
         cells: Rows of each method, by task.
         styles: Look of each method.
-        path: The PNG to write.
+        path: The PNG.
     """
     from matplotlib.ticker import MaxNLocator
 
-    named = sorted({label for by_label in cells.values() for label in by_label})
-    figure, panels = _grid(
-        len(cells), styles, named, "leader's steps", "cosine to the exact hyper-gradient"
-    )
+    label = "cosine to the exact hyper-gradient"
+    figure, panels = _grid(len(cells), styles, _named(cells), "leader's steps", label)
+    dots = {"linewidth": 1.4, "marker": "o", "markersize": 2.2, "clip_on": False}
     for axes, (task, by_label) in zip(panels, cells.items(), strict=True):
         longest = max(int(cell["step"].max()) for cell in by_label.values())
         width = max(1, -(-(longest + 1) // WINDOWS))
@@ -219,17 +210,7 @@ def draw_cosines(
         for label, cell in by_label.items():
             middles, cosines = cosine_windows(cell, width)
             lowest = min(lowest, cosines.min(initial=0.0))
-            axes.plot(
-                middles,
-                cosines,
-                color=styles[label].color,
-                linestyle=styles[label].dashes,
-                zorder=styles[label].zorder,
-                linewidth=1.4,
-                marker="o",
-                markersize=2.2,
-                clip_on=False,
-            )
+            axes.plot(middles, cosines, **styles[label].line, **dots)
         axes.axhline(0.0, color=MUTED, linewidth=0.8)
         axes.set_ylim(lowest - 0.05, 1.02)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -243,44 +224,14 @@ def draw_profiles(
     styles: Mapping[str, Style],
     path: Path,
 ) -> None:
-    """Draw the share of runs above each score.
-
-    Args:
-        profiles: Shares of each method, `[T]`.
-        thresholds: Scores, `[T]`.
-        styles: Look of each method.
-        path: The PNG to write.
-    """
-    figure, (axes,) = _grid(
-        1,
-        styles,
-        profiles,
-        f"normalised score t   (band: {BAND})",
-        "share of runs with score > t",
-        width=7.5,
-        height=3.4,
-    )
+    """Draw the share of runs above each score `[T]`, each method's profile `[T]`, into a PNG."""
+    words = (f"normalised score t   (band: {BAND})", "share of runs with score > t")
+    figure, (axes,) = _grid(1, styles, profiles, *words, width=7.5, height=3.4)
+    steps = {"linewidth": 1.6, "drawstyle": "steps-post", "clip_on": False}
     for label, profile in profiles.items():
-        style = styles[label]
-        axes.fill_between(
-            thresholds,
-            profile.low,
-            profile.high,
-            step="post",
-            color=style.color,
-            alpha=0.1,
-            linewidth=0,
-        )
-        axes.plot(
-            thresholds,
-            profile.value,
-            color=style.color,
-            linestyle=style.dashes,
-            zorder=style.zorder,
-            linewidth=1.6,
-            drawstyle="steps-post",
-            clip_on=False,
-        )
+        band = {"step": "post", "color": styles[label].color, "alpha": 0.1, "linewidth": 0}
+        axes.fill_between(thresholds, profile.low, profile.high, **band)
+        axes.plot(thresholds, profile.value, **styles[label].line, **steps)
     tidy(axes)
     axes.set_xlim(thresholds[0], thresholds[-1])
     axes.set_ylim(-0.01, 1.01)
@@ -296,38 +247,26 @@ def draw_aggregate(
         names: Methods.
         scores: Interquartile mean of each, scalars.
         colors: Colour of each.
-        path: The PNG to write.
+        path: The PNG.
     """
     # The axes keep their width beside long names.
     figure = new_figure(5.8 + 0.08 * max(map(len, names)), 1.1 + 0.27 * len(names))
     axes = figure.add_subplot()
     places = np.arange(len(names))
-    lows, values, highs = (
-        np.array([float(getattr(score, part)) for score in scores])
-        for part in ("low", "value", "high")
-    )
+    lows, values, highs = np.array(
+        [(float(s.low), float(s.value), float(s.high)) for s in scores]
+    ).T
     left = max(-DEPTH, min(0.0, lows.min())) - 0.04
     right = max(1.0, highs.max()) + 0.02
-    axes.axvline(0.0, color=MUTED, linewidth=0.8, zorder=0)
-    axes.axvline(1.0, color=MUTED, linewidth=0.8, zorder=0)
+    for mark in (0.0, 1.0):
+        axes.axvline(mark, color=MUTED, linewidth=0.8, zorder=0)
     axes.hlines(places, lows, highs, colors=colors, linewidth=7, alpha=0.3)
     axes.scatter(values, places, color=colors, s=42, zorder=3)
-    beyond = values < left
-    axes.scatter(
-        np.full(beyond.sum(), left), places[beyond], marker="<", s=42, zorder=3,
-        color=[color for color, out in zip(colors, beyond, strict=True) if out], clip_on=False,
-    )  # fmt: skip
+    for place in np.flatnonzero(values < left):  # beyond the axes
+        axes.scatter(left, place, color=colors[place], marker="<", s=42, zorder=3, clip_on=False)
     for place, value, low, high in zip(places, values, lows, highs, strict=True):
         around = f" [{low:.3f}, {high:.3f}]" if high > low else ""
-        axes.annotate(
-            f"{value:.3f}{around}".replace("-", "\N{MINUS SIGN}"),
-            (1.01, place),
-            xycoords=("axes fraction", "data"),
-            verticalalignment="center",
-            fontsize=SMALL,
-            color=INK,
-            annotation_clip=False,
-        )
+        _write(axes, _signed(f"{value:.3f}{around}"), (1.01, place), ("axes fraction", "data"), INK)
     tidy(axes)
     axes.grid(visible=False, axis="y")
     axes.grid(axis="x", color=GRID, linewidth=0.7)
@@ -340,6 +279,11 @@ def draw_aggregate(
         fontsize=9,
     )
     save_figure(figure, path)
+
+
+def _named(cells: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the methods that have a cell, in order."""
+    return sorted({label for by_label in cells.values() for label in by_label})
 
 
 def _grid(
@@ -371,12 +315,8 @@ def _grid(
             axes.set_xlabel(xlabel, fontsize=9, color=INK)
         if k % columns == 0:
             axes.set_ylabel(ylabel, fontsize=9, color=INK)
-    handles = [
-        Line2D([], [], color=styles[n].color, linestyle=styles[n].dashes, linewidth=1.8)
-        for n in names
-    ]
     figure.legend(
-        handles,
+        [Line2D([], [], **styles[name].line, linewidth=1.8) for name in names],
         [_plain(name) for name in names],
         loc="outside lower center",
         ncols=-(-len(names) // lines),
@@ -399,37 +339,19 @@ def _draw_panel(
     """Draw the curves of one task, what it is measured by and the limits that show both."""
     from matplotlib.ticker import MaxNLocator
 
+    by_step = against == "step"
     longest = max(int(curve.steps[-1]) for curve in curves.values())
     for label, curve in curves.items():
         style, score = styles[label], curve.objective
-        positions = curve.steps if against == "step" else curve.env_steps
-        shown = positions > 0 if against == "env_steps" else np.ones(len(positions), bool)
-        axes.fill_between(
-            positions[shown],
-            score.low[shown],
-            score.high[shown],
-            color=style.color,
-            alpha=0.07,
-            linewidth=0,
-        )
-        axes.plot(
-            positions[shown],
-            score.value[shown],
-            color=style.color,
-            linestyle=style.dashes,
-            zorder=style.zorder,
-            linewidth=1.5,
-        )
+        positions = curve.steps if by_step else curve.env_steps
+        shown = np.ones(len(positions), bool) if by_step else positions > 0
+        xs, band = positions[shown], {"color": style.color, "alpha": 0.07, "linewidth": 0}
+        axes.fill_between(xs, score.low[shown], score.high[shown], **band)
+        axes.plot(xs, score.value[shown], **style.line, linewidth=1.5)
         axes.plot(positions[-1], score.value[-1], "o", color=style.color, markersize=3.2)
-        if against == "step" and curve.steps[-1] < longest:  # stopped: the leader stays there
-            axes.hlines(
-                score.value[-1],
-                curve.steps[-1],
-                longest,
-                colors=style.color,
-                linewidth=0.8,
-                linestyles=(0, (1, 2)),
-            )
+        if by_step and curve.steps[-1] < longest:  # stopped: the leader stays there
+            dots = {"colors": style.color, "linewidth": 0.8, "linestyles": (0, (1, 2))}
+            axes.hlines(score.value[-1], curve.steps[-1], longest, **dots)
     # Bands may be cut: a single run far below would take the panel from all others.
     lows = min(float(curve.objective.value.min()) for curve in curves.values())
     highs = max(float(curve.objective.high.max()) for curve in curves.values())
@@ -442,19 +364,18 @@ def _draw_panel(
         seen = known <= top
         if seen:
             axes.axhline(known, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-        text = f"best known {known:.5g}".replace("-", "\N{MINUS SIGN}")
         axes.annotate(
-            text if seen else f"{text} lies above",
-            (0.01 if against == "step" else 0.99, known if seen else 1.0),
+            _signed(f"best known {known:.5g}") + ("" if seen else " lies above"),
+            (0.01 if by_step else 0.99, known if seen else 1.0),
             xycoords=("axes fraction", "data" if seen else "axes fraction"),
             xytext=(0, 2 if seen else -2),
             textcoords="offset points",
             verticalalignment="bottom" if seen else "top",
-            horizontalalignment="left" if against == "step" else "right",
+            horizontalalignment="left" if by_step else "right",
             fontsize=SMALL - 1,
             color=MUTED,
         )
-    if against == "step":
+    if by_step:
         axes.set_xlim(-0.02 * max(longest, 1), 1.02 * max(longest, 1))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     else:
@@ -483,31 +404,28 @@ def _name_ends(
     )
     # A line of text takes 14 points of the height of the axes.
     places = _spread([end for end, _ in ends], min(14.0 / 72.0 / inches, 1.0 / len(ends)))
+    outside: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
     for (end, label), place in zip(ends, places, strict=True):
-        color = styles[label].color
-        for xs, ys, width, dashes in (
-            ([1.0, 1.025], [end, place], 0.8, "solid"),
-            ([1.025, 1.075], [place, place], 1.5, styles[label].dashes),
-        ):
-            axes.plot(
-                xs,
-                ys,
-                transform=axes.transAxes,
-                color=color,
-                linewidth=width,
-                linestyle=dashes,
-                clip_on=False,
-            )
-        value = number(float(curves[label].objective.value[-1])).replace("-", "\N{MINUS SIGN}")
-        axes.annotate(
-            f"{_plain(label)}  {value}",
-            (1.085, place),
-            xycoords="axes fraction",
-            verticalalignment="center",
-            fontsize=SMALL,
-            color=color,
-            annotation_clip=False,
-        )
+        line = {**outside, "color": styles[label].color}
+        axes.plot([1.0, 1.025], [end, place], linewidth=0.8, linestyle="solid", **line)
+        dashes = styles[label].dashes
+        axes.plot([1.025, 1.075], [place, place], linewidth=1.5, linestyle=dashes, **line)
+        value = _signed(number(float(curves[label].objective.value[-1])))
+        text = f"{_plain(label)}  {value}"
+        _write(axes, text, (1.085, place), "axes fraction", styles[label].color)
+
+
+def _write(axes: Axes, text: str, at: tuple[float, float], units: Any, color: str) -> None:
+    """Write small text beside the axes, its middle at the height of a point."""
+    axes.annotate(
+        text,
+        at,
+        xycoords=units,
+        verticalalignment="center",
+        fontsize=SMALL,
+        color=color,
+        annotation_clip=False,
+    )
 
 
 def _spread(places: Sequence[float], gap: float) -> list[float]:
@@ -525,3 +443,8 @@ def _spread(places: Sequence[float], gap: float) -> list[float]:
 def _plain(text: str) -> str:
     """Return text that matplotlib does not read as mathematics."""
     return text.replace("$", r"\$")
+
+
+def _signed(text: str) -> str:
+    """Return text with minus signs for hyphens before numbers."""
+    return text.replace("-", "\N{MINUS SIGN}")

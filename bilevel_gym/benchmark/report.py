@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from ..core.files import replacing
-from ..core.mdp import FloatArray
 from .charts import (
     Curve,
     Reference,
@@ -25,123 +24,21 @@ from .charts import (
     make_styles,
 )
 from .runs import HELD_OUT_EPISODES
-from .statistics import (
-    Interval,
-    bootstrap_interval,
-    interquartile_mean,
-    mean,
-    normalised_score,
-    optimality_gap,
-    performance_profile,
-    pooled,
-    probability_of_improvement,
-)
+from .statistics import Interval
+from .tables import THRESHOLDS, Aggregate, Tables, aggregated, as_files, prepare, scored, summarise
 
 if TYPE_CHECKING:
-    from pandas import DataFrame, Series
+    from pandas import DataFrame
 
 T = TypeVar("T")
 
-__all__ = ["COLUMNS", "PAGE", "Aggregate", "Tables", "summarise", "write_report"]
+__all__ = ["PAGE", "write_report"]
 
 PAGE = "report.md"
-# What a report reads; a table may have more.
-COLUMNS = (
-    "task",
-    "method",
-    "optimizer",
-    "seed",
-    "step",
-    "env_steps",
-    "wall_time",
-    "estimated_objective",
-    "objective",
-    "objective_error",
-    "cosine",
-    "best_known",
-)
 WITHIN = "best - start is within two standard errors"
 AGGREGATE_HEAD = ("method", "tasks", "runs", "IQM of scores", "optimality gap")
-THRESHOLDS = np.linspace(0.0, 1.0, 201)
-# A value this far above the best known one, in units of the climb, is more than rounding.
-EXCESS = 1e-6
-# A climb within so many standard errors of held-out episodes may be nothing but noise.
-STANDARD_ERRORS = 2.0
 # Runs whose objectives agree to this, relative to their size, are the same.
 SAME = 1e-9
-
-HOW_TO_READ = f"""\
-* F is the exact objective, computed apart from the method, which does not see it and is not
-  charged for it. Where the follower learns and no exact answer is known, it is the leader's
-  discounted return, a mean over {HELD_OUT_EPISODES} held-out episodes of the follower that the
-  method has by then: an estimate, which the method does not see either. All steps and methods of a
-  seed are measured from the same first states. (Where the leader goes by preferences, F itself is a
-  likelihood; shown is the return that the environment would have paid.)
-* *F at the end* is that of the last x of a run, which may be a probe of a line search. *F returned*
-  is that of the x which the method itself holds for its best, and which the optimizer returns;
-  *best F* is the largest on the way, which only the referee can tell.
-* The score of a run is (F returned - F at the start) / (best - F at the start): 0 where it began,
-  1 at the best value. Each seed has a start of its own; shown is their mean. *Best* is the best
-  known value of the task; where none is known or it is exceeded, the largest F of this benchmark,
-  of all seeds. The largest of many estimates is somewhat too large, and as held-out episodes begin
-  in other states with each seed, not every seed may reach it.
-* IQM is the interquartile mean of the scores, the mean of the middle half of all runs on all tasks;
-  the optimality gap is their mean shortfall from 1 (smaller is better); the profile is the share of
-  runs above a score. [a, b] are 95 % intervals of the stratified bootstrap (2000 percentile
-  resamples, runs drawn anew within each task). These are the statistics of rliable (Agarwal et al.,
-  NeurIPS 2021). One run has no interval.
-* `improvement.csv` holds, for each two methods, the probability that a run of the first scores
-  above one of the second on the same task, where ties count half: the mean over the tasks that both
-  ran on, with its interval.
-* *Cosine* is the median, over steps and runs, of the cosine between the method's hyper-gradient and
-  the exact one, where that is known. *Env steps* is what a run took from the environment in all,
-  the mean over runs.
-* *ms per step* is the median over runs, without the first evaluation, which may compile; *x exact*
-  is its ratio to the method `exact` with the same optimizer on the same task and machine.
-* A run that stopped early stays at its last value, dotted in the figures. Panels end half a climb
-  below the start, curves and bands may go on below."""
-
-
-@dataclass(frozen=True)
-class Aggregate:
-    """How a method did over the tasks it ran on.
-
-    Attributes:
-        label: The method.
-        tasks: Tasks that it ran on.
-        runs: Number of its runs on them.
-        score: Interquartile mean of the normalised scores.
-        gap: Optimality gap.
-    """
-
-    label: str
-    tasks: tuple[str, ...]
-    runs: int
-    score: Interval
-    gap: Interval
-
-
-@dataclass(frozen=True)
-class Tables:
-    """What a benchmark came to.
-
-    Attributes:
-        tasks: A row for each task: what it is measured by.
-        runs: A row for each run: where it began and ended, and what it took.
-        cells: A row for each task and method.
-        aggregates: Each method over its tasks, the best first.
-        common: Tasks that every method ran on.
-        missing: A row for each task, method and optimizer with runs that are not done.
-        dropped: Rows without a finite objective, which count nowhere.
-    """
-
-    tasks: DataFrame
-    runs: DataFrame
-    cells: DataFrame
-    aggregates: list[Aggregate]
-    common: tuple[str, ...]
-    missing: DataFrame
-    dropped: int
 
 
 def write_report(frame: DataFrame, folder: Path) -> Tables:
@@ -156,272 +53,15 @@ def write_report(frame: DataFrame, folder: Path) -> Tables:
         ValueError: If the table lacks a column, has no row that counts, or has two for one step.
     """
     tables, notes = summarise(frame), _notes(frame)
-    frame, _ = _prepare(frame)
+    frame, _ = prepare(frame)
     folder.mkdir(parents=True, exist_ok=True)
     figures = _draw(frame, tables, folder)
-    for name, table in _csv_tables(tables).items():
+    for name, table in as_files(tables).items():
         with replacing(folder / name) as temporary:
             table.to_csv(temporary, index=False, lineterminator="\n")
     with replacing(folder / PAGE) as temporary:
         temporary.write_text(_page(frame, tables, figures, notes), encoding="utf-8")
     return tables
-
-
-def summarise(frame: DataFrame) -> Tables:
-    """Return what a benchmark came to.
-
-    Args:
-        frame: A row for each step of each run, with `COLUMNS`.
-
-    Raises:
-        ValueError: If the table lacks a column, has no row that counts, or has two for one step.
-    """
-    missing = _missing(frame)
-    frame, dropped = _prepare(frame)
-    starts = _starts(frame)
-    tasks = _tasks(frame, starts)
-    runs = _runs(frame, tasks, starts)
-    scored = _scored(runs)
-    by_label = [set(cell["task"]) for _, cell in scored.groupby("label")]
-    common = tuple(sorted(set.intersection(*by_label))) if by_label else ()
-    return Tables(tasks, runs, _cells(frame, runs), _aggregate(scored), common, missing, dropped)
-
-
-def _prepare(frame: DataFrame) -> tuple[DataFrame, int]:
-    """Return the rows that count, in order and with a label, and the number of the others."""
-    absent = [column for column in COLUMNS if column not in frame.columns]
-    if absent:
-        raise ValueError(f"the table of results lacks the columns {', '.join(absent)}")
-    finite = np.isfinite(frame["objective"].to_numpy(np.float64))
-    kept = frame[finite].copy()
-    if kept.empty:
-        raise ValueError(f"no row has a finite objective, of {len(frame)}")
-    several = kept["optimizer"].nunique() > 1
-    kept["label"] = kept["method"] + (", " + kept["optimizer"] if several else "")
-    run = ["task", "label", "seed"]
-    twice = kept[kept.duplicated([*run, "step"])]
-    if not twice.empty:
-        raise ValueError(
-            "a run has one row a step; there are more for "
-            + ", ".join(f"{name} {twice.iloc[0][name]}" for name in [*run, "step"])
-        )
-    return kept.sort_values([*run, "step"], ignore_index=True), int((~finite).sum())
-
-
-def _starts(frame: DataFrame) -> Series[float]:
-    """Return F at the start of each (task, seed), where its methods start alike."""
-    first = frame.groupby(["task", "seed", "label"])["objective"].first()
-    return first.groupby(["task", "seed"]).median().rename("start")
-
-
-def _tasks(frame: DataFrame, starts: Series[float]) -> DataFrame:
-    """Return start, best value and where it is from, for each task."""
-    import pandas as pd
-
-    climbs = frame["objective"] - frame.join(starts, on=["task", "seed"])["start"]
-    rows = []
-    for task, rest in frame.groupby("task"):
-        # The mean of the seeds' own starts does not depend on which methods are missing.
-        start = float(starts[task].mean())
-        found, known = float(rest["objective"].max()), float(rest["best_known"].max())
-        exceeded = found - known > EXCESS * abs(known - start)
-        best = known if found <= known else found
-        found_here = np.isnan(known) or exceeded
-        span = best - start
-        rows.append(
-            {
-                "task": task,
-                "start": start,
-                "best": best,
-                "best_known": known,
-                "best_found": found,
-                "measured_by": "found here" if found_here else "best known",
-                # What was found may be but the start of a lucky seed.
-                "climb": min(span, float(climbs[rest.index].max())) if found_here else span,
-                # NaN where F is exact.
-                "standard_error": float(rest["objective_error"].astype(float).median()),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _runs(frame: DataFrame, tasks: DataFrame, starts: Series[float]) -> DataFrame:
-    """Return where each run began and ended, and what it took."""
-    groups = frame.groupby(["task", "label", "method", "optimizer", "seed"])
-    first, last = groups.first(), groups.last()
-    runs = last[["step", "objective"]].rename(columns={"step": "steps"})
-    # The optimizer keeps the iterate whose value, as far as the method knows it, is the largest.
-    kept = groups["estimated_objective"].agg(lambda values: values.fillna(-np.inf).idxmax())
-    runs["returned_objective"] = frame["objective"].loc[kept].to_numpy()
-    runs["best_objective"] = groups["objective"].max()
-    runs["env_steps"] = last["env_steps"]
-    steps = last["step"] - first["step"]
-    runs["seconds_per_step"] = np.where(
-        steps > 0, (last["wall_time"] - first["wall_time"]) / steps.clip(lower=1), last["wall_time"]
-    )
-    runs = runs.reset_index().join(starts, on=["task", "seed"])
-    start, returned = runs["start"].to_numpy(), runs["returned_objective"].to_numpy()
-    measured = runs[["task"]].merge(tasks, on="task")
-    best = measured["best"].to_numpy()
-    span = np.minimum(measured["climb"].to_numpy(), best - start)
-    noise = STANDARD_ERRORS * measured["standard_error"].fillna(0.0).to_numpy()
-    runs["score"] = np.where(span > noise, normalised_score(returned, start, best), np.nan)
-    return runs
-
-
-def _scored(runs: DataFrame) -> DataFrame:
-    """Return the runs that have a score."""
-    return runs[np.isfinite(runs["score"])]
-
-
-def _cells(frame: DataFrame, runs: DataFrame) -> DataFrame:
-    """Return a row for each task and method, in order of what they return."""
-    import pandas as pd
-
-    cosines = frame.groupby(["task", "label"])["cosine"].median()
-    rows = []
-    for (task, label, method, optimizer), cell in runs.groupby(
-        ["task", "label", "method", "optimizer"]
-    ):
-        final, returned = (
-            bootstrap_interval([cell[name].to_numpy()], pooled(mean))
-            for name in ("objective", "returned_objective")
-        )
-        rows.append(
-            {
-                "task": task,
-                "label": label,
-                "method": method,
-                "optimizer": optimizer,
-                "runs": len(cell),
-                "steps": int(cell["steps"].max()),
-                "objective": float(final.value),
-                "low": float(final.low),
-                "high": float(final.high),
-                "returned_objective": float(returned.value),
-                "returned_low": float(returned.low),
-                "returned_high": float(returned.high),
-                "best_objective": float(cell["best_objective"].max()),
-                "median_cosine": float(cosines[task, label]),
-                "env_steps": float(cell["env_steps"].mean()),
-                "seconds_per_step": float(cell["seconds_per_step"].median()),
-            }
-        )
-    cells = pd.DataFrame(rows)
-    exact = cells[cells["method"] == "exact"].set_index(["task", "optimizer"])["seconds_per_step"]
-    base = cells[["task", "optimizer"]].apply(tuple, axis=1).map(exact.to_dict()).astype(float)
-    cells["times_exact"] = cells["seconds_per_step"] / base
-    return cells.sort_values(
-        ["task", "returned_objective", "label"], ascending=[True, False, True], ignore_index=True
-    )
-
-
-def _aggregate(scored: DataFrame) -> list[Aggregate]:
-    """Return each method over its tasks, the best interquartile mean first."""
-    found = []
-    for label, cell in scored.groupby("label"):
-        strata = {str(task): rows["score"].to_numpy() for task, rows in cell.groupby("task")}
-        scores = list(strata.values())
-        found.append(
-            Aggregate(
-                str(label),
-                tuple(strata),
-                len(cell),
-                bootstrap_interval(scores, pooled(interquartile_mean)),
-                bootstrap_interval(scores, pooled(optimality_gap)),
-            )
-        )
-    return sorted(found, key=lambda a: (-float(a.score.value), a.label))
-
-
-def _missing(frame: DataFrame) -> DataFrame:
-    """Return the runs that are not done, a row for each task, method and optimizer."""
-    import pandas as pd
-
-    seeds: dict[str, list[str]] = {}
-    for run in frame.attrs.get("missing", ()):
-        cell, _, seed = run.rpartition(", seed ")
-        seeds.setdefault(cell, []).append(seed)
-    return pd.DataFrame(
-        [(cell, len(absent), " ".join(absent)) for cell, absent in seeds.items()],
-        columns=["cell", "missing", "seeds"],
-    )
-
-
-def _scores(runs: DataFrame, label: str) -> dict[str, FloatArray]:
-    """Return a method's scores on each task."""
-    mine = _scored(runs[runs["label"] == label])
-    return {str(task): rows["score"].to_numpy() for task, rows in mine.groupby("task")}
-
-
-def _csv_tables(tables: Tables) -> dict[str, DataFrame]:
-    """Return the tables that are written beside the page, by file name."""
-    import pandas as pd
-
-    aggregates = pd.DataFrame(
-        {
-            "label": a.label,
-            "tasks": len(a.tasks),
-            "runs": a.runs,
-            "iqm": float(a.score.value),
-            "iqm_low": float(a.score.low),
-            "iqm_high": float(a.score.high),
-            "optimality_gap": float(a.gap.value),
-            "optimality_gap_low": float(a.gap.low),
-            "optimality_gap_high": float(a.gap.high),
-        }
-        for a in tables.aggregates
-    )
-    profiles = [
-        pd.DataFrame(
-            {"label": label, "score": THRESHOLDS, "share": p.value, "low": p.low, "high": p.high}
-        )
-        for label, p in _profiles(tables).items()
-    ]
-    return {
-        "tasks.csv": tables.tasks,
-        "runs.csv": tables.runs,
-        "final.csv": tables.cells,
-        "missing.csv": tables.missing,
-        "aggregate.csv": aggregates,
-        "profiles.csv": pd.concat(profiles) if profiles else pd.DataFrame(),
-        "improvement.csv": _improvements(tables),
-    }
-
-
-def _profiles(tables: Tables) -> dict[str, Interval]:
-    """Return each method's performance profile, in order of the aggregates."""
-    return {
-        a.label: performance_profile(list(_scores(tables.runs, a.label).values()), THRESHOLDS)
-        for a in tables.aggregates
-    }
-
-
-def _improvements(tables: Tables) -> DataFrame:
-    """Return the probability that one method's run scores above another's, for all pairs."""
-    import pandas as pd
-
-    scores = {a.label: _scores(tables.runs, a.label) for a in tables.aggregates}
-    rows = []
-    for first, ours in scores.items():
-        for second, theirs in scores.items():
-            shared = [task for task in ours if task in theirs]
-            if first == second or not shared:
-                continue
-            p = probability_of_improvement(
-                [ours[task] for task in shared], [theirs[task] for task in shared]
-            )
-            rows.append(
-                {
-                    "label": first,
-                    "other": second,
-                    "tasks": len(shared),
-                    "probability": float(p.value),
-                    "low": float(p.low),
-                    "high": float(p.high),
-                }
-            )
-    return pd.DataFrame(rows)
 
 
 # Figures ----------------------------------------------------------------------------------------
@@ -461,7 +101,8 @@ def _draw(frame: DataFrame, tables: Tables, folder: Path) -> dict[str, str]:
         draw_curves(sampled, references, styles, folder / ENV_STEPS, against="env_steps")
         figures[ENV_STEPS] = ENV_STEPS
     if tables.aggregates:
-        draw_profiles(_profiles(tables), THRESHOLDS, styles, folder / PROFILES)
+        profiles = {a.label: a.profile for a in tables.aggregates}
+        draw_profiles(profiles, THRESHOLDS, styles, folder / PROFILES)
         draw_aggregate(
             [_covered(a, tables) for a in tables.aggregates],
             [a.score for a in tables.aggregates],
@@ -496,7 +137,7 @@ def _task_files(tasks: Iterable[str]) -> dict[str, str]:
 
 def _covered(aggregate: Aggregate, tables: Tables) -> str:
     """Return a method's name, with the number of its tasks if there are others."""
-    of = _scored(tables.runs)["task"].nunique()
+    of = scored(tables.runs)["task"].nunique()
     return aggregate.label + (
         "" if len(aggregate.tasks) == of else f" ({len(aggregate.tasks)}/{of} tasks)"
     )
@@ -512,6 +153,7 @@ def _page(
     seeds = sorted(int(seed) for seed in frame["seed"].unique())
     optimizers = sorted(frame["optimizer"].unique())
     several = len(optimizers) > 1
+    how_to_read = files(__package__).joinpath("how_to_read.md").read_text("utf-8")
     parts = [
         "# Benchmark report",
         f"{_count(len(tables.runs), 'run')}: {_count(len(tables.tasks), 'task')}, "
@@ -553,7 +195,7 @@ def _page(
         "## What is missing",
         *_missing_parts(tables, notes),
         "## How to read it",
-        HOW_TO_READ,
+        how_to_read.format(episodes=HELD_OUT_EPISODES).strip(),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -665,11 +307,11 @@ def _common_parts(tables: Tables) -> list[str]:
     """Return the comparison on the tasks that all methods ran on, for not all ran on all."""
     if not tables.common:
         return ["Not all methods ran on all tasks, and there is no task that all ran on."]
-    shared = _scored(tables.runs[tables.runs["task"].isin(tables.common)])
+    shared = scored(tables.runs[tables.runs["task"].isin(tables.common)])
     return [
         "Not all methods ran on all tasks, so the rows above are not of the same tasks. On those "
         f"that all ran on ({', '.join(tables.common)}):",
-        _aggregate_table(_aggregate(shared)),
+        _aggregate_table(aggregated(shared)),
     ]
 
 

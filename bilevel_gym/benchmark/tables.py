@@ -1,0 +1,347 @@
+"""What a benchmark came to: its runs, its cells of task and method, and methods over all tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..core.mdp import FloatArray
+from .statistics import (
+    Interval,
+    bootstrap_interval,
+    interquartile_mean,
+    mean,
+    normalised_score,
+    optimality_gap,
+    performance_profile,
+    pooled,
+    probability_of_improvement,
+)
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
+
+__all__ = [
+    "COLUMNS",
+    "THRESHOLDS",
+    "Aggregate",
+    "Tables",
+    "aggregated",
+    "as_files",
+    "prepare",
+    "scored",
+    "summarise",
+]
+
+# What is read of the table of results; it may have more.
+COLUMNS = (
+    "task",
+    "method",
+    "optimizer",
+    "seed",
+    "step",
+    "env_steps",
+    "wall_time",
+    "estimated_objective",
+    "objective",
+    "objective_error",
+    "cosine",
+    "best_known",
+)
+THRESHOLDS = np.linspace(0.0, 1.0, 201)
+# A value this far above the best known one, in units of the climb, is more than rounding.
+EXCESS = 1e-6
+# A climb within so many standard errors of held-out episodes may be nothing but noise.
+STANDARD_ERRORS = 2.0
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """How a method did over the tasks it ran on.
+
+    Attributes:
+        label: The method.
+        tasks: Tasks that it ran on.
+        runs: Number of its runs on them.
+        score: Interquartile mean of the normalised scores.
+        gap: Optimality gap.
+        profile: Share of its runs above each of `THRESHOLDS`, `[T]`.
+    """
+
+    label: str
+    tasks: tuple[str, ...]
+    runs: int
+    score: Interval
+    gap: Interval
+    profile: Interval
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What a benchmark came to.
+
+    Attributes:
+        tasks: A row for each task: what it is measured by.
+        runs: A row for each run: where it began and ended, and what it took.
+        cells: A row for each task and method.
+        aggregates: Each method over its tasks, the best first.
+        common: Tasks that every method ran on.
+        missing: A row for each task, method and optimizer with runs that are not done.
+        dropped: Rows without a finite objective, which count nowhere.
+    """
+
+    tasks: DataFrame
+    runs: DataFrame
+    cells: DataFrame
+    aggregates: list[Aggregate]
+    common: tuple[str, ...]
+    missing: DataFrame
+    dropped: int
+
+
+def summarise(frame: DataFrame) -> Tables:
+    """Return what a benchmark came to.
+
+    Args:
+        frame: A row for each step of each run, with `COLUMNS`.
+
+    Raises:
+        ValueError: If the table lacks a column, has no row that counts, or has two for one step.
+    """
+    missing = _missing(frame)
+    frame, dropped = prepare(frame)
+    starts = _starts(frame)
+    tasks = _tasks(frame, starts)
+    runs = _runs(frame, tasks, starts)
+    counted = scored(runs)
+    by_label = [set(cell["task"]) for _, cell in counted.groupby("label")]
+    common = tuple(sorted(set.intersection(*by_label))) if by_label else ()
+    return Tables(tasks, runs, _cells(frame, runs), aggregated(counted), common, missing, dropped)
+
+
+def as_files(tables: Tables) -> dict[str, DataFrame]:
+    """Return the tables that are written beside the page, by file name."""
+    import pandas as pd
+
+    aggregates = pd.DataFrame(
+        {
+            "label": a.label,
+            "tasks": len(a.tasks),
+            "runs": a.runs,
+            **_columns(a.score, "iqm", "iqm_low", "iqm_high"),
+            **_columns(a.gap, "optimality_gap", "optimality_gap_low", "optimality_gap_high"),
+        }
+        for a in tables.aggregates
+    )
+    profiles = [
+        pd.DataFrame(
+            {
+                "label": a.label,
+                "score": THRESHOLDS,
+                "share": a.profile.value,
+                "low": a.profile.low,
+                "high": a.profile.high,
+            }
+        )
+        for a in tables.aggregates
+    ]
+    return {
+        "tasks.csv": tables.tasks,
+        "runs.csv": tables.runs,
+        "final.csv": tables.cells,
+        "missing.csv": tables.missing,
+        "aggregate.csv": aggregates,
+        "profiles.csv": pd.concat(profiles) if profiles else pd.DataFrame(),
+        "improvement.csv": _improvements(tables),
+    }
+
+
+def scored(runs: DataFrame) -> DataFrame:
+    """Return the runs that have a score."""
+    return runs[np.isfinite(runs["score"])]
+
+
+def prepare(frame: DataFrame) -> tuple[DataFrame, int]:
+    """Return the rows that count, in order and with a label, and the number of the others."""
+    absent = [column for column in COLUMNS if column not in frame.columns]
+    if absent:
+        raise ValueError(f"the table of results lacks the columns {', '.join(absent)}")
+    finite = np.isfinite(frame["objective"].to_numpy(np.float64))
+    kept = frame[finite].copy()
+    if kept.empty:
+        raise ValueError(f"no row has a finite objective, of {len(frame)}")
+    several = kept["optimizer"].nunique() > 1
+    kept["label"] = kept["method"] + (", " + kept["optimizer"] if several else "")
+    run = ["task", "label", "seed"]
+    twice = kept[kept.duplicated([*run, "step"])]
+    if not twice.empty:
+        raise ValueError(
+            "a run has one row a step; there are more for "
+            + ", ".join(f"{name} {twice.iloc[0][name]}" for name in [*run, "step"])
+        )
+    return kept.sort_values([*run, "step"], ignore_index=True), int((~finite).sum())
+
+
+def _starts(frame: DataFrame) -> Series[float]:
+    """Return F at the start of each (task, seed), where its methods start alike."""
+    first = frame.groupby(["task", "seed", "label"])["objective"].first()
+    return first.groupby(["task", "seed"]).median().rename("start")
+
+
+def _tasks(frame: DataFrame, starts: Series[float]) -> DataFrame:
+    """Return start, best value and where it is from, for each task."""
+    import pandas as pd
+
+    climbs = frame["objective"] - frame.join(starts, on=["task", "seed"])["start"]
+    rows = []
+    for task, rest in frame.groupby("task"):
+        # The mean of the seeds' own starts does not depend on which methods are missing.
+        start = float(starts[task].mean())
+        found, known = float(rest["objective"].max()), float(rest["best_known"].max())
+        exceeded = found - known > EXCESS * abs(known - start)
+        best = known if found <= known else found
+        found_here = np.isnan(known) or exceeded
+        span = best - start
+        rows.append(
+            {
+                "task": task,
+                "start": start,
+                "best": best,
+                "best_known": known,
+                "best_found": found,
+                "measured_by": "found here" if found_here else "best known",
+                # What was found may be but the start of a lucky seed.
+                "climb": min(span, float(climbs[rest.index].max())) if found_here else span,
+                # NaN where F is exact.
+                "standard_error": float(rest["objective_error"].astype(float).median()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _runs(frame: DataFrame, tasks: DataFrame, starts: Series[float]) -> DataFrame:
+    """Return where each run began and ended, and what it took."""
+    groups = frame.groupby(["task", "label", "method", "optimizer", "seed"])
+    first, last = groups.first(), groups.last()
+    runs = last[["step", "objective"]].rename(columns={"step": "steps"})
+    # The optimizer keeps the iterate whose value, as far as the method knows it, is the largest.
+    kept = groups["estimated_objective"].agg(lambda values: values.fillna(-np.inf).idxmax())
+    runs["returned_objective"] = frame["objective"].loc[kept].to_numpy()
+    runs["best_objective"] = groups["objective"].max()
+    runs["env_steps"] = last["env_steps"]
+    steps = last["step"] - first["step"]
+    runs["seconds_per_step"] = np.where(
+        steps > 0, (last["wall_time"] - first["wall_time"]) / steps.clip(lower=1), last["wall_time"]
+    )
+    runs = runs.reset_index().join(starts, on=["task", "seed"])
+    start, returned = runs["start"].to_numpy(), runs["returned_objective"].to_numpy()
+    measured = runs[["task"]].merge(tasks, on="task")
+    best = measured["best"].to_numpy()
+    span = np.minimum(measured["climb"].to_numpy(), best - start)
+    noise = STANDARD_ERRORS * measured["standard_error"].fillna(0.0).to_numpy()
+    runs["score"] = np.where(span > noise, normalised_score(returned, start, best), np.nan)
+    return runs
+
+
+def _cells(frame: DataFrame, runs: DataFrame) -> DataFrame:
+    """Return a row for each task and method, in order of what they return."""
+    import pandas as pd
+
+    cosines = frame.groupby(["task", "label"])["cosine"].median()
+    rows = []
+    for (task, label, method, optimizer), cell in runs.groupby(
+        ["task", "label", "method", "optimizer"]
+    ):
+        final, returned = (
+            bootstrap_interval([cell[name].to_numpy()], pooled(mean))
+            for name in ("objective", "returned_objective")
+        )
+        rows.append(
+            {
+                "task": task,
+                "label": label,
+                "method": method,
+                "optimizer": optimizer,
+                "runs": len(cell),
+                "steps": int(cell["steps"].max()),
+                **_columns(final, "objective", "low", "high"),
+                **_columns(returned, "returned_objective", "returned_low", "returned_high"),
+                "best_objective": float(cell["best_objective"].max()),
+                "median_cosine": float(cosines[task, label]),
+                "env_steps": float(cell["env_steps"].mean()),
+                "seconds_per_step": float(cell["seconds_per_step"].median()),
+            }
+        )
+    cells = pd.DataFrame(rows)
+    exact = cells[cells["method"] == "exact"].set_index(["task", "optimizer"])["seconds_per_step"]
+    base = cells[["task", "optimizer"]].apply(tuple, axis=1).map(exact.to_dict()).astype(float)
+    cells["times_exact"] = cells["seconds_per_step"] / base
+    return cells.sort_values(
+        ["task", "returned_objective", "label"], ascending=[True, False, True], ignore_index=True
+    )
+
+
+def aggregated(runs: DataFrame) -> list[Aggregate]:
+    """Return each method over its tasks, the best interquartile mean first, of scored runs."""
+    found = []
+    for label in sorted(runs["label"].unique()):
+        by_task = _scores(runs, label)
+        scores = list(by_task.values())
+        found.append(
+            Aggregate(
+                label,
+                tuple(by_task),
+                sum(map(len, scores)),
+                bootstrap_interval(scores, pooled(interquartile_mean)),
+                bootstrap_interval(scores, pooled(optimality_gap)),
+                performance_profile(scores, THRESHOLDS),
+            )
+        )
+    return sorted(found, key=lambda a: (-float(a.score.value), a.label))
+
+
+def _scores(runs: DataFrame, label: str) -> dict[str, FloatArray]:
+    """Return a method's scores on each task, of scored runs."""
+    mine = runs[runs["label"] == label]
+    return {str(task): rows["score"].to_numpy() for task, rows in mine.groupby("task")}
+
+
+def _improvements(tables: Tables) -> DataFrame:
+    """Return the probability that one method's run scores above another's, for all pairs."""
+    import pandas as pd
+
+    scores = {a.label: _scores(scored(tables.runs), a.label) for a in tables.aggregates}
+    rows = []
+    for first, ours in scores.items():
+        for second, theirs in scores.items():
+            shared = [task for task in ours if task in theirs]
+            if first == second or not shared:
+                continue
+            p = probability_of_improvement(
+                [ours[task] for task in shared], [theirs[task] for task in shared]
+            )
+            pair = {"label": first, "other": second, "tasks": len(shared)}
+            rows.append({**pair, **_columns(p, "probability", "low", "high")})
+    return pd.DataFrame(rows)
+
+
+def _columns(interval: Interval, *names: str) -> dict[str, float]:
+    """Return the value of a scalar and its bounds under three names."""
+    values = (interval.value, interval.low, interval.high)
+    return {name: float(value) for name, value in zip(names, values, strict=True)}
+
+
+def _missing(frame: DataFrame) -> DataFrame:
+    """Return the runs that are not done, a row for each task, method and optimizer."""
+    import pandas as pd
+
+    seeds: dict[str, list[str]] = {}
+    for run in frame.attrs.get("missing", ()):
+        cell, _, seed = run.rpartition(", seed ")
+        seeds.setdefault(cell, []).append(seed)
+    return pd.DataFrame(
+        [(cell, len(absent), " ".join(absent)) for cell, absent in seeds.items()],
+        columns=["cell", "missing", "seeds"],
+    )
