@@ -202,7 +202,7 @@ def draw_cosines(
 
     label = "cosine to the exact hyper-gradient"
     figure, panels = _grid(len(cells), styles, _named(cells), "leader's steps", label)
-    dots = {"linewidth": 1.4, "marker": "o", "markersize": 2.2, "clip_on": False}
+    dots: dict[str, Any] = {"linewidth": 1.4, "marker": "o", "markersize": 2.2, "clip_on": False}
     for axes, (task, by_label) in zip(panels, cells.items(), strict=True):
         longest = max(int(cell["step"].max()) for cell in by_label.values())
         width = max(1, -(-(longest + 1) // WINDOWS))
@@ -227,9 +227,14 @@ def draw_profiles(
     """Draw the share of runs above each score `[T]`, each method's profile `[T]`, into a PNG."""
     words = (f"normalised score t   (band: {BAND})", "share of runs with score > t")
     figure, (axes,) = _grid(1, styles, profiles, *words, width=7.5, height=3.4)
-    steps = {"linewidth": 1.6, "drawstyle": "steps-post", "clip_on": False}
+    steps: dict[str, Any] = {"linewidth": 1.6, "drawstyle": "steps-post", "clip_on": False}
     for label, profile in profiles.items():
-        band = {"step": "post", "color": styles[label].color, "alpha": 0.1, "linewidth": 0}
+        band: dict[str, Any] = {
+            "step": "post",
+            "color": styles[label].color,
+            "alpha": 0.1,
+            "linewidth": 0,
+        }
         axes.fill_between(thresholds, profile.low, profile.high, **band)
         axes.plot(thresholds, profile.value, **styles[label].line, **steps)
     tidy(axes)
@@ -345,12 +350,17 @@ def _draw_panel(
         style, score = styles[label], curve.objective
         positions = curve.steps if by_step else curve.env_steps
         shown = np.ones(len(positions), bool) if by_step else positions > 0
-        xs, band = positions[shown], {"color": style.color, "alpha": 0.07, "linewidth": 0}
+        xs = positions[shown]
+        band: dict[str, Any] = {"color": style.color, "alpha": 0.07, "linewidth": 0}
         axes.fill_between(xs, score.low[shown], score.high[shown], **band)
         axes.plot(xs, score.value[shown], **style.line, linewidth=1.5)
         axes.plot(positions[-1], score.value[-1], "o", color=style.color, markersize=3.2)
         if by_step and curve.steps[-1] < longest:  # stopped: the leader stays there
-            dots = {"colors": style.color, "linewidth": 0.8, "linestyles": (0, (1, 2))}
+            dots: dict[str, Any] = {
+                "colors": style.color,
+                "linewidth": 0.8,
+                "linestyles": (0, (1, 2)),
+            }
             axes.hlines(score.value[-1], curve.steps[-1], longest, **dots)
     # Bands may be cut: a single run far below would take the panel from all others.
     lows = min(float(curve.objective.value.min()) for curve in curves.values())
