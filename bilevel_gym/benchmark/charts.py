@@ -267,8 +267,8 @@ def draw_aggregate(
         axes.axvline(mark, color=MUTED, linewidth=0.8, zorder=0)
     axes.hlines(places, lows, highs, colors=colors, linewidth=7, alpha=0.3)
     axes.scatter(values, places, color=colors, s=42, zorder=3)
-    for place in np.flatnonzero(values < left):  # beyond the axes
-        axes.scatter(left, place, color=colors[place], marker="<", s=42, zorder=3, clip_on=False)
+    for k in np.flatnonzero(values < left).tolist():  # beyond the axes
+        axes.scatter(left, k, color=colors[k], marker="<", s=42, zorder=3, clip_on=False)
     for place, value, low, high in zip(places, values, lows, highs, strict=True):
         around = f" [{low:.3f}, {high:.3f}]" if high > low else ""
         _write(axes, _signed(f"{value:.3f}{around}"), (1.01, place), ("axes fraction", "data"), INK)
@@ -425,7 +425,7 @@ def _name_ends(
         _write(axes, text, (1.085, place), "axes fraction", styles[label].color)
 
 
-def _write(axes: Axes, text: str, at: tuple[float, float], units: Any, color: str) -> None:
+def _write(axes: Axes, text: str, at: tuple[Any, Any], units: Any, color: str) -> None:
     """Write small text beside the axes, its middle at the height of a point."""
     axes.annotate(
         text,
