@@ -18,7 +18,7 @@ from ..core.mdp import FloatArray
 from ..episodes.fragments import Pairs
 from ..model.protocols import LearntGame
 from ..rewards.images import is_image_space
-from ..rewards.tensors import IMAGES, as_inputs, blocks
+from ..rewards.tensors import IMAGES, as_inputs, blocks, perceptron
 
 if TYPE_CHECKING:
     from ..sb3.replay import Transitions
@@ -103,7 +103,7 @@ class LeaderCritic(Trained):
             network = (
                 _ImageNetwork(seen, inputs, outputs)
                 if self._images
-                else _perceptron(flatdim(seen) + inputs, outputs)
+                else perceptron([flatdim(seen) + inputs, *UNITS, outputs])
             )
         super().__init__(network.to(self._device), fused=True)
         self._target = copy.deepcopy(self.network)
@@ -292,7 +292,8 @@ class FragmentCritic(Trained):
         self._space = game.observation_space
         with th.random.fork_rng(devices=[]):
             th.manual_seed(seed)
-            super().__init__(_perceptron(flatdim(self._space) + 1, int(game.lower_space.n)))
+            sizes = [flatdim(self._space) + 1, *UNITS, int(game.lower_space.n)]
+            super().__init__(perceptron(sizes))
 
     def values(self, place: FloatArray, observations: NDArray[Any]) -> FloatArray:
         """Return the predictions, `[B, A]`.
@@ -343,7 +344,7 @@ class _ImageNetwork(th.nn.Module):
         super().__init__()
         # A copy: the library draws from the space.
         self.convolutions = NatureCNN(copy.deepcopy(space))
-        self.perceptron = _perceptron(self.convolutions.features_dim + others, outputs)
+        self.perceptron = perceptron([self.convolutions.features_dim + others, *UNITS, outputs])
         self._shape, self._pixels = space.shape or (), flatdim(space)
 
     def forward(self, read: th.Tensor) -> th.Tensor:
@@ -351,14 +352,6 @@ class _ImageNetwork(th.nn.Module):
         features = self.convolutions(images.reshape(len(read), *self._shape))
         outputs: th.Tensor = self.perceptron(th.cat([features, others], dim=1))
         return outputs
-
-
-def _perceptron(inputs: int, outputs: int) -> th.nn.Sequential:
-    sizes = [inputs, *UNITS]
-    layers: list[th.nn.Module] = []
-    for before, after in zip(sizes[:-1], sizes[1:], strict=True):
-        layers += [th.nn.Linear(before, after), th.nn.ReLU()]
-    return th.nn.Sequential(*layers, th.nn.Linear(UNITS[-1], outputs))
 
 
 def _last_tenth(losses: Sequence[float]) -> float:

@@ -181,10 +181,6 @@ class LearntSoBiRL(Estimator):
             truncation: Terms of the advantage that are kept; 1 is all there is without a table.
             baseline: Whether to subtract the mean return of the other episodes.
             **options: See `Estimator`.
-
-        Raises:
-            TypeError: If an option is unknown.
-            ValueError: If an option is out of range.
         """
         if truncation != 1:
             raise ValueError(

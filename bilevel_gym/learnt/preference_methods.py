@@ -25,7 +25,6 @@ from __future__ import annotations
 import io
 import math
 import zipfile
-from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -64,7 +63,7 @@ INNER_OPTIONS: dict[str, Any] = {
 QUEUE = "queue.npz"
 
 
-class PreferenceMethod(Checkpointed, ABC):
+class PreferenceMethod(Checkpointed):
     """Train the follower, show pairs of its fragments to the judge, estimate.
 
     Attributes:
@@ -224,25 +223,21 @@ class PreferenceMethod(Checkpointed, ABC):
         self.queue.add(pairs, answers)
         return played.num_steps
 
-    @abstractmethod
     def response_term(
-        self,
-        upper_params: FloatArray,
-        played: LearntEpisodes,
-        windows: Windows,
-        answers: FloatArray,
+        self, x: FloatArray, played: LearntEpisodes, windows: Windows, answers: FloatArray
     ) -> tuple[FloatArray | None, float | None]:
-        """Estimate the response term from fragments that were just played.
+        """Estimate the response term from fragments that were just played; there is none here.
 
         Args:
-            upper_params: x.
-            played: Episodes of today's follower.
+            x: The leader's parameters.
+            played: Episodes of the follower's present policy.
             windows: Where in them the fragments are that were compared, `[M]`.
             answers: `[M]`.
 
         Returns:
             The estimate, shape of x, and the loss of a regression; None for what there is not.
         """
+        return None, None
 
     def _trusted(self, direct: FloatArray) -> tuple[FloatArray, float | None]:
         """Return the response term as far as it is trusted, and the share of it that is."""
@@ -254,16 +249,6 @@ class PreferenceDirect(PreferenceMethod):
 
     The leader takes what the follower shows as given, and learns to explain the answers.
     """
-
-    def response_term(
-        self,
-        upper_params: FloatArray,
-        played: LearntEpisodes,
-        windows: Windows,
-        answers: FloatArray,
-    ) -> tuple[None, None]:
-        """Return none."""
-        return None, None
 
 
 class WithResponse(PreferenceMethod):
@@ -282,10 +267,6 @@ class WithResponse(PreferenceMethod):
                 longer one is shortened, as it is noise of a few pairs divided by the temperature.
                 None to leave it as it is.
             **options: See `PreferenceMethod`.
-
-        Raises:
-            TypeError: If an option is unknown.
-            ValueError: If an option is out of range.
         """
         self._kappa = None if kappa is None else check_positive("kappa", kappa)
         super().__init__(game, **options)
@@ -316,20 +297,16 @@ class PreferenceSoBiRL(WithResponse):
     """The excess of l over its baseline, times the first term of dlog pi/dx along the fragments."""
 
     def response_term(
-        self,
-        upper_params: FloatArray,
-        played: LearntEpisodes,
-        windows: Windows,
-        answers: FloatArray,
+        self, x: FloatArray, played: LearntEpisodes, windows: Windows, answers: FloatArray
     ) -> tuple[FloatArray, None]:
         """Return the one-step estimate; see `PreferenceMethod`."""
         game, pairs = self._game, windows.cut(played)
-        excess = self._excess(upper_params, pairs, answers) / (len(pairs) * game.temperature)
+        excess = self._excess(x, pairs, answers) / (len(pairs) * game.temperature)
         seen, taken = pairs.as_batch
         weights = np.broadcast_to(excess[:, None, None], pairs.rewards.shape).ravel()
         shares = self.follower.probabilities(seen) * weights[:, None]
-        estimate = reward_gradient(game, upper_params, seen, taken, weights)
-        return estimate - over_actions(game, upper_params, seen, shares), None
+        estimate = reward_gradient(game, x, seen, taken, weights)
+        return estimate - over_actions(game, x, seen, shares), None
 
 
 class PreferenceTrace(WithResponse):
@@ -350,10 +327,6 @@ class PreferenceTrace(WithResponse):
             game: A game whose leader learns from preferences, with discrete actions.
             critic_updates: Gradient steps of the regression each time, at least 1.
             **options: See `WithResponse`.
-
-        Raises:
-            TypeError: If an option is unknown.
-            ValueError: If an option is out of range.
         """
         check_at_least("critic_updates", critic_updates, 1)
         self._updates = int(critic_updates)
@@ -364,16 +337,12 @@ class PreferenceTrace(WithResponse):
         self.critic = FragmentCritic(self._game, int(self._rng.integers(2**31)))
 
     def response_term(
-        self,
-        upper_params: FloatArray,
-        played: LearntEpisodes,
-        windows: Windows,
-        answers: FloatArray,
+        self, x: FloatArray, played: LearntEpisodes, windows: Windows, answers: FloatArray
     ) -> tuple[FloatArray, float]:
         """Return the trace's estimate; see `PreferenceMethod`."""
         game, queue = self._game, self.queue
         assert queue.pairs is not None
-        earlier, _ = queue.likelihood(game, upper_params)
+        earlier, _ = queue.likelihood(game, x)
         loss = self.critic.fit(queue.pairs, earlier - earlier.mean(), self._updates, self._rng)
         pairs = windows.cut(played)
         seen, taken = pairs.as_batch
@@ -393,4 +362,4 @@ class PreferenceTrace(WithResponse):
         every += carry[:, :, None]
         seen = played.observations.reshape(-1, *played.observations.shape[2:])
         shares = self.follower.probabilities(seen) * every.reshape(len(seen), -1)
-        return over_actions(game, upper_params, seen, shares), loss
+        return over_actions(game, x, seen, shares), loss

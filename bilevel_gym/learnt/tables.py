@@ -180,10 +180,6 @@ class DeepMethod(Estimator):
         Args:
             model: See `TableGame`.
             **options: See the estimator; those of `defaults` where they are not given.
-
-        Raises:
-            TypeError: If the method does not suit the model, or an option is unknown.
-            ValueError: If an option is out of range.
         """
         super().__init__(TableGame(model), **{**self.defaults, **options})
 

@@ -59,10 +59,6 @@ class TraceEstimator(Estimator):
                 shortens estimates where there are few steps for each feature. 0 for none, None for
                 one for 20 steps, but 60 at most, and none of images.
             **options: See `Estimator`.
-
-        Raises:
-            TypeError: If an option is unknown.
-            ValueError: If an option is out of range.
         """
         updates = self.default_updates if critic_updates is None else critic_updates
         check_at_least("critic_updates", updates, 1)
@@ -168,10 +164,6 @@ class LearntTrace(TraceEstimator):
             first_critic_updates: Gradient steps of the critic for the first x, at least 1; None for
                 as many as for others.
             **options: See `TraceEstimator`.
-
-        Raises:
-            TypeError: If an option is unknown.
-            ValueError: If an option is out of range.
         """
         if first_critic_updates is not None:
             check_at_least("first_critic_updates", first_critic_updates, 1)
@@ -234,10 +226,6 @@ class LearntHPGD(TraceEstimator):
             game: A game whose follower learns.
             **options: See `TraceEstimator`; `critic_updates` is of each of the two networks, and
                 `episodes` at least 2.
-
-        Raises:
-            TypeError: If an option is unknown.
-            ValueError: If an option is out of range.
         """
         super().__init__(game, **options)
         check_at_least("episodes", self._num_episodes, 2)

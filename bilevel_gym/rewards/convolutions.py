@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from gymnasium import Space, spaces
-from numpy.typing import NDArray
 
 from ..core.checks import check_at_least, check_positive
-from ..core.mdp import FloatArray
 from .images import LEAST_SIDE, channels_first, is_image_space
 from .networks import ModuleReward
-from .tensors import IMAGES, blocks, th
+from .tensors import th
 
 __all__ = ["ConvolutionalReward"]
 
@@ -68,29 +65,6 @@ class ConvolutionalReward(ModuleReward):
         if place.type == "cuda" and not th.cuda.is_available():
             place = th.device("cpu")
         super().__init__(module.to(place), observation_space, action_space)
-
-    def rewards(
-        self, upper_params: FloatArray, observations: NDArray[Any], actions: NDArray[Any]
-    ) -> FloatArray:
-        """Return r_x for each entry of a batch, `[B]`; see `RewardModel`."""
-        rewards = [
-            super(ConvolutionalReward, self).rewards(upper_params, observations[at], actions[at])
-            for at in blocks(len(observations), IMAGES)
-        ]
-        return np.concatenate(rewards)
-
-    def vjp(
-        self,
-        upper_params: FloatArray,
-        observations: NDArray[Any],
-        actions: NDArray[Any],
-        weights: FloatArray,
-    ) -> FloatArray:
-        """Return sum_b weights(b) dr_x(s_b, a_b)/dx, `[D]`; see `RewardModel`."""
-        total = np.zeros(self.num_params)
-        for at in blocks(len(observations), IMAGES):
-            total += super().vjp(upper_params, observations[at], actions[at], weights[at])
-        return total
 
 
 class _Convolutions(th.nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..core.checks import check_at_least, check_positive, unknown_name
 from ..core.mdp import FloatArray
 from .images import is_image_space
-from .tensors import as_inputs, th
+from .tensors import IMAGES, as_inputs, blocks, perceptron, th
 
 __all__ = ["ModuleReward", "NetworkReward"]
 
@@ -39,6 +39,7 @@ class ModuleReward:
         """
         self.module = module
         self._observed, self._acted = observation_space, action_space
+        self._images = is_image_space(observation_space)
         self._initial = self._flat([p.detach() for p in module.parameters()])
 
     @property
@@ -55,7 +56,11 @@ class ModuleReward:
     ) -> FloatArray:
         """Return r_x for each entry of a batch, `[B]`; see `RewardModel`."""
         with th.no_grad():
-            return self._evaluate(upper_params, observations, actions).double().cpu().numpy()
+            parts = [
+                self._evaluate(upper_params, observations[at], actions[at]).double().cpu().numpy()
+                for at in self._blocks(len(observations))
+            ]
+        return np.concatenate(parts)
 
     def vjp(
         self,
@@ -64,15 +69,22 @@ class ModuleReward:
         actions: NDArray[Any],
         weights: FloatArray,
     ) -> FloatArray:
-        """Return sum_b weights(b) dr_x(s_b, a_b)/dx, `[D]`: one backward pass."""
-        rewards = self._evaluate(upper_params, observations, actions)
-        # Weights of order one: single precision has little room for tiny or huge ones.
-        scale = max(float(np.abs(weights).max(initial=0.0)), np.finfo(np.float64).tiny)
-        factors = th.as_tensor(weights / scale, dtype=rewards.dtype, device=rewards.device)
-        gradients = th.autograd.grad(
-            (factors * rewards).sum(), list(self.module.parameters()), materialize_grads=True
-        )
-        return scale * self._flat(gradients)
+        """Return sum_b weights(b) dr_x(s_b, a_b)/dx, `[D]`; see `RewardModel`."""
+        total: FloatArray = np.zeros(self.num_params)
+        for at in self._blocks(len(observations)):
+            rewards = self._evaluate(upper_params, observations[at], actions[at])
+            # Weights of order one: single precision has little room for tiny or huge ones.
+            scale = max(float(np.abs(weights[at]).max(initial=0.0)), np.finfo(np.float64).tiny)
+            factors = th.as_tensor(weights[at] / scale, dtype=rewards.dtype, device=rewards.device)
+            gradients = th.autograd.grad(
+                (factors * rewards).sum(), list(self.module.parameters()), materialize_grads=True
+            )
+            total += scale * self._flat(gradients)
+        return total
+
+    def _blocks(self, count: int) -> Iterator[slice]:
+        """Yield the parts of a batch that go through at a time: all of it, or some images."""
+        return blocks(count, IMAGES if self._images else max(1, count))
 
     def _evaluate(
         self, upper_params: FloatArray, observations: NDArray[Any], actions: NDArray[Any]
@@ -158,10 +170,7 @@ class _Perceptron(th.nn.Module):
         reads_actions: bool,
     ) -> None:
         super().__init__()
-        layers: list[th.nn.Module] = []
-        for before, after in zip(sizes[:-1], sizes[1:], strict=True):
-            layers += [th.nn.Linear(before, after, dtype=th.float64), activation()]
-        self.layers = th.nn.Sequential(*layers[:-1])
+        self.layers = perceptron(sizes, activation, th.float64)
         self.bound, self.reads_actions = bound, reads_actions
 
     def forward(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ except ImportError as error:
 
 from .images import is_image_space
 
-__all__ = ["IMAGES", "as_inputs", "blocks", "th"]
+__all__ = ["IMAGES", "as_inputs", "blocks", "perceptron", "th"]
 
 # Images that go through a network at a time; they are large.
 IMAGES = 256
@@ -46,3 +47,15 @@ def as_inputs(values: NDArray[Any], space: Space[Any], like: th.Tensor) -> th.Te
     if is_image_space(space):
         return tensor.to(like.dtype) / 255.0
     return tensor.to(like.dtype).reshape(len(values), -1)
+
+
+def perceptron(
+    sizes: Sequence[int],
+    activation: type[th.nn.Module] = th.nn.ReLU,
+    dtype: th.dtype | None = None,
+) -> th.nn.Sequential:
+    """Return linear layers of some sizes, inputs first, with an activation between them."""
+    layers: list[th.nn.Module] = []
+    for before, after in pairwise(sizes):
+        layers += [th.nn.Linear(before, after, dtype=dtype), activation()]
+    return th.nn.Sequential(*layers[:-1])

@@ -57,14 +57,7 @@ class RelabellingReplayBuffer(ReplayBuffer):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        """Set up an empty buffer.
-
-        Args:
-            buffer_size: Transitions it holds, of all environments together.
-            observation_space: What is observed, one array.
-            action_space: A `Discrete` or a finite `Box`.
-            *args: Further arguments of `ReplayBuffer`.
-            **kwargs: The same, by name.
+        """Set up an empty buffer; the arguments are those of `ReplayBuffer`.
 
         Raises:
             ValueError: If n-step returns are asked for.
@@ -84,9 +77,9 @@ class RelabellingReplayBuffer(ReplayBuffer):
     def reward_fn(self) -> RewardFn | None:
         """Return r_x of a batch, None for the rewards that are stored.
 
-        It takes observations `[B, ...]` and actions `[B, ...]`, in the shapes and units of the
-        environment's spaces: numbers `[B]` for `Discrete`, and for a `Box` of actions what the
-        environment was given, not the [-1, 1] that the library stores. It returns `[B]` numbers.
+        It takes observations and actions `[B, ...]` in the shapes and units of the environment's
+        spaces: numbers `[B]` for `Discrete`, and for a `Box` of actions those that the environment
+        was given, not the scaled ones that are stored. It returns `[B]` numbers.
         """
         return self._reward_fn
 
@@ -100,18 +93,11 @@ class RelabellingReplayBuffer(ReplayBuffer):
         self._reward_fn, self.relabels = reward_fn, reward_fn is not None
 
     def rewards_of(self, observations: NDArray[Any], actions: NDArray[Any]) -> NDArray[np.float32]:
-        """Return r_x of what the buffer holds.
-
-        Args:
-            observations: As they are stored, `[B, ...]`.
-            actions: As they are stored, `[B, n]`, those of a `Box` scaled to [-1, 1].
-
-        Returns:
-            Rewards `[B]`.
+        """Return r_x of observations and actions as they are stored, `[B]`.
 
         Raises:
             RuntimeError: If `reward_fn` has not been set again.
-            ValueError: If it returns something else than `[B]` finite numbers.
+            ValueError: If it returns anything but `[B]` finite numbers.
         """
         self.check_paid()
         assert self._reward_fn is not None

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN, create_mlp
@@ -37,14 +37,7 @@ class SoftQNetwork(QNetwork):
     """
 
     def __init__(self, *args: Any, temperature: float, n_critics: int, **kwargs: Any) -> None:
-        """Build the critics.
-
-        Args:
-            *args: Arguments of `QNetwork`.
-            temperature: Temperature of the policy.
-            n_critics: Number of critics.
-            **kwargs: Arguments of `QNetwork`, by name.
-        """
+        """Build so many critics; other arguments are those of `QNetwork`."""
         super().__init__(*args, **kwargs)
         self.temperature = temperature
         others = [
@@ -79,26 +72,14 @@ class SoftQNetwork(QNetwork):
 class SoftQPolicy(DQNPolicy):
     """The Boltzmann policy exp(Q / temperature) of critics, with its target network."""
 
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Discrete,
-        lr_schedule: Schedule,
-        *args: Any,
-        temperature: float,
-        n_critics: int = 2,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *args: Any, temperature: float, n_critics: int = 2, **kwargs: Any) -> None:
         """Build the networks.
 
         Args:
-            observation_space: What is observed.
-            action_space: The actions.
-            lr_schedule: Learning rate by the progress that remains.
-            *args: Further arguments of `DQNPolicy`.
+            *args: Arguments of `DQNPolicy`.
             temperature: Temperature, positive.
             n_critics: Number of critics, whose smallest Q counts.
-            **kwargs: Further arguments of `DQNPolicy`, by name.
+            **kwargs: Arguments of `DQNPolicy`, by name.
 
         Raises:
             ValueError: If the temperature or the number of critics is out of range.
@@ -108,7 +89,7 @@ class SoftQPolicy(DQNPolicy):
         self.n_critics = n_critics
         if "optimizer_class" not in kwargs:
             kwargs.setdefault("optimizer_kwargs", {"fused": True})  # Adam in one go: much faster
-        super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
+        super().__init__(*args, **kwargs)
 
     def make_q_net(self) -> SoftQNetwork:
         """Return a network with features of its own."""
@@ -135,13 +116,7 @@ class SoftQCnnPolicy(SoftQPolicy):
         features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN,
         **kwargs: Any,
     ) -> None:
-        """Build the networks.
-
-        Args:
-            *args: Arguments of `SoftQPolicy`.
-            features_extractor_class: What makes features of images.
-            **kwargs: Arguments of `SoftQPolicy`, by name.
-        """
+        """Build the networks; see `SoftQPolicy`."""
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
 
 
@@ -179,6 +154,7 @@ class SoftDQN(SoftLearner, DQN):
     policy: SoftQPolicy
     q_net: SoftQNetwork
     q_net_target: SoftQNetwork
+    predict = BaseAlgorithm.predict  # without the epsilon of DQN
 
     def __init__(
         self,
@@ -244,34 +220,15 @@ class SoftDQN(SoftLearner, DQN):
         )
 
     def action_probabilities(self, observations: NDArray[Any]) -> FloatArray:
-        """Return the Boltzmann policy, without exploration.
-
-        Args:
-            observations: `[B, ...]`.
-
-        Returns:
-            Probabilities `[B, A]`, float64.
-        """
+        """Return the Boltzmann policy, without exploration: `[B, A]` of observations `[B, ...]`."""
         return soft_backup(self._soft_q(observations), self.temperature)[1]
 
     def soft_values(self, observations: NDArray[Any]) -> FloatArray:
-        """Return V = temperature logsumexp(Q / temperature).
-
-        Args:
-            observations: `[B, ...]`.
-
-        Returns:
-            Values `[B]`, float64.
-        """
+        """Return V = temperature logsumexp(Q / temperature), `[B]` of observations `[B, ...]`."""
         return soft_backup(self._soft_q(observations), self.temperature)[0]
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
-        """Sample batches and take a step on each.
-
-        Args:
-            gradient_steps: Updates to make.
-            batch_size: Transitions of each.
-        """
+        """Take so many gradient steps, each on a batch of so many transitions."""
         assert self.replay_buffer is not None
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
@@ -295,23 +252,6 @@ class SoftDQN(SoftLearner, DQN):
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/loss", float(np.mean(losses)))
-
-    def predict(
-        self,
-        observation: NDArray[Any] | dict[str, NDArray[Any]],
-        state: tuple[NDArray[Any], ...] | None = None,
-        episode_start: NDArray[Any] | None = None,
-        deterministic: bool = False,
-    ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
-        """Return actions: draws of the Boltzmann policy, or the best ones.
-
-        Args:
-            observation: One observation or several.
-            state: Not used.
-            episode_start: Not used.
-            deterministic: Whether to return the best ones.
-        """
-        return self.policy.predict(observation, state, episode_start, deterministic)
 
     def _soft_q(self, observations: NDArray[Any]) -> FloatArray:
         """Return Q `[B, A]` in float64."""

@@ -187,30 +187,19 @@ class SoftLearner(OffPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """Learn.
+        """Learn; the arguments are those of `learn` in Stable-Baselines3.
 
-        Args:
-            total_timesteps: Steps to take in this call, of all environments together.
-            callback: Callbacks of Stable-Baselines3.
-            log_interval: Episodes between two entries of the log, None for no log.
-            tb_log_name: Name of the run for TensorBoard, None for that of the class.
-            reset_num_timesteps: Whether to count steps, and begin schedules, anew; networks, buffer
-                and generators go on in any case.
-            progress_bar: Whether to show one.
+        Where `reset_num_timesteps` counts steps and begins schedules anew, networks, buffer and
+        generators go on all the same.
 
         Raises:
             RuntimeError: If it was loaded and `reward_fn` has not been set again.
         """
+        name = tb_log_name or type(self).__name__
+        options = reset_num_timesteps, progress_bar
         assert self._generators is not None
         with self._generators.in_use():
-            return super().learn(
-                total_timesteps,
-                callback,
-                log_interval,  # type: ignore[arg-type]
-                tb_log_name or type(self).__name__,
-                reset_num_timesteps,
-                progress_bar,
-            )
+            return super().learn(total_timesteps, callback, log_interval, name, *options)  # type: ignore[arg-type]
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed the learner's generators, the global ones, the action space and the environment.
@@ -275,7 +264,7 @@ class SoftLearner(OffPolicyAlgorithm):
         was under way: exactly, if `env` is in the state that it was in, a copy for example.
 
         Args:
-            path: The file.
+            path: See `load` in Stable-Baselines3, as for the other arguments.
             env: The environment, of the same spaces and number of copies; None for `predict`.
             device: Where the networks are.
             custom_objects: Objects in place of some that were saved.

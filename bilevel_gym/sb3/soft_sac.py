@@ -83,15 +83,7 @@ class SoftSAC(SoftLearner, SAC):
     def sample_actions(
         self, observations: NDArray[Any], rng: np.random.Generator
     ) -> NDArray[np.float32]:
-        """Draw actions of the policy, by random numbers of the caller's own.
-
-        Args:
-            observations: `[B, ...]`.
-            rng: Where the randomness comes from.
-
-        Returns:
-            Actions `[B, ...]`, in the units of the action space.
-        """
+        """Draw actions `[B, ...]` of the policy by a generator, in units of the action space."""
         self.policy.set_training_mode(False)
         with th.no_grad():
             mean, log_std, _ = self.actor.get_action_dist_params(
