@@ -1,9 +1,9 @@
 """A leader designs the reward of a pendulum, whose follower learns from scratch while you watch.
 
-The leader is paid for how upright the pole is, cos(theta), and can only choose what the follower is
-paid for the direction of the pole. Nothing is known of the follower but its episodes, and there is
-no gradient but the one through what it learns. On the right you see an episode under each x, on the
-left the first one, under x = 0, and what the leader has been paid so far.
+The leader's reward is how upright the pole is, cos(theta), and it chooses the follower's rewards of
+the pole's directions. Only episodes of the follower are seen, and all of the hyper-gradient is its
+response. On the right you see an episode under each x, on the left the first one, under x = 0, and
+the leader's mean reward so far.
 
     python demos/pendulum_reward_design.py
     python demos/pendulum_reward_design.py --headless reward_design.gif
@@ -54,12 +54,12 @@ class Stage:
         self._env, self._screen, self._pace, self._seed = env, screen, pace, seed
         self._before: list[Surface] = []
         self._steps: list[int] = []
-        self._paid: list[float] = []
+        self._means: list[float] = []
 
-    def note(self, steps: int, paid: float) -> None:
+    def note(self, steps: int, mean: float) -> None:
         """Keep a point of the curve: environment steps so far, and the mean of cos(theta)."""
         self._steps.append(steps)
-        self._paid.append(paid)
+        self._means.append(mean)
 
     def play(self, x: FloatArray) -> None:
         """Show an episode of the follower as it is, under x."""
@@ -91,8 +91,8 @@ class Stage:
         thousands = np.array(self._steps) / 1000.0
         chart = Chart(
             Axis(0.0, max(25.0, 1.05 * float(thousands[-1])), "thousand environment steps"),
-            Axis(-1.0, 1.0, "mean cos(theta), the leader's pay"),
-            (Series(thousands, np.array(self._paid)),),
+            Axis(-1.0, 1.0, "mean cos(theta), the leader's reward"),
+            (Series(thousands, np.array(self._means)),),
             mark=float(thousands[-1]),
         )
         top += small[1] + THEME.gap
@@ -115,40 +115,35 @@ def main(args: argparse.Namespace) -> None:
         pace = WINDOW_PACE if args.headless is None else FILM_PACE
         stage = Stage(env, screen, pace, args.seed)
         method: Any = env.method
-        rng, samples = np.random.default_rng(args.seed), 0
-        paid: list[float] = []
+        objective, rng = LeaderObjective(env), np.random.default_rng(args.seed)
+        means: list[float] = []
+        samples = 0
 
         def show(iterate: Iterate) -> None:
+            nonlocal samples
             if screen.closed:
                 raise KeyboardInterrupt
-            # Episodes that nobody learns from, so that the best one is not the luckiest.
+            # Held-out episodes: the best of those that were learnt from would be too good.
             x = iterate.upper_params
             played = method.follower.play(x, args.episodes, rng)
-            paid.append(float(played.upper_rewards[played.alive].mean()))
-            stage.note(samples, paid[-1])
-            print(f"{samples:>18}{paid[-1]:>18.3f}   {np.round(x, 2).tolist()}", flush=True)
+            means.append(float(played.upper_rewards[played.alive].mean()))
+            samples += objective.info["inner_samples"]
+            stage.note(samples, means[-1])
+            print(f"{samples:>18}{means[-1]:>18.3f}   {np.round(x, 2).tolist()}", flush=True)
             stage.play(x)
 
         print(f"{'environment steps':>18}{'mean cos(theta)':>18}   x")
-        leader = LeaderObjective(env)
-
-        def objective(x: FloatArray) -> tuple[float, FloatArray]:
-            nonlocal samples
-            answer = leader(x)
-            samples += leader.info["inner_samples"]
-            return answer
-
         adam(
             objective,
-            leader.reset(seed=args.seed),
-            leader.low,
-            leader.high,
+            objective.reset(seed=args.seed),
+            objective.low,
+            objective.high,
             steps=args.steps,
             learning_rate=LEARNING_RATE,
             schedule="constant",
             callback=show,
         )
-        print(f"mean cos(theta): {paid[0]:.3f} at first, {max(paid):.3f} at best")
+        print(f"mean cos(theta): {means[0]:.3f} at first, {max(means):.3f} at best")
         screen.linger()
 
 

@@ -15,7 +15,7 @@ from ..core.checks import check_at_least, check_choice
 from ..core.mdp import FloatArray
 from ..methods.registry import PREFERENCE_METHODS
 from ..model.judges import BradleyTerry, Judge
-from ..rewards.models import imported
+from ..rewards.models import imported_function
 from .base import View
 from .parametric import ParametricGame
 
@@ -170,12 +170,9 @@ class BilevelPreferencePendulum(ParametricGame):
         check_at_least("fragment_steps", fragment_steps, 1)
         check_at_least("episode_steps", episode_steps, fragment_steps)
         self.fragment_steps = int(fragment_steps)
-        self.judge: Judge = BradleyTerry(rationality) if judge is None else imported(judge)
-        if not callable(self.judge):
-            raise TypeError(
-                "`judge` must be a function (pairs, rng) -> answers [M], or where to import it "
-                f'from, "module:function", got {judge!r}'
-            )
+        self.judge: Judge = BradleyTerry(rationality)
+        if judge is not None:
+            self.judge = imported_function("judge", judge)
         linear = {"features": features, "num_params": NUM_FEATURES, "bound": 1.0}
         options = linear if reward_model == "linear" else {"hidden": list(hidden), "seed": seed}
         super().__init__(

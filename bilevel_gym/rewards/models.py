@@ -11,7 +11,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,22 +23,21 @@ if TYPE_CHECKING:
     from gymnasium import Space
     from torch.nn import Module
 
-__all__ = ["LinearReward", "RewardModel", "imported", "imported_function", "make_reward_model"]
+__all__ = ["LinearReward", "RewardModel", "imported_function", "make_reward_model"]
 
 Features = Callable[[NDArray[Any], NDArray[Any]], FloatArray]
 
 
+@runtime_checkable
 class RewardModel(Protocol):
-    """r_x(s, a) on batches.
+    """r_x(s, a) on batches: `observations` and `actions` are `[B, ...]`, in the spaces' units.
 
     Attributes:
         num_params: D, the length of x.
     """
 
     @property
-    def num_params(self) -> int:
-        """D, the length of x."""
-        ...
+    def num_params(self) -> int: ...  # noqa: D102
 
     def initial_params(self) -> FloatArray:
         """Return the x to start from, `[D]`."""
@@ -47,13 +46,7 @@ class RewardModel(Protocol):
     def rewards(
         self, upper_params: FloatArray, observations: NDArray[Any], actions: NDArray[Any]
     ) -> FloatArray:
-        """Return r_x for each entry of a batch, `[B]`.
-
-        Args:
-            upper_params: x `[D]`.
-            observations: `[B, ...]`.
-            actions: `[B, ...]`, in the units of the follower's action space.
-        """
+        """Return r_x for each entry of a batch, `[B]`."""
         ...
 
     def vjp(
@@ -84,7 +77,7 @@ class LinearReward:
             features: phi: (observations `[B, ...]`, actions `[B, ...]`) -> `[B, D]`, or where to
                 import it from, "module:function".
             num_params: D.
-            base: What is paid whatever x is: (observations, actions) -> `[B]`; None for nothing.
+            base: The part that does not depend on x: (observations, actions) -> `[B]`; None for 0.
             bound: Bound on what x adds, positive; None for none.
 
         Raises:
@@ -105,7 +98,7 @@ class LinearReward:
         return self._num_params
 
     def initial_params(self) -> FloatArray:
-        """Return zeros: the follower starts with what it is paid anyhow."""
+        """Return zeros: at first the reward is `base`."""
         return np.zeros(self._num_params)
 
     def rewards(
@@ -145,9 +138,6 @@ class LinearReward:
         return phi
 
 
-# What makes a model.
-REQUIRED = ("num_params", "initial_params", "rewards", "vjp")
-
 # Models that can be specified: where they are. Networks need PyTorch, which is imported at use.
 KINDS = {
     "linear": "bilevel_gym.rewards.models:LinearReward",
@@ -180,15 +170,15 @@ def make_reward_model(
             from .networks import ModuleReward
 
             return ModuleReward(model, observation_space, action_space)
-        if not all(hasattr(model, name) for name in REQUIRED):
+        if not isinstance(model, RewardModel):
             raise TypeError(
                 "`reward_model` must be a RewardModel, a specification of one such as "
                 f'{{"kind": "linear", ...}}, or a module of PyTorch, got {model!r}'
             )
-        return cast(RewardModel, model)
+        return model
     options = dict(model)
     kind = check_choice("kind of reward model", options.pop("kind", None), KINDS)
-    factory = imported(KINDS[kind])
+    factory = imported_function("kind", KINDS[kind])
     given = () if kind == "linear" else ("observation_space", "action_space")
     accepted = {n: p for n, p in inspect.signature(factory).parameters.items() if n not in given}
     for option in options:
@@ -201,33 +191,25 @@ def make_reward_model(
     return cast(RewardModel, factory(*spaces, **options))
 
 
-def imported(name: Any) -> Any:
-    """Return what "module:attribute" names; anything but a string is returned as it is.
-
-    Raises:
-        ValueError: If a string has no such form.
-        ImportError: If there is no such module.
-        AttributeError: If there is no such attribute in it.
-    """
-    if not isinstance(name, str):
-        return name
-    module, colon, attribute = name.partition(":")
-    if not (module and colon and attribute):
-        raise ValueError(f'a function must be named "module:function", got {name!r}')
-    return getattr(import_module(module), attribute)
-
-
 def imported_function(name: str, function: Any) -> Any:
-    """Return a function, imported if it is only named; see `imported`.
+    """Return a function, imported if it is only named.
 
     Args:
         name: Name of the argument, for the message.
         function: A function, or where to import it from, "module:function".
 
     Raises:
+        ValueError: If a string has no such form.
+        ImportError: If there is no such module.
+        AttributeError: If there is no such function in it.
         TypeError: If it cannot be called.
     """
-    found = imported(function)
+    found = function
+    if isinstance(function, str):
+        module, colon, attribute = function.partition(":")
+        if not (module and colon and attribute):
+            raise ValueError(f'a function must be named "module:function", got {function!r}')
+        found = getattr(import_module(module), attribute)
     if not callable(found):
         raise TypeError(f'`{name}` must be a function or "module:function", got {function!r}')
     return found
