@@ -41,14 +41,14 @@ def few_episodes(game: Any, count: int, *, own: bool) -> FloatArray:
     method: Any = make_method("trace", game, critic="exact")
     x, rng, found = game.initial_upper_params, np.random.default_rng(5), []
     policy = game.evaluate(x).policy
-    sampler, discount = game.sampler(x, policy), game.gamma
+    sampler, discount = game.model.sampler(x, policy), game.gamma
     for _ in range(count):
         method.reset(rng)
         blocks = list(sampler.episodes(4, 40, rng))
         method.watch(x, blocks)
         if own:
             method._halves = method._halves[::-1]
-        batch = Batch(x, blocks, policy, discount, game.temperature, discount, None, sampler, 40)
+        batch = Batch(x, blocks, policy, sampler, 40, discount, game.temperature, discount, None)
         found.append(game.reward_vjp(x, method.signed_occupancy(batch)[0]))
     return np.stack(found)
 

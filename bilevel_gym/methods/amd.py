@@ -16,17 +16,14 @@ takes one vector-Jacobian product for each state and action (cached for as long 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any
 
 import numpy as np
 
-from ..core.checks import check_at_least, check_flag
 from ..core.mdp import FloatArray, Kernel, TabularMDP, action_major
 from ..core.soft import SoftSolution
-from ..core.threads import single_threaded
-from ..model.responses import TabularResponse
 from ..model.tabular import TabularModel
-from .model_based import Evaluation, SoftSweeps, check_tabular, policy_score
+from .swept import SweptMethod
 
 __all__ = ["AMD"]
 
@@ -35,65 +32,45 @@ __all__ = ["AMD"]
 MAX_PAIRS, MAX_ENTRIES, MAX_COTANGENTS = 50_000, 1 << 25, 1 << 31
 
 
-class AMD:
+class AMD(SweptMethod):
     """Sweep the follower's value and its derivative with respect to x."""
 
-    exact: ClassVar[bool] = False
-    unbiased: ClassVar[bool] = False
-
-    def __init__(self, model: TabularModel, *, sweeps: int = 10, warm_start: bool = True) -> None:
+    def __init__(self, model: TabularModel, *, sweeps: int = 10, **options: Any) -> None:
         """Bind the method to a model.
 
         Args:
             model: A tabular model with at most 50,000 states times actions, and at most 2^25
                 entries in the Jacobian of its reward.
             sweeps: Sweeps of the value, and of its sensitivity, for each x, at least 1.
-            warm_start: Whether both start from those of the last x, instead of from zeros.
+            **options: See `SweptMethod`: warm_start.
 
         Raises:
-            TypeError: If the model is not tabular.
+            TypeError: If the model is not tabular, or an option is unknown.
             ValueError: If an option is out of range, or the model is too large.
         """
-        check_tabular(model)
-        check_at_least("sweeps", sweeps, 1)
-        check_flag("warm_start", warm_start)
-        self._learner = SoftSweeps(sweeps, warm_start=warm_start)
-        self._model = model
-        self._sweeps, self._warm_start = int(sweeps), warm_start
+        super().__init__(model, sweeps=sweeps, **options)
+        self._sweeps = int(sweeps)
         self._check_size(model.initial_kernel)
-        self.reset(np.random.default_rng(0))
-
-    def reset(self, rng: np.random.Generator) -> None:
-        """Forget value and sensitivity; the method draws nothing from `rng`."""
-        self._learner.reset()
-        self._sensitivity: FloatArray | None = None
         self._jacobian: tuple[FloatArray, FloatArray] | None = None
 
-    @single_threaded
-    def step(self, upper_params: FloatArray) -> TabularResponse:
-        """Return the answer after a few sweeps, with the hyper-gradient of its sensitivity.
-
-        Raises:
-            ArithmeticError: If values overflow.
-        """
-        x = self._model.validate(upper_params)
-        solution = self._learner.answer(self._model.lower_mdp(x))
-        evaluation = Evaluation.of(self._model, x, solution)
-        total = evaluation.direct.copy()
-        if evaluation.upper.responds:
-            kernel = solution.mdp.kernel
-            source = self._reward_jacobian(x, solution.mdp)
-            if self._model.moves_kernel:
-                source = source + solution.mdp.gamma * self._kernel_jacobian(x, solution)
-            sensitivity = self._sensitivity
-            if sensitivity is None or not self._warm_start:
-                sensitivity = np.zeros((kernel.num_states, x.size))
-            sensitivity = swept(solution, source, sensitivity, self._sweeps)
-            score = action_major(policy_score(solution, evaluation.upper))
-            response = score.ravel() @ slopes(solution, source, sensitivity).reshape(score.size, -1)
-            total += response.reshape(x.shape)
-            self._sensitivity = sensitivity
-        return evaluation.response(total)
+    def _response(
+        self, x: FloatArray, solution: SoftSolution, score: FloatArray, carried: FloatArray | None
+    ) -> tuple[FloatArray, FloatArray]:
+        mdp = solution.mdp
+        source = self._reward_jacobian(x, mdp)
+        if self._model.moves_kernel:
+            source = source + mdp.gamma * self._kernel_jacobian(x, solution)
+        sensitivity = np.zeros((mdp.kernel.num_states, x.size)) if carried is None else carried
+        # dV/dx <- sum_a pi (source + gamma P dV/dx)
+        fixed = np.einsum("as,asd->sd", action_major(solution.policy), source)
+        steps = mdp.gamma * mdp.kernel.policy_matrix(solution.policy)
+        for _ in range(self._sweeps):
+            sensitivity = fixed + steps @ sensitivity
+        # dQ/dx = source + gamma P dV/dx `[A, S, D]`
+        ahead = (mdp.kernel.matrix @ sensitivity).reshape(-1, *sensitivity.shape)
+        slopes = source + mdp.gamma * _by_action(mdp.kernel, ahead)
+        response = action_major(score).ravel() @ slopes.reshape(score.size, -1)
+        return response.reshape(x.shape), sensitivity
 
     def _reward_jacobian(self, x: FloatArray, mdp: TabularMDP) -> FloatArray:
         """Return dr/dx `[A, S, D]`, a product for each pair; zero where an action is missing."""
@@ -122,8 +99,7 @@ class AMD:
             cotangent[begin:end] = ahead[begin:end]
             jacobian[row] = self._model.through_kernel(x, cotangent).ravel()
             cotangent[begin:end] = 0.0
-        by_move = jacobian.reshape(kernel.num_moves, kernel.num_states, x.size)
-        return by_move if kernel.moves is None else by_move[kernel.moves]
+        return _by_action(kernel, jacobian.reshape(-1, kernel.num_states, x.size))
 
     def _check_size(self, kernel: Kernel) -> None:
         """Raise a `ValueError` where the Jacobian would take too long or too much memory."""
@@ -144,36 +120,6 @@ class AMD:
             )
 
 
-def swept(
-    solution: SoftSolution, source: FloatArray, sensitivity: FloatArray, sweeps: int
-) -> FloatArray:
-    """Return the sensitivity after sweeps dV/dx <- sum_a pi (source + gamma P dV/dx).
-
-    Args:
-        solution: The answer; its policy counts.
-        source: dQ/dx at a fixed value `[A, S, D]`.
-        sensitivity: dV/dx `[S, D]`.
-        sweeps: How many.
-    """
-    mdp = solution.mdp
-    fixed = np.einsum("as,asd->sd", action_major(solution.policy), source)
-    steps = mdp.gamma * mdp.kernel.policy_matrix(solution.policy)
-    for _ in range(sweeps):
-        sensitivity = fixed + steps @ sensitivity
-    return sensitivity
-
-
-def slopes(solution: SoftSolution, source: FloatArray, sensitivity: FloatArray) -> FloatArray:
-    """Return dQ/dx = source + gamma P dV/dx `[A, S, D]`.
-
-    Args:
-        solution: The answer.
-        source: dQ/dx at a fixed value `[A, S, D]`.
-        sensitivity: dV/dx `[S, D]`.
-    """
-    kernel = solution.mdp.kernel
-    ahead: FloatArray = kernel.matrix @ sensitivity
-    by_move = ahead.reshape(kernel.num_moves, *sensitivity.shape)
-    future = by_move if kernel.moves is None else by_move[kernel.moves]
-    total: FloatArray = source + solution.mdp.gamma * future
-    return total
+def _by_action(kernel: Kernel, by_move: FloatArray) -> FloatArray:
+    """Return what each action has `[A, S, D]` from what each move has `[M, S, D]`."""
+    return by_move if kernel.moves is None else by_move[kernel.moves]

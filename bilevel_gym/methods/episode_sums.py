@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +12,13 @@ from numpy.typing import NDArray
 from ..core.linear import DiscountedSystem
 from ..core.mdp import FloatArray, Kernel
 from ..episodes.sampler import Episodes, Sampler, TransitionCounts
-from ..model.tabular import TabularModel
 
 __all__ = [
     "Batch",
     "Critic",
     "advantages",
     "carried",
+    "carried_from",
     "followed_visits",
     "on_pairs",
     "on_states",
@@ -34,48 +35,23 @@ class Batch:
         upper_params: x.
         blocks: The episodes.
         policy: The follower's policy `[S, A]`.
+        sampler: Where more episodes come from.
+        horizon: Steps after which episodes are cut.
         gamma: The follower's discount.
         temperature: The follower's temperature.
         upper_gamma: The leader's discount.
         upper_horizon: Steps that the leader counts, None for all.
-        sampler: Where more episodes come from.
-        horizon: Steps after which episodes are cut.
     """
 
     upper_params: FloatArray
     blocks: Sequence[Episodes]
     policy: FloatArray
+    sampler: Sampler
+    horizon: int
     gamma: float
     temperature: float
     upper_gamma: float
     upper_horizon: int | None
-    sampler: Sampler
-    horizon: int
-
-    @classmethod
-    def of(
-        cls,
-        model: TabularModel,
-        upper_params: FloatArray,
-        policy: FloatArray,
-        blocks: Sequence[Episodes],
-        sampler: Sampler,
-        horizon: int,
-        upper_gamma: float | None,
-        upper_horizon: int | None,
-    ) -> Batch:
-        """Return what was seen under one x; the leader's discount is the follower's where None."""
-        return cls(
-            upper_params,
-            blocks,
-            policy,
-            model.gamma,
-            model.temperature,
-            model.gamma if upper_gamma is None else upper_gamma,
-            upper_horizon,
-            sampler,
-            horizon,
-        )
 
     @property
     def num_episodes(self) -> int:
@@ -198,6 +174,33 @@ def carried(injections: FloatArray, gamma: float, truncation: int | None = None)
     return carry
 
 
+def carried_from(
+    sampler: Sampler,
+    pairs: tuple[NDArray[Any], NDArray[Any]],
+    injections: FloatArray,
+    gamma: float,
+    horizon: int,
+    rng: np.random.Generator,
+) -> Iterator[tuple[Episodes, FloatArray]]:
+    """Play an episode from each pair; yield blocks with what their injections amount to `[T, N]`.
+
+    Args:
+        sampler: What plays the episodes.
+        pairs: States and actions to start from, `[M]` each.
+        injections: The injection of each start, `[M]`.
+        gamma: Discount.
+        horizon: Steps after which episodes are cut.
+        rng: Source of the episodes.
+    """
+    states, actions = (index.astype(np.int32) for index in pairs)
+    first = 0
+    for block in sampler.episodes_from(states, actions, horizon, rng):
+        injected = np.zeros(block.upper_rewards.shape)
+        injected[0] = injections[first : first + block.num_episodes]
+        first += block.num_episodes
+        yield block, carried(injected, gamma)
+
+
 def on_pairs(block: Episodes, weights: FloatArray, shape: tuple[int, int]) -> FloatArray:
     """Return weights of steps `[T, N]`, summed for each state and action, `[S, A]`."""
     pairs = block.trajectories.pairs.ravel()
@@ -208,9 +211,8 @@ def on_pairs(block: Episodes, weights: FloatArray, shape: tuple[int, int]) -> Fl
 def on_states(block: Episodes, weights: FloatArray, num_states: int) -> FloatArray:
     """Return weights of steps `[T, N]`, summed for each state, `[S]`."""
     states = block.trajectories.states
-    return np.bincount(states[block.alive], weights[block.alive], minlength=num_states).astype(
-        np.float64, copy=False
-    )
+    sums = np.bincount(states[block.alive], weights[block.alive], minlength=num_states)
+    return sums.astype(np.float64, copy=False)
 
 
 def followed_visits(blocks: Sequence[Episodes], batch: Batch) -> FloatArray:

@@ -24,7 +24,7 @@ import numpy as np
 from ..core.checks import check_at_least, check_choice
 from ..core.mdp import FloatArray
 from ..model.tabular import TabularModel
-from .episode_sums import Batch, carried, followed_visits, on_pairs, renormalised, spread
+from .episode_sums import Batch, carried_from, followed_visits, on_pairs, renormalised, spread
 from .sampled import Sampled
 
 __all__ = ["HPGD"]
@@ -36,12 +36,7 @@ class HPGD(Sampled):
     """Estimate the hyper-gradient by products of averaged advantages."""
 
     def __init__(
-        self,
-        model: TabularModel,
-        *,
-        starts: str = "on-policy",
-        rollouts: int = 1,
-        **options: Any,
+        self, model: TabularModel, *, starts: str = "on-policy", rollouts: int = 1, **options: Any
     ) -> None:
         """Bind the method to a model.
 
@@ -81,9 +76,8 @@ class HPGD(Sampled):
         policy, samples = batch.policy, 0
         mask = self._model.action_mask
         available = np.ones(policy.shape, bool) if mask is None else mask
-        states, actions = (
-            np.repeat(index, self._rollouts).astype(np.int32) for index in np.nonzero(available)
-        )
+        pairs = np.nonzero(available)
+        states, actions = (np.repeat(index, self._rollouts).astype(np.int32) for index in pairs)
         q_values, first, presence = np.zeros(policy.shape), 0, _presence(batch)
         for block in batch.sampler.episodes_from(states, actions, batch.horizon, self._rng):
             part = slice(first, first + block.num_episodes)
@@ -94,13 +88,12 @@ class HPGD(Sampled):
             np.add.at(q_values, (states[part], actions[part]), sums)
             first, samples = part.stop, samples + block.num_steps
         injected = _injected(policy, q_values, batch.temperature)
-        signed, first = injected.copy(), 0
-        for block in batch.sampler.episodes_from(states, actions, batch.horizon, self._rng):
-            part = slice(first, first + block.num_episodes)
-            injections = np.zeros(block.upper_rewards.shape)
-            injections[0] = injected[states[part], actions[part]] / self._rollouts
-            signed += on_pairs(block, carried(injections, batch.gamma), policy.shape)
-            first, samples = part.stop, samples + block.num_steps
+        signed, each = injected.copy(), injected[states, actions] / self._rollouts
+        for block, carry in carried_from(
+            batch.sampler, (states, actions), each, batch.gamma, batch.horizon, self._rng
+        ):
+            signed += on_pairs(block, carry, policy.shape)
+            samples += block.num_steps
         return signed, samples
 
 

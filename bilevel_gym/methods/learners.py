@@ -20,19 +20,20 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..core.bellman import soft_backup
+from ..core.bellman import soft_backup, soft_q
 from ..core.checks import (
     check_at_least,
     check_choice,
+    check_flag,
     check_options,
     check_positive,
     check_probability,
 )
-from ..core.mdp import FloatArray, TabularMDP
+from ..core.mdp import FloatArray
 from ..core.soft import SoftSolution, solve_soft_mdp
 from ..episodes.sampler import Episodes, TransitionCounts
 from ..model.tabular import TabularModel
-from .model_based import SoftSweeps
+from .model_based import greedy_solution
 
 __all__ = [
     "LEARNERS",
@@ -118,15 +119,33 @@ class Sweeps:
         Raises:
             ValueError: If an option is out of range.
         """
-        self._model, self._learner = model, SoftSweeps(sweeps, warm_start=warm_start)
+        check_at_least("sweeps", sweeps, 1)
+        check_flag("warm_start", warm_start)
+        self._model, self._sweeps, self._warm_start = model, int(sweeps), bool(warm_start)
+        self._value: FloatArray | None = None
 
     def reset(self, rng: np.random.Generator) -> None:
         """Forget the values."""
-        self._learner.reset()
+        self._value = None
+
+    def solve(self, upper_params: FloatArray) -> SoftSolution:
+        """Return the policy that is greedy, softly, with respect to the values reached.
+
+        Raises:
+            ArithmeticError: If values overflow.
+        """
+        mdp, value = self._model.lower_mdp(upper_params), self._value
+        if value is None or not self._warm_start:
+            value = np.zeros(mdp.kernel.num_states)
+        for _ in range(self._sweeps):
+            value, _ = soft_backup(soft_q(mdp, value), mdp.temperature, overwrite=True)
+        solution = greedy_solution(mdp, value, sweeps=self._sweeps)
+        self._value = value
+        return solution
 
     def answer(self, upper_params: FloatArray) -> Answer:
-        """Return the policy that is greedy, softly, with respect to the values reached."""
-        found = self._learner.answer(self._model.lower_mdp(upper_params))
+        """Return the policy of `solve`."""
+        found = self.solve(upper_params)
         return Answer(found.policy, found.soft_value, found.residual, found.sweeps)
 
 
@@ -184,12 +203,14 @@ class EpisodeLearner:
         self._samples += sum(episodes.num_steps for episodes in played)
         return played
 
-    def _soft_policy(self, soft_q: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return value `[S]` and policy `[S, A]` of Q, actions that do not exist left out."""
-        mask = self._model.action_mask
+    def _soft_policy(
+        self, q_value: FloatArray, states: Any = slice(None)
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return value `[N]` and policy `[N, A]` of Q in states, absent actions left out."""
+        mask, q_value = self._model.action_mask, q_value[states]
         if mask is not None:
-            soft_q = np.where(mask, soft_q, -np.inf)
-        return soft_backup(soft_q, self._model.temperature)
+            q_value = np.where(mask[states], q_value, -np.inf)
+        return soft_backup(q_value, self._model.temperature)
 
 
 class CertaintyEquivalence(EpisodeLearner):
@@ -232,22 +253,16 @@ class CertaintyEquivalence(EpisodeLearner):
         if self._last is not None and not np.array_equal(self._last, upper_params):
             self._counts.fade(self._forget)
         self._last = np.array(upper_params)
-        reward = self._model.reward(upper_params)
         before = self._samples
         for _ in range(self._rounds):
-            if self._solution is None:
-                policy = self._soft_policy(reward)[1]
+            found = self._solution
+            if found is None:
+                policy = self._soft_policy(self._model.reward(upper_params))[1]
             else:
-                policy = self._solution.policy
+                policy = found.policy
             self.watch(self._play(upper_params, policy))
-            mdp = TabularMDP(
-                self._counts.kernel(),
-                reward,
-                self._model.gamma,
-                self._model.temperature,
-                self._model.action_mask,
-            )
-            start = None if self._solution is None else self._solution.soft_value
+            mdp = self._model.mdp_with(self._counts.kernel(), upper_params)
+            start = None if found is None else found.soft_value
             self._solution = solve_soft_mdp(mdp, initial_value=start)
         assert self._solution is not None
         return Answer(
@@ -336,14 +351,7 @@ class SoftQ(EpisodeLearner):
             share = 1.0 - (1.0 - alpha) ** counts
             self._soft_q[s, a] += share * (mean - self._soft_q[s, a])
             touched = np.unique(s)
-            value[touched] = self._soft_policy_of(touched)
-
-    def _soft_policy_of(self, states: Any) -> FloatArray:
-        """Return the soft maximum of Q in some states."""
-        soft_q, mask = self._soft_q[states], self._model.action_mask
-        if mask is not None:
-            soft_q = np.where(mask[states], soft_q, -np.inf)
-        return soft_backup(soft_q, self._model.temperature)[0]
+            value[touched] = self._soft_policy(self._soft_q, touched)[0]
 
 
 # Adding a learner is one class and one row.

@@ -23,16 +23,15 @@ from the hyper-gradient. More `adjoint_steps` and smaller steps of x are what he
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from ..core.checks import check_at_least, check_positive
 from ..core.mdp import FloatArray
-from ..core.threads import single_threaded
-from ..model.responses import TabularResponse
+from ..core.soft import SoftSolution
 from ..model.tabular import TabularModel
-from .model_based import Evaluation, SoftSweeps, check_tabular, policy_score
+from .swept import SweptMethod
 
 __all__ = ["MSoBiRL"]
 
@@ -40,85 +39,57 @@ __all__ = ["MSoBiRL"]
 SAFETY = 0.95
 
 
-class MSoBiRL:
+class MSoBiRL(SweptMethod):
     """Sweep the follower's value and step its adjoint a little for each x."""
-
-    exact: ClassVar[bool] = False
-    unbiased: ClassVar[bool] = False
 
     def __init__(
         self,
         model: TabularModel,
         *,
-        sweeps: int = 10,
         adjoint_step: float = 0.5,
         adjoint_steps: int = 1,
-        warm_start: bool = True,
+        **options: Any,
     ) -> None:
         """Bind the method to a model; the defaults are the paper's.
 
         Args:
             model: A tabular model.
-            sweeps: Sweeps of soft value iteration for each x (N), at least 1.
             adjoint_step: Length of the adjoint's gradient steps (xi), positive; shortened where it
                 would make them diverge.
             adjoint_steps: Gradient steps of the adjoint for each x, at least 1.
-            warm_start: Whether value and adjoint start from those of the last x, instead of from
-                zeros.
+            **options: See `SweptMethod`: sweeps (N), warm_start.
 
         Raises:
-            TypeError: If the model is not tabular.
+            TypeError: If the model is not tabular, or an option is unknown.
             ValueError: If an option is out of range.
         """
-        check_tabular(model)
+        super().__init__(model, **options)
         check_positive("adjoint_step", adjoint_step)
         check_at_least("adjoint_steps", adjoint_steps, 1)
-        self._learner = SoftSweeps(sweeps, warm_start=warm_start)
-        self._model = model
-        self._step, self._steps, self._warm_start = adjoint_step, int(adjoint_steps), warm_start
-        self._adjoint: FloatArray | None = None
+        self._step, self._steps = adjoint_step, int(adjoint_steps)
 
-    def reset(self, rng: np.random.Generator) -> None:
-        """Forget value and adjoint; the method draws nothing from `rng`."""
-        self._learner.reset()
-        self._adjoint = None
-
-    @single_threaded
-    def step(self, upper_params: FloatArray) -> TabularResponse:
-        """Return the answer after a few sweeps, with the hyper-gradient that the adjoint gives.
-
-        Raises:
-            ArithmeticError: If values overflow.
-        """
-        x = self._model.validate(upper_params)
-        solution = self._learner.answer(self._model.lower_mdp(x))
-        evaluation = Evaluation.of(self._model, x, solution)
-        total = evaluation.direct.copy()
-        if evaluation.upper.responds:
-            score = policy_score(solution, evaluation.upper)
-            kernel, gamma = solution.mdp.kernel, solution.mdp.gamma
-            if self._adjoint is None or not self._warm_start:
-                self._adjoint = np.zeros(kernel.num_states)
-            self._adjoint = descend(
-                solution.system.matrix,
-                gamma * kernel.flow(score),
-                self._adjoint,
-                self._step,
-                self._steps,
-            )
-            reward = score + solution.policy * self._adjoint[:, None]
-            total += self._model.through_model(
-                x,
-                reward,
-                lambda: gamma * kernel.on_transitions(reward, solution.soft_value),
-            )
-        return evaluation.response(total)
+    def _response(
+        self, x: FloatArray, solution: SoftSolution, score: FloatArray, carried: FloatArray | None
+    ) -> tuple[FloatArray, FloatArray]:
+        kernel, gamma = solution.mdp.kernel, solution.mdp.gamma
+        adjoint = descend(
+            solution.system.matrix,
+            gamma * kernel.flow(score),
+            np.zeros(kernel.num_states) if carried is None else carried,
+            self._step,
+            self._steps,
+        )
+        reward = score + solution.policy * adjoint[:, None]
+        response = self._model.through_model(
+            x, reward, lambda: gamma * kernel.on_transitions(reward, solution.soft_value)
+        )
+        return response, adjoint
 
 
 def descend(
     matrix: Any, target: FloatArray, start: FloatArray, length: float, steps: int
 ) -> FloatArray:
-    """Take gradient steps on |A w - b|^2 / 2 with A the transpose of a matrix.
+    """Take gradient steps on |A w - b|^2 / 2, and return the last w `[S]`.
 
     Args:
         matrix: A^T `[S, S]`, dense or sparse.
@@ -126,9 +97,6 @@ def descend(
         start: First w `[S]`.
         length: Length of the steps, shortened where they could diverge.
         steps: How many.
-
-    Returns:
-        The last w `[S]`.
     """
     size = abs(matrix)
     longest = 2.0 * SAFETY / float(size.sum(axis=0).max() * size.sum(axis=1).max())

@@ -15,14 +15,11 @@ dV/dx (+ gamma dP/dx V).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
-import numpy as np
-
-from ..core.bellman import centred_score, soft_backup
-from ..core.checks import check_at_least, check_flag
+from ..core.bellman import Iterate, centred_score
 from ..core.linear import choose_solver
 from ..core.mdp import FloatArray, TabularMDP
 from ..core.soft import SoftSolution, default_tolerance
@@ -30,14 +27,7 @@ from ..model.objectives import Outcome, UpperValue
 from ..model.responses import TabularResponse
 from ..model.tabular import TabularModel
 
-__all__ = [
-    "Evaluation",
-    "SoftSweeps",
-    "check_tabular",
-    "greedy_solution",
-    "policy_score",
-    "soft_q",
-]
+__all__ = ["Evaluation", "check_tabular", "greedy_solution", "policy_score"]
 
 
 def check_tabular(model: object) -> None:
@@ -47,20 +37,6 @@ def check_tabular(model: object) -> None:
             f"this method needs a model with states and actions, got {type(model).__name__}; a "
             "TabularModel, or a game that has one, does"
         )
-
-
-def soft_q(mdp: TabularMDP, value: FloatArray) -> FloatArray:
-    """Return Q = r + gamma P V, -inf for actions that do not exist.
-
-    Args:
-        mdp: The follower's problem.
-        value: V `[S]`.
-
-    Returns:
-        Q `[S, A]`.
-    """
-    future = mdp.reward + mdp.gamma * mdp.kernel.expect(value)
-    return future if mdp.action_mask is None else np.where(mdp.action_mask, future, -np.inf)
 
 
 def greedy_solution(mdp: TabularMDP, value: FloatArray, *, sweeps: int = 0) -> SoftSolution:
@@ -74,63 +50,18 @@ def greedy_solution(mdp: TabularMDP, value: FloatArray, *, sweeps: int = 0) -> S
     Raises:
         ArithmeticError: If values overflow.
     """
-    backed_up, policy = soft_backup(soft_q(mdp, value), mdp.temperature)
-    residual = float(np.abs(backed_up - value).max())
-    if not np.isfinite(residual):
-        raise ArithmeticError(
-            f"the follower's values overflowed (Bellman residual {residual}): its rewards are too "
-            "large for float64, or its temperature too small"
-        )
-    wanted = default_tolerance(mdp)
+    at, wanted = Iterate(mdp, value), default_tolerance(mdp)
     return SoftSolution(
         mdp=mdp,
         soft_value=value,
-        policy=policy,
-        residual=residual,
+        policy=at.policy,
+        residual=at.residual,
         tolerance=wanted,
         iterations=sweeps,
         sweeps=sweeps,
-        converged=residual <= wanted,
+        converged=at.residual <= wanted,
         solver=choose_solver(mdp.kernel.by_move.pattern),
     )
-
-
-class SoftSweeps:
-    """Soft value iteration that goes on from where it was when x moves."""
-
-    def __init__(self, sweeps: int, *, warm_start: bool = True) -> None:
-        """Set up the learner.
-
-        Args:
-            sweeps: Sweeps V <- T V for each x, at least 1.
-            warm_start: Whether to start from the value of the last x, instead of from zeros.
-
-        Raises:
-            ValueError: If an option is out of range.
-        """
-        check_at_least("sweeps", sweeps, 1)
-        check_flag("warm_start", warm_start)
-        self._sweeps, self._warm_start = int(sweeps), bool(warm_start)
-        self._value: FloatArray | None = None
-
-    def reset(self) -> None:
-        """Forget the value."""
-        self._value = None
-
-    def answer(self, mdp: TabularMDP) -> SoftSolution:
-        """Sweep, and return the greedy policy of what came out.
-
-        Raises:
-            ArithmeticError: If values overflow.
-        """
-        value = self._value
-        if value is None or not self._warm_start:
-            value = np.zeros(mdp.kernel.num_states)
-        for _ in range(self._sweeps):
-            value, _ = soft_backup(soft_q(mdp, value), mdp.temperature)
-        solution = greedy_solution(mdp, value, sweeps=self._sweeps)
-        self._value = value
-        return solution
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,29 +99,22 @@ class Evaluation:
         outcome, gamma = self.outcome, self.model.gamma
         solution = outcome.solution
         assert isinstance(solution, SoftSolution)
-        fields: dict[str, Any] = {
-            "upper_params": outcome.upper_params,
-            "objective": self.upper.value,
-            "hyper_gradient": hyper_gradient,
-            "direct_gradient": self.direct.copy(),
-            "policy": solution.policy,
-            "occupancy": (1.0 - gamma) * outcome.occupancy(gamma),
-            "soft_value": solution.soft_value.copy(),
-            "lower_value": float(outcome.initial_distribution @ solution.soft_value),
-            "residual": solution.residual,
-            "iterations": solution.iterations,
-            "converged": solution.converged,
-        }
-        return TabularResponse(**{**fields, **more})
+        response = TabularResponse(
+            upper_params=outcome.upper_params,
+            objective=self.upper.value,
+            hyper_gradient=hyper_gradient,
+            direct_gradient=self.direct.copy(),
+            policy=solution.policy,
+            occupancy=(1.0 - gamma) * outcome.occupancy(gamma),
+            soft_value=solution.soft_value.copy(),
+            lower_value=float(outcome.initial_distribution @ solution.soft_value),
+            residual=solution.residual,
+            iterations=solution.iterations,
+            converged=solution.converged,
+        )
+        return replace(response, **more)
 
 
 def policy_score(solution: SoftSolution, upper: UpperValue) -> FloatArray:
-    """Return u_c, the derivative of f with respect to Q `[S, A]` at the answer's policy.
-
-    Its rows sum to zero: adding a constant to the Q of a state changes nothing.
-
-    Args:
-        solution: The answer.
-        upper: f(x, pi) and its derivatives.
-    """
+    """Return u_c, the derivative of f with respect to Q `[S, A]` at an answer's policy."""
     return centred_score(solution.policy, solution.mdp.temperature, upper.policy, upper.log_policy)

@@ -257,25 +257,14 @@ class PenaltyMethod(ABC):
 
 
 def log_ratio(solution: SoftSolution, best: SoftSolution) -> FloatArray:
-    """Return log pi - log pi* `[S, A]`, zero where pi is.
-
-    Args:
-        solution: pi.
-        best: pi*.
-    """
+    """Return log pi - log pi* `[S, A]`, zero where pi is."""
     ratio = np.zeros_like(solution.policy)
     np.subtract(solution.log_policy, best.log_policy, out=ratio, where=solution.policy > 0.0)
     return ratio
 
 
 def divergence(policy: FloatArray, reference: FloatArray, ratio: FloatArray) -> FloatArray:
-    """Return KL(pi || pi*) of each state `[S]`, a sum of terms that are not negative.
-
-    Args:
-        policy: pi `[S, A]`.
-        reference: pi* `[S, A]`.
-        ratio: log pi - log pi* `[S, A]`.
-    """
+    """Return KL(pi || pi*) `[S]`, terms not negative; `ratio` is log pi - log pi* `[S, A]`."""
     # Close to pi* the terms are of second order, and the plain sum would be all rounding.
     near = np.abs(ratio) < 0.5
     small = np.where(near, ratio, 0.0)
@@ -335,13 +324,7 @@ def with_log_terms(logits: FloatArray, shares: FloatArray) -> FloatArray:
 
 
 def mixed(log_policy: FloatArray, goal: FloatArray, share: float) -> FloatArray:
-    """Return log of the policy (1 - share) exp(log_policy) + share exp(goal), `[S, A]`.
-
-    Args:
-        log_policy: log pi `[S, A]`.
-        goal: Another one.
-        share: In (0, 1].
-    """
+    """Return log of the policy (1 - share) exp(log_policy) + share exp(goal), `[S, A]`."""
     if share == 1.0:
         return goal
     return normalised(np.logaddexp(np.log1p(-share) + log_policy, np.log(share) + goal))

@@ -16,6 +16,8 @@ and dL/dx = df/dx - lambda dp/dx. The target of the mirror step is log pi*.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..core.mdp import FloatArray
@@ -29,29 +31,20 @@ __all__ = ["PBRLBellman"]
 class PBRLBellman(PenaltyMethod):
     """Penalise how far the policy is from the follower's in each state alike."""
 
-    def __init__(
-        self,
-        model: TabularModel,
-        *,
-        penalty: float = 1e5,
-        policy_steps: int = 10,
-        tolerance: float = 1e-10,
-    ) -> None:
+    def __init__(self, model: TabularModel, *, penalty: float = 1e5, **options: Any) -> None:
         """Bind the method to a model.
 
         Args:
             model: A tabular model.
             penalty: lambda, positive. A state counts for 1 / S of it, however often the leader sees
                 the follower there, so that it must be larger than for the value penalty.
-            policy_steps: Steps of mirror ascent for each x (K), at least 1.
-            tolerance: Largest change of an action's probability by a step at which the policy
-                counts as solved for, positive; no more steps are taken.
+            **options: See `PenaltyMethod`: policy_steps, tolerance.
 
         Raises:
-            TypeError: If the model is not tabular.
+            TypeError: If the model is not tabular, or an option is unknown.
             ValueError: If an option is out of range.
         """
-        super().__init__(model, penalty=penalty, policy_steps=policy_steps, tolerance=tolerance)
+        super().__init__(model, penalty=penalty, **options)
 
     def _weight(self, x: FloatArray, solution: SoftSolution) -> FloatArray:
         size = solution.mdp.kernel.num_states

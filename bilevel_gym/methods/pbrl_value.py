@@ -14,8 +14,11 @@ The target of the mirror step is Q^{pi_y} / tau with Q^{pi_y} = r + gamma P V^{p
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from ..core.bellman import soft_q
 from ..core.checks import check_choice
 from ..core.mdp import FloatArray
 from ..core.soft import SoftSolution
@@ -35,9 +38,8 @@ class PBRLValue(PenaltyMethod):
         model: TabularModel,
         *,
         penalty: float = 1e3,
-        policy_steps: int = 10,
-        tolerance: float = 1e-10,
         start: str = "initial",
+        **options: Any,
     ) -> None:
         """Bind the method to a model.
 
@@ -45,29 +47,24 @@ class PBRLValue(PenaltyMethod):
             model: A tabular model.
             penalty: lambda, positive. Times the temperature it should be large against the leader's
                 advantages.
-            policy_steps: Steps of mirror ascent for each x (K), at least 1.
-            tolerance: Largest change of an action's probability by a step at which the policy
-                counts as solved for, positive; no more steps are taken.
             start: rho, "initial" for the game's first states, or "uniform". An objective that
                 evaluates states which the follower hardly visits needs the latter: what is not
                 visited is not penalised.
+            **options: See `PenaltyMethod`: policy_steps, tolerance.
 
         Raises:
-            TypeError: If the model is not tabular.
+            TypeError: If the model is not tabular, or an option is unknown.
             ValueError: If an option is out of range.
         """
         check_choice("start", start, STARTS)
-        super().__init__(model, penalty=penalty, policy_steps=policy_steps, tolerance=tolerance)
+        super().__init__(model, penalty=penalty, **options)
         self._start = start
 
     def _weight(self, x: FloatArray, solution: SoftSolution) -> FloatArray:
         return self._visits(x, solution)
 
     def _target(self, solution: SoftSolution, best: SoftSolution) -> FloatArray:
-        mdp = solution.mdp
-        future = mdp.reward + mdp.gamma * mdp.kernel.expect(solution.soft_value)
-        target: FloatArray = future / mdp.temperature
-        return target
+        return soft_q(solution.mdp, solution.soft_value) / solution.mdp.temperature
 
     def _gradient(self, x: FloatArray, at: Point) -> FloatArray:
         solution, best = at.solution, at.best

@@ -20,13 +20,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..core.bellman import centred_score
 from ..core.checks import check_at_least
-from ..core.mdp import FloatArray, TabularMDP
+from ..core.mdp import FloatArray
 from ..core.soft import PolicyAnswer
 from ..episodes.sampler import Episodes, Sampler
 from ..model.objectives import (
@@ -41,7 +43,7 @@ from ..model.objectives import (
 from ..model.preferences import PreferenceLikelihood
 from ..model.responses import TabularResponse
 from ..model.tabular import TabularModel
-from .episode_sums import Batch, Critic, carried, on_states
+from .episode_sums import Batch, Critic, carried_from, on_states
 from .learners import make_learner
 from .model_based import check_tabular
 
@@ -155,25 +157,24 @@ class Sampled(ABC):
         sampler = model.sampler(x, policy)
         blocks = list(sampler.episodes(self._num_episodes, self._horizon, self._rng))
         samples = answer.samples + sum(block.num_steps for block in blocks)
+        seen = partial(
+            Batch, x, blocks, policy, sampler, self._horizon, model.gamma, model.temperature
+        )
         value, direct, signed = 0.0, np.zeros(x.shape), np.zeros(policy.shape)
         self.watch(x, blocks)
-        terms = flattened(model.objective)
         outcome = None
-        for term in terms:
+        for term in flattened(model.objective):
             scope = scope_of(term)
             if scope == "steps":
                 counted = cast("StepObjective", term)
-                batch = Batch.of(
-                    model, x, policy, blocks, sampler, self._horizon, counted.gamma, counted.horizon
-                )
+                gamma = model.gamma if counted.gamma is None else counted.gamma
+                batch = seen(gamma, counted.horizon)
                 value += sum(float(sums.sum()) for _, sums in batch.returns()) / batch.num_episodes
                 direct += model.upper_reward_vjp(x, batch.visits())
                 estimate, extra = self.signed_occupancy(batch)
             elif scope == "fragments":
                 fragments = cast("PreferenceLikelihood", term)
-                batch = Batch.of(
-                    model, x, policy, blocks, sampler, self._horizon, 1.0, fragments.horizon
-                )
+                batch = seen(1.0, fragments.horizon)
                 likelihood, slope, estimate, extra = self.of_preferences(fragments, batch)
                 value += likelihood
                 direct += model.reward_vjp(x, slope)
@@ -196,7 +197,7 @@ class Sampled(ABC):
             objective=value,
             hyper_gradient=direct + model.reward_vjp(x, signed),
             direct_gradient=direct,
-            lower_value=_mean_at_start(blocks, answer.soft_value),
+            lower_value=float(answer.soft_value[first_states(blocks)].mean()),
             residual=answer.residual,
             iterations=answer.iterations,
             converged=answer.converged,
@@ -264,15 +265,9 @@ def seen_outcome(
     """
     critic = Critic(*policy.shape)
     critic.add(blocks)
-    first = np.concatenate([block.trajectories.states[0] for block in blocks])
-    mdp = TabularMDP(
-        critic.counts.kernel(),
-        model.reward(upper_params),
-        model.gamma,
-        model.temperature,
-        model.action_mask,
-    )
+    first = first_states(blocks)
     start = np.bincount(first, minlength=len(policy)) / len(first)
+    mdp = model.mdp_with(critic.counts.kernel(), upper_params)
     answer = PolicyAnswer(mdp=mdp, policy=policy)
     return Outcome(answer, upper_params, critic.upper_reward, start)
 
@@ -312,24 +307,18 @@ def policy_response(
     places = (rng.random() + np.arange(episodes)) / episodes
     drawn = np.searchsorted(size.ravel().cumsum(), places * total, side="right")
     drawn = np.minimum(drawn, np.flatnonzero(size.ravel())[-1])
-    states, actions = np.unravel_index(drawn, size.shape)
-    signs = np.sign(injected[states, actions]) * total / episodes
-    carry, samples, first = np.zeros(policy.shape[0]), 0, 0
-    for block in sampler.episodes_from(
-        states.astype(np.int32), actions.astype(np.int32), horizon, rng
-    ):
-        injections = np.zeros(block.upper_rewards.shape)
-        injections[0] = signs[first : first + block.num_episodes]
-        carry += on_states(block, carried(injections, model.gamma), policy.shape[0])
-        first += block.num_episodes
+    pairs = np.unravel_index(drawn, size.shape)
+    signs = np.sign(injected[pairs]) * total / episodes
+    following, samples = np.zeros(len(policy)), 0
+    for block, carry in carried_from(sampler, pairs, signs, model.gamma, horizon, rng):
+        following += on_states(block, carry, len(policy))
         samples += block.num_steps
-    return injected + policy * carry[:, None], samples
+    return injected + policy * following[:, None], samples
 
 
-def _mean_at_start(blocks: Sequence[Episodes], value: FloatArray) -> float:
-    """Return the mean over episodes of what a value `[S]` is at their first states."""
-    first = np.concatenate([block.trajectories.states[0] for block in blocks])
-    return float(value[first].mean())
+def first_states(blocks: Sequence[Episodes]) -> NDArray[np.int64]:
+    """Return the first state of each episode, `[N]`."""
+    return np.concatenate([block.trajectories.states[0] for block in blocks])
 
 
 def _visits(blocks: Sequence[Episodes], gamma: float, shape: tuple[int, int]) -> FloatArray:

@@ -11,7 +11,7 @@ policy is known, the last action is not sampled but averaged over: all actions o
 get pi(a|s) (gamma e_{t-1} + gamma_u^t A_u(s, a) / tau).
 
 A leader's return and a gradient's return of the same episode are correlated, so the advantage must
-be a function of (s, a): it comes from a critic, `bilevel_gym.methods.sampled.Critic`. A critic that
+be a function of (s, a): it comes from a critic, `bilevel_gym.methods.episode_sums.Critic`. One that
 is fitted to few episodes, the same ones at that, adds a bias that falls as 1 / episodes.
 
 Control variate. Averaging removes the sampling noise of the last action from the estimate; most of
@@ -153,12 +153,7 @@ class Trace(Sampled):
         model, x = self._model, batch.upper_params
         everywhere = np.ones(batch.policy.shape, dtype=bool)
         return advantages(
-            model.kernel(x),
-            model.upper_reward(x),
-            batch.policy,
-            everywhere,
-            batch,
-            steps,
+            model.kernel(x), model.upper_reward(x), batch.policy, everywhere, batch, steps
         )
 
 

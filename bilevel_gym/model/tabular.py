@@ -172,8 +172,12 @@ class TabularModel(BilevelModel):
 
     def lower_mdp(self, upper_params: FloatArray) -> TabularMDP:
         """Return the follower's problem at x."""
+        return self.mdp_with(self.kernel(upper_params), upper_params)
+
+    def mdp_with(self, kernel: Kernel, upper_params: FloatArray) -> TabularMDP:
+        """Return the follower's problem at x with another kernel, such as frequencies seen."""
         return TabularMDP(
-            kernel=self.kernel(upper_params),
+            kernel=kernel,
             reward=self.reward(upper_params),
             gamma=self.gamma,
             temperature=self.temperature,
