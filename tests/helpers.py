@@ -36,6 +36,8 @@ TABULAR_TASKS = [task for task in TASKS if issubclass(game_class(task), TabularB
 # learns from interaction, there is none.
 EXACT_TASKS = [task for task in TASKS if game_class(task).default_method == "exact"]
 LEARNT_TASKS = [task for task in TASKS if task not in EXACT_TASKS]
+# A task need not have a picture.
+DRAWN_TASKS = [task for task in TASKS if game_class(task).draw is not bilevel_gym.BilevelEnv.draw]
 
 
 def leader_seat(task: Task, outer_steps: int = 100, **kwargs: Any) -> Env:

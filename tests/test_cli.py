@@ -341,8 +341,9 @@ def test_every_optimizer_of_the_table_solves(run: Run, tmp_path: Path, optimizer
     assert max(float(row["objective"]) for row in history) > float(history[0]["objective"])
     config = result_of(tmp_path / "out")
     assert config["optimizer"] == optimizer
-    rates = {"adam": 0.01, "normalized": 0.05, "projected": 0.05, "restarted-lbfgsb": 0.05}
-    assert config["learning_rate"] == rates.get(optimizer)
+    rates = {"adam": 0.01, "cobyqa": None, "lbfgsb": None}
+    if optimizer in rates:
+        assert config["learning_rate"] == rates[optimizer]
     assert optimizer in run("solve", "--help").stdout
 
 
