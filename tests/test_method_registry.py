@@ -22,7 +22,7 @@ from bilevel_gym.core.checks import accepted_options
 from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.methods import LEARNT_METHODS, METHODS, Response, make_method, method_names
 from bilevel_gym.methods import registry as registry_module
-from bilevel_gym.methods.registry import checked_response, resolve_method
+from bilevel_gym.methods.registry import WrongAnswer, checked_response, resolve_method
 from bilevel_gym.model import ArrayModel, BilevelModel, evaluate
 from bilevel_gym.testing import MethodError, check_method
 
@@ -179,10 +179,10 @@ def answer(**changes: Any) -> Any:
 @pytest.mark.parametrize(
     ("response", "error", "message"),
     [
-        ({"objective": 1.0}, TypeError, "a `Response`, got dict"),
-        (answer(hyper_gradient=[1.0, 1.0]), TypeError, "float64 array .*got list"),
-        (answer(hyper_gradient=np.ones(2, np.float32)), TypeError, "got ndarray of float32"),
-        (answer(hyper_gradient=np.ones(3)), ValueError, r"shape of x, \(2,\), got \(3,\)"),
+        ({"objective": 1.0}, WrongAnswer, "a `Response`, got dict"),
+        (answer(hyper_gradient=[1.0, 1.0]), WrongAnswer, "float64 array .*got list"),
+        (answer(hyper_gradient=np.ones(2, np.float32)), WrongAnswer, "got ndarray of float32"),
+        (answer(hyper_gradient=np.ones(3)), WrongAnswer, r"shape of x, \(2,\), got \(3,\)"),
         (answer(hyper_gradient=np.array([0.0, np.nan])), ArithmeticError, r"got nan at \[1\]"),
         (answer(objective=-np.inf), ArithmeticError, "finite objective, got -inf"),
     ],
@@ -413,7 +413,7 @@ class Unpicklable(Halved):
         (Inexact, "hyper-gradient, arrays: declared exact, but .* off by 5.0e-01"),
         (Drifting, "hyper-gradient, arrays: declared unbiased, but the mean of 32 estimates"),
         (Unseeded, "seeds, arrays: the same seed gives another answer at step 0 after a reset"),
-        (NotFinite, "answers, arrays: .*ArithmeticError: .* finite hyper-gradient, got nan"),
+        (NotFinite, "answers, arrays: .*NotFinite: .* finite hyper-gradient, got nan"),
         (Elsewhere, "info, arrays: `upper_params` of the response is not the x"),
         (Careless, "answers, BilevelCartPole-v0: .* refused by its constructor, with a TypeError"),
         (Fussy, "games, all: it refuses every one: nothing suits it"),

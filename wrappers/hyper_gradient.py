@@ -13,7 +13,7 @@ from ..core.checks import check_at_least, check_flag, unknown_name
 from ..core.mdp import FloatArray
 from ..envs.base import BilevelEnv, View, shown
 from ..methods import Method, Response, make_method
-from ..methods.registry import checked_response
+from ..methods.registry import WrongAnswer, checked_response
 from ..model.protocols import LearntMethod
 from .seats import GameT, Seat, take_seat
 
@@ -240,7 +240,11 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
                 info[key] = value.copy() if isinstance(value, np.ndarray) else value
         if self.render_mode == "human":
             self.render()
-        return self.game.observe(response), cast("LeaderInfo", info)
+        try:
+            return self.game.observe(response), cast("LeaderInfo", info)
+        except TypeError as error:
+            wanted = f"an answer that {self.game.title} can observe"
+            raise WrongAnswer(self.method, wanted, f"another: {error}") from error
 
 
 def _has_learnt(method: Method) -> bool:

@@ -159,6 +159,7 @@ def solve(
     P the projection on the box of x; it is zero at a stationary point, and at most that of g. Where
     the follower learns, nothing is exact: g and the objective are the method's estimates.
     """
+    from ..methods.registry import WrongAnswer
     from ..rendering import Film
     from ..wrappers import LeaderObjective
     from .films import check_picture
@@ -218,6 +219,8 @@ def solve(
                 outcome = optimize(leader, x, optimizer, options, polish=polish, callback=keep)
         except KeyboardInterrupt:
             outcome = INTERRUPTION
+        except WrongAnswer as error:
+            raise CommandError(str(error)) from error
         finally:  # an error, too, leaves behind what was reached
             seconds = time.perf_counter() - began
             of = "method" if env.method.exact else "estimates of method"

@@ -28,6 +28,7 @@ __all__ = [
     "MethodClass",
     "PREFERENCE_METHODS",
     "OffersMethods",
+    "WrongAnswer",
     "checked_response",
     "make_method",
     "method_names",
@@ -101,6 +102,19 @@ class OffersMethods(Protocol):
     methods: Mapping[str, str]
     default_method: str
     method_options: Mapping[str, Any]
+
+
+class WrongAnswer(ValueError):
+    """An answer that no method may give: of a wrong type or shape, or not finite."""
+
+    def __init__(self, method: Method, wanted: str, got: str) -> None:
+        """Say whose answer it is, what was expected and what was received."""
+        name = type(method).__name__
+        super().__init__(f"`step` of the method {name} must return {wanted}, got {got}")
+
+
+class NotFinite(WrongAnswer, ArithmeticError):
+    """An answer with a number that is not finite."""
 
 
 def register_method(name: str, target: Target) -> None:
@@ -235,32 +249,28 @@ def checked_response(response: Response, upper_params: Any, method: Method) -> R
         method: Whose answer it is.
 
     Raises:
-        TypeError: If it is no `Response`, or its hyper-gradient no float64 array.
-        ValueError: If the hyper-gradient has not the shape of x.
-        ArithmeticError: If the objective or the hyper-gradient is not finite.
+        WrongAnswer: If it is no `Response`, or its hyper-gradient no float64 array of the shape of
+            x.
+        NotFinite: If its objective or its hyper-gradient is not finite.
     """
     if not isinstance(response, Response):
-        raise TypeError(_answered(method, "a `Response`", f"{type(response).__name__}"))
+        raise WrongAnswer(method, "a `Response`", f"{type(response).__name__}")
     gradient = response.hyper_gradient
     if gradient is not None:
         if not isinstance(gradient, np.ndarray) or gradient.dtype != np.float64:
             kind = getattr(gradient, "dtype", None)
             got = f"{type(gradient).__name__}{f' of {kind}' if kind else ''}"
-            raise TypeError(_answered(method, "a float64 array as `hyper_gradient`", got))
+            raise WrongAnswer(method, "a float64 array as `hyper_gradient`", got)
         if gradient.shape != upper_params.shape:
             wanted = f"a hyper-gradient of the shape of x, {upper_params.shape}"
-            raise ValueError(_answered(method, wanted, f"{gradient.shape}"))
+            raise WrongAnswer(method, wanted, f"{gradient.shape}")
         if not np.isfinite(gradient).all():
             entry = tuple(int(i) for i in np.argwhere(~np.isfinite(gradient))[0])
             got = f"{gradient[entry]} at [{', '.join(map(str, entry))}]"
-            raise ArithmeticError(_answered(method, "a finite hyper-gradient", got))
+            raise NotFinite(method, "a finite hyper-gradient", got)
     if not np.isfinite(response.objective):
-        raise ArithmeticError(_answered(method, "a finite objective", f"{response.objective}"))
+        raise NotFinite(method, "a finite objective", f"{response.objective}")
     return response
-
-
-def _answered(method: Method, wanted: str, got: str) -> str:
-    return f"`step` of the method {type(method).__name__} must return {wanted}, got {got}"
 
 
 def _name_of(name: str | MethodClass) -> str:
