@@ -270,9 +270,9 @@ class TestParts:
         x = game.initial_upper_params
         policy = game.evaluate(x).policy
         sampler = game.model.sampler(x, policy)
-        leader: Any = {"upper_gamma": game.gamma if gamma is None else gamma, "upper_horizon": horizon}
-        follower = {"gamma": game.gamma, "temperature": game.temperature}
-        return Batch(x, [], policy, sampler, 40, **follower, **leader)
+        upper_gamma = game.gamma if gamma is None else gamma
+        discounts = game.gamma, game.temperature, upper_gamma
+        return Batch(x, [], policy, sampler, 40, *discounts, horizon)
 
     def exact_advantages(self, game: TabularBilevelEnv, batch: Batch, steps: int = 1) -> Any:
         """Return the leader's advantages in the true model."""
