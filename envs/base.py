@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
-from ..core.checks import check_discount, check_in_box, check_positive, unknown_name
+from ..core.checks import check_choice, check_discount, check_in_box, check_positive
 from ..core.mdp import FloatArray
 from ..methods import METHODS
 from ..model.base import BilevelModel, evaluate, single_precision_bounds
@@ -135,10 +135,8 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         gamma = check_discount("gamma", gamma)
         temperature = check_positive("temperature", temperature)
         check_upper_space(upper_space)
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise ValueError(
-                unknown_name("render_mode", render_mode, self.metadata["render_modes"])
-            )
+        if render_mode is not None:
+            check_choice("render_mode", render_mode, self.metadata["render_modes"])
         self.upper_space = upper_space
         self.lower_space = lower_space
         self.action_space = spaces.Dict({"upper": upper_space, "lower": lower_space})
@@ -223,8 +221,7 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         """
         options = options or {}
         for option in options:
-            if option != "upper_params":
-                raise ValueError(unknown_name("reset option", option, ["upper_params"]))
+            check_choice("reset option", option, ["upper_params"])
         start = options.get("upper_params", self.initial_upper_params)
         if start is not self._upper_params:
             start = self.validate_upper_params(start)

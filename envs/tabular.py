@@ -83,56 +83,30 @@ class TabularBilevelEnv(BilevelEnv):
         self,
         model: TabularModel | None = None,
         *,
-        kernel: Kernel | None = None,
-        initial_distribution: ArrayLike | None = None,
-        objective: Objective | None = None,
         upper_space: spaces.Box | None = None,
-        initial_upper_params: ArrayLike | None = None,
-        gamma: float | None = None,
-        temperature: float | None = None,
-        action_mask: ArrayLike | None = None,
         render_mode: str | None = None,
+        **parts: Any,
     ) -> None:
         """Set up the game.
 
         Args:
             model: The bilevel problem; a task gives its parts, which follow, instead.
-            kernel: Transition kernel (at the initial x, where x moves it).
-            initial_distribution: Distribution of the first state `[S]` (at the initial x, where x
-                moves it).
-            objective: How the leader evaluates a policy.
             upper_space: Finite `Box` of x.
-            initial_upper_params: x at the start, in the box.
-            gamma: The follower's discount, in [0, 1).
-            temperature: Weight of its policy's entropy, positive.
-            action_mask: Which actions exist, `[S, A]`; None when all do.
             render_mode: None, "human" or "rgb_array".
+            **parts: Arguments of `TabularModel`, but for the bounds of x and the name.
 
         Raises:
             TypeError: If there is neither a model nor all of its parts, or both.
             ValueError: If a shape or a range is violated.
         """
-        parts = {
-            "kernel": kernel,
-            "initial_distribution": initial_distribution,
-            "objective": objective,
-            "upper_space": upper_space,
-            "initial_upper_params": initial_upper_params,
-            "gamma": gamma,
-            "temperature": temperature,
-        }
         if model is None:
-            missing = [name for name, part in parts.items() if part is None]
-            if missing:
-                raise TypeError(f"a task must give its model's parts, got none for {missing}")
-            assert upper_space is not None
+            if upper_space is None:
+                raise TypeError("a task must give its model's parts, got no `upper_space`")
             check_upper_space(upper_space)
-            del parts["upper_space"]
-            low, high = upper_space.low, upper_space.high
-            model = TaskModel(self, low=low, high=high, action_mask=action_mask, **parts)
+            model = TaskModel(self, low=upper_space.low, high=upper_space.high, **parts)
         else:
-            given = [name for name, part in parts.items() if part is not None]
-            if not isinstance(model, TabularModel) or given or action_mask is not None:
+            given = [*parts, *(["upper_space"] if upper_space is not None else [])]
+            if not isinstance(model, TabularModel) or given:
                 raise TypeError(
                     "a game is made of one TabularModel, or of the parts of one, got "
                     f"{type(model).__name__} and {given}"

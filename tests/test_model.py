@@ -160,7 +160,7 @@ class Taught(TabularBilevelEnv):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: TabularBilevelEnv(), TypeError, "parts, got none for .*'kernel'"),
+        (lambda: TabularBilevelEnv(), TypeError, "parts, got no `upper_space`"),
         (lambda: TabularBilevelEnv(cast("Any", "model")), TypeError, "one TabularModel.*got str"),
         (lambda: Taught(TabularModel.from_arrays(**arrays())), TypeError, "reward.*got Taught"),
         (

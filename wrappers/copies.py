@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from ..core.checks import check_at_least, unknown_name
+from ..core.checks import check_at_least, check_choice
 from ..envs.tabular import TabularBilevelEnv
 from .seats import Seat
 
@@ -22,6 +22,14 @@ __all__ = ["SeatCopies", "reported"]
 class SeatCopies(VectorEnv[Any, Any, NDArray[Any]]):
     """Copies of one seat of a tabular game, stepped together.
 
+    Constructors take the Gymnasium `id` of a tabular game, the number `num_envs` of copies N, at
+    least 1, arguments of `gymnasium.make` with those of the game, and `autoreset_mode`, when ended
+    copies start again: "NextStep" as Gymnasium's own vector environments, "SameStep" with the last
+    observation in `infos["final_obs"]` and the last info in `infos["final_info"]`, or "Disabled",
+    where `reset(options={"reset_mask": ended})` does it. An id that is not registered raises
+    `gymnasium.error.Error`, a game that is not tabular `TypeError`, an argument out of range or a
+    render mode `ValueError`.
+
     Attributes:
         game: The game, one for all copies.
     """
@@ -29,13 +37,7 @@ class SeatCopies(VectorEnv[Any, Any, NDArray[Any]]):
     game: TabularBilevelEnv
 
     def __init__(self, seat: Seat[Any], num_envs: int, mode: AutoresetMode) -> None:
-        """Take the spaces from a seat.
-
-        Args:
-            seat: The seat.
-            num_envs: Number of copies N, checked.
-            mode: When ended copies start again.
-        """
+        """Take the spaces from a seat."""
         self.game = seat.game
         self.num_envs = int(num_envs)
         self.metadata = {"render_modes": [], "autoreset_mode": mode}
@@ -52,20 +54,11 @@ class SeatCopies(VectorEnv[Any, Any, NDArray[Any]]):
     def _tabular(
         cls, id: str, num_envs: int, autoreset_mode: str | AutoresetMode, **kwargs: Any
     ) -> tuple[gym.Env[Any, Any], AutoresetMode]:
-        """Make the game of an id, after checking what all copies need.
-
-        Raises:
-            gymnasium.error.Error: If the id is not registered.
-            TypeError: If the game is not a tabular one.
-            ValueError: If the number of copies or the mode is out of range, or a render mode is
-                asked for.
-        """
+        """Make the game of an id, after checking what all copies need."""
         check_at_least("num_envs", num_envs, 1)
-        try:
-            mode = AutoresetMode(autoreset_mode)
-        except ValueError:
-            known = [known.value for known in AutoresetMode]
-            raise ValueError(unknown_name("autoreset_mode", autoreset_mode, known)) from None
+        if not isinstance(autoreset_mode, AutoresetMode):
+            check_choice("autoreset_mode", autoreset_mode, [mode.value for mode in AutoresetMode])
+        mode = AutoresetMode(autoreset_mode)
         name = cls.__name__
         if kwargs.get("render_mode") is not None:
             raise ValueError(
@@ -81,13 +74,7 @@ class SeatCopies(VectorEnv[Any, Any, NDArray[Any]]):
         return env, mode
 
     def _reset_mask(self, options: dict[str, Any]) -> NDArray[np.bool_]:
-        """Return which copies a reset starts; all, unless the option `reset_mask` is given.
-
-        Raises:
-            TypeError: If the mask is not an array of bool.
-            ValueError: If it has another shape or marks no copy.
-            ResetNeeded: If it leaves out a copy that was never reset.
-        """
+        """Return which copies a reset starts; all, unless the option `reset_mask` is given."""
         mask = options.get("reset_mask", np.ones(self.num_envs, dtype=bool))
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
             raise TypeError(f"`reset_mask` must be a NumPy array of bool, got {mask!r}")
@@ -113,13 +100,7 @@ class SeatCopies(VectorEnv[Any, Any, NDArray[Any]]):
     def _final(
         self, observations: Sequence[Any], over: NDArray[np.bool_], info: dict[str, Any]
     ) -> dict[str, Any]:
-        """Return the last observations and infos of ended copies, as Gymnasium arranges them.
-
-        Args:
-            observations: Those of all copies.
-            over: Which copies have ended.
-            info: What they report.
-        """
+        """Return the last observations and infos of ended copies, as Gymnasium arranges them."""
         final_obs = np.full(self.num_envs, None, dtype=object)
         for copy in np.flatnonzero(over).tolist():
             final_obs[copy] = observations[copy]

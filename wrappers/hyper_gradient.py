@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import RecordConstructorArgs
 
-from ..core.checks import check_at_least, check_flag, unknown_name
+from ..core.checks import check_at_least, check_choice, check_flag
 from ..core.mdp import FloatArray
 from ..envs.base import BilevelEnv, View, shown
 from ..methods import Method, Response, make_method
@@ -168,8 +168,7 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
         """
         options = dict(options or {})
         for option in options:
-            if option not in RESET_OPTIONS:
-                raise ValueError(unknown_name("reset option", option, RESET_OPTIONS))
+            check_choice("reset option", option, RESET_OPTIONS)
         learnt = self._response is not None or _has_learnt(self.method)
         options.setdefault("keep_learnt", self._keep_learnt and seed is None and learnt)
         kept = checked_keep(options, seed)

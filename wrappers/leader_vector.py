@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import concatenate, create_empty_array
 from numpy.typing import ArrayLike, NDArray
 
-from ..core.checks import unknown_name
+from ..core.checks import check_choice
 from ..core.mdp import FloatArray
 from ..model.responses import ExactResponse
 from .copies import SeatCopies, reported
@@ -55,26 +55,21 @@ class LeaderVectorEnv(SeatCopies):
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         **kwargs: Any,
     ) -> None:
-        """Make the copies.
+        """Make the copies; `SeatCopies` has what is not said here.
 
         Args:
             id: Gymnasium id of a tabular game.
-            num_envs: Number of copies N, at least 1.
+            num_envs: Number of copies N.
             outer_steps: Steps of the leader's episode, at least 1.
-            solver: As in `TabularBilevelEnv.evaluate_batch`.
-            tolerance: As in `TabularBilevelEnv.evaluate`.
+            solver: See `TabularModel.respond_batch`.
+            tolerance: See `TabularModel.respond`.
             max_iterations: Newton steps allowed for one answer.
-            autoreset_mode: When ended copies start again: "NextStep" as Gymnasium's own vector
-                environments, "SameStep" with the last observation in `infos["final_obs"]` and the
-                last info in `infos["final_info"]`, or "Disabled", where
-                `reset(options={"reset_mask": ended})` does it.
-            **kwargs: Arguments of `gymnasium.make`, such as those of the game.
+            autoreset_mode: When ended copies start again.
+            **kwargs: Arguments of `gymnasium.make`.
 
         Raises:
-            gymnasium.error.Error: If the id is not registered.
             ImportError: If the solver needs compiled kernels that are not to be had.
-            TypeError: If the game is not a tabular one, or another method is asked for.
-            ValueError: If an option is out of range, or a render mode is asked for.
+            TypeError: If another method is asked for.
         """
         if "method" in kwargs:
             raise TypeError(
@@ -119,7 +114,6 @@ class LeaderVectorEnv(SeatCopies):
             The observations of all copies, and the infos of those that start.
 
         Raises:
-            gymnasium.error.Error: If the seed is not a non-negative integer.
             ResetNeeded: If a mask or `keep_learnt` is given before the first reset of all copies.
             TypeError: If the mask is not an array of bool.
             ValueError: If an option is unknown or out of range; nothing changes.
@@ -127,8 +121,7 @@ class LeaderVectorEnv(SeatCopies):
         options = options or {}
         accepted = (*RESET_OPTIONS, "reset_mask")
         for option in options:
-            if option not in accepted:
-                raise ValueError(unknown_name("reset option", option, accepted))
+            check_choice("reset option", option, accepted)
         kept = checked_keep(options, seed)
         if kept and not self._responses:
             raise ResetNeeded(NOTHING_LEARNT)

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from numpy.typing import ArrayLike, NDArray
 
-from ..core.checks import unknown_name
+from ..core.checks import check_choice
 from ..core.mdp import FloatArray
 from .copies import SeatCopies, reported
 from .lower_level import LowerLevel, time_limit
@@ -52,24 +52,14 @@ class LowerLevelVectorEnv(SeatCopies):
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         **kwargs: Any,
     ) -> None:
-        """Make the copies.
+        """Make the copies; `SeatCopies` has what is not said here.
 
         Args:
             id: Gymnasium id of a tabular game.
-            num_envs: Number of copies N, at least 1.
+            num_envs: Number of copies N.
             upper_params: The leader's x, held fixed, shape of the game's `upper_space`.
-            autoreset_mode: When ended copies start again: "NextStep" as Gymnasium's own vector
-                environments, "SameStep" with the last observation in `infos["final_obs"]` and the
-                last info in `infos["final_info"]`, or "Disabled", where
-                `reset(options={"reset_mask": ended})` does it.
-            **kwargs: Arguments of `gymnasium.make`, such as `max_episode_steps` and those of the
-                game.
-
-        Raises:
-            gymnasium.error.Error: If the id is not registered.
-            TypeError: If the game is not a tabular one.
-            ValueError: If x, the number of copies or the mode is out of range, or a render mode is
-                asked for.
+            autoreset_mode: When ended copies start again.
+            **kwargs: Arguments of `gymnasium.make`.
         """
         env, mode = self._tabular(id, num_envs, autoreset_mode, **kwargs)
         seat = LowerLevel(env, upper_params)
@@ -96,15 +86,13 @@ class LowerLevelVectorEnv(SeatCopies):
             The states of all copies `[N]`, and `action_mask` where actions vary.
 
         Raises:
-            gymnasium.error.Error: If the seed is not a non-negative integer.
             ResetNeeded: If a mask is given before the first reset of all copies.
             TypeError: If the mask is not an array of bool.
             ValueError: If an option is unknown, or the mask has another shape or marks none.
         """
         options = options or {}
         for option in options:
-            if option != "reset_mask":
-                raise ValueError(unknown_name("reset option", option, ["reset_mask"]))
+            check_choice("reset option", option, ["reset_mask"])
         mask = self._reset_mask(options)
         super().reset(seed=seed)
         copies = np.flatnonzero(mask)

@@ -32,10 +32,6 @@ class BCHG(Trace):
             critic: See `bilevel_gym.methods.trace.Trace`.
             **options: `truncation` of `Trace`, and those of
                 `bilevel_gym.methods.sampled.Sampled`.
-
-        Raises:
-            TypeError: If the method does not suit the model, or an option is unknown.
-            ValueError: If an option is out of range.
         """
         for option in ("all_actions", "control_variate"):
             if option in options:

@@ -46,10 +46,6 @@ class HPGD(Sampled):
             rollouts: Episodes from each state and action for each factor, at least 1; for
                 `starts="uniform"`.
             **options: See `Sampled`: episodes, horizon, inner, inner_options.
-
-        Raises:
-            TypeError: If the method does not suit the model, or an option is unknown.
-            ValueError: If an option is out of range.
         """
         super().__init__(model, **options)
         check_choice("starts", starts, STARTS)

@@ -115,9 +115,6 @@ class Sweeps:
             model: The model.
             sweeps: Sweeps for each x, at least 1.
             warm_start: Whether to go on from the values of the last x instead of zero.
-
-        Raises:
-            ValueError: If an option is out of range.
         """
         check_at_least("sweeps", sweeps, 1)
         check_flag("warm_start", warm_start)
@@ -173,9 +170,6 @@ class EpisodeLearner:
             rounds: How often the follower plays and learns for each x, at least 1.
             exploration: Probability of any of the actions at each step, in [0, 1].
             horizon: Steps after which an episode is cut; None takes 10 / (1 - gamma).
-
-        Raises:
-            ValueError: If an option is out of range.
         """
         check_at_least("episodes", episodes, 1)
         check_at_least("rounds", rounds, 1)
@@ -227,9 +221,6 @@ class CertaintyEquivalence(EpisodeLearner):
             forget: Share of all counts that is forgotten when x changes, in [0, 1]; the kernel of
                 most games does not depend on x.
             **options: See `EpisodeLearner`: episodes, rounds, exploration, horizon.
-
-        Raises:
-            ValueError: If an option is out of range.
         """
         super().__init__(model, **options)
         check_probability("forget", forget)
@@ -297,9 +288,6 @@ class SoftQ(EpisodeLearner):
             passes: How often each round's episodes are gone through, at least 1; a few times tell
                 much more of them than once.
             **options: See `EpisodeLearner`: episodes, rounds, exploration, horizon.
-
-        Raises:
-            ValueError: If an option is out of range.
         """
         super().__init__(model, **options)
         check_positive("step_size", step_size)

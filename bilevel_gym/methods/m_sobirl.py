@@ -58,10 +58,6 @@ class MSoBiRL(SweptMethod):
                 would make them diverge.
             adjoint_steps: Gradient steps of the adjoint for each x, at least 1.
             **options: See `SweptMethod`: sweeps (N), warm_start.
-
-        Raises:
-            TypeError: If the model is not tabular, or an option is unknown.
-            ValueError: If an option is out of range.
         """
         super().__init__(model, **options)
         check_positive("adjoint_step", adjoint_step)

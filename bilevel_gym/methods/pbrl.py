@@ -147,10 +147,6 @@ class PenaltyMethod(ABC):
             policy_steps: Steps of mirror ascent for each x (K), at least 1.
             tolerance: Largest change of an action's probability by a step at which the policy
                 counts as solved for, positive; no more steps are taken.
-
-        Raises:
-            TypeError: If the model is not tabular.
-            ValueError: If an option is out of range.
         """
         check_tabular(model)
         check_positive("penalty", penalty)

@@ -39,10 +39,6 @@ class PBRLBellman(PenaltyMethod):
             penalty: lambda, positive. A state counts for 1 / S of it, however often the leader sees
                 the follower there, so that it must be larger than for the value penalty.
             **options: See `PenaltyMethod`: policy_steps, tolerance.
-
-        Raises:
-            TypeError: If the model is not tabular, or an option is unknown.
-            ValueError: If an option is out of range.
         """
         super().__init__(model, penalty=penalty, **options)
 

@@ -51,10 +51,6 @@ class PBRLValue(PenaltyMethod):
                 evaluates states which the follower hardly visits needs the latter: what is not
                 visited is not penalised.
             **options: See `PenaltyMethod`: policy_steps, tolerance.
-
-        Raises:
-            TypeError: If the model is not tabular, or an option is unknown.
-            ValueError: If an option is out of range.
         """
         check_choice("start", start, STARTS)
         super().__init__(model, penalty=penalty, **options)

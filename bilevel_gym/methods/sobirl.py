@@ -69,10 +69,6 @@ class SoBiRL(Sampled):
             advantages: "seen" takes the advantages of dr/dx from a second batch of episodes;
                 "exact" takes them from the model, in full, to study the estimator alone.
             **options: See `Sampled`: episodes, horizon, inner, inner_options.
-
-        Raises:
-            TypeError: If the method does not suit the model, or an option is unknown.
-            ValueError: If an option is out of range.
         """
         super().__init__(model, **options)
         if truncation is not None:

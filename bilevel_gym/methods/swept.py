@@ -35,10 +35,6 @@ class SweptMethod(ABC):
             sweeps: Sweeps of soft value iteration for each x, at least 1.
             warm_start: Whether the value, and what is carried along with it, start from those of
                 the last x, instead of from zeros.
-
-        Raises:
-            TypeError: If the model is not tabular.
-            ValueError: If an option is out of range.
         """
         check_tabular(model)
         self._learner = Sweeps(model, sweeps=sweeps, warm_start=warm_start)

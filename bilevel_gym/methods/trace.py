@@ -77,10 +77,6 @@ class Trace(Sampled):
                 frequencies of transitions seen; it belongs to the whole trace, averaged over
                 actions, and other forms go without.
             **options: See `Sampled`: episodes, horizon, inner, inner_options.
-
-        Raises:
-            TypeError: If the method does not suit the model, or an option is unknown.
-            ValueError: If an option is out of range.
         """
         super().__init__(model, **options)
         check_choice("critic", critic, CRITICS)

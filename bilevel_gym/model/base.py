@@ -22,13 +22,9 @@ ResponseT_co = TypeVar("ResponseT_co", bound=Response, covariant=True)
 class BilevelModel(ABC):
     """A leader's parameters x in a box, and the follower's exact answer to each of them.
 
+    The arguments of the constructor are attributes; arrays are float64.
+
     Attributes:
-        name: What messages call the problem.
-        low: Lower bounds of x, float64, shape of x.
-        high: Upper bounds of x, float64, shape of x.
-        initial_upper_params: x at the start, in the box.
-        gamma: The follower's discount, in [0, 1).
-        temperature: Weight of its policy's entropy, positive.
         solve_options: Options of `respond`.
     """
 

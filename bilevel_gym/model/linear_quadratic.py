@@ -61,11 +61,6 @@ class LinearQuadraticModel(BilevelModel):
         coefficients: Callable[[FloatArray], Coefficients],
         coefficients_vjp: Callable[[FloatArray, Coefficients], FloatArray],
         *,
-        low: ArrayLike,
-        high: ArrayLike,
-        initial_upper_params: ArrayLike,
-        gamma: float,
-        temperature: float,
         upper_state_cost: ArrayLike,
         upper_action_cost: ArrayLike,
         upper_cost: float = 0.0,
@@ -73,7 +68,7 @@ class LinearQuadraticModel(BilevelModel):
         noise_std: float = 0.0,
         horizon: int | None = None,
         state_limit: float | None = None,
-        name: str | None = None,
+        **common: Any,
     ) -> None:
         """Set up the model.
 
@@ -82,11 +77,6 @@ class LinearQuadraticModel(BilevelModel):
                 semidefinite, and R `[A, A]`, positive definite, at x.
             coefficients_vjp: Function that returns, for x and a cotangent, the sum of
                 cotangent * d/dx over all entries of A, B, Q and R, shape of x.
-            low: Lower bounds of x, finite; their shape is that of x.
-            high: Upper bounds of x, finite and above `low`, same shape.
-            initial_upper_params: x at the start, in the box.
-            gamma: Discount of both levels, in [0, 1).
-            temperature: Weight of the policy's entropy, positive.
             upper_state_cost: M, symmetric, `[S, S]`.
             upper_action_cost: N, symmetric, `[A, A]`.
             upper_cost: The leader's price of ||x||^2 in each step, not negative.
@@ -95,20 +85,11 @@ class LinearQuadraticModel(BilevelModel):
             noise_std: Standard deviation of each entry of w, not negative.
             horizon: Steps that count for the leader, at least 1; None for all.
             state_limit: Where the entries of the state are clipped, positive; None for nowhere.
-            name: What messages call the problem; None takes the name of the class.
-
-        Raises:
-            ValueError: If a shape or a range is violated.
+            **common: See `BilevelModel`: low, high, initial_upper_params, gamma (of both levels),
+                temperature, name.
         """
         self.coefficients, self.coefficients_vjp = coefficients, coefficients_vjp
-        super().__init__(
-            low=low,
-            high=high,
-            initial_upper_params=initial_upper_params,
-            gamma=gamma,
-            temperature=temperature,
-            name=name,
-        )
+        super().__init__(**common)
         self.upper_state_cost = np.array(upper_state_cost, np.float64)
         self.upper_action_cost = np.array(upper_action_cost, np.float64)
         self.upper_cost = check_not_negative("upper_cost", upper_cost)
@@ -169,11 +150,11 @@ class LinearQuadraticModel(BilevelModel):
         tolerance: float | None = None,
         max_iterations: int = 200,
     ) -> ExactGaussianResponse:
-        """Return the exact objective, hyper-gradient and follower's answer at a validated x.
+        """Return the exact answer to a validated x; see `BilevelModel.respond`.
 
         Args:
             upper_params: x.
-            warm_start: An earlier response, at a nearby x, from which the solve starts.
+            warm_start: An earlier response, at a nearby x.
             tolerance: Largest entry of the residual of the Riccati equation to reach, positive;
                 None takes what rounding allows.
             max_iterations: Newton steps allowed.

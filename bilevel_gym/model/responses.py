@@ -189,7 +189,8 @@ class Method(Protocol):
     """An inner learner together with an estimator of the hyper-gradient.
 
     A method is built as `Method(model, **options)`, with options of JSON types, `model` being what
-    `game.model` is. It refuses a model that it does not suit with a `TypeError`.
+    `game.model` is. It refuses a model that it does not suit, and options that it does not have,
+    with a `TypeError`, options out of range with a `ValueError`.
 
     Attributes:
         exact: Whether `hyper_gradient` is the derivative of `objective`, so that differences of

@@ -47,14 +47,11 @@ class TabularModel(BilevelModel):
     the kernel or the distribution of the first state, it also overrides `upper_reward_vjp`,
     `kernel` with `kernel_vjp`, or `start_distribution` with `start_distribution_vjp`.
 
+    The arguments of the constructor are attributes, `kernel` as `initial_kernel`.
+
     Attributes:
-        objective: How the leader evaluates a policy.
         num_states: S.
         num_actions: A.
-        initial_kernel: The kernel at the initial x.
-        initial_distribution: Distribution of the first state `[S]` (at the initial x, where x
-            moves it).
-        action_mask: Which actions exist, bool `[S, A]`; None when all do.
         moves_kernel: Whether x moves the kernel: whether `kernel_vjp` is overridden.
         moves_start: Whether x moves the start: whether `start_distribution_vjp` is overridden.
         moves_upper_reward: Whether x moves the leader's reward: likewise.
@@ -68,13 +65,8 @@ class TabularModel(BilevelModel):
         kernel: Kernel,
         initial_distribution: ArrayLike,
         objective: Objective,
-        low: ArrayLike,
-        high: ArrayLike,
-        initial_upper_params: ArrayLike,
-        gamma: float,
-        temperature: float,
         action_mask: ArrayLike | None = None,
-        name: str | None = None,
+        **common: Any,
     ) -> None:
         """Set up the problem.
 
@@ -82,25 +74,10 @@ class TabularModel(BilevelModel):
             kernel: Transition kernel (at the initial x, where x moves it).
             initial_distribution: Distribution of the first state `[S]` (likewise).
             objective: How the leader evaluates a policy.
-            low: Lower bounds of x, finite; their shape is that of x.
-            high: Upper bounds of x, finite and above `low`, same shape.
-            initial_upper_params: x at the start, in the box.
-            gamma: The follower's discount, in [0, 1).
-            temperature: Weight of its policy's entropy, positive.
             action_mask: Which actions exist, `[S, A]`; None when all do.
-            name: What messages call the problem; None takes the name of the class.
-
-        Raises:
-            ValueError: If a shape or a range is violated.
+            **common: See `BilevelModel`: low, high, initial_upper_params, gamma, temperature, name.
         """
-        super().__init__(
-            low=low,
-            high=high,
-            initial_upper_params=initial_upper_params,
-            gamma=gamma,
-            temperature=temperature,
-            name=name,
-        )
+        super().__init__(**common)
         self.initial_kernel, self.objective = kernel, objective
         self.num_states, self.num_actions = kernel.num_states, kernel.num_actions
         self.initial_distribution = _distribution(
@@ -244,11 +221,11 @@ class TabularModel(BilevelModel):
         tolerance: float | None = None,
         max_iterations: int = 200,
     ) -> ExactResponse:
-        """Return the exact objective, hyper-gradient and follower's answer at a validated x.
+        """Return the exact answer to a validated x; see `BilevelModel.respond`.
 
         Args:
             upper_params: x, as `validate` returns it.
-            warm_start: An earlier response, at a nearby x, to start the solves from.
+            warm_start: An earlier response, at a nearby x.
             solver: How linear systems are solved, a key of `bilevel_gym.core.linear.SOLVERS`, or
                 "auto".
             tolerance: Sup norm of the follower's Bellman residual to reach; None takes
@@ -287,21 +264,10 @@ class TabularModel(BilevelModel):
         tolerance: float | None = None,
         max_iterations: int = 200,
     ) -> list[ExactResponse]:
-        """Return what `respond` returns, for many x.
+        """Return what `respond` returns, for many x; see `BilevelModel.respond_batch`.
 
         The follower's problems are solved together (see `bilevel_gym.core.batch`), unless the
-        kernels of different x have different patterns.
-
-        Args:
-            upper_params: B values of x, as `validate` returns them.
-            warm_starts: For each x an earlier response, at a nearby x, or None.
-            solver: As in `respond`; "auto" prefers "compiled" as `solve_batch` does.
-            tolerance: As in `respond`.
-            max_iterations: Newton steps allowed for each x.
-
-        Raises:
-            ValueError: If an option is out of range, or the model returns arrays of a wrong shape.
-            ArithmeticError: If values overflow.
+        kernels of different x have different patterns; "auto" then prefers "compiled".
         """
         starts = [None] * len(upper_params) if warm_starts is None else warm_starts
         if len(starts) != len(upper_params):
@@ -366,7 +332,7 @@ class TabularModel(BilevelModel):
     def through_model(
         self, upper_params: FloatArray, reward: FloatArray, kernel: Callable[[], FloatArray]
     ) -> FloatArray:
-        """Return the derivative with respect to x of what depends on it through r and P alone.
+        """Return the derivative, shape of x, of what depends on x through r and P alone.
 
         Args:
             upper_params: x.
@@ -374,18 +340,13 @@ class TabularModel(BilevelModel):
             kernel: Gives the derivative with respect to the stored transitions `[K]`; called only
                 where x moves them.
 
-        Returns:
-            The derivative, shape of x.
-
         Raises:
             ValueError: If a vector-Jacobian product of the model has a wrong shape.
         """
         gradient = self.through_reward(upper_params, reward)
-        return (
-            gradient + self.through_kernel(upper_params, kernel())
-            if self.moves_kernel
-            else gradient
-        )
+        if self.moves_kernel:
+            gradient = gradient + self.through_kernel(upper_params, kernel())
+        return gradient
 
     def through_reward(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return `reward_vjp`, after checking that it has the shape of x."""
@@ -458,7 +419,7 @@ class ArrayModel(TabularModel):
         upper_gamma: float | None = None,
         upper_cost: float = 0.0,
         objective: Objective | None = None,
-        action_mask: ArrayLike | None = None,
+        **common: Any,
     ) -> None:
         """Build the model.
 
@@ -468,8 +429,8 @@ class ArrayModel(TabularModel):
             reward: The follower's reward at x = 0, `[S, A]`.
             upper_reward: The leader's reward `[S, A]`.
             initial_distribution: Distribution of the first state `[S]`.
-            gamma: The follower's discount, in [0, 1).
-            temperature: Weight of its policy's entropy, positive.
+            gamma: See `BilevelModel`.
+            temperature: See `BilevelModel`.
             features: d reward / dx, `[S, A, D]`; or a SciPy sparse matrix or `LinearOperator`
                 `[A*S, D]` whose row `a * S + s` belongs to (s, a); None shapes each state (D = S).
             upper_low: Lower bound of every entry of x.
@@ -478,10 +439,7 @@ class ArrayModel(TabularModel):
             upper_gamma: The leader's discount, in [0, 1); None takes `gamma`.
             upper_cost: Weight of ||x||^2 in the leader's objective, not negative.
             objective: Another objective, in which `upper_gamma` and `upper_cost` have no part.
-            action_mask: Which actions exist, `[S, A]`; None when all do.
-
-        Raises:
-            ValueError: If a shape or a range is violated.
+            **common: See `TabularModel`: action_mask, name.
         """
         kernel = transition if isinstance(transition, Kernel) else Kernel.from_dense(transition)
         shape = (kernel.num_states, kernel.num_actions)
@@ -508,7 +466,7 @@ class ArrayModel(TabularModel):
             initial_upper_params=initial_upper_params,
             gamma=gamma,
             temperature=temperature,
-            action_mask=action_mask,
+            **common,
         )
 
     def reward(self, upper_params: FloatArray) -> FloatArray:
