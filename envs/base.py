@@ -6,8 +6,9 @@ with a model that is known exactly are in `tabular`.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
     from ..rendering import Window
 
-__all__ = ["BestKnown", "BilevelEnv", "View", "check_upper_space", "shown", "upper_box"]
+__all__ = ["BestKnown", "BilevelEnv", "View", "check_upper_space", "is_default", "shown",
+"upper_box"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -393,6 +395,18 @@ def upper_box(low: ArrayLike, high: ArrayLike, shape: tuple[int, ...]) -> spaces
         ValueError: If a bound is not finite in single precision.
     """
     return spaces.Box(*single_precision_bounds(low, high, shape), shape, np.float32)
+
+
+def is_default(task: type, arguments: Mapping[str, Any], but: Collection[str] = ()) -> bool:
+    """Return whether arguments of a constructor, its `locals()`, are the defaults.
+
+    The render mode, and what is named in `but`, may be anything.
+    """
+    return all(
+        np.array_equal(arguments[name], parameter.default)
+        for name, parameter in inspect.signature(task).parameters.items()
+        if name not in ("render_mode", *but)
+    )
 
 
 def check_upper_space(upper_space: spaces.Box) -> None:

@@ -13,7 +13,7 @@ from ..core.mdp import FloatArray
 from ..model.objectives import DiscountedReturn
 from ..rendering import GridScene
 from ..rendering.canvas import colour_limit
-from .base import BestKnown, View, shown, upper_box
+from .base import BestKnown, View, is_default, shown, upper_box
 from .grids import GridBilevelEnv, per_move, slippery_kernel
 from .logits import softmax, softmax_vjp
 from .rows import checked_rows
@@ -47,9 +47,6 @@ START, TARGET = (int(np.flatnonzero(CELLS[FREE] == sign)[0]) for sign in "ST")
 
 # Rooms in the picture share their outer walls.
 STRIDE = len(ROOMS) - 1
-
-# Default values of goals, slip, gamma, temperature, payment_cost and budget.
-DEFAULTS = (((1, 9), (11, 11)), 0.33, 0.99, 0.003, 1.0, 0.2)
 
 # Best x found for the default instance: the logits of these cells; all others are -10. See the
 # Ground Truth below.
@@ -103,8 +100,7 @@ class BilevelFourRooms(GridBilevelEnv):
     truncated after 200 steps. The leader's is truncated after `outer_steps` (100) leader steps.
 
     ## Info
-    Leader: `objective`, `hyper_gradient` [105], `upper_params` [105], `inner_residual`,
-    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`, u(s).
+    Leader: see `HyperGradient`; x has shape [105]. Follower and game: `upper_reward`, u(s).
 
     ## Arguments
     * `goals` ([(1, 9), (11, 11)]): (row, column) of different free cells other than start and
@@ -181,11 +177,7 @@ class BilevelFourRooms(GridBilevelEnv):
         budget: float = 0.2,
         render_mode: str | None = None,
     ) -> None:
-        """Build the game; the arguments are described above.
-
-        Raises:
-            ValueError: If an argument is out of range.
-        """
+        """Build the game; arguments, described above, out of range raise a `ValueError`."""
         self.goals = _checked_goals(goals)
         slip = check_between("slip", slip, 0.0, 1.0 / SLIP_SCALE)
         self._payment_cost = check_not_negative("payment_cost", payment_cost)
@@ -215,7 +207,7 @@ class BilevelFourRooms(GridBilevelEnv):
             temperature=temperature,
             render_mode=render_mode,
         )
-        if (self.goals, slip, gamma, temperature, payment_cost, budget) == DEFAULTS:
+        if is_default(BilevelFourRooms, locals()):
             best = np.full(len(PLACES) + 1, -10.0)
             for cell, logit in BEST_DEFAULT.items():
                 best[PLACES.index(cell)] = logit

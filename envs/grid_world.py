@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from ..core.checks import (
     check_at_least,
+    check_choice,
     check_not_negative,
     check_probability,
     checked_sides,
-    unknown_name,
 )
 from ..core.mdp import FloatArray
 from ..model.objectives import DiscountedReturn, QuadraticCost, Sum
 from ..rendering import GridScene
 from ..rendering.canvas import colour_limit
-from .base import BestKnown, View
+from .base import BestKnown, View, is_default
 from .grids import MOVES, GridBilevelEnv, parsed_map, per_move, slippery_kernel
 
 __all__ = ["MAPS", "BilevelGridWorld", "random_map"]
@@ -50,9 +50,6 @@ MAPS = {
         *6 * OPEN,
     ),
 }
-
-# Default values of slip, gamma, temperature, hazard_cost and shaping_cost.
-DEFAULTS = (0.1, 0.95, 0.01, 0.5, 0.05)
 
 # Best x found for the default instance, to four decimals; see the Ground Truth below.
 # fmt: off
@@ -111,8 +108,7 @@ class BilevelGridWorld(GridBilevelEnv):
     after 200 steps. The leader's is truncated after `outer_steps` (100) leader steps.
 
     ## Info
-    Leader: `objective`, `hyper_gradient` [D], `upper_params` [D], `inner_residual`,
-    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`, u(s).
+    Leader: see `HyperGradient`; x has shape [D]. Follower and game: `upper_reward`, u(s).
 
     ## Arguments
     * `desc`: the map, a list of strings; or else
@@ -173,11 +169,7 @@ class BilevelGridWorld(GridBilevelEnv):
         shaping_cost: float = 0.05,
         render_mode: str | None = None,
     ) -> None:
-        """Build the game; the arguments are described above.
-
-        Raises:
-            ValueError: If an argument is out of range or the map is not a playable one.
-        """
+        """Build the game; arguments, described above, out of range raise a `ValueError`."""
         cells = self._picture = _checked_map(_chosen_map(desc, map_name, size, map_seed))
         slip = check_probability("slip", slip)
         check_not_negative("hazard_cost", hazard_cost)
@@ -202,8 +194,8 @@ class BilevelGridWorld(GridBilevelEnv):
             temperature=temperature,
             render_mode=render_mode,
         )
-        chosen = (self.desc, slip, gamma, temperature, hazard_cost, shaping_cost)
-        if chosen == (MAPS["8x8"], *DEFAULTS):
+        of_map = ("desc", "map_name", "size", "map_seed")
+        if self.desc == MAPS["8x8"] and is_default(BilevelGridWorld, locals(), of_map):
             self.best_known = BestKnown(
                 self.validate_upper_params(BEST_DEFAULT),
                 0.460703,
@@ -300,9 +292,7 @@ def _chosen_map(
     if desc is not None:
         return desc
     name = "8x8" if map_name is None else map_name
-    if name not in [*MAPS]:  # a list is not hashable
-        raise ValueError(unknown_name("map_name", name, MAPS))
-    return MAPS[name]
+    return MAPS[check_choice("map_name", name, MAPS)]
 
 
 def _checked_map(desc: Sequence[str]) -> NDArray[np.str_]:

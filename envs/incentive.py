@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..core.checks import check_not_negative, check_positive, check_probability
 from ..core.mdp import FloatArray, Kernel
 from ..model.objectives import DiscountedReturn, LinearCost, Sum
-from .base import BestKnown, View, shown, upper_box
+from .base import BestKnown, View, is_default, shown, upper_box
 from .rows import checked_rows
 from .tabular import TabularBilevelEnv
 
@@ -71,9 +71,6 @@ SHOWN_PAYMENT = 0.005
 
 # Best x found for the default instance: one payment, all others 0. See the Ground Truth below.
 BEST_PAIR, BEST_PAYMENT = (9, 0), 0.26262
-
-# Default values of slip, gamma, temperature, payment_weight and max_payment.
-DEFAULTS = (0.3, 0.95, 0.01, 0.5, 2.0)
 
 
 class BilevelIncentive(TabularBilevelEnv):
@@ -184,11 +181,7 @@ class BilevelIncentive(TabularBilevelEnv):
         max_payment: float = 2.0,
         render_mode: str | None = None,
     ) -> None:
-        """Build the game; the arguments are described above.
-
-        Raises:
-            ValueError: If an argument is out of range.
-        """
+        """Build the game; arguments, described above, out of range raise a `ValueError`."""
         self.paid = _checked_pairs(paid)
         slip = check_probability("slip", slip)
         payment_weight = check_not_negative("payment_weight", payment_weight)
@@ -209,8 +202,7 @@ class BilevelIncentive(TabularBilevelEnv):
             temperature=temperature,
             render_mode=render_mode,
         )
-        options = (slip, gamma, temperature, payment_weight, max_payment)
-        if options == DEFAULTS and self.paid == _checked_pairs(None):
+        if self.paid == _checked_pairs(None) and is_default(BilevelIncentive, locals(), ("paid",)):
             best = np.zeros(count)
             best[self.paid.index(BEST_PAIR)] = BEST_PAYMENT
             self.best_known = BestKnown(

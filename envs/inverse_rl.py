@@ -23,7 +23,7 @@ from ..model.objectives import LogLikelihood, QuadraticCost, Sum
 from ..rendering import GridScene
 from ..rendering.canvas import colour_limit
 from ..rendering.comparison import Weights, draw_comparison
-from .base import BestKnown, View, shown, upper_box
+from .base import BestKnown, View, is_default, shown, upper_box
 from .grids import MOVES, GridBilevelEnv, parsed_map, per_move, slippery_kernel
 
 if TYPE_CHECKING:
@@ -43,9 +43,6 @@ MAX_LENGTH = 200
 
 # Random maps: the longest side in cells, the default side, kinds of terrain, cells for each patch.
 MAX_SIDE, SIDE, NUM_KINDS, PATCH = 300, 8, 5, 4
-
-# Default values of num_demonstrations, slip, gamma, temperature, ridge and seed.
-DEFAULTS = (50, 0.1, 0.95, 0.05, 0.0, 0)
 
 # Best x found for the default instance; see the Ground Truth below.
 BEST_DEFAULT = (-0.1324, -0.3222, -0.2064, -0.4526, -0.3104)
@@ -98,8 +95,7 @@ class BilevelInverseRL(GridBilevelEnv):
     after 200 steps. The leader's is truncated after `outer_steps` (100) leader steps.
 
     ## Info
-    Leader: `objective`, `hyper_gradient` [D], `upper_params` [D], `inner_residual`,
-    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`, zero.
+    Leader: see `HyperGradient`; x has shape [D]. Follower and game: `upper_reward`, zero.
 
     ## Arguments
     * `desc`: the map, a list of strings: `a` to `z` kinds of terrain, `G` goals (at least one), `S`
@@ -174,12 +170,7 @@ class BilevelInverseRL(GridBilevelEnv):
         seed: int = 0,
         render_mode: str | None = None,
     ) -> None:
-        """Build the game; the arguments are described above.
-
-        Raises:
-            ValueError: If an argument is out of range, or the map, the features or the
-                demonstrations are malformed.
-        """
+        """Build the game; arguments, described above, out of range raise a `ValueError`."""
         check_at_least("seed", seed, 0)
         slip = check_probability("slip", slip)
         check_not_negative("ridge", ridge)
@@ -243,8 +234,6 @@ class BilevelInverseRL(GridBilevelEnv):
         for constant in (self._upper_reward, self.counts, self.features, self.true_policy):
             if constant is not None:
                 constant.flags.writeable = False  # they are handed out
-        given = (desc, size, num_kinds, features, true_params, demonstrations)
-        numbers = (num_demonstrations, slip, gamma, temperature, ridge, seed)
         if self.demonstrations is None and ridge == 0.0:
             assert truth is not None and self.true_params is not None
             taken = shares > 0.0
@@ -253,7 +242,7 @@ class BilevelInverseRL(GridBilevelEnv):
                 float((shares[taken] * truth.log_policy[taken]).sum()),
                 "proven: the true policy maximises the expected log-likelihood in every state",
             )
-        elif all(argument is None for argument in given) and numbers == DEFAULTS:
+        elif is_default(BilevelInverseRL, locals()):
             self.best_known = BestKnown(
                 self.validate_upper_params(BEST_DEFAULT),
                 BEST_VALUE,

@@ -13,7 +13,7 @@ from ..core.lqr import Coefficients, solve_riccati
 from ..core.mdp import FloatArray
 from ..model.base import single_precision_bounds
 from ..model.linear_quadratic import LinearQuadraticModel
-from .base import BestKnown, View
+from .base import BestKnown, View, is_default
 from .linear_quadratic import LinearQuadraticEnv
 
 if TYPE_CHECKING:
@@ -39,9 +39,6 @@ MATRICES = {
     "upper_action_cost": "aa",
 }
 KINDS = {"s": "states", "a": "actions"}
-
-# Default values of the arguments that are no matrices, up to `temperature`.
-DEFAULTS = (4, 2, 2, "reward", 1.0, 0.05, 2.0, 0.1, 1.0, 20.0, None, 0.95, 0.1)
 
 # Best x found for the default instance; see the Ground Truth below.
 BEST_DEFAULT = (0.0765427, 0.2778874, 1.5638372, -0.1641075, -0.7831884, -0.1581031)
@@ -181,12 +178,7 @@ class BilevelLQR(LinearQuadraticEnv):
         temperature: float = 0.1,
         render_mode: str | None = None,
     ) -> None:
-        """Build the game; the arguments are described above.
-
-        Raises:
-            ValueError: If an argument is out of range, or no policy keeps the follower's discounted
-                cost finite at the initial x.
-        """
+        """Build the game; arguments, described above, out of range raise a `ValueError`."""
         check_at_least("num_states", num_states, 1)
         check_at_least("num_actions", num_actions, 1)
         check_at_least("seed", seed, 0)
@@ -231,9 +223,7 @@ class BilevelLQR(LinearQuadraticEnv):
             solve_riccati(self.coefficients(model.initial_upper_params), model.gamma)
         except ArithmeticError as error:
             raise ValueError(f"`dynamics` and `control` do not suit `gamma`: {error}") from error
-        system = (num_states, num_actions, seed, enters, norm)
-        leader = (upper_cost, max_weight, noise_std, start_std, action_limit, horizon)
-        if (*system, *leader, gamma, temperature) == DEFAULTS and not given:
+        if is_default(BilevelLQR, locals()):
             self.best_known = BestKnown(
                 self.validate_upper_params(BEST_DEFAULT),
                 -27.071829,

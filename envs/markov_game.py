@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..core.checks import check_horizon, check_not_negative
 from ..core.mdp import FloatArray, Kernel
 from ..model.objectives import DiscountedReturn, TruncatedReturn
-from .base import BestKnown, View, upper_box
+from .base import BestKnown, View, is_default, upper_box
 from .logits import softmax, softmax_vjp
 from .tabular import TabularBilevelEnv
 
@@ -38,9 +38,6 @@ SUCCESSORS = np.array(
 # Logits of the leader: a row for each place, a column for each of its actions.
 SHAPE = (3, 2)
 NUM_STATES = 6
-
-# Default values of bonus, horizon, gamma and temperature.
-DEFAULTS = (1.0, 150, 0.99, 0.05)
 
 # Best x found for the default instance: the logit of action 0 in A, minus it for action 1.
 BEST_LOGIT = 0.80625
@@ -154,11 +151,7 @@ class BilevelMarkovGame(TabularBilevelEnv):
         temperature: float = 0.05,
         render_mode: str | None = None,
     ) -> None:
-        """Build the game; the arguments are described above.
-
-        Raises:
-            ValueError: If an argument is out of range.
-        """
+        """Build the game; arguments, described above, out of range raise a `ValueError`."""
         self._bonus = check_not_negative("bonus", bonus)
         check_horizon(horizon)
         self._reward = _follower_reward(self._bonus)
@@ -179,7 +172,7 @@ class BilevelMarkovGame(TabularBilevelEnv):
             temperature=temperature,
             render_mode=render_mode,
         )
-        if (bonus, horizon, gamma, temperature) == DEFAULTS:
+        if is_default(BilevelMarkovGame, locals()):
             best = np.zeros(SHAPE)
             best[A] = BEST_LOGIT, -BEST_LOGIT
             self.best_known = BestKnown(

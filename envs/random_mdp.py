@@ -158,11 +158,7 @@ class BilevelRandomMDP(TabularBilevelEnv):
         seed: int = 0,
         render_mode: str | None = None,
     ) -> None:
-        """Build the game; the arguments are described above.
-
-        Raises:
-            ValueError: If an argument is out of range.
-        """
+        """Build the game; arguments, described above, out of range raise a `ValueError`."""
         check_at_least("num_states", num_states, 2)
         check_at_least("num_actions", num_actions, 1)
         check_at_least("upper_dim", upper_dim, 1)

@@ -14,7 +14,7 @@ from ..core.checks import check_at_least, check_between, check_not_negative, che
 from ..core.mdp import FloatArray, Kernel
 from ..model.objectives import DiscountedReturn
 from ..rendering.taxes import TaxScene, draw_taxes
-from .base import BestKnown, View, shown, upper_box
+from .base import BestKnown, View, is_default, shown, upper_box
 from .tabular import TabularBilevelEnv
 
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["BilevelTaxDesign"]
 
 PREFERENCES = ((0.6, 0.3, 0.1), (0.1, 0.7, 0.2))
-
-# Default values of the arguments up to `temperature`, without `preferences` and `start_rate`.
-DEFAULTS = (101, 100.0, 10, 0.89, 5, 1.25, 0.1, 1.0, 5.0, 2.0, 3.0, 5.0, 2.0, 0.9, 0.1)
 
 # Best x found for the default instance; see the Ground Truth below.
 BEST_DEFAULT = (0.0, 0.0, 0.062, 0.80531)
@@ -101,9 +98,7 @@ class BilevelTaxDesign(TabularBilevelEnv):
     (100) leader steps.
 
     ## Info
-    Leader: `objective`, `hyper_gradient` [4], `upper_params` [4], `inner_residual`,
-    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`,
-    u_x(s, a).
+    Leader: see `HyperGradient`; x has shape [4]. Follower and game: `upper_reward`, u_x(s, a).
 
     ## Arguments
     * `num_assets` (101): points of the grid of assets, at least 2;
@@ -180,11 +175,7 @@ class BilevelTaxDesign(TabularBilevelEnv):
         temperature: float = 0.1,
         render_mode: str | None = None,
     ) -> None:
-        """Build the game; the arguments are described above.
-
-        Raises:
-            ValueError: If an argument is out of range.
-        """
+        """Build the game; arguments, described above, out of range raise a `ValueError`."""
         check_at_least("num_assets", num_assets, 2)
         check_at_least("hours_levels", hours_levels, 1)
         check_at_least("spending_levels", spending_levels, 1)
@@ -196,9 +187,8 @@ class BilevelTaxDesign(TabularBilevelEnv):
         start_variance = check_positive("start_variance", start_variance)
         check_positive("max_rate", max_rate)
         self._hours_cost = check_not_negative("hours_cost", hours_cost)
-        weights = (consumption_weight, revenue_weight)
-        self._consumption_weight = check_not_negative("consumption_weight", weights[0])
-        self._revenue_weight = check_not_negative("revenue_weight", weights[1])
+        self._consumption_weight = check_not_negative("consumption_weight", consumption_weight)
+        self._revenue_weight = check_not_negative("revenue_weight", revenue_weight)
         rate = check_between("start_rate", start_rate, 0.0, max_rate)
         _check_scale(asset_limit, self._noise)
         self.preferences = _checked_preferences(preferences)
@@ -231,11 +221,7 @@ class BilevelTaxDesign(TabularBilevelEnv):
             temperature=temperature,
             render_mode=render_mode,
         )
-        grid = (num_assets, asset_limit, hours_levels, hours_step, spending_levels, spending_step)
-        money = (hours_cost, wage, noise, start_variance, *weights, max_rate)
-        if (*grid, *money, gamma, temperature) == DEFAULTS and np.array_equal(
-            self.preferences, PREFERENCES
-        ):
+        if is_default(BilevelTaxDesign, locals(), ("start_rate",)):
             self.best_known = BestKnown(
                 self.validate_upper_params(BEST_DEFAULT),
                 54.784836,

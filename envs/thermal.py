@@ -11,7 +11,7 @@ from ..core.lqr import Coefficients
 from ..core.mdp import FloatArray
 from ..methods import GaussianResponse
 from ..model.linear_quadratic import LinearQuadraticModel
-from .base import BestKnown, View
+from .base import BestKnown, View, is_default
 from .linear_quadratic import EpisodeView, LinearQuadraticEnv, root_mean_squares
 
 if TYPE_CHECKING:
@@ -37,9 +37,6 @@ VARIANCE = (np.eye(ZONES) - 1.0 / ZONES) / ZONES
 
 # Temperatures are clipped here in the clipped variant.
 STATE_LIMIT = 30.0
-
-# Default values of the arguments up to `temperature`.
-DEFAULTS = (0.5, 0.1, 0.02, 5.0, 100.0, None, False, 0.9, 0.1)
 
 # Best x found for the default instance; see the Ground Truth below.
 BEST_DEFAULT = (1.0, 0.0, 1.0, 1.0, 0.0, 0.77845, 1.0, 1.0)
@@ -179,11 +176,7 @@ class BilevelThermal(LinearQuadraticEnv):
         temperature: float = 0.1,
         render_mode: str | None = None,
     ) -> None:
-        """Build the game; the arguments are described above.
-
-        Raises:
-            ValueError: If an argument is out of range.
-        """
+        """Build the game; arguments, described above, out of range raise a `ValueError`."""
         energy_cost = check_not_negative("energy_cost", energy_cost)
         check_flag("clipped", clipped)
         size = 2 * ZONES
@@ -213,8 +206,7 @@ class BilevelThermal(LinearQuadraticEnv):
             state_limit=STATE_LIMIT if clipped else None,
         )
         super().__init__(model, action_limit=action_limit, render_mode=render_mode)
-        chosen = (energy_cost, upper_cost, noise_std, start_std, action_limit, horizon, clipped)
-        if (*chosen, gamma, temperature) == DEFAULTS:
+        if is_default(BilevelThermal, locals()):
             self.best_known = BestKnown(
                 self.validate_upper_params(BEST_DEFAULT),
                 -162.503452,

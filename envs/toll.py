@@ -19,7 +19,7 @@ from ..model.objectives import DiscountedReturn
 from ..rendering.graph import GraphScene, Panel, draw_graph
 from ..rendering.picture_charts import nice_limit
 from ..rendering.placing import places_by_hops, within_unit
-from .base import BestKnown, View, upper_box
+from .base import BestKnown, View, is_default, upper_box
 from .rows import checked_rows, is_number
 from .tabular import TabularBilevelEnv
 
@@ -99,9 +99,7 @@ class BilevelToll(TabularBilevelEnv):
     truncated after 200 steps. The leader's is truncated after `outer_steps` (100) leader steps.
 
     ## Info
-    Leader: `objective`, `hyper_gradient` (shape of x), `upper_params`, `inner_residual`,
-    `inner_iterations`, `inner_converged`, `lower_value`. Follower and game: `upper_reward`,
-    u_x(link), and `action_mask`.
+    Leader: see `HyperGradient`. Follower and game: `upper_reward`, u_x(link), and `action_mask`.
 
     ## Arguments
     * `network` (None): rows [from, to, minutes], one for each directed link between two different
@@ -169,11 +167,7 @@ class BilevelToll(TabularBilevelEnv):
         destinations: Sequence[int] | None = None,
         render_mode: str | None = None,
     ) -> None:
-        """Build the game; the arguments are described above.
-
-        Raises:
-            ValueError: If an argument is out of range, or the network cannot be driven on.
-        """
+        """Build the game; arguments, described above, out of range raise a `ValueError`."""
         times = _sioux_falls() if network is None else _checked_network(network)
         zone_cost = check_not_negative("zone_cost", zone_cost)
         self._max_toll = check_positive("max_toll", max_toll)
@@ -225,9 +219,10 @@ class BilevelToll(TabularBilevelEnv):
             action_mask=mask.reshape(self._link.shape),
             render_mode=render_mode,
         )
+        tables = ("network", "tolled_links", "origins", "destinations")
         if (
             times == _sioux_falls()
-            and (self.zone, zone_cost, max_toll, temperature, gamma) == (10, 2.0, 10.0, 0.5, 0.99)
+            and is_default(BilevelToll, locals(), tables)
             and self.tolled_links == tuple(link for link in self.links if 10 in link)
             and set(self.origins) == set(self.destinations) == set(elsewhere)
         ):

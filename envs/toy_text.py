@@ -190,12 +190,7 @@ class BilevelToyText(TabularBilevelEnv):
         shaping_cost: float = 0.01,
         render_mode: str | None = None,
     ) -> None:
-        """Build the game; the arguments are described above.
-
-        Raises:
-            ValueError: If the environment cannot be made or has no model, or an argument is out of
-                range.
-        """
+        """Build the game; arguments, described above, out of range raise a `ValueError`."""
         check_not_negative("shaping_cost", shaping_cost)
         env = _made(env_id, env_kwargs)
         kernel, reward = _model(env, env_id)

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, log_expit
 
-from ..core.checks import check_at_least, unknown_name
+from ..core.checks import check_at_least, check_choice
 from ..core.mdp import FloatArray
 from ..episodes.transitions import FULL_ROW_TOLERANCE
 from .objectives import BUFFER, Outcome, Scope, UpperValue
@@ -90,8 +90,7 @@ class PreferenceLikelihood:
         reward.flags.writeable = False
         object.__setattr__(self, "true_reward", reward)
         check_at_least("horizon", self.horizon, 1)
-        if self.answers not in [*ANSWERS]:  # a list is not hashable
-            raise ValueError(unknown_name("answers", self.answers, ANSWERS))
+        check_choice("answers", self.answers, ANSWERS)
 
     def evaluate(self, outcome: Outcome) -> UpperValue:
         """Return the expected log-likelihood and its derivatives.
