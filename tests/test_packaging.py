@@ -172,10 +172,9 @@ def test_the_wheel_holds_the_package_its_licence_and_nothing_else(
         assert archive.read(licence[0]) == (distributions.tree / "LICENSE").read_bytes()
         modules = sources(distributions.tree)
         contents = {name for name in names if not name.startswith(info)}
-        data = ("default.toml", "deep.toml", "how_to_read.md")
-        shipped = {f"bilevel_gym/benchmark/{name}" for name in data}
-        data = {"bilevel_gym/py.typed", *shipped}
-        assert contents == {*modules, *data}
+        shipped = ("default.toml", "deep.toml", "how_to_read.md")
+        data = {f"bilevel_gym/benchmark/{name}" for name in shipped}
+        assert contents == {*modules, "bilevel_gym/py.typed", *data}
         for name, path in modules.items():
             assert archive.read(name) == path.read_bytes(), name
 
