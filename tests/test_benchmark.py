@@ -48,7 +48,7 @@ from bilevel_gym.benchmark.runs import (
 )
 from bilevel_gym.benchmark.schema import Source
 from bilevel_gym.cli import main
-from bilevel_gym.methods import LEARNT_METHODS, METHODS
+from bilevel_gym.methods import LEARNT_METHODS, METHODS, register_method
 from bilevel_gym.model import TabularModel
 from bilevel_gym.optimizers import OPTIMIZERS
 from bilevel_gym.registration import QUICK
@@ -179,33 +179,52 @@ def test_options_of_a_task_take_the_place_of_general_ones() -> None:
     }
 
 
-OWN_TASK = """
+OWN = """
 import gymnasium as gym
 from bilevel_gym.envs import BilevelGridWorld
+from tests.test_method_registry import Halved
 
 class Own(BilevelGridWorld):
     pass
 
-gym.register("Own-v0", "own_task:Own")
+class Mine(Halved):
+    pass
+
+gym.register("Own-v0", "own_things:Own")
 """
 
 
-def test_a_task_of_ones_own_is_named_with_its_module(tmp_path: Path) -> None:
-    (tmp_path / "own_task.py").write_text(OWN_TASK)
-    tasks = f'[[tasks]]\nid = "own_task:Own-v0"\n{EXACT}{OPTIMIZER}'
-    (tmp_path / "own.toml").write_text("steps = 1\nseeds = 2\nengine.workers = 2\n" + tasks)
-    (tmp_path / "other.toml").write_text(tasks.replace("own_task", "other_task"))
-    command = [sys.executable, "-m", "bilevel_gym.cli", "benchmark"]
-
-    def run(name: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*command, name, "--out", "results"], cwd=tmp_path, capture_output=True, text=True
-        )
-
-    done = run("own.toml")
+def test_tasks_and_methods_of_ones_own_are_named_with_their_module_and_reach_the_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_things.py").write_text(OWN)
+    file = tmp_path / "own.toml"
+    method = '[[methods]]\nname = "own_things:Mine"\noptions = { share = 0.25 }\n'
+    tasks = f'[[tasks]]\nid = "own_things:Own-v0"\n{EXACT}{method}{OPTIMIZER}'
+    file.write_text("steps = 1\nseeds = 1\nengine.workers = 2\n" + tasks)
+    command = [sys.executable, "-m", "bilevel_gym.cli", "benchmark", file.name, "--out", "results"]
+    where = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": where},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0 and "2 of 2 runs are in results" in done.stdout, done.stderr
-    refused = run("other.toml")
-    assert "line 2: cannot import 'other_task:Own-v0'" in refused.stderr, refused.stderr
+    monkeypatch.syspath_prepend(tmp_path)
+    frame = load_results(tmp_path / "results")
+    errors = frame[frame["step"] == 0].set_index("method")["relative_error"]
+    assert errors["own_things:Mine"] == pytest.approx(0.75) and errors["exact"] < 1e-9
+    for old, new, said in (
+        ("own_things:Own", "other:Own", "line 5: cannot import 'other:Own-v0'"),
+        ("own_things:Mine", "other:Mine", "line 10: cannot import 'other'"),
+        ("own_things:Mine", "own_things:Min", "line 10: unknown class .*Did you mean 'Mine'"),
+        ("own_things:Mine", "own_things:Own", "line 10: own_things:Own is no method: "),
+        ("share", "shar", "methods.1..options.shar, line 11: .*accepted: 'share'"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            parse_benchmark(file.read_text().replace(old, new))
 
 
 def test_the_first_seed_of_everything_comes_first() -> None:
@@ -276,6 +295,25 @@ def test_a_line_is_found_behind_texts_and_lists_over_several_lines() -> None:
     places = [("a",), ("d",), ("d", 0), ("b", 0), ("b", 1), ("b", 1, "c", "e"), ("b", 1, "f")]
     # A comment belongs to nothing, and what is not there is looked for where it should be.
     assert [Source("", text).line_of(place) for place in places] == [1, 5, 5, 9, 10, 11, 10]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a = 1\nb = " + "1" * 5000, "line 2: no valid TOML: a number of too many digits"),
+        ("a = 1\nb = " + "[" * 1500 + "]" * 1500, "line 2: .* lists or tables nested too deeply"),
+        ('a = """\n[\n"""\nb = ' + "[" * 1500, "line 4: .* lists or tables nested too deeply"),
+        ("b = " + "{a = " * 1500 + "1" + "}" * 1500, "line 1: .* nested too deeply"),
+        ("# comment\n" * 20_000 + "stepps = 3\n", "stepps, line 20001: unknown key .*'steps'"),
+        ("tasks = [\n" + "  {id = 'a', step = 1},\n" * 3000 + "]", "tasks.0..step, line 1: "),
+    ],
+    ids=["digits", "brackets", "open brackets", "tables", "comments", "long list"],
+)
+def test_what_is_long_or_deep_is_told_in_one_line_and_in_no_time(text: str, message: str) -> None:
+    began = time.process_time()
+    with pytest.raises(ConfigError, match=message) as caught:
+        parse_benchmark(text)
+    assert "\n" not in str(caught.value) and time.process_time() - began < 2.0
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
@@ -989,16 +1027,22 @@ def test_killed_at_any_time_it_goes_on_from_where_it_was(
 # A cluster --------------------------------------------------------------------------------------
 
 
-def test_the_same_file_runs_on_a_dask_cluster(finished: Path, tmp_path: Path) -> None:
+def test_the_same_file_runs_on_a_dask_cluster(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two worker processes on this machine, reached by the address of their scheduler."""
     import distributed
 
+    # The workers do not know the name: the class goes with the run.
+    monkeypatch.setattr("bilevel_gym.methods.registry._registered", {})
+    register_method("halved", "tests.test_method_registry:Halved")
     local_cluster: Any = distributed.LocalCluster  # untyped
     with local_cluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
     ) as cluster:
         workers = f'backend = "dask"\naddress = "{cluster.scheduler_address}"'
-        text = f"steps = 3\nseeds = 2\n[engine]\n{workers}\n{TASK}{EXACT}{OPTIMIZER}"
+        registered = '[[methods]]\nname = "halved"\n'
+        text = f"steps = 3\nseeds = 2\n[engine]\n{workers}\n{TASK}{EXACT}{registered}{OPTIMIZER}"
         benchmark = parse_benchmark(text)
         done = [*execute(plan(benchmark, tmp_path), benchmark.engine)]
         with pytest.MonkeyPatch.context() as patch:
@@ -1008,9 +1052,11 @@ def test_the_same_file_runs_on_a_dask_cluster(finished: Path, tmp_path: Path) ->
     assert sorted(outcome.run.seed for outcome in outcomes) == [*range(8)]
     processes = {outcome.error for outcome in outcomes}
     assert len(processes) == 2 and str(os.getpid()) not in processes
-    assert len(done) == 2
+    assert len(done) == 4 and all(outcome.error is None for _, outcome in done)
     ours, theirs = load_results(finished), load_results(tmp_path)
-    ours = ours[ours["method"] == "exact"].reset_index(drop=True)
+    halved = theirs[theirs["method"] == "halved"]
+    assert np.allclose(halved["relative_error"], 0.5, atol=1e-6) and len(halved) == 8
+    ours, theirs = (f[f["method"] == "exact"].reset_index(drop=True) for f in (ours, theirs))
     assert ours.drop(columns="wall_time").equals(theirs.drop(columns="wall_time"))
 
 
