@@ -246,6 +246,10 @@ assert task_ids()[-1] == "Maze-v0" and method_names()[-2:] == ["broken", "mine"]
 assert "maze_plugin" not in sys.modules and "bilevel_gym.wrappers" not in sys.modules
 env = bilevel_gym.HyperGradient(gym.make("Maze-v0", map_name="4x4"), method="mine", share=0.25)
 print(type(env.method).__name__, type(env.game).__name__)
+from click.testing import CliRunner
+from bilevel_gym.cli import main
+listed = CliRunner().invoke(main, ["list"], env={{"COLUMNS": "200"}}).output
+assert "Maze-v0" in listed and "mine is maze_plugin:Mine" in listed, listed
 try:
     bilevel_gym.make("Maze-v0", method="broken")
 except ValueError as error:

@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
-from ..registration import TASKS, Task
+from ..registration import TASKS, Task, task_ids
 from .console import show_table
 
 if TYPE_CHECKING:
@@ -49,8 +49,10 @@ WORDS = ("what x is", "what enters", "source")
 # Entries of x that are listed one by one where they differ.
 FEW = 4
 
-# What stands where a task cannot be made.
+# What stands where a task cannot be made, or does not say.
 UNKNOWN = "?"
+
+OWN = {task.id for task in TASKS}
 
 
 def describe(task: Task) -> TaskRow:
@@ -60,8 +62,9 @@ def describe(task: Task) -> TaskRow:
     Sizes are unknown where the extra that a task needs is not installed.
     """
     try:
-        game: Any = load_env_creator(task.entry_point)(**task.kwargs)
-    except (ImportError, gym.error.Error):
+        place: Any = task.entry_point
+        game: Any = (load_env_creator(place) if isinstance(place, str) else place)(**task.kwargs)
+    except (ImportError, AttributeError, gym.error.Error):
         unknown = (UNKNOWN,) * 4
         return TaskRow(task.id, task.upper, *unknown, task.enters, UNKNOWN, task.source)
     spaces = (game.observation_space, game.lower_space)
@@ -99,8 +102,22 @@ def markdown_table() -> str:
 @click.command("list")
 @click.option("--markdown", is_flag=True, help="Print the table of the README.")
 def list_tasks(markdown: bool) -> None:
-    """List the tasks."""
+    """List the tasks, and the names of the methods."""
+    from ..methods import method_names, registered_methods
+
     if markdown:
         click.echo(markdown_table())
         return
-    show_table(HEADINGS, (astuple(describe(task)) for task in TASKS), words=WORDS)
+    tasks = [*TASKS, *(outside(env_id) for env_id in task_ids() if env_id not in OWN)]
+    show_table(HEADINGS, (astuple(describe(task)) for task in tasks), words=WORDS)
+    click.echo(f"methods: {', '.join(method_names())}")
+    for name, target in registered_methods().items():
+        click.echo(f"{name} is {target}")
+
+
+def outside(env_id: str) -> Task:
+    """Return the row of a registered task that is not in the table of this package."""
+    spec = gym.spec(env_id)
+    entry_point: Any = spec.entry_point
+    source = entry_point.partition(":")[0] if isinstance(entry_point, str) else UNKNOWN
+    return Task(env_id, entry_point, 0, UNKNOWN, UNKNOWN, source, kwargs=spec.kwargs)
