@@ -24,8 +24,8 @@ from click.testing import CliRunner, Result
 from bilevel_gym.benchmark import (
     ConfigError,
     EngineError,
-    Outcome,
     Run,
+    RunOutcome,
     execute,
     load_results,
     perform,
@@ -117,7 +117,7 @@ def invoke(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["benchmark", *map(str, arguments)])
 
 
-def in_turn(monkeypatch: pytest.MonkeyPatch, work: Callable[[Run], Outcome]) -> list[Run]:
+def in_turn(monkeypatch: pytest.MonkeyPatch, work: Callable[[Run], RunOutcome]) -> list[Run]:
     """Let the command do its runs in this process; return the list of those it does."""
     seen: list[Run] = []
 
@@ -511,7 +511,7 @@ def learnt_run(**changes: Any) -> Run:
     return replace(run, **changes)
 
 
-def timeless(outcome: Outcome) -> list[Any]:
+def timeless(outcome: RunOutcome) -> list[Any]:
     assert outcome.error is None, outcome.error
     return [replace(row, wall_time=0.0) for row in outcome.rows]
 
@@ -876,9 +876,9 @@ def test_a_failing_run_takes_no_other_with_it(
 ) -> None:
     (tmp_path / "small.toml").write_text(SMALL)
 
-    def work(run: Run) -> Outcome:
+    def work(run: Run) -> RunOutcome:
         failing = run.method == "trace" and run.seed == 0
-        return Outcome(run, error="ArithmeticError: overflow") if failing else perform(run)
+        return RunOutcome(run, error="ArithmeticError: overflow") if failing else perform(run)
 
     done = in_turn(monkeypatch, work)
     result = invoke(tmp_path / "small.toml", "--out", tmp_path / "out")
@@ -923,7 +923,7 @@ def test_what_was_done_before_ctrl_c_is_kept(
 ) -> None:
     (tmp_path / "small.toml").write_text(SMALL)
 
-    def work(run: Run) -> Outcome:
+    def work(run: Run) -> RunOutcome:
         if run.seed == 1:
             raise KeyboardInterrupt
         return perform(run)
@@ -1060,9 +1060,9 @@ def test_the_same_file_runs_on_a_dask_cluster(
     assert ours.drop(columns="wall_time").equals(theirs.drop(columns="wall_time"))
 
 
-def _tell_process(run: Run) -> Outcome:
+def _tell_process(run: Run) -> RunOutcome:
     time.sleep(0.05)
-    return Outcome(run, error=str(os.getpid()))
+    return RunOutcome(run, error=str(os.getpid()))
 
 
 def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,14 +12,14 @@ from __future__ import annotations
 from .config import SHIPPED, Benchmark, ConfigError, read_benchmark, shipped_text
 from .engine import EngineError, execute, plan
 from .results import load_results
-from .runs import Outcome, Run, perform
+from .runs import Run, RunOutcome, perform
 
 __all__ = [
     "SHIPPED",
     "Benchmark",
     "ConfigError",
     "EngineError",
-    "Outcome",
+    "RunOutcome",
     "Run",
     "execute",
     "load_results",

@@ -20,7 +20,7 @@ from .runs import Run, climb, make_referee, start_of
 if TYPE_CHECKING:
     from ..core.mdp import FloatArray
     from ..envs import BilevelEnv
-    from .schema import Named, Source, Task
+    from .schema import Named, Source, TaskTable
 
 __all__ = [
     "Benchmark",
@@ -239,7 +239,7 @@ def parse_benchmark(text: str, name: str = "benchmark.toml") -> Benchmark:
     return Benchmark(text, engine, tuple(entries), tuple(left_out))
 
 
-def _labels(source: Source, kind: str, items: Sequence[Task | Named]) -> list[str]:
+def _labels(source: Source, kind: str, items: Sequence[TaskTable | Named]) -> list[str]:
     """Return the labels of the tables of a kind, all different."""
     labels: list[str] = []
     for number, item in enumerate(items):
@@ -274,7 +274,7 @@ def _target(source: Source, number: int, method: Named, known: Collection[str]) 
     return target
 
 
-def _game(source: Source, number: int, task: Task) -> BilevelEnv:
+def _game(source: Source, number: int, task: TaskTable) -> BilevelEnv:
     """Return the game of a task.
 
     Raises:

@@ -31,7 +31,7 @@ from .results import (
     set_aside,
     write_run,
 )
-from .runs import Outcome, Run, perform
+from .runs import Run, RunOutcome, perform
 
 __all__ = ["EngineError", "Plan", "execute", "locked", "perform_all", "plan"]
 
@@ -113,7 +113,7 @@ def plan(benchmark: Benchmark, folder: Path) -> Plan:
     return Plan(folder, tuple(todo), len(entries) - len(todo), tuple(damaged), others)
 
 
-def execute(planned: Plan, engine: Engine) -> Iterator[tuple[Entry, Outcome]]:
+def execute(planned: Plan, engine: Engine) -> Iterator[tuple[Entry, RunOutcome]]:
     """Do what is left to do; yield each run once its result is written.
 
     Failed runs are yielded as well, and leave no file.
@@ -131,7 +131,7 @@ def execute(planned: Plan, engine: Engine) -> Iterator[tuple[Entry, Outcome]]:
             yield entry, outcome
 
 
-def perform_all(runs: Sequence[Run], engine: Engine) -> Generator[Outcome, None, None]:
+def perform_all(runs: Sequence[Run], engine: Engine) -> Generator[RunOutcome, None, None]:
     """Do runs on an engine; yield their outcomes as they come.
 
     Raises:
@@ -142,7 +142,7 @@ def perform_all(runs: Sequence[Run], engine: Engine) -> Generator[Outcome, None,
     yield from {"loky": _on_processes, "dask": _on_dask}[engine.backend](runs, engine)
 
 
-def _on_processes(runs: Sequence[Run], engine: Engine) -> Generator[Outcome, None, None]:
+def _on_processes(runs: Sequence[Run], engine: Engine) -> Generator[RunOutcome, None, None]:
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
@@ -163,7 +163,7 @@ def _on_processes(runs: Sequence[Run], engine: Engine) -> Generator[Outcome, Non
         ) from None
 
 
-def _perform_below(parent: int, run: Run) -> Outcome:
+def _perform_below(parent: int, run: Run) -> RunOutcome:
     """Do a run in a process that does not outlive the one that started it."""
     if os.getpid() != parent:  # joblib has no process of its own for a single worker
         _end_with(parent)
@@ -182,7 +182,7 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _on_dask(runs: Sequence[Run], engine: Engine) -> Generator[Outcome, None, None]:
+def _on_dask(runs: Sequence[Run], engine: Engine) -> Generator[RunOutcome, None, None]:
     # Joblib's backend for Dask waits forever for a task whose workers were killed.
     try:
         import distributed
@@ -216,6 +216,6 @@ def _on_dask(runs: Sequence[Run], engine: Engine) -> Generator[Outcome, None, No
             if future.status == "finished":
                 yield result
             elif future.status == "error":
-                yield Outcome(futures[future], error=f"{type(result[1]).__name__}: {result[1]}")
+                yield RunOutcome(futures[future], error=f"{type(result[1]).__name__}: {result[1]}")
             else:
                 raise EngineError(f"the Dask cluster was lost (a run is {future.status!r})")

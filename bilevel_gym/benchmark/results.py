@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.files import replacing
 from .config import Benchmark, Entry, read_benchmark
 from .errors import require_extra
-from .runs import Outcome, Run
+from .runs import Run, RunOutcome
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +70,7 @@ def path_of(folder: Path, run: Run) -> Path:
     return folder / RUNS / f"{run.name}.parquet"
 
 
-def write_run(folder: Path, entry: Entry, outcome: Outcome) -> Path:
+def write_run(folder: Path, entry: Entry, outcome: RunOutcome) -> Path:
     """Write the rows of a run, whole or not at all.
 
     Args:

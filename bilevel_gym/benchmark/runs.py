@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HELD_OUT_EPISODES",
-    "Outcome",
+    "RunOutcome",
     "Row",
     "Run",
     "climb",
@@ -123,7 +123,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """What became of a run.
 
     Attributes:
@@ -241,7 +241,7 @@ def make_referee(game: BilevelEnv, method: Method, seed: int) -> Referee:
 
 
 @single_threaded
-def perform(run: Run) -> Outcome:
+def perform(run: Run) -> RunOutcome:
     """Run, and return what became of it; an error is an outcome as well."""
     import gymnasium as gym
 
@@ -260,12 +260,14 @@ def perform(run: Run) -> Outcome:
             with one_torch_thread():
                 rows = _scored_climb(run, seat, game, referee)
         except Exception as error:
-            outcome = Outcome(run, error=f"{type(error).__name__}: {error}")
+            outcome = RunOutcome(run, error=f"{type(error).__name__}: {error}")
         else:
             known = game.best_known
-            outcome = Outcome(run, rows, best_known=None if known is None else float(known.value))
+            outcome = RunOutcome(
+                run, rows, best_known=None if known is None else float(known.value)
+            )
     seen = tuple(dict.fromkeys(str(warning.message) for warning in caught))
-    return Outcome(run, outcome.rows, outcome.error, outcome.best_known, seen)
+    return RunOutcome(run, outcome.rows, outcome.error, outcome.best_known, seen)
 
 
 def _scored_climb(run: Run, seat: Any, game: BilevelEnv, referee: Referee) -> tuple[Row, ...]:

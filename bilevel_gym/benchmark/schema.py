@@ -21,7 +21,7 @@ from pydantic import (
 from ..core.checks import check_at_least, unknown_name
 from .errors import ConfigError, Place, holds
 
-__all__ = ["File", "Named", "Source", "Task"]
+__all__ = ["File", "Named", "Source", "TaskTable"]
 
 Backend = Literal["loky", "dask"]
 
@@ -89,7 +89,7 @@ class EngineTable(Table):
     address: Text | None = None
 
 
-class Task(Table):
+class TaskTable(Table):
     """A task, with options of methods and optimizers for it alone, by label."""
 
     id: Text
@@ -115,7 +115,7 @@ class File(Table):
     steps: Count = 100
     seeds: Annotated[tuple[int, ...], PlainValidator(_seeds)] = tuple(range(5))
     engine: EngineTable = EngineTable()
-    tasks: Annotated[list[Task], Field(min_length=1)]
+    tasks: Annotated[list[TaskTable], Field(min_length=1)]
     methods: Annotated[list[Named], Field(min_length=1)]
     optimizers: Annotated[list[Named], Field(min_length=1)]
 
@@ -123,7 +123,7 @@ class File(Table):
 # What stands in each table, by its key at the top.
 TABLES: dict[str, type[Table]] = {
     "engine": EngineTable,
-    "tasks": Task,
+    "tasks": TaskTable,
     "methods": Named,
     "optimizers": Named,
 }

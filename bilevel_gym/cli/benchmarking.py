@@ -14,7 +14,7 @@ from .arguments import INTERRUPTED, CommandError
 from .console import console, explain_os_errors
 
 if TYPE_CHECKING:
-    from ..benchmark import Benchmark, Outcome
+    from ..benchmark import Benchmark, RunOutcome
     from ..benchmark.config import Entry
     from ..benchmark.engine import Plan
 
@@ -155,7 +155,7 @@ def announce(wanted: Benchmark, planned: Plan) -> None:
 
 
 @contextlib.contextmanager
-def progress(total: int) -> Iterator[Callable[[Entry, Outcome], None]]:
+def progress(total: int) -> Iterator[Callable[[Entry, RunOutcome], None]]:
     """Show runs as they end: a bar on a terminal, a line each elsewhere.
 
     Args:
@@ -174,7 +174,7 @@ def progress(total: int) -> Iterator[Callable[[Entry, Outcome], None]]:
     if not terminal.is_terminal:
         count = 0
 
-        def tell(entry: Entry, outcome: Outcome) -> None:
+        def tell(entry: Entry, outcome: RunOutcome) -> None:
             nonlocal count
             count += 1
             click.echo(f"[{count}/{total}] {entry}: {summary(outcome)}")
@@ -196,7 +196,7 @@ def progress(total: int) -> Iterator[Callable[[Entry, Outcome], None]]:
         )
 
 
-def summary(outcome: Outcome) -> str:
+def summary(outcome: RunOutcome) -> str:
     """Return what a run has reached, in a few words."""
     if outcome.error is not None:
         return "failed"

@@ -25,7 +25,7 @@ from .console import explain_os_errors
 if TYPE_CHECKING:
     from ..envs.base import BilevelEnv
 
-__all__ = ["FILES", "History", "Record", "load_start", "open_folder", "write_json"]
+__all__ = ["FILES", "History", "RunRecord", "load_start", "open_folder", "write_json"]
 
 CONFIG, HISTORY, PARAMS, RESULT = "config.json", "history.csv", "params.npz", "result.json"
 PLOT, GIF = "progress.png", "run.gif"
@@ -35,7 +35,7 @@ FILES = (CONFIG, HISTORY, PARAMS, RESULT, PLOT, GIF)
 
 
 @dataclass(frozen=True)
-class Record:
+class RunRecord:
     """One row of the history: one evaluation of the leader's objective.
 
     Attributes:
@@ -83,13 +83,13 @@ class History:
             OSError: If it cannot be written.
         """
         self.folder = folder
-        self.records: list[Record] = []
+        self.records: list[RunRecord] = []
         self.first: Iterate | None = None
         self.best: Iterate | None = None
         self.last: Iterate | None = None
         self._file = (folder / HISTORY).open("w", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file, lineterminator="\n")
-        self._writer.writerow(field.name for field in fields(Record))
+        self._writer.writerow(field.name for field in fields(RunRecord))
         self._file.flush()
 
     def close(self) -> None:
@@ -104,8 +104,8 @@ class History:
             info: Info of the leader's step that answered it.
             phase: "ascent" or "polish".
         """
-        reported = {field.name for field in fields(Record) if field.default is None}
-        record = Record(
+        reported = {field.name for field in fields(RunRecord) if field.default is None}
+        record = RunRecord(
             step=len(self.records),
             phase=phase,
             objective=iterate.value,

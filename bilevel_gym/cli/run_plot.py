@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..plotting import INK, LINE, MUTED, new_figure, save_figure, tidy
-from .run_folder import Record
+from .run_folder import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ __all__ = ["plot_history"]
 FEW = 20
 
 
-def plot_history(history: Sequence[Record], path: Path, title: str) -> None:
+def plot_history(history: Sequence[RunRecord], path: Path, title: str) -> None:
     """Draw objective and gradient norm against evaluations.
 
     Args:
@@ -70,7 +70,7 @@ def plot_history(history: Sequence[Record], path: Path, title: str) -> None:
     save_figure(figure, path)
 
 
-def _mark_phases(axes: Axes, history: Sequence[Record], *, label: bool) -> None:
+def _mark_phases(axes: Axes, history: Sequence[RunRecord], *, label: bool) -> None:
     for before, after in zip(history, history[1:], strict=False):
         if before.phase != after.phase:
             axes.axvline(after.step, color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))

@@ -15,7 +15,7 @@ from .mdp import FloatArray, TabularMDP
 
 __all__ = [
     "EPS",
-    "Iterate",
+    "Backup",
     "centred_score",
     "rounding_of",
     "soft_backup",
@@ -109,7 +109,7 @@ def values_overflowed(residual: float) -> ArithmeticError:
     )
 
 
-class Iterate:
+class Backup:
     """A value, and what one backup makes of it.
 
     Attributes:

@@ -26,7 +26,16 @@ from .checks import check_choice
 from .mdp import FloatArray, Kernel
 from .pattern import SystemPattern
 from .skyline import Compiled
-from .solvers import Banded, Breakdown, Dense, Krylov, KrylovILU, LinearSolver, Sparse, Sweeps
+from .solvers import (
+    Banded,
+    Breakdown,
+    Dense,
+    Krylov,
+    KrylovILU,
+    LinearSolver,
+    Sparse,
+    ValueIteration,
+)
 from .threads import single_threaded
 
 __all__ = ["SOLVERS", "DiscountedSystem", "Record", "check_solver", "choose_solver"]
@@ -38,7 +47,7 @@ SOLVERS: dict[str, LinearSolver] = {
     "compiled": Compiled(),
     "krylov": Krylov(),
     "krylov-ilu": KrylovILU(),
-    "value-iteration": Sweeps(),
+    "value-iteration": ValueIteration(),
 }
 
 # Factorising a band takes about S * lower * (lower + upper) operations, and at this many a solve

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from .bellman import values_overflowed
 from .mdp import FloatArray, IntArray, Kernel, TabularMDP, action_major
 from .pattern import SystemPattern
-from .solvers import CHORD_CONTRACTION, Adjoint, Direct, SoftProblem, Solved, System
+from .solvers import CHORD_CONTRACTION, Adjoint, DirectSolver, SoftProblem, Solved, System
 
 __all__ = ["Compiled", "Layout", "layout_of"]
 
@@ -80,7 +80,7 @@ def layout_of(pattern: SystemPattern) -> Layout:
     return layout
 
 
-class Compiled(Direct):
+class Compiled(DirectSolver):
     """The strategy. Systems are solved down to rounding, from zeros, in one call."""
 
     needs_kernels = True

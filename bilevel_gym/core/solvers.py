@@ -28,13 +28,13 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
-from .bellman import EPS, Iterate, centred_score
+from .bellman import EPS, Backup, centred_score
 from .mdp import FloatArray, Kernel, TabularMDP
 from .pattern import SystemPattern
 from .threads import single_threaded
 
-__all__ = ["Adjoint", "Breakdown", "Direct", "LinearSolver", "SoftProblem", "Solved", "System"]
-__all__ += ["Banded", "Dense", "Krylov", "KrylovILU", "Sparse", "Sweeps"]
+__all__ = ["Adjoint", "Breakdown", "LinearSolver", "SoftProblem", "Solved", "System"]
+__all__ += ["Banded", "Dense", "DirectSolver", "Krylov", "KrylovILU", "Sparse", "ValueIteration"]
 
 # Chord steps go on while each leaves at most this share of the residual.
 CHORD_CONTRACTION = 0.1
@@ -249,7 +249,7 @@ class LinearSolver(ABC):
         return Adjoint(centred, vector, reward, residual, *sizes)
 
 
-class Direct(LinearSolver):
+class DirectSolver(LinearSolver):
     """What factorisations have in common: Newton steps with chord steps after them."""
 
     direct, contraction = True, 0.1
@@ -258,7 +258,7 @@ class Direct(LinearSolver):
     def soft_value(self, problem: SoftProblem) -> Solved:
         """Take Newton steps on factorisations."""
         mdp, start, tolerance, max_iterations, polish = problem
-        kernel, gamma, at = mdp.kernel, mdp.gamma, Iterate(mdp, start)
+        kernel, gamma, at = mdp.kernel, mdp.gamma, Backup(mdp, start)
         factors, steps, contraction, fresh = None, 0, 0.0, False
         while at.residual > at.rounding:
             met = at.residual <= tolerance
@@ -271,14 +271,14 @@ class Direct(LinearSolver):
                     break
                 factors = self.init(kernel.pattern, kernel.system_entries(at.policy, gamma))
                 steps += 1
-            candidate = Iterate(mdp, at.value + self.solve(factors, at.defect, False, 0.0))
+            candidate = Backup(mdp, at.value + self.solve(factors, at.defect, False, 0.0))
             contraction = candidate.residual / at.residual
             if not met or candidate.residual < at.residual:
                 at = candidate
         return _solved(at, tolerance, steps, 0, factors)
 
 
-class Dense(Direct):
+class Dense(DirectSolver):
     """LAPACK's dense factorisation."""
 
     def init(self, pattern: SystemPattern, entries: FloatArray) -> Any:
@@ -298,7 +298,7 @@ class Dense(Direct):
         return np.asarray(dgetrs(*factors, rhs, trans=0 if transpose else 1)[0], dtype=np.float64)
 
 
-class Banded(Direct):
+class Banded(DirectSolver):
     """LAPACK's banded factorisation, the states in reverse Cuthill-McKee order."""
 
     def init(self, pattern: SystemPattern, entries: FloatArray) -> Any:
@@ -325,7 +325,7 @@ class Banded(Direct):
         return solution
 
 
-class Sparse(Direct):
+class Sparse(DirectSolver):
     """SuperLU."""
 
     def init(self, pattern: SystemPattern, entries: FloatArray) -> Any:
@@ -355,7 +355,7 @@ class _SparseFactors:
         return _SparseFactors, self._parts
 
 
-class Sweeps(LinearSolver):
+class ValueIteration(LinearSolver):
     """Richardson's iteration: for values this is policy evaluation by sweeps."""
 
     direct, contraction = False, 0.5
@@ -377,7 +377,7 @@ class Sweeps(LinearSolver):
     def soft_value(self, problem: SoftProblem) -> Solved:
         """Take rounds of sweeps V <- T V in place of Newton steps."""
         mdp, start, tolerance, max_iterations, _ = problem
-        at, steps, total = Iterate(mdp, start), 0, 0
+        at, steps, total = Backup(mdp, start), 0, 0
         while steps < max_iterations and at.residual > max(tolerance, at.rounding):
             at, swept = _swept(at)
             steps, total = steps + 1, total + swept
@@ -387,7 +387,7 @@ class Sweeps(LinearSolver):
 class Krylov(LinearSolver):
     """BiCGSTAB with Jacobi's preconditioner: rows are divided by their diagonal."""
 
-    direct, contraction, fallback = False, 0.5, Sweeps()
+    direct, contraction, fallback = False, 0.5, ValueIteration()
 
     def init(self, pattern: SystemPattern, entries: FloatArray) -> Any:
         """Return the inverse diagonal, and the matrix with rows divided by the diagonal."""
@@ -395,7 +395,7 @@ class Krylov(LinearSolver):
         return scale, pattern.matrix(entries * np.repeat(scale, np.diff(pattern.indptr)))
 
     def solve(self, factors: Any, rhs: FloatArray, transpose: bool, reduction: float) -> FloatArray:
-        """Iterate."""
+        """Backup."""
         # M x = b is (D M) x = D b, and M^T x = b is (D M)^T (x / D) = b.
         scale, matrix = factors
         if transpose:
@@ -407,7 +407,7 @@ class Krylov(LinearSolver):
         """Take Newton steps on iterative solves, with sweeps to fall back on."""
         mdp, start, tolerance, max_iterations, _ = problem
         kernel, gamma = mdp.kernel, mdp.gamma
-        best = at = Iterate(mdp, start)
+        best = at = Backup(mdp, start)
         # An exact step from a residual d leads to at most 4 d / (1 - gamma): whatever exceeds this
         # has been spoilt by the inexactness of a solve.
         largest = 4.0 * at.residual / (1.0 - gamma)
@@ -424,7 +424,7 @@ class Krylov(LinearSolver):
             try:
                 prepared = self.init(kernel.pattern, kernel.system_entries(at.policy, gamma))
                 correction = self.solve(prepared, at.defect, False, forcing)
-                at = Iterate(mdp, Iterate(mdp, at.value + correction).backed_up)
+                at = Backup(mdp, Backup(mdp, at.value + correction).backed_up)
                 if at.residual > largest:
                     raise Breakdown("an inexact Newton step raised the residual too far")
             except Breakdown:
@@ -451,7 +451,7 @@ class KrylovILU(Krylov):
         return pattern.matrix(entries), (*parts, dilu.diagonal(*parts))
 
     def solve(self, factors: Any, rhs: FloatArray, transpose: bool, reduction: float) -> FloatArray:
-        """Iterate."""
+        """Backup."""
         from scipy.sparse.linalg import LinearOperator
 
         from .compiled import dilu
@@ -488,20 +488,20 @@ def _bicgstab(
     return np.asarray(solution, dtype=np.float64)
 
 
-def _swept(at: Iterate) -> tuple[Iterate, int]:
+def _swept(at: Backup) -> tuple[Backup, int]:
     """Sweep until the residual is a tenth; the contraction bounds how long that takes."""
     goal, gamma = SWEEP_REDUCTION * at.residual, at.mdp.gamma
     limit = 1 if gamma == 0.0 else math.ceil(math.log(SWEEP_REDUCTION) / math.log(gamma))
     count = 0
     while count < limit and (count == 0 or at.residual > goal):
-        at, count = Iterate(at.mdp, at.backed_up), count + 1
+        at, count = Backup(at.mdp, at.backed_up), count + 1
     return at, count
 
 
-def _solved(at: Iterate, tolerance: float, *effort: Any) -> Solved:
+def _solved(at: Backup, tolerance: float, *effort: Any) -> Solved:
     converged = at.residual <= max(tolerance, at.rounding)
     return Solved(at.value, at.policy, at.residual, converged, *effort)
 
 
-def _residual(iterate: Iterate) -> float:
+def _residual(iterate: Backup) -> float:
     return iterate.residual

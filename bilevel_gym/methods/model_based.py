@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
-from ..core.bellman import Iterate, centred_score
+from ..core.bellman import Backup, centred_score
 from ..core.linear import choose_solver
 from ..core.mdp import FloatArray, TabularMDP
 from ..core.soft import SoftSolution, default_tolerance
@@ -50,7 +50,7 @@ def greedy_solution(mdp: TabularMDP, value: FloatArray, *, sweeps: int = 0) -> S
     Raises:
         ArithmeticError: If values overflow.
     """
-    at, wanted = Iterate(mdp, value), default_tolerance(mdp)
+    at, wanted = Backup(mdp, value), default_tolerance(mdp)
     return SoftSolution(
         mdp=mdp,
         soft_value=value,
