@@ -3,14 +3,13 @@
 Two fragments of what the follower does play side by side. Press the left or the right arrow for
 the one that you prefer, the down arrow if you cannot tell. Meanwhile the leader learns a reward r_x
 that explains your answers, and the follower learns to earn it, so that the clips change under way.
-What the environment itself would pay is measured, and shown to nobody who learns.
+The environment's own reward is measured, and no learner sees it.
 
     python demos/preferences.py
     python demos/preferences.py --auto
     python demos/preferences.py --headless preferences.gif
 
-With `--auto`, and in a film, a synthetic judge answers, who prefers what the environment pays more
-for.
+With `--auto`, and in a film, a synthetic judge answers, by the environment's own reward.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ HEIGHT = HEADER_HEIGHT + CLIP + BAR + CURVES + 2 * THEME.gap
 
 
 class Offers:
-    """A judge who takes their time: it keeps what it is shown, and answers later."""
+    """A judge who answers later: it keeps what it is shown."""
 
     def __init__(self) -> None:
         """Begin with nothing."""
@@ -172,7 +171,7 @@ def pressed_keys() -> dict[str, Any]:
 
 
 def true_return(method: PreferenceMethod, x: FloatArray, rng: np.random.Generator) -> float:
-    """Return what the environment pays for an episode, mean of ten."""
+    """Return the mean over ten episodes of the environment's own return."""
     return float(method.follower.play(x, 10, rng).upper_rewards.sum(axis=0).mean())
 
 

@@ -277,10 +277,10 @@ class ParametricGame(BilevelEnv):
         x = self.commit(upper_params)
         before, actions = np.asarray(self._observation)[None], move[None]
         reward = float(self.reward(x, before, actions)[0])
-        self._observation, paid, terminated, truncated, info = self.environment.step(
+        self._observation, own, terminated, truncated, info = self.environment.step(
             move if move.shape else move.item()
         )
-        upper = float(self.upper_reward(before, actions, np.array([float(paid)]))[0])
+        upper = float(self.upper_reward(before, actions, np.array([float(own)]))[0])
         self._over = bool(terminated or truncated)
         self._count(reward, upper)
         information = {**info, "upper_reward": upper}

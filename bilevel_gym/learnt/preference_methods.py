@@ -252,10 +252,10 @@ class PreferenceDirect(PreferenceMethod):
 
 
 class WithResponse(PreferenceMethod):
-    """What the methods have in common that follow the follower's reaction.
+    """A method with a response term.
 
     With `kappa` the response term bends the direct one and does not outweigh it: where the direct
-    term vanishes the leader stops, whatever the follower's reaction would be worth.
+    term vanishes the leader stops, however large the response term is.
     """
 
     def __init__(self, game: PreferenceGame, *, kappa: float | None = 0.3, **options: Any) -> None:

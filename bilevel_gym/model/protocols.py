@@ -116,7 +116,7 @@ class PreferenceGame(LearntGame, Protocol):
 
 
 class Follower(Protocol):
-    """A follower who learns and can be watched.
+    """A follower who learns, and plays episodes.
 
     Attributes:
         model: The algorithm that it learns by.
