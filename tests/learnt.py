@@ -92,7 +92,7 @@ def assert_goes_on_from_a_file(make: Callable[[], HyperGradient], folder: Path) 
     env, fresh = make(), make()
     saved, loaded = cast(LearntMethod, env.method), cast(LearntMethod, fresh.method)
     x, box = env.game.initial_upper_params, env.game.upper_space
-    xs = [np.clip(x + 0.05 * k, box.low, box.high) for k in range(4)]
+    xs = [np.clip(x + 0.05 * k, box.low, box.high) for k in range(3)]
     env.reset(seed=4), env.step(xs[0])
     saved.save(folder / "half way")
     assert [path.name for path in folder.iterdir()] == ["half way.zip"]

@@ -331,7 +331,6 @@ def test_a_number_of_episodes_that_fills_no_block_is_played_exactly() -> None:
     [
         ("endless", 0.6, 1.0, 0.0),
         ("endless", 0.9, 1.0, -60.0),  # the same everywhere, which is nobody's merit
-        ("endless", 0.2, 1.0, 0.0),
         ("ending", 0.5, 1.0, 0.0),
         ("ending", 0.9, 1000.0, 0.0),
     ],
