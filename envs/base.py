@@ -28,8 +28,15 @@ if TYPE_CHECKING:
 
     from ..rendering import Window
 
-__all__ = ["BestKnown", "BilevelEnv", "View", "check_upper_space", "is_default", "shown",
-"upper_box"]
+__all__ = [
+    "BestKnown",
+    "BilevelEnv",
+    "View",
+    "check_upper_space",
+    "is_default",
+    "shown",
+    "upper_box",
+]
 
 
 @dataclass(frozen=True, eq=False)
