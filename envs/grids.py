@@ -56,14 +56,7 @@ class GridBilevelEnv(TabularBilevelEnv):
         return entry if entry >= 0 else None
 
     def _scene(self, view: View, *, shaping: FloatArray, **changes: Any) -> GridScene:
-        """Return a scene of numbers per place.
-
-        Args:
-            view: What is shown.
-            shaping: Colours of the places, `[S]`.
-            changes: Other fields of `GridScene`; `policy`, `occupancy` and `gradient` per place,
-                where they are not those of the view's response.
-        """
+        """Return a scene of numbers per place `[S]`, in `changes` too; else those of the view."""
         answer = view.tabular
         values = {
             "policy": None if answer is None else answer.policy,

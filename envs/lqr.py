@@ -184,16 +184,8 @@ class BilevelLQR(LinearQuadraticEnv):
         check_at_least("seed", seed, 0)
         check_choice("enters", enters, X_LABELS)
         norm, max_weight = check_positive("norm", norm), check_positive("max_weight", max_weight)
-        matrices = (
-            dynamics,
-            control,
-            state_cost,
-            action_cost,
-            upper_state_cost,
-            upper_action_cost,
-        )
-        sizes = {"s": int(num_states), "a": int(num_actions)}
-        given = _checked(dict(zip(MATRICES, matrices, strict=True)), sizes)
+        arguments, sizes = locals(), {"s": int(num_states), "a": int(num_actions)}
+        given = _checked({name: arguments[name] for name in MATRICES}, sizes)
         known = _drawn(sizes["s"], sizes["a"], norm, int(seed)) | given
         self.enters = enters
         self._base = Coefficients(*(known[name] for name in Coefficients._fields))
@@ -308,12 +300,7 @@ def _drawn(num_states: int, num_actions: int, norm: float, seed: int) -> dict[st
 
 
 def _checked(given: dict[str, Matrix | None], sizes: dict[str, int]) -> dict[str, FloatArray]:
-    """Return the matrices that are given, and change the numbers of states and actions to theirs.
-
-    Args:
-        given: A matrix or None for each name.
-        sizes: Numbers of states and actions where no matrix gives them.
-    """
+    """Return the matrices that are given, and change numbers of states and actions to theirs."""
     matrices: dict[str, FloatArray] = {}
     given_by: dict[str, str] = {}
     for name, values in given.items():

@@ -207,11 +207,7 @@ class TabularBilevelEnv(BilevelEnv):
         return type(self.model).upper_reward_vjp(self.model, upper_params, cotangent)
 
     def evaluate(self, upper_params: ArrayLike, **options: Any) -> ExactResponse:
-        """Return the exact objective, hyper-gradient and follower's answer at x.
-
-        This is the referee: it scores any method, whatever the method itself sees. See
-        `bilevel_gym.model.evaluate` and `TabularModel.respond` for the options.
-        """
+        """Return the exact answer to x, the referee's; `TabularModel.respond` has the options."""
         response: ExactResponse = evaluate(self.model, upper_params, **options)
         return response
 

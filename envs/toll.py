@@ -282,11 +282,7 @@ class BilevelToll(TabularBilevelEnv):
         return sums[:-1].astype(np.float64, copy=False)
 
     def _moves(self, link: NDArray[np.int64]) -> Kernel:
-        """Return the kernel, a block for each destination; entering that ends the trip.
-
-        Args:
-            link: Link of each action, `[C, N, A]`.
-        """
+        """Return the kernel of links `[C, N, A]`; entering the destination ends the trip."""
         context, node, action = np.nonzero(link < len(self.links))
         there = self._ends[link[context, node, action], 1]
         goes_on = there != self._goals[context]

@@ -302,21 +302,13 @@ class BilevelToyText(TabularBilevelEnv):
 
 @dataclass(frozen=True, eq=False)
 class _Map:
-    """Where the states of an environment are in its picture.
+    """Where the states of an environment are in its picture."""
 
-    Attributes:
-        cells: One-character strings `[H, W]`, as `GridScene` has them.
-        moves: Which actions go up, right, down, left.
-        contexts: States per cell; they are numbered cell by cell.
-        landmarks: Cells of Taxi's landmarks.
-        walls: Cells of Taxi with a wall on their right.
-    """
-
-    cells: NDArray[np.str_]
-    moves: tuple[int, ...]
-    contexts: int = 1
-    landmarks: tuple[tuple[int, int], ...] = ()
-    walls: tuple[tuple[int, int], ...] = ()
+    cells: NDArray[np.str_]  # characters [H, W], as `GridScene` has them
+    moves: tuple[int, ...]  # which actions go up, right, down, left
+    contexts: int = 1  # states per cell; they are numbered cell by cell
+    landmarks: tuple[tuple[int, int], ...] = ()  # cells of Taxi
+    walls: tuple[tuple[int, int], ...] = ()  # cells of Taxi with a wall on their right
 
     def summed(self, values: FloatArray) -> FloatArray:
         """Return numbers per state `[S, ...]`, summed in each cell, `[H, W, ...]`."""

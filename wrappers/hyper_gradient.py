@@ -26,18 +26,18 @@ NOTHING_LEARNT = "`keep_learnt` needs something learnt; first call `reset` witho
 class LeaderInfo(TypedDict):
     """`info` of the leader's seat; a key is absent where the method does not compute the value.
 
-    Arrays are fresh in each step. See `HyperGradient` for the meanings.
+    Arrays are fresh in each step. `bilevel_gym.model.responses` says what is said of an answer.
     """
 
-    objective: float
-    upper_params: FloatArray
-    hyper_gradient: FloatArray
-    inner_residual: NotRequired[float]
+    objective: float  # F(x), as the method estimates it
+    upper_params: FloatArray  # the x answered, float64
+    hyper_gradient: FloatArray  # derivative of the reward by the action, float64, shape of x
+    inner_residual: NotRequired[float]  # how well the follower's problem was solved
     inner_iterations: NotRequired[int]
     inner_converged: NotRequired[bool]
-    inner_samples: NotRequired[int]
-    lower_value: NotRequired[float]
-    critic_loss: NotRequired[float]
+    inner_samples: NotRequired[int]  # environment steps used
+    lower_value: NotRequired[float]  # the follower's soft value at the start
+    critic_loss: NotRequired[float]  # of followers who learn, as the next
     trust_ratio: NotRequired[float]
 
 
@@ -49,19 +49,7 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
     Reward: the objective F(x) = f(x, pi*(x)), to be maximised. It is what the method takes for it:
     exact for exact methods; f at their own policy for those that approximate the follower's answer,
     and an average over episodes for those that sample. `game.evaluate(x)` is exact in any case.
-    Info, also from `reset` (at the initial x):
-
-    * `objective`: F(x), as the method estimates it;
-    * `hyper_gradient`: derivative of the reward with respect to the action, float64, shape of x;
-    * `upper_params`: the x answered, float64;
-    * `inner_residual`, `inner_iterations`, `inner_converged`: how well the follower's problem was
-      solved, where the method can say;
-    * `lower_value`: the follower's soft value at the start, as far as the method knows it;
-    * `inner_samples`: environment steps used (methods that learn from samples only);
-    * `critic_loss`, `trust_ratio`: of followers who learn, see
-      `bilevel_gym.model.responses.EpisodicResponse`.
-
-    `LeaderInfo` is its type.
+    Info, also from `reset` (at the initial x): a `LeaderInfo`.
 
     An episode has `outer_steps` steps and ends by truncation; stepping on afterwards keeps the
     inner learner's warm start. `reset` forgets the warm start, so a seed determines everything that

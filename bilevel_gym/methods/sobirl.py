@@ -110,13 +110,7 @@ class SoBiRL(Sampled):
         return value, slope / count, signed, samples
 
     def _weights(self, batch: Batch, signals: Sequence[FloatArray], size: int) -> FloatArray:
-        """Return E[(l - b) sum_h 1[(s_h, a_h) = .]], estimated, `[S, A]`.
-
-        Args:
-            batch: What was seen.
-            signals: For each block l of each group of episodes, `[M]`.
-            size: Episodes of a group.
-        """
+        """Return E[(l - b) sum_h 1[(s_h, a_h) = .]] `[S, A]`; l is of groups of `size` episodes."""
         count = sum(len(signal) for signal in signals)
         total = sum(float(signal.sum()) for signal in signals)
         weights = np.zeros(batch.policy.shape)
@@ -128,15 +122,7 @@ class SoBiRL(Sampled):
         return weights / count
 
     def _through_advantages(self, weights: FloatArray, batch: Batch) -> tuple[FloatArray, int]:
-        """Return what weights of the advantages of dr/dx are as weights of dr/dx, `[S, A]`.
-
-        Args:
-            weights: A number for each pair, `[S, A]`.
-            batch: What was seen.
-
-        Returns:
-            The result, divided by the temperature, and the environment steps played for it.
-        """
+        """Return weights of dr/dx from those of its advantages, over tau, and the steps played."""
         policy = batch.policy
         weights = weights / batch.temperature
         # The first term of the advantage is known: r is.

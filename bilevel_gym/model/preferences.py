@@ -173,12 +173,7 @@ class PreferenceLikelihood:
 
 
 def _likelihood(first: FloatArray, ahead: FloatArray) -> FloatArray:
-    """Return the log-likelihood of preferences.
-
-    Args:
-        first: Share of preferences for the first fragment.
-        ahead: R_x of the first fragment minus that of the second.
-    """
+    """Return log-likelihoods of shares of preferences for the first, whose R_x is `ahead`."""
     # log sigmoid(-z) = log sigmoid(z) - z
     return np.asarray(log_expit(ahead) - (1.0 - first) * ahead)
 
@@ -186,16 +181,7 @@ def _likelihood(first: FloatArray, ahead: FloatArray) -> FloatArray:
 def _expected(
     true: FloatArray, designed: FloatArray, chances: FloatArray
 ) -> tuple[FloatArray, FloatArray, float]:
-    """Return likelihoods and slopes against a random fragment, and the spread of likelihoods.
-
-    Args:
-        true: R_true of each fragment `[M]`.
-        designed: R_x of each fragment `[M]`.
-        chances: Probability of each fragment `[M]`.
-
-    Returns:
-        g `[M]`, h `[M]` and max l - min l.
-    """
+    """Return g `[M]`, h `[M]` and max l - min l from R_true, R_x and p of fragments `[M]`."""
     likely = chances > 0.0
     likelihood, slope = np.empty((2, len(chances)))
     least, most = np.inf, -np.inf
@@ -213,26 +199,17 @@ def _expected(
 
 @dataclass(frozen=True, eq=False)
 class _Fragments:
-    """Every fragment of a game, as choices: first state, action, successor, action, and so on.
+    """Every fragment of a game, as choices: first state, action, successor, action, and so on."""
 
-    Attributes:
-        choices: What is chosen, as entries of `laws`, `[M, 2H]`.
-        laws: All probabilities: of first states `[S]`, of actions `[S, A]`, of stored transitions
-            `[K]`, of ends after each move `[S, M]`, and a one, for all choices after an end.
-        outcome: What is evaluated.
-    """
-
-    choices: NDArray[np.int64]
+    choices: NDArray[np.int64]  # entries of `laws`, [M, 2H]
+    # All probabilities: of first states [S], of actions [S, A], of stored transitions [K], of ends
+    # after each move [S, M], and a one, for all choices after an end.
     laws: FloatArray
     outcome: Outcome
 
     @classmethod
     def of(cls, outcome: Outcome, horizon: int) -> _Fragments:
-        """Enumerate the fragments.
-
-        Raises:
-            ValueError: If there are more than `MOST_FRAGMENTS`.
-        """
+        """Enumerate the fragments, `MOST_FRAGMENTS` at most."""
         mdp, policy = outcome.solution.mdp, outcome.solution.policy
         matrix, (num_states, num_actions) = mdp.kernel.matrix, policy.shape
         ends = 1.0 - np.asarray(matrix @ np.ones(num_states))
@@ -281,10 +258,7 @@ class _Fragments:
         return self.laws[self.choices].prod(axis=1)
 
     def kinds(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return a fragment of each kind, `[K]`, and the kind of each, `[M]`.
-
-        Fragments of a kind visit the same pairs equally often.
-        """
+        """Return a fragment of each set of visited pairs, `[K]`, and the set of each, `[M]`."""
         _, first, kind = np.unique(
             np.sort(self.choices[:, 1::2], axis=1), axis=0, return_index=True, return_inverse=True
         )
@@ -298,20 +272,12 @@ class _Fragments:
         return table[self.choices].sum(axis=1)
 
     def visits(self, weights: FloatArray) -> FloatArray:
-        """Return sum_d weights(d) n_d(s, a), `[S, A]`.
-
-        Args:
-            weights: A number for each fragment, `[M]`.
-        """
+        """Return sum_d weights(d) n_d(s, a), `[S, A]`, for weights `[M]`."""
         weighted = np.broadcast_to(weights[:, None], self.choices.shape)
         return self._split(weighted)[1]
 
     def gradient(self, values: FloatArray) -> UpperValue:
-        """Return the derivatives of sum_d p(d) values(d) at fixed values.
-
-        Args:
-            values: A number for each fragment, `[M]`.
-        """
+        """Return the derivatives of sum_d p(d) values(d) at fixed values `[M]`."""
         # Products of all choices but one, also where that one has probability zero.
         factors = self.laws[self.choices]
         before, after = np.ones((2, *factors.shape))
@@ -351,13 +317,7 @@ class _Table:
     ) -> NDArray[np.int64]:
         """Return choices `[M, t]` with every entry of its row after each, `[M', t + 1]`.
 
-        Args:
-            choices: What was chosen so far.
-            rows: The row of each, `[M]`; -1 for one more entry, `otherwise`.
-            otherwise: That entry.
-
-        Raises:
-            ValueError: If there are more than `MOST_FRAGMENTS`.
+        Where the row, `[M]`, is -1, one more entry follows: `otherwise`.
         """
         ended = rows < 0
         lengths = np.where(ended, 1, self.lengths[rows])
