@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from ..core.checks import check_not_negative, check_positive, check_probability
 from ..core.mdp import FloatArray, Kernel
 from ..model.objectives import DiscountedReturn, LinearCost, Sum
+from ..rendering.canvas import colour_limit
+from ..rendering.graph import GraphScene, draw_graph
 from .base import BestKnown, View, is_default, shown, upper_box
 from .rows import checked_rows
 from .tabular import TabularBilevelEnv
@@ -19,7 +21,6 @@ from .tabular import TabularBilevelEnv
 if TYPE_CHECKING:
     import pygame
 
-    from ..rendering.graph import GraphScene
 
 __all__ = ["BilevelIncentive"]
 
@@ -214,8 +215,6 @@ class BilevelIncentive(TabularBilevelEnv):
 
     def draw(self, view: View) -> pygame.Surface:
         """Draw the graph with payments, the follower's moves and the hyper-gradient."""
-        from ..rendering.graph import draw_graph
-
         return draw_graph(self.scene(view))
 
     def scene(self, view: View) -> GraphScene:
@@ -225,9 +224,6 @@ class BilevelIncentive(TabularBilevelEnv):
         that can be paid for: it shows the sum of their payments and the largest of their
         derivatives. Derivatives that push a payment out of the box are left out.
         """
-        from ..rendering.canvas import colour_limit
-        from ..rendering.graph import GraphScene
-
         x, answer = view.upper_params, view.tabular
         edges, pairs = self._edges
         flow = gradient = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -22,10 +22,9 @@ from ..methods import METHODS
 from ..model.base import evaluate
 from ..model.linear_quadratic import LinearQuadraticModel
 from ..model.responses import ExactGaussianResponse, GaussianResponse, Response
+from ..rendering.picture_charts import Chart
+from ..rendering.vector_charts import time_chart
 from .base import BilevelEnv, View, upper_box
-
-if TYPE_CHECKING:
-    from ..rendering.picture_charts import Chart
 
 __all__ = ["EpisodeView", "LinearQuadraticEnv", "root_mean_squares"]
 
@@ -198,8 +197,6 @@ class LinearQuadraticEnv(BilevelEnv):
             state_label: What the states are.
             action_label: What the actions are.
         """
-        from ..rendering.vector_charts import time_chart
-
         model, labels = self.model, [state_label, action_label]
         length = min(REMEMBERED, max(1, round(SHOWN_HORIZONS / (1.0 - model.gamma))))
         values = [np.zeros((0, model.num_states)), np.zeros((0, model.num_actions))]

@@ -13,6 +13,11 @@ from ..core.lqr import Coefficients, solve_riccati
 from ..core.mdp import FloatArray
 from ..model.base import single_precision_bounds
 from ..model.linear_quadratic import LinearQuadraticModel
+from ..rendering.canvas import HEADER_HEIGHT, THEME, draw_header, new_surface
+from ..rendering.key import KEY_ROW, KeyEntry, draw_key, gradient_signs
+from ..rendering.picture_charts import Axis, draw_bars
+from ..rendering.strokes import line_style
+from ..rendering.vector_charts import draw_column, params_chart
 from .base import BestKnown, View, is_default
 from .linear_quadratic import LinearQuadraticEnv
 
@@ -245,12 +250,6 @@ class BilevelLQR(LinearQuadraticEnv):
 
     def draw(self, view: View) -> pygame.Surface:
         """Draw x, and states and controls over time."""
-        from ..rendering.canvas import HEADER_HEIGHT, THEME, draw_header, new_surface
-        from ..rendering.key import KEY_ROW, KeyEntry, draw_key, gradient_signs
-        from ..rendering.picture_charts import Axis, draw_bars
-        from ..rendering.strokes import line_style
-        from ..rendering.vector_charts import draw_column, params_chart
-
         names = [f"state {i + 1}" for i in range(self.model.num_states)]
         controls = [f"control {i + 1}" for i in range(self.model.num_actions)]
         gradient = view.hyper_gradient

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..core.checks import check_horizon, check_not_negative
 from ..core.mdp import FloatArray, Kernel
 from ..model.objectives import DiscountedReturn, TruncatedReturn
+from ..rendering.graph import GraphScene, Panel, draw_graph
 from .base import BestKnown, View, is_default, upper_box
 from .logits import softmax, softmax_vjp
 from .tabular import TabularBilevelEnv
@@ -17,7 +18,6 @@ from .tabular import TabularBilevelEnv
 if TYPE_CHECKING:
     import pygame
 
-    from ..rendering.graph import GraphScene
 
 __all__ = ["BilevelMarkovGame"]
 
@@ -184,8 +184,6 @@ class BilevelMarkovGame(TabularBilevelEnv):
 
     def draw(self, view: View) -> pygame.Surface:
         """Draw the places with the follower's moves, and both strategies beside them."""
-        from ..rendering.graph import draw_graph
-
         return draw_graph(self.scene(view))
 
     def scene(self, view: View) -> GraphScene:
@@ -194,8 +192,6 @@ class BilevelMarkovGame(TabularBilevelEnv):
         The edges are the moves between places, over both of the leader's actions; their colour is
         the follower's mean reward for them.
         """
-        from ..rendering.graph import GraphScene, Panel
-
         answer, gradient = view.tabular, view.hyper_gradient
         ways = _ways()
         flow = values = occupancy = follower = None

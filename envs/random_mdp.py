@@ -11,13 +11,13 @@ from scipy.sparse import csr_array
 from ..core.checks import check_at_least, check_choice
 from ..core.mdp import FloatArray, Kernel, action_major
 from ..model.objectives import PolicyCost, QuadraticCost, Sum
+from ..rendering.table import TableScene, draw_table
 from .base import BestKnown, View, upper_box
 from .tabular import TabularBilevelEnv
 
 if TYPE_CHECKING:
     import pygame
 
-    from ..rendering.table import TableScene
 
 __all__ = ["BilevelRandomMDP"]
 
@@ -196,14 +196,10 @@ class BilevelRandomMDP(TabularBilevelEnv):
 
     def draw(self, view: View) -> pygame.Surface:
         """Draw reward, policy and occupancy as a table of states and actions, beside x."""
-        from ..rendering.table import draw_table
-
         return draw_table(self.scene(view))
 
     def scene(self, view: View) -> TableScene:
         """Return a view as arrays, for `bilevel_gym.rendering.table.draw_table`."""
-        from ..rendering.table import TableScene
-
         answer = view.tabular
         return TableScene(
             reward=self.reward(view.upper_params),

@@ -11,13 +11,27 @@ from ..core.lqr import Coefficients
 from ..core.mdp import FloatArray
 from ..methods import GaussianResponse
 from ..model.linear_quadratic import LinearQuadraticModel
+from ..rendering.canvas import (
+    HEADER_HEIGHT,
+    THEME,
+    Colour,
+    contrast_ink,
+    diverging_colours,
+    draw_header,
+    draw_text,
+    import_pygame,
+    new_surface,
+)
+from ..rendering.key import KEY_ROW, KeyEntry, draw_key, gradient_signs
+from ..rendering.picture_charts import Axis, draw_bars
+from ..rendering.strokes import line_style
+from ..rendering.vector_charts import draw_column, params_chart
 from .base import BestKnown, View, is_default
 from .linear_quadratic import EpisodeView, LinearQuadraticEnv, root_mean_squares
 
 if TYPE_CHECKING:
     import pygame
 
-    from ..rendering.canvas import Colour
 
 __all__ = ["BilevelThermal"]
 
@@ -225,12 +239,6 @@ class BilevelThermal(LinearQuadraticEnv):
 
     def draw(self, view: View) -> pygame.Surface:
         """Draw the plan of the building, x, and temperatures and controls over time."""
-        from ..rendering.canvas import HEADER_HEIGHT, THEME, draw_header, draw_text, new_surface
-        from ..rendering.key import KEY_ROW, KeyEntry, draw_key, gradient_signs
-        from ..rendering.picture_charts import Axis, draw_bars
-        from ..rendering.strokes import line_style
-        from ..rendering.vector_charts import draw_column, params_chart
-
         gradient = view.hyper_gradient
         zones = [f"zone {zone + 1}" for zone in range(ZONES)]
         walls = [f"{one + 1}–{other + 1}" for one, other in map(_pair, range(ZONES))]
@@ -264,8 +272,6 @@ class BilevelThermal(LinearQuadraticEnv):
 
 def _draw_plan(surface: pygame.Surface, corner: tuple[int, int], view: View) -> None:
     """Draw the zones with their walls and doors."""
-    from ..rendering.canvas import THEME, contrast_ink, draw_text, import_pygame
-
     pygame = import_pygame()
     half = PLAN_SIDE // 2
     rooms = [
@@ -303,8 +309,6 @@ def _shown_zones(view: View) -> tuple[list[tuple[str, str, str]], list[Colour]]:
     They show the deviations now and the last control, or, where no episode is played, the root mean
     squares of the deviations.
     """
-    from ..rendering.canvas import THEME, diverging_colours
-
     names = [f"zone {zone + 1}" for zone in range(ZONES)]
     values, controls, rows = [""] * ZONES, [""] * ZONES, [THEME.light] * ZONES
     if isinstance(view, EpisodeView):

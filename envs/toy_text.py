@@ -20,13 +20,14 @@ from numpy.typing import ArrayLike, NDArray
 from ..core.checks import check_not_negative
 from ..core.mdp import FloatArray, Kernel
 from ..model import TabularModel
+from ..rendering import THEME, GridScene, draw_grid, grid_layout, import_pygame
+from ..rendering.canvas import colour_limit, draw_text
 from .base import BestKnown, View
 from .tabular import TabularBilevelEnv
 
 if TYPE_CHECKING:
     import pygame
 
-    from ..rendering import GridScene
 
 __all__ = ["BilevelToyText"]
 
@@ -233,8 +234,6 @@ class BilevelToyText(TabularBilevelEnv):
         Raises:
             RuntimeError: If the environment is not one that has a picture here.
         """
-        from ..rendering import draw_grid
-
         surface = draw_grid(self.scene(view))
         if self._map is not None and self._map.landmarks:
             _draw_city(surface, self._map)
@@ -269,9 +268,6 @@ class BilevelToyText(TabularBilevelEnv):
         Raises:
             RuntimeError: If the environment is not one that has a picture here.
         """
-        from ..rendering import GridScene
-        from ..rendering.canvas import colour_limit
-
         on_map = self._known_map()
         answer, x = view.tabular, view.upper_params
         weights = np.ones(self.num_states) if answer is None else answer.occupancy
@@ -346,9 +342,6 @@ def _map_of(env: gym.Env[Any, Any]) -> _Map | None:
 
 def _draw_city(surface: pygame.Surface, city: _Map) -> None:
     """Draw the walls and the landmarks of Taxi over its map."""
-    from ..rendering import THEME, grid_layout, import_pygame
-    from ..rendering.canvas import draw_text
-
     pygame = import_pygame()
     rows, columns = city.cells.shape
     layout = grid_layout((rows, columns))
