@@ -13,12 +13,11 @@ from ..core.checks import check_choice
 from ..making import find_task, make_leader
 from ..methods import METHODS, make_method, method_names, registered_methods
 from ..methods.registry import method_target, resolve_method
-from ..optimizers import OPTIMIZERS, RULES
+from ..optimizers import OPTIMIZERS, RULES, check_optimizer
 from .errors import ConfigError, Place, holds, require_extra
-from .runs import Run, climb, make_referee, start_of
+from .runs import Run, all_options, make_referee, start_of
 
 if TYPE_CHECKING:
-    from ..core.mdp import FloatArray
     from ..envs import BilevelEnv
     from .schema import Named, Source, TaskTable
 
@@ -229,7 +228,7 @@ def parse_benchmark(text: str, name: str = "benchmark.toml") -> Benchmark:
                     (*place, "optimizer_options", optimizer.label),
                     ("optimizers", k, "options"),
                 )
-                _try_optimizer(source, place, places, new[0].run, game)
+                _try_optimizer(source, places, new[0].run, game)
             entries += new
     if not entries:
         reasons = "; ".join(map(str, left_out))
@@ -324,30 +323,14 @@ def _refusal(
     raise source.error(_culprit(source, places, options, reason), reason)
 
 
-def _try_optimizer(
-    source: Source, place: Place, places: tuple[Place, ...], run: Run, game: BilevelEnv
-) -> None:
+def _try_optimizer(source: Source, places: tuple[Place, ...], run: Run, game: BilevelEnv) -> None:
     """Raise a `ConfigError` unless the optimizer of a run comes as far as its first evaluation."""
-
-    def stop(x: FloatArray) -> tuple[float, FloatArray]:
-        raise _Reached
-
+    low, high = (bound.astype(float) for bound in (game.upper_space.low, game.upper_space.high))
     try:
-        start = start_of(run, game)
-    except ValueError as error:
-        raise source.error((*place, "start_spread"), str(error)) from None
-    space = game.upper_space
-    try:
-        climb(run, stop, start, space.low.astype(float), space.high.astype(float))
-    except _Reached:
-        pass
+        check_optimizer(run.optimizer, start_of(run, game), low, high, **all_options(run))
     except (TypeError, ValueError) as error:
         at = _culprit(source, places, run.optimizer_options, str(error))
         raise source.error(at, f"optimizer {run.optimizer!r}: {error}") from None
-
-
-class _Reached(Exception):
-    """Ends a trial of an optimizer."""
 
 
 def _culprit(

@@ -343,24 +343,15 @@ def start_of(run: Run, game: BilevelEnv) -> FloatArray:
     Each entry is drawn within `start_spread` times the width of the box to either side, and what
     falls outside is projected on the box. It depends on the seed alone: all methods and optimizers
     start from the same x.
-
-    Raises:
-        ValueError: If the box is not finite and the spread is not zero.
     """
-    x, (low, high) = game.initial_upper_params, _box(game)
+    x, space = game.initial_upper_params, game.upper_space
     if run.start_spread == 0.0:
         return x
-    if not np.isfinite(high - low).all():
-        raise ValueError("`start_spread` needs a finite box of x")
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     # Of another stream than what the seat draws from the same seed.
     rng = np.random.default_rng(np.random.SeedSequence(run.seed, spawn_key=(1,)))
     moved = x + run.start_spread * (high - low) * rng.uniform(-1.0, 1.0, x.shape)
     return check_in_box("start", np.clip(moved, low, high), low, high)
-
-
-def _box(game: BilevelEnv) -> tuple[FloatArray, FloatArray]:
-    space = game.upper_space
-    return space.low.astype(np.float64), space.high.astype(np.float64)
 
 
 def climb(
@@ -388,14 +379,18 @@ def climb(
         count += 1
         return objective(x)
 
-    # Where gradients are sampled, the next sample may differ; and all runs have as many rows.
-    others = {"seed": run.seed, "stop_at_zero": False}
-    options = options_for(run.optimizer, run.optimizer_options, steps=run.steps, **others)
-    optimizer = make_optimizer(run.optimizer, **options)
+    optimizer = make_optimizer(run.optimizer, **all_options(run))
     try:
         optimizer(counted, start, low, high)
     except _BudgetSpent:
         pass
+
+
+def all_options(run: Run) -> dict[str, Any]:
+    """Return the options of a run's optimizer, with those that follow from the run itself."""
+    # Where gradients are sampled, the next sample may differ; and all runs have as many rows.
+    others = {"seed": run.seed, "stop_at_zero": False}
+    return options_for(run.optimizer, run.optimizer_options, steps=run.steps, **others)
 
 
 class _BudgetSpent(Exception):
