@@ -17,7 +17,7 @@ import bilevel_gym  # noqa: F401  (registers the ids)
 from bilevel_gym import LowerLevel
 from bilevel_gym.envs import BilevelGridWorld, random_map
 from bilevel_gym.envs.grid_world import MAPS
-from bilevel_gym.optimizers import lbfgsb
+from bilevel_gym.optimizers import lbfgsb, normalized_ascent
 
 from .helpers import FloatArray
 
@@ -283,6 +283,16 @@ def test_normalised_steps_lead_the_follower_onto_the_detour() -> None:
     hazards = np.ravel([game.state_of(cell) for cell in cells_with(MAPS["8x8"], "H")])
     before = game.evaluate(np.zeros(52)).occupancy
     assert occupancy[hazards].sum() < 0.01 * before[hazards].sum()
+
+
+def test_normalised_steps_that_shrink_reach_it_and_plain_ones_of_a_half_end_in_the_trap() -> None:
+    objective, x, bound = value_and_gradient(BilevelGridWorld()), np.zeros(52), np.ones(52)
+    assert normalized_ascent(objective, x, -bound, bound).best.value == pytest.approx(
+        0.4607, abs=1e-3
+    )
+    for _ in range(400):
+        x = np.clip(x + 0.5 * objective(x)[1], -1.0, 1.0)
+    assert objective(x)[0] == pytest.approx(-0.00093, abs=1e-5)
 
 
 def test_quasi_newton_from_no_shaping_ends_in_the_trap() -> None:

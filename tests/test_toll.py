@@ -325,6 +325,26 @@ def test_cold_drivers_take_the_shortest_ways() -> None:
             assert driven == shortest[origin - 1, destination - 1]
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 1e-2])
+def test_cold_drivers_come_close_to_discounted_value_iteration(temperature: float) -> None:
+    game, x = BilevelToll(temperature=temperature), some_tolls(5)
+    costs = np.full((24, 24), np.inf)
+    for start, end in LINKS:
+        costs[start - 1, end - 1] = ROADS[start][end]
+    for (start, end), toll in zip(AT_TEN, x, strict=True):
+        costs[start - 1, end - 1] += toll
+    soft = game.evaluate(x).soft_value
+    for destination in OTHERS:
+        value = np.full(24, -1e9)
+        value[destination - 1] = 0.0
+        for _ in range(30):  # the best way of at most so many links; none is longer than 23
+            value = (0.99 * value - costs).max(axis=1)
+            value[destination - 1] = 0.0
+        states = [game.state_at(node, destination) for node in range(1, 25)]
+        gain = soft[states] - value
+        assert gain.min() >= -1e-9 and gain.max() <= temperature * np.log(5.0) / (1.0 - 0.99)
+
+
 def test_hot_drivers_go_in_circles_and_their_values_stay_finite() -> None:
     lengths = []
     for temperature in (0.5, 2.0, 4.0):
