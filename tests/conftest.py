@@ -17,6 +17,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
+def vector_games() -> Iterator[None]:
+    """Register the games of tests of vectors, for these alone."""
+    from .vectors import register_games
+
+    yield from register_games()
+
+
+@pytest.fixture
 def compiled() -> Iterator[None]:
     """Compiled kernels at hand, whatever the environment says."""
     with fast.switched(True):

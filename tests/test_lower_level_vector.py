@@ -4,127 +4,31 @@ from __future__ import annotations
 
 import copy
 import pickle
-import re
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.error import ResetNeeded
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
-import bilevel_gym
-from bilevel_gym import LowerLevel, LowerLevelVectorEnv, TabularBilevelEnv
+from bilevel_gym import LowerLevelVectorEnv
 from bilevel_gym.episodes.transitions import TransitionTables
 from bilevel_gym.registration import Task
 
-from .helpers import (
-    TABULAR_TASKS,
-    Env,
-    array_game,
-    arrays_in,
-    assert_identical,
-    assert_vector_spaces_agree,
-    every_copier,
-    game_of,
-    interior_point,
-    leader_seat,
-    p_value,
-    spoil,
+from .helpers import TABULAR_TASKS, assert_identical, game_of, interior_point, leader_seat, p_value
+from .vectors import (
+    GRID,
+    NOISE,
+    WALK,
+    every_mode,
+    follower_seats,
+    followers,
+    played,
+    sampled,
 )
 
-GRID, WALK, NOISE = "BilevelGridWorld-v0", "MaskedWalk-v0", "Noise-v0"
-MODES = [mode.value for mode in AutoresetMode]
-every_mode = pytest.mark.parametrize("mode", MODES)
+pytestmark = pytest.mark.usefixtures("vector_games")
+
 every_task = pytest.mark.parametrize("task", TABULAR_TASKS, ids=lambda task: task.id)
-
-
-def masked_walk() -> TabularBilevelEnv:
-    """Return five cells in a row, left by the right end; at the left end no step to the left."""
-    transition = np.zeros((5, 2, 5))
-    for state in range(5):
-        transition[state, 0, max(state - 1, 0)] = 1.0
-        if state < 4:
-            transition[state, 1, state + 1] = 1.0
-    rng = np.random.default_rng(0)
-    return TabularBilevelEnv.from_arrays(
-        transition,
-        rng.normal(size=(5, 2)),
-        upper_reward=rng.normal(size=(5, 2)),
-        initial_distribution=[0.0, 1.0, 0.0, 0.0, 0.0],
-        action_mask=[[0, 1], [1, 1], [1, 1], [1, 1], [1, 1]],
-    )
-
-
-class BareGame(bilevel_gym.BilevelEnv):
-    """A game without a model; it is refused when it is wrapped, so nothing below is ever called."""
-
-    def __init__(self) -> None:
-        space = gym.spaces.Discrete(2)
-        super().__init__(
-            upper_space=gym.spaces.Box(-1.0, 1.0, (1,), np.float32),
-            lower_space=space,
-            observation_space=space,
-            leader_observation_space=space,
-            gamma=0.9,
-            temperature=0.1,
-            initial_upper_params=[0.0],
-        )
-
-    # The contract's other methods: the seat refuses this game when it is made, so that a call of
-    # one of them is a failure.
-    def begin(self) -> Any:
-        raise NotImplementedError
-
-    def advance(self, upper_params: Any, action: Any) -> Any:
-        raise NotImplementedError
-
-    def observe(self, response: Any) -> Any:
-        raise NotImplementedError
-
-    def view(self) -> Any:
-        raise NotImplementedError
-
-
-@pytest.fixture(autouse=True)
-def _registered() -> Iterator[None]:
-    """Register the games of this module, for its tests only."""
-    bilevel_gym.register(WALK, masked_walk, max_episode_steps=6)
-    bilevel_gym.register(NOISE, array_game, max_episode_steps=20)
-    gym.register("Bare-v0", f"{__name__}:BareGame")
-    yield
-    for game_id in (WALK, NOISE, "Bare-v0"):
-        del gym.registry[game_id]
-
-
-def vector(game_id: str = NOISE, num_envs: int = 6, mode: str = MODES[0], **kwargs: Any) -> Any:
-    x = interior_point(gym.make(game_id, **kwargs))
-    return LowerLevelVectorEnv(game_id, num_envs, x, autoreset_mode=mode, **kwargs)
-
-
-def synchronous(game_id: str, num_envs: int, mode: str, **kwargs: Any) -> Any:
-    def seat() -> Env:
-        return LowerLevel(gym.make(game_id, **kwargs), interior_point(gym.make(game_id, **kwargs)))
-
-    return SyncVectorEnv([seat] * num_envs, autoreset_mode=mode)
-
-
-def played(envs: Any, actions: Any, seed: int | None = None) -> list[Any]:
-    """Return what `reset(seed)` and further steps give; ended copies start again where needed."""
-    records = [envs.reset(seed=seed)]
-    for action in actions:
-        records.append(envs.step(action))
-        over = records[-1][2] | records[-1][3]
-        if envs.metadata["autoreset_mode"] is AutoresetMode.DISABLED and over.any():
-            records.append(envs.reset(options={"reset_mask": over}))
-    return records
-
-
-def sampled(envs: Any, steps: int, seed: int = 0) -> Any:
-    actions = int(envs.single_action_space.n)
-    return np.random.default_rng(seed).integers(actions, size=(steps, envs.num_envs))
 
 
 # Against Gymnasium's own vectors ----------------------------------------------------------------
@@ -145,7 +49,7 @@ def sampled(envs: Any, steps: int, seed: int = 0) -> Any:
 def test_without_chance_every_record_is_that_of_gymnasiums_own_vector(
     game_id: str, kwargs: dict[str, Any], mode: str
 ) -> None:
-    ours, theirs = vector(game_id, 6, mode, **kwargs), synchronous(game_id, 6, mode, **kwargs)
+    ours, theirs = followers(game_id, 6, mode, **kwargs), follower_seats(game_id, 6, mode, **kwargs)
     actions = sampled(ours, 120)
     records = played(ours, actions)
     assert_identical(records, played(theirs, actions))
@@ -153,36 +57,6 @@ def test_without_chance_every_record_is_that_of_gymnasiums_own_vector(
     limited = game_id == WALK or "max_episode_steps" in kwargs
     assert any(record[2].any() for record in steps) or limited
     assert any(record[3].any() for record in steps) or not limited
-
-
-@every_mode
-def test_its_spaces_and_its_metadata_are_those_of_gymnasiums_own_vector(mode: str) -> None:
-    assert_vector_spaces_agree(vector(WALK, 3, mode), synchronous(WALK, 3, mode))
-
-
-@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
-def test_wrappers_of_vectors_work_on_top(mode: str) -> None:
-    def episodes(envs: Any) -> list[Any]:
-        recorded = RecordEpisodeStatistics(envs)
-        infos = [record[-1] for record in played(recorded, sampled(envs, 60))]
-        return [
-            (info["episode"]["r"].tolist(), info["episode"]["l"].tolist())
-            for info in infos
-            if "episode" in info
-        ]
-
-    records = episodes(vector(WALK, 4, mode))
-    assert records and records == episodes(synchronous(WALK, 4, mode))
-
-
-def test_modes_are_given_by_name_or_as_such() -> None:
-    for mode in AutoresetMode:
-        for given in (mode, mode.value):
-            envs = LowerLevelVectorEnv(NOISE, 2, np.zeros(3), autoreset_mode=given)
-            assert envs.metadata["autoreset_mode"] is mode
-    assert LowerLevelVectorEnv(NOISE, 2, np.zeros(3)).metadata["autoreset_mode"] is (
-        AutoresetMode.NEXT_STEP
-    )
 
 
 # Against the model ------------------------------------------------------------------------------
@@ -242,7 +116,7 @@ def test_each_copy_makes_the_transitions_of_the_scalar_seat(task: Task, mode: st
 
 
 def test_transitions_and_first_states_have_the_frequencies_of_the_model() -> None:
-    envs = vector(NOISE, 500)
+    envs = followers(NOISE, 500)
     game = game_of(gym.make(NOISE))
     x = interior_point(game)
     rows = game.kernel(x).to_dense()
@@ -274,7 +148,7 @@ def test_transitions_and_first_states_have_the_frequencies_of_the_model() -> Non
 
 @every_mode
 def test_a_seed_determines_all_copies(mode: str) -> None:
-    envs, fresh = vector(mode=mode), vector(mode=mode)
+    envs, fresh = followers(mode=mode), followers(mode=mode)
     actions = sampled(envs, 50)
     played(envs, actions, seed=1)
     records = played(envs, actions, seed=3)
@@ -285,18 +159,8 @@ def test_a_seed_determines_all_copies(mode: str) -> None:
     assert observations != [record[0].tolist() for record in played(envs, actions)]
 
 
-@every_mode
-@every_copier
-def test_a_copy_continues_identically(mode: str, copier: Callable[[Any], Any]) -> None:
-    envs = vector(WALK, mode=mode)
-    actions = sampled(envs, 40)
-    played(envs, actions[:20], seed=0)
-    twin = copier(envs)
-    assert_identical(played(twin, actions[20:]), played(envs, actions[20:]))
-
-
 def test_another_generator_may_be_put_in() -> None:
-    envs, other = vector(), vector()
+    envs, other = followers(), followers()
     envs.reset(seed=0), other.reset(seed=0)
     for each in (envs, other):
         each.np_random = np.random.default_rng(5)
@@ -304,32 +168,11 @@ def test_another_generator_may_be_put_in() -> None:
     assert_identical(played(envs, actions), played(other, actions))
 
 
-@every_mode
-def test_no_two_records_share_memory_and_overwriting_them_changes_nothing(mode: str) -> None:
-    envs, twin = vector(WALK, mode=mode), vector(WALK, mode=mode)
-    given = sampled(envs, 30)
-    earlier: list[Any] = []
-    envs.reset(seed=0), twin.reset(seed=0)
-    for action in given:
-        record, expected = envs.step(action), twin.step(action)
-        assert_identical(record, expected)
-        numbers = [array for array in arrays_in(record) if array.dtype != object]
-        assert not any(np.shares_memory(one, other) for one in numbers for other in earlier)
-        earlier = numbers
-        over = record[2] | record[3]
-        spoil(numbers)
-        if mode == "Disabled" and over.any():
-            for each in (envs, twin):
-                mask = over.copy()
-                each.reset(options={"reset_mask": mask})
-                mask[:] = False
-
-
 # Resets of some copies, masks -------------------------------------------------------------------
 
 
 def test_the_marked_copies_start_again_and_the_others_go_on() -> None:
-    envs = vector(WALK, 4, "Disabled")
+    envs = followers(WALK, 4, "Disabled")
     envs.reset(seed=0)
     envs.step(np.ones(4, int))
     states, infos = envs.reset(options={"reset_mask": np.array([True, False, False, True])})
@@ -343,7 +186,7 @@ def test_the_marked_copies_start_again_and_the_others_go_on() -> None:
 
 
 def test_masks_are_reported_in_infos_and_as_a_method() -> None:
-    envs = vector(WALK, 3)
+    envs = followers(WALK, 3)
     assert envs.action_masks().all()  # nobody stands anywhere yet
     _, infos = envs.reset(seed=0)
     for action in (np.array([0, 1, 1]), np.array([1, 0, 0]), np.array([0, 0, 0])):
@@ -353,7 +196,7 @@ def test_masks_are_reported_in_infos_and_as_a_method() -> None:
         np.testing.assert_array_equal(infos["action_mask"], masks)
         states, *_, infos = envs.step(action)
         np.testing.assert_array_equal(infos["action_mask"][:, 0], states != 0)
-    envs = vector(NOISE, 2)
+    envs = followers(NOISE, 2)
     assert envs.reset(seed=0)[1] == {}
     assert envs.action_masks().tolist() == [[True, True]] * 2
 
@@ -366,113 +209,3 @@ def test_x_is_at_hand_and_cannot_be_written() -> None:
     for each in (envs, copy.deepcopy(envs), pickle.loads(pickle.dumps(envs))):
         with pytest.raises(ValueError, match="read-only"):
             each.upper_params[0] = 1.0
-
-
-# Bad input --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "fragments"),
-    [
-        ((NOISE, 0, np.zeros(3)), ValueError, ("`num_envs`", "at least 1", "got 0")),
-        ((NOISE, 2.5, np.zeros(3)), ValueError, ("`num_envs`", "got 2.5")),
-        ((NOISE, 2, np.zeros(4)), ValueError, ("`upper_params`", "shape (3,)", "got (4,)")),
-        ((NOISE, 2, [0.0, 0.0, 9.0]), ValueError, ("`upper_params[2]`", "[-1.0, 1.0]", "got 9.0")),
-        (("BilevelGridWord-v0", 2, np.zeros(3)), gym.error.NameNotFound, ("BilevelGridWord",)),
-        (("CartPole-v1", 2, np.zeros(3)), TypeError, ("tabular game", "CartPoleEnv")),
-        (("Bare-v0", 2, [0.0]), TypeError, ("tabular game", "BareGame", "SyncVectorEnv")),
-    ],
-)
-def test_what_cannot_be_made_is_explained(
-    arguments: tuple[Any, ...], error: type[Exception], fragments: tuple[str, ...]
-) -> None:
-    with pytest.raises(error) as caught:
-        LowerLevelVectorEnv(*arguments)
-    for fragment in fragments:
-        assert fragment in str(caught.value)
-
-
-def test_options_of_the_maker_are_explained_too() -> None:
-    with pytest.raises(ValueError, match="'SameSpet'.*'SameStep'.*Did you mean 'SameStep'"):
-        vector(mode="SameSpet")
-    with pytest.raises(ValueError, match="no picture, got render_mode='rgb_array'"):
-        LowerLevelVectorEnv(GRID, 2, np.zeros(52), render_mode="rgb_array")
-    with pytest.raises(TypeError, match="sloop"):
-        LowerLevelVectorEnv(GRID, 2, np.zeros(52), sloop=0.1)
-
-
-ACCEPTED = "integers in 0..1 of shape (3,)"
-
-
-@every_mode
-@pytest.mark.parametrize(
-    ("call", "error", "fragments"),
-    [
-        (lambda e: e.step([0, 1]), ValueError, (ACCEPTED, "shape (2,)")),
-        (lambda e: e.step(1), ValueError, (ACCEPTED, "shape ()")),
-        (lambda e: e.step([[0], [1], [1]]), ValueError, (ACCEPTED, "shape (3, 1)")),
-        (lambda e: e.step([[0], [1, 1], 0]), ValueError, (ACCEPTED, "different lengths")),
-        (lambda e: e.step([0.0, 1.0, 1.0]), ValueError, (ACCEPTED, "float64")),
-        (lambda e: e.step([True, True, False]), ValueError, (ACCEPTED, "bool")),
-        (lambda e: e.step(None), ValueError, (ACCEPTED, "object")),
-        (lambda e: e.step([0, 2, 0]), ValueError, (ACCEPTED, "got 2 for copy 1")),
-        (lambda e: e.step([0, 0, -1]), ValueError, (ACCEPTED, "got -1 for copy 2")),
-        (lambda e: e.reset(seed=-1), gym.error.Error, ("eed", "-1")),
-        (lambda e: e.reset(seed=[1, 2, 3]), gym.error.Error, ("eed", "list")),
-        (
-            lambda e: e.reset(options={"upper_params": 0}),
-            ValueError,
-            ("unknown reset option 'upper_params'", "'reset_mask'"),
-        ),
-        (lambda e: e.reset(options={"reset_mask": [True] * 3}), TypeError, ("array of bool",)),
-        (lambda e: e.reset(options={"reset_mask": np.ones(3)}), TypeError, ("array of bool",)),
-        (
-            lambda e: e.reset(options={"reset_mask": np.ones(2, bool)}),
-            ValueError,
-            ("shape (3,)", "got (2,)"),
-        ),
-        (
-            lambda e: e.reset(options={"reset_mask": np.zeros(3, bool)}),
-            ValueError,
-            ("at least one",),
-        ),
-    ],
-)
-def test_a_mistake_is_explained_and_does_no_harm(
-    mode: str, call: Callable[[Any], Any], error: type[Exception], fragments: tuple[str, ...]
-) -> None:
-    envs, untouched = vector(NOISE, 3, mode), vector(NOISE, 3, mode)
-    actions = sampled(envs, 20)
-    records = [played(each, actions[:3], seed=0) for each in (envs, untouched)]
-    assert_identical(records[0], records[1])
-    with pytest.raises(error) as caught:
-        call(envs)
-    for fragment in fragments:
-        assert fragment in str(caught.value)
-    assert_identical(played(envs, actions), played(untouched, actions))
-
-
-@every_mode
-def test_nothing_moves_before_the_first_reset(mode: str) -> None:
-    envs = vector(WALK, 2, mode)
-    with pytest.raises(ResetNeeded, match="reset"):
-        envs.step(np.zeros(2, int))
-    with pytest.raises(ResetNeeded, match="first `reset` of all"):
-        envs.reset(options={"reset_mask": np.array([True, False])})
-    envs.reset(options={"reset_mask": np.ones(2, bool)})
-    envs.step(np.zeros(2, int))
-
-
-def test_ended_copies_wait_for_their_reset_when_nobody_else_starts_them() -> None:
-    envs = vector(WALK, 3, "Disabled", max_episode_steps=2)
-    envs.reset(seed=0)
-    for _ in range(2):
-        states, *_ = envs.step(np.ones(3, int))
-    for _ in range(2):
-        with pytest.raises(ResetNeeded, match=re.escape("copies [0, 1, 2]") + ".*reset_mask"):
-            envs.step(np.ones(3, int))
-    envs.reset(options={"reset_mask": np.array([True, False, True])})
-    with pytest.raises(ResetNeeded, match=re.escape("copies [1]")):
-        envs.step(np.ones(3, int))
-    envs.reset(options={"reset_mask": np.array([False, True, False])})
-    assert envs.step(np.ones(3, int))[0].tolist() == [2, 2, 2]
