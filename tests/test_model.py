@@ -107,7 +107,8 @@ def test_a_game_has_a_model_that_is_evaluated_alike(id: str) -> None:
 def test_optimizers_climb_a_model(name: str) -> None:
     model = TabularModel.from_arrays(**arrays(upper_cost=0.1))
     objective, start = exact_objective(model), model.initial_upper_params
-    found = make_optimizer(name)(objective, start, model.low, model.high)
+    options = {"max_evaluations": 100} if name == "cobyqa" else {}
+    found = make_optimizer(name, **options)(objective, start, model.low, model.high)
     assert found.best.value > objective(start)[0]
 
 
