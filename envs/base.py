@@ -22,11 +22,10 @@ from ..core.mdp import FloatArray
 from ..methods import METHODS
 from ..model.base import BilevelModel, evaluate, single_precision_bounds
 from ..model.responses import Response, TabularResponse
+from ..rendering import Window, frame
 
 if TYPE_CHECKING:
     import pygame
-
-    from ..rendering import Window
 
 __all__ = [
     "BestKnown",
@@ -184,12 +183,10 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
 
         Args:
             upper_params: x, shape of `upper_space`.
-            **options: See `bilevel_gym.model.evaluate`.
+            **options: See `bilevel_gym.model.evaluate`, also for errors.
 
         Raises:
             TypeError: If the game has no exact answer, as its follower learns.
-            ValueError: If x or an option is out of range.
-            ArithmeticError: If values overflow.
         """
         if not isinstance(self.model, BilevelModel):
             raise TypeError(
@@ -200,15 +197,7 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         return response
 
     def validate_upper_params(self, upper_params: ArrayLike) -> FloatArray:
-        """Return x as a read-only float64 array, at the full precision it came with.
-
-        Args:
-            upper_params: x, shape of `upper_space`.
-
-        Raises:
-            ValueError: If x is not numeric, has another shape, or an entry is not finite or out of
-                bounds; the message names the entry.
-        """
+        """Return x as a read-only float64 array; see `BilevelModel.validate`."""
         return check_in_box(
             "upper_params", upper_params, self.upper_space.low, self.upper_space.high
         )
@@ -253,12 +242,10 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
             action: `{"upper": x, "lower": a}`.
 
         Returns:
-            Next observation, r_x(s, a), whether the episode ended, False (time limits are
-            wrappers), and `upper_reward` with `action_mask` where actions vary.
+            What `advance` returns.
 
         Raises:
-            ResetNeeded: If no episode is under way.
-            ValueError: If x or a is not in its space; the game is left as it was.
+            ValueError: If the action has another form; `advance` says more.
         """
         try:
             upper, lower = action["upper"], action["lower"]
@@ -279,7 +266,8 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
             action: The follower's action.
 
         Returns:
-            What `step` returns.
+            Next observation, r_x(s, a), whether the episode ended, False (time limits are
+            wrappers), and `upper_reward` with `action_mask` where actions vary.
 
         Raises:
             ResetNeeded: If no episode is under way.
@@ -363,8 +351,6 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
                 'made, for example gym.make(id, render_mode="rgb_array")'
             )
             return None
-        from ..rendering import Window, frame
-
         surface = self.draw(view)
         if self.render_mode == "rgb_array":
             return frame(surface)
@@ -391,16 +377,7 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
 
 
 def upper_box(low: ArrayLike, high: ArrayLike, shape: tuple[int, ...]) -> spaces.Box:
-    """Return a float32 `Box` for x whose rounded bounds still contain the float64 ones.
-
-    Args:
-        low: Lower bounds, a number or an array of `shape`.
-        high: Upper bounds, a number or an array of `shape`.
-        shape: Shape of x.
-
-    Raises:
-        ValueError: If a bound is not finite in single precision.
-    """
+    """Return a float32 `Box` for x; see `bilevel_gym.model.base.single_precision_bounds`."""
     return spaces.Box(*single_precision_bounds(low, high, shape), shape, np.float32)
 
 

@@ -16,7 +16,7 @@ from ..rendering.canvas import colour_limit
 from .base import BestKnown, View, is_default, shown, upper_box
 from .grids import GridBilevelEnv, per_move, slippery_kernel
 from .logits import softmax, softmax_vjp
-from .rows import checked_rows
+from .rows import check_distinct, checked_rows
 
 __all__ = ["BilevelFourRooms"]
 
@@ -279,7 +279,6 @@ def _checked_goals(goals: object) -> tuple[tuple[int, int], ...]:
         for name, cell in (("start", START), ("target", TARGET)):
             if goal == PLACES[cell]:
                 raise ValueError(f"`goals` must differ from the {name}, got {goal}")
-        if goal in checked:
-            raise ValueError(f"`goals` must differ from each other, got {goal} twice")
         checked.append(goal)
+    check_distinct("goals", checked)
     return tuple(checked)

@@ -15,7 +15,7 @@ from ..model.objectives import DiscountedReturn, LinearCost, Sum
 from ..rendering.canvas import colour_limit
 from ..rendering.graph import GraphScene, draw_graph
 from .base import BestKnown, View, is_default, shown, upper_box
-from .rows import checked_rows
+from .rows import check_distinct, checked_rows
 from .tabular import TabularBilevelEnv
 
 if TYPE_CHECKING:
@@ -346,7 +346,6 @@ def _checked_pairs(paid: object) -> tuple[tuple[int, int], ...]:
                 f"`paid` must hold states in 0..{NUM_STATES - 1} and actions in "
                 f"0..{len(ACTIONS) - 1}, got {pair}"
             )
-        if pair in checked:
-            raise ValueError(f"`paid` must hold different pairs, got {pair} twice")
         checked.append(pair)
+    check_distinct("paid", checked)
     return tuple(checked)

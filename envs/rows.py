@@ -7,7 +7,14 @@ from numbers import Real
 
 import numpy as np
 
-__all__ = ["checked_rows", "is_number"]
+__all__ = ["check_distinct", "checked_rows", "is_number"]
+
+
+def check_distinct(name: str, values: Sequence[object]) -> None:
+    """Raise a `ValueError` where one of some values is there twice."""
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            raise ValueError(f"`{name}` must differ from each other, got {value} twice")
 
 
 def is_number(value: object, kind: type = Real) -> bool:

@@ -20,7 +20,7 @@ from ..rendering.graph import GraphScene, Panel, draw_graph
 from ..rendering.picture_charts import nice_limit
 from ..rendering.placing import places_by_hops, within_unit
 from .base import BestKnown, View, is_default, upper_box
-from .rows import checked_rows, is_number
+from .rows import check_distinct, checked_rows, is_number
 from .tabular import TabularBilevelEnv
 
 if TYPE_CHECKING:
@@ -451,13 +451,12 @@ def _checked_nodes(name: str, values: object, known: tuple[int, ...]) -> tuple[i
         raise ValueError(f"`{name}` must be a list of nodes such as [1, 2], got {values!r}")
     if not nodes:
         raise ValueError(f"`{name}` must have at least one node, got none")
-    for i, node in enumerate(nodes):
+    for node in nodes:
         if node not in known:
             raise ValueError(
                 f"`{name}` must be nodes of the network ({_listed(known)}), got {node!r}"
             )
-        if node in nodes[:i]:
-            raise ValueError(f"`{name}` must differ from each other, got {node!r} twice")
+    check_distinct(name, nodes)
     return tuple(int(node) for node in nodes)
 
 
@@ -471,12 +470,8 @@ def _checked_links(
             raise ValueError(
                 f"`tolled_links` must be links of the network, got {row[0]} to {row[1]}"
             )
-        link = (int(row[0]), int(row[1]))
-        if link in links:
-            raise ValueError(
-                f"`tolled_links` must differ from each other, got {link[0]} to {link[1]} twice"
-            )
-        links.append(link)
+        links.append((int(row[0]), int(row[1])))
+    check_distinct("tolled_links", links)
     return tuple(links)
 
 

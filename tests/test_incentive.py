@@ -249,7 +249,7 @@ def test_only_the_default_instance_has_a_best_known_x() -> None:
         ({"paid": [[13, 0]]}, r"`paid` must hold states in 0..12.*0..3, got \(13, 0\)"),
         ({"paid": [[-1, 0]]}, r"`paid` must hold states in 0..12.*got \(-1, 0\)"),
         ({"paid": [[7, 4]]}, r"`paid` must hold states.*actions in 0..3, got \(7, 4\)"),
-        ({"paid": [[7, 0], [7, 0]]}, r"`paid` must hold different pairs, got \(7, 0\) twice"),
+        ({"paid": [[7, 0], [7, 0]]}, r"`paid` must differ from each other, got \(7, 0\) twice"),
         ({"slip": -0.1}, r"`slip` must lie in \[0, 1\], got -0.1"),
         ({"slip": 2}, r"`slip` must lie in \[0, 1\], got 2"),
         ({"gamma": 1.0}, r"`gamma` must lie in \[0, 1\), got 1.0"),

@@ -428,7 +428,7 @@ def test_only_the_default_instance_has_best_known_tolls() -> None:
         ({"tolled_links": [[1, 10]]}, "`tolled_links` must be links of the network, got 1 to 10"),
         (
             {"tolled_links": [[9, 10], [9, 10]]},
-            "`tolled_links` must differ from each other, got 9 to 10 twice",
+            "`tolled_links` must differ from each other, got \\(9, 10\\) twice",
         ),
         ({"origins": []}, "`origins` must have at least one node, got none"),
         ({"origins": 3}, "`origins` must be a list of nodes.*got 3"),
