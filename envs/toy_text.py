@@ -20,10 +20,10 @@ from numpy.typing import ArrayLike, NDArray
 from ..core.checks import check_not_negative
 from ..core.mdp import FloatArray, Kernel
 from ..model import TabularModel
-from ..rendering import THEME, GridScene, draw_grid, grid_layout, import_pygame
+from ..rendering import THEME, GridScene, grid_layout, import_pygame
 from ..rendering.canvas import colour_limit, draw_text
 from .base import BestKnown, View
-from .tabular import TabularBilevelEnv
+from .grids import GridBilevelEnv
 
 if TYPE_CHECKING:
     import pygame
@@ -70,7 +70,7 @@ BEST: dict[tuple[str, float, float, float], tuple[float, tuple[float, ...]]] = {
 # fmt: on
 
 
-class BilevelToyText(TabularBilevelEnv):
+class BilevelToyText(GridBilevelEnv):
     """A leader shapes a toy-text environment of Gymnasium so that a distracted follower does well.
 
     ## Description
@@ -210,6 +210,10 @@ class BilevelToyText(TabularBilevelEnv):
         self.has_map = self._map is not None and self._map.contexts == 1 and features is None
         if self._map is None:
             self.metadata = {**self.metadata, "render_modes": []}
+        else:
+            self._picture = self._map.cells
+            self._entries = np.arange(self._picture.size).reshape(self._picture.shape)
+            self._places = np.argwhere(self._entries >= 0)
         super().__init__(model, render_mode=render_mode)
         name = "" if env.spec is None else env.spec.name
         best = BEST.get((name, float(gamma), float(temperature), float(shaping_cost)))
@@ -232,28 +236,22 @@ class BilevelToyText(TabularBilevelEnv):
         """Draw the map with the shaping, the follower's policy and the hyper-gradient.
 
         Raises:
-            RuntimeError: If the environment is not one that has a picture here.
+            RuntimeError: If the environment is not one that has a picture here; so do `scene` and
+                `cell_of`.
         """
-        surface = draw_grid(self.scene(view))
+        surface = super().draw(view)
         if self._map is not None and self._map.landmarks:
             _draw_city(surface, self._map)
         return surface
 
     def cell_of(self, state: int) -> tuple[int, int]:
-        """Return (row, column) of a state.
-
-        Raises:
-            RuntimeError: If the environment is not one that has a picture here.
-        """
-        on_map = self._known_map()
-        row, column = divmod(state // on_map.contexts, on_map.cells.shape[1])
-        return row, column
+        """Return (row, column) of a state."""
+        return super().cell_of(state // self._known_map().contexts)
 
     def state_of(self, cell: tuple[int, int]) -> int | None:
         """Return the state of a cell; None where there is no map, or a cell is many states."""
-        if self._map is None or self._map.contexts > 1:
-            return None
-        return int(np.ravel_multi_index(cell, self._map.cells.shape))
+        known = self._map is not None and self._map.contexts == 1
+        return super().state_of(cell) if known else None
 
     def _known_map(self) -> _Map:
         if self._map is None:
@@ -261,15 +259,9 @@ class BilevelToyText(TabularBilevelEnv):
         return self._map
 
     def scene(self, view: View) -> GridScene:
-        """Return a view as arrays over the map, for `bilevel_gym.rendering.draw_grid`.
-
-        A cell of Taxi stands for twenty states.
-
-        Raises:
-            RuntimeError: If the environment is not one that has a picture here.
-        """
+        """Return a view as arrays over the map; a cell of Taxi stands for twenty states."""
         on_map = self._known_map()
-        answer, x = view.tabular, view.upper_params
+        answer, x, status = view.tabular, view.upper_params, view.status
         weights = np.ones(self.num_states) if answer is None else answer.occupancy
         bonus = (self.reward(x) - self.upper_reward(x)).mean(axis=1)
         shaping = on_map.averaged(bonus, weights)
@@ -278,20 +270,17 @@ class BilevelToyText(TabularBilevelEnv):
         if answer is not None:
             moves = on_map.averaged(answer.policy, weights)[..., list(on_map.moves)]
             policy = moves / moves.sum(axis=-1, keepdims=True)
-        status = view.status
         if view.state is not None and on_map.landmarks:
             trip, destination = divmod(view.state % on_map.contexts, 4)
             passenger = (*(f"at {name}" for name in LANDMARKS), "in the taxi")[trip]
             status += (("passenger", f"{passenger}, to {LANDMARKS[destination]}"),)
-        return GridScene(
-            cells=on_map.cells,
+        return self._scene(
+            view,
             shaping=shaping,
             shaping_limit=colour_limit(shaping, least=0.1),
             policy=policy,
             occupancy=None if answer is None else on_map.summed(answer.occupancy),
             gradient=None if gradient is None else on_map.summed(gradient),
-            follower=None if view.state is None else self.cell_of(view.state),
-            title=view.title,
             status=status,
         )
 
@@ -307,12 +296,11 @@ class _Map:
     walls: tuple[tuple[int, int], ...] = ()  # cells of Taxi with a wall on their right
 
     def summed(self, values: FloatArray) -> FloatArray:
-        """Return numbers per state `[S, ...]`, summed in each cell, `[H, W, ...]`."""
-        shape = (*self.cells.shape, self.contexts, *values.shape[1:])
-        return values.reshape(shape).sum(axis=2)
+        """Return numbers per state `[S, ...]`, summed in each cell, `[H * W, ...]`."""
+        return values.reshape(-1, self.contexts, *values.shape[1:]).sum(axis=1)
 
     def averaged(self, values: FloatArray, weights: FloatArray) -> FloatArray:
-        """Return numbers per state `[S, ...]`, averaged in each cell with weights `[S]`."""
+        """Return numbers per state `[S, ...]`, averaged in each cell, weights `[S]`."""
         weights = np.maximum(weights, LEAST_WEIGHT).reshape(-1, *[1] * (values.ndim - 1))
         return self.summed(values * weights) / self.summed(weights)
 
