@@ -1,7 +1,7 @@
 """One run: an optimizer climbs along a method's hyper-gradient, and a referee scores every step.
 
-Referees are two. Where the game knows the exact answer, that is what counts. Where its follower
-learns, the very follower of the method is watched, in episodes that nobody learns from.
+There are two referees: the exact answer where the game has one, else held-out episodes of the
+method's own follower, from which nothing is learnt.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import re
 import time
 import warnings
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
 from ..core.checks import check_in_box
 from ..core.threads import one_torch_thread, single_threaded
 from ..model import BilevelModel, evaluate
+from ..model.protocols import LearntMethod
 from ..optimizers import make_optimizer, options_for, projected_gradient_norm
 
 if TYPE_CHECKING:
     from ..core.mdp import FloatArray
     from ..envs import BilevelEnv, ParametricGame
-    from ..learnt.followers import Follower
     from ..methods import Method, Response
     from ..optimizers import Evaluation
 
@@ -157,18 +157,11 @@ class Score:
 
 
 class Referee(Protocol):
-    """Whoever scores an x to which the method's follower has just answered."""
+    """A scorer of an x to which the method's follower has just responded."""
 
     def __call__(self, upper_params: FloatArray) -> Score:
         """Score x, and leave the method as it is."""
         ...
-
-
-@runtime_checkable
-class WithFollower(Protocol):
-    """A method whose follower learns and can be watched."""
-
-    follower: Follower
 
 
 class ExactReferee:
@@ -192,7 +185,7 @@ class ExactReferee:
 class HeldOutReferee:
     """Episodes of the method's follower that nobody learns from, in environments of their own."""
 
-    def __init__(self, game: ParametricGame, method: WithFollower, seed: int) -> None:
+    def __init__(self, game: ParametricGame, method: LearntMethod, seed: int) -> None:
         """Watch a method.
 
         Args:
@@ -232,7 +225,7 @@ def make_referee(game: BilevelEnv, method: Method, seed: int) -> Referee:
     """
     if isinstance(game.model, BilevelModel):
         return ExactReferee(game)
-    if not isinstance(method, WithFollower):
+    if not isinstance(method, LearntMethod):
         raise TypeError(
             f"{type(game).__name__} has no exact answer, `evaluate`, to score by, and "
             f"{type(method).__name__} no `follower` who could be watched"
@@ -309,7 +302,7 @@ def _scored_climb(run: Run, seat: Any, game: BilevelEnv, referee: Referee) -> tu
         return value, estimate
 
     start = start_of(run, game)
-    if not isinstance(seat.method, WithFollower):
+    if not isinstance(seat.method, LearntMethod):
         # What a process does once, compiling for one, is not charged; the reset at the start
         # forgets everything else. To train a follower twice would take more than it saves.
         seat.reset(seed=run.seed, options={"upper_params": start})
