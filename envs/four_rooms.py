@@ -107,8 +107,8 @@ class BilevelFourRooms(GridBilevelEnv):
       target; [(1, 9)] is the published variant with one goal;
     * `slip` (.33): p above, in [0, .75];
     * `gamma` (.99): discount of both levels, in [0, 1);
-    * `temperature` (.003): positive. Published are .001, .003 and .005. Entropy is worth up to
-      temperature * log 4 / (1 - gamma), .42 by default, to a follower that never finishes;
+    * `temperature` (.003): positive. Published are .001, .003 and .005. Entropy adds up to
+      temperature * log 4 / (1 - gamma), .42 by default, for a follower that never finishes;
     * `payment_cost` (1): weight of ||inc_x||_1, not negative. Published are 1, 3 and 5 with two
       goals and 5 with one;
     * `budget` (.2): the sum of all penalties if none is left unspent, positive;

@@ -116,7 +116,7 @@ class BilevelGridWorld(GridBilevelEnv):
     * `size`: side, or (rows, columns), of a random map, up to 1000, drawn with `map_seed` (0);
     * `slip` (.1): probability of another move than the intended one, in [0, 1];
     * `gamma` (.95): discount of both levels, in [0, 1);
-    * `temperature` (.01): positive; entropy is worth up to temperature * log 4 / (1 - gamma) to a
+    * `temperature` (.01): positive; entropy adds up to temperature * log 4 / (1 - gamma) for a
       follower that never finishes: a warning is given once where that exceeds half of the goal;
     * `hazard_cost` (.5): cost of an action taken in a hazard, not negative;
     * `shaping_cost` (.05): weight of ||x||^2, not negative;
@@ -205,7 +205,7 @@ class BilevelGridWorld(GridBilevelEnv):
         idle = self.temperature * math.log(len(MOVES)) / (1.0 - self.gamma)
         if idle > 0.5:
             gym.logger.warn(
-                f"entropy alone is worth up to {idle:.3g} to a follower that never finishes "
+                f"entropy alone adds up to {idle:.3g} for a follower that never finishes "
                 "(temperature * log 4 / (1 - gamma)), more than half of the goal's reward of 1; "
                 "choose a smaller `temperature` or `gamma`"
             )

@@ -111,7 +111,7 @@ class BilevelInverseRL(GridBilevelEnv):
       not matter. The truth is unknown then, unless `true_params` are given too;
     * `slip` (.1): probability of another move than the intended one, in [0, 1];
     * `gamma` (.95): discount, in [0, 1);
-    * `temperature` (.05): positive. Entropy is worth up to .05 * log 4 = .069 a step by default,
+    * `temperature` (.05): positive. Entropy adds up to .05 * log 4 = .069 a step by default,
       less than the terrain costs, as the true weights are at most -.1;
     * `ridge` (0): weight of ||x||^2, not negative; it shrinks weights that few demonstrations do
       not determine, which otherwise only the box bounds;

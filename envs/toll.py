@@ -110,7 +110,7 @@ class BilevelToll(TabularBilevelEnv):
     * `zone` (10): a node of the network;
     * `zone_cost` (2): cost of a passage of a link that touches the zone, not negative;
     * `max_toll` (10): the largest toll, positive;
-    * `temperature` (.5): dispersion of the route choice in minutes, positive. Entropy is worth up
+    * `temperature` (.5): dispersion of the route choice in minutes, positive. Entropy adds up
       to temperature * log A for each link, .8 minutes by default, where links take 2 to 10 minutes.
       At x = 0 trips have 3.25 links (discounted sums) at .5, 3.37 at 1 and 4.68 at 2; from about
       2.9 on drivers circle for the entropy (75.3 links at 3; 100, all that `gamma` counts, at 4);

@@ -75,7 +75,7 @@ def test_zero_temperature_limit_holds_on_the_grid() -> None:
 @pytest.mark.parametrize("gamma", [0.95, 0.99, 0.999, 0.9999])
 @pytest.mark.parametrize("temperature", [0.1, 1e-2, 1e-3, 1e-4, 1e-6])
 @pytest.mark.parametrize("size", [8, 30])
-@pytest.mark.filterwarnings("ignore:.*entropy alone is worth")
+@pytest.mark.filterwarnings("ignore:.*entropy alone adds up")
 def test_grids_are_solved_to_rounding_at_every_temperature_and_discount(
     size: int, temperature: float, gamma: float
 ) -> None:

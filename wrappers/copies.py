@@ -30,6 +30,11 @@ class SeatCopies(VectorEnv[Any, Any, NDArray[Any]]):
     `gymnasium.error.Error`, a game that is not tabular `TypeError`, an argument out of range or a
     render mode `ValueError`.
 
+    A mask, bool `[N]`, starts the marked copies only; another type raises `TypeError`, another
+    shape or no mark `ValueError`, and a mask before the first reset of all copies `ResetNeeded`.
+    So does `step` before it, and in "Disabled" mode where a copy has ended. Values out of range
+    raise a `ValueError` that names the copy, and nothing changes.
+
     Attributes:
         game: The game, one for all copies.
     """

@@ -106,17 +106,14 @@ class LeaderVectorEnv(SeatCopies):
         Args:
             seed: Seed of `np_random`, which nothing here draws from; none with `keep_learnt`.
             options: `{"upper_params": x}` starts at x instead of the game's initial one, with one x
-                for all copies, or one for each, `[N, ...]`. `{"reset_mask": mask}`, bool `[N]`,
-                starts the marked copies only. `{"keep_learnt": True}` keeps the warm start of each
-                copy.
+                for all copies, or one for each, `[N, ...]`. `{"reset_mask": mask}` starts the
+                marked copies only. `{"keep_learnt": True}` keeps the warm start of each copy.
 
         Returns:
             The observations of all copies, and the infos of those that start.
 
         Raises:
-            ResetNeeded: If a mask or `keep_learnt` is given before the first reset of all copies.
-            TypeError: If the mask is not an array of bool.
-            ValueError: If an option is unknown or out of range; nothing changes.
+            ResetNeeded: If `keep_learnt` is given before the first reset of all copies.
         """
         options = options or {}
         accepted = (*RESET_OPTIONS, "reset_mask")
@@ -153,11 +150,6 @@ class LeaderVectorEnv(SeatCopies):
 
         Returns:
             Observations, rewards `[N]`, terminations `[N]` (all False), truncations `[N]`, infos.
-
-        Raises:
-            ResetNeeded: Before the first reset, and in "Disabled" mode where a copy has ended.
-            ValueError: If the actions have another shape, or an x is not finite or out of bounds;
-                the message names the copy, and nothing changes.
         """
         self._check_under_way()
         begins, steps = self._over, ~self._over

@@ -80,15 +80,10 @@ class LowerLevelVectorEnv(SeatCopies):
 
         Args:
             seed: Seed of everything random that follows, in all copies.
-            options: `{"reset_mask": mask}`, bool `[N]`, starts the marked copies only.
+            options: `{"reset_mask": mask}` starts the marked copies only.
 
         Returns:
             The states of all copies `[N]`, and `action_mask` where actions vary.
-
-        Raises:
-            ResetNeeded: If a mask is given before the first reset of all copies.
-            TypeError: If the mask is not an array of bool.
-            ValueError: If an option is unknown, or the mask has another shape or marks none.
         """
         options = options or {}
         for option in options:
@@ -110,11 +105,6 @@ class LowerLevelVectorEnv(SeatCopies):
 
         Returns:
             States, rewards, terminations, truncations, `[N]` each, and infos.
-
-        Raises:
-            ResetNeeded: Before the first reset, and in "Disabled" mode where a copy has ended.
-            ValueError: If the actions are no integers, out of range or of another shape; nothing
-                changes.
         """
         moves = self._checked_actions(actions)
         self._check_under_way()
