@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +42,9 @@ class GridBilevelEnv(TabularBilevelEnv):
         """Draw the map with x, the follower's policy and the hyper-gradient."""
         return draw_grid(self.scene(view))
 
+    @abstractmethod
     def scene(self, view: View) -> GridScene:
         """Return a view as arrays over the picture, for `bilevel_gym.rendering.draw_grid`."""
-        raise NotImplementedError
 
     def cell_of(self, state: int) -> tuple[int, int]:
         """Return (row, column) of a state in the picture."""

@@ -55,18 +55,17 @@ def ascent_points(env: HyperGradient, every: int, count: int) -> list[FloatArray
 
 
 @pytest.mark.parametrize(
-    "kwargs",
-    [{}, {"temperature": 1e-3}, {"map_name": "16x16", "slip": 0.2}],
+    ("kwargs", "coordinates"),
+    [({}, None), ({"temperature": 1e-3}, None), ({"map_name": "16x16", "slip": 0.2}, 12)],
     ids=["default", "temperature 1e-3", "16x16 with slip"],
 )
 def test_the_grid_world_passes_at_ten_points_through_the_whole_stack(
-    kwargs: dict[str, Any],
+    kwargs: dict[str, Any], coordinates: int | None
 ) -> None:
     env = gym.make("BilevelGridWorld-v0", **kwargs)
     assert isinstance(env, HyperGradient)
-    for seed, point in enumerate(ascent_points(env, every=5, count=10)):
-        # Twelve entries, others at each point.
-        report = check_hyper_gradient(env, point, coordinates=12, tolerance=BAR, seed=seed)
+    for point in ascent_points(env, every=5, count=10):
+        report = check_hyper_gradient(env, point, coordinates=coordinates, tolerance=BAR)
         assert report.response_share >= 0.1
 
 
