@@ -21,13 +21,13 @@ from .helpers import answer_of, array_game
 class Fork(TabularBilevelEnv):
     """One state, two roads that end the episode; attributes are set last, products can be wrong."""
 
-    def __init__(self, **wrong: Any) -> None:
+    def __init__(self, high: float = 1.0, **wrong: Any) -> None:
         super().__init__(
             kernel=Kernel.from_dense(np.zeros((1, 2, 1))),
             initial_distribution=[1.0],
             objective=DiscountedReturn(),
-            upper_space=gym.spaces.Box(-1.0, 1.0, (2,), np.float32),
-            initial_upper_params=np.zeros(2),
+            upper_space=upper_box([-1.0, -1.0], [1.0, high], (2,)),
+            initial_upper_params=[0.0, min(high, 0.0)],
             gamma=0.9,
             temperature=0.2,
         )
@@ -133,10 +133,14 @@ def test_first_states_are_those_that_exist_and_are_likely() -> None:
 
 
 def test_a_task_may_set_its_attributes_after_the_base_class() -> None:
-    response = Fork().evaluate(np.zeros(2))
+    game = Fork()
+    response = game.evaluate(np.zeros(2))
     # Two equal roads are taken equally often.
     assert response.objective == pytest.approx(-0.5)
     np.testing.assert_allclose(response.hyper_gradient, [-1.25, 1.25])
+    # The leader alone needs no sampling tables: each answer asks for the model once.
+    HyperGradient(game).reset(seed=0)
+    assert game.solved == 2
 
 
 @pytest.mark.parametrize(
@@ -169,13 +173,6 @@ def test_the_model_of_an_equal_x_is_built_once() -> None:
     assert game.solved == 1
 
 
-def test_the_leader_alone_needs_no_sampling_tables() -> None:
-    game = Fork()
-    env = HyperGradient(game)
-    env.reset(seed=0)
-    assert game.solved == 1  # the answer to x0, nothing else
-
-
 def test_the_picture_answers_the_x_in_force() -> None:
     game = BilevelGridWorld()
     game.reset(seed=0)
@@ -188,23 +185,14 @@ def test_the_picture_answers_the_x_in_force() -> None:
     assert second.response.objective != first.response.objective
 
 
-def test_the_arrays_of_an_answer_are_read_only() -> None:
-    env = HyperGradient(BilevelGridWorld())
+def test_the_arrays_of_a_game_and_of_an_answer_are_read_only() -> None:
+    game = BilevelGridWorld()
+    env, x = HyperGradient(game), game.initial_upper_params
     env.reset(seed=0)
     answer = answer_of(env)
-    for array in (answer.policy, answer.soft_value, answer.occupancy, answer.hyper_gradient):
-        with pytest.raises(ValueError, match="read-only"):
-            array[0] = 1.0
-
-
-def test_what_a_game_hands_out_cannot_be_spoilt() -> None:
-    game = BilevelGridWorld()
-    x = game.initial_upper_params
-    for array in (
-        game.upper_reward(x),
-        game.initial_distribution,
-        game.kernel(x).matrix.data,
-    ):
+    answers = answer.policy, answer.soft_value, answer.occupancy, answer.hyper_gradient
+    tables = game.upper_reward(x), game.initial_distribution, game.kernel(x).matrix.data
+    for array in (*answers, *tables):
         with pytest.raises(ValueError, match="read-only"):
             array[...] = 5.0
 
@@ -216,23 +204,8 @@ def test_another_discount_or_temperature_makes_another_game(name: str) -> None:
 
 
 def test_a_box_without_width_is_refused() -> None:
-    class Narrow(Fork):
-        def __init__(self) -> None:
-            TabularBilevelEnv.__init__(
-                self,
-                kernel=Kernel.from_dense(np.zeros((1, 2, 1))),
-                initial_distribution=[1.0],
-                objective=DiscountedReturn(),
-                upper_space=gym.spaces.Box(
-                    np.array([0.0, 0.5], np.float32), np.array([1.0, 0.5], np.float32)
-                ),
-                initial_upper_params=[0.5, 0.5],
-                gamma=0.9,
-                temperature=0.2,
-            )
-
     with pytest.raises(ValueError, match="`upper_space` must be wider than a point"):
-        Narrow()
+        Fork(high=-1.0)
 
 
 def test_boxes_contain_the_bounds_they_were_made_from() -> None:

@@ -59,6 +59,11 @@ def make(**kwargs: Any) -> Env:
     return gym.make(ID, map_name="4x4", **kwargs)
 
 
+def follower(**kwargs: Any) -> LowerLevel:
+    """Return a follower at an x away from the initial one."""
+    return LowerLevel(make(**kwargs), interior_point(make()))
+
+
 def layers(env: Env) -> list[str]:
     """Return the class names of a stack of wrappers, outermost first, down to the game."""
     names = []
@@ -89,7 +94,7 @@ def test_a_seat_replaces_an_outermost_seat() -> None:
 
 
 def test_a_replaced_seat_leaves_no_trace_in_the_spec() -> None:
-    env = HyperGradient(LowerLevel(make(), interior_point(make())), outer_steps=7)
+    env = HyperGradient(follower(), outer_steps=7)
     assert env.spec is not None
     (wrapper,) = env.spec.additional_wrappers
     assert wrapper.name == "HyperGradient"
@@ -159,7 +164,7 @@ def test_a_wrapper_between_the_seat_and_the_game_is_refused_by_name(name: str) -
 
 
 def test_a_seat_buried_below_another_wrapper_is_found_out() -> None:
-    buried = TransformReward(LowerLevel(make(), interior_point(make())), float)
+    buried = TransformReward(follower(), float)
     with pytest.raises(TypeError, match=r"got TransformReward\b"):
         HyperGradient(buried)
     # The outermost offender is the one that must go first.
@@ -168,22 +173,41 @@ def test_a_seat_buried_below_another_wrapper_is_found_out() -> None:
 
 
 def test_wrappers_on_top_of_a_seat_work() -> None:
-    env = RecordEpisodeStatistics(LowerLevel(make(), interior_point(make())))
+    env = RecordEpisodeStatistics(follower())
     records = rollout(env, [1] * 30, seed=0)
     assert any("episode" in record[-1] for record in records)
 
 
-def test_what_is_no_game_is_refused() -> None:
-    with pytest.raises(TypeError, match="CartPoleEnv"):
-        HyperGradient(gym.make("CartPole-v1"))
-    with pytest.raises(TypeError, match="CartPoleEnv"):
-        LowerLevel(gym.make("CartPole-v1"), [0.0])
-    with pytest.raises(TypeError, match="gym.make"):
-        HyperGradient(ID)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="RescaleUpper.*LowerLevel"):
-        RescaleUpper(LowerLevel(make(), interior_point(make())))
-    with pytest.raises(TypeError, match="RescaleUpper.*Monitor"):
-        RescaleUpper(Monitor(make()))
+@pytest.mark.parametrize(
+    ("seat", "error", "message"),
+    [
+        (lambda: HyperGradient(gym.make("CartPole-v1")), TypeError, "CartPoleEnv"),
+        (lambda: LowerLevel(gym.make("CartPole-v1"), [0.0]), TypeError, "CartPoleEnv"),
+        (lambda: HyperGradient(ID), TypeError, "gym.make"),  # type: ignore[arg-type]
+        (lambda: RescaleUpper(follower()), TypeError, "RescaleUpper.*LowerLevel"),
+        (lambda: RescaleUpper(Monitor(make())), TypeError, "RescaleUpper.*Monitor"),
+        (
+            lambda: HyperGradient(make(), method="exatc"),
+            ValueError,
+            "'exatc'.*'direct', 'exact'.*Did you mean 'exact'",
+        ),
+        (
+            lambda: HyperGradient(make(), tolerence=1e-4),
+            TypeError,
+            "('tolerence'.*'exact'|'exact'.*'tolerence').*Did you mean 'tolerance'",
+        ),
+        (
+            lambda: HyperGradient(make(), max_iteration=3),
+            TypeError,
+            "('max_iteration'.*'exact'|'exact'.*'max_iteration').*Did you mean 'max_iterations'",
+        ),
+    ],
+)
+def test_what_cannot_be_seated_is_refused(
+    seat: Callable[[], Env], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        seat()
 
 
 # The follower's seat ----------------------------------------------------------------------------
@@ -261,7 +285,7 @@ def test_the_followers_random_numbers_are_those_of_single_draws() -> None:
 def test_a_copy_of_the_follower_goes_on_with_the_numbers_drawn_ahead(
     copier: Callable[[Env], Env],
 ) -> None:
-    env = LowerLevel(make(slip=0.5), interior_point(make()))
+    env = follower(slip=0.5)
     actions = sampled_actions(env, 1500)
     rollout(env, actions[:10], seed=0)
     twin = copier(env)
@@ -341,7 +365,7 @@ def test_two_followers_of_one_game_are_each_paid_under_their_own_x() -> None:
 
 
 def test_the_followers_seat_takes_no_options() -> None:
-    env = LowerLevel(make(), interior_point(make()))
+    env = follower()
     with pytest.raises(ValueError, match=r"upper_params.*LowerLevel\(env, x\)"):
         env.reset(seed=0, options={"upper_params": np.zeros(14)})
     env.reset(seed=0, options={})
@@ -396,22 +420,6 @@ def test_options_of_the_method_reach_it_and_survive_json() -> None:
     again = gym.make(EnvSpec.from_json(env.spec.to_json()))
     assert again.spec == env.spec
     assert_identical(again.reset(seed=0)[1], env.reset(seed=0)[1])
-
-
-@pytest.mark.parametrize("options", [{"tolerence": 1e-4}, {"max_iteration": 3}])
-def test_an_unknown_option_of_a_method_is_answered_with_the_nearest(
-    options: dict[str, float],
-) -> None:
-    nearest = {"tolerence": "tolerance", "max_iteration": "max_iterations"}
-    (name,) = options
-    with pytest.raises(TypeError, match=f"{name!r}.*'exact'|'exact'.*{name!r}") as caught:
-        HyperGradient(make(), **options)  # type: ignore[arg-type]
-    assert f"Did you mean {nearest[name]!r}" in str(caught.value)
-
-
-def test_an_unknown_method_is_answered_with_the_nearest() -> None:
-    with pytest.raises(ValueError, match="'exatc'.*'direct', 'exact'.*Did you mean 'exact'"):
-        HyperGradient(make(), method="exatc")
 
 
 def test_a_failed_wrapping_leaves_the_environment_usable() -> None:
@@ -573,28 +581,13 @@ def uneven_leader() -> HyperGradient:
 
 
 def test_rescaled_gradients_are_derivatives_with_respect_to_the_rescaled_action() -> None:
-    env = RescaleUpper(uneven_leader())
+    seat = uneven_leader()
+    env = RescaleUpper(seat)
     assert env.action_space == gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
     env.reset(seed=0)
     action = np.array([0.2, -0.4, 0.6])
-    _, _, _, _, info = env.step(action)
-    step, numeric = 1e-5, np.empty(3)
-    for i, shift in enumerate(step * np.eye(3)):
-        numeric[i] = (float(env.step(action + shift)[1]) - float(env.step(action - shift)[1])) / (
-            2.0 * step
-        )
-    # Central differences: truncation of order step^2, rounding of order 1e-16 / step.
-    np.testing.assert_allclose(info["hyper_gradient"], numeric, rtol=1e-7, atol=1e-9)
-    assert np.abs(numeric).min() > 1e-3
-    np.testing.assert_allclose(info["upper_params"], action, atol=1e-15)
-
-
-def test_the_rescaled_response_is_in_the_new_units_too() -> None:
-    seat = uneven_leader()
-    env = RescaleUpper(seat)
-    env.reset(seed=0)
-    action = np.array([0.2, -0.4, 0.6])
     *_, info = env.step(action)
+    np.testing.assert_allclose(info["upper_params"], action, atol=1e-15)
     box = seat.game.upper_space
     scale = (box.high.astype(float) - box.low.astype(float)) / 2.0
     response, plain = answer_of(env), answer_of(seat)
@@ -604,6 +597,14 @@ def test_the_rescaled_response_is_in_the_new_units_too() -> None:
     np.testing.assert_allclose(response.upper_params, action, atol=1e-15)
     assert response.objective == plain.objective
     assert response.response_share == pytest.approx(plain.response_share)
+    step, numeric = 1e-5, np.empty(3)
+    for i, shift in enumerate(step * np.eye(3)):
+        numeric[i] = (float(env.step(action + shift)[1]) - float(env.step(action - shift)[1])) / (
+            2.0 * step
+        )
+    # Central differences: truncation of order step^2, rounding of order 1e-16 / step.
+    np.testing.assert_allclose(info["hyper_gradient"], numeric, rtol=1e-7, atol=1e-9)
+    assert np.abs(numeric).min() > 1e-3
 
 
 def test_rescaled_reset_options_are_in_the_new_units() -> None:
@@ -656,7 +657,7 @@ def test_whatever_a_rescaled_leader_reports_can_be_handed_back() -> None:
     [
         lambda: RescaleUpper(HyperGradient(make(), outer_steps=3, tolerance=1e-9)),
         lambda: HyperGradient(make(), method="direct", max_iterations=50),
-        lambda: LowerLevel(make(slip=0.25), interior_point(make())),
+        lambda: follower(slip=0.25),
     ],
     ids=["RescaleUpper", "HyperGradient", "LowerLevel"],
 )
@@ -713,24 +714,17 @@ def test_an_unavailable_action_changes_nothing_and_pays_the_worst_available_rewa
 
 def test_available_actions_of_a_masked_game_do_what_the_kernel_says() -> None:
     env = LowerLevel(masked_game(), np.zeros(3))
-    env.reset(seed=0)
+    state, info = env.reset(seed=0)
+    # As Taxi reports them, and as a method.
+    assert info["action_mask"].dtype == np.int8 and env.action_masks().dtype == np.bool_
+    # The follower's spaces accept a mask: a sample is an action that exists.
+    assert {int(env.action_space.sample(info["action_mask"])) for _ in range(30)} == {1, 2}
     for state, action in np.argwhere(MASK).tolist():
         force_state(env, state)
+        np.testing.assert_array_equal(env.action_masks(), MASK[state].astype(bool))
         successor, *_, info = env.step(action)
         assert successor == action
         np.testing.assert_array_equal(info["action_mask"], MASK[successor])
-
-
-def test_masks_are_reported_as_taxi_reports_them_and_as_a_method() -> None:
-    env = LowerLevel(masked_game(), np.zeros(3))
-    state, info = env.reset(seed=0)
-    assert info["action_mask"].dtype == np.int8
-    np.testing.assert_array_equal(info["action_mask"], MASK[state])
-    masks = env.action_masks()
-    assert masks.dtype == np.bool_
-    np.testing.assert_array_equal(masks, MASK[state].astype(bool))
-    # The follower's spaces accept it: a sample is an action that exists.
-    assert {int(env.action_space.sample(info["action_mask"])) for _ in range(30)} == {1, 2}
 
 
 def test_overwriting_a_mask_changes_nothing() -> None:
@@ -744,7 +738,7 @@ def test_overwriting_a_mask_changes_nothing() -> None:
 
 
 def test_without_a_mask_all_actions_exist_and_info_does_not_speak_of_it() -> None:
-    env = LowerLevel(make(), interior_point(make()))
+    env = follower()
     _, info = env.reset(seed=0)
     assert "action_mask" not in info and "action_mask" not in env.step(0)[4]
     np.testing.assert_array_equal(env.action_masks(), np.ones(4, bool))
