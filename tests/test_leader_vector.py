@@ -34,8 +34,8 @@ pytestmark = pytest.mark.usefixtures("vector_games")
 @cache
 def records_of_seats(game_id: str, outer_steps: int, mode: str) -> tuple[list[Any], list[Any]]:
     """Return records of Gymnasium's own vector, from a seed and from an x."""
-    theirs = leader_seats(game_id, 4, mode, outer_steps=outer_steps, tolerance=1e-9)
-    actions, start = moves(theirs, 8), moves(theirs, 1, seed=9)[0, 0]
+    theirs = leader_seats(game_id, 3, mode, outer_steps=outer_steps, tolerance=1e-9)
+    actions, start = moves(theirs, 6), moves(theirs, 1, seed=9)[0, 0]
     return played(theirs, actions, seed=3), played(theirs, actions[::-1], upper_params=start)
 
 
@@ -47,9 +47,9 @@ def test_every_record_is_that_of_gymnasiums_own_vector(
     game_id: str, outer_steps: int, mode: str, backend: str
 ) -> None:
     # At a given tolerance the iterations counted do not depend on rounding.
-    ours = leaders(game_id, 4, mode, outer_steps=outer_steps, tolerance=1e-9)
+    ours = leaders(game_id, 3, mode, outer_steps=outer_steps, tolerance=1e-9)
     expected, elsewhere = records_of_seats(game_id, outer_steps, mode)
-    actions, start = moves(ours, 8), moves(ours, 1, seed=9)[0, 0]
+    actions, start = moves(ours, 6), moves(ours, 1, seed=9)[0, 0]
     records = played(ours, actions, seed=3)
     assert_close(records, expected)
     assert any(record[3].any() for record in records if len(record) == 5) == (outer_steps < 100)

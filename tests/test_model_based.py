@@ -24,10 +24,12 @@ from bilevel_gym.methods.pbrl import with_log_terms
 from bilevel_gym.methods.pbrl_bellman import PBRLBellman
 from bilevel_gym.methods.pbrl_value import PBRLValue
 from bilevel_gym.methods.zero_order import ZeroOrder
-from bilevel_gym.model import ArrayModel, BilevelModel
+from bilevel_gym.model import BilevelModel
+from bilevel_gym.model.objectives import DiscountedReturn
 
 from .helpers import array_game
 from .models import central_difference, relative_error
+from .test_preferences import Moved, judged_game
 
 Game = TabularBilevelEnv
 MASK = np.array([[True, True], [True, False], [True, True]])
@@ -242,37 +244,6 @@ def dense_surrogate(
     return float(objective - weight * rho @ (best - value))
 
 
-class MovingStart(ArrayModel):
-    """The masked game with a first state that x moves as well."""
-
-    def start_distribution(self, upper_params: FloatArray) -> FloatArray:
-        weights: FloatArray = np.exp(upper_params[:3])
-        return weights / weights.sum()
-
-    def start_distribution_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
-        start = self.start_distribution(upper_params)
-        product = np.zeros(4)
-        product[:3] = start * (cotangent - start @ cotangent)
-        return product
-
-
-def moving_start() -> Game:
-    model = array_game()
-    zeros = np.zeros(3)
-    return TabularBilevelEnv(
-        MovingStart(
-            model.kernel(zeros),
-            model.reward(zeros),
-            upper_reward=model.upper_reward(zeros),
-            initial_distribution=np.full(3, 1.0 / 3.0),
-            gamma=0.9,
-            temperature=0.2,
-            features=features(),
-            action_mask=MASK,
-        )
-    )
-
-
 PENALTIES: dict[str, Callable[..., Any]] = {
     "initial": PBRLValue,
     "uniform": lambda model, **options: PBRLValue(model, start="uniform", **options),
@@ -281,7 +252,7 @@ PENALTIES: dict[str, Callable[..., Any]] = {
 RETURNS: dict[str, Callable[[], Game]] = {
     "masked": GAMES["masked"],
     "markov": lambda: BilevelMarkovGame(gamma=0.8, horizon=None, temperature=0.3),
-    "start": moving_start,
+    "moved": lambda: judged_game(kind=Moved, objective=DiscountedReturn()),
 }
 
 

@@ -262,7 +262,7 @@ class TestSampled:
             game = preference_game(seed, temperature, answers=answers)
             response = exact_parts(game)[1]
             raw, with_baseline = (
-                relative_variance(responses(game, 30, **ESTIMATORS[label]), response)
+                relative_variance(responses(game, 20, **ESTIMATORS[label]), response)
                 for label in ("l dA, dA exact", "(l - b) dA, dA exact")
             )
             ratios.append(raw / with_baseline)

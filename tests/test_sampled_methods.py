@@ -161,13 +161,13 @@ class TestUnbiased:
         ("method", "options", "count", "precision", "bias"),
         [
             pytest.param("trace", {"critic": "exact"}, 15, 0.03, 5e-4, id="trace"),
-            pytest.param("bc-hg", {"critic": "exact"}, 30, 0.035, 5e-4, id="bc-hg"),
+            pytest.param("bc-hg", {"critic": "exact"}, 27, 0.035, 5e-4, id="bc-hg"),
             # What is fitted to episodes is biased by the order of 1 / episodes.
             pytest.param("trace", {}, 15, 0.03, 0.01, id="trace-seen"),
             # Averages over visits are ratios: their bias falls as 1 / episodes. Visits are followed
             # for half a horizon or more, and miss about one per cent of what follows.
             pytest.param("sobirl", {"episodes": 4096}, 26, 0.07, 0.01, id="sobirl"),
-            pytest.param("hpgd", {}, 30, 0.04, 0.02, id="hpgd"),
+            pytest.param("hpgd", {}, 24, 0.04, 0.02, id="hpgd"),
             pytest.param("hpgd", UNIFORM, 30, 0.06, 5e-4, id="hpgd-uniform"),
         ],
     )
@@ -375,7 +375,7 @@ class TestTruncation:
     """The first K terms of the advantage of dr/dx."""
 
     @pytest.mark.parametrize("per_action", [True, False])
-    @pytest.mark.parametrize("terms", [1, 3, 40, None])
+    @pytest.mark.parametrize("terms", [1, 3, None])
     def test_expectation(self, per_action: bool, terms: int | None) -> None:
         game = small_game(**(PER_PAIR if per_action else PER_STATE))
         expected, full = truncated(game, terms), exact_parts(game)[0].hyper_gradient

@@ -46,7 +46,7 @@ class TestConvergence:
         ids=["4/3", "1", "0"],
     )
     def test_the_error_falls_as_the_batch_grows(self, options: dict[str, Any], rate: float) -> None:
-        found = errors(10, 12, episodes=16, **options)
+        found = errors(8, 12, episodes=16, **options)
         assert slope(found) == pytest.approx(rate, abs=0.25)
 
     def test_it_arrives(self) -> None:

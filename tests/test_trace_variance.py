@@ -60,7 +60,7 @@ def test_a_wrong_model_leaves_the_mean_as_it_is(name: str, monkeypatch: pytest.M
     options: dict[str, Any] = {"critic": "exact", "episodes": 1024}
     _, right, _ = replicates(game, "trace", 2, **options)
     monkeypatch.setattr(COUNTS, Misled)
-    _, found, _ = replicates(game, "trace", 20, **options)
+    _, found, _ = replicates(game, "trace", 15, **options)
     assert np.abs(found[0] - right[0]).max() > 1e-3 * np.abs(right[0]).max()  # it is used
     assert_unbiased(found, exact_parts(game)[1], precision=0.04, bias=5e-4)
 

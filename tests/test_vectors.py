@@ -77,7 +77,7 @@ def test_a_copy_continues_identically(
     copier: Callable[[Any], Any], kind: str, mode: str, backend: str
 ) -> None:
     envs = KINDS[kind].make(mode=mode, **{**KINDS[kind].short, **DRIFTING[kind]})
-    actions = KINDS[kind].actions(envs, 20)
+    actions = KINDS[kind].actions(envs, 12)
     played(envs, actions[:4], seed=0)
     twin = copier(envs)
     for one, other in zip(*(continued(e, actions[4:]) for e in (envs, twin)), strict=True):
