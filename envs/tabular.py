@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypedDict, Unpack
 
 import numpy as np
 from gymnasium import spaces
@@ -21,6 +21,7 @@ from ..model import TabularModel, evaluate, evaluate_batch
 from ..model.base import single_precision_bounds
 from ..model.objectives import Objective
 from ..model.responses import ExactResponse, Response, TabularResponse
+from ..model.tabular import ArrayOptions
 from .base import BilevelEnv, View, check_upper_space
 
 __all__ = ["TabularBilevelEnv"]
@@ -60,6 +61,18 @@ class TaskModel(TabularModel):
         self.moves_upper_reward = "upper_reward_vjp" in vars(self)
 
 
+class TaskParts(TypedDict, total=False):
+    """What a task gives of its model, all but the mask; see `TabularModel`."""
+
+    kernel: Kernel
+    initial_distribution: ArrayLike
+    objective: Objective
+    initial_upper_params: ArrayLike
+    gamma: float
+    temperature: float
+    action_mask: ArrayLike | None
+
+
 class TabularBilevelEnv(BilevelEnv):
     """A game with finitely many states and actions, and a model that is known exactly.
 
@@ -85,7 +98,7 @@ class TabularBilevelEnv(BilevelEnv):
         *,
         upper_space: spaces.Box | None = None,
         render_mode: str | None = None,
-        **parts: Any,
+        **parts: Unpack[TaskParts],
     ) -> None:
         """Set up the game.
 
@@ -146,7 +159,9 @@ class TabularBilevelEnv(BilevelEnv):
         self._tables: TransitionTables | None = None
 
     @classmethod
-    def from_arrays(cls, transition: ArrayLike | Kernel, reward: ArrayLike, **options: Any) -> Self:
+    def from_arrays(
+        cls, transition: ArrayLike | Kernel, reward: ArrayLike, **options: Unpack[ArrayOptions]
+    ) -> Self:
         """Return a game of arrays; see `bilevel_gym.model.ArrayModel` for the arguments."""
         return cls(TabularModel.from_arrays(transition, reward, **options))
 

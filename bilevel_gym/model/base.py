@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, NotRequired, Protocol, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,10 +13,21 @@ from ..core.checks import check_discount, check_in_box, check_positive
 from ..core.mdp import FloatArray
 from .responses import Response
 
-__all__ = ["BilevelModel", "evaluate", "evaluate_batch", "single_precision_bounds"]
+__all__ = ["BilevelModel", "CommonOptions", "evaluate", "evaluate_batch", "single_precision_bounds"]
 
 ResponseT = TypeVar("ResponseT", bound=Response)
 ResponseT_co = TypeVar("ResponseT_co", bound=Response, covariant=True)
+
+
+class CommonOptions(TypedDict):
+    """What the constructor of every model takes; see `BilevelModel`."""
+
+    low: ArrayLike
+    high: ArrayLike
+    initial_upper_params: ArrayLike
+    gamma: float
+    temperature: float
+    name: NotRequired[str | None]
 
 
 class BilevelModel(ABC):

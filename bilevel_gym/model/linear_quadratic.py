@@ -7,7 +7,7 @@ formulas, are in `bilevel_gym.core.lqr`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -30,7 +30,7 @@ from ..core.lqr import (
 )
 from ..core.mdp import FloatArray
 from ..core.threads import single_threaded
-from .base import BilevelModel
+from .base import BilevelModel, CommonOptions
 from .responses import ExactGaussianResponse, GaussianResponse
 
 __all__ = ["LinearQuadraticModel"]
@@ -68,7 +68,7 @@ class LinearQuadraticModel(BilevelModel):
         noise_std: float = 0.0,
         horizon: int | None = None,
         state_limit: float | None = None,
-        **common: Any,
+        **common: Unpack[CommonOptions],
     ) -> None:
         """Set up the model.
 

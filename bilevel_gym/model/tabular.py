@@ -9,7 +9,7 @@ through the solution (see `bilevel_gym.core.adjoint`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NotRequired, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,7 +21,7 @@ from ..core.mdp import FloatArray, Kernel, TabularMDP, checked_mask
 from ..core.soft import PolicyAnswer, SoftSolution, solve_soft_mdp
 from ..core.threads import single_threaded
 from ..episodes.sampler import Sampler
-from .base import BilevelModel, single_precision_bounds
+from .base import BilevelModel, CommonOptions, single_precision_bounds
 from .jacobians import RewardJacobian
 from .objectives import (
     DiscountedReturn,
@@ -38,6 +38,24 @@ __all__ = ["ArrayModel", "TabularModel"]
 
 # Probabilities of first states may miss one by this much.
 DISTRIBUTION_TOLERANCE = 1e-9
+
+
+class ArrayOptions(TypedDict):
+    """Options of a model of arrays; see `ArrayModel`."""
+
+    upper_reward: ArrayLike
+    initial_distribution: ArrayLike
+    gamma: NotRequired[float]
+    temperature: NotRequired[float]
+    features: NotRequired[Any]
+    upper_low: NotRequired[float]
+    upper_high: NotRequired[float]
+    initial_upper_params: NotRequired[ArrayLike | None]
+    upper_gamma: NotRequired[float | None]
+    upper_cost: NotRequired[float]
+    objective: NotRequired[Objective | None]
+    action_mask: NotRequired[ArrayLike | None]
+    name: NotRequired[str | None]
 
 
 class TabularModel(BilevelModel):
@@ -66,7 +84,7 @@ class TabularModel(BilevelModel):
         initial_distribution: ArrayLike,
         objective: Objective,
         action_mask: ArrayLike | None = None,
-        **common: Any,
+        **common: Unpack[CommonOptions],
     ) -> None:
         """Set up the problem.
 
@@ -95,7 +113,7 @@ class TabularModel(BilevelModel):
 
     @staticmethod
     def from_arrays(
-        transition: ArrayLike | Kernel, reward: ArrayLike, **options: Any
+        transition: ArrayLike | Kernel, reward: ArrayLike, **options: Unpack[ArrayOptions]
     ) -> ArrayModel:
         """Return a model of arrays; see `ArrayModel` for the arguments."""
         return ArrayModel(transition, reward, **options)
@@ -419,7 +437,8 @@ class ArrayModel(TabularModel):
         upper_gamma: float | None = None,
         upper_cost: float = 0.0,
         objective: Objective | None = None,
-        **common: Any,
+        action_mask: ArrayLike | None = None,
+        name: str | None = None,
     ) -> None:
         """Build the model.
 
@@ -439,7 +458,8 @@ class ArrayModel(TabularModel):
             upper_gamma: The leader's discount, in [0, 1); None takes `gamma`.
             upper_cost: Weight of ||x||^2 in the leader's objective, not negative.
             objective: Another objective, in which `upper_gamma` and `upper_cost` have no part.
-            **common: See `TabularModel`: action_mask, name.
+            action_mask: Which actions exist, `[S, A]`; None when all do.
+            name: What messages call the problem; None takes the name of the class.
         """
         kernel = transition if isinstance(transition, Kernel) else Kernel.from_dense(transition)
         shape = (kernel.num_states, kernel.num_actions)
@@ -466,7 +486,8 @@ class ArrayModel(TabularModel):
             initial_upper_params=initial_upper_params,
             gamma=gamma,
             temperature=temperature,
-            **common,
+            action_mask=action_mask,
+            name=name,
         )
 
     def reward(self, upper_params: FloatArray) -> FloatArray:
