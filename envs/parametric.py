@@ -203,12 +203,7 @@ class ParametricGame(BilevelEnv):
     def reward(
         self, upper_params: FloatArray, observations: NDArray[Any], actions: NDArray[Any]
     ) -> FloatArray:
-        """Return the follower's reward r_x for each entry of a batch, `[B]`.
-
-        Args:
-            upper_params: x.
-            observations: `[B, ...]`.
-            actions: `[B, ...]`, in the units of the follower's action space.
+        """Return the follower's reward r_x for each entry of a batch, `[B]`; see `LearntGame`.
 
         Raises:
             ValueError: If the reward model returns something else.
@@ -234,13 +229,7 @@ class ParametricGame(BilevelEnv):
     def upper_reward(
         self, observations: NDArray[Any], actions: NDArray[Any], rewards: FloatArray
     ) -> FloatArray:
-        """Return the leader's reward for each entry of a batch, `[B]`.
-
-        Args:
-            observations: `[B, ...]`.
-            actions: `[B, ...]`.
-            rewards: The environment's own, `[B]`.
-        """
+        """Return the leader's reward for each entry of a batch, `[B]`; see `LearntGame`."""
         if self._upper_function is None:
             return rewards
         upper = self._upper_function(observations, actions, rewards)
@@ -249,12 +238,7 @@ class ParametricGame(BilevelEnv):
     def direct_part(
         self, upper_params: FloatArray, played: LearntEpisodes
     ) -> tuple[float, FloatArray]:
-        """Return F less the leader's return, and dF/dx at a fixed policy: zero unless overridden.
-
-        Args:
-            upper_params: x.
-            played: Episodes of the follower's policy under x.
-        """
+        """Return F less the leader's return, and dF/dx at a fixed policy: zeros here."""
         return 0.0, np.zeros(upper_params.shape)
 
     # The follower's episode ----------------------------------------------------------------------
@@ -391,14 +375,7 @@ def torque_cost(observations: NDArray[Any], actions: NDArray[Any], *, weight: fl
 def with_bars(
     picture: pygame.Surface, view: View, names: Sequence[str], headline: str
 ) -> pygame.Surface:
-    """Return a picture with a chart of x below it.
-
-    Args:
-        picture: What is seen of the game.
-        view: What it shows.
-        names: Name of each entry of x.
-        headline: What x is.
-    """
+    """Return a picture with a chart of x below it, `names` being those of its entries."""
     from ..rendering.canvas import THEME, new_surface
     from ..rendering.picture_charts import Axis, draw_bars, nice_limit
     from ..rendering.vector_charts import params_chart

@@ -236,15 +236,7 @@ class BilevelPreferencePendulum(ParametricGame):
         return replace(view, status=status)
 
     def chart(self, upper_params: FloatArray, points: int) -> FloatArray:
-        """Return r_x by angle (-pi..pi, 0 is upright) and speed (-8..8), mean over torques.
-
-        Args:
-            upper_params: x.
-            points: P, of either axis.
-
-        Returns:
-            `[P, P]`.
-        """
+        """Return the mean r_x over torques, `[P, P]`, by angle (-pi..pi) and speed (-8..8)."""
         angle, speed = np.meshgrid(
             np.linspace(-np.pi, np.pi, points), np.linspace(-SPEED, SPEED, points), indexing="ij"
         )
@@ -265,12 +257,7 @@ def torque(action: Any) -> NDArray[np.float32]:
 def features(observations: NDArray[Any], actions: NDArray[Any]) -> FloatArray:
     """Return cos, sin and cos^2 of the angle, speed, its square, sin times speed, and torque^2.
 
-    Args:
-        observations: cos, sin and speed, `[B, 3]`.
-        actions: `[B]`.
-
-    Returns:
-        All of them within -1..1, `[B, 7]`.
+    All are within -1..1, `[B, 7]`; observations are cos, sin and speed, `[B, 3]`.
     """
     cosine, sine, speed = np.asarray(observations, dtype=np.float64).T
     speed = speed / SPEED

@@ -16,11 +16,6 @@ __all__ = ["Restorable", "goes_on", "require"]
 def require(task: str, extra: str, *modules: str) -> None:
     """Import what a task needs, or say which extra brings it.
 
-    Args:
-        task: Who needs it.
-        extra: Name of the extra of this package.
-        *modules: What is imported.
-
     Raises:
         ImportError: If one of them is not installed.
     """

@@ -25,20 +25,13 @@ def solve_batch(
     max_iterations: int = 200,
     guesses: Sequence[Guesses | None] | None = None,
 ) -> list[SoftSolution]:
-    """Solve the soft Bellman equations of many MDPs on one structure.
+    """Solve the soft Bellman equations of many MDPs on one structure; see `solve_soft_mdp`.
 
-    Each solution is as good as that of `bilevel_gym.core.soft.solve_soft_mdp`: the stopping rules
-    are the same.
-
-    Args:
-        mdps: The problems, B of them, with one `kernel.pattern`, discount, temperature and mask.
-        initial_values: Starts of the iterations, `[B, S]`, or `[S]` or None for each problem; zeros
-            when None.
-        solver: As in `solve_soft_mdp`, but "auto" takes "compiled" instead of "banded", and of
-            "dense" on few states, where the extra `fast` is installed.
-        tolerance: As in `solve_soft_mdp`.
-        max_iterations: Newton steps allowed for each problem.
-        guesses: For each problem, solutions of the linear systems of an earlier, nearby solution.
+    Each solution is as good as that of `bilevel_gym.core.soft.solve_soft_mdp`, whose options these
+    are: the stopping rules are the same. The problems have one `kernel.pattern`, discount,
+    temperature and mask. `initial_values` are `[B, S]`, or `[S]` or None for each problem, as
+    guesses are. "auto" takes "compiled" instead of "banded", and of "dense" on few states, where
+    the extra `fast` is installed.
 
     Raises:
         ImportError: If `solver` is "compiled", and compiled kernels are missing or switched off.

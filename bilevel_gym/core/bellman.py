@@ -39,17 +39,11 @@ def soft_q(mdp: TabularMDP, value: FloatArray) -> FloatArray:
 def soft_backup(
     soft_q: FloatArray, temperature: float, *, overwrite: bool = False
 ) -> tuple[FloatArray, FloatArray]:
-    """Return the soft maximum over actions and its policy.
+    """Return the soft maximum tau log sum_a exp(Q / tau) `[S]` and its policy `[S, A]`.
 
-    The maximum is subtracted before exponentiating, so temperatures of 1e-4 and below are safe.
-
-    Args:
-        soft_q: Q `[S, A]`, -inf for actions that do not exist.
-        temperature: Positive.
-        overwrite: Whether the policy may take the memory of Q.
-
-    Returns:
-        tau log sum_a exp(Q / tau) `[S]` and the policy exp((Q - V) / tau) `[S, A]`.
+    The maximum is subtracted before exponentiating, so temperatures of 1e-4 and below are safe. Q
+    is `[S, A]`, -inf for actions that do not exist; with `overwrite` the policy may take its
+    memory.
     """
     policy = np.ascontiguousarray(soft_q.T, dtype=np.float64)
     if not overwrite:
@@ -74,13 +68,8 @@ def centred_score(
 ) -> FloatArray:
     """Return u_c, the derivative of f(pi) with respect to Q `[S, A]`, pi being softmax(Q / tau).
 
-    Its rows sum to zero: adding a constant to the Q of a state changes nothing.
-
-    Args:
-        policy: pi `[S, A]`.
-        temperature: tau.
-        policy_gradient: f_pi `[S, A]`, None for zero.
-        log_policy_gradient: f_log, the derivative with respect to log pi, `[S, A]`, None for zero.
+    Its rows sum to zero: adding a constant to the Q of a state changes nothing. The derivatives of
+    f with respect to pi and to log pi are `[S, A]`, None for zero.
     """
     score = np.zeros_like(policy)
     if policy_gradient is not None:

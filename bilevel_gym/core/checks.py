@@ -103,11 +103,6 @@ def check_horizon(horizon: int | None) -> int | None:
 def check_choice(name: str, value: object, choices: Collection[str]) -> str:
     """Return `value`, one of some names; it is safe to look up in a table of them afterwards.
 
-    Args:
-        name: What the value is called in the message, e.g. "solver".
-        value: The value received, of any type.
-        choices: The names that are accepted, e.g. the table that they are the keys of.
-
     Raises:
         ValueError: If `value` is not one of them.
     """
@@ -121,11 +116,7 @@ def check_in_box(
 ) -> NDArray[np.float64]:
     """Return `values` as a read-only float64 copy, at the full precision they came with.
 
-    Args:
-        name: Name of the argument, for the message.
-        values: Numbers to check.
-        low: Lower bounds; their shape is the shape that is accepted.
-        high: Upper bounds, same shape.
+    They must have the shape of the bounds.
 
     Raises:
         ValueError: If `values` is not numeric, has another shape, or an entry is not finite or out
@@ -159,16 +150,7 @@ def check_in_box(
 
 
 def checked_sides(size: int | Sequence[int], least: int, most: int) -> tuple[int, int]:
-    """Return the rows and columns of a map.
-
-    Args:
-        size: Side of a square map, or (rows, columns).
-        least: Least side accepted.
-        most: Largest side accepted.
-
-    Raises:
-        ValueError: If `size` is something else, or a side is out of range.
-    """
+    """Return the rows and columns of a map; raise a `ValueError` unless both are in range."""
     sides = tuple(size) if isinstance(size, Sequence) else (size, size)
     if len(sides) != 2 or not all(
         isinstance(side, Integral) and not isinstance(side, bool) and least <= side <= most
@@ -183,9 +165,7 @@ def checked_sides(size: int | Sequence[int], least: int, most: int) -> tuple[int
 def accepted_options(factory: Any) -> list[str]:
     """Return the options of a class or function, those of base classes it passes others on to too.
 
-    Args:
-        factory: A class or function; its options are its parameters that are keyword-only or have
-            a default.
+    These are its parameters that are keyword-only or have a default.
     """
     accepted: list[str] = []
     functions = [factory]
@@ -204,14 +184,9 @@ def accepted_options(factory: Any) -> list[str]:
 def check_options(
     owner: str, factory: Any, options: Iterable[str], *, reserved: Iterable[str] = ()
 ) -> None:
-    """Raise a `TypeError` unless a class takes each of some options.
+    """Raise a `TypeError` unless `factory` takes each of some options; see `accepted_options`.
 
-    Args:
-        owner: What the class is called, e.g. "method 'trace'".
-        factory: A class or function; its options are its keyword-only parameters, and, where it
-            passes others on (`**options`), those of its base classes.
-        options: Names of the options.
-        reserved: Parameters that are no options.
+    `owner` is what the message calls it; `reserved` are parameters that are no options.
     """
     accepted = [name for name in accepted_options(factory) if name not in reserved]
     for option in options:
@@ -220,13 +195,7 @@ def check_options(
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
-    """Return the message for a name that does not exist, with the nearest that does.
-
-    Args:
-        kind: What the name names, e.g. "method".
-        name: The value received.
-        known: The names that exist.
-    """
+    """Return the message for a name of some kind that is not known, with the nearest that is."""
     names = sorted(known)
     close = get_close_matches(str(name), names, n=1)
     if not close and str(name):

@@ -55,11 +55,7 @@ def enabled() -> bool:
 
 
 def require(what: str) -> None:
-    """Raise an `ImportError` unless compiled kernels are used at this point of the program.
-
-    Args:
-        what: What demands them, for the message.
-    """
+    """Raise an `ImportError`, with `what` demands them, unless compiled kernels are used here."""
     if not enabled():
         _require(what)
         raise ImportError(
@@ -70,10 +66,7 @@ def require(what: str) -> None:
 
 @contextmanager
 def switched(on: bool | None) -> Iterator[None]:
-    """Turn the compiled kernels on or off for a block.
-
-    Args:
-        on: Whether to use them; None leaves it to the environment variable.
+    """Turn the compiled kernels on or off for a block; None leaves it to the environment variable.
 
     Raises:
         ImportError: If they are turned on and numba is missing.

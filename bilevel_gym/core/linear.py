@@ -109,12 +109,8 @@ def choose_solver(pattern: SystemPattern, solver: str = "auto", *, many: bool = 
 class Record:
     """Solutions of linear systems, by what they are: a name and a discount.
 
-    At a nearby x the systems are nearly the same, and the solution of last time is a good start for
-    the iterative solve of this time. A start changes the effort, never the answer.
-
-    Attributes:
-        guesses: Solutions of an earlier record.
-        solutions: What has been solved so far.
+    At a nearby x the systems are nearly the same, and the solution of last time (`guesses`) is a
+    good start for the iterative solve of this time. A start changes the effort, never the answer.
     """
 
     def __init__(self, guesses: Mapping[tuple[str, float], FloatArray] | None = None) -> None:
@@ -124,15 +120,7 @@ class Record:
 
 
 class DiscountedSystem:
-    """The matrix `I - discount * P_pi` of one policy, with solves on it and on its transpose.
-
-    Attributes:
-        kernel: Transition kernel.
-        policy: Action probabilities `[S, A]`.
-        discount: The discount of the matrix, in [0, 1).
-        solver: Name of the solver, a key of `SOLVERS`.
-        strategy: The solver, or what has taken over from it.
-    """
+    """The matrix `I - discount * P_pi` of one policy, with solves on it and on its transpose."""
 
     def __init__(
         self,

@@ -60,10 +60,7 @@ class Kernel:
 
     @classmethod
     def from_dense(cls, transition: ArrayLike) -> Kernel:
-        """Build a kernel from a dense array.
-
-        Args:
-            transition: Probabilities `[S, A, S]`, `transition[s, a, s']`.
+        """Build a kernel from dense probabilities `transition[s, a, s']`, `[S, A, S]`.
 
         Raises:
             ValueError: If the shape is not `[S, A, S]` or a row is not a (sub-)distribution.
@@ -93,15 +90,7 @@ class Kernel:
         num_states: int,
         num_actions: int,
     ) -> Kernel:
-        """Build a kernel from a list of transitions; duplicates are summed.
-
-        Args:
-            states: Departing states `[K]`.
-            actions: Actions `[K]`.
-            next_states: Successors `[K]`.
-            probabilities: Probabilities `[K]`.
-            num_states: S.
-            num_actions: A.
+        """Build a kernel from lists of transitions, `[K]` each; duplicates are summed.
 
         Raises:
             ValueError: If an index is out of range, or a row has a negative or non-finite entry
@@ -131,10 +120,7 @@ class Kernel:
         return kernel
 
     def with_probabilities(self, probabilities: ArrayLike) -> Kernel:
-        """Return a kernel with the same sparsity pattern and other probabilities.
-
-        Args:
-            probabilities: New values `[K]`, in the order of `matrix.data`.
+        """Return a kernel with the same pattern and other probabilities `[K]`, as in `matrix.data`.
 
         Raises:
             ValueError: If the length differs or a row is not a (sub-)distribution.
@@ -155,8 +141,7 @@ class Kernel:
     def with_moves(self, moves: ArrayLike) -> Kernel:
         """Return a kernel whose actions make the moves that are the actions of this one.
 
-        Args:
-            moves: Move that each action makes, `[A]`, in 0..M-1, M being the actions here.
+        `moves` has the move in 0..M-1 of each action, `[A]`, M being the actions here.
 
         Raises:
             ValueError: If they are not, or this kernel has moves already.

@@ -52,14 +52,7 @@ class SystemPattern:
     """
 
     def __init__(self, indptr: IntArray, successors: IntArray, rows: IntArray, size: int) -> None:
-        """Find the pattern of a kernel.
-
-        Args:
-            indptr: First transition of each row a * S + s, `[A*S + 1]`.
-            successors: Next state of each transition, `[K]`.
-            rows: Row a * S + s of each transition, `[K]`.
-            size: S.
-        """
+        """Find the pattern of a CSR kernel of `size` states; `rows` are of its transitions."""
         self.num_states = size
         num_rows, transitions = len(indptr) - 1, len(successors)
         # Transitions and diagonal, gathered by state, then sorted by successor: two linear passes.

@@ -16,10 +16,6 @@ def declared(group: str, taken: frozenset[str]) -> Mapping[str, str]:
 
     Those with a name that is taken, by this package or by another entry point, are left out with a
     warning.
-
-    Args:
-        group: The group.
-        taken: Names of this package.
     """
     found: dict[str, str] = {}
     for point in sorted(entry_points(group=group), key=lambda point: (point.name, point.value)):

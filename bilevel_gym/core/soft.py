@@ -220,15 +220,8 @@ def solve_all(
 ) -> list[SoftSolution]:
     """Solve the soft Bellman equations of MDPs on one structure; see `solve_soft_mdp`.
 
-    Args:
-        mdps: The problems, at least one.
-        problems: The same, those that have moves by move.
-        starts: For each problem, the start of its iteration `[S]`.
-        solver: See `bilevel_gym.core.linear.choose_solver`.
-        tolerance: As in `solve_soft_mdp`.
-        max_iterations: Newton steps allowed for each problem.
-        guesses: For each problem, as in `solve_soft_mdp`.
-        many: Whether "auto" chooses for a batch.
+    `problems` are the MDPs, those that have moves by move; `starts` are `[S]` each. With `many`,
+    "auto" chooses the solver of a batch.
     """
     if tolerance is not None:
         check_positive("tolerance", tolerance)

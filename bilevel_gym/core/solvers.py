@@ -198,16 +198,9 @@ class LinearSolver(ABC):
     ) -> tuple[FloatArray, float, bool]:
         """Solve a system, or the transposed one, with what is prepared for a nearby matrix.
 
-        Args:
-            system: The system.
-            factors: What `init` has returned.
-            rhs: Right-hand side `[S]`.
-            solution: Where to start `[S]`.
-            accuracy: Residual to reach, relative to the right-hand side.
-            transpose: Whether to use the transposed matrix.
-
-        Returns:
-            The solution `[S]`, the norm of its residual, and whether that is small enough.
+        Returns the solution `[S]`, the norm of its residual, and whether that is small enough:
+        `accuracy` is the residual to reach, relative to the right-hand side. `solution` is the
+        start.
         """
         matrix, norm = system.matrices[transpose], NORMS[transpose]
         target = accuracy * float(norm(np.abs(rhs)))
@@ -234,12 +227,7 @@ class LinearSolver(ABC):
     ) -> Adjoint:
         """Solve the adjoint system of a response; see `bilevel_gym.core.adjoint`.
 
-        Args:
-            system: The system of the follower's discount.
-            mdp: The follower's problem.
-            policy: Its policy `[S, A]`.
-            policy_gradient: f_pi `[S, A]`, None for zero.
-            log_policy_gradient: f_log `[S, A]`, None for zero.
+        f_pi and f_log are `[S, A]`, None for zero.
         """
         centred = centred_score(policy, mdp.temperature, policy_gradient, log_policy_gradient)
         rhs = mdp.gamma * mdp.kernel.flow(centred)

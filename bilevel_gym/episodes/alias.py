@@ -48,7 +48,7 @@ class AliasTable:
 
 
 def alias_table(weights: FloatArray, rows: NDArray[Any], num_rows: int) -> AliasTable:
-    """Build an alias table.
+    """Build an alias table of positive weights `[C]`, with any sum in each of the ascending rows.
 
     Every outcome owns a cell. A light one, of less weight than a cell holds, leaves room in its
     own, for heavy ones to fill. Laid end to end, the rooms and the surpluses of the heavy outcomes
@@ -56,11 +56,6 @@ def alias_table(weights: FloatArray, rows: NDArray[Any], num_rows: int) -> Alias
     all rows at once, and without rounding, within whose surplus each room begins. That outcome
     fills the room. Where its surplus ends before the room does, it falls short in its own cell,
     which the next heavy outcome fills in turn.
-
-    Args:
-        weights: Positive weights `[C]`, with any sum in each row.
-        rows: Row of each weight, ascending, `[C]`.
-        num_rows: R; each has a weight.
     """
     counts = np.bincount(rows, minlength=num_rows)
     first = np.cumsum(counts) - counts

@@ -63,12 +63,7 @@ class Windows:
     ) -> Windows:
         """Draw fragments that do not overlap; the two of a pair are of different episodes.
 
-        Args:
-            count: M, at most half of all the fragments there are.
-            num_episodes: N, even.
-            num_steps: T of each.
-            length: H.
-            rng: What is drawn from.
+        `count` is at most half of all the fragments there are, `num_episodes` even.
         """
         each = num_steps // length
         # Each episode's fragments in an order of their own; neighbours are compared one by one.

@@ -61,12 +61,7 @@ class Episodes:
 
 
 class Sampler:
-    """Plays episodes of one policy under one x.
-
-    Attributes:
-        num_states: S.
-        num_actions: A.
-    """
+    """Plays episodes of one policy under one x."""
 
     def __init__(
         self,
@@ -75,13 +70,7 @@ class Sampler:
         start_distribution: FloatArray,
         upper_reward: FloatArray,
     ) -> None:
-        """Build the simulator.
-
-        Args:
-            kernel: Transition kernel.
-            policy: Action probabilities `[S, A]`.
-            start_distribution: Distribution of the first state `[S]`.
-            upper_reward: The leader's reward `[S, A]`.
+        """Build the simulator; the policy and the leader's reward are `[S, A]`, the start `[S]`.
 
         Raises:
             ValueError: If the policy has another shape, or a row is not a distribution.
@@ -118,12 +107,7 @@ class Sampler:
 
 
 class TransitionCounts:
-    """How often each transition was seen: a model of the game made of samples.
-
-    Attributes:
-        num_states: S.
-        num_actions: A.
-    """
+    """How often each transition was seen: a model of the game made of samples."""
 
     def __init__(self, num_states: int, num_actions: int) -> None:
         """Start with nothing seen."""

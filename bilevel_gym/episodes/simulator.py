@@ -168,11 +168,7 @@ class Simulator:
     """
 
     def __init__(self, kernel: Kernel, policy: ArrayLike) -> None:
-        """Build the alias tables.
-
-        Args:
-            kernel: Transition kernel.
-            policy: Action probabilities `[S, A]`, zero for actions that do not exist.
+        """Build the alias tables for a policy `[S, A]`, zero for actions that do not exist.
 
         Raises:
             ValueError: If the policy has another shape, or a row is not a distribution.
@@ -313,16 +309,9 @@ class Simulator:
     ) -> Iterator[tuple[int, NDArray[np.uint32], NDArray[np.uint64], NDArray[np.uint64]]]:
         """Yield what is needed to play a block of episodes, piece by piece.
 
-        Args:
-            rows: Row of the table where each episode is, `[n]`; holds the last one in the end.
-            t: First step.
-            horizon: Step to stop at.
-            can_end: Whether an episode may end before it.
-            rng: Where random numbers come from.
-
-        Yields:
-            First step of the piece, random numbers `[L, >= m]` for its L steps and m episodes,
-            which episodes `[m]`, and the row where each is `[m]`, which the caller advances.
+        Each piece has its first step, random numbers `[L, >= m]` for its L steps and m episodes,
+        which episodes `[m]`, and the row where each is `[m]`, which the caller advances. `rows`
+        `[n]`, where each episode is, holds the last ones in the end.
         """
         episodes = np.flatnonzero(rows != self._rows[-1]).astype(np.uint64)
         while t < horizon and episodes.size:

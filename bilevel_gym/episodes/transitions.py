@@ -122,17 +122,7 @@ class TransitionArrays:
     def sample(
         self, states: NDArray[np.int64], actions: NDArray[np.int64], uniforms: FloatArray
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_], FloatArray, FloatArray]:
-        """Return the transitions that uniform numbers select.
-
-        Args:
-            states: In 0..S-1, `[N]`.
-            actions: In 0..A-1, `[N]`.
-            uniforms: In [0, 1), `[N]`.
-
-        Returns:
-            Next states (the same state where an episode ends), whether episodes ended, the
-            follower's rewards and the leader's, `[N]` each.
-        """
+        """Return the transitions that uniform numbers select, as `TransitionTables`, `[N]` each."""
         pairs = actions * self._num_states + states
         rows = pairs
         if self._moves is not None:

@@ -23,14 +23,7 @@ class PreferenceQueue:
     """Pairs of fragments and what was answered, the oldest forgotten first."""
 
     def __init__(self, capacity: int = 1000) -> None:
-        """Begin empty.
-
-        Args:
-            capacity: Most pairs that are remembered, at least 1.
-
-        Raises:
-            ValueError: If it is out of range.
-        """
+        """Begin empty; `capacity` is the most pairs that are remembered, at least 1."""
         check_at_least("capacity", capacity, 1)
         self.capacity = int(capacity)
         self.pairs: Pairs | None = None
@@ -41,11 +34,9 @@ class PreferenceQueue:
         return len(self.answers)
 
     def add(self, pairs: Pairs, answers: ArrayLike) -> None:
-        """Remember pairs; those without an answer (NaN) are left out.
+        """Remember pairs `[M]` and answers `[M]`, the shares of preferences for first fragments.
 
-        Args:
-            pairs: `[M]`.
-            answers: Share of preferences for the first fragment of each, `[M]`.
+        Pairs without an answer (NaN) are left out.
 
         Raises:
             ValueError: If an answer is neither in [0, 1] nor NaN, or fragments have another shape
@@ -70,14 +61,9 @@ class PreferenceQueue:
     def likelihood(
         self, game: LearntGame, upper_params: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
-        """Return the log-likelihood of each answer under r_x, and the gradient of their mean.
+        """Return the log-likelihood of each answer under r_x `[M]`, and the gradient of their mean.
 
-        Args:
-            game: Whose reward r_x it is.
-            upper_params: x.
-
-        Returns:
-            Likelihoods `[M]`, and the gradient, shape of x: zero as long as nothing was answered.
+        The gradient has the shape of x; it is zero as long as nothing was answered.
         """
         if self.pairs is None or len(self) == 0:
             return np.zeros(0), np.zeros(upper_params.shape)
@@ -115,14 +101,7 @@ def compared(
     pairs: Pairs,
     answers: FloatArray,
 ) -> tuple[FloatArray, FloatArray]:
-    """Return log-likelihoods of answers, and their derivatives by R_x(first) - R_x(second), `[M]`.
-
-    Args:
-        game: Whose reward r_x it is.
-        upper_params: x.
-        pairs: `[M]`.
-        answers: Share of preferences for the first, `[M]`.
-    """
+    """Return log-likelihoods of answers `[M]` and their derivatives by R_x(first) - R_x(second)."""
     rewards = game.reward(upper_params, *pairs.as_batch).reshape(pairs.rewards.shape)
     first, second = rewards.sum(axis=2).T
     ahead = first - second

@@ -53,10 +53,7 @@ class Checkpointed:
         follower learns is part of it where the environment can be copied, as those of the
         registered tasks can. Other environments of MuJoCo and Atari, and those of Box2D, cannot,
         unless `make_environment` puts them in a `bilevel_gym.envs.simulators.Restorable`; there the
-        follower goes on in a new episode.
-
-        Args:
-            path: Where to, ".zip" being added to a path without an extension.
+        follower goes on in a new episode. ".zip" is added to a path without an extension.
         """
         path = _zipped(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,9 +72,6 @@ class Checkpointed:
         """Go on where the method that was saved is; this one must be made as that one was.
 
         Load only files that you trust: those of Stable-Baselines3 contain code.
-
-        Args:
-            path: The file.
 
         Raises:
             FileNotFoundError: If there is none.

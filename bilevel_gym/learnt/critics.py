@@ -40,11 +40,7 @@ MEASURED = 4
 
 
 class Trained:
-    """A network with its optimiser, which are saved together.
-
-    Attributes:
-        network: The network.
-    """
+    """A network with its optimiser, which are saved together."""
 
     def __init__(self, network: th.nn.Module, *, fused: bool | None = None) -> None:
         """Set up the optimiser of a network; `fused` is an option of `torch.optim.Adam`."""
@@ -85,13 +81,7 @@ class LeaderCritic(Trained):
     """
 
     def __init__(self, game: LearntGame, seed: int, device: th.device | str = "cpu") -> None:
-        """Begin with an untrained network.
-
-        Args:
-            game: The game.
-            seed: Seed of the weights, which are the same on every device.
-            device: Where it computes, usually where the follower's model does.
-        """
+        """Begin with an untrained network; its weights, by `seed`, are the same on every device."""
         self._game, self._device = game, get_device(device)
         self._discrete = isinstance(game.lower_space, spaces.Discrete)
         seen = game.observation_space
@@ -122,13 +112,7 @@ class LeaderCritic(Trained):
         return {**super()._parts(), "target": self._target}
 
     def fit(self, follower: Follower, updates: int, rng: np.random.Generator) -> float:
-        """Take gradient steps on transitions of the replay; return the mean loss of the last tenth.
-
-        Args:
-            follower: Whose replay buffer and policy it is.
-            updates: Gradient steps, at least 1.
-            rng: Source of the batches.
-        """
+        """Take gradient steps on the replay buffer; return the mean loss of the last tenth."""
         buffer, losses = follower.model.replay_buffer, []
         assert buffer is not None
         size = IMAGE_BATCH if self._images else BATCH
@@ -170,14 +154,7 @@ class LeaderCritic(Trained):
         follower: Follower,
         rng: np.random.Generator,
     ) -> tuple[FloatArray, FloatArray | None]:
-        """Return the leader's advantages of actions taken `[B]`, and of all `[B, A]` if discrete.
-
-        Args:
-            observations: `[B, ...]`.
-            actions: `[B, ...]`.
-            follower: Whose policy it is.
-            rng: Source of the draws, where the mean over the policy is no sum.
-        """
+        """Return the leader's advantages of actions taken `[B]`, of all `[B, A]` if discrete."""
         _, scale = self._units or (0.0, 1.0)
         if not self._discrete:
             taken = self._evaluated(self.network, observations, actions)[:, 0]
@@ -259,15 +236,7 @@ class ReturnCritic(LeaderCritic):
         updates: int,
         rng: np.random.Generator,
     ) -> float:
-        """Take gradient steps on returns; return the mean squared error of the last tenth.
-
-        Args:
-            observations: `[B, ...]`.
-            actions: `[B, ...]`.
-            returns: The leader's return from there on, `[B]`.
-            updates: Gradient steps, at least 1.
-            rng: Source of the batches.
-        """
+        """Take gradient steps on returns `[B]`; return the mean squared error of the last tenth."""
         # A new network finds small numbers faster; their mean is no part of an advantage.
         offset, scale = self._units = float(returns.mean()), max(float(returns.std()), 1e-8)
         targets = th.as_tensor((returns - offset) / scale, dtype=th.float32, device=self._device)
@@ -283,12 +252,7 @@ class FragmentCritic(Trained):
     """The part of an answer's log-likelihood l that a step of a fragment explains, by action."""
 
     def __init__(self, game: LearntGame, seed: int) -> None:
-        """Begin with an untrained network.
-
-        Args:
-            game: A game with discrete actions.
-            seed: Seed of the weights.
-        """
+        """Begin with an untrained network for the discrete actions of a game."""
         self._space = game.observation_space
         with th.random.fork_rng(devices=[]):
             th.manual_seed(seed)
@@ -296,12 +260,7 @@ class FragmentCritic(Trained):
             super().__init__(perceptron(sizes))
 
     def values(self, place: FloatArray, observations: NDArray[Any]) -> FloatArray:
-        """Return the predictions, `[B, A]`.
-
-        Args:
-            place: Where in the fragment a step is, `[B]` in [0, 1).
-            observations: `[B, ...]`.
-        """
+        """Return the predictions `[B, A]`; `place` is that of steps in the fragment, in [0, 1)."""
         with th.no_grad():
             return self._outputs(place, observations).double().numpy()
 
@@ -310,11 +269,7 @@ class FragmentCritic(Trained):
     ) -> float:
         """Take gradient steps on steps of fragments; return the mean loss of the last tenth.
 
-        Args:
-            pairs: `[M]`.
-            excess: l of each, centred, `[M]`.
-            updates: Gradient steps, at least 1.
-            rng: Source of the batches.
+        `excess` is l of each pair, centred, `[M]`.
         """
         seen, taken = pairs.as_batch
         count, length = len(seen), pairs.rewards.shape[2]

@@ -68,16 +68,7 @@ class Estimator(Checkpointed, ABC):
         first_inner_steps: int | None = None,
         inner_options: dict[str, Any] | None = None,
     ) -> None:
-        """Bind the method to a game.
-
-        Args:
-            game: A game whose follower learns.
-            episodes: Episodes played for each x, at least 1.
-            inner: The learner, a key of `bilevel_gym.learnt.followers.ALGORITHMS`; None for the one
-                that fits the actions.
-            inner_steps: Environment steps that it learns for each x, at least 1.
-            first_inner_steps: Those for the first x; None for as many.
-            inner_options: Its arguments; see `bilevel_gym.learnt.followers.Follower`.
+        """Bind the method to a game; the options are in the table of this module.
 
         Raises:
             TypeError: If the learner does not take an argument.
@@ -104,15 +95,7 @@ class Estimator(Checkpointed, ABC):
     def response_term(
         self, upper_params: FloatArray, played: LearntEpisodes
     ) -> tuple[FloatArray, float | None]:
-        """Estimate the response term.
-
-        Args:
-            upper_params: x.
-            played: Episodes of the follower's policy under x.
-
-        Returns:
-            The estimate, shape of x, and the loss of a critic if there is one.
-        """
+        """Return an estimate of the response term, shape of x, and the loss of a critic if any."""
 
     def step(self, upper_params: FloatArray) -> Response:
         """Let the follower learn under x, and estimate objective and hyper-gradient."""
@@ -138,25 +121,14 @@ class Estimator(Checkpointed, ABC):
     ) -> tuple[float, FloatArray, FloatArray, int]:
         """Return what the objective has beside the leader's return, and the direct part.
 
-        Args:
-            upper_params: x.
-            played: Episodes of the follower's policy under x.
-
-        Returns:
-            F less the leader's return, dF/dx at a fixed policy, its derivative through the policy
-            (both shape of x), and the environment steps played for it.
+        These are F less the leader's return, dF/dx at a fixed policy, its derivative through the
+        policy (both shape of x), and the environment steps played for it.
         """
         value, direct = self._game.direct_part(upper_params, played)
         return value, direct, np.zeros(upper_params.shape), 0
 
     def answer(self, played: LearntEpisodes, upper: float, **common: Any) -> Response:
-        """Return the response to x.
-
-        Args:
-            played: Episodes of the follower's policy under x.
-            upper: The leader's mean return in them.
-            **common: What every response has, and the loss of a critic.
-        """
+        """Return the response to x; `upper` is the leader's mean return, `common` other fields."""
         discounts = np.power(self._game.gamma, np.arange(len(played.alive)))
         lower = float((discounts @ played.lower_rewards).mean())
         length = played.num_steps / played.num_episodes
@@ -174,14 +146,7 @@ class LearntSoBiRL(Estimator):
         baseline: bool = True,
         **options: Any,
     ) -> None:
-        """Bind the method to a game.
-
-        Args:
-            game: A game whose follower learns.
-            truncation: Terms of the advantage that are kept; 1 is all there is without a table.
-            baseline: Whether to subtract the mean return of the other episodes.
-            **options: See `Estimator`.
-        """
+        """Bind the method to a game; the options are in the table of this module."""
         if truncation != 1:
             raise ValueError(
                 "`truncation` must be 1 where the follower learns, as further terms of the same "
@@ -226,15 +191,7 @@ def reward_gradient(
     actions: NDArray[Any],
     weights: FloatArray,
 ) -> FloatArray:
-    """Return sum_b weights(b) dr_x(s_b, a_b)/dx, shape of x, some steps at a time.
-
-    Args:
-        game: Whose reward it is.
-        upper_params: x.
-        observations: `[B, ...]`.
-        actions: `[B, ...]`.
-        weights: `[B]`.
-    """
+    """Return sum_b weights(b) dr_x(s_b, a_b)/dx, shape of x, some steps at a time."""
     total = np.zeros(upper_params.shape)
     for at in blocks(len(weights), BLOCK):
         total += game.reward_vjp(upper_params, observations[at], actions[at], weights[at])
@@ -244,14 +201,7 @@ def reward_gradient(
 def over_actions(
     game: LearntGame, upper_params: FloatArray, observations: NDArray[Any], weights: FloatArray
 ) -> FloatArray:
-    """Return sum_ba weights(b, a) dr_x(s_b, a)/dx over all discrete actions, shape of x.
-
-    Args:
-        game: Whose reward it is.
-        upper_params: x.
-        observations: `[B, ...]`.
-        weights: `[B, A]`.
-    """
+    """Return sum_ba weights(b, a) dr_x(s_b, a)/dx over all discrete actions, shape of x."""
     total, count = np.zeros(upper_params.shape), weights.shape[1]
     for at in blocks(len(weights), max(1, BLOCK // count)):
         each = np.repeat(observations[at], count, axis=0)

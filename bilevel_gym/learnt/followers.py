@@ -155,13 +155,7 @@ class Follower:
     def play(
         self, upper_params: FloatArray, episodes: int, rng: np.random.Generator
     ) -> LearntEpisodes:
-        """Play whole episodes of the follower's policy, in copies of the environment of their own.
-
-        Args:
-            upper_params: x, for the follower's rewards.
-            episodes: N, at least 1.
-            rng: Source of the actions and of the environments' seeds.
-        """
+        """Play whole episodes of the follower's policy, in environments of their own."""
         copies = min(COPIES, episodes)
         if self._watched is None or self._watched.num_envs != copies:
             self._watched = self._environments(copies)

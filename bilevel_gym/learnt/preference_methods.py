@@ -228,14 +228,7 @@ class PreferenceMethod(Checkpointed):
     ) -> tuple[FloatArray | None, float | None]:
         """Estimate the response term from fragments that were just played; there is none here.
 
-        Args:
-            x: The leader's parameters.
-            played: Episodes of the follower's present policy.
-            windows: Where in them the fragments are that were compared, `[M]`.
-            answers: `[M]`.
-
-        Returns:
-            The estimate, shape of x, and the loss of a regression; None for what there is not.
+        Returns the estimate, shape of x, and the loss of a regression; None for what there is not.
         """
         return None, None
 
@@ -259,14 +252,11 @@ class WithResponse(PreferenceMethod):
     """
 
     def __init__(self, game: PreferenceGame, *, kappa: float | None = 0.3, **options: Any) -> None:
-        """Bind the method to a game.
+        """Bind the method to a game with discrete actions.
 
-        Args:
-            game: A game whose leader learns from preferences, with discrete actions.
-            kappa: Most that the response term may be long, relative to the direct one, positive; a
-                longer one is shortened, as it is noise of a few pairs divided by the temperature.
-                None to leave it as it is.
-            **options: See `PreferenceMethod`.
+        `kappa` is the most that the response term may be long, relative to the direct one,
+        positive; a longer one is shortened, as it is noise of a few pairs divided by the
+        temperature. None leaves it as it is. For other options see `PreferenceMethod`.
         """
         self._kappa = None if kappa is None else check_positive("kappa", kappa)
         super().__init__(game, **options)
@@ -321,13 +311,7 @@ class PreferenceTrace(WithResponse):
     critic: FragmentCritic
 
     def __init__(self, game: PreferenceGame, *, critic_updates: int = 200, **options: Any) -> None:
-        """Bind the method to a game.
-
-        Args:
-            game: A game whose leader learns from preferences, with discrete actions.
-            critic_updates: Gradient steps of the regression each time, at least 1.
-            **options: See `WithResponse`.
-        """
+        """Bind the method to a game; `critic_updates` are gradient steps of each regression."""
         check_at_least("critic_updates", critic_updates, 1)
         self._updates = int(critic_updates)
         super().__init__(game, **options)

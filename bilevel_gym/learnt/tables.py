@@ -63,12 +63,10 @@ class TableGame:
     """
 
     def __init__(self, model: TabularModel) -> None:
-        """Set up the game.
+        """Set up the game of a model.
 
-        Args:
-            model: A tabular model whose x enters the rewards alone, whose actions exist everywhere,
-                and whose leader has at most one discounted return, and other terms that evaluate
-                the policy or x.
+        x must enter the rewards alone, actions exist everywhere, and the leader have at most one
+        discounted return, and other terms that evaluate the policy or x.
 
         Raises:
             TypeError: If it is another one.
@@ -175,12 +173,7 @@ class DeepMethod(Estimator):
     _game: TableGame
 
     def __init__(self, model: TabularModel, **options: Any) -> None:
-        """Bind the method to a model.
-
-        Args:
-            model: See `TableGame`.
-            **options: See the estimator; those of `defaults` where they are not given.
-        """
+        """Bind the method to a model, see `TableGame`; options replace those of `defaults`."""
         super().__init__(TableGame(model), **{**self.defaults, **options})
 
     def step(self, upper_params: FloatArray) -> DeepResponse:

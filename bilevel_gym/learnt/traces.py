@@ -44,21 +44,13 @@ class TraceEstimator(Estimator):
         state_features: int | None = None,
         **options: Any,
     ) -> None:
-        """Bind the method to a game.
+        """Bind the method to a game; the options are in the table of `estimators`.
 
-        Args:
-            game: A game whose follower learns.
-            critic_updates: Gradient steps of the leader's critic for each x, at least 1; None for
-                200, or 1000 where it is a new one each time (`LearntHPGD`).
-            truncation: Steps that an injection counts, its own included; None for all.
-            discount_steps: Whether late steps count for less, as in the objective; False is biased
-                and uses long episodes to their end.
-            state_features: Number of random features of the state on which advantages are
-                regressed; what they explain is noise, as the mean of an advantage in a state is
-                zero, and is subtracted. That helps the more, the less random an episode is, and
-                shortens estimates where there are few steps for each feature. 0 for none, None for
-                one for 20 steps, but 60 at most, and none of images.
-            **options: See `Estimator`.
+        With `discount_steps=False` long episodes are used to their end, which is biased. What the
+        `state_features` explain of advantages is noise, as the mean of an advantage in a state is
+        zero, and is subtracted. That helps the more, the less random an episode is, and shortens
+        estimates where there are few steps for each feature. 0 is for none, None for one for 20
+        steps, but 60 at most, and none of images.
         """
         updates = self.default_updates if critic_updates is None else critic_updates
         check_at_least("critic_updates", updates, 1)
@@ -76,14 +68,10 @@ class TraceEstimator(Estimator):
     def leader_advantages(
         self, played: LearntEpisodes
     ) -> tuple[FloatArray, FloatArray | None, float]:
-        """Estimate the leader's advantage of the follower's actions.
+        """Estimate the leader's advantage of the follower's actions in B steps.
 
-        Args:
-            played: Episodes of the follower's policy, B steps in all.
-
-        Returns:
-            Advantages of the actions taken `[B]`, those of all actions `[B, A]` if they are
-            discrete, and the loss of what was fitted.
+        Returns advantages of the actions taken `[B]`, those of all actions `[B, A]` if they are
+        discrete, and the loss of what was fitted.
         """
 
     def response_term(
@@ -157,14 +145,7 @@ class LearntTrace(TraceEstimator):
     def __init__(
         self, game: LearntGame, *, first_critic_updates: int | None = None, **options: Any
     ) -> None:
-        """Bind the method to a game.
-
-        Args:
-            game: A game whose follower learns.
-            first_critic_updates: Gradient steps of the critic for the first x, at least 1; None for
-                as many as for others.
-            **options: See `TraceEstimator`.
-        """
+        """Bind the method to a game; the options are in the table of `estimators`."""
         if first_critic_updates is not None:
             check_at_least("first_critic_updates", first_critic_updates, 1)
         self._first_updates = first_critic_updates
@@ -220,13 +201,7 @@ class LearntHPGD(TraceEstimator):
     default_updates: ClassVar[int] = 1000
 
     def __init__(self, game: LearntGame, **options: Any) -> None:
-        """Bind the method to a game.
-
-        Args:
-            game: A game whose follower learns.
-            **options: See `TraceEstimator`; `critic_updates` is of each of the two networks, and
-                `episodes` at least 2.
-        """
+        """Bind the method to a game; `critic_updates` is of each of the two networks."""
         super().__init__(game, **options)
         check_at_least("episodes", self._num_episodes, 2)
 

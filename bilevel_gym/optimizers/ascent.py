@@ -63,15 +63,7 @@ class Climb(Recorder):
         callback: Callback | None = None,
         name: str = "start",
     ) -> None:
-        """Begin at the start.
-
-        Args:
-            start: First x, in the box.
-            low: Lower bounds, shape of x.
-            high: Upper bounds, shape of x.
-            rule: What moves x; no other climb may use it.
-            callback: Called with every iterate.
-            name: What errors call the start.
+        """Begin at a start in the box, which errors call `name`; the rule is for one climb.
 
         Raises:
             ValueError: If the start is not in the box.
@@ -81,12 +73,7 @@ class Climb(Recorder):
         self.rule = rule
 
     def move(self, value: float, gradient: FloatArray, rate: float) -> None:
-        """Record the evaluation of `x`, and step from there.
-
-        Args:
-            value: F(x).
-            gradient: dF/dx, shape of x; it must not change afterwards.
-            rate: Learning rate of the step.
+        """Record F(x) and its gradient, which must not change afterwards, and step from there.
 
         Raises:
             ValueError: If the gradient has another shape or is not finite.

@@ -101,12 +101,6 @@ def projected_gradient_norm(
     """Return the Euclidean norm of P(x + gradient) - x, P the projection on the box.
 
     It vanishes exactly at the first-order stationary points of the constrained problem.
-
-    Args:
-        x: A point of the box.
-        gradient: Ascent direction, shape of x.
-        low: Lower bounds, shape of x.
-        high: Upper bounds, shape of x.
     """
     return float(np.linalg.norm(np.clip(x + gradient, low, high) - x))
 

@@ -74,11 +74,7 @@ def options_for(
 ) -> dict[str, Any]:
     """Return the options of an optimizer for `steps` steps, or `steps` + 1 evaluations.
 
-    Args:
-        optimizer: A key of `OPTIMIZERS`.
-        given: Options that are set already; they come first.
-        steps: Steps to take, positive.
-        **others: Options for the optimizers that take them, such as `seed`.
+    Those given come first; the others, such as `seed`, are for the optimizers that take them.
     """
     if optimizer not in OPTIMIZERS:
         return dict(given)  # `make_optimizer` explains the error

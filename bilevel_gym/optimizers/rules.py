@@ -42,10 +42,7 @@ SCHEDULES: dict[str, Schedule] = {
 
 
 def make_schedule(schedule: str | Schedule) -> Schedule:
-    """Return a schedule by name, or the callable given.
-
-    Args:
-        schedule: A key of `SCHEDULES`, or a callable (step, steps) -> factor of the learning rate.
+    """Return a schedule by name, or the callable (step, steps) -> factor that is given.
 
     Raises:
         ValueError: If there is no schedule of that name.
@@ -88,23 +85,12 @@ class UpdateRule(ABC):
     learning_rate: ClassVar[float] = 0.05
 
     def __init__(self, low: ArrayLike, high: ArrayLike) -> None:
-        """Initialise the state.
-
-        Args:
-            low: Lower bounds, shape of x.
-            high: Upper bounds, shape of x.
-        """
+        """Initialise the state for a box."""
         self.low = np.asarray(low, dtype=np.float64)
         self.high = np.asarray(high, dtype=np.float64)
 
     def step(self, x: FloatArray, value: float, gradient: FloatArray, rate: float) -> FloatArray:
-        """Return the next x, in the box.
-
-        Args:
-            x: Where the gradient was taken, in the box.
-            value: F(x).
-            gradient: dF/dx, shape of x.
-            rate: Learning rate of this step.
+        """Return the next x, in the box; the gradient was taken at x.
 
         Raises:
             ValueError: If the gradient has another shape or is not finite; the state is unchanged.
@@ -153,13 +139,7 @@ class ProjectedRule(UpdateRule):
     def __init__(
         self, low: ArrayLike, high: ArrayLike, *, max_gradient_norm: float | None = 1.0
     ) -> None:
-        """Initialise the state.
-
-        Args:
-            low: As in `UpdateRule`.
-            high: As in `UpdateRule`.
-            max_gradient_norm: Euclidean norm to which longer gradients are shortened, positive;
-                None leaves them as they are.
+        """Initialise the state; None for `max_gradient_norm` leaves long gradients as they are.
 
         Raises:
             ValueError: If `max_gradient_norm` is out of range.
@@ -246,13 +226,7 @@ RULES: dict[str, type[UpdateRule]] = {
 
 
 def make_rule(name: str, low: ArrayLike, high: ArrayLike, **options: Any) -> UpdateRule:
-    """Build an update rule.
-
-    Args:
-        name: A key of `RULES`.
-        low: Lower bounds, shape of x.
-        high: Upper bounds, shape of x.
-        **options: Options of the rule, of JSON types.
+    """Build an update rule, a key of `RULES`, with its options, for a box.
 
     Raises:
         ValueError: If the name is unknown or an option is out of range.

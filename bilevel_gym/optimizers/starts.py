@@ -20,19 +20,10 @@ def starts_around(
     spread: float = 0.02,
     seed: int | np.random.Generator = 0,
 ) -> FloatArray:
-    """Return starts, the first of which is the one given, the others Gaussian around it.
+    """Return starts, stacked: first the one given, the others Gaussian around it.
 
-    Args:
-        start: An x, in the box.
-        low: Lower bounds, shape of x, finite.
-        high: Upper bounds, shape of x, finite.
-        count: Number of starts, positive.
-        spread: Standard deviation as a share of the width of the box, not negative; what falls
-            outside is projected on the box.
-        seed: Seed of the random ones, or a generator to draw from.
-
-    Returns:
-        The starts, stacked along the first axis.
+    `spread` is the standard deviation as a share of the width of the box, which must be finite;
+    what falls outside is projected on the box.
 
     Raises:
         ValueError: If an argument is out of range.

@@ -192,11 +192,9 @@ def make_reward_model(
 
 
 def imported_function(name: str, function: Any) -> Any:
-    """Return a function, imported if it is only named.
+    """Return a function, imported if it is only named; `name` is that of the argument.
 
-    Args:
-        name: Name of the argument, for the message.
-        function: A function, or where to import it from, "module:function".
+    A string must be "module:function".
 
     Raises:
         ValueError: If a string has no such form.

@@ -30,13 +30,7 @@ class ModuleReward:
     def __init__(
         self, module: th.nn.Module, observation_space: Space[Any], action_space: Space[Any]
     ) -> None:
-        """Take a module; it is used for its shape, and its parameters are written over.
-
-        Args:
-            module: (observations, actions) -> rewards `[B]`.
-            observation_space: What is observed.
-            action_space: What the follower does.
-        """
+        """Take a module, (observations, actions) -> `[B]`; its parameters are written over."""
         self.module = module
         self._observed, self._acted = observation_space, action_space
         self._images = is_image_space(observation_space)

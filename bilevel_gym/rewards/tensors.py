@@ -32,13 +32,10 @@ def blocks(count: int, size: int) -> Iterator[slice]:
 
 
 def as_inputs(values: NDArray[Any], space: Space[Any], like: th.Tensor) -> th.Tensor:
-    """Return a batch of a space's elements as a network reads them.
+    """Return a batch of a space's elements `[B, ...]` as a network reads them.
 
-    Args:
-        values: `[B, ...]`.
-        space: Their space: discrete ones become one-hot vectors `[B, n]`, images `[B, C, H, W]` in
-            0..1, other boxes `[B, n]`.
-        like: A tensor of the dtype and on the device wanted.
+    Discrete ones become one-hot vectors `[B, n]`, images `[B, C, H, W]` in 0..1, other boxes
+    `[B, n]`, of the dtype and on the device of `like`.
     """
     tensor = th.as_tensor(np.ascontiguousarray(values), device=like.device)
     if isinstance(space, spaces.Discrete):

@@ -318,11 +318,7 @@ class HyperGradientAscent(BaseAlgorithm):
         return self
 
     def dump_logs(self, iteration: int = 0) -> None:
-        """Write an entry of the log.
-
-        Args:
-            iteration: Steps taken in this `learn`.
-        """
+        """Write an entry of the log, after so many steps of this `learn`."""
         record = self.logger.record
         episodes = self.ep_info_buffer
         if episodes:

@@ -138,11 +138,9 @@ class RelabellingReplayBuffer(ReplayBuffer):
         return rng.integers(self.size(), size=count)
 
     def transitions(self, indices: NDArray[Any], rng: np.random.Generator) -> Transitions:
-        """Return stored transitions in the shapes and units of the environment.
+        """Return the stored transitions of some slots `[B]`.
 
-        Args:
-            indices: Slots, of `size()`, `[B]`.
-            rng: Which environment's transition is taken of each.
+        The environment of each is drawn. They are in the shapes and units of the environment.
         """
         at = indices, rng.integers(self.n_envs, size=len(indices))
         following = self.observations if self.optimize_memory_usage else self.next_observations

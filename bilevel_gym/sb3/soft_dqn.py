@@ -73,13 +73,7 @@ class SoftQPolicy(DQNPolicy):
     """The Boltzmann policy exp(Q / temperature) of critics, with its target network."""
 
     def __init__(self, *args: Any, temperature: float, n_critics: int = 2, **kwargs: Any) -> None:
-        """Build the networks.
-
-        Args:
-            *args: Arguments of `DQNPolicy`.
-            temperature: Temperature, positive.
-            n_critics: Number of critics, whose smallest Q counts.
-            **kwargs: Arguments of `DQNPolicy`, by name.
+        """Build the networks, of so many critics; other arguments are those of `DQNPolicy`.
 
         Raises:
             ValueError: If the temperature or the number of critics is out of range.
@@ -174,20 +168,11 @@ class SoftDQN(SoftLearner, DQN):
     ) -> None:
         """Initialise the learner in the follower's seat, of one environment or several.
 
-        Args:
-            policy: See `SoftLearner`.
-            env: See `SoftLearner`.
-            temperature: Weight of the policy's entropy, positive, fixed; None for the game's.
-            learning_rate: Learning rate, or a schedule of Stable-Baselines3; None for a linear one
-                from 3e-3 to 1e-5.
-            tau: Share of the critics that their targets take over at each update, in (0, 1].
-            train_freq: Steps between updates, or a tuple of a number and "step" or "episode".
-            gradient_steps: Updates each time; -1 for as many as steps.
-            exploration_fraction: Share of the schedule after which epsilon is at its floor.
-            exploration_initial_eps: Epsilon at the start.
-            exploration_final_eps: Its floor.
-            max_grad_norm: Largest norm of the gradient of an update.
-            **options: See `SoftLearner`.
+        The learning rate is a number or a schedule of Stable-Baselines3, None for a linear one from
+        3e-3 to 1e-5. Epsilon falls from `exploration_initial_eps` to its floor,
+        `exploration_final_eps`, over `exploration_fraction` of the schedule. There are
+        `gradient_steps` updates (-1: as many as steps) after each `train_freq` steps, or for
+        example (4, "episode"). For other options see `SoftLearner`.
 
         Raises:
             TypeError: If an option is unknown.

@@ -204,8 +204,7 @@ class SoftLearner(OffPolicyAlgorithm):
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed the learner's generators, the global ones, the action space and the environment.
 
-        Args:
-            seed: The seed; None seeds the learner's generators alone, by entropy of the system.
+        None seeds the learner's generators alone, by entropy of the system.
         """
         super().set_random_seed(seed)
         self._generators = _Generators(seed)
@@ -261,17 +260,9 @@ class SoftLearner(OffPolicyAlgorithm):
 
         The environment's state is not saved. By default a new episode begins, seeded from the
         learner's own generators if it has a seed. With `force_reset=False` the episode goes on that
-        was under way: exactly, if `env` is in the state that it was in, a copy for example.
-
-        Args:
-            path: See `load` in Stable-Baselines3, as for the other arguments.
-            env: The environment, of the same spaces and number of copies; None for `predict`.
-            device: Where the networks are.
-            custom_objects: Objects in place of some that were saved.
-            print_system_info: Whether to print what it was saved on.
-            force_reset: Whether a new episode begins.
-            reward_fn: r_x, which a learner that had one needs in order to go on.
-            **kwargs: Attributes to change.
+        was under way: exactly, if `env` is in the state that it was in, a copy for example. A
+        learner that had a `reward_fn`, r_x, needs one in order to go on. The other arguments are
+        those of `load` in Stable-Baselines3.
 
         Raises:
             ValueError: If the file is none of Stable-Baselines3, or the environment does not fit.

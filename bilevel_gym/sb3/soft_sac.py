@@ -48,17 +48,10 @@ class SoftSAC(SoftLearner, SAC):
     ) -> None:
         """Initialise the learner in the follower's seat, of one environment or several.
 
-        Args:
-            policy: See `SoftLearner`.
-            env: See `SoftLearner`.
-            temperature: Weight of the policy's entropy (`ent_coef` of Stable-Baselines3), positive,
-                fixed; None for the game's.
-            learning_rate: Learning rate, or a schedule of Stable-Baselines3.
-            tau: Share of the critics that their targets take over at each update, in (0, 1].
-            train_freq: Steps between updates, or a tuple of a number and "step" or "episode".
-            gradient_steps: Updates each time; -1 for as many as steps.
-            target_update_interval: Updates between two of the targets.
-            **options: See `SoftLearner`.
+        `temperature` is the `ent_coef` of Stable-Baselines3, positive, fixed; None for the game's.
+        There are `gradient_steps` updates (-1: as many as steps) after each `train_freq` steps, or
+        for example (4, "episode"); targets follow every `target_update_interval` updates. For other
+        options see `SoftLearner`.
 
         Raises:
             TypeError: If an option is unknown.

@@ -125,21 +125,8 @@ def adjoint(
 ) -> tuple[float, float, float]:
     """Solve the adjoint system of a response; see `bilevel_gym.core.adjoint`.
 
-    Args:
-        position: That of the layout.
-        skyline: That of the layout.
-        transitions: Those of the kernel.
-        policy: Action-major policy `[A, S]`.
-        gradient: Action-major f_pi `[A, S]`.
-        gamma: Discount.
-        temperature: Positive.
-        contraction: Refinement goes on while each round leaves at most this share.
-        centred: Set to u_c, `[A, S]`.
-        solution: Set to v, `[S]`.
-        reward: Set to q, `[A, S]`.
-
-    Returns:
-        Sum norms of the residual of v, of u_c and of v.
+    Policy and gradient f_pi are `[A, S]`. Sets u_c `[A, S]`, v `[S]` and q `[A, S]`, in this order;
+    returns the sum norms of the residual of v, of u_c and of v.
     """
     starts, successors, _, probabilities = transitions
     num_actions, num_states = np.uint64(policy.shape[0]), np.uint64(policy.shape[1])
