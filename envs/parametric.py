@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import pygame
     from torch.nn import Module
 
-    from ..episodes.recorded import LearntEpisodes
+    from ..episodes.recorded import Batch, LearntEpisodes
 
 __all__ = ["ParametricGame", "torque_cost", "with_bars"]
 
@@ -200,9 +200,7 @@ class ParametricGame(BilevelEnv):
 
     # Rewards -----------------------------------------------------------------------------------
 
-    def reward(
-        self, upper_params: FloatArray, observations: NDArray[Any], actions: NDArray[Any]
-    ) -> FloatArray:
+    def reward(self, upper_params: FloatArray, observations: Batch, actions: Batch) -> FloatArray:
         """Return the follower's reward r_x for each entry of a batch, `[B]`; see `LearntGame`.
 
         Raises:
@@ -212,11 +210,7 @@ class ParametricGame(BilevelEnv):
         return _checked("`rewards` of the reward model", rewards, (len(observations),), "[B]")
 
     def reward_vjp(
-        self,
-        upper_params: FloatArray,
-        observations: NDArray[Any],
-        actions: NDArray[Any],
-        weights: FloatArray,
+        self, upper_params: FloatArray, observations: Batch, actions: Batch, weights: FloatArray
     ) -> FloatArray:
         """Return sum_b weights(b) dr_x(s_b, a_b)/dx, shape of x; `weights` is `[B]`.
 
@@ -226,9 +220,7 @@ class ParametricGame(BilevelEnv):
         gradient = self.reward_model.vjp(upper_params, observations, actions, weights)
         return _checked("`vjp` of the reward model", gradient, np.shape(upper_params), "[D]")
 
-    def upper_reward(
-        self, observations: NDArray[Any], actions: NDArray[Any], rewards: FloatArray
-    ) -> FloatArray:
+    def upper_reward(self, observations: Batch, actions: Batch, rewards: FloatArray) -> FloatArray:
         """Return the leader's reward for each entry of a batch, `[B]`; see `LearntGame`."""
         if self._upper_function is None:
             return rewards
@@ -367,7 +359,7 @@ def _check_spaces(environment: gym.Env[Any, Any]) -> None:
         )
 
 
-def torque_cost(observations: NDArray[Any], actions: NDArray[Any], *, weight: float) -> FloatArray:
+def torque_cost(observations: Batch, actions: Batch, *, weight: float) -> FloatArray:
     """Return -weight |a|^2, `[B]`."""
     return -weight * np.square(np.asarray(actions, np.float64)).sum(axis=1)
 

@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 
 from ..core.mdp import FloatArray
 
-__all__ = ["LearntEpisodes"]
+__all__ = ["Batch", "LearntEpisodes"]
+
+# Observations or actions of B steps, `[B, ...]`.
+Batch = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)

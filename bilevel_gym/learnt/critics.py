@@ -10,12 +10,12 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from gymnasium.spaces import flatdim
-from numpy.typing import NDArray
 from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.utils import get_device
 
 from ..core.mdp import FloatArray
 from ..episodes.fragments import Pairs
+from ..episodes.recorded import Batch
 from ..model.protocols import LearntGame
 from ..rewards.images import is_image_space
 from ..rewards.tensors import IMAGES, as_inputs, blocks, perceptron
@@ -148,11 +148,7 @@ class LeaderCritic(Trained):
         return offset, scale if scale > 0.0 else 1.0
 
     def advantages(
-        self,
-        observations: NDArray[Any],
-        actions: NDArray[Any],
-        follower: Follower,
-        rng: np.random.Generator,
+        self, observations: Batch, actions: Batch, follower: Follower, rng: np.random.Generator
     ) -> tuple[FloatArray, FloatArray | None]:
         """Return the leader's advantages of actions taken `[B]`, of all `[B, A]` if discrete."""
         _, scale = self._units or (0.0, 1.0)
@@ -168,7 +164,7 @@ class LeaderCritic(Trained):
     def _expected(
         self,
         network: th.nn.Module,
-        observations: NDArray[Any],
+        observations: Batch,
         follower: Follower,
         rng: np.random.Generator,
         draws: int,
@@ -185,10 +181,7 @@ class LeaderCritic(Trained):
         return np.concatenate(means)
 
     def _evaluated(
-        self,
-        network: th.nn.Module,
-        observations: NDArray[Any],
-        actions: NDArray[Any] | None = None,
+        self, network: th.nn.Module, observations: Batch, actions: Batch | None = None
     ) -> FloatArray:
         """Return outputs of a network, `[B, outputs]`, without gradients."""
         with th.no_grad():
@@ -202,9 +195,7 @@ class LeaderCritic(Trained):
         """Yield the parts of a batch that go through at a time, each entry being repeated."""
         return blocks(count, IMAGES // copies if self._images else max(1, count))
 
-    def _values(
-        self, network: th.nn.Module, observations: NDArray[Any], actions: NDArray[Any]
-    ) -> th.Tensor:
+    def _values(self, network: th.nn.Module, observations: Batch, actions: Batch) -> th.Tensor:
         if self._discrete:
             indices = actions.reshape(-1, 1).astype(np.int64)
             taken = th.as_tensor(indices, device=self._device)
@@ -212,10 +203,7 @@ class LeaderCritic(Trained):
         return self._outputs(network, observations, actions).squeeze(1)
 
     def _outputs(
-        self,
-        network: th.nn.Module,
-        observations: NDArray[Any],
-        actions: NDArray[Any] | None = None,
+        self, network: th.nn.Module, observations: Batch, actions: Batch | None = None
     ) -> th.Tensor:
         like = next(network.parameters())
         read = [as_inputs(observations, self._game.observation_space, like).flatten(1)]
@@ -230,8 +218,8 @@ class ReturnCritic(LeaderCritic):
 
     def regress(
         self,
-        observations: NDArray[Any],
-        actions: NDArray[Any],
+        observations: Batch,
+        actions: Batch,
         returns: FloatArray,
         updates: int,
         rng: np.random.Generator,
@@ -259,7 +247,7 @@ class FragmentCritic(Trained):
             sizes = [flatdim(self._space) + 1, *UNITS, int(game.lower_space.n)]
             super().__init__(perceptron(sizes))
 
-    def values(self, place: FloatArray, observations: NDArray[Any]) -> FloatArray:
+    def values(self, place: FloatArray, observations: Batch) -> FloatArray:
         """Return the predictions `[B, A]`; `place` is that of steps in the fragment, in [0, 1)."""
         with th.no_grad():
             return self._outputs(place, observations).double().numpy()
@@ -282,7 +270,7 @@ class FragmentCritic(Trained):
             losses.append(self._descend(predicted.gather(1, actions).squeeze(1), target))
         return _last_tenth(losses)
 
-    def _outputs(self, place: FloatArray, observations: NDArray[Any]) -> th.Tensor:
+    def _outputs(self, place: FloatArray, observations: Batch) -> th.Tensor:
         like = next(self.network.parameters())
         read = [
             th.as_tensor(place, dtype=like.dtype).reshape(-1, 1),

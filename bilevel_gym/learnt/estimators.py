@@ -38,11 +38,10 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..core.checks import check_at_least, check_flag
 from ..core.mdp import FloatArray
-from ..episodes.recorded import LearntEpisodes
+from ..episodes.recorded import Batch, LearntEpisodes
 from ..model.protocols import LearntGame
 from ..model.responses import EpisodicResponse, Response
 from ..rewards.tensors import blocks
@@ -139,12 +138,7 @@ class LearntSoBiRL(Estimator):
     """The return of an episode, times the first term of the advantages of dr/dx along it."""
 
     def __init__(
-        self,
-        game: LearntGame,
-        *,
-        truncation: int = 1,
-        baseline: bool = True,
-        **options: Any,
+        self, game: LearntGame, *, truncation: int = 1, baseline: bool = True, **options: Any
     ) -> None:
         """Bind the method to a game; the options are in the table of this module."""
         if truncation != 1:
@@ -187,8 +181,8 @@ class LearntSoBiRL(Estimator):
 def reward_gradient(
     game: LearntGame,
     upper_params: FloatArray,
-    observations: NDArray[Any],
-    actions: NDArray[Any],
+    observations: Batch,
+    actions: Batch,
     weights: FloatArray,
 ) -> FloatArray:
     """Return sum_b weights(b) dr_x(s_b, a_b)/dx, shape of x, some steps at a time."""
@@ -199,7 +193,7 @@ def reward_gradient(
 
 
 def over_actions(
-    game: LearntGame, upper_params: FloatArray, observations: NDArray[Any], weights: FloatArray
+    game: LearntGame, upper_params: FloatArray, observations: Batch, weights: FloatArray
 ) -> FloatArray:
     """Return sum_ba weights(b, a) dr_x(s_b, a)/dx over all discrete actions, shape of x."""
     total, count = np.zeros(upper_params.shape), weights.shape[1]

@@ -21,11 +21,10 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
-from numpy.typing import NDArray
 
 from ..core.mdp import FloatArray
 from ..core.soft import PolicyAnswer
-from ..episodes.recorded import LearntEpisodes
+from ..episodes.recorded import Batch, LearntEpisodes
 from ..episodes.transitions import TransitionTables
 from ..methods.sampled import check_rewards_alone, enough_steps, policy_response, seen_outcome
 from ..model.objectives import DiscountedReturn, Objective, Outcome, flattened, scope_of
@@ -105,27 +104,19 @@ class TableGame:
         )
         return TimeLimit(environment, self.episode_steps)
 
-    def reward(
-        self, upper_params: FloatArray, observations: NDArray[Any], actions: NDArray[Any]
-    ) -> FloatArray:
+    def reward(self, upper_params: FloatArray, observations: Batch, actions: Batch) -> FloatArray:
         """Return the follower's reward r_x for each entry of a batch, `[B]`."""
         if not np.array_equal(upper_params, self._x):
             self.commit(upper_params)
         return self._reward[observations.astype(np.intp), actions.astype(np.intp)]
 
     def reward_vjp(
-        self,
-        upper_params: FloatArray,
-        observations: NDArray[Any],
-        actions: NDArray[Any],
-        weights: FloatArray,
+        self, upper_params: FloatArray, observations: Batch, actions: Batch, weights: FloatArray
     ) -> FloatArray:
         """Return sum_b weights(b) dr_x(s_b, a_b)/dx, shape of x; `weights` is `[B]`."""
         return self.model.through_reward(upper_params, self._summed(observations, actions, weights))
 
-    def upper_reward(
-        self, observations: NDArray[Any], actions: NDArray[Any], rewards: FloatArray
-    ) -> FloatArray:
+    def upper_reward(self, observations: Batch, actions: Batch, rewards: FloatArray) -> FloatArray:
         """Return the leader's reward for each entry of a batch, `[B]`, under the last x."""
         return self._upper_reward[observations.astype(np.intp), actions.astype(np.intp)]
 
@@ -144,9 +135,7 @@ class TableGame:
         weights = np.broadcast_to(late, played.alive.shape)[played.alive] / played.num_episodes
         return self._summed(*played.as_batch, weights)
 
-    def _summed(
-        self, states: NDArray[Any], actions: NDArray[Any], weights: FloatArray
-    ) -> FloatArray:
+    def _summed(self, states: Batch, actions: Batch, weights: FloatArray) -> FloatArray:
         """Return weights of steps `[B]`, summed for each state and action, `[S, A]`."""
         shape = self.model.num_states, self.model.num_actions
         pairs = states.astype(np.intp) * shape[1] + actions.astype(np.intp)

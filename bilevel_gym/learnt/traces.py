@@ -10,11 +10,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
-from numpy.typing import NDArray
 
 from ..core.checks import check_at_least, check_flag
 from ..core.mdp import FloatArray
-from ..episodes.recorded import LearntEpisodes
+from ..episodes.recorded import Batch, LearntEpisodes
 from ..methods.episode_sums import carried
 from ..model.protocols import LearntGame
 from ..rewards.images import is_image_space
@@ -104,7 +103,7 @@ class TraceEstimator(Estimator):
         return estimate / played.num_episodes, loss
 
     def _evaluated(
-        self, critic: LeaderCritic, observations: NDArray[Any], actions: NDArray[Any]
+        self, critic: LeaderCritic, observations: Batch, actions: Batch
     ) -> tuple[FloatArray, FloatArray | None]:
         """Return what `LeaderCritic.advantages` does, block by block."""
         found = [
@@ -123,9 +122,7 @@ class TraceEstimator(Estimator):
             return 0
         return min(MOST_FEATURES, steps // STEPS_PER_FEATURE)
 
-    def _explained(
-        self, values: FloatArray, observations: NDArray[Any], features: int
-    ) -> FloatArray:
+    def _explained(self, values: FloatArray, observations: Batch, features: int) -> FloatArray:
         """Return what so many random features of the state explain of some values, `[B]`."""
         states = as_inputs(observations, self._game.observation_space, th.zeros(())).flatten(1)
         inputs = states.double().numpy()

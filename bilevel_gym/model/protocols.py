@@ -6,10 +6,9 @@ import os
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..core.mdp import FloatArray
-from ..episodes.recorded import LearntEpisodes
+from ..episodes.recorded import Batch, LearntEpisodes
 from .judges import Judge
 
 __all__ = ["Follower", "LearntGame", "LearntMethod", "PreferenceGame"]
@@ -60,25 +59,17 @@ class LearntGame(Protocol):
         """Return a fresh environment of the follower; its rewards go to `upper_reward`."""
         ...
 
-    def reward(
-        self, upper_params: FloatArray, observations: NDArray[Any], actions: NDArray[Any]
-    ) -> FloatArray:
+    def reward(self, upper_params: FloatArray, observations: Batch, actions: Batch) -> FloatArray:
         """Return the follower's reward r_x for each entry of a batch, `[B]`."""
         ...
 
     def reward_vjp(
-        self,
-        upper_params: FloatArray,
-        observations: NDArray[Any],
-        actions: NDArray[Any],
-        weights: FloatArray,
+        self, upper_params: FloatArray, observations: Batch, actions: Batch, weights: FloatArray
     ) -> FloatArray:
         """Return sum_b weights(b) dr_x(s_b, a_b)/dx, shape of x; `weights` is `[B]`."""
         ...
 
-    def upper_reward(
-        self, observations: NDArray[Any], actions: NDArray[Any], rewards: FloatArray
-    ) -> FloatArray:
+    def upper_reward(self, observations: Batch, actions: Batch, rewards: FloatArray) -> FloatArray:
         """Return the leader's reward for each entry of a batch, `[B]`.
 
         Args:

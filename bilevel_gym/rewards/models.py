@@ -14,10 +14,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..core.checks import check_at_least, check_choice, check_positive, unknown_name
 from ..core.mdp import FloatArray
+from ..episodes.recorded import Batch
 
 if TYPE_CHECKING:
     from gymnasium import Space
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LinearReward", "RewardModel", "imported_function", "make_reward_model"]
 
-Features = Callable[[NDArray[Any], NDArray[Any]], FloatArray]
+Features = Callable[[Batch, Batch], FloatArray]
 
 
 @runtime_checkable
@@ -43,18 +43,12 @@ class RewardModel(Protocol):
         """Return the x to start from, `[D]`."""
         ...
 
-    def rewards(
-        self, upper_params: FloatArray, observations: NDArray[Any], actions: NDArray[Any]
-    ) -> FloatArray:
+    def rewards(self, upper_params: FloatArray, observations: Batch, actions: Batch) -> FloatArray:
         """Return r_x for each entry of a batch, `[B]`."""
         ...
 
     def vjp(
-        self,
-        upper_params: FloatArray,
-        observations: NDArray[Any],
-        actions: NDArray[Any],
-        weights: FloatArray,
+        self, upper_params: FloatArray, observations: Batch, actions: Batch, weights: FloatArray
     ) -> FloatArray:
         """Return sum_b weights(b) dr_x(s_b, a_b)/dx, `[D]`; `weights` is `[B]`."""
         ...
@@ -101,9 +95,7 @@ class LinearReward:
         """Return zeros: at first the reward is `base`."""
         return np.zeros(self._num_params)
 
-    def rewards(
-        self, upper_params: FloatArray, observations: NDArray[Any], actions: NDArray[Any]
-    ) -> FloatArray:
+    def rewards(self, upper_params: FloatArray, observations: Batch, actions: Batch) -> FloatArray:
         """Return r_x for each entry of a batch, `[B]`; see `RewardModel`."""
         added = self._phi(observations, actions) @ upper_params
         if self._bound is not None:
@@ -116,11 +108,7 @@ class LinearReward:
         return added
 
     def vjp(
-        self,
-        upper_params: FloatArray,
-        observations: NDArray[Any],
-        actions: NDArray[Any],
-        weights: FloatArray,
+        self, upper_params: FloatArray, observations: Batch, actions: Batch, weights: FloatArray
     ) -> FloatArray:
         """Return sum_b weights(b) dr_x(s_b, a_b)/dx, `[D]`; see `RewardModel`."""
         phi = self._phi(observations, actions)
@@ -128,7 +116,7 @@ class LinearReward:
             weights = weights * (1.0 - np.tanh(phi @ upper_params / self._bound) ** 2)
         return weights @ phi
 
-    def _phi(self, observations: NDArray[Any], actions: NDArray[Any]) -> FloatArray:
+    def _phi(self, observations: Batch, actions: Batch) -> FloatArray:
         phi = np.asarray(self._features(observations, actions), dtype=np.float64)
         if phi.shape != (len(observations), self._num_params):
             raise ValueError(

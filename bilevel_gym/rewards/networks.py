@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from gymnasium import Space
 from gymnasium.spaces import flatdim
-from numpy.typing import NDArray
 
 from ..core.checks import check_at_least, check_positive, unknown_name
 from ..core.mdp import FloatArray
+from ..episodes.recorded import Batch
 from .images import is_image_space
 from .tensors import IMAGES, as_inputs, blocks, perceptron, th
 
@@ -45,9 +45,7 @@ class ModuleReward:
         """Return the parameters that the module came with, `[D]`."""
         return self._initial.copy()
 
-    def rewards(
-        self, upper_params: FloatArray, observations: NDArray[Any], actions: NDArray[Any]
-    ) -> FloatArray:
+    def rewards(self, upper_params: FloatArray, observations: Batch, actions: Batch) -> FloatArray:
         """Return r_x for each entry of a batch, `[B]`; see `RewardModel`."""
         with th.no_grad():
             parts = [
@@ -57,11 +55,7 @@ class ModuleReward:
         return np.concatenate(parts)
 
     def vjp(
-        self,
-        upper_params: FloatArray,
-        observations: NDArray[Any],
-        actions: NDArray[Any],
-        weights: FloatArray,
+        self, upper_params: FloatArray, observations: Batch, actions: Batch, weights: FloatArray
     ) -> FloatArray:
         """Return sum_b weights(b) dr_x(s_b, a_b)/dx, `[D]`; see `RewardModel`."""
         total: FloatArray = np.zeros(self.num_params)
@@ -80,9 +74,7 @@ class ModuleReward:
         """Yield the parts of a batch that go through at a time: all of it, or some images."""
         return blocks(count, IMAGES if self._images else max(1, count))
 
-    def _evaluate(
-        self, upper_params: FloatArray, observations: NDArray[Any], actions: NDArray[Any]
-    ) -> th.Tensor:
+    def _evaluate(self, upper_params: FloatArray, observations: Batch, actions: Batch) -> th.Tensor:
         parameters = list(self.module.parameters())
         like = parameters[0]
         # A copy: the parameters become views of it.
