@@ -28,9 +28,8 @@ from .base import (
     Restarts,
     projected_gradient_norm,
 )
-from .libraries import cobyqa, lbfgsb
+from .libraries import cobyqa, lbfgsb, restarted_lbfgsb, starts_around
 from .named import OPTIMIZERS, check_optimizer, continuation, make_optimizer, options_for
-from .restarts import restarted_lbfgsb
 from .rules import (
     RULES,
     SCHEDULES,
@@ -42,7 +41,6 @@ from .rules import (
     make_rule,
     make_schedule,
 )
-from .starts import starts_around
 
 __all__ = [
     "OPTIMIZERS",

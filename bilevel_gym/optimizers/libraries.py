@@ -1,4 +1,4 @@
-"""Optimizers of scipy, behind the interface of ours."""
+"""Optimizers of scipy, behind the interface of ours, and starts for them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..core.checks import check_at_least, check_in_box, check_not_negative, check_positive
+from .ascent import ascent
 from .base import Callback, Evaluation, FloatArray, Optimum, Recorder
-from .starts import finite_width, starts_around
 
-__all__ = ["cobyqa", "lbfgsb"]
+__all__ = ["cobyqa", "lbfgsb", "restarted_lbfgsb", "starts_around"]
 
 
 def lbfgsb(
@@ -61,6 +61,68 @@ def lbfgsb(
         options={"maxfun": max_evaluations, "gtol": tolerance, "ftol": 0.0},
     )
     return recorder.optimum(str(result.message))
+
+
+def restarted_lbfgsb(
+    objective: Evaluation,
+    start: ArrayLike,
+    low: FloatArray,
+    high: FloatArray,
+    *,
+    restarts: int = 8,
+    spread: float = 0.02,
+    seed: int = 0,
+    steps: int = 100,
+    learning_rate: float = 0.05,
+    polished: int = 2,
+    max_evaluations: int = 200,
+    tolerance: float = 1e-6,
+    callback: Callback | None = None,
+) -> Optimum:
+    """Run a normalised `ascent` from starts around one, then `lbfgsb` from the best few ends.
+
+    Args:
+        objective: x -> (value, gradient).
+        start: The first of the starts, in the box.
+        low: Lower bounds, shape of x, finite.
+        high: Upper bounds, shape of x, finite.
+        restarts: Number of starts, positive.
+        spread: As in `starts_around`.
+        seed: Seed of the other starts.
+        steps: As in `ascent`, from each start.
+        learning_rate: As in `ascent`.
+        polished: How many of the ends `lbfgsb` goes on from, positive.
+        max_evaluations: As in `lbfgsb`, for each of these.
+        tolerance: As in `lbfgsb`.
+        callback: Called with every iterate.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+    check_at_least("restarts", restarts, 1)
+    check_at_least("polished", polished, 1)
+    check_at_least("max_evaluations", max_evaluations, 1)
+    check_positive("tolerance", tolerance)
+    recorder = Recorder(low, high, callback)
+    evaluate = recorder.watch(objective)
+    ends = [
+        ascent(evaluate, first, low, high, steps=steps, learning_rate=learning_rate)
+        for first in starts_around(start, low, high, restarts, spread=spread, seed=seed)
+    ]
+    ends.sort(key=lambda end: -end.best.value)
+    reached = [(end.best.value, end.message) for end in ends]
+    for rank, end in enumerate(ends[:polished]):
+        top = lbfgsb(
+            evaluate,
+            end.best.upper_params,
+            low,
+            high,
+            max_evaluations=max_evaluations,
+            tolerance=tolerance,
+        )
+        reached[rank] = max(end.best.value, top.best.value), f"{end.message}; {top.message}"
+    message = max(reached, key=lambda run: run[0])[1]
+    return recorder.optimum(f"the best of {restarts} starts: {message}")
 
 
 def cobyqa(
@@ -117,7 +179,7 @@ def cobyqa(
         raise ImportError(f"`cobyqa` needs scipy 1.14 or newer, got {scipy.__version__}")
     low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
     first, rng = check_in_box("start", start, low, high), np.random.default_rng(seed)
-    finite_width(low, high)
+    _finite_width(low, high)
     recorder = Recorder(low, high, callback)
     evaluate = recorder.watch(objective)
     if (low == high).all():
@@ -151,6 +213,44 @@ def cobyqa(
     except _BudgetSpent:
         pass
     return recorder.optimum(f"{recorder.evaluations} evaluations made in {runs} runs")
+
+
+def starts_around(
+    start: ArrayLike,
+    low: FloatArray,
+    high: FloatArray,
+    count: int,
+    *,
+    spread: float = 0.02,
+    seed: int | np.random.Generator = 0,
+) -> FloatArray:
+    """Return starts, stacked: first the one given, the others Gaussian around it.
+
+    `spread` is the standard deviation as a share of the width of the box, which must be finite;
+    what falls outside is projected on the box.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+    check_at_least("count", count, 1)
+    check_not_negative("spread", spread)
+    if not isinstance(seed, np.random.Generator):
+        check_at_least("seed", seed, 0)
+    first = check_in_box("start", start, low, high)
+    width = _finite_width(np.asarray(low, np.float64), np.asarray(high, np.float64))
+    noise = np.random.default_rng(seed).standard_normal((count - 1, *first.shape))
+    return np.concatenate([first[None], np.clip(first + spread * width * noise, low, high)])
+
+
+def _finite_width(low: FloatArray, high: FloatArray) -> FloatArray:
+    """Return the width of a box, shape of x; raise a `ValueError` if it is infinite."""
+    width = high - low
+    if not np.isfinite(width).all():
+        entry = tuple(int(i) for i in np.argwhere(~np.isfinite(width))[0])
+        raise ValueError(
+            f"`low` and `high` must be finite, got {low[entry]} and {high[entry]} in entry {entry}"
+        )
+    return width
 
 
 class _BudgetSpent(Exception):

@@ -12,8 +12,7 @@ from numpy.typing import ArrayLike
 from ..core.checks import check_choice, check_in_box, check_options
 from .ascent import along
 from .base import Evaluation, FloatArray, Iterate, Optimizer, Optimum
-from .libraries import cobyqa, lbfgsb
-from .restarts import restarted_lbfgsb
+from .libraries import cobyqa, lbfgsb, restarted_lbfgsb
 from .rules import RULES
 
 __all__ = ["OPTIMIZERS", "check_optimizer", "continuation", "make_optimizer", "options_for"]
