@@ -182,10 +182,7 @@ def riccati_step(
 def discounted_sum(loop: FloatArray, gamma: float, source: FloatArray) -> FloatArray:
     """Return sum_t gamma^t loop^t source (loop^t)^T, the solution of a Lyapunov equation.
 
-    Args:
-        loop: `[S, S]`, sqrt(gamma) times its spectral radius below one.
-        gamma: Discount, in [0, 1).
-        source: Symmetric, `[S, S]`.
+    The source is symmetric, sqrt(gamma) times the spectral radius of the loop below one.
     """
     size = len(loop)
     if size > KRONECKER_SIZE:

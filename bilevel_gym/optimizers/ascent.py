@@ -219,17 +219,10 @@ def multistart_ascent(
 ) -> Restarts:
     """Run `ascent` from many starts, a step of all at a time.
 
-    Every start ends where it would end alone. All are evaluated until the last one stops, so that
-    the copies of a vector environment can be the evaluation; what comes back for those that have
-    stopped is ignored.
-
-    Args:
-        objective: x of all starts -> (values, gradients), stacked along the first axis.
-        starts: First x of each, in the box.
-        low: Lower bounds, shape of x.
-        high: Upper bounds, shape of x.
-        callback: Called with the number of the start and every iterate from it.
-        **options: Options of `ascent`.
+    The objective takes x of all starts to (values, gradients), stacked along the first axis. Every
+    start ends where it would end alone. All are evaluated until the last one stops, so that the
+    copies of a vector environment can be the evaluation; what comes back for those that have
+    stopped is ignored. The callback gets the number of the start and every iterate from it.
 
     Raises:
         ValueError: If an argument is out of range, there is no start, or the objective returns

@@ -24,16 +24,10 @@ def lbfgsb(
     tolerance: float = 1e-6,
     callback: Callback | None = None,
 ) -> Optimum:
-    """Climb to a nearby stationary point with scipy's L-BFGS-B.
+    """Climb to a nearby stationary point with scipy's L-BFGS-B; see `ascent` for the arguments.
 
-    Args:
-        objective: x -> (value, gradient).
-        start: First x, in the box.
-        low: Lower bounds, shape of x.
-        high: Upper bounds, shape of x.
-        max_evaluations: Evaluations after which no further line search begins, positive.
-        tolerance: Sup norm of the projected gradient to reach, positive.
-        callback: Called with every iterate.
+    After `max_evaluations`, positive, no further line search begins; `tolerance`, positive, is the
+    sup norm of the projected gradient to reach.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -81,20 +75,9 @@ def restarted_lbfgsb(
 ) -> Optimum:
     """Run a normalised `ascent` from starts around one, then `lbfgsb` from the best few ends.
 
-    Args:
-        objective: x -> (value, gradient).
-        start: The first of the starts, in the box.
-        low: Lower bounds, shape of x, finite.
-        high: Upper bounds, shape of x, finite.
-        restarts: Number of starts, positive.
-        spread: As in `starts_around`.
-        seed: Seed of the other starts.
-        steps: As in `ascent`, from each start.
-        learning_rate: As in `ascent`.
-        polished: How many of the ends `lbfgsb` goes on from, positive.
-        max_evaluations: As in `lbfgsb`, for each of these.
-        tolerance: As in `lbfgsb`.
-        callback: Called with every iterate.
+    There are `restarts` starts, see `starts_around`, and `polished` of the ends that `lbfgsb` goes
+    on from, both positive. `steps` and `learning_rate` are as in `ascent`, for each start;
+    `max_evaluations` and `tolerance` as in `lbfgsb`, for each of these ends.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -142,21 +125,12 @@ def cobyqa(
 
     It fits a quadratic to the values seen and climbs on that within a trust region; two values for
     each entry of x come before the first step, and its own work grows steeply with their number. A
-    run that has converged is followed by one from elsewhere, see `starts_around`, until the budget
-    is used up.
+    run that has converged is followed by one from elsewhere, see `starts_around` for `spread` and
+    `seed`, until `max_evaluations`, positive, are used up; all else is deterministic.
 
-    Args:
-        objective: x -> (value, gradient); the gradient is only recorded.
-        start: First x, in the box.
-        low: Lower bounds, shape of x, finite.
-        high: Upper bounds, shape of x, finite.
-        max_evaluations: Evaluations to make, positive.
-        radius: First radius of the trust region, as a share of the width of the box, positive.
-        tolerance: Radius at which a run has converged, in the same unit, positive and at most
-            `radius`.
-        spread: As in `starts_around`, for the runs after the first.
-        seed: Seed of their starts; all else is deterministic.
-        callback: Called with every iterate.
+    `radius` is the first one of the trust region, as a share of the width of the box, which must be
+    finite; a run has converged at `tolerance`, in the same unit. Both are positive, the latter at
+    most the former. For the other arguments see `ascent`; gradients are only recorded.
 
     Raises:
         ImportError: If scipy is older than 1.14, which brought COBYQA.

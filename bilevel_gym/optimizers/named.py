@@ -100,19 +100,10 @@ def continuation(
     """Climb on a sequence of objectives, on each from the best x of the one before.
 
     A game at a high temperature is smooth and has few local optima, but others than at the low
-    temperature that is wanted; in between they move little at a time.
-
-    Args:
-        objectives: x -> (value, gradient) each; values of different ones need not be comparable.
-        start: First x, in the box.
-        low: Lower bounds, shape of x.
-        high: Upper bounds, shape of x.
-        optimizer: A key of `OPTIMIZERS`, or a function like them.
-        callback: Called with the number of the objective and every iterate on it.
-        **options: Options of the optimizer.
-
-    Returns:
-        What was found on each; the last is the answer.
+    temperature that is wanted; in between they move little at a time. Values of different
+    objectives need not be comparable. The callback gets the number of the objective and every
+    iterate on it; for the other arguments see `make_optimizer`. Returns what was found on each; the
+    last is the answer.
 
     Raises:
         ValueError: If an argument is out of range, or there is no objective.

@@ -260,17 +260,11 @@ class HyperGradientAscent(BaseAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """Maximise F.
+        """Maximise F; the arguments are those of `learn` in Stable-Baselines3.
 
-        Args:
-            total_timesteps: Leader steps, of all environments together.
-            callback: Callbacks of the library. They are called after x has moved, so that what they
-                save continues without a gap.
-            log_interval: Steps between two entries of the log, None for no log.
-            tb_log_name: Name of the run for TensorBoard.
-            reset_num_timesteps: Whether the count and the schedule start again; x and the state of
-                the optimiser continue in any case.
-            progress_bar: Whether to show one.
+        `total_timesteps` are leader steps, of all environments together. Callbacks are called after
+        x has moved, so that what they save continues without a gap. With `reset_num_timesteps` the
+        count and the schedule start again; x and the state of the optimiser continue in any case.
 
         Raises:
             TypeError: If the environment is not the leader's seat, or its method reports no

@@ -31,9 +31,7 @@ LEARNING_RATES = 3e-3, 1e-5
 class SoftQNetwork(QNetwork):
     """Critics with outputs Q(s, .), and the Boltzmann policy of the smallest.
 
-    Attributes:
-        critics: The networks behind the features, which they share.
-        temperature: Temperature of the policy.
+    They share the features.
     """
 
     def __init__(self, *args: Any, temperature: float, n_critics: int, **kwargs: Any) -> None:

@@ -217,11 +217,8 @@ class SoftLearner(OffPolicyAlgorithm):
     ) -> None:
         """Save the learner whole, without `reward_fn` and the environment.
 
-        Args:
-            path: Where to, ".zip" being added to a path without an extension.
-            exclude: Attributes to leave out; "replay_buffer" for a small file, from which the
-                learner can predict, and learn from new steps alone.
-            include: Attributes to save that are left out otherwise.
+        ".zip" is added to a path without an extension. With "replay_buffer" in `exclude` the file
+        is small; a learner from it can predict, and learn from new steps alone.
         """
         exclude = set(exclude or ())
 

@@ -48,26 +48,15 @@ def newton(
 ) -> None:
     """Solve soft Bellman equations in turn; see `bilevel_gym.core.soft` for the method.
 
-    A residual that is not finite says that values overflowed.
+    Position and skyline are those of the layout. There are B problems: probabilities are `[B, K]`,
+    or `[1, K]` where all have the same, rewards `[B, A, S]`, -inf for actions that do not exist.
+    Values `[B, S]` are starts, and then solutions; policies `[B, A, S]`, the last factors `[B,
+    layout.size]` (if a step was taken), Bellman residuals, Newton steps taken, and whether
+    residuals are at most the tolerance, or at rounding, are set. A residual that is not finite says
+    that values overflowed.
 
-    Args:
-        position: That of the layout.
-        skyline: That of the layout.
-        transitions: Those of any of the problems.
-        probabilities: Those of each problem `[B, K]`, or `[1, K]` where all have the same.
-        rewards: `[B, A, S]`, -inf for actions that do not exist.
-        gamma: Discount.
-        temperature: Positive.
-        tolerances: Residual to reach in each problem, `[B]`.
-        max_iterations: Newton steps allowed for each problem.
-        chord: Beyond the tolerance, chord steps go on while each leaves at most this share of the
-            residual; zero stops at the tolerance.
-        values: Starts, and then solutions, `[B, S]`.
-        policies: Set to the policies, `[B, A, S]`.
-        factors: Set to the last factors of each problem, `[B, layout.size]`, if a step was taken.
-        residuals: Set to the Bellman residuals, `[B]`.
-        iterations: Set to the Newton steps taken, `[B]`.
-        converged: Set to whether the residual is at most the tolerance, or at rounding, `[B]`.
+    Beyond the tolerance, chord steps go on while each leaves at most the share `chord` of the
+    residual; zero stops at the tolerance.
     """
     num_states = values.shape[1]
     defect, step = np.empty(num_states), np.empty(num_states)
