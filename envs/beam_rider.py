@@ -191,12 +191,7 @@ class BilevelBeamRider(ParametricGame):
         seed: int = 0,
         render_mode: str | None = None,
     ) -> None:
-        """Build the game; the arguments are described above.
-
-        Raises:
-            ValueError: If an argument is out of range.
-            ImportError: If the Arcade Learning Environment, OpenCV or PyTorch is not installed.
-        """
+        """Build the game; a `ValueError` names an argument that is out of range."""
         check_flag("clipped", clipped)
         self._sticky = check_probability("sticky", sticky)
         self._reward_bound = check_positive("reward_bound", reward_bound)

@@ -155,12 +155,7 @@ class BilevelReacher(ParametricGame):
         upper_bound: float = 5.0,
         render_mode: str | None = None,
     ) -> None:
-        """Build the game; the arguments are described above.
-
-        Raises:
-            ValueError: If an argument is out of range.
-            ImportError: If MuJoCo is not installed.
-        """
+        """Build the game; a `ValueError` names an argument that is out of range."""
         self._reward_bound = check_positive("reward_bound", reward_bound)
         check_not_negative("effort_cost", effort_cost)
         require("BilevelReacher", "mujoco", "mujoco", "imageio")

@@ -1,10 +1,6 @@
 """The soft Bellman operator T at a value V, and the derivative of the policy that comes with it.
 
-With reward r, kernel P, discount gamma and temperature tau,
-
-    Q(s, a)  = r(s, a) + gamma sum_s' P(s'|s, a) V(s')
-    (T V)(s) = tau log sum_a exp(Q(s, a) / tau)
-    pi(a|s)  = exp((Q(s, a) - (T V)(s)) / tau).
+`bilevel_gym.core.soft` has the equations.
 """
 
 from __future__ import annotations

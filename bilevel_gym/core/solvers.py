@@ -163,13 +163,9 @@ class LinearSolver(ABC):
 
     @abstractmethod
     def solve(self, factors: Any, rhs: FloatArray, transpose: bool, reduction: float) -> FloatArray:
-        """Solve with a prepared matrix or its transpose.
+        """Solve with a prepared matrix or its transpose, for a right-hand side `[S]`.
 
-        Args:
-            factors: What `init` has returned.
-            rhs: Right-hand side `[S]`.
-            transpose: Whether to use the transposed matrix.
-            reduction: Share of `rhs` that may be left (iterative ones stop there; Euclidean norm).
+        `reduction` is the share of it that may be left (iterative ones stop there; Euclidean norm).
 
         Raises:
             Breakdown: If an iterative solve makes no progress.

@@ -37,16 +37,10 @@ class TransitionTables:
         self._successors: dict[tuple[int, int], tuple[list[float], list[int]]] = {}
 
     def sample(self, state: int, action: int, uniform: float) -> tuple[int, bool, float, float]:
-        """Return the transition that a uniform number selects.
+        """Return the transition that a uniform number in [0, 1) selects.
 
-        Args:
-            state: In 0..S-1.
-            action: In 0..A-1.
-            uniform: In [0, 1).
-
-        Returns:
-            Next state (the same state where the episode ends), whether the episode ended, the
-            follower's reward and the leader's.
+        That is the next state (the same state where the episode ends), whether the episode ended,
+        the follower's reward and the leader's.
         """
         try:
             cumulative, successors, reward, upper_reward = self._rows[state, action]

@@ -67,14 +67,11 @@ class Follower:
     ) -> None:
         """Bind a learner to a game.
 
-        Args:
-            game: The game.
-            algorithm: A key of `ALGORITHMS`; None for "soft-dqn" where actions are discrete and
-                "soft-sac" where they are not.
-            steps: Environment steps that it learns for each x, at least 1.
-            first_steps: Those for the first x; None for as many.
-            options: Arguments of the algorithm, of JSON types. The learning rate is 1e-3 throughout
-                unless it is among them; None for the algorithm's own, which may fall.
+        `algorithm` is a key of `ALGORITHMS`; None for "soft-dqn" where actions are discrete and
+        "soft-sac" where they are not. It learns `steps` environment steps for each x, at least 1,
+        and `first_steps` for the first one; None for as many. `options` are arguments of the
+        algorithm, of JSON types. The learning rate is 1e-3 throughout unless it is among them; None
+        for the algorithm's own, which may fall.
 
         Raises:
             TypeError: If the algorithm does not take an argument, or it is the game that sets it.

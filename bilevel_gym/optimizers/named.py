@@ -29,9 +29,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
 def make_optimizer(optimizer: str | Optimizer, **options: Any) -> Optimizer:
     """Return an optimizer with its options set: (objective, start, low, high, *, callback).
 
-    Args:
-        optimizer: A key of `OPTIMIZERS`, or a function like them.
-        **options: Its options, of JSON types.
+    It is a key of `OPTIMIZERS`, or a function like them; options are of JSON types.
 
     Raises:
         ValueError: If the name is unknown. (Values are checked when the optimizer is called.)

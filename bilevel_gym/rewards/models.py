@@ -30,14 +30,12 @@ Features = Callable[[Batch, Batch], FloatArray]
 
 @runtime_checkable
 class RewardModel(Protocol):
-    """r_x(s, a) on batches: `observations` and `actions` are `[B, ...]`, in the spaces' units.
-
-    Attributes:
-        num_params: D, the length of x.
-    """
+    """r_x(s, a) on batches: `observations` and `actions` are `[B, ...]`, in the spaces' units."""
 
     @property
-    def num_params(self) -> int: ...  # noqa: D102
+    def num_params(self) -> int:
+        """D, the length of x."""
+        ...
 
     def initial_params(self) -> FloatArray:
         """Return the x to start from, `[D]`."""

@@ -71,7 +71,6 @@ class _Climbs:
         self.all: list[Climb] = []
 
     def begin(self, start: FloatArray) -> None:
-        """Add a climb."""
         self.all.append(self._begin(start))
 
     def state_dict(self) -> dict[str, Any]:
@@ -80,7 +79,6 @@ class _Climbs:
         return {"climbs": [_converted(state, np.ndarray, th.from_numpy) for state in states]}
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
-        """Restore what `state_dict` has returned."""
         self.all = []
         for saved in state["climbs"]:
             arrays = _converted(saved, th.Tensor, lambda value: value.detach().cpu().numpy().copy())

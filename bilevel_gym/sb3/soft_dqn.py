@@ -192,15 +192,8 @@ class SoftDQN(SoftLearner, DQN):
             "exploration_final_eps": exploration_final_eps,
             "max_grad_norm": max_grad_norm,
         }
-        super().__init__(
-            policy,
-            env,
-            temperature=temperature,
-            learning_rate=learning_rate,
-            tau=tau,
-            own=own,
-            **options,
-        )
+        options |= {"temperature": temperature, "learning_rate": learning_rate, "tau": tau}
+        super().__init__(policy, env, own=own, **options)
 
     def action_probabilities(self, observations: NDArray[Any]) -> FloatArray:
         """Return the Boltzmann policy, without exploration: `[B, A]` of observations `[B, ...]`."""

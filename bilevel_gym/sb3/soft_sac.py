@@ -63,15 +63,8 @@ class SoftSAC(SoftLearner, SAC):
             "gradient_steps": gradient_steps,
             "target_update_interval": target_update_interval,
         }
-        super().__init__(
-            policy,
-            env,
-            temperature=temperature,
-            learning_rate=learning_rate,
-            tau=tau,
-            own=own,
-            **options,
-        )
+        options |= {"temperature": temperature, "learning_rate": learning_rate, "tau": tau}
+        super().__init__(policy, env, own=own, **options)
 
     def sample_actions(
         self, observations: NDArray[Any], rng: np.random.Generator

@@ -27,9 +27,6 @@ def as_vec_env(vector_env: VectorEnv[Any, Any, Any]) -> VecEnv:
     for one, are those of the vector environment as a whole; what has an entry for each copy is
     dealt out.
 
-    Args:
-        vector_env: A vector environment in same-step mode, such as a `LowerLevelVectorEnv`.
-
     Raises:
         TypeError: If it is no vector environment of Gymnasium.
         ValueError: If it is in another mode.
@@ -84,7 +81,6 @@ class _ArrayVecEnv(VecEnv):
         return observations
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Take note of the actions."""
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -103,11 +99,9 @@ class _ArrayVecEnv(VecEnv):
         return observations, rewards.astype(np.float32), dones, infos
 
     def close(self) -> None:
-        """Close the vector environment."""
         self.vector_env.close()
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
-        """Return a frame of each copy."""
         return self.vector_env.render() or [None] * self.num_envs  # type: ignore[return-value]
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
@@ -116,11 +110,7 @@ class _ArrayVecEnv(VecEnv):
         return [value for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute of the vector environment, which is one for all copies.
-
-        Raises:
-            ValueError: If it is to be set for some copies only.
-        """
+        """Set an attribute of the vector environment, which is one for all copies."""
         if set(self._get_indices(indices)) != set(range(self.num_envs)):
             raise ValueError(
                 f"`{attr_name}` is an attribute of all copies together, got indices {indices}"

@@ -50,10 +50,10 @@ def newton(
 
     Position and skyline are those of the layout. There are B problems: probabilities are `[B, K]`,
     or `[1, K]` where all have the same, rewards `[B, A, S]`, -inf for actions that do not exist.
-    Values `[B, S]` are starts, and then solutions; policies `[B, A, S]`, the last factors `[B,
-    layout.size]` (if a step was taken), Bellman residuals, Newton steps taken, and whether
-    residuals are at most the tolerance, or at rounding, are set. A residual that is not finite says
-    that values overflowed.
+    Values `[B, S]` are starts, and then solutions; policies `[B, A, S]`, the last factors of
+    each (if a step was taken), Bellman residuals, Newton steps taken, and whether residuals are at
+    most the tolerance, or at rounding, are set. A residual that is not finite says that values
+    overflowed.
 
     Beyond the tolerance, chord steps go on while each leaves at most the share `chord` of the
     residual; zero stops at the tolerance.
