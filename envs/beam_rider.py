@@ -191,7 +191,7 @@ class BilevelBeamRider(ParametricGame):
         seed: int = 0,
         render_mode: str | None = None,
     ) -> None:
-        """Build the game; a `ValueError` names an argument that is out of range."""
+        """Build the game; raise `ValueError` for an argument, `ImportError` without an extra."""
         check_flag("clipped", clipped)
         self._sticky = check_probability("sticky", sticky)
         self._reward_bound = check_positive("reward_bound", reward_bound)

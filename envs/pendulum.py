@@ -7,10 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..core.checks import check_discount, check_not_negative, check_positive
 from ..core.mdp import FloatArray
+from ..episodes.recorded import Batch
 from ..rewards.models import LinearReward
 from .base import View
 from .parametric import ParametricGame, torque_cost, with_bars
@@ -191,14 +191,12 @@ class BilevelPendulum(ParametricGame):
         return with_bars(picture, view, NAMES, "the leader's x: reward of each direction")
 
 
-def directions(observations: NDArray[Any], actions: NDArray[Any]) -> FloatArray:
+def directions(observations: Batch, actions: Batch) -> FloatArray:
     """Return how near the pole is to each direction, `[B, 6]`."""
     pole = np.asarray(observations[:, :2], np.float64)  # (cos, sin) of its angle
     return np.exp(SHARPNESS * (pole @ DIRECTIONS - 1.0))
 
 
-def uprightness(
-    observations: NDArray[Any], actions: NDArray[Any], rewards: FloatArray
-) -> FloatArray:
+def uprightness(observations: Batch, actions: Batch, rewards: FloatArray) -> FloatArray:
     """Return cos(theta), `[B]`."""
     return np.asarray(observations[:, 0], np.float64)

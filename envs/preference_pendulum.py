@@ -160,7 +160,7 @@ class BilevelPreferencePendulum(ParametricGame):
         temperature: float = 0.1,
         render_mode: str | None = None,
     ) -> None:
-        """Build the game; a `ValueError` names an argument that is out of range."""
+        """Build the game; raise `ValueError` for an argument, `ImportError` without PyTorch."""
         check_choice("`reward_model`", reward_model, REWARD_MODELS)
         check_at_least("fragment_steps", fragment_steps, 1)
         check_at_least("episode_steps", episode_steps, fragment_steps)

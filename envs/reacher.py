@@ -155,7 +155,7 @@ class BilevelReacher(ParametricGame):
         upper_bound: float = 5.0,
         render_mode: str | None = None,
     ) -> None:
-        """Build the game; a `ValueError` names an argument that is out of range."""
+        """Build the game; raise `ValueError` for an argument, `ImportError` without MuJoCo."""
         self._reward_bound = check_positive("reward_bound", reward_bound)
         check_not_negative("effort_cost", effort_cost)
         require("BilevelReacher", "mujoco", "mujoco", "imageio")

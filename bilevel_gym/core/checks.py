@@ -150,7 +150,7 @@ def check_in_box(
 
 
 def checked_sides(size: int | Sequence[int], least: int, most: int) -> tuple[int, int]:
-    """Return the rows and columns of a map; raise a `ValueError` unless both are in range."""
+    """Return the rows and columns of a map; raise a `ValueError` unless in `least`..`most`."""
     sides = tuple(size) if isinstance(size, Sequence) else (size, size)
     if len(sides) != 2 or not all(
         isinstance(side, Integral) and not isinstance(side, bool) and least <= side <= most

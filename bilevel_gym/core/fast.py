@@ -55,7 +55,7 @@ def enabled() -> bool:
 
 
 def require(what: str) -> None:
-    """Raise an `ImportError`, with `what` demands them, unless compiled kernels are used here."""
+    """Raise an `ImportError` for `what` unless compiled kernels are used at this point."""
     if not enabled():
         _require(what)
         raise ImportError(

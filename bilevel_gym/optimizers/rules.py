@@ -85,7 +85,7 @@ class UpdateRule(ABC):
     learning_rate: ClassVar[float] = 0.05
 
     def __init__(self, low: ArrayLike, high: ArrayLike) -> None:
-        """Initialise the state for a box."""
+        """Initialise the state for a box with the shape of x."""
         self.low = np.asarray(low, dtype=np.float64)
         self.high = np.asarray(high, dtype=np.float64)
 
@@ -226,7 +226,7 @@ RULES: dict[str, type[UpdateRule]] = {
 
 
 def make_rule(name: str, low: ArrayLike, high: ArrayLike, **options: Any) -> UpdateRule:
-    """Build an update rule, a key of `RULES`, with its options, for a box.
+    """Build an update rule by its key in `RULES`, with options of JSON types, for a box of x.
 
     Raises:
         ValueError: If the name is unknown or an option is out of range.
