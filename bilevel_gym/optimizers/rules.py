@@ -139,7 +139,13 @@ class ProjectedRule(UpdateRule):
     def __init__(
         self, low: ArrayLike, high: ArrayLike, *, max_gradient_norm: float | None = 1.0
     ) -> None:
-        """Initialise the state; None for `max_gradient_norm` leaves long gradients as they are.
+        """Initialise the state.
+
+        Args:
+            low: Lower bounds of x.
+            high: Upper bounds of x.
+            max_gradient_norm: Euclidean norm to which longer gradients are shortened, positive;
+                None leaves them as they are.
 
         Raises:
             ValueError: If `max_gradient_norm` is out of range.

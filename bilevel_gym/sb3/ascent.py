@@ -260,7 +260,8 @@ class HyperGradientAscent(BaseAlgorithm):
     ) -> Self:
         """Maximise F; the arguments are those of `learn` in Stable-Baselines3.
 
-        `total_timesteps` are leader steps, of all environments together. Callbacks are called after
+        `total_timesteps` are leader steps, of all environments together; `log_interval` are steps
+        between two entries of the log, None for no log. Callbacks are called after
         x has moved, so that what they save continues without a gap. With `reset_num_timesteps` the
         count and the schedule start again; x and the state of the optimiser continue in any case.
 

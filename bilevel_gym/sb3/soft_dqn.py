@@ -170,7 +170,8 @@ class SoftDQN(SoftLearner, DQN):
         3e-3 to 1e-5. Epsilon falls from `exploration_initial_eps` to its floor,
         `exploration_final_eps`, over `exploration_fraction` of the schedule. There are
         `gradient_steps` updates (-1: as many as steps) after each `train_freq` steps, or for
-        example (4, "episode"). For other options see `SoftLearner`.
+        example (4, "episode"). Longer gradients are shortened to `max_grad_norm`. For other options
+        see `SoftLearner`.
 
         Raises:
             TypeError: If an option is unknown.
