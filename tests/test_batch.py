@@ -24,6 +24,8 @@ from .helpers import TABULAR_TASKS, array_game, game_of, interior_point, leader_
 from .models import random_mdp
 from .test_linear import corridor, grid
 
+Patch = pytest.MonkeyPatch
+
 every_task = pytest.mark.parametrize("task", TABULAR_TASKS, ids=lambda task: task.id)
 
 
@@ -31,20 +33,19 @@ def batch_of(mdp: TabularMDP, size: int = 5, *, kernels: bool = False) -> list[T
     """Return problems with other rewards and, if asked for, other probabilities."""
     rng = np.random.default_rng(0)
     _ = mdp.kernel.pattern  # what has been computed is shared
-    return [
-        replace(
-            mdp,
-            reward=mdp.reward + 0.2 * rng.normal(size=mdp.reward.shape),
-            kernel=mdp.kernel.with_probabilities(
-                mdp.kernel.matrix.data * rng.uniform(0.7, 1.0, mdp.kernel.matrix.nnz)
-            )
-            if kernels
-            else mdp.kernel,
-        )
-        for _ in range(size)
-    ]
+    batch = []
+    for _ in range(size):
+        reward, kernel = mdp.reward + 0.2 * rng.normal(size=mdp.reward.shape), mdp.kernel
+        if kernels:
+            data = kernel.matrix.data * rng.uniform(0.7, 1.0, kernel.matrix.nnz)
+            kernel = kernel.with_probabilities(data)
+        batch.append(replace(mdp, reward=reward, kernel=kernel))
+    return batch
 
 
+CIRCLE = Kernel.from_triplets(
+    np.arange(9), np.zeros(9, int), (np.arange(9) + 1) % 9, np.ones(9), num_states=9, num_actions=2
+)
 BATCHES = {
     "dense rows": batch_of(random_mdp(1, num_states=30, temperature=0.05)),
     "masked": batch_of(random_mdp(2, num_states=30, masked=True, temperature=0.05)),
@@ -55,16 +56,8 @@ BATCHES = {
     "other kernels, grid": batch_of(grid(6), kernels=True),
     "one state": batch_of(random_mdp(5, num_states=1)),
     "nearly greedy": batch_of(random_mdp(6, gamma=0.99, temperature=1e-6, masked=True)),
-    "cycle one way": batch_of(
-        TabularMDP(
-            Kernel.from_triplets(
-                np.arange(9), np.zeros(9, int), (np.arange(9) + 1) % 9, np.ones(9),
-                num_states=9, num_actions=2,
-            ),
-            np.zeros((9, 2)), 0.9, 0.1,
-        )
-    ),
-}  # fmt: skip
+    "cycle one way": batch_of(TabularMDP(CIRCLE, np.zeros((9, 2)), 0.9, 0.1)),
+}
 every_batch = pytest.mark.parametrize("name", BATCHES)
 
 
@@ -74,10 +67,8 @@ def one_by_one(mdps: Sequence[TabularMDP], **options: Any) -> list[SoftSolution]
 
 
 def gradient_of(solution: SoftSolution) -> Any:
-    rng = np.random.default_rng(1)
-    return response_gradient(
-        solution, rng.normal(size=solution.policy.shape), policy_gradient_error=1e-9
-    )
+    slope = np.random.default_rng(1).normal(size=solution.policy.shape)
+    return response_gradient(solution, slope, policy_gradient_error=1e-9)
 
 
 def assert_near(found: Any, wanted: Any, tolerance: float = 1e-10) -> None:
@@ -143,20 +134,17 @@ def test_gradients_and_their_bounds_are_those_of_one_alone(name: str, backend: s
 @every_batch
 def test_rough_solves_have_the_same_bounds(name: str, backend: str) -> None:
     mdps, tolerance = BATCHES[name], 1e-5 * BATCHES[name][0].temperature
-    for one, other in zip(
-        solve_batch(mdps, tolerance=tolerance), one_by_one(mdps, tolerance=tolerance), strict=True
-    ):
+    found, alone = (solve(mdps, tolerance=tolerance) for solve in (solve_batch, one_by_one))
+    for one, other in zip(found, alone, strict=True):
         if one.residual > 1e-12:  # else it is rounding
             assert one.residual == pytest.approx(other.residual, rel=1e-2)
-            found, wanted = gradient_of(one).error_bound, gradient_of(other).error_bound
-            assert found == pytest.approx(wanted, rel=1e-2)
+            bound, wanted = gradient_of(one).error_bound, gradient_of(other).error_bound
+            assert bound == pytest.approx(wanted, rel=1e-2)
 
 
 @every_batch
 @pytest.mark.parametrize("discount", [None, 0.5])
-def test_linear_systems_are_solved_on_its_factors(
-    name: str, discount: float | None, backend: str
-) -> None:
+def test_linear_systems_use_its_factors(name: str, discount: float | None, backend: str) -> None:
     rng = np.random.default_rng(2)
     for one in solve_batch(BATCHES[name], tolerance=1e-3):
         gamma = one.mdp.gamma if discount is None else discount
@@ -182,11 +170,10 @@ class TestCompiled:
             np.testing.assert_array_equal(one.soft_value, alone.soft_value)
             np.testing.assert_array_equal(one.policy, alone.policy)
 
-    def test_is_never_chosen_for_one_problem(self) -> None:
+    def test_is_chosen_for_batches_where_it_is_faster_and_never_for_one_problem(self) -> None:
         assert solve_soft_mdp(BATCHES["grid"][0]).solver == "banded"
         assert solve_soft_mdp(BATCHES["dense rows"][0]).solver == "dense"
 
-    def test_is_chosen_for_batches_where_it_is_faster(self) -> None:
         def chosen(mdp: TabularMDP) -> str:
             return solve_batch([mdp], tolerance=1e-2)[0].solver
 
@@ -202,9 +189,8 @@ class TestCompiled:
         if made == "at another policy":
             entries = mdp.kernel.system_entries(good.policy, 0.5)
             factors = SOLVERS["compiled"].init(mdp.kernel.pattern, entries)
-        system = DiscountedSystem(
-            mdp.kernel, good.policy, mdp.gamma, solver="compiled", factors=factors
-        )
+        options: dict[str, Any] = {"solver": "compiled", "factors": factors}
+        system = DiscountedSystem(mdp.kernel, good.policy, mdp.gamma, **options)
         ones = np.ones(8)
         assert_near(system.solve(ones)[0], good.system.solve(ones)[0], 1e-12)
 
@@ -235,18 +221,15 @@ class TestCompiled:
                 response_gradient(solution, np.stack([rhs, np.ones(8), np.ones(8)], axis=1))
 
 
-def test_without_compiled_kernels_the_error_names_the_extra(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_without_compiled_kernels_the_error_names_the_extra(monkeypatch: Patch) -> None:
     mdp = random_mdp(0)
     with fast.switched(False):
-        for call in (
-            lambda: solve_soft_mdp(mdp, solver="compiled"),
-            lambda: solve_batch([mdp], solver="compiled"),
-            lambda: check_solver("compiled"),
-        ):
-            with pytest.raises(ImportError, match="extra `fast`.*switched off"):
-                call()
+        with pytest.raises(ImportError, match="extra `fast`.*switched off"):
+            solve_soft_mdp(mdp, solver="compiled")
+        with pytest.raises(ImportError, match="extra `fast`.*switched off"):
+            solve_batch([mdp], solver="compiled")
+        with pytest.raises(ImportError, match="extra `fast`.*switched off"):
+            check_solver("compiled")
         assert solve_batch([mdp])[0].solver == "dense"
     monkeypatch.setattr(fast, "available", lambda: False)
     with fast.switched(None):
@@ -277,11 +260,8 @@ def test_starts_are_taken_from_earlier_solutions(backend: str) -> None:
 def test_steps_are_limited_and_the_outcome_is_reported(backend: str) -> None:
     mdps = BATCHES["grid"]
     for limit in (0, 2):
-        for one, other in zip(
-            solve_batch(mdps, max_iterations=limit),
-            one_by_one(mdps, max_iterations=limit),
-            strict=True,
-        ):
+        found, alone = (solve(mdps, max_iterations=limit) for solve in (solve_batch, one_by_one))
+        for one, other in zip(found, alone, strict=True):
             assert one.iterations == limit and not one.converged
             assert one.residual == pytest.approx(other.residual, rel=1e-9)
             assert_near(one.soft_value, other.soft_value)
@@ -302,15 +282,12 @@ def test_a_problem_is_solved_the_same_whatever_is_solved_with_it(backend: str) -
                 np.testing.assert_array_equal(first.reward, second.reward)
 
 
-def test_solutions_share_no_memory(backend: str) -> None:
+def test_solutions_share_no_memory_and_no_problems_have_none(backend: str) -> None:
     solutions = solve_batch(BATCHES["grid"])
     arrays = [array for s in solutions for array in (s.soft_value, s.policy)]
     for b, array in enumerate(arrays):
         assert array.base is None or array.base.nbytes == array.nbytes
         assert not any(np.shares_memory(array, other) for other in arrays[:b])
-
-
-def test_no_problems_have_no_solutions(backend: str) -> None:
     assert solve_batch([]) == []
 
 
@@ -334,11 +311,7 @@ SOME_ACTIONS = replace(MDP, action_mask=~np.eye(8, 3, dtype=bool))
         ([MDP], {"solver": "compile"}, "unknown solver 'compile'.*Did you mean 'compiled'"),
         ([MDP, MDP], {"initial_values": np.zeros((3, 8))}, "`initial_values`.*2 problems, got 3"),
         ([MDP, MDP], {"initial_values": np.zeros((2, 7))}, r"`initial_values\[0\]`.*\(7,\)"),
-        (
-            [MDP, MDP],
-            {"initial_values": [None, [np.inf] * 8]},
-            r"`initial_values\[1\]` must be fin",
-        ),
+        ([MDP, MDP], {"initial_values": [None, [np.inf] * 8]}, r"_values\[1\]` must be fin"),
         ([MDP, MDP], {"guesses": [None]}, "`guesses`.*2 problems, got 1"),
     ],
 )
@@ -359,15 +332,11 @@ class Drift(TabularBilevelEnv):
         mdp = random_mdp(11, num_states=6)
         self._one_pattern, self._reward = one_pattern, mdp.reward
         self._slope = np.random.default_rng(12).uniform(-0.05, 0.0, mdp.kernel.matrix.nnz)
-        super().__init__(
-            kernel=mdp.kernel,
-            initial_distribution=np.full(6, 1 / 6),
-            objective=Sum((DiscountedReturn(0.8), QuadraticCost(0.1))),
-            upper_space=gym.spaces.Box(0.0, 1.0, (2,), np.float32),
-            initial_upper_params=np.full(2, 0.5),
-            gamma=mdp.gamma,
-            temperature=mdp.temperature,
-        )
+        leader: dict[str, Any] = {"upper_space": gym.spaces.Box(0.0, 1.0, (2,), np.float32)}
+        leader |= {"objective": Sum((DiscountedReturn(0.8), QuadraticCost(0.1)))}
+        follower: dict[str, Any] = {"kernel": mdp.kernel, "initial_distribution": np.full(6, 1 / 6)}
+        follower |= {"gamma": mdp.gamma, "temperature": mdp.temperature}
+        super().__init__(**leader, **follower, initial_upper_params=np.full(2, 0.5))
 
     def kernel(self, upper_params: FloatArray) -> Kernel:
         moved = self.model.initial_kernel.matrix.data * (1.0 + upper_params[0] * self._slope)
@@ -415,7 +384,7 @@ def test_many_x_are_answered_as_each_is_alone(task: Task, backend: str) -> None:
 
 @pytest.mark.parametrize("one_pattern", [True, False])
 def test_what_shares_a_pattern_is_solved_together_from_where_it_was(
-    one_pattern: bool, monkeypatch: pytest.MonkeyPatch, backend: str
+    one_pattern: bool, monkeypatch: Patch, backend: str
 ) -> None:
     calls: list[Any] = []
 
@@ -450,9 +419,7 @@ def test_the_kernels_of_many_x_may_differ(one_pattern: bool, backend: str) -> No
         assert game.evaluate([0.5, 0.5]).hyper_gradient[k] == pytest.approx(slope, rel=1e-7)
 
 
-def test_a_bad_row_is_named_before_anything_is_done(
-    monkeypatch: pytest.MonkeyPatch, backend: str
-) -> None:
+def test_a_bad_row_is_named_before_anything_is_done(monkeypatch: Patch, backend: str) -> None:
     game = array_game()
     monkeypatch.setattr(game, "reward", lambda x: pytest.fail("nothing is to be solved"))
     good = np.zeros(3)

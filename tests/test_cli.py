@@ -37,24 +37,27 @@ from bilevel_gym.wrappers import HyperGradient
 
 from .helpers import LEARNT_TASKS
 
+Patch = pytest.MonkeyPatch
+
 GRID = "BilevelGridWorld-v0"
 SMALL = ("--set", "map_name=4x4")
+TRACE = ("--method", "trace", "--method-set")
+
+
+def method_set(options: dict[str, Any]) -> list[str]:
+    """Return the arguments that give a method its options."""
+    texts = (f"{name}={json.dumps(value)}" for name, value in options.items())
+    return [part for text in texts for part in ("--method-set", text)]
+
 
 # A task whose follower learns, and answers soon.
-LEARNT = (
-    *("BilevelPendulum-v0", "--set", "episode_steps=20"),
-    *(
-        part
-        for name, value in QUICK.items()
-        for part in ("--method-set", f"{name}={json.dumps(value)}")
-    ),
-)
+LEARNT = ("BilevelPendulum-v0", "--set", "episode_steps=20", *method_set(QUICK))
 
 Run = Callable[..., Result]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(tmp_path: Path, monkeypatch: Patch) -> Run:
     """Return a function that runs the command in an empty working directory."""
     monkeypatch.chdir(tmp_path)
 
@@ -119,7 +122,7 @@ def test_importing_the_command_line_loads_no_heavy_library() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_list_has_a_row_for_every_task(run: Run) -> None:
+def test_list_has_a_row_for_every_task(run: Run, monkeypatch: Patch) -> None:
     output, table = run("list").stdout, run("list", "--markdown").stdout.splitlines()
     assert len(table) == 2 + len(TASKS) and {line.count("|") for line in table} == {10}
     for task, line in zip(TASKS, table[2:], strict=True):
@@ -130,9 +133,6 @@ def test_list_has_a_row_for_every_task(run: Run) -> None:
     words = " ".join(next(line for line in output.splitlines() if GRID in line).split())
     assert f" {game.upper_space.shape[0]} -1 .. 1 0 " in words
     assert f" {game.observation_space.n} x {game.lower_space.n} " in words
-
-
-def test_markdown_table_shows_the_best_known_value(monkeypatch: pytest.MonkeyPatch) -> None:
     best = types.SimpleNamespace(value=0.46070307)
     monkeypatch.setattr(BilevelGridWorld, "best_known", best)
     assert "| 0.4607 |" in markdown_table()
@@ -144,17 +144,9 @@ def test_markdown_table_shows_the_best_known_value(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("0.2", 0.2),
-        (".2", 0.2),
-        ("true", True),
-        ("True", True),
-        ("null", None),
-        ('["S.G"]', ["S.G"]),
-        ("['S.G']", ["S.G"]),
-        ("(3, 12)", [3, 12]),
-        ("16x16", "16x16"),
-        ("{1, 2}", "{1, 2}"),
-        ("", ""),
+        *(("0.2", 0.2), (".2", 0.2), ("true", True), ("True", True), ("null", None), ("", "")),
+        *(('["S.G"]', ["S.G"]), ("['S.G']", ["S.G"]), ("(3, 12)", [3, 12])),
+        *(("16x16", "16x16"), ("{1, 2}", "{1, 2}")),
     ],
 )
 def test_values_are_json_or_literals_or_text(text: str, value: object) -> None:
@@ -206,14 +198,20 @@ def test_mistakes_about_the_task_get_one_clear_line(
         (["--optimizer", "adam", "--optimizer-set", "beta1=2"], "`beta1` must lie in [0, 1)"),
         (["--optimizer", "lbfgsb", "--lr", 1], "`--learning-rate`: optimizer 'lbfgsb' has none"),
         (["--start", "nowhere.npz"], "nowhere.npz"),
+        ([*TRACE, "episode=7"], "'episode'"),
+        ([*TRACE, "episode=7"], "Did you mean 'episodes'"),
+        ([*TRACE, "episodes=0"], "`episodes` must be an integer of at least 1, got 0"),
+        ([*TRACE, "episodes"], "`--method-set` takes name=value"),
+        ([*TRACE, "method=exact"], "method"),
     ],
 )
 def test_solve_refuses_bad_options_before_it_makes_a_folder(
     run: Run, tmp_path: Path, arguments: list[object], said: str
 ) -> None:
     result = run("solve", GRID, *arguments)
-    assert result.exit_code == 2
-    assert said in result.stderr
+    assert result.exit_code == 2 and said in result.stderr
+    if "--method-set" in arguments:
+        refused(result)
     assert not list(tmp_path.iterdir())
 
 
@@ -230,9 +228,7 @@ gym.register("Fussy-v0", Fussy)
 """
 
 
-def test_tasks_of_other_modules_are_imported_first(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tasks_of_others_are_imported_first(run: Run, tmp_path: Path, monkeypatch: Patch) -> None:
     (tmp_path / "my_tasks.py").write_text(OWN_TASKS)
     monkeypatch.setattr(sys, "path", [*sys.path])  # undone afterwards
     try:
@@ -252,9 +248,7 @@ def test_tasks_of_other_modules_are_imported_first(
 # solve -----------------------------------------------------------------------------------------
 
 
-def test_default_solve_reaches_the_known_optimum_of_the_grid_world(
-    run: Run, tmp_path: Path
-) -> None:
+def test_default_solve_reaches_the_optimum_of_the_grid_world(run: Run, tmp_path: Path) -> None:
     began = time.perf_counter()
     result = run("solve", GRID)
     assert time.perf_counter() - began < 10.0
@@ -273,7 +267,7 @@ def test_default_solve_reaches_the_known_optimum_of_the_grid_world(
     assert f"{objective:.6f}" in result.stdout
 
 
-def test_history_has_a_row_for_every_evaluation(finished: tuple[Path, Result]) -> None:
+def test_history_has_a_row_for_each_evaluation_and_a_plot(finished: tuple[Path, Result]) -> None:
     out, result = finished
     history = rows(out)
     assert f"evaluations: {len(history)}," in result.stdout
@@ -289,12 +283,6 @@ def test_history_has_a_row_for_every_evaluation(finished: tuple[Path, Result]) -
         "lower_value": start.lower_value,
     }.items():
         assert float(history[0][name]) == pytest.approx(value, rel=1e-6, abs=1e-8)
-
-
-def test_the_plot_is_a_picture_and_pipes_get_no_control_sequences(
-    finished: tuple[Path, Result],
-) -> None:
-    out, result = finished
     assert "\x1b" not in result.output and "\r" not in result.output and result.stderr == ""
     with Image.open(out / "progress.png") as image:
         assert image.format == "PNG"
@@ -347,16 +335,21 @@ def test_every_optimizer_of_the_table_solves(run: Run, tmp_path: Path, optimizer
     assert optimizer in run("solve", "--help").stdout
 
 
-def test_options_of_the_optimizer_reach_it(run: Run, tmp_path: Path) -> None:
+def test_options_of_the_optimizer_and_of_the_method_reach_them(run: Run, tmp_path: Path) -> None:
     options = ("--optimizer", "adam", "--optimizer-set", "schedule=constant", "--lr", 0.3)
     run("solve", GRID, *SMALL, *options, "--steps", 1, "--no-polish", "--out", "out")
     assert np.abs(params(tmp_path / "out")["final_upper_params"]).max() == pytest.approx(0.3)
     assert result_of(tmp_path / "out")["optimizer_options"] == {"schedule": "constant"}
+    method = {"episodes": 7, "inner_options": {"sweeps": 50}, "inner": "sweeps", "horizon": 3}
+    command = ("solve", GRID, *SMALL, "--method", "trace", "--steps", 1, "--out", "two")
+    result = run(*command, *method_set(method))
+    assert result.exit_code == 0, result.output
+    assert result_of(tmp_path / "two")["method_options"] == method
+    samples = [int(row["inner_samples"]) for row in rows(tmp_path / "two")]
+    assert all(0 < number <= 7 * 3 for number in samples)
 
 
-def test_the_best_x_is_kept_even_if_it_is_not_the_last_and_the_film_ends_on_it(
-    run: Run, tmp_path: Path
-) -> None:
+def test_the_best_x_is_kept_if_not_the_last_and_ends_the_film(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = ("--steps", 35, "--lr", 3, "--optimizer-set", "schedule=constant", "--no-polish")
     result = run("solve", GRID, *options, "--gif", "--out", out)
@@ -405,7 +398,7 @@ def test_a_film_is_spread_evenly_whatever_the_length_of_the_run(tmp_path: Path) 
 
 
 def test_runs_are_numbered_and_a_number_taken_meanwhile_is_skipped(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     parent = tmp_path / "runs" / GRID
     (parent / "007").mkdir(parents=True)
@@ -419,21 +412,19 @@ def test_runs_are_numbered_and_a_number_taken_meanwhile_is_skipped(
     assert (parent / "002" / "params.npz").exists()
 
 
-def test_a_folder_in_use_is_refused_before_solving(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_folder_in_use_and_a_film_without_a_picture_are_refused_before_solving(
+    run: Run, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.txt").write_text("precious")
-
-    def solve(*_: object) -> None:
-        pytest.fail("solved before looking at the folder")
-
-    monkeypatch.setattr(Exact, "step", solve)
+    monkeypatch.setattr(Exact, "step", lambda *_: pytest.fail("solved before looking"))
     message = refused(run("solve", GRID, "--out", out))
-    assert "is not empty" in message
-    assert "--overwrite" in message
+    assert "is not empty" in message and "--overwrite" in message
     assert [path.name for path in out.iterdir()] == ["thesis.txt"]
+    monkeypatch.setattr(BilevelGridWorld, "draw", bilevel_gym.BilevelEnv.draw)
+    assert "`--gif` needs a task with a picture" in refused(run("solve", GRID, "--gif"))
+    assert [*tmp_path.iterdir()] == [out]
 
 
 def test_overwrite_replaces_the_files_of_a_run_and_no_others(run: Run, tmp_path: Path) -> None:
@@ -452,7 +443,7 @@ def test_overwrite_replaces_the_files_of_a_run_and_no_others(run: Run, tmp_path:
 
 @pytest.mark.parametrize("out", ["file/run", "file", "/proc/run"])
 def test_an_unwritable_folder_is_refused_before_solving(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+    run: Run, tmp_path: Path, monkeypatch: Patch, out: str
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setattr(Exact, "step", lambda *_: pytest.fail("solved before looking"))
@@ -462,7 +453,7 @@ def test_an_unwritable_folder_is_refused_before_solving(
     assert "Traceback" not in result.output
 
 
-def test_start_goes_on_from_the_best_x_and_estimates_are_not_polished(
+def test_start_goes_on_from_the_best_x_and_others_are_refused(
     run: Run, tmp_path: Path, finished: tuple[Path, Result]
 ) -> None:
     start = finished[0] / "params.npz"
@@ -470,12 +461,6 @@ def test_start_goes_on_from_the_best_x_and_estimates_are_not_polished(
     one, two = params(finished[0]), params(tmp_path / "two")
     np.testing.assert_array_equal(one["best_upper_params"], two["initial_upper_params"])
     assert [row["phase"] for row in rows(tmp_path / "two")] == ["ascent"] * 6
-
-
-def test_start_of_another_task_or_another_file_is_refused(
-    run: Run, tmp_path: Path, finished: tuple[Path, Result]
-) -> None:
-    start = finished[0] / "params.npz"
     message = refused(run("solve", GRID, "--start", start, "--out", "large"))
     assert "must have shape (52,), got (14,)" in message
     np.savez(tmp_path / "other.npz", x=np.zeros(52))
@@ -497,17 +482,7 @@ def test_a_vanishing_estimate_ends_at_once_and_says_what_it_is(run: Run, tmp_pat
     assert f"at the best x is {norm:.3g}." in result.stdout
 
 
-def test_a_task_without_a_picture_cannot_be_filmed(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(BilevelGridWorld, "draw", bilevel_gym.BilevelEnv.draw)
-    assert "`--gif` needs a task with a picture" in refused(run("solve", GRID, "--gif"))
-    assert not list(tmp_path.iterdir())
-
-
-def test_inner_solves_that_fail_are_reported(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_inner_solves_that_fail_are_reported(run: Run, tmp_path: Path, monkeypatch: Patch) -> None:
     answer = Exact.step
 
     def fail(self: Exact, x: Any) -> Any:
@@ -532,9 +507,7 @@ def test_warnings_of_a_task_are_shown_in_one_line(run: Run) -> None:
 # Interruption ----------------------------------------------------------------------------------
 
 
-def test_an_error_keeps_what_the_run_reached(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_keeps_what_the_run_reached(run: Run, tmp_path: Path, monkeypatch: Patch) -> None:
     answer = Exact.step
 
     def fail(self: Exact, x: Any) -> Any:
@@ -584,7 +557,7 @@ def test_ctrl_c_ends_a_run_with_all_its_files(tmp_path: Path) -> None:
 # check -----------------------------------------------------------------------------------------
 
 
-def test_check_compares_gradients_where_the_response_term_matters(run: Run) -> None:
+def test_check_compares_gradients_where_the_response_matters_but_no_estimates(run: Run) -> None:
     result = run("check", GRID, *SMALL, "--points", 4)
     assert result.exit_code == 0, result.output
     assert f"{GRID} passed." in result.stdout
@@ -593,11 +566,13 @@ def test_check_compares_gradients_where_the_response_term_matters(run: Run) -> N
     for _, _, error, share, _, _ in lines:
         assert float(error) <= 1e-6
         assert float(share) >= 10.0
+    result = run("check", "BilevelCartPole-v0", "--set", "episode_steps=20")
+    assert result.exit_code == 0, result.output
+    assert "hyper-gradient: not compared" in result.stdout
+    assert "BilevelCartPole-v0 passed." in result.stdout
 
 
-def test_check_names_checkers_that_are_not_installed(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_check_names_checkers_that_are_not_installed(run: Run, monkeypatch: Patch) -> None:
     monkeypatch.setitem(sys.modules, "stable_baselines3.common.env_checker", None)
     result = run("check", GRID, *SMALL, "--points", 1, "--coordinates", 2)
     assert result.exit_code == 0, result.output
@@ -627,7 +602,7 @@ def small_response(patch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_check_fails_and_says_why(
-    run: Run, monkeypatch: pytest.MonkeyPatch, spoil: Any, words: tuple[str, ...]
+    run: Run, monkeypatch: Patch, spoil: Any, words: tuple[str, ...]
 ) -> None:
     spoil(monkeypatch)
     result = run("check", GRID, *SMALL, "--points", 1, "--coordinates", 8)
@@ -646,9 +621,7 @@ def test_every_kind_of_method_climbs(run: Run, tmp_path: Path, method: str) -> N
     assert all((row["inner_samples"] != "") == (method in ("trace", "hpgd")) for row in history)
 
 
-def test_a_follower_who_learns_is_solved_by_estimates_and_filmed(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_learners_are_solved_and_filmed(run: Run, tmp_path: Path, monkeypatch: Patch) -> None:
     answered: list[Any] = []
     answer = HyperGradient._answer
 
@@ -690,52 +663,10 @@ def test_every_task_whose_follower_learns_says_how_to_climb() -> None:
         assert set(task.climb) == ({"steps", "learning_rate"} if learns else set()), task.id
 
 
-def test_check_says_that_estimates_are_not_compared(run: Run) -> None:
-    result = run("check", "BilevelCartPole-v0", "--set", "episode_steps=20")
-    assert result.exit_code == 0, result.output
-    assert "hyper-gradient: not compared" in result.stdout
-    assert "BilevelCartPole-v0 passed." in result.stdout
-
-
-def test_a_method_takes_its_options(run: Run, tmp_path: Path) -> None:
-    options = ("--method-set", "episodes=7", "--method-set", 'inner_options={"sweeps": 50}')
-    command = ("solve", GRID, *SMALL, "--method", "trace", "--steps", 1, "--out", "out")
-    result = run(*command, *options, "--method-set", "inner=sweeps", "--method-set", "horizon=3")
-    assert result.exit_code == 0, result.output
-    config = result_of(tmp_path / "out")
-    assert config["method_options"] == {
-        "episodes": 7,
-        "inner_options": {"sweeps": 50},
-        "inner": "sweeps",
-        "horizon": 3,
-    }
-    samples = [int(row["inner_samples"]) for row in rows(tmp_path / "out")]
-    assert all(0 < number <= 7 * 3 for number in samples)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (("--method-set", "episode=7"), ("'episode'", "Did you mean 'episodes'")),
-        (("--method-set", "episodes=0"), ("`episodes`", "got 0")),
-        (("--method-set", "episodes"), ("`--method-set` takes name=value",)),
-        (("--method-set", "method=exact"), ("method",)),
-    ],
-)
-def test_wrong_options_of_a_method_are_refused(
-    run: Run, tmp_path: Path, options: tuple[str, ...], words: tuple[str, ...]
-) -> None:
-    message = refused(run("solve", GRID, *SMALL, "--method", "trace", *options))
-    assert all(word in message for word in words), message
-    assert not list(tmp_path.iterdir())
-
-
 # gallery ----------------------------------------------------------------------------------------
 
 
-def test_gallery_draws_a_still_and_a_film_of_each_task_and_a_sheet(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gallery_draws_tasks_and_a_sheet(run: Run, tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr("bilevel_gym.cli.galleries.TASKS", TASKS[:1])
     result = run("gallery", "pictures")
     assert result.exit_code == 0, result.output
@@ -764,9 +695,7 @@ def test_gallery_draws_a_still_and_a_film_of_each_task_and_a_sheet(
     assert all(path.stat().st_size < 1_000_000 for path in folder.iterdir())
 
 
-def test_gallery_films_a_learning_follower_before_and_after(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gallery_films_learning_followers(run: Run, tmp_path: Path, monkeypatch: Patch) -> None:
 
     def quick(env_id: str, env_kwargs: dict[str, Any], **options: Any) -> HyperGradient:
         return make_leader(env_id, {"episode_steps": 20}, method_options=QUICK, **options)
@@ -787,9 +716,7 @@ def test_gallery_films_a_learning_follower_before_and_after(
     assert np.median(np.abs(still - frame_before_the_end)) <= 4
 
 
-def test_gallery_says_what_it_cannot_draw(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gallery_says_what_it_cannot_draw(run: Run, tmp_path: Path, monkeypatch: Patch) -> None:
     assert "BilevelGridWorld-v0" in refused(run("gallery", "out", "BilevelGridWrld-v0"))
     (tmp_path / "file").touch()
     assert "file" in run("gallery", "file", GRID).stderr
@@ -813,20 +740,16 @@ def test_gallery_names_files_after_tasks(env_id: str, name: str) -> None:
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_a_sheet_shows_every_picture_whole(count: int) -> None:
     colours = [(40 * i + 20, 0, 200) for i in range(count)]
-    pictures = []
-    for i, colour in enumerate(colours):
-        pictures.append(new_surface((300 + 900 * (i % 2), 500)))
-        pictures[-1].fill(colour)
+    sizes = [(300 + 900 * (i % 2), 500) for i in range(count)]
+    pictures = [new_surface(size) for size in sizes]
+    for picture, colour in zip(pictures, colours, strict=True):
+        picture.fill(colour)
     sheet = frame(contact_sheet(pictures)).reshape(-1, 3).astype(int)
-    for i, colour in enumerate(colours):
-        size = (300 + 900 * (i % 2), 500)
+    for size, colour in zip(sizes, colours, strict=True):
         scale = min(520 / size[0], 360 / size[1])
         area = int(size[0] * scale) * int(size[1] * scale)
         shown = (np.abs(sheet - colour) <= 6).all(axis=1).sum()
         assert shown == pytest.approx(area, rel=0.01)
-
-
-def test_a_sheet_needs_a_picture() -> None:
     with pytest.raises(ValueError, match="at least one"):
         contact_sheet([])
 
@@ -834,23 +757,13 @@ def test_a_sheet_needs_a_picture() -> None:
 # play ------------------------------------------------------------------------------------------
 
 
-def test_play_passes_everything_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_play_passes_all_on_and_ctrl_c_leaves_the_viewer(run: Run, monkeypatch: Patch) -> None:
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     monkeypatch.setattr("bilevel_gym.viewer.play", lambda *a, **k: calls.append((a, k)))
     result = run("play", GRID, *SMALL, "--headless", "film.gif")
     assert result.exit_code == 0, result.output
     assert calls == [((GRID,), {"headless": Path("film.gif"), "map_name": "4x4"})]
 
-
-def test_play_says_what_it_cannot_do(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ".gif" in refused(run("play", GRID, *SMALL, "--headless", "film.mp4"))
-    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    assert "no display" in refused(run("play", GRID, *SMALL))
-    message = refused(run("play", "BilevelLQR-v0"))
-    assert "only games on a map" in message and "`bilevel-gym gallery FOLDER" in message
-
-
-def test_ctrl_c_leaves_the_viewer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
@@ -858,3 +771,11 @@ def test_ctrl_c_leaves_the_viewer(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
     result = run("play", GRID, *SMALL)
     assert result.exit_code == 130
     assert result.output == ""
+
+
+def test_play_says_what_it_cannot_do(run: Run, monkeypatch: Patch) -> None:
+    assert ".gif" in refused(run("play", GRID, *SMALL, "--headless", "film.mp4"))
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    assert "no display" in refused(run("play", GRID, *SMALL))
+    message = refused(run("play", "BilevelLQR-v0"))
+    assert "only games on a map" in message and "`bilevel-gym gallery FOLDER" in message

@@ -39,17 +39,9 @@ from .learnt import (
 
 # x[s, a]; with a terminal state, and without.
 ENDING: dict[str, Any] = {"features": np.eye(6).reshape(3, 2, 6)}
-ENDLESS: dict[str, Any] = {
-    **ENDING,
-    "transition": np.array(
-        [
-            [[0.2, 0.8, 0.0], [0.5, 0.0, 0.5]],
-            [[0.0, 0.1, 0.9], [1.0, 0.0, 0.0]],
-            [[0.6, 0.0, 0.4], [0.0, 1.0, 0.0]],
-        ]
-    ),
-    "gamma": 0.6,
-}
+MOVES = [[[0.2, 0.8, 0.0], [0.5, 0.0, 0.5]], [[0.0, 0.1, 0.9], [1.0, 0.0, 0.0]]]
+MOVES.append([[0.6, 0.0, 0.4], [0.0, 1.0, 0.0]])
+ENDLESS: dict[str, Any] = {**ENDING, "transition": np.array(MOVES), "gamma": 0.6}
 ARGUMENTS = {"ending": ENDING, "endless": ENDLESS}
 TABLES = {name: array_game(**arguments) for name, arguments in ARGUMENTS.items()}
 FAST: dict[str, Any] = {
@@ -107,16 +99,11 @@ def test_the_mean_is_the_exact_hyper_gradient_of_a_table_without_ends(method: st
 def test_more_episodes_come_closer() -> None:
     x = TABLES["ending"].initial_upper_params
     exact = TABLES["ending"].evaluate(x).hyper_gradient
-    learnt = perfected("trace", "ending")
-    error = [
-        np.mean(
-            [
-                np.linalg.norm(learnt.response_term(x, some)[0] - exact) / np.linalg.norm(exact)
-                for some in slices(many("ending"), size)
-            ]
-        )
-        for size in (25, 400, 4000)
-    ]
+    learnt, error = perfected("trace", "ending"), []
+    for size in (25, 400, 4000):
+        found = [learnt.response_term(x, some)[0] for some in slices(many("ending"), size)]
+        error.append(np.linalg.norm(np.subtract(found, exact), axis=1).mean())
+    error = [each / np.linalg.norm(exact) for each in error]
     assert error[1] < 0.4 * error[0] and error[2] < 0.05, error
 
 
@@ -155,10 +142,8 @@ def test_steps_that_are_not_discounted_weigh_as_under_a_discount_of_one() -> Non
 
     def estimate(upper_gamma: float, discount_steps: bool) -> FloatArray:
         learnt = made("trace", TABLES["ending"], upper_gamma, discount_steps=discount_steps)
-        found: FloatArray = (
-            ExactCritic(TABLES["ending"]).put_into(learnt).response_term(x, group)[0]
-        )
-        return found
+        learnt = ExactCritic(TABLES["ending"]).put_into(learnt)
+        return np.asarray(learnt.response_term(x, group)[0])
 
     np.testing.assert_array_equal(estimate(0.9, False), estimate(1.0, True))
     assert np.linalg.norm(estimate(0.9, False) - estimate(0.9, True)) > 1e-3
@@ -170,10 +155,9 @@ def test_one_step_takes_the_leaders_discount() -> None:
     first = np.where(np.arange(len(group.alive))[:, None] == 0, group.upper_rewards, 0.0)
     alone = replace(group, upper_rewards=first)
     learnt = perfected("sobirl", "ending", upper_gamma=0.0, baseline=False)
-    np.testing.assert_array_equal(
-        learnt.response_term(x, group)[0], learnt.response_term(x, alone)[0]
-    )
-    assert np.abs(learnt.response_term(x, group)[0]).max() > 0.0
+    found, of_first = (learnt.response_term(x, each)[0] for each in (group, alone))
+    np.testing.assert_array_equal(found, of_first)
+    assert np.abs(found).max() > 0.0
 
 
 @pytest.mark.parametrize("method", ["trace", "bc-hg"])
@@ -242,9 +226,6 @@ def test_one_step_sees_nothing_of_a_reward_of_states_and_says_so_once() -> None:
         learnt.response_term(x, batch)
     trace = perfected("trace", states)
     assert cosine(trace.response_term(x, many("ending"))[0], exact) > 0.99
-
-
-def test_no_warning_where_the_leader_is_paid_nothing() -> None:
     batch = slices(many("ending"), 5)[0]
     paid_nothing = replace(batch, upper_rewards=np.zeros_like(batch.upper_rewards))
     learnt = perfected("sobirl", "ending")
@@ -255,12 +236,8 @@ def test_no_warning_where_the_leader_is_paid_nothing() -> None:
 
 def test_a_long_batch_in_blocks_gives_what_one_block_gives(monkeypatch: Any) -> None:
     x, batch = TABLES["ending"].initial_upper_params, slices(many("ending"), 40)[0]
-    for method, options in (
-        ("trace", {}),
-        ("bc-hg", {}),
-        ("hpgd", {"critic_updates": 3}),
-        ("sobirl", {}),
-    ):
+    for method in ("trace", "bc-hg", "hpgd", "sobirl"):
+        options = {"critic_updates": 3} if method == "hpgd" else {}
         whole = perfected(method, "ending", **options).response_term(x, batch)[0]
         with monkeypatch.context() as patch:
             patch.setattr("bilevel_gym.learnt.estimators.BLOCK", 7)
@@ -284,27 +261,17 @@ def test_episodes_are_those_of_the_policy_and_end_where_they_end() -> None:
     assert batch.alive[0].all() and not (batch.alive[1:] & ~batch.alive[:-1]).any()
     assert not batch.upper_rewards[~batch.alive].any()
     assert not batch.lower_rewards[~batch.alive].any()
-    np.testing.assert_allclose(
-        batch.upper_rewards[batch.alive], table.model.upper_reward(x)[seen, taken], rtol=1e-12
-    )
-    np.testing.assert_allclose(
-        batch.lower_rewards[batch.alive], table.model.reward(x)[seen, taken], rtol=1e-12
-    )
+    upper, lower = batch.upper_rewards[batch.alive], batch.lower_rewards[batch.alive]
+    np.testing.assert_allclose(upper, table.model.upper_reward(x)[seen, taken], rtol=1e-12)
+    np.testing.assert_allclose(lower, table.model.reward(x)[seen, taken], rtol=1e-12)
     counts = np.zeros((3, 2))
     np.add.at(counts, (seen, taken), 1.0)
     visits = counts.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(counts / visits, policy, atol=4 * (0.5 / np.sqrt(visits.min())))
     following = batch.alive[1:]
     moves = np.zeros((3, 2, 3))
-    np.add.at(
-        moves,
-        (
-            batch.observations[:-1][following],
-            batch.actions[:-1][following],
-            batch.observations[1:][following],
-        ),
-        1.0,
-    )
+    before, after = batch.observations[:-1][following], batch.observations[1:][following]
+    np.add.at(moves, (before, batch.actions[:-1][following], after), 1.0)
     np.testing.assert_allclose(moves / counts[:, :, None], kernel, atol=0.05)
 
 
@@ -329,10 +296,8 @@ def test_a_number_of_episodes_that_fills_no_block_is_played_exactly() -> None:
 @pytest.mark.parametrize(
     ("name", "gamma", "times", "more"),
     [
-        ("endless", 0.6, 1.0, 0.0),
+        *(("endless", 0.6, 1.0, 0.0), ("ending", 0.5, 1.0, 0.0), ("ending", 0.9, 1000.0, 0.0)),
         ("endless", 0.9, 1.0, -60.0),  # the same everywhere, which is nobody's merit
-        ("ending", 0.5, 1.0, 0.0),
-        ("ending", 0.9, 1000.0, 0.0),
     ],
 )
 def test_the_critic_learns_the_leaders_advantages_from_the_replay(
@@ -415,9 +380,14 @@ def leader(env_id: str, method: str = "trace", **options: Any) -> Any:
     return HyperGradient(ParametricGame(env_id, **GAME), method, **{**TINY, **updates, **options})
 
 
-def test_the_default_method_is_the_trace() -> None:
+def test_the_default_method_is_the_trace_and_how_often_it_learns_can_come_from_json() -> None:
     env = HyperGradient(ParametricGame("CartPole-v1", **GAME))
     assert type(env.method).__name__ == "LearntTrace"
+    often = {"train_freq": [4, "step"], "gradient_steps": -1}
+    env = leader("CartPole-v1", inner_options={**TINY["inner_options"], **often})
+    model = env.method.follower.model
+    assert model.train_freq.frequency == 4 and model.train_freq.unit.value == "step"
+    assert model.gradient_steps == -1 and often["train_freq"] == [4, "step"]
 
 
 @every_game
@@ -502,14 +472,6 @@ def test_options_of_the_learner_are_left_as_they_were_given() -> None:
     assert options == TINY["inner_options"]
 
 
-def test_how_often_a_follower_learns_can_come_from_json() -> None:
-    often = {"train_freq": [4, "step"], "gradient_steps": -1}
-    env = leader("CartPole-v1", inner_options={**TINY["inner_options"], **often})
-    model = env.method.follower.model
-    assert model.train_freq.frequency == 4 and model.train_freq.unit.value == "step"
-    assert model.gradient_steps == -1 and often["train_freq"] == [4, "step"]
-
-
 @pytest.mark.parametrize(
     ("method", "options", "error", "message"),
     [
@@ -551,9 +513,7 @@ def test_bad_options_are_refused_with_what_was_wrong(
 
 @every_game
 @every_method
-def test_who_loads_goes_on_bit_by_bit_as_who_saved(
-    env_id: str, method: str, tmp_path: Path
-) -> None:
+def test_who_loads_goes_on_bitwise_as_who_saved(env_id: str, method: str, tmp_path: Path) -> None:
     assert_goes_on_from_a_file(lambda: leader(env_id, method), tmp_path)
 
 

@@ -58,6 +58,11 @@ def quadratics(xs: FloatArray) -> tuple[list[float], FloatArray]:
     return list(values), np.array(gradients)
 
 
+def starts_of(start: Any = STARTS, low: Any = LOW, high: Any = HIGH, **options: Any) -> Any:
+    """Climb `quadratics` from many starts."""
+    return multistart_ascent(quadratics, start, low, high, **options)
+
+
 def column(x: FloatArray) -> tuple[float, FloatArray]:
     """Evaluate `quadratic` for an x of shape (3, 1)."""
     assert x.shape == (3, 1)
@@ -78,12 +83,6 @@ def assert_same(one: Iterate | None, other: Iterate | None) -> None:
     assert one is not None and other is not None
     for name, value in vars(one).items():
         np.testing.assert_array_equal(value, vars(other)[name], name)
-
-
-def test_the_projected_gradient_vanishes_exactly_at_the_constrained_optimum() -> None:
-    best = np.clip(TARGET, LOW, HIGH)
-    assert projected_gradient_norm(best, quadratic(best)[1], LOW, HIGH) == 0.0
-    assert projected_gradient_norm(np.zeros(3), np.array([0.3, 0.4, 0.0]), LOW, HIGH) == 0.5
 
 
 # Ascent ------------------------------------------------------------------------------------------
@@ -294,7 +293,7 @@ def test_a_start_that_stops_early_is_carried_along_and_no_longer_noted() -> None
     assert shapes[8:] == [(1, 3)] and "zero after 0 steps" in alone.optimum.message
 
 
-def test_starts_keep_the_shape_of_x() -> None:
+def test_starts_keep_the_shape_of_x_and_objectives_must_be_of_many() -> None:
     def objective(xs: FloatArray) -> tuple[FloatArray, FloatArray]:
         values, gradients = zip(*(column(x) for x in xs), strict=True)
         return np.array(values), np.array(gradients)
@@ -302,9 +301,6 @@ def test_starts_keep_the_shape_of_x() -> None:
     low, high = LOW.reshape(3, 1), HIGH.reshape(3, 1)
     for optimum in multistart_ascent(objective, STARTS[..., None], low, high, steps=100).optima:
         np.testing.assert_allclose(optimum.best.upper_params[:, 0], BEST, atol=0.02)
-
-
-def test_an_objective_of_one_x_is_no_objective_of_many() -> None:
     with pytest.raises(ValueError, match=r"shapes \(4,\) and \(4, 3\), got \(\) and \(3,\)"):
         multistart_ascent(lambda xs: (0.0, np.ones(3)), STARTS, LOW, HIGH)
     with pytest.raises(ValueError, match=r"got \(4,\) and \(3, 4\)"):
@@ -375,15 +371,9 @@ def test_continuation_arrives_where_a_direct_climb_does_not() -> None:
     direct = adam(family[-1], start, low, high)
     assert direct.best.upper_params == pytest.approx(-0.5, abs=0.05)
     seen: list[tuple[int, int]] = []
-    stages = continuation(
-        family,
-        start,
-        low,
-        high,
-        optimizer="adam",
-        learning_rate=0.03,
-        callback=lambda stage, i: seen.append((stage, i.number)),
-    )
+    options: dict[str, Any] = {"optimizer": "adam", "learning_rate": 0.03}
+    options["callback"] = lambda stage, i: seen.append((stage, i.number))
+    stages = continuation(family, start, low, high, **options)
     assert len(stages) == 3 and stages[-1].best.value > direct.best.value
     assert stages[-1].best.upper_params == pytest.approx(0.8, abs=1e-3)
     for one, other in zip(stages, stages[1:], strict=False):
@@ -415,6 +405,9 @@ def test_lbfgsb_reaches_the_constrained_optimum_and_keeps_the_shape_of_x() -> No
     optimum = lbfgsb(column, np.zeros((3, 1)), low, high)
     np.testing.assert_allclose(optimum.best.upper_params[:, 0], BEST, atol=1e-6)
     assert optimum.best.projected_gradient_norm <= 1e-6
+    best = np.clip(TARGET, LOW, HIGH)
+    assert projected_gradient_norm(best, quadratic(best)[1], LOW, HIGH) == 0.0
+    assert projected_gradient_norm(np.zeros(3), np.array([0.3, 0.4, 0.0]), LOW, HIGH) == 0.5
 
 
 def values_alone(x: FloatArray) -> tuple[float, FloatArray]:
@@ -446,16 +439,13 @@ def test_the_budget_is_used_up_and_a_seed_fixes_the_search(budget: int) -> None:
     np.testing.assert_array_equal(np.random.get_state()[1], state)  # type: ignore[index]
 
 
-def test_entries_may_be_fixed_and_so_may_all() -> None:
+def test_entries_may_be_fixed_and_an_older_scipy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     low, high = np.array([-1.0, 0.5, -1.0]), np.array([1.0, 0.5, 1.0])
     start = np.array([0.0, 0.5, 0.0])
     found = cobyqa(values_alone, start, low, high, max_evaluations=80)
     np.testing.assert_allclose(found.best.upper_params, [0.5, 0.5, -0.25], atol=1e-4)
     point = cobyqa(values_alone, start, start, start)
     assert point.evaluations == 1 and point.message == "the box is a point"
-
-
-def test_an_older_scipy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scipy.__version__", "1.13.1")
     with pytest.raises(ImportError, match="`cobyqa` needs scipy 1.14 or newer, got 1.13.1"):
         cobyqa(quadratic, np.zeros(3), LOW, HIGH)
@@ -535,10 +525,10 @@ def test_an_update_rule_is_a_class_and_a_row(monkeypatch: pytest.MonkeyPatch) ->
         (cobyqa, {"max_evaluations": 0}, "`max_evaluations`.*got 0"),
         (cobyqa, {"radius": 0.1, "tolerance": 0.2}, "must be at most `radius`, 0.1, got 0.2"),
         (cobyqa, {"low": np.full(3, -np.inf)}, "must be finite, got -inf"),
-        (partial(multistart_ascent, quadratics), {"start": []}, "`starts` must hold .* got none"),
-        (partial(multistart_ascent, quadratics), {"start": [LOW, 2.0 * HIGH]}, r"`starts\[1\]"),
-        (partial(multistart_ascent, quadratics), {"start": [LOW, LOW[:2]]}, r"got \(2,\)"),
-        (partial(multistart_ascent, quadratics), {"start": [LOW], "steps": 0}, "`steps`.*got 0"),
+        (starts_of, {"start": []}, "`starts` must hold .* got none"),
+        (starts_of, {"start": [LOW, 2.0 * HIGH]}, r"`starts\[1\]"),
+        (starts_of, {"start": [LOW, LOW[:2]]}, r"got \(2,\)"),
+        (starts_of, {"start": [LOW], "steps": 0}, "`steps`.*got 0"),
         (starts_around, {"count": 0}, "`count` must be an integer of at least 1, got 0"),
         (starts_around, {"spread": -0.1}, "`spread` must be finite and not negative"),
         (starts_around, {"seed": -1}, "`seed` must be an integer of at least 0"),
@@ -548,17 +538,10 @@ def test_an_update_rule_is_a_class_and_a_row(monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_bad_arguments_are_named(call: Any, options: dict[str, Any], message: str) -> None:
-    if call is starts_around:
-        options = {"count": 2, **options}
-    elif call is continuation:
-        options = {"objectives": [quadratic], **options}
-    elif not isinstance(call, partial) or call.func is ascent:
-        options = {"objective": quadratic, **options}
-    box = {"start": np.zeros(3), "low": LOW, "high": HIGH, **options}
-    if isinstance(call, partial) and call.func is multistart_ascent:
-        box["starts"] = box.pop("start")
+    needs = {starts_around: {"count": 2}, continuation: {"objectives": [quadratic]}, starts_of: {}}
+    options = {**needs.get(call, {"objective": quadratic}), **options}
     with pytest.raises(ValueError, match=message):
-        call(**box)
+        call(**{"start": np.zeros(3), "low": LOW, "high": HIGH, **options})
 
 
 @pytest.mark.parametrize(
@@ -569,26 +552,10 @@ def test_bad_arguments_are_named(call: Any, options: dict[str, Any], message: st
         (lambda: make_optimizer("adam", callback=1), TypeError, "unknown option.*'callback'"),
         (lambda: make_optimizer("adam", rule="half"), TypeError, "unknown option.*'rule'"),
         (lambda: make_rule("adma", LOW, HIGH), ValueError, "update rule 'adma'.*mean 'adam'"),
-        (
-            lambda: make_rule("normalized", LOW, HIGH, beta1=0.5),
-            TypeError,
-            "update rule 'normalized': 'beta1'; accepted: none",
-        ),
-        (
-            lambda: make_schedule("cosin"),
-            ValueError,
-            "unknown `schedule` 'cosin'.*Did you mean 'cosine'",
-        ),
-        (
-            lambda: multistart_ascent(quadratics, STARTS, LOW, HIGH, shedule="cosine"),
-            TypeError,
-            "ascent along 'normalized'.*'shedule'.*mean 'schedule'",
-        ),
-        (
-            lambda: continuation([quadratic], LOW, LOW, HIGH, step=3),
-            TypeError,
-            "unknown option.*'step'.*Did you mean 'steps'",
-        ),
+        (lambda: make_rule("normalized", LOW, HIGH, beta1=1), TypeError, "'beta1'; accepted: none"),
+        (lambda: make_schedule("cosin"), ValueError, "`schedule` 'cosin'.*mean 'cosine'"),
+        (partial(starts_of, shedule=1), TypeError, "along 'normalized'.*'shedule'.*'schedule'"),
+        (lambda: continuation([quadratic], LOW, LOW, HIGH, step=3), TypeError, "'step'.*'steps'"),
     ],
 )
 def test_bad_names_are_explained(call: Any, error: Any, message: str) -> None:

@@ -33,13 +33,8 @@ from .learnt import assert_broken_files_change_nothing, assert_goes_on_from_a_fi
 
 METHODS = ("direct", "sobirl", "trace")
 SMALL: dict[str, Any] = {"hidden": [8], "episode_steps": 20, "fragment_steps": 5}
-QUICK: dict[str, Any] = {
-    "first_comparisons": 4,
-    "comparisons": 3,
-    "ask_every": 2,
-    "inner_steps": 8,
-    "inner_options": {"learning_starts": 8, "batch_size": 16},
-}
+QUICK: dict[str, Any] = {"first_comparisons": 4, "comparisons": 3, "ask_every": 2}
+QUICK |= {"inner_steps": 8, "inner_options": {"learning_starts": 8, "batch_size": 16}}
 
 every_method = pytest.mark.parametrize("method", METHODS)
 
@@ -57,11 +52,8 @@ def seat(method: str = "direct", *, game: Any = None, **options: Any) -> Any:
 def some_pairs(count: int = 6, length: int = 5, seed: int = 0) -> Pairs:
     rng = np.random.default_rng(seed)
     angle, speed = rng.uniform(-np.pi, np.pi, (2, count, 2, length))
-    return Pairs(
-        np.stack([np.cos(angle), np.sin(angle), speed], axis=3).astype(np.float32),
-        rng.integers(5, size=(count, 2, length)),
-        -(angle**2),
-    )
+    seen = np.stack([np.cos(angle), np.sin(angle), speed], axis=3).astype(np.float32)
+    return Pairs(seen, rng.integers(5, size=(count, 2, length)), -(angle**2))
 
 
 # The queue ---------------------------------------------------------------------------------------
@@ -93,9 +85,6 @@ def test_the_queue_forgets_the_oldest_and_leaves_out_what_was_not_answered() -> 
     queue.add(pairs, [0.1, np.nan, np.nan, np.nan, np.nan, 0.2])
     assert queue.answers.tolist() == [0.0, 0.5, 0.1, 0.2] and queue.pairs is not None
     np.testing.assert_array_equal(queue.pairs.actions, pairs.actions[[2, 4, 0, 5]])
-
-
-def test_a_queue_without_answers_has_no_gradient() -> None:
     game, queue = small_game(), PreferenceQueue()
     x = game.initial_upper_params
     assert not queue.likelihood(game, x)[1].any()
@@ -302,16 +291,12 @@ def test_a_seed_determines_everything(method: str) -> None:
 
 
 @every_method
-def test_who_loads_goes_on_bit_by_bit_as_who_saved(method: str, tmp_path: Path) -> None:
+def test_who_loads_goes_on_and_a_damaged_file_changes_nothing(method: str, tmp_path: Path) -> None:
     assert_goes_on_from_a_file(lambda: seat(method), tmp_path)
-
-
-@every_method
-def test_an_incomplete_or_damaged_file_changes_nothing(method: str, tmp_path: Path) -> None:
     assert_broken_files_change_nothing(lambda: seat(method), tmp_path)
 
 
-def test_a_queue_without_answers_goes_into_a_file_too(tmp_path: Path) -> None:
+def test_a_queue_without_answers_goes_into_a_file_and_others_are_refused(tmp_path: Path) -> None:
     def silent(pairs: Pairs, rng: np.random.Generator) -> FloatArray:
         return np.full(len(pairs), np.nan)
 
@@ -322,9 +307,6 @@ def test_a_queue_without_answers_goes_into_a_file_too(tmp_path: Path) -> None:
     seen, info = fresh.reset(options={"keep_learnt": True})
     expected, _, _, _, told = env.step(env.game.initial_upper_params)
     assert_identical((seen, info), (expected, told))
-
-
-def test_a_file_of_another_method_or_game_is_refused(tmp_path: Path) -> None:
     others = {
         "method": seat("sobirl"),
         "number of parameters": seat("trace", game=small_game(hidden=[4])),
@@ -451,8 +433,13 @@ def test_a_judge_who_answers_nonsense_is_told_so() -> None:
 # The game ----------------------------------------------------------------------------------------
 
 
-def test_the_follower_chooses_among_five_torques() -> None:
+def test_the_follower_chooses_among_five_torques_and_the_chart_is_their_mean_reward() -> None:
     game = small_game()
+    x = game.initial_upper_params
+    chart = game.chart(x, 5)
+    upright = np.array([[1.0, 0.0, 4.0]], dtype=np.float32)
+    expected = np.mean([game.reward(x, upright, np.array([a]))[0] for a in range(5)])
+    assert chart.shape == (5, 5) and chart[2, 3] == pytest.approx(expected)
     states = []
     for action in range(5):
         game.reset(seed=0)
@@ -460,15 +447,6 @@ def test_the_follower_chooses_among_five_torques() -> None:
         states.append(game.environment.unwrapped.state[1])  # type: ignore[attr-defined]
         assert info["upper_reward"] <= 0.0
     np.testing.assert_allclose(np.diff(states), 3.0 * 0.05, rtol=1e-6)  # 3 / (m l^2) dt
-
-
-def test_the_chart_is_the_reward_at_its_points() -> None:
-    game = small_game()
-    x = game.initial_upper_params
-    chart = game.chart(x, 5)
-    upright = np.array([[1.0, 0.0, 4.0]], dtype=np.float32)
-    expected = np.mean([game.reward(x, upright, np.array([a]))[0] for a in range(5)])
-    assert chart.shape == (5, 5) and chart[2, 3] == pytest.approx(expected)
 
 
 def test_the_picture_shows_pendulum_and_reward() -> None:

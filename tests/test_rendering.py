@@ -33,12 +33,7 @@ from bilevel_gym.rendering.canvas import (
     text_size,
 )
 from bilevel_gym.rendering.curves import StepCurve, draw_curves
-from bilevel_gym.rendering.grid import (
-    GridLayout,
-    GridScene,
-    draw_grid,
-    grid_layout,
-)
+from bilevel_gym.rendering.grid import GridLayout, GridScene, draw_grid, grid_layout
 from bilevel_gym.rendering.key import KEY_ROW, KEY_WIDTH, KeyEntry, draw_key
 from bilevel_gym.rendering.signs import (
     ICON_SIDE,
@@ -102,10 +97,12 @@ def _changed_cells(before: Frame, after: Frame, layout: GridLayout) -> set[tuple
 # Palette
 
 
-def test_luminance_of_the_diverging_colours_rises_with_the_value() -> None:
+def test_luminance_rises_with_the_value_and_ink_contrasts_with_it() -> None:
     grey = luminance(diverging_colours(np.linspace(-2.0, 2.0, 401), 2.0))
     assert (np.diff(grey) > -1.0).all()  # the rounding of three channels to whole numbers
     assert grey[0] + 80 < grey[200] < grey[-1] - 30
+    assert contrast_ink(THEME.missing) == THEME.light
+    assert contrast_ink(THEME.diverging[-1]) == THEME.ink
 
 
 def test_zero_is_grey_larger_values_get_the_colours_of_the_ends_and_nan_has_its_own() -> None:
@@ -147,19 +144,12 @@ def test_sizes_of_signs_have_areas_like_their_values() -> None:
     assert not size_levels(np.zeros(3), 0.0).any()
 
 
-def test_contrast_ink_is_light_on_dark_and_dark_on_light() -> None:
-    assert contrast_ink(THEME.missing) == THEME.light
-    assert contrast_ink(THEME.diverging[-1]) == THEME.ink
-
-
 # Layout and frames
 
 
 @pytest.mark.parametrize("with_curves", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_parts_of_a_picture_lie_in_it_and_apart(
-    shape: tuple[int, int], with_curves: bool
-) -> None:
+def test_parts_of_a_picture_lie_in_it_and_apart(shape: tuple[int, int], with_curves: bool) -> None:
     layout = grid_layout(shape, with_curves=with_curves)
     curves = (StepCurve("objective", ()),) if with_curves else ()
     picture = _draw(_open_cells(shape), curves=curves)
@@ -175,9 +165,7 @@ def test_the_parts_of_a_picture_lie_in_it_and_apart(
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (200, 200)])
-def test_every_cell_is_found_at_its_corners_and_centre_and_none_outside(
-    shape: tuple[int, int],
-) -> None:
+def test_cells_are_found_at_corners_and_centre_and_none_outside(shape: tuple[int, int]) -> None:
     layout = grid_layout(shape)
     last = int(layout.cell) - 1
     for row, column in np.ndindex(shape):
@@ -263,9 +251,7 @@ def test_what_has_no_direction_and_no_size_leaves_no_trace() -> None:
     # Sizes come in steps, and triangles have an outline.
     [("occupancy", 3.6, 4.4), ("gradient", 2.5, 4.5)],
 )
-def test_discs_and_triangles_have_areas_like_their_values(
-    field: str, low: float, high: float
-) -> None:
+def test_discs_and_triangles_have_areas_like_values(field: str, low: float, high: float) -> None:
     values = np.zeros((4, 4))
     values[1, 1], values[2, 2] = 0.8, 0.2
     layout, cells = grid_layout((4, 4)), _open_cells((4, 4))
@@ -374,8 +360,8 @@ def test_values_on_walls_are_ignored() -> None:
     assert (pictures[0] == pictures[1]).all()
 
 
-def _with(values: NDArray[np.float64], place: tuple[int, ...], value: float) -> Any:
-    values = values.copy()
+def _with(filling: float, place: tuple[int, ...], value: float) -> Any:
+    values = np.full((4,) * len(place), filling)
     values[place] = value
     return values
 
@@ -389,25 +375,16 @@ def _with(values: NDArray[np.float64], place: tuple[int, ...], value: float) -> 
         ),
         ({"cells": np.array(["S.", ".."])}, "two positive numbers, got .2,"),
         ({"shaping": np.zeros((4, 5))}, r"`shaping` must have shape \(4, 4\), got \(4, 5\)"),
-        (
-            {"shaping": _with(np.zeros((4, 4)), (1, 2), np.nan)},
-            r"`shaping\[1, 2\]` must be finite.*got nan",
-        ),
+        ({"shaping": _with(0.0, (1, 2), np.nan)}, r"`shaping\[1, 2\]` must be finite.*got nan"),
         ({"shaping_limit": 0.0}, "`shaping_limit` must be positive and finite, got 0.0"),
         ({"shaping_limit": np.inf}, "`shaping_limit` must be positive and finite, got inf"),
         ({"policy": np.zeros((4, 4))}, r"`policy` must have shape \(4, 4, 4\), got \(4, 4\)"),
         ({"policy": np.full((4, 4, 4), 0.3)}, "`policy` must sum to 1 over the moves, got 1.2"),
-        (
-            {"policy": _with(np.full((4, 4, 4), 0.25), (0, 1, 2), np.inf)},
-            r"`policy\[0, 1, 2\]` must be",
-        ),
+        ({"policy": _with(0.25, (0, 1, 2), np.inf)}, r"`policy\[0, 1, 2\]` must be"),
         ({"policy": np.tile([2.0, -1.0, 0.0, 0.0], (4, 4, 1))}, r"`policy` must lie in \[0, 1\]"),
         ({"occupancy": np.full((4, 4), 1.5)}, r"`occupancy` must lie in \[0, 1\], got 1.5"),
         ({"occupancy": np.zeros(16)}, r"`occupancy` must have shape \(4, 4\), got \(16,\)"),
-        (
-            {"gradient": np.full((4, 4), -np.inf)},
-            r"`gradient\[0, 0\]` must be finite outside the walls",
-        ),
+        ({"gradient": np.full((4, 4), -np.inf)}, r"`gradient\[0, 0\]` must be finite outside the"),
         ({"follower": (4, 0)}, r"`follower` must lie within the \(4, 4\) map, got \(4, 0\)"),
         ({"cursor": (0, -1)}, r"`cursor` must lie within the \(4, 4\) map, got \(0, -1\)"),
     ],
@@ -452,7 +429,11 @@ def test_the_status_line_stays_in_its_rectangle(count: int) -> None:
         assert (frame(surface) != THEME.page).any() and not _ink_outside(surface, rectangle)
 
 
-def test_the_status_line_shrinks_until_its_last_value_shows() -> None:
+def test_text_is_cut_to_its_room_and_the_status_line_shrinks() -> None:
+    surface = new_surface((200, 40))
+    width = text_size("some words", THEME.text_size)[0]
+    assert draw_text(surface, "some words", (0, 0), max_width=150) == width
+    assert 0 < draw_text(surface, "some words " * 9, (0, 0), max_width=150) <= 150
     pictures = []
     for last in ("0.12", "0.34"):
         surface = new_surface((400, 40))
@@ -460,15 +441,6 @@ def test_the_status_line_shrinks_until_its_last_value_shows() -> None:
         draw_status(surface, (0, 0, 400, 40), [("label", value) for value in values])
         pictures.append(frame(surface))
     assert (pictures[0] != pictures[1]).any()
-
-
-def test_text_is_cut_to_its_room() -> None:
-    surface = new_surface((200, 40))
-    assert (
-        draw_text(surface, "some words", (0, 0), max_width=150)
-        == text_size("some words", THEME.text_size)[0]
-    )
-    assert 0 < draw_text(surface, "some words " * 9, (0, 0), max_width=150) <= 150
 
 
 @pytest.mark.parametrize(
@@ -491,22 +463,18 @@ def test_constant_and_extreme_curves_show_all_their_points(values: tuple[float, 
     assert len(columns) > 100 and np.diff(columns).max() == 1
 
 
-def test_a_rising_curve_rises() -> None:
+def test_a_rising_curve_rises_and_geometric_decay_is_straight_on_a_logarithmic_axis() -> None:
     surface = new_surface((300, 200))
     draw_curves(surface, (0, 0, 300, 200), [StepCurve("", np.linspace(0, 1, 100_000))])
     # The strip spares the last point's number above and the notes in the corners.
     line = (frame(surface)[30:180] == THEME.curves[0]).all(axis=-1)
     rows, columns = np.nonzero(line)
     assert np.corrcoef(rows, columns)[0, 1] < -0.9
-
-
-def test_a_logarithmic_axis_turns_geometric_decay_into_a_straight_line() -> None:
     pictures = []
     for curve in (StepCurve("", 0.5 ** np.arange(30.0), True), StepCurve("", -np.arange(30.0))):
         surface = new_surface((300, 200))
         draw_curves(surface, (0, 0, 300, 200), [curve])
-        line = (frame(surface)[60:150, 20:280] != THEME.light).any(axis=-1)
-        pictures.append(line)
+        pictures.append((frame(surface)[60:150, 20:280] != THEME.light).any(axis=-1))
     assert (pictures[0] == pictures[1]).all() and pictures[0].any()
 
 
@@ -597,7 +565,7 @@ def test_a_window_opens_at_the_first_frame_shows_it_and_closes_twice() -> None:
     assert not window.is_open and not pygame.display.get_init()
 
 
-def test_events_that_arrive_while_showing_are_kept() -> None:
+def test_events_that_arrive_while_showing_are_kept_and_so_is_closing_by_the_user() -> None:
     window, surface = Window("title", 1000), new_surface((40, 30))
     window.show(surface)
     pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_h))
@@ -606,12 +574,6 @@ def test_events_that_arrive_while_showing_are_kept() -> None:
     keys = [event.key for event in window.events() if event.type == pygame.KEYDOWN]
     assert keys == [pygame.K_h, pygame.K_s]
     assert window.events() == []
-    window.close()
-
-
-def test_closing_by_the_user_is_remembered() -> None:
-    window, surface = Window("title", 1000), new_surface((40, 30))
-    window.show(surface)
     pygame.event.post(pygame.event.Event(pygame.QUIT))
     window.show(surface)
     assert window.closed_by_user and not window.is_open
@@ -620,7 +582,7 @@ def test_closing_by_the_user_is_remembered() -> None:
     assert not window.is_open and not pygame.display.get_init()
 
 
-def test_a_window_comes_back_after_someone_else_closed_the_display() -> None:
+def test_a_window_survives_what_others_close() -> None:
     window, surface = Window("title", 1000), new_surface((40, 30))
     window.show(surface)
     pygame.quit()
@@ -629,9 +591,6 @@ def test_a_window_comes_back_after_someone_else_closed_the_display() -> None:
     window.show(surface)
     assert window.is_open and not window.closed_by_user
     window.close()
-
-
-def test_closing_a_window_spares_its_successor() -> None:
     first, second = Window("first", 1000), Window("second", 1000)
     first.show(new_surface((40, 30)))
     second.show(new_surface((50, 30)))

@@ -15,20 +15,8 @@ import pygame
 import pytest
 from numpy.typing import NDArray
 
-from bilevel_gym.rendering.canvas import (
-    HEADER_HEIGHT,
-    THEME,
-    diverging_colours,
-    frame,
-    luminance,
-)
-from bilevel_gym.rendering.graph import (
-    NEUTRAL,
-    GraphScene,
-    Panel,
-    draw_graph,
-    graph_layout,
-)
+from bilevel_gym.rendering.canvas import HEADER_HEIGHT, THEME, diverging_colours, frame, luminance
+from bilevel_gym.rendering.graph import NEUTRAL, GraphScene, Panel, draw_graph, graph_layout
 from bilevel_gym.rendering.graph_layout import CASING, HEAD_GAP, PANEL_ROW
 
 Frame = NDArray[np.uint8]
@@ -328,7 +316,11 @@ def test_triangles_grow_with_the_gradient_and_none_is_drawn_for_zero() -> None:
 # Nodes
 
 
-def test_the_disc_has_the_area_of_the_occupancy() -> None:
+def test_names_stay_in_their_nodes_and_discs_have_the_area_of_the_occupancy() -> None:
+    scene = _pair(names=("a name that is far too long", "b", "c", "d"))
+    points = _in_area(scene, _draw(_pair(names=(" ",) * 4)), _draw(scene))
+    assert len(points) > 50
+    assert _distances(points, graph_layout(scene).nodes).max() < graph_layout(scene).radius
     names = (" ",) * 4
     empty = _pair(names=names)
     shown = _pair(names=names, occupancy=np.array([0.8, 0.2, 0.0, 0.0]))
@@ -336,13 +328,6 @@ def test_the_disc_has_the_area_of_the_occupancy() -> None:
     near = [int((np.hypot(*(points - node).T) < layout.radius).sum()) for node in layout.nodes]
     assert near[0] / near[1] == pytest.approx(4.0, rel=0.12) and near[2:] == [0, 0]
     assert sum(near) == len(points)
-
-
-def test_names_stay_in_their_nodes() -> None:
-    scene = _pair(names=("a name that is far too long", "b", "c", "d"))
-    points = _in_area(scene, _draw(_pair(names=(" ",) * 4)), _draw(scene))
-    assert len(points) > 50
-    assert _distances(points, graph_layout(scene).nodes).max() < graph_layout(scene).radius
 
 
 def test_marks_are_seen_at_their_nodes_and_named_in_the_key() -> None:
@@ -377,19 +362,12 @@ def test_the_follower_moves_and_leaves_the_mark_free() -> None:
 
 def test_the_key_names_the_signs_of_the_scene_only() -> None:
     layout = graph_layout(_triangle())
-    changes: list[dict[str, Any]] = [
-        {},
-        {"flow": np.ones(8)},
-        {"values": np.ones(8)},
-        {"values": np.full(8, np.nan)},
-        {"values": np.ones(8), "value_name": "toll"},
-        {"values": np.full(8, np.nan), "params_name": "toll"},
-        {"flow": np.ones(8), "flow_name": "traffic"},
-        {"gradient": np.ones(8)},
-        {"gradient": np.ones(8), "params_name": "toll"},
-        {"occupancy": np.full(3, 0.3)},
-        {"follower": 0},
-    ]
+    ones, none = np.ones(8), np.full(8, np.nan)
+    changes: list[dict[str, Any]] = [{}, {"occupancy": np.full(3, 0.3)}, {"follower": 0}]
+    changes += [{"flow": ones}, {"flow": ones, "flow_name": "traffic"}]
+    changes += [{"values": ones}, {"values": ones, "value_name": "toll"}, {"values": none}]
+    changes += [{"values": none, "params_name": "toll"}]
+    changes += [{"gradient": ones}, {"gradient": ones, "params_name": "toll"}]
     keys = [_cut(_draw(_triangle(**change)), layout.key) for change in changes]
     assert (keys[0] == THEME.page).all()
     assert len({key.tobytes() for key in keys}) == len(changes)
@@ -435,13 +413,10 @@ def _bars(values: list[float]) -> NDArray[np.bool_]:
     return np.asarray((strip.astype(int).sum(axis=-1) < 330) & (strip[..., 2] > 90))
 
 
-def test_bars_are_as_long_as_their_values() -> None:
+def test_bars_are_as_long_as_their_values_up_to_the_limit() -> None:
     bars = _bars([0.25, 0.5, 1.0]).sum(axis=1)
     assert bars[1] / bars[0] == pytest.approx(2.0, rel=0.05)
     assert bars[2] / bars[0] == pytest.approx(4.0, rel=0.05)
-
-
-def test_bars_beyond_the_limit_are_cut() -> None:
     exact = _bars([1.0, 1.0, 1.0])
     cut = _bars([1.0, 9.0, 9.9])
     assert np.flatnonzero(cut[1]).max() == np.flatnonzero(exact[1]).max()
@@ -450,15 +425,10 @@ def test_bars_beyond_the_limit_are_cut() -> None:
 
 def test_panels_show_titles_labels_texts_and_triangles() -> None:
     values = np.array([0.2, 0.4])
-    panels = [
-        Panel("title", ("a", "b"), values, 1.0),
-        Panel("other", ("a", "b"), values, 1.0),
-        Panel("title", ("a", "c"), values, 1.0),
-        Panel("title", ("a", "b"), values, 2.0),
-        Panel("title", ("a", "b"), values / 2, 1.0),
-        Panel("title", ("a", "b"), values, 1.0, np.array([1.0, -1.0])),
-        Panel("title", ("a", "b"), values, 1.0, np.array([-1.0, 1.0])),
-    ]
+    signs, plain = np.array([1.0, -1.0]), Panel("title", ("a", "b"), values, 1.0)
+    panels = [plain, replace(plain, title="other"), replace(plain, labels=("a", "c"))]
+    panels += [replace(plain, limit=2.0), replace(plain, values=values / 2)]
+    panels += [replace(plain, gradient=signs), replace(plain, gradient=-signs)]
     place = graph_layout(_triangle(panels=panels[:1])).panels[0]
     pictures = {_cut(_draw(_triangle(panels=(panel,))), place).tobytes() for panel in panels}
     assert len(pictures) == len(panels)

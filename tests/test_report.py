@@ -26,6 +26,8 @@ from bilevel_gym.benchmark.statistics import (
     probability_of_improvement,
 )
 
+Patch = pytest.MonkeyPatch
+
 pd = pytest.importorskip("pandas")
 
 from bilevel_gym.benchmark.report import PAGE, markdown, write_report  # noqa: E402
@@ -108,17 +110,11 @@ def middle_half(strata: list[list[float]]) -> float:
     return sum(kept) / len(kept)
 
 
-def test_the_interquartile_mean_is_that_of_the_middle_half() -> None:
+def test_statistics_of_scores_are_those_of_their_definitions() -> None:
     scores = np.array([9.0, 1.0, 2.0, -50.0, 3.0, 4.0, 5.0, 100.0])
     assert interquartile_mean(scores) == (2.0 + 3.0 + 4.0 + 5.0) / 4
     assert interquartile_mean(np.array([1.0, 2.0, 6.0])) == 3.0
-
-
-def test_the_optimality_gap_does_not_reward_what_exceeds_the_target() -> None:
     assert optimality_gap(np.array([0.5, 1.0, 3.0, -1.0])) == (0.5 + 0.0 + 0.0 + 2.0) / 4
-
-
-def test_a_score_is_zero_at_the_start_one_at_the_best_and_nan_without_a_climb() -> None:
     scores = normalised_score(np.array([1.0, 3.0, 0.0, 5.0]), np.array(1.0), np.array(3.0))
     np.testing.assert_array_equal(scores, [0.0, 1.0, -0.5, 2.0])
     with warnings.catch_warnings():
@@ -135,16 +131,13 @@ def test_bootstrap_intervals_agree_with_loops() -> None:
     assert interval.high == pytest.approx(high, abs=0.02)
 
 
-def test_the_bootstrap_is_stratified() -> None:
+def test_the_bootstrap_is_stratified_and_a_function_of_its_seed() -> None:
     """Runs of two tasks that agree within each task leave no uncertainty, far apart as they are."""
     interval = bootstrap_interval([np.zeros(4), np.ones(4)], pooled(mean))
     assert interval.low == interval.value == interval.high == 0.5
     opposite = np.arange(5.0)
     drawn_apart = bootstrap_interval([opposite, -opposite], pooled(mean))
     assert drawn_apart.low < -0.5 and drawn_apart.high > 0.5
-
-
-def test_the_bootstrap_is_a_function_of_its_seed() -> None:
     scores = [np.random.default_rng(0).random(7)]
     first, again, other = (bootstrap_interval(scores, pooled(mean), seed=s) for s in (0, 0, 1))
     assert (first.low, first.high) == (again.low, again.high)
@@ -152,9 +145,7 @@ def test_the_bootstrap_is_a_function_of_its_seed() -> None:
 
 
 @pytest.mark.parametrize("strata", ([[0.3]], [[0.3], [0.4]], [[0.1] * 3, [0.1] * 5]))
-def test_without_spread_the_interval_has_no_width_and_nothing_warns(
-    strata: list[list[float]],
-) -> None:
+def test_without_spread_intervals_have_no_width_and_do_not_warn(strata: list[list[float]]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for statistic in (interquartile_mean, mean, optimality_gap):
@@ -203,7 +194,7 @@ def test_the_probability_of_improvement_counts_pairs_on_each_task() -> None:
 # Tables -----------------------------------------------------------------------------------------
 
 
-def test_scores_are_measured_by_the_best_known_value_or_the_best_found() -> None:
+def test_scores_are_measured_by_the_best_value_and_methods_ranked_by_their_middle_half() -> None:
     tables = summarise(results())
     tasks = tables.tasks.set_index("task")
     assert (tasks.loc["hills", "start"], tasks.loc["hills", "best"]) == (0.0, 2.0)
@@ -213,6 +204,23 @@ def test_scores_are_measured_by_the_best_known_value_or_the_best_found() -> None
     assert runs["hills", "noisy", 1] == 0.75
     assert runs["hills", "bad", 0] == -1.5
     assert runs["lakes", "noisy", 0] == pytest.approx(0.9)
+    assert [a.label for a in tables.aggregates] == ["exact", "noisy", "bad"]
+    second = tables.aggregates[1]
+    scores = [[0.5, 0.75, 0.25], [0.9, 0.0, 0.8]]
+    assert second.tasks == ("hills", "lakes") and second.runs == 6
+    assert second.score.value == pytest.approx(middle_half(scores))
+    assert tables.aggregates[2].tasks == ("hills",)
+    assert tables.common == ("hills",)
+    cells = tables.cells.set_index(["task", "label"])
+    noisy = cells.loc[("hills", "noisy")]
+    assert noisy["objective"] == 1.0
+    assert 0.5 <= noisy["low"] < 1.0 < noisy["high"] <= 1.5
+    assert noisy["best_objective"] == 1.5
+    assert noisy["median_cosine"] == pytest.approx(0.2)
+    assert noisy["env_steps"] == 500
+    assert noisy["seconds_per_step"] == 0.5  # without the nine seconds of the first evaluation
+    assert noisy["times_exact"] == 2.0
+    assert np.isnan(cells.loc[("hills", "bad")]["median_cosine"])
 
 
 def test_a_run_is_scored_from_the_start_of_its_own_seed() -> None:
@@ -272,47 +280,20 @@ def test_a_best_known_value_that_is_exceeded_gives_way_to_what_was_found() -> No
     assert summarise(results(rounding)).tasks.loc[0, "measured_by"] == "best known"
 
 
-def test_cells_hold_what_a_run_came_to_and_what_it_took() -> None:
-    cells = summarise(results()).cells.set_index(["task", "label"])
-    noisy = cells.loc[("hills", "noisy")]
-    assert noisy["objective"] == 1.0
-    assert 0.5 <= noisy["low"] < 1.0 < noisy["high"] <= 1.5
-    assert noisy["best_objective"] == 1.5
-    assert noisy["median_cosine"] == pytest.approx(0.2)
-    assert noisy["env_steps"] == 500
-    assert noisy["seconds_per_step"] == 0.5  # without the nine seconds of the first evaluation
-    assert noisy["times_exact"] == 2.0
-    assert np.isnan(cells.loc[("hills", "bad")]["median_cosine"])
-
-
-def test_methods_are_ranked_by_the_interquartile_mean_over_their_tasks() -> None:
-    tables = summarise(results())
-    assert [a.label for a in tables.aggregates] == ["exact", "noisy", "bad"]
-    noisy = tables.aggregates[1]
-    scores = [[0.5, 0.75, 0.25], [0.9, 0.0, 0.8]]
-    assert noisy.tasks == ("hills", "lakes") and noisy.runs == 6
-    assert noisy.score.value == pytest.approx(middle_half(scores))
-    assert tables.aggregates[2].tasks == ("hills",)
-    assert tables.common == ("hills",)
-
-
-def test_runs_that_stop_early_stay_where_they_are() -> None:
+def test_curves_keep_their_ends_and_runs_that_stop_early_stay_where_they_are() -> None:
     frame = results({("hills", "noisy"): (1.0, 2.0)})
     frame = frame[(frame["seed"] == 0) | (frame["step"] <= 2)]
     curve = learning_curve(frame)
     np.testing.assert_allclose(curve.objective.value, [0.0, 0.375, 0.75, 0.875, 1.0])
     np.testing.assert_allclose(curve.env_steps, [100, 200, 300, 350, 400])
     assert summarise(frame).cells.loc[0, "objective"] == 1.0
-
-
-def test_a_long_curve_keeps_its_ends_and_few_points() -> None:
     curve = learning_curve(results({("hills", "noisy"): (1.0,)}, steps=1000))
     assert len(curve.steps) == 200 and curve.steps[0] == 0 and curve.steps[-1] == 1000
     np.testing.assert_allclose(curve.objective.value, curve.steps / 1000)
 
 
 @pytest.fixture
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_figures(monkeypatch: Patch) -> None:
     """Leave out what takes long and is not looked at."""
     monkeypatch.setattr(
         "bilevel_gym.benchmark.report._draw",
@@ -369,8 +350,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_figure_of_the_page_exists_and_is_small(written: Path) -> None:
-    linked = re.findall(r"!\[[^]]*\]\(([^)]*)\)", (written / PAGE).read_text())
+def test_the_page_says_what_was_run_and_its_figures_exist_and_are_small(written: Path) -> None:
+    page = (written / PAGE).read_text()
+    linked = re.findall(r"!\[[^]]*\]\(([^)]*)\)", page)
     assert sorted(linked) == sorted(path.name for path in written.glob("*.png"))
     assert len(linked) == 5 + 2  # overviews, and one of each task
     for name in linked:
@@ -378,10 +360,6 @@ def test_every_figure_of_the_page_exists_and_is_small(written: Path) -> None:
         with Image.open(written / name) as image:
             assert min(image.size) > 200
             assert len(image.convert("RGB").resize((200, 200)).getcolors(40_000) or ()) > 10
-
-
-def test_the_page_says_what_was_run_and_what_is_missing(written: Path) -> None:
-    page = (written / PAGE).read_text()
     assert "15 runs: 2 tasks, 3 methods, up to 4 steps of the leader, seeds 0 to 2" in page
     assert (
         "| noisy | 1.0000 [0.5000, 1.5000] | 1.0000 | 1.5000 | 0.20 | 500 | 500 | 2 | 3 |" in page
@@ -395,9 +373,7 @@ def test_the_page_says_what_was_run_and_what_is_missing(written: Path) -> None:
     assert max(map(len, table_lines)) < 120
 
 
-def test_two_reports_of_the_same_table_are_the_same_in_any_order(
-    written: Path, tmp_path: Path
-) -> None:
+def test_reports_of_the_same_table_are_the_same_in_any_order(written: Path, tmp_path: Path) -> None:
     frame = results().sample(frac=1.0, random_state=0)
     frame.attrs = ABOUT
     write_report(frame, tmp_path)
@@ -443,9 +419,7 @@ def test_a_report_copes_with_tasks_that_have_no_exact_answer(tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(("top", "scored"), ((20.51, True), (20.49, False)))
-def test_a_climb_within_two_standard_errors_gives_no_scores(
-    top: float, scored: bool, tmp_path: Path
-) -> None:
+def test_climbs_within_two_errors_give_no_scores(top: float, scored: bool, tmp_path: Path) -> None:
     """The standard error of held-out episodes is a quarter."""
     finals = {**FINALS, ("lakes", "exact"): (top,) * 3, ("lakes", "noisy"): (20.2, 20.1, 20.0)}
     tables = write_report(held_out(results(finals), "lakes"), tmp_path)
@@ -488,9 +462,7 @@ def test_methods_whose_runs_are_the_same_are_named(tmp_path: Path) -> None:
     assert "are the same." not in (tmp_path / PAGE).read_text()  # all start alike
 
 
-def test_exact_and_held_out_tasks_are_told_apart_on_one_page(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_exact_and_held_out_tasks_are_told_apart(tmp_path: Path, monkeypatch: Patch) -> None:
     drawn: dict[str, Any] = {}
     monkeypatch.setattr(
         charts, "save_figure", lambda figure, path: drawn.update({path.name: figure})
@@ -501,10 +473,7 @@ def test_exact_and_held_out_tasks_are_told_apart_on_one_page(
         return [a.get_ylabel() for a in axes], [a.get_title(loc="left") for a in axes]
 
     tables = write_report(held_out(results(), "lakes"), tmp_path)
-    assert said("objective.png") == (
-        ["objective F(x)", ""],
-        ["hills", "lakes, held-out episodes"],
-    )
+    assert said("objective.png") == (["objective F(x)", ""], ["hills", "lakes, held-out episodes"])
     assert said("env_steps.png")[1] == ["hills", "lakes, held-out episodes"]
     assert said("cosine.png")[1] == ["hills"]
     assert said("task-hills.png")[0] == ["exact objective F(x)"]
@@ -525,21 +494,15 @@ def test_task_names_of_all_kinds_become_different_files(tmp_path: Path) -> None:
     assert r"| a\|b $x$ |" in (tmp_path / PAGE).read_text()
 
 
-def test_many_methods_look_different() -> None:
+def test_methods_look_different_labels_keep_their_distance_and_tables_hold_bars() -> None:
     styles = make_styles(f"method {k}" for k in range(48))
     assert len({(style.color, style.dashes) for style in styles.values()}) == 48
     first = list(styles.values())[:12]
     assert len({style.color for style in first}) == 12
-
-
-def test_labels_keep_their_distance_inside_the_axes() -> None:
     places = _spread([0.0, 0.99, 0.99, 1.0, 1.0], 0.1)
     assert np.diff(places).min() >= 0.1 - 1e-12
     assert places[0] == 0.0 and places[-1] == 1.0
     assert _spread([0.2, 0.6], 0.1) == [0.2, 0.6]
-
-
-def test_markdown_tables_hold_bars_and_line_ends() -> None:
     assert markdown(("a", "b"), [("x|y\nz", "1")]) == "| a | b |\n| --- | --: |\n| x\\|y z | 1 |"
 
 
@@ -547,9 +510,7 @@ def test_markdown_tables_hold_bars_and_line_ends() -> None:
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_the_command_prints_the_ranking_and_where_the_report_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_prints_ranking_and_place(tmp_path: Path, monkeypatch: Patch) -> None:
     finals = {("hills", "bad"): (-1.0,), ("hills", "noisy"): (1.0,), ("hills", "exact"): (2.0,)}
     frame = results(finals)
     frame.attrs = {"missing": ["hills / bad / adam, seed 1"]}
@@ -561,21 +522,15 @@ def test_the_command_prints_the_ranking_and_where_the_report_is(
     assert (elsewhere / PAGE).exists() and not (tmp_path / "report").exists()
     assert "1 run is not done" in result.output
     lines = [line.split() for line in result.output.splitlines() if line.strip()]
-    assert [line[0] for line in lines if line[0] in {"exact", "noisy", "bad"}] == [
-        "exact",
-        "noisy",
-        "bad",
-    ]
+    ranking = ["exact", "noisy", "bad"]
+    assert [line[0] for line in lines if line[0] in ranking] == ranking
 
 
-def test_the_command_names_what_is_wrong_with_a_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(folder: object, *words: str) -> None:
-        result = CliRunner().invoke(main, ["report", str(folder)])
+def test_the_command_names_what_is_wrong_with_a_folder(tmp_path: Path, monkeypatch: Patch) -> None:
+    def fails(folder: object, *words: str, out: Any = tmp_path / "out") -> None:
+        result = CliRunner().invoke(main, ["report", str(folder), "--out", str(out)])
         assert result.exit_code == 2 and isinstance(result.exception, SystemExit)
-        for word in words:
-            assert word in result.output
+        assert all(word in result.output for word in words)
 
     fails(tmp_path / "nowhere", "there is no folder", "nowhere")
     fails(tmp_path, "benchmark.toml")
@@ -588,13 +543,6 @@ def test_the_command_names_what_is_wrong_with_a_folder(
 
     monkeypatch.setattr("bilevel_gym.benchmark.load_results", without_extra)
     fails(tmp_path, 'pip install "bilevel-gym[benchmark]"')
-
-
-def test_a_folder_that_cannot_be_written_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setattr("bilevel_gym.benchmark.load_results", lambda folder: results())
     (tmp_path / "file").write_text("")
-    result = CliRunner().invoke(main, ["report", str(tmp_path), "--out", str(tmp_path / "file/x")])
-    assert result.exit_code == 2
-    assert "cannot write the folder" in result.output
+    fails(tmp_path, "cannot write the folder", out=tmp_path / "file/x")

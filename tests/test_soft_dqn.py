@@ -28,6 +28,8 @@ from bilevel_gym.sb3.soft_dqn import SoftQPolicy
 
 from .helpers import Env, array_game, assert_identical
 
+Patch = pytest.MonkeyPatch
+
 
 def chain(**options: Any) -> TabularBilevelEnv:
     """Return the game of three states, with a follower who has a use for both actions."""
@@ -40,18 +42,15 @@ def seat(game: TabularBilevelEnv | None = None, episode: int = 20) -> Env:
     return LowerLevel(TimeLimit(game, episode), game.initial_upper_params)
 
 
+# Copied for each learner, as the library adds to what it is given.
+DEFAULTS: dict[str, Any] = {"policy_kwargs": {"net_arch": [32]}, "seed": 3, "learning_starts": 20}
+DEFAULTS |= {"batch_size": 64, "buffer_size": 5000, "device": "cpu"}
+
+
 def small_dqn(env: Any = None, **options: Any) -> SoftDQN:
     """Return a learner with a small network that has not learnt yet."""
-    defaults: dict[str, Any] = {
-        "policy_kwargs": {"net_arch": [32]},
-        "seed": 3,
-        "learning_starts": 20,
-        "batch_size": 64,
-        "buffer_size": 5000,
-        "device": "cpu",
-        "schedule_steps": 400,
-    }
-    return SoftDQN("MlpPolicy", seat() if env is None else env, **{**defaults, **options})
+    options = {**deepcopy(DEFAULTS), "schedule_steps": 400, **options}
+    return SoftDQN("MlpPolicy", seat() if env is None else env, **options)
 
 
 class Aim(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
@@ -72,18 +71,8 @@ class Aim(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
 
 def small_sac(env: Any = None, **options: Any) -> SoftSAC:
     """Return a learner with a small network that has not learnt yet."""
-    defaults: dict[str, Any] = {
-        "temperature": 0.1,
-        "gamma": 0.9,
-        "policy_kwargs": {"net_arch": [32]},
-        "seed": 3,
-        "learning_starts": 20,
-        "batch_size": 64,
-        "buffer_size": 5000,
-        "train_freq": 4,
-        "device": "cpu",
-    }
-    return SoftSAC("MlpPolicy", Aim() if env is None else env, **{**defaults, **options})
+    options = {**deepcopy(DEFAULTS), "temperature": 0.1, "gamma": 0.9, "train_freq": 4, **options}
+    return SoftSAC("MlpPolicy", Aim() if env is None else env, **options)
 
 
 every_learner = pytest.mark.parametrize("make", [small_dqn, small_sac], ids=["SoftDQN", "SoftSAC"])
@@ -128,9 +117,8 @@ def test_it_finds_the_soft_optimal_policy_and_its_value() -> None:
     before = divergence(game, x, uniform)
     model = small_dqn(seat(game), schedule_steps=1000, tau=0.05).learn(1000)
     assert divergence(game, x, model) < 0.005 < 0.05 < before
-    np.testing.assert_allclose(
-        model.soft_values(np.arange(3)), game.evaluate(x).soft_value, atol=0.1
-    )
+    soft_value = game.evaluate(x).soft_value
+    np.testing.assert_allclose(model.soft_values(np.arange(3)), soft_value, atol=0.1)
 
 
 def test_it_follows_another_x_with_the_transitions_it_has() -> None:
@@ -226,20 +214,12 @@ def test_a_game_tells_its_temperature_and_its_discount() -> None:
 
 def test_a_time_limit_is_no_end() -> None:
     # The only state pays 1 at every step, in episodes that are cut after two.
-    game = array_game(
-        transition=np.ones((1, 2, 1)),
-        reward=np.ones((1, 2)),
-        upper_reward=np.ones((1, 2)),
-        initial_distribution=[1.0],
-        features=np.zeros((1, 2, 1)),
-        gamma=0.5,
-        temperature=0.01,
-    )
+    ones: dict[str, Any] = {"reward": np.ones((1, 2)), "upper_reward": np.ones((1, 2))}
+    ones |= {"transition": np.ones((1, 2, 1)), "initial_distribution": [1.0]}
+    game = array_game(**ones, features=np.zeros((1, 2, 1)), gamma=0.5, temperature=0.01)
     for kwargs, value in ((None, 2.0), ({"handle_timeout_termination": False}, 1.33)):
-        model = small_dqn(
-            seat(game, episode=2), learning_rate=5e-3, tau=0.2, replay_buffer_kwargs=kwargs
-        )
-        model.learn(400)
+        options = {"learning_rate": 5e-3, "tau": 0.2, "replay_buffer_kwargs": kwargs}
+        model = small_dqn(seat(game, episode=2), **options).learn(400)
         # The half of the transitions that end an episode are worth 1 where cuts are ends.
         assert float(model.soft_values(np.zeros(1, int))[0]) == pytest.approx(value, abs=0.1)
 
@@ -274,17 +254,15 @@ def test_rewards_are_evaluated_on_what_the_environment_has_seen() -> None:
     batch = buffer.sample(64)
     observations, actions = seen[0]
     assert observations.shape == (64, 3) and actions.shape == (64, 2, 1)
-    assert (
-        actions.dtype == np.float32 and (actions >= box.low).all() and (actions <= box.high).all()
-    )
+    assert actions.dtype == np.float32
+    assert (actions >= box.low).all() and (actions <= box.high).all()
     middle, width = (box.high + box.low) / 2, (box.high - box.low) / 2
     scaled = batch.actions.numpy().reshape(64, 2, 1)
     np.testing.assert_allclose(actions, middle + scaled * width, rtol=1e-6)
     np.testing.assert_array_equal(observations, batch.observations.numpy())
     assert batch.rewards.shape == (64, 1) and batch.rewards.numpy().dtype == np.float32
-    np.testing.assert_array_equal(
-        batch.rewards.numpy()[:, 0], observations[:, 0] + actions[:, 0, 0]
-    )
+    rewards = observations[:, 0] + actions[:, 0, 0]
+    np.testing.assert_array_equal(batch.rewards.numpy()[:, 0], rewards)
     assert (buffer.rewards[:10] == 7.0).all()
     # One end is for good, the other is a cut.
     ends = buffer.transitions(np.arange(10), np.random.default_rng(1)).dones
@@ -309,7 +287,7 @@ def test_numbers_come_as_numbers() -> None:
     assert (transitions.rewards == 7.0).all()
 
 
-def test_relabelling_draws_the_same_batches() -> None:
+def test_relabelling_draws_the_same_batches_and_a_copy_has_no_reward_and_says_so() -> None:
     buffer = filled(spaces.Discrete(2), spaces.Discrete(5))
     np.random.seed(4)
     plain = buffer.sample(32)
@@ -319,11 +297,6 @@ def test_relabelling_draws_the_same_batches() -> None:
     for one, other in zip(plain[:4], relabelled[:4], strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
     assert (plain.rewards == 7.0).all() and (relabelled.rewards == 0.0).all()
-
-
-def test_a_copy_of_the_buffer_has_no_reward_and_says_so() -> None:
-    buffer = filled(spaces.Discrete(2), spaces.Discrete(5))
-    buffer.reward_fn = lambda observations, actions: np.zeros(len(actions))
     copied = pickle.loads(pickle.dumps(buffer))
     with pytest.raises(RuntimeError, match=r"`reward_fn` is not set.*set `model.reward_fn`"):
         copied.sample(4)
@@ -334,11 +307,7 @@ def test_a_copy_of_the_buffer_has_no_reward_and_says_so() -> None:
 @pytest.mark.parametrize(
     ("reward_fn", "error", "message"),
     [
-        (
-            lambda o, a: np.zeros((len(a), 1)),
-            ValueError,
-            r"`reward_fn` must return 4 numbers.*4, 1",
-        ),
+        (lambda o, a: np.zeros((len(a), 1)), ValueError, "`reward_fn` must return 4 numbers.*4, 1"),
         (lambda o, a: ["much"] * len(a), ValueError, "`reward_fn` must return 4 numbers.*dtype"),
         (lambda o, a: o / 0 * np.nan, ValueError, "finite numbers, got nan for observation"),
         (3.0, TypeError, "`reward_fn` must be None or a function.*got 3.0"),
@@ -470,9 +439,7 @@ def test_the_reward_must_be_set_again(make: Any, tmp_path: Path) -> None:
         assert loaded.learn(10, reset_num_timesteps=False).num_timesteps >= 70
 
 
-def test_a_failed_save_leaves_the_file_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_save_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: Patch) -> None:
     model = small_dqn().learn(60)
     model.save(tmp_path / "model")
     before = (tmp_path / "model.zip").read_bytes()
@@ -556,18 +523,6 @@ def test_callbacks_checkpoints_and_logs_of_the_library_work(
     model.set_parameters(parameters)
 
 
-def test_a_policy_is_saved_by_itself(tmp_path: Path) -> None:
-    model = small_dqn(policy_kwargs={"net_arch": [8], "n_critics": 3}).learn(60)
-    model.policy.save(str(tmp_path / "policy"))
-    policy = SoftQPolicy.load(str(tmp_path / "policy"), device="cpu")
-    assert policy.n_critics == 3 and policy.temperature == model.temperature
-    observations = np.arange(3)
-    np.testing.assert_array_equal(
-        policy.predict(observations, deterministic=True)[0],
-        model.predict(observations, deterministic=True)[0],
-    )
-
-
 def test_images_go_through_convolutions() -> None:
     class Frames(gym.Env[Any, Any]):
         observation_space = spaces.Box(0, 255, (36, 36, 1), np.uint8)
@@ -591,6 +546,11 @@ def test_images_go_through_convolutions() -> None:
     assert shapes == {(1, 36, 36)} and model._n_updates == 4
 
 
+# What only followers of discrete actions take.
+DQN_OPTIONS = {"exploration_final_eps", "exploration_fraction", "target_update_interval"}
+DQN_OPTIONS |= {"policy_kwargs"}
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -603,19 +563,6 @@ def test_images_go_through_convolutions() -> None:
         ({"batch_size": 0}, ValueError, "`batch_size` must be an integer of at least 1"),
         ({"reward_fn": 1}, TypeError, "`reward_fn` must be None or a function"),
         ({"replay_buffer_kwargs": {"n_steps": 2}}, ValueError, "`n_steps` must be 1, got 2"),
-    ],
-)
-@every_learner
-def test_bad_options_are_named(
-    make: Any, options: dict[str, Any], error: Any, message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        make(**options)
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
         (
             {"exploration_final_eps": 1.5},
             ValueError,
@@ -626,11 +573,10 @@ def test_bad_options_are_named(
         ({"target_update_interval": 2}, TypeError, "'target_update_interval'"),
     ],
 )
-def test_bad_options_of_soft_dqn_are_named(
-    options: dict[str, Any], error: Any, message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        small_dqn(**options)
+def test_bad_options_are_named(options: dict[str, Any], error: Any, message: str) -> None:
+    for make in (small_dqn,) if {*options} & DQN_OPTIONS else (small_dqn, small_sac):
+        with pytest.raises(error, match=message):
+            make(**options)
 
 
 def test_environments_that_do_not_suit_are_refused_with_a_reason() -> None:
@@ -681,10 +627,17 @@ def test_a_full_memory_saving_buffer_does_not_give_the_torn_transition() -> None
     assert {*drawn.tolist()} == {*range(10)} - {buffer.pos}
 
 
-def test_of_several_critics_the_least_hopeful_counts() -> None:
+def test_of_several_critics_the_least_counts_and_policies_are_saved(tmp_path: Path) -> None:
     learner = small_dqn(policy_kwargs={"net_arch": [8], "n_critics": 3})
     seen, _ = learner.policy.obs_to_tensor(np.array([0, 1, 2]))
     for network in (learner.q_net, learner.q_net_target):
         each = network.each(seen).detach().numpy()
         assert each.shape == (3, 3, 2) and np.ptp(each, axis=0).min() > 0.0
         np.testing.assert_array_equal(network(seen).detach().numpy(), each.min(axis=0))
+    model = learner.learn(60)
+    model.policy.save(str(tmp_path / "policy"))
+    policy = SoftQPolicy.load(str(tmp_path / "policy"), device="cpu")
+    assert policy.n_critics == 3 and policy.temperature == model.temperature
+    observations = np.arange(3)
+    ours, theirs = (m.predict(observations, deterministic=True)[0] for m in (policy, model))
+    np.testing.assert_array_equal(ours, theirs)

@@ -25,6 +25,8 @@ STATES, ACTIONS, GAMMA = 8, 3, 0.9
 START = np.array([0.5, 0.0, 0.2, 0.3, 0.0, 0.0, 0.0, 0.0])
 
 
+Patch = pytest.MonkeyPatch
+
 both_backends = pytest.mark.usefixtures("backend")
 
 
@@ -125,9 +127,7 @@ def test_a_seed_decides_everything() -> None:
 
 @both_backends
 @pytest.mark.parametrize("termination", [0.0, 0.05])
-def test_sizes_of_buffers_change_nothing(
-    termination: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sizes_of_buffers_change_nothing(termination: float, monkeypatch: Patch) -> None:
     simulator, *_ = game(termination=termination)
     before = play(simulator, horizon=150)
     visits = before.discounted_visits(GAMMA)
@@ -287,22 +287,13 @@ def test_a_start_pair_may_end_where_the_policy_never_does() -> None:
     transition = np.zeros((2, 2, 2))
     transition[:, 0] = [0.5, 0.5]  # action 1 ends the episode
     simulator = Simulator(Kernel.from_dense(transition), [[1.0, 0.0], [1.0, 0.0]])
-    played = simulator.simulate(
-        start_pairs=([0, 1, 1], [1, 0, 1]), horizon=5, rng=np.random.default_rng(0)
+    played, only_ends = (
+        simulator.simulate(start_pairs=pairs, horizon=5, rng=np.random.default_rng(0))
+        for pairs in (([0, 1, 1], [1, 0, 1]), ([0, 1], [1, 1]))
     )
     assert played.lengths.tolist() == [1, 5, 1]
     assert (played.final_states == -1).tolist() == [True, False, True]
-    only_ends = simulator.simulate(
-        start_pairs=([0, 1], [1, 1]), horizon=5, rng=np.random.default_rng(0)
-    )
     assert only_ends.pairs.tolist() == [[2, 3]]
-
-
-@both_backends
-def test_an_episode_may_have_one_step() -> None:
-    simulator, mdp, _ = game()
-    played = play(simulator, horizon=1)
-    assert np.array_equal(played.discounted_sum(mdp.reward, GAMMA), played.along(mdp.reward)[0])
 
 
 # Sums -------------------------------------------------------------------------------------------
@@ -322,6 +313,9 @@ def test_sums_are_those_of_a_loop_over_steps() -> None:
     assert_close(played.discounted_sum(mdp.reward, GAMMA), returns)
     assert_close(played.discounted_visits(GAMMA), visits)
     assert not played.along(np.ones((STATES, ACTIONS)))[played.states < 0].any()
+    # An episode may have one step.
+    played = play(game()[0], horizon=1)
+    assert np.array_equal(played.discounted_sum(mdp.reward, GAMMA), played.along(mdp.reward)[0])
 
 
 @both_backends
@@ -344,21 +338,16 @@ def test_means_are_those_of_linear_algebra(termination: float) -> None:
 # Mistakes ---------------------------------------------------------------------------------------
 
 
-def policy_but(value: float) -> FloatArray:
+def of_policy(given: Any) -> Callable[[], object]:
+    """Make a simulator with a policy, or with one that is uniform but for the entry [2, 1]."""
     policy = np.full((STATES, ACTIONS), 1 / ACTIONS)
-    policy[2, 1] = value
-    return policy
+    policy[2, 1] = np.ravel(given)[0]
+    return lambda: Simulator(random_mdp(0).kernel, policy if np.ndim(given) == 0 else given)
 
 
 def simulated(**options: Any) -> Callable[[], object]:
-    arguments: dict[str, Any] = {
-        "initial_distribution": START,
-        "num_episodes": 5,
-        "horizon": 3,
-        "rng": np.random.default_rng(0),
-        **options,
-    }
-    return lambda: game()[0].simulate(**arguments)
+    arguments: dict[str, Any] = {"initial_distribution": START, "num_episodes": 5, "horizon": 3}
+    return lambda: game()[0].simulate(**{**arguments, "rng": np.random.default_rng(0), **options})
 
 
 def from_pairs(states: Any, actions: Any) -> Callable[[], object]:
@@ -373,29 +362,14 @@ def summed(method: str, *arguments: Any, **options: Any) -> Callable[[], object]
     ("call", "message"),
     [
         (
-            lambda: Simulator(random_mdp(0).kernel, np.ones((3, 8)) / 8),
+            of_policy(np.ones((3, 8)) / 8),
             r"`policy` must have shape \[S, A\] = \(8, 3\), got \(3, 8\)",
         ),
-        (
-            lambda: Simulator(random_mdp(0).kernel, policy_but(0.5)),
-            r"`policy` must sum to one, got 1.16666\d* in state 2",
-        ),
-        (
-            lambda: Simulator(random_mdp(0).kernel, policy_but(-0.1)),
-            r"`policy` must be finite and not negative, got -0.1 in entry \[2, 1\]",
-        ),
-        (
-            lambda: Simulator(random_mdp(0).kernel, policy_but(np.nan)),
-            r"`policy` must be finite and not negative, got nan in entry \[2, 1\]",
-        ),
-        (
-            simulated(initial_distribution=np.ones(3)),
-            r"`initial_distribution` must have shape \[S\] = \(8,\), got \(3,\)",
-        ),
-        (
-            simulated(initial_distribution=0.9 * START),
-            "`initial_distribution` must sum to one, got 0.9",
-        ),
+        (of_policy(0.5), r"`policy` must sum to one, got 1.16666\d* in state 2"),
+        (of_policy(-0.1), r"`policy` must be finite and not negative, got -0.1 in entry \[2, 1\]"),
+        (of_policy(np.nan), r"`policy` must be finite and not negative, got nan in entry \[2, 1\]"),
+        (simulated(initial_distribution=np.ones(3)), r"_distribution` must .*\(8,\), got \(3,\)"),
+        (simulated(initial_distribution=0.9 * START), "_distribution` must sum to one, got 0.9"),
         (simulated(num_episodes=0), "`num_episodes` must be an integer of at least 1"),
         (simulated(num_episodes=2.5), "`num_episodes` must be an integer of at least 1"),
         (simulated(horizon=0), "`horizon` must be an integer of at least 1, got 0"),
@@ -408,10 +382,7 @@ def summed(method: str, *arguments: Any, **options: Any) -> Callable[[], object]
         (from_pairs([0, 1], [0, -1]), r"actions of .* in 0..2, at least one, got -1..0"),
         (from_pairs([0.0], [0]), "states of .* must be integers"),
         (from_pairs([], []), "at least one, got none"),
-        (
-            summed("discounted_sum", np.ones(STATES), GAMMA),
-            r"`values` must have shape \[S, A\] = \(8, 3\), got \(8,\)",
-        ),
+        (summed("discounted_sum", np.ones(STATES), GAMMA), r"`values` must .*\(8, 3\), got \(8,\)"),
         (summed("discounted_sum", np.ones((STATES, ACTIONS)), 1.5), r"\[0, 1\], got 1.5"),
         (summed("discounted_visits", -0.1), r"`gamma` must lie in \[0, 1\], got -0.1"),
     ],
@@ -432,7 +403,7 @@ def test_the_switch_holds_for_its_block(backend: str) -> None:
     assert fast.enabled() == (backend == "numba")
 
 
-def test_the_environment_variable_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_variable_is_the_default(monkeypatch: Patch) -> None:
     with fast.switched(None):
         monkeypatch.setenv(fast.ENVIRONMENT_VARIABLE, "0")
         assert not fast.enabled()
@@ -445,7 +416,7 @@ def test_the_environment_variable_is_the_default(monkeypatch: pytest.MonkeyPatch
         assert fast.enabled() == fast.available()
 
 
-def test_a_demand_without_numba_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_demand_without_numba_names_the_extra(monkeypatch: Patch) -> None:
     monkeypatch.setattr(fast, "available", lambda: False)
     with pytest.raises(ImportError, match=r'pip install "bilevel_gym\[fast\]"'):
         with fast.switched(True):

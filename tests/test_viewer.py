@@ -24,6 +24,8 @@ from bilevel_gym.viewer.session import STEP_LENGTH
 
 from .helpers import array_game
 
+Patch = pytest.MonkeyPatch
+
 ENV_ID = "BilevelGridWorld-v0"
 HAZARD, OTHER_HAZARD, WALL = (2, 1), (2, 2), (1, 1)  # of the 4x4 map
 
@@ -72,9 +74,7 @@ def wheel(session: Session, turns: int) -> None:
 
 
 @pytest.mark.parametrize(("button", "sign"), [(1, 1.0), (3, -1.0)])
-def test_a_stroke_changes_each_cell_it_crosses_once(
-    session: Session, button: int, sign: float
-) -> None:
+def test_a_stroke_changes_its_cells_once(session: Session, button: int, sign: float) -> None:
     drag(session, button, (3, 0), (3, 3), (3, 0))  # one jump each way
     assert [shaping(session, (3, c)) for c in range(4)] == [sign * session.brush] * 4
     assert np.count_nonzero(session.x) == 4
@@ -104,20 +104,16 @@ def test_middle_and_shift_drags_erase(session: Session) -> None:
     assert not session.x.any()
 
 
-def test_walls_and_the_margin_cannot_be_painted(session: Session) -> None:
-    drag(session, 1, WALL)
-    handle(session, pygame.event.Event(pygame.MOUSEBUTTONDOWN, button=1, pos=(0, 0)))
-    assert session.cursor is None
-    assert not session.x.any()
-
-
-def test_moving_without_a_button_only_moves_the_cursor(session: Session) -> None:
+def test_walls_the_margin_and_moves_without_a_button_paint_nothing(session: Session) -> None:
     place = session.layout.cell_centre(*HAZARD)
     handle(session, pygame.event.Event(pygame.MOUSEMOTION, pos=place, rel=(1, 1)))
     assert scene(session).cursor == HAZARD
     assert not session.x.any()
     handle(session, pygame.event.Event(pygame.WINDOWLEAVE))
     assert scene(session).cursor is None
+    drag(session, 1, WALL)
+    handle(session, pygame.event.Event(pygame.MOUSEBUTTONDOWN, button=1, pos=(0, 0)))
+    assert session.cursor is None and not session.x.any()
 
 
 def test_the_wheel_sets_the_brush_within_reason(session: Session) -> None:
@@ -146,18 +142,22 @@ def test_the_follower_answers_every_stroke_exactly(session: Session) -> None:
     assert session.response.objective == pytest.approx(alone.objective, abs=1e-7)
     np.testing.assert_allclose(session.response.policy, alone.policy, atol=1e-6)
     np.testing.assert_allclose(session.response.hyper_gradient, alone.hyper_gradient, atol=1e-5)
-    assert session.objectives == [
-        pytest.approx(game.evaluate(np.zeros(14)).objective),
-        session.response.objective,
-    ]
+    first = pytest.approx(game.evaluate(np.zeros(14)).objective)
+    assert session.objectives == [first, session.response.objective]
 
 
-def test_looking_again_solves_nothing_again(session: Session) -> None:
+def test_looking_again_solves_nothing_and_the_picture_keeps_its_size(session: Session) -> None:
     first = session.response
     drag(session, 1, WALL)
     draw(session)
     assert session.response is first
     assert len(session.objectives) == 1
+    sizes = {draw(session).get_size()}
+    drag(session, 1, HAZARD)
+    for key in ("h", "g", "TAB", "UP", "h"):
+        press(session, key)
+        sizes.add(draw(session).get_size())
+    assert sizes == {session.layout.size}
 
 
 def test_a_step_along_the_hyper_gradient_has_its_length_and_climbs(session: Session) -> None:
@@ -209,9 +209,8 @@ def test_undo_and_redo_go_by_strokes_and_climbs(session: Session) -> None:
     np.testing.assert_array_equal(session.x, climbed)
     press(session, "y")
     assert session.message == "there is nothing to redo"
-    assert session.response.objective == pytest.approx(
-        session.game.evaluate(climbed).objective, abs=1e-7
-    )
+    objective = session.game.evaluate(climbed).objective
+    assert session.response.objective == pytest.approx(objective, abs=1e-7)
 
 
 def test_reset_returns_to_the_initial_x_and_can_be_undone(session: Session) -> None:
@@ -228,9 +227,7 @@ def test_reset_returns_to_the_initial_x_and_can_be_undone(session: Session) -> N
 # The follower's seat ---------------------------------------------------------------------------
 
 
-def test_the_follower_walks_with_arrows_and_number_keys_under_the_leaders_x(
-    session: Session,
-) -> None:
+def test_the_follower_walks_with_arrows_and_numbers_under_the_leaders_x(session: Session) -> None:
     drag(session, 3, HAZARD)
     press(session, "TAB")
     assert isinstance(session.env, LowerLevel)
@@ -259,15 +256,12 @@ def test_after_the_end_of_an_episode_any_move_starts_another(session: Session) -
     assert scene(session).follower == (2, 0)
 
 
-def test_the_time_limit_ends_an_episode_too(session: Session) -> None:
+def test_time_limits_end_episodes_and_slips_happen(session: Session, tmp_path: Path) -> None:
     press(session, "TAB", *["LEFT"] * 200)
     assert "time is up" in scene(session).title
-
-
-def test_slips_are_part_of_the_game(tmp_path: Path) -> None:
-    session = new_session(tmp_path, slip=1.0)
-    press(session, "TAB", "UP")
-    assert scene(session).follower != (1, 0)
+    slippery = new_session(tmp_path, slip=1.0)
+    press(slippery, "TAB", "UP")
+    assert scene(slippery).follower != (1, 0)
 
 
 def test_each_seat_refuses_the_moves_of_the_other(session: Session) -> None:
@@ -297,16 +291,13 @@ def test_changing_seats_ends_strokes_and_climbs(session: Session) -> None:
 # Help, screenshots, leaving --------------------------------------------------------------------
 
 
-def test_help_covers_the_picture_and_goes_again(session: Session) -> None:
+def test_help_covers_the_picture_until_a_key_or_a_mere_click(session: Session) -> None:
     plain = frame(draw(session))
     press(session, "h")
     assert session.show_help
     assert not np.array_equal(frame(draw(session)), plain)
     press(session, "F1")
     np.testing.assert_array_equal(frame(draw(session)), plain)
-
-
-def test_a_click_on_the_help_hides_it_and_paints_nothing(session: Session) -> None:
     press(session, "h")
     drag(session, 1, HAZARD)
     assert not session.show_help
@@ -325,29 +316,22 @@ def test_every_trigger_belongs_to_one_line_of_the_help_and_exists() -> None:
 def test_other_events_change_nothing(session: Session) -> None:
     before = frame(draw(session))
     press(session, "F5")
-    for event in (
-        pygame.event.Event(pygame.WINDOWFOCUSGAINED),
-        pygame.event.Event(pygame.MOUSEBUTTONDOWN, button=8, pos=(0, 0)),
-    ):
-        handle(session, event)
+    handle(session, pygame.event.Event(pygame.WINDOWFOCUSGAINED))
+    handle(session, pygame.event.Event(pygame.MOUSEBUTTONDOWN, button=8, pos=(0, 0)))
     np.testing.assert_array_equal(frame(draw(session)), before)
 
 
-def test_screenshots_never_overwrite(session: Session, tmp_path: Path) -> None:
+def test_screenshots_never_overwrite_and_tell_failure(session: Session, tmp_path: Path) -> None:
     taken = tmp_path / f"{ENV_ID}-001.png"
     taken.write_text("mine")
     picture = frame(draw(session))
     press(session, "s", "s")
     assert taken.read_text() == "mine"
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        f"{ENV_ID}-{number:03d}.png" for number in (1, 2, 3)
-    ]
+    names = [f"{ENV_ID}-{number:03d}.png" for number in (1, 2, 3)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert session.message == f"saved {ENV_ID}-003.png"
     with Image.open(tmp_path / f"{ENV_ID}-002.png") as image:
         np.testing.assert_array_equal(np.asarray(image.convert("RGB")), picture)
-
-
-def test_a_screenshot_that_cannot_be_written_is_said(session: Session, tmp_path: Path) -> None:
     session.folder = tmp_path / "missing"
     press(session, "s")
     assert session.message.startswith("no screenshot: ")
@@ -360,20 +344,11 @@ def test_keys_quit(session: Session, key: str) -> None:
     assert not session.running
 
 
-def test_the_picture_keeps_its_size(session: Session) -> None:
-    sizes = {draw(session).get_size()}
-    drag(session, 1, HAZARD)
-    for key in ("h", "g", "TAB", "UP", "h"):
-        press(session, key)
-        sizes.add(draw(session).get_size())
-    assert sizes == {session.layout.size}
-
-
 # Windows and films -----------------------------------------------------------------------------
 
 
 @pytest.fixture
-def unseen_window(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Screen]:
+def unseen_window(monkeypatch: Patch) -> Callable[[], Screen]:
     """Open windows although nobody will see them."""
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     monkeypatch.setattr(bilevel_gym.rendering.screen, "UNSEEN_DRIVERS", ())
@@ -400,18 +375,12 @@ def test_the_loop_passes_events_on_until_the_user_leaves(
     assert not pygame.display.get_init()
 
 
-def test_without_a_display_the_headless_film_is_pointed_out() -> None:
+def test_what_cannot_be_played_is_refused_with_a_reason() -> None:
     # tests/conftest.py chooses the display that nobody sees.
     with pytest.raises(NoDisplayError, match="--headless OUT.gif"):
         play(ENV_ID, map_name="4x4")
-
-
-def test_an_unknown_task_gets_the_nearest_one() -> None:
     with pytest.raises(ValueError, match="Did you mean 'BilevelGridWorld-v0'"):
         play("BilevelGridWord-v0")
-
-
-def test_a_game_without_a_map_is_refused() -> None:
     with pytest.raises(TypeError, match="only games on a map .* TabularBilevelEnv has none"):
         Session(array_game())
     with pytest.raises(TypeError, match="BilevelToll has none"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -67,13 +68,9 @@ def bench_against_jax(compare: Compare, cycling: bool, peer: str, backend: str) 
     (value, gradient), (peer_value, peer_gradient) = left(x), right(x)
     check_agreement(peer_value, value, 1e-6, "values")
     check_agreement(peer_gradient, gradient, accuracy, "the hyper-gradient")
-    compare(
-        f"Four-Rooms ({'cycling' if cycling else 'kind'}), solve + hyper-gradient, {backend}",
-        lambda: left(x),
-        f"JAX {name} + implicit adjoint",
-        lambda: right(x),
-        at_least=bars[backend],
-    )
+    row = f"Four-Rooms ({'cycling' if cycling else 'kind'}), solve + hyper-gradient, {backend}"
+    against = f"JAX {name} + implicit adjoint"
+    compare(row, partial(left, x), against, partial(right, x), at_least=bars[backend])
 
 
 def bench_batch_against_jax(compare: Compare, backend: str) -> None:
@@ -82,13 +79,9 @@ def bench_batch_against_jax(compare: Compare, backend: str) -> None:
     (value, gradient), (peer_value, peer_gradient) = in_batch(mdp, xs), right(xs)
     check_agreement(peer_value, value, 1e-8, "values")
     check_agreement(peer_gradient, gradient, 1e-6, "the hyper-gradient")
-    compare(
-        f"{BATCH} Four-Rooms problems, solve + hyper-gradient, {backend}",
-        lambda: in_batch(mdp, xs),
-        "JAX vmap of dense Newton + adjoint",
-        lambda: right(xs),
-        at_least={"numpy": 1.0, "numba": 8.0}[backend],
-    )
+    bar, against = {"numpy": 1.0, "numba": 8.0}[backend], "JAX vmap of dense Newton + adjoint"
+    name = f"{BATCH} Four-Rooms problems, solve + hyper-gradient, {backend}"
+    compare(name, partial(in_batch, mdp, xs), against, partial(right, xs), at_least=bar)
 
 
 def bench_batch_against_loop(compare: Compare) -> None:
@@ -96,13 +89,9 @@ def bench_batch_against_loop(compare: Compare) -> None:
     mdp, xs = four_rooms(cycling=False), batch()
     single = ours(mdp, "compiled")
     check_agreement(in_batch(mdp, xs[:8])[1], [single(x)[1] for x in xs[:8]], 1e-9, "gradients")
-    compare(
-        f"{BATCH} Four-Rooms problems, solve + hyper-gradient, numba",
-        lambda: in_batch(mdp, xs),
-        "our own loop over them, numba",
-        lambda: [single(x) for x in xs],
-        at_least=1.0,
-    )
+    name = f"{BATCH} Four-Rooms problems, solve + hyper-gradient, numba"
+    loop, against = lambda: [single(x) for x in xs], "our own loop over them, numba"
+    compare(name, partial(in_batch, mdp, xs), against, loop, at_least=1.0)
 
 
 def in_batch(mdp: TabularMDP, xs: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -29,6 +29,8 @@ from tests.benchmarks.table import Compare, Row, check_agreement, duration, in_t
 # The same problem serves several rows; a million states are too many to keep.
 kept_grid = lru_cache(maxsize=4)(grid)
 
+PRODUCT = "one product P @ V (SciPy CSR)"
+ON_100 = "solve, grid 100^2, gamma 0.99"
 SIDES = [100, pytest.param(300, marks=pytest.mark.large)]
 
 
@@ -42,11 +44,7 @@ def solve(mdp: TabularMDP, solver: str = "auto") -> SoftSolution:
 
 @pytest.mark.parametrize(
     ("side", "gamma", "at_least"),
-    [
-        (100, 0.99, 7.0),
-        (100, 0.999, 25.0),
-        pytest.param(300, 0.99, 12.0, marks=pytest.mark.large),
-    ],
+    [(100, 0.99, 7.0), (100, 0.999, 25.0), pytest.param(300, 0.99, 12.0, marks=pytest.mark.large)],
 )
 def bench_against_value_iteration(
     compare: Compare, side: int, gamma: float, at_least: float
@@ -54,13 +52,9 @@ def bench_against_value_iteration(
     mdp = kept_grid(side, gamma=gamma)
     value, _ = peers.soft_value_iteration(mdp)
     check_agreement(value, solve(mdp).soft_value, 1e-5, "values")
-    compare(
-        f"solve, grid {side}^2, gamma {gamma}",
-        lambda: solve(mdp),
-        "our best soft value iteration in NumPy",
-        lambda: peers.soft_value_iteration(mdp),
-        at_least=at_least,
-    )
+    name, against = f"solve, grid {side}^2, gamma {gamma}", "our best soft value iteration in NumPy"
+    iterate = partial(peers.soft_value_iteration, mdp)
+    compare(name, partial(solve, mdp), against, iterate, at_least=at_least)
 
 
 @pytest.mark.parametrize(
@@ -70,13 +64,8 @@ def bench_against_quantecon(compare: Compare, method: str, at_least: float) -> N
     mdp = kept_grid(100)
     peer = peers.quantecon(mdp, method)
     check_greedy(mdp, peer())
-    compare(
-        "solve, grid 100^2, gamma 0.99",
-        lambda: solve(mdp),
-        f"QuantEcon {method.replace('_', ' ')} (no entropy)",
-        peer,
-        at_least=at_least,
-    )
+    against = f"QuantEcon {method.replace('_', ' ')} (no entropy)"
+    compare(ON_100, partial(solve, mdp), against, peer, at_least=at_least)
 
 
 def bench_against_mdpsolver(compare: Compare) -> None:
@@ -84,27 +73,16 @@ def bench_against_mdpsolver(compare: Compare) -> None:
     make, peer = peers.mdpsolver(mdp)
     make()
     check_greedy(mdp, peer())
-    compare(
-        "solve, grid 100^2, gamma 0.99",
-        lambda: solve(mdp),
-        "mdpsolver modified policy iteration (no entropy)",
-        peer,
-        before_peer=make,
-        at_least=1.0,
-    )
+    against = "mdpsolver modified policy iteration (no entropy)"
+    compare(ON_100, partial(solve, mdp), against, peer, before_peer=make, at_least=1.0)
 
 
 @pytest.mark.large
 def bench_against_sparse_lu(compare: Compare) -> None:
     mdp = kept_grid(300)
     check_agreement(solve(mdp, "sparse").soft_value, solve(mdp).soft_value, 1e-6, "values")
-    compare(
-        "solve, grid 300^2, gamma 0.99",
-        lambda: solve(mdp),
-        "our Newton with sparse LU",
-        lambda: solve(mdp, "sparse"),
-        at_least=5.0,
-    )
+    name, theirs = "solve, grid 300^2, gamma 0.99", partial(solve, mdp, "sparse")
+    compare(name, partial(solve, mdp), "our Newton with sparse LU", theirs, at_least=5.0)
 
 
 def check_greedy(mdp: TabularMDP, value: FloatArray) -> None:
@@ -126,11 +104,7 @@ class Gradient:
     """A hyper-gradient on top of a solve of its own."""
 
     def __init__(
-        self,
-        mdp: TabularMDP,
-        solver: str,
-        jacobian: Any = None,
-        guess: FloatArray | None = None,
+        self, mdp: TabularMDP, solver: str, jacobian: Any = None, guess: FloatArray | None = None
     ) -> None:
         """Choose problem, solver, d reward / dx `[S*A, n]` and the start of the adjoint."""
         self._mdp, self._solver = mdp, solver
@@ -161,13 +135,8 @@ def bench_gradient_direct(compare: Compare, side: int, size: int) -> None:
     mdp = kept_grid(side)
     ours = Gradient(mdp, "sparse", jacobian(mdp, size))
     check_directional(mdp, ours.differentiate().reward)
-    compare(
-        f"hyper-gradient, grid {side}^2, n = {size}, sparse LU",
-        ours.hyper_gradient,
-        "its own solve",
-        ours.solve,
-        at_most=0.1,
-    )
+    name = f"hyper-gradient, grid {side}^2, n = {size}, sparse LU"
+    compare(name, ours.hyper_gradient, "its own solve", ours.solve, at_most=0.1)
 
 
 @pytest.mark.parametrize(("warm", "at_most"), [(False, 0.65), (True, 0.35)], ids=["cold", "warm"])
@@ -179,13 +148,8 @@ def bench_gradient_krylov(compare: Compare, side: int, warm: bool, at_most: floa
     ours = Gradient(mdp, "krylov", jacobian(mdp, 1_000), guess)
     check_directional(mdp, ours.differentiate().reward)
     start = "adjoint of an x 0.1 % off" if warm else "cold"
-    compare(
-        f"hyper-gradient, grid {side}^2, Krylov, {start}",
-        ours.hyper_gradient,
-        "its own solve",
-        ours.solve,
-        at_most=at_most if side == 300 else None,
-    )
+    name, bar = f"hyper-gradient, grid {side}^2, Krylov, {start}", at_most if side == 300 else None
+    compare(name, ours.hyper_gradient, "its own solve", ours.solve, at_most=bar)
 
 
 def jacobian(mdp: TabularMDP, size: int) -> Any:
@@ -217,13 +181,8 @@ def check_directional(mdp: TabularMDP, gradient: FloatArray) -> None:
 @pytest.mark.parametrize(("gamma", "at_most"), [(0.99, 350.0), (0.999, 1200.0)])
 def bench_in_products(compare: Compare, gamma: float, at_most: float, backend: str) -> None:
     mdp = grid(1000, gamma=gamma)
-    solution = compare(
-        f"solve, grid 1000^2, gamma {gamma}, {backend}",
-        lambda: solve(mdp),
-        "one product P @ V (SciPy CSR)",
-        product(mdp),
-        at_most=at_most,
-    )
+    name = f"solve, grid 1000^2, gamma {gamma}, {backend}"
+    solution = compare(name, partial(solve, mdp), PRODUCT, product(mdp), at_most=at_most)
     assert solution.residual <= peers.TOLERANCE
 
 
@@ -237,24 +196,15 @@ def bench_preparation(compare: Compare) -> None:
         nonlocal kernel
         kernel = replace(mdp.kernel)
 
-    compare(
-        "pattern of the systems, once per kernel, grid 1000^2",
-        lambda: kernel.pattern,
-        "one product P @ V (SciPy CSR)",
-        product(mdp),
-        before_ours=renew,
-    )
+    name = "pattern of the systems, once per kernel, grid 1000^2"
+    compare(name, lambda: kernel.pattern, PRODUCT, product(mdp), before_ours=renew)
 
 
 @pytest.mark.large
 def bench_gradient_of_a_million(compare: Compare) -> None:
     ours = Gradient(grid(1000), "auto")
-    compare(
-        "hyper-gradient, grid 1000^2, gamma 0.99",
-        ours.differentiate,
-        "its own solve",
-        ours.solve,
-    )
+    name = "hyper-gradient, grid 1000^2, gamma 0.99"
+    compare(name, ours.differentiate, "its own solve", ours.solve)
 
 
 @pytest.mark.large
@@ -264,15 +214,9 @@ def bench_share_of_bandwidth(rows: list[Row]) -> None:
     with fast.switched(False):
         took, read = in_turn(lambda: solve(mdp, "krylov"), lambda: data @ data, rounds=3)
     floor = compulsory_bytes(mdp) / (data.nbytes / read)
-    rows.append(
-        Row(
-            "solve, grid 1000^2, gamma 0.99, numpy",
-            duration(took),
-            f"its compulsory traffic at {data.nbytes / read / 1e9:.3g} GB/s",
-            duration(floor),
-            took / floor,
-        )
-    )
+    name, rate = "solve, grid 1000^2, gamma 0.99, numpy", data.nbytes / read / 1e9
+    traffic = f"its compulsory traffic at {rate:.3g} GB/s"
+    rows.append(Row(name, duration(took), traffic, duration(floor), took / floor))
 
 
 def compulsory_bytes(mdp: TabularMDP) -> float:
@@ -301,16 +245,9 @@ def bench_peak_memory(rows: list[Row], backend: str) -> None:
     answer = subprocess.run(command, check=True, capture_output=True, text=True, env=setting).stdout
     kernel, before, peak = (int(number) for number in answer.split())
     for what, used in (("on top of the problem", peak - before), ("of the process", peak)):
-        rows.append(
-            Row(
-                f"peak memory {what}, solve, grid 1000^2, gamma 0.99, {backend}",
-                f"{used / 1e6:.0f} MB",
-                "the kernel P",
-                f"{kernel / 1e6:.0f} MB",
-                used / kernel,
-                at_most=8.0,
-            )
-        )
+        name = f"peak memory {what}, solve, grid 1000^2, gamma 0.99, {backend}"
+        ours, theirs = f"{used / 1e6:.0f} MB", f"{kernel / 1e6:.0f} MB"
+        rows.append(Row(name, ours, "the kernel P", theirs, used / kernel, at_most=8.0))
 
 
 def product(mdp: TabularMDP) -> Callable[[], Any]:

@@ -78,20 +78,11 @@ PER_ACTION, PER_STATE, COSTS = "x[s, a]", "x[s]", "LQR"
 
 LQR_BUDGETS, LQR_LIMIT = (1_000, 4_000), 40
 LQR_ESTIMATE = (1024, 4000)
-LQR: dict[str, Any] = {
-    "dynamics": [[0.9, 0.3], [-0.2, 0.9]],
-    "control": [[0.2], [0.8]],
-    "state_cost": [[1.0, 0.0], [0.0, 0.5]],
-    "action_cost": [[0.5]],
-    "upper_state_cost": [[0.2, 0.0], [0.0, 2.0]],
-    "upper_action_cost": [[0.3]],
-    "upper_cost": 0.0,
-    "gamma": 0.9,
-    "temperature": 0.3,
-    "noise_std": 0.2,
-    "start_std": 0.6,
-    "action_limit": 2.0,
-}
+LQR: dict[str, Any] = {"dynamics": [[0.9, 0.3], [-0.2, 0.9]], "control": [[0.2], [0.8]]}
+LQR |= {"state_cost": [[1.0, 0.0], [0.0, 0.5]], "action_cost": [[0.5]]}
+LQR |= {"upper_state_cost": [[0.2, 0.0], [0.0, 2.0]], "upper_action_cost": [[0.3]]}
+LQR |= {"upper_cost": 0.0, "gamma": 0.9, "temperature": 0.3}
+LQR |= {"noise_std": 0.2, "start_std": 0.6, "action_limit": 2.0}
 
 
 @dataclass(frozen=True)
@@ -150,7 +141,7 @@ def of_rooms(budget: int, seed: int) -> list[Point]:
             ),
         }
         for setting, (found, exact) in pairs.items():
-            points.append(scored(setting, budget, seed, method, found, exact, kl, seconds))
+            points.append(Point(setting, budget, seed, method, *scored(found, exact), kl, seconds))
     return points
 
 
@@ -167,7 +158,7 @@ class RegulatorSeat(gym.Wrapper[Any, Any, Any, Any]):
     """The follower's seat at the initial x."""
 
     def __init__(self) -> None:
-        """Sit down in a game of one's own."""
+        """Make a game of its own."""
         game = BilevelLQR(**LQR)
         super().__init__(LowerLevel(game, game.initial_upper_params))
 
@@ -196,31 +187,22 @@ class QuadraticReward:
     ) -> FloatArray:
         """Return sum_b weights(b) dr/dx by the derivatives of Q and R: r = -s^T Q s - a^T R a."""
         states, controls = observations, actions.astype(np.float64)
-        cotangent = Coefficients(
-            np.zeros((2, 2)),
-            np.zeros((2, 1)),
-            -(states.T * weights) @ states,
-            -(controls.T * weights) @ controls,
-        )
+        costs = -(states.T * weights) @ states, -(controls.T * weights) @ controls
+        cotangent = Coefficients(np.zeros((2, 2)), np.zeros((2, 1)), *costs)
         return regulator().coefficients_vjp(upper_params, cotangent)
 
 
-def judged(observations: NDArray[Any], actions: NDArray[Any], rewards: FloatArray) -> FloatArray:
+def upper_reward(seen: NDArray[Any], actions: NDArray[Any], rewards: FloatArray) -> FloatArray:
     """Return the leader's reward."""
-    return regulator().model.upper_reward(observations, actions.astype(np.float64))
+    return regulator().model.upper_reward(seen, actions.astype(np.float64))
 
 
 def of_lqr(budget: int, seed: int) -> list[Point]:
     """Train a follower of the linear-quadratic game, and estimate by each method."""
     exact = regulator()
-    game = ParametricGame(
-        "DeepLQR-v0",
-        QuadraticReward(),
-        gamma=exact.gamma,
-        temperature=exact.temperature,
-        upper_reward=judged,
-        upper_bound=2.0,
-    )
+    options: dict[str, Any] = {"gamma": exact.gamma, "temperature": exact.temperature}
+    options |= {"upper_reward": upper_reward, "upper_bound": 2.0}
+    game = ParametricGame("DeepLQR-v0", QuadraticReward(), **options)
     answer = exact.evaluate(game.initial_upper_params)
     small = {"policy_kwargs": {"net_arch": [64, 64]}, "tau": 0.02, "device": "cpu"}
     began = time.perf_counter()
@@ -232,9 +214,10 @@ def of_lqr(budget: int, seed: int) -> list[Point]:
     gain = -np.linalg.lstsq(states, actions.astype(np.float64), rcond=None)[0].T
     distance = float(np.linalg.norm(gain - answer.gain) / np.linalg.norm(answer.gain))
     seconds = time.perf_counter() - began
+    scores = {method: scored(g, answer.hyper_gradient) for method, g in estimates.items()}
     return [
-        scored(COSTS, budget, seed, method, g, answer.hyper_gradient, distance, seconds)
-        for method, g in estimates.items()
+        Point(COSTS, budget, seed, method, *score, distance, seconds)
+        for method, score in scores.items()
     ]
 
 
@@ -244,10 +227,10 @@ def of_lqr(budget: int, seed: int) -> list[Point]:
 def estimated(
     game: LearntGame, budget: int, size: tuple[int, int], options: dict[str, Any], seed: int
 ) -> tuple[dict[str, FloatArray], Any]:
-    """Train a follower, and estimate by each method from the same episodes.
+    """Train a follower, and estimate at the initial x by each method from the same episodes.
 
     Args:
-        game: The game; x is the initial one.
+        game: The game.
         budget: Environment steps of training.
         size: Episodes that are watched, and gradient steps of the critic.
         options: Arguments of the learner.
@@ -258,13 +241,8 @@ def estimated(
     """
     x, (episodes, updates) = game.initial_upper_params, size
     rng = np.random.default_rng(seed)
-    learner: Any = make_method(
-        LEARNT_METHODS["trace"],
-        game,
-        critic_updates=updates,
-        inner_steps=budget,
-        inner_options=options,
-    )
+    chosen = {"critic_updates": updates, "inner_steps": budget, "inner_options": options}
+    learner: Any = make_method(LEARNT_METHODS["trace"], game, **chosen)
     learner.reset(rng)
     follower = learner.follower
     follower.learn(x)
@@ -292,28 +270,16 @@ class Fitted:
         return 0.0
 
 
-def scored(
-    setting: str,
-    budget: int,
-    seed: int,
-    method: str,
-    found: FloatArray,
-    exact: FloatArray,
-    distance: float,
-    seconds: float,
-) -> Point:
-    """Return how good an estimate is."""
-    error = float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
-    # An estimate of rounding has no direction; `cosine` knows.
-    return Point(setting, budget, seed, method, cosine(found, exact), error, distance, seconds)
+def scored(found: FloatArray, exact: FloatArray) -> tuple[float, float]:
+    """Return cosine and error of an estimate; `cosine` knows that rounding has no direction."""
+    return cosine(found, exact), float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
 
 
 def register() -> None:
     """Register the environment of the regulator, in whatever process this is."""
     if "DeepLQR-v0" not in gym.registry:
-        gym.register(
-            "DeepLQR-v0", f"{__name__}:{RegulatorSeat.__name__}", max_episode_steps=LQR_LIMIT
-        )
+        entry = f"{__name__}:{RegulatorSeat.__name__}"
+        gym.register("DeepLQR-v0", entry, max_episode_steps=LQR_LIMIT)
 
 
 def task(job: tuple[str, int, int]) -> list[Point]:
@@ -367,12 +333,7 @@ def bar(text: str, value: float, reached: bool) -> None:
 
 
 def draw(points: Sequence[Point], path: Path) -> None:
-    """Draw cosines above and relative errors below, by training steps, a column for each x.
-
-    Args:
-        points: All of them.
-        path: The PNG.
-    """
+    """Draw cosines above and relative errors below, by training steps, a column for each x."""
     figure = new_figure(9.6, 6.0)
     axes = figure.subplots(2, 3, sharex="col", sharey="row", height_ratios=(1.3, 1.0))
     titles = {
@@ -386,20 +347,13 @@ def draw(points: Sequence[Point], path: Path) -> None:
         for row, attribute in enumerate(("cosine", "error")):
             panel = axes[row, column]
             for method in METHODS:
+                mine = [p for p in here if p.method == method]
                 values = np.array(
-                    [
-                        [
-                            getattr(p, attribute)
-                            for p in here
-                            if p.budget == budget and p.method == method
-                        ]
-                        for budget in budgets
-                    ]
+                    [[getattr(p, attribute) for p in mine if p.budget == b] for b in budgets]
                 )
                 line = {"color": COLOURS[method], "zorder": 3 if method == BEST else 2}
-                panel.fill_between(
-                    budgets, values.min(axis=1), values.max(axis=1), alpha=0.15, linewidth=0, **line
-                )
+                low, high = values.min(axis=1), values.max(axis=1)
+                panel.fill_between(budgets, low, high, alpha=0.15, linewidth=0, **line)
                 panel.plot(
                     budgets,
                     values.mean(axis=1),
@@ -413,12 +367,8 @@ def draw(points: Sequence[Point], path: Path) -> None:
             panel.set_xscale("log")
             panel.set_xticks(budgets, [ticked(here, budget) for budget in budgets], fontsize=8)
             panel.minorticks_off()
-            panel.axhline(
-                COSINE_BAR if attribute == "cosine" else ERROR_BAR,
-                color=MUTED,
-                linewidth=0.9,
-                linestyle=":",
-            )
+            height = COSINE_BAR if attribute == "cosine" else ERROR_BAR
+            panel.axhline(height, color=MUTED, linewidth=0.9, linestyle=":")
             tidy(panel)
         axes[0, column].set_title(title, color=INK, fontsize=10)
         axes[1, column].set_xlabel("environment steps of the follower")
@@ -426,13 +376,8 @@ def draw(points: Sequence[Point], path: Path) -> None:
     axes[1, 0].set_ylabel("relative error")
     axes[0, 0].set_ylim(-0.78, 1.03)
     axes[1, 0].set_ylim(0.0, 1.55)
-    figure.legend(
-        *axes[0, 0].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=5,
-        frameon=False,
-        fontsize=9,
-    )
+    place = {"loc": "outside lower center", "ncols": 5, "frameon": False, "fontsize": 9}
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), **place)
     save_figure(figure, path)
 
 

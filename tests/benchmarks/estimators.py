@@ -42,15 +42,9 @@ AT = 256
 
 @dataclass(frozen=True)
 class Estimator:
-    """A method with its options, and how it is drawn.
+    """A method with its options, and how it is drawn: without a `colour`, not at all.
 
-    Attributes:
-        label: What it is called.
-        method: A key of `bilevel_gym.methods.METHODS`.
-        options: Its options.
-        largest: The most episodes it is given.
-        colour: Its colour in the figure, None to leave it out.
-        style: Its line there.
+    `method` is a key of `bilevel_gym.methods.METHODS`, `largest` the most episodes it is given.
     """
 
     label: str
@@ -61,17 +55,11 @@ class Estimator:
     style: str = "-"
 
 
-RAW = "sobirl, no baseline"
+RAW, PLAIN = "sobirl, no baseline", "trace, no control variate"
 # A hue for each method, dashes for what leaves something out of it.
 ESTIMATORS = (
     Estimator("trace", "trace", colour=PALETTE[0]),
-    Estimator(
-        "trace, no control variate",
-        "trace",
-        {"control_variate": False},
-        colour=PALETTE[5],
-        style="--",
-    ),
+    Estimator(PLAIN, "trace", {"control_variate": False}, colour=PALETTE[5], style="--"),
     Estimator("trace, exact critic", "trace", {"critic": "exact"}, colour=PALETTE[11], style=":"),
     Estimator("trace, K = 1", "trace", {"truncation": 1}),
     Estimator("trace, K = 10", "trace", {"truncation": 10}),
@@ -80,12 +68,7 @@ ESTIMATORS = (
     Estimator("bc-hg, exact critic", "bc-hg", {"critic": "exact"}),
     Estimator("hpgd", "hpgd", colour=PALETTE[2]),
     Estimator(
-        "hpgd, uniform starts",
-        "hpgd",
-        {"starts": "uniform"},
-        16_384,
-        colour=PALETTE[7],
-        style="--",
+        "hpgd, uniform starts", "hpgd", {"starts": "uniform"}, 16_384, colour=PALETTE[7], style="--"
     ),
     Estimator("sobirl", "sobirl", colour=PALETTE[1]),
     Estimator(RAW, "sobirl", {"baseline": False}, colour=PALETTE[6], style="--"),
@@ -130,23 +113,17 @@ def four_rooms(
     reward[PLACES.index(goal)] = 1.0
     upper_reward[PLACES.index(target)] = 1.0
     start[START] = 1.0
-    return TabularBilevelEnv.from_arrays(
-        rooms.kernel(rooms.initial_upper_params),
-        reward,
-        upper_reward=upper_reward,
-        initial_distribution=start,
-        gamma=GAMMA,
-        temperature=TEMPERATURE,
-        features=np.eye(416).reshape(104, 4, 416) if per_action else None,
-    )
+    leader = {"upper_reward": upper_reward, "initial_distribution": start}
+    features = np.eye(416).reshape(104, 4, 416) if per_action else None
+    options: dict[str, Any] = {"gamma": GAMMA, "temperature": TEMPERATURE, "features": features}
+    kernel = rooms.kernel(rooms.initial_upper_params)
+    return TabularBilevelEnv.from_arrays(kernel, reward, **leader, **options)
 
 
 def truncated(game: TabularBilevelEnv, terms: int | None) -> FloatArray:
-    """Return the hyper-gradient with so many terms of the advantage of dr/dx, by matrices.
+    """Return the hyper-gradient of a discounted return with K terms of the advantage of dr/dx.
 
-    Args:
-        game: A game whose leader is paid a discounted return.
-        terms: K; None for all.
+    All of them if `terms` is None; by matrices.
     """
     x = game.initial_upper_params
     kernel, policy = game.kernel(x), game.evaluate(x).policy
@@ -155,8 +132,8 @@ def truncated(game: TabularBilevelEnv, terms: int | None) -> FloatArray:
     system = np.eye(len(dense)) - game.gamma * dense
     occupancy = np.linalg.solve(system.T, game.initial_distribution)
     value = np.linalg.solve(system, (policy * upper_reward).sum(axis=1))
-    worth = upper_reward + game.gamma * transition @ value
-    advantage = worth - (policy * worth).sum(axis=1, keepdims=True)
+    q_value = upper_reward + game.gamma * transition @ value
+    advantage = q_value - (policy * q_value).sum(axis=1, keepdims=True)
     injected = occupancy[:, None] * policy * advantage / game.temperature
     arrived = game.gamma * np.einsum("sa,sat->t", injected, transition)
     if terms is None:
@@ -177,21 +154,9 @@ def cosine(first: FloatArray, second: FloatArray) -> float:
 
 
 def measured(
-    game: TabularBilevelEnv,
-    exact: FloatArray,
-    estimator: Estimator,
-    episodes: int,
-    replicates: int,
+    game: TabularBilevelEnv, exact: FloatArray, estimator: Estimator, episodes: int, replicates: int
 ) -> Row:
-    """Return how good an estimator is at a number of episodes.
-
-    Args:
-        game: The game; x is the initial one.
-        exact: Its hyper-gradient g.
-        estimator: The estimator.
-        episodes: N.
-        replicates: How often it is tried.
-    """
+    """Return how good an estimator of g, `exact`, is with N episodes at the initial x."""
     options = dict(estimator.options, episodes=episodes)
     if options.get("starts") == "uniform":  # as many episodes as the other methods, or few
         options["rollouts"] = max(1, episodes // (2 * game.num_states * game.num_actions))
@@ -262,7 +227,7 @@ def print_bars(rows: dict[str, list[Row]], game: TabularBilevelEnv, *, per_actio
         print(f"| {text} | {value:.4g} | {'yes' if reached else 'NO'} |")
 
     raw = at(RAW, AT)
-    for label in ("trace", "trace, no control variate", "trace, exact critic"):
+    for label in ("trace", PLAIN, "trace, exact critic"):
         few, many = at(label, AT), at(label, 100_000)
         if few is not None and raw is not None:
             share = few.variance / raw.variance
@@ -279,12 +244,7 @@ def print_bars(rows: dict[str, list[Row]], game: TabularBilevelEnv, *, per_actio
 
 
 def draw(studies: dict[bool, list[dict[str, list[Row]]]], path: Path) -> None:
-    """Draw cosines and variances, with a column for x[s, a] and one for x[s].
-
-    Args:
-        studies: Rows by whether x has an entry for each action, for each of the placings.
-        path: The PNG.
-    """
+    """Draw cosines and variances of `studies`: by whether x has an entry for each action."""
     figure = new_figure(9.0, 7.4)
     axes = figure.subplots(2, 2, sharex="row", sharey="row", height_ratios=(1.5, 1.0))
     drawn = [estimator for estimator in ESTIMATORS if estimator.colour is not None]
@@ -309,12 +269,9 @@ def draw(studies: dict[bool, list[dict[str, list[Row]]]], path: Path) -> None:
         curves.set_xscale("log")
         curves.set_xticks(list(BUDGETS), [f"{episodes:,}" for episodes in BUDGETS])
         curves.set_xlabel("episodes from the start state")
-        shares = [
-            float(
-                np.mean([at(rows[e.label]).variance / at(rows[RAW]).variance for rows in placings])
-            )
-            for e in drawn
-        ]
+        variances = [[at(rows[e.label]).variance for rows in placings] for e in drawn]
+        raw = [at(rows[RAW]).variance for rows in placings]
+        shares = [float(share) for share in np.divide(variances, raw).mean(axis=1)]
         places = np.arange(len(drawn))[::-1]
         bars.barh(places, shares, color=[str(e.colour) for e in drawn], height=0.7)
         for place, share in zip(places, shares, strict=True):
@@ -343,13 +300,8 @@ def draw(studies: dict[bool, list[dict[str, list[Row]]]], path: Path) -> None:
         curves.minorticks_off()
     axes[0, 0].set_ylim(1.3, 4e-6)
     axes[0, 0].set_ylabel("mean cosine to the exact hyper-gradient")
-    figure.legend(
-        *axes[0, 0].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=4,
-        frameon=False,
-        fontsize=8,
-    )
+    place = {"loc": "outside lower center", "ncols": 4, "frameon": False, "fontsize": 8}
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), **place)
     save_figure(figure, path)
 
 

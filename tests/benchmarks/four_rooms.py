@@ -55,14 +55,10 @@ def search(game: BilevelFourRooms, starts: list[FloatArray]) -> list[tuple[float
 
     found = multistart_ascent(together, starts, low, high, steps=STEPS, learning_rate=LEARNING_RATE)
     ends = sorted((run.best for run in found.optima), key=lambda end: -end.value)[:POLISHED]
-    tops = [
-        max(
-            end,
-            lbfgsb(alone, end.upper_params, low, high, max_evaluations=400).best,
-            key=lambda iterate: iterate.value,
-        )
-        for end in ends
-    ]
+    tops = []
+    for end in ends:
+        top = lbfgsb(alone, end.upper_params, low, high, max_evaluations=400).best
+        tops.append(end if end.value >= top.value else top)
     tops.sort(key=lambda top: -top.value)
     return [(top.value, top.upper_params) for top in tops]
 

@@ -164,18 +164,12 @@ def mdpsolver(
     module = pytest.importorskip("mdpsolver")
     num_states, num_actions = mdp.reward.shape
     closed = _closed(mdp)
-    rows = [
-        (chances.tolist(), columns.tolist())
-        for chances, columns in zip(
-            np.split(closed.data, closed.indptr[1:-1]),
-            np.split(closed.indices, closed.indptr[1:-1]),
-            strict=True,
-        )
-    ]
-    states = [rows[k : k + num_actions] for k in range(0, len(rows), num_actions)]
+    starts = range(0, closed.shape[0], num_actions)
     rewards = [*mdp.reward.tolist(), [0.0]]
-    chances = [[row[0] for row in state] for state in states]
-    columns = [[row[1] for row in state] for state in states]
+    chances, columns = (
+        [[row.tolist() for row in rows[k : k + num_actions]] for k in starts]
+        for rows in (np.split(each, closed.indptr[1:-1]) for each in (closed.data, closed.indices))
+    )
     model: Any = None
 
     def make() -> None:
@@ -200,13 +194,8 @@ def _closed(mdp: TabularMDP) -> Any:
     states, actions = np.divmod(np.arange(pairs), num_actions)
     missing = 1.0 - mdp.kernel.row_sums.ravel()
     missing[missing < ROW_SUM_TOLERANCE] = 0.0
-    matrix = block_array(
-        [
-            [mdp.kernel.matrix[actions * num_states + states], missing[:, None]],
-            [None, np.ones((1, 1))],
-        ],
-        format="csr",
-    )
+    rows = mdp.kernel.matrix[actions * num_states + states]
+    matrix = block_array([[rows, missing[:, None]], [None, np.ones((1, 1))]], format="csr")
     matrix.eliminate_zeros()
     return csr_matrix(matrix)
 

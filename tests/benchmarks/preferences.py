@@ -40,28 +40,16 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
 def preference_game(
     seed: int, temperature: float, *, answers: str = "drawn", size: float = 0.3
 ) -> TabularBilevelEnv:
-    """Return a game whose leader judges pairs of fragments.
-
-    Args:
-        seed: Of everything that is drawn.
-        temperature: The follower's.
-        answers: What the judge tells of a pair.
-        size: Standard deviation of the leader's reward x.
-    """
+    """Return a game whose leader judges pairs of fragments; x has the standard deviation `size`."""
     rng, pairs = np.random.default_rng(seed), NUM_STATES * NUM_ACTIONS
     shape = (NUM_STATES, NUM_ACTIONS)
-    game = TabularBilevelEnv.from_arrays(
-        rng.dirichlet(np.ones(NUM_STATES), size=shape),
-        np.zeros(shape),
-        upper_reward=np.zeros(shape),
-        initial_distribution=rng.dirichlet(np.ones(NUM_STATES)),
-        gamma=GAMMA,
-        temperature=temperature,
-        features=np.eye(pairs).reshape(*shape, pairs),
-        upper_low=-10.0,
-        upper_high=10.0,
-        initial_upper_params=size * rng.normal(size=pairs),
-    )
+    kernel, start = (rng.dirichlet(np.ones(NUM_STATES), size=s) for s in (shape, None))
+    options: dict[str, Any] = {"gamma": GAMMA, "temperature": temperature}
+    options |= {"upper_reward": np.zeros(shape), "initial_distribution": start}
+    options |= {"features": np.eye(pairs).reshape(*shape, pairs)}
+    options |= {"upper_low": -10.0, "upper_high": 10.0}
+    options["initial_upper_params"] = size * rng.normal(size=pairs)
+    game = TabularBilevelEnv.from_arrays(kernel, np.zeros(shape), **options)
     game.objective = PreferenceLikelihood(rng.normal(size=shape), HORIZON, answers)
     return game
 
@@ -104,15 +92,13 @@ def print_sizes(games: int) -> None:
             answer = game.evaluate(game.initial_upper_params)
             direct, total = answer.direct_gradient, answer.hyper_gradient
             response, first = total - direct, one_step(game)
+            error = np.linalg.norm(first - response) / np.linalg.norm(response)
             for name, value in (
                 ("size of the direct part", np.linalg.norm(direct)),
                 ("size of the response", np.linalg.norm(response)),
                 ("direct part alone: cosine to the whole", cosine(direct, total)),
                 ("one-step advantage: cosine to the response", cosine(first, response)),
-                (
-                    "one-step advantage: error of the response",
-                    np.linalg.norm(first - response) / np.linalg.norm(response),
-                ),
+                ("one-step advantage: error of the response", error),
                 ("one-step advantage: cosine of the whole", cosine(direct + first, total)),
             ):
                 found.setdefault(name, []).append(float(value))
@@ -152,9 +138,8 @@ def print_estimators(games: int) -> None:
                 reached = "yes" if np.median(ratios) >= 5.0 else "NO"
                 ratio = shown(ratios.tolist(), quartiles=True)
                 share = f"{(ratios >= 5.0).sum()} of {games}"
-                bars.append(
-                    f"| {answers}, {temperature}, {label} | {ratio} | {share} | {reached} |"
-                )
+                name = f"{answers}, {temperature}, {label}"
+                bars.append(f"| {name} | {ratio} | {share} | {reached} |")
     print("\n| variance without a baseline / with it >= 5 | median | games | reached |")
     print("|---|---|---|---|")
     print("\n".join(bars))

@@ -148,15 +148,10 @@ def moves_kernel(free: NDArray[np.bool_], goal: NDArray[np.bool_], slip: float) 
             there = states[rows + down, columns + right]
             there = np.where(there < 0, here, there)[going]
             share = 1.0 - slip if move == action else slip / (len(MOVES) - 1)
-            triplets.append((here[going], np.full_like(there, action), there, share))
-    return Kernel.from_triplets(
-        np.concatenate([departing for departing, _, _, _ in triplets]),
-        np.concatenate([actions for _, actions, _, _ in triplets]),
-        np.concatenate([arriving for _, _, arriving, _ in triplets]),
-        np.concatenate([np.full(arriving.size, share) for _, _, arriving, share in triplets]),
-        num_states=here.size,
-        num_actions=len(MOVES),
-    )
+            chances = np.full(there.size, share)
+            triplets.append((here[going], np.full_like(there, action), there, chances))
+    columns = (np.concatenate(column) for column in zip(*triplets, strict=True))
+    return Kernel.from_triplets(*columns, num_states=here.size, num_actions=len(MOVES))
 
 
 def tolls(rng: np.random.Generator, num_states: int) -> FloatArray:

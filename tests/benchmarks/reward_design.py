@@ -39,9 +39,8 @@ def run(env_id: str, seed: int, *, learning_rate: float, steps: int, episodes: i
     """Climb once, and return a row of the table."""
     env = HyperGradient(gym.make(env_id), outer_steps=steps + 2)
     game, method = cast(ParametricGame, env.game), cast(Estimator, env.method)
-    low, high = (
-        bound.astype(np.float64) for bound in (game.upper_space.low, game.upper_space.high)
-    )
+    box = game.upper_space
+    low, high = box.low.astype(np.float64), box.high.astype(np.float64)
     rng, began = np.random.default_rng(seed), time.perf_counter()
     _, info = env.reset(seed=seed)
     measured: list[float] = []
@@ -66,16 +65,9 @@ def run(env_id: str, seed: int, *, learning_rate: float, steps: int, episodes: i
         print(f"  {measured[-1]:8.3f} after {samples[-1]:7d} steps, x =", end=" ", flush=True)
         print(np.array2string(iterate.upper_params, precision=2, suppress_small=True), flush=True)
 
-    adam(
-        objective,
-        info["upper_params"],
-        low,
-        high,
-        steps=steps,
-        learning_rate=learning_rate,
-        schedule="constant",
-        callback=measure,
-    )
+    options: dict[str, Any] = {"steps": steps, "learning_rate": learning_rate}
+    options |= {"schedule": "constant", "callback": measure}
+    adam(objective, info["upper_params"], low, high, **options)
     best = int(np.argmax(measured))
     return (
         f"| `{env_id}` | {seed} | {measured[0]:.3f} | {measured[best]:.3f} | "

@@ -73,14 +73,8 @@ def run(method: str, seed: int, steps: int = STEPS, kappa: float | None = 0.3) -
             trust.append(info["trust_ratio"])
     cpu = time.process_time() - began
     played = learner.follower.play(x, EPISODES, np.random.default_rng(1))
-    return Run(
-        end=float(played.upper_rewards.sum(axis=0).mean()),
-        late=float(np.mean(returns[-LAST:])),
-        preferences=len(learner.queue),
-        steps=used,
-        trust=float(np.median(trust)) if trust else np.nan,
-        cpu=cpu,
-    )
+    end, late = float(played.upper_rewards.sum(axis=0).mean()), float(np.mean(returns[-LAST:]))
+    return Run(end, late, len(learner.queue), used, float(np.median(trust or [np.nan])), cpu)
 
 
 def main(seeds: Sequence[int], methods: Sequence[str], steps: int, kappa: float | None) -> None:

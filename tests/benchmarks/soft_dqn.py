@@ -52,21 +52,16 @@ class Run:
 
 
 def distances(game: TabularBilevelEnv, policy: FloatArray) -> tuple[float, float]:
-    """Return how far a policy is from the soft-optimal one at the initial x.
+    """Return how far a policy `[S, A]`, positive, is from the soft-optimal one at the initial x.
 
-    Args:
-        game: The game.
-        policy: Probabilities `[S, A]`, positive.
-
-    Returns:
-        KL weighted by occupancy, and the soft value lost at the start.
+    As KL weighted by occupancy, and as the soft value lost at the start.
     """
     x = game.initial_upper_params
     exact, kernel = game.evaluate(x), game.kernel(x)
     divergence = (exact.policy * np.log(exact.policy / policy)).sum(axis=1)
-    paid = (policy * game.reward(x)).sum(axis=1) + game.temperature * entr(policy).sum(axis=1)
+    reward = (policy * game.reward(x)).sum(axis=1) + game.temperature * entr(policy).sum(axis=1)
     transition = kernel.policy_matrix(policy).toarray()
-    value = np.linalg.solve(np.eye(len(policy)) - game.gamma * transition, paid)
+    value = np.linalg.solve(np.eye(len(policy)) - game.gamma * transition, reward)
     lost = exact.lower_value - float(game.initial_distribution @ value)
     return float(exact.occupancy @ divergence), lost
 
