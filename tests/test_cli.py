@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageSequence
 
 import bilevel_gym
 from bilevel_gym.cli import main, markdown_table
@@ -61,8 +61,10 @@ def run(tmp_path: Path, monkeypatch: Patch) -> Run:
     """Return a function that runs the command in an empty working directory."""
     monkeypatch.chdir(tmp_path)
 
-    def invoke(*arguments: object) -> Result:
-        return CliRunner().invoke(main, [str(argument) for argument in arguments])
+    def invoke(*arguments: object, exits: int | None = None) -> Result:
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        assert exits in (None, result.exit_code), result.output
+        return result
 
     return invoke
 
@@ -108,8 +110,7 @@ def refused(result: Result) -> str:
 
 
 def test_no_arguments_print_the_help_and_one_the_version(run: Run) -> None:
-    result = run()
-    assert result.exit_code == 0
+    result = run(exits=0)
     for command in ("list", "check", "solve", "play", "gallery"):
         assert command in result.stdout
     assert run("--version").stdout == f"bilevel-gym {bilevel_gym.__version__}\n"
@@ -277,12 +278,11 @@ def test_history_has_a_row_for_each_evaluation_and_a_plot(finished: tuple[Path, 
     assert {row["inner_converged"] for row in history} == {"True"}
     game: Any = gym.make(GRID, map_name="4x4", slip=0.2).unwrapped
     start = game.evaluate(np.zeros(game.upper_space.shape))
-    for name, value in {
-        "objective": start.objective,
-        "gradient_norm": float(np.linalg.norm(start.hyper_gradient)),
-        "lower_value": start.lower_value,
-    }.items():
-        assert float(history[0][name]) == pytest.approx(value, rel=1e-6, abs=1e-8)
+    names = ("objective", "lower_value", "gradient_norm")
+    norm = float(np.linalg.norm(start.hyper_gradient))
+    found = [float(history[0][name]) for name in names]
+    expected = [start.objective, start.lower_value, norm]
+    assert found == pytest.approx(expected, rel=1e-6, abs=1e-8)
     assert "\x1b" not in result.output and "\r" not in result.output and result.stderr == ""
     with Image.open(out / "progress.png") as image:
         assert image.format == "PNG"
@@ -296,19 +296,10 @@ def test_config_says_how_to_repeat_the_run_with_the_same_files(
     config = result_of(finished[0])
     assert config["versions"].pop("bilevel_gym") == bilevel_gym.__version__
     assert set(config.pop("versions")) == {"python", "gymnasium", "numpy", "scipy"}
-    assert config == {
-        "id": GRID,
-        "kwargs": {"map_name": "4x4", "slip": 0.2},
-        "method": "exact",
-        "method_options": {},
-        "steps": 5,
-        "learning_rate": 0.1,
-        "optimizer": "normalized",
-        "optimizer_options": {},
-        "polish": True,
-        "seed": 3,
-        "start": None,
-    }
+    expected = {"id": GRID, "kwargs": {"map_name": "4x4", "slip": 0.2}, "seed": 3, "start": None}
+    expected |= {"method": "exact", "method_options": {}, "steps": 5, "learning_rate": 0.1}
+    expected |= {"optimizer": "normalized", "optimizer_options": {}, "polish": True}
+    assert config == expected
     options = ("--set", "slip=0.2", "--steps", 5, "--lr", 0.1, "--seed", 3)
     run("solve", GRID, *SMALL, *options, "--out", "again")
     for file in ("history.csv", "params.npz", "config.json"):
@@ -318,11 +309,8 @@ def test_config_says_how_to_repeat_the_run_with_the_same_files(
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer_of_the_table_solves(run: Run, tmp_path: Path, optimizer: str) -> None:
     extra = ("--optimizer-set", "restarts=2") if "restart" in optimizer else ()
-    result = run(
-        *("solve", GRID, *SMALL, "--optimizer", optimizer, "--steps", 12, "--no-polish"),
-        *("--out", "out", *extra),
-    )
-    assert result.exit_code == 0, result.output
+    options = ("--optimizer", optimizer, "--steps", 12, "--no-polish", "--out", "out", *extra)
+    run("solve", GRID, *SMALL, *options, exits=0)
     history = rows(tmp_path / "out")
     assert 2 <= len(history) <= 20 + 400 * bool(extra)
     assert {row["phase"] for row in history} == {"ascent"}
@@ -342,8 +330,7 @@ def test_options_of_the_optimizer_and_of_the_method_reach_them(run: Run, tmp_pat
     assert result_of(tmp_path / "out")["optimizer_options"] == {"schedule": "constant"}
     method = {"episodes": 7, "inner_options": {"sweeps": 50}, "inner": "sweeps", "horizon": 3}
     command = ("solve", GRID, *SMALL, "--method", "trace", "--steps", 1, "--out", "two")
-    result = run(*command, *method_set(method))
-    assert result.exit_code == 0, result.output
+    run(*command, *method_set(method), exits=0)
     assert result_of(tmp_path / "two")["method_options"] == method
     samples = [int(row["inner_samples"]) for row in rows(tmp_path / "two")]
     assert all(0 < number <= 7 * 3 for number in samples)
@@ -352,8 +339,7 @@ def test_options_of_the_optimizer_and_of_the_method_reach_them(run: Run, tmp_pat
 def test_the_best_x_is_kept_if_not_the_last_and_ends_the_film(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = ("--steps", 35, "--lr", 3, "--optimizer-set", "schedule=constant", "--no-polish")
-    result = run("solve", GRID, *options, "--gif", "--out", out)
-    assert result.exit_code == 0, result.output
+    run("solve", GRID, *options, "--gif", "--out", out, exits=0)
     history = rows(out)
     assert [row["phase"] for row in history] == ["ascent"] * 36
     objectives = [float(row["objective"]) for row in history]
@@ -403,12 +389,12 @@ def test_runs_are_numbered_and_a_number_taken_meanwhile_is_skipped(
     parent = tmp_path / "runs" / GRID
     (parent / "007").mkdir(parents=True)
     (parent / "001").mkdir()
-    assert run("solve", GRID, *SMALL, "--steps", 1).exit_code == 0
+    run("solve", GRID, *SMALL, "--steps", 1, exits=0)
     assert sorted(folder.name for folder in parent.iterdir()) == ["001", "007", "008"]
     assert not list((parent / "007").iterdir())
     # The listing of a parallel run that has seen none of them.
     monkeypatch.setattr(Path, "iterdir", lambda self: iter(()))
-    assert run("solve", GRID, *SMALL, "--steps", 1).exit_code == 0
+    run("solve", GRID, *SMALL, "--steps", 1, exits=0)
     assert (parent / "002" / "params.npz").exists()
 
 
@@ -433,8 +419,7 @@ def test_overwrite_replaces_the_files_of_a_run_and_no_others(run: Run, tmp_path:
     (out / "thesis.txt").write_text("precious")
     for name in FILES:
         (out / name).write_text("old")
-    result = run("solve", GRID, *SMALL, "--steps", 1, "--out", out, "--overwrite")
-    assert result.exit_code == 0, result.output
+    run("solve", GRID, *SMALL, "--steps", 1, "--out", out, "--overwrite", exits=0)
     assert (out / "thesis.txt").read_text() == "precious"
     # The film of the old run is gone: the new one was not filmed.
     assert {path.name for path in out.iterdir()} == {*FILES, "thesis.txt"} - {"run.gif"}
@@ -447,8 +432,7 @@ def test_an_unwritable_folder_is_refused_before_solving(
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setattr(Exact, "step", lambda *_: pytest.fail("solved before looking"))
-    result = run("solve", GRID, "--out", out)
-    assert result.exit_code == 2
+    result = run("solve", GRID, "--out", out, exits=2)
     assert out in result.stderr
     assert "Traceback" not in result.output
 
@@ -470,8 +454,7 @@ def test_start_goes_on_from_the_best_x_and_others_are_refused(
 
 
 def test_a_vanishing_estimate_ends_at_once_and_says_what_it_is(run: Run, tmp_path: Path) -> None:
-    result = run("solve", GRID, "--method", "direct", "--out", "out")
-    assert result.exit_code == 0, result.output
+    result = run("solve", GRID, "--method", "direct", "--out", "out", exits=0)
     assert len(rows(tmp_path / "out")) == 1
     assert "the gradient of method 'direct' vanishes at the start" in result.stdout
     assert "an estimate, not the hyper-gradient" in result.stdout
@@ -558,24 +541,21 @@ def test_ctrl_c_ends_a_run_with_all_its_files(tmp_path: Path) -> None:
 
 
 def test_check_compares_gradients_where_the_response_matters_but_no_estimates(run: Run) -> None:
-    result = run("check", GRID, *SMALL, "--points", 4)
-    assert result.exit_code == 0, result.output
+    result = run("check", GRID, *SMALL, "--points", 4, exits=0)
     assert f"{GRID} passed." in result.stdout
     lines = [line.split() for line in result.stdout.splitlines() if line.endswith("passed  ")]
     assert len(lines) == 4
     for _, _, error, share, _, _ in lines:
         assert float(error) <= 1e-6
         assert float(share) >= 10.0
-    result = run("check", "BilevelCartPole-v0", "--set", "episode_steps=20")
-    assert result.exit_code == 0, result.output
+    result = run("check", "BilevelCartPole-v0", "--set", "episode_steps=20", exits=0)
     assert "hyper-gradient: not compared" in result.stdout
     assert "BilevelCartPole-v0 passed." in result.stdout
 
 
 def test_check_names_checkers_that_are_not_installed(run: Run, monkeypatch: Patch) -> None:
     monkeypatch.setitem(sys.modules, "stable_baselines3.common.env_checker", None)
-    result = run("check", GRID, *SMALL, "--points", 1, "--coordinates", 2)
-    assert result.exit_code == 0, result.output
+    result = run("check", GRID, *SMALL, "--points", 1, "--coordinates", 2, exits=0)
     assert "skipped, needs the `sb3` extra" in result.stdout
 
 
@@ -605,15 +585,13 @@ def test_check_fails_and_says_why(
     run: Run, monkeypatch: Patch, spoil: Any, words: tuple[str, ...]
 ) -> None:
     spoil(monkeypatch)
-    result = run("check", GRID, *SMALL, "--points", 1, "--coordinates", 8)
-    assert result.exit_code == 1
+    result = run("check", GRID, *SMALL, "--points", 1, "--coordinates", 8, exits=1)
     assert all(word in result.stdout for word in words)
 
 
 @pytest.mark.parametrize("method", ["trace", "hpgd", "zero-order", "m-sobirl"])
 def test_every_kind_of_method_climbs(run: Run, tmp_path: Path, method: str) -> None:
-    result = run("solve", GRID, *SMALL, "--method", method, "--steps", 2, "--out", "out")
-    assert result.exit_code == 0, result.output
+    result = run("solve", GRID, *SMALL, "--method", method, "--steps", 2, "--out", "out", exits=0)
     assert "gives an estimate" in result.stdout
     history = rows(tmp_path / "out")
     assert len(history) == 3
@@ -631,8 +609,7 @@ def test_learners_are_solved_and_filmed(run: Run, tmp_path: Path, monkeypatch: P
 
     monkeypatch.setattr(HyperGradient, "_answer", counted)
     out = tmp_path / "out"
-    result = run("solve", *LEARNT, "--steps", 2, "--gif", "--out", out)
-    assert result.exit_code == 0, result.output
+    result = run("solve", *LEARNT, "--steps", 2, "--gif", "--out", out, exits=0)
     assert "The follower learns: objectives and gradients are estimates" in result.stdout
     history = rows(out)
     assert [row["phase"] for row in history] == ["ascent"] * 3  # estimates are not polished
@@ -668,8 +645,7 @@ def test_every_task_whose_follower_learns_says_how_to_climb() -> None:
 
 def test_gallery_draws_tasks_and_a_sheet(run: Run, tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr("bilevel_gym.cli.galleries.TASKS", TASKS[:1])
-    result = run("gallery", "pictures")
-    assert result.exit_code == 0, result.output
+    run("gallery", "pictures", exits=0)
     folder = tmp_path / "pictures"
     names = {path.name for path in folder.iterdir()}
     assert names == {"grid_world.png", "grid_world.gif", "sheet.png"}
@@ -684,14 +660,10 @@ def test_gallery_draws_tasks_and_a_sheet(run: Run, tmp_path: Path, monkeypatch: 
     assert still.shape == expected.shape
     assert np.median(np.abs(still - expected)) <= 4
     assert (np.abs(still - expected) > 64).mean() < 0.01
-    with Image.open(folder / "grid_world.gif") as image:
-        frames = getattr(image, "n_frames", 1)
-        lasting = 0
-        for i in range(frames):
-            image.seek(i)
-            lasting += image.info["duration"]
+    with Image.open(folder / "grid_world.gif") as film:
+        durations = [picture.info["duration"] for picture in ImageSequence.Iterator(film)]
     # 20 pictures of the climb and an episode of 14 steps and more, each long enough to be seen.
-    assert frames > 30 and lasting > 4000
+    assert len(durations) > 30 and sum(durations) > 4000
     assert all(path.stat().st_size < 1_000_000 for path in folder.iterdir())
 
 
@@ -703,8 +675,7 @@ def test_gallery_films_learning_followers(run: Run, tmp_path: Path, monkeypatch:
     monkeypatch.setattr("bilevel_gym.cli.galleries.make_leader", quick)
     once = ("adam", {"steps": 1, "learning_rate": 0.4})
     monkeypatch.setattr("bilevel_gym.cli.galleries.default_optimizer", lambda env_id, env: once)
-    result = run("gallery", tmp_path, "BilevelPendulum-v0")
-    assert result.exit_code == 0, result.output
+    run("gallery", tmp_path, "BilevelPendulum-v0", exits=0)
     # One task does not replace a sheet of all.
     assert {path.name for path in tmp_path.iterdir()} == {"pendulum.png", "pendulum.gif"}
     with Image.open(tmp_path / "pendulum.gif") as film, Image.open(tmp_path / "pendulum.png") as im:
@@ -760,16 +731,14 @@ def test_a_sheet_shows_every_picture_whole(count: int) -> None:
 def test_play_passes_all_on_and_ctrl_c_leaves_the_viewer(run: Run, monkeypatch: Patch) -> None:
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     monkeypatch.setattr("bilevel_gym.viewer.play", lambda *a, **k: calls.append((a, k)))
-    result = run("play", GRID, *SMALL, "--headless", "film.gif")
-    assert result.exit_code == 0, result.output
+    result = run("play", GRID, *SMALL, "--headless", "film.gif", exits=0)
     assert calls == [((GRID,), {"headless": Path("film.gif"), "map_name": "4x4"})]
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("bilevel_gym.viewer.play", interrupt)
-    result = run("play", GRID, *SMALL)
-    assert result.exit_code == 130
+    result = run("play", GRID, *SMALL, exits=130)
     assert result.output == ""
 
 

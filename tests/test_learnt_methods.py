@@ -338,13 +338,17 @@ def test_the_first_estimate_does_not_mind_what_is_paid_everywhere_alike() -> Non
         assert found @ gradient > 0.9 * np.linalg.norm(found) * np.linalg.norm(gradient), more
 
 
-def test_a_seat_leaves_global_random_numbers_alone() -> None:
+def test_a_seat_leaves_global_random_numbers_and_options_alone() -> None:
     np.random.seed(7), random.seed(7), th.manual_seed(7)
     expected = (np.random.random(), random.random(), float(th.rand(())))
     np.random.seed(7), random.seed(7), th.manual_seed(7)
     method = made("trace", TABLES["endless"])
     method.reset(np.random.default_rng(3))
     assert (np.random.random(), random.random(), float(th.rand(()))) == expected
+    options = copy.deepcopy(TINY["inner_options"])
+    env = leader("Pendulum-v1", inner_options=options)
+    env.reset(seed=0)
+    assert options == TINY["inner_options"]
 
 
 def test_a_critic_of_continuous_actions_has_mean_zero_advantages() -> None:
@@ -463,13 +467,6 @@ def test_a_reset_with_a_seed_forgets_everything_learnt(env_id: str, method: str)
     # The random numbers of others change nothing.
     np.random.seed(99), th.manual_seed(99)
     assert_identical(used.step(x), fresh.step(x))
-
-
-def test_options_of_the_learner_are_left_as_they_were_given() -> None:
-    options = copy.deepcopy(TINY["inner_options"])
-    env = leader("Pendulum-v1", inner_options=options)
-    env.reset(seed=0)
-    assert options == TINY["inner_options"]
 
 
 @pytest.mark.parametrize(

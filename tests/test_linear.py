@@ -107,9 +107,6 @@ def test_the_solver_is_chosen_by_size_and_shape() -> None:
     assert chosen(grid(60)) == "krylov"
     assert chosen(random_mdp(0, num_states=300)) == "krylov"
     assert solve_soft_mdp(grid(20)).solver == "banded"
-
-
-def test_a_long_corridor_is_solved_in_its_band() -> None:
     mdp = corridor(2_000, gamma=0.9999)
     band = mdp.kernel.pattern.band
     assert (band.lower, band.upper) == (1, 1)
@@ -383,7 +380,7 @@ def test_the_bound_of_the_gradient_counts_every_term(solver: str, tolerance: flo
     slopes = np.random.default_rng(0).normal(size=(2, 12, 3))
     for in_policy, in_log in ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0)):
         slope, log_slope = in_policy * slopes[0], in_log * slopes[1]
-        options = {"log_policy_gradient": log_slope if in_log else None}
+        options: dict[str, Any] = {"log_policy_gradient": log_slope if in_log else None}
         slopes_given = (solution, slope if in_policy else None)
         answer = response_gradient(*slopes_given, **options, policy_gradient_error=off)
         score = policy * slope + log_slope

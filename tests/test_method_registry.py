@@ -434,7 +434,8 @@ def test_the_command_checks_a_method_and_prints_its_card() -> None:
 
 
 def test_make_gives_each_argument_to_whoever_takes_it() -> None:
-    options = {"map_name": "4x4", "method": "trace", "episodes": 8, "outer_steps": 3}
+    options: dict[str, Any] = {"map_name": "4x4", "method": "trace", "episodes": 8}
+    options |= {"outer_steps": 3}
     env = bilevel_gym.make(GRID, **options, render_mode="rgb_array")
     assert isinstance(env, HyperGradient) and env.outer_steps == 3
     assert env.render_mode == "rgb_array" and env.game.spec is not None

@@ -105,11 +105,15 @@ def test_ascents_settle_at_the_constrained_optimum(optimizer: Any, options: dict
     assert optimum.first.number == 0
 
 
-def test_normalized_ascent_takes_steps_of_the_prescribed_length() -> None:
+def test_steps_have_the_prescribed_length_and_the_best_iterate_is_kept() -> None:
     slope = partial(path, normalized_ascent, lambda x: (float(x.sum()), np.ones(3)))
     seen = slope(np.full(3, -0.9), steps=4, learning_rate=0.08)
     expected = [0.04 * (1.0 + np.cos(np.pi * k / 4)) for k in range(4)]
     np.testing.assert_allclose(np.linalg.norm(np.diff(seen, axis=0), axis=1), expected)
+    values = iter([0.0, 5.0, 1.0, 2.0])
+    optimum = ascent(lambda x: (next(values), np.ones(3)), np.zeros(3), LOW, HIGH, steps=3)
+    assert optimum.best.value == 5.0 and optimum.best.number == 1
+    assert optimum.message == "3 steps taken"
 
 
 @pytest.mark.parametrize("answer", [(1.0, np.zeros(3)), (100.0, np.full(3, 1e-15))])
@@ -126,13 +130,6 @@ def test_a_sampled_zero_need_not_be_the_end(rule: str) -> None:
     seen = path(OPTIMIZERS[rule], lambda x: next(values), steps=3, stop_at_zero=False)
     np.testing.assert_array_equal(seen[0], seen[1])
     assert (seen[3] > seen[2]).all()
-
-
-def test_the_best_iterate_is_kept_not_the_last() -> None:
-    values = iter([0.0, 5.0, 1.0, 2.0])
-    optimum = ascent(lambda x: (next(values), np.ones(3)), np.zeros(3), LOW, HIGH, steps=3)
-    assert optimum.best.value == 5.0 and optimum.best.number == 1
-    assert optimum.message == "3 steps taken"
 
 
 def test_long_first_steps_pass_the_trap_of_the_grid_world_and_polishing_converges() -> None:
@@ -538,7 +535,11 @@ def test_an_update_rule_is_a_class_and_a_row(monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_bad_arguments_are_named(call: Any, options: dict[str, Any], message: str) -> None:
-    needs = {starts_around: {"count": 2}, continuation: {"objectives": [quadratic]}, starts_of: {}}
+    needs: dict[Any, Any] = {
+        starts_around: {"count": 2},
+        continuation: {"objectives": [quadratic]},
+        starts_of: {},
+    }
     options = {**needs.get(call, {"objective": quadratic}), **options}
     with pytest.raises(ValueError, match=message):
         call(**{"start": np.zeros(3), "low": LOW, "high": HIGH, **options})

@@ -384,8 +384,13 @@ def test_max_episode_steps_limits_the_follower_only(task: Task) -> None:
 
 
 @every_exact_kind
-def test_the_leaders_episode_is_truncated_after_a_hundred_steps_and_may_go_on(task: Task) -> None:
+def test_reset_forgets_the_warm_start_and_episodes_end_after_100_steps(task: Task) -> None:
     env = leader_seat(task)
+    _, cold = env.reset(seed=0)
+    assert cold["inner_iterations"] > 0
+    _, _, _, _, warm = env.step(cold["upper_params"])
+    assert cold["inner_iterations"] > warm["inner_iterations"]
+    assert env.reset()[1]["inner_iterations"] == cold["inner_iterations"]
     x = interior_point(env)
     env.reset(seed=0)
     records = [env.step(x) for _ in range(101)]
@@ -394,16 +399,6 @@ def test_the_leaders_episode_is_truncated_after_a_hundred_steps_and_may_go_on(ta
     assert records[-1][4]["inner_iterations"] == 0
     env.reset()
     assert env.step(x)[2:4] == (False, False)
-
-
-@every_exact_kind
-def test_reset_forgets_the_warm_start(task: Task) -> None:
-    env = leader_seat(task)
-    _, cold = env.reset(seed=0)
-    assert cold["inner_iterations"] > 0
-    _, _, _, _, warm = env.step(cold["upper_params"])
-    assert cold["inner_iterations"] > warm["inner_iterations"]
-    assert env.reset()[1]["inner_iterations"] == cold["inner_iterations"]
 
 
 @every_kind

@@ -11,7 +11,7 @@ import numpy as np
 import pygame
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageSequence
 
 import bilevel_gym.rendering.screen
 from bilevel_gym import LowerLevel
@@ -398,11 +398,7 @@ def test_a_film_that_cannot_be_written_is_refused_at_once(tmp_path: Path, name: 
 
 def frames_of(path: Path) -> list[NDArray[np.uint8]]:
     with Image.open(path) as image:
-        frames = []
-        for number in range(getattr(image, "n_frames", 1)):
-            image.seek(number)
-            frames.append(np.asarray(image.convert("RGB")))
-    return frames
+        return [np.asarray(each.convert("RGB")) for each in ImageSequence.Iterator(image)]
 
 
 def test_the_headless_film_shows_both_seats_and_is_small(tmp_path: Path) -> None:

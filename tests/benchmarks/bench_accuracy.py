@@ -21,15 +21,9 @@ TEMPERATURES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-6)
 def bench_hyper_gradient(rows: list[Row], temperature: float, at_most: float) -> None:
     env = gym.make("BilevelGridWorld-v0", temperature=temperature)
     report = check_hyper_gradient(env, tolerance=1.0)
-    rows.append(
-        Row(
-            f"relative error of the hyper-gradient, default map, temperature {temperature:g}",
-            f"{report.relative_error:.1e}",
-            "central differences",
-            ratio=report.relative_error,
-            at_most=at_most,
-        )
-    )
+    name = f"relative error of the hyper-gradient, default map, temperature {temperature:g}"
+    error, against = report.relative_error, "central differences"
+    rows.append(Row(name, f"{error:.1e}", against, ratio=error, at_most=at_most))
 
 
 def bench_convergence(rows: list[Row]) -> None:

@@ -19,13 +19,6 @@ def bench_busy_neighbour(rows: list[Row]) -> None:
     answer = subprocess.run(command, check=True, capture_output=True, text=True, env=setting).stdout
     for line in answer.splitlines():
         quiet, busy, name = line.split(maxsplit=2)
-        rows.append(
-            Row(
-                f"{name}, another process on one core",
-                duration(float(busy)),
-                "the same, undisturbed",
-                duration(float(quiet)),
-                float(busy) / float(quiet),
-                at_most=1.2,
-            )
-        )
+        took, alone = float(busy), float(quiet)
+        figures = duration(took), "the same, undisturbed", duration(alone), took / alone
+        rows.append(Row(f"{name}, another process on one core", *figures, at_most=1.2))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -13,19 +16,19 @@ from tests.benchmarks import peers
 from tests.benchmarks.problems import garnet, random_mdp
 from tests.benchmarks.table import Compare, Row, check_agreement, duration, in_turn
 
+ROUGHLY: dict[str, Any] = {"tolerance": peers.TOLERANCE}
+
 
 def bench_garnet_against_compiled_value_iteration(compare: Compare) -> None:
     mdp = garnet(20_000, 5, 5)
     peer = peers.compiled_soft_value_iteration(mdp)
     solution = solve_soft_mdp(mdp, tolerance=peers.TOLERANCE)
     check_agreement(peer()[0], solution.soft_value, 1e-6, "values")
-    compare(
+    name, against = (
         "solve, Garnet 20000 x 5 x 5, gamma 0.99",
-        lambda: solve_soft_mdp(mdp, tolerance=peers.TOLERANCE),
         "soft value iteration compiled by numba",
-        peer,
-        at_least=15.0,
     )
+    compare(name, partial(solve_soft_mdp, mdp, **ROUGHLY), against, peer, at_least=15.0)
 
 
 def bench_garnet_against_quantecon(compare: Compare) -> None:
@@ -34,25 +37,18 @@ def bench_garnet_against_quantecon(compare: Compare) -> None:
     excess = solve_soft_mdp(mdp, tolerance=peers.TOLERANCE).soft_value - peer()
     bound = mdp.temperature * np.log(10) / (1.0 - mdp.gamma)  # what entropy may add
     assert -1e-5 <= excess.min() and excess.max() <= bound + 1e-5
-    compare(
-        "solve, Garnet 1000 x 10 x 10, gamma 0.99",
-        lambda: solve_soft_mdp(mdp, tolerance=peers.TOLERANCE),
-        "QuantEcon modified policy iteration (no entropy)",
-        peer,
-        at_least=1.0,
-    )
+    name = "solve, Garnet 1000 x 10 x 10, gamma 0.99"
+    against = "QuantEcon modified policy iteration (no entropy)"
+    compare(name, partial(solve_soft_mdp, mdp, **ROUGHLY), against, peer, at_least=1.0)
 
 
 @pytest.mark.large
 def bench_garnet_of_a_million(compare: Compare) -> None:
     mdp = garnet(1_000_000, 5, 5)
     value = np.random.default_rng(4).random(mdp.kernel.num_states)
-    solution = compare(
-        "solve, Garnet 1e6 x 5 x 5, gamma 0.99",
-        lambda: solve_soft_mdp(mdp, tolerance=peers.TOLERANCE),
-        "one product P @ V (SciPy CSR)",
-        lambda: mdp.kernel.matrix @ value,
-    )
+    name, product = "solve, Garnet 1e6 x 5 x 5, gamma 0.99", lambda: mdp.kernel.matrix @ value
+    solve = partial(solve_soft_mdp, mdp, **ROUGHLY)
+    solution = compare(name, solve, "one product P @ V (SciPy CSR)", product)
     assert solution.residual <= peers.TOLERANCE
 
 
@@ -74,12 +70,7 @@ def bench_synthetic_problem(rows: list[Row]) -> None:
     run = lbfgsb(objective, start, low, high, tolerance=1e-7)
     assert abs(run.best.value + 1.0) < 1e-9 and np.linalg.norm(run.best.gradient) <= 1e-6
     (took,) = in_turn(lambda: lbfgsb(objective, start, low, high, tolerance=1e-7), rounds=25)
-    rows.append(
-        Row(
-            f"synthetic problem of SoBiRL to a gradient norm of 1e-6, L-BFGS-B, {run.evaluations} "
-            "evaluations",
-            duration(took),
-            "its published code (quoted: another machine, 2001 iterations)",
-            "55.1 s",
-        )
-    )
+    name = "synthetic problem of SoBiRL to a gradient norm of 1e-6, L-BFGS-B"
+    against = "its published code (quoted: another machine, 2001 iterations)"
+    name = f"{name}, {run.evaluations} evaluations"
+    rows.append(Row(name, duration(took), against, "55.1 s"))

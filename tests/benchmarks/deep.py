@@ -87,17 +87,10 @@ LQR |= {"noise_std": 0.2, "start_std": 0.6, "action_limit": 2.0}
 
 @dataclass(frozen=True)
 class Point:
-    """How good an estimate was.
+    """How good an estimate of the exact hyper-gradient g was, after `budget` environment steps.
 
-    Attributes:
-        setting: Which x it is of.
-        budget: Environment steps that the follower learnt for.
-        seed: Seed of the follower and the episodes.
-        method: Which estimator.
-        cosine: To the exact hyper-gradient g.
-        error: |estimate - g| / |g|.
-        distance: KL of the follower from its optimum; in LQR the error of its gain.
-        seconds: Wall-clock time of the whole, the same for all methods of a follower.
+    `error` is |estimate - g| / |g|, `distance` the KL of the follower from its optimum or, in LQR,
+    the error of its gain, `seconds` the time of the whole, for all methods of a follower.
     """
 
     setting: str

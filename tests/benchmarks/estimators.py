@@ -80,16 +80,11 @@ ESTIMATORS = (
 
 @dataclass(frozen=True)
 class Row:
-    """How good an estimator was at a number of episodes.
+    """How good an estimator of the exact hyper-gradient g was at a number of episodes N.
 
-    Attributes:
-        episodes: N.
-        steps: Mean environment steps.
-        cosine: Mean cosine to the exact hyper-gradient; zero for an estimate of zero.
-        error: Mean of |estimate - g| / |g|.
-        bias: |mean estimate - g| / |g|, noise of the mean included.
-        variance: N tr Cov / |g|^2.
-        size: Largest |estimate| / |g|.
+    Means of steps, of cosines (zero for an estimate of zero) and of |estimate - g| / |g|;
+    `bias` is |mean estimate - g| / |g|, noise of the mean included, `variance` N tr Cov / |g|^2,
+    `size` the largest |estimate| / |g|.
     """
 
     episodes: int
@@ -113,7 +108,7 @@ def four_rooms(
     reward[PLACES.index(goal)] = 1.0
     upper_reward[PLACES.index(target)] = 1.0
     start[START] = 1.0
-    leader = {"upper_reward": upper_reward, "initial_distribution": start}
+    leader: dict[str, Any] = {"upper_reward": upper_reward, "initial_distribution": start}
     features = np.eye(416).reshape(104, 4, 416) if per_action else None
     options: dict[str, Any] = {"gamma": GAMMA, "temperature": TEMPERATURE, "features": features}
     kernel = rooms.kernel(rooms.initial_upper_params)

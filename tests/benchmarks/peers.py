@@ -115,12 +115,7 @@ def jax_soft_value_iteration(mdp: TabularMDP) -> ValueAndGradient:
 
 
 def jax_newton(mdp: TabularMDP, *, batched: bool = False) -> ValueAndGradient:
-    """Return jitted dense Newton with the implicit adjoint of 0.5 ||pi||^2.
-
-    Args:
-        mdp: The problem, but for its rewards.
-        batched: Whether rewards come as `[B, S, A]`, by `jax.vmap`.
-    """
+    """Return jitted dense Newton with the implicit adjoint of 0.5 ||pi||^2; `batched` by vmap."""
     jax = pytest.importorskip("jax")
     backup, system, gradient = _jax_parts(mdp)
 

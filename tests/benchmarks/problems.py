@@ -132,10 +132,8 @@ def kernel_bytes(kernel: Kernel) -> int:
 def moves_kernel(free: NDArray[np.bool_], goal: NDArray[np.bool_], slip: float) -> Kernel:
     """Return the kernel of four moves on a map; cells that are not free bounce.
 
-    Args:
-        free: Cells that are states, `[H, W]`, numbered row by row.
-        goal: Cells in which any action ends the episode, `[H, W]`.
-        slip: Probability that one of the three other moves is made.
+    Free cells `[H, W]` are states, numbered row by row; in those of the `goal` `[H, W]` any action
+    ends the episode; `slip` is the probability of the three other moves together.
     """
     states = np.full((free.shape[0] + 2, free.shape[1] + 2), -1)
     states[1:-1, 1:-1][free] = np.arange(free.sum())
@@ -150,8 +148,8 @@ def moves_kernel(free: NDArray[np.bool_], goal: NDArray[np.bool_], slip: float) 
             share = 1.0 - slip if move == action else slip / (len(MOVES) - 1)
             chances = np.full(there.size, share)
             triplets.append((here[going], np.full_like(there, action), there, chances))
-    columns = (np.concatenate(column) for column in zip(*triplets, strict=True))
-    return Kernel.from_triplets(*columns, num_states=here.size, num_actions=len(MOVES))
+    parts = [np.concatenate(part) for part in zip(*triplets, strict=True)]
+    return Kernel.from_triplets(*parts, num_states=here.size, num_actions=len(MOVES))
 
 
 def tolls(rng: np.random.Generator, num_states: int) -> FloatArray:

@@ -32,15 +32,9 @@ BAR, NO_HARM = -500.0, 150.0
 
 @dataclass(frozen=True)
 class Run:
-    """What a seed gave.
+    """What a seed gave: true returns at the end and late, as above, and costs.
 
-    Attributes:
-        end: True return at the end.
-        late: Mean of the last five times that the judge was asked.
-        preferences: How many were given.
-        steps: Environment steps.
-        trust: Median of the trust ratio where there was a response term, NaN without.
-        cpu: Processor time in seconds.
+    `trust` is the median of the trust ratio where there was a response term, NaN without.
     """
 
     end: float

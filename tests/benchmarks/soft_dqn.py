@@ -36,14 +36,7 @@ BLOCKS, UPDATES = 40, 25
 
 @dataclass(frozen=True)
 class Run:
-    """What a seed gave.
-
-    Attributes:
-        kl: Occupancy-weighted KL(pi* || pi).
-        gap: Soft value lost at the start.
-        seconds: Wall-clock time.
-        cpu: Processor time.
-    """
+    """What a seed gave: KL and gap as above, wall-clock and processor time."""
 
     kl: float
     gap: float

@@ -40,16 +40,9 @@ HEADER = ("row", "ours", "against", "theirs", "ratio", "bar", "reached")
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table.
+    """One row of the table: figures with their units, and the `ratio` that a bar is about.
 
-    Attributes:
-        name: What was measured.
-        ours: Our figure, with its unit.
-        against: What it is measured against, empty for a plain figure.
-        theirs: The figure of that, with its unit.
-        ratio: The ratio that the bar is about, None for a plain figure without bar.
-        at_least: Smallest ratio that reaches the bar.
-        at_most: Largest ratio that reaches the bar.
+    `against` is empty and `ratio` None for a plain figure without a bar.
     """
 
     name: str
@@ -94,10 +87,9 @@ class Table:
 
     def markdown(self) -> str:
         """Return the table as Markdown."""
-        lines = [HEADER, tuple("---" for _ in HEADER), *(row.cells() for row in self.rows)]
-        return "\n".join(
-            [*("| " + " | ".join(line) + " |" for line in lines), "", circumstances(), ""]
-        )
+        cells = [HEADER, tuple("---" for _ in HEADER), *(row.cells() for row in self.rows)]
+        lines = [f"| {' | '.join(line)} |" for line in cells]
+        return "\n".join([*lines, "", circumstances(), ""])
 
 
 class Compare:
@@ -124,23 +116,11 @@ class Compare:
         before_ours: Callable[[], Any] = lambda: None,
         before_peer: Callable[[], Any] = lambda: None,
     ) -> Any:
-        """Add the row of two sides; a test compares their results before it calls this.
+        """Add the row of two sides, and return what our side returned last.
 
-        The ratio is the peer's time over ours with `at_least` (how much faster we are), ours over
-        the peer's otherwise (what we cost).
-
-        Args:
-            name: What is measured.
-            ours: Our side.
-            against: Name of the peer.
-            peer: The peer.
-            at_least: Smallest ratio that reaches the bar.
-            at_most: Largest ratio that reaches the bar.
-            before_ours: Called before each call of our side, outside the time.
-            before_peer: The same for the peer.
-
-        Returns:
-            What our side returned last.
+        A test compares their results before it calls this. The ratio is the peer's time over ours
+        with `at_least` (how much faster we are), ours over the peer's otherwise (what we cost).
+        `before_ours` and `before_peer` are called before each call of a side, outside the time.
         """
         if self._benchmark.disabled:
             return self._benchmark.pedantic(ours, setup=before_ours)
@@ -165,9 +145,8 @@ class Compare:
         ours_median = self._benchmark.stats.stats.median
         peer_median = statistics.median(times)
         ratio = ours_median / peer_median if at_least is None else peer_median / ours_median
-        row = Row(
-            name, duration(ours_median), against, duration(peer_median), ratio, at_least, at_most
-        )
+        figures = duration(ours_median), against, duration(peer_median)
+        row = Row(name, *figures, ratio, at_least, at_most)
         self._benchmark.extra_info.update(asdict(row), rounds=rounds)
         self._table.rows.append(row)
         return result
@@ -251,11 +230,7 @@ def relative_difference(left: Any, right: Any) -> float:
 
 
 def check_agreement(left: Any, right: Any, tolerance: float, what: str) -> None:
-    """Fail unless two results agree: a peer that is wrong is no peer.
-
-    Raises:
-        AssertionError: If they differ by more than `tolerance`, relative to the norm of `right`.
-    """
+    """Fail if two results differ by more than `tolerance`, relative to the norm of `right`."""
     difference = relative_difference(left, right)
     if not difference <= tolerance:
         pytest.fail(f"both sides must agree on {what}: {difference:.2e} > {tolerance:g}")
