@@ -52,8 +52,7 @@ def kinds() -> list[Task]:
     """Return a task of each kind of game, for what the classes above a task are to do.
 
     That is every task whose class makes its own transitions, or one of each way in which the base
-    classes make them: the kernel fixed, moved by x or masked; a linear system; followers who learn
-    continuous actions, discrete ones, and from preferences.
+    classes make them: kernels, linear systems, learnt followers of all kinds.
     """
     names = ("GridWorld", "MarkovGame", "Toll", "Thermal", "Pendulum", "CartPole")
     chosen = [f"Bilevel{name}-v0" for name in (*names, "PreferencePendulum")]

@@ -288,7 +288,7 @@ def test_edges_with_a_value_and_thin_edges_are_drawn_on_top(edge: int) -> None:
         assert np.abs(shown.astype(int) - diverging_colours(1.0, 1.0)).max() <= 1
 
 
-def test_the_sign_of_the_gradient_shows_without_colour() -> None:
+def test_triangles_show_sign_and_size_of_the_gradient_without_colour() -> None:
     scene = _pair(gradient=np.array([0.3, -0.3]))
     before, after = _draw(_pair()), _draw(scene)
     points = _in_area(scene, before, after)
@@ -300,9 +300,6 @@ def test_the_sign_of_the_gradient_shows_without_colour() -> None:
         inked = np.array([luminance(after[int(y), int(x)]) for x, y in near]) < 90
         feet.append(float(inked.mean()))
     assert feet[0] > feet[1] + 0.2  # filled and hollow
-
-
-def test_triangles_grow_with_the_gradient_and_none_is_drawn_for_zero() -> None:
     pixels = []
     for value in (1.0, 0.25, 0.0, np.nan):
         scene = _pair(gradient=np.array([value, 1.0]))

@@ -276,18 +276,6 @@ def test_a_best_known_value_that_is_exceeded_gives_way_to_what_was_found() -> No
     assert summarise(results(rounding)).tasks.loc[0, "measured_by"] == "best known"
 
 
-def test_curves_keep_their_ends_and_runs_that_stop_early_stay_where_they_are() -> None:
-    frame = results({("hills", "noisy"): (1.0, 2.0)})
-    frame = frame[(frame["seed"] == 0) | (frame["step"] <= 2)]
-    curve = learning_curve(frame)
-    np.testing.assert_allclose(curve.objective.value, [0.0, 0.375, 0.75, 0.875, 1.0])
-    np.testing.assert_allclose(curve.env_steps, [100, 200, 300, 350, 400])
-    assert summarise(frame).cells.loc[0, "objective"] == 1.0
-    curve = learning_curve(results({("hills", "noisy"): (1.0,)}, steps=1000))
-    assert len(curve.steps) == 200 and curve.steps[0] == 0 and curve.steps[-1] == 1000
-    np.testing.assert_allclose(curve.objective.value, curve.steps / 1000)
-
-
 @pytest.fixture
 def no_figures(monkeypatch: Patch) -> None:
     """Leave out what takes long and is not looked at."""
@@ -318,12 +306,22 @@ def test_a_table_that_is_no_table_of_results_is_refused() -> None:
         summarise(twice)
 
 
-def test_cosines_are_averaged_over_windows_where_they_exist() -> None:
+def test_curves_keep_their_ends_and_cosines_are_averaged_over_windows() -> None:
     frame = results({("hills", "noisy"): (1.0, 1.0)}, steps=3)
     frame.loc[frame["step"] == 3, "cosine"] = np.nan
     middles, cosines = cosine_windows(frame, 2)
     np.testing.assert_allclose(middles, [0.5, 2.0])
     np.testing.assert_allclose(cosines, [0.025, 0.2])
+    # Runs that stop early stay where they are.
+    frame = results({("hills", "noisy"): (1.0, 2.0)})
+    frame = frame[(frame["seed"] == 0) | (frame["step"] <= 2)]
+    curve = learning_curve(frame)
+    np.testing.assert_allclose(curve.objective.value, [0.0, 0.375, 0.75, 0.875, 1.0])
+    np.testing.assert_allclose(curve.env_steps, [100, 200, 300, 350, 400])
+    assert summarise(frame).cells.loc[0, "objective"] == 1.0
+    curve = learning_curve(results({("hills", "noisy"): (1.0,)}, steps=1000))
+    assert len(curve.steps) == 200 and curve.steps[0] == 0 and curve.steps[-1] == 1000
+    np.testing.assert_allclose(curve.objective.value, curve.steps / 1000)
 
 
 # The page and the figures -----------------------------------------------------------------------

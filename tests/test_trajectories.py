@@ -403,7 +403,9 @@ def test_the_switch_holds_for_its_block(backend: str) -> None:
     assert fast.enabled() == (backend == "numba")
 
 
-def test_the_environment_variable_is_the_default(monkeypatch: Patch) -> None:
+def test_the_environment_variable_is_the_default_and_its_demand_names_the_extra(
+    monkeypatch: Patch,
+) -> None:
     with fast.switched(None):
         monkeypatch.setenv(fast.ENVIRONMENT_VARIABLE, "0")
         assert not fast.enabled()
@@ -414,9 +416,6 @@ def test_the_environment_variable_is_the_default(monkeypatch: Patch) -> None:
         assert fast.enabled() == fast.available()
         monkeypatch.delenv(fast.ENVIRONMENT_VARIABLE)
         assert fast.enabled() == fast.available()
-
-
-def test_a_demand_without_numba_names_the_extra(monkeypatch: Patch) -> None:
     monkeypatch.setattr(fast, "available", lambda: False)
     with pytest.raises(ImportError, match=r'pip install "bilevel_gym\[fast\]"'):
         with fast.switched(True):

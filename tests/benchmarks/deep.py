@@ -220,17 +220,9 @@ def of_lqr(budget: int, seed: int) -> list[Point]:
 def estimated(
     game: LearntGame, budget: int, size: tuple[int, int], options: dict[str, Any], seed: int
 ) -> tuple[dict[str, FloatArray], Any]:
-    """Train a follower, and estimate at the initial x by each method from the same episodes.
+    """Train a follower at the initial x for `budget` steps; return estimates by method, and it.
 
-    Args:
-        game: The game.
-        budget: Environment steps of training.
-        size: Episodes that are watched, and gradient steps of the critic.
-        options: Arguments of the learner.
-        seed: Of everything.
-
-    Returns:
-        Estimates by method, and the follower.
+    All are from the same episodes; `size` is how many, and the gradient steps of the critic.
     """
     x, (episodes, updates) = game.initial_upper_params, size
     rng = np.random.default_rng(seed)

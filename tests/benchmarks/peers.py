@@ -150,11 +150,9 @@ def quantecon(mdp: TabularMDP, method: str, epsilon: float = 1e-6) -> Callable[[
 def mdpsolver(
     mdp: TabularMDP, epsilon: float = 1e-6
 ) -> tuple[Callable[[], None], Callable[[], FloatArray]]:
-    """Return mdpsolver's modified policy iteration, unregularised, on one thread.
+    """Return what makes a fresh model of mdpsolver, and what solves it, on one thread.
 
-    Returns:
-        A function that makes a fresh model (a second solve of a model would start warm), and the
-        solve of the model made last.
+    By modified policy iteration, unregularised; a second solve of a model would start warm.
     """
     module = pytest.importorskip("mdpsolver")
     num_states, num_actions = mdp.reward.shape

@@ -39,11 +39,9 @@ MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
 def four_rooms(*, cycling: bool, seed: int = 0) -> TabularMDP:
     """Return a problem on the Four-Rooms map: goal reward 1, 104 states, gamma .99, tau .003.
 
-    Args:
-        cycling: Whether moves pay a random amount of either sign, so that the follower may cycle
-            for profit and value iteration contracts by gamma alone (some 1500 sweeps); otherwise
-            every cell takes a toll, episodes end, and it needs a tenth of that.
-        seed: Seed of the rewards.
+    If `cycling`, rewards of moves are random and of either sign: the follower may cycle for profit,
+    and value iteration contracts by gamma alone (some 1500 sweeps). Otherwise every cell takes a
+    toll, episodes end, and it needs a tenth of that.
     """
     rng = np.random.default_rng(seed)
     free = np.array([[cell == "." for cell in row] for row in FOUR_ROOMS])
@@ -100,11 +98,9 @@ def garnet(
 
 
 def random_mdp(seed: int = 0) -> tuple[Kernel, FloatArray, FloatArray]:
-    """Return the synthetic problem of Yang, Gao and Yuan (AISTATS 2025).
+    """Return kernel, c and M of the synthetic problem of Yang, Gao and Yuan (AISTATS 2025).
 
-    Returns:
-        The kernel with S = 10 and A = 5, the scales c `[S, A]` and the matrix M `[100, 100]` of the
-        reward r(s, a) = c(s, a) x^T M x.
+    S = 10, A = 5, and the reward is r(s, a) = c(s, a) x^T M x with x `[100]`.
     """
     rng = np.random.default_rng(seed)
     num_states, num_actions, dimension = 10, 5, 100
