@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from .envs.base import BilevelEnv
     from .wrappers import HyperGradient
 
-__all__ = ["answers_exactly", "find_task", "game_parameters", "make", "make_leader"]
-
 
 def make(
     env_id: str,

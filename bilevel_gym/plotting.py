@@ -11,17 +11,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "GRID",
-    "INK",
-    "LINE",
-    "MUTED",
-    "PALETTE",
-    "figure_path",
-    "new_figure",
-    "save_figure",
-    "tidy",
-]
 
 INK, MUTED, GRID, LINE = "#222222", "#767676", "#e4e4e4", "#1f4e9c"
 

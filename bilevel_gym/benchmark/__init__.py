@@ -9,8 +9,9 @@
 
 from __future__ import annotations
 
-from .config import SHIPPED, Benchmark, ConfigError, read_benchmark, shipped_text
+from .config import SHIPPED, Benchmark, read_benchmark, shipped_text
 from .engine import EngineError, execute, plan
+from .errors import ConfigError
 from .results import load_results
 from .runs import Run, RunOutcome, perform
 

@@ -19,25 +19,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-__all__ = [
-    "Curve",
-    "Reference",
-    "Style",
-    "cosine_windows",
-    "decimals",
-    "draw_aggregate",
-    "draw_cosines",
-    "draw_curves",
-    "draw_profiles",
-    "draw_task",
-    "learning_curve",
-    "make_styles",
-]
 
 # Points of a curve that are drawn; a figure has about as many pixels to show them.
 POINTS = 200
 WINDOWS = 20
 DASHES: tuple[Any, ...] = ("solid", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
+DOTTED: Any = (0, (1, 2))
 # A curve may fall this far below the start, in units of the climb, before the panel cuts it.
 DEPTH = 0.5
 SMALL = 8
@@ -112,9 +99,6 @@ def learning_curve(cell: DataFrame) -> Curve:
     """Return the curve of one task and method.
 
     A run that stopped early stays at its last value: its leader does not move any more.
-
-    Args:
-        cell: Rows of the cell.
     """
     objective = _held(cell, "objective")
     drawn = np.unique(np.linspace(0, len(objective) - 1, POINTS).round().astype(int))
@@ -170,12 +154,7 @@ def draw_curves(
 ) -> None:
     """Draw the curves of all tasks into a PNG, a panel each.
 
-    Args:
-        curves: Curve of each method, by task.
-        references: What each task is measured by.
-        styles: Look of each method.
-        path: The PNG.
-        against: "step", or "env_steps" on a logarithmic axis.
+    The axis is that of "step", or of "env_steps", logarithmic.
     """
     unit = "leader's steps" if against == "step" else "environment steps"
     kinds = {references[task].exact for task in curves}
@@ -191,13 +170,7 @@ def draw_curves(
 def draw_cosines(
     cells: Mapping[str, Mapping[str, DataFrame]], styles: Mapping[str, Style], path: Path
 ) -> None:
-    """Draw the cosine of each method's hyper-gradient and the exact one, a panel a task.
-
-    Args:
-        cells: Rows of each method, by task.
-        styles: Look of each method.
-        path: The PNG.
-    """
+    """Draw the cosine of each method's hyper-gradient and the exact one, a panel a task."""
     from matplotlib.ticker import MaxNLocator
 
     label = "cosine to the exact hyper-gradient"
@@ -228,14 +201,10 @@ def draw_profiles(
     words = (f"normalised score t   (band: {BAND})", "share of runs with score > t")
     figure, (axes,) = _grid(1, styles, profiles, *words, width=7.5, height=3.4)
     steps: dict[str, Any] = {"linewidth": 1.6, "drawstyle": "steps-post", "clip_on": False}
+    band: dict[str, Any] = {"step": "post", "alpha": 0.1, "linewidth": 0}
     for label, profile in profiles.items():
-        band: dict[str, Any] = {
-            "step": "post",
-            "color": styles[label].color,
-            "alpha": 0.1,
-            "linewidth": 0,
-        }
-        axes.fill_between(thresholds, profile.low, profile.high, **band)
+        color = styles[label].color
+        axes.fill_between(thresholds, profile.low, profile.high, color=color, **band)
         axes.plot(thresholds, profile.value, **styles[label].line, **steps)
     tidy(axes)
     axes.set_xlim(thresholds[0], thresholds[-1])
@@ -246,14 +215,7 @@ def draw_profiles(
 def draw_aggregate(
     names: Sequence[str], scores: Sequence[Interval], colors: Sequence[str], path: Path
 ) -> None:
-    """Draw the interquartile mean of each method with its interval, the first on top.
-
-    Args:
-        names: Methods.
-        scores: Interquartile mean of each, scalars.
-        colors: Colour of each.
-        path: The PNG.
-    """
+    """Draw the interquartile mean of each method with its interval, the first on top."""
     # The axes keep their width beside long names.
     figure = new_figure(5.8 + 0.08 * max(map(len, names)), 1.1 + 0.27 * len(names))
     axes = figure.add_subplot()
@@ -356,12 +318,8 @@ def _draw_panel(
         axes.plot(xs, score.value[shown], **style.line, linewidth=1.5)
         axes.plot(positions[-1], score.value[-1], "o", color=style.color, markersize=3.2)
         if by_step and curve.steps[-1] < longest:  # stopped: the leader stays there
-            dots: dict[str, Any] = {
-                "colors": style.color,
-                "linewidth": 0.8,
-                "linestyles": (0, (1, 2)),
-            }
-            axes.hlines(score.value[-1], curve.steps[-1], longest, **dots)
+            ends = score.value[-1], curve.steps[-1], longest
+            axes.hlines(*ends, colors=style.color, linewidth=0.8, linestyles=DOTTED)
     # Bands may be cut: a single run far below would take the panel from all others.
     lows = min(float(curve.objective.value.min()) for curve in curves.values())
     highs = max(float(curve.objective.high.max()) for curve in curves.values())

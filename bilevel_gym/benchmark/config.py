@@ -21,17 +21,6 @@ if TYPE_CHECKING:
     from ..envs import BilevelEnv
     from .schema import Named, Source, TaskTable
 
-__all__ = [
-    "Benchmark",
-    "ConfigError",
-    "Engine",
-    "Entry",
-    "LeftOut",
-    "SHIPPED",
-    "parse_benchmark",
-    "read_benchmark",
-    "shipped_text",
-]
 
 # Files that come with the package, by name.
 SHIPPED = ("default", "deep")
@@ -61,9 +50,14 @@ class Entry:
     optimizer: str
     run: Run
 
+    @property
+    def labels(self) -> dict[str, str]:
+        """Its labels, by column of the table of results."""
+        return {"task": self.task, "method": self.method, "optimizer": self.optimizer}
+
     def __str__(self) -> str:
         """Return its name for the user."""
-        return f"{self.task} / {self.method} / {self.optimizer}, seed {self.run.seed}"
+        return f"{' / '.join(self.labels.values())}, seed {self.run.seed}"
 
 
 @dataclass(frozen=True)
@@ -99,12 +93,8 @@ class Benchmark:
 def shipped_text(name: str = "default") -> str:
     """Return a file that comes with the package.
 
-    Args:
-        name: One of `SHIPPED`: "default" for methods that know or watch a follower in a table,
-            "deep" for followers who learn by networks.
-
-    Raises:
-        ValueError: If there is none of that name.
+    "default" is for methods that know or watch a follower in a table, "deep" for followers who
+    learn by networks; a `ValueError` names both.
     """
     check_choice("benchmark", name, SHIPPED)
     return files(__package__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
@@ -134,10 +124,6 @@ def parse_benchmark(text: str, name: str = "benchmark.toml") -> Benchmark:
     Every task is made and every method is bound to it, so that what would fail in each run fails
     here. A method that a task does not have, or that refuses it with or without its options, does
     not suit it, and is left out; one that refuses it only with them has been given wrong ones.
-
-    Args:
-        text: The file.
-        name: What errors call it.
 
     Raises:
         ImportError: If what benchmarks need is not installed.
@@ -274,12 +260,7 @@ def _target(source: Source, number: int, method: Named, known: Collection[str]) 
 
 
 def _game(source: Source, number: int, task: TaskTable) -> BilevelEnv:
-    """Return the game of a task.
-
-    Raises:
-        ConfigError: If there is none of that name, it refuses an argument, or something is not
-            installed that it needs.
-    """
+    """Return the game of a task."""
     place: Place = ("tasks", number)
     if ":" in task.id:
         # As with `python -m`, modules beside the user are found; workers inherit the path.
@@ -301,11 +282,7 @@ def _game(source: Source, number: int, task: TaskTable) -> BilevelEnv:
 def _refusal(
     source: Source, places: tuple[Place, ...], game: BilevelEnv, name: str, options: dict[str, Any]
 ) -> str | None:
-    """Return why a method does not suit a game, None if it does.
-
-    Raises:
-        ConfigError: If it is the options that the method does not take.
-    """
+    """Return why a method does not suit a game, None if it does; wrong options are an error."""
     names = method_names(game)
     if name not in names and ":" not in name:
         return f"the task has no such method, but {', '.join(names)}"
@@ -336,14 +313,7 @@ def _try_optimizer(source: Source, places: tuple[Place, ...], run: Run, game: Bi
 def _culprit(
     source: Source, places: tuple[Place, ...], options: dict[str, Any], reason: str
 ) -> Place:
-    """Return the place of the option that an error speaks of, else that of all options.
-
-    Args:
-        source: The file.
-        places: Where options stand, those that count more first.
-        options: The options.
-        reason: The error.
-    """
+    """Return the place of the option that an error speaks of, else that of all options."""
     named = [key for key in options if f"`{key}" in reason or f"{key!r}" in reason]
     found = ((*place, key) for place in places for key in named)
     return next((place for place in found if holds(source.data, place)), places[-1])

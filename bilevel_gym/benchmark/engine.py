@@ -33,8 +33,6 @@ from .results import (
 )
 from .runs import Run, RunOutcome, perform
 
-__all__ = ["EngineError", "Plan", "execute", "locked", "perform_all", "plan"]
-
 
 class EngineError(RuntimeError):
     """Why an engine has stopped, in one line; what is done is kept."""

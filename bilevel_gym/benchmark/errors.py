@@ -5,8 +5,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-__all__ = ["ConfigError", "Place", "holds", "require_extra"]
-
 # Where something stands in the data of a TOML file: keys, and numbers of tables.
 Place = tuple[str | int, ...]
 

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["PAGE", "write_report"]
 
 PAGE = "report.md"
 WITHIN = "best - start is within two standard errors"
@@ -177,10 +176,7 @@ def _page(
             parts += _common_parts(tables)
     else:
         parts.append("No method moved from its start on any task, so there are no scores.")
-    parts += [
-        "## Learning curves",
-        f"![Objective against steps, all tasks]({OBJECTIVE})",
-    ]
+    parts += ["## Learning curves", f"![Objective against steps, all tasks]({OBJECTIVE})"]
     if ENV_STEPS in figures:
         parts.append(f"![Objective against environment steps]({ENV_STEPS})")
     if COSINE in figures:

@@ -24,17 +24,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-__all__ = [
-    "BENCHMARK",
-    "RUNS",
-    "DamagedFileError",
-    "load_results",
-    "other_files",
-    "path_of",
-    "read_run",
-    "set_aside",
-    "write_run",
-]
 
 # Files and folders of a benchmark's folder.
 BENCHMARK, RUNS = "benchmark.toml", "runs"
@@ -71,31 +60,14 @@ def path_of(folder: Path, run: Run) -> Path:
 
 
 def write_run(folder: Path, entry: Entry, outcome: RunOutcome) -> Path:
-    """Write the rows of a run, whole or not at all.
-
-    Args:
-        folder: Folder of the benchmark.
-        entry: The run with its labels.
-        outcome: What became of it, with rows.
-
-    Returns:
-        The file.
-    """
+    """Write the rows of a run, whole or not at all."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    labels = {
-        "task": entry.task,
-        "method": entry.method,
-        "optimizer": entry.optimizer,
-        "seed": entry.run.seed,
-    }
+    labels = {**entry.labels, "seed": entry.run.seed}
     rows = [{**labels, **asdict(row)} for row in outcome.rows]
-    about = {
-        "run": entry.run.canonical,
-        "best_known": outcome.best_known,
-        "versions": _versions(),
-    }
+    run, known = entry.run.canonical, outcome.best_known
+    about = {"run": run, "best_known": known, "versions": _versions()}
     table = pa.Table.from_pylist(rows, schema=_schema())
     held = {**about, "digest": _digest(rows, about)}
     table = table.replace_schema_metadata({KEY: json.dumps(held).encode()})
@@ -210,10 +182,8 @@ def _frames(
             missing.append(str(entry))
             continue
         table, best_known = found
-        frame = table.to_pandas()
-        frame["task"], frame["method"] = entry.task, entry.method
-        frame["optimizer"] = entry.optimizer
-        frame["best_known"] = float("nan") if best_known is None else best_known
+        known = float("nan") if best_known is None else best_known
+        frame = table.to_pandas().assign(**entry.labels, best_known=known)
         yield frame.reindex(columns=[*COLUMNS, "best_known"])
 
 

@@ -12,7 +12,7 @@ import json
 import re
 import time
 import warnings
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
@@ -22,6 +22,7 @@ from ..core.threads import one_torch_thread, single_threaded
 from ..model import BilevelModel, evaluate
 from ..model.protocols import LearntMethod
 from ..optimizers import make_optimizer, options_for, projected_gradient_norm
+from ..optimizers.base import Stopped
 
 if TYPE_CHECKING:
     from ..core.mdp import FloatArray
@@ -29,16 +30,6 @@ if TYPE_CHECKING:
     from ..methods import Method, Response
     from ..optimizers import Evaluation
 
-__all__ = [
-    "HELD_OUT_EPISODES",
-    "RunOutcome",
-    "Row",
-    "Run",
-    "climb",
-    "make_referee",
-    "perform",
-    "start_of",
-]
 
 # Episodes of a referee without an exact answer: of the order that methods watch themselves, so that
 # it takes no longer than they do; the standard error is a sixth of the spread of an episode.
@@ -138,7 +129,7 @@ class RunOutcome:
     rows: tuple[Row, ...] = ()
     error: str | None = None
     best_known: float | None = None
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -168,11 +159,7 @@ class ExactReferee:
     """The exact answer of a game of its own: nothing that it computes can help the method."""
 
     def __init__(self, game: BilevelEnv) -> None:
-        """Take a game.
-
-        Args:
-            game: One that knows its exact answer, and that nobody plays.
-        """
+        """Take a game that knows its exact answer, and that nobody plays."""
         self._judge = game.model
         self._last: Response | None = None
 
@@ -186,13 +173,7 @@ class HeldOutReferee:
     """Episodes of the method's follower that nobody learns from, in environments of their own."""
 
     def __init__(self, game: ParametricGame, method: LearntMethod, seed: int) -> None:
-        """Watch a method.
-
-        Args:
-            game: The game.
-            method: Has a follower who has not played yet.
-            seed: Seed of the run.
-        """
+        """Watch a method whose follower has not played yet, from the seed of the run."""
         self._game, self._method = game, method
         # It shares what is learnt, and makes environments of its own as soon as it plays.
         self._watched = copy.copy(method.follower)
@@ -215,13 +196,8 @@ class HeldOutReferee:
 def make_referee(game: BilevelEnv, method: Method, seed: int) -> Referee:
     """Return who scores a method's steps.
 
-    Args:
-        game: A game that nobody plays.
-        method: The method, in a game of its own, before its first step.
-        seed: Seed of what the referee draws.
-
-    Raises:
-        TypeError: If there is nothing to score by.
+    Nobody plays the game; the method, in a game of its own, is before its first step. A `TypeError`
+    says that there is nothing to score by.
     """
     if isinstance(game.model, BilevelModel):
         return ExactReferee(game)
@@ -255,12 +231,10 @@ def perform(run: Run) -> RunOutcome:
         except Exception as error:
             outcome = RunOutcome(run, error=f"{type(error).__name__}: {error}")
         else:
-            known = game.best_known
-            outcome = RunOutcome(
-                run, rows, best_known=None if known is None else float(known.value)
-            )
+            best = None if game.best_known is None else float(game.best_known.value)
+            outcome = RunOutcome(run, rows, best_known=best)
     seen = tuple(dict.fromkeys(str(warning.message) for warning in caught))
-    return RunOutcome(run, outcome.rows, outcome.error, outcome.best_known, seen)
+    return replace(outcome, warnings=seen)
 
 
 def _scored_climb(run: Run, seat: Any, game: BilevelEnv, referee: Referee) -> tuple[Row, ...]:
@@ -281,7 +255,11 @@ def _scored_climb(run: Run, seat: Any, game: BilevelEnv, referee: Referee) -> tu
         env_steps += answer.samples or 0
         score = referee(x)
         exact = score.hyper_gradient
-        cosine, relative_error = (None, None) if exact is None else agreement(estimate, exact)
+        norm = projected = cosine = relative_error = None
+        if exact is not None:
+            norm = float(np.linalg.norm(exact))
+            projected = projected_gradient_norm(x, exact, low, high)
+            cosine, relative_error = agreement(estimate, exact)
         rows.append(
             Row(
                 step=len(rows),
@@ -290,10 +268,8 @@ def _scored_climb(run: Run, seat: Any, game: BilevelEnv, referee: Referee) -> tu
                 estimated_objective=float(value),
                 objective=score.objective,
                 objective_error=score.error,
-                gradient_norm=None if exact is None else float(np.linalg.norm(exact)),
-                projected_gradient_norm=(
-                    None if exact is None else projected_gradient_norm(x, exact, low, high)
-                ),
+                gradient_norm=norm,
+                projected_gradient_norm=projected,
                 cosine=cosine,
                 relative_error=relative_error,
             )
@@ -313,12 +289,7 @@ def _scored_climb(run: Run, seat: Any, game: BilevelEnv, referee: Referee) -> tu
 
 
 def agreement(estimate: FloatArray, exact: FloatArray) -> tuple[float | None, float | None]:
-    """Return cosine and relative error of an estimate, None where a zero norm would divide.
-
-    Args:
-        estimate: The method's hyper-gradient, shape of x.
-        exact: dF/dx, shape of x.
-    """
+    """Return cosine and relative error of an estimate, None where a zero norm would divide."""
     norm, size = float(np.linalg.norm(estimate)), float(np.linalg.norm(exact))
     if size == 0.0:
         return None, None
@@ -350,32 +321,18 @@ def start_of(run: Run, game: BilevelEnv) -> FloatArray:
 def climb(
     run: Run, objective: Evaluation, start: FloatArray, low: FloatArray, high: FloatArray
 ) -> None:
-    """Run the optimizer of a run until it stops, or `steps` + 1 evaluations are made.
-
-    Args:
-        run: The run.
-        objective: x -> (value, gradient).
-        start: First x, in the box.
-        low: Lower bounds, shape of x.
-        high: Upper bounds, shape of x.
-
-    Raises:
-        ValueError: If the optimizer is unknown, or an option is out of range.
-        TypeError: If the optimizer does not take an option.
-    """
-    count = 0
+    """Run the optimizer of a run until it stops, or `steps` + 1 evaluations are made."""
+    left = iter(range(run.steps + 1))
 
     def counted(x: FloatArray) -> tuple[float, FloatArray]:
-        nonlocal count
-        if count > run.steps:
-            raise _BudgetSpent
-        count += 1
+        if next(left, None) is None:
+            raise Stopped
         return objective(x)
 
     optimizer = make_optimizer(run.optimizer, **all_options(run))
     try:
         optimizer(counted, start, low, high)
-    except _BudgetSpent:
+    except Stopped:
         pass
 
 
@@ -384,7 +341,3 @@ def all_options(run: Run) -> dict[str, Any]:
     # Where gradients are sampled, the next sample may differ; and all runs have as many rows.
     others = {"seed": run.seed, "stop_at_zero": False}
     return options_for(run.optimizer, run.optimizer_options, steps=run.steps, **others)
-
-
-class _BudgetSpent(Exception):
-    """Ends an optimizer that has no option for it."""

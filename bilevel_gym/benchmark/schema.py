@@ -9,19 +9,10 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    ValidationError,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from ..core.checks import check_at_least, unknown_name
 from .errors import ConfigError, Place, holds
-
-__all__ = ["File", "Named", "Source", "TaskTable"]
 
 Backend = Literal["loky", "dask"]
 
@@ -149,10 +140,6 @@ class Source:
     def __init__(self, name: str, text: str) -> None:
         """Parse the text.
 
-        Args:
-            name: What errors call the file.
-            text: The file.
-
         Raises:
             ConfigError: If it is no TOML, or holds numbers or lists beyond reading.
         """
@@ -192,11 +179,7 @@ class Source:
             raise self.error(place, unknown_name(kind, name, known))
 
     def line_of(self, place: Place) -> int:
-        """Return the number of the line in which the statement begins that makes a place be there.
-
-        Args:
-            place: What is sought; () is the first line.
-        """
+        """Return the line in which the statement begins that makes a place be there, 1 for ()."""
         while place:
             for line, start, value in self._places:
                 if start[: len(place)] == place:

@@ -16,19 +16,6 @@ from numpy.typing import NDArray
 
 from ..core.mdp import FloatArray
 
-__all__ = [
-    "CONFIDENCE",
-    "Interval",
-    "bootstrap_interval",
-    "interquartile_mean",
-    "mean",
-    "normalised_score",
-    "optimality_gap",
-    "performance_profile",
-    "pooled",
-    "probability_of_improvement",
-]
-
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 # Numbers that one round of resampling may hold; more are drawn in several rounds.
@@ -48,13 +35,7 @@ class Interval:
 
 
 def normalised_score(objective: FloatArray, start: FloatArray, best: FloatArray) -> FloatArray:
-    """Return (F - start) / (best - start): 0 at the start, 1 at the best value, NaN if they agree.
-
-    Args:
-        objective: Exact objective F, `[...]`.
-        start: F where the run began, broadcastable to `[...]`.
-        best: Best value of the task, broadcastable to `[...]`, at least `start`.
-    """
+    """Return (F - start) / (best - start), `[...]`: 0 at the start, 1 at the best, NaN if equal."""
     span = np.asarray(best, np.float64) - start
     return (objective - start) / np.where(span > 0.0, span, np.nan)
 
@@ -132,42 +113,25 @@ def bootstrap_interval(
     return Interval(value, np.asarray(low), np.asarray(high))
 
 
-def performance_profile(
-    strata: Sequence[FloatArray], thresholds: FloatArray, *, seed: int = 0
-) -> Interval:
-    """Return the share of runs with a score above each threshold.
-
-    Args:
-        strata: Scores of each task, `[N_k]`.
-        thresholds: Scores to exceed, `[T]`.
-        seed: Seed of the bootstrap.
-
-    Returns:
-        Shares in [0, 1] with their intervals, point by point, `[T]`.
-    """
+def performance_profile(strata: Sequence[FloatArray], thresholds: FloatArray) -> Interval:
+    """Return the share of runs, `[N_k]` on each task, with a score above each threshold, `[T]`."""
     above = [(np.asarray(s) > thresholds[:, None]).astype(np.float64) for s in strata]
-    return bootstrap_interval(above, pooled(mean), seed=seed)
+    return bootstrap_interval(above, pooled(mean))
 
 
 def probability_of_improvement(
-    first: Sequence[FloatArray], second: Sequence[FloatArray], *, seed: int = 0
+    first: Sequence[FloatArray], second: Sequence[FloatArray]
 ) -> Interval:
     """Return the probability that a run of one method scores above one of another, ties as half.
 
-    Args:
-        first: Scores of the method on each task, `[N_k]`.
-        second: Scores of the other method on the same tasks, `[M_k]`.
-        seed: Seed of the bootstrap.
-
-    Returns:
-        The mean over tasks with its interval, in [0, 1].
+    It is the mean over the tasks, of scores `[N_k]` and `[M_k]`.
     """
 
     def statistic(*strata: FloatArray) -> FloatArray:
         pairs = zip(strata[: len(first)], strata[len(first) :], strict=True)
         return np.mean([_wins(ours, theirs) for ours, theirs in pairs], axis=0)
 
-    return bootstrap_interval([*first, *second], statistic, seed=seed)
+    return bootstrap_interval([*first, *second], statistic)
 
 
 def _wins(ours: FloatArray, theirs: FloatArray) -> FloatArray:

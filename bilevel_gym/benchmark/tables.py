@@ -23,17 +23,6 @@ from .statistics import (
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-__all__ = [
-    "COLUMNS",
-    "THRESHOLDS",
-    "Aggregate",
-    "Tables",
-    "aggregated",
-    "as_files",
-    "prepare",
-    "scored",
-    "summarise",
-]
 
 # What is read of the table of results; it may have more.
 COLUMNS = (

@@ -138,11 +138,7 @@ def make_leader(
     method_options: dict[str, Any] | None = None,
     **options: Any,
 ) -> HyperGradient:
-    """Return a task in the leader's seat; see `bilevel_gym.making.make_leader`.
-
-    Raises:
-        CommandError: If the task or the method refuses an argument.
-    """
+    """Return a task in the leader's seat; see `bilevel_gym.making.make_leader`."""
     try:
         env = making.make_leader(env_id, env_kwargs, method, method_options, **options)
     except (ImportError, TypeError, ValueError) as error:

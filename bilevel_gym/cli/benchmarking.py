@@ -22,13 +22,7 @@ DEFAULT = "default"
 
 
 def print_shipped(ctx: click.Context, param: click.Parameter, value: str | bool | None) -> None:
-    """Write a file of the package to the standard output, and end.
-
-    Args:
-        ctx: The command's.
-        param: The option.
-        value: Name of the file, or whether to print the one that is run by default.
-    """
+    """Write a file of the package to the standard output, and end."""
     from ..benchmark.config import SHIPPED, shipped_text
 
     if not value or ctx.resilient_parsing:
@@ -73,8 +67,8 @@ def benchmark(file: Path, out: Path | None) -> None:
     under way, and the same command goes on from there. Seeds, methods and tasks may be added to the
     file later; what is done is not done again.
     """
-    from ..benchmark.config import ConfigError
     from ..benchmark.engine import EngineError, execute, locked, plan
+    from ..benchmark.errors import ConfigError
 
     try:
         wanted = read(file)
@@ -116,16 +110,7 @@ def benchmark(file: Path, out: Path | None) -> None:
 
 
 def read(file: Path) -> Benchmark:
-    """Return the benchmark of a file, or of one that comes with the package.
-
-    Args:
-        file: A path, or one of the names where there is no such file.
-
-    Raises:
-        CommandError: If there is neither.
-        OSError: If the file cannot be read.
-        ConfigError: If there is something wrong with it.
-    """
+    """Return the benchmark of a file, or of one that comes with the package."""
     from ..benchmark.config import SHIPPED, parse_benchmark, read_benchmark, shipped_text
 
     if file.is_file():
@@ -156,11 +141,7 @@ def announce(wanted: Benchmark, planned: Plan) -> None:
 
 @contextlib.contextmanager
 def progress(total: int) -> Iterator[Callable[[Entry, RunOutcome], None]]:
-    """Show runs as they end: a bar on a terminal, a line each elsewhere.
-
-    Args:
-        total: Runs to do.
-    """
+    """Show runs as they end: a bar on a terminal, a line each elsewhere."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,

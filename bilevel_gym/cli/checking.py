@@ -11,13 +11,7 @@ import numpy as np
 
 from ..making import answers_exactly
 from ..registration import TASKS
-from .arguments import (
-    make_leader,
-    positive,
-    seed_option,
-    set_option,
-    task_argument,
-)
+from .arguments import make_leader, positive, seed_option, set_option, task_argument
 from .console import console, show_table
 
 if TYPE_CHECKING:
@@ -98,9 +92,7 @@ def check(
     click.echo(f"{env_id} passed.")
 
 
-def api_checks(
-    fresh: Callable[[], HyperGradient],
-) -> list[tuple[str, Callable[[], object] | None]]:
+def api_checks(fresh: Callable[[], HyperGradient]) -> list[tuple[str, Callable[[], object] | None]]:
     """Return the checkers of the environment API by name, None where one is not installed."""
     from gymnasium.utils.env_checker import check_env
 

@@ -93,8 +93,7 @@ def explain_os_errors(folder: Path) -> Iterator[None]:
 def progress_bar(evaluations: int) -> Iterator[Callable[[str, float], None]]:
     """Show a bar while the block runs, on a terminal only; yield what moves it on.
 
-    Args:
-        evaluations: Evaluations of the ascent; how many the polish takes is not known.
+    Its length is that of the ascent; how many evaluations the polish takes is not known.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

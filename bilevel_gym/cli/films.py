@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from ..rendering import Film
     from ..wrappers import HyperGradient
 
-__all__ = ["check_picture", "film_episode", "hold"]
 
 Picture = NDArray[np.uint8]
 
@@ -28,13 +27,7 @@ LEARNT_PICTURES, LEARNT_FRAMES = 40, 2
 
 
 def check_picture(what: str, env_id: str, env: HyperGradient) -> None:
-    """Raise a `CommandError` unless a game has a picture.
-
-    Args:
-        what: What needs it, for the message.
-        env_id: Id of the task.
-        env: The task in the leader's seat.
-    """
+    """Raise a `CommandError` unless a game has a picture."""
     from ..envs.base import BilevelEnv
 
     if type(env.game).draw is BilevelEnv.draw:
@@ -42,13 +35,10 @@ def check_picture(what: str, env_id: str, env: HyperGradient) -> None:
 
 
 def film_episode(env: HyperGradient, x: FloatArray, film: Film, seed: int) -> list[Picture]:
-    """Film the beginning of an episode of the follower under x, by its own policy.
+    """Film the beginning of an episode of the follower under x; return the pictures.
 
     Of a follower who learns it is most of the episode, not every step of it. Nothing is filmed
     where there is no policy to draw actions from.
-
-    Returns:
-        The pictures, uint8 `[H, W, 3]`.
     """
     from ..methods import GaussianResponse, TabularResponse
     from ..model.responses import EpisodicResponse

@@ -80,11 +80,7 @@ def file_name(env_id: str) -> str:
 
 
 def draw_task(env_id: str, folder: Path, seed: int) -> Surface:
-    """Write the still and the film of a task, and return the still.
-
-    Raises:
-        CommandError: If the task has no picture.
-    """
+    """Write the still and the film of a task, and return the still."""
     from ..rendering import Film
     from ..rendering.sheet import save_still
 
@@ -128,10 +124,9 @@ def film_ascent(env: HyperGradient, film: Film, seed: int) -> FloatArray:
 
 
 def film_learning(env_id: str, env: HyperGradient, film: Film, seed: int) -> Surface:
-    """Film a learning follower's episode under the initial x, and under the best x of an ascent.
+    """Film a learning follower's episodes under the initial x, and under the best x of an ascent.
 
-    Returns:
-        The picture in the middle of the latter.
+    Return the picture in the middle of the latter.
     """
     from ..rendering import import_pygame
     from ..wrappers import LeaderObjective

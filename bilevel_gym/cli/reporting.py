@@ -55,11 +55,7 @@ def report(folder: Path, out: Path | None) -> None:
 
 
 def read_results(folder: Path) -> DataFrame:
-    """Return the results in a folder.
-
-    Raises:
-        CommandError: If there are none, or what reads them is not installed.
-    """
+    """Return the results in a folder."""
     if not folder.is_dir():
         raise CommandError(f"there is no folder {str(folder)!r}")
     try:

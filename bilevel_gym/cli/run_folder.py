@@ -25,7 +25,6 @@ from .console import explain_os_errors
 if TYPE_CHECKING:
     from ..envs.base import BilevelEnv
 
-__all__ = ["FILES", "History", "RunRecord", "load_start", "open_folder", "write_json"]
 
 CONFIG, HISTORY, PARAMS, RESULT = "config.json", "history.csv", "params.npz", "result.json"
 PLOT, GIF = "progress.png", "run.gif"
@@ -77,11 +76,7 @@ class History:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open the history in a folder.
-
-        Raises:
-            OSError: If it cannot be written.
-        """
+        """Open the history in a folder."""
         self.folder = folder
         self.records: list[RunRecord] = []
         self.first: Iterate | None = None
@@ -97,13 +92,7 @@ class History:
         self._file.close()
 
     def add(self, iterate: Iterate, info: Mapping[str, Any], phase: str) -> None:
-        """Append an iterate.
-
-        Args:
-            iterate: What the optimizer evaluated.
-            info: Info of the leader's step that answered it.
-            phase: "ascent" or "polish".
-        """
+        """Append an iterate."""
         reported = {field.name for field in fields(RunRecord) if field.default is None}
         record = RunRecord(
             step=len(self.records),
@@ -121,12 +110,7 @@ class History:
         self._file.flush()
 
     def write_params(self, low: FloatArray, high: FloatArray) -> None:
-        """Write the best, the last and the first x, if any was evaluated.
-
-        Args:
-            low: Lower bounds of x.
-            high: Upper bounds of x.
-        """
+        """Write the best, the last and the first x, if any was evaluated."""
         if self.first is None or self.best is None or self.last is None:
             return
         with replacing(self.folder / PARAMS) as temporary, temporary.open("wb") as file:
@@ -142,17 +126,10 @@ class History:
 
 
 def open_folder(out: Path | None, env_id: str, *, overwrite: bool = False) -> Path:
-    """Return an existing, writable folder for a run.
+    """Return an existing, writable folder for a run: `out`, or the next number under `runs/ID`.
 
-    Args:
-        out: The folder, made if missing; None takes the next free number under `runs/ID`.
-        env_id: Gymnasium id of the task.
-        overwrite: Consent to replace the files of an earlier run; they are removed at once, so
-            that no file of the old run can pass for one of the new. Other files are left alone.
-
-    Raises:
-        CommandError: If the folder has something in it and there is no consent, or it cannot be
-            made or written.
+    With consent to `overwrite`, the files of an earlier run are removed at once, so that none can
+    pass for one of the new; other files are left alone.
     """
     with explain_os_errors(out or Path("runs")):
         if out is None:
@@ -176,15 +153,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def load_start(path: Path, game: BilevelEnv) -> FloatArray:
-    """Return the best x of an earlier run of a game.
-
-    Args:
-        path: The `params.npz` of the run.
-        game: The game.
-
-    Raises:
-        CommandError: If the file is something else, cannot be read, or its x is not of this game.
-    """
+    """Return the best x of an earlier run of a game."""
     try:
         try:
             stored = np.load(path)

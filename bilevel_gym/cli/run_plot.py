@@ -14,20 +14,13 @@ from .run_folder import RunRecord
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_history"]
 
 # Evaluations up to which each is marked.
 FEW = 20
 
 
 def plot_history(history: Sequence[RunRecord], path: Path, title: str) -> None:
-    """Draw objective and gradient norm against evaluations.
-
-    Args:
-        history: Records of the run, at least one.
-        path: The PNG to write.
-        title: What the run is.
-    """
+    """Draw objective and gradient norm against evaluations."""
     from matplotlib.ticker import MaxNLocator
 
     figure = new_figure(7.0, 5.6)

@@ -252,19 +252,10 @@ def optimize(
     polish: bool = False,
     callback: Callable[[Iterate, str], None],
 ) -> str:
-    """Run an optimizer, and then L-BFGS-B from the best x if that is wanted.
+    """Run an optimizer, and then L-BFGS-B from the best x if that is wanted; return why it stopped.
 
-    Args:
-        leader: The objective.
-        start: First x.
-        optimizer: A key of `OPTIMIZERS`.
-        options: Its options.
-        polish: Whether L-BFGS-B follows. It trusts the gradient to be that of the objective, so it
-            suits exact methods only.
-        callback: Called with every iterate and the phase, "ascent" or "polish".
-
-    Returns:
-        Why the run stopped.
+    L-BFGS-B trusts the gradient to be that of the objective, so it suits exact methods only. The
+    callback gets every iterate and the phase, "ascent" or "polish".
     """
 
     def told(phase: str) -> Callable[[Iterate], None]:
@@ -282,11 +273,7 @@ def optimize(
 
 
 def versions(learns: bool) -> dict[str, str]:
-    """Return the versions that a run's numbers depend on.
-
-    Args:
-        learns: Whether the follower learns: then its libraries, as far as they are in use, count.
-    """
+    """Return the versions that a run's numbers depend on."""
     import scipy
 
     libraries = ("torch", "stable_baselines3", "mujoco", "ale_py") if learns else ()

@@ -19,6 +19,7 @@ __all__ = [
     "Optimum",
     "Recorder",
     "Restarts",
+    "Stopped",
     "projected_gradient_norm",
 ]
 
@@ -30,6 +31,10 @@ Evaluation = Callable[[FloatArray], tuple[float, FloatArray]]
 
 # Many x, stacked along the first axis, to their values `[B]` and gradients, stacked likewise.
 BatchEvaluation = Callable[[FloatArray], tuple[ArrayLike, ArrayLike]]
+
+
+class Stopped(Exception):
+    """Raised by an objective to end the optimizer that evaluates it."""
 
 
 @dataclass(frozen=True, eq=False)

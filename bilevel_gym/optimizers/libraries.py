@@ -228,4 +228,4 @@ def _finite_width(low: FloatArray, high: FloatArray) -> FloatArray:
 
 
 class _BudgetSpent(Exception):
-    """Ends a search in the midst of a run."""
+    """Ends a search in the midst of a run; an objective that ends it raises something else."""

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from ..core.checks import check_choice, check_in_box, check_options
 from .ascent import along
-from .base import Evaluation, FloatArray, Iterate, Optimizer, Optimum
+from .base import Evaluation, FloatArray, Iterate, Optimizer, Optimum, Stopped
 from .libraries import cobyqa, lbfgsb, restarted_lbfgsb
 from .rules import RULES
 
@@ -54,16 +54,12 @@ def check_optimizer(
     """Raise what an optimizer raises for its arguments, without an evaluation."""
 
     def stop(x: FloatArray) -> tuple[float, FloatArray]:
-        raise _Reached
+        raise Stopped
 
     try:
         make_optimizer(optimizer, **options)(stop, start, low, high)
-    except _Reached:
+    except Stopped:
         pass
-
-
-class _Reached(Exception):
-    """Ends the trial of an optimizer."""
 
 
 def options_for(

@@ -189,11 +189,7 @@ def _normals(vectors: FloatArray) -> FloatArray:
 
 
 def _edge_curves(
-    centres: FloatArray,
-    edges: NDArray[np.int64],
-    radius: float,
-    widest: float,
-    area: Rectangle,
+    centres: FloatArray, edges: NDArray[np.int64], radius: float, widest: float, area: Rectangle
 ) -> FloatArray:
     """Return the middle lines of the edges, from within a node to within a node."""
     lane = widest / 2 + CASING + 1.5

@@ -15,8 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 from ..core.checks import check_in_box, check_positive
 from ..core.mdp import FloatArray
 
-__all__ = ["HyperGradientError", "HyperGradientReport", "STEPS", "check_hyper_gradient"]
-
 # Half decades: long steps suffer from curvature (which grows with 1 / temperature), short ones
 # from rounding; which is best differs between coordinates by orders of magnitude.
 STEPS = (1e-4, 10**-4.5, 1e-5, 10**-5.5, 1e-6, 10**-6.5, 1e-7)

@@ -21,8 +21,6 @@ from ..model import BilevelModel, evaluate
 from ..registration import TASKS
 from ..wrappers import HyperGradient
 
-__all__ = ["MethodError", "MethodReport", "TaskReport", "check_method"]
-
 # Small tasks that differ in what matters to methods, each with arguments that keep it small. The
 # first four have tables and an x in the rewards alone; then x moves the kernel, there is no table,
 # and the follower learns.
@@ -412,12 +410,7 @@ def _options(cls: MethodClass, game: BilevelEnv, options: dict[str, Any], seed: 
     return None if np.array_equal(first, second) else "the environment made anew answers otherwise"
 
 
-CHECKS = {
-    "seeds": _seeds,
-    "pickling": _pickling,
-    "info": _information,
-    "options": _options,
-}
+CHECKS = {"seeds": _seeds, "pickling": _pickling, "info": _information, "options": _options}
 
 
 def _number(value: float | None) -> str:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from pygame import Surface
     from pygame.event import Event
 
-__all__ = ["CONTROLS", "MOVES", "Control", "draw", "handle"]
-
 
 @dataclass(frozen=True)
 class Control:
@@ -93,10 +91,7 @@ CONTROLS = (
         "leader",
     ),
     Control(
-        "G (hold)",
-        "leader: climb along the hyper-gradient",
-        {"g": Session.start_climb},
-        "leader",
+        "G (hold)", "leader: climb along the hyper-gradient", {"g": Session.start_climb}, "leader"
     ),
     Control("Z, Y", "leader: undo, redo", {"z": Session.undo, "y": Session.redo}, "leader"),
     Control(

@@ -9,8 +9,6 @@ from ..envs.base import View
 from ..rendering import GridScene, StepCurve
 from .session import Episode, Session
 
-__all__ = ["scene"]
-
 
 def scene(session: Session) -> GridScene:
     """Return what is to be drawn, the help apart."""

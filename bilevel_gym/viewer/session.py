@@ -21,7 +21,6 @@ from ..wrappers import LowerLevel
 if TYPE_CHECKING:
     from gymnasium import spaces
 
-__all__ = ["BRUSH_STEP", "Cell", "Episode", "MapGame", "Seat", "Session"]
 
 Cell = tuple[int, int]
 Seat = Literal["leader", "follower"]
