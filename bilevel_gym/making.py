@@ -92,18 +92,7 @@ def make_leader(
 ) -> HyperGradient:
     """Return a task in the leader's seat, its arguments told apart already.
 
-    Args:
-        env_id: Registered id.
-        env_kwargs: Arguments of the game.
-        method: Name of the method or "module:Class"; None for the game's default.
-        method_options: Its options.
-        render_mode: None, "human" or "rgb_array".
-        **seat_options: Options of the seat itself.
-
-    Raises:
-        ImportError: If something is not installed that the task or the method needs.
-        TypeError: If an argument is unknown, or the method does not suit the game.
-        ValueError: If a value is out of range.
+    It raises what `make` raises. `seat_options` are those of the seat itself.
     """
     from .wrappers import HyperGradient
 

@@ -45,11 +45,7 @@ def new_figure(width: float = 7.0, height: float = 4.0) -> Figure:
 
 
 def figure_path(text: str) -> Path:
-    """Return the path of a PNG that can be written, as a type of `argparse`.
-
-    Raises:
-        argparse.ArgumentTypeError: If it is another kind of file, or its folder does not exist.
-    """
+    """Return the path of a PNG that can be written, as a type of `argparse`."""
     from argparse import ArgumentTypeError
 
     path = Path(text)

@@ -44,15 +44,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """A method as it is run.
-
-    Attributes:
-        label: What the figure calls it.
-        method: A key of `bilevel_gym.methods.METHODS`.
-        options: Options of the method.
-        colour: Colour of its curve.
-        draws: Whether its runs are random.
-    """
+    """A method as it is run; `draws` says whether its runs are random."""
 
     label: str
     method: str
@@ -63,13 +55,9 @@ class Line:
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """A task and what is run on it.
+    """A task and what is run on it: K evaluations, each a step of the rate times the gradient.
 
-    Attributes:
-        task: Its id.
-        learning_rate: Constant factor of the gradient in a step.
-        evaluations: K, how many x are evaluated.
-        lines: The methods; `EXACT` is where the 1/K line is anchored.
+    Of the lines, `EXACT` is where the 1/K line is anchored.
     """
 
     task: str
@@ -118,12 +106,7 @@ QUICK = (200, 8)  # evaluations of each task
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """The result of one run of a method.
-
-    Attributes:
-        squares: Squared norms of the exact gradient at each x, `[K]`.
-        objectives: The exact F at each x, `[K]`.
-    """
+    """The squared norm of the exact gradient and the exact F at each x of one run, `[K]`."""
 
     squares: FloatArray
     objectives: FloatArray

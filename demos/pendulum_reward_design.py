@@ -43,13 +43,9 @@ class Stage:
     """Shows the follower's episodes, beside the first one and the curve so far."""
 
     def __init__(self, env: HyperGradient, screen: Screen, pace: int, seed: int) -> None:
-        """Set the stage.
+        """Set the stage, for a picture every `pace` steps of an episode.
 
-        Args:
-            env: The leader's seat.
-            screen: Where pictures go.
-            pace: Steps from one picture to the next.
-            seed: Seed of the episode that is shown, which starts in the same way each time.
+        The seed is that of the episode, which starts in the same way each time.
         """
         self._env, self._screen, self._pace, self._seed = env, screen, pace, seed
         self._before: list[Surface] = []

@@ -144,7 +144,7 @@ def draw_task(
     save_figure(figure, path)
 
 
-def draw_curves(
+def draw_objectives(
     curves: Mapping[str, Mapping[str, Curve]],
     references: Mapping[str, Reference],
     styles: Mapping[str, Style],

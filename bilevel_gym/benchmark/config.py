@@ -75,14 +75,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A checked file.
-
-    Attributes:
-        text: The file.
-        engine: Where runs take place.
-        entries: All runs, the first seed of everything first.
-        left_out: What is not run.
-    """
+    """A checked file: its text, all its runs, the first seed of everything first, and the rest."""
 
     text: str
     engine: Engine
@@ -142,12 +135,9 @@ def parse_benchmark(text: str, name: str = "benchmark.toml") -> Benchmark:
             ("engine", "workers"), "`workers` is for this machine: the cluster has its own"
         )
     labels = {
-        kind: _labels(source, kind, items)
-        for kind, items in (
-            ("tasks", file.tasks),
-            ("methods", file.methods),
-            ("optimizers", file.optimizers),
-        )
+        "tasks": _labels(source, "tasks", file.tasks),
+        "methods": _labels(source, "methods", file.methods),
+        "optimizers": _labels(source, "optimizers", file.optimizers),
     }
     for number, optimizer in enumerate(file.optimizers):
         source.known(("optimizers", number, "name"), "optimizer", optimizer.name, OPTIMIZERS)

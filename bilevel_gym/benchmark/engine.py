@@ -43,7 +43,6 @@ class Plan:
     """What is left to do in a folder.
 
     Attributes:
-        folder: The folder.
         todo: Runs without a result, with their labels.
         done: How many runs have one.
         damaged: What was wrong with results that were set aside, in one line each.

@@ -17,7 +17,7 @@ from .charts import (
     decimals,
     draw_aggregate,
     draw_cosines,
-    draw_curves,
+    draw_objectives,
     draw_profiles,
     draw_task,
     learning_curve,
@@ -89,7 +89,7 @@ def _draw(frame: DataFrame, tables: Tables, folder: Path) -> dict[str, str]:
     figures = _task_files(curves)
     for task, by_label in curves.items():
         draw_task(task, by_label, references[task], styles, folder / figures[task])
-    draw_curves(curves, references, styles, folder / OBJECTIVE, against="step")
+    draw_objectives(curves, references, styles, folder / OBJECTIVE, against="step")
     figures[OBJECTIVE] = OBJECTIVE
     directed = _not_empty(cells, lambda cell: bool(np.isfinite(cell["cosine"]).any()))
     if directed:
@@ -97,7 +97,7 @@ def _draw(frame: DataFrame, tables: Tables, folder: Path) -> dict[str, str]:
         figures[COSINE] = COSINE
     sampled = _not_empty(curves, lambda curve: bool(curve.env_steps[-1] > 0.0))
     if sampled:
-        draw_curves(sampled, references, styles, folder / ENV_STEPS, against="env_steps")
+        draw_objectives(sampled, references, styles, folder / ENV_STEPS, against="env_steps")
         figures[ENV_STEPS] = ENV_STEPS
     if tables.aggregates:
         profiles = {a.label: a.profile for a in tables.aggregates}

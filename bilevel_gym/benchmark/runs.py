@@ -41,13 +41,10 @@ class Run:
     """All that determines a run, of JSON types.
 
     Attributes:
-        env_id: Registered id of the task.
-        kwargs: Arguments of `gym.make`.
+        env_id: Registered id of the task, which `gym.make` makes with `kwargs`.
         start_spread: See `start_of`.
         method: Name of the method; see `bilevel_gym.methods.registry`.
-        method_options: Its options.
         optimizer: A key of `bilevel_gym.optimizers.OPTIMIZERS`.
-        optimizer_options: Its options.
         steps: Steps of the leader; a run ends after one evaluation more than that.
         seed: Seed of the start and of all that is drawn.
         target: "module:Class" of a method from outside, for workers, which do not know its name.
@@ -118,7 +115,6 @@ class RunOutcome:
     """What became of a run.
 
     Attributes:
-        run: The run.
         rows: Its evaluations; none where it failed.
         error: Why it failed, None where it did not.
         best_known: The best value known of the task, None where there is none.

@@ -51,7 +51,6 @@ class Aggregate:
     """How a method did over the tasks it ran on.
 
     Attributes:
-        label: The method.
         tasks: Tasks that it ran on.
         runs: Number of its runs on them.
         score: Interquartile mean of the normalised scores.
@@ -125,24 +124,17 @@ def as_files(tables: Tables) -> dict[str, DataFrame]:
         for a in tables.aggregates
     )
     profiles = [
-        pd.DataFrame(
-            {
-                "label": a.label,
-                "score": THRESHOLDS,
-                "share": a.profile.value,
-                "low": a.profile.low,
-                "high": a.profile.high,
-            }
-        )
+        pd.DataFrame({"label": a.label, "score": THRESHOLDS, **vars(a.profile)})
         for a in tables.aggregates
     ]
+    profile = pd.concat(profiles) if profiles else pd.DataFrame()
     return {
         "tasks.csv": tables.tasks,
         "runs.csv": tables.runs,
         "final.csv": tables.cells,
         "missing.csv": tables.missing,
         "aggregate.csv": aggregates,
-        "profiles.csv": pd.concat(profiles) if profiles else pd.DataFrame(),
+        "profiles.csv": profile.rename(columns={"value": "share"}),
         "improvement.csv": _improvements(tables),
     }
 

@@ -34,7 +34,7 @@ from .arguments import CommandError, complete_method, known_task, named_method, 
     help="Seeds from which a method that draws random numbers is measured.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="The first of them.")
-def check_method(
+def check_method_command(
     method: str, env_id: str | None, options: dict[str, Any], estimates: int, seed: int
 ) -> None:
     """Check a method, METHOD being a name or module:Class of your own.
@@ -42,11 +42,10 @@ def check_method(
     Its hyper-gradient is compared with the exact one on small tasks, which it may refuse; seeds,
     options, pickling and the seat's info are checked as well.
     """
-    from ..testing import MethodError
-    from ..testing import check_method as check
+    from ..testing import MethodError, check_method
 
     try:
-        report = check(method, env_id, options=options, estimates=estimates, seed=seed)
+        report = check_method(method, env_id, options=options, estimates=estimates, seed=seed)
     except MethodError as error:
         click.echo(error.report)
         click.get_current_context().exit(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,17 +34,14 @@ STEPS, FIRST_STEP = 40, 0.05
 ASCENT_PICTURES, ASCENT_FRAMES, PAUSE = 20, 2, 16
 
 
-def known_tasks(
-    ctx: click.Context, param: click.Parameter, values: Sequence[str]
-) -> tuple[str, ...]:
-    """Return registered ids."""
-    return tuple(known_task(ctx, param, value) for value in values)
-
-
 @click.command("gallery")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.argument(
-    "env_ids", metavar="[ID]...", nargs=-1, callback=known_tasks, shell_complete=complete_task
+    "env_ids",
+    metavar="[ID]...",
+    nargs=-1,
+    callback=lambda ctx, param, values: tuple(known_task(ctx, param, value) for value in values),
+    shell_complete=complete_task,
 )
 @seed_option
 def gallery(folder: Path, env_ids: tuple[str, ...], seed: int) -> None:
@@ -64,7 +60,7 @@ def gallery(folder: Path, env_ids: tuple[str, ...], seed: int) -> None:
     with explain_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for env_id in env_ids or [task.id for task in TASKS]:
-            stills.append(draw_task(env_id, folder, seed))
+            stills.append(save_pictures(env_id, folder, seed))
             click.echo(f"{env_id}: {file_name(env_id)}.png, {file_name(env_id)}.gif")
         if not env_ids:
             save_still(contact_sheet(stills), folder / SHEET)
@@ -79,7 +75,7 @@ def file_name(env_id: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
-def draw_task(env_id: str, folder: Path, seed: int) -> Surface:
+def save_pictures(env_id: str, folder: Path, seed: int) -> Surface:
     """Write the still and the film of a task, and return the still."""
     from ..rendering import Film
     from ..rendering.sheet import save_still

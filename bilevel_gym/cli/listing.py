@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,22 +16,7 @@ if TYPE_CHECKING:
     from ..core.mdp import FloatArray
 
 
-@dataclass(frozen=True)
-class TaskRow:
-    """A row of the table of tasks, as text."""
-
-    task: str
-    upper: str
-    shape: str
-    box: str
-    start: str
-    size: str
-    enters: str
-    best_known: str
-    source: str
-
-
-# Headings of the columns, in the order of the fields, and which of them hold words.
+# Headings of the columns, and which of them hold words.
 HEADINGS = (
     "task",
     "what x is",
@@ -55,32 +39,27 @@ UNKNOWN = "?"
 OWN = {task.id for task in TASKS}
 
 
-def describe(task: Task) -> TaskRow:
+def describe(task: Task) -> list[str]:
     """Return the row of a task, its sizes taken from the game itself.
 
     The game is made without a seat: taking one where the follower learns would load its learner.
     Sizes are unknown where the extra that a task needs is not installed.
     """
+    shape = box = start = size = best_known = UNKNOWN
     try:
         place: Any = task.entry_point
         game: Any = (load_env_creator(place) if isinstance(place, str) else place)(**task.kwargs)
     except (ImportError, AttributeError, gym.error.Error):
-        unknown = (UNKNOWN,) * 4
-        return TaskRow(task.id, task.upper, *unknown, task.enters, UNKNOWN, task.source)
-    spaces = (game.observation_space, game.lower_space)
-    discrete = all(isinstance(space, gym.spaces.Discrete) for space in spaces)
-    best = game.best_known
-    return TaskRow(
-        task=task.id,
-        upper=task.upper,
-        shape=" x ".join(map(str, game.upper_space.shape)),
-        box=f"{extent(game.upper_space.low)} .. {extent(game.upper_space.high)}",
-        start=extent(game.initial_upper_params),
-        size=" x ".join(str(space.n) for space in spaces) if discrete else "continuous",
-        enters=task.enters,
-        best_known="none" if best is None else f"{best.value:.4f}",
-        source=task.source,
-    )
+        pass
+    else:
+        shape = " x ".join(map(str, game.upper_space.shape))
+        box = f"{extent(game.upper_space.low)} .. {extent(game.upper_space.high)}"
+        start = extent(game.initial_upper_params)
+        spaces = (game.observation_space, game.lower_space)
+        discrete = all(isinstance(space, gym.spaces.Discrete) for space in spaces)
+        size = " x ".join(str(space.n) for space in spaces) if discrete else "continuous"
+        best_known = "none" if game.best_known is None else f"{game.best_known.value:.4f}"
+    return [task.id, task.upper, shape, box, start, size, task.enters, best_known, task.source]
 
 
 def extent(values: FloatArray) -> str:
@@ -94,7 +73,7 @@ def markdown_table() -> str:
     """Return the README's table of tasks, from the registry."""
     lines = [f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|"]
     for task in TASKS:
-        name, *rest = astuple(describe(task))
+        name, *rest = describe(task)
         lines.append(f"| `{name}` | {' | '.join(rest)} |")
     return "\n".join(lines)
 
@@ -109,7 +88,7 @@ def list_tasks(markdown: bool) -> None:
         click.echo(markdown_table())
         return
     tasks = [*TASKS, *(outside(env_id) for env_id in task_ids() if env_id not in OWN)]
-    show_table(HEADINGS, (astuple(describe(task)) for task in tasks), words=WORDS)
+    show_table(HEADINGS, map(describe, tasks), words=WORDS)
     click.echo(f"methods: {', '.join(method_names())}")
     for name, target in registered_methods().items():
         click.echo(f"{name} is {target}")

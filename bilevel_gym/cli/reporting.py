@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .arguments import CommandError
-from .console import console, explain_os_errors
+from .console import explain_os_errors, show_table
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -27,9 +27,7 @@ def report(folder: Path, out: Path | None) -> None:
     FOLDER is what `bilevel-gym benchmark` has written, finished or not. The report is report.md
     with its figures (PNG) and its tables (CSV); an earlier one in the same place is replaced.
     """
-    from rich.box import SIMPLE_HEAD
     from rich.markup import escape
-    from rich.table import Table
 
     from ..benchmark.report import AGGREGATE_HEAD, PAGE, aggregate_rows, write_report
 
@@ -40,13 +38,9 @@ def report(folder: Path, out: Path | None) -> None:
             tables = write_report(results, out)
     except ValueError as error:
         raise CommandError(f"cannot report on {folder}: {error}") from None
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for place, name in enumerate(AGGREGATE_HEAD):
-        table.add_column(name, justify="right" if place else "left")
-    for row in aggregate_rows(tables.aggregates):
-        table.add_row(*(escape(text) for text in row))
     if tables.aggregates:
-        console().print(table)
+        rows = aggregate_rows(tables.aggregates)
+        show_table(AGGREGATE_HEAD, ([escape(text) for text in row] for row in rows))
     missing = int(tables.missing["missing"].sum())
     if missing:
         runs = "1 run is" if missing == 1 else f"{missing} runs are"

@@ -174,15 +174,10 @@ def diverging_colours(values: ArrayLike, limit: float, *, power: float = 1.0) ->
 
 
 def colour_limit(values: ArrayLike, whole: float = 1.0, *, least: float = _LIMITS[0]) -> float:
-    """Return the end of a colour scale: `whole`, or a share of it that no value exceeds.
+    """Return the end of a colour scale: `whole`, or a share of it that no value `[...]` exceeds.
 
     A leader often uses a tenth of its box; on the scale of the whole box its picture
     would look empty. The share is the least of a few, so that the scale hardly changes as x does.
-
-    Args:
-        values: Array of any shape, not empty.
-        whole: Magnitude that a value may have.
-        least: The least share.
     """
     largest = float(np.abs(values).max())
     limits = [share * whole for share in _LIMITS if share >= least]
@@ -351,13 +346,8 @@ def draw_scale(
 ) -> None:
     """Draw a bar of colours with its caption above and its numbers below it.
 
-    Args:
-        surface: Where to draw.
-        rectangle: Room for all of it.
-        caption: What the colours mean.
-        colours: From left to right, one for each pixel, uint8 `[width, 3]`.
-        ticks: Place from 0 to 1 of each number, how its text is aligned, and the text. The later
-            ones give way where there is no room.
+    There is a colour for each pixel, from left to right, uint8 `[width, 3]`. A tick is a place from
+    0 to 1, how its text is aligned, and the text; later ones give way where there is no room.
     """
     pygame = import_pygame()
     left, top, width, height = rectangle
@@ -385,12 +375,7 @@ def draw_scale(
 
 
 def draw_help(surface: Surface, lines: Sequence[tuple[str, str]]) -> None:
-    """Lay a help card over the middle of `surface`.
-
-    Args:
-        surface: A finished picture, drawn over in place.
-        lines: Pairs of a key and its meaning.
-    """
+    """Lay a help card over the middle of `surface`."""
     pygame = import_pygame()
     width, height = surface.get_size()
     veil = pygame.Surface((width, height), pygame.SRCALPHA)

@@ -61,11 +61,8 @@ def draw_comparison(
 ) -> Surface:
     """Draw two maps with a column of walls between them as two pictures, and the weights below.
 
-    Args:
-        scene: Both maps; derivatives stand in the table instead.
-        headings: Of the left and the right map; the first one that fits.
-        letters: Letter of each free cell of either map `[H, W]`.
-        weights: The table.
+    The scene has both maps; derivatives stand in the table instead. Of the headings of either map
+    the first that fits is written. Letters are those of the free cells `[H, W]`.
     """
     pygame = import_pygame()
     rows, columns = scene.cells.shape[0], scene.cells.shape[1] // 2

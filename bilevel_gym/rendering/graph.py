@@ -82,7 +82,6 @@ class Panel:
     """A small chart of labelled horizontal bars, one row per label.
 
     Attributes:
-        title: Headline.
         labels: Names of the `n` rows.
         values: Lengths of the bars `[n]`, not negative.
         limit: End of the axis; longer bars are cut.
@@ -126,7 +125,6 @@ class GraphScene:
         marks: Signs at the nodes, `N` or none: 'S' start, 'G' goal, 'T' the leader's target, 'H'
             hazard, '' no sign.
         follower: Node where the follower is now.
-        title: Headline.
         status: Pairs of label and value below the headline.
         value_name: What `values` are called in the key.
         flow_name: What `flow` is called in the key.

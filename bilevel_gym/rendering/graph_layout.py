@@ -98,12 +98,10 @@ class GraphLayout:
 def lay_out_graph(
     places: FloatArray, edges: NDArray[np.int64], panels: tuple[int, ...]
 ) -> GraphLayout:
-    """Lay out the picture of a graph.
+    """Lay out the picture of a graph, and of panels with so many rows beside it.
 
-    Args:
-        places: Where the nodes are, right and down, in [0, 1] `[N, 2]`.
-        edges: Indices of the nodes that each edge leads from and to, no two alike, `[E, 2]`.
-        panels: Numbers of rows of the charts beside the graph.
+    Nodes are at `places`, right and down, in [0, 1] `[N, 2]`; edges lead from and to the nodes of
+    these indices, no two alike, `[E, 2]`.
     """
     return _lay_out(
         np.ascontiguousarray(places, dtype=np.float64).tobytes(),

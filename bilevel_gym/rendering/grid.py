@@ -99,7 +99,6 @@ class GridScene:
         gradient: Derivative of the leader's objective by the shaping, or by the parameters of it,
             `[H, W]`.
         follower: Row and column where the follower is now.
-        title: Headline.
         status: Pairs of label and value below the headline.
         curves: Plots right of the map. Give them in every frame (without values at first) or
             never: they change the size of the picture.

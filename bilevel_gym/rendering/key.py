@@ -90,12 +90,7 @@ def draw_key(
 ) -> None:
     """Draw signs with their words, from top to bottom, as many as there is room for.
 
-    Args:
-        surface: Where to draw.
-        rectangle: Room; if it is wide, there are columns of `KEY_WIDTH`.
-        entries: The signs, in order.
-        size: Size of rows and letters.
-        scale: What the colours mean; drawn first, in a large key.
+    A wide rectangle has columns of `KEY_WIDTH`. The scale comes first, in a large key.
     """
     left, top, width, height = rectangle
     rows = height // size.row

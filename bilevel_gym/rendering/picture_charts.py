@@ -159,13 +159,7 @@ def nice_limit(value: float, leads: Sequence[float] = (1.0, 2.0, 5.0, 10.0)) -> 
 
 
 def nice_ticks(low: float, high: float, most: int) -> list[float]:
-    """Return at most `most` round numbers at equal distances in [low, high].
-
-    Args:
-        low: Beginning of the axis.
-        high: Its end, larger.
-        most: At least 2.
-    """
+    """Return at most `most` round numbers at equal distances in [low, high]."""
     step = nice_limit((high - low) / most)
     while True:
         first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)

@@ -12,12 +12,11 @@ STEPS = 100
 
 
 def places_by_hops(hops: FloatArray) -> FloatArray:
-    """Return places `[N, 2]` whose distances come close to the numbers of hops.
+    """Return places `[N, 2]` whose distances come close to the fewest links from node to node.
+
+    Those are `hops`, in either direction, `[N, N]`; inf for no way.
 
     Stress majorisation (SMACOF, all weights equal) from classical scaling.
-
-    Args:
-        hops: Fewest links from node to node, in either direction, `[N, N]`; inf for no way.
     """
     count = len(hops)
     finite = np.isfinite(hops)

@@ -81,12 +81,7 @@ class Screen:
         return self._window.closed_by_user
 
     def show(self, surface: Surface, *, frames: int = 2) -> None:
-        """Show a picture.
-
-        Args:
-            surface: The picture.
-            frames: How many frames of a film it lasts.
-        """
+        """Show a picture, for so many frames of a film."""
         self._surface = surface
         if self._path is None:
             self._window.show(surface)

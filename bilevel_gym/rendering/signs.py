@@ -228,21 +228,18 @@ def _paint_house(surface: Surface, plate: Colour, ink: Colour) -> None:
     _polygon_in_pin(surface, plate, [(-0.13, 0.15), (0.13, 0.15), (0.13, 0.52), (-0.13, 0.52)])
 
 
-def _paint_flag(surface: Surface, plate: Colour, ink: Colour) -> None:
-    del plate
+def _paint_flag(surface: Surface, _plate: Colour, ink: Colour) -> None:
     _polygon_in_pin(surface, ink, [(-0.36, -0.6), (-0.22, -0.6), (-0.22, 0.6), (-0.36, 0.6)])
     _polygon_in_pin(surface, ink, [(-0.22, -0.56), (0.56, -0.24), (-0.22, 0.1)])
 
 
-def _paint_rings(surface: Surface, plate: Colour, ink: Colour) -> None:
-    del plate
+def _paint_rings(surface: Surface, _plate: Colour, ink: Colour) -> None:
     half = surface.get_width() / 2
     for share, colour in ((0.75, THEME.light), (0.5, ink), (0.25, THEME.light)):
         import_pygame().draw.circle(surface, colour, (half, half), share * half)
 
 
-def _paint_figure(surface: Surface, plate: Colour, ink: Colour) -> None:
-    del plate
+def _paint_figure(surface: Surface, _plate: Colour, ink: Colour) -> None:
     half = surface.get_width() / 2
     import_pygame().draw.circle(surface, ink, (half, half * 0.66), half * 0.27)
     turns = np.linspace(0.0, math.pi, 24).tolist()

@@ -24,12 +24,7 @@ def time_chart(
 ) -> Chart:
     """Return a chart with a line over time for each entry of a vector.
 
-    Args:
-        values: One row for each step, `[T, N]`; T may be zero.
-        label: What the values are.
-        first: The first step on the axis.
-        length: Steps on the axis.
-        signed: Whether values may be negative.
+    There is a row for each step from `first`, `[T, N]`; T may be zero.
     """
     limit = nice_limit(float(np.abs(values).max(initial=0.0)))
     times = np.arange(first, first + len(values), dtype=np.float64)

@@ -78,39 +78,26 @@ class Session:
 
     Attributes:
         env: The environment, in the follower's seat once that was taken.
-        game: Its game.
         cells: The map, as in `GridScene`.
         layout: Places in the picture.
-        low: Lower bounds of x, float64.
-        high: Upper bounds of x, float64.
         x: The leader's x, read-only.
-        seat: The seat of the user.
         episode: The follower's episode, None in the leader's seat.
         brush: What one stroke adds to a cell; positive.
-        cursor: The cell under the mouse.
         stroke: What the pressed mouse button adds to each cell it touches, NaN to erase, None while
             no button is pressed.
         climbing: Whether x follows the hyper-gradient, a step at every tick.
         objectives: F of every x answered so far.
         gradient_norms: Norm of the hyper-gradient at the same points.
         message: A message about the last event, empty for none.
-        show_help: Whether the help overlay is on.
-        running: False once the user has quit.
-        folder: Where screenshots go.
     """
 
     def __init__(
         self, env: gym.Env[Any, Any], *, folder: Path | None = None, seed: int | None = None
     ) -> None:
-        """Start in the leader's seat.
+        """Start in the leader's seat of a game, as `gymnasium.make` returns it.
 
-        Args:
-            env: A game in either seat, as `gymnasium.make` returns it.
-            folder: Where screenshots go, the current folder by default.
-            seed: Seed of the follower's moves; drawn if None.
-
-        Raises:
-            TypeError: If the game has no map.
+        Screenshots go to the current folder by default. The seed is that of the follower's moves,
+        drawn if None. A game without a map is a `TypeError`.
         """
         game: Any = env.unwrapped
         if not (isinstance(game, BilevelEnv) and game.has_map):
