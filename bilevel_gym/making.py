@@ -37,9 +37,6 @@ def make(
         render_mode: None, "human" or "rgb_array".
         **options: Arguments of the game and options of the method, told apart by name.
 
-    Returns:
-        The seat, a Gymnasium environment.
-
     Raises:
         ImportError: If a module, or something that it needs, is not installed.
         TypeError: If neither game nor method takes an option, or both do, or the method does not

@@ -129,11 +129,7 @@ def execute(planned: Plan, engine: Engine) -> Iterator[tuple[Entry, RunOutcome]]
 
 
 def perform_all(runs: Sequence[Run], engine: Engine) -> Generator[RunOutcome, None, None]:
-    """Do runs on an engine; yield their outcomes as they come.
-
-    Raises:
-        EngineError: If workers or the cluster are lost.
-    """
+    """Do runs on an engine; yield their outcomes as they come. It raises what `execute` raises."""
     if not runs:
         return
     yield from {"loky": _on_processes, "dask": _on_dask}[engine.backend](runs, engine)

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.files import replacing
-from .config import Benchmark, Entry, read_benchmark
+from ..core.files import loaded_versions, replacing
+from .config import Entry, read_benchmark
 from .errors import require_extra
 from .runs import Run, RunOutcome
 
@@ -48,6 +46,8 @@ COLUMNS = {
 # Files of before may lack these: null.
 LATER = {"objective_error"}
 KEY = b"bilevel_gym"
+# Numbers of a run depend on their versions.
+LIBRARIES = ("bilevel_gym", "numpy", "scipy", "torch", "stable_baselines3")
 
 
 class DamagedFileError(ValueError):
@@ -66,8 +66,9 @@ def write_run(folder: Path, entry: Entry, outcome: RunOutcome) -> Path:
 
     labels = {**entry.labels, "seed": entry.run.seed}
     rows = [{**labels, **asdict(row)} for row in outcome.rows]
+    versions = loaded_versions(*LIBRARIES)
     run, known = entry.run.canonical, outcome.best_known
-    about = {"run": run, "best_known": known, "versions": _versions()}
+    about = {"run": run, "best_known": known, "versions": versions}
     table = pa.Table.from_pylist(rows, schema=_schema())
     held = {**about, "digest": _digest(rows, about)}
     table = table.replace_schema_metadata({KEY: json.dumps(held).encode()})
@@ -156,22 +157,8 @@ def load_results(folder: str | Path) -> pd.DataFrame:
     benchmark = read_benchmark(folder / BENCHMARK)
     missing: list[str] = []
     damaged: list[str] = []
-    frames = list(_frames(folder, benchmark, missing, damaged))
+    frames: list[pd.DataFrame] = []
     columns = [*COLUMNS, "best_known"]
-    frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
-    frame.attrs = {
-        "missing": missing,
-        "damaged": damaged,
-        "others": [path.name for path in other_files(folder, benchmark.entries)],
-        "left_out": [str(cell) for cell in benchmark.left_out],
-    }
-    return frame
-
-
-def _frames(
-    folder: Path, benchmark: Benchmark, missing: list[str], damaged: list[str]
-) -> Iterator[pd.DataFrame]:
-    """Yield the table of each run that is done; append to the lists those that are not."""
     for entry in benchmark.entries:
         try:
             found = read_run(folder, entry.run)
@@ -183,8 +170,16 @@ def _frames(
             continue
         table, best_known = found
         known = float("nan") if best_known is None else best_known
-        frame = table.to_pandas().assign(**entry.labels, best_known=known)
-        yield frame.reindex(columns=[*COLUMNS, "best_known"])
+        rows = table.to_pandas().assign(**entry.labels, best_known=known)
+        frames.append(rows.reindex(columns=columns))
+    frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+    frame.attrs = {
+        "missing": missing,
+        "damaged": damaged,
+        "others": [path.name for path in other_files(folder, benchmark.entries)],
+        "left_out": [str(cell) for cell in benchmark.left_out],
+    }
+    return frame
 
 
 def _schema() -> pa.Schema:
@@ -202,20 +197,3 @@ def _schema() -> pa.Schema:
 def _digest(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
     """Return a digest of everything that is read from a file; floats are written exactly."""
     return hashlib.sha256(json.dumps([rows, about], sort_keys=True).encode()).hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    """Return the versions that a run's numbers depend on."""
-    import numpy
-    import scipy
-
-    from .. import __version__
-
-    learning = {name: sys.modules.get(name) for name in ("torch", "stable_baselines3")}
-    return {
-        "python": platform.python_version(),
-        "bilevel_gym": __version__,
-        "numpy": numpy.__version__,
-        "scipy": scipy.__version__,
-        **{name: str(module.__version__) for name, module in learning.items() if module},
-    }

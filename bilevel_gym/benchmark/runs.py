@@ -12,8 +12,9 @@ import json
 import re
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -143,26 +144,20 @@ class Score:
     hyper_gradient: FloatArray | None = None
 
 
-class Referee(Protocol):
-    """A scorer of an x to which the method's follower has just responded."""
-
-    def __call__(self, upper_params: FloatArray) -> Score:
-        """Score x, and leave the method as it is."""
-        ...
+# Scores an x to which the method's follower has just responded, and leaves the method as it is.
+Referee = Callable[["FloatArray"], Score]
 
 
-class ExactReferee:
-    """The exact answer of a game of its own: nothing that it computes can help the method."""
+def exact_referee(game: BilevelEnv) -> Referee:
+    """Return the exact answer of a game that nobody plays: it cannot help the method."""
+    last: Response | None = None
 
-    def __init__(self, game: BilevelEnv) -> None:
-        """Take a game that knows its exact answer, and that nobody plays."""
-        self._judge = game.model
-        self._last: Response | None = None
+    def score(x: FloatArray) -> Score:
+        nonlocal last
+        last = evaluate(game.model, x, warm_start=last)
+        return Score(float(last.objective), hyper_gradient=last.hyper_gradient)
 
-    def __call__(self, upper_params: FloatArray) -> Score:
-        """Return exact objective and hyper-gradient."""
-        self._last = evaluate(self._judge, upper_params, warm_start=self._last)
-        return Score(float(self._last.objective), hyper_gradient=self._last.hyper_gradient)
+    return score
 
 
 class HeldOutReferee:
@@ -196,7 +191,7 @@ def make_referee(game: BilevelEnv, method: Method, seed: int) -> Referee:
     says that there is nothing to score by.
     """
     if isinstance(game.model, BilevelModel):
-        return ExactReferee(game)
+        return exact_referee(game)
     if not isinstance(method, LearntMethod):
         raise TypeError(
             f"{type(game).__name__} has no exact answer, `evaluate`, to score by, and "

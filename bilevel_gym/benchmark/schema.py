@@ -138,11 +138,7 @@ class Source:
     """The text of a file, for errors that name the key and its line."""
 
     def __init__(self, name: str, text: str) -> None:
-        """Parse the text.
-
-        Raises:
-            ConfigError: If it is no TOML, or holds numbers or lists beyond reading.
-        """
+        """Parse the text; what is no TOML, or beyond reading, is a `ConfigError`."""
         self.name, self.text = name, text
         try:
             self.data: dict[str, Any] = tomllib.loads(text)
@@ -156,11 +152,7 @@ class Source:
             raise ConfigError(f"{name}, line {line}: no valid TOML: {reason}") from None
 
     def file(self) -> File:
-        """Return what the file says.
-
-        Raises:
-            ConfigError: If a key is unknown or missing, or a value is not accepted.
-        """
+        """Return what the file says; an unknown, missing or wrong key is a `ConfigError`."""
         try:
             return File.model_validate(self.data)
         except ValidationError as caught:

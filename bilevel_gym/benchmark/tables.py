@@ -90,14 +90,7 @@ class Tables:
 
 
 def summarise(frame: DataFrame) -> Tables:
-    """Return what a benchmark came to.
-
-    Args:
-        frame: A row for each step of each run, with `COLUMNS`.
-
-    Raises:
-        ValueError: If the table lacks a column, has no row that counts, or has two for one step.
-    """
+    """Return what a benchmark came to, from the table that `write_report` takes."""
     missing = _missing(frame)
     frame, dropped = prepare(frame)
     starts = _starts(frame)

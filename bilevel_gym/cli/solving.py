@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import platform
-import sys
 import time
 from collections.abc import Callable
 from inspect import signature
@@ -12,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import gymnasium as gym
 import numpy as np
 
-from .. import __version__
 from ..core.checks import check_choice
+from ..core.files import loaded_versions
 from ..making import answers_exactly
 from ..optimizers import (
     OPTIMIZERS,
@@ -53,6 +50,10 @@ INTERRUPTION = "interrupted; what it reached is kept"
 # which is slow, and whose estimates are noisy: Adam averages them.
 EXACT_DEFAULTS = ("normalized", 200)
 LEARNT_DEFAULTS = ("adam", 10)
+
+# Numbers of a run depend on their versions, on the latter where the follower learns.
+LIBRARIES = ("bilevel_gym", "gymnasium", "numpy", "scipy")
+LEARNT_LIBRARIES = ("torch", "stable_baselines3", "mujoco", "ale_py")
 
 # Evaluations after which the polish begins no further line search.
 POLISH_EVALUATIONS = 200
@@ -200,7 +201,7 @@ def solve(
         "polish": polish,
         "seed": seed,
         "start": None if start is None else str(start),
-        "versions": versions(learns),
+        "versions": loaded_versions(*LIBRARIES, *(LEARNT_LIBRARIES if learns else ())),
     }
     film = Film() if gif else None
     began = time.perf_counter()
@@ -270,22 +271,6 @@ def optimize(
         leader, found.best.upper_params, *box, callback=told("polish")
     )
     return f"{found.message}, then L-BFGS-B: {top.message}"
-
-
-def versions(learns: bool) -> dict[str, str]:
-    """Return the versions that a run's numbers depend on."""
-    import scipy
-
-    libraries = ("torch", "stable_baselines3", "mujoco", "ale_py") if learns else ()
-    loaded = [sys.modules.get(name) for name in libraries]
-    return {
-        "python": platform.python_version(),
-        "bilevel_gym": __version__,
-        "gymnasium": gym.__version__,
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-        **{module.__name__: str(module.__version__) for module in loaded if module is not None},
-    }
 
 
 def save_results(

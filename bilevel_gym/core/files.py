@@ -1,13 +1,15 @@
-"""Files that are either whole or as they were."""
+"""Files that are either whole or as they were, and the versions that are kept in them."""
 
 from __future__ import annotations
 
 import os
+import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["replacing"]
+__all__ = ["loaded_versions", "replacing"]
 
 
 @contextmanager
@@ -20,3 +22,10 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def loaded_versions(*libraries: str) -> dict[str, str]:
+    """Return the versions of Python and of those libraries that are loaded, by name."""
+    modules = {name: sys.modules.get(name) for name in libraries}
+    versions = {name: str(module.__version__) for name, module in modules.items() if module}
+    return {"python": platform.python_version(), **versions}

@@ -116,9 +116,6 @@ def check_hyper_gradient(
         steps: The ladder, at least two positive steps.
         seed: Seed of `env.reset` and of the draw of coordinates.
 
-    Returns:
-        The comparison.
-
     Raises:
         TypeError: If `env` is not in the leader's seat.
         ValueError: If the seat's method is an estimator (its reward is its own value, which

@@ -154,6 +154,8 @@ def check_method(
     * The seat's `info` has the keys of the response, and arrays of its own.
     * A game that it does not suit is refused by its constructor with a TypeError.
 
+    The report, printed, is a card.
+
     Args:
         method: A name, "module:Class" or the class.
         env_id: A registered task to check it on; None for four small tasks with tables, one whose
@@ -162,9 +164,6 @@ def check_method(
         options: Options of the method, of JSON types.
         estimates: Seeds from which a method that draws random numbers is measured, at least 2.
         seed: First of these seeds.
-
-    Returns:
-        The report; printed, it is a card.
 
     Raises:
         MethodError: If something was found wrong; it lists everything, and holds the report.
