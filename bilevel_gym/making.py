@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -110,6 +111,13 @@ def make_leader(
     except (ValueError, TypeError, ImportError) as error:
         reason = f"cannot take the leader's seat of {env_id}: {error}"
         raise _of_same_kind(error, reason) from error
+
+
+def beside_user(name: str) -> str:
+    """Return "module:Name"; modules beside the user are found from now on, as with `python -m`."""
+    if ":" in name and "" not in sys.path:
+        sys.path.insert(0, "")
+    return name
 
 
 def find_task(env_id: str) -> str:

@@ -70,6 +70,7 @@ EXACT = Line("exact gradient", "exact", {}, INK)
 DEFAULT = Line("M-SoBiRL, paper's options", "m-sobirl", {}, PALETTE[0])
 # The published single adjoint step is made for short horizons; Four-Rooms has gamma = .99.
 LONGER = {"sweeps": 100, "adjoint_steps": 100}
+GROWING = {"most_episodes": 512}
 
 PANELS = (
     Panel(
@@ -90,13 +91,7 @@ PANELS = (
             DEFAULT,
             Line("M-SoBiRL, 100 sweeps and adjoint steps", "m-sobirl", LONGER, PALETTE[2]),
             Line("SoBiRL, 256 episodes", "sobirl", {"episodes": 256}, PALETTE[1], draws=True),
-            Line(
-                "Stoc-SoBiRL, up to 512 episodes",
-                "stoc-sobirl",
-                {"most_episodes": 512},
-                PALETTE[3],
-                draws=True,
-            ),
+            Line("Stoc-SoBiRL, up to 512 episodes", "stoc-sobirl", GROWING, PALETTE[3], draws=True),
             EXACT,
         ),
     ),

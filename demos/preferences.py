@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from pygame import Surface
 
     from bilevel_gym.episodes.fragments import Pairs
-    from bilevel_gym.learnt.preference_methods import PreferenceMethod
 
 ENV_ID, TITLE = "BilevelPreferencePendulum-v0", "Which one do you like better?"
 
@@ -122,7 +121,8 @@ def main(args: argparse.Namespace) -> None:
         judge, rng = BradleyTerry(), np.random.default_rng(args.seed)
         rule = AdamRule(game.upper_space.low, game.upper_space.high)
         observation, info = env.reset(seed=args.seed)
-        clips, keys = Clips(game), pressed_keys()
+        clips, pygame = Clips(game), import_pygame()
+        answers = {pygame.K_LEFT: 1.0, pygame.K_RIGHT: 0.0, pygame.K_DOWN: 0.5}
         returns, answered, pair, step = [float(observation[0])], 0, None, 0
         stride = AUTO_STRIDE if auto else STRIDE
 
@@ -145,8 +145,8 @@ def main(args: argparse.Namespace) -> None:
             if auto and step + stride >= game.fragment_steps:
                 answer = float(judge(pair, rng)[0])
             for event in screen.events():
-                if not auto and event.type == keys["down"]:
-                    answer = keys["answers"].get(event.key, answer)
+                if not auto and event.type == pygame.KEYDOWN:
+                    answer = answers.get(event.key, answer)
             status = (
                 ("answers", f"{answered} of {args.answers}"),
                 ("log-likelihood", f"{env.response.objective:.3f}"),
@@ -159,20 +159,9 @@ def main(args: argparse.Namespace) -> None:
                 answered, pair = answered + 1, None
         print(f"answers: {answered}")
         print(f"true return at the start: {returns[0]:.0f}")
-        print(f"true return at the end: {true_return(method, info['upper_params'], rng):.0f}")
+        played = method.follower.play(info["upper_params"], 10, rng)
+        print(f"true return at the end: {played.upper_rewards.sum(axis=0).mean():.0f}")
         screen.linger()
-
-
-def pressed_keys() -> dict[str, Any]:
-    """Return what a key press is, and what each key answers."""
-    pygame = import_pygame()
-    answers = {pygame.K_LEFT: 1.0, pygame.K_RIGHT: 0.0, pygame.K_DOWN: 0.5}
-    return {"down": pygame.KEYDOWN, "answers": answers}
-
-
-def true_return(method: PreferenceMethod, x: FloatArray, rng: np.random.Generator) -> float:
-    """Return the mean over ten episodes of the environment's own return."""
-    return float(method.follower.play(x, 10, rng).upper_rewards.sum(axis=0).mean())
 
 
 def draw(

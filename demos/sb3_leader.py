@@ -47,7 +47,14 @@ def main(args: argparse.Namespace) -> None:
     assert isinstance(game, BilevelGridWorld)
     with Screen("PPO as a black-box leader", headless=args.headless) as screen:
         gradient_objectives: list[float] = []
-        ascent = follow_hyper_gradient(game, args.timesteps, gradient_objectives)
+        ascent = normalized_ascent(
+            exact_objective(game.model),
+            game.initial_upper_params,
+            game.model.low,
+            game.model.high,
+            steps=min(args.timesteps, GRADIENT_STEPS),
+            callback=lambda iterate: gradient_objectives.append(iterate.value),
+        )
 
         # A step's reward depends on its own x alone, hence gamma = 0. The first actions are close
         # to x = 0, where the ascent starts as well.
@@ -66,7 +73,12 @@ def main(args: argparse.Namespace) -> None:
         tried: list[float] = []
 
         def show(title: str, response: Response, frames: int = 3) -> None:
-            view = View(title, response.upper_params, response, status=status_of(response))
+            status = (
+                ("objective", f"{response.objective:.4f}"),
+                ("lower value", f"{response.lower_value:.4f}"),
+                ("|x|", f"{np.linalg.norm(response.upper_params):.3f}"),
+            )
+            view = View(title, response.upper_params, response, status=status)
             curves = (
                 StepCurve("PPO", np.repeat(objectives, ROLLOUT)),  # a value for each step
                 StepCurve("hyper-gradient", gradient_objectives),
@@ -90,27 +102,6 @@ def main(args: argparse.Namespace) -> None:
         report(game, ascent, tried, objectives)
         show("What the hyper-gradient found", game.evaluate(ascent.best.upper_params))
         screen.linger()
-
-
-def follow_hyper_gradient(game: BilevelGridWorld, steps: int, values: list[float]) -> Optimum:
-    """Ascend along the hyper-gradient, in no more steps than PPO takes."""
-    return normalized_ascent(
-        exact_objective(game.model),
-        game.initial_upper_params,
-        game.model.low,
-        game.model.high,
-        steps=min(steps, GRADIENT_STEPS),
-        callback=lambda iterate: values.append(iterate.value),
-    )
-
-
-def status_of(response: Response) -> tuple[tuple[str, str], ...]:
-    """Return labels and values of the status line."""
-    return (
-        ("objective", f"{response.objective:.4f}"),
-        ("lower value", f"{response.lower_value:.4f}"),
-        ("|x|", f"{np.linalg.norm(response.upper_params):.3f}"),
-    )
 
 
 def report(

@@ -49,13 +49,10 @@ class Style:
 
 @dataclass(frozen=True)
 class Reference:
-    """What the objective of a task is measured by.
+    """What the objective of a task is measured by: F at the start, at best and as best known.
 
-    Attributes:
-        start: F at the start.
-        best: Best value of F: the best known one, or the best in the table.
-        known: Best known value, NaN if none is.
-        exact: Whether F is exact, and not a mean over held-out episodes.
+    Where none is known, which is NaN, the best one in the table counts. F is not exact where it is
+    a mean over held-out episodes.
     """
 
     start: float

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.checks import check_choice
-from ..making import find_task, make_leader
+from ..making import beside_user, find_task, make_leader
 from ..methods import METHODS, make_method, method_names, registered_methods
 from ..methods.registry import method_target, resolve_method
 from ..optimizers import OPTIMIZERS, RULES, check_optimizer
@@ -28,12 +27,10 @@ SHIPPED = ("default", "deep")
 
 @dataclass(frozen=True)
 class Engine:
-    """Where runs take place.
+    """Where runs take place: "loky" is processes on this machine, "dask" a cluster.
 
-    Attributes:
-        backend: "loky" for processes on this machine, "dask" for a cluster.
-        workers: How many processes; None for all cores.
-        address: Scheduler of a Dask cluster; None for one of our own on this machine.
+    Without a number of workers all cores are used. The address is that of the scheduler of a Dask
+    cluster; without one, we start our own on this machine.
     """
 
     backend: str = "loky"
@@ -234,10 +231,8 @@ def _target(source: Source, number: int, method: Named, known: Collection[str]) 
     if method.name not in outside and ":" not in method.name:
         source.known(place, "method", method.name, known)
         return None
-    if ":" in method.name:
-        sys.path.insert(0, "")  # as for tasks
     try:
-        target = method_target(resolve_method(method.name))
+        target = method_target(resolve_method(beside_user(method.name)))
     except (ImportError, TypeError, ValueError) as error:
         raise source.error(place, str(error)) from None
     if not isinstance(target, str):
@@ -252,11 +247,8 @@ def _target(source: Source, number: int, method: Named, known: Collection[str]) 
 def _game(source: Source, number: int, task: TaskTable) -> BilevelEnv:
     """Return the game of a task."""
     place: Place = ("tasks", number)
-    if ":" in task.id:
-        # As with `python -m`, modules beside the user are found; workers inherit the path.
-        sys.path.insert(0, "")
     try:
-        env_id = find_task(task.id)
+        env_id = find_task(beside_user(task.id))  # workers inherit the path
     except ImportError as error:
         reason = f"cannot import {task.id!r}: {error.__cause__}"
         raise source.error((*place, "id"), reason) from None

@@ -40,13 +40,10 @@ class EngineError(RuntimeError):
 
 @dataclass(frozen=True)
 class Plan:
-    """What is left to do in a folder.
+    """What is left to do in a folder: runs without a result, and how many have one.
 
-    Attributes:
-        todo: Runs without a result, with their labels.
-        done: How many runs have one.
-        damaged: What was wrong with results that were set aside, in one line each.
-        others: How many results belong to runs that the file does not have.
+    `damaged` says in one line each what was wrong with results that were set aside, and `others`
+    how many results belong to runs that the file does not have.
     """
 
     folder: Path
@@ -60,10 +57,7 @@ class Plan:
 def locked(folder: Path) -> Iterator[None]:
     """Keep other benchmarks out of a folder, which is made; the system lets go with the process.
 
-    Raises:
-        ImportError: If what benchmarks need is not installed.
-        EngineError: If another process is at work there.
-        OSError: If the folder cannot be made.
+    An `EngineError` says that another process is at work there.
     """
     require_extra()
     from filelock import FileLock, Timeout

@@ -168,7 +168,7 @@ def _page(
     ]
     if tables.aggregates:
         parts += [
-            _aggregate_table(tables.aggregates),
+            markdown(AGGREGATE_HEAD, aggregate_rows(tables.aggregates)),
             f"![Interquartile mean of each method]({AGGREGATE})",
             f"![Share of runs above each score]({PROFILES})",
         ]
@@ -295,10 +295,6 @@ def aggregate_rows(aggregates: Iterable[Aggregate]) -> list[tuple[str, ...]]:
     ]
 
 
-def _aggregate_table(aggregates: Iterable[Aggregate]) -> str:
-    return markdown(AGGREGATE_HEAD, aggregate_rows(aggregates))
-
-
 def _common_parts(tables: Tables) -> list[str]:
     """Return the comparison on the tasks that all methods ran on, for not all ran on all."""
     if not tables.common:
@@ -307,7 +303,7 @@ def _common_parts(tables: Tables) -> list[str]:
     return [
         "Not all methods ran on all tasks, so the rows above are not of the same tasks. On those "
         f"that all ran on ({', '.join(tables.common)}):",
-        _aggregate_table(aggregated(shared)),
+        markdown(AGGREGATE_HEAD, aggregate_rows(aggregated(shared))),
     ]
 
 

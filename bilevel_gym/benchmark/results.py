@@ -81,8 +81,7 @@ def write_run(folder: Path, entry: Entry, outcome: RunOutcome) -> Path:
 def read_run(folder: Path, run: Run) -> tuple[pa.Table, float | None] | None:
     """Return the rows of a run and the best value known of its task, None if there is no file.
 
-    Raises:
-        DamagedFileError: If the file is not what `write_run` has written for this run.
+    A file that is not what `write_run` has written for this run is a `DamagedFileError`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -141,9 +140,6 @@ def load_results(folder: str | Path) -> pd.DataFrame:
     `attrs` of the frame holds, as lists of names, `missing` (runs of the file that are not done),
     `damaged` (of these, the files that cannot be trusted, with the reason), `others` (result files
     of runs that the file does not have) and `left_out` (cells whose method does not suit the task).
-
-    Args:
-        folder: Folder that `bilevel-gym benchmark` has written.
 
     Raises:
         ImportError: If pyarrow or pandas is not installed.

@@ -133,10 +133,8 @@ class RunOutcome:
 class Score:
     """What a referee says of an x.
 
-    Attributes:
-        objective: F(x), or an estimate of it.
-        error: Standard error of the estimate, None where it is exact.
-        hyper_gradient: dF/dx, exact, shape of x; None where it is not known.
+    F(x) with no error and its hyper-gradient, shape of x, where both are exact; else an estimate of
+    F(x) with its standard error.
     """
 
     objective: float

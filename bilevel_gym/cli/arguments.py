@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,17 +28,10 @@ class CommandError(click.ClickException):
     exit_code = 2
 
 
-def beside_user(name: str) -> str:
-    """Return "module:Name"; modules beside the user are found from now on, as with `python -m`."""
-    if ":" in name and "" not in sys.path:
-        sys.path.insert(0, "")
-    return name
-
-
 def known_task(ctx: click.Context, param: click.Parameter, value: str) -> str:
     """Return a registered id, after importing the module of `module:ID`."""
     try:
-        return making.find_task(beside_user(value))
+        return making.find_task(making.beside_user(value))
     except (ImportError, ValueError) as error:
         raise CommandError(str(error)) from None
 
@@ -51,7 +43,7 @@ def complete_task(ctx: click.Context, param: click.Parameter, incomplete: str) -
 
 def named_method(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """Return the name of a method; the task says whether it has it."""
-    return None if value is None else beside_user(value)
+    return None if value is None else making.beside_user(value)
 
 
 def complete_method(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

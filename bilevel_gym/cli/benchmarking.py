@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..core.checks import unknown_name
 from .arguments import INTERRUPTED, CommandError
 from .console import console, explain_os_errors
 
@@ -23,14 +22,14 @@ DEFAULT = "default"
 
 def print_shipped(ctx: click.Context, param: click.Parameter, value: str | bool | None) -> None:
     """Write a file of the package to the standard output, and end."""
-    from ..benchmark.config import SHIPPED, shipped_text
+    from ..benchmark.config import shipped_text
 
     if not value or ctx.resilient_parsing:
         return
-    name = DEFAULT if value is True else str(value)
-    if name not in SHIPPED:
-        raise CommandError(unknown_name("benchmark", name, SHIPPED))
-    click.echo(shipped_text(name), nl=False)
+    try:
+        click.echo(shipped_text(DEFAULT if value is True else str(value)), nl=False)
+    except ValueError as error:
+        raise CommandError(str(error)) from None
     ctx.exit()
 
 

@@ -36,12 +36,9 @@ def console(*, stderr: bool = False) -> Console:
 def show_table(
     headings: Sequence[str], rows: Iterable[Sequence[str]], *, words: Sequence[str] = ()
 ) -> None:
-    """Print a table.
+    """Print a table whose first column is never wrapped.
 
-    Args:
-        headings: Headings of the columns; the first column is never wrapped.
-        rows: Texts of the cells.
-        words: Headings of the columns that hold words, besides the first: they are left-aligned.
+    It and the columns of the headings in `words` hold words: they are left-aligned.
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,8 +76,7 @@ def film_episode(env: HyperGradient, x: FloatArray, film: Film, seed: int) -> li
 
 def hold(film: Film, env: Env[Any, Any], frames: int) -> Picture:
     """Film what an environment shows for some frames, which take the room of one; return it."""
-    picture: Any = env.render()
+    picture = cast(Picture, env.render())
     for _ in range(frames):
         film.add(picture)
-    shown: Picture = picture
-    return shown
+    return picture

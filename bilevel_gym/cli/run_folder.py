@@ -65,15 +65,7 @@ class RunRecord:
 
 
 class History:
-    """What a run has evaluated: on disk as it grows, and in memory.
-
-    Attributes:
-        folder: The run's folder.
-        records: All records so far.
-        first: The first iterate, None before it.
-        best: The iterate of the largest objective so far.
-        last: The latest iterate.
-    """
+    """What a run has evaluated: on disk as it grows, and in memory; the largest F(x) is best."""
 
     def __init__(self, folder: Path) -> None:
         """Open the history in a folder."""

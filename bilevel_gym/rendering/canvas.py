@@ -224,16 +224,10 @@ def draw_text(
     anchor: str = "topleft",
     max_width: int | None = None,
 ) -> int:
-    """Draw one line of text and return its width.
+    """Draw one line of text, sizes in pixels, and return its width.
 
-    Args:
-        surface: Where to draw.
-        text: The line; cut short with an ellipsis if wider than `max_width`.
-        position: Pixel at which the text's `anchor` is placed.
-        size: Size of the letters in pixels.
-        colour: Colour of the letters.
-        anchor: A point of `pygame.Rect`: "topleft", "midtop", "midright", "center", …
-        max_width: Room in pixels.
+    Text wider than `max_width` is cut short with an ellipsis. Its `anchor`, a point of
+    `pygame.Rect` ("topleft", "midtop", "midright", "center", …), is placed at the position.
     """
     if max_width is not None:
         text = _shortened(text, size, max_width)

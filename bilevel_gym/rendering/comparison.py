@@ -39,7 +39,6 @@ class Weights:
     """A table with a column for each entry of x.
 
     Attributes:
-        names: Name of each weight.
         kind: What a name is.
         believed: x, `[D]`.
         true: The true weights `[D]`, None where they are not known.

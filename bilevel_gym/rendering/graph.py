@@ -98,7 +98,7 @@ class Panel:
         """Check shapes and values."""
         rows = len(self.labels)
         check_array("values", self.values, (rows,))
-        check_range("values", self.values, 0.0, math.inf)
+        check_range("values", self.values, math.inf)
         check_positive("limit", self.limit)
         if self.gradient is not None:
             _check_with_gaps("gradient", self.gradient, rows)
@@ -126,8 +126,7 @@ class GraphScene:
             hazard, '' no sign.
         follower: Node where the follower is now.
         status: Pairs of label and value below the headline.
-        value_name: What `values` are called in the key.
-        flow_name: What `flow` is called in the key.
+        value_name: What `values` are called in the key; `flow_name` likewise.
         params_name: What `gradient` is taken by, in the key.
         mark_names: Words for the marks in the key, instead of the usual ones.
         panels: Bar charts right of the key. Those that find no room are left out; about two
@@ -166,7 +165,7 @@ class GraphScene:
         ):
             if given is not None:
                 check_array(name, given, shape)
-                check_range(name, given, 0.0, largest)
+                check_range(name, given, largest)
         _check_edges(self.edges, nodes)
         check_positive("value_limit", self.value_limit)
         for name, values in (("values", self.values), ("gradient", self.gradient)):

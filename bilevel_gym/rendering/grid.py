@@ -141,7 +141,7 @@ class GridScene:
             finite = "finite outside the walls"
             check_array(name, values, shape + tail, missing=walls, accepted=finite)
             if name in ("policy", "occupancy"):
-                check_range(name, values[free], 0.0, 1.0)
+                check_range(name, values[free], 1.0)
         if self.policy is not None:
             sums = self.policy[free].sum(axis=-1)
             bad = np.abs(sums - 1.0) > TOLERANCE

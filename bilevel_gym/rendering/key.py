@@ -18,13 +18,9 @@ if TYPE_CHECKING:
 
 
 class KeySize(NamedTuple):
-    """Sizes of a key in pixels.
+    """Height of a row and sizes of the letters of names and notes, in pixels.
 
-    Attributes:
-        row: Height of a row.
-        name: Size of the letters of names.
-        note: Size of those of notes.
-        parting: Where a name ends, below the middle of its row; its note begins a pixel below.
+    A name ends at `parting` below the middle of its row; its note begins a pixel below.
     """
 
     row: int

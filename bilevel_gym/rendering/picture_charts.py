@@ -73,8 +73,7 @@ class Axis:
     """The range of an axis and what is on it.
 
     Attributes:
-        low: Value at its beginning.
-        high: Value at its end, larger.
+        high: Value at its end, larger than `low`.
         label: What is measured, with its unit.
         unit: Written behind each number.
     """

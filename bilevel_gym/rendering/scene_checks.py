@@ -32,9 +32,9 @@ def check_array(
         raise ValueError(f"`{name}[{where}]` must be {accepted}, got {float(values[entry])}")
 
 
-def check_range(name: str, values: NDArray[np.float64], low: float, high: float) -> None:
-    """Check that values `[...]` lie in an interval, apart from rounding; NaN passes."""
-    outside = (values < low - TOLERANCE) | (values > high + TOLERANCE)
+def check_range(name: str, values: NDArray[np.float64], high: float) -> None:
+    """Check that values `[...]` lie in [0, high], apart from rounding; NaN passes."""
+    outside = (values < -TOLERANCE) | (values > high + TOLERANCE)
     if outside.any():
-        accepted = "not be negative" if high == math.inf else f"lie in [{low:g}, {high:g}]"
+        accepted = "not be negative" if high == math.inf else f"lie in [0, {high:g}]"
         raise ValueError(f"`{name}` must {accepted}, got {float(values[outside][0])}")

@@ -37,10 +37,7 @@ class Screen:
     def __init__(self, title: str, *, headless: Path | None = None, fps: int = 30) -> None:
         """Find out at once, before any work is done, whether pictures can be shown.
 
-        Args:
-            title: Text of the title bar.
-            headless: The GIF to write instead of opening a window.
-            fps: Pictures per second of the window.
+        `headless` is the GIF to write instead of opening a window of `fps` pictures per second.
 
         Raises:
             NoDisplayError: If a window is wanted and there is no display.

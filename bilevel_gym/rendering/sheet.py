@@ -20,11 +20,7 @@ STILL_COLOURS = 192
 
 
 def contact_sheet(pictures: Sequence[Surface]) -> Surface:
-    """Return pictures in rows of three, scaled to the same room.
-
-    Raises:
-        ValueError: If there is no picture.
-    """
+    """Return pictures, at least one, in rows of three, scaled to the same room."""
     if not pictures:
         raise ValueError("`pictures` must hold at least one, got none")
     pygame = import_pygame()

@@ -60,10 +60,8 @@ def size_levels(
 ) -> NDArray[np.int64]:
     """Return signed sizes −`LEVELS`..`LEVELS`, `[...]`, whose squares are as the values; 0 for NaN.
 
-    Args:
-        values: Array of any shape `[...]`.
-        largest: Magnitude of the value that has the largest size; 0 leaves all without a sign.
-        diameter: Pixels of the largest sign; sizes of fewer than `MIN_SIGN` pixels become 0.
+    The magnitude `largest` has the largest size; if it is 0, all are 0. So are sizes of fewer than
+    `MIN_SIGN` pixels, where the largest sign has a diameter of so many.
     """
     share = np.nan_to_num(values) / largest if largest > 0.0 else np.zeros(np.shape(values))
     levels = np.rint(np.sign(share) * np.sqrt(np.abs(share)) * LEVELS).astype(np.int64)

@@ -142,14 +142,14 @@ def _draw_tables(surface: Surface, top: int, scene: TableScene) -> None:
     draw_colour_bar(surface, (left, scales, width, BAR_HEIGHT), limit, name)
     if scene.policy is not None:
         policy, name = np.asarray(scene.policy[part]), "policy π(a|s)"
-        check_range("policy", policy, 0.0, 1.0)
+        check_range("policy", policy, 1.0)
         draw(second, name, policy, _grey_colours(policy), "")
         greys = _grey_colours(np.linspace(0.0, 1.0, width))
         ticks = ((0.0, "topleft", "0"), (1.0, "topright", "1"), (0.5, "midtop", "0.5"))
         draw_scale(surface, (second, scales, width, BAR_HEIGHT), name, greys, ticks)
     if scene.occupancy is not None:
         occupancy = np.asarray(scene.occupancy[part[0]])
-        check_range("occupancy", occupancy, 0.0, 1.0)
+        check_range("occupancy", occupancy, 1.0)
         x = second + width + margin
         _draw_occupancy(surface, (x, body, OCCUPANCY_WIDTH, height * len(rows)), occupancy)
         draw_text(surface, "occupancy", (x, caption_top), max_width=OCCUPANCY_WIDTH)

@@ -24,11 +24,8 @@ UNSEEN_DRIVERS = ("dummy", "offscreen")
 class Window:
     """The one place that opens a window: `render_mode="human"` and the demos use it.
 
-    pygame shows one window per process; a second `Window` takes over the first one's.
-
-    Args:
-        title: Text of the title bar.
-        fps: Frames per second that `show` waits for.
+    pygame shows one window per process; a second `Window` takes over the first one's. `show` waits
+    for `fps` frames per second.
     """
 
     _current: ClassVar[Window | None] = None

@@ -75,11 +75,7 @@ class HyperGradientReport:
 
 
 class HyperGradientError(AssertionError):
-    """The hyper-gradient is not the derivative of the leader's reward.
-
-    Attributes:
-        report: The comparison.
-    """
+    """The hyper-gradient is not the derivative of the leader's reward; `report` compares them."""
 
     def __init__(self, message: str, report: HyperGradientReport) -> None:
         """Keep the report beside the message."""

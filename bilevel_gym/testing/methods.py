@@ -55,7 +55,6 @@ class TaskReport:
     """How a method did on a task.
 
     Attributes:
-        task: Its id.
         refusal: Why the method does not suit it, None where it does.
         estimates: Hyper-gradients that were drawn, each from a seed of its own.
         bias: Norm of (their mean - the exact one), relative to that of the exact one; None where
@@ -76,13 +75,7 @@ class TaskReport:
 class MethodReport:
     """What a method was asked, and what came out.
 
-    Attributes:
-        method: Its name.
-        exact: What its class declares.
-        unbiased: What its class declares.
-        tasks: A report for each task.
-        passed: What was found right.
-        failures: What was found wrong, a line each.
+    It has a report for each task, the names of what was found right, and a line for each failure.
     """
 
     method: str
@@ -110,11 +103,7 @@ class MethodReport:
 
 
 class MethodError(AssertionError):
-    """A method does not keep what methods promise.
-
-    Attributes:
-        report: What was found.
-    """
+    """A method does not keep what methods promise; `report` has what was found."""
 
     def __init__(self, report: MethodReport) -> None:
         """Keep the report beside the message."""

@@ -30,12 +30,7 @@ PAINTED_CELLS, CLIMBING_TICKS, WALKING_STEPS = 8, 14, 30
 
 
 def play(env_id: str, *, headless: Path | None = None, **env_kwargs: Any) -> None:
-    """Play a task in a window.
-
-    Args:
-        env_id: Gymnasium id of a task on a map.
-        headless: Open no window; film a short demonstration into this GIF.
-        **env_kwargs: Arguments of the task.
+    """Play a task on a map in a window, or film a short demonstration into the GIF `headless`.
 
     Raises:
         ValueError: If the task is unknown, or the film cannot be written there.

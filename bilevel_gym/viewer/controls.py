@@ -24,8 +24,6 @@ class Control:
     """A line of the help overlay, and what it does.
 
     Attributes:
-        keys: Names of the keys on the overlay.
-        meaning: What they do.
         actions: The function called for each trigger, by the trigger's name.
         seat: The seat that it belongs to, None for both.
     """
