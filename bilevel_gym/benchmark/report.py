@@ -268,16 +268,12 @@ def _same_parts(frame: DataFrame) -> list[str]:
             else:
                 alike.append([label])
         parts += [
-            f"On {_escaped(str(task))} the runs of {_listed(names)} are the same."
+            f"On {_escaped(str(task))} the runs of `{'`, `'.join(names[:-1])}` and `{names[-1]}` "
+            "are the same."
             for names in alike
             if len(names) > 1
         ]
     return parts
-
-
-def _listed(names: Sequence[str]) -> str:
-    quoted = [f"`{name}`" for name in names]
-    return f"{', '.join(quoted[:-1])} and {quoted[-1]}"
 
 
 def aggregate_rows(aggregates: Iterable[Aggregate]) -> list[tuple[str, ...]]:

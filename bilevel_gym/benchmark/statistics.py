@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..core.mdp import FloatArray
 
@@ -129,11 +128,7 @@ def probability_of_improvement(
 
     def statistic(*strata: FloatArray) -> FloatArray:
         pairs = zip(strata[: len(first)], strata[len(first) :], strict=True)
-        return np.mean([_wins(ours, theirs) for ours, theirs in pairs], axis=0)
+        wins = [np.heaviside(ours[..., None] - theirs[..., None, :], 0.5) for ours, theirs in pairs]
+        return np.mean([np.mean(won, axis=(-2, -1)) for won in wins], axis=0)
 
     return bootstrap_interval([*first, *second], statistic)
-
-
-def _wins(ours: FloatArray, theirs: FloatArray) -> FloatArray:
-    difference: NDArray[np.float64] = ours[..., :, None] - theirs[..., None, :]
-    return np.mean(np.heaviside(difference, 0.5), axis=(-2, -1))

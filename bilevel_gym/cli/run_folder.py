@@ -10,6 +10,7 @@ import csv
 import json
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,6 @@ class RunRecord:
     """One row of the history: one evaluation of the leader's objective.
 
     Attributes:
-        step: Evaluations before this one.
         phase: "ascent" or "polish".
         objective: F(x), as the method gives it; an estimate where the method is one.
         gradient_norm: Euclidean norm of the method's hyper-gradient.
@@ -162,12 +162,10 @@ def load_start(path: Path, game: BilevelEnv) -> FloatArray:
 def _next_folder(parent: Path) -> Path:
     parent.mkdir(parents=True, exist_ok=True)
     taken = [int(entry.name) for entry in parent.iterdir() if entry.name.isdigit()]
-    number = max(taken, default=0) + 1
+    number = max(taken, default=0)
     while True:
+        number += 1
         folder = parent / f"{number:03d}"
-        try:
-            folder.mkdir()  # fails if a parallel run was faster: then the next number is tried
-        except FileExistsError:
-            number += 1
-        else:
+        with suppress(FileExistsError):  # a parallel run was faster: the next number is tried
+            folder.mkdir()
             return folder

@@ -124,8 +124,6 @@ class GraphScene:
         occupancy: Share of the follower's time at the nodes `[N]` in [0, 1].
         marks: Signs at the nodes, `N` or none: 'S' start, 'G' goal, 'T' the leader's target, 'H'
             hazard, '' no sign.
-        follower: Node where the follower is now.
-        status: Pairs of label and value below the headline.
         value_name: What `values` are called in the key; `flow_name` likewise.
         params_name: What `gradient` is taken by, in the key.
         mark_names: Words for the marks in the key, instead of the usual ones.

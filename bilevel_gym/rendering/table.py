@@ -72,7 +72,6 @@ class TableScene:
         policy: The follower's probabilities `[S, A]`; of actions that do not exist, 0 or NaN.
         occupancy: Share of the follower's time `[S]` in [0, 1].
         gradient: Derivative of the leader's objective by x, shape of x.
-        status: Pairs of label and value below the headline.
     """
 
     reward: FloatArray

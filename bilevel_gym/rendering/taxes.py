@@ -51,7 +51,6 @@ class TaxScene:
             the assets: `[C, N, 1]`, `[C, N, J]`, `[C, N, 1]` and `[C, N, 1]`; None where unknown.
         gradient: Derivative of the leader's objective by the rates, `[J + 1]`.
         follower: Type and point of the follower.
-        status: Pairs of label and value below the headline.
     """
 
     rates: FloatArray

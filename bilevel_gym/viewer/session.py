@@ -88,7 +88,6 @@ class Session:
         climbing: Whether x follows the hyper-gradient, a step at every tick.
         objectives: F of every x answered so far.
         gradient_norms: Norm of the hyper-gradient at the same points.
-        message: A message about the last event, empty for none.
     """
 
     def __init__(
