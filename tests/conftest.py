@@ -38,3 +38,16 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
         pytest.skip("numba is not installed")
     with fast.switched(request.param == "numba"):
         yield request.param
+
+
+@pytest.fixture
+def words_of_key(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the texts that keys of pictures show from now on, in their order."""
+    words: list[str] = []
+
+    def note(surface: object, text: str, *_: object, **__: object) -> int:
+        words.append(text)
+        return 0
+
+    monkeypatch.setattr("bilevel_gym.rendering.key.draw_text", note)
+    return words

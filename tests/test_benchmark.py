@@ -322,9 +322,8 @@ def test_a_method_that_does_not_suit_a_task_is_left_out_once() -> None:
     assert "x moves the kernel" in cell.reason
     assert len(benchmark.entries) == 6
     with pytest.raises(ConfigError, match="no method suits any task.*moves the kernel"):
-        parse_benchmark(
-            market + '[[methods]]\nname = "trace"\noptions = {episodes = 8}' + OPTIMIZER
-        )
+        trace = '[[methods]]\nname = "trace"\noptions = {episodes = 8}'
+        parse_benchmark(market + trace + OPTIMIZER)
 
 
 # One run ----------------------------------------------------------------------------------------
@@ -533,9 +532,8 @@ def test_the_climb_is_the_same_whether_or_not_somebody_watches(monkeypatch: Patc
     ):
         watched = perform(run)
         with monkeypatch.context() as patch:
-            patch.setattr(
-                "bilevel_gym.benchmark.runs.HeldOutReferee.__call__", lambda *_: Score(0.0, 1.0)
-            )
+            referee = "bilevel_gym.benchmark.runs.HeldOutReferee.__call__"
+            patch.setattr(referee, lambda *_: Score(0.0, 1.0))
             alone = perform(run)
         assert [row.objective for row in alone.rows] == [0.0, 0.0]
         blind = [[replace(r, objective=0.0, objective_error=1.0) for r in timeless(o)]
@@ -679,9 +677,8 @@ def test_the_deep_file_runs_followers_who_learn_and_scores_them_exactly_where_th
     assert {name for name in METHODS if name.startswith("deep-")} < named
     assert {*LEARNT_METHODS} < named
     assert len({entry.run.seed for entry in benchmark.entries}) == 3
-    assert {cell.method for cell in benchmark.left_out} == {"exact"} | {
-        name for name in named if name.startswith("deep-")
-    }
+    deep = {name for name in named if name.startswith("deep-")}
+    assert {cell.method for cell in benchmark.left_out} == {"exact"} | deep
     assert {cell.task for cell in benchmark.left_out} == {"Pendulum", "CartPole"}
 
 
@@ -716,10 +713,8 @@ def test_results_from_before_there_were_held_out_episodes_are_read(copy: Path) -
     before = load_results(copy)
     for path in copy.glob("runs/*.parquet"):
         table = pq.read_table(path).drop_columns("objective_error")
-        strict = [
-            field.with_nullable(field.name in ("cosine", "relative_error"))
-            for field in table.schema
-        ]
+        optional = ("cosine", "relative_error")
+        strict = [field.with_nullable(field.name in optional) for field in table.schema]
         held = json.loads(table.schema.metadata[results_module.KEY])
         rows = table.to_pylist()
         about = {name: value for name, value in held.items() if name != "digest"}
@@ -825,9 +820,8 @@ def test_a_benchmark_is_extended_by_seeds_and_never_repeats_a_run(
 
 
 def test_two_labels_of_one_run_share_its_result(tmp_path: Path) -> None:
-    twice = SMALL.replace(
-        "[[methods]]", '[[methods]]\nname = "exact"\nlabel = "same"\n[[methods]]', 1
-    )
+    again = '[[methods]]\nname = "exact"\nlabel = "same"\n[[methods]]'
+    twice = SMALL.replace("[[methods]]", again, 1)
     benchmark = parse_benchmark(twice)
     assert len(benchmark.entries) == 6 and len(plan(benchmark, tmp_path).todo) == 4
     here(benchmark, tmp_path)

@@ -322,17 +322,10 @@ def test_the_key_names_the_signs_of_the_scene_only() -> None:
     ],
 )
 def test_the_key_tells_the_ends_of_the_gradient(
-    gradient: list[float], notes: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    gradient: list[float], notes: tuple[str, str], words_of_key: list[str]
 ) -> None:
-    words: list[str] = []
-
-    def note(surface: pygame.Surface, text: str, *_: Any, **__: Any) -> int:
-        words.append(text)
-        return 0
-
-    monkeypatch.setattr("bilevel_gym.rendering.key.draw_text", note)
     _draw(_open_cells((2, 2)), gradient=np.array(gradient).reshape(2, 2))
-    assert words == ["raise shaping", notes[0], "lower shaping", notes[1]]
+    assert words_of_key == ["raise shaping", notes[0], "lower shaping", notes[1]]
 
 
 def test_a_wide_key_has_columns_and_nothing_is_drawn_outside() -> None:

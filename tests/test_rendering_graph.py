@@ -370,14 +370,7 @@ def test_the_key_names_the_signs_of_the_scene_only() -> None:
     assert len({key.tobytes() for key in keys}) == len(changes)
 
 
-def test_the_words_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    words: list[str] = []
-
-    def note(surface: pygame.Surface, text: str, *_: Any, **__: Any) -> int:
-        words.append(text)
-        return 0
-
-    monkeypatch.setattr("bilevel_gym.rendering.key.draw_text", note)
+def test_the_words_of_the_key(words_of_key: list[str]) -> None:
     draw_graph(
         _triangle(
             flow=np.arange(8.0),
@@ -389,7 +382,7 @@ def test_the_words_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
             params_name="toll",
         )
     )
-    assert words == [
+    assert words_of_key == [
         *("start", "bank", "hazard", "no toll"),
         *("follower's flow", "width; largest 7", "occupancy", "area; largest 0.5"),
         *("raise toll", "dF/dx up to +0.5", "lower toll", "no such dF/dx here"),

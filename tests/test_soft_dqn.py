@@ -142,9 +142,8 @@ def test_it_follows_another_x_with_the_transitions_it_has() -> None:
     assert_identical(state_of(model)["buffer"], stored)
     # The rewards stored are those of the environment.
     states, actions = (stored[name].reshape(-1) for name in ("observations", "actions"))
-    np.testing.assert_array_equal(
-        stored["rewards"].reshape(-1), game.reward(here)[states, actions].astype(np.float32)
-    )
+    rewards = game.reward(here)[states, actions].astype(np.float32)
+    np.testing.assert_array_equal(stored["rewards"].reshape(-1), rewards)
 
 
 def test_the_actor_critic_aims_and_follows_a_moving_target() -> None:
@@ -199,9 +198,8 @@ def test_a_game_tells_its_temperature_and_its_discount() -> None:
     assert (model.temperature, model.gamma) == (0.7, 0.4)
     model = small_dqn(seat(game), temperature=0.2, gamma=0.3)
     assert (model.temperature, model.gamma) == (0.2, 0.3)
-    copies = LowerLevelVectorEnv(
-        "BilevelGridWorld-v0", 4, np.zeros(14), autoreset_mode="SameStep", map_name="4x4"
-    )
+    options: dict[str, Any] = {"autoreset_mode": "SameStep", "map_name": "4x4"}
+    copies = LowerLevelVectorEnv("BilevelGridWorld-v0", 4, np.zeros(14), **options)
     model = small_dqn(as_vec_env(copies)).learn(40)
     assert (model.temperature, model.gamma) == (copies.game.temperature, copies.game.gamma)
     with pytest.raises(ValueError, match="`temperature` must be given.*not the follower's seat"):
@@ -341,9 +339,8 @@ def test_memory_may_be_spared(tmp_path: Path) -> None:
         other = full.transitions(at, np.random.default_rng(0))
         going_on = other.dones == 0.0
         assert going_on[-1] and other.next_observations[-1] != 0
-        np.testing.assert_array_equal(
-            one.next_observations[going_on], other.next_observations[going_on]
-        )
+        found, wanted = (each.next_observations[going_on] for each in (one, other))
+        np.testing.assert_array_equal(found, wanted)
 
 
 # Going on ----------------------------------------------------------------------------------------
@@ -376,9 +373,8 @@ def test_several_calls_are_one_bit_for_bit(make: Any, schedule: str | None) -> N
     parts = in_chunks(make(**options), [40, 4, 76, 80], disturb)
     assert_identical(state_of(parts), state_of(whole))
     other = make(**{**options, "seed": 4}).learn(60)
-    assert not np.array_equal(
-        state_of(other)["buffer"]["observations"], state_of(whole)["buffer"]["observations"][:60]
-    )
+    seen, expected = (state_of(each)["buffer"]["observations"] for each in (other, whole))
+    assert not np.array_equal(seen, expected[:60])
 
 
 @every_learner
@@ -502,9 +498,8 @@ def test_callbacks_checkpoints_and_logs_of_the_library_work(
     accumulator: Any = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     model = small_dqn(tensorboard_log=str(tmp_path / "logs"))
     saves = CheckpointCallback(100, str(tmp_path / "saves"))
-    evaluates = EvalCallback(
-        Monitor(seat()), eval_freq=100, verbose=0, best_model_save_path=str(tmp_path / "best")
-    )
+    options: dict[str, Any] = {"verbose": 0, "best_model_save_path": str(tmp_path / "best")}
+    evaluates = EvalCallback(Monitor(seat()), eval_freq=100, **options)
     model.learn(300, callback=[saves, evaluates], log_interval=1, progress_bar=True)
     assert evaluates.evaluations_results == [] and np.isfinite(evaluates.best_mean_reward)
     loaded = SoftDQN.load(tmp_path / "saves" / "rl_model_200_steps", device="cpu")
@@ -563,11 +558,7 @@ DQN_OPTIONS |= {"policy_kwargs"}
         ({"batch_size": 0}, ValueError, "`batch_size` must be an integer of at least 1"),
         ({"reward_fn": 1}, TypeError, "`reward_fn` must be None or a function"),
         ({"replay_buffer_kwargs": {"n_steps": 2}}, ValueError, "`n_steps` must be 1, got 2"),
-        (
-            {"exploration_final_eps": 1.5},
-            ValueError,
-            r"`exploration_final_eps` must lie in \[0, 1\]",
-        ),
+        ({"exploration_final_eps": 1.5}, ValueError, r"`exploration_final_eps` must lie in \[0, 1"),
         ({"exploration_fraction": 0.0}, ValueError, "`exploration_fraction` must be positive"),
         ({"policy_kwargs": {"n_critics": 0}}, ValueError, "`n_critics` must be an integer of at"),
         ({"target_update_interval": 2}, TypeError, "'target_update_interval'"),

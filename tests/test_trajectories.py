@@ -361,10 +361,7 @@ def summed(method: str, *arguments: Any, **options: Any) -> Callable[[], object]
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (
-            of_policy(np.ones((3, 8)) / 8),
-            r"`policy` must have shape \[S, A\] = \(8, 3\), got \(3, 8\)",
-        ),
+        (of_policy(np.ones((3, 8)) / 8), r"must have shape \[S, A\] = \(8, 3\), got \(3, 8\)"),
         (of_policy(0.5), r"`policy` must sum to one, got 1.16666\d* in state 2"),
         (of_policy(-0.1), r"`policy` must be finite and not negative, got -0.1 in entry \[2, 1\]"),
         (of_policy(np.nan), r"`policy` must be finite and not negative, got nan in entry \[2, 1\]"),
