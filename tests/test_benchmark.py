@@ -658,6 +658,8 @@ def test_a_missing_extra_is_named_with_the_line(tmp_path: Path, monkeypatch: Pat
     learning = ("bilevel_gym.sb3", "bilevel_gym.learnt")
     for name in [name for name in sys.modules if name.startswith(learning)]:
         monkeypatch.delitem(sys.modules, name)
+    for name in learning:  # packages are found as attributes, too
+        monkeypatch.delattr(name, raising=False)
     monkeypatch.setitem(sys.modules, "stable_baselines3", None)
     for text, line in (
         (SMALL.replace(GRID, PENDULUM).replace('kwargs = { map_name = "4x4" }', ""), 6),
