@@ -23,11 +23,11 @@ from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 
 from ..core.mdp import FloatArray
-from ..core.soft import PolicyAnswer
 from ..episodes.recorded import Batch, LearntEpisodes
+from ..episodes.sampler import Episodes
 from ..episodes.transitions import TransitionTables
 from ..methods.sampled import check_rewards_alone, enough_steps, policy_response, seen_outcome
-from ..model.objectives import DiscountedReturn, Objective, Outcome, flattened, scope_of
+from ..model.objectives import DiscountedReturn, Objective, flattened, scope_of
 from ..model.responses import TabularResponse
 from ..model.tabular import TabularModel
 from .estimators import Estimator, LearntSoBiRL
@@ -191,15 +191,13 @@ class DeepMethod(Estimator):
             return value, direct, response, samples
         policy = self.follower.probabilities(np.arange(model.num_states))
         sampler = model.sampler(x, policy)
+        blocks: list[Episodes] = []
+        plan = self._num_episodes, game.episode_steps, self._rng
         if any(scope_of(term) == "policy" for term in game.others):
             # Not those that were played, in which a time limit looks like an end.
-            plan = self._num_episodes, game.episode_steps, self._rng
             blocks = list(sampler.episodes(*plan))
             samples = sum(block.num_steps for block in blocks)
-            outcome = seen_outcome(model, x, policy, blocks)
-        else:
-            answer, nothing = PolicyAnswer(mdp=model.lower_mdp(x), policy=policy), np.zeros(0)
-            outcome = Outcome(answer, x, nothing, nothing)
+        outcome = seen_outcome(model, x, policy, blocks)
         for term in game.others:
             upper = term.evaluate(outcome)
             value += upper.value

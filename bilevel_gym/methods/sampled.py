@@ -162,7 +162,7 @@ class Sampled(ABC):
         )
         value, direct, signed = 0.0, np.zeros(x.shape), np.zeros(policy.shape)
         self.watch(x, blocks)
-        outcome = None
+        outcomes: dict[Scope, Outcome] = {}
         for term in flattened(model.objective):
             scope = scope_of(term)
             if scope == "steps":
@@ -179,9 +179,10 @@ class Sampled(ABC):
                 value += likelihood
                 direct += model.reward_vjp(x, slope)
             else:
-                if outcome is None:
-                    outcome = seen_outcome(model, x, policy, blocks)
-                upper = term.evaluate(outcome)
+                if scope not in outcomes:  # for what evaluates x alone, nothing need be counted
+                    counted_blocks = blocks if scope == "policy" else ()
+                    outcomes[scope] = seen_outcome(model, x, policy, counted_blocks)
+                upper = term.evaluate(outcomes[scope])
                 value += upper.value
                 direct += model.direct_part(x, upper)
                 if not upper.responds:
@@ -255,18 +256,19 @@ def seen_outcome(
     """Return what an objective may evaluate of a policy of which episodes were seen.
 
     Kernel and start are the frequencies seen, the leader's rewards those seen; where nothing was
-    seen, the episode ends and the reward is zero.
+    seen, the episode ends and the reward is zero. Without episodes, x and the policy are all there
+    is to evaluate.
 
     Args:
         model: The model; of it, the follower's reward, the discount and the mask are used.
         upper_params: x.
         policy: The policy `[S, A]`.
-        blocks: Its episodes.
+        blocks: Its episodes, or none.
     """
     critic = Critic(*policy.shape)
     critic.add(blocks)
     first = first_states(blocks)
-    start = np.bincount(first, minlength=len(policy)) / len(first)
+    start = np.bincount(first, minlength=len(policy)) / max(1, len(first))
     mdp = model.mdp_with(critic.counts.kernel(), upper_params)
     answer = PolicyAnswer(mdp=mdp, policy=policy)
     return Outcome(answer, upper_params, critic.upper_reward, start)
@@ -318,7 +320,8 @@ def policy_response(
 
 def first_states(blocks: Sequence[Episodes]) -> NDArray[np.int64]:
     """Return the first state of each episode, `[N]`."""
-    return np.concatenate([block.trajectories.states[0] for block in blocks])
+    nothing = np.zeros(0, dtype=np.int64)
+    return np.concatenate([nothing, *(block.trajectories.states[0] for block in blocks)])
 
 
 def _visits(blocks: Sequence[Episodes], gamma: float, shape: tuple[int, int]) -> FloatArray:
