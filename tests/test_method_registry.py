@@ -318,6 +318,17 @@ def test_every_row_keeps_what_methods_promise(name: str, env_id: str | None) -> 
             assert refused == {MARKET, "BilevelLQR-v0", "BilevelCartPole-v0"}
 
 
+def test_methods_are_checked_without_the_extra_of_learners() -> None:
+    code = (
+        "import sys; sys.modules['stable_baselines3'] = None\n"
+        "from bilevel_gym.testing import check_method\n"
+        "print(check_method('direct', estimates=2))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "refuses BilevelCartPole-v0" in run.stdout
+
+
 class Noisy(Halved):
     """The exact hyper-gradient with noise whose mean is zero, or nearly so."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 from collections.abc import Iterator, Mapping
@@ -223,8 +224,15 @@ def _games(env_id: str | None) -> Iterator[tuple[str, BilevelEnv, dict[str, Any]
     else:
         chosen = ((env_id, own[env_id].test_kwargs if env_id in own else {}),)
     for name, kwargs in chosen:
-        game: Any = _arrays() if name == ARRAYS else gym.make(name, **kwargs).unwrapped
+        game: Any = _arrays() if name == ARRAYS else _game(name, kwargs)
         yield name, game, own[name].test_options if name in own else {}
+
+
+def _game(env_id: str, kwargs: dict[str, Any]) -> Any:
+    """Return a task without its seat, whose default method may need an extra that is missing."""
+    spec = copy.deepcopy(gym.spec(env_id))
+    spec.additional_wrappers = ()
+    return gym.make(spec, **kwargs).unwrapped
 
 
 def _arrays() -> TabularBilevelEnv:
