@@ -116,8 +116,8 @@ def test_residuals_gradients_and_bounds_are_those_of_one_alone(name: str, backen
         found, wanted = gradient_of(one), gradient_of(other)
         for part in ("reward", "adjoint", "kernel"):
             assert_near(getattr(found, part), getattr(wanted, part), 1e-10 + 1e-14 / tau)
-        assert list(one.record.solutions) == [("adjoint", one.mdp.gamma)]
-        assert one.record.solutions["adjoint", one.mdp.gamma] is found.adjoint
+        assert list(one.solutions) == [("adjoint", one.mdp.gamma)]
+        assert one.solutions["adjoint", one.mdp.gamma] is found.adjoint
         size = np.abs(wanted.adjoint).sum()
         assert found.residual <= 1e-13 * max(1.0, size)
         difference = np.abs(found.reward - wanted.reward).sum()
@@ -243,7 +243,7 @@ def test_starts_are_taken_from_earlier_solutions(backend: str) -> None:
     assert [s.iterations for s in solve_batch(mdps, initial_values=starts)] == [0] * 5
     np.testing.assert_array_equal(starts, before)
     mixed = [None, starts[1], None, starts[3], starts[4]]
-    warm = solve_batch(mdps, initial_values=mixed, guesses=[s.record.solutions for s in cold])
+    warm = solve_batch(mdps, initial_values=mixed, guesses=[s.solutions for s in cold])
     assert [s.iterations == 0 for s in warm] == [False, True, False, True, True]
     for one, other in zip(warm, cold, strict=True):
         assert_near(one.soft_value, other.soft_value, 1e-13)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from bilevel_gym.core.linear import SOLVERS, DiscountedSystem, choose_solver
 from bilevel_gym.core.mdp import Kernel, TabularMDP
 from bilevel_gym.core.soft import SoftSolution, solve_soft_mdp
 from bilevel_gym.core.solvers import Dense
-from bilevel_gym.envs import BilevelGridWorld
+from bilevel_gym.envs import BilevelGridWorld, BilevelRandomMDP
+from bilevel_gym.methods.trace import Trace
+from bilevel_gym.model import evaluate
 from bilevel_gym.model.objectives import DiscountedReturn, Outcome, PolicyCost
 from bilevel_gym.testing import check_hyper_gradient
 
@@ -204,9 +207,9 @@ def test_solutions_of_last_time_shorten_iterative_solves(monkeypatch: Patch) -> 
 
     first = solve_soft_mdp(mdp, solver="krylov")
     gradient(first)
-    assert [name for name, _ in first.record.solutions] == ["value", "occupancy", "adjoint"]
+    assert [name for name, _ in first.solutions] == ["value", "occupancy", "adjoint"]
     counts, answers = [], []
-    for guesses in (None, first.record.solutions):
+    for guesses in (None, first.solutions):
         solution = solve_soft_mdp(moved, solver="krylov", guesses=guesses)
         products.clear()
         answers.append(gradient(solution))
@@ -269,16 +272,18 @@ def test_linear_algebra_runs_on_one_thread_and_leaves_the_setting_alone(monkeypa
             seen.append(threads())
             return super().init(*arguments)
 
+    model = BilevelRandomMDP().model
     monkeypatch.setitem(SOLVERS, "dense", Watching())
     solve_soft_mdp(random_mdp(0))  # loads the libraries
     with threadpool_limits(2, user_api="blas"):
         seen.clear()
-        solution = solve_soft_mdp(random_mdp(0), tolerance=1e-3)
-        solution.discounted_system(0.5).solve(np.ones(8))
+        x = model.initial_upper_params
+        evaluate(model, x)
+        Trace(model, episodes=2).step(x)
         assert len(seen) >= 2 and all(pools == {1} for pools in seen)
         assert threads() == {2}
         with pytest.raises(ArithmeticError), np.errstate(all="ignore"):
-            solution.system.solve(np.full(8, np.nan))
+            solve_soft_mdp(replace(random_mdp(0), reward=np.full((8, 3), 1e308)))
         assert threads() == {2}
 
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .linear import Solutions
 from .mdp import FloatArray, TabularMDP
-from .soft import Guesses, SoftSolution, by_move, solve_all, starting_value
+from .soft import SoftSolution, solve_all
+from .threads import single_threaded
 
 __all__ = ["solve_batch"]
 
 
+@single_threaded
 def solve_batch(
     mdps: Sequence[TabularMDP],
     *,
@@ -23,7 +26,7 @@ def solve_batch(
     solver: str = "auto",
     tolerance: float | None = None,
     max_iterations: int = 200,
-    guesses: Sequence[Guesses | None] | None = None,
+    guesses: Sequence[Solutions | None] | None = None,
 ) -> list[SoftSolution]:
     """Solve the soft Bellman equations of many MDPs on one structure; see `solve_soft_mdp`.
 
@@ -48,13 +51,8 @@ def solve_batch(
             )
     if not mdps:
         return []
-    problems = [mdp if mdp.kernel.moves is None else by_move(mdp) for mdp in mdps]
-    _check_structure(problems)
-    starts = [
-        starting_value(mdp, f"initial_values[{b}]", value)
-        for b, (mdp, value) in enumerate(zip(mdps, given, strict=True))
-    ]
-    return solve_all(mdps, problems, starts, solver, tolerance, max_iterations, hints, many=True)
+    _check_structure(mdps)
+    return solve_all(mdps, list(given), solver, tolerance, max_iterations, hints, many=True)
 
 
 def _check_structure(mdps: Sequence[TabularMDP]) -> None:
@@ -72,6 +70,9 @@ def _check_structure(mdps: Sequence[TabularMDP]) -> None:
                     f"`mdps` must have one `{name}`, got {wanted} in problem 0 and {value} in "
                     f"problem {b}"
                 )
-        mask, other = mdp.action_mask, first.action_mask
-        if mask is not other and (mask is None or other is None or (mask != other).any()):
-            raise ValueError(f"`mdps` must have one `action_mask`, got another in problem {b}")
+        for name, array, other in (
+            ("action_mask", mdp.action_mask, first.action_mask),
+            ("kernel.moves", mdp.kernel.moves, first.kernel.moves),
+        ):
+            if array is not other and (array is None or other is None or (array != other).any()):
+                raise ValueError(f"`mdps` must have one `{name}`, got another in problem {b}")

@@ -36,9 +36,13 @@ from .solvers import (
     Sparse,
     ValueIteration,
 )
-from .threads import single_threaded
 
-__all__ = ["SOLVERS", "DiscountedSystem", "Record", "check_solver", "choose_solver"]
+__all__ = ["SOLVERS", "DiscountedSystem", "Solutions", "check_solver", "choose_solver"]
+
+# Solutions of linear systems by what they are: a name and a discount. At a nearby x the systems are
+# nearly the same, and the solution of last time is a good start for the iterative solve of this
+# time: it changes the effort, never the answer.
+Solutions = Mapping[tuple[str, float], FloatArray]
 
 SOLVERS: dict[str, LinearSolver] = {
     "dense": Dense(),
@@ -106,19 +110,6 @@ def choose_solver(pattern: SystemPattern, solver: str = "auto", *, many: bool = 
     return "krylov-ilu" if mesh and fast.enabled() else "krylov"
 
 
-class Record:
-    """Solutions of linear systems, by what they are: a name and a discount.
-
-    At a nearby x the systems are nearly the same, and the solution of last time (`guesses`) is a
-    good start for the iterative solve of this time. A start changes the effort, never the answer.
-    """
-
-    def __init__(self, guesses: Mapping[tuple[str, float], FloatArray] | None = None) -> None:
-        """Start a record."""
-        self.guesses = {} if guesses is None else guesses
-        self.solutions: dict[tuple[str, float], FloatArray] = {}
-
-
 class DiscountedSystem:
     """The matrix `I - discount * P_pi` of one policy, with solves on it and on its transpose."""
 
@@ -131,7 +122,8 @@ class DiscountedSystem:
         solver: str = "auto",
         factors: Any = None,
         accuracy: float = 1e-10,
-        record: Record | None = None,
+        guesses: Solutions | None = None,
+        solutions: dict[tuple[str, float], FloatArray] | None = None,
     ) -> None:
         """Store what the matrix is made of; it is assembled and factorised at the first solve.
 
@@ -144,16 +136,17 @@ class DiscountedSystem:
                 is any.
             accuracy: Residual of iterative solves relative to the right-hand side;
                 factorisations always go on to rounding.
-            record: Where solutions are recorded, and iterative solves find their start.
+            guesses: Where iterative solves find their start.
+            solutions: Where solutions are recorded.
         """
         self.kernel, self.policy, self.discount = kernel, policy, discount
         self.solver = choose_solver(kernel.pattern, solver)
         self.strategy = SOLVERS[self.solver]
         self._factors, self._fresh = factors, False
         self._accuracy = 0.0 if self.strategy.direct else accuracy
-        self._record = Record() if record is None else record
+        self._guesses = {} if guesses is None else guesses
+        self._solutions = {} if solutions is None else solutions
 
-    @single_threaded
     def solve(
         self, rhs: FloatArray, *, transpose: bool = False, name: str | None = None
     ) -> tuple[FloatArray, float]:
@@ -176,7 +169,7 @@ class DiscountedSystem:
         """
         guess = None
         if name is not None and self._accuracy > 0.0:
-            guess = self._record.guesses.get((name, self.discount))
+            guess = self._guesses.get((name, self.discount))
         solution = guess if guess is not None and guess.shape == rhs.shape else np.zeros_like(rhs)
         if self._factors is None:
             self._renew(self.strategy)
@@ -212,7 +205,7 @@ class DiscountedSystem:
                 "not finite, or too large for float64"
             )
         if name is not None:
-            self._record.solutions[name, self.discount] = solution
+            self._solutions[name, self.discount] = solution
 
     @property
     def matrix(self) -> Any:

@@ -17,7 +17,7 @@ accurate a residual must be, so the default tolerance scales with temperature * 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -26,16 +26,15 @@ import numpy as np
 
 from .bellman import EPS, rounding_of, soft_backup, soft_q
 from .checks import check_at_least, check_positive
-from .linear import SOLVERS, DiscountedSystem, Record, choose_solver
+from .linear import SOLVERS, DiscountedSystem, Solutions, choose_solver
 from .mdp import FloatArray, TabularMDP, action_major
 from .solvers import SoftProblem
+from .threads import single_threaded
 
 __all__ = ["PolicyAnswer", "SoftSolution", "default_tolerance", "solve_all", "solve_soft_mdp"]
 
 # Relative error of the policy that the default tolerance allows for.
 POLICY_ACCURACY = 2e-8
-
-Guesses = Mapping[tuple[str, float], FloatArray]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -46,7 +45,8 @@ class PolicyAnswer:
         mdp: The follower's problem.
         policy: pi `[S, A]`; rows sum to one.
         solver: How linear systems are solved, a key of `bilevel_gym.core.linear.SOLVERS` or "auto".
-        record: Solutions of the linear systems solved at this policy.
+        guesses: Where iterative solves start, by what is solved for.
+        solutions: Of the linear systems solved at this policy, likewise.
         log_probabilities: log pi `[S, A]` where it is known better than from `policy`.
         accuracy: Residual of iterative solves relative to the right-hand side; None takes a
             default.
@@ -55,7 +55,8 @@ class PolicyAnswer:
     mdp: TabularMDP
     policy: FloatArray
     solver: str = "auto"
-    record: Record = field(default_factory=Record, repr=False)
+    guesses: Solutions | None = field(default=None, repr=False)
+    solutions: dict[tuple[str, float], FloatArray] = field(default_factory=dict, repr=False)
     log_probabilities: FloatArray | None = field(default=None, repr=False)
     accuracy: float | None = field(default=None, repr=False)
     _factors: Any = field(default=None, repr=False)
@@ -107,7 +108,8 @@ class PolicyAnswer:
             solver=self.solver,
             factors=factors,
             accuracy=self._default_accuracy if self.accuracy is None else self.accuracy,
-            record=self.record,
+            guesses=self.guesses,
+            solutions=self.solutions,
         )
 
 
@@ -174,6 +176,7 @@ def default_tolerance(mdp: TabularMDP) -> float:
     return max(wanted, 8.0 * EPS * max(1.0, float(largest) / (1.0 - mdp.gamma)))
 
 
+@single_threaded
 def solve_soft_mdp(
     mdp: TabularMDP,
     *,
@@ -181,7 +184,7 @@ def solve_soft_mdp(
     solver: str = "auto",
     tolerance: float | None = None,
     max_iterations: int = 200,
-    guesses: Guesses | None = None,
+    guesses: Solutions | None = None,
 ) -> SoftSolution:
     """Solve the soft Bellman equation of an MDP.
 
@@ -195,34 +198,35 @@ def solve_soft_mdp(
         max_iterations: Newton steps allowed; a solve that needs more returns what it has with
             `converged` False.
         guesses: Solutions of the linear systems of an earlier, nearby solution
-            (`SoftSolution.record`), to start iterative solves from.
+            (`SoftSolution.solutions`), to start iterative solves from.
 
     Raises:
         ValueError: If an argument is out of range or of the wrong shape.
         ImportError: If the solver needs compiled kernels that are not to be had.
         ArithmeticError: If values overflow.
     """
-    problem = mdp if mdp.kernel.moves is None else by_move(mdp)
-    start = starting_value(mdp, "initial_value", initial_value)
-    return solve_all([mdp], [problem], [start], solver, tolerance, max_iterations, [guesses])[0]
+    return solve_all([mdp], [initial_value], solver, tolerance, max_iterations, [guesses])[0]
 
 
 def solve_all(
     mdps: Sequence[TabularMDP],
-    problems: Sequence[TabularMDP],
-    starts: Sequence[FloatArray],
+    initial_values: Sequence[FloatArray | None],
     solver: str,
     tolerance: float | None,
     max_iterations: int,
-    guesses: Sequence[Guesses | None],
+    guesses: Sequence[Solutions | None],
     *,
     many: bool = False,
 ) -> list[SoftSolution]:
     """Solve the soft Bellman equations of MDPs on one structure; see `solve_soft_mdp`.
 
-    `problems` are the MDPs, those that have moves by move; `starts` are `[S]` each. With `many`,
-    "auto" chooses the solver of a batch.
+    With `many`, "auto" chooses the solver of a batch. The caller sees to the threads.
     """
+    problems = [mdp if mdp.kernel.moves is None else by_move(mdp) for mdp in mdps]
+    starts = [
+        _starting_value(f"initial_values[{b}]" if many else "initial_value", mdp, value)
+        for b, (mdp, value) in enumerate(zip(mdps, initial_values, strict=True))
+    ]
     if tolerance is not None:
         check_positive("tolerance", tolerance)
     check_at_least("max_iterations", max_iterations, 0)
@@ -245,7 +249,7 @@ def solve_all(
             sweeps=solved.sweeps,
             converged=solved.converged,
             solver=chosen,
-            record=Record(guess),
+            guesses=guess,
             _factors=solved.factors,
         )
         for mdp, solved, wanted, guess in zip(mdps, found, tolerances, guesses, strict=True)
@@ -300,7 +304,7 @@ def _soft_shares(mdp: TabularMDP) -> tuple[FloatArray, FloatArray, FloatArray]:
     return top, action_major(kernel.on_moves(weights.T)), weights
 
 
-def starting_value(mdp: TabularMDP, name: str, value: FloatArray | None) -> FloatArray:
+def _starting_value(name: str, mdp: TabularMDP, value: FloatArray | None) -> FloatArray:
     """Return the start of an iteration `[S]` as a fresh array, zeros for None.
 
     Raises:

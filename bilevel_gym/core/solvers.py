@@ -31,7 +31,6 @@ import numpy as np
 from .bellman import EPS, Backup, centred_score
 from .mdp import FloatArray, Kernel, TabularMDP
 from .pattern import SystemPattern
-from .threads import single_threaded
 
 __all__ = ["Adjoint", "Breakdown", "LinearSolver", "SoftProblem", "Solved", "System"]
 __all__ += ["Banded", "Dense", "DirectSolver", "Krylov", "KrylovILU", "Sparse", "ValueIteration"]
@@ -238,7 +237,6 @@ class DirectSolver(LinearSolver):
 
     direct, contraction = True, 0.1
 
-    @single_threaded
     def soft_value(self, problem: SoftProblem) -> Solved:
         """Take Newton steps on factorisations."""
         mdp, start, tolerance, max_iterations, polish = problem
@@ -386,7 +384,6 @@ class Krylov(LinearSolver):
             return np.asarray(scale * _bicgstab(matrix.T, rhs, reduction))
         return _bicgstab(matrix, scale * rhs, reduction)
 
-    @single_threaded
     def soft_value(self, problem: SoftProblem) -> Solved:
         """Take Newton steps on iterative solves, with sweeps to fall back on."""
         mdp, start, tolerance, max_iterations, _ = problem

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 
 from ..core.bellman import centred_score
 from ..core.checks import check_at_least
-from ..core.mdp import FloatArray
+from ..core.mdp import FloatArray, Kernel
 from ..core.soft import PolicyAnswer
-from ..episodes.sampler import Episodes, Sampler
+from ..core.threads import single_threaded
+from ..episodes.sampler import Episodes, Sampler, TransitionCounts
 from ..model.objectives import (
     Objective,
     Outcome,
@@ -149,6 +150,7 @@ class Sampled(ABC):
         # and one that has overrides this.
         raise NotImplementedError
 
+    @single_threaded
     def step(self, upper_params: FloatArray) -> TabularResponse:
         """Let the follower answer x, watch it, and estimate objective and hyper-gradient."""
         model, x = self._model, upper_params
@@ -269,9 +271,16 @@ def seen_outcome(
     critic.add(blocks)
     first = first_states(blocks)
     start = np.bincount(first, minlength=len(policy)) / max(1, len(first))
-    mdp = model.mdp_with(critic.counts.kernel(), upper_params)
+    kernel = critic.counts.kernel() if blocks else _unseen_kernel(*policy.shape)
+    mdp = model.mdp_with(kernel, upper_params)
     answer = PolicyAnswer(mdp=mdp, policy=policy)
     return Outcome(answer, upper_params, critic.upper_reward, start)
+
+
+@cache
+def _unseen_kernel(num_states: int, num_actions: int) -> Kernel:
+    """Return the kernel of what was never seen: every step ends the episode."""
+    return TransitionCounts(num_states, num_actions).kernel()
 
 
 def policy_response(

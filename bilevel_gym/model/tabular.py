@@ -18,7 +18,7 @@ from ..core.adjoint import response_gradient
 from ..core.batch import solve_batch
 from ..core.checks import check_discount, check_not_negative
 from ..core.mdp import FloatArray, Kernel, TabularMDP, checked_mask
-from ..core.soft import PolicyAnswer, SoftSolution, solve_soft_mdp
+from ..core.soft import PolicyAnswer, SoftSolution, solve_all
 from ..core.threads import single_threaded
 from ..episodes.sampler import Sampler
 from .base import BilevelModel, CommonOptions, single_precision_bounds
@@ -262,15 +262,9 @@ class TabularModel(BilevelModel):
                     f"`warm_start` must be a response of a game with {self.num_states} states, "
                     f"got one with {len(start)}"
                 )
-        solution = solve_soft_mdp(
-            self.lower_mdp(upper_params),
-            initial_value=start,
-            solver=solver,
-            tolerance=tolerance,
-            max_iterations=max_iterations,
-            guesses=guesses,
-        )
-        return self._exact_response(upper_params, solution)
+        mdp = self.lower_mdp(upper_params)
+        found = solve_all([mdp], [start], solver, tolerance, max_iterations, [guesses])
+        return self._exact_response(upper_params, found[0])
 
     @single_threaded
     def respond_batch(
@@ -410,7 +404,7 @@ class TabularModel(BilevelModel):
             value_error_bound=solution.value_error_bound,
             adjoint_residual=adjoint_residual,
             gradient_error_bound=error_bound,
-            linear_solutions=dict(solution.record.solutions),
+            linear_solutions=dict(solution.solutions),
         )
 
 

@@ -19,7 +19,6 @@ from scipy.sparse import csr_array, issparse, linalg
 
 from bilevel_gym.core import fast
 from bilevel_gym.core.adjoint import ResponseGradient, response_gradient
-from bilevel_gym.core.linear import Record
 from bilevel_gym.core.mdp import FloatArray, TabularMDP
 from bilevel_gym.core.soft import SoftSolution, solve_soft_mdp
 from tests.benchmarks import peers
@@ -120,7 +119,7 @@ class Gradient:
     def differentiate(self) -> ResponseGradient:
         """Return the derivative of 0.5 ||pi||^2 with respect to the rewards of the last solve."""
         # A solution keeps what its first gradient needed; a copy must work it out again.
-        fresh = replace(self._solution, record=Record(self._guesses))
+        fresh = replace(self._solution, guesses=self._guesses, solutions={})
         return response_gradient(fresh, fresh.policy)
 
     def hyper_gradient(self) -> FloatArray:
