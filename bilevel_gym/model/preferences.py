@@ -219,37 +219,35 @@ class _Fragments:
         )
         exists = np.ones(policy.shape, dtype=bool) if mdp.action_mask is None else mdp.action_mask
         moves = np.arange(num_actions) if mdp.kernel.moves is None else mdp.kernel.moves
-        first_transition = num_states + policy.size
-        first_end, over = first_transition + matrix.nnz, len(laws) - 1
+        first_transition, over = num_states + policy.size, len(laws) - 1
 
-        # What can be chosen next: actions in each state, and outcomes of each move.
-        actions = _Table.of(
-            [num_states + s * num_actions + np.flatnonzero(exists[s]) for s in range(num_states)]
-        )
-        outcomes = _Table.of(
-            [
-                np.append(
-                    first_transition + np.arange(matrix.indptr[row], matrix.indptr[row + 1]),
-                    [first_end + row] * int(ends[row] > 0.0),
-                )
-                for row in range(len(ends))
-            ]
-        )
-        states = np.arange(num_states)  # -1 after the end
-        choices = states[:, None]
-        for step in range(horizon):
-            if step > 0:
-                pairs = choices[:, -1] - num_states
-                rows = moves[pairs % num_actions] * num_states + pairs // num_actions
-                choices = outcomes.extended(choices, np.where(states < 0, -1, rows), over)
-                taken = choices[:, -1] - first_transition
-                going = (taken >= 0) & (taken < matrix.nnz)
-                states = np.where(going, matrix.indices[np.where(going, taken, 0)], -1)
-            choices = actions.extended(choices, states, over)
-            # Those under way have just chosen an action of their state.
-            states = np.where(
-                choices[:, -1] == over, -1, (choices[:, -1] - num_states) // num_actions
+        # What can follow each choice: an action of the state that it leads to, or what comes of it.
+        of_state = [
+            num_states + s * num_actions + np.flatnonzero(exists[s]) for s in range(num_states)
+        ]
+        of_move = [
+            np.append(
+                np.arange(matrix.indptr[row], matrix.indptr[row + 1]),
+                np.full(int(ends[row] > 0.0), matrix.nnz + row),
             )
+            + first_transition
+            for row in range(len(ends))
+        ]
+        of_pair = [of_move[move * num_states + s] for s in range(num_states) for move in moves]
+        of_transition = [of_state[successor] for successor in matrix.indices]
+        followers = of_state + of_pair + of_transition + [np.array([over])] * (len(ends) + 1)
+        choices = np.arange(num_states)[:, None]
+        for _ in range(2 * horizon - 1):
+            following = [followers[choice] for choice in choices[:, -1]]
+            lengths = [len(entries) for entries in following]
+            if sum(lengths) > MOST_FRAGMENTS:
+                raise ValueError(
+                    f"all pairs of at most {MOST_FRAGMENTS} fragments can be compared, got "
+                    f"{sum(lengths)} or more; take a smaller `horizon` or a smaller game, or a "
+                    "method that plays episodes"
+                )
+            earlier = np.repeat(choices, lengths, axis=0)
+            choices = np.column_stack([earlier, np.concatenate(following)])
         return cls(choices, laws, outcome)
 
     @property
@@ -297,37 +295,3 @@ class _Fragments:
         cuts = np.cumsum([shape[0], solution.policy.size, stored])
         first, pairs, transitions, ends = np.split(totals[:-1], cuts)
         return first, pairs.reshape(shape), transitions, ends
-
-
-@dataclass(frozen=True, eq=False)
-class _Table:
-    """Rows of different lengths, one after the other."""
-
-    entries: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, rows: list[NDArray[np.int64]]) -> _Table:
-        lengths = np.array([len(row) for row in rows], dtype=np.int64)
-        return cls(np.concatenate(rows).astype(np.int64), lengths.cumsum() - lengths, lengths)
-
-    def extended(
-        self, choices: NDArray[np.int64], rows: NDArray[np.int64], otherwise: int
-    ) -> NDArray[np.int64]:
-        """Return choices `[M, t]` with every entry of its row after each, `[M', t + 1]`.
-
-        Where the row, `[M]`, is -1, one more entry follows: `otherwise`.
-        """
-        ended = rows < 0
-        lengths = np.where(ended, 1, self.lengths[rows])
-        total = int(lengths.sum())
-        if total > MOST_FRAGMENTS:
-            raise ValueError(
-                f"all pairs of at most {MOST_FRAGMENTS} fragments can be compared, got {total} or "
-                "more; take a smaller `horizon` or a smaller game, or a method that plays episodes"
-            )
-        place = np.repeat(np.arange(len(rows)), lengths)
-        offset = np.arange(total) - np.repeat(lengths.cumsum() - lengths, lengths)
-        chosen = self.entries[np.where(ended[place], 0, self.starts[rows[place]] + offset)]
-        return np.column_stack([choices[place], np.where(ended[place], otherwise, chosen)])
