@@ -85,6 +85,20 @@ class View:
 class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
     """A game between a leader, who chooses x, and a follower, who acts in an MDP shaped by x.
 
+    What a task's docstring does not say is the same in all of them:
+
+    * Spaces. Those described are the follower's, and the game's observations. The leader's action
+      is x, in the box of the Upper Level, and the game's `{"upper": x, "lower": a}`. What the
+      leader observes depends on the kind of game: `TabularBilevelEnv`, `LinearQuadraticEnv` and
+      `ParametricGame` describe it.
+    * Rewards. Leader: F(x), to be maximised. Follower and game: r_x(s, a).
+    * Info. Leader: see `HyperGradient`. Follower and game: `upper_reward`, the leader's reward u of
+      the step without terms in x alone, and `action_mask` where actions vary.
+    * Episode end. The leader's episode is truncated after `outer_steps` (100) leader steps.
+    * Arguments. `gamma`: discount of both levels, in [0, 1); `temperature`: weight of the entropy
+      of the follower's policy, positive; `render_mode`: None, "human" or "rgb_array".
+    * Version history. v0: first version.
+
     One `step` takes both players' moves, `{"upper": x, "lower": a}`, makes one transition of the
     follower, whose reward is r_x(s, a); `info["upper_reward"]` is the leader's part. Wrappers
     (`HyperGradient`, `LowerLevel`) turn the game into an environment for either player.

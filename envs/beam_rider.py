@@ -64,37 +64,29 @@ class BilevelBeamRider(ParametricGame):
     r_x(s, a) = reward_bound tanh(network(s)_a).
 
     ## Observation Space
-    Game and follower: `Box(0, 255, [4, 84, 84])` in uint8, the last four screens in grey, oldest
-    first, each the brighter of two frames in every pixel. Channels come first, so that networks,
-    replay buffer and reward see the same array. Leader: see `ParametricGame`.
+    `Box(0, 255, [4, 84, 84])` in uint8, the last four screens in grey, oldest first, each the
+    brighter of two frames in every pixel. Channels come first, so that networks, replay buffer and
+    reward see the same array.
 
     ## Action Space
-    Leader: `Box(-upper_bound, upper_bound, [D])`, x. Follower: `Discrete(9)`: nothing, fire, up,
-    right, left, up right, up left, right with fire, left with fire, for four frames. Game: both.
-
-    ## Rewards
-    See `ParametricGame`.
+    `Discrete(9)`: nothing, fire, up, right, left, up right, up left, right with fire, left with
+    fire, for four frames.
 
     ## Episode End
     The follower's episode starts with 1 to 30 frames of doing nothing. It terminates when the last
-    of three ships is lost, and is truncated after `episode_steps` (400) steps of four frames; the
-    leader's after `outer_steps` (100).
-
-    ## Info
-    See `ParametricGame`; `upper_reward` is u.
+    of three ships is lost, and is truncated after `episode_steps` (400) steps of four frames.
 
     ## Arguments
     * `channels` (8): width c of the network, at least 1;
     * `reward_bound` (1): bound on the reward, positive;
     * `clipped` (True): whether points count by their sign, so that all hits are alike;
     * `sticky` (0): probability that the console repeats the last action in a frame, in [0, 1];
-    * `episode_steps` (400), `gamma` (.99), `upper_gamma` (.99), `temperature` (.01) and
-      `upper_bound` (10): see `ParametricGame`;
+    * `episode_steps` (400), `gamma` (.99), `upper_gamma` (.99), `temperature` (.01), `upper_bound`
+      (10) and `render_mode`: see `ParametricGame`. The picture is the screen of the console, and
+      the reward of each action there;
     * `device` ("auto"): where the network of the reward computes, "cpu", "cuda", or "auto" for the
       latter where there is one;
-    * `seed` (0): seed of the weights that x starts at;
-    * `render_mode`: None, "human" or "rgb_array". The picture is the screen of the console, and
-      the reward of each action there.
+    * `seed` (0): seed of the weights that x starts at.
 
     The Arcade Learning Environment, with its games, and OpenCV are brought by the extra `atari`,
     and the network needs PyTorch: `pip install "bilevel-gym[atari,sb3]"`.
@@ -155,9 +147,6 @@ class BilevelBeamRider(ParametricGame):
     Agents", JAIR 47, 2013. The preprocessing is that of V. Mnih et al., "Human-level control
     through deep reinforcement learning", Nature 518, 2015, without its end of the episode at the
     loss of a ship.
-
-    ## Version History
-    * v0: first version.
     """
 
     method_options = {

@@ -61,22 +61,14 @@ class BilevelCartPole(ParametricGame):
     the follower would balance for the sake of entropy, whatever the terms are.
 
     ## Observation Space
-    Game and follower: that of CartPole-v1, `Box([4])`, float32. Leader: see `ParametricGame`.
+    That of CartPole-v1, `Box([4])`, float32.
 
     ## Action Space
-    Leader: `Box(-1, 1, [4])`, x. Follower: `Discrete(2)`: push to the left, to the right. Game:
-    both.
-
-    ## Rewards
-    See `ParametricGame`.
+    `Discrete(2)`: push to the left, to the right.
 
     ## Episode End
     The follower's episode terminates when the pole leans by more than 12 degrees or the cart is
-    2.4 from the middle, and is truncated after `episode_steps`; the leader's after `outer_steps`
-    (100).
-
-    ## Info
-    See `ParametricGame`; `upper_reward` is 1.
+    2.4 from the middle, and is truncated after `episode_steps`.
 
     ## Arguments
     * `own_reward` (.2): the follower's reward for each step, not negative;
@@ -102,9 +94,6 @@ class BilevelCartPole(ParametricGame):
     rewards: a new approach of reward shaping", NeurIPS 2020, arXiv 2011.02669 (BiPaRS), where
     weights of helpful and of harmful shaping rewards of CartPole are learnt. The terms, the soft
     follower and the numbers here are not theirs.
-
-    ## Version History
-    * v0: first version.
     """
 
     # Episodes are short where the terms harm: an estimate needs many, which are cheap.

@@ -83,36 +83,28 @@ class BilevelFourRooms(GridBilevelEnv):
     .14667 by default, for the planner and the simulator alike. x enters the reward alone.
 
     ## Observation Space
-    Game and follower: `Discrete(104 * number of goals)`, which is 104 * (index of the goal) + cell,
-    cells numbered as x is. Leader: `Box(0, 1, [S])`, the follower's discounted state occupancy
-    times (1 - gamma), over the draw of the goal.
+    `Discrete(104 * number of goals)`, which is 104 * (index of the goal) + cell, cells numbered as
+    x is.
 
     ## Action Space
-    Leader: `Box(-10, 10, [105])`, x. Follower: `Discrete(4)`: 0 up, 1 right, 2 down, 3 left.
-    Game: both, `{"upper": x, "lower": a}`.
-
-    ## Rewards
-    Leader: F(x). Follower and game: r_x(s, a).
+    `Discrete(4)`: 0 up, 1 right, 2 down, 3 left.
 
     ## Episode End
     The follower starts in (4, 1), with each goal equally likely. Its episode terminates on acting
     in the goal (any action, rewarded; the goal's soft value is 1 + temperature * log 4) and is
-    truncated after 200 steps. The leader's is truncated after `outer_steps` (100) leader steps.
-
-    ## Info
-    Leader: see `HyperGradient`; x has shape [105]. Follower and game: `upper_reward`, u(s).
+    truncated after 200 steps.
 
     ## Arguments
     * `goals` ([(1, 9), (11, 11)]): (row, column) of different free cells other than start and
       target; [(1, 9)] is the published variant with one goal;
     * `slip` (.33): p above, in [0, .75];
-    * `gamma` (.99): discount of both levels, in [0, 1);
+    * `gamma` (.99) and `render_mode`: see `BilevelEnv`. The picture shows the rooms once for each
+      goal;
     * `temperature` (.003): positive. Published are .001, .003 and .005. Entropy adds up to
       temperature * log 4 / (1 - gamma), .42 by default, for a follower that never finishes;
     * `payment_cost` (1): weight of ||inc_x||_1, not negative. Published are 1, 3 and 5 with two
       goals and 5 with one;
-    * `budget` (.2): the sum of all penalties if none is left unspent, positive;
-    * `render_mode`: None, "human" or "rgb_array". The picture shows the rooms once for each goal.
+    * `budget` (.2): the sum of all penalties if none is left unspent, positive.
 
     ## Ground Truth
     Objective and hyper-gradient are exact. At x = 0 with one goal:
@@ -161,9 +153,6 @@ class BilevelFourRooms(GridBilevelEnv):
     for incentive alignment", NeurIPS 2024, arXiv 2406.01575 (HPGD). The variant with one goal:
     Kudo et al., ICAPS 2026, arXiv 2603.14867 (BC-HG). Rooms: R. S. Sutton, D. Precup, S. Singh,
     "Between MDPs and semi-MDPs", Artificial Intelligence 112, 1999.
-
-    ## Version History
-    * v0: first version.
     """
 
     def __init__(

@@ -93,34 +93,24 @@ class BilevelGridWorld(GridBilevelEnv):
     three others. Walls and the rim of the map bounce. x enters the reward alone.
 
     ## Observation Space
-    Game and follower: `Discrete(S)`, the cell, numbered as x is. Leader: `Box(0, 1, [S])`, the
-    follower's discounted state occupancy times (1 - gamma).
+    `Discrete(S)`, the cell, numbered as x is.
 
     ## Action Space
-    Leader: `Box(-1, 1, [D])`, x. Follower: `Discrete(4)`: 0 up, 1 right, 2 down, 3 left.
-    Game: both, `{"upper": x, "lower": a}`.
-
-    ## Rewards
-    Leader: F(x). Follower and game: r_x(s, a).
+    `Discrete(4)`: 0 up, 1 right, 2 down, 3 left.
 
     ## Episode End
-    The follower's episode terminates on acting in `G` (any action, rewarded) and is truncated
-    after 200 steps. The leader's is truncated after `outer_steps` (100) leader steps.
-
-    ## Info
-    Leader: see `HyperGradient`; x has shape [D]. Follower and game: `upper_reward`, u(s).
+    On acting in `G` (any action, rewarded), and by truncation after 200 steps.
 
     ## Arguments
     * `desc`: the map, a list of strings; or else
     * `map_name`: "4x4", "8x8" (default) or "16x16"; or else
     * `size`: side, or (rows, columns), of a random map, up to 1000, drawn with `map_seed` (0);
     * `slip` (.1): probability of another move than the intended one, in [0, 1];
-    * `gamma` (.95): discount of both levels, in [0, 1);
+    * `gamma` (.95) and `render_mode`: see `BilevelEnv`;
     * `temperature` (.01): positive; entropy adds up to temperature * log 4 / (1 - gamma) for a
       follower that never finishes: a warning is given once where that exceeds half of the goal;
     * `hazard_cost` (.5): cost of an action taken in a hazard, not negative;
-    * `shaping_cost` (.05): weight of ||x||^2, not negative;
-    * `render_mode`: None, "human" or "rgb_array".
+    * `shaping_cost` (.05): weight of ||x||^2, not negative.
 
     ## Ground Truth
     Objective and hyper-gradient are exact. At x = 0 on the default map:
@@ -150,9 +140,6 @@ class BilevelGridWorld(GridBilevelEnv):
     The task is this project's. Hyper-gradient: Y. Yang, B. Gao, Y. Yuan, "Bilevel reinforcement
     learning via the development of hyper-gradient without lower-level convexity", AISTATS 2025,
     arXiv 2405.19697.
-
-    ## Version History
-    * v0: first version.
     """
 
     def __init__(

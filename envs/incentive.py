@@ -107,35 +107,25 @@ class BilevelIncentive(TabularBilevelEnv):
     for the one that works.
 
     ## Observation Space
-    Game and follower: `Discrete(13)`, the state. Leader: `Box(0, 1, [13])`, the follower's
-    discounted state occupancy times (1 - gamma).
+    `Discrete(13)`, the state.
 
     ## Action Space
-    Leader: `Box(0, max_payment, [D])`, x. Follower: `Discrete(4)`: 0 a, 1 b, 2 c, 3 d.
-    Game: both, `{"upper": x, "lower": a}`.
-
-    ## Rewards
-    Leader: F(x). Follower and game: r_x(s, a).
+    `Discrete(4)`: 0 a, 1 b, 2 c, 3 d.
 
     ## Episode End
     The follower starts in q0. Its episode terminates on acting in q5, q8, q10, q11 or q12 (any
-    action, with its reward) and is truncated after 100 steps; the leader's is truncated after
-    `outer_steps` (100).
-
-    ## Info
-    Leader: see `HyperGradient`; x has shape [D]. Follower and game: `upper_reward`, u(s).
+    action, with its reward) and is truncated after 100 steps.
 
     ## Arguments
     * `paid` (None): the pairs that can be paid for, a list of different [state, action] with the
       state in 0..12 and the action in 0..3, such as [[7, 0], [9, 1]]; None for all 52;
     * `slip` (.3): probability that another action works than the chosen one, in [0, 1];
-    * `gamma` (.95): discount of both levels, in [0, 1);
+    * `gamma` (.95) and `render_mode`: see `BilevelEnv`. The picture shows the graph; triangles
+      leave out derivatives that push a payment out of its box;
     * `temperature` (.01): positive. The entropy of never finishing adds up to
       temperature * log 4 / (1 - gamma), .28 by default;
     * `payment_weight` (.5): weight of ||x||_1, not negative;
-    * `max_payment` (2): upper end of the box, positive;
-    * `render_mode`: None, "human" or "rgb_array". The picture shows the graph; triangles leave out
-      derivatives that push a payment out of its box.
+    * `max_payment` (2): upper end of the box, positive.
 
     ## Ground Truth
     Objective and hyper-gradient are exact. At x = 0, F is .147802, the follower's soft value is
@@ -166,9 +156,6 @@ class BilevelIncentive(TabularBilevelEnv):
     ## References
     H. Ma, S. Han, A. Hemida, C. Kamhoua, J. Fu, "Adaptive incentive design for Markov decision
     processes with unknown rewards", TMLR 2025.
-
-    ## Version History
-    * v0: first version.
     """
 
     def __init__(

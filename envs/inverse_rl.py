@@ -78,24 +78,18 @@ class BilevelInverseRL(GridBilevelEnv):
     the same kernel, discount and temperature.
 
     ## Observation Space
-    Game and follower: `Discrete(S)`, the cell, row by row (S = 64 by default). Leader:
-    `Box(0, 1, [S])`, the follower's discounted state occupancy times (1 - gamma).
+    `Discrete(S)`, the cell, row by row (S = 64 by default).
 
     ## Action Space
-    Leader: `Box(-1, 1, [D])`, x. Follower: `Discrete(4)`: 0 up, 1 right, 2 down, 3 left.
-    Game: both, `{"upper": x, "lower": a}`.
+    `Discrete(4)`: 0 up, 1 right, 2 down, 3 left.
 
     ## Rewards
-    Leader: F(x), which is no sum over the follower's steps: `upper_reward` is zero. Follower and
-    game: r_x(s, a).
+    F is no sum over the follower's steps: `upper_reward` is zero.
 
     ## Episode End
     The follower starts in a cell `S`, each equally likely, or anywhere but in the goal on maps
     without one. Its episode terminates on acting in a goal (any action, rewarded) and is truncated
-    after 200 steps. The leader's is truncated after `outer_steps` (100) leader steps.
-
-    ## Info
-    Leader: see `HyperGradient`; x has shape [D]. Follower and game: `upper_reward`, zero.
+    after 200 steps.
 
     ## Arguments
     * `desc`: the map, a list of strings: `a` to `z` kinds of terrain, `G` goals (at least one), `S`
@@ -110,14 +104,13 @@ class BilevelInverseRL(GridBilevelEnv):
     * `demonstrations` (None): your own, a list of episodes, each a list of [state, action]; gaps do
       not matter. The truth is unknown then, unless `true_params` are given too;
     * `slip` (.1): probability of another move than the intended one, in [0, 1];
-    * `gamma` (.95): discount, in [0, 1);
+    * `gamma` (.95) and `render_mode`: see `BilevelEnv`;
     * `temperature` (.05): positive. Entropy adds up to .05 * log 4 = .069 a step by default,
       less than the terrain costs, as the true weights are at most -.1;
     * `ridge` (0): weight of ||x||^2, not negative; it shrinks weights that few demonstrations do
       not determine, which otherwise only the box bounds;
     * `seed` (0): seed of map, true weights and demonstrations, not negative. They have streams of
-      their own: the same seed with more demonstrations has the same demonstrator;
-    * `render_mode`: None, "human" or "rgb_array".
+      their own: the same seed with more demonstrations has the same demonstrator.
 
     Attributes `true_params`, `true_policy`, `counts` (n above), `demonstrations` (arrays of states
     and actions, `[T, 2]` each), `features` and `kinds` say what was drawn.
@@ -148,9 +141,6 @@ class BilevelInverseRL(GridBilevelEnv):
     The task is this project's. B. D. Ziebart, A. Maas, J. A. Bagnell, A. K. Dey, "Maximum entropy
     inverse reinforcement learning", AAAI 2008. B. D. Ziebart, J. A. Bagnell, A. K. Dey, "Modeling
     interaction via the principle of maximum causal entropy", ICML 2010.
-
-    ## Version History
-    * v0: first version.
     """
 
     def __init__(

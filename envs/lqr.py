@@ -93,25 +93,15 @@ class BilevelLQR(LinearQuadraticEnv):
     which no policy keeps the discounted cost finite raises an `ArithmeticError`.
 
     ## Observation Space
-    Game and follower: the state, `Box(-inf, inf, [S])` in float64. Leader: the root of the
-    discounted mean square of each state and each action, `Box(0, inf, [S + A])`.
+    The state, `Box(-inf, inf, [S])` in float64.
 
     ## Action Space
-    Leader: `Box(-max_weight, max_weight, [S + A])` (from 0 for dampings), x. Follower:
-    `Box(-action_limit, action_limit, [A])`. Game: both, `{"upper": x, "lower": a}`. The exact
-    follower is not clipped: by default the limit is seven of its standard deviations, whatever x. A
-    larger action is refused.
-
-    ## Rewards
-    Leader: F(x). Follower and game: r_x(s, a).
+    `Box(-action_limit, action_limit, [A])`. The exact follower is not clipped: by default the limit
+    is seven of its standard deviations, whatever x. A larger action is refused.
 
     ## Episode End
     The follower starts with s ~ N(0, start_std^2 I). Its episode never terminates and is truncated
-    after 100 steps; the leader's is truncated after `outer_steps` (100).
-
-    ## Info
-    Leader: see `HyperGradient`; x has shape [S + A]. Follower and game: `upper_reward`, -(s^T M s +
-    a^T N a).
+    after 100 steps.
 
     ## Arguments
     * `num_states` (4): S, at least 1, where no matrix gives it;
@@ -131,9 +121,8 @@ class BilevelLQR(LinearQuadraticEnv):
       an action at the limit costs thousands of times as much as those of the exact policy;
     * `horizon` (None): steps that count for the leader, at least 1; None for all of them. The
       follower's policy is stationary in either case;
-    * `gamma` (.95): discount of both levels, in [0, 1);
-    * `temperature` (.1): positive;
-    * `render_mode`: None, "human" or "rgb_array". The picture shows states and controls over time.
+    * `gamma` (.95), `temperature` (.1) and `render_mode`: see `BilevelEnv`. The picture shows
+      states and controls over time.
 
     ## Ground Truth
     Objective and hyper-gradient are exact, to rounding. With the default arguments, at x = 0
@@ -154,9 +143,6 @@ class BilevelLQR(LinearQuadraticEnv):
     ## References
     D. P. Bertsekas, "Dynamic Programming and Optimal Control", Athena Scientific, for the
     linear-quadratic problem.
-
-    ## Version History
-    * v0: first version.
     """
 
     def __init__(

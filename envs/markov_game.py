@@ -86,32 +86,23 @@ class BilevelMarkovGame(TabularBilevelEnv):
     the kernel and the distribution of the first state, not the reward.
 
     ## Observation Space
-    Game and follower: `Discrete(6)`, which is 2 * place + the leader's action, with the places S, A
-    and B numbered 0, 1 and 2. Leader: `Box(0, 1, [6])`, the follower's discounted state occupancy
-    times (1 - gamma).
+    `Discrete(6)`, which is 2 * place + the leader's action, with the places S, A and B numbered 0,
+    1 and 2.
 
     ## Action Space
-    Leader: `Box(-10, 10, [3, 2])`, x. Follower: `Discrete(3)`: 0 s, 1 a, 2 b.
-    Game: both, `{"upper": x, "lower": a}`.
-
-    ## Rewards
-    Leader: F(x). Follower and game: what the table says.
+    `Discrete(3)`: 0 s, 1 a, 2 b.
 
     ## Episode End
     The follower starts in S, with the leader's action drawn there. Its episode never terminates and
-    is truncated after 150 steps; the leader's is truncated after `outer_steps` (100).
-
-    ## Info
-    Leader: see `HyperGradient`; x has shape [3, 2]. Follower and game: `upper_reward`, u.
+    is truncated after 150 steps.
 
     ## Arguments
     * `bonus` (1): the follower's reward for b in A when the leader shows 0, not negative.
       Published are 1 and 2;
     * `horizon` (150): steps that count for the leader, at least 1; None for all of them;
-    * `gamma` (.99): discount of both levels, in [0, 1);
+    * `gamma` (.99) and `render_mode`: see `BilevelEnv`;
     * `temperature` (.05): positive. Entropy adds up to temperature * log 3 / (1 - gamma), 5.5
-      by default;
-    * `render_mode`: None, "human" or "rgb_array".
+      by default.
 
     ## Ground Truth
     Objective and hyper-gradient are exact. With p the probability that the leader shows 0 in A, and
@@ -137,9 +128,6 @@ class BilevelMarkovGame(TabularBilevelEnv):
     ## References
     M. Kudo, T. Tanabe, A. Wachi, Y. Akimoto, "Sample-efficient hypergradient estimation for
     decentralized bi-level reinforcement learning", ICAPS 2026, arXiv 2603.14867 (BC-HG).
-
-    ## Version History
-    * v0: first version.
     """
 
     def __init__(

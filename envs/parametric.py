@@ -59,26 +59,15 @@ class ParametricGame(BilevelEnv):
     The environment with the reward r_x, the discount `gamma` and the entropy weighed by
     `temperature`.
 
-    ## Observation Space
-    Game and follower: that of the environment. Leader: means over episodes of the leader's return,
-    the follower's return and the length, `Box(-inf, inf, [3])`.
-
-    ## Action Space
-    Leader: x. Follower: that of the environment. Game: both, `{"upper": x, "lower": a}`.
-
-    ## Rewards
-    Leader: F(x), as estimated from episodes. Follower and game: r_x(s, a).
-
-    ## Episode End
-    As in the environment; it is cut after `episode_steps`.
+    ## Spaces, Rewards and Episode End
+    Those of the environment, and the reward r_x; episodes are cut after `episode_steps`. The leader
+    observes means over episodes of its return, the follower's return and the length,
+    `Box(-inf, inf, [3])`; its reward F(x) is estimated from episodes.
 
     ## Info
     Leader: `objective`, `hyper_gradient` [D], `upper_params` [D], `inner_samples` (environment
     steps, the learner's and those of the episodes played), `critic_loss`. Follower and game: that
     of the environment, and `upper_reward`.
-
-    ## Arguments
-    See `__init__`.
 
     Example:
         >>> import numpy as np

@@ -64,30 +64,20 @@ class BilevelPendulum(ParametricGame):
     (`bilevel_gym.sb3.SoftSAC`), which keeps what it has learnt when x moves.
 
     ## Observation Space
-    Game and follower: (cos theta, sin theta, speed), `Box([3])`, float32, the speed within 8.
-    Leader: see `ParametricGame`.
+    (cos theta, sin theta, speed), `Box([3])`, float32, the speed within 8.
 
     ## Action Space
-    Leader: `Box(-upper_bound, upper_bound, [6])`, x. Follower: `Box(-2, 2, [1])`, the torque. Game:
-    both.
-
-    ## Rewards
-    See `ParametricGame`.
+    `Box(-2, 2, [1])`, the torque.
 
     ## Episode End
-    The follower's episode never terminates, and is truncated after `episode_steps`; the leader's
-    after `outer_steps` (100).
-
-    ## Info
-    See `ParametricGame`; `upper_reward` is cos(theta).
+    The follower's episode never terminates, and is truncated after `episode_steps`.
 
     ## Arguments
     * `reward_bound` (1): bound on the reward of directions, positive;
     * `effort_cost` (.05): price of the squared torque, not negative;
-    * `episode_steps` (100), `gamma` (.95), `upper_gamma` (.95, below 1), `temperature` (.05) and
-      `upper_bound` (10): see `ParametricGame`;
-    * `render_mode`: None, "human" or "rgb_array". The picture has a ring around the pole, coloured
-      by the reward of each direction, and x below.
+    * `episode_steps` (100), `gamma` (.95), `upper_gamma` (.95, below 1), `temperature` (.05),
+      `upper_bound` (10) and `render_mode`: see `ParametricGame`. The picture has a ring around the
+      pole, coloured by the reward of each direction, and x below.
 
     ## Ground Truth
     There is none: the follower's answer is learnt, and objectives are estimates. From x0 along Adam
@@ -106,9 +96,6 @@ class BilevelPendulum(ParametricGame):
 
     ## References
     Gymnasium's Pendulum-v1.
-
-    ## Version History
-    * v0: first version.
     """
 
     # For each x some 3,400 environment steps, a third of them learnt from. Late steps are not

@@ -68,26 +68,23 @@ class BilevelPreferencePendulum(ParametricGame):
     what it has learnt when x moves; rewards in its replay buffer are those of the present x.
 
     ## Observation Space
-    Game and follower: cos and sin of the angle (0 is upright) and the speed, float32 `[3]`. Leader:
-    when the judge was last asked, the mean return of the environment's own reward, the follower's
-    discounted return, and the length of an episode, float32 `[3]`.
+    Cos and sin of the angle (0 is upright) and the speed, float32 `[3]`. Leader: when the judge was
+    last asked, the mean return of the environment's own reward, the follower's discounted return,
+    and the length of an episode, float32 `[3]`.
 
     ## Action Space
-    Leader: `Box(-upper_bound, upper_bound, [D])`, x. Follower: `Discrete(5)`, torques of -2, -1, 0,
-    1 and 2 Nm. Game: both.
+    `Discrete(5)`, torques of -2, -1, 0, 1 and 2 Nm.
 
     ## Rewards
     Leader: the mean log-likelihood of all answers that are remembered, log(1/2) before the first.
-    Follower and game: r_x(s, a).
 
     ## Episode End
-    The follower's episode never terminates and is truncated after `episode_steps`; the leader's
-    after `outer_steps` (100).
+    The follower's episode never terminates and is truncated after `episode_steps`.
 
     ## Info
-    See `ParametricGame`; `upper_reward` is the environment's own reward. Leader: "sobirl" and
-    "trace" add `trust_ratio` (the share of the response term that was used, 0 where there is none),
-    and only "trace" has a `critic_loss`.
+    `upper_reward` is the environment's own reward. Leader: "sobirl" and "trace" add `trust_ratio`
+    (the share of the response term that was used, 0 where there is none), and only "trace" has a
+    `critic_loss`.
 
     ## Arguments
     * `reward_model` ("network"): or "linear";
@@ -101,9 +98,8 @@ class BilevelPreferencePendulum(ParametricGame):
       1 (the first is), NaN for no answer, with pairs a `bilevel_gym.episodes.fragments.Pairs`; or
       where to import it from, "module:function". A judge who answers later returns NaN now, and
       adds the answer to the method's `queue` then;
-    * `upper_bound` (10), `gamma` (.97) and `temperature` (.1): see `ParametricGame`;
-    * `render_mode`: None, "human" or "rgb_array". The picture shows the pendulum, and r_x by angle
-      and speed.
+    * `upper_bound` (10), `gamma` (.97), `temperature` (.1) and `render_mode`: see `ParametricGame`.
+      The picture shows the pendulum, and r_x by angle and speed.
 
     Methods of the leader's seat, see `bilevel_gym.learnt.preference_methods`: "direct" (Christiano
     et al., DRLHF; the default), "sobirl" and "trace" with a response term. They ask every 25 steps
@@ -137,9 +133,6 @@ class BilevelPreferencePendulum(ParametricGame):
     S. Chakraborty et al., ICLR 2024, arXiv 2308.02585; Y. Yang, B. Gao, Y. Yuan, "Bilevel
     reinforcement learning via the development of hyper-gradient without lower-level convexity",
     AISTATS 2025, arXiv 2405.19697. The pendulum: Gymnasium.
-
-    ## Version History
-    * v0: first version.
     """
 
     methods = PREFERENCE_METHODS

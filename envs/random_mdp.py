@@ -66,23 +66,17 @@ class BilevelRandomMDP(TabularBilevelEnv):
     upper_dim^2 for a quadratic reward.
 
     ## Observation Space
-    Game and follower: `Discrete(S)`. Leader: `Box(0, 1, [S])`, the follower's discounted state
-    occupancy times (1 - gamma).
+    `Discrete(S)`.
 
     ## Action Space
-    Leader: `Box(-10, 10, [upper_dim])`, x. Follower: `Discrete(num_actions)`. Game: both,
-    `{"upper": x, "lower": a}`.
+    `Discrete(num_actions)`.
 
     ## Rewards
-    Leader: F(x). Follower and game: r_x(s, a). F evaluates the policy as a whole and is no sum over
-    steps: the leader's reward of a step, `upper_reward`, is zero.
+    F evaluates the policy as a whole and is no sum over steps: `upper_reward` is zero.
 
     ## Episode End
     The first state is uniform. The follower's episode never terminates and is truncated after 200
-    steps; the leader's is truncated after `outer_steps` (100).
-
-    ## Info
-    Leader: see `HyperGradient`; x has shape [upper_dim]. Follower and game: `upper_reward`, zero.
+    steps.
 
     ## Arguments
     * `num_states` (10): S, at least 2;
@@ -90,14 +84,13 @@ class BilevelRandomMDP(TabularBilevelEnv):
     * `branching` (None): successors of each state and action, in 1..S. None draws their number for
       each pair, which stores about S^2 A / 2 transitions and is refused above fifty million;
     * `upper_dim` (100): entries of x, at least 1;
-    * `gamma` (.5): the follower's discount, in [0, 1);
-    * `temperature` (1): positive;
+    * `gamma` (.5), `temperature` (1) and `render_mode`: see `BilevelEnv`. The picture shows at most
+      28 states;
     * `reward` ("quadratic"): or "linear";
     * `active_features` (5): features that are not zero in each state and action, in 1..upper_dim;
       all of them where there are fewer than five. For linear rewards only;
     * `seed` (0): seed of the instance, not negative; it gives the same kernel and first x with
-      either reward;
-    * `render_mode`: None, "human" or "rgb_array". The picture shows at most 28 states.
+      either reward.
 
     ## Ground Truth
     x = 0 (`best_known`) is the only global maximum of every instance, with the value -S / (2 A), -1
@@ -139,9 +132,6 @@ class BilevelRandomMDP(TabularBilevelEnv):
     Archibald, K. I. M. McKinnon, L. C. Thomas, "On the generation of Markov decision processes",
     Journal of the Operational Research Society 46, 1995 (Garnet). Sets of successors: J. Bentley,
     B. Floyd, "Programming pearls: a sample of brilliance", Communications of the ACM 30, 1987.
-
-    ## Version History
-    * v0: first version.
     """
 
     def __init__(

@@ -81,31 +81,23 @@ class BilevelReacher(ParametricGame):
     Nothing but the effort depends on the action: the one-step formula of `sobirl` is zero here.
 
     ## Observation Space
-    Game and follower: `Box(-inf, inf, [10])`, cosines of the two angles, their sines, the target's
-    place, the joints' speeds, and d; lengths are in units of 20 cm and speeds in units of 10
-    radians per second, so that all of it is of order one. Leader: see `ParametricGame`.
+    `Box(-inf, inf, [10])`, cosines of the two angles, their sines, the target's place, the joints'
+    speeds, and d; lengths are in units of 20 cm and speeds in units of 10 radians per second, so
+    that all of it is of order one.
 
     ## Action Space
-    Leader: `Box(-upper_bound, upper_bound, [6])`, x. Follower: `Box(-1, 1, [2])`, the torques.
-    Game: both.
-
-    ## Rewards
-    See `ParametricGame`.
+    `Box(-1, 1, [2])`, the torques.
 
     ## Episode End
     The arm starts almost stretched out to the right, at rest, with a target drawn uniformly from a
     disc of 20 cm. The follower's episode never terminates and is truncated after `episode_steps`
-    (50), which are .02 seconds each; the leader's after `outer_steps` (100).
-
-    ## Info
-    See `ParametricGame`; `upper_reward` is -|d|.
+    (50), which are .02 seconds each.
 
     ## Arguments
     * `reward_bound` (1): bound on the reward of the features, positive;
     * `effort_cost` (.05): price of the square of the torques, not negative;
-    * `episode_steps` (50), `gamma` (.95), `upper_gamma` (.95), `temperature` (.05) and
-      `upper_bound` (5): see `ParametricGame`;
-    * `render_mode`: None, "human" or "rgb_array". The picture shows the arm from above, the arena
+    * `episode_steps` (50), `gamma` (.95), `upper_gamma` (.95), `temperature` (.05), `upper_bound`
+      (5) and `render_mode`: see `ParametricGame`. The picture shows the arm from above, the arena
       coloured by the reward of an arm at rest with its tip there, and x. It needs neither MuJoCo's
       renderer nor OpenGL.
 
@@ -131,9 +123,6 @@ class BilevelReacher(ParametricGame):
     Gymnasium's Reacher-v5, https://gymnasium.farama.org/environments/mujoco/reacher/; the simulator
     is that of E. Todorov, T. Erez, Y. Tassa, "MuJoCo: A physics engine for model-based control",
     IROS 2012. The rewards of both levels are this project's own.
-
-    ## Version History
-    * v0: first version.
     """
 
     # With the general ones (16 episodes) the first estimate pointed away from the target.

@@ -80,25 +80,16 @@ class BilevelTaxDesign(TabularBilevelEnv):
     1250 are stored), so that the exact solve costs as much as with 130 actions.
 
     ## Observation Space
-    Game and follower: `Discrete(202)`, which is 101 * (type of household) + (point of the grid).
-    Leader: `Box(0, 1, [202])`, the follower's discounted state occupancy times (1 - gamma).
+    `Discrete(202)`, which is 101 * (type of household) + (point of the grid).
 
     ## Action Space
-    Leader: `Box(0, 2, [4])`, x. Follower: `Discrete(1250)`, which is 125 h + 25 i_1 + 5 i_2 + i_3
-    for h * hours_step hours and i_j * spending_step spent on good j. Game: both,
-    `{"upper": x, "lower": a}`.
-
-    ## Rewards
-    Leader: F(x). Follower and game: r_x(s, a).
+    `Discrete(1250)`, which is 125 h + 25 i_1 + 5 i_2 + i_3 for h * hours_step hours and
+    i_j * spending_step spent on good j.
 
     ## Episode End
     The follower starts with assets N(0, start_variance), rounded to the cells of the grid (the
     outermost ones without end), and each type of household is equally likely. Its episode never
-    terminates and is truncated after 200 steps. The leader's is truncated after `outer_steps`
-    (100) leader steps.
-
-    ## Info
-    Leader: see `HyperGradient`; x has shape [4]. Follower and game: `upper_reward`, u_x(s, a).
+    terminates and is truncated after 200 steps.
 
     ## Arguments
     * `num_assets` (101): points of the grid of assets, at least 2;
@@ -118,10 +109,9 @@ class BilevelTaxDesign(TabularBilevelEnv):
     * `revenue_weight` (5): weight of log(1 + T) in u_x, not negative;
     * `max_rate` (2): largest rate of every tax, positive;
     * `start_rate` (.3): every rate at the start, in [0, max_rate];
-    * `gamma` (.9): discount of both levels, in [0, 1);
-    * `temperature` (.1): positive. Published are .1, .2 and .3;
-    * `render_mode`: None, "human" or "rgb_array". The picture shows, over the assets, what each
-      type of household does, what it pays, and where households are.
+    * `gamma` (.9), `temperature` (.1; published are .1, .2 and .3) and `render_mode`: see
+      `BilevelEnv`. The picture shows, over the assets, what each type of household does, what it
+      pays, and where households are.
 
     There are hours_levels * spending_levels^(number of goods) actions. A small game, for tests:
     `num_assets=25, hours_levels=4, hours_step=2.67, spending_levels=3, spending_step=2.5`.
@@ -148,9 +138,6 @@ class BilevelTaxDesign(TabularBilevelEnv):
     ## References
     V. Thoma, B. Pasztor, A. Krause, G. Ramponi, Y. Hu, "Contextual bilevel reinforcement learning
     for incentive alignment", NeurIPS 2024, arXiv 2406.01575 (HPGD).
-
-    ## Version History
-    * v0: first version.
     """
 
     def __init__(

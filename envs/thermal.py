@@ -114,24 +114,15 @@ class BilevelThermal(LinearQuadraticEnv):
     which no policy keeps the discounted cost finite; such an x raises an `ArithmeticError`.
 
     ## Observation Space
-    Game and follower: the deviations, `Box(-inf, inf, [4])` in float64. Leader: the root of the
-    discounted mean square of each deviation and each control, `Box(0, inf, [6])`.
+    The deviations, `Box(-inf, inf, [4])` in float64.
 
     ## Action Space
-    Leader: `Box(0, 1, [8])`, x. Follower: `Box(-action_limit, action_limit, [2])`. Game: both,
-    `{"upper": x, "lower": a}`. The exact follower is not clipped: at any x, fewer than one of ten
-    million first actions exceeds 100. A larger action is refused.
-
-    ## Rewards
-    Leader: F(x). Follower and game: r(s, a).
+    `Box(-action_limit, action_limit, [2])`. The exact follower is not clipped: at any x, fewer than
+    one of ten million first actions exceeds 100. A larger action is refused.
 
     ## Episode End
     The follower starts with s ~ N(0, start_std^2 I). Its episode never terminates and is truncated
-    after 100 steps; the leader's is truncated after `outer_steps` (100).
-
-    ## Info
-    Leader: see `HyperGradient`; x has shape [8]. Follower and game: `upper_reward`, -(Var(s) +
-    energy_cost ||a||^2).
+    after 100 steps.
 
     ## Arguments
     * `energy_cost` (.5): the leader's price of ||a||^2, not negative;
@@ -144,10 +135,9 @@ class BilevelThermal(LinearQuadraticEnv):
       follower's policy is stationary in either case;
     * `clipped` (False): whether the simulator clips deviations at -30 and 30, as published results
       have it. That is another game, without an exact answer: it has no leader's seat;
-    * `gamma` (.9): discount of both levels, in [0, 1);
-    * `temperature` (.1): positive;
-    * `render_mode`: None, "human" or "rgb_array". The picture is a plan of the building, with walls
-      as thick as they are insulated and doors as wide as the air flows, coloured by temperature.
+    * `gamma` (.9), `temperature` (.1) and `render_mode`: see `BilevelEnv`. The picture is a plan of
+      the building, with walls as thick as they are insulated and doors as wide as the air flows,
+      coloured by temperature.
 
     ## Ground Truth
     Objective and hyper-gradient are exact, to rounding. At x = .5 with the default arguments
@@ -171,9 +161,6 @@ class BilevelThermal(LinearQuadraticEnv):
     ## References
     M. Kudo, T. Tanabe, A. Wachi, Y. Akimoto, "Sample-efficient hypergradient estimation for
     decentralized bi-level reinforcement learning", ICAPS 2026, arXiv 2603.14867 (BC-HG).
-
-    ## Version History
-    * v0: first version.
     """
 
     def __init__(

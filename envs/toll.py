@@ -79,27 +79,18 @@ class BilevelToll(TabularBilevelEnv):
     each. Moves are deterministic, and there is no congestion. x enters the reward alone.
 
     ## Observation Space
-    Game and follower: `Discrete(destinations * nodes)`, which is nodes * (index of the destination)
-    + (index of the node), both in the order of `destinations` and of the sorted nodes: 23 * 24 by
-    default. Leader: `Box(0, 1, [S])`, the follower's discounted state occupancy times (1 - gamma),
-    over the draw of the trip.
+    `Discrete(destinations * nodes)`, which is nodes * (index of the destination) + (index of the
+    node), both in the order of `destinations` and of the sorted nodes: 23 * 24 by default.
 
     ## Action Space
-    Leader: `Box(0, max_toll, [tolled links])`, x. Follower: `Discrete(A)`, A the largest number of
-    links out of a node (5 by default): the links out of the node, sorted by the node they lead to;
-    `info["action_mask"]` tells which exist. Game: both, `{"upper": x, "lower": a}`.
-
-    ## Rewards
-    Leader: F(x). Follower and game: r_x(link).
+    `Discrete(A)`, A the largest number of links out of a node (5 by default): the links out of the
+    node, sorted by the node they lead to; `info["action_mask"]` tells which exist.
 
     ## Episode End
     The destination is drawn uniformly, the origin uniformly from the origins other than it. The
     follower's episode terminates on arrival: with the move that enters the destination. (The
     destination's own state is never seen; it has one action, which ends without reward.) It is
-    truncated after 200 steps. The leader's is truncated after `outer_steps` (100) leader steps.
-
-    ## Info
-    Leader: see `HyperGradient`. Follower and game: `upper_reward`, u_x(link), and `action_mask`.
+    truncated after 200 steps.
 
     ## Arguments
     * `network` (None): rows [from, to, minutes], one for each directed link between two different
@@ -114,11 +105,10 @@ class BilevelToll(TabularBilevelEnv):
       to temperature * log A for each link, .8 minutes by default, where links take 2 to 10 minutes.
       At x = 0 trips have 3.25 links (discounted sums) at .5, 3.37 at 1 and 4.68 at 2; from about
       2.9 on drivers circle for the entropy (75.3 links at 3; 100, all that `gamma` counts, at 4);
-    * `gamma` (.99): discount of both levels, in [0, 1);
+    * `gamma` (.99) and `render_mode`: see `BilevelEnv`;
     * `origins` (None): nodes where trips start; None takes all nodes other than the zone;
     * `destinations` (None): nodes where trips end, each of which can be reached from wherever an
-      origin leads; None takes all nodes other than the zone;
-    * `render_mode`: None, "human" or "rgb_array".
+      origin leads; None takes all nodes other than the zone.
 
     ## Ground Truth
     Objective and hyper-gradient are exact. With the default arguments F = -.443814 at x = 0, the
@@ -148,9 +138,6 @@ class BilevelToll(TabularBilevelEnv):
     road network equilibrium traffic assignment problem", Transportation Research 9, 1975. Its
     link capacities play no part here. Route choice as a soft MDP: J.-B. Baillon, R. Cominetti,
     "Markovian traffic equilibrium", Mathematical Programming 111, 2008.
-
-    ## Version History
-    * v0: first version.
     """
 
     def __init__(

@@ -111,24 +111,18 @@ class BilevelToyText(GridBilevelEnv):
     reward alone.
 
     ## Observation Space
-    Game and follower: `Discrete(S)`, the environment's own states. Leader: `Box(0, 1, [S])`, the
-    follower's discounted state occupancy times (1 - gamma).
+    `Discrete(S)`, the environment's own states.
 
     ## Action Space
-    Leader: `Box(-1, 1, [D])`, x. Follower: `Discrete(A)`, the environment's own actions. Game:
-    both, `{"upper": x, "lower": a}`.
+    `Discrete(A)`, the environment's own actions.
 
     ## Rewards
-    Leader: F(x). Follower and game: r_x(s, a), with the expected reward r(s, a) where the
-    environment's own reward depends on the successor (on FrozenLake 1/3, not 1 or 0, for trying to
-    step on the goal).
+    Both levels have the expected reward r(s, a) where the environment's own reward depends on the
+    successor (on FrozenLake 1/3, not 1 or 0, for trying to step on the goal).
 
     ## Episode End
     The follower's episode terminates where the environment's does, and is truncated after 100
-    (FrozenLake) or 200 steps; the leader's is truncated after `outer_steps` (100).
-
-    ## Info
-    Leader: see `HyperGradient`; x has shape [D]. Follower and game: `upper_reward`, r(s, a).
+    (FrozenLake) or 200 steps.
 
     ## Arguments
     * `env_id`: Gymnasium id of the environment; without "-vN", the newest version registered;
@@ -136,12 +130,11 @@ class BilevelToyText(GridBilevelEnv):
       {"map_name": "8x8"};
     * `features` (None): d reward / dx, `[S, A, D]`, or a SciPy sparse matrix or `LinearOperator`
       `[A*S, D]` whose row `a * S + s` belongs to (s, a); None shapes each state;
-    * `gamma` (.99): discount of both levels, in [0, 1);
-    * `temperature` (.1): positive;
     * `shaping_cost` (.01): weight of ||x||^2, not negative;
-    * `render_mode`: None, "human" or "rgb_array". FrozenLake and CliffWalking show their map; Taxi
-      shows its city with occupancy and hyper-gradient summed, and shaping and moves averaged by
-      occupancy, over passengers and destinations; other environments have no picture.
+    * `gamma` (.99), `temperature` (.1) and `render_mode`: see `BilevelEnv`. FrozenLake and
+      CliffWalking show their map; Taxi shows its city with occupancy and hyper-gradient summed, and
+      shaping and moves averaged by occupancy, over passengers and destinations; other environments
+      have no picture.
 
     Taxi's `fickle_passenger` is refused, because its `step` departs from P, and so are random maps
     of FrozenLake, which would differ from one construction to the next.
@@ -175,9 +168,6 @@ class BilevelToyText(GridBilevelEnv):
     G. Dietterich, "Hierarchical reinforcement learning with the MAXQ value function decomposition",
     Journal of Artificial Intelligence Research 13, 2000. CliffWalking: R. Sutton, A. Barto,
     "Reinforcement Learning: An Introduction", example 6.6. The shaping tasks are this project's.
-
-    ## Version History
-    * v0: first version.
     """
 
     def __init__(
