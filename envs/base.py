@@ -95,8 +95,9 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
     * Info. Leader: see `HyperGradient`. Follower and game: `upper_reward`, the leader's reward u of
       the step without terms in x alone, and `action_mask` where actions vary.
     * Episode end. The leader's episode is truncated after `outer_steps` (100) leader steps.
-    * Arguments. `gamma`: discount of both levels, in [0, 1); `temperature`: weight of the entropy
-      of the follower's policy, positive; `render_mode`: None, "human" or "rgb_array".
+    * Arguments. `gamma`: discount of both levels (of the follower's alone where there is an
+      `upper_gamma`), in [0, 1); `temperature`: weight of the entropy of the follower's policy,
+      positive; `render_mode`: None, "human" or "rgb_array".
     * Version history. v0: first version.
 
     One `step` takes both players' moves, `{"upper": x, "lower": a}`, makes one transition of the

@@ -15,10 +15,10 @@ class Task:
     Attributes:
         id: Gymnasium id, `Bilevel...-vN`; N rises whenever its numbers change.
         entry_point: Class of the game.
-        max_episode_steps: Time limit of the follower's episodes.
         upper: What x is, for the table of tasks.
-        enters: Where x enters: "reward", "kernel" or both.
         source: Where the task comes from.
+        enters: Where x enters: "reward", "kernel" or both.
+        max_episode_steps: Time limit of the follower's episodes.
         kwargs: Constructor arguments of the game.
         test_kwargs: Constructor arguments of an instance small enough for the tests.
         test_options: Options of a leader's seat that is quick enough for the tests.
@@ -28,10 +28,10 @@ class Task:
 
     id: str
     entry_point: str
-    max_episode_steps: int
     upper: str
-    enters: str
     source: str
+    enters: str = "reward"
+    max_episode_steps: int = 200
     kwargs: dict[str, Any] = field(default_factory=dict)
     test_kwargs: dict[str, Any] = field(default_factory=dict)
     test_options: dict[str, Any] = field(default_factory=dict)
@@ -56,25 +56,19 @@ TASKS = (
     Task(
         id="BilevelGridWorld-v0",
         entry_point="bilevel_gym.envs.grid_world:BilevelGridWorld",
-        max_episode_steps=200,
         upper="shaping reward of each free cell",
-        enters="reward",
         source="this project",
     ),
     Task(
         id="BilevelFourRooms-v0",
         entry_point="bilevel_gym.envs.four_rooms:BilevelFourRooms",
-        max_episode_steps=200,
         upper="logits of penalties on each free cell, and of what is unspent",
-        enters="reward",
         source="Thoma et al., NeurIPS 2024",
     ),
     Task(
         id="BilevelRandomMDP-v0",
         entry_point="bilevel_gym.envs.random_mdp:BilevelRandomMDP",
-        max_episode_steps=200,
         upper="parameters of random rewards",
-        enters="reward",
         source="Yang et al., AISTATS 2025",
     ),
     Task(
@@ -82,7 +76,6 @@ TASKS = (
         entry_point="bilevel_gym.envs.incentive:BilevelIncentive",
         max_episode_steps=100,
         upper="payment for each action in each state",
-        enters="reward",
         source="Ma et al., TMLR 2025",
     ),
     Task(
@@ -96,7 +89,6 @@ TASKS = (
     Task(
         id="BilevelTaxDesign-v0",
         entry_point="bilevel_gym.envs.tax_design:BilevelTaxDesign",
-        max_episode_steps=200,
         upper="tax rates on three goods and on income",
         enters="reward, kernel",
         source="Thoma et al., NeurIPS 2024",
@@ -111,17 +103,13 @@ TASKS = (
     Task(
         id="BilevelToll-v0",
         entry_point="bilevel_gym.envs.toll:BilevelToll",
-        max_episode_steps=200,
         upper="toll in minutes on each link at node 10",
-        enters="reward",
         source="LeBlanc et al., 1975; Baillon and Cominetti, 2008",
     ),
     Task(
         id="BilevelInverseRL-v0",
         entry_point="bilevel_gym.envs.inverse_rl:BilevelInverseRL",
-        max_episode_steps=200,
         upper="reward of each kind of terrain, learnt from demonstrations",
-        enters="reward",
         source="this project, after Ziebart et al., AAAI 2008",
     ),
     Task(
@@ -137,7 +125,6 @@ TASKS = (
         entry_point="bilevel_gym.envs.lqr:BilevelLQR",
         max_episode_steps=100,
         upper="log-weights of the follower's costs",
-        enters="reward",
         source="this project",
     ),
     Task(
@@ -145,16 +132,13 @@ TASKS = (
         entry_point="bilevel_gym.envs.toy_text:BilevelToyText",
         max_episode_steps=100,
         upper="shaping reward of each state",
-        enters="reward",
         source="Gymnasium toy text",
         kwargs={"env_id": "FrozenLake", "temperature": 0.1},
     ),
     Task(
         id="BilevelCliffWalking-v0",
         entry_point="bilevel_gym.envs.toy_text:BilevelToyText",
-        max_episode_steps=200,
         upper="shaping reward of each state",
-        enters="reward",
         source="Gymnasium toy text",
         kwargs={"env_id": "CliffWalking", "temperature": 0.5},
         test_kwargs={"env_kwargs": {"is_slippery": True}},
@@ -162,9 +146,7 @@ TASKS = (
     Task(
         id="BilevelTaxi-v0",
         entry_point="bilevel_gym.envs.toy_text:BilevelToyText",
-        max_episode_steps=200,
         upper="shaping reward of each state",
-        enters="reward",
         source="Gymnasium toy text",
         kwargs={"env_id": "Taxi", "temperature": 0.5},
         test_kwargs={"env_kwargs": {"is_rainy": True}},
@@ -174,7 +156,6 @@ TASKS = (
         entry_point="bilevel_gym.envs.pendulum:BilevelPendulum",
         max_episode_steps=100,
         upper="reward of each direction of the pole",
-        enters="reward",
         source="this project",
         test_kwargs={"episode_steps": 20},
         test_options=QUICK,
@@ -183,9 +164,7 @@ TASKS = (
     Task(
         id="BilevelCartPole-v0",
         entry_point="bilevel_gym.envs.cartpole:BilevelCartPole",
-        max_episode_steps=200,
         upper="weight of each shaping term",
-        enters="reward",
         source="this project, after Hu et al., NeurIPS 2020",
         test_kwargs={"episode_steps": 20},
         test_options=QUICK,
@@ -196,7 +175,6 @@ TASKS = (
         entry_point="bilevel_gym.envs.reacher:BilevelReacher",
         max_episode_steps=50,
         upper="reward of six features of a robot arm",
-        enters="reward",
         source="this project, on Gymnasium's MuJoCo",
         test_kwargs={"episode_steps": 60},
         test_options=QUICK,
@@ -205,9 +183,7 @@ TASKS = (
     Task(
         id="BilevelPreferencePendulum-v0",
         entry_point="bilevel_gym.envs.preference_pendulum:BilevelPreferencePendulum",
-        max_episode_steps=200,
         upper="weights of a reward network, learnt from preferences",
-        enters="reward",
         source="this project, after Christiano et al., NeurIPS 2017",
         test_kwargs={"hidden": [8], "episode_steps": 60, "fragment_steps": 15},
         test_options={
@@ -223,7 +199,6 @@ TASKS = (
         entry_point="bilevel_gym.envs.beam_rider:BilevelBeamRider",
         max_episode_steps=400,
         upper="weights of a convolutional network",
-        enters="reward",
         source="the game of Yang et al., AISTATS 2025",
         test_kwargs={"channels": 2, "episode_steps": 60},
         test_options={

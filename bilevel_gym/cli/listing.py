@@ -99,4 +99,4 @@ def outside(env_id: str) -> Task:
     spec = gym.spec(env_id)
     entry_point: Any = spec.entry_point
     source = entry_point.partition(":")[0] if isinstance(entry_point, str) else UNKNOWN
-    return Task(env_id, entry_point, 0, UNKNOWN, UNKNOWN, source, kwargs=spec.kwargs)
+    return Task(env_id, entry_point, UNKNOWN, source, UNKNOWN, 0, kwargs=spec.kwargs)
