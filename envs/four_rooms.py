@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Integral
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from ..rendering.canvas import colour_limit
 from .base import BestKnown, View, is_default, shown, upper_box
 from .grids import GridBilevelEnv, per_move, slippery_kernel
 from .logits import softmax, softmax_vjp
-from .rows import check_distinct, checked_rows
+from .rows import checked_pairs
 
 __all__ = ["BilevelFourRooms"]
 
@@ -167,7 +166,10 @@ class BilevelFourRooms(GridBilevelEnv):
         render_mode: str | None = None,
     ) -> None:
         """Build the game; arguments, described above, out of range raise a `ValueError`."""
-        self.goals = _checked_goals(goals)
+        form = "(row, column) pairs such as [(1, 9)]"
+        rule = "be free cells (row, column) of the 13x13 map other than start and target"
+        known = [place for place in PLACES if CELLS[place] == "."]
+        self.goals = checked_pairs("goals", goals, known, form, "cell", rule)
         slip = check_between("slip", slip, 0.0, 1.0 / SLIP_SCALE)
         self._payment_cost = check_not_negative("payment_cost", payment_cost)
         self._budget = check_positive("budget", budget)
@@ -252,22 +254,3 @@ class BilevelFourRooms(GridBilevelEnv):
     def _incentive(self, upper_params: FloatArray) -> FloatArray:
         """Return inc_x of every cell `[104]`."""
         return -self._budget * softmax(upper_params)[:-1]
-
-
-def _checked_goals(goals: object) -> tuple[tuple[int, int], ...]:
-    """Return the goals as (row, column) pairs, after checking that they are playable ones."""
-    form = "(row, column) pairs such as [(1, 9)]"
-    checked: list[tuple[int, int]] = []
-    for row, column in checked_rows("goals", goals, 2, form, "cell", Integral):
-        goal = (int(row), int(column))
-        if goal not in PLACES:
-            where = "a wall" if all(0 <= i < len(ROOMS) for i in goal) else "outside"
-            raise ValueError(
-                f"`goals` must be free cells (row, column) of the 13x13 map, got {goal}, {where}"
-            )
-        for name, cell in (("start", START), ("target", TARGET)):
-            if goal == PLACES[cell]:
-                raise ValueError(f"`goals` must differ from the {name}, got {goal}")
-        checked.append(goal)
-    check_distinct("goals", checked)
-    return tuple(checked)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +14,7 @@ from ..model.objectives import DiscountedReturn, LinearCost, Sum
 from ..rendering.canvas import colour_limit
 from ..rendering.graph import GraphScene, draw_graph
 from .base import BestKnown, View, is_default, shown, upper_box
-from .rows import check_distinct, checked_rows
+from .rows import checked_pairs
 from .tabular import TabularBilevelEnv
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ IntArray = NDArray[np.int64]
 
 ACTIONS = "abcd"
 NUM_STATES = 13
+PAIRS = tuple(np.ndindex(NUM_STATES, len(ACTIONS)))
 
 # Where each action leads; an action that is not listed stays.
 EDGES: dict[int, dict[str, int]] = {
@@ -170,7 +170,11 @@ class BilevelIncentive(TabularBilevelEnv):
         render_mode: str | None = None,
     ) -> None:
         """Build the game; arguments, described above, out of range raise a `ValueError`."""
-        self.paid = _checked_pairs(paid)
+        self.paid = PAIRS
+        if paid is not None:
+            form = "[state, action] pairs such as [[7, 0]]"
+            rule = "hold states in 0..12 and actions in 0..3"
+            self.paid = checked_pairs("paid", paid, PAIRS, form, "pair", rule)
         slip = check_probability("slip", slip)
         payment_weight = check_not_negative("payment_weight", payment_weight)
         max_payment = self._max_payment = check_positive("max_payment", max_payment)
@@ -190,7 +194,7 @@ class BilevelIncentive(TabularBilevelEnv):
             temperature=temperature,
             render_mode=render_mode,
         )
-        if self.paid == _checked_pairs(None) and is_default(BilevelIncentive, locals(), ("paid",)):
+        if self.paid == PAIRS and is_default(BilevelIncentive, locals(), ("paid",)):
             best = np.zeros(count)
             best[self.paid.index(BEST_PAIR)] = BEST_PAYMENT
             self.best_known = BestKnown(
@@ -304,35 +308,8 @@ def _kernel(slip: float) -> Kernel:
     """Return the kernel: the chosen action works with 1 - slip, each other one with slip / 3."""
     successor = np.repeat(np.arange(NUM_STATES)[:, None], len(ACTIONS), axis=1)
     successor[ARROWS[:, 0], ARROWS[:, 1]] = ARROWS[:, 2]
-    lasting = [state for state in range(NUM_STATES) if state not in FINAL]
-    s, chosen, working = (
-        index.ravel() for index in np.meshgrid(lasting, range(4), range(4), indexing="ij")
-    )
-    likely = np.where(chosen == working, 1.0 - slip, slip / (len(ACTIONS) - 1))
-    kept = likely > 0.0
-    return Kernel.from_triplets(
-        s[kept],
-        chosen[kept],
-        successor[s, working][kept],
-        likely[kept],
-        num_states=NUM_STATES,
-        num_actions=len(ACTIONS),
-    )
-
-
-def _checked_pairs(paid: object) -> tuple[tuple[int, int], ...]:
-    """Return the pairs (state, action) that can be paid for, after checking them; all for None."""
-    if paid is None:
-        return tuple((s, a) for s in range(NUM_STATES) for a in range(len(ACTIONS)))
-    form = "[state, action] pairs such as [[7, 0]]"
-    checked: list[tuple[int, int]] = []
-    for state, action in checked_rows("paid", paid, 2, form, "pair", Integral):
-        pair = (int(state), int(action))
-        if not (0 <= pair[0] < NUM_STATES and 0 <= pair[1] < len(ACTIONS)):
-            raise ValueError(
-                f"`paid` must hold states in 0..{NUM_STATES - 1} and actions in "
-                f"0..{len(ACTIONS) - 1}, got {pair}"
-            )
-        checked.append(pair)
-    check_distinct("paid", checked)
-    return tuple(checked)
+    works = np.full((len(ACTIONS), len(ACTIONS)), slip / (len(ACTIONS) - 1))
+    np.fill_diagonal(works, 1.0 - slip)
+    transition = works @ np.eye(NUM_STATES)[successor]
+    transition[list(FINAL)] = 0.0
+    return Kernel.from_dense(transition)

@@ -279,19 +279,8 @@ def _follower_reward(bonus: float) -> FloatArray:
 
 def _kernel() -> Kernel:
     """Return the kernel for a leader who draws its actions with equal probabilities."""
-    state, move, drawn = (
-        index.ravel()
-        for index in np.meshgrid(range(NUM_STATES), range(len(MOVES)), range(2), indexing="ij")
-    )
-    place = SUCCESSORS.reshape(NUM_STATES, len(MOVES))[state, move]
-    return Kernel.from_triplets(
-        state,
-        move,
-        2 * place + drawn,
-        np.full(state.size, 0.5),
-        num_states=NUM_STATES,
-        num_actions=len(MOVES),
-    )
+    arrival = np.eye(len(PLACES))[SUCCESSORS.reshape(NUM_STATES, len(MOVES))]
+    return Kernel.from_dense(0.5 * arrival.repeat(2, axis=2))
 
 
 def _ways() -> dict[tuple[int, int], tuple[IntArray, IntArray]]:

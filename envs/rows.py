@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from numbers import Real
+from collections.abc import Container, Sequence
+from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 
-__all__ = ["check_distinct", "checked_rows", "is_number"]
+__all__ = ["check_known", "checked_pairs", "checked_rows", "is_number"]
+
+Pair = tuple[int, int]
 
 
-def check_distinct(name: str, values: Sequence[object]) -> None:
-    """Raise a `ValueError` where one of some values is there twice."""
+def check_known(name: str, values: Sequence[Any], known: Container[Any], rule: str) -> None:
+    """Raise a `ValueError` unless all of some values are known, and none is there twice.
+
+    `rule` says which ones are known.
+    """
     for i, value in enumerate(values):
+        if value not in known:
+            raise ValueError(f"`{name}` must {rule}, got {value!r}")
         if value in values[:i]:
             raise ValueError(f"`{name}` must differ from each other, got {value} twice")
 
@@ -49,3 +57,19 @@ def checked_rows(
     if not rows:
         raise ValueError(f"`{name}` must have at least one {noun}, got none")
     return [list(row) for row in rows]
+
+
+def checked_pairs(
+    name: str,
+    values: object,
+    known: Container[Pair],
+    form: str,
+    noun: str,
+    rule: str,
+    *,
+    kind: type = Integral,
+) -> tuple[Pair, ...]:
+    """Return pairs of integers in the order given; see `checked_rows` and `check_known`."""
+    pairs = [(row[0], row[1]) for row in checked_rows(name, values, 2, form, noun, kind)]
+    check_known(name, pairs, known, rule)
+    return tuple((int(first), int(second)) for first, second in pairs)

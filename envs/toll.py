@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +20,7 @@ from ..rendering.graph import GraphScene, Panel, draw_graph
 from ..rendering.picture_charts import nice_limit
 from ..rendering.placing import places_by_hops, within_unit
 from .base import BestKnown, View, is_default, upper_box
-from .rows import check_distinct, checked_rows, is_number
+from .rows import check_known, checked_pairs, checked_rows, is_number
 from .tabular import TabularBilevelEnv
 
 if TYPE_CHECKING:
@@ -169,7 +169,15 @@ class BilevelToll(TabularBilevelEnv):
         if tolled_links is None:
             self.tolled_links = tuple(link for link in self.links if self.zone in link)
         else:
-            self.tolled_links = _checked_links(tolled_links, self.links)
+            self.tolled_links = checked_pairs(
+                "tolled_links",
+                tolled_links,
+                self.links,
+                "[from, to] rows",
+                "link",
+                "be links of the network",
+                kind=Real,
+            )
         number = {node: i for i, node in enumerate(self.nodes)}
         self._ends = np.array([[number[node] for node in link] for link in self.links])
         self._starts = np.array([number[node] for node in self.origins])
@@ -438,28 +446,8 @@ def _checked_nodes(name: str, values: object, known: tuple[int, ...]) -> tuple[i
         raise ValueError(f"`{name}` must be a list of nodes such as [1, 2], got {values!r}")
     if not nodes:
         raise ValueError(f"`{name}` must have at least one node, got none")
-    for node in nodes:
-        if node not in known:
-            raise ValueError(
-                f"`{name}` must be nodes of the network ({_listed(known)}), got {node!r}"
-            )
-    check_distinct(name, nodes)
+    check_known(name, nodes, known, f"be nodes of the network ({_listed(known)})")
     return tuple(int(node) for node in nodes)
-
-
-def _checked_links(
-    values: object, known: tuple[tuple[int, int], ...]
-) -> tuple[tuple[int, int], ...]:
-    """Return links in the order given, after checking that they are different known ones."""
-    links: list[tuple[int, int]] = []
-    for row in checked_rows("tolled_links", values, 2, "[from, to] rows", "link"):
-        if tuple(row) not in known:
-            raise ValueError(
-                f"`tolled_links` must be links of the network, got {row[0]} to {row[1]}"
-            )
-        links.append((int(row[0]), int(row[1])))
-    check_distinct("tolled_links", links)
-    return tuple(links)
 
 
 def _listed(nodes: Iterable[int]) -> str:
