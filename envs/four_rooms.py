@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import softmax
 
 from ..core.checks import check_between, check_not_negative, check_positive
 from ..core.mdp import FloatArray
@@ -14,7 +15,7 @@ from ..rendering import GridScene
 from ..rendering.canvas import colour_limit
 from .base import BestKnown, View, is_default, shown, upper_box
 from .grids import GridBilevelEnv, per_move, slippery_kernel
-from .logits import softmax, softmax_vjp
+from .logits import softmax_vjp
 from .rows import checked_pairs
 
 __all__ = ["BilevelFourRooms"]
@@ -181,12 +182,10 @@ class BilevelFourRooms(GridBilevelEnv):
         # The picture has the rooms once for each goal.
         columns = math.ceil(math.sqrt(count))
         corners = STRIDE * np.stack(np.divmod(np.arange(count), columns), axis=1)
-        self._places = (corners[:, None] + np.array(PLACES)).reshape(-1, 2)
-        self._picture = np.full(corners.max(axis=0) + len(ROOMS), "#")
-        self._entries = np.full(self._picture.shape, -1)
-        drawn = np.where(self._at_goal, "G", CELLS[FREE])
-        self._picture[tuple(self._places.T)] = drawn.ravel()
-        self._entries[tuple(self._places.T)] = np.tile(np.arange(len(PLACES)), count)
+        places = (corners[:, None] + np.array(PLACES)).reshape(-1, 2)
+        picture = np.full(corners.max(axis=0) + len(ROOMS), "#")
+        picture[tuple(places.T)] = np.where(self._at_goal, "G", CELLS[FREE]).ravel()
+        self._lay_out(picture, places, np.tile(np.arange(len(PLACES)), count))
         rooms = self._entries[: len(ROOMS), : len(ROOMS)]
         super().__init__(
             kernel=slippery_kernel(rooms, self._at_goal, SLIP_SCALE * slip),

@@ -157,16 +157,14 @@ class BilevelGridWorld(GridBilevelEnv):
         render_mode: str | None = None,
     ) -> None:
         """Build the game; arguments, described above, out of range raise a `ValueError`."""
-        cells = self._picture = _checked_map(_chosen_map(desc, map_name, size, map_seed))
+        cells = _checked_map(_chosen_map(desc, map_name, size, map_seed))
         slip = check_probability("slip", slip)
         check_not_negative("hazard_cost", hazard_cost)
         check_not_negative("shaping_cost", shaping_cost)
         self.desc = tuple("".join(row) for row in cells)
         free = cells != "#"
-        self._places = np.argwhere(free)  # row by row
-        num_states = len(self._places)
-        self._entries = np.full(cells.shape, -1)
-        self._entries[free] = np.arange(num_states)
+        num_states = int(free.sum())
+        self._lay_out(cells, np.argwhere(free), np.arange(num_states))  # row by row
         goal, hazard = (cells == "G")[free], (cells == "H")[free]
         self._at_goal = goal.astype(float)
         self._upper_reward = per_move(self._at_goal - float(hazard_cost) * hazard)

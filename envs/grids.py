@@ -7,7 +7,7 @@ from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..core.mdp import FloatArray, Kernel
 from ..rendering import GridScene, draw_grid
@@ -24,19 +24,23 @@ MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
 
 
 class GridBilevelEnv(TabularBilevelEnv):
-    """A tabular game whose states are cells of a map; subclasses define `scene`.
-
-    Attributes:
-        _picture: The map as it is drawn, characters as `GridScene` has them, `[H, W]`.
-        _places: Row and column in it of each state, `[S, 2]`.
-        _entries: Entry of x that belongs to each cell of it, -1 for none, `[H, W]`.
-    """
+    """A tabular game whose states are cells of a map; subclasses define `scene`."""
 
     has_map = True
 
-    _picture: NDArray[np.str_]
-    _places: NDArray[np.int64]
-    _entries: NDArray[np.int64]
+    def _lay_out(
+        self, picture: NDArray[np.str_], places: NDArray[np.int64], entries: ArrayLike
+    ) -> None:
+        """Say where the states are.
+
+        Args:
+            picture: The map as it is drawn, characters as `GridScene` has them, `[H, W]`.
+            places: Row and column in it of each state, `[S, 2]`.
+            entries: Entry of x that belongs to each state's cell, -1 for none, `[S]`.
+        """
+        self._picture, self._places = picture, places
+        self._entries = np.full(picture.shape, -1)
+        self._entries[tuple(places.T)] = entries
 
     def draw(self, view: View) -> pygame.Surface:
         """Draw the map with x, the follower's policy and the hyper-gradient."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,7 @@ from ..rendering.canvas import colour_limit
 from ..rendering.comparison import Weights, draw_comparison
 from .base import BestKnown, View, is_default, shown, upper_box
 from .grids import MOVES, GridBilevelEnv, parsed_map, per_move, slippery_kernel
+from .rows import checked_matrix, checked_rows
 
 if TYPE_CHECKING:
     import pygame
@@ -175,14 +177,13 @@ class BilevelInverseRL(GridBilevelEnv):
         height, width = cells.shape
         states = np.arange(cells.size).reshape(cells.shape)
         places = np.argwhere(states >= 0)
-        self._places = np.concatenate([places, places + (0, width + 1)])
-        self._picture = np.full((height, 2 * width + 1), "#")
-        self._entries = np.full(self._picture.shape, -1)
-        for left in (0, width + 1):
-            block = slice(left, left + width)
-            self._picture[:, block] = np.where(np.isin(cells, (START, GOAL)), cells, ".")
-            for entry, kind in enumerate(self.kinds):
-                self._entries[:, block][cells == kind] = entry
+        drawn = np.where(np.isin(cells, (START, GOAL)), cells, ".")
+        entries = [self.kinds.index(kind) if kind in self.kinds else -1 for kind in cells.flat]
+        self._lay_out(
+            np.hstack([drawn, np.full((height, 1), "#"), drawn]),
+            np.concatenate([places, places + (0, width + 1)]),
+            2 * entries,
+        )
         count, shape = len(self.kinds), (cells.size, len(MOVES))
         kernel, start = slippery_kernel(states, self._at_goal[None], slip), _first_states(cells)
         self.true_params: FloatArray | None = None
@@ -391,28 +392,10 @@ def _features(
     if features is None:
         kinds = sorted(set(np.unique(cells).tolist()) - {START, GOAL})
         return tuple(kinds), (cells.reshape(-1, 1) == np.array(kinds)).astype(np.float64)
-    try:
-        given = np.array(features, dtype=np.float64)
-    except (TypeError, ValueError):
-        given = np.empty(0)
-    if given.ndim != 2 or len(given) != cells.size or not given.size:
-        raise ValueError(
-            f"`features` must be a list of equally many numbers for each of {cells.size} cells, "
-            f"got {_shortened(features)}"
-        )
-    if not np.isfinite(given).all():
-        state, feature = (int(i) for i in np.argwhere(~np.isfinite(given))[0])
-        raise ValueError(
-            f"`features` must be finite, got {given[state, feature]} in cell {state}, {feature=}"
-        )
+    form = f"a list of equally many numbers for each of {cells.size} cells"
+    given = checked_matrix("features", features, form, cells.size)
     given[(cells == GOAL).ravel()] = 0.0
     return tuple(f"phi{k}" for k in range(given.shape[1])), given
-
-
-def _shortened(value: object) -> str:
-    """Return what was received, in few letters."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _first_states(cells: NDArray[np.str_]) -> FloatArray:
@@ -459,26 +442,14 @@ def _checked_demonstrations(
     if isinstance(demonstrations, str) or not isinstance(demonstrations, Sequence | np.ndarray):
         raise ValueError(
             "`demonstrations` must be a list of episodes, each a list of [state, action], got "
-            f"{_shortened(demonstrations)}"
+            f"{demonstrations!r}"
         )
     if len(demonstrations) == 0:
         raise ValueError("`demonstrations` must have at least one episode, got none")
     checked = []
     for number, episode in enumerate(demonstrations):
-        try:
-            steps = np.asarray(episode)
-        except ValueError:  # rows of different lengths
-            steps = np.empty(0, dtype=object)
-        if steps.size == 0 and steps.dtype != object:
-            raise ValueError(
-                f"episodes of `demonstrations` must not be empty, got episode {number} without "
-                "a step"
-            )
-        if steps.ndim != 2 or steps.shape[1] != 2 or steps.dtype.kind not in "iu":
-            raise ValueError(
-                "episodes of `demonstrations` must be lists of [state, action], two integers, got "
-                f"{_shortened(episode)} as episode {number}"
-            )
+        form, owner = "[state, action], two integers", f"demonstrations[{number}]"
+        steps = np.array(checked_rows(owner, episode, 2, form, "step", Integral), dtype=np.int64)
         for name, column, bound in zip(("state", "action"), steps.T, shape, strict=True):
             wrong = np.flatnonzero((column < 0) | (column >= bound))
             if wrong.size:
@@ -486,5 +457,5 @@ def _checked_demonstrations(
                     f"{name}s of `demonstrations` must lie in 0..{bound - 1}, got "
                     f"{column[wrong[0]]} in episode {number}, step {wrong[0]}"
                 )
-        checked.append(steps.astype(np.int64))
+        checked.append(steps)
     return tuple(checked)

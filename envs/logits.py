@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from ..core.mdp import FloatArray
 
-__all__ = ["softmax", "softmax_vjp"]
-
-
-def softmax(logits: FloatArray) -> FloatArray:
-    """Return the distribution of logits along the last axis, `[..., D]`."""
-    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    share: FloatArray = weights / weights.sum(axis=-1, keepdims=True)
-    return share
+__all__ = ["softmax_vjp"]
 
 
 def softmax_vjp(share: FloatArray, cotangent: FloatArray) -> FloatArray:

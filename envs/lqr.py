@@ -20,6 +20,7 @@ from ..rendering.strokes import line_style
 from ..rendering.vector_charts import draw_column, params_chart
 from .base import BestKnown, View, is_default
 from .linear_quadratic import LinearQuadraticEnv
+from .rows import checked_matrix
 
 if TYPE_CHECKING:
     import pygame
@@ -291,14 +292,7 @@ def _checked(given: dict[str, Matrix | None], sizes: dict[str, int]) -> dict[str
     for name, values in given.items():
         if values is None:
             continue
-        try:
-            matrix = np.array(values)
-        except ValueError:
-            matrix = np.empty(0)
-        if matrix.ndim != 2 or not matrix.size or matrix.dtype.kind not in "fiu":
-            raise ValueError(f"`{name}` must be a list of equally long rows, got {values!r}")
-        if not np.isfinite(matrix).all():
-            raise ValueError(f"`{name}` must be finite, got {values!r}")
+        matrix = matrices[name] = checked_matrix(name, values, "a list of equally long rows")
         for axis, length in zip(MATRICES[name], matrix.shape, strict=True):
             if length != sizes[axis] and axis in given_by:
                 what = f"fit `{given_by[axis]}`, which has {sizes[axis]} {KINDS[axis]}"
@@ -306,9 +300,8 @@ def _checked(given: dict[str, Matrix | None], sizes: dict[str, int]) -> dict[str
                 raise ValueError(f"`{name}` must {what}, got shape {matrix.shape}")
             sizes[axis] = length
             given_by.setdefault(axis, name)
-        matrices[name] = matrix.astype(np.float64)
         if name.endswith("cost"):
-            _check_definite(name, matrices[name], strictly=not name.startswith("upper"))
+            _check_definite(name, matrix, strictly=not name.startswith("upper"))
     return matrices
 
 

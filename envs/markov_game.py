@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from ..core.checks import check_horizon, check_not_negative
 from ..core.mdp import FloatArray, Kernel
 from ..model.objectives import DiscountedReturn, TruncatedReturn
 from ..rendering.graph import GraphScene, Panel, draw_graph
 from .base import BestKnown, View, is_default, upper_box
-from .logits import softmax, softmax_vjp
+from .logits import softmax_vjp
 from .tabular import TabularBilevelEnv
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ class BilevelMarkovGame(TabularBilevelEnv):
             Panel(
                 title="leader shows",
                 labels=tuple(f"{place}: {action}" for place in PLACES for action in range(2)),
-                values=softmax(view.upper_params).ravel(),
+                values=softmax(view.upper_params, axis=1).ravel(),
                 limit=1.0,
                 gradient=None if gradient is None else gradient.ravel(),
             )
@@ -232,7 +233,7 @@ class BilevelMarkovGame(TabularBilevelEnv):
 
     def kernel(self, upper_params: FloatArray) -> Kernel:
         """Return the kernel at x: on arrival the leader draws its next action."""
-        strategy = softmax(upper_params).ravel()
+        strategy = softmax(upper_params, axis=1).ravel()
         kernel = self.model.initial_kernel
         return kernel.with_probabilities(strategy[kernel.matrix.indices])
 
@@ -241,19 +242,19 @@ class BilevelMarkovGame(TabularBilevelEnv):
         successors = self.model.initial_kernel.matrix.indices
         arrivals = np.zeros(NUM_STATES)
         np.add.at(arrivals, successors, cotangent)
-        return softmax_vjp(softmax(upper_params), arrivals.reshape(SHAPE))
+        return softmax_vjp(softmax(upper_params, axis=1), arrivals.reshape(SHAPE))
 
     def start_distribution(self, upper_params: FloatArray) -> FloatArray:
         """Return the distribution of the first state: S, and the leader's draw there, `[S]`."""
         start = np.zeros(SHAPE)
-        start[S] = softmax(upper_params)[S]
+        start[S] = softmax(upper_params, axis=1)[S]
         return start.ravel()
 
     def start_distribution_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return sum_s cotangent(s) drho(s)/dx, `[3, 2]`."""
         first = np.zeros(SHAPE)
         first[S] = cotangent.reshape(SHAPE)[S]
-        return softmax_vjp(softmax(upper_params), first)
+        return softmax_vjp(softmax(upper_params, axis=1), first)
 
     def reward(self, upper_params: FloatArray) -> FloatArray:
         """Return the follower's reward, the same at every x, `[S, A]`."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Container, Sequence
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
-__all__ = ["check_known", "checked_pairs", "checked_rows", "is_number"]
+from ..core.mdp import FloatArray
+
+__all__ = ["check_known", "checked_matrix", "checked_pairs", "checked_rows", "is_number"]
 
 Pair = tuple[int, int]
 
@@ -53,10 +56,32 @@ def checked_rows(
         or not all(isinstance(row, Sequence) and len(row) == width for row in rows)
         or not all(is_number(value, kind) for row in rows for value in row)
     ):
-        raise ValueError(f"`{name}` must be a list of {form}, got {values!r}")
+        raise ValueError(f"`{name}` must be a list of {form}, got {reprlib.repr(values)}")
     if not rows:
         raise ValueError(f"`{name}` must have at least one {noun}, got none")
     return [list(row) for row in rows]
+
+
+def checked_matrix(name: str, values: object, form: str, rows: int | None = None) -> FloatArray:
+    """Return equally long rows of finite numbers as an array `[M, N]`; `form` is what they are.
+
+    Raises:
+        ValueError: If something else was given, or another number of rows than `rows`.
+    """
+    try:
+        given = np.array(values)
+    except ValueError:  # rows of different lengths
+        given = np.empty(0)
+    if given.ndim != 2 or not given.size or given.dtype.kind not in "biuf":
+        given = np.empty((0, 0))
+    if not len(given) or rows not in (None, len(given)):
+        raise ValueError(f"`{name}` must be {form}, got {reprlib.repr(values)}")
+    if not np.isfinite(given).all():
+        row, column = np.argwhere(~np.isfinite(given))[0].tolist()
+        raise ValueError(
+            f"`{name}` must be finite, got {given[row, column]} in {row=}, {column=}"
+        )
+    return given.astype(np.float64)
 
 
 def checked_pairs(

@@ -15,6 +15,7 @@ from ..core.mdp import FloatArray, Kernel
 from ..model.objectives import DiscountedReturn
 from ..rendering.taxes import TaxScene, draw_taxes
 from .base import BestKnown, View, is_default, shown, upper_box
+from .rows import checked_matrix
 from .tabular import TabularBilevelEnv
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ MAX_PREFERENCE = 10.0
 # its ends; from farther out the probabilities of the cells would underflow.
 MAX_OVERSHOOT = 30.0
 
-# The noise and the extent of the grid differ by no more than this factor.
+# The noise and the extent of the grid differ by no more than this factor, or one of them would be
+# lost in the other.
 NOISE_RANGE = 1e4
 
 
@@ -177,8 +179,22 @@ class BilevelTaxDesign(TabularBilevelEnv):
         self._consumption_weight = check_not_negative("consumption_weight", consumption_weight)
         self._revenue_weight = check_not_negative("revenue_weight", revenue_weight)
         rate = check_between("start_rate", start_rate, 0.0, max_rate)
-        _check_scale(asset_limit, self._noise)
-        self.preferences = _checked_preferences(preferences)
+        if not asset_limit / NOISE_RANGE <= self._noise <= asset_limit * NOISE_RANGE:
+            raise ValueError(
+                f"`noise` must lie within a factor of {NOISE_RANGE:g} of `asset_limit`, "
+                f"{asset_limit:g}, got {noise!r}"
+            )
+        form = (
+            "a list with an exponent for each good, equally many for each type of household, such "
+            "as [[0.6, 0.4], [0.1, 0.9]]"
+        )
+        self.preferences = checked_matrix("preferences", preferences, form)
+        if self.preferences.min() <= 0.0 or self.preferences.max() > MAX_PREFERENCE:
+            raise ValueError(
+                f"`preferences` must be positive and at most {MAX_PREFERENCE:g}, got "
+                f"{preferences!r}"
+            )
+        self.preferences.flags.writeable = False
         households, goods = self.preferences.shape
         self.assets = np.linspace(-asset_limit, asset_limit, num_assets)
         # The joint actions, hours first, then the goods in order.
@@ -424,35 +440,6 @@ def _blocks(size: int, count: int, num_moves: int) -> Kernel:
         num_states=count * size,
         num_actions=num_moves,
     )
-
-
-def _checked_preferences(preferences: object) -> FloatArray:
-    """Return the preferences as a read-only array `[C, J]`, after checking them."""
-    try:
-        given = np.array(preferences)
-        checked = given.astype(np.float64) if given.dtype.kind in "fiu" else np.empty(0)
-    except (TypeError, ValueError):
-        checked = np.empty(0)
-    if checked.ndim != 2 or checked.size == 0:
-        raise ValueError(
-            "`preferences` must be a list with an exponent for each good, equally many for each "
-            f"type of household, such as [[0.6, 0.4], [0.1, 0.9]], got {preferences!r}"
-        )
-    if not ((checked > 0.0) & (checked <= MAX_PREFERENCE)).all():
-        raise ValueError(
-            f"`preferences` must be positive and at most {MAX_PREFERENCE:g}, got {preferences!r}"
-        )
-    checked.flags.writeable = False
-    return checked
-
-
-def _check_scale(asset_limit: float, noise: float) -> None:
-    """Raise a `ValueError` where the noise is lost on the grid, or the grid in the noise."""
-    if not asset_limit / NOISE_RANGE <= noise <= asset_limit * NOISE_RANGE:
-        raise ValueError(
-            f"`noise` must lie within a factor of {NOISE_RANGE:g} of `asset_limit`, "
-            f"{asset_limit:g}, got {noise!r}"
-        )
 
 
 def _check_noise(

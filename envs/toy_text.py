@@ -201,9 +201,8 @@ class BilevelToyText(GridBilevelEnv):
         if self._map is None:
             self.metadata = {**self.metadata, "render_modes": []}
         else:
-            self._picture = self._map.cells
-            self._entries = np.arange(self._picture.size).reshape(self._picture.shape)
-            self._places = np.argwhere(self._entries >= 0)
+            cells = self._map.cells
+            self._lay_out(cells, np.argwhere(cells != ""), np.arange(cells.size))
         super().__init__(model, render_mode=render_mode)
         name = "" if env.spec is None else env.spec.name
         best = BEST.get((name, float(gamma), float(temperature), float(shaping_cost)))

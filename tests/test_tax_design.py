@@ -317,7 +317,7 @@ def test_other_numbers_of_goods_and_households_make_a_game() -> None:
         ({"preferences": [[0.5], [0.5, 0.1]]}, "`preferences` must be a list with an exponent"),
         ({"preferences": "ab"}, "`preferences` must be a list.*got 'ab'"),
         ({"preferences": [[0.5, 0.0]]}, "`preferences` must be positive and at most 10"),
-        ({"preferences": [[0.5, float("nan")]]}, "`preferences` must be positive and at most 10"),
+        ({"preferences": [[0.5, float("nan")]]}, "`preferences` must be finite, got nan"),
         ({"gamma": 1.0}, r"`gamma` must lie in \[0, 1\), got 1.0"),
         ({"temperature": 0.0}, "`temperature` must be positive and finite, got 0.0"),
         ({"render_mode": "ansi"}, "unknown render_mode 'ansi'"),

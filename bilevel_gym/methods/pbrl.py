@@ -46,6 +46,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
+from scipy.special import log_softmax, wrightomega
 
 from ..core.bellman import EPS
 from ..core.checks import check_at_least, check_positive
@@ -248,7 +249,7 @@ class PenaltyMethod(ABC):
         if mdp.action_mask is not None:
             goal = np.where(mdp.action_mask, goal, -np.inf)
         if upper.log_policy is None:
-            return normalised(goal)
+            return log_softmax(goal, axis=1)
         return with_log_terms(goal, upper.log_policy / np.maximum(scale, FLOOR * scale.max()))
 
 
@@ -272,13 +273,6 @@ def divergence(policy: FloatArray, reference: FloatArray, ratio: FloatArray) -> 
     return np.maximum(terms, 0.0).sum(axis=1)
 
 
-def normalised(logits: FloatArray) -> FloatArray:
-    """Return logits `[S, A]` plus what makes them logarithms of probabilities in each state."""
-    logits = logits - logits.max(axis=1, keepdims=True)
-    shifted: FloatArray = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    return shifted
-
-
 def with_log_terms(logits: FloatArray, shares: FloatArray) -> FloatArray:
     """Return log of argmax_pi sum_a [pi (logits - log pi) + shares log pi] in each state.
 
@@ -293,9 +287,7 @@ def with_log_terms(logits: FloatArray, shares: FloatArray) -> FloatArray:
     Returns:
         log pi `[S, A]`.
     """
-    from scipy.special import wrightomega
-
-    logits = normalised(logits)
+    logits = log_softmax(logits, axis=1)
     some = shares > 0.0
     if (shares[~some] < 0.0).any():
         raise ValueError(
@@ -316,11 +308,11 @@ def with_log_terms(logits: FloatArray, shares: FloatArray) -> FloatArray:
         middle = 0.5 * (low + high)
         too_much = np.exp(np.minimum(candidate(middle), 1.0)).sum(axis=1) > 1.0
         low, high = np.where(too_much, middle, low), np.where(too_much, high, middle)
-    return normalised(candidate(0.5 * (low + high)))
+    return log_softmax(candidate(0.5 * (low + high)), axis=1)
 
 
 def mixed(log_policy: FloatArray, goal: FloatArray, share: float) -> FloatArray:
     """Return log of the policy (1 - share) exp(log_policy) + share exp(goal), `[S, A]`."""
     if share == 1.0:
         return goal
-    return normalised(np.logaddexp(np.log1p(-share) + log_policy, np.log(share) + goal))
+    return log_softmax(np.logaddexp(np.log1p(-share) + log_policy, np.log(share) + goal), axis=1)
