@@ -63,18 +63,14 @@ class BilevelBeamRider(ParametricGame):
     An entropy-regularised problem with discount `gamma`, temperature `temperature` and the reward
     r_x(s, a) = reward_bound tanh(network(s)_a).
 
-    ## Observation Space
-    `Box(0, 255, [4, 84, 84])` in uint8, the last four screens in grey, oldest first, each the
-    brighter of two frames in every pixel. Channels come first, so that networks, replay buffer and
-    reward see the same array.
-
-    ## Action Space
-    `Discrete(9)`: nothing, fire, up, right, left, up right, up left, right with fire, left with
-    fire, for four frames.
-
-    ## Episode End
-    The follower's episode starts with 1 to 30 frames of doing nothing. It terminates when the last
-    of three ships is lost, and is truncated after `episode_steps` (400) steps of four frames.
+    ## Spaces and Episode
+    * Observation: `Box(0, 255, [4, 84, 84])` in uint8, the last four screens in grey, oldest first,
+      each the brighter of two frames in every pixel. Channels come first, so that networks, replay
+      buffer and reward see the same array.
+    * Action: `Discrete(9)`: nothing, fire, up, right, left, up right, up left, right with fire,
+      left with fire, for four frames.
+    * Episode: it starts with 1 to 30 frames of doing nothing. It terminates when the last of three
+      ships is lost, and is truncated after `episode_steps` (400) steps of four frames.
 
     ## Arguments
     * `channels` (8): width c of the network, at least 1;

@@ -60,15 +60,11 @@ class BilevelCartPole(ParametricGame):
     up to temperature log(2) = .21 for every step, as much as `own_reward`: at a high temperature
     the follower would balance for the sake of entropy, whatever the terms are.
 
-    ## Observation Space
-    That of CartPole-v1, `Box([4])`, float32.
-
-    ## Action Space
-    `Discrete(2)`: push to the left, to the right.
-
-    ## Episode End
-    The follower's episode terminates when the pole leans by more than 12 degrees or the cart is
-    2.4 from the middle, and is truncated after `episode_steps`.
+    ## Spaces and Episode
+    * Observation: that of CartPole-v1, `Box([4])`, float32.
+    * Action: `Discrete(2)`: push to the left, to the right.
+    * Episode: it terminates when the pole leans by more than 12 degrees or the cart is 2.4 from the
+      middle, and is truncated after `episode_steps`.
 
     ## Arguments
     * `own_reward` (.2): the follower's reward for each step, not negative;

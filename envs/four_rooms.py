@@ -82,17 +82,13 @@ class BilevelFourRooms(GridBilevelEnv):
     the intended move is made with probability 1 - 4p/3 and each other one with 4p/9: .56 and
     .14667 by default, for the planner and the simulator alike. x enters the reward alone.
 
-    ## Observation Space
-    `Discrete(104 * number of goals)`, which is 104 * (index of the goal) + cell, cells numbered as
-    x is.
-
-    ## Action Space
-    `Discrete(4)`: 0 up, 1 right, 2 down, 3 left.
-
-    ## Episode End
-    The follower starts in (4, 1), with each goal equally likely. Its episode terminates on acting
-    in the goal (any action, rewarded; the goal's soft value is 1 + temperature * log 4) and is
-    truncated after 200 steps.
+    ## Spaces and Episode
+    * Observation: `Discrete(104 * number of goals)`, which is 104 * (index of the goal) + cell,
+      cells numbered as x is.
+    * Action: `Discrete(4)`: 0 up, 1 right, 2 down, 3 left.
+    * Episode: the follower starts in (4, 1), with each goal equally likely. The episode terminates
+      on acting in the goal (any action, rewarded; the goal's soft value is 1 + temperature * log 4)
+      and is truncated after 200 steps.
 
     ## Arguments
     * `goals` ([(1, 9), (11, 11)]): (row, column) of different free cells other than start and

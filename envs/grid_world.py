@@ -92,14 +92,10 @@ class BilevelGridWorld(GridBilevelEnv):
     `temperature`. Moves go up, right, down, left; with probability `slip` the move is one of the
     three others. Walls and the rim of the map bounce. x enters the reward alone.
 
-    ## Observation Space
-    `Discrete(S)`, the cell, numbered as x is.
-
-    ## Action Space
-    `Discrete(4)`: 0 up, 1 right, 2 down, 3 left.
-
-    ## Episode End
-    On acting in `G` (any action, rewarded), and by truncation after 200 steps.
+    ## Spaces and Episode
+    * Observation: `Discrete(S)`, the cell, numbered as x is.
+    * Action: `Discrete(4)`: 0 up, 1 right, 2 down, 3 left.
+    * Episode: ends on acting in `G` (any action, rewarded), and by truncation after 200 steps.
 
     ## Arguments
     * `desc`: the map, a list of strings; or else

@@ -106,15 +106,11 @@ class BilevelIncentive(TabularBilevelEnv):
     q11 or q12 ends the episode. x enters the reward alone; payments are for the chosen action, not
     for the one that works.
 
-    ## Observation Space
-    `Discrete(13)`, the state.
-
-    ## Action Space
-    `Discrete(4)`: 0 a, 1 b, 2 c, 3 d.
-
-    ## Episode End
-    The follower starts in q0. Its episode terminates on acting in q5, q8, q10, q11 or q12 (any
-    action, with its reward) and is truncated after 100 steps.
+    ## Spaces and Episode
+    * Observation: `Discrete(13)`, the state.
+    * Action: `Discrete(4)`: 0 a, 1 b, 2 c, 3 d.
+    * Episode: the follower starts in q0. The episode terminates on acting in q5, q8, q10, q11 or
+      q12 (any action, with its reward) and is truncated after 100 steps.
 
     ## Arguments
     * `paid` (None): the pairs that can be paid for, a list of different [state, action] with the

@@ -79,19 +79,13 @@ class BilevelInverseRL(GridBilevelEnv):
     the three others. The rim of the map bounces. x enters the reward alone. The demonstrator has
     the same kernel, discount and temperature.
 
-    ## Observation Space
-    `Discrete(S)`, the cell, row by row (S = 64 by default).
-
-    ## Action Space
-    `Discrete(4)`: 0 up, 1 right, 2 down, 3 left.
-
-    ## Rewards
-    F is no sum over the follower's steps: `upper_reward` is zero.
-
-    ## Episode End
-    The follower starts in a cell `S`, each equally likely, or anywhere but in the goal on maps
-    without one. Its episode terminates on acting in a goal (any action, rewarded) and is truncated
-    after 200 steps.
+    ## Spaces and Episode
+    * Observation: `Discrete(S)`, the cell, row by row (S = 64 by default).
+    * Action: `Discrete(4)`: 0 up, 1 right, 2 down, 3 left.
+    * Rewards: F is no sum over the follower's steps: `upper_reward` is zero.
+    * Episode: the follower starts in a cell `S`, each equally likely, or anywhere but in the goal
+      on maps without one. The episode terminates on acting in a goal (any action, rewarded) and is
+      truncated after 200 steps.
 
     ## Arguments
     * `desc`: the map, a list of strings: `a` to `z` kinds of terrain, `G` goals (at least one), `S`

@@ -93,16 +93,12 @@ class BilevelLQR(LinearQuadraticEnv):
     x. Given matrices are checked at x = 0, which settles it for "reward"; for "dynamics" an x at
     which no policy keeps the discounted cost finite raises an `ArithmeticError`.
 
-    ## Observation Space
-    The state, `Box(-inf, inf, [S])` in float64.
-
-    ## Action Space
-    `Box(-action_limit, action_limit, [A])`. The exact follower is not clipped: by default the limit
-    is seven of its standard deviations, whatever x. A larger action is refused.
-
-    ## Episode End
-    The follower starts with s ~ N(0, start_std^2 I). Its episode never terminates and is truncated
-    after 100 steps.
+    ## Spaces and Episode
+    * Observation: the state, `Box(-inf, inf, [S])` in float64.
+    * Action: `Box(-action_limit, action_limit, [A])`. The exact follower is not clipped: by default
+      the limit is seven of its standard deviations, whatever x. A larger action is refused.
+    * Episode: the follower starts with s ~ N(0, start_std^2 I). The episode never terminates and is
+      truncated after 100 steps.
 
     ## Arguments
     * `num_states` (4): S, at least 1, where no matrix gives it;

@@ -86,16 +86,12 @@ class BilevelMarkovGame(TabularBilevelEnv):
     All other rewards are 0. On arrival, and on staying, the leader draws its next action: x enters
     the kernel and the distribution of the first state, not the reward.
 
-    ## Observation Space
-    `Discrete(6)`, which is 2 * place + the leader's action, with the places S, A and B numbered 0,
-    1 and 2.
-
-    ## Action Space
-    `Discrete(3)`: 0 s, 1 a, 2 b.
-
-    ## Episode End
-    The follower starts in S, with the leader's action drawn there. Its episode never terminates and
-    is truncated after 150 steps.
+    ## Spaces and Episode
+    * Observation: `Discrete(6)`, which is 2 * place + the leader's action, with the places S, A and
+      B numbered 0, 1 and 2.
+    * Action: `Discrete(3)`: 0 s, 1 a, 2 b.
+    * Episode: the follower starts in S, with the leader's action drawn there. The episode never
+      terminates and is truncated after 150 steps.
 
     ## Arguments
     * `bonus` (1): the follower's reward for b in A when the leader shows 0, not negative.

@@ -63,14 +63,10 @@ class BilevelPendulum(ParametricGame):
     for the discount `gamma` and the temperature `temperature` by soft actor-critic
     (`bilevel_gym.sb3.SoftSAC`), which keeps what it has learnt when x moves.
 
-    ## Observation Space
-    (cos theta, sin theta, speed), `Box([3])`, float32, the speed within 8.
-
-    ## Action Space
-    `Box(-2, 2, [1])`, the torque.
-
-    ## Episode End
-    The follower's episode never terminates, and is truncated after `episode_steps`.
+    ## Spaces and Episode
+    * Observation: (cos theta, sin theta, speed), `Box([3])`, float32, the speed within 8.
+    * Action: `Box(-2, 2, [1])`, the torque.
+    * Episode: it never terminates, and is truncated after `episode_steps`.
 
     ## Arguments
     * `reward_bound` (1): bound on the reward of directions, positive;

@@ -67,24 +67,17 @@ class BilevelPreferencePendulum(ParametricGame):
     bonus weighed by `temperature`. The follower learns it by `bilevel_gym.sb3.SoftDQN` and keeps
     what it has learnt when x moves; rewards in its replay buffer are those of the present x.
 
-    ## Observation Space
-    Cos and sin of the angle (0 is upright) and the speed, float32 `[3]`. Leader: when the judge was
-    last asked, the mean return of the environment's own reward, the follower's discounted return,
-    and the length of an episode, float32 `[3]`.
-
-    ## Action Space
-    `Discrete(5)`, torques of -2, -1, 0, 1 and 2 Nm.
-
-    ## Rewards
-    Leader: the mean log-likelihood of all answers that are remembered, log(1/2) before the first.
-
-    ## Episode End
-    The follower's episode never terminates and is truncated after `episode_steps`.
-
-    ## Info
-    `upper_reward` is the environment's own reward. Leader: "sobirl" and "trace" add `trust_ratio`
-    (the share of the response term that was used, 0 where there is none), and only "trace" has a
-    `critic_loss`.
+    ## Spaces and Episode
+    * Observation: cos and sin of the angle (0 is upright) and the speed, float32 `[3]`. Leader:
+      when the judge was last asked, the mean return of the environment's own reward, the follower's
+      discounted return, and the length of an episode, float32 `[3]`.
+    * Action: `Discrete(5)`, torques of -2, -1, 0, 1 and 2 Nm.
+    * Rewards: leader: the mean log-likelihood of all answers that are remembered, log(1/2) before
+      the first.
+    * Episode: it never terminates and is truncated after `episode_steps`.
+    * Info: `upper_reward` is the environment's own reward. Leader: "sobirl" and "trace" add
+      `trust_ratio` (the share of the response term that was used, 0 where there is none), and only
+      "trace" has a `critic_loss`.
 
     ## Arguments
     * `reward_model` ("network"): or "linear";

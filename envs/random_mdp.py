@@ -65,18 +65,11 @@ class BilevelRandomMDP(TabularBilevelEnv):
     x enters the reward alone. Memory grows with S * A * (branching + active_features), plus
     upper_dim^2 for a quadratic reward.
 
-    ## Observation Space
-    `Discrete(S)`.
-
-    ## Action Space
-    `Discrete(num_actions)`.
-
-    ## Rewards
-    F evaluates the policy as a whole and is no sum over steps: `upper_reward` is zero.
-
-    ## Episode End
-    The first state is uniform. The follower's episode never terminates and is truncated after 200
-    steps.
+    ## Spaces and Episode
+    * Observation: `Discrete(S)`.
+    * Action: `Discrete(num_actions)`.
+    * Rewards: F evaluates the policy as a whole and is no sum over steps: `upper_reward` is zero.
+    * Episode: the first state is uniform. It never terminates and is truncated after 200 steps.
 
     ## Arguments
     * `num_states` (10): S, at least 2;

@@ -80,18 +80,14 @@ class BilevelReacher(ParametricGame):
 
     Nothing but the effort depends on the action: the one-step formula of `sobirl` is zero here.
 
-    ## Observation Space
-    `Box(-inf, inf, [10])`, cosines of the two angles, their sines, the target's place, the joints'
-    speeds, and d; lengths are in units of 20 cm and speeds in units of 10 radians per second, so
-    that all of it is of order one.
-
-    ## Action Space
-    `Box(-1, 1, [2])`, the torques.
-
-    ## Episode End
-    The arm starts almost stretched out to the right, at rest, with a target drawn uniformly from a
-    disc of 20 cm. The follower's episode never terminates and is truncated after `episode_steps`
-    (50), which are .02 seconds each.
+    ## Spaces and Episode
+    * Observation: `Box(-inf, inf, [10])`, cosines of the two angles, their sines, the target's
+      place, the joints' speeds, and d; lengths are in units of 20 cm and speeds in units of 10
+      radians per second, so that all of it is of order one.
+    * Action: `Box(-1, 1, [2])`, the torques.
+    * Episode: the arm starts almost stretched out to the right, at rest, with a target drawn
+      uniformly from a disc of 20 cm. It never terminates and is truncated after `episode_steps`
+      (50), which are .02 seconds each.
 
     ## Arguments
     * `reward_bound` (1): bound on the reward of the features, positive;

@@ -81,17 +81,13 @@ class BilevelTaxDesign(TabularBilevelEnv):
     blocks are equal, and actions with equal hours and equal total spending share their row (130 of
     1250 are stored), so that the exact solve costs as much as with 130 actions.
 
-    ## Observation Space
-    `Discrete(202)`, which is 101 * (type of household) + (point of the grid).
-
-    ## Action Space
-    `Discrete(1250)`, which is 125 h + 25 i_1 + 5 i_2 + i_3 for h * hours_step hours and
-    i_j * spending_step spent on good j.
-
-    ## Episode End
-    The follower starts with assets N(0, start_variance), rounded to the cells of the grid (the
-    outermost ones without end), and each type of household is equally likely. Its episode never
-    terminates and is truncated after 200 steps.
+    ## Spaces and Episode
+    * Observation: `Discrete(202)`, which is 101 * (type of household) + (point of the grid).
+    * Action: `Discrete(1250)`, which is 125 h + 25 i_1 + 5 i_2 + i_3 for h * hours_step hours and
+      i_j * spending_step spent on good j.
+    * Episode: the follower starts with assets N(0, start_variance), rounded to the cells of the
+      grid (the outermost ones without end), and each type of household is equally likely. The
+      episode never terminates and is truncated after 200 steps.
 
     ## Arguments
     * `num_assets` (101): points of the grid of assets, at least 2;

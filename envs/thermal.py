@@ -113,16 +113,12 @@ class BilevelThermal(LinearQuadraticEnv):
     may be unstable all the same (spectral radius up to 1.05). For larger gamma there may be x at
     which no policy keeps the discounted cost finite; such an x raises an `ArithmeticError`.
 
-    ## Observation Space
-    The deviations, `Box(-inf, inf, [4])` in float64.
-
-    ## Action Space
-    `Box(-action_limit, action_limit, [2])`. The exact follower is not clipped: at any x, fewer than
-    one of ten million first actions exceeds 100. A larger action is refused.
-
-    ## Episode End
-    The follower starts with s ~ N(0, start_std^2 I). Its episode never terminates and is truncated
-    after 100 steps.
+    ## Spaces and Episode
+    * Observation: the deviations, `Box(-inf, inf, [4])` in float64.
+    * Action: `Box(-action_limit, action_limit, [2])`. The exact follower is not clipped: at any x,
+      fewer than one of ten million first actions exceeds 100. A larger action is refused.
+    * Episode: the follower starts with s ~ N(0, start_std^2 I). The episode never terminates and is
+      truncated after 100 steps.
 
     ## Arguments
     * `energy_cost` (.5): the leader's price of ||a||^2, not negative;

@@ -78,19 +78,16 @@ class BilevelToll(TabularBilevelEnv):
     route choice. All destinations form one MDP with a block of as many states as there are nodes
     each. Moves are deterministic, and there is no congestion. x enters the reward alone.
 
-    ## Observation Space
-    `Discrete(destinations * nodes)`, which is nodes * (index of the destination) + (index of the
-    node), both in the order of `destinations` and of the sorted nodes: 23 * 24 by default.
-
-    ## Action Space
-    `Discrete(A)`, A the largest number of links out of a node (5 by default): the links out of the
-    node, sorted by the node they lead to; `info["action_mask"]` tells which exist.
-
-    ## Episode End
-    The destination is drawn uniformly, the origin uniformly from the origins other than it. The
-    follower's episode terminates on arrival: with the move that enters the destination. (The
-    destination's own state is never seen; it has one action, which ends without reward.) It is
-    truncated after 200 steps.
+    ## Spaces and Episode
+    * Observation: `Discrete(destinations * nodes)`, which is nodes * (index of the destination) +
+      (index of the node), both in the order of `destinations` and of the sorted nodes: 23 * 24 by
+      default.
+    * Action: `Discrete(A)`, A the largest number of links out of a node (5 by default): the links
+      out of the node, sorted by the node they lead to; `info["action_mask"]` tells which exist.
+    * Episode: the destination is drawn uniformly, the origin uniformly from the origins other than
+      it. It terminates on arrival: with the move that enters the destination. (The destination's
+      own state is never seen; it has one action, which ends without reward.) It is truncated after
+      200 steps.
 
     ## Arguments
     * `network` (None): rows [from, to, minutes], one for each directed link between two different

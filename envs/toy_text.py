@@ -110,19 +110,13 @@ class BilevelToyText(GridBilevelEnv):
     discount `gamma`, temperature `temperature`, and the environment's transitions. x enters the
     reward alone.
 
-    ## Observation Space
-    `Discrete(S)`, the environment's own states.
-
-    ## Action Space
-    `Discrete(A)`, the environment's own actions.
-
-    ## Rewards
-    Both levels have the expected reward r(s, a) where the environment's own reward depends on the
-    successor (on FrozenLake 1/3, not 1 or 0, for trying to step on the goal).
-
-    ## Episode End
-    The follower's episode terminates where the environment's does, and is truncated after 100
-    (FrozenLake) or 200 steps.
+    ## Spaces and Episode
+    * Observation: `Discrete(S)`, the environment's own states.
+    * Action: `Discrete(A)`, the environment's own actions.
+    * Rewards: both levels have the expected reward r(s, a) where the environment's own reward
+      depends on the successor (on FrozenLake 1/3, not 1 or 0, for trying to step on the goal).
+    * Episode: it terminates where the environment's does, and is truncated after 100 (FrozenLake)
+      or 200 steps.
 
     ## Arguments
     * `env_id`: Gymnasium id of the environment; without "-vN", the newest version registered;
