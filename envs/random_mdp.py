@@ -69,7 +69,7 @@ class BilevelRandomMDP(TabularBilevelEnv):
     * Observation: `Discrete(S)`.
     * Action: `Discrete(num_actions)`.
     * Rewards: F evaluates the policy as a whole and is no sum over steps: `upper_reward` is zero.
-    * Episode: the first state is uniform. It never terminates and is truncated after 200 steps.
+    * Episode: it starts in a uniform state, never terminates and is truncated after 200 steps.
 
     ## Arguments
     * `num_states` (10): S, at least 2;
@@ -146,15 +146,32 @@ class BilevelRandomMDP(TabularBilevelEnv):
         check_at_least("num_actions", num_actions, 1)
         check_at_least("upper_dim", upper_dim, 1)
         check_at_least("seed", seed, 0)
-        _check_branching(branching, num_states, num_actions)
+        stored = 0.5 * num_states * num_states * num_actions
+        if branching is not None:
+            _check_count("branching", branching, num_states, "the number of states")
+        elif stored > MAX_STORED:
+            raise ValueError(
+                "`branching` must be given for so many states, got None, which would store "
+                f"about {stored:.2g} transitions (at most {MAX_STORED:.0e} are accepted)"
+            )
         check_choice("reward", reward, REWARDS)
-        active = _active_features(active_features, upper_dim, reward)
+        active = min(5, upper_dim)
+        if active_features is not None:
+            if reward != "linear":
+                raise ValueError(
+                    '`active_features` goes with reward="linear", got '
+                    f"{active_features!r} with {reward=}"
+                )
+            _check_count("active_features", active_features, upper_dim, "`upper_dim`")
+            active = active_features
         for_kernel, for_reward, for_start = np.random.default_rng(seed).spawn(3)
         # Only the chosen one of the two rewards is drawn.
         self._quadratic = reward == "quadratic"
         shape = (num_states, num_actions)
         if self._quadratic:
-            self._scale = _product_of_uniforms(shape, for_reward)
+            # c, the product of two uniform draws, in action-major memory.
+            self._scale = for_reward.random(shape[::-1]).T
+            self._scale *= for_reward.random(shape[::-1]).T
             self._matrix = for_reward.standard_normal((upper_dim, upper_dim))
         else:
             self._features = _features(shape, upper_dim, active, for_reward)
@@ -217,43 +234,11 @@ class BilevelRandomMDP(TabularBilevelEnv):
         return self._upper_reward
 
 
-def _check_branching(branching: int | None, num_states: int, num_actions: int) -> None:
-    """Raise a `ValueError` where successors cannot be chosen, or would fill the memory."""
-    if branching is not None:
-        _check_count("branching", branching, num_states, "the number of states")
-        return
-    stored = 0.5 * num_states * num_states * num_actions
-    if stored > MAX_STORED:
-        raise ValueError(
-            "`branching` must be given for so many states, got None, which would store "
-            f"about {stored:.2g} transitions (at most {MAX_STORED:.0e} are accepted)"
-        )
-
-
-def _active_features(active_features: int | None, upper_dim: int, reward: str) -> int:
-    """Return how many features each pair has, after checking the argument."""
-    if active_features is None:
-        return min(5, upper_dim)
-    if reward != "linear":
-        raise ValueError(
-            f'`active_features` goes with reward="linear", got {active_features!r} with {reward=}'
-        )
-    _check_count("active_features", active_features, upper_dim, "`upper_dim`")
-    return active_features
-
-
 def _check_count(name: str, count: int, most: int, source: str) -> None:
     """Raise a `ValueError` unless `count` is in 1..most; `source` says what `most` is."""
     check_at_least(name, count, 1)
     if count > most:
         raise ValueError(f"`{name}` must be at most {source}, {most}, got {count}")
-
-
-def _product_of_uniforms(shape: tuple[int, int], rng: np.random.Generator) -> FloatArray:
-    """Return c `[S, A]`, the product of two draws from U[0, 1], in action-major memory."""
-    scale = rng.random(shape[::-1])
-    scale *= rng.random(shape[::-1])
-    return scale.T
 
 
 def _features(

@@ -86,8 +86,8 @@ class BilevelReacher(ParametricGame):
       radians per second, so that all of it is of order one.
     * Action: `Box(-1, 1, [2])`, the torques.
     * Episode: the arm starts almost stretched out to the right, at rest, with a target drawn
-      uniformly from a disc of 20 cm. It never terminates and is truncated after `episode_steps`
-      (50), which are .02 seconds each.
+      uniformly from a disc of 20 cm. The episode never terminates and is truncated after
+      `episode_steps` (50), which are .02 seconds each.
 
     ## Arguments
     * `reward_bound` (1): bound on the reward of the features, positive;

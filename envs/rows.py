@@ -78,9 +78,7 @@ def checked_matrix(name: str, values: object, form: str, rows: int | None = None
         raise ValueError(f"`{name}` must be {form}, got {reprlib.repr(values)}")
     if not np.isfinite(given).all():
         row, column = np.argwhere(~np.isfinite(given))[0].tolist()
-        raise ValueError(
-            f"`{name}` must be finite, got {given[row, column]} in {row=}, {column=}"
-        )
+        raise ValueError(f"`{name}` must be finite, got {given[row, column]} in {row=}, {column=}")
     return given.astype(np.float64)
 
 

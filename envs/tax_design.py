@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from scipy.sparse import csr_array
+from scipy.sparse import block_diag, csr_array, vstack
 from scipy.special import ndtr
 
 from ..core.checks import check_at_least, check_between, check_not_negative, check_positive
@@ -205,9 +205,15 @@ class BilevelTaxDesign(TabularBilevelEnv):
         _check_noise(self._noise, self._gross_wages, self._outlays, float(max_rate))
         self._asset_utility = asset_utility(self.assets)
         rates = np.full(goods + 1, rate)
-        blocks = _blocks(num_assets, households, len(self._gross_wages)).with_moves(
-            levels[0] * totals + levels[1:].sum(axis=0)
-        )
+        # One dense block for each type of household and move. Far tails underflow, but stay stored:
+        # the pattern must be the same at every x.
+        block = np.full((num_assets, num_assets), 1.0 / num_assets)
+        of_move = csr_array(block_diag([block] * households))
+        blocks = Kernel(
+            csr_array(vstack([of_move] * len(self._gross_wages))),
+            num_states=households * num_assets,
+            num_actions=len(self._gross_wages),
+        ).with_moves(levels[0] * totals + levels[1:].sum(axis=0))
         super().__init__(
             kernel=blocks.with_probabilities(self._probabilities(rates)),
             initial_distribution=np.tile(
@@ -414,28 +420,6 @@ def start_probabilities(assets: FloatArray, variance: float) -> FloatArray:
     middles = (assets[1:] + assets[:-1]) / 2.0
     edges = np.concatenate([[-np.inf], middles, [np.inf]]) / np.sqrt(variance)
     return cell_masses(edges[:-1], edges[1:])
-
-
-def _blocks(size: int, count: int, num_moves: int) -> Kernel:
-    """Return a kernel of one dense block `[size, size]` for each type of household and move.
-
-    Far tails underflow, but stay stored: the pattern must be the same at every x.
-    """
-    first = size * np.repeat(np.arange(count, dtype=np.int32), size)  # of each state's block
-    columns = first[:, None] + np.arange(size, dtype=np.int32)
-    rows = num_moves * count * size
-    return Kernel(
-        csr_array(
-            (
-                np.full(rows * size, 1.0 / size),
-                np.tile(columns.ravel(), num_moves),
-                np.arange(0, rows * size + 1, size, dtype=np.int32),
-            ),
-            shape=(rows, count * size),
-        ),
-        num_states=count * size,
-        num_actions=num_moves,
-    )
 
 
 def _check_noise(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import reprlib
+from collections.abc import Sequence
 from functools import cached_property
 from numbers import Integral, Real
 from typing import TYPE_CHECKING
@@ -85,9 +86,9 @@ class BilevelToll(TabularBilevelEnv):
     * Action: `Discrete(A)`, A the largest number of links out of a node (5 by default): the links
       out of the node, sorted by the node they lead to; `info["action_mask"]` tells which exist.
     * Episode: the destination is drawn uniformly, the origin uniformly from the origins other than
-      it. It terminates on arrival: with the move that enters the destination. (The destination's
-      own state is never seen; it has one action, which ends without reward.) It is truncated after
-      200 steps.
+      it. The episode terminates on arrival: with the move that enters the destination. (The
+      destination's own state is never seen; it has one action, which ends without reward.) It is
+      truncated after 200 steps.
 
     ## Arguments
     * `network` (None): rows [from, to, minutes], one for each directed link between two different
@@ -157,7 +158,10 @@ class BilevelToll(TabularBilevelEnv):
         self._max_toll = check_positive("max_toll", max_toll)
         self.links = tuple(sorted(times))
         self.nodes = tuple(sorted({node for link in self.links for node in link}))
-        self.zone = _checked_zone(zone, self.nodes)
+        if not _is_node(zone) or zone not in self.nodes:
+            known = reprlib.repr(self.nodes)
+            raise ValueError(f"`zone` must be a node of the network {known}, got {zone!r}")
+        self.zone = int(zone)
         elsewhere = tuple(node for node in self.nodes if node != self.zone)
         self.origins, self.destinations = (
             elsewhere if given is None else _checked_nodes(name, given, self.nodes)
@@ -238,7 +242,7 @@ class BilevelToll(TabularBilevelEnv):
         known = {"node": (node, self.nodes), "destination": (destination, self.destinations)}
         for name, (value, nodes) in known.items():
             if value not in nodes:
-                raise ValueError(f"`{name}` must be one of {_listed(nodes)}, got {value!r}")
+                raise ValueError(f"`{name}` must be one of {reprlib.repr(nodes)}, got {value!r}")
         return self.destinations.index(destination) * len(self.nodes) + self.nodes.index(node)
 
     def reward(self, upper_params: FloatArray) -> FloatArray:
@@ -429,13 +433,6 @@ def _checked_network(network: object) -> dict[tuple[int, int], float]:
     return times
 
 
-def _checked_zone(zone: object, nodes: tuple[int, ...]) -> int:
-    """Return the zone, after checking that it is a node."""
-    if not _is_node(zone) or zone not in nodes:
-        raise ValueError(f"`zone` must be a node of the network ({_listed(nodes)}), got {zone!r}")
-    return int(zone)
-
-
 def _checked_nodes(name: str, values: object, known: tuple[int, ...]) -> tuple[int, ...]:
     """Return nodes in the order given, after checking that they are different known ones."""
     nodes = values.tolist() if isinstance(values, np.ndarray) else values
@@ -443,11 +440,5 @@ def _checked_nodes(name: str, values: object, known: tuple[int, ...]) -> tuple[i
         raise ValueError(f"`{name}` must be a list of nodes such as [1, 2], got {values!r}")
     if not nodes:
         raise ValueError(f"`{name}` must have at least one node, got none")
-    check_known(name, nodes, known, f"be nodes of the network ({_listed(known)})")
+    check_known(name, nodes, known, f"be nodes of the network {reprlib.repr(known)}")
     return tuple(int(node) for node in nodes)
-
-
-def _listed(nodes: Iterable[int]) -> str:
-    """Return the first few nodes in words."""
-    names = [str(node) for node in nodes]
-    return ", ".join(names if len(names) <= 30 else [*names[:30], "..."])

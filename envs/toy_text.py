@@ -336,20 +336,21 @@ def _made(env_id: str, env_kwargs: Mapping[str, Any] | None) -> gym.Env[Any, Any
     if not isinstance(env_id, str):
         raise ValueError(f"`env_id` must be the id of an environment, got {env_id!r}")
     options = {} if env_kwargs is None else env_kwargs
-    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+    try:
+        json.dumps({**options})
+        if not all(isinstance(name, str) for name in options):
+            raise TypeError
+    except (TypeError, ValueError):
         raise ValueError(
-            f"`env_kwargs` must be a dictionary of constructor arguments, got {env_kwargs!r}"
-        )
+            "`env_kwargs` must be a dictionary of constructor arguments in JSON types, got "
+            f"{env_kwargs!r}"
+        ) from None
     for name in RESERVED:
         if name in options:
             raise ValueError(
                 f"`env_kwargs` must hold arguments of the environment itself, got {name!r}; "
                 "give it to the game"
             )
-    try:
-        json.dumps({**options})
-    except (TypeError, ValueError):
-        raise ValueError(f"`env_kwargs` must hold JSON types, got {options!r}") from None
     try:
         env = gym.make(_versioned(env_id), disable_env_checker=True, **options).unwrapped
     except Exception as error:  # the constructor of any environment may raise anything
