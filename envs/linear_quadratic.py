@@ -92,7 +92,7 @@ class LinearQuadraticEnv(BilevelEnv):
         self.model = model
         num_states, num_actions = model.num_states, model.num_actions
         limit = check_positive("action_limit", action_limit)
-        reach = np.inf if model.state_limit is None else model.state_limit
+        reach = self._reach = np.inf if model.state_limit is None else model.state_limit
         super().__init__(
             upper_space=upper_box(model.low, model.high, model.low.shape),
             lower_space=spaces.Box(-limit, limit, (num_actions,), np.float32),
@@ -129,7 +129,7 @@ class LinearQuadraticEnv(BilevelEnv):
     def begin(self) -> tuple[FloatArray, dict[str, Any]]:
         """Draw the first state, `[S]`; the info is empty."""
         drawn = self.np_random.standard_normal(self.model.num_states)
-        self._state = self._clipped(self.model.start_std * drawn)
+        self._state = np.clip(self.model.start_std * drawn, -self._reach, self._reach)
         self._states.clear()
         self._actions.clear()
         self._states.append(self._state)
@@ -166,7 +166,8 @@ class LinearQuadraticEnv(BilevelEnv):
                 "call `reset`"
             )
         noise = self.model.noise_std * self.np_random.standard_normal(len(state))
-        self._state = self._clipped(dynamics @ state + control @ move + noise)
+        moved = dynamics @ state + control @ move + noise
+        self._state = np.clip(moved, -self._reach, self._reach)
         self._states.append(self._state)
         self._actions.append(move)
         self._count(reward, upper_reward)
@@ -214,10 +215,6 @@ class LinearQuadraticEnv(BilevelEnv):
 
     def _forget(self) -> None:
         self._problem = None
-
-    def _clipped(self, state: FloatArray) -> FloatArray:
-        limit = self.model.state_limit
-        return state if limit is None else np.clip(state, -limit, limit)
 
 
 def root_mean_squares(response: GaussianResponse) -> FloatArray:

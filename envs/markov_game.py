@@ -139,16 +139,22 @@ class BilevelMarkovGame(TabularBilevelEnv):
         """Build the game; arguments, described above, out of range raise a `ValueError`."""
         self._bonus = check_not_negative("bonus", bonus)
         check_horizon(horizon)
-        self._reward = _follower_reward(self._bonus)
+        reward = np.zeros((len(PLACES), 2, len(MOVES)))
+        reward[S, :, 1:] = 1.0
+        reward[A, 0, 2] = self._bonus
+        reward[A, 1, :] = -1.0
+        self._reward = np.asfortranarray(reward.reshape(NUM_STATES, len(MOVES)))
         # The leader's only reward is for the move to A in S.
         self._upper_reward = np.zeros((NUM_STATES, len(MOVES)), order="F")
         self._upper_reward[[2 * S, 2 * S + 1], 1] = 1.0
         for constant in (self._reward, self._upper_reward):
             constant.flags.writeable = False
+        # At the initial x the leader draws its actions with equal probabilities.
+        arrival = np.eye(len(PLACES))[SUCCESSORS.reshape(NUM_STATES, len(MOVES))]
         start = np.zeros(SHAPE)
         start[S] = 0.5
         super().__init__(
-            kernel=_kernel(),
+            kernel=Kernel.from_dense(0.5 * arrival.repeat(2, axis=2)),
             initial_distribution=start.ravel(),
             objective=DiscountedReturn() if horizon is None else TruncatedReturn(horizon),
             upper_space=upper_box(-10.0, 10.0, SHAPE),
@@ -263,21 +269,6 @@ class BilevelMarkovGame(TabularBilevelEnv):
     def upper_reward(self, upper_params: FloatArray) -> FloatArray:
         """Return 1 for the move a in S, `[S, A]`."""
         return self._upper_reward
-
-
-def _follower_reward(bonus: float) -> FloatArray:
-    """Return the follower's reward, `[S, A]`."""
-    reward = np.zeros((len(PLACES), 2, len(MOVES)))
-    reward[S, :, 1:] = 1.0
-    reward[A, 0, 2] = bonus
-    reward[A, 1, :] = -1.0
-    return np.asfortranarray(reward.reshape(NUM_STATES, len(MOVES)))
-
-
-def _kernel() -> Kernel:
-    """Return the kernel for a leader who draws its actions with equal probabilities."""
-    arrival = np.eye(len(PLACES))[SUCCESSORS.reshape(NUM_STATES, len(MOVES))]
-    return Kernel.from_dense(0.5 * arrival.repeat(2, axis=2))
 
 
 def _ways() -> dict[tuple[int, int], tuple[IntArray, IntArray]]:

@@ -8,7 +8,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.utils import EzPickle
-from numpy.typing import NDArray
 
 __all__ = ["Restorable", "goes_on", "require"]
 
@@ -50,8 +49,15 @@ class Restorable(gym.Wrapper[Any, Any, Any, Any]):
     def __getstate__(self) -> dict[str, Any]:
         """Return the wrapper with the simulator's state and the generator."""
         raw: Any = self.unwrapped
-        ale = getattr(raw, "ale", None)
-        state = _physics(raw) if ale is None else ale.cloneState(include_rng=True)
+        if hasattr(raw, "ale"):
+            state = raw.ale.cloneState(include_rng=True)
+        else:
+            import mujoco
+
+            # What the solver starts from is included.
+            kind = mujoco.mjtState.mjSTATE_INTEGRATION
+            state = np.empty(mujoco.mj_stateSize(raw.model, kind))
+            mujoco.mj_getState(raw.model, raw.data, state, kind)
         return {**self.__dict__, "_state": state, "_generator": raw.np_random}
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
@@ -63,7 +69,9 @@ class Restorable(gym.Wrapper[Any, Any, Any, Any]):
         if hasattr(raw, "ale"):
             raw.ale.restoreState(state)
         else:
-            _set_physics(raw, state)
+            import mujoco
+
+            mujoco.mj_setState(raw.model, raw.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
 
 
 def goes_on(env: gym.Env[Any, Any]) -> bool:
@@ -78,19 +86,3 @@ def goes_on(env: gym.Env[Any, Any]) -> bool:
             return False
         restored, layer = restored or isinstance(layer, Restorable), layer.env
     return restored or not isinstance(layer, EzPickle)
-
-
-def _physics(raw: Any) -> NDArray[np.float64]:
-    """Return the state of MuJoCo's integrator, what it starts its solver from included."""
-    import mujoco
-
-    kind = mujoco.mjtState.mjSTATE_INTEGRATION
-    state = np.empty(mujoco.mj_stateSize(raw.model, kind))
-    mujoco.mj_getState(raw.model, raw.data, state, kind)
-    return state
-
-
-def _set_physics(raw: Any, state: NDArray[np.float64]) -> None:
-    import mujoco
-
-    mujoco.mj_setState(raw.model, raw.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)

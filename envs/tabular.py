@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any, NoReturn, Self, TypedDict, Unpack
+from typing import Any, Self, TypedDict, Unpack
 
 import numpy as np
 from gymnasium import spaces
@@ -265,17 +265,17 @@ class TabularBilevelEnv(BilevelEnv):
         ):
             action = self._prepare(upper_params, action)
         if self._drawn_from is not self._np_random or not self._uniforms:
-            self._draw_ahead()
+            # A block of the very numbers that single draws would give. It is left when its
+            # generator is: after a new seed, or another `np_random`. (Writing to the state inside
+            # a generator is felt only in the next block.)
+            self._uniforms = self.np_random.random(DRAWN_AHEAD)[::-1].tolist()
+            self._drawn_from = self.np_random
         state, tables = self._state, self._tables
         assert state is not None and tables is not None
         uniform = self._uniforms.pop()
         state, self._over, reward, upper_reward = tables.sample(state, action, uniform)
         self._state = state
-        self.elapsed_steps += 1
-        self._lower_return += reward
-        self._upper_return += upper_reward
-        if self.render_mode == "human" and self.draws_itself:
-            self.render()
+        self._count(reward, upper_reward)
         info: dict[str, Any] = {"upper_reward": upper_reward}
         if self.action_mask is not None:
             info |= self._state_info()
@@ -319,15 +319,6 @@ class TabularBilevelEnv(BilevelEnv):
     def _forget(self) -> None:
         self._start_cumulative, self._tables = None, None
 
-    def _draw_ahead(self) -> None:
-        """Draw a block of uniform numbers, the very ones that single draws would give.
-
-        A block is left when its generator is: after a new seed, or another `np_random`. (Writing
-        to the state inside a generator is felt only in the next block.)
-        """
-        self._uniforms = self.np_random.random(DRAWN_AHEAD)[::-1].tolist()
-        self._drawn_from = self.np_random
-
     def _prepare(self, upper_params: ArrayLike, action: Any) -> int:
         """Check both moves, put x in force with its tables, and return the action's index."""
         if self._over:
@@ -339,21 +330,18 @@ class TabularBilevelEnv(BilevelEnv):
         try:
             index = operator.index(action)
         except TypeError:
-            self._refuse_action(action)
+            index = -1
         if not 0 <= index < self.model.num_actions:
-            self._refuse_action(action)
+            raise ValueError(
+                "the follower's action must be an integer in "
+                f"0..{self.model.num_actions - 1}, got {action!r}"
+            )
         x = self.commit(upper_params)
         if self._tables is None:
             self._tables = TransitionTables(
                 self.model.lower_mdp(x), self.model.checked_upper_reward(x)
             )
         return index
-
-    def _refuse_action(self, action: Any) -> NoReturn:
-        raise ValueError(
-            f"the follower's action must be an integer in 0..{self.model.num_actions - 1}, "
-            f"got {action!r}"
-        )
 
     def _state_info(self) -> dict[str, Any]:
         if self.action_mask is None:
