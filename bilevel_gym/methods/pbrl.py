@@ -43,13 +43,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import log_softmax, wrightomega
 
-from ..core.bellman import EPS
-from ..core.checks import check_at_least, check_positive
+from ..core.bellman import EPS, soft_q
+from ..core.checks import check_at_least, check_choice, check_positive
 from ..core.mdp import FloatArray, TabularMDP
 from ..core.soft import PolicyAnswer, SoftSolution, solve_soft_mdp
 from ..core.threads import single_threaded
@@ -57,7 +57,9 @@ from ..model.responses import TabularResponse
 from ..model.tabular import TabularModel
 from .model_based import Evaluation, check_tabular, greedy_solution
 
-__all__ = ["PenaltyMethod", "Point", "at_policy"]
+__all__ = ["PBRLBellman", "PBRLValue", "PenaltyMethod", "Point", "at_policy"]
+
+STARTS = ("initial", "uniform")
 
 # Residual of linear systems relative to their right-hand side.
 ACCURACY = 1e-12
@@ -251,6 +253,119 @@ class PenaltyMethod(ABC):
         if upper.log_policy is None:
             return log_softmax(goal, axis=1)
         return with_log_terms(goal, upper.log_policy / np.maximum(scale, FLOOR * scale.max()))
+
+
+class PBRLValue(PenaltyMethod):
+    """Penalise what the policy loses of the follower's soft value.
+
+        p(x, y) = V*_x(rho) - V^{pi_y}_x(rho) = tau sum_s d_y(s) KL(pi_y(s) || pi*(s))
+
+    with both values entropy-regularised and d_y = (I - gamma P_{pi_y})^-T rho. By the envelope
+    theorem the policy pi* may be held fixed in dV*/dx, so that
+
+        dL/dx = df/dx + lambda sum_sa (d_y pi_y - d_* pi*) dr/dx
+                + lambda gamma sum_sas' (d_y pi_y V^{pi_y}(s') - d_* pi* V*(s')) dP/dx
+                + lambda sum_s (V^{pi_y} - V*) d rho/dx.
+
+    The target of the mirror step is Q^{pi_y} / tau with Q^{pi_y} = r + gamma P V^{pi_y}.
+    """
+
+    def __init__(
+        self,
+        model: TabularModel,
+        *,
+        penalty: float = 1e3,
+        start: str = "initial",
+        **options: Any,
+    ) -> None:
+        """Bind the method to a model.
+
+        Args:
+            model: A tabular model.
+            penalty: lambda, positive. Times the temperature it should be large against the leader's
+                advantages.
+            start: rho, "initial" for the game's first states, or "uniform". An objective that
+                evaluates states which the follower hardly visits needs the latter: what is not
+                visited is not penalised.
+            **options: See `PenaltyMethod`: policy_steps, tolerance.
+        """
+        check_choice("start", start, STARTS)
+        super().__init__(model, penalty=penalty, **options)
+        self._start = start
+
+    def _weight(self, x: FloatArray, solution: SoftSolution) -> FloatArray:
+        """Return the discounted visits (I - gamma P_pi)^-T rho, `[S]`, not negative."""
+        size = solution.mdp.kernel.num_states
+        uniform = self._start == "uniform"
+        start = np.full(size, 1.0 / size) if uniform else self._model.start_distribution(x)
+        visits, _ = solution.system.solve(start, transpose=True)
+        return np.maximum(visits, 0.0)
+
+    def _target(self, solution: SoftSolution, best: SoftSolution) -> FloatArray:
+        return soft_q(solution.mdp, solution.soft_value) / solution.mdp.temperature
+
+    def _gradient(self, x: FloatArray, at: Point) -> FloatArray:
+        solution, best = at.solution, at.best
+        mdp = best.mdp
+        taken = at.weight[:, None] * solution.policy
+        wanted = self._weight(x, best)[:, None] * best.policy
+
+        def kernel() -> FloatArray:
+            of_policy = mdp.kernel.on_transitions(taken, solution.soft_value)
+            of_answer = mdp.kernel.on_transitions(wanted, best.soft_value)
+            return mdp.gamma * (of_policy - of_answer)
+
+        gradient = self._model.through_model(x, taken - wanted, kernel)
+        if self._start == "initial":
+            lost = solution.soft_value - best.soft_value
+            gradient += self._model.through_start(x, lost)
+        return gradient
+
+
+class PBRLBellman(PenaltyMethod):
+    """Penalise how far the policy is from the follower's in each state alike.
+
+    With g(x, y) = E_s [-sum_a pi_y Q*_x(s, a) + tau sum_a pi_y log pi_y] over uniform states s,
+    whose minimum over y is -E_s [V*_x(s)], attained at pi*,
+
+        p(x, y) = g(x, y) - min_y g(x, y) = tau E_s KL(pi_y(s) || pi*(s)).
+
+    Unlike the value penalty it is strongly convex in the policy of every state, visited or not, and
+    its gradient holds the sensitivity of the follower's Q*: with c = E_s-weighted (pi_y - pi*),
+
+        -dp/dx = sum_sa c dQ*/dx = sum_sa q dr/dx + gamma sum_sas' q V*(s') dP/dx,
+        q = c + pi* z,   (I - gamma P_pi*)^T z = gamma sum_sa P(.|s, a) c(s, a),
+
+    and dL/dx = df/dx - lambda dp/dx. The target of the mirror step is log pi*.
+    """
+
+    def __init__(self, model: TabularModel, *, penalty: float = 1e5, **options: Any) -> None:
+        """Bind the method to a model.
+
+        Args:
+            model: A tabular model.
+            penalty: lambda, positive. A state counts for 1 / S of it, however often the leader sees
+                the follower there, so that it must be larger than for the value penalty.
+            **options: See `PenaltyMethod`: policy_steps, tolerance.
+        """
+        super().__init__(model, penalty=penalty, **options)
+
+    def _weight(self, x: FloatArray, solution: SoftSolution) -> FloatArray:
+        size = solution.mdp.kernel.num_states
+        return np.full(size, 1.0 / size)
+
+    def _target(self, solution: SoftSolution, best: SoftSolution) -> FloatArray:
+        return best.log_policy
+
+    def _gradient(self, x: FloatArray, at: Point) -> FloatArray:
+        best = at.best
+        kernel, gamma = best.mdp.kernel, best.mdp.gamma
+        moved = at.weight[:, None] * (at.solution.policy - best.policy)
+        adjoint, _ = best.system.solve(gamma * kernel.flow(moved), transpose=True)
+        reward = moved + best.policy * adjoint[:, None]
+        return self._model.through_model(
+            x, reward, lambda: gamma * kernel.on_transitions(reward, best.soft_value)
+        )
 
 
 def log_ratio(solution: SoftSolution, best: SoftSolution) -> FloatArray:
