@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.error import ResetNeeded
 from numpy.typing import ArrayLike, NDArray
 
 from ..core.checks import check_choice, check_discount, check_in_box, check_positive
@@ -174,6 +175,7 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         self._upper_params = self.initial_upper_params
         self.elapsed_steps, self._lower_return, self._upper_return = 0, 0.0, 0.0
         self._answer: Any = None
+        self._over = True  # no episode is under way
         self.render_mode = render_mode
         self.draws_itself = True
         self._window: Window | None = None
@@ -313,6 +315,14 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
 
     def _forget(self) -> None:  # noqa: B027  (most games make nothing for an x)
         """Drop what was made for the x that was in force before."""
+
+    def _check_under_way(self) -> None:
+        """Raise `ResetNeeded` unless an episode is under way."""
+        if self._over:
+            raise ResetNeeded(
+                "`step` needs an episode under way, got a game before its first `reset`, or whose "
+                "episode ended; call `reset` first"
+            )
 
     def _count(self, reward: float, upper_reward: float) -> None:
         """Count a transition of the episode and its rewards, and show it to a human."""

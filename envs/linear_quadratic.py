@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from gymnasium.error import ResetNeeded
 from numpy.typing import ArrayLike, NDArray
 
 from ..core.checks import check_in_box, check_positive
@@ -105,7 +104,7 @@ class LinearQuadraticEnv(BilevelEnv):
             initial_upper_params=model.initial_upper_params,
             render_mode=render_mode,
         )
-        self._state: FloatArray | None = None
+        self._state = np.zeros(num_states)
         self._states: deque[FloatArray] = deque(maxlen=REMEMBERED + 1)
         self._actions: deque[FloatArray] = deque(maxlen=REMEMBERED)
         # Made for the x in force when it is first needed.
@@ -130,6 +129,7 @@ class LinearQuadraticEnv(BilevelEnv):
         """Draw the first state, `[S]`; the info is empty."""
         drawn = self.np_random.standard_normal(self.model.num_states)
         self._state = np.clip(self.model.start_std * drawn, -self._reach, self._reach)
+        self._over = False  # as it never is from now on
         self._states.clear()
         self._actions.clear()
         self._states.append(self._state)
@@ -144,11 +144,7 @@ class LinearQuadraticEnv(BilevelEnv):
             OverflowError: If a reward is beyond the largest number, as it may be where an unstable
                 system runs without control for thousands of steps; the game is left as it was.
         """
-        if self._state is None:
-            raise ResetNeeded(
-                "`step` needs an episode under way, got a game before its first `reset`; call "
-                "`reset` first"
-            )
+        self._check_under_way()
         space = self.lower_space
         assert isinstance(space, spaces.Box)
         move = check_in_box("action", action, space.low, space.high)
@@ -181,7 +177,7 @@ class LinearQuadraticEnv(BilevelEnv):
             title=f"{self.title}: the follower acts",
             upper_params=self._upper_params,
             response=self._answer,
-            status=self._status(self._state is not None),
+            status=self._status(not self._over),
             first_step=self.elapsed_steps - len(self._actions),
             states=np.array(self._states).reshape(-1, self.model.num_states),
             actions=np.array(self._actions).reshape(-1, self.model.num_actions),

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.error import ResetNeeded
 from numpy.typing import ArrayLike, NDArray
 
 from ..core.checks import (
@@ -173,7 +172,6 @@ class ParametricGame(BilevelEnv):
         )
         self.model = self  # there is no other
         self._observation: Any = None
-        self._over = True  # no episode is under way
 
     def make_environment(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
         """Return a fresh copy of the environment; learners act in copies of their own."""
@@ -236,8 +234,7 @@ class ParametricGame(BilevelEnv):
         self, upper_params: ArrayLike, action: Any
     ) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Make one transition of the follower under x; see `BilevelEnv.advance`."""
-        if self._over:
-            raise ResetNeeded("`step` needs an episode under way; call `reset` first")
+        self._check_under_way()
         move = self._checked_action(action)
         x = self.commit(upper_params)
         before, actions = np.asarray(self._observation)[None], move[None]

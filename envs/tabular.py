@@ -12,7 +12,6 @@ from typing import Any, Self, TypedDict, Unpack
 
 import numpy as np
 from gymnasium import spaces
-from gymnasium.error import ResetNeeded
 from numpy.typing import ArrayLike, NDArray
 
 from ..core.mdp import FloatArray, Kernel
@@ -150,7 +149,6 @@ class TabularBilevelEnv(BilevelEnv):
         self.action_mask = model.action_mask
         self.initial_distribution = model.initial_distribution
         self._state: int | None = None
-        self._over = True  # no episode is under way
         # Uniform numbers drawn ahead, the next one last, and the generator they came from.
         self._uniforms: list[float] = []
         self._drawn_from: np.random.Generator | None = None
@@ -321,12 +319,7 @@ class TabularBilevelEnv(BilevelEnv):
 
     def _prepare(self, upper_params: ArrayLike, action: Any) -> int:
         """Check both moves, put x in force with its tables, and return the action's index."""
-        if self._over:
-            raise ResetNeeded(
-                "`step` needs an episode under way, got a game "
-                + ("before its first `reset`" if self._state is None else "whose episode ended")
-                + "; call `reset` first"
-            )
+        self._check_under_way()
         try:
             index = operator.index(action)
         except TypeError:

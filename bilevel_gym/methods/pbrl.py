@@ -112,8 +112,6 @@ class Point:
         best: The follower's answer to x.
         evaluation: f(x, pi_y) and its derivatives.
         weight: m, how much a divergence from the answer counts in each state `[S]`, not negative.
-        target: T `[S, A]`; only its differences between the actions of a state matter.
-        penalty: p(x, y), at least zero.
         surrogate: L(x, y).
         rounding: What rounding may make of it.
     """
@@ -122,8 +120,6 @@ class Point:
     best: SoftSolution
     evaluation: Evaluation
     weight: FloatArray
-    target: FloatArray
-    penalty: float
     surrogate: float
     rounding: float
 
@@ -193,7 +189,7 @@ class PenaltyMethod(ABC):
 
     @abstractmethod
     def _target(self, solution: SoftSolution, best: SoftSolution) -> FloatArray:
-        """Return T `[S, A]`; what it says of actions that do not exist is ignored."""
+        """Return T `[S, A]`, up to a constant in each state; what does not exist is ignored."""
 
     @abstractmethod
     def _gradient(self, x: FloatArray, at: Point) -> FloatArray:
@@ -211,8 +207,6 @@ class PenaltyMethod(ABC):
             best=best,
             evaluation=evaluation,
             weight=weight,
-            target=self._target(solution, best),
-            penalty=penalty,
             surrogate=evaluation.upper.value - self._penalty * penalty,
             rounding=64.0 * EPS * (abs(evaluation.upper.value) + self._penalty * terms),
         )
@@ -243,7 +237,7 @@ class PenaltyMethod(ABC):
         """Return log pi `[S, A]` where a whole mirror step leads."""
         policy, upper, mdp = at.solution.policy, at.evaluation.upper, at.best.mdp
         scale = self._penalty * mdp.temperature * at.weight[:, None]
-        goal = at.target
+        goal = self._target(at.solution, at.best)
         if upper.policy is not None:
             gain = upper.policy - (policy * upper.policy).sum(axis=1, keepdims=True)
             # States that count for nothing are never visited: no return asks for anything there.
