@@ -135,16 +135,10 @@ def slippery_kernel(states: NDArray[np.int64], at_goal: NDArray[np.bool_], slip:
         moved.append(np.where(there >= 0, there, here))
     context, cell = np.nonzero(~at_goal)
     first = context * at_goal.shape[1]
-    triplets = [
-        (
-            first + cell,
-            np.full_like(cell, action),
-            first + moved[direction][cell],
-            np.full(cell.size, probability),
-        )
-        for action in range(len(MOVES))
-        for direction in range(len(MOVES))
-        if (probability := 1.0 - slip if direction == action else slip / 3.0) > 0.0
-    ]
-    s, a, t, p = (np.concatenate(parts) for parts in zip(*triplets, strict=True))
+    probabilities = np.full((len(MOVES), len(MOVES)), slip / 3.0)
+    np.fill_diagonal(probabilities, 1.0 - slip)
+    actions, directions = (index[:, None] for index in np.nonzero(probabilities))
+    successors = first + np.array(moved)[directions, cell]
+    triplets = (first + cell, actions, successors, probabilities[actions, directions])
+    s, a, t, p = (part.ravel() for part in np.broadcast_arrays(*triplets))
     return Kernel.from_triplets(s, a, t, p, num_states=at_goal.size, num_actions=len(MOVES))

@@ -179,9 +179,16 @@ class BilevelIncentive(TabularBilevelEnv):
         self._upper_reward = _per_action(TARGETS)
         for constant in (self._lower_base, self._upper_reward):
             constant.flags.writeable = False
+        successor = np.repeat(np.arange(NUM_STATES)[:, None], len(ACTIONS), axis=1)
+        successor[ARROWS[:, 0], ARROWS[:, 1]] = ARROWS[:, 2]
+        # Which action works, for each that is chosen.
+        works = np.full((len(ACTIONS), len(ACTIONS)), slip / (len(ACTIONS) - 1))
+        np.fill_diagonal(works, 1.0 - slip)
+        transition = works @ np.eye(NUM_STATES)[successor]
+        transition[list(FINAL)] = 0.0
         count = len(self.paid)
         super().__init__(
-            kernel=_kernel(slip),
+            kernel=Kernel.from_dense(transition),
             initial_distribution=np.arange(NUM_STATES) == 0,
             objective=Sum((DiscountedReturn(), LinearCost(payment_weight))),
             upper_space=upper_box(0.0, max_payment, (count,)),
@@ -298,14 +305,3 @@ def _per_action(states: Sequence[int]) -> FloatArray:
     reward = np.zeros((NUM_STATES, len(ACTIONS)), order="F")
     reward[list(states)] = 1.0
     return reward
-
-
-def _kernel(slip: float) -> Kernel:
-    """Return the kernel: the chosen action works with 1 - slip, each other one with slip / 3."""
-    successor = np.repeat(np.arange(NUM_STATES)[:, None], len(ACTIONS), axis=1)
-    successor[ARROWS[:, 0], ARROWS[:, 1]] = ARROWS[:, 2]
-    works = np.full((len(ACTIONS), len(ACTIONS)), slip / (len(ACTIONS) - 1))
-    np.fill_diagonal(works, 1.0 - slip)
-    transition = works @ np.eye(NUM_STATES)[successor]
-    transition[list(FINAL)] = 0.0
-    return Kernel.from_dense(transition)

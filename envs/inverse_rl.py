@@ -179,11 +179,13 @@ class BilevelInverseRL(GridBilevelEnv):
             2 * entries,
         )
         count, shape = len(self.kinds), (cells.size, len(MOVES))
-        kernel, start = slippery_kernel(states, self._at_goal[None], slip), _first_states(cells)
+        box = upper_box(-BOUND, BOUND, (count,))
+        kernel = slippery_kernel(states, self._at_goal[None], slip)
+        first = (cells == START) if (cells == START).any() else (cells != GOAL)
+        start = first.ravel() / first.sum()
         self.true_params: FloatArray | None = None
         if true_params is not None:
-            bound = np.full(count, BOUND)
-            self.true_params = check_in_box("true_params", true_params, -bound, bound)
+            self.true_params = check_in_box("true_params", true_params, box.low, box.high)
         elif demonstrations is None:
             self.true_params = for_truth.uniform(*TRUE_RANGE, count)
             self.true_params.flags.writeable = False
@@ -209,7 +211,7 @@ class BilevelInverseRL(GridBilevelEnv):
             kernel=kernel,
             initial_distribution=start,
             objective=Sum((LogLikelihood(shares), QuadraticCost(ridge))),
-            upper_space=upper_box(-BOUND, BOUND, (count,)),
+            upper_space=box,
             initial_upper_params=np.zeros(count),
             gamma=gamma,
             temperature=temperature,
@@ -390,12 +392,6 @@ def _features(
     given = checked_matrix("features", features, form, cells.size)
     given[(cells == GOAL).ravel()] = 0.0
     return tuple(f"phi{k}" for k in range(given.shape[1])), given
-
-
-def _first_states(cells: NDArray[np.str_]) -> FloatArray:
-    """Return the distribution of the first state `[S]`: uniform on 'S', or on all but 'G'."""
-    start = (cells == START) if (cells == START).any() else (cells != GOAL)
-    return start.ravel() / start.sum()
 
 
 def _sampled(

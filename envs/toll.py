@@ -9,7 +9,6 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import shortest_path
 
@@ -205,7 +204,7 @@ class BilevelToll(TabularBilevelEnv):
         # Link of each action in each state, [S, A], in the memory order of the solvers.
         self._link = np.asfortranarray(link.reshape(-1, link.shape[2]))
         super().__init__(
-            kernel=self._moves(link),
+            kernel=self._moves(),
             initial_distribution=start.ravel(),
             objective=DiscountedReturn(),
             upper_space=upper_box(0.0, self._max_toll, (self._tolled.size,)),
@@ -277,19 +276,20 @@ class BilevelToll(TabularBilevelEnv):
         sums = np.bincount(self._link.T.ravel(), weights, minlength=len(self.links) + 1)
         return sums[:-1].astype(np.float64, copy=False)
 
-    def _moves(self, link: NDArray[np.int64]) -> Kernel:
-        """Return the kernel of links `[C, N, A]`; entering the destination ends the trip."""
-        context, node, action = np.nonzero(link < len(self.links))
-        there = self._ends[link[context, node, action], 1]
+    def _moves(self) -> Kernel:
+        """Return the kernel; entering the destination ends the trip."""
+        state, action = np.nonzero(self._link < len(self.links))
+        context, node = np.divmod(state, len(self.nodes))
+        there = self._ends[self._link[state, action], 1]
         goes_on = there != self._goals[context]
-        first = context * link.shape[1]
+        num_states, num_actions = self._link.shape
         return Kernel.from_triplets(
-            (first + node)[goes_on],
+            state[goes_on],
             action[goes_on],
-            (first + there)[goes_on],
+            (state - node + there)[goes_on],
             np.ones(int(goes_on.sum())),
-            num_states=link.shape[0] * link.shape[1],
-            num_actions=link.shape[2],
+            num_states=num_states,
+            num_actions=num_actions,
         )
 
     def _check_ways(self) -> None:

@@ -52,6 +52,12 @@ class LinearQuadraticModel(BilevelModel):
     linear. Such a model can be played, but has no exact answer: `respond` refuses.
 
     The arguments of the constructor are attributes.
+
+    Attributes:
+        num_states: Number of entries of the state, S.
+        num_actions: Number of entries of an action, A.
+        start_covariance: E[s_0 s_0^T], `[S, S]`.
+        noise_covariance: Covariance of w, `[S, S]`.
     """
 
     solve_options: ClassVar[tuple[str, ...]] = ("tolerance", "max_iterations")
@@ -99,7 +105,10 @@ class LinearQuadraticModel(BilevelModel):
         self.state_limit = (
             None if state_limit is None else check_positive("state_limit", state_limit)
         )
-        states, actions = self.num_states, self.num_actions
+        states, actions = len(self.upper_state_cost), len(self.upper_action_cost)
+        self.num_states, self.num_actions = states, actions
+        self.start_covariance = self.start_std**2 * np.eye(states)
+        self.noise_covariance = self.noise_std**2 * np.eye(states)
         shapes = ((states, states), (states, actions), (states, states), (actions, actions))
         at_start = coefficients(self.initial_upper_params)
         for name, matrix, shape in zip(Coefficients._fields, at_start, shapes, strict=True):
@@ -108,26 +117,6 @@ class LinearQuadraticModel(BilevelModel):
                     f"`coefficients` must return `{name}` with shape {shape}, as "
                     f"`upper_state_cost` and `upper_action_cost` have it, got {matrix.shape}"
                 )
-
-    @property
-    def num_states(self) -> int:
-        """Number of entries of the state, S."""
-        return len(self.upper_state_cost)
-
-    @property
-    def num_actions(self) -> int:
-        """Number of entries of an action, A."""
-        return len(self.upper_action_cost)
-
-    @property
-    def start_covariance(self) -> FloatArray:
-        """E[s_0 s_0^T], `[S, S]`."""
-        return self.start_std**2 * np.eye(self.num_states)
-
-    @property
-    def noise_covariance(self) -> FloatArray:
-        """Covariance of w, `[S, S]`."""
-        return self.noise_std**2 * np.eye(self.num_states)
 
     def reward(
         self, upper_params: FloatArray, states: FloatArray, actions: FloatArray

@@ -315,7 +315,11 @@ def _last_step_that_counts(gamma: float) -> int:
 
 @dataclass(frozen=True)
 class _Weighted:
-    """What every cost has: its weight."""
+    """What every cost has.
+
+    Attributes:
+        weight: Not negative.
+    """
 
     weight: float
 
@@ -327,11 +331,7 @@ class _Weighted:
 
 @dataclass(frozen=True)
 class PolicyCost(_Weighted):
-    """The cost -weight * sum_sa pi(a|s)^2 of a policy that is not spread out.
-
-    Attributes:
-        weight: Not negative.
-    """
+    """The cost -weight * sum_sa pi(a|s)^2 of a policy that is not spread out."""
 
     scope: ClassVar[Scope] = "policy"
 
@@ -397,9 +397,6 @@ class LinearCost(_Weighted):
     """The cost -weight * ||x||_1 of the upper-level parameters, counted once.
 
     Its derivative is that from the right at zero, where x may not be negative.
-
-    Attributes:
-        weight: Not negative.
     """
 
     scope: ClassVar[Scope] = "params"
@@ -413,11 +410,7 @@ class LinearCost(_Weighted):
 
 @dataclass(frozen=True)
 class QuadraticCost(_Weighted):
-    """The cost -weight * ||x||^2 of the upper-level parameters, counted once.
-
-    Attributes:
-        weight: Not negative.
-    """
+    """The cost -weight * ||x||^2 of the upper-level parameters, counted once."""
 
     scope: ClassVar[Scope] = "params"
 
