@@ -163,12 +163,11 @@ class BilevelGridWorld(GridBilevelEnv):
         self._lay_out(cells, np.argwhere(free), np.arange(num_states))  # row by row
         goal, hazard = (cells == "G")[free], (cells == "H")[free]
         self._at_goal = goal.astype(float)
-        self._upper_reward = per_move(self._at_goal - float(hazard_cost) * hazard)
-        self._upper_reward.flags.writeable = False  # `upper_reward` hands it out
         super().__init__(
             kernel=slippery_kernel(self._entries, goal[None], slip),
             initial_distribution=(cells == "S")[free].astype(float),
             objective=Sum((DiscountedReturn(), QuadraticCost(shaping_cost))),
+            upper_reward=per_move(self._at_goal - float(hazard_cost) * hazard),
             upper_space=spaces.Box(-1.0, 1.0, (num_states,), np.float32),
             initial_upper_params=np.zeros(num_states),
             gamma=gamma,
@@ -203,10 +202,6 @@ class BilevelGridWorld(GridBilevelEnv):
     def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return sum_a cotangent(s, a), `[S]`."""
         return cotangent.sum(axis=1)
-
-    def upper_reward(self, upper_params: FloatArray) -> FloatArray:
-        """Return u(s, a) = 1[s = G] - hazard_cost 1[s = H], `[S, A]`."""
-        return self._upper_reward
 
 
 def random_map(size: int | Sequence[int], seed: int = 0) -> tuple[str, ...]:

@@ -176,9 +176,6 @@ class BilevelIncentive(TabularBilevelEnv):
         max_payment = self._max_payment = check_positive("max_payment", max_payment)
         self._states, self._actions = np.array(self.paid).T
         self._lower_base = _per_action([GOAL])
-        self._upper_reward = _per_action(TARGETS)
-        for constant in (self._lower_base, self._upper_reward):
-            constant.flags.writeable = False
         successor = np.repeat(np.arange(NUM_STATES)[:, None], len(ACTIONS), axis=1)
         successor[ARROWS[:, 0], ARROWS[:, 1]] = ARROWS[:, 2]
         # Which action works, for each that is chosen.
@@ -191,6 +188,7 @@ class BilevelIncentive(TabularBilevelEnv):
             kernel=Kernel.from_dense(transition),
             initial_distribution=np.arange(NUM_STATES) == 0,
             objective=Sum((DiscountedReturn(), LinearCost(payment_weight))),
+            upper_reward=_per_action(TARGETS),
             upper_space=upper_box(0.0, max_payment, (count,)),
             initial_upper_params=np.zeros(count),
             gamma=gamma,
@@ -274,10 +272,6 @@ class BilevelIncentive(TabularBilevelEnv):
     def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return the cotangents of the pairs in `paid`, `[D]`."""
         return cotangent[self._states, self._actions]
-
-    def upper_reward(self, upper_params: FloatArray) -> FloatArray:
-        """Return u(s, a) = 1[s in {q11, q12}], `[S, A]`."""
-        return self._upper_reward
 
 
 def _inside(gradient: FloatArray, x: FloatArray, high: float) -> FloatArray:

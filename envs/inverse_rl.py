@@ -211,14 +211,14 @@ class BilevelInverseRL(GridBilevelEnv):
             kernel=kernel,
             initial_distribution=start,
             objective=Sum((LogLikelihood(shares), QuadraticCost(ridge))),
+            upper_reward=np.zeros(shape, order="F"),
             upper_space=box,
             initial_upper_params=np.zeros(count),
             gamma=gamma,
             temperature=temperature,
             render_mode=render_mode,
         )
-        self._upper_reward = np.zeros(shape[::-1]).T
-        for constant in (self._upper_reward, self.counts, self.features, self.true_policy):
+        for constant in (self.counts, self.features, self.true_policy):
             if constant is not None:
                 constant.flags.writeable = False  # they are handed out
         if self.demonstrations is None and ridge == 0.0:
@@ -303,10 +303,6 @@ class BilevelInverseRL(GridBilevelEnv):
     def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return sum_sa cotangent(s, a) phi(s), `[D]`."""
         return self.features.T @ cotangent.sum(axis=1)  # no features in the goal
-
-    def upper_reward(self, upper_params: FloatArray) -> FloatArray:
-        """Return zeros `[S, A]`: the objective is no sum over the follower's steps."""
-        return self._upper_reward
 
     @property
     def _has_terrain(self) -> bool:

@@ -144,11 +144,10 @@ class BilevelMarkovGame(TabularBilevelEnv):
         reward[A, 0, 2] = self._bonus
         reward[A, 1, :] = -1.0
         self._reward = np.asfortranarray(reward.reshape(NUM_STATES, len(MOVES)))
+        self._reward.flags.writeable = False  # `reward` hands it out
         # The leader's only reward is for the move to A in S.
-        self._upper_reward = np.zeros((NUM_STATES, len(MOVES)), order="F")
-        self._upper_reward[[2 * S, 2 * S + 1], 1] = 1.0
-        for constant in (self._reward, self._upper_reward):
-            constant.flags.writeable = False
+        upper_reward = np.zeros((NUM_STATES, len(MOVES)), order="F")
+        upper_reward[[2 * S, 2 * S + 1], 1] = 1.0
         # At the initial x the leader draws its actions with equal probabilities.
         arrival = np.eye(len(PLACES))[SUCCESSORS.reshape(NUM_STATES, len(MOVES))]
         start = np.zeros(SHAPE)
@@ -157,6 +156,7 @@ class BilevelMarkovGame(TabularBilevelEnv):
             kernel=Kernel.from_dense(0.5 * arrival.repeat(2, axis=2)),
             initial_distribution=start.ravel(),
             objective=DiscountedReturn() if horizon is None else TruncatedReturn(horizon),
+            upper_reward=upper_reward,
             upper_space=upper_box(-10.0, 10.0, SHAPE),
             initial_upper_params=np.zeros(SHAPE),
             gamma=gamma,
@@ -265,10 +265,6 @@ class BilevelMarkovGame(TabularBilevelEnv):
     def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return zeros: x enters through the leader's actions alone, `[3, 2]`."""
         return np.zeros(SHAPE)
-
-    def upper_reward(self, upper_params: FloatArray) -> FloatArray:
-        """Return 1 for the move a in S, `[S, A]`."""
-        return self._upper_reward
 
 
 def _ways() -> dict[tuple[int, int], tuple[IntArray, IntArray]]:

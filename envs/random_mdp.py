@@ -179,14 +179,13 @@ class BilevelRandomMDP(TabularBilevelEnv):
             kernel=_kernel(shape, branching, for_kernel),
             initial_distribution=np.full(num_states, 1.0 / num_states),
             objective=Sum((PolicyCost(0.5), QuadraticCost(0.5))),
+            upper_reward=np.zeros(shape, order="F"),
             upper_space=upper_box(-BOUND, BOUND, (upper_dim,)),
             initial_upper_params=np.clip(for_start.standard_normal(upper_dim), -BOUND, BOUND),
             gamma=gamma,
             temperature=temperature,
             render_mode=render_mode,
         )
-        self._upper_reward = np.zeros((num_actions, num_states)).T
-        self._upper_reward.flags.writeable = False  # `upper_reward` hands it out
         self.best_known = BestKnown(
             self.validate_upper_params(np.zeros(upper_dim)),
             -num_states / (2.0 * num_actions),
@@ -228,10 +227,6 @@ class BilevelRandomMDP(TabularBilevelEnv):
             return weight * slope
         product: FloatArray = self._features.T @ action_major(cotangent).ravel()
         return product
-
-    def upper_reward(self, upper_params: FloatArray) -> FloatArray:
-        """Return zeros `[S, A]`: the objective evaluates the policy, not the steps."""
-        return self._upper_reward
 
 
 def _check_count(name: str, count: int, most: int, source: str) -> None:

@@ -44,14 +44,20 @@ HOOKS = (
 class TaskModel(TabularModel):
     """The model that a task describes by methods of its own."""
 
-    def __init__(self, task: TabularBilevelEnv, **parts: Any) -> None:
+    def __init__(
+        self, task: TabularBilevelEnv, *, upper_reward: FloatArray | None = None, **parts: Any
+    ) -> None:
         """Bind the methods of a task.
 
         Args:
             task: The task.
+            upper_reward: The leader's reward `[S, A]`, where the task has no method for it.
             **parts: Arguments of `TabularModel`.
         """
         super().__init__(name=type(task).__name__, **parts)
+        self._upper_reward = upper_reward
+        if upper_reward is not None:
+            upper_reward.flags.writeable = False  # it is handed out
         for hook in HOOKS:
             if _defines(type(task), hook):
                 setattr(self, hook, getattr(task, hook))
@@ -59,13 +65,19 @@ class TaskModel(TabularModel):
         self.moves_start = "start_distribution_vjp" in vars(self)
         self.moves_upper_reward = "upper_reward_vjp" in vars(self)
 
+    def upper_reward(self, upper_params: FloatArray) -> FloatArray:
+        """Return the leader's reward, `[S, A]`."""
+        known = self._upper_reward
+        return super().upper_reward(upper_params) if known is None else known
+
 
 class TaskParts(TypedDict, total=False):
-    """What a task gives of its model, all but the mask; see `TabularModel`."""
+    """What a task gives of its model; see `TabularModel` and `TaskModel`."""
 
     kernel: Kernel
     initial_distribution: ArrayLike
     objective: Objective
+    upper_reward: FloatArray
     initial_upper_params: ArrayLike
     gamma: float
     temperature: float
@@ -105,7 +117,8 @@ class TabularBilevelEnv(BilevelEnv):
             model: The bilevel problem; a task gives its parts, which follow, instead.
             upper_space: Finite `Box` of x.
             render_mode: None, "human" or "rgb_array".
-            **parts: Arguments of `TabularModel`, but for the bounds of x and the name.
+            **parts: Arguments of `TabularModel`, but for the bounds of x and the name; and
+                `upper_reward`, the leader's reward `[S, A]`, where x does not move it.
 
         Raises:
             TypeError: If there is neither a model nor all of its parts, or both.
