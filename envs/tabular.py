@@ -96,6 +96,8 @@ class TabularBilevelEnv(BilevelEnv):
 
     Attributes:
         model: The bilevel problem.
+        num_states: S.
+        num_actions: A.
         initial_distribution: Distribution of the first state `[S]` (at the initial x, where x
             moves it).
         action_mask: Which actions exist, bool `[S, A]`; None when all do.
@@ -147,12 +149,12 @@ class TabularBilevelEnv(BilevelEnv):
             )
             if type(self).draw is BilevelEnv.draw:  # there is no picture
                 self.metadata = {"render_modes": [], "render_fps": 10}
-        num_states, num_actions = model.num_states, model.num_actions
+        self.num_states, self.num_actions = model.num_states, model.num_actions
         super().__init__(
             upper_space=upper_space,
-            lower_space=spaces.Discrete(num_actions),
-            observation_space=spaces.Discrete(num_states),
-            leader_observation_space=spaces.Box(0.0, 1.0, (num_states,), np.float32),
+            lower_space=spaces.Discrete(self.num_actions),
+            observation_space=spaces.Discrete(self.num_states),
+            leader_observation_space=spaces.Box(0.0, 1.0, (self.num_states,), np.float32),
             gamma=model.gamma,
             temperature=model.temperature,
             initial_upper_params=model.initial_upper_params,
@@ -175,16 +177,6 @@ class TabularBilevelEnv(BilevelEnv):
     ) -> Self:
         """Return a game of arrays; see `bilevel_gym.model.ArrayModel` for the arguments."""
         return cls(TabularModel.from_arrays(transition, reward, **options))
-
-    @property
-    def num_states(self) -> int:
-        """S."""
-        return self.model.num_states
-
-    @property
-    def num_actions(self) -> int:
-        """A."""
-        return self.model.num_actions
 
     @property
     def objective(self) -> Objective:

@@ -202,8 +202,15 @@ class BilevelTaxDesign(TabularBilevelEnv):
         move_hours, move_total = np.divmod(np.arange(hours_levels * totals), totals)
         self._gross_wages = self._wage * hours_step * move_hours
         self._outlays = spending_step * move_total
-        _check_noise(self._noise, self._gross_wages, self._outlays, float(max_rate))
-        self._asset_utility = asset_utility(self.assets)
+        ends = np.multiply.outer([1.0, 1.0 - max_rate], self._gross_wages) - self._outlays
+        overshoot = float(np.abs(ends).max())
+        if overshoot > MAX_OVERSHOOT * self._noise:
+            raise ValueError(
+                f"`noise` must be at least {overshoot / MAX_OVERSHOOT:.3g}, 1/{MAX_OVERSHOOT:g} of "
+                f"how far a household can be led beyond the grid, got {noise!r}"
+            )
+        wealth = np.log1p(np.maximum(self.assets, 0.0) / UTILITY_SCALE)
+        self._asset_utility = np.where(self.assets > 0.0, wealth, self.assets)
         rates = np.full(goods + 1, rate)
         # One dense block for each type of household and move. Far tails underflow, but stay stored:
         # the pattern must be the same at every x.
@@ -302,7 +309,7 @@ class BilevelTaxDesign(TabularBilevelEnv):
     def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return sum_sa cotangent(s, a) dr_x(s, a)/dx, `[J + 1]`; the income tax is not in r."""
         pleasure = goods_utility(self.spending, upper_params[:-1], self.preferences)
-        weights = self._per_household(cotangent)
+        weights = cotangent.T.reshape(len(self.hours), -1, len(self.assets)).sum(axis=2).T  # [C, A]
         slopes = (weights * pleasure).sum(axis=1) @ self.preferences
         return np.append(-slopes / (1.0 + upper_params[:-1]), 0.0)
 
@@ -340,15 +347,6 @@ class BilevelTaxDesign(TabularBilevelEnv):
         """Return numbers per action, household and assets `[A, C or 1, N or 1]` as `[S, A]`."""
         shape = (len(self.hours), len(self.preferences), len(self.assets))
         return np.broadcast_to(values, shape).reshape(len(self.hours), -1).T
-
-    def _per_household(self, values: FloatArray) -> FloatArray:
-        """Return numbers `[S, A]` summed over the assets, `[C, A]`."""
-        return values.T.reshape(len(self.hours), -1, len(self.assets)).sum(axis=2).T
-
-
-def asset_utility(assets: FloatArray) -> FloatArray:
-    """Return log(assets / 20 + 1) for positive assets, and debts as they are, `[N]`."""
-    return np.where(assets > 0.0, np.log1p(np.maximum(assets, 0.0) / UTILITY_SCALE), assets)
 
 
 def goods_utility(spending: FloatArray, vat: FloatArray, preferences: FloatArray) -> FloatArray:
@@ -420,16 +418,3 @@ def start_probabilities(assets: FloatArray, variance: float) -> FloatArray:
     middles = (assets[1:] + assets[:-1]) / 2.0
     edges = np.concatenate([[-np.inf], middles, [np.inf]]) / np.sqrt(variance)
     return cell_masses(edges[:-1], edges[1:])
-
-
-def _check_noise(
-    noise: float, gross_wages: FloatArray, outlays: FloatArray, max_rate: float
-) -> None:
-    """Raise a `ValueError` where some move leads too far from the grid for the noise to reach."""
-    ends = np.concatenate([gross_wages - outlays, (1.0 - max_rate) * gross_wages - outlays])
-    overshoot = float(np.abs(ends).max())
-    if overshoot > MAX_OVERSHOOT * noise:
-        raise ValueError(
-            f"`noise` must be at least {overshoot / MAX_OVERSHOOT:.3g}, 1/{MAX_OVERSHOOT:g} of how "
-            f"far a household can be led beyond the grid, got {noise!r}"
-        )

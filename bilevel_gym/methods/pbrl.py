@@ -199,7 +199,9 @@ class PenaltyMethod(ABC):
         solution = at_policy(best.mdp, log_policy, solver=best.solver)
         evaluation = Evaluation.of(self._model, x, solution)
         weight = self._weight(x, solution)
-        ratio, tau = log_ratio(solution, best), best.mdp.temperature
+        # log pi - log pi*, zero where pi is.
+        ratio, tau = np.zeros_like(solution.policy), best.mdp.temperature
+        np.subtract(solution.log_policy, best.log_policy, out=ratio, where=solution.policy > 0.0)
         penalty = tau * float(weight @ divergence(solution.policy, best.policy, ratio))
         terms = tau * float(weight @ (solution.policy * np.abs(ratio)).sum(axis=1))
         return Point(
@@ -360,13 +362,6 @@ class PBRLBellman(PenaltyMethod):
         return self._model.through_model(
             x, reward, lambda: gamma * kernel.on_transitions(reward, best.soft_value)
         )
-
-
-def log_ratio(solution: SoftSolution, best: SoftSolution) -> FloatArray:
-    """Return log pi - log pi* `[S, A]`, zero where pi is."""
-    ratio = np.zeros_like(solution.policy)
-    np.subtract(solution.log_policy, best.log_policy, out=ratio, where=solution.policy > 0.0)
-    return ratio
 
 
 def divergence(policy: FloatArray, reference: FloatArray, ratio: FloatArray) -> FloatArray:
