@@ -98,7 +98,8 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
     * Episode end. The leader's episode is truncated after `outer_steps` (100) leader steps.
     * Arguments. `gamma`: discount of both levels (of the follower's alone where there is an
       `upper_gamma`), in [0, 1); `temperature`: weight of the entropy of the follower's policy,
-      positive; `render_mode`: None, "human" or "rgb_array".
+      positive: for a follower that never finishes, entropy adds up to temperature * log A /
+      (1 - gamma); `render_mode`: None, "human" or "rgb_array".
     * Version history. v0: first version.
 
     One `step` takes both players' moves, `{"upper": x, "lower": a}`, makes one transition of the

@@ -137,12 +137,11 @@ class BilevelBeamRider(ParametricGame):
     leader gets.
 
     ## References
-    Y. Yang, B. Gao, Y. Yuan, "Bilevel Reinforcement Learning via the Development of Hyper-gradient
-    without Lower-Level Convexity", AISTATS 2025, arXiv 2405.19697. M. G. Bellemare, Y. Naddaf,
-    J. Veness, M. Bowling, "The Arcade Learning Environment: An Evaluation Platform for General
-    Agents", JAIR 47, 2013. The preprocessing is that of V. Mnih et al., "Human-level control
-    through deep reinforcement learning", Nature 518, 2015, without its end of the episode at the
-    loss of a ship.
+    Yang, Gao, Yuan, AISTATS 2025, arXiv 2405.19697 (see `BilevelRandomMDP`). M. G. Bellemare, Y.
+    Naddaf, J. Veness, M. Bowling, "The Arcade Learning Environment: An Evaluation Platform for
+    General Agents", JAIR 47, 2013. The preprocessing is that of V. Mnih et al., "Human-level
+    control through deep reinforcement learning", Nature 518, 2015, without its end of the episode
+    at the loss of a ship.
     """
 
     method_options = {

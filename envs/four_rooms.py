@@ -94,10 +94,9 @@ class BilevelFourRooms(GridBilevelEnv):
     * `goals` ([(1, 9), (11, 11)]): (row, column) of different free cells other than start and
       target; [(1, 9)] is the published variant with one goal;
     * `slip` (.33): p above, in [0, .75];
-    * `gamma` (.99) and `render_mode`: see `BilevelEnv`. The picture shows the rooms once for each
-      goal;
-    * `temperature` (.003): positive. Published are .001, .003 and .005. Entropy adds up to
-      temperature * log 4 / (1 - gamma), .42 by default, for a follower that never finishes;
+    * `gamma` (.99), `temperature` (.003; published are .001, .003 and .005; entropy adds up to .42
+      at most by default) and `render_mode`: see `BilevelEnv`. The picture shows the rooms once for
+      each goal;
     * `payment_cost` (1): weight of ||inc_x||_1, not negative. Published are 1, 3 and 5 with two
       goals and 5 with one;
     * `budget` (.2): the sum of all penalties if none is left unspent, positive.

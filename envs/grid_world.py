@@ -102,9 +102,8 @@ class BilevelGridWorld(GridBilevelEnv):
     * `map_name`: "4x4", "8x8" (default) or "16x16"; or else
     * `size`: side, or (rows, columns), of a random map, up to 1000, drawn with `map_seed` (0);
     * `slip` (.1): probability of another move than the intended one, in [0, 1];
-    * `gamma` (.95) and `render_mode`: see `BilevelEnv`;
-    * `temperature` (.01): positive; entropy adds up to temperature * log 4 / (1 - gamma) for a
-      follower that never finishes: a warning is given once where that exceeds half of the goal;
+    * `gamma` (.95), `temperature` (.01; a warning is given once where entropy may add up to more
+      than half of the goal) and `render_mode`: see `BilevelEnv`;
     * `hazard_cost` (.5): cost of an action taken in a hazard, not negative;
     * `shaping_cost` (.05): weight of ||x||^2, not negative.
 
@@ -133,9 +132,7 @@ class BilevelGridWorld(GridBilevelEnv):
     side 8, 4 at side 10, 1 at side 16 and never at side 30.
 
     ## References
-    The task is this project's. Hyper-gradient: Y. Yang, B. Gao, Y. Yuan, "Bilevel reinforcement
-    learning via the development of hyper-gradient without lower-level convexity", AISTATS 2025,
-    arXiv 2405.19697.
+    The task is this project's. Hyper-gradient: see `HyperGradient`.
     """
 
     def __init__(

@@ -116,10 +116,9 @@ class BilevelIncentive(TabularBilevelEnv):
     * `paid` (None): the pairs that can be paid for, a list of different [state, action] with the
       state in 0..12 and the action in 0..3, such as [[7, 0], [9, 1]]; None for all 52;
     * `slip` (.3): probability that another action works than the chosen one, in [0, 1];
-    * `gamma` (.95) and `render_mode`: see `BilevelEnv`. The picture shows the graph; triangles
-      leave out derivatives that push a payment out of its box;
-    * `temperature` (.01): positive. The entropy of never finishing adds up to
-      temperature * log 4 / (1 - gamma), .28 by default;
+    * `gamma` (.95), `temperature` (.01; the entropy of never finishing adds up to .28 by default)
+      and `render_mode`: see `BilevelEnv`. The picture shows the graph; triangles leave out
+      derivatives that push a payment out of its box;
     * `payment_weight` (.5): weight of ||x||_1, not negative;
     * `max_payment` (2): upper end of the box, positive.
 

@@ -97,9 +97,8 @@ class BilevelMarkovGame(TabularBilevelEnv):
     * `bonus` (1): the follower's reward for b in A when the leader shows 0, not negative.
       Published are 1 and 2;
     * `horizon` (150): steps that count for the leader, at least 1; None for all of them;
-    * `gamma` (.99) and `render_mode`: see `BilevelEnv`;
-    * `temperature` (.05): positive. Entropy adds up to temperature * log 3 / (1 - gamma), 5.5
-      by default.
+    * `gamma` (.99), `temperature` (.05; entropy adds up to 5.5 by default) and `render_mode`: see
+      `BilevelEnv`.
 
     ## Ground Truth
     Objective and hyper-gradient are exact. With p the probability that the leader shows 0 in A, and

@@ -320,11 +320,8 @@ def _check_spaces(environment: gym.Env[Any, Any]) -> None:
     """Raise a `ValueError` unless followers can learn in an environment."""
     seen, acting = environment.observation_space, environment.action_space
     name = environment.spec.id if environment.spec else type(environment.unwrapped).__name__
-    if (
-        isinstance(seen, spaces.Discrete)
-        and seen.start != 0
-        or not (isinstance(seen, spaces.Discrete) or isinstance(seen, spaces.Box) and seen.shape)
-    ):
+    discrete = [isinstance(space, spaces.Discrete) and space.start == 0 for space in (seen, acting)]
+    if not (discrete[0] or isinstance(seen, spaces.Box) and seen.shape):
         raise ValueError(
             f"observations of {name} must be a Box with one axis at least, or Discrete from 0 on, "
             f"got {seen}"
@@ -334,11 +331,8 @@ def _check_spaces(environment: gym.Env[Any, Any]) -> None:
             f"images must have {LEAST_SIDE} pixels a side at least, as convolutions read them, "
             f"got observations {seen} of {name}"
         )
-    if isinstance(acting, spaces.Box):
-        suits = acting.is_bounded() and acting.dtype.kind == "f" and bool(acting.shape)
-    else:
-        suits = isinstance(acting, spaces.Discrete) and int(acting.start) == 0
-    if not suits:
+    real = isinstance(acting, spaces.Box) and acting.is_bounded() and acting.dtype.kind == "f"
+    if not (discrete[1] or real and acting.shape):
         raise ValueError(
             f"actions of {name} must be a finite Box of real numbers with one axis at least, or "
             f"Discrete from 0 on, got {acting}"

@@ -89,9 +89,6 @@ class BilevelPendulum(ParametricGame):
     zero to the last bit, the leader stays at x0. With 8 or 16 episodes for each x and with
     `state_features=0` the first estimates often point the wrong way, towards a reward for hanging;
     a follower that only hangs shows nothing better, and some seeds stayed there.
-
-    ## References
-    Gymnasium's Pendulum-v1.
     """
 
     # For each x some 3,400 environment steps, a third of them learnt from. Late steps are not

@@ -123,9 +123,8 @@ class BilevelPreferencePendulum(ParametricGame):
     ## References
     P. F. Christiano, J. Leike, T. B. Brown, M. Martic, S. Legg, D. Amodei, "Deep reinforcement
     learning from human preferences", NeurIPS 2017, arXiv 1706.03741. As a bilevel problem:
-    S. Chakraborty et al., ICLR 2024, arXiv 2308.02585; Y. Yang, B. Gao, Y. Yuan, "Bilevel
-    reinforcement learning via the development of hyper-gradient without lower-level convexity",
-    AISTATS 2025, arXiv 2405.19697. The pendulum: Gymnasium.
+    S. Chakraborty et al., ICLR 2024, arXiv 2308.02585; Yang, Gao, Yuan, AISTATS 2025, arXiv
+    2405.19697 (see `BilevelRandomMDP`).
     """
 
     methods = PREFERENCE_METHODS

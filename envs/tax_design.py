@@ -134,8 +134,7 @@ class BilevelTaxDesign(TabularBilevelEnv):
     optimal. Two rates rest at their lower bound.
 
     ## References
-    V. Thoma, B. Pasztor, A. Krause, G. Ramponi, Y. Hu, "Contextual bilevel reinforcement learning
-    for incentive alignment", NeurIPS 2024, arXiv 2406.01575 (HPGD).
+    Thoma et al., NeurIPS 2024, arXiv 2406.01575 (HPGD); see `BilevelFourRooms`.
     """
 
     def __init__(

@@ -155,8 +155,7 @@ class BilevelThermal(LinearQuadraticEnv):
     gradient alone -211.7, from about -265.
 
     ## References
-    M. Kudo, T. Tanabe, A. Wachi, Y. Akimoto, "Sample-efficient hypergradient estimation for
-    decentralized bi-level reinforcement learning", ICAPS 2026, arXiv 2603.14867 (BC-HG).
+    Kudo et al., ICAPS 2026, arXiv 2603.14867 (BC-HG); see `BilevelMarkovGame`.
     """
 
     def __init__(

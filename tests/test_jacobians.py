@@ -98,9 +98,9 @@ def test_a_hundred_thousand_parameters_need_no_stored_jacobian() -> None:
 @pytest.mark.parametrize(
     ("features", "message"),
     [
-        (np.zeros((STATES, ACTIONS)), r"\[S, A, D\] = \(12, 3\) \+ \(D,\), got \(12, 3\)"),
+        (np.zeros((STATES, ACTIONS)), r"\[S, A, D\] = \(12, 3\) \+ \(D,\), or.*got \(12, 3\)"),
         (np.zeros((ACTIONS, STATES, 2)), r"got \(3, 12, 2\)"),
-        (csr_array((STATES, 2)), r"\[A\*S, D\] = \(36, D\), got \(12, 2\)"),
+        (csr_array((STATES, 2)), r"\[A\*S, D\] = \(36, D\) if.*got \(12, 2\)"),
         (aslinearoperator(np.zeros((2, 36))), r"got \(2, 36\)"),
         (csr_array(np.full((36, 1), np.inf)), "must be finite, got inf"),
     ],

@@ -36,22 +36,17 @@ class RewardJacobian:
         """
         self._shape = (num_actions, num_states)
         rows = num_actions * num_states
-        if hasattr(jacobian, "rmatvec") or hasattr(jacobian, "tocsr"):
-            if len(jacobian.shape) != 2 or jacobian.shape[0] != rows:
-                raise ValueError(
-                    f"a sparse or matrix-free `features` must have shape [A*S, D] = ({rows}, D), "
-                    f"got {jacobian.shape}"
-                )
-            self._matrix = jacobian.tocsr() if hasattr(jacobian, "tocsr") else jacobian
-            stored = getattr(self._matrix, "data", np.zeros(0))
-        else:
-            stored = np.array(jacobian, dtype=np.float64)
-            if stored.ndim != 3 or stored.shape[:2] != (num_states, num_actions):
-                raise ValueError(
-                    f"`features` must have shape [S, A, D] = {(num_states, num_actions)} + (D,), "
-                    f"got {stored.shape}"
-                )
-            self._matrix = np.ascontiguousarray(stored.transpose(1, 0, 2).reshape(rows, -1))
+        dense = not (hasattr(jacobian, "rmatvec") or hasattr(jacobian, "tocsr"))
+        given = np.array(jacobian, dtype=np.float64) if dense else jacobian
+        if given.shape[:-1] != ((num_states, num_actions) if dense else (rows,)):
+            raise ValueError(
+                f"`features` must have shape [S, A, D] = {(num_states, num_actions)} + (D,), or "
+                f"[A*S, D] = ({rows}, D) if sparse or matrix-free, got {given.shape}"
+            )
+        if dense:
+            given = np.ascontiguousarray(given.transpose(1, 0, 2).reshape(rows, -1))
+        self._matrix = given.tocsr() if hasattr(given, "tocsr") else given
+        stored = self._matrix if dense else getattr(self._matrix, "data", np.zeros(0))
         if not np.isfinite(stored).all():
             raise ValueError(f"`features` must be finite, got {stored[~np.isfinite(stored)][0]}")
         self._transposed = self._matrix.T
