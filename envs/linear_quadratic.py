@@ -112,8 +112,7 @@ class LinearQuadraticEnv(BilevelEnv):
 
     def evaluate(self, upper_params: ArrayLike, **options: Any) -> ExactGaussianResponse:
         """Return the exact answer to x; `LinearQuadraticModel.respond` has the options."""
-        answer: ExactGaussianResponse = evaluate(self.model, upper_params, **options)
-        return answer
+        return evaluate(self.model, upper_params, **options)
 
     def observe(self, response: Response) -> NDArray[np.float32]:
         """Return the root mean square of each state and each action, float32 `[S + A]`.

@@ -175,10 +175,9 @@ class ParametricGame(BilevelEnv):
 
     def make_environment(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
         """Return a fresh copy of the environment; learners act in copies of their own."""
-        limit: dict[str, Any] = {} if self._limit is None else {"max_episode_steps": self._limit}
         # Without a picture to draw, an environment need not know about render modes.
         drawing: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
-        return gym.make(self._env_id, **limit, **drawing, **self._env_kwargs)
+        return gym.make(self._env_id, self._limit, **drawing, **self._env_kwargs)
 
     @property
     def title(self) -> str:

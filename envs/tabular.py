@@ -226,8 +226,7 @@ class TabularBilevelEnv(BilevelEnv):
 
     def evaluate(self, upper_params: ArrayLike, **options: Any) -> ExactResponse:
         """Return the exact answer to x, the referee's; `TabularModel.respond` has the options."""
-        response: ExactResponse = evaluate(self.model, upper_params, **options)
-        return response
+        return evaluate(self.model, upper_params, **options)
 
     def evaluate_batch(
         self, upper_params: Sequence[ArrayLike] | FloatArray, **options: Any

@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import find_highest_version, parse_env_id
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from ..core.checks import check_not_negative
 from ..core.mdp import FloatArray, Kernel
@@ -179,11 +179,17 @@ class BilevelToyText(GridBilevelEnv):
         check_not_negative("shaping_cost", shaping_cost)
         env = _made(env_id, env_kwargs)
         kernel, reward = _model(env, env_id)
+        start = np.asarray(env.get_wrapper_attr("initial_state_distrib"), dtype=np.float64)
+        if start.shape != (kernel.num_states,):
+            raise ValueError(
+                f"`initial_state_distrib` of {env_id!r} must have shape [S] = "
+                f"({kernel.num_states},), got {start.shape}"
+            )
         model = TabularModel.from_arrays(
             kernel,
             reward,
             upper_reward=reward,
-            initial_distribution=_initial_distribution(env, env_id, kernel.num_states),
+            initial_distribution=start,
             gamma=gamma,
             temperature=temperature,
             features=features,
@@ -434,13 +440,3 @@ def _entries(table: Any, state: int, action: int, env_id: str) -> Sequence[Any]:
         f"`P` of {env_id!r} must list (probability, successor, reward, done) for every state "
         f"and action, got something else in {state=}, {action=}"
     )
-
-
-def _initial_distribution(env: gym.Env[Any, Any], env_id: str, num_states: int) -> ArrayLike:
-    distribution = np.asarray(env.get_wrapper_attr("initial_state_distrib"), dtype=np.float64)
-    if distribution.shape != (num_states,):
-        raise ValueError(
-            f"`initial_state_distrib` of {env_id!r} must have shape [S] = ({num_states},), "
-            f"got {distribution.shape}"
-        )
-    return distribution

@@ -16,15 +16,11 @@ multiplied by lambda. `direct_gradient` is df/dx.
 
 Both penalties are temperature-weighted divergences from the follower's answer pi* = pi*(x):
 
-    p = tau sum_s m(s) KL(pi_y(s) || pi*(s)),
-
-with m = d_y, the discounted visits of pi_y, for the value penalty (this is the performance
-difference in the soft MDP: p = V*(rho) - V^{pi_y}(rho), both values with the follower's entropy),
-and m constant for the Bellman penalty.
+    p = tau sum_s m(s) KL(pi_y(s) || pi*(s)).
 
 At each x, y climbs L by policy mirror ascent, that is natural gradient steps on the logits: with
-f_pi and f_log the derivatives of f with respect to pi and log pi, and T the target of the penalty
-(Q^{pi_y} / tau, or log pi*), a step leads towards
+f_pi and f_log the derivatives of f with respect to pi and log pi, and T the target of the penalty,
+a step leads towards
 
     argmax_pi sum_a [pi (T + f_pi / (lambda tau m) - log pi) + f_log / (lambda tau m) log pi]
 
@@ -256,8 +252,9 @@ class PBRLValue(PenaltyMethod):
 
         p(x, y) = V*_x(rho) - V^{pi_y}_x(rho) = tau sum_s d_y(s) KL(pi_y(s) || pi*(s))
 
-    with both values entropy-regularised and d_y = (I - gamma P_{pi_y})^-T rho. By the envelope
-    theorem the policy pi* may be held fixed in dV*/dx, so that
+    is the performance difference in the soft MDP, both values with the follower's entropy; the
+    weights m = d_y = (I - gamma P_{pi_y})^-T rho are the discounted visits. By the envelope theorem
+    the policy pi* may be held fixed in dV*/dx, so that
 
         dL/dx = df/dx + lambda sum_sa (d_y pi_y - d_* pi*) dr/dx
                 + lambda gamma sum_sas' (d_y pi_y V^{pi_y}(s') - d_* pi* V*(s')) dP/dx
