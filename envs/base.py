@@ -421,11 +421,10 @@ def is_default(task: type, arguments: Mapping[str, Any], but: Collection[str] = 
 
 def check_upper_space(upper_space: spaces.Box) -> None:
     """Raise a `ValueError` unless a box is finite, and wider than a point in every entry."""
-    if not upper_space.is_bounded():
-        raise ValueError(f"`upper_space` must be a finite Box, got {upper_space}")
-    if not (upper_space.low < upper_space.high).all():
+    if not upper_space.is_bounded() or (upper_space.low >= upper_space.high).any():
         raise ValueError(
-            f"`upper_space` must be wider than a point in every entry, got {upper_space}"
+            "`upper_space` must be a finite Box, wider than a point in every entry, got "
+            f"{upper_space}"
         )
 
 

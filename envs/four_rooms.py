@@ -10,12 +10,11 @@ from scipy.special import softmax
 
 from ..core.checks import check_between, check_not_negative, check_positive
 from ..core.mdp import FloatArray
-from ..model.objectives import DiscountedReturn
+from ..model.jacobians import softmax_vjp
 from ..rendering import GridScene
 from ..rendering.canvas import colour_limit
 from .base import BestKnown, View, is_default, shown, upper_box
 from .grids import GridBilevelEnv, per_move, slippery_kernel
-from .logits import softmax_vjp
 from .rows import checked_pairs
 
 __all__ = ["BilevelFourRooms"]
@@ -185,9 +184,7 @@ class BilevelFourRooms(GridBilevelEnv):
         super().__init__(
             kernel=slippery_kernel(rooms, self._at_goal, SLIP_SCALE * slip),
             initial_distribution=start.ravel(),
-            objective=DiscountedReturn(),
             upper_space=upper_box(-10.0, 10.0, (len(PLACES) + 1,)),
-            initial_upper_params=np.zeros(len(PLACES) + 1),
             gamma=gamma,
             temperature=temperature,
             render_mode=render_mode,

@@ -166,7 +166,6 @@ class BilevelGridWorld(GridBilevelEnv):
             objective=Sum((DiscountedReturn(), QuadraticCost(shaping_cost))),
             upper_reward=per_move(self._at_goal - float(hazard_cost) * hazard),
             upper_space=spaces.Box(-1.0, 1.0, (num_states,), np.float32),
-            initial_upper_params=np.zeros(num_states),
             gamma=gamma,
             temperature=temperature,
             render_mode=render_mode,

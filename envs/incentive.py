@@ -189,7 +189,6 @@ class BilevelIncentive(TabularBilevelEnv):
             objective=Sum((DiscountedReturn(), LinearCost(payment_weight))),
             upper_reward=_per_action(TARGETS),
             upper_space=upper_box(0.0, max_payment, (count,)),
-            initial_upper_params=np.zeros(count),
             gamma=gamma,
             temperature=temperature,
             render_mode=render_mode,

@@ -213,7 +213,6 @@ class BilevelInverseRL(GridBilevelEnv):
             objective=Sum((LogLikelihood(shares), QuadraticCost(ridge))),
             upper_reward=np.zeros(shape, order="F"),
             upper_space=box,
-            initial_upper_params=np.zeros(count),
             gamma=gamma,
             temperature=temperature,
             render_mode=render_mode,

@@ -10,10 +10,10 @@ from scipy.special import softmax
 
 from ..core.checks import check_horizon, check_not_negative
 from ..core.mdp import FloatArray, Kernel
+from ..model.jacobians import softmax_vjp
 from ..model.objectives import DiscountedReturn, TruncatedReturn
 from ..rendering.graph import GraphScene, Panel, draw_graph
 from .base import BestKnown, View, is_default, upper_box
-from .logits import softmax_vjp
 from .tabular import TabularBilevelEnv
 
 if TYPE_CHECKING:
@@ -157,7 +157,6 @@ class BilevelMarkovGame(TabularBilevelEnv):
             objective=DiscountedReturn() if horizon is None else TruncatedReturn(horizon),
             upper_reward=upper_reward,
             upper_space=upper_box(-10.0, 10.0, SHAPE),
-            initial_upper_params=np.zeros(SHAPE),
             gamma=gamma,
             temperature=temperature,
             render_mode=render_mode,

@@ -36,15 +36,9 @@ def is_number(value: object, kind: type = Real) -> bool:
 def checked_rows(
     name: str, values: object, width: int, form: str, noun: str, kind: type = Real
 ) -> list[list[float]]:
-    """Return rows of numbers as lists.
+    """Return rows of `width` numbers of a kind as lists; an array of rows is a list of them.
 
-    Args:
-        name: Name of the argument.
-        values: What was given; an array of rows is a list of them.
-        width: Numbers in a row.
-        form: What the rows are, for the message.
-        noun: What one row is.
-        kind: Kind of the numbers.
+    `form` says for the message what the rows are, `noun` what one of them is.
 
     Raises:
         ValueError: If there is no row, or something else than rows of numbers was given.

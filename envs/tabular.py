@@ -18,7 +18,7 @@ from ..core.mdp import FloatArray, Kernel
 from ..episodes.transitions import TransitionArrays, TransitionTables
 from ..model import TabularModel, evaluate, evaluate_batch
 from ..model.base import single_precision_bounds
-from ..model.objectives import Objective
+from ..model.objectives import DiscountedReturn, Objective
 from ..model.responses import ExactResponse, Response, TabularResponse
 from ..model.tabular import ArrayOptions
 from .base import BilevelEnv, View, check_upper_space
@@ -120,7 +120,8 @@ class TabularBilevelEnv(BilevelEnv):
             upper_space: Finite `Box` of x.
             render_mode: None, "human" or "rgb_array".
             **parts: Arguments of `TabularModel`, but for the bounds of x and the name; and
-                `upper_reward`, the leader's reward `[S, A]`, where x does not move it.
+                `upper_reward`, the leader's reward `[S, A]`, where x does not move it. By default
+                the objective is the discounted return, and x starts at the point nearest 0.
 
         Raises:
             TypeError: If there is neither a model nor all of its parts, or both.
@@ -130,7 +131,10 @@ class TabularBilevelEnv(BilevelEnv):
             if upper_space is None:
                 raise TypeError("a task must give its model's parts, got no `upper_space`")
             check_upper_space(upper_space)
-            model = TaskModel(self, low=upper_space.low, high=upper_space.high, **parts)
+            low, high = upper_space.low, upper_space.high
+            parts.setdefault("objective", DiscountedReturn())
+            parts.setdefault("initial_upper_params", np.zeros(low.shape).clip(low, high))
+            model = TaskModel(self, low=low, high=high, **parts)
         else:
             given = [*parts, *(["upper_space"] if upper_space is not None else [])]
             if not isinstance(model, TabularModel) or given:

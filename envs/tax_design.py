@@ -12,7 +12,6 @@ from scipy.special import ndtr
 
 from ..core.checks import check_at_least, check_between, check_not_negative, check_positive
 from ..core.mdp import FloatArray, Kernel
-from ..model.objectives import DiscountedReturn
 from ..rendering.taxes import TaxScene, draw_taxes
 from .base import BestKnown, View, is_default, shown, upper_box
 from .rows import checked_matrix
@@ -225,7 +224,6 @@ class BilevelTaxDesign(TabularBilevelEnv):
             initial_distribution=np.tile(
                 start_probabilities(self.assets, start_variance) / households, households
             ),
-            objective=DiscountedReturn(),
             upper_space=upper_box(0.0, max_rate, (goods + 1,)),
             initial_upper_params=rates,
             gamma=gamma,
@@ -351,13 +349,9 @@ class BilevelTaxDesign(TabularBilevelEnv):
 def goods_utility(spending: FloatArray, vat: FloatArray, preferences: FloatArray) -> FloatArray:
     """Return the utility of the goods together to each type of household, `[C, A]`.
 
-    That is prod_j (spending_j / (1 + vat_j))^preference_j. Its derivative by the tax on a good is
-    -preference / (1 + vat) times itself, also where it is zero.
-
-    Args:
-        spending: Money spent on each good, `[A, J]`.
-        vat: Tax on each good, `[J]`.
-        preferences: Exponents, positive, `[C, J]`.
+    That is prod_j (spending_j / (1 + vat_j))^preference_j for money spent `[A, J]`, taxes `[J]` and
+    exponents `[C, J]`. Its derivative by the tax on a good is -preference / (1 + vat) times itself,
+    also where it is zero.
     """
     powers: FloatArray = (spending / (1.0 + vat)) ** preferences[:, None, :]
     return powers.prod(axis=2)
@@ -366,9 +360,7 @@ def goods_utility(spending: FloatArray, vat: FloatArray, preferences: FloatArray
 def cell_masses(low: FloatArray, high: FloatArray) -> FloatArray:
     """Return Phi(high) - Phi(low), to full relative precision in both tails.
 
-    Args:
-        low: Lower edges of cells, in standard deviations from the mean.
-        high: Upper edges, same shape.
+    Edges are in standard deviations from the mean.
     """
     upper_tail = low + high > 0.0
     return ndtr(np.where(upper_tail, -low, high)) - ndtr(np.where(upper_tail, -high, low))
@@ -385,18 +377,11 @@ def cell_quantities(
     drift: FloatArray,
     noise: float,
 ) -> FloatArray:
-    """Return a quantity of every cell of the grid after each move from each point of it.
+    """Return a quantity by move, point of departure and cell of the grid, `[M, N, N]`.
 
-    Cells meet midway between points; the outermost ones end at the first and the last point.
-
-    Args:
-        of: The quantity, of edges (low, high) in standard deviations from where the move leads.
-        assets: The points, at equal distances, `[N]`.
-        drift: Where the moves lead, relative to where they begin, `[M]`.
-        noise: Standard deviation.
-
-    Returns:
-        `[M, N, N]`: by move, departure and cell.
+    Cells meet midway between the points, `[N]` at equal distances; the outermost ones end at the
+    first and the last point. The quantity is `of` edges (low, high), in standard deviations `noise`
+    from where the move leads: as far from its departure as `drift`, `[M]`, says.
     """
     size = len(assets)
     step = assets[1] - assets[0]

@@ -15,7 +15,6 @@ from scipy.sparse.csgraph import shortest_path
 from ..core.checks import check_not_negative, check_positive
 from ..core.mdp import FloatArray, Kernel, action_major
 from ..methods import TabularResponse
-from ..model.objectives import DiscountedReturn
 from ..rendering.graph import GraphScene, Panel, draw_graph
 from ..rendering.picture_charts import nice_limit
 from ..rendering.placing import places_by_hops, within_unit
@@ -206,9 +205,7 @@ class BilevelToll(TabularBilevelEnv):
         super().__init__(
             kernel=self._moves(),
             initial_distribution=start.ravel(),
-            objective=DiscountedReturn(),
             upper_space=upper_box(0.0, self._max_toll, (self._tolled.size,)),
-            initial_upper_params=np.zeros(self._tolled.size),
             gamma=gamma,
             temperature=temperature,
             action_mask=mask.reshape(self._link.shape),

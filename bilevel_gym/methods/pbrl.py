@@ -74,13 +74,8 @@ BISECTIONS, LEAST_LOGIT = 64, -1e12
 def at_policy(mdp: TabularMDP, log_policy: FloatArray, *, solver: str) -> SoftSolution:
     """Return a policy with its soft value V^pi = sum_a pi (r - tau log pi + gamma P V^pi).
 
-    Args:
-        mdp: The follower's problem.
-        log_policy: Normalised log pi `[S, A]`, -inf for actions that do not exist.
-        solver: How linear systems are solved, a key of `bilevel_gym.core.linear.SOLVERS`.
-
-    Raises:
-        ArithmeticError: If values overflow.
+    `log_policy` is normalised log pi `[S, A]`, -inf for actions that do not exist. An
+    `ArithmeticError` says that values overflow.
     """
     policy = np.exp(log_policy)
     answer = PolicyAnswer(
@@ -379,14 +374,8 @@ def with_log_terms(logits: FloatArray, shares: FloatArray) -> FloatArray:
 
     Its conditions log pi - shares / pi = logits - nu are solved by Wright's omega function for
     pi, and by bisection for nu, which lies between 0 and the sum of the shares where the logits are
-    normalised.
-
-    Args:
-        logits: `[S, A]`, -inf for actions that do not exist.
-        shares: `[S, A]`, not negative, zero for actions that do not exist.
-
-    Returns:
-        log pi `[S, A]`.
+    normalised. Logits, `[S, A]`, are -inf and shares, `[S, A]` and not negative, are zero for
+    actions that do not exist.
     """
     logits = log_softmax(logits, axis=1)
     some = shares > 0.0

@@ -1,4 +1,4 @@
-"""The derivative of a reward with respect to x, in whichever form a task has it."""
+"""Derivatives with respect to x: of a reward, in whichever form a task has it, and of a softmax."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ import numpy as np
 
 from ..core.mdp import FloatArray, action_major
 
-__all__ = ["RewardJacobian"]
+__all__ = ["RewardJacobian", "softmax_vjp"]
+
+
+def softmax_vjp(share: FloatArray, cotangent: FloatArray) -> FloatArray:
+    """Return sum_i cotangent_i d share_i/d logits of softmax distributions `[..., D]`."""
+    mean = (share * cotangent).sum(axis=-1, keepdims=True)
+    product: FloatArray = share * (cotangent - mean)
+    return product
 
 
 class RewardJacobian:
