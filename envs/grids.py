@@ -31,12 +31,10 @@ class GridBilevelEnv(TabularBilevelEnv):
     def _lay_out(
         self, picture: NDArray[np.str_], places: NDArray[np.int64], entries: ArrayLike
     ) -> None:
-        """Say where the states are.
+        """Say where the states are: row and column of each in the picture, `[S, 2]`.
 
-        Args:
-            picture: The map as it is drawn, characters as `GridScene` has them, `[H, W]`.
-            places: Row and column in it of each state, `[S, 2]`.
-            entries: Entry of x that belongs to each state's cell, -1 for none, `[S]`.
+        The picture has characters as `GridScene` has them, `[H, W]`; `entries` are those of x that
+        belong to each state's cell, -1 for none, `[S]`.
         """
         self._picture, self._places = picture, places
         self._entries = np.full(picture.shape, -1)
@@ -85,12 +83,7 @@ def per_move(values: FloatArray) -> FloatArray:
 
 
 def parsed_map(desc: Sequence[str], known: Container[str], accepted: str) -> NDArray[np.str_]:
-    """Return a map as characters `[H, W]`.
-
-    Args:
-        desc: Its rows.
-        known: The characters that a map may have.
-        accepted: What they are, in words.
+    """Return the rows of a map as characters `[H, W]`; `accepted` says what the known ones are.
 
     Raises:
         ValueError: If the map is no list of equally long rows of such characters.
@@ -121,10 +114,9 @@ def parsed_map(desc: Sequence[str], known: Container[str], accepted: str) -> NDA
 def slippery_kernel(states: NDArray[np.int64], at_goal: NDArray[np.bool_], slip: float) -> Kernel:
     """Return the kernel of slippery moves, a block for each context; acting in the goal ends it.
 
-    Args:
-        states: State of each cell, row by row, -1 for walls, `[H, W]`; walls and the rim bounce.
-        at_goal: Where the goal is in each context, `[C, S]`.
-        slip: Probability that the move is one of the three others.
+    `states` are those of the cells, row by row, -1 for walls, `[H, W]`; walls and the rim bounce.
+    `at_goal` is where the goal is in each context, `[C, S]`. With probability `slip` the move is
+    one of the three others.
     """
     height, width = states.shape
     padded = np.pad(states, 1, constant_values=-1)

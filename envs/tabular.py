@@ -47,13 +47,7 @@ class TaskModel(TabularModel):
     def __init__(
         self, task: TabularBilevelEnv, *, upper_reward: FloatArray | None = None, **parts: Any
     ) -> None:
-        """Bind the methods of a task.
-
-        Args:
-            task: The task.
-            upper_reward: The leader's reward `[S, A]`, where the task has no method for it.
-            **parts: Arguments of `TabularModel`.
-        """
+        """Bind the methods of a task, or the leader's reward `[S, A]` where it has none for it."""
         super().__init__(name=type(task).__name__, **parts)
         self._upper_reward = upper_reward
         if upper_reward is not None:
