@@ -201,7 +201,7 @@ class BilevelGridWorld(GridBilevelEnv):
 
 
 def random_map(size: int | Sequence[int], seed: int = 0) -> tuple[str, ...]:
-    """Draw a map whose shortest way leads through hazards, with a safe way around them.
+    """Return the rows of a map whose shortest way leads through hazards, with a safe way around.
 
     A fifth of the cells are walls; the start is in the left column, the goal in the right one, and
     the middle half of a shortest way between them is hazardous.
@@ -209,9 +209,6 @@ def random_map(size: int | Sequence[int], seed: int = 0) -> tuple[str, ...]:
     Args:
         size: Side of a square map, or (rows, columns); each side in 2..1000.
         seed: Seed of the draw, not negative.
-
-    Returns:
-        The rows of the map.
 
     Raises:
         ValueError: If an argument is out of range.

@@ -312,7 +312,7 @@ class BilevelInverseRL(GridBilevelEnv):
 def random_terrain(
     size: int | Sequence[int], num_kinds: int = NUM_KINDS, seed: int = 0
 ) -> tuple[str, ...]:
-    """Draw a map of patches of terrain with a goal.
+    """Return the rows of a random map of patches of terrain with a goal.
 
     Each cell has the terrain of the nearest of some random places, about one for four cells, to
     which the kinds of terrain are dealt in turn.
@@ -321,9 +321,6 @@ def random_terrain(
         size: Side of a square map, or (rows, columns), each in 1..300.
         num_kinds: Kinds of terrain, in 1..26 and fewer than there are cells.
         seed: Seed of the draw, not negative.
-
-    Returns:
-        The rows of the map.
 
     Raises:
         ValueError: If an argument is out of range.

@@ -220,14 +220,11 @@ class LinearQuadraticModel(BilevelModel):
     def spread_over_time(
         self, response: GaussianResponse, steps: int
     ) -> tuple[FloatArray, FloatArray]:
-        """Return the standard deviations of states and actions over time.
+        """Return the standard deviations of states and of actions over time under an answer.
 
         Args:
             response: The follower's answer, a Gaussian policy.
-            steps: T.
-
-        Returns:
-            Of the states, `[T + 1, S]`, and of the actions `[T + 1, A]`.
+            steps: T; shapes are `[T + 1, S]` and `[T + 1, A]`.
         """
         problem, gain = self.coefficients(response.upper_params), response.gain
         loop = problem.dynamics - problem.control @ gain

@@ -360,11 +360,7 @@ class LogLikelihood:
     counts: FloatArray
 
     def __post_init__(self) -> None:
-        """Check the counts.
-
-        Raises:
-            ValueError: If they are not finite and non-negative.
-        """
+        """Check the counts."""
         counts = np.asarray(self.counts, dtype=np.float64)
         if counts.ndim != 2 or not (np.isfinite(counts) & (counts >= 0.0)).all():
             raise ValueError(

@@ -76,12 +76,7 @@ class PreferenceLikelihood:
     answers: str = "drawn"
 
     def __post_init__(self) -> None:
-        """Check reward, horizon and answers.
-
-        Raises:
-            ValueError: If the reward is not finite and `[S, A]`, the horizon is out of range, or
-                the answers have an unknown name.
-        """
+        """Check reward, horizon and answers."""
         reward = np.array(self.true_reward, dtype=np.float64)
         if reward.ndim != 2 or not np.isfinite(reward).all():
             raise ValueError(
