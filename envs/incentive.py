@@ -174,7 +174,11 @@ class BilevelIncentive(TabularBilevelEnv):
         payment_weight = check_not_negative("payment_weight", payment_weight)
         max_payment = self._max_payment = check_positive("max_payment", max_payment)
         self._states, self._actions = np.array(self.paid).T
-        self._lower_base = _per_action([GOAL])
+        # Rewards are for every action in a state.
+        self._lower_base = np.zeros((NUM_STATES, len(ACTIONS)), order="F")
+        upper_reward = np.zeros_like(self._lower_base)
+        self._lower_base[GOAL] = 1.0
+        upper_reward[list(TARGETS)] = 1.0
         successor = np.repeat(np.arange(NUM_STATES)[:, None], len(ACTIONS), axis=1)
         successor[ARROWS[:, 0], ARROWS[:, 1]] = ARROWS[:, 2]
         # Which action works, for each that is chosen.
@@ -187,7 +191,7 @@ class BilevelIncentive(TabularBilevelEnv):
             kernel=Kernel.from_dense(transition),
             initial_distribution=np.arange(NUM_STATES) == 0,
             objective=Sum((DiscountedReturn(), LinearCost(payment_weight))),
-            upper_reward=_per_action(TARGETS),
+            upper_reward=upper_reward,
             upper_space=upper_box(0.0, max_payment, (count,)),
             gamma=gamma,
             temperature=temperature,
@@ -290,10 +294,3 @@ def _label(edge: list[int], pair: tuple[IntArray, IntArray], payment: float) -> 
     if edge[0] == edge[1] and not written:
         return ""
     return "".join(ACTIONS[action] for action in pair[1]) + written
-
-
-def _per_action(states: Sequence[int]) -> FloatArray:
-    """Return a reward of 1 for every action in some states, `[S, A]`."""
-    reward = np.zeros((NUM_STATES, len(ACTIONS)), order="F")
-    reward[list(states)] = 1.0
-    return reward

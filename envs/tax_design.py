@@ -210,15 +210,9 @@ class BilevelTaxDesign(TabularBilevelEnv):
         wealth = np.log1p(np.maximum(self.assets, 0.0) / UTILITY_SCALE)
         self._asset_utility = np.where(self.assets > 0.0, wealth, self.assets)
         rates = np.full(goods + 1, rate)
-        # One dense block for each type of household and move. Far tails underflow, but stay stored:
-        # the pattern must be the same at every x.
-        block = np.full((num_assets, num_assets), 1.0 / num_assets)
-        of_move = csr_array(block_diag([block] * households))
-        blocks = Kernel(
-            csr_array(vstack([of_move] * len(self._gross_wages))),
-            num_states=households * num_assets,
-            num_actions=len(self._gross_wages),
-        ).with_moves(levels[0] * totals + levels[1:].sum(axis=0))
+        blocks = _blocks(num_assets, households, len(self._gross_wages)).with_moves(
+            levels[0] * totals + levels[1:].sum(axis=0)
+        )
         super().__init__(
             kernel=blocks.with_probabilities(self._probabilities(rates)),
             initial_distribution=np.tile(
@@ -402,3 +396,13 @@ def start_probabilities(assets: FloatArray, variance: float) -> FloatArray:
     middles = (assets[1:] + assets[:-1]) / 2.0
     edges = np.concatenate([[-np.inf], middles, [np.inf]]) / np.sqrt(variance)
     return cell_masses(edges[:-1], edges[1:])
+
+
+def _blocks(size: int, count: int, num_moves: int) -> Kernel:
+    """Return a kernel of one dense block `[size, size]` for each type of household and move.
+
+    Far tails underflow, but stay stored: the pattern must be the same at every x.
+    """
+    of_move = block_diag([np.full((size, size), 1.0 / size)] * count)
+    matrix = csr_array(vstack([csr_array(of_move)] * num_moves))
+    return Kernel(matrix, num_states=count * size, num_actions=num_moves)
