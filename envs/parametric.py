@@ -14,12 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
-from ..core.checks import (
-    check_at_least,
-    check_in_box,
-    check_positive,
-    check_probability,
-)
+from ..core.checks import check_at_least, check_in_box, check_positive, check_probability
 from ..core.mdp import FloatArray
 from ..methods import LEARNT_METHODS
 from ..model.responses import EpisodicResponse, Response

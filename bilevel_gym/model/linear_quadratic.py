@@ -12,12 +12,7 @@ from typing import Any, ClassVar, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..core.checks import (
-    check_at_least,
-    check_horizon,
-    check_not_negative,
-    check_positive,
-)
+from ..core.checks import check_at_least, check_horizon, check_not_negative, check_positive
 from ..core.lqr import (
     Coefficients,
     action_moments,
