@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..core.checks import check_positive
-
-if TYPE_CHECKING:
-    from pygame import Rect, Surface
 
 # How much larger than shown letters are set.
 TEXT_OVERSAMPLING = 4
@@ -61,10 +59,7 @@ class Theme:
 
 THEME = Theme()
 SUPERSAMPLING = 4
-"""Sprites are painted this many times larger, as pygame's polygons have jagged edges."""
-COLOUR_STEPS = 510
-"""Entries of the colour table less one; even, so that zero is an entry of its own."""
-MISSING_INDEX = COLOUR_STEPS + 1
+"""What has slanted edges is painted this many times larger, as pygame's polygons are jagged."""
 _TICKS = ((-1, "topleft"), (1, "topright"), (0, "midtop"), (-0.5, "midtop"), (0.5, "midtop"))
 """Places of the numbers on a colour bar from −1 to 1, and how their text is aligned.
 
@@ -87,20 +82,31 @@ def import_pygame() -> ModuleType:
     return pygame
 
 
+class _Pygame:
+    """pygame, imported where something of it is first used."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(import_pygame(), name)
+
+
+if TYPE_CHECKING:
+    import pygame as pygame
+else:
+    pygame = _Pygame()
+
+
 # Surfaces and sprites
 
 
-def new_surface(size: tuple[int, int]) -> Surface:
+def new_surface(size: tuple[int, int]) -> pygame.Surface:
     """Return an empty page of `size` (width, height) in pixels; needs no display."""
-    pygame = import_pygame()
-    surface: Surface = pygame.Surface(size, depth=32)
+    surface: pygame.Surface = pygame.Surface(size, depth=32)
     surface.fill(THEME.page)
     return surface
 
 
-def frame(surface: Surface) -> NDArray[np.uint8]:
+def frame(surface: pygame.Surface) -> NDArray[np.uint8]:
     """Return the pixels of `surface` as a fresh C-contiguous array, uint8 `[height, width, 3]`."""
-    pygame = import_pygame()
     width, height = surface.get_size()
     # Several times faster than `surfarray.array3d`, whose axes would have to be swapped.
     pixels = bytearray(pygame.image.tobytes(surface, "RGB"))
@@ -110,27 +116,36 @@ def frame(surface: Surface) -> NDArray[np.uint8]:
 class Sprite(NamedTuple):
     """A small transparent picture, cropped, and where it goes relative to its square's corner."""
 
-    image: Surface
+    image: pygame.Surface
     offset: tuple[int, int]
 
-    def at(self, left: int, top: int) -> tuple[Surface, tuple[int, int]]:
+    def at(self, left: int, top: int) -> tuple[pygame.Surface, tuple[int, int]]:
         """Return the pair that `Surface.blit` and `Surface.fblits` take."""
         return self.image, (left + self.offset[0], top + self.offset[1])
 
 
-def make_sprite(size: int, edge: Colour, paint: Callable[[Surface], None]) -> Sprite:
-    """Return what `paint` draws on a square `SUPERSAMPLING` times as large, shrunk and cropped.
+def enlarged(width: int, height: int, edge: Colour) -> pygame.Surface:
+    """Return a transparent surface `SUPERSAMPLING` times as large as a picture, to be `shrunk`.
 
-    Its edge pixels fade into the colour `edge`.
+    The edge pixels of what is painted on it fade into the colour `edge`.
     """
-    pygame = import_pygame()
-    large = pygame.Surface((size * SUPERSAMPLING, size * SUPERSAMPLING), pygame.SRCALPHA)
+    size = (width * SUPERSAMPLING, height * SUPERSAMPLING)
+    surface: pygame.Surface = pygame.Surface(size, pygame.SRCALPHA)
     # `smoothscale` averages colour and opacity apart: transparent black would darken the edges.
-    large.fill((*edge, 0))
-    paint(large)
-    small = pygame.transform.smoothscale(large, (size, size))
+    surface.fill((*edge, 0))
+    return surface
+
+
+def shrunk(surface: pygame.Surface) -> pygame.Surface:
+    """Return an enlarged surface in its final size, with smooth edges."""
+    return pygame.transform.smoothscale_by(surface, 1 / SUPERSAMPLING)
+
+
+def as_sprite(surface: pygame.Surface) -> Sprite:
+    """Return an enlarged square as a sprite."""
+    small = shrunk(surface)
     box = small.get_bounding_rect()
-    return Sprite(small.subsurface(box).copy(), (box.left, box.top))
+    return Sprite(small.subsurface(box).copy(), box.topleft)
 
 
 # Colours
@@ -143,7 +158,7 @@ def luminance(colour: ArrayLike) -> NDArray[np.float64]:
     return grey
 
 
-def contrast_ink(colour: Colour) -> Colour:
+def contrast_ink(colour: ArrayLike) -> Colour:
     """Return the theme's dark or light ink, whichever stands out more from `colour`."""
     middle = (luminance(THEME.ink) + luminance(THEME.light)) / 2
     return THEME.ink if luminance(colour) > middle else THEME.light
@@ -165,12 +180,12 @@ def diverging_colours(values: ArrayLike, limit: float, *, power: float = 1.0) ->
     check_positive("limit", limit)
     check_positive("power", power)
     values = np.asarray(values, dtype=np.float64)
-    half = COLOUR_STEPS // 2
     places = np.sign(values) * np.minimum(np.abs(values) / limit, 1.0) ** power
-    index = np.rint(places * half) + half
-    index = np.where(np.isnan(values), MISSING_INDEX, index).astype(np.intp)
-    colours: NDArray[np.uint8] = _colour_table()[index]
-    return colours
+    places = np.rint(255 * places) / 255
+    anchors = np.linspace(-1.0, 1.0, len(THEME.diverging))
+    channels = [np.interp(places, anchors, channel) for channel in np.transpose(THEME.diverging)]
+    colours = np.where(np.isnan(values)[..., None], THEME.missing, np.stack(channels, axis=-1))
+    return np.rint(colours).astype(np.uint8)
 
 
 def colour_limit(values: ArrayLike, whole: float = 1.0, *, least: float = _LIMITS[0]) -> float:
@@ -184,28 +199,16 @@ def colour_limit(values: ArrayLike, whole: float = 1.0, *, least: float = _LIMIT
     return next((limit for limit in limits if largest <= limit), whole)
 
 
-@lru_cache(maxsize=1)
-def _colour_table() -> NDArray[np.uint8]:
-    """Return the colours of −limit..+limit, uint8 `[COLOUR_STEPS + 2, 3]`, the missing one last."""
-    anchors = np.array(THEME.diverging, dtype=np.float64)
-    places = np.linspace(0.0, 1.0, len(anchors))
-    steps = np.linspace(0.0, 1.0, COLOUR_STEPS + 1)
-    scale = np.stack([np.interp(steps, places, channel) for channel in anchors.T], axis=-1)
-    table: NDArray[np.uint8] = np.rint(np.vstack([scale, THEME.missing])).astype(np.uint8)
-    return table
-
-
 # Text
 
 
 @lru_cache(maxsize=2048)
-def _text_surface(text: str, size: int, colour: Colour) -> Surface:
+def _text_surface(text: str, size: int, colour: Colour) -> pygame.Surface:
     # Letters put on whole pixels stand unevenly at these sizes, so they are set large and shrunk.
     # The picture of the text is kept, not the font: a font dies with `pygame.quit()`.
-    pygame = import_pygame()
     large = pygame.font.Font(None, size * TEXT_OVERSAMPLING).render(text, True, colour)
     width, height = (round(side / TEXT_OVERSAMPLING) for side in large.get_size())
-    surface: Surface = pygame.transform.smoothscale(large, (width, height))
+    surface: pygame.Surface = pygame.transform.smoothscale(large, (width, height))
     return surface
 
 
@@ -215,13 +218,13 @@ def text_size(text: str, size: int) -> tuple[int, int]:
 
 
 def draw_text(
-    surface: Surface,
+    surface: pygame.Surface,
     text: str,
     position: tuple[int, int],
+    anchor: str = "topleft",
     *,
     size: int = THEME.text_size,
     colour: Colour = THEME.ink,
-    anchor: str = "topleft",
     max_width: int | None = None,
 ) -> int:
     """Draw one line of text, sizes in pixels, and return its width.
@@ -236,35 +239,23 @@ def draw_text(
     return image.get_width()
 
 
-def draw_note(
-    surface: Surface,
-    text: str,
-    position: tuple[int, int],
-    anchor: str = "topleft",
-    *,
-    colour: Colour = THEME.muted,
-    max_width: int | None = None,
-) -> int:
-    """Draw one line of text in small letters, and return its width, as `draw_text` does."""
-    size = THEME.small_size
-    return draw_text(
-        surface, text, position, size=size, colour=colour, anchor=anchor, max_width=max_width
-    )
+draw_note = partial(draw_text, size=THEME.small_size, colour=THEME.muted)
+"""Draw one line of text in small letters, and return its width, as `draw_text` does."""
 
 
 def _shortened(text: str, size: int, max_width: int) -> str:
     """Cut `text` to at most `max_width` pixels, by bisection on the number of letters kept."""
+
+    def width(letters: int) -> int:
+        return text_size(text[:letters].rstrip() + "…", size)[0]
+
     if text_size(text, size)[0] <= max_width:
         return text
-    low, high = 0, len(text)
-    while low < high:
-        middle = (low + high + 1) // 2
-        fits = text_size(text[:middle].rstrip() + "…", size)[0] <= max_width
-        low, high = (middle, high) if fits else (low, middle - 1)
-    return text[:low].rstrip() + "…" if low else ""
+    kept = bisect_right(range(1, len(text)), max_width, key=width)
+    return text[:kept].rstrip() + "…" if kept else ""
 
 
-def draw_header(surface: Surface, title: str, status: Sequence[tuple[str, str]]) -> None:
+def draw_header(surface: pygame.Surface, title: str, status: Sequence[tuple[str, str]]) -> None:
     """Draw a headline and the status line below it at the top of a picture."""
     margin = THEME.margin
     width = surface.get_width() - 2 * margin
@@ -272,7 +263,9 @@ def draw_header(surface: Surface, title: str, status: Sequence[tuple[str, str]])
     draw_status(surface, (margin, margin + TITLE_HEIGHT, width, STATUS_HEIGHT), status)
 
 
-def draw_status(surface: Surface, rectangle: Rectangle, pairs: Sequence[tuple[str, str]]) -> None:
+def draw_status(
+    surface: pygame.Surface, rectangle: Rectangle, pairs: Sequence[tuple[str, str]]
+) -> None:
     """Draw label/value pairs as tiles, in letters as large as lets them all fit in `rectangle`.
 
     Smaller letters leave room for several rows. What does not fit at the smallest size is cut.
@@ -318,7 +311,7 @@ def short_number(value: float) -> str:
 
 
 def draw_colour_bar(
-    surface: Surface, rectangle: Rectangle, limit: float, caption: str, *, power: float = 1.0
+    surface: pygame.Surface, rectangle: Rectangle, limit: float, caption: str, *, power: float = 1.0
 ) -> None:
     """Draw the scale of `diverging_colours` with its caption above and its numbers below it."""
     # The bar is linear in the colours; its numbers are what may be unevenly spaced.
@@ -332,7 +325,7 @@ def draw_colour_bar(
 
 
 def draw_scale(
-    surface: Surface,
+    surface: pygame.Surface,
     rectangle: Rectangle,
     caption: str,
     colours: NDArray[np.uint8],
@@ -343,7 +336,6 @@ def draw_scale(
     There is a colour for each pixel, from left to right, uint8 `[width, 3]`. A tick is a place from
     0 to 1, how its text is aligned, and the text; later ones give way where there is no room.
     """
-    pygame = import_pygame()
     left, top, width, height = rectangle
     draw_text(surface, caption, (left, top), max_width=width)
     bar_top = top + text_size(caption, THEME.text_size)[1] + THEME.gap // 2
@@ -353,7 +345,7 @@ def draw_scale(
     strip = pygame.surfarray.make_surface(colours[:, None, :])
     surface.blit(pygame.transform.scale(strip, bar.size), bar)
     pygame.draw.rect(surface, THEME.ink, bar, 1)
-    labels: list[Rect] = []
+    labels: list[pygame.Rect] = []
     for place, anchor, text in ticks:
         x = bar.left + round(place * (bar.width - 1))
         pygame.draw.line(surface, THEME.ink, (x, bar.bottom), (x, bar.bottom + tick - 1))
@@ -368,16 +360,17 @@ def draw_scale(
 # Help overlay
 
 
-def draw_help(surface: Surface, lines: Sequence[tuple[str, str]]) -> None:
+def draw_help(surface: pygame.Surface, lines: Sequence[tuple[str, str]]) -> None:
     """Lay a help card over the middle of `surface`."""
-    pygame = import_pygame()
     width, height = surface.get_size()
     veil = pygame.Surface((width, height), pygame.SRCALPHA)
     veil.fill((*THEME.ink, 150))
     surface.blit(veil, (0, 0))
     room = (width - 2 * THEME.margin, height - 2 * THEME.margin)
     for size in range(THEME.text_size, THEME.small_size // 2, -1):
-        keys, card = _help_card(lines, size)
+        keys = size + max((text_size(key, size)[0] for key, _ in lines), default=0)
+        meanings = max((text_size(meaning, size)[0] for _, meaning in lines), default=0)
+        card = (keys + meanings + 3 * size, (2 * len(lines) + 2) * size)
         if card[0] <= room[0] and card[1] <= room[1]:
             break
     # Whatever is still too large is cut rather than drawn outside of the card.
@@ -397,10 +390,3 @@ def draw_help(surface: Surface, lines: Sequence[tuple[str, str]]) -> None:
         space = box.right - pad - place[0]
         draw_text(surface, meaning, place, size=size, anchor="midleft", max_width=space)
         y += row
-
-
-def _help_card(lines: Sequence[tuple[str, str]], size: int) -> tuple[int, tuple[int, int]]:
-    """Return the width of the key column and the size of the whole card for letters of `size`."""
-    keys = max((text_size(key, size)[0] for key, _ in lines), default=0) + size
-    meanings = max((text_size(meaning, size)[0] for _, meaning in lines), default=0)
-    return keys, (keys + meanings + 3 * size, (2 * len(lines) + 2) * size)

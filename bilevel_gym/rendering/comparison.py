@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +14,12 @@ from .canvas import (
     diverging_colours,
     draw_note,
     draw_text,
-    import_pygame,
     new_surface,
+    pygame,
     text_size,
 )
 from .grid import FREE, GridLayout, GridScene, draw_grid, grid_layout
 from .signs import draw_triangle, size_levels
-
-if TYPE_CHECKING:
-    from pygame import Surface
 
 FloatArray = NDArray[np.float64]
 
@@ -57,13 +53,12 @@ def draw_comparison(
     headings: tuple[Sequence[str], Sequence[str]],
     letters: NDArray[np.str_] | None,
     weights: Weights,
-) -> Surface:
+) -> pygame.Surface:
     """Draw two maps with a column of walls between them as two pictures, and the weights below.
 
     The scene has both maps; derivatives stand in the table instead. Of the headings of either map
     the first that fits is written. Letters are those of the free cells `[H, W]`.
     """
-    pygame = import_pygame()
     rows, columns = scene.cells.shape[0], scene.cells.shape[1] // 2
     layout = grid_layout((rows, 2 * columns + 1))
     surface = draw_grid(_without_walls(scene))
@@ -104,7 +99,7 @@ def _without_walls(scene: GridScene) -> GridScene:
     return replace(scene, gradient=None, **changes)
 
 
-def _extended(surface: Surface, height: int) -> Surface:
+def _extended(surface: pygame.Surface, height: int) -> pygame.Surface:
     """Return a picture with an empty page added below, where it is lower than `height`."""
     if surface.get_height() >= height:
         return surface
@@ -114,7 +109,7 @@ def _extended(surface: Surface, height: int) -> Surface:
 
 
 def _write_letters(
-    surface: Surface, scene: GridScene, layout: GridLayout, letters: NDArray[np.str_]
+    surface: pygame.Surface, scene: GridScene, layout: GridLayout, letters: NDArray[np.str_]
 ) -> None:
     """Write the letter of each free cell into its corner."""
     side = int(layout.cell)
@@ -128,9 +123,8 @@ def _write_letters(
         draw_text(surface, letter, place, size=size, colour=ink, anchor="bottomright")
 
 
-def _draw_weights(surface: Surface, place: tuple[int, int, int], weights: Weights) -> None:
+def _draw_weights(surface: pygame.Surface, place: tuple[int, int, int], weights: Weights) -> None:
     """Draw the table at `place`, left, top and width: derivatives, bars, names and numbers."""
-    pygame = import_pygame()
     left, top, width = place
     names, gradient, true = weights.names[:MAX_WEIGHTS], weights.gradient, weights.true
     pitch = (width - GUTTER) / len(names)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +14,10 @@ from .canvas import (
     Rectangle,
     draw_note,
     draw_text,
-    import_pygame,
+    pygame,
     short_number,
     text_size,
 )
-
-if TYPE_CHECKING:
-    from pygame import Rect, Surface
 
 POINTS_PER_PIXEL = 4
 """Longer curves are thinned to this many points per pixel."""
@@ -48,7 +44,7 @@ class StepCurve:
             raise ValueError(f"`values` must have shape [N], got shape {np.shape(self.values)}")
 
 
-def draw_curves(surface: Surface, rectangle: Rectangle, curves: Sequence[StepCurve]) -> None:
+def draw_curves(surface: pygame.Surface, rectangle: Rectangle, curves: Sequence[StepCurve]) -> None:
     """Draw curves as plots of equal height one below the other."""
     left, top, width, height = rectangle
     pitch = (height + THEME.margin) // max(1, len(curves))
@@ -57,9 +53,10 @@ def draw_curves(surface: Surface, rectangle: Rectangle, curves: Sequence[StepCur
         _draw_curve(surface, plot, curve, THEME.curves[i % len(THEME.curves)])
 
 
-def _draw_curve(surface: Surface, rectangle: Rectangle, curve: StepCurve, colour: Colour) -> None:
+def _draw_curve(
+    surface: pygame.Surface, rectangle: Rectangle, curve: StepCurve, colour: Colour
+) -> None:
     """Draw one plot: label and last value above, axis, end values of both axes, line."""
-    pygame = import_pygame()
     left, top, width, height = rectangle
     values = np.asarray(curve.values, dtype=np.float64)
     heights, (low, high) = _axis(values, curve.log_scale)
@@ -112,7 +109,7 @@ def _axis(
     return (scaled / 2 - low / 2) / (high / 2 - low / 2), ends
 
 
-def _runs(heights: NDArray[np.float64], inner: Rect) -> list[list[tuple[float, float]]]:
+def _runs(heights: NDArray[np.float64], inner: pygame.Rect) -> list[list[tuple[float, float]]]:
     """Turn heights 0..1 `[N]` into polylines within `inner`, broken at the gaps."""
     count = len(heights)
     keep = np.arange(count)

@@ -12,7 +12,6 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +23,14 @@ from .canvas import (
     THEME,
     Colour,
     Sprite,
+    as_sprite,
     diverging_colours,
     draw_header,
     draw_note,
     draw_text,
-    import_pygame,
-    make_sprite,
+    enlarged,
     new_surface,
+    pygame,
     text_size,
 )
 from .graph_layout import (
@@ -55,9 +55,6 @@ from .key import (
     occupancy_entry,
 )
 from .scene_checks import check_array, check_range
-
-if TYPE_CHECKING:
-    from pygame import Surface
 
 FloatArray = NDArray[np.float64]
 
@@ -219,9 +216,8 @@ def graph_layout(scene: GraphScene) -> GraphLayout:
     )
 
 
-def draw_graph(scene: GraphScene) -> Surface:
+def draw_graph(scene: GraphScene) -> pygame.Surface:
     """Draw a scene on a new surface; needs no display."""
-    pygame = import_pygame()
     layout = graph_layout(scene)
     surface = new_surface(layout.size)
     draw_header(surface, scene.title, scene.status)
@@ -258,9 +254,8 @@ def _widths(layout: GraphLayout, scene: GraphScene) -> FloatArray:
     return widths
 
 
-def _draw_edges(surface: Surface, layout: GraphLayout, scene: GraphScene) -> None:
+def _draw_edges(surface: pygame.Surface, layout: GraphLayout, scene: GraphScene) -> None:
     """Draw the edges, those with a value and then the thin ones last."""
-    pygame = import_pygame()
     left, top, width, height = layout.area
     scale = EDGE_SUPERSAMPLING
     large = pygame.Surface((width * scale, height * scale), depth=32)
@@ -282,7 +277,7 @@ def _draw_edges(surface: Surface, layout: GraphLayout, scene: GraphScene) -> Non
     surface.blit(small, (left, top))
 
 
-def _draw_nodes(surface: Surface, layout: GraphLayout, scene: GraphScene) -> None:
+def _draw_nodes(surface: pygame.Surface, layout: GraphLayout, scene: GraphScene) -> None:
     """Draw the circles of the nodes with their occupancy and their names."""
     radius = layout.radius
     levels = np.zeros(len(scene.names), dtype=int)
@@ -319,32 +314,26 @@ def _node_side(radius: float) -> int:
 @lru_cache(maxsize=256)
 def _node_sprite(radius: float, level: int, hazard: bool) -> Sprite:
     """Return the circle of a node, with a disc as large as its occupancy and perhaps with tape."""
-
-    def paint(surface: Surface) -> None:
-        pygame = import_pygame()
-        side = surface.get_width()
-        centre = (side / 2, side / 2)
-        outer = radius * SUPERSAMPLING
-        pygame.draw.circle(surface, THEME.ink, centre, outer)
-        inner = outer - 1.5 * SUPERSAMPLING
-        if hazard:
-            pygame.draw.circle(surface, signs.HAZARD_COLOUR, centre, inner)
-            for stripe in range(12):
-                corners = [
-                    (centre[0] + inner * math.cos(turn), centre[1] + inner * math.sin(turn))
-                    for turn in (math.pi / 6 * (stripe + part / 8) for part in range(5))
-                ]
-                pygame.draw.polygon(surface, THEME.ink, [centre, *corners])
-            inner -= max(3.0, 0.16 * radius) * SUPERSAMPLING
-        pygame.draw.circle(surface, PAPER, centre, inner)
-        disc = inner * level / signs.LEVELS
-        if 2 * disc >= signs.MIN_SIGN * SUPERSAMPLING:
-            pygame.draw.circle(surface, OCCUPANCY, centre, disc)
-
-    return make_sprite(_node_side(radius), THEME.ink, paint)
+    surface = enlarged(_node_side(radius), _node_side(radius), THEME.ink)
+    centre = surface.get_rect().center
+    outer = radius * SUPERSAMPLING
+    pygame.draw.circle(surface, THEME.ink, centre, outer)
+    inner = outer - 1.5 * SUPERSAMPLING
+    if hazard:
+        pygame.draw.circle(surface, signs.HAZARD_COLOUR, centre, inner)
+        for stripe in range(12):
+            turns = math.pi / 6 * (stripe + np.arange(5) / 8)
+            corners = centre + inner * np.stack([np.cos(turns), np.sin(turns)], axis=1)
+            pygame.draw.polygon(surface, THEME.ink, [centre, *corners.tolist()])
+        inner -= max(3.0, 0.16 * radius) * SUPERSAMPLING
+    pygame.draw.circle(surface, PAPER, centre, inner)
+    disc = inner * level / signs.LEVELS
+    if 2 * disc >= signs.MIN_SIGN * SUPERSAMPLING:
+        pygame.draw.circle(surface, OCCUPANCY, centre, disc)
+    return as_sprite(surface)
 
 
-def _draw_pins(surface: Surface, layout: GraphLayout, scene: GraphScene) -> None:
+def _draw_pins(surface: pygame.Surface, layout: GraphLayout, scene: GraphScene) -> None:
     """Draw the signs at the nodes and the follower, in their free corners."""
     diameter = round(min(max(1.15 * layout.radius, 16.0), 26.0))
     pins = [
@@ -361,7 +350,7 @@ def _draw_pins(surface: Surface, layout: GraphLayout, scene: GraphScene) -> None
         surface.blit(*sprite.at(round(x - diameter / 2), round(y - diameter / 2)))
 
 
-def _draw_triangle(surface: Surface, middle: tuple[int, int], level: int) -> None:
+def _draw_triangle(surface: pygame.Surface, middle: tuple[int, int], level: int) -> None:
     """Draw the triangle of a derivative around a pixel; its sprite is for the corner of a cell."""
     if level:
         cell = round(TRIANGLE / signs.TRIANGLE_SIDE)
@@ -370,9 +359,10 @@ def _draw_triangle(surface: Surface, middle: tuple[int, int], level: int) -> Non
         surface.blit(*signs.triangle_sprite(cell, level).at(left, top))
 
 
-def _draw_labels(surface: Surface, layout: GraphLayout, scene: GraphScene, largest: float) -> None:
+def _draw_labels(
+    surface: pygame.Surface, layout: GraphLayout, scene: GraphScene, largest: float
+) -> None:
     """Draw the labels of the edges on plates and their triangles beside them."""
-    pygame = import_pygame()
     texts = scene.edge_labels or ("",) * len(scene.edges)
     slopes = np.full(len(texts), np.nan) if scene.gradient is None else scene.gradient
     levels = signs.size_levels(slopes, largest, TRIANGLE).tolist()
@@ -439,34 +429,32 @@ def _key_entries(scene: GraphScene) -> Iterator[KeyEntry]:
 @lru_cache(maxsize=1)
 def _edge_icon() -> Sprite:
     """Return an arrow for the key."""
-
-    def paint(surface: Surface) -> None:
-        scale = surface.get_width() / signs.ICON_SIDE
-        points = np.full((5, 2), signs.ICON_SIDE / 2)
-        points[:, 0] = np.linspace(0.06 * signs.ICON_SIDE, 0.94 * signs.ICON_SIDE, 5)
-        _, arrow = arrow_outline(Stroke(points, points[:, 0] - points[0, 0]), 4.0)
-        import_pygame().draw.polygon(surface, NEUTRAL, (arrow * scale).tolist())
-
-    return make_sprite(signs.ICON_SIDE, NEUTRAL, paint)
+    side = signs.ICON_SIDE
+    surface = enlarged(side, side, NEUTRAL)
+    points = np.full((5, 2), side / 2)
+    points[:, 0] = np.linspace(0.06 * side, 0.94 * side, 5)
+    _, arrow = arrow_outline(Stroke(points, points[:, 0] - points[0, 0]), 4.0)
+    pygame.draw.polygon(surface, NEUTRAL, (arrow * SUPERSAMPLING).tolist())
+    return as_sprite(surface)
 
 
 @lru_cache(maxsize=1)
 def _flow_icon() -> Sprite:
     """Return three lines of growing width for the key."""
-
-    def paint(surface: Surface) -> None:
-        side = surface.get_width()
-        for place, width in ((0.2, 0.05), (0.42, 0.13), (0.75, 0.28)):
-            box = (0, round(side * (place - width / 2)), side, round(side * width))
-            import_pygame().draw.rect(surface, NEUTRAL, box)
-
-    return make_sprite(signs.ICON_SIDE, NEUTRAL, paint)
+    surface = enlarged(signs.ICON_SIDE, signs.ICON_SIDE, NEUTRAL)
+    side = surface.get_width()
+    for place, width in ((0.2, 0.05), (0.42, 0.13), (0.75, 0.28)):
+        box = (0, round(side * (place - width / 2)), side, round(side * width))
+        pygame.draw.rect(surface, NEUTRAL, box)
+    return as_sprite(surface)
 
 
 # Panels
 
 
-def _draw_panels(surface: Surface, layout: GraphLayout, scene: GraphScene, largest: float) -> None:
+def _draw_panels(
+    surface: pygame.Surface, layout: GraphLayout, scene: GraphScene, largest: float
+) -> None:
     """Draw the charts of bars, with the same places for labels, bars and numbers in all."""
     panels = scene.panels[: len(layout.panels)]
     labels = [label for panel in panels for label in panel.labels]
@@ -482,14 +470,13 @@ def _draw_panels(surface: Surface, layout: GraphLayout, scene: GraphScene, large
 
 
 def _draw_panel(
-    surface: Surface,
+    surface: pygame.Surface,
     corner: tuple[int, int],
     panel: Panel,
     rooms: tuple[int, int, int],
     largest: float,
 ) -> None:
     """Draw one chart: labels, bars, numbers, triangles."""
-    pygame = import_pygame()
     (left, top), (label_room, number_room, triangle_room) = corner, rooms
     gap, right = THEME.gap // 2, left + PANEL_WIDTH - triangle_room
     track = pygame.Rect(left + label_room + gap, 0, 0, PANEL_ROW * 3 // 5)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +24,8 @@ from .canvas import (
     Sprite,
     diverging_colours,
     draw_header,
-    import_pygame,
     new_surface,
+    pygame,
 )
 from .curves import StepCurve, draw_curves
 from .key import (
@@ -41,9 +40,6 @@ from .key import (
     occupancy_entry,
 )
 from .scene_checks import TOLERANCE, check_array, check_range
-
-if TYPE_CHECKING:
-    from pygame import Surface
 
 WALL, FREE = "#", "."
 SIGNS = (signs.START, signs.GOAL, signs.TARGET, signs.HAZARD, WALL, FREE)
@@ -238,7 +234,7 @@ def grid_layout(shape: tuple[int, int], *, with_curves: bool = False) -> GridLay
 # The picture
 
 
-def draw_grid(scene: GridScene) -> Surface:
+def draw_grid(scene: GridScene) -> pygame.Surface:
     """Draw a scene on a new surface; needs no display."""
     layout = grid_layout(_map_shape(scene.cells.shape), with_curves=bool(scene.curves))
     surface = new_surface(layout.size)
@@ -269,9 +265,8 @@ def draw_grid(scene: GridScene) -> Surface:
     return surface
 
 
-def _draw_shaping(surface: Surface, layout: GridLayout, scene: GridScene) -> None:
+def _draw_shaping(surface: pygame.Surface, layout: GridLayout, scene: GridScene) -> None:
     """Paint the map as an image, one colour per cell."""
-    pygame = import_pygame()
     values = np.where(scene.cells == WALL, np.nan, scene.shaping)
     colours = diverging_colours(values, scene.shaping_limit, power=scene.shaping_power)
     if layout.cell < TAPE_CELL:
@@ -284,9 +279,8 @@ def _draw_shaping(surface: Surface, layout: GridLayout, scene: GridScene) -> Non
     surface.blit(scale(image, (width, height)), (left, top))
 
 
-def _draw_terrain(surface: Surface, layout: GridLayout, scene: GridScene) -> None:
+def _draw_terrain(surface: pygame.Surface, layout: GridLayout, scene: GridScene) -> None:
     """Draw lines between the cells, walls, hazards and the frame of the map."""
-    pygame = import_pygame()
     left, top, width, height = layout.map
     cell = int(layout.cell)
     sprites = {}
@@ -304,7 +298,7 @@ def _draw_terrain(surface: Surface, layout: GridLayout, scene: GridScene) -> Non
     pygame.draw.rect(surface, THEME.ink, (left - 1, top - 1, width + 2, height + 2), 1)
 
 
-Blit = tuple["Surface", tuple[int, int]]
+Blit = tuple["pygame.Surface", tuple[int, int]]
 
 
 def _policy(layout: GridLayout, scene: GridScene) -> Iterator[Blit]:
@@ -350,7 +344,7 @@ def _sized(
         yield sprite(cell, int(levels[row, column])).at(*layout.cell_corner(row, column))
 
 
-def _draw_pins(surface: Surface, layout: GridLayout, scene: GridScene) -> None:
+def _draw_pins(surface: pygame.Surface, layout: GridLayout, scene: GridScene) -> None:
     """Draw the pins of places and follower: in the cell's corner, or larger in its middle."""
     cell = int(layout.cell)
     corners = cell >= CORNER_PIN_CELL
@@ -366,11 +360,10 @@ def _draw_pins(surface: Surface, layout: GridLayout, scene: GridScene) -> None:
         surface.blit(*pin.at(x + inset, y + cell - diameter - inset))
 
 
-def _draw_cursor(surface: Surface, layout: GridLayout, scene: GridScene) -> None:
+def _draw_cursor(surface: pygame.Surface, layout: GridLayout, scene: GridScene) -> None:
     """Draw a frame around the highlighted cell, dark in light so that it shows on any colour."""
     if scene.cursor is None:
         return
-    pygame = import_pygame()
     side = max(1, int(layout.cell))
     box = pygame.Rect(layout.cell_corner(*scene.cursor), (side, side))
     box = box.inflate(2 * THEME.line, 2 * THEME.line)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .canvas import THEME, Rectangle, Sprite, draw_colour_bar, draw_text
+from .canvas import THEME, Rectangle, Sprite, draw_colour_bar, draw_text, pygame
 from .signs import FOLLOWER, GOAL, ICON_SIDE, START, TARGET, key_triangle_sprite, pin_sprite
 from .strokes import LineStyle, style_sprite
-
-if TYPE_CHECKING:
-    from pygame import Surface
 
 
 class KeySize(NamedTuple):
@@ -77,7 +74,7 @@ class ColourScale(NamedTuple):
 
 
 def draw_key(
-    surface: Surface,
+    surface: pygame.Surface,
     rectangle: Rectangle,
     entries: Iterable[KeyEntry],
     *,
@@ -103,7 +100,7 @@ def draw_key(
 
 
 def _draw_entry(
-    surface: Surface, place: tuple[int, int, int], entry: KeyEntry, size: KeySize
+    surface: pygame.Surface, place: tuple[int, int, int], entry: KeyEntry, size: KeySize
 ) -> None:
     """Draw one sign with its words in a row at `place`: left, top and width."""
     left, top, width = place

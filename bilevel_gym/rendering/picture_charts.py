@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +18,13 @@ from .canvas import (
     Colour,
     Rectangle,
     draw_note,
-    import_pygame,
     new_surface,
+    pygame,
     short_number,
     text_size,
 )
 from .signs import FOLLOWER, TRIANGLE_SIDE, draw_triangle, pin_sprite, size_levels
 from .strokes import LINE_WIDTH, LineStyle, draw_stroke, lightened
-
-if TYPE_CHECKING:
-    from pygame import Rect, Surface
 
 # Sizes in pixels
 AXIS_WIDTH = 44
@@ -170,9 +166,8 @@ def nice_ticks(low: float, high: float, most: int) -> list[float]:
 # Lines and areas
 
 
-def draw_chart(surface: Surface, rectangle: Rectangle, chart: Chart) -> None:
+def draw_chart(surface: pygame.Surface, rectangle: Rectangle, chart: Chart) -> None:
     """Draw a chart with its headline and the numbers on its axes within a rectangle."""
-    pygame = import_pygame()
     letters = text_size("0", THEME.small_size)[1]
     below = 2 * letters + 2 * TICK if chart.with_x_numbers else 0
     plot = _plot(surface, rectangle, chart.y_axis.label, below)
@@ -199,18 +194,17 @@ def draw_chart(surface: Surface, rectangle: Rectangle, chart: Chart) -> None:
         surface.blit(*pin_sprite(FOLLOWER, PIN).at(x - PIN // 2, plot.top + TICK))
 
 
-def _plot(surface: Surface, rectangle: Rectangle, headline: str, below: int) -> Rect:
+def _plot(surface: pygame.Surface, rectangle: Rectangle, headline: str, below: int) -> pygame.Rect:
     """Write the headline of a chart, and return the rectangle of its inside."""
     left, top, width, height = rectangle
     draw_note(surface, headline, (left, top), colour=THEME.ink, max_width=width)
     plot_top = top + text_size("0", THEME.small_size)[1] + HEADLINE_GAP
     size = (max(1, width - AXIS_WIDTH), max(1, top + height - below - plot_top))
-    return import_pygame().Rect((left + AXIS_WIDTH, plot_top), size)
+    return pygame.Rect((left + AXIS_WIDTH, plot_top), size)
 
 
-def _number_heights(surface: Surface, plot: Rect, axis: Axis) -> None:
+def _number_heights(surface: pygame.Surface, plot: pygame.Rect, axis: Axis) -> None:
     """Write the numbers of a vertical axis left of its plot."""
-    pygame = import_pygame()
     for value in nice_ticks(axis.low, axis.high, _most_heights(plot.height)):
         y = plot.top + round((1.0 - float(axis.place(value))) * (plot.height - 1))
         pygame.draw.line(surface, THEME.muted, (plot.left - TICK, y), (plot.left - 1, y))
@@ -223,9 +217,8 @@ def _most_heights(height: int) -> int:
     return max(2, height // 26)
 
 
-def _paint(surface: Surface, chart: Chart) -> None:
+def _paint(surface: pygame.Surface, chart: Chart) -> None:
     """Paint the inside of a chart: rules, areas, the mark, lines."""
-    pygame = import_pygame()
     width, height = surface.get_size()
     x_axis, y_axis = chart.x_axis, chart.y_axis
     for value in nice_ticks(y_axis.low, y_axis.high, _most_heights(height // SUPERSAMPLING)):
@@ -255,9 +248,8 @@ def _paint(surface: Surface, chart: Chart) -> None:
 # Bars
 
 
-def draw_bars(surface: Surface, rectangle: Rectangle, chart: BarChart) -> None:
+def draw_bars(surface: pygame.Surface, rectangle: Rectangle, chart: BarChart) -> None:
     """Draw a chart of bars with its headline, names and derivatives within a rectangle."""
-    pygame = import_pygame()
     letters = text_size("0", THEME.small_size)[1]
     below = letters + 2 * TICK + TRIANGLE + letters + 2 * TICK
     plot = _plot(surface, rectangle, chart.axis.label, below)
@@ -295,7 +287,7 @@ def draw_bars(surface: Surface, rectangle: Rectangle, chart: BarChart) -> None:
 
 
 def _draw_gradient(
-    surface: Surface, middles: Sequence[int], top: int, gradient: NDArray[np.float64]
+    surface: pygame.Surface, middles: Sequence[int], top: int, gradient: NDArray[np.float64]
 ) -> None:
     """Draw a triangle for each derivative, its area as the size, and the number below it."""
     levels = size_levels(gradient, float(np.abs(gradient).max(initial=0.0))).tolist()

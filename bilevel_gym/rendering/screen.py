@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
-from .canvas import frame, import_pygame
+from .canvas import frame, pygame
 from .film import Film
 from .window import UNSEEN_DRIVERS, Window
-
-if TYPE_CHECKING:
-    from pygame import Surface
-    from pygame.event import Event
 
 
 class NoDisplayError(RuntimeError):
@@ -46,7 +42,7 @@ class Screen:
         self._path = headless
         self._film = Film()
         self._window = Window(title, fps)
-        self._surface: Surface | None = None
+        self._surface: pygame.Surface | None = None
         if headless is None:
             _require_display()
         elif headless.suffix.lower() != ".gif":
@@ -77,7 +73,7 @@ class Screen:
         """Whether the user has closed the window; `show` then does nothing."""
         return self._window.closed_by_user
 
-    def show(self, surface: Surface, *, frames: int = 2) -> None:
+    def show(self, surface: pygame.Surface, *, frames: int = 2) -> None:
         """Show a picture, for so many frames of a film."""
         self._surface = surface
         if self._path is None:
@@ -86,7 +82,7 @@ class Screen:
         for _ in range(frames):
             self._film.add(frame(surface))
 
-    def events(self) -> list[Event]:
+    def events(self) -> list[pygame.event.Event]:
         """Return what the user did since the last call; nothing in a film."""
         return self._window.events()
 
@@ -98,7 +94,6 @@ class Screen:
 
 def _require_display() -> None:
     """Raise a `NoDisplayError` where a window would not be seen."""
-    pygame = import_pygame()
     try:
         pygame.display.init()
         driver = pygame.display.get_driver()

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..core.files import replacing
-from .canvas import THEME, frame, import_pygame, new_surface
-
-if TYPE_CHECKING:
-    from pygame import Surface
+from .canvas import THEME, frame, new_surface, pygame
 
 COLUMNS = 3
 CELL = (520, 360)
@@ -19,11 +15,10 @@ CELL = (520, 360)
 STILL_COLOURS = 192
 
 
-def contact_sheet(pictures: Sequence[Surface]) -> Surface:
+def contact_sheet(pictures: Sequence[pygame.Surface]) -> pygame.Surface:
     """Return pictures, at least one, in rows of three, scaled to the same room."""
     if not pictures:
         raise ValueError("`pictures` must hold at least one, got none")
-    pygame = import_pygame()
     columns = min(COLUMNS, len(pictures))
     rows = -(-len(pictures) // columns)
     pitch = tuple(side + THEME.margin for side in CELL)
@@ -40,7 +35,7 @@ def contact_sheet(pictures: Sequence[Surface]) -> Surface:
     return sheet
 
 
-def save_still(picture: Surface, path: Path) -> None:
+def save_still(picture: pygame.Surface, path: Path) -> None:
     """Write a picture as a PNG of few colours, which takes a third of the room."""
     from PIL import Image
 

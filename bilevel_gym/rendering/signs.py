@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +17,11 @@ from .canvas import (
     THEME,
     Colour,
     Sprite,
+    as_sprite,
     diverging_colours,
-    import_pygame,
-    make_sprite,
+    enlarged,
+    pygame,
 )
-
-if TYPE_CHECKING:
-    from pygame import Surface
 
 START, GOAL, TARGET, HAZARD = "S", "G", "T", "H"
 """The kinds of places that a picture marks; a hazard has no pin."""
@@ -88,10 +85,9 @@ def _turned(points: list[Point], move: int) -> list[Point]:
 
 
 def _paint_outlined(
-    surface: Surface, points: list[Point], fill: Colour, outline: Colour, width: int
+    surface: pygame.Surface, points: list[Point], fill: Colour, outline: Colour, width: int
 ) -> None:
     """Paint a polygon with an outline around it whose corners are round."""
-    pygame = import_pygame()
     for i, start in enumerate(points):
         pygame.draw.line(surface, outline, points[i - 1], start, 2 * width)
         pygame.draw.circle(surface, outline, start, width)
@@ -123,51 +119,40 @@ def _arrow(cell: int, move: int, ends: Point, size: float, outline: bool) -> Spr
     head, shaft = ARROW_HEAD * size / 2, ARROW_SHAFT * size / 2
     points: list[Point] = [(0.0, -tip), (head, -neck), (shaft, -neck), (shaft, -tail)]
     points += [(-shaft, -tail), (-shaft, -neck), (-head, -neck)]
-
-    def paint(surface: Surface) -> None:
-        side = surface.get_width()
-        shape = _scaled(_turned(points, move), (side / 2, side / 2), side)
-        if outline:
-            width = max(SUPERSAMPLING, side // 60)
-            _paint_outlined(surface, shape, THEME.light, THEME.light, width)
-        else:
-            import_pygame().draw.polygon(surface, THEME.ink, shape)
-
-    return make_sprite(cell, THEME.light if outline else THEME.ink, paint)
+    surface = enlarged(cell, cell, THEME.light if outline else THEME.ink)
+    side = surface.get_width()
+    shape = _scaled(_turned(points, move), (side / 2, side / 2), side)
+    if outline:
+        width = max(SUPERSAMPLING, side // 60)
+        _paint_outlined(surface, shape, THEME.light, THEME.light, width)
+    else:
+        pygame.draw.polygon(surface, THEME.ink, shape)
+    return as_sprite(surface)
 
 
 @lru_cache(maxsize=256)
 def disc_sprite(cell: int, level: int) -> Sprite:
     """Return the disc of an occupancy; its diameter is `level` / `LEVELS` of the largest."""
-
-    def paint(surface: Surface) -> None:
-        pygame = import_pygame()
-        side = surface.get_width()
-        radius = side * DISC_DIAMETER / 2 * level / LEVELS
-        centre = (side / 2, side / 2)
-        pygame.draw.circle(surface, THEME.ink, centre, radius)
-        inner = radius - 1.2 * SUPERSAMPLING
-        if inner > 0:
-            pygame.draw.circle(surface, (*THEME.light, DISC_OPACITY), centre, inner)
-
-    return make_sprite(cell, THEME.ink, paint)
+    surface = enlarged(cell, cell, THEME.ink)
+    side = surface.get_width()
+    radius = side * DISC_DIAMETER / 2 * level / LEVELS
+    centre = (side / 2, side / 2)
+    pygame.draw.circle(surface, THEME.ink, centre, radius)
+    inner = radius - 1.2 * SUPERSAMPLING
+    if inner > 0:
+        pygame.draw.circle(surface, (*THEME.light, DISC_OPACITY), centre, inner)
+    return as_sprite(surface)
 
 
 @lru_cache(maxsize=256)
 def triangle_sprite(cell: int, level: int) -> Sprite:
     """Return the triangle of a derivative: filled and up if positive, hollow and down if not."""
-
-    def paint(surface: Surface) -> None:
-        side = surface.get_width()
-        half = TRIANGLE_SIDE / 2
-        middle = 1 - CORNER - half
-        centre = (side * middle, side * (1 - middle))
-        _paint_triangle(surface, centre, side * half * abs(level) / LEVELS, level)
-
-    return make_sprite(cell, THEME.ink if level < 0 else THEME.light, paint)
+    half = TRIANGLE_SIDE / 2
+    middle = 1 - CORNER - half
+    return _triangle(cell, (middle, 1 - middle), half * abs(level) / LEVELS, level)
 
 
-def draw_triangle(surface: Surface, centre: tuple[int, int], cell: int, level: int) -> None:
+def draw_triangle(surface: pygame.Surface, centre: tuple[int, int], cell: int, level: int) -> None:
     """Draw the triangle of a derivative, if it has a size, with its middle at a pixel."""
     if level:
         image = triangle_sprite(cell, level).image
@@ -177,20 +162,19 @@ def draw_triangle(surface: Surface, centre: tuple[int, int], cell: int, level: i
 @lru_cache(maxsize=2)
 def key_triangle_sprite(sign: int) -> Sprite:
     """Return the triangle of the key."""
-
-    def paint(surface: Surface) -> None:
-        side = surface.get_width()
-        _paint_triangle(surface, (side / 2, side / 2), side * 0.3, sign)
-
-    return make_sprite(ICON_SIDE, THEME.ink if sign < 0 else THEME.light, paint)
+    return _triangle(ICON_SIDE, (0.5, 0.5), 0.3, sign)
 
 
-def _paint_triangle(surface: Surface, centre: Point, half: float, sign: int) -> None:
-    """Paint a triangle in a square of side 2 `half`: dark and up, or light and down."""
-    up: list[Point] = [(0.0, -1.0), (1.0, 0.9), (-1.0, 0.9)]
-    points = _scaled(_turned(up, 0 if sign > 0 else 2), centre, half)
+def _triangle(cell: int, centre: Point, half: float, sign: int) -> Sprite:
+    """Return a triangle in a square of side 2 `half`, in units of the cell: dark or light."""
     fill, outline = (THEME.ink, THEME.light) if sign > 0 else (THEME.light, THEME.ink)
+    surface = enlarged(cell, cell, outline)
+    side = surface.get_width()
+    up: list[Point] = [(0.0, -1.0), (1.0, 0.9), (-1.0, 0.9)]
+    middle = (side * centre[0], side * centre[1])
+    points = _scaled(_turned(up, 0 if sign > 0 else 2), middle, side * half)
     _paint_outlined(surface, points, fill, outline, SUPERSAMPLING)
+    return as_sprite(surface)
 
 
 @lru_cache(maxsize=64)
@@ -202,44 +186,41 @@ def pin_sprite(kind: str, diameter: int) -> Sprite:
         TARGET: (THEME.ink, THEME.ink, _paint_rings),
         FOLLOWER: (THEME.accent, THEME.light, _paint_figure),
     }[kind]
-
-    def paint(surface: Surface) -> None:
-        pygame = import_pygame()
-        side = surface.get_width()
-        centre = (side / 2, side / 2)
-        pygame.draw.circle(surface, ink, centre, side / 2)
-        pygame.draw.circle(surface, plate, centre, side / 2 - 1.5 * SUPERSAMPLING)
-        paint_icon(surface, plate, ink)
-
-    return make_sprite(diameter, ink, paint)
+    surface = enlarged(diameter, diameter, ink)
+    side = surface.get_width()
+    centre = (side / 2, side / 2)
+    pygame.draw.circle(surface, ink, centre, side / 2)
+    pygame.draw.circle(surface, plate, centre, side / 2 - 1.5 * SUPERSAMPLING)
+    paint_icon(surface, plate, ink)
+    return as_sprite(surface)
 
 
-def _polygon_in_pin(surface: Surface, colour: Colour, points: list[Point]) -> None:
+def _polygon_in_pin(surface: pygame.Surface, colour: Colour, points: list[Point]) -> None:
     """Paint a polygon in units of the pin's radius."""
     half = surface.get_width() / 2
-    import_pygame().draw.polygon(surface, colour, _scaled(points, (half, half), half))
+    pygame.draw.polygon(surface, colour, _scaled(points, (half, half), half))
 
 
-def _paint_house(surface: Surface, plate: Colour, ink: Colour) -> None:
+def _paint_house(surface: pygame.Surface, plate: Colour, ink: Colour) -> None:
     _polygon_in_pin(surface, ink, [(-0.62, 0.02), (0.0, -0.58), (0.62, 0.02)])
     _polygon_in_pin(surface, ink, [(-0.42, 0.0), (0.42, 0.0), (0.42, 0.5), (-0.42, 0.5)])
     _polygon_in_pin(surface, plate, [(-0.13, 0.15), (0.13, 0.15), (0.13, 0.52), (-0.13, 0.52)])
 
 
-def _paint_flag(surface: Surface, _plate: Colour, ink: Colour) -> None:
+def _paint_flag(surface: pygame.Surface, _plate: Colour, ink: Colour) -> None:
     _polygon_in_pin(surface, ink, [(-0.36, -0.6), (-0.22, -0.6), (-0.22, 0.6), (-0.36, 0.6)])
     _polygon_in_pin(surface, ink, [(-0.22, -0.56), (0.56, -0.24), (-0.22, 0.1)])
 
 
-def _paint_rings(surface: Surface, _plate: Colour, ink: Colour) -> None:
+def _paint_rings(surface: pygame.Surface, _plate: Colour, ink: Colour) -> None:
     half = surface.get_width() / 2
     for share, colour in ((0.75, THEME.light), (0.5, ink), (0.25, THEME.light)):
-        import_pygame().draw.circle(surface, colour, (half, half), share * half)
+        pygame.draw.circle(surface, colour, (half, half), share * half)
 
 
-def _paint_figure(surface: Surface, _plate: Colour, ink: Colour) -> None:
+def _paint_figure(surface: pygame.Surface, _plate: Colour, ink: Colour) -> None:
     half = surface.get_width() / 2
-    import_pygame().draw.circle(surface, ink, (half, half * 0.66), half * 0.27)
+    pygame.draw.circle(surface, ink, (half, half * 0.66), half * 0.27)
     turns = np.linspace(0.0, math.pi, 24).tolist()
     shoulders = [(0.5 * math.cos(turn), 0.56 - 0.52 * math.sin(turn)) for turn in turns]
     _polygon_in_pin(surface, ink, shoulders)
@@ -248,49 +229,38 @@ def _paint_figure(surface: Surface, _plate: Colour, ink: Colour) -> None:
 @lru_cache(maxsize=32)
 def wall_sprite(cell: int, bricks: bool) -> Sprite:
     """Return a wall: a dark cell, with bricks where there is room for them."""
-
-    def paint(surface: Surface) -> None:
-        pygame = import_pygame()
-        surface.fill(THEME.missing)
-        if not bricks:
-            return
-        side, courses = surface.get_width(), 4
-        width = max(SUPERSAMPLING, side // 40)
-        for i in range(courses):
-            y = side * i // courses
-            pygame.draw.rect(surface, MORTAR_COLOUR, (0, y, side, width))
-            x = side * (1 + 2 * (i % 2)) // 4
-            pygame.draw.rect(surface, MORTAR_COLOUR, (x, y, width, side // courses))
-
-    return make_sprite(cell, THEME.missing, paint)
+    surface = enlarged(cell, cell, THEME.missing)
+    surface.fill(THEME.missing)
+    side, courses = surface.get_width(), 4
+    width = max(SUPERSAMPLING, side // 40)
+    for i in range(courses if bricks else 0):
+        y = side * i // courses
+        pygame.draw.rect(surface, MORTAR_COLOUR, (0, y, side, width))
+        x = side * (1 + 2 * (i % 2)) // 4
+        pygame.draw.rect(surface, MORTAR_COLOUR, (x, y, width, side // courses))
+    return as_sprite(surface)
 
 
 @lru_cache(maxsize=32)
 def hazard_sprite(cell: int) -> Sprite:
     """Return the warning tape along the edge of a hazard, whose middle stays visible."""
-
-    def paint(surface: Surface) -> None:
-        pygame = import_pygame()
-        side = surface.get_width()
-        width = max(2 * SUPERSAMPLING, round(side * TAPE_WIDTH))
-        surface.fill(HAZARD_COLOUR)
-        stripe = 2 * width
-        for x in range(-side, side, 2 * stripe):
-            corners = [(x, side), (x + stripe, side), (x + stripe + side, 0), (x + side, 0)]
-            pygame.draw.polygon(surface, THEME.ink, corners)
-        inner = pygame.Rect(width, width, side - 2 * width, side - 2 * width)
-        surface.fill((*THEME.ink, 0), inner)
-
-    return make_sprite(cell, THEME.ink, paint)
+    surface = enlarged(cell, cell, THEME.ink)
+    side = surface.get_width()
+    width = max(2 * SUPERSAMPLING, round(side * TAPE_WIDTH))
+    surface.fill(HAZARD_COLOUR)
+    stripe = 2 * width
+    for x in range(-side, side, 2 * stripe):
+        corners = [(x, side), (x + stripe, side), (x + stripe + side, 0), (x + side, 0)]
+        pygame.draw.polygon(surface, THEME.ink, corners)
+    inner = surface.get_rect().inflate(-2 * width, -2 * width)
+    surface.fill((*THEME.ink, 0), inner)
+    return as_sprite(surface)
 
 
 @lru_cache(maxsize=2)
 def hazard_ground(tinted: bool) -> Sprite:
     """Return what lies below the tape in the key: a cell without shaping, or its tint."""
     colour = diverging_colours(0.0, 1.0)
-    red, green, blue = (hazard_tint(colour) if tinted else colour).tolist()
-
-    def paint(surface: Surface) -> None:
-        surface.fill((red, green, blue))
-
-    return make_sprite(ICON_SIDE, (red, green, blue), paint)
+    ground = pygame.Surface((ICON_SIDE, ICON_SIDE))
+    ground.fill((hazard_tint(colour) if tinted else colour).tolist())
+    return Sprite(ground, (0, 0))

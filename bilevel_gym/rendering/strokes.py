@@ -7,16 +7,12 @@ read in greyscale.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .canvas import SUPERSAMPLING, THEME, Colour, Sprite, import_pygame, make_sprite
+from .canvas import SUPERSAMPLING, THEME, Colour, Sprite, as_sprite, enlarged, pygame
 from .signs import ICON_SIDE
-
-if TYPE_CHECKING:
-    from pygame import Surface
 
 LINE_WIDTH = 2
 """In pixels."""
@@ -54,9 +50,8 @@ def lightened(colour: Colour) -> Colour:
     return red, green, blue
 
 
-def draw_stroke(surface: Surface, points: NDArray[np.float64], style: LineStyle) -> None:
+def draw_stroke(surface: pygame.Surface, points: NDArray[np.float64], style: LineStyle) -> None:
     """Draw a line through points `[N, 2]` with a round brush, broken into dashes."""
-    pygame = import_pygame()
     width = LINE_WIDTH * SUPERSAMPLING
     for run in _dashed(points, style.dashes):
         if len(run) > 1:
@@ -89,16 +84,10 @@ def _dashed(
 
 def style_sprite(style: LineStyle) -> Sprite:
     """Return a piece of a line or an area for the key."""
-
-    def paint(surface: Surface) -> None:
-        pygame = import_pygame()
-        side = surface.get_width()
-        if style.filled:
-            box = pygame.Rect(0, side // 4, side, side // 2)
-            pygame.draw.rect(surface, lightened(style.colour), box)
-            line = np.array([[0.0, box.top], [side - 1.0, box.top]])
-        else:
-            line = np.array([[0.0, side / 2], [side - 1.0, side / 2]])
-        draw_stroke(surface, line, style)
-
-    return make_sprite(ICON_SIDE, style.colour, paint)
+    surface = enlarged(ICON_SIDE, ICON_SIDE, style.colour)
+    side = surface.get_width()
+    height = side // 4 if style.filled else side / 2
+    if style.filled:
+        pygame.draw.rect(surface, lightened(style.colour), (0, height, side, side // 2))
+    draw_stroke(surface, np.array([[0.0, height], [side - 1.0, height]]), style)
+    return as_sprite(surface)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,16 +26,13 @@ from .canvas import (
     draw_note,
     draw_scale,
     draw_text,
-    import_pygame,
     new_surface,
+    pygame,
     text_size,
 )
 from .picture_charts import nice_limit
 from .scene_checks import check_range
 from .signs import FOLLOWER, pin_sprite
-
-if TYPE_CHECKING:
-    from pygame import Surface
 
 FloatArray = NDArray[np.float64]
 Colours = NDArray[np.uint8]
@@ -97,7 +93,7 @@ class TableScene:
             raise ValueError(f"`follower` must lie in 0..{shape[0] - 1}, got {self.follower}")
 
 
-def draw_table(scene: TableScene) -> Surface:
+def draw_table(scene: TableScene) -> pygame.Surface:
     """Draw a scene on a new surface; needs no display."""
     surface = new_surface(SIZE)
     draw_header(surface, scene.title, scene.status)
@@ -111,7 +107,7 @@ def draw_table(scene: TableScene) -> Surface:
 # The tables
 
 
-def _draw_tables(surface: Surface, top: int, scene: TableScene) -> None:
+def _draw_tables(surface: pygame.Surface, top: int, scene: TableScene) -> None:
     """Draw reward, policy and occupancy of the rows and columns that fit."""
     num_states, num_actions = scene.reward.shape
     rows = _window(num_states, MAX_STATES, scene.follower)
@@ -163,9 +159,8 @@ def _draw_tables(surface: Surface, top: int, scene: TableScene) -> None:
         _mark_follower(surface, (left, y, second + width - left, height), scales)
 
 
-def _mark_follower(surface: Surface, row: Rectangle, key_top: int) -> None:
+def _mark_follower(surface: pygame.Surface, row: Rectangle, key_top: int) -> None:
     """Frame the row of the follower's state, and explain the pin beside it in the key."""
-    pygame = import_pygame()
     left, top, width, height = row
     frame, pin = pygame.Rect(row).inflate(4, 4), pin_sprite(FOLLOWER, PIN)
     pygame.draw.rect(surface, THEME.light, frame.inflate(4, 4), 2)
@@ -227,14 +222,13 @@ def _written(value: float, sign: str) -> str:
 
 
 def _draw_heat(
-    surface: Surface,
+    surface: pygame.Surface,
     rectangle: Rectangle,
     values: FloatArray,
     colours: NDArray[np.uint8],
     sign: str,
 ) -> None:
     """Draw values `[rows, columns]` as coloured cells, with the numbers where they fit."""
-    pygame = import_pygame()
     left, top, width, height = rectangle
     rows, columns = values.shape
     cell = (width / columns, height / rows)
@@ -254,7 +248,7 @@ def _draw_heat(
     pygame.draw.rect(surface, THEME.ink, (left - 1, top - 1, width + 2, height + 2), 1)
 
 
-def _draw_names(surface: Surface, place: tuple[int, int, int], columns: range) -> None:
+def _draw_names(surface: pygame.Surface, place: tuple[int, int, int], columns: range) -> None:
     """Write the columns' names above a table, all of one size, or only the first and last."""
     left, bottom, width = place
     cell = width / len(columns)
@@ -267,12 +261,11 @@ def _draw_names(surface: Surface, place: tuple[int, int, int], columns: range) -
             draw_note(surface, text, middle, "midbottom", colour=THEME.ink, max_width=room)
 
 
-def _draw_occupancy(surface: Surface, rectangle: Rectangle, occupancy: FloatArray) -> None:
+def _draw_occupancy(surface: pygame.Surface, rectangle: Rectangle, occupancy: FloatArray) -> None:
     """Draw the occupancy of each row as a bar from the left, the largest as long as there is room.
 
     Its value stands on the scale below.
     """
-    pygame = import_pygame()
     left, top, width, height = rectangle
     largest = float(occupancy.max(initial=0.0))
     row, note = height / len(occupancy), "share of time"
@@ -291,7 +284,7 @@ def _draw_occupancy(surface: Surface, rectangle: Rectangle, occupancy: FloatArra
 # x and the hyper-gradient
 
 
-def _draw_params(surface: Surface, rectangle: Rectangle, scene: TableScene) -> None:
+def _draw_params(surface: pygame.Surface, rectangle: Rectangle, scene: TableScene) -> None:
     """Draw x and the hyper-gradient as bars over the same entries."""
     left, top, width, height = rectangle
     params = np.asarray(scene.params, dtype=np.float64).ravel()
@@ -305,9 +298,10 @@ def _draw_params(surface: Surface, rectangle: Rectangle, scene: TableScene) -> N
         _draw_bars(surface, place, caption, gradient)
 
 
-def _draw_bars(surface: Surface, rectangle: Rectangle, caption: str, values: FloatArray) -> None:
+def _draw_bars(
+    surface: pygame.Surface, rectangle: Rectangle, caption: str, values: FloatArray
+) -> None:
     """Draw signed values as bars up (filled) and down (hollow) from a line, with their scale."""
-    pygame = import_pygame()
     left, top, width, height = rectangle
     draw_text(surface, caption, (left, top), max_width=width)
     shown, per_bar = _binned(values)

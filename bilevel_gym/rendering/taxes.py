@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .canvas import THEME, draw_status, draw_text, new_surface
+from .canvas import THEME, draw_status, draw_text, new_surface, pygame
 from .key import KEY_ROW, KeyEntry, draw_key, gradient_signs
 from .picture_charts import Axis, BarChart, Chart, Series, draw_bars, draw_chart, nice_limit
 from .signs import FOLLOWER, ICON_SIDE, pin_sprite
 from .strokes import LineStyle, line_style
-
-if TYPE_CHECKING:
-    from pygame import Surface
 
 FloatArray = NDArray[np.float64]
 
@@ -65,7 +61,7 @@ class TaxScene:
     status: tuple[tuple[str, str], ...] = ()
 
 
-def draw_taxes(scene: TaxScene) -> Surface:
+def draw_taxes(scene: TaxScene) -> pygame.Surface:
     """Draw a scene on a new surface; needs no display."""
     (households, goods), margin = scene.preferences.shape, THEME.margin
     left = margin + TAXES_WIDTH + 2 * margin

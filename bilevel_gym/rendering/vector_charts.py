@@ -6,17 +6,13 @@ Every function takes arrays; which ones a picture shows is decided by the game.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .canvas import THEME, Rectangle
+from .canvas import THEME, Rectangle, pygame
 from .picture_charts import SMALLEST, Axis, BarChart, Chart, Series, draw_chart, nice_limit
 from .strokes import line_style
-
-if TYPE_CHECKING:
-    from pygame import Surface
 
 
 def time_chart(
@@ -36,7 +32,7 @@ def time_chart(
     )
 
 
-def draw_column(surface: Surface, rectangle: Rectangle, charts: Sequence[Chart]) -> None:
+def draw_column(surface: pygame.Surface, rectangle: Rectangle, charts: Sequence[Chart]) -> None:
     """Draw charts of equal height, one below the other, within a rectangle."""
     left, top, width, height = rectangle
     pitch = (height + THEME.gap) // len(charts)

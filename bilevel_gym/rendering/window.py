@@ -5,15 +5,10 @@ from __future__ import annotations
 import os
 import warnings
 from collections import deque
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from ..core.checks import check_positive
-from .canvas import import_pygame
-
-if TYPE_CHECKING:
-    from pygame import Surface
-    from pygame.event import Event
-    from pygame.time import Clock
+from .canvas import pygame
 
 MAX_PENDING_EVENTS = 1000
 
@@ -36,9 +31,9 @@ class Window:
         check_positive("fps", fps)
         self.title = title
         self.fps = int(fps)
-        self._clock: Clock | None = None
+        self._clock: pygame.time.Clock | None = None
         self._closed_by_user = False
-        self._pending: deque[Event] = deque(maxlen=MAX_PENDING_EVENTS)
+        self._pending: deque[pygame.event.Event] = deque(maxlen=MAX_PENDING_EVENTS)
 
     @property
     def is_open(self) -> bool:
@@ -46,16 +41,15 @@ class Window:
         if Window._current is not self:
             return False
         # Someone else may have closed the display, as `pygame.quit()` does.
-        return import_pygame().display.get_surface() is not None
+        return pygame.display.get_surface() is not None
 
     @property
     def closed_by_user(self) -> bool:
         """Whether the user has closed the window; `show` then does nothing."""
         return self._closed_by_user
 
-    def show(self, surface: Surface) -> None:
+    def show(self, surface: pygame.Surface) -> None:
         """Show `surface` in a window of its size and wait until the next frame is due."""
-        pygame = import_pygame()
         if self._closed_by_user:
             return
         size = surface.get_size()
@@ -73,7 +67,7 @@ class Window:
             self._clock = pygame.time.Clock()
         self._clock.tick(self.fps)
 
-    def events(self) -> list[Event]:
+    def events(self) -> list[pygame.event.Event]:
         """Return the events since the last call, oldest first; none if the window never opened."""
         if self.is_open:
             self._collect_events()
@@ -84,7 +78,7 @@ class Window:
     def close(self) -> None:
         """Close the window; does nothing if it is not open."""
         if self.is_open:
-            import_pygame().display.quit()
+            pygame.display.quit()
             Window._current = None
 
     def _warn_if_invisible(self, driver: str) -> None:
@@ -97,7 +91,6 @@ class Window:
             )
 
     def _collect_events(self) -> None:
-        pygame = import_pygame()
         events = pygame.event.get()
         self._pending.extend(events)
         if any(event.type == pygame.QUIT for event in events):
