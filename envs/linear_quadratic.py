@@ -21,8 +21,8 @@ from ..methods import METHODS
 from ..model.base import evaluate
 from ..model.linear_quadratic import LinearQuadraticModel
 from ..model.responses import ExactGaussianResponse, GaussianResponse, Response
-from ..rendering.picture_charts import Chart
-from ..rendering.vector_charts import time_chart
+from ..rendering.picture_charts import Axis, Chart, Series, nice_limit
+from ..rendering.strokes import line_style
 from .base import BilevelEnv, View, upper_box
 
 __all__ = ["EpisodeView", "LinearQuadraticEnv", "root_mean_squares"]
@@ -203,10 +203,15 @@ class LinearQuadraticEnv(BilevelEnv):
         elif isinstance(view.response, GaussianResponse):
             values = [*model.spread_over_time(view.response, length)]
             labels = [f"{label}, standard deviation over time" for label in labels]
-        return [
-            time_chart(*panel, first=first, length=length, signed=played)
-            for panel in zip(values, labels, strict=True)
-        ]
+        time_axis = Axis(float(first), float(first + length), "step of the follower")
+        charts = []
+        for rows, label in zip(values, labels, strict=True):
+            limit = nice_limit(float(np.abs(rows).max(initial=0.0)))
+            times = np.arange(first, first + len(rows), dtype=np.float64)
+            lines = [Series(times, y, line_style(i)) for i, y in enumerate(rows.T) if len(rows)]
+            axis = Axis(-limit if played else 0.0, limit, label)
+            charts.append(Chart(time_axis, axis, tuple(lines)))
+        return charts
 
     def _forget(self) -> None:
         self._problem = None

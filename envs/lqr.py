@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,17 +12,13 @@ from ..core.lqr import Coefficients, solve_riccati
 from ..core.mdp import FloatArray
 from ..model.base import single_precision_bounds
 from ..model.linear_quadratic import LinearQuadraticModel
-from ..rendering.canvas import HEADER_HEIGHT, THEME, draw_header, new_surface
+from ..rendering.canvas import HEADER_HEIGHT, THEME, new_page, pygame
 from ..rendering.key import KEY_ROW, KeyEntry, draw_key, gradient_signs
-from ..rendering.picture_charts import Axis, draw_bars
+from ..rendering.picture_charts import Axis, BarChart, draw_bars, draw_column
 from ..rendering.strokes import line_style
-from ..rendering.vector_charts import draw_column, params_chart
 from .base import BestKnown, View, is_default
 from .linear_quadratic import LinearQuadraticEnv
 from .rows import checked_matrix
-
-if TYPE_CHECKING:
-    import pygame
 
 __all__ = ["BilevelLQR"]
 
@@ -243,13 +238,10 @@ class BilevelLQR(LinearQuadraticEnv):
         entries += gradient_signs(gradient)
         limit, label = float(self.model.high[-1]), X_LABELS[self.enters]
         axis = Axis(-limit, limit, f"the leader's x: {label}")
-        bars = params_chart(
-            axis, names + controls, view.upper_params, gradient, number_format="+.2f"
-        )
+        bars = BarChart(axis, names + controls, view.upper_params, "+.2f", gradient)
 
-        surface, margin = new_surface(PICTURE_SIZE), THEME.margin
         width, height = PICTURE_SIZE
-        draw_header(surface, view.title, view.status)
+        surface, margin = new_page(PICTURE_SIZE, view.title, view.status), THEME.margin
         left, room = width // 2 + margin // 2, width // 2 - 3 * margin // 2
         place = (left, HEADER_HEIGHT, room, height - HEADER_HEIGHT - margin)
         draw_column(surface, place, self.time_charts(view, "states", "controls"))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from ..core.checks import check_flag, check_not_negative
@@ -17,21 +15,16 @@ from ..rendering.canvas import (
     Colour,
     contrast_ink,
     diverging_colours,
-    draw_header,
+    draw_note,
     draw_text,
-    import_pygame,
-    new_surface,
+    new_page,
+    pygame,
 )
 from ..rendering.key import KEY_ROW, KeyEntry, draw_key, gradient_signs
-from ..rendering.picture_charts import Axis, draw_bars
+from ..rendering.picture_charts import Axis, BarChart, draw_column
 from ..rendering.strokes import line_style
-from ..rendering.vector_charts import draw_column, params_chart
 from .base import BestKnown, View, is_default
 from .linear_quadratic import EpisodeView, LinearQuadraticEnv, root_mean_squares
-
-if TYPE_CHECKING:
-    import pygame
-
 
 __all__ = ["BilevelThermal"]
 
@@ -57,7 +50,7 @@ BEST_DEFAULT = (1.0, 0.0, 1.0, 1.0, 0.0, 0.77845, 1.0, 1.0)
 
 # Sizes in the picture, in pixels.
 PICTURE_SIZE = (1040, 760)
-CHARTS_LEFT, BARS_HEIGHT = 520, 236
+CHARTS_LEFT = 520
 PLAN_SIDE = 384
 KEY_ROWS = 4
 THINNEST_WALL, THICKEST_WALL = 3, 22
@@ -225,7 +218,7 @@ class BilevelThermal(LinearQuadraticEnv):
         zones = [f"zone {zone + 1}" for zone in range(ZONES)]
         walls = [f"{one + 1}–{other + 1}" for one, other in map(_pair, range(ZONES))]
         axis = Axis(0.0, 1.0, "the leader's x: insulation of zones, air flow through walls")
-        bars = params_chart(axis, zones + walls, view.upper_params, gradient, number_format=".2g")
+        bars = BarChart(axis, zones + walls, view.upper_params, ".2g", gradient)
         entries = [KeyEntry(line_style(i), zone, "deviation") for i, zone in enumerate(zones)]
         entries += [
             KeyEntry(line_style(0), "control 1", "zones 1 and 2"),
@@ -236,25 +229,22 @@ class BilevelThermal(LinearQuadraticEnv):
         if isinstance(view, EpisodeView):
             caption = "deviation of each zone now, and what the last control did"
 
-        surface, margin = new_surface(PICTURE_SIZE), THEME.margin
+        surface, margin = new_page(PICTURE_SIZE, view.title, view.status), THEME.margin
         width, height = PICTURE_SIZE
-        draw_header(surface, view.title, view.status)
-        draw_text(surface, caption, (margin, HEADER_HEIGHT), size=THEME.small_size)
+        draw_note(surface, caption, (margin, HEADER_HEIGHT), colour=THEME.ink)
         _draw_plan(surface, (margin + THICKEST_WALL, HEADER_HEIGHT + 48), view)
         key_height = KEY_ROW * KEY_ROWS
         key = (margin, height - margin // 2 - key_height, CHARTS_LEFT - 2 * margin, key_height)
         draw_key(surface, key, entries)
         room = width - CHARTS_LEFT - margin
-        draw_bars(surface, (CHARTS_LEFT, HEADER_HEIGHT, room, BARS_HEIGHT), bars)
-        top = HEADER_HEIGHT + BARS_HEIGHT + THEME.gap
-        column = (CHARTS_LEFT, top, room, height - margin - top)
-        draw_column(surface, column, self.time_charts(view, "deviations of zones", "controls"))
+        column = (CHARTS_LEFT, HEADER_HEIGHT, room, height - margin - HEADER_HEIGHT)
+        charts = self.time_charts(view, "deviations of zones", "controls")
+        draw_column(surface, column, [bars, *charts])
         return surface
 
 
 def _draw_plan(surface: pygame.Surface, corner: tuple[int, int], view: View) -> None:
     """Draw the zones with their walls and doors."""
-    pygame = import_pygame()
     half = PLAN_SIDE // 2
     rooms = [
         pygame.Rect(corner[0] + column * half, corner[1] + row * half, half, half)

@@ -255,6 +255,15 @@ def _shortened(text: str, size: int, max_width: int) -> str:
     return text[:kept].rstrip() + "…" if kept else ""
 
 
+def new_page(
+    size: tuple[int, int], title: str, status: Sequence[tuple[str, str]]
+) -> pygame.Surface:
+    """Return a new surface with a headline and the status line below it."""
+    surface = new_surface(size)
+    draw_header(surface, title, status)
+    return surface
+
+
 def draw_header(surface: pygame.Surface, title: str, status: Sequence[tuple[str, str]]) -> None:
     """Draw a headline and the status line below it at the top of a picture."""
     margin = THEME.margin

@@ -25,11 +25,10 @@ from .canvas import (
     Sprite,
     as_sprite,
     diverging_colours,
-    draw_header,
     draw_note,
     draw_text,
     enlarged,
-    new_surface,
+    new_page,
     pygame,
     text_size,
 )
@@ -45,7 +44,6 @@ from .graph_layout import (
     lay_out_graph,
 )
 from .key import (
-    LARGE_KEY,
     PLACE_NAMES,
     ColourScale,
     KeyEntry,
@@ -219,8 +217,7 @@ def graph_layout(scene: GraphScene) -> GraphLayout:
 def draw_graph(scene: GraphScene) -> pygame.Surface:
     """Draw a scene on a new surface; needs no display."""
     layout = graph_layout(scene)
-    surface = new_surface(layout.size)
-    draw_header(surface, scene.title, scene.status)
+    surface = new_page(layout.size, scene.title, scene.status)
     _draw_edges(surface, layout, scene)
     pygame.draw.rect(surface, THEME.rule, layout.area, 1)
     _draw_nodes(surface, layout, scene)
@@ -231,7 +228,7 @@ def draw_graph(scene: GraphScene) -> pygame.Surface:
     scale = None
     if scene.values is not None:
         scale = ColourScale(scene.value_limit, scene.value_name)
-    draw_key(surface, layout.key, _key_entries(scene), size=LARGE_KEY, scale=scale)
+    draw_key(surface, layout.key, _key_entries(scene), scale=scale)
     _draw_panels(surface, layout, scene, largest)
     return surface
 

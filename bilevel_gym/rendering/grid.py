@@ -23,14 +23,13 @@ from .canvas import (
     Rectangle,
     Sprite,
     diverging_colours,
-    draw_header,
-    new_surface,
+    new_page,
     pygame,
 )
 from .curves import StepCurve, draw_curves
 from .key import (
+    KEY_ROW,
     KEY_WIDTH,
-    LARGE_KEY,
     PLACE_NAMES,
     ColourScale,
     KeyEntry,
@@ -211,11 +210,11 @@ def grid_layout(shape: tuple[int, int], *, with_curves: bool = False) -> GridLay
     area_width = max(width, MIN_MAP_WIDTH)
     key_columns = (area_width + margin) // (KEY_WIDTH + margin)
     # Beside a wide, low map the key would leave a void below it.
-    if key_columns > 1 and 2 * height < KEY_SLOTS * LARGE_KEY.row:
-        key_height = -(-KEY_SLOTS // key_columns) * LARGE_KEY.row
+    if key_columns > 1 and 2 * height < KEY_SLOTS * KEY_ROW:
+        key_height = -(-KEY_SLOTS // key_columns) * KEY_ROW
         key = (margin, top + height + margin, area_width, key_height)
     else:
-        key = (margin + area_width + margin, top, KEY_WIDTH, KEY_SLOTS * LARGE_KEY.row)
+        key = (margin + area_width + margin, top, KEY_WIDTH, KEY_SLOTS * KEY_ROW)
     area_bottom = max(top + height, key[1] + key[3])
     curves_left = max(margin + area_width, key[0] + key[2]) + margin
     right = curves_left + (CURVES_WIDTH + margin if with_curves else 0)
@@ -237,8 +236,7 @@ def grid_layout(shape: tuple[int, int], *, with_curves: bool = False) -> GridLay
 def draw_grid(scene: GridScene) -> pygame.Surface:
     """Draw a scene on a new surface; needs no display."""
     layout = grid_layout(_map_shape(scene.cells.shape), with_curves=bool(scene.curves))
-    surface = new_surface(layout.size)
-    draw_header(surface, scene.title, scene.status)
+    surface = new_page(layout.size, scene.title, scene.status)
     _draw_shaping(surface, layout, scene)
     _draw_terrain(surface, layout, scene)
     if scene.occupancy is not None and layout.cell >= OCCUPANCY_CELL:
@@ -257,7 +255,7 @@ def draw_grid(scene: GridScene) -> pygame.Surface:
     _draw_pins(surface, layout, scene)
     _draw_cursor(surface, layout, scene)
     scale = ColourScale(scene.shaping_limit, scene.shaping_name, scene.shaping_power)
-    draw_key(surface, layout.key, _key_entries(layout, scene), size=LARGE_KEY, scale=scale)
+    draw_key(surface, layout.key, _key_entries(layout, scene), scale=scale)
     if layout.curves is not None:
         left, top, width, height = layout.curves
         room = len(scene.curves) * (MAX_CURVE_HEIGHT + THEME.margin) - THEME.margin

@@ -9,33 +9,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .canvas import THEME, Rectangle, Sprite, draw_colour_bar, draw_text, pygame
+from .canvas import THEME, Rectangle, Sprite, draw_colour_bar, draw_note, draw_text, pygame
 from .signs import FOLLOWER, GOAL, ICON_SIDE, START, TARGET, key_triangle_sprite, pin_sprite
 from .strokes import LineStyle, style_sprite
 
-
-class KeySize(NamedTuple):
-    """Height of a row and sizes of the letters of names and notes, in pixels.
-
-    A name ends at `parting` below the middle of its row; its note begins a pixel below.
-    """
-
-    row: int
-    name: int
-    note: int
-    parting: int
-
-
-LARGE_KEY = KeySize(44, THEME.text_size, THEME.small_size, 0)
-"""The size of a key beside a map or a graph."""
-SMALL_KEY = KeySize(38, THEME.small_size + 1, THEME.small_size - 2, 1)
-"""The size of a key below a chart."""
-KEY_ROW = SMALL_KEY.row
+KEY_ROW = 40
+"""Height in pixels of a row."""
+NAME_SIZE, NOTE_SIZE = 21, 18
+"""Sizes of the letters, in pixels."""
 KEY_WIDTH = 212
 """Width in pixels of each column, where there are several."""
 COLOUR_BAR_SLOTS = 2
-"""Rows of a large key that the colour scale takes."""
-COLOUR_BAR_HEIGHT = 68
+"""Rows that the colour scale takes."""
 
 PLACE_NAMES = {START: "start", GOAL: "goal", TARGET: "leader's target"}
 """The usual words for what has a pin."""
@@ -77,45 +62,36 @@ def draw_key(
     surface: pygame.Surface,
     rectangle: Rectangle,
     entries: Iterable[KeyEntry],
-    *,
-    size: KeySize = SMALL_KEY,
     scale: ColourScale | None = None,
 ) -> None:
     """Draw signs with their words, from top to bottom, as many as there is room for.
 
-    A wide rectangle has columns of `KEY_WIDTH`. The scale comes first, in a large key.
+    A wide rectangle has columns of `KEY_WIDTH`. The scale comes first.
     """
     left, top, width, height = rectangle
-    rows = height // size.row
+    rows = height // KEY_ROW
     columns = max(1, (width + THEME.margin) // (KEY_WIDTH + THEME.margin))
     width = KEY_WIDTH if columns > 1 else width
     if scale is not None:
-        bar = (left, top, width, COLOUR_BAR_HEIGHT)
+        bar = (left, top, width, COLOUR_BAR_SLOTS * KEY_ROW - THEME.gap)
         draw_colour_bar(surface, bar, scale.limit, scale.name, power=scale.power)
     for slot, entry in enumerate(entries, start=0 if scale is None else COLOUR_BAR_SLOTS):
         if slot < rows * columns:
             column, row = divmod(slot, rows)
-            x, y = left + column * (width + THEME.margin), top + row * size.row
-            _draw_entry(surface, (x, y, width), entry, size)
+            x, y = left + column * (width + THEME.margin), top + row * KEY_ROW
+            _draw_entry(surface, (x, y, width), entry)
 
 
-def _draw_entry(
-    surface: pygame.Surface, place: tuple[int, int, int], entry: KeyEntry, size: KeySize
-) -> None:
-    """Draw one sign with its words in a row at `place`: left, top and width."""
-    left, top, width = place
+def _draw_entry(surface: pygame.Surface, row: tuple[int, int, int], entry: KeyEntry) -> None:
+    """Draw one sign with its words in a row: left, top and width."""
+    left, top, width = row
     for sprite in entry.sprites:
-        surface.blit(*sprite.at(left, top + (size.row - ICON_SIDE) // 2))
-    x, middle = left + ICON_SIDE + THEME.gap, top + size.row // 2
+        surface.blit(*sprite.at(left, top + (KEY_ROW - ICON_SIDE) // 2))
+    x, middle = left + ICON_SIDE + THEME.gap, top + KEY_ROW // 2
     room = left + width - x
-    if not entry.note:
-        draw_text(
-            surface, entry.name, (x, middle), size=size.name, anchor="midleft", max_width=room
-        )
-        return
-    y = middle + size.parting
-    draw_text(surface, entry.name, (x, y), size=size.name, anchor="bottomleft", max_width=room)
-    draw_text(surface, entry.note, (x, y + 1), size=size.note, colour=THEME.muted, max_width=room)
+    place, anchor = ((x, middle + 1), "bottomleft") if entry.note else ((x, middle), "midleft")
+    draw_text(surface, entry.name, place, anchor, size=NAME_SIZE, max_width=room)
+    draw_note(surface, entry.note, (x, middle + 2), size=NOTE_SIZE, max_width=room)
 
 
 # Entries of several pictures

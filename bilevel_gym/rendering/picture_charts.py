@@ -1,6 +1,6 @@
 """Charts with labelled axes: lines, filled areas and bars.
 
-Pictures of games whose states lie on a line are put together from these.
+Pictures of games whose states lie on a line, or are vectors, are put together from these.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PIN = 20
 TRIANGLE = 26
 """Side of the largest triangle of a derivative."""
 SMALLEST = 1e-3
-"""Derivatives below it are written as zero; their digits would not fit."""
+"""Derivatives below it are shown as zero; their digits would not fit."""
 
 BAR_SHARE = 0.52
 """Width of a bar relative to its slot."""
@@ -117,23 +117,23 @@ class BarChart:
 
     Attributes:
         axis: What is on the vertical axis; its label is the headline of the chart.
-        names: Name of each bar, written below it.
+        names: Name of each bar, written below it; empty for a chart without them.
         values: Height of each bar `[N]`.
-        written: The values in words, written above the bars.
+        number_format: How the values are written above the bars; None for not at all.
         gradient: Derivatives `[N]`, drawn as triangles; None where not known.
         colour: Colour of the bars.
     """
 
     axis: Axis
-    names: tuple[str, ...]
+    names: Sequence[str]
     values: NDArray[np.float64]
-    written: tuple[str, ...]
+    number_format: str | None = None
     gradient: NDArray[np.float64] | None = None
     colour: Colour = THEME.curves[0]
 
     def __post_init__(self) -> None:
         """Check that there is one of each for every bar."""
-        for name in ("values", "written", "gradient"):
+        for name in ("values", "gradient"):
             given = getattr(self, name)
             if given is not None and len(given) != len(self.names):
                 raise ValueError(
@@ -251,7 +251,8 @@ def _paint(surface: pygame.Surface, chart: Chart) -> None:
 def draw_bars(surface: pygame.Surface, rectangle: Rectangle, chart: BarChart) -> None:
     """Draw a chart of bars with its headline, names and derivatives within a rectangle."""
     letters = text_size("0", THEME.small_size)[1]
-    below = letters + 2 * TICK + TRIANGLE + letters + 2 * TICK
+    # Charts with and without derivatives have the same bars.
+    below = 2 * letters + 4 * TICK + TRIANGLE if any(chart.names) else 0
     plot = _plot(surface, rectangle, chart.axis.label, below)
     pygame.draw.rect(surface, THEME.light, plot)
     # The highest bar has its number above it, still within the plot.
@@ -267,18 +268,19 @@ def draw_bars(surface: pygame.Surface, rectangle: Rectangle, chart: BarChart) ->
     _number_heights(surface, scale, chart.axis)
     slot, zero = plot.width / max(1, len(chart.names)), level(0.0)
     middles = [plot.left + round((i + 0.5) * slot) for i in range(len(chart.names))]
-    bars = zip(middles, chart.names, chart.values.tolist(), chart.written, strict=True)
-    for middle, name, value, written in bars:
+    for middle, name, value in zip(middles, chart.names, chart.values.tolist(), strict=True):
         y = level(value)
-        bar = pygame.Rect(0, min(y, zero), round(BAR_SHARE * slot), max(1, abs(zero - y)))
+        bar = pygame.Rect(0, min(y, zero), max(1, round(BAR_SHARE * slot)), max(1, abs(zero - y)))
         bar.centerx = middle
         pygame.draw.rect(surface, lightened(chart.colour), bar)
         pygame.draw.rect(surface, chart.colour, bar, min(2, bar.height))
-        # No line of the scale strikes the number through.
-        room_of_number = pygame.Rect((0, 0), text_size(written, THEME.small_size))
-        room_of_number.midbottom = place = (middle, bar.top - TICK // 2)
-        pygame.draw.rect(surface, THEME.light, room_of_number)
-        draw_note(surface, written, place, "midbottom", colour=THEME.ink)
+        if chart.number_format is not None:
+            written = format(value, chart.number_format).replace("-", "−") + chart.axis.unit
+            # No line of the scale strikes the number through.
+            room_of_number = pygame.Rect((0, 0), text_size(written, THEME.small_size))
+            room_of_number.midbottom = place = (middle, bar.top - TICK // 2)
+            pygame.draw.rect(surface, THEME.light, room_of_number)
+            draw_note(surface, written, place, "midbottom", colour=THEME.ink)
         place, room = (middle, plot.bottom + TICK), round(slot) - 2
         draw_note(surface, name, place, "midtop", colour=THEME.ink, max_width=room)
     pygame.draw.rect(surface, THEME.muted, plot, 1)
@@ -290,9 +292,24 @@ def _draw_gradient(
     surface: pygame.Surface, middles: Sequence[int], top: int, gradient: NDArray[np.float64]
 ) -> None:
     """Draw a triangle for each derivative, its area as the size, and the number below it."""
+    gradient = np.where(np.abs(gradient) < SMALLEST, 0.0, gradient)
     levels = size_levels(gradient, float(np.abs(gradient).max(initial=0.0))).tolist()
     for middle, value, level in zip(middles, gradient.tolist(), levels, strict=True):
         centre = (middle, top + TRIANGLE // 2)
         draw_triangle(surface, centre, round(TRIANGLE / TRIANGLE_SIDE), level)
-        text = "0" if abs(value) < SMALLEST else ("+" if value > 0.0 else "") + short_number(value)
+        text = ("+" if value > 0.0 else "") + short_number(value)
         draw_note(surface, text, (middle, top + TRIANGLE + TICK), "midtop")
+
+
+def draw_column(
+    surface: pygame.Surface, rectangle: Rectangle, charts: Sequence[Chart | BarChart]
+) -> None:
+    """Draw charts of equal height, one below the other, within a rectangle."""
+    left, top, width, height = rectangle
+    pitch = (height + THEME.gap) // len(charts)
+    for row, chart in enumerate(charts):
+        place = (left, top + row * pitch, width, pitch - THEME.gap)
+        if isinstance(chart, Chart):
+            draw_chart(surface, place, chart)
+        else:
+            draw_bars(surface, place, chart)

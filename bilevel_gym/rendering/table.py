@@ -8,7 +8,6 @@ columns are shown, around the follower where there is one, and the headings say 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,15 +21,14 @@ from .canvas import (
     contrast_ink,
     diverging_colours,
     draw_colour_bar,
-    draw_header,
     draw_note,
     draw_scale,
     draw_text,
-    new_surface,
+    new_page,
     pygame,
     text_size,
 )
-from .picture_charts import nice_limit
+from .picture_charts import Axis, BarChart, draw_bars, nice_limit
 from .scene_checks import check_range
 from .signs import FOLLOWER, pin_sprite
 
@@ -95,8 +93,7 @@ class TableScene:
 
 def draw_table(scene: TableScene) -> pygame.Surface:
     """Draw a scene on a new surface; needs no display."""
-    surface = new_surface(SIZE)
-    draw_header(surface, scene.title, scene.status)
+    surface = new_page(SIZE, scene.title, scene.status)
     margin, top = THEME.margin, HEADER_HEIGHT
     _draw_tables(surface, top, scene)
     left = margin + LABEL_WIDTH + TABLES_WIDTH + OCCUPANCY_WIDTH + 3 * margin
@@ -301,37 +298,17 @@ def _draw_params(surface: pygame.Surface, rectangle: Rectangle, scene: TableScen
 def _draw_bars(
     surface: pygame.Surface, rectangle: Rectangle, caption: str, values: FloatArray
 ) -> None:
-    """Draw signed values as bars up (filled) and down (hollow) from a line, with their scale."""
+    """Draw values as bars, several of them as one where there are many."""
     left, top, width, height = rectangle
-    draw_text(surface, caption, (left, top), max_width=width)
     shown, per_bar = _binned(values)
     limit = _round_limit(shown)
-    note_height = text_size("0", THEME.small_size)[1]
-    plot_top = top + text_size(caption, THEME.text_size)[1] + THEME.gap // 2
-    plot = pygame.Rect(left, plot_top, width, top + height - note_height - 6 - plot_top)
-    pygame.draw.rect(surface, THEME.light, plot)
-    middle, reach = plot.centery, plot.height / 2 - note_height - 2
-    pitch = plot.width / len(shown)
-    thickness = max(1, min(36, math.floor(0.8 * pitch)))
-    for i, value in enumerate(shown.tolist()):
-        length = round(min(1.0, abs(value) / limit) * reach)
-        x = plot.left + round((i + 0.5) * pitch - thickness / 2)
-        bar = (x, middle - length if value > 0.0 else middle + 1, thickness, length)
-        if length and value > 0.0:
-            pygame.draw.rect(surface, THEME.ink, bar)
-        elif length:
-            pygame.draw.rect(surface, THEME.rule if thickness > 2 else THEME.muted, bar)
-            pygame.draw.rect(surface, THEME.muted, bar, 1)
-    pygame.draw.line(surface, THEME.ink, (plot.left, middle), (plot.right - 1, middle))
-    pygame.draw.rect(surface, THEME.rule, plot, 1)
+    chart = BarChart(Axis(-limit, limit, caption), ("",) * len(shown), shown)
+    bottom = top + height - text_size("0", THEME.small_size)[1]
+    draw_bars(surface, (left, top, width, bottom - 4 - top), chart)
     per = f"largest of each {per_bar:,}" if per_bar > 1 else "a bar for each"
-    for text, place, anchor in (
-        (f"+{limit:g}", (plot.left + 4, plot.top + 3), "topleft"),
-        (f"−{limit:g}", (plot.left + 4, plot.bottom - 2), "bottomleft"),
-        (per, (plot.left, plot.bottom + 4), "topleft"),
-        (f"norm {np.linalg.norm(values):.3g}", (plot.right, plot.bottom + 4), "topright"),
-    ):
-        draw_note(surface, text, place, anchor)
+    draw_note(surface, per, (left, bottom))
+    norm = f"norm {np.linalg.norm(values):.3g}"
+    draw_note(surface, norm, (left + width, bottom), "topright")
 
 
 def _binned(values: FloatArray) -> tuple[FloatArray, int]:

@@ -77,7 +77,7 @@ def draw_taxes(scene: TaxScene) -> pygame.Surface:
         axis=Axis(0.0, 100.0 * scene.max_rate, "tax rates: the leader's x", " %"),
         names=(*(f"good {j + 1}" for j in range(goods)), "income"),
         values=100.0 * scene.rates,
-        written=tuple(f"{100.0 * rate:.3g} %" for rate in scene.rates.tolist()),
+        number_format=".3g",
         gradient=scene.gradient,
     )
     draw_bars(surface, (margin, TOP, TAXES_WIDTH, key_top - margin - TOP), bars)
