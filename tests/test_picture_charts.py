@@ -153,7 +153,7 @@ def test_the_mark_stands_at_its_place_with_or_without_the_follower() -> None:
 
 def test_nothing_is_drawn_outside_of_the_rectangle() -> None:
     chart = line([0.0, 1.0, 0.2], filled=True)
-    bars = BarChart(Axis(0.0, 1.0, "rates", " %"), ("one", "two"), np.array([0.0, 1.0]), ("0", "1"))
+    bars = BarChart(Axis(0.0, 1.0, "rates", " %"), ("one", "two"), np.array([0.0, 1.0]), "g")
     for picture in (drawn(chart), drawn(bars)):
         outside = picture.copy()
         outside[20:220, 20:388] = THEME.page  # the last number is centred below the end
@@ -167,7 +167,7 @@ def bars(values: list[float], gradient: list[float] | None = None) -> BarChart:
     names = tuple(f"bar {i}" for i in range(len(values)))
     slopes = None if gradient is None else np.array(gradient)
     return BarChart(
-        Axis(0.0, 2.0, "rates"), names, np.array(values), names, slopes, colour=(0, 0, 200)
+        Axis(0.0, 2.0, "rates"), names, np.array(values), "g", slopes, colour=(0, 0, 200)
     )
 
 
@@ -233,11 +233,11 @@ def test_the_key_shows_each_sign_with_words_and_leaves_out_what_does_not_fit() -
         (lambda: Axis(0.0, np.inf), "`low` must be less than `high`"),
         (lambda: Axis(np.nan, 1.0), "`low` must be less than `high`"),
         (
-            lambda: BarChart(Axis(0.0, 1.0), ("a", "b"), np.zeros(1), ("", "")),
+            lambda: BarChart(Axis(0.0, 1.0), ("a", "b"), np.zeros(1)),
             "`values` must have an entry for each of 2 bars, got 1",
         ),
         (
-            lambda: BarChart(Axis(0.0, 1.0), ("a",), np.zeros(1), ("",), np.zeros(2)),
+            lambda: BarChart(Axis(0.0, 1.0), ("a",), np.zeros(1), None, np.zeros(2)),
             "`gradient` must have an entry for each of 1 bars, got 2",
         ),
     ],

@@ -162,11 +162,11 @@ def test_places_go_right_and_down() -> None:
 def test_edges_end_before_the_nodes_that_they_point_to(scene: GraphScene) -> None:
     layout = graph_layout(scene)
     for stroke, (start, end) in zip(layout.strokes, scene.edges.tolist(), strict=True):
-        tail, tip = stroke.points[0], stroke.points[-1]
+        tail, tip = stroke[0], stroke[-1]
         assert np.hypot(*(tail - layout.nodes[start])) == pytest.approx(layout.radius, abs=0.5)
         reach = layout.radius + HEAD_GAP + CASING
         assert np.hypot(*(tip - layout.nodes[end])) == pytest.approx(reach, abs=0.5)
-        assert (_distances(stroke.points, layout.nodes) > layout.radius - 0.5).all()
+        assert (_distances(stroke, layout.nodes) > layout.radius - 0.5).all()
 
 
 @every_scene
@@ -185,7 +185,7 @@ def test_opposite_edges_do_not_touch(scene: GraphScene) -> None:
     assert len(opposite) > 1
     for i, j in opposite:
         # At their ends the head of one may stand beside the other.
-        gaps = _distances(strokes[i, j].points[4:-4], strokes[j, i].points)
+        gaps = _distances(strokes[i, j][4:-4], strokes[j, i])
         assert gaps.min() > layout.widest + 2 * CASING
 
 
@@ -193,9 +193,9 @@ def test_a_loop_leaves_the_other_edges_free() -> None:
     scene = _triangle()
     layout = graph_layout(scene)
     loops = scene.edges[:, 0] == scene.edges[:, 1]
-    straight = np.concatenate([layout.strokes[k].points for k in np.flatnonzero(~loops)])
+    straight = np.concatenate([layout.strokes[k] for k in np.flatnonzero(~loops)])
     for k in np.flatnonzero(loops):
-        assert _distances(layout.strokes[k].points, straight).min() > layout.widest
+        assert _distances(layout.strokes[k], straight).min() > layout.widest
 
 
 def test_the_value_is_the_colour_of_the_edge_and_no_value_is_neutral() -> None:

@@ -38,7 +38,6 @@ from .graph_layout import (
     PANEL_WIDTH,
     GraphLayout,
     Label,
-    Stroke,
     arrow_outline,
     label_places,
     lay_out_graph,
@@ -209,9 +208,9 @@ def _check_edges(edges: NDArray[np.int64], nodes: int) -> None:
 
 def graph_layout(scene: GraphScene) -> GraphLayout:
     """Lay out the picture of a graph; depends on its shape, not on its flows and values."""
-    return lay_out_graph(
-        scene.places, scene.edges, tuple(len(panel.labels) for panel in scene.panels)
-    )
+    places = np.asarray(scene.places, dtype=np.float64).tobytes()
+    edges = np.asarray(scene.edges, dtype=np.int64).tobytes()
+    return lay_out_graph(places, edges, tuple(len(panel.labels) for panel in scene.panels))
 
 
 def draw_graph(scene: GraphScene) -> pygame.Surface:
@@ -430,7 +429,7 @@ def _edge_icon() -> Sprite:
     surface = enlarged(side, side, NEUTRAL)
     points = np.full((5, 2), side / 2)
     points[:, 0] = np.linspace(0.06 * side, 0.94 * side, 5)
-    _, arrow = arrow_outline(Stroke(points, points[:, 0] - points[0, 0]), 4.0)
+    _, arrow = arrow_outline(points, 4.0)
     pygame.draw.polygon(surface, NEUTRAL, (arrow * SUPERSAMPLING).tolist())
     return as_sprite(surface)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -45,25 +44,23 @@ LABEL_SIDES = {"loop": (-1, 0), "pair": (1, 0, -1), "single": (0, 1, -1)}
 """On which side, the best first: 1 right of the edge, away from the opposite one; 0 on it; −1 left
 of it, which is outside of a loop."""
 
-CURVE_POINTS = 41
+SWEEPS = 3
+"""How often each label moves to the place that is best beside all others."""
+
+CURVE_POINTS, FINE_POINTS = 41, 2001
 FEW_NODES = 9
 """Up to this number of nodes opposite edges bend away from each other; else they are parallel."""
 BEND = 0.06
 """By this share of their length."""
 BENT_LANE = 0.35
 """How far such edges are moved apart at their ends, as a share of what parallel ones are."""
-BENDS = (0.0, 0.09, 0.14, 0.2, 0.27, 0.35)
-"""Shares of their length by which edges bend around nodes in their way, in the order tried."""
+BENDS = (0.0, 0.09, -0.09, 0.14, -0.14, 0.2, -0.2, 0.27, -0.27, 0.35, -0.35)
+"""Shares of their length by which edges may bend around nodes in their way, the best first."""
+BEND_COST = 20.0
+"""Pixels hidden by a node that are as bad as bending by all of the length."""
 
 
 # Layout
-
-
-class Stroke(NamedTuple):
-    """The middle line of an edge between its nodes: points `[P, 2]` and the lengths up to them."""
-
-    points: FloatArray
-    lengths: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +76,7 @@ class GraphLayout:
         widest: Width of the edge with the largest flow.
         nodes: Centres of the nodes in pixels of the frame `[N, 2]`.
         curves: Middle lines of the edges from node to node `[E, CURVE_POINTS, 2]`.
-        strokes: What of them is drawn.
+        strokes: What of them is drawn, each `[P, 2]`.
         corners: Directions as angles in which the sign of a node and the follower stand `[N, 2]`.
     """
 
@@ -91,39 +88,28 @@ class GraphLayout:
     widest: float
     nodes: FloatArray
     curves: FloatArray
-    strokes: tuple[Stroke, ...]
+    strokes: tuple[FloatArray, ...]
     corners: FloatArray
 
 
-def lay_out_graph(
-    places: FloatArray, edges: NDArray[np.int64], panels: tuple[int, ...]
-) -> GraphLayout:
-    """Lay out the picture of a graph, and of panels with so many rows beside it.
-
-    Nodes are at `places`, right and down, in [0, 1] `[N, 2]`; edges lead from and to the nodes of
-    these indices, no two alike, `[E, 2]`.
-    """
-    return _lay_out(
-        np.ascontiguousarray(places, dtype=np.float64).tobytes(),
-        np.ascontiguousarray(edges, dtype=np.int64).tobytes(),
-        panels,
-    )
-
-
 @lru_cache(maxsize=32)
-def _lay_out(place_bytes: bytes, edge_bytes: bytes, panels: tuple[int, ...]) -> GraphLayout:
-    """Lay out a graph given by the bytes of its arrays."""
-    places = np.frombuffer(place_bytes).reshape(-1, 2)
-    edges = np.frombuffer(edge_bytes, dtype=np.int64).reshape(-1, 2)
+def lay_out_graph(places: bytes, edges: bytes, panels: tuple[int, ...]) -> GraphLayout:
+    """Lay out the picture of a graph with panels of so many rows.
+
+    `places` are the bytes of where the nodes are, in [0, 1], float64 `[N, 2]`; `edges` those of the
+    indices of the nodes that they join, int64 `[E, 2]`, no two alike.
+    """
     margin, (width, height) = THEME.margin, SIZE
     top, room = HEADER_HEIGHT, height - margin - HEADER_HEIGHT
     area_width = width - 3 * margin - KEY_WIDTH - (PANEL_WIDTH + margin if panels else 0)
     area = (margin, top, area_width, room)
-    loops = edges[:, 0] == edges[:, 1]
-    nodes, radius = _node_places(places, area, bool(loops.any()))
+    ends = np.frombuffer(edges, dtype=np.int64).reshape(-1, 2)
+    nodes, radius = _node_places(
+        np.frombuffer(places).reshape(-1, 2), area, bool((ends[:, 0] == ends[:, 1]).any())
+    )
     widest = min(EDGE_WIDTHS[1], EDGE_SHARE * radius)
-    curves = _edge_curves(nodes, edges, radius, widest, area)
-    corners = _free_corners(nodes, edges, curves, radius)
+    curves = _edge_curves(nodes, ends, radius, widest, area)
+    corners = _free_corners(nodes, curves, radius)
     for array in (nodes, curves, corners):
         array.setflags(write=False)
     return GraphLayout(
@@ -137,7 +123,7 @@ def _lay_out(place_bytes: bytes, edge_bytes: bytes, panels: tuple[int, ...]) -> 
         curves=curves,
         strokes=tuple(
             _trimmed(curve, nodes[start], nodes[end], radius)
-            for curve, (start, end) in zip(curves, edges.tolist(), strict=True)
+            for curve, (start, end) in zip(curves, ends.tolist(), strict=True)
         ),
         corners=corners,
     )
@@ -165,7 +151,7 @@ def _node_places(places: FloatArray, area: Rectangle, loops: bool) -> tuple[Floa
         pad = radius * (3.0 if loops else 1.0) + 24.0
         inner = np.array([width - 2 * pad, height - 2 * pad])
         centres = np.array([left + pad, top + pad]) + np.clip(places, 0.0, 1.0) * inner
-        gaps = np.hypot(*(centres[:, None] - centres[None]).transpose(2, 0, 1))
+        gaps = np.linalg.norm(centres[:, None] - centres, axis=2)
         gaps[np.diag_indices(len(gaps))] = np.inf
         radius = min(max(NODE_SHARE * float(gaps.min()), NODE_RADII[0]), NODE_RADII[1])
     return np.rint(centres), round(2 * radius) / 2
@@ -176,7 +162,7 @@ def _node_places(places: FloatArray, area: Rectangle, loops: bool) -> tuple[Floa
 
 def _unit(vectors: FloatArray) -> FloatArray:
     """Return vectors `[..., 2]` of length one; those without a direction point right."""
-    lengths = np.hypot(vectors[..., 0], vectors[..., 1])[..., None]
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.where(lengths > 1e-9, vectors / np.maximum(lengths, 1e-9), np.array([1.0, 0.0]))
 
 
@@ -203,22 +189,18 @@ def _edge_curves(
         others = np.delete(centres, [start, end], axis=0)
         best = math.inf
         for extra in BENDS:
-            for side in (1.0,) if extra == 0.0 else (1.0, -1.0):
-                curve = _bent(centres[start], centres[end], offset, bend + side * extra)
-                hits = radius + widest / 2 + 4.0 - _distances(others, curve)
-                cost = float(np.maximum(hits, 0.0).sum()) + 4.0 * extra + (side < 0)
-                cost += _outside(curve, area)
-                if cost < best - 1e-9:
-                    best, curves[k] = cost, curve
-            if best < 4.0 * extra + 2.0:
+            if best <= BEND_COST * abs(extra):
                 break
-    loops = edges[:, 0] == edges[:, 1]
-    for k in np.flatnonzero(loops).tolist():
-        node = edges[k, 0]
-        touching = (edges == node).any(axis=1) & ~loops
-        taken = _directions(centres[node], curves[touching], 1.6 * radius)
-        angle = _freest(taken, centres[node] - centres.mean(axis=0))
-        curves[k] = _loop(centres[node], angle, radius)
+            curve = _bent(centres[start], centres[end], offset, bend + extra)
+            distances = np.linalg.norm(others[:, None] - curve, axis=2).min(axis=1)
+            hits = np.maximum(radius + widest / 2 + 4.0 - distances, 0.0).sum()
+            cost = float(hits) + _outside(curve, area) + BEND_COST * abs(extra)
+            if cost < best:
+                best, curves[k] = cost, curve
+    for k in np.flatnonzero(edges[:, 0] == edges[:, 1]).tolist():
+        centre = centres[edges[k, 0]]
+        taken = _directions(centre, curves, 1.6 * radius)
+        curves[k] = _loop(centre, _freest(taken, centre - centres.mean(axis=0)), radius)
     return curves
 
 
@@ -240,13 +222,6 @@ def _loop(centre: FloatArray, angle: float, radius: float) -> FloatArray:
     return ring
 
 
-def _distances(points: FloatArray, curve: FloatArray) -> FloatArray:
-    """Return the distance of each point `[M, 2]` to a curve."""
-    gaps = np.hypot(*(points[:, None] - curve[None]).transpose(2, 0, 1))
-    nearest: FloatArray = gaps.min(axis=1)
-    return nearest
-
-
 def _outside(curve: FloatArray, area: Rectangle) -> float:
     """Return by how many pixels a curve leaves the area."""
     left, top, width, height = area
@@ -255,19 +230,11 @@ def _outside(curve: FloatArray, area: Rectangle) -> float:
 
 
 def _directions(centre: FloatArray, curves: FloatArray, distance: float) -> FloatArray:
-    """Return the angles at which curves `[M, P, 2]` pass a node at a distance."""
-    gaps = curves - centre
-    near = np.abs(np.hypot(gaps[..., 0], gaps[..., 1]) - distance)
-    half = CURVE_POINTS // 2
-    angles = []
-    # A loop passes twice; other curves have one end elsewhere, which is ignored.
-    for part in (slice(0, half + 1), slice(half, None)):
-        index = near[:, part].argmin(axis=1)
-        rows = np.arange(len(curves))
-        shown = near[:, part][rows, index] < distance
-        points = gaps[:, part][rows, index][shown]
-        angles.append(np.arctan2(points[:, 1], points[:, 0]))
-    return np.concatenate(angles)
+    """Return the angles of the points of curves `[M, P, 2]` around a node at about a distance."""
+    gaps = (curves - centre).reshape(-1, 2)
+    share = np.hypot(*gaps.T) / distance
+    near = gaps[(share > 0.4) & (share < 1.6)]
+    return np.arctan2(near[:, 1], near[:, 0])
 
 
 def _freest(taken: FloatArray, preferred: FloatArray) -> float:
@@ -280,50 +247,46 @@ def _freest(taken: FloatArray, preferred: FloatArray) -> float:
     return float(angles[int(score.argmax())])
 
 
-def _free_corners(
-    centres: FloatArray, edges: NDArray[np.int64], curves: FloatArray, radius: float
-) -> FloatArray:
+def _free_corners(centres: FloatArray, curves: FloatArray, radius: float) -> FloatArray:
     """Choose at each node a free place for its sign, best up and left, and for the follower."""
     corners = np.zeros((len(centres), 2))
     for node, centre in enumerate(centres):
-        touching = (edges == node).any(axis=1)
-        taken = _directions(centre, curves[touching], 1.3 * radius)
+        taken = _directions(centre, curves, 1.3 * radius)
         corners[node, 0] = _freest(taken, np.array([-1.0, -1.0]))
         taken = np.append(taken, corners[node, 0])
         corners[node, 1] = _freest(taken, np.array([-1.0, 1.0]))
     return corners
 
 
-def _trimmed(curve: FloatArray, start: FloatArray, end: FloatArray, radius: float) -> Stroke:
-    """Cut off what lies within the nodes."""
-    lengths = np.append(0.0, np.cumsum(np.hypot(*np.diff(curve, axis=0).T)))
-    first = _crossing(lengths, np.hypot(*(curve - start).T) - radius)
-    last = _crossing(lengths[::-1], np.hypot(*(curve - end).T)[::-1] - radius - HEAD_GAP - CASING)
-    if last <= first:  # the nodes overlap
-        return Stroke(curve, lengths)
-    places = np.linspace(first, last, CURVE_POINTS)
-    points = np.stack([np.interp(places, lengths, axis) for axis in curve.T], axis=-1)
-    return Stroke(points, places - first)
+def _trimmed(curve: FloatArray, start: FloatArray, end: FloatArray, radius: float) -> FloatArray:
+    """Cut off what lies within the nodes, or nothing where the nodes overlap."""
+    fine = _resampled(curve, np.linspace(0.0, 1.0, FINE_POINTS))
+    left = np.hypot(*(fine - start).T) >= radius
+    coming = np.hypot(*(fine - end).T) >= radius + HEAD_GAP + CASING
+    between = fine[left.argmax() : len(fine) - coming[::-1].argmax()]
+    return _resampled(between, np.linspace(0.0, 1.0, CURVE_POINTS)) if len(between) else curve
 
 
-def _crossing(lengths: FloatArray, gaps: FloatArray) -> float:
-    """Return the length at which gaps first become positive, the first one if they never do."""
-    index = int((gaps >= 0.0).argmax())
-    if index == 0:
-        return float(lengths[0])
-    share = gaps[index - 1] / (gaps[index - 1] - gaps[index])
-    return float(lengths[index - 1] + share * (lengths[index] - lengths[index - 1]))
+def _lengths(points: FloatArray) -> FloatArray:
+    """Return the lengths of a line up to each of its points `[P, 2]`."""
+    return np.append(0.0, np.cumsum(np.hypot(*np.diff(points, axis=0).T)))
 
 
-def arrow_outline(stroke: Stroke, width: float) -> list[FloatArray]:
-    """Return the polygons of an arrow of a width: what surrounds it and itself, each `[M, 2]`."""
-    points, lengths = stroke
-    total = float(lengths[-1])
+def _resampled(points: FloatArray, shares: FloatArray) -> FloatArray:
+    """Return the points of a line `[P, 2]` at shares of its length, `[M, 2]`."""
+    lengths = _lengths(points)
+    places = shares * lengths[-1]
+    return np.stack([np.interp(places, lengths, axis) for axis in points.T], axis=-1)
+
+
+def arrow_outline(points: FloatArray, width: float) -> list[FloatArray]:
+    """Return the polygons of an arrow along a line: what surrounds it and itself, each `[M, 2]`."""
+    lengths = _lengths(points)
+    total = max(float(lengths[-1]), 1e-9)
     head = max(min(6.5 + 1.05 * width, 0.62 * total), 1.0)
     half = 3.2 + 0.6 * width
     neck = total - head
-    places = np.append(lengths[lengths < neck - 0.5], neck)
-    shaft = np.stack([np.interp(places, lengths, axis) for axis in points.T], axis=-1)
+    shaft = _resampled(points, np.append(lengths[lengths < neck - 0.5], neck) / total)
     tip = points[-1]
     along = _unit(tip - shaft[-1])
     normals = _normals(np.gradient(shaft, axis=0)) if len(shaft) > 1 else _normals(along[None])
@@ -356,41 +319,15 @@ class Label(NamedTuple):
 def label_places(layout: GraphLayout, labels: tuple[Label, ...]) -> tuple[tuple[int, int], ...]:
     """Choose for each label a centre beside or on its edge that covers as little as possible."""
     choices = [_label_choices(layout, label) for label in labels]
-    chosen = [int(costs.argmin()) for _, costs in choices]
-    clashes = _clashes(labels, [middles for middles, _ in choices])
-    near: list[dict[int, FloatArray]] = [{} for _ in labels]
-    for (i, j), penalty in clashes.items():
-        near[i][j], near[j][i] = penalty, penalty.T
-
-    def cost(k: int, moving: int) -> FloatArray:
-        """Return what each choice for a label costs while all others but one stay."""
-        stay = [penalty[:, chosen[j]] for j, penalty in near[k].items() if j != moving]
-        total: FloatArray = choices[k][1] + sum(stay)
-        return total
-
-    # Two at a time: either alone might find no better place before the other has moved.
-    for (i, j), penalty in clashes.items():
-        joint = cost(i, j)[:, None] + cost(j, i) + penalty
-        chosen[i], chosen[j] = divmod(int(joint.argmin()), joint.shape[1])
-    places = [choices[k][0][chosen[k]] for k in range(len(labels))]
+    sizes = np.array([(label.width + 4, label.height + 2) for label in labels])
+    places = np.array([middles[costs.argmin()] for middles, costs in choices])
+    for _ in range(SWEEPS):
+        for k, (middles, costs) in enumerate(choices):
+            gaps = np.abs(middles[:, None] - np.delete(places, k, axis=0))
+            overlap = ((sizes[k] + np.delete(sizes, k, axis=0)) / 2 - gaps).min(axis=-1)
+            clashes = np.where(overlap > 0, 40.0 + 8.0 * overlap, 0.0).sum(axis=1)
+            places[k] = middles[(costs + clashes).argmin()]
     return tuple((int(x), int(y)) for x, y in places)
-
-
-def _clashes(
-    labels: tuple[Label, ...], middles: list[FloatArray]
-) -> dict[tuple[int, int], FloatArray]:
-    """Return for pairs of labels that may overlap what each pair of choices `[C, D]` costs."""
-    clashes = {}
-    sizes = [np.array([label.width + 4, label.height + 2]) for label in labels]
-    lows = [points.min(axis=0) - size / 2 for points, size in zip(middles, sizes, strict=True)]
-    highs = [points.max(axis=0) + size / 2 for points, size in zip(middles, sizes, strict=True)]
-    for i, j in combinations(range(len(labels)), 2):
-        if (lows[i] < highs[j]).all() and (lows[j] < highs[i]).all():
-            gaps = np.abs(middles[i][:, None] - middles[j])
-            overlap = ((sizes[i] + sizes[j]) / 2 - gaps).min(axis=-1)
-            if overlap.max() > 0:
-                clashes[i, j] = np.where(overlap > 0, 40.0 + 8.0 * overlap, 0.0)
-    return clashes
 
 
 def _label_choices(layout: GraphLayout, label: Label) -> tuple[FloatArray, FloatArray]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .canvas import THEME, Rectangle, Sprite, draw_colour_bar, draw_note, draw_text, pygame
+from .canvas import THEME, Rectangle, Sprite, draw_colour_bar, draw_text, pygame
 from .signs import FOLLOWER, GOAL, ICON_SIDE, START, TARGET, key_triangle_sprite, pin_sprite
 from .strokes import LineStyle, style_sprite
 
@@ -91,7 +91,9 @@ def _draw_entry(surface: pygame.Surface, row: tuple[int, int, int], entry: KeyEn
     room = left + width - x
     place, anchor = ((x, middle + 1), "bottomleft") if entry.note else ((x, middle), "midleft")
     draw_text(surface, entry.name, place, anchor, size=NAME_SIZE, max_width=room)
-    draw_note(surface, entry.note, (x, middle + 2), size=NOTE_SIZE, max_width=room)
+    if entry.note:
+        place, ink = (x, middle + 2), THEME.muted
+        draw_text(surface, entry.note, place, size=NOTE_SIZE, colour=ink, max_width=room)
 
 
 # Entries of several pictures
