@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from ..core.checks import check_at_least, check_flag, check_positive, check_probability
 from ..core.mdp import FloatArray
+from ..rendering.canvas import HEADER_HEIGHT, THEME, colour_limit, pygame
+from ..rendering.picture_charts import Axis, BarChart, draw_bars
 from .base import View
 from .parametric import ParametricGame
 from .simulators import Restorable, require
-
-if TYPE_CHECKING:
-    import pygame
 
 __all__ = ["BilevelBeamRider"]
 
@@ -225,30 +224,15 @@ class BilevelBeamRider(ParametricGame):
 
     def draw(self, view: View) -> pygame.Surface:
         """Draw the screen, and the reward of each action there."""
-        from ..rendering.canvas import (
-            HEADER_HEIGHT,
-            THEME,
-            colour_limit,
-            draw_header,
-            new_surface,
-        )
-        from ..rendering.picture_charts import Axis, draw_bars
-        from ..rendering.vector_charts import params_chart
-
-        screen = super().draw(view)
-        width, height = screen.get_width() + BARS_WIDTH + THEME.margin, screen.get_height()
-        surface = new_surface((width, height))
-        shot = (0, HEADER_HEIGHT, screen.get_width(), height - HEADER_HEIGHT)
-        surface.blit(screen, shot[:2], shot)
-        draw_header(surface, view.title, view.status)
+        surface = self._page(view, BARS_WIDTH + THEME.margin)
         if self._observation is not None:
             seen = np.repeat(np.asarray(self._observation)[None], NUM_ACTIONS, axis=0)
             rewards = self.reward(view.upper_params, seen, np.arange(NUM_ACTIONS))
             limit = colour_limit(rewards, self._reward_bound)
             axis = Axis(-limit, limit, "reward now, by action")
-            chart = params_chart(axis, ACTIONS, rewards, None, number_format=".2g")
-            place = (screen.get_width(), HEADER_HEIGHT, BARS_WIDTH, BARS_HEIGHT)
-            draw_bars(surface, place, chart)
+            left = surface.get_width() - BARS_WIDTH - THEME.margin
+            place = (left, HEADER_HEIGHT, BARS_WIDTH, BARS_HEIGHT)
+            draw_bars(surface, place, BarChart(axis, ACTIONS, rewards, ".2g"))
         return surface
 
 

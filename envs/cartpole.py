@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.checks import check_not_negative
 from ..core.mdp import FloatArray
+from ..rendering.canvas import pygame
 from ..rewards.models import LinearReward
 from .base import View
 from .parametric import ParametricGame, with_bars
-
-if TYPE_CHECKING:
-    import pygame
 
 __all__ = ["BilevelCartPole"]
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Container, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..core.mdp import FloatArray, Kernel
 from ..rendering import GridScene, draw_grid
+from ..rendering.canvas import pygame
 from .base import View
 from .tabular import TabularBilevelEnv
-
-if TYPE_CHECKING:
-    import pygame
 
 __all__ = ["MOVES", "GridBilevelEnv", "parsed_map", "per_move", "slippery_kernel"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,15 +10,11 @@ from numpy.typing import NDArray
 from ..core.checks import check_not_negative, check_positive, check_probability
 from ..core.mdp import FloatArray, Kernel
 from ..model.objectives import DiscountedReturn, LinearCost, Sum
-from ..rendering.canvas import colour_limit
+from ..rendering.canvas import colour_limit, pygame
 from ..rendering.graph import GraphScene, draw_graph
 from .base import BestKnown, View, is_default, shown, upper_box
 from .rows import checked_pairs
 from .tabular import TabularBilevelEnv
-
-if TYPE_CHECKING:
-    import pygame
-
 
 __all__ = ["BilevelIncentive"]
 

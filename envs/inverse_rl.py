@@ -5,7 +5,6 @@ from __future__ import annotations
 import string
 from collections.abc import Sequence
 from numbers import Integral
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +21,11 @@ from ..core.soft import SoftSolution, solve_soft_mdp
 from ..episodes.transitions import TransitionArrays
 from ..model.objectives import LogLikelihood, QuadraticCost, Sum
 from ..rendering import GridScene
-from ..rendering.canvas import colour_limit
+from ..rendering.canvas import colour_limit, pygame
 from ..rendering.comparison import Weights, draw_comparison
 from .base import BestKnown, View, is_default, shown, upper_box
 from .grids import MOVES, GridBilevelEnv, parsed_map, per_move, slippery_kernel
 from .rows import checked_matrix, checked_rows
-
-if TYPE_CHECKING:
-    import pygame
 
 __all__ = ["BilevelInverseRL", "random_terrain"]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
@@ -12,13 +10,10 @@ from ..core.checks import check_horizon, check_not_negative
 from ..core.mdp import FloatArray, Kernel
 from ..model.jacobians import softmax_vjp
 from ..model.objectives import DiscountedReturn, TruncatedReturn
+from ..rendering.canvas import pygame
 from ..rendering.graph import GraphScene, Panel, draw_graph
 from .base import BestKnown, View, is_default, upper_box
 from .tabular import TabularBilevelEnv
-
-if TYPE_CHECKING:
-    import pygame
-
 
 __all__ = ["BilevelMarkovGame"]
 

@@ -18,12 +18,13 @@ from ..core.checks import check_at_least, check_in_box, check_positive, check_pr
 from ..core.mdp import FloatArray
 from ..methods import LEARNT_METHODS
 from ..model.responses import EpisodicResponse, Response
+from ..rendering.canvas import HEADER_HEIGHT, THEME, new_page, new_surface, pygame
+from ..rendering.picture_charts import Axis, BarChart, draw_bars, nice_limit
 from ..rewards.images import LEAST_SIDE, is_image_space
 from ..rewards.models import RewardModel, imported_function, make_reward_model
 from .base import BilevelEnv, View, upper_box
 
 if TYPE_CHECKING:
-    import pygame
     from torch.nn import Module
 
     from ..episodes.recorded import Batch, LearntEpisodes
@@ -278,19 +279,19 @@ class ParametricGame(BilevelEnv):
         Raises:
             RuntimeError: If the environment has no picture.
         """
-        from ..rendering.canvas import HEADER_HEIGHT, draw_header, import_pygame, new_surface
+        return self._page(view)
 
+    def _page(self, view: View, beside: int = 0) -> pygame.Surface:
+        """Return a picture of what the environment shows, with so much room on its right."""
         picture = self.environment.render() if self._frames else None
         if not isinstance(picture, np.ndarray):
             raise RuntimeError(f"{self._env_id} has no picture")
-        pygame = import_pygame()
         shot = pygame.surfarray.make_surface(picture.swapaxes(0, 1))
-        scale = max(1, round(PICTURE_WIDTH / shot.get_width()))
-        if scale > 1:  # small screens, as those of Atari
-            shot = pygame.transform.scale_by(shot, scale)
+        # Small screens, as those of Atari, are enlarged.
+        shot = pygame.transform.scale_by(shot, max(1, round(PICTURE_WIDTH / shot.get_width())))
         width = max(LEAST_WIDTH, shot.get_width())
-        surface = new_surface((width, HEADER_HEIGHT + shot.get_height()))
-        draw_header(surface, view.title, view.status)
+        size = (width + beside, HEADER_HEIGHT + shot.get_height())
+        surface = new_page(size, view.title, view.status)
         surface.blit(shot, ((width - shot.get_width()) // 2, HEADER_HEIGHT))
         return surface
 
@@ -342,16 +343,11 @@ def with_bars(
     picture: pygame.Surface, view: View, names: Sequence[str], headline: str
 ) -> pygame.Surface:
     """Return a picture with a chart of x below it, `names` being those of its entries."""
-    from ..rendering.canvas import THEME, new_surface
-    from ..rendering.picture_charts import Axis, draw_bars, nice_limit
-    from ..rendering.vector_charts import params_chart
-
     width, top = picture.get_width(), picture.get_height() + THEME.gap
     surface = new_surface((width, top + BARS_HEIGHT + THEME.margin // 2))
     surface.blit(picture, (0, 0))
     largest = nice_limit(max(1.0, float(np.abs(view.upper_params).max())))
     axis = Axis(-largest, largest, headline)
-    chart = params_chart(axis, names, view.upper_params, view.hyper_gradient, number_format=".2g")
-    room = width - 2 * THEME.margin
-    draw_bars(surface, (THEME.margin, top, room, BARS_HEIGHT), chart)
+    chart = BarChart(axis, names, view.upper_params, ".2g", view.hyper_gradient)
+    draw_bars(surface, (THEME.margin, top, width - 2 * THEME.margin, BARS_HEIGHT), chart)
     return surface

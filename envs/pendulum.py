@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..core.checks import check_discount, check_not_negative, check_positive
 from ..core.mdp import FloatArray
 from ..episodes.recorded import Batch
+from ..rendering.canvas import (
+    HEADER_HEIGHT,
+    SUPERSAMPLING,
+    THEME,
+    diverging_colours,
+    enlarged,
+    pygame,
+    shrunk,
+)
 from ..rewards.models import LinearReward
 from .base import View
 from .parametric import ParametricGame, torque_cost, with_bars
-
-if TYPE_CHECKING:
-    import pygame
 
 __all__ = ["BilevelPendulum"]
 
@@ -140,20 +146,8 @@ class BilevelPendulum(ParametricGame):
 
     def draw(self, view: View) -> pygame.Surface:
         """Draw the pendulum in a ring of the rewards of directions, and x below."""
-        from ..rendering.canvas import (
-            HEADER_HEIGHT,
-            SUPERSAMPLING,
-            THEME,
-            diverging_colours,
-            import_pygame,
-        )
-
         picture = super().draw(view)
-        pygame = import_pygame()
-        # Painted larger and shrunk, as polygons have jagged edges.
-        side = 2 * RING[1] * SUPERSAMPLING
-        ring = pygame.Surface((side, side), pygame.SRCALPHA)
-        ring.fill((*THEME.page, 0))
+        ring = enlarged(2 * RING[1], 2 * RING[1], THEME.page)
         inner, outer = (radius * SUPERSAMPLING for radius in RING)
         angles = (np.arange(PIECES) + 0.5) * 2.0 * np.pi / PIECES
         states = np.stack([np.cos(angles), np.sin(angles), np.zeros(PIECES)], axis=1)
@@ -164,10 +158,10 @@ class BilevelPendulum(ParametricGame):
             # Angles go to the left from upright.
             around = np.stack([-np.sin(edges), -np.cos(edges)], axis=1)
             corners = np.concatenate([inner * around, outer * around[::-1]])
-            pygame.draw.polygon(ring, colour.tolist(), corners + side / 2.0)
-        ring = pygame.transform.smoothscale(ring, (2 * RING[1], 2 * RING[1]))
+            pygame.draw.polygon(ring, colour.tolist(), (corners + outer).tolist())
+        small = shrunk(ring)
         middle = picture.get_width() // 2, HEADER_HEIGHT + SIDE // 2
-        picture.blit(ring, ring.get_rect(center=middle))
+        picture.blit(small, small.get_rect(center=middle))
         return with_bars(picture, view, NAMES, "the leader's x: reward of each direction")
 
 

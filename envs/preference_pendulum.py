@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -15,12 +15,16 @@ from ..core.checks import check_at_least, check_choice
 from ..core.mdp import FloatArray
 from ..methods.registry import PREFERENCE_METHODS
 from ..model.judges import BradleyTerry, Judge
+from ..rendering.canvas import (
+    HEADER_HEIGHT,
+    THEME,
+    diverging_colours,
+    draw_colour_bar,
+    pygame,
+)
 from ..rewards.models import imported_function
 from .base import View
 from .parametric import ParametricGame
-
-if TYPE_CHECKING:
-    import pygame
 
 __all__ = ["BilevelPreferencePendulum"]
 
@@ -33,7 +37,7 @@ SPEED = 8.0
 NUM_FEATURES = 7
 
 # Points of a side of the chart of r_x, and pixels below it.
-CHART_POINTS, CHART_FOOT = 125, 92
+CHART_POINTS, CHART_SIDE, CHART_FOOT = 125, 408, 92
 
 
 class BilevelPreferencePendulum(ParametricGame):
@@ -174,23 +178,9 @@ class BilevelPreferencePendulum(ParametricGame):
 
     def draw(self, view: View) -> pygame.Surface:
         """Draw the pendulum, and r_x, averaged over torques, by angle and speed beside it."""
-        from ..rendering.canvas import (
-            HEADER_HEIGHT,
-            THEME,
-            diverging_colours,
-            draw_colour_bar,
-            draw_header,
-            import_pygame,
-            new_surface,
-        )
-
-        pygame = import_pygame()
-        swing = super().draw(view)
-        left, top = swing.get_width() + THEME.margin, HEADER_HEIGHT
-        side = swing.get_height() - top - CHART_FOOT
-        surface = new_surface((left + side + THEME.margin, swing.get_height()))
-        surface.blit(swing, (0, top), (0, top, *swing.get_size()))
-        draw_header(surface, view.title, view.status)
+        side = CHART_SIDE
+        surface = self._page(view, side + 2 * THEME.margin)
+        left, top = surface.get_width() - THEME.margin - side, HEADER_HEIGHT
         colours = diverging_colours(self.chart(view.upper_params, CHART_POINTS), 1.0)
         # Speed upwards.
         pixels = pygame.surfarray.make_surface(colours[:, ::-1])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
@@ -11,13 +9,10 @@ from scipy.sparse import csr_array
 from ..core.checks import check_at_least, check_choice
 from ..core.mdp import FloatArray, Kernel, action_major
 from ..model.objectives import PolicyCost, QuadraticCost, Sum
+from ..rendering.canvas import pygame
 from ..rendering.table import TableScene, draw_table
 from .base import BestKnown, View, upper_box
 from .tabular import TabularBilevelEnv
-
-if TYPE_CHECKING:
-    import pygame
-
 
 __all__ = ["BilevelRandomMDP"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -14,15 +14,26 @@ from numpy.typing import NDArray
 
 from ..core.checks import check_not_negative, check_positive
 from ..core.mdp import FloatArray
+from ..rendering.canvas import (
+    HEADER_HEIGHT,
+    SUPERSAMPLING,
+    THEME,
+    as_sprite,
+    colour_limit,
+    diverging_colours,
+    draw_note,
+    enlarged,
+    new_page,
+    pygame,
+    shrunk,
+)
+from ..rendering.key import ColourScale, KeyEntry, draw_key, gradient_entries
+from ..rendering.picture_charts import Axis, BarChart, draw_bars, nice_limit
+from ..rendering.signs import ICON_SIDE, TARGET, pin_sprite
 from ..rewards.models import LinearReward
 from .base import View
 from .parametric import ParametricGame, torque_cost
 from .simulators import Restorable, require
-
-if TYPE_CHECKING:
-    import pygame
-
-    from ..rendering.key import KeyEntry
 
 __all__ = ["BilevelReacher"]
 
@@ -169,22 +180,9 @@ class BilevelReacher(ParametricGame):
 
     def draw(self, view: View) -> pygame.Surface:
         """Draw the arm in its arena, the rewards there, and x."""
-        from ..rendering.canvas import (
-            HEADER_HEIGHT,
-            THEME,
-            colour_limit,
-            draw_header,
-            draw_text,
-            new_surface,
-        )
-        from ..rendering.key import LARGE_KEY, ColourScale, draw_key
-        from ..rendering.picture_charts import Axis, draw_bars, nice_limit
-        from ..rendering.vector_charts import params_chart
-
-        surface, margin = new_surface(PICTURE_SIZE), THEME.margin
-        draw_header(surface, view.title, view.status)
+        surface, margin = new_page(PICTURE_SIZE, view.title, view.status), THEME.margin
         caption = "the arm from above, and the reward of its tip there at rest"
-        draw_text(surface, caption, (margin, HEADER_HEIGHT), size=THEME.small_size)
+        draw_note(surface, caption, (margin, HEADER_HEIGHT), colour=THEME.ink)
         seen = np.zeros(10) if self._observation is None else np.asarray(self._observation)
         rewards = self._field(view.upper_params, seen)
         limit = colour_limit(rewards[np.isfinite(rewards)], self._reward_bound)
@@ -194,14 +192,12 @@ class BilevelReacher(ParametricGame):
         room = PICTURE_SIZE[0] - margin - left
         largest = nice_limit(float(np.abs(view.upper_params).max()))
         axis = Axis(-largest, largest, "the leader's x: weights of the features")
-        chart = params_chart(
-            axis, FEATURES, view.upper_params, view.hyper_gradient, number_format=".2g"
-        )
+        chart = BarChart(axis, FEATURES, view.upper_params, ".2g", view.hyper_gradient)
         draw_bars(surface, (left, HEADER_HEIGHT, room, BARS_HEIGHT), chart)
         top = HEADER_HEIGHT + BARS_HEIGHT + THEME.gap
         key = (left, top, room, PICTURE_SIZE[1] - margin - top)
         scale = ColourScale(limit, "reward of the features")
-        draw_key(surface, key, _key(view), size=LARGE_KEY, scale=scale)
+        draw_key(surface, key, _key(view), scale=scale)
         return surface
 
     def _field(self, upper_params: FloatArray, seen: FloatArray) -> FloatArray:
@@ -256,10 +252,6 @@ def _draw_arena(
     seen: FloatArray,
 ) -> None:
     """Draw the rewards in the arena, the target and the arm."""
-    from ..rendering.canvas import SUPERSAMPLING, THEME, diverging_colours, import_pygame
-    from ..rendering.signs import ICON_SIDE, TARGET, pin_sprite
-
-    pygame = import_pygame()
     colours = diverging_colours(rewards, limit)
     colours[np.isnan(rewards)] = THEME.page
     # Screens count rows from the top.
@@ -280,8 +272,7 @@ def _draw_arena(
     elbow = LINKS[0] * np.array([np.cos(first), np.sin(first)])
     tip = elbow + LINKS[1] * np.array([np.cos(both), np.sin(both)])
     joints = [place(point) for point in (np.zeros(2), elbow, tip)]
-    large = pygame.Surface((ARENA_SIDE * SUPERSAMPLING,) * 2, pygame.SRCALPHA)
-    large.fill((*THEME.ink, 0))
+    large = enlarged(ARENA_SIDE, ARENA_SIDE, THEME.ink)
     for width, colour in ((ARM_WIDTH + 4, THEME.light), (ARM_WIDTH, THEME.ink)):
         thick = width * SUPERSAMPLING
         ends = [(SUPERSAMPLING * x, SUPERSAMPLING * y) for x, y in joints]
@@ -289,24 +280,17 @@ def _draw_arena(
         for end in ends:
             pygame.draw.circle(large, colour, end, thick / 2)
     pygame.draw.circle(large, THEME.accent, ends[-1], 0.38 * thick)
-    surface.blit(pygame.transform.smoothscale(large, (ARENA_SIDE, ARENA_SIDE)), corner)
+    surface.blit(shrunk(large), corner)
 
 
 def _key(view: View) -> list[KeyEntry]:
     """Return the signs of the picture, in words."""
-    from ..rendering.canvas import THEME, import_pygame, make_sprite
-    from ..rendering.key import KeyEntry, gradient_entries
-    from ..rendering.signs import ICON_SIDE, TARGET, pin_sprite
-
-    def paint(square: pygame.Surface) -> None:
-        side = square.get_width()
-        pygame = import_pygame()
-        pygame.draw.circle(square, THEME.ink, (side / 2, side / 2), 0.3 * side)
-        pygame.draw.circle(square, THEME.accent, (side / 2, side / 2), 0.23 * side)
-
+    tip = enlarged(ICON_SIDE, ICON_SIDE, THEME.ink)
+    for radius, colour in ((0.3, THEME.ink), (0.23, THEME.accent)):
+        pygame.draw.circle(tip, colour, tip.get_rect().center, radius * tip.get_width())
     entries = [
         KeyEntry(pin_sprite(TARGET, ICON_SIDE), "target"),
-        KeyEntry(make_sprite(ICON_SIDE, THEME.ink, paint), "tip of the arm"),
+        KeyEntry(as_sprite(tip), "tip of the arm"),
     ]
     if view.hyper_gradient is not None:
         entries += gradient_entries("the weight", view.hyper_gradient)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -12,13 +11,11 @@ from scipy.special import ndtr
 
 from ..core.checks import check_at_least, check_between, check_not_negative, check_positive
 from ..core.mdp import FloatArray, Kernel
+from ..rendering.canvas import pygame
 from ..rendering.taxes import TaxScene, draw_taxes
 from .base import BestKnown, View, is_default, shown, upper_box
 from .rows import checked_matrix
 from .tabular import TabularBilevelEnv
-
-if TYPE_CHECKING:
-    import pygame
 
 __all__ = ["BilevelTaxDesign"]
 

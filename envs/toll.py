@@ -6,7 +6,6 @@ import reprlib
 from collections.abc import Sequence
 from functools import cached_property
 from numbers import Integral, Real
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -15,15 +14,13 @@ from scipy.sparse.csgraph import shortest_path
 from ..core.checks import check_not_negative, check_positive
 from ..core.mdp import FloatArray, Kernel, action_major
 from ..methods import TabularResponse
+from ..rendering.canvas import pygame
 from ..rendering.graph import GraphScene, Panel, draw_graph
 from ..rendering.picture_charts import nice_limit
 from ..rendering.placing import places_by_hops, within_unit
 from .base import BestKnown, View, is_default, upper_box
 from .rows import check_known, checked_pairs, checked_rows, is_number
 from .tabular import TabularBilevelEnv
-
-if TYPE_CHECKING:
-    import pygame
 
 __all__ = ["BilevelToll"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -20,14 +20,10 @@ from numpy.typing import NDArray
 from ..core.checks import check_not_negative
 from ..core.mdp import FloatArray, Kernel
 from ..model import TabularModel
-from ..rendering import THEME, GridScene, grid_layout, import_pygame
-from ..rendering.canvas import colour_limit, draw_text
+from ..rendering import THEME, GridScene, grid_layout
+from ..rendering.canvas import colour_limit, draw_text, pygame
 from .base import BestKnown, View
 from .grids import GridBilevelEnv
-
-if TYPE_CHECKING:
-    import pygame
-
 
 __all__ = ["BilevelToyText"]
 
@@ -319,7 +315,6 @@ def _map_of(env: gym.Env[Any, Any]) -> _Map | None:
 
 def _draw_city(surface: pygame.Surface, city: _Map) -> None:
     """Draw the walls and the landmarks of Taxi over its map."""
-    pygame = import_pygame()
     rows, columns = city.cells.shape
     layout = grid_layout((rows, columns))
     side = int(layout.cell)
