@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from .canvas import frame, pygame
 from .film import Film
-from .window import UNSEEN_DRIVERS, Window
+from .window import Window, unseen_driver
 
 
 class NoDisplayError(RuntimeError):
@@ -44,7 +43,12 @@ class Screen:
         self._window = Window(title, fps)
         self._surface: pygame.Surface | None = None
         if headless is None:
-            _require_display()
+            driver = unseen_driver()
+            if driver is not None:
+                raise NoDisplayError(
+                    f"no display was found (SDL says {driver!r}); `--headless OUT.gif` writes an "
+                    "animation instead of opening a window"
+                )
         elif headless.suffix.lower() != ".gif":
             raise ValueError(f"`headless` must name a .gif file, got {str(headless)!r}")
         elif not headless.absolute().parent.is_dir():
@@ -54,12 +58,7 @@ class Screen:
         """Return the screen itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Write the film, also of a run that broke off with Ctrl-C, or close the window."""
         self._window.close()
         if self._path is None or self._surface is None:
@@ -90,19 +89,3 @@ class Screen:
         """Keep the last picture in the window until the user closes it; a film just ends."""
         while self._path is None and self._surface is not None and not self.closed:
             self._window.show(self._surface)
-
-
-def _require_display() -> None:
-    """Raise a `NoDisplayError` where a window would not be seen."""
-    try:
-        pygame.display.init()
-        driver = pygame.display.get_driver()
-    except pygame.error as error:
-        driver = str(error)
-    else:
-        if driver not in UNSEEN_DRIVERS:
-            return
-    raise NoDisplayError(
-        f"no display was found (SDL says {driver!r}); `--headless OUT.gif` writes an animation "
-        "instead of opening a window"
-    )

@@ -12,8 +12,18 @@ from .canvas import pygame
 
 MAX_PENDING_EVENTS = 1000
 
-# Drivers on which SDL falls back silently, and which show nothing.
 UNSEEN_DRIVERS = ("dummy", "offscreen")
+"""Drivers on which SDL falls back silently, and which show nothing."""
+
+
+def unseen_driver() -> str | None:
+    """Return the driver, or what SDL says, where a window would not be seen; None if it would."""
+    try:
+        pygame.display.init()
+        driver = pygame.display.get_driver()
+    except pygame.error as error:
+        return str(error)
+    return driver if driver in UNSEEN_DRIVERS else None
 
 
 class Window:
@@ -21,6 +31,9 @@ class Window:
 
     pygame shows one window per process; a second `Window` takes over the first one's. `show` waits
     for `fps` frames per second.
+
+    Attributes:
+        closed_by_user: Whether the user has closed the window; `show` then does nothing.
     """
 
     _current: ClassVar[Window | None] = None
@@ -32,7 +45,7 @@ class Window:
         self.title = title
         self.fps = int(fps)
         self._clock: pygame.time.Clock | None = None
-        self._closed_by_user = False
+        self.closed_by_user = False
         self._pending: deque[pygame.event.Event] = deque(maxlen=MAX_PENDING_EVENTS)
 
     @property
@@ -43,23 +56,24 @@ class Window:
         # Someone else may have closed the display, as `pygame.quit()` does.
         return pygame.display.get_surface() is not None
 
-    @property
-    def closed_by_user(self) -> bool:
-        """Whether the user has closed the window; `show` then does nothing."""
-        return self._closed_by_user
-
     def show(self, surface: pygame.Surface) -> None:
         """Show `surface` in a window of its size and wait until the next frame is due."""
-        if self._closed_by_user:
+        if self.closed_by_user:
             return
-        size = surface.get_size()
-        if not self.is_open or pygame.display.get_surface().get_size() != size:
-            pygame.display.init()
-            self._warn_if_invisible(pygame.display.get_driver())
-            pygame.display.set_mode(size)
+        screen = pygame.display.get_surface() if self.is_open else None
+        if screen is None or screen.get_size() != surface.get_size():
+            driver = unseen_driver()
+            # Whoever chose the driver knows; SDL falls back on these without a word.
+            if driver is not None and "SDL_VIDEODRIVER" not in os.environ:
+                warnings.warn(
+                    "no display was found, the window is drawn where nobody sees it (SDL driver "
+                    f'{driver!r}); render_mode="rgb_array" needs no display',
+                    stacklevel=3,
+                )
+            screen = pygame.display.set_mode(surface.get_size())
             pygame.display.set_caption(self.title)
             Window._current = self
-        pygame.display.get_surface().blit(surface, (0, 0))
+        screen.blit(surface, (0, 0))
         pygame.display.flip()
         # Reading the queue is what tells the system that the window is alive.
         self._collect_events()
@@ -81,18 +95,9 @@ class Window:
             pygame.display.quit()
             Window._current = None
 
-    def _warn_if_invisible(self, driver: str) -> None:
-        # Whoever chose the driver knows; SDL falls back on these without a word.
-        if driver in UNSEEN_DRIVERS and "SDL_VIDEODRIVER" not in os.environ:
-            warnings.warn(
-                f"no display was found, the window is drawn where nobody sees it (SDL driver "
-                f'{driver!r}); render_mode="rgb_array" needs no display',
-                stacklevel=4,
-            )
-
     def _collect_events(self) -> None:
         events = pygame.event.get()
         self._pending.extend(events)
         if any(event.type == pygame.QUIT for event in events):
-            self._closed_by_user = True
+            self.closed_by_user = True
             self.close()

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
 from ..making import find_task
-from ..rendering import Screen, import_pygame
+from ..rendering import Screen
+from ..rendering.canvas import pygame
 from .controls import CONTROLS, MOVES, draw, handle
 from .session import Session
-
-if TYPE_CHECKING:
-    from pygame.event import Event
 
 __all__ = ["CONTROLS", "Session", "draw", "handle", "play", "run"]
 
@@ -64,15 +62,14 @@ def run(session: Session, screen: Screen) -> None:
             surface = draw(session)
 
 
-def piece(session: Session) -> Iterator[tuple[Event | None, int]]:
+def piece(session: Session) -> Iterator[tuple[pygame.event.Event | None, int]]:
     """Yield the events of a headless film, each with the frames that show its effect.
 
     The leader makes hazards costly by hand, shows the help and follows the hyper-gradient; then the
     follower walks to the goal by its best response.
     """
-    pygame = import_pygame()
 
-    def press(key: int) -> Event:
+    def press(key: int) -> pygame.event.Event:
         return pygame.event.Event(pygame.KEYDOWN, key=key)
 
     yield None, 16
@@ -88,7 +85,7 @@ def piece(session: Session) -> Iterator[tuple[Event | None, int]]:
         yield None, 2
     yield pygame.event.Event(pygame.KEYUP, key=pygame.K_g), 16
     yield press(pygame.K_TAB), 16
-    arrows = [getattr(pygame, f"K_{name}") for name in MOVES]
+    arrows = [getattr(pygame, f"K_{name.upper()}") for name in MOVES]
     for _ in range(WALKING_STEPS):
         episode = session.episode
         assert episode is not None

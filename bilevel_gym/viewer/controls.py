@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from typing import TYPE_CHECKING
+from functools import partial
+from itertools import count
 
 import numpy as np
 
-from ..rendering import draw_grid, draw_help, import_pygame
+from ..rendering import draw_grid, draw_help
+from ..rendering.canvas import pygame
 from .picture import scene
 from .session import BRUSH_STEP, Seat, Session
-
-if TYPE_CHECKING:
-    from pygame import Surface
-    from pygame.event import Event
 
 
 @dataclass(frozen=True)
@@ -36,28 +33,22 @@ class Control:
 
 def save_screenshot(session: Session) -> None:
     """Write the picture into a new PNG file; nothing is ever overwritten."""
-    surface = draw(session)
     name = session.env.spec.id if session.env.spec is not None else type(session.game).__name__
-    number = 1
-    while True:
-        path = session.folder / f"{name}-{number:03d}.png"
-        try:
-            with path.open("xb") as file:
-                import_pygame().image.save(surface, file, "png")
-        except FileExistsError:
-            number += 1
-            continue
-        except OSError as error:
-            session.message = f"no screenshot: {error.strerror}"
-        else:
-            session.message = f"saved {path.name}"
-        return
+    paths = (session.folder / f"{name}-{number:03d}.png" for number in count(1))
+    path = next(path for path in paths if not path.exists())
+    try:
+        with path.open("xb") as file:
+            pygame.image.save(draw(session), file, "png")
+    except OSError as error:
+        session.message = f"no screenshot: {error.strerror}"
+    else:
+        session.message = f"saved {path.name}"
 
 
-MOVES = ("UP", "RIGHT", "DOWN", "LEFT")
+MOVES = ("up", "right", "down", "left")
 
 CONTROLS = (
-    Control("Tab", "change seats: leader or follower", {"TAB": Session.switch_seat}),
+    Control("Tab", "change seats: leader or follower", {"tab": Session.switch_seat}),
     Control(
         "left drag",
         "leader: raise the shaping by the brush",
@@ -98,22 +89,22 @@ CONTROLS = (
         {
             name: partial(Session.act, action=i)
             for i, arrow in enumerate(MOVES)
-            for name in (arrow, str(i), f"KP{i}")
+            for name in (arrow, str(i), f"[{i}]")
         },
         "follower",
     ),
     Control("R", "start again: x or the episode", {"r": Session.reset}),
     Control("S", "save a screenshot", {"s": save_screenshot}),
     Control(
-        "H or F1", "show or hide this help", {"h": Session.toggle_help, "F1": Session.toggle_help}
+        "H or F1", "show or hide this help", {"h": Session.toggle_help, "f1": Session.toggle_help}
     ),
-    Control("Q or Esc", "quit", {"q": Session.quit, "ESCAPE": Session.quit, "close": Session.quit}),
+    Control("Q or Esc", "quit", {"q": Session.quit, "escape": Session.quit, "close": Session.quit}),
 )
 
 _BY_TRIGGER = {trigger: control for control in CONTROLS for trigger in control.actions}
 
 
-def draw(session: Session) -> Surface:
+def draw(session: Session) -> pygame.Surface:
     """Draw the session; no display is needed."""
     surface = draw_grid(scene(session))
     if session.show_help:
@@ -121,9 +112,8 @@ def draw(session: Session) -> Surface:
     return surface
 
 
-def handle(session: Session, event: Event) -> None:
+def handle(session: Session, event: pygame.event.Event) -> None:
     """Respond to an event of pygame."""
-    pygame = import_pygame()
     if event.type == pygame.MOUSEMOTION:
         for position in _way(event, session.layout.cell) if session.stroke else (event.pos,):
             session.move_cursor(session.layout.cell_at(position))
@@ -148,13 +138,12 @@ def handle(session: Session, event: Event) -> None:
         session.message = f"only the {control.seat} can do that; Tab changes seats"
 
 
-def _trigger(event: Event) -> str:
+def _trigger(event: pygame.event.Event) -> str:
     """Return what `CONTROLS` calls an event, an empty string for all others."""
-    pygame = import_pygame()
     if event.type == pygame.QUIT:
         return "close"
     if event.type == pygame.KEYDOWN:
-        return _key_names().get(event.key, "")
+        return str(pygame.key.name(event.key))
     if event.type == pygame.MOUSEWHEEL:
         return {1: "wheel up", -1: "wheel down"}.get(int(np.sign(event.y)), "")
     if event.type == pygame.MOUSEBUTTONDOWN:
@@ -165,17 +154,9 @@ def _trigger(event: Event) -> str:
     return ""
 
 
-@lru_cache(maxsize=1)
-def _key_names() -> dict[int, str]:
-    """Return the names of the keys in `CONTROLS` by pygame's numbers."""
-    pygame = import_pygame()
-    numbers = {name: getattr(pygame, f"K_{name}", None) for name in _BY_TRIGGER}
-    return {number: name for name, number in numbers.items() if number is not None}
-
-
-def _way(event: Event, cell: float) -> Iterator[tuple[int, int]]:
+def _way(event: pygame.event.Event, cell: float) -> Iterator[tuple[int, int]]:
     """Yield points of a motion, close enough that a fast stroke leaves out no cell."""
     (x, y), (dx, dy) = event.pos, event.rel
-    count = max(1, math.ceil(2 * max(abs(dx), abs(dy)) / max(1.0, cell)))
-    for i in range(count - 1, -1, -1):
-        yield round(x - dx * i / count), round(y - dy * i / count)
+    steps = max(1, math.ceil(2 * max(abs(dx), abs(dy)) / max(1.0, cell)))
+    for i in range(steps - 1, -1, -1):
+        yield round(x - dx * i / steps), round(y - dy * i / steps)

@@ -5,22 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
-from numpy.typing import ArrayLike
 
 from ..core.mdp import FloatArray
 from ..envs.base import BilevelEnv, View
 from ..methods import ExactResponse
 from ..optimizers import NormalizedRule
-from ..rendering import GridScene, grid_layout
+from ..rendering import grid_layout
 from ..wrappers import LowerLevel
-
-if TYPE_CHECKING:
-    from gymnasium import spaces
-
 
 Cell = tuple[int, int]
 Seat = Literal["leader", "follower"]
@@ -32,28 +27,6 @@ STEP_LENGTH = 0.05
 BRUSH, BRUSH_STEP = 0.1, 0.05
 
 MAX_UNDO = 200
-
-
-class MapGame(Protocol):
-    """What the viewer needs of a game: states, and entries of x, are cells of a map."""
-
-    upper_space: spaces.Box
-    initial_upper_params: FloatArray
-    best_known: Any
-
-    def evaluate(
-        self, upper_params: ArrayLike, *, warm_start: ExactResponse | None = None
-    ) -> ExactResponse:
-        """Return the exact response to x."""
-        ...
-
-    def scene(self, view: View) -> GridScene:
-        """Return a view as arrays over the map."""
-        ...
-
-    def state_of(self, cell: Cell) -> int | None:
-        """Return the state of a cell, which is also its index in x; None for a wall."""
-        ...
 
 
 @dataclass
@@ -78,6 +51,7 @@ class Session:
 
     Attributes:
         env: The environment, in the follower's seat once that was taken.
+        game: The game in it, whose states and entries of x are cells of a map.
         cells: The map, as in `GridScene`.
         layout: Places in the picture.
         x: The leader's x, read-only.
@@ -105,13 +79,12 @@ class Session:
                 "`BilevelEnv.has_map`)"
             )
         self.env = env
-        self.game = cast(MapGame, game)
-        empty = self.game.scene(View("", self.game.initial_upper_params))
-        self.cells = empty.cells
-        self.layout = grid_layout((len(self.cells), len(self.cells[0])), with_curves=True)
-        self.low = self.game.upper_space.low.astype(np.float64)
-        self.high = self.game.upper_space.high.astype(np.float64)
-        self.x = self.game.initial_upper_params
+        self.game: Any = game
+        self.cells = self.game.scene(View("", game.initial_upper_params)).cells
+        self.layout = grid_layout(self.cells.shape, with_curves=True)
+        self.low = game.upper_space.low.astype(np.float64)
+        self.high = game.upper_space.high.astype(np.float64)
+        self.x: FloatArray = game.initial_upper_params
         self.seat: Seat = "leader"
         self.episode: Episode | None = None
         self.brush = BRUSH
@@ -134,11 +107,9 @@ class Session:
     def response(self) -> ExactResponse:
         """The follower's exact answer to x, computed on first use."""
         answer = self._answer
-        if answer is None or answer.upper_params is not self.x:
+        if answer is None or not np.array_equal(answer.upper_params, self.x):
             start = answer if answer is not None and answer.converged else None
-            answer = self.game.evaluate(self.x, warm_start=start)
-            # Validation copies x; from here on, the copy is x.
-            self.x, self._answer = answer.upper_params, answer
+            self._answer = answer = self.game.evaluate(self.x, warm_start=start)
             self.objectives.append(answer.objective)
             self.gradient_norms.append(float(np.linalg.norm(answer.hyper_gradient)))
             if not answer.converged:
@@ -169,7 +140,7 @@ class Session:
         self._touched.add(cell)
         x = self.x.copy()
         x[index] = 0.0 if math.isnan(self.stroke) else x[index] + self.stroke
-        self._go(np.clip(x, self.low, self.high))
+        self.x = np.clip(x, self.low, self.high)
 
     def change_brush(self, steps: int) -> None:
         """Make the brush stronger or weaker."""
@@ -243,7 +214,7 @@ class Session:
             self._start_episode()
             return
         self._remember()
-        self._go(self.game.initial_upper_params)
+        self.x = self.game.initial_upper_params
         self.objectives.clear()
         self.gradient_norms.clear()
         self._answer = None
@@ -268,13 +239,9 @@ class Session:
             x = source.pop()
             if not np.array_equal(x, self.x):
                 target.append(self.x)
-                self._go(x)
+                self.x = x
                 return
         self.message = otherwise
-
-    def _go(self, x: FloatArray) -> None:
-        if not np.array_equal(x, self.x):  # the same x needs no other answer
-            self.x = x
 
     def _start_episode(self) -> None:
         self.env = LowerLevel(self.env, self.x)
