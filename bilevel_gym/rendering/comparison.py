@@ -1,4 +1,4 @@
-"""Pictures of two maps side by side, what is believed and what is true, over a table of weights."""
+"""Pictures of two maps side by side, what is believed and what is true, over a chart of weights."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from .canvas import (
     THEME,
     contrast_ink,
     diverging_colours,
-    draw_note,
     draw_text,
     new_surface,
     pygame,
     text_size,
 )
 from .grid import FREE, GridLayout, GridScene, draw_grid, grid_layout
-from .signs import draw_triangle, size_levels
+from .picture_charts import Axis, BarChart, draw_bars
 
 FloatArray = NDArray[np.float64]
 
-# In pixels: left column, row of text, bars, room for both.
-GUTTER, TEXT_ROW, BARS, HEIGHT = 104, 18, 76, 168
+HEIGHT = 210
+"""Of the chart of the weights, in pixels."""
 MAX_WEIGHTS = 12
 LETTER_CELL = 26
 """Smaller cells, in pixels, have no letter."""
@@ -32,7 +31,7 @@ LETTER_CELL = 26
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """A table with a column for each entry of x.
+    """A chart with a bar for each entry of x.
 
     Attributes:
         kind: What a name is.
@@ -56,7 +55,7 @@ def draw_comparison(
 ) -> pygame.Surface:
     """Draw two maps with a column of walls between them as two pictures, and the weights below.
 
-    The scene has both maps; derivatives stand in the table instead. Of the headings of either map
+    The scene has both maps; derivatives stand in the chart instead. Of the headings of either map
     the first that fits is written. Letters are those of the free cells `[H, W]`.
     """
     rows, columns = scene.cells.shape[0], scene.cells.shape[1] // 2
@@ -83,7 +82,7 @@ def draw_comparison(
     table = (bottom if beside else max(bottom, key_bottom)) + THEME.margin
     surface = _extended(surface, table + HEIGHT + THEME.margin)
     room = (key_left if beside else surface.get_width()) - 2 * THEME.margin
-    _draw_weights(surface, (THEME.margin, table, room), weights)
+    draw_bars(surface, (THEME.margin, table, room, HEIGHT), _weights_chart(weights))
     return surface
 
 
@@ -116,65 +115,28 @@ def _write_letters(
     size = max(12, side // 3)
     colours = diverging_colours(scene.shaping, scene.shaping_limit, power=scene.shaping_power)
     for row, column in np.argwhere(scene.cells == FREE).tolist():
-        red, green, blue = colours[row, column].tolist()
         x, y = layout.cell_corner(row, column)
-        place, ink = (x + side - 3, y + side - 1), contrast_ink((red, green, blue))
+        place, ink = (x + side - 3, y + side - 1), contrast_ink(colours[row, column])
         letter = str(letters[row, column % (letters.shape[1] + 1)])
         draw_text(surface, letter, place, size=size, colour=ink, anchor="bottomright")
 
 
-def _draw_weights(surface: pygame.Surface, place: tuple[int, int, int], weights: Weights) -> None:
-    """Draw the table at `place`, left, top and width: derivatives, bars, names and numbers."""
-    left, top, width = place
-    names, gradient, true = weights.names[:MAX_WEIGHTS], weights.gradient, weights.true
-    pitch = (width - GUTTER) / len(names)
-    bars = pygame.Rect(left + GUTTER, top + 26, width - GUTTER, BARS)
-    pygame.draw.rect(surface, THEME.light, bars)
-    columns = [weights.believed] if true is None else [weights.believed, true]
-    lowest, highest = min(0.0, float(np.min(columns))), max(0.0, float(np.max(columns)))
-    if highest == lowest:
-        lowest, highest = -1.0, 1.0
-    unit = (bars.height - 8) / (highest - lowest)
-    zero = bars.top + 4 + round(highest * unit)
-    largest = 0.0 if gradient is None else float(np.abs(gradient).max())
-    levels = size_levels(np.zeros(len(names)) if gradient is None else gradient, largest).tolist()
-    side = max(24, min(72, int(3.0 * pitch)))
-    thickness = max(4, min(26, int(0.3 * pitch)))
-    rows = bars.bottom + 6
-    numbers = text_size(_signed(-1.0), THEME.small_size)[0] < pitch
-    for i, name in enumerate(names):
-        middle = bars.left + round((i + 0.5) * pitch)
-        draw_triangle(surface, (middle, top + 12), side, levels[i])
-        texts = [(name, THEME.ink)]
-        # x left of the middle and filled, the truth right of it and hollow.
-        pair = (
-            (middle - thickness - 1, THEME.ink, THEME.ink),
-            (middle + 1, THEME.page, THEME.muted),
-        )
-        for (x, fill, ink), column in zip(pair, columns, strict=False):
-            value = float(column[i])
-            length = max(1, round(abs(value) * unit))
-            box = pygame.Rect(x, zero if value < 0.0 else zero - length, thickness, length)
-            pygame.draw.rect(surface, fill, box)
-            pygame.draw.rect(surface, THEME.ink, box, 1)
-            texts += [(_signed(value), ink)] * numbers
-        for row, (text, ink) in enumerate(texts):
-            spot, room = (middle, rows + row * TEXT_ROW), int(pitch) - 2
-            draw_note(surface, text, spot, "midtop", colour=ink, max_width=room)
-    pygame.draw.line(surface, THEME.ink, (bars.left, zero), (bars.right - 1, zero))
-    pygame.draw.rect(surface, THEME.rule, bars, 1)
-    count = "" if len(names) == len(weights.names) else f"{len(names)} of {len(weights.names)}"
-    for y, text in (
-        (top - 3, "" if gradient is None else "raise, lower x"),
-        (top + 11, "" if gradient is None else f"dF/dx {largest:.1g}"),
-        (bars.centery - TEXT_ROW, "reward"),
-        (bars.centery, count),
-        (rows, weights.kind),
-        (rows + TEXT_ROW, "x, filled"),
-        (rows + 2 * TEXT_ROW, "" if true is None else "true, hollow"),
-    ):
-        draw_note(surface, text, (left, y), max_width=GUTTER - 4)
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
+def _weights_chart(weights: Weights) -> BarChart:
+    """Return the chart of the weights, as many as there is room for."""
+    names, believed = list(weights.names[:MAX_WEIGHTS]), weights.believed[:MAX_WEIGHTS]
+    true = None if weights.true is None else weights.true[:MAX_WEIGHTS]
+    label = f"x: reward of each {weights.kind}"
+    if len(names) < len(weights.names):
+        label += f", {len(names)} of {len(weights.names)}"
+    if true is not None:
+        label += "; lines and second numbers: true"
+        numbers = (f"{value:+.3f}".replace("-", "−") for value in true.tolist())
+        names = [f"{name}\n{number}" for name, number in zip(names, numbers, strict=True)]
+    gradient = weights.gradient
+    if gradient is not None:
+        gradient = gradient[:MAX_WEIGHTS]
+        label += "; triangles: dF/dx"
+    shown = np.append(believed, [] if true is None else true)
+    lowest, highest = min(0.0, float(shown.min())), max(0.0, float(shown.max()))
+    axis = Axis(lowest, highest if highest > lowest else lowest + 1.0, label)
+    return BarChart(axis, names, believed, "+.3f", gradient, true)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from .canvas import HEADER_HEIGHT, THEME, Rectangle
 from .key import KEY_WIDTH
+from .strokes import lengths_along, points_along
 
 FloatArray = NDArray[np.float64]
 
@@ -260,33 +261,26 @@ def _free_corners(centres: FloatArray, curves: FloatArray, radius: float) -> Flo
 
 def _trimmed(curve: FloatArray, start: FloatArray, end: FloatArray, radius: float) -> FloatArray:
     """Cut off what lies within the nodes, or nothing where the nodes overlap."""
-    fine = _resampled(curve, np.linspace(0.0, 1.0, FINE_POINTS))
+    fine = _even(curve, FINE_POINTS)
     left = np.hypot(*(fine - start).T) >= radius
     coming = np.hypot(*(fine - end).T) >= radius + HEAD_GAP + CASING
     between = fine[left.argmax() : len(fine) - coming[::-1].argmax()]
-    return _resampled(between, np.linspace(0.0, 1.0, CURVE_POINTS)) if len(between) else curve
+    return _even(between, CURVE_POINTS) if len(between) else curve
 
 
-def _lengths(points: FloatArray) -> FloatArray:
-    """Return the lengths of a line up to each of its points `[P, 2]`."""
-    return np.append(0.0, np.cumsum(np.hypot(*np.diff(points, axis=0).T)))
-
-
-def _resampled(points: FloatArray, shares: FloatArray) -> FloatArray:
-    """Return the points of a line `[P, 2]` at shares of its length, `[M, 2]`."""
-    lengths = _lengths(points)
-    places = shares * lengths[-1]
-    return np.stack([np.interp(places, lengths, axis) for axis in points.T], axis=-1)
+def _even(points: FloatArray, count: int) -> FloatArray:
+    """Return so many points of a line at equal distances."""
+    return points_along(points, np.linspace(0.0, lengths_along(points)[-1], count))
 
 
 def arrow_outline(points: FloatArray, width: float) -> list[FloatArray]:
     """Return the polygons of an arrow along a line: what surrounds it and itself, each `[M, 2]`."""
-    lengths = _lengths(points)
-    total = max(float(lengths[-1]), 1e-9)
+    lengths = lengths_along(points)
+    total = float(lengths[-1])
     head = max(min(6.5 + 1.05 * width, 0.62 * total), 1.0)
     half = 3.2 + 0.6 * width
     neck = total - head
-    shaft = _resampled(points, np.append(lengths[lengths < neck - 0.5], neck) / total)
+    shaft = points_along(points, np.append(lengths[lengths < neck - 0.5], neck))
     tip = points[-1]
     along = _unit(tip - shaft[-1])
     normals = _normals(np.gradient(shaft, axis=0)) if len(shaft) > 1 else _normals(along[None])

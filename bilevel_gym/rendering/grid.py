@@ -57,19 +57,14 @@ PIN_DIAMETER = 0.35
 """Share of a cell's side."""
 
 # The smallest cells, in pixels, that show a detail
-CORNER_PIN_CELL = 36
-"""Below it the pins of start, goal and follower stand in the middle of their cells."""
-FOUR_ARROWS_CELL = 32
-"""Below it a cell shows only its most likely move."""
-ONE_ARROW_CELL = 14
-GRADIENT_CELL = 14
-OCCUPANCY_CELL = 10
-BRICKS_CELL = 24
-TAPE_CELL = 10
-"""Below it hazards are tinted cells."""
+FULL_CELL = 32
+"""Below it a cell shows only its most likely move, and pins stand in the middle of their cells."""
+SIGN_CELL = 14
+"""Below it there are neither arrows nor discs nor triangles, and walls have no bricks."""
 LINES_CELL = 8
+"""Below it there are no lines between cells, and hazards are tinted cells."""
 MIN_PIN = 18
-"""Pins do not shrink with the cells below this diameter; half of `CORNER_PIN_CELL`."""
+"""Pins do not shrink with the cells below this diameter; about half of `FULL_CELL`."""
 
 SHAPING_POWER = 0.5
 """Colours follow the root of the shaping: a twentieth of the limit often decides a game already."""
@@ -239,19 +234,17 @@ def draw_grid(scene: GridScene) -> pygame.Surface:
     surface = new_page(layout.size, scene.title, scene.status)
     _draw_shaping(surface, layout, scene)
     _draw_terrain(surface, layout, scene)
-    if scene.occupancy is not None and layout.cell >= OCCUPANCY_CELL:
-        # A disc in each visited cell, below the policy's arrows.
-        occupancy = np.maximum(scene.occupancy, 0.0)
-        surface.fblits(
-            list(_sized(layout, scene, occupancy, signs.DISC_DIAMETER, signs.disc_sprite))
-        )
-    surface.fblits(list(_policy(layout, scene)))
-    if scene.gradient is not None and layout.cell >= GRADIENT_CELL:
-        # A triangle in the corner, up where the leader gains from more shaping.
-        triangles = _sized(
-            layout, scene, scene.gradient, signs.TRIANGLE_SIDE, signs.triangle_sprite
-        )
-        surface.fblits(list(triangles))
+    if layout.cell >= SIGN_CELL:
+        if scene.occupancy is not None:
+            # A disc in each visited cell, below the policy's arrows.
+            occupancy = np.maximum(scene.occupancy, 0.0)
+            _draw_sized(surface, layout, scene, occupancy, signs.DISC_DIAMETER, signs.disc_sprite)
+        if scene.policy is not None:
+            _draw_policy(surface, layout, scene.cells != WALL, scene.policy)
+        if scene.gradient is not None:
+            # A triangle in the corner, up where the leader gains from more shaping.
+            side, sprite = signs.TRIANGLE_SIDE, signs.triangle_sprite
+            _draw_sized(surface, layout, scene, scene.gradient, side, sprite)
     _draw_pins(surface, layout, scene)
     _draw_cursor(surface, layout, scene)
     scale = ColourScale(scene.shaping_limit, scene.shaping_name, scene.shaping_power)
@@ -267,7 +260,7 @@ def _draw_shaping(surface: pygame.Surface, layout: GridLayout, scene: GridScene)
     """Paint the map as an image, one colour per cell."""
     values = np.where(scene.cells == WALL, np.nan, scene.shaping)
     colours = diverging_colours(values, scene.shaping_limit, power=scene.shaping_power)
-    if layout.cell < TAPE_CELL:
+    if layout.cell < LINES_CELL:
         hazards = scene.cells == signs.HAZARD
         colours[hazards] = signs.hazard_tint(colours[hazards])
     image = pygame.surfarray.make_surface(colours.swapaxes(0, 1))
@@ -287,8 +280,7 @@ def _draw_terrain(surface: pygame.Surface, layout: GridLayout, scene: GridScene)
             pygame.draw.line(surface, THEME.page, (x, top), (x, top + height - 1))
         for y in range(top + cell, top + height, cell):
             pygame.draw.line(surface, THEME.page, (left, y), (left + width - 1, y))
-        sprites[WALL] = signs.wall_sprite(cell, cell >= BRICKS_CELL)
-    if cell >= TAPE_CELL:
+        sprites[WALL] = signs.wall_sprite(cell, cell >= SIGN_CELL)
         sprites[signs.HAZARD] = signs.hazard_sprite(cell)
     for kind, sprite in sprites.items():
         places = np.argwhere(scene.cells == kind).tolist()
@@ -296,42 +288,39 @@ def _draw_terrain(surface: pygame.Surface, layout: GridLayout, scene: GridScene)
     pygame.draw.rect(surface, THEME.ink, (left - 1, top - 1, width + 2, height + 2), 1)
 
 
-Blit = tuple["pygame.Surface", tuple[int, int]]
-
-
-def _policy(layout: GridLayout, scene: GridScene) -> Iterator[Blit]:
-    """Place the arrows: four per cell as long as their probabilities, or the most likely move."""
+def _draw_policy(
+    surface: pygame.Surface,
+    layout: GridLayout,
+    free: NDArray[np.bool_],
+    policy: NDArray[np.float64],
+) -> None:
+    """Draw four arrows per cell as long as their probabilities, or one to the most likely move."""
     cell = int(layout.cell)
-    if scene.policy is None or cell < ONE_ARROW_CELL:
-        return
-    policy = np.where((scene.cells != WALL)[..., None], np.clip(scene.policy, 0.0, 1.0), 0.0)
-    if cell >= FOUR_ARROWS_CELL:
-        levels = np.rint(policy * signs.LEVELS).astype(np.int64)
-        arrows = np.argwhere((policy >= MIN_PROBABILITY) & (levels > 0)).tolist()
-        # All outlines first: those of one arrow must not cut into its neighbours.
-        for outline in (True, False):
-            for row, column, move in arrows:
-                level = int(levels[row, column, move])
-                sprite = signs.arrow_sprite(cell, move, level, outline)
-                yield sprite.at(*layout.cell_corner(row, column))
-        return
-    best = policy.argmax(axis=-1)
-    # A tie of all moves has no direction that an arrow could show.
-    directed = policy.max(axis=-1) - policy.min(axis=-1) >= 1 / signs.LEVELS
-    for row, column in np.argwhere(directed & (scene.cells != WALL)).tolist():
-        for outline in (True, False):
-            sprite = signs.principal_arrow_sprite(cell, int(best[row, column]), outline)
-            yield sprite.at(*layout.cell_corner(row, column))
+    policy = np.where(free[..., None], np.clip(policy, 0.0, 1.0), 0.0)
+    levels = np.rint(policy * signs.LEVELS).astype(np.int64)
+    shown = policy >= MIN_PROBABILITY
+    if cell < FULL_CELL:
+        # A tie of all moves has no direction that an arrow could show.
+        directed = np.ptp(policy, axis=-1) >= 1 / signs.LEVELS
+        best = np.arange(policy.shape[-1]) == policy.argmax(axis=-1)[..., None]
+        shown = directed[..., None] & best
+    # All outlines first: those of one arrow must not cut into its neighbours.
+    for outline in (True, False):
+        for row, column, move in np.argwhere(shown).tolist():
+            level = int(levels[row, column, move]) if cell >= FULL_CELL else None
+            arrow = signs.arrow_sprite(cell, move, level, outline)
+            surface.blit(*arrow.at(*layout.cell_corner(row, column)))
 
 
-def _sized(
+def _draw_sized(
+    surface: pygame.Surface,
     layout: GridLayout,
     scene: GridScene,
     values: NDArray[np.float64],
     share: float,
     sprite: Callable[[int, int], Sprite],
-) -> Iterator[Blit]:
-    """Place a sign in each free cell with its area as the value `[H, W]`.
+) -> None:
+    """Draw a sign in each free cell with its area as the value `[H, W]`.
 
     The largest one takes a `share` of the cell's side; `sprite` returns that of a side and a size.
     """
@@ -339,13 +328,14 @@ def _sized(
     values = np.where(scene.cells == WALL, 0.0, values)
     levels = signs.size_levels(values, float(np.abs(values).max()), share * cell)
     for row, column in np.argwhere(levels != 0).tolist():
-        yield sprite(cell, int(levels[row, column])).at(*layout.cell_corner(row, column))
+        sign = sprite(cell, int(levels[row, column]))
+        surface.blit(*sign.at(*layout.cell_corner(row, column)))
 
 
 def _draw_pins(surface: pygame.Surface, layout: GridLayout, scene: GridScene) -> None:
     """Draw the pins of places and follower: in the cell's corner, or larger in its middle."""
     cell = int(layout.cell)
-    corners = cell >= CORNER_PIN_CELL
+    corners = cell >= FULL_CELL
     diameter = max(MIN_PIN, round(cell * PIN_DIAMETER) if corners else cell)
     inset = max(1, round(cell * signs.CORNER)) if corners else (cell - diameter) // 2
     for place in np.argwhere(np.isin(scene.cells, list(PLACE_NAMES))).tolist():
@@ -379,30 +369,17 @@ def _key_entries(layout: GridLayout, scene: GridScene) -> Iterator[KeyEntry]:
         if (scene.cells == kind).any():
             yield KeyEntry(signs.pin_sprite(kind, side), name)
     if (scene.cells == signs.HAZARD).any():
-        tape = (signs.hazard_sprite(side),) if cell >= TAPE_CELL else ()
-        yield KeyEntry((signs.hazard_ground(cell < TAPE_CELL), *tape), "hazard")
+        tape = (signs.hazard_sprite(side),) if cell >= LINES_CELL else ()
+        yield KeyEntry((signs.hazard_ground(cell < LINES_CELL), *tape), "hazard")
     if (scene.cells == WALL).any():
-        yield KeyEntry(signs.wall_sprite(side, cell >= BRICKS_CELL), "wall")
+        yield KeyEntry(signs.wall_sprite(side, cell >= SIGN_CELL), "wall")
     if scene.follower is not None:
         yield follower_entry()
-    if scene.policy is not None and cell >= FOUR_ARROWS_CELL:
-        yield KeyEntry(_key_arrows(), "follower's policy", "length: probability")
-    elif scene.policy is not None and cell >= ONE_ARROW_CELL:
-        arrow = tuple(signs.principal_arrow_sprite(side, 1, outline) for outline in (True, False))
-        yield KeyEntry(arrow, "follower's policy", "likeliest move")
-    if scene.occupancy is not None and cell >= OCCUPANCY_CELL:
+    if scene.policy is not None and cell >= SIGN_CELL:
+        arrow = tuple(signs.arrow_sprite(side, 1, None, outline) for outline in (True, False))
+        note = "length: probability" if cell >= FULL_CELL else "likeliest move"
+        yield KeyEntry(arrow, "follower's policy", note)
+    if scene.occupancy is not None and cell >= SIGN_CELL:
         yield occupancy_entry(signs.disc_sprite(side, signs.LEVELS), scene.occupancy[free])
-    if scene.gradient is not None and cell >= GRADIENT_CELL:
+    if scene.gradient is not None and cell >= SIGN_CELL:
         yield from gradient_entries(scene.params_name, scene.gradient[free])
-
-
-def _key_arrows() -> tuple[Sprite, ...]:
-    """Return a short arrow up and a long one right, moved into the key's icon."""
-    side = signs.ICON_SIDE
-    sprites = []
-    for outline in (True, False):
-        for move, level in ((0, signs.LEVELS // 2), (1, signs.LEVELS)):
-            sprite = signs.arrow_sprite(2 * side, move, level, outline)
-            _, place = sprite.at(side // 4 - side, side * 3 // 4 - side)
-            sprites.append(Sprite(sprite.image, place))
-    return tuple(sprites)

@@ -117,10 +117,12 @@ class BarChart:
 
     Attributes:
         axis: What is on the vertical axis; its label is the headline of the chart.
-        names: Name of each bar, written below it; empty for a chart without them.
+        names: Name of each bar, written below it, perhaps in several lines; empty for a chart
+            without them.
         values: Height of each bar `[N]`.
         number_format: How the values are written above the bars; None for not at all.
         gradient: Derivatives `[N]`, drawn as triangles; None where not known.
+        compared: Values to compare with `[N]`, as lines across the bars.
         colour: Colour of the bars.
     """
 
@@ -129,11 +131,12 @@ class BarChart:
     values: NDArray[np.float64]
     number_format: str | None = None
     gradient: NDArray[np.float64] | None = None
+    compared: NDArray[np.float64] | None = None
     colour: Colour = THEME.curves[0]
 
     def __post_init__(self) -> None:
         """Check that there is one of each for every bar."""
-        for name in ("values", "gradient"):
+        for name in ("values", "gradient", "compared"):
             given = getattr(self, name)
             if given is not None and len(given) != len(self.names):
                 raise ValueError(
@@ -251,8 +254,9 @@ def _paint(surface: pygame.Surface, chart: Chart) -> None:
 def draw_bars(surface: pygame.Surface, rectangle: Rectangle, chart: BarChart) -> None:
     """Draw a chart of bars with its headline, names and derivatives within a rectangle."""
     letters = text_size("0", THEME.small_size)[1]
+    lines = 1 + max((name.count("\n") for name in chart.names), default=0)
     # Charts with and without derivatives have the same bars.
-    below = 2 * letters + 4 * TICK + TRIANGLE if any(chart.names) else 0
+    below = (lines + 1) * letters + 4 * TICK + TRIANGLE if any(chart.names) else 0
     plot = _plot(surface, rectangle, chart.axis.label, below)
     pygame.draw.rect(surface, THEME.light, plot)
     # The highest bar has its number above it, still within the plot.
@@ -268,12 +272,16 @@ def draw_bars(surface: pygame.Surface, rectangle: Rectangle, chart: BarChart) ->
     _number_heights(surface, scale, chart.axis)
     slot, zero = plot.width / max(1, len(chart.names)), level(0.0)
     middles = [plot.left + round((i + 0.5) * slot) for i in range(len(chart.names))]
-    for middle, name, value in zip(middles, chart.names, chart.values.tolist(), strict=True):
+    for i, (middle, value) in enumerate(zip(middles, chart.values.tolist(), strict=True)):
         y = level(value)
         bar = pygame.Rect(0, min(y, zero), max(1, round(BAR_SHARE * slot)), max(1, abs(zero - y)))
         bar.centerx = middle
         pygame.draw.rect(surface, lightened(chart.colour), bar)
         pygame.draw.rect(surface, chart.colour, bar, min(2, bar.height))
+        if chart.compared is not None:
+            across = pygame.Rect(0, 0, bar.width + 4 * TICK, 3)
+            across.center = (middle, level(float(chart.compared[i])))
+            pygame.draw.rect(surface, THEME.accent, across)
         if chart.number_format is not None:
             written = format(value, chart.number_format).replace("-", "−") + chart.axis.unit
             # No line of the scale strikes the number through.
@@ -281,11 +289,13 @@ def draw_bars(surface: pygame.Surface, rectangle: Rectangle, chart: BarChart) ->
             room_of_number.midbottom = place = (middle, bar.top - TICK // 2)
             pygame.draw.rect(surface, THEME.light, room_of_number)
             draw_note(surface, written, place, "midbottom", colour=THEME.ink)
-        place, room = (middle, plot.bottom + TICK), round(slot) - 2
-        draw_note(surface, name, place, "midtop", colour=THEME.ink, max_width=room)
+        for row, line in enumerate(chart.names[i].split("\n")):
+            place, room = (middle, plot.bottom + TICK + row * letters), round(slot) - 2
+            draw_note(surface, line, place, "midtop", colour=THEME.ink, max_width=room)
     pygame.draw.rect(surface, THEME.muted, plot, 1)
     if chart.gradient is not None:
-        _draw_gradient(surface, middles, plot.bottom + letters + 2 * TICK, chart.gradient)
+        top = plot.bottom + lines * letters + 2 * TICK
+        _draw_gradient(surface, middles, top, chart.gradient)
 
 
 def _draw_gradient(

@@ -32,7 +32,7 @@ ICON_SIDE = 32
 # Shares of a cell's side
 ARROW_START, ARROW_REACH = 0.04, 0.42
 ARROW_SHAFT, ARROW_HEAD, ARROW_HEAD_LENGTH = 0.085, 0.26, 0.20
-PRINCIPAL_ARROW_SCALE = 1.45
+LONG_ARROW_SCALE = 1.45
 DISC_DIAMETER = 0.74
 TRIANGLE_SIDE = 0.29
 TAPE_WIDTH = 0.09
@@ -95,26 +95,19 @@ def _paint_outlined(
 
 
 @lru_cache(maxsize=1024)
-def arrow_sprite(cell: int, move: int, level: int, outline: bool) -> Sprite:
+def arrow_sprite(cell: int, move: int, level: int | None, outline: bool) -> Sprite:
     """Return an arrow from the middle of a cell, as long as its probability `level` / `LEVELS`.
 
-    Its light outline and its dark body are two sprites, chosen by `outline`.
+    Without a level it goes through the whole cell. Its light outline and its dark body are two
+    sprites, chosen by `outline`.
     """
-    tip = ARROW_START + level / LEVELS * (ARROW_REACH - ARROW_START)
-    # Arrows too short for a shaft are smaller heads.
-    size = min(1.0, (tip - ARROW_START) / ARROW_HEAD_LENGTH)
-    return _arrow(cell, move, (ARROW_START, tip), size, outline)
-
-
-@lru_cache(maxsize=64)
-def principal_arrow_sprite(cell: int, move: int, outline: bool) -> Sprite:
-    """Return an arrow through the whole cell, for cells too small for four."""
-    return _arrow(cell, move, (-ARROW_REACH, ARROW_REACH), PRINCIPAL_ARROW_SCALE, outline)
-
-
-def _arrow(cell: int, move: int, ends: Point, size: float, outline: bool) -> Sprite:
-    """Paint an arrow, `ends` measured from the middle of the cell along the move."""
-    tail, tip = ends
+    if level is None:
+        tail, tip, size = -ARROW_REACH, ARROW_REACH, LONG_ARROW_SCALE
+    else:
+        tail = ARROW_START
+        tip = ARROW_START + level / LEVELS * (ARROW_REACH - ARROW_START)
+        # Arrows too short for a shaft are smaller heads.
+        size = min(1.0, (tip - ARROW_START) / ARROW_HEAD_LENGTH)
     neck = tip - ARROW_HEAD_LENGTH * size
     head, shaft = ARROW_HEAD * size / 2, ARROW_SHAFT * size / 2
     points: list[Point] = [(0.0, -tip), (head, -neck), (shaft, -neck), (shaft, -tail)]

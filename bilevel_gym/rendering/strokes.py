@@ -64,22 +64,27 @@ def _dashed(
     points: NDArray[np.float64], dashes: tuple[float, float] | None
 ) -> list[NDArray[np.float64]]:
     """Cut a line through points `[N, 2]` of the larger surface into its dashes."""
-    steps = np.hypot(*np.diff(points, axis=0).T)
-    if dashes is None or steps.sum() == 0.0:
+    along = lengths_along(points)
+    if dashes is None or along[-1] == 0.0:
         return [points]
-    along = np.concatenate([[0.0], np.cumsum(steps)])
     on, off = (SUPERSAMPLING * length for length in dashes)
-    starts = np.arange(0.0, along[-1], on + off)
-    # `interp` wants places that rise; points on top of each other add nothing.
-    kept = np.concatenate([[True], steps > 0.0])
-    points, along = points[kept], along[kept]
     runs = []
-    for start in starts.tolist():
+    for start in np.arange(0.0, along[-1], on + off).tolist():
         end = min(start + on, along[-1])
         inside = along[(along > start) & (along < end)]
-        places = np.concatenate([[start], inside, [end]])
-        runs.append(np.stack([np.interp(places, along, p) for p in points.T], axis=1))
+        runs.append(points_along(points, np.array([start, *inside, end])))
     return runs
+
+
+def lengths_along(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the lengths of a line up to each of its points `[N, 2]`."""
+    return np.append(0.0, np.cumsum(np.hypot(*np.diff(points, axis=0).T)))
+
+
+def points_along(points: NDArray[np.float64], lengths: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the points of a line `[N, 2]` at lengths `[M]` from its start, `[M, 2]`."""
+    along = lengths_along(points)
+    return np.stack([np.interp(lengths, along, axis) for axis in points.T], axis=-1)
 
 
 def style_sprite(style: LineStyle) -> Sprite:

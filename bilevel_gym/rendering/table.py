@@ -1,9 +1,9 @@
 """Pictures of small games without a map: states as rows of a table, actions as its columns.
 
 Two tables stand side by side, the follower's reward in colours and its policy in grey, with the
-numbers in their cells where they fit; then the occupancy as a bar for each state. On the right
-stand x and the hyper-gradient as bars over the entries of x. Of large games only some rows and
-columns are shown, around the follower where there is one, and the headings say which.
+numbers in their cells where they fit; then the occupancy, in grey relative to its largest. On the
+right stand x and the hyper-gradient as bars over the entries of x. Of large games only some rows
+and columns are shown, around the follower where there is one, and the headings say which.
 """
 
 from __future__ import annotations
@@ -97,7 +97,12 @@ def draw_table(scene: TableScene) -> pygame.Surface:
     margin, top = THEME.margin, HEADER_HEIGHT
     _draw_tables(surface, top, scene)
     left = margin + LABEL_WIDTH + TABLES_WIDTH + OCCUPANCY_WIDTH + 3 * margin
-    _draw_params(surface, (left, top, SIZE[0] - margin - left, SIZE[1] - margin - top), scene)
+    width, half = SIZE[0] - margin - left, (SIZE[1] - 2 * margin - top) // 2
+    entries = "one entry" if np.size(scene.params) == 1 else f"{np.size(scene.params):,} entries"
+    _draw_bars(surface, (left, top, width, half), f"x, {entries}", np.ravel(scene.params))
+    if scene.gradient is not None:
+        place = (left, top + half + margin, width, half)
+        _draw_bars(surface, place, "hyper-gradient dF/dx", np.ravel(scene.gradient))
     return surface
 
 
@@ -122,29 +127,33 @@ def _draw_tables(surface: pygame.Surface, top: int, scene: TableScene) -> None:
     caption_top = top + text_size(heading, THEME.small_size)[1] + 2
 
     def draw(
-        x: int, name: str, values: FloatArray, colours: NDArray[np.uint8], digits: str
+        x: int, width: int, name: str, names: Sequence[str], values: FloatArray, colours: Colours
     ) -> None:
-        _draw_heat(surface, (x, body, width, height * len(rows)), values, colours, digits)
+        _draw_heat(surface, (x, body, width, height * len(rows)), values, colours)
         draw_text(surface, name, (x, caption_top), max_width=width)
-        _draw_names(surface, (x, body, width), columns)
+        _draw_names(surface, (x, body, width), names)
 
-    reward = np.asarray(scene.reward[part])
-    limit, name = _round_limit(reward), "reward r(s, a)"
-    draw(left, name, reward, diverging_colours(reward, limit), "+")
+    actions = [f"a{a}" for a in columns]
+    reward, name = np.asarray(scene.reward[part]), "reward r(s, a)"
+    largest = float(np.abs(reward[np.isfinite(reward)]).max(initial=0.0))
+    limit = nice_limit(largest, LEADS)
+    draw(left, width, name, actions, reward, diverging_colours(reward, limit))
     draw_colour_bar(surface, (left, scales, width, BAR_HEIGHT), limit, name)
     if scene.policy is not None:
         policy, name = np.asarray(scene.policy[part]), "policy π(a|s)"
         check_range("policy", policy, 1.0)
-        draw(second, name, policy, _grey_colours(policy), "")
+        draw(second, width, name, actions, policy, _grey_colours(policy))
         greys = _grey_colours(np.linspace(0.0, 1.0, width))
         ticks = ((0.0, "topleft", "0"), (1.0, "topright", "1"), (0.5, "midtop", "0.5"))
         draw_scale(surface, (second, scales, width, BAR_HEIGHT), name, greys, ticks)
     if scene.occupancy is not None:
-        occupancy = np.asarray(scene.occupancy[part[0]])
+        occupancy = np.asarray(scene.occupancy[part[0]])[:, None]
         check_range("occupancy", occupancy, 1.0)
-        x = second + width + margin
-        _draw_occupancy(surface, (x, body, OCCUPANCY_WIDTH, height * len(rows)), occupancy)
-        draw_text(surface, "occupancy", (x, caption_top), max_width=OCCUPANCY_WIDTH)
+        x, largest = second + width + margin, float(occupancy.max(initial=0.0))
+        greys = _grey_colours(occupancy / largest if largest > 0.0 else occupancy)
+        draw(x, OCCUPANCY_WIDTH, "occupancy", ["share of time"], occupancy, greys)
+        note = f"largest {largest:.2g}"
+        draw_note(surface, note, (x, body + height * len(rows) + 4), max_width=OCCUPANCY_WIDTH)
     names = [f"s{s}" for s in rows]
     room = LABEL_WIDTH - PIN - THEME.gap
     size = _fitting(names, (room, height + THEME.gap // 3), 10) or 10
@@ -194,12 +203,6 @@ def _heading(shown: range, count: int, name: str) -> str:
     return f"{name}s {shown[0]} to {shown[-1]} of {count:,}"
 
 
-def _round_limit(values: FloatArray) -> float:
-    """Return the end of a scale of values, NaN among them."""
-    largest = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
-    return nice_limit(largest if largest >= 1e-12 else 0.0, LEADS)
-
-
 def _grey_colours(values: ArrayLike) -> Colours:
     """Colour probabilities: white for 0, the theme's ink for 1, NaN like a missing value."""
     share = np.clip(np.asarray(values, dtype=np.float64), 0.0, 1.0)[..., None]
@@ -209,99 +212,60 @@ def _grey_colours(values: ArrayLike) -> Colours:
     return colours
 
 
-def _written(value: float, sign: str) -> str:
-    """Write a number in few letters, a reward with its `sign` "+" or a probability without."""
+def _written(value: float) -> str:
+    """Write a number in few letters."""
     if not np.isfinite(value):
         return ""
     digits = 0 if abs(value) >= 100.0 else 1 if abs(value) >= 10.0 else 2
-    text = f"{value:{sign}.{digits}f}"
-    return "0" if sign and float(text) == 0.0 else text.replace("-", "−")
+    return f"{value:z.{digits}f}".replace("-", "−")
 
 
 def _draw_heat(
-    surface: pygame.Surface,
-    rectangle: Rectangle,
-    values: FloatArray,
-    colours: NDArray[np.uint8],
-    sign: str,
+    surface: pygame.Surface, rectangle: Rectangle, values: FloatArray, colours: Colours
 ) -> None:
     """Draw values `[rows, columns]` as coloured cells, with the numbers where they fit."""
     left, top, width, height = rectangle
     rows, columns = values.shape
     cell = (width / columns, height / rows)
-    texts = {place: _written(float(value), sign) for place, value in np.ndenumerate(values)}
+    texts = {place: _written(float(value)) for place, value in np.ndenumerate(values)}
     size = _fitting(list(texts.values()), (cell[0] - 6, cell[1] - 1), MIN_TEXT)
     for (i, j), text in texts.items():
         x, y = left + round(j * cell[0]), top + round(i * cell[1])
         right, bottom = left + round((j + 1) * cell[0]), top + round((i + 1) * cell[1])
-        red, green, blue = colours[i, j].tolist()
-        box = pygame.Rect(x, y, right - x, bottom - y)
-        pygame.draw.rect(surface, (red, green, blue), box)
+        box, colour = pygame.Rect(x, y, right - x, bottom - y), colours[i, j].tolist()
+        pygame.draw.rect(surface, colour, box)
         if min(cell) >= 8:
             pygame.draw.rect(surface, THEME.page, box, 1)
         if size is not None:
-            ink = contrast_ink((red, green, blue))
+            ink = contrast_ink(colour)
             draw_text(surface, text, box.center, size=size, colour=ink, anchor="center")
     pygame.draw.rect(surface, THEME.ink, (left - 1, top - 1, width + 2, height + 2), 1)
 
 
-def _draw_names(surface: pygame.Surface, place: tuple[int, int, int], columns: range) -> None:
+def _draw_names(surface: pygame.Surface, place: tuple[int, int, int], names: Sequence[str]) -> None:
     """Write the columns' names above a table, all of one size, or only the first and last."""
     left, bottom, width = place
-    cell = width / len(columns)
-    texts = [f"a{i}" for i in columns]
-    fits = max(text_size(text, THEME.small_size)[0] for text in texts) <= cell - 4
+    cell = width / len(names)
+    fits = max(text_size(name, THEME.small_size)[0] for name in names) <= cell - 4
     room = round(max(cell - 4, width / 2 - 8))
-    for j, text in enumerate(texts):
-        if fits or j in (0, len(texts) - 1):
+    for j, name in enumerate(names):
+        if fits or j in (0, len(names) - 1):
             middle = (left + round((j + 0.5) * cell), bottom - 4)
-            draw_note(surface, text, middle, "midbottom", colour=THEME.ink, max_width=room)
-
-
-def _draw_occupancy(surface: pygame.Surface, rectangle: Rectangle, occupancy: FloatArray) -> None:
-    """Draw the occupancy of each row as a bar from the left, the largest as long as there is room.
-
-    Its value stands on the scale below.
-    """
-    left, top, width, height = rectangle
-    largest = float(occupancy.max(initial=0.0))
-    row, note = height / len(occupancy), "share of time"
-    size = _fitting([note], (width, height), 10) or 10
-    draw_text(surface, note, (left, top - 4), size=size, colour=THEME.muted, anchor="bottomleft")
-    thickness = max(1, round(0.6 * row))
-    for i, share in enumerate(occupancy.tolist()):
-        length = round(share / largest * width) if largest > 0.0 else 0
-        y = top + round((i + 0.5) * row) - thickness // 2
-        pygame.draw.rect(surface, THEME.muted, (left, y, length, thickness))
-    pygame.draw.line(surface, THEME.ink, (left, top), (left, top + height))
-    draw_note(surface, f"{largest:.2g}", (left + width, top + height + 4), "topright")
-    draw_note(surface, "0", (left, top + height + 4))
+            draw_note(surface, name, middle, "midbottom", colour=THEME.ink, max_width=room)
 
 
 # x and the hyper-gradient
 
 
-def _draw_params(surface: pygame.Surface, rectangle: Rectangle, scene: TableScene) -> None:
-    """Draw x and the hyper-gradient as bars over the same entries."""
-    left, top, width, height = rectangle
-    params = np.asarray(scene.params, dtype=np.float64).ravel()
-    entries = "one entry" if params.size == 1 else f"{params.size:,} entries"
-    half = (height - THEME.margin) // 2
-    _draw_bars(surface, (left, top, width, half), f"x, {entries}", params)
-    if scene.gradient is not None:
-        caption = "hyper-gradient dF/dx"
-        gradient = np.asarray(scene.gradient, dtype=np.float64).ravel()
-        place = (left, top + half + THEME.margin, width, half)
-        _draw_bars(surface, place, caption, gradient)
-
-
 def _draw_bars(
     surface: pygame.Surface, rectangle: Rectangle, caption: str, values: FloatArray
 ) -> None:
-    """Draw values as bars, several of them as one where there are many."""
+    """Draw values as bars, of many the largest in magnitude of each run."""
     left, top, width, height = rectangle
-    shown, per_bar = _binned(values)
-    limit = _round_limit(shown)
+    per_bar = -(-values.size // MAX_BARS)
+    runs = np.pad(values, (0, -values.size % per_bar)).reshape(-1, per_bar)
+    shown = runs[np.arange(len(runs)), np.abs(runs).argmax(axis=1)]
+    limit = nice_limit(float(np.abs(shown).max()))
     chart = BarChart(Axis(-limit, limit, caption), ("",) * len(shown), shown)
     bottom = top + height - text_size("0", THEME.small_size)[1]
     draw_bars(surface, (left, top, width, bottom - 4 - top), chart)
@@ -309,12 +273,3 @@ def _draw_bars(
     draw_note(surface, per, (left, bottom))
     norm = f"norm {np.linalg.norm(values):.3g}"
     draw_note(surface, norm, (left + width, bottom), "topright")
-
-
-def _binned(values: FloatArray) -> tuple[FloatArray, int]:
-    """Return at most `MAX_BARS` values, the largest in magnitude of each run, and its length."""
-    per_bar = -(-values.size // MAX_BARS)
-    padded = np.zeros(-(-values.size // per_bar) * per_bar)
-    padded[: values.size] = values
-    runs = padded.reshape(-1, per_bar)
-    return runs[np.arange(len(runs)), np.abs(runs).argmax(axis=1)], per_bar

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .canvas import THEME, draw_status, draw_text, new_surface, pygame
+from .canvas import HEADER_HEIGHT, THEME, draw_text, new_page, pygame
 from .key import KEY_ROW, KeyEntry, draw_key, gradient_signs
-from .picture_charts import Axis, BarChart, Chart, Series, draw_bars, draw_chart, nice_limit
+from .picture_charts import Axis, BarChart, Chart, Series, draw_bars, draw_column, nice_limit
 from .signs import FOLLOWER, ICON_SIDE, pin_sprite
 from .strokes import LineStyle, line_style
 
 FloatArray = NDArray[np.float64]
 
 # In pixels
-HEIGHT, TOP, HEADING = 720, 116, 28
-TAXES_WIDTH, PANEL_WIDTH, AXIS_HEIGHT = 300, 344, 40
+HEIGHT, TOP, HEADING = 720, HEADER_HEIGHT, 28
+TAXES_WIDTH, PANEL_WIDTH = 300, 344
 KEY_SIGNS = 5
 """Signs in the key that do not stand for a good."""
 
@@ -66,10 +66,7 @@ def draw_taxes(scene: TaxScene) -> pygame.Surface:
     (households, goods), margin = scene.preferences.shape, THEME.margin
     left = margin + TAXES_WIDTH + 2 * margin
     width = left + households * (PANEL_WIDTH + margin)
-    surface = new_surface((width + width % 2, HEIGHT))
-    room = width - 2 * margin
-    draw_text(surface, scene.title, (margin, margin), size=THEME.title_size, max_width=room)
-    draw_status(surface, (margin, margin + 34, room, 44), scene.status)
+    surface = new_page((width + width % 2, HEIGHT), scene.title, scene.status)
     # Room for every sign there is, so that the bars stay where they are.
     key_height = KEY_ROW * (KEY_SIGNS + goods)
     key_top = HEIGHT - margin // 2 - key_height
@@ -82,16 +79,13 @@ def draw_taxes(scene: TaxScene) -> pygame.Surface:
     )
     draw_bars(surface, (margin, TOP, TAXES_WIDTH, key_top - margin - TOP), bars)
     draw_key(surface, (margin, key_top, TAXES_WIDTH, key_height), _key(scene))
-    height = (HEIGHT - TOP - HEADING - margin - AXIS_HEIGHT) // len(ROWS)
     for household, exponents in enumerate(scene.preferences.tolist()):
         x = left + household * (PANEL_WIDTH + margin)
         likes = ", ".join(f"{exponent:g}" for exponent in exponents)
         heading = f"household {household + 1}, preferences {likes}"
         draw_text(surface, heading, (x, TOP - 4), max_width=PANEL_WIDTH)
-        for row in range(len(ROWS)):
-            extra = AXIS_HEIGHT if row == len(ROWS) - 1 else -THEME.gap
-            place = (x, TOP + HEADING + row * height, PANEL_WIDTH, height + extra)
-            draw_chart(surface, place, _chart(scene, household, row))
+        column = (x, TOP + HEADING, PANEL_WIDTH, HEIGHT - margin // 2 - TOP - HEADING)
+        draw_column(surface, column, [_chart(scene, household, row) for row in range(len(ROWS))])
     return surface
 
 
