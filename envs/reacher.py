@@ -263,9 +263,7 @@ def _draw_arena(
         return float(x), float(y)
 
     x, y = place(LENGTH * seen[4:6])
-    pin = pin_sprite(TARGET, ICON_SIDE)
-    left, top = round(corner[0] + x - ICON_SIDE / 2), round(corner[1] + y - ICON_SIDE / 2)
-    surface.blit(*pin.at(left, top))
+    surface.blit(*pin_sprite(TARGET, ICON_SIDE).around((corner[0] + x, corner[1] + y)))
 
     first = np.arctan2(seen[2], seen[0])
     both = first + np.arctan2(seen[3], seen[1])

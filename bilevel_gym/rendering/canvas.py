@@ -123,6 +123,10 @@ class Sprite(NamedTuple):
         """Return the pair that `Surface.blit` and `Surface.fblits` take."""
         return self.image, (left + self.offset[0], top + self.offset[1])
 
+    def around(self, middle: tuple[float, float]) -> tuple[pygame.Surface, pygame.Rect]:
+        """Return the same with the middle of the picture at a pixel."""
+        return self.image, self.image.get_rect(center=(round(middle[0]), round(middle[1])))
+
 
 def enlarged(width: int, height: int, edge: Colour) -> pygame.Surface:
     """Return a transparent surface `SUPERSAMPLING` times as large as a picture, to be `shrunk`.
@@ -309,6 +313,21 @@ def _flow(
         tiles.append((x, y, tile_width))
         x += tile_width + label_size
     return tiles
+
+
+def fitting_size(
+    texts: Sequence[str], room: tuple[float, float], sizes: tuple[int, int]
+) -> int | None:
+    """Return the largest size of letters, of a least and a largest one, in which all texts fit.
+
+    None if none does. Only the longest text is set to find out: setting each would take seconds.
+    """
+    longest = max(texts, key=len)
+    for size in range(sizes[1], sizes[0] - 1, -1):
+        width, height = text_size(longest, size)
+        if width <= room[0] and height <= room[1]:
+            return size
+    return None
 
 
 # Scales

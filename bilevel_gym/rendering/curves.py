@@ -109,7 +109,7 @@ def _axis(
     return (scaled / 2 - low / 2) / (high / 2 - low / 2), ends
 
 
-def _runs(heights: NDArray[np.float64], inner: pygame.Rect) -> list[list[tuple[float, float]]]:
+def _runs(heights: NDArray[np.float64], inner: pygame.Rect) -> list[list[list[float]]]:
     """Turn heights 0..1 `[N]` into polylines within `inner`, broken at the gaps."""
     count = len(heights)
     keep = np.arange(count)
@@ -119,9 +119,5 @@ def _runs(heights: NDArray[np.float64], inner: pygame.Rect) -> list[list[tuple[f
     x = inner.left + keep / max(1, count - 1) * (inner.width - 1)
     y = inner.bottom - 1 - heights * max(0, inner.height - 1)
     breaks = np.flatnonzero(np.diff(np.isnan(heights).astype(int))) + 1
-    pieces = zip(np.split(x, breaks), np.split(y, breaks), strict=True)
-    return [
-        list(zip(xs.tolist(), ys.tolist(), strict=True))
-        for xs, ys in pieces
-        if len(ys) and not np.isnan(ys[0])
-    ]
+    pieces = np.split(np.stack([x, y], axis=1), breaks)
+    return [piece.tolist() for piece in pieces if np.isfinite(piece[:, 1]).any()]

@@ -28,8 +28,10 @@ from .canvas import (
     draw_note,
     draw_text,
     enlarged,
+    fitting_size,
     new_page,
     pygame,
+    shrunk,
     text_size,
 )
 from .graph_layout import (
@@ -52,6 +54,7 @@ from .key import (
     occupancy_entry,
 )
 from .scene_checks import check_array, check_range
+from .strokes import LineStyle
 
 FloatArray = NDArray[np.float64]
 
@@ -60,10 +63,10 @@ MARK_NAMES = {**PLACE_NAMES, signs.HAZARD: "hazard"}
 # Sizes in pixels
 TRIANGLE = 15
 """Side of the largest triangle of a derivative."""
-LABEL_SIZE = 19
+NAME_SIZES, LABEL_SIZE = (12, 26), 19
+"""Of letters: in nodes the least and the largest, and beside edges."""
 LABEL_STEP = 6
 """Room for labels grows in these steps, so that they stay where they are as numbers change."""
-EDGE_SUPERSAMPLING = 3
 
 NEUTRAL: Colour = (150, 154, 163)
 OCCUPANCY: Colour = (190, 202, 231)
@@ -242,19 +245,16 @@ def _slopes(scene: GraphScene) -> FloatArray | None:
 def _widths(layout: GraphLayout, scene: GraphScene) -> FloatArray:
     """Return the widths of the edges `[E]`."""
     least, most = EDGE_WIDTHS[0], layout.widest
-    if scene.flow is None:
-        return np.full(len(scene.edges), least + 0.15 * (most - least))
-    largest = float(np.max(scene.flow, initial=0.0))
-    share = np.clip(scene.flow / largest, 0.0, 1.0) if largest > 0 else np.zeros(len(scene.flow))
-    widths: FloatArray = least + share * (most - least)
-    return widths
+    share = np.full(len(scene.edges), 0.15)
+    if scene.flow is not None:
+        share = np.clip(scene.flow / (float(np.max(scene.flow, initial=0.0)) or 1.0), 0.0, 1.0)
+    return least + share * (most - least)
 
 
 def _draw_edges(surface: pygame.Surface, layout: GraphLayout, scene: GraphScene) -> None:
     """Draw the edges, those with a value and then the thin ones last."""
     left, top, width, height = layout.area
-    scale = EDGE_SUPERSAMPLING
-    large = pygame.Surface((width * scale, height * scale), depth=32)
+    large = enlarged(width, height, PAPER)
     large.fill(PAPER)
     widths = _widths(layout, scene)
     values = np.full(len(widths), np.nan) if scene.values is None else np.asarray(scene.values)
@@ -266,11 +266,8 @@ def _draw_edges(surface: pygame.Surface, layout: GraphLayout, scene: GraphScene)
         fills = (PAPER if plain[k] else THEME.ink, colours[k].tolist())
         outline = arrow_outline(layout.strokes[k], float(widths[k]))
         for polygon, colour in zip(outline, fills, strict=True):
-            pygame.draw.polygon(large, colour, ((polygon - (left, top)) * scale).tolist())
-    small = pygame.transform.smoothscale(large, (width, height))
-    # Rounding down in both directions leaves white a little grey, which plates would show.
-    small.fill((2, 2, 2), special_flags=pygame.BLEND_ADD)
-    surface.blit(small, (left, top))
+            pygame.draw.polygon(large, colour, ((polygon - (left, top)) * SUPERSAMPLING).tolist())
+    surface.blit(shrunk(large), (left, top))
 
 
 def _draw_nodes(surface: pygame.Surface, layout: GraphLayout, scene: GraphScene) -> None:
@@ -281,36 +278,21 @@ def _draw_nodes(surface: pygame.Surface, layout: GraphLayout, scene: GraphScene)
         levels = signs.size_levels(
             np.clip(scene.occupancy, 0.0, None), float(scene.occupancy.max())
         )
-    size = _name_size(scene.names, radius)
+    size = fitting_size(scene.names, (1.6 * radius, 1.6 * radius), NAME_SIZES) or NAME_SIZES[0]
     for node, (x, y) in enumerate(layout.nodes.astype(int).tolist()):
         hazard = bool(scene.marks) and scene.marks[node] == signs.HAZARD
-        sprite = _node_sprite(radius, int(levels[node]), hazard)
-        half = _node_side(radius) // 2
-        surface.blit(*sprite.at(x - half, y - half))
+        surface.blit(*_node_sprite(radius, int(levels[node]), hazard).around((x, y)))
         room = round(2 * radius) - 4
         draw_text(
             surface, scene.names[node], (x, y + 1), size=size, anchor="center", max_width=room
         )
 
 
-def _name_size(names: tuple[str, ...], radius: float) -> int:
-    """Return the size of letters in which all names fit in their nodes, if any does."""
-    for size in range(THEME.text_size + 3, 11, -1):
-        boxes = (text_size(name, size) for name in names)
-        if all(math.hypot(w, 0.6 * h) <= 1.7 * radius for w, h in boxes):
-            return size
-    return 12
-
-
-def _node_side(radius: float) -> int:
-    """Return the side of the square of a node's sprite, even so that its middle is a corner."""
-    return 2 * math.ceil(radius + 1)
-
-
 @lru_cache(maxsize=256)
 def _node_sprite(radius: float, level: int, hazard: bool) -> Sprite:
     """Return the circle of a node, with a disc as large as its occupancy and perhaps with tape."""
-    surface = enlarged(_node_side(radius), _node_side(radius), THEME.ink)
+    side = 2 * math.ceil(radius + 1)
+    surface = enlarged(side, side, THEME.ink)
     centre = surface.get_rect().center
     outer = radius * SUPERSAMPLING
     pygame.draw.circle(surface, THEME.ink, centre, outer)
@@ -343,16 +325,7 @@ def _draw_pins(surface: pygame.Surface, layout: GraphLayout, scene: GraphScene) 
     for node, corner, sprite in pins:
         angle = layout.corners[node, corner]
         x, y = layout.nodes[node] + distance * np.array([math.cos(angle), math.sin(angle)])
-        surface.blit(*sprite.at(round(x - diameter / 2), round(y - diameter / 2)))
-
-
-def _draw_triangle(surface: pygame.Surface, middle: tuple[int, int], level: int) -> None:
-    """Draw the triangle of a derivative around a pixel; its sprite is for the corner of a cell."""
-    if level:
-        cell = round(TRIANGLE / signs.TRIANGLE_SIDE)
-        share = 1 - signs.CORNER - signs.TRIANGLE_SIDE / 2
-        left, top = round(middle[0] - share * cell), round(middle[1] - (1 - share) * cell)
-        surface.blit(*signs.triangle_sprite(cell, level).at(left, top))
+        surface.blit(*sprite.around((x, y)))
 
 
 def _draw_labels(
@@ -378,7 +351,7 @@ def _draw_labels(
     for label, (x, y) in zip(labels, places, strict=True):
         text, level, side = texts[label.edge], levels[label.edge], sides[label.edge]
         if not text:
-            _draw_triangle(surface, (x, y), level)
+            signs.draw_triangle(surface, (x, y), TRIANGLE, level)
             continue
         box = pygame.Rect(0, 0, label.width, label.height)
         box.center = (x, y)
@@ -389,7 +362,7 @@ def _draw_labels(
             plate.centerx = place[0]
         pygame.draw.rect(surface, PAPER, plate, border_radius=3)
         draw_text(surface, text, place, size=LABEL_SIZE, anchor="center")
-        _draw_triangle(surface, (box.right - side // 2 - 1, y), level)
+        signs.draw_triangle(surface, (box.right - side // 2 - 1, y), TRIANGLE, level)
 
 
 def _in_steps(width: int) -> int:
@@ -410,7 +383,7 @@ def _key_entries(scene: GraphScene) -> Iterator[KeyEntry]:
     if scene.follower is not None:
         yield follower_entry()
     if scene.values is not None and np.isnan(scene.values).any():
-        yield KeyEntry(_edge_icon(), f"no {scene.params_name}")
+        yield KeyEntry(LineStyle(NEUTRAL), f"no {scene.params_name}")
     if scene.flow is not None:
         largest = float(np.max(scene.flow, initial=0.0))
         yield KeyEntry(_flow_icon(), scene.flow_name, f"width; largest {largest:.2g}")
@@ -420,18 +393,6 @@ def _key_entries(scene: GraphScene) -> Iterator[KeyEntry]:
     slopes = _slopes(scene)
     if slopes is not None:
         yield from gradient_entries(scene.params_name, slopes)
-
-
-@lru_cache(maxsize=1)
-def _edge_icon() -> Sprite:
-    """Return an arrow for the key."""
-    side = signs.ICON_SIDE
-    surface = enlarged(side, side, NEUTRAL)
-    points = np.full((5, 2), side / 2)
-    points[:, 0] = np.linspace(0.06 * side, 0.94 * side, 5)
-    _, arrow = arrow_outline(points, 4.0)
-    pygame.draw.polygon(surface, NEUTRAL, (arrow * SUPERSAMPLING).tolist())
-    return as_sprite(surface)
 
 
 @lru_cache(maxsize=1)
@@ -496,5 +457,5 @@ def _draw_panel(
         pygame.draw.line(surface, THEME.ink, *ends)
         place, number = (right, y + 1), f"{abs(value):.2f}"
         draw_note(surface, number, place, "midright", colour=THEME.ink, max_width=number_room)
-        _draw_triangle(surface, (left + PANEL_WIDTH - TRIANGLE // 2 - 1, y), level)
+        signs.draw_triangle(surface, (left + PANEL_WIDTH - TRIANGLE // 2 - 1, y), TRIANGLE, level)
         y += PANEL_ROW

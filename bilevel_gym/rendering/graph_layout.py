@@ -234,7 +234,7 @@ def _directions(centre: FloatArray, curves: FloatArray, distance: float) -> Floa
     """Return the angles of the points of curves `[M, P, 2]` around a node at about a distance."""
     gaps = (curves - centre).reshape(-1, 2)
     share = np.hypot(*gaps.T) / distance
-    near = gaps[(share > 0.4) & (share < 1.6)]
+    near = gaps[(share > 0.8) & (share < 1.6)]
     return np.arctan2(near[:, 1], near[:, 0])
 
 
@@ -316,7 +316,8 @@ def label_places(layout: GraphLayout, labels: tuple[Label, ...]) -> tuple[tuple[
     sizes = np.array([(label.width + 4, label.height + 2) for label in labels])
     places = np.array([middles[costs.argmin()] for middles, costs in choices])
     for _ in range(SWEEPS):
-        for k, (middles, costs) in enumerate(choices):
+        for k in reversed(range(len(labels))):
+            middles, costs = choices[k]
             gaps = np.abs(middles[:, None] - np.delete(places, k, axis=0))
             overlap = ((sizes[k] + np.delete(sizes, k, axis=0)) / 2 - gaps).min(axis=-1)
             clashes = np.where(overlap > 0, 40.0 + 8.0 * overlap, 0.0).sum(axis=1)

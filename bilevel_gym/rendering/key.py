@@ -41,14 +41,6 @@ class KeyEntry:
     name: str
     note: str = ""
 
-    @property
-    def sprites(self) -> tuple[Sprite, ...]:
-        """What is drawn for the sign."""
-        if isinstance(self.sign, LineStyle):
-            return (style_sprite(self.sign),)
-        # A sprite is a tuple, too.
-        return (self.sign,) if isinstance(self.sign, Sprite) else self.sign
-
 
 class ColourScale(NamedTuple):
     """What the colours of a picture mean, as `diverging_colours` has it."""
@@ -85,7 +77,9 @@ def draw_key(
 def _draw_entry(surface: pygame.Surface, row: tuple[int, int, int], entry: KeyEntry) -> None:
     """Draw one sign with its words in a row: left, top and width."""
     left, top, width = row
-    for sprite in entry.sprites:
+    sign = style_sprite(entry.sign) if isinstance(entry.sign, LineStyle) else entry.sign
+    # A sprite is a tuple, too.
+    for sprite in (sign,) if isinstance(sign, Sprite) else sign:
         surface.blit(*sprite.at(left, top + (KEY_ROW - ICON_SIDE) // 2))
     x, middle = left + ICON_SIDE + THEME.gap, top + KEY_ROW // 2
     room = left + width - x

@@ -23,7 +23,7 @@ from .canvas import (
     short_number,
     text_size,
 )
-from .signs import FOLLOWER, TRIANGLE_SIDE, draw_triangle, pin_sprite, size_levels
+from .signs import FOLLOWER, draw_triangle, pin_sprite, size_levels
 from .strokes import LINE_WIDTH, LineStyle, draw_stroke, lightened
 
 # Sizes in pixels
@@ -193,8 +193,8 @@ def draw_chart(surface: pygame.Surface, rectangle: Rectangle, chart: Chart) -> N
         place = (plot.centerx, plot.bottom + TICK + letters)
         draw_note(surface, chart.x_axis.label, place, "midtop", colour=THEME.ink)
     if chart.mark is not None and chart.pinned:
-        x = column(chart.mark)
-        surface.blit(*pin_sprite(FOLLOWER, PIN).at(x - PIN // 2, plot.top + TICK))
+        middle = (column(chart.mark), plot.top + TICK + PIN / 2)
+        surface.blit(*pin_sprite(FOLLOWER, PIN).around(middle))
 
 
 def _plot(surface: pygame.Surface, rectangle: Rectangle, headline: str, below: int) -> pygame.Rect:
@@ -306,7 +306,7 @@ def _draw_gradient(
     levels = size_levels(gradient, float(np.abs(gradient).max(initial=0.0))).tolist()
     for middle, value, level in zip(middles, gradient.tolist(), levels, strict=True):
         centre = (middle, top + TRIANGLE // 2)
-        draw_triangle(surface, centre, round(TRIANGLE / TRIANGLE_SIDE), level)
+        draw_triangle(surface, centre, TRIANGLE, level)
         text = ("+" if value > 0.0 else "") + short_number(value)
         draw_note(surface, text, (middle, top + TRIANGLE + TICK), "midtop")
 

@@ -145,11 +145,10 @@ def triangle_sprite(cell: int, level: int) -> Sprite:
     return _triangle(cell, (middle, 1 - middle), half * abs(level) / LEVELS, level)
 
 
-def draw_triangle(surface: pygame.Surface, centre: tuple[int, int], cell: int, level: int) -> None:
-    """Draw the triangle of a derivative, if it has a size, with its middle at a pixel."""
+def draw_triangle(surface: pygame.Surface, centre: tuple[int, int], side: int, level: int) -> None:
+    """Draw the triangle of a derivative around a pixel, if it has a size; `side` is the most."""
     if level:
-        image = triangle_sprite(cell, level).image
-        surface.blit(image, image.get_rect(center=centre))
+        surface.blit(*triangle_sprite(round(side / TRIANGLE_SIDE), level).around(centre))
 
 
 @lru_cache(maxsize=2)

@@ -24,6 +24,7 @@ from .canvas import (
     draw_note,
     draw_scale,
     draw_text,
+    fitting_size,
     new_page,
     pygame,
     text_size,
@@ -48,8 +49,8 @@ TABLES_WIDTH, OCCUPANCY_WIDTH = 540, 96
 MAX_ROW, PIN = 46, 22
 BAR_HEIGHT = 70
 """Height of a colour scale."""
-MIN_TEXT = 13
-"""Smaller letters in cells are left out."""
+TEXT_SIZES = (13, THEME.small_size)
+"""Of letters in cells; smaller ones are left out."""
 MAX_BARS = 120
 """Entries of x get a bar each up to this many; more are put together."""
 LEADS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0)
@@ -156,7 +157,7 @@ def _draw_tables(surface: pygame.Surface, top: int, scene: TableScene) -> None:
         draw_note(surface, note, (x, body + height * len(rows) + 4), max_width=OCCUPANCY_WIDTH)
     names = [f"s{s}" for s in rows]
     room = LABEL_WIDTH - PIN - THEME.gap
-    size = _fitting(names, (room, height + THEME.gap // 3), 10) or 10
+    size = fitting_size(names, (room, height + THEME.gap // 3), (10, THEME.small_size)) or 10
     for i, name in enumerate(names):
         place = (left - THEME.gap // 2, body + i * height + height // 2)
         draw_text(surface, name, place, size=size, anchor="midright", max_width=room)
@@ -171,23 +172,10 @@ def _mark_follower(surface: pygame.Surface, row: Rectangle, key_top: int) -> Non
     frame, pin = pygame.Rect(row).inflate(4, 4), pin_sprite(FOLLOWER, PIN)
     pygame.draw.rect(surface, THEME.light, frame.inflate(4, 4), 2)
     pygame.draw.rect(surface, THEME.accent, frame, 3)
-    surface.blit(*pin.at(THEME.margin, top + (height - PIN) // 2))
+    surface.blit(*pin.around((THEME.margin + PIN / 2, top + height / 2)))
     x, y = left + width + THEME.margin, key_top + BAR_HEIGHT // 2
-    surface.blit(*pin.at(x, y - PIN // 2))
+    surface.blit(*pin.around((x + PIN / 2, y)))
     draw_text(surface, "follower", (x + PIN + 6, y), anchor="midleft")
-
-
-def _fitting(texts: Sequence[str], room: tuple[float, float], least: int) -> int | None:
-    """Return the largest size of letters in which all texts fit into `room`, None below `least`.
-
-    Only the longest text is set to find out: setting each in every size would take seconds.
-    """
-    longest = max(texts, key=len)
-    for size in range(THEME.small_size, least - 1, -1):
-        width, height = text_size(longest, size)
-        if width <= room[0] and height <= room[1]:
-            return size
-    return None
 
 
 def _window(count: int, most: int, around: int | None) -> range:
@@ -228,7 +216,7 @@ def _draw_heat(
     rows, columns = values.shape
     cell = (width / columns, height / rows)
     texts = {place: _written(float(value)) for place, value in np.ndenumerate(values)}
-    size = _fitting(list(texts.values()), (cell[0] - 6, cell[1] - 1), MIN_TEXT)
+    size = fitting_size(list(texts.values()), (cell[0] - 6, cell[1] - 1), TEXT_SIZES)
     for (i, j), text in texts.items():
         x, y = left + round(j * cell[0]), top + round(i * cell[1])
         right, bottom = left + round((j + 1) * cell[0]), top + round((i + 1) * cell[1])
