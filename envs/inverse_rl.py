@@ -22,7 +22,7 @@ from ..episodes.transitions import TransitionArrays
 from ..model.objectives import LogLikelihood, QuadraticCost, Sum
 from ..rendering import GridScene
 from ..rendering.canvas import colour_limit, pygame
-from ..rendering.comparison import Weights, draw_comparison
+from ..rendering.comparison import draw_comparison, weights_chart
 from .base import BestKnown, View, is_default, shown, upper_box
 from .grids import MOVES, GridBilevelEnv, parsed_map, per_move, slippery_kernel
 from .rows import checked_matrix, checked_rows
@@ -240,12 +240,12 @@ class BilevelInverseRL(GridBilevelEnv):
                 ("true: who demonstrated", "true") if known else ("demonstrated",),
             ),
             self._map if self._has_terrain else None,
-            Weights(
-                names=self.kinds,
-                kind="terrain" if self._has_terrain else "feature",
-                believed=view.upper_params,
-                true=self.true_params,
-                gradient=view.hyper_gradient,
+            weights_chart(
+                self.kinds,
+                "terrain" if self._has_terrain else "feature",
+                view.upper_params,
+                self.true_params,
+                view.hyper_gradient,
             ),
         )
 

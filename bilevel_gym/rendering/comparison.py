@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,29 +29,11 @@ LETTER_CELL = 26
 """Smaller cells, in pixels, have no letter."""
 
 
-@dataclass(frozen=True, eq=False)
-class Weights:
-    """A chart with a bar for each entry of x.
-
-    Attributes:
-        kind: What a name is.
-        believed: x, `[D]`.
-        true: The true weights `[D]`, None where they are not known.
-        gradient: Derivative of the leader's objective by x, `[D]`.
-    """
-
-    names: Sequence[str]
-    kind: str
-    believed: FloatArray
-    true: FloatArray | None = None
-    gradient: FloatArray | None = None
-
-
 def draw_comparison(
     scene: GridScene,
     headings: tuple[Sequence[str], Sequence[str]],
     letters: NDArray[np.str_] | None,
-    weights: Weights,
+    weights: BarChart,
 ) -> pygame.Surface:
     """Draw two maps with a column of walls between them as two pictures, and the weights below.
 
@@ -77,13 +59,14 @@ def draw_comparison(
         _write_letters(surface, scene, layout, letters)
     # The key stands right of the map, or below one that is low and wide.
     key_left, key_top, _, key_height = layout.key
-    bottom, key_bottom = top + height, key_top + key_height
-    beside = key_top < bottom and bottom + THEME.margin < key_bottom
-    table = (bottom if beside else max(bottom, key_bottom)) + THEME.margin
-    surface = _extended(surface, table + HEIGHT + THEME.margin)
-    room = (key_left if beside else surface.get_width()) - 2 * THEME.margin
-    draw_bars(surface, (THEME.margin, table, room, HEIGHT), _weights_chart(weights))
-    return surface
+    margin, beside = THEME.margin, key_left > left
+    table = (top + height if beside else key_top + key_height) + margin
+    lowest = max(surface.get_height(), table + HEIGHT + margin)
+    page = new_surface((surface.get_width(), lowest + lowest % 2))
+    page.blit(surface, (0, 0))
+    room = (key_left if beside else page.get_width()) - 2 * margin
+    draw_bars(page, (margin, table, room, HEIGHT), weights)
+    return page
 
 
 def _without_walls(scene: GridScene) -> GridScene:
@@ -96,15 +79,6 @@ def _without_walls(scene: GridScene) -> GridScene:
             changes[name] = values.copy()
             changes[name][walls] = blank
     return replace(scene, gradient=None, **changes)
-
-
-def _extended(surface: pygame.Surface, height: int) -> pygame.Surface:
-    """Return a picture with an empty page added below, where it is lower than `height`."""
-    if surface.get_height() >= height:
-        return surface
-    larger = new_surface((surface.get_width(), height + height % 2))
-    larger.blit(surface, (0, 0))
-    return larger
 
 
 def _write_letters(
@@ -121,22 +95,32 @@ def _write_letters(
         draw_text(surface, letter, place, size=size, colour=ink, anchor="bottomright")
 
 
-def _weights_chart(weights: Weights) -> BarChart:
-    """Return the chart of the weights, as many as there is room for."""
-    names, believed = list(weights.names[:MAX_WEIGHTS]), weights.believed[:MAX_WEIGHTS]
-    true = None if weights.true is None else weights.true[:MAX_WEIGHTS]
-    label = f"x: reward of each {weights.kind}"
-    if len(names) < len(weights.names):
-        label += f", {len(names)} of {len(weights.names)}"
+def weights_chart(
+    names: Sequence[str],
+    kind: str,
+    believed: FloatArray,
+    true: FloatArray | None,
+    gradient: FloatArray | None,
+) -> BarChart:
+    """Return the chart of the weights of so many names of a kind, as many as there is room for.
+
+    These are x, the true weights where they are known, and derivatives by x, each `[D]`.
+    """
+    shown = slice(MAX_WEIGHTS)
+    label = f"x: reward of each {kind}"
+    if len(names) > MAX_WEIGHTS:
+        label += f", {MAX_WEIGHTS} of {len(names)}"
+    labels, believed = list(names[shown]), believed[shown]
+    ends = np.append(believed, 0.0)
     if true is not None:
         label += "; lines and second numbers: true"
+        true = true[shown]
         numbers = (f"{value:+.3f}".replace("-", "−") for value in true.tolist())
-        names = [f"{name}\n{number}" for name, number in zip(names, numbers, strict=True)]
-    gradient = weights.gradient
+        labels = [f"{name}\n{number}" for name, number in zip(labels, numbers, strict=True)]
+        ends = np.append(ends, true)
     if gradient is not None:
-        gradient = gradient[:MAX_WEIGHTS]
+        gradient = gradient[shown]
         label += "; triangles: dF/dx"
-    shown = np.append(believed, [] if true is None else true)
-    lowest, highest = min(0.0, float(shown.min())), max(0.0, float(shown.max()))
+    lowest, highest = float(ends.min()), float(ends.max())
     axis = Axis(lowest, highest if highest > lowest else lowest + 1.0, label)
-    return BarChart(axis, names, believed, "+.3f", gradient, true)
+    return BarChart(axis, labels, believed, "+.3f", gradient, true)
