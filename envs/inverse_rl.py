@@ -232,12 +232,11 @@ class BilevelInverseRL(GridBilevelEnv):
 
     def draw(self, view: View) -> pygame.Surface:
         """Draw what the leader believes beside what is true, with the weights of both below."""
-        known = self.true_params is not None
         return draw_comparison(
             self.scene(view),
             (
-                ("believed: reward under x", "believed"),
-                ("true: who demonstrated", "true") if known else ("demonstrated",),
+                "believed: reward under x",
+                "true: who demonstrated" if self.true_params is not None else "demonstrated",
             ),
             self._map if self._has_terrain else None,
             weights_chart(

@@ -15,7 +15,6 @@ from .canvas import (
     draw_text,
     new_surface,
     pygame,
-    text_size,
 )
 from .grid import FREE, GridLayout, GridScene, draw_grid, grid_layout
 from .picture_charts import Axis, BarChart, draw_bars
@@ -31,30 +30,22 @@ LETTER_CELL = 26
 
 def draw_comparison(
     scene: GridScene,
-    headings: tuple[Sequence[str], Sequence[str]],
+    headings: tuple[str, str],
     letters: NDArray[np.str_] | None,
     weights: BarChart,
 ) -> pygame.Surface:
-    """Draw two maps with a column of walls between them as two pictures, and the weights below.
+    """Draw two maps with a column of walls between them, and the weights below.
 
-    The scene has both maps; derivatives stand in the chart instead. Of the headings of either map
-    the first that fits is written. Letters are those of the free cells `[H, W]`.
+    The scene has both maps; derivatives stand in the chart instead. Letters are those of the free
+    cells `[H, W]`.
     """
     rows, columns = scene.cells.shape[0], scene.cells.shape[1] // 2
     layout = grid_layout((rows, 2 * columns + 1))
-    surface = draw_grid(_without_walls(scene))
-    # The column between the maps belongs to neither.
-    left, top, width, height = layout.map
-    between, right = (layout.cell_corner(0, columns + i)[0] for i in (0, 1))
-    gap = pygame.Rect(between + 1, top - 1, max(0, right - between - 2), height + 2)
-    surface.fill(THEME.page, gap)
-    for x in (gap.left - 1, gap.right):
-        pygame.draw.line(surface, THEME.ink, (x, gap.top), (x, gap.bottom - 1))
-    rooms = ((left, between - left), (right, left + width - right))
-    for (x, room), texts in zip(rooms, headings, strict=True):
-        fitting = [text for text in texts if text_size(text, THEME.text_size)[0] <= room]
-        place = (x, top - THEME.gap // 2)
-        draw_text(surface, [*fitting, texts[-1]][0], place, anchor="bottomleft", max_width=room)
+    surface = draw_grid(replace(scene, gradient=None))
+    left, top, _, height = layout.map
+    for column, heading in zip((0, columns + 1), headings, strict=True):
+        place = (layout.cell_corner(0, column)[0], top - THEME.gap // 2)
+        draw_text(surface, heading, place, "bottomleft", max_width=int(layout.cell * columns))
     if letters is not None and layout.cell >= LETTER_CELL:
         _write_letters(surface, scene, layout, letters)
     # The key stands right of the map, or below one that is low and wide.
@@ -67,18 +58,6 @@ def draw_comparison(
     room = (key_left if beside else page.get_width()) - 2 * margin
     draw_bars(page, (margin, table, room, HEIGHT), weights)
     return page
-
-
-def _without_walls(scene: GridScene) -> GridScene:
-    """Return a scene that has empty cells in place of walls, to be painted over."""
-    walls, changes = scene.cells == "#", {}
-    blanks = {"cells": FREE, "shaping": 0.0, "policy": 0.25, "occupancy": 0.0}
-    for name, blank in blanks.items():
-        values = getattr(scene, name)
-        if values is not None:
-            changes[name] = values.copy()
-            changes[name][walls] = blank
-    return replace(scene, gradient=None, **changes)
 
 
 def _write_letters(

@@ -341,28 +341,21 @@ def _draw_labels(
     labels = []
     for edge, (start, end) in enumerate(scene.edges.tolist()):
         text, side = texts[edge], sides[edge]
-        if text:
+        if text or side:
             kind = "loop" if start == end else "pair" if (end, start) in pairs else "single"
-            width = _in_steps(text_size(text, LABEL_SIZE)[0]) + 6 + side
-            labels.append(Label(edge, kind, width, max(height, side)))
-        elif side:
-            labels.append(Label(edge, "single", side, max(height, side)))
+            width = _in_steps(text_size(text, LABEL_SIZE)[0]) + 6 if text else 0
+            labels.append(Label(edge, kind, width + side, max(height, side)))
     places = label_places(layout, tuple(labels))
     for label, (x, y) in zip(labels, places, strict=True):
-        text, level, side = texts[label.edge], levels[label.edge], sides[label.edge]
-        if not text:
-            signs.draw_triangle(surface, (x, y), TRIANGLE, level)
-            continue
+        text, side = texts[label.edge], sides[label.edge]
         box = pygame.Rect(0, 0, label.width, label.height)
         box.center = (x, y)
-        place = (box.left + (box.width - side) // 2, y + 1)
-        plate = box.copy()
-        if not level:
-            plate.width = text_size(text, LABEL_SIZE)[0] + 4
-            plate.centerx = place[0]
-        pygame.draw.rect(surface, PAPER, plate, border_radius=3)
-        draw_text(surface, text, place, size=LABEL_SIZE, anchor="center")
-        signs.draw_triangle(surface, (box.right - side // 2 - 1, y), TRIANGLE, level)
+        if text:
+            pygame.draw.rect(surface, PAPER, box, border_radius=3)
+            place = (box.left + (box.width - side) // 2, y + 1)
+            draw_text(surface, text, place, "center", size=LABEL_SIZE)
+        middle = (box.right - side // 2 - 1, y)
+        signs.draw_triangle(surface, middle, TRIANGLE, levels[label.edge])
 
 
 def _in_steps(width: int) -> int:

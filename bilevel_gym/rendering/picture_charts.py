@@ -208,23 +208,23 @@ def _plot(surface: pygame.Surface, rectangle: Rectangle, headline: str, below: i
 
 def _number_heights(surface: pygame.Surface, plot: pygame.Rect, axis: Axis) -> None:
     """Write the numbers of a vertical axis left of its plot."""
-    for value in nice_ticks(axis.low, axis.high, _most_heights(plot.height)):
+    for value in _heights(axis, plot.height):
         y = plot.top + round((1.0 - float(axis.place(value))) * (plot.height - 1))
         pygame.draw.line(surface, THEME.muted, (plot.left - TICK, y), (plot.left - 1, y))
         text = short_number(value) + axis.unit
         draw_note(surface, text, (plot.left - TICK - 2, y + 1), "midright")
 
 
-def _most_heights(height: int) -> int:
-    """Return how many numbers there is room for on a vertical axis."""
-    return max(2, height // 26)
+def _heights(axis: Axis, height: int) -> list[float]:
+    """Return the numbers on a vertical axis, as many as there is room for."""
+    return nice_ticks(axis.low, axis.high, max(2, height // 26))
 
 
 def _paint(surface: pygame.Surface, chart: Chart) -> None:
     """Paint the inside of a chart: rules, areas, the mark, lines."""
     width, height = surface.get_size()
     x_axis, y_axis = chart.x_axis, chart.y_axis
-    for value in nice_ticks(y_axis.low, y_axis.high, _most_heights(height // SUPERSAMPLING)):
+    for value in _heights(y_axis, height // SUPERSAMPLING):
         y = (1.0 - float(y_axis.place(value))) * (height - 1)
         pygame.draw.line(surface, THEME.rule, (0, y), (width, y), SUPERSAMPLING)
     inset = LINE_WIDTH * SUPERSAMPLING / 2
@@ -265,7 +265,7 @@ def draw_bars(surface: pygame.Surface, rectangle: Rectangle, chart: BarChart) ->
     def level(value: float) -> int:
         return plot.bottom - 1 - round(float(chart.axis.place(value)) * (reach - 1))
 
-    for value in nice_ticks(chart.axis.low, chart.axis.high, _most_heights(reach)):
+    for value in _heights(chart.axis, reach):
         ends = (plot.left, level(value)), (plot.right - 1, level(value))
         pygame.draw.line(surface, THEME.rule, *ends)
     scale = pygame.Rect(plot.left, plot.bottom - reach, plot.width, reach)
