@@ -337,14 +337,11 @@ def _draw_labels(
     levels = signs.size_levels(slopes, largest, TRIANGLE).tolist()
     sides = np.where(np.isnan(slopes), 0, TRIANGLE).tolist()
     height = text_size("0", LABEL_SIZE)[1]
-    pairs = {(start, end) for start, end in scene.edges.tolist()}
-    labels = []
-    for edge, (start, end) in enumerate(scene.edges.tolist()):
-        text, side = texts[edge], sides[edge]
+    labels, edges = [], scene.edges.tolist()
+    for edge, (text, side) in enumerate(zip(texts, sides, strict=True)):
         if text or side:
-            kind = "loop" if start == end else "pair" if (end, start) in pairs else "single"
             width = _in_steps(text_size(text, LABEL_SIZE)[0]) + 6 if text else 0
-            labels.append(Label(edge, kind, width + side, max(height, side)))
+            labels.append(Label(edge, edges[edge][::-1] in edges, width + side, max(height, side)))
     places = label_places(layout, tuple(labels))
     for label, (x, y) in zip(labels, places, strict=True):
         text, side = texts[label.edge], sides[label.edge]

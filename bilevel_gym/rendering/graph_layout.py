@@ -41,20 +41,13 @@ HEAD_GAP = 3.0
 
 LABEL_SHARES = (0.5, 0.44, 0.56, 0.38, 0.62, 0.32, 0.68, 0.26, 0.74, 0.2, 0.8)
 """Where along its edge a label may be."""
-LABEL_SIDES = {"loop": (-1, 0), "pair": (1, 0, -1), "single": (0, 1, -1)}
-"""On which side, the best first: 1 right of the edge, away from the opposite one; 0 on it; −1 left
-of it, which is outside of a loop."""
-
+LABEL_SIDES = {True: (1, 0, -1), False: (0, 1, -1)}
+"""On which side, for labels that stand beside their edge and for others, the best first: 1 right of
+it, away from the opposite edge and outside of a loop; 0 on it; −1 left of it."""
 SWEEPS = 3
 """How often each label moves to the place that is best beside all others."""
 
 CURVE_POINTS, FINE_POINTS = 41, 2001
-FEW_NODES = 9
-"""Up to this number of nodes opposite edges bend away from each other; else they are parallel."""
-BEND = 0.06
-"""By this share of their length."""
-BENT_LANE = 0.35
-"""How far such edges are moved apart at their ends, as a share of what parallel ones are."""
 BENDS = (0.0, 0.09, -0.09, 0.14, -0.14, 0.2, -0.2, 0.27, -0.27, 0.35, -0.35)
 """Shares of their length by which edges may bend around nodes in their way, the best first."""
 BEND_COST = 20.0
@@ -183,19 +176,16 @@ def _edge_curves(
     for k, (start, end) in enumerate(edges.tolist()):
         if start == end:
             continue
-        offset = bend = 0.0
-        if (end, start) in pairs:
-            few = len(centres) <= FEW_NODES
-            offset, bend = (BENT_LANE * lane, BEND) if few else (lane, 0.0)
+        offset = lane if (end, start) in pairs else 0.0
         others = np.delete(centres, [start, end], axis=0)
         best = math.inf
-        for extra in BENDS:
-            if best <= BEND_COST * abs(extra):
+        for bend in BENDS:
+            if best <= BEND_COST * abs(bend):
                 break
-            curve = _bent(centres[start], centres[end], offset, bend + extra)
+            curve = _bent(centres[start], centres[end], offset, bend)
             distances = np.linalg.norm(others[:, None] - curve, axis=2).min(axis=1)
             hits = np.maximum(radius + widest / 2 + 4.0 - distances, 0.0).sum()
-            cost = float(hits) + _outside(curve, area) + BEND_COST * abs(extra)
+            cost = float(hits) + _outside(curve, area) + BEND_COST * abs(bend)
             if cost < best:
                 best, curves[k] = cost, curve
     for k in np.flatnonzero(edges[:, 0] == edges[:, 1]).tolist():
@@ -215,9 +205,9 @@ def _bent(start: FloatArray, end: FloatArray, offset: float, bend: float) -> Flo
 
 
 def _loop(centre: FloatArray, angle: float, radius: float) -> FloatArray:
-    """Return a ring that leaves a node and comes back to it."""
+    """Return a ring that leaves a node and comes back to it, its outside on the right."""
     size = 0.85 * radius + 5.0
-    turns = angle + math.pi + np.linspace(0.0, 2 * math.pi, CURVE_POINTS)
+    turns = angle + math.pi - np.linspace(0.0, 2 * math.pi, CURVE_POINTS)
     middle = centre + (radius + 0.62 * size) * np.array([math.cos(angle), math.sin(angle)])
     ring: FloatArray = middle + size * np.stack([np.cos(turns), np.sin(turns)], axis=-1)
     return ring
@@ -301,10 +291,10 @@ def arrow_outline(points: FloatArray, width: float) -> list[FloatArray]:
 
 
 class Label(NamedTuple):
-    """The room for the text and the triangle of an edge of a kind in `LABEL_SIDES`."""
+    """The room for the text and the triangle of an edge, and whether they stand beside it."""
 
     edge: int
-    kind: str
+    beside: bool
     width: int
     height: int
 
@@ -329,7 +319,7 @@ def _label_choices(layout: GraphLayout, label: Label) -> tuple[FloatArray, Float
     """Return centres `[C, 2]` where a label may be, and what speaks against each `[C]`."""
     curve = layout.curves[label.edge]
     size = np.array([label.width, label.height], dtype=float)
-    shares, sides = np.array(LABEL_SHARES), np.array(LABEL_SIDES[label.kind])
+    shares, sides = np.array(LABEL_SHARES), np.array(LABEL_SIDES[label.beside])
     index = np.rint(shares * (CURVE_POINTS - 1)).astype(int)
     normals = _normals(np.gradient(curve, axis=0))[index]
     away = layout.widest / 2 + CASING + 1.0 + np.abs(normals) @ size / 2
@@ -343,12 +333,10 @@ def _label_choices(layout: GraphLayout, label: Label) -> tuple[FloatArray, Float
     points = np.delete(layout.curves, label.edge, axis=0).reshape(-1, 2)
     own_head = curve[-CURVE_POINTS // 4 :]
     covered = 12.0 * ((own_head > low) & (own_head < high)).all(axis=-1).any(axis=-1)
-    # An edge below the plate is worse than one that may touch it when it is wide.
-    for reach, weight in ((1.0, 14.0), (layout.widest / 2, 4.0)):
-        inside = ((points > low - reach) & (points < high + reach)).all(axis=-1)
-        edges = inside.reshape(len(middles), -1, CURVE_POINTS)
-        heads = edges[..., -CURVE_POINTS // 4 :].any(axis=-1)
-        covered += weight * (edges.any(axis=-1) + 0.5 * heads).sum(axis=-1)
+    inside = ((points > low - layout.widest / 2) & (points < high + layout.widest / 2)).all(axis=-1)
+    edges = inside.reshape(len(middles), -1, CURVE_POINTS)
+    heads = edges[..., -CURVE_POINTS // 4 :].any(axis=-1)
+    covered += 14.0 * (edges.any(axis=-1) + 0.5 * heads).sum(axis=-1)
     corner = np.array(layout.area[:2])
     room = np.minimum(low[:, 0] - corner, corner + layout.area[2:] - high[:, 0]).min(axis=-1)
     costs = 20.0 * hits + covered + 400.0 * (room < 4)
