@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..core.checks import check_flag, check_not_negative
 from ..core.lqr import Coefficients
@@ -12,7 +13,6 @@ from ..model.linear_quadratic import LinearQuadraticModel
 from ..rendering.canvas import (
     HEADER_HEIGHT,
     THEME,
-    Colour,
     contrast_ink,
     diverging_colours,
     draw_note,
@@ -257,12 +257,12 @@ def _draw_plan(surface: pygame.Surface, corner: tuple[int, int], view: View) -> 
         place = (room.x - (thick if column == 0 else 0), room.y - (thick if row == 0 else 0))
         pygame.draw.rect(surface, WALL, (*place, half + thick, half + thick))
     sizes = (THEME.text_size, THEME.title_size, THEME.small_size)
-    for room, lines, colour in zip(rooms, texts, colours, strict=True):
+    for room, lines, colour in zip(rooms, texts, colours.tolist(), strict=True):
         pygame.draw.rect(surface, colour, room)
         ink = contrast_ink(colour)
         for text, size, down in zip(lines, sizes, (-12, 16, 42), strict=True):
-            middle = room.move(0, down).center
-            draw_text(surface, text, middle, size=size, colour=ink, anchor="center")
+            place = room.move(0, down).center
+            draw_text(surface, text.replace("-", "−"), place, "center", size=size, colour=ink)
     for wall, share in enumerate(flow.tolist()):
         one, other = (rooms[zone] for zone in _pair(wall))
         edge = one.inflate(INNER_WALL, INNER_WALL).clip(other.inflate(INNER_WALL, INNER_WALL))
@@ -275,30 +275,27 @@ def _draw_plan(surface: pygame.Surface, corner: tuple[int, int], view: View) -> 
         pygame.draw.rect(surface, THEME.ink, part)
 
 
-def _shown_zones(view: View) -> tuple[list[tuple[str, str, str]], list[Colour]]:
+def _shown_zones(view: View) -> tuple[list[tuple[str, str, str]], NDArray[np.uint8]]:
     """Return three lines of text, and the colour, of each zone.
 
     They show the deviations now and the last control, or, where no episode is played, the root mean
     squares of the deviations.
     """
     names = [f"zone {zone + 1}" for zone in range(ZONES)]
-    values, controls, rows = [""] * ZONES, [""] * ZONES, [THEME.light] * ZONES
+    values, controls = [""] * ZONES, [""] * ZONES
+    colours = np.full((ZONES, 3), THEME.light, dtype=np.uint8)
     if isinstance(view, EpisodeView):
         if len(view.states):
             values = [f"{value:+.1f}" for value in view.states[-1]]
-            rows = diverging_colours(view.states[-1], PLAN_LIMIT).tolist()
+            colours = diverging_colours(view.states[-1], PLAN_LIMIT)
         if len(view.actions):
             controls = [f"control {heat:+.2f}" for heat in CONTROL @ view.actions[-1]]
     elif isinstance(view.response, GaussianResponse):
         spread = root_mean_squares(view.response)[:ZONES]
         values = [f"{value:.1f}" for value in spread]
         share = np.minimum(spread / SPREAD_LIMIT, 1.0)[:, None]
-        rows = np.rint((1.0 - share) * np.array(THEME.light) + share * SPREAD).tolist()
-    lines = [
-        (name, value.replace("-", "−"), control.replace("-", "−"))
-        for name, value, control in zip(names, values, controls, strict=True)
-    ]
-    return lines, [(int(red), int(green), int(blue)) for red, green, blue in rows]
+        colours = np.rint((1.0 - share) * THEME.light + share * SPREAD).astype(np.uint8)
+    return list(zip(names, values, controls, strict=True)), colours
 
 
 def _pair(zone: int) -> tuple[int, int]:

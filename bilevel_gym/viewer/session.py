@@ -73,14 +73,15 @@ class Session:
         drawn if None. A game without a map is a `TypeError`.
         """
         game: Any = env.unwrapped
-        if not (isinstance(game, BilevelEnv) and game.has_map):
+        playable = isinstance(game, BilevelEnv) and game.has_map
+        if not playable:
             raise TypeError(
                 f"only games on a map can be played, and {type(game).__name__} has none (see "
                 "`BilevelEnv.has_map`)"
             )
         self.env = env
-        self.game: Any = game
-        self.cells = self.game.scene(View("", game.initial_upper_params)).cells
+        self.game = game
+        self.cells = game.scene(View("", game.initial_upper_params)).cells
         self.layout = grid_layout(self.cells.shape, with_curves=True)
         self.low = game.upper_space.low.astype(np.float64)
         self.high = game.upper_space.high.astype(np.float64)
