@@ -13,7 +13,7 @@ from ..core.mdp import FloatArray
 from ..model.base import single_precision_bounds
 from ..model.linear_quadratic import LinearQuadraticModel
 from ..rendering.canvas import HEADER_HEIGHT, THEME, new_page, pygame
-from ..rendering.key import KEY_ROW, KeyEntry, draw_key, gradient_signs
+from ..rendering.key import KEY_ROW, KeyEntry, draw_key, gradient_entries
 from ..rendering.picture_charts import Axis, BarChart, draw_bars, draw_column
 from ..rendering.strokes import line_style
 from .base import BestKnown, View, is_default
@@ -235,7 +235,7 @@ class BilevelLQR(LinearQuadraticEnv):
             KeyEntry(line_style(i), ", ".join(filter(None, both)))
             for i, both in enumerate(zip_longest(names, controls))
         ]
-        entries += gradient_signs(gradient)
+        entries += gradient_entries("this", gradient)
         limit, label = float(self.model.high[-1]), X_LABELS[self.enters]
         axis = Axis(-limit, limit, f"the leader's x: {label}")
         bars = BarChart(axis, names + controls, view.upper_params, "+.2f", gradient)

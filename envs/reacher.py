@@ -290,6 +290,4 @@ def _key(view: View) -> list[KeyEntry]:
         KeyEntry(pin_sprite(TARGET, ICON_SIDE), "target"),
         KeyEntry(as_sprite(tip), "tip of the arm"),
     ]
-    if view.hyper_gradient is not None:
-        entries += gradient_entries("the weight", view.hyper_gradient)
-    return entries
+    return [*entries, *gradient_entries("the weight", view.hyper_gradient)]

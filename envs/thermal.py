@@ -20,7 +20,7 @@ from ..rendering.canvas import (
     new_page,
     pygame,
 )
-from ..rendering.key import KEY_ROW, KeyEntry, draw_key, gradient_signs
+from ..rendering.key import KEY_ROW, KeyEntry, draw_key, gradient_entries
 from ..rendering.picture_charts import Axis, BarChart, draw_column
 from ..rendering.strokes import line_style
 from .base import BestKnown, View, is_default
@@ -223,7 +223,7 @@ class BilevelThermal(LinearQuadraticEnv):
         entries += [
             KeyEntry(line_style(0), "control 1", "zones 1 and 2"),
             KeyEntry(line_style(1), "control 2", "zones 3 and 4"),
-            *gradient_signs(gradient),
+            *gradient_entries("this", gradient),
         ]
         caption = "root mean square of each zone's deviation, discounted"
         if isinstance(view, EpisodeView):

@@ -437,7 +437,7 @@ def test_maps_of_other_shapes_are_drawn(arguments: dict[str, Any]) -> None:
 
 def test_the_map_can_be_played() -> None:
     session = Session(HyperGradient(BilevelInverseRL()), seed=0)
-    row, column = divmod("".join(session.game.desc).index("c"), 8)  # type: ignore[attr-defined]
+    row, column = divmod("".join(session.game.desc).index("c"), 8)
     session.move_cursor((row, column))
     session.start_stroke("lower")
     session.end_stroke()

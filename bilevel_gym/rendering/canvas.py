@@ -390,31 +390,27 @@ def draw_scale(
 
 def draw_help(surface: pygame.Surface, lines: Sequence[tuple[str, str]]) -> None:
     """Lay a help card over the middle of `surface`."""
-    width, height = surface.get_size()
-    veil = pygame.Surface((width, height), pygame.SRCALPHA)
+    veil = pygame.Surface(surface.get_size(), pygame.SRCALPHA)
     veil.fill((*THEME.ink, 150))
     surface.blit(veil, (0, 0))
-    room = (width - 2 * THEME.margin, height - 2 * THEME.margin)
+    room = surface.get_rect().inflate(-2 * THEME.margin, -2 * THEME.margin)
     for size in range(THEME.text_size, THEME.small_size // 2, -1):
         keys = size + max((text_size(key, size)[0] for key, _ in lines), default=0)
         meanings = max((text_size(meaning, size)[0] for _, meaning in lines), default=0)
-        card = (keys + meanings + 3 * size, (2 * len(lines) + 2) * size)
-        if card[0] <= room[0] and card[1] <= room[1]:
+        card = pygame.Rect(0, 0, keys + meanings + 3 * size, (2 * len(lines) + 2) * size)
+        if card.width <= room.width and card.height <= room.height:
             break
     # Whatever is still too large is cut rather than drawn outside of the card.
-    box = pygame.Rect(0, 0, min(card[0], room[0]), min(card[1], room[1]))
-    box.center = (width // 2, height // 2)
-    pygame.draw.rect(surface, THEME.page, box, border_radius=THEME.gap)
-    pad, row = size, 2 * size
-    y = box.top + pad + row // 2
-    for key, meaning in lines:
-        if y + row // 2 > box.bottom:
+    card.center = room.center
+    card = card.clip(room)
+    pygame.draw.rect(surface, THEME.page, card, border_radius=THEME.gap)
+    for number, (key, meaning) in enumerate(lines):
+        cap = pygame.Rect(0, 0, keys, size * 3 // 2)
+        cap.midleft = (card.left + size, card.top + 2 * (number + 1) * size)
+        if cap.bottom > card.bottom:
             break
-        cap = pygame.Rect(box.left + pad, y - size * 3 // 4, keys, size * 3 // 2)
         pygame.draw.rect(surface, THEME.light, cap, border_radius=size // 4)
         pygame.draw.rect(surface, THEME.muted, cap, 1, border_radius=size // 4)
-        draw_text(surface, key, cap.center, size=size, anchor="center", max_width=keys)
-        place = (cap.right + pad, y)
-        space = box.right - pad - place[0]
-        draw_text(surface, meaning, place, size=size, anchor="midleft", max_width=space)
-        y += row
+        draw_text(surface, key, cap.center, "center", size=size, max_width=keys)
+        place = (cap.right + size, cap.centery)
+        draw_text(surface, meaning, place, "midleft", size=size, max_width=card.right - place[0])

@@ -380,9 +380,7 @@ def _key_entries(scene: GraphScene) -> Iterator[KeyEntry]:
     if scene.occupancy is not None:
         disc = _node_sprite(signs.ICON_SIDE / 2 - 1, round(0.7 * signs.LEVELS), False)
         yield occupancy_entry(disc, scene.occupancy)
-    slopes = _slopes(scene)
-    if slopes is not None:
-        yield from gradient_entries(scene.params_name, slopes)
+    yield from gradient_entries(scene.params_name, _slopes(scene))
 
 
 @lru_cache(maxsize=1)

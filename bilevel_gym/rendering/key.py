@@ -104,22 +104,11 @@ def occupancy_entry(sign: Sprite, occupancy: NDArray[np.float64]) -> KeyEntry:
     return KeyEntry(sign, "occupancy", f"area; largest {largest:.2g}")
 
 
-def gradient_entries(params_name: str, gradient: NDArray[np.float64]) -> tuple[KeyEntry, KeyEntry]:
+def gradient_entries(params_name: str, gradient: NDArray[np.float64] | None) -> Iterator[KeyEntry]:
     """Name the triangles of a hyper-gradient of any shape, and say how large the largest are."""
-    up, down = (abs(float(end)) for end in (gradient.max(initial=0.0), gradient.min(initial=0.0)))
-    notes = (
-        f"dF/dx up to +{up:.2g}" if up else "no such dF/dx here",
-        f"dF/dx down to −{down:.2g}" if down else "no such dF/dx here",
-    )
-    return (
-        KeyEntry(key_triangle_sprite(1), f"raise {params_name}", notes[0]),
-        KeyEntry(key_triangle_sprite(-1), f"lower {params_name}", notes[1]),
-    )
-
-
-def gradient_signs(gradient: NDArray[np.float64] | None, what: str = "this") -> Iterator[KeyEntry]:
-    """Name the triangles below bars, beside which their numbers stand, if there are any."""
-    if gradient is not None:
-        for sign, word, relation in ((1, "raise", ">"), (-1, "lower", "<")):
-            note = f"area and number: dF/dx {relation} 0"
-            yield KeyEntry(key_triangle_sprite(sign), f"{word} {what}", note)
+    if gradient is None:
+        return
+    ends = (float(gradient.max(initial=0.0)), float(gradient.min(initial=0.0)))
+    for sign, word, way, end in ((1, "raise", "up", ends[0]), (-1, "lower", "down", ends[1])):
+        note = f"dF/dx {way} to {end:+.2g}".replace("-", "−") if end else "no such dF/dx here"
+        yield KeyEntry(key_triangle_sprite(sign), f"{word} {params_name}", note)

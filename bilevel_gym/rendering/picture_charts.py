@@ -86,7 +86,9 @@ class Axis:
 
     def place(self, values: NDArray[np.float64] | float) -> NDArray[np.float64]:
         """Return where values lie on the axis, from 0 to 1 and clipped to it."""
-        share = (np.asarray(values, dtype=np.float64) - self.low) / (self.high - self.low)
+        # Halved first: the difference of two finite numbers may overflow.
+        values = np.asarray(values, dtype=np.float64) / 2
+        share = (values - self.low / 2) / (self.high / 2 - self.low / 2)
         return np.clip(share, 0.0, 1.0)
 
 
@@ -158,7 +160,7 @@ def nice_limit(value: float, leads: Sequence[float] = (1.0, 2.0, 5.0, 10.0)) -> 
 
 def nice_ticks(low: float, high: float, most: int) -> list[float]:
     """Return at most `most` round numbers at equal distances in [low, high]."""
-    step = nice_limit((high - low) / most)
+    step = nice_limit(high / most - low / most)
     while True:
         first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
         if last - first < most:
@@ -189,12 +191,14 @@ def draw_chart(surface: pygame.Surface, rectangle: Rectangle, chart: Chart) -> N
         for value in nice_ticks(chart.x_axis.low, chart.x_axis.high, 7):
             x, text = column(value), short_number(value) + chart.x_axis.unit
             pygame.draw.line(surface, THEME.muted, (x, plot.bottom), (x, plot.bottom + TICK - 1))
-            draw_note(surface, text, (x, plot.bottom + TICK), "midtop")
+            half = text_size(text, THEME.small_size)[0] // 2 + 1
+            middle = min(max(x, plot.left + half), plot.right - half)
+            draw_note(surface, text, (middle, plot.bottom + TICK), "midtop")
         place = (plot.centerx, plot.bottom + TICK + letters)
         draw_note(surface, chart.x_axis.label, place, "midtop", colour=THEME.ink)
     if chart.mark is not None and chart.pinned:
-        middle = (column(chart.mark), plot.top + TICK + PIN / 2)
-        surface.blit(*pin_sprite(FOLLOWER, PIN).around(middle))
+        place = (column(chart.mark), plot.top + TICK + PIN // 2)
+        surface.blit(*pin_sprite(FOLLOWER, PIN).around(place))
 
 
 def _plot(surface: pygame.Surface, rectangle: Rectangle, headline: str, below: int) -> pygame.Rect:
@@ -212,7 +216,8 @@ def _number_heights(surface: pygame.Surface, plot: pygame.Rect, axis: Axis) -> N
         y = plot.top + round((1.0 - float(axis.place(value))) * (plot.height - 1))
         pygame.draw.line(surface, THEME.muted, (plot.left - TICK, y), (plot.left - 1, y))
         text = short_number(value) + axis.unit
-        draw_note(surface, text, (plot.left - TICK - 2, y + 1), "midright")
+        place, room = (plot.left - TICK - 2, y + 1), AXIS_WIDTH - TICK - 2
+        draw_note(surface, text, place, "midright", max_width=room)
 
 
 def _heights(axis: Axis, height: int) -> list[float]:

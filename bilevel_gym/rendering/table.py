@@ -8,6 +8,7 @@ and columns are shown, around the follower where there is one, and the headings 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -231,15 +232,13 @@ def _draw_heat(
 
 
 def _draw_names(surface: pygame.Surface, place: tuple[int, int, int], names: Sequence[str]) -> None:
-    """Write the columns' names above a table, all of one size, or only the first and last."""
+    """Write the columns' names above a table, as many as there is room for."""
     left, bottom, width = place
     cell = width / len(names)
-    fits = max(text_size(name, THEME.small_size)[0] for name in names) <= cell - 4
-    room = round(max(cell - 4, width / 2 - 8))
-    for j, name in enumerate(names):
-        if fits or j in (0, len(names) - 1):
-            middle = (left + round((j + 0.5) * cell), bottom - 4)
-            draw_note(surface, name, middle, "midbottom", colour=THEME.ink, max_width=room)
+    widest = max(text_size(name, THEME.small_size)[0] for name in names)
+    for j in range(0, len(names), math.ceil((widest + 4) / cell)):
+        middle = (left + round((j + 0.5) * cell), bottom - 4)
+        draw_note(surface, names[j], middle, "midbottom", colour=THEME.ink)
 
 
 # x and the hyper-gradient

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .canvas import HEADER_HEIGHT, THEME, draw_text, new_page, pygame
-from .key import KEY_ROW, KeyEntry, draw_key, gradient_signs
+from .key import KEY_ROW, KeyEntry, draw_key, gradient_entries
 from .picture_charts import Axis, BarChart, Chart, Series, draw_bars, draw_column, nice_limit
 from .signs import FOLLOWER, ICON_SIDE, pin_sprite
 from .strokes import LineStyle, line_style
@@ -115,7 +115,7 @@ def _chart(scene: TaxScene, household: int, row: int) -> Chart:
 
 def _key(scene: TaxScene) -> Iterator[KeyEntry]:
     """Name the signs that this scene shows."""
-    yield from gradient_signs(scene.gradient, "this rate")
+    yield from gradient_entries("this rate", scene.gradient)
     if scene.schedules is not None:
         yield KeyEntry(LineStyle(), "hours, revenue", "mean over the policy")
         for j in range(scene.preferences.shape[1]):
