@@ -60,10 +60,8 @@ class Theme:
 THEME = Theme()
 SUPERSAMPLING = 4
 """What has slanted edges is painted this many times larger, as pygame's polygons are jagged."""
-_TICKS = ((-1, "topleft"), (1, "topright"), (0, "midtop"), (-0.5, "midtop"), (0.5, "midtop"))
-"""Places of the numbers on a colour bar from −1 to 1, and how their text is aligned.
-
-The ends and zero come first."""
+_TICKS = (-1.0, 1.0, 0.0, -0.5, 0.5)
+"""Places of the numbers on a colour bar from −1 to 1, those first that must not give way."""
 TITLE_HEIGHT, STATUS_HEIGHT = 32, 40
 HEADER_HEIGHT = THEME.margin + TITLE_HEIGHT + STATUS_HEIGHT + THEME.margin
 """Pixels above everything else in a picture with a headline and a status line."""
@@ -345,10 +343,9 @@ def draw_colour_bar(
     # The bar is linear in the colours; its numbers are what may be unevenly spaced.
     colours = diverging_colours(np.linspace(-1.0, 1.0, rectangle[2]), 1.0)
     ticks = []
-    for place, anchor in _TICKS:
+    for place in _TICKS:
         value = float(np.sign(place)) * limit * abs(place) ** (1.0 / power)
-        text = ("+" if value > 0 else "") + short_number(value)
-        ticks.append(((place + 1) / 2, anchor, text))
+        ticks.append(((place + 1) / 2, ("+" if value > 0 else "") + short_number(value)))
     draw_scale(surface, rectangle, caption, colours, ticks)
 
 
@@ -357,12 +354,12 @@ def draw_scale(
     rectangle: Rectangle,
     caption: str,
     colours: NDArray[np.uint8],
-    ticks: Sequence[tuple[float, str, str]],
+    ticks: Sequence[tuple[float, str]],
 ) -> None:
     """Draw a bar of colours with its caption above and its numbers below it.
 
     There is a colour for each pixel, from left to right, uint8 `[width, 3]`. A tick is a place from
-    0 to 1, how its text is aligned, and the text; later ones give way where there is no room.
+    0 to 1 and its text; later ones give way where there is no room.
     """
     left, top, width, height = rectangle
     draw_text(surface, caption, (left, top), max_width=width)
@@ -374,14 +371,13 @@ def draw_scale(
     surface.blit(pygame.transform.scale(strip, bar.size), bar)
     pygame.draw.rect(surface, THEME.ink, bar, 1)
     labels: list[pygame.Rect] = []
-    for place, anchor, text in ticks:
+    for place, text in ticks:
         x = bar.left + round(place * (bar.width - 1))
         pygame.draw.line(surface, THEME.ink, (x, bar.bottom), (x, bar.bottom + tick - 1))
-        position = (x, bar.bottom + 2 * tick)
-        box = pygame.Rect((0, 0), text_size(text, THEME.small_size))
-        setattr(box, anchor, position)
+        box = pygame.Rect((0, bar.bottom + 2 * tick), text_size(text, THEME.small_size))
+        box.left = min(max(x - box.width // 2, bar.left), bar.right - box.width)
         if box.inflate(THEME.gap // 2, 0).collidelist(labels) == -1:
-            draw_note(surface, text, position, anchor, colour=THEME.ink)
+            draw_note(surface, text, box.topleft, colour=THEME.ink)
             labels.append(box)
 
 

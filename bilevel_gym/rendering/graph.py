@@ -35,12 +35,13 @@ from .canvas import (
     text_size,
 )
 from .graph_layout import (
+    CASING,
     EDGE_WIDTHS,
     PANEL_ROW,
     PANEL_WIDTH,
     GraphLayout,
     Label,
-    arrow_outline,
+    arrow_shape,
     label_places,
     lay_out_graph,
 )
@@ -242,31 +243,23 @@ def _slopes(scene: GraphScene) -> FloatArray | None:
     return np.concatenate(values) if values else None
 
 
-def _widths(layout: GraphLayout, scene: GraphScene) -> FloatArray:
-    """Return the widths of the edges `[E]`."""
-    least, most = EDGE_WIDTHS[0], layout.widest
-    share = np.full(len(scene.edges), 0.15)
-    if scene.flow is not None:
-        share = np.clip(scene.flow / (float(np.max(scene.flow, initial=0.0)) or 1.0), 0.0, 1.0)
-    return least + share * (most - least)
-
-
 def _draw_edges(surface: pygame.Surface, layout: GraphLayout, scene: GraphScene) -> None:
     """Draw the edges, those with a value and then the thin ones last."""
     left, top, width, height = layout.area
     large = enlarged(width, height, PAPER)
     large.fill(PAPER)
-    widths = _widths(layout, scene)
+    share = np.full(len(scene.edges), 0.15)
+    if scene.flow is not None:
+        share = np.clip(scene.flow / (float(np.max(scene.flow, initial=0.0)) or 1.0), 0.0, 1.0)
+    widths = EDGE_WIDTHS[0] + share * (layout.widest - EDGE_WIDTHS[0])
     values = np.full(len(widths), np.nan) if scene.values is None else np.asarray(scene.values)
-    plain = np.isnan(values)
-    limit = scene.value_limit
+    plain, limit = np.isnan(values), scene.value_limit
     colours = diverging_colours(np.clip(values, -limit, limit), limit)
     colours[plain] = NEUTRAL
     for k in np.lexsort((-widths, ~plain)).tolist():
-        fills = (PAPER if plain[k] else THEME.ink, colours[k].tolist())
-        outline = arrow_outline(layout.strokes[k], float(widths[k]))
-        for polygon, colour in zip(outline, fills, strict=True):
-            pygame.draw.polygon(large, colour, ((polygon - (left, top)) * SUPERSAMPLING).tolist())
+        shape = (arrow_shape(layout.strokes[k], float(widths[k])) - (left, top)) * SUPERSAMPLING
+        ink, casing = PAPER if plain[k] else THEME.ink, round(CASING * SUPERSAMPLING)
+        signs.paint_outlined(large, shape.tolist(), colours[k].tolist(), ink, casing)
     surface.blit(shrunk(large), (left, top))
 
 
@@ -409,41 +402,30 @@ def _draw_panels(
         for widths in ([text_size(t, THEME.small_size)[0] for t in ts] for ts in (labels, numbers))
     )
     triangles = any(panel.gradient is not None for panel in panels)
-    rooms = (label_room, number_room, TRIANGLE + 7 if triangles else 0)
+    gap, triangle_room = THEME.gap // 2, TRIANGLE + 7 if triangles else 0
     for (left, top, _, _), panel in zip(layout.panels, panels, strict=True):
-        _draw_panel(surface, (left, top), panel, rooms, largest)
-
-
-def _draw_panel(
-    surface: pygame.Surface,
-    corner: tuple[int, int],
-    panel: Panel,
-    rooms: tuple[int, int, int],
-    largest: float,
-) -> None:
-    """Draw one chart: labels, bars, numbers, triangles."""
-    (left, top), (label_room, number_room, triangle_room) = corner, rooms
-    gap, right = THEME.gap // 2, left + PANEL_WIDTH - triangle_room
-    track = pygame.Rect(left + label_room + gap, 0, 0, PANEL_ROW * 3 // 5)
-    track.width = right - number_room - gap - track.left
-    place = (left + PANEL_WIDTH, top + text_size(panel.title, THEME.text_size)[1])
-    scale = draw_note(surface, f"0…{panel.limit:.3g}", place, "bottomright")
-    draw_text(surface, panel.title, (left, top), max_width=PANEL_WIDTH - scale - gap)
-    slopes = np.zeros(len(panel.labels)) if panel.gradient is None else panel.gradient
-    levels = signs.size_levels(slopes, largest, TRIANGLE).tolist()
-    y = top + PANEL_ROW + 4 + PANEL_ROW // 2
-    for label, value, level in zip(panel.labels, panel.values.tolist(), levels, strict=True):
-        track.centery = y
-        draw_note(surface, label, (left, y + 1), "midleft", max_width=label_room)
-        pygame.draw.rect(surface, THEME.rule, track)
-        bar = track.copy()
-        bar.width = round(track.width / panel.limit * min(max(value, 0.0), panel.limit))
-        pygame.draw.rect(surface, BAR, bar)
-        if value > panel.limit:
-            pygame.draw.rect(surface, THEME.page, (bar.right - 6, bar.top, 2, bar.height))
-        ends = (track.left, track.top - 1), (track.left, track.bottom)
-        pygame.draw.line(surface, THEME.ink, *ends)
-        place, number = (right, y + 1), f"{abs(value):.2f}"
-        draw_note(surface, number, place, "midright", colour=THEME.ink, max_width=number_room)
-        signs.draw_triangle(surface, (left + PANEL_WIDTH - TRIANGLE // 2 - 1, y), TRIANGLE, level)
-        y += PANEL_ROW
+        right = left + PANEL_WIDTH - triangle_room
+        track = pygame.Rect(left + label_room + gap, 0, 0, PANEL_ROW * 3 // 5)
+        track.width = right - number_room - gap - track.left
+        place = (left + PANEL_WIDTH, top + text_size(panel.title, THEME.text_size)[1])
+        scale = draw_note(surface, f"0…{panel.limit:.3g}", place, "bottomright")
+        draw_text(surface, panel.title, (left, top), max_width=PANEL_WIDTH - scale - gap)
+        slopes = np.zeros(len(panel.labels)) if panel.gradient is None else panel.gradient
+        levels = signs.size_levels(slopes, largest, TRIANGLE).tolist()
+        y = top + PANEL_ROW + 4 + PANEL_ROW // 2
+        for label, value, level in zip(panel.labels, panel.values.tolist(), levels, strict=True):
+            track.centery = y
+            draw_note(surface, label, (left, y + 1), "midleft", max_width=label_room)
+            pygame.draw.rect(surface, THEME.rule, track)
+            bar = track.copy()
+            bar.width = round(track.width / panel.limit * min(max(value, 0.0), panel.limit))
+            pygame.draw.rect(surface, BAR, bar)
+            if value > panel.limit:
+                pygame.draw.rect(surface, THEME.page, (bar.right - 6, bar.top, 2, bar.height))
+            ends = (track.left, track.top - 1), (track.left, track.bottom)
+            pygame.draw.line(surface, THEME.ink, *ends)
+            place, number = (right, y + 1), f"{abs(value):.2f}"
+            draw_note(surface, number, place, "midright", colour=THEME.ink, max_width=number_room)
+            middle = (left + PANEL_WIDTH - TRIANGLE // 2 - 1, y)
+            signs.draw_triangle(surface, middle, TRIANGLE, level)
+            y += PANEL_ROW

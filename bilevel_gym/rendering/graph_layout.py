@@ -263,28 +263,19 @@ def _even(points: FloatArray, count: int) -> FloatArray:
     return points_along(points, np.linspace(0.0, lengths_along(points)[-1], count))
 
 
-def arrow_outline(points: FloatArray, width: float) -> list[FloatArray]:
-    """Return the polygons of an arrow along a line: what surrounds it and itself, each `[M, 2]`."""
+def arrow_shape(points: FloatArray, width: float) -> FloatArray:
+    """Return the polygon of an arrow along a line, `[M, 2]`."""
     lengths = lengths_along(points)
     total = float(lengths[-1])
     head = max(min(6.5 + 1.05 * width, 0.62 * total), 1.0)
-    half = 3.2 + 0.6 * width
     neck = total - head
     shaft = points_along(points, np.append(lengths[lengths < neck - 0.5], neck))
-    tip = points[-1]
-    along = _unit(tip - shaft[-1])
+    along = _unit(points[-1] - shaft[-1])
     normals = _normals(np.gradient(shaft, axis=0)) if len(shaft) > 1 else _normals(along[None])
-    normals[-1] = side = _normals(along)
-    polygons = []
-    for grown in (CASING, 0.0):
-        sides = normals * (width / 2 + grown)
-        # A grown triangle is larger by more than the growth at its corners.
-        point = tip + along * grown * math.hypot(half, head) / half
-        base = shaft[-1] - along * grown
-        wing = side * (half + grown * (math.hypot(half, head) + half) / head)
-        ends = [base + wing, point, base - wing]
-        polygons.append(np.concatenate([shaft + sides, ends, (shaft - sides)[::-1]]))
-    return polygons
+    normals[-1] = _normals(along)
+    sides, wing = normals * width / 2, normals[-1] * (3.2 + 0.6 * width)
+    ends = [shaft[-1] + wing, points[-1], shaft[-1] - wing]
+    return np.concatenate([shaft + sides, ends, (shaft - sides)[::-1]])
 
 
 # Labels

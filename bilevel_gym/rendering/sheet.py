@@ -24,13 +24,10 @@ def contact_sheet(pictures: Sequence[pygame.Surface]) -> pygame.Surface:
     pitch = tuple(side + THEME.margin for side in CELL)
     sheet = new_surface((columns * pitch[0] + THEME.margin, rows * pitch[1] + THEME.margin))
     for i, picture in enumerate(pictures):
-        scale = min(room / side for room, side in zip(CELL, picture.get_size(), strict=True))
-        size = [max(1, int(side * scale)) for side in picture.get_size()]
         row, column = divmod(i, columns)
         room = pygame.Rect((column * pitch[0] + THEME.margin, row * pitch[1] + THEME.margin), CELL)
-        place = pygame.Rect((0, 0), size)
-        place.center = room.center
-        sheet.blit(pygame.transform.smoothscale(picture, size), place)
+        place = picture.get_rect().fit(room)
+        sheet.blit(pygame.transform.smoothscale(picture, place.size), place)
         pygame.draw.rect(sheet, THEME.rule, room.inflate(THEME.gap, THEME.gap), 1)
     return sheet
 

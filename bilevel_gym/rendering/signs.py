@@ -84,7 +84,7 @@ def _turned(points: list[Point], move: int) -> list[Point]:
     return points
 
 
-def _paint_outlined(
+def paint_outlined(
     surface: pygame.Surface, points: list[Point], fill: Colour, outline: Colour, width: int
 ) -> None:
     """Paint a polygon with an outline around it whose corners are round."""
@@ -117,7 +117,7 @@ def arrow_sprite(cell: int, move: int, level: int | None, outline: bool) -> Spri
     shape = _scaled(_turned(points, move), (side / 2, side / 2), side)
     if outline:
         width = max(SUPERSAMPLING, side // 60)
-        _paint_outlined(surface, shape, THEME.light, THEME.light, width)
+        paint_outlined(surface, shape, THEME.light, THEME.light, width)
     else:
         pygame.draw.polygon(surface, THEME.ink, shape)
     return as_sprite(surface)
@@ -165,7 +165,7 @@ def _triangle(cell: int, centre: Point, half: float, sign: int) -> Sprite:
     up: list[Point] = [(0.0, -1.0), (1.0, 0.9), (-1.0, 0.9)]
     middle = (side * centre[0], side * centre[1])
     points = _scaled(_turned(up, 0 if sign > 0 else 2), middle, side * half)
-    _paint_outlined(surface, points, fill, outline, SUPERSAMPLING)
+    paint_outlined(surface, points, fill, outline, SUPERSAMPLING)
     return as_sprite(surface)
 
 

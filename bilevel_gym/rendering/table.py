@@ -146,7 +146,7 @@ def _draw_tables(surface: pygame.Surface, top: int, scene: TableScene) -> None:
         check_range("policy", policy, 1.0)
         draw(second, width, name, actions, policy, _grey_colours(policy))
         greys = _grey_colours(np.linspace(0.0, 1.0, width))
-        ticks = ((0.0, "topleft", "0"), (1.0, "topright", "1"), (0.5, "midtop", "0.5"))
+        ticks = ((0.0, "0"), (1.0, "1"), (0.5, "0.5"))
         draw_scale(surface, (second, scales, width, BAR_HEIGHT), name, greys, ticks)
     if scene.occupancy is not None:
         occupancy = np.asarray(scene.occupancy[part[0]])[:, None]

@@ -95,10 +95,9 @@ def _chart(scene: TaxScene, household: int, row: int) -> Chart:
     last = row == len(ROWS) - 1
     if scene.schedules is not None:
         lines = scene.schedules[row][household].T
-        styles = [line_style(j) for j in range(len(lines))] if row == 1 else [LineStyle()]
-        styles = [AREA] if last else styles
+        styles = [LineStyle(), None, LineStyle(), AREA]
         series = tuple(
-            Series(scene.assets, y, style) for y, style in zip(lines, styles, strict=True)
+            Series(scene.assets, y, styles[row] or line_style(j)) for j, y in enumerate(lines)
         )
     mark = None
     if scene.follower is not None and scene.follower[0] == household:
