@@ -33,10 +33,9 @@ from bilevel_gym.rendering.canvas import (
     THEME,
     diverging_colours,
     draw_colour_bar,
-    draw_header,
     draw_text,
     import_pygame,
-    new_surface,
+    new_page,
 )
 from bilevel_gym.rendering.curves import draw_curves
 
@@ -176,8 +175,7 @@ def draw(
 ) -> Surface:
     """Draw both clips at a step, the answer, r_x, and what has been reached so far."""
     pygame = import_pygame()
-    surface = new_surface((WIDTH, HEIGHT))
-    draw_header(surface, TITLE, status)
+    surface = new_page((WIDTH, HEIGHT), TITLE, status)
     captions = ("left arrow: this one", "right arrow: this one")
     for side, caption in enumerate(captions):
         left = THEME.margin + side * (CLIP + THEME.margin)

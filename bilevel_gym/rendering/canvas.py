@@ -261,17 +261,11 @@ def new_page(
     size: tuple[int, int], title: str, status: Sequence[tuple[str, str]]
 ) -> pygame.Surface:
     """Return a new surface with a headline and the status line below it."""
-    surface = new_surface(size)
-    draw_header(surface, title, status)
-    return surface
-
-
-def draw_header(surface: pygame.Surface, title: str, status: Sequence[tuple[str, str]]) -> None:
-    """Draw a headline and the status line below it at the top of a picture."""
-    margin = THEME.margin
-    width = surface.get_width() - 2 * margin
+    surface, margin = new_surface(size), THEME.margin
+    width = size[0] - 2 * margin
     draw_text(surface, title, (margin, margin), size=THEME.title_size, max_width=width)
     draw_status(surface, (margin, margin + TITLE_HEIGHT, width, STATUS_HEIGHT), status)
+    return surface
 
 
 def draw_status(

@@ -170,7 +170,7 @@ def _edge_curves(
     centres: FloatArray, edges: NDArray[np.int64], radius: float, widest: float, area: Rectangle
 ) -> FloatArray:
     """Return the middle lines of the edges, from within a node to within a node."""
-    lane = widest / 2 + CASING + 1.5
+    lane, corner = widest / 2 + CASING + 1.5, np.array(area[:2])
     pairs = {tuple(edge) for edge in edges.tolist()}
     curves = np.zeros((len(edges), CURVE_POINTS, 2))
     for k, (start, end) in enumerate(edges.tolist()):
@@ -185,13 +185,20 @@ def _edge_curves(
             curve = _bent(centres[start], centres[end], offset, bend)
             distances = np.linalg.norm(others[:, None] - curve, axis=2).min(axis=1)
             hits = np.maximum(radius + widest / 2 + 4.0 - distances, 0.0).sum()
-            cost = float(hits) + _outside(curve, area) + BEND_COST * abs(bend)
+            ends = np.concatenate([curve - corner, corner + area[2:] - curve])
+            outside = np.maximum(16.0 - ends.min(axis=0), 0.0).sum()
+            cost = float(hits + outside) + BEND_COST * abs(bend)
             if cost < best:
                 best, curves[k] = cost, curve
+    turns, size = np.linspace(0.0, 2 * math.pi, CURVE_POINTS), 0.85 * radius + 5.0
     for k in np.flatnonzero(edges[:, 0] == edges[:, 1]).tolist():
+        # A ring that leaves a node where it is free and comes back to it, its outside on the right.
         centre = centres[edges[k, 0]]
         taken = _directions(centre, curves, 1.6 * radius)
-        curves[k] = _loop(centre, _freest(taken, centre - centres.mean(axis=0)), radius)
+        angle = _freest(taken, centre - centres.mean(axis=0))
+        middle = centre + (radius + 0.62 * size) * np.array([math.cos(angle), math.sin(angle)])
+        around = angle + math.pi - turns
+        curves[k] = middle + size * np.stack([np.cos(around), np.sin(around)], axis=-1)
     return curves
 
 
@@ -202,22 +209,6 @@ def _bent(start: FloatArray, end: FloatArray, offset: float, bend: float) -> Flo
     height = offset + bend * math.hypot(*along) * 4 * t * (1 - t)
     curve: FloatArray = start + t * along + height * _normals(along)
     return curve
-
-
-def _loop(centre: FloatArray, angle: float, radius: float) -> FloatArray:
-    """Return a ring that leaves a node and comes back to it, its outside on the right."""
-    size = 0.85 * radius + 5.0
-    turns = angle + math.pi - np.linspace(0.0, 2 * math.pi, CURVE_POINTS)
-    middle = centre + (radius + 0.62 * size) * np.array([math.cos(angle), math.sin(angle)])
-    ring: FloatArray = middle + size * np.stack([np.cos(turns), np.sin(turns)], axis=-1)
-    return ring
-
-
-def _outside(curve: FloatArray, area: Rectangle) -> float:
-    """Return by how many pixels a curve leaves the area."""
-    left, top, width, height = area
-    low, high = curve.min(axis=0) - (left, top), (left + width, top + height) - curve.max(axis=0)
-    return float(np.maximum(16.0 - np.concatenate([low, high]), 0.0).sum())
 
 
 def _directions(centre: FloatArray, curves: FloatArray, distance: float) -> FloatArray:

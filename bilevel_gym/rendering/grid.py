@@ -51,7 +51,6 @@ MIN_MAP_WIDTH = 320
 KEY_SLOTS = 11
 """Rows that the longest key needs, the colour scale included."""
 CURVES_WIDTH = 300
-MAX_CURVE_HEIGHT = 210
 
 PIN_DIAMETER = 0.35
 """Share of a cell's side."""
@@ -250,9 +249,7 @@ def draw_grid(scene: GridScene) -> pygame.Surface:
     scale = ColourScale(scene.shaping_limit, scene.shaping_name, scene.shaping_power)
     draw_key(surface, layout.key, _key_entries(layout, scene), scale=scale)
     if layout.curves is not None:
-        left, top, width, height = layout.curves
-        room = len(scene.curves) * (MAX_CURVE_HEIGHT + THEME.margin) - THEME.margin
-        draw_curves(surface, (left, top, width, min(height, room)), scene.curves)
+        draw_curves(surface, layout.curves, scene.curves)
     return surface
 
 

@@ -68,26 +68,20 @@ def draw_key(
         bar = (left, top, width, COLOUR_BAR_SLOTS * KEY_ROW - THEME.gap)
         draw_colour_bar(surface, bar, scale.limit, scale.name, power=scale.power)
     for slot, entry in enumerate(entries, start=0 if scale is None else COLOUR_BAR_SLOTS):
-        if slot < rows * columns:
-            column, row = divmod(slot, rows)
-            x, y = left + column * (width + THEME.margin), top + row * KEY_ROW
-            _draw_entry(surface, (x, y, width), entry)
-
-
-def _draw_entry(surface: pygame.Surface, row: tuple[int, int, int], entry: KeyEntry) -> None:
-    """Draw one sign with its words in a row: left, top and width."""
-    left, top, width = row
-    sign = style_sprite(entry.sign) if isinstance(entry.sign, LineStyle) else entry.sign
-    # A sprite is a tuple, too.
-    for sprite in (sign,) if isinstance(sign, Sprite) else sign:
-        surface.blit(*sprite.at(left, top + (KEY_ROW - ICON_SIDE) // 2))
-    x, middle = left + ICON_SIDE + THEME.gap, top + KEY_ROW // 2
-    room = left + width - x
-    place, anchor = ((x, middle + 1), "bottomleft") if entry.note else ((x, middle), "midleft")
-    draw_text(surface, entry.name, place, anchor, size=NAME_SIZE, max_width=room)
-    if entry.note:
-        place, ink = (x, middle + 2), THEME.muted
-        draw_text(surface, entry.note, place, size=NOTE_SIZE, colour=ink, max_width=room)
+        if slot >= rows * columns:
+            break
+        column, row = divmod(slot, rows)
+        x, y = left + column * (width + THEME.margin), top + row * KEY_ROW
+        sign = style_sprite(entry.sign) if isinstance(entry.sign, LineStyle) else entry.sign
+        # A sprite is a tuple, too.
+        for sprite in (sign,) if isinstance(sign, Sprite) else sign:
+            surface.blit(*sprite.at(x, y + (KEY_ROW - ICON_SIDE) // 2))
+        x, middle, room = x + ICON_SIDE + THEME.gap, y + KEY_ROW // 2, width - ICON_SIDE - THEME.gap
+        place, anchor = ((x, middle + 1), "bottomleft") if entry.note else ((x, middle), "midleft")
+        draw_text(surface, entry.name, place, anchor, size=NAME_SIZE, max_width=room)
+        if entry.note:
+            place, ink = (x, middle + 2), THEME.muted
+            draw_text(surface, entry.note, place, size=NOTE_SIZE, colour=ink, max_width=room)
 
 
 # Entries of several pictures
