@@ -238,8 +238,7 @@ def draw_grid(scene: GridScene) -> pygame.Surface:
             # A disc in each visited cell, below the policy's arrows.
             occupancy = np.maximum(scene.occupancy, 0.0)
             _draw_sized(surface, layout, scene, occupancy, signs.DISC_DIAMETER, signs.disc_sprite)
-        if scene.policy is not None:
-            _draw_policy(surface, layout, scene.cells != WALL, scene.policy)
+        _draw_policy(surface, layout, scene)
         if scene.gradient is not None:
             # A triangle in the corner, up where the leader gains from more shaping.
             side, sprite = signs.TRIANGLE_SIDE, signs.triangle_sprite
@@ -285,15 +284,12 @@ def _draw_terrain(surface: pygame.Surface, layout: GridLayout, scene: GridScene)
     pygame.draw.rect(surface, THEME.ink, (left - 1, top - 1, width + 2, height + 2), 1)
 
 
-def _draw_policy(
-    surface: pygame.Surface,
-    layout: GridLayout,
-    free: NDArray[np.bool_],
-    policy: NDArray[np.float64],
-) -> None:
+def _draw_policy(surface: pygame.Surface, layout: GridLayout, scene: GridScene) -> None:
     """Draw four arrows per cell as long as their probabilities, or one to the most likely move."""
-    cell = int(layout.cell)
-    policy = np.where(free[..., None], np.clip(policy, 0.0, 1.0), 0.0)
+    if scene.policy is None:
+        return
+    cell, free = int(layout.cell), scene.cells != WALL
+    policy = np.where(free[..., None], np.clip(scene.policy, 0.0, 1.0), 0.0)
     levels = np.rint(policy * signs.LEVELS).astype(np.int64)
     shown = policy >= MIN_PROBABILITY
     if cell < FULL_CELL:
@@ -366,8 +362,7 @@ def _key_entries(layout: GridLayout, scene: GridScene) -> Iterator[KeyEntry]:
         if (scene.cells == kind).any():
             yield KeyEntry(signs.pin_sprite(kind, side), name)
     if (scene.cells == signs.HAZARD).any():
-        tape = (signs.hazard_sprite(side),) if cell >= LINES_CELL else ()
-        yield KeyEntry((signs.hazard_ground(cell < LINES_CELL), *tape), "hazard")
+        yield KeyEntry(signs.hazard_sprite(side), "hazard")
     if (scene.cells == WALL).any():
         yield KeyEntry(signs.wall_sprite(side, cell >= SIGN_CELL), "wall")
     if scene.follower is not None:

@@ -18,7 +18,6 @@ from .canvas import (
     Colour,
     Sprite,
     as_sprite,
-    diverging_colours,
     enlarged,
     pygame,
 )
@@ -247,12 +246,3 @@ def hazard_sprite(cell: int) -> Sprite:
     inner = surface.get_rect().inflate(-2 * width, -2 * width)
     surface.fill((*THEME.ink, 0), inner)
     return as_sprite(surface)
-
-
-@lru_cache(maxsize=2)
-def hazard_ground(tinted: bool) -> Sprite:
-    """Return what lies below the tape in the key: a cell without shaping, or its tint."""
-    colour = diverging_colours(0.0, 1.0)
-    ground = pygame.Surface((ICON_SIDE, ICON_SIDE))
-    ground.fill((hazard_tint(colour) if tinted else colour).tolist())
-    return Sprite(ground, (0, 0))

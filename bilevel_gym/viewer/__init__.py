@@ -1,7 +1,7 @@
 """Play a game on a map in a window: shape it as the leader, walk in it as the follower.
 
 `session` holds the state and the moves, `picture` draws it, `controls` turns events into moves. A
-headless film sends events of its own.
+headless film makes moves of its own.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import numpy as np
 
 from ..making import find_task
 from ..rendering import Screen
-from ..rendering.canvas import pygame
-from .controls import CONTROLS, MOVES, draw, handle
+from .controls import CONTROLS, draw, handle
 from .session import Session
 
 __all__ = ["CONTROLS", "Session", "draw", "handle", "play", "run"]
@@ -42,9 +41,7 @@ def play(env_id: str, *, headless: Path | None = None, **env_kwargs: Any) -> Non
         if headless is None:
             run(session, screen)
         else:
-            for event, frames in piece(session):
-                if event is not None:
-                    handle(session, event)
+            for frames in piece(session):
                 session.tick()
                 screen.show(draw(session), frames=frames)
 
@@ -62,33 +59,34 @@ def run(session: Session, screen: Screen) -> None:
             surface = draw(session)
 
 
-def piece(session: Session) -> Iterator[tuple[pygame.event.Event | None, int]]:
-    """Yield the events of a headless film, each with the frames that show its effect.
+def piece(session: Session) -> Iterator[int]:
+    """Play a short demonstration, and yield the frames for which its pictures are to be shown.
 
     The leader makes hazards costly by hand, shows the help and follows the hyper-gradient; then the
     follower walks to the goal by its best response.
     """
-
-    def press(key: int) -> pygame.event.Event:
-        return pygame.event.Event(pygame.KEYDOWN, key=key)
-
-    yield None, 16
+    yield 16
     for row, column in np.argwhere(session.cells == "H").tolist()[:PAINTED_CELLS]:
-        place = session.layout.cell_centre(row, column)
-        yield pygame.event.Event(pygame.MOUSEBUTTONDOWN, button=3, pos=place), 8
-        yield pygame.event.Event(pygame.MOUSEBUTTONUP, button=3, pos=place), 2
-    yield None, 16
-    yield press(pygame.K_h), 32
-    yield press(pygame.K_h), 2
-    yield press(pygame.K_g), 2
+        session.move_cursor((row, column))
+        session.start_stroke("lower")
+        yield 8
+        session.end_stroke()
+        yield 2
+    yield 16
+    for frames in (32, 2):
+        session.toggle_help()
+        yield frames
+    session.start_climb()
     for _ in range(CLIMBING_TICKS):
-        yield None, 2
-    yield pygame.event.Event(pygame.KEYUP, key=pygame.K_g), 16
-    yield press(pygame.K_TAB), 16
-    arrows = [getattr(pygame, f"K_{name.upper()}") for name in MOVES]
+        yield 2
+    session.stop_climb()
+    yield 16
+    session.switch_seat()
+    yield 16
     for _ in range(WALKING_STEPS):
         episode = session.episode
         assert episode is not None
         if episode.ended:
             break
-        yield press(arrows[int(session.response.policy[episode.state].argmax())]), 4
+        session.act(int(session.response.policy[episode.state].argmax()))
+        yield 4
