@@ -23,7 +23,7 @@ __all__ = ["CONTROLS", "Session", "draw", "handle", "play", "run"]
 FPS = 30
 
 # Length of the piece that a headless film shows.
-PAINTED_CELLS, CLIMBING_TICKS, WALKING_STEPS = 8, 14, 30
+PAINTED_CELLS, CLIMBING_TICKS, WALKING_STEPS = 8, 15, 30
 
 
 def play(env_id: str, *, headless: Path | None = None, **env_kwargs: Any) -> None:
