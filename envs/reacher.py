@@ -18,9 +18,9 @@ from ..rendering.canvas import (
     HEADER_HEIGHT,
     SUPERSAMPLING,
     THEME,
-    as_sprite,
     colour_limit,
     diverging_colours,
+    draw_centred,
     draw_note,
     enlarged,
     new_page,
@@ -263,7 +263,7 @@ def _draw_arena(
         return float(x), float(y)
 
     x, y = place(LENGTH * seen[4:6])
-    surface.blit(*pin_sprite(TARGET, ICON_SIDE).around((corner[0] + x, corner[1] + y)))
+    draw_centred(surface, pin_sprite(TARGET, ICON_SIDE), (corner[0] + x, corner[1] + y))
 
     first = np.arctan2(seen[2], seen[0])
     both = first + np.arctan2(seen[3], seen[1])
@@ -288,6 +288,6 @@ def _key(view: View) -> list[KeyEntry]:
         pygame.draw.circle(tip, colour, tip.get_rect().center, radius * tip.get_width())
     entries = [
         KeyEntry(pin_sprite(TARGET, ICON_SIDE), "target"),
-        KeyEntry(as_sprite(tip), "tip of the arm"),
+        KeyEntry(shrunk(tip), "tip of the arm"),
     ]
     return [*entries, *gradient_entries("the weight", view.hyper_gradient)]

@@ -514,7 +514,7 @@ def test_pins_are_distinguishable_in_greyscale() -> None:
     greys = []
     for kind in ("S", "G", "follower"):
         surface = new_surface((ICON_SIDE, ICON_SIDE))
-        surface.blit(*pin_sprite(kind, ICON_SIDE).at(0, 0))
+        surface.blit(pin_sprite(kind, ICON_SIDE), (0, 0))
         greys.append(luminance(frame(surface)))
     for i in range(3):
         assert np.abs(greys[i] - greys[i - 1]).mean() > 10

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -111,19 +111,11 @@ def frame(surface: pygame.Surface) -> NDArray[np.uint8]:
     return np.frombuffer(pixels, dtype=np.uint8).reshape(height, width, 3)
 
 
-class Sprite(NamedTuple):
-    """A small transparent picture, cropped, and where it goes relative to its square's corner."""
-
-    image: pygame.Surface
-    offset: tuple[int, int]
-
-    def at(self, left: int, top: int) -> tuple[pygame.Surface, tuple[int, int]]:
-        """Return the pair that `Surface.blit` and `Surface.fblits` take."""
-        return self.image, (left + self.offset[0], top + self.offset[1])
-
-    def around(self, middle: tuple[float, float]) -> tuple[pygame.Surface, pygame.Rect]:
-        """Return the same with the middle of the picture at a pixel."""
-        return self.image, self.image.get_rect(center=(round(middle[0]), round(middle[1])))
+def draw_centred(
+    surface: pygame.Surface, picture: pygame.Surface, middle: tuple[float, float]
+) -> None:
+    """Draw a small picture with its middle at a pixel."""
+    surface.blit(picture, picture.get_rect(center=(round(middle[0]), round(middle[1]))))
 
 
 def enlarged(width: int, height: int, edge: Colour) -> pygame.Surface:
@@ -141,13 +133,6 @@ def enlarged(width: int, height: int, edge: Colour) -> pygame.Surface:
 def shrunk(surface: pygame.Surface) -> pygame.Surface:
     """Return an enlarged surface in its final size, with smooth edges."""
     return pygame.transform.smoothscale_by(surface, 1 / SUPERSAMPLING)
-
-
-def as_sprite(surface: pygame.Surface) -> Sprite:
-    """Return an enlarged square as a sprite."""
-    small = shrunk(surface)
-    box = small.get_bounding_rect()
-    return Sprite(small.subsurface(box).copy(), box.topleft)
 
 
 # Colours

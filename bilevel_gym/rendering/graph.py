@@ -22,9 +22,8 @@ from .canvas import (
     SUPERSAMPLING,
     THEME,
     Colour,
-    Sprite,
-    as_sprite,
     diverging_colours,
+    draw_centred,
     draw_note,
     draw_text,
     enlarged,
@@ -274,7 +273,7 @@ def _draw_nodes(surface: pygame.Surface, layout: GraphLayout, scene: GraphScene)
     size = fitting_size(scene.names, (1.6 * radius, 1.6 * radius), NAME_SIZES) or NAME_SIZES[0]
     for node, (x, y) in enumerate(layout.nodes.astype(int).tolist()):
         hazard = bool(scene.marks) and scene.marks[node] == signs.HAZARD
-        surface.blit(*_node_sprite(radius, int(levels[node]), hazard).around((x, y)))
+        draw_centred(surface, _node_sprite(radius, int(levels[node]), hazard), (x, y))
         room = round(2 * radius) - 4
         draw_text(
             surface, scene.names[node], (x, y + 1), size=size, anchor="center", max_width=room
@@ -282,7 +281,7 @@ def _draw_nodes(surface: pygame.Surface, layout: GraphLayout, scene: GraphScene)
 
 
 @lru_cache(maxsize=256)
-def _node_sprite(radius: float, level: int, hazard: bool) -> Sprite:
+def _node_sprite(radius: float, level: int, hazard: bool) -> pygame.Surface:
     """Return the circle of a node, with a disc as large as its occupancy and perhaps with tape."""
     side = 2 * math.ceil(radius + 1)
     surface = enlarged(side, side, THEME.ink)
@@ -301,7 +300,7 @@ def _node_sprite(radius: float, level: int, hazard: bool) -> Sprite:
     disc = inner * level / signs.LEVELS
     if 2 * disc >= signs.MIN_SIGN * SUPERSAMPLING:
         pygame.draw.circle(surface, OCCUPANCY, centre, disc)
-    return as_sprite(surface)
+    return shrunk(surface)
 
 
 def _draw_pins(surface: pygame.Surface, layout: GraphLayout, scene: GraphScene) -> None:
@@ -318,7 +317,7 @@ def _draw_pins(surface: pygame.Surface, layout: GraphLayout, scene: GraphScene) 
     for node, corner, sprite in pins:
         angle = layout.corners[node, corner]
         x, y = layout.nodes[node] + distance * np.array([math.cos(angle), math.sin(angle)])
-        surface.blit(*sprite.around((x, y)))
+        draw_centred(surface, sprite, (x, y))
 
 
 def _draw_labels(
@@ -377,14 +376,14 @@ def _key_entries(scene: GraphScene) -> Iterator[KeyEntry]:
 
 
 @lru_cache(maxsize=1)
-def _flow_icon() -> Sprite:
+def _flow_icon() -> pygame.Surface:
     """Return three lines of growing width for the key."""
     surface = enlarged(signs.ICON_SIDE, signs.ICON_SIDE, NEUTRAL)
     side = surface.get_width()
     for place, width in ((0.2, 0.05), (0.42, 0.13), (0.75, 0.28)):
         box = (0, round(side * (place - width / 2)), side, round(side * width))
         pygame.draw.rect(surface, NEUTRAL, box)
-    return as_sprite(surface)
+    return shrunk(surface)
 
 
 # Panels

@@ -21,7 +21,6 @@ from .canvas import (
     HEADER_HEIGHT,
     THEME,
     Rectangle,
-    Sprite,
     diverging_colours,
     new_page,
     pygame,
@@ -280,7 +279,7 @@ def _draw_terrain(surface: pygame.Surface, layout: GridLayout, scene: GridScene)
         sprites[signs.HAZARD] = signs.hazard_sprite(cell)
     for kind, sprite in sprites.items():
         places = np.argwhere(scene.cells == kind).tolist()
-        surface.fblits([sprite.at(*layout.cell_corner(*place)) for place in places])
+        surface.fblits([(sprite, layout.cell_corner(*place)) for place in places])
     pygame.draw.rect(surface, THEME.ink, (left - 1, top - 1, width + 2, height + 2), 1)
 
 
@@ -302,7 +301,7 @@ def _draw_policy(surface: pygame.Surface, layout: GridLayout, scene: GridScene) 
         for row, column, move in np.argwhere(shown).tolist():
             level = int(levels[row, column, move]) if cell >= FULL_CELL else None
             arrow = signs.arrow_sprite(cell, move, level, outline)
-            surface.blit(*arrow.at(*layout.cell_corner(row, column)))
+            surface.blit(arrow, layout.cell_corner(row, column))
 
 
 def _draw_sized(
@@ -311,7 +310,7 @@ def _draw_sized(
     scene: GridScene,
     values: NDArray[np.float64],
     share: float,
-    sprite: Callable[[int, int], Sprite],
+    sprite: Callable[[int, int], pygame.Surface],
 ) -> None:
     """Draw a sign in each free cell with its area as the value `[H, W]`.
 
@@ -322,7 +321,7 @@ def _draw_sized(
     levels = signs.size_levels(values, float(np.abs(values).max()), share * cell)
     for row, column in np.argwhere(levels != 0).tolist():
         sign = sprite(cell, int(levels[row, column]))
-        surface.blit(*sign.at(*layout.cell_corner(row, column)))
+        surface.blit(sign, layout.cell_corner(row, column))
 
 
 def _draw_pins(surface: pygame.Surface, layout: GridLayout, scene: GridScene) -> None:
@@ -334,11 +333,11 @@ def _draw_pins(surface: pygame.Surface, layout: GridLayout, scene: GridScene) ->
     for place in np.argwhere(np.isin(scene.cells, list(PLACE_NAMES))).tolist():
         x, y = layout.cell_corner(*place)
         sprite = signs.pin_sprite(str(scene.cells[*place]), diameter)
-        surface.blit(*sprite.at(x + inset, y + inset))
+        surface.blit(sprite, (x + inset, y + inset))
     if scene.follower is not None:
         x, y = layout.cell_corner(*scene.follower)
         pin = signs.pin_sprite(signs.FOLLOWER, diameter)
-        surface.blit(*pin.at(x + inset, y + cell - diameter - inset))
+        surface.blit(pin, (x + inset, y + cell - diameter - inset))
 
 
 def _draw_cursor(surface: pygame.Surface, layout: GridLayout, scene: GridScene) -> None:

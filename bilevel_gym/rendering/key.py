@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .canvas import THEME, Rectangle, Sprite, draw_colour_bar, draw_text, pygame
+from .canvas import THEME, Rectangle, draw_colour_bar, draw_text, pygame
 from .signs import FOLLOWER, GOAL, ICON_SIDE, START, TARGET, key_triangle_sprite, pin_sprite
 from .strokes import LineStyle, style_sprite
 
@@ -37,7 +37,7 @@ class KeyEntry:
         note: A second line in small letters.
     """
 
-    sign: LineStyle | Sprite | tuple[Sprite, ...]
+    sign: LineStyle | pygame.Surface | tuple[pygame.Surface, ...]
     name: str
     note: str = ""
 
@@ -73,9 +73,8 @@ def draw_key(
         column, row = divmod(slot, rows)
         x, y = left + column * (width + THEME.margin), top + row * KEY_ROW
         sign = style_sprite(entry.sign) if isinstance(entry.sign, LineStyle) else entry.sign
-        # A sprite is a tuple, too.
-        for sprite in (sign,) if isinstance(sign, Sprite) else sign:
-            surface.blit(*sprite.at(x, y + (KEY_ROW - ICON_SIDE) // 2))
+        for sprite in sign if isinstance(sign, tuple) else (sign,):
+            surface.blit(sprite, (x, y + (KEY_ROW - ICON_SIDE) // 2))
         x, middle, room = x + ICON_SIDE + THEME.gap, y + KEY_ROW // 2, width - ICON_SIDE - THEME.gap
         place, anchor = ((x, middle + 1), "bottomleft") if entry.note else ((x, middle), "midleft")
         draw_text(surface, entry.name, place, anchor, size=NAME_SIZE, max_width=room)
@@ -92,7 +91,7 @@ def follower_entry() -> KeyEntry:
     return KeyEntry(pin_sprite(FOLLOWER, ICON_SIDE), "follower", "where it is now")
 
 
-def occupancy_entry(sign: Sprite, occupancy: NDArray[np.float64]) -> KeyEntry:
+def occupancy_entry(sign: pygame.Surface, occupancy: NDArray[np.float64]) -> KeyEntry:
     """Name the disc of an occupancy and say how large the largest one is."""
     largest = float(occupancy.max(initial=0.0))
     return KeyEntry(sign, "occupancy", f"area; largest {largest:.2g}")

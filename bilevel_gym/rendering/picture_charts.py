@@ -17,6 +17,7 @@ from .canvas import (
     THEME,
     Colour,
     Rectangle,
+    draw_centred,
     draw_note,
     new_surface,
     pygame,
@@ -198,7 +199,7 @@ def draw_chart(surface: pygame.Surface, rectangle: Rectangle, chart: Chart) -> N
         draw_note(surface, chart.x_axis.label, place, "midtop", colour=THEME.ink)
     if chart.mark is not None and chart.pinned:
         place = (column(chart.mark), plot.top + TICK + PIN // 2)
-        surface.blit(*pin_sprite(FOLLOWER, PIN).around(place))
+        draw_centred(surface, pin_sprite(FOLLOWER, PIN), place)
 
 
 def _plot(surface: pygame.Surface, rectangle: Rectangle, headline: str, below: int) -> pygame.Rect:

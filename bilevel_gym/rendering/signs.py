@@ -16,10 +16,10 @@ from .canvas import (
     SUPERSAMPLING,
     THEME,
     Colour,
-    Sprite,
-    as_sprite,
+    draw_centred,
     enlarged,
     pygame,
+    shrunk,
 )
 
 START, GOAL, TARGET, HAZARD = "S", "G", "T", "H"
@@ -94,7 +94,7 @@ def paint_outlined(
 
 
 @lru_cache(maxsize=1024)
-def arrow_sprite(cell: int, move: int, level: int | None, outline: bool) -> Sprite:
+def arrow_sprite(cell: int, move: int, level: int | None, outline: bool) -> pygame.Surface:
     """Return an arrow from the middle of a cell, as long as its probability `level` / `LEVELS`.
 
     Without a level it goes through the whole cell. Its light outline and its dark body are two
@@ -119,11 +119,11 @@ def arrow_sprite(cell: int, move: int, level: int | None, outline: bool) -> Spri
         paint_outlined(surface, shape, THEME.light, THEME.light, width)
     else:
         pygame.draw.polygon(surface, THEME.ink, shape)
-    return as_sprite(surface)
+    return shrunk(surface)
 
 
 @lru_cache(maxsize=256)
-def disc_sprite(cell: int, level: int) -> Sprite:
+def disc_sprite(cell: int, level: int) -> pygame.Surface:
     """Return the disc of an occupancy; its diameter is `level` / `LEVELS` of the largest."""
     surface = enlarged(cell, cell, THEME.ink)
     side = surface.get_width()
@@ -133,43 +133,43 @@ def disc_sprite(cell: int, level: int) -> Sprite:
     inner = radius - 1.2 * SUPERSAMPLING
     if inner > 0:
         pygame.draw.circle(surface, (*THEME.light, DISC_OPACITY), centre, inner)
-    return as_sprite(surface)
+    return shrunk(surface)
 
 
-@lru_cache(maxsize=256)
-def triangle_sprite(cell: int, level: int) -> Sprite:
+def triangle_sprite(cell: int, level: int) -> pygame.Surface:
     """Return the triangle of a derivative: filled and up if positive, hollow and down if not."""
     half = TRIANGLE_SIDE / 2
     middle = 1 - CORNER - half
-    return _triangle(cell, (middle, 1 - middle), half * abs(level) / LEVELS, level)
+    return _triangle(cell, (middle, 1 - middle), half * abs(level) / LEVELS, level > 0)
 
 
 def draw_triangle(surface: pygame.Surface, centre: tuple[int, int], side: int, level: int) -> None:
     """Draw the triangle of a derivative around a pixel, if it has a size; `side` is the most."""
     if level:
-        surface.blit(*triangle_sprite(round(side / TRIANGLE_SIDE), level).around(centre))
+        picture = _triangle(2 * side, (0.5, 0.5), abs(level) / LEVELS / 4, level > 0)
+        draw_centred(surface, picture, centre)
 
 
-@lru_cache(maxsize=2)
-def key_triangle_sprite(sign: int) -> Sprite:
+def key_triangle_sprite(sign: int) -> pygame.Surface:
     """Return the triangle of the key."""
-    return _triangle(ICON_SIDE, (0.5, 0.5), 0.3, sign)
+    return _triangle(ICON_SIDE, (0.5, 0.5), 0.3, sign > 0)
 
 
-def _triangle(cell: int, centre: Point, half: float, sign: int) -> Sprite:
+@lru_cache(maxsize=512)
+def _triangle(cell: int, centre: Point, half: float, positive: bool) -> pygame.Surface:
     """Return a triangle in a square of side 2 `half`, in units of the cell: dark or light."""
-    fill, outline = (THEME.ink, THEME.light) if sign > 0 else (THEME.light, THEME.ink)
+    fill, outline = (THEME.ink, THEME.light) if positive else (THEME.light, THEME.ink)
     surface = enlarged(cell, cell, outline)
     side = surface.get_width()
     up: list[Point] = [(0.0, -1.0), (1.0, 0.9), (-1.0, 0.9)]
     middle = (side * centre[0], side * centre[1])
-    points = _scaled(_turned(up, 0 if sign > 0 else 2), middle, side * half)
+    points = _scaled(_turned(up, 0 if positive else 2), middle, side * half)
     paint_outlined(surface, points, fill, outline, SUPERSAMPLING)
-    return as_sprite(surface)
+    return shrunk(surface)
 
 
 @lru_cache(maxsize=64)
-def pin_sprite(kind: str, diameter: int) -> Sprite:
+def pin_sprite(kind: str, diameter: int) -> pygame.Surface:
     """Return the round sign of start (house), goal (flag), target (rings), follower (figure)."""
     plate, ink, paint_icon = {
         START: (THEME.light, THEME.ink, _paint_house),
@@ -183,7 +183,7 @@ def pin_sprite(kind: str, diameter: int) -> Sprite:
     pygame.draw.circle(surface, ink, centre, side / 2)
     pygame.draw.circle(surface, plate, centre, side / 2 - 1.5 * SUPERSAMPLING)
     paint_icon(surface, plate, ink)
-    return as_sprite(surface)
+    return shrunk(surface)
 
 
 def _polygon_in_pin(surface: pygame.Surface, colour: Colour, points: list[Point]) -> None:
@@ -218,7 +218,7 @@ def _paint_figure(surface: pygame.Surface, _plate: Colour, ink: Colour) -> None:
 
 
 @lru_cache(maxsize=32)
-def wall_sprite(cell: int, bricks: bool) -> Sprite:
+def wall_sprite(cell: int, bricks: bool) -> pygame.Surface:
     """Return a wall: a dark cell, with bricks where there is room for them."""
     surface = enlarged(cell, cell, THEME.missing)
     surface.fill(THEME.missing)
@@ -229,11 +229,11 @@ def wall_sprite(cell: int, bricks: bool) -> Sprite:
         pygame.draw.rect(surface, MORTAR_COLOUR, (0, y, side, width))
         x = side * (1 + 2 * (i % 2)) // 4
         pygame.draw.rect(surface, MORTAR_COLOUR, (x, y, width, side // courses))
-    return as_sprite(surface)
+    return shrunk(surface)
 
 
 @lru_cache(maxsize=32)
-def hazard_sprite(cell: int) -> Sprite:
+def hazard_sprite(cell: int) -> pygame.Surface:
     """Return the warning tape along the edge of a hazard, whose middle stays visible."""
     surface = enlarged(cell, cell, THEME.ink)
     side = surface.get_width()
@@ -245,4 +245,4 @@ def hazard_sprite(cell: int) -> Sprite:
         pygame.draw.polygon(surface, THEME.ink, corners)
     inner = surface.get_rect().inflate(-2 * width, -2 * width)
     surface.fill((*THEME.ink, 0), inner)
-    return as_sprite(surface)
+    return shrunk(surface)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .canvas import SUPERSAMPLING, THEME, Colour, Sprite, as_sprite, enlarged, pygame
+from .canvas import SUPERSAMPLING, THEME, Colour, enlarged, pygame, shrunk
 from .signs import ICON_SIDE
 
 LINE_WIDTH = 2
@@ -87,7 +87,7 @@ def points_along(points: NDArray[np.float64], lengths: NDArray[np.float64]) -> N
     return np.stack([np.interp(lengths, along, axis) for axis in points.T], axis=-1)
 
 
-def style_sprite(style: LineStyle) -> Sprite:
+def style_sprite(style: LineStyle) -> pygame.Surface:
     """Return a piece of a line or an area for the key."""
     surface = enlarged(ICON_SIDE, ICON_SIDE, style.colour)
     side = surface.get_width()
@@ -95,4 +95,4 @@ def style_sprite(style: LineStyle) -> Sprite:
     if style.filled:
         pygame.draw.rect(surface, lightened(style.colour), (0, height, side, side // 2))
     draw_stroke(surface, np.array([[0.0, height], [side - 1.0, height]]), style)
-    return as_sprite(surface)
+    return shrunk(surface)

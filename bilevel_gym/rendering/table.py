@@ -21,6 +21,7 @@ from .canvas import (
     Rectangle,
     contrast_ink,
     diverging_colours,
+    draw_centred,
     draw_colour_bar,
     draw_note,
     draw_scale,
@@ -173,9 +174,9 @@ def _mark_follower(surface: pygame.Surface, row: Rectangle, key_top: int) -> Non
     frame, pin = pygame.Rect(row).inflate(4, 4), pin_sprite(FOLLOWER, PIN)
     pygame.draw.rect(surface, THEME.light, frame.inflate(4, 4), 2)
     pygame.draw.rect(surface, THEME.accent, frame, 3)
-    surface.blit(*pin.around((THEME.margin + PIN / 2, top + height / 2)))
+    draw_centred(surface, pin, (THEME.margin + PIN / 2, top + height / 2))
     x, y = left + width + THEME.margin, key_top + BAR_HEIGHT // 2
-    surface.blit(*pin.around((x + PIN / 2, y)))
+    draw_centred(surface, pin, (x + PIN / 2, y))
     draw_text(surface, "follower", (x + PIN + 6, y), anchor="midleft")
 
 
