@@ -49,7 +49,7 @@ MAX_CELL = 112
 MIN_MAP_WIDTH = 320
 KEY_SLOTS = 11
 """Rows that the longest key needs, the colour scale included."""
-CURVES_WIDTH = 300
+CURVES_WIDTH, CURVES_HEIGHT = 300, 400
 
 PIN_DIAMETER = 0.35
 """Share of a cell's side."""
@@ -212,14 +212,14 @@ def grid_layout(shape: tuple[int, int], *, with_curves: bool = False) -> GridLay
     curves_left = max(margin + area_width, key[0] + key[2]) + margin
     right = curves_left + (CURVES_WIDTH + margin if with_curves else 0)
     bottom = area_bottom + margin
-    curves = (curves_left, top, CURVES_WIDTH, area_bottom - top) if with_curves else None
+    curves = (curves_left, top, CURVES_WIDTH, min(CURVES_HEIGHT, area_bottom - top))
     return GridLayout(
         shape=(rows, columns),
         size=(right + right % 2, bottom + bottom % 2),
         cell=cell,
         map=(margin + (area_width - width) // 2, top, width, height),
         key=key,
-        curves=curves,
+        curves=curves if with_curves else None,
     )
 
 
