@@ -262,8 +262,17 @@ def draw_status(
     """
     left, top, width, height = rectangle
     for label_size, value_size in THEME.status_sizes:
-        tile_height = text_size("0", label_size)[1] + text_size("0", value_size)[1]
-        tiles = _flow(pairs, label_size, value_size, width, tile_height + THEME.gap // 4)
+        label_height = text_size("0", label_size)[1]
+        tile_height = label_height + text_size("0", value_size)[1]
+        tiles, x, y = [], 0, 0
+        for label, value in pairs:
+            # Letters of a changing number must not push the next tile about: room in steps.
+            natural = max(text_size(label, label_size)[0], text_size(value, value_size)[0])
+            tile_width = min(-(-natural // label_size) * label_size, max(natural, width))
+            if x and x + tile_width > width:
+                x, y = 0, y + tile_height + THEME.gap // 4
+            tiles.append((x, y, tile_width))
+            x += tile_width + label_size
         if all(x + w <= width and y + tile_height <= height for x, y, w in tiles):
             break
     for (label, value), (x, y, _) in zip(pairs, tiles, strict=True):
@@ -271,25 +280,8 @@ def draw_status(
             break
         place, room = (left + x, top + y), width - x
         draw_text(surface, label, place, size=label_size, colour=THEME.muted, max_width=room)
-        place = (place[0], place[1] + text_size("0", label_size)[1])
+        place = (place[0], place[1] + label_height)
         draw_text(surface, value, place, size=value_size, max_width=room)
-
-
-def _flow(
-    pairs: Sequence[tuple[str, str]], label_size: int, value_size: int, width: int, row_height: int
-) -> list[tuple[int, int, int]]:
-    """Place tiles from left to right, row by row: x, y and width of each."""
-    tiles, x, y = [], 0, 0
-    for label, value in pairs:
-        # Letters of a changing number must not push the next tile about: room in steps.
-        natural = max(text_size(label, label_size)[0], text_size(value, value_size)[0])
-        step = label_size
-        tile_width = min(-(-natural // step) * step, max(natural, width))
-        if x and x + tile_width > width:
-            x, y = 0, y + row_height
-        tiles.append((x, y, tile_width))
-        x += tile_width + label_size
-    return tiles
 
 
 def fitting_size(

@@ -16,7 +16,7 @@ from .canvas import (
     new_surface,
     pygame,
 )
-from .grid import FREE, GridLayout, GridScene, draw_grid, grid_layout
+from .grid import FREE, GridScene, draw_grid, grid_layout
 from .picture_charts import Axis, BarChart, draw_bars
 
 FloatArray = NDArray[np.float64]
@@ -47,7 +47,13 @@ def draw_comparison(
         place = (layout.cell_corner(0, column)[0], top - THEME.gap // 2)
         draw_text(surface, heading, place, "bottomleft", max_width=int(layout.cell * columns))
     if letters is not None and layout.cell >= LETTER_CELL:
-        _write_letters(surface, scene, layout, letters)
+        side = int(layout.cell)
+        colours = diverging_colours(scene.shaping, scene.shaping_limit, power=scene.shaping_power)
+        for row, column in np.argwhere(scene.cells == FREE).tolist():
+            x, y = layout.cell_corner(row, column)
+            place, ink = (x + side - 3, y + side - 1), contrast_ink(colours[row, column])
+            letter, size = str(letters[row, column % (columns + 1)]), max(12, side // 3)
+            draw_text(surface, letter, place, "bottomright", size=size, colour=ink)
     # The key stands right of the map, or below one that is low and wide.
     key_left, key_top, _, key_height = layout.key
     margin, beside = THEME.margin, key_left > left
@@ -58,20 +64,6 @@ def draw_comparison(
     room = (key_left if beside else page.get_width()) - 2 * margin
     draw_bars(page, (margin, table, room, HEIGHT), weights)
     return page
-
-
-def _write_letters(
-    surface: pygame.Surface, scene: GridScene, layout: GridLayout, letters: NDArray[np.str_]
-) -> None:
-    """Write the letter of each free cell into its corner."""
-    side = int(layout.cell)
-    size = max(12, side // 3)
-    colours = diverging_colours(scene.shaping, scene.shaping_limit, power=scene.shaping_power)
-    for row, column in np.argwhere(scene.cells == FREE).tolist():
-        x, y = layout.cell_corner(row, column)
-        place, ink = (x + side - 3, y + side - 1), contrast_ink(colours[row, column])
-        letter = str(letters[row, column % (letters.shape[1] + 1)])
-        draw_text(surface, letter, place, size=size, colour=ink, anchor="bottomright")
 
 
 def weights_chart(

@@ -256,8 +256,8 @@ def _draw_shaping(surface: pygame.Surface, layout: GridLayout, scene: GridScene)
     values = np.where(scene.cells == WALL, np.nan, scene.shaping)
     colours = diverging_colours(values, scene.shaping_limit, power=scene.shaping_power)
     if layout.cell < LINES_CELL:
-        hazards = scene.cells == signs.HAZARD
-        colours[hazards] = signs.hazard_tint(colours[hazards])
+        hazards, tint = scene.cells == signs.HAZARD, signs.HAZARD_TINT
+        colours[hazards] = (1 - tint) * colours[hazards] + tint * np.array(signs.HAZARD_COLOUR)
     image = pygame.surfarray.make_surface(colours.swapaxes(0, 1))
     left, top, width, height = layout.map
     # Below one pixel per cell, neighbouring cells are averaged rather than dropped.

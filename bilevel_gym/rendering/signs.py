@@ -65,12 +65,6 @@ def size_levels(
     return np.where(np.abs(levels) >= least, levels, 0)
 
 
-def hazard_tint(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Mix colours `[..., 3]` with the colour of hazards."""
-    mixed = (1 - HAZARD_TINT) * colours + HAZARD_TINT * np.array(HAZARD_COLOUR)
-    return np.rint(mixed).astype(np.uint8)
-
-
 def _scaled(points: list[Point], centre: Point, unit: float) -> list[Point]:
     """Place a shape given in units around the origin."""
     return [(centre[0] + unit * x, centre[1] + unit * y) for x, y in points]

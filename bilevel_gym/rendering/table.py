@@ -132,9 +132,8 @@ def _draw_tables(surface: pygame.Surface, top: int, scene: TableScene) -> None:
     def draw(
         x: int, width: int, name: str, names: Sequence[str], values: FloatArray, colours: Colours
     ) -> None:
-        _draw_heat(surface, (x, body, width, height * len(rows)), values, colours)
+        _draw_heat(surface, (x, body, width, height * len(rows)), names, values, colours)
         draw_text(surface, name, (x, caption_top), max_width=width)
-        _draw_names(surface, (x, body, width), names)
 
     actions = [f"a{a}" for a in columns]
     reward, name = np.asarray(scene.reward[part]), "reward r(s, a)"
@@ -211,9 +210,16 @@ def _written(value: float) -> str:
 
 
 def _draw_heat(
-    surface: pygame.Surface, rectangle: Rectangle, values: FloatArray, colours: Colours
+    surface: pygame.Surface,
+    rectangle: Rectangle,
+    names: Sequence[str],
+    values: FloatArray,
+    colours: Colours,
 ) -> None:
-    """Draw values `[rows, columns]` as coloured cells, with the numbers where they fit."""
+    """Draw values `[rows, columns]` as coloured cells, with the numbers where they fit.
+
+    Above them stand the names of the columns, as many as there is room for.
+    """
     left, top, width, height = rectangle
     rows, columns = values.shape
     cell = (width / columns, height / rows)
@@ -230,15 +236,9 @@ def _draw_heat(
             ink = contrast_ink(colour)
             draw_text(surface, text, box.center, size=size, colour=ink, anchor="center")
     pygame.draw.rect(surface, THEME.ink, (left - 1, top - 1, width + 2, height + 2), 1)
-
-
-def _draw_names(surface: pygame.Surface, place: tuple[int, int, int], names: Sequence[str]) -> None:
-    """Write the columns' names above a table, as many as there is room for."""
-    left, bottom, width = place
-    cell = width / len(names)
     widest = max(text_size(name, THEME.small_size)[0] for name in names)
-    for j in range(0, len(names), math.ceil((widest + 4) / cell)):
-        middle = (left + round((j + 0.5) * cell), bottom - 4)
+    for j in range(0, columns, math.ceil((widest + 4) / cell[0])):
+        middle = (left + round((j + 0.5) * cell[0]), top - 4)
         draw_note(surface, names[j], middle, "midbottom", colour=THEME.ink)
 
 
