@@ -49,8 +49,8 @@ def _chart(curve: StepCurve, style: LineStyle) -> Chart:
     steps = np.flatnonzero(np.isfinite(values) & ((values > 0) | (not curve.log_scale)))
     heights = np.log10(values[steps]) if curve.log_scale else values[steps]
     low, high = (float(heights.min()), float(heights.max())) if len(heights) else (0.0, 1.0)
-    if low == high:
-        low, high = low - 1.0, high + 1.0
+    if low / 2 == high / 2:
+        low, high = low - 1.0 - 1e-3 * abs(low), high + 1.0 + 1e-3 * abs(high)
     label = curve.label
     if len(values) and np.isfinite(values[-1]):
         label += f": {short_number(values[-1])}"
