@@ -6,8 +6,7 @@ import click
 
 from .. import __version__
 from .benchmarking import benchmark
-from .checking import check
-from .checking_methods import check_method_command
+from .checking import check, check_method
 from .console import listen_to_interrupts, plain_warnings
 from .galleries import gallery
 from .listing import list_tasks, markdown_table
@@ -29,5 +28,5 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (list_tasks, check, check_method_command, solve, play, gallery, benchmark, report):
+for command in (list_tasks, check, check_method, solve, play, gallery, benchmark, report):
     main.add_command(command)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 from .. import making
+from ..core.checks import check_positive
 from ..core.threads import one_torch_thread
 from ..registration import task_ids
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 # What the shell reports for a command stopped by Ctrl-C: 128 + SIGINT.
 INTERRUPTED = 130
 
+# Inner learners with networks, which would take seconds to load.
+LEARNT_INNER = ("soft-dqn", "soft-sac")
+
 
 class CommandError(click.ClickException):
     """What the user got wrong, in one line."""
@@ -28,29 +32,50 @@ class CommandError(click.ClickException):
     exit_code = 2
 
 
-def known_task(ctx: click.Context, param: click.Parameter, value: str) -> str:
-    """Return a registered id, after importing the module of `module:ID`."""
+@contextlib.contextmanager
+def in_one_line(
+    refusals: tuple[type[Exception], ...] = (ImportError, TypeError, ValueError),
+) -> Iterator[None]:
+    """Turn what the package refuses into a line for the user."""
     try:
-        return making.find_task(making.beside_user(value))
-    except (ImportError, ValueError) as error:
+        yield
+    except refusals as error:
         raise CommandError(str(error)) from None
 
 
-def complete_task(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Complete the ids of tasks in the shell."""
-    return [env_id for env_id in task_ids() if env_id.startswith(incomplete)]
+def takes_names(known: Callable[[], Iterable[str]], check: Callable[[str], str]) -> dict[str, Any]:
+    """Return how a parameter takes names: each is checked, and completed in the shell."""
+
+    def checked(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+        with in_one_line():
+            if isinstance(value, tuple):
+                return tuple(map(check, value))
+            return None if value is None else check(value)
+
+    return {"callback": checked, "shell_complete": completed(known)}
 
 
-def named_method(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Return the name of a method; the task says whether it has it."""
-    return None if value is None else making.beside_user(value)
+def completed(known: Callable[[], Iterable[str]]) -> Callable[..., list[str]]:
+    """Return how the shell completes one of some names."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+        return [name for name in known() if name.startswith(incomplete)]
+
+    return complete
 
 
-def complete_method(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Complete the names of methods in the shell."""
+def method_names() -> list[str]:
+    """Return the names of the methods, loaded when they are asked for."""
     from ..methods.registry import method_names
 
-    return [name for name in method_names() if name.startswith(incomplete)]
+    return method_names()
+
+
+def inner_learners() -> list[str]:
+    """Return the names of all inner learners; which of them fit is up to method and task."""
+    from ..methods.learners import LEARNERS
+
+    return [*LEARNERS, *LEARNT_INNER]
 
 
 def parse_value(text: str) -> Any:
@@ -85,41 +110,57 @@ def parse_settings(
 
 
 def positive(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
-    """Return a positive finite number, if one is given.
-
-    Click's own ranges let infinity and NaN pass.
-    """
-    if value is not None and not 0.0 < value < np.inf:
-        raise CommandError(f"`{param.opts[0]}` must be positive and finite, got {value}")
-    return value
+    """Return a positive finite number, if one is given; infinity passes the ranges of click."""
+    with in_one_line():
+        return None if value is None else check_positive(param.opts[0], value)
 
 
-task_argument = click.argument(
-    "env_id", metavar="ID", callback=known_task, shell_complete=complete_task
-)
+def count_option(flag: str, default: int, text: str, *, least: int = 1) -> Callable[[Any], Any]:
+    """Return an option that takes an integer of at least `least`."""
+    kind = click.IntRange(min=least)
+    return click.option(flag, type=kind, default=default, show_default=True, help=text)
+
+
+def settings_option(
+    flag: str, name: str, text: str, known: Callable[[], Iterable[str]] = tuple
+) -> Callable[[Any], Any]:
+    """Return an option that takes NAME=VALUE, of which those known are completed in the shell."""
+    return click.option(
+        flag,
+        name,
+        metavar="NAME=VALUE",
+        multiple=True,
+        callback=parse_settings,
+        shell_complete=completed(known),
+        help=f"{text}; may be repeated.",
+    )
+
+
+# A registered task, after importing the module of `module:ID`.
+TASK = takes_names(task_ids, lambda name: making.find_task(making.beside_user(name)))
+# The task says whether it has the method.
+METHOD = takes_names(method_names, making.beside_user)
+
+task_argument = click.argument("env_id", metavar="ID", **TASK)
 method_option = click.option(
     "--method",
     metavar="NAME",
-    callback=named_method,
-    shell_complete=complete_method,
     help="Source of the hyper-gradient: exact, an estimate such as trace, or module:Class of your "
     "own; see the README.  [default: exact; the task's own, mostly trace, for a follower who "
     "learns]",
+    **METHOD,
 )
-set_option = click.option(
-    "--set",
-    "env_kwargs",
-    metavar="NAME=VALUE",
-    multiple=True,
-    callback=parse_settings,
-    help="Argument of the task, e.g. slip=0.2 or map_name=16x16; may be repeated.",
+set_option = settings_option(
+    "--set", "env_kwargs", "Argument of the task, e.g. slip=0.2 or map_name=16x16"
 )
-seed_option = click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Seed of whatever is drawn; the exact method draws nothing.",
+method_set_option = settings_option(
+    "--method-set",
+    "method_options",
+    "Option of the method, e.g. episodes=2048 or inner=soft-q",
+    lambda: (f"inner={name}" for name in inner_learners()),
+)
+seed_option = count_option(
+    "--seed", 0, "Seed of whatever is drawn; the exact method draws nothing.", least=0
 )
 
 
@@ -131,10 +172,8 @@ def make_leader(
     **options: Any,
 ) -> HyperGradient:
     """Return a task in the leader's seat; see `bilevel_gym.making.make_leader`."""
-    try:
+    with in_one_line():
         env = making.make_leader(env_id, env_kwargs, method, method_options, **options)
-    except (ImportError, TypeError, ValueError) as error:
-        raise CommandError(str(error)) from None
     # Until the command ends. Followers' networks are so small that threads wait for each other
     # longer than they compute: a step of the leader took three times as long on two busy cores.
     context = click.get_current_context(silent=True)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from .arguments import INTERRUPTED, CommandError
-from .console import console, explain_os_errors
+from .arguments import INTERRUPTED, CommandError, in_one_line
+from .console import explain_os_errors, progress_bar
 
 if TYPE_CHECKING:
     from ..benchmark import Benchmark, RunOutcome
-    from ..benchmark.config import Entry
     from ..benchmark.engine import Plan
 
 DEFAULT = "default"
@@ -26,10 +24,8 @@ def print_shipped(ctx: click.Context, param: click.Parameter, value: str | bool 
 
     if not value or ctx.resilient_parsing:
         return
-    try:
+    with in_one_line():
         click.echo(shipped_text(DEFAULT if value is True else str(value)), nl=False)
-    except ValueError as error:
-        raise CommandError(str(error)) from None
     ctx.exit()
 
 
@@ -67,22 +63,24 @@ def benchmark(file: Path, out: Path | None) -> None:
     file later; what is done is not done again.
     """
     from ..benchmark.engine import EngineError, execute, locked, plan
-    from ..benchmark.errors import ConfigError
 
     try:
-        wanted = read(file)
-    except (ConfigError, ImportError) as error:
-        raise CommandError(str(error)) from None
+        with in_one_line():
+            wanted = read(file)
     except OSError as error:
         raise CommandError(f"cannot read {file}: {error.strerror}") from None
     folder = out or Path("benchmarks") / file.stem
     failures: list[str] = []
     try:
-        with explain_os_errors(folder), contextlib.ExitStack() as stack:
+        with (
+            in_one_line((ImportError,)),
+            explain_os_errors(folder),
+            contextlib.ExitStack() as stack,
+        ):
             stack.enter_context(locked(folder))
             planned = plan(wanted, folder)
             announce(wanted, planned)
-            show = stack.enter_context(progress(len(planned.todo)))
+            show = stack.enter_context(progress_bar("runs", len(planned.todo), lines=True))
             warned: set[str] = set()
             for entry, outcome in execute(planned, wanted.engine):
                 for warning in (w for w in outcome.warnings if w not in warned):
@@ -90,12 +88,10 @@ def benchmark(file: Path, out: Path | None) -> None:
                     click.echo(f"Warning: {warning} (first in {entry})", err=True)
                 if outcome.error is not None:
                     failures.append(f"{entry}: {outcome.error}")
-                show(entry, outcome)
+                show("runs", f"{entry}: {summary(outcome)}")
     except KeyboardInterrupt:
         click.echo(f"interrupted; what is done is kept, and the same command goes on: {folder}")
         click.get_current_context().exit(INTERRUPTED)
-    except ImportError as error:
-        raise CommandError(str(error)) from None
     except EngineError as error:
         raise CommandError(
             f"{error}; what is done is kept in {folder}, and the same command goes on"
@@ -112,9 +108,7 @@ def read(file: Path) -> Benchmark:
     """Return the benchmark of a file, or of one that comes with the package."""
     from ..benchmark.config import SHIPPED, parse_benchmark, read_benchmark, shipped_text
 
-    if file.is_file():
-        return read_benchmark(file)
-    if str(file) in SHIPPED:
+    if str(file) in SHIPPED and not file.is_file():
         return parse_benchmark(shipped_text(str(file)), f"{file}.toml")
     if not file.exists():
         known = " and ".join(map(repr, SHIPPED))
@@ -136,44 +130,6 @@ def announce(wanted: Benchmark, planned: Plan) -> None:
         f"{total} runs, {planned.done} done, {len(planned.todo)} to do on {where} "
         f"({engine.backend}), in {planned.folder}{others}"
     )
-
-
-@contextlib.contextmanager
-def progress(total: int) -> Iterator[Callable[[Entry, RunOutcome], None]]:
-    """Show runs as they end: a bar on a terminal, a line each elsewhere."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    terminal = console(stderr=True)
-    if not terminal.is_terminal:
-        count = 0
-
-        def tell(entry: Entry, outcome: RunOutcome) -> None:
-            nonlocal count
-            count += 1
-            click.echo(f"[{count}/{total}] {entry}: {summary(outcome)}")
-
-        yield tell
-        return
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),
-    )
-    with Progress(*columns, console=terminal, transient=True) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda entry, outcome: bar.update(
-            task, advance=1, description=f"{entry}: {summary(outcome)}"
-        )
 
 
 def summary(outcome: RunOutcome) -> str:

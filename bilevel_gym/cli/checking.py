@@ -1,9 +1,10 @@
-"""`bilevel-gym check`: the checkers of the environment API, and the hyper-gradient."""
+"""`bilevel-gym check` and `check-method`: whether a task, or a method, keeps what it promises."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,7 +12,18 @@ import numpy as np
 
 from ..making import answers_exactly
 from ..registration import TASKS
-from .arguments import make_leader, positive, seed_option, set_option, task_argument
+from .arguments import (
+    METHOD,
+    TASK,
+    count_option,
+    in_one_line,
+    make_leader,
+    method_set_option,
+    positive,
+    seed_option,
+    set_option,
+    task_argument,
+)
 from .console import console, show_table
 
 if TYPE_CHECKING:
@@ -34,20 +46,8 @@ MIN_RESPONSE_SHARE = 0.1
 @click.command("check", short_help="Check a task: its interface and its hyper-gradient.")
 @task_argument
 @set_option
-@click.option(
-    "--points",
-    type=click.IntRange(min=1),
-    default=3,
-    show_default=True,
-    help="Points along a short ascent path at which gradients are compared.",
-)
-@click.option(
-    "--coordinates",
-    type=click.IntRange(min=1),
-    default=64,
-    show_default=True,
-    help="Entries of x compared at each point, at most.",
-)
+@count_option("--points", 3, "Points along a short ascent path at which gradients are compared.")
+@count_option("--coordinates", 64, "Entries of x compared at each point, at most.")
 @click.option(
     "--tolerance",
     type=float,
@@ -74,11 +74,7 @@ def check(
     exact = answers_exactly(env.game)
     own = {task.id: task.test_options for task in TASKS}
     options = {} if exact else own.get(env_id, SOON)
-    failed = [
-        name
-        for name, run in api_checks(lambda: make_leader(env_id, env_kwargs, method_options=options))
-        if not passes(name, run)
-    ]
+    failed = failed_checks(lambda: make_leader(env_id, env_kwargs, method_options=options))
     if not exact:
         click.echo(
             "hyper-gradient: not compared; the follower learns, so that it is an estimate, and "
@@ -92,37 +88,35 @@ def check(
     click.echo(f"{env_id} passed.")
 
 
-def api_checks(fresh: Callable[[], HyperGradient]) -> list[tuple[str, Callable[[], object] | None]]:
-    """Return the checkers of the environment API by name, None where one is not installed."""
+def failed_checks(fresh: Callable[[], HyperGradient]) -> list[str]:
+    """Run the checkers of the environment API on fresh seats; return the names of those failed."""
     from gymnasium.utils.env_checker import check_env
 
     from ..wrappers import LowerLevel
 
-    def follower() -> LowerLevel:
-        return LowerLevel(fresh(), fresh().game.initial_upper_params)
-
-    def gymnasium(make: Callable[[], Any]) -> Callable[[], object]:
-        return lambda: check_env(make(), skip_render_check=True)
-
-    def sb3(make: Callable[[], Any]) -> Callable[[], object] | None:
-        try:
-            from stable_baselines3.common.env_checker import check_env as check_sb3
-        except ImportError:
-            return None
-        return lambda: check_sb3(make())
-
-    return [
-        ("Gymnasium's checker, game", gymnasium(lambda: fresh().unwrapped)),
-        ("Gymnasium's checker, leader's seat", gymnasium(fresh)),
-        ("Gymnasium's checker, follower's seat", gymnasium(follower)),
-        ("Stable-Baselines3's checker, leader's seat", sb3(fresh)),
-        ("Stable-Baselines3's checker, follower's seat", sb3(follower)),
-    ]
+    check_sb3: Callable[[Any], object] | None
+    try:
+        from stable_baselines3.common.env_checker import check_env as check_sb3
+    except ImportError:
+        check_sb3 = None
+    seats: dict[str, Callable[[], Any]] = {
+        "game": lambda: fresh().unwrapped,
+        "leader's seat": fresh,
+        "follower's seat": lambda: LowerLevel(fresh(), fresh().game.initial_upper_params),
+    }
+    check_gymnasium = partial(check_env, skip_render_check=True)
+    failed = []
+    for library, checker in (("Gymnasium", check_gymnasium), ("Stable-Baselines3", check_sb3)):
+        for seat, make in seats.items():
+            name = f"{library}'s checker, {seat}"
+            if (library, seat) != ("Stable-Baselines3", "game") and not passes(name, checker, make):
+                failed.append(name)
+    return failed
 
 
-def passes(name: str, run: Callable[[], object] | None) -> bool:
-    """Run one checker, say how it went, and return whether it found nothing wrong."""
-    if run is None:
+def passes(name: str, check: Callable[[Any], object] | None, seat: Callable[[], Any]) -> bool:
+    """Run a checker, say how it went, and return whether it found nothing wrong."""
+    if check is None:
         click.echo(f"{name}: skipped, needs the `sb3` extra")
         return True
     try:
@@ -130,7 +124,7 @@ def passes(name: str, run: Callable[[], object] | None) -> bool:
             # The seat is a wrapper by design.
             warnings.filterwarnings("ignore", message=".*is different from the unwrapped version")
             with console(stderr=True).status(name):
-                run()
+                check(seat())
     except Exception as error:  # whatever a checker raises is its verdict
         click.echo(f"{name}: FAILED, {error or type(error).__name__}")
         return False
@@ -200,3 +194,37 @@ def ascent_path(env: HyperGradient, points: int, seed: int) -> list[Iterate]:
     )
     chosen = np.unique(np.linspace(0, len(iterates) - 1, points).astype(int))
     return [iterates[i] for i in chosen]
+
+
+@click.command("check-method")
+@click.argument("method", **METHOD)
+@click.option(
+    "--task",
+    "env_id",
+    metavar="ID",
+    help="Check it on this task alone.  [default: seven small ones of different kinds]",
+    **TASK,
+)
+@method_set_option
+@count_option(
+    "--estimates", 32, "Seeds from which a method that draws random numbers is measured.", least=2
+)
+@count_option("--seed", 0, "The first of them.", least=0)
+def check_method(
+    method: str, env_id: str | None, method_options: dict[str, Any], estimates: int, seed: int
+) -> None:
+    """Check a method, METHOD being a name or module:Class of your own.
+
+    Its hyper-gradient is compared with the exact one on small tasks, which it may refuse; seeds,
+    options, pickling and the seat's info are checked as well.
+    """
+    from .. import testing
+
+    counts = {"estimates": estimates, "seed": seed}
+    try:
+        with in_one_line():
+            report = testing.check_method(method, env_id, options=method_options, **counts)
+    except testing.MethodError as error:
+        click.echo(error.report)
+        click.get_current_context().exit(1)
+    click.echo(report)

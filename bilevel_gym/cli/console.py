@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import signal
 import threading
@@ -87,33 +88,49 @@ def explain_os_errors(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def progress_bar(evaluations: int) -> Iterator[Callable[[str, float], None]]:
-    """Show a bar while the block runs, on a terminal only; yield what moves it on.
+def progress_bar(
+    phase: str, total: int, *, lines: bool = False
+) -> Iterator[Callable[[str, str], None]]:
+    """Show a bar on a terminal while the block runs; elsewhere nothing, or a line for each step.
 
-    Its length is that of the ascent; how many evaluations the polish takes is not known.
+    Yields what makes a step of a phase, with a text to show. Of how many steps later phases are is
+    not known.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     terminal = console(stderr=True)
     if not terminal.is_terminal:
-        yield lambda phase, objective: None
+        numbers = itertools.count(1)
+
+        def tell(phase: str, text: str) -> None:
+            if lines:
+                click.echo(f"[{next(numbers)}/{total}] {text}")
+
+        yield tell
         return
     columns = (
         TextColumn("{task.description:<7}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[objective]}"),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}", markup=False),
     )
     with Progress(*columns, console=terminal, transient=True) as bar:
         # Shown at once: where the follower learns, the first evaluation takes a while.
-        tasks: dict[str, TaskID] = {
-            "ascent": bar.add_task("ascent", total=evaluations, objective="")
-        }
+        tasks: dict[str, TaskID] = {phase: bar.add_task(phase, total=total, text="")}
 
-        def show(phase: str, objective: float) -> None:
+        def show(phase: str, text: str) -> None:
             if phase not in tasks:
-                tasks[phase] = bar.add_task(phase, total=None, objective="")
-            bar.update(tasks[phase], advance=1, objective=f"objective {objective:.6f}")
+                tasks[phase] = bar.add_task(phase, total=None, text="")
+            bar.update(tasks[phase], advance=1, text=text)
 
         yield show

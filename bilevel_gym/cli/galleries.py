@@ -11,7 +11,7 @@ import numpy as np
 
 from ..making import answers_exactly
 from ..registration import TASKS
-from .arguments import complete_task, known_task, make_leader, seed_option
+from .arguments import TASK, make_leader, seed_option
 from .console import explain_os_errors
 from .films import check_picture, film_episode, hold
 from .solving import default_optimizer, optimize
@@ -36,13 +36,7 @@ ASCENT_PICTURES, ASCENT_FRAMES, PAUSE = 20, 2, 16
 
 @click.command("gallery")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.argument(
-    "env_ids",
-    metavar="[ID]...",
-    nargs=-1,
-    callback=lambda ctx, param, values: tuple(known_task(ctx, param, value) for value in values),
-    shell_complete=complete_task,
-)
+@click.argument("env_ids", metavar="[ID]...", nargs=-1, **TASK)
 @seed_option
 def gallery(folder: Path, env_ids: tuple[str, ...], seed: int) -> None:
     """Draw a still and a film of each task into FOLDER.
@@ -102,18 +96,15 @@ def film_ascent(env: HyperGradient, film: Film, seed: int) -> FloatArray:
     from ..wrappers import LeaderObjective
 
     leader = LeaderObjective(env)
-    every = STEPS // ASCENT_PICTURES
-    found: list[Iterate] = []
 
-    def show(iterate: Iterate, phase: str) -> None:
-        found.append(iterate)
-        if phase == "ascent" and iterate.number % every == 0:
+    def show(phase: str, iterate: Iterate) -> None:
+        if phase == "ascent" and iterate.number % (STEPS // ASCENT_PICTURES) == 0:
             hold(film, env, ASCENT_FRAMES)
 
     rate = FIRST_STEP * float(np.max(leader.high - leader.low)) / 2.0
     options = {"steps": STEPS, "learning_rate": rate}
-    optimize(leader, leader.reset(seed=seed), "normalized", options, polish=True, callback=show)
-    best = max(found, key=lambda iterate: iterate.value).upper_params
+    start = leader.reset(seed=seed)
+    _, best = optimize(leader, start, "normalized", options, polish=True, callback=show)
     env.step(best)
     hold(film, env, PAUSE)
     return best
@@ -130,10 +121,7 @@ def film_learning(env_id: str, env: HyperGradient, film: Film, seed: int) -> Sur
     leader = LeaderObjective(env)
     start = leader.reset(seed=seed)
     film_episode(env, start, film, seed)
-    optimizer, options = default_optimizer(env_id, env)
-    found: list[Iterate] = []
-    optimize(leader, start, optimizer, options, callback=lambda iterate, _: found.append(iterate))
-    best = max(found, key=lambda iterate: iterate.value).upper_params
+    _, best = optimize(leader, start, *default_optimizer(env_id, env))
     pictures = film_episode(env, best, film, seed)
     middle = pictures[len(pictures) // 2]
     surface: Surface = import_pygame().surfarray.make_surface(middle.swapaxes(0, 1))

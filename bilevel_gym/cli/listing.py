@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
 from ..registration import TASKS, Task, task_ids
+from .arguments import inner_learners, method_names
 from .console import show_table
 
 if TYPE_CHECKING:
@@ -81,8 +82,9 @@ def markdown_table() -> str:
 @click.command("list")
 @click.option("--markdown", is_flag=True, help="Print the table of the README.")
 def list_tasks(markdown: bool) -> None:
-    """List the tasks, and the names of the methods."""
-    from ..methods import method_names, registered_methods
+    """List the tasks, and the names of methods, inner learners and optimizers."""
+    from ..methods import registered_methods
+    from ..optimizers import OPTIMIZERS
 
     if markdown:
         click.echo(markdown_table())
@@ -92,6 +94,8 @@ def list_tasks(markdown: bool) -> None:
     click.echo(f"methods: {', '.join(method_names())}")
     for name, target in registered_methods().items():
         click.echo(f"{name} is {target}")
+    click.echo(f"inner learners: {', '.join(inner_learners())}")
+    click.echo(f"optimizers: {', '.join(OPTIMIZERS)}")
 
 
 def outside(env_id: str) -> Task:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .arguments import CommandError
+from .arguments import CommandError, in_one_line
 from .console import explain_os_errors, show_table
 
 if TYPE_CHECKING:
@@ -50,20 +50,17 @@ def report(folder: Path, out: Path | None) -> None:
 
 def read_results(folder: Path) -> DataFrame:
     """Return the results in a folder."""
+    from ..benchmark import load_results
+
     if not folder.is_dir():
         raise CommandError(f"there is no folder {str(folder)!r}")
     try:
-        from ..benchmark import ConfigError, load_results
-
-        results = load_results(folder)
-    except ImportError as error:
-        raise CommandError(str(error)) from None
+        with in_one_line():
+            results = load_results(folder)
     except FileNotFoundError as error:
         raise CommandError(
             f"{str(folder)!r} is no benchmark's folder: there is no {Path(error.filename).name}"
         ) from None
-    except ConfigError as error:
-        raise CommandError(str(error)) from None
     if results.empty:
         raise CommandError(
             f"{str(folder)!r} holds no finished run; `bilevel-gym benchmark` goes on"

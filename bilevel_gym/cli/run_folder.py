@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -20,15 +20,21 @@ import numpy as np
 from ..core.files import replacing
 from ..core.mdp import FloatArray
 from ..optimizers import Iterate
+from ..plotting import INK, LINE, MUTED, new_figure, save_figure, tidy
 from .arguments import CommandError
 from .console import explain_os_errors
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from ..envs.base import BilevelEnv
 
 
 CONFIG, HISTORY, PARAMS, RESULT = "config.json", "history.csv", "params.npz", "result.json"
 PLOT, GIF = "progress.png", "run.gif"
+
+# Evaluations up to which each is marked in the plot.
+FEW = 20
 
 # All that a run writes, and all that `--overwrite` may replace.
 FILES = (CONFIG, HISTORY, PARAMS, RESULT, PLOT, GIF)
@@ -71,9 +77,9 @@ class History:
         """Open the history in a folder."""
         self.folder = folder
         self.records: list[RunRecord] = []
-        self.first: Iterate | None = None
-        self.best: Iterate | None = None
-        self.last: Iterate | None = None
+        self.first: Iterate  # these three are there as soon as there is a record
+        self.best: Iterate
+        self.last: Iterate
         self._file = (folder / HISTORY).open("w", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file, lineterminator="\n")
         self._writer.writerow(field.name for field in fields(RunRecord))
@@ -94,17 +100,17 @@ class History:
             projected_gradient_norm=iterate.projected_gradient_norm,
             **{key: value for key, value in info.items() if key in reported},
         )
+        if not self.records:
+            self.first = self.best = iterate
         self.records.append(record)
-        self.first, self.last = self.first or iterate, iterate
-        if self.best is None or iterate.value >= self.best.value:
+        self.last = iterate
+        if iterate.value >= self.best.value:
             self.best = iterate
         self._writer.writerow(astuple(record))
         self._file.flush()
 
     def write_params(self, low: FloatArray, high: FloatArray) -> None:
-        """Write the best, the last and the first x, if any was evaluated."""
-        if self.first is None or self.best is None or self.last is None:
-            return
+        """Write the best, the last and the first x."""
         with replacing(self.folder / PARAMS) as temporary, temporary.open("wb") as file:
             np.savez(
                 file,
@@ -115,6 +121,49 @@ class History:
                 high=high,
                 objective=np.float64(self.best.value),
             )
+
+    def plot(self, title: str) -> None:
+        """Draw objective and gradient norm against evaluations."""
+        from matplotlib.ticker import MaxNLocator
+
+        figure = new_figure(7.0, 5.6)
+        upper, lower = figure.subplots(2, 1, sharex=True)
+        steps = np.array([record.step for record in self.records])
+        objective = np.array([record.objective for record in self.records])
+        # A gradient of zero has no place on a logarithmic axis.
+        norms = np.array([record.projected_gradient_norm or np.nan for record in self.records])
+        marker = "o" if len(self.records) <= FEW else ""
+        upper.plot(steps, objective, color=LINE, linewidth=1.6, marker=marker)
+        lower.plot(steps, norms, color=LINE, linewidth=1.2, marker=marker)
+        if np.isfinite(norms).any():
+            lower.set_yscale("log")
+        else:
+            lower.set_yticks([])
+            lower.text(0.5, 0.5, "zero", transform=lower.transAxes, ha="center", color=MUTED)
+        upper.set_title(title, loc="left", fontsize=11, color=INK)
+        upper.set_ylabel("objective F(x)")
+        lower.set_ylabel("projected gradient norm")
+        lower.set_xlabel("evaluations of the objective")
+        lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len(self.records) == 1:
+            lower.set_xticks([0])
+        for axes in (upper, lower):
+            tidy(axes)
+            _mark_phases(axes, self.records, label=axes is upper)
+        best = int(np.argmax(objective))
+        upper.annotate(
+            f"best {objective[best]:.6g}".replace("-", "\N{MINUS SIGN}"),  # as on the axis
+            (steps[best], objective[best]),
+            xytext=(0, 6),  # above, where no curve is
+            textcoords="offset points",
+            horizontalalignment="left" if 2 * best < len(self.records) else "right",
+            verticalalignment="bottom",
+            fontsize=9,
+            color=LINE,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+        )
+        upper.margins(y=0.12)
+        save_figure(figure, self.folder / PLOT)
 
 
 def open_folder(out: Path | None, env_id: str, *, overwrite: bool = False) -> Path:
@@ -169,3 +218,18 @@ def _next_folder(parent: Path) -> Path:
         with suppress(FileExistsError):  # a parallel run was faster: the next number is tried
             folder.mkdir()
             return folder
+
+
+def _mark_phases(axes: Axes, records: Sequence[RunRecord], *, label: bool) -> None:
+    for before, after in zip(records, records[1:], strict=False):
+        if before.phase != after.phase:
+            axes.axvline(after.step, color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
+            if label:
+                axes.annotate(
+                    f"{after.phase} from here ",
+                    (after.step, 0.04),
+                    xycoords=("data", "axes fraction"),
+                    horizontalalignment="right",
+                    fontsize=9,
+                    color=MUTED,
+                )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from ..making import answers_exactly
 from ..optimizers import (
     OPTIMIZERS,
     RULES,
+    SCHEDULES,
     check_optimizer,
     make_optimizer,
     options_for,
@@ -27,12 +29,15 @@ from ..registration import TASKS
 from .arguments import (
     INTERRUPTED,
     CommandError,
+    in_one_line,
     make_leader,
     method_option,
-    parse_settings,
+    method_set_option,
     positive,
     seed_option,
     set_option,
+    settings_option,
+    takes_names,
     task_argument,
 )
 from .console import explain_os_errors, progress_bar, show_table
@@ -59,37 +64,21 @@ LEARNT_LIBRARIES = ("torch", "stable_baselines3", "mujoco", "ale_py")
 POLISH_EVALUATIONS = 200
 
 
-def known_optimizer(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Return the name of an optimizer, if one is given."""
-    try:
-        return None if value is None else check_choice("optimizer", value, OPTIMIZERS)
-    except ValueError as error:
-        raise CommandError(str(error)) from None
-
-
-def complete_optimizer(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Complete the names of optimizers in the shell."""
-    return [name for name in OPTIMIZERS if name.startswith(incomplete)]
-
-
 @click.command("solve")
 @task_argument
 @set_option
 @click.option(
     "--optimizer",
     metavar="NAME",
-    callback=known_optimizer,
-    shell_complete=complete_optimizer,
     help=f"What moves x: {', '.join(sorted(OPTIMIZERS))}.  [default: {EXACT_DEFAULTS[0]}; "
     f"{LEARNT_DEFAULTS[0]} where the follower learns]",
+    **takes_names(lambda: OPTIMIZERS, lambda name: check_choice("optimizer", name, OPTIMIZERS)),
 )
-@click.option(
+@settings_option(
     "--optimizer-set",
     "optimizer_options",
-    metavar="NAME=VALUE",
-    multiple=True,
-    callback=parse_settings,
-    help="Option of the optimizer, e.g. schedule=constant; may be repeated.",
+    "Option of the optimizer, e.g. schedule=constant",
+    lambda: (f"schedule={name}" for name in SCHEDULES),
 )
 @click.option(
     "--steps",
@@ -108,14 +97,7 @@ def complete_optimizer(ctx: click.Context, param: click.Parameter, incomplete: s
 )
 @seed_option
 @method_option
-@click.option(
-    "--method-set",
-    "method_options",
-    metavar="NAME=VALUE",
-    multiple=True,
-    callback=parse_settings,
-    help="Option of the method, e.g. episodes=2048; may be repeated.",
-)
+@method_set_option
 @click.option(
     "--polish/--no-polish",
     default=None,
@@ -181,10 +163,8 @@ def solve(
     if learning_rate is not None and "learning_rate" not in options:
         raise CommandError(f"`--learning-rate`: optimizer {optimizer!r} has none")
     x = env.game.initial_upper_params if start is None else load_start(start, env.game)
-    try:
+    with in_one_line():
         check_optimizer(optimizer, x, leader.low, leader.high, **options)
-    except (ValueError, TypeError, ImportError) as error:
-        raise CommandError(str(error)) from None
     polish = env.method.exact and optimizer in RULES if polish is None else polish
     folder = open_folder(out, env_id, overwrite=overwrite)
     takes = signature(OPTIMIZERS[optimizer]).parameters
@@ -208,16 +188,16 @@ def solve(
     with explain_os_errors(folder), contextlib.closing(History(folder)) as history:
         write_json(folder / CONFIG, config)
         try:
-            with progress_bar(steps + 1) as show:
+            with progress_bar("ascent", steps + 1) as show:
 
-                def keep(iterate: Iterate, phase: str) -> None:
+                def keep(phase: str, iterate: Iterate) -> None:
                     history.add(iterate, leader.info, phase)
                     if film is not None:
                         film.offer(env.render)
-                    show(phase, iterate.value)
+                    show(phase, f"objective {iterate.value:.6f}")
 
                 leader.reset(x, seed=seed)
-                outcome = optimize(leader, x, optimizer, options, polish=polish, callback=keep)
+                outcome, _ = optimize(leader, x, optimizer, options, polish=polish, callback=keep)
         except KeyboardInterrupt:
             outcome = INTERRUPTION
         except WrongAnswer as error:
@@ -251,26 +231,24 @@ def optimize(
     options: dict[str, Any],
     *,
     polish: bool = False,
-    callback: Callable[[Iterate, str], None],
-) -> str:
-    """Run an optimizer, and then L-BFGS-B from the best x if that is wanted; return why it stopped.
+    callback: Callable[[str, Iterate], None] = lambda phase, iterate: None,
+) -> tuple[str, FloatArray]:
+    """Run an optimizer, and then L-BFGS-B from the best x if that is wanted.
 
     L-BFGS-B trusts the gradient to be that of the objective, so it suits exact methods only. The
-    callback gets every iterate and the phase, "ascent" or "polish".
+    callback gets the phase, "ascent" or "polish", and every iterate. Returns why it stopped, and
+    the best x.
     """
-
-    def told(phase: str) -> Callable[[Iterate], None]:
-        return lambda iterate: callback(iterate, phase)
-
     box = (leader.low, leader.high)
-    found = make_optimizer(optimizer, **options)(leader, start, *box, callback=told("ascent"))
+    ascend = make_optimizer(optimizer, **options)
+    found = ascend(leader, start, *box, callback=partial(callback, "ascent"))
+    best = found.best.upper_params
     vanished = found.evaluations <= options.get("steps", 0)
     if vanished or not polish:
-        return found.message
-    top = make_optimizer("lbfgsb", max_evaluations=POLISH_EVALUATIONS)(
-        leader, found.best.upper_params, *box, callback=told("polish")
-    )
-    return f"{found.message}, then L-BFGS-B: {top.message}"
+        return found.message, best
+    climb = make_optimizer("lbfgsb", max_evaluations=POLISH_EVALUATIONS)
+    top = climb(leader, best, *box, callback=partial(callback, "polish"))
+    return f"{found.message}, then L-BFGS-B: {top.message}", top.best.upper_params
 
 
 def save_results(
@@ -278,13 +256,12 @@ def save_results(
 ) -> None:
     """Write the parameters and the pictures of a run, as far as it went."""
     from .films import film_episode
-    from .run_folder import GIF, PLOT
-    from .run_plot import plot_history
+    from .run_folder import GIF
 
-    if history.best is None:
+    if not history.records:
         return
     history.write_params(leader.low, leader.high)
-    plot_history(history.records, history.folder / PLOT, title)
+    history.plot(title)
     if film is not None:
         if answers_exactly(leader.seat.game):
             leader(history.best.upper_params)
@@ -303,11 +280,11 @@ def report(
     """
     from .run_folder import FILES, RESULT, write_json
 
-    folder, last = history.folder, history.last
-    if history.first is None or history.best is None or last is None:
+    folder = history.folder
+    if not history.records:
         click.echo(f"Interrupted before the first evaluation; nothing to keep in {folder}.")
         return
-    game, exact = leader.seat.game, answers_exactly(leader.seat.game)
+    last, game, exact = history.last, leader.seat.game, answers_exactly(leader.seat.game)
     (first, first_norm), (best, best_norm) = (
         exact_figures(leader, iterate.upper_params)
         if exact
