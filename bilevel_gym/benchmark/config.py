@@ -13,7 +13,7 @@ from ..making import beside_user, find_task, make_leader
 from ..methods import METHODS, make_method, method_names, registered_methods
 from ..methods.registry import method_target, resolve_method
 from ..optimizers import OPTIMIZERS, RULES, check_optimizer
-from .errors import ConfigError, Place, holds, require_extra
+from .errors import ConfigError, Place, require_extra
 from .runs import Run, all_options, make_referee, start_of
 
 if TYPE_CHECKING:
@@ -124,18 +124,22 @@ def parse_benchmark(text: str, name: str = "benchmark.toml") -> Benchmark:
 
     source = Source(name, text)
     file = source.file()
-    engine = Engine(file.engine.backend, file.engine.workers, file.engine.address)
+    engine = Engine(**dict(file.engine))
     if engine.address is not None and engine.backend != "dask":
         raise source.error(("engine", "address"), '`address` is for `backend = "dask"`')
     if engine.address is not None and engine.workers is not None:
         raise source.error(
             ("engine", "workers"), "`workers` is for this machine: the cluster has its own"
         )
-    labels = {
-        "tasks": _labels(source, "tasks", file.tasks),
-        "methods": _labels(source, "methods", file.methods),
-        "optimizers": _labels(source, "optimizers", file.optimizers),
-    }
+    labels: dict[str, list[str]] = {"tasks": [], "methods": [], "optimizers": []}
+    for kind, taken in labels.items():
+        for number, item in enumerate(getattr(file, kind)):
+            if item.label in taken:
+                raise source.error(
+                    (kind, number, "label"),
+                    f"`label` must be unique, got {item.label!r} a second time in [[{kind}]]",
+                )
+            taken.append(item.label)
     for number, optimizer in enumerate(file.optimizers):
         source.known(("optimizers", number, "name"), "optimizer", optimizer.name, OPTIMIZERS)
         if optimizer.name in RULES and "steps" in optimizer.options:
@@ -151,24 +155,17 @@ def parse_benchmark(text: str, name: str = "benchmark.toml") -> Benchmark:
     left_out: list[LeftOut] = []
     for number, (task, game) in enumerate(zip(file.tasks, games, strict=True)):
         place: Place = ("tasks", number)
-        for kind, special in (
-            ("method", task.method_options),
-            ("optimizer", task.optimizer_options),
-        ):
-            for label in special:
+        special = {"method": task.method_options, "optimizer": task.optimizer_options}
+        for kind, options_of in special.items():
+            for label in options_of:
                 at = (*place, f"{kind}_options", label)
                 source.known(at, f"label of {kind}:", label, labels[f"{kind}s"])
         suited = []
         for k, (method, target) in enumerate(zip(file.methods, targets, strict=True)):
             options = {**method.options, **task.method_options.get(method.label, {})}
-            places: tuple[Place, ...] = (
-                (*place, "method_options", method.label),
-                ("methods", k, "options"),
-            )
-            try:
+            places = ((*place, "method_options", method.label), ("methods", k, "options"))
+            with source.explained(("methods", k, "name")):  # an extra that is missing
                 reason = _refusal(source, places, game, method.name, options)
-            except ImportError as error:
-                raise source.error(("methods", k, "name"), str(error)) from None
             if reason is None:
                 suited.append((method, target, options))
             else:
@@ -201,7 +198,9 @@ def parse_benchmark(text: str, name: str = "benchmark.toml") -> Benchmark:
                     (*place, "optimizer_options", optimizer.label),
                     ("optimizers", k, "options"),
                 )
-                _try_optimizer(source, places, new[0].run, game)
+                said = f"optimizer {optimizer.name!r}: "
+                with source.explained(*places, options=chosen, start=said):
+                    _try_optimizer(new[0].run, game)
             entries += new
     if not entries:
         reasons = "; ".join(map(str, left_out))
@@ -211,19 +210,6 @@ def parse_benchmark(text: str, name: str = "benchmark.toml") -> Benchmark:
     return Benchmark(text, engine, tuple(entries), tuple(left_out))
 
 
-def _labels(source: Source, kind: str, items: Sequence[TaskTable | Named]) -> list[str]:
-    """Return the labels of the tables of a kind, all different."""
-    labels: list[str] = []
-    for number, item in enumerate(items):
-        if item.label in labels:
-            raise source.error(
-                (kind, number, "label"),
-                f"`label` must be unique, got {item.label!r} a second time in [[{kind}]]",
-            )
-        labels.append(item.label)
-    return labels
-
-
 def _target(source: Source, number: int, method: Named, known: Collection[str]) -> str | None:
     """Return where workers find a method from outside, None for one of this package."""
     place = ("methods", number, "name")
@@ -231,10 +217,8 @@ def _target(source: Source, number: int, method: Named, known: Collection[str]) 
     if method.name not in outside and ":" not in method.name:
         source.known(place, "method", method.name, known)
         return None
-    try:
+    with source.explained(place):
         target = method_target(resolve_method(beside_user(method.name)))
-    except (ImportError, TypeError, ValueError) as error:
-        raise source.error(place, str(error)) from None
     if not isinstance(target, str):
         raise source.error(
             place,
@@ -247,55 +231,35 @@ def _target(source: Source, number: int, method: Named, known: Collection[str]) 
 def _game(source: Source, number: int, task: TaskTable) -> BilevelEnv:
     """Return the game of a task."""
     place: Place = ("tasks", number)
-    try:
+    with source.explained((*place, "id")):
         env_id = find_task(beside_user(task.id))  # workers inherit the path
-    except ImportError as error:
-        reason = f"cannot import {task.id!r}: {error.__cause__}"
-        raise source.error((*place, "id"), reason) from None
-    except ValueError as error:
-        raise source.error((*place, "id"), str(error)) from None
-    try:
+    with source.explained((*place, "kwargs") if task.kwargs else place, options=task.kwargs):
         return make_leader(env_id, task.kwargs).game
-    except (ImportError, TypeError, ValueError) as error:
-        at = _culprit(source, ((*place, "kwargs"),), task.kwargs, str(error))
-        raise source.error(at if task.kwargs else place, str(error)) from None
 
 
 def _refusal(
-    source: Source, places: tuple[Place, ...], game: BilevelEnv, name: str, options: dict[str, Any]
+    source: Source, places: Sequence[Place], game: BilevelEnv, name: str, options: dict[str, Any]
 ) -> str | None:
     """Return why a method does not suit a game, None if it does; wrong options are an error."""
     names = method_names(game)
     if name not in names and ":" not in name:
         return f"the task has no such method, but {', '.join(names)}"
-    try:
-        make_referee(game, make_method(name, game, **options), 0)
-    except (TypeError, ValueError) as error:
-        reason = str(error)
-    else:
+
+    def refused(**options: Any) -> TypeError | ValueError | None:
+        try:
+            make_referee(game, make_method(name, game, **options), 0)
+        except (TypeError, ValueError) as error:
+            return error
         return None
-    try:
-        make_referee(game, make_method(name, game), 0)
-    except (TypeError, ValueError) as error:
-        if str(error) == reason:
-            return reason
-    raise source.error(_culprit(source, places, options, reason), reason)
+
+    reason = refused(**options)
+    if reason is not None and str(reason) != str(refused()):
+        with source.explained(*places, options=options):
+            raise reason
+    return None if reason is None else str(reason)
 
 
-def _try_optimizer(source: Source, places: tuple[Place, ...], run: Run, game: BilevelEnv) -> None:
-    """Raise a `ConfigError` unless the optimizer of a run comes as far as its first evaluation."""
+def _try_optimizer(run: Run, game: BilevelEnv) -> None:
+    """Let the optimizer of a run come as far as its first evaluation; raise what it raises."""
     low, high = (bound.astype(float) for bound in (game.upper_space.low, game.upper_space.high))
-    try:
-        check_optimizer(run.optimizer, start_of(run, game), low, high, **all_options(run))
-    except (TypeError, ValueError) as error:
-        at = _culprit(source, places, run.optimizer_options, str(error))
-        raise source.error(at, f"optimizer {run.optimizer!r}: {error}") from None
-
-
-def _culprit(
-    source: Source, places: tuple[Place, ...], options: dict[str, Any], reason: str
-) -> Place:
-    """Return the place of the option that an error speaks of, else that of all options."""
-    named = [key for key in options if f"`{key}" in reason or f"{key!r}" in reason]
-    found = ((*place, key) for place in places for key in named)
-    return next((place for place in found if holds(source.data, place)), places[-1])
+    check_optimizer(run.optimizer, start_of(run, game), low, high, **all_options(run))

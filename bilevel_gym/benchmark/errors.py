@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
 
 # Where something stands in the data of a TOML file: keys, and numbers of tables.
 Place = tuple[str | int, ...]
@@ -25,15 +24,3 @@ def require_extra() -> None:
             raise ImportError(
                 f'benchmarks need {error.name}: pip install "bilevel-gym[benchmark]"'
             ) from None
-
-
-def holds(data: Any, place: Place) -> bool:
-    """Return whether data has something at a place."""
-    for key in place:
-        if isinstance(data, list):
-            if not isinstance(key, int) or key >= len(data):
-                return False
-        elif not isinstance(data, dict) or key not in data:
-            return False
-        data = data[key]
-    return True

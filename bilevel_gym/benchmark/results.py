@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.files import loaded_versions, replacing
 from .config import Entry, read_benchmark
 from .errors import require_extra
-from .runs import Run, RunOutcome
+from .runs import Row, Run, RunOutcome
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,22 +26,11 @@ if TYPE_CHECKING:
 # Files and folders of a benchmark's folder.
 BENCHMARK, RUNS = "benchmark.toml", "runs"
 
-# Columns of a file and their Arrow types; those that may be null end in "?".
-COLUMNS = {
-    "task": "string",
-    "method": "string",
-    "optimizer": "string",
-    "seed": "int64",
-    "step": "int64",
-    "env_steps": "int64",
-    "wall_time": "float64",
-    "estimated_objective": "float64",
-    "objective": "float64",
-    "objective_error": "float64?",
-    "gradient_norm": "float64?",
-    "projected_gradient_norm": "float64?",
-    "cosine": "float64?",
-    "relative_error": "float64?",
+# Columns of a file and their types, as Python writes them.
+COLUMNS: dict[str, Any] = {
+    **dict.fromkeys(("task", "method", "optimizer"), "str"),
+    "seed": "int",
+    **{field.name: field.type for field in fields(Row)},
 }
 # Files of before may lack these: null.
 LATER = {"objective_error"}
@@ -181,13 +170,9 @@ def load_results(folder: str | Path) -> pd.DataFrame:
 def _schema() -> pa.Schema:
     import pyarrow as pa
 
-    types = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64()}
-    return pa.schema(
-        [
-            pa.field(name, types[kind.rstrip("?")], nullable=kind.endswith("?"))
-            for name, kind in COLUMNS.items()
-        ]
-    )
+    types = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
+    columns = ((name, *kind.partition(" | None")[:2]) for name, kind in COLUMNS.items())
+    return pa.schema([pa.field(name, types[kind], nullable=bool(o)) for name, kind, o in columns])
 
 
 def _digest(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:

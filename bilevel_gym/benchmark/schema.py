@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Iterator
-from functools import cached_property
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache, reduce
+from operator import getitem
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from ..core.checks import check_at_least, unknown_name
-from .errors import ConfigError, Place, holds
+from .errors import ConfigError, Place
 
 Backend = Literal["loky", "dask"]
 
@@ -130,8 +133,6 @@ TOKENS = re.compile(
     r"'[^'\n]*'|#[^\n]*|[\[\]{}\n]",
     re.DOTALL,
 )
-PART = r"""(?:[\w-]+|"(?:\\.|[^"\\])*"|'[^']*')"""
-KEYS = re.compile(rf"\s*\[{{0,2}}\s*({PART}(?:\s*\.\s*{PART})*)")
 
 
 class Source:
@@ -139,13 +140,15 @@ class Source:
 
     def __init__(self, name: str, text: str) -> None:
         """Parse the text; what is no TOML, or beyond reading, is a `ConfigError`."""
-        self.name, self.text = name, text
+        self.name = name
+        self._statements = list(_statements(text))
+        self._data_up_to = cache(lambda end: tomllib.loads(text[:end]))
         try:
             self.data: dict[str, Any] = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{name}: no valid TOML: {error}") from None
         except (ValueError, RecursionError) as error:
-            line = next((line for line, part in _statements(text) if not _readable(part)), 1)
+            line = self._first_line(lambda end: not _readable(text[:end]))
             reason = "a number of too many digits"
             if isinstance(error, RecursionError):
                 reason = "lists or tables nested too deeply"
@@ -170,47 +173,38 @@ class Source:
         if name not in known:
             raise self.error(place, unknown_name(kind, name, known))
 
+    @contextmanager
+    def explained(
+        self, *places: Place, options: Iterable[str] = (), start: str = ""
+    ) -> Iterator[None]:
+        """Raise what the package refuses as an error about a place.
+
+        It is that of the option of which the refusal speaks, in one of the places, else the last.
+        """
+        try:
+            yield
+        except ConfigError:
+            raise
+        except (ImportError, TypeError, ValueError) as error:
+            reason = str(error)
+            named = [key for key in options if f"`{key}" in reason or f"{key!r}" in reason]
+            found = ((*place, key) for place in places for key in named)
+            place = next((place for place in found if _holds(self.data, place)), places[-1])
+            raise self.error(place, f"{start}{reason}") from None
+
     def line_of(self, place: Place) -> int:
-        """Return the line in which the statement begins that makes a place be there, 1 for ()."""
-        while place:
-            for line, start, value in self._places:
-                if start[: len(place)] == place:
-                    return line
-                if place[: len(start)] == start and holds(value, place[len(start) :]):
-                    return line
+        """Return the line in which the statement begins that makes a place be there.
+
+        Of what is nowhere it is that of the table where it should be.
+        """
+        while not _holds(self.data, place):
             place = place[:-1]
-        return 1
+        return self._first_line(lambda end: _holds(self._data_up_to(end), place))
 
-    @cached_property
-    def _places(self) -> list[tuple[int, Place, Any]]:
-        """Line, place and value of each statement."""
-        found: list[tuple[int, Place, Any]] = []
-        counts: dict[Place, int] = {}  # of the arrays of tables
-
-        def resolved(place: Place, key: str) -> Place:
-            place = (*place, key)
-            return (*place, counts[place] - 1) if place in counts else place
-
-        table: Place = ()
-        for line, part in _statements(self.text):
-            keys = _keys_of(part)
-            if not keys:
-                continue
-            if part.lstrip().startswith("["):
-                table = ()
-                for key in keys[:-1]:
-                    table = resolved(table, key)
-                if part.lstrip().startswith("[["):
-                    whole = (*table, keys[-1])
-                    counts[whole] = counts.get(whole, 0) + 1
-                table = resolved(table, keys[-1])
-                found.append((line, table, None))
-            else:
-                value = tomllib.loads(part)
-                for key in keys:
-                    value = value[key]
-                found.append((line, (*table, *keys), value))
-        return found
+    def _first_line(self, test: Callable[[int], bool]) -> int:
+        """Return the line of the first statement up to whose end the text passes a test."""
+        number = bisect_left(self._statements, True, key=lambda statement: test(statement[1]))
+        return self._statements[number][0]
 
     def _translated(self, error: Any) -> tuple[tuple[bool, int], ConfigError]:
         """Return an error of the validation library; the first in order is the one to tell."""
@@ -233,33 +227,31 @@ class Source:
         return (kind == "missing", self.line_of(place)), self.error(place, message)
 
 
-def _statements(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the statements of a TOML file, each with the number of its first line."""
-    depth, begin, line, first = 0, 0, 1, 1
+def _statements(text: str) -> Iterator[tuple[int, int]]:
+    """Yield the first line of each statement of a TOML file, and where in the text it ends."""
+    depth, line, first = 0, 1, 1
     for token in TOKENS.finditer(text + "\n"):
         found = token.group()
         depth += (found in "[{") - (found in "]}")
         line += found.count("\n")
         if found == "\n" and depth <= 0:
-            yield first, text[begin : token.start()]
-            depth, begin, first = 0, token.end(), line
-    yield first, text[begin:]
+            yield first, token.end()
+            depth, first = 0, line
+    yield first, len(text)
 
 
-def _keys_of(statement: str) -> tuple[str, ...]:
-    """Return the dotted key that a statement begins with, () where it is blank or a comment."""
-    written = KEYS.match(statement)
-    chain: Any = tomllib.loads(f"{written.group(1)} = 0") if written else {}
-    keys = []
-    while isinstance(chain, dict) and chain:
-        ((key, chain),) = chain.items()
-        keys.append(key)
-    return tuple(keys)
-
-
-def _readable(statement: str) -> bool:
+def _holds(data: Any, place: Place) -> bool:
+    """Return whether data has something at a place."""
     try:
-        tomllib.loads(statement)
+        reduce(getitem, place, data)
+    except (LookupError, TypeError):
+        return False
+    return True
+
+
+def _readable(text: str) -> bool:
+    try:
+        tomllib.loads(text)
     except (ValueError, RecursionError):
         return False
     return True

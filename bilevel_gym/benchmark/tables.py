@@ -39,6 +39,8 @@ COLUMNS = (
     "cosine",
     "best_known",
 )
+# Columns of the table of tasks.
+TASK_COLUMNS = "task start best best_known best_found measured_by climb standard_error".split()
 THRESHOLDS = np.linspace(0.0, 1.0, 201)
 # A value this far above the best known one, in units of the climb, is more than rounding.
 EXCESS = 1e-6
@@ -168,31 +170,31 @@ def _tasks(frame: DataFrame, starts: Series[float]) -> DataFrame:
     """Return start, best value and where it is from, for each task."""
     import pandas as pd
 
+    by_task = frame.groupby("task")
+    tasks = pd.DataFrame(
+        {
+            # The mean of the seeds' own starts does not depend on which methods are missing.
+            "start": starts.groupby("task").agg(pd.Series.mean),
+            "best_known": by_task["best_known"].max().astype(float),
+            "best_found": by_task["objective"].max(),
+            # NaN where F is exact.
+            "standard_error": frame["objective_error"]
+            .astype(float)
+            .groupby(frame["task"])
+            .median(),
+        }
+    )
+    start, known, found = tasks["start"], tasks["best_known"], tasks["best_found"]
+    best = known.where(found <= known, found)
+    found_here = known.isna() | (found - known > EXCESS * (known - start).abs())
     climbs = frame["objective"] - frame.join(starts, on=["task", "seed"])["start"]
-    rows = []
-    for task, rest in frame.groupby("task"):
-        # The mean of the seeds' own starts does not depend on which methods are missing.
-        start = float(starts[task].mean())
-        found, known = float(rest["objective"].max()), float(rest["best_known"].max())
-        exceeded = found - known > EXCESS * abs(known - start)
-        best = known if found <= known else found
-        found_here = np.isnan(known) or exceeded
-        span = best - start
-        rows.append(
-            {
-                "task": task,
-                "start": start,
-                "best": best,
-                "best_known": known,
-                "best_found": found,
-                "measured_by": "found here" if found_here else "best known",
-                # What was found may be but the start of a lucky seed.
-                "climb": min(span, float(climbs[rest.index].max())) if found_here else span,
-                # NaN where F is exact.
-                "standard_error": float(rest["objective_error"].astype(float).median()),
-            }
-        )
-    return pd.DataFrame(rows)
+    # What was found may be but the start of a lucky seed.
+    highest = climbs.groupby(frame["task"]).max()
+    return tasks.assign(
+        best=best,
+        measured_by=np.where(found_here, "found here", "best known"),
+        climb=(best - start).where(~found_here, np.minimum(best - start, highest)),
+    ).reset_index()[[*TASK_COLUMNS]]
 
 
 def _runs(frame: DataFrame, tasks: DataFrame, starts: Series[float]) -> DataFrame:
