@@ -490,9 +490,9 @@ def test_task_names_of_all_kinds_become_different_files(tmp_path: Path) -> None:
 
 def test_methods_look_different_labels_keep_their_distance_and_tables_hold_bars() -> None:
     styles = make_styles(f"method {k}" for k in range(48))
-    assert len({(style.color, style.dashes) for style in styles.values()}) == 48
+    assert len({(style["color"], style["linestyle"]) for style in styles.values()}) == 48
     first = list(styles.values())[:12]
-    assert len({style.color for style in first}) == 12
+    assert len({style["color"] for style in first}) == 12
     places = _spread([0.0, 0.99, 0.99, 1.0, 1.0], 0.1)
     assert np.diff(places).min() >= 0.1 - 1e-12
     assert places[0] == 0.0 and places[-1] == 1.0

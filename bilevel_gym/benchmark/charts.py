@@ -28,37 +28,11 @@ DOTTED: Any = (0, (1, 2))
 # A curve may fall this far below the start, in units of the climb, before the panel cuts it.
 DEPTH = 0.5
 SMALL = 8
+# How a method looks, in every figure of a report alike: arguments of its lines.
+Style = dict[str, Any]
 # What the objective's axis says.
 EXACT, HELD_OUT = "exact objective F(x)", "leader's return in held-out episodes"
 BAND = f"{CONFIDENCE:.0%} bootstrap interval".replace("%", " %")
-
-
-@dataclass(frozen=True)
-class Style:
-    """How a method looks, in every figure of a report alike."""
-
-    color: str
-    dashes: Any
-
-    @property
-    def line(self) -> dict[str, Any]:
-        """Arguments of a line; dashes lie above what is solid, which shows through their gaps."""
-        zorder = 2.0 if self.dashes == "solid" else 2.1
-        return {"color": self.color, "linestyle": self.dashes, "zorder": zorder}
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What the objective of a task is measured by: F at the start, at best and as best known.
-
-    Where none is known, which is NaN, the best one in the table counts. F is not exact where it is
-    a mean over held-out episodes.
-    """
-
-    start: float
-    best: float
-    known: float
-    exact: bool = True
 
 
 @dataclass(frozen=True)
@@ -77,12 +51,14 @@ class Curve:
 
 
 def make_styles(labels: Iterable[str]) -> dict[str, Style]:
-    """Return colour and dashes for each method; curves that coincide show through the gaps."""
+    """Return how each method looks; curves that coincide show through the gaps of dashes."""
     size = len(PALETTE)
-    return {
-        label: Style(PALETTE[k % size], DASHES[(k + k // size) % len(DASHES)])
-        for k, label in enumerate(sorted(labels))
-    }
+    styles = {}
+    for k, label in enumerate(sorted(labels)):
+        dashes = DASHES[(k + k // size) % len(DASHES)]
+        zorder = 2.0 if dashes == "solid" else 2.1  # above the lines that show through
+        styles[label] = {"color": PALETTE[k % size], "linestyle": dashes, "zorder": zorder}
+    return styles
 
 
 def decimals(span: float) -> Callable[[float], str]:
@@ -123,44 +99,41 @@ def cosine_windows(cell: DataFrame, width: int) -> tuple[FloatArray, FloatArray]
 
 
 def draw_task(
-    task: str,
-    curves: Mapping[str, Curve],
-    reference: Reference,
-    styles: Mapping[str, Style],
-    path: Path,
+    task: Any, curves: Mapping[str, Curve], styles: Mapping[str, Style], path: Path
 ) -> None:
-    """Draw every method's curve on one task into a PNG, named at its end."""
+    """Draw every method's curve on a task, a row of the table of tasks, named at its end."""
     height = max(4.4, 0.8 + 0.22 * len(curves))
     figure = new_figure(8.0, height)
     axes = figure.add_subplot()
-    _draw_panel(axes, task, curves, reference, styles, against="step")
-    axes.set_ylabel(EXACT if reference.exact else HELD_OUT)
+    _draw_panel(axes, task.task, task, curves, styles, against="step")
+    axes.set_ylabel(EXACT if np.isnan(task.standard_error) else HELD_OUT)
     axes.set_xlabel(f"leader's steps   (line: mean over seeds; band: {BAND})")
     # Title and axis label take the rest.
-    _name_ends(axes, curves, styles, height - 0.8, decimals(reference.best - reference.start))
+    _name_ends(axes, curves, styles, height - 0.8, decimals(task.best - task.start))
     save_figure(figure, path)
 
 
 def draw_objectives(
+    tasks: DataFrame,
     curves: Mapping[str, Mapping[str, Curve]],
-    references: Mapping[str, Reference],
     styles: Mapping[str, Style],
     path: Path,
     *,
     against: str,
 ) -> None:
-    """Draw the curves of all tasks into a PNG, a panel each.
+    """Draw the curves of all tasks, rows of the table of tasks, into a PNG, a panel each.
 
     The axis is that of "step", or of "env_steps", logarithmic.
     """
     unit = "leader's steps" if against == "step" else "environment steps"
-    kinds = {references[task].exact for task in curves}
+    shown = [task for task in tasks.itertuples() if task.task in curves]
+    kinds = {bool(np.isnan(task.standard_error)) for task in shown}
     label = "objective F(x)" if len(kinds) > 1 else EXACT if kinds == {True} else HELD_OUT
-    figure, panels = _grid(len(curves), styles, _named(curves), unit, label)
-    for axes, (task, cells) in zip(panels, curves.items(), strict=True):
-        noted = len(kinds) > 1 and not references[task].exact
-        title = f"{task}, held-out episodes" if noted else task
-        _draw_panel(axes, title, cells, references[task], styles, against=against)
+    figure, panels = _grid(len(curves), styles, sorted(set().union(*curves.values())), unit, label)
+    for axes, task in zip(panels, shown, strict=True):
+        noted = len(kinds) > 1 and not np.isnan(task.standard_error)
+        title = f"{task.task}, held-out episodes" if noted else task.task
+        _draw_panel(axes, title, task, curves[task.task], styles, against=against)
     save_figure(figure, path)
 
 
@@ -171,7 +144,9 @@ def draw_cosines(
     from matplotlib.ticker import MaxNLocator
 
     label = "cosine to the exact hyper-gradient"
-    figure, panels = _grid(len(cells), styles, _named(cells), "leader's steps", label)
+    figure, panels = _grid(
+        len(cells), styles, sorted(set().union(*cells.values())), "leader's steps", label
+    )
     dots: dict[str, Any] = {"linewidth": 1.4, "marker": "o", "markersize": 2.2, "clip_on": False}
     for axes, (task, by_label) in zip(panels, cells.items(), strict=True):
         longest = max(int(cell["step"].max()) for cell in by_label.values())
@@ -180,7 +155,7 @@ def draw_cosines(
         for label, cell in by_label.items():
             middles, cosines = cosine_windows(cell, width)
             lowest = min(lowest, cosines.min(initial=0.0))
-            axes.plot(middles, cosines, **styles[label].line, **dots)
+            axes.plot(middles, cosines, **styles[label], **dots)
         axes.axhline(0.0, color=MUTED, linewidth=0.8)
         axes.set_ylim(lowest - 0.05, 1.02)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -200,9 +175,9 @@ def draw_profiles(
     steps: dict[str, Any] = {"linewidth": 1.6, "drawstyle": "steps-post", "clip_on": False}
     band: dict[str, Any] = {"step": "post", "alpha": 0.1, "linewidth": 0}
     for label, profile in profiles.items():
-        color = styles[label].color
+        color = styles[label]["color"]
         axes.fill_between(thresholds, profile.low, profile.high, color=color, **band)
-        axes.plot(thresholds, profile.value, **styles[label].line, **steps)
+        axes.plot(thresholds, profile.value, **styles[label], **steps)
     tidy(axes)
     axes.set_xlim(thresholds[0], thresholds[-1])
     axes.set_ylim(-0.01, 1.01)
@@ -245,11 +220,6 @@ def draw_aggregate(
     save_figure(figure, path)
 
 
-def _named(cells: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the methods that have a cell, in order."""
-    return sorted({label for by_label in cells.values() for label in by_label})
-
-
 def _grid(
     count: int,
     styles: Mapping[str, Style],
@@ -280,7 +250,7 @@ def _grid(
         if k % columns == 0:
             axes.set_ylabel(ylabel, fontsize=9, color=INK)
     figure.legend(
-        [Line2D([], [], **styles[name].line, linewidth=1.8) for name in names],
+        [Line2D([], [], **styles[name], linewidth=1.8) for name in names],
         [_plain(name) for name in names],
         loc="outside lower center",
         ncols=-(-len(names) // lines),
@@ -294,8 +264,8 @@ def _grid(
 def _draw_panel(
     axes: Axes,
     title: str,
+    task: Any,
     curves: Mapping[str, Curve],
-    reference: Reference,
     styles: Mapping[str, Style],
     *,
     against: str,
@@ -310,19 +280,19 @@ def _draw_panel(
         positions = curve.steps if by_step else curve.env_steps
         shown = np.ones(len(positions), bool) if by_step else positions > 0
         xs = positions[shown]
-        band: dict[str, Any] = {"color": style.color, "alpha": 0.07, "linewidth": 0}
+        band: dict[str, Any] = {"color": style["color"], "alpha": 0.07, "linewidth": 0}
         axes.fill_between(xs, score.low[shown], score.high[shown], **band)
-        axes.plot(xs, score.value[shown], **style.line, linewidth=1.5)
-        axes.plot(positions[-1], score.value[-1], "o", color=style.color, markersize=3.2)
+        axes.plot(xs, score.value[shown], **style, linewidth=1.5)
+        axes.plot(positions[-1], score.value[-1], "o", color=style["color"], markersize=3.2)
         if by_step and curve.steps[-1] < longest:  # stopped: the leader stays there
             ends = score.value[-1], curve.steps[-1], longest
-            axes.hlines(*ends, colors=style.color, linewidth=0.8, linestyles=DOTTED)
+            axes.hlines(*ends, colors=style["color"], linewidth=0.8, linestyles=DOTTED)
     # Bands may be cut: a single run far below would take the panel from all others.
     lows = min(float(curve.objective.value.min()) for curve in curves.values())
     highs = max(float(curve.objective.high.max()) for curve in curves.values())
-    climb = highs - reference.start
-    bottom = max(lows, reference.start - DEPTH * climb) if climb > 0 else lows
-    known, span = reference.known, (highs - bottom) or abs(highs) or 1.0
+    climb = highs - task.start
+    bottom = max(lows, task.start - DEPTH * climb) if climb > 0 else lows
+    known, span = task.best_known, (highs - bottom) or abs(highs) or 1.0
     top = max(highs, known) if known <= highs + 0.35 * span else highs
     axes.set_ylim(bottom - 0.05 * span, top + 0.08 * span)
     if np.isfinite(known):
@@ -371,13 +341,13 @@ def _name_ends(
     places = _spread([end for end, _ in ends], min(14.0 / 72.0 / inches, 1.0 / len(ends)))
     outside: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
     for (end, label), place in zip(ends, places, strict=True):
-        line = {**outside, "color": styles[label].color}
+        line = {**outside, "color": styles[label]["color"]}
         axes.plot([1.0, 1.025], [end, place], linewidth=0.8, linestyle="solid", **line)
-        dashes = styles[label].dashes
+        dashes = styles[label]["linestyle"]
         axes.plot([1.025, 1.075], [place, place], linewidth=1.5, linestyle=dashes, **line)
         value = _signed(number(float(curves[label].objective.value[-1])))
         text = f"{_plain(label)}  {value}"
-        _write(axes, text, (1.085, place), "axes fraction", styles[label].color)
+        _write(axes, text, (1.085, place), "axes fraction", styles[label]["color"])
 
 
 def _write(axes: Axes, text: str, at: tuple[Any, Any], units: Any, color: str) -> None:

@@ -12,8 +12,6 @@ import numpy as np
 
 from ..core.files import replacing
 from .charts import (
-    Curve,
-    Reference,
     decimals,
     draw_aggregate,
     draw_cosines,
@@ -24,8 +22,7 @@ from .charts import (
     make_styles,
 )
 from .runs import HELD_OUT_EPISODES
-from .statistics import Interval
-from .tables import THRESHOLDS, Aggregate, Tables, aggregated, as_files, prepare, scored, summarise
+from .tables import THRESHOLDS, Aggregate, Tables, aggregated, as_files, scored, summarise
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -51,15 +48,14 @@ def write_report(frame: DataFrame, folder: Path) -> Tables:
     Raises:
         ValueError: If the table lacks a column, has no row that counts, or has two for one step.
     """
-    tables, notes = summarise(frame), _notes(frame)
-    frame, _ = prepare(frame)
+    tables = summarise(frame)
     folder.mkdir(parents=True, exist_ok=True)
-    figures = _draw(frame, tables, folder)
+    figures = _draw(tables.rows, tables, folder)
     for name, table in as_files(tables).items():
         with replacing(folder / name) as temporary:
             table.to_csv(temporary, index=False, lineterminator="\n")
     with replacing(folder / PAGE) as temporary:
-        temporary.write_text(_page(frame, tables, figures, notes), encoding="utf-8")
+        temporary.write_text(_page(tables.rows, tables, figures), encoding="utf-8")
     return tables
 
 
@@ -73,31 +69,22 @@ def _draw(frame: DataFrame, tables: Tables, folder: Path) -> dict[str, str]:
     """Draw the figures; return the file of each task's own, and of each of the others that is."""
     styles = make_styles(frame["label"].unique())
     order = {a.label: place for place, a in enumerate(tables.aggregates)}
-    cells: dict[str, dict[str, DataFrame]] = {}
-    for (task, label), cell in sorted(
-        frame.groupby(["task", "label"]), key=lambda item: (item[0][0], order.get(item[0][1], 0))
-    ):
-        cells.setdefault(task, {})[label] = cell
-    curves: dict[str, dict[str, Curve]] = {
-        task: {label: learning_curve(cell) for label, cell in by_label.items()}
-        for task, by_label in cells.items()
-    }
-    references = {
-        row.task: Reference(row.start, row.best, row.best_known, np.isnan(row.standard_error))
-        for row in tables.tasks.itertuples()
-    }
-    figures = _task_files(curves)
-    for task, by_label in curves.items():
-        draw_task(task, by_label, references[task], styles, folder / figures[task])
-    draw_objectives(curves, references, styles, folder / OBJECTIVE, against="step")
+    cells = {cell: rows for cell, rows in frame.groupby(["task", "label"])}
+    ranked = sorted(cells, key=lambda cell: (cell[0], order.get(cell[1], 0)))
+    curves = {cell: learning_curve(cells[cell]) for cell in ranked}
+    by_task = _by_task(curves)
+    figures = _task_files(by_task)
+    for task in tables.tasks.itertuples():
+        draw_task(task, by_task[task.task], styles, folder / figures[task.task])
+    draw_objectives(tables.tasks, by_task, styles, folder / OBJECTIVE, against="step")
     figures[OBJECTIVE] = OBJECTIVE
-    directed = _not_empty(cells, lambda cell: bool(np.isfinite(cell["cosine"]).any()))
+    directed = {c: cells[c] for c in ranked if np.isfinite(cells[c]["cosine"]).any()}
     if directed:
-        draw_cosines(directed, styles, folder / COSINE)
+        draw_cosines(_by_task(directed), styles, folder / COSINE)
         figures[COSINE] = COSINE
-    sampled = _not_empty(curves, lambda curve: bool(curve.env_steps[-1] > 0.0))
+    sampled = _by_task({c: curve for c, curve in curves.items() if curve.env_steps[-1] > 0.0})
     if sampled:
-        draw_objectives(sampled, references, styles, folder / ENV_STEPS, against="env_steps")
+        draw_objectives(tables.tasks, sampled, styles, folder / ENV_STEPS, against="env_steps")
         figures[ENV_STEPS] = ENV_STEPS
     if tables.aggregates:
         profiles = {a.label: a.profile for a in tables.aggregates}
@@ -105,22 +92,19 @@ def _draw(frame: DataFrame, tables: Tables, folder: Path) -> dict[str, str]:
         draw_aggregate(
             [_covered(a, tables) for a in tables.aggregates],
             [a.score for a in tables.aggregates],
-            [styles[a.label].color for a in tables.aggregates],
+            [styles[a.label]["color"] for a in tables.aggregates],
             folder / AGGREGATE,
         )
         figures |= {PROFILES: PROFILES, AGGREGATE: AGGREGATE}
     return figures
 
 
-def _not_empty(
-    cells: Mapping[str, Mapping[str, T]], wanted: Callable[[T], bool]
-) -> dict[str, dict[str, T]]:
-    """Return the cells that are wanted, by task, without tasks that have none."""
-    kept = {
-        task: {label: cell for label, cell in by_label.items() if wanted(cell)}
-        for task, by_label in cells.items()
-    }
-    return {task: by_label for task, by_label in kept.items() if by_label}
+def _by_task(cells: Mapping[tuple[str, str], T]) -> dict[str, dict[str, T]]:
+    """Return what is known of cells of task and method, by task and then by method."""
+    nested: dict[str, dict[str, T]] = {}
+    for (task, label), cell in cells.items():
+        nested.setdefault(task, {})[label] = cell
+    return nested
 
 
 def _task_files(tasks: Iterable[str]) -> dict[str, str]:
@@ -145,10 +129,7 @@ def _covered(aggregate: Aggregate, tables: Tables) -> str:
 # The page ---------------------------------------------------------------------------------------
 
 
-def _page(
-    frame: DataFrame, tables: Tables, figures: Mapping[str, str], notes: Sequence[str]
-) -> str:
-    """Return the page."""
+def _page(frame: DataFrame, tables: Tables, figures: Mapping[str, str]) -> str:
     seeds = sorted(int(seed) for seed in frame["seed"].unique())
     optimizers = sorted(frame["optimizer"].unique())
     several = len(optimizers) > 1
@@ -189,7 +170,7 @@ def _page(
         ]
     parts += [
         "## What is missing",
-        *_missing_parts(tables, notes),
+        *_missing_parts(tables),
         "## How to read it",
         how_to_read.format(episodes=HELD_OUT_EPISODES).strip(),
     ]
@@ -278,17 +259,14 @@ def _same_parts(frame: DataFrame) -> list[str]:
 
 def aggregate_rows(aggregates: Iterable[Aggregate]) -> list[tuple[str, ...]]:
     """Return name, tasks, runs, interquartile mean and optimality gap of each method, as text."""
-    number = decimals(10.0)
-    return [
-        (
-            a.label,
-            str(len(a.tasks)),
-            str(a.runs),
-            _between(a.score, number),
-            _between(a.gap, number),
+    rows = []
+    for a in aggregates:
+        texts = (
+            _between(decimals(10.0), float(i.value), float(i.low), float(i.high))
+            for i in (a.score, a.gap)
         )
-        for a in aggregates
-    ]
+        rows.append((a.label, str(len(a.tasks)), str(a.runs), *texts))
+    return rows
 
 
 def _common_parts(tables: Tables) -> list[str]:
@@ -307,11 +285,10 @@ def _cell_table(cells: DataFrame, span: float) -> str:
     number = decimals(span)
     rows = []
     for cell in cells.itertuples():
-        final = Interval(*(np.asarray(v) for v in (cell.objective, cell.low, cell.high)))
         rows.append(
             (
                 cell.label,
-                _between(final, number),
+                _between(number, cell.objective, cell.low, cell.high),
                 number(cell.returned_objective),
                 number(cell.best_objective),
                 "" if np.isnan(cell.median_cosine) else f"{cell.median_cosine:.2f}",
@@ -325,18 +302,15 @@ def _cell_table(cells: DataFrame, span: float) -> str:
     return markdown((*head, "x exact", "runs"), rows)
 
 
-def _notes(frame: DataFrame) -> list[str]:
-    """Return what the table of results says of runs that are not in it."""
+def _missing_parts(tables: Tables) -> list[str]:
+    """Return what the table of results says of runs and rows that do not count."""
     kinds = {
         "left_out": "Not run, the method does not suit the task: ",
         "damaged": "Damaged file: ",
         "others": "Not of this benchmark, ignored: ",
     }
-    return [start + text for kind, start in kinds.items() for text in frame.attrs.get(kind, ())]
-
-
-def _missing_parts(tables: Tables, notes: Sequence[str]) -> list[str]:
-    notes = list(notes)
+    about = tables.rows.attrs
+    notes = [start + text for kind, start in kinds.items() for text in about.get(kind, ())]
     if tables.dropped:
         notes.append(
             f"{_count(tables.dropped, 'row')} without a finite objective; they count nowhere"
@@ -367,9 +341,8 @@ def _escaped(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def _between(interval: Interval, number: Callable[[float], str]) -> str:
+def _between(number: Callable[[float], str], value: float, low: float, high: float) -> str:
     """Return a value and its interval, the value alone if the interval has no width."""
-    value, low, high = (float(v) for v in (interval.value, interval.low, interval.high))
     if number(low) == number(high):
         return number(value)
     return f"{number(value)} [{number(low)}, {number(high)}]"

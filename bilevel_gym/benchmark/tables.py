@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import permutations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -80,6 +81,8 @@ class Tables:
         common: Tasks that every method ran on.
         missing: A row for each task, method and optimizer with runs that are not done.
         dropped: Rows without a finite objective, which count nowhere.
+        rows: The others, in order, with a `label`: the method, with its optimizer if there are
+            several.
     """
 
     tasks: DataFrame
@@ -89,19 +92,21 @@ class Tables:
     common: tuple[str, ...]
     missing: DataFrame
     dropped: int
+    rows: DataFrame
 
 
 def summarise(frame: DataFrame) -> Tables:
     """Return what a benchmark came to, from the table that `write_report` takes."""
     missing = _missing(frame)
-    frame, dropped = prepare(frame)
+    frame, dropped = _prepared(frame)
     starts = _starts(frame)
     tasks = _tasks(frame, starts)
     runs = _runs(frame, tasks, starts)
     counted = scored(runs)
     by_label = [set(cell["task"]) for _, cell in counted.groupby("label")]
     common = tuple(sorted(set.intersection(*by_label))) if by_label else ()
-    return Tables(tasks, runs, _cells(frame, runs), aggregated(counted), common, missing, dropped)
+    cells, aggregates = _cells(frame, runs), aggregated(counted)
+    return Tables(tasks, runs, cells, aggregates, common, missing, dropped, frame)
 
 
 def as_files(tables: Tables) -> dict[str, DataFrame]:
@@ -139,7 +144,7 @@ def scored(runs: DataFrame) -> DataFrame:
     return runs[np.isfinite(runs["score"])]
 
 
-def prepare(frame: DataFrame) -> tuple[DataFrame, int]:
+def _prepared(frame: DataFrame) -> tuple[DataFrame, int]:
     """Return the rows that count, in order and with a label, and the number of the others."""
     absent = [column for column in COLUMNS if column not in frame.columns]
     if absent:
@@ -226,26 +231,22 @@ def _cells(frame: DataFrame, runs: DataFrame) -> DataFrame:
     import pandas as pd
 
     cosines = frame.groupby(["task", "label"])["cosine"].median()
+    keys = ["task", "label", "method", "optimizer"]
     rows = []
-    for (task, label, method, optimizer), cell in runs.groupby(
-        ["task", "label", "method", "optimizer"]
-    ):
+    for key, cell in runs.groupby(keys):
         final, returned = (
             bootstrap_interval([cell[name].to_numpy()], pooled(mean))
             for name in ("objective", "returned_objective")
         )
         rows.append(
             {
-                "task": task,
-                "label": label,
-                "method": method,
-                "optimizer": optimizer,
+                **dict(zip(keys, key, strict=True)),
                 "runs": len(cell),
                 "steps": int(cell["steps"].max()),
                 **_columns(final, "objective", "low", "high"),
                 **_columns(returned, "returned_objective", "returned_low", "returned_high"),
                 "best_objective": float(cell["best_objective"].max()),
-                "median_cosine": float(cosines[task, label]),
+                "median_cosine": float(cosines[key[:2]]),
                 "env_steps": float(cell["env_steps"].mean()),
                 "seconds_per_step": float(cell["seconds_per_step"].median()),
             }
@@ -290,13 +291,11 @@ def _improvements(tables: Tables) -> DataFrame:
 
     scores = {a.label: _scores(scored(tables.runs), a.label) for a in tables.aggregates}
     rows = []
-    for first, ours in scores.items():
-        for second, theirs in scores.items():
-            shared = [task for task in ours if task in theirs]
-            if first == second or not shared:
-                continue
+    for first, second in permutations(scores, 2):
+        shared = [task for task in scores[first] if task in scores[second]]
+        if shared:
             p = probability_of_improvement(
-                [ours[task] for task in shared], [theirs[task] for task in shared]
+                *([scores[label][task] for task in shared] for label in (first, second))
             )
             pair = {"label": first, "other": second, "tasks": len(shared)}
             rows.append({**pair, **_columns(p, "probability", "low", "high")})
