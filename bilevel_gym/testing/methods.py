@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -95,8 +95,10 @@ class MethodReport:
         ]
         for row in self.tasks:
             if row.refusal is None:
-                numbers = (_number(value) for value in (row.bias, row.noise, row.cosine))
-                lines.append(f"{row.task:<28}{row.estimates:>10}{''.join(numbers)}")
+                numbers = (row.bias, row.noise, row.cosine)
+                texts = ("" if number is None else f"{number:.2g}" for number in numbers)
+                columns = "".join(f"{text:>10}" for text in texts)
+                lines.append(f"{row.task:<28}{row.estimates:>10}{columns}")
         lines += [f"refuses {row.task}: {row.refusal}" for row in self.tasks if row.refusal]
         lines += [f"passed: {', '.join(self.passed)}"] if self.passed else []
         lines += [f"FAILED: {failure}" for failure in self.failures]
@@ -110,20 +112,6 @@ class MethodError(AssertionError):
         """Keep the report beside the message."""
         super().__init__(f"{len(report.failures)} failures\n{report}")
         self.report = report
-
-
-@dataclass
-class _Findings:
-    """What was found so far; a check that fails on one task has not passed."""
-
-    passed: dict[str, bool] = field(default_factory=dict)
-    failures: list[str] = field(default_factory=list)
-
-    def note(self, check: str, task: str, failure: str | None) -> None:
-        """Note how a check went on a task."""
-        self.passed[check] = self.passed.get(check, True) and failure is None
-        if failure is not None:
-            self.failures.append(f"{check}, {task}: {failure}")
 
 
 def check_method(
@@ -173,43 +161,44 @@ def check_method(
     name = method if isinstance(method, str) else cls.__qualname__
     check_options(f"method {name!r}", cls, options or {})
     accepted = accepted_options(cls)
-    findings = _Findings()
+    findings: list[tuple[str, str, str | None]] = []  # check, task and what was wrong
     reports = []
     for task, game, quick in games:
         chosen = {**{k: v for k, v in quick.items() if k in accepted}, **(options or {})}
+        trial = _Trial(cls, task, game, chosen, seed)
         try:
-            make_method(cls, game, **chosen)
+            trial.fresh()
         except TypeError as error:
             reports.append(TaskReport(task, refusal=str(error)))
             continue
         report = TaskReport(task)
         try:
-            report, wrong = _measured(cls, task, game, chosen, seed, estimates)
+            report, wrong = trial.measured(estimates)
         except Exception as error:  # whatever the method raises is its verdict
-            findings.note(
-                "answers",
-                task,
+            wrong = (
                 f"accepted by the constructor, then {type(error).__name__}: {error}; a game that "
-                "the method does not suit is refused by its constructor, with a TypeError",
+                "the method does not suit is refused by its constructor, with a TypeError"
             )
+            findings.append(("answers", task, wrong))
         else:
-            findings.note("hyper-gradient", task, wrong)
-            for name_of_check, check in CHECKS.items():
+            findings.append(("hyper-gradient", task, wrong))
+            for check, run in CHECKS.items():
                 try:
-                    wrong = check(cls, game, chosen, seed)
+                    wrong = run(trial)
                 except Exception as error:
                     wrong = f"{type(error).__name__}: {error}"
-                findings.note(name_of_check, task, wrong)
+                findings.append((check, task, wrong))
         reports.append(report)
     if all(report.refusal for report in reports):
-        findings.note("games", "all", "it refuses every one: " + str(reports[0].refusal))
+        findings.append(("games", "all", f"it refuses every one: {reports[0].refusal}"))
+    failed = {check for check, _, wrong in findings if wrong is not None}
     outcome = MethodReport(
         method=name,
         exact=cls.exact,
         unbiased=_declares_unbiased(cls),
         tasks=tuple(reports),
-        passed=tuple(check for check, passed in findings.passed.items() if passed),
-        failures=tuple(findings.failures),
+        passed=tuple(dict.fromkeys(check for check, *_ in findings if check not in failed)),
+        failures=tuple(f"{check}, {task}: {wrong}" for check, task, wrong in findings if wrong),
     )
     if outcome.failures:
         raise MethodError(outcome)
@@ -253,85 +242,10 @@ def _arrays() -> TabularBilevelEnv:
     )
 
 
-def _point(game: BilevelEnv, number: int) -> FloatArray:
-    """Return one of several x near the initial one."""
-    space = game.upper_space
-    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    width = np.minimum(high - low, 1.0)
-    offset = 0.1 * width * np.random.default_rng(number).uniform(-1.0, 1.0, low.shape)
-    return game.validate_upper_params(np.clip(game.initial_upper_params + offset, low, high))
-
-
-def _answer(
-    cls: MethodClass, game: BilevelEnv, options: Mapping[str, Any], seed: int, steps: int = 1
-) -> tuple[Any, Response]:
-    """Return a fresh method and its last answer of some to the same x."""
-    x = _point(game, 0)
-    method = make_method(cls, game, **options)
-    method.reset(np.random.default_rng(seed))
-    for _ in range(steps):
-        response = checked_response(method.step(x), x, method)
-    return method, response
-
-
 def _gradient(response: Response) -> FloatArray:
     if response.hyper_gradient is None:
         raise ValueError("the response has no hyper-gradient")
     return response.hyper_gradient
-
-
-def _measured(
-    cls: MethodClass,
-    task: str,
-    game: BilevelEnv,
-    options: Mapping[str, Any],
-    seed: int,
-    estimates: int,
-) -> tuple[TaskReport, str | None]:
-    """Return bias, noise and cosine on a task, and what the class should not have declared."""
-
-    def drawn(count: int, steps: int = 1) -> FloatArray:
-        answers = (_answer(cls, game, options, seed + k, steps)[1] for k in range(count))
-        return np.array([_gradient(answer).ravel() for answer in answers])
-
-    if not isinstance(game.model, BilevelModel):
-        return TaskReport(task, estimates=len(drawn(1))), None
-    reference = evaluate(game.model, _point(game, 0))
-    exact = reference.hyper_gradient.ravel()
-    samples = drawn(2)
-    if not np.array_equal(*samples):
-        samples = drawn(estimates)
-    else:  # no random numbers
-        samples = drawn(1, SETTLING if _answer(cls, game, options, seed)[1].samples is None else 1)
-    mean, size = samples.mean(axis=0), float(np.linalg.norm(exact))
-    error, spread = float(np.linalg.norm(mean - exact)), samples.std(axis=0)
-    norms = float(np.linalg.norm(mean)) * size
-    report = TaskReport(
-        task,
-        estimates=len(samples),
-        bias=error / size,
-        noise=float(np.linalg.norm(spread)) / size,
-        cosine=float(mean @ exact) / norms if norms > 0.0 else None,
-    )
-    if cls.exact:
-        objective = _answer(cls, game, options, seed)[1].objective
-        if error > EXACT_ERROR * size:
-            return report, f"declared exact, but the hyper-gradient is off by {error / size:.1e}"
-        if abs(objective - reference.objective) > EXACT_ERROR * max(1.0, abs(reference.objective)):
-            return report, f"declared exact, but F(x) is {objective}, not {reference.objective}"
-    elif _declares_unbiased(cls):
-        # Student's t of every entry, with Bonferroni's correction for their number.
-        count = len(samples)
-        level = student.isf(FALSE_ALARM / (2 * exact.size), max(1, count - 1))
-        allowed = level * spread / np.sqrt(max(1, count - 1)) + CUT_ERROR * size
-        worst = int(np.argmax(np.abs(mean - exact) - allowed))
-        if abs(mean[worst] - exact[worst]) > allowed[worst]:
-            return report, (
-                f"declared unbiased, but the mean of {count} estimates of entry {worst} is "
-                f"{mean[worst]:.4g}, and the exact one {exact[worst]:.4g}, further off than "
-                f"{allowed[worst]:.2g}, which the noise explains"
-            )
-    return report, None
 
 
 def _declares_unbiased(cls: MethodClass) -> bool:
@@ -339,75 +253,148 @@ def _declares_unbiased(cls: MethodClass) -> bool:
     return bool(getattr(cls, "unbiased", False))
 
 
-# What is asked on each task: what went wrong, None if nothing did -------------------------------
+@dataclass(frozen=True)
+class _Trial:
+    """A method on a task; what is asked of it returns what went wrong, None if nothing did."""
 
+    cls: MethodClass
+    task: str
+    game: BilevelEnv
+    options: dict[str, Any]
+    seed: int
 
-def _seeds(cls: MethodClass, game: BilevelEnv, options: dict[str, Any], seed: int) -> str | None:
-    """The same seed gives the same answers, in another instance and after a reset."""
-    first, second = _point(game, 0), _point(game, 1)
+    def fresh(self) -> Any:
+        """Return another instance of the method."""
+        return make_method(self.cls, self.game, **self.options)
 
-    def answers(method: Any) -> list[FloatArray]:
-        method.reset(np.random.default_rng(seed))
-        return [_gradient(method.step(x)) for x in (first, second, first)]
+    def point(self, number: int) -> FloatArray:
+        """Return one of several x near the initial one."""
+        space = self.game.upper_space
+        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+        width = np.minimum(high - low, 1.0)
+        offset = 0.1 * width * np.random.default_rng(number).uniform(-1.0, 1.0, low.shape)
+        x = np.clip(self.game.initial_upper_params + offset, low, high)
+        return self.game.validate_upper_params(x)
 
-    method = make_method(cls, game, **options)
-    runs = [answers(method), answers(method), answers(make_method(cls, game, **options))]
-    for run, where in zip(runs[1:], ("after a reset", "in another instance"), strict=True):
-        for step, (one, other) in enumerate(zip(runs[0], run, strict=True)):
-            if not np.array_equal(one, other):
-                return f"the same seed gives another answer at step {step} {where}"
-    return None
+    def answer(self, number: int = 0, steps: int = 1) -> tuple[Any, Response]:
+        """Return a fresh method of another seed, and its last answer of some to the same x."""
+        x, method = self.point(0), self.fresh()
+        method.reset(np.random.default_rng(self.seed + number))
+        for _ in range(steps):
+            response = checked_response(method.step(x), x, method)
+        return method, response
 
+    def measured(self, estimates: int) -> tuple[TaskReport, str | None]:
+        """Return bias, noise and cosine, and what the class should not have declared."""
 
-def _pickling(cls: MethodClass, game: BilevelEnv, options: dict[str, Any], seed: int) -> str | None:
-    """A method goes on after pickling as if nothing had happened."""
-    if not isinstance(method_target(cls), str):
-        return None  # a class that no module holds cannot be pickled, whatever it does
-    method, _ = _answer(cls, game, options, seed)
-    copied = pickle.loads(pickle.dumps(method))
-    x = _point(game, 1)
-    if np.array_equal(_gradient(method.step(x)), _gradient(copied.step(x))):
+        def drawn(count: int, steps: int = 1) -> FloatArray:
+            answers = (self.answer(k, steps)[1] for k in range(count))
+            return np.array([_gradient(answer).ravel() for answer in answers])
+
+        if not isinstance(self.game.model, BilevelModel):
+            return TaskReport(self.task, estimates=len(drawn(1))), None
+        reference = evaluate(self.game.model, self.point(0))
+        exact = reference.hyper_gradient.ravel()
+        samples = drawn(2)
+        if not np.array_equal(*samples):
+            samples = drawn(estimates)
+        else:  # no random numbers
+            samples = drawn(1, SETTLING if self.answer()[1].samples is None else 1)
+        mean, size = samples.mean(axis=0), float(np.linalg.norm(exact))
+        error, spread = float(np.linalg.norm(mean - exact)), samples.std(axis=0)
+        norms = float(np.linalg.norm(mean)) * size
+        report = TaskReport(
+            self.task,
+            estimates=len(samples),
+            bias=error / size,
+            noise=float(np.linalg.norm(spread)) / size,
+            cosine=float(mean @ exact) / norms if norms > 0.0 else None,
+        )
+        if self.cls.exact:
+            found, known = self.answer()[1].objective, reference.objective
+            if error > EXACT_ERROR * size:
+                wrong = f"declared exact, but the hyper-gradient is off by {error / size:.1e}"
+                return report, wrong
+            if abs(found - known) > EXACT_ERROR * max(1.0, abs(known)):
+                return report, f"declared exact, but F(x) is {found}, not {known}"
+        elif _declares_unbiased(self.cls):
+            # Student's t of every entry, with Bonferroni's correction for their number.
+            count = len(samples)
+            level = student.isf(FALSE_ALARM / (2 * exact.size), max(1, count - 1))
+            allowed = level * spread / np.sqrt(max(1, count - 1)) + CUT_ERROR * size
+            worst = int(np.argmax(np.abs(mean - exact) - allowed))
+            if abs(mean[worst] - exact[worst]) > allowed[worst]:
+                return report, (
+                    f"declared unbiased, but the mean of {count} estimates of entry {worst} is "
+                    f"{mean[worst]:.4g}, and the exact one {exact[worst]:.4g}, further off than "
+                    f"{allowed[worst]:.2g}, which the noise explains"
+                )
+        return report, None
+
+    def seeds(self) -> str | None:
+        """The same seed gives the same answers, in another instance and after a reset."""
+
+        def answers(method: Any) -> list[FloatArray]:
+            method.reset(np.random.default_rng(self.seed))
+            return [_gradient(method.step(self.point(k))) for k in (0, 1, 0)]
+
+        method = self.fresh()
+        once = answers(method)
+        again = {"after a reset": answers(method), "in another instance": answers(self.fresh())}
+        for where, run in again.items():
+            for step, (one, other) in enumerate(zip(once, run, strict=True)):
+                if not np.array_equal(one, other):
+                    return f"the same seed gives another answer at step {step} {where}"
         return None
-    return "the copy gives another answer than the original"
+
+    def pickling(self) -> str | None:
+        """A method goes on after pickling as if nothing had happened."""
+        if not isinstance(method_target(self.cls), str):
+            return None  # a class that no module holds cannot be pickled, whatever it does
+        method, _ = self.answer()
+        copied = pickle.loads(pickle.dumps(method))
+        x = self.point(1)
+        if np.array_equal(_gradient(method.step(x)), _gradient(copied.step(x))):
+            return None
+        return "the copy gives another answer than the original"
+
+    def information(self) -> str | None:
+        """The seat's info has what the response has, in arrays of its own."""
+        target: Any = method_target(self.cls)
+        seat = HyperGradient(self.game, method=target, **self.options)
+        x = self.point(0)
+        _, info = seat.reset(seed=self.seed, options={"upper_params": x})
+        response = seat.response
+        if not np.array_equal(response.upper_params, x):
+            return "`upper_params` of the response is not the x asked for"
+        for key, name in response.reported.items():
+            value = vars(response)[name]
+            if (value is None) != (key not in info):
+                return f"info[{key!r}] does not agree with `{name}` of the response"
+            if value is not None and not np.all(np.isfinite(value)):
+                return f"`{name}` of the response is {value}"
+        kept = _gradient(response).copy()
+        info["hyper_gradient"][...] = 0.0
+        return None if np.array_equal(kept, _gradient(response)) else "info shares its array"
+
+    def specification(self) -> str | None:
+        """Options, and the specification of an environment with them, go through JSON."""
+        if json.loads(json.dumps(self.options)) != self.options:
+            return f"they come back from JSON as others: {self.options}"
+        target = method_target(self.cls)
+        if self.game.spec is None or not isinstance(target, str):
+            return None  # neither an id nor a name by which another process would find the class
+        seat = HyperGradient(self.game, method=target, **self.options)
+        assert seat.spec is not None
+        again = gym.make(gym.envs.registration.EnvSpec.from_json(seat.spec.to_json()))
+        one, other = (env.reset(seed=self.seed)[1]["hyper_gradient"] for env in (seat, again))
+        return None if np.array_equal(one, other) else "the environment made anew answers otherwise"
 
 
-def _information(
-    cls: MethodClass, game: BilevelEnv, options: dict[str, Any], seed: int
-) -> str | None:
-    """The seat's info has what the response has, in arrays of its own."""
-    seat = HyperGradient(game, method=method_target(cls), **options)  # type: ignore[arg-type]
-    x = _point(game, 0)
-    _, info = seat.reset(seed=seed, options={"upper_params": x})
-    response = seat.response
-    if not np.array_equal(response.upper_params, x):
-        return "`upper_params` of the response is not the x asked for"
-    for key, name in response.reported.items():
-        value = vars(response)[name]
-        if (value is None) != (key not in info):
-            return f"info[{key!r}] does not agree with `{name}` of the response"
-        if value is not None and not np.all(np.isfinite(value)):
-            return f"`{name}` of the response is {value}"
-    kept = _gradient(response).copy()
-    info["hyper_gradient"][...] = 0.0
-    return None if np.array_equal(kept, _gradient(response)) else "info shares its array"
-
-
-def _options(cls: MethodClass, game: BilevelEnv, options: dict[str, Any], seed: int) -> str | None:
-    """Options, and the specification of an environment with them, go through JSON."""
-    if json.loads(json.dumps(options)) != options:
-        return f"they come back from JSON as others: {options}"
-    target = method_target(cls)
-    if game.spec is None or not isinstance(target, str):
-        return None  # neither an id nor a name by which another process would find the class
-    seat = HyperGradient(game, method=target, **options)
-    assert seat.spec is not None
-    again = gym.make(gym.envs.registration.EnvSpec.from_json(seat.spec.to_json()))
-    first, second = (env.reset(seed=seed)[1]["hyper_gradient"] for env in (seat, again))
-    return None if np.array_equal(first, second) else "the environment made anew answers otherwise"
-
-
-CHECKS = {"seeds": _seeds, "pickling": _pickling, "info": _information, "options": _options}
-
-
-def _number(value: float | None) -> str:
-    return f"{'' if value is None else format(value, '.2g'):>10}"
+# What is asked on each task, beside the hyper-gradient.
+CHECKS: dict[str, Callable[[_Trial], str | None]] = {
+    "seeds": _Trial.seeds,
+    "pickling": _Trial.pickling,
+    "info": _Trial.information,
+    "options": _Trial.specification,
+}
