@@ -62,17 +62,14 @@ _LAZY = {
     "register_method": "methods.registry",
 }
 
-# Modules that are imported at first use too.
-_MODULES = ("core", "envs", "episodes", "methods", "model", "optimizers", "testing", "wrappers")
-
 if not TYPE_CHECKING:  # type checkers are to report names that do not exist
 
     def __getattr__(name: str) -> Any:
-        if name in _MODULES:
+        if name in _LAZY:
+            return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+        if name in __all__:  # a package
             return import_module(f"{__name__}.{name}")
-        if name not in _LAZY:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:
         return sorted(__all__)

@@ -20,6 +20,7 @@ import gymnasium as gym
 import numpy as np
 
 from bilevel_gym import HyperGradient, LowerLevel
+from bilevel_gym.core.checks import check_at_least
 from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.optimizers import Iterate, adam
 from bilevel_gym.rendering import THEME, NoDisplayError, Screen, import_pygame, new_surface
@@ -98,12 +99,12 @@ class Stage:
 
 def main(args: argparse.Namespace) -> None:
     """Climb from x = 0, and show what becomes of the follower."""
-    try:
-        import torch
+    check_at_least("--steps", args.steps, 1)
+    check_at_least("--episodes", args.episodes, 1)
+    import torch
 
-        import bilevel_gym.sb3  # noqa: F401
-    except ImportError:
-        sys.exit('error: this demo needs Stable-Baselines3: pip install -e ".[sb3]"')
+    import bilevel_gym.sb3  # noqa: F401  (names the extra where it is missing)
+
     torch.set_num_threads(1)  # networks this small are slower on more
 
     with Screen("A reward designed for a pendulum", headless=args.headless) as screen:
@@ -143,24 +144,15 @@ def main(args: argparse.Namespace) -> None:
         screen.linger()
 
 
-def positive(text: str) -> int:
-    """Return an integer of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"an integer of at least 1 is needed, got {text!r}")
-    return int(text)
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--steps", type=positive, default=6, help="steps of the leader")
-    parser.add_argument(
-        "--episodes", type=positive, default=64, help="episodes of each measurement"
-    )
+    parser.add_argument("--steps", type=int, default=6, help="steps of the leader")
+    parser.add_argument("--episodes", type=int, default=64, help="episodes of each measurement")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
     parser.add_argument("--headless", type=Path, metavar="OUT.gif", help="film, without a display")
     try:
         main(parser.parse_args())
     except KeyboardInterrupt:
         sys.exit(0)
-    except (NoDisplayError, ValueError) as error:
+    except (ImportError, NoDisplayError, ValueError) as error:
         sys.exit(f"error: {error}")

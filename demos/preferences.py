@@ -23,6 +23,7 @@ import gymnasium as gym
 import numpy as np
 
 from bilevel_gym import HyperGradient
+from bilevel_gym.core.checks import check_at_least
 from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs.preference_pendulum import TORQUES, BilevelPreferencePendulum
 from bilevel_gym.model.judges import BradleyTerry
@@ -95,12 +96,12 @@ class Clips:
 
 def main(args: argparse.Namespace) -> None:
     """Show pairs, take answers, and learn meanwhile."""
-    try:
-        import torch
+    check_at_least("--answers", args.answers, 1)
+    check_at_least("--inner-steps", args.inner_steps, 1)
+    import torch
 
-        import bilevel_gym.learnt  # noqa: F401
-    except ImportError:
-        sys.exit('error: this demo needs Stable-Baselines3: pip install -e ".[sb3]"')
+    import bilevel_gym.learnt  # noqa: F401  (names the extra where it is missing)
+
     torch.set_num_threads(1)  # networks this small are slower on more
 
     auto, offers = args.auto or args.headless is not None, Offers()
@@ -204,20 +205,13 @@ def draw(
     return surface
 
 
-def positive(text: str) -> int:
-    """Return an integer of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"an integer of at least 1 is needed, got {text!r}")
-    return int(text)
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--answers", type=positive, default=120, help="pairs to judge")
+    parser.add_argument("--answers", type=int, default=120, help="pairs to judge")
     parser.add_argument("--auto", action="store_true", help="let a synthetic judge answer")
     parser.add_argument(
         "--inner-steps",
-        type=positive,
+        type=int,
         default=24,
         help="steps that the follower learns per picture",
     )
@@ -227,5 +221,5 @@ if __name__ == "__main__":
         main(parser.parse_args())
     except KeyboardInterrupt:
         sys.exit(0)
-    except (NoDisplayError, ValueError) as error:
+    except (ImportError, NoDisplayError, ValueError) as error:
         sys.exit(f"error: {error}")

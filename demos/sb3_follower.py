@@ -39,6 +39,8 @@ PICTURES, WALK = 20, 40
 
 def main(args: argparse.Namespace) -> None:
     """Train an agent under either x, and measure it beside the exact follower."""
+    import bilevel_gym.sb3  # noqa: F401  (names the extra where it is missing)
+
     game = gym.make(ENV_ID).unwrapped
     assert isinstance(game, BilevelGridWorld) and game.best_known is not None
     shapings = (
@@ -66,12 +68,10 @@ def train(
     args: argparse.Namespace,
 ) -> FloatArray:
     """Train PPO under x, show how it learns and how it walks, and return its policy `[S, A]`."""
-    try:
-        import torch
-        from stable_baselines3 import PPO
-        from stable_baselines3.common.env_util import make_vec_env
-    except ImportError:
-        sys.exit('error: this demo needs Stable-Baselines3: pip install -e ".[sb3]"')
+    import torch
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.env_util import make_vec_env
+
     torch.set_num_threads(1)  # networks this small are slower on more
 
     x = exact.upper_params
@@ -188,5 +188,5 @@ if __name__ == "__main__":
     parser.add_argument("--headless", type=Path, metavar="OUT.gif", help="film, without a display")
     try:
         main(parser.parse_args())
-    except (NoDisplayError, ValueError) as error:
+    except (ImportError, NoDisplayError, ValueError) as error:
         sys.exit(f"error: {error}")

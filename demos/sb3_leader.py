@@ -35,16 +35,16 @@ ROLLOUT, GRADIENT_STEPS = 256, 200
 
 def main(args: argparse.Namespace) -> None:
     """Train both leaders, and compare them."""
-    try:
-        import torch
-        from stable_baselines3 import PPO
-    except ImportError:
-        sys.exit('error: this demo needs Stable-Baselines3: pip install -e ".[sb3]"')
-    torch.set_num_threads(1)  # networks this small are slower on more
+    import bilevel_gym.sb3  # noqa: F401  (names the extra where it is missing)
 
     env = gym.make("BilevelGridWorld-v0")
     game = env.unwrapped
     assert isinstance(game, BilevelGridWorld)
+
+    import torch
+    from stable_baselines3 import PPO
+
+    torch.set_num_threads(1)  # networks this small are slower on more
     with Screen("PPO as a black-box leader", headless=args.headless) as screen:
         gradient_objectives: list[float] = []
         ascent = normalized_ascent(
@@ -126,5 +126,5 @@ if __name__ == "__main__":
     parser.add_argument("--headless", type=Path, metavar="OUT.gif", help="film, without a display")
     try:
         main(parser.parse_args())
-    except (NoDisplayError, ValueError) as error:
+    except (ImportError, NoDisplayError, ValueError) as error:
         sys.exit(f"error: {error}")

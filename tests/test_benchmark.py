@@ -36,11 +36,11 @@ from bilevel_gym.benchmark import (
 from bilevel_gym.benchmark import config as config_module
 from bilevel_gym.benchmark import engine as engine_module
 from bilevel_gym.benchmark import results as results_module
-from bilevel_gym.benchmark.config import SHIPPED, Benchmark, Engine, parse_benchmark
+from bilevel_gym.benchmark.config import SHIPPED, Benchmark, parse_benchmark
 from bilevel_gym.benchmark.engine import locked, perform_all
 from bilevel_gym.benchmark.results import DamagedFileError, path_of, read_run, write_run
 from bilevel_gym.benchmark.runs import HELD_OUT_EPISODES, Score, climb, make_referee, start_of
-from bilevel_gym.benchmark.schema import Source
+from bilevel_gym.benchmark.schema import Engine, Source
 from bilevel_gym.cli import main
 from bilevel_gym.methods import LEARNT_METHODS, METHODS, register_method
 from bilevel_gym.model import TabularModel
@@ -1001,7 +1001,11 @@ def test_a_cluster_that_does_not_answer_is_named(monkeypatch: Patch) -> None:
 
     with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
         with pytest.raises(EngineError, match="cannot reach the Dask scheduler tcp://127.0.0.1:1"):
-            next(iter(perform_all([small_run()], Engine("dask", address="tcp://127.0.0.1:1"))))
+            next(
+                iter(
+                    perform_all([small_run()], Engine(backend="dask", address="tcp://127.0.0.1:1"))
+                )
+            )
 
 
 # The package ------------------------------------------------------------------------------------

@@ -170,7 +170,7 @@ def test_the_follower_moves_by_the_total_variation_of_its_visits(parts: dict[str
 def test_the_ascent_along_the_whole_is_that_of_the_optimizer(parts: dict[str, Any]) -> None:
     game = game_of("BilevelToll-v0")
     model, start = game.model, game.initial_upper_params
-    found = parts["ascend"](game, "whole", 30, 0.5, lambda: None)
+    found = parts["ascend"](game, "whole", 30, 0.5)
     optimum = normalized_ascent(
         exact_objective(model), start, model.low, model.high, steps=30, learning_rate=0.5
     )
@@ -181,7 +181,7 @@ def test_either_part_alone_goes_astray(parts: dict[str, Any]) -> None:
     game = game_of("BilevelToll-v0")
 
     def end(part: str, steps: int) -> ExactResponse:
-        last: ExactResponse = parts["ascend"](game, part, steps, 0.25, lambda: None)[-1]
+        last: ExactResponse = parts["ascend"](game, part, steps, 0.25)[-1]
         return last
 
     assert end("whole", 120).objective > 0.104

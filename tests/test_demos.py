@@ -123,8 +123,8 @@ def test_pendulum_reward_design_measures_the_leaders_pay(demo: Demo, tmp_path: P
 def test_numbers_of_nothing_are_refused(demo: Demo, name: str, tmp_path: Path) -> None:
     option = SMALL[name][0]
     status, _, complained = demo(name, option, "0", "--headless", "film.gif")
-    assert status == 2
-    assert f"{option}: an integer of at least 1 is needed, got '0'" in complained
+    assert status == 1
+    assert f"`{option}` must be an integer of at least 1, got 0" in complained
     assert not list(tmp_path.iterdir())
 
 
@@ -143,7 +143,7 @@ def test_without_stable_baselines3_the_extra_is_named(
     monkeypatch.delitem(sys.modules, "bilevel_gym.sb3", raising=False)
     status, _, complained = demo(name, "--headless", "film.gif")
     assert status == 1
-    assert 'pip install -e ".[sb3]"' in complained
+    assert 'pip install "bilevel_gym[sb3]"' in complained
     assert not list(tmp_path.iterdir())
 
 

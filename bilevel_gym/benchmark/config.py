@@ -18,24 +18,11 @@ from .runs import Run, all_options, make_referee, start_of
 
 if TYPE_CHECKING:
     from ..envs import BilevelEnv
-    from .schema import Named, Source, TaskTable
+    from .schema import Engine, Named, Source, TaskTable
 
 
 # Files that come with the package, by name.
 SHIPPED = ("default", "deep")
-
-
-@dataclass(frozen=True)
-class Engine:
-    """Where runs take place: "loky" is processes on this machine, "dask" a cluster.
-
-    Without a number of workers all cores are used. The address is that of the scheduler of a Dask
-    cluster; without one, we start our own on this machine.
-    """
-
-    backend: str = "loky"
-    workers: int | None = None
-    address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +111,7 @@ def parse_benchmark(text: str, name: str = "benchmark.toml") -> Benchmark:
 
     source = Source(name, text)
     file = source.file()
-    engine = Engine(**dict(file.engine))
+    engine = file.engine
     if engine.address is not None and engine.backend != "dask":
         raise source.error(("engine", "address"), '`address` is for `backend = "dask"`')
     if engine.address is not None and engine.workers is not None:

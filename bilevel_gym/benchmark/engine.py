@@ -16,10 +16,10 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.files import replacing
-from .config import Benchmark, Engine, Entry
+from .config import Benchmark, Entry
 from .errors import require_extra
 from .results import (
     BENCHMARK,
@@ -32,6 +32,9 @@ from .results import (
     write_run,
 )
 from .runs import Run, RunOutcome, perform
+
+if TYPE_CHECKING:
+    from .schema import Engine
 
 
 class EngineError(RuntimeError):

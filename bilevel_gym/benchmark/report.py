@@ -11,16 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from ..core.files import replacing
-from .charts import (
-    decimals,
-    draw_aggregate,
-    draw_cosines,
-    draw_objectives,
-    draw_profiles,
-    draw_task,
-    learning_curve,
-    make_styles,
-)
+from . import charts
 from .runs import HELD_OUT_EPISODES
 from .tables import THRESHOLDS, Aggregate, Tables, aggregated, as_files, scored, summarise
 
@@ -67,29 +58,31 @@ PROFILES, AGGREGATE = "profiles.png", "aggregate.png"
 
 def _draw(frame: DataFrame, tables: Tables, folder: Path) -> dict[str, str]:
     """Draw the figures; return the file of each task's own, and of each of the others that is."""
-    styles = make_styles(frame["label"].unique())
+    styles = charts.make_styles(frame["label"].unique())
     order = {a.label: place for place, a in enumerate(tables.aggregates)}
     cells = {cell: rows for cell, rows in frame.groupby(["task", "label"])}
     ranked = sorted(cells, key=lambda cell: (cell[0], order.get(cell[1], 0)))
-    curves = {cell: learning_curve(cells[cell]) for cell in ranked}
+    curves = {cell: charts.learning_curve(cells[cell]) for cell in ranked}
     by_task = _by_task(curves)
     figures = _task_files(by_task)
     for task in tables.tasks.itertuples():
-        draw_task(task, by_task[task.task], styles, folder / figures[task.task])
-    draw_objectives(tables.tasks, by_task, styles, folder / OBJECTIVE, against="step")
+        charts.draw_task(task, by_task[task.task], styles, folder / figures[task.task])
+    charts.draw_objectives(tables.tasks, by_task, styles, folder / OBJECTIVE, against="step")
     figures[OBJECTIVE] = OBJECTIVE
     directed = {c: cells[c] for c in ranked if np.isfinite(cells[c]["cosine"]).any()}
     if directed:
-        draw_cosines(_by_task(directed), styles, folder / COSINE)
+        charts.draw_cosines(_by_task(directed), styles, folder / COSINE)
         figures[COSINE] = COSINE
     sampled = _by_task({c: curve for c, curve in curves.items() if curve.env_steps[-1] > 0.0})
     if sampled:
-        draw_objectives(tables.tasks, sampled, styles, folder / ENV_STEPS, against="env_steps")
+        charts.draw_objectives(
+            tables.tasks, sampled, styles, folder / ENV_STEPS, against="env_steps"
+        )
         figures[ENV_STEPS] = ENV_STEPS
     if tables.aggregates:
         profiles = {a.label: a.profile for a in tables.aggregates}
-        draw_profiles(profiles, THRESHOLDS, styles, folder / PROFILES)
-        draw_aggregate(
+        charts.draw_profiles(profiles, THRESHOLDS, styles, folder / PROFILES)
+        charts.draw_aggregate(
             [_covered(a, tables) for a in tables.aggregates],
             [a.score for a in tables.aggregates],
             [styles[a.label]["color"] for a in tables.aggregates],
@@ -181,7 +174,7 @@ def _task_table(tables: Tables) -> str:
     rows = []
     for row in tables.tasks.itertuples():
         runs = tables.runs[tables.runs["task"] == row.task]
-        number = decimals(row.best - row.start)
+        number = charts.decimals(row.best - row.start)
         if row.measured_by == "best known":
             source = "best known"
         elif np.isnan(row.best_known):
@@ -262,7 +255,7 @@ def aggregate_rows(aggregates: Iterable[Aggregate]) -> list[tuple[str, ...]]:
     rows = []
     for a in aggregates:
         texts = (
-            _between(decimals(10.0), float(i.value), float(i.low), float(i.high))
+            _between(charts.decimals(10.0), float(i.value), float(i.low), float(i.high))
             for i in (a.score, a.gap)
         )
         rows.append((a.label, str(len(a.tasks)), str(a.runs), *texts))
@@ -282,7 +275,7 @@ def _common_parts(tables: Tables) -> list[str]:
 
 
 def _cell_table(cells: DataFrame, span: float) -> str:
-    number = decimals(span)
+    number = charts.decimals(span)
     rows = []
     for cell in cells.itertuples():
         rows.append(

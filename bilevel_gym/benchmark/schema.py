@@ -75,8 +75,12 @@ class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class EngineTable(Table):
-    """See `bilevel_gym.benchmark.config.Engine`."""
+class Engine(Table):
+    """Where runs take place: "loky" is processes on this machine, "dask" a cluster.
+
+    Without a number of workers all cores are used. The address is that of the scheduler of a Dask
+    cluster; without one, we start our own on this machine.
+    """
 
     backend: Backend = "loky"
     workers: Count | None = None
@@ -108,7 +112,7 @@ class File(Table):
 
     steps: Count = 100
     seeds: Annotated[tuple[int, ...], PlainValidator(_seeds)] = tuple(range(5))
-    engine: EngineTable = EngineTable()
+    engine: Engine = Engine()
     tasks: Annotated[list[TaskTable], Field(min_length=1)]
     methods: Annotated[list[Named], Field(min_length=1)]
     optimizers: Annotated[list[Named], Field(min_length=1)]
@@ -116,7 +120,7 @@ class File(Table):
 
 # What stands in each table, by its key at the top.
 TABLES: dict[str, type[Table]] = {
-    "engine": EngineTable,
+    "engine": Engine,
     "tasks": TaskTable,
     "methods": Named,
     "optimizers": Named,

@@ -25,6 +25,7 @@ from .arguments import (
     task_argument,
 )
 from .console import console, show_table
+from .solving import optimize
 
 if TYPE_CHECKING:
     from ..optimizers import Iterate
@@ -178,20 +179,13 @@ def compare_gradients(
 
 def ascent_path(env: HyperGradient, points: int, seed: int) -> list[Iterate]:
     """Return iterates spread over a short normalised ascent from the initial x."""
-    from ..optimizers import normalized_ascent
     from ..wrappers import LeaderObjective
 
     iterates: list[Iterate] = []
     leader = LeaderObjective(env)
-    normalized_ascent(
-        leader,
-        leader.reset(seed=seed),
-        leader.low,
-        leader.high,
-        steps=max(PATH_STEPS, points - 1),
-        learning_rate=PATH_LEARNING_RATE,
-        callback=iterates.append,
-    )
+    options = {"steps": max(PATH_STEPS, points - 1), "learning_rate": PATH_LEARNING_RATE}
+    start = leader.reset(seed=seed)
+    optimize(leader, start, "normalized", options, callback=lambda _, x: iterates.append(x))
     chosen = np.unique(np.linspace(0, len(iterates) - 1, points).astype(int))
     return [iterates[i] for i in chosen]
 
