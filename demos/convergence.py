@@ -134,18 +134,17 @@ def main(args: argparse.Namespace) -> None:
         Pool(initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool,
     ):
         results = bar.track(pool.imap(run, jobs), total=len(jobs), description="ascents")
-        found = {job: result for job, result in zip(jobs, results, strict=True)}
+        found: dict[tuple[Panel, Line], list[Run]] = {}
+        for (panel, line, _), result in zip(jobs, results, strict=True):
+            found.setdefault((panel, line), []).append(result)
     for panel in panels:
         print(f"{panel.task:<42}{header}")
-        for (here, line, seed), result in found.items():
-            if here is panel:
+        lines = [(line, found[panel, line]) for line in panel.lines]
+        for line, runs in lines:
+            for seed, result in enumerate(runs):
                 name = f"{line.label}, seed {seed}" if line.draws else line.label
                 print(f"{name:<42}{row(result)}")
-        runs = [
-            (line, [result for (at, by, _), result in found.items() if at is panel and by is line])
-            for line in panel.lines
-        ]
-        draw(axes[panel], panel, runs)
+        draw(axes[panel], panel, lines)
     save_figure(figure, args.out)
     print(f"written: {args.out}")
 

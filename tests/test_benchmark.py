@@ -39,7 +39,7 @@ from bilevel_gym.benchmark import results as results_module
 from bilevel_gym.benchmark.config import SHIPPED, Benchmark, parse_benchmark
 from bilevel_gym.benchmark.engine import locked, perform_all
 from bilevel_gym.benchmark.results import DamagedFileError, path_of, read_run, write_run
-from bilevel_gym.benchmark.runs import HELD_OUT_EPISODES, Score, climb, make_referee, start_of
+from bilevel_gym.benchmark.runs import HELD_OUT_EPISODES, climb, make_referee, start_of
 from bilevel_gym.benchmark.schema import Engine, Source
 from bilevel_gym.cli import main
 from bilevel_gym.methods import LEARNT_METHODS, METHODS, register_method
@@ -533,7 +533,7 @@ def test_the_climb_is_the_same_whether_or_not_somebody_watches(monkeypatch: Patc
         watched = perform(run)
         with monkeypatch.context() as patch:
             referee = "bilevel_gym.benchmark.runs.HeldOutReferee.__call__"
-            patch.setattr(referee, lambda *_: Score(0.0, 1.0))
+            patch.setattr(referee, lambda *_: {"objective": 0.0, "objective_error": 1.0})
             alone = perform(run)
         assert [row.objective for row in alone.rows] == [0.0, 0.0]
         blind = [[replace(r, objective=0.0, objective_error=1.0) for r in timeless(o)]

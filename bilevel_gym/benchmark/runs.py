@@ -104,11 +104,11 @@ class Row:
     wall_time: float
     estimated_objective: float
     objective: float
-    objective_error: float | None
-    gradient_norm: float | None
-    projected_gradient_norm: float | None
-    cosine: float | None
-    relative_error: float | None
+    objective_error: float | None = None
+    gradient_norm: float | None = None
+    projected_gradient_norm: float | None = None
+    cosine: float | None = None
+    relative_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -129,33 +129,29 @@ class RunOutcome:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Score:
-    """What a referee says of an x.
-
-    F(x) with no error and its hyper-gradient, shape of x, where both are exact; else an estimate of
-    F(x) with its standard error.
-    """
-
-    objective: float
-    error: float | None = None
-    hyper_gradient: FloatArray | None = None
-
-
-# Scores an x to which the method's follower has just responded, and leaves the method as it is.
-Referee = Callable[["FloatArray"], Score]
+# Measures an x, and the hyper-gradient that the method has just given for it, in fields of `Row`
+# from `objective` on; leaves the method as it is.
+Referee = Callable[["FloatArray", "FloatArray"], dict[str, float | None]]
 
 
 def exact_referee(game: BilevelEnv) -> Referee:
     """Return the exact answer of a game that nobody plays: it cannot help the method."""
-    last: Response | None = None
+    last: Any = None
 
-    def score(x: FloatArray) -> Score:
+    def measure(x: FloatArray, estimate: FloatArray) -> dict[str, float | None]:
         nonlocal last
         last = evaluate(game.model, x, warm_start=last)
-        return Score(float(last.objective), hyper_gradient=last.hyper_gradient)
+        gradient, low, high = last.hyper_gradient, game.model.low, game.model.high
+        cosine, relative_error = agreement(estimate, gradient)
+        return {
+            "objective": float(last.objective),
+            "gradient_norm": float(np.linalg.norm(gradient)),
+            "projected_gradient_norm": projected_gradient_norm(x, gradient, low, high),
+            "cosine": cosine,
+            "relative_error": relative_error,
+        }
 
-    return score
+    return measure
 
 
 class HeldOutReferee:
@@ -169,7 +165,7 @@ class HeldOutReferee:
         # Of another stream than the method's, and than the start's.
         self._stream = np.random.SeedSequence(seed, spawn_key=(2,))
 
-    def __call__(self, upper_params: FloatArray) -> Score:
+    def __call__(self, upper_params: FloatArray, _: FloatArray) -> dict[str, float | None]:
         """Return the mean of the leader's discounted returns, and its standard error."""
         self._watched.model = self._method.follower.model  # another one after a reset
         # All steps of a run, and all methods of a seed, have first states and luck in common.
@@ -179,7 +175,7 @@ class HeldOutReferee:
         returns = discounts @ played.upper_rewards
         beside, _ = self._game.direct_part(upper_params, played)
         error = returns.std(ddof=1) / np.sqrt(len(returns))
-        return Score(float(returns.mean()) + beside, float(error))
+        return {"objective": float(returns.mean()) + beside, "objective_error": float(error)}
 
 
 def make_referee(game: BilevelEnv, method: Method, seed: int) -> Referee:
@@ -231,7 +227,6 @@ def _scored_climb(run: Run, seat: Any, game: BilevelEnv, referee: Referee) -> tu
     from ..wrappers import LeaderObjective
 
     leader = LeaderObjective(seat)
-    low, high = leader.low, leader.high
     rows: list[Row] = []
     env_steps, began, refereeing = 0, 0.0, 0.0
 
@@ -242,27 +237,8 @@ def _scored_climb(run: Run, seat: Any, game: BilevelEnv, referee: Referee) -> tu
         stopped = time.perf_counter()
         wall_time = stopped - began - refereeing
         env_steps += answer.samples or 0
-        score = referee(x)
-        exact = score.hyper_gradient
-        norm = projected = cosine = relative_error = None
-        if exact is not None:
-            norm = float(np.linalg.norm(exact))
-            projected = projected_gradient_norm(x, exact, low, high)
-            cosine, relative_error = agreement(estimate, exact)
-        rows.append(
-            Row(
-                step=len(rows),
-                env_steps=int(env_steps),
-                wall_time=wall_time,
-                estimated_objective=float(value),
-                objective=score.objective,
-                objective_error=score.error,
-                gradient_norm=norm,
-                projected_gradient_norm=projected,
-                cosine=cosine,
-                relative_error=relative_error,
-            )
-        )
+        measured: Any = referee(x, estimate)
+        rows.append(Row(len(rows), int(env_steps), wall_time, float(value), **measured))
         refereeing += time.perf_counter() - stopped
         return value, estimate
 
@@ -273,7 +249,7 @@ def _scored_climb(run: Run, seat: Any, game: BilevelEnv, referee: Referee) -> tu
         seat.reset(seed=run.seed, options={"upper_params": start})
     began = time.perf_counter()
     leader.reset(start, seed=run.seed)
-    climb(run, evaluate, start, low, high)
+    climb(run, evaluate, start, leader.low, leader.high)
     return tuple(rows)
 
 

@@ -136,11 +136,28 @@ def check_hyper_gradient(
     check_in_box("upper_params", x, low, high)
     x = _moved_inward(x, low, high, 2.0 * max(steps))
 
-    reward, gradient = _answer(env, x, seed)
+    def answer(x: FloatArray) -> tuple[float, FloatArray]:
+        _, reward, terminated, truncated, info = env.step(x)
+        if terminated or truncated:  # a wrapper above the seat may refuse to go on
+            env.reset(seed=seed)
+        return float(reward), info["hyper_gradient"]
+
+    def difference(coordinate: int, step: float) -> float:
+        """Return the fourth-order central difference of the reward."""
+
+        def reward(offset: float) -> float:
+            moved = x.copy()
+            moved.flat[coordinate] += offset
+            return answer(moved)[0]
+
+        near, far = reward(step) - reward(-step), reward(2.0 * step) - reward(-2.0 * step)
+        return (8.0 * near - far) / (12.0 * step)
+
+    reward, gradient = answer(x)
     direct = env.get_wrapper_attr("response").direct_gradient
     response_term = gradient if direct is None else gradient - direct
     chosen = _choose_coordinates(coordinates, x.size, seed)
-    estimates = np.array([_differences(env, x, int(i), steps, seed) for i in chosen])
+    estimates = np.array([[difference(i, step) for step in steps] for i in chosen.tolist()])
     agree = np.argmin(np.abs(np.diff(estimates, axis=1)), axis=1)  # [C], of [C, steps]
     rows = np.arange(chosen.size)
     analytic, numeric = gradient.ravel()[chosen], estimates[rows, agree]
@@ -237,28 +254,3 @@ def _moved_inward(x: FloatArray, low: FloatArray, high: FloatArray, reach: float
             "`steps`, or check RescaleUpper(env)"
         )
     return np.clip(x, low + reach, high - reach)
-
-
-def _answer(env: gym.Env[Any, Any], x: FloatArray, seed: int) -> tuple[float, FloatArray]:
-    """Return the reward of x and its hyper-gradient; begin another episode where one has ended."""
-    _, reward, terminated, truncated, info = env.step(x)
-    gradient: FloatArray = info["hyper_gradient"]
-    if terminated or truncated:  # a wrapper above the seat may refuse to go on
-        env.reset(seed=seed)
-    return float(reward), gradient
-
-
-def _differences(
-    env: gym.Env[Any, Any], x: FloatArray, coordinate: int, steps: Sequence[float], seed: int
-) -> list[float]:
-    """Return the fourth-order central difference of the reward for each step."""
-
-    def reward(offset: float) -> float:
-        moved = x.copy()
-        moved.flat[coordinate] += offset
-        return _answer(env, moved, seed)[0]
-
-    return [
-        (8.0 * (reward(h) - reward(-h)) - (reward(2.0 * h) - reward(-2.0 * h))) / (12.0 * h)
-        for h in steps
-    ]
