@@ -51,15 +51,15 @@ class Stage:
         self._env, self._screen, self._pace, self._seed = env, screen, pace, seed
         self._before: list[Surface] = []
         self._steps: list[int] = []
-        self._means: list[float] = []
+        self.means: list[float] = []
 
-    def note(self, steps: int, mean: float) -> None:
-        """Keep a point of the curve: environment steps so far, and the mean of cos(theta)."""
+    def play(self, x: FloatArray, steps: int, mean: float) -> None:
+        """Show an episode of the follower as it is, under x.
+
+        The curve gets a point: environment steps so far, and the mean of cos(theta).
+        """
         self._steps.append(steps)
-        self._means.append(mean)
-
-    def play(self, x: FloatArray) -> None:
-        """Show an episode of the follower as it is, under x."""
+        self.means.append(mean)
         learner: Any = self._env.method
         follower = LowerLevel(self._env, x)
         rng = np.random.default_rng(self._seed)
@@ -89,7 +89,7 @@ class Stage:
         chart = Chart(
             Axis(0.0, max(25.0, 1.05 * float(thousands[-1])), "thousand environment steps"),
             Axis(-1.0, 1.0, "mean cos(theta), the leader's reward"),
-            (Series(thousands, np.array(self._means)),),
+            (Series(thousands, np.array(self.means)),),
             mark=float(thousands[-1]),
         )
         top += small[1] + THEME.gap
@@ -113,7 +113,6 @@ def main(args: argparse.Namespace) -> None:
         stage = Stage(env, screen, pace, args.seed)
         method: Any = env.method
         objective, rng = LeaderObjective(env), np.random.default_rng(args.seed)
-        means: list[float] = []
         samples = 0
 
         def show(iterate: Iterate) -> None:
@@ -123,11 +122,10 @@ def main(args: argparse.Namespace) -> None:
             # Held-out episodes: the best of those that were learnt from would be too good.
             x = iterate.upper_params
             played = method.follower.play(x, args.episodes, rng)
-            means.append(float(played.upper_rewards[played.alive].mean()))
+            mean = float(played.upper_rewards[played.alive].mean())
             samples += objective.info["inner_samples"]
-            stage.note(samples, means[-1])
-            print(f"{samples:>18}{means[-1]:>18.3f}   {np.round(x, 2).tolist()}", flush=True)
-            stage.play(x)
+            print(f"{samples:>18}{mean:>18.3f}   {np.round(x, 2).tolist()}", flush=True)
+            stage.play(x, samples, mean)
 
         print(f"{'environment steps':>18}{'mean cos(theta)':>18}   x")
         adam(
@@ -140,7 +138,7 @@ def main(args: argparse.Namespace) -> None:
             schedule="constant",
             callback=show,
         )
-        print(f"mean cos(theta): {means[0]:.3f} at first, {max(means):.3f} at best")
+        print(f"mean cos(theta): {stage.means[0]:.3f} at first, {max(stage.means):.3f} at best")
         screen.linger()
 
 

@@ -82,8 +82,12 @@ def _draw(frame: DataFrame, tables: Tables, folder: Path) -> dict[str, str]:
     if tables.aggregates:
         profiles = {a.label: a.profile for a in tables.aggregates}
         charts.draw_profiles(profiles, THRESHOLDS, styles, folder / PROFILES)
+        of = scored(tables.runs)["task"].nunique()
+        few = {
+            a.label: f" ({len(a.tasks)}/{of} tasks)" for a in tables.aggregates if len(a.tasks) < of
+        }
         charts.draw_aggregate(
-            [_covered(a, tables) for a in tables.aggregates],
+            [a.label + few.get(a.label, "") for a in tables.aggregates],
             [a.score for a in tables.aggregates],
             [styles[a.label]["color"] for a in tables.aggregates],
             folder / AGGREGATE,
@@ -109,14 +113,6 @@ def _task_files(tasks: Iterable[str]) -> dict[str, str]:
             name += "_"
         names[task] = f"{name}.png"
     return names
-
-
-def _covered(aggregate: Aggregate, tables: Tables) -> str:
-    """Return a method's name, with the number of its tasks if there are others."""
-    of = scored(tables.runs)["task"].nunique()
-    return aggregate.label + (
-        "" if len(aggregate.tasks) == of else f" ({len(aggregate.tasks)}/{of} tasks)"
-    )
 
 
 # The page ---------------------------------------------------------------------------------------
@@ -218,8 +214,8 @@ def _lost(tables: Tables, held_out: bool) -> list[str]:
         seeds = sorted(int(seed) for seed in runs[runs["score"].isna()]["seed"].unique())
         if not seeds or np.isfinite(row.standard_error) != held_out:
             continue
-        whole = len(seeds) == runs["seed"].nunique()
-        lost.append(row.task if whole else f"{row.task}, {_seeds(seeds)}")
+        whole, named = len(seeds) == runs["seed"].nunique(), "seed" if len(seeds) == 1 else "seeds"
+        lost.append(row.task if whole else f"{row.task}, {named} {_ranges(seeds)}")
     return lost
 
 
@@ -343,10 +339,6 @@ def _between(number: Callable[[float], str], value: float, low: float, high: flo
 
 def _three_digits(value: float) -> str:
     return f"{value:,.0f}" if value >= 100.0 else f"{value:.3g}"
-
-
-def _seeds(numbers: Sequence[int]) -> str:
-    return f"seed{'' if len(numbers) == 1 else 's'} {_ranges(numbers)}"
 
 
 def _count(number: int, noun: str) -> str:

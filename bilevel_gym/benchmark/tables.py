@@ -312,11 +312,6 @@ def _missing(frame: DataFrame) -> DataFrame:
     """Return the runs that are not done, a row for each task, method and optimizer."""
     import pandas as pd
 
-    seeds: dict[str, list[str]] = {}
-    for run in frame.attrs.get("missing", ()):
-        cell, _, seed = run.rpartition(", seed ")
-        seeds.setdefault(cell, []).append(seed)
-    return pd.DataFrame(
-        [(cell, len(absent), " ".join(absent)) for cell, absent in seeds.items()],
-        columns=["cell", "missing", "seeds"],
-    )
+    runs = [run.rpartition(", seed ")[::2] for run in frame.attrs.get("missing", ())]
+    seeds = pd.DataFrame(runs, columns=["cell", "seed"]).groupby("cell", sort=False)["seed"]
+    return pd.DataFrame({"missing": seeds.size(), "seeds": seeds.agg(" ".join)}).reset_index()
