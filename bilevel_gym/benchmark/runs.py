@@ -154,28 +154,27 @@ def exact_referee(game: BilevelEnv) -> Referee:
     return measure
 
 
-class HeldOutReferee:
-    """Episodes of the method's follower that nobody learns from, in environments of their own."""
+def held_out_referee(game: ParametricGame, method: LearntMethod, seed: int) -> Referee:
+    """Return episodes of a method's follower that nobody learns from, of the leader's return.
 
-    def __init__(self, game: ParametricGame, method: LearntMethod, seed: int) -> None:
-        """Watch a method whose follower has not played yet, from the seed of the run."""
-        self._game, self._method = game, method
-        # It shares what is learnt, and makes environments of its own as soon as it plays.
-        self._watched = copy.copy(method.follower)
-        # Of another stream than the method's, and than the start's.
-        self._stream = np.random.SeedSequence(seed, spawn_key=(2,))
+    They are played in environments of their own. The follower has not played yet; the seed is that
+    of the run.
+    """
+    # It shares what is learnt, and makes environments of its own as soon as it plays.
+    watched = copy.copy(method.follower)
+    # Of another stream than the method's, and than the start's.
+    stream = np.random.SeedSequence(seed, spawn_key=(2,))
 
-    def __call__(self, upper_params: FloatArray, _: FloatArray) -> dict[str, float | None]:
-        """Return the mean of the leader's discounted returns, and its standard error."""
-        self._watched.model = self._method.follower.model  # another one after a reset
+    def measure(x: FloatArray, estimate: FloatArray) -> dict[str, float | None]:
+        watched.model = method.follower.model  # another one after a reset
         # All steps of a run, and all methods of a seed, have first states and luck in common.
-        rng = np.random.default_rng(self._stream)
-        played = self._watched.play(upper_params, HELD_OUT_EPISODES, rng)
-        discounts = np.power(self._game.upper_gamma, np.arange(len(played.alive)))
-        returns = discounts @ played.upper_rewards
-        beside, _ = self._game.direct_part(upper_params, played)
+        played = watched.play(x, HELD_OUT_EPISODES, np.random.default_rng(stream))
+        returns = np.power(game.upper_gamma, np.arange(len(played.alive))) @ played.upper_rewards
+        beside, _ = game.direct_part(x, played)
         error = returns.std(ddof=1) / np.sqrt(len(returns))
         return {"objective": float(returns.mean()) + beside, "objective_error": float(error)}
+
+    return measure
 
 
 def make_referee(game: BilevelEnv, method: Method, seed: int) -> Referee:
@@ -191,7 +190,7 @@ def make_referee(game: BilevelEnv, method: Method, seed: int) -> Referee:
             f"{type(game).__name__} has no exact answer, `evaluate`, to score by, and "
             f"{type(method).__name__} no `follower` who could be watched"
         )
-    return HeldOutReferee(cast("ParametricGame", game), method, seed)
+    return held_out_referee(cast("ParametricGame", game), method, seed)
 
 
 @single_threaded

@@ -80,10 +80,10 @@ class History:
         self.first: Iterate  # these three are there as soon as there is a record
         self.best: Iterate
         self.last: Iterate
-        self._file = (folder / HISTORY).open("w", newline="", encoding="utf-8")
+        path = folder / HISTORY
+        self._file = path.open("w", buffering=1, newline="", encoding="utf-8")  # line by line
         self._writer = csv.writer(self._file, lineterminator="\n")
         self._writer.writerow(field.name for field in fields(RunRecord))
-        self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
@@ -107,7 +107,6 @@ class History:
         if iterate.value >= self.best.value:
             self.best = iterate
         self._writer.writerow(astuple(record))
-        self._file.flush()
 
     def write_params(self, low: FloatArray, high: FloatArray) -> None:
         """Write the best, the last and the first x."""

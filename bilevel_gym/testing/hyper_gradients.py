@@ -229,14 +229,8 @@ def _choose_coordinates(
             raise ValueError(f"`coordinates` must lie in 1..{size}, got {coordinates}")
         return np.sort(np.random.default_rng(seed).choice(size, coordinates, replace=False))
     chosen = np.asarray(coordinates)
-    if (
-        chosen.ndim != 1
-        or not chosen.size
-        or chosen.dtype.kind not in "iu"
-        or chosen.min() < 0
-        or chosen.max() >= size
-        or np.unique(chosen).size < chosen.size
-    ):
+    entries = chosen.tolist() if chosen.ndim == 1 and chosen.dtype.kind in "iu" else []
+    if not entries or not {*entries} <= {*range(size)} or len({*entries}) < len(entries):
         raise ValueError(
             f"`coordinates` must be different flat indices in 0..{size - 1}, got {coordinates}"
         )
