@@ -73,19 +73,14 @@ def learning_curve(cell: DataFrame) -> Curve:
 
     A run that stopped early stays at its last value: its leader does not move any more.
     """
-    objective = _held(cell, "objective")
-    drawn = np.unique(np.linspace(0, len(objective) - 1, POINTS).round().astype(int))
-    values = objective.to_numpy()[drawn]
+    held = cell.pivot(index="step", columns="seed", values=["objective", "env_steps"])
+    held = held.ffill().bfill()
+    drawn = np.unique(np.linspace(0, len(held) - 1, POINTS).round().astype(int))
     return Curve(
-        objective.index.to_numpy()[drawn],
-        _held(cell, "env_steps").to_numpy()[drawn].mean(axis=1),
-        bootstrap_interval([values], pooled(mean)),
+        held.index.to_numpy()[drawn],
+        held["env_steps"].to_numpy()[drawn].mean(axis=1),
+        bootstrap_interval([held["objective"].to_numpy()[drawn]], pooled(mean)),
     )
-
-
-def _held(cell: DataFrame, column: str) -> DataFrame:
-    """Return a column as a table of steps x seeds, each run held at its last value."""
-    return cell.pivot(index="step", columns="seed", values=column).ffill().bfill()
 
 
 def cosine_windows(cell: DataFrame, width: int) -> tuple[FloatArray, FloatArray]:

@@ -6,6 +6,7 @@ import ast
 import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -119,6 +120,11 @@ def count_option(flag: str, default: int, text: str, *, least: int = 1) -> Calla
     """Return an option that takes an integer of at least `least`."""
     kind = click.IntRange(min=least)
     return click.option(flag, type=kind, default=default, show_default=True, help=text)
+
+
+def out_option(text: str) -> Callable[[Any], Any]:
+    """Return the option that takes the folder to write."""
+    return click.option("--out", type=click.Path(file_okay=False, path_type=Path), help=text)
 
 
 def settings_option(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .arguments import INTERRUPTED, CommandError, in_one_line
+from .arguments import INTERRUPTED, CommandError, in_one_line, out_option
 from .console import explain_os_errors, progress_bar
 
 if TYPE_CHECKING:
@@ -31,11 +31,7 @@ def print_shipped(ctx: click.Context, param: click.Parameter, value: str | bool 
 
 @click.command("benchmark")
 @click.argument("file", default=DEFAULT, metavar="[FILE]", type=click.Path(path_type=Path))
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the results.  [default: benchmarks/NAME, after NAME.toml]",
-)
+@out_option("Folder of the results.  [default: benchmarks/NAME, after NAME.toml]")
 @click.option(
     "--print",
     metavar="NAME",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .arguments import CommandError, in_one_line
+from .arguments import CommandError, in_one_line, out_option
 from .console import explain_os_errors, show_table
 
 if TYPE_CHECKING:
@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 
 @click.command("report")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the report.  [default: FOLDER/report]",
-)
+@out_option("Folder of the report.  [default: FOLDER/report]")
 def report(folder: Path, out: Path | None) -> None:
     """Draw and tabulate the results of a benchmark.
 

@@ -33,6 +33,7 @@ from .arguments import (
     make_leader,
     method_option,
     method_set_option,
+    out_option,
     positive,
     seed_option,
     set_option,
@@ -109,11 +110,7 @@ POLISH_EVALUATIONS = 200
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="params.npz of an earlier run, to go on from its best x.",
 )
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the run.  [default: the next free number under runs/ID]",
-)
+@out_option("Folder of the run.  [default: the next free number under runs/ID]")
 @click.option("--overwrite", is_flag=True, help="Replace the files of a run that is in --out.")
 @click.option("--gif", is_flag=True, help="Film the run as well.")
 def solve(
