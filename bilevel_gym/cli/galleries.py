@@ -19,10 +19,7 @@ from .solving import default_optimizer, optimize
 if TYPE_CHECKING:
     from pygame import Surface
 
-    from ..core.mdp import FloatArray
     from ..optimizers import Iterate
-    from ..rendering import Film
-    from ..wrappers import HyperGradient
 
 SHEET = "sheet.png"
 
@@ -71,58 +68,36 @@ def file_name(env_id: str) -> str:
 
 def save_pictures(env_id: str, folder: Path, seed: int) -> Surface:
     """Write the still and the film of a task, and return the still."""
-    from ..rendering import Film
+    from ..rendering import Film, import_pygame
     from ..rendering.sheet import save_still
+    from ..wrappers import LeaderObjective
 
     env = make_leader(env_id, {}, render_mode="rgb_array")
     check_picture("a gallery", env_id, env)
-    film = Film()
+    film, leader = Film(), LeaderObjective(env)
+    start = leader.reset(seed=seed)
     if answers_exactly(env.game):
-        best = film_ascent(env, film, seed)
+
+        def show(phase: str, iterate: Iterate) -> None:
+            if phase == "ascent" and iterate.number % (STEPS // ASCENT_PICTURES) == 0:
+                hold(film, env, ASCENT_FRAMES)
+
+        rate = FIRST_STEP * float(np.max(leader.high - leader.low)) / 2.0
+        options = {"steps": STEPS, "learning_rate": rate}
+        _, best = optimize(leader, start, "normalized", options, polish=True, callback=show)
+        env.step(best)
+        hold(film, env, PAUSE)
         known = env.game.best_known
         env.step(best if known is None else known.upper_params)
-        still = env.game.draw(env.view())
+        still: Surface = env.game.draw(env.view())
         film_episode(env, best, film, seed)
     else:
-        still = film_learning(env_id, env, film, seed)
+        film_episode(env, start, film, seed)
+        _, best = optimize(leader, start, *default_optimizer(env_id, env))
+        pictures = film_episode(env, best, film, seed)
+        middle = pictures[len(pictures) // 2].swapaxes(0, 1)
+        still = import_pygame().surfarray.make_surface(middle)
     save_still(still, folder / f"{file_name(env_id)}.png")
     film.save(folder / f"{file_name(env_id)}.gif")
     env.close()
     return still
-
-
-def film_ascent(env: HyperGradient, film: Film, seed: int) -> FloatArray:
-    """Film an ascent from the initial x, and return the best x found."""
-    from ..wrappers import LeaderObjective
-
-    leader = LeaderObjective(env)
-
-    def show(phase: str, iterate: Iterate) -> None:
-        if phase == "ascent" and iterate.number % (STEPS // ASCENT_PICTURES) == 0:
-            hold(film, env, ASCENT_FRAMES)
-
-    rate = FIRST_STEP * float(np.max(leader.high - leader.low)) / 2.0
-    options = {"steps": STEPS, "learning_rate": rate}
-    start = leader.reset(seed=seed)
-    _, best = optimize(leader, start, "normalized", options, polish=True, callback=show)
-    env.step(best)
-    hold(film, env, PAUSE)
-    return best
-
-
-def film_learning(env_id: str, env: HyperGradient, film: Film, seed: int) -> Surface:
-    """Film a learning follower's episodes under the initial x, and under the best x of an ascent.
-
-    Return the picture in the middle of the latter.
-    """
-    from ..rendering import import_pygame
-    from ..wrappers import LeaderObjective
-
-    leader = LeaderObjective(env)
-    start = leader.reset(seed=seed)
-    film_episode(env, start, film, seed)
-    _, best = optimize(leader, start, *default_optimizer(env_id, env))
-    pictures = film_episode(env, best, film, seed)
-    middle = pictures[len(pictures) // 2]
-    surface: Surface = import_pygame().surfarray.make_surface(middle.swapaxes(0, 1))
-    return surface

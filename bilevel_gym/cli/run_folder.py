@@ -195,13 +195,16 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def load_start(path: Path, game: BilevelEnv) -> FloatArray:
     """Return the best x of an earlier run of a game."""
     try:
-        with np.load(path) as stored:
+        try:
+            stored = np.load(path)
+        except (ValueError, EOFError, zipfile.BadZipFile):
+            stored = None
+        if not isinstance(stored, np.lib.npyio.NpzFile) or "best_upper_params" not in stored:
+            raise ValueError(f"must be the {PARAMS} of a run, with `best_upper_params` in it")
+        with stored:
             return game.validate_upper_params(stored["best_upper_params"])
-    except (OSError, EOFError, LookupError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise CommandError(
-            f"`--start` {path}: must be the {PARAMS} of a run of this task, with "
-            f"`best_upper_params` in it: {error}"
-        ) from None
+    except (ValueError, OSError) as error:
+        raise CommandError(f"`--start` {path}: {error}") from None
 
 
 def _next_folder(parent: Path) -> Path:

@@ -275,6 +275,7 @@ def report(
 
     Objectives and norms are the exact ones, or the method's estimates where there are none.
     """
+    from ..wrappers import exact_objective
     from .run_folder import FILES, RESULT, write_json
 
     folder = history.folder
@@ -282,12 +283,15 @@ def report(
         click.echo(f"Interrupted before the first evaluation; nothing to keep in {folder}.")
         return
     last, game, exact = history.last, leader.seat.game, answers_exactly(leader.seat.game)
-    (first, first_norm), (best, best_norm) = (
-        exact_figures(leader, iterate.upper_params)
-        if exact
-        else (iterate.value, iterate.projected_gradient_norm)
-        for iterate in (history.first, history.best)
-    )
+
+    def figures(iterate: Iterate) -> tuple[float, float]:
+        if not exact:
+            return iterate.value, iterate.projected_gradient_norm
+        x = iterate.upper_params
+        value, gradient = exact_objective(game.model)(x)
+        return value, projected_gradient_norm(x, gradient, leader.low, leader.high)
+
+    (first, first_norm), (best, best_norm) = figures(history.first), figures(history.best)
     known = "none" if game.best_known is None else f"{game.best_known.value:.6f}"
     rows = [
         ("objective", f"{first:.6f}", f"{best:.6f}", known),
@@ -327,11 +331,3 @@ def report(
     write_json(folder / RESULT, result)
     written = ", ".join(name for name in FILES if (folder / name).exists())
     click.echo(f"run: {folder} ({written})")
-
-
-def exact_figures(leader: LeaderObjective, x: FloatArray) -> tuple[float, float]:
-    """Return the exact objective and projected gradient norm at an x."""
-    from ..wrappers import exact_objective
-
-    objective, gradient = exact_objective(leader.seat.game.model)(x)
-    return objective, projected_gradient_norm(x, gradient, leader.low, leader.high)
