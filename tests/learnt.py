@@ -124,7 +124,7 @@ def assert_broken_files_change_nothing(make: Callable[[], HyperGradient], folder
     for name in members:
         others = {key: value for key, value in members.items() if key != name}
         refused(zipped({**others, name: b"nothing"}), "cannot be read: it is damaged")
-        if name in ("about.json", "state.json"):
+        if name in ("about.json", "state.pickle"):
             refused(zipped(others), "is no file of a method's `save`")
         elif name != "environment.pickle":  # without which a new episode begins
             refused(zipped(others), f"is incomplete: it has no {name}")

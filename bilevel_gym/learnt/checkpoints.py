@@ -1,8 +1,8 @@
-"""Files of methods whose follower learns: all that was learnt, as one archive.
+"""Methods whose follower learns, and their files: all that was learnt, as one archive.
 
 In it are `about.json`, what the method that loads it must have in common with the one that saved
-it; `state.json`, numbers that the method goes on from; the follower (see `Follower.save`); the
-critic (`critic.pt`), if there is one; and what else a method has.
+it; `state.pickle`, what else the method goes on from; the follower (see `Follower.save`); and the
+critic (`critic.pt`), if there is one.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import copy
 import io
 import json
 import os
+import pickle
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from .followers import ANSWERED, MODEL, Follower
 
 __all__ = ["Checkpointed"]
 
-ABOUT, STATE, CRITIC = "about.json", "state.json", "critic.pt"
+ABOUT, STATE, CRITIC = "about.json", "state.pickle", "critic.pt"
 
 
 class Checkpointed:
@@ -39,12 +40,26 @@ class Checkpointed:
     """
 
     exact: ClassVar[bool] = False
-    members: ClassVar[tuple[str, ...]] = ()  # of the archive, beside those of every method
+    saved: ClassVar[tuple[str, ...]] = ()  # attributes in files, beside those of every method
 
-    follower: Follower
     critic: Trained | None
-    _game: LearntGame
-    _rng: np.random.Generator
+
+    def __init__(self, game: LearntGame, **follower: Any) -> None:
+        """Bind the method to a game; the options are those of `Follower`."""
+        self._game = game
+        self._rng = np.random.default_rng(0)
+        self.follower = Follower(game, **follower)
+        self._forget()
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Forget everything learnt; draw all randomness from `rng` from now on."""
+        self._rng = rng
+        self.follower.reset(rng)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin with nothing learnt beside what the follower has."""
+        self.critic = None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save all that has been learnt, and the state of the random numbers, as one file.
@@ -57,32 +72,32 @@ class Checkpointed:
         """
         path = _zipped(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        state = {"generator": self._rng.bit_generator.state, **self._numbers()}
+        state = {name: getattr(self, name) for name in self.saved}
+        state["generator"] = self._rng.bit_generator.state
         with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             archive.writestr(ABOUT, json.dumps(self._identity()))
-            archive.writestr(STATE, json.dumps(state))
+            archive.writestr(STATE, pickle.dumps(state), zipfile.ZIP_DEFLATED)
             self.follower.save(archive)
             if self.critic is not None:
                 memory = io.BytesIO()
                 th.save(self.critic.state_dict(), memory)
                 archive.writestr(CRITIC, memory.getvalue())
-            self._write(archive)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on where the method that was saved is; this one must be made as that one was.
 
-        Load only files that you trust: those of Stable-Baselines3 contain code.
+        Load only files that you trust: they contain code.
 
         Raises:
             FileNotFoundError: If there is none.
             ValueError: If it is none of `save`, of another method or game, incomplete or damaged;
                 nothing changes.
         """
-        needed = [MODEL, ANSWERED, *self.members, *([] if self.critic is None else [CRITIC])]
+        needed = [MODEL, ANSWERED, *([] if self.critic is None else [CRITIC])]
         with _opened(_zipped(path), self._identity(), needed) as (archive, state):
             generator = copy.deepcopy(self._rng.bit_generator)
             generator.state = state["generator"]
-            found = self._read(archive, state)
+            found = {name: state[name] for name in self.saved}
             if self.critic is not None:
                 found["critic"] = copy.deepcopy(self.critic, {id(self._game): self._game})
                 found["critic"].load_state_dict(
@@ -107,17 +122,6 @@ class Checkpointed:
             "temperature": game.temperature,
             "upper_gamma": game.upper_gamma,
         }
-
-    def _numbers(self) -> dict[str, Any]:
-        """Return what the method goes on from, of JSON types."""
-        return {}
-
-    def _write(self, archive: zipfile.ZipFile) -> None:
-        """Write the `members`."""
-
-    def _read(self, archive: zipfile.ZipFile, state: dict[str, Any]) -> dict[str, Any]:
-        """Return attributes as they are in a file; `state` has what `_numbers` returned."""
-        return {}
 
 
 @contextmanager
@@ -147,7 +151,7 @@ def _opened(
             if name not in members:
                 raise ValueError(f"{path} is incomplete: it has no {name}")
         with _readable(path):
-            yield archive, dict(json.loads(archive.read(STATE)))
+            yield archive, dict(pickle.loads(archive.read(STATE)))
 
 
 @contextmanager

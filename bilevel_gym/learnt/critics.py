@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -174,7 +174,7 @@ class LeaderCritic(Trained):
             q = self._evaluated(network, observations)
             return (follower.probabilities(observations) * q).sum(axis=1)
         means = []
-        for at in self._blocks(len(observations), draws):
+        for at in blocks(len(observations), IMAGES // draws if self._images else None):
             repeated = np.repeat(observations[at], draws, axis=0)
             q = self._evaluated(network, repeated, follower.draw(repeated, rng))
             means.append(q.reshape(-1, draws).mean(axis=1))
@@ -187,13 +187,9 @@ class LeaderCritic(Trained):
         with th.no_grad():
             found = [
                 self._outputs(network, observations[at], None if actions is None else actions[at])
-                for at in self._blocks(len(observations))
+                for at in blocks(len(observations), IMAGES if self._images else None)
             ]
             return th.cat(found).cpu().double().numpy()
-
-    def _blocks(self, count: int, copies: int = 1) -> Iterator[slice]:
-        """Yield the parts of a batch that go through at a time, each entry being repeated."""
-        return blocks(count, IMAGES // copies if self._images else max(1, count))
 
     def _values(self, network: th.nn.Module, observations: Batch, actions: Batch) -> th.Tensor:
         if self._discrete:

@@ -46,9 +46,8 @@ from ..model.protocols import LearntGame
 from ..model.responses import EpisodicResponse, Response
 from ..rewards.tensors import blocks
 from .checkpoints import Checkpointed
-from .followers import Follower
 
-__all__ = ["BLOCK", "Estimator", "LearntSoBiRL", "over_actions", "reward_gradient"]
+__all__ = ["BLOCK", "Estimator", "LearntSoBiRL", "over_actions", "returns", "reward_gradient"]
 
 # Steps whose rewards are differentiated at a time, for networks and images.
 BLOCK = 1024
@@ -74,21 +73,14 @@ class Estimator(Checkpointed, ABC):
             ValueError: If an option is out of range.
         """
         check_at_least("episodes", episodes, 1)
-        self._game, self._num_episodes = game, int(episodes)
-        self._rng = np.random.default_rng(0)
-        self.critic = None
-        self.follower = Follower(
+        self._num_episodes = int(episodes)
+        super().__init__(
             game,
             algorithm=inner,
             steps=inner_steps,
             first_steps=first_inner_steps,
             options=inner_options,
         )
-
-    def reset(self, rng: np.random.Generator) -> None:
-        """Forget everything learnt; draw all randomness from `rng` from now on."""
-        self._rng = rng
-        self.follower.reset(rng)
 
     @abstractmethod
     def response_term(
@@ -102,11 +94,11 @@ class Estimator(Checkpointed, ABC):
         played = self.follower.play(upper_params, self._num_episodes, self._rng)
         response, loss = self.response_term(upper_params, played)
         value, direct, others, extra = self.other_terms(upper_params, played)
-        discounts = np.power(self._game.upper_gamma, np.arange(len(played.alive)))
-        upper = float((discounts @ played.upper_rewards).mean())
+        upper = float(returns(played.upper_rewards, self._game.upper_gamma).mean())
         return self.answer(
             played,
             upper,
+            float(returns(played.lower_rewards, self._game.gamma).mean()),
             upper_params=upper_params,
             objective=upper + value,
             hyper_gradient=direct + (response + others),
@@ -126,10 +118,8 @@ class Estimator(Checkpointed, ABC):
         value, direct = self._game.direct_part(upper_params, played)
         return value, direct, np.zeros(upper_params.shape), 0
 
-    def answer(self, played: LearntEpisodes, upper: float, **common: Any) -> Response:
-        """Return the response to x; `upper` is the leader's mean return, `common` other fields."""
-        discounts = np.power(self._game.gamma, np.arange(len(played.alive)))
-        lower = float((discounts @ played.lower_rewards).mean())
+    def answer(self, played: LearntEpisodes, upper: float, lower: float, **common: Any) -> Response:
+        """Return the response to x, of both players' mean returns and fields that are given."""
         length = played.num_steps / played.num_episodes
         return EpisodicResponse(summary=(upper, lower, length), **common)
 
@@ -156,10 +146,10 @@ class LearntSoBiRL(Estimator):
         """Return the one-step estimate; see `Estimator`."""
         game, follower, x = self._game, self.follower, upper_params
         alive, count = played.alive, played.num_episodes
-        returns = np.power(game.upper_gamma, np.arange(len(alive))) @ played.upper_rewards
+        paid = returns(played.upper_rewards, game.upper_gamma)
         if self._baseline and count > 1:
-            returns = returns - (returns.sum() - returns) / (count - 1)
-        weights = np.broadcast_to(returns / game.temperature, alive.shape)[alive]
+            paid = paid - (paid.sum() - paid) / (count - 1)
+        weights = np.broadcast_to(paid / game.temperature, alive.shape)[alive]
         seen, taken = played.as_batch
         estimate = reward_gradient(game, x, seen, taken, weights)
         if follower.discrete:
@@ -176,6 +166,11 @@ class LearntSoBiRL(Estimator):
                 stacklevel=2,
             )
         return response / count, None
+
+
+def returns(rewards: FloatArray, gamma: float) -> FloatArray:
+    """Return the discounted sum of the rewards of each episode, `[N]`, of rewards `[T, N]`."""
+    return np.power(gamma, np.arange(len(rewards))) @ rewards
 
 
 def reward_gradient(

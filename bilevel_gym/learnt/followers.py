@@ -132,18 +132,13 @@ class Follower:
     def probabilities(self, observations: NDArray[Any]) -> FloatArray:
         """Return the probabilities of discrete actions, `[B, A]`."""
         assert isinstance(self.model, SoftDQN)
-        at_a_time = IMAGES if self._images else BLOCK
-        parts = [
-            self.model.action_probabilities(observations[at])
-            for at in blocks(len(observations), at_a_time)
-        ]
-        return np.concatenate(parts)
+        model, parts = self.model, blocks(len(observations), IMAGES if self._images else BLOCK)
+        return np.concatenate([model.action_probabilities(observations[at]) for at in parts])
 
     def draw(self, observations: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
         """Draw actions of the follower's policy, without exploration, `[B, ...]`."""
         if isinstance(self.model, SoftSAC):
-            model, count = self.model, len(observations)
-            parts = blocks(count, IMAGES if self._images else max(1, count))
+            model, parts = self.model, blocks(len(observations), IMAGES if self._images else None)
             return np.concatenate([model.sample_actions(observations[at], rng) for at in parts])
         cumulative = self.probabilities(observations).cumsum(axis=1)
         uniform = rng.random((len(observations), 1)) * cumulative[:, -1:]

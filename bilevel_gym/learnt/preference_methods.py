@@ -22,10 +22,8 @@ taken as given.
 
 from __future__ import annotations
 
-import io
 import math
-import zipfile
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -40,8 +38,7 @@ from ..model.responses import EpisodicResponse
 from .answers import PreferenceQueue, compared
 from .checkpoints import Checkpointed
 from .critics import FragmentCritic
-from .estimators import over_actions, reward_gradient
-from .followers import Follower
+from .estimators import over_actions, returns, reward_gradient
 
 __all__ = [
     "PreferenceDirect",
@@ -59,9 +56,6 @@ INNER_OPTIONS: dict[str, Any] = {
     "buffer_size": 50_000,
 }
 
-# Member of an archive.
-QUEUE = "queue.npz"
-
 
 class PreferenceMethod(Checkpointed):
     """Train the follower, show pairs of its fragments to the judge, estimate.
@@ -71,7 +65,7 @@ class PreferenceMethod(Checkpointed):
         shown: Number of pairs that the judge was shown.
     """
 
-    members: ClassVar[tuple[str, ...]] = (QUEUE,)
+    saved = ("queue", "shown", "_steps", "_response", "_loss", "_summary")
     _game: PreferenceGame
 
     def __init__(
@@ -115,28 +109,20 @@ class PreferenceMethod(Checkpointed):
             check_at_least(name, value, 1)
         if max_comparisons is not None:
             check_at_least("max_comparisons", max_comparisons, 1)
-        self._game, self._capacity = game, int(capacity)
+        self._capacity = int(capacity)
         self._comparisons, self._first = int(comparisons), int(first_comparisons)
         self._most = math.inf if max_comparisons is None else max_comparisons
         self._every = int(ask_every)
-        self._rng = np.random.default_rng(0)
-        self.follower = Follower(
+        super().__init__(
             game,
             steps=inner_steps,
             first_steps=first_inner_steps,
             options={**INNER_OPTIONS, **(inner_options or {})},
         )
-        self._forget()
-
-    def reset(self, rng: np.random.Generator) -> None:
-        """Forget everything learnt and answered; draw all randomness from `rng` from now on."""
-        self._rng = rng
-        self.follower.reset(rng)
-        self._forget()
 
     def _forget(self) -> None:
+        super()._forget()
         self.queue = PreferenceQueue(self._capacity)
-        self.critic = None
         self.shown = 0
         self._steps = 0
         self._response: FloatArray | None = None
@@ -171,32 +157,6 @@ class PreferenceMethod(Checkpointed):
     def _identity(self) -> dict[str, Any]:
         return {**super()._identity(), "length of fragments": self._game.fragment_steps}
 
-    def _numbers(self) -> dict[str, Any]:
-        response = self._response
-        return {
-            "shown": self.shown,
-            "steps": self._steps,
-            "response": None if response is None else response.tolist(),
-            "loss": self._loss,
-            "summary": self._summary,
-        }
-
-    def _write(self, archive: zipfile.ZipFile) -> None:
-        answers = io.BytesIO()
-        self.queue.write(answers)
-        archive.writestr(QUEUE, answers.getvalue())
-
-    def _read(self, archive: zipfile.ZipFile, state: dict[str, Any]) -> dict[str, Any]:
-        response = state["response"]
-        return {
-            "queue": PreferenceQueue.load(io.BytesIO(archive.read(QUEUE))),
-            "shown": state["shown"],
-            "_steps": state["steps"],
-            "_response": None if response is None else np.array(response, dtype=np.float64),
-            "_loss": state["loss"],
-            "_summary": tuple(state["summary"]),
-        }
-
     def _ask(self, upper_params: FloatArray) -> int:
         """Play episodes, show pairs of their fragments, and return the environment steps used."""
         self._response, self._loss = None, None
@@ -207,11 +167,10 @@ class PreferenceMethod(Checkpointed):
         game, length = self._game, self._game.fragment_steps
         episodes = 2 * math.ceil(count / (game.episode_steps // length))
         played = self.follower.play(upper_params, episodes, self._rng)
-        steps = np.arange(len(played.alive))
-        lower = np.power(game.gamma, steps) @ played.lower_rewards
-        upper = played.upper_rewards.sum(axis=0)
-        self._summary = (float(upper.mean()), float(lower.mean()), played.num_steps / episodes)
-        windows = Windows.drawn(count, episodes, len(steps), length, self._rng)
+        upper = float(played.upper_rewards.sum(axis=0).mean())
+        lower = float(returns(played.lower_rewards, game.gamma).mean())
+        self._summary = (upper, lower, played.num_steps / episodes)
+        windows = Windows.drawn(count, episodes, len(played.alive), length, self._rng)
         pairs = windows.cut(played)
         answers = checked_answers(game.judge(pairs, self._rng), count)
         self.shown += count

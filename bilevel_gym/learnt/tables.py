@@ -208,14 +208,14 @@ class DeepMethod(Estimator):
                 samples += extra
         return value, direct, response, samples
 
-    def answer(self, played: LearntEpisodes, upper: float, **common: Any) -> DeepResponse:
+    def answer(
+        self, played: LearntEpisodes, upper: float, lower: float, **common: Any
+    ) -> DeepResponse:
         """Return the response to x; see `Estimator`."""
         game = self._game
         policy = self.follower.probabilities(np.arange(game.model.num_states))
         visits = game.visits(played, game.gamma).sum(axis=1)
-        discounts = np.power(game.gamma, np.arange(len(played.alive)))
         entropy = -(policy * np.log(np.maximum(policy, np.finfo(np.float64).tiny))).sum(axis=1)
-        lower = float((discounts @ played.lower_rewards).mean())
         return DeepResponse(
             policy=policy,
             occupancy=(1.0 - game.gamma) * visits,

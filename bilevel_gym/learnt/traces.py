@@ -147,16 +147,10 @@ class LearntTrace(TraceEstimator):
             check_at_least("first_critic_updates", first_critic_updates, 1)
         self._first_updates = first_critic_updates
         super().__init__(game, **options)
-        self.critic = self._new_critic()
 
-    def reset(self, rng: np.random.Generator) -> None:
-        """Forget everything learnt; draw all randomness from `rng` from now on."""
-        super().reset(rng)
-        self.critic = self._new_critic()
-
-    def _new_critic(self) -> LeaderCritic:
+    def _forget(self) -> None:
         seed = int(self._rng.integers(2**31))
-        return LeaderCritic(self._game, seed, self.follower.model.device)
+        self.critic = LeaderCritic(self._game, seed, self.follower.model.device)
 
     def leader_advantages(
         self, played: LearntEpisodes

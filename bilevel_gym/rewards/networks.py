@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ class ModuleReward:
         """Take a module, (observations, actions) -> `[B]`; its parameters are written over."""
         self.module = module
         self._observed, self._acted = observation_space, action_space
-        self._images = is_image_space(observation_space)
+        self._at_a_time = IMAGES if is_image_space(observation_space) else None
         self._initial = self._flat([p.detach() for p in module.parameters()])
 
     @property
@@ -50,7 +50,7 @@ class ModuleReward:
         with th.no_grad():
             parts = [
                 self._evaluate(upper_params, observations[at], actions[at]).double().cpu().numpy()
-                for at in self._blocks(len(observations))
+                for at in blocks(len(observations), self._at_a_time)
             ]
         return np.concatenate(parts)
 
@@ -59,7 +59,7 @@ class ModuleReward:
     ) -> FloatArray:
         """Return sum_b weights(b) dr_x(s_b, a_b)/dx, `[D]`; see `RewardModel`."""
         total: FloatArray = np.zeros(self.num_params)
-        for at in self._blocks(len(observations)):
+        for at in blocks(len(observations), self._at_a_time):
             rewards = self._evaluate(upper_params, observations[at], actions[at])
             # Weights of order one: single precision has little room for tiny or huge ones.
             scale = max(float(np.abs(weights[at]).max(initial=0.0)), np.finfo(np.float64).tiny)
@@ -69,10 +69,6 @@ class ModuleReward:
             )
             total += scale * self._flat(gradients)
         return total
-
-    def _blocks(self, count: int) -> Iterator[slice]:
-        """Yield the parts of a batch that go through at a time: all of it, or some images."""
-        return blocks(count, IMAGES if self._images else max(1, count))
 
     def _evaluate(self, upper_params: FloatArray, observations: Batch, actions: Batch) -> th.Tensor:
         parameters = list(self.module.parameters())

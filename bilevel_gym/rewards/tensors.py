@@ -25,8 +25,9 @@ __all__ = ["IMAGES", "as_inputs", "blocks", "perceptron", "th"]
 IMAGES = 256
 
 
-def blocks(count: int, size: int) -> Iterator[slice]:
-    """Yield the parts of a batch that go through a network at a time, at least one."""
+def blocks(count: int, size: int | None) -> Iterator[slice]:
+    """Yield the parts of a batch that go through a network at a time; None for all of it."""
+    size = size or max(1, count)
     for first in range(0, max(1, count), size):
         yield slice(first, first + size)
 

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN, create_mlp
+from stable_baselines3.common.torch_layers import create_mlp
 from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
 from stable_baselines3.common.utils import LinearSchedule, polyak_update
 from stable_baselines3.dqn.dqn import DQN
-from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
+from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, QNetwork
 from torch.nn import functional as F
 
 from ..core.bellman import soft_backup
@@ -99,17 +99,8 @@ class SoftQPolicy(DQNPolicy):
         }
 
 
-class SoftQCnnPolicy(SoftQPolicy):
+class SoftQCnnPolicy(SoftQPolicy, CnnPolicy):
     """A `SoftQPolicy` of images."""
-
-    def __init__(
-        self,
-        *args: Any,
-        features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN,
-        **kwargs: Any,
-    ) -> None:
-        """Build the networks; see `SoftQPolicy`."""
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
 
 
 class SoftDQN(SoftLearner, DQN):
