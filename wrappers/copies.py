@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
-from numpy.typing import NDArray
+from gymnasium.vector.utils import batch_space, iterate
+from numpy.typing import ArrayLike, NDArray
 
 from ..core.checks import check_at_least, check_choice
+from ..core.mdp import FloatArray
 from ..envs.tabular import TabularBilevelEnv
 from .seats import Seat
 
@@ -40,9 +42,36 @@ class SeatCopies(VectorEnv[Any, Any, NDArray[Any]]):
     """
 
     game: TabularBilevelEnv
+    _limit: float  # steps of an episode
+    _reset_options: ClassVar[tuple[str, ...]] = ("reset_mask",)
 
-    def __init__(self, seat: Seat[Any], num_envs: int, mode: AutoresetMode) -> None:
-        """Take the spaces from a seat."""
+    def __init__(
+        self,
+        id: str,
+        num_envs: int,
+        autoreset_mode: str | AutoresetMode,
+        take_seat: Callable[[gym.Env[Any, Any]], Seat[Any]],
+        **kwargs: Any,
+    ) -> None:
+        """Make the game of an id, with the spaces of the seat that it takes."""
+        check_at_least("num_envs", num_envs, 1)
+        if not isinstance(autoreset_mode, AutoresetMode):
+            check_choice("autoreset_mode", autoreset_mode, [mode.value for mode in AutoresetMode])
+        mode = AutoresetMode(autoreset_mode)
+        name = type(self).__name__
+        if kwargs.get("render_mode") is not None:
+            raise ValueError(
+                f"`{name}` has no picture, got render_mode={kwargs['render_mode']!r}; look at a "
+                "seat, HyperGradient(gym.make(id)) or LowerLevel(gym.make(id), x)"
+            )
+        env = gym.make(id, **kwargs)
+        if not isinstance(env.unwrapped, TabularBilevelEnv):
+            raise TypeError(
+                f"`{name}` needs a tabular game, got {type(env.unwrapped).__name__}; "
+                "gymnasium.vector.SyncVectorEnv takes a seat of any game"
+            )
+        self._seat: Any = take_seat(env)
+        seat = self._seat
         self.game = seat.game
         self.num_envs = int(num_envs)
         self.metadata = {"render_modes": [], "autoreset_mode": mode}
@@ -55,28 +84,74 @@ class SeatCopies(VectorEnv[Any, Any, NDArray[Any]]):
         self._elapsed = np.zeros(self.num_envs, dtype=np.int64)
         self._over = np.zeros(self.num_envs, dtype=bool)
 
-    @classmethod
-    def _tabular(
-        cls, id: str, num_envs: int, autoreset_mode: str | AutoresetMode, **kwargs: Any
-    ) -> tuple[gym.Env[Any, Any], AutoresetMode]:
-        """Make the game of an id, after checking what all copies need."""
-        check_at_least("num_envs", num_envs, 1)
-        if not isinstance(autoreset_mode, AutoresetMode):
-            check_choice("autoreset_mode", autoreset_mode, [mode.value for mode in AutoresetMode])
-        mode = AutoresetMode(autoreset_mode)
-        name = cls.__name__
-        if kwargs.get("render_mode") is not None:
-            raise ValueError(
-                f"`{name}` has no picture, got render_mode={kwargs['render_mode']!r}; look at a "
-                "seat, HyperGradient(gym.make(id)) or LowerLevel(gym.make(id), x)"
-            )
-        env = gym.make(id, **kwargs)
-        if not isinstance(env.unwrapped, TabularBilevelEnv):
-            raise TypeError(
-                f"`{name}` needs a tabular game, got {type(env.unwrapped).__name__}; "
-                "gymnasium.vector.SyncVectorEnv takes a seat of any game"
-            )
-        return env, mode
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode of every copy, or of some.
+
+        Args:
+            seed: Seed of everything random that follows, in all copies.
+            options: `{"reset_mask": mask}` starts the marked copies only.
+
+        Returns:
+            The observations of all copies `[N, ...]`, and the infos of those that start.
+        """
+        options = options or {}
+        for option in options:
+            check_choice("reset option", option, self._reset_options)
+        mask = self._reset_mask(options)
+        super().reset(seed=seed)
+        self._begin(mask, options)
+        self._elapsed[mask], self._over[mask], self._started = 0, False, True
+        return self._observations(), self._infos(mask, np.zeros_like(mask))
+
+    def step(
+        self, actions: ArrayLike
+    ) -> tuple[Any, FloatArray, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """Make one step of each copy.
+
+        Args:
+            actions: One for each copy, `[N, ...]`; those of copies that only start again are
+                ignored.
+
+        Returns:
+            Observations, rewards, terminations and truncations, `[N, ...]` each, and infos.
+        """
+        self._check_under_way()
+        stepped = ~self._over
+        rewards, terminations = self._move(actions)
+        self._elapsed = np.where(stepped, self._elapsed + 1, 0)
+        truncations = self._elapsed >= self._limit
+        over = terminations | truncations
+        infos: dict[str, Any] = {}
+        if self._mode is AutoresetMode.SAME_STEP and over.any():
+            infos = self._final(over)
+            stepped = ~over
+            self._elapsed[over] = 0
+            self._begin(over, {})
+        else:
+            self._over = over
+        infos |= self._infos(np.ones(self.num_envs, dtype=bool), stepped)
+        return self._observations(), rewards, terminations, truncations, infos
+
+    @abstractmethod
+    def _move(self, actions: ArrayLike) -> tuple[FloatArray, NDArray[np.bool_]]:
+        """Step the copies, or start those that are over; return rewards and terminations.
+
+        Actions are checked first, so that nothing changes where they are refused.
+        """
+
+    @abstractmethod
+    def _begin(self, mask: NDArray[np.bool_], options: dict[str, Any]) -> None:
+        """Put the marked copies at the start of an episode, as the options of a reset say."""
+
+    @abstractmethod
+    def _observations(self) -> Any:
+        """Return the observations of all copies."""
+
+    @abstractmethod
+    def _infos(self, mask: NDArray[np.bool_], stepped: NDArray[np.bool_]) -> dict[str, Any]:
+        """Return what the marked copies report, and those that were stepped of their step."""
 
     def _reset_mask(self, options: dict[str, Any]) -> NDArray[np.bool_]:
         """Return which copies a reset starts; all, unless the option `reset_mask` is given."""
@@ -102,17 +177,18 @@ class SeatCopies(VectorEnv[Any, Any, NDArray[Any]]):
                 '`reset(options={"reset_mask": terminations | truncations})`'
             )
 
-    def _final(
-        self, observations: Sequence[Any], over: NDArray[np.bool_], info: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _final(self, over: NDArray[np.bool_]) -> dict[str, Any]:
         """Return the last observations and infos of ended copies, as Gymnasium arranges them."""
+        observations = self._observations()
+        if self.single_observation_space.shape == ():
+            observations = observations.tolist()  # Python numbers, as a seat reports them
         final_obs = np.full(self.num_envs, None, dtype=object)
-        for copy in np.flatnonzero(over).tolist():
-            final_obs[copy] = observations[copy]
+        for copy, observation in enumerate(iterate(self.observation_space, observations)):
+            final_obs[copy] = observation if over[copy] else None
         return {
             "final_obs": final_obs,
             "_final_obs": over.copy(),
-            "final_info": info,
+            "final_info": self._infos(over, over),
             "_final_info": over.copy(),
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import concatenate, create_empty_array
 from numpy.typing import ArrayLike, NDArray
 
-from ..core.checks import check_choice
 from ..core.mdp import FloatArray
 from ..model.responses import ExactResponse
 from .copies import SeatCopies, reported
@@ -42,6 +42,8 @@ class LeaderVectorEnv(SeatCopies):
         >>> observations.shape, rewards.shape, infos["hyper_gradient"].shape
         ((16, 52), (16,), (16, 52))
     """
+
+    _reset_options = (*RESET_OPTIONS, "reset_mask")
 
     def __init__(
         self,
@@ -81,11 +83,11 @@ class LeaderVectorEnv(SeatCopies):
             "tolerance": tolerance,
             "max_iterations": max_iterations,
         }
-        env, mode = self._tabular(id, num_envs, autoreset_mode, **kwargs)
-        seat = HyperGradient(env, outer_steps=outer_steps, **options)
-        super().__init__(seat, num_envs, mode)
-        self.outer_steps, self._options = seat.outer_steps, options
-        self._responses: list[ExactResponse] = []
+        take_seat = partial(HyperGradient, outer_steps=outer_steps, **options)
+        super().__init__(id, num_envs, autoreset_mode, take_seat, **kwargs)
+        self.outer_steps = self._limit = int(outer_steps)
+        self._options = options
+        self._responses = np.full(self.num_envs, None, dtype=object)
 
     @property
     def responses(self) -> list[ExactResponse]:
@@ -94,7 +96,7 @@ class LeaderVectorEnv(SeatCopies):
         Raises:
             ResetNeeded: Before the first `reset`.
         """
-        if not self._responses:
+        if not self._started:
             raise ResetNeeded("the copies have no answers yet; call `reset` first")
         return list(self._responses)
 
@@ -115,72 +117,35 @@ class LeaderVectorEnv(SeatCopies):
         Raises:
             ResetNeeded: If `keep_learnt` is given before the first reset of all copies.
         """
-        options = options or {}
-        accepted = (*RESET_OPTIONS, "reset_mask")
-        for option in options:
-            check_choice("reset option", option, accepted)
-        kept = checked_keep(options, seed)
-        if kept and not self._responses:
+        checked_keep(options or {}, seed)
+        return super().reset(seed=seed, options=options)
+
+    def _begin(self, mask: NDArray[np.bool_], options: dict[str, Any]) -> None:
+        kept = options.get("keep_learnt", False)
+        if kept and not self._started:
             raise ResetNeeded(NOTHING_LEARNT)
-        mask = self._reset_mask(options)
         start = options.get("upper_params", self.game.initial_upper_params)
-        marked = np.flatnonzero(mask).tolist()
         if _ndim(start) == len(self.game.upper_space.shape) + 1:
-            xs, shared = self._checked_rows("upper_params", start, mask), False
+            xs = self._checked_rows("upper_params", start, mask)
         else:
-            xs, shared = [self.game.validate_upper_params(start)] * len(marked), True
-        if kept:
-            answers = self._answers(xs, [self._responses[copy] for copy in marked])
-        elif shared:
-            answers = self._answers(xs[:1]) * len(marked)
-        else:
-            answers = self._answers(xs)
-        super().reset(seed=seed)
-        self._responses = _replaced(self._responses or answers, mask, answers)
-        self._elapsed[mask], self._over[mask], self._started = 0, False, True
-        return self._observations(), self._infos(self._responses, mask)
+            # One answer does for copies that start at the same x, unless they are warm.
+            xs = [self.game.validate_upper_params(start)] * (int(mask.sum()) if kept else 1)
+        self._responses[mask] = self._answers(xs, self._responses[mask] if kept else None)
 
-    def step(
-        self, actions: ArrayLike
-    ) -> tuple[Any, FloatArray, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """Choose an x for each copy and let the follower answer all of them.
-
-        Args:
-            actions: x for each copy, `[N, ...]`; those of copies that only start again are ignored.
-
-        Returns:
-            Observations, rewards `[N]`, terminations `[N]` (all False), truncations `[N]`, infos.
-        """
-        self._check_under_way()
-        begins, steps = self._over, ~self._over
-        answers = self._answers(
-            self._checked_rows("actions", actions, steps),
-            [self._responses[copy] for copy in np.flatnonzero(steps).tolist()],
-        )
-        responses = _replaced(self._responses, steps, answers)
-        elapsed = np.where(steps, self._elapsed + 1, 0)
-        truncations = elapsed >= self.outer_steps
-        rewards = np.where(steps, [response.objective for response in responses], 0.0)
-        infos: dict[str, Any] = {}
-        if self._mode is AutoresetMode.SAME_STEP and truncations.any():
-            seen = [self.game.observe(response) for response in responses]
-            infos = self._final(seen, truncations, self._infos(responses, truncations))
-            begins = truncations
-            elapsed[begins] = 0
-        if begins.any():
-            first = self._answers([self.game.initial_upper_params])
-            responses = _replaced(responses, begins, first * int(begins.sum()))
-        self._responses, self._elapsed = responses, elapsed
-        if self._mode is not AutoresetMode.SAME_STEP:
-            self._over = truncations.copy()
-        infos.update(self._infos(responses, np.ones(self.num_envs, dtype=bool)))
-        terminations = np.zeros(self.num_envs, dtype=bool)
-        return self._observations(), rewards, terminations, truncations, infos
+    def _move(self, actions: ArrayLike) -> tuple[FloatArray, NDArray[np.bool_]]:
+        steps = ~self._over
+        xs = self._checked_rows("actions", actions, steps)
+        self._responses[steps] = self._answers(xs, self._responses[steps])
+        if self._over.any():
+            self._begin(self._over, {})
+        rewards = np.where(steps, [response.objective for response in self._responses], 0.0)
+        return rewards, np.zeros(self.num_envs, dtype=bool)
 
     def _answers(
-        self, xs: Sequence[ArrayLike], warm_starts: Sequence[ExactResponse] | None = None
+        self, xs: Sequence[ArrayLike], warm_starts: NDArray[Any] | None = None
     ) -> list[ExactResponse]:
-        return self.game.evaluate_batch(xs, warm_starts=warm_starts, **self._options)
+        starts = None if warm_starts is None else warm_starts.tolist()
+        return self.game.evaluate_batch(xs, warm_starts=starts, **self._options)
 
     def _observations(self) -> Any:
         space = self.single_observation_space
@@ -188,14 +153,12 @@ class LeaderVectorEnv(SeatCopies):
         out: Any = create_empty_array(space, self.num_envs)
         return concatenate(space, observed, out)
 
-    def _infos(self, responses: Sequence[ExactResponse], mask: NDArray[np.bool_]) -> dict[str, Any]:
-        """Return what marked copies report, with zeros for the others, as Gymnasium arranges it."""
+    def _infos(self, mask: NDArray[np.bool_], stepped: NDArray[np.bool_]) -> dict[str, Any]:
         infos: dict[str, Any] = {}
         for key, name in ExactResponse.reported.items():
-            values = [getattr(response, name) for response in responses]
-            if values[0] is None:
-                continue
-            infos |= reported(key, np.array(values), mask)
+            values = [getattr(response, name) for response in self._responses]
+            if values[0] is not None:
+                infos |= reported(key, np.array(values), mask)
         return infos
 
     def _checked_rows(
@@ -218,18 +181,6 @@ class LeaderVectorEnv(SeatCopies):
             except ValueError as error:
                 raise ValueError(f"copy {copy}: {error}") from None
         return rows
-
-
-def _replaced(
-    responses: Sequence[ExactResponse],
-    mask: NDArray[np.bool_],
-    answers: Sequence[ExactResponse],
-) -> list[ExactResponse]:
-    """Return the responses with the marked ones replaced, in order."""
-    replaced = list(responses)
-    for copy, answer in zip(np.flatnonzero(mask).tolist(), answers, strict=True):
-        replaced[copy] = answer
-    return replaced
 
 
 def _ndim(values: ArrayLike) -> int:
