@@ -12,7 +12,7 @@ from gymnasium.utils import RecordConstructorArgs
 from ..core.checks import check_at_least, check_choice, check_flag
 from ..core.mdp import FloatArray
 from ..envs.base import BilevelEnv, View, shown
-from ..methods import Method, Response, make_method
+from ..methods import Response, make_method
 from ..methods.registry import WrongAnswer, checked_response
 from ..model.protocols import LearntMethod
 from .seats import GameT, Seat, take_seat
@@ -157,7 +157,10 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
         options = dict(options or {})
         for option in options:
             check_choice("reset option", option, RESET_OPTIONS)
-        learnt = self._response is not None or _has_learnt(self.method)
+        method = self.method
+        learnt = self._response is not None or (
+            isinstance(method, LearntMethod) and bool(method.follower.answered)
+        )
         options.setdefault("keep_learnt", self._keep_learnt and seed is None and learnt)
         kept = checked_keep(options, seed)
         options.pop("keep_learnt", None)
@@ -232,11 +235,6 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
         except TypeError as error:
             wanted = f"an answer that {self.game.title} can observe"
             raise WrongAnswer(self.method, wanted, f"another: {error}") from error
-
-
-def _has_learnt(method: Method) -> bool:
-    """Return whether a method's follower, if it has one that learns, has learnt anything."""
-    return isinstance(method, LearntMethod) and bool(method.follower.answered)
 
 
 def checked_keep(options: dict[str, Any], seed: int | None) -> bool:

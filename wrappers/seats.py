@@ -54,17 +54,13 @@ def take_seat(seat: type[Seat[Any]], env: gym.Env[Any, Any]) -> gym.Env[Any, Any
     layer = inner
     while isinstance(layer, gym.Wrapper):
         # On another seat even a time limit is in the way: it would be dropped with that seat.
-        offender = above if isinstance(layer, Seat) and above is not None else layer
         if not isinstance(layer, TRANSPARENT):
+            offender = above if isinstance(layer, Seat) and above is not None else layer
+            name, x = type(offender).__name__, ", x" if seat.__name__ == "LowerLevel" else ""
+            right = f"{name}({seat.__name__}(gym.make(id){x}), ...)"
             raise TypeError(
-                f"`{seat.__name__}` must sit directly on the game, got {type(offender).__name__} "
-                f"in between; first take the seat, then wrap it, for example "
-                f"{_right_order(seat, offender)}"
+                f"`{seat.__name__}` must sit directly on the game, got {name} in between; first "
+                f"take the seat, then wrap it, for example {right}"
             )
         above, layer = above or layer, layer.env
     return inner
-
-
-def _right_order(seat: type[Seat[Any]], offender: gym.Wrapper[Any, Any, Any, Any]) -> str:
-    arguments = ", x" if seat.__name__ == "LowerLevel" else ""
-    return f"{type(offender).__name__}({seat.__name__}(gym.make(id){arguments}), ...)"

@@ -294,5 +294,4 @@ class _ImageNetwork(th.nn.Module):
 
 
 def _last_tenth(losses: Sequence[float]) -> float:
-    """Return the mean of the last tenth."""
     return float(np.mean(losses[-max(1, len(losses) // 10) :]))

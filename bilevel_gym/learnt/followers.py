@@ -162,8 +162,9 @@ class Follower:
         observations, actions, alive = joined["observations"], joined["actions"], joined["alive"]
         seen, taken = observations[alive], actions[alive]
         upper, lower = np.zeros(alive.shape), np.zeros(alive.shape)
-        upper[alive] = self._game.upper_reward(seen, taken, joined["rewards"][alive])
+        # The leader's rewards are those under the x of the last call of `reward`.
         lower[alive] = self._game.reward(upper_params, seen, taken)
+        upper[alive] = self._game.upper_reward(seen, taken, joined["rewards"][alive])
         return LearntEpisodes(observations, actions, upper, lower, alive)
 
     def save(self, archive: zipfile.ZipFile) -> None:

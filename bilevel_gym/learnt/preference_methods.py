@@ -221,7 +221,6 @@ class WithResponse(PreferenceMethod):
         super().__init__(game, **options)
 
     def _trusted(self, direct: FloatArray) -> tuple[FloatArray, float | None]:
-        """Return the response term as far as it is trusted, and the share of it that is."""
         if self._response is None:
             return np.zeros_like(direct), 0.0
         if self._kappa is None:

@@ -90,7 +90,7 @@ class TableGame:
         self.commit(x)
 
     def commit(self, upper_params: FloatArray) -> None:
-        """Make x the one that `upper_reward` and `reward` are computed for."""
+        """Make x the one that `upper_reward` and `reward` are computed for, as `reward` does."""
         self._x, self._reward = upper_params, self.model.lower_mdp(upper_params).reward
         # Rewards that no return counts are none.
         counted = self.returns is not None
@@ -164,13 +164,6 @@ class DeepMethod(Estimator):
     def __init__(self, model: TabularModel, **options: Any) -> None:
         """Bind the method to a model, see `TableGame`; options replace those of `defaults`."""
         super().__init__(TableGame(model), **{**self.defaults, **options})
-
-    def step(self, upper_params: FloatArray) -> DeepResponse:
-        """Let the follower learn under x, and estimate objective and hyper-gradient."""
-        self._game.commit(upper_params)
-        response = super().step(upper_params)
-        assert isinstance(response, DeepResponse)
-        return response
 
     def response_term(
         self, upper_params: FloatArray, played: LearntEpisodes

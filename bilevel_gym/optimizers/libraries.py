@@ -37,12 +37,11 @@ def lbfgsb(
     check_at_least("max_evaluations", max_evaluations, 1)
     check_positive("tolerance", tolerance)
     recorder = Recorder(low, high, callback)
+    evaluate = recorder.watch(objective)
     first = check_in_box("start", start, low, high)
 
     def descend(flat: FloatArray) -> tuple[float, FloatArray]:
-        x = flat.reshape(first.shape)
-        value, gradient = objective(x)
-        recorder.note(x, value, gradient)
+        value, gradient = evaluate(flat.reshape(first.shape))
         return -value, -gradient.ravel()
 
     result = minimize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import Any, ClassVar
 
 import numpy as np
@@ -83,6 +84,7 @@ class UpdateRule(ABC):
     """
 
     learning_rate: ClassVar[float] = 0.05
+    _state: ClassVar[tuple[str, ...]] = ()  # attributes that steps change
 
     def __init__(self, low: ArrayLike, high: ArrayLike) -> None:
         """Initialise the state for a box with the shape of x."""
@@ -108,11 +110,12 @@ class UpdateRule(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the rule: numbers, and arrays of the shape of x."""
-        return {}
+        return {name: copy(getattr(self, name)) for name in self._state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` has returned."""
-        return None
+        for name in self._state:
+            setattr(self, name, copy(state[name]))
 
 
 class NormalizedRule(UpdateRule):
@@ -169,6 +172,7 @@ class AdamRule(UpdateRule):
 
     # Every entry moves by about as much, so the whole moves by the root of their number times that.
     learning_rate: ClassVar[float] = 0.01
+    _state = ("_count", "_mean", "_square")
 
     def __init__(
         self,
@@ -212,15 +216,6 @@ class AdamRule(UpdateRule):
         mean = self._mean / (1.0 - self._beta1**self._count)
         square = self._square / (1.0 - self._beta2**self._count)
         return rate * mean / (np.sqrt(square) + self._epsilon)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the number of steps and both running means."""
-        return {"count": self._count, "mean": self._mean.copy(), "square": self._square.copy()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` has returned."""
-        self._count = int(state["count"])
-        self._mean, self._square = np.array(state["mean"]), np.array(state["square"])
 
 
 # Adding an update rule is a class and one row; `OPTIMIZERS` and everything else follows.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -12,6 +10,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs
 from stable_baselines3.common.type_aliases import Schedule as ProgressSchedule
@@ -54,7 +53,6 @@ class UpperParamsPolicy(BasePolicy):
         self.x = th.nn.Parameter(unknown, requires_grad=False)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        """Return x once for each observation."""
         if bool(th.isnan(self.x).any()):
             raise RuntimeError(
                 "there is no x to predict yet: it comes from the environment; call `learn` first"
@@ -204,16 +202,12 @@ class HyperGradientAscent(BaseAlgorithm):
             self._setup_model()
 
     def _setup_model(self) -> None:
-        """Check the options, and build the policy and the climbs."""
-        assert isinstance(self.action_space, spaces.Box)
-        low = self.action_space.low.astype(np.float64)
-        high = self.action_space.high.astype(np.float64)
+        box = self._box()
 
         def begin(start: FloatArray) -> Climb:
-            rule = make_rule(self.optimizer, low, high, **self.optimizer_options)
-            return Climb(start, low, high, rule)
+            return Climb(start, *box, make_rule(self.optimizer, *box, **self.optimizer_options))
 
-        make_rule(self.optimizer, low, high, **self.optimizer_options)
+        make_rule(self.optimizer, *box, **self.optimizer_options)
         if not callable(self.learning_rate):
             check_positive("learning_rate", self.learning_rate)
         make_schedule(self.schedule)
@@ -313,16 +307,6 @@ class HyperGradientAscent(BaseAlgorithm):
     def dump_logs(self, iteration: int = 0) -> None:
         """Write an entry of the log, after so many steps of this `learn`."""
         record = self.logger.record
-        episodes = self.ep_info_buffer
-        if episodes:
-            record("rollout/ep_rew_mean", safe_mean([episode["r"] for episode in episodes]))
-            record("rollout/ep_len_mean", safe_mean([episode["l"] for episode in episodes]))
-        seconds = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
-        if iteration > 0:
-            record("time/iterations", iteration, exclude="tensorboard")
-        record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / seconds))
-        record("time/time_elapsed", int(seconds), exclude="tensorboard")
-        record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         last = [c.last for c in self.climbs.all[: self.n_envs] if c.last is not None]
         for name, numbers in {
             "objective": [iterate.value for iterate in last],
@@ -332,7 +316,13 @@ class HyperGradientAscent(BaseAlgorithm):
             record(f"train/{name}", safe_mean(numbers))
         record("train/best_objective", self.optimum.best.value)
         record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.dump(step=self.num_timesteps)
+        # The entries on episodes and time are those of algorithms that learn from rollouts.
+        OnPolicyAlgorithm.dump_logs(self, iteration)  # type: ignore[arg-type]
+
+    def _box(self) -> tuple[FloatArray, FloatArray]:
+        """Return the bounds of x."""
+        assert isinstance(self.action_space, spaces.Box)
+        return self.action_space.low.astype(np.float64), self.action_space.high.astype(np.float64)
 
     def _begin(self, env: VecEnv) -> None:
         """Give every environment a climb, the best ones if there are more climbs."""
@@ -347,13 +337,9 @@ class HyperGradientAscent(BaseAlgorithm):
                     'it: an environment whose `reset` reports info["upper_params"]; got '
                     f"{env.unwrapped}"
                 )
+            rng = np.random.default_rng(self.seed)
             around = starts_around(
-                starts[0],
-                self.action_space.low.astype(np.float64),  # type: ignore[attr-defined]
-                self.action_space.high.astype(np.float64),  # type: ignore[attr-defined]
-                self.n_envs,
-                spread=self.spread,
-                seed=np.random.default_rng(self.seed),
+                starts[0], *self._box(), self.n_envs, spread=self.spread, seed=rng
             )
             for number in range(len(self.climbs.all), self.n_envs):
                 chosen = not np.array_equal(starts[number], starts[0])
@@ -369,11 +355,9 @@ class HyperGradientAscent(BaseAlgorithm):
         self.policy.x.copy_(th.from_numpy(x.copy()))
 
     def _excluded_save_params(self) -> list[str]:
-        """Return what is not saved by pickling."""
         return [*super()._excluded_save_params(), "climbs"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        """Return what is saved by its state: the policy and the climbs."""
         return ["policy", "climbs"], []
 
 
@@ -383,7 +367,6 @@ def _found(climb: Climb) -> float:
 
 
 def _hyper_gradient(info: Mapping[str, Any]) -> FloatArray:
-    """Return what the leader's seat reports."""
     if info.get("hyper_gradient") is None:
         raise TypeError(
             '`HyperGradientAscent` needs info["hyper_gradient"], got an environment whose `step` '

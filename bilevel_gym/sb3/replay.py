@@ -161,7 +161,9 @@ class RelabellingReplayBuffer(ReplayBuffer):
         """Return stored actions `[B, n]` in the shape and the units of the space."""
         space = self.action_space
         actions = actions.reshape(-1, *(space.shape or ()))
-        return unscaled(actions, space) if isinstance(space, spaces.Box) else actions
+        if isinstance(space, spaces.Box):  # stored in [-1, 1]
+            actions = space.low + (0.5 * (actions + 1.0) * (space.high - space.low))
+        return actions
 
     def check_paid(self) -> None:
         """Raise a `RuntimeError` if `reward_fn` has been lost on the way through a file."""
@@ -176,8 +178,7 @@ class RelabellingReplayBuffer(ReplayBuffer):
         # With `optimize_memory_usage`, the last next observation is in the slot after it.
         filled = self.buffer_size if self.full else self.pos + int(self.optimize_memory_usage)
         arrays = {name: getattr(self, name)[:filled] for name in self._arrays()}
-        flags = {name: np.asarray(getattr(self, name)) for name in ("pos", "full", "relabels")}
-        return {**arrays, **flags}
+        return {**arrays, "pos": np.asarray(self.pos), "full": np.asarray(self.full)}
 
     def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Store what `state_dict` has returned, of a buffer of the same size and spaces.
@@ -195,7 +196,6 @@ class RelabellingReplayBuffer(ReplayBuffer):
         for name in self._arrays():
             getattr(self, name)[: len(state[name])] = state[name]
         self.pos, self.full = int(state["pos"]), bool(state["full"])
-        self.relabels = bool(state["relabels"])
 
     def _arrays(self) -> list[str]:
         names = ["observations", "actions", "rewards", "dones", "timeouts"]
@@ -204,11 +204,6 @@ class RelabellingReplayBuffer(ReplayBuffer):
     def __getstate__(self) -> dict[str, Any]:
         """Leave `reward_fn` out: it belongs to an x, and need not be picklable."""
         return {**self.__dict__, "_reward_fn": None}
-
-
-def unscaled(actions: NDArray[Any], space: spaces.Box) -> NDArray[Any]:
-    """Return actions of [-1, 1] in the units of a box, as Stable-Baselines3 scales them."""
-    return space.low + (0.5 * (actions + 1.0) * (space.high - space.low))
 
 
 def refuse_n_steps(n_steps: int) -> None:

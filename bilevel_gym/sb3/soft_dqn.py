@@ -222,14 +222,12 @@ class SoftDQN(SoftLearner, DQN):
         self.logger.record("train/loss", float(np.mean(losses)))
 
     def _soft_q(self, observations: NDArray[Any]) -> FloatArray:
-        """Return Q `[B, A]` in float64."""
         self.policy.set_training_mode(False)
         with th.no_grad():
             q_values = self.q_net(self.policy.obs_to_tensor(observations)[0])
         return q_values.cpu().numpy().astype(np.float64)
 
     def _setup_model(self) -> None:
-        """Build the networks and the buffer."""
         self.policy_kwargs["temperature"] = self.temperature
         super()._setup_model()
 

@@ -288,7 +288,6 @@ class SoftLearner(OffPolicyAlgorithm):
         return model
 
     def _setup_model(self) -> None:
-        """Build the networks, the buffer and the generators."""
         if self._vec_normalize_env is not None:
             refuse_normalization(self._vec_normalize_env)
         # The environment's space may be sampled by others; what explores is this learner's.
@@ -318,7 +317,6 @@ class SoftLearner(OffPolicyAlgorithm):
         return total, initialised
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
-        """Set the position in the schedules, from 1 to 0."""
         steps = self.schedule_steps or total_timesteps
         self._current_progress_remaining = max(0.0, 1.0 - num_timesteps / steps)
 
@@ -381,7 +379,6 @@ def _global_states() -> dict[str, Any]:
 
 
 def _set_global_states(states: dict[str, Any]) -> None:
-    """Set the states of the global generators."""
     np.random.set_state(states["numpy"])
     th.set_rng_state(th.from_numpy(states["torch"].copy()))
     if "cuda" in states and th.cuda.is_available():

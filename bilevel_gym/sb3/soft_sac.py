@@ -81,6 +81,5 @@ class SoftSAC(SoftLearner, SAC):
         return self.policy.unscale_action(scaled)
 
     def _setup_model(self) -> None:
-        """Build the networks and the buffer."""
         self.ent_coef = self.temperature
         super()._setup_model()
