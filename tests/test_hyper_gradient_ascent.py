@@ -10,14 +10,17 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from stable_baselines3.common import callbacks
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor, VecNormalize
 
 import bilevel_gym
 from bilevel_gym import HyperGradient, LeaderVectorEnv, LowerLevel, RescaleUpper
 from bilevel_gym.core.mdp import FloatArray
-from bilevel_gym.optimizers import OPTIMIZERS, RULES, Iterate, normalized_ascent, starts_around
+from bilevel_gym.optimizers import OPTIMIZERS, RULES, Iterate, starts_around
 from bilevel_gym.registration import Task
 from bilevel_gym.sb3 import HyperGradientAscent, UpperParamsPolicy, as_vec_env
-from bilevel_gym.wrappers import exact_objective
 
 from .helpers import EXACT_TASKS, game_below, leader_seat
 
@@ -59,8 +62,6 @@ def hill(x: FloatArray) -> tuple[float, FloatArray]:
 
 
 def hills(count: int, **options: Any) -> Any:
-    from stable_baselines3.common.vec_env import DummyVecEnv
-
     return DummyVecEnv([lambda: Hill(**options)] * count)
 
 
@@ -147,8 +148,6 @@ def test_environments_may_name_their_own_starts_and_be_wrapped() -> None:
     model = leader(envs).learn(3)
     for optimum, start in zip(model.restarts.optima, (0.0, 0.5, -1.0), strict=True):
         np.testing.assert_array_equal(optimum.first.upper_params, np.full(TARGET.shape, start))
-    from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
-
     plain = leader(hills(2)).learn(40)
     wrapped = leader(VecNormalize(VecMonitor(hills(2)), gamma=0.9)).learn(40)
     for one, other in zip(plain.restarts.optima, wrapped.restarts.optima, strict=True):
@@ -157,8 +156,6 @@ def test_environments_may_name_their_own_starts_and_be_wrapped() -> None:
 
 
 def test_processes_climb_too() -> None:
-    from stable_baselines3.common.vec_env import SubprocVecEnv
-
     envs = SubprocVecEnv([Hill, Hill], start_method="fork")
     try:
         model = leader(envs).learn(40)
@@ -177,10 +174,10 @@ def test_processes_climb_too() -> None:
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("count", [1, 3])
 def test_what_was_saved_goes_on_as_if_not_stopped(rule: str, count: int, tmp_path: Path) -> None:
-    from stable_baselines3.common.callbacks import CheckpointCallback
-
     options: dict[str, Any] = {"optimizer": rule, "learning_rate": 0.1}
-    saver = CheckpointCallback(save_freq=10, save_path=str(tmp_path), name_prefix="leader")
+    saver = callbacks.CheckpointCallback(
+        save_freq=10, save_path=str(tmp_path), name_prefix="leader"
+    )
     whole = leader(hills(count), **options).learn(count * 30, callback=saver)
     path = tmp_path / f"leader_{count * 20}_steps.zip"
     part: Any = HyperGradientAscent.load(path, hills(count))
@@ -248,9 +245,6 @@ def test_a_model_is_loaded_without_an_environment_or_with_more_or_fewer(tmp_path
 
 
 def test_callbacks_evaluate_save_and_stop(tmp_path: Path) -> None:
-    from stable_baselines3.common import callbacks
-    from stable_baselines3.common.monitor import Monitor
-
     seat = HyperGradient(gym.make(GRID, **SMALL), outer_steps=3)
     stop = callbacks.StopTrainingOnRewardThreshold(3 * 0.5, verbose=0)
     options: dict[str, Any] = {"n_eval_episodes": 1, "eval_freq": 20, "log_path": str(tmp_path)}
@@ -322,8 +316,6 @@ def test_it_improves_every_task_as_it_comes(task: Task) -> None:
 
 
 def test_it_finds_the_detour_of_the_grid_world_in_every_kind_of_vector() -> None:
-    from stable_baselines3.common.env_util import make_vec_env
-
     single = leader(gym.make(GRID)).learn(201)
     assert single.optimum.best.value == pytest.approx(0.460703, abs=2e-6)
     options: dict[str, Any] = {"spread": 0.003}
@@ -352,18 +344,6 @@ def test_a_step_costs_little_beside_the_answer() -> None:
     began = time.perf_counter()
     model.learn(500)
     assert (time.perf_counter() - began) / 500 < 5e-3
-
-
-def test_plain_loops_agree_to_rounding_of_the_solver() -> None:
-    env = gym.make(GRID, **SMALL)
-    reached = leader(env).learn(61)
-    model = game_below(env).model
-    xs: list[FloatArray] = []
-    options: dict[str, Any] = {"callback": lambda iterate: xs.append(iterate.upper_params)}
-    problem = (exact_objective(model), model.initial_upper_params, model.low, model.high)
-    alone = normalized_ascent(*problem, steps=60, **options)
-    assert reached.optimum.best.value == pytest.approx(alone.best.value, rel=1e-6)
-    np.testing.assert_allclose(reached.climbs.all[0].x, xs[-1], atol=1e-6)
 
 
 # Bad input ---------------------------------------------------------------------------------------

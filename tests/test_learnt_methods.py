@@ -84,55 +84,42 @@ def slices(batch: LearntEpisodes, size: int) -> list[LearntEpisodes]:
     return [LearntEpisodes(*(array[:, i : i + size] for array in arrays)) for i in starts]
 
 
+def exactly(name: str) -> FloatArray:
+    """Return the exact hyper-gradient of a table at its initial x, 0."""
+    return np.asarray(TABLES[name].evaluate(np.zeros(6)).hyper_gradient)
+
+
+def estimates(
+    learnt: Any, name: str, size: int = 20, count: int | None = None, num_params: int = 6
+) -> list[FloatArray]:
+    """Return response terms at x = 0 from the episodes of a table, in groups of a size."""
+    x = np.zeros(num_params)
+    return [learnt.response_term(x, few)[0] for few in slices(many(name), size)[:count]]
+
+
 # Exactness --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["trace", "bc-hg"])
-def test_the_mean_is_the_exact_hyper_gradient_of_a_table_without_ends(method: str) -> None:
+@pytest.mark.parametrize(("method", "size"), [("trace", 20), ("bc-hg", 20), ("trace", 3)])
+def test_the_mean_is_the_exact_hyper_gradient_of_a_table_without_ends(
+    method: str, size: int
+) -> None:
     name = "endless"  # with an end: those of tests.test_deep_tables
-    x = TABLES[name].initial_upper_params
-    exact = TABLES[name].evaluate(x).hyper_gradient
-    learnt = perfected(method, name)
-    assert_mean([learnt.response_term(x, few)[0] for few in slices(many(name), 20)], exact)
-
-
-def test_more_episodes_come_closer() -> None:
-    x = TABLES["ending"].initial_upper_params
-    exact = TABLES["ending"].evaluate(x).hyper_gradient
-    learnt, error = perfected("trace", "ending"), []
-    for size in (25, 400, 4000):
-        found = [learnt.response_term(x, some)[0] for some in slices(many("ending"), size)]
-        error.append(np.linalg.norm(np.subtract(found, exact), axis=1).mean())
-    error = [each / np.linalg.norm(exact) for each in error]
-    assert error[1] < 0.4 * error[0] and error[2] < 0.05, error
-
-
-def test_in_small_groups_of_equal_length_nothing_is_shortened() -> None:
     # Subtracting a mean that one's own episode is part of would leave two thirds of the trace.
-    x = TABLES["endless"].initial_upper_params
-    exact = TABLES["endless"].evaluate(x).hyper_gradient
-    learnt = perfected("trace", "endless")
-    groups = slices(many("endless"), 3)
-    assert all(group.alive.all() for group in groups[:3])
-    centred = [learnt.response_term(x, group)[0] for group in groups]
-    assert_mean(centred, exact)
+    assert all(group.alive.all() for group in slices(many(name), size)[:3])
+    assert_mean(estimates(perfected(method, name), name, size), exactly(name))
 
 
 def test_centring_takes_variance_away_where_rewards_have_a_common_part() -> None:
     # d/dx of a reward that is the same everywhere: the response is zero, the trace's sum is not.
-    name, one = "endless", np.zeros(1)
     learnt = perfected("trace", array_game(**{**ENDLESS, "features": np.ones((3, 2, 1))}))
-    alone = [learnt.response_term(one, group)[0] for group in slices(many(name), 1)[:600]]
-    together = [learnt.response_term(one, group)[0] for group in slices(many(name), 20)[:30]]
+    alone, together = (estimates(learnt, "endless", *cut, 1) for cut in ((1, 600), (20, 30)))
     assert 20 * np.var(together) < 0.2 * np.var(alone)
 
 
 def test_what_features_of_the_state_explain_is_not_missed() -> None:
-    table = TABLES["ending"]
-    x, groups = table.initial_upper_params, slices(many("ending"), 500)
-    exact = table.evaluate(x).hyper_gradient
-    learnt = perfected("trace", "ending", state_features=2)
-    found = np.mean([learnt.response_term(x, group)[0] for group in groups], axis=0)
+    exact, learnt = exactly("ending"), perfected("trace", "ending", state_features=2)
+    found = np.mean(estimates(learnt, "ending", 500), axis=0)
     assert np.linalg.norm(found - exact) < 0.05 * np.linalg.norm(exact)
 
 
@@ -163,12 +150,9 @@ def test_one_step_takes_the_leaders_discount() -> None:
 @pytest.mark.parametrize("method", ["trace", "bc-hg"])
 @pytest.mark.parametrize("terms", [1, 3])
 def test_truncation_keeps_the_first_terms(method: str, terms: int) -> None:
-    table = TABLES["ending"]
-    x, exact = table.initial_upper_params, truncated(table, terms)
-    learnt = perfected(method, "ending", truncation=terms)
-    whole = table.evaluate(x).hyper_gradient
+    exact, whole = truncated(TABLES["ending"], terms), exactly("ending")
     assert np.linalg.norm(exact - whole) > 0.05 * np.linalg.norm(whole)
-    assert_mean([learnt.response_term(x, few)[0] for few in slices(many("ending"), 20)], exact)
+    assert_mean(estimates(perfected(method, "ending", truncation=terms), "ending"), exact)
 
 
 def test_a_leader_with_another_discount_gets_its_own_hyper_gradient() -> None:
@@ -184,7 +168,7 @@ def test_a_leader_with_another_discount_gets_its_own_hyper_gradient() -> None:
 
     steps = 1e-5 * np.eye(6)
     numeric = np.array([(first(x + h) - first(x - h)) / 2e-5 for h in steps])
-    assert_mean([learnt.response_term(x, few)[0] for few in slices(many("ending"), 20)], numeric)
+    assert_mean(estimates(learnt, "ending"), numeric)
 
 
 @pytest.mark.parametrize("baseline", [True, False])

@@ -73,46 +73,44 @@ def test_each_copy_makes_the_transitions_of_the_scalar_seat(task: Task, mode: st
     tables = TransitionTables(game.model.lower_mdp(x), game.upper_reward(x))
     start = np.cumsum(game.initial_distribution) / game.initial_distribution.sum()
     generator, _ = gym.utils.seeding.np_random(7)
+
+    def first(uniform: float) -> int:
+        return int(np.searchsorted(start, uniform, "right"))
+
     # The order of the draws, as the docstring has it, one copy after the other.
-    states = [int(np.searchsorted(start, generator.random(), "right")) for _ in range(30)]
+    states = [first(generator.random()) for _ in range(30)]
     elapsed, over = [0] * 30, [False] * 30
     observations, _ = envs.reset(seed=7)
     assert observations.tolist() == states
     for actions in sampled(envs, 80):
         uniforms = [generator.random() for _ in range(30)]
-        final: dict[int, int] = {}
-        begun, expected = [], []
+        expected = []
         for i, (action, uniform) in enumerate(zip(actions.tolist(), uniforms, strict=True)):
-            if mode == "NextStep" and over[i]:
-                states[i], elapsed[i] = int(np.searchsorted(start, uniform, "right")), 0
+            if over[i]:  # in next-step mode
+                states[i], elapsed[i], over[i] = first(uniform), 0, False
                 expected.append((0.0, 0.0, False, False))
-                over[i] = False
                 continue
             states[i], ended, reward, upper_reward = tables.sample(states[i], action, uniform)
             elapsed[i] += 1
-            expected.append((reward, upper_reward, ended, elapsed[i] >= 25))
             over[i] = ended or elapsed[i] >= 25
-            if mode == "SameStep" and over[i]:
-                final[i] = states[i]
-                begun.append(i)
-        for i in begun:
-            states[i], elapsed[i] = int(np.searchsorted(start, generator.random(), "right")), 0
+            expected.append((reward, upper_reward, ended, elapsed[i] >= 25))
+        marked, last = np.array(over), list(states)
+        if mode != "NextStep":
+            for i in np.flatnonzero(marked).tolist():
+                states[i], elapsed[i], over[i] = first(generator.random()), 0, False
         observations, rewards, terminations, truncations, infos = envs.step(actions)
-        assert observations.tolist() == states
         upper_rewards = infos.get("upper_reward", np.zeros(30))  # absent if nobody reports it
-        if final:
+        if "final_info" in infos:
             final_rewards = infos["final_info"]["upper_reward"]
             upper_rewards = np.where(infos["_final_info"], final_rewards, upper_rewards)
-            assert {i: infos["final_obs"][i] for i in begun} == final
+            assert infos["final_obs"][marked].tolist() == np.array(last)[marked].tolist()
         given = np.stack([rewards, upper_rewards, terminations, truncations], axis=1)
         np.testing.assert_array_equal(given, np.array(expected, float))
-        if mode == "Disabled" and any(over):
-            marked = np.array(over)
-            for i in np.flatnonzero(marked).tolist():
-                states[i], elapsed[i] = int(np.searchsorted(start, generator.random(), "right")), 0
-                over[i] = False
-            observations, _ = envs.reset(options={"reset_mask": marked})
-            assert observations.tolist() == states
+        if mode == "Disabled":
+            assert observations.tolist() == last
+            if marked.any():
+                observations, _ = envs.reset(options={"reset_mask": marked})
+        assert observations.tolist() == states
 
 
 def test_transitions_and_first_states_have_the_frequencies_of_the_model() -> None:
