@@ -194,12 +194,9 @@ class SeatCopies(VectorEnv[Any, Any, NDArray[Any]]):
 
 
 def reported(key: str, values: NDArray[Any], mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return an entry of infos with its mask: zeros, or no entry, where nothing is reported.
+    """Return values `[N, ...]` under a key with the mask `[N]` of the copies that report them.
 
-    Args:
-        key: The key.
-        values: What each copy reports, `[N, ...]`.
-        mask: Which copies report it, bool `[N]`.
+    The others have zeros; there is no entry where nobody reports it.
     """
     if not mask.any():
         return {}

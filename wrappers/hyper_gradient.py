@@ -11,7 +11,7 @@ from gymnasium.utils import RecordConstructorArgs
 
 from ..core.checks import check_at_least, check_choice, check_flag
 from ..core.mdp import FloatArray
-from ..envs.base import BilevelEnv, View, shown
+from ..envs.base import View, shown
 from ..methods import Response, make_method
 from ..methods.registry import WrongAnswer, checked_response
 from ..model.protocols import LearntMethod
@@ -20,7 +20,6 @@ from .seats import GameT, Seat, take_seat
 __all__ = ["HyperGradient", "LeaderInfo"]
 
 RESET_OPTIONS = ("upper_params", "keep_learnt")
-NOTHING_LEARNT = "`keep_learnt` needs something learnt; first call `reset` without it"
 
 
 class LeaderInfo(TypedDict):
@@ -100,13 +99,15 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
                 take an option or does not suit the game.
             ValueError: If the method is unknown, or an option is out of range.
         """
-        inner = take_seat(HyperGradient, env)
+        inner, game = take_seat(HyperGradient, env)
         check_at_least("outer_steps", outer_steps, 1)
         check_flag("keep_learnt", keep_learnt)
         outer_steps = int(outer_steps)
-        method_options = {name: plain(value) for name, value in method_options.items()}
-        game = inner.unwrapped
-        assert isinstance(game, BilevelEnv)
+        # NumPy scalars as Python numbers, so that specs can be written.
+        method_options = {
+            name: value.item() if isinstance(value, np.generic) else value
+            for name, value in method_options.items()
+        }
         method = game.default_method if method is None else method
         learner = make_method(method, game, **method_options)
         RecordConstructorArgs.__init__(
@@ -162,13 +163,11 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
             isinstance(method, LearntMethod) and bool(method.follower.answered)
         )
         options.setdefault("keep_learnt", self._keep_learnt and seed is None and learnt)
-        kept = checked_keep(options, seed)
-        options.pop("keep_learnt", None)
+        kept = checked_keep(options, seed, learnt)
+        del options["keep_learnt"]
         x = options.get("upper_params", self.game.initial_upper_params)
         x = self.game.validate_upper_params(x)
         if kept:
-            if not learnt:
-                raise ResetNeeded(NOTHING_LEARNT)
             # The method may draw from the game's generator: the game's own episode, which is there
             # for pictures, takes nothing out of it.
             generator = self.game.np_random.bit_generator
@@ -237,10 +236,11 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
             raise WrongAnswer(self.method, wanted, f"another: {error}") from error
 
 
-def checked_keep(options: dict[str, Any], seed: int | None) -> bool:
-    """Return whether a reset leaves what has been learnt.
+def checked_keep(options: dict[str, Any], seed: int | None, learnt: bool) -> bool:
+    """Return whether a reset leaves what has been learnt, if anything has.
 
     Raises:
+        ResetNeeded: If nothing can have been learnt that would be left.
         ValueError: If it is no flag, or there is a seed with it.
     """
     kept: bool = options.get("keep_learnt", False)
@@ -250,9 +250,6 @@ def checked_keep(options: dict[str, Any], seed: int | None) -> bool:
             "`seed` must be None with `keep_learnt`, under which the method goes on with its own "
             f"random numbers, got {seed!r}"
         )
+    if kept and not learnt:
+        raise ResetNeeded("`keep_learnt` needs something learnt; first call `reset` without it")
     return kept
-
-
-def plain(value: Any) -> Any:
-    """Return a NumPy scalar as the Python number it stands for, so that specs can be written."""
-    return value.item() if isinstance(value, np.generic) else value

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..core.mdp import FloatArray
 from ..model.responses import ExactResponse
 from .copies import SeatCopies, reported
-from .hyper_gradient import NOTHING_LEARNT, RESET_OPTIONS, HyperGradient, checked_keep
+from .hyper_gradient import RESET_OPTIONS, HyperGradient, checked_keep
 
 __all__ = ["LeaderVectorEnv"]
 
@@ -30,7 +30,6 @@ class LeaderVectorEnv(SeatCopies):
     it is reset. Nothing is random here, so seeds change nothing.
 
     Attributes:
-        game: The game.
         outer_steps: Steps of the leader's episode.
 
     Example:
@@ -117,15 +116,14 @@ class LeaderVectorEnv(SeatCopies):
         Raises:
             ResetNeeded: If `keep_learnt` is given before the first reset of all copies.
         """
-        checked_keep(options or {}, seed)
+        checked_keep(options or {}, seed, self._started)
         return super().reset(seed=seed, options=options)
 
     def _begin(self, mask: NDArray[np.bool_], options: dict[str, Any]) -> None:
         kept = options.get("keep_learnt", False)
-        if kept and not self._started:
-            raise ResetNeeded(NOTHING_LEARNT)
         start = options.get("upper_params", self.game.initial_upper_params)
-        if _ndim(start) == len(self.game.upper_space.shape) + 1:
+        # As objects, so that rows of different lengths are refused as an x.
+        if np.asarray(start, dtype=object).ndim == len(self.game.upper_space.shape) + 1:
             xs = self._checked_rows("upper_params", start, mask)
         else:
             # One answer does for copies that start at the same x, unless they are warm.
@@ -181,10 +179,3 @@ class LeaderVectorEnv(SeatCopies):
             except ValueError as error:
                 raise ValueError(f"copy {copy}: {error}") from None
         return rows
-
-
-def _ndim(values: ArrayLike) -> int:
-    try:
-        return np.ndim(values)
-    except ValueError:  # rows of different lengths, to be refused as an x
-        return 0

@@ -11,7 +11,6 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import TimeLimit
 from numpy.typing import ArrayLike, NDArray
 
-from ..envs.base import BilevelEnv
 from .seats import GameT, Seat, take_seat
 
 __all__ = ["LowerLevel", "time_limit"]
@@ -44,9 +43,7 @@ class LowerLevel(Seat[GameT], RecordConstructorArgs):
             TypeError: If a wrapper stands between the seat and the game.
             ValueError: If x is not finite, out of bounds or of the wrong shape.
         """
-        inner = take_seat(LowerLevel, env)
-        game = inner.unwrapped
-        assert isinstance(game, BilevelEnv)
+        inner, game = take_seat(LowerLevel, env)
         committed = game.commit(upper_params)
         RecordConstructorArgs.__init__(self, upper_params=committed.tolist())
         gym.Wrapper.__init__(self, inner)

@@ -30,7 +30,6 @@ class LowerLevelVectorEnv(SeatCopies):
     of the step (same-step mode); copies are always in order.
 
     Attributes:
-        game: The game.
         upper_params: The leader's x, held fixed, read-only.
 
     Example:

@@ -29,8 +29,10 @@ class Seat(gym.Wrapper[Any, Any, Any, Any], Generic[GameT]):
     game: GameT
 
 
-def take_seat(seat: type[Seat[Any]], env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    """Return the environment that a new seat wraps: `env` without its outermost seat.
+def take_seat(
+    seat: type[Seat[Any]], env: gym.Env[Any, Any]
+) -> tuple[gym.Env[Any, Any], BilevelEnv]:
+    """Return the environment that a new seat wraps, `env` without its outermost seat; and the game.
 
     Args:
         seat: Class of the new seat.
@@ -63,4 +65,4 @@ def take_seat(seat: type[Seat[Any]], env: gym.Env[Any, Any]) -> gym.Env[Any, Any
                 f"take the seat, then wrap it, for example {right}"
             )
         above, layer = above or layer, layer.env
-    return inner
+    return inner, env.unwrapped

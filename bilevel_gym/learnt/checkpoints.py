@@ -44,11 +44,33 @@ class Checkpointed:
 
     critic: Trained | None
 
-    def __init__(self, game: LearntGame, **follower: Any) -> None:
-        """Bind the method to a game; the options are those of `Follower`."""
+    def __init__(
+        self,
+        game: LearntGame,
+        *,
+        inner: str | None = None,
+        inner_steps: int = 1500,
+        first_inner_steps: int | None = None,
+        inner_options: dict[str, Any] | None = None,
+    ) -> None:
+        """Bind the method to a game.
+
+        `inner` is the algorithm of a `Follower`; the others are its `steps`, `first_steps` and
+        `options`.
+
+        Raises:
+            TypeError: If the learner does not take an argument.
+            ValueError: If an option is out of range.
+        """
         self._game = game
         self._rng = np.random.default_rng(0)
-        self.follower = Follower(game, **follower)
+        self.follower = Follower(
+            game,
+            algorithm=inner,
+            steps=inner_steps,
+            first_steps=first_inner_steps,
+            options=inner_options,
+        )
         self._forget()
 
     def reset(self, rng: np.random.Generator) -> None:

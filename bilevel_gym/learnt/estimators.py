@@ -56,31 +56,11 @@ BLOCK = 1024
 class Estimator(Checkpointed, ABC):
     """Train the follower, play its episodes, estimate."""
 
-    def __init__(
-        self,
-        game: LearntGame,
-        *,
-        episodes: int = 16,
-        inner: str | None = None,
-        inner_steps: int = 1500,
-        first_inner_steps: int | None = None,
-        inner_options: dict[str, Any] | None = None,
-    ) -> None:
-        """Bind the method to a game; the options are in the table of this module.
-
-        Raises:
-            TypeError: If the learner does not take an argument.
-            ValueError: If an option is out of range.
-        """
+    def __init__(self, game: LearntGame, *, episodes: int = 16, **options: Any) -> None:
+        """Bind the method to a game; the options are in the table of this module."""
         check_at_least("episodes", episodes, 1)
         self._num_episodes = int(episodes)
-        super().__init__(
-            game,
-            algorithm=inner,
-            steps=inner_steps,
-            first_steps=first_inner_steps,
-            options=inner_options,
-        )
+        super().__init__(game, **options)
 
     @abstractmethod
     def response_term(

@@ -78,8 +78,8 @@ class PreferenceMethod(Checkpointed):
         ask_every: int = 25,
         capacity: int = 1000,
         inner_steps: int = 24,
-        first_inner_steps: int | None = None,
         inner_options: dict[str, Any] | None = None,
+        **options: Any,
     ) -> None:
         """Bind the method to a game.
 
@@ -92,33 +92,24 @@ class PreferenceMethod(Checkpointed):
             capacity: Most pairs that are remembered, at least 1.
             inner_steps: Environment steps that the follower learns for each x, at least 1. Steps of
                 the leader are many and small here, as those of any learner of a classifier.
-            first_inner_steps: Those for the first x; None for as many.
             inner_options: Arguments of `bilevel_gym.sb3.SoftDQN`, which replace
                 `INNER_OPTIONS`.
+            **options: `first_inner_steps`, those for the first x, None for as many; and `inner`.
 
         Raises:
             ValueError: If an option is out of range.
         """
-        options = {
-            "comparisons": comparisons,
-            "first_comparisons": first_comparisons,
-            "ask_every": ask_every,
-            "capacity": capacity,
-        }
-        for name, value in options.items():
-            check_at_least(name, value, 1)
+        check_at_least("comparisons", comparisons, 1)
+        check_at_least("first_comparisons", first_comparisons, 1)
+        check_at_least("ask_every", ask_every, 1)
         if max_comparisons is not None:
             check_at_least("max_comparisons", max_comparisons, 1)
-        self._capacity = int(capacity)
+        self._capacity = capacity
         self._comparisons, self._first = int(comparisons), int(first_comparisons)
         self._most = math.inf if max_comparisons is None else max_comparisons
         self._every = int(ask_every)
-        super().__init__(
-            game,
-            steps=inner_steps,
-            first_steps=first_inner_steps,
-            options={**INNER_OPTIONS, **(inner_options or {})},
-        )
+        learner = {**INNER_OPTIONS, **(inner_options or {})}
+        super().__init__(game, inner_steps=inner_steps, inner_options=learner, **options)
 
     def _forget(self) -> None:
         super()._forget()

@@ -82,16 +82,11 @@ class LinearReward:
         self._base: Features | None = None if base is None else imported_function("base", base)
         self._bound = None if bound is None else check_positive("bound", bound)
         check_at_least("num_params", num_params, 1)
-        self._num_params = int(num_params)
-
-    @property
-    def num_params(self) -> int:
-        """D, the length of x."""
-        return self._num_params
+        self.num_params = int(num_params)
 
     def initial_params(self) -> FloatArray:
         """Return zeros: at first the reward is `base`."""
-        return np.zeros(self._num_params)
+        return np.zeros(self.num_params)
 
     def rewards(self, upper_params: FloatArray, observations: Batch, actions: Batch) -> FloatArray:
         """Return r_x for each entry of a batch, `[B]`; see `RewardModel`."""
@@ -116,11 +111,9 @@ class LinearReward:
 
     def _phi(self, observations: Batch, actions: Batch) -> FloatArray:
         phi = np.asarray(self._features(observations, actions), dtype=np.float64)
-        if phi.shape != (len(observations), self._num_params):
-            raise ValueError(
-                f"`features` must return shape [B, D] = {(len(observations), self._num_params)}, "
-                f"got {phi.shape}"
-            )
+        expected = len(observations), self.num_params
+        if phi.shape != expected:
+            raise ValueError(f"`features` must return shape [B, D] = {expected}, got {phi.shape}")
         return phi
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import Space
 from gymnasium.spaces import flatdim
 
-from ..core.checks import check_at_least, check_positive, unknown_name
+from ..core.checks import check_at_least, check_choice, check_positive
 from ..core.mdp import FloatArray
 from ..episodes.recorded import Batch
 from .images import is_image_space
@@ -35,11 +35,7 @@ class ModuleReward:
         self._observed, self._acted = observation_space, action_space
         self._at_a_time = IMAGES if is_image_space(observation_space) else None
         self._initial = self._flat([p.detach() for p in module.parameters()])
-
-    @property
-    def num_params(self) -> int:
-        """D, the number of the module's parameters."""
-        return len(self._initial)
+        self.num_params = len(self._initial)
 
     def initial_params(self) -> FloatArray:
         """Return the parameters that the module came with, `[D]`."""
@@ -122,8 +118,7 @@ class NetworkReward(ModuleReward):
         Raises:
             ValueError: If an option is out of range, or the observations are images.
         """
-        if activation not in ACTIVATIONS:
-            raise ValueError(unknown_name("activation", activation, ACTIVATIONS))
+        check_choice("activation", activation, ACTIVATIONS)
         for units in hidden:
             check_at_least("hidden", units, 1)
         if bound is not None:

@@ -354,9 +354,6 @@ class HyperGradientAscent(BaseAlgorithm):
         assert isinstance(self.policy, UpperParamsPolicy)
         self.policy.x.copy_(th.from_numpy(x.copy()))
 
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "climbs"]
-
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "climbs"], []
 

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import open_path
@@ -195,9 +194,13 @@ class SoftLearner(OffPolicyAlgorithm):
         Raises:
             RuntimeError: If it was loaded and `reward_fn` has not been set again.
         """
+        check_at_least("total_timesteps", total_timesteps, 1)
+        assert self.replay_buffer is not None and self._generators is not None
+        self.replay_buffer.check_paid()
         name = tb_log_name or type(self).__name__
         options = reset_num_timesteps, progress_bar
-        assert self._generators is not None
+        begun = 0 if reset_num_timesteps else self.num_timesteps
+        self._update_current_progress_remaining(begun, begun + total_timesteps)
         with self._generators.in_use():
             return super().learn(total_timesteps, callback, log_interval, name, *options)  # type: ignore[arg-type]
 
@@ -297,24 +300,6 @@ class SoftLearner(OffPolicyAlgorithm):
         self.seed = None if loaded else seed
         super()._setup_model()
         self.seed, self._generators = seed, loaded or self._generators
-
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
-        """Prepare for learning, the schedules being where they are."""
-        check_at_least("total_timesteps", total_timesteps, 1)
-        assert self.replay_buffer is not None
-        self.replay_buffer.check_paid()
-        total, initialised = super()._setup_learn(
-            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
-        )
-        self._update_current_progress_remaining(self.num_timesteps, total)
-        return total, initialised
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         steps = self.schedule_steps or total_timesteps

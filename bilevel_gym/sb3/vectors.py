@@ -56,8 +56,6 @@ def as_vec_env(vector_env: VectorEnv[Any, Any, Any]) -> VecEnv:
 
 
 class _ArrayVecEnv(VecEnv):
-    """The vector environment of Stable-Baselines3 that `as_vec_env` returns."""
-
     def __init__(self, vector_env: VectorEnv[Any, Any, Any]) -> None:
         self.vector_env = vector_env
         super().__init__(
@@ -105,12 +103,10 @@ class _ArrayVecEnv(VecEnv):
         return self.vector_env.render() or [None] * self.num_envs  # type: ignore[return-value]
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return an attribute of the vector environment, once for each copy asked for."""
         value = self._attribute(attr_name)
         return [value for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute of the vector environment, which is one for all copies."""
         if set(self._get_indices(indices)) != set(range(self.num_envs)):
             raise ValueError(
                 f"`{attr_name}` is an attribute of all copies together, got indices {indices}"
@@ -132,7 +128,6 @@ class _ArrayVecEnv(VecEnv):
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
     ) -> list[bool]:
-        """Return False for each copy: none is an environment of its own."""
         return [False for _ in self._get_indices(indices)]
 
     def _attribute(self, name: str) -> Any:
