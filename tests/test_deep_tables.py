@@ -35,7 +35,7 @@ from bilevel_gym.model.objectives import (
 )
 
 from .helpers import array_game, assert_identical
-from .learnt import TINY_LEARNER, ExactCritic, assert_mean
+from .learnt import TINY_LEARNER, ExactCritic, assert_goes_on_from_a_file, assert_mean
 
 DEEP = [name for name in METHODS if name.startswith("deep-")]
 every_method = pytest.mark.parametrize("method", DEEP)
@@ -292,12 +292,9 @@ def test_a_registered_task_steps_and_draws_and_a_seed_says_it_all(method: str) -
 
 @every_method
 def test_a_saved_method_goes_on_as_it_would_have(method: str, tmp_path: Path) -> None:
-    env, other = (HyperGradient(paid(), method=method, **tiny(method)) for _ in range(2))
-    env.reset(seed=0), other.reset(seed=1)
-    env.method.save(tmp_path / "half way")  # type: ignore[attr-defined]
-    expected = [env.step(X), env.step(-X)]
-    other.method.load(tmp_path / "half way")  # type: ignore[attr-defined]
-    assert_identical([other.step(X), other.step(-X)], expected)
+    assert_goes_on_from_a_file(
+        lambda: HyperGradient(paid(), method=method, **tiny(method)), tmp_path
+    )
 
 
 def test_the_critic_may_learn_longer_for_the_first_x(monkeypatch: pytest.MonkeyPatch) -> None:

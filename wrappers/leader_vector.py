@@ -56,17 +56,11 @@ class LeaderVectorEnv(SeatCopies):
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         **kwargs: Any,
     ) -> None:
-        """Make the copies; `SeatCopies` has what is not said here.
+        """Make the copies, in episodes of `outer_steps` steps of the leader, at least 1.
 
-        Args:
-            id: Gymnasium id of a tabular game.
-            num_envs: Number of copies N.
-            outer_steps: Steps of the leader's episode, at least 1.
-            solver: See `TabularModel.respond_batch`.
-            tolerance: See `TabularModel.respond`.
-            max_iterations: Newton steps allowed for one answer.
-            autoreset_mode: When ended copies start again.
-            **kwargs: Arguments of `gymnasium.make`.
+        `solver` is that of `TabularModel.respond_batch`, `tolerance` and `max_iterations`, Newton
+        steps allowed for one answer, are those of `TabularModel.respond`; for the other arguments
+        see `SeatCopies`.
 
         Raises:
             ImportError: If the solver needs compiled kernels that are not to be had.
@@ -109,9 +103,6 @@ class LeaderVectorEnv(SeatCopies):
             options: `{"upper_params": x}` starts at x instead of the game's initial one, with one x
                 for all copies, or one for each, `[N, ...]`. `{"reset_mask": mask}` starts the
                 marked copies only. `{"keep_learnt": True}` keeps the warm start of each copy.
-
-        Returns:
-            The observations of all copies, and the infos of those that start.
 
         Raises:
             ResetNeeded: If `keep_learnt` is given before the first reset of all copies.

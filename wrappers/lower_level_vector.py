@@ -50,14 +50,9 @@ class LowerLevelVectorEnv(SeatCopies):
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         **kwargs: Any,
     ) -> None:
-        """Make the copies; `SeatCopies` has what is not said here.
+        """Make the copies under `upper_params`, an x of the shape of the game's `upper_space`.
 
-        Args:
-            id: Gymnasium id of a tabular game.
-            num_envs: Number of copies N.
-            upper_params: The leader's x, held fixed, shape of the game's `upper_space`.
-            autoreset_mode: When ended copies start again.
-            **kwargs: Arguments of `gymnasium.make`.
+        For the other arguments see `SeatCopies`.
         """
         take_seat = partial(LowerLevel, upper_params=upper_params)
         super().__init__(id, num_envs, autoreset_mode, take_seat, **kwargs)

@@ -7,6 +7,7 @@ import io
 import pickle
 import random
 import zipfile
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -151,9 +152,10 @@ class Follower:
         copies = min(COPIES, episodes)
         if self._watched is None or self._watched.num_envs != copies:
             self._watched = self._environments(copies)
-        played = []
-        for first in range(0, episodes, copies):
-            played.append(self._play_block(self._watched, min(copies, episodes - first), rng))
+        played = [
+            self._play_block(self._watched, min(copies, episodes - first), rng)
+            for first in range(0, episodes, copies)
+        ]
         longest = max(len(block["alive"]) for block in played)
         joined = {
             name: np.concatenate([_padded(block[name], longest) for block in played], axis=1)
@@ -164,7 +166,8 @@ class Follower:
         upper, lower = np.zeros(alive.shape), np.zeros(alive.shape)
         # The leader's rewards are those under the x of the last call of `reward`.
         lower[alive] = self._game.reward(upper_params, seen, taken)
-        upper[alive] = self._game.upper_reward(seen, taken, joined["rewards"][alive])
+        rewards = joined["rewards"][alive].astype(np.float64)
+        upper[alive] = self._game.upper_reward(seen, taken, rewards)
         return LearntEpisodes(observations, actions, upper, lower, alive)
 
     def save(self, archive: zipfile.ZipFile) -> None:
@@ -206,15 +209,13 @@ class Follower:
         environments.seed(int(rng.integers(2**31)))
         seen: Any = environments.reset()
         alive = np.arange(environments.num_envs) < count
-        record: dict[str, list[NDArray[Any]]] = {
-            name: [] for name in ("observations", "actions", "rewards", "alive")
-        }
+        record: dict[str, list[NDArray[Any]]] = defaultdict(list)
         while alive.any():
             actions = self.draw(seen, rng)
-            for name, value in (("observations", seen), ("actions", actions), ("alive", alive)):
-                record[name].append(value[:count].copy())
-            seen, rewards, dones, _ = environments.step(actions)
-            record["rewards"].append(rewards[:count].astype(np.float64))
+            step = {"observations": seen, "actions": actions, "alive": alive}
+            seen, step["rewards"], dones, _ = environments.step(actions)
+            for name, values in step.items():
+                record[name].append(values[:count])
             alive = alive & ~dones
         return {name: np.stack(values) for name, values in record.items()}
 
