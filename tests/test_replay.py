@@ -40,6 +40,7 @@ def test_rewards_are_evaluated_on_what_the_environment_has_seen() -> None:
         return observations[:, 0] + actions[:, 0, 0]
 
     buffer.reward_fn = reward
+    np.random.seed(0)
     batch = buffer.sample(64)
     observations, actions = seen[0]
     assert observations.shape == (64, 3) and actions.shape == (64, 2, 1)
@@ -54,8 +55,9 @@ def test_rewards_are_evaluated_on_what_the_environment_has_seen() -> None:
     np.testing.assert_array_equal(batch.rewards.numpy()[:, 0], rewards)
     assert (buffer.rewards[:10] == 7.0).all()
     # One end is for good, the other is a cut.
-    ends = buffer.transitions(np.arange(10), np.random.default_rng(1)).dones
-    assert 0 <= ends.sum() <= 1 and batch.dones.sum() > 0
+    indices = np.repeat(np.arange(10), 20)
+    ends = buffer.transitions(indices, np.random.default_rng(1)).dones
+    assert {*indices[ends == 1.0].tolist()} == {4} and batch.dones.sum() > 0
 
 
 def test_numbers_come_as_numbers() -> None:

@@ -182,9 +182,10 @@ class SeatCopies(VectorEnv[Any, Any, NDArray[Any]]):
         observations = self._observations()
         if self.single_observation_space.shape == ():
             observations = observations.tolist()  # Python numbers, as a seat reports them
+        seen = list(iterate(self.observation_space, observations))
         final_obs = np.full(self.num_envs, None, dtype=object)
-        for copy, observation in enumerate(iterate(self.observation_space, observations)):
-            final_obs[copy] = observation if over[copy] else None
+        for copy in np.flatnonzero(over).tolist():
+            final_obs[copy] = seen[copy]
         return {
             "final_obs": final_obs,
             "_final_obs": over.copy(),
