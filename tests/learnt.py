@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -96,6 +97,9 @@ def assert_goes_on_from_a_file(make: Callable[[], HyperGradient], folder: Path) 
     env.reset(seed=4), env.step(xs[0])
     saved.save(folder / "half way")
     assert [path.name for path in folder.iterdir()] == ["half way.zip"]
+    with zipfile.ZipFile(folder / "half way.zip") as archive:
+        data = {"about.json", "state.json", "answered.txt", "critic.pt", "queue.npz"}
+        assert {*archive.namelist()} - data <= {"learner.zip", "environment.pickle"}
     expected = [env.step(x) for x in xs[1:]]
     loaded.load(str(folder / "half way"))  # without a reset before
     begun = fresh.reset(options={"upper_params": xs[1], "keep_learnt": True})
@@ -121,10 +125,13 @@ def assert_broken_files_change_nothing(make: Callable[[], HyperGradient], folder
         with pytest.raises(ValueError, match=f"broken.zip {message}"):
             method.load(path)
 
+    code = pickle.dumps(Code(), protocol=2)
     for name in members:
         others = {key: value for key, value in members.items() if key != name}
         refused(zipped({**others, name: b"nothing"}), "cannot be read: it is damaged")
-        if name in ("about.json", "state.pickle"):
+        if name != "environment.pickle":  # no other member is unpickled, nor runs anything
+            refused(zipped({**others, name: code}), "cannot be read: it is damaged")
+        if name in ("about.json", "state.json"):
             refused(zipped(others), "is no file of a method's `save`")
         elif name != "environment.pickle":  # without which a new episode begins
             refused(zipped(others), f"is incomplete: it has no {name}")
@@ -136,6 +143,14 @@ def assert_broken_files_change_nothing(make: Callable[[], HyperGradient], folder
     with pytest.raises(FileNotFoundError):
         method.load(folder / "nothing")
     assert_identical(walk(env, 1), walk(twin, 1))
+
+
+class Code:
+    """What fails a test when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        """Return the call that unpickling makes."""
+        return pytest.fail, ("a file that is read runs code",)
 
 
 def zipped(members: dict[str, bytes]) -> bytes:

@@ -347,6 +347,7 @@ def test_costs_of_x_alone_are_counted() -> None:
     [
         ("deep-trace", {"first_critic_updates": 0}, ValueError, "`first_critic_updates`.*got 0"),
         ("deep-hpgd", {"first_critic_updates": 3}, TypeError, "'first_critic_updates'"),
+        ("deep-trace", {"episode": 3}, TypeError, "'episode'.*Did you mean 'episodes'"),
         ("deep-trace", {"horizon": 3}, TypeError, "'horizon'"),
         ("deep-trace", {"inner": "exact"}, ValueError, "'exact'.*accepted: 'soft-dqn'"),
     ],

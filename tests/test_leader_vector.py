@@ -184,3 +184,20 @@ def test_restarts_climb_side_by_side(backend: str) -> None:
         single = normalized_ascent(alone, start, low, high, steps=20)
         assert optimum.best.value == pytest.approx(single.best.value, abs=1e-9)
     assert restarts.optimum.best.value == max(o.best.value for o in restarts.optima)
+
+
+def test_a_leader_of_stable_baselines_trains_on_it() -> None:
+    stable_baselines3 = pytest.importorskip("stable_baselines3")
+    from bilevel_gym.sb3 import as_vec_env
+
+    envs: Any = as_vec_env(leaders(NOISE, 4, "SameStep", outer_steps=10))
+    options: dict[str, Any] = {"n_steps": 32, "batch_size": 32, "n_epochs": 2, "device": "cpu"}
+    assert stable_baselines3.PPO("MlpPolicy", envs, **options).learn(128).num_timesteps == 128
+    envs.reset()
+    for step in range(10):
+        observations, rewards, dones, infos = envs.step(np.full((4, 3), 0.01 * step))
+    assert dones.all() and observations.shape == (4, 3) and rewards.dtype == np.float32
+    for info in infos:
+        assert info["TimeLimit.truncated"] and info["terminal_observation"].shape == (3,)
+        np.testing.assert_array_equal(info["upper_params"], np.full(3, 0.09))
+        assert info["inner_converged"] is True and type(info["inner_iterations"]) is int

@@ -523,5 +523,8 @@ def test_a_file_of_another_method_or_game_is_refused(tmp_path: Path) -> None:
         refused(game, f"is of another {name}: expected {value}, got 0.")
 
 
-def test_an_incomplete_or_damaged_file_changes_nothing(tmp_path: Path) -> None:
-    assert_broken_files_change_nothing(lambda: leader("Pendulum-v1"), tmp_path)
+@every_method
+def test_a_file_with_a_part_missing_or_damaged_or_of_code_changes_nothing(
+    method: str, tmp_path: Path
+) -> None:
+    assert_broken_files_change_nothing(lambda: leader("Pendulum-v1", method), tmp_path)

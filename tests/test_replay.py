@@ -93,6 +93,9 @@ def test_relabelling_draws_the_same_batches_and_a_copy_has_no_reward_and_says_so
         copied.sample(4)
     copied.reward_fn = None
     assert (copied.sample(4).rewards == 7.0).all()
+    copied.load_state_dict(buffer.state_dict())
+    with pytest.raises(RuntimeError, match="`reward_fn` is not set"):
+        copied.sample(4)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """Methods whose follower learns, and their files: all that was learnt, as one archive.
 
 In it are `about.json`, what the method that loads it must have in common with the one that saved
-it; `state.pickle`, what else the method goes on from; the follower (see `Follower.save`); and the
-critic (`critic.pt`), if there is one.
+it; `state.json`, numbers that the method goes on from; the follower (see `Follower.save`); the
+critic (`critic.pt`), if there is one; and what else a method has. Only the follower's
+`learner.zip`, a file of Stable-Baselines3, and `environment.pickle` contain code.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import copy
 import io
 import json
 import os
-import pickle
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ from .followers import ANSWERED, MODEL, Follower
 
 __all__ = ["Checkpointed"]
 
-ABOUT, STATE, CRITIC = "about.json", "state.pickle", "critic.pt"
+ABOUT, STATE, CRITIC = "about.json", "state.json", "critic.pt"
 
 
 class Checkpointed:
@@ -40,7 +40,8 @@ class Checkpointed:
     """
 
     exact: ClassVar[bool] = False
-    saved: ClassVar[tuple[str, ...]] = ()  # attributes in files, beside those of every method
+    saved: ClassVar[tuple[str, ...]] = ()  # attributes in `state.json`: of JSON types, or arrays
+    members: ClassVar[tuple[str, ...]] = ()  # of the archive, beside those of every method
 
     critic: Trained | None
 
@@ -94,32 +95,35 @@ class Checkpointed:
         """
         path = _zipped(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        state = {name: getattr(self, name) for name in self.saved}
+        state = {name.lstrip("_"): getattr(self, name) for name in self.saved}
         state["generator"] = self._rng.bit_generator.state
         with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             archive.writestr(ABOUT, json.dumps(self._identity()))
-            archive.writestr(STATE, pickle.dumps(state), zipfile.ZIP_DEFLATED)
+            archive.writestr(STATE, json.dumps(state, default=np.ndarray.tolist))
             self.follower.save(archive)
             if self.critic is not None:
                 memory = io.BytesIO()
                 th.save(self.critic.state_dict(), memory)
                 archive.writestr(CRITIC, memory.getvalue())
+            self._write(archive)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on where the method that was saved is; this one must be made as that one was.
 
-        Load only files that you trust: they contain code.
+        Load only files that you trust: those of Stable-Baselines3 contain code, as does the pickled
+        environment.
 
         Raises:
             FileNotFoundError: If there is none.
             ValueError: If it is none of `save`, of another method or game, incomplete or damaged;
                 nothing changes.
         """
-        needed = [MODEL, ANSWERED, *([] if self.critic is None else [CRITIC])]
+        needed = [MODEL, ANSWERED, *self.members, *([] if self.critic is None else [CRITIC])]
         with _opened(_zipped(path), self._identity(), needed) as (archive, state):
             generator = copy.deepcopy(self._rng.bit_generator)
             generator.state = state["generator"]
-            found = {name: state[name] for name in self.saved}
+            found = {name: state[name.lstrip("_")] for name in self.saved}
+            self._read(archive, found)
             if self.critic is not None:
                 found["critic"] = copy.deepcopy(self.critic, {id(self._game): self._game})
                 found["critic"].load_state_dict(
@@ -144,6 +148,12 @@ class Checkpointed:
             "temperature": game.temperature,
             "upper_gamma": game.upper_gamma,
         }
+
+    def _write(self, archive: zipfile.ZipFile) -> None:
+        """Write the `members`."""
+
+    def _read(self, archive: zipfile.ZipFile, found: dict[str, Any]) -> None:
+        """Add what `_write` has written to the attributes `found`, which are as JSON has them."""
 
 
 @contextmanager
@@ -173,7 +183,7 @@ def _opened(
             if name not in members:
                 raise ValueError(f"{path} is incomplete: it has no {name}")
         with _readable(path):
-            yield archive, dict(pickle.loads(archive.read(STATE)))
+            yield archive, dict(json.loads(archive.read(STATE)))
 
 
 @contextmanager

@@ -22,7 +22,9 @@ taken as given.
 
 from __future__ import annotations
 
+import io
 import math
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -56,6 +58,9 @@ INNER_OPTIONS: dict[str, Any] = {
     "buffer_size": 50_000,
 }
 
+# Member of an archive.
+QUEUE = "queue.npz"
+
 
 class PreferenceMethod(Checkpointed):
     """Train the follower, show pairs of its fragments to the judge, estimate.
@@ -65,7 +70,8 @@ class PreferenceMethod(Checkpointed):
         shown: Number of pairs that the judge was shown.
     """
 
-    saved = ("queue", "shown", "_steps", "_response", "_loss", "_summary")
+    saved = ("shown", "_steps", "_response", "_loss", "_summary")
+    members = (QUEUE,)
     _game: PreferenceGame
 
     def __init__(
@@ -147,6 +153,16 @@ class PreferenceMethod(Checkpointed):
 
     def _identity(self) -> dict[str, Any]:
         return {**super()._identity(), "length of fragments": self._game.fragment_steps}
+
+    def _write(self, archive: zipfile.ZipFile) -> None:
+        with archive.open(QUEUE, "w") as member:
+            self.queue.write(member)
+
+    def _read(self, archive: zipfile.ZipFile, found: dict[str, Any]) -> None:
+        found["queue"] = PreferenceQueue.load(io.BytesIO(archive.read(QUEUE)))
+        found["_summary"] = tuple(found["_summary"])
+        if found["_response"] is not None:
+            found["_response"] = np.array(found["_response"])
 
     def _ask(self, upper_params: FloatArray) -> int:
         """Play episodes, show pairs of their fragments, and return the environment steps used."""

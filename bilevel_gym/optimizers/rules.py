@@ -110,12 +110,12 @@ class UpdateRule(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the rule: numbers, and arrays of the shape of x."""
-        return {name: copy(getattr(self, name)) for name in self._state}
+        return {name.lstrip("_"): copy(getattr(self, name)) for name in self._state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` has returned."""
         for name in self._state:
-            setattr(self, name, copy(state[name]))
+            setattr(self, name, copy(state[name.lstrip("_")]))
 
 
 class NormalizedRule(UpdateRule):

@@ -178,7 +178,8 @@ class RelabellingReplayBuffer(ReplayBuffer):
         # With `optimize_memory_usage`, the last next observation is in the slot after it.
         filled = self.buffer_size if self.full else self.pos + int(self.optimize_memory_usage)
         arrays = {name: getattr(self, name)[:filled] for name in self._arrays()}
-        return {**arrays, "pos": np.asarray(self.pos), "full": np.asarray(self.full)}
+        flags = {name: np.asarray(getattr(self, name)) for name in ("pos", "full", "relabels")}
+        return {**arrays, **flags}
 
     def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Store what `state_dict` has returned, of a buffer of the same size and spaces.
@@ -196,6 +197,7 @@ class RelabellingReplayBuffer(ReplayBuffer):
         for name in self._arrays():
             getattr(self, name)[: len(state[name])] = state[name]
         self.pos, self.full = int(state["pos"]), bool(state["full"])
+        self.relabels = bool(state["relabels"])
 
     def _arrays(self) -> list[str]:
         names = ["observations", "actions", "rewards", "dones", "timeouts"]
