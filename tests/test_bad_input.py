@@ -14,7 +14,7 @@ import pytest
 from gymnasium.error import ResetNeeded
 
 from bilevel_gym import HyperGradient, LowerLevel, RescaleUpper
-from bilevel_gym.envs import BilevelGridWorld, random_map
+from bilevel_gym.envs import BilevelGridWorld
 
 from .helpers import (
     Env,
@@ -190,70 +190,10 @@ refused("HyperGradient: a method that is a number", call, said, TypeError)
 said = "'tol'; method 'exact'; 'max_iterations'; 'tolerance'"
 refused("HyperGradient: an unknown option", partial(leader, tol=1e-3), said, TypeError)
 
-# Constructors: the grid world --------------------------------------------------------------------
+# Constructors: tasks are in test_task_arguments.py ---------------------------------------------
 
-GRID_OPTIONS: list[tuple[dict[str, Any], str]] = [
-    ({"desc": ["..G"]}, "`desc`; exactly one start ('S'); got 0"),
-    ({"desc": ["S.G", "..S"]}, "`desc`; exactly one start ('S'); got 2"),
-    ({"desc": ["S.."]}, "`desc`; exactly one goal ('G'); got 0"),
-    ({"desc": ["SGG"]}, "`desc`; exactly one goal ('G'); got 2"),
-    ({"desc": ["S#.", ".#G"]}, "`desc`; reachable; (0, 0); (1, 2)"),
-    ({"desc": ["S.G", "...", ".."]}, "`desc`; equal lengths; 3 in row 0; 2 in row 2"),
-    ({"desc": ["S.G", ".F."]}, "`desc`; 'F'; row 1; column 1; 'H' hazard; '#' wall"),
-    ({"desc": []}, "`desc`; at least one cell; empty map"),
-    ({"desc": [""]}, "`desc`; at least one cell; empty map"),
-    ({"desc": "S.G"}, "`desc`; list of strings; got 'S.G'"),
-    ({"desc": 8}, "`desc`; list of strings; got 8"),
-    ({"desc": [["S", "G"]]}, "`desc`; list of strings; [['S', 'G']]"),
-    ({"desc": ["SG"], "size": 4}, "one of `desc`, `map_name` and `size`; ['SG']; size=4"),
-    (
-        {"map_name": "4x4", "size": 8},
-        "one of `desc`, `map_name` and `size`; map_name='4x4' and size=8",
-    ),
-    ({"map_seed": 3}, "`map_seed` goes with `size`; map_seed=3"),
-    ({"map_name": "8x9"}, "unknown map_name '8x9'; '16x16'; '4x4'; Did you mean '8x8'?"),
-    ({"map_name": 8}, "unknown map_name 8; '8x8'"),
-    ({"map_name": ["SG"]}, "unknown map_name ['SG']; '8x8'"),
-    ({"size": 1}, "`size`; 2..1000; got 1"),
-    ({"size": 1001}, "`size`; 2..1000; got 1001"),
-    ({"size": (8, 1001)}, "`size`; 2..1000; got (8, 1001)"),
-    ({"size": 8.5}, "`size`; 2..1000; got 8.5"),
-    ({"size": (8.0, 8)}, "`size`; 2..1000; got (8.0, 8)"),
-    ({"size": (8, 8, 8)}, "`size`; (rows, columns); got (8, 8, 8)"),
-    ({"size": "8x8"}, "`size`; 2..1000; got '8x8'"),
-    ({"size": True}, "`size`; 2..1000; got True"),
-    ({"size": 5, "map_seed": -1}, "`map_seed`; integer of at least 0; got -1"),
-    ({"size": 5, "map_seed": 0.5}, "`map_seed`; integer of at least 0; got 0.5"),
-    ({"gamma": 1.0}, "`gamma`; [0, 1); got 1.0"),
-    ({"gamma": 1.5}, "`gamma`; [0, 1); got 1.5"),
-    ({"gamma": -0.1}, "`gamma`; [0, 1); got -0.1"),
-    ({"gamma": np.nan}, "`gamma`; [0, 1); got nan"),
-    ({"temperature": 0.0}, "`temperature`; positive; got 0.0"),
-    ({"temperature": -1}, "`temperature`; positive; got -1"),
-    ({"temperature": np.nan}, "`temperature`; positive; got nan"),
-    ({"temperature": np.inf}, "`temperature`; finite; got inf"),
-    ({"slip": -0.1}, "`slip`; [0, 1]; got -0.1"),
-    ({"slip": 1.1}, "`slip`; [0, 1]; got 1.1"),
-    ({"slip": np.nan}, "`slip`; [0, 1]; got nan"),
-    ({"hazard_cost": -1}, "`hazard_cost`; negative; got -1"),
-    ({"hazard_cost": np.nan}, "`hazard_cost`; finite; got nan"),
-    ({"shaping_cost": -2.0}, "`shaping_cost`; negative; got -2.0"),
-    ({"shaping_cost": np.nan}, "`shaping_cost`; finite; got nan"),
-    *[
-        ({name: "0.5"}, f"`{name}`; got '0.5'")
-        for name in ("gamma", "temperature", "slip", "hazard_cost", "shaping_cost")
-    ],
-    (
-        {"render_mode": "rgb"},
-        "unknown render_mode 'rgb'; 'human'; 'rgb_array'; Did you mean 'rgb_array'?",
-    ),
-]
-for options, said in GRID_OPTIONS:
-    refused(f"BilevelGridWorld: {options}", partial(BilevelGridWorld, **options), said)
 refused("gym.make: a bad map", partial(gym.make, ID, desc=["S.", ".."]), "exactly one goal; got 0")
 refused("gym.make: misspelt", partial(gym.make, ID, sloop=0.1), f"sloop; {ID}", TypeError)
-eight: Any = "8"
-refused("random_map: a string", lambda: random_map(eight, 0), "`size`; 2..1000; got '8'")
 
 # Constructors: games of arrays -------------------------------------------------------------------
 

@@ -233,21 +233,6 @@ def test_the_recipe_on_the_page_works_and_goes_on_where_it_was_stopped(
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"channels": 0}, "`channels` must be an integer of at least 1, got 0"),
-        ({"reward_bound": -1.0}, "`reward_bound` must be positive and finite, got -1.0"),
-        ({"sticky": 1.5}, r"`sticky` must lie in \[0, 1\], got 1.5"),
-        ({"episode_steps": None}, "`episode_steps` must be an integer of at least 1, got None"),
-        ({"clipped": 1}, "`clipped` must be True or False, got 1"),
-    ],
-)
-def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        BilevelBeamRider(**options)
-
-
-@pytest.mark.parametrize(
     ("module", "extra"), [("ale_py", "atari"), ("cv2", "atari"), ("stable_baselines3", "sb3")]
 )
 def test_without_its_extras_they_are_named(

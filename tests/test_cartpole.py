@@ -54,19 +54,6 @@ def test_what_pays_at_once_drops_the_pole_at_first_and_holds_it_with_the_signs_t
     assert returns(-start * [0.0, 0.0, 1.0, 1.0]) == 200.0
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"own_reward": -0.1}, "`own_reward`"),
-        ({"upper_gamma": 1.5}, "`upper_gamma`"),
-        ({"episode_steps": 0}, "`episode_steps`"),
-    ],
-)
-def test_arguments_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        BilevelCartPole(**options)
-
-
 def test_the_picture_has_x_below_the_cart() -> None:
     env = gym.make(TASK, render_mode="rgb_array").unwrapped
     env.reset(seed=0)

@@ -234,39 +234,6 @@ def test_only_the_default_instance_has_a_best_known_x() -> None:
 # Bad arguments ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"paid": []}, "`paid` must have at least one pair, got none"),
-        ({"paid": 7}, "`paid` must be a list.*got 7"),
-        ({"paid": "ab"}, "`paid` must be a list.*got 'ab'"),
-        ({"paid": ["7a"]}, "`paid` must be a list"),
-        ({"paid": [7, 0]}, r"`paid` must be a list.*got \[7, 0\]"),
-        ({"paid": [[7, 0, 1]]}, "`paid` must be a list"),
-        ({"paid": [[7, "a"]]}, "`paid` must be a list"),
-        ({"paid": [[7.0, 0.0]]}, "`paid` must be a list"),
-        ({"paid": [[7, True]]}, "`paid` must be a list"),
-        ({"paid": [[13, 0]]}, r"`paid` must hold states in 0..12.*0..3, got \(13, 0\)"),
-        ({"paid": [[-1, 0]]}, r"`paid` must hold states in 0..12.*got \(-1, 0\)"),
-        ({"paid": [[7, 4]]}, r"`paid` must hold states.*actions in 0..3, got \(7, 4\)"),
-        ({"paid": [[7, 0], [7, 0]]}, r"`paid` must differ from each other, got \(7, 0\) twice"),
-        ({"slip": -0.1}, r"`slip` must lie in \[0, 1\], got -0.1"),
-        ({"slip": 2}, r"`slip` must lie in \[0, 1\], got 2"),
-        ({"gamma": 1.0}, r"`gamma` must lie in \[0, 1\), got 1.0"),
-        ({"temperature": 0.0}, "`temperature` must be positive and finite, got 0.0"),
-        ({"payment_weight": -0.5}, "`payment_weight` must be finite and not negative, got -0.5"),
-        ({"payment_weight": float("nan")}, "`payment_weight` must be finite"),
-        ({"max_payment": 0.0}, "`max_payment` must be positive and finite, got 0.0"),
-        ({"max_payment": float("inf")}, "`max_payment` must be positive and finite, got inf"),
-        ({"max_payment": "2"}, "`max_payment` must be positive and finite, got '2'"),
-        ({"render_mode": "ansi"}, "unknown render_mode 'ansi'"),
-    ],
-)
-def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        BilevelIncentive(**arguments)
-
-
 def test_pairs_may_be_tuples_or_an_array() -> None:
     for paid in ([(7, 0), (9, 3)], np.array([[7, 0], [9, 3]])):
         assert BilevelIncentive(paid=paid).paid == ((7, 0), (9, 3))  # type: ignore[arg-type]

@@ -285,26 +285,6 @@ def test_only_the_default_instance_has_a_best_known_x() -> None:
 # Bad arguments ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"bonus": -1.0}, "`bonus` must be finite and not negative, got -1.0"),
-        ({"bonus": float("nan")}, "`bonus` must be finite and not negative, got nan"),
-        ({"bonus": "2"}, "`bonus` must be finite and not negative, got '2'"),
-        ({"horizon": 0}, "`horizon` must be None or an integer of at least 1, got 0"),
-        ({"horizon": 1.5}, "`horizon` must be None or an integer of at least 1, got 1.5"),
-        ({"horizon": True}, "`horizon` must be None or an integer of at least 1, got True"),
-        ({"gamma": 1.0}, r"`gamma` must lie in \[0, 1\), got 1.0"),
-        ({"gamma": -0.1}, r"`gamma` must lie in \[0, 1\), got -0.1"),
-        ({"temperature": 0.0}, "`temperature` must be positive and finite, got 0.0"),
-        ({"render_mode": "ansi"}, "unknown render_mode 'ansi'"),
-    ],
-)
-def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        BilevelMarkovGame(**arguments)
-
-
 def test_a_flat_x_is_refused() -> None:
     with pytest.raises(ValueError, match=r"`upper_params` must have shape \(3, 2\), got \(6,\)"):
         BilevelMarkovGame().evaluate(np.zeros(6))

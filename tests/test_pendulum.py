@@ -99,21 +99,6 @@ def test_regressing_advantages_on_the_state_takes_noise_away() -> None:
     assert centred.var(axis=0).sum() < 0.7 * raw.var(axis=0).sum()
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"reward_bound": 0.0}, "`reward_bound`"),
-        ({"effort_cost": -1.0}, "`effort_cost`"),
-        ({"upper_gamma": 1.0}, "`upper_gamma`"),
-        ({"episode_steps": 0}, "`episode_steps`"),
-        ({"temperature": 0.0}, "`temperature`"),
-    ],
-)
-def test_arguments_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        BilevelPendulum(**options)
-
-
 def test_the_ring_has_the_colours_of_what_is_paid() -> None:
     env = gym.make(TASK, render_mode="rgb_array").unwrapped
     assert isinstance(env, BilevelPendulum)

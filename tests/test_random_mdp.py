@@ -253,40 +253,6 @@ def test_a_large_sparse_instance_is_no_trouble(reward: str) -> None:
     assert at_best.objective == pytest.approx(-2000.0, abs=1e-8)
 
 
-# Bad arguments ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"num_states": 1}, "`num_states` must be an integer of at least 2, got 1"),
-        ({"num_states": 10.0}, "`num_states` must be an integer of at least 2, got 10.0"),
-        ({"num_actions": 0}, "`num_actions` must be an integer of at least 1, got 0"),
-        ({"branching": 0}, "`branching` must be an integer of at least 1, got 0"),
-        ({"branching": 2.0}, "`branching` must be an integer of at least 1, got 2.0"),
-        ({"branching": 11}, "`branching` must be at most the number of states, 10, got 11"),
-        ({"num_states": 100_000}, "`branching` must be given for so many states, got None"),
-        ({"upper_dim": 0}, "`upper_dim` must be an integer of at least 1, got 0"),
-        ({"gamma": 1.0}, r"`gamma` must lie in \[0, 1\), got 1.0"),
-        ({"temperature": 0.0}, "`temperature` must be positive and finite, got 0.0"),
-        ({"reward": "linaer"}, "unknown reward 'linaer'.*Did you mean 'linear'"),
-        ({"reward": ["linear"]}, "unknown reward"),
-        ({"reward": "linear", "active_features": 0}, "`active_features` must be an integer of at"),
-        (
-            {"reward": "linear", "active_features": 101},
-            "`active_features` must be at most `upper_dim`, 100, got 101",
-        ),
-        ({"active_features": 3}, '`active_features` goes with reward="linear", got 3'),
-        ({"seed": -1}, "`seed` must be an integer of at least 0, got -1"),
-        ({"seed": None}, "`seed` must be an integer of at least 0, got None"),
-        ({"render_mode": "ansi"}, "unknown render_mode 'ansi'"),
-    ],
-)
-def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        BilevelRandomMDP(**arguments)
-
-
 # Pictures ---------------------------------------------------------------------------------------
 
 

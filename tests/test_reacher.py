@@ -199,19 +199,6 @@ def test_the_leader_is_paid_for_nearness() -> None:
     np.testing.assert_allclose(closeness(near, torques, np.zeros(len(seen))), paid / 2.0)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"reward_bound": 0.0}, "`reward_bound` must be positive and finite, got 0.0"),
-        ({"effort_cost": -1.0}, "`effort_cost` must be finite and not negative, got -1.0"),
-        ({"episode_steps": 0}, "`episode_steps` must be an integer of at least 1, got 0"),
-    ],
-)
-def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        BilevelReacher(**options)
-
-
 def test_without_mujoco_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mujoco", None)
     with pytest.raises(ImportError, match=r'pip install "bilevel-gym\[mujoco\]"'):

@@ -294,40 +294,6 @@ def test_a_broken_model_is_refused(
     assert all(fragment in str(caught.value) for fragment in fragments), caught.value
 
 
-@pytest.mark.parametrize(
-    ("arguments", "fragments"),
-    [
-        (("Blackjack-v1", {}), ("Blackjack-v1", "model")),
-        (("BilevelGridWorld-v0", {}), ("BilevelGridWorld-v0", "model")),
-        (("FrozenLke", {}), ("env_id", "FrozenLke")),
-        (("Frozen Lake!", {}), ("env_id", "Frozen Lake!")),
-        ((7, {}), ("env_id", "7")),
-        (("Taxi", {"env_kwargs": {"fickle_passenger": True}}), ("fickle_passenger", "P")),
-        (("FrozenLake", {"env_kwargs": {"map_name": "9x9"}}), ("env_kwargs", "9x9")),
-        (("FrozenLake", {"env_kwargs": {"map_name": None}}), ("map_name=None", "random")),
-        (("FrozenLake", {"env_kwargs": {"size": 3}}), ("env_kwargs", "size")),
-        (("FrozenLake", {"env_kwargs": ["8x8"]}), ("env_kwargs", "['8x8']")),
-        (("FrozenLake", {"env_kwargs": {1: 2}}), ("env_kwargs", "{1: 2}")),
-        (("FrozenLake", {"env_kwargs": {"desc": np.ones(3)}}), ("env_kwargs", "JSON")),
-        (("FrozenLake", {"env_kwargs": {"render_mode": "human"}}), ("render_mode", "game")),
-        (("FrozenLake", {"env_kwargs": {"max_episode_steps": 3}}), ("max_episode_steps",)),
-        (("FrozenLake", {"features": np.ones((4, 16, 2))}), ("features", "(4, 16, 2)")),
-        (("FrozenLake", {"features": np.full((16, 4, 1), np.nan)}), ("features", "nan")),
-        (("FrozenLake", {"gamma": 1.0}), ("gamma", "1.0")),
-        (("FrozenLake", {"temperature": 0.0}), ("temperature", "0.0")),
-        (("FrozenLake", {"shaping_cost": -1.0}), ("shaping_cost", "-1.0")),
-        (("FrozenLake", {"render_mode": "ansi"}), ("render_mode", "ansi")),
-    ],
-)
-def test_a_mistake_is_answered_with_what_was_wrong(
-    arguments: tuple[Any, dict[str, Any]], fragments: tuple[str, ...]
-) -> None:
-    env_id, options = arguments
-    with pytest.raises(ValueError) as caught:
-        BilevelToyText(env_id, **options)
-    assert all(fragment in str(caught.value) for fragment in fragments), caught.value
-
-
 # Pictures ---------------------------------------------------------------------------------------
 
 
