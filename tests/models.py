@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -81,3 +82,13 @@ def central_difference(function: Callable[[float], float], step: float) -> float
 def relative_error(numeric: FloatArray, analytic: FloatArray) -> float:
     """Return ||numeric - analytic|| / ||analytic||."""
     return float(np.linalg.norm(numeric - analytic) / np.linalg.norm(analytic))
+
+
+def direct_objective(game: Any) -> Callable[[FloatArray], tuple[float, FloatArray]]:
+    """Return a game's objective with the direct part of its gradient as a function of x."""
+
+    def objective(x: FloatArray) -> tuple[float, FloatArray]:
+        response = game.evaluate(x)
+        return response.objective, response.direct_gradient
+
+    return objective

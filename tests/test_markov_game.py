@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 from scipy.special import softmax
 
-from bilevel_gym import HyperGradient, LowerLevel
+from bilevel_gym import LowerLevel
 from bilevel_gym.envs import View
 from bilevel_gym.envs.markov_game import BilevelMarkovGame
 from bilevel_gym.optimizers import lbfgsb
-from bilevel_gym.testing import check_hyper_gradient
 from bilevel_gym.wrappers import exact_objective
 
 from .helpers import FloatArray
@@ -62,15 +60,6 @@ def model(x: FloatArray) -> tuple[FloatArray, FloatArray]:
 # The model --------------------------------------------------------------------------------------
 
 
-def test_the_default_is_the_published_instance() -> None:
-    game = BilevelMarkovGame()
-    assert (game.gamma, game.temperature) == (0.99, 0.05)
-    assert game.upper_space == gym.spaces.Box(-10.0, 10.0, SHAPE, np.float32)
-    assert game.observation_space == gym.spaces.Discrete(6)
-    assert game.lower_space == gym.spaces.Discrete(3)
-    np.testing.assert_array_equal(game.initial_upper_params, np.zeros(SHAPE))
-
-
 def test_kernel_and_start_are_the_published_ones_at_every_x() -> None:
     game = BilevelMarkovGame()
     np.testing.assert_array_equal(game.initial_distribution, model(np.zeros(SHAPE))[1])
@@ -95,37 +84,6 @@ def test_both_are_paid_as_published(bonus: float) -> None:
     upper_reward[[2 * S, 2 * S + 1], TO_A] = 1.0
     np.testing.assert_array_equal(game.reward(x), reward)
     np.testing.assert_array_equal(game.upper_reward(x), upper_reward)
-
-
-def test_the_vector_jacobian_products_are_those_of_kernel_and_start() -> None:
-    game, x, rng = BilevelMarkovGame(), some_x(1), np.random.default_rng(2)
-    on_kernel = rng.normal(size=game.kernel(x).matrix.nnz)
-    on_start = rng.normal(size=6)
-    products = (game.kernel_vjp(x, on_kernel), game.start_distribution_vjp(x, on_start))
-    assert [product.shape for product in products] == [SHAPE, SHAPE]
-    for entry in np.ndindex(SHAPE):
-        step = np.zeros(SHAPE)
-        step[entry] = 1e-5
-        moved = game.kernel(x + step).matrix.data - game.kernel(x - step).matrix.data
-        start = game.start_distribution(x + step) - game.start_distribution(x - step)
-        # Curvature and rounding leave 1e-9.
-        assert products[0][entry] == pytest.approx(on_kernel @ moved / 2e-5, abs=1e-8)
-        assert products[1][entry] == pytest.approx(on_start @ start / 2e-5, abs=1e-8)
-    np.testing.assert_array_equal(game.reward_vjp(x, rng.normal(size=(6, 3))), np.zeros(SHAPE))
-
-
-def test_episodes_begin_in_s_under_the_strategy_in_force() -> None:
-    x = np.zeros(SHAPE)
-    x[S] = 2.0, 0.0
-    env = LowerLevel(BilevelMarkovGame(), x)
-    counts = np.zeros(6)
-    env.reset(seed=0)
-    for _ in range(1000):
-        counts[env.reset()[0]] += 1
-    expected = softmax(x, axis=1)[S, 0]
-    assert counts[2:].sum() == 0.0
-    # Four standard errors.
-    assert abs(counts[0] / 1000 - expected) < 4.0 * np.sqrt(expected * (1.0 - expected) / 1000)
 
 
 def test_the_follower_sees_the_leaders_action_and_never_stops() -> None:
@@ -253,41 +211,6 @@ def test_the_direct_gradient_has_the_wrong_sign() -> None:
         assert direct is not None and direct[A, 0] < 0.0
         x = np.clip(x + 0.5 * direct / np.linalg.norm(direct), -10.0, 10.0)
     assert game.evaluate(x).objective < 1e-6
-
-
-@pytest.mark.parametrize("arguments", [{"horizon": None}, {"horizon": 5}, {"bonus": 0.5}])
-def test_the_hyper_gradient_is_exact_in_other_instances(arguments: dict[str, Any]) -> None:
-    env = HyperGradient(BilevelMarkovGame(**arguments))
-    x = mixing(0.6)
-    x[[S, B]] = [[0.4, -0.3], [1.0, 0.2]]
-    report = check_hyper_gradient(env, x, steps=(1e-4, 1e-5, 1e-6))
-    assert report.relative_error <= 1e-6 and report.response_share > 0.1
-
-
-def test_extreme_logits_are_no_trouble() -> None:
-    for x in (np.full(SHAPE, 10.0), 10.0 * np.sign(some_x(3))):
-        response = BilevelMarkovGame().evaluate(x)
-        assert response.converged and np.isfinite(response.hyper_gradient).all()
-
-
-def test_only_the_default_instance_has_a_best_known_x() -> None:
-    assert BilevelMarkovGame(bonus=1, horizon=150).best_known is not None
-    for changed in (
-        {"bonus": 2.0},
-        {"horizon": None},
-        {"horizon": 149},
-        {"gamma": 0.9},
-        {"temperature": 0.1},
-    ):
-        assert BilevelMarkovGame(**changed).best_known is None
-
-
-# Bad arguments ----------------------------------------------------------------------------------
-
-
-def test_a_flat_x_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"`upper_params` must have shape \(3, 2\), got \(6,\)"):
-        BilevelMarkovGame().evaluate(np.zeros(6))
 
 
 # Pictures ---------------------------------------------------------------------------------------

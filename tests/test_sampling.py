@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bilevel_gym import LowerLevel
 from bilevel_gym.core.mdp import Kernel, TabularMDP
-from bilevel_gym.envs import TabularBilevelEnv
 from bilevel_gym.episodes.transitions import TransitionArrays, TransitionTables
 
 from .helpers import p_value
@@ -96,15 +94,3 @@ def test_one_long_row_costs_no_memory_in_the_others() -> None:
     uniforms = np.random.default_rng(6).random(10)
     drawn, *_ = arrays.sample(np.zeros(10, int), np.zeros(10, int), uniforms)
     np.testing.assert_array_equal(drawn, np.floor(uniforms * size))
-
-
-def test_first_states_have_the_frequencies_of_their_distribution() -> None:
-    start = np.array([0.0, 0.2, 0.0, 0.5, 0.3, 0.0, 0.0, 0.0])
-    mdp = random_mdp(0)
-    game = TabularBilevelEnv.from_arrays(
-        mdp.kernel, mdp.reward, upper_reward=np.zeros((8, 3)), initial_distribution=start
-    )
-    env = LowerLevel(game, np.zeros(8))
-    env.reset(seed=0)
-    counts = np.bincount([env.reset()[0] for _ in range(5000)], minlength=8)
-    assert p_value(counts, start) > 1e-3
