@@ -294,3 +294,21 @@ def answer_of(seat: Any) -> ExactResponse:
     response = seat.response
     assert isinstance(response, ExactResponse)
     return response
+
+
+def refusals(make: Callable[..., object] | None, *rows: tuple[Any, ...]) -> Callable[..., None]:
+    """Return a test that mistakes are refused, each with a message that names it.
+
+    Args:
+        make: What takes the options of a row; None where a row holds a call.
+        rows: Options or a call, the error's type unless it is a ValueError, and what its message
+            must match.
+    """
+
+    @pytest.mark.parametrize("row", rows, ids=[str(row[-1]) for row in rows])
+    def test(row: tuple[Any, ...]) -> None:
+        given, *kind, message = row
+        with pytest.raises(kind[0] if kind else ValueError, match=message):
+            given() if make is None else make(**given)
+
+    return test

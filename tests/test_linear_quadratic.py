@@ -27,7 +27,7 @@ from bilevel_gym.optimizers import normalized_ascent
 from bilevel_gym.testing import check_hyper_gradient
 from bilevel_gym.wrappers import exact_objective
 
-from .helpers import FloatArray, interior_point
+from .helpers import FloatArray, interior_point, refusals
 
 GAMES = ("BilevelThermal-v0", "BilevelLQR-v0")
 every_game = pytest.mark.parametrize("env_id", GAMES)
@@ -316,29 +316,26 @@ def test_a_model_becomes_a_game_with_equal_answers(make: Callable[[], LinearQuad
         game.draw(game.view())
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"noise_std": -1.0}, "`noise_std`"),
-        ({"start_std": np.nan}, "`start_std`"),
-        ({"upper_cost": -0.1}, "`upper_cost`"),
-        ({"horizon": 0}, "`horizon` must be None or an integer of at least 1, got 0"),
-        ({"horizon": 2.5}, "`horizon`"),
-        ({"horizon": True}, "`horizon`"),
-        ({"state_limit": 0.0}, "`state_limit`"),
-        ({"gamma": 1.0}, "`gamma`"),
-        ({"temperature": 0.0}, "`temperature`"),
-        ({"high": [0.5, 0.5]}, r"one shape, got \(1,\) and \(2,\)"),
-        ({"low": [0.5]}, r"`low` must be finite and below a finite `high`, got \[0.5\]"),
-        ({"high": [np.inf]}, "below a finite `high`"),
-        ({"initial_upper_params": [0.6]}, r"`initial_upper_params\[0\]` must be finite and lie"),
-        ({"upper_action_cost": np.eye(2)}, r"return `control` with shape \(1, 2\), .* \(1, 1\)"),
-    ],
-    ids=str,
+test_arguments_out_of_range_are_named = refusals(
+    scalar_model,
+    ({"noise_std": -1.0}, "`noise_std`"),
+    ({"start_std": np.nan}, "`start_std`"),
+    ({"upper_cost": -0.1}, "`upper_cost`"),
+    ({"horizon": 0}, "`horizon` must be None or an integer of at least 1, got 0"),
+    ({"horizon": 2.5}, "`horizon`"),
+    ({"horizon": True}, "`horizon`"),
+    ({"state_limit": 0.0}, "`state_limit`"),
+    ({"gamma": 1.0}, "`gamma`"),
+    ({"temperature": 0.0}, "`temperature`"),
+    ({"high": [0.5, 0.5]}, r"one shape, got \(1,\) and \(2,\)"),
+    ({"low": [0.5]}, r"`low` must be finite and below a finite `high`, got \[0.5\]"),
+    ({"high": [np.inf]}, "below a finite `high`"),
+    ({"initial_upper_params": [0.6]}, r"`initial_upper_params\[0\]` must be finite and lie"),
+    ({"upper_action_cost": np.eye(2)}, r"return `control` with shape \(1, 2\), .* \(1, 1\)"),
 )
-def test_arguments_out_of_range_are_named(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        scalar_model(**options)
+
+
+def test_an_action_limit_of_zero_is_refused() -> None:
     with pytest.raises(ValueError, match="`action_limit`"):
         LinearQuadraticEnv(scalar_model(), action_limit=0.0)
 

@@ -17,6 +17,7 @@ from bilevel_gym.model.objectives import DiscountedReturn, Outcome, QuadraticCos
 from bilevel_gym.optimizers import OPTIMIZERS, make_optimizer
 from bilevel_gym.wrappers.objective import exact_objective
 
+from .helpers import refusals
 from .models import central_difference, relative_error
 
 SIZE = (4, 2)
@@ -158,42 +159,37 @@ class Taught(TabularBilevelEnv):
         return np.zeros(SIZE)
 
 
-@pytest.mark.parametrize(
-    ("make", "error", "message"),
-    [
-        (lambda: TabularBilevelEnv(), TypeError, "parts, got no `upper_space`"),
-        (lambda: TabularBilevelEnv(cast("Any", "model")), TypeError, "one TabularModel.*got str"),
-        (lambda: Taught(TabularModel.from_arrays(**arrays())), TypeError, "reward.*got Taught"),
-        (
-            lambda: TabularModel.from_arrays(**arrays(reward=np.zeros((3, 2)))),
-            ValueError,
-            r"`reward` must have shape \[S, A\] = \(4, 2\), got \(3, 2\)",
-        ),
-        (
-            lambda: TabularModel.from_arrays(**arrays(upper_high=np.inf)),
-            ValueError,
-            "below a finite `high`",
-        ),
-        (
-            lambda: evaluate(TabularModel.from_arrays(**arrays()), np.zeros(7)),
-            ValueError,
-            r"`upper_params` must have shape \(8,\), got \(7,\)",
-        ),
-        (
-            lambda: evaluate_batch(TabularModel.from_arrays(**arrays()), [np.zeros(8), [2.0] * 8]),
-            ValueError,
-            r"row 1: `upper_params\[0\]`",
-        ),
-        (
-            lambda: make_method("trace", gym.make("CartPole-v1").unwrapped),
-            TypeError,
-            "got CartPoleEnv",
-        ),
-    ],
+test_what_makes_no_model_is_refused = refusals(
+    None,
+    (lambda: TabularBilevelEnv(), TypeError, "parts, got no `upper_space`"),
+    (lambda: TabularBilevelEnv(cast("Any", "model")), TypeError, "one TabularModel.*got str"),
+    (lambda: Taught(TabularModel.from_arrays(**arrays())), TypeError, "reward.*got Taught"),
+    (
+        lambda: TabularModel.from_arrays(**arrays(reward=np.zeros((3, 2)))),
+        ValueError,
+        r"`reward` must have shape \[S, A\] = \(4, 2\), got \(3, 2\)",
+    ),
+    (
+        lambda: TabularModel.from_arrays(**arrays(upper_high=np.inf)),
+        ValueError,
+        "below a finite `high`",
+    ),
+    (
+        lambda: evaluate(TabularModel.from_arrays(**arrays()), np.zeros(7)),
+        ValueError,
+        r"`upper_params` must have shape \(8,\), got \(7,\)",
+    ),
+    (
+        lambda: evaluate_batch(TabularModel.from_arrays(**arrays()), [np.zeros(8), [2.0] * 8]),
+        ValueError,
+        r"row 1: `upper_params\[0\]`",
+    ),
+    (
+        lambda: make_method("trace", gym.make("CartPole-v1").unwrapped),
+        TypeError,
+        "got CartPoleEnv",
+    ),
 )
-def test_what_makes_no_model_is_refused(make: Any, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        make()
 
 
 def test_a_model_without_a_leaders_reward_says_so() -> None:

@@ -26,7 +26,7 @@ from bilevel_gym.learnt.critics import LeaderCritic
 from bilevel_gym.rewards import LinearReward, RewardModel, make_reward_model
 from bilevel_gym.sb3.replay import Transitions
 
-from .helpers import Env, assert_identical, interior_point, rollout, sampled_actions
+from .helpers import Env, assert_identical, interior_point, refusals, rollout, sampled_actions
 from .learnt import TINY_LEARNER
 
 
@@ -252,36 +252,29 @@ class Unlimited(gym.Env[NDArray[np.float32], Any]):
             self.observation_space = eval(seen, vars(spaces))
 
 
-@pytest.mark.parametrize(
-    ("changes", "error", "message"),
-    [
-        ({"env_id": "CartPole-v9"}, gym.error.Error, "CartPole"),
-        ({"reward_model": {"kind": "lineer"}}, ValueError, "'lineer'.*Did you mean 'linear'"),
-        ({"reward_model": {"kind": ["linear"]}}, ValueError, "kind of reward model \\['linear'\\]"),
-        ({"reward_model": {}}, ValueError, "kind of reward model None; accepted: 'linear'"),
-        ({"reward_model": {**LINEAR, "bouned": 1}}, TypeError, "'bouned'.*'bound'"),
-        ({"reward_model": {**LINEAR, "bound": -1.0}}, ValueError, "`bound`.*-1.0"),
-        ({"reward_model": {**LINEAR, "num_params": 0}}, ValueError, "`num_params`.*got 0"),
-        ({"reward_model": {**LINEAR, "features": "cart"}}, ValueError, '"module:function".*cart'),
-        ({"reward_model": {**LINEAR, "features": f"{HERE}:kart"}}, AttributeError, "kart"),
-        ({"reward_model": {**NETWORK, "activation": "tann"}}, ValueError, "'tann'.*'tanh'"),
-        ({"reward_model": {**NETWORK, "hidden": [0]}}, ValueError, "`hidden`.*got 0"),
-        ({"reward_model": {"kind": "linear", "num_params": 2}}, TypeError, "needs `features`"),
-        ({"reward_model": 3}, TypeError, "`reward_model` must be a RewardModel.*module.*got 3"),
-        ({"env_id": gym.Env()}, TypeError, "`env_id` must be the id of a registered.*got <"),
-        ({"env_kwargs": 3}, TypeError, "`env_kwargs` must be a dict.*got 3"),
-        ({"upper_reward": 3}, TypeError, "`upper_reward` must be a function.*got 3"),
-        ({"upper_reward": f"{HERE}:TINY"}, TypeError, "`upper_reward`.*got 'tests.*TINY'"),
-        ({"reward_model": {**LINEAR, "features": 3}}, TypeError, "`features` must be a.*got 3"),
-        ({"reward_model": {**LINEAR, "base": 3}}, TypeError, "`base` must be a function.*got 3"),
-        ({"initial_upper_params": [0.0, 11.0]}, ValueError, "`initial_upper_params\\[1\\]`.*11.0"),
-    ],
+test_bad_arguments_are_refused_with_what_was_wrong = refusals(
+    lambda **changes: ParametricGame(**{**GAMES["cartpole"], **changes}),
+    ({"env_id": "CartPole-v9"}, gym.error.Error, "CartPole"),
+    ({"reward_model": {"kind": "lineer"}}, ValueError, "'lineer'.*Did you mean 'linear'"),
+    ({"reward_model": {"kind": ["linear"]}}, ValueError, "kind of reward model \\['linear'\\]"),
+    ({"reward_model": {}}, ValueError, "kind of reward model None; accepted: 'linear'"),
+    ({"reward_model": {**LINEAR, "bouned": 1}}, TypeError, "'bouned'.*'bound'"),
+    ({"reward_model": {**LINEAR, "bound": -1.0}}, ValueError, "`bound`.*-1.0"),
+    ({"reward_model": {**LINEAR, "num_params": 0}}, ValueError, "`num_params`.*got 0"),
+    ({"reward_model": {**LINEAR, "features": "cart"}}, ValueError, '"module:function".*cart'),
+    ({"reward_model": {**LINEAR, "features": f"{HERE}:kart"}}, AttributeError, "kart"),
+    ({"reward_model": {**NETWORK, "activation": "tann"}}, ValueError, "'tann'.*'tanh'"),
+    ({"reward_model": {**NETWORK, "hidden": [0]}}, ValueError, "`hidden`.*got 0"),
+    ({"reward_model": {"kind": "linear", "num_params": 2}}, TypeError, "needs `features`"),
+    ({"reward_model": 3}, TypeError, "`reward_model` must be a RewardModel.*module.*got 3"),
+    ({"env_id": gym.Env()}, TypeError, "`env_id` must be the id of a registered.*got <"),
+    ({"env_kwargs": 3}, TypeError, "`env_kwargs` must be a dict.*got 3"),
+    ({"upper_reward": 3}, TypeError, "`upper_reward` must be a function.*got 3"),
+    ({"upper_reward": f"{HERE}:TINY"}, TypeError, "`upper_reward`.*got 'tests.*TINY'"),
+    ({"reward_model": {**LINEAR, "features": 3}}, TypeError, "`features` must be a.*got 3"),
+    ({"reward_model": {**LINEAR, "base": 3}}, TypeError, "`base` must be a function.*got 3"),
+    ({"initial_upper_params": [0.0, 11.0]}, ValueError, "`initial_upper_params\\[1\\]`.*11.0"),
 )
-def test_bad_arguments_are_refused_with_what_was_wrong(
-    changes: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        ParametricGame(**{**GAMES["cartpole"], **changes})
 
 
 def test_a_module_of_pytorch_is_a_reward_model() -> None:

@@ -6,7 +6,6 @@ import os
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,8 @@ from bilevel_gym.rendering.picture_charts import (
 )
 from bilevel_gym.rendering.signs import ICON_SIDE, key_triangle_sprite
 from bilevel_gym.rendering.strokes import LineStyle
+
+from .helpers import refusals
 
 SIZE = (400, 240)
 WHOLE: Rectangle = (20, 20, 360, 200)
@@ -222,26 +223,21 @@ def test_the_key_shows_each_sign_with_words_and_leaves_out_what_does_not_fit() -
 # Bad arguments ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: Series(np.zeros(3), np.zeros(2)), r"`x` and `y` must be of one shape \[N\]"),
-        (lambda: Series(np.zeros(0), np.zeros(0)), r"`x` and `y` must be of one shape \[N\]"),
-        (lambda: Series(np.zeros(2), np.array([0.0, np.nan])), "`x` and `y` must be finite"),
-        (lambda: Axis(1.0, 1.0), "`low` must be less than `high`, got 1.0 and 1.0"),
-        (lambda: Axis(2.0, 1.0), "`low` must be less than `high`"),
-        (lambda: Axis(0.0, np.inf), "`low` must be less than `high`"),
-        (lambda: Axis(np.nan, 1.0), "`low` must be less than `high`"),
-        (
-            lambda: BarChart(Axis(0.0, 1.0), ("a", "b"), np.zeros(1)),
-            "`values` must have an entry for each of 2 bars, got 1",
-        ),
-        (
-            lambda: BarChart(Axis(0.0, 1.0), ("a",), np.zeros(1), None, np.zeros(2)),
-            "`gradient` must have an entry for each of 1 bars, got 2",
-        ),
-    ],
+test_bad_arguments_are_refused = refusals(
+    None,
+    (lambda: Series(np.zeros(3), np.zeros(2)), r"`x` and `y` must be of one shape \[N\]"),
+    (lambda: Series(np.zeros(0), np.zeros(0)), r"`x` and `y` must be of one shape \[N\]"),
+    (lambda: Series(np.zeros(2), np.array([0.0, np.nan])), "`x` and `y` must be finite"),
+    (lambda: Axis(1.0, 1.0), "`low` must be less than `high`, got 1.0 and 1.0"),
+    (lambda: Axis(2.0, 1.0), "`low` must be less than `high`"),
+    (lambda: Axis(0.0, np.inf), "`low` must be less than `high`"),
+    (lambda: Axis(np.nan, 1.0), "`low` must be less than `high`"),
+    (
+        lambda: BarChart(Axis(0.0, 1.0), ("a", "b"), np.zeros(1), ("", "")),
+        "`values` must have an entry for each of 2 bars, got 1",
+    ),
+    (
+        lambda: BarChart(Axis(0.0, 1.0), ("a",), np.zeros(1), ("",), np.zeros(2)),
+        "`gradient` must have an entry for each of 1 bars, got 2",
+    ),
 )
-def test_bad_arguments_are_refused(call: Callable[[], Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        call()

@@ -26,7 +26,7 @@ from .benchmarks.preferences import (
     relative_variance,
     responses,
 )
-from .helpers import array_game
+from .helpers import array_game, refusals
 from .models import central_difference, relative_error
 from .test_sampled_methods import Hidden, assert_unbiased, exact_parts, replicates, small_game
 
@@ -298,46 +298,33 @@ class TestSampled:
         assert response.samples == 4 * 30
 
 
-class TestBadInput:
-    """Mistakes are named at once."""
+@pytest.mark.parametrize("method", ["trace", "bc-hg", "hpgd"])
+def test_methods_that_need_a_sum_over_steps_refuse(method: str) -> None:
+    with pytest.raises(TypeError, match='ArrayModel evaluates pairs.*method "sobirl"'):
+        make_method(method, judged_game(2))
 
-    @pytest.mark.parametrize("method", ["trace", "bc-hg", "hpgd"])
-    def test_methods_that_need_a_sum_over_steps_refuse(self, method: str) -> None:
-        with pytest.raises(TypeError, match='ArrayModel evaluates pairs.*method "sobirl"'):
-            make_method(method, judged_game(2))
 
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({"horizon": 0}, "`horizon` must be an integer of at least 1, got 0"),
-            ({"true_reward": np.full((3, 2), np.nan)}, "`true_reward` must be finite"),
-            ({"true_reward": np.ones(3)}, "`true_reward` must be finite and of shape"),
-            ({"answers": "drwn"}, "unknown answers 'drwn'.*Did you mean 'drawn'"),
-            ({"answers": ["drawn"]}, "unknown answers"),
-        ],
-    )
-    def test_objective(self, options: dict[str, Any], message: str) -> None:
-        with pytest.raises(ValueError, match=message):
-            PreferenceLikelihood(**{"true_reward": TRUE, "horizon": 2, **options})
+test_bad_objectives_are_named = refusals(
+    lambda **options: PreferenceLikelihood(**{"true_reward": TRUE, "horizon": 2, **options}),
+    ({"horizon": 0}, "`horizon` must be an integer of at least 1, got 0"),
+    ({"true_reward": np.full((3, 2), np.nan)}, "`true_reward` must be finite"),
+    ({"true_reward": np.ones(3)}, "`true_reward` must be finite and of shape"),
+    ({"answers": "drwn"}, "unknown answers 'drwn'.*Did you mean 'drawn'"),
+    ({"answers": ["drawn"]}, "unknown answers"),
+)
 
-    def test_a_reward_of_another_shape(self) -> None:
-        game = judged_game(objective=PreferenceLikelihood(np.ones((2, 2)), 2))
-        for judge in (
-            game.evaluate,
-            make_method("sobirl", game, episodes=4, inner="soft-q").step,
-        ):
-            with pytest.raises(ValueError, match=r"`true_reward`.*\(3, 2\), got \(2, 2\)"):
-                judge(START)
 
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({"episodes": 1}, "`episodes` must be an integer of at least 2, got 1"),
-            ({"horizon": HORIZON - 1}, "`horizon` must be an integer of at least 4, got 3"),
-            ({"advantages": "sen"}, "unknown advantages 'sen'; .*Did you mean 'seen'"),
-            ({"advantages": "exact", "truncation": 2}, "`truncation` must be None.*got 2"),
-        ],
-    )
-    def test_options(self, options: dict[str, Any], message: str) -> None:
-        with pytest.raises(ValueError, match=message):
-            make_method("sobirl", preference_game(0, 0.5), **options)
+def test_a_reward_of_another_shape() -> None:
+    game = judged_game(objective=PreferenceLikelihood(np.ones((2, 2)), 2))
+    for judge in (game.evaluate, make_method("sobirl", game, episodes=4, inner="soft-q").step):
+        with pytest.raises(ValueError, match=r"`true_reward`.*\(3, 2\), got \(2, 2\)"):
+            judge(START)
+
+
+test_bad_options_are_named = refusals(
+    lambda **options: make_method("sobirl", preference_game(0, 0.5), **options),
+    ({"episodes": 1}, "`episodes` must be an integer of at least 2, got 1"),
+    ({"horizon": HORIZON - 1}, "`horizon` must be an integer of at least 4, got 3"),
+    ({"advantages": "sen"}, "unknown advantages 'sen'; .*Did you mean 'seen'"),
+    ({"advantages": "exact", "truncation": 2}, "`truncation` must be None.*got 2"),
+)

@@ -9,7 +9,6 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -44,6 +43,8 @@ from bilevel_gym.rendering.signs import (
     wall_sprite,
 )
 from bilevel_gym.rendering.window import Window
+
+from .helpers import refusals
 
 UP, RIGHT, DOWN, LEFT = range(4)
 LINES = ("S..#", ".H..", "..H.", "#..G")
@@ -359,48 +360,40 @@ def _with(filling: float, place: tuple[int, ...], value: float) -> Any:
     return values
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"cells": _cells(("S?", "..")), "shaping": np.zeros((2, 2))},
-            "`cells` must be among.*'?'",
-        ),
-        ({"cells": np.array(["S.", ".."])}, "two positive numbers, got .2,"),
-        ({"shaping": np.zeros((4, 5))}, r"`shaping` must have shape \(4, 4\), got \(4, 5\)"),
-        ({"shaping": _with(0.0, (1, 2), np.nan)}, r"`shaping\[1, 2\]` must be finite.*got nan"),
-        ({"shaping_limit": 0.0}, "`shaping_limit` must be positive and finite, got 0.0"),
-        ({"shaping_limit": np.inf}, "`shaping_limit` must be positive and finite, got inf"),
-        ({"policy": np.zeros((4, 4))}, r"`policy` must have shape \(4, 4, 4\), got \(4, 4\)"),
-        ({"policy": np.full((4, 4, 4), 0.3)}, "`policy` must sum to 1 over the moves, got 1.2"),
-        ({"policy": _with(0.25, (0, 1, 2), np.inf)}, r"`policy\[0, 1, 2\]` must be"),
-        ({"policy": np.tile([2.0, -1.0, 0.0, 0.0], (4, 4, 1))}, r"`policy` must lie in \[0, 1\]"),
-        ({"occupancy": np.full((4, 4), 1.5)}, r"`occupancy` must lie in \[0, 1\], got 1.5"),
-        ({"occupancy": np.zeros(16)}, r"`occupancy` must have shape \(4, 4\), got \(16,\)"),
-        ({"gradient": np.full((4, 4), -np.inf)}, r"`gradient\[0, 0\]` must be finite outside the"),
-        ({"follower": (4, 0)}, r"`follower` must lie within the \(4, 4\) map, got \(4, 0\)"),
-        ({"cursor": (0, -1)}, r"`cursor` must lie within the \(4, 4\) map, got \(0, -1\)"),
-    ],
+test_bad_scenes_are_rejected = refusals(
+    lambda **changes: GridScene(
+        **{"cells": _cells(), "shaping": np.zeros((4, 4)), "shaping_limit": 1, **changes}
+    ),
+    (
+        {"cells": _cells(("S?", "..")), "shaping": np.zeros((2, 2))},
+        "`cells` must be among.*'?'",
+    ),
+    ({"cells": np.array(["S.", ".."])}, "two positive numbers, got .2,"),
+    ({"shaping": np.zeros((4, 5))}, r"`shaping` must have shape \(4, 4\), got \(4, 5\)"),
+    ({"shaping": _with(0.0, (1, 2), np.nan)}, r"`shaping\[1, 2\]` must be finite.*got nan"),
+    ({"shaping_limit": 0.0}, "`shaping_limit` must be positive and finite, got 0.0"),
+    ({"shaping_limit": np.inf}, "`shaping_limit` must be positive and finite, got inf"),
+    ({"policy": np.zeros((4, 4))}, r"`policy` must have shape \(4, 4, 4\), got \(4, 4\)"),
+    ({"policy": np.full((4, 4, 4), 0.3)}, "`policy` must sum to 1 over the moves, got 1.2"),
+    ({"policy": _with(0.25, (0, 1, 2), np.inf)}, r"`policy\[0, 1, 2\]` must be"),
+    ({"policy": np.tile([2.0, -1.0, 0.0, 0.0], (4, 4, 1))}, r"`policy` must lie in \[0, 1\]"),
+    ({"occupancy": np.full((4, 4), 1.5)}, r"`occupancy` must lie in \[0, 1\], got 1.5"),
+    ({"occupancy": np.zeros(16)}, r"`occupancy` must have shape \(4, 4\), got \(16,\)"),
+    ({"gradient": np.full((4, 4), -np.inf)}, r"`gradient\[0, 0\]` must be finite outside the"),
+    ({"follower": (4, 0)}, r"`follower` must lie within the \(4, 4\) map, got \(4, 0\)"),
+    ({"cursor": (0, -1)}, r"`cursor` must lie within the \(4, 4\) map, got \(0, -1\)"),
 )
-def test_bad_scenes_are_rejected(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        GridScene(**{"cells": _cells(), "shaping": np.zeros((4, 4)), "shaping_limit": 1, **changes})
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: diverging_colours(0.0, np.nan), "`limit` must be positive and finite, got nan"),
-        (lambda: diverging_colours(0.0, 1.0, power=0.0), "`power` must be positive and finite"),
-        (lambda: grid_layout((0, 3)), "`shape` of the map must be two positive numbers"),
-        (lambda: grid_layout((2, 2, 2)), "`shape` of the map must be two positive numbers"),
-        (lambda: StepCurve("a", np.zeros((2, 2))), r"`values` must have shape \[N\], got shape"),
-        (lambda: Window("title", 0), "`fps` must be positive and finite, got 0"),
-    ],
+test_bad_arguments_are_rejected = refusals(
+    None,
+    (lambda: diverging_colours(0.0, np.nan), "`limit` must be positive and finite, got nan"),
+    (lambda: diverging_colours(0.0, 1.0, power=0.0), "`power` must be positive and finite"),
+    (lambda: grid_layout((0, 3)), "`shape` of the map must be two positive numbers"),
+    (lambda: grid_layout((2, 2, 2)), "`shape` of the map must be two positive numbers"),
+    (lambda: StepCurve("a", np.zeros((2, 2))), r"`values` must have shape \[N\], got shape"),
+    (lambda: Window("title", 0), "`fps` must be positive and finite, got 0"),
 )
-def test_bad_arguments_are_rejected(call: Callable[[], Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        call()
 
 
 # Shared helpers

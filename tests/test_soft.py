@@ -13,6 +13,7 @@ from bilevel_gym.core.mdp import FloatArray, Kernel, TabularMDP
 from bilevel_gym.core.soft import PolicyAnswer, default_tolerance, solve_soft_mdp
 from bilevel_gym.envs import BilevelGridWorld
 
+from .helpers import refusals
 from .models import random_mdp, symmetric_mdp
 
 
@@ -198,17 +199,12 @@ def test_rewards_too_large_for_the_tolerance_are_solved_to_their_rounding() -> N
     )
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"tolerance": 0.0}, "`tolerance` must be positive and finite, got 0.0"),
-        ({"solver": ["dense"]}, r"unknown solver \['dense'\]; accepted: 'auto', "),
-        ({"solver": "dens"}, "unknown solver .dens.; accepted: .*Did you mean .dense."),
-        ({"max_iterations": -1}, "`max_iterations` must be an integer of at least 0, got -1"),
-        ({"initial_value": np.zeros(3)}, r"\(8,\), got shape \(3,\)"),
-        ({"initial_value": np.full(8, np.nan)}, "0 finite entries"),
-    ],
+test_bad_solver_options_are_named = refusals(
+    lambda **options: solve_soft_mdp(random_mdp(0), **options),
+    ({"tolerance": 0.0}, "`tolerance` must be positive and finite, got 0.0"),
+    ({"solver": ["dense"]}, r"unknown solver \['dense'\]; accepted: 'auto', "),
+    ({"solver": "dens"}, "unknown solver .dens.; accepted: .*Did you mean .dense."),
+    ({"max_iterations": -1}, "`max_iterations` must be an integer of at least 0, got -1"),
+    ({"initial_value": np.zeros(3)}, r"\(8,\), got shape \(3,\)"),
+    ({"initial_value": np.full(8, np.nan)}, "0 finite entries"),
 )
-def test_bad_solver_options_are_named(options: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        solve_soft_mdp(random_mdp(0), **options)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from bilevel_gym.envs.base import shown, upper_box
 from bilevel_gym.model.objectives import DiscountedReturn
 from bilevel_gym.testing import check_hyper_gradient
 
-from .helpers import answer_of, array_game
+from .helpers import answer_of, array_game, refusals
 
 
 class Fork(TabularBilevelEnv):
@@ -143,22 +143,17 @@ def test_a_task_may_set_its_attributes_after_the_base_class() -> None:
     assert game.solved == 2
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"reward_vjp": np.zeros((1, 2))}, r"`reward_vjp` .* shape of x, \(2,\), got \(1, 2\)"),
-        ({"reward_vjp": 1.0}, r"`reward_vjp` must return the shape of x, \(2,\), got \(\)"),
-        ({"upper_reward_vjp": np.zeros(1)}, r"`upper_reward_vjp` must return the shape of x"),
-        ({"kernel_vjp": np.zeros(3)}, r"`kernel_vjp` must return the shape of x"),
-        ({"start_distribution_vjp": np.zeros(3)}, r"`start_distribution_vjp` must return the"),
-        ({"start_distribution": np.array([0.9])}, r"`start_distribution\(x\)` .* sum 0.9"),
-        ({"upper_reward": np.zeros(2)}, r"`upper_reward` .* \[S, A\] = \(1, 2\), got \(2,\)"),
-        ({"upper_reward": np.array([[0.0, np.nan]])}, "got nan in state 0, action=1"),
-    ],
+test_what_a_task_returns_wrongly_is_named = refusals(
+    lambda **wrong: Fork(**wrong).evaluate(np.zeros(2)),
+    ({"reward_vjp": np.zeros((1, 2))}, r"`reward_vjp` .* shape of x, \(2,\), got \(1, 2\)"),
+    ({"reward_vjp": 1.0}, r"`reward_vjp` must return the shape of x, \(2,\), got \(\)"),
+    ({"upper_reward_vjp": np.zeros(1)}, r"`upper_reward_vjp` must return the shape of x"),
+    ({"kernel_vjp": np.zeros(3)}, r"`kernel_vjp` must return the shape of x"),
+    ({"start_distribution_vjp": np.zeros(3)}, r"`start_distribution_vjp` must return the"),
+    ({"start_distribution": np.array([0.9])}, r"`start_distribution\(x\)` .* sum 0.9"),
+    ({"upper_reward": np.zeros(2)}, r"`upper_reward` .* \[S, A\] = \(1, 2\), got \(2,\)"),
+    ({"upper_reward": np.array([[0.0, np.nan]])}, "got nan in state 0, action=1"),
 )
-def test_what_a_task_returns_wrongly_is_named(wrong: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Fork(**wrong).evaluate(np.zeros(2))
 
 
 def test_the_model_of_an_equal_x_is_built_once() -> None:
