@@ -27,10 +27,9 @@ from bilevel_gym.model.objectives import DiscountedReturn
 
 from .helpers import array_game
 from .models import central_difference, relative_error
-from .test_preferences import Moved, judged_game
+from .small_games import FEATURES, MASK, Moved, judged_game
 
 Game = TabularBilevelEnv
-MASK = np.array([[True, True], [True, False], [True, True]])
 
 
 def small_tax() -> Game:
@@ -47,12 +46,8 @@ GAMES: dict[str, Callable[[], Game]] = {
     "toll": BilevelToll,
     "likelihood": lambda: BilevelInverseRL(gamma=0.9),
     "moves": small_tax,
-    "masked": lambda: array_game(action_mask=MASK, features=features()),
+    "masked": lambda: array_game(action_mask=MASK, features=FEATURES),
 }
-
-
-def features() -> FloatArray:
-    return np.random.default_rng(3).normal(size=(3, 2, 4))
 
 
 def near_start(game: Game, seed: int = 1, share: float = 0.05) -> FloatArray:
@@ -101,7 +96,7 @@ def test_both_converge_to_the_exact_hyper_gradient(name: str) -> None:
 
 
 def test_the_first_steps_are_what_a_dense_implementation_gives() -> None:
-    game = array_game(action_mask=MASK, features=features())
+    game = array_game(action_mask=MASK, features=FEATURES)
     transition, mask = game.kernel(np.zeros(4)).to_dense(), MASK
     start, upper, gamma, tau = game.initial_distribution, game.upper_reward(np.zeros(4)), 0.9, 0.2
     value, adjoint, slope = np.zeros(3), np.zeros(3), np.zeros((3, 4))
@@ -130,7 +125,7 @@ def test_the_first_steps_are_what_a_dense_implementation_gives() -> None:
         )
         for _ in range(2):
             adjoint = adjoint - 0.1 * matrix.T @ (matrix @ adjoint - target)
-        expected = np.einsum("sad,sa->d", features(), score + policy * adjoint[:, None])
+        expected = np.einsum("sad,sa->d", FEATURES, score + policy * adjoint[:, None])
         found = m_sobirl.step(x)
         assert found.soft_value is not None
         np.testing.assert_allclose(found.soft_value, value, rtol=1e-12)
@@ -138,9 +133,9 @@ def test_the_first_steps_are_what_a_dense_implementation_gives() -> None:
         assert found.objective == pytest.approx(start @ worth, rel=1e-12)
         np.testing.assert_allclose(estimate(found), expected, rtol=1e-10)
         for _ in range(3):
-            slopes = features() + gamma * np.einsum("sat,td->sad", transition, slope)
+            slopes = FEATURES + gamma * np.einsum("sat,td->sad", transition, slope)
             slope = np.einsum("sa,sad->sd", policy, slopes)
-        slopes = features() + gamma * np.einsum("sat,td->sad", transition, slope)
+        slopes = FEATURES + gamma * np.einsum("sat,td->sad", transition, slope)
         expected = np.einsum("sa,sad->d", score, slopes)
         np.testing.assert_allclose(estimate(amd.step(x)), expected, rtol=1e-10)
 

@@ -15,8 +15,7 @@ from bilevel_gym.envs import TabularBilevelEnv
 from bilevel_gym.methods import ExactResponse, make_method
 from bilevel_gym.methods.amd import AMD
 from bilevel_gym.methods.m_sobirl import MSoBiRL
-from bilevel_gym.model import ArrayModel
-from bilevel_gym.model.objectives import DiscountedReturn, Objective, QuadraticCost, Sum
+from bilevel_gym.model.objectives import DiscountedReturn, QuadraticCost, Sum
 from bilevel_gym.model.preferences import MOST_FRAGMENTS, PreferenceLikelihood
 
 from .benchmarks.preferences import (
@@ -26,81 +25,23 @@ from .benchmarks.preferences import (
     relative_variance,
     responses,
 )
-from .helpers import array_game, refusals
+from .helpers import refusals
 from .models import central_difference, relative_error
-from .test_sampled_methods import Hidden, assert_unbiased, exact_parts, replicates, small_game
+from .small_games import (
+    FEATURES,
+    MASK,
+    START,
+    TRUE,
+    Hidden,
+    Moved,
+    assert_unbiased,
+    exact_parts,
+    judged_game,
+    replicates,
+    small_game,
+)
 
 pytestmark = pytest.mark.kernels
-
-TRUE = np.array([[0.5, -1.0], [0.2, 0.8], [-0.3, 1.5]])
-MASK = np.array([[True, True], [True, False], [True, True]])
-FEATURES = np.random.default_rng(3).normal(size=(3, 2, 4))
-START = np.array([0.3, -0.2, 0.1, 0.25])
-
-
-class Moved(ArrayModel):
-    """A game whose x moves the kernel, how often it ends, and the first state, too."""
-
-    moving_start = np.array([0.2, 0.1, -0.3])
-
-    def _directions(self) -> FloatArray:
-        """Return dP/dx_0 and dP/dx_1 on the stored transitions; the latter ends episodes."""
-        kernel = self.initial_kernel
-        swing = np.random.default_rng(4).normal(size=kernel.matrix.nnz)
-        counts = np.bincount(kernel.rows, minlength=6)
-        swing -= (np.bincount(kernel.rows, swing, 6) / np.maximum(counts, 1))[kernel.rows]
-        ending = np.where(kernel.row_sums.T.ravel() < 0.99, 0.1, 0.0)[kernel.rows]
-        return np.stack([0.05 * swing, ending * kernel.matrix.data])
-
-    def kernel(self, upper_params: FloatArray) -> Kernel:
-        moved = self.initial_kernel.matrix.data + upper_params[:2] @ self._directions()
-        return self.initial_kernel.with_probabilities(moved)
-
-    def kernel_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
-        return np.append(self._directions() @ cotangent, np.zeros(len(upper_params) - 2))
-
-    def start_distribution(self, upper_params: FloatArray) -> FloatArray:
-        return self.initial_distribution + upper_params[2] * self.moving_start
-
-    def start_distribution_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
-        gradient = np.zeros(len(upper_params))
-        gradient[2] = self.moving_start @ cotangent
-        return gradient
-
-
-def judged_game(
-    horizon: int = 3,
-    *,
-    kind: type[ArrayModel] | None = None,
-    objective: Objective | None = None,
-    **options: Any,
-) -> TabularBilevelEnv:
-    """Return the game of three states and two actions, some of which may end the episode."""
-    arguments = {
-        "features": FEATURES,
-        "initial_upper_params": START,
-        "gamma": 0.8,
-        "temperature": 1.0,
-        **options,
-    }
-    if kind is None:
-        game = array_game(**arguments)
-    else:
-        # Interior probabilities, so that x can move them.
-        rng = np.random.default_rng(6)
-        transition = rng.dirichlet(np.full(3, 3.0), size=(3, 2))
-        transition[2] *= 0.7
-        game = TabularBilevelEnv(
-            kind(
-                transition,
-                rng.normal(size=(3, 2)),
-                upper_reward=rng.normal(size=(3, 2)),
-                initial_distribution=[0.3, 0.3, 0.4],
-                **arguments,
-            )
-        )
-    game.objective = PreferenceLikelihood(TRUE, horizon) if objective is None else objective
-    return game
 
 
 CASES: dict[str, dict[str, Any]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ from bilevel_gym.methods import Method, make_method
 from bilevel_gym.model.objectives import DiscountedReturn, Objective, PolicyCost, Sum
 from bilevel_gym.model.preferences import PreferenceLikelihood
 
-from .test_sampled_methods import SHAPE, exact_parts, replicates, small_game
+from .small_games import SHAPE, exact_parts, replicates, small_game
 from .test_trace_variance import Noted
 
 pytestmark = pytest.mark.kernels
@@ -129,12 +128,3 @@ class TestSchedule:
         method.reset(np.random.default_rng(0))
         samples = sum(method.step(game.initial_upper_params).samples or 0 for _ in range(3))
         assert Noted.made[-1].visits.sum() == samples
-
-
-def test_options_are_json() -> None:
-    options = {"episodes": 4, "growth": 1.5, "most_episodes": 100, "inner": "soft-q"}
-    options |= {"inner_options": {"passes": 2}, "baseline": False, "truncation": 3}
-    method = make_method("stoc-sobirl", small_game(), **json.loads(json.dumps(options)))
-    method.reset(np.random.default_rng(0))
-    response = method.step(small_game().initial_upper_params)
-    assert np.isfinite(response.hyper_gradient).all()  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from bilevel_gym.methods import make_method
 
 from .benchmarks.estimators import PLACINGS, cosine, four_rooms
 from .models import random_mdp
-from .test_sampled_methods import GAMES, SHAPE, assert_unbiased, exact_parts, replicates, small_game
+from .small_games import GAMES, SHAPE, assert_unbiased, exact_parts, replicates, small_game
 
 COUNTS = "bilevel_gym.methods.trace.TransitionCounts"
 
