@@ -12,10 +12,7 @@ from bilevel_gym.envs import TabularBilevelEnv
 from bilevel_gym.episodes.sampler import Sampler
 from bilevel_gym.methods import ExactResponse, make_method
 from bilevel_gym.model import ArrayModel
-from bilevel_gym.model.objectives import (
-    Objective,
-    TruncatedReturn,
-)
+from bilevel_gym.model.objectives import Objective, TruncatedReturn
 from bilevel_gym.model.preferences import PreferenceLikelihood
 
 from .helpers import array_game

@@ -24,11 +24,7 @@ from bilevel_gym.registration import TASKS
 from bilevel_gym.rewards.convolutions import ConvolutionalReward
 from bilevel_gym.sb3 import SoftDQN
 
-from .helpers import (
-    assert_copy_continues,
-    assert_identical,
-    every_copier,
-)
+from .helpers import assert_copy_continues, assert_identical, every_copier
 
 (TASK,) = (task for task in TASKS if task.id == "BilevelBeamRider-v0")
 SCREENS = spaces.Box(0, 255, (4, 84, 84), np.uint8)

@@ -17,11 +17,7 @@ from bilevel_gym.envs.reacher import FEATURES, LINKS, closeness, features
 from bilevel_gym.envs.simulators import Restorable, goes_on
 from bilevel_gym.sb3 import SoftSAC
 
-from .helpers import (
-    assert_copy_continues,
-    assert_identical,
-    every_copier,
-)
+from .helpers import assert_copy_continues, assert_identical, every_copier
 
 X = np.array([1.0, -0.5, 0.25, 0.75, -1.0, 0.5])
 QUICK: dict[str, Any] = {
