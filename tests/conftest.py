@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,3 +53,20 @@ def words_of_key(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr("bilevel_gym.rendering.key.draw_text", note)
     return words
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Return a function that runs the command in an empty working directory."""
+    from click.testing import CliRunner, Result
+
+    from bilevel_gym.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*arguments: object, exits: int | None = None) -> Result:
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        assert exits in (None, result.exit_code), result.output
+        return result
+
+    return invoke
