@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from bilevel_gym.envs import (
     BilevelToyText,
     TabularBilevelEnv,
 )
+from bilevel_gym.rendering import frame
 from bilevel_gym.testing import check_hyper_gradient
 
 from .helpers import DRAWN_TASKS, EXACT_TASKS, FloatArray, raw_game, sampled_actions
@@ -311,7 +313,8 @@ def test_pictures_keep_their_size_in_both_seats_and_show_what_changes(name: str)
         pictures.append(follower.render())
         if not np.array_equal(pictures[-1], pictures[-2]):
             break
-    for picture in pictures:
-        assert picture.dtype == np.uint8 and picture.shape == pictures[0].shape
     for first, second in ((0, 1), (1, 2), (2, -1)):
         assert not np.array_equal(pictures[first], pictures[second])
+    pictures.append(frame(game.draw(replace(game.view(), response=None))))
+    for picture in pictures:
+        assert picture.dtype == np.uint8 and picture.shape == pictures[0].shape

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 
-from bilevel_gym import LowerLevel
 from bilevel_gym.envs import BilevelFourRooms, View
 from bilevel_gym.optimizers import Iterate, lbfgsb
 from bilevel_gym.rendering import draw_grid, frame, grid_layout
@@ -116,18 +114,6 @@ def test_only_differences_of_logits_matter() -> None:
     first, second = game.evaluate(x), game.evaluate(x + 3.0)
     assert first.objective == pytest.approx(second.objective, abs=1e-12)
     assert first.hyper_gradient.sum() == pytest.approx(0.0, abs=1e-12)
-
-
-def test_acting_in_the_goal_ends_the_episode_and_costs_the_leader() -> None:
-    # Without slip: up to row 3, right along it to column 9, up to row 1, and any move there.
-    x = np.zeros(CELLS + 1)
-    env = LowerLevel(gym.make(ID, goals=[(1, 9)], slip=0.0, payment_cost=5.0), x)
-    env.reset(seed=0)
-    records = [env.step(action) for action in [UP] + 8 * [RIGHT] + 2 * [UP] + [DOWN]]
-    assert [record[2] for record in records] == 11 * [False] + [True]
-    assert [record[1] for record in records] == pytest.approx(11 * [-0.2 / 105] + [1.0])
-    paid = [record[4]["upper_reward"] for record in records]
-    assert paid == pytest.approx(11 * [0.0] + [-5.0 * 0.2 * 104 / 105])
 
 
 # Numbers ----------------------------------------------------------------------------------------

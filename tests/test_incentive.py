@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bilevel_gym import LowerLevel
 from bilevel_gym.core.bellman import soft_backup
 from bilevel_gym.envs import View
 from bilevel_gym.envs.incentive import BilevelIncentive
@@ -106,18 +105,6 @@ def test_what_is_promised_costs_once_however_often_it_is_collected() -> None:
     assert response.objective == pytest.approx(returns - 0.7 * x.sum(), abs=1e-12)
     assert free.evaluate(x).objective == pytest.approx(returns, abs=1e-12)
     np.testing.assert_array_equal(response.direct_gradient, np.full(52, -0.7))
-
-
-def test_the_episode_ends_on_acting_in_the_last_states() -> None:
-    game = BilevelIncentive(slip=0.0)
-    env = LowerLevel(game, paying({4 * 11 + 3: 0.5}))
-    assert env.reset(seed=0)[0] == 0
-    # By c to q3, c to q7, a to q9, b to q11, and any action there; d stays in q9.
-    records = [env.step(action) for action in (2, 2, 0, 3, 1, 3)]
-    assert [record[0] for record in records[:5]] == [3, 7, 9, 9, 11]
-    assert [record[2] for record in records] == [False] * 5 + [True]
-    assert [record[1] for record in records] == [0.0] * 5 + [0.5]
-    assert [record[4]["upper_reward"] for record in records] == [0.0] * 5 + [1.0]
 
 
 # Numbers ----------------------------------------------------------------------------------------
@@ -276,11 +263,3 @@ def test_a_loop_shows_the_largest_of_its_derivatives(
     gradient = game.scene(View("", x, answer)).gradient
     assert gradient is not None
     np.testing.assert_array_equal(gradient[len(MOVES) :], [shown])
-
-
-def test_a_view_without_an_answer_shows_the_payments() -> None:
-    game, x = BilevelIncentive(), some_x()
-    scene = game.scene(View("", x))
-    assert scene.flow is None and scene.gradient is None and scene.occupancy is None
-    assert scene.values is not None and scene.values[0] == x[0]
-    game.draw(View("", x))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bilevel_gym import HyperGradient, LowerLevel
+from bilevel_gym import HyperGradient
 from bilevel_gym.envs import View
 from bilevel_gym.envs.inverse_rl import BilevelInverseRL, random_terrain
 from bilevel_gym.optimizers import lbfgsb
@@ -104,17 +104,6 @@ def test_episodes_start_in_s_or_anywhere_but_in_the_goal() -> None:
     expected = np.full(4, 1 / 3)
     expected[3] = 0.0
     np.testing.assert_allclose(BilevelInverseRL(["ab", "cG"]).initial_distribution, expected)
-
-
-def test_acting_in_the_goal_pays_one_and_ends_the_episode() -> None:
-    game = BilevelInverseRL(SMALL, slip=0.0)
-    env = LowerLevel(game, np.array([-0.1, -0.2, -0.3]))
-    assert env.reset(seed=0)[0] == 4
-    records = [env.step(action) for action in (2, 3, 0)]
-    assert [record[0] for record in records[:2]] == [7, 6]
-    assert [record[1] for record in records] == pytest.approx([0.0, -0.3, 1.0])
-    assert [record[2] for record in records] == [False, False, True]
-    assert {record[4]["upper_reward"] for record in records} == {0.0}
 
 
 def test_random_maps_hold_every_kind_and_one_goal() -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from bilevel_gym import LowerLevel
 from bilevel_gym.envs import View
 from bilevel_gym.envs.markov_game import BilevelMarkovGame
 from bilevel_gym.optimizers import lbfgsb
@@ -84,19 +83,6 @@ def test_both_are_paid_as_published(bonus: float) -> None:
     upper_reward[[2 * S, 2 * S + 1], TO_A] = 1.0
     np.testing.assert_array_equal(game.reward(x), reward)
     np.testing.assert_array_equal(game.upper_reward(x), upper_reward)
-
-
-def test_the_follower_sees_the_leaders_action_and_never_stops() -> None:
-    x = np.full(SHAPE, -10.0)
-    x[:, 1] = 10.0  # shows 1 everywhere
-    env = LowerLevel(BilevelMarkovGame(), x)
-    assert env.reset(seed=0)[0] == 2 * S + 1
-    records = [env.step(move) for move in (STAY, TO_A, TO_B, TO_B, TO_A, STAY)]
-    places = [record[0] for record in records]
-    assert places == [2 * place + 1 for place in (S, A, S, B, B, S)]
-    assert [record[1] for record in records] == [0.0, 1.0, -1.0, 1.0, 0.0, 0.0]
-    assert [record[4]["upper_reward"] for record in records] == [0.0, 1.0, 0.0, 0.0, 0.0, 0.0]
-    assert not any(record[2] or record[3] for record in records)
 
 
 # Numbers ----------------------------------------------------------------------------------------

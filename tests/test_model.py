@@ -14,8 +14,6 @@ from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.methods import METHODS, make_method
 from bilevel_gym.model import BilevelModel, TabularModel, evaluate, evaluate_batch
 from bilevel_gym.model.objectives import DiscountedReturn, Outcome, QuadraticCost, Sum, UpperValue
-from bilevel_gym.optimizers import OPTIMIZERS, make_optimizer
-from bilevel_gym.wrappers.objective import exact_objective
 
 from .helpers import refusals
 from .models import central_difference, relative_error
@@ -102,15 +100,6 @@ def test_a_game_has_a_model_that_is_evaluated_alike(id: str) -> None:
     ours, theirs = evaluate(game.model, x), game.evaluate(x)
     assert ours.objective == theirs.objective
     np.testing.assert_array_equal(ours.hyper_gradient, theirs.hyper_gradient)
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_optimizers_climb_a_model(name: str) -> None:
-    model = TabularModel.from_arrays(**arrays(upper_cost=0.1))
-    objective, start = exact_objective(model), model.initial_upper_params
-    options = {"max_evaluations": 100} if name == "cobyqa" else {}
-    found = make_optimizer(name, **options)(objective, start, model.low, model.high)
-    assert found.best.value > objective(start)[0]
 
 
 # Objectives of one's own ------------------------------------------------------------------------

@@ -313,16 +313,6 @@ def test_the_error_of_a_solved_surrogate_falls_like_one_over_the_penalty(
     assert errors[1] < 0.16 * errors[0] and errors[2] < 0.16 * errors[1]
 
 
-@pytest.mark.parametrize("kind", PENALTIES)
-def test_a_tiny_mdp_with_penalties_of_ten_a_hundred_and_a_thousand(kind: str) -> None:
-    game, x, errors = array_game(temperature=0.5), np.array([0.2, -0.3, 0.4]), []
-    exact = game.evaluate(x).hyper_gradient
-    for penalty in (10.0, 100.0, 1000.0):
-        method = PENALTIES[kind](game.model, penalty=penalty, policy_steps=200)
-        errors.append(relative_error(estimate(repeated(method, x, 1)), exact))
-    assert errors[1] < 0.5 * errors[0] and errors[2] < 0.15 * errors[1], errors
-
-
 @pytest.mark.parametrize(("kind", "penalty"), [("initial", 3.0), ("bellman", 100.0)])
 def test_mirror_steps_climb_where_whole_ones_would_overshoot(kind: str, penalty: float) -> None:
     game = BilevelGridWorld(size=4)
@@ -406,11 +396,14 @@ def test_zero_order_estimates_are_unbiased_on_a_quadratic(options: dict[str, Any
     x = np.array([[0.1, -0.2], [0.3, 0.0]])
     method = ZeroOrder(model, radius=0.1, directions=4, **options)
     method.reset(np.random.default_rng(0))
-    draws = np.array([estimate(method.step(x)) for _ in range(600)])
+    answers = [method.step(x) for _ in range(600)]
+    draws = np.array([estimate(answer) for answer in answers])
     error = draws.mean(axis=0) - estimate(model.respond(x))
     deviation = draws.std(axis=0) / np.sqrt(len(draws))
     assert (np.abs(error) < 4.5 * deviation).all()
     assert deviation.max() < 0.15
+    assert answers[0].iterations == 1 + 4 * options["points"]
+    assert answers[0].direct_gradient is None
 
 
 def test_a_large_radius_answers_for_the_smoothed_objective() -> None:
@@ -446,32 +439,6 @@ def test_zero_order_points_stay_in_the_box_and_the_bound_leaves_no_bias_on_the_s
     # A clipped forward difference would have halved the entries at the bounds.
     at_bound = estimate(answer)[0]
     np.testing.assert_allclose(at_bound, inside[0], rtol=0.15)
-
-
-@pytest.mark.parametrize("options", ESTIMATORS)
-def test_many_directions_point_along_the_exact_hyper_gradient(options: dict[str, Any]) -> None:
-    game = BilevelGridWorld(size=4, temperature=0.02)
-    x = near_start(game)
-    method = ZeroOrder(game.model, radius=1e-3, directions=400, **options)
-    method.reset(np.random.default_rng(0))
-    answer = method.step(x)
-    exact, found = game.evaluate(x), estimate(answer)
-    norms = np.linalg.norm(exact.hyper_gradient) * np.linalg.norm(found)
-    assert found @ exact.hyper_gradient / norms > 0.95
-    assert answer.objective == pytest.approx(exact.objective, rel=1e-12)
-    assert answer.iterations == 1 + 400 * options["points"] and answer.direct_gradient is None
-
-
-def test_zero_order_directions_come_from_the_generator_of_reset() -> None:
-    game = BilevelMarkovGame()
-    method = ZeroOrder(game.model, directions=2)
-    draws = []
-    for seed in (1, 1, 2):
-        method.reset(np.random.default_rng(seed))
-        draws.append([estimate(method.step(game.initial_upper_params)) for _ in range(2)])
-    np.testing.assert_array_equal(draws[0], draws[1])
-    assert not np.array_equal(draws[0], draws[2]) and not np.array_equal(draws[0][0], draws[0][1])
-    assert draws[0][0].shape == (3, 2)
 
 
 # What is refused ----------------------------------------------------------------------------------

@@ -386,18 +386,6 @@ def test_an_action_out_of_its_space_changes_nothing(name: str, action: Any) -> N
     assert below(env).elapsed_steps == 4
 
 
-@pytest.mark.parametrize("x", [[0.0], [0.0, np.nan], [0.0, 11.0], "x"])
-def test_an_x_out_of_its_space_changes_nothing(x: Any) -> None:
-    env, twin = game_seat("cartpole"), game_seat("cartpole")
-    assert_identical(env.reset(seed=1), twin.reset(seed=1))
-    with pytest.raises(ValueError, match="upper_params"):
-        env.unwrapped.step({"upper": x, "lower": 0})
-    with pytest.raises(ValueError, match="upper_params"):
-        env.unwrapped.reset(seed=7, options={"upper_params": x})
-    move = {"upper": np.ones(2), "lower": 1}
-    assert_identical(env.step(move), twin.step(move))
-
-
 def test_moves_before_a_reset_and_unknown_options_and_methods_are_refused() -> None:
     env = ParametricGame(**GAMES["cartpole"])
     with pytest.raises(ResetNeeded, match="`reset` first"):
@@ -493,19 +481,6 @@ def test_the_leaders_critic_learns_from_images(acting: str) -> None:
 
 
 # The follower's seat ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("algorithm", "name"), [("PPO", "cartpole"), ("SAC", "pendulum")])
-def test_any_agent_of_stable_baselines3_takes_the_followers_seat(algorithm: str, name: str) -> None:
-    import stable_baselines3
-
-    options: dict[str, Any] = {"seed": 0, "device": "cpu", "policy_kwargs": {"net_arch": [8]}}
-    options |= {"n_steps": 32, "batch_size": 16} if algorithm == "PPO" else {"learning_starts": 16}
-    env = follower_seat(name)
-    model = getattr(stable_baselines3, algorithm)("MlpPolicy", env, **options)
-    model.learn(64)
-    action, _ = model.predict(env.reset(seed=0)[0])
-    assert env.action_space.contains(action.item() if algorithm == "PPO" else action)
 
 
 @every_game

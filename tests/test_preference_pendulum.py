@@ -276,21 +276,6 @@ def test_the_leader_is_told_likelihood_gradient_and_costs(method: str) -> None:
 
 
 @every_method
-def test_a_seed_determines_everything(method: str) -> None:
-    def run(env: HyperGradient) -> list[Any]:
-        records: list[Any] = [env.reset(seed=3)]
-        for _ in range(3):
-            x = records[-1][-1]["upper_params"] + 0.1 * records[-1][-1]["hyper_gradient"]
-            records.append(env.step(x))
-        return records
-
-    env = seat(method)
-    first = run(env)
-    assert_identical(run(env), first)
-    assert_identical(run(seat(method)), first)
-
-
-@every_method
 def test_who_loads_goes_on_and_a_damaged_file_changes_nothing(method: str, tmp_path: Path) -> None:
     assert_goes_on_from_a_file(lambda: seat(method), tmp_path)
     assert_broken_files_change_nothing(lambda: seat(method), tmp_path)

@@ -13,7 +13,7 @@ pytest.importorskip("stable_baselines3", reason='needs pip install "bilevel-gym[
 
 from bilevel_gym import HyperGradient, LowerLevel
 from bilevel_gym.envs import BilevelReacher
-from bilevel_gym.envs.reacher import FEATURES, LINKS, closeness, features
+from bilevel_gym.envs.reacher import FEATURES, LINKS, features
 from bilevel_gym.envs.simulators import Restorable, goes_on
 from bilevel_gym.sb3 import SoftSAC
 
@@ -98,13 +98,6 @@ def test_the_derivative_of_the_reward_is_right() -> None:
         assert gradient[i] == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-6)
 
 
-def test_an_episode_is_cut_after_its_steps_and_never_ends_before() -> None:
-    game = BilevelReacher(episode_steps=7)
-    game.reset(seed=0)
-    still = {"upper": X, "lower": np.zeros(2)}
-    assert [game.step(still)[2:4] for _ in range(7)] == [(False, False)] * 6 + [(False, True)]
-
-
 @every_copier
 def test_a_copy_of_the_simulator_goes_on_where_it_is(copier: Any) -> None:
     assert_copy_continues(LowerLevel(BilevelReacher(), X), copier, 30, before=13)
@@ -185,14 +178,6 @@ def test_what_the_picture_says_is_paid_is_paid_where_the_tip_is() -> None:
     column, row = np.rint((tip / 0.22 + 1.0) / 2.0 * (len(field) - 1)).astype(int)
     around = field[column - 1 : column + 2, row - 1 : row + 2]
     assert np.nanmin(around) - 0.02 < paid < np.nanmax(around) + 0.02
-
-
-def test_the_leader_is_paid_for_nearness() -> None:
-    seen, torques = observations()
-    near = np.array(seen)
-    near[:, 8:] /= 2.0
-    paid = closeness(seen, torques, np.zeros(len(seen)))
-    np.testing.assert_allclose(closeness(near, torques, np.zeros(len(seen))), paid / 2.0)
 
 
 def test_without_mujoco_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -238,6 +238,7 @@ def test_the_follower_is_told_exactly_what_the_contract_says(task: Task) -> None
         assert type(info["upper_reward"]) is float and np.isfinite(info["upper_reward"])
         if mask:
             assert info["action_mask"].dtype == np.int8
+            np.testing.assert_array_equal(info["action_mask"], game.action_mask[observation])
         if terminated or truncated:
             env.reset()
 

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import os
-
-# Only the tests of the window need a display; this one exists nowhere.
-os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-
 import subprocess
 import sys
 from typing import Any

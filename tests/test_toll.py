@@ -229,19 +229,6 @@ def test_a_network_may_be_an_array_or_a_table_of_floats() -> None:
         assert all(type(node) is int for node in game.nodes)
 
 
-def test_arriving_ends_the_trip_and_pays_the_leader() -> None:
-    game, x = BilevelToll(origins=[9], destinations=[16]), np.arange(10.0)
-    state, info = game.reset(seed=0, options={"upper_params": x})
-    assert game.trip_of(state) == (9, 16)
-    assert info["action_mask"].tolist() == [1, 1, 1, 0, 0]
-    state, reward, terminated, _, info = game.step({"upper": x, "lower": 2})
-    assert game.trip_of(state) == (10, 16)
-    assert (reward, terminated, info["upper_reward"]) == (-3.0, False, -2.0)
-    assert info["action_mask"].tolist() == [1, 1, 1, 1, 1]
-    _, reward, terminated, _, info = game.step({"upper": x, "lower": 3})
-    assert (reward, terminated, info["upper_reward"]) == (-8.0, True, 2.0)
-
-
 def test_a_link_that_does_not_exist_leads_nowhere_and_costs_the_longest_one() -> None:
     game = BilevelToll(origins=[9], destinations=[16])
     state, _ = game.reset(seed=0)
