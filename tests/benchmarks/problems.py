@@ -12,28 +12,11 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from bilevel_gym.core.mdp import FloatArray, Kernel, TabularMDP
+from bilevel_gym.envs.four_rooms import FREE, PLACES
+from bilevel_gym.envs.grids import slippery_kernel
 
-# HPGD's map (Thoma et al., NeurIPS 2024): 104 free cells.
-FOUR_ROOMS = (
-    "#############",
-    "#.....#.....#",
-    "#.....#.....#",
-    "#...........#",
-    "#.....#.....#",
-    "#.....#.....#",
-    "##.####.....#",
-    "#.....###.###",
-    "#.....#.....#",
-    "#.....#.....#",
-    "#...........#",
-    "#.....#.....#",
-    "#############",
-)
-FOUR_ROOMS_GOAL = (1, 9)
-FOUR_ROOMS_SLIP = 0.44  # the intended move has .56
-
-# Up, right, down, left, as (row, column) steps.
-MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
+# HPGD's map (Thoma et al., NeurIPS 2024): the intended move has .56.
+FOUR_ROOMS_GOAL, FOUR_ROOMS_SLIP = (1, 9), 0.44
 
 
 def four_rooms(*, cycling: bool, seed: int = 0) -> TabularMDP:
@@ -44,13 +27,11 @@ def four_rooms(*, cycling: bool, seed: int = 0) -> TabularMDP:
     toll, episodes end, and it needs a tenth of that.
     """
     rng = np.random.default_rng(seed)
-    free = np.array([[cell == "." for cell in row] for row in FOUR_ROOMS])
-    goal = np.zeros_like(free)
-    goal[FOUR_ROOMS_GOAL] = True
-    kernel = moves_kernel(free, goal, FOUR_ROOMS_SLIP)
+    goal = PLACES.index(FOUR_ROOMS_GOAL)
+    kernel = map_kernel(FREE, goal, FOUR_ROOMS_SLIP)
     shape = (kernel.num_states, kernel.num_actions)
     pay = rng.normal(0.0, 0.1, shape) if cycling else np.repeat(-tolls(rng, shape[0]), 4, axis=1)
-    pay[goal[free]] = 1.0
+    pay[goal] = 1.0
     return TabularMDP(kernel, pay, gamma=0.99, temperature=0.003)
 
 
@@ -63,10 +44,8 @@ def grid(
     to end and value iteration contracts by gamma alone.
     """
     rng = np.random.default_rng(seed)
-    goal = np.zeros((side, side), dtype=bool)
-    goal[-1, -1] = True
-    kernel = moves_kernel(np.ones((side, side), dtype=bool), goal, slip)
-    reward = np.broadcast_to(-tolls(rng, side * side), (side * side, len(MOVES)))
+    kernel = map_kernel(np.ones((side, side), dtype=bool), side * side - 1, slip)
+    reward = np.broadcast_to(-tolls(rng, side * side), (side * side, 4))
     return TabularMDP(kernel, reward, gamma=gamma, temperature=temperature)
 
 
@@ -125,27 +104,14 @@ def kernel_bytes(kernel: Kernel) -> int:
     return int(matrix.data.nbytes + matrix.indices.nbytes + matrix.indptr.nbytes)
 
 
-def moves_kernel(free: NDArray[np.bool_], goal: NDArray[np.bool_], slip: float) -> Kernel:
+def map_kernel(free: NDArray[np.bool_], goal: int, slip: float) -> Kernel:
     """Return the kernel of four moves on a map; cells that are not free bounce.
 
-    Free cells `[H, W]` are states, numbered row by row; in those of the `goal` `[H, W]` any action
-    ends the episode; `slip` is the probability of the three other moves together.
+    Free cells `[H, W]` are states, numbered row by row; in the state `goal` any action ends the
+    episode; `slip` is the probability of the three other moves together.
     """
-    states = np.full((free.shape[0] + 2, free.shape[1] + 2), -1)
-    states[1:-1, 1:-1][free] = np.arange(free.sum())
-    rows, columns = np.nonzero(states >= 0)
-    here = states[rows, columns]
-    going = ~goal[free]
-    triplets = []
-    for action in range(len(MOVES)):
-        for move, (down, right) in enumerate(MOVES):
-            there = states[rows + down, columns + right]
-            there = np.where(there < 0, here, there)[going]
-            share = 1.0 - slip if move == action else slip / (len(MOVES) - 1)
-            chances = np.full(there.size, share)
-            triplets.append((here[going], np.full_like(there, action), there, chances))
-    parts = [np.concatenate(part) for part in zip(*triplets, strict=True)]
-    return Kernel.from_triplets(*parts, num_states=here.size, num_actions=len(MOVES))
+    states = np.where(free, free.cumsum().reshape(free.shape) - 1, -1)
+    return slippery_kernel(states, np.arange(free.sum())[None] == goal, slip)
 
 
 def tolls(rng: np.random.Generator, num_states: int) -> FloatArray:
