@@ -92,3 +92,33 @@ def direct_objective(game: Any) -> Callable[[FloatArray], tuple[float, FloatArra
         return response.objective, response.direct_gradient
 
     return objective
+
+
+def assert_products(kernel: Kernel, dense: FloatArray) -> None:
+    """Assert that all products of a kernel are those of a dense one, `[S, A, S]`."""
+    num_states, num_actions, _ = dense.shape
+    rng = np.random.default_rng(2)
+    value: FloatArray = rng.normal(size=num_states)
+    weights: FloatArray = rng.normal(size=(num_states, num_actions))
+    policy = rng.dirichlet(np.ones(num_actions), size=num_states)
+    p_pi = np.einsum("sa,sat->st", policy, dense)
+    arrived = np.einsum("sa,sat->t", weights, dense)
+    np.testing.assert_allclose(kernel.expect(value), dense @ value, atol=1e-14)
+    np.testing.assert_allclose(kernel.flow(weights), arrived, atol=1e-14)
+    np.testing.assert_allclose(kernel.row_sums, dense.sum(axis=2), atol=1e-15)
+    np.testing.assert_allclose(kernel.policy_matrix(policy).toarray(), p_pi, atol=1e-15)
+    system = kernel.pattern.dense(kernel.system_entries(policy, 0.9))
+    np.testing.assert_allclose(system, np.eye(num_states) - 0.9 * p_pi, atol=1e-15)
+    for state, action in ((0, 0), (3, num_actions - 2), (7, num_actions - 1)):
+        successors, probabilities = kernel.row(state, action)
+        np.testing.assert_array_equal(dense[state, action, successors], probabilities)
+    # A stored transition belongs to a move; it collects from all actions that make it.
+    moves = [*range(num_actions)] if kernel.moves is None else kernel.moves.tolist()
+    collected = np.zeros((num_states, kernel.num_moves, num_states))
+    for action, move in enumerate(moves):
+        collected[:, move] += weights[:, [action]] * value
+    found = kernel.on_transitions(weights, value)
+    np.testing.assert_allclose(found, collected[kernel.triplets], atol=1e-14)
+    by_move = kernel.by_move.to_dense()
+    np.testing.assert_array_equal(by_move[:, moves], dense)
+    np.testing.assert_array_equal(kernel.matrix.data, by_move[kernel.triplets])

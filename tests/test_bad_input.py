@@ -284,11 +284,7 @@ def what_follows(env: Env, phase: str) -> list[Any]:
 
 @pytest.mark.parametrize(("call", "error", "said", "seat", "phase"), MISTAKES)
 def test_a_mistake_is_explained_and_does_no_harm(
-    call: Callable[..., Any],
-    error: type[Exception],
-    said: list[str],
-    seat: str | None,
-    phase: str,
+    call: Callable[..., Any], error: type[Exception], said: list[str], seat: str | None, phase: str
 ) -> None:
     environments = [SEATS[seat](), SEATS[seat]()] if seat else []
     for env in environments:

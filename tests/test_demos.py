@@ -34,9 +34,7 @@ Demo = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def demo(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Demo:
     """Return a function that runs a demo as a script, without a display, in an empty folder."""
 

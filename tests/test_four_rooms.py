@@ -169,11 +169,7 @@ def test_the_picture_shows_the_rooms_once_for_each_goal() -> None:
     assert scene.cells.shape == (13, 25)
     assert scene.follower == (4, 13)
     signs = {sign: np.argwhere(scene.cells == sign).tolist() for sign in "SGT"}
-    assert signs == {
-        "S": [[4, 1], [4, 13]],
-        "G": [[1, 9], [11, 23]],
-        "T": [[8, 4], [8, 16]],
-    }
+    assert signs == {"S": [[4, 1], [4, 13]], "G": [[1, 9], [11, 23]], "T": [[8, 4], [8, 16]]}
     for context, goal in enumerate(GOALS):
         for i, (row, column) in enumerate(FREE):
             place, state = (row, column + 12 * context), context * CELLS + i

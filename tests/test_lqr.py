@@ -19,10 +19,7 @@ ID = "BilevelLQR-v0"
 
 @pytest.mark.parametrize(
     ("enters", "norm", "direct", "best"),
-    [
-        ("reward", 8.076933, 0.0, -27.071829),
-        ("dynamics", 54.426342, 79.773716, -18.079125),
-    ],
+    [("reward", 8.076933, 0.0, -27.071829), ("dynamics", 54.426342, 79.773716, -18.079125)],
 )
 def test_the_documented_values_are_those_of_the_default_instance(
     enters: str, norm: float, direct: float, best: float

@@ -89,8 +89,7 @@ def test_both_are_paid_as_published(bonus: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("horizon", "objective", "slope"),
-    [(150, 0.480792, 3.382636), (None, 0.617005, 4.338510)],
+    ("horizon", "objective", "slope"), [(150, 0.480792, 3.382636), (None, 0.617005, 4.338510)]
 )
 def test_the_published_anchors_at_equal_logits(
     horizon: int | None, objective: float, slope: float

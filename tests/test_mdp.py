@@ -11,7 +11,7 @@ import pytest
 from bilevel_gym.core.mdp import FloatArray, Kernel, TabularMDP
 
 from .helpers import refusals
-from .models import random_mdp
+from .models import assert_products, random_mdp
 
 
 def test_rows_are_action_major_with_int32_indices() -> None:
@@ -29,27 +29,6 @@ def test_duplicate_transitions_are_summed() -> None:
     kernel = Kernel.from_triplets([0, 0], [0, 0], [1, 1], [0.25, 0.5], num_states=2, num_actions=1)
     assert kernel.to_dense()[0, 0, 1] == 0.75
     assert kernel.row_sums[0, 0] == 0.75 and kernel.row_sums[1, 0] == 0.0
-
-
-def assert_products(kernel: Kernel, dense: FloatArray) -> None:
-    """Assert that all products are those of the dense kernel."""
-    rng = np.random.default_rng(2)
-    value, weights = rng.normal(size=8), rng.normal(size=(8, 3))
-    policy = rng.dirichlet(np.ones(3), size=8)
-    p_pi = np.einsum("sa,sat->st", policy, dense)
-    arrived = np.einsum("sa,sat->t", weights, dense)
-    np.testing.assert_allclose(kernel.expect(value), dense @ value, atol=1e-14)
-    np.testing.assert_allclose(kernel.flow(weights), arrived, atol=1e-14)
-    np.testing.assert_allclose(kernel.row_sums, dense.sum(axis=2), atol=1e-15)
-    np.testing.assert_allclose(kernel.policy_matrix(policy).toarray(), p_pi, atol=1e-15)
-    system = kernel.pattern.dense(kernel.system_entries(policy, 0.9))
-    np.testing.assert_allclose(system, np.eye(8) - 0.9 * p_pi, atol=1e-15)
-    states, actions, successors = kernel.triplets
-    np.testing.assert_allclose(
-        kernel.on_transitions(weights, value), weights[states, actions] * value[successors]
-    )
-    np.testing.assert_array_equal(kernel.matrix.data, dense[states, actions, successors])
-    assert kernel.by_move is kernel
 
 
 def test_products_agree_with_dense_einsums() -> None:

@@ -173,11 +173,7 @@ test_what_makes_no_model_is_refused = refusals(
         ValueError,
         r"row 1: `upper_params\[0\]`",
     ),
-    (
-        lambda: make_method("trace", gym.make("CartPole-v1").unwrapped),
-        TypeError,
-        "got CartPoleEnv",
-    ),
+    (lambda: make_method("trace", gym.make("CartPole-v1").unwrapped), TypeError, "got CartPoleEnv"),
 )
 
 

@@ -16,7 +16,7 @@ from bilevel_gym.episodes.simulator import Simulator
 from bilevel_gym.episodes.transitions import TransitionArrays, TransitionTables
 
 from .helpers import FloatArray, p_value
-from .models import random_mdp
+from .models import assert_products, random_mdp
 
 # Six actions on three moves, in no order, and a fourth move that no action makes.
 MOVES = [2, 0, 2, 1, 0, 2]
@@ -48,52 +48,20 @@ def test_the_expanded_kernel_is_what_the_moves_say() -> None:
 
 
 def test_every_product_is_that_of_the_expanded_kernel() -> None:
-    kernel, rng = shared_mdp().kernel, np.random.default_rng(3)
-    full = kernel.expanded()
-    value, weights = rng.normal(size=8), rng.normal(size=(8, 6))
-    policy = rng.dirichlet(np.ones(6), size=8)
-    np.testing.assert_allclose(kernel.row_sums, full.row_sums, atol=1e-15)
-    np.testing.assert_allclose(kernel.expect(value), full.expect(value), atol=1e-15)
-    np.testing.assert_allclose(kernel.flow(weights), full.flow(weights), atol=1e-14)
-    found, expected = (k.policy_matrix(policy).toarray() for k in (kernel, full))
-    np.testing.assert_allclose(found, expected, atol=1e-15)
-    for state, action in ((0, 0), (3, 4), (7, 5)):
-        for one, other in zip(kernel.row(state, action), full.row(state, action), strict=True):
-            np.testing.assert_array_equal(one, other)
-    # What a stored transition collects comes from all actions that make its move.
-    collected = np.zeros((8, 4, 8))
-    states, actions, successors = full.triplets
-    np.add.at(
-        collected,
-        (states, np.array(MOVES)[actions], successors),
-        full.on_transitions(weights, value),
-    )
-    np.testing.assert_allclose(
-        kernel.on_transitions(weights, value), collected[kernel.triplets], atol=1e-14
-    )
-
-
-def test_other_probabilities_are_felt_by_every_product_and_solve() -> None:
-    first, rng = shared_mdp(), np.random.default_rng(4)
-    value, weights = rng.normal(size=8), rng.normal(size=(8, 6))
-
-    def results(mdp: TabularMDP) -> list[FloatArray]:
-        kernel, solution = mdp.kernel, solve_soft_mdp(mdp, solver="dense")
-        products = [kernel.flow(weights), kernel.expect(value), kernel.row_sums]
-        system = kernel.system_entries(solution.policy, 0.9)
-        return [*products, system, solution.soft_value, solution.policy]
-
-    before = results(first)  # everything that is computed once is there now
-    data = first.kernel.matrix.data * rng.uniform(0.2, 0.9, first.kernel.matrix.nnz)
+    first = shared_mdp()
+    solution = solve_soft_mdp(first, solver="dense")
+    assert_products(first.kernel, first.kernel.expanded().to_dense())
+    # Everything that is computed once is there now; other probabilities are felt all the same.
+    shares = np.random.default_rng(4).uniform(0.2, 0.9, first.kernel.matrix.nnz)
+    data = first.kernel.matrix.data * shares
     second = replace(first, kernel=first.kernel.with_probabilities(data))
     np.testing.assert_array_equal(second.kernel.by_move.matrix.data, data)
-    found = results(second)
-    for old, new, wanted in zip(before, found, results(expanded(second)), strict=True):
-        np.testing.assert_allclose(new, wanted, atol=1e-10)
-        assert np.abs(new - old).max() > 1e-3
+    assert_products(second.kernel, second.kernel.expanded().to_dense())
+    ours, theirs = (solve_soft_mdp(mdp, solver="dense") for mdp in (second, expanded(second)))
+    assert_same_answers(second, ours, theirs)
+    assert np.abs(ours.soft_value - solution.soft_value).max() > 1e-3
     # The first kernel is as it was.
-    for old, again in zip(before, results(first), strict=True):
-        np.testing.assert_array_equal(again, old)
+    assert_products(first.kernel, first.kernel.expanded().to_dense())
 
 
 def test_the_kernel_of_the_moves_shares_the_pattern() -> None:

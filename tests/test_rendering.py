@@ -360,10 +360,7 @@ test_bad_scenes_are_rejected = refusals(
     lambda **changes: GridScene(
         **{"cells": _cells(), "shaping": np.zeros((4, 4)), "shaping_limit": 1, **changes}
     ),
-    (
-        {"cells": _cells(("S?", "..")), "shaping": np.zeros((2, 2))},
-        "`cells` must be among.*'?'",
-    ),
+    ({"cells": _cells(("S?", "..")), "shaping": np.zeros((2, 2))}, "`cells` must be among.*'?'"),
     ({"cells": np.array(["S.", ".."])}, "two positive numbers, got .2,"),
     ({"shaping": np.zeros((4, 5))}, r"`shaping` must have shape \(4, 4\), got \(4, 5\)"),
     ({"shaping": _with(0.0, (1, 2), np.nan)}, r"`shaping\[1, 2\]` must be finite.*got nan"),

@@ -80,12 +80,7 @@ def test_one_long_row_costs_no_memory_in_the_others() -> None:
     successors = np.concatenate([np.arange(size), np.zeros(size - 1, int)])
     probabilities = np.concatenate([np.full(size, 1.0 / size), np.ones(size - 1)])
     kernel = Kernel.from_triplets(
-        states,
-        np.zeros_like(states),
-        successors,
-        probabilities,
-        num_states=size,
-        num_actions=1,
+        states, np.zeros_like(states), successors, probabilities, num_states=size, num_actions=1
     )
     reward = np.zeros((size, 1))
     arrays = TransitionArrays(TabularMDP(kernel, reward, 0.9, 0.1), reward)

@@ -13,8 +13,8 @@ import numpy as np
 
 from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import BilevelGridWorld
-from bilevel_gym.methods import ExactResponse
 from bilevel_gym.optimizers import lbfgsb, normalized_ascent
+from bilevel_gym.wrappers import HyperGradient, LeaderObjective
 
 STARTS, SPREADS = 60, (0.02, 0.1, 0.3, 1.0)
 SIDES, MAP_SEEDS = (8, 10, 16, 30), range(5)
@@ -22,16 +22,9 @@ SIDES, MAP_SEEDS = (8, 10, 16, 30), range(5)
 
 def end_of_run(game: BilevelGridWorld, start: FloatArray) -> float:
     """Return the objective at the end of the run that `bilevel-gym solve` makes from a start."""
-    last: ExactResponse | None = None
-
-    def objective(x: FloatArray) -> tuple[float, FloatArray]:
-        nonlocal last
-        last = game.evaluate(x, warm_start=last)
-        return last.objective, last.hyper_gradient
-
-    space = game.upper_space
-    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    ascent = normalized_ascent(objective, start, low, high)
+    objective = LeaderObjective(HyperGradient(game))
+    x, low, high = objective.reset(start, seed=0), objective.low, objective.high
+    ascent = normalized_ascent(objective, x, low, high)
     return lbfgsb(objective, ascent.best.upper_params, low, high).best.value
 
 
