@@ -98,7 +98,7 @@ def assert_products(kernel: Kernel, dense: FloatArray) -> None:
     """Assert that all products of a kernel are those of a dense one, `[S, A, S]`."""
     num_states, num_actions, _ = dense.shape
     rng = np.random.default_rng(2)
-    value: FloatArray = rng.normal(size=num_states)
+    value: FloatArray = rng.normal(size=(num_states,))
     weights: FloatArray = rng.normal(size=(num_states, num_actions))
     policy = rng.dirichlet(np.ones(num_actions), size=num_states)
     p_pi = np.einsum("sa,sat->st", policy, dense)
