@@ -370,16 +370,6 @@ def test_a_cluster_that_does_not_answer_is_named(monkeypatch: Patch) -> None:
 # The package ------------------------------------------------------------------------------------
 
 
-def test_libraries_of_benchmarks_are_not_imported_with_the_package() -> None:
-    code = (
-        "import sys, bilevel_gym, bilevel_gym.cli, bilevel_gym.benchmark; "
-        "print({'pandas', 'pyarrow', 'pydantic', 'joblib', 'dask', 'distributed', 'filelock',"
-        " 'matplotlib'} & {*sys.modules})"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == "set()"
-
-
 @pytest.mark.parametrize("library", ("filelock", "joblib", "pandas", "pyarrow", "pydantic"))
 def test_a_missing_library_is_named(library: str, tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setitem(sys.modules, library, None)

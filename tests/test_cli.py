@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -37,44 +36,6 @@ def test_no_arguments_print_the_help_and_one_the_version(run: Run) -> None:
     for command in ("list", "check", "solve", "play", "gallery"):
         assert command in result.stdout
     assert run("--version").stdout == f"bilevel-gym {bilevel_gym.__version__}\n"
-
-
-def test_importing_the_command_line_loads_no_heavy_library() -> None:
-    heavy = ("matplotlib", "pygame", "torch", "stable_baselines3", "scipy", "rich", "PIL")
-    code = f"import sys, bilevel_gym.cli; print([m for m in {heavy!r} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
-
-
-@pytest.mark.parametrize(
-    ("words", "incomplete", "offered"),
-    [
-        (["solve"], "BilevelGr", [GRID]),
-        (["solve", GRID, "--method"], "exa", ["exact"]),
-        (["solve", GRID, "--optimizer"], "norm", ["normalized"]),
-        (
-            ["solve", GRID, "--method-set"],
-            "inner=s",
-            ["inner=sweeps", "inner=soft-q", "inner=soft-dqn", "inner=soft-sac"],
-        ),
-        (["solve", GRID, "--optimizer-set"], "schedule=con", ["schedule=constant"]),
-        (["check-method"], "m-so", ["m-sobirl"]),
-        (["check-method", "trace", "--task"], "BilevelGr", [GRID]),
-        (["check-method", "trace", "--method-set"], "inner=c", ["inner=certainty-equivalence"]),
-        (["gallery", "folder", GRID], "BilevelToll", ["BilevelToll-v0"]),
-    ],
-)
-def test_names_are_completed_in_the_shell(
-    words: list[str], incomplete: str, offered: list[str]
-) -> None:
-    shell = ShellComplete(main, {}, "bilevel-gym", "_BILEVEL_GYM_COMPLETE")
-    assert [item.value for item in shell.get_completions(words, incomplete)] == offered
-
-
-def test_all_inner_learners_are_listed(run: Run) -> None:
-    learnt = pytest.importorskip("bilevel_gym.learnt.followers")
-    (line,) = (line for line in run("list").stdout.splitlines() if "inner learners: " in line)
-    assert line.partition(": ")[2].split(", ") == [*LEARNERS, *learnt.ALGORITHMS]
 
 
 def test_list_has_a_row_for_every_task(run: Run, monkeypatch: Patch) -> None:

@@ -122,6 +122,20 @@ def test_every_library_that_is_imported_is_declared() -> None:
         assert distributions & declared, f"{importers} import {name}, which nothing declares"
 
 
+@pytest.mark.parametrize(
+    ("modules", "libraries"),
+    [
+        ("bilevel_gym.cli", "matplotlib pygame torch stable_baselines3 scipy rich PIL"),
+        ("bilevel_gym.benchmark", "pandas pyarrow pydantic joblib dask distributed filelock"),
+        ("bilevel_gym.rendering.grid, bilevel_gym.rendering.window", "pygame"),
+        ("bilevel_gym.episodes.simulator", "numba"),
+    ],
+)
+def test_libraries_are_not_imported_before_they_are_used(modules: str, libraries: str) -> None:
+    code = f"import sys, bilevel_gym, {modules}; print({{*sys.modules}} & {{*{libraries.split()}}})"
+    assert run(sys.executable, "-c", code, cwd=ROOT, PYTHONPATH=str(ROOT)) == "set()\n"
+
+
 # The distributions ------------------------------------------------------------------------------
 
 

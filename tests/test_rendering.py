@@ -506,13 +506,11 @@ def test_pins_are_distinguishable_in_greyscale() -> None:
         assert np.abs(greys[i] - greys[i - 1]).mean() > 10
 
 
-def test_drawing_opens_no_display_and_importing_loads_no_pygame() -> None:
+def test_drawing_opens_no_display() -> None:
     program = """
-import sys
 import numpy as np
 from bilevel_gym.rendering.grid import GridScene, draw_grid
 from bilevel_gym.rendering import Window, draw_help, frame
-assert "pygame" not in sys.modules
 surface = draw_grid(GridScene(np.array([["S", "G"]]), np.zeros((1, 2)), 1.0, title="t"))
 draw_help(surface, [("H", "help")])
 frame(surface)
@@ -526,53 +524,3 @@ assert not pygame.display.get_init()
     done = subprocess.run(run, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not done.stdout  # pygame's greeting
-
-
-# Window
-
-
-def test_a_window_opens_at_the_first_frame_shows_it_and_closes_twice() -> None:
-    window, surface = Window("title", 1000), draw_grid(_scene())
-    assert not window.is_open and window.events() == []
-    window.show(surface)
-    screen = pygame.display.get_surface()
-    assert window.is_open and screen is not None
-    assert (frame(screen) == frame(surface)).all()
-    assert pygame.display.get_caption()[0] == "title"
-    window.close()
-    window.close()
-    assert not window.is_open and not pygame.display.get_init()
-
-
-def test_events_that_arrive_while_showing_are_kept_and_so_is_closing_by_the_user() -> None:
-    window, surface = Window("title", 1000), new_surface((40, 30))
-    window.show(surface)
-    pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_h))
-    window.show(surface)
-    pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_s))
-    keys = [event.key for event in window.events() if event.type == pygame.KEYDOWN]
-    assert keys == [pygame.K_h, pygame.K_s]
-    assert window.events() == []
-    pygame.event.post(pygame.event.Event(pygame.QUIT))
-    window.show(surface)
-    assert window.closed_by_user and not window.is_open
-    assert [event.type for event in window.events()][-1] == pygame.QUIT
-    window.show(surface)
-    assert not window.is_open and not pygame.display.get_init()
-
-
-def test_a_window_survives_what_others_close() -> None:
-    window, surface = Window("title", 1000), new_surface((40, 30))
-    window.show(surface)
-    pygame.quit()
-    assert not window.is_open
-    window.events()
-    window.show(surface)
-    assert window.is_open and not window.closed_by_user
-    window.close()
-    first, second = Window("first", 1000), Window("second", 1000)
-    first.show(new_surface((40, 30)))
-    second.show(new_surface((50, 30)))
-    first.close()
-    assert second.is_open
-    second.close()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -423,10 +421,3 @@ def test_the_environment_variable_is_the_default_and_its_demand_names_the_extra(
             fast.enabled()
         monkeypatch.delenv(fast.ENVIRONMENT_VARIABLE)
         assert play(game()[0]).num_episodes == 1501
-
-
-def test_numba_is_not_imported_before_it_is_used() -> None:
-    code = (
-        "import sys, bilevel_gym, bilevel_gym.episodes.simulator; sys.exit('numba' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0

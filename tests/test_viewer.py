@@ -18,6 +18,7 @@ from bilevel_gym import LowerLevel
 from bilevel_gym.envs import BilevelGridWorld, BilevelToll
 from bilevel_gym.rendering import frame, new_surface
 from bilevel_gym.rendering.screen import NoDisplayError, Screen
+from bilevel_gym.rendering.window import Window
 from bilevel_gym.viewer import CONTROLS, Session, draw, handle, play, run
 from bilevel_gym.viewer.picture import scene
 from bilevel_gym.viewer.session import STEP_LENGTH
@@ -374,6 +375,53 @@ def test_the_loop_passes_events_on_until_the_user_leaves(
     assert not session.running
     assert session.x.any() == (keys == "g")
     assert not pygame.display.get_init()
+
+
+def test_a_window_opens_at_the_first_frame_shows_it_and_closes_twice(session: Session) -> None:
+    window, surface = Window("title", 1000), draw(session)
+    assert not window.is_open and window.events() == []
+    window.show(surface)
+    screen = pygame.display.get_surface()
+    assert window.is_open and screen is not None
+    assert (frame(screen) == frame(surface)).all()
+    assert pygame.display.get_caption()[0] == "title"
+    window.close()
+    window.close()
+    assert not window.is_open and not pygame.display.get_init()
+
+
+def test_events_that_arrive_while_showing_are_kept_and_so_is_closing_by_the_user() -> None:
+    window, surface = Window("title", 1000), new_surface((40, 30))
+    window.show(surface)
+    pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_h))
+    window.show(surface)
+    pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_s))
+    keys = [event.key for event in window.events() if event.type == pygame.KEYDOWN]
+    assert keys == [pygame.K_h, pygame.K_s]
+    assert window.events() == []
+    pygame.event.post(pygame.event.Event(pygame.QUIT))
+    window.show(surface)
+    assert window.closed_by_user and not window.is_open
+    assert [event.type for event in window.events()][-1] == pygame.QUIT
+    window.show(surface)
+    assert not window.is_open and not pygame.display.get_init()
+
+
+def test_a_window_survives_what_others_close() -> None:
+    window, surface = Window("title", 1000), new_surface((40, 30))
+    window.show(surface)
+    pygame.quit()
+    assert not window.is_open
+    window.events()
+    window.show(surface)
+    assert window.is_open and not window.closed_by_user
+    window.close()
+    first, second = Window("first", 1000), Window("second", 1000)
+    first.show(new_surface((40, 30)))
+    second.show(new_surface((50, 30)))
+    first.close()
+    assert second.is_open
+    second.close()
 
 
 def test_what_cannot_be_played_is_refused_with_a_reason() -> None:
