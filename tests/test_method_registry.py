@@ -26,6 +26,8 @@ from bilevel_gym.methods.registry import WrongAnswer, checked_response, resolve_
 from bilevel_gym.model import ArrayModel, BilevelModel, evaluate
 from bilevel_gym.testing import MethodError, check_method
 
+from .learnt import TINY_LEARNER
+
 Patch = pytest.MonkeyPatch
 
 GRID, MARKET = "BilevelGridWorld-v0", "BilevelMarkovGame-v0"
@@ -287,10 +289,8 @@ def test_the_command_line_takes_lists_and_completes_methods_from_outside(tmp_pat
 # The conformance test ---------------------------------------------------------------------------
 
 # What makes an answer quick, for methods that take it.
-LEARNER: dict[str, Any] = {"learning_starts": 8, "batch_size": 8, "buffer_size": 200}
-LEARNER["policy_kwargs"] = {"net_arch": [8]}
 QUICKLY: dict[str, Any] = {"episodes": 32, "inner_steps": 8, "first_inner_steps": 16}
-QUICKLY |= {"critic_updates": 2, "first_critic_updates": 2, "inner_options": LEARNER}
+QUICKLY |= {"critic_updates": 2, "first_critic_updates": 2, "inner_options": TINY_LEARNER}
 ROWS = [
     *((name, GRID if name.startswith("deep-") else None) for name in METHODS),
     *((name, "BilevelCartPole-v0") for name in LEARNT_METHODS),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from tests.benchmarks.table import ONE_THREAD, Compare, Row, Table
 
 os.environ.update(ONE_THREAD)  # before anything that reads it is imported
 
-from bilevel_gym.core import fast  # noqa: E402
+from tests.conftest import backend as backend  # noqa: E402
 
 _TABLE = pytest.StashKey[Table]()
 
@@ -36,15 +35,6 @@ def compare(benchmark: Any, request: pytest.FixtureRequest) -> Compare:
 def rows(request: pytest.FixtureRequest) -> list[Row]:
     """Rows of the table, for figures that are not two times."""
     return request.config.stash[_TABLE].rows
-
-
-@pytest.fixture(params=["numpy", "numba"])
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run a row without and with compiled kernels, and return which it is."""
-    if request.param == "numba":
-        pytest.importorskip("numba")
-    with fast.switched(request.param == "numba"):
-        yield request.param
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

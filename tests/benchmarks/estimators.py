@@ -197,9 +197,8 @@ def print_study(rows: dict[str, list[Row]]) -> None:
     print("|---" * (len(budgets) + 3) + "|")
     for label, found in rows.items():
         cells = {row.episodes: f"{row.cosine:.3f} / {row.error:.3f}" for row in found}
-        at = next(row for row in found if row.episodes == AT)
         values = " | ".join(cells.get(n, "") for n in budgets)
-        print(f"| {label} | {values} | {at.variance:.1f} | {at.steps:.0f} |")
+        print(f"| {label} | {values} | {at(found).variance:.1f} | {at(found).steps:.0f} |")
 
 
 def print_truncation(game: TabularBilevelEnv, terms: Sequence[int]) -> None:
@@ -215,20 +214,14 @@ def print_bars(rows: dict[str, list[Row]], game: TabularBilevelEnv, *, per_actio
     """Print what was asked for, and whether it was reached."""
     exact = game.evaluate(game.initial_upper_params).hyper_gradient
 
-    def at(label: str, episodes: int) -> Row | None:
-        return next((row for row in rows[label] if row.episodes == episodes), None)
-
     def bar(text: str, value: float, reached: bool) -> None:
         print(f"| {text} | {value:.4g} | {'yes' if reached else 'NO'} |")
 
-    raw = at(RAW, AT)
     for label in ("trace", PLAIN, "trace, exact critic"):
-        few, many = at(label, AT), at(label, 100_000)
-        if few is not None and raw is not None:
-            share = few.variance / raw.variance
-            bar(f"{label}: cosine at 256 >= .98", few.cosine, few.cosine >= 0.98)
-            bar(f"{label}: variance / raw <= .5", share, share <= 0.5)
-        if many is not None:
+        few, share = at(rows[label]), at(rows[label]).variance / at(rows[RAW]).variance
+        bar(f"{label}: cosine at 256 >= .98", few.cosine, few.cosine >= 0.98)
+        bar(f"{label}: variance / raw <= .5", share, share <= 0.5)
+        for many in (row for row in rows[label] if row.episodes == 100_000):
             bar(f"{label}: cosine at 1e5 >= .999", many.cosine, many.cosine >= 0.999)
             bar(f"{label}: error at 1e5 <= .02", many.error, many.error <= 0.02)
     if not per_action:
