@@ -266,6 +266,13 @@ def force_state(env: Env, state: int) -> None:
     game._state, game._over = state, False
 
 
+def changed(array: Any, index: Any, value: float) -> Any:
+    """Return a copy of an array with one entry changed."""
+    copied = np.array(array, dtype=float)
+    copied[index] = value
+    return copied
+
+
 def array_game(**options: Any) -> TabularBilevelEnv:
     """Return a game of three states and two actions; in state 2 the episode may end.
 

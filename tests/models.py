@@ -10,6 +10,7 @@ import numpy as np
 from bilevel_gym.core.adjoint import ResponseGradient, response_gradient
 from bilevel_gym.core.mdp import FloatArray, Kernel, TabularMDP
 from bilevel_gym.core.soft import SoftSolution
+from bilevel_gym.envs import BilevelGridWorld
 from bilevel_gym.model.objectives import Objective, Outcome, UpperValue
 
 
@@ -53,6 +54,37 @@ def random_mdp(
         temperature,
         mask,
     )
+
+
+def corridor(length: int, *, gamma: float = 0.99) -> TabularMDP:
+    """Return a line of cells, numbered at random, with a reward at one end."""
+    rng = np.random.default_rng(0)
+    label = rng.permutation(length)
+    cells = np.arange(length)
+    left, right = np.maximum(cells - 1, 0), np.minimum(cells + 1, length - 1)
+    successors = label[np.concatenate([left, right, right, left])]
+    chances = np.tile(np.repeat([0.875, 0.125], length), 2)
+    triplets = (np.tile(label, 4), np.repeat([0, 1], 2 * length), successors, chances)
+    kernel = Kernel.from_triplets(*triplets, num_states=length, num_actions=2)
+    reward = np.zeros((length, 2))
+    reward[label[-1]] = 1.0
+    return TabularMDP(kernel, reward, gamma, 0.05)
+
+
+def grid(side: int, **options: Any) -> TabularMDP:
+    """Return the follower's problem on a random map of `BilevelGridWorld`."""
+    game = BilevelGridWorld(size=side, map_seed=3, temperature=0.01, **options)
+    x = 0.05 * np.random.default_rng(0).uniform(-1, 1, game.upper_space.shape)
+    return game.model.lower_mdp(x)
+
+
+MODELS = {
+    "dense rows": random_mdp(1, num_states=30, temperature=0.05),
+    "masked": random_mdp(2, num_states=30, masked=True, temperature=0.05),
+    "corridor": corridor(40),
+    "grid": grid(9),
+    "no future": random_mdp(3, gamma=0.0),
+}
 
 
 def evaluated(
@@ -122,3 +154,19 @@ def assert_products(kernel: Kernel, dense: FloatArray) -> None:
     by_move = kernel.by_move.to_dense()
     np.testing.assert_array_equal(by_move[:, moves], dense)
     np.testing.assert_array_equal(kernel.matrix.data, by_move[kernel.triplets])
+
+
+def numeric_gradient(
+    value: Callable[[FloatArray], float], point: FloatArray, step: float
+) -> FloatArray:
+    """Return the derivatives of a function by every entry of its argument."""
+    numeric = np.zeros_like(point)
+    for index in np.ndindex(point.shape):
+        bump = np.zeros_like(point)
+        bump[index] = 1.0
+
+        def shifted(h: float, bump: FloatArray = bump) -> float:
+            return value(point + h * bump)
+
+        numeric[index] = central_difference(shifted, step)
+    return numeric

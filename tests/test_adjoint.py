@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import tracemalloc
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +32,7 @@ from .models import (
     answer_to,
     central_difference,
     evaluated,
+    numeric_gradient,
     random_mdp,
     relative_error,
     symmetric_mdp,
@@ -69,21 +69,6 @@ class Problem:
 
     def value_at(self, probabilities: FloatArray) -> float:
         return self.value(kernel=self.mdp.kernel.with_probabilities(probabilities))
-
-
-def numeric_gradient(
-    value: Callable[[FloatArray], float], point: FloatArray, step: float
-) -> FloatArray:
-    numeric = np.zeros_like(point)
-    for index in np.ndindex(point.shape):
-        bump = np.zeros_like(point)
-        bump[index] = 1.0
-
-        def shifted(h: float, bump: FloatArray = bump) -> float:
-            return value(point + h * bump)
-
-        numeric[index] = central_difference(shifted, step)
-    return numeric
 
 
 PROBLEMS = [(0, 1.0, False, None), (1, 0.1, False, 0.7), (2, 0.1, True, None)]

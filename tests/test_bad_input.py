@@ -20,6 +20,7 @@ from .helpers import (
     Env,
     array_game,
     assert_identical,
+    changed,
     force_state,
     game_of,
     interior_point,
@@ -199,13 +200,6 @@ refused("gym.make: misspelt", partial(gym.make, ID, sloop=0.1), f"sloop; {ID}", 
 
 STAY = np.zeros((3, 2, 3))
 STAY[[0, 1, 2], :, [0, 1, 2]] = 1.0
-
-
-def changed(array: Any, index: Any, value: float) -> Any:
-    """Return a copy of an array with one entry changed."""
-    copied = np.array(array, dtype=float)
-    copied[index] = value
-    return copied
 
 
 for name, value, said in [

@@ -21,8 +21,7 @@ from bilevel_gym.model.objectives import DiscountedReturn, QuadraticCost, Sum
 from bilevel_gym.registration import Task
 
 from .helpers import TABULAR_TASKS, array_game, game_of, interior_point, leader_seat
-from .models import random_mdp
-from .test_linear import corridor, grid
+from .models import MODELS, grid, random_mdp
 
 Patch = pytest.MonkeyPatch
 
@@ -47,11 +46,7 @@ CIRCLE = Kernel.from_triplets(
     np.arange(9), np.zeros(9, int), (np.arange(9) + 1) % 9, np.ones(9), num_states=9, num_actions=2
 )
 BATCHES = {
-    "dense rows": batch_of(random_mdp(1, num_states=30, temperature=0.05)),
-    "masked": batch_of(random_mdp(2, num_states=30, masked=True, temperature=0.05)),
-    "corridor": batch_of(corridor(40)),
-    "grid": batch_of(grid(9)),
-    "no future": batch_of(random_mdp(3, gamma=0.0)),
+    **{name: batch_of(mdp) for name, mdp in MODELS.items()},
     "other kernels": batch_of(random_mdp(4, num_states=20), kernels=True),
     "other kernels, grid": batch_of(grid(6), kernels=True),
     "one state": batch_of(random_mdp(5, num_states=1)),

@@ -23,11 +23,6 @@ SMALL = ["aab", "bSc", "Gca"]
 MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
 
 
-def norm(vector: FloatArray | None) -> float:
-    assert vector is not None
-    return float(np.linalg.norm(vector))
-
-
 def true_params(game: BilevelInverseRL) -> FloatArray:
     assert game.true_params is not None
     return game.true_params
@@ -239,7 +234,7 @@ def test_unlimited_demonstrations_make_the_truth_the_maximum(arguments: dict[str
     np.testing.assert_array_equal(best.upper_params, true_params(game))
     response = game.evaluate(best.upper_params)
     assert response.objective == pytest.approx(best.value, abs=1e-12)
-    assert norm(response.hyper_gradient) < 1e-9
+    assert np.linalg.norm(response.hyper_gradient) < 1e-9
     rng = np.random.default_rng(0)
     for spread in (1e-3, 0.03, 0.3):
         other = best.upper_params + rng.normal(scale=spread, size=best.upper_params.shape)
@@ -273,7 +268,7 @@ def test_more_demonstrations_lead_nearer_to_the_truth() -> None:
     distances = []
     for number in (10, 200, 5000):
         game = BilevelInverseRL(num_demonstrations=number)
-        distances.append(norm(fitted(game) - true_params(game)))
+        distances.append(np.linalg.norm(fitted(game) - true_params(game)))
     assert distances == pytest.approx([0.69, 0.075, 0.005], rel=0.1)
 
 

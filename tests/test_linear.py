@@ -24,30 +24,9 @@ from bilevel_gym.model import evaluate
 from bilevel_gym.model.objectives import DiscountedReturn, Outcome, PolicyCost
 from bilevel_gym.testing import check_hyper_gradient
 
-from .models import answer_to, evaluated, random_mdp
+from .models import MODELS, answer_to, corridor, evaluated, grid, random_mdp
 
 Patch = pytest.MonkeyPatch
-
-
-def corridor(length: int, *, gamma: float = 0.99) -> TabularMDP:
-    """Return a line of cells, numbered at random, with a reward at one end."""
-    rng = np.random.default_rng(0)
-    label = rng.permutation(length)
-    cells = np.arange(length)
-    left, right = np.maximum(cells - 1, 0), np.minimum(cells + 1, length - 1)
-    successors = label[np.concatenate([left, right, right, left])]
-    chances = np.tile(np.repeat([0.875, 0.125], length), 2)
-    triplets = (np.tile(label, 4), np.repeat([0, 1], 2 * length), successors, chances)
-    kernel = Kernel.from_triplets(*triplets, num_states=length, num_actions=2)
-    reward = np.zeros((length, 2))
-    reward[label[-1]] = 1.0
-    return TabularMDP(kernel, reward, gamma, 0.05)
-
-
-def grid(side: int, **options: Any) -> TabularMDP:
-    game = BilevelGridWorld(size=side, map_seed=3, temperature=0.01, **options)
-    x = 0.05 * np.random.default_rng(0).uniform(-1, 1, game.upper_space.shape)
-    return game.model.lower_mdp(x)
 
 
 def assert_same_gradient(found: SoftSolution, wanted: SoftSolution) -> None:
@@ -58,15 +37,6 @@ def assert_same_gradient(found: SoftSolution, wanted: SoftSolution) -> None:
     np.testing.assert_allclose(answer.reward, exact.reward, rtol=0, atol=1e-7 * size)
     assert np.abs(answer.reward - exact.reward).sum() <= answer.error_bound + 1e-12 * size
     assert answer.residual <= 1e-8 * size
-
-
-MODELS = {
-    "dense rows": random_mdp(1, num_states=30, temperature=0.05),
-    "masked": random_mdp(2, num_states=30, masked=True, temperature=0.05),
-    "corridor": corridor(40),
-    "grid": grid(9),
-    "no future": random_mdp(3, gamma=0.0),
-}
 
 
 @pytest.mark.usefixtures("compiled")

@@ -43,6 +43,8 @@ def test_the_expanded_kernel_is_what_the_moves_say() -> None:
     np.testing.assert_array_equal(kernel.to_dense(), by_move[:, MOVES])
     np.testing.assert_array_equal(kernel.expanded().to_dense(), by_move[:, MOVES])
     assert kernel.expanded().moves is None and kernel.expanded().num_moves == 6
+    assert kernel.by_move.pattern is kernel.pattern
+    assert kernel.by_move.num_actions == 4 and kernel.by_move.moves is None
     plain = random_mdp(0).kernel
     assert plain.expanded() is plain and plain.by_move is plain
 
@@ -62,12 +64,6 @@ def test_every_product_is_that_of_the_expanded_kernel() -> None:
     assert np.abs(ours.soft_value - solution.soft_value).max() > 1e-3
     # The first kernel is as it was.
     assert_products(first.kernel, first.kernel.expanded().to_dense())
-
-
-def test_the_kernel_of_the_moves_shares_the_pattern() -> None:
-    kernel = shared_mdp().kernel
-    assert kernel.by_move.pattern is kernel.pattern
-    assert kernel.by_move.num_actions == 4 and kernel.by_move.moves is None
 
 
 @pytest.mark.parametrize(

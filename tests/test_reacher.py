@@ -18,6 +18,7 @@ from bilevel_gym.envs.simulators import Restorable, goes_on
 from bilevel_gym.sb3 import SoftSAC
 
 from .helpers import assert_copy_continues, assert_identical, every_copier
+from .learnt import assert_goes_on_from_a_file
 
 X = np.array([1.0, -0.5, 0.25, 0.75, -1.0, 0.5])
 QUICK: dict[str, Any] = {
@@ -121,16 +122,7 @@ def test_who_loads_goes_on_in_the_middle_of_a_movement(tmp_path: Any) -> None:
     def seat() -> HyperGradient:
         return HyperGradient(BilevelReacher(), critic_updates=2, **QUICK)
 
-    env, fresh = seat(), seat()
-    env.reset(seed=3)
-    env.method.save(tmp_path / "all")  # type: ignore[attr-defined]
-    fresh.method.load(tmp_path / "all.zip")  # type: ignore[attr-defined]
-    model: Any = fresh.method.follower.model  # type: ignore[attr-defined]
-    assert model.env.envs[0].get_wrapper_attr("_elapsed_steps") == 24
-    expected = [env.step(X), env.step(-X), env.step(X)]  # 72 steps: over the end of an episode
-    answer = fresh.reset(options={"upper_params": X, "keep_learnt": True})
-    assert_identical(answer, (expected[0][0], expected[0][-1]))
-    assert_identical([fresh.step(-X), fresh.step(X)], expected[1:])
+    assert_goes_on_from_a_file(seat, tmp_path)  # steps 48 to 96: over the end of an episode
 
 
 def test_only_copies_that_go_on_are_told_to() -> None:

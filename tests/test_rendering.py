@@ -40,7 +40,7 @@ from bilevel_gym.rendering.signs import (
 )
 from bilevel_gym.rendering.window import Window
 
-from .helpers import refusals
+from .helpers import changed, refusals
 
 UP, RIGHT, DOWN, LEFT = range(4)
 LINES = ("S..#", ".H..", "..H.", "#..G")
@@ -350,12 +350,6 @@ def test_values_on_walls_are_ignored() -> None:
     assert (pictures[0] == pictures[1]).all()
 
 
-def _with(filling: float, place: tuple[int, ...], value: float) -> Any:
-    values = np.full((4,) * len(place), filling)
-    values[place] = value
-    return values
-
-
 test_bad_scenes_are_rejected = refusals(
     lambda **changes: GridScene(
         **{"cells": _cells(), "shaping": np.zeros((4, 4)), "shaping_limit": 1, **changes}
@@ -363,12 +357,18 @@ test_bad_scenes_are_rejected = refusals(
     ({"cells": _cells(("S?", "..")), "shaping": np.zeros((2, 2))}, "`cells` must be among.*'?'"),
     ({"cells": np.array(["S.", ".."])}, "two positive numbers, got .2,"),
     ({"shaping": np.zeros((4, 5))}, r"`shaping` must have shape \(4, 4\), got \(4, 5\)"),
-    ({"shaping": _with(0.0, (1, 2), np.nan)}, r"`shaping\[1, 2\]` must be finite.*got nan"),
+    (
+        {"shaping": changed(np.zeros((4, 4)), (1, 2), np.nan)},
+        r"`shaping\[1, 2\]` must be finite.*got nan",
+    ),
     ({"shaping_limit": 0.0}, "`shaping_limit` must be positive and finite, got 0.0"),
     ({"shaping_limit": np.inf}, "`shaping_limit` must be positive and finite, got inf"),
     ({"policy": np.zeros((4, 4))}, r"`policy` must have shape \(4, 4, 4\), got \(4, 4\)"),
     ({"policy": np.full((4, 4, 4), 0.3)}, "`policy` must sum to 1 over the moves, got 1.2"),
-    ({"policy": _with(0.25, (0, 1, 2), np.inf)}, r"`policy\[0, 1, 2\]` must be"),
+    (
+        {"policy": changed(np.full((4, 4, 4), 0.25), (0, 1, 2), np.inf)},
+        r"`policy\[0, 1, 2\]` must be",
+    ),
     ({"policy": np.tile([2.0, -1.0, 0.0, 0.0], (4, 4, 1))}, r"`policy` must lie in \[0, 1\]"),
     ({"occupancy": np.full((4, 4), 1.5)}, r"`occupancy` must lie in \[0, 1\], got 1.5"),
     ({"occupancy": np.zeros(16)}, r"`occupancy` must have shape \(4, 4\), got \(16,\)"),

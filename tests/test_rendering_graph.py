@@ -15,7 +15,7 @@ from bilevel_gym.rendering.canvas import HEADER_HEIGHT, THEME, diverging_colours
 from bilevel_gym.rendering.graph import NEUTRAL, GraphScene, Panel, draw_graph, graph_layout
 from bilevel_gym.rendering.graph_layout import CASING, HEAD_GAP, PANEL_ROW
 
-from .helpers import refusals
+from .helpers import changed, refusals
 
 Frame = NDArray[np.uint8]
 FloatArray = NDArray[np.float64]
@@ -459,18 +459,12 @@ def test_odd_graphs_are_drawn(scene: GraphScene) -> None:
     assert (_draw(scene) != THEME.page).any()
 
 
-def _with(values: NDArray[Any], place: tuple[int, ...], value: float) -> Any:
-    values = values.copy()
-    values[place] = value
-    return values
-
-
 test_bad_scenes_are_rejected = refusals(
     _triangle,
     ({"names": ()}, "`names` must hold at least one node, got none"),
     ({"names": ("a", "b")}, r"`places` must have shape \(2, 2\), got \(3, 2\)"),
     ({"places": np.zeros((3, 3))}, r"`places` must have shape \(3, 2\), got \(3, 3\)"),
-    ({"places": _with(np.zeros((3, 2)), (1, 0), np.nan)}, r"`places\[1, 0\]` must be finite"),
+    ({"places": changed(np.zeros((3, 2)), (1, 0), np.nan)}, r"`places\[1, 0\]` must be finite"),
     ({"places": np.full((3, 2), 1.5)}, r"`places` must lie in \[0, 1\], got 1.5"),
     ({"edges": np.zeros(8, dtype=int)}, r"`edges` must have shape \[E, 2\], got \(8,\)"),
     ({"edges": np.zeros((8, 2))}, "`edges` must hold integers, got dtype float64"),
@@ -479,7 +473,7 @@ test_bad_scenes_are_rejected = refusals(
     ({"edges": np.array([[0, 1], [2, 0], [0, 1]])}, "`edges` must differ.*got .0, 1. twice"),
     ({"flow": np.zeros(7)}, r"`flow` must have shape \(8,\), got \(7,\)"),
     ({"flow": np.full(8, -0.5)}, "`flow` must not be negative, got -0.5"),
-    ({"flow": _with(np.ones(8), (2,), np.nan)}, r"`flow\[2\]` must be finite, got nan"),
+    ({"flow": changed(np.ones(8), (2,), np.nan)}, r"`flow\[2\]` must be finite, got nan"),
     ({"values": np.zeros((8, 1))}, r"`values` must have shape \(8,\), got \(8, 1\)"),
     ({"values": np.full(8, np.inf)}, r"`values\[0\]` must be finite or NaN, got inf"),
     ({"value_limit": 0.0}, "`value_limit` must be positive and finite, got 0.0"),
