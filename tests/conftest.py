@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import runpy
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -70,3 +72,26 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         return result
 
     return invoke
+
+
+@pytest.fixture
+def demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Return a function that runs a demo as a script, without a display, in an empty folder."""
+    demos = Path(__file__).parent.parent / "demos"
+
+    def run(name: str, *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        status: int | str = 0
+        try:
+            runpy.run_path(str(demos / name), run_name="__main__")
+        except SystemExit as end:
+            status = end.code or 0
+        said, complained = capsys.readouterr()
+        if isinstance(status, str):  # what Python prints at the end of a script
+            return 1, said, complained + status
+        return status, said, complained
+
+    return run

@@ -266,6 +266,25 @@ def force_state(env: Env, state: int) -> None:
     game._state, game._over = state, False
 
 
+def discounted_returns(
+    seat: Env, act: Callable[[Any], Any], gamma: float, episodes: int
+) -> tuple[FloatArray, FloatArray]:
+    """Return means of returns in the follower's seat, and their standard errors.
+
+    They are those of the follower, the leader and of what ends an episode, `[3]`.
+    """
+    returns = []
+    for _ in range(episodes):
+        state, _ = seat.reset()
+        total, discount, over = np.zeros(3), 1.0, False
+        while discount > 1e-4 and not over:
+            state, reward, over, _, info = seat.step(act(state))
+            total += discount * np.array([reward, info["upper_reward"], float(over)])
+            discount *= gamma
+        returns.append(total)
+    return np.mean(returns, axis=0), np.std(returns, axis=0) / np.sqrt(episodes)
+
+
 def changed(array: Any, index: Any, value: float) -> Any:
     """Return a copy of an array with one entry changed."""
     copied = np.array(array, dtype=float)

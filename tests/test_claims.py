@@ -224,18 +224,10 @@ def test_a_part_that_vanishes_is_named(
     ],
 )
 def test_a_bad_path_is_refused_before_anything_is_computed(
-    name: str,
-    path: str,
-    words: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    demo: Any, name: str, path: str, words: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [name, "--out", path])
-    with pytest.raises(SystemExit):
-        runpy.run_path(str(DEMOS / name), run_name="__main__")
-    assert words in capsys.readouterr().err
+    status, _, complained = demo(name, "--out", path)
+    assert status != 0 and words in complained
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

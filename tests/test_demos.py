@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import pytest
 from PIL import Image
 
 DEMOS = Path(__file__).parent.parent / "demos"
+Demo = Callable[..., tuple[int, str, str]]
 
 # Options that make the demos short.
 SMALL = {
@@ -27,31 +27,6 @@ SMALL = {
 
 # These draw a figure instead of a film, and have a test of their own, test_claims.py.
 FIGURES = ("convergence.py", "exploitation_exploration.py")
-
-# (name, arguments) -> exit status, standard output, standard error.
-Demo = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def demo(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Demo:
-    """Return a function that runs a demo as a script, without a display, in an empty folder."""
-
-    def run(name: str, *arguments: str) -> tuple[int, str, str]:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [name, *arguments])
-        status: int | str = 0
-        try:
-            runpy.run_path(str(DEMOS / name), run_name="__main__")
-        except SystemExit as end:
-            status = end.code or 0
-        said, complained = capsys.readouterr()
-        if isinstance(status, str):  # what Python prints at the end of a script
-            return 1, said, complained + status
-        return status, said, complained
-
-    return run
 
 
 def film(demo: Demo, name: str, folder: Path) -> str:

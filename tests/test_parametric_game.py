@@ -497,13 +497,3 @@ def test_pictures_show_the_environment_below_a_headline(name: str, seat: str) ->
     assert isinstance(second, np.ndarray)
     assert second.shape == first.shape and not np.array_equal(first, second)
     env.close()
-
-
-def test_a_film_of_the_follower_has_a_frame_for_each_step(tmp_path: Any) -> None:
-    env = gym.wrappers.RenderCollection(follower_seat("cartpole", render_mode="rgb_array"))
-    env.reset(seed=0)
-    for _ in range(5):
-        env.step(0)
-    frames: Any = env.render()
-    assert len(frames) == 6
-    assert all(not np.array_equal(frames[i], frames[i + 1]) for i in range(5))

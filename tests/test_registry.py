@@ -31,6 +31,7 @@ from .helpers import (
     arrays_in,
     assert_copy_continues,
     assert_identical,
+    discounted_returns,
     every_copier,
     follower_seat,
     force_state,
@@ -520,7 +521,8 @@ def test_episodes_under_the_reported_policy_return_what_the_model_says(task: Tas
     leader = leader_seat(task)
     x = interior_point(leader, share=0.2)
     leader.reset(seed=0, options={"upper_params": x})
-    game, policy = game_of(leader), answer_of(leader).policy
+    game, answer = game_of(leader), answer_of(leader)
+    policy = answer.policy
     chain = np.einsum("sa,sat->st", policy, game.kernel(x).to_dense())
     # Returns and the discounted chance of the episode's end, by one linear system each.
     means = [(policy * reward).sum(axis=1) for reward in (game.reward(x), game.upper_reward(x))]
@@ -530,21 +532,7 @@ def test_episodes_under_the_reported_policy_return_what_the_model_says(task: Tas
 
     env = LowerLevel(leader.unwrapped, x)
     env.reset(seed=3)
-    rng = np.random.default_rng(4)
-    cumulative = policy.cumsum(axis=1)
-    returns = []
-    for _ in range(400):
-        state, _ = env.reset()
-        total, discount = np.zeros(3), 1.0
-        while discount > 1e-4:
-            action = int((cumulative[state] < rng.random()).sum())
-            state, reward, terminated, _, info = env.step(action)
-            total += discount * np.array([reward, info["upper_reward"], float(terminated)])
-            discount *= game.gamma
-            if terminated:
-                break
-        returns.append(total)
-    error = np.abs(np.mean(returns, axis=0) - exact)
-    spread = np.std(returns, axis=0) / np.sqrt(len(returns))
+    act = partial(answer.draw_action, rng=np.random.default_rng(4))
+    mean, spread = discounted_returns(env, act, game.gamma, 400)
     # Four standard errors, and the cut of the longest episodes.
-    assert (error < 4.0 * spread + 1e-3).all(), (error, spread)
+    assert (np.abs(mean - exact) < 4.0 * spread + 1e-3).all(), (mean, exact, spread)

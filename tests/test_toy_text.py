@@ -74,14 +74,6 @@ def test_the_model_is_the_environments_own(name: str, env_kwargs: dict[str, Any]
         state = env.reset()[0] if done else successor
 
 
-def test_duplicate_successors_are_added_and_rows_of_terminal_states_are_kept() -> None:
-    lake = toy("FrozenLake").kernel(np.zeros(16))
-    # In the corner, left and up both bounce.
-    np.testing.assert_allclose(lake.row(0, 0)[1], [2 / 3, 1 / 3])
-    cliff = toy("CliffWalking").kernel(np.zeros(48))
-    assert cliff.row(47, 0)[0].tolist() == [35] and cliff.row_sums[35, 2] == 0.0
-
-
 # Anchors ----------------------------------------------------------------------------------------
 
 

@@ -147,13 +147,10 @@ def regulator() -> BilevelLQR:
     return BilevelLQR(**LQR)
 
 
-class RegulatorSeat(gym.Wrapper[Any, Any, Any, Any]):
-    """The follower's seat at the initial x."""
-
-    def __init__(self) -> None:
-        """Make a game of its own."""
-        game = BilevelLQR(**LQR)
-        super().__init__(LowerLevel(game, game.initial_upper_params))
+def regulator_seat() -> LowerLevel:
+    """Return the follower's seat at the initial x, in a game of its own."""
+    game = BilevelLQR(**LQR)
+    return LowerLevel(game, game.initial_upper_params)
 
 
 class QuadraticReward:
@@ -263,7 +260,7 @@ def scored(found: FloatArray, exact: FloatArray) -> tuple[float, float]:
 def register() -> None:
     """Register the environment of the regulator, in whatever process this is."""
     if "DeepLQR-v0" not in gym.registry:
-        entry = f"{__name__}:{RegulatorSeat.__name__}"
+        entry = f"{__name__}:{regulator_seat.__name__}"
         gym.register("DeepLQR-v0", entry, max_episode_steps=LQR_LIMIT)
 
 

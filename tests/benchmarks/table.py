@@ -222,15 +222,10 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def relative_difference(left: Any, right: Any) -> float:
-    """Return ||left - right|| / ||right||."""
-    import numpy as np
-
-    return float(np.linalg.norm(np.asarray(left) - np.asarray(right)) / np.linalg.norm(right))
-
-
 def check_agreement(left: Any, right: Any, tolerance: float, what: str) -> None:
     """Fail if two results differ by more than `tolerance`, relative to the norm of `right`."""
-    difference = relative_difference(left, right)
+    import numpy as np  # after the settings of threads
+
+    difference = np.linalg.norm(np.asarray(left) - np.asarray(right)) / np.linalg.norm(right)
     if not difference <= tolerance:
         pytest.fail(f"both sides must agree on {what}: {difference:.2e} > {tolerance:g}")
