@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -170,3 +171,21 @@ def numeric_gradient(
 
         numeric[index] = central_difference(shifted, step)
     return numeric
+
+
+def plain_kernel(
+    cells: Sequence[tuple[int, int]], goal: tuple[int, int], slip: float
+) -> FloatArray:
+    """Return the kernel of slippery moves over cells (row, column), by plain loops, `[S, 4, S]`.
+
+    Moves go up, right, down and left; what is no cell bounces, and acting in the goal is the end.
+    """
+    index = {cell: state for state, cell in enumerate(cells)}
+    kernel = np.zeros((len(cells), 4, len(cells)))
+    for (row, column), here in index.items():
+        for action, move in product(range(4), repeat=2):
+            down, right = ((-1, 0), (0, 1), (1, 0), (0, -1))[move]
+            there = index.get((row + down, column + right), here)
+            likely = 1.0 - slip if move == action else slip / 3.0
+            kernel[here, action, there] += likely * ((row, column) != goal)
+    return kernel

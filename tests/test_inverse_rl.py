@@ -18,9 +18,9 @@ from bilevel_gym.viewer.session import Session
 from bilevel_gym.wrappers import exact_objective
 
 from .helpers import FloatArray
+from .models import plain_kernel
 
 SMALL = ["aab", "bSc", "Gca"]
-MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
 
 
 def true_params(game: BilevelInverseRL) -> FloatArray:
@@ -61,14 +61,7 @@ def test_the_default_is_an_eight_by_eight_map_of_five_kinds() -> None:
 
 def test_the_kernel_moves_over_the_map_and_ends_in_the_goal() -> None:
     game = BilevelInverseRL(SMALL, slip=0.3)
-    expected = np.zeros((9, 4, 9))
-    for state in range(9):
-        row, column = divmod(state, 3)
-        for action in range(4):
-            for move, (down, right) in enumerate(MOVES):
-                there = (min(max(row + down, 0), 2), min(max(column + right, 0), 2))
-                likely = 0.7 if move == action else 0.1
-                expected[state, action, 3 * there[0] + there[1]] += likely * (state != 6)
+    expected = plain_kernel([*np.ndindex(3, 3)], (2, 0), 0.3)
     dense = game.kernel(game.initial_upper_params).to_dense()
     np.testing.assert_allclose(dense, expected, atol=1e-15)
 

@@ -159,36 +159,6 @@ def test_other_strategies_have_the_known_values(
     assert objective == pytest.approx(value, abs=error)
 
 
-def test_the_truncated_return_is_that_of_so_many_steps() -> None:
-    x = mixing(0.7)
-    for horizon in (1, 2, 37):
-        response = BilevelMarkovGame(horizon=horizon).evaluate(x)
-        kernel, present = model(x)
-        total = 0.0
-        for t in range(horizon):
-            pairs = present[:, None] * response.policy
-            total += 0.99**t * pairs[[2 * S, 2 * S + 1], TO_A].sum()
-            present = np.einsum("sa,sat->t", pairs, kernel)
-        assert response.objective == pytest.approx(total, abs=1e-12)
-    # The follower looks ahead all the same.
-    ahead = BilevelMarkovGame(horizon=None).evaluate(x)
-    np.testing.assert_array_equal(BilevelMarkovGame(horizon=1).evaluate(x).policy, ahead.policy)
-
-
-@pytest.mark.parametrize("horizon", [150, None])
-def test_what_the_leader_shows_elsewhere_changes_nothing(horizon: int | None) -> None:
-    game, x = BilevelMarkovGame(horizon=horizon), mixing(0.8)
-    other = x.copy()
-    other[[S, B]] = [[2.0, -1.0], [0.0, 3.0]]
-    first, second = game.evaluate(x), game.evaluate(other)
-    assert first.objective == pytest.approx(second.objective, abs=1e-11)
-    for response in (first, second):
-        assert response.hyper_gradient is not None
-        # Values near 60 leave rounding.
-        np.testing.assert_allclose(response.hyper_gradient[[S, B]], 0.0, atol=1e-10)
-        assert response.hyper_gradient[A].sum() == pytest.approx(0.0, abs=1e-10)
-
-
 def test_the_direct_gradient_has_the_wrong_sign() -> None:
     game, x = BilevelMarkovGame(), np.zeros(SHAPE)
     for _ in range(20):

@@ -152,19 +152,6 @@ def test_zero_is_the_optimum(arguments: dict[str, Any], temperature: float) -> N
         assert game.evaluate(x).objective < expected
 
 
-def test_the_objective_is_that_of_the_policy() -> None:
-    game = BilevelRandomMDP(temperature=2.0)
-    x = 0.2 * game.initial_upper_params
-    # Soft value iteration with plain sums.
-    transition, reward, value = game.kernel(x).to_dense(), game.reward(x), np.zeros(10)
-    for _ in range(80):
-        soft_q = reward + 0.5 * np.array([transition[s] @ value for s in range(10)])
-        value = 2.0 * np.log(np.exp(soft_q / 2.0).sum(axis=1))
-    policy = np.exp((soft_q - value[:, None]) / 2.0)
-    expected = -(x @ x + (policy**2).sum()) / 2.0
-    assert game.evaluate(x).objective == pytest.approx(expected, abs=1e-12)
-
-
 @pytest.mark.parametrize("name", ["hyper_gradient", "direct_gradient"])
 def test_the_problem_does_not_rank_methods(name: str) -> None:
     game = BilevelRandomMDP()

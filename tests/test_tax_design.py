@@ -236,14 +236,6 @@ def test_the_best_known_taxes_are_stationary_and_worth_what_is_recorded() -> Non
     np.testing.assert_allclose(gradient[2:], 0.0, atol=0.01)
 
 
-def test_the_objective_is_the_mean_over_the_types_of_household() -> None:
-    both = small().evaluate(X)
-    alone = [small(preferences=[p]).evaluate(X) for p in PREFERENCES]
-    assert both.objective == pytest.approx(np.mean([r.objective for r in alone]), abs=1e-11)
-    mean = np.mean([r.hyper_gradient for r in alone], axis=0)
-    np.testing.assert_allclose(both.hyper_gradient, mean, atol=1e-10)
-
-
 def test_the_direct_gradient_taxes_until_nobody_works() -> None:
     ends: list[Iterate] = []
     for objective in (exact_objective(small().model), direct_objective(small())):
