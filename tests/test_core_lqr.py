@@ -18,7 +18,7 @@ import pytest
 import bilevel_gym.core.lqr as lq
 from bilevel_gym.core.lqr import Coefficients, Riccati, follow, solve_riccati
 
-from .helpers import FloatArray, game_below, interior_point
+from .helpers import FloatArray, game_below
 
 GAMMA, TEMPERATURE = 0.9, 0.3
 
@@ -255,32 +255,3 @@ def test_cost_and_all_derivatives_are_those_of_the_recursion(
             response, total = response + response.T, total + total.T
         scale = float(np.abs(total).max())
         np.testing.assert_allclose(response, total - direct, rtol=1e-8, atol=1e-9 * scale)
-
-
-@pytest.mark.parametrize("env_id", ["BilevelThermal-v0", "BilevelLQR-v0"])
-@pytest.mark.parametrize("horizon", [None, 12])
-def test_the_hyper_gradient_is_that_of_the_recursion(env_id: str, horizon: int | None) -> None:
-    env = gym.make(env_id, horizon=horizon)
-    model, x = game_below(env).model, interior_point(env)
-    answer = model.respond(x)
-    others = {
-        "cost_of_state": model.upper_state_cost,
-        "cost_of_action": model.upper_action_cost,
-        "start": model.start_covariance,
-        "noise": model.noise_covariance,
-    }
-    weight = (1.0 - model.gamma ** (horizon or 10**6)) / (1.0 - model.gamma)
-
-    def objective(y: Any, policy: Any = None) -> Any:
-        at, tau = model.coefficients(y), model.temperature
-        options = {"temperature": tau, "horizon": horizon, "policy": policy}
-        cost = recursion(at, others, gamma=model.gamma, **options)
-        return -cost - model.upper_cost * weight * (y * y).sum()
-
-    assert answer.objective == pytest.approx(objective(x), rel=1e-10)
-    total = by_complex_step(objective, x)
-    norm = np.linalg.norm(total)
-    assert np.linalg.norm(answer.hyper_gradient - total) <= 1e-10 * norm
-    policy = answer.gain, answer.covariance
-    direct = by_complex_step(lambda y: objective(y, policy), x)
-    assert np.linalg.norm(answer.direct_gradient - direct) <= 1e-10 * norm

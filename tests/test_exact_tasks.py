@@ -90,7 +90,7 @@ def inside(game: TabularBilevelEnv, seed: int = 0) -> FloatArray:
 # Published and documented numbers -----------------------------------------------------------------
 
 # Discount, temperature, states, actions, initial x, and the box of x.
-DEFAULTS: list[tuple[type[TabularBilevelEnv], float, float, int, int, float | None, Any]] = [
+DEFAULTS: list[Any] = [
     (BilevelGridWorld, 0.95, 0.01, 52, 4, 0.0, (-1.0, 1.0, (52,))),
     (BilevelFourRooms, 0.99, 0.003, 208, 4, 0.0, (-10.0, 10.0, (105,))),
     (BilevelIncentive, 0.95, 0.01, 13, 4, 0.0, (0.0, 2.0, (52,))),
@@ -102,23 +102,14 @@ DEFAULTS: list[tuple[type[TabularBilevelEnv], float, float, int, int, float | No
 ]
 
 
-@pytest.mark.parametrize(
-    ("kind", "gamma", "temperature", "states", "actions", "start", "box"), DEFAULTS
-)
-def test_the_default_is_the_published_instance(
-    kind: Callable[[], TabularBilevelEnv],
-    gamma: float,
-    temperature: float,
-    states: int,
-    actions: int,
-    start: float | None,
-    box: tuple[float, float, tuple[int, ...]],
-) -> None:
+@pytest.mark.parametrize("row", DEFAULTS, ids=lambda row: row[0].__name__)
+def test_the_default_is_the_published_instance(row: Any) -> None:
+    kind, gamma, temperature, states, actions, start, box = row
     game = kind()
     assert (game.gamma, game.temperature) == (gamma, temperature)
     assert game.observation_space == gym.spaces.Discrete(states)
     assert game.lower_space == gym.spaces.Discrete(actions)
-    assert game.upper_space == gym.spaces.Box(*box, np.float32)
+    assert game.upper_space == gym.spaces.Box(*box, dtype=np.float32)
     if start is not None:
         np.testing.assert_array_equal(game.initial_upper_params, np.full(box[2], start))
 

@@ -100,14 +100,6 @@ def test_the_leader_is_paid_in_the_target_and_pays_for_all_penalties_in_the_goal
 # Numbers ----------------------------------------------------------------------------------------
 
 
-def test_the_soft_value_of_the_goal_is_its_reward_and_the_entropy_of_the_last_move() -> None:
-    game = BilevelFourRooms()
-    value = game.evaluate(some_x()).soft_value
-    for context, goal in enumerate(GOALS):
-        expected = 1.0 + 0.003 * np.log(4.0)
-        assert value[context * CELLS + FREE.index(goal)] == pytest.approx(expected, abs=1e-12)
-
-
 def ascended(objective: Any) -> Iterate:
     box = np.full(CELLS + 1, 10.0)
     return lbfgsb(objective, np.zeros(CELLS + 1), -box, box, max_evaluations=400).best

@@ -12,7 +12,7 @@ import pytest
 from bilevel_gym import HyperGradient, TabularBilevelEnv
 from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.methods import METHODS, make_method
-from bilevel_gym.model import BilevelModel, TabularModel, evaluate, evaluate_batch
+from bilevel_gym.model import TabularModel, evaluate, evaluate_batch
 from bilevel_gym.model.objectives import DiscountedReturn, Outcome, QuadraticCost, Sum, UpperValue
 
 from .helpers import refusals
@@ -84,16 +84,6 @@ def test_a_model_becomes_a_game_with_the_same_answers() -> None:
         np.testing.assert_array_equal(answer.hyper_gradient, wanted.hyper_gradient)
     _, info = HyperGradient(game).reset(seed=0)
     np.testing.assert_array_equal(info["hyper_gradient"], wanted.hyper_gradient)
-
-
-@pytest.mark.parametrize("id", ["BilevelGridWorld-v0", "BilevelMarkovGame-v0", "BilevelLQR-v0"])
-def test_a_game_has_a_model_that_is_evaluated_alike(id: str) -> None:
-    game: Any = gym.make(id).unwrapped
-    assert isinstance(game.model, BilevelModel)
-    x = game.initial_upper_params
-    ours, theirs = evaluate(game.model, x), game.evaluate(x)
-    assert ours.objective == theirs.objective
-    np.testing.assert_array_equal(ours.hyper_gradient, theirs.hyper_gradient)
 
 
 # Objectives of one's own ------------------------------------------------------------------------

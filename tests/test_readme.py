@@ -38,12 +38,6 @@ def test_the_code_runs_from_top_to_bottom_and_reaches_what_it_says(
     check_hyper_gradient(gym.make("Commute-v0", fast_pay=-1.2))
 
 
-def test_the_start_of_the_quickstart_is_what_the_comment_says() -> None:
-    env = gym.make("BilevelGridWorld-v0")
-    env.reset(seed=0)
-    assert f"{env.get_wrapper_attr('response').objective:.2f}" == "-1.20"
-
-
 def test_the_table_of_tasks_holds_what_the_command_prints() -> None:
     header, rule, *rows = markdown_table().strip().splitlines()
     table = README.partition(f"{header}\n{rule}\n")[2].partition("\n\n")[0]

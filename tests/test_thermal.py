@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import gymnasium as gym
 import numpy as np
 import pytest
 
 from bilevel_gym import LowerLevel
 from bilevel_gym.envs import BilevelThermal
-from bilevel_gym.testing import check_hyper_gradient
 
 ID = "BilevelThermal-v0"
 BEST = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 0.7785, 1.0, 1.0])
@@ -63,32 +60,6 @@ def test_the_leader_pays_for_the_variance_over_zones_and_for_energy() -> None:
     actions = np.random.default_rng(1).normal(size=(5, 2))
     expected = -states.var(axis=1) - 0.25 * (actions**2).sum(axis=1)
     np.testing.assert_allclose(game.model.upper_reward(states, actions), expected, rtol=1e-13)
-
-
-def test_the_follower_has_a_finite_value_in_the_whole_box() -> None:
-    game = BilevelThermal()
-    # The policy of the docstring keeps the largest row sum below 1 / sqrt(gamma) at every corner,
-    # and between corners, where row sums are convex in x.
-    policy = np.zeros((2, 4))
-    policy[1, 2] = 0.012
-    largest = 0.0
-    for corner in product((0.0, 1.0), repeat=8):
-        x = np.array(corner)
-        problem = game.coefficients(x)
-        loop = problem.dynamics - problem.control @ policy
-        largest = max(largest, float(np.abs(loop).sum(axis=1).max()))
-    assert largest < 1.0537 < 1.0 / np.sqrt(0.9)
-
-
-def test_the_closed_loop_may_be_unstable_where_the_discounted_value_is_finite() -> None:
-    game, x = BilevelThermal(), np.zeros(8)
-    # Unequal zones 1 and 2 have one control between them, and gain heat without insulation.
-    problem = game.coefficients(x)
-    loop = problem.dynamics - problem.control @ game.evaluate(x).gain
-    assert 1.02 < np.abs(np.linalg.eigvals(loop)).max() < 1.0 / np.sqrt(0.9)
-    answer = game.evaluate(x)
-    assert answer.converged and np.isfinite(answer.objective)
-    assert check_hyper_gradient(gym.make(ID), x + 1e-3).relative_error < 1e-8
 
 
 def test_another_discount_may_leave_the_follower_without_an_answer() -> None:

@@ -117,13 +117,6 @@ def test_compiled_and_plain_episodes_agree_bit_for_bit(
 
 
 @both_backends
-def test_a_seed_decides_everything() -> None:
-    simulator, *_ = game()
-    assert_same(play(simulator), play(simulator))
-    assert not np.array_equal(play(simulator).pairs[0], play(simulator, seed=4).pairs[0])
-
-
-@both_backends
 @pytest.mark.parametrize("termination", [0.0, 0.05])
 def test_sizes_of_buffers_change_nothing(termination: float, monkeypatch: Patch) -> None:
     simulator, *_ = game(termination=termination)
@@ -241,15 +234,6 @@ def test_rows_that_miss_one_by_rounding_never_end() -> None:
         np.full(10, 0.1), num_episodes=500, horizon=400, rng=np.random.default_rng(0)
     )
     assert (played.lengths == 400).all() and (played.final_states >= 0).all()
-
-
-@both_backends
-def test_actions_that_do_not_exist_are_never_played() -> None:
-    simulator, mdp, policy = game(masked=True)
-    assert mdp.action_mask is not None
-    visits = play(simulator).discounted_visits(1.0)
-    assert not visits[~mdp.action_mask].any()
-    assert not visits[policy == 0.0].any() and visits[policy > 0.05].all()
 
 
 # Ends -------------------------------------------------------------------------------------------
