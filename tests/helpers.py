@@ -21,7 +21,6 @@ from bilevel_gym.registration import TASKS, Task
 
 FloatArray = NDArray[np.float64]
 Env = gym.Env[Any, Any]
-Transition = tuple[Any, float, bool, bool, dict[str, Any]]
 
 
 def game_class(task: Task) -> type[bilevel_gym.BilevelEnv]:

@@ -57,6 +57,7 @@ def test_results_are_one_tidy_table_that_follows_its_file(finished: Path, copy: 
     assert frame["best_known"].isna().all(), "nothing is recorded of this map"
     assert frame["objective_error"].isna().all() and frame["gradient_norm"].notna().all()
     assert not any(frame.attrs.values())
+    assert (frame["env_steps"][frame["method"] == "exact"] == 0).all()
     run = parse_benchmark(SMALL).entries[0].run
     kept = frame[(frame["method"] == "exact") & (frame["seed"] == 0)]
     assert [*kept["objective"]] == [row.objective for row in perform(run).rows]

@@ -24,14 +24,6 @@ def test_a_term_pays_for_pushing_in_the_direction_of_what_it_looks_at() -> None:
         assert left == pytest.approx(0.2 - strength[index])
 
 
-def test_the_leader_is_paid_what_the_environment_pays() -> None:
-    env = LowerLevel(gym.make(TASK), np.zeros(4))
-    env.reset(seed=0)
-    for _ in range(5):
-        _, reward, *_, info = env.step(0)
-        assert info["upper_reward"] == 1.0 and reward == pytest.approx(0.2)
-
-
 def returns(x: Any) -> float:
     """Return the mean length of 10 episodes in which each push is the one that pays most now."""
     env = LowerLevel(gym.make(TASK), x)

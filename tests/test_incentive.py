@@ -15,7 +15,6 @@ from bilevel_gym.optimizers import lbfgsb
 from bilevel_gym.wrappers import exact_objective
 
 from .helpers import FloatArray
-from .models import direct_objective
 
 # Action and successor of every intended move, as published.
 GRAPH = {
@@ -142,12 +141,6 @@ def test_quasi_newton_from_zero_ends_in_a_poor_optimum() -> None:
     best = ascent(np.zeros(52), exact_objective(BilevelIncentive().model))
     assert best.value == pytest.approx(0.172858, abs=6e-7)
     assert np.flatnonzero(best.upper_params).tolist() == [Q7A]
-
-
-def test_the_direct_gradient_does_not_move_from_zero() -> None:
-    best = ascent(np.zeros(52), direct_objective(BilevelIncentive()))
-    assert best.value == pytest.approx(0.147802, abs=6e-7)
-    np.testing.assert_array_equal(best.upper_params, np.zeros(52))
 
 
 def test_the_best_known_payment_is_for_staying_in_q9() -> None:

@@ -159,15 +159,6 @@ def test_other_strategies_have_the_known_values(
     assert objective == pytest.approx(value, abs=error)
 
 
-def test_the_direct_gradient_has_the_wrong_sign() -> None:
-    game, x = BilevelMarkovGame(), np.zeros(SHAPE)
-    for _ in range(20):
-        direct = game.evaluate(x).direct_gradient
-        assert direct is not None and direct[A, 0] < 0.0
-        x = np.clip(x + 0.5 * direct / np.linalg.norm(direct), -10.0, 10.0)
-    assert game.evaluate(x).objective < 1e-6
-
-
 # Pictures ---------------------------------------------------------------------------------------
 
 WAYS = {

@@ -20,6 +20,8 @@ import pytest
 
 import bilevel_gym
 
+from . import layers
+
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
@@ -134,6 +136,28 @@ def test_every_library_that_is_imported_is_declared() -> None:
 def test_libraries_are_not_imported_before_they_are_used(modules: str, libraries: str) -> None:
     code = f"import sys, bilevel_gym, {modules}; print({{*sys.modules}} & {{*{libraries.split()}}})"
     assert run(sys.executable, "-c", code, cwd=ROOT, PYTHONPATH=str(ROOT)) == "set()\n"
+
+
+@pytest.fixture(scope="module")
+def measured() -> layers.Measured:
+    """Measure the tree once."""
+    return layers.measure()
+
+
+def test_no_import_points_upward_or_names_a_higher_module_in_a_string(
+    measured: layers.Measured,
+) -> None:
+    assert measured.upward == []
+
+
+def test_no_modules_import_each_other(measured: layers.Measured) -> None:
+    assert measured.circles == []
+
+
+def test_names_in_strings_are_found() -> None:
+    module = "bilevel_gym.envs.tasks"
+    entry_points = layers.named_in_strings(module, ["bilevel_gym.envs.grid_world"])
+    assert entry_points == {"bilevel_gym.envs.grid_world"}
 
 
 # The distributions ------------------------------------------------------------------------------

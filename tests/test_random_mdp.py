@@ -11,8 +11,6 @@ from scipy.stats import chisquare
 
 from bilevel_gym.envs import View
 from bilevel_gym.envs.random_mdp import BilevelRandomMDP
-from bilevel_gym.optimizers import lbfgsb
-from bilevel_gym.wrappers import exact_objective
 
 from .helpers import FloatArray
 
@@ -161,15 +159,6 @@ def test_the_problem_does_not_rank_methods(name: str) -> None:
         x = x + 8e-3 * getattr(response, name)
     # The published norm at the end, which -x alone reaches too.
     assert np.linalg.norm(game.evaluate(x).hyper_gradient) < 1e-9
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.01])
-def test_quasi_newton_finds_the_optimum(temperature: float) -> None:
-    for seed in range(3):
-        game = BilevelRandomMDP(seed=seed, temperature=temperature)
-        bound = np.full(100, 10.0)
-        found = lbfgsb(exact_objective(game.model), game.initial_upper_params, -bound, bound)
-        assert found.best.value == pytest.approx(-1.0, abs=1e-9)
 
 
 @pytest.mark.parametrize("reward", ["quadratic", "linear"])

@@ -8,24 +8,7 @@ import pytest
 from bilevel_gym.core.mdp import Kernel, TabularMDP
 from bilevel_gym.episodes.transitions import TransitionArrays, TransitionTables
 
-from .helpers import p_value
 from .models import random_mdp
-
-DRAWS = 20_000
-
-
-@pytest.mark.parametrize("termination", [0.0, 0.3, 0.95])
-def test_successors_and_endings_have_the_frequencies_of_the_kernel(termination: float) -> None:
-    mdp = random_mdp(0, termination=termination)
-    tables = TransitionTables(mdp, np.zeros((8, 3)))
-    uniforms = np.random.default_rng(1).random(DRAWS)
-    dense = mdp.kernel.to_dense()
-    for state, action in ((0, 0), (3, 2), (7, 1)):
-        counts = np.zeros(9)
-        for uniform in uniforms:
-            successor, over, *_ = tables.sample(state, action, uniform)
-            counts[8 if over else successor] += 1
-        assert p_value(counts, np.append(dense[state, action], termination)) > 1e-3
 
 
 def test_the_ends_of_the_unit_interval_stay_within_the_row() -> None:

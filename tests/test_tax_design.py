@@ -202,15 +202,6 @@ def test_the_density_steps_are_the_derivatives_of_the_masses() -> None:
     np.testing.assert_allclose(cell_density_steps(low, low + 0.4), difference, atol=1e-10)
 
 
-def test_a_good_that_is_not_bought_has_no_derivative() -> None:
-    game = small()
-    first = np.zeros((NUM_STATES, 108))
-    first[:, 0] = 1.0  # no hours, no spending
-    for product in (game.reward_vjp(X, first), game.upper_reward_vjp(X, first)):
-        np.testing.assert_array_equal(product, 0.0)
-    assert np.isfinite(game.reward(np.zeros(4))).all()
-
-
 # Numbers ----------------------------------------------------------------------------------------
 
 
