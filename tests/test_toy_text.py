@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -19,8 +18,6 @@ from bilevel_gym.optimizers import lbfgsb, normalized_ascent
 from bilevel_gym.rendering import draw_grid, frame, grid_layout
 from bilevel_gym.testing import check_hyper_gradient
 from bilevel_gym.wrappers import exact_objective
-
-from .helpers import interior_point
 
 NAMES = ("FrozenLake", "CliffWalking", "Taxi")
 
@@ -178,18 +175,6 @@ def test_features_of_single_states_are_the_shaping_of_states() -> None:
 def test_an_id_without_a_version_is_the_newest(name: str) -> None:
     one, other = BilevelToyText(name), BilevelToyText(newest(name))
     np.testing.assert_array_equal(one.upper_reward(np.zeros(0)), other.upper_reward(np.zeros(0)))
-
-
-def test_arguments_of_the_environment_survive_json() -> None:
-    env = gym.make("BilevelFrozenLake-v0", env_kwargs={"desc": ["SFF", "HFG"]})
-    assert env.spec is not None
-    text = env.spec.to_json()
-    json.loads(text)
-    again = gym.make(EnvSpec.from_json(text))
-    x = interior_point(env)
-    assert x.shape == (6,)
-    env.reset(seed=0), again.reset(seed=0)
-    assert env.step(x)[1] == again.step(x)[1]
 
 
 class Line(gym.Env[int, int]):

@@ -375,13 +375,6 @@ def test_mistakes_are_named(call: Callable[[], object], message: str) -> None:
 # The switch of the compiled kernels -------------------------------------------------------------
 
 
-def test_the_switch_holds_for_its_block(backend: str) -> None:
-    assert fast.enabled() == (backend == "numba")
-    with fast.switched(False):
-        assert not fast.enabled()
-    assert fast.enabled() == (backend == "numba")
-
-
 def test_the_environment_variable_is_the_default_and_its_demand_names_the_extra(
     monkeypatch: Patch,
 ) -> None:

@@ -53,7 +53,7 @@ from bilevel_gym.methods import LEARNT_METHODS, make_method
 from bilevel_gym.model.protocols import LearntGame
 from bilevel_gym.plotting import INK, MUTED, PALETTE, new_figure, save_figure, tidy
 
-from .estimators import PLACINGS, cosine, four_rooms
+from .estimators import PLACINGS, bar, cosine, four_rooms
 
 # What estimates, with its options, and how it is drawn. The first one has to reach the bars.
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -307,11 +307,6 @@ def print_tables(points: Sequence[Point], seeds: Sequence[int]) -> None:
             bar(f"{setting}: error of {BEST} <= {ERROR_BAR:g}", worst, worst <= ERROR_BAR)
             worst = max(p.distance for p in last)
             bar(f"{setting}: KL <= {KL_BAR:g}", worst, worst <= KL_BAR)
-
-
-def bar(text: str, value: float, reached: bool) -> None:
-    """Print what was asked for."""
-    print(f"| {text} | {value:.4g} | {'yes' if reached else 'NO'} |")
 
 
 def draw(points: Sequence[Point], path: Path) -> None:

@@ -210,13 +210,14 @@ def print_truncation(game: TabularBilevelEnv, terms: Sequence[int]) -> None:
         print(f"| {number} | {cosine(found, exact):.4f} | {error:.4f} |")
 
 
+def bar(text: str, value: float, reached: bool) -> None:
+    """Print what was asked for, and whether it was reached."""
+    print(f"| {text} | {value:.4g} | {'yes' if reached else 'NO'} |")
+
+
 def print_bars(rows: dict[str, list[Row]], game: TabularBilevelEnv, *, per_action: bool) -> None:
     """Print what was asked for, and whether it was reached."""
     exact = game.evaluate(game.initial_upper_params).hyper_gradient
-
-    def bar(text: str, value: float, reached: bool) -> None:
-        print(f"| {text} | {value:.4g} | {'yes' if reached else 'NO'} |")
-
     for label in ("trace", PLAIN, "trace, exact critic"):
         few, share = at(rows[label]), at(rows[label]).variance / at(rows[RAW]).variance
         bar(f"{label}: cosine at 256 >= .98", few.cosine, few.cosine >= 0.98)

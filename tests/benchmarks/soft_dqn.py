@@ -25,7 +25,7 @@ from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import TabularBilevelEnv
 from bilevel_gym.sb3 import SoftDQN
 
-from .estimators import PLACINGS, four_rooms
+from .estimators import PLACINGS, bar, four_rooms
 
 STEPS, EPISODE = 30_000, 300
 KL_BAR, GAP_BAR, SECONDS_BAR, RELABELLING_BAR = 0.05, 0.005, 120.0, 1.15
@@ -107,16 +107,16 @@ def main(seeds: Sequence[int]) -> None:
             runs.append(run(game, seed))
             kl, gap, seconds, cpu = vars(runs[-1]).values()
             print(f"| {seed} | {kl:.4f} | {gap:.5f} | {seconds:.0f} | {cpu:.0f} |", flush=True)
-        for name, bar in (("kl", KL_BAR), ("gap", GAP_BAR), ("seconds", SECONDS_BAR)):
+        for name, most in (("kl", KL_BAR), ("gap", GAP_BAR), ("seconds", SECONDS_BAR)):
             worst = max(getattr(each, name) for each in runs)
-            bars.append((f"goal {goal}: largest {name} <= {bar:g}", worst, worst <= bar))
+            bars.append((f"goal {goal}: largest {name} <= {most:g}", worst, worst <= most))
     without, with_it = relabelling(game)
     print(f"\nan update: {without:.2f} ms of the processor, {with_it:.2f} ms with relabelling")
     ratio = with_it / without
     bars.append((f"relabelling: ratio <= {RELABELLING_BAR:g}", ratio, ratio <= RELABELLING_BAR))
     print("\n| bar | value | reached |\n|---|---|---|")
-    for text, value, reached in bars:
-        print(f"| {text} | {value:.4g} | {'yes' if reached else 'NO'} |")
+    for each in bars:
+        bar(*each)
 
 
 if __name__ == "__main__":
