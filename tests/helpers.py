@@ -39,6 +39,14 @@ LEARNT_TASKS = [task for task in TASKS if task not in EXACT_TASKS]
 DRAWN_TASKS = [task for task in TASKS if game_class(task).draw is not bilevel_gym.BilevelEnv.draw]
 
 
+# Small instances of tasks: a map of terrain, fewer and longer steps of hours, spending and assets,
+# and a ring with a short cut through node 5, whose numbers are not consecutive.
+TERRAIN = ["aab", "bSc", "Gca"]
+HOUSEHOLDS: dict[str, Any] = {"num_assets": 25, "hours_levels": 4, "hours_step": 2.67}
+HOUSEHOLDS |= {"spending_levels": 3, "spending_step": 2.5}
+RING: Any = [[2, 3, 4], [3, 7, 2.5], [7, 2, 1], [2, 5, 1], [5, 7, 0], [7, 5, 3], [3, 2, 2]]
+
+
 def leader_seat(task: Task, outer_steps: int = 100, **kwargs: Any) -> Env:
     """Make a task as it comes: in the leader's seat, on its small instance.
 

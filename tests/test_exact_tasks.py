@@ -27,14 +27,18 @@ from bilevel_gym.envs import (
 from bilevel_gym.rendering import frame
 from bilevel_gym.testing import check_hyper_gradient
 
-from .helpers import DRAWN_TASKS, EXACT_TASKS, FloatArray, raw_game, sampled_actions, telling_points
+from .helpers import (
+    DRAWN_TASKS,
+    EXACT_TASKS,
+    HOUSEHOLDS,
+    RING,
+    TERRAIN,
+    FloatArray,
+    raw_game,
+    sampled_actions,
+    telling_points,
+)
 
-TERRAIN = ["aab", "bSc", "Gca"]
-HOUSEHOLDS: dict[str, Any] = {
-    **{"num_assets": 25, "hours_levels": 4, "hours_step": 2.67},
-    **{"spending_levels": 3, "spending_step": 2.5},
-}
-RING = [[2, 3, 4], [3, 7, 2.5], [7, 2, 1], [2, 5, 1], [5, 7, 0], [7, 5, 3], [3, 2, 2]]
 SIX_PAIRS = [[7, 0], [9, 0], [9, 1], [6, 1], [2, 2], [0, 1]]
 
 CASES: dict[str, tuple[type[TabularBilevelEnv], dict[str, Any]]] = {

@@ -17,10 +17,8 @@ from bilevel_gym.viewer.picture import scene as picture_of
 from bilevel_gym.viewer.session import Session
 from bilevel_gym.wrappers import exact_objective
 
-from .helpers import FloatArray
+from .helpers import TERRAIN, FloatArray
 from .models import plain_kernel
-
-SMALL = ["aab", "bSc", "Gca"]
 
 
 def true_params(game: BilevelInverseRL) -> FloatArray:
@@ -60,16 +58,16 @@ def test_the_default_is_an_eight_by_eight_map_of_five_kinds() -> None:
 
 
 def test_the_kernel_moves_over_the_map_and_ends_in_the_goal() -> None:
-    game = BilevelInverseRL(SMALL, slip=0.3)
+    game = BilevelInverseRL(TERRAIN, slip=0.3)
     expected = plain_kernel([*np.ndindex(3, 3)], (2, 0), 0.3)
     dense = game.kernel(game.initial_upper_params).to_dense()
     np.testing.assert_allclose(dense, expected, atol=1e-15)
 
 
 def test_each_kind_of_terrain_has_a_weight_and_the_goal_pays_one() -> None:
-    game = BilevelInverseRL(SMALL)
+    game = BilevelInverseRL(TERRAIN)
     weights = {"a": -0.3, "b": 0.2, "c": -0.7, "S": 0.0, "G": 1.0}
-    expected = [[weights[cell]] * 4 for row in SMALL for cell in row]
+    expected = [[weights[cell]] * 4 for row in TERRAIN for cell in row]
     np.testing.assert_array_equal(game.reward(np.array([-0.3, 0.2, -0.7])), expected)
     assert not game.upper_reward(game.initial_upper_params).any()
 
@@ -77,7 +75,7 @@ def test_each_kind_of_terrain_has_a_weight_and_the_goal_pays_one() -> None:
 def test_given_features_replace_the_terrain() -> None:
     rng = np.random.default_rng(0)
     features, x = rng.normal(size=(9, 2)), rng.uniform(-1.0, 1.0, 2)
-    game = BilevelInverseRL(SMALL, features=features.tolist())
+    game = BilevelInverseRL(TERRAIN, features=features.tolist())
     reward = game.reward(x)
     assert game.upper_space.shape == (2,)
     for state in range(9):
@@ -88,7 +86,7 @@ def test_given_features_replace_the_terrain() -> None:
 def test_episodes_start_in_s_or_anywhere_but_in_the_goal() -> None:
     expected = np.zeros(9)
     expected[4] = 1.0
-    np.testing.assert_array_equal(BilevelInverseRL(SMALL).initial_distribution, expected)
+    np.testing.assert_array_equal(BilevelInverseRL(TERRAIN).initial_distribution, expected)
     expected = np.full(4, 1 / 3)
     expected[3] = 0.0
     np.testing.assert_allclose(BilevelInverseRL(["ab", "cG"]).initial_distribution, expected)
@@ -163,7 +161,7 @@ def test_samples_approach_the_expected_visits() -> None:
 
 
 def test_expected_visits_are_those_of_a_plain_simulation_of_probabilities() -> None:
-    game = BilevelInverseRL(SMALL, num_demonstrations=None)
+    game = BilevelInverseRL(TERRAIN, num_demonstrations=None)
     policy = np.exp(soft_optimal(game, true_params(game)))
     chain = np.einsum("sa,sat->st", policy, game.kernel(true_params(game)).to_dense())
     # The episode ends surely, hence the sum over 200 steps is the one over all.
@@ -192,7 +190,7 @@ def test_own_demonstrations_count_as_the_same_generated_ones() -> None:
 
 @pytest.mark.parametrize("ridge", [0.0, 0.3])
 def test_the_objective_is_the_mean_log_likelihood_less_the_ridge(ridge: float) -> None:
-    game, x = BilevelInverseRL(SMALL, ridge=ridge), np.array([-0.3, 0.1, -0.2])
+    game, x = BilevelInverseRL(TERRAIN, ridge=ridge), np.array([-0.3, 0.1, -0.2])
     log_policy = soft_optimal(game, x)
     assert game.demonstrations is not None
     decisions = [log_policy[s, a] for episode in game.demonstrations for s, a in episode]
@@ -218,7 +216,7 @@ def test_the_documented_values() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [{}, {"seed": 3, "size": (5, 4), "num_kinds": 3}, {"desc": SMALL}, {"temperature": 0.5}],
+    [{}, {"seed": 3, "size": (5, 4), "num_kinds": 3}, {"desc": TERRAIN}, {"temperature": 0.5}],
 )
 def test_unlimited_demonstrations_make_the_truth_the_maximum(arguments: dict[str, Any]) -> None:
     game = BilevelInverseRL(num_demonstrations=None, **arguments)
@@ -296,7 +294,7 @@ def test_the_picture_shows_what_is_believed_beside_what_is_true() -> None:
 
 
 def test_without_the_truth_the_demonstrated_actions_are_shown() -> None:
-    game = BilevelInverseRL(SMALL, demonstrations=[[[4, 2], [7, 3]], [[4, 3]]])
+    game = BilevelInverseRL(TERRAIN, demonstrations=[[[4, 2], [7, 3]], [[4, 3]]])
     scene = game.scene(View("", np.full(3, -0.2), game.evaluate(np.full(3, -0.2))))
     assert scene.policy is not None and "distance to true x" not in dict(scene.status)
     np.testing.assert_allclose(scene.policy[1, 5], [0.0, 0.0, 0.5, 0.5])
@@ -306,7 +304,7 @@ def test_without_the_truth_the_demonstrated_actions_are_shown() -> None:
 
 
 def test_own_features_are_not_to_be_painted() -> None:
-    game = BilevelInverseRL(SMALL, features=np.ones((9, 2)).tolist())
+    game = BilevelInverseRL(TERRAIN, features=np.ones((9, 2)).tolist())
     scene = game.scene(View("", np.zeros(2), game.evaluate(np.zeros(2))))
     assert scene.gradient is None
     assert {game.state_of((row, column)) for row in range(3) for column in range(7)} == {None}
@@ -319,7 +317,7 @@ def test_own_features_are_not_to_be_painted() -> None:
         {"size": (20, 4), "num_kinds": 15},
         {"size": 60},
         {"desc": ["aG"]},
-        {"desc": SMALL, "features": [[1.0, 2.0]] * 9},
+        {"desc": TERRAIN, "features": [[1.0, 2.0]] * 9},
     ],
 )
 def test_maps_of_other_shapes_are_drawn(arguments: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ from bilevel_gym.envs import (
 )
 from bilevel_gym.registration import TASKS
 
-from .helpers import game_class, leader_seat
+from .helpers import HOUSEHOLDS, RING, TERRAIN, game_class, leader_seat
 
 NAN, INF = float("nan"), float("inf")
 
@@ -141,7 +141,7 @@ sides = (0, 301, (2, 2, 2), 2.5)
 terrain("size", "`size` must be a side or (rows, columns), each in 1..300", *sides)
 terrain("num_kinds", "`num_kinds` must be at most 26 on this map", 27)
 refused(partial(BilevelInverseRL, size=2), "num_kinds", "`num_kinds` must be at most 3 on this", 4)
-mapped = partial(refused, partial(BilevelInverseRL, ["aab", "bSc", "Gca"]))
+mapped = partial(refused, partial(BilevelInverseRL, TERRAIN))
 mapped("size", "`size` is for random maps, got size=3 with `desc`", 3)
 mapped("num_kinds", "`num_kinds` is for random maps; got", 3)
 no_features: Any = ([[1.0]] * 8, [[1.0]] * 8 + [[1.0, 2.0]], "abc", [[]] * 9)
@@ -188,9 +188,7 @@ linear = partial(refused, partial(BilevelRandomMDP, reward="linear"))
 linear("active_features", "`active_features` must be an integer of at", 0)
 linear("active_features", "`active_features` must be at most `upper_dim`, 100", 101)
 
-households: dict[str, Any] = {"num_assets": 25, "hours_levels": 4, "hours_step": 2.67}
-households |= {"spending_levels": 3, "spending_step": 2.5}
-taxes = partial(refused, partial(BilevelTaxDesign, **households))
+taxes = partial(refused, partial(BilevelTaxDesign, **HOUSEHOLDS))
 taxes("num_assets", "`num_assets` must be an integer of at least 2", 1, 21.0)
 taxes("noise", "`noise` must be at least 0.767, 1/30 of how far", 0.1, 0.766)
 taxes("start_rate", "`start_rate` must lie in [0, 2]", 2.5, -0.1, NAN)
@@ -200,17 +198,16 @@ taxes("preferences", "`preferences` must be a list with an exponent; got", [[0.5
 no_exponents = ([[0.5, 0.0]], [[0.5, NAN]])
 taxes("preferences", "`preferences` must be positive and at most 10; got", *no_exponents)
 
-ring = [[2, 3, 4], [3, 7, 2.5], [7, 2, 1], [2, 5, 1], [5, 7, 0], [7, 5, 3], [3, 2, 2]]
 tolls = partial(refused, BilevelToll)
 tolls("network", "`network` must have at least one link, got none", [])
 no_rows = ("ab", 7, [[1, 2]], [[1, 2, "3"]], np.array(3))
 tolls("network", "`network` must be a list of [from, to, minutes] rows", *no_rows)
 tolls("network", "`network` must join nodes that are integers; got; [1.5, 2, 3]", [[1.5, 2, 3]])
 tolls("network", "`network` must join different nodes, got the link [1, 1, 3]", [[1, 1, 3]])
-tolls("network", "`network` must have each link once, got 2 to 3 twice", [*ring, [2, 3, 1]])
+tolls("network", "`network` must have each link once, got 2 to 3 twice", [*RING, [2, 3, 1]])
 tolls("network", "minutes in; got the link [1, 2, -3]", [[1, 2, -3]])
 tolls("network", "minutes in [0, 1e+06]; got", [[1, 2, NAN]], [[1, 2, INF]])
-tolls("network", "`zone` must be a node of the network (2, 3, 5, 7), got 10", ring)
+tolls("network", "`zone` must be a node of the network (2, 3, 5, 7), got 10", RING)
 tolls("zone", "`zone` must be a node of the network", 25, "10")
 zoned = partial(refused, partial(BilevelToll, zone=2))
 dead_end = [[1, 2, 1], [2, 3, 1], [2, 1, 1]]

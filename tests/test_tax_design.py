@@ -21,25 +21,18 @@ from bilevel_gym.optimizers import Iterate, normalized_ascent
 from bilevel_gym.rendering import frame
 from bilevel_gym.wrappers import exact_objective
 
-from .helpers import FloatArray
+from .helpers import HOUSEHOLDS, FloatArray
 from .models import direct_objective
 
 # Fewer and longer steps of hours, spending and assets.
-NUM_ASSETS = 25
+NUM_ASSETS: int = HOUSEHOLDS["num_assets"]
 NUM_STATES = 2 * NUM_ASSETS
-SMALL: dict[str, Any] = {
-    "num_assets": NUM_ASSETS,
-    "hours_levels": 4,
-    "hours_step": 2.67,
-    "spending_levels": 3,
-    "spending_step": 2.5,
-}
 PREFERENCES = ((0.6, 0.3, 0.1), (0.1, 0.7, 0.2))
 X = np.array([0.25, 0.1, 0.6, 0.45])
 
 
 def small(**arguments: Any) -> BilevelTaxDesign:
-    return BilevelTaxDesign(**{**SMALL, **arguments})
+    return BilevelTaxDesign(**{**HOUSEHOLDS, **arguments})
 
 
 def phi(z: float) -> float:

@@ -15,7 +15,7 @@ from bilevel_gym.optimizers import lbfgsb
 from bilevel_gym.rendering.placing import places_by_hops
 from bilevel_gym.wrappers import exact_objective
 
-from .helpers import FloatArray
+from .helpers import RING, FloatArray
 
 # Minutes of the links out of each node of Sioux Falls, as published.
 ROADS = {
@@ -48,16 +48,6 @@ LINKS = [(start, end) for start, ends in ROADS.items() for end in ends]
 AT_TEN = [link for link in LINKS if 10 in link]
 OTHERS = [node for node in ROADS if node != 10]
 
-# A ring with a short cut through node 5, whose numbers are not consecutive.
-OWN: list[list[float]] = [
-    [2, 3, 4],
-    [3, 7, 2.5],
-    [7, 2, 1],
-    [2, 5, 1],
-    [5, 7, 0],
-    [7, 5, 3],
-    [3, 2, 2],
-]
 
 LOW, HIGH = np.zeros(10), np.full(10, 10.0)
 
@@ -100,7 +90,7 @@ def test_the_choices_at_a_node_are_its_links_sorted_by_where_they_lead(tolled: A
         game, x = BilevelToll(), some_tolls()
         tolls, zone, zone_cost = dict(zip(AT_TEN, x, strict=True)), 10, 2.0
     else:  # in an order of one's own
-        game = BilevelToll(OWN, zone=5, zone_cost=0.5, tolled_links=tolled, max_toll=3.0)
+        game = BilevelToll(RING, zone=5, zone_cost=0.5, tolled_links=tolled, max_toll=3.0)
         roads = {2: {3: 4, 5: 1}, 3: {2: 2, 7: 2.5}, 5: {7: 0}, 7: {2: 1, 5: 3}}
         tolls, zone, zone_cost = dict(zip(tolled, (0.5, 3.0, 1.25), strict=True)), 5, 0.5
         x = np.array([*tolls.values()])
@@ -150,8 +140,8 @@ def test_trips_are_drawn_as_said() -> None:
 
 
 def test_a_network_may_be_an_array_or_a_table_of_floats_in_any_order() -> None:
-    first, x = BilevelToll(OWN, zone=5), np.array([1.0, 2.0, 3.0])
-    for network in (np.array(OWN), [[float(n) for n in row] for row in OWN[::-1]]):
+    first, x = BilevelToll(RING, zone=5), np.array([1.0, 2.0, 3.0])
+    for network in (np.array(RING), [[float(n) for n in row] for row in RING[::-1]]):
         game = BilevelToll(network, zone=5)  # type: ignore[arg-type]
         assert game.links == first.links and all(type(node) is int for node in game.nodes)
         assert game.evaluate(x).objective == first.evaluate(x).objective
@@ -227,7 +217,10 @@ def test_the_follower_sees_the_traffic_to_its_own_destination() -> None:
 @pytest.mark.parametrize("state", [None, 9])  # node 3 on the way to 7, one of three destinations
 def test_the_panels_list_the_tolls_and_the_passages_of_all_trips(state: int | None) -> None:
     tolled = [(5, 7), (3, 7), (2, 5)]
-    game, x = BilevelToll(OWN, zone=5, tolled_links=tolled, max_toll=3.0), np.array([0.5, 3.0, 1.0])
+    game, x = (
+        BilevelToll(RING, zone=5, tolled_links=tolled, max_toll=3.0),
+        np.array([0.5, 3.0, 1.0]),
+    )
     response = game.evaluate(x)
     tolls, passages = game.scene(View("", x, response, state=state)).panels
     assert tolls.labels == passages.labels == ("5-7", "3-7", "2-5")
@@ -244,7 +237,7 @@ def test_the_panels_list_the_tolls_and_the_passages_of_all_trips(state: int | No
 
 @pytest.mark.parametrize(
     ("network", "toll", "limit"),
-    [(None, 0.0, 5.0), (None, 1.0, 5.0), (None, 4.0, 1.0), (None, 10.0, 1.0), (OWN, 0.0, 50.0)],
+    [(None, 0.0, 5.0), (None, 1.0, 5.0), (None, 4.0, 1.0), (None, 10.0, 1.0), (RING, 0.0, 50.0)],
 )
 def test_the_axis_of_the_passages_is_just_long_enough(
     network: Any, toll: float, limit: float
@@ -294,7 +287,7 @@ def test_a_network_of_ones_own_is_spread_over_the_picture() -> None:
 
 def test_parts_of_a_network_without_a_road_between_them_are_drawn_apart() -> None:
     island: list[list[float]] = [[20, 21, 1], [21, 22, 1], [22, 20, 1]]
-    game = BilevelToll([*OWN, *island], zone=5, origins=[2, 3], destinations=[7])
+    game = BilevelToll([*RING, *island], zone=5, origins=[2, 3], destinations=[7])
     places = game.scene(View("", game.initial_upper_params)).places
     assert np.isfinite(places).all() and places.min() >= 0.0 and places.max() <= 1.0
     distances = np.linalg.norm(places[:, None] - places, axis=2)
