@@ -13,8 +13,9 @@ from click.testing import CliRunner, Result
 
 from bilevel_gym.benchmark import Run, RunOutcome, perform, plan
 from bilevel_gym.benchmark import engine as engine_module
-from bilevel_gym.benchmark.config import Benchmark, Engine
+from bilevel_gym.benchmark.config import Benchmark
 from bilevel_gym.benchmark.results import write_run
+from bilevel_gym.benchmark.schema import Engine
 from bilevel_gym.cli import main
 from bilevel_gym.registration import QUICK
 

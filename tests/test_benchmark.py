@@ -19,9 +19,10 @@ import pytest
 from bilevel_gym.benchmark import EngineError, Run, RunOutcome, execute, load_results, perform, plan
 from bilevel_gym.benchmark import engine as engine_module
 from bilevel_gym.benchmark import results as results_module
-from bilevel_gym.benchmark.config import Engine, parse_benchmark
+from bilevel_gym.benchmark.config import parse_benchmark
 from bilevel_gym.benchmark.engine import locked, perform_all
 from bilevel_gym.benchmark.results import DamagedFileError, path_of, read_run
+from bilevel_gym.benchmark.schema import Engine
 from bilevel_gym.methods import register_method
 
 from .runs import EXACT, OPTIMIZER, SMALL, TASK, here, in_turn, invoke, invoke_small, small_run

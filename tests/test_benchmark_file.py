@@ -107,7 +107,7 @@ def test_tasks_and_methods_of_ones_own_are_named_with_their_module_and_reach_the
     errors = frame[frame["step"] == 0].set_index("method")["relative_error"]
     assert errors["own_things:Mine"] == pytest.approx(0.75) and errors["exact"] < 1e-9
     for old, new, said in (
-        ("own_things:Own", "other:Own", "line 5: cannot import 'other:Own-v0'"),
+        ("own_things:Own", "other:Own", "line 5: cannot import 'other' of 'other:Own-v0'"),
         ("own_things:Mine", "other:Mine", "line 10: cannot import 'other'"),
         ("own_things:Mine", "own_things:Min", "line 10: unknown class .*Did you mean 'Mine'"),
         ("own_things:Mine", "own_things:Own", "line 10: own_things:Own is no method: "),

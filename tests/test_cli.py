@@ -10,13 +10,15 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from click.shell_completion import ShellComplete
 from PIL import Image, ImageSequence
 
 import bilevel_gym
-from bilevel_gym.cli import markdown_table
+from bilevel_gym.cli import main, markdown_table
 from bilevel_gym.cli.arguments import make_leader, parse_value
 from bilevel_gym.cli.galleries import file_name
 from bilevel_gym.envs.grid_world import BilevelGridWorld
+from bilevel_gym.methods.learners import LEARNERS
 from bilevel_gym.registration import QUICK, TASKS
 from bilevel_gym.rendering import frame, new_surface
 from bilevel_gym.rendering.sheet import contact_sheet
@@ -36,6 +38,37 @@ def test_no_arguments_print_the_help_and_one_the_version(run: Run) -> None:
     for command in ("list", "check", "solve", "play", "gallery"):
         assert command in result.stdout
     assert run("--version").stdout == f"bilevel-gym {bilevel_gym.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "incomplete", "offered"),
+    [
+        (["solve"], "BilevelGr", [GRID]),
+        (["solve", GRID, "--method"], "exa", ["exact"]),
+        (["solve", GRID, "--optimizer"], "norm", ["normalized"]),
+        (
+            ["solve", GRID, "--method-set"],
+            "inner=s",
+            ["inner=sweeps", "inner=soft-q", "inner=soft-dqn", "inner=soft-sac"],
+        ),
+        (["solve", GRID, "--optimizer-set"], "schedule=con", ["schedule=constant"]),
+        (["check-method"], "m-so", ["m-sobirl"]),
+        (["check-method", "trace", "--task"], "BilevelGr", [GRID]),
+        (["check-method", "trace", "--method-set"], "inner=c", ["inner=certainty-equivalence"]),
+        (["gallery", "folder", GRID], "BilevelToll", ["BilevelToll-v0"]),
+    ],
+)
+def test_names_are_completed_in_the_shell(
+    words: list[str], incomplete: str, offered: list[str]
+) -> None:
+    shell = ShellComplete(main, {}, "bilevel-gym", "_BILEVEL_GYM_COMPLETE")
+    assert [item.value for item in shell.get_completions(words, incomplete)] == offered
+
+
+def test_all_inner_learners_are_listed(run: Run) -> None:
+    learnt = pytest.importorskip("bilevel_gym.learnt.followers")
+    (line,) = (line for line in run("list").stdout.splitlines() if "inner learners: " in line)
+    assert line.partition(": ")[2].split(", ") == [*LEARNERS, *learnt.ALGORITHMS]
 
 
 def test_list_has_a_row_for_every_task(run: Run, monkeypatch: Patch) -> None:

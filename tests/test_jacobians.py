@@ -89,10 +89,10 @@ test_a_jacobian_of_another_shape_is_refused = refusals(
     game_of_arrays,
     (
         {"features": np.zeros((STATES, ACTIONS))},
-        r"\[S, A, D\] = \(12, 3\) \+ \(D,\), got \(12, 3\)",
+        r"\[S, A, D\] = \(12, 3\) \+ \(D,\), or.*got \(12, 3\)",
     ),
     ({"features": np.zeros((ACTIONS, STATES, 2))}, r"got \(3, 12, 2\)"),
-    ({"features": csr_array((STATES, 2))}, r"\[A\*S, D\] = \(36, D\), got \(12, 2\)"),
+    ({"features": csr_array((STATES, 2))}, r"\[A\*S, D\] = \(36, D\) if.*got \(12, 2\)"),
     ({"features": aslinearoperator(np.zeros((2, 36)))}, r"got \(2, 36\)"),
     ({"features": csr_array(np.full((36, 1), np.inf))}, "must be finite, got inf"),
 )

@@ -19,9 +19,7 @@ from bilevel_gym.envs.toll import BilevelToll
 from bilevel_gym.methods import Response, TabularResponse
 from bilevel_gym.methods.amd import AMD
 from bilevel_gym.methods.m_sobirl import MSoBiRL, descend
-from bilevel_gym.methods.pbrl import with_log_terms
-from bilevel_gym.methods.pbrl_bellman import PBRLBellman
-from bilevel_gym.methods.pbrl_value import PBRLValue
+from bilevel_gym.methods.pbrl import PBRLBellman, PBRLValue, with_log_terms
 from bilevel_gym.methods.zero_order import ZeroOrder
 from bilevel_gym.model import BilevelModel
 from bilevel_gym.model.objectives import DiscountedReturn

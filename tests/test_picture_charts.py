@@ -229,11 +229,11 @@ test_bad_arguments_are_refused = refusals(
     (lambda: Axis(0.0, np.inf), "`low` must be less than `high`"),
     (lambda: Axis(np.nan, 1.0), "`low` must be less than `high`"),
     (
-        lambda: BarChart(Axis(0.0, 1.0), ("a", "b"), np.zeros(1), ("", "")),
+        lambda: BarChart(Axis(0.0, 1.0), ("a", "b"), np.zeros(1)),
         "`values` must have an entry for each of 2 bars, got 1",
     ),
     (
-        lambda: BarChart(Axis(0.0, 1.0), ("a",), np.zeros(1), ("",), np.zeros(2)),
+        lambda: BarChart(Axis(0.0, 1.0), ("a",), np.zeros(1), None, np.zeros(2)),
         "`gradient` must have an entry for each of 1 bars, got 2",
     ),
 )
