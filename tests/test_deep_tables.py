@@ -34,7 +34,7 @@ from bilevel_gym.model.objectives import (
     UpperValue,
 )
 
-from .helpers import array_game, assert_identical
+from .helpers import array_game, assert_identical, refusals
 from .learnt import TINY_LEARNER, ExactCritic, assert_goes_on_from_a_file, assert_mean
 
 DEEP = [name for name in METHODS if name.startswith("deep-")]
@@ -342,21 +342,14 @@ def test_costs_of_x_alone_are_counted() -> None:
     np.testing.assert_allclose(found.hyper_gradient - plain.hyper_gradient, direct)
 
 
-@pytest.mark.parametrize(
-    ("method", "options", "error", "message"),
-    [
-        ("deep-trace", {"first_critic_updates": 0}, ValueError, "`first_critic_updates`.*got 0"),
-        ("deep-hpgd", {"first_critic_updates": 3}, TypeError, "'first_critic_updates'"),
-        ("deep-trace", {"episode": 3}, TypeError, "'episode'.*Did you mean 'episodes'"),
-        ("deep-trace", {"horizon": 3}, TypeError, "'horizon'"),
-        ("deep-trace", {"inner": "exact"}, ValueError, "'exact'.*accepted: 'soft-dqn'"),
-    ],
+test_bad_options_are_refused_with_what_was_wrong = refusals(
+    lambda method="deep-trace", **options: make_method(method, paid(), **options),
+    ({"first_critic_updates": 0}, "`first_critic_updates`.*got 0"),
+    ({"method": "deep-hpgd", "first_critic_updates": 3}, TypeError, "'first_critic_updates'"),
+    ({"episode": 3}, TypeError, "'episode'.*Did you mean 'episodes'"),
+    ({"horizon": 3}, TypeError, "'horizon'"),
+    ({"inner": "exact"}, "'exact'.*accepted: 'soft-dqn'"),
 )
-def test_bad_options_are_refused_with_what_was_wrong(
-    method: str, options: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        make_method(method, paid(), **options)
 
 
 def test_without_the_library_the_error_names_what_to_install() -> None:

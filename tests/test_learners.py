@@ -16,6 +16,7 @@ from bilevel_gym.envs import TabularBilevelEnv
 from bilevel_gym.methods.learners import LEARNERS, Answer, make_learner
 
 from .benchmarks.estimators import four_rooms
+from .helpers import refusals
 from .models import random_mdp
 from .test_trace_variance import Noted
 
@@ -281,54 +282,33 @@ class TestWatching:
         assert (one.policy != other.policy).any()
 
 
-WATCHING: list[tuple[str, Any, str]] = [
-    ("episodes", 0, "`episodes` must be an integer of at least 1, got 0"),
-    ("rounds", 1.5, "`rounds`.*got 1.5"),
-    ("exploration", 1.2, "`exploration` must lie in \\[0, 1\\], got 1.2"),
-    ("exploration", float("nan"), "`exploration`.*got nan"),
-    ("horizon", 0, "`horizon`.*at least 1, got 0"),
+WATCHING: list[tuple[dict[str, Any], str]] = [
+    ({"episodes": 0}, "`episodes` must be an integer of at least 1, got 0"),
+    ({"rounds": 1.5}, "`rounds`.*got 1.5"),
+    ({"exploration": 1.2}, "`exploration` must lie in \\[0, 1\\], got 1.2"),
+    ({"exploration": float("nan")}, "`exploration`.*got nan"),
+    ({"horizon": 0}, "`horizon`.*at least 1, got 0"),
 ]
-BAD: list[tuple[str, str, Any, str]] = [
-    *(("soft-q", *row) for row in WATCHING),
-    *(("certainty-equivalence", *row) for row in WATCHING),
-    ("sweeps", "sweeps", 0, "`sweeps`.*at least 1, got 0"),
-    ("sweeps", "warm_start", "yes", "`warm_start` must be True or False, got 'yes'"),
-    ("soft-q", "step_size", 0.0, "`step_size` must be positive.*got 0.0"),
-    ("soft-q", "step_size", 2.0, "`step_size` must lie in \\[0, 1\\], got 2.0"),
-    ("soft-q", "decay", -0.1, "`decay` must lie in \\[0, 1\\], got -0.1"),
-    ("soft-q", "passes", 0, "`passes`.*at least 1, got 0"),
-    ("certainty-equivalence", "forget", 1.5, "`forget` must lie in \\[0, 1\\], got 1.5"),
-]
+COUNTING = "certainty-equivalence"
 
-
-class TestBadInput:
-    """Every mistake is named when the learner is made."""
-
-    @pytest.mark.parametrize(("name", "option", "value", "message"), BAD)
-    def test_values(self, name: str, option: str, value: Any, message: str) -> None:
-        with pytest.raises(ValueError, match=message):
-            make_learner(name, small_game().model, {option: value})
-
-    @pytest.mark.parametrize(
-        ("name", "option", "message"),
-        [
-            *(
-                (name, "colour", f"option for inner learner '{name}': 'colour'")
-                for name in LEARNERS
-            ),
-            ("soft-q", "exploratoin", "Did you mean 'exploration'"),
-        ],
-    )
-    def test_options_that_do_not_exist(self, name: str, option: str, message: str) -> None:
-        with pytest.raises(TypeError, match=message):
-            make_learner(name, small_game().model, {option: 1})
-
-    @pytest.mark.parametrize(
-        ("name", "hint"), [("softq", "'soft-q'"), ("certainty", "'certainty-equivalence'")]
-    )
-    def test_names(self, name: str, hint: str) -> None:
-        with pytest.raises(ValueError, match=f"unknown inner learner '{name}'.*mean {hint}"):
-            make_learner(name, small_game().model)
+test_every_mistake_is_named_when_the_learner_is_made = refusals(
+    lambda name, **options: make_learner(name, small_game().model, options),
+    *(({"name": name, **given}, m) for name in ("soft-q", COUNTING) for given, m in WATCHING),
+    ({"name": "sweeps", "sweeps": 0}, "`sweeps`.*at least 1, got 0"),
+    ({"name": "sweeps", "warm_start": "yes"}, "`warm_start` must be True or False, got 'yes'"),
+    ({"name": "soft-q", "step_size": 0.0}, "`step_size` must be positive.*got 0.0"),
+    ({"name": "soft-q", "step_size": 2.0}, "`step_size` must lie in \\[0, 1\\], got 2.0"),
+    ({"name": "soft-q", "decay": -0.1}, "`decay` must lie in \\[0, 1\\], got -0.1"),
+    ({"name": "soft-q", "passes": 0}, "`passes`.*at least 1, got 0"),
+    ({"name": COUNTING, "forget": 1.5}, "`forget` must lie in \\[0, 1\\], got 1.5"),
+    *(
+        ({"name": name, "colour": 1}, TypeError, f"option for inner learner '{name}': 'colour'")
+        for name in LEARNERS
+    ),
+    ({"name": "soft-q", "exploratoin": 1}, TypeError, "Did you mean 'exploration'"),
+    ({"name": "softq"}, "unknown inner learner 'softq'.*mean 'soft-q'"),
+    ({"name": "certainty"}, "unknown inner learner 'certainty'.*mean 'certainty-equivalence'"),
+)
 
 
 @pytest.mark.parametrize("name", LEARNERS)

@@ -27,7 +27,7 @@ from bilevel_gym.methods.episode_sums import Batch
 from bilevel_gym.methods.sobirl import SoBiRL
 
 from .benchmarks.estimators import cosine, truncated
-from .helpers import array_game, assert_identical
+from .helpers import array_game, assert_identical, refusals
 from .learnt import (
     TINY_LEARNER,
     ExactCritic,
@@ -445,40 +445,35 @@ def test_a_reset_with_a_seed_forgets_everything_learnt(env_id: str, method: str)
     assert_identical(used.step(x), fresh.step(x))
 
 
-@pytest.mark.parametrize(
-    ("method", "options", "error", "message"),
-    [
-        ("trace", {"episodes": 0}, ValueError, "`episodes`.*got 0"),
-        ("trace", {"inner_steps": 0}, ValueError, "`inner_steps`.*got 0"),
-        ("trace", {"first_inner_steps": 0}, ValueError, "`first_inner_steps`.*got 0"),
-        ("trace", {"critic_updates": 0}, ValueError, "`critic_updates`.*got 0"),
-        ("hpgd", {"critic_updates": 0}, ValueError, "`critic_updates`.*got 0"),
-        ("hpgd", {"episodes": 1}, ValueError, "`episodes`.*at least 2, got 1"),
-        ("trace", {"truncation": 0}, ValueError, "`truncation`.*got 0"),
-        ("trace", {"discount_steps": 1}, ValueError, "`discount_steps`.*got 1"),
-        ("trace", {"inner": "soft-dqm"}, ValueError, "'soft-dqm'.*Did you mean 'soft-dqn'"),
-        ("trace", {"inner": "soft-sac"}, ValueError, "`inner` must be 'soft-dqn'.*'soft-sac'"),
-        ("trace", {"inner": ["soft-dqn"]}, ValueError, "unknown inner learner"),
-        ("trace", {"inner_options": [1]}, TypeError, "`inner_options` must be a dict.*\\[1\\]"),
-        ("trace", {"inner_options": {"lr": 1}}, TypeError, "inner learner 'soft-dqn': 'lr'"),
-        ("trace", {"inner_options": {"gamma": 0.9}}, TypeError, "'soft-dqn': 'gamma'"),
-        ("trace", {"inner_options": {"batch_size": 0}}, ValueError, "`batch_size`"),
-        ("trace", {"inner_options": {"train_freq": 0}}, ValueError, "`train_freq`.*got 0"),
-        ("trace", {"inner_options": {"train_freq": [0, "step"]}}, ValueError, "`train_freq`.*0"),
-        ("trace", {"inner_options": {"train_freq": [4]}}, ValueError, "`train_freq`.*got \\[4"),
-        ("trace", {"inner_options": {"gradient_steps": 0}}, ValueError, "`gradient_steps`.*got 0"),
-        ("trace", {"inner_options": {"gradient_steps": -2}}, ValueError, "`gradient_steps`.*-2"),
-        ("trace", {"episode": 3}, TypeError, "'episode'.*Did you mean 'episodes'"),
-        ("sobirl", {"truncation": 2}, ValueError, "`truncation` must be 1.*got 2.*`trace`"),
-        ("sobirl", {"baseline": "no"}, ValueError, "`baseline`.*'no'"),
-        ("sobirl", {"critic_updates": 2}, TypeError, "'critic_updates'"),
-    ],
+test_bad_options_are_refused_with_what_was_wrong = refusals(
+    lambda method="trace", **options: HyperGradient(
+        ParametricGame("CartPole-v1", **GAME), method, **options
+    ),
+    ({"episodes": 0}, "`episodes`.*got 0"),
+    ({"inner_steps": 0}, "`inner_steps`.*got 0"),
+    ({"first_inner_steps": 0}, "`first_inner_steps`.*got 0"),
+    ({"critic_updates": 0}, "`critic_updates`.*got 0"),
+    ({"method": "hpgd", "critic_updates": 0}, "`critic_updates`.*got 0"),
+    ({"method": "hpgd", "episodes": 1}, "`episodes`.*at least 2, got 1"),
+    ({"truncation": 0}, "`truncation`.*got 0"),
+    ({"discount_steps": 1}, "`discount_steps`.*got 1"),
+    ({"inner": "soft-dqm"}, "'soft-dqm'.*Did you mean 'soft-dqn'"),
+    ({"inner": "soft-sac"}, "`inner` must be 'soft-dqn'.*'soft-sac'"),
+    ({"inner": ["soft-dqn"]}, "unknown inner learner"),
+    ({"inner_options": [1]}, TypeError, "`inner_options` must be a dict.*\\[1\\]"),
+    ({"inner_options": {"lr": 1}}, TypeError, "inner learner 'soft-dqn': 'lr'"),
+    ({"inner_options": {"gamma": 0.9}}, TypeError, "'soft-dqn': 'gamma'"),
+    ({"inner_options": {"batch_size": 0}}, "`batch_size`"),
+    ({"inner_options": {"train_freq": 0}}, "`train_freq`.*got 0"),
+    ({"inner_options": {"train_freq": [0, "step"]}}, "`train_freq`.*0"),
+    ({"inner_options": {"train_freq": [4]}}, "`train_freq`.*got \\[4"),
+    ({"inner_options": {"gradient_steps": 0}}, "`gradient_steps`.*got 0"),
+    ({"inner_options": {"gradient_steps": -2}}, "`gradient_steps`.*-2"),
+    ({"episode": 3}, TypeError, "'episode'.*Did you mean 'episodes'"),
+    ({"method": "sobirl", "truncation": 2}, "`truncation` must be 1.*got 2.*`trace`"),
+    ({"method": "sobirl", "baseline": "no"}, "`baseline`.*'no'"),
+    ({"method": "sobirl", "critic_updates": 2}, TypeError, "'critic_updates'"),
 )
-def test_bad_options_are_refused_with_what_was_wrong(
-    method: str, options: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        HyperGradient(ParametricGame("CartPole-v1", **GAME), method, **options)
 
 
 # Files ------------------------------------------------------------------------------------------

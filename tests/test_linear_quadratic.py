@@ -334,11 +334,6 @@ test_arguments_out_of_range_are_named = refusals(
 )
 
 
-def test_an_action_limit_of_zero_is_refused() -> None:
-    with pytest.raises(ValueError, match="`action_limit`"):
-        LinearQuadraticEnv(scalar_model(), action_limit=0.0)
-
-
 def test_clipped_states_are_another_game_without_an_exact_answer() -> None:
     game = LinearQuadraticEnv(scalar_model(state_limit=1.5))
     seat = LowerLevel(game, [0.0])

@@ -26,6 +26,7 @@ from bilevel_gym.methods.registry import WrongAnswer, checked_response, resolve_
 from bilevel_gym.model import ArrayModel, BilevelModel, evaluate
 from bilevel_gym.testing import MethodError, check_method
 
+from .helpers import refusals
 from .learnt import TINY_LEARNER
 
 Patch = pytest.MonkeyPatch
@@ -455,22 +456,19 @@ def test_make_gives_each_argument_to_whoever_takes_it() -> None:
     assert info["inner_samples"] > 0
 
 
-@pytest.mark.parametrize(
-    ("env_id", "options", "error", "message"),
-    [
-        (GRID, {"map_nam": "4x4"}, TypeError, "'map_nam'; accepted: .*Did you mean 'map_name'"),
-        (GRID, {"method": "trace", "episode": 8}, TypeError, "Did you mean 'episodes'"),
-        (GRID, {"slip": 2.0}, ValueError, "cannot make .*`slip` must lie in"),
-        (GRID, {"method": "trace", "episodes": 0}, ValueError, "cannot take .*`episodes` must be"),
-        (GRID, {"outer_steps": 0}, ValueError, "`outer_steps` must be an integer of at least 1"),
-        (GRID, {"method": "trice"}, ValueError, "Did you mean 'trace'"),
-        ("BilevelGridWord-v0", {}, ValueError, f"unknown task .*Did you mean '{GRID}'"),
-        ("no_such_module:X-v0", {}, ImportError, "cannot import 'no_such_module'"),
-        (MARKET, {"method": "trace", "horizon": 3}, TypeError, "both .* 'trace' take `horizon`"),
-    ],
+test_make_names_what_is_refused = refusals(
+    lambda env_id=GRID, **options: bilevel_gym.make(env_id, **options),
+    ({"map_nam": "4x4"}, TypeError, "'map_nam'; accepted: .*Did you mean 'map_name'"),
+    ({"method": "trace", "episode": 8}, TypeError, "Did you mean 'episodes'"),
+    ({"slip": 2.0}, "cannot make .*`slip` must lie in"),
+    ({"method": "trace", "episodes": 0}, "cannot take .*`episodes` must be"),
+    ({"outer_steps": 0}, "`outer_steps` must be an integer of at least 1"),
+    ({"method": "trice"}, "Did you mean 'trace'"),
+    ({"env_id": "BilevelGridWord-v0"}, f"unknown task .*Did you mean '{GRID}'"),
+    ({"env_id": "no_such_module:X-v0"}, ImportError, "cannot import 'no_such_module'"),
+    (
+        {"env_id": MARKET, "method": "trace", "horizon": 3},
+        TypeError,
+        "both .* 'trace' take `horizon`",
+    ),
 )
-def test_make_names_what_is_refused(
-    env_id: str, options: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        bilevel_gym.make(env_id, **options)

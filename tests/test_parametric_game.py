@@ -255,16 +255,16 @@ class Unlimited(gym.Env[NDArray[np.float32], Any]):
 test_bad_arguments_are_refused_with_what_was_wrong = refusals(
     lambda **changes: ParametricGame(**{**GAMES["cartpole"], **changes}),
     ({"env_id": "CartPole-v9"}, gym.error.Error, "CartPole"),
-    ({"reward_model": {"kind": "lineer"}}, ValueError, "'lineer'.*Did you mean 'linear'"),
-    ({"reward_model": {"kind": ["linear"]}}, ValueError, "kind of reward model \\['linear'\\]"),
-    ({"reward_model": {}}, ValueError, "kind of reward model None; accepted: 'linear'"),
+    ({"reward_model": {"kind": "lineer"}}, "'lineer'.*Did you mean 'linear'"),
+    ({"reward_model": {"kind": ["linear"]}}, "kind of reward model \\['linear'\\]"),
+    ({"reward_model": {}}, "kind of reward model None; accepted: 'linear'"),
     ({"reward_model": {**LINEAR, "bouned": 1}}, TypeError, "'bouned'.*'bound'"),
-    ({"reward_model": {**LINEAR, "bound": -1.0}}, ValueError, "`bound`.*-1.0"),
-    ({"reward_model": {**LINEAR, "num_params": 0}}, ValueError, "`num_params`.*got 0"),
-    ({"reward_model": {**LINEAR, "features": "cart"}}, ValueError, '"module:function".*cart'),
+    ({"reward_model": {**LINEAR, "bound": -1.0}}, "`bound`.*-1.0"),
+    ({"reward_model": {**LINEAR, "num_params": 0}}, "`num_params`.*got 0"),
+    ({"reward_model": {**LINEAR, "features": "cart"}}, '"module:function".*cart'),
     ({"reward_model": {**LINEAR, "features": f"{HERE}:kart"}}, AttributeError, "kart"),
-    ({"reward_model": {**NETWORK, "activation": "tann"}}, ValueError, "'tann'.*'tanh'"),
-    ({"reward_model": {**NETWORK, "hidden": [0]}}, ValueError, "`hidden`.*got 0"),
+    ({"reward_model": {**NETWORK, "activation": "tann"}}, "'tann'.*'tanh'"),
+    ({"reward_model": {**NETWORK, "hidden": [0]}}, "`hidden`.*got 0"),
     ({"reward_model": {"kind": "linear", "num_params": 2}}, TypeError, "needs `features`"),
     ({"reward_model": 3}, TypeError, "`reward_model` must be a RewardModel.*module.*got 3"),
     ({"env_id": gym.Env()}, TypeError, "`env_id` must be the id of a registered.*got <"),
@@ -273,7 +273,7 @@ test_bad_arguments_are_refused_with_what_was_wrong = refusals(
     ({"upper_reward": f"{HERE}:TINY"}, TypeError, "`upper_reward`.*got 'tests.*TINY'"),
     ({"reward_model": {**LINEAR, "features": 3}}, TypeError, "`features` must be a.*got 3"),
     ({"reward_model": {**LINEAR, "base": 3}}, TypeError, "`base` must be a function.*got 3"),
-    ({"initial_upper_params": [0.0, 11.0]}, ValueError, "`initial_upper_params\\[1\\]`.*11.0"),
+    ({"initial_upper_params": [0.0, 11.0]}, "`initial_upper_params\\[1\\]`.*11.0"),
 )
 
 
@@ -320,22 +320,22 @@ def test_a_model_of_ones_own_is_taken_as_it_is_and_checked() -> None:
         game.reward_vjp(np.zeros(2), np.zeros((3, 4)), np.zeros(3, dtype=int), np.ones(3))
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"reward_model": Shapeless()}, r"`rewards` of the reward model.*\(3,\), got \(3, 1\)"),
-        ({"reward_model": {**LINEAR, "features": f"{HERE}:wide"}}, r"`features`.*\(3, 2\).*\(3, 3"),
-        ({"reward_model": {**LINEAR, "base": f"{HERE}:column"}}, r"`base`.*\(3,\), got \(3, 1"),
-        ({"upper_reward": f"{HERE}:column"}, r"`upper_reward`.*\(3,\), got \(3, 1\)"),
-        ({"upper_reward": lambda *_: np.full(3, np.nan)}, "`upper_reward`.*finite.* got nan"),
-    ],
-)
-def test_functions_that_return_nonsense_are_named(changes: dict[str, Any], message: str) -> None:
+def rewards_of(**changes: Any) -> None:
+    """Ask for rewards of three transitions."""
     game = ParametricGame(**{**GAMES["cartpole"], **changes})
     seen, taken = np.zeros((3, 4)), np.zeros(3, dtype=int)
-    with pytest.raises(ValueError, match=message):
-        game.reward(np.zeros(2), seen, taken)
-        game.upper_reward(seen, taken, np.zeros(3))
+    game.reward(np.zeros(2), seen, taken)
+    game.upper_reward(seen, taken, np.zeros(3))
+
+
+test_functions_that_return_nonsense_are_named = refusals(
+    rewards_of,
+    ({"reward_model": Shapeless()}, r"`rewards` of the reward model.*\(3,\), got \(3, 1\)"),
+    ({"reward_model": {**LINEAR, "features": f"{HERE}:wide"}}, r"`features`.*\(3, 2\).*\(3, 3"),
+    ({"reward_model": {**LINEAR, "base": f"{HERE}:column"}}, r"`base`.*\(3,\), got \(3, 1"),
+    ({"upper_reward": f"{HERE}:column"}, r"`upper_reward`.*\(3,\), got \(3, 1\)"),
+    ({"upper_reward": lambda *_: np.full(3, np.nan)}, "`upper_reward`.*finite.* got nan"),
+)
 
 
 def test_environments_that_do_not_suit_are_refused() -> None:

@@ -165,14 +165,6 @@ def test_an_environment_reset_with_a_seed_is_as_good_as_new(task: Task, seat: st
 
 
 @every_kind
-def test_another_seed_gives_the_follower_another_episode(task: Task) -> None:
-    env = follower_seat(task)
-    actions = sampled_actions(env, 60)
-    states = [[record[0] for record in rollout(env, actions, seed=seed)] for seed in (3, 4)]
-    assert not np.array_equal(states[0], states[1])
-
-
-@every_kind
 @every_seat
 def test_a_reset_without_a_seed_goes_on_with_the_random_numbers(task: Task, seat: str) -> None:
     env = SEATS[seat](task)

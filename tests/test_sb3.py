@@ -17,7 +17,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
-from bilevel_gym import HyperGradient, LowerLevel, LowerLevelVectorEnv, RescaleUpper
+from bilevel_gym import HyperGradient, LowerLevel, LowerLevelVectorEnv
 from bilevel_gym.registration import Task
 from bilevel_gym.sb3 import as_vec_env
 
@@ -123,17 +123,6 @@ def test_leaders_report_their_hyper_gradients_side_by_side(task: Task) -> None:
     reset_info = vector.reset_infos[1]
     start = game_below(single).initial_upper_params
     np.testing.assert_array_equal(reset_info["upper_params"], start)
-
-
-def test_a_monitor_belongs_on_top_of_the_seat() -> None:
-    game = array_game()
-    x = np.zeros(3)
-    for seat in (HyperGradient(game), LowerLevel(game, x), RescaleUpper(HyperGradient(game))):
-        monitor = Monitor(seat)
-        monitor.reset(seed=0)
-        monitor.step(monitor.action_space.sample())
-    with pytest.raises(TypeError, match=r"Monitor\(LowerLevel\(gym.make\(id\), x\)"):
-        LowerLevel(Monitor(HyperGradient(game)), x)
 
 
 def test_a_black_box_leader_finds_the_optimum_of_a_small_game() -> None:

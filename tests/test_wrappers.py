@@ -42,6 +42,7 @@ from .helpers import (
     force_state,
     game_of,
     interior_point,
+    refusals,
     rollout,
     sampled_actions,
     spoil,
@@ -95,13 +96,6 @@ def test_a_replaced_seat_leaves_no_trace_in_the_spec() -> None:
         assert (wrapper.name, wrapper.kwargs) == ("HyperGradient", {**plain, **more})
 
 
-def test_the_peeled_environment_behaves_like_a_fresh_one() -> None:
-    x = interior_point(make())
-    peeled, fresh = LowerLevel(HyperGradient(make()), x), LowerLevel(make().unwrapped, x)
-    actions = sampled_actions(fresh, 20)
-    assert_identical(rollout(peeled, actions, seed=1), rollout(fresh, actions, seed=1))
-
-
 WRAPPERS: dict[str, Callable[[Env], Env]] = {
     "TransformAction": lambda env: TransformAction(env, lambda a: a, env.action_space),
     "RescaleAction": lambda env: RescaleAction(env, np.float32(-2.0), np.float32(2.0)),
@@ -142,45 +136,34 @@ def test_a_wrapper_between_the_seat_and_the_game_is_refused_by_name(name: str) -
         HyperGradient(WRAPPERS[name](bare))
 
 
-def test_a_seat_buried_below_another_wrapper_is_found_out() -> None:
-    buried = TransformReward(follower(), float)
-    with pytest.raises(TypeError, match=r"got TransformReward\b"):
-        HyperGradient(buried)
+test_what_cannot_be_seated_is_refused = refusals(
+    None,
+    (lambda: HyperGradient(gym.make("CartPole-v1")), TypeError, "CartPoleEnv"),
+    (lambda: LowerLevel(gym.make("CartPole-v1"), [0.0]), TypeError, "CartPoleEnv"),
+    (lambda: HyperGradient(ID), TypeError, "gym.make"),  # type: ignore[arg-type]
+    (lambda: RescaleUpper(follower()), TypeError, "RescaleUpper.*LowerLevel"),
+    (lambda: RescaleUpper(Monitor(make())), TypeError, "RescaleUpper.*Monitor"),
+    (
+        lambda: HyperGradient(make(), method="exatc"),
+        "'exatc'.*'direct', 'exact'.*Did you mean 'exact'",
+    ),
+    (
+        lambda: HyperGradient(make(), tolerence=1e-4),
+        TypeError,
+        "('tolerence'.*'exact'|'exact'.*'tolerence').*Did you mean 'tolerance'",
+    ),
+    (
+        lambda: HyperGradient(make(), max_iteration=3),
+        TypeError,
+        "('max_iteration'.*'exact'|'exact'.*'max_iteration').*Did you mean 'max_iterations'",
+    ),
     # The outermost offender is the one that must go first.
-    with pytest.raises(TypeError, match=r"got RecordEpisodeStatistics\b"):
-        HyperGradient(RecordEpisodeStatistics(buried))
-
-
-@pytest.mark.parametrize(
-    ("seat", "error", "message"),
-    [
-        (lambda: HyperGradient(gym.make("CartPole-v1")), TypeError, "CartPoleEnv"),
-        (lambda: LowerLevel(gym.make("CartPole-v1"), [0.0]), TypeError, "CartPoleEnv"),
-        (lambda: HyperGradient(ID), TypeError, "gym.make"),  # type: ignore[arg-type]
-        (lambda: RescaleUpper(follower()), TypeError, "RescaleUpper.*LowerLevel"),
-        (lambda: RescaleUpper(Monitor(make())), TypeError, "RescaleUpper.*Monitor"),
-        (
-            lambda: HyperGradient(make(), method="exatc"),
-            ValueError,
-            "'exatc'.*'direct', 'exact'.*Did you mean 'exact'",
-        ),
-        (
-            lambda: HyperGradient(make(), tolerence=1e-4),
-            TypeError,
-            "('tolerence'.*'exact'|'exact'.*'tolerence').*Did you mean 'tolerance'",
-        ),
-        (
-            lambda: HyperGradient(make(), max_iteration=3),
-            TypeError,
-            "('max_iteration'.*'exact'|'exact'.*'max_iteration').*Did you mean 'max_iterations'",
-        ),
-    ],
+    (
+        lambda: HyperGradient(RecordEpisodeStatistics(TransformReward(follower(), float))),
+        TypeError,
+        r"got RecordEpisodeStatistics\b",
+    ),
 )
-def test_what_cannot_be_seated_is_refused(
-    seat: Callable[[], Env], error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        seat()
 
 
 # The follower's seat ----------------------------------------------------------------------------

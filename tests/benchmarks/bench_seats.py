@@ -8,51 +8,46 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pytest
 
 import bilevel_gym
 from bilevel_gym.core.soft import solve_soft_mdp
 from tests.benchmarks.table import Compare, Row, duration, in_turn
+from tests.helpers import game_of
 
 STEPS = 20_000
 # More copies would be no faster: it steps them one by one.
 PEER_COPIES = 64
 
 
-class DefaultMap:
-    """The default map in the leader's seat, cold before each call."""
-
-    def __init__(self) -> None:
-        """Make it."""
-        self.env = gym.make("BilevelGridWorld-v0")
-        self.env.reset(seed=0)
-        game = self.env.unwrapped
-        assert isinstance(game, bilevel_gym.TabularBilevelEnv)
-        self.game = game
-        self.x = game.initial_upper_params
-
-    def forget(self) -> None:
-        """Forget the warm start."""
-        self.env.get_wrapper_attr("method").reset(self.game.np_random)
+@pytest.fixture
+def seat() -> bilevel_gym.HyperGradient:
+    """Return the leader's seat of the default map."""
+    env = bilevel_gym.make("BilevelGridWorld-v0")
+    env.reset(seed=0)
+    return env
 
 
-def bench_evaluation(compare: Compare) -> None:
-    seat = DefaultMap()
+def bench_evaluation(compare: Compare, seat: bilevel_gym.HyperGradient) -> None:
+    game = game_of(seat)
+    x = game.initial_upper_params
     compare(
         "objective and hyper-gradient, default map",
-        lambda: seat.game.evaluate(seat.x),
+        lambda: game.evaluate(x),
         "the follower's problem alone",
-        lambda: solve_soft_mdp(seat.game.model.lower_mdp(seat.x)),
+        lambda: solve_soft_mdp(game.model.lower_mdp(x)),
     )
 
 
-def bench_leaders_seat(compare: Compare) -> None:
-    seat = DefaultMap()
+def bench_leaders_seat(compare: Compare, seat: bilevel_gym.HyperGradient) -> None:
+    game = game_of(seat)
+    x = game.initial_upper_params
     compare(
         "a step of the leader's seat, default map",
-        lambda: seat.env.step(seat.x),
+        lambda: seat.step(x),
         "its objective and hyper-gradient",
-        lambda: seat.game.evaluate(seat.x),
-        before_ours=seat.forget,
+        lambda: game.evaluate(x),
+        before_ours=lambda: seat.method.reset(game.np_random),  # forgets the warm start
     )
 
 

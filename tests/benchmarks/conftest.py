@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from tests.benchmarks.table import ONE_THREAD, Compare, Row, Table
+from tests.benchmarks.table import ONE_THREAD, Compare, Row, as_text
 
 os.environ.update(ONE_THREAD)  # before anything that reads it is imported
 
 from tests.conftest import backend as backend  # noqa: E402
 
-_TABLE = pytest.StashKey[Table]()
+_ROWS = pytest.StashKey[list[Row]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,28 +22,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_TABLE] = Table()
-
-
-@pytest.fixture
-def compare(benchmark: Any, request: pytest.FixtureRequest) -> Compare:
-    """Time two sides in turn and add their row."""
-    return Compare(benchmark, request.config.stash[_TABLE])
+    config.stash[_ROWS] = []
 
 
 @pytest.fixture
 def rows(request: pytest.FixtureRequest) -> list[Row]:
     """Rows of the table, for figures that are not two times."""
-    return request.config.stash[_TABLE].rows
+    return request.config.stash[_ROWS]
+
+
+@pytest.fixture
+def compare(benchmark: Any, rows: list[Row]) -> Compare:
+    """Time two sides in turn and add their row."""
+    return Compare(benchmark, rows)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    table = config.stash[_TABLE]
-    if not table.rows:
+    rows = config.stash[_ROWS]
+    if not rows:
         return
+    table = as_text(rows)
     terminalreporter.section("ratios")
-    terminalreporter.write_line(table.text())
+    terminalreporter.write_line(table)
     path: Path | None = config.getoption("--table")
     if path is not None:
-        path.write_text(table.markdown())
+        path.write_text(table)
         terminalreporter.write_line(f"written to {path}")

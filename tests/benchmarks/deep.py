@@ -37,6 +37,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -230,26 +231,15 @@ def estimated(
     follower.learn(x)
     played = follower.play(x, episodes, rng)
     learner.critic.fit(follower, updates, rng)
+    fitted = SimpleNamespace(advantages=learner.critic.advantages, fit=lambda *_: 0.0)
     estimates = {}
     for label, (name, chosen) in METHODS.items():
         method: Any = make_method(LEARNT_METHODS[name], game, **chosen)
-        method.follower, method.critic = follower, Fitted(learner.critic)
+        method.follower, method.critic = follower, fitted
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that one step sees nothing of x[s] is what is shown
             estimates[label] = method.response_term(x, played)[0]
     return estimates, follower
-
-
-class Fitted:
-    """A critic that is fitted already."""
-
-    def __init__(self, critic: Any) -> None:
-        """Keep the critic."""
-        self.advantages = critic.advantages
-
-    def fit(self, *_: Any) -> float:
-        """Leave it as it is."""
-        return 0.0
 
 
 def scored(found: FloatArray, exact: FloatArray) -> tuple[float, float]:

@@ -11,6 +11,7 @@ import argparse
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 
 import numpy as np
 
@@ -20,8 +21,9 @@ from bilevel_gym.envs.four_rooms import PLACES
 from bilevel_gym.methods import ExactResponse
 from bilevel_gym.optimizers import lbfgsb, multistart_ascent
 
-TEMPERATURES, PAYMENT_COSTS = (0.001, 0.003, 0.005), (1.0, 3.0, 5.0)
-ONE_GOAL: dict[str, object] = {"goals": [(1, 9)], "payment_cost": 5.0}
+TEMPERATURES = (0.001, 0.003, 0.005)
+# Goals and payment costs.
+GOALS = {"two": (((1, 9), (11, 11)), (1.0, 3.0, 5.0)), "one": (((1, 9),), (5.0,))}
 
 # Starts of each seed and setting, steps from each, and how many ends are climbed from to the top.
 STARTS, STEPS, LEARNING_RATE, POLISHED = 48, 300, 0.5, 6
@@ -63,27 +65,17 @@ def search(game: BilevelFourRooms, starts: list[FloatArray]) -> list[tuple[float
     return [(top.value, top.upper_params) for top in tops]
 
 
-def at_temperature(temperature: float, seed: int, **arguments: object) -> list[float]:
-    """Return the best value for each payment cost (for one, where the arguments give it)."""
-    rng = np.random.default_rng(seed)
-    costs = [arguments.pop("payment_cost")] if "payment_cost" in arguments else PAYMENT_COSTS
-    ends: list[FloatArray] = []
-    values: list[float] = []
-    for cost in costs:
-        game = BilevelFourRooms(temperature=temperature, payment_cost=cost, **arguments)  # type: ignore[arg-type]
-        found = search(game, [*random_starts(rng, STARTS), *ends])
-        ends = [x for _, x in found]
-        values.append(found[0][0])
-    return values
-
-
 def of_seed(seed: int) -> dict[tuple[str, float, float], float]:
     """Return the best value of every setting (goals, temperature, payment cost), from one seed."""
     found = {}
-    for temperature in TEMPERATURES:
-        for cost, value in zip(PAYMENT_COSTS, at_temperature(temperature, seed), strict=True):
-            found["two", temperature, cost] = value
-        (found["one", temperature, 5.0],) = at_temperature(temperature, seed, **ONE_GOAL)
+    for temperature, (name, (goals, costs)) in product(TEMPERATURES, GOALS.items()):
+        rng = np.random.default_rng(seed)
+        ends: list[FloatArray] = []
+        for cost in costs:
+            game = BilevelFourRooms(temperature=temperature, payment_cost=cost, goals=goals)
+            tops = search(game, [*random_starts(rng, STARTS), *ends])
+            ends = [x for _, x in tops]
+            found[name, temperature, cost] = tops[0][0]
     return found
 
 

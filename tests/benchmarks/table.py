@@ -68,28 +68,15 @@ class Row:
         return self.name, self.ours, self.against, self.theirs, ratio, bar, reached
 
 
-class Table:
-    """The rows of a run."""
-
-    def __init__(self) -> None:
-        """Begin empty."""
-        self.rows: list[Row] = []
-
-    def text(self) -> str:
-        """Return the table for a terminal."""
-        cells = [HEADER, *(row.cells() for row in self.rows)]
-        widths = [max(len(line[k]) for line in cells) for k in range(len(HEADER))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-            for line in cells
-        ]
-        return "\n".join([*lines, "", circumstances()])
-
-    def markdown(self) -> str:
-        """Return the table as Markdown."""
-        cells = [HEADER, tuple("---" for _ in HEADER), *(row.cells() for row in self.rows)]
-        lines = [f"| {' | '.join(line)} |" for line in cells]
-        return "\n".join([*lines, "", circumstances(), ""])
+def as_text(rows: list[Row]) -> str:
+    """Return the table of a run: Markdown in columns, for a terminal and for a file."""
+    lines = [HEADER, ("---",) * len(HEADER), *(row.cells() for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    table = [
+        f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |"
+        for line in lines
+    ]
+    return "\n".join([*table, "", circumstances(), ""])
 
 
 class Compare:
@@ -99,10 +86,10 @@ class Compare:
     in the setup of each round.
     """
 
-    def __init__(self, benchmark: Any, table: Table) -> None:
-        """Store pytest-benchmark's fixture and the table."""
+    def __init__(self, benchmark: Any, rows: list[Row]) -> None:
+        """Store pytest-benchmark's fixture and the rows of the run."""
         self._benchmark = benchmark
-        self._table = table
+        self._rows = rows
 
     def __call__(
         self,
@@ -148,7 +135,7 @@ class Compare:
         figures = duration(ours_median), against, duration(peer_median)
         row = Row(name, *figures, ratio, at_least, at_most)
         self._benchmark.extra_info.update(asdict(row), rounds=rounds)
-        self._table.rows.append(row)
+        self._rows.append(row)
         return result
 
 

@@ -8,7 +8,7 @@ where that term matters.
 
 from __future__ import annotations
 
-import time
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -18,27 +18,20 @@ from bilevel_gym.registration import TASKS
 from bilevel_gym.testing import check_hyper_gradient
 
 from ..helpers import game_of, telling_points
+from .table import seconds
 
 POINTS, COORDINATES = 5, 6
 
 
 def row(env_id: str) -> str:
     """Return a task's row of the table."""
-    times = []
-    began = time.perf_counter()
+    made = seconds(partial(gym.make, env_id))
     env: gym.Env[Any, Any] = gym.make(env_id)
-    times.append(time.perf_counter() - began)
-    began = time.perf_counter()
-    env.reset(seed=0)
-    times.append(time.perf_counter() - began)
+    reset = seconds(partial(env.reset, seed=0))
     points = telling_points(env, POINTS)
     env = gym.make(env_id)
     env.reset(seed=0)
-    laps = []
-    for x in points:
-        began = time.perf_counter()
-        env.step(x)
-        laps.append(time.perf_counter() - began)
+    first, *later = (seconds(partial(env.step, x)) for x in points)
     size = int(np.prod(game_of(env).upper_space.shape))
     errors = [
         check_hyper_gradient(
@@ -46,7 +39,7 @@ def row(env_id: str) -> str:
         ).relative_error
         for seed, x in enumerate(points)
     ]
-    cells = [f"{1e3 * seconds:.1f}" for seconds in (*times, laps[0], float(np.median(laps[1:])))]
+    cells = [f"{1e3 * took:.1f}" for took in (made, reset, first, float(np.median(later)))]
     listed = ", ".join(f"{error:.1e}" for error in errors)
     return f"| `{env_id}` | {' | '.join(cells)} | {max(errors):.1e} | {listed} |"
 
