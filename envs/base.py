@@ -18,7 +18,7 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from numpy.typing import ArrayLike, NDArray
 
-from ..core.checks import check_choice, check_discount, check_in_box, check_positive
+from ..core.checks import check_choice, check_discount, check_in_box, check_positive, optional
 from ..core.mdp import FloatArray
 from ..methods import METHODS
 from ..model.base import BilevelModel, evaluate, single_precision_bounds
@@ -157,17 +157,16 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
             ValueError: If the upper space is unbounded, the initial x is not in it, the discount or
                 the temperature is out of range, or the render mode is unknown.
         """
-        gamma = check_discount("gamma", gamma)
-        temperature = check_positive("temperature", temperature)
+        self._gamma = check_discount("gamma", gamma)
+        self._temperature = check_positive("temperature", temperature)
         check_upper_space(upper_space)
-        if render_mode is not None:
-            check_choice("render_mode", render_mode, self.metadata["render_modes"])
+        modes = self.metadata["render_modes"]
+        self.render_mode = optional(check_choice, "render_mode", render_mode, modes)
         self.upper_space = upper_space
         self.lower_space = lower_space
         self.action_space = spaces.Dict({"upper": upper_space, "lower": lower_space})
         self.observation_space = observation_space
         self.leader_observation_space = leader_observation_space
-        self._gamma, self._temperature = gamma, temperature
         self.initial_upper_params = check_in_box(
             "initial_upper_params", initial_upper_params, upper_space.low, upper_space.high
         )
@@ -177,7 +176,6 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         self.elapsed_steps, self._lower_return, self._upper_return = 0, 0.0, 0.0
         self._answer: Any = None
         self._over = True  # no episode is under way
-        self.render_mode = render_mode
         self.draws_itself = True
         self._window: Window | None = None
 

@@ -16,6 +16,7 @@ from ..core.checks import (
     check_not_negative,
     check_probability,
     checked_sides,
+    optional,
 )
 from ..core.mdp import FloatArray
 from ..model.objectives import DiscountedReturn, QuadraticCost, Sum
@@ -152,7 +153,7 @@ class BilevelGridWorld(GridBilevelEnv):
         """Build the game; arguments, described above, out of range raise a `ValueError`."""
         cells = _checked_map(_chosen_map(desc, map_name, size, map_seed))
         slip = check_probability("slip", slip)
-        check_not_negative("hazard_cost", hazard_cost)
+        hazard_cost = check_not_negative("hazard_cost", hazard_cost)
         check_not_negative("shaping_cost", shaping_cost)
         self.desc = tuple("".join(row) for row in cells)
         free = cells != "#"
@@ -164,7 +165,7 @@ class BilevelGridWorld(GridBilevelEnv):
             kernel=slippery_kernel(self._entries, goal[None], slip),
             initial_distribution=(cells == "S")[free].astype(float),
             objective=Sum((DiscountedReturn(), QuadraticCost(shaping_cost))),
-            upper_reward=per_move(self._at_goal - float(hazard_cost) * hazard),
+            upper_reward=per_move(self._at_goal - hazard_cost * hazard),
             upper_space=spaces.Box(-1.0, 1.0, (num_states,), np.float32),
             gamma=gamma,
             temperature=temperature,
@@ -214,8 +215,7 @@ def random_map(size: int | Sequence[int], seed: int = 0) -> tuple[str, ...]:
         ValueError: If an argument is out of range.
     """
     rows, columns = checked_sides(size, 2, MAX_SIDE)
-    check_at_least("seed", seed, 0)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(check_at_least("seed", seed, 0))
     density = 0.2
     while True:
         cells = np.where(rng.random((rows, columns)) < density, "#", ".")
@@ -255,9 +255,7 @@ def _chosen_map(
     if map_seed is not None and size is None:
         raise ValueError(f"`map_seed` goes with `size`, got map_seed={map_seed!r} alone")
     if size is not None:
-        if map_seed is not None:
-            check_at_least("map_seed", map_seed, 0)
-        return random_map(size, 0 if map_seed is None else map_seed)
+        return random_map(size, optional(check_at_least, "map_seed", map_seed, 0) or 0)
     if desc is not None:
         return desc
     name = "8x8" if map_name is None else map_name

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..core.checks import check_not_negative, check_positive, check_probability
 from ..core.mdp import FloatArray, Kernel
 from ..model.objectives import DiscountedReturn, LinearCost, Sum
+from ..optimizers.rules import feasible_part
 from ..rendering.canvas import colour_limit, pygame
 from ..rendering.graph import GraphScene, draw_graph
 from .base import BestKnown, View, is_default, shown, upper_box
@@ -220,7 +221,9 @@ class BilevelIncentive(TabularBilevelEnv):
             visits = answer.occupancy[:, None] * answer.policy / (1.0 - self.gamma)
             flow = np.array([visits[pair].sum() for pair in pairs])
         if view.hyper_gradient is not None:
-            slopes = self._on_pairs(_inside(view.hyper_gradient, x, self._max_payment))
+            ends = np.zeros_like(x), np.full_like(x, self._max_payment)
+            within = feasible_part(x, view.hyper_gradient, *ends)
+            slopes = self._on_pairs(np.where(within == 0.0, np.nan, within))
             gradient = np.array([_largest(slopes[pair]) for pair in pairs])
         payments = self._on_pairs(x)
         values = np.array([payments[pair].sum() for pair in pairs])
@@ -269,12 +272,6 @@ class BilevelIncentive(TabularBilevelEnv):
     def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return the cotangents of the pairs in `paid`, `[D]`."""
         return cotangent[self._states, self._actions]
-
-
-def _inside(gradient: FloatArray, x: FloatArray, high: float) -> FloatArray:
-    """Return a gradient, NaN where it is zero or pushes x out of its box, `[D]`."""
-    pushes = ((x <= 0.0) & (gradient < 0.0)) | ((x >= high) & (gradient > 0.0))
-    return np.where(pushes | (gradient == 0.0), np.nan, gradient)
 
 
 def _largest(slopes: FloatArray) -> float:

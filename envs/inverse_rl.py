@@ -15,6 +15,7 @@ from ..core.checks import (
     check_not_negative,
     check_probability,
     checked_sides,
+    optional,
 )
 from ..core.mdp import FloatArray, TabularMDP
 from ..core.soft import SoftSolution, solve_soft_mdp
@@ -155,8 +156,7 @@ class BilevelInverseRL(GridBilevelEnv):
         check_at_least("seed", seed, 0)
         slip = check_probability("slip", slip)
         check_not_negative("ridge", ridge)
-        if num_demonstrations is not None:
-            check_at_least("num_demonstrations", num_demonstrations, 1)
+        optional(check_at_least, "num_demonstrations", num_demonstrations, 1)
         for_truth, for_demonstrations = np.random.default_rng(seed).spawn(2)
         cells = self._map = _checked_map(_chosen_map(desc, size, num_kinds, features, seed))
         self.desc = tuple("".join(row) for row in cells)
@@ -323,11 +323,10 @@ def random_terrain(
 
     rows, columns = checked_sides(size, 1, MAX_SIDE)
     check_at_least("num_kinds", num_kinds, 1)
-    check_at_least("seed", seed, 0)
     most = min(len(KINDS), rows * columns - 1)
     if num_kinds > most:
         raise ValueError(f"`num_kinds` must be at most {most} on this map, got {num_kinds}")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(check_at_least("seed", seed, 0))
     drawn = rng.permutation(rows * columns)
     goal, places = drawn[0], drawn[1 : 1 + max(num_kinds, rows * columns // PATCH)]
     everywhere = np.stack(np.unravel_index(np.arange(rows * columns), (rows, columns)), axis=1)

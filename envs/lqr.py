@@ -164,13 +164,11 @@ class BilevelLQR(LinearQuadraticEnv):
         """Build the game; arguments, described above, out of range raise a `ValueError`."""
         check_at_least("num_states", num_states, 1)
         check_at_least("num_actions", num_actions, 1)
-        check_at_least("seed", seed, 0)
-        check_choice("enters", enters, X_LABELS)
+        self.enters = check_choice("enters", enters, X_LABELS)
         norm, max_weight = check_positive("norm", norm), check_positive("max_weight", max_weight)
         arguments, sizes = locals(), {"s": int(num_states), "a": int(num_actions)}
         given = _checked({name: arguments[name] for name in MATRICES}, sizes)
-        known = _drawn(sizes["s"], sizes["a"], norm, int(seed)) | given
-        self.enters = enters
+        known = _drawn(sizes["s"], sizes["a"], norm, seed) | given
         self._base = Coefficients(*(known[name] for name in Coefficients._fields))
         high = np.full(sizes["s"] + sizes["a"], max_weight)
         low = -high
@@ -260,7 +258,7 @@ def _weighted(matrix: FloatArray, log_weights: FloatArray) -> FloatArray:
 
 def _drawn(num_states: int, num_actions: int, norm: float, seed: int) -> dict[str, FloatArray]:
     """Draw every matrix, always in the same order, so that giving one leaves the others alone."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(check_at_least("seed", seed, 0))
     orthogonal, upper = np.linalg.qr(rng.standard_normal((num_states, num_states)))
     return {
         # The factor's signs are no more than LAPACK's convention.

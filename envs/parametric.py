@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
-from ..core.checks import check_at_least, check_in_box, check_positive, check_probability
+from ..core.checks import check_at_least, check_in_box, check_positive, check_probability, optional
 from ..core.mdp import FloatArray
 from ..methods import LEARNT_METHODS
 from ..model.responses import EpisodicResponse, Response
@@ -136,9 +136,7 @@ class ParametricGame(BilevelEnv):
         if upper_reward is not None:
             self._upper_function = imported_function("upper_reward", upper_reward)
         bound = check_positive("upper_bound", upper_bound)
-        if episode_steps is not None:
-            check_at_least("episode_steps", episode_steps, 1)
-        self._limit = episode_steps
+        self._limit = optional(check_at_least, "episode_steps", episode_steps, 1)
         self._frames = None if render_mode is None else "rgb_array"
         self.environment = self.make_environment(self._frames)
         _check_spaces(self.environment)
@@ -163,9 +161,8 @@ class ParametricGame(BilevelEnv):
             initial_upper_params=start if initial_upper_params is None else initial_upper_params,
             render_mode=render_mode,
         )
-        self.upper_gamma = (
-            self.gamma if upper_gamma is None else check_probability("upper_gamma", upper_gamma)
-        )
+        upper_gamma = self.gamma if upper_gamma is None else upper_gamma
+        self.upper_gamma = check_probability("upper_gamma", upper_gamma)
         self.model = self  # there is no other
         self._observation: Any = None
 

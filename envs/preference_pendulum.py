@@ -151,9 +151,8 @@ class BilevelPreferencePendulum(ParametricGame):
     ) -> None:
         """Build the game; raise `ValueError` for an argument, `ImportError` without PyTorch."""
         check_choice("`reward_model`", reward_model, REWARD_MODELS)
-        check_at_least("fragment_steps", fragment_steps, 1)
+        self.fragment_steps = check_at_least("fragment_steps", fragment_steps, 1)
         check_at_least("episode_steps", episode_steps, fragment_steps)
-        self.fragment_steps = int(fragment_steps)
         self.judge: Judge = BradleyTerry(rationality)
         if judge is not None:
             self.judge = imported_function("judge", judge)

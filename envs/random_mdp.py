@@ -149,10 +149,10 @@ class BilevelRandomMDP(TabularBilevelEnv):
                 "`branching` must be given for so many states, got None, which would store "
                 f"about {stored:.2g} transitions (at most {MAX_STORED:.0e} are accepted)"
             )
-        check_choice("reward", reward, REWARDS)
+        self._quadratic = check_choice("reward", reward, REWARDS) == "quadratic"
         active = min(5, upper_dim)
         if active_features is not None:
-            if reward != "linear":
+            if self._quadratic:
                 raise ValueError(
                     '`active_features` goes with reward="linear", got '
                     f"{active_features!r} with {reward=}"
@@ -160,10 +160,8 @@ class BilevelRandomMDP(TabularBilevelEnv):
             _check_count("active_features", active_features, upper_dim, "`upper_dim`")
             active = active_features
         for_kernel, for_reward, for_start = np.random.default_rng(seed).spawn(3)
-        # Only the chosen one of the two rewards is drawn.
-        self._quadratic = reward == "quadratic"
         shape = (num_states, num_actions)
-        if self._quadratic:
+        if self._quadratic:  # only the chosen one of the two rewards is drawn
             # c, the product of two uniform draws, in action-major memory.
             self._scale = for_reward.random(shape[::-1]).T
             self._scale *= for_reward.random(shape[::-1]).T

@@ -100,9 +100,8 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
             ValueError: If the method is unknown, or an option is out of range.
         """
         inner, game = take_seat(HyperGradient, env)
-        check_at_least("outer_steps", outer_steps, 1)
-        check_flag("keep_learnt", keep_learnt)
-        outer_steps = int(outer_steps)
+        outer_steps = check_at_least("outer_steps", outer_steps, 1)
+        keep_learnt = check_flag("keep_learnt", keep_learnt)
         # NumPy scalars as Python numbers, so that specs can be written.
         method_options = {
             name: value.item() if isinstance(value, np.generic) else value
@@ -120,8 +119,7 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
         gym.Wrapper.__init__(self, inner)
         self.game = cast("GameT", game)
         self.method = learner
-        self.outer_steps = outer_steps
-        self._keep_learnt = bool(keep_learnt)
+        self.outer_steps, self._keep_learnt = outer_steps, keep_learnt
         self.action_space = game.upper_space
         self.observation_space = game.leader_observation_space
         game.draws_itself = False
@@ -243,8 +241,7 @@ def checked_keep(options: dict[str, Any], seed: int | None, learnt: bool) -> boo
         ResetNeeded: If nothing can have been learnt that would be left.
         ValueError: If it is no flag, or there is a seed with it.
     """
-    kept: bool = options.get("keep_learnt", False)
-    check_flag("keep_learnt", kept)
+    kept = check_flag("keep_learnt", options.get("keep_learnt", False))
     if kept and seed is not None:
         raise ValueError(
             "`seed` must be None with `keep_learnt`, under which the method goes on with its own "

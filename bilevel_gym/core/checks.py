@@ -6,10 +6,11 @@ Every message says what was wrong, the value received and what is accepted.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,30 +29,21 @@ __all__ = [
     "check_positive",
     "check_probability",
     "checked_sides",
+    "optional",
     "unknown_name",
 ]
+
+R = TypeVar("R")
 
 
 def check_discount(name: str, value: float) -> float:
     """Return a discount as a float; raise a `ValueError` unless it is in [0, 1)."""
-    number = _number(value)
-    if not 0.0 <= number < 1.0:
-        raise ValueError(f"`{name}` must lie in [0, 1), got {value!r}")
-    return number
-
-
-def check_flag(name: str, value: bool) -> None:
-    """Raise a `ValueError` unless `value` is a bool."""
-    if not isinstance(value, bool | np.bool_):
-        raise ValueError(f"`{name}` must be True or False, got {value!r}")
+    return _number(name, value, lambda x: 0.0 <= x < 1.0, "lie in [0, 1)")
 
 
 def check_between(name: str, value: float, low: float, high: float) -> float:
     """Return a number as a float; raise a `ValueError` unless it is in [low, high]."""
-    number = _number(value)
-    if not low <= number <= high:
-        raise ValueError(f"`{name}` must lie in [{low:g}, {high:g}], got {value!r}")
-    return number
+    return _number(name, value, lambda x: low <= x <= high, f"lie in [{low:g}, {high:g}]")
 
 
 def check_probability(name: str, value: float) -> float:
@@ -61,34 +53,42 @@ def check_probability(name: str, value: float) -> float:
 
 def check_positive(name: str, value: float) -> float:
     """Return a number as a float; raise a `ValueError` unless it is positive and finite."""
-    number = _number(value)
-    if not 0.0 < number < np.inf:
-        raise ValueError(f"`{name}` must be positive and finite, got {value!r}")
-    return number
+    return _number(name, value, lambda x: 0.0 < x < np.inf, "be positive and finite")
 
 
 def check_not_negative(name: str, value: float) -> float:
     """Return a number as a float; raise a `ValueError` unless it is finite and at least 0."""
-    number = _number(value)
-    if not 0.0 <= number < np.inf:
-        raise ValueError(f"`{name}` must be finite and not negative, got {value!r}")
+    return _number(name, value, lambda x: 0.0 <= x < np.inf, "be finite and not negative")
+
+
+def _number(name: str, value: object, accepts: Callable[[float], bool], rule: str) -> float:
+    """Return a real number as a float; the range does not accept NaN, and a bool is no number."""
+    number = np.nan
+    if isinstance(value, Real) and not isinstance(value, bool | np.bool_):
+        with suppress(OverflowError):
+            number = float(value)
+    if not accepts(number):
+        raise ValueError(f"`{name}` must {rule}, got {value!r}")
     return number
 
 
-def _number(value: object) -> float:
-    """Return a real number as a float, NaN for everything else (a bool is no number)."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
-        return np.nan
-    try:
-        return float(value)
-    except OverflowError:
-        return np.nan
+def check_flag(name: str, value: bool) -> bool:
+    """Return a flag as a bool; raise a `ValueError` unless it is one."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"`{name}` must be True or False, got {value!r}")
+    return bool(value)
 
 
-def check_at_least(name: str, value: int, least: int) -> None:
-    """Raise a `ValueError` unless `value` is an integer of at least `least`."""
+def check_at_least(name: str, value: int, least: int) -> int:
+    """Return an integer as an int; raise a `ValueError` unless it is at least `least`."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}")
+    return int(value)
+
+
+def optional(check: Callable[..., R], name: str, value: object, *accepted: Any) -> R | None:
+    """Return what a check returns, or None for an option that is not given."""
+    return None if value is None else check(name, value, *accepted)
 
 
 def check_horizon(horizon: int | None) -> int | None:

@@ -144,8 +144,8 @@ class Trajectories:
         return np.append(values, np.int32(-1)).take(self.pairs)
 
     def _discounts(self, gamma: float) -> FloatArray:
-        check_probability("gamma", gamma)
-        return np.power(float(gamma), np.arange(len(self.pairs)), dtype=np.float64)
+        discount = check_probability("gamma", gamma)
+        return np.power(discount, np.arange(len(self.pairs)), dtype=np.float64)
 
 
 class Simulator:

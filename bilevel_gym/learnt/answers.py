@@ -24,8 +24,7 @@ class PreferenceQueue:
 
     def __init__(self, capacity: int = 1000) -> None:
         """Begin empty; `capacity` is the most pairs that are remembered, at least 1."""
-        check_at_least("capacity", capacity, 1)
-        self.capacity = int(capacity)
+        self.capacity = check_at_least("capacity", capacity, 1)
         self.pairs: Pairs | None = None
         self.answers: FloatArray = np.zeros(0)
 

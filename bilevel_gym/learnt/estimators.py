@@ -58,8 +58,7 @@ class Estimator(Checkpointed, ABC):
 
     def __init__(self, game: LearntGame, *, episodes: int = 16, **options: Any) -> None:
         """Bind the method to a game; the options are in the table of this module."""
-        check_at_least("episodes", episodes, 1)
-        self._num_episodes = int(episodes)
+        self._num_episodes = check_at_least("episodes", episodes, 1)
         super().__init__(game, **options)
 
     @abstractmethod
@@ -116,8 +115,7 @@ class LearntSoBiRL(Estimator):
                 "`truncation` must be 1 where the follower learns, as further terms of the same "
                 f"episode are correlated with its return, got {truncation!r}; `trace` has all terms"
             )
-        check_flag("baseline", baseline)
-        self._baseline, self._warned = bool(baseline), False
+        self._baseline, self._warned = check_flag("baseline", baseline), False
         super().__init__(game, **options)
 
     def response_term(

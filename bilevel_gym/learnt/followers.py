@@ -18,7 +18,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from ..core.checks import check_at_least, check_choice, check_options
+from ..core.checks import check_at_least, check_choice, check_options, optional
 from ..core.mdp import FloatArray
 from ..envs.simulators import goes_on
 from ..episodes.recorded import LearntEpisodes
@@ -94,11 +94,10 @@ class Follower:
             raise ValueError(
                 f"`inner` must be {fitting!r} for actions {game.lower_space}, got {algorithm!r}"
             )
-        check_at_least("inner_steps", steps, 1)
-        if first_steps is not None:
-            check_at_least("first_inner_steps", first_steps, 1)
+        self._steps = check_at_least("inner_steps", steps, 1)
+        first = optional(check_at_least, "first_inner_steps", first_steps, 1)
+        self._first_steps = self._steps if first is None else first
         self._game, self._class = game, ALGORITHMS[algorithm]
-        self._steps, self._first_steps = steps, steps if first_steps is None else first_steps
         self._options = _checked_options(algorithm, options)
         self.answered = 0
         self.discrete, self._images = discrete, is_image_space(seen)

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.checks import check_at_least, check_positive
+from ..core.checks import check_at_least, check_positive, optional
 from ..core.mdp import FloatArray
 from ..episodes.fragments import Pairs, Windows
 from ..episodes.recorded import LearntEpisodes
@@ -105,15 +105,12 @@ class PreferenceMethod(Checkpointed):
         Raises:
             ValueError: If an option is out of range.
         """
-        check_at_least("comparisons", comparisons, 1)
-        check_at_least("first_comparisons", first_comparisons, 1)
-        check_at_least("ask_every", ask_every, 1)
-        if max_comparisons is not None:
-            check_at_least("max_comparisons", max_comparisons, 1)
+        self._comparisons = check_at_least("comparisons", comparisons, 1)
+        self._first = check_at_least("first_comparisons", first_comparisons, 1)
+        self._every = check_at_least("ask_every", ask_every, 1)
+        most = optional(check_at_least, "max_comparisons", max_comparisons, 1)
+        self._most = math.inf if most is None else most
         self._capacity = capacity
-        self._comparisons, self._first = int(comparisons), int(first_comparisons)
-        self._most = math.inf if max_comparisons is None else max_comparisons
-        self._every = int(ask_every)
         learner = {**INNER_OPTIONS, **(inner_options or {})}
         super().__init__(game, inner_steps=inner_steps, inner_options=learner, **options)
 
@@ -224,7 +221,7 @@ class WithResponse(PreferenceMethod):
         positive; a longer one is shortened, as it is noise of a few pairs divided by the
         temperature. None leaves it as it is. For other options see `PreferenceMethod`.
         """
-        self._kappa = None if kappa is None else check_positive("kappa", kappa)
+        self._kappa = optional(check_positive, "kappa", kappa)
         super().__init__(game, **options)
 
     def _trusted(self, direct: FloatArray) -> tuple[FloatArray, float | None]:
@@ -277,8 +274,7 @@ class PreferenceTrace(WithResponse):
 
     def __init__(self, game: PreferenceGame, *, critic_updates: int = 200, **options: Any) -> None:
         """Bind the method to a game; `critic_updates` are gradient steps of each regression."""
-        check_at_least("critic_updates", critic_updates, 1)
-        self._updates = int(critic_updates)
+        self._updates = check_at_least("critic_updates", critic_updates, 1)
         super().__init__(game, **options)
 
     def _forget(self) -> None:

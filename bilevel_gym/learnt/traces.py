@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch as th
 
-from ..core.checks import check_at_least, check_flag
+from ..core.checks import check_at_least, check_flag, optional
 from ..core.mdp import FloatArray
 from ..episodes.recorded import Batch, LearntEpisodes
 from ..methods.episode_sums import carried
@@ -52,15 +52,10 @@ class TraceEstimator(Estimator):
         steps, but 60 at most, and none of images.
         """
         updates = self.default_updates if critic_updates is None else critic_updates
-        check_at_least("critic_updates", updates, 1)
-        if truncation is not None:
-            check_at_least("truncation", truncation, 1)
-        check_flag("discount_steps", discount_steps)
-        if state_features is not None:
-            check_at_least("state_features", state_features, 0)
-        self._state_features = state_features
-        self._updates, self._truncation = int(updates), truncation
-        self._discount_steps = bool(discount_steps)
+        self._updates = check_at_least("critic_updates", updates, 1)
+        self._truncation = optional(check_at_least, "truncation", truncation, 1)
+        self._discount_steps = check_flag("discount_steps", discount_steps)
+        self._state_features = optional(check_at_least, "state_features", state_features, 0)
         super().__init__(game, **options)
 
     @abstractmethod
@@ -143,9 +138,9 @@ class LearntTrace(TraceEstimator):
         self, game: LearntGame, *, first_critic_updates: int | None = None, **options: Any
     ) -> None:
         """Bind the method to a game; the options are in the table of `estimators`."""
-        if first_critic_updates is not None:
-            check_at_least("first_critic_updates", first_critic_updates, 1)
-        self._first_updates = first_critic_updates
+        self._first_updates = optional(
+            check_at_least, "first_critic_updates", first_critic_updates, 1
+        )
         super().__init__(game, **options)
 
     def _forget(self) -> None:

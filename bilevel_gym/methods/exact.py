@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..core.checks import check_at_least, check_positive, unknown_name
+from ..core.checks import check_at_least, check_positive, optional, unknown_name
 from ..core.linear import check_solver
 from ..core.mdp import FloatArray
 from ..model.base import BilevelModel
@@ -53,8 +53,7 @@ class Exact:
         """
         check_exact(model)
         check_solver(solver)
-        if tolerance is not None:
-            check_positive("tolerance", tolerance)
+        optional(check_positive, "tolerance", tolerance)
         check_at_least("max_iterations", max_iterations, 1)
         chosen = {"solver": solver, "tolerance": tolerance, "max_iterations": max_iterations}
         defaults = {"solver": "auto", "tolerance": None, "max_iterations": 200}

@@ -48,9 +48,8 @@ class HPGD(Sampled):
             **options: See `Sampled`: episodes, horizon, inner, inner_options.
         """
         super().__init__(model, **options)
-        check_choice("starts", starts, STARTS)
-        check_at_least("rollouts", rollouts, 1)
-        self._uniform, self._rollouts = starts == "uniform", int(rollouts)
+        self._uniform = check_choice("starts", starts, STARTS) == "uniform"
+        self._rollouts = check_at_least("rollouts", rollouts, 1)
 
     def signed_occupancy(self, batch: Batch) -> tuple[FloatArray, int]:
         """Return HPGD's estimate of dF/dr through pi*, `[S, A]`; see `Sampled`."""

@@ -116,9 +116,9 @@ class Sweeps:
             sweeps: Sweeps for each x, at least 1.
             warm_start: Whether to go on from the values of the last x instead of zero.
         """
-        check_at_least("sweeps", sweeps, 1)
-        check_flag("warm_start", warm_start)
-        self._model, self._sweeps, self._warm_start = model, int(sweeps), bool(warm_start)
+        self._model = model
+        self._sweeps = check_at_least("sweeps", sweeps, 1)
+        self._warm_start = check_flag("warm_start", warm_start)
         self._value: FloatArray | None = None
 
     def reset(self, rng: np.random.Generator) -> None:
@@ -171,17 +171,13 @@ class EpisodeLearner:
             exploration: Probability of any of the actions at each step, in [0, 1].
             horizon: Steps after which an episode is cut; None takes 10 / (1 - gamma).
         """
-        check_at_least("episodes", episodes, 1)
-        check_at_least("rounds", rounds, 1)
-        check_probability("exploration", exploration)
-        if horizon is not None:
-            check_at_least("horizon", horizon, 1)
         self._model = model
-        self.episodes, self._rounds = int(episodes), int(rounds)
-        self._exploration = float(exploration)
-        self._horizon = (
-            int(np.ceil(10.0 / (1.0 - model.gamma))) if horizon is None else int(horizon)
-        )
+        self.episodes = check_at_least("episodes", episodes, 1)
+        self._rounds = check_at_least("rounds", rounds, 1)
+        self._exploration = check_probability("exploration", exploration)
+        if horizon is None:
+            horizon = int(np.ceil(10.0 / (1.0 - model.gamma)))
+        self._horizon = check_at_least("horizon", horizon, 1)
         self._rng = np.random.default_rng(0)
         self._samples = 0
 
@@ -223,8 +219,7 @@ class CertaintyEquivalence(EpisodeLearner):
             **options: See `EpisodeLearner`: episodes, rounds, exploration, horizon.
         """
         super().__init__(model, **options)
-        check_probability("forget", forget)
-        self._forget = float(forget)
+        self._forget = check_probability("forget", forget)
         self.reset(self._rng)
 
     def reset(self, rng: np.random.Generator) -> None:
@@ -290,11 +285,9 @@ class SoftQ(EpisodeLearner):
             **options: See `EpisodeLearner`: episodes, rounds, exploration, horizon.
         """
         super().__init__(model, **options)
-        check_positive("step_size", step_size)
-        check_probability("step_size", step_size)
-        check_probability("decay", decay)
-        check_at_least("passes", passes, 1)
-        self._step_size, self._decay, self._passes = float(step_size), float(decay), int(passes)
+        self._step_size = check_probability("step_size", check_positive("step_size", step_size))
+        self._decay = check_probability("decay", decay)
+        self._passes = check_at_least("passes", passes, 1)
         self.reset(self._rng)
 
     def reset(self, rng: np.random.Generator) -> None:

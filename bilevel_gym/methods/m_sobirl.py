@@ -60,9 +60,8 @@ class MSoBiRL(SweptMethod):
             **options: See `SweptMethod`: sweeps (N), warm_start.
         """
         super().__init__(model, **options)
-        check_positive("adjoint_step", adjoint_step)
-        check_at_least("adjoint_steps", adjoint_steps, 1)
-        self._step, self._steps = adjoint_step, int(adjoint_steps)
+        self._step = check_positive("adjoint_step", adjoint_step)
+        self._steps = check_at_least("adjoint_steps", adjoint_steps, 1)
 
     def _response(
         self, x: FloatArray, solution: SoftSolution, score: FloatArray, carried: FloatArray | None

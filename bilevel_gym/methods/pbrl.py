@@ -139,12 +139,10 @@ class PenaltyMethod(ABC):
                 counts as solved for, positive; no more steps are taken.
         """
         check_tabular(model)
-        check_positive("penalty", penalty)
-        check_at_least("policy_steps", policy_steps, 1)
-        check_positive("tolerance", tolerance)
         self._model = model
-        self._penalty, self._steps = float(penalty), int(policy_steps)
-        self._tolerance = tolerance
+        self._penalty = check_positive("penalty", penalty)
+        self._steps = check_at_least("policy_steps", policy_steps, 1)
+        self._tolerance = check_positive("tolerance", tolerance)
         self.reset(np.random.default_rng(0))
 
     def reset(self, rng: np.random.Generator) -> None:
@@ -277,9 +275,8 @@ class PBRLValue(PenaltyMethod):
                 visited is not penalised.
             **options: See `PenaltyMethod`: policy_steps, tolerance.
         """
-        check_choice("start", start, STARTS)
+        self._start = check_choice("start", start, STARTS)
         super().__init__(model, penalty=penalty, **options)
-        self._start = start
 
     def _weight(self, x: FloatArray, solution: SoftSolution) -> FloatArray:
         """Return the discounted visits (I - gamma P_pi)^-T rho, `[S]`, not negative."""

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.bellman import centred_score
-from ..core.checks import check_at_least
+from ..core.checks import check_at_least, optional
 from ..core.mdp import FloatArray, Kernel
 from ..core.soft import PolicyAnswer
 from ..core.threads import single_threaded
@@ -100,12 +100,10 @@ class Sampled(ABC):
                 "an objective that is a sum over steps; take method "
                 '"sobirl" or "stoc-sobirl", or one with a model, such as "exact"'
             )
-        check_at_least("episodes", episodes, 2 if fragment > 0 else 1)
-        if horizon is not None:
-            check_at_least("horizon", horizon, max(1, fragment))
         self._model = model
-        self._num_episodes = int(episodes)
-        self._horizon = enough_steps(model) if horizon is None else int(horizon)
+        self._num_episodes = check_at_least("episodes", episodes, 2 if fragment > 0 else 1)
+        limit = optional(check_at_least, "horizon", horizon, max(1, fragment))
+        self._horizon = enough_steps(model) if limit is None else limit
         self._learner = make_learner(inner, model, inner_options)
         self._rng = np.random.default_rng(0)
 

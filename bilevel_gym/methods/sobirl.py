@@ -30,7 +30,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..core.checks import check_at_least, check_choice, check_flag
+from ..core.checks import check_at_least, check_choice, check_flag, optional
 from ..core.linear import DiscountedSystem
 from ..core.mdp import FloatArray
 from ..episodes.sampler import Episodes
@@ -71,14 +71,11 @@ class SoBiRL(Sampled):
             **options: See `Sampled`: episodes, horizon, inner, inner_options.
         """
         super().__init__(model, **options)
-        if truncation is not None:
-            check_at_least("truncation", truncation, 1)
-        check_flag("baseline", baseline)
-        check_choice("advantages", advantages, ADVANTAGES)
-        if advantages == "exact" and truncation is not None:
+        self._truncation = optional(check_at_least, "truncation", truncation, 1)
+        self._baseline = check_flag("baseline", baseline)
+        self._exact_advantages = check_choice("advantages", advantages, ADVANTAGES) == "exact"
+        if self._exact_advantages and truncation is not None:
             raise ValueError(f'`truncation` must be None with advantages="exact", got {truncation}')
-        self._exact_advantages = advantages == "exact"
-        self._truncation, self._baseline = truncation, bool(baseline)
         if truncation == 1 and _ignores_actions(model):
             warnings.warn(
                 f"with truncation=1 the response term is zero for {model.name}: the "

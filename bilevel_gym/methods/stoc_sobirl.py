@@ -88,8 +88,8 @@ class StocSoBiRL(SoBiRL):
                 f"{inner_options!r}; `episodes` sets the first batch"
             )
         self._growth = check_not_negative("growth", growth)
-        check_at_least("most_episodes", most_episodes, int(episodes))
-        self._first, self._most = int(episodes), int(most_episodes)
+        self._first = self._num_episodes
+        self._most = check_at_least("most_episodes", most_episodes, self._first)
         self._watching = learner
         self._iteration = 0
 

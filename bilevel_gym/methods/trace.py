@@ -38,7 +38,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.checks import check_at_least, check_choice, check_flag
+from ..core.checks import check_at_least, check_choice, check_flag, optional
 from ..core.linear import DiscountedSystem
 from ..core.mdp import FloatArray
 from ..episodes.sampler import Episodes, TransitionCounts
@@ -79,14 +79,11 @@ class Trace(Sampled):
             **options: See `Sampled`: episodes, horizon, inner, inner_options.
         """
         super().__init__(model, **options)
-        check_choice("critic", critic, CRITICS)
-        check_flag("all_actions", all_actions)
-        if truncation is not None:
-            check_at_least("truncation", truncation, 1)
-        check_flag("control_variate", control_variate)
-        self._exact_critic = critic == "exact"
-        self._all_actions, self._truncation = bool(all_actions), truncation
-        self._corrects = bool(control_variate and all_actions and truncation is None)
+        self._exact_critic = check_choice("critic", critic, CRITICS) == "exact"
+        self._all_actions = check_flag("all_actions", all_actions)
+        self._truncation = optional(check_at_least, "truncation", truncation, 1)
+        corrects = check_flag("control_variate", control_variate)
+        self._corrects = corrects and self._all_actions and truncation is None
         self.reset(self._rng)
 
     def reset(self, rng: np.random.Generator) -> None:

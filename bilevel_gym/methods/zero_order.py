@@ -86,13 +86,11 @@ class ZeroOrder:
         check_exact(model)
         if isinstance(points, bool) or points not in (1, 2):
             raise ValueError(f"`points` must be 1 or 2, got {points!r}")
-        check_at_least("directions", directions, 1)
-        check_positive("radius", radius)
-        check_choice("smoothing", smoothing, SMOOTHINGS)
-        check_choice("baseline", baseline, BASELINES)
-        self._model = model
-        self._points, self._directions = int(points), int(directions)
-        self._radius, self._smoothing, self._baseline = float(radius), smoothing, baseline
+        self._model, self._points = model, int(points)
+        self._directions = check_at_least("directions", directions, 1)
+        self._radius = check_positive("radius", radius)
+        self._smoothing = check_choice("smoothing", smoothing, SMOOTHINGS)
+        self._baseline = check_choice("baseline", baseline, BASELINES)
         reach = radius * (1.0 if smoothing == "sphere" else DEVIATIONS)
         self._low, self._high = model.low, model.high
         narrowest = float((self._high - self._low).min())

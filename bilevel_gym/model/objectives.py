@@ -325,8 +325,7 @@ class _Weighted:
 
     def __post_init__(self) -> None:
         """Check the weight."""
-        check_not_negative("weight", self.weight)
-        object.__setattr__(self, "weight", float(self.weight))
+        object.__setattr__(self, "weight", check_not_negative("weight", self.weight))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from ..core.adjoint import response_gradient
 from ..core.batch import solve_batch
-from ..core.checks import check_discount, check_not_negative
+from ..core.checks import check_discount, check_not_negative, optional
 from ..core.mdp import FloatArray, Kernel, TabularMDP, checked_mask
 from ..core.soft import PolicyAnswer, SoftSolution, solve_all
 from ..core.threads import single_threaded
@@ -465,8 +465,7 @@ class ArrayModel(TabularModel):
             )
         self._jacobian = None if features is None else RewardJacobian(features, *shape)
         size = shape[0] if self._jacobian is None else self._jacobian.num_params
-        if upper_gamma is not None:
-            upper_gamma = check_discount("upper_gamma", upper_gamma)
+        upper_gamma = optional(check_discount, "upper_gamma", upper_gamma)
         check_not_negative("upper_cost", upper_cost)
         if initial_upper_params is None:
             initial_upper_params = np.clip(np.zeros(size), upper_low, upper_high)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from functools import partial
 from inspect import Parameter, signature
 from typing import Any
@@ -90,10 +91,7 @@ class Climb(Recorder):
         for name in ("first", "best", "last"):
             iterate: Iterate | None = vars(self)[name]
             if iterate is not None:
-                state[name] = {
-                    key: np.array(value) if isinstance(value, np.ndarray) else value
-                    for key, value in vars(iterate).items()
-                }
+                state[name] = deepcopy(vars(iterate))
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -128,15 +126,14 @@ class _Run(Climb):
         name: str = "start",
         **options: Any,
     ) -> None:
-        check_at_least("steps", steps, 1)
+        self._steps = check_at_least("steps", steps, 1)
         check_options(f"ascent along {rule!r}", along(rule), options)
         moved_by = make_rule(rule, low, high, **options)
-        self._rate = moved_by.learning_rate if learning_rate is None else learning_rate
-        check_positive("learning_rate", self._rate)
+        rate = moved_by.learning_rate if learning_rate is None else learning_rate
+        self._rate = check_positive("learning_rate", rate)
         super().__init__(start, low, high, moved_by, callback=callback, name=name)
         self.message: str | None = None
-        self._steps, self._schedule = steps, make_schedule(schedule)
-        self._stop_at_zero = stop_at_zero
+        self._schedule, self._stop_at_zero = make_schedule(schedule), stop_at_zero
 
     def proceed(self, value: float, gradient: FloatArray) -> None:
         """Record the evaluation of `x`, and step from there unless the run is over."""

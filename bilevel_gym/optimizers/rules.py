@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..core.checks import check_choice, check_discount, check_options, check_positive
+from ..core.checks import check_choice, check_discount, check_options, check_positive, optional
 from .base import FloatArray
 
 __all__ = [
@@ -153,10 +153,8 @@ class ProjectedRule(UpdateRule):
         Raises:
             ValueError: If `max_gradient_norm` is out of range.
         """
-        if max_gradient_norm is not None:
-            check_positive("max_gradient_norm", max_gradient_norm)
+        self._max_gradient_norm = optional(check_positive, "max_gradient_norm", max_gradient_norm)
         super().__init__(low, high)
-        self._max_gradient_norm = max_gradient_norm
 
     def _move(self, x: FloatArray, value: float, gradient: FloatArray, rate: float) -> FloatArray:
         return rate * _clipped(gradient, self._max_gradient_norm)
@@ -197,14 +195,10 @@ class AdamRule(UpdateRule):
         Raises:
             ValueError: If an option is out of range.
         """
-        check_discount("beta1", beta1)
-        check_discount("beta2", beta2)
-        check_positive("epsilon", epsilon)
-        if max_gradient_norm is not None:
-            check_positive("max_gradient_norm", max_gradient_norm)
+        self._beta1, self._beta2 = check_discount("beta1", beta1), check_discount("beta2", beta2)
+        self._epsilon = check_positive("epsilon", epsilon)
+        self._max_gradient_norm = optional(check_positive, "max_gradient_norm", max_gradient_norm)
         super().__init__(low, high)
-        self._beta1, self._beta2, self._epsilon = beta1, beta2, epsilon
-        self._max_gradient_norm = max_gradient_norm
         self._count = 0
         self._mean, self._square = np.zeros_like(self.low), np.zeros_like(self.low)
 
@@ -233,6 +227,6 @@ def make_rule(name: str, low: ArrayLike, high: ArrayLike, **options: Any) -> Upd
         ValueError: If the name is unknown or an option is out of range.
         TypeError: If the rule does not take an option.
     """
-    check_choice("update rule", name, RULES)
-    check_options(f"update rule {name!r}", RULES[name], options)
-    return RULES[name](low, high, **options)
+    rule = RULES[check_choice("update rule", name, RULES)]
+    check_options(f"update rule {name!r}", rule, options)
+    return rule(low, high, **options)

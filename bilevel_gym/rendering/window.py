@@ -41,9 +41,8 @@ class Window:
 
     def __init__(self, title: str, fps: int) -> None:
         """Remember what to open; nothing is opened before the first `show`."""
-        check_positive("fps", fps)
         self.title = title
-        self.fps = int(fps)
+        self.fps = int(check_positive("fps", fps))
         self._clock: pygame.time.Clock | None = None
         self.closed_by_user = False
         self._pending: deque[pygame.event.Event] = deque(maxlen=MAX_PENDING_EVENTS)

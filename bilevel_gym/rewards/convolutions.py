@@ -44,8 +44,8 @@ class ConvolutionalReward(ModuleReward):
             ValueError: If an option is out of range.
             TypeError: If the spaces are of another kind.
         """
-        check_at_least("channels", channels, 1)
-        check_positive("bound", bound)
+        channels = check_at_least("channels", channels, 1)
+        bound = check_positive("bound", bound)
         shape = observation_space.shape or ()
         if not (
             is_image_space(observation_space)
@@ -60,7 +60,7 @@ class ConvolutionalReward(ModuleReward):
             raise TypeError(f"actions must be Discrete, got {action_space}")
         with th.random.fork_rng(devices=[]):
             th.manual_seed(seed)
-            module = _Convolutions(shape, int(action_space.n), int(channels), float(bound))
+            module = _Convolutions(shape, int(action_space.n), channels, bound)
         place = th.device("cuda" if device == "auto" else device)
         if place.type == "cuda" and not th.cuda.is_available():
             place = th.device("cpu")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
-from ..core.checks import check_at_least, check_choice, check_positive, unknown_name
+from ..core.checks import check_at_least, check_choice, check_positive, optional, unknown_name
 from ..core.mdp import FloatArray
 from ..episodes.recorded import Batch
 
@@ -80,9 +80,8 @@ class LinearReward:
         """
         self._features: Features = imported_function("features", features)
         self._base: Features | None = None if base is None else imported_function("base", base)
-        self._bound = None if bound is None else check_positive("bound", bound)
-        check_at_least("num_params", num_params, 1)
-        self.num_params = int(num_params)
+        self._bound = optional(check_positive, "bound", bound)
+        self.num_params = check_at_least("num_params", num_params, 1)
 
     def initial_params(self) -> FloatArray:
         """Return zeros: at first the reward is `base`."""

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import Space
 from gymnasium.spaces import flatdim
 
-from ..core.checks import check_at_least, check_choice, check_positive
+from ..core.checks import check_at_least, check_choice, check_positive, optional
 from ..core.mdp import FloatArray
 from ..episodes.recorded import Batch
 from .images import is_image_space
@@ -121,8 +121,7 @@ class NetworkReward(ModuleReward):
         check_choice("activation", activation, ACTIVATIONS)
         for units in hidden:
             check_at_least("hidden", units, 1)
-        if bound is not None:
-            check_positive("bound", bound)
+        optional(check_positive, "bound", bound)
         if is_image_space(observation_space):
             raise ValueError("a perceptron does not read images; give a module of your own")
         size = flatdim(observation_space)

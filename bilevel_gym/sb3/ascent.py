@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import Schedule as ProgressSchedule
 from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 
-from ..core.checks import check_at_least, check_choice, check_not_negative, check_positive
+from ..core.checks import check_at_least, check_choice, check_not_negative, check_positive, optional
 from ..core.mdp import FloatArray
 from ..optimizers import (
     RULES,
@@ -211,8 +211,7 @@ class HyperGradientAscent(BaseAlgorithm):
         if not callable(self.learning_rate):
             check_positive("learning_rate", self.learning_rate)
         make_schedule(self.schedule)
-        if self.schedule_steps is not None:
-            check_at_least("schedule_steps", self.schedule_steps, 1)
+        optional(check_at_least, "schedule_steps", self.schedule_steps, 1)
         check_not_negative("spread", self.spread)
         check_choice("`predicts`", self.predicts, ("best", "last"))
         self._setup_lr_schedule()

@@ -77,8 +77,7 @@ class SoftQPolicy(DQNPolicy):
             ValueError: If the temperature or the number of critics is out of range.
         """
         self.temperature = check_positive("temperature", temperature)
-        check_at_least("n_critics", n_critics, 1)
-        self.n_critics = n_critics
+        self.n_critics = check_at_least("n_critics", n_critics, 1)
         if "optimizer_class" not in kwargs:
             kwargs.setdefault("optimizer_kwargs", {"fused": True})  # Adam in one go: much faster
         super().__init__(*args, **kwargs)

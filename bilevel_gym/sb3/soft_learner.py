@@ -27,6 +27,7 @@ from ..core.checks import (
     check_discount,
     check_positive,
     check_probability,
+    optional,
 )
 from ..core.files import replacing
 from ..envs.base import BilevelEnv
@@ -149,8 +150,7 @@ class SoftLearner(OffPolicyAlgorithm):
             return
         self.temperature = check_positive("temperature", self._of_game("temperature", temperature))
         self.gamma = check_discount("gamma", self._of_game("gamma", gamma))
-        if schedule_steps is not None:
-            check_at_least("schedule_steps", schedule_steps, 1)
+        optional(check_at_least, "schedule_steps", schedule_steps, 1)
         if not callable(learning_rate):
             check_positive("learning_rate", learning_rate)
         check_at_least("buffer_size", buffer_size, 1)
