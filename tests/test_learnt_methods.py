@@ -187,7 +187,7 @@ def test_one_step_sobirl_is_the_tabular_one_on_the_same_episodes(baseline: bool)
         sampler=table.model.sampler(X, policy),
         horizon=150,
     )
-    expected = table.model.reward_vjp(X, tabular.signed_occupancy(seen)[0])
+    expected = table.model.reward_vjp(X, tabular.signed_occupancy(seen))
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 

@@ -61,7 +61,11 @@ class Episodes:
 
 
 class Sampler:
-    """Plays episodes of one policy under one x."""
+    """Plays episodes of one policy under one x.
+
+    Attributes:
+        samples: Environment steps played so far.
+    """
 
     def __init__(
         self,
@@ -79,6 +83,7 @@ class Sampler:
         self._simulator = Simulator(kernel, policy)
         self._start = start_distribution
         self._upper_reward = upper_reward
+        self.samples = 0
 
     def episodes(
         self, num_episodes: int, horizon: int, rng: np.random.Generator
@@ -103,6 +108,7 @@ class Sampler:
 
     def _played(self, *start: Any, **options: Any) -> Episodes:
         played = self._simulator.simulate(*start, **options)
+        self.samples += played.num_steps
         return Episodes(played, played.along(self._upper_reward))
 
 

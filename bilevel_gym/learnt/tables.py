@@ -179,9 +179,9 @@ class DeepMethod(Estimator):
         """Return the terms beside the return, and the return's direct part; see `Estimator`."""
         game, model, x = self._game, self._game.model, upper_params
         value, direct = game.direct_part(x, played)
-        response, samples = np.zeros(x.shape), 0
+        response = np.zeros(x.shape)
         if not game.others:
-            return value, direct, response, samples
+            return value, direct, response, 0
         policy = self.follower.probabilities(np.arange(model.num_states))
         sampler = model.sampler(x, policy)
         blocks: list[Episodes] = []
@@ -189,17 +189,15 @@ class DeepMethod(Estimator):
         if any(scope_of(term) == "policy" for term in game.others):
             # Not those that were played, in which a time limit looks like an end.
             blocks = list(sampler.episodes(*plan))
-            samples = sum(block.num_steps for block in blocks)
         outcome = seen_outcome(model, x, policy, blocks)
         for term in game.others:
             upper = term.evaluate(outcome)
             value += upper.value
             direct += model.direct_part(x, upper)
             if upper.responds:
-                signed, extra = policy_response(model, upper, policy, sampler, *plan)
+                signed = policy_response(model, upper, policy, sampler, *plan)
                 response += model.through_reward(x, signed)
-                samples += extra
-        return value, direct, response, samples
+        return value, direct, response, sampler.samples
 
     def answer(
         self, played: LearntEpisodes, upper: float, lower: float, **common: Any

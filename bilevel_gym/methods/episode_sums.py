@@ -74,10 +74,11 @@ class Batch:
             total += on_pairs(block, along, self.policy.shape)
         return total / self.num_episodes
 
-    def returns(self) -> Iterator[tuple[Episodes, FloatArray]]:
-        """Yield each block with the leader's returns in it, `[N]`."""
-        for block in self.blocks:
-            yield block, self.discounts(len(block.upper_rewards)) @ block.upper_rewards
+    def returns(self) -> list[FloatArray]:
+        """Return the leader's returns in each block, `[N]`."""
+        return [
+            self.discounts(len(block.upper_rewards)) @ block.upper_rewards for block in self.blocks
+        ]
 
 
 class Critic:
@@ -120,15 +121,10 @@ def advantages(
     batch: Batch,
     steps: int,
 ) -> Sequence[FloatArray]:
-    """Return the leader's advantages in a model `[S, A]`, at each step or once for all.
+    """Return the leader's advantages in a model `[S, A]`, at each of the steps or once for all.
 
-    Args:
-        kernel: The model's kernel.
-        reward: The leader's reward `[S, A]`.
-        policy: Action probabilities `[S, A]`.
-        known: Where the model knows anything, bool `[S, A]`; advantages are zero elsewhere.
-        batch: Says how the leader discounts, and until when.
-        steps: How many steps the advantages are needed at.
+    The leader's reward, the policy and what is known are `[S, A]`; advantages are zero where
+    nothing is. The batch says how the leader discounts, and until when.
     """
     gamma, horizon = batch.upper_gamma, batch.upper_horizon
     expected = (policy * reward).sum(axis=1)
@@ -155,13 +151,9 @@ def renormalised(policy: FloatArray, seen: NDArray[np.bool_]) -> FloatArray:
 
 
 def carried(injections: FloatArray, gamma: float, truncation: int | None = None) -> FloatArray:
-    """Return gamma e_{t-1}, what earlier injections amount to at each step, `[T, N]`.
+    """Return gamma e_{t-1}, what earlier injections c_t amount to at each step, `[T, N]` both.
 
-    Args:
-        injections: c_t, `[T, N]`.
-        gamma: Discount.
-        truncation: K: an injection counts at its own step and the K - 1 steps after it; None for
-            all that follow.
+    Truncated to K, an injection counts at its own step and the K - 1 steps after it.
     """
     carry = np.zeros_like(injections)
     for t in range(1, len(injections)):
@@ -182,15 +174,9 @@ def carried_from(
     horizon: int,
     rng: np.random.Generator,
 ) -> Iterator[tuple[Episodes, FloatArray]]:
-    """Play an episode from each pair; yield blocks with what their injections amount to `[T, N]`.
+    """Play an episode from each of some pairs; yield blocks with what their injections amount to.
 
-    Args:
-        sampler: What plays the episodes.
-        pairs: States and actions to start from, `[M]` each.
-        injections: The injection of each start, `[M]`.
-        gamma: Discount.
-        horizon: Steps after which episodes are cut.
-        rng: Source of the episodes.
+    The pairs are states and actions, `[M]` each as the injections; each block has `[T, N]` sums.
     """
     states, actions = (index.astype(np.int32) for index in pairs)
     first = 0
@@ -235,14 +221,10 @@ def spread(
     batch: Batch,
     truncation: int | None = None,
 ) -> FloatArray:
-    """Return what injections amount to on the pairs that were seen to follow them, `[S, A]`.
+    """Return what injections `[S, A]` amount to on the pairs that were seen to follow them.
 
-    Args:
-        blocks: Episodes.
-        injected: Injections `[S, A]`; what follows one is averaged over the visits of the pair.
-        visits: `followed_visits` of the episodes; pairs without any spread nothing.
-        batch: Says how the follower discounts.
-        truncation: See `carried`.
+    What follows a pair is averaged over its `visits`, the `followed_visits` of the episodes; pairs
+    without any spread nothing. For `truncation` see `carried`.
     """
     per_visit = np.divide(injected, visits, out=np.zeros_like(visits), where=visits > 0.0)
     total = np.zeros(injected.shape)

@@ -24,7 +24,15 @@ import numpy as np
 from ..core.checks import check_at_least, check_choice
 from ..core.mdp import FloatArray
 from ..model.tabular import TabularModel
-from .episode_sums import Batch, carried_from, followed_visits, on_pairs, renormalised, spread
+from .episode_sums import (
+    Batch,
+    carried,
+    carried_from,
+    followed_visits,
+    on_pairs,
+    renormalised,
+    spread,
+)
 from .sampled import Sampled
 
 __all__ = ["HPGD"]
@@ -51,7 +59,7 @@ class HPGD(Sampled):
         self._uniform = check_choice("starts", starts, STARTS) == "uniform"
         self._rollouts = check_at_least("rollouts", rollouts, 1)
 
-    def signed_occupancy(self, batch: Batch) -> tuple[FloatArray, int]:
+    def signed_occupancy(self, batch: Batch) -> FloatArray:
         """Return HPGD's estimate of dF/dr through pi*, `[S, A]`; see `Sampled`."""
         if self._uniform:
             return self._from_uniform_starts(batch)
@@ -65,11 +73,10 @@ class HPGD(Sampled):
         q_values *= visits.sum(axis=1, keepdims=True)
         injected = _injected(renormalised(batch.policy, seen), q_values, batch.temperature)
         followed = followed_visits(batch.blocks, batch)
-        return injected + spread(batch.blocks, injected, followed, batch), 0
+        return injected + spread(batch.blocks, injected, followed, batch)
 
-    def _from_uniform_starts(self, batch: Batch) -> tuple[FloatArray, int]:
-        policy, samples = batch.policy, 0
-        mask = self._model.action_mask
+    def _from_uniform_starts(self, batch: Batch) -> FloatArray:
+        policy, mask = batch.policy, self._model.action_mask
         available = np.ones(policy.shape, bool) if mask is None else mask
         pairs = np.nonzero(available)
         states, actions = (np.repeat(index, self._rollouts).astype(np.int32) for index in pairs)
@@ -81,15 +88,14 @@ class HPGD(Sampled):
             weights = presence[: len(rewards), states[part]]
             sums = (weights * discounted).sum(axis=0) / self._rollouts
             np.add.at(q_values, (states[part], actions[part]), sums)
-            first, samples = part.stop, samples + block.num_steps
+            first = part.stop
         injected = _injected(policy, q_values, batch.temperature)
         signed, each = injected.copy(), injected[states, actions] / self._rollouts
         for block, carry in carried_from(
             batch.sampler, (states, actions), each, batch.gamma, batch.horizon, self._rng
         ):
             signed += on_pairs(block, carry, policy.shape)
-            samples += block.num_steps
-        return signed, samples
+        return signed
 
 
 def _injected(policy: FloatArray, q_values: FloatArray, temperature: float) -> FloatArray:
@@ -118,10 +124,7 @@ def _returns_to_go(rewards: FloatArray, batch: Batch) -> FloatArray:
 
     With a leader's horizon, what comes after it counts nothing.
     """
-    horizon = len(rewards) if batch.upper_horizon is None else batch.upper_horizon
-    returns = np.zeros_like(rewards)
-    ahead = np.zeros(rewards.shape[1])
-    for t in range(min(len(rewards), horizon) - 1, -1, -1):
-        ahead = rewards[t] + batch.upper_gamma * ahead
-        returns[t] = ahead
-    return returns
+    counted = rewards.copy()
+    if batch.upper_horizon is not None:
+        counted[batch.upper_horizon :] = 0.0
+    return counted + carried(counted[::-1], batch.upper_gamma)[::-1]

@@ -14,9 +14,10 @@ confirms its own mistakes. All of them know the reward r_x, which the leader has
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -68,29 +69,29 @@ class Answer:
     samples: int = 0
 
 
-class Learner(Protocol):
+class Learner(ABC):
     """What every inner learner can do."""
 
+    def __init__(self, model: TabularModel) -> None:
+        """Bind the learner to a model, with nothing learnt."""
+        self._model = model
+        self.reset(np.random.default_rng(0))
+
+    @abstractmethod
     def reset(self, rng: np.random.Generator) -> None:
         """Forget everything learnt; draw all randomness from `rng` from now on."""
-        ...
 
+    @abstractmethod
     def answer(self, upper_params: FloatArray) -> Answer:
         """Learn under x, from where the last x left off."""
-        ...
 
 
-class ExactLearner:
+class ExactLearner(Learner):
     """Solve the follower's problem, warm-started."""
-
-    def __init__(self, model: TabularModel) -> None:
-        """Bind the learner to a model."""
-        self._model = model
-        self._last: SoftSolution | None = None
 
     def reset(self, rng: np.random.Generator) -> None:
         """Forget the warm start."""
-        self._last = None
+        self._last: SoftSolution | None = None
 
     def answer(self, upper_params: FloatArray) -> Answer:
         """Return the soft-optimal policy."""
@@ -105,7 +106,7 @@ class ExactLearner:
         )
 
 
-class Sweeps:
+class Sweeps(Learner):
     """Take some sweeps of soft value iteration, V <- T V."""
 
     def __init__(self, model: TabularModel, *, sweeps: int = 10, warm_start: bool = True) -> None:
@@ -116,14 +117,13 @@ class Sweeps:
             sweeps: Sweeps for each x, at least 1.
             warm_start: Whether to go on from the values of the last x instead of zero.
         """
-        self._model = model
         self._sweeps = check_at_least("sweeps", sweeps, 1)
         self._warm_start = check_flag("warm_start", warm_start)
-        self._value: FloatArray | None = None
+        super().__init__(model)
 
     def reset(self, rng: np.random.Generator) -> None:
         """Forget the values."""
-        self._value = None
+        self._value: FloatArray | None = None
 
     def solve(self, upper_params: FloatArray) -> SoftSolution:
         """Return the policy that is greedy, softly, with respect to the values reached.
@@ -136,9 +136,8 @@ class Sweeps:
             value = np.zeros(mdp.kernel.num_states)
         for _ in range(self._sweeps):
             value, _ = soft_backup(soft_q(mdp, value), mdp.temperature, overwrite=True)
-        solution = greedy_solution(mdp, value, sweeps=self._sweeps)
         self._value = value
-        return solution
+        return greedy_solution(mdp, value, sweeps=self._sweeps)
 
     def answer(self, upper_params: FloatArray) -> Answer:
         """Return the policy of `solve`."""
@@ -146,7 +145,7 @@ class Sweeps:
         return Answer(found.policy, found.soft_value, found.residual, found.sweeps)
 
 
-class EpisodeLearner:
+class EpisodeLearner(Learner):
     """What learners that see episodes alone share: episodes, and a floor of exploration.
 
     Attributes:
@@ -171,15 +170,17 @@ class EpisodeLearner:
             exploration: Probability of any of the actions at each step, in [0, 1].
             horizon: Steps after which an episode is cut; None takes 10 / (1 - gamma).
         """
-        self._model = model
         self.episodes = check_at_least("episodes", episodes, 1)
         self._rounds = check_at_least("rounds", rounds, 1)
         self._exploration = check_probability("exploration", exploration)
         if horizon is None:
             horizon = int(np.ceil(10.0 / (1.0 - model.gamma)))
         self._horizon = check_at_least("horizon", horizon, 1)
-        self._rng = np.random.default_rng(0)
-        self._samples = 0
+        super().__init__(model)
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Forget everything learnt; draw all randomness from `rng` from now on."""
+        self._rng, self._samples = rng, 0
 
     def _play(self, x: FloatArray, policy: FloatArray) -> list[Episodes]:
         """Return a round of episodes under a policy that explores."""
@@ -187,10 +188,9 @@ class EpisodeLearner:
         available = np.ones_like(policy) if mask is None else mask.astype(np.float64)
         uniform = available / available.sum(axis=1, keepdims=True)
         behaviour = (1.0 - self._exploration) * policy + self._exploration * uniform
-        played = list(
-            self._model.sampler(x, behaviour).episodes(self.episodes, self._horizon, self._rng)
-        )
-        self._samples += sum(episodes.num_steps for episodes in played)
+        sampler = self._model.sampler(x, behaviour)
+        played = list(sampler.episodes(self.episodes, self._horizon, self._rng))
+        self._samples += sampler.samples
         return played
 
     def _soft_policy(
@@ -220,12 +220,11 @@ class CertaintyEquivalence(EpisodeLearner):
         """
         super().__init__(model, **options)
         self._forget = check_probability("forget", forget)
-        self.reset(self._rng)
 
     def reset(self, rng: np.random.Generator) -> None:
         """Forget all counts."""
+        super().reset(rng)
         self._counts = TransitionCounts(self._model.num_states, self._model.num_actions)
-        self._rng = rng
         self._solution: SoftSolution | None = None
         self._last: FloatArray | None = None
 
@@ -239,24 +238,18 @@ class CertaintyEquivalence(EpisodeLearner):
         if self._last is not None and not np.array_equal(self._last, upper_params):
             self._counts.fade(self._forget)
         self._last = np.array(upper_params)
-        before = self._samples
+        before, found = self._samples, self._solution
         for _ in range(self._rounds):
-            found = self._solution
             if found is None:
-                policy = self._soft_policy(self._model.reward(upper_params))[1]
+                policy, start = self._soft_policy(self._model.reward(upper_params))[1], None
             else:
-                policy = found.policy
+                policy, start = found.policy, found.soft_value
             self.watch(self._play(upper_params, policy))
             mdp = self._model.mdp_with(self._counts.kernel(), upper_params)
-            start = None if found is None else found.soft_value
-            self._solution = solve_soft_mdp(mdp, initial_value=start)
-        assert self._solution is not None
-        return Answer(
-            self._solution.policy,
-            self._solution.soft_value,
-            iterations=self._rounds,
-            samples=self._samples - before,
-        )
+            found = self._solution = solve_soft_mdp(mdp, initial_value=start)
+        assert found is not None
+        samples = self._samples - before
+        return Answer(found.policy, found.soft_value, iterations=self._rounds, samples=samples)
 
 
 class SoftQ(EpisodeLearner):
@@ -288,12 +281,11 @@ class SoftQ(EpisodeLearner):
         self._step_size = check_probability("step_size", check_positive("step_size", step_size))
         self._decay = check_probability("decay", decay)
         self._passes = check_at_least("passes", passes, 1)
-        self.reset(self._rng)
 
     def reset(self, rng: np.random.Generator) -> None:
         """Forget all estimates."""
+        super().reset(rng)
         shape = (self._model.num_states, self._model.num_actions)
-        self._rng = rng
         self._soft_q: FloatArray = np.zeros(shape)
         self._visits: FloatArray = np.zeros(shape)
 
@@ -336,7 +328,7 @@ class SoftQ(EpisodeLearner):
 
 
 # Adding a learner is one class and one row.
-LEARNERS: dict[str, type[ExactLearner | Sweeps | CertaintyEquivalence | SoftQ]] = {
+LEARNERS: dict[str, type[Learner]] = {
     "exact": ExactLearner,
     "sweeps": Sweeps,
     "soft-q": SoftQ,
@@ -360,5 +352,4 @@ def make_learner(name: str, model: TabularModel, options: dict[str, Any] | None 
         raise TypeError(f"`inner_options` must be a dict of options, got {options!r}")
     check_choice("inner learner", name, LEARNERS)
     check_options(f"inner learner {name!r}", LEARNERS[name], options or {})
-    learner: Learner = LEARNERS[name](model, **(options or {}))
-    return learner
+    return LEARNERS[name](model, **(options or {}))

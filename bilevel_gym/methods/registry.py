@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
 from collections.abc import Mapping
 from importlib import import_module
 from operator import attrgetter
@@ -146,8 +145,8 @@ def register_method(name: str, target: Target) -> None:
 
 def registered_methods() -> Mapping[str, Target]:
     """Return the methods from outside: those registered, and those of installed packages."""
-    taken = {*METHODS, *LEARNT_METHODS}
-    return {**declared(ENTRY_POINTS, frozenset(taken)), **_registered}
+    taken = frozenset({*METHODS, *LEARNT_METHODS})
+    return {**declared(ENTRY_POINTS, taken), **_registered}
 
 
 def method_names(game: Any = None) -> list[str]:
@@ -158,10 +157,10 @@ def method_names(game: Any = None) -> list[str]:
     """
     own = game.methods if isinstance(game, OffersMethods) else METHODS
     rows = own if game is not None else {**METHODS, **LEARNT_METHODS}
-    return [*dict.fromkeys([*rows, *registered_methods()])]
+    return [*{**rows, **registered_methods()}]
 
 
-def method_target(name: str | MethodClass, game: Any = None) -> Target:
+def method_target(name: Target, game: Any = None) -> Target:
     """Return where a method is found: "module:Class", or a class that no module holds.
 
     Args:
@@ -173,14 +172,12 @@ def method_target(name: str | MethodClass, game: Any = None) -> Target:
         TypeError: If it is neither a name nor a class.
     """
     if isinstance(name, type):
-        place = f"{name.__module__}:{name.__qualname__}"
-        module = sys.modules.get(name.__module__)
-        held = name.__module__ != "__main__" and "<" not in name.__qualname__
+        place = _place_of(name)
         try:
-            found = held and attrgetter(name.__qualname__)(module) is name
-        except AttributeError:
-            found = False
-        return place if found else name
+            held = name.__module__ != "__main__" and _loaded(place) is name
+        except (ImportError, ValueError):
+            held = False
+        return place if held else name
     if not isinstance(name, str):
         raise TypeError(f"{EXPECTED}, got {name!r}")
     table = game.methods if isinstance(game, OffersMethods) else METHODS
@@ -194,7 +191,7 @@ def method_target(name: str | MethodClass, game: Any = None) -> Target:
     raise ValueError(unknown_name("method", name, [*table, *outside]))
 
 
-def resolve_method(name: str | MethodClass, game: Any = None) -> MethodClass:
+def resolve_method(name: Target, game: Any = None) -> MethodClass:
     """Return the class of a method.
 
     Args:
@@ -216,7 +213,7 @@ def resolve_method(name: str | MethodClass, game: Any = None) -> MethodClass:
     return found
 
 
-def make_method(name: str | MethodClass, game: Any, /, **options: Any) -> Method:
+def make_method(name: Target, game: Any, /, **options: Any) -> Method:
     """Build a method for a game.
 
     Args:
@@ -231,7 +228,7 @@ def make_method(name: str | MethodClass, game: Any, /, **options: Any) -> Method
         ImportError: If its module cannot be imported.
     """
     factory = resolve_method(name, game)
-    check_options(f"method {_name_of(name)!r}", factory, options)
+    check_options(f"method {_place_of(name)!r}", factory, options)
     model = game
     if isinstance(game, OffersMethods):
         accepted = accepted_options(factory)
@@ -273,17 +270,9 @@ def checked_response(response: Response, upper_params: Any, method: Method) -> R
     return response
 
 
-def _name_of(name: str | MethodClass) -> str:
-    return name if isinstance(name, str) else _place_of(name)
-
-
 def _place_of(target: Target) -> str:
-    """Return "module:Class" of a target, be it a class or its name."""
-    if isinstance(target, str):
-        return target
-    return (
-        f"{target.__module__}:{target.__qualname__}" if isinstance(target, type) else repr(target)
-    )
+    """Return a name as it is, and "module:Class" of a class."""
+    return target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"
 
 
 def _loaded(target: str) -> Any:
@@ -319,10 +308,7 @@ def _missing_in(found: Any) -> str | None:
     if not isinstance(getattr(found, "exact", None), bool):
         return "it does not declare `exact`, True or False"
     try:
-        parameters = [*inspect.signature(found).parameters.values()]
+        inspect.signature(found).bind_partial(object())
     except (TypeError, ValueError):
-        parameters = []
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    if not parameters or parameters[0].kind not in (*kinds, inspect.Parameter.VAR_POSITIONAL):
         return f"{found.__name__}(model, **options) must be possible"
     return None

@@ -121,19 +121,12 @@ class Sampled(ABC):
         """
 
     @abstractmethod
-    def signed_occupancy(self, batch: Batch) -> tuple[FloatArray, int]:
-        """Estimate dF/dr through pi* for one of the leader's returns.
-
-        Args:
-            batch: What was seen.
-
-        Returns:
-            The estimate `[S, A]`, and the environment steps played for it beyond the batch.
-        """
+    def signed_occupancy(self, batch: Batch) -> FloatArray:
+        """Estimate dF/dr through pi* `[S, A]` for one of the leader's returns."""
 
     def of_preferences(
         self, term: PreferenceLikelihood, batch: Batch
-    ) -> tuple[float, FloatArray, FloatArray, int]:
+    ) -> tuple[float, FloatArray, FloatArray]:
         """Estimate an objective that evaluates fragments.
 
         Args:
@@ -141,8 +134,8 @@ class Sampled(ABC):
             batch: What was seen; the leader's discount is one, its horizon that of fragments.
 
         Returns:
-            The likelihood, its direct derivative with respect to r `[S, A]`, the one through pi*
-            `[S, A]`, and the environment steps played beyond the batch.
+            The likelihood, its direct derivative with respect to r `[S, A]`, and the one through
+            pi* `[S, A]`.
         """
         # The constructor has refused such a model unless the class has "fragments" in its `scopes`,
         # and one that has overrides this.
@@ -156,7 +149,6 @@ class Sampled(ABC):
         policy = answer.policy
         sampler = model.sampler(x, policy)
         blocks = list(sampler.episodes(self._num_episodes, self._horizon, self._rng))
-        samples = answer.samples + sum(block.num_steps for block in blocks)
         seen = partial(
             Batch, x, blocks, policy, sampler, self._horizon, model.gamma, model.temperature
         )
@@ -169,14 +161,15 @@ class Sampled(ABC):
                 counted = cast("StepObjective", term)
                 gamma = model.gamma if counted.gamma is None else counted.gamma
                 batch = seen(gamma, counted.horizon)
-                value += sum(float(sums.sum()) for _, sums in batch.returns()) / batch.num_episodes
+                value += sum(float(sums.sum()) for sums in batch.returns()) / batch.num_episodes
                 direct += model.upper_reward_vjp(x, batch.visits())
-                estimate, extra = self.signed_occupancy(batch)
+                signed += self.signed_occupancy(batch)
             elif scope == "fragments":
                 fragments = cast("PreferenceLikelihood", term)
                 batch = seen(1.0, fragments.horizon)
-                likelihood, slope, estimate, extra = self.of_preferences(fragments, batch)
+                likelihood, slope, through_policy = self.of_preferences(fragments, batch)
                 value += likelihood
+                signed += through_policy
                 direct += model.reward_vjp(x, slope)
             else:
                 if scope not in outcomes:  # for what evaluates x alone, nothing need be counted
@@ -185,13 +178,10 @@ class Sampled(ABC):
                 upper = term.evaluate(outcomes[scope])
                 value += upper.value
                 direct += model.direct_part(x, upper)
-                if not upper.responds:
-                    continue
-                estimate, extra = policy_response(
-                    model, upper, policy, sampler, self._num_episodes, self._horizon, self._rng
-                )
-            signed += estimate
-            samples += extra
+                if upper.responds:
+                    signed += policy_response(
+                        model, upper, policy, sampler, self._num_episodes, self._horizon, self._rng
+                    )
         visits = _visits(blocks, model.gamma, policy.shape).sum(axis=1)
         return TabularResponse(
             upper_params=x,
@@ -202,7 +192,7 @@ class Sampled(ABC):
             residual=answer.residual,
             iterations=answer.iterations,
             converged=answer.converged,
-            samples=samples,
+            samples=answer.samples + sampler.samples,
             policy=policy,
             soft_value=answer.soft_value,
             occupancy=(1.0 - model.gamma) * visits,
@@ -256,14 +246,9 @@ def seen_outcome(
     """Return what an objective may evaluate of a policy of which episodes were seen.
 
     Kernel and start are the frequencies seen, the leader's rewards those seen; where nothing was
-    seen, the episode ends and the reward is zero. Without episodes, x and the policy are all there
-    is to evaluate.
-
-    Args:
-        model: The model; of it, the follower's reward, the discount and the mask are used.
-        upper_params: x.
-        policy: The policy `[S, A]`.
-        blocks: Its episodes, or none.
+    seen, the episode ends and the reward is zero. Without episodes, x and the policy `[S, A]` are
+    all there is to evaluate. Of the model, the follower's reward, the discount and the mask are
+    used.
     """
     critic = Critic(*policy.shape)
     critic.add(blocks)
@@ -289,40 +274,28 @@ def policy_response(
     episodes: int,
     horizon: int,
     rng: np.random.Generator,
-) -> tuple[FloatArray, int]:
-    """Estimate dF/dr through pi* for a term that evaluates the policy.
+) -> FloatArray:
+    """Estimate dF/dr through pi* `[S, A]` for a term that evaluates the policy.
 
-    Its injections are known everywhere; what follows them is played, from starts drawn in
-    proportion to their size.
-
-    Args:
-        model: The model; of it, the follower's discount and temperature are used.
-        upper: The term's value and derivatives at the policy.
-        policy: The policy `[S, A]`.
-        sampler: What plays its episodes.
-        episodes: Episodes to play, at least 1.
-        horizon: Steps after which they are cut.
-        rng: Source of the starts and of the episodes.
-
-    Returns:
-        The estimate `[S, A]`, and the environment steps played for it.
+    Its injections are known everywhere, from its derivatives at the policy `[S, A]`; what follows
+    them is played: `episodes`, at least 1, from starts drawn in proportion to their size, cut after
+    `horizon` steps. Of the model, the follower's discount and temperature are used.
     """
     injected = centred_score(policy, model.temperature, upper.policy, upper.log_policy)
     size = np.abs(injected)
     total = float(size.sum())
     if total == 0.0:
-        return injected, 0
+        return injected
     # Drawn at even distances, so that as much is added as is taken away around each state.
     places = (rng.random() + np.arange(episodes)) / episodes
     drawn = np.searchsorted(size.ravel().cumsum(), places * total, side="right")
     drawn = np.minimum(drawn, np.flatnonzero(size.ravel())[-1])
     pairs = np.unravel_index(drawn, size.shape)
     signs = np.sign(injected[pairs]) * total / episodes
-    following, samples = np.zeros(len(policy)), 0
+    following = np.zeros(len(policy))
     for block, carry in carried_from(sampler, pairs, signs, model.gamma, horizon, rng):
         following += on_states(block, carry, len(policy))
-        samples += block.num_steps
-    return injected + policy * following[:, None], samples
+    return injected + policy * following[:, None]
 
 
 def first_states(blocks: Sequence[Episodes]) -> NDArray[np.int64]:

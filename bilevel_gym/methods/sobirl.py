@@ -83,20 +83,18 @@ class SoBiRL(Sampled):
                 stacklevel=2,
             )
 
-    def signed_occupancy(self, batch: Batch) -> tuple[FloatArray, int]:
+    def signed_occupancy(self, batch: Batch) -> FloatArray:
         """Return the paper's estimate of dF/dr through pi*, `[S, A]`; see `Sampled`."""
-        signals = [returns for _, returns in batch.returns()]
-        return self._through_advantages(self._weights(batch, signals, 1), batch)
+        return self._through_advantages(self._weights(batch, batch.returns(), 1), batch)
 
     def of_preferences(
         self, term: PreferenceLikelihood, batch: Batch
-    ) -> tuple[float, FloatArray, FloatArray, int]:
+    ) -> tuple[float, FloatArray, FloatArray]:
         """Return the paper's estimates for pairs of fragments; see `Sampled`."""
         reward = self._model.reward(batch.upper_params)
         answers = [term.compare(block.trajectories, reward, self._rng) for block in batch.blocks]
         likelihoods = [answer.likelihoods for answer in answers]
-        weights = self._weights(batch, likelihoods, 2)
-        signed, samples = self._through_advantages(weights, batch)
+        signed = self._through_advantages(self._weights(batch, likelihoods, 2), batch)
         # R_x of the second fragment counts against the first.
         count = sum(len(pairs) for pairs in likelihoods)
         slope = np.zeros(batch.policy.shape)
@@ -104,7 +102,7 @@ class SoBiRL(Sampled):
             signs = np.column_stack([answer.slopes, -answer.slopes])
             slope += on_pairs(block, _along(block, signs, batch), batch.policy.shape)
         value = float(np.concatenate(likelihoods).mean())
-        return value, slope / count, signed, samples
+        return value, slope / count, signed
 
     def _weights(self, batch: Batch, signals: Sequence[FloatArray], size: int) -> FloatArray:
         """Return E[(l - b) sum_h 1[(s_h, a_h) = .]] `[S, A]`; l is of groups of `size` episodes."""
@@ -118,19 +116,19 @@ class SoBiRL(Sampled):
             weights += on_pairs(block, _along(block, each, batch), batch.policy.shape)
         return weights / count
 
-    def _through_advantages(self, weights: FloatArray, batch: Batch) -> tuple[FloatArray, int]:
-        """Return weights of dr/dx from those of its advantages, over tau, and the steps played."""
+    def _through_advantages(self, weights: FloatArray, batch: Batch) -> FloatArray:
+        """Return weights of dr/dx from those of its advantages, over tau."""
         policy = batch.policy
         weights = weights / batch.temperature
         # The first term of the advantage is known: r is.
         signed = weights - policy * weights.sum(axis=1, keepdims=True)
         if self._truncation == 1:
-            return signed, 0
+            return signed
         if self._exact_advantages:
             kernel = self._model.kernel(batch.upper_params)
             system = DiscountedSystem(kernel, policy, batch.gamma)
             flow, _ = system.solve(batch.gamma * kernel.flow(signed), transpose=True)
-            return signed + policy * flow[:, None], 0
+            return signed + policy * flow[:, None]
         # dQ - dV after it: what follows a visit, averaged over visits of the pair, minus the same
         # over the pairs of the state.
         other = list(batch.sampler.episodes(batch.num_episodes, batch.horizon, self._rng))
@@ -139,8 +137,7 @@ class SoBiRL(Sampled):
         seen = visits > 0.0
         weights = np.where(seen, weights, 0.0)
         centred = weights - renormalised(policy, seen) * weights.sum(axis=1, keepdims=True)
-        signed += spread(other, centred, visits, batch, self._truncation)
-        return signed, sum(block.num_steps for block in other)
+        return signed + spread(other, centred, visits, batch, self._truncation)
 
 
 def _along(block: Episodes, signals: FloatArray, batch: Batch) -> FloatArray:

@@ -102,12 +102,12 @@ class Trace(Sampled):
                 for block in half:
                     counts.add(block)
 
-    def signed_occupancy(self, batch: Batch) -> tuple[FloatArray, int]:
+    def signed_occupancy(self, batch: Batch) -> FloatArray:
         """Return the trace's estimate of dF/dr through pi*, `[S, A]`; see `Sampled`."""
         tables = self._advantages(batch, max(len(block.upper_rewards) for block in batch.blocks))
         if not self._corrects:
             averaged, taken = self._sums(batch.blocks, tables, batch)
-            return (averaged if self._all_actions else taken) / batch.num_episodes, 0
+            return (averaged if self._all_actions else taken) / batch.num_episodes
         signed = np.zeros(batch.policy.shape)
         for half, others in zip(_halves(batch.blocks), self._halves[::-1], strict=True):
             averaged, taken = self._sums(half, tables, batch)
@@ -115,7 +115,7 @@ class Trace(Sampled):
             system = DiscountedSystem(kernel, batch.policy, batch.gamma)
             noise, _ = system.solve(batch.gamma * kernel.flow(taken - averaged), transpose=True)
             signed += averaged - batch.policy * noise[:, None]
-        return signed / batch.num_episodes, 0
+        return signed / batch.num_episodes
 
     def _sums(
         self, blocks: Iterable[Episodes], tables: Sequence[FloatArray], batch: Batch

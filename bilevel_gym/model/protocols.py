@@ -31,29 +31,21 @@ class LearntGame(Protocol):
         episode_steps: Steps after which an episode is cut.
     """
 
+    observation_space: Any
+    lower_space: Any
+    initial_upper_params: FloatArray
+    upper_gamma: float
+    episode_steps: int
+
+    # Games do not let these be set.
     @property
     def title(self) -> str: ...  # noqa: D102
-
-    @property
-    def observation_space(self) -> Any: ...  # noqa: D102
-
-    @property
-    def lower_space(self) -> Any: ...  # noqa: D102
-
-    @property
-    def initial_upper_params(self) -> FloatArray: ...  # noqa: D102
 
     @property
     def gamma(self) -> float: ...  # noqa: D102
 
     @property
     def temperature(self) -> float: ...  # noqa: D102
-
-    @property
-    def upper_gamma(self) -> float: ...  # noqa: D102
-
-    @property
-    def episode_steps(self) -> int: ...  # noqa: D102
 
     def make_environment(self) -> Any:
         """Return a fresh environment of the follower; its rewards go to `upper_reward`."""
@@ -99,11 +91,8 @@ class PreferenceGame(LearntGame, Protocol):
         judge: Who compares fragments.
     """
 
-    @property
-    def fragment_steps(self) -> int: ...  # noqa: D102
-
-    @property
-    def judge(self) -> Judge: ...  # noqa: D102
+    fragment_steps: int
+    judge: Judge
 
 
 class Follower(Protocol):
@@ -132,8 +121,7 @@ class LearntMethod(Protocol):
         follower: The follower.
     """
 
-    @property
-    def follower(self) -> Follower: ...  # noqa: D102
+    follower: Follower
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save all that was learnt."""
