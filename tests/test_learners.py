@@ -186,7 +186,7 @@ class TestSoftQ:
         """Return Q after some passes through episodes, from their ends, by plain loops."""
         reward, tau = game.reward(np.zeros(6)), game.temperature
         soft_q, visits = np.zeros((6, 3)), np.zeros((6, 3))
-        states, actions = played.trajectories.states, played.trajectories.actions
+        states, actions = played.states, played.actions
         for t in passes * list(range(len(states) - 1, -1, -1)):
             allowed = np.where(MASK, soft_q, -np.inf)
             value = tau * np.log(np.exp(allowed / tau).sum(axis=1))

@@ -19,7 +19,6 @@ from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs.parametric import ParametricGame
 from bilevel_gym.episodes.recorded import LearntEpisodes
 from bilevel_gym.episodes.sampler import Episodes
-from bilevel_gym.episodes.simulator import Trajectories
 from bilevel_gym.learnt.critics import LeaderCritic
 from bilevel_gym.learnt.tables import TableGame
 from bilevel_gym.methods import LEARNT_METHODS, make_method
@@ -174,7 +173,7 @@ def test_one_step_sobirl_is_the_tabular_one_on_the_same_episodes(baseline: bool)
     found, loss = learnt.response_term(X, batch)
     assert loss is None
     pairs = np.where(batch.alive, batch.actions * 3 + batch.observations, 6).astype(np.int32)
-    episodes = Episodes(Trajectories(pairs, np.full(50, -1, np.int32), 3, 2), batch.upper_rewards)
+    episodes = Episodes(pairs, np.full(50, -1, np.int32), 3, 2, batch.upper_rewards)
     tabular = SoBiRL(table.model, truncation=1, baseline=baseline)
     seen = Batch(
         upper_params=X,

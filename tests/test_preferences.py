@@ -135,8 +135,7 @@ class TestSampled:
     def test_a_drawn_answer_is_for_one_fragment_and_an_expected_one_for_both(self) -> None:
         game = judged_game(2)
         reward, policy = game.reward(START), game.evaluate(START).policy
-        (block,) = game.model.sampler(START, policy).episodes(41, 5, np.random.default_rng(0))
-        played = block.trajectories
+        (played,) = game.model.sampler(START, policy).episodes(41, 5, np.random.default_rng(0))
         true, designed = (
             played.along(table)[:2].sum(axis=0)[:40].reshape(20, 2) @ [1.0, -1.0]
             for table in (TRUE, reward)

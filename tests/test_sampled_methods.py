@@ -385,7 +385,7 @@ class Counted(Sampler):
 
     def _counting(self, blocks: Iterator[Episodes]) -> Iterator[Episodes]:
         for block in blocks:
-            Counted.total += int((block.trajectories.pairs < SHAPE[0] * SHAPE[1]).sum())
+            Counted.total += int((block.pairs < SHAPE[0] * SHAPE[1]).sum())
             yield block
 
     def episodes(self, *arguments: Any) -> Iterator[Episodes]:

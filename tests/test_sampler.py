@@ -43,7 +43,7 @@ def sampler(termination: float) -> Sampler:
 
 def replayed(episodes: Episodes) -> list[list[Step]]:
     """Return the episodes as lists of (state, action, next state or -1, reward)."""
-    pairs, final = episodes.trajectories.pairs, episodes.trajectories.final_states
+    pairs, final = episodes.pairs, episodes.final_states
     end = NUM_STATES * NUM_ACTIONS
     played: list[list[Step]] = []
     for n in range(pairs.shape[1]):
@@ -106,7 +106,7 @@ class TestSampler:
         rng = np.random.default_rng(3)
         for block in blocks:
             wanted = simulator.simulate(start, num_episodes=block.num_episodes, horizon=12, rng=rng)
-            assert_same(block.trajectories, wanted)
+            assert_same(block, wanted)
 
     def test_episodes_from_pairs(self) -> None:
         rngs = [np.random.default_rng(4), np.random.default_rng(4)]
@@ -119,7 +119,7 @@ class TestSampler:
             wanted = simulator.simulate(
                 start_pairs=(states[part], actions[part]), horizon=6, rng=rngs[1]
             )
-            assert_same(block.trajectories, wanted)
+            assert_same(block, wanted)
 
     @pytest.mark.parametrize(("number", "horizon", "name"), [(0, 5, "num_ep"), (5, 0, "horizon")])
     def test_bad_numbers(self, number: int, horizon: int, name: str) -> None:

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from ..core.checks import check_at_least
 from ..core.mdp import FloatArray, IntArray, Kernel
@@ -27,37 +26,14 @@ BLOCK = 2048
 
 
 @dataclass(frozen=True, eq=False)
-class Episodes:
-    """Episodes with the leader's rewards, time-major: T steps of N episodes.
+class Episodes(Trajectories):
+    """Trajectories with the leader's rewards.
 
     Attributes:
-        trajectories: States and actions.
         upper_rewards: The leader's reward at each step, `[T, N]`; zero after the end.
     """
 
-    trajectories: Trajectories
     upper_rewards: FloatArray
-
-    @property
-    def num_episodes(self) -> int:
-        """N."""
-        return self.trajectories.num_episodes
-
-    @property
-    def num_steps(self) -> int:
-        """Environment steps, over all episodes."""
-        return self.trajectories.num_steps
-
-    @cached_property
-    def alive(self) -> NDArray[np.bool_]:
-        """Whether an episode was under way at each step, `[T, N]`."""
-        return self.trajectories.states >= 0
-
-    @cached_property
-    def next_states(self) -> IntArray:
-        """State after each step, `[T, N]`; -1 where the episode ended, and after it."""
-        states, final = self.trajectories.states, self.trajectories.final_states
-        return np.where(self.alive, np.concatenate([states[1:], final[None]]), -1)
 
 
 class Sampler:
@@ -109,7 +85,10 @@ class Sampler:
     def _played(self, *start: Any, **options: Any) -> Episodes:
         played = self._simulator.simulate(*start, **options)
         self.samples += played.num_steps
-        return Episodes(played, played.along(self._upper_reward))
+        rewards = played.along(self._upper_reward)
+        return Episodes(
+            played.pairs, played.final_states, self.num_states, self.num_actions, rewards
+        )
 
 
 class TransitionCounts:
@@ -132,7 +111,7 @@ class TransitionCounts:
     def add(self, episodes: Episodes) -> None:
         """Count the transitions of episodes."""
         alive = episodes.alive
-        pairs = episodes.trajectories.pairs[alive].astype(np.int64)
+        pairs = episodes.pairs[alive].astype(np.int64)
         # The end is one more successor.
         following = episodes.next_states[alive].astype(np.int64)
         codes = pairs * (self.num_states + 1) + np.where(following < 0, self.num_states, following)

@@ -92,6 +92,17 @@ class Trajectories:
         """Action at each step, int32 `[T, N]`; -1 after the end of an episode."""
         return self._expand(np.arange(self._end, dtype=np.int32) // np.int32(self.num_states))
 
+    @cached_property
+    def alive(self) -> NDArray[np.bool_]:
+        """Whether an episode was under way at each step, `[T, N]`."""
+        return self.states >= 0
+
+    @cached_property
+    def next_states(self) -> IntArray:
+        """State after each step, `[T, N]`; -1 where the episode ended, and after it."""
+        after = np.concatenate([self.states[1:], self.final_states[None]])
+        return np.where(self.alive, after, -1)
+
     def along(self, values: ArrayLike) -> FloatArray:
         """Return `values(s_t, a_t)` at each step, `[T, N]`; zero after the end of an episode.
 

@@ -102,9 +102,8 @@ class Critic:
         """Take note of episodes."""
         for block in blocks:
             self.counts.add(block)
-            states, actions = block.trajectories.states, block.trajectories.actions
-            alive = block.alive
-            self.upper_reward[states[alive], actions[alive]] = block.upper_rewards[alive]
+            seen = block.states[block.alive], block.actions[block.alive]
+            self.upper_reward[seen] = block.upper_rewards[block.alive]
 
     def advantages(self, batch: Batch, steps: int) -> Sequence[FloatArray]:
         """Return the advantages `[S, A]` at each of the first steps (one for all, if endless)."""
@@ -189,15 +188,13 @@ def carried_from(
 
 def on_pairs(block: Episodes, weights: FloatArray, shape: tuple[int, int]) -> FloatArray:
     """Return weights of steps `[T, N]`, summed for each state and action, `[S, A]`."""
-    pairs = block.trajectories.pairs.ravel()
-    sums = np.bincount(pairs, weights.ravel(), minlength=shape[0] * shape[1] + 1)[:-1]
+    sums = np.bincount(block.pairs.ravel(), weights.ravel(), minlength=shape[0] * shape[1] + 1)[:-1]
     return sums.astype(np.float64, copy=False).reshape(shape[1], shape[0]).T
 
 
 def on_states(block: Episodes, weights: FloatArray, num_states: int) -> FloatArray:
     """Return weights of steps `[T, N]`, summed for each state, `[S]`."""
-    states = block.trajectories.states
-    sums = np.bincount(states[block.alive], weights[block.alive], minlength=num_states)
+    sums = np.bincount(block.states[block.alive], weights[block.alive], minlength=num_states)
     return sums.astype(np.float64, copy=False)
 
 
@@ -229,7 +226,7 @@ def spread(
     per_visit = np.divide(injected, visits, out=np.zeros_like(visits), where=visits > 0.0)
     total = np.zeros(injected.shape)
     for block in blocks:
-        injections = block.trajectories.along(per_visit)
+        injections = block.along(per_visit)
         injections[_half(batch) :] = 0.0
         total += on_pairs(block, carried(injections, batch.gamma, truncation), injected.shape)
     return total

@@ -113,7 +113,7 @@ def _presence(batch: Batch) -> FloatArray:
     size, steps = len(batch.policy), batch.upper_horizon
     present = np.zeros((steps, size))
     for block in batch.blocks:
-        for t, states in enumerate(block.trajectories.states[:steps]):
+        for t, states in enumerate(block.states[:steps]):
             present[t] += np.bincount(states[states >= 0], minlength=size)
     present *= batch.discounts(steps)[:, None] / batch.num_episodes
     return present.cumsum(axis=0)[::-1]

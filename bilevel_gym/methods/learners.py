@@ -305,7 +305,7 @@ class SoftQ(EpisodeLearner):
 
     def _learn(self, episodes: Episodes, reward: FloatArray) -> None:
         """Go through episodes from their ends: a final reward is propagated in one pass."""
-        states, actions = episodes.trajectories.states, episodes.trajectories.actions
+        states, actions = episodes.states, episodes.actions
         following, gamma = episodes.next_states, self._model.gamma
         num_actions = reward.shape[1]
         value = self._soft_policy(self._soft_q)[0]

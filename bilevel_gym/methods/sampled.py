@@ -301,14 +301,14 @@ def policy_response(
 def first_states(blocks: Sequence[Episodes]) -> NDArray[np.int64]:
     """Return the first state of each episode, `[N]`."""
     nothing = np.zeros(0, dtype=np.int64)
-    return np.concatenate([nothing, *(block.trajectories.states[0] for block in blocks)])
+    return np.concatenate([nothing, *(block.states[0] for block in blocks)])
 
 
 def _visits(blocks: Sequence[Episodes], gamma: float, shape: tuple[int, int]) -> FloatArray:
     """Return mean discounted visits of pairs, `[S, A]`."""
     count = sum(block.num_episodes for block in blocks)
     total = sum(
-        (block.num_episodes * block.trajectories.discounted_visits(gamma) for block in blocks),
+        (block.num_episodes * block.discounted_visits(gamma) for block in blocks),
         start=np.zeros(shape),
     )
     return total / count

@@ -135,7 +135,7 @@ class Trace(Sampled):
                 averaged += visits[:, None] * policy * tables[0] / tau
             else:
                 for t, table in enumerate(tables[: len(discounts)]):
-                    present = block.trajectories.states[t]
+                    present = block.states[t]
                     number = np.bincount(present[present >= 0], minlength=len(policy))
                     averaged += discounts[t] * number[:, None] * policy * table / tau
         return averaged, taken
@@ -161,19 +161,19 @@ def _halves(blocks: Iterable[Episodes]) -> tuple[list[Episodes], list[Episodes]]
 
 
 def _part(block: Episodes, episodes: slice) -> Episodes:
-    played = block.trajectories
-    pairs = np.ascontiguousarray(played.pairs[:, episodes])
-    part = replace(played, pairs=pairs, final_states=played.final_states[episodes])
-    return Episodes(part, block.upper_rewards[:, episodes])
+    return replace(
+        block,
+        pairs=np.ascontiguousarray(block.pairs[:, episodes]),
+        final_states=block.final_states[episodes],
+        upper_rewards=block.upper_rewards[:, episodes],
+    )
 
 
 def _along(block: Episodes, tables: Sequence[FloatArray]) -> FloatArray:
     """Return the advantages of the actions taken, `[T, N]`; zero after the end."""
     if len(tables) == 1:
-        return block.trajectories.along(tables[0])
-    states, actions = block.trajectories.states, block.trajectories.actions
-    values = np.zeros(states.shape)
-    for t in range(len(states)):
-        alive = states[t] >= 0
-        values[t, alive] = tables[t][states[t, alive], actions[t, alive]]
+        return block.along(tables[0])
+    values = np.zeros(block.states.shape)
+    for t, alive in enumerate(block.alive):
+        values[t, alive] = tables[t][block.states[t, alive], block.actions[t, alive]]
     return values
