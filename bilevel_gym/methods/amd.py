@@ -23,7 +23,7 @@ import numpy as np
 from ..core.mdp import FloatArray, Kernel, TabularMDP, action_major
 from ..core.soft import SoftSolution
 from ..model.tabular import TabularModel
-from .swept import SweptMethod
+from .model_based import SweptMethod
 
 __all__ = ["AMD"]
 

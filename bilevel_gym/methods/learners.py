@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.bellman import soft_backup, soft_q
+from ..core.bellman import Backup, soft_backup, soft_q
 from ..core.checks import (
     check_at_least,
     check_choice,
@@ -30,11 +30,11 @@ from ..core.checks import (
     check_positive,
     check_probability,
 )
-from ..core.mdp import FloatArray
-from ..core.soft import SoftSolution, solve_soft_mdp
+from ..core.linear import choose_solver
+from ..core.mdp import FloatArray, TabularMDP
+from ..core.soft import SoftSolution, default_tolerance, solve_soft_mdp
 from ..episodes.sampler import Episodes, TransitionCounts
 from ..model.tabular import TabularModel
-from .model_based import greedy_solution
 
 __all__ = [
     "LEARNERS",
@@ -44,6 +44,7 @@ __all__ = [
     "Learner",
     "SoftQ",
     "Sweeps",
+    "greedy_solution",
     "make_learner",
 ]
 
@@ -104,6 +105,25 @@ class ExactLearner(Learner):
             self._last.iterations,
             self._last.converged,
         )
+
+
+def greedy_solution(mdp: TabularMDP, value: FloatArray, *, sweeps: int = 0) -> SoftSolution:
+    """Return the soft greedy policy of any value `[S]`, as if the value solved the problem.
+
+    `sweeps` of soft value iteration led to it. An `ArithmeticError` says that values overflow.
+    """
+    at, wanted = Backup(mdp, value), default_tolerance(mdp)
+    return SoftSolution(
+        mdp=mdp,
+        soft_value=value,
+        policy=at.policy,
+        residual=at.residual,
+        tolerance=wanted,
+        iterations=sweeps,
+        sweeps=sweeps,
+        converged=at.residual <= wanted,
+        solver=choose_solver(mdp.kernel.by_move.pattern),
+    )
 
 
 class Sweeps(Learner):
@@ -337,12 +357,7 @@ LEARNERS: dict[str, type[Learner]] = {
 
 
 def make_learner(name: str, model: TabularModel, options: dict[str, Any] | None = None) -> Learner:
-    """Build an inner learner for a model.
-
-    Args:
-        name: A key of `LEARNERS`.
-        model: The model.
-        options: Options of the learner, of JSON types.
+    """Build the inner learner that a key of `LEARNERS` names; its options are of JSON types.
 
     Raises:
         ValueError: If the name is unknown, or an option is out of range.

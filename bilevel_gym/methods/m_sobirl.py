@@ -31,7 +31,7 @@ from ..core.checks import check_at_least, check_positive
 from ..core.mdp import FloatArray
 from ..core.soft import SoftSolution
 from ..model.tabular import TabularModel
-from .swept import SweptMethod
+from .model_based import SweptMethod
 
 __all__ = ["MSoBiRL"]
 
@@ -84,14 +84,10 @@ class MSoBiRL(SweptMethod):
 def descend(
     matrix: Any, target: FloatArray, start: FloatArray, length: float, steps: int
 ) -> FloatArray:
-    """Take gradient steps on |A w - b|^2 / 2, and return the last w `[S]`.
+    """Take gradient steps on |A w - b|^2 / 2 from a first w, and return the last w `[S]`.
 
-    Args:
-        matrix: A^T `[S, S]`, dense or sparse.
-        target: b `[S]`.
-        start: First w `[S]`.
-        length: Length of the steps, shortened where they could diverge.
-        steps: How many.
+    The matrix is A^T `[S, S]`, dense or sparse, and the target b `[S]`. The length of steps is
+    shortened where they could diverge.
     """
     size = abs(matrix)
     longest = 2.0 * SAFETY / float(size.sum(axis=0).max() * size.sum(axis=1).max())

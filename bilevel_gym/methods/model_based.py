@@ -15,19 +15,23 @@ dV/dx (+ gamma dP/dx V).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from ..core.bellman import Backup, centred_score
-from ..core.linear import choose_solver
-from ..core.mdp import FloatArray, TabularMDP
-from ..core.soft import SoftSolution, default_tolerance
+import numpy as np
+
+from ..core.bellman import centred_score
+from ..core.mdp import FloatArray
+from ..core.soft import SoftSolution
+from ..core.threads import single_threaded
 from ..model.objectives import Outcome, UpperValue
 from ..model.responses import TabularResponse
 from ..model.tabular import TabularModel
+from .learners import Sweeps
 
-__all__ = ["Evaluation", "check_tabular", "greedy_solution", "policy_score"]
+__all__ = ["Evaluation", "SweptMethod", "check_tabular", "policy_score"]
 
 
 def check_tabular(model: object) -> None:
@@ -37,31 +41,6 @@ def check_tabular(model: object) -> None:
             f"this method needs a model with states and actions, got {type(model).__name__}; a "
             "TabularModel, or a game that has one, does"
         )
-
-
-def greedy_solution(mdp: TabularMDP, value: FloatArray, *, sweeps: int = 0) -> SoftSolution:
-    """Return the soft greedy policy of any value, as if the value solved the problem.
-
-    Args:
-        mdp: The follower's problem.
-        value: V `[S]`.
-        sweeps: Sweeps that led to it, for the record.
-
-    Raises:
-        ArithmeticError: If values overflow.
-    """
-    at, wanted = Backup(mdp, value), default_tolerance(mdp)
-    return SoftSolution(
-        mdp=mdp,
-        soft_value=value,
-        policy=at.policy,
-        residual=at.residual,
-        tolerance=wanted,
-        iterations=sweeps,
-        sweeps=sweeps,
-        converged=at.residual <= wanted,
-        solver=choose_solver(mdp.kernel.by_move.pattern),
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,12 +69,7 @@ class Evaluation:
         return self.model.direct_part(self.outcome.upper_params, self.upper)
 
     def response(self, hyper_gradient: FloatArray, **more: Any) -> TabularResponse:
-        """Return the response of a method whose answer was evaluated.
-
-        Args:
-            hyper_gradient: The method's estimate, shape of x.
-            **more: Fields of the response other than the answer's.
-        """
+        """Return the response with a method's estimate, and fields `more` than the answer's."""
         outcome, gamma = self.outcome, self.model.gamma
         solution = outcome.solution
         assert isinstance(solution, SoftSolution)
@@ -118,3 +92,57 @@ class Evaluation:
 def policy_score(solution: SoftSolution, upper: UpperValue) -> FloatArray:
     """Return u_c, the derivative of f with respect to Q `[S, A]` at an answer's policy."""
     return centred_score(solution.policy, solution.mdp.temperature, upper.policy, upper.log_policy)
+
+
+class SweptMethod(ABC):
+    """A method that takes some sweeps V <- T V for each x, and acts on the greedy policy of V.
+
+    Something of the method's own is carried along with the value, from which it gets the response
+    term.
+    """
+
+    exact: ClassVar[bool] = False
+    unbiased: ClassVar[bool] = False
+
+    def __init__(self, model: TabularModel, *, sweeps: int = 10, warm_start: bool = True) -> None:
+        """Bind the method to a model.
+
+        Args:
+            model: A tabular model.
+            sweeps: Sweeps of soft value iteration for each x, at least 1.
+            warm_start: Whether the value, and what is carried along with it, start from those of
+                the last x, instead of from zeros.
+        """
+        check_tabular(model)
+        self._learner = Sweeps(model, sweeps=sweeps, warm_start=warm_start)
+        self._model, self._warm_start = model, warm_start
+        self._carried: FloatArray | None = None
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Forget what was learnt; the method draws nothing from `rng`."""
+        self._learner.reset(rng)
+        self._carried = None
+
+    @single_threaded
+    def step(self, upper_params: FloatArray) -> TabularResponse:
+        """Return the answer after a few sweeps, with the hyper-gradient of what is carried along.
+
+        Raises:
+            ArithmeticError: If values overflow.
+        """
+        x = self._model.validate(upper_params)
+        solution = self._learner.solve(x)
+        evaluation = Evaluation.of(self._model, x, solution)
+        total = evaluation.direct.copy()
+        if evaluation.upper.responds:
+            carried = self._carried if self._warm_start else None
+            score = policy_score(solution, evaluation.upper)
+            response, self._carried = self._response(x, solution, score, carried)
+            total += response
+        return evaluation.response(total)
+
+    @abstractmethod
+    def _response(
+        self, x: FloatArray, solution: SoftSolution, score: FloatArray, carried: FloatArray | None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return the response term, shape of x, from u_c `[S, A]`, and what is carried on."""

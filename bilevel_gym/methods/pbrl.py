@@ -51,7 +51,8 @@ from ..core.soft import PolicyAnswer, SoftSolution, solve_soft_mdp
 from ..core.threads import single_threaded
 from ..model.responses import TabularResponse
 from ..model.tabular import TabularModel
-from .model_based import Evaluation, check_tabular, greedy_solution
+from .learners import greedy_solution
+from .model_based import Evaluation, check_tabular
 
 __all__ = ["PBRLBellman", "PBRLValue", "PenaltyMethod", "Point", "at_policy"]
 

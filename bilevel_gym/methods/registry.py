@@ -150,11 +150,7 @@ def registered_methods() -> Mapping[str, Target]:
 
 
 def method_names(game: Any = None) -> list[str]:
-    """Return the names of the methods that a game offers, those from outside last.
-
-    Args:
-        game: The game; None for the methods of all games.
-    """
+    """Return the names of the methods that a game (None: any) offers, those from outside last."""
     own = game.methods if isinstance(game, OffersMethods) else METHODS
     rows = own if game is not None else {**METHODS, **LEARNT_METHODS}
     return [*{**rows, **registered_methods()}]
@@ -192,11 +188,7 @@ def method_target(name: Target, game: Any = None) -> Target:
 
 
 def resolve_method(name: Target, game: Any = None) -> MethodClass:
-    """Return the class of a method.
-
-    Args:
-        name: See `method_target`.
-        game: See `method_target`.
+    """Return the class of a method; arguments are those of `method_target`.
 
     Raises:
         ValueError: If the name is unknown, or its module has no such class.
@@ -238,12 +230,7 @@ def make_method(name: Target, game: Any, /, **options: Any) -> Method:
 
 
 def checked_response(response: Response, upper_params: Any, method: Method) -> Response:
-    """Return what a method answered.
-
-    Args:
-        response: The answer.
-        upper_params: The x asked for.
-        method: Whose answer it is.
+    """Return what a method answered when asked for x.
 
     Raises:
         WrongAnswer: If it is no `Response`, or its hyper-gradient no float64 array of the shape of

@@ -112,13 +112,8 @@ class Sampled(ABC):
         self._rng = rng
         self._learner.reset(rng)
 
-    def watch(self, upper_params: FloatArray, blocks: Sequence[Episodes]) -> None:  # noqa: B027
-        """Take note of the episodes of one x, before anything is estimated from them.
-
-        Args:
-            upper_params: x.
-            blocks: The episodes.
-        """
+    def watch(self, blocks: Sequence[Episodes]) -> None:  # noqa: B027
+        """Take note of the episodes of one x, before anything is estimated from them."""
 
     @abstractmethod
     def signed_occupancy(self, batch: Batch) -> FloatArray:
@@ -153,7 +148,7 @@ class Sampled(ABC):
             Batch, x, blocks, policy, sampler, self._horizon, model.gamma, model.temperature
         )
         value, direct, signed = 0.0, np.zeros(x.shape), np.zeros(policy.shape)
-        self.watch(x, blocks)
+        self.watch(blocks)
         outcomes: dict[Scope, Outcome] = {}
         for term in flattened(model.objective):
             scope = scope_of(term)

@@ -132,7 +132,7 @@ class SoBiRL(Sampled):
         # dQ - dV after it: what follows a visit, averaged over visits of the pair, minus the same
         # over the pairs of the state.
         other = list(batch.sampler.episodes(batch.num_episodes, batch.horizon, self._rng))
-        self.watch(batch.upper_params, other)
+        self.watch(other)
         visits = followed_visits(other, batch)
         seen = visits > 0.0
         weights = np.where(seen, weights, 0.0)

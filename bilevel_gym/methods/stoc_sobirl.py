@@ -98,7 +98,7 @@ class StocSoBiRL(SoBiRL):
         super().reset(rng)
         self._iteration = 0
 
-    def watch(self, upper_params: FloatArray, blocks: Sequence[Episodes]) -> None:
+    def watch(self, blocks: Sequence[Episodes]) -> None:
         """Tell the inner learner, if it learns from what others play; see `Sampled`."""
         if isinstance(self._watching, CertaintyEquivalence):
             self._watching.watch(blocks)

@@ -93,7 +93,7 @@ class Trace(Sampled):
         self._critic = Critic(*size)
         self._halves = TransitionCounts(*size), TransitionCounts(*size)
 
-    def watch(self, upper_params: FloatArray, blocks: Sequence[Episodes]) -> None:
+    def watch(self, blocks: Sequence[Episodes]) -> None:
         """Tell the critic, and the models of the control variate; see `Sampled`."""
         if not self._exact_critic:
             self._critic.add(blocks)
