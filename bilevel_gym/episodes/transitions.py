@@ -33,8 +33,6 @@ class TransitionTables:
         self._mdp = mdp
         self._upper_reward = upper_reward
         self._rows: dict[tuple[int, int], tuple[list[float], list[int], float, float]] = {}
-        # Actions of one move share their successors.
-        self._successors: dict[tuple[int, int], tuple[list[float], list[int]]] = {}
 
     def sample(self, state: int, action: int, uniform: float) -> tuple[int, bool, float, float]:
         """Return the transition that a uniform number in [0, 1) selects.
@@ -61,14 +59,11 @@ class TransitionTables:
         )
         if available is not None and not available[action]:
             return [1.0], [state], reward, upper_reward
-        move = action if kernel.moves is None else int(kernel.moves[action])
-        if (state, move) not in self._successors:
-            successors, probabilities = kernel.row(state, action)
-            cumulative = np.cumsum(probabilities).tolist()
-            if cumulative and cumulative[-1] > 1.0 - FULL_ROW_TOLERANCE:
-                cumulative[-1] = 1.0
-            self._successors[state, move] = cumulative, successors.tolist()
-        return *self._successors[state, move], reward, upper_reward
+        successors, probabilities = kernel.row(state, action)
+        cumulative = np.cumsum(probabilities).tolist()
+        if cumulative and cumulative[-1] > 1.0 - FULL_ROW_TOLERANCE:
+            cumulative[-1] = 1.0
+        return cumulative, successors.tolist(), reward, upper_reward
 
 
 class TransitionArrays:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.linear import DiscountedSystem
-from ..core.mdp import FloatArray, Kernel
+from ..core.mdp import FloatArray, Kernel, action_major
 from ..episodes.sampler import Episodes, Sampler, TransitionCounts
 
 __all__ = [
@@ -167,7 +167,7 @@ def carried(injections: FloatArray, gamma: float, truncation: int | None = None)
 
 def carried_from(
     sampler: Sampler,
-    pairs: tuple[NDArray[Any], NDArray[Any]],
+    pairs: tuple[NDArray[Any], ...],
     injections: FloatArray,
     gamma: float,
     horizon: int,
@@ -175,14 +175,12 @@ def carried_from(
 ) -> Iterator[tuple[Episodes, FloatArray]]:
     """Play an episode from each of some pairs; yield blocks with what their injections amount to.
 
-    The pairs are states and actions, `[M]` each as the injections; each block has `[T, N]` sums.
+    The pairs are states and actions, `[M]` each. Each of them injects what it has in `injections`
+    `[S, A]`; each block has sums `[T, N]`.
     """
-    states, actions = (index.astype(np.int32) for index in pairs)
-    first = 0
-    for block in sampler.episodes_from(states, actions, horizon, rng):
+    for block in sampler.episodes_from(*pairs, horizon, rng):
         injected = np.zeros(block.upper_rewards.shape)
-        injected[0] = injections[first : first + block.num_episodes]
-        first += block.num_episodes
+        injected[0] = action_major(injections).take(block.pairs[0])
         yield block, carried(injected, gamma)
 
 

@@ -78,21 +78,19 @@ class HPGD(Sampled):
     def _from_uniform_starts(self, batch: Batch) -> FloatArray:
         policy, mask = batch.policy, self._model.action_mask
         available = np.ones(policy.shape, bool) if mask is None else mask
-        pairs = np.nonzero(available)
-        states, actions = (np.repeat(index, self._rollouts).astype(np.int32) for index in pairs)
-        q_values, first, presence = np.zeros(policy.shape), 0, _presence(batch)
-        for block in batch.sampler.episodes_from(states, actions, batch.horizon, self._rng):
-            part = slice(first, first + block.num_episodes)
+        starts = tuple(np.repeat(index, self._rollouts) for index in np.nonzero(available))
+        q_values, presence = np.zeros(policy.shape), _presence(batch)
+        for block in batch.sampler.episodes_from(*starts, batch.horizon, self._rng):
+            actions, states = np.divmod(block.pairs[0], len(policy))
             rewards = block.upper_rewards[: batch.upper_horizon]
             discounted = batch.discounts(len(rewards))[:, None] * rewards
-            weights = presence[: len(rewards), states[part]]
+            weights = presence[: len(rewards), states]
             sums = (weights * discounted).sum(axis=0) / self._rollouts
-            np.add.at(q_values, (states[part], actions[part]), sums)
-            first = part.stop
+            np.add.at(q_values, (states, actions), sums)
         injected = _injected(policy, q_values, batch.temperature)
-        signed, each = injected.copy(), injected[states, actions] / self._rollouts
+        signed, each = injected.copy(), injected / self._rollouts
         for block, carry in carried_from(
-            batch.sampler, (states, actions), each, batch.gamma, batch.horizon, self._rng
+            batch.sampler, starts, each, batch.gamma, batch.horizon, self._rng
         ):
             signed += on_pairs(block, carry, policy.shape)
         return signed

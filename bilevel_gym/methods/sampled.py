@@ -177,7 +177,9 @@ class Sampled(ABC):
                     signed += policy_response(
                         model, upper, policy, sampler, self._num_episodes, self._horizon, self._rng
                     )
-        visits = _visits(blocks, model.gamma, policy.shape).sum(axis=1)
+        visits = np.zeros(policy.shape)
+        for block in blocks:
+            visits += block.num_episodes * block.discounted_visits(model.gamma)
         return TabularResponse(
             upper_params=x,
             objective=value,
@@ -190,7 +192,7 @@ class Sampled(ABC):
             samples=answer.samples + sampler.samples,
             policy=policy,
             soft_value=answer.soft_value,
-            occupancy=(1.0 - model.gamma) * visits,
+            occupancy=(1.0 - model.gamma) * (visits / self._num_episodes).sum(axis=1),
         )
 
 
@@ -286,7 +288,7 @@ def policy_response(
     drawn = np.searchsorted(size.ravel().cumsum(), places * total, side="right")
     drawn = np.minimum(drawn, np.flatnonzero(size.ravel())[-1])
     pairs = np.unravel_index(drawn, size.shape)
-    signs = np.sign(injected[pairs]) * total / episodes
+    signs = np.sign(injected) * total / episodes
     following = np.zeros(len(policy))
     for block, carry in carried_from(sampler, pairs, signs, model.gamma, horizon, rng):
         following += on_states(block, carry, len(policy))
@@ -297,13 +299,3 @@ def first_states(blocks: Sequence[Episodes]) -> NDArray[np.int64]:
     """Return the first state of each episode, `[N]`."""
     nothing = np.zeros(0, dtype=np.int64)
     return np.concatenate([nothing, *(block.states[0] for block in blocks)])
-
-
-def _visits(blocks: Sequence[Episodes], gamma: float, shape: tuple[int, int]) -> FloatArray:
-    """Return mean discounted visits of pairs, `[S, A]`."""
-    count = sum(block.num_episodes for block in blocks)
-    total = sum(
-        (block.num_episodes * block.discounted_visits(gamma) for block in blocks),
-        start=np.zeros(shape),
-    )
-    return total / count
