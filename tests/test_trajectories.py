@@ -342,10 +342,10 @@ def summed(method: str, *arguments: Any, **options: Any) -> Callable[[], object]
 
 test_mistakes_are_named = refusals(
     None,
-    (of_policy(np.ones((3, 8)) / 8), r"must have shape \[S, A\] = \(8, 3\), got \(3, 8\)"),
+    (of_policy(np.ones((3, 8)) / 8), r"`policy` must have shape \(8, 3\), got \(3, 8\)"),
     (of_policy(0.5), r"`policy` must sum to one, got 1.16666\d* in state 2"),
-    (of_policy(-0.1), r"`policy` must be finite and not negative, got -0.1 in entry \[2, 1\]"),
-    (of_policy(np.nan), r"`policy` must be finite and not negative, got nan in entry \[2, 1\]"),
+    (of_policy(-0.1), r"`policy\[2, 1\]` must be finite and lie in \[0.0, inf\], got -0.1"),
+    (of_policy(np.nan), r"`policy\[2, 1\]` must be finite and lie in \[0.0, inf\], got nan"),
     (simulated(initial_distribution=np.ones(3)), r"_distribution` must .*\(8,\), got \(3,\)"),
     (simulated(initial_distribution=0.9 * START), "_distribution` must sum to one, got 0.9"),
     (simulated(num_episodes=0), "`num_episodes` must be an integer of at least 1"),

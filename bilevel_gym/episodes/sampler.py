@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ..core.checks import check_at_least
-from ..core.mdp import FloatArray, IntArray, Kernel
+from ..core.mdp import FloatArray, Kernel
 from .simulator import Simulator, Trajectories
 
 __all__ = ["Episodes", "Sampler", "TransitionCounts"]
@@ -74,7 +74,7 @@ class Sampler:
             yield self._played(self._start, num_episodes=count, horizon=horizon, rng=rng)
 
     def episodes_from(
-        self, states: IntArray, actions: IntArray, horizon: int, rng: np.random.Generator
+        self, states: NDArray[Any], actions: NDArray[Any], horizon: int, rng: np.random.Generator
     ) -> Iterator[Episodes]:
         """Play an episode from each of some pairs of states and actions, `[N]` each."""
         for first in range(0, len(states), BLOCK):

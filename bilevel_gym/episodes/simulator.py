@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..core import fast
-from ..core.checks import check_at_least, check_probability
+from ..core.checks import check_at_least, check_in_box, check_probability
 from ..core.mdp import FloatArray, IntArray, Kernel, action_major
 from .alias import HALF, LOW, AliasTable, alias_table, random_words
 from .transitions import FULL_ROW_TOLERANCE
@@ -231,12 +231,13 @@ class Simulator:
             TypeError: If `rng` is no NumPy generator.
         """
         start = self._start(initial_distribution, num_episodes, start_pairs, horizon, rng)
+        can_end = self._can_end or bool((start.reached == self._rows[-1]).any())
         kernels = _compiled()
         function = _advance if kernels is None else kernels.advance
         advance = partial(function, self._thresholds, self._pairs, self._successors)
         rows = np.empty(start.row.size, dtype=np.uint64)
         shape = (min(horizon, max(PERIOD[1], FIRST_PATH // rows.size)), rows.size)
-        path = np.empty(shape if start.can_end else (horizon, rows.size), dtype=np.uint32)
+        path = np.empty(shape if can_end else (horizon, rows.size), dtype=np.uint32)
         longest = 0
         for low in range(0, rows.size, BLOCK):
             block = slice(low, min(low + BLOCK, rows.size))
@@ -245,8 +246,9 @@ class Simulator:
             rows[block] = start.reached[start.table.draw(row, numbers)]
             if start.pairs is not None:
                 path[0, block], stop = start.pairs[block], 1
-            limits = stop, horizon, start.can_end
-            for t, uniforms, episodes, state in self._play(rows[block], *limits, rng):
+            for t, uniforms, episodes, state in self._play(
+                rows[block], stop, horizon, can_end, rng
+            ):
                 stop = t + len(uniforms)
                 if stop > len(path):
                     more = np.empty((min(stop, horizon - len(path)), rows.size), dtype=np.uint32)
@@ -294,7 +296,7 @@ class Simulator:
             support = np.flatnonzero(initial)
             table = alias_table(initial[support], np.zeros_like(support), 1)
             row = np.zeros(num_episodes, dtype=np.int64)
-            return _Start(table, row, self._rows[support[table.outcomes]], None, self._can_end)
+            return _Start(table, row, self._rows[support[table.outcomes]], None)
         if initial_distribution is not None or num_episodes is not None:
             raise ValueError(
                 "`start_pairs` says where each episode starts and how many there are: give neither "
@@ -306,9 +308,8 @@ class Simulator:
         order = np.argsort(rows, kind="stable")
         order = order[probabilities[order] > 0.0]
         table = alias_table(probabilities[order], rows[order], distinct.size)
-        reached = successors[order][table.outcomes]
-        can_end = self._can_end or bool((reached == size).any())
-        return _Start(table, row, self._rows[reached], pairs.astype(np.uint32), can_end)
+        reached = self._rows[successors[order][table.outcomes]]
+        return _Start(table, row, reached, pairs.astype(np.uint32))
 
     def _play(
         self,
@@ -345,14 +346,12 @@ class _Start(NamedTuple):
         row: The one that each episode draws from, `[N]`.
         reached: Row of the simulator's table to which each of the draw's outcomes leads.
         pairs: What precedes that draw, `[N]`; None where it is the first state.
-        can_end: Whether an episode may end before the horizon.
     """
 
     table: AliasTable
     row: NDArray[np.int64]
     reached: NDArray[np.uint64]
     pairs: NDArray[np.uint32] | None
-    can_end: bool
 
 
 def _outcomes(matrix: Any) -> tuple[IntArray, IntArray, FloatArray]:
@@ -416,16 +415,7 @@ def _compiled() -> Any:
 def _checked_distribution(name: str, values: ArrayLike, shape: tuple[int, ...]) -> FloatArray:
     """Return values as float64 whose last axis holds probability distributions."""
     array = np.asarray(values, dtype=np.float64)
-    letters = "[S, A]" if len(shape) == 2 else "[S]"
-    if array.shape != shape:
-        raise ValueError(f"`{name}` must have shape {letters} = {shape}, got {array.shape}")
-    bad = ~(np.isfinite(array) & (array >= 0.0))
-    if bad.any():
-        entry = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise ValueError(
-            f"probabilities of `{name}` must be finite and not negative, got {array[entry]} in "
-            f"entry [{', '.join(map(str, entry))}]"
-        )
+    array = check_in_box(name, array, np.zeros(shape), np.full(shape, np.inf))
     sums = array.sum(axis=-1)
     off = np.abs(sums - 1.0) > SUM_TOLERANCE
     if off.any():

@@ -167,7 +167,7 @@ def carried(injections: FloatArray, gamma: float, truncation: int | None = None)
 
 def carried_from(
     sampler: Sampler,
-    pairs: tuple[NDArray[Any], ...],
+    pairs: tuple[NDArray[Any], NDArray[Any]],
     injections: FloatArray,
     gamma: float,
     horizon: int,

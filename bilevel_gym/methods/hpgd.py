@@ -78,19 +78,19 @@ class HPGD(Sampled):
     def _from_uniform_starts(self, batch: Batch) -> FloatArray:
         policy, mask = batch.policy, self._model.action_mask
         available = np.ones(policy.shape, bool) if mask is None else mask
-        starts = tuple(np.repeat(index, self._rollouts) for index in np.nonzero(available))
+        states, actions = (np.repeat(index, self._rollouts) for index in np.nonzero(available))
         q_values, presence = np.zeros(policy.shape), _presence(batch)
-        for block in batch.sampler.episodes_from(*starts, batch.horizon, self._rng):
-            actions, states = np.divmod(block.pairs[0], len(policy))
+        for block in batch.sampler.episodes_from(states, actions, batch.horizon, self._rng):
+            taken, left = np.divmod(block.pairs[0], len(policy))
             rewards = block.upper_rewards[: batch.upper_horizon]
             discounted = batch.discounts(len(rewards))[:, None] * rewards
-            weights = presence[: len(rewards), states]
+            weights = presence[: len(rewards), left]
             sums = (weights * discounted).sum(axis=0) / self._rollouts
-            np.add.at(q_values, (states, actions), sums)
+            np.add.at(q_values, (left, taken), sums)
         injected = _injected(policy, q_values, batch.temperature)
         signed, each = injected.copy(), injected / self._rollouts
         for block, carry in carried_from(
-            batch.sampler, starts, each, batch.gamma, batch.horizon, self._rng
+            batch.sampler, (states, actions), each, batch.gamma, batch.horizon, self._rng
         ):
             signed += on_pairs(block, carry, policy.shape)
         return signed

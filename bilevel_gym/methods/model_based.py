@@ -31,7 +31,7 @@ from ..model.responses import TabularResponse
 from ..model.tabular import TabularModel
 from .learners import Sweeps
 
-__all__ = ["Evaluation", "SweptMethod", "check_tabular", "policy_score"]
+__all__ = ["Evaluation", "SweptMethod", "check_tabular"]
 
 
 def check_tabular(model: object) -> None:
@@ -89,11 +89,6 @@ class Evaluation:
         return replace(response, **more)
 
 
-def policy_score(solution: SoftSolution, upper: UpperValue) -> FloatArray:
-    """Return u_c, the derivative of f with respect to Q `[S, A]` at an answer's policy."""
-    return centred_score(solution.policy, solution.mdp.temperature, upper.policy, upper.log_policy)
-
-
 class SweptMethod(ABC):
     """A method that takes some sweeps V <- T V for each x, and acts on the greedy policy of V.
 
@@ -133,10 +128,12 @@ class SweptMethod(ABC):
         x = self._model.validate(upper_params)
         solution = self._learner.solve(x)
         evaluation = Evaluation.of(self._model, x, solution)
-        total = evaluation.direct.copy()
-        if evaluation.upper.responds:
+        total, upper = evaluation.direct.copy(), evaluation.upper
+        if upper.responds:
             carried = self._carried if self._warm_start else None
-            score = policy_score(solution, evaluation.upper)
+            score = centred_score(
+                solution.policy, self._model.temperature, upper.policy, upper.log_policy
+            )
             response, self._carried = self._response(x, solution, score, carried)
             total += response
         return evaluation.response(total)

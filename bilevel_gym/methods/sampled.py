@@ -122,18 +122,12 @@ class Sampled(ABC):
     def of_preferences(
         self, term: PreferenceLikelihood, batch: Batch
     ) -> tuple[float, FloatArray, FloatArray]:
-        """Estimate an objective that evaluates fragments.
+        """Estimate an objective that evaluates fragments; for classes with them in `scopes`.
 
-        Args:
-            term: The objective.
-            batch: What was seen; the leader's discount is one, its horizon that of fragments.
-
-        Returns:
-            The likelihood, its direct derivative with respect to r `[S, A]`, and the one through
-            pi* `[S, A]`.
+        Returns the likelihood, its direct derivative with respect to r `[S, A]`, and the one
+        through pi* `[S, A]`. In the batch the leader's discount is one, its horizon that of
+        fragments.
         """
-        # The constructor has refused such a model unless the class has "fragments" in its `scopes`,
-        # and one that has overrides this.
         raise NotImplementedError
 
     @single_threaded
