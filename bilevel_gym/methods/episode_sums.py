@@ -71,7 +71,7 @@ class Batch:
         for block in self.blocks:
             weights = self.discounts(len(block.upper_rewards))[:, None]
             along = np.broadcast_to(weights, block.upper_rewards.shape)
-            total += on_pairs(block, along, self.policy.shape)
+            total += on_pairs(block, along)
         return total / self.num_episodes
 
     def returns(self) -> list[FloatArray]:
@@ -184,15 +184,17 @@ def carried_from(
         yield block, carried(injected, gamma)
 
 
-def on_pairs(block: Episodes, weights: FloatArray, shape: tuple[int, int]) -> FloatArray:
+def on_pairs(block: Episodes, weights: FloatArray) -> FloatArray:
     """Return weights of steps `[T, N]`, summed for each state and action, `[S, A]`."""
-    sums = np.bincount(block.pairs.ravel(), weights.ravel(), minlength=shape[0] * shape[1] + 1)[:-1]
-    return sums.astype(np.float64, copy=False).reshape(shape[1], shape[0]).T
+    size = block.num_states * block.num_actions
+    sums = np.bincount(block.pairs.ravel(), weights.ravel(), minlength=size + 1)[:-1]
+    return sums.astype(np.float64, copy=False).reshape(-1, block.num_states).T
 
 
-def on_states(block: Episodes, weights: FloatArray, num_states: int) -> FloatArray:
+def on_states(block: Episodes, weights: FloatArray) -> FloatArray:
     """Return weights of steps `[T, N]`, summed for each state, `[S]`."""
-    sums = np.bincount(block.states[block.alive], weights[block.alive], minlength=num_states)
+    alive = block.alive
+    sums = np.bincount(block.states[alive], weights[alive], minlength=block.num_states)
     return sums.astype(np.float64, copy=False)
 
 
@@ -205,7 +207,7 @@ def followed_visits(blocks: Sequence[Episodes], batch: Batch) -> FloatArray:
     for block in blocks:
         counted = block.alive.astype(np.float64)
         counted[_half(batch) :] = 0.0
-        total += on_pairs(block, counted, batch.policy.shape)
+        total += on_pairs(block, counted)
     return total
 
 
@@ -226,7 +228,7 @@ def spread(
     for block in blocks:
         injections = block.along(per_visit)
         injections[_half(batch) :] = 0.0
-        total += on_pairs(block, carried(injections, batch.gamma, truncation), injected.shape)
+        total += on_pairs(block, carried(injections, batch.gamma, truncation))
     return total
 
 

@@ -67,7 +67,7 @@ class HPGD(Sampled):
         for block in batch.blocks:
             discounts = batch.discounts(len(block.upper_rewards))[:, None]
             returns = discounts * _returns_to_go(block.upper_rewards, batch)
-            q_values += on_pairs(block, returns, batch.policy.shape) / batch.num_episodes
+            q_values += on_pairs(block, returns) / batch.num_episodes
         seen = visits > 0.0
         q_values = np.divide(q_values, visits, out=np.zeros_like(q_values), where=seen)
         q_values *= visits.sum(axis=1, keepdims=True)
@@ -92,7 +92,7 @@ class HPGD(Sampled):
         for block, carry in carried_from(
             batch.sampler, (states, actions), each, batch.gamma, batch.horizon, self._rng
         ):
-            signed += on_pairs(block, carry, policy.shape)
+            signed += on_pairs(block, carry)
         return signed
 
 

@@ -285,7 +285,7 @@ def policy_response(
     signs = np.sign(injected) * total / episodes
     following = np.zeros(len(policy))
     for block, carry in carried_from(sampler, pairs, signs, model.gamma, horizon, rng):
-        following += on_states(block, carry, len(policy))
+        following += on_states(block, carry)
     return injected + policy * following[:, None]
 
 

@@ -100,7 +100,7 @@ class SoBiRL(Sampled):
         slope = np.zeros(batch.policy.shape)
         for block, answer in zip(batch.blocks, answers, strict=True):
             signs = np.column_stack([answer.slopes, -answer.slopes])
-            slope += on_pairs(block, _along(block, signs, batch), batch.policy.shape)
+            slope += on_pairs(block, _along(block, signs, batch))
         value = float(np.concatenate(likelihoods).mean())
         return value, slope / count, signed
 
@@ -113,7 +113,7 @@ class SoBiRL(Sampled):
             if self._baseline and count > 1:
                 signal = signal - (total - signal) / (count - 1)
             each = np.repeat(signal[:, None], size, axis=1)
-            weights += on_pairs(block, _along(block, each, batch), batch.policy.shape)
+            weights += on_pairs(block, _along(block, each, batch))
         return weights / count
 
     def _through_advantages(self, weights: FloatArray, batch: Batch) -> FloatArray:

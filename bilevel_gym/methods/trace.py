@@ -127,11 +127,11 @@ class Trace(Sampled):
             discounts = batch.discounts(len(block.upper_rewards))
             injections = _along(block, tables) * discounts[:, None] / tau
             carry = carried(injections, batch.gamma, self._truncation)
-            taken += on_pairs(block, carry + injections, policy.shape)
-            averaged += policy * on_states(block, carry, len(policy))[:, None]
+            taken += on_pairs(block, carry + injections)
+            averaged += policy * on_states(block, carry)[:, None]
             if len(tables) == 1:
                 weights = np.broadcast_to(discounts[:, None], injections.shape)
-                visits = on_states(block, weights, len(policy))
+                visits = on_states(block, weights)
                 averaged += visits[:, None] * policy * tables[0] / tau
             else:
                 for t, table in enumerate(tables[: len(discounts)]):
