@@ -197,6 +197,7 @@ class Simulator:
             np.append(weights[order], 1.0), np.append(states[order], size), size + 1
         )
         self._kernel = kernel
+        self._end = size * kernel.num_actions  # stands for no step, after the end of an episode
         self._rows = table.rows
         self._thresholds = table.thresholds
         self._pairs = np.append(rows[order], self._end).astype(np.uint32)[table.outcomes]
@@ -267,11 +268,6 @@ class Simulator:
         return Trajectories(
             path.view(np.int32), final_states, self._kernel.num_states, self._kernel.num_actions
         )
-
-    @property
-    def _end(self) -> int:
-        """Pair that stands for no step, after the end of an episode."""
-        return self._kernel.num_states * self._kernel.num_actions
 
     def _start(
         self,

@@ -35,7 +35,7 @@ from ..core.mdp import FloatArray
 from ..episodes.sampler import Episodes
 from ..model.responses import TabularResponse
 from ..model.tabular import TabularModel
-from .learners import CertaintyEquivalence, SoftQ
+from .learners import CertaintyEquivalence, EpisodeLearner
 from .sobirl import SoBiRL
 
 __all__ = ["StocSoBiRL"]
@@ -77,7 +77,7 @@ class StocSoBiRL(SoBiRL):
             model, episodes=episodes, inner=inner, inner_options=inner_options, **options
         )
         learner = self._learner
-        if not isinstance(learner, CertaintyEquivalence | SoftQ):
+        if not isinstance(learner, EpisodeLearner):
             raise ValueError(
                 "`inner` must be a learner that sees episodes alone, 'certainty-equivalence' or "
                 f"'soft-q', got {inner!r}; method 'sobirl' takes any"
@@ -113,6 +113,5 @@ class StocSoBiRL(SoBiRL):
     def _batch(self, iteration: int) -> int:
         """Return how many episodes of each kind are played in an iteration."""
         larger = self._growth * math.log1p(iteration)  # log n_k / n_0, which may be huge
-        if larger >= math.log(self._most / self._first):
-            return self._most
+        larger = min(larger, math.log(self._most / self._first))
         return min(math.ceil(self._first * math.exp(larger) - 1e-9), self._most)
