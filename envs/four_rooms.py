@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import softmax
 
 from ..core.checks import check_between, check_not_negative, check_positive
 from ..core.mdp import FloatArray
-from ..model.jacobians import softmax_vjp
+from ..model.jacobians import softmax, softmax_vjp
 from ..rendering import GridScene
 from ..rendering.canvas import colour_limit
 from .base import BestKnown, View, is_default, shown, upper_box

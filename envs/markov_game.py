@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from ..core.checks import check_horizon, check_not_negative
 from ..core.mdp import FloatArray, Kernel
-from ..model.jacobians import softmax_vjp
+from ..model.jacobians import softmax, softmax_vjp
 from ..model.objectives import DiscountedReturn, TruncatedReturn
 from ..rendering.canvas import pygame
 from ..rendering.graph import GraphScene, Panel, draw_graph
@@ -184,7 +183,7 @@ class BilevelMarkovGame(TabularBilevelEnv):
             Panel(
                 title="leader shows",
                 labels=tuple(f"{place}: {action}" for place in PLACES for action in range(2)),
-                values=softmax(view.upper_params, axis=1).ravel(),
+                values=softmax(view.upper_params).ravel(),
                 limit=1.0,
                 gradient=None if gradient is None else gradient.ravel(),
             )
@@ -228,7 +227,7 @@ class BilevelMarkovGame(TabularBilevelEnv):
 
     def kernel(self, upper_params: FloatArray) -> Kernel:
         """Return the kernel at x: on arrival the leader draws its next action."""
-        strategy = softmax(upper_params, axis=1).ravel()
+        strategy = softmax(upper_params).ravel()
         kernel = self.model.initial_kernel
         return kernel.with_probabilities(strategy[kernel.matrix.indices])
 
@@ -237,19 +236,19 @@ class BilevelMarkovGame(TabularBilevelEnv):
         successors = self.model.initial_kernel.matrix.indices
         arrivals = np.zeros(NUM_STATES)
         np.add.at(arrivals, successors, cotangent)
-        return softmax_vjp(softmax(upper_params, axis=1), arrivals.reshape(SHAPE))
+        return softmax_vjp(softmax(upper_params), arrivals.reshape(SHAPE))
 
     def start_distribution(self, upper_params: FloatArray) -> FloatArray:
         """Return the distribution of the first state: S, and the leader's draw there, `[S]`."""
         start = np.zeros(SHAPE)
-        start[S] = softmax(upper_params, axis=1)[S]
+        start[S] = softmax(upper_params)[S]
         return start.ravel()
 
     def start_distribution_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return sum_s cotangent(s) drho(s)/dx, `[3, 2]`."""
         first = np.zeros(SHAPE)
         first[S] = cotangent.reshape(SHAPE)[S]
-        return softmax_vjp(softmax(upper_params, axis=1), first)
+        return softmax_vjp(softmax(upper_params), first)
 
     def reward(self, upper_params: FloatArray) -> FloatArray:
         """Return the follower's reward, the same at every x, `[S, A]`."""
