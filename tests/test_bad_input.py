@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
+from scipy.sparse import csr_array
 
 from bilevel_gym import HyperGradient, LowerLevel, RescaleUpper
 from bilevel_gym.envs import BilevelGridWorld
@@ -202,6 +203,14 @@ STAY = np.zeros((3, 2, 3))
 STAY[[0, 1, 2], :, [0, 1, 2]] = 1.0
 
 
+class Unwilling:
+    """What cannot be made an array, like a tensor that requires a gradient."""
+
+    def __array__(self, *arguments: Any, **options: Any) -> Any:
+        """Refuse."""
+        raise RuntimeError("it requires grad")
+
+
 for name, value, said in [
     ("transition", changed(STAY, (1, 0, 2), 0.25), "at most 1; 1.25; state 1; action 0"),
     ("transition", changed(STAY, (2, 1, 0), -0.25), "not negative; s=2; a=1; -0.25"),
@@ -214,7 +223,7 @@ for name, value, said in [
     ("upper_reward", np.zeros(3), "[S, A] = (3, 2); got (3,)"),
     ("initial_distribution", [0.5, 0.25, 0.0], "probabilities; sum to 1; 0.75"),
     ("initial_distribution", [1.5, -0.5, 0.0], "probabilities; smallest entry -0.5"),
-    ("initial_distribution", [1.0, np.nan, 0.0], "probabilities; nan"),
+    ("initial_distribution", [1.0, np.nan, 0.0], "finite; nan; [1]"),
     ("initial_distribution", [1.0], "[S] = (3,); got (1,)"),
     ("initial_distribution", [], "[S] = (3,); got (0,)"),
     ("action_mask", [[1, 1], [0, 0], [1, 0]], "at least one action; none in state 1"),
@@ -224,6 +233,12 @@ for name, value, said in [
     ("upper_low", np.nan, "below `upper_high`; got nan and 1.0"),
     ("features", np.zeros((3, 4)), "(3, 2) + (D,); got (3, 4)"),
     ("features", np.full((3, 2, 1), np.nan), "finite; nan"),
+    ("features", 1j * np.ones((3, 2, 1)), "real numbers; complex128"),
+    ("upper_low", np.zeros(3), "got array([0., 0., 0.])"),
+    ("initial_distribution", csr_array(np.ones((1, 3)) / 3.0), "real numbers; csr_array"),
+    ("reward", np.ma.masked_equal(np.ones((3, 2)), 1.0), "masked entries"),
+    ("reward", np.full((3, 2), "1"), "real numbers; <U1"),
+    ("reward", Unwilling(), "real numbers; Unwilling; requires grad"),
     ("upper_gamma", 1.0, "[0, 1); got 1.0"),
     ("upper_cost", -1.0, "negative; -1.0"),
     ("temperature", 0.0, "got 0.0"),
@@ -231,6 +246,8 @@ for name, value, said in [
 ]:
     call = partial(array_game, **{name: value})
     refused(f"from_arrays: {name}, {said}", call, f"`{name}`; {said}")
+call = partial(array_game().evaluate, np.zeros(3), warm_start={})
+refused("evaluate: a warm start", call, "`warm_start`; earlier response; got dict", TypeError)
 call = partial(array_game, upper_high=np.inf)
 refused("from_arrays: an unbounded box", call, "`high`; finite; inf")
 call, said = partial(array_game, initial_upper_params=[0.0, 3.0, 0.0]), "[-1.0, 1.0]; got 3.0"

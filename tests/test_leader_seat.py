@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import gymnasium as gym
@@ -53,6 +54,14 @@ def test_the_reward_is_the_objective_and_the_response_is_at_hand() -> None:
     np.testing.assert_array_equal(answer_of(env).hyper_gradient, response.hyper_gradient)
     np.testing.assert_array_equal(answer_of(env).upper_params, x)
     assert (answer_of(env).hyper_gradient != 77).all()
+
+
+def test_before_a_reset_there_is_no_response_to_be_found() -> None:
+    env, copies = HyperGradient(make()), LeaderVectorEnv(ID, 2)
+    assert not hasattr(env, "response") and not hasattr(copies, "responses")
+    assert "action_space" in dict(inspect.getmembers(env))
+    with pytest.raises(ResetNeeded, match="call `reset` first"):
+        _ = env.response
 
 
 def test_the_direct_method_returns_the_direct_gradient() -> None:

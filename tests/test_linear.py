@@ -21,7 +21,7 @@ from bilevel_gym.core.solvers import Dense
 from bilevel_gym.envs import BilevelGridWorld, BilevelRandomMDP
 from bilevel_gym.methods.trace import Trace
 from bilevel_gym.model import evaluate
-from bilevel_gym.model.objectives import DiscountedReturn, Outcome, PolicyCost
+from bilevel_gym.model.objectives import DiscountedReturn, Outcome
 
 from .models import MODELS, answer_to, corridor, evaluated, grid, random_mdp
 
@@ -299,75 +299,6 @@ def test_a_gradient_that_must_vanish_does_so_to_rounding() -> None:
         assert gradient <= 1e-12 and gradient <= response.gradient_error_bound
 
 
-@pytest.mark.usefixtures("compiled")
-@pytest.mark.parametrize("solver", ["dense", "krylov", "compiled"])
-def test_the_error_bounds_are_those_of_their_derivation(solver: str) -> None:
-    for seed in range(3):
-        mdp = random_mdp(seed, num_states=12, temperature=0.3, masked=seed == 1)
-        solution = solve_soft_mdp(mdp, solver=solver, tolerance=1e-4)
-        tau, gamma, policy = mdp.temperature, mdp.gamma, solution.policy
-        rounding = 8 * 2.0**-52 * max(1.0, np.abs(solution.soft_value).max())
-        of_value = (solution.residual + rounding) / (1 - gamma)
-        assert solution.value_error_bound == pytest.approx(of_value)
-        kappa = np.expm1(2 * gamma * of_value / tau)
-        assert solution.policy_error_bound == pytest.approx(kappa)
-
-        upper_reward = np.random.default_rng(seed).normal(size=mdp.reward.shape)
-        for upper_gamma in (gamma, 0.7):
-            own = DiscountedReturn(None if upper_gamma == gamma else upper_gamma)
-            upper = evaluated(own, solution, upper_reward, np.full(12, 1 / 12))
-            assert upper.policy is not None
-            system = np.eye(12) - upper_gamma * mdp.kernel.policy_matrix(policy).toarray()
-            value = np.linalg.solve(system, (policy * upper_reward).sum(axis=1))
-            visits = np.linalg.solve(system.T, np.full(12, 1 / 12))
-            returns = upper_reward + upper_gamma * mdp.kernel.expect(value)
-            advantage = (policy * np.abs(returns - value[:, None])).sum(axis=1).max()
-            off_visits = upper_gamma * kappa * visits.sum() / (1 - upper_gamma)
-            off_value = kappa * advantage / (1 - upper_gamma)
-            slope_error = advantage * off_visits
-            slope_error += (visits.sum() + off_visits) * upper_gamma * off_value
-            assert upper.policy_error == pytest.approx(slope_error, rel=1e-4)
-
-
-@pytest.mark.usefixtures("compiled")
-@pytest.mark.parametrize("solver", ["dense", "krylov", "compiled"])
-@pytest.mark.parametrize("tolerance", [1e-4, None])
-def test_the_bound_of_the_gradient_counts_every_term(solver: str, tolerance: float | None) -> None:
-    mdp, off = random_mdp(0, num_states=12, temperature=0.3), 1e-9
-    solution = solve_soft_mdp(mdp, solver=solver, tolerance=tolerance)
-    tau, gamma, policy, kappa = 0.3, mdp.gamma, solution.policy, solution.policy_error_bound
-    slopes = np.random.default_rng(0).normal(size=(2, 12, 3))
-    for in_policy, in_log in ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0)):
-        slope, log_slope = in_policy * slopes[0], in_log * slopes[1]
-        options: dict[str, Any] = {"log_policy_gradient": log_slope if in_log else None}
-        slopes_given = (solution, slope if in_policy else None)
-        answer = response_gradient(*slopes_given, **options, policy_gradient_error=off)
-        score = policy * slope + log_slope
-        centred = (score - policy * score.sum(axis=1, keepdims=True)) / tau
-        size = np.abs(answer.adjoint).sum()
-        of_centred = 2 * kappa * np.abs(centred).sum() + 2 * (1 + kappa) * off / tau
-        rounding = 8 * 2.0**-52 * policy * np.abs(slope)
-        of_centred += (rounding + kappa * np.abs(log_slope)).sum() / tau
-        of_system = (gamma * of_centred + answer.residual + gamma * kappa * size) / (1 - gamma)
-        bound = of_centred + of_system + kappa * size
-        assert answer.error_bound == pytest.approx(bound, rel=1e-8, abs=0)
-    cost = evaluated(PolicyCost(0.3), solution, slope, np.full(12, 1 / 12))
-    assert cost.policy_error == pytest.approx(0.6 * kappa * (policy * policy).sum())
-
-
-def test_residuals_of_systems_enter_the_error_bounds() -> None:
-    mdp = grid(45)
-    exact = solve_soft_mdp(mdp, solver="sparse")
-    rough = solve_soft_mdp(mdp, solver="krylov", initial_value=exact.soft_value, tolerance=1e-8)
-    rho = np.full(mdp.kernel.num_states, 1.0 / mdp.kernel.num_states)
-    upper = [evaluated(DiscountedReturn(), s, mdp.reward, rho) for s in (exact, rough)]
-    # The same policy, but systems solved to 1e-8 of their right-hand sides.
-    assert upper[1].policy_error >= 1.5 * upper[0].policy_error > 0.0
-    answers = [response_gradient(s, u.policy) for s, u in zip((exact, rough), upper, strict=True)]
-    extra = answers[1].error_bound - answers[0].error_bound
-    assert extra >= 0.9 * answers[1].residual / (1 - mdp.gamma)
-
-
 def test_a_response_reports_the_bounds_of_its_solution() -> None:
     game = BilevelGridWorld()
     x = game.initial_upper_params
@@ -376,9 +307,11 @@ def test_a_response_reports_the_bounds_of_its_solution() -> None:
     outcome = Outcome(solution, x, game.upper_reward(x), game.initial_distribution)
     upper = game.objective.evaluate(outcome)
     answer = response_gradient(solution, upper.policy, policy_gradient_error=upper.policy_error)
-    assert upper.policy_error > 0.0
     assert response.value_error_bound == solution.value_error_bound
-    assert response.gradient_error_bound == answer.error_bound
+    assert response.gradient_error_bound == pytest.approx(answer.error_bound) != 0.0
+    copy = pickle.loads(pickle.dumps(response))
+    assert copy.gradient_error_bound == response.gradient_error_bound
+    assert len(pickle.dumps(response)) <= 40 * response.policy.nbytes
     with pytest.raises(ValueError, match="`warm_start` must be a response of a game with 52"):
         game.evaluate(x, warm_start=BilevelGridWorld(map_name="4x4").evaluate(np.zeros(14)))
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
+from scipy.sparse import csc_array, csr_array, csr_matrix
 
 from bilevel_gym.core.mdp import FloatArray, Kernel, TabularMDP
+from bilevel_gym.core.soft import solve_soft_mdp
 
 from .helpers import refusals
 from .models import assert_products, random_mdp
@@ -117,3 +120,108 @@ test_bad_input_is_named = refusals(
 
 def test_rows_may_exceed_one_by_rounding() -> None:
     Kernel.from_dense([[[1.0 + 1e-12]]])
+
+
+def sparse_kernels() -> dict[str, Callable[[FloatArray], Kernel]]:
+    """Return all ways from probabilities `[S, A, S]` to a kernel."""
+    ways: dict[str, Callable[[FloatArray], Kernel]] = {"dense": Kernel.from_dense}
+    for name in ("csr", "csc", "coo", "lil", "dia"):
+        ways[f"list of {name}"] = lambda p, name=name: Kernel.from_sparse(  # type: ignore[misc]
+            [csr_array(p[:, a]).asformat(name) for a in range(p.shape[1])]
+        )
+    ways["list of matrices"] = lambda p: Kernel.from_sparse(
+        [csr_matrix(p[:, a]) for a in range(p.shape[1])]
+    )
+    ways["action-major"] = lambda p: Kernel.from_sparse(
+        csr_array(p.transpose(1, 0, 2).reshape(-1, len(p))), rows="action-major"
+    )
+    ways["state-major"] = lambda p: Kernel.from_sparse(
+        csr_array(p.reshape(-1, len(p))), rows="state-major"
+    )
+    ways["constructor"] = lambda p: Kernel(
+        csc_array(p.transpose(1, 0, 2).reshape(-1, len(p))), len(p), p.shape[1]
+    )
+    return ways
+
+
+@pytest.mark.parametrize("way", sparse_kernels())
+def test_every_way_to_a_kernel_gives_the_same_one_and_checks_it(way: str) -> None:
+    build, wanted = sparse_kernels()[way], random_mdp(0).kernel
+    dense = wanted.to_dense()
+    found = build(dense)
+    np.testing.assert_array_equal(found.to_dense(), dense)
+    assert found.matrix.format == "csr" and found.matrix.indices.dtype == np.int32
+    assert not found.matrix.data.flags.writeable
+    for value, words in ((2.0, "sum to at most 1"), (-0.1, "not negative"), (np.nan, "finite")):
+        wrong = dense.copy()
+        wrong[1, 2, 3] = value
+        with pytest.raises(ValueError, match=words):
+            build(wrong)
+
+
+def test_rows_of_single_precision_are_normalised() -> None:
+    rng = np.random.default_rng(0)
+    for size in (3, 300):
+        rows = rng.random((size, 2, size)).astype(np.float32)
+        rows /= rows.sum(axis=2, keepdims=True)
+        sums = Kernel.from_dense(rows).row_sums
+        np.testing.assert_allclose(sums, 1.0, rtol=0, atol=1e-14)
+    ending = Kernel.from_dense(0.5 * rows)  # these end the episode, and stay as they are
+    np.testing.assert_allclose(ending.row_sums, 0.5, rtol=1e-6)
+
+
+EYE = np.eye(2)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: Kernel(csr_array(np.eye(4)), 2, 2), r"\[M\*S, S\] = \(4, 2\), got \(4, 4\)"),
+        (lambda: Kernel(csr_array(EYE), 2, 5), r"\(10, 2\), got \(2, 2\)"),
+        (lambda: Kernel(np.eye(2), 2, 1), "SciPy sparse matrix .* got ndarray; see `Kernel.from_d"),
+        (lambda: Kernel(csr_array(1j * EYE), 2, 1), "real numbers"),
+        (lambda: Kernel(csr_array(EYE), 2, 3, np.array([0, 0])), "each of 3 actions, got 2"),
+        (lambda: Kernel(csr_array(EYE), 2, 1, np.array([0.5])), "`moves` must be integers"),
+        (lambda: Kernel.from_sparse(csr_array(EYE)), "`rows` must say how"),
+        (lambda: Kernel.from_sparse([EYE]), "SciPy sparse matrix"),
+        (lambda: Kernel.from_sparse([csr_array(EYE), csr_array(np.eye(3))]), r"one shape \[S, S\]"),
+        (
+            lambda: Kernel.from_sparse(csr_array(np.ones((3, 2))), rows="state-major"),
+            r"\[A\*S, S\]",
+        ),
+        (
+            lambda: Kernel.from_triplets([0], [0], [0, 1], [1.0], num_states=2, num_actions=1),
+            "one l",
+        ),
+        (
+            lambda: Kernel.from_triplets([0], [0], [0], [1.0], num_states=0, num_actions=1),
+            "at least",
+        ),
+        (
+            lambda: Kernel.from_triplets([0], [0], [0], [1.0], num_states=True, num_actions=1),
+            "got True",
+        ),
+        (lambda: Kernel.from_dense([[["a"]]]), "real numbers, got list of dtype <U1"),
+        (lambda: Kernel.from_dense(np.ma.masked_equal(EYE[:, None], 0.0)), "masked entries"),
+    ],
+)
+def test_no_way_to_a_kernel_skips_the_checks(call: Callable[[], object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        ([[0.0, -np.inf]], "True and False, or 1 and 0, got -inf"),
+        ([[1.0, np.nan]], "got nan"),
+        ([[1, -1]], "got -1"),
+        ([["True", "False"]], "real numbers"),
+        (np.ma.masked_equal([[1, 0]], 0), "masked entries"),
+    ],
+)
+def test_a_mask_is_not_taken_by_truthiness(mask: Any, words: str) -> None:
+    kernel = Kernel.from_dense(np.ones((1, 2, 1)))
+    with pytest.raises(ValueError, match=words):
+        TabularMDP(kernel, np.zeros((1, 2)), 0.9, 0.1, mask)
+    assert solve_soft_mdp(TabularMDP(kernel, np.zeros((1, 2)), 0.9, 0.1, [[1, 0]])).converged  # type: ignore[arg-type]

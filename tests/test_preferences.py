@@ -222,7 +222,7 @@ test_bad_objectives_are_named = refusals(
     lambda **options: PreferenceLikelihood(**{"true_reward": TRUE, "horizon": 2, **options}),
     ({"horizon": 0}, "`horizon` must be an integer of at least 1, got 0"),
     ({"true_reward": np.full((3, 2), np.nan)}, "`true_reward` must be finite"),
-    ({"true_reward": np.ones(3)}, "`true_reward` must be finite and of shape"),
+    ({"true_reward": np.ones(3)}, "`true_reward` must have shape"),
     ({"answers": "drwn"}, "unknown answers 'drwn'.*Did you mean 'drawn'"),
     ({"answers": ["drawn"]}, "unknown answers"),
 )

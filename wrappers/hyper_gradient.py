@@ -15,7 +15,7 @@ from ..envs.base import View, shown
 from ..methods import Response, make_method
 from ..methods.registry import WrongAnswer, checked_response
 from ..model.protocols import LearntMethod
-from .seats import GameT, Seat, take_seat
+from .seats import GameT, NotThere, Seat, take_seat
 
 __all__ = ["HyperGradient", "LeaderInfo"]
 
@@ -134,7 +134,7 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
             ResetNeeded: Before the first `reset`.
         """
         if self._response is None:
-            raise ResetNeeded("the leader's seat has no answer yet; call `reset` first")
+            raise NotThere("the leader's seat has no answer yet; call `reset` first")
         return self._response
 
     def reset(  # type: ignore[override]  # a TypedDict is a dict

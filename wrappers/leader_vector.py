@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import concatenate, create_empty_array
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +15,7 @@ from ..core.mdp import FloatArray
 from ..model.responses import ExactResponse
 from .copies import SeatCopies, reported
 from .hyper_gradient import RESET_OPTIONS, HyperGradient, checked_keep
+from .seats import NotThere
 
 __all__ = ["LeaderVectorEnv"]
 
@@ -90,7 +90,7 @@ class LeaderVectorEnv(SeatCopies):
             ResetNeeded: Before the first `reset`.
         """
         if not self._started:
-            raise ResetNeeded("the copies have no answers yet; call `reset` first")
+            raise NotThere("the copies have no answers yet; call `reset` first")
         return list(self._responses)
 
     def reset(

@@ -5,15 +5,20 @@ from __future__ import annotations
 from typing import Any, Generic
 
 import gymnasium as gym
+from gymnasium.error import ResetNeeded
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from typing_extensions import TypeVar
 
 from ..envs.base import BilevelEnv
 
-__all__ = ["Seat", "take_seat"]
+__all__ = ["NotThere", "Seat", "take_seat"]
 
 # Wrappers that `gymnasium.make` puts on every game; they change neither moves nor rewards.
 TRANSPARENT = (OrderEnforcing, PassiveEnvChecker, TimeLimit)
+
+
+class NotThere(ResetNeeded, AttributeError):
+    """What no episode has brought yet: `hasattr` and inspection find that it is not there."""
 
 
 GameT = TypeVar("GameT", bound=BilevelEnv, default=BilevelEnv)

@@ -11,16 +11,17 @@ Yuan, AISTATS 2025, give the forward form of d pi*; this is its adjoint):
 q is the derivative with respect to the follower's reward; that with respect to the kernel follows
 from it without another solve.
 
-Error bound, in the sum norm over states and actions: with kappa >= |pi - pi*| / pi, e the bound of
-sum_sa pi |f_pi - f_pi*| that the objective gives, and rho the residual of the system,
+Error bound, in the sum norm over states and actions: with kappa, m and C of
+`bilevel_gym.core.bounds`, e the bound of sum_sa pi |f_pi - f_pi*| that the objective gives, f_pi
+without its mean over the policy, and rho the residual of the system,
 
-    |u_c - u_c*| <= E_u = 2 kappa |u_c| + (2 (1 + kappa) e + kappa |f_log|) / tau
-    |v - v*|     <= E_v = (gamma E_u + |rho| + gamma kappa |v|) / (1 - gamma)
-    |q - q*|     <= E_u + E_v + kappa |v|
+    |u - u*| <= E_u = (2 kappa sum m |f_pi| + 2 (1 + kappa) e + kappa sum m |sum_b f_log|) / tau
+    |v - v*| <= E_v = C gamma (E_u + kappa sum m |v|) + |rho| / (1 - gamma)
+    |q - q*| <= E_u + E_v + kappa sum m |v|
 
-to which comes the rounding of f_pi itself, 8 eps sum_sa pi |f_pi| / tau in E_u. It holds
-since subtracting a constant from f_pi in a state changes nothing, P does not expand the sum norm of
-a flow, and (I - gamma P_pi*)^-T expands it by at most 1 / (1 - gamma).
+to which comes what rounding did to each of them, measured in extended precision. It holds since
+subtracting a constant from f_pi in a state changes nothing, and what u_c and pi - pi* send on sums
+to zero.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .bellman import EPS
+from .bounds import ErrorBound, Uncertainty, bounded, extended
 from .mdp import FloatArray
 from .soft import SoftSolution
 
@@ -46,16 +47,44 @@ class ResponseGradient:
         reward: dF/dr `[S, A]`, r being the follower's reward.
         adjoint: Solution v of the adjoint system `[S]`.
         residual: Sum norm of the residual of the adjoint system.
-        error_bound: Bound on the sum over states and actions of |reward - its exact value|, from
-            the Bellman residual and those of the linear systems; infinite where these are too large
-            to say anything. Times the largest |dr/dx_i| it bounds the error of dF/dx_i.
     """
 
     reward: FloatArray
     adjoint: FloatArray
     residual: float
-    error_bound: float
     _solution: SoftSolution = field(repr=False)
+    _centred: FloatArray = field(repr=False)
+    _slopes: tuple[FloatArray | None, FloatArray | None] = field(repr=False)
+    _slope_error: ErrorBound = field(repr=False)
+
+    @cached_property
+    def error_bound(self) -> float:
+        """Bound on the sum over states and actions of |reward - its exact value|."""
+        known, mdp = Uncertainty(self._solution), self._solution.mdp
+        kappa, gamma = known.kappa, mdp.gamma
+        if not math.isfinite(kappa):
+            return math.inf
+        policy, (by_policy, by_log) = extended(self._solution.policy), self._slopes
+        centred, off = np.zeros_like(policy), 0.0
+        if by_policy is not None:
+            best = np.take_along_axis(by_policy, policy.argmax(axis=1)[:, None], axis=1)
+            gain = extended(by_policy) - best
+            gain -= (policy * gain).sum(axis=1, keepdims=True)
+            centred += policy * gain
+            off += 2.0 * kappa * float((known.moved * np.abs(gain)).sum())
+            off += 2.0 * (1.0 + kappa) * bounded(self._slope_error, known)
+        if by_log is not None:
+            total = extended(by_log).sum(axis=1)
+            centred += by_log - policy * total[:, None]
+            off += kappa * float(known.spread @ np.abs(total))
+        centred /= mdp.temperature
+        off = off / mdp.temperature + known.apart(self._centred, centred)
+        length = float(np.abs(self.adjoint) @ known.spread)
+        rhs = gamma * mdp.kernel.flow(extended(self._centred))
+        left = known.residual(self.adjoint, rhs, gamma, transpose=True)
+        of_adjoint = known.reach(gamma) * gamma * (off + kappa * length) + known.mass(gamma) * left
+        reward = self._centred + policy * self.adjoint[:, None]
+        return off + of_adjoint + kappa * length + known.apart(self.reward, reward)
 
     @cached_property
     def kernel(self) -> FloatArray:
@@ -69,7 +98,7 @@ def response_gradient(
     policy_gradient: FloatArray | None,
     *,
     log_policy_gradient: FloatArray | None = None,
-    policy_gradient_error: float = 0.0,
+    policy_gradient_error: ErrorBound = 0.0,
 ) -> ResponseGradient:
     """Differentiate f(pi*) with respect to all that makes the follower's problem.
 
@@ -80,23 +109,15 @@ def response_gradient(
         log_policy_gradient: f_log `[S, A]`, None for zero.
         policy_gradient_error: Bound on sum_sa pi |f_pi - f_pi*|, for the error bound.
     """
-    mdp, policy, system = solution.mdp, solution.policy, solution.system
-    gamma, tau = mdp.gamma, mdp.temperature
-    found = system.strategy.adjoint(system, mdp, policy, policy_gradient, log_policy_gradient)
-    kappa, error_bound = solution.policy_error_bound, np.inf
-    if math.isfinite(kappa):
-        of_centred = 2.0 * kappa * found.centred_norm
-        of_centred += 2.0 * (1.0 + kappa) * policy_gradient_error / tau
-        if policy_gradient is not None:  # the rounding of f_pi - its mean
-            of_centred += 8.0 * EPS * float((policy * np.abs(policy_gradient)).sum()) / tau
-        if log_policy_gradient is not None:
-            of_centred += kappa * float(np.abs(log_policy_gradient).sum()) / tau
-        of_system = gamma * of_centred + found.residual + gamma * kappa * found.vector_norm
-        error_bound = of_centred + of_system / (1.0 - gamma) + kappa * found.vector_norm
+    mdp, system = solution.mdp, solution.system
+    slopes = policy_gradient, log_policy_gradient
+    found = system.strategy.adjoint(system, mdp, solution.policy, *slopes)
     return ResponseGradient(
         reward=found.reward,
         adjoint=found.vector,
         residual=found.residual,
-        error_bound=error_bound,
         _solution=solution,
+        _centred=found.centred,
+        _slopes=slopes,
+        _slope_error=policy_gradient_error,
     )

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from .mdp import FloatArray, TabularMDP
@@ -12,7 +14,9 @@ from .mdp import FloatArray, TabularMDP
 __all__ = [
     "EPS",
     "Backup",
+    "attainable",
     "centred_score",
+    "expm1",
     "rounding_of",
     "soft_backup",
     "soft_q",
@@ -20,6 +24,7 @@ __all__ = [
 ]
 
 EPS = float(np.finfo(np.float64).eps)
+SMALLEST = float(np.finfo(np.float64).smallest_subnormal)
 
 
 def soft_q(mdp: TabularMDP, value: FloatArray) -> FloatArray:
@@ -81,9 +86,33 @@ def centred_score(
     return score
 
 
-def rounding_of(value: FloatArray) -> float:
-    """Return the residual that rounding leaves on values of this size."""
-    return 8.0 * EPS * max(1.0, float(np.abs(value).max()))
+def attainable(mdp: TabularMDP) -> float:
+    """Return the residual that iterations reach in spite of rounding, in units of the largest |V|.
+
+    Errors of a sum grow with the root of its length, unless they conspire.
+    """
+    return EPS * (8.0 + 2.0 * math.sqrt(mdp.kernel.longest_row))
+
+
+def rounding_of(mdp: TabularMDP, value: FloatArray) -> float:
+    """Return a bound on the error that rounding makes in T V - V, in every state.
+
+    Only actions that are taken count: where pi is their policy at V, sum_a pi |Q| is at most |V|
+    + tau log A, whatever stands in the reward of actions that nobody takes. The sum over a row of
+    n probabilities is off by at most n roundings, that over the actions by A and those of its
+    exponentials. (N. J. Higham, "Accuracy and Stability of Numerical Algorithms", chapter 3.)
+    """
+    actions, row = mdp.kernel.num_actions, mdp.kernel.longest_row
+    largest = float(np.abs(value).max())
+    of_values = ((row + 4.0) * mdp.contraction + 5.0) * largest
+    of_choice = 2.0 * (actions + 4.0 * math.log(actions) + 8.0) * mdp.temperature
+    underflow = 8.0 * (row + actions) * SMALLEST
+    return 0.5 * EPS * (of_values + (of_choice if actions > 1 else 0.0)) + underflow
+
+
+def expm1(exponent: float) -> float:
+    """Return e^exponent - 1, infinite where products with it might overflow."""
+    return math.expm1(exponent) if exponent < 200.0 else math.inf
 
 
 def values_overflowed(residual: float) -> ArithmeticError:
@@ -104,7 +133,7 @@ class Backup:
         policy: pi at V `[S, A]`.
         defect: T V - V `[S]`.
         residual: Sup norm of the defect.
-        rounding: The residual that rounding leaves on values of this size.
+        rounding: The residual that can be reached in spite of rounding.
     """
 
     def __init__(self, mdp: TabularMDP, value: FloatArray) -> None:
@@ -118,6 +147,6 @@ class Backup:
         self.backed_up, self.policy = soft_backup(q, mdp.temperature, overwrite=True)
         self.defect = self.backed_up - value
         self.residual = float(np.abs(self.defect).max())
-        self.rounding = rounding_of(value)
+        self.rounding = attainable(mdp) * float(np.abs(value).max())
         if not np.isfinite(self.residual):
             raise values_overflowed(self.residual)

@@ -29,7 +29,9 @@ __all__ = [
     "check_positive",
     "check_probability",
     "checked_sides",
+    "finite_array",
     "optional",
+    "real_numbers",
     "unknown_name",
 ]
 
@@ -111,6 +113,67 @@ def check_choice(name: str, value: object, choices: Collection[str]) -> str:
     return value
 
 
+def real_numbers(
+    name: str, values: object, *, kinds: str = "fiub", shape: str = ""
+) -> NDArray[Any]:
+    """Return an array of real numbers as it is, with its own dtype; it may share memory.
+
+    Args:
+        name: Name of the argument.
+        values: What was given.
+        kinds: Accepted kinds of dtypes, in NumPy's letters.
+        shape: The shape that is expected, for the message.
+
+    Raises:
+        ValueError: If it has masked entries, rows of different lengths, or entries that are no
+            real numbers: strings, complex numbers, objects, or what is no array at all, such as a
+            sparse matrix.
+    """
+    if type(values) is np.ndarray and values.dtype.kind in kinds:
+        return values
+    wanted = f"`{name}` must be an array of real numbers" + (shape and f" with shape {shape}")
+    if np.ma.is_masked(values):
+        raise ValueError(f"{wanted}, got one with masked entries; fill them first")
+    try:
+        array = np.asarray(values)
+    except Exception as error:  # what converts itself to an array may raise anything
+        ragged = isinstance(error, ValueError) and isinstance(values, Sequence)
+        got = "rows of different lengths" if ragged else f"{type(values).__name__}: {error}"
+        raise ValueError(f"{wanted}, got {got}") from None
+    if array.dtype.kind not in kinds:
+        raise ValueError(f"{wanted}, got {type(values).__name__} of dtype {array.dtype}")
+    return array
+
+
+def finite_array(
+    name: str, values: object, shape: tuple[int | None, ...], letters: str
+) -> NDArray[np.float64]:
+    """Return finite numbers as a new float64 array.
+
+    Args:
+        name: Name of the argument.
+        values: What was given.
+        shape: Its shape; None where any length is accepted.
+        letters: How the documentation writes the shape, such as "[S, A]".
+
+    Raises:
+        ValueError: If it is no array of real numbers (see `real_numbers`), has another shape, or an
+            entry that is not finite; the message names the entry.
+    """
+    array = np.array(real_numbers(name, values, shape=letters), dtype=np.float64)
+    fits = array.ndim == len(shape) and all(
+        wanted in (None, size) for wanted, size in zip(shape, array.shape, strict=True)
+    )
+    if not fits:
+        wanted = "" if None in shape else f" = {shape}"
+        raise ValueError(f"`{name}` must have shape {letters}{wanted}, got {array.shape}")
+    if not np.isfinite(array).all():
+        entry = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        place = f" at [{', '.join(map(str, entry))}]" if entry else ""
+        raise ValueError(f"`{name}` must be finite, got {array[entry]}{place}")
+    return array
+
+
 def check_in_box(
     name: str, values: ArrayLike, low: ArrayLike, high: ArrayLike
 ) -> NDArray[np.float64]:
@@ -123,18 +186,7 @@ def check_in_box(
             of bounds; the message names the entry.
     """
     low, high = np.asarray(low), np.asarray(high)
-    try:
-        raw = np.asarray(values)
-    except ValueError:
-        raise ValueError(
-            f"`{name}` must be an array of real numbers with shape {low.shape}, got rows of "
-            "different lengths"
-        ) from None
-    if raw.dtype.kind not in "fiu":
-        raise ValueError(
-            f"`{name}` must be an array of real numbers with shape {low.shape}, "
-            f"got {type(values).__name__} of dtype {raw.dtype}"
-        )
+    raw = real_numbers(name, values, kinds="fiu", shape=str(low.shape))
     if raw.shape != low.shape:
         raise ValueError(f"`{name}` must have shape {low.shape}, got {raw.shape}")
     checked = raw.astype(np.float64)

@@ -2,26 +2,54 @@
 
 from __future__ import annotations
 
+import io
 import os
 import platform
+import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-__all__ = ["loaded_versions", "replacing"]
+__all__ = ["loaded_versions", "replacing", "write_whole"]
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that takes the place of `path` once it is written whole."""
+    """Yield a temporary path that takes the place of `path` once it is written whole.
+
+    Its name is one of its own, in the same folder: two writers of one path do not meet in it, and
+    no link that waits there is followed. The file exists, and is empty.
+    """
     # The extension stays last: libraries choose the format by it.
-    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}{path.suffix}")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_whole(target: Any, suffix: str, write: Callable[[Any], None]) -> None:
+    """Write a file as a whole, in folders that are made if there are none.
+
+    Args:
+        target: A path, which gets the suffix unless it has one, or an open file.
+        suffix: The suffix, with its dot.
+        write: Writes to a path or to an open file that can be read and sought.
+    """
+    if not isinstance(target, str | os.PathLike):
+        memory = io.BytesIO()
+        write(memory)
+        target.write(memory.getvalue())
+        return
+    path = Path(target)
+    path = path if path.suffix else path.with_suffix(suffix)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        write(temporary)
 
 
 def loaded_versions(*libraries: str) -> dict[str, str]:

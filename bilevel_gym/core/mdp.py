@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, issparse, vstack
 
-from .checks import check_discount, check_positive
+from .checks import check_at_least, check_discount, check_positive, real_numbers
 from .pattern import SystemPattern
 
 __all__ = ["Kernel", "TabularMDP", "action_major", "checked_mask"]
@@ -36,18 +36,20 @@ ROW_SUM_TOLERANCE = 1e-9
 
 def action_major(values: FloatArray) -> FloatArray:
     """Return `[S, A]` values as a C-contiguous `[A, S]` array (no copy for our own views)."""
-    return np.ascontiguousarray(values.T, dtype=np.float64)
+    return np.ascontiguousarray(values.T, dtype=np.result_type(values, np.float64))
 
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
     """Transition kernel `P(s'|s, a)` of a finite MDP.
 
-    A row may sum to less than one: the missing mass is the probability that the episode ends.
+    A row may sum to less than one: the missing mass is the probability that the episode ends. Rows
+    of single precision that sum to one but for its rounding are normalised.
 
     Attributes:
-        matrix: CSR matrix `[M*S, S]` in canonical form; row `m * S + s` holds where move m leads
-            from state s. Unless `moves` says otherwise, M = A and actions are their own moves.
+        matrix: CSR matrix `[M*S, S]` in canonical form, a copy of the SciPy sparse matrix given;
+            row `m * S + s` holds where move m leads from state s. Unless `moves` says otherwise,
+            M = A and actions are their own moves.
         num_states: S.
         num_actions: A.
         moves: Move that each action makes, `[A]`; None when each is its own.
@@ -58,6 +60,70 @@ class Kernel:
     num_actions: int
     moves: IntArray | None = None
 
+    def __post_init__(self) -> None:
+        """Check the matrix, and store it in canonical form.
+
+        Raises:
+            ValueError: If a size or a shape is out of range, or a row is not a (sub-)distribution.
+        """
+        for name in ("num_states", "num_actions"):
+            check_at_least(name, getattr(self, name), 1)
+            object.__setattr__(self, name, int(getattr(self, name)))
+        count = self.num_actions
+        if self.moves is not None:
+            moves = _checked_moves(self.moves, None)
+            if moves.size != self.num_actions:
+                raise ValueError(
+                    f"`moves` must have a move for each of {self.num_actions} actions, "
+                    f"got {moves.size}"
+                )
+            count = int(moves.max()) + 1
+            object.__setattr__(self, "moves", moves)
+        shape = (count * self.num_states, self.num_states)
+        object.__setattr__(self, "matrix", _canonical(self.matrix, shape))
+        rows, data = self.rows, self.matrix.data
+        _check_probabilities(rows, self.matrix.indices, data, self.num_states, self.moves)
+        self._check_rows()
+
+    @classmethod
+    def from_sparse(cls, transition: Any, *, rows: str | None = None) -> Kernel:
+        """Build a kernel from SciPy sparse matrices, or arrays, of any format.
+
+        Args:
+            transition: A list of one matrix `[S, S]` for each action, or one matrix `[A*S, S]`.
+            rows: How the rows of one matrix are ordered: "action-major" where row `a * S + s` is
+                that of (s, a), "state-major" where row `s * A + a` is.
+
+        Raises:
+            ValueError: If a shape is another one, the order of the rows is missing or unknown, or a
+                row is not a (sub-)distribution.
+        """
+        parts = [transition] if issparse(transition) else [*transition]
+        if not parts or not all(issparse(part) and part.ndim == 2 for part in parts):
+            raise ValueError(
+                "`transition` must be a SciPy sparse matrix [A*S, S], or a list of such matrices "
+                f"[S, S], got {type(transition).__name__}"
+            )
+        size = parts[0].shape[1]
+        if issparse(transition):
+            if rows not in ("action-major", "state-major"):
+                raise ValueError(
+                    '`rows` must say how the rows of one matrix are ordered: "action-major" for '
+                    f'row a * S + s, "state-major" for row s * A + a, got {rows!r}'
+                )
+            if size == 0 or transition.shape[0] == 0 or transition.shape[0] % size:
+                raise ValueError(
+                    f"`transition` must have shape [A*S, S], got {tuple(transition.shape)}"
+                )
+        elif any(part.shape != (size, size) for part in parts):
+            shapes = ", ".join(str(tuple(part.shape)) for part in parts)
+            raise ValueError(f"`transition` must have one shape [S, S], got {shapes}")
+        matrix = csr_array(vstack(parts))
+        count = matrix.shape[0] // max(1, size)
+        if rows == "state-major":
+            matrix = matrix[np.arange(size * count).reshape(size, count).T.ravel()]
+        return cls(matrix, size, count)
+
     @classmethod
     def from_dense(cls, transition: ArrayLike) -> Kernel:
         """Build a kernel from dense probabilities `transition[s, a, s']`, `[S, A, S]`.
@@ -65,7 +131,7 @@ class Kernel:
         Raises:
             ValueError: If the shape is not `[S, A, S]` or a row is not a (sub-)distribution.
         """
-        dense = np.asarray(transition, dtype=np.float64)
+        dense = real_numbers("transition", transition)
         if dense.ndim != 3 or dense.shape[0] != dense.shape[2] or 0 in dense.shape:
             raise ValueError(f"`transition` must have shape [S, A, S], got {dense.shape}")
         num_states, num_actions, _ = dense.shape
@@ -96,28 +162,29 @@ class Kernel:
             ValueError: If an index is out of range, or a row has a negative or non-finite entry
                 or sums to more than one.
         """
-        for name, index, bound in (
-            ("states", np.asarray(states), num_states),
-            ("actions", np.asarray(actions), num_actions),
-            ("next_states", np.asarray(next_states), num_states),
-        ):
+        check_at_least("num_states", num_states, 1)
+        check_at_least("num_actions", num_actions, 1)
+        data = real_numbers("probabilities", probabilities)
+        given = {"states": states, "actions": actions, "next_states": next_states}
+        indices = []
+        for name, bound in zip(given, (num_states, num_actions, num_states), strict=True):
+            index = real_numbers(name, given[name])
+            if index.ndim != 1 or index.shape != data.shape:
+                raise ValueError(
+                    "`states`, `actions`, `next_states` and `probabilities` must be lists of one "
+                    f"length [K], got shape {index.shape} of `{name}` with {data.shape}"
+                )
             if index.dtype.kind not in "iu" and index.size:
                 raise ValueError(f"`{name}` must be integers, got dtype {index.dtype}")
             if index.size and (index.min() < 0 or index.max() >= bound):
                 raise ValueError(
                     f"`{name}` must lie in 0..{bound - 1}, got {index.min()}..{index.max()}"
                 )
-        rows = np.asarray(actions, dtype=np.int64) * num_states + np.asarray(states)
-        columns, data = np.asarray(next_states), np.asarray(probabilities, dtype=np.float64)
+            indices.append(index.astype(np.int64))
+        rows, columns = indices[1] * num_states + indices[0], indices[2]
         _check_probabilities(rows, columns, data, num_states)  # before both signs could cancel
-        matrix = csr_array((data, (rows, columns)), shape=(num_actions * num_states, num_states))
-        matrix.sum_duplicates()
-        matrix.data.flags.writeable = False
-        matrix.indices = matrix.indices.astype(np.int32, copy=False)
-        matrix.indptr = matrix.indptr.astype(np.int32, copy=False)
-        kernel = cls(matrix, num_states, num_actions)
-        kernel._check_rows()
-        return kernel
+        shape = (num_actions * num_states, num_states)
+        return cls(csr_array((data, (rows, columns)), shape=shape), num_states, num_actions)
 
     def with_probabilities(self, probabilities: ArrayLike) -> Kernel:
         """Return a kernel with the same pattern and other probabilities `[K]`, as in `matrix.data`.
@@ -125,15 +192,14 @@ class Kernel:
         Raises:
             ValueError: If the length differs or a row is not a (sub-)distribution.
         """
-        data = np.array(probabilities, dtype=np.float64)
+        data = np.array(real_numbers("probabilities", probabilities), dtype=np.float64)
         data.flags.writeable = False
         if data.shape != self.matrix.data.shape:
             raise ValueError(
                 f"`probabilities` must have shape {self.matrix.data.shape}, got {data.shape}"
             )
         matrix = csr_array((data, self.matrix.indices, self.matrix.indptr), self.matrix.shape)
-        row_is = "a" if self.moves is None else "move"
-        _check_probabilities(self.rows, matrix.indices, data, self.num_states, row_is)
+        _check_probabilities(self.rows, matrix.indices, data, self.num_states, self.moves)
         kernel = self._sharing_structure(matrix, self.num_actions, self.moves)
         kernel._check_rows()
         return kernel
@@ -146,18 +212,10 @@ class Kernel:
         Raises:
             ValueError: If they are not, or this kernel has moves already.
         """
-        made = np.asarray(moves)
         if self.moves is not None:
             raise ValueError("`with_moves` needs a kernel whose actions are their own moves")
-        if made.ndim != 1 or made.size == 0 or made.dtype.kind not in "iu":
-            raise ValueError(
-                f"`moves` must be integers [A], got shape {made.shape} of dtype {made.dtype}"
-            )
-        if made.min() < 0 or made.max() >= self.num_actions:
-            raise ValueError(
-                f"`moves` must lie in 0..{self.num_actions - 1}, got {made.min()}..{made.max()}"
-            )
-        return self._sharing_structure(self.matrix, made.size, made.astype(np.int32))
+        made = _checked_moves(moves, self.num_actions)
+        return self._sharing_structure(self.matrix, made.size, made)
 
     @cached_property
     def by_move(self) -> Kernel:
@@ -172,11 +230,11 @@ class Kernel:
         if self.moves is None:
             return self
         rows = self.moves[:, None].astype(np.int64) * self.num_states + np.arange(self.num_states)
-        return Kernel(self.matrix[rows.ravel()], self.num_states, self.num_actions)
+        return _unchecked(self.matrix[rows.ravel()], self.num_states, self.num_actions, None)
 
     def _sharing_structure(self, matrix: Any, num_actions: int, moves: IntArray | None) -> Kernel:
         """Return a kernel on the same pattern, which every x and Newton step shares."""
-        kernel = Kernel(matrix, self.num_states, num_actions, moves)
+        kernel = _unchecked(matrix, self.num_states, num_actions, moves)
         kernel.__dict__.update({k: v for k, v in self.__dict__.items() if k in _STRUCTURE})
         if moves is not self.moves:
             kernel.__dict__.pop("_actions_of_moves", None)
@@ -198,6 +256,11 @@ class Kernel:
         counts = np.diff(self.matrix.indptr)
         return np.repeat(np.arange(counts.size, dtype=np.int32), counts)
 
+    @cached_property
+    def longest_row(self) -> int:
+        """Largest number of successors that an action has."""
+        return int(np.diff(self.matrix.indptr).max())
+
     @property
     def triplets(self) -> tuple[IntArray, IntArray, IntArray]:
         """States, moves and successors of the stored transitions, `[K]` each."""
@@ -208,6 +271,11 @@ class Kernel:
     def row_sums(self) -> FloatArray:
         """Probability that the episode goes on after `(s, a)`, `[S, A]`, in [0, 1]."""
         return self._per_action(self.matrix @ np.ones(self.num_states))
+
+    @cached_property
+    def largest_sum(self) -> float:
+        """Largest of `row_sums`."""
+        return float(self.row_sums.max())
 
     def row(self, state: int, action: int) -> tuple[IntArray, FloatArray]:
         """Return the successors of `(s, a)` and their probabilities, `[k]` each."""
@@ -242,7 +310,7 @@ class Kernel:
     def on_moves(self, weights: FloatArray) -> FloatArray:
         """Return weights `[S, A]` summed over the actions of each move, `[S, M]`."""
         if self.moves is None:
-            return np.asarray(weights, dtype=np.float64)
+            return weights
         summed: FloatArray = self._actions_of_moves @ action_major(weights)
         return summed.T
 
@@ -306,13 +374,59 @@ class Kernel:
             )
 
 
+def _unchecked(matrix: Any, num_states: int, num_actions: int, moves: IntArray | None) -> Kernel:
+    """Return a kernel made of parts of one that has been checked."""
+    kernel = object.__new__(Kernel)
+    parts = {"num_states": num_states, "num_actions": num_actions, "moves": moves}
+    kernel.__dict__.update(matrix=matrix, **parts)
+    return kernel
+
+
+def _canonical(matrix: Any, shape: tuple[int, int]) -> Any:
+    """Return a sparse matrix as a new CSR array of float64, sorted and without duplicates."""
+    if not issparse(matrix) or matrix.ndim != 2:
+        raise ValueError(
+            "`matrix` must be a SciPy sparse matrix [M*S, S], got "
+            f"{type(matrix).__name__}; see `Kernel.from_dense`"
+        )
+    if matrix.shape != shape:
+        raise ValueError(f"`matrix` must have shape [M*S, S] = {shape}, got {matrix.shape}")
+    rows = csr_array(matrix, copy=True)
+    data = real_numbers("matrix", rows.data)
+    rows.data = data.astype(np.float64)
+    rows.sum_duplicates()
+    if data.dtype.kind == "f" and data.dtype.itemsize < 8:
+        sums = rows.sum(axis=1)
+        lengths = np.diff(rows.indptr)
+        near = np.abs(sums - 1.0) <= 4.0 * np.finfo(data.dtype).eps * np.maximum(1, lengths)
+        rows.data /= np.repeat(np.where(near, sums, 1.0), lengths)
+    rows.data.flags.writeable = False
+    rows.indices = rows.indices.astype(np.int32, copy=False)
+    rows.indptr = rows.indptr.astype(np.int32, copy=False)
+    return rows
+
+
+def _checked_moves(moves: ArrayLike, count: int | None) -> IntArray:
+    """Return the move of each action `[A]`, below `count` unless it is None."""
+    made = real_numbers("moves", moves)
+    if made.ndim != 1 or made.size == 0 or made.dtype.kind not in "iu":
+        raise ValueError(
+            f"`moves` must be integers [A], got shape {made.shape} of dtype {made.dtype}"
+        )
+    if made.min() < 0 or (count is not None and made.max() >= count):
+        most = "" if count is None else count - 1
+        raise ValueError(f"`moves` must lie in 0..{most}, got {made.min()}..{made.max()}")
+    return made.astype(np.int32)
+
+
 def _check_probabilities(
     rows: NDArray[Any],
     next_states: NDArray[Any],
     data: FloatArray,
     num_states: int,
-    row_is: str = "a",
+    moves: IntArray | None = None,
 ) -> None:
+    row_is = "a" if moves is None else "move"
     bad = ~np.isfinite(data) | (data < 0.0)
     if bad.any():
         k = int(np.argmax(bad))
@@ -329,7 +443,7 @@ def _scatter(slots: NDArray[Any], weights: FloatArray, size: int) -> FloatArray:
 
 
 # Cached properties of a kernel that depend on its stored rows alone, not on the numbers in them.
-_STRUCTURE = ("rows", "pattern", "_actions_of_moves")
+_STRUCTURE = ("rows", "longest_row", "pattern", "_actions_of_moves")
 
 
 @dataclass(frozen=True, eq=False)
@@ -355,18 +469,44 @@ class TabularMDP:
 
     def __post_init__(self) -> None:
         """Check shapes and ranges once, so that solvers need not; store action-major memory."""
-        object.__setattr__(self, "reward", np.asfortranarray(self.reward, dtype=np.float64))
+        reward = real_numbers("reward", self.reward)
+        object.__setattr__(self, "reward", np.asfortranarray(reward, dtype=np.float64))
         shape = (self.kernel.num_states, self.kernel.num_actions)
         check_discount("gamma", self.gamma)
         check_positive("temperature", self.temperature)
         if self.reward.shape != shape:
             raise ValueError(f"`reward` must have shape [S, A] = {shape}, got {self.reward.shape}")
-        if not np.isfinite(self.reward).all():
-            state, action = (int(i) for i in np.argwhere(~np.isfinite(self.reward))[0])
-            value = self.reward[state, action]
-            raise ValueError(f"`reward` must be finite, got {value} in state {state}, {action=}")
+        if self.contraction >= 1.0:
+            largest = float(self.kernel.row_sums.max())
+            raise ValueError(
+                "`gamma` times the largest sum of a row of `transition` must be below 1, got "
+                f"{self.gamma!r} times {largest!r}; rows that sum to 1 make it so"
+            )
         if self.action_mask is not None:
             object.__setattr__(self, "action_mask", checked_mask(self.action_mask, shape))
+        finite = np.isfinite(self.reward)
+        if not finite.all():
+            # What stands behind a mask is nobody's reward; -inf is what many write there.
+            absent = np.isneginf(self.reward) & ~self.mask
+            if not (finite | absent).all():
+                state, action = (int(i) for i in np.argwhere(~(finite | absent))[0])
+                value = self.reward[state, action]
+                raise ValueError(
+                    f"`reward` must be finite, got {value} in state {state}, {action=}"
+                )
+            object.__setattr__(self, "reward", np.where(absent.T, 0.0, self.reward.T).T)
+
+    @cached_property
+    def contraction(self) -> float:
+        """Modulus of the Bellman operator in sup norm: gamma times the largest row sum."""
+        return self.gamma * self.kernel.largest_sum
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """Which actions exist `[S, A]`."""
+        if self.action_mask is None:
+            return np.ones(self.reward.shape, dtype=np.bool_)
+        return self.action_mask
 
 
 def checked_mask(action_mask: ArrayLike, shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -375,7 +515,11 @@ def checked_mask(action_mask: ArrayLike, shape: tuple[int, int]) -> NDArray[np.b
     Raises:
         ValueError: If its shape is not `shape`, or a state is left without an action.
     """
-    mask = np.array(action_mask, dtype=bool)
+    given = real_numbers("action_mask", action_mask)
+    mask = given.astype(np.bool_)
+    if (mask != given).any():
+        value = given[mask != given][0]
+        raise ValueError(f"`action_mask` must be True and False, or 1 and 0, got {value}")
     if mask.shape != shape:
         raise ValueError(f"`action_mask` must have shape [S, A] = {shape}, got {mask.shape}")
     available = mask.any(axis=1)

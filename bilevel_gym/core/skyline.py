@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from .bellman import values_overflowed
+from .bellman import attainable, values_overflowed
 from .mdp import FloatArray, IntArray, Kernel, TabularMDP, action_major
 from .pattern import SystemPattern
 from .solvers import CHORD_CONTRACTION, Adjoint, DirectSolver, SoftProblem, Solved, System
@@ -158,8 +158,9 @@ class Compiled(DirectSolver):
             float(first.gamma),
             float(first.temperature),
             np.array(tolerances, dtype=np.float64),
-            int(limits[0]),
+            min(int(limits[0]), np.iinfo(np.int64).max),
             CHORD_CONTRACTION if polish[0] else 0.0,
+            attainable(first),
             values,
             policies,
             factors,

@@ -18,14 +18,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from .bellman import EPS, rounding_of, soft_backup, soft_q
-from .checks import check_at_least, check_positive
+from .bellman import EPS, expm1, rounding_of, soft_backup, soft_q
+from .checks import check_at_least, check_positive, real_numbers
 from .linear import SOLVERS, DiscountedSystem, Solutions, choose_solver
 from .mdp import FloatArray, TabularMDP, action_major
 from .solvers import SoftProblem
@@ -83,6 +83,12 @@ class PolicyAnswer:
         """Linear systems with I - gamma P_pi, on the factors of a solve if there are any."""
         return self._system(self.mdp.gamma, self._factors)
 
+    def release(self) -> None:
+        """Drop what the solves have prepared, which may be large: it is made again at need."""
+        for prepared in ("system", "_others"):
+            self.__dict__.pop(prepared, None)
+        self.__dict__["_factors"] = None
+
     def discounted_system(self, discount: float) -> DiscountedSystem:
         """Return the systems with I - discount P_pi; `system` itself where discounts agree."""
         if discount == self.mdp.gamma:
@@ -125,7 +131,8 @@ class SoftSolution(PolicyAnswer):
         sweeps: Soft value-iteration sweeps taken in place of Newton steps; zero unless the solver
             is "value-iteration", or the linear solver broke down.
         converged: Whether the residual is at most `tolerance`, or at the rounding of the values
-            where that is larger (rewards of 1e9 cannot meet 1e-10).
+            where that is larger (rewards of 1e9 cannot meet 1e-10), and bounds the errors of value
+            and policy.
     """
 
     soft_value: FloatArray
@@ -148,32 +155,60 @@ class SoftSolution(PolicyAnswer):
     @cached_property
     def value_error_bound(self) -> float:
         """Bound on the sup norm of `soft_value - V*`: residual / (1 - gamma), rounding included."""
-        return (self.residual + rounding_of(self.soft_value)) / (1.0 - self.mdp.gamma)
+        rounding = rounding_of(self.mdp, self.soft_value)
+        return (self.residual + rounding) / (1.0 - self.mdp.contraction)
 
     @cached_property
     def policy_error_bound(self) -> float:
         """Bound on |pi - pi*| / pi, for every action whose probability does not underflow.
 
-        It is infinite where the value's error is too large to say anything.
+        With |Q - Q*| <= gamma |V - V*|, log pi is off by twice that over the temperature, and by
+        the rounding of Q and of the exponentials. It is infinite where that is too large to say
+        anything, unless nothing but the best action of each state has any probability.
         """
-        exponent = 2.0 * self.mdp.gamma * self.value_error_bound / self.mdp.temperature
-        return math.expm1(exponent) if exponent < 1.0 else math.inf
+        mdp, tau = self.mdp, self.mdp.temperature
+        actions = mdp.kernel.num_actions
+        if actions == 1:
+            return 0.0
+        exponent = 2.0 * mdp.contraction * self.value_error_bound / tau + self.policy_rounding
+        if exponent >= 1.0 and np.count_nonzero(self.policy) == len(self.policy):
+            # Nothing else has any probability, and nothing else gets near it either.
+            best = np.partition(self.soft_q, -2, axis=1)[:, -2:]
+            exponent -= (1.0 - 1e-9) * float((best[:, 1] - best[:, 0]).min()) / tau
+            return actions * math.exp(exponent) if exponent < 0.0 else math.inf
+        return expm1(exponent)
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether there is a finite bound on the error of the policy."""
+        # Where this is small, it is no less than what the bound is made of.
+        rough = 4.0 * self.value_error_bound / self.mdp.temperature
+        return rough < 1.0 or math.isfinite(self.policy_error_bound)
+
+    @cached_property
+    def policy_rounding(self) -> float:
+        """Bound on what rounding makes of log pi, where pi does not underflow."""
+        kernel = self.mdp.kernel
+        largest = float(np.abs(self.soft_value).max())
+        depth = -math.log(float(self.policy[self.policy > 0.0].min()))
+        row = (kernel.longest_row + 5.0) * self.mdp.contraction + 4.0
+        in_values = row * largest / self.mdp.temperature
+        return EPS * (in_values + 6.0 * depth + 2.0 * kernel.num_actions + 16.0)
 
     @property
     def _default_accuracy(self) -> float:
         # Nothing is gained by systems more accurate than the policy that they are made of.
-        return min(1e-8, max(self.tolerance, 1e-13))
+        largest = float(np.abs(self.soft_value).max())
+        return min(1e-8, max(self.tolerance / largest, 1e-13)) if largest > 0.0 else 1e-8
 
 
 def default_tolerance(mdp: TabularMDP) -> float:
     """Return the residual at which the policy, hence the hyper-gradient, is accurate.
 
-    It bounds the relative error of every action's probability by `POLICY_ACCURACY`, unless the
-    rounding of values of the size that the rewards allow forbids it.
+    It bounds the relative error of every action's probability by `POLICY_ACCURACY`. Where rounding
+    forbids it, solves end at `Backup.rounding` instead.
     """
-    largest = float(np.abs(mdp.reward).max()) + mdp.temperature * np.log(mdp.kernel.num_actions)
-    wanted = 0.5 * POLICY_ACCURACY * min(1.0, mdp.temperature * (1.0 - mdp.gamma))
-    return max(wanted, 8.0 * EPS * max(1.0, float(largest) / (1.0 - mdp.gamma)))
+    return 0.5 * POLICY_ACCURACY * mdp.temperature * (1.0 - mdp.contraction)
 
 
 @single_threaded
@@ -238,7 +273,7 @@ def solve_all(
             for problem, start, wanted in zip(problems, starts, tolerances, strict=True)
         ]
     )
-    return [
+    solutions = [
         SoftSolution(
             mdp=mdp,
             soft_value=solved.value,
@@ -253,6 +288,9 @@ def solve_all(
             _factors=solved.factors,
         )
         for mdp, solved, wanted, guess in zip(mdps, found, tolerances, guesses, strict=True)
+    ]
+    return [
+        s if s.is_bounded or not s.converged else replace(s, converged=False) for s in solutions
     ]
 
 
@@ -313,7 +351,7 @@ def _starting_value(name: str, mdp: TabularMDP, value: FloatArray | None) -> Flo
     num_states = mdp.kernel.num_states
     if value is None:
         return np.zeros(num_states)
-    start = np.array(value, np.float64)
+    start = np.array(real_numbers(name, value), np.float64)
     if start.shape != (num_states,) or not np.isfinite(start).all():
         raise ValueError(
             f"`{name}` must be finite with shape [S] = ({num_states},), "

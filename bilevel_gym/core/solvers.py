@@ -48,6 +48,9 @@ PATIENCE = 30
 # A round of sweeps ends when this share of the residual is left.
 SWEEP_REDUCTION = 0.1
 
+# Sweeps of a round, whatever the discount.
+MAX_SWEEPS = 10_000
+
 KRYLOV_ITERATIONS = 2000
 
 # Of the absolute values of a vector; the norms in which the inverse of the matrix, and that of its
@@ -351,7 +354,9 @@ class ValueIteration(LinearSolver):
         matrix, norm = factors.T if transpose else factors, NORMS[transpose]
         goal = max(reduction, 1e-3) * norm(np.abs(rhs))
         solution, defect = rhs.copy(), rhs - matrix @ rhs
-        while norm(np.abs(defect)) > goal:
+        for _ in range(MAX_SWEEPS):
+            if not norm(np.abs(defect)) > goal:
+                break
             solution += defect
             defect = rhs - matrix @ solution
         return solution
@@ -473,6 +478,7 @@ def _swept(at: Backup) -> tuple[Backup, int]:
     """Sweep until the residual is a tenth; the contraction bounds how long that takes."""
     goal, gamma = SWEEP_REDUCTION * at.residual, at.mdp.gamma
     limit = 1 if gamma == 0.0 else math.ceil(math.log(SWEEP_REDUCTION) / math.log(gamma))
+    limit = min(limit, MAX_SWEEPS)
     count = 0
     while count < limit and (count == 0 or at.residual > goal):
         at, count = Backup(at.mdp, at.backed_up), count + 1

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..core import fast
-from ..core.checks import check_at_least, check_in_box, check_probability
+from ..core.checks import check_at_least, check_in_box, check_probability, real_numbers
 from ..core.mdp import FloatArray, IntArray, Kernel, action_major
 from .alias import HALF, LOW, AliasTable, alias_table, random_words
 from .transitions import FULL_ROW_TOLERANCE
@@ -410,8 +410,7 @@ def _compiled() -> Any:
 
 def _checked_distribution(name: str, values: ArrayLike, shape: tuple[int, ...]) -> FloatArray:
     """Return values as float64 whose last axis holds probability distributions."""
-    array = np.asarray(values, dtype=np.float64)
-    array = check_in_box(name, array, np.zeros(shape), np.full(shape, np.inf))
+    array = check_in_box(name, real_numbers(name, values), np.zeros(shape), np.full(shape, np.inf))
     sums = array.sum(axis=-1)
     off = np.abs(sums - 1.0) > SUM_TOLERANCE
     if off.any():
@@ -424,7 +423,7 @@ def _checked_pairs(
     given: tuple[ArrayLike, ArrayLike], num_states: int, num_actions: int
 ) -> NDArray[np.int64]:
     """Return first states and actions as `a * S + s`, `[N]`."""
-    parts = [np.asarray(part) for part in given]
+    parts = [real_numbers("start_pairs", part) for part in given]
     if len(parts) != 2 or parts[0].ndim != 1 or parts[0].shape != parts[1].shape:
         raise ValueError(
             "`start_pairs` must be states [N] and actions [N], got shapes "

@@ -9,11 +9,18 @@ from typing import Any, ClassVar, NotRequired, Protocol, TypedDict, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..core.checks import check_discount, check_in_box, check_positive
+from ..core.checks import check_discount, check_in_box, check_positive, real_numbers
 from ..core.mdp import FloatArray
 from .responses import Response
 
-__all__ = ["BilevelModel", "CommonOptions", "evaluate", "evaluate_batch", "single_precision_bounds"]
+__all__ = [
+    "BilevelModel",
+    "CommonOptions",
+    "check_finite",
+    "evaluate",
+    "evaluate_batch",
+    "single_precision_bounds",
+]
 
 ResponseT = TypeVar("ResponseT", bound=Response)
 ResponseT_co = TypeVar("ResponseT_co", bound=Response, covariant=True)
@@ -105,6 +112,15 @@ class BilevelModel(ABC):
         ]
 
 
+def check_finite(objective: float, gradient: FloatArray) -> None:
+    """Raise an `ArithmeticError` unless an objective and its gradient are finite."""
+    if not (np.isfinite(objective) and np.isfinite(gradient).all()):
+        raise ArithmeticError(
+            f"the leader's objective overflowed (its value is {objective}): its rewards, costs or "
+            "weights are too large for float64, or the follower's temperature too small"
+        )
+
+
 class Responds(Protocol[ResponseT_co]):
     """A model, for type checkers: the type of its responses is that of its `respond`."""
 
@@ -183,7 +199,10 @@ def single_precision_bounds(
 
 def _checked_bounds(low: ArrayLike, high: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Return the bounds of x as read-only float64 arrays."""
-    lower, upper = np.array(low, dtype=np.float64), np.array(high, dtype=np.float64)
+    lower, upper = (
+        np.array(real_numbers(name, bound), dtype=np.float64)
+        for name, bound in (("low", low), ("high", high))
+    )
     if lower.shape != upper.shape:
         raise ValueError(
             f"`low` and `high` must have one shape, got {lower.shape} and {upper.shape}"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
 
+from ..core.checks import finite_array, real_numbers
 from ..core.mdp import FloatArray, action_major
 
 __all__ = ["RewardJacobian", "softmax", "softmax_vjp"]
@@ -50,18 +52,19 @@ class RewardJacobian:
         self._shape = (num_actions, num_states)
         rows = num_actions * num_states
         dense = not (hasattr(jacobian, "rmatvec") or hasattr(jacobian, "tocsr"))
-        given = np.array(jacobian, dtype=np.float64) if dense else jacobian
+        given = real_numbers("features", jacobian) if dense else jacobian
         if given.shape[:-1] != ((num_states, num_actions) if dense else (rows,)):
             raise ValueError(
                 f"`features` must have shape [S, A, D] = {(num_states, num_actions)} + (D,), or "
                 f"[A*S, D] = ({rows}, D) if sparse or matrix-free, got {given.shape}"
             )
+        self._matrix = given
         if dense:
-            given = np.ascontiguousarray(given.transpose(1, 0, 2).reshape(rows, -1))
-        self._matrix = given.tocsr() if hasattr(given, "tocsr") else given
-        stored = self._matrix if dense else getattr(self._matrix, "data", np.zeros(0))
-        if not np.isfinite(stored).all():
-            raise ValueError(f"`features` must be finite, got {stored[~np.isfinite(stored)][0]}")
+            stored = finite_array("features", given, (None, None, None), "[S, A, D]")
+            self._matrix = np.ascontiguousarray(stored.transpose(1, 0, 2).reshape(rows, -1))
+        elif hasattr(given, "tocsr"):
+            self._matrix = csr_array(given, copy=True)
+            self._matrix.data = finite_array("features", self._matrix.data, (None,), "[A*S, D]")
         self._transposed = self._matrix.T
         self.num_params = int(self._matrix.shape[1])
 

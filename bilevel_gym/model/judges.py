@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit
 
-from ..core.checks import check_positive
+from ..core.checks import check_positive, real_numbers
 from ..core.mdp import FloatArray
 from ..episodes.fragments import Pairs
 
@@ -50,7 +50,7 @@ def checked_answers(answers: ArrayLike, count: int) -> FloatArray:
     Raises:
         ValueError: If they are not M numbers in [0, 1] or NaN.
     """
-    checked = np.asarray(answers, dtype=np.float64)
+    checked = np.asarray(real_numbers("answers", answers), dtype=np.float64)
     if checked.shape != (count,):
         raise ValueError(
             f"a judge must give one answer for each pair, shape ({count},), got {checked.shape}"

@@ -12,7 +12,13 @@ from typing import Any, ClassVar, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..core.checks import check_at_least, check_horizon, check_not_negative, check_positive
+from ..core.checks import (
+    check_at_least,
+    check_between,
+    check_horizon,
+    check_not_negative,
+    check_positive,
+)
 from ..core.lqr import (
     Coefficients,
     action_moments,
@@ -25,10 +31,12 @@ from ..core.lqr import (
 )
 from ..core.mdp import FloatArray
 from ..core.threads import single_threaded
-from .base import BilevelModel, CommonOptions
+from .base import BilevelModel, CommonOptions, check_finite
 from .responses import ExactGaussianResponse, GaussianResponse
 
 __all__ = ["LinearQuadraticModel"]
+
+LARGEST_STD = 1e150  # its square is a float64
 
 
 class LinearQuadraticModel(BilevelModel):
@@ -94,8 +102,8 @@ class LinearQuadraticModel(BilevelModel):
         self.upper_state_cost = np.array(upper_state_cost, np.float64)
         self.upper_action_cost = np.array(upper_action_cost, np.float64)
         self.upper_cost = check_not_negative("upper_cost", upper_cost)
-        self.start_std = check_not_negative("start_std", start_std)
-        self.noise_std = check_not_negative("noise_std", noise_std)
+        self.start_std = _deviation("start_std", start_std)
+        self.noise_std = _deviation("noise_std", noise_std)
         self.horizon = check_horizon(horizon)
         self.state_limit = (
             None if state_limit is None else check_positive("state_limit", state_limit)
@@ -195,11 +203,13 @@ class LinearQuadraticModel(BilevelModel):
         response = response_gradient(
             problem, riccati, gamma, self.temperature, flow, self.upper_action_cost
         )
+        total = direct - self.coefficients_vjp(x, response)
+        check_finite(-float(cost), total)
         constant = soft_value_constant(riccati, gamma, self.temperature, self.noise_covariance)
         return ExactGaussianResponse(
             upper_params=x,
             objective=-float(cost),
-            hyper_gradient=direct - self.coefficients_vjp(x, response),
+            hyper_gradient=total,
             direct_gradient=direct,
             lower_value=constant - float((riccati.value_matrix * self.start_covariance).sum()),
             residual=riccati.residual,
@@ -241,3 +251,8 @@ class LinearQuadraticModel(BilevelModel):
 def _quadratic(vectors: FloatArray, matrix: FloatArray) -> FloatArray:
     """Return v^T matrix v of vectors `[..., N]`, `[...]`."""
     return (vectors @ matrix * vectors).sum(axis=-1)
+
+
+def _deviation(name: str, value: float) -> float:
+    """Return a standard deviation whose square does not overflow."""
+    return check_between(name, check_not_negative(name, value), 0.0, LARGEST_STD)

@@ -12,11 +12,20 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from ..core.checks import check_at_least, check_discount, check_not_negative, check_probability
+from ..core.bellman import EPS
+from ..core.bounds import FINER, ErrorBound, Uncertainty, bounded, extended
+from ..core.checks import (
+    check_at_least,
+    check_discount,
+    check_not_negative,
+    check_probability,
+    finite_array,
+)
 from ..core.mdp import FloatArray
 from ..core.soft import PolicyAnswer
 
@@ -96,7 +105,7 @@ class UpperValue:
         policy: df/dpi `[S, A]`.
         log_policy: df/d log pi `[S, A]`, for terms in log pi; adds to what `policy` says.
         policy_error: Bound on sum_sa pi |df/dpi - its value at the exact policy|, up to a constant
-            in each state, from the residuals of what it was computed from.
+            in each state, from the residuals of what it was computed from; or what computes it.
         upper_reward: df/du, u being the leader's reward, `[S, A]`.
         lower_reward: Direct df/dr, r being the follower's reward, `[S, A]`, for terms that
             evaluate the reward which the leader has designed.
@@ -108,7 +117,7 @@ class UpperValue:
     value: float
     policy: FloatArray | None = None
     log_policy: FloatArray | None = None
-    policy_error: float = 0.0
+    policy_error: ErrorBound = 0.0
     upper_reward: FloatArray | None = None
     lower_reward: FloatArray | None = None
     kernel: FloatArray | None = None
@@ -187,7 +196,7 @@ class DiscountedReturn:
         kernel, policy = solution.mdp.kernel, solution.policy
         gamma = solution.mdp.gamma if self.gamma is None else self.gamma
         system = solution.discounted_system(gamma)
-        value, residual = system.solve((policy * upper_reward).sum(axis=1), name="value")
+        value, _ = system.solve((policy * upper_reward).sum(axis=1), name="value")
         occupancy = outcome.occupancy(gamma)
         expected = kernel.expect(value)
         returns = upper_reward + gamma * expected
@@ -195,32 +204,52 @@ class DiscountedReturn:
         return UpperValue(
             value=float(outcome.initial_distribution @ value),
             policy=occupancy[:, None] * returns,
-            policy_error=self._policy_error(outcome, gamma, value, residual, returns),
+            policy_error=partial(
+                _error_of_return,
+                outcome.initial_distribution,
+                upper_reward,
+                gamma,
+                value,
+                occupancy,
+                returns,
+            ),
             upper_reward=visits,
             kernel=gamma * kernel.on_transitions(visits, value),
             initial_distribution=value,
         )
 
-    @staticmethod
-    def _policy_error(
-        outcome: Outcome, gamma: float, value: FloatArray, residual: float, returns: FloatArray
-    ) -> float:
-        """Return the bound on sum_sa pi |df/dpi - exact|, constants in a state apart.
 
-        With kappa >= |pi - pi*| / pi and A = Q_u - V_u: |d - d*| <= (gamma kappa |d| + |residual|)
-        / (1 - gamma) in the sum norm, |V_u - V_u*| <= (kappa max_s sum_a pi |A| + residual)
-        / (1 - gamma) in the sup norm, and d A - d* A* = (d - d*) A + d* (A - A*).
-        """
-        solution = outcome.solution
-        kappa = solution.policy_error_bound
-        if not np.isfinite(kappa):
-            return np.inf
-        advantage = float((solution.policy * np.abs(returns - value[:, None])).sum(axis=1).max())
-        visits = float(np.abs(outcome.occupancy(gamma)).sum())
-        left = outcome.occupancy_residual(gamma)
-        of_visits = (gamma * kappa * visits + left) / (1.0 - gamma)
-        of_value = (kappa * advantage + residual) / (1.0 - gamma)
-        return advantage * of_visits + (visits + of_visits) * gamma * of_value
+def _error_of_return(
+    start: FloatArray,
+    upper_reward: FloatArray,
+    gamma: float,
+    value: FloatArray,
+    occupancy: FloatArray,
+    returns: FloatArray,
+    known: Uncertainty,
+) -> float:
+    """Return the bound on sum_sa pi |df/dpi - exact| of a return, constants in a state apart.
+
+    With kappa, m and C of `bilevel_gym.core.bounds` and A = Q_u - V_u: in the sum norm |d - d*| <=
+    C gamma kappa sum_sa d m + |residual| / (1 - gamma), the span of V_u - V_u* is at most 2 C
+    (kappa max_s sum_a m |A| + residual), and d A - d* A* = (d - d*) A + d* (A - A*), where
+    constants of a state have no part in A. To this comes what rounding did to d Q_u.
+    """
+    kernel, policy = known.solution.mdp.kernel, extended(known.solution.policy)
+    kappa, reach = known.kappa, known.reach(gamma)
+    advantage = np.abs(returns - value[:, None])
+    exposed = float(np.abs(occupancy) @ known.spread)
+    left = known.residual(occupancy, start, gamma, transpose=True)
+    of_visits = reach * gamma * kappa * exposed + known.mass(gamma) * left
+    of_reward = kappa * float((known.moved * advantage).sum(axis=1).max())
+    rewards = (policy * upper_reward).sum(axis=1)
+    span = 2.0 * reach * (of_reward + known.residual(value, rewards, gamma))
+    of_returns = (0.5 * exposed + of_visits) * gamma * span
+    exact = occupancy[:, None] * (upper_reward + gamma * kernel.expect(extended(value)))
+    rounding = np.abs(exact - occupancy[:, None] * returns).max(axis=1)
+    rounding += FINER * 16.0 * EPS * kernel.longest_row * occupancy * np.abs(returns).max(axis=1)
+    largest = float((policy * advantage).sum(axis=1).max())
+    return largest * of_visits + of_returns + float(known.spread @ rounding)
 
 
 @dataclass(frozen=True)
@@ -278,30 +307,43 @@ class TruncatedReturn:
         return UpperValue(
             value=float(rho @ value),
             policy=visits[:, None] * upper_reward + gamma * expected,
-            policy_error=self._policy_error(outcome, gamma, ahead),
+            policy_error=partial(_error_of_truncated, gamma, upper_reward, ahead),
             upper_reward=visits[:, None] * policy,
             kernel=gamma * kernel.on_transitions(policy, np.ones(len(rho))) * together,
             initial_distribution=value,
         )
 
-    @staticmethod
-    def _policy_error(outcome: Outcome, gamma: float, values: FloatArray) -> float:
-        """Return the bound on sum_sa pi |df/dpi - exact|, constants in a state apart.
 
-        With kappa >= |pi - pi*| / pi and a >= |A| at every step, V_k is off by at most kappa a
-        times sum_{j < k} gamma^j (performance differences) and d_t by t kappa gamma^t in the sum
-        norm, as no step of a policy expands it; d A - d* A* = (d - d*) A + d* (A - A*).
-        """
-        kappa = outcome.solution.policy_error_bound
-        if not np.isfinite(kappa):
-            return np.inf
-        # An advantage is no larger than the span of the Q-values.
-        spread = float(np.ptp(outcome.upper_reward)) + gamma * float(np.ptp(values, axis=1).max())
-        steps = np.arange(len(values))
-        discounts = np.power(gamma, steps, dtype=np.float64)
-        drift, total = float(discounts @ steps), float(discounts.sum())
-        of_advantage = 2.0 * gamma * total * kappa * spread
-        return kappa * drift * spread + (total + kappa * drift) * of_advantage
+def _error_of_truncated(
+    gamma: float, upper_reward: FloatArray, values: FloatArray, known: Uncertainty
+) -> float:
+    """Return the bound on sum_sa pi |df/dpi - exact| of a return, constants in a state apart.
+
+    With e = kappa max_s sum_a m and a >= |A| at every step, V_k is off by at most e a times
+    sum_{j < k} gamma^j (performance differences) and d_t by t e gamma^t in the sum norm, as no step
+    of a policy expands it; d A - d* A* = (d - d*) A + d* (A - A*), and what differs by w between
+    actions is in the mean no more than w sum_a m / 2 from its mean. Rounding works likewise, step
+    by step.
+
+    Args:
+        gamma: The leader's discount.
+        upper_reward: u `[S, A]`.
+        values: V_{H-t-1} in row t, `[H, S]`.
+        known: What is known of the exact policy.
+    """
+    kernel, part = known.solution.mdp.kernel, float(known.spread.max())
+    moved = known.kappa * part
+    # An advantage is no larger than the span of the Q-values.
+    spread = float(np.ptp(upper_reward)) + gamma * float(np.ptp(values, axis=1).max())
+    steps = np.arange(len(values))
+    discounts = np.power(gamma, steps, dtype=np.float64)
+    drift, total = float(discounts @ steps), float(discounts.sum())
+    of_advantage = 2.0 * gamma * total * moved * spread
+    largest = float(np.abs(upper_reward).max()) + float(np.abs(values).max())
+    each = EPS * (known.column + kernel.longest_row + kernel.num_actions + 8.0)
+    rounding = each * largest * (drift + total * (1.0 + gamma * total))
+    of_policy = moved * drift * spread + (total + moved * drift) * of_advantage
+    return 0.5 * part * of_policy + rounding
 
 
 def _last_step_that_counts(gamma: float) -> int:
@@ -338,12 +380,16 @@ class PolicyCost(_Weighted):
         """Return the cost and its derivative."""
         policy = outcome.solution.policy
         squares = float((policy * policy).sum())
-        kappa = outcome.solution.policy_error_bound
         return UpperValue(
             value=-self.weight * squares,
             policy=-2.0 * self.weight * policy,
-            policy_error=2.0 * self.weight * kappa * squares,
+            policy_error=self._policy_error,
         )
+
+    def _policy_error(self, known: Uncertainty) -> float:
+        policy = known.solution.policy
+        off = known.kappa * known.moved + 4.0 * EPS * policy
+        return 2.0 * self.weight * float((policy * off).sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -359,12 +405,14 @@ class LogLikelihood:
     counts: FloatArray
 
     def __post_init__(self) -> None:
-        """Check the counts."""
-        counts = np.asarray(self.counts, dtype=np.float64)
-        if counts.ndim != 2 or not (np.isfinite(counts) & (counts >= 0.0)).all():
-            raise ValueError(
-                f"`counts` must be finite, not negative and of shape [S, A], got {self.counts!r}"
-            )
+        """Check the counts.
+
+        Raises:
+            ValueError: If they are not finite and non-negative.
+        """
+        counts = finite_array("counts", self.counts, (None, None), "[S, A]")
+        if (counts < 0.0).any():
+            raise ValueError(f"`counts` must not be negative, got {counts.min()}")
         object.__setattr__(self, "counts", counts)
 
     def evaluate(self, outcome: Outcome) -> UpperValue:
@@ -427,9 +475,17 @@ class Sum:
 
     def evaluate(self, outcome: Outcome) -> UpperValue:
         """Return the sum of values and derivatives."""
+        values = [term.evaluate(outcome) for term in self.terms]
         parts: dict[str, Any] = dict(vars(UpperValue(0.0)))
-        for term in self.terms:
-            for name, part in vars(term.evaluate(outcome)).items():
+        del parts["policy_error"]
+        for value in values:
+            for name in parts:
+                part = getattr(value, name)
                 if part is not None:
                     parts[name] = part if parts[name] is None else parts[name] + part
-        return UpperValue(**parts)
+        errors = [value.policy_error for value in values]
+        return UpperValue(policy_error=partial(_total, errors), **parts)
+
+
+def _total(errors: Sequence[ErrorBound], known: Uncertainty) -> float:
+    return sum(bounded(error, known) for error in errors)

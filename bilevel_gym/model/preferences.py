@@ -19,13 +19,16 @@ Note that F is also raised by a follower whose fragments are easy to tell apart.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, log_expit
 
-from ..core.checks import check_at_least, check_choice
+from ..core.bellman import EPS
+from ..core.bounds import Uncertainty
+from ..core.checks import check_at_least, check_choice, finite_array
 from ..core.mdp import FloatArray
 from ..episodes.transitions import FULL_ROW_TOLERANCE
 from .objectives import BUFFER, Outcome, Scope, UpperValue
@@ -76,12 +79,13 @@ class PreferenceLikelihood:
     answers: str = "drawn"
 
     def __post_init__(self) -> None:
-        """Check reward, horizon and answers."""
-        reward = np.array(self.true_reward, dtype=np.float64)
-        if reward.ndim != 2 or not np.isfinite(reward).all():
-            raise ValueError(
-                f"`true_reward` must be finite and of shape [S, A], got {self.true_reward!r}"
-            )
+        """Check reward, horizon and answers.
+
+        Raises:
+            ValueError: If the reward is not finite and `[S, A]`, the horizon is out of range, or
+                the answers have an unknown name.
+        """
+        reward = finite_array("true_reward", self.true_reward, (None, None), "[S, A]")
         reward.flags.writeable = False
         object.__setattr__(self, "true_reward", reward)
         check_at_least("horizon", self.horizon, 1)
@@ -114,23 +118,20 @@ class PreferenceLikelihood:
         return UpperValue(
             value=float(chances @ likelihood),
             policy=slopes.policy,
-            policy_error=self._policy_error(outcome, spread),
+            policy_error=partial(self._policy_error, spread),
             lower_reward=fragments.visits(2.0 * chances * slope),
             kernel=slopes.kernel,
             initial_distribution=slopes.initial_distribution,
         )
 
-    def _policy_error(self, outcome: Outcome, spread: float) -> float:
+    def _policy_error(self, spread: float, known: Uncertainty) -> float:
         """Return the bound on sum_sa pi |df/dpi - exact|, constants in a state apart.
 
         With kappa >= |pi - pi*| / pi, p and p / pi are off by at most e = (1 + kappa)^H - 1,
         relatively, and g, centred, by e times half the spread of l, which also bounds g itself;
         fragments have at most H steps.
         """
-        kappa = outcome.solution.policy_error_bound
-        if not np.isfinite(kappa):
-            return np.inf
-        off = float(np.expm1(self.horizon * np.log1p(kappa)))
+        off = float(np.expm1(self.horizon * np.log1p(known.kappa + 64.0 * EPS)))
         return self.horizon * off * (2.0 + off) * spread
 
     def compare(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from functools import cached_property
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -158,8 +159,7 @@ class ExactResponse(TabularResponse):
         solver: How the linear systems were solved, a key of `bilevel_gym.core.linear.SOLVERS`.
         value_error_bound: Bound on the sup norm of the error of `soft_value`.
         adjoint_residual: Sum norm of the residual of the adjoint system, None where none is solved.
-        gradient_error_bound: Bound on the sum norm of the error of dF/dr through the follower's
-            answer; see `bilevel_gym.core.adjoint.ResponseGradient`.
+        gradient_error: Computes `gradient_error_bound`.
         linear_solutions: Solutions of the linear systems behind objective and gradient, `[S]`
             each, by name and discount: where iterative solves at a nearby x start.
     """
@@ -174,8 +174,25 @@ class ExactResponse(TabularResponse):
     solver: str
     value_error_bound: float
     adjoint_residual: float | None = None
-    gradient_error_bound: float = 0.0
+    gradient_error: Callable[[], float] = field(default=float, repr=False)
     linear_solutions: Mapping[tuple[str, float], FloatArray] = field(default_factory=dict)
+
+    @cached_property
+    def gradient_error_bound(self) -> float:
+        """Bound on the sum norm of the error of dF/dr through the follower's answer.
+
+        It is computed when it is asked for, which takes about as long as the answer did; see
+        `bilevel_gym.core.bounds`.
+        """
+        return self.gradient_error()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copy and pickle the bound in place of what computes it."""
+        return {
+            **vars(self),
+            "gradient_error": float,
+            "gradient_error_bound": self.gradient_error_bound,
+        }
 
     @property
     def response_share(self) -> float:

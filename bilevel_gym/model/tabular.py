@@ -9,19 +9,22 @@ through the solution (see `bilevel_gym.core.adjoint`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from numbers import Real
 from typing import Any, ClassVar, NotRequired, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.sparse import issparse
 
-from ..core.adjoint import response_gradient
+from ..core.adjoint import ResponseGradient, response_gradient
 from ..core.batch import solve_batch
-from ..core.checks import check_discount, check_not_negative, optional
+from ..core.checks import check_discount, check_not_negative, finite_array, optional, real_numbers
 from ..core.mdp import FloatArray, Kernel, TabularMDP, checked_mask
 from ..core.soft import PolicyAnswer, SoftSolution, solve_all
 from ..core.threads import single_threaded
 from ..episodes.sampler import Sampler
-from .base import BilevelModel, CommonOptions, single_precision_bounds
+from .base import BilevelModel, CommonOptions, check_finite, single_precision_bounds
 from .jacobians import RewardJacobian
 from .objectives import (
     DiscountedReturn,
@@ -256,6 +259,10 @@ class TabularModel(BilevelModel):
         """
         start, guesses = None, None
         if warm_start is not None:
+            if not isinstance(warm_start, ExactResponse):
+                raise TypeError(
+                    f"`warm_start` must be an earlier response, got {type(warm_start).__name__}"
+                )
             start, guesses = warm_start.soft_value, warm_start.linear_solutions
             if len(start) != self.num_states:
                 raise ValueError(
@@ -378,7 +385,8 @@ class TabularModel(BilevelModel):
         outcome = self.outcome(x, solution)
         upper = self.objective.evaluate(outcome)
         direct = self.direct_part(x, upper)
-        total, adjoint_residual, error_bound = direct.copy(), None, 0.0
+        error: Callable[[], float]
+        total, adjoint_residual, error = direct.copy(), None, float
         if upper.responds:
             answer = response_gradient(
                 solution,
@@ -386,9 +394,10 @@ class TabularModel(BilevelModel):
                 log_policy_gradient=upper.log_policy,
                 policy_gradient_error=upper.policy_error,
             )
-            adjoint_residual, error_bound = answer.residual, answer.error_bound
+            adjoint_residual, error = answer.residual, partial(_error_bound, answer)
             total += self.through_model(x, answer.reward, lambda: answer.kernel)
-        return ExactResponse(
+        check_finite(upper.value, total)
+        response = ExactResponse(
             upper_params=x,
             objective=upper.value,
             hyper_gradient=total,
@@ -403,9 +412,11 @@ class TabularModel(BilevelModel):
             solver=solution.solver,
             value_error_bound=solution.value_error_bound,
             adjoint_residual=adjoint_residual,
-            gradient_error_bound=error_bound,
+            gradient_error=error,
             linear_solutions=dict(solution.solutions),
         )
+        solution.release()
+        return response
 
 
 class ArrayModel(TabularModel):
@@ -455,10 +466,14 @@ class ArrayModel(TabularModel):
             action_mask: Which actions exist, `[S, A]`; None when all do.
             name: What messages call the problem; None takes the name of the class.
         """
-        kernel = transition if isinstance(transition, Kernel) else Kernel.from_dense(transition)
+        kernel = as_kernel(transition)
         shape = (kernel.num_states, kernel.num_actions)
-        self._reward = _matrix("reward", reward, shape)
-        self._upper_reward = _matrix("upper_reward", upper_reward, shape)
+        self._reward = finite_array("reward", _without_absent(reward, action_mask), shape, "[S, A]")
+        self._upper_reward = finite_array("upper_reward", upper_reward, shape, "[S, A]")
+        self._upper_reward.flags.writeable = False  # `upper_reward` hands it out
+        for bound in (upper_low, upper_high):
+            if not isinstance(bound, Real):
+                raise ValueError(f"`upper_low` and `upper_high` must be numbers, got {bound!r}")
         if not upper_low < upper_high:
             raise ValueError(
                 f"`upper_low` must be below `upper_high`, got {upper_low} and {upper_high}"
@@ -500,6 +515,10 @@ class ArrayModel(TabularModel):
         return self._upper_reward
 
 
+def _error_bound(answer: ResponseGradient) -> float:
+    return answer.error_bound
+
+
 def _of_shape(x: FloatArray, name: str, product: FloatArray) -> FloatArray:
     """Return a vector-Jacobian product of the model, after checking that it has the shape of x."""
     if np.shape(product) != x.shape:
@@ -508,9 +527,7 @@ def _of_shape(x: FloatArray, name: str, product: FloatArray) -> FloatArray:
 
 
 def _distribution(name: str, probabilities: ArrayLike, size: int) -> FloatArray:
-    distribution = np.array(probabilities, dtype=np.float64)
-    if distribution.shape != (size,):
-        raise ValueError(f"`{name}` must have shape [S] = ({size},), got {distribution.shape}")
+    distribution = finite_array(name, probabilities, (size,), "[S]")
     total, smallest = distribution.sum(), distribution.min()
     if not (smallest >= 0.0 and abs(total - 1.0) <= DISTRIBUTION_TOLERANCE):
         raise ValueError(
@@ -520,11 +537,24 @@ def _distribution(name: str, probabilities: ArrayLike, size: int) -> FloatArray:
     return distribution
 
 
-def _matrix(name: str, values: ArrayLike, shape: tuple[int, int]) -> FloatArray:
-    matrix = np.array(values, dtype=np.float64, order="F")
-    matrix.flags.writeable = False  # `upper_reward` hands it out
-    if matrix.shape != shape:
-        raise ValueError(f"`{name}` must have shape [S, A] = {shape}, got {matrix.shape}")
-    if not np.isfinite(matrix).all():
-        raise ValueError(f"`{name}` must be finite, got {matrix[~np.isfinite(matrix)][0]}")
-    return matrix
+def as_kernel(transition: Any) -> Kernel:
+    """Return a kernel as it is, or made of an array `[S, A, S]` or a list of sparse matrices.
+
+    Raises:
+        ValueError: If it is neither, or a row is not a (sub-)distribution.
+    """
+    if isinstance(transition, Kernel):
+        return transition
+    if issparse(transition) or (
+        isinstance(transition, Sequence) and any(map(issparse, transition))
+    ):
+        return Kernel.from_sparse(transition)
+    return Kernel.from_dense(transition)
+
+
+def _without_absent(reward: ArrayLike, action_mask: ArrayLike | None) -> ArrayLike:
+    """Return rewards with zero in place of the -inf that stands behind a mask."""
+    if action_mask is None or np.shape(reward) != np.shape(action_mask):
+        return reward
+    given, mask = real_numbers("reward", reward), real_numbers("action_mask", action_mask)
+    return np.where(np.isneginf(given) & (mask == 0), 0.0, given)

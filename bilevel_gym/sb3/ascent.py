@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Callable, Mapping
+import pathlib
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -18,6 +20,7 @@ from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 
 from ..core.checks import check_at_least, check_choice, check_not_negative, check_positive, optional
+from ..core.files import write_whole
 from ..core.mdp import FloatArray
 from ..optimizers import (
     RULES,
@@ -302,6 +305,19 @@ class HyperGradientAscent(BaseAlgorithm):
                 self.dump_logs(iteration)
         callback.on_training_end()
         return self
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """Save the climb as the library does, in one piece: a file is whole or as it was."""
+        write_whole(
+            path,
+            ".zip",
+            lambda target: super(HyperGradientAscent, self).save(target, exclude, include),
+        )
 
     def dump_logs(self, iteration: int = 0) -> None:
         """Write an entry of the log, after so many steps of this `learn`."""

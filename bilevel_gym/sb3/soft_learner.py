@@ -29,7 +29,7 @@ from ..core.checks import (
     check_probability,
     optional,
 )
-from ..core.files import replacing
+from ..core.files import write_whole
 from ..envs.base import BilevelEnv
 from .replay import RelabellingReplayBuffer, RewardFn, refuse_n_steps, refuse_normalization
 
@@ -233,16 +233,7 @@ class SoftLearner(OffPolicyAlgorithm):
                         with archive.open(f"{BUFFER}{name}.npy", "w", force_zip64=True) as member:
                             np.save(member, array)
 
-        if isinstance(path, str | pathlib.Path):
-            path = pathlib.Path(path)
-            path = path if path.suffix else path.with_suffix(".zip")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as temporary:
-                write(temporary)
-        else:
-            memory = io.BytesIO()
-            write(memory)
-            path.write(memory.getvalue())
+        write_whole(path, ".zip", write)
 
     @classmethod
     def load(

@@ -100,7 +100,9 @@ class _ArrayVecEnv(VecEnv):
         self.vector_env.close()
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
-        return self.vector_env.render() or [None] * self.num_envs  # type: ignore[return-value]
+        if self.vector_env.render_mode is None:
+            return [None] * self.num_envs
+        return self.vector_env.render()  # type: ignore[return-value]
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         value = self._attribute(attr_name)

@@ -39,6 +39,7 @@ def newton(
     tolerances: FloatArray,
     max_iterations: int,
     chord: float,
+    attainable: float,
     values: FloatArray,
     policies: FloatArray,
     factors: FloatArray,
@@ -56,7 +57,8 @@ def newton(
     overflowed.
 
     Beyond the tolerance, chord steps go on while each leaves at most the share `chord` of the
-    residual; zero stops at the tolerance.
+    residual; zero stops at the tolerance. `attainable` is the residual that rounding lets them
+    reach, in units of the largest |V|.
     """
     num_states = values.shape[1]
     defect, step = np.empty(num_states), np.empty(num_states)
@@ -68,7 +70,7 @@ def newton(
         value, policy = values[b], policies[b]
         residual = _backup(kernel, rewards[b], gamma, temperature, value, policy, defect)
         taken, fresh, contraction = 0, False, 0.0
-        while np.isfinite(residual) and residual > _rounding(value):
+        while np.isfinite(residual) and residual > attainable * _norm(value, False):
             met = residual <= tolerances[b]
             if met and (chord == 0.0 or (fresh and contraction > 0.5)):
                 break
@@ -95,7 +97,7 @@ def newton(
                     for a in range(len(policy)):
                         policy[a, s] = moved_policy[a, s]
         residuals[b], iterations[b] = residual, taken
-        converged[b] = residual <= max(tolerances[b], _rounding(value))
+        converged[b] = residual <= max(tolerances[b], attainable * _norm(value, False))
 
 
 @compiled
@@ -295,9 +297,3 @@ def _norm(vector: FloatArray, transpose: bool) -> float:
         elif abs(entry) > norm or entry != entry:
             norm = abs(entry)
     return norm
-
-
-@compiled
-def _rounding(value: FloatArray) -> float:
-    """Return the residual that rounding leaves on values of this size."""
-    return 8.0 * EPS * max(1.0, _norm(value, False))
