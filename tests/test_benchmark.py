@@ -47,6 +47,12 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 # Results ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("content", ["", "[1]", '{"targets": 3, "left_out": [1]}', "[" * 100_000])
+def test_results_are_read_whatever_stands_in_what_was_checked(copy: Path, content: str) -> None:
+    (copy / "checked.json").write_text(content)
+    assert len(load_results(copy)) == 2 * 2 * 4
+
+
 def test_results_are_one_tidy_table_that_follows_its_file(finished: Path, copy: Path) -> None:
     frame = load_results(finished)
     assert len(frame) == 2 * 2 * 4

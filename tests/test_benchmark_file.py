@@ -103,7 +103,11 @@ def test_tasks_and_methods_of_ones_own_are_named_with_their_module_and_reach_the
     )
     assert done.returncode == 0 and "2 of 2 runs are in results" in done.stdout, done.stderr
     monkeypatch.syspath_prepend(tmp_path)
+    # Reading results imports nothing that the folder names.
+    (tmp_path / "own_things.py").write_text("raise SystemExit('this code was run')")
     frame = load_results(tmp_path / "results")
+    assert not any(frame.attrs.values())
+    (tmp_path / "own_things.py").write_text(OWN)
     errors = frame[frame["step"] == 0].set_index("method")["relative_error"]
     assert errors["own_things:Mine"] == pytest.approx(0.75) and errors["exact"] < 1e-9
     for old, new, said in (

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..core.checks import check_choice
 from ..making import beside_user, find_task, make_leader
@@ -18,11 +19,21 @@ from .runs import Run, all_options, make_referee, start_of
 
 if TYPE_CHECKING:
     from ..envs import BilevelEnv
-    from .schema import Engine, Named, Source, TaskTable
+    from .schema import Engine, File, Named, Source, TaskTable
 
+
+# What a file has more than one of.
+KINDS = ("tasks", "methods", "optimizers")
 
 # Files that come with the package, by name.
 SHIPPED = ("default", "deep")
+
+
+class Held(TypedDict):
+    """What the check of a file has found out: where methods are, and what suits no task."""
+
+    targets: dict[str, str]
+    left_out: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -59,12 +70,16 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A checked file: its text, all its runs, the first seed of everything first, and the rest."""
+    """A checked file: its text, all its runs, the first seed of everything first, and the rest.
+
+    `held` is what is needed to read the file again without importing what it names.
+    """
 
     text: str
     engine: Engine
     entries: tuple[Entry, ...]
     left_out: tuple[LeftOut, ...]
+    held: Held
 
 
 def shipped_text(name: str = "default") -> str:
@@ -85,14 +100,18 @@ def read_benchmark(path: str | Path) -> Benchmark:
         OSError: If the file cannot be read.
         ConfigError: If there is something wrong with it.
     """
+    return parse_benchmark(read_text(path), str(path))
+
+
+def read_text(path: str | Path) -> str:
+    """Return the text of a benchmark's file; a `ConfigError` says where it is none."""
     raw = Path(path).read_bytes()
     try:
         # Line ends of other systems are for the parser; some editors put a mark in front.
-        text = raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise ConfigError(f"{path}, line {line}: the file must be UTF-8") from None
-    return parse_benchmark(text, str(path))
 
 
 def parse_benchmark(text: str, name: str = "benchmark.toml") -> Benchmark:
@@ -110,6 +129,66 @@ def parse_benchmark(text: str, name: str = "benchmark.toml") -> Benchmark:
     from .schema import Source
 
     source = Source(name, text)
+    file = _checked(source)
+    labels = {kind: [item.label for item in getattr(file, kind)] for kind in KINDS}
+    games = [_game(source, number, task) for number, task in enumerate(file.tasks)]
+    known = {*METHODS, *(name for game in games for name in method_names(game))}
+    targets = [_target(source, number, method, known) for number, method in enumerate(file.methods)]
+    for number, task in enumerate(file.tasks):
+        special = {"methods": task.method_options, "optimizers": task.optimizer_options}
+        for kind, options_of in special.items():
+            for label in options_of:
+                at = ("tasks", number, f"{kind[:-1]}_options", label)
+                source.known(at, f"label of {kind[:-1]}:", label, labels[kind])
+
+    def refusal(number: int, k: int, options: dict[str, Any]) -> str | None:
+        special = ("tasks", number, "method_options", file.methods[k].label)
+        places = (special, ("methods", k, "options"))
+        with source.explained(("methods", k, "name")):  # an extra that is missing
+            return _refusal(source, places, games[number], file.methods[k].name, options)
+
+    benchmark = _benchmark(source, file, targets, refusal)
+    tried: set[tuple[str, str]] = set()
+    for entry in benchmark.entries:
+        if (entry.task, entry.optimizer) in tried:
+            continue
+        tried.add((entry.task, entry.optimizer))
+        number, k = labels["tasks"].index(entry.task), labels["optimizers"].index(entry.optimizer)
+        place: Place = ("tasks", number, "optimizer_options", entry.optimizer)
+        places, chosen = (place, ("optimizers", k, "options")), entry.run.optimizer_options
+        said = f"optimizer {entry.run.optimizer!r}: "
+        with source.explained(*places, options=chosen, start=said):
+            _try_optimizer(entry.run, games[number])
+    return benchmark
+
+
+def recalled_benchmark(text: str, held: Held, name: str = "benchmark.toml") -> Benchmark:
+    """Return the runs of a file that was checked before, without importing what it names.
+
+    Args:
+        text: The file, whose labels may have changed since.
+        held: What its check has found out; a cell that is not in it is taken to suit.
+        name: What messages call the file.
+
+    Raises:
+        ImportError: If what benchmarks need is not installed.
+        ConfigError: If there is something wrong with the file as such.
+    """
+    require_extra()
+    from .schema import Source
+
+    source = Source(name, text)
+    file = _checked(source)
+    targets = [held["targets"].get(method.name) for method in file.methods]
+
+    def refusal(number: int, k: int, options: dict[str, Any]) -> str | None:
+        return held["left_out"].get(_cell(file.tasks[number], file.methods[k], options))
+
+    return _benchmark(source, file, targets, refusal)
+
+
+def _checked(source: Source) -> File:
+    """Return what a file says, after the checks that need nothing but the file."""
     file = source.file()
     engine = file.engine
     if engine.address is not None and engine.backend != "dask":
@@ -118,8 +197,8 @@ def parse_benchmark(text: str, name: str = "benchmark.toml") -> Benchmark:
         raise source.error(
             ("engine", "workers"), "`workers` is for this machine: the cluster has its own"
         )
-    labels: dict[str, list[str]] = {"tasks": [], "methods": [], "optimizers": []}
-    for kind, taken in labels.items():
+    for kind in KINDS:
+        taken: list[str] = []
         for number, item in enumerate(getattr(file, kind)):
             if item.label in taken:
                 raise source.error(
@@ -135,66 +214,66 @@ def parse_benchmark(text: str, name: str = "benchmark.toml") -> Benchmark:
                 "`steps` is the same for all optimizers: set it at the top of the file, or for a "
                 "task",
             )
-    games = [_game(source, number, task) for number, task in enumerate(file.tasks)]
-    known = {*METHODS, *(name for game in games for name in method_names(game))}
-    targets = [_target(source, number, method, known) for number, method in enumerate(file.methods)]
+    return file
+
+
+def _benchmark(
+    source: Source,
+    file: File,
+    targets: Sequence[str | None],
+    refusal: Callable[[int, int, dict[str, Any]], str | None],
+) -> Benchmark:
+    """Return all runs of a file.
+
+    `targets` says where workers find each method, `refusal` why a method does not suit a task, None
+    if it does: it takes the numbers of both, and the method's options.
+    """
     entries: list[Entry] = []
     left_out: list[LeftOut] = []
-    for number, (task, game) in enumerate(zip(file.tasks, games, strict=True)):
-        place: Place = ("tasks", number)
-        special = {"method": task.method_options, "optimizer": task.optimizer_options}
-        for kind, options_of in special.items():
-            for label in options_of:
-                at = (*place, f"{kind}_options", label)
-                source.known(at, f"label of {kind}:", label, labels[f"{kind}s"])
-        suited = []
-        for k, (method, target) in enumerate(zip(file.methods, targets, strict=True)):
+    held: Held = {"targets": {}, "left_out": {}}
+    for number, task in enumerate(file.tasks):
+        for k, method in enumerate(file.methods):
+            if (target := targets[k]) is not None:
+                held["targets"][method.name] = target
             options = {**method.options, **task.method_options.get(method.label, {})}
-            places = ((*place, "method_options", method.label), ("methods", k, "options"))
-            with source.explained(("methods", k, "name")):  # an extra that is missing
-                reason = _refusal(source, places, game, method.name, options)
-            if reason is None:
-                suited.append((method, target, options))
-            else:
+            reason = refusal(number, k, options)
+            if reason is not None:
+                held["left_out"][_cell(task, method, options)] = reason
                 left_out.append(LeftOut(task.label, method.label, reason))
-        for k, optimizer in enumerate(file.optimizers):
-            chosen = {**optimizer.options, **task.optimizer_options.get(optimizer.label, {})}
-            new = [
-                Entry(
-                    task.label,
-                    method.label,
-                    optimizer.label,
-                    Run(
-                        env_id=task.id,
-                        kwargs=task.kwargs,
-                        start_spread=task.start_spread,
-                        method=method.name,
-                        method_options=options,
-                        optimizer=optimizer.name,
-                        optimizer_options=chosen,
-                        steps=task.steps or file.steps,
-                        seed=seed,
-                        target=target,
-                    ),
-                )
-                for method, target, options in suited
-                for seed in file.seeds
-            ]
-            if new:
-                places = (
-                    (*place, "optimizer_options", optimizer.label),
-                    ("optimizers", k, "options"),
-                )
-                said = f"optimizer {optimizer.name!r}: "
-                with source.explained(*places, options=chosen, start=said):
-                    _try_optimizer(new[0].run, game)
-            entries += new
+                continue
+            for optimizer in file.optimizers:
+                chosen = {**optimizer.options, **task.optimizer_options.get(optimizer.label, {})}
+                entries += [
+                    Entry(
+                        task.label,
+                        method.label,
+                        optimizer.label,
+                        Run(
+                            env_id=task.id,
+                            kwargs=task.kwargs,
+                            start_spread=task.start_spread,
+                            method=method.name,
+                            method_options=options,
+                            optimizer=optimizer.name,
+                            optimizer_options=chosen,
+                            steps=task.steps or file.steps,
+                            seed=seed,
+                            target=targets[k],
+                        ),
+                    )
+                    for seed in file.seeds
+                ]
     if not entries:
         reasons = "; ".join(map(str, left_out))
-        raise ConfigError(f"{name}: no method suits any task ({reasons})")
+        raise ConfigError(f"{source.name}: no method suits any task ({reasons})")
     # A benchmark that is stopped early is to have seen everything a few times.
     entries.sort(key=lambda entry: file.seeds.index(entry.run.seed))
-    return Benchmark(text, engine, tuple(entries), tuple(left_out))
+    return Benchmark(source.text, file.engine, tuple(entries), tuple(left_out), held)
+
+
+def _cell(task: TaskTable, method: Named, options: Mapping[str, Any]) -> str:
+    """Return what decides whether a method suits a task, as JSON."""
+    return json.dumps([task.id, task.kwargs, method.name, options], sort_keys=True)
 
 
 def _target(source: Source, number: int, method: Named, known: Collection[str]) -> str | None:

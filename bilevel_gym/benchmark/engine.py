@@ -7,6 +7,7 @@ workers that outlive a killed benchmark cannot come between it and the next one.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import threading
@@ -23,6 +24,7 @@ from .config import Benchmark, Entry
 from .errors import require_extra
 from .results import (
     BENCHMARK,
+    CHECKED,
     RUNS,
     DamagedFileError,
     other_files,
@@ -91,6 +93,8 @@ def plan(benchmark: Benchmark, folder: Path) -> Plan:
     (folder / RUNS).mkdir(parents=True, exist_ok=True)
     with replacing(folder / BENCHMARK) as part:
         part.write_bytes(benchmark.text.encode())
+    with replacing(folder / CHECKED) as part:
+        part.write_text(json.dumps(benchmark.held, indent=2), encoding="utf-8")
     damaged: list[str] = []
     todo: list[Entry] = []
     # Two labels may stand for the same run.

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.files import loaded_versions, replacing
-from .config import Entry, read_benchmark
+from .config import Entry, Held, read_text, recalled_benchmark
 from .errors import require_extra
 from .runs import Row, Run, RunOutcome
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 # Files and folders of a benchmark's folder.
-BENCHMARK, RUNS = "benchmark.toml", "runs"
+BENCHMARK, CHECKED, RUNS = "benchmark.toml", "checked.json", "runs"
 
 # Columns of a file and their types, as Python writes them.
 COLUMNS: dict[str, Any] = {
@@ -124,7 +125,8 @@ def load_results(folder: str | Path) -> pd.DataFrame:
     Columns: task, method, optimizer (labels), seed, step, env_steps, wall_time,
     estimated_objective, objective, objective_error, gradient_norm, projected_gradient_norm, cosine,
     relative_error (see `bilevel_gym.benchmark.runs.Row`; null is NaN) and best_known (NaN where
-    none is known). Labels are those of the folder's `benchmark.toml` as it is now.
+    none is known). Labels are those of the folder's `benchmark.toml` as it is now. Nothing is
+    imported or made that the folder names.
 
     `attrs` of the frame holds, as lists of names, `missing` (runs of the file that are not done),
     `damaged` (of these, the files that cannot be trusted, with the reason), `others` (result files
@@ -139,7 +141,7 @@ def load_results(folder: str | Path) -> pd.DataFrame:
     import pandas as pd
 
     folder = Path(folder)
-    benchmark = read_benchmark(folder / BENCHMARK)
+    benchmark = recalled_benchmark(read_text(folder / BENCHMARK), _held(folder), BENCHMARK)
     missing: list[str] = []
     damaged: list[str] = []
     frames: list[pd.DataFrame] = []
@@ -165,6 +167,19 @@ def load_results(folder: str | Path) -> pd.DataFrame:
         "left_out": [str(cell) for cell in benchmark.left_out],
     }
     return frame
+
+
+def _held(folder: Path) -> Held:
+    """Return what the check of a folder's benchmark has found out; nothing, if it is not there."""
+    found: Any = None
+    with suppress(OSError, ValueError, RecursionError):
+        found = json.loads((folder / CHECKED).read_text(encoding="utf-8"))
+    parts = found if isinstance(found, dict) else {}
+    targets, left_out = (parts.get(name) for name in ("targets", "left_out"))
+    return {
+        "targets": targets if isinstance(targets, dict) else {},
+        "left_out": left_out if isinstance(left_out, dict) else {},
+    }
 
 
 def _schema() -> pa.Schema:

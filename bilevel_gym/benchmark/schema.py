@@ -144,7 +144,7 @@ class Source:
 
     def __init__(self, name: str, text: str) -> None:
         """Parse the text; what is no TOML, or beyond reading, is a `ConfigError`."""
-        self.name = name
+        self.name, self.text = name, text
         self._statements = list(_statements(text))
         self._data_up_to = cache(lambda end: tomllib.loads(text[:end]))
         try:
