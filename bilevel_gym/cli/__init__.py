@@ -22,7 +22,7 @@ __all__ = ["main", "markdown_table"]
 @click.pass_context
 def main(ctx: click.Context) -> None:
     """Bilevel reinforcement learning: a leader chooses x, and a follower best responds to it."""
-    listen_to_interrupts()
+    ctx.with_resource(listen_to_interrupts())
     ctx.with_resource(plain_warnings())
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

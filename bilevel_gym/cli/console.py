@@ -66,11 +66,42 @@ def plain_warnings() -> Iterator[None]:
         yield
 
 
-def listen_to_interrupts() -> None:
-    """Let Ctrl-C interrupt where the parent ignores it, as shells do for background jobs."""
-    if threading.current_thread() is threading.main_thread():
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+# Both end a command, and what it has reached is kept.
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def listen_to_interrupts() -> Iterator[None]:
+    """Let Ctrl-C interrupt where the parent ignores it, as shells do for background jobs.
+
+    A SIGTERM, as the systems of clusters send it before they kill, interrupts likewise.
+    """
+    with _handled_by(signal.default_int_handler):
+        yield
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Put interrupts off until the block has ended."""
+    waiting: list[tuple[int, Any]] = []
+    with _handled_by(lambda *arguments: waiting.append(arguments)):
+        yield
+    if waiting:
+        signal.default_int_handler(*waiting[0])
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Let something else handle interrupts; only the main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = [signal.signal(number, handler) for number in INTERRUPTS]
+    try:
+        yield
+    finally:
+        for number, former in zip(INTERRUPTS, before, strict=True):
+            signal.signal(number, former)
 
 
 @contextlib.contextmanager

@@ -1,13 +1,15 @@
 """The folder of one run of `bilevel-gym solve`.
 
-Nothing in it is replaced without consent. The history is written as it grows, every other file
-appears whole or not at all, so an interrupted run leaves behind what it had reached.
+Nothing in it is replaced without consent. The history is written as it grows, and so are the best
+and the last x; every other file appears whole or not at all. So a run that is interrupted, or
+killed, leaves behind what it had reached.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import time
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,7 +24,7 @@ from ..core.mdp import FloatArray
 from ..optimizers import Iterate
 from ..plotting import INK, LINE, MUTED, new_figure, save_figure, tidy
 from .arguments import CommandError
-from .console import explain_os_errors
+from .console import explain_os_errors, uninterrupted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 
 CONFIG, HISTORY, PARAMS, RESULT = "config.json", "history.csv", "params.npz", "result.json"
 PLOT, GIF = "progress.png", "run.gif"
+
+# How long the last x may be newer than what is on disk, in seconds.
+SECONDS = 3.0
 
 # Evaluations up to which each is marked in the plot.
 FEW = 20
@@ -71,11 +76,15 @@ class RunRecord:
 
 
 class History:
-    """What a run has evaluated: on disk as it grows, and in memory; the largest F(x) is best."""
+    """What a run has evaluated: on disk as it grows, and in memory; the largest F(x) is best.
 
-    def __init__(self, folder: Path) -> None:
-        """Open the history in a folder."""
-        self.folder = folder
+    The best, the last and the first x are written at each new best, and every few seconds.
+    """
+
+    def __init__(self, folder: Path, low: FloatArray, high: FloatArray) -> None:
+        """Open the history in a folder; the box of x is written with it."""
+        self.folder, self._low, self._high = folder, low, high
+        self._written = 0.0
         self.records: list[RunRecord] = []
         self.first: Iterate  # these three are there as soon as there is a record
         self.best: Iterate
@@ -102,22 +111,26 @@ class History:
         )
         if not self.records:
             self.first = self.best = iterate
-        self.records.append(record)
-        self.last = iterate
-        if iterate.value >= self.best.value:
-            self.best = iterate
-        self._writer.writerow(astuple(record))
+        with uninterrupted():
+            self.records.append(record)
+            self.last = iterate
+            if iterate.value >= self.best.value:
+                self.best = iterate
+            self._writer.writerow(astuple(record))
+            if iterate is self.best or time.monotonic() - self._written > SECONDS:
+                self.write_params()
 
-    def write_params(self, low: FloatArray, high: FloatArray) -> None:
+    def write_params(self) -> None:
         """Write the best, the last and the first x."""
+        self._written = time.monotonic()
         with replacing(self.folder / PARAMS) as temporary, temporary.open("wb") as file:
             np.savez(
                 file,
                 best_upper_params=self.best.upper_params,
                 final_upper_params=self.last.upper_params,
                 initial_upper_params=self.first.upper_params,
-                low=low,
-                high=high,
+                low=self._low,
+                high=self._high,
                 objective=np.float64(self.best.value),
             )
 

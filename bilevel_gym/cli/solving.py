@@ -132,8 +132,9 @@ def solve(
     """Maximise a task's objective, and keep the run in a folder.
 
     The folder gets history.csv (one row for each evaluation), params.npz (best, final and initial
-    x), result.json, progress.png, config.json and, with --gif, run.gif. Ctrl-C ends the run early
-    and keeps what it has reached.
+    x), result.json, progress.png, config.json and, with --gif, run.gif. Ctrl-C or SIGTERM ends the
+    run early and keeps what it has reached; of a run that is killed, history.csv and params.npz are
+    there.
 
     The projected gradient norm is the length of P(x + g) - x, g being the exact hyper-gradient and
     P the projection on the box of x; it is zero at a stationary point, and at most that of g. Where
@@ -182,7 +183,10 @@ def solve(
     }
     film = Film() if gif else None
     began = time.perf_counter()
-    with explain_os_errors(folder), contextlib.closing(History(folder)) as history:
+    with (
+        explain_os_errors(folder),
+        contextlib.closing(History(folder, leader.low, leader.high)) as history,
+    ):
         write_json(folder / CONFIG, config)
         try:
             with progress_bar("ascent", steps + 1) as show:
@@ -252,12 +256,24 @@ def save_results(
     leader: LeaderObjective, history: History, film: Film | None, title: str, seed: int
 ) -> None:
     """Write the parameters and the pictures of a run, as far as it went."""
+    if not history.records:
+        return
+    history.write_params()
+    try:
+        draw(leader, history, film, title, seed)
+    except Exception as error:  # whatever happens to a picture, the run is kept
+        click.echo(
+            f"Warning: the pictures are not drawn: {error or type(error).__name__}", err=True
+        )
+
+
+def draw(
+    leader: LeaderObjective, history: History, film: Film | None, title: str, seed: int
+) -> None:
+    """Draw the history of a run, and its film."""
     from .films import film_episode
     from .run_folder import GIF
 
-    if not history.records:
-        return
-    history.write_params(leader.low, leader.high)
     history.plot(title)
     if film is not None:
         if answers_exactly(leader.seat.game):
