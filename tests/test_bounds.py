@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bilevel_gym.core.bounds import Uncertainty, bounded
 from bilevel_gym.core.linear import SOLVERS
 from bilevel_gym.core.mdp import Kernel, TabularMDP
 from bilevel_gym.core.soft import solve_soft_mdp
@@ -75,14 +76,10 @@ def test_bounds_of_every_objective_hold(objective: Objective, accuracy: float) -
         truth = Truth(mdp.kernel.to_dense(), mdp.reward, mdp.gamma, mdp.temperature)
         upper_reward, start = rng.normal(size=(8, 3)), rng.dirichlet(np.ones(8))
         slope, log_slope = None, None
-        if isinstance(objective, DiscountedReturn):
-            slope = truth.discounted_return(upper_reward, start, objective.gamma)[1]
-        elif isinstance(objective, TruncatedReturn):
-            slope = truncated_slope(truth, objective.horizon, upper_reward, start)
-        elif isinstance(objective, PolicyCost):
-            slope = -2.0 * extended(objective.weight) * truth.policy
+        if isinstance(objective, LogLikelihood):
+            log_slope = extended(objective.counts)
         else:
-            log_slope = extended(np.arange(24.0).reshape(8, 3))
+            slope = slope_of(objective, truth, upper_reward, start)
         exact = truth.response(slope, log_slope)
         # The policy is known to rounding or roughly, and so are the solutions of linear systems.
         for off in (0.0, accuracy):
@@ -94,6 +91,38 @@ def test_bounds_of_every_objective_hold(objective: Objective, accuracy: float) -
             assert error <= answer.error_bound
             most = 1e5 if isinstance(objective, TruncatedReturn) else 1e4
             assert answer.error_bound <= most * error or error <= 1e-12
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [DiscountedReturn(0.97), DiscountedReturn(0.3), TruncatedReturn(7), PolicyCost(0.4)],
+)
+def test_bounds_of_derivatives_with_respect_to_the_policy_hold(objective: Objective) -> None:
+    for seed in range(10):
+        mdp, rng = random_mdp(seed, temperature=0.3), np.random.default_rng(seed)
+        truth = Truth(mdp.kernel.to_dense(), mdp.reward, mdp.gamma, mdp.temperature)
+        upper_reward, start = rng.normal(size=(8, 3)), rng.dirichlet(np.ones(8))
+        wanted = slope_of(objective, truth, upper_reward, start)
+        for size in (1e-2, 1e-5):
+            value = truth.value.astype(np.float64) + size * rng.normal(size=8)
+            rough = solve_soft_mdp(mdp, initial_value=value, max_iterations=0)
+            found = evaluated(objective, rough, upper_reward, start)
+            assert found.policy is not None
+            # Constants of a state do not count: the best one is the difference at some action.
+            off = found.policy - wanted
+            apart = np.abs(off[:, :, None] - off[:, None, :])
+            error = (rough.policy[:, :, None] * apart).sum(axis=1).min(axis=1).sum()
+            assert 0.0 < error <= bounded(found.policy_error, Uncertainty(rough)) <= 1e5 * error
+
+
+def slope_of(objective: Objective, truth: Truth, upper_reward: Any, start: Any) -> Any:
+    """Return the derivative of an objective with respect to the exact policy."""
+    if isinstance(objective, DiscountedReturn):
+        return truth.discounted_return(upper_reward, start, objective.gamma)[1]
+    if isinstance(objective, TruncatedReturn):
+        return truncated_slope(truth, objective.horizon, upper_reward, start)
+    assert isinstance(objective, PolicyCost)
+    return -2.0 * extended(objective.weight) * truth.policy
 
 
 def truncated_slope(truth: Truth, horizon: int, upper_reward: Any, start: Any) -> Any:
