@@ -180,6 +180,13 @@ def test_bounds_count_long_rows_and_the_rounding_of_exponentials() -> None:
     assert 0.0 < solve_soft_mdp(greedy).policy_error_bound < 1e-13
 
 
+def test_a_solve_without_a_bound_has_not_converged() -> None:
+    options: dict[str, Any] = {"num_states": 60, "num_actions": 5, "termination": 0.0}
+    solution = solve_soft_mdp(random_mdp(0, gamma=1.0 - 1e-6, temperature=1e-4, **options))
+    assert solution.residual <= 1e-8 and np.isinf(solution.policy_error_bound)
+    assert not solution.converged
+
+
 def test_a_problem_that_does_not_contract_is_refused() -> None:
     kernel = Kernel.from_dense(np.full((2, 1, 2), 0.5 + 2e-10))
     with pytest.raises(ValueError, match="`gamma` times the largest sum of a row"):
