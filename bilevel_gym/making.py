@@ -129,6 +129,8 @@ def find_task(env_id: str) -> str:
     """
     module, _, name = env_id.rpartition(":")
     if module:
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise ValueError(f"a task is an id or 'module:ID', got {env_id!r}")
         try:
             import_module(module)
         except ImportError as error:

@@ -179,6 +179,7 @@ class BilevelBeamRider(ParametricGame):
         self._sticky = check_probability("sticky", sticky)
         self._reward_bound = check_positive("reward_bound", reward_bound)
         check_at_least("episode_steps", episode_steps, 1)
+        check_at_least("seed", seed, 0)
         require("BilevelBeamRider", "atari", "ale_py", "cv2")
         require("BilevelBeamRider", "sb3", "torch", "stable_baselines3")
         from ..rewards.convolutions import ConvolutionalReward

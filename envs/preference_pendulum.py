@@ -150,7 +150,8 @@ class BilevelPreferencePendulum(ParametricGame):
         render_mode: str | None = None,
     ) -> None:
         """Build the game; raise `ValueError` for an argument, `ImportError` without PyTorch."""
-        check_choice("`reward_model`", reward_model, REWARD_MODELS)
+        check_at_least("seed", seed, 0)
+        check_choice("reward_model", reward_model, REWARD_MODELS)
         self.fragment_steps = check_at_least("fragment_steps", fragment_steps, 1)
         check_at_least("episode_steps", episode_steps, fragment_steps)
         self.judge: Judge = BradleyTerry(rationality)

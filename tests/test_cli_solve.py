@@ -261,7 +261,12 @@ def test_start_goes_on_from_the_best_x_and_others_are_refused(
     message = refused(run("solve", GRID, "--start", start, "--out", "large"))
     assert "must have shape (52,), got (14,)" in message
     np.savez(tmp_path / "other.npz", x=np.zeros(52))
-    for name in (tmp_path / "other.npz", finished[0] / "config.json"):
+    torn = bytearray(start.read_bytes())
+    torn[100] ^= 255  # not what its check sum says
+    (tmp_path / "torn.npz").write_bytes(torn)
+    (tmp_path / "junk.npy").write_bytes(b"\x93NUMPY\x01\x00\xff\xff")
+    names = [tmp_path / name for name in ("other.npz", "torn.npz", "junk.npy")]
+    for name in (*names, finished[0] / "config.json"):
         assert "best_upper_params" in refused(run("solve", GRID, "--start", name))
     assert not (tmp_path / "large").exists()
 

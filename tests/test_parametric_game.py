@@ -262,7 +262,7 @@ test_bad_arguments_are_refused_with_what_was_wrong = refusals(
     ({"reward_model": {**LINEAR, "bound": -1.0}}, "`bound`.*-1.0"),
     ({"reward_model": {**LINEAR, "num_params": 0}}, "`num_params`.*got 0"),
     ({"reward_model": {**LINEAR, "features": "cart"}}, '"module:function".*cart'),
-    ({"reward_model": {**LINEAR, "features": f"{HERE}:kart"}}, AttributeError, "kart"),
+    ({"reward_model": {**LINEAR, "features": f"{HERE}:kart"}}, ValueError, "no function 'kart'"),
     ({"reward_model": {**NETWORK, "activation": "tann"}}, "'tann'.*'tanh'"),
     ({"reward_model": {**NETWORK, "hidden": [0]}}, "`hidden`.*got 0"),
     ({"reward_model": {"kind": "linear", "num_params": 2}}, TypeError, "needs `features`"),

@@ -83,7 +83,7 @@ def parse_value(text: str) -> Any:
     """Return the value of `--set name=text`: JSON, else a Python literal, else the text itself."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # too many digits, or brackets in brackets, are no JSON
         pass
     try:
         # `.5`, `(3, 12)` and `['S.G']` are no JSON but mean something. The round trip keeps to what

@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import json
 import time
-import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, fields
@@ -209,20 +208,22 @@ def load_start(path: Path, game: BilevelEnv) -> FloatArray:
     """Return the best x of an earlier run of a game."""
     try:
         try:
-            stored = np.load(path)
-        except (ValueError, EOFError, zipfile.BadZipFile):
-            stored = None
-        if not isinstance(stored, np.lib.npyio.NpzFile) or "best_upper_params" not in stored:
-            raise ValueError(f"must be the {PARAMS} of a run, with `best_upper_params` in it")
-        with stored:
-            return game.validate_upper_params(stored["best_upper_params"])
+            with np.load(path) as stored:
+                x = stored["best_upper_params"]
+        except Exception as error:  # damaged files raise whatever the library stumbles on
+            if isinstance(error, OSError) and error.strerror is not None:
+                raise
+            raise ValueError(
+                f"must be the {PARAMS} of a run, with `best_upper_params` in it"
+            ) from None
+        return game.validate_upper_params(x)
     except (ValueError, OSError) as error:
         raise CommandError(f"`--start` {path}: {error}") from None
 
 
 def _next_folder(parent: Path) -> Path:
     parent.mkdir(parents=True, exist_ok=True)
-    taken = [int(entry.name) for entry in parent.iterdir() if entry.name.isdigit()]
+    taken = [int(entry.name) for entry in parent.iterdir() if entry.name.isdecimal()]
     number = max(taken, default=0)
     while True:
         number += 1

@@ -175,9 +175,8 @@ def imported_function(name: str, function: Any) -> Any:
     A string must be "module:function".
 
     Raises:
-        ValueError: If a string has no such form.
+        ValueError: If a string has no such form, or there is no such function in the module.
         ImportError: If there is no such module.
-        AttributeError: If there is no such function in it.
         TypeError: If it cannot be called.
     """
     found = function
@@ -185,7 +184,9 @@ def imported_function(name: str, function: Any) -> Any:
         module, colon, attribute = function.partition(":")
         if not (module and colon and attribute):
             raise ValueError(f'a function must be named "module:function", got {function!r}')
-        found = getattr(import_module(module), attribute)
+        found = getattr(import_module(module), attribute, None)
+        if found is None:
+            raise ValueError(f"{module!r} has no function {attribute!r}, got {function!r}")
     if not callable(found):
         raise TypeError(f'`{name}` must be a function or "module:function", got {function!r}')
     return found
