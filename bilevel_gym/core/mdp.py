@@ -14,6 +14,7 @@ one row for each *move* `m`, at `m * S + s`, and says which move each action mak
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -84,6 +85,22 @@ class Kernel:
         rows, data = self.rows, self.matrix.data
         _check_probabilities(rows, self.matrix.indices, data, self.num_states, self.moves)
         self._check_rows()
+
+    @classmethod
+    def of(cls, transition: Any) -> Kernel:
+        """Return a kernel as it is, or made of an array `[S, A, S]` or of sparse matrices.
+
+        The latter are a list of one `[S, S]` for each action.
+
+        Raises:
+            ValueError: If it is none of these, or a row is not a (sub-)distribution.
+        """
+        if isinstance(transition, Kernel):
+            return transition
+        several = isinstance(transition, Sequence) and any(map(issparse, transition))
+        if several or issparse(transition):
+            return cls.from_sparse(transition)
+        return cls.from_dense(transition)
 
     @classmethod
     def from_sparse(cls, transition: Any, *, rows: str | None = None) -> Kernel:

@@ -15,7 +15,6 @@ from typing import Any, ClassVar, NotRequired, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.sparse import issparse
 
 from ..core.adjoint import ResponseGradient, response_gradient
 from ..core.batch import solve_batch
@@ -448,9 +447,9 @@ class ArrayModel(TabularModel):
         """Build the model.
 
         Args:
-            transition: Probabilities `[S, A, S]`, or a `Kernel`; rows may sum to less than one
-                (the missing mass ends the episode).
-            reward: The follower's reward at x = 0, `[S, A]`.
+            transition: What `Kernel.of` takes; rows may sum to less than one (the missing mass ends
+                the episode).
+            reward: The follower's reward at x = 0, `[S, A]`; -inf for actions that do not exist.
             upper_reward: The leader's reward `[S, A]`.
             initial_distribution: Distribution of the first state `[S]`.
             gamma: See `BilevelModel`.
@@ -466,7 +465,7 @@ class ArrayModel(TabularModel):
             action_mask: Which actions exist, `[S, A]`; None when all do.
             name: What messages call the problem; None takes the name of the class.
         """
-        kernel = as_kernel(transition)
+        kernel = Kernel.of(transition)
         shape = (kernel.num_states, kernel.num_actions)
         self._reward = finite_array("reward", _without_absent(reward, action_mask), shape, "[S, A]")
         self._upper_reward = finite_array("upper_reward", upper_reward, shape, "[S, A]")
@@ -535,21 +534,6 @@ def _distribution(name: str, probabilities: ArrayLike, size: int) -> FloatArray:
             f"{total} and smallest entry {smallest}"
         )
     return distribution
-
-
-def as_kernel(transition: Any) -> Kernel:
-    """Return a kernel as it is, or made of an array `[S, A, S]` or a list of sparse matrices.
-
-    Raises:
-        ValueError: If it is neither, or a row is not a (sub-)distribution.
-    """
-    if isinstance(transition, Kernel):
-        return transition
-    if issparse(transition) or (
-        isinstance(transition, Sequence) and any(map(issparse, transition))
-    ):
-        return Kernel.from_sparse(transition)
-    return Kernel.from_dense(transition)
 
 
 def _without_absent(reward: ArrayLike, action_mask: ArrayLike | None) -> ArrayLike:
