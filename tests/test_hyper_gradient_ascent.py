@@ -6,6 +6,7 @@ import time
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import gymnasium as gym
 import numpy as np
@@ -219,6 +220,11 @@ def test_a_model_is_loaded_without_an_environment_or_with_more_or_fewer(tmp_path
     model = leader(hills(3), spread=0.2).learn(60)
     path = tmp_path / "model.zip"
     model.save(path)
+    before = path.read_bytes()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="full"):
+        patch.setattr("torch.save", Mock(side_effect=OSError("the disk is full")))
+        model.save(path)  # fails when a part is written
+    assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
     alone: Any = HyperGradientAscent.load(path)
     np.testing.assert_array_equal(predicted(alone), predicted(model))
     assert alone.optimum.best.value == model.optimum.best.value

@@ -47,6 +47,15 @@ def test_every_form_is_the_same_linear_map(form: str) -> None:
     )
 
 
+def test_a_sparse_jacobian_is_copied() -> None:
+    given = csr_array(action_major_rows())
+    jacobian, x = RewardJacobian(given, STATES, ACTIONS), np.arange(1.0, PARAMS + 1.0)
+    before = jacobian.product(x)
+    given.data[:] = 9.0
+    given.indices[:] = 0
+    np.testing.assert_array_equal(jacobian.product(x), before)
+
+
 def game_of_arrays(features: Any) -> TabularBilevelEnv:
     rng = np.random.default_rng(2)
     transition = rng.dirichlet(np.ones(STATES), size=(STATES, ACTIONS))

@@ -175,3 +175,19 @@ def test_a_model_without_a_leaders_reward_says_so() -> None:
     )
     with pytest.raises((TypeError, ValueError), match="reward"):
         evaluate(model, model.initial_upper_params)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "weight"),
+    [
+        ("BilevelTaxi-v0", "shaping_cost"),
+        ("BilevelInverseRL-v0", "ridge"),
+        ("BilevelThermal-v0", "energy_cost"),
+    ],
+)
+def test_an_objective_that_overflows_is_refused(env_id: str, weight: str) -> None:
+    options: dict[str, Any] = {weight: 1e308}
+    game: Any = gym.make(env_id, **options).unwrapped
+    x = game.model.low + 0.9 * (game.model.high - game.model.low)
+    with pytest.raises(ArithmeticError, match="the leader's objective overflowed"):
+        game.evaluate(x)

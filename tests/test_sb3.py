@@ -197,6 +197,7 @@ def test_copies_in_same_step_mode_look_like_single_ones_to_the_library() -> None
     ],
 )
 def test_a_follower_trains_on_many_copies_at_once(algorithm: str, options: dict[str, Any]) -> None:
+    assert as_vec_env(follower_vector(2)).get_images() == [None, None]  # it has no picture
     vector = VecMonitor(as_vec_env(follower_vector(16)))
     model = learned(algorithm, vector, 512, **options)
     assert model.num_timesteps >= 512
