@@ -235,7 +235,10 @@ def test_overwrite_replaces_the_files_of_a_run_and_no_others(run: Run, tmp_path:
     run("solve", GRID, *SMALL, "--steps", 1, "--out", out, "--overwrite", exits=0)
     assert (out / "thesis.txt").read_text() == "precious"
     # The film of the old run is gone: the new one was not filmed.
-    assert {path.name for path in out.iterdir()} == {*FILES, "thesis.txt"} - {"run.gif"}
+    assert {path.name for path in out.iterdir()} == {*FILES, "thesis.txt"} - {
+        "run.gif",
+        "method.zip",
+    }
     assert not any(path.read_bytes() == b"old" for path in out.iterdir())
 
 
@@ -353,7 +356,10 @@ def test_a_signal_ends_a_run_with_its_files(tmp_path: Path, number: signal.Signa
         assert process.returncode == 130
         assert "interrupted" in stdout
         assert "Traceback" not in stderr
-        assert {path.name for path in out.iterdir()} == set(FILES) - {"run.gif"}  # none temporary
+        assert {path.name for path in out.iterdir()} == set(FILES) - {
+            "run.gif",
+            "method.zip",
+        }  # none temporary
         assert found["objective"] == max(objectives)
     game: Any = gym.make(GRID).unwrapped
     best = game.evaluate(found["best_upper_params"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict, cast
 
 import gymnasium as gym
@@ -14,7 +15,7 @@ from ..core.mdp import FloatArray
 from ..envs.base import View, shown
 from ..methods import Response, make_method
 from ..methods.registry import WrongAnswer, checked_response
-from ..model.protocols import LearntMethod
+from ..model.protocols import LearntMethod, Resumable
 from .seats import GameT, NotThere, Seat, take_seat
 
 __all__ = ["HyperGradient", "LeaderInfo"]
@@ -124,7 +125,7 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
         self.observation_space = game.leader_observation_space
         game.draws_itself = False
         self._response: Response | None = None
-        self._steps = 0
+        self._steps, self._restored = 0, False
 
     @property
     def response(self) -> Response:
@@ -157,8 +158,10 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
         for option in options:
             check_choice("reset option", option, RESET_OPTIONS)
         method = self.method
-        learnt = self._response is not None or (
-            isinstance(method, LearntMethod) and bool(method.follower.answered)
+        learnt = (
+            self._response is not None
+            or self._restored
+            or (isinstance(method, LearntMethod) and bool(method.follower.answered))
         )
         options.setdefault("keep_learnt", self._keep_learnt and seed is None and learnt)
         kept = checked_keep(options, seed, learnt)
@@ -194,6 +197,45 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
             raise ResetNeeded("`step` needs a `reset` first: it starts the leader's episode")
         observation, info = self._answer(self.game.validate_upper_params(action), advance=1)
         return observation, info["objective"], False, self._steps >= self.outer_steps, info
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what all later answers depend on, as nested dicts of numbers and arrays.
+
+        Raises:
+            TypeError: If the method has no `state_dict`; those whose follower learns have `save`.
+        """
+        return {
+            "method": self._resumable.state_dict(),
+            "generator": self.game.np_random.bit_generator.state,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another seat was, made as this one, from what its `state_dict` returned.
+
+        `reset(options={"keep_learnt": True, "upper_params": x})` then answers x, bit by bit, as a
+        `step` of the other seat would have.
+
+        Raises:
+            TypeError: If the method has no `load_state_dict`.
+            ValueError: If the state is that of something else.
+        """
+        method, generator = self._resumable, self.game.np_random
+        try:
+            generator.bit_generator.state = state["generator"]
+            self.method.reset(generator)
+            method.load_state_dict(state["method"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"`state` is not that of {self}: {error}") from error
+        self._restored = True
+
+    @property
+    def _resumable(self) -> Resumable:
+        if not isinstance(self.method, Resumable):
+            raise TypeError(
+                f"the method {type(self.method).__name__} has no `state_dict` and "
+                "`load_state_dict`, which keep what it goes on from"
+            )
+        return self.method
 
     def render(self) -> Any:
         """Show x, the follower's answer to it and the hyper-gradient."""

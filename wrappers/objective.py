@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -43,6 +44,7 @@ class LeaderObjective:
         self.high: FloatArray = space.high.astype(np.float64)
         self.info: LeaderInfo
         self._fresh = False
+        self._begins: dict[str, Any] | None = None
 
     def reset(self, x: FloatArray | None = None, *, seed: int | None = None) -> FloatArray:
         """Reset the seat at x, and return x; evaluating this x next takes no second answer.
@@ -57,10 +59,23 @@ class LeaderObjective:
         start: FloatArray = self.info["upper_params"]
         return start
 
+    def resume(self, *, seed: int | None = None) -> None:
+        """Begin with the next x, wherever that is, instead of with a `reset`.
+
+        Args:
+            seed: As in `reset`; None for a method that has been restored and goes on, see
+                `HyperGradient.load_state_dict`, and `seat.method.load` where the follower learns.
+        """
+        self._begins = {"seed": seed, "options": {"keep_learnt": seed is None}}
+
     def __call__(self, x: FloatArray) -> tuple[float, FloatArray]:
         """Return F(x) and the hyper-gradient, as the method gives them."""
+        if self._begins is not None:
+            self._begins["options"]["upper_params"] = x
+            _, self.info = self.seat.reset(**self._begins)
+            self._begins = None
         # Another answer would cost a follower who learns thousands of steps.
-        if not (self._fresh and np.array_equal(x, self.info["upper_params"])):
+        elif not (self._fresh and np.array_equal(x, self.info["upper_params"])):
             self.info = self.seat.step(x)[-1]
         self._fresh = False
         return self.seat.response.objective, self.info["hyper_gradient"]

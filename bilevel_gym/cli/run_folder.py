@@ -1,8 +1,8 @@
 """The folder of one run of `bilevel-gym solve`.
 
-Nothing in it is replaced without consent. The history is written as it grows, and so are the best
-and the last x; every other file appears whole or not at all. So a run that is interrupted, or
-killed, leaves behind what it had reached.
+Nothing in it is replaced without consent. The history is written as it grows, and so is all that a
+run goes on from (see `recorded`); every other file appears whole or not at all. So a run that is
+interrupted, or killed, leaves behind what it had reached.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import numpy as np
 
 from ..core.files import replacing
 from ..core.mdp import FloatArray
-from ..optimizers import Iterate
+from ..optimizers import Iterate, projected_gradient_norm
 from ..plotting import INK, LINE, MUTED, new_figure, save_figure, tidy
 from .arguments import CommandError
 from .console import explain_os_errors, uninterrupted
+from .recorded import EVALUATIONS, LEARNT, SECONDS, STATE, Evaluations, check_idle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,14 +35,11 @@ if TYPE_CHECKING:
 CONFIG, HISTORY, PARAMS, RESULT = "config.json", "history.csv", "params.npz", "result.json"
 PLOT, GIF = "progress.png", "run.gif"
 
-# How long the last x may be newer than what is on disk, in seconds.
-SECONDS = 3.0
-
 # Evaluations up to which each is marked in the plot.
 FEW = 20
 
 # All that a run writes, and all that `--overwrite` may replace.
-FILES = (CONFIG, HISTORY, PARAMS, RESULT, PLOT, GIF)
+FILES = (CONFIG, HISTORY, PARAMS, EVALUATIONS, STATE, LEARNT, RESULT, PLOT, GIF)
 
 
 @dataclass(frozen=True)
@@ -80,25 +78,57 @@ class History:
     The best, the last and the first x are written at each new best, and every few seconds.
     """
 
-    def __init__(self, folder: Path, low: FloatArray, high: FloatArray) -> None:
-        """Open the history in a folder; the box of x is written with it."""
+    def __init__(
+        self,
+        folder: Path,
+        low: FloatArray,
+        high: FloatArray,
+        evaluations: Evaluations,
+        kept: int | None = 0,
+    ) -> None:
+        """Open the history in a folder, after the first `kept` evaluations (None: after all).
+
+        The best x is not forgotten, whatever is. The box of x is written with the parameters.
+
+        Raises:
+            CommandError: If rows of the file are missing, or damaged.
+        """
         self.folder, self._low, self._high = folder, low, high
         self._written = 0.0
-        self.records: list[RunRecord] = []
         self.first: Iterate  # these three are there as soon as there is a record
         self.best: Iterate
         self.last: Iterate
         path = folder / HISTORY
-        self._file = path.open("w", buffering=1, newline="", encoding="utf-8")  # line by line
+        lines = read_history(path) if len(evaluations.recorded) else []
+        kept = min(len(evaluations.recorded), len(lines)) if kept is None else kept
+        self.records = [read_record(path, line) for line in lines[:kept]]
+        if len(self.records) < kept:
+            raise CommandError(f"{path} has {len(lines)} of the {kept} rows that there were")
+        if len(evaluations.recorded):
+            values = evaluations.recorded[:, low.size]
+            best = len(values) - 1 - int(np.argmax(values[::-1]))  # the latest of equals
+            self.best = self._recorded(evaluations, best)
+        if kept:
+            self.first = self._recorded(evaluations, 0)
+            self.last = self._recorded(evaluations, kept - 1)
+        evaluations.keep(kept)
+        self._evaluations, self._told = evaluations, 0
+        with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+            names = (field.name for field in fields(RunRecord))
+            file.writelines(f"{line}\n" for line in [",".join(names), *lines[:kept]])
+        self._file = path.open("a", buffering=1, newline="", encoding="utf-8")  # line by line
         self._writer = csv.writer(self._file, lineterminator="\n")
-        self._writer.writerow(field.name for field in fields(RunRecord))
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
     def add(self, iterate: Iterate, info: Mapping[str, Any], phase: str) -> None:
-        """Append an iterate."""
+        """Append an iterate, unless it is one of those kept."""
+        self._told += 1
+        if self._told <= len(self.records):
+            self._take(iterate)
+            return
         reported = {field.name for field in fields(RunRecord) if field.default is None}
         record = RunRecord(
             step=len(self.records),
@@ -108,16 +138,25 @@ class History:
             projected_gradient_norm=iterate.projected_gradient_norm,
             **{key: value for key, value in info.items() if key in reported},
         )
-        if not self.records:
-            self.first = self.best = iterate
         with uninterrupted():
-            self.records.append(record)
-            self.last = iterate
-            if iterate.value >= self.best.value:
-                self.best = iterate
+            self._evaluations.add(iterate.upper_params, iterate.value, iterate.gradient)
             self._writer.writerow(astuple(record))
+            self.records.append(record)
+            self._take(iterate)
             if iterate is self.best or time.monotonic() - self._written > SECONDS:
                 self.write_params()
+
+    def _recorded(self, evaluations: Evaluations, number: int) -> Iterate:
+        x, value, gradient = evaluations.row(number)
+        norm = projected_gradient_norm(x, gradient, self._low, self._high)
+        return Iterate(number, x, value, gradient, norm)
+
+    def _take(self, iterate: Iterate) -> None:
+        self.last = iterate
+        if self._told == 1:
+            self.first = iterate
+        if not hasattr(self, "best") or iterate.value >= self.best.value:
+            self.best = iterate
 
     def write_params(self) -> None:
         """Write the best, the last and the first x."""
@@ -177,6 +216,28 @@ class History:
         save_figure(figure, self.folder / PLOT)
 
 
+def read_history(path: Path) -> list[str]:
+    """Return the rows of a history, without those that are cut short and the names above them."""
+    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    return whole.split("\n")[1:]
+
+
+def read_record(path: Path, line: str) -> RunRecord:
+    """Return what a row of a history says."""
+    entries: list[Any] = []
+    try:
+        for field, text in zip(fields(RunRecord), line.split(","), strict=True):
+            if field.name == "phase":
+                entries.append(text)
+            elif field.name == "inner_converged" or not text:
+                entries.append({"True": True, "False": False, "": None}[text])
+            else:
+                entries.append(int(text) if field.type.startswith("int") else float(text))
+    except (ValueError, KeyError):
+        raise CommandError(f"{path}: no row of a history: {line[:80]!r}") from None
+    return RunRecord(*entries)
+
+
 def open_folder(out: Path | None, env_id: str, *, overwrite: bool = False) -> Path:
     """Return an existing, writable folder for a run: `out`, or the next number under `runs/ID`.
 
@@ -193,6 +254,7 @@ def open_folder(out: Path | None, env_id: str, *, overwrite: bool = False) -> Pa
                     f"{out} is not empty; choose another `--out`, or give `--overwrite` to replace "
                     "the run in it"
                 )
+            check_idle(out)
             for name in FILES:
                 (out / name).unlink(missing_ok=True)
         return out

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 import numpy as np
@@ -28,6 +29,7 @@ from ..optimizers import (
 from ..registration import TASKS
 from .arguments import (
     INTERRUPTED,
+    TASK,
     CommandError,
     in_one_line,
     make_leader,
@@ -39,7 +41,6 @@ from .arguments import (
     set_option,
     settings_option,
     takes_names,
-    task_argument,
 )
 from .console import explain_os_errors, progress_bar, show_table
 
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from ..optimizers import Iterate
     from ..rendering import Film
     from ..wrappers import HyperGradient, LeaderObjective
+    from .recorded import Replayed
     from .run_folder import History
 
 INTERRUPTION = "interrupted; what it reached is kept"
@@ -65,8 +67,15 @@ LEARNT_LIBRARIES = ("torch", "stable_baselines3", "mujoco", "ale_py")
 POLISH_EVALUATIONS = 200
 
 
+def checked_task(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Return a registered id, and keep the module that registers it."""
+    ctx.meta["module"] = (value or "").rpartition(":")[0]
+    name: str | None = TASK["callback"](ctx, param, value)
+    return name
+
+
 @click.command("solve")
-@task_argument
+@click.argument("env_id", metavar="ID", required=False, **{**TASK, "callback": checked_task})
 @set_option
 @click.option(
     "--optimizer",
@@ -113,21 +122,29 @@ POLISH_EVALUATIONS = 200
 @out_option("Folder of the run.  [default: the next free number under runs/ID]")
 @click.option("--overwrite", is_flag=True, help="Replace the files of a run that is in --out.")
 @click.option("--gif", is_flag=True, help="Film the run as well.")
+@click.option(
+    "--resume",
+    metavar="RUN",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of a run to go on with, from where it was ended or killed.",
+)
+@click.option(
+    "--trust", is_flag=True, help="With --resume: import whatever the folder of the run names."
+)
+@click.pass_context
 def solve(
-    env_id: str,
+    ctx: click.Context,
+    /,
+    *,
+    env_id: str | None,
     env_kwargs: dict[str, Any],
-    optimizer: str | None,
-    optimizer_options: dict[str, Any],
-    steps: int | None,
-    learning_rate: float | None,
-    seed: int,
-    method: str | None,
-    method_options: dict[str, Any],
-    polish: bool | None,
     start: Path | None,
     out: Path | None,
     overwrite: bool,
     gif: bool,
+    resume: Path | None,
+    trust: bool,
+    **options: Any,
 ) -> None:
     """Maximise a task's objective, and keep the run in a folder.
 
@@ -136,80 +153,152 @@ def solve(
     run early and keeps what it has reached; of a run that is killed, history.csv and params.npz are
     there.
 
+    --resume RUN goes on with a run that was ended early, to the numbers that it would have reached
+    by itself where the method is deterministic. For that there are evaluations.bin (each x with
+    its objective and gradient) and method.npz or method.zip (what the method has learnt). All else
+    is taken from the run; a task, a method or a function of your own must be named again, as its
+    module is imported, or everything be trusted by --trust.
+
     The projected gradient norm is the length of P(x + g) - x, g being the exact hyper-gradient and
     P the projection on the box of x; it is zero at a stationary point, and at most that of g. Where
     the follower learns, nothing is exact: g and the objective are the method's estimates.
     """
+    from .resuming import check_versions, load_config
+    from .run_folder import open_folder
+
+    asked = {"id": env_id, "kwargs": env_kwargs, **options, "start": start and str(start)}
+    if ctx.meta["module"]:
+        asked["module"] = ctx.meta["module"]
+    if resume is None:
+        if env_id is None:
+            raise click.MissingParameter(ctx=ctx, param=ctx.command.params[0])
+        if trust:
+            raise CommandError("`--trust` is for a run that is gone on with by `--resume`")
+        plan = Plan.of(asked, gif=gif)
+        folder = open_folder(out, env_id, overwrite=overwrite)
+    else:
+        folder, config = resume, load_config(ctx, resume, asked, trust=trust)
+        plan = Plan.of(config, gif=gif)
+        check_versions(config["versions"], plan.config["versions"])
+    with explain_os_errors(folder):
+        ended_early = climb(plan, folder, gif=gif, resumed=resume is not None)
+    if ended_early:
+        ctx.exit(INTERRUPTED)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is maximised, and how.
+
+    Attributes:
+        config: What was asked for, all defaults filled in, of JSON types.
+        leader: The objective.
+        options: Options of the optimizer.
+        start: The first x.
+    """
+
+    config: dict[str, Any]
+    leader: LeaderObjective
+    options: dict[str, Any]
+    start: FloatArray
+
+    @classmethod
+    def of(cls, config: dict[str, Any], *, gif: bool) -> Self:
+        """Make the task, and check everything before there is a folder.
+
+        Raises:
+            CommandError: If something does not fit.
+        """
+        from ..wrappers import LeaderObjective
+        from .films import check_picture
+        from .run_folder import load_start
+
+        env = make_leader(
+            config["id"],
+            config["kwargs"],
+            config["method"],
+            render_mode="rgb_array" if gif else None,
+            method_options=config["method_options"],
+        )
+        if gif:
+            check_picture("`--gif`", config["id"], env)
+        leader, learns = LeaderObjective(env), not answers_exactly(env.game)
+        by_default, options = default_optimizer(config["id"], env)
+        optimizer = config["optimizer"] or by_default
+        asked = {name: config[name] for name in ("steps", "learning_rate")}
+        options |= {name: value for name, value in asked.items() if value is not None}
+        steps, seed = options["steps"], config["seed"]
+        options = options_for(optimizer, config["optimizer_options"], seed=seed, **options)
+        if config["learning_rate"] is not None and "learning_rate" not in options:
+            raise CommandError(f"`--learning-rate`: optimizer {optimizer!r} has none")
+        start = config["start"]
+        x = env.game.initial_upper_params if start is None else load_start(Path(start), env.game)
+        with in_one_line():
+            check_optimizer(optimizer, x, leader.low, leader.high, **options)
+        polish = config["polish"]
+        takes = signature(OPTIMIZERS[optimizer]).parameters
+        rate = {name: parameter.default for name, parameter in takes.items()} | options
+        chosen = {
+            "method": config["method"] or env.game.default_method,
+            "steps": steps,
+            "learning_rate": rate.get("learning_rate"),
+            "optimizer": optimizer,
+            "polish": env.method.exact and optimizer in RULES if polish is None else polish,
+            "versions": loaded_versions(*LIBRARIES, *(LEARNT_LIBRARIES if learns else ())),
+        }
+        return cls({**config, **chosen}, leader, options, x)
+
+
+def climb(plan: Plan, folder: Path, *, gif: bool, resumed: bool) -> bool:
+    """Make a run, or what is left of it, and return whether it was ended early."""
     from ..methods.registry import WrongAnswer
     from ..rendering import Film
-    from ..wrappers import LeaderObjective
-    from .films import check_picture
-    from .run_folder import CONFIG, History, load_start, open_folder, write_json
+    from .recorded import Evaluations, Memory, Replayed
+    from .run_folder import CONFIG, History, write_json
 
-    mode = "rgb_array" if gif else None
-    env = make_leader(env_id, env_kwargs, method, render_mode=mode, method_options=method_options)
-    if gif:
-        check_picture("`--gif`", env_id, env)
-    leader, learns = LeaderObjective(env), not answers_exactly(env.game)
-    method = env.game.default_method if method is None else method
-    by_default, options = default_optimizer(env_id, env)
-    optimizer = by_default if optimizer is None else optimizer
-    given = {"steps": steps, "learning_rate": learning_rate}
-    options |= {name: value for name, value in given.items() if value is not None}
-    steps = options["steps"]
-    options = options_for(optimizer, optimizer_options, seed=seed, **options)
-    if learning_rate is not None and "learning_rate" not in options:
-        raise CommandError(f"`--learning-rate`: optimizer {optimizer!r} has none")
-    x = env.game.initial_upper_params if start is None else load_start(start, env.game)
-    with in_one_line():
-        check_optimizer(optimizer, x, leader.low, leader.high, **options)
-    polish = env.method.exact and optimizer in RULES if polish is None else polish
-    folder = open_folder(out, env_id, overwrite=overwrite)
-    takes = signature(OPTIMIZERS[optimizer]).parameters
-    rate = {name: parameter.default for name, parameter in takes.items()} | options
-    config = {
-        "id": env_id,
-        "kwargs": env_kwargs,
-        "method": method,
-        "method_options": method_options,
-        "steps": steps,
-        "learning_rate": rate.get("learning_rate"),
-        "optimizer": optimizer,
-        "optimizer_options": optimizer_options,
-        "polish": polish,
-        "seed": seed,
-        "start": None if start is None else str(start),
-        "versions": loaded_versions(*LIBRARIES, *(LEARNT_LIBRARIES if learns else ())),
-    }
-    film = Film() if gif else None
-    began = time.perf_counter()
-    with (
-        explain_os_errors(folder),
-        contextlib.closing(History(folder, leader.low, leader.high)) as history,
-    ):
-        write_json(folder / CONFIG, config)
+    config, leader = plan.config, plan.leader
+    method, seed = config["method"], config["seed"]
+    env, film = leader.seat, Film() if gif else None
+    with contextlib.ExitStack() as stack:
+        evaluations = stack.enter_context(closing(Evaluations(folder, leader.low.shape)))
+        memory, recorded = Memory(folder, env), len(evaluations.recorded)
+        made = memory.restore(recorded) if resumed else 0
+        if made is None:
+            click.echo(f"Warning: method {method!r} keeps no state, and begins anew", err=True)
+        if not resumed:
+            write_json(folder / CONFIG, config)
+        with in_one_line():
+            x = env.game.validate_upper_params(evaluations.row(0)[0] if recorded else plan.start)
+        opened = History(folder, leader.low, leader.high, evaluations, made)
+        history = stack.enter_context(closing(opened))
+        objective = Replayed(leader, evaluations)
         try:
-            with progress_bar("ascent", steps + 1) as show:
+            with progress_bar("ascent", config["steps"] + 1) as show:
 
                 def keep(phase: str, iterate: Iterate) -> None:
-                    history.add(iterate, leader.info, phase)
-                    if film is not None:
-                        film.offer(env.render)
+                    history.add(iterate, leader.info if objective.live else {}, phase)
+                    if objective.live:
+                        memory.offer(len(history.records))
+                        if film is not None:
+                            film.offer(env.render)
                     show(phase, f"objective {iterate.value:.6f}")
 
-                leader.reset(x, seed=seed)
-                outcome, _ = optimize(leader, x, optimizer, options, polish=polish, callback=keep)
+                leader.resume(seed=None if made else seed)
+                optimizer, polish = config["optimizer"], config["polish"]
+                outcome, _ = optimize(
+                    objective, x, optimizer, plan.options, polish=polish, callback=keep
+                )
+            if objective.live:
+                memory.write(len(history.records))
         except KeyboardInterrupt:
             outcome = INTERRUPTION
         except WrongAnswer as error:
             raise CommandError(str(error)) from error
         finally:  # an error, too, leaves behind what was reached
-            seconds = time.perf_counter() - began
             of = "method" if env.method.exact else "estimates of method"
-            save_results(leader, history, film, f"{env_id}, {of} {method}", seed)
-    report(leader, history, method, outcome, seconds)
-    if outcome == INTERRUPTION:
-        click.get_current_context().exit(INTERRUPTED)
+            save_results(leader, history, film, f"{config['id']}, {of} {method}", seed)
+    report(leader, history, method, outcome, memory.seconds)
+    return outcome == INTERRUPTION
 
 
 def default_optimizer(env_id: str, env: HyperGradient) -> tuple[str, dict[str, Any]]:
@@ -226,7 +315,7 @@ def default_optimizer(env_id: str, env: HyperGradient) -> tuple[str, dict[str, A
 
 
 def optimize(
-    leader: LeaderObjective,
+    leader: LeaderObjective | Replayed,
     start: FloatArray,
     optimizer: str,
     options: dict[str, Any],
@@ -314,7 +403,7 @@ def report(
         ("projected gradient norm", f"{first_norm:.2e}", f"{best_norm:.2e}", ""),
     ]
     show_table(("", "start", "best", "best known"), rows)
-    if np.linalg.norm(last.gradient) == 0.0:
+    if outcome != INTERRUPTION and np.linalg.norm(last.gradient) == 0.0:
         where = "at the start" if last.number == 0 else f"after {last.number} steps"
         outcome = f"the gradient of method {method!r} vanishes {where}"
     click.echo(f"stopped: {outcome}")
@@ -347,3 +436,5 @@ def report(
     write_json(folder / RESULT, result)
     written = ", ".join(name for name in FILES if (folder / name).exists())
     click.echo(f"run: {folder} ({written})")
+    if outcome.startswith(INTERRUPTION):
+        click.echo(f"bilevel-gym solve --resume {folder} goes on with it")

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-__all__ = ["loaded_versions", "replacing", "write_whole"]
+__all__ = ["claim", "loaded_versions", "replacing", "write_whole"]
 
 
 @contextmanager
@@ -50,6 +50,22 @@ def write_whole(target: Any, suffix: str, write: Callable[[Any], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         write(temporary)
+
+
+def claim(file: IO[Any]) -> bool:
+    """Return whether an open file is this process's alone, until it is closed or the process ends.
+
+    Where the system has no such locks (Windows), it is taken to be.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def loaded_versions(*libraries: str) -> dict[str, str]:

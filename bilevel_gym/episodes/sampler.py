@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..core.checks import check_at_least
 from ..core.mdp import FloatArray, Kernel
+from ..core.state import Remembers
 from .simulator import Simulator, Trajectories
 
 __all__ = ["Episodes", "Sampler", "TransitionCounts"]
@@ -91,8 +92,10 @@ class Sampler:
         )
 
 
-class TransitionCounts:
+class TransitionCounts(Remembers):
     """How often each transition was seen: a model of the game made of samples."""
+
+    remembered = ("_codes", "_weights")
 
     def __init__(self, num_states: int, num_actions: int) -> None:
         """Start with nothing seen."""

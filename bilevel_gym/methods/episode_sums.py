@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..core.linear import DiscountedSystem
 from ..core.mdp import FloatArray, Kernel, action_major
+from ..core.state import Remembers
 from ..episodes.sampler import Episodes, Sampler, TransitionCounts
 
 __all__ = [
@@ -81,7 +82,7 @@ class Batch:
         ]
 
 
-class Critic:
+class Critic(Remembers):
     """The leader's advantage A(s, a) = Q(s, a) - sum_b pi(b|s) Q(s, b), from transitions seen.
 
     All transitions ever seen count, whatever the policy was: the policy enters with its known
@@ -92,6 +93,8 @@ class Critic:
         counts: The transitions seen.
         upper_reward: The leader's rewards seen last, `[S, A]`, zero where none was.
     """
+
+    remembered = ("counts", "upper_reward")
 
     def __init__(self, num_states: int, num_actions: int) -> None:
         """Start with nothing seen."""

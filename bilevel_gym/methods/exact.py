@@ -7,7 +7,8 @@ information; models evaluate its adjoint form (see `bilevel_gym.core.adjoint` fo
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from ..core.checks import check_at_least, check_positive, optional, unknown_name
 from ..core.linear import check_solver
 from ..core.mdp import FloatArray
 from ..model.base import BilevelModel
-from ..model.responses import Response
+from ..model.responses import Response, response_from, response_state
 
 __all__ = ["Exact", "check_exact"]
 
@@ -74,6 +75,14 @@ class Exact:
         """Return the exact response to a validated x."""
         self._last = self._model.respond(upper_params, warm_start=self._last, **self._options)
         return self._last
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the warm start, as nested dicts of numbers and arrays."""
+        return {"last": response_state(self._last)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` has returned."""
+        self._last = response_from(state["last"])
 
 
 def check_exact(model: object) -> None:

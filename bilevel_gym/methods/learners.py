@@ -17,7 +17,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from ..core.checks import (
 from ..core.linear import choose_solver
 from ..core.mdp import FloatArray, TabularMDP
 from ..core.soft import SoftSolution, default_tolerance, solve_soft_mdp
+from ..core.state import Remembers
 from ..episodes.sampler import Episodes, TransitionCounts
 from ..model.tabular import TabularModel
 
@@ -70,7 +71,7 @@ class Answer:
     samples: int = 0
 
 
-class Learner(ABC):
+class Learner(Remembers, ABC):
     """What every inner learner can do."""
 
     def __init__(self, model: TabularModel) -> None:
@@ -90,20 +91,18 @@ class Learner(ABC):
 class ExactLearner(Learner):
     """Solve the follower's problem, warm-started."""
 
+    remembered = ("_value",)
+
     def reset(self, rng: np.random.Generator) -> None:
         """Forget the warm start."""
-        self._last: SoftSolution | None = None
+        self._value: FloatArray | None = None
 
     def answer(self, upper_params: FloatArray) -> Answer:
         """Return the soft-optimal policy."""
-        start = None if self._last is None else self._last.soft_value
-        self._last = solve_soft_mdp(self._model.lower_mdp(upper_params), initial_value=start)
+        found = solve_soft_mdp(self._model.lower_mdp(upper_params), initial_value=self._value)
+        self._value = found.soft_value
         return Answer(
-            self._last.policy,
-            self._last.soft_value,
-            self._last.residual,
-            self._last.iterations,
-            self._last.converged,
+            found.policy, found.soft_value, found.residual, found.iterations, found.converged
         )
 
 
@@ -128,6 +127,8 @@ def greedy_solution(mdp: TabularMDP, value: FloatArray, *, sweeps: int = 0) -> S
 
 class Sweeps(Learner):
     """Take some sweeps of soft value iteration, V <- T V."""
+
+    remembered = ("_value",)
 
     def __init__(self, model: TabularModel, *, sweeps: int = 10, warm_start: bool = True) -> None:
         """Bind the learner to a model.
@@ -171,6 +172,8 @@ class EpisodeLearner(Learner):
     Attributes:
         episodes: Episodes of each round; may be changed between answers.
     """
+
+    remembered: ClassVar[tuple[str, ...]] = ("_samples",)
 
     def __init__(
         self,
@@ -229,6 +232,8 @@ class CertaintyEquivalence(EpisodeLearner):
     Where an action was never tried the model takes it to end the episode.
     """
 
+    remembered = (*EpisodeLearner.remembered, "_counts", "_found", "_last")
+
     def __init__(self, model: TabularModel, *, forget: float = 0.0, **options: Any) -> None:
         """Bind the learner to a model.
 
@@ -245,7 +250,7 @@ class CertaintyEquivalence(EpisodeLearner):
         """Forget all counts."""
         super().reset(rng)
         self._counts = TransitionCounts(self._model.num_states, self._model.num_actions)
-        self._solution: SoftSolution | None = None
+        self._found: tuple[FloatArray, FloatArray] | None = None  # policy and value
         self._last: FloatArray | None = None
 
     def watch(self, blocks: Sequence[Episodes]) -> None:
@@ -258,18 +263,19 @@ class CertaintyEquivalence(EpisodeLearner):
         if self._last is not None and not np.array_equal(self._last, upper_params):
             self._counts.fade(self._forget)
         self._last = np.array(upper_params)
-        before, found = self._samples, self._solution
+        before = self._samples
         for _ in range(self._rounds):
-            if found is None:
+            if self._found is None:
                 policy, start = self._soft_policy(self._model.reward(upper_params))[1], None
             else:
-                policy, start = found.policy, found.soft_value
+                policy, start = self._found
             self.watch(self._play(upper_params, policy))
             mdp = self._model.mdp_with(self._counts.kernel(), upper_params)
-            found = self._solution = solve_soft_mdp(mdp, initial_value=start)
-        assert found is not None
+            found = solve_soft_mdp(mdp, initial_value=start)
+            self._found = found.policy, found.soft_value
+        assert self._found is not None
         samples = self._samples - before
-        return Answer(found.policy, found.soft_value, iterations=self._rounds, samples=samples)
+        return Answer(*self._found, iterations=self._rounds, samples=samples)
 
 
 class SoftQ(EpisodeLearner):
@@ -277,6 +283,8 @@ class SoftQ(EpisodeLearner):
 
     Steps alpha fall with the number of visits of a pair, as n^-decay, and not below `step_size`.
     """
+
+    remembered = (*EpisodeLearner.remembered, "_soft_q", "_visits")
 
     def __init__(
         self,

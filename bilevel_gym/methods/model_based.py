@@ -25,6 +25,7 @@ import numpy as np
 from ..core.bellman import centred_score
 from ..core.mdp import FloatArray
 from ..core.soft import SoftSolution
+from ..core.state import Remembers
 from ..core.threads import single_threaded
 from ..model.objectives import Outcome, UpperValue
 from ..model.responses import TabularResponse
@@ -89,7 +90,7 @@ class Evaluation:
         return replace(response, **more)
 
 
-class SweptMethod(ABC):
+class SweptMethod(Remembers, ABC):
     """A method that takes some sweeps V <- T V for each x, and acts on the greedy policy of V.
 
     Something of the method's own is carried along with the value, from which it gets the response
@@ -98,6 +99,7 @@ class SweptMethod(ABC):
 
     exact: ClassVar[bool] = False
     unbiased: ClassVar[bool] = False
+    remembered = ("_learner", "_carried")
 
     def __init__(self, model: TabularModel, *, sweeps: int = 10, warm_start: bool = True) -> None:
         """Bind the method to a model.

@@ -48,6 +48,7 @@ from ..core.bellman import EPS, soft_q
 from ..core.checks import check_at_least, check_choice, check_positive
 from ..core.mdp import FloatArray, TabularMDP
 from ..core.soft import PolicyAnswer, SoftSolution, solve_soft_mdp
+from ..core.state import Remembers
 from ..core.threads import single_threaded
 from ..model.responses import TabularResponse
 from ..model.tabular import TabularModel
@@ -116,11 +117,12 @@ class Point:
     rounding: float
 
 
-class PenaltyMethod(ABC):
+class PenaltyMethod(Remembers, ABC):
     """Climb f - lambda p in the policy, and report its gradient in x."""
 
     exact: ClassVar[bool] = False
     unbiased: ClassVar[bool] = False
+    remembered = ("_log_policy", "_value")
 
     def __init__(
         self,

@@ -30,6 +30,7 @@ from ..core.bellman import centred_score
 from ..core.checks import check_at_least, optional
 from ..core.mdp import FloatArray, Kernel
 from ..core.soft import PolicyAnswer
+from ..core.state import Remembers
 from ..core.threads import single_threaded
 from ..episodes.sampler import Episodes, Sampler, TransitionCounts
 from ..model.objectives import (
@@ -60,12 +61,13 @@ __all__ = [
 CUT = 1e-4
 
 
-class Sampled(ABC):
+class Sampled(Remembers, ABC):
     """A method that plays episodes of the follower's policy and estimates from what it sees."""
 
     exact: ClassVar[bool] = False
     unbiased: ClassVar[bool] = False
     scopes: ClassVar[frozenset[Scope]] = frozenset({"steps", "policy", "params"})
+    remembered: ClassVar[tuple[str, ...]] = ("_learner",)
 
     def __init__(
         self,

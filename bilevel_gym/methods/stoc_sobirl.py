@@ -45,6 +45,7 @@ class StocSoBiRL(SoBiRL):
     """Estimate the hyper-gradient as SoBiRL does, from batches that grow, without any model."""
 
     unbiased: ClassVar[bool] = False  # its policy is learnt
+    remembered = (*SoBiRL.remembered, "_iteration")
 
     def __init__(
         self,

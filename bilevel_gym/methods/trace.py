@@ -54,6 +54,8 @@ CRITICS = ("seen", "exact")
 class Trace(Sampled):
     """Estimate the hyper-gradient by a scalar trace of the leader's advantage."""
 
+    remembered = (*Sampled.remembered, "_critic", "_halves")
+
     def __init__(
         self,
         model: TabularModel,

@@ -32,15 +32,22 @@ Automatica 136, 2022, arXiv 2006.10820.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ..core.checks import check_at_least, check_choice, check_positive
 from ..core.mdp import FloatArray
 from ..model.base import BilevelModel
-from ..model.responses import GaussianResponse, Response, TabularResponse
+from ..model.responses import (
+    GaussianResponse,
+    Response,
+    TabularResponse,
+    response_from,
+    response_state,
+)
 from .exact import check_exact
 
 __all__ = ["ZeroOrder"]
@@ -135,6 +142,14 @@ class ZeroOrder:
         scale = centre.size if self._smoothing == "sphere" else 1.0
         gradient = scale / len(units) * np.tensordot(differences, units, axes=1)
         return _with_estimate(at, np.asarray(gradient, dtype=np.float64), evaluations)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the warm start and the previous value, as nested dicts of numbers and arrays."""
+        return {"last": response_state(self._last), "previous": self._previous}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` has returned."""
+        self._last, self._previous = response_from(state["last"]), state["previous"]
 
     def _draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
         """Return directions `[m, ...]`, of the shape of x each."""

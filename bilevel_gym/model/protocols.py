@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,7 +12,7 @@ from ..core.mdp import FloatArray
 from ..episodes.recorded import Batch, LearntEpisodes
 from .judges import Judge
 
-__all__ = ["Follower", "LearntGame", "LearntMethod", "PreferenceGame"]
+__all__ = ["Follower", "LearntGame", "LearntMethod", "PreferenceGame", "Resumable"]
 
 
 class LearntGame(Protocol):
@@ -129,4 +130,20 @@ class LearntMethod(Protocol):
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on where the method that was saved is."""
+        ...
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """What a method may have beside `bilevel_gym.model.responses.Method`, to be gone on with.
+
+    Its generator is not part of the state: it belongs to the seat.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what it goes on from, as nested dicts and lists of numbers and arrays."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` has returned."""
         ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
@@ -19,6 +19,8 @@ __all__ = [
     "Method",
     "Response",
     "TabularResponse",
+    "response_from",
+    "response_state",
 ]
 
 
@@ -200,6 +202,40 @@ class ExactResponse(TabularResponse):
         norm = float(np.linalg.norm(self.hyper_gradient))
         response = float(np.linalg.norm(self.hyper_gradient - self.direct_gradient))
         return response / norm if norm > 0.0 else 0.0
+
+
+# The classes of exact answers, from which later ones start.
+EXACT: Mapping[str, type[Response]] = {
+    kind.__name__: kind for kind in (ExactResponse, ExactGaussianResponse)
+}
+
+
+def response_state(response: Response | None) -> dict[str, Any] | None:
+    """Return an exact answer as nested dicts of numbers and arrays, without its gradient's bound.
+
+    None stands for no answer, and for one of another class.
+    """
+    if type(response) not in EXACT.values():
+        return None
+    assert response is not None
+    state = {entry.name: getattr(response, entry.name) for entry in fields(response)}
+    state.pop("gradient_error", None)
+    if "linear_solutions" in state:
+        state["linear_solutions"] = [[*k, v] for k, v in state["linear_solutions"].items()]
+    return {"class": type(response).__name__, **state}
+
+
+def response_from(state: Mapping[str, Any] | None) -> Response | None:
+    """Return the answer of which `response_state` has made this."""
+    if state is None:
+        return None
+    content = {**state}
+    kind = EXACT[content.pop("class")]
+    if "linear_solutions" in content:
+        content["linear_solutions"] = {
+            (name, discount): array for name, discount, array in content["linear_solutions"]
+        }
+    return kind(**content)
 
 
 class Method(Protocol):

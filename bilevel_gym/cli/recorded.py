@@ -1,0 +1,205 @@
+"""What a run of `bilevel-gym solve` keeps in order to go on: evaluations, and what was learnt.
+
+An optimizer that is told the same does the same, so what it was told is its state: to go on, it
+runs again and is told what is recorded, which takes no time, until it asks for more. From there on
+the method answers, put back where it was when its own state was last written. In the midst of an
+answer it has none that could be kept, so the last few evaluations may be made again; they come out
+the same where the method is deterministic.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import zipfile
+from io import FileIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..core.files import claim, replacing
+from ..core.mdp import FloatArray
+from ..core.state import read_tree, write_tree
+from ..model.protocols import LearntMethod, Resumable
+from .arguments import CommandError
+from .console import uninterrupted
+
+if TYPE_CHECKING:
+    from ..wrappers import HyperGradient, LeaderObjective
+
+EVALUATIONS, STATE, LEARNT = "evaluations.bin", "method.npz", "method.zip"
+
+# In the file of a method whose follower learns, beside what its `save` puts there.
+PLACE = "place.json"
+
+# How long the method's state may be older than the last evaluation, in seconds, where it is small
+# and where it is a learner with its replay; and the share of the run that writing it may take.
+SECONDS, LEARNT_SECONDS = 3.0, 60.0
+SHARE = 0.05
+
+
+class Evaluations:
+    """x, F(x) and the hyper-gradient of each evaluation, a row of float64 each, in a file.
+
+    Rows are appended one by one; half a row, as a kill may leave it, counts as none.
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, ...]) -> None:
+        """Open the file in a folder, with what it has.
+
+        Args:
+            folder: The folder of the run.
+            shape: Shape of x.
+
+        Raises:
+            CommandError: If another process has it open.
+        """
+        self._shape, self._size = shape, math.prod(shape)
+        self._file = _claimed(folder)
+        width = 2 * self._size + 1
+        numbers = np.fromfile(folder / EVALUATIONS, dtype="<f8")
+        self.recorded = numbers[: len(numbers) // width * width].reshape(-1, width)
+        if not np.isfinite(self.recorded).all():
+            self.close()
+            raise CommandError(f"{folder / EVALUATIONS} is damaged: not all of it is finite")
+
+    def close(self) -> None:
+        """Close the file, which others may then open."""
+        self._file.close()
+
+    def keep(self, count: int) -> None:
+        """Forget all but the first rows."""
+        self.recorded = self.recorded[:count]
+        self._file.truncate(self.recorded.nbytes)
+
+    def add(self, x: FloatArray, value: float, gradient: FloatArray) -> None:
+        """Append an evaluation; x and the gradient have the shape of x."""
+        row = np.concatenate([x.ravel(), [value], gradient.ravel()])
+        self._file.write(row.astype("<f8").tobytes())
+
+    def row(self, number: int) -> tuple[FloatArray, float, FloatArray]:
+        """Return x, F(x) and the hyper-gradient of a recorded evaluation."""
+        row = self.recorded[number].astype(np.float64)
+        x, gradient = row[: self._size], row[self._size + 1 :]
+        return x.reshape(self._shape), float(row[self._size]), gradient.reshape(self._shape)
+
+
+def check_idle(folder: Path) -> None:
+    """Raise a `CommandError` if another process is at the run in a folder."""
+    if (folder / EVALUATIONS).exists():
+        _claimed(folder).close()
+
+
+def _claimed(folder: Path) -> FileIO:
+    """Return the file of the evaluations, open for this process alone."""
+    file = FileIO(folder / EVALUATIONS, "a")
+    if not claim(file):
+        file.close()
+        raise CommandError(f"the run in {folder} is still going on in another process")
+    return file
+
+
+class Replayed:
+    """The leader's objective, as it was recorded for as long as that lasts."""
+
+    def __init__(self, leader: LeaderObjective, evaluations: Evaluations) -> None:
+        """Begin with the first evaluation."""
+        self.low, self.high = leader.low, leader.high
+        self._leader, self._evaluations, self._made = leader, evaluations, 0
+
+    @property
+    def live(self) -> bool:
+        """Whether the last evaluation was made, not recorded."""
+        return self._made > len(self._evaluations.recorded)
+
+    def __call__(self, x: FloatArray) -> tuple[float, FloatArray]:
+        """Return F(x) and the hyper-gradient.
+
+        Raises:
+            CommandError: If the optimizer asks for another x than it did when that was recorded.
+        """
+        number = self._made
+        self._made += 1
+        if self.live:
+            return self._leader(x)
+        recorded, value, gradient = self._evaluations.row(number)
+        if not np.array_equal(recorded, x):
+            raise CommandError(
+                f"this run cannot be gone on with: its evaluation {number} was at another x, "
+                "probably under other versions of the libraries (see its config.json); "
+                "`--start` with its params.npz begins a new run at its best x"
+            )
+        return value, gradient
+
+
+class Memory:
+    """The state of a run's method, on disk: what it has learnt, and after how many evaluations."""
+
+    def __init__(self, folder: Path, seat: HyperGradient) -> None:
+        """Begin with nothing written."""
+        self._folder, self._seat = folder, seat
+        self._least = LEARNT_SECONDS if isinstance(seat.method, LearntMethod) else SECONDS
+        self._due = -math.inf
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken, all its parts together."""
+        return time.monotonic() - self._began
+
+    def offer(self, count: int) -> None:
+        """Write the state after `count` evaluations, if it is time to."""
+        if time.monotonic() >= self._due:
+            self.write(count)
+
+    def write(self, count: int) -> None:
+        """Write the state after `count` evaluations."""
+        began = time.monotonic()
+        with uninterrupted():
+            self._write({"evaluations": count, "seconds": self.seconds})
+        now = time.monotonic()
+        self._due = now + max(self._least, (now - began) / SHARE)
+
+    def restore(self, recorded: int) -> int | None:
+        """Put the method back, and return how many of the recorded evaluations it has made.
+
+        None says that it has no state to go on from, and begins anew.
+
+        Raises:
+            CommandError: If the file is damaged, or of something else.
+        """
+        method = self._seat.method
+        learnt = isinstance(method, LearntMethod)
+        path = self._folder / (LEARNT if learnt else STATE)
+        try:
+            if isinstance(method, LearntMethod):
+                with zipfile.ZipFile(path) as archive:
+                    place = json.loads(archive.read(PLACE))
+                method.load(path)
+            else:
+                place = read_tree(path)
+                if "seat" in place:
+                    self._seat.load_state_dict(place["seat"])
+            count, seconds = int(place["evaluations"]), float(place["seconds"])
+            if not 0 < count <= recorded:
+                raise ValueError(f"{path} is of {count} evaluations, of which {recorded} are there")
+        except FileNotFoundError:
+            return 0  # the run ended before its first answer was kept
+        except (ValueError, KeyError, TypeError, zipfile.BadZipFile, OSError) as error:
+            raise CommandError(f"this run cannot be gone on with: {error}") from None
+        self._began = time.monotonic() - seconds
+        return count if learnt or "seat" in place else None
+
+    def _write(self, place: dict[str, Any]) -> None:
+        method = self._seat.method
+        if isinstance(method, LearntMethod):
+            with replacing(self._folder / LEARNT) as temporary:
+                method.save(temporary)
+                with zipfile.ZipFile(temporary, "a") as archive:
+                    archive.writestr(PLACE, json.dumps(place))
+            return
+        if isinstance(method, Resumable):
+            place = {**place, "seat": self._seat.state_dict()}
+        write_tree(self._folder / STATE, place)

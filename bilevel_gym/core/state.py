@@ -1,0 +1,102 @@
+"""What goes on from one step to the next, as plain data, and files of it that hold no code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .files import replacing
+
+__all__ = ["Remembers", "read_tree", "write_tree"]
+
+# Stands for an array in the tree of a file, with its number.
+ARRAY = "array of this file"
+
+
+class Remembers:
+    """Something that goes on, from one step to the next, from attributes that the steps change.
+
+    `remembered` names them. They are numbers, arrays, None, tuples of these, or other things that
+    remember. Generators of random numbers are not among them: they belong to whoever seeds them.
+    """
+
+    remembered: ClassVar[tuple[str, ...]] = ()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is remembered, as nested dicts and lists of numbers and arrays."""
+        return {name.lstrip("_"): _state(getattr(self, name)) for name in self.remembered}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` has returned, of one that was made alike.
+
+        Raises:
+            KeyError: If the state is that of something else.
+        """
+        for name in self.remembered:
+            setattr(self, name, _restored(getattr(self, name), state[name.lstrip("_")]))
+
+
+def _state(value: Any) -> Any:
+    if isinstance(value, Remembers):
+        return value.state_dict()
+    if isinstance(value, tuple):
+        return [_state(entry) for entry in value]
+    # In the same order: sums along an axis round by it.
+    return value.copy(order="K") if isinstance(value, np.ndarray) else value
+
+
+def _restored(now: Any, state: Any) -> Any:
+    """Return what a state says, in place of what is there now."""
+    if isinstance(now, Remembers):
+        now.load_state_dict(state)
+        return now
+    if isinstance(state, list):
+        return tuple(map(_restored, now or [None] * len(state), state))
+    return state.copy(order="K") if isinstance(state, np.ndarray) else state
+
+
+def write_tree(path: Path, tree: Mapping[str, Any]) -> None:
+    """Write nested dicts and lists of text, numbers, None and arrays, whole or not at all."""
+    arrays: list[np.ndarray[Any, Any]] = []
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(entry) for key, entry in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(entry) for entry in value]
+        if isinstance(value, np.ndarray):
+            arrays.append(value)
+            return {ARRAY: len(arrays) - 1}
+        return value.item() if isinstance(value, np.generic) else value
+
+    text = json.dumps(plain(tree))
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, np.array(text), *arrays)
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """Read what `write_tree` has written; lists and tuples come back as lists.
+
+    Raises:
+        FileNotFoundError: If there is no file.
+        ValueError: If it is none of `write_tree`, or damaged.
+    """
+
+    def whole(value: Any) -> Any:
+        if isinstance(value, dict):
+            if ARRAY in value:
+                return stored[f"arr_{value[ARRAY] + 1}"]
+            return {key: whole(entry) for key, entry in value.items()}
+        return [whole(entry) for entry in value] if isinstance(value, list) else value
+
+    try:
+        with np.load(path) as stored:
+            return dict(whole(json.loads(str(stored["arr_0"]))))
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # damaged files raise whatever the libraries stumble on
+        raise ValueError(f"{path} cannot be read: {error or type(error).__name__}") from None

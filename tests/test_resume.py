@@ -1,0 +1,267 @@
+"""`bilevel-gym solve --resume`: what was ended early ends where it would have by itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from bilevel_gym.cli import main, recorded
+from bilevel_gym.wrappers import LeaderObjective
+
+from .commands import GRID, LEARNT, SMALL, Run, method_set, refused
+
+Patch = pytest.MonkeyPatch
+
+STEPS = ("--steps", 12)
+
+# Where even a few episodes see something.
+RANDOM, TINY = "BilevelRandomMDP-v0", ("--set", "num_states=6")
+
+
+def ended_after(
+    monkeypatch: Patch, run: Run, evaluations: int, *arguments: object, every: int = 3
+) -> None:
+    """Make a run whose method's state is written at every third evaluation, and end it early."""
+    made, offered = [0], [0]
+    evaluate, write = LeaderObjective.__call__, recorded.Memory.write
+
+    def limited(leader: LeaderObjective, x: Any) -> Any:
+        made[0] += 1
+        if made[0] > evaluations:
+            raise KeyboardInterrupt
+        return evaluate(leader, x)
+
+    def offer(memory: recorded.Memory, count: int) -> None:
+        if offered[0] % every == 0:
+            write(memory, count)
+        offered[0] += 1
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LeaderObjective, "__call__", limited)
+        patch.setattr(recorded.Memory, "offer", offer)
+        run(*arguments, exits=130)
+
+
+def same(folder: Path, other: Path) -> None:
+    for name in ("history.csv", "evaluations.bin", "config.json"):
+        assert (folder / name).read_bytes() == (other / name).read_bytes(), name
+    with np.load(folder / "params.npz") as one, np.load(other / "params.npz") as two:
+        for name in one:
+            np.testing.assert_array_equal(one[name], two[name])
+    first, second = (json.loads((f / "result.json").read_text()) for f in (folder, other))
+    assert {**first, "seconds": 0} == {**second, "seconds": 0}
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run that was ended after six evaluations."""
+    out = tmp_path_factory.mktemp("runs") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+
+        def run(*arguments: object, exits: int) -> Result:
+            result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+            assert result.exit_code == exits, result.output
+            return result
+
+        ended_after(patch, run, 6, "solve", GRID, *SMALL, *STEPS, "--out", out)
+    return out
+
+
+@pytest.fixture
+def early(ended: Path, tmp_path: Path) -> Path:
+    """Return a copy of that run."""
+    return Path(shutil.copytree(ended, tmp_path / "out"))
+
+
+EXACT = [(name, 7) for name in ("normalized", "adam", "projected", "lbfgsb", "cobyqa")]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "evaluations"), [*EXACT, ("restarted-lbfgsb", 30), ("normalized", 20)]
+)
+def test_every_optimizer_goes_on(
+    run: Run, tmp_path: Path, monkeypatch: Patch, optimizer: str, evaluations: int
+) -> None:
+    command = ("solve", GRID, *SMALL, *STEPS, "--optimizer", optimizer)
+    run(*command, "--out", "whole", exits=0)
+    ended_after(monkeypatch, run, evaluations, *command, "--out", "out")
+    run("solve", "--resume", "out", exits=0)
+    same(tmp_path / "out", tmp_path / "whole")
+
+
+METHODS: list[tuple[str, dict[str, Any]]] = [
+    ("exact", {"solver": "krylov"}),
+    ("zero-order", {"points": 1, "baseline": "previous"}),
+    ("m-sobirl", {}),
+    ("amd", {}),
+    ("pbrl-value", {}),
+    ("pbrl-bellman", {}),
+    ("hpgd", {"episodes": 8, "inner": "exact"}),
+    ("trace", {"episodes": 8, "inner": "soft-q"}),
+    ("trace", {"episodes": 8, "inner": "sweeps"}),
+    ("bc-hg", {"episodes": 8, "inner": "certainty-equivalence"}),
+    ("sobirl", {"episodes": 8}),
+    ("stoc-sobirl", {"episodes": 8, "inner_options": {"forget": 0.1}}),
+]
+
+
+@pytest.mark.parametrize(("method", "options"), METHODS)
+def test_every_method_goes_on_from_what_it_has_learnt(
+    run: Run, tmp_path: Path, monkeypatch: Patch, method: str, options: dict[str, Any]
+) -> None:
+    command = ("solve", RANDOM, *TINY, *STEPS, "--method", method, *method_set(options))
+    run(*command, "--seed", 5, "--out", "whole", exits=0)
+    ended_after(monkeypatch, run, 6, *command, "--seed", 5, "--out", "out")
+    run("solve", "--resume", "out", exits=0)
+    same(tmp_path / "out", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        ("BilevelLQR-v0",),
+        ("BilevelToll-v0", "--method-set", "solver=krylov-ilu"),
+        ("BilevelInverseRL-v0",),
+    ],
+)
+def test_exact_answers_go_on_from_their_warm_starts(
+    run: Run, tmp_path: Path, monkeypatch: Patch, task: tuple[str, ...]
+) -> None:
+    command = ("solve", *task, "--steps", 5, "--no-polish")
+    run(*command, "--out", "whole", exits=0)
+    ended_after(monkeypatch, run, 3, *command, "--out", "out", every=2)
+    run("solve", "--resume", "out", exits=0)
+    same(tmp_path / "out", tmp_path / "whole")
+
+
+def test_a_follower_goes_on_learning(run: Run, tmp_path: Path, monkeypatch: Patch) -> None:
+    command = ("solve", *LEARNT, "--steps", 4)
+    run(*command, "--out", "whole", exits=0)
+    ended_after(monkeypatch, run, 3, *command, "--out", "out", every=2)
+    assert not (tmp_path / "out" / "method.npz").exists()
+    run("solve", "--resume", "out", exits=0)
+    same(tmp_path / "out", tmp_path / "whole")
+
+
+# What the folder names, and what it holds ---------------------------------------------------------
+
+
+OWN = """
+from bilevel_gym.methods.exact import Exact
+
+open("imported", "a").close()
+
+class Mine(Exact):
+    pass
+
+class Forgetful:
+    exact = True
+    def __init__(self, model): self.method = Exact(model)
+    def reset(self, rng): self.method.reset(rng)
+    def step(self, x): return self.method.step(x)
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: Patch) -> str:
+    """Return the name of a module beside the user."""
+    (tmp_path / "own_methods.py").write_text(OWN)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    monkeypatch.delitem(sys.modules, "own_methods", raising=False)
+    return "own_methods"
+
+
+def test_a_method_from_outside_is_named_again_or_trusted(
+    run: Run, tmp_path: Path, monkeypatch: Patch, own: str
+) -> None:
+    method = ("--method", f"{own}:Mine")
+    command = ("solve", GRID, *SMALL, *STEPS, *method)
+    run(*command, "--out", "whole", exits=0)
+    for number, said in enumerate([method, ("--trust",)]):
+        out = f"out{number}"
+        ended_after(monkeypatch, run, 6, *command, "--out", out)
+        (tmp_path / "imported").unlink()
+        monkeypatch.delitem(sys.modules, own)
+        result = run("solve", "--resume", out, exits=2)
+        assert f"'{own}:Mine'" in result.stderr and "--trust" in result.stderr
+        assert not (tmp_path / "imported").exists() and own not in sys.modules
+        run("solve", "--resume", out, *said, exits=0)
+        same(tmp_path / out, tmp_path / "whole")
+
+
+def test_a_method_without_a_state_begins_anew(
+    run: Run, tmp_path: Path, monkeypatch: Patch, own: str
+) -> None:
+    command = ("solve", GRID, *SMALL, *STEPS, "--method", f"{own}:Forgetful")
+    ended_after(monkeypatch, run, 6, *command, "--out", "out")
+    result = run("solve", "--resume", "out", "--trust", exits=0)
+    assert "keeps no state, and begins anew" in result.stderr
+    lines = (tmp_path / "out" / "history.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines[1:14]] == [str(step) for step in range(13)]
+
+
+def test_a_function_that_the_folder_names_is_not_imported(run: Run, early: Path, own: str) -> None:
+    path = early / "config.json"
+    config = json.loads(path.read_text())
+    planted: list[dict[str, Any]] = [
+        {"id": "Mine-v0", "module": own},
+        {"id": f"{own}:Mine-v0"},
+        {"kwargs": {"map_name": "4x4", "judge": f"{own}:judge"}},
+        {"method_options": {"inner_options": [{"of": f"{own}:judge"}]}},
+        {"optimizer_options": {"schedule": f"{own}:judge"}},
+    ]
+    for change in planted:
+        path.write_text(json.dumps({**config, **change}))
+        run("solve", "--resume", "out", exits=2)
+        assert own not in sys.modules
+
+
+@pytest.mark.parametrize("cut", [1, 30, 52 * 8])
+def test_a_row_cut_short_is_made_again(run: Run, tmp_path: Path, early: Path, cut: int) -> None:
+    run("solve", GRID, *SMALL, *STEPS, "--out", "whole", exits=0)
+    for name in ("evaluations.bin", "history.csv"):  # the state is of four evaluations of six
+        path = early / name
+        path.write_bytes(path.read_bytes()[:-cut] if cut < 99 else path.read_bytes() + b"1" * 9)
+    run("solve", "--resume", "out", exits=0)
+    same(early, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["config.json", "evaluations.bin", "history.csv", "method.npz"])
+@pytest.mark.parametrize("content", [b"", b"junk\n" * 9, b"PK\x03\x04", b"[" * 2000, b'{"id": 1}'])
+def test_damaged_files_are_refused_in_one_line(
+    run: Run, early: Path, name: str, content: bytes
+) -> None:
+    (early / name).write_bytes(content)
+    best = (early / "params.npz").read_bytes()
+    refused(run("solve", "--resume", early))
+    assert (early / "params.npz").read_bytes() == best
+
+
+def test_options_are_those_of_the_run(run: Run, early: Path, tmp_path: Path) -> None:
+    for said, wrong in [
+        (("--steps", 9), "`--steps` is taken from the run"),
+        (("--out", "other"), "`--out` is taken from the run"),
+        (("--set", "map_name=8x8"), "map_name of the run is '4x4', got '8x8'"),
+        (("--method", "trace"), "method of the run is 'exact', got 'trace'"),
+    ]:
+        assert wrong in refused(run("solve", "--resume", early, *said))
+    assert "no config.json" in refused(run("solve", "--resume", tmp_path))
+    assert "`--trust` is for a run" in refused(run("solve", GRID, "--trust"))
+
+
+def test_a_run_under_way_is_not_gone_on_with_twice(run: Run, early: Path) -> None:
+    claimed = recorded.Evaluations(early, (14,))
+    overwrite = ("solve", GRID, "--out", early, "--overwrite")
+    try:
+        for again in (("solve", "--resume", early), overwrite):
+            assert "still going on in another process" in refused(run(*again))
+    finally:
+        claimed.close()
+    run("solve", "--resume", early, exits=0)
