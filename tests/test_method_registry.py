@@ -309,7 +309,14 @@ def test_every_row_keeps_what_methods_promise(name: str, env_id: str | None) -> 
         given = QUICKLY if learns else {"episodes": 32}
         options = {key: value for key, value in given.items() if key in accepted}
     report = check_method(name, env_id, options=options, estimates=2 if learns else 8)
-    assert set(report.passed) == {"hyper-gradient", "seeds", "pickling", "info", "options"}
+    assert set(report.passed) == {
+        "hyper-gradient",
+        "seeds",
+        "pickling",
+        "resuming",
+        "info",
+        "options",
+    }
     if not learns:
         suited = [row for row in report.tasks if row.refusal is None]
         assert len(suited) >= 4 and all(row.bias is not None for row in suited)
@@ -405,9 +412,33 @@ class Unpicklable(Halved):
         self._hook = lambda: None
 
 
+class Forgetful(Halved):
+    """The more x it has answered, the longer its gradient; its state does not say how many."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self._answered = 0
+
+    def reset(self, rng: np.random.Generator) -> None:
+        self._answered = 0
+
+    def step(self, upper_params: FloatArray) -> Response:
+        answer = super().step(upper_params)
+        assert answer.hyper_gradient is not None
+        self._answered += 1
+        return replace(answer, hyper_gradient=answer.hyper_gradient * self._answered)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Any) -> None:
+        pass
+
+
 @pytest.mark.parametrize(
     ("method", "message"),
     [
+        (Forgetful, "resuming, arrays: the method that goes on from `state_dict` gives"),
         (Inexact, "hyper-gradient, arrays: declared exact, but .* off by 5.0e-01"),
         (Drifting, "hyper-gradient, arrays: declared unbiased, but the mean of 32 estimates"),
         (Unseeded, "seeds, arrays: the same seed gives another answer at step 0 after a reset"),

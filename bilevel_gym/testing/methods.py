@@ -7,6 +7,8 @@ import json
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import gymnasium as gym
@@ -15,10 +17,12 @@ from scipy.stats import t as student
 
 from ..core.checks import accepted_options, check_at_least, check_options
 from ..core.mdp import FloatArray
+from ..core.state import read_tree, write_tree
 from ..envs import BilevelEnv, TabularBilevelEnv
 from ..methods import Response, make_method
 from ..methods.registry import MethodClass, checked_response, method_target, resolve_method
 from ..model import BilevelModel, evaluate
+from ..model.protocols import Resumable
 from ..registration import TASKS
 from ..wrappers import HyperGradient
 
@@ -128,7 +132,8 @@ def check_method(
       `exact`, and in the mean, within the statistical error, where it declares `unbiased`.
     * The same seed gives the same answers, bit by bit, after a reset and in another instance.
     * The options, and the specification of an environment with them, survive the way through JSON.
-    * The method survives pickling, and goes on as if nothing had happened.
+    * The method survives pickling, and goes on as if nothing had happened; with `state_dict` and
+      `load_state_dict` it also goes on from what it returns, through a file.
     * The seat's `info` has the keys of the response, and arrays of its own.
     * A game that it does not suit is refused by its constructor with a TypeError.
 
@@ -358,6 +363,24 @@ class _Trial:
             return None
         return "the copy gives another answer than the original"
 
+    def resuming(self) -> str | None:
+        """A method with `state_dict` goes on from it in another seat, as if nothing had been."""
+        target: Any = method_target(self.cls)
+        seat, other = (HyperGradient(self.game, method=target, **self.options) for _ in range(2))
+        if not isinstance(seat.method, Resumable):
+            return None
+        seat.reset(seed=self.seed, options={"upper_params": self.point(0)})
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "state.npz"
+            write_tree(path, seat.state_dict())
+            state, x = read_tree(path), self.point(1)
+        gradient = seat.step(x)[-1]["hyper_gradient"]
+        other.load_state_dict(state)
+        _, info = other.reset(options={"upper_params": x, "keep_learnt": True})
+        if np.array_equal(gradient, info["hyper_gradient"]):
+            return None
+        return "the method that goes on from `state_dict` gives another answer than the original"
+
     def information(self) -> str | None:
         """The seat's info has what the response has, in arrays of its own."""
         target: Any = method_target(self.cls)
@@ -395,6 +418,7 @@ class _Trial:
 CHECKS: dict[str, Callable[[_Trial], str | None]] = {
     "seeds": _Trial.seeds,
     "pickling": _Trial.pickling,
+    "resuming": _Trial.resuming,
     "info": _Trial.information,
     "options": _Trial.specification,
 }
