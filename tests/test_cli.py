@@ -20,7 +20,7 @@ from bilevel_gym.cli.galleries import file_name
 from bilevel_gym.envs.grid_world import BilevelGridWorld
 from bilevel_gym.methods.learners import LEARNERS
 from bilevel_gym.registration import QUICK, TASKS
-from bilevel_gym.rendering import frame, new_surface
+from bilevel_gym.rendering import Film, frame, new_surface
 from bilevel_gym.rendering.sheet import contact_sheet
 from bilevel_gym.wrappers import HyperGradient
 
@@ -268,6 +268,16 @@ def test_gallery_films_learning_followers(run: Run, tmp_path: Path, monkeypatch:
         frame_before_the_end = np.asarray(film.convert("RGB")).astype(int)
     assert still.shape == frame_before_the_end.shape
     assert np.median(np.abs(still - frame_before_the_end)) <= 4
+
+
+def test_ctrl_c_ends_a_gallery_with_one_line(run: Run, tmp_path: Path, monkeypatch: Patch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Film, "save", interrupted)
+    result = run("gallery", "pictures", "BilevelIncentive-v0", exits=130)
+    assert result.stderr == "interrupted\n"
+    assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["incentive.png"]
 
 
 def test_gallery_says_what_it_cannot_draw(run: Run, tmp_path: Path, monkeypatch: Patch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -20,8 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import bilevel_gym
-from bilevel_gym.cli import main
-from bilevel_gym.cli.run_folder import FILES
+from bilevel_gym.cli import main, solving
+from bilevel_gym.cli.run_folder import FILES, History
 from bilevel_gym.envs.grid_world import BilevelGridWorld
 from bilevel_gym.learnt.traces import LearntTrace
 from bilevel_gym.methods.exact import Exact
@@ -324,6 +325,28 @@ def test_an_error_keeps_what_the_run_reached(run: Run, tmp_path: Path, monkeypat
     assert isinstance(result.exception, RuntimeError)
     assert len(rows(tmp_path / "out")) == 1
     assert (tmp_path / "out" / "params.npz").exists()
+
+
+def test_an_interrupt_of_the_pictures_costs_nothing_else(
+    run: Run, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(History, "plot", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    result = run("solve", GRID, *SMALL, "--steps", 3, "--no-polish", "--out", "out", exits=130)
+    assert "interrupted before the pictures" in result.stderr
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["evaluations"] == 4
+
+
+def test_an_interrupt_waits_for_the_result(run: Run, tmp_path: Path, monkeypatch: Patch) -> None:
+    report = solving.report
+
+    def interrupted(*arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        report(*arguments)
+
+    monkeypatch.setattr(solving, "report", interrupted)
+    result = run("solve", GRID, *SMALL, "--steps", 3, "--no-polish", "--out", "out", exits=130)
+    assert result.stderr.endswith("interrupted\n")
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["evaluations"] == 4
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

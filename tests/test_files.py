@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from bilevel_gym.core.files import replacing
+from bilevel_gym.core.files import ABANDONED, replacing
 
 
 def test_two_writers_of_one_path_do_not_meet(tmp_path: Path) -> None:
@@ -41,3 +45,61 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
         temporary.write_text("half")
         raise RuntimeError
     assert path.read_text() == "old" and [*tmp_path.iterdir()] == [path]
+
+
+def test_only_abandoned_temporary_files_of_the_path_are_removed(tmp_path: Path) -> None:
+    path, age = tmp_path / "kept.npz", time.time() - 2 * ABANDONED
+    names = (
+        ".kept.0123456789abcdef.npz",
+        "..kept.0123456789abcdef.fedcba9876543210.npz",  # of a writer within a writer
+        ".kept.0123456789abcdee.npz",  # new
+        ".kept.npz",
+        ".kept.0123456789abcdef.zip",
+        ".other.0123456789abcdef.npz",
+    )
+    for name in names:
+        (tmp_path / name).write_text("left")
+        if name != names[2]:
+            os.utime(tmp_path / name, (age, age))
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+    assert {found.name for found in tmp_path.iterdir()} == {path.name, *names[2:]}
+
+
+def test_the_longest_names_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / f"{'x' * 251}.npz"
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_writer_that_is_killed_leaves_the_last_whole_file(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    path, parts = tmp_path / "killed.json", 200
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:  # it must not come back to pytest
+        try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            for count in itertools.count():
+                with replacing(path) as temporary, temporary.open("w") as file:
+                    for _ in range(parts):
+                        file.write(f"{count}\n")
+                        file.flush()
+                os.write(writing, f"{count}\n".encode())
+        finally:
+            os._exit(1)
+    os.close(writing)
+    with open(reading) as lines:
+        assert lines.readline() == "0\n"
+        time.sleep(0.02)
+        os.kill(child, number)
+        os.waitpid(child, 0)
+        told = int([line for line in ["0\n", *lines] if line.endswith("\n")][-1])
+    found = path.read_text().split()
+    assert len(found) == parts and len(set(found)) == 1 and int(found[0]) >= told
+    left = {entry.name for entry in tmp_path.iterdir()} - {path.name}
+    assert all(name.startswith(".killed.") for name in left)
+    assert not left or number != signal.SIGINT

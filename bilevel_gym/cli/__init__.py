@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from .. import __version__
+from .arguments import INTERRUPTED
 from .benchmarking import benchmark
 from .checking import check, check_method
 from .console import listen_to_interrupts, plain_warnings
@@ -17,7 +20,23 @@ from .solving import solve
 __all__ = ["main", "markdown_table"]
 
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """Commands that an interrupt ends with one line and one exit code, wherever it finds them."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(
+    cls=Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="bilevel-gym", message="%(prog)s %(version)s")
 @click.pass_context
 def main(ctx: click.Context) -> None:

@@ -42,7 +42,13 @@ from .arguments import (
     settings_option,
     takes_names,
 )
-from .console import explain_os_errors, progress_bar, show_table
+from .console import (
+    explain_os_errors,
+    listen_to_interrupts,
+    progress_bar,
+    show_table,
+    uninterrupted,
+)
 
 if TYPE_CHECKING:
     from ..core.mdp import FloatArray
@@ -180,7 +186,8 @@ def solve(
         folder, config = resume, load_config(ctx, resume, asked, trust=trust)
         plan = Plan.of(config, gif=gif)
         check_versions(config["versions"], plan.config["versions"])
-    with explain_os_errors(folder):
+    # An interrupt ends the ascent, or the drawing of pictures, but never what keeps them.
+    with explain_os_errors(folder), uninterrupted():
         ended_early = climb(plan, folder, gif=gif, resumed=resume is not None)
     if ended_early:
         ctx.exit(INTERRUPTED)
@@ -273,7 +280,7 @@ def climb(plan: Plan, folder: Path, *, gif: bool, resumed: bool) -> bool:
         history = stack.enter_context(closing(opened))
         objective = Replayed(leader, evaluations)
         try:
-            with progress_bar("ascent", config["steps"] + 1) as show:
+            with listen_to_interrupts(), progress_bar("ascent", config["steps"] + 1) as show:
 
                 def keep(phase: str, iterate: Iterate) -> None:
                     history.add(iterate, leader.info if objective.live else {}, phase)
@@ -296,9 +303,9 @@ def climb(plan: Plan, folder: Path, *, gif: bool, resumed: bool) -> bool:
             raise CommandError(str(error)) from error
         finally:  # an error, too, leaves behind what was reached
             of = "method" if env.method.exact else "estimates of method"
-            save_results(leader, history, film, f"{config['id']}, {of} {method}", seed)
+            drawn = save_results(leader, history, film, f"{config['id']}, {of} {method}", seed)
     report(leader, history, method, outcome, memory.seconds)
-    return outcome == INTERRUPTION
+    return outcome == INTERRUPTION or not drawn
 
 
 def default_optimizer(env_id: str, env: HyperGradient) -> tuple[str, dict[str, Any]]:
@@ -343,17 +350,25 @@ def optimize(
 
 def save_results(
     leader: LeaderObjective, history: History, film: Film | None, title: str, seed: int
-) -> None:
-    """Write the parameters and the pictures of a run, as far as it went."""
+) -> bool:
+    """Write the parameters and the pictures of a run, as far as it went.
+
+    Returns False if an interrupt came before the pictures were drawn.
+    """
     if not history.records:
-        return
+        return True
     history.write_params()
     try:
-        draw(leader, history, film, title, seed)
+        with listen_to_interrupts():
+            draw(leader, history, film, title, seed)
+    except KeyboardInterrupt:
+        click.echo("Warning: interrupted before the pictures were drawn", err=True)
+        return False
     except Exception as error:  # whatever happens to a picture, the run is kept
         click.echo(
             f"Warning: the pictures are not drawn: {error or type(error).__name__}", err=True
         )
+    return True
 
 
 def draw(

@@ -5,14 +5,24 @@ from __future__ import annotations
 import io
 import os
 import platform
+import re
 import secrets
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 __all__ = ["claim", "loaded_versions", "replacing", "write_whole"]
+
+
+# A temporary file that nobody has written to for so long, in seconds, is of a process that was
+# killed.
+ABANDONED = 3600.0
+
+# So much of a name goes into that of its temporary file: names have at most 255 bytes.
+STEM = 50
 
 
 @contextmanager
@@ -20,16 +30,29 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path that takes the place of `path` once it is written whole.
 
     Its name is one of its own, in the same folder: two writers of one path do not meet in it, and
-    no link that waits there is followed. The file exists, and is empty.
+    no link that waits there is followed. The file exists, and is empty. Its name begins with a dot;
+    a process that is killed leaves it behind, and a later writer of `path` removes it.
     """
+    _remove_abandoned(path)
     # The extension stays last: libraries choose the format by it.
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}{path.suffix}")
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    temporary = path.with_name(f".{path.stem[:STEM]}.{secrets.token_hex(8)}{path.suffix}")
     try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_abandoned(path: Path) -> None:
+    stem, suffix = re.escape(path.stem[:STEM]), re.escape(path.suffix)
+    # More dots and more numbers are those of a temporary file's temporary file.
+    pattern = re.compile(rf"\.+{stem}(\.[0-9a-f]{{16}})+{suffix}")
+    with suppress(OSError):  # whatever else is wrong with the folder, writing says it
+        for entry in os.scandir(path.parent):
+            if pattern.fullmatch(entry.name):
+                if time.time() - entry.stat(follow_symlinks=False).st_mtime > ABANDONED:
+                    os.unlink(entry)
 
 
 def write_whole(target: Any, suffix: str, write: Callable[[Any], None]) -> None:

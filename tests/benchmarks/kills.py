@@ -50,8 +50,10 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 # How long processes that save in a loop live, and how long a process may take to end, in seconds.
 LIFE, PATIENCE = 0.4, 60.0
 
-# What Python makes of signals as long as a command is not there to catch them.
-TOO_EARLY = (-signal.SIGTERM, -signal.SIGINT)
+# What Python makes of signals that find it before or after the command, and the last words of the
+# command.
+BESIDE = {-signal.SIGTERM, -signal.SIGINT}
+LAST = ("run: ", "gallery: ", "runs are in")
 
 KINDS = ("lost", "damaged", "wrong exit", "left")
 HEAD = (
@@ -231,9 +233,11 @@ def check_end(ended: Ended, number: signal.Signals, at_work: bool, tally: Tally)
     tally.counts["at work"] += ended.killed and at_work
     if number == signal.SIGKILL and ended.code == -number:
         return
-    fine = (0, INTERRUPTED) if at_work else (0, INTERRUPTED, *TOO_EARLY)
-    if not ended.killed:
-        fine = (0,)
+    fine = {0}
+    if ended.killed:
+        fine |= {INTERRUPTED}
+        if not at_work or any(word in ended.said for word in LAST):
+            fine |= BESIDE
     if ended.code not in fine or (at_work and "Traceback" in ended.said):
         tally.add("wrong exit", f"{number.name}: {ended.code}: {ended.said[-2000:]}")
 
@@ -278,7 +282,7 @@ def kill_solve(times: int, draw: random.Random, tally: Tally) -> None:
                 ended = kill(again, number=number, delay=draw.uniform(0.5, seconds))
                 check_solve(folder, number, ended, game if exact else None, tally)
             ended = run(again, base)
-            if ended.code not in (0,) and not _same_run(folder, whole):
+            if ended.code != 0:
                 tally.add("wrong exit", f"--resume: {ended.code}: {ended.said[-2000:]}")
             if not _same_run(folder, whole):
                 tally.add("lost", f"{' '.join(command)}: goes on otherwise than the whole run")

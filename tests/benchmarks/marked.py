@@ -91,8 +91,8 @@ def queue() -> Marked:
     from bilevel_gym.learnt.answers import PreferenceQueue
 
     def write(path: Path, number: int) -> int:
-        told, marks = PreferenceQueue(64), (np.full((64, 2, 9, n), float(number)) for n in (3, 1))
-        told.add(Pairs(*marks, np.full((64, 2, 9), float(number))), np.ones(64))
+        told, mark = PreferenceQueue(64), np.full((64, 2, 9), float(number))
+        told.add(Pairs(np.stack([mark, mark], axis=3), mark[..., None], mark), np.ones(64))
         told.save(path)
         return number
 
@@ -130,10 +130,9 @@ def method() -> Marked:
     """A method whose follower learns between two saves; the number counts the follower's steps."""
     from bilevel_gym import HyperGradient
 
-    options = {"episodes": 1, "inner_steps": 8, "critic_updates": 1}
-
     def seat() -> Any:
-        made: Any = HyperGradient(gym.make("BilevelPendulum-v0", episode_steps=16), **options)
+        game = gym.make("BilevelPendulum-v0", episode_steps=16)
+        made: Any = HyperGradient(game, episodes=1, inner_steps=8, critic_updates=1)
         made.reset(seed=0)
         return made
 
