@@ -236,6 +236,8 @@ def check_end(ended: Ended, number: signal.Signals, at_work: bool, tally: Tally)
     fine = {0}
     if ended.killed:
         fine |= {INTERRUPTED}
+        if "interrupted" in ended.said:  # Python makes it this where `exec` was interrupted
+            fine |= {-signal.SIGINT}
         if not at_work or any(word in ended.said for word in LAST):
             fine |= BESIDE
     if ended.code not in fine or (at_work and "Traceback" in ended.said):
