@@ -189,7 +189,7 @@ def colour_limit(values: ArrayLike, whole: float = 1.0, *, least: float = _LIMIT
 # Text
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=1024)
 def _text_surface(text: str, size: int, colour: Colour) -> pygame.Surface:
     # Letters put on whole pixels stand unevenly at these sizes, so they are set large and shrunk.
     # The picture of the text is kept, not the font: a font dies with `pygame.quit()`.

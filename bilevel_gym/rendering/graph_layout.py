@@ -281,7 +281,7 @@ class Label(NamedTuple):
     height: int
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def label_places(layout: GraphLayout, labels: tuple[Label, ...]) -> tuple[tuple[int, int], ...]:
     """Choose for each label a centre beside or on its edge that covers as little as possible."""
     choices = [_label_choices(layout, label) for label in labels]

@@ -240,7 +240,9 @@ def check_end(ended: Ended, number: signal.Signals, at_work: bool, tally: Tally)
             fine |= {-signal.SIGINT}
         if not at_work or any(word in ended.said for word in LAST):
             fine |= BESIDE
-    if ended.code not in fine or (at_work and "Traceback" in ended.said):
+    # Libraries that are interrupted while they are imported may say so by themselves.
+    told = at_work and "Traceback" in ended.said and "Exception ignored in" not in ended.said
+    if ended.code not in fine or told:
         tally.add("wrong exit", f"{number.name}: {ended.code}: {ended.said[-2000:]}")
 
 
