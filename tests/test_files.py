@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import bilevel_gym
 from bilevel_gym.core.files import ABANDONED, replacing
 
 
@@ -103,3 +105,21 @@ def test_a_writer_that_is_killed_leaves_the_last_whole_file(
     left = {entry.name for entry in tmp_path.iterdir()} - {path.name}
     assert all(name.startswith(".killed.") for name in left)
     assert not left or number != signal.SIGINT
+
+
+# A file is opened to be written, or something is written to a path.
+WRITES = re.compile(r"""\.write_text\(|\.write_bytes\(|savefig\(|open\([^)]*["'][wx]b?["']""")
+
+
+def test_the_package_writes_files_beside_their_place() -> None:
+    package = Path(bilevel_gym.__file__).parent
+    lines = [
+        f"{path.name}: {line.strip()}"
+        for folder in (package, package / "envs", package / "wrappers")  # links, not followed
+        for path in folder.rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if WRITES.search(line) and "pickle.dumps" not in line  # an example in a docstring
+    ]
+    assert len(lines) > 5
+    beside = ("temporary", "part.write", "archive.open")
+    assert not [line for line in lines if not any(word in line for word in beside)]

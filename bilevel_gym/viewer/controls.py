@@ -10,6 +10,7 @@ from itertools import count
 
 import numpy as np
 
+from ..core.files import replacing
 from ..rendering import draw_grid, draw_help
 from ..rendering.canvas import pygame
 from .picture import scene
@@ -37,8 +38,8 @@ def save_screenshot(session: Session) -> None:
     paths = (session.folder / f"{name}-{number:03d}.png" for number in count(1))
     path = next(path for path in paths if not path.exists())
     try:
-        with path.open("xb") as file:
-            pygame.image.save(draw(session), file, "png")
+        with replacing(path) as temporary:
+            pygame.image.save(draw(session), temporary)
     except OSError as error:
         session.message = f"no screenshot: {error.strerror}"
     else:

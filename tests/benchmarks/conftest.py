@@ -12,6 +12,7 @@ from tests.benchmarks.table import ONE_THREAD, Compare, Row, as_text
 
 os.environ.update(ONE_THREAD)  # before anything that reads it is imported
 
+from bilevel_gym.core.files import replacing  # noqa: E402
 from tests.conftest import backend as backend  # noqa: E402
 
 _ROWS = pytest.StashKey[list[Row]]()
@@ -46,5 +47,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.write_line(table)
     path: Path | None = config.getoption("--table")
     if path is not None:
-        path.write_text(table)
+        with replacing(path) as temporary:
+            temporary.write_text(table)
         terminalreporter.write_line(f"written to {path}")

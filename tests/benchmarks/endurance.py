@@ -3,10 +3,10 @@
 Run it as `python -m tests.benchmarks.endurance` (Linux); it prints a table, a row for each kind of
 work, and ends with 1 if anything grows. `--fast` does a tenth.
 
-Each kind of work has a process of its own, whose first third is warm-up: libraries load. Then it is looked at after each of equal shares of the rest. Growth is the median of the later
-half of these looks less that of the earlier half: of resident memory once freed memory has been
-given back to the system, of Python's allocated blocks (all objects, whether collected or not), of
-file descriptors, of threads.
+Each kind of work has a process of its own, whose first third is warm-up. Then it is looked at after
+each of equal shares of the rest. Growth is the median of the later half of these looks less that of
+the earlier half: of resident memory once freed memory has been given back to the system, of
+Python's allocated blocks (all objects, whether collected or not), of file descriptors, of threads.
 """
 
 from __future__ import annotations
