@@ -123,15 +123,17 @@ def renders() -> Work:
     kinds: Any = (leader_seat, follower_seat)
     seats = [seat(task, render_mode="rgb_array") for task in tasks for seat in kinds]
     for seat in seats:
-        seat.reset(seed=0)
         seat.action_space.seed(0)
     while True:
-        for seat in seats:
-            _, _, terminated, truncated, _ = seat.step(seat.action_space.sample())
-            seat.render()
-            if terminated or truncated:
-                seat.reset()
-            yield
+        for seat in seats:  # short episodes: the pictures of one show all that was before
+            seat.reset(seed=0)
+        for _ in range(3):
+            for seat in seats:
+                _, _, terminated, truncated, _ = seat.step(seat.action_space.sample())
+                seat.render()
+                if terminated or truncated:
+                    seat.reset()
+                yield
 
 
 def windows() -> Work:
