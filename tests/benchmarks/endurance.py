@@ -46,6 +46,9 @@ WARM, LOOKS = 10, 20
 BYTES, BLOCKS = 400_000, 100
 
 
+LIBRARY = ctypes.CDLL(None)
+
+
 class Look(NamedTuple):
     """What a process holds at a moment."""
 
@@ -62,7 +65,7 @@ class Look(NamedTuple):
                 if found.__module__.startswith("bilevel_gym"):
                     found.cache_clear()
         gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)
+        LIBRARY.malloc_trim(0)
         threads = len(os.listdir("/proc/self/task"))
         files = len(os.listdir("/proc/self/fd"))
         return cls(resident("VmRSS"), sys.getallocatedblocks(), files, threads)
@@ -122,11 +125,12 @@ def renders() -> Work:
     tasks = [task for task in DRAWN_TASKS if task in EXACT_TASKS]
     kinds: Any = (leader_seat, follower_seat)
     seats = [seat(task, render_mode="rgb_array") for task in tasks for seat in kinds]
-    for seat in seats:
-        seat.action_space.seed(0)
     while True:
-        for seat in seats:  # short episodes: the pictures of one show all that was before
+        # Short episodes, as pictures show all of one, and always the same, as the follower's seat
+        # fills a table of the states and actions that it has seen.
+        for seat in seats:
             seat.reset(seed=0)
+            seat.action_space.seed(0)
         for _ in range(3):
             for seat in seats:
                 _, _, terminated, truncated, _ = seat.step(seat.action_space.sample())
