@@ -244,6 +244,14 @@ def test_damaged_files_are_refused_in_one_line(
     assert (early / "params.npz").read_bytes() == best
 
 
+def test_what_a_killed_run_had_half_written_is_removed(run: Run, early: Path) -> None:
+    half, other = early / ".params.0123456789abcdef.npz", early / ".notes.0123456789abcdef.txt"
+    for path in (half, other):
+        path.write_bytes(b"half")
+    run("solve", "--resume", early, exits=0)
+    assert not half.exists() and other.exists()
+
+
 def test_options_are_those_of_the_run(run: Run, early: Path, tmp_path: Path) -> None:
     for said, wrong in [
         (("--steps", 9), "`--steps` is taken from the run"),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.files import replacing
+from ..core.files import remove_abandoned, replacing
 from ..core.mdp import FloatArray
 from ..optimizers import Iterate, projected_gradient_norm
 from ..plotting import INK, LINE, MUTED, new_figure, save_figure, tidy
@@ -257,7 +257,14 @@ def open_folder(out: Path | None, env_id: str, *, overwrite: bool = False) -> Pa
             check_idle(out)
             for name in FILES:
                 (out / name).unlink(missing_ok=True)
+            tidy_up(out)
         return out
+
+
+def tidy_up(folder: Path) -> None:
+    """Remove what a run that was killed had half written; nobody else may be at it."""
+    for name in FILES:
+        remove_abandoned(folder / name, age=0.0)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -261,7 +261,7 @@ def climb(plan: Plan, folder: Path, *, gif: bool, resumed: bool) -> bool:
     from ..methods.registry import WrongAnswer
     from ..rendering import Film
     from .recorded import Evaluations, Memory, Replayed
-    from .run_folder import CONFIG, History, write_json
+    from .run_folder import CONFIG, History, tidy_up, write_json
 
     config, leader = plan.config, plan.leader
     method, seed = config["method"], config["seed"]
@@ -272,7 +272,9 @@ def climb(plan: Plan, folder: Path, *, gif: bool, resumed: bool) -> bool:
         made = memory.restore(recorded) if resumed else 0
         if made is None:
             click.echo(f"Warning: method {method!r} keeps no state, and begins anew", err=True)
-        if not resumed:
+        if resumed:
+            tidy_up(folder)
+        else:
             write_json(folder / CONFIG, config)
         with in_one_line():
             x = env.game.validate_upper_params(evaluations.row(0)[0] if recorded else plan.start)

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["claim", "loaded_versions", "replacing", "write_whole"]
+__all__ = ["claim", "loaded_versions", "remove_abandoned", "replacing", "write_whole"]
 
 
 # A temporary file that nobody has written to for so long, in seconds, is of a process that was
@@ -33,7 +33,7 @@ def replacing(path: Path) -> Iterator[Path]:
     no link that waits there is followed. The file exists, and is empty. Its name begins with a dot;
     a process that is killed leaves it behind, and a later writer of `path` removes it.
     """
-    _remove_abandoned(path)
+    remove_abandoned(path)
     # The extension stays last: libraries choose the format by it.
     temporary = path.with_name(f".{path.stem[:STEM]}.{secrets.token_hex(8)}{path.suffix}")
     try:
@@ -44,14 +44,15 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _remove_abandoned(path: Path) -> None:
+def remove_abandoned(path: Path, age: float = ABANDONED) -> None:
+    """Remove the temporary files of a path that nobody has written to for so long, in seconds."""
     stem, suffix = re.escape(path.stem[:STEM]), re.escape(path.suffix)
     # More dots and more numbers are those of a temporary file's temporary file.
     pattern = re.compile(rf"\.+{stem}(\.[0-9a-f]{{16}})+{suffix}")
     with suppress(OSError):  # whatever else is wrong with the folder, writing says it
         for entry in os.scandir(path.parent):
             if pattern.fullmatch(entry.name):
-                if time.time() - entry.stat(follow_symlinks=False).st_mtime > ABANDONED:
+                if time.time() - entry.stat(follow_symlinks=False).st_mtime >= age:
                     os.unlink(entry)
 
 
