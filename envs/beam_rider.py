@@ -95,11 +95,11 @@ class BilevelBeamRider(ParametricGame):
     there when it is started again. It has not been run to its end, and no result is claimed; its 8
     million steps are what such games take.
 
-        import pickle
         from pathlib import Path
 
         import gymnasium as gym
         from bilevel_gym import HyperGradient
+        from bilevel_gym.core.plain import dumps, loads
         from bilevel_gym.envs import BilevelBeamRider
         from bilevel_gym.optimizers import Climb, make_rule
 
@@ -113,10 +113,10 @@ class BilevelBeamRider(ParametricGame):
         )
         low, high = env.action_space.low, env.action_space.high
         climb = Climb(env.game.initial_upper_params, low, high, make_rule("adam", low, high))
-        leader, file = Path("beam_rider.pickle"), "beam_rider.zip"
+        leader, file = Path("beam_rider.json"), "beam_rider.zip"
         if leader.exists():
-            climb.load_state_dict(pickle.loads(leader.read_bytes()))
-            env.method.load(file)
+            climb.load_state_dict(loads(leader.read_text()))
+            env.method.load(file, trust=True)  # the game under way goes on, too
             _, info = env.reset(options={"upper_params": climb.x, "keep_learnt": True})
         else:
             _, info = env.reset(seed=0)
@@ -126,7 +126,7 @@ class BilevelBeamRider(ParametricGame):
             print(number, climb.last.value, info["critic_loss"], flush=True)
             if number % 10 == 0:
                 env.method.save(file)
-                leader.write_bytes(pickle.dumps(climb.state_dict()))
+                leader.write_text(dumps(climb.state_dict()))
             if number >= 200:
                 break
             _, _, _, _, info = env.step(climb.x)

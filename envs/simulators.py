@@ -50,7 +50,7 @@ class Restorable(gym.Wrapper[Any, Any, Any, Any]):
         """Return the wrapper with the simulator's state and the generator."""
         raw: Any = self.unwrapped
         if hasattr(raw, "ale"):
-            state = raw.ale.cloneState(include_rng=True)
+            state: Any = raw.ale.cloneState(include_rng=True).serialize()
         else:
             import mujoco
 
@@ -62,16 +62,21 @@ class Restorable(gym.Wrapper[Any, Any, Any, Any]):
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         """Build a simulator and put it into the state."""
-        state, generator = attributes.pop("_state"), attributes.pop("_generator")
-        self.__dict__.update(attributes)
+        others = {"_state", "_generator"}
+        self.__dict__.update({k: v for k, v in attributes.items() if k not in others})
+        for name in others & {*self.__dict__}:
+            del self.__dict__[name]
         raw: Any = self.unwrapped
-        raw.np_random = generator
+        raw.np_random = attributes["_generator"]
         if hasattr(raw, "ale"):
-            raw.ale.restoreState(state)
+            from ale_py import ALEState
+
+            raw.ale.restoreState(ALEState(attributes["_state"]))
         else:
             import mujoco
 
-            mujoco.mj_setState(raw.model, raw.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
+            kind = mujoco.mjtState.mjSTATE_INTEGRATION
+            mujoco.mj_setState(raw.model, raw.data, attributes["_state"], kind)
 
 
 def goes_on(env: gym.Env[Any, Any]) -> bool:

@@ -99,7 +99,7 @@ def assert_goes_on_from_a_file(make: Callable[[], HyperGradient], folder: Path) 
     assert [path.name for path in folder.iterdir()] == ["half way.zip"]
     with zipfile.ZipFile(folder / "half way.zip") as archive:
         data = {"about.json", "state.json", "answered.txt", "critic.pt", "queue.npz"}
-        assert {*archive.namelist()} - data <= {"learner.zip", "environment.pickle"}
+        assert {*archive.namelist()} - data <= {"learner.zip", "environment.json"}
     expected = [env.step(x) for x in xs[1:]]
     loaded.load(str(folder / "half way"))  # without a reset before
     begun = fresh.reset(options={"upper_params": xs[1], "keep_learnt": True})
@@ -129,11 +129,11 @@ def assert_broken_files_change_nothing(make: Callable[[], HyperGradient], folder
     for name in members:
         others = {key: value for key, value in members.items() if key != name}
         refused(zipped({**others, name: b"nothing"}), "cannot be read: it is damaged")
-        if name != "environment.pickle":  # no other member is unpickled, nor runs anything
+        if name != "environment.json":  # no other member is unpickled, nor runs anything
             refused(zipped({**others, name: code}), "cannot be read: it is damaged")
         if name in ("about.json", "state.json"):
             refused(zipped(others), "is no file of a method's `save`")
-        elif name != "environment.pickle":  # without which a new episode begins
+        elif name != "environment.json":  # without which a new episode begins
             refused(zipped(others), f"is incomplete: it has no {name}")
     # A bit that is wrong.
     bad, part = (folder / "whole.zip").read_bytes(), members["learner.zip"]

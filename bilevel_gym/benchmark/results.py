@@ -68,6 +68,10 @@ def write_run(folder: Path, entry: Entry, outcome: RunOutcome) -> Path:
     return path
 
 
+# What is raised where a file holds something else than expected.
+BROKEN = ValueError, LookupError, TypeError, MemoryError, RecursionError
+
+
 def read_run(folder: Path, run: Run) -> tuple[pa.Table, float | None] | None:
     """Return the rows of a run and the best value known of its task, None if there is no file.
 
@@ -93,7 +97,7 @@ def read_run(folder: Path, run: Run) -> tuple[pa.Table, float | None] | None:
         rows, digest = table.to_pylist(), held["digest"]
     except DamagedFileError:
         raise
-    except (OSError, pa.ArrowException, ValueError, LookupError, TypeError, MemoryError) as error:
+    except (OSError, pa.ArrowException, *BROKEN) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DamagedFileError(f"it cannot be read ({reason})") from None
     if digest != _digest(rows, about):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import time
+import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, fields
@@ -20,6 +21,7 @@ import numpy as np
 
 from ..core.files import remove_abandoned, replacing
 from ..core.mdp import FloatArray
+from ..core.plain import read_arrays
 from ..optimizers import Iterate, projected_gradient_norm
 from ..plotting import INK, LINE, MUTED, new_figure, save_figure, tidy
 from .arguments import CommandError
@@ -277,8 +279,8 @@ def load_start(path: Path, game: BilevelEnv) -> FloatArray:
     """Return the best x of an earlier run of a game."""
     try:
         try:
-            with np.load(path) as stored:
-                x = stored["best_upper_params"]
+            with zipfile.ZipFile(path) as stored:
+                x = read_arrays(stored)["best_upper_params"]
         except Exception as error:  # damaged files raise whatever the library stumbles on
             if isinstance(error, OSError) and error.strerror is not None:
                 raise

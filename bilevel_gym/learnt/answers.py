@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,6 +13,7 @@ from scipy.special import expit, log_expit
 from ..core.checks import check_at_least
 from ..core.files import replacing
 from ..core.mdp import FloatArray
+from ..core.plain import read_arrays, readable
 from ..episodes.fragments import Pairs
 from ..model.judges import checked_answers
 from ..model.protocols import LearntGame
@@ -85,12 +87,25 @@ class PreferenceQueue:
 
     @classmethod
     def load(cls, path: str | Path | IO[bytes]) -> PreferenceQueue:
-        """Return the queue that `save` or `write` has written."""
-        with np.load(path) as content:
+        """Return the queue that `save` or `write` has written.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            ValueError: If it is damaged, or none of them.
+        """
+        name = path if isinstance(path, str | Path) else "the file"
+        with readable(name), zipfile.ZipFile(path) as archive:
+            content = read_arrays(archive)
             queue = cls(int(content["capacity"]))
             if "rewards" in content:
-                queue.pairs = Pairs(content["observations"], content["actions"], content["rewards"])
-                queue.answers = content["answers"]
+                pairs = Pairs(*(content[part] for part in ("observations", "actions", "rewards")))
+                if (
+                    not pairs.observations.shape[:3]
+                    == pairs.actions.shape[:3]
+                    == pairs.rewards.shape
+                ):
+                    raise ValueError("fragments of different shapes")
+                queue.add(pairs, content["answers"])
         return queue
 
 

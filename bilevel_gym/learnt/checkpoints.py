@@ -2,8 +2,7 @@
 
 In it are `about.json`, what the method that loads it must have in common with the one that saved
 it; `state.json`, numbers that the method goes on from; the follower (see `Follower.save`); the
-critic (`critic.pt`), if there is one; and what else a method has. Only the follower's
-`learner.zip`, a file of Stable-Baselines3, and `environment.pickle` contain code.
+critic (`critic.pt`), if there is one; and what else a method has. None of it is code.
 """
 
 from __future__ import annotations
@@ -22,7 +21,9 @@ import numpy as np
 import torch as th
 
 from ..core.files import replacing
+from ..core.plain import Untrusted, checked_members, readable
 from ..model.protocols import LearntGame
+from ..sb3.archive import tensors
 from .critics import Trained
 from .followers import ANSWERED, MODEL, Follower
 
@@ -91,7 +92,8 @@ class Checkpointed:
         follower learns is part of it where the environment can be copied, as those of the
         registered tasks can. Other environments of MuJoCo and Atari, and those of Box2D, cannot,
         unless `make_environment` puts them in a `bilevel_gym.envs.simulators.Restorable`; there the
-        follower goes on in a new episode. ".zip" is added to a path without an extension.
+        follower goes on in a new episode, as it does where an attribute is more than plain data. A
+        file is whole or as it was. ".zip" is added to a path without an extension.
         """
         path = _zipped(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,16 +109,18 @@ class Checkpointed:
                 archive.writestr(CRITIC, memory.getvalue())
             self._write(archive)
 
-    def load(self, path: str | os.PathLike[str]) -> None:
+    def load(self, path: str | os.PathLike[str], *, trust: bool = False) -> None:
         """Go on where the method that was saved is; this one must be made as that one was.
 
-        Load only files that you trust: those of Stable-Baselines3 contain code, as does the pickled
-        environment.
+        Nothing in the file is run. With `trust`, files of earlier versions are accepted, whose
+        pickles can run code, and a game console (`BilevelBeamRider`) goes on in the episode under
+        way, which begins anew otherwise: a forged state of it can overwrite memory. Trust only
+        files whose writer you trust.
 
         Raises:
             FileNotFoundError: If there is none.
-            ValueError: If it is none of `save`, of another method or game, incomplete or damaged;
-                nothing changes.
+            ValueError: If it is none of `save`, of another method or game, incomplete or damaged,
+                or contains code and is not trusted; nothing changes.
         """
         needed = [MODEL, ANSWERED, *self.members, *([] if self.critic is None else [CRITIC])]
         with _opened(_zipped(path), self._identity(), needed) as (archive, state):
@@ -126,11 +130,9 @@ class Checkpointed:
             self._read(archive, found)
             if self.critic is not None:
                 found["critic"] = copy.deepcopy(self.critic, {id(self._game): self._game})
-                found["critic"].load_state_dict(
-                    th.load(io.BytesIO(archive.read(CRITIC)), map_location="cpu", weights_only=True)
-                )
+                found["critic"].load_state_dict(tensors(archive.read(CRITIC)))
             found["follower"] = copy.copy(self.follower)
-            found["follower"].load(archive)
+            found["follower"].load(archive, trust=trust)
         vars(self).update(found)
         # The generator is the game's own: it is set, not replaced.
         self._rng.bit_generator.state = generator.state
@@ -169,10 +171,11 @@ def _opened(
     if not whole:
         raise ValueError(f"{path} is no file of a method's `save`")
     with zipfile.ZipFile(path) as archive:
-        members = archive.namelist()
+        with readable(path):
+            members = checked_members(archive)
         if not {ABOUT, STATE} <= {*members}:
             raise ValueError(f"{path} is no file of a method's `save`")
-        with _readable(path):
+        with readable(path):
             found = dict(json.loads(archive.read(ABOUT)))
         for name, value in about.items():
             if found.get(name) != value:
@@ -182,22 +185,14 @@ def _opened(
         for name in needed:
             if name not in members:
                 raise ValueError(f"{path} is incomplete: it has no {name}")
-        with _readable(path):
-            yield archive, dict(json.loads(archive.read(STATE)))
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turn what libraries raise where a file is damaged, all sorts of errors, into one."""
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise ValueError(
-            f"{path} cannot be read: it is damaged, or of other versions of the libraries "
-            f"({type(error).__name__})"
-        ) from error
+        try:
+            with readable(path):
+                yield archive, dict(json.loads(archive.read(STATE)))
+        except Untrusted as error:
+            raise Untrusted(
+                f"{path} has pickles, as files of earlier versions do, which can run code; pass "
+                "`trust=True` if you trust whoever wrote it"
+            ) from error
 
 
 def _zipped(path: str | os.PathLike[str]) -> Path:

@@ -6,10 +6,11 @@ import copy
 import io
 import pickle
 import random
+import warnings
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from ..core.checks import check_at_least, check_choice, check_options, optional
 from ..core.mdp import FloatArray
+from ..core.plain import Untrusted
 from ..envs.simulators import goes_on
 from ..episodes.recorded import LearntEpisodes
 from ..model.protocols import LearntGame
@@ -27,6 +29,7 @@ from ..rewards.images import channels_first, is_image_space
 from ..rewards.tensors import IMAGES, blocks
 from ..sb3.soft_dqn import SoftDQN
 from ..sb3.soft_sac import SoftSAC
+from .running import restored, snapshot
 
 __all__ = ["ALGORITHMS", "Follower"]
 
@@ -42,7 +45,8 @@ RESERVED = ("own", "temperature", "gamma", "seed", "reward_fn", "_init_setup_mod
 BLOCK = 4096
 
 # Members of an archive.
-MODEL, ENVIRONMENT, ANSWERED = "learner.zip", "environment.pickle", "answered.txt"
+MODEL, ENVIRONMENT, ANSWERED = "learner.zip", "environment.json", "answered.txt"
+PICKLED = "environment.pickle"  # in files of earlier versions
 
 # Copies of the environment in which episodes are played side by side.
 COPIES = 32
@@ -172,9 +176,8 @@ class Follower:
     def save(self, archive: zipfile.ZipFile) -> None:
         """Write what has been learnt, the episode under way included if it can be copied.
 
-        That is so where the environment can be pickled, simulators and generators included: where
-        it is Python throughout (classic control, the grids of Gymnasium), and where its simulator,
-        MuJoCo or the Arcade Learning Environment, is in a
+        That is so where the environment is plain data throughout (classic control, the grids of
+        Gymnasium), and where its simulator, MuJoCo or the Arcade Learning Environment, is in a
         `bilevel_gym.envs.simulators.Restorable`.
         """
         with archive.open(MODEL, "w", force_zip64=True) as member:  # a replay can be large
@@ -183,21 +186,47 @@ class Follower:
         archive.writestr(ANSWERED, str(self.answered))
         running = self.model.env
         assert isinstance(running, DummyVecEnv)
-        if all(goes_on(env) for env in running.envs):
-            with suppress(pickle.PicklingError, TypeError, AttributeError):
-                archive.writestr(ENVIRONMENT, pickle.dumps(running))
+        (env,) = running.envs
+        if goes_on(env):
+            with kept_generators():
+                state = snapshot(env, self._game.make_environment)
+            if state is not None:
+                archive.writestr(ENVIRONMENT, state)
 
-    def load(self, archive: zipfile.ZipFile) -> None:
-        """Go on where the one that was saved is; nothing changes if the file does not fit."""
-        going_on = ENVIRONMENT in archive.namelist()
+    def load(self, archive: zipfile.ZipFile, *, trust: bool = False) -> None:
+        """Go on where the one that was saved is; nothing changes if the file does not fit.
+
+        `trust` is whether code in the file may run, and the state of a game console be restored.
+        """
         with kept_generators():
+            going_on = self._running(archive, trust)
             self.model = self._class.load(
                 io.BytesIO(archive.read(MODEL)),
-                pickle.loads(archive.read(ENVIRONMENT)) if going_on else self._environments(1),
+                self._environments(1) if going_on is None else going_on,
                 device=self._options.get("device", "auto"),
-                force_reset=not going_on,
+                force_reset=going_on is None,
+                trust=trust,
             )
         self.answered = int(archive.read(ANSWERED))
+
+    def _running(self, archive: zipfile.ZipFile, trust: bool) -> DummyVecEnv | None:
+        """Return the environment of the episode that was under way; None for a new episode."""
+        if PICKLED in archive.namelist():
+            if not trust:
+                raise Untrusted(f"{PICKLED} can run code")
+            return pickle.loads(archive.read(PICKLED))  # nosec B301: the file is trusted
+        if ENVIRONMENT not in archive.namelist():
+            return None
+        state, make = archive.read(ENVIRONMENT), self._game.make_environment
+        env = restored(state, make, trust=trust)
+        if env is None:
+            warnings.warn(
+                "the follower begins a new episode: the state of a game console is restored only "
+                "from a file that is trusted; pass `trust=True` to go on in the episode under way",
+                stacklevel=2,
+            )
+            return None
+        return DummyVecEnv([lambda: env])
 
     def _environments(self, copies: int) -> DummyVecEnv:
         return DummyVecEnv([self._game.make_environment] * copies)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import math
-import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs
@@ -20,7 +17,6 @@ from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 
 from ..core.checks import check_at_least, check_choice, check_not_negative, check_positive, optional
-from ..core.files import write_whole
 from ..core.mdp import FloatArray
 from ..optimizers import (
     RULES,
@@ -32,11 +28,12 @@ from ..optimizers import (
     make_schedule,
     starts_around,
 )
+from .archive import Archived, ArchivedPolicy, allow
 
 __all__ = ["HyperGradientAscent", "UpperParamsPolicy"]
 
 
-class UpperParamsPolicy(BasePolicy):
+class UpperParamsPolicy(ArchivedPolicy):
     """A policy whose action is x, whatever is observed.
 
     Attributes:
@@ -97,7 +94,7 @@ def _converted(value: Any, kind: type, convert: Callable[[Any], Any]) -> Any:
 Self = TypeVar("Self", bound="HyperGradientAscent")
 
 
-class HyperGradientAscent(BaseAlgorithm):
+class HyperGradientAscent(Archived):
     """Train the leader by the hyper-gradient that its seat reports.
 
     An action is x itself, whatever is observed. Each step evaluates an x, receives the reward F(x)
@@ -130,6 +127,7 @@ class HyperGradientAscent(BaseAlgorithm):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"UpperParamsPolicy": UpperParamsPolicy}
+    states: ClassVar[frozenset[str]] = frozenset({"policy", "climbs"})
 
     def __init__(
         self,
@@ -306,19 +304,6 @@ class HyperGradientAscent(BaseAlgorithm):
         callback.on_training_end()
         return self
 
-    def save(
-        self,
-        path: str | pathlib.Path | io.BufferedIOBase,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-    ) -> None:
-        """Save the climb as the library does, in one piece: a file is whole or as it was."""
-        write_whole(
-            path,
-            ".zip",
-            lambda target: super(HyperGradientAscent, self).save(target, exclude, include),
-        )
-
     def dump_logs(self, iteration: int = 0) -> None:
         """Write an entry of the log, after so many steps of this `learn`."""
         record = self.logger.record
@@ -371,6 +356,9 @@ class HyperGradientAscent(BaseAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "climbs"], []
+
+
+allow(UpperParamsPolicy)
 
 
 def _found(climb: Climb) -> float:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from ..core.bellman import soft_backup
 from ..core.checks import check_at_least, check_positive, check_probability
 from ..core.mdp import FloatArray
+from .archive import ArchivedPolicy, allow
 from .soft_learner import SoftLearner
 
 __all__ = ["SoftDQN", "SoftQCnnPolicy", "SoftQNetwork", "SoftQPolicy"]
@@ -67,7 +68,7 @@ class SoftQNetwork(QNetwork):
         return (q_values / self.temperature + gumbel).argmax(dim=1)
 
 
-class SoftQPolicy(DQNPolicy):
+class SoftQPolicy(ArchivedPolicy, DQNPolicy):
     """The Boltzmann policy exp(Q / temperature) of critics, with its target network."""
 
     def __init__(self, *args: Any, temperature: float, n_critics: int = 2, **kwargs: Any) -> None:
@@ -102,6 +103,9 @@ class SoftQCnnPolicy(SoftQPolicy, CnnPolicy):
     """A `SoftQPolicy` of images."""
 
 
+allow(SoftQPolicy, SoftQCnnPolicy)
+
+
 class SoftDQN(SoftLearner, DQN):
     """Learn the soft-optimal policy pi = exp((Q - V) / temperature) from interaction.
 
@@ -133,6 +137,7 @@ class SoftDQN(SoftLearner, DQN):
         "MlpPolicy": SoftQPolicy,
         "CnnPolicy": SoftQCnnPolicy,
     }
+    states: ClassVar[frozenset[str]] = frozenset({"policy", "policy.optimizer"})
     policy: SoftQPolicy
     q_net: SoftQNetwork
     q_net_target: SoftQNetwork

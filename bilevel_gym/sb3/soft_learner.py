@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import pathlib
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, TypeVar
@@ -18,7 +18,6 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from ..core.checks import (
@@ -30,7 +29,9 @@ from ..core.checks import (
     optional,
 )
 from ..core.files import write_whole
+from ..core.plain import read_arrays, readable, write_arrays
 from ..envs.base import BilevelEnv
+from .archive import Archived, allow, opened
 from .replay import RelabellingReplayBuffer, RewardFn, refuse_n_steps, refuse_normalization
 
 __all__ = ["SoftLearner"]
@@ -41,7 +42,7 @@ BUFFER = "replay_buffer/"
 Self = TypeVar("Self", bound="SoftLearner")
 
 
-class SoftLearner(OffPolicyAlgorithm):
+class SoftLearner(Archived, OffPolicyAlgorithm):
     """An off-policy algorithm whose reward r_x may change while it learns.
 
     Schedules of the learning rate and of exploration run over `schedule_steps` environment steps,
@@ -51,8 +52,10 @@ class SoftLearner(OffPolicyAlgorithm):
     `reset_num_timesteps=False` are, bit by bit, the same as one (as long as each takes a multiple
     of `train_freq` steps of all environments).
 
-    `save` writes all of this into one file: networks, optimisers, replay buffer, generators and the
-    position in the schedules. It is exact between two calls of `learn`; callbacks in the middle of
+    `save` writes all of this into one file, but for `reward_fn` and the environment: networks,
+    optimisers, replay buffer, generators and the position in the schedules. With "replay_buffer" in
+    its `exclude` the file is small; a learner from it can predict, and learn from new steps alone.
+    It is exact between two calls of `learn`; callbacks in the middle of
     one run before the step under way is stored.
     """
 
@@ -212,29 +215,6 @@ class SoftLearner(OffPolicyAlgorithm):
         super().set_random_seed(seed)
         self._generators = _Generators(seed)
 
-    def save(
-        self,
-        path: str | pathlib.Path | io.BufferedIOBase,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-    ) -> None:
-        """Save the learner whole, without `reward_fn` and the environment.
-
-        ".zip" is added to a path without an extension. With "replay_buffer" in `exclude` the file
-        is small; a learner from it can predict, and learn from new steps alone.
-        """
-        exclude = set(exclude or ())
-
-        def write(target: Any) -> None:
-            super(SoftLearner, self).save(target, exclude, include)
-            if self.replay_buffer is not None and "replay_buffer" not in exclude:
-                with zipfile.ZipFile(target, "a") as archive:
-                    for name, array in self.replay_buffer.state_dict().items():
-                        with archive.open(f"{BUFFER}{name}.npy", "w", force_zip64=True) as member:
-                            np.save(member, array)
-
-        write_whole(path, ".zip", write)
-
     @classmethod
     def load(
         cls: type[Self],
@@ -245,6 +225,8 @@ class SoftLearner(OffPolicyAlgorithm):
         print_system_info: bool = False,
         force_reset: bool = True,
         reward_fn: RewardFn | None = None,
+        *,
+        trust: bool = False,
         **kwargs: Any,
     ) -> Self:
         """Load a learner, which goes on as if it had never been interrupted.
@@ -255,31 +237,95 @@ class SoftLearner(OffPolicyAlgorithm):
         learner that had a `reward_fn`, r_x, needs one in order to go on. The other arguments are
         those of `load` in Stable-Baselines3.
 
+        Nothing in the file is run. Files of Stable-Baselines3 itself and of earlier versions, and
+        attributes that `save` had to pickle, contain code: `custom_objects={name: value}` replaces
+        an attribute of that name, and `trust=True` runs what the file says. Trust only files whose
+        writer you trust.
+
         Raises:
-            ValueError: If the file is none of Stable-Baselines3, or the environment does not fit.
+            FileNotFoundError: If there is none.
+            ValueError: If the file is damaged or none of `save`, contains code and is not trusted,
+                or the environment does not fit.
         """
-        model = super().load(
-            path, env, device, custom_objects, print_system_info, force_reset, **kwargs
-        )
-        assert model.replay_buffer is not None and model._generators is not None
-        model.replay_buffer.relabels = model._relabels
-        file: Any = open_path(path, "r", suffix="zip")
-        with zipfile.ZipFile(file) as archive:
-            arrays = {
-                pathlib.PurePath(name).stem: np.load(archive.open(name))
-                for name in archive.namelist()
-                if name.startswith(BUFFER)
-            }
-        if isinstance(path, str | pathlib.Path):
-            file.close()
-        if arrays:
-            model.replay_buffer.load_state_dict(arrays)
+        options = custom_objects, print_system_info, force_reset
+        model = super().load(path, env, device, *options, trust=trust, **kwargs)
         if reward_fn is not None:
             model.reward_fn = reward_fn
         if model.env is not None and force_reset and model.seed is not None:
+            assert model._generators is not None
             with model._generators.in_use():
                 model.env.seed(int(np.random.randint(2**31)))
         return model
+
+    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """Save the replay buffer alone, as arrays in an archive.
+
+        ".pkl" is added to a path without an extension, as in Stable-Baselines3.
+        """
+        buffer = self.replay_buffer
+        assert buffer is not None
+        flags = ("buffer_size", "n_envs", "optimize_memory_usage", "handle_timeout_termination")
+        made = {name: np.asarray(getattr(buffer, name)) for name in flags}
+
+        def write(target: Any) -> None:
+            with zipfile.ZipFile(target, "w") as archive:
+                write_arrays(archive, BUFFER, {**made, **buffer.state_dict()})
+
+        write_whole(path, ".pkl", write)
+
+    def load_replay_buffer(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        truncate_last_traj: bool = True,
+        *,
+        trust: bool = False,
+    ) -> None:
+        """Replace the replay buffer by one of `save_replay_buffer`.
+
+        Files of Stable-Baselines3 itself and of earlier versions are pickles, which can run code;
+        `trust` is whether they may. The other arguments are those of Stable-Baselines3.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            ValueError: If the file is damaged or does not fit, or is a pickle and not trusted.
+        """
+        name = str(path) if isinstance(path, str | pathlib.Path) else "the file"
+        with opened(path, "pkl") as file:
+            begun = file.tell()
+            if not zipfile.is_zipfile(file):
+                if not trust:
+                    raise ValueError(
+                        f"{name} is no archive of `save_replay_buffer`, but perhaps a pickle, "
+                        "which can run code; pass `trust=True` if you trust whoever wrote it"
+                    )
+                file.seek(begun)
+                super().load_replay_buffer(file, truncate_last_traj)
+                return
+            with readable(name), zipfile.ZipFile(file) as archive:
+                arrays = read_arrays(archive, BUFFER)
+                size, copies = int(arrays["buffer_size"]), int(arrays["n_envs"])
+                buffer = RelabellingReplayBuffer(
+                    size * copies,
+                    self.observation_space,
+                    self.action_space,
+                    self.device,
+                    copies,
+                    optimize_memory_usage=bool(arrays["optimize_memory_usage"]),
+                    handle_timeout_termination=bool(arrays["handle_timeout_termination"]),
+                )
+        buffer.load_state_dict(arrays)
+        self.replay_buffer = buffer
+
+    def _write(self, archive: zipfile.ZipFile, exclude: set[str]) -> None:
+        if self.replay_buffer is not None and "replay_buffer" not in exclude:
+            write_arrays(archive, BUFFER, self.replay_buffer.state_dict())
+
+    def _read(self, archive: zipfile.ZipFile) -> None:
+        assert self.replay_buffer is not None
+        self.replay_buffer.relabels = self._relabels
+        arrays = read_arrays(archive, BUFFER)
+        if arrays:
+            self.replay_buffer.load_state_dict(arrays)
 
     def _setup_model(self) -> None:
         if self._vec_normalize_env is not None:
@@ -359,3 +405,6 @@ def _set_global_states(states: dict[str, Any]) -> None:
     th.set_rng_state(th.from_numpy(states["torch"].copy()))
     if "cuda" in states and th.cuda.is_available():
         th.cuda.set_rng_state(th.from_numpy(states["cuda"].copy()))
+
+
+allow(RelabellingReplayBuffer, _Generators)

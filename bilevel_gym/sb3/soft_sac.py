@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -32,6 +32,9 @@ class SoftSAC(SoftLearner, SAC):
         >>> model.learn(120).num_timesteps
         120
     """
+
+    states: ClassVar[frozenset[str]] = frozenset({"policy", "actor.optimizer", "critic.optimizer"})
+    variables: ClassVar[frozenset[str]] = frozenset({"ent_coef_tensor"})
 
     def __init__(
         self,
