@@ -85,6 +85,10 @@ def read_run(folder: Path, run: Run) -> tuple[pa.Table, float | None] | None:
         return None
     try:
         with path.open("rb") as file:
+            # Before any of them is in memory.
+            if (length := pq.read_metadata(file).num_rows) > run.steps + 1:
+                raise DamagedFileError(f"{length} rows, and the run has {run.steps} steps")
+            file.seek(0)
             table = pq.read_table(file, page_checksum_verification=True)
         schema = table.schema
         # What may be null is no matter: it was less, once.

@@ -16,7 +16,7 @@ import random
 import zipfile
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from typing import IO, Any
 
@@ -321,10 +321,13 @@ def _attributes(value: Any) -> dict[str, Any]:
     """Return the attributes that make up an instance, as a copy of it has them."""
     kind: Any = type(value)
     own = kind.__reduce__ is not object.__reduce__ or kind.__reduce_ex__ is not object.__reduce_ex__
-    found = None if own else value.__getstate__()
-    if not isinstance(found, dict):
-        raise NotPlain(name_of(kind))
-    return _checked_names(found)
+    with suppress(TypeError):  # which is raised for what is no Python class throughout
+        object.__new__(kind)
+        # There is no dict where there are no attributes. A bare object is what it is.
+        found = None if own or kind is object else value.__getstate__() or {}
+        if isinstance(found, dict):
+            return _checked_names(found)
+    raise NotPlain(name_of(kind))
 
 
 def _checked_names(attributes: Any) -> dict[str, Any]:

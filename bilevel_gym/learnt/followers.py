@@ -214,7 +214,8 @@ class Follower:
         if PICKLED in archive.namelist():
             if not trust:
                 raise Untrusted(f"{PICKLED} can run code")
-            return pickle.loads(archive.read(PICKLED))  # nosec B301: the file is trusted
+            # The user trusts the file.
+            return pickle.loads(archive.read(PICKLED))  # nosec B301
         if ENVIRONMENT not in archive.namelist():
             return None
         state, make = archive.read(ENVIRONMENT), self._game.make_environment

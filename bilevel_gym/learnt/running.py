@@ -18,7 +18,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import EzPickle
 
-from ..core.plain import NotPlain, dumps, loads, vocabulary
+from ..core.plain import dumps, loads, vocabulary
 
 __all__ = ["restored", "snapshot"]
 
@@ -34,11 +34,12 @@ def snapshot(env: Env, make: Callable[[], Env]) -> str | None:
     or a function with a closure, or `make` makes other ones.
     """
     try:
-        text = _encoded(env)
-        again = restored(text, make, trust=True)
-        # What is read is what was written; and nobody makes the environment that is running.
-        return text if again is not None and _encoded(again) == text else None
-    except (NotPlain, KeyError):
+        text, fresh = _encoded(env), make()
+        if {*map(id, _layers(env))} & {*map(id, _layers(fresh))}:
+            return None  # it is the environment that is running
+        # What is read must be what was written.
+        return text if _encoded(_put_together(text, fresh)) == text else None
+    except (TypeError, LookupError, ValueError, AttributeError):
         return None
 
 
@@ -51,9 +52,15 @@ def restored(text: str | bytes, make: Callable[[], Env], *, trust: bool) -> Env 
     Raises:
         Exception: Of any kind, if the text is none of `snapshot`, or of another environment.
     """
-    fresh = _begun(make)
+    fresh = make()
     if hasattr(fresh.unwrapped, "ale") and not trust:
         return None
+    return _put_together(text, fresh)
+
+
+def _put_together(text: str | bytes, fresh: Env) -> Env:
+    """Return the environment of a text, of the parts of a new one."""
+    fresh.reset(seed=0)  # some of them are made where an episode begins
     env = loads(text, _parts(fresh))
     if [*map(type, _layers(env))] != [*map(type, _layers(fresh))]:
         raise ValueError(f"an environment must be {fresh}, got {env}")
@@ -70,13 +77,6 @@ def _layers(env: Any) -> list[Env]:
 
 def _encoded(env: Env) -> str:
     return dumps(env, _parts(env))
-
-
-def _begun(make: Callable[[], Env]) -> Env:
-    """Return a new environment, in an episode, as much of what it consists of is made there."""
-    env = make()
-    env.reset(seed=0)
-    return env
 
 
 def _parts(env: Env) -> dict[str, Any]:

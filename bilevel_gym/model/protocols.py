@@ -128,8 +128,8 @@ class LearntMethod(Protocol):
         """Save all that was learnt."""
         ...
 
-    def load(self, path: str | os.PathLike[str]) -> None:
-        """Go on where the method that was saved is."""
+    def load(self, path: str | os.PathLike[str], *, trust: bool = False) -> None:
+        """Go on where the method that was saved is; `trust` is whether code in the file may run."""
         ...
 
 

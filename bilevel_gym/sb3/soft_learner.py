@@ -322,6 +322,9 @@ class SoftLearner(Archived, OffPolicyAlgorithm):
 
     def _read(self, archive: zipfile.ZipFile) -> None:
         assert self.replay_buffer is not None
+        if not isinstance(self._generators, _Generators):
+            raise ValueError(f"no generators are saved, but {type(self._generators).__name__}")
+        self._generators.check()
         self.replay_buffer.relabels = self._relabels
         arrays = read_arrays(archive, BUFFER)
         if arrays:
@@ -384,6 +387,14 @@ class _Generators:
             yield
         finally:
             self._states, self._active = _global_states(), False
+            _set_global_states(others)
+
+    def check(self) -> None:
+        """Raise an error of any kind if the states are none."""
+        others = _global_states()
+        try:
+            _set_global_states(self._states)
+        finally:
             _set_global_states(others)
 
     def __getstate__(self) -> dict[str, Any]:

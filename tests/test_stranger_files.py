@@ -1,0 +1,640 @@
+"""Files from strangers: whatever is planted in them, nothing of it runs, and they are refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import cloudpickle
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.save_util import save_to_zip_file
+
+import bilevel_gym
+from bilevel_gym.benchmark import load_results
+from bilevel_gym.cli.arguments import CommandError
+from bilevel_gym.cli.run_folder import load_start
+from bilevel_gym.core.plain import Codec, NotPlain, dumps, loads, name_of, vocabulary
+from bilevel_gym.envs import ParametricGame
+from bilevel_gym.learnt.answers import PreferenceQueue
+from bilevel_gym.learnt.running import restored, snapshot
+from bilevel_gym.model.protocols import LearntMethod
+from bilevel_gym.sb3 import HyperGradientAscent, SoftDQN, SoftSAC, UpperParamsPolicy
+from bilevel_gym.sb3.soft_dqn import SoftQPolicy
+
+from .helpers import assert_identical
+from .learnt import TINY_LEARNER
+
+Members = dict[str, bytes]
+
+MARK = Path("a stranger was here")
+
+TINY: dict[str, Any] = {"episodes": 3, "inner_steps": 24, "inner_options": TINY_LEARNER}
+GAME: dict[str, Any] = {"reward_model": {"kind": "network", "hidden": [4]}, "episode_steps": 15}
+
+
+class Planted:
+    """What makes a folder when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        """Return the call that unpickling makes."""
+        return os.mkdir, (str(MARK),)
+
+
+def write_module() -> None:
+    """Write a module that leaves a mark when it is imported, where Python looks for modules."""
+    Path("stranger.py").write_text(f"import os\nos.mkdir({str(MARK)!r})\n")
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Work in a folder of its own, with a module that must not be imported."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write_module()
+    yield
+    assert not MARK.exists() and "stranger" not in sys.modules
+
+
+def objects() -> bytes:
+    """Return a `.npy` of objects."""
+    memory = io.BytesIO()
+    np.save(memory, np.array([Planted()], dtype=object), allow_pickle=True)
+    return memory.getvalue()
+
+
+def huge() -> bytes:
+    """Return a `.npy` that claims to be an exabyte."""
+    memory = io.BytesIO()
+    header = {"descr": "<f8", "fortran_order": False, "shape": (10**17,)}
+    np.lib.format.write_array_header_1_0(memory, header)
+    return memory.getvalue() + bytes(64)
+
+
+def torches() -> bytes:
+    """Return what `torch.save` makes of an object."""
+    memory = io.BytesIO()
+    th.save(dict.fromkeys(("state_dict", "data"), Planted()), memory)
+    return memory.getvalue()
+
+
+def spread() -> bytes:
+    """Return a tensor of an exabyte in four bytes."""
+    memory = io.BytesIO()
+    th.save({"step": th.zeros(1).expand(10**17)}, memory)
+    return memory.getvalue()
+
+
+def table(name: str) -> Any:
+    """Return an instance of what the name says, as the codec writes it."""
+    return {"root": {"at": 0}, "objects": [["instance", name, {"at": 1}], ["dict", []]]}
+
+
+CONTENTS: dict[str, Callable[[], bytes]] = {
+    "pickle": lambda: pickle.dumps(Planted()),
+    "old pickle": lambda: pickle.dumps(Planted(), protocol=0),
+    "cloudpickle": lambda: cloudpickle.dumps(Planted()),
+    "object array": objects,
+    "huge array": huge,
+    "tensors": torches,
+    "spread tensor": spread,
+    "archive": lambda: archived(
+        {"data": pickle.dumps(Planted()), "data.pkl": pickle.dumps(Planted())}
+    ),
+    "brackets": lambda: b"[" * 200_000,
+    "digits": lambda: b"1" * 20_000,
+    "class": lambda: json.dumps(table("stranger.Class")).encode(),
+    "function": lambda: json.dumps({"root": {"known": "os.system"}, "objects": []}).encode(),
+    "nothing": lambda: b"",
+}
+
+
+def archived(members: Mapping[str, bytes], *, compressed: bool = False) -> bytes:
+    """Return an archive."""
+    memory = io.BytesIO()
+    kind = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
+    with zipfile.ZipFile(memory, "w", kind) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return memory.getvalue()
+
+
+def members_of(path: Path) -> Members:
+    """Return the members of an archive."""
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+# Readers ----------------------------------------------------------------------------------------
+
+
+def dqn(**options: Any) -> SoftDQN:
+    options = {"temperature": 0.1, "gamma": 0.9, "buffer_size": 300, "seed": 0, **options}
+    return SoftDQN("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [4]}, **options)
+
+
+def sac() -> SoftSAC:
+    options: dict[str, Any] = {"temperature": 0.1, "gamma": 0.9, "buffer_size": 300, "seed": 0}
+    return SoftSAC("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [4]}, **options)
+
+
+def ascent(**options: Any) -> HyperGradientAscent:
+    env = gym.make("BilevelGridWorld-v0", map_name="4x4")
+    return HyperGradientAscent("UpperParamsPolicy", env, **options).learn(2)
+
+
+def method() -> LearntMethod:
+    game = ParametricGame("CartPole-v1", **GAME)
+    return cast(LearntMethod, bilevel_gym.HyperGradient(game, "trace", **TINY).method)
+
+
+def saved(model: Any) -> Path:
+    model.save("model.zip")
+    return Path("model.zip")
+
+
+def buffer() -> Path:
+    dqn().learn(20).save_replay_buffer("buffer.pkl")
+    return Path("buffer.pkl")
+
+
+def policy(model: Any) -> Path:
+    model.policy.save("policy.pt")
+    return Path("policy.pt")
+
+
+def queue() -> Path:
+    PreferenceQueue(3).save("queue.npz")
+    return Path("queue.npz")
+
+
+def params() -> Path:
+    np.savez("params.npz", best_upper_params=np.zeros(14))
+    return Path("params.npz")
+
+
+def start(path: Path) -> Any:
+    try:
+        return load_start(path, gym.make("BilevelGridWorld-v0", map_name="4x4").unwrapped)  # type: ignore[arg-type]
+    except CommandError as error:
+        raise ValueError(str(error)) from None
+
+
+# Each reader: a file that it accepts, and how it is read.
+READERS: dict[str, tuple[Callable[[], Path], Callable[[Path], Any]]] = {
+    "SoftDQN.load": (lambda: saved(dqn().learn(20)), SoftDQN.load),
+    "SoftSAC.load": (lambda: saved(sac().learn(20)), SoftSAC.load),
+    "HyperGradientAscent.load": (lambda: saved(ascent()), HyperGradientAscent.load),
+    "set_parameters": (lambda: saved(dqn()), lambda path: dqn().set_parameters(path)),
+    "load_replay_buffer": (buffer, lambda path: dqn().load_replay_buffer(path)),
+    "SoftQPolicy.load": (lambda: policy(dqn()), lambda path: SoftQPolicy.load(str(path))),
+    "UpperParamsPolicy.load": (
+        lambda: policy(ascent()),
+        lambda path: UpperParamsPolicy.load(str(path)),
+    ),
+    "method.load": (lambda: saved(method()), lambda path: method().load(path)),
+    "PreferenceQueue.load": (queue, PreferenceQueue.load),
+    "--start": (params, start),
+}
+every_reader = pytest.mark.parametrize("reader", READERS)
+
+
+def refused(read: Callable[[Path], Any], path: Path, message: str = "") -> None:
+    """Assert that a file is refused in one line."""
+    with pytest.raises(ValueError) as caught:
+        read(path)
+    text = str(caught.value)
+    assert message in text and "\n" not in text and len(text) < 500, text
+
+
+@every_reader
+def test_nothing_that_is_planted_runs(reader: str) -> None:
+    write, read = READERS[reader]
+    path = write()
+    read(path)
+    members = members_of(path)
+    forged = Path("forged" + path.suffix)
+    unread = {"_stable_baselines3_version", "system_info.txt"}
+    # The states of networks are enough for this one.
+    if reader == "set_parameters":
+        unread |= {name for name in members if not name.endswith(".pth")}
+    for make in CONTENTS.values():
+        content = make()
+        forged.write_bytes(content)
+        refused(read, forged)
+        for name in {*members} - unread:
+            if name.startswith("policy/") and not name.endswith("data.pkl"):
+                continue  # torch's own archive
+            forged.write_bytes(archived({**members, name: content}))
+            refused(read, forged)
+
+
+def test_what_is_planted_would_run() -> None:
+    for content in ("pickle", "old pickle", "cloudpickle"):
+        pickle.loads(CONTENTS[content]())
+        MARK.rmdir()
+    np.load(io.BytesIO(objects()), allow_pickle=True)
+    MARK.rmdir()
+    th.load(io.BytesIO(torches()), weights_only=False)
+    MARK.rmdir()
+
+
+@every_reader
+def test_archives_are_refused_before_they_fill_the_memory(reader: str) -> None:
+    write, read = READERS[reader]
+    path = write()
+    members = members_of(path)
+    largest = max(members, key=lambda name: (name.endswith((".npy", ".pth", ".pt")), name))
+    path.write_bytes(archived({**members, largest: bytes(1 << 28 | 1)}, compressed=True))
+    assert path.stat().st_size < 1 << 20
+    refused(read, path)
+    with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(path, "w") as archive:
+        for name, content in [*members.items(), (largest, members[largest])]:
+            archive.writestr(name, content)
+    refused(read, path)
+
+
+@every_reader
+def test_what_is_no_file_is_refused_as_such(reader: str, tmp_path: Path) -> None:
+    _, read = READERS[reader]
+    kind = ValueError if reader == "--start" else FileNotFoundError
+    with pytest.raises(kind):
+        read(tmp_path / "nothing.zip")
+
+
+# Models -----------------------------------------------------------------------------------------
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "soft-dqn": lambda: dqn().learn(20),
+    "soft-sac": lambda: sac().learn(20),
+    "ascent": ascent,
+}
+every_model = pytest.mark.parametrize("kind", MODELS)
+
+
+def older(model: Any, **more: Any) -> Path:
+    """Save a model as Stable-Baselines3 does, and as earlier versions did."""
+    states, variables = model._get_torch_save_params()
+    left = {*model._excluded_save_params(), *(name.split(".")[0] for name in states + variables)}
+    data = {name: value for name, value in vars(model).items() if name not in left}
+    extra = {name: getattr(model, name) for name in variables}
+    save_to_zip_file("older.zip", {**data, **more}, model.get_parameters(), extra)
+    return Path("older.zip")
+
+
+def vectors(policy: Any) -> Any:
+    return th.nn.utils.parameters_to_vector(policy.parameters()).detach().numpy()
+
+
+def parameters(model: Any) -> Any:
+    return vectors(model.policy)
+
+
+@every_model
+def test_files_with_pickles_need_trust_or_what_replaces_them(kind: str) -> None:
+    model = MODELS[kind]()
+    path = older(model)
+    refused(type(model).load, path, "`trust=True`")
+    refused(type(model).load, path, "policy_class")
+    trusted = type(model).load(path, trust=True)
+    assert_identical(parameters(trusted), parameters(model))
+    data = json.loads(members_of(path)["data"])
+    pickled = {name for name, value in data.items() if ":serialized:" in str(value)}
+    own = {name: getattr(model, name) for name in pickled}
+    assert_identical(parameters(type(model).load(path, custom_objects=own)), parameters(model))
+
+
+@every_model
+def test_what_this_version_writes_needs_no_trust(kind: str) -> None:
+    model = MODELS[kind]()
+    path = saved(model)
+    assert b":serialized:" not in members_of(path)["data"]
+    loaded = type(model).load(path)
+    assert_identical(parameters(loaded), parameters(model))
+    for name in ("observation_space", "action_space", "policy_class", "ep_info_buffer", "seed"):
+        assert getattr(loaded, name) == getattr(model, name), name
+    fresh = MODELS[kind]()
+    fresh.set_parameters("model")  # ".zip" is added, as elsewhere
+    assert_identical(parameters(fresh), parameters(model))
+
+
+def test_a_function_of_the_users_is_replaced_or_trusted() -> None:
+    model = dqn(learning_rate=lambda left: 1e-3 * left)
+    path = saved(model)
+    refused(SoftDQN.load, path, "as learning_rate; pass `custom_objects={name: value}`")
+    for options in (
+        {"custom_objects": {"learning_rate": lambda left: 2e-3 * left}},
+        {"learning_rate": lambda left: 2e-3 * left},
+    ):
+        loaded = SoftDQN.load(path, **options)
+        assert loaded.lr_schedule(0.5) == 1e-3
+    assert SoftDQN.load(path, trust=True).lr_schedule(0.5) == 5e-4
+    with pytest.raises(ValueError, match="`custom_objects` must be a dict"):
+        SoftDQN.load(path, custom_objects=["learning_rate"])  # type: ignore[arg-type]
+
+
+def test_attributes_of_a_file_are_data_and_replace_nothing_else() -> None:
+    path = saved(dqn())
+    members = members_of(path)
+    data = json.loads(members["data"])
+
+    def forged(**changes: Any) -> Path:
+        other = Path("forged.zip")
+        content = json.dumps({**data, **changes}).encode()
+        other.write_bytes(archived({**members, "data": content}))
+        return other
+
+    SoftDQN.load(forged())
+    planted = {":type:": "dict", ":serialized:": "gASVCQAAAAAAAACMBXN0cmFuZ2Vy"}
+    for changes in (
+        {"env": "stranger:Env-v0"},  # which is imported where it is made
+        {"learn": 1},
+        {"policy_class": {":plain:": table("stranger.Policy")}},
+        {"policy_class": {":plain:": {"root": {"known": "os.system"}, "objects": []}}},
+        {"policy_class": "stranger.Policy"},
+        {"policy_class": None},
+        {"_logger": {"a": 1}},
+        {"observation_space": planted},
+        {"policy_kwargs": {"net_arch": [10**6, 10**6], "temperature": 0.1}},
+        {"policy_kwargs": {"net_arch": 10**5 * [100], "temperature": 0.1}},
+        {"policy_kwargs": {"net_arch": "stranger"}},
+        {"buffer_size": 10**17},
+        {"_generators": 3},
+        {"train_freq": {"a": 1}},
+    ):
+        refused(SoftDQN.load, forged(**changes))
+    # A name that no model has harms nobody.
+    assert SoftDQN.load(forged(note="stranger")).note == "stranger"  # type: ignore[attr-defined]
+    path.write_bytes(archived({**members, "replay_buffer.pth": members["policy.pth"]}))
+    refused(SoftDQN.load, path)
+    refused(lambda path: dqn().set_parameters(path), path)
+
+
+def test_buffers_alone_go_on_and_pickles_of_them_need_trust() -> None:
+    model, other = dqn().learn(40), dqn(buffer_size=80)
+    model.save_replay_buffer("buffer")
+    assert Path("buffer.pkl").exists()
+    other.load_replay_buffer("buffer")
+    assert model.replay_buffer is not None and other.replay_buffer is not None
+    assert_identical(other.replay_buffer.state_dict(), model.replay_buffer.state_dict())
+    assert other.replay_buffer.buffer_size == 300
+    Path("theirs.pkl").write_bytes(pickle.dumps(model.replay_buffer))
+    refused(other.load_replay_buffer, Path("theirs.pkl"), "`trust=True`")
+    other.load_replay_buffer("theirs.pkl", trust=True)
+    assert_identical(other.replay_buffer.state_dict(), model.replay_buffer.state_dict())
+
+
+@pytest.mark.parametrize("kind", ["soft-dqn", "ascent"])
+def test_policies_alone_need_trust_where_they_are_pickled(kind: str) -> None:
+    model = MODELS[kind]()
+    data = model.policy._get_constructor_parameters()
+    th.save({"state_dict": model.policy.state_dict(), "data": data}, "older.pt")
+    load = type(model.policy).load
+    refused(load, Path("older.pt"), "`trust=True`")
+    model.policy.save("policy.pt")
+    for path, trust in (("older.pt", True), ("policy.pt", True), ("policy.pt", False)):
+        loaded = load(path, device="cpu", trust=trust)
+        assert_identical(vectors(loaded), vectors(model.policy))
+
+
+# Methods and environments -----------------------------------------------------------------------
+
+
+def test_archives_of_methods_of_earlier_versions_need_trust() -> None:
+    ours = method()
+    path = saved(ours)
+    members = members_of(path)
+    model: Any = ours.follower.model
+    learner = older(model).read_bytes()
+    running = pickle.dumps(model.env)
+    del members["environment.json"]
+    for changes in ({"learner.zip": learner}, {"environment.pickle": running}):
+        path.write_bytes(archived({**members, **changes}))
+        refused(method().load, path, "`trust=True`")
+        method().load(path, trust=True)
+    path.write_bytes(archived({**members, "environment.pickle": pickle.dumps(Planted())}))
+    refused(method().load, path, "`trust=True`")
+
+
+ENVIRONMENTS = (
+    "CartPole-v1",
+    "Pendulum-v1",
+    "Acrobot-v1",
+    "MountainCarContinuous-v0",
+    "FrozenLake-v1",
+    "Taxi-v4" if "Taxi-v4" in gym.registry else "Taxi-v3",
+    "CliffWalking-v1" if "CliffWalking-v1" in gym.registry else "CliffWalking-v0",
+    "Blackjack-v1",
+)
+
+
+@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+def test_an_environment_goes_on_from_text(env_id: str) -> None:
+    def make() -> Any:
+        return gym.wrappers.RecordEpisodeStatistics(gym.make(env_id), buffer_length=3)
+
+    env = make()
+    env.reset(seed=3), env.action_space.seed(1)
+    for _ in range(30):
+        if any(env.step(env.action_space.sample())[2:4]):
+            env.reset()
+    text = snapshot(env, make)
+    assert text is not None
+    other = restored(text, make, trust=False)
+    assert other is not None
+    for _ in range(100):
+        action = env.action_space.sample()
+        assert other.action_space.sample() == action
+        # The time that an episode took is another one.
+        one, two = (each.step(action)[:4] for each in (env, other))
+        assert_identical(one, two)
+        if any(one[2:4]):
+            assert_identical(env.reset(), other.reset())
+
+
+class Cells(gym.Env[int, int]):
+    """A game whose layout is made of objects that refer to each other, anew in each episode."""
+
+    observation_space: Any = gym.spaces.Discrete(10)
+    action_space: Any = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[int, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.cells = [Cell(int(self.np_random.integers(10))) for _ in range(5)]
+        for cell, following in zip(self.cells, [*self.cells[1:], self.cells[0]], strict=True):
+            cell.following = following
+        self.here = self.cells[0]
+        return self.here.number, {}
+
+    def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
+        self.here = self.here.following
+        self.here.number = (self.here.number + action) % 10
+        return self.here.number, self.np_random.random(), False, False, {}
+
+
+class Cell:
+    def __init__(self, number: int) -> None:
+        self.number, self.following = number, self
+
+
+def test_objects_of_an_environment_refer_to_each_other_as_before() -> None:
+    env = Cells()
+    env.reset(seed=1), env.step(1)
+    text = snapshot(env, Cells)
+    assert text is not None
+    other: Any = restored(text, Cells, trust=False)
+    assert other.here is other.cells[1] and other.here is not env.here
+    assert_identical([other.step(1) for _ in range(9)], [env.step(1) for _ in range(9)])
+
+
+def test_an_environment_that_is_more_than_plain_data_has_no_text() -> None:
+    counts = iter(range(100))
+
+    def scaled() -> Any:
+        return gym.wrappers.TransformReward(
+            gym.make("CartPole-v1"), lambda r: float(r) * next(counts)
+        )
+
+    class Other(Cells):
+        pass
+
+    def lock() -> Any:
+        env: Any = Cells()
+        env.stream = io.BytesIO()
+        return env
+
+    def one() -> Any:
+        return single
+
+    single = Cells()
+    for make, other in ((scaled, scaled), (Other, Cells), (lock, lock), (one, one)):
+        env = make()
+        env.reset(seed=0)
+        assert snapshot(env, other) is None
+
+
+def test_a_forged_environment_is_refused() -> None:
+    ours = method()
+    path = saved(ours)
+    members = members_of(path)
+    text = members["environment.json"].decode()
+    refused_texts = [
+        text.replace("CartPoleEnv", "stranger.Env"),
+        text.replace("gymnasium.envs.classic_control.cartpole.CartPoleEnv", "os.system"),
+        dumps({"steps": 3}),
+        json.dumps(table("gymnasium.wrappers.common.TimeLimit")),
+        json.dumps({"root": {"at": 10**9}, "objects": []}),
+        json.dumps({"root": {"at": 0}, "objects": [["array", "stranger"]]}),
+        json.dumps({"root": {"stranger": 0}, "objects": []}),
+    ]
+    for forged in refused_texts:
+        assert forged != text
+        path.write_bytes(archived({**members, "environment.json": forged.encode()}))
+        refused(method().load, path)
+
+
+def test_a_console_goes_on_from_a_trusted_file_alone() -> None:
+    from bilevel_gym.envs import BilevelBeamRider
+
+    make = BilevelBeamRider().make_environment
+    env = make()
+    env.reset(seed=0), env.step(1)
+    text = snapshot(env, make)
+    assert text is not None and restored(text, make, trust=False) is None
+    other = restored(text, make, trust=True)
+    assert other is not None
+    assert_identical([other.step(3) for _ in range(5)], [env.step(3) for _ in range(5)])
+
+
+# Plain data -------------------------------------------------------------------------------------
+
+
+def test_plain_data_comes_back_as_it_was() -> None:
+    from collections import OrderedDict, deque
+    from random import Random
+
+    generator = np.random.default_rng(3)
+    value = {
+        "numbers": [1, -0.0, float("inf"), 1e-320, 2**100, True, None, 1j, b"bytes", "\ud800"],
+        ("tuple", 3): ({1, 2}, frozenset("ab"), OrderedDict(b=1, a=2), deque([1], maxlen=2)),
+        "scalars": [np.float32(0.1), np.int8(3), np.bool_(True), np.str_("a")],
+        "arrays": [np.zeros((0, 3)), np.array(2.0), np.array(["ab", "c"]), np.dtype(">f4")],
+        "order": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "generators": [generator, np.random.Generator(np.random.MT19937(1)), Random(1)],
+        "again": generator,
+        "state": np.random.RandomState(4),
+    }
+    value["self"] = value
+    copied = loads(dumps(value))
+    assert dumps(copied) == dumps(value)
+    assert copied["self"] is copied and copied["again"] is copied["generators"][0]
+    assert copied["again"].random() == generator.random()
+    assert copied["order"].flags.f_contiguous and copied["order"].flags.writeable
+    assert str(copied["scalars"]) == str(value["scalars"]) and str(copied["numbers"][1]) == "-0.0"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [object(), print, int, np.array([object()]), io.BytesIO(), Planted(), np.dtype("f4,f4")],
+)
+def test_what_is_no_plain_data_has_no_text(value: Any) -> None:
+    with pytest.raises(NotPlain):
+        dumps([value])
+
+
+def test_two_classes_of_one_name_are_not_mixed_up() -> None:
+    def made() -> Any:
+        class Local:
+            pass
+
+        return Local()
+
+    with pytest.raises(NotPlain, match="two different"):
+        vocabulary([made(), made()], lambda value: None)
+    with pytest.raises(KeyError):
+        Codec({}).decode(table(name_of(Cells)))
+
+
+# Results ----------------------------------------------------------------------------------------
+
+
+def test_results_and_their_benchmark_run_nothing_and_import_nothing() -> None:
+    from bilevel_gym.benchmark.config import parse_benchmark
+
+    from .runs import EXACT, OPTIMIZER, TASK, here
+
+    text = f"steps = 2\nseeds = 1\n{TASK}{EXACT}{OPTIMIZER}"
+    folder = Path("results")
+    folder.mkdir()
+    (folder / "benchmark.toml").write_text(text)
+    here(parse_benchmark(text, "text"), folder)
+    assert len(load_results(folder)) == 3
+    (result,) = (folder / "runs").glob("*.parquet")
+    whole = result.read_bytes()
+    for make in CONTENTS.values():
+        result.write_bytes(make())
+        assert len(load_results(folder).attrs["damaged"]) == 1
+    result.write_bytes(whole)
+    for make in CONTENTS.values():
+        for checked in folder.glob("*.json"):
+            checked.write_bytes(make())
+        (folder / "checked.json").write_bytes(make())
+        assert len(load_results(folder)) == 3
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(io.BytesIO(whole))
+    many = pa.concat_tables(500_000 * [table]).combine_chunks()
+    pq.write_table(many, result)
+    assert result.stat().st_size < 1 << 22
+    (damaged,) = load_results(folder).attrs["damaged"]
+    assert "1500000 rows, and the run has 2 steps" in damaged
