@@ -30,6 +30,7 @@ from bilevel_gym.learnt.running import restored, snapshot
 from bilevel_gym.model.protocols import LearntMethod
 from bilevel_gym.sb3 import HyperGradientAscent, SoftDQN, SoftSAC, UpperParamsPolicy
 from bilevel_gym.sb3.soft_dqn import SoftQPolicy
+from bilevel_gym.sb3.soft_sac import SoftSACPolicy
 
 from .helpers import assert_identical
 from .learnt import TINY_LEARNER
@@ -80,11 +81,15 @@ def huge() -> bytes:
     return memory.getvalue() + bytes(64)
 
 
-def torches() -> bytes:
-    """Return what `torch.save` makes of an object."""
+def torches(code: bytes | None = None) -> bytes:
+    """Return what `torch.save` makes of an object, or of code in place of it."""
     memory = io.BytesIO()
     th.save(dict.fromkeys(("state_dict", "data"), Planted()), memory)
-    return memory.getvalue()
+    if code is None:
+        return memory.getvalue()
+    with zipfile.ZipFile(memory) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    return archived({**members, "archive/data.pkl": code})
 
 
 def spread() -> bytes:
@@ -102,6 +107,8 @@ def table(name: str) -> Any:
 CONTENTS: dict[str, Callable[[], bytes]] = {
     "pickle": lambda: pickle.dumps(Planted()),
     "old pickle": lambda: pickle.dumps(Planted(), protocol=0),
+    "import": lambda: b"cstranger\nClass\n.",
+    "import of tensors": lambda: torches(b"cstranger\nClass\n."),
     "cloudpickle": lambda: cloudpickle.dumps(Planted()),
     "object array": objects,
     "huge array": huge,
@@ -197,6 +204,10 @@ READERS: dict[str, tuple[Callable[[], Path], Callable[[Path], Any]]] = {
     "set_parameters": (lambda: saved(dqn()), lambda path: dqn().set_parameters(path)),
     "load_replay_buffer": (buffer, lambda path: dqn().load_replay_buffer(path)),
     "SoftQPolicy.load": (lambda: policy(dqn()), lambda path: SoftQPolicy.load(str(path))),
+    "SoftSACPolicy.load": (
+        lambda: policy(sac()),
+        lambda path: SoftSACPolicy.load(str(path)),
+    ),
     "UpperParamsPolicy.load": (
         lambda: policy(ascent()),
         lambda path: UpperParamsPolicy.load(str(path)),
@@ -232,7 +243,7 @@ def test_nothing_that_is_planted_runs(reader: str) -> None:
         forged.write_bytes(content)
         refused(read, forged)
         for name in {*members} - unread:
-            if name.startswith("policy/") and not name.endswith("data.pkl"):
+            if name.startswith("archive/") and not name.endswith("data.pkl"):
                 continue  # torch's own archive
             forged.write_bytes(archived({**members, name: content}))
             refused(read, forged)
@@ -249,12 +260,15 @@ def test_what_is_planted_would_run() -> None:
 
 
 @every_reader
-def test_archives_are_refused_before_they_fill_the_memory(reader: str) -> None:
+def test_archives_are_refused_before_they_fill_the_memory(
+    reader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bilevel_gym.core.plain.LARGE", 1 << 22)  # for a quick test
     write, read = READERS[reader]
     path = write()
     members = members_of(path)
     largest = max(members, key=lambda name: (name.endswith((".npy", ".pth", ".pt")), name))
-    path.write_bytes(archived({**members, largest: bytes(1 << 28 | 1)}, compressed=True))
+    path.write_bytes(archived({**members, largest: bytes(1 << 23)}, compressed=True))
     assert path.stat().st_size < 1 << 20
     refused(read, path)
     with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(path, "w") as archive:
@@ -269,6 +283,8 @@ def test_what_is_no_file_is_refused_as_such(reader: str, tmp_path: Path) -> None
     kind = ValueError if reader == "--start" else FileNotFoundError
     with pytest.raises(kind):
         read(tmp_path / "nothing.zip")
+    with pytest.raises((ValueError, OSError)):
+        read(tmp_path)
 
 
 # Models -----------------------------------------------------------------------------------------
@@ -393,7 +409,7 @@ def test_buffers_alone_go_on_and_pickles_of_them_need_trust() -> None:
     assert_identical(other.replay_buffer.state_dict(), model.replay_buffer.state_dict())
 
 
-@pytest.mark.parametrize("kind", ["soft-dqn", "ascent"])
+@every_model
 def test_policies_alone_need_trust_where_they_are_pickled(kind: str) -> None:
     model = MODELS[kind]()
     data = model.policy._get_constructor_parameters()
@@ -404,6 +420,10 @@ def test_policies_alone_need_trust_where_they_are_pickled(kind: str) -> None:
     for path, trust in (("older.pt", True), ("policy.pt", True), ("policy.pt", False)):
         loaded = load(path, device="cpu", trust=trust)
         assert_identical(vectors(loaded), vectors(model.policy))
+    stream = io.BytesIO()
+    model.policy.save(stream)
+    stream.seek(0)
+    assert_identical(vectors(load(stream)), vectors(model.policy))
 
 
 # Methods and environments -----------------------------------------------------------------------
@@ -555,6 +575,15 @@ def test_a_console_goes_on_from_a_trusted_file_alone() -> None:
     assert_identical([other.step(3) for _ in range(5)], [env.step(3) for _ in range(5)])
 
 
+def test_who_does_not_trust_a_console_is_told_that_a_new_episode_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, ours = saved(method()), method()
+    monkeypatch.setattr("bilevel_gym.learnt.followers.restored", lambda *args, trust: None)
+    with pytest.warns(UserWarning, match="begins a new episode.*`trust=True`"):
+        ours.load(path)
+
+
 # Plain data -------------------------------------------------------------------------------------
 
 
@@ -613,8 +642,9 @@ def test_results_and_their_benchmark_run_nothing_and_import_nothing() -> None:
     from .runs import EXACT, OPTIMIZER, TASK, here
 
     text = f"steps = 2\nseeds = 1\n{TASK}{EXACT}{OPTIMIZER}"
-    folder = Path("results")
+    folder, pipe = Path("results"), Path("pipe").absolute()
     folder.mkdir()
+    os.mkfifo(pipe)
     (folder / "benchmark.toml").write_text(text)
     here(parse_benchmark(text, "text"), folder)
     assert len(load_results(folder)) == 3
@@ -629,6 +659,22 @@ def test_results_and_their_benchmark_run_nothing_and_import_nothing() -> None:
             checked.write_bytes(make())
         (folder / "checked.json").write_bytes(make())
         assert len(load_results(folder)) == 3
+    for name in ("checked.json", "benchmark.toml"):
+        kept = folder / f"kept {name}"
+        (folder / name).rename(kept)
+        for endless in (Path("/dev/zero"), pipe):
+            (folder / name).symlink_to(endless)
+            if name == "checked.json":
+                assert len(load_results(folder)) == 3
+            else:
+                refused(load_results, folder, "no regular file")
+            (folder / name).unlink()
+        kept.rename(folder / name)
+    result.unlink()
+    result.symlink_to(pipe)
+    (damaged,) = load_results(folder).attrs["damaged"]
+    assert "no regular file" in damaged
+    result.unlink()
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -14,9 +14,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.files import loaded_versions, replacing
+from ..core.files import check_regular, loaded_versions, replacing
 from .config import Entry, Held, read_text, recalled_benchmark
-from .errors import require_extra
+from .errors import ConfigError, require_extra
 from .runs import Row, Run, RunOutcome
 
 if TYPE_CHECKING:
@@ -68,6 +68,9 @@ def write_run(folder: Path, entry: Entry, outcome: RunOutcome) -> Path:
     return path
 
 
+# Bytes of a file that is read as a whole.
+MOST = 1 << 26
+
 # What is raised where a file holds something else than expected.
 BROKEN = ValueError, LookupError, TypeError, MemoryError, RecursionError
 
@@ -84,6 +87,7 @@ def read_run(folder: Path, run: Run) -> tuple[pa.Table, float | None] | None:
     if not path.exists():
         return None
     try:
+        check_regular(path)
         with path.open("rb") as file:
             # Before any of them is in memory.
             if (length := pq.read_metadata(file).num_rows) > run.steps + 1:
@@ -149,7 +153,7 @@ def load_results(folder: str | Path) -> pd.DataFrame:
     import pandas as pd
 
     folder = Path(folder)
-    benchmark = recalled_benchmark(read_text(folder / BENCHMARK), _held(folder), BENCHMARK)
+    benchmark = recalled_benchmark(_text(folder / BENCHMARK), _held(folder), BENCHMARK)
     missing: list[str] = []
     damaged: list[str] = []
     frames: list[pd.DataFrame] = []
@@ -177,11 +181,20 @@ def load_results(folder: str | Path) -> pd.DataFrame:
     return frame
 
 
+def _text(path: Path) -> str:
+    """Return the text of a file in a folder of results; a `ConfigError` if it is no text."""
+    try:
+        check_regular(path, MOST)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return read_text(path)
+
+
 def _held(folder: Path) -> Held:
     """Return what the check of a folder's benchmark has found out; nothing, if it is not there."""
     found: Any = None
     with suppress(OSError, ValueError, RecursionError):
-        found = json.loads((folder / CHECKED).read_text(encoding="utf-8"))
+        found = json.loads(_text(folder / CHECKED))
     parts = found if isinstance(found, dict) else {}
     targets, left_out = (parts.get(name) for name in ("targets", "left_out"))
     return {

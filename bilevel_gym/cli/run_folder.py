@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.files import remove_abandoned, replacing
+from ..core.files import check_regular, remove_abandoned, replacing
 from ..core.mdp import FloatArray
 from ..core.plain import read_arrays
 from ..optimizers import Iterate, projected_gradient_norm
@@ -279,6 +279,7 @@ def load_start(path: Path, game: BilevelEnv) -> FloatArray:
     """Return the best x of an earlier run of a game."""
     try:
         try:
+            check_regular(path)
             with zipfile.ZipFile(path) as stored:
                 x = read_arrays(stored)["best_upper_params"]
         except Exception as error:  # damaged files raise whatever the library stumbles on

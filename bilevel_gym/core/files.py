@@ -1,12 +1,14 @@
-"""Files that are either whole or as they were, and the versions that are kept in them."""
+"""Files that are either whole or as they were, and what is known of those that are read."""
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import platform
 import re
 import secrets
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +16,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["claim", "loaded_versions", "remove_abandoned", "replacing", "write_whole"]
+__all__ = [
+    "check_regular",
+    "claim",
+    "loaded_versions",
+    "remove_abandoned",
+    "replacing",
+    "write_whole",
+]
 
 
 # A temporary file that nobody has written to for so long, in seconds, is of a process that was
@@ -90,6 +99,26 @@ def claim(file: IO[Any]) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def check_regular(path: str | os.PathLike[str], most: int | None = None) -> None:
+    """Check what would be read, links followed: a pipe or a device may have no end.
+
+    Args:
+        path: A path.
+        most: The most bytes that it may have; None for any number.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is no regular file, or larger.
+    """
+    found = os.stat(path)
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{path} is no regular file")
+    if most is not None and found.st_size > most:
+        raise ValueError(f"{path} has {found.st_size} bytes, and at most {most} are read")
 
 
 def loaded_versions(*libraries: str) -> dict[str, str]:

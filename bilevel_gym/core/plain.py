@@ -41,6 +41,9 @@ __all__ = [
 # is refused: more than this many bytes, at more than this many times their size in the file.
 LARGE, TIMES = 1 << 28, 200
 
+# What says that there is no file; others come of places in it that do not exist.
+ABSENT = FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError
+
 PLAIN = (type(None), bool, int, float, str)
 GENERATORS = {
     kind.__name__: kind
@@ -217,6 +220,9 @@ class _Collector(_Writer):
     def item(self, value: Any) -> Any:
         name = None if type(value) in PLAIN else self._constant(value)
         return super().item(value) if name is None else self._found(name, value)
+
+    def entry(self, value: Any) -> list[Any]:
+        return [] if type(value) is np.ndarray else super().entry(value)
 
     def _class(self, kind: type) -> str:
         return self._found(name_of(kind), kind)
@@ -415,22 +421,14 @@ def readable(what: Any) -> Iterator[None]:
     """Turn what libraries raise where a file is damaged or forged, all sorts of errors, into one.
 
     Raises:
-        ValueError: In place of anything but errors of the file system, and `Untrusted`.
+        ValueError: In place of anything but `Untrusted`, and where there is no such file to open.
     """
     try:
         yield
-    except Untrusted:
+    except (Untrusted, *ABSENT):
         raise
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise _unreadable(what, error) from error
     except Exception as error:
-        raise _unreadable(what, error) from error
-
-
-def _unreadable(what: Any, error: Exception) -> ValueError:
-    return ValueError(
-        f"{what} cannot be read: it is damaged, or of other versions of the libraries "
-        f"({type(error).__name__})"
-    )
+        raise ValueError(
+            f"{what} cannot be read: it is damaged, or of other versions of the libraries "
+            f"({type(error).__name__})"
+        ) from error

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch as th
 
-from ..core.files import replacing
+from ..core.files import check_regular, replacing
 from ..core.plain import Untrusted, checked_members, readable
 from ..model.protocols import LearntGame
 from ..sb3.archive import tensors
@@ -166,6 +166,7 @@ def _opened(
 
     Whatever goes wrong while it is read is a `ValueError`: what is read should be assigned later.
     """
+    check_regular(path)
     with open(path, "rb") as file:
         whole = zipfile.is_zipfile(file)
     if not whole:

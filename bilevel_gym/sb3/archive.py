@@ -193,6 +193,7 @@ class Archived(BaseAlgorithm):
         """Set the state of networks and optimisers; see `set_parameters` in Stable-Baselines3.
 
         Raises:
+            FileNotFoundError: If there is none.
             ValueError: If a file is damaged, or has other parts than this model.
         """
         if isinstance(load_path_or_dict, dict):
@@ -202,7 +203,8 @@ class Archived(BaseAlgorithm):
         with opened(path, "zip") as file:
             with readable(_name(path)), zipfile.ZipFile(file) as archive:
                 self._check_states(archive)
-            super().set_parameters(file, exact_match, device)
+            with _built(_name(path)):
+                super().set_parameters(file, exact_match, device)
 
     @classmethod
     def _checked(
@@ -249,8 +251,8 @@ class Archived(BaseAlgorithm):
 class ArchivedPolicy(BasePolicy):
     """A policy whose own files run no code when they are loaded."""
 
-    def save(self, path: str) -> None:
-        """Save the policy alone, as `save` in Stable-Baselines3.
+    def save(self, path: Any) -> None:
+        """Save the policy alone, as `save` in Stable-Baselines3, to a path or an open file.
 
         Where its arguments are not plain data they are pickled, and `load` needs `trust=True`.
         """
@@ -259,11 +261,17 @@ class ArchivedPolicy(BasePolicy):
             data: Any = dumps(arguments, KNOWN)
         except NotPlain:
             data = arguments
-        th.save({"state_dict": self.state_dict(), "data": data}, path)
+        memory = io.BytesIO()
+        th.save({"state_dict": self.state_dict(), "data": data}, memory)
+        content = memory.getvalue()
+        if isinstance(path, str | pathlib.Path):
+            write_whole(path, "", lambda target: target.write_bytes(content))
+        else:
+            path.write(content)
 
     @classmethod
     def load(
-        cls: type[P], path: str, device: th.device | str = "auto", *, trust: bool = False
+        cls: type[P], path: Any, device: th.device | str = "auto", *, trust: bool = False
     ) -> P:
         """Load a policy alone; see `load` in Stable-Baselines3.
 
@@ -274,18 +282,19 @@ class ArchivedPolicy(BasePolicy):
             ValueError: If the file is damaged or none of `save`, or contains code and is not
                 trusted.
         """
-        content = pathlib.Path(path).read_bytes()
+        with opened(path, "") as file:
+            content = file.read()
         try:
             saved = tensors(content)
             arguments, allowance = loads(saved["data"], KNOWN), _Allowance(_numbers(saved))
         except Exception as error:
             if trust:
-                return super().load(path, device)
+                return super().load(io.BytesIO(content), device)  # type: ignore[arg-type]
             raise ValueError(
-                f"{path} cannot be read: it is damaged, or has pickles, which can run code; pass "
-                f"`trust=True` if you trust whoever wrote it ({type(error).__name__})"
+                f"{_name(path)} cannot be read: it is damaged, or has pickles, which can run code; "
+                f"pass `trust=True` if you trust whoever wrote it ({type(error).__name__})"
             ) from error
-        with readable(path), allowance:
+        with readable(_name(path)), allowance:
             policy = cls(**arguments)
             policy.load_state_dict(saved["state_dict"])
         return policy.to(device if device != "auto" else policy.device)

@@ -185,8 +185,15 @@ class RelabellingReplayBuffer(ReplayBuffer):
         """Store what `state_dict` has returned, of a buffer of the same size and spaces.
 
         Raises:
-            ValueError: If it is of another size, or for another number of environments.
+            ValueError: If it is of another size, or for another number of environments, or a part
+                of it is missing.
         """
+        missing = {*self._arrays(), "pos", "full", "relabels"} - {*state}
+        if missing or not 0 <= int(state["pos"]) < self.buffer_size:
+            raise ValueError(
+                f"the replay buffer that was saved is damaged: it has no {sorted(missing)}, or "
+                f"continues at slot {state.get('pos')} of {self.buffer_size}"
+            )
         for name in self._arrays():
             slots, expected = state[name].shape, getattr(self, name).shape
             if slots[1:] != expected[1:] or slots[0] > expected[0]:

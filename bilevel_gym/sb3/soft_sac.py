@@ -7,13 +7,26 @@ from typing import Any, ClassVar
 import numpy as np
 import torch as th
 from numpy.typing import NDArray
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from stable_baselines3.sac.policies import SACPolicy
+from stable_baselines3.sac.policies import CnnPolicy, SACPolicy
 from stable_baselines3.sac.sac import SAC
 
+from .archive import ArchivedPolicy, allow
 from .soft_learner import SoftLearner
 
-__all__ = ["SoftSAC"]
+__all__ = ["SoftSAC", "SoftSACPolicy"]
+
+
+class SoftSACPolicy(ArchivedPolicy, SACPolicy):
+    """The `SACPolicy` of Stable-Baselines3, whose files run no code when they are loaded."""
+
+
+class SoftSACCnnPolicy(SoftSACPolicy, CnnPolicy):
+    """A `SoftSACPolicy` of images."""
+
+
+allow(SoftSACPolicy, SoftSACCnnPolicy)
 
 
 class SoftSAC(SoftLearner, SAC):
@@ -33,6 +46,11 @@ class SoftSAC(SoftLearner, SAC):
         120
     """
 
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        **SAC.policy_aliases,
+        "MlpPolicy": SoftSACPolicy,
+        "CnnPolicy": SoftSACCnnPolicy,
+    }
     states: ClassVar[frozenset[str]] = frozenset({"policy", "actor.optimizer", "critic.optimizer"})
     variables: ClassVar[frozenset[str]] = frozenset({"ent_coef_tensor"})
 
