@@ -354,6 +354,8 @@ def test_a_function_of_the_users_is_replaced_or_trusted() -> None:
         loaded = SoftDQN.load(path, **options)
         assert loaded.lr_schedule(0.5) == 1e-3
     assert SoftDQN.load(path, trust=True).lr_schedule(0.5) == 5e-4
+    with pytest.raises(ValueError, match="policy kwargs do not equal the stored policy kwargs"):
+        SoftDQN.load(path, trust=True, policy_kwargs={"net_arch": [4]})
     with pytest.raises(ValueError, match="`custom_objects` must be a dict"):
         SoftDQN.load(path, custom_objects=["learning_rate"])  # type: ignore[arg-type]
 
@@ -374,6 +376,8 @@ def test_attributes_of_a_file_are_data_and_replace_nothing_else() -> None:
     for changes in (
         {"env": "stranger:Env-v0"},  # which is imported where it is made
         {"learn": 1},
+        {"logger": 1},
+        {"load": 1},
         {"policy_class": {":plain:": table("stranger.Policy")}},
         {"policy_class": {":plain:": {"root": {"known": "os.system"}, "objects": []}}},
         {"policy_class": "stranger.Policy"},

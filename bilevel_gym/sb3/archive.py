@@ -9,6 +9,7 @@ is replaced by `custom_objects` or the file is trusted.
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import math
@@ -107,7 +108,7 @@ P = TypeVar("P", bound="ArchivedPolicy")
 class Archived(BaseAlgorithm):
     """An algorithm whose files are whole, and run no code when they are loaded."""
 
-    # Names of what `_get_torch_save_params` returns.
+    # Names of what `_get_torch_save_params` returns: a file has no others.
     states: ClassVar[frozenset[str]]
     variables: ClassVar[frozenset[str]] = frozenset()
 
@@ -164,8 +165,10 @@ class Archived(BaseAlgorithm):
         """
         if custom_objects is not None and not isinstance(custom_objects, dict):
             raise ValueError(f"`custom_objects` must be a dict or None, got {custom_objects!r}")
-        # An attribute that is set in any case need not be read.
-        given = {**kwargs, **(custom_objects or {})}
+        # What is set in any case need not be read; of `policy_kwargs` the library checks that they
+        # are those that were saved.
+        given = {name: value for name, value in kwargs.items() if name != "policy_kwargs"}
+        given |= custom_objects or {}
         options = print_system_info, force_reset
         with opened(path, "zip") as file:
             with readable(_name(path)), zipfile.ZipFile(file) as archive:
@@ -220,7 +223,9 @@ class Archived(BaseAlgorithm):
         if trust:
             return data, _Allowance(math.inf)
         for name, value in data.items():
-            if name not in given and (hasattr(cls, name) or (name in NEVER and value is not None)):
+            taken = inspect.getattr_static(cls, name, None)  # a method, or a property
+            method = callable(taken) or hasattr(type(taken), "__get__")
+            if name not in given and (method or (name in NEVER and value is not None)):
                 raise ValueError(f"{name!r} is no attribute of a model in a file")
         return data, _Allowance(cls._check_states(archive))
 
