@@ -17,10 +17,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from click.testing import CliRunner
 from stable_baselines3.common.save_util import save_to_zip_file
 
 import bilevel_gym
 from bilevel_gym.benchmark import load_results
+from bilevel_gym.cli import main
 from bilevel_gym.cli.arguments import CommandError
 from bilevel_gym.cli.run_folder import load_start
 from bilevel_gym.core.plain import Codec, NotPlain, dumps, loads, name_of, vocabulary
@@ -688,3 +690,56 @@ def test_results_and_their_benchmark_run_nothing_and_import_nothing() -> None:
     assert result.stat().st_size < 1 << 22
     (damaged,) = load_results(folder).attrs["damaged"]
     assert "1500000 rows, and the run has 2 steps" in damaged
+
+
+# Runs -------------------------------------------------------------------------------------------
+
+
+def solve(*arguments: object) -> Any:
+    return CliRunner().invoke(main, ["solve", *map(str, arguments)])
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "kept"),
+    [
+        ("BilevelGridWorld-v0", ["--set", "map_name=4x4", "--method", "trace"], "method.npz"),
+        ("BilevelCartPole-v0", ["--method-set", "inner_steps=20"], "method.zip"),
+    ],
+)
+def test_a_run_that_is_gone_on_with_runs_nothing(task: str, options: list[str], kept: str) -> None:
+    folder = Path("run")
+    few = ["--steps", 1, "--out", folder]
+    if kept == "method.zip":
+        few += ["--method-set", "episodes=2", "--method-set", "critic_updates=2"]
+    result = solve(task, *options, *few)
+    assert result.exit_code == 0, result.output
+    whole = {path: path.read_bytes() for path in folder.iterdir()}
+    for name in (kept, "evaluations.bin", "config.json", "params.npz", "history.csv"):
+        for make in CONTENTS.values():
+            (folder / name).write_bytes(make())
+            result = solve("--resume", folder)
+            # What is only written is replaced.
+            if name in (kept, "config.json") or result.exit_code:
+                assert result.exit_code in (1, 2), (name, result.output)
+                assert isinstance(result.exception, SystemExit), result.exception
+                assert len(result.output.splitlines()) < 6, result.output
+            for path, content in whole.items():
+                path.write_bytes(content)
+    members = members_of(folder / kept)
+    for name in members:
+        for make in CONTENTS.values():
+            (folder / kept).write_bytes(archived({**members, name: make()}))
+            result = solve("--resume", folder)
+            assert result.exception is None or isinstance(result.exception, SystemExit)
+    (folder / kept).write_bytes(whole[folder / kept])
+    for content in (CONTENTS["pickle"](), b"kept"):
+        other = Path("other").absolute()
+        other.write_bytes(content)
+        for name in ("history.csv", "evaluations.bin", kept):
+            (folder / name).unlink()
+            (folder / name).symlink_to(other)
+            result = solve("--resume", folder)
+            assert result.exit_code != 0 and "is a link" in result.output
+            assert other.read_bytes() == content
+            (folder / name).unlink()
+            (folder / name).write_bytes(whole[folder / name])

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.files import claim, replacing
+from ..core.files import check_regular, claim, replacing
 from ..core.mdp import FloatArray
+from ..core.plain import checked_members, readable
 from ..core.state import read_tree, write_tree
 from ..model.protocols import LearntMethod, Resumable
 from .arguments import CommandError
@@ -162,10 +163,11 @@ class Memory:
         now = time.monotonic()
         self._due = now + max(self._least, (now - began) / SHARE)
 
-    def restore(self, recorded: int) -> int | None:
+    def restore(self, recorded: int, *, trust: bool = False) -> int | None:
         """Put the method back, and return how many of the recorded evaluations it has made.
 
-        None says that it has no state to go on from, and begins anew.
+        None says that it has no state to go on from, and begins anew. `trust` is whether code in
+        the file may run; see `load` of the method.
 
         Raises:
             CommandError: If the file is damaged, or of something else.
@@ -175,9 +177,11 @@ class Memory:
         path = self._folder / (LEARNT if learnt else STATE)
         try:
             if isinstance(method, LearntMethod):
-                with zipfile.ZipFile(path) as archive:
+                check_regular(path)
+                with readable(path), zipfile.ZipFile(path) as archive:
+                    checked_members(archive)
                     place = json.loads(archive.read(PLACE))
-                method.load(path)
+                method.load(path, trust=trust)
             else:
                 place = read_tree(path)
                 if "seat" in place:
@@ -187,7 +191,7 @@ class Memory:
                 raise ValueError(f"{path} is of {count} evaluations, of which {recorded} are there")
         except FileNotFoundError:
             return 0  # the run ended before its first answer was kept
-        except (ValueError, KeyError, TypeError, zipfile.BadZipFile, OSError) as error:
+        except (ValueError, KeyError, TypeError, OSError) as error:
             raise CommandError(f"this run cannot be gone on with: {error}") from None
         self._began = time.monotonic() - seconds
         return count if learnt or "seat" in place else None

@@ -59,6 +59,7 @@ def load_config(
         source = ctx.get_parameter_source(param.name or "")
         if source is ParameterSource.COMMANDLINE and param.name not in ELSE:
             raise CommandError(f"`{param.opts[0]}` is taken from the run by `--resume`; omit it")
+    _check_own(folder)
     config = _read(folder / CONFIG)
     for entry in REPEATABLE:
         _compare(entry, config[entry], asked[entry])
@@ -95,6 +96,13 @@ def check_versions(then: Mapping[str, Any], now: Mapping[str, str]) -> None:
                 "its numbers may differ",
                 err=True,
             )
+
+
+def _check_own(folder: Path) -> None:
+    """Raise a `CommandError` if something in a folder leads out of it: the run goes on writing."""
+    for entry in folder.iterdir():
+        if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
+            raise CommandError(f"`--resume`: {entry} is a link or no regular file; remove it")
 
 
 def _read(path: Path) -> dict[str, Any]:

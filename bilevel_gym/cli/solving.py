@@ -135,7 +135,9 @@ def checked_task(ctx: click.Context, param: click.Parameter, value: str | None) 
     help="Folder of a run to go on with, from where it was ended or killed.",
 )
 @click.option(
-    "--trust", is_flag=True, help="With --resume: import whatever the folder of the run names."
+    "--trust",
+    is_flag=True,
+    help="With --resume: import whatever the folder of the run names, and run code in its files.",
 )
 @click.pass_context
 def solve(
@@ -188,7 +190,7 @@ def solve(
         check_versions(config["versions"], plan.config["versions"])
     # An interrupt ends the ascent, or the drawing of pictures, but never what keeps them.
     with explain_os_errors(folder), uninterrupted():
-        ended_early = climb(plan, folder, gif=gif, resumed=resume is not None)
+        ended_early = climb(plan, folder, gif=gif, resumed=resume is not None, trust=trust)
     if ended_early:
         ctx.exit(INTERRUPTED)
 
@@ -256,7 +258,7 @@ class Plan:
         return cls({**config, **chosen}, leader, options, x)
 
 
-def climb(plan: Plan, folder: Path, *, gif: bool, resumed: bool) -> bool:
+def climb(plan: Plan, folder: Path, *, gif: bool, resumed: bool, trust: bool = False) -> bool:
     """Make a run, or what is left of it, and return whether it was ended early."""
     from ..methods.registry import WrongAnswer
     from ..rendering import Film
@@ -269,7 +271,7 @@ def climb(plan: Plan, folder: Path, *, gif: bool, resumed: bool) -> bool:
     with contextlib.ExitStack() as stack:
         evaluations = stack.enter_context(closing(Evaluations(folder, leader.low.shape)))
         memory, recorded = Memory(folder, env), len(evaluations.recorded)
-        made = memory.restore(recorded) if resumed else 0
+        made = memory.restore(recorded, trust=trust) if resumed else 0
         if made is None:
             click.echo(f"Warning: method {method!r} keeps no state, and begins anew", err=True)
         if resumed:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from .files import replacing
+from .files import check_regular, replacing
+from .plain import read_arrays
 
 __all__ = ["Remembers", "read_tree", "write_tree"]
 
@@ -94,8 +96,10 @@ def read_tree(path: Path) -> dict[str, Any]:
         return [whole(entry) for entry in value] if isinstance(value, list) else value
 
     try:
-        with np.load(path) as stored:
-            return dict(whole(json.loads(str(stored["arr_0"]))))
+        check_regular(path)
+        with zipfile.ZipFile(path) as archive:
+            stored = read_arrays(archive)
+        return dict(whole(json.loads(str(stored["arr_0"]))))
     except FileNotFoundError:
         raise
     except Exception as error:  # damaged files raise whatever the libraries stumble on
