@@ -220,7 +220,7 @@ class History:
 
 def read_history(path: Path) -> list[str]:
     """Return the rows of a history, without those that are cut short and the names above them."""
-    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    whole, _, _ = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
     return whole.split("\n")[1:]
 
 
