@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -357,8 +357,8 @@ class _Trial:
         if not isinstance(method_target(self.cls), str):
             return None  # a class that no module holds cannot be pickled, whatever it does
         method, _ = self.answer()
-        # As it reaches a worker process.
-        copied = ForkingPickler.loads(ForkingPickler.dumps(method))
+        pickle.dumps(method)  # what is in it can be found again by its name
+        copied = copy.deepcopy(method)  # which is made of the same parts as what is unpickled
         x = self.point(1)
         if np.array_equal(_gradient(method.step(x)), _gradient(copied.step(x))):
             return None
