@@ -74,8 +74,8 @@ class Codec:
     """Values as JSON and back, by a list of the classes and functions that may be part of them.
 
     Objects that are referred to several times, or refer to each other, do so again in what is
-    decoded. An instance is its class and its attributes: classes with a reduction of their own are
-    refused, as are views of another class than those known.
+    decoded. An instance is its class and its attributes; classes that are copied in another way
+    are refused.
     """
 
     def __init__(self, known: Mapping[str, Any]) -> None:

@@ -30,8 +30,9 @@ FUNCTIONS = types.FunctionType, types.BuiltinFunctionType
 def snapshot(env: Env, make: Callable[[], Env]) -> str | None:
     """Return an environment as JSON.
 
-    None if it cannot be put together again: parts of it are no plain data, such as a simulator in C
-    or a function with a closure, or `make` makes other ones.
+    It must be one that `bilevel_gym.envs.simulators.goes_on` where it is copied. None if it cannot
+    be put together again: parts of it are no plain data, such as a stream, a tensor or a function
+    with a closure, or `make` makes other ones.
     """
     try:
         text, fresh = _encoded(env), make()
