@@ -219,6 +219,7 @@ class Archived(BaseAlgorithm):
         """
         checked_members(archive)
         stored = dict(json.loads(archive.read("data")))
+        given = {**dict.fromkeys(REMADE), **given}
         data = {name: given[name] if name in given else _decoded(stored[name]) for name in stored}
         if trust:
             return data, _Allowance(math.inf)
