@@ -8,11 +8,10 @@ import os
 import pickle
 import sys
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -25,10 +24,9 @@ from bilevel_gym.benchmark import load_results
 from bilevel_gym.cli import main
 from bilevel_gym.cli.arguments import CommandError
 from bilevel_gym.cli.run_folder import load_start
-from bilevel_gym.core.plain import Codec, NotPlain, dumps, loads, name_of, vocabulary
+from bilevel_gym.core.plain import dumps
 from bilevel_gym.envs import ParametricGame
 from bilevel_gym.learnt.answers import PreferenceQueue
-from bilevel_gym.learnt.running import restored, snapshot
 from bilevel_gym.model.protocols import LearntMethod
 from bilevel_gym.sb3 import HyperGradientAscent, SoftDQN, SoftSAC, UpperParamsPolicy
 from bilevel_gym.sb3.soft_dqn import SoftQPolicy
@@ -36,21 +34,10 @@ from bilevel_gym.sb3.soft_sac import SoftSACPolicy
 
 from .helpers import assert_identical
 from .learnt import TINY_LEARNER
-
-Members = dict[str, bytes]
-
-MARK = Path("a stranger was here")
+from .strangers import CONTENTS, MARK, Planted, archived, members_of, objects, table, torches
 
 TINY: dict[str, Any] = {"episodes": 3, "inner_steps": 24, "inner_options": TINY_LEARNER}
 GAME: dict[str, Any] = {"reward_model": {"kind": "network", "hidden": [4]}, "episode_steps": 15}
-
-
-class Planted:
-    """What makes a folder when it is unpickled."""
-
-    def __reduce__(self) -> Any:
-        """Return the call that unpickling makes."""
-        return os.mkdir, (str(MARK),)
 
 
 def write_module() -> None:
@@ -66,81 +53,6 @@ def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     write_module()
     yield
     assert not MARK.exists() and "stranger" not in sys.modules
-
-
-def objects() -> bytes:
-    """Return a `.npy` of objects."""
-    memory = io.BytesIO()
-    np.save(memory, np.array([Planted()], dtype=object), allow_pickle=True)
-    return memory.getvalue()
-
-
-def huge() -> bytes:
-    """Return a `.npy` that claims to be an exabyte."""
-    memory = io.BytesIO()
-    header = {"descr": "<f8", "fortran_order": False, "shape": (10**17,)}
-    np.lib.format.write_array_header_1_0(memory, header)
-    return memory.getvalue() + bytes(64)
-
-
-def torches(code: bytes | None = None) -> bytes:
-    """Return what `torch.save` makes of an object, or of code in place of it."""
-    memory = io.BytesIO()
-    th.save(dict.fromkeys(("state_dict", "data"), Planted()), memory)
-    if code is None:
-        return memory.getvalue()
-    with zipfile.ZipFile(memory) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    return archived({**members, "archive/data.pkl": code})
-
-
-def spread() -> bytes:
-    """Return a tensor of an exabyte in four bytes."""
-    memory = io.BytesIO()
-    th.save({"step": th.zeros(1).expand(10**17)}, memory)
-    return memory.getvalue()
-
-
-def table(name: str) -> Any:
-    """Return an instance of what the name says, as the codec writes it."""
-    return {"root": {"at": 0}, "objects": [["instance", name, {"at": 1}], ["dict", []]]}
-
-
-CONTENTS: dict[str, Callable[[], bytes]] = {
-    "pickle": lambda: pickle.dumps(Planted()),
-    "old pickle": lambda: pickle.dumps(Planted(), protocol=0),
-    "import": lambda: b"cstranger\nClass\n.",
-    "import of tensors": lambda: torches(b"cstranger\nClass\n."),
-    "cloudpickle": lambda: cloudpickle.dumps(Planted()),
-    "object array": objects,
-    "huge array": huge,
-    "tensors": torches,
-    "spread tensor": spread,
-    "archive": lambda: archived(
-        {"data": pickle.dumps(Planted()), "data.pkl": pickle.dumps(Planted())}
-    ),
-    "brackets": lambda: b"[" * 200_000,
-    "digits": lambda: b"1" * 20_000,
-    "class": lambda: json.dumps(table("stranger.Class")).encode(),
-    "function": lambda: json.dumps({"root": {"known": "os.system"}, "objects": []}).encode(),
-    "nothing": lambda: b"",
-}
-
-
-def archived(members: Mapping[str, bytes], *, compressed: bool = False) -> bytes:
-    """Return an archive."""
-    memory = io.BytesIO()
-    kind = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
-    with zipfile.ZipFile(memory, "w", kind) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return memory.getvalue()
-
-
-def members_of(path: Path) -> Members:
-    """Return the members of an archive."""
-    with zipfile.ZipFile(path) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
 
 
 # Readers ----------------------------------------------------------------------------------------
@@ -451,103 +363,6 @@ def test_archives_of_methods_of_earlier_versions_need_trust() -> None:
     refused(method().load, path, "`trust=True`")
 
 
-ENVIRONMENTS = (
-    "CartPole-v1",
-    "Pendulum-v1",
-    "Acrobot-v1",
-    "MountainCarContinuous-v0",
-    "FrozenLake-v1",
-    "Taxi-v4" if "Taxi-v4" in gym.registry else "Taxi-v3",
-    "CliffWalking-v1" if "CliffWalking-v1" in gym.registry else "CliffWalking-v0",
-    "Blackjack-v1",
-)
-
-
-@pytest.mark.parametrize("env_id", ENVIRONMENTS)
-def test_an_environment_goes_on_from_text(env_id: str) -> None:
-    def make() -> Any:
-        return gym.wrappers.RecordEpisodeStatistics(gym.make(env_id), buffer_length=3)
-
-    env = make()
-    env.reset(seed=3), env.action_space.seed(1)
-    for _ in range(30):
-        if any(env.step(env.action_space.sample())[2:4]):
-            env.reset()
-    text = snapshot(env, make)
-    assert text is not None
-    other = restored(text, make, trust=False)
-    assert other is not None
-    for _ in range(100):
-        action = env.action_space.sample()
-        assert other.action_space.sample() == action
-        # The time that an episode took is another one.
-        one, two = (each.step(action)[:4] for each in (env, other))
-        assert_identical(one, two)
-        if any(one[2:4]):
-            assert_identical(env.reset(), other.reset())
-
-
-class Cells(gym.Env[int, int]):
-    """A game whose layout is made of objects that refer to each other, anew in each episode."""
-
-    observation_space: Any = gym.spaces.Discrete(10)
-    action_space: Any = gym.spaces.Discrete(2)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[int, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.cells = [Cell(int(self.np_random.integers(10))) for _ in range(5)]
-        for cell, following in zip(self.cells, [*self.cells[1:], self.cells[0]], strict=True):
-            cell.following = following
-        self.here = self.cells[0]
-        return self.here.number, {}
-
-    def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
-        self.here = self.here.following
-        self.here.number = (self.here.number + action) % 10
-        return self.here.number, self.np_random.random(), False, False, {}
-
-
-class Cell:
-    def __init__(self, number: int) -> None:
-        self.number, self.following = number, self
-
-
-def test_objects_of_an_environment_refer_to_each_other_as_before() -> None:
-    env = Cells()
-    env.reset(seed=1), env.step(1)
-    text = snapshot(env, Cells)
-    assert text is not None
-    other: Any = restored(text, Cells, trust=False)
-    assert other.here is other.cells[1] and other.here is not env.here
-    assert_identical([other.step(1) for _ in range(9)], [env.step(1) for _ in range(9)])
-
-
-def test_an_environment_that_is_more_than_plain_data_has_no_text() -> None:
-    counts = iter(range(100))
-
-    def scaled() -> Any:
-        return gym.wrappers.TransformReward(
-            gym.make("CartPole-v1"), lambda r: float(r) * next(counts)
-        )
-
-    class Other(Cells):
-        pass
-
-    def lock() -> Any:
-        env: Any = Cells()
-        env.stream = io.BytesIO()
-        return env
-
-    def one() -> Any:
-        return single
-
-    single = Cells()
-    for make, other in ((scaled, scaled), (Other, Cells), (lock, lock), (one, one)):
-        env = make()
-        env.reset(seed=0)
-        assert snapshot(env, other) is None
-
-
 def test_a_forged_environment_is_refused() -> None:
     ours = method()
     path = saved(ours)
@@ -568,19 +383,6 @@ def test_a_forged_environment_is_refused() -> None:
         refused(method().load, path)
 
 
-def test_a_console_goes_on_from_a_trusted_file_alone() -> None:
-    from bilevel_gym.envs import BilevelBeamRider
-
-    make = BilevelBeamRider().make_environment
-    env = make()
-    env.reset(seed=0), env.step(1)
-    text = snapshot(env, make)
-    assert text is not None and restored(text, make, trust=False) is None
-    other = restored(text, make, trust=True)
-    assert other is not None
-    assert_identical([other.step(3) for _ in range(5)], [env.step(3) for _ in range(5)])
-
-
 def test_who_does_not_trust_a_console_is_told_that_a_new_episode_begins(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -588,55 +390,6 @@ def test_who_does_not_trust_a_console_is_told_that_a_new_episode_begins(
     monkeypatch.setattr("bilevel_gym.learnt.followers.restored", lambda *args, trust: None)
     with pytest.warns(UserWarning, match="begins a new episode.*`trust=True`"):
         ours.load(path)
-
-
-# Plain data -------------------------------------------------------------------------------------
-
-
-def test_plain_data_comes_back_as_it_was() -> None:
-    from collections import OrderedDict, deque
-    from random import Random
-
-    generator = np.random.default_rng(3)
-    value = {
-        "numbers": [1, -0.0, float("inf"), 1e-320, 2**100, True, None, 1j, b"bytes", "\ud800"],
-        ("tuple", 3): ({1, 2}, frozenset("ab"), OrderedDict(b=1, a=2), deque([1], maxlen=2)),
-        "scalars": [np.float32(0.1), np.int8(3), np.bool_(True), np.str_("a")],
-        "arrays": [np.zeros((0, 3)), np.array(2.0), np.array(["ab", "c"]), np.dtype(">f4")],
-        "order": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
-        "generators": [generator, np.random.Generator(np.random.MT19937(1)), Random(1)],
-        "again": generator,
-        "state": np.random.RandomState(4),
-    }
-    value["self"] = value
-    copied = loads(dumps(value))
-    assert dumps(copied) == dumps(value)
-    assert copied["self"] is copied and copied["again"] is copied["generators"][0]
-    assert copied["again"].random() == generator.random()
-    assert copied["order"].flags.f_contiguous and copied["order"].flags.writeable
-    assert str(copied["scalars"]) == str(value["scalars"]) and str(copied["numbers"][1]) == "-0.0"
-
-
-@pytest.mark.parametrize(
-    "value",
-    [object(), print, int, np.array([object()]), io.BytesIO(), Planted(), np.dtype("f4,f4")],
-)
-def test_what_is_no_plain_data_has_no_text(value: Any) -> None:
-    with pytest.raises(NotPlain):
-        dumps([value])
-
-
-def test_two_classes_of_one_name_are_not_mixed_up() -> None:
-    def made() -> Any:
-        class Local:
-            pass
-
-        return Local()
-
-    with pytest.raises(NotPlain, match="two different"):
-        vocabulary([made(), made()], lambda value: None)
-    with pytest.raises(KeyError):
-        Codec({}).decode(table(name_of(Cells)))
 
 
 # Results ----------------------------------------------------------------------------------------
