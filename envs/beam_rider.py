@@ -99,6 +99,7 @@ class BilevelBeamRider(ParametricGame):
 
         import gymnasium as gym
         from bilevel_gym import HyperGradient
+        from bilevel_gym.core.files import replacing
         from bilevel_gym.core.plain import dumps, loads
         from bilevel_gym.envs import BilevelBeamRider
         from bilevel_gym.optimizers import Climb, make_rule
@@ -126,7 +127,8 @@ class BilevelBeamRider(ParametricGame):
             print(number, climb.last.value, info["critic_loss"], flush=True)
             if number % 10 == 0:
                 env.method.save(file)
-                leader.write_text(dumps(climb.state_dict()))
+                with replacing(leader) as temporary:
+                    temporary.write_text(dumps(climb.state_dict()))
             if number >= 200:
                 break
             _, _, _, _, info = env.step(climb.x)

@@ -271,7 +271,7 @@ class ArchivedPolicy(BasePolicy):
         th.save({"state_dict": self.state_dict(), "data": data}, memory)
         content = memory.getvalue()
         if isinstance(path, str | pathlib.Path):
-            write_whole(path, "", lambda target: target.write_bytes(content))
+            write_whole(path, "", lambda temporary: temporary.write_bytes(content))
         else:
             path.write(content)
 
