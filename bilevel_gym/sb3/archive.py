@@ -66,7 +66,13 @@ ENCODED, PICKLED = ":plain:", ":serialized:"
 
 # Attributes that are made again from others, and those that are never read from a file: a string
 # as environment would be imported by its name.
-REMADE = ("lr_schedule", "exploration_schedule", "batch_norm_stats", "batch_norm_stats_target")
+REMADE = (
+    "lr_schedule",
+    "exploration_schedule",
+    "batch_norm_stats",
+    "batch_norm_stats_target",
+    "_flat",
+)
 NEVER = {
     "policy",
     "device",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
 from numpy.typing import NDArray
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import create_mlp
@@ -22,6 +22,7 @@ from ..core.checks import check_at_least, check_positive, check_probability
 from ..core.mdp import FloatArray
 from .archive import ArchivedPolicy, allow
 from .soft_learner import SoftLearner
+from .updates import FlatDQN
 
 __all__ = ["SoftDQN", "SoftQCnnPolicy", "SoftQNetwork", "SoftQPolicy"]
 
@@ -141,7 +142,6 @@ class SoftDQN(SoftLearner, DQN):
     policy: SoftQPolicy
     q_net: SoftQNetwork
     q_net_target: SoftQNetwork
-    predict = BaseAlgorithm.predict  # without the epsilon of DQN
 
     def __init__(
         self,
@@ -202,8 +202,29 @@ class SoftDQN(SoftLearner, DQN):
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """Take so many gradient steps, each on a batch of so many transitions."""
         assert self.replay_buffer is not None
-        self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
+        flat = self._flat_networks(FlatDQN.of)
+        losses = (
+            self._updates(gradient_steps, batch_size)
+            if flat is None
+            else flat.train(
+                partial(self.replay_buffer.sample, env=self._vec_normalize_env),
+                gradient_steps,
+                batch_size,
+                gamma=self.gamma,
+                temperature=self.temperature,
+                tau=self.tau,
+                max_grad_norm=self.max_grad_norm,
+            )
+        )
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/loss", float(np.mean(losses)))
+
+    def _updates(self, gradient_steps: int, batch_size: int) -> list[float]:
+        """Take gradient steps of any policy, and return their losses."""
+        assert self.replay_buffer is not None
+        self.policy.set_training_mode(True)
         losses = []
         for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
@@ -221,9 +242,7 @@ class SoftDQN(SoftLearner, DQN):
             self.policy.optimizer.step()
             polyak_update(self.q_net.parameters(), self.q_net_target.parameters(), self.tau)
             polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
-        self._n_updates += gradient_steps
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/loss", float(np.mean(losses)))
+        return losses
 
     def _soft_q(self, observations: NDArray[Any]) -> FloatArray:
         self.policy.set_training_mode(False)

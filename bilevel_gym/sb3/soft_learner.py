@@ -9,13 +9,16 @@ from __future__ import annotations
 import io
 import pathlib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, TypeVar
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
@@ -33,6 +36,7 @@ from ..core.plain import read_arrays, readable, write_arrays
 from ..envs.base import BilevelEnv
 from .archive import Archived, allow, opened
 from .replay import RelabellingReplayBuffer, RewardFn, refuse_n_steps, refuse_normalization
+from .updates import features_of
 
 __all__ = ["SoftLearner"]
 
@@ -40,6 +44,7 @@ __all__ = ["SoftLearner"]
 BUFFER = "replay_buffer/"
 
 Self = TypeVar("Self", bound="SoftLearner")
+FlatT = TypeVar("FlatT")
 
 
 class SoftLearner(Archived, OffPolicyAlgorithm):
@@ -149,6 +154,7 @@ class SoftLearner(Archived, OffPolicyAlgorithm):
         self.schedule_steps = schedule_steps
         self._relabels = False  # as in the buffer, which may be left out of a file
         self._generators: _Generators | None = None
+        self._flat: Any = None
         if not _init_setup_model:  # `load` fills in the rest
             return
         self.temperature = check_positive("temperature", self._of_game("temperature", temperature))
@@ -329,6 +335,34 @@ class SoftLearner(Archived, OffPolicyAlgorithm):
         arrays = read_arrays(archive, BUFFER)
         if arrays:
             self.replay_buffer.load_state_dict(arrays)
+
+    def predict(
+        self,
+        observation: Any,
+        state: tuple[NDArray[Any], ...] | None = None,
+        episode_start: NDArray[Any] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
+        """Return actions; arguments are those of `predict` in Stable-Baselines3."""
+        flat, shape = self._flat, self.observation_space.shape
+        if flat is not None and flat.bound and isinstance(observation, np.ndarray):
+            one = observation.shape == shape
+            if one or observation.shape[1:] == shape:
+                batch = observation[None] if one else observation
+                features = features_of(batch, self.observation_space)
+                if features is not None:
+                    actions = flat.act(features, deterministic=deterministic)
+                    actions = actions.reshape(-1, *(self.action_space.shape or ()))
+                    if isinstance(self.action_space, spaces.Box):
+                        actions = self.policy.unscale_action(actions)
+                    return (actions.squeeze(axis=0) if one else actions), state
+        return BaseAlgorithm.predict(self, observation, state, episode_start, deterministic)
+
+    def _flat_networks(self, flattened: Callable[[Any], FlatT | None]) -> FlatT | None:
+        """Return the policy's networks on flat memory, anew if something has moved them."""
+        if self._flat is None or not self._flat.bound:
+            self._flat = flattened(self.policy)
+        return self._flat
 
     def _setup_model(self) -> None:
         if self._vec_normalize_env is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from stable_baselines3.sac.sac import SAC
 
 from .archive import ArchivedPolicy, allow
 from .soft_learner import SoftLearner
+from .updates import FlatSAC
 
 __all__ = ["SoftSAC", "SoftSACPolicy"]
 
@@ -86,6 +88,29 @@ class SoftSAC(SoftLearner, SAC):
         }
         options |= {"temperature": temperature, "learning_rate": learning_rate, "tau": tau}
         super().__init__(policy, env, own=own, **options)
+
+    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
+        """Take so many gradient steps, each on a batch of so many transitions."""
+        assert self.replay_buffer is not None
+        flat = self._flat_networks(FlatSAC.of)
+        if flat is None:
+            super().train(gradient_steps, batch_size)
+            return
+        self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
+        actor_losses, critic_losses = flat.train(
+            partial(self.replay_buffer.sample, env=self._vec_normalize_env),
+            gradient_steps,
+            batch_size,
+            gamma=self.gamma,
+            temperature=self.temperature,
+            tau=self.tau,
+            target_update_interval=self.target_update_interval,
+        )
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/ent_coef", self.temperature)
+        self.logger.record("train/actor_loss", float(np.mean(actor_losses)))
+        self.logger.record("train/critic_loss", float(np.mean(critic_losses)))
 
     def sample_actions(
         self, observations: NDArray[Any], rng: np.random.Generator
