@@ -58,6 +58,7 @@ class FlatNetworks:
         ]
         self.memory = th.cat([parameter.data.ravel() for parameter in self.parameters])
         self.weights, self.biases = self.views(self.memory)
+        self._transposed = [weight.transpose(1, 2) for weight in self.weights]
         for parameter, place in zip(self.parameters, self.pieces(self.memory), strict=True):
             place.copy_(parameter.data)
             parameter.data = place
@@ -104,10 +105,10 @@ class FlatNetworks:
         Inputs `[C, B, in]` are each network's own.
         """
         values = [inputs.expand(len(self.weights[0]), *inputs.shape[-2:])]
-        for weight, bias in zip(self.weights, self.biases, strict=True):
+        for weight, bias in zip(self._transposed, self.biases, strict=True):
             if len(values) > 1:
                 values[-1].relu_()
-            values.append(th.baddbmm(bias, values[-1], weight.transpose(1, 2)))
+            values.append(th.baddbmm(bias, values[-1], weight))
         return values
 
     def backward(
@@ -132,10 +133,10 @@ class FlatNetworks:
     def evaluate(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the outputs `[C, B, out]` for inputs `[B, in]`, by NumPy."""
         values = inputs
-        for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+        for number, (weight, bias) in enumerate(zip(self._transposed, self.biases, strict=True)):
             if number:
                 np.maximum(values, 0.0, out=values)
-            values = values @ weight.numpy().transpose(0, 2, 1) + bias.numpy()
+            values = values @ weight.numpy() + bias.numpy()
         return values
 
 
