@@ -10,6 +10,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from gymnasium.spaces import flatdim
+from numpy.typing import NDArray
 from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.utils import get_device
 
@@ -34,6 +35,9 @@ IMAGE_BATCH = 64
 # Actions drawn for a mean over the policy where it is no sum. One will do in targets: the network
 # averages over many of them.
 DRAWS = 8
+
+# Updates whose batches are drawn at once: the policy stays the same.
+TOGETHER = 32
 
 # Batches from which the scale of the leader's rewards is measured.
 MEASURED = 4
@@ -118,21 +122,45 @@ class LeaderCritic(Trained):
         size = IMAGE_BATCH if self._images else BATCH
         if self._units is None:
             self._units = self._measured(buffer.transitions(buffer.draw(MEASURED * size, rng), rng))
-        offset, scale = self._units
-        for _ in range(updates):
-            batch = buffer.transitions(buffer.draw(size, rng), rng)
-            later = self._game.upper_gamma * (1.0 - batch.dones)
-            following = self._expected(self._target, batch.next_observations, follower, rng, 1)
-            target = (self._upper(batch) - (1.0 - later) * offset) / scale + later * following
-            predicted = self._values(self.network, batch.observations, batch.actions)
-            wanted = th.as_tensor(target, dtype=predicted.dtype, device=self._device)
-            losses.append(self._descend(predicted, wanted))
-            with th.no_grad():
-                for old, new in zip(
-                    self._target.parameters(), self.network.parameters(), strict=True
-                ):
-                    old.lerp_(new, POLYAK)
-        return scale**2 * _last_tenth(losses)
+        together = 1 if self._images else TOGETHER
+        for begin in range(0, updates, together):
+            count = size * min(together, updates - begin)
+            batch = buffer.transitions(buffer.draw(count, rng), rng)
+            inputs, taken = self._inputs(batch.observations, batch.actions)
+            following, weights = self._under_policy(batch.next_observations, follower, rng)
+            reward, later = self._in_units(batch)
+            for part in blocks(count, size):
+                with th.no_grad():
+                    expected = (weights[part] * self._target(following[part])).sum(1)
+                predicted = self.network(inputs[part]).gather(1, taken[part]).squeeze(1)
+                target = reward[part] + later[part] * expected
+                losses.append(self._descend(predicted, target))
+                with th.no_grad():
+                    for old, new in zip(
+                        self._target.parameters(), self.network.parameters(), strict=True
+                    ):
+                        old.lerp_(new, POLYAK)
+        return self._units[1] ** 2 * _last_tenth(losses)
+
+    def _under_policy(
+        self, observations: Batch, follower: Follower, rng: np.random.Generator
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """Return inputs `[B, n]`, and the weights of outputs that make E_pi q `[B, outputs]`."""
+        if self._discrete:
+            weights = self._tensor(follower.probabilities(observations))
+            return self._inputs(observations)[0], weights
+        inputs, _ = self._inputs(observations, follower.draw(observations, rng))
+        return inputs, th.ones(len(inputs), 1, dtype=inputs.dtype, device=self._device)
+
+    def _in_units(self, batch: Transitions) -> tuple[th.Tensor, th.Tensor]:
+        """Return the leader's rewards in units of the network, and what later ones count, `[B]`."""
+        offset, scale = self._units or (0.0, 1.0)
+        later = self._game.upper_gamma * (1.0 - batch.dones)
+        reward = (self._upper(batch) - (1.0 - later) * offset) / scale
+        return self._tensor(reward), self._tensor(later)
+
+    def _tensor(self, values: NDArray[Any]) -> th.Tensor:
+        return th.as_tensor(values, dtype=th.float32, device=self._device)
 
     def _upper(self, batch: Transitions) -> FloatArray:
         rewards = batch.rewards.astype(np.float64)
@@ -186,27 +214,26 @@ class LeaderCritic(Trained):
         """Return outputs of a network, `[B, outputs]`, without gradients."""
         with th.no_grad():
             found = [
-                self._outputs(network, observations[at], None if actions is None else actions[at])
+                network(self._inputs(observations[at], None if actions is None else actions[at])[0])
                 for at in blocks(len(observations), IMAGES if self._images else None)
             ]
             return th.cat(found).cpu().double().numpy()
 
-    def _values(self, network: th.nn.Module, observations: Batch, actions: Batch) -> th.Tensor:
-        if self._discrete:
-            indices = actions.reshape(-1, 1).astype(np.int64)
-            taken = th.as_tensor(indices, device=self._device)
-            return self._outputs(network, observations).gather(1, taken).squeeze(1)
-        return self._outputs(network, observations, actions).squeeze(1)
+    def _inputs(
+        self, observations: Batch, actions: Batch | None = None
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """Return what the network reads `[B, n]`, and the outputs of the actions taken `[B, 1]`.
 
-    def _outputs(
-        self, network: th.nn.Module, observations: Batch, actions: Batch | None = None
-    ) -> th.Tensor:
-        like = next(network.parameters())
+        Discrete actions, or none, are not read.
+        """
+        like = next(self.network.parameters())
         read = [as_inputs(observations, self._game.observation_space, like).flatten(1)]
-        if actions is not None:
+        taken = np.zeros((len(observations), 1), dtype=np.int64)
+        if actions is not None and self._discrete:
+            taken = actions.reshape(-1, 1).astype(np.int64)
+        elif actions is not None:
             read.append(as_inputs(actions, self._game.lower_space, like))
-        outputs: th.Tensor = network(th.cat(read, dim=1))
-        return outputs
+        return th.cat(read, dim=1), th.as_tensor(taken, device=self._device)
 
 
 class ReturnCritic(LeaderCritic):
@@ -223,11 +250,12 @@ class ReturnCritic(LeaderCritic):
         """Take gradient steps on returns `[B]`; return the mean squared error of the last tenth."""
         # A new network finds small numbers faster; their mean is no part of an advantage.
         offset, scale = self._units = float(returns.mean()), max(float(returns.std()), 1e-8)
-        targets = th.as_tensor((returns - offset) / scale, dtype=th.float32, device=self._device)
+        targets = self._tensor((returns - offset) / scale)
         losses = []
         for _ in range(updates):
             drawn = rng.integers(len(returns), size=BATCH)
-            predicted = self._values(self.network, observations[drawn], actions[drawn])
+            inputs, taken = self._inputs(observations[drawn], actions[drawn])
+            predicted = self.network(inputs).gather(1, taken).squeeze(1)
             losses.append(self._descend(predicted, targets[drawn]))
         return scale**2 * _last_tenth(losses)
 
