@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,22 @@ DISCOUNTS = (0.0, 0.5, 0.9, 0.99, 0.999, 1.0 - 1e-6)
 UNITS = (1e-300, 1e-100, 1e-8, 1.0, 1e3, 1e12)
 
 
+class Answers(NamedTuple):
+    """What a referee says of both players, in extended precision.
+
+    Attributes:
+        value: The follower's soft value `[S]`.
+        policy: Its policy `[S, A]`.
+        objective: The leader's discounted return.
+        gradient: Its derivative with respect to the follower's reward `[S, A]`.
+    """
+
+    value: Any
+    policy: Any
+    objective: Any
+    gradient: Any
+
+
 @dataclass(frozen=True, eq=False)
 class World:
     """A problem of both players.
@@ -45,6 +62,23 @@ class World:
     upper_reward: FloatArray
     start: FloatArray
     truth: Truth
+
+    @cached_property
+    def answers(self) -> Answers:
+        """What is true, to extended precision."""
+        objective, slope = self.truth.discounted_return(self.upper_reward, self.start)
+        gradient = self.truth.response(slope)
+        return Answers(self.truth.value, self.truth.policy, objective, gradient)
+
+    @cached_property
+    def exact_answers(self) -> Answers:
+        """What is true, to hundreds of bits; for a few states."""
+        from .exact import Exact
+
+        truth = self.truth
+        players = truth.gamma, truth.temperature, truth.mask, self.upper_reward, self.start
+        exact = Exact(truth.transition, truth.reward, *players)
+        return Answers(exact.value, exact.policy, exact.objective, exact.gradient)
 
 
 def world(seed: int, sizes: tuple[int, ...] = SIZES) -> World:

@@ -32,7 +32,8 @@ from functools import cached_property
 
 import numpy as np
 
-from .bounds import ErrorBound, Uncertainty, bounded, extended
+from .bellman import EPS
+from .bounds import ErrorBound, Uncertainty, bounded, extended, finer
 from .mdp import FloatArray
 from .soft import SoftSolution
 
@@ -64,27 +65,34 @@ class ResponseGradient:
         kappa, gamma = known.kappa, mdp.gamma
         if not math.isfinite(kappa):
             return math.inf
-        policy, (by_policy, by_log) = extended(self._solution.policy), self._slopes
-        centred, off = np.zeros_like(policy), 0.0
+        policy, (by_policy, by_log) = known.policy, self._slopes
+        centred, off, size = np.zeros_like(policy), 0.0, 0.0
         if by_policy is not None:
             best = np.take_along_axis(by_policy, policy.argmax(axis=1)[:, None], axis=1)
             gain = extended(by_policy) - best
             gain -= (policy * gain).sum(axis=1, keepdims=True)
             centred += policy * gain
-            off += 2.0 * kappa * float((known.moved * np.abs(gain)).sum())
-            off += 2.0 * (1.0 + kappa) * bounded(self._slope_error, known)
+            exposed = float((known.moved * np.abs(gain)).sum())
+            off += 2.0 * kappa * exposed + 2.0 * (1.0 + kappa) * bounded(self._slope_error, known)
+            size += exposed + float(known.spread @ np.abs(gain).max(axis=1))
         if by_log is not None:
             total = extended(by_log).sum(axis=1)
             centred += by_log - policy * total[:, None]
             off += kappa * float(known.spread @ np.abs(total))
-        centred /= mdp.temperature
-        off = off / mdp.temperature + known.apart(self._centred, centred)
-        length = float(np.abs(self.adjoint) @ known.spread)
-        rhs = gamma * mdp.kernel.flow(extended(self._centred))
-        left = known.residual(self.adjoint, rhs, gamma, transpose=True)
+            size += 2.0 * float(np.abs(by_log).sum())
+        # Times the temperature, nothing overflows where temperatures are tiny.
+        tau = extended(mdp.temperature)
+        actions = mdp.kernel.num_actions
+        off += 2.0 * finer() * EPS * (actions + 4.0) * size
+        off += known.apart(self._centred * tau, centred)
+        weight = extended(self.adjoint) * tau
+        length = float(np.abs(weight) @ known.spread)
+        rhs = gamma * mdp.kernel.flow(extended(self._centred)) * tau
+        left = known.residual(weight, rhs, gamma, transpose=True)
         of_adjoint = known.reach(gamma) * gamma * (off + kappa * length) + known.mass(gamma) * left
-        reward = self._centred + policy * self.adjoint[:, None]
-        return off + of_adjoint + kappa * length + known.apart(self.reward, reward)
+        reward = self._centred * tau + policy * weight[:, None]
+        total_error = off + of_adjoint + kappa * length + known.apart(self.reward * tau, reward)
+        return total_error / mdp.temperature
 
     @cached_property
     def kernel(self) -> FloatArray:

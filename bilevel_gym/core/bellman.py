@@ -13,6 +13,7 @@ from .mdp import FloatArray, TabularMDP
 
 __all__ = [
     "EPS",
+    "TINY",
     "Backup",
     "attainable",
     "centred_score",
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 EPS = float(np.finfo(np.float64).eps)
+TINY = float(np.finfo(np.float64).smallest_normal)
 SMALLEST = float(np.finfo(np.float64).smallest_subnormal)
 
 

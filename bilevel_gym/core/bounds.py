@@ -1,6 +1,12 @@
 """How far the follower's computed policy, and what follows from it, can be from the exact one.
 
-Let |Q - Q*| and rounding change log pi by t at most, kappa = e^t - 1. Then for every action
+V solves the problem whose rewards in state s are less by d(s) = (T V - V)(s). Let d vanish
+steadily: on the way to V*, with pi_t the policies and Z_t = (I - gamma P_pi_t)^-1, whose rows are
+expected visits,
+
+    V' = Z_t d,   |(log pi_t)'| <= gamma / tau (max V' - min V'),   so that log pi changes by theta.
+
+Then with kappa = e^theta - 1, for every action,
 
     |pi - pi*| <= kappa m,   m(s, a) = pi(a|s), for the best action of a state at most the
                              probability of the others, which it takes it from or gives it to,
@@ -8,8 +14,7 @@ Let |Q - Q*| and rounding change log pi by t at most, kappa = e^t - 1. Then for 
 so that a policy which is nearly certain is nearly exact, whatever the temperature. The changes of
 a state sum to zero, and so do those of the flow that it sends on: what such a flow, sent by the
 policy on from state to state, amounts to is not bounded by the length of an episode, 1 / (1 -
-gamma), but by the time until it does not matter any more where it began. With Z = (I - gamma
-P_pi)^-1, whose rows are expected visits,
+gamma), but by the time until it does not matter any more where it began:
 
     |Z^T z|_1 <= C |z|_1 for flows z that sum to zero,   max Z x - min Z x <= 2 C |x|_inf,
     C = 1/2 max over two states of |Z(s, .) - Z(s', .)|_1,
@@ -21,25 +26,75 @@ the end of the episode being one more state, from where there are no visits. C i
   (Dobrushin's coefficient; E. Seneta, "Non-negative Matrices and Markov Chains", section 3.1);
 * the visits until a state that is often visited is reached, from where all goes on alike.
 
-For the exact policy they hold with C / (1 - gamma kappa C max_s sum_a m) (a Neumann series).
+For policies within kappa m they hold with C / (1 - gamma kappa C max_s sum_a m) (a Neumann series).
+Where no episode ends, what is common to all of d changes no difference of values.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from .bellman import EPS, expm1, rounding_of
+from .bellman import EPS, TINY, expm1, rounding_of
 from .mdp import FloatArray, TabularMDP
-from .soft import SoftSolution
 
-__all__ = ["FINER", "ErrorBound", "Uncertainty", "bounded", "extended"]
+__all__ = ["ErrorBound", "Uncertainty", "bounded", "change_of_log_policy", "extended", "finer"]
 
-# Rounding in extended precision, relative to that of float64; 1 on machines that have none.
-FINER = min(1.0, float(np.finfo(np.longdouble).eps) / EPS)
+# Residuals are taken in extended precision; it is that of float64 on machines that have no other.
+EXTENDED: Any = np.longdouble
+
+# Newton steps taken there.
+REFINEMENTS = 2
+
+
+class System(Protocol):
+    """Linear systems with I - discount P_pi."""
+
+    def solve(self, rhs: FloatArray, *, transpose: bool = False) -> tuple[FloatArray, float]:
+        """Return the solution and the norm of its residual."""
+
+
+class Answer(Protocol):
+    """What is used of a `bilevel_gym.core.soft.SoftSolution`."""
+
+    @property
+    def mdp(self) -> TabularMDP:
+        """The problem."""
+
+    @property
+    def policy(self) -> FloatArray:
+        """The policy `[S, A]` at the value."""
+
+    @property
+    def soft_q(self) -> FloatArray:
+        """Q at the value `[S, A]`."""
+
+    @property
+    def soft_value(self) -> FloatArray:
+        """The value `[S]`."""
+
+    @property
+    def defect(self) -> FloatArray:
+        """T V - V there `[S]`."""
+
+    @property
+    def policy_rounding(self) -> float:
+        """Bound on what rounding makes of log pi."""
+
+    @property
+    def rough_change(self) -> float:
+        """Bound on |log pi - log pi*| from the residual alone."""
+
+    @property
+    def system(self) -> System:
+        """Linear systems of the policy."""
+
+    def discounted_system(self, discount: float) -> System:
+        """Return those with another discount."""
 
 
 class Uncertainty:
@@ -49,20 +104,22 @@ class Uncertainty:
         solution: The computed answer.
     """
 
-    def __init__(self, solution: SoftSolution) -> None:
+    def __init__(self, solution: Answer) -> None:
         """Take note of the answer."""
         self.solution = solution
         self._reach: dict[float, float] = {}
+        self._computed: dict[float, float] = {}
+
+    @cached_property
+    def policy(self) -> Any:
+        """The computed policy `[S, A]` in extended precision; there its rows sum to one."""
+        policy = extended(self.solution.policy)
+        return policy / policy.sum(axis=1, keepdims=True)
 
     @cached_property
     def moved(self) -> FloatArray:
         """The m `[S, A]`: |pi - pi*| is at most kappa times as much."""
-        policy = self.solution.policy
-        moved = policy.copy()
-        states, best = np.arange(len(policy)), policy.argmax(axis=1)
-        moved[states, best] = 0.0
-        moved[states, best] = np.minimum(moved.sum(axis=1), policy[states, best])
-        return moved
+        return self._moved(math.sqrt(self._of_others)) if self.is_certain else self._least
 
     @cached_property
     def spread(self) -> FloatArray:
@@ -72,40 +129,118 @@ class Uncertainty:
     @cached_property
     def kappa(self) -> float:
         """Bound on |pi - pi*| / m; infinite where nothing is known."""
-        return self._kappa(self.reach(self.solution.mdp.gamma))
+        if self.is_certain:
+            return math.sqrt(self._of_others) + 16.0 * EPS if self._of_others < 1e-4 else math.inf
+        return self._kappa
 
     @cached_property
-    def _rough_kappa(self) -> float:
-        """The same without a look at how fast differences vanish."""
-        return self._kappa(self.mass(self.solution.mdp.gamma))
+    def policy_error(self) -> float:
+        """Bound on |pi - pi*| / pi, for every action whose probability does not underflow."""
+        actions = self.solution.mdp.kernel.num_actions
+        if self.is_certain:
+            return actions * self._of_others if self._of_others < 1e-4 else math.inf
+        return self._kappa + (actions + 4.0) * EPS
 
-    def _kappa(self, reach: float) -> float:
-        """Return kappa for a C, from the residual or from a more exact value, as is smaller."""
+    @cached_property
+    def is_certain(self) -> bool:
+        """Whether the probability of all but the best action of each state underflows."""
+        return bool((self.solution.policy > TINY).sum() == len(self.solution.policy))
+
+    @cached_property
+    def _of_others(self) -> float:
+        """Bound on the exact probability of all but the best actions, where that underflows."""
+        return math.exp(min(1.0, self._change + self._next_best))
+
+    @cached_property
+    def _next_best(self) -> float:
+        """Largest log pi of all but the best action of each state, pi at V being certain."""
+        q = self.solution.soft_q - self.solution.soft_q[self._best][:, None]
+        q[self._best] = -np.inf
+        return (1.0 - 1e-9) * float(q.max()) / self.solution.mdp.temperature
+
+    @cached_property
+    def _least(self) -> FloatArray:
+        return self._moved(0.0)
+
+    def _moved(self, floor: float) -> FloatArray:
+        """Return m, no less than a floor: what underflows is known to `TINY` at best."""
+        policy, mask = self.solution.policy, self.solution.mdp.mask
+        moved = np.where(mask, np.maximum(policy, max(floor, TINY)), 0.0)
+        moved[self._best] = 0.0
+        moved[self._best] = np.minimum(moved.sum(axis=1), policy[self._best])
+        return moved
+
+    @cached_property
+    def _best(self) -> tuple[Any, Any]:
+        policy = self.solution.policy
+        return np.arange(len(policy)), policy.argmax(axis=1)
+
+    @cached_property
+    def _kappa(self) -> float:
+        """Kappa from the residual, or from that of a more exact value, as is smaller."""
+        seen, left = self._refined
+        return min(expm1(self._from_residual), seen + expm1(left) * (1.0 + seen))
+
+    @cached_property
+    def _change(self) -> float:
+        """Theta likewise."""
+        seen, left = self._refined
+        return min(self._from_residual, math.log1p(seen) + left)
+
+    @cached_property
+    def _from_residual(self) -> float:
+        solution = self.solution
+        rounding = solution.policy_rounding
+        return min(solution.rough_change, self._theta(solution.defect, 1.0, rounding))
+
+    def _theta(self, defect: Any, precision: float, seen: float) -> float:
+        """Return theta for a defect `[S]` with rounding of some precision, relative to float64.
+
+        `seen` bounds what log pi is off by at the value of the defect already.
+        """
         solution, mdp = self.solution, self.solution.mdp
-        rounding = rounding_of(mdp, solution.soft_value)
-        scale = 2.0 * mdp.gamma * reach / mdp.temperature
-        known = expm1(scale * (solution.residual + rounding) + solution.policy_rounding)
-        seen, residual = self._refined
-        left = expm1(scale * (residual + FINER * rounding) + FINER * solution.policy_rounding)
-        return min(solution.policy_error_bound, known, seen + left * (1.0 + seen))
+        rounding = precision * rounding_of(mdp, solution.soft_value)
+        known = self._reach_of_computed(mdp.gamma)
+        change = 2.0 * change_of_log_policy(mdp, defect, rounding, known)
+        # While theta is at most this, no rate is more than twice the first, so it stays there.
+        off = self._sum_moved_by(change + seen)
+        kept = 1.0 - mdp.gamma * known * off
+        change = 0.5 * change / kept if kept >= 0.5 else math.inf
+        change = min(change, change_of_log_policy(mdp, defect, rounding))
+        return change + precision * solution.policy_rounding
+
+    def _sum_moved_by(self, change: float) -> float:
+        """Return a bound on sum_a |pi - pi'| where log pi and log pi' differ by so much."""
+        if self.is_certain:
+            actions = self.solution.mdp.kernel.num_actions
+            return 2.0 * actions * math.exp(min(1.0, change + self._next_best))
+        return expm1(change) * float(self._least.sum(axis=1).max())
 
     @cached_property
     def _refined(self) -> tuple[float, float]:
-        """How far pi is, in units of m, from that after one more Newton step; the residual there.
+        """How far pi is, in units of m, from that after more Newton steps; theta from there.
 
-        The step is checked in extended precision, where there is any.
+        The steps are checked in extended precision, where there is any.
         """
         solution, mdp = self.solution, self.solution.mdp
         value = extended(solution.soft_value)
-        _, image = _extended_backup(mdp, value)
-        value = value + solution.system.solve((image - value).astype(np.float64))[0]
-        policy, image = _extended_backup(mdp, value)
-        moved = np.abs(policy - solution.policy)
-        # The best action's own rounding is in every residual.
-        moved[np.arange(len(moved)), solution.policy.argmax(axis=1)] -= 4.0 * EPS
-        possible = self.moved > 0.0
-        seen = float((moved[possible] / self.moved[possible]).max(initial=0.0))
-        return seen, float(np.abs(image - value).max())
+        policy, image = _backup(mdp, value)
+        for _ in range(REFINEMENTS):
+            defect = image - value
+            unit = max(float(np.abs(defect).max()), TINY)
+            step = solution.system.solve((defect / unit).astype(np.float64))[0]
+            value = value + unit * extended(step)
+            policy, image = _backup(mdp, value)
+        moved, at = np.abs(policy - self.policy), self._best
+        # What the best action's probability moves by, the others together move by.
+        others = moved.sum(axis=1) - moved[at]
+        moved[at] = np.minimum(moved[at], others)
+        possible = self._least > 0.0
+        seen = float((moved[possible] / self._least[possible]).max(initial=0.0))
+        if not seen < 1e50:
+            return math.inf, math.inf
+        rounding = math.log1p(seen) + finer() * solution.policy_rounding
+        return seen, self._theta(image - value, finer(), rounding)
 
     @cached_property
     def column(self) -> int:
@@ -121,14 +256,14 @@ class Uncertainty:
         """Return C for the exact policy."""
         if discount not in self._reach:
             mass, known = self.mass(discount), self._reach_of_computed(discount)
-            kappa = self._rough_kappa
-            lost = discount * known * kappa * float(self.spread.max()) if kappa < 1.0 else 1.0
+            kappa = self.kappa
+            lost = discount * known * kappa * float(self.spread.max()) if kappa < 1e50 else 1.0
             self._reach[discount] = min(mass, known / (1.0 - lost)) if lost < 0.9 else mass
         return self._reach[discount]
 
     def apart(self, computed: FloatArray, exact: Any) -> float:
         """Return the sum norm of what rounding did to an array, seen in extended precision."""
-        exact = np.abs(exact - computed) + FINER * 16.0 * EPS * np.abs(computed)
+        exact = np.abs(exact - computed) + finer() * 16.0 * EPS * np.abs(computed)
         return float(exact.sum())
 
     def residual(
@@ -138,30 +273,36 @@ class Uncertainty:
 
         That is the sup norm, and for the transposed system the sum norm.
         """
-        kernel, policy, at = self.solution.mdp.kernel, self.solution.policy, extended(found)
+        kernel, policy, at = self.solution.mdp.kernel, self.policy, extended(found)
         if transpose:
             after = kernel.flow(policy * at[:, None])
         else:
             after = (policy * kernel.expect(at)).sum(axis=1)
         left, size = np.abs(rhs + discount * after - at), np.abs(found)
-        worst = 2.0 * FINER * EPS * (self.column + kernel.longest_row + 8.0)
+        worst = 2.0 * finer() * EPS * (self.column + kernel.longest_row + 8.0)
         if transpose:
             return float(left.sum() + worst * (size.sum() + np.abs(rhs).sum()))
         return float(left.max() + worst * (size.max() + np.abs(rhs).max()))
 
     def _reach_of_computed(self, discount: float) -> float:
+        """Return C for the computed policy."""
+        if discount not in self._computed:
+            self._computed[discount] = self._computed_reach(discount)
+        return self._computed[discount]
+
+    def _computed_reach(self, discount: float) -> float:
         solution, kernel = self.solution, self.solution.mdp.kernel
-        system, size = solution.discounted_system(discount), kernel.num_states
-        mass = np.full(size, self.mass(discount))
-        steady = float(kernel.row_sums.min()) > 1.0 - 1e-12
+        size, most = kernel.num_states, self.mass(discount)
+        mass, off = np.full(size, most), 0.0
+        uneven = float(np.ptp(kernel.row_sums)) + EPS * kernel.longest_row
+        steady = uneven <= 1e-12
         if not steady:
-            mass = system.solve(np.ones(size))[0]
-        visits = system.solve(np.ones(size), transpose=True)[0]
+            mass, off = self._solved(np.ones(size), discount)
+        visits = solution.discounted_system(discount).solve(np.ones(size), transpose=True)[0]
         at = int(np.argmax(visits))
-        towards, left = system.solve(np.eye(1, size, at)[0])
-        share = towards / towards[at]
-        off = 8.0 * self.mass(discount) ** 2 * (left + (kernel.longest_row + 8.0) * EPS)
-        found = float((mass + mass[at] - 2.0 * mass[at] * share).max()) + off
+        towards, left = self._solved(np.eye(1, size, at)[0], discount)
+        off = 8.0 * most * (most * left + off) + (most * most * uneven if steady else 0.0)
+        found = float((mass + mass[at] - 2.0 * mass[at] * (towards / towards[at])).max()) + off
         if steady:
             steps = kernel.policy_matrix(solution.policy)
             mean = steps.sum(axis=0) / size
@@ -172,15 +313,53 @@ class Uncertainty:
             found = min(found, 1.0 / (1.0 - discount * delta))
         else:
             found = max(found, 0.5 * float(mass.max()) + off)
-        return max(1.0, min(found, float(mass.max()) + off, self.mass(discount)))
+        return max(1.0, min(found, float(mass.max()) + off, most))
+
+    def _solved(self, rhs: FloatArray, discount: float) -> tuple[Any, float]:
+        """Return the refined solution of a system, and the sup norm of its residual."""
+        system, kernel = self.solution.discounted_system(discount), self.solution.mdp.kernel
+        found, defect = extended(np.zeros_like(rhs)), extended(rhs)
+        for _ in range(REFINEMENTS):
+            step = system.solve(defect.astype(np.float64))[0]
+            found = found + step
+            after = (self.policy * kernel.expect(found)).sum(axis=1)
+            defect = rhs + discount * after - found
+        return found, self.residual(found, rhs, discount)
 
 
 def extended(values: Any) -> Any:
     """Return numbers in extended precision."""
-    return np.asarray(values, dtype=np.longdouble)
+    return np.asarray(values, dtype=EXTENDED)
 
 
-def _extended_backup(mdp: TabularMDP, value: Any) -> tuple[Any, Any]:
+def finer() -> float:
+    """Return rounding in extended precision, relative to that of float64."""
+    return min(1.0, float(np.finfo(EXTENDED).eps) / EPS)
+
+
+def change_of_log_policy(
+    mdp: TabularMDP, defect: Any, rounding: float, reach: float | None = None
+) -> float:
+    """Return a bound on how far log pi is from log pi*.
+
+    Args:
+        mdp: The follower's problem.
+        defect: T V - V `[S]`.
+        rounding: Bound on what it is off by.
+        reach: Bound on C, whatever the policy; None takes 1 / (1 - gamma).
+    """
+    mass = 1.0 / (1.0 - mdp.contraction)
+    reach = mass if reach is None else reach
+    low, high = float(defect.min()), float(defect.max())
+    half, middle = 0.5 * (high - low) + rounding, 0.5 * abs(high + low)
+    sums = mdp.kernel.row_sums[mdp.mask]
+    uneven = float(np.ptp(sums)) + EPS * mdp.kernel.longest_row
+    common = (middle * (1.0 + mdp.gamma * mass) + half) * mass * uneven
+    span = min(2.0 * reach * (max(high, -low) + rounding), 2.0 * reach * half + common)
+    return mdp.contraction * span / mdp.temperature
+
+
+def _backup(mdp: TabularMDP, value: Any) -> tuple[Any, Any]:
     """Return the policy `[S, A]` at a value, and T V `[S]`, in the precision of the value."""
     q_value = np.where(mdp.mask, mdp.reward + mdp.gamma * mdp.kernel.expect(value), -np.inf)
     top = q_value.max(axis=1, keepdims=True)

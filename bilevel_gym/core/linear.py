@@ -190,6 +190,8 @@ class DiscountedSystem:
                 self._renew(self.strategy.fallback)
             else:
                 break
+        if self.strategy is not SOLVERS[self.solver]:  # it may do for other right-hand sides
+            self.strategy, self._factors = SOLVERS[self.solver], None
         self.note(name, solution, residual)
         return solution, residual
 

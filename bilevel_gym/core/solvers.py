@@ -462,7 +462,12 @@ def _bicgstab(
     size = float(np.abs(rhs).max())
     # SciPy's test for a breakdown is absolute, so the right-hand side is brought to order one.
     rhs, rtol = rhs / size, max(reduction, 4.0 * EPS)
-    solution, info = bicgstab(matrix, rhs, rtol=rtol, maxiter=KRYLOV_ITERATIONS, M=preconditioner)
+    options = {"rtol": rtol, "maxiter": KRYLOV_ITERATIONS, "M": preconditioner}
+    solution, info = bicgstab(matrix, rhs, **options)
+    if info < 0 and np.isfinite(solution).all():
+        # The first residual has become orthogonal to that of the transposed system, as it does
+        # where it stands in one absorbing state: it is taken anew.
+        solution, info = bicgstab(matrix, rhs, x0=solution, **options)
     if info != 0 or not np.isfinite(solution).all():
         left = float(np.linalg.norm(rhs - matrix @ solution) / np.linalg.norm(rhs))
         if not left <= 0.5:

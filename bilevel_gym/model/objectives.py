@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 
 from ..core.bellman import EPS
-from ..core.bounds import FINER, ErrorBound, Uncertainty, bounded, extended
+from ..core.bounds import ErrorBound, Uncertainty, bounded, extended, finer
 from ..core.checks import (
     check_at_least,
     check_discount,
@@ -235,7 +235,7 @@ def _error_of_return(
     (kappa max_s sum_a m |A| + residual), and d A - d* A* = (d - d*) A + d* (A - A*), where
     constants of a state have no part in A. To this comes what rounding did to d Q_u.
     """
-    kernel, policy = known.solution.mdp.kernel, extended(known.solution.policy)
+    kernel, policy = known.solution.mdp.kernel, known.policy
     kappa, reach = known.kappa, known.reach(gamma)
     advantage = np.abs(returns - value[:, None])
     exposed = float(np.abs(occupancy) @ known.spread)
@@ -247,7 +247,7 @@ def _error_of_return(
     of_returns = (0.5 * exposed + of_visits) * gamma * span
     exact = occupancy[:, None] * (upper_reward + gamma * kernel.expect(extended(value)))
     rounding = np.abs(exact - occupancy[:, None] * returns).max(axis=1)
-    rounding += FINER * 16.0 * EPS * kernel.longest_row * occupancy * np.abs(returns).max(axis=1)
+    rounding += finer() * 16.0 * EPS * kernel.longest_row * occupancy * np.abs(returns).max(axis=1)
     largest = float((policy * advantage).sum(axis=1).max())
     return largest * of_visits + of_returns + float(known.spread @ rounding)
 

@@ -3,8 +3,8 @@
     python -m tests.benchmarks.exactness --problems 1000
 
 Each problem is solved by every solver that applies, and compared with answers in extended
-precision. A bound lies where the true error is larger. Ratios of bound and true error are over
-solves that converged and errors above one rounding.
+precision, or with exact ones. A bound lies where the true error is larger. Ratios of bound and
+true error are over solves that converged and errors above one rounding.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from bilevel_gym.core import fast
 from bilevel_gym.core.linear import SOLVERS
 from bilevel_gym.core.soft import solve_soft_mdp
 
-from ..bounds import NAMES, answered, errors
-from ..worlds import World, world
+from ..bounds import NAMES, answered, errors, objective_error
+from ..worlds import SIZES, World, world
+
+# Numbers of states of the problems.
+SIZES_OF = {"problems": SIZES, "exact": (2, 3, 4, 5, 6), "large": (1000,)}
 
 
 def main() -> None:
@@ -28,46 +31,48 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--problems", type=int, default=1000)
     parser.add_argument("--large", type=int, default=10, help="problems of 1000 states")
+    parser.add_argument("--exact", type=int, default=100, help="problems with exact answers")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first problem")
     parser.add_argument("--solvers", nargs="*", default=[*SOLVERS], choices=[*SOLVERS])
     options = parser.parse_args()
     for solver in options.solvers:
         if not SOLVERS[solver].needs_kernels or fast.enabled():
-            print(report(solver, problems(options.problems, options.large)))
+            for name, sizes in SIZES_OF.items():
+                seeds = range(options.first, options.first + getattr(options, name))
+                if seeds:
+                    print(report(solver, name, (world(seed, sizes) for seed in seeds)), flush=True)
 
 
-def problems(count: int, large: int) -> Iterator[World]:
-    """Yield the problems, one at a time: those of 1000 states are large."""
-    for seed in range(count):
-        yield world(seed)
-    for seed in range(large):
-        yield world(seed, (1000,))
-
-
-def report(solver: str, worlds: Iterator[World]) -> str:
-    """Return the rows of a solver."""
+def report(solver: str, name: str, worlds: Iterator[World]) -> str:
+    """Return the rows of a solver on problems, exact answers beside those that are "exact"."""
     converged = missed = total = 0
     lies: dict[str, int] = defaultdict(int)
     infinite: dict[str, int] = defaultdict(int)
     ratios: dict[str, list[float]] = defaultdict(list)
+    objectives = []
     for found in worlds:
         if solver == "value-iteration" and found.mdp.gamma > 0.99:
             continue  # sweeps take minutes there
         solution = solve_soft_mdp(found.mdp, solver=solver)
-        answer = answered(found, solution)
+        objective, answer = answered(found, solution)
         total, converged = total + 1, converged + solution.converged
-        seen = errors(found, solution, answer)
+        seen = errors(found, solution, answer, exact=name == "exact")
+        objectives.append(objective_error(found, objective, exact=name == "exact"))
         missed += not solution.converged and seen["policy"][0] <= 1e-7
-        for name, (error, bound, one) in seen.items():
-            lies[name] += not error <= bound
-            infinite[name] += solution.converged and not np.isfinite(bound)
+        for kind, (error, bound, one) in seen.items():
+            lies[kind] += not error <= bound
+            infinite[kind] += solution.converged and not np.isfinite(bound)
             if solution.converged and error > one:
-                ratios[name].append(float(bound / error))
-    rows = [f"{solver}: converged {converged} of {total}, the policy right all the same {missed}"]
-    for name in NAMES:
-        middle, most = np.quantile(ratios[name], [0.5, 0.9])
+                ratios[kind].append(float(bound / error))
+    rows = [
+        f"{solver}, {name}: converged {converged} of {total}, the policy right all the same "
+        f"{missed}; error of the objective at most {max(objectives):.1g} of the largest possible"
+    ]
+    for kind in NAMES:
+        middle, most = np.quantile(ratios[kind] or [np.nan], [0.5, 0.9])
         rows.append(
-            f"  {name:10} lies {lies[name]:3}  infinite where converged {infinite[name]:3}  "
-            f"median {middle:.3g}, 90 % {most:.3g} of {len(ratios[name])}"
+            f"  {kind:10} lies {lies[kind]:3}  infinite where converged {infinite[kind]:3}  "
+            f"median {middle:.3g}, 90 % {most:.3g} of {len(ratios[kind])}"
         )
     return "\n".join(rows)
 
