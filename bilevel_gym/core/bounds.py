@@ -24,7 +24,8 @@ the end of the episode being one more state, from where there are no visits. C i
 * the mean number of visits in all, at most 1 / (1 - gamma);
 * 1 / (1 - gamma delta), where no two rows of P_pi differ by more than delta in total variation
   (Dobrushin's coefficient; E. Seneta, "Non-negative Matrices and Markov Chains", section 3.1);
-* the visits until a state that is often visited is reached, from where all goes on alike.
+* the visits until a state that is often visited is reached, from where all goes on alike;
+* the largest distance of a row of Z from their mean, where Z is small enough to be computed.
 
 For policies within kappa m they hold with C / (1 - gamma kappa C max_s sum_a m) (a Neumann series).
 Where no episode ends, what is common to all of d changes no difference of values.
@@ -46,6 +47,9 @@ __all__ = ["ErrorBound", "Uncertainty", "bounded", "change_of_log_policy", "exte
 
 # Residuals are taken in extended precision; it is that of float64 on machines that have no other.
 EXTENDED: Any = np.longdouble
+
+# Up to so many states Z is computed.
+SMALL = 1500
 
 # Newton steps taken there.
 REFINEMENTS = 2
@@ -313,7 +317,24 @@ class Uncertainty:
             found = min(found, 1.0 / (1.0 - discount * delta))
         else:
             found = max(found, 0.5 * float(mass.max()) + off)
+        if size <= SMALL:
+            found = min(found, self._reach_of_inverse(discount, steady))
         return max(1.0, min(found, float(mass.max()) + off, most))
+
+    def _reach_of_inverse(self, discount: float, steady: bool) -> float:
+        """Return C for the computed policy from all of Z."""
+        kernel, most = self.solution.mdp.kernel, self.mass(discount)
+        steps = kernel.policy_matrix(self.solution.policy).toarray()
+        identity = np.eye(len(steps))
+        matrix = identity - discount * steps
+        visits = np.linalg.inv(matrix)
+        # What the inverse is off by, and what the matrix is: its sums have their own rounding.
+        left = float(np.abs(identity - matrix @ visits).sum(axis=1).max())
+        rounding = (2.0 * len(steps) + kernel.longest_row + 8.0) * EPS
+        off = 2.0 * most * (left + rounding * float(np.abs(visits).sum(axis=1).max()))
+        mean = visits.mean(axis=0)
+        apart = float(np.abs(visits - mean).sum(axis=1).max()) + off
+        return apart if steady else 0.5 * (apart + max(apart, float(np.abs(mean).sum()) + off))
 
     def _solved(self, rhs: FloatArray, discount: float) -> tuple[Any, float]:
         """Return the refined solution of a system, and the sup norm of its residual."""
