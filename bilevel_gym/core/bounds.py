@@ -36,7 +36,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -101,6 +101,22 @@ class Answer(Protocol):
         """Return those with another discount."""
 
 
+class _Refined(NamedTuple):
+    """A policy after more Newton steps.
+
+    Attributes:
+        policy: It, `[S, A]`.
+        seen: How far the computed one is from it, in units of m.
+        apart: How far their logarithms are.
+        left: Theta of this one.
+    """
+
+    policy: Any
+    seen: float
+    apart: float
+    left: float
+
+
 class Uncertainty:
     """What is known of the exact policy, from a computed one.
 
@@ -116,14 +132,42 @@ class Uncertainty:
 
     @cached_property
     def policy(self) -> Any:
-        """The computed policy `[S, A]` in extended precision; there its rows sum to one."""
+        """The best policy that is known `[S, A]`, in extended precision."""
+        return self._computed_policy if self._is_computed else self._refined.policy
+
+    @cached_property
+    def kappa(self) -> float:
+        """Bound on |pi - pi*| / m for that policy; infinite where nothing is known."""
+        if self._is_computed:
+            return self.total
+        refined = self._refined
+        return expm1(refined.left) * (1.0 + refined.seen)
+
+    @cached_property
+    def changes(self) -> FloatArray:
+        """Bound on |pi - pi*| for the computed policy `[S, A]`."""
+        seen = np.abs(self._computed_policy - self.policy).astype(np.float64)
+        return seen + self.kappa * self.moved
+
+    @cached_property
+    def _computed_policy(self) -> Any:
         policy = extended(self.solution.policy)
         return policy / policy.sum(axis=1, keepdims=True)
 
     @cached_property
+    def _is_computed(self) -> bool:
+        """Whether no policy is known that is much better than the computed one."""
+        left = expm1(self._refined.left) * (1.0 + self._refined.seen)
+        return self.is_certain or not left < 0.5 * self.total
+
+    @cached_property
     def moved(self) -> FloatArray:
         """The m `[S, A]`: |pi - pi*| is at most kappa times as much."""
-        return self._moved(math.sqrt(self._of_others)) if self.is_certain else self._least
+        if not self.is_certain:
+            return self._least
+        policy = self.solution.policy
+        floor = np.where(policy > 0.0, TINY, 0.0) + 2.0 * self._of_others / self.total
+        return self._moved(floor)
 
     @cached_property
     def spread(self) -> FloatArray:
@@ -131,11 +175,12 @@ class Uncertainty:
         return self.moved.sum(axis=1)
 
     @cached_property
-    def kappa(self) -> float:
-        """Bound on |pi - pi*| / m; infinite where nothing is known."""
-        if self.is_certain:
-            return math.sqrt(self._of_others) + 16.0 * EPS if self._of_others < 1e-4 else math.inf
-        return self._kappa
+    def total(self) -> float:
+        """Bound on |pi - pi*| / m for the computed policy; infinite where nothing is known."""
+        if not self.is_certain:
+            return self._kappa
+        # The smaller this is, the larger is m.
+        return max(math.sqrt(self._of_others), 16.0 * EPS) if self._of_others < 1e-4 else math.inf
 
     @cached_property
     def policy_error(self) -> float:
@@ -164,12 +209,12 @@ class Uncertainty:
 
     @cached_property
     def _least(self) -> FloatArray:
-        return self._moved(0.0)
+        return self._moved(TINY)
 
-    def _moved(self, floor: float) -> FloatArray:
+    def _moved(self, floor: float | FloatArray) -> FloatArray:
         """Return m, no less than a floor: what underflows is known to `TINY` at best."""
         policy, mask = self.solution.policy, self.solution.mdp.mask
-        moved = np.where(mask, np.maximum(policy, max(floor, TINY)), 0.0)
+        moved = np.where(mask, np.maximum(policy, floor), 0.0)
         moved[self._best] = 0.0
         moved[self._best] = np.minimum(moved.sum(axis=1), policy[self._best])
         return moved
@@ -182,14 +227,13 @@ class Uncertainty:
     @cached_property
     def _kappa(self) -> float:
         """Kappa from the residual, or from that of a more exact value, as is smaller."""
-        seen, left = self._refined
+        seen, left = self._refined.seen, self._refined.left
         return min(expm1(self._from_residual), seen + expm1(left) * (1.0 + seen))
 
     @cached_property
     def _change(self) -> float:
         """Theta likewise."""
-        seen, left = self._refined
-        return min(self._from_residual, math.log1p(seen) + left)
+        return min(self._from_residual, self._refined.apart + self._refined.left)
 
     @cached_property
     def _from_residual(self) -> float:
@@ -221,11 +265,8 @@ class Uncertainty:
         return expm1(change) * float(self._least.sum(axis=1).max())
 
     @cached_property
-    def _refined(self) -> tuple[float, float]:
-        """How far pi is, in units of m, from that after more Newton steps; theta from there.
-
-        The steps are checked in extended precision, where there is any.
-        """
+    def _refined(self) -> _Refined:
+        """The policy after more Newton steps, in extended precision where there is any."""
         solution, mdp = self.solution, self.solution.mdp
         value = extended(solution.soft_value)
         policy, image = _backup(mdp, value)
@@ -235,16 +276,18 @@ class Uncertainty:
             step = solution.system.solve((defect / unit).astype(np.float64))[0]
             value = value + unit * extended(step)
             policy, image = _backup(mdp, value)
-        moved, at = np.abs(policy - self.policy), self._best
+        moved, at = np.abs(policy - self._computed_policy), self._best
         # What the best action's probability moves by, the others together move by.
         others = moved.sum(axis=1) - moved[at]
         moved[at] = np.minimum(moved[at], others)
         possible = self._least > 0.0
         seen = float((moved[possible] / self._least[possible]).max(initial=0.0))
-        if not seen < 1e50:
-            return math.inf, math.inf
-        rounding = math.log1p(seen) + finer() * solution.policy_rounding
-        return seen, self._theta(image - value, finer(), rounding)
+        apart = math.log1p(seen)
+        if self.is_certain:  # what underflows may change by any factor
+            apart = 2.0 * mdp.contraction * float(np.abs(value - solution.soft_value).max())
+            apart /= mdp.temperature
+        rounding = apart + finer() * solution.policy_rounding
+        return _Refined(policy, seen, apart, self._theta(image - value, finer(), rounding))
 
     @cached_property
     def column(self) -> int:
@@ -260,8 +303,8 @@ class Uncertainty:
         """Return C for the exact policy."""
         if discount not in self._reach:
             mass, known = self.mass(discount), self._reach_of_computed(discount)
-            kappa = self.kappa
-            lost = discount * known * kappa * float(self.spread.max()) if kappa < 1e50 else 1.0
+            spread = float(self.spread.max())
+            lost = discount * known * self.total * spread if self.total < 1e50 else 1.0
             self._reach[discount] = min(mass, known / (1.0 - lost)) if lost < 0.9 else mass
         return self._reach[discount]
 
@@ -270,23 +313,34 @@ class Uncertainty:
         exact = np.abs(exact - computed) + finer() * 16.0 * EPS * np.abs(computed)
         return float(exact.sum())
 
-    def residual(
-        self, found: FloatArray, rhs: Any, discount: float, *, transpose: bool = False
-    ) -> float:
-        """Return the norm of the residual of a linear system with I - discount P_pi.
+    def residual(self, found: FloatArray, rhs: Any, discount: float) -> float:
+        """Return the sup norm of the residual of a linear system with I - discount P_pi."""
+        left, worst = self._residual(found, rhs, discount, transpose=False)
+        return float(np.abs(left).max() + worst * (np.abs(found).max() + np.abs(rhs).max()))
 
-        That is the sup norm, and for the transposed system the sum norm.
+    def error_of_visits(self, found: FloatArray, rhs: Any, discount: float) -> float:
+        """Return the sum norm of the error of a solution of the transposed system.
+
+        The part of its residual that sums to zero grows by C only.
         """
+        left, worst = self._residual(found, rhs, discount, transpose=True)
+        rounding = worst * float(np.abs(found).sum() + np.abs(rhs).sum())
+        total, common = float(np.abs(left).sum()), float(abs(left.sum()))
+        most = self.mass(discount)
+        split = self.reach(discount) * (total + common) + most * common
+        return min(split, most * total) + most * rounding
+
+    def _residual(
+        self, found: FloatArray, rhs: Any, discount: float, *, transpose: bool
+    ) -> tuple[Any, float]:
+        """Return a residual `[S]`, and its own rounding relative to what it is made of."""
         kernel, policy, at = self.solution.mdp.kernel, self.policy, extended(found)
         if transpose:
             after = kernel.flow(policy * at[:, None])
         else:
             after = (policy * kernel.expect(at)).sum(axis=1)
-        left, size = np.abs(rhs + discount * after - at), np.abs(found)
         worst = 2.0 * finer() * EPS * (self.column + kernel.longest_row + 8.0)
-        if transpose:
-            return float(left.sum() + worst * (size.sum() + np.abs(rhs).sum()))
-        return float(left.max() + worst * (size.max() + np.abs(rhs).max()))
+        return rhs + discount * after - at, worst
 
     def _reach_of_computed(self, discount: float) -> float:
         """Return C for the computed policy."""
@@ -343,9 +397,10 @@ class Uncertainty:
         for _ in range(REFINEMENTS):
             step = system.solve(defect.astype(np.float64))[0]
             found = found + step
-            after = (self.policy * kernel.expect(found)).sum(axis=1)
+            after = (self._computed_policy * kernel.expect(found)).sum(axis=1)
             defect = rhs + discount * after - found
-        return found, self.residual(found, rhs, discount)
+        worst = 2.0 * finer() * EPS * (self.column + kernel.longest_row + 8.0)
+        return found, float(np.abs(defect).max() + worst * (np.abs(found).max() + 1.0))
 
 
 def extended(values: Any) -> Any:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from .bellman import EPS, expm1, rounding_of, soft_backup, soft_q
+from .bellman import EPS, rounding_of, soft_backup, soft_q
 from .bounds import Uncertainty, change_of_log_policy
 from .checks import check_at_least, check_positive, real_numbers
 from .linear import SOLVERS, DiscountedSystem, Solutions, choose_solver
@@ -33,9 +33,6 @@ from .solvers import SoftProblem
 from .threads import single_threaded
 
 __all__ = ["PolicyAnswer", "SoftSolution", "default_tolerance", "solve_all", "solve_soft_mdp"]
-
-# A bound on the change of log pi that is not looked into any further.
-CLOSE = 1e-3
 
 # Relative error of the policy that the default tolerance allows for.
 POLICY_ACCURACY = 2e-8
@@ -177,21 +174,17 @@ class SoftSolution(PolicyAnswer):
     def policy_error_bound(self) -> float:
         """Bound on |pi - pi*| / pi, for every action whose probability does not underflow.
 
-        It is infinite where nothing is known. Where the defect alone says little, more is looked
-        at, which takes about as long as the solve did; see `bilevel_gym.core.bounds`.
+        It is infinite where nothing is known. It is computed when it is asked for, which takes
+        about as long as the solve did; see `bilevel_gym.core.bounds`.
         """
-        if self.mdp.kernel.num_actions == 1:
-            return 0.0
-        if self.rough_change < CLOSE:
-            return expm1(self.rough_change)
-        return Uncertainty(self).policy_error
+        return 0.0 if self.mdp.kernel.num_actions == 1 else Uncertainty(self).policy_error
 
     @property
     def is_bounded(self) -> bool:
         """Whether there is a finite bound on the error of the policy."""
         # Where this is small, it is no less than what the bound is made of.
         rough = 4.0 * self.value_error_bound / self.mdp.temperature
-        return rough < 1.0 or math.isfinite(self.policy_error_bound)
+        return rough < 1.0 or self.rough_change < 1.0 or math.isfinite(self.policy_error_bound)
 
     @cached_property
     def policy_rounding(self) -> float:

@@ -239,8 +239,7 @@ def _error_of_return(
     kappa, reach = known.kappa, known.reach(gamma)
     advantage = np.abs(returns - value[:, None])
     exposed = float(np.abs(occupancy) @ known.spread)
-    left = known.residual(occupancy, start, gamma, transpose=True)
-    of_visits = reach * gamma * kappa * exposed + known.mass(gamma) * left
+    of_visits = reach * gamma * kappa * exposed + known.error_of_visits(occupancy, start, gamma)
     of_reward = kappa * float((known.moved * advantage).sum(axis=1).max())
     rewards = (policy * upper_reward).sum(axis=1)
     span = 2.0 * reach * (of_reward + known.residual(value, rewards, gamma))
@@ -332,7 +331,7 @@ def _error_of_truncated(
         known: What is known of the exact policy.
     """
     kernel, part = known.solution.mdp.kernel, float(known.spread.max())
-    moved = known.kappa * part
+    moved = float(known.changes.sum(axis=1).max())
     # An advantage is no larger than the span of the Q-values.
     spread = float(np.ptp(upper_reward)) + gamma * float(np.ptp(values, axis=1).max())
     steps = np.arange(len(values))
@@ -388,7 +387,7 @@ class PolicyCost(_Weighted):
 
     def _policy_error(self, known: Uncertainty) -> float:
         policy = known.solution.policy
-        off = known.kappa * known.moved + 4.0 * EPS * policy
+        off = known.changes + 4.0 * EPS * policy
         return 2.0 * self.weight * float((policy * off).sum())
 
 

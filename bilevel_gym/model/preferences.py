@@ -131,7 +131,7 @@ class PreferenceLikelihood:
         relatively, and g, centred, by e times half the spread of l, which also bounds g itself;
         fragments have at most H steps.
         """
-        off = float(np.expm1(self.horizon * np.log1p(known.kappa + 64.0 * EPS)))
+        off = float(np.expm1(self.horizon * np.log1p(known.total + 64.0 * EPS)))
         return self.horizon * off * (2.0 + off) * spread
 
     def compare(
