@@ -146,7 +146,7 @@ class Uncertainty:
     @cached_property
     def changes(self) -> FloatArray:
         """Bound on |pi - pi*| for the computed policy `[S, A]`."""
-        seen = np.abs(self._computed_policy - self.policy).astype(np.float64)
+        seen = np.abs(self.solution.policy - self.policy).astype(np.float64)
         return seen + self.kappa * self.moved
 
     @cached_property
@@ -394,7 +394,7 @@ class Uncertainty:
         """Return the refined solution of a system, and the sup norm of its residual."""
         system, kernel = self.solution.discounted_system(discount), self.solution.mdp.kernel
         found, defect = extended(np.zeros_like(rhs)), extended(rhs)
-        for _ in range(REFINEMENTS):
+        for _ in range(2):
             step = system.solve(defect.astype(np.float64))[0]
             found = found + step
             after = (self._computed_policy * kernel.expect(found)).sum(axis=1)
