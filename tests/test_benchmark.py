@@ -248,6 +248,22 @@ def test_a_folder_in_use_and_one_that_cannot_be_made_are_named(tmp_path: Path) -
     assert result.exit_code == 2 and "cannot write the folder" in result.stderr
 
 
+def test_a_folder_in_use_by_another_process_is_refused(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from bilevel_gym.benchmark.engine import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); input()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, text=True, **pipes) as other:  # type: ignore[call-overload]
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(EngineError, match="another benchmark is running"), locked(tmp_path):
+            pass
+        other.communicate("go on\n")
+    with locked(tmp_path):
+        pass
+
+
 # Killed -----------------------------------------------------------------------------------------
 
 LONG = f"steps = 80\nseeds = 14\n[engine]\nworkers = 2\n{TASK}{EXACT}{OPTIMIZER}"

@@ -123,3 +123,12 @@ def test_the_package_writes_files_beside_their_place() -> None:
     assert len(lines) > 5
     beside = ("temporary", "part.write", "archive.open")
     assert not [line for line in lines if not any(word in line for word in beside)]
+
+
+def test_who_reads_the_old_file_reads_it_to_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "read.txt"
+    path.write_text("old")
+    with path.open() as reader:
+        with replacing(path) as temporary:
+            temporary.write_text("new, and longer")
+        assert reader.read() == "old" and path.read_text() == "new, and longer"

@@ -443,3 +443,14 @@ def test_a_box_away_from_zero_starts_at_its_nearest_point() -> None:
     game = array_game(upper_low=-0.7, upper_high=-0.1)
     np.testing.assert_array_equal(game.initial_upper_params, np.full(3, -0.1))
     assert float(game.upper_space.low[0]) <= -0.7 < -0.1 <= float(game.upper_space.high[0])
+
+
+def test_the_ends_of_the_unit_interval_stay_in_the_box_whatever_rounding_does() -> None:
+    # Beside 1e10, 1e-12 is lost: the centre minus the scale is zero.
+    game = array_game(upper_low=1e-12, upper_high=1e10)
+    seat, space = RescaleUpper(HyperGradient(game)), game.upper_space
+    for end in (-1.0, 1.0):
+        x = seat.from_unit(np.full(3, end))
+        assert (space.low <= x).all() and (x <= space.high).all()
+    seat.reset(seed=0, options={"upper_params": -np.ones(3)})
+    np.testing.assert_array_equal(seat.response.upper_params, -np.ones(3))
