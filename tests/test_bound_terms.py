@@ -14,7 +14,7 @@ from bilevel_gym.core.bellman import centred_score
 from bilevel_gym.core.bounds import Uncertainty, bounded
 from bilevel_gym.core.linear import SOLVERS
 from bilevel_gym.core.mdp import FloatArray, Kernel, TabularMDP
-from bilevel_gym.core.soft import SoftSolution, default_tolerance, solve_soft_mdp
+from bilevel_gym.core.soft import PolicyAnswer, SoftSolution, default_tolerance, solve_soft_mdp
 from bilevel_gym.model.objectives import (
     DiscountedReturn,
     LogLikelihood,
@@ -311,3 +311,72 @@ def test_a_step_that_brings_no_better_residual_is_dropped(monkeypatch: Patch) ->
 def test_the_default_tolerance_is_that_of_the_documents() -> None:
     mdp = random_mdp(0, gamma=0.75, temperature=0.5, termination=0.0)
     assert default_tolerance(mdp) == pytest.approx(1e-8 * 0.5 * 0.25, rel=1e-12)
+
+
+@pytest.mark.parametrize("reach", [1.0, 30.0, 1e6])
+def test_changes_of_the_policy_are_bounded_as_the_equations_say(reach: float) -> None:
+    mdp = random_mdp(0, gamma=0.9, temperature=0.5, termination=0.0)
+    rough = roughly(mdp, 1e-3 * np.random.default_rng(0).normal(size=8))
+    known, seen = Uncertainty(rough), 1e-4
+    known._computed[mdp.gamma] = reach
+    span, mass = float(np.ptp(rough.defect)), 1.0 / (1.0 - mdp.gamma)
+    first, any_policy = (mdp.gamma * c * span / mdp.temperature for c in (reach, mass))
+    kept = 1.0 - mdp.gamma * reach * np.expm1(2.0 * first + seen) * known.spread.max()
+    wanted = min(first / kept if kept >= 0.5 else np.inf, any_policy)
+    assert known._theta(rough.defect, 1.0, seen) == pytest.approx(wanted, rel=1e-6)
+    assert (kept >= 0.5) == (reach == 1.0)
+
+
+def test_bounds_of_truncated_returns_are_what_the_equations_say() -> None:
+    rng, kappa, horizon, gamma = np.random.default_rng(0), 1e-3, 5, 0.7
+    solution = solve_soft_mdp(random_mdp(0, gamma=0.8, temperature=0.7))
+    upper_reward, start = rng.normal(size=(8, 3)), rng.dirichlet(np.ones(8))
+    found = evaluated(TruncatedReturn(horizon, gamma), solution, upper_reward, start)
+    known = Known(solution, kappa, 1.0)
+    steps = np.einsum("sa,sat->st", solution.policy, solution.mdp.kernel.to_dense())
+    values = [np.zeros(8)]
+    for _ in range(horizon - 1):
+        gains = (solution.policy * upper_reward).sum(axis=1)
+        values.append(gains + gamma * steps @ values[-1])
+    span = np.ptp(upper_reward) + gamma * max(float(np.ptp(value)) for value in values)
+    part, discounts = known.spread.max(), gamma ** np.arange(horizon)
+    drift, total = discounts @ np.arange(horizon), discounts.sum()
+    moved = kappa * part
+    of_advantage = 2.0 * gamma * total * moved * span
+    wanted = 0.5 * part * (moved * drift * span + (total + moved * drift) * of_advantage)
+    assert bounded(found.policy_error, known) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_the_rounding_of_unlikely_actions_is_bounded() -> None:
+    rng, worst = np.random.default_rng(0), 0.0
+    for _ in range(50):
+        temperature, kernel = rng.uniform(0.1, 1.0), Kernel.from_dense(np.ones((1, 2, 1)))
+        reward = np.array([[0.0, -600.0 * temperature * rng.uniform(0.9, 1.1)]])
+        solution = solve_soft_mdp(TabularMDP(kernel, reward, 0.0, temperature))
+        exact = truth_of(solution.mdp).policy
+        error = float((np.abs(exact - solution.policy) / solution.policy).max())
+        assert error <= np.expm1(solution.rough_change)
+        assert error <= solution.policy_error_bound
+        worst = max(worst, error)
+    assert worst > 1e-14  # a hundred roundings
+
+
+def test_systems_of_a_policy_that_is_no_solution_are_accurate() -> None:
+    mdp = random_mdp(0, gamma=0.9)
+    answer = PolicyAnswer(mdp=mdp, policy=np.full((8, 3), 1.0 / 3.0), solver="krylov")
+    rhs = np.random.default_rng(0).normal(size=8)
+    assert answer.system.solve(rhs)[1] <= 1e-10 * np.abs(rhs).max()
+
+
+def test_the_rounding_of_residuals_is_counted(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(bounds, "EXTENDED", np.float64)
+    known, rhs = Uncertainty(solve_soft_mdp(random_mdp(0, gamma=0.9))), np.ones(8)
+    # Of 8 successors, 24 predecessors and 3 actions; half a rounding each.
+    rounding = 2.0**-52 * (8.0 + 24.0 + 3.0)
+    for found in (np.zeros(8), np.full(8, 1e6)):
+        sizes = 8.0 * (found.max() + 1.0)
+        assert known.error_of_visits(found, rhs, 0.9) >= known.mass(0.9) * rounding * sizes
+        bare = np.abs(known._residual(found, rhs, 0.9, transpose=False)[0]).max()
+        assert known.residual(found, rhs, 0.9) >= bare + rounding * (found.max() + 1.0)
+    exact = known.solution.system.solve(rhs, transpose=True)[0]
+    assert known.error_of_visits(exact, rhs, 0.9) >= known.mass(0.9) * rounding * exact.sum()

@@ -12,10 +12,11 @@ from bilevel_gym import HyperGradient, LowerLevel
 from bilevel_gym.core.mdp import FloatArray, Kernel
 from bilevel_gym.envs import BilevelGridWorld, TabularBilevelEnv
 from bilevel_gym.envs.base import shown, upper_box
-from bilevel_gym.model.objectives import DiscountedReturn
+from bilevel_gym.model.objectives import DiscountedReturn, UpperValue
 from bilevel_gym.testing import check_hyper_gradient
 
 from .helpers import answer_of, array_game, refusals
+from .small_games import Moved, judged_game
 
 
 class Fork(TabularBilevelEnv):
@@ -209,3 +210,11 @@ def test_boxes_contain_the_bounds_they_were_made_from() -> None:
 )
 def test_small_numbers_are_not_shown_as_zero(value: float, text: str) -> None:
     assert shown(value) == text
+
+
+def test_derivatives_that_are_none_are_nothing_where_x_moves_everything() -> None:
+    model = judged_game(kind=Moved).model
+    assert model.moves_kernel and model.moves_start
+    x = model.initial_upper_params
+    np.testing.assert_array_equal(model.direct_part(x, UpperValue(1.0)), np.zeros(x.shape))
+    assert not model.low.flags.writeable and not model.high.flags.writeable
