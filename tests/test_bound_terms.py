@@ -380,3 +380,21 @@ def test_the_rounding_of_residuals_is_counted(monkeypatch: Patch) -> None:
         assert known.residual(found, rhs, 0.9) >= bare + rounding * (found.max() + 1.0)
     exact = known.solution.system.solve(rhs, transpose=True)[0]
     assert known.error_of_visits(exact, rhs, 0.9) >= known.mass(0.9) * rounding * exact.sum()
+
+
+def test_scores_that_do_not_sum_to_zero_are_counted(monkeypatch: Patch) -> None:
+    reach, off = 3.0, 1e-3
+    solution = solve_soft_mdp(random_mdp(0, gamma=0.8, temperature=0.7))
+    answer = response_gradient(solution, np.random.default_rng(0).normal(size=(8, 3)))
+    monkeypatch.setattr(
+        "bilevel_gym.core.adjoint.Uncertainty", lambda solution: Known(solution, 0.0, reach)
+    )
+    centred = answer._centred + off * np.array([1.0, 0.0, 0.0]) * np.linspace(-1.0, 2.0, 8)[:, None]
+    flow = 0.8 * solution.mdp.kernel.flow(centred)
+    adjoint = solution.system.solve(flow, transpose=True)[0]
+    reward = centred + solution.policy * adjoint[:, None]
+    tampered = replace(answer, _centred=centred, adjoint=adjoint, reward=reward)
+    total, common = off * np.abs(np.linspace(-1.0, 2.0, 8)).sum(), off * 4.0
+    mass = 1.0 / (1.0 - 0.8 * solution.mdp.kernel.largest_sum)
+    wanted = total * (1.0 + reach * 0.8 + 2.0 * reach) + mass * common
+    assert tampered.error_bound == pytest.approx(wanted, rel=1e-9)
