@@ -95,6 +95,15 @@ def test_the_time_until_it_does_not_matter_where_one_began(
     assert sharp >= (12 if small == 0 else 38)
 
 
+def test_the_end_of_an_episode_is_a_state_too(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(bounds, "SMALL", 0)
+    kernel, reward = Kernel.from_dense([[[0.95], [0.9]]]), np.array([[1.0, -9.0]])
+    # From the only state there are 1 / (1 - .9405) visits, from the end there are none.
+    wanted = 0.5 / (1.0 - 0.99 * 0.95)
+    solution = solve_soft_mdp(TabularMDP(kernel, reward, 0.99, 0.1))
+    assert wanted * (1.0 - 1e-9) <= Uncertainty(solution).reach(0.99) <= 2.001 * wanted
+
+
 class Known(Uncertainty):
     """What is known of a policy, some of it said."""
 
@@ -277,14 +286,15 @@ def test_a_right_hand_side_of_zero_has_the_solution_zero(solver: str) -> None:
 @pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("solver", ["dense", "compiled"])
 def test_scores_sum_to_zero_however_large_their_common_part(solver: str) -> None:
-    mdp = random_mdp(0, temperature=1e-2, gamma=0.9999, termination=0.0)
+    mdp = random_mdp(0, temperature=1.0, gamma=0.9999, termination=0.0)
     solution = solve_soft_mdp(mdp, solver=solver)
-    slope = 1e9 + np.random.default_rng(0).normal(size=(8, 3))
+    slope = 1e11 + np.random.default_rng(0).normal(size=(8, 3))
     found = solution.system.strategy.adjoint(solution.system, mdp, solution.policy, slope, None)
-    # One rounding of the common part, divided by the temperature, is 1e-5.
+    # One rounding of the common part is 1e-5.
     assert np.abs(found.centred.sum(axis=1)).max() <= 1e-12
-    centred = centred_score(solution.policy, 1e-2, None, slope)
-    assert np.abs(centred.sum(axis=1)).max() <= 1e-3
+    assert np.abs(found.centred).max() > 0.1
+    centred = centred_score(solution.policy, 1.0, None, slope)
+    assert np.abs(centred.sum(axis=1)).max() <= 1e-4
 
 
 def test_a_step_that_brings_no_better_residual_is_dropped(monkeypatch: Patch) -> None:
@@ -371,13 +381,13 @@ def test_systems_of_a_policy_that_is_no_solution_are_accurate() -> None:
 def test_the_rounding_of_residuals_is_counted(monkeypatch: Patch) -> None:
     monkeypatch.setattr(bounds, "EXTENDED", np.float64)
     known, rhs = Uncertainty(solve_soft_mdp(random_mdp(0, gamma=0.9))), np.ones(8)
-    # Of 8 successors, 24 predecessors and 3 actions; half a rounding each.
-    rounding = 2.0**-52 * (8.0 + 24.0 + 3.0)
+    # Of 24 predecessors, or 8 successors, and 3 actions.
+    rounding, forward = 2.0**-52 * (24.0 + 3.0), 2.0**-52 * (8.0 + 3.0)
     for found in (np.zeros(8), np.full(8, 1e6)):
         sizes = 8.0 * (found.max() + 1.0)
         assert known.error_of_visits(found, rhs, 0.9) >= known.mass(0.9) * rounding * sizes
         bare = np.abs(known._residual(found, rhs, 0.9, transpose=False)[0]).max()
-        assert known.residual(found, rhs, 0.9) >= bare + rounding * (found.max() + 1.0)
+        assert known.residual(found, rhs, 0.9) >= bare + forward * (found.max() + 1.0)
     exact = known.solution.system.solve(rhs, transpose=True)[0]
     assert known.error_of_visits(exact, rhs, 0.9) >= known.mass(0.9) * rounding * exact.sum()
 

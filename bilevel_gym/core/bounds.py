@@ -19,7 +19,8 @@ gamma), but by the time until it does not matter any more where it began:
     |Z^T z|_1 <= C |z|_1 for flows z that sum to zero,   max Z x - min Z x <= 2 C |x|_inf,
     C = 1/2 max over two states of |Z(s, .) - Z(s', .)|_1,
 
-the end of the episode being one more state, from where there are no visits. C is at most
+the end of the episode being one more state, from where there are no visits, unless all rows of P
+have one sum. C is at most
 
 * the mean number of visits in all, at most 1 / (1 - gamma);
 * 1 / (1 - gamma delta), where no two rows of P_pi differ by more than delta in total variation
@@ -295,9 +296,19 @@ class Uncertainty:
 
     @cached_property
     def column(self) -> int:
-        """Largest number of states and actions that lead to a state."""
+        """Largest number of rows of the kernel that lead to a state, and of actions."""
         kernel = self.solution.mdp.kernel
-        return int(np.bincount(kernel.pattern.indices).max()) + kernel.num_actions
+        return int(np.bincount(kernel.matrix.indices).max()) + kernel.num_actions
+
+    @property
+    def row(self) -> int:
+        """Largest number of states that a state leads to by an action, and of actions."""
+        kernel = self.solution.mdp.kernel
+        return kernel.longest_row + kernel.num_actions
+
+    def _rounding(self, terms: int) -> float:
+        """Return a bound on what rounding makes of a sum of so many, in extended precision."""
+        return finer() * EPS * (terms + 8.0)
 
     def mass(self, discount: float) -> float:
         """Return a bound on the sums of the rows of Z, whatever the policy."""
@@ -343,8 +354,7 @@ class Uncertainty:
             after = kernel.flow(policy * at[:, None])
         else:
             after = (policy * kernel.expect(at)).sum(axis=1)
-        worst = 2.0 * finer() * EPS * (self.column + kernel.longest_row + 8.0)
-        return rhs + discount * after - at, worst
+        return rhs + discount * after - at, self._rounding(self.column if transpose else self.row)
 
     def _reach_of_computed(self, discount: float) -> float:
         """Return C for the computed policy."""
@@ -403,7 +413,7 @@ class Uncertainty:
             found = found + step
             after = (self._computed_policy * kernel.expect(found)).sum(axis=1)
             defect = rhs + discount * after - found
-        worst = 2.0 * finer() * EPS * (self.column + kernel.longest_row + 8.0)
+        worst = self._rounding(self.row)
         return found, float(np.abs(defect).max() + worst * (np.abs(found).max() + 1.0))
 
 
