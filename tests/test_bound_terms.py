@@ -408,3 +408,12 @@ def test_scores_that_do_not_sum_to_zero_are_counted(monkeypatch: Patch) -> None:
     mass = 1.0 / (1.0 - 0.8 * solution.mdp.kernel.largest_sum)
     wanted = total * (1.0 + reach * 0.8 + 2.0 * reach) + mass * common
     assert tampered.error_bound == pytest.approx(wanted, rel=1e-9)
+
+
+@pytest.mark.parametrize("total", [0.0, 0.01, 0.4, np.inf])
+def test_what_holds_for_the_computed_policy_holds_for_those_near_it(total: float) -> None:
+    known = Uncertainty(solve_soft_mdp(random_mdp(0, gamma=0.9, temperature=1.0)))
+    known._computed[0.9], known.__dict__["total"] = 2.0, total
+    lost = 0.9 * 2.0 * total * known.spread.max()
+    wanted = min(2.0 / (1.0 - lost), known.mass(0.9)) if lost < 0.9 else known.mass(0.9)
+    assert known.reach(0.9) == pytest.approx(wanted, rel=1e-12)
