@@ -92,7 +92,7 @@ def test_the_time_until_it_does_not_matter_where_one_began(
         found = Uncertainty(solution).reach(discount)
         assert wanted * (1.0 - 1e-9) <= found <= 1.001 / (1.0 - discount)
         sharp += found <= 2.0 * max(1.0, wanted)
-    assert sharp >= (12 if small == 0 else 38)
+    assert sharp >= (16 if small == 0 else 38)
 
 
 def test_the_end_of_an_episode_is_a_state_too(monkeypatch: Patch) -> None:
