@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
-from .core.checks import accepted_options, unknown_name
+from .core.checks import accepted_options, received, unknown_name
 from .registration import task_ids
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ def make_leader(
 
     parameters = game_parameters(env_id)
     _check_names(env_id, env_kwargs, parameters)
+    if not isinstance(render_mode, str | None):
+        raise ValueError(f"`render_mode` must be a string or None, got {received(render_mode)}")
     try:
         # Without a picture to draw, a task need not know about render modes.
         drawing: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
@@ -127,10 +129,12 @@ def find_task(env_id: str) -> str:
         ImportError: If the module cannot be imported.
         ValueError: If no such task is registered.
     """
+    if not isinstance(env_id, str):
+        raise TypeError(f"`env_id` must be an id or 'module:ID', got {received(env_id)}")
     module, _, name = env_id.rpartition(":")
     if module:
         if not all(part.isidentifier() for part in module.split(".")):
-            raise ValueError(f"a task is an id or 'module:ID', got {env_id!r}")
+            raise ValueError(f"a task is an id or 'module:ID', got {received(env_id)}")
         try:
             import_module(module)
         except ImportError as error:
@@ -186,7 +190,7 @@ def _mismatches(
         takes = parameters[name].annotation if name in parameters else inspect.Parameter.empty
         if takes is not inspect.Parameter.empty:
             words = takes if isinstance(takes, str) else inspect.formatannotation(takes)
-            yield f"`{name}` takes {words}, got {value!r}"
+            yield f"`{name}` takes {words}, got {received(value)}"
 
 
 def _of_same_kind(error: Exception, message: str) -> Exception:

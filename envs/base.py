@@ -18,7 +18,15 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from numpy.typing import ArrayLike, NDArray
 
-from ..core.checks import check_choice, check_discount, check_in_box, check_positive, optional
+from ..core.checks import (
+    check_choice,
+    check_discount,
+    check_in_box,
+    check_positive,
+    check_reset_options,
+    optional,
+    received,
+)
 from ..core.mdp import FloatArray
 from ..methods import METHODS
 from ..model.base import BilevelModel, evaluate, single_precision_bounds
@@ -233,9 +241,7 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         Raises:
             ValueError: If an option is unknown or x is out of range; the game is left as it was.
         """
-        options = options or {}
-        for option in options:
-            check_choice("reset option", option, ["upper_params"])
+        options = check_reset_options(options, ["upper_params"])
         start = options.get("upper_params", self.initial_upper_params)
         if start is not self._upper_params:
             start = self.validate_upper_params(start)
@@ -267,7 +273,7 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
             upper, lower = action["upper"], action["lower"]
         except (TypeError, KeyError, IndexError):
             raise ValueError(
-                f'`action` must be {{"upper": x, "lower": a}}, got {action!r}'
+                f'`action` must be {{"upper": x, "lower": a}}, got {received(action)}'
             ) from None
         return self.advance(upper, lower)
 

@@ -17,6 +17,7 @@ from ..core.checks import (
     check_probability,
     checked_sides,
     optional,
+    received,
 )
 from ..core.mdp import FloatArray
 from ..model.objectives import DiscountedReturn, QuadraticCost, Sum
@@ -247,13 +248,13 @@ def _chosen_map(
 ) -> Sequence[str]:
     """Return the rows of the map that the arguments choose; they must choose one."""
     choices = {"desc": desc, "map_name": map_name, "size": size}
-    given = [f"{name}={value!r}" for name, value in choices.items() if value is not None]
+    given = [f"{name}={received(value)}" for name, value in choices.items() if value is not None]
     if len(given) > 1:
         raise ValueError(
             f"give one of `desc`, `map_name` and `size` at most, got {' and '.join(given)}"
         )
     if map_seed is not None and size is None:
-        raise ValueError(f"`map_seed` goes with `size`, got map_seed={map_seed!r} alone")
+        raise ValueError(f"`map_seed` goes with `size`, got map_seed={received(map_seed)} alone")
     if size is not None:
         return random_map(size, optional(check_at_least, "map_seed", map_seed, 0) or 0)
     if desc is not None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..core.checks import received
 from ..core.mdp import FloatArray, Kernel
 from ..rendering import GridScene, draw_grid
 from ..rendering.canvas import pygame
@@ -91,7 +92,7 @@ def parsed_map(desc: Sequence[str], known: Container[str], accepted: str) -> NDA
         or not isinstance(desc, Sequence | np.ndarray)
         or not all(isinstance(row, str) for row in desc)
     ):
-        raise ValueError(f"`desc` must be a list of strings, one per row, got {desc!r}")
+        raise ValueError(f"`desc` must be a list of strings, one per row, got {received(desc)}")
     if len(desc) == 0 or not desc[0]:
         raise ValueError("`desc` must have at least one cell, got an empty map")
     for number, row in enumerate(desc):
@@ -103,8 +104,8 @@ def parsed_map(desc: Sequence[str], known: Container[str], accepted: str) -> NDA
         for column, cell in enumerate(row):
             if cell not in known:
                 raise ValueError(
-                    f"cells of `desc` must be one of {accepted}; got {cell!r} in row {number}, "
-                    f"column {column}"
+                    f"cells of `desc` must be one of {accepted}; got {received(cell)} in "
+                    f"row {number}, column {column}"
                 )
     return np.array([list(row) for row in desc])
 

@@ -16,6 +16,7 @@ from ..core.checks import (
     check_probability,
     checked_sides,
     optional,
+    received,
 )
 from ..core.mdp import FloatArray, TabularMDP
 from ..core.soft import SoftSolution, solve_soft_mdp
@@ -346,9 +347,13 @@ def _chosen_map(
     """Return the rows of the map, after checking that the arguments do not contradict."""
     for name, value in (("size", size), ("num_kinds", num_kinds)):
         if desc is not None and value is not None:
-            raise ValueError(f"`{name}` is for random maps, got {name}={value!r} with `desc`")
+            raise ValueError(
+                f"`{name}` is for random maps, got {name}={received(value)} with `desc`"
+            )
     if num_kinds is not None and features is not None:
-        raise ValueError(f"`features` replace kinds of terrain, got {num_kinds=} with `features`")
+        raise ValueError(
+            f"`features` replace kinds of terrain, got num_kinds={received(num_kinds)}"
+        )
     if desc is not None:
         return desc
     return random_terrain(
@@ -417,7 +422,7 @@ def _checked_demonstrations(
     if isinstance(demonstrations, str) or not isinstance(demonstrations, Sequence | np.ndarray):
         raise ValueError(
             "`demonstrations` must be a list of episodes, each a list of [state, action], got "
-            f"{demonstrations!r}"
+            f"{received(demonstrations)}"
         )
     if len(demonstrations) == 0:
         raise ValueError("`demonstrations` must have at least one episode, got none")

@@ -14,7 +14,14 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
-from ..core.checks import check_at_least, check_in_box, check_positive, check_probability, optional
+from ..core.checks import (
+    check_at_least,
+    check_in_box,
+    check_positive,
+    check_probability,
+    optional,
+    received,
+)
 from ..core.mdp import FloatArray
 from ..methods import LEARNT_METHODS
 from ..model.responses import EpisodicResponse, Response
@@ -125,11 +132,12 @@ class ParametricGame(BilevelEnv):
         if not isinstance(env_id, str):
             raise TypeError(
                 "`env_id` must be the id of a registered environment, as learners make copies of "
-                f"their own (gymnasium.register yours first), got {env_id!r}"
+                f"their own (gymnasium.register yours first), got {received(env_id)}"
             )
         if not isinstance(env_kwargs, Mapping | None):
             raise TypeError(
-                f"`env_kwargs` must be a dict of arguments of the environment, got {env_kwargs!r}"
+                f"`env_kwargs` must be a dict of arguments of the environment, got "
+                f"{received(env_kwargs)}"
             )
         self._env_id, self._env_kwargs = env_id, dict(env_kwargs or {})
         self._upper_function = None
@@ -248,7 +256,7 @@ class ParametricGame(BilevelEnv):
             return check_in_box("action", action, space.low, space.high).astype(space.dtype)
         move = np.asarray(action)
         if move.dtype.kind not in "iu" or move.shape or not space.contains(move.item()):
-            raise ValueError(f"`action` must be an integer in {space}, got {action!r}")
+            raise ValueError(f"`action` must be an integer in {space}, got {received(action)}")
         return move.astype(space.dtype)
 
     def observe(self, response: Response) -> NDArray[np.float32]:

@@ -158,7 +158,7 @@ class BilevelPreferencePendulum(ParametricGame):
         if judge is not None:
             self.judge = imported_function("judge", judge)
         linear = {"features": features, "num_params": NUM_FEATURES, "bound": 1.0}
-        options = linear if reward_model == "linear" else {"hidden": list(hidden), "seed": seed}
+        options = linear if reward_model == "linear" else {"hidden": hidden, "seed": seed}
         super().__init__(
             "Pendulum-v1",
             {"kind": reward_model, **options},

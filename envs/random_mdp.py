@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from ..core.checks import check_at_least, check_choice
+from ..core.checks import check_at_least, check_choice, received
 from ..core.mdp import FloatArray, Kernel, action_major
 from ..model.objectives import PolicyCost, QuadraticCost, Sum
 from ..rendering.canvas import pygame
@@ -155,7 +155,7 @@ class BilevelRandomMDP(TabularBilevelEnv):
             if self._quadratic:
                 raise ValueError(
                     '`active_features` goes with reward="linear", got '
-                    f"{active_features!r} with {reward=}"
+                    f"{received(active_features)} with {reward=}"
                 )
             _check_count("active_features", active_features, upper_dim, "`upper_dim`")
             active = active_features

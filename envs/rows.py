@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Container, Sequence
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
+from ..core.checks import received
 from ..core.mdp import FloatArray
 
 __all__ = ["check_known", "checked_matrix", "checked_pairs", "checked_rows", "is_number"]
@@ -23,7 +23,7 @@ def check_known(name: str, values: Sequence[Any], known: Container[Any], rule: s
     """
     for i, value in enumerate(values):
         if value not in known:
-            raise ValueError(f"`{name}` must {rule}, got {value!r}")
+            raise ValueError(f"`{name}` must {rule}, got {received(value)}")
         if value in values[:i]:
             raise ValueError(f"`{name}` must differ from each other, got {value} twice")
 
@@ -50,7 +50,7 @@ def checked_rows(
         or not all(isinstance(row, Sequence) and len(row) == width for row in rows)
         or not all(is_number(value, kind) for row in rows for value in row)
     ):
-        raise ValueError(f"`{name}` must be a list of {form}, got {reprlib.repr(values)}")
+        raise ValueError(f"`{name}` must be a list of {form}, got {received(values)}")
     if not rows:
         raise ValueError(f"`{name}` must have at least one {noun}, got none")
     return [list(row) for row in rows]
@@ -69,7 +69,7 @@ def checked_matrix(name: str, values: object, form: str, rows: int | None = None
     if given.ndim != 2 or not given.size or given.dtype.kind not in "biuf":
         given = np.empty((0, 0))
     if not len(given) or rows not in (None, len(given)):
-        raise ValueError(f"`{name}` must be {form}, got {reprlib.repr(values)}")
+        raise ValueError(f"`{name}` must be {form}, got {received(values)}")
     if not np.isfinite(given).all():
         row, column = np.argwhere(~np.isfinite(given))[0].tolist()
         raise ValueError(f"`{name}` must be finite, got {given[row, column]} in {row=}, {column=}")

@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
+from ..core.checks import received
 from ..core.mdp import FloatArray, Kernel
 from ..episodes.transitions import TransitionArrays, TransitionTables
 from ..model import TabularModel, evaluate, evaluate_batch
@@ -329,7 +330,7 @@ class TabularBilevelEnv(BilevelEnv):
         if not 0 <= index < self.model.num_actions:
             raise ValueError(
                 "the follower's action must be an integer in "
-                f"0..{self.model.num_actions - 1}, got {action!r}"
+                f"0..{self.model.num_actions - 1}, got {received(action)}"
             )
         x = self.commit(upper_params)
         if self._tables is None:

@@ -9,7 +9,13 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.sparse import block_diag, csr_array, vstack
 from scipy.special import ndtr
 
-from ..core.checks import check_at_least, check_between, check_not_negative, check_positive
+from ..core.checks import (
+    check_at_least,
+    check_between,
+    check_not_negative,
+    check_positive,
+    received,
+)
 from ..core.mdp import FloatArray, Kernel
 from ..rendering.canvas import pygame
 from ..rendering.taxes import TaxScene, draw_taxes
@@ -173,7 +179,7 @@ class BilevelTaxDesign(TabularBilevelEnv):
         if not asset_limit / NOISE_RANGE <= self._noise <= asset_limit * NOISE_RANGE:
             raise ValueError(
                 f"`noise` must lie within a factor of {NOISE_RANGE:g} of `asset_limit`, "
-                f"{asset_limit:g}, got {noise!r}"
+                f"{asset_limit:g}, got {received(noise)}"
             )
         form = (
             "a list with an exponent for each good, equally many for each type of household, such "
@@ -183,7 +189,7 @@ class BilevelTaxDesign(TabularBilevelEnv):
         if self.preferences.min() <= 0.0 or self.preferences.max() > MAX_PREFERENCE:
             raise ValueError(
                 f"`preferences` must be positive and at most {MAX_PREFERENCE:g}, got "
-                f"{preferences!r}"
+                f"{received(preferences)}"
             )
         self.preferences.flags.writeable = False
         households, goods = self.preferences.shape
@@ -202,7 +208,7 @@ class BilevelTaxDesign(TabularBilevelEnv):
         if overshoot > MAX_OVERSHOOT * self._noise:
             raise ValueError(
                 f"`noise` must be at least {overshoot / MAX_OVERSHOOT:.3g}, 1/{MAX_OVERSHOOT:g} of "
-                f"how far a household can be led beyond the grid, got {noise!r}"
+                f"how far a household can be led beyond the grid, got {received(noise)}"
             )
         wealth = np.log1p(np.maximum(self.assets, 0.0) / UTILITY_SCALE)
         self._asset_utility = np.where(self.assets > 0.0, wealth, self.assets)

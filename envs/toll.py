@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Sequence
 from functools import cached_property
 from numbers import Integral, Real
@@ -11,7 +10,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import shortest_path
 
-from ..core.checks import check_not_negative, check_positive
+from ..core.checks import check_not_negative, check_positive, received
 from ..core.mdp import FloatArray, Kernel, action_major
 from ..methods import TabularResponse
 from ..rendering.canvas import pygame
@@ -154,8 +153,8 @@ class BilevelToll(TabularBilevelEnv):
         self.links = tuple(sorted(times))
         self.nodes = tuple(sorted({node for link in self.links for node in link}))
         if not _is_node(zone) or zone not in self.nodes:
-            known = reprlib.repr(self.nodes)
-            raise ValueError(f"`zone` must be a node of the network {known}, got {zone!r}")
+            known = received(self.nodes)
+            raise ValueError(f"`zone` must be a node of the network {known}, got {received(zone)}")
         self.zone = int(zone)
         elsewhere = tuple(node for node in self.nodes if node != self.zone)
         self.origins, self.destinations = (
@@ -235,7 +234,9 @@ class BilevelToll(TabularBilevelEnv):
         known = {"node": (node, self.nodes), "destination": (destination, self.destinations)}
         for name, (value, nodes) in known.items():
             if value not in nodes:
-                raise ValueError(f"`{name}` must be one of {reprlib.repr(nodes)}, got {value!r}")
+                raise ValueError(
+                    f"`{name}` must be one of {received(nodes)}, got {received(value)}"
+                )
         return self.destinations.index(destination) * len(self.nodes) + self.nodes.index(node)
 
     def reward(self, upper_params: FloatArray) -> FloatArray:
@@ -431,8 +432,8 @@ def _checked_nodes(name: str, values: object, known: tuple[int, ...]) -> tuple[i
     """Return nodes in the order given, after checking that they are different known ones."""
     nodes = values.tolist() if isinstance(values, np.ndarray) else values
     if isinstance(nodes, str) or not isinstance(nodes, Sequence) or not all(map(_is_node, nodes)):
-        raise ValueError(f"`{name}` must be a list of nodes such as [1, 2], got {values!r}")
+        raise ValueError(f"`{name}` must be a list of nodes such as [1, 2], got {received(values)}")
     if not nodes:
         raise ValueError(f"`{name}` must have at least one node, got none")
-    check_known(name, nodes, known, f"be nodes of the network {reprlib.repr(known)}")
+    check_known(name, nodes, known, f"be nodes of the network {received(known)}")
     return tuple(int(node) for node in nodes)

@@ -17,7 +17,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import find_highest_version, parse_env_id
 from numpy.typing import NDArray
 
-from ..core.checks import check_not_negative
+from ..core.checks import check_not_negative, first_line, received
 from ..core.mdp import FloatArray, Kernel
 from ..model import TabularModel
 from ..rendering import THEME, GridScene, grid_layout
@@ -335,7 +335,7 @@ def _draw_city(surface: pygame.Surface, city: _Map) -> None:
 def _made(env_id: str, env_kwargs: Mapping[str, Any] | None) -> gym.Env[Any, Any]:
     """Return the environment that the arguments name, without its wrappers."""
     if not isinstance(env_id, str):
-        raise ValueError(f"`env_id` must be the id of an environment, got {env_id!r}")
+        raise ValueError(f"`env_id` must be the id of an environment, got {received(env_id)}")
     options = {} if env_kwargs is None else env_kwargs
     try:
         json.dumps({**options})
@@ -344,7 +344,7 @@ def _made(env_id: str, env_kwargs: Mapping[str, Any] | None) -> gym.Env[Any, Any
     except (TypeError, ValueError):
         raise ValueError(
             "`env_kwargs` must be a dictionary of constructor arguments in JSON types, got "
-            f"{env_kwargs!r}"
+            f"{received(env_kwargs)}"
         ) from None
     for name in RESERVED:
         if name in options:
@@ -356,8 +356,8 @@ def _made(env_id: str, env_kwargs: Mapping[str, Any] | None) -> gym.Env[Any, Any
         env = gym.make(_versioned(env_id), disable_env_checker=True, **options).unwrapped
     except Exception as error:  # the constructor of any environment may raise anything
         raise ValueError(
-            f"`env_id` and `env_kwargs` must make an environment, got {env_id!r} with {options!r}: "
-            f"{type(error).__name__}: {error}"
+            f"`env_id` and `env_kwargs` must make an environment, got {received(env_id)} with "
+            f"{received(options)}: {type(error).__name__}: {first_line(error)}"
         ) from error
     made = {} if env.spec is None else env.spec.kwargs
     if made.get("fickle_passenger"):
@@ -388,7 +388,7 @@ def _model(env: gym.Env[Any, Any], env_id: str) -> tuple[Kernel, FloatArray]:
     if table is None or not hasattr(env, "initial_state_distrib"):
         raise ValueError(
             "`env_id` must name an environment with a model, `P` and `initial_state_distrib`, "
-            f"got {env_id!r}, which has none"
+            f"got {received(env_id)}, which has none"
         )
     sizes = []
     for name, space in (("observation", env.observation_space), ("action", env.action_space)):

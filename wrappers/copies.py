@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import ArrayLike, NDArray
 
-from ..core.checks import check_at_least, check_choice
+from ..core.checks import check_at_least, check_choice, check_reset_options, received
 from ..core.mdp import FloatArray
 from ..envs.tabular import TabularBilevelEnv
 from .seats import Seat
@@ -54,6 +55,8 @@ class SeatCopies(VectorEnv[Any, Any, NDArray[Any]]):
         **kwargs: Any,
     ) -> None:
         """Make the game of an id, with the spaces of the seat that it takes."""
+        if not isinstance(id, str | EnvSpec):
+            raise TypeError(f"`id` must be the id of a task, got {received(id)}")
         check_at_least("num_envs", num_envs, 1)
         if not isinstance(autoreset_mode, AutoresetMode):
             check_choice("autoreset_mode", autoreset_mode, [mode.value for mode in AutoresetMode])
@@ -61,8 +64,9 @@ class SeatCopies(VectorEnv[Any, Any, NDArray[Any]]):
         name = type(self).__name__
         if kwargs.get("render_mode") is not None:
             raise ValueError(
-                f"`{name}` has no picture, got render_mode={kwargs['render_mode']!r}; look at a "
-                "seat, HyperGradient(gym.make(id)) or LowerLevel(gym.make(id), x)"
+                f"`{name}` has no picture, got render_mode="
+                f"{received(kwargs['render_mode'])}; look at a seat, "
+                "HyperGradient(gym.make(id)) or LowerLevel(gym.make(id), x)"
             )
         env = gym.make(id, **kwargs)
         if not isinstance(env.unwrapped, TabularBilevelEnv):
@@ -96,9 +100,7 @@ class SeatCopies(VectorEnv[Any, Any, NDArray[Any]]):
         Returns:
             The observations of all copies `[N, ...]`, and the infos of those that start.
         """
-        options = options or {}
-        for option in options:
-            check_choice("reset option", option, self._reset_options)
+        options = check_reset_options(options, self._reset_options)
         mask = self._reset_mask(options)
         super().reset(seed=seed)
         self._begin(mask, options)
@@ -157,7 +159,7 @@ class SeatCopies(VectorEnv[Any, Any, NDArray[Any]]):
         """Return which copies a reset starts; all, unless the option `reset_mask` is given."""
         mask = options.get("reset_mask", np.ones(self.num_envs, dtype=bool))
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
-            raise TypeError(f"`reset_mask` must be a NumPy array of bool, got {mask!r}")
+            raise TypeError(f"`reset_mask` must be a NumPy array of bool, got {received(mask)}")
         if mask.shape != (self.num_envs,):
             raise ValueError(f"`reset_mask` must have shape ({self.num_envs},), got {mask.shape}")
         if not mask.any():

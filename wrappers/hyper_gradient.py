@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import RecordConstructorArgs
 
-from ..core.checks import check_at_least, check_choice, check_flag
+from ..core.checks import check_at_least, check_flag, check_reset_options, received
 from ..core.mdp import FloatArray
 from ..envs.base import View, shown
 from ..methods import Response, make_method
@@ -154,9 +154,7 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
             ValueError: If an option is unknown, x is out of range, or there is a seed for a method
                 that is not reset; nothing changes.
         """
-        options = dict(options or {})
-        for option in options:
-            check_choice("reset option", option, RESET_OPTIONS)
+        options = check_reset_options(options, RESET_OPTIONS)
         method = self.method
         learnt = (
             self._response is not None
@@ -287,7 +285,7 @@ def checked_keep(options: dict[str, Any], seed: int | None, learnt: bool) -> boo
     if kept and seed is not None:
         raise ValueError(
             "`seed` must be None with `keep_learnt`, under which the method goes on with its own "
-            f"random numbers, got {seed!r}"
+            f"random numbers, got {received(seed)}"
         )
     if kept and not learnt:
         raise ResetNeeded("`keep_learnt` needs something learnt; first call `reset` without it")

@@ -11,6 +11,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import concatenate, create_empty_array
 from numpy.typing import ArrayLike, NDArray
 
+from ..core.checks import check_reset_options, received
 from ..core.mdp import FloatArray
 from ..model.responses import ExactResponse
 from .copies import SeatCopies, reported
@@ -68,8 +69,9 @@ class LeaderVectorEnv(SeatCopies):
         """
         if "method" in kwargs:
             raise TypeError(
-                f"`LeaderVectorEnv` answers by the method 'exact' alone, got {kwargs['method']!r}; "
-                "gymnasium.vector.SyncVectorEnv takes seats of any method"
+                f"`LeaderVectorEnv` answers by the method 'exact' alone, got "
+                f"{received(kwargs['method'])}; gymnasium.vector.SyncVectorEnv takes seats of "
+                "any method"
             )
         options: dict[str, Any] = {
             "solver": solver,
@@ -107,7 +109,8 @@ class LeaderVectorEnv(SeatCopies):
         Raises:
             ResetNeeded: If `keep_learnt` is given before the first reset of all copies.
         """
-        checked_keep(options or {}, seed, self._started)
+        options = check_reset_options(options, self._reset_options)
+        checked_keep(options, seed, self._started)
         return super().reset(seed=seed, options=options)
 
     def _begin(self, mask: NDArray[np.bool_], options: dict[str, Any]) -> None:

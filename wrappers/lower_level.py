@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, SupportsFloat, cast
 
 import gymnasium as gym
@@ -11,6 +12,7 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import TimeLimit
 from numpy.typing import ArrayLike, NDArray
 
+from ..core.checks import received
 from .seats import GameT, Seat, take_seat
 
 __all__ = ["LowerLevel", "time_limit"]
@@ -62,9 +64,10 @@ class LowerLevel(Seat[GameT], RecordConstructorArgs):
         Raises:
             ValueError: If `options` names another x: this seat holds it fixed.
         """
-        if options:
+        if options is not None and not (isinstance(options, Mapping) and len(options) == 0):
+            given = [*options] if isinstance(options, Mapping) else options
             raise ValueError(
-                f"the follower's seat takes no reset options, got {sorted(options)}; "
+                f"the follower's seat takes no reset options, got {received(given)}; "
                 "wrap again, LowerLevel(env, x), to change x"
             )
         self.upper_params = self.game.commit(self.upper_params)

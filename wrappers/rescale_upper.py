@@ -11,10 +11,10 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import ArrayLike
 
-from ..core.checks import check_in_box
+from ..core.checks import check_in_box, check_reset_options
 from ..core.mdp import FloatArray
 from ..methods import Response
-from .hyper_gradient import HyperGradient, LeaderInfo
+from .hyper_gradient import RESET_OPTIONS, HyperGradient, LeaderInfo
 
 __all__ = ["RescaleUpper"]
 
@@ -64,7 +64,8 @@ class RescaleUpper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, LeaderInfo]:
         """Start an episode; `options["upper_params"]` is in [-1, 1], the others are the seat's."""
-        if options and "upper_params" in options:
+        options = check_reset_options(options, RESET_OPTIONS)
+        if "upper_params" in options:
             unit = self._check("upper_params", options["upper_params"])
             options = {**options, "upper_params": self._to_box(unit)}
         observation, info = self._seat.reset(seed=seed, options=options)

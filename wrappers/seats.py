@@ -9,6 +9,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from typing_extensions import TypeVar
 
+from ..core.checks import received
 from ..envs.base import BilevelEnv
 
 __all__ = ["NotThere", "Seat", "take_seat"]
@@ -49,7 +50,8 @@ def take_seat(
     """
     if not isinstance(env, gym.Env):
         raise TypeError(
-            f"`env` must be a Gymnasium environment, got {env!r}; make one with gym.make(id)"
+            f"`env` must be a Gymnasium environment, got {received(env)}; make one "
+            "with gym.make(id)"
         )
     if not isinstance(env.unwrapped, BilevelEnv):
         raise TypeError(

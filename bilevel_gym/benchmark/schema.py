@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
-from ..core.checks import check_at_least, unknown_name
+from ..core.checks import check_at_least, received, unknown_name
 from .errors import ConfigError, Place
 
 Backend = Literal["loky", "dask"]
@@ -27,7 +27,7 @@ MOST_SEEDS = 1000
 
 def _text(value: str) -> str:
     if not value or not value.isprintable():
-        raise ValueError(f"must be a text of one line, got {value!r}")
+        raise ValueError(f"must be a text of one line, got {received(value)}")
     return value
 
 
@@ -227,7 +227,7 @@ class Source:
             message = reason if reason.startswith("`") else f"`{key}` {reason}"
         else:
             rule = error["msg"].partition(" or instance of")[0]
-            message = rule.replace("Input should", f"`{key}` must") + f", got {value!r}"
+            message = rule.replace("Input should", f"`{key}` must") + f", got {received(value)}"
         return (kind == "missing", self.line_of(place)), self.error(place, message)
 
 

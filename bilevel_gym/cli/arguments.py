@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import making
-from ..core.checks import check_positive
+from ..core.checks import check_positive, received
 from ..core.threads import one_torch_thread
 from ..registration import task_ids
 
@@ -103,7 +103,7 @@ def parse_settings(
         name, equals, text = setting.partition("=")
         name = name.strip()
         if not equals or not name:
-            raise CommandError(f"`{option}` takes name=value, got {setting!r}")
+            raise CommandError(f"`{option}` takes name=value, got {received(setting)}")
         if name in kwargs:
             raise CommandError(f"`{option} {name}` was given twice")
         kwargs[name] = parse_value(text)

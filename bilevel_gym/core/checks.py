@@ -6,7 +6,10 @@ Every message says what was wrong, the value received and what is accepted.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Sequence
+import math
+import re
+import warnings
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from numbers import Integral, Real
@@ -28,14 +31,34 @@ __all__ = [
     "check_options",
     "check_positive",
     "check_probability",
+    "check_real",
+    "check_reset_options",
+    "checked_bounds",
     "checked_sides",
     "finite_array",
+    "first_line",
     "optional",
     "real_numbers",
+    "received",
     "unknown_name",
 ]
 
 R = TypeVar("R")
+
+# Of what was received, an error shows so many characters.
+LONGEST = 200
+
+
+def received(value: object) -> str:
+    """Return how an error shows what was received: its `repr` in one line, cut where it is long."""
+    try:
+        text = repr(value)
+    except Exception:  # Python does not write integers of many digits; others may raise anything
+        text = f"an unprintable {type(value).__name__}"
+        if isinstance(value, int):
+            text = f"an integer of {math.ceil(value.bit_length() * math.log10(2.0))} digits"
+    text = re.sub(r"\s*\n\s*", " ", text)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def check_discount(name: str, value: float) -> float:
@@ -63,28 +86,35 @@ def check_not_negative(name: str, value: float) -> float:
     return _number(name, value, lambda x: 0.0 <= x < np.inf, "be finite and not negative")
 
 
+def check_real(name: str, value: float) -> float:
+    """Return a number as a float; raise a `ValueError` unless it is one."""
+    return _number(name, value, lambda x: True, "be a number")
+
+
 def _number(name: str, value: object, accepts: Callable[[float], bool], rule: str) -> float:
     """Return a real number as a float; the range does not accept NaN, and a bool is no number."""
-    number = np.nan
+    number = None
     if isinstance(value, Real) and not isinstance(value, bool | np.bool_):
         with suppress(OverflowError):
             number = float(value)
-    if not accepts(number):
-        raise ValueError(f"`{name}` must {rule}, got {value!r}")
+    if number is None or not accepts(number):
+        raise ValueError(f"`{name}` must {rule}, got {received(value)}")
     return number
 
 
 def check_flag(name: str, value: bool) -> bool:
     """Return a flag as a bool; raise a `ValueError` unless it is one."""
     if not isinstance(value, bool | np.bool_):
-        raise ValueError(f"`{name}` must be True or False, got {value!r}")
+        raise ValueError(f"`{name}` must be True or False, got {received(value)}")
     return bool(value)
 
 
-def check_at_least(name: str, value: int, least: int) -> int:
-    """Return an integer as an int; raise a `ValueError` unless it is at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}")
+def check_at_least(name: str, value: int, least: int, most: int | None = None) -> int:
+    """Return an integer as an int; raise a `ValueError` unless it is in `least`..`most`."""
+    fits = isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+    if not fits or (most is not None and value > most):
+        rule = f"of at least {least}" + ("" if most is None else f" and at most {most}")
+        raise ValueError(f"`{name}` must be an integer {rule}, got {received(value)}")
     return int(value)
 
 
@@ -98,7 +128,9 @@ def check_horizon(horizon: int | None) -> int | None:
     if horizon is None:
         return None
     if isinstance(horizon, bool) or not isinstance(horizon, Integral) or int(horizon) < 1:
-        raise ValueError(f"`horizon` must be None or an integer of at least 1, got {horizon!r}")
+        raise ValueError(
+            f"`horizon` must be None or an integer of at least 1, got {received(horizon)}"
+        )
     return int(horizon)
 
 
@@ -132,17 +164,37 @@ def real_numbers(
     if type(values) is np.ndarray and values.dtype.kind in kinds:
         return values
     wanted = f"`{name}` must be an array of real numbers" + (shape and f" with shape {shape}")
-    if np.ma.is_masked(values):
-        raise ValueError(f"{wanted}, got one with masked entries; fill them first")
     try:
-        array = np.asarray(values)
+        with warnings.catch_warnings():
+            # What loses a mask, a gradient or the imaginary part only warns.
+            warnings.simplefilter("error", UserWarning)
+            warnings.simplefilter("error", RuntimeWarning)
+            array = np.asarray(values)
+        masked = _has_masked(values)
     except Exception as error:  # what converts itself to an array may raise anything
         ragged = isinstance(error, ValueError) and isinstance(values, Sequence)
-        got = "rows of different lengths" if ragged else f"{type(values).__name__}: {error}"
-        raise ValueError(f"{wanted}, got {got}") from None
+        got = f"{type(values).__name__}: {first_line(error)}"
+        raise ValueError(
+            f"{wanted}, got {'rows of different lengths' if ragged else got}"
+        ) from None
+    if masked:
+        raise ValueError(f"{wanted}, got one with masked entries; fill them first")
     if array.dtype.kind not in kinds:
         raise ValueError(f"{wanted}, got {type(values).__name__} of dtype {array.dtype}")
     return array
+
+
+def _has_masked(values: object) -> bool:
+    """Return whether an array, or one in a list of arrays, has masked entries."""
+    if isinstance(values, list | tuple):
+        nested = (v for v in values if isinstance(v, list | tuple | np.ma.MaskedArray))
+        return any(map(_has_masked, nested))
+    return bool(np.ma.is_masked(values))
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error of another library says, in one line."""
+    return str(error).partition("\n")[0][:LONGEST]
 
 
 def finite_array(
@@ -160,18 +212,25 @@ def finite_array(
         ValueError: If it is no array of real numbers (see `real_numbers`), has another shape, or an
             entry that is not finite; the message names the entry.
     """
-    array = np.array(real_numbers(name, values, shape=letters), dtype=np.float64)
-    fits = array.ndim == len(shape) and all(
-        wanted in (None, size) for wanted, size in zip(shape, array.shape, strict=True)
+    given = real_numbers(name, values, shape=letters)
+    fits = given.ndim == len(shape) and all(
+        wanted in (None, size) for wanted, size in zip(shape, given.shape, strict=True)
     )
-    if not fits:
+    if not fits:  # and is not copied: it may be large
         wanted = "" if None in shape else f" = {shape}"
-        raise ValueError(f"`{name}` must have shape {letters}{wanted}, got {array.shape}")
+        raise ValueError(f"`{name}` must have shape {letters}{wanted}, got {given.shape}")
+    array = _as_float64(given)
     if not np.isfinite(array).all():
         entry = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         place = f" at [{', '.join(map(str, entry))}]" if entry else ""
         raise ValueError(f"`{name}` must be finite, got {array[entry]}{place}")
     return array
+
+
+def _as_float64(numbers: NDArray[Any]) -> NDArray[np.float64]:
+    """Return a copy in float64, infinite where a longer type has gone further."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.array(numbers, dtype=np.float64)
 
 
 def check_in_box(
@@ -189,8 +248,8 @@ def check_in_box(
     raw = real_numbers(name, values, kinds="fiu", shape=str(low.shape))
     if raw.shape != low.shape:
         raise ValueError(f"`{name}` must have shape {low.shape}, got {raw.shape}")
-    checked = raw.astype(np.float64)
-    inside = (checked >= low) & (checked <= high)  # false for NaN as well
+    checked = _as_float64(raw)
+    inside = (checked >= low) & (checked <= high) & (np.abs(checked) < np.inf)
     if not inside.all():
         entry = tuple(int(i) for i in np.argwhere(~inside)[0])
         raise ValueError(
@@ -201,6 +260,35 @@ def check_in_box(
     return checked
 
 
+def checked_bounds(
+    low: object, high: object, *, bounded: bool = True
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the bounds of a box as read-only float64 copies.
+
+    Args:
+        low: Lower bounds, of any shape.
+        high: Upper bounds, same shape.
+        bounded: Whether the box must be finite and wider than a point in every entry.
+
+    Raises:
+        ValueError: If they are no real numbers, have different shapes or are out of order.
+    """
+    given = {"low": real_numbers("low", low), "high": real_numbers("high", high)}
+    shapes = [bound.shape for bound in given.values()]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"`low` and `high` must have one shape, got {shapes[0]} and {shapes[1]}")
+    lower, upper = (_as_float64(bound) for bound in given.values())
+    rule = "`low` must be at most `high`"
+    right = (lower <= upper) & (lower < np.inf) & (upper > -np.inf)
+    if bounded:
+        rule = "`low` must be finite and below a finite `high`"
+        right = (lower < upper) & np.isfinite(lower) & np.isfinite(upper)
+    if not right.all():
+        raise ValueError(f"{rule}, got {received(low)} and {received(high)}")
+    lower.flags.writeable = upper.flags.writeable = False
+    return lower, upper
+
+
 def checked_sides(size: int | Sequence[int], least: int, most: int) -> tuple[int, int]:
     """Return the rows and columns of a map; raise a `ValueError` unless in `least`..`most`."""
     sides = tuple(size) if isinstance(size, Sequence) else (size, size)
@@ -209,7 +297,8 @@ def checked_sides(size: int | Sequence[int], least: int, most: int) -> tuple[int
         for side in sides
     ):
         raise ValueError(
-            f"`size` must be a side or (rows, columns), each in {least}..{most}, got {size!r}"
+            f"`size` must be a side or (rows, columns), each in {least}..{most}, "
+            f"got {received(size)}"
         )
     return int(sides[0]), int(sides[1])
 
@@ -246,12 +335,29 @@ def check_options(
             raise TypeError(unknown_name(f"option for {owner}:", option, accepted))
 
 
+def check_reset_options(options: object, accepted: Collection[str]) -> dict[str, Any]:
+    """Return the options of a reset as a new dict, an empty one for None.
+
+    Raises:
+        TypeError: If they are no dict.
+        ValueError: If one of them is not accepted.
+    """
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping):
+        raise TypeError(f"`options` must be a dict, got {received(options)}")
+    for option in options:
+        check_choice("reset option", option, accepted)
+    return dict(options)
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     """Return the message for a name of some kind that is not known, with the nearest that is."""
     names = sorted(known)
-    close = get_close_matches(str(name), names, n=1)
-    if not close and str(name):
-        close = [known_name for known_name in names if known_name.startswith(str(name))]
+    text = name if isinstance(name, str) else received(name)
+    close = get_close_matches(text[:LONGEST], names, n=1)
+    if not close and text:
+        close = [known_name for known_name in names if known_name.startswith(text)]
     hint = f" Did you mean {close[0]!r}?" if close else ""
     listed = ", ".join(repr(n) for n in names) or "none"
-    return f"unknown {kind} {name!r}; accepted: {listed}.{hint}"
+    return f"unknown {kind} {received(name)}; accepted: {listed}.{hint}"

@@ -23,7 +23,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array, issparse, vstack
 
-from .checks import check_at_least, check_discount, check_positive, real_numbers
+from .checks import (
+    check_at_least,
+    check_choice,
+    check_discount,
+    check_positive,
+    real_numbers,
+    received,
+)
 from .pattern import SystemPattern
 
 __all__ = ["Kernel", "TabularMDP", "action_major", "checked_mask"]
@@ -33,6 +40,11 @@ IntArray = NDArray[np.int32]
 
 # Rounding that a row of probabilities may carry; anything above is an error of the caller.
 ROW_SUM_TOLERANCE = 1e-9
+
+LARGEST_SIZE = 2**31 - 1
+
+# How the rows of a sparse matrix [A*S, S] may be ordered.
+ORDERS = ("action-major", "state-major")
 
 
 def action_major(values: FloatArray) -> FloatArray:
@@ -68,8 +80,7 @@ class Kernel:
             ValueError: If a size or a shape is out of range, or a row is not a (sub-)distribution.
         """
         for name in ("num_states", "num_actions"):
-            check_at_least(name, getattr(self, name), 1)
-            object.__setattr__(self, name, int(getattr(self, name)))
+            object.__setattr__(self, name, _checked_size(name, getattr(self, name)))
         count = self.num_actions
         if self.moves is not None:
             moves = _checked_moves(self.moves, None)
@@ -115,7 +126,9 @@ class Kernel:
             ValueError: If a shape is another one, the order of the rows is missing or unknown, or a
                 row is not a (sub-)distribution.
         """
-        parts = [transition] if issparse(transition) else [*transition]
+        if rows is not None:
+            check_choice("rows", rows, ORDERS)
+        parts = [*transition] if isinstance(transition, Sequence) else [transition]
         if not parts or not all(issparse(part) and part.ndim == 2 for part in parts):
             raise ValueError(
                 "`transition` must be a SciPy sparse matrix [A*S, S], or a list of such matrices "
@@ -123,10 +136,11 @@ class Kernel:
             )
         size = parts[0].shape[1]
         if issparse(transition):
-            if rows not in ("action-major", "state-major"):
+            if rows is None:
                 raise ValueError(
-                    '`rows` must say how the rows of one matrix are ordered: "action-major" for '
-                    f'row a * S + s, "state-major" for row s * A + a, got {rows!r}'
+                    "`rows` must say how the rows of one sparse `transition` are ordered: "
+                    '"action-major" for row a * S + s, "state-major" for row s * A + a, got None; '
+                    "see `Kernel.from_sparse`"
                 )
             if size == 0 or transition.shape[0] == 0 or transition.shape[0] % size:
                 raise ValueError(
@@ -179,9 +193,9 @@ class Kernel:
             ValueError: If an index is out of range, or a row has a negative or non-finite entry
                 or sums to more than one.
         """
-        check_at_least("num_states", num_states, 1)
-        check_at_least("num_actions", num_actions, 1)
-        data = real_numbers("probabilities", probabilities)
+        num_states = _checked_size("num_states", num_states)
+        num_actions = _checked_size("num_actions", num_actions)
+        data = _storable(real_numbers("probabilities", probabilities))
         given = {"states": states, "actions": actions, "next_states": next_states}
         indices = []
         for name, bound in zip(given, (num_states, num_actions, num_states), strict=True):
@@ -391,6 +405,18 @@ class Kernel:
             )
 
 
+def _storable(numbers: NDArray[Any]) -> NDArray[Any]:
+    """Return numbers in a dtype that sparse matrices have; single precision stays what it is."""
+    single = numbers.dtype.kind == "f" and numbers.dtype.itemsize < 8
+    with np.errstate(over="ignore"):
+        return numbers.astype(np.float32 if single else np.float64)
+
+
+def _checked_size(name: str, size: int) -> int:
+    """Return a number of states or of actions, which an index of 32 bits can tell apart."""
+    return check_at_least(name, size, 1, LARGEST_SIZE)
+
+
 def _unchecked(matrix: Any, num_states: int, num_actions: int, moves: IntArray | None) -> Kernel:
     """Return a kernel made of parts of one that has been checked."""
     kernel = object.__new__(Kernel)
@@ -486,11 +512,13 @@ class TabularMDP:
 
     def __post_init__(self) -> None:
         """Check shapes and ranges once, so that solvers need not; store action-major memory."""
+        if not isinstance(self.kernel, Kernel):
+            raise TypeError(f"`kernel` must be a Kernel, got {received(self.kernel)}")
         reward = real_numbers("reward", self.reward)
         object.__setattr__(self, "reward", np.asfortranarray(reward, dtype=np.float64))
         shape = (self.kernel.num_states, self.kernel.num_actions)
-        check_discount("gamma", self.gamma)
-        check_positive("temperature", self.temperature)
+        object.__setattr__(self, "gamma", check_discount("gamma", self.gamma))
+        object.__setattr__(self, "temperature", check_positive("temperature", self.temperature))
         if self.reward.shape != shape:
             raise ValueError(f"`reward` must have shape [S, A] = {shape}, got {self.reward.shape}")
         if self.contraction >= 1.0:

@@ -39,7 +39,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.checks import check_at_least, check_flag
+from ..core.checks import check_at_least, check_flag, received
 from ..core.mdp import FloatArray
 from ..episodes.recorded import Batch, LearntEpisodes
 from ..model.protocols import LearntGame
@@ -113,7 +113,8 @@ class LearntSoBiRL(Estimator):
         if truncation != 1:
             raise ValueError(
                 "`truncation` must be 1 where the follower learns, as further terms of the same "
-                f"episode are correlated with its return, got {truncation!r}; `trace` has all terms"
+                f"episode are correlated with its return, got "
+                f"{received(truncation)}; `trace` has all terms"
             )
         self._baseline, self._warned = check_flag("baseline", baseline), False
         super().__init__(game, **options)

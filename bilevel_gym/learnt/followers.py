@@ -19,7 +19,14 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from ..core.checks import check_at_least, check_choice, check_options, optional
+from ..core.checks import (
+    check_at_least,
+    check_choice,
+    check_options,
+    first_line,
+    optional,
+    received,
+)
 from ..core.mdp import FloatArray
 from ..core.plain import Untrusted
 from ..envs.simulators import goes_on
@@ -96,7 +103,8 @@ class Follower:
         )
         if algorithm != fitting:
             raise ValueError(
-                f"`inner` must be {fitting!r} for actions {game.lower_space}, got {algorithm!r}"
+                f"`inner` must be {fitting!r} for actions {game.lower_space}, "
+                f"got {received(algorithm)}"
             )
         self._steps = check_at_least("inner_steps", steps, 1)
         first = optional(check_at_least, "first_inner_steps", first_steps, 1)
@@ -270,15 +278,19 @@ def _checked_options(algorithm: str, options: Any) -> dict[str, Any]:
         ValueError: If `train_freq` or `gradient_steps` is out of range.
     """
     if options is not None and not isinstance(options, dict):
-        raise TypeError(f"`inner_options` must be a dict of options, got {options!r}")
+        raise TypeError(f"`inner_options` must be a dict of options, got {received(options)}")
     owner = f"inner learner {algorithm!r}"
     check_options(owner, ALGORITHMS[algorithm], options or {}, reserved=RESERVED)
-    chosen = {"learning_rate": LEARNING_RATE, **copy.deepcopy(options or {})}
+    try:
+        chosen = {"learning_rate": LEARNING_RATE, **copy.deepcopy(options or {})}
+    except Exception as error:  # what cannot be copied may raise anything
+        raise TypeError(f"`inner_options` cannot be copied: {first_line(error)}") from None
     often = chosen.get("train_freq", 1)
     if isinstance(often, list | tuple):
         if len(often) != 2:
             raise ValueError(
-                f'`train_freq` must be a number of steps or such as (4, "step"), got {often!r}'
+                '`train_freq` must be a number of steps or such as (4, "step"), '
+                f"got {received(often)}"
             )
         if isinstance(often, list):  # there are no tuples in JSON
             chosen["train_freq"] = tuple(often)

@@ -29,6 +29,7 @@ from ..core.checks import (
     check_options,
     check_positive,
     check_probability,
+    received,
 )
 from ..core.linear import choose_solver
 from ..core.mdp import FloatArray, TabularMDP
@@ -372,7 +373,7 @@ def make_learner(name: str, model: TabularModel, options: dict[str, Any] | None 
         TypeError: If the options are no dict, or the learner does not take one of them.
     """
     if not isinstance(options, dict | None):
-        raise TypeError(f"`inner_options` must be a dict of options, got {options!r}")
+        raise TypeError(f"`inner_options` must be a dict of options, got {received(options)}")
     check_choice("inner learner", name, LEARNERS)
     check_options(f"inner learner {name!r}", LEARNERS[name], options or {})
     return LEARNERS[name](model, **(options or {}))

@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from ..core.checks import accepted_options, check_options, unknown_name
+from ..core.checks import accepted_options, check_options, received, unknown_name
 from ..core.plugins import declared
 from ..model.responses import Method, Response
 
@@ -133,7 +133,7 @@ def register_method(name: str, target: Target) -> None:
     """
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ValueError(
-            f"`name` must be letters, digits, dots, hyphens and underscores, got {name!r}"
+            f"`name` must be letters, digits, dots, hyphens and underscores, got {received(name)}"
         )
     target = method_target(resolve_method(target))
     known = {**registered_methods(), **METHODS, **LEARNT_METHODS}.get(name, target)
@@ -175,7 +175,7 @@ def method_target(name: Target, game: Any = None) -> Target:
             held = False
         return place if held else name
     if not isinstance(name, str):
-        raise TypeError(f"{EXPECTED}, got {name!r}")
+        raise TypeError(f"{EXPECTED}, got {received(name)}")
     table = game.methods if isinstance(game, OffersMethods) else METHODS
     if name in table:
         return table[name]
@@ -267,7 +267,7 @@ def _loaded(target: str) -> Any:
     module_name, colon, qualname = target.partition(":")
     parts = [*module_name.split("."), *qualname.split(".")]
     if not colon or not all(part.isidentifier() for part in parts):
-        raise ValueError(f"{EXPECTED}, got {target!r}")
+        raise ValueError(f"{EXPECTED}, got {received(target)}")
     try:
         module = import_module(module_name)
     except Exception as error:  # a module may raise anything while it is imported
@@ -288,7 +288,7 @@ def _loaded(target: str) -> Any:
 def _missing_in(found: Any) -> str | None:
     """Return what something lacks that a method's class has, None if it is one."""
     if not isinstance(found, type):
-        return f"a class is expected, got {found!r}"
+        return f"a class is expected, got {received(found)}"
     for name in ("reset", "step"):
         if not callable(getattr(found, name, None)):
             return f"it has no method `{name}`"

@@ -30,7 +30,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..core.checks import check_at_least, check_not_negative
+from ..core.checks import check_at_least, check_not_negative, received
 from ..core.mdp import FloatArray
 from ..episodes.sampler import Episodes
 from ..model.responses import TabularResponse
@@ -81,12 +81,12 @@ class StocSoBiRL(SoBiRL):
         if not isinstance(learner, EpisodeLearner):
             raise ValueError(
                 "`inner` must be a learner that sees episodes alone, 'certainty-equivalence' or "
-                f"'soft-q', got {inner!r}; method 'sobirl' takes any"
+                f"'soft-q', got {received(inner)}; method 'sobirl' takes any"
             )
         if "episodes" in (inner_options or {}):
             raise ValueError(
                 "`inner_options` must leave the episodes to the schedule, got "
-                f"{inner_options!r}; `episodes` sets the first batch"
+                f"{received(inner_options)}; `episodes` sets the first batch"
             )
         self._growth = check_not_negative("growth", growth)
         self._first = self._num_episodes

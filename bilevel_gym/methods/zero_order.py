@@ -38,7 +38,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..core.checks import check_at_least, check_choice, check_positive
+from ..core.checks import check_at_least, check_choice, check_positive, received
 from ..core.mdp import FloatArray
 from ..model.base import BilevelModel
 from ..model.responses import (
@@ -92,7 +92,7 @@ class ZeroOrder:
         """
         check_exact(model)
         if isinstance(points, bool) or points not in (1, 2):
-            raise ValueError(f"`points` must be 1 or 2, got {points!r}")
+            raise ValueError(f"`points` must be 1 or 2, got {received(points)}")
         self._model, self._points = model, int(points)
         self._directions = check_at_least("directions", directions, 1)
         self._radius = check_positive("radius", radius)
@@ -104,7 +104,8 @@ class ZeroOrder:
         if 2.0 * reach > narrowest:
             raise ValueError(
                 f"`radius` must leave room in the box of x, whose narrowest side is {narrowest}: "
-                f"at most {narrowest * radius / (2.0 * reach)} with {smoothing=}, got {radius!r}"
+                f"at most {narrowest * radius / (2.0 * reach)} with {smoothing=}, "
+                f"got {received(radius)}"
             )
         self._reach = reach
         self._rng = np.random.default_rng(0)

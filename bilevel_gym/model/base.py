@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NotRequired, Protocol, TypedDict, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..core.checks import check_discount, check_in_box, check_positive, real_numbers
+from ..core.checks import check_discount, check_in_box, check_positive, checked_bounds
 from ..core.mdp import FloatArray
 from .responses import Response
 
@@ -72,7 +72,7 @@ class BilevelModel(ABC):
             ValueError: If a shape or a range is violated.
         """
         self.name = type(self).__name__ if name is None else name
-        self.low, self.high = _checked_bounds(low, high)
+        self.low, self.high = checked_bounds(low, high)
         self.initial_upper_params = check_in_box(
             "initial_upper_params", initial_upper_params, self.low, self.high
         )
@@ -195,21 +195,3 @@ def single_precision_bounds(
     low32 = np.where(low32 > lower, np.nextafter(low32, np.float32(-np.inf)), low32)
     high32 = np.where(high32 < upper, np.nextafter(high32, np.float32(np.inf)), high32)
     return low32, high32
-
-
-def _checked_bounds(low: ArrayLike, high: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Return the bounds of x as read-only float64 arrays."""
-    lower, upper = (
-        np.array(real_numbers(name, bound), dtype=np.float64)
-        for name, bound in (("low", low), ("high", high))
-    )
-    if lower.shape != upper.shape:
-        raise ValueError(
-            f"`low` and `high` must have one shape, got {lower.shape} and {upper.shape}"
-        )
-    if not (np.isfinite(lower).all() and np.isfinite(upper).all() and (lower < upper).all()):
-        raise ValueError(
-            f"`low` must be finite and below a finite `high`, got {low!r} and {high!r}"
-        )
-    lower.flags.writeable = upper.flags.writeable = False
-    return lower, upper

@@ -18,6 +18,7 @@ from ..core.checks import (
     check_horizon,
     check_not_negative,
     check_positive,
+    finite_array,
 )
 from ..core.lqr import (
     Coefficients,
@@ -99,8 +100,8 @@ class LinearQuadraticModel(BilevelModel):
         """
         self.coefficients, self.coefficients_vjp = coefficients, coefficients_vjp
         super().__init__(**common)
-        self.upper_state_cost = np.array(upper_state_cost, np.float64)
-        self.upper_action_cost = np.array(upper_action_cost, np.float64)
+        self.upper_state_cost = _square("upper_state_cost", upper_state_cost, "[S, S]")
+        self.upper_action_cost = _square("upper_action_cost", upper_action_cost, "[A, A]")
         self.upper_cost = check_not_negative("upper_cost", upper_cost)
         self.start_std = _deviation("start_std", start_std)
         self.noise_std = _deviation("noise_std", noise_std)
@@ -115,10 +116,11 @@ class LinearQuadraticModel(BilevelModel):
         shapes = ((states, states), (states, actions), (states, states), (actions, actions))
         at_start = coefficients(self.initial_upper_params)
         for name, matrix, shape in zip(Coefficients._fields, at_start, shapes, strict=True):
-            if matrix.shape != shape:
+            given = finite_array(f"coefficients(x).{name}", matrix, (None, None), "[N, M]")
+            if given.shape != shape:
                 raise ValueError(
                     f"`coefficients` must return `{name}` with shape {shape}, as "
-                    f"`upper_state_cost` and `upper_action_cost` have it, got {matrix.shape}"
+                    f"`upper_state_cost` and `upper_action_cost` have it, got {given.shape}"
                 )
 
     def reward(
@@ -251,6 +253,14 @@ class LinearQuadraticModel(BilevelModel):
 def _quadratic(vectors: FloatArray, matrix: FloatArray) -> FloatArray:
     """Return v^T matrix v of vectors `[..., N]`, `[...]`."""
     return (vectors @ matrix * vectors).sum(axis=-1)
+
+
+def _square(name: str, values: ArrayLike, letters: str) -> FloatArray:
+    """Return a square matrix of finite numbers."""
+    matrix = finite_array(name, values, (None, None), letters)
+    if len(set(matrix.shape)) != 1 or not matrix.size:
+        raise ValueError(f"`{name}` must have shape {letters}, got {matrix.shape}")
+    return matrix
 
 
 def _deviation(name: str, value: float) -> float:

@@ -25,6 +25,7 @@ from ..core.checks import (
     check_not_negative,
     check_probability,
     finite_array,
+    received,
 )
 from ..core.mdp import FloatArray
 from ..core.soft import PolicyAnswer
@@ -48,6 +49,7 @@ __all__ = [
     "Sum",
     "TruncatedReturn",
     "UpperValue",
+    "check_objective",
     "flattened",
     "scope_of",
 ]
@@ -141,6 +143,13 @@ class Objective(Protocol):
         ...
 
 
+def check_objective(name: str, objective: Objective) -> Objective:
+    """Return an objective; raise a `TypeError` unless it is one."""
+    if not callable(getattr(objective, "evaluate", None)):
+        raise TypeError(f"`{name}` must be an objective, got {received(objective)}")
+    return objective
+
+
 class StepObjective(Objective, Protocol):
     """A sum of the leader's rewards along an episode; its scope is "steps"."""
 
@@ -188,7 +197,7 @@ class DiscountedReturn:
     def __post_init__(self) -> None:
         """Check the discount."""
         if self.gamma is not None:
-            check_discount("gamma", self.gamma)
+            object.__setattr__(self, "gamma", check_discount("gamma", self.gamma))
 
     def evaluate(self, outcome: Outcome) -> UpperValue:
         """Return the discounted return and its derivatives."""
@@ -277,7 +286,7 @@ class TruncatedReturn:
         """Check horizon and discount."""
         check_at_least("horizon", self.horizon, 1)
         if self.gamma is not None:
-            check_probability("gamma", self.gamma)
+            object.__setattr__(self, "gamma", check_probability("gamma", self.gamma))
 
     def evaluate(self, outcome: Outcome) -> UpperValue:
         """Return the truncated return and its derivatives."""
@@ -471,6 +480,17 @@ class Sum:
     """
 
     terms: Sequence[Objective]
+
+    def __post_init__(self) -> None:
+        """Check the terms.
+
+        Raises:
+            TypeError: If they are no objectives.
+        """
+        if not isinstance(self.terms, Sequence):
+            raise TypeError(f"`terms` must be a list of objectives, got {received(self.terms)}")
+        for term in self.terms:
+            check_objective("terms", term)
 
     def evaluate(self, outcome: Outcome) -> UpperValue:
         """Return the sum of values and derivatives."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from numbers import Real
 from typing import Any, ClassVar, NotRequired, TypedDict, Unpack
 
 import numpy as np
@@ -18,7 +17,15 @@ from numpy.typing import ArrayLike
 
 from ..core.adjoint import ResponseGradient, response_gradient
 from ..core.batch import solve_batch
-from ..core.checks import check_discount, check_not_negative, finite_array, optional, real_numbers
+from ..core.checks import (
+    check_discount,
+    check_not_negative,
+    check_real,
+    finite_array,
+    optional,
+    real_numbers,
+    received,
+)
 from ..core.mdp import FloatArray, Kernel, TabularMDP, checked_mask
 from ..core.soft import PolicyAnswer, SoftSolution, solve_all
 from ..core.threads import single_threaded
@@ -32,6 +39,7 @@ from .objectives import (
     QuadraticCost,
     Sum,
     UpperValue,
+    check_objective,
 )
 from .responses import ExactResponse
 
@@ -98,7 +106,9 @@ class TabularModel(BilevelModel):
             **common: See `BilevelModel`: low, high, initial_upper_params, gamma, temperature, name.
         """
         super().__init__(**common)
-        self.initial_kernel, self.objective = kernel, objective
+        if not isinstance(kernel, Kernel):
+            raise TypeError(f"`kernel` must be a Kernel, got {received(kernel)}")
+        self.initial_kernel, self.objective = kernel, check_objective("objective", objective)
         self.num_states, self.num_actions = kernel.num_states, kernel.num_actions
         self.initial_distribution = _distribution(
             "initial_distribution", initial_distribution, self.num_states
@@ -288,6 +298,10 @@ class TabularModel(BilevelModel):
         kernels of different x have different patterns; "auto" then prefers "compiled".
         """
         starts = [None] * len(upper_params) if warm_starts is None else warm_starts
+        if not isinstance(starts, Sequence):
+            raise TypeError(
+                f"`warm_starts` must be a list of earlier responses, got {received(starts)}"
+            )
         if len(starts) != len(upper_params):
             raise ValueError(
                 f"`warm_starts` must have an entry for each of {len(upper_params)} x, "
@@ -470,9 +484,8 @@ class ArrayModel(TabularModel):
         self._reward = finite_array("reward", _without_absent(reward, action_mask), shape, "[S, A]")
         self._upper_reward = finite_array("upper_reward", upper_reward, shape, "[S, A]")
         self._upper_reward.flags.writeable = False  # `upper_reward` hands it out
-        for bound in (upper_low, upper_high):
-            if not isinstance(bound, Real):
-                raise ValueError(f"`upper_low` and `upper_high` must be numbers, got {bound!r}")
+        upper_low = check_real("upper_low", upper_low)
+        upper_high = check_real("upper_high", upper_high)
         if not upper_low < upper_high:
             raise ValueError(
                 f"`upper_low` must be below `upper_high`, got {upper_low} and {upper_high}"
@@ -481,13 +494,15 @@ class ArrayModel(TabularModel):
         size = shape[0] if self._jacobian is None else self._jacobian.num_params
         upper_gamma = optional(check_discount, "upper_gamma", upper_gamma)
         check_not_negative("upper_cost", upper_cost)
+        if objective is None:
+            objective = Sum((DiscountedReturn(upper_gamma), QuadraticCost(upper_cost)))
         if initial_upper_params is None:
             initial_upper_params = np.clip(np.zeros(size), upper_low, upper_high)
         low, high = single_precision_bounds(upper_low, upper_high, (size,))
         super().__init__(
             kernel=kernel,
             initial_distribution=initial_distribution,
-            objective=objective or Sum((DiscountedReturn(upper_gamma), QuadraticCost(upper_cost))),
+            objective=objective,
             low=low,
             high=high,
             initial_upper_params=initial_upper_params,
@@ -538,7 +553,9 @@ def _distribution(name: str, probabilities: ArrayLike, size: int) -> FloatArray:
 
 def _without_absent(reward: ArrayLike, action_mask: ArrayLike | None) -> ArrayLike:
     """Return rewards with zero in place of the -inf that stands behind a mask."""
-    if action_mask is None or np.shape(reward) != np.shape(action_mask):
+    if action_mask is None:
         return reward
     given, mask = real_numbers("reward", reward), real_numbers("action_mask", action_mask)
+    if given.shape != mask.shape:
+        return given
     return np.where(np.isneginf(given) & (mask == 0), 0.0, given)

@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..core.checks import check_at_least, check_choice, check_in_box, check_options, check_positive
+from ..core.checks import (
+    check_at_least,
+    check_choice,
+    check_in_box,
+    check_options,
+    check_positive,
+    checked_bounds,
+)
 from .base import (
     BatchEvaluation,
     Callback,
@@ -69,6 +76,7 @@ class Climb(Recorder):
         Raises:
             ValueError: If the start is not in the box.
         """
+        low, high = checked_bounds(low, high, bounded=False)
         super().__init__(low, high, callback)
         self.x: FloatArray = check_in_box(name, start, low, high)
         self.rule = rule

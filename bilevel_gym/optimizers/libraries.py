@@ -7,7 +7,13 @@ import sys
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..core.checks import check_at_least, check_in_box, check_not_negative, check_positive
+from ..core.checks import (
+    check_at_least,
+    check_in_box,
+    check_not_negative,
+    check_positive,
+    checked_bounds,
+)
 from .ascent import ascent
 from .base import Callback, Evaluation, FloatArray, Optimum, Recorder
 
@@ -36,6 +42,7 @@ def lbfgsb(
 
     check_at_least("max_evaluations", max_evaluations, 1)
     check_positive("tolerance", tolerance)
+    low, high = checked_bounds(low, high, bounded=False)
     recorder = Recorder(low, high, callback)
     evaluate = recorder.watch(objective)
     first = check_in_box("start", start, low, high)
@@ -49,7 +56,7 @@ def lbfgsb(
         first.ravel(),
         jac=True,
         method="L-BFGS-B",
-        bounds=Bounds(np.ravel(low).astype(np.float64), np.ravel(high).astype(np.float64)),
+        bounds=Bounds(low.ravel(), high.ravel()),
         # Stop on the gradient alone: values stall at rounding while the gradient still falls.
         options={"maxfun": max_evaluations, "gtol": tolerance, "ftol": 0.0},
     )
@@ -85,6 +92,7 @@ def restarted_lbfgsb(
     check_at_least("polished", polished, 1)
     check_at_least("max_evaluations", max_evaluations, 1)
     check_positive("tolerance", tolerance)
+    low, high = checked_bounds(low, high, bounded=False)
     recorder = Recorder(low, high, callback)
     evaluate = recorder.watch(objective)
     ends = [
@@ -150,7 +158,7 @@ def cobyqa(
     check_at_least("seed", seed, 0)
     if tuple(map(int, scipy.__version__.split(".")[:2])) < (1, 14):
         raise ImportError(f"`cobyqa` needs scipy 1.14 or newer, got {scipy.__version__}")
-    low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+    low, high = checked_bounds(low, high, bounded=False)
     first, rng = check_in_box("start", start, low, high), np.random.default_rng(seed)
     _finite_width(low, high)
     recorder = Recorder(low, high, callback)
@@ -209,8 +217,9 @@ def starts_around(
     check_not_negative("spread", spread)
     if not isinstance(seed, np.random.Generator):
         check_at_least("seed", seed, 0)
+    low, high = checked_bounds(low, high, bounded=False)
     first = check_in_box("start", start, low, high)
-    width = _finite_width(np.asarray(low, np.float64), np.asarray(high, np.float64))
+    width = _finite_width(low, high)
     noise = np.random.default_rng(seed).standard_normal((count - 1, *first.shape))
     return np.concatenate([first[None], np.clip(first + spread * width * noise, low, high)])
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from ..core.checks import check_choice, check_in_box, check_options
+from ..core.checks import check_choice, check_in_box, check_options, checked_bounds
 from .ascent import along
 from .base import Evaluation, FloatArray, Iterate, Optimizer, Optimum, Stopped
 from .libraries import cobyqa, lbfgsb, restarted_lbfgsb
@@ -116,6 +116,7 @@ def continuation(
     if len(objectives) == 0:
         raise ValueError("`objectives` must hold at least one, got none")
     optima: list[Optimum] = []
+    low, high = checked_bounds(low, high, bounded=False)
     x = check_in_box("start", start, low, high)
     for stage, objective in enumerate(objectives):
         optima.append(run(objective, x, low, high, callback=callback and partial(callback, stage)))

@@ -11,7 +11,14 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..core.checks import check_choice, check_discount, check_options, check_positive, optional
+from ..core.checks import (
+    check_choice,
+    check_discount,
+    check_options,
+    check_positive,
+    checked_bounds,
+    optional,
+)
 from .base import FloatArray
 
 __all__ = [
@@ -87,9 +94,12 @@ class UpdateRule(ABC):
     _state: ClassVar[tuple[str, ...]] = ()  # attributes that steps change
 
     def __init__(self, low: ArrayLike, high: ArrayLike) -> None:
-        """Initialise the state for a box with the shape of x."""
-        self.low = np.asarray(low, dtype=np.float64)
-        self.high = np.asarray(high, dtype=np.float64)
+        """Initialise the state for a box with the shape of x.
+
+        Raises:
+            ValueError: If the bounds are no numbers, of two shapes or out of order.
+        """
+        self.low, self.high = checked_bounds(low, high, bounded=False)
 
     def step(self, x: FloatArray, value: float, gradient: FloatArray, rate: float) -> FloatArray:
         """Return the next x, in the box; the gradient was taken at x.

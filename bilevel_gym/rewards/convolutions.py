@@ -6,10 +6,10 @@ from typing import Any
 
 from gymnasium import Space, spaces
 
-from ..core.checks import check_at_least, check_positive
+from ..core.checks import check_at_least, check_positive, received
 from .images import LEAST_SIDE, channels_first, is_image_space
 from .networks import ModuleReward
-from .tensors import th
+from .tensors import LARGEST_SEED, th
 
 __all__ = ["ConvolutionalReward"]
 
@@ -45,6 +45,8 @@ class ConvolutionalReward(ModuleReward):
             TypeError: If the spaces are of another kind.
         """
         channels = check_at_least("channels", channels, 1)
+        seed = check_at_least("seed", seed, 0, LARGEST_SEED)
+        place = _checked_device(device)
         bound = check_positive("bound", bound)
         shape = observation_space.shape or ()
         if not (
@@ -61,10 +63,19 @@ class ConvolutionalReward(ModuleReward):
         with th.random.fork_rng(devices=[]):
             th.manual_seed(seed)
             module = _Convolutions(shape, int(action_space.n), channels, bound)
-        place = th.device("cuda" if device == "auto" else device)
-        if place.type == "cuda" and not th.cuda.is_available():
-            place = th.device("cpu")
         super().__init__(module.to(place), observation_space, action_space)
+
+
+def _checked_device(device: str) -> th.device:
+    """Return a device of PyTorch; the processor where there is no "cuda"."""
+    try:
+        place = th.device("cuda" if device == "auto" else device)
+    except (RuntimeError, TypeError):
+        raise ValueError(
+            f'`device` must be "auto" or a device of PyTorch such as "cpu", got {received(device)}'
+        ) from None
+    cpu = place.type == "cuda" and not th.cuda.is_available()
+    return th.device("cpu") if cpu else place
 
 
 class _Convolutions(th.nn.Module):

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
-from ..core.checks import check_at_least, check_choice, check_positive, optional, unknown_name
+from ..core.checks import (
+    check_at_least,
+    check_choice,
+    check_positive,
+    optional,
+    received,
+    unknown_name,
+)
 from ..core.mdp import FloatArray
 from ..episodes.recorded import Batch
 
@@ -151,7 +158,7 @@ def make_reward_model(
         if not isinstance(model, RewardModel):
             raise TypeError(
                 "`reward_model` must be a RewardModel, a specification of one such as "
-                f'{{"kind": "linear", ...}}, or a module of PyTorch, got {model!r}'
+                f'{{"kind": "linear", ...}}, or a module of PyTorch, got {received(model)}'
             )
         return model
     options = dict(model)
@@ -183,10 +190,12 @@ def imported_function(name: str, function: Any) -> Any:
     if isinstance(function, str):
         module, colon, attribute = function.partition(":")
         if not (module and colon and attribute):
-            raise ValueError(f'a function must be named "module:function", got {function!r}')
+            raise ValueError(f'`{name}` must be named "module:function", got {received(function)}')
         found = getattr(import_module(module), attribute, None)
         if found is None:
-            raise ValueError(f"{module!r} has no function {attribute!r}, got {function!r}")
+            raise ValueError(f"{module!r} has no function {attribute!r}, got {received(function)}")
     if not callable(found):
-        raise TypeError(f'`{name}` must be a function or "module:function", got {function!r}')
+        raise TypeError(
+            f'`{name}` must be a function or "module:function", got {received(function)}'
+        )
     return found

@@ -9,11 +9,18 @@ import numpy as np
 from gymnasium import Space
 from gymnasium.spaces import flatdim
 
-from ..core.checks import check_at_least, check_choice, check_positive, optional
+from ..core.checks import (
+    check_at_least,
+    check_choice,
+    check_flag,
+    check_positive,
+    optional,
+    received,
+)
 from ..core.mdp import FloatArray
 from ..episodes.recorded import Batch
 from .images import is_image_space
-from .tensors import IMAGES, as_inputs, blocks, perceptron, th
+from .tensors import IMAGES, LARGEST_SEED, as_inputs, blocks, perceptron, th
 
 __all__ = ["ModuleReward", "NetworkReward"]
 
@@ -88,6 +95,13 @@ class ModuleReward:
         return np.concatenate([t.double().cpu().numpy().ravel() for t in tensors])
 
 
+def checked_units(name: str, units: Sequence[int]) -> list[int]:
+    """Return the units of layers; raise a `ValueError` unless they are a list of positive ones."""
+    if not isinstance(units, Sequence) or isinstance(units, str):
+        raise ValueError(f"`{name}` must be a list of positive integers, got {received(units)}")
+    return [check_at_least(name, each, 1) for each in units]
+
+
 class NetworkReward(ModuleReward):
     """r_x(s, a) by a perceptron of flattened observations and actions."""
 
@@ -119,8 +133,9 @@ class NetworkReward(ModuleReward):
             ValueError: If an option is out of range, or the observations are images.
         """
         check_choice("activation", activation, ACTIVATIONS)
-        for units in hidden:
-            check_at_least("hidden", units, 1)
+        hidden = checked_units("hidden", hidden)
+        seed = check_at_least("seed", seed, 0, LARGEST_SEED)
+        reads_actions = check_flag("reads_actions", reads_actions)
         optional(check_positive, "bound", bound)
         if is_image_space(observation_space):
             raise ValueError("a perceptron does not read images; give a module of your own")

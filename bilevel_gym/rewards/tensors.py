@@ -19,10 +19,13 @@ except ImportError as error:
 
 from .images import is_image_space
 
-__all__ = ["IMAGES", "as_inputs", "blocks", "perceptron", "th"]
+__all__ = ["IMAGES", "LARGEST_SEED", "as_inputs", "blocks", "perceptron", "th"]
 
 # Images that go through a network at a time; they are large.
 IMAGES = 256
+
+# Of PyTorch's generators.
+LARGEST_SEED = 2**63 - 1
 
 
 def blocks(count: int, size: int | None) -> Iterator[slice]:

@@ -30,6 +30,7 @@ from ..core.checks import (
     check_positive,
     check_probability,
     optional,
+    received,
 )
 from ..core.files import write_whole
 from ..core.plain import read_arrays, readable, write_arrays
@@ -388,7 +389,7 @@ class SoftLearner(Archived, OffPolicyAlgorithm):
         if not isinstance(game, BilevelEnv) or game.lower_space != self.action_space:
             raise ValueError(
                 f"`{name}` must be given where the environment is not the follower's seat of a "
-                f"bilevel game, got {value!r}"
+                f"bilevel game, got {received(value)}"
             )
         return float(getattr(game, name))
 
