@@ -326,7 +326,9 @@ def random_terrain(
     check_at_least("num_kinds", num_kinds, 1)
     most = min(len(KINDS), rows * columns - 1)
     if num_kinds > most:
-        raise ValueError(f"`num_kinds` must be at most {most} on this map, got {num_kinds}")
+        raise ValueError(
+            f"`num_kinds` must be at most {most} on this map, got {received(num_kinds)}"
+        )
     rng = np.random.default_rng(check_at_least("seed", seed, 0))
     drawn = rng.permutation(rows * columns)
     goal, places = drawn[0], drawn[1 : 1 + max(num_kinds, rows * columns // PATCH)]

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
-from ..core.checks import check_in_box, check_positive
+from ..core.checks import check_between, check_in_box, check_positive
 from ..core.lqr import Coefficients
 from ..core.mdp import FloatArray
 from ..methods import METHODS
@@ -91,6 +91,7 @@ class LinearQuadraticEnv(BilevelEnv):
         self.model = model
         num_states, num_actions = model.num_states, model.num_actions
         limit = check_positive("action_limit", action_limit)
+        check_between("action_limit", limit, 0.0, float(np.finfo(np.float32).max))
         reach = self._reach = np.inf if model.state_limit is None else model.state_limit
         super().__init__(
             upper_space=upper_box(model.low, model.high, model.low.shape),

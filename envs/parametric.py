@@ -19,6 +19,7 @@ from ..core.checks import (
     check_in_box,
     check_positive,
     check_probability,
+    first_line,
     optional,
     received,
 )
@@ -146,7 +147,15 @@ class ParametricGame(BilevelEnv):
         bound = check_positive("upper_bound", upper_bound)
         self._limit = optional(check_at_least, "episode_steps", episode_steps, 1)
         self._frames = None if render_mode is None else "rgb_array"
-        self.environment = self.make_environment(self._frames)
+        try:
+            self.environment = self.make_environment(self._frames)
+        except (gym.error.Error, ImportError):
+            raise
+        except Exception as error:  # the constructor of any environment may raise anything
+            raise ValueError(
+                f"`env_id` and `env_kwargs` must make an environment, got {env_id!r} with "
+                f"{received(self._env_kwargs)}: {type(error).__name__}: {first_line(error)}"
+            ) from error
         _check_spaces(self.environment)
         spec = self.environment.spec
         steps = spec.max_episode_steps if episode_steps is None and spec else episode_steps

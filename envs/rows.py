@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.checks import received
+from ..core.checks import real_numbers, received
 from ..core.mdp import FloatArray
 
 __all__ = ["check_known", "checked_matrix", "checked_pairs", "checked_rows", "is_number"]
@@ -43,7 +43,9 @@ def checked_rows(
     Raises:
         ValueError: If there is no row, or something else than rows of numbers was given.
     """
-    rows = values.tolist() if isinstance(values, np.ndarray) else values
+    rows = values
+    if isinstance(values, np.ndarray) and values.shape[1:] == (width,):
+        rows = values.tolist()
     if (
         isinstance(rows, str)
         or not isinstance(rows, Sequence)
@@ -63,12 +65,10 @@ def checked_matrix(name: str, values: object, form: str, rows: int | None = None
         ValueError: If something else was given, or another number of rows than `rows`.
     """
     try:
-        given = np.array(values)
-    except ValueError:  # rows of different lengths
+        given = real_numbers(name, values)
+    except ValueError:
         given = np.empty(0)
-    if given.ndim != 2 or not given.size or given.dtype.kind not in "biuf":
-        given = np.empty((0, 0))
-    if not len(given) or rows not in (None, len(given)):
+    if given.ndim != 2 or not given.size or rows not in (None, len(given)):
         raise ValueError(f"`{name}` must be {form}, got {received(values)}")
     if not np.isfinite(given).all():
         row, column = np.argwhere(~np.isfinite(given))[0].tolist()

@@ -45,6 +45,10 @@ MAX_OVERSHOOT = 30.0
 NOISE_RANGE = 1e4
 
 
+# Rewards of more pairs of a state and an action do not fit into the memory of most machines.
+MOST_PAIRS = 100_000_000
+
+
 class BilevelTaxDesign(TabularBilevelEnv):
     """A leader sets taxes on goods and on income for households that work, spend and save.
 
@@ -162,9 +166,9 @@ class BilevelTaxDesign(TabularBilevelEnv):
         render_mode: str | None = None,
     ) -> None:
         """Build the game; arguments, described above, out of range raise a `ValueError`."""
-        check_at_least("num_assets", num_assets, 2)
-        check_at_least("hours_levels", hours_levels, 1)
-        check_at_least("spending_levels", spending_levels, 1)
+        num_assets = check_at_least("num_assets", num_assets, 2)
+        hours_levels = check_at_least("hours_levels", hours_levels, 1)
+        spending_levels = check_at_least("spending_levels", spending_levels, 1)
         asset_limit = check_positive("asset_limit", asset_limit)
         hours_step = check_positive("hours_step", hours_step)
         spending_step = check_positive("spending_step", spending_step)
@@ -193,6 +197,12 @@ class BilevelTaxDesign(TabularBilevelEnv):
             )
         self.preferences.flags.writeable = False
         households, goods = self.preferences.shape
+        pairs = households * num_assets * hours_levels * spending_levels**goods
+        if pairs > MOST_PAIRS:
+            raise ValueError(
+                "`num_assets`, `hours_levels` and `spending_levels` must make at most "
+                f"{MOST_PAIRS} pairs of a state and an action, got {received(pairs)}"
+            )
         self.assets = np.linspace(-asset_limit, asset_limit, num_assets)
         # The joint actions, hours first, then the goods in order.
         levels = np.indices((hours_levels, *[spending_levels] * goods)).reshape(goods + 1, -1)

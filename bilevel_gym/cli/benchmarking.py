@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,9 +105,9 @@ def read(file: Path) -> Benchmark:
     """Return the benchmark of a file, or of one that comes with the package."""
     from ..benchmark.config import SHIPPED, parse_benchmark, read_benchmark, shipped_text
 
-    if str(file) in SHIPPED and not file.is_file():
+    if str(file) in SHIPPED and not os.path.isfile(file):
         return parse_benchmark(shipped_text(str(file)), f"{file}.toml")
-    if not file.exists():
+    if not os.path.exists(file):  # of a Path it would be an error if the name is too long
         known = " and ".join(map(repr, SHIPPED))
         raise CommandError(f"there is no file {str(file)!r}; {known} come with the package")
     return read_benchmark(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,7 @@ def read_results(folder: Path) -> DataFrame:
     """Return the results in a folder."""
     from ..benchmark import load_results
 
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # of a Path it would be an error if the name is too long
         raise CommandError(f"there is no folder {str(folder)!r}")
     try:
         with in_one_line():

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from .checks import received
+from .checks import check_entries
 from .linear import Solutions
 from .mdp import FloatArray, TabularMDP
 from .soft import SoftSolution, solve_all
@@ -48,12 +46,7 @@ def solve_batch(
     given = [None] * len(mdps) if initial_values is None else initial_values
     hints = [None] * len(mdps) if guesses is None else guesses
     for name, entries in (("initial_values", given), ("guesses", hints)):
-        listed = isinstance(entries, Sequence) or (isinstance(entries, np.ndarray) and entries.ndim)
-        if not listed or len(entries) != len(mdps):
-            got = len(entries) if listed else received(entries)
-            raise ValueError(
-                f"`{name}` must have an entry for each of {len(mdps)} problems, got {got}"
-            )
+        check_entries(name, entries, len(mdps), "problems")
     if not mdps:
         return []
     _check_structure(mdps)

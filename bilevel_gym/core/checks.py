@@ -24,6 +24,7 @@ __all__ = [
     "check_between",
     "check_choice",
     "check_discount",
+    "check_entries",
     "check_flag",
     "check_horizon",
     "check_in_box",
@@ -34,6 +35,8 @@ __all__ = [
     "check_real",
     "check_reset_options",
     "checked_bounds",
+    "checked_distribution",
+    "checked_mask",
     "checked_sides",
     "finite_array",
     "first_line",
@@ -47,6 +50,10 @@ R = TypeVar("R")
 
 # Of what was received, an error shows so many characters.
 LONGEST = 200
+
+
+# Probabilities of first states may miss one by this much.
+DISTRIBUTION_TOLERANCE = 1e-9
 
 
 def received(value: object) -> str:
@@ -132,6 +139,14 @@ def check_horizon(horizon: int | None) -> int | None:
             f"`horizon` must be None or an integer of at least 1, got {received(horizon)}"
         )
     return int(horizon)
+
+
+def check_entries(name: str, entries: Any, count: int, owners: str) -> None:
+    """Raise a `ValueError` unless a list, or an array, has an entry for each of its owners."""
+    listed = isinstance(entries, Sequence) or (isinstance(entries, np.ndarray) and entries.ndim)
+    if not listed or len(entries) != count:
+        got = len(entries) if listed else received(entries)
+        raise ValueError(f"`{name}` must have an entry for each of {count} {owners}, got {got}")
 
 
 def check_choice(name: str, value: object, choices: Collection[str]) -> str:
@@ -287,6 +302,43 @@ def checked_bounds(
         raise ValueError(f"{rule}, got {received(low)} and {received(high)}")
     lower.flags.writeable = upper.flags.writeable = False
     return lower, upper
+
+
+def checked_distribution(name: str, probabilities: ArrayLike, size: int) -> NDArray[np.float64]:
+    """Return a distribution of the first state `[S]` as a new array.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    distribution = finite_array(name, probabilities, (size,), "[S]")
+    total, smallest = distribution.sum(), distribution.min()
+    if not (smallest >= 0.0 and abs(total - 1.0) <= DISTRIBUTION_TOLERANCE):
+        raise ValueError(
+            f"`{name}` must be probabilities that sum to 1, got sum "
+            f"{total} and smallest entry {smallest}"
+        )
+    return distribution
+
+
+def checked_mask(action_mask: ArrayLike, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return a mask of actions as a new bool array `[S, A]`.
+
+    Raises:
+        ValueError: If its shape is not `shape`, an entry is neither true nor false, or a state is
+            left without an action.
+    """
+    given = real_numbers("action_mask", action_mask)
+    if given.shape != shape:
+        raise ValueError(f"`action_mask` must have shape [S, A] = {shape}, got {given.shape}")
+    mask = given.astype(np.bool_)
+    if (mask != given).any():
+        value = given[mask != given][0]
+        raise ValueError(f"`action_mask` must be True and False, or 1 and 0, got {value}")
+    available = mask.any(axis=1)
+    if not available.all():
+        state = int(np.argmin(available))
+        raise ValueError(f"`action_mask` must leave at least one action, got none in state {state}")
+    return mask
 
 
 def checked_sides(size: int | Sequence[int], least: int, most: int) -> tuple[int, int]:

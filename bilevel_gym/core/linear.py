@@ -94,8 +94,8 @@ def choose_solver(pattern: SystemPattern, solver: str = "auto", *, many: bool = 
     Raises:
         ValueError: If the name is unknown.
     """
+    check_solver(solver)
     if solver != "auto":
-        check_solver(solver)
         return solver
     size, band = pattern.num_states, pattern.band
     width = band.lower + band.upper

@@ -35,6 +35,7 @@ import numpy as np
 from scipy.linalg import LinAlgError, solve_discrete_are, solve_discrete_lyapunov
 
 from .mdp import FloatArray
+from .threads import single_threaded
 
 __all__ = [
     "Coefficients",
@@ -120,6 +121,7 @@ class Flow:
     weight: float
 
 
+@single_threaded
 def solve_riccati(
     problem: Coefficients,
     gamma: float,

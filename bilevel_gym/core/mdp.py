@@ -28,12 +28,14 @@ from .checks import (
     check_choice,
     check_discount,
     check_positive,
+    checked_mask,
+    finite_array,
     real_numbers,
     received,
 )
 from .pattern import SystemPattern
 
-__all__ = ["Kernel", "TabularMDP", "action_major", "checked_mask"]
+__all__ = ["Kernel", "TabularMDP", "action_major"]
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int32]
@@ -41,7 +43,8 @@ IntArray = NDArray[np.int32]
 # Rounding that a row of probabilities may carry; anything above is an error of the caller.
 ROW_SUM_TOLERANCE = 1e-9
 
-LARGEST_SIZE = 2**31 - 1
+# States, or actions, that indices of 32 bits can tell apart.
+LARGEST = 2**31 - 1
 
 # How the rows of a sparse matrix [A*S, S] may be ordered.
 ORDERS = ("action-major", "state-major")
@@ -80,7 +83,7 @@ class Kernel:
             ValueError: If a size or a shape is out of range, or a row is not a (sub-)distribution.
         """
         for name in ("num_states", "num_actions"):
-            object.__setattr__(self, name, _checked_size(name, getattr(self, name)))
+            object.__setattr__(self, name, check_at_least(name, getattr(self, name), 1, LARGEST))
         count = self.num_actions
         if self.moves is not None:
             moves = _checked_moves(self.moves, None)
@@ -193,9 +196,9 @@ class Kernel:
             ValueError: If an index is out of range, or a row has a negative or non-finite entry
                 or sums to more than one.
         """
-        num_states = _checked_size("num_states", num_states)
-        num_actions = _checked_size("num_actions", num_actions)
-        data = _storable(real_numbers("probabilities", probabilities))
+        num_states = check_at_least("num_states", num_states, 1, LARGEST)
+        num_actions = check_at_least("num_actions", num_actions, 1, LARGEST)
+        data = real_numbers("probabilities", probabilities)
         given = {"states": states, "actions": actions, "next_states": next_states}
         indices = []
         for name, bound in zip(given, (num_states, num_actions, num_states), strict=True):
@@ -212,7 +215,8 @@ class Kernel:
                     f"`{name}` must lie in 0..{bound - 1}, got {index.min()}..{index.max()}"
                 )
             indices.append(index.astype(np.int64))
-        rows, columns = indices[1] * num_states + indices[0], indices[2]
+        data, rows = _storable(data), indices[1] * num_states + indices[0]
+        columns = indices[2]
         _check_probabilities(rows, columns, data, num_states)  # before both signs could cancel
         shape = (num_actions * num_states, num_states)
         return cls(csr_array((data, (rows, columns)), shape=shape), num_states, num_actions)
@@ -223,12 +227,8 @@ class Kernel:
         Raises:
             ValueError: If the length differs or a row is not a (sub-)distribution.
         """
-        data = np.array(real_numbers("probabilities", probabilities), dtype=np.float64)
+        data = finite_array("probabilities", probabilities, self.matrix.data.shape, "[K]")
         data.flags.writeable = False
-        if data.shape != self.matrix.data.shape:
-            raise ValueError(
-                f"`probabilities` must have shape {self.matrix.data.shape}, got {data.shape}"
-            )
         matrix = csr_array((data, self.matrix.indices, self.matrix.indptr), self.matrix.shape)
         _check_probabilities(self.rows, matrix.indices, data, self.num_states, self.moves)
         kernel = self._sharing_structure(matrix, self.num_actions, self.moves)
@@ -412,11 +412,6 @@ def _storable(numbers: NDArray[Any]) -> NDArray[Any]:
         return numbers.astype(np.float32 if single else np.float64)
 
 
-def _checked_size(name: str, size: int) -> int:
-    """Return a number of states or of actions, which an index of 32 bits can tell apart."""
-    return check_at_least(name, size, 1, LARGEST_SIZE)
-
-
 def _unchecked(matrix: Any, num_states: int, num_actions: int, moves: IntArray | None) -> Kernel:
     """Return a kernel made of parts of one that has been checked."""
     kernel = object.__new__(Kernel)
@@ -515,7 +510,7 @@ class TabularMDP:
         if not isinstance(self.kernel, Kernel):
             raise TypeError(f"`kernel` must be a Kernel, got {received(self.kernel)}")
         reward = real_numbers("reward", self.reward)
-        object.__setattr__(self, "reward", np.asfortranarray(reward, dtype=np.float64))
+        object.__setattr__(self, "reward", np.array(reward, dtype=np.float64, order="F"))
         shape = (self.kernel.num_states, self.kernel.num_actions)
         object.__setattr__(self, "gamma", check_discount("gamma", self.gamma))
         object.__setattr__(self, "temperature", check_positive("temperature", self.temperature))
@@ -552,23 +547,3 @@ class TabularMDP:
         if self.action_mask is None:
             return np.ones(self.reward.shape, dtype=np.bool_)
         return self.action_mask
-
-
-def checked_mask(action_mask: ArrayLike, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return a mask of actions as bool `[S, A]`.
-
-    Raises:
-        ValueError: If its shape is not `shape`, or a state is left without an action.
-    """
-    given = real_numbers("action_mask", action_mask)
-    mask = given.astype(np.bool_)
-    if (mask != given).any():
-        value = given[mask != given][0]
-        raise ValueError(f"`action_mask` must be True and False, or 1 and 0, got {value}")
-    if mask.shape != shape:
-        raise ValueError(f"`action_mask` must have shape [S, A] = {shape}, got {mask.shape}")
-    available = mask.any(axis=1)
-    if not available.all():
-        state = int(np.argmin(available))
-        raise ValueError(f"`action_mask` must leave at least one action, got none in state {state}")
-    return mask

@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -110,13 +111,13 @@ class LearntSoBiRL(Estimator):
         self, game: LearntGame, *, truncation: int = 1, baseline: bool = True, **options: Any
     ) -> None:
         """Bind the method to a game; the options are in the table of this module."""
-        if truncation != 1:
+        self._baseline, self._warned = check_flag("baseline", baseline), False
+        if not isinstance(truncation, Integral) or truncation != 1:
             raise ValueError(
                 "`truncation` must be 1 where the follower learns, as further terms of the same "
-                f"episode are correlated with its return, got "
-                f"{received(truncation)}; `trace` has all terms"
+                f"episode are correlated with its return, got {received(truncation)}; `trace` has "
+                "all terms"
             )
-        self._baseline, self._warned = check_flag("baseline", baseline), False
         super().__init__(game, **options)
 
     def response_term(

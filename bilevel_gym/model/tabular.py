@@ -19,14 +19,17 @@ from ..core.adjoint import ResponseGradient, response_gradient
 from ..core.batch import solve_batch
 from ..core.checks import (
     check_discount,
+    check_entries,
     check_not_negative,
     check_real,
+    checked_distribution,
+    checked_mask,
     finite_array,
     optional,
     real_numbers,
     received,
 )
-from ..core.mdp import FloatArray, Kernel, TabularMDP, checked_mask
+from ..core.mdp import FloatArray, Kernel, TabularMDP
 from ..core.soft import PolicyAnswer, SoftSolution, solve_all
 from ..core.threads import single_threaded
 from ..episodes.sampler import Sampler
@@ -44,10 +47,6 @@ from .objectives import (
 from .responses import ExactResponse
 
 __all__ = ["ArrayModel", "TabularModel"]
-
-
-# Probabilities of first states may miss one by this much.
-DISTRIBUTION_TOLERANCE = 1e-9
 
 
 class ArrayOptions(TypedDict):
@@ -110,7 +109,7 @@ class TabularModel(BilevelModel):
             raise TypeError(f"`kernel` must be a Kernel, got {received(kernel)}")
         self.initial_kernel, self.objective = kernel, check_objective("objective", objective)
         self.num_states, self.num_actions = kernel.num_states, kernel.num_actions
-        self.initial_distribution = _distribution(
+        self.initial_distribution = checked_distribution(
             "initial_distribution", initial_distribution, self.num_states
         )
         shape = (self.num_states, self.num_actions)
@@ -220,7 +219,7 @@ class TabularModel(BilevelModel):
         start = self.start_distribution(upper_params)
         if start is self.initial_distribution:
             return start
-        return _distribution("start_distribution(x)", start, self.num_states)
+        return checked_distribution("start_distribution(x)", start, self.num_states)
 
     def sampler(self, upper_params: FloatArray, policy: ArrayLike) -> Sampler:
         """Return what plays episodes of a policy under x, for methods that see no model.
@@ -298,15 +297,7 @@ class TabularModel(BilevelModel):
         kernels of different x have different patterns; "auto" then prefers "compiled".
         """
         starts = [None] * len(upper_params) if warm_starts is None else warm_starts
-        if not isinstance(starts, Sequence):
-            raise TypeError(
-                f"`warm_starts` must be a list of earlier responses, got {received(starts)}"
-            )
-        if len(starts) != len(upper_params):
-            raise ValueError(
-                f"`warm_starts` must have an entry for each of {len(upper_params)} x, "
-                f"got {len(starts)}"
-            )
+        check_entries("warm_starts", starts, len(upper_params), "x")
         _ = self.initial_kernel.pattern  # once computed, kernels derived from this one share it
         mdps = [self.lower_mdp(x) for x in upper_params]
 
@@ -538,17 +529,6 @@ def _of_shape(x: FloatArray, name: str, product: FloatArray) -> FloatArray:
     if np.shape(product) != x.shape:
         raise ValueError(f"`{name}` must return the shape of x, {x.shape}, got {np.shape(product)}")
     return product
-
-
-def _distribution(name: str, probabilities: ArrayLike, size: int) -> FloatArray:
-    distribution = finite_array(name, probabilities, (size,), "[S]")
-    total, smallest = distribution.sum(), distribution.min()
-    if not (smallest >= 0.0 and abs(total - 1.0) <= DISTRIBUTION_TOLERANCE):
-        raise ValueError(
-            f"`{name}` must be probabilities that sum to 1, got sum "
-            f"{total} and smallest entry {smallest}"
-        )
-    return distribution
 
 
 def _without_absent(reward: ArrayLike, action_mask: ArrayLike | None) -> ArrayLike:

@@ -20,6 +20,10 @@ from .base import Callback, Evaluation, FloatArray, Optimum, Recorder
 __all__ = ["cobyqa", "lbfgsb", "restarted_lbfgsb", "starts_around"]
 
 
+# All of them are held in memory.
+MOST_STARTS = 1_000_000
+
+
 def lbfgsb(
     objective: Evaluation,
     start: ArrayLike,
@@ -88,7 +92,7 @@ def restarted_lbfgsb(
     Raises:
         ValueError: If an argument is out of range.
     """
-    check_at_least("restarts", restarts, 1)
+    check_at_least("restarts", restarts, 1, MOST_STARTS)
     check_at_least("polished", polished, 1)
     check_at_least("max_evaluations", max_evaluations, 1)
     check_positive("tolerance", tolerance)
@@ -213,7 +217,7 @@ def starts_around(
     Raises:
         ValueError: If an argument is out of range.
     """
-    check_at_least("count", count, 1)
+    check_at_least("count", count, 1, MOST_STARTS)
     check_not_negative("spread", spread)
     if not isinstance(seed, np.random.Generator):
         check_at_least("seed", seed, 0)

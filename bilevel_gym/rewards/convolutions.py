@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from gymnasium import Space, spaces
 
-from ..core.checks import check_at_least, check_positive, received
+from ..core.checks import check_at_least, check_between, check_positive, received
 from .images import LEAST_SIDE, channels_first, is_image_space
 from .networks import ModuleReward
-from .tensors import LARGEST_SEED, th
+from .tensors import LARGEST_LAYER, LARGEST_SEED, th
 
 __all__ = ["ConvolutionalReward"]
+
+
+# Of single precision.
+LARGEST_FLOAT = float(np.finfo(np.float32).max)
 
 
 class ConvolutionalReward(ModuleReward):
@@ -44,10 +49,10 @@ class ConvolutionalReward(ModuleReward):
             ValueError: If an option is out of range.
             TypeError: If the spaces are of another kind.
         """
-        channels = check_at_least("channels", channels, 1)
+        channels = check_at_least("channels", channels, 1, LARGEST_LAYER)
         seed = check_at_least("seed", seed, 0, LARGEST_SEED)
         place = _checked_device(device)
-        bound = check_positive("bound", bound)
+        bound = check_positive("bound", check_between("bound", bound, 0.0, LARGEST_FLOAT))
         shape = observation_space.shape or ()
         if not (
             is_image_space(observation_space)
@@ -70,7 +75,7 @@ def _checked_device(device: str) -> th.device:
     """Return a device of PyTorch; the processor where there is no "cuda"."""
     try:
         place = th.device("cuda" if device == "auto" else device)
-    except (RuntimeError, TypeError):
+    except (RuntimeError, TypeError, ValueError):
         raise ValueError(
             f'`device` must be "auto" or a device of PyTorch such as "cpu", got {received(device)}'
         ) from None

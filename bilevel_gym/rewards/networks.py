@@ -20,7 +20,7 @@ from ..core.checks import (
 from ..core.mdp import FloatArray
 from ..episodes.recorded import Batch
 from .images import is_image_space
-from .tensors import IMAGES, LARGEST_SEED, as_inputs, blocks, perceptron, th
+from .tensors import IMAGES, LARGEST_LAYER, LARGEST_SEED, as_inputs, blocks, perceptron, th
 
 __all__ = ["ModuleReward", "NetworkReward"]
 
@@ -99,7 +99,7 @@ def checked_units(name: str, units: Sequence[int]) -> list[int]:
     """Return the units of layers; raise a `ValueError` unless they are a list of positive ones."""
     if not isinstance(units, Sequence) or isinstance(units, str):
         raise ValueError(f"`{name}` must be a list of positive integers, got {received(units)}")
-    return [check_at_least(name, each, 1) for each in units]
+    return [check_at_least(name, each, 1, LARGEST_LAYER) for each in units]
 
 
 class NetworkReward(ModuleReward):

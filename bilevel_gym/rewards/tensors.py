@@ -19,12 +19,13 @@ except ImportError as error:
 
 from .images import is_image_space
 
-__all__ = ["IMAGES", "LARGEST_SEED", "as_inputs", "blocks", "perceptron", "th"]
+__all__ = ["IMAGES", "LARGEST_LAYER", "LARGEST_SEED", "as_inputs", "blocks", "perceptron", "th"]
 
 # Images that go through a network at a time; they are large.
 IMAGES = 256
 
-# Of PyTorch's generators.
+# Units of a layer, or channels; and what seeds the generators of PyTorch.
+LARGEST_LAYER = 2**16
 LARGEST_SEED = 2**63 - 1
 
 
