@@ -89,7 +89,7 @@ def parsed_map(desc: Sequence[str], known: Container[str], accepted: str) -> NDA
     """
     if (
         isinstance(desc, str)
-        or not isinstance(desc, Sequence | np.ndarray)
+        or not (isinstance(desc, Sequence) or (isinstance(desc, np.ndarray) and desc.ndim == 1))
         or not all(isinstance(row, str) for row in desc)
     ):
         raise ValueError(f"`desc` must be a list of strings, one per row, got {received(desc)}")

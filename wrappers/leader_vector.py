@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import concatenate, create_empty_array
 from numpy.typing import ArrayLike, NDArray
 
-from ..core.checks import check_reset_options, received
+from ..core.checks import check_reset_options, real_numbers, received
 from ..core.mdp import FloatArray
 from ..model.responses import ExactResponse
 from .copies import SeatCopies, reported
@@ -116,8 +116,7 @@ class LeaderVectorEnv(SeatCopies):
     def _begin(self, mask: NDArray[np.bool_], options: dict[str, Any]) -> None:
         kept = options.get("keep_learnt", False)
         start = options.get("upper_params", self.game.initial_upper_params)
-        # As objects, so that rows of different lengths are refused as an x.
-        if np.asarray(start, dtype=object).ndim == len(self.game.upper_space.shape) + 1:
+        if real_numbers("upper_params", start).ndim == len(self.game.upper_space.shape) + 1:
             xs = self._checked_rows("upper_params", start, mask)
         else:
             # One answer does for copies that start at the same x, unless they are warm.
@@ -159,11 +158,9 @@ class LeaderVectorEnv(SeatCopies):
         """Return the x of the marked copies, after checking them."""
         accepted = f"shape {(self.num_envs, *self.game.upper_space.shape)}"
         try:
-            given = np.asarray(values)
-        except ValueError:
-            raise ValueError(
-                f"`{name}` must have {accepted}, got rows of different lengths"
-            ) from None
+            given = real_numbers(name, values)
+        except ValueError as error:
+            raise ValueError(f"`{name}` must have {accepted}: {error}") from None
         if given.shape != (self.num_envs, *self.game.upper_space.shape):
             raise ValueError(f"`{name}` must have {accepted}, got shape {given.shape}")
         rows = []

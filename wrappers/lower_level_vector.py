@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import ArrayLike, NDArray
 
+from ..core.checks import real_numbers
 from ..core.mdp import FloatArray
 from .copies import SeatCopies, reported
 from .lower_level import LowerLevel, time_limit
@@ -97,11 +98,9 @@ class LowerLevelVectorEnv(SeatCopies):
     def _checked_actions(self, actions: ArrayLike) -> NDArray[np.int64]:
         accepted = f"integers in 0..{self._num_actions - 1} of shape ({self.num_envs},)"
         try:
-            given = np.asarray(actions)
-        except ValueError:
-            raise ValueError(
-                f"`actions` must be {accepted}, got rows of different lengths"
-            ) from None
+            given = real_numbers("actions", actions)
+        except ValueError as error:
+            raise ValueError(f"`actions` must be {accepted}: {error}") from None
         if given.dtype.kind not in "iu" or given.shape != (self.num_envs,):
             raise ValueError(
                 f"`actions` must be {accepted}, got dtype {given.dtype} and shape {given.shape}"

@@ -91,7 +91,7 @@ class ZeroOrder:
             ValueError: If an option is out of range, or the box is narrower than the points need.
         """
         check_exact(model)
-        if isinstance(points, bool) or points not in (1, 2):
+        if not isinstance(points, int | np.integer) or points is True or points not in (1, 2):
             raise ValueError(f"`points` must be 1 or 2, got {received(points)}")
         self._model, self._points = model, int(points)
         self._directions = check_at_least("directions", directions, 1)
