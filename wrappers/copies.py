@@ -22,6 +22,10 @@ from .seats import Seat
 __all__ = ["SeatCopies", "reported"]
 
 
+# Kinds of dtypes: where rows are checked one by one, or the shape and the kind together.
+ANY = "biufcmMOSUVT"
+
+
 class SeatCopies(VectorEnv[Any, Any, NDArray[Any]]):
     """Copies of one seat of a tabular game, stepped together.
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..core.checks import check_reset_options, real_numbers, received
 from ..core.mdp import FloatArray
 from ..model.responses import ExactResponse
-from .copies import SeatCopies, reported
+from .copies import ANY, SeatCopies, reported
 from .hyper_gradient import RESET_OPTIONS, HyperGradient, checked_keep
 from .seats import NotThere
 
@@ -116,7 +116,10 @@ class LeaderVectorEnv(SeatCopies):
     def _begin(self, mask: NDArray[np.bool_], options: dict[str, Any]) -> None:
         kept = options.get("keep_learnt", False)
         start = options.get("upper_params", self.game.initial_upper_params)
-        if real_numbers("upper_params", start).ndim == len(self.game.upper_space.shape) + 1:
+        if (
+            real_numbers("upper_params", start, kinds=ANY).ndim
+            == len(self.game.upper_space.shape) + 1
+        ):
             xs = self._checked_rows("upper_params", start, mask)
         else:
             # One answer does for copies that start at the same x, unless they are warm.
@@ -158,7 +161,7 @@ class LeaderVectorEnv(SeatCopies):
         """Return the x of the marked copies, after checking them."""
         accepted = f"shape {(self.num_envs, *self.game.upper_space.shape)}"
         try:
-            given = real_numbers(name, values)
+            given = real_numbers(name, values, kinds=ANY)
         except ValueError as error:
             raise ValueError(f"`{name}` must have {accepted}: {error}") from None
         if given.shape != (self.num_envs, *self.game.upper_space.shape):

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..core.checks import real_numbers
 from ..core.mdp import FloatArray
-from .copies import SeatCopies, reported
+from .copies import ANY, SeatCopies, reported
 from .lower_level import LowerLevel, time_limit
 
 __all__ = ["LowerLevelVectorEnv"]
@@ -98,7 +98,7 @@ class LowerLevelVectorEnv(SeatCopies):
     def _checked_actions(self, actions: ArrayLike) -> NDArray[np.int64]:
         accepted = f"integers in 0..{self._num_actions - 1} of shape ({self.num_envs},)"
         try:
-            given = real_numbers("actions", actions)
+            given = real_numbers("actions", actions, kinds=ANY)
         except ValueError as error:
             raise ValueError(f"`actions` must be {accepted}: {error}") from None
         if given.dtype.kind not in "iu" or given.shape != (self.num_envs,):

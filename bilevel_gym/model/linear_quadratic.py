@@ -98,7 +98,7 @@ class LinearQuadraticModel(BilevelModel):
             **common: See `BilevelModel`: low, high, initial_upper_params, gamma (of both levels),
                 temperature, name.
         """
-        self.coefficients, self.coefficients_vjp = coefficients, coefficients_vjp
+        self._coefficients, self.coefficients_vjp = coefficients, coefficients_vjp
         super().__init__(**common)
         self.upper_state_cost = _square("upper_state_cost", upper_state_cost, "[S, S]")
         self.upper_action_cost = _square("upper_action_cost", upper_action_cost, "[A, A]")
@@ -122,6 +122,10 @@ class LinearQuadraticModel(BilevelModel):
                     f"`coefficients` must return `{name}` with shape {shape}, as "
                     f"`upper_state_cost` and `upper_action_cost` have it, got {given.shape}"
                 )
+
+    def coefficients(self, upper_params: FloatArray) -> Coefficients:
+        """Return A, B, Q and R at x, float64."""
+        return Coefficients(*(np.asarray(m, np.float64) for m in self._coefficients(upper_params)))
 
     def reward(
         self, upper_params: FloatArray, states: FloatArray, actions: FloatArray

@@ -29,6 +29,7 @@ from ..core.checks import (
     real_numbers,
     received,
 )
+from ..core.linear import Solutions
 from ..core.mdp import FloatArray, Kernel, TabularMDP
 from ..core.soft import PolicyAnswer, SoftSolution, solve_all
 from ..core.threads import single_threaded
@@ -265,18 +266,7 @@ class TabularModel(BilevelModel):
             ValueError: If an option is out of range, or the model returns arrays of a wrong shape.
             ArithmeticError: If values overflow.
         """
-        start, guesses = None, None
-        if warm_start is not None:
-            if not isinstance(warm_start, ExactResponse):
-                raise TypeError(
-                    f"`warm_start` must be an earlier response, got {type(warm_start).__name__}"
-                )
-            start, guesses = warm_start.soft_value, warm_start.linear_solutions
-            if len(start) != self.num_states:
-                raise ValueError(
-                    f"`warm_start` must be a response of a game with {self.num_states} states, "
-                    f"got one with {len(start)}"
-                )
+        start, guesses = self._warmth(warm_start)
         mdp = self.lower_mdp(upper_params)
         found = solve_all([mdp], [start], solver, tolerance, max_iterations, [guesses])
         return self._exact_response(upper_params, found[0])
@@ -298,17 +288,18 @@ class TabularModel(BilevelModel):
         """
         starts = [None] * len(upper_params) if warm_starts is None else warm_starts
         check_entries("warm_starts", starts, len(upper_params), "x")
+        warmth = [self._warmth(start) for start in starts]
         _ = self.initial_kernel.pattern  # once computed, kernels derived from this one share it
         mdps = [self.lower_mdp(x) for x in upper_params]
 
         def solved(batch: slice) -> list[SoftSolution]:
             return solve_batch(
                 mdps[batch],
-                initial_values=[None if s is None else s.soft_value for s in starts[batch]],
+                initial_values=[value for value, _ in warmth[batch]],
                 solver=solver,
                 tolerance=tolerance,
                 max_iterations=max_iterations,
-                guesses=[None if s is None else s.linear_solutions for s in starts[batch]],
+                guesses=[guesses for _, guesses in warmth[batch]],
             )
 
         if len({id(mdp.kernel.pattern) for mdp in mdps}) <= 1:
@@ -319,6 +310,23 @@ class TabularModel(BilevelModel):
             self._exact_response(x, solution)
             for x, solution in zip(upper_params, solutions, strict=True)
         ]
+
+    def _warmth(
+        self, warm_start: ExactResponse | None
+    ) -> tuple[FloatArray | None, Solutions | None]:
+        """Return what an earlier response is good for: a soft value, and guesses of solutions."""
+        if warm_start is None:
+            return None, None
+        if not isinstance(warm_start, ExactResponse):
+            raise TypeError(
+                f"`warm_start` must be an earlier response, got {type(warm_start).__name__}"
+            )
+        if len(warm_start.soft_value) != self.num_states:
+            raise ValueError(
+                f"`warm_start` must be a response of a game with {self.num_states} states, "
+                f"got one with {len(warm_start.soft_value)}"
+            )
+        return warm_start.soft_value, warm_start.linear_solutions
 
     def outcome(self, upper_params: FloatArray, answer: PolicyAnswer) -> Outcome:
         """Return what the objective evaluates: x, and an answer to it, the follower's or not.
