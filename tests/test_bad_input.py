@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import itertools
+import warnings
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -15,7 +17,10 @@ from gymnasium.error import ResetNeeded
 from scipy.sparse import csr_array
 
 from bilevel_gym import HyperGradient, LowerLevel, RescaleUpper
+from bilevel_gym.core.mdp import Kernel, TabularMDP
 from bilevel_gym.envs import BilevelGridWorld
+from bilevel_gym.model.objectives import DiscountedReturn, Sum
+from bilevel_gym.optimizers import OPTIMIZERS, AdamRule
 
 from .helpers import (
     Env,
@@ -109,6 +114,10 @@ def step(env: Env, action: Any) -> Any:
 
 def reset_at(env: Env, x: Any) -> Any:
     return env.reset(options={"upper_params": copy.deepcopy(x)})
+
+
+def reset_options(env: Env, options: Any) -> Any:
+    return env.reset(options=options)
 
 
 def reset_with(env: Env, option: str) -> Any:
@@ -264,6 +273,123 @@ def drawn() -> Any:
 
 
 refused("from_arrays: the game is drawn", drawn, "TabularBilevelEnv; no picture", RuntimeError)
+
+
+NOTHING_OF_THE_KIND: Any = 3
+
+# What is taken by several places ----------------------------------------------------------------
+
+NESTED: Any = 1.0
+for _ in range(300):
+    NESTED = [NESTED]
+
+# Each value as an argument of which a message shows what was received, in one short line.
+for what, value, said in [
+    ("an integer that Python does not print", -(10**5000), "got an integer of about 5001 digits"),
+    ("lists in lists", NESTED, "got [[["),
+    ("a matrix", np.zeros((3, 2)), "got array([[0., 0.], [0., 0.], [0., 0.]])"),
+    ("a long text", "é" * 5000, "got 'ééé"),
+]:
+    takers: dict[str, Callable[..., Any]] = {
+        "`gamma`": partial(array_game, gamma=value),
+        "`outer_steps`": partial(leader, outer_steps=value),
+        "render_mode": partial(BilevelGridWorld, render_mode=value),
+        "`slip`": partial(BilevelGridWorld, slip=value),
+    }
+    for name, call in takers.items():
+        shown = said.removeprefix("got ")
+        refused(f"{name} is {what}", call, f"{name}; {shown}")
+
+# An array of ten to the twelve, which is none in memory; and others that lose a part as they become
+# arrays of float64.
+HUGE = np.broadcast_to(np.float64(0.0), (10**6, 10**6))
+for name in ("reward", "upper_reward", "action_mask", "initial_distribution", "features"):
+    refused(f"a huge {name}", partial(array_game, **{name: HUGE}), f"`{name}`; shape; 1000000")
+    partly = [np.ma.masked_array([1.0, 2.0], [True, False])] * 3
+    refused(f"{name} of masked rows", partial(array_game, **{name: partly}), f"`{name}`; masked")
+huge_rows = partial(Kernel.from_dense(STAY).with_probabilities, HUGE)
+refused("huge probabilities", huge_rows, "`probabilities`; shape; 1000000")
+wide = np.full((3, 2), np.longdouble("1e4000"))
+refused("a reward beyond float64", partial(array_game, reward=wide), "`reward`; finite; inf")
+refused("too many states", partial(Kernel, STAY, 10**12, 2), "`num_states`; at most 2147483647")
+rows: Any
+for rows in ("row-major", np.array([])):
+    call = partial(Kernel.from_sparse, [csr_array(np.eye(3))], rows=rows)
+    refused(f"rows is {rows!r}", call, "rows; 'action-major'")
+refused(
+    "no kernel",
+    partial(TabularMDP, NOTHING_OF_THE_KIND, np.zeros((3, 2)), 0.9, 1.0),
+    "`kernel`; 3",
+    TypeError,
+)
+refused("no objective", partial(array_game, objective=1), "`objective`; got 1", TypeError)
+refused("no terms", partial(Sum, NOTHING_OF_THE_KIND), "`terms`; got 3", TypeError)
+for seat in ("leader", "game", "rescaled"):
+    call = partial(reset_options, options=3)
+    refused("options are a number", call, "`options`; dict; got 3", TypeError, seat)
+call = partial(reset_options, options=3)
+refused("options are a number", call, "takes no reset options, got 3", ValueError, "follower")
+boxes: list[tuple[Any, Any, str]] = [
+    (-1.0, np.ones(2), "`low` and `high`; one shape; () and (2,)"),
+    (np.array([0.0, np.nan]), np.ones(2), "`low`; at most `high`; nan"),
+    (1j * np.ones(2), np.ones(2), "`low`; real numbers; complex128"),
+    (np.full(2, np.inf), np.full(2, np.inf), "`low`; at most `high`; inf"),
+]
+for low, high, said in boxes:
+    for name, optimizer in OPTIMIZERS.items():
+        call = partial(optimizer, lambda x: (0.0, x), np.zeros(2), low, high)
+        refused(f"{name}: the box is {low!r} to {high!r}", call, said)
+    refused(f"AdamRule: the box is {low!r} to {high!r}", partial(AdamRule, low, high), said)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_no_value_that_is_not_finite_is_taken_for_the_best(name: str, bad: float) -> None:
+    count = itertools.count()
+
+    def objective(x: Any) -> tuple[float, Any]:
+        value = -float(((x - 0.3) ** 2).sum())
+        return (bad if next(count) == 2 else value), -2.0 * (x - 0.3)
+
+    with pytest.raises(ArithmeticError, match=f"objective must be finite, got {bad} in evalua.* 3"):
+        OPTIMIZERS[name](objective, np.zeros(2), -np.ones(2), np.ones(2))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e200])
+@pytest.mark.parametrize("name", sorted({*OPTIMIZERS} - {"cobyqa"}))
+def test_a_gradient_whose_length_is_not_finite_is_refused(name: str, bad: float) -> None:
+    with pytest.raises(ValueError, match=r"gradient must be .*, got .* in entry \(1,\)"):
+        OPTIMIZERS[name](
+            lambda x: (0.0, np.array([0.0, bad])), np.zeros(2), -np.ones(2), np.ones(2)
+        )
+
+
+def test_overflow_is_told_by_an_error_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for options in ({"temperature": 1e308}, {"reward": np.full((3, 2), 1e308)}):
+            with pytest.raises(ArithmeticError):
+                array_game(**options).evaluate(np.zeros(3))
+
+
+def test_what_was_given_may_be_changed_afterwards() -> None:
+    reward = np.asfortranarray(np.ones((3, 2)))
+    mdp = TabularMDP(Kernel.from_dense(STAY), reward, 0.5, 1.0)
+    low, high = -np.ones(2), np.ones(2)
+    rule = AdamRule(low, high)
+    for array in (reward, low, high):
+        array[:] = 7.0
+    assert (mdp.reward == 1.0).all() and (rule.low == -1.0).all() and (rule.high == 1.0).all()
+
+
+def test_fractions_are_numbers() -> None:
+    half = Fraction(1, 2)
+    mdp = TabularMDP(Kernel.from_dense(STAY), np.ones((3, 2)), half, half)  # type: ignore[arg-type]
+    assert type(mdp.gamma) is float and DiscountedReturn(half).gamma == 0.5  # type: ignore[arg-type]
+    game = array_game(objective=DiscountedReturn(half), gamma=half)  # type: ignore[arg-type]
+    expected = array_game(objective=DiscountedReturn(0.5), gamma=0.5)
+    x = np.zeros(3)
+    assert game.evaluate(x).objective == expected.evaluate(x).objective
 
 
 def bring_into(env: Env, phase: str) -> None:

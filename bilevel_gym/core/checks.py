@@ -63,7 +63,7 @@ def received(value: object) -> str:
     except Exception:  # Python does not write integers of many digits; others may raise anything
         text = f"an unprintable {type(value).__name__}"
         if isinstance(value, int):
-            text = f"an integer of {math.ceil(value.bit_length() * math.log10(2.0))} digits"
+            text = f"an integer of about {math.ceil(value.bit_length() * math.log10(2.0))} digits"
     text = re.sub(r"\s*\n\s*", " ", text)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
@@ -118,10 +118,11 @@ def check_flag(name: str, value: bool) -> bool:
 
 def check_at_least(name: str, value: int, least: int, most: int | None = None) -> int:
     """Return an integer as an int; raise a `ValueError` unless it is in `least`..`most`."""
-    fits = isinstance(value, Integral) and not isinstance(value, bool) and value >= least
-    if not fits or (most is not None and value > most):
-        rule = f"of at least {least}" + ("" if most is None else f" and at most {most}")
-        raise ValueError(f"`{name}` must be an integer {rule}, got {received(value)}")
+    number = isinstance(value, Integral) and not isinstance(value, bool)
+    if not number or value < least:
+        raise ValueError(f"`{name}` must be an integer of at least {least}, got {received(value)}")
+    if most is not None and value > most:
+        raise ValueError(f"`{name}` must be an integer of at most {most}, got {received(value)}")
     return int(value)
 
 

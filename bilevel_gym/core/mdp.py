@@ -510,12 +510,12 @@ class TabularMDP:
         if not isinstance(self.kernel, Kernel):
             raise TypeError(f"`kernel` must be a Kernel, got {received(self.kernel)}")
         reward = real_numbers("reward", self.reward)
-        object.__setattr__(self, "reward", np.array(reward, dtype=np.float64, order="F"))
         shape = (self.kernel.num_states, self.kernel.num_actions)
         object.__setattr__(self, "gamma", check_discount("gamma", self.gamma))
         object.__setattr__(self, "temperature", check_positive("temperature", self.temperature))
-        if self.reward.shape != shape:
-            raise ValueError(f"`reward` must have shape [S, A] = {shape}, got {self.reward.shape}")
+        if reward.shape != shape:
+            raise ValueError(f"`reward` must have shape [S, A] = {shape}, got {reward.shape}")
+        object.__setattr__(self, "reward", np.array(reward, dtype=np.float64, order="F"))
         if self.contraction >= 1.0:
             largest = float(self.kernel.row_sums.max())
             raise ValueError(

@@ -30,7 +30,16 @@ from .base import (
     Recorder,
     Restarts,
 )
-from .rules import RULES, Schedule, UpdateRule, feasible_part, is_rounding, make_rule, make_schedule
+from .rules import (
+    RULES,
+    Schedule,
+    UpdateRule,
+    check_gradient,
+    feasible_part,
+    is_rounding,
+    make_rule,
+    make_schedule,
+)
 
 __all__ = [
     "Climb",
@@ -145,6 +154,7 @@ class _Run(Climb):
 
     def proceed(self, value: float, gradient: FloatArray) -> None:
         """Record the evaluation of `x`, and step from there unless the run is over."""
+        check_gradient(self.x, gradient)
         step = self.evaluations
         if step == self._steps:
             self.message = f"{step} steps taken"
@@ -194,6 +204,7 @@ def ascent(
 
     Raises:
         ValueError: If an argument is out of range, or a gradient is not finite.
+        ArithmeticError: If a value is not finite.
         TypeError: If the rule does not take an option.
     """
     run = _Run(

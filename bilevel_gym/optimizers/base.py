@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Self
@@ -129,7 +130,15 @@ class Recorder:
         self.last: Iterate | None = None
 
     def note(self, x: FloatArray, value: float, gradient: FloatArray) -> None:
-        """Record an evaluation."""
+        """Record an evaluation.
+
+        Raises:
+            ArithmeticError: If the value is not finite: none could be said to be better.
+        """
+        if not math.isfinite(value):
+            raise ArithmeticError(
+                f"the objective must be finite, got {value} in evaluation {self.evaluations + 1}"
+            )
         norm = projected_gradient_norm(x, gradient, self._low, self._high)
         iterate = Iterate(self.evaluations, np.array(x), value, gradient, norm)
         self.evaluations += 1

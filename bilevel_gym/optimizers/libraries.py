@@ -16,6 +16,7 @@ from ..core.checks import (
 )
 from .ascent import ascent
 from .base import Callback, Evaluation, FloatArray, Optimum, Recorder
+from .rules import check_gradient
 
 __all__ = ["cobyqa", "lbfgsb", "restarted_lbfgsb", "starts_around"]
 
@@ -53,6 +54,7 @@ def lbfgsb(
 
     def descend(flat: FloatArray) -> tuple[float, FloatArray]:
         value, gradient = evaluate(flat.reshape(first.shape))
+        check_gradient(first, gradient)
         return -value, -gradient.ravel()
 
     result = minimize(

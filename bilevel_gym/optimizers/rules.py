@@ -29,6 +29,7 @@ __all__ = [
     "SCHEDULES",
     "Schedule",
     "UpdateRule",
+    "check_gradient",
     "feasible_part",
     "is_rounding",
     "make_rule",
@@ -39,6 +40,9 @@ __all__ = [
 # (number of the step, steps of the run) -> factor of the learning rate, in [0, 1].
 Schedule = Callable[[int, int], float]
 
+
+# Of a gradient, so that the squares of entries add up to a float64.
+LARGEST_ENTRY = 1e150
 
 SCHEDULES: dict[str, Schedule] = {
     "constant": lambda step, steps: 1.0,
@@ -66,6 +70,17 @@ def feasible_part(
     """Return the gradient without the entries that push against a bound."""
     blocked = ((x <= low) & (gradient < 0.0)) | ((x >= high) & (gradient > 0.0))
     return np.where(blocked, 0.0, gradient)
+
+
+def check_gradient(x: FloatArray, gradient: FloatArray) -> None:
+    """Raise a `ValueError` unless a gradient has the shape of x, and its squares are finite."""
+    if gradient.shape != x.shape:
+        raise ValueError(f"the gradient must have shape {x.shape}, got {gradient.shape}")
+    right = np.abs(gradient) < LARGEST_ENTRY  # false for NaN as well
+    if not right.all():
+        entry = tuple(int(i) for i in np.argwhere(~right)[0])
+        rule = f"below {LARGEST_ENTRY:g}" if np.isfinite(gradient[entry]) else "finite"
+        raise ValueError(f"the gradient must be {rule}, got {gradient[entry]} in entry {entry}")
 
 
 def is_rounding(norm: float, value: float) -> bool:
@@ -107,11 +122,7 @@ class UpdateRule(ABC):
         Raises:
             ValueError: If the gradient has another shape or is not finite; the state is unchanged.
         """
-        if gradient.shape != x.shape:
-            raise ValueError(f"the gradient must have shape {x.shape}, got {gradient.shape}")
-        if not np.isfinite(gradient).all():
-            entry = tuple(int(i) for i in np.argwhere(~np.isfinite(gradient))[0])
-            raise ValueError(f"the gradient must be finite, got {gradient[entry]} in entry {entry}")
+        check_gradient(x, gradient)
         return np.clip(x + self._move(x, value, gradient, rate), self.low, self.high)
 
     @abstractmethod

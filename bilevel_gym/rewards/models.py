@@ -193,7 +193,9 @@ def imported_function(name: str, function: Any) -> Any:
             raise ValueError(f'`{name}` must be named "module:function", got {received(function)}')
         found = getattr(import_module(module), attribute, None)
         if found is None:
-            raise ValueError(f"{module!r} has no function {attribute!r}, got {received(function)}")
+            raise ValueError(
+                f"{module!r} has no function {attribute!r}, got `{name}` = {received(function)}"
+            )
     if not callable(found):
         raise TypeError(
             f'`{name}` must be a function or "module:function", got {received(function)}'

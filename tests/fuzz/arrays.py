@@ -22,7 +22,7 @@ from bilevel_gym.model.judges import BradleyTerry, checked_answers
 from bilevel_gym.model.preferences import PreferenceLikelihood
 
 from .judge import Case, check_answer, check_same, finite
-from .odd import ARRAYS, Draw, case_of, odd_array, odd_like, scribble, spoilt
+from .odd import ARRAYS, ENTRIES, Draw, case_of, odd_array, odd_like, scribble, spoilt
 
 P = np.array(
     [
@@ -121,7 +121,7 @@ def solvers(draw: Draw) -> Case:
         check_answer(game.evaluate(game.initial_upper_params, solver=solver, max_iterations=100))
 
     return case_of(
-        f"from_arrays, evaluate(solver={solver!r})", said, call, *arrays(), "bounds of x"
+        f"from_arrays, evaluate(solver={solver!r})", said, call, *arrays(), "bounds of x", "`low`"
     )
 
 
@@ -403,6 +403,36 @@ def optimizer(draw: Draw) -> Case:
     return case_of(f"{way}, {name}", said, call, "start", "option", "schedule", "gradient")
 
 
+def climb(draw: Draw) -> Case:
+    """A climb on an objective that at some point is odd."""
+    name = draw(st.sampled_from([*OPTIMIZER_OPTIONS]))
+    at, part = draw(st.integers(1, 4)), draw(st.sampled_from(["value", "gradient"]))
+    entry = draw(st.sampled_from([*ENTRIES]))
+
+    def call() -> None:
+        count = 0
+
+        def objective(x: Any) -> tuple[float, Any]:
+            nonlocal count
+            count += 1
+            value, gradient = bowl(x)
+            if count == at and part == "value":
+                value = ENTRIES[entry]
+            elif count == at:
+                gradient[0] = ENTRIES[entry]
+            return value, gradient
+
+        run = optimizers.make_optimizer(name, **OPTIMIZER_OPTIONS[name])
+        best = run(objective, np.zeros(2), -np.ones(2), np.ones(2)).best
+        finite(best.value, best.upper_params)
+        if name != "cobyqa":  # it looks at values alone
+            finite(best.gradient)
+
+    return Case(
+        f"{name}: the {part} of evaluation {at} is {entry}", call, ["objective", "gradient"]
+    )
+
+
 def batch(xs: Any, rows: Any = None) -> Any:
     """Return values and gradients of `bowl` for many x."""
     answers = [bowl(x) for x in xs]
@@ -457,6 +487,7 @@ TARGETS = {
         judges,
         linear_quadratic,
         optimizer,
+        climb,
         rules,
         checks,
     )

@@ -250,7 +250,7 @@ def setting(draw: Draw, names: list[str]) -> str:
 
 def damaged(path: Path, kind: str) -> None:
     """Write an x as `--start` takes it, and damage it."""
-    good: dict[str, Any] = {"best": np.zeros(6), "final": np.zeros(6), "initial": np.zeros(6)}
+    good: dict[str, Any] = {"best_upper_params": np.zeros(6)}
     np.savez(path, **good)
     raw = bytearray(path.read_bytes())
     if kind == "short":
@@ -281,7 +281,9 @@ def damaged(path: Path, kind: str) -> None:
         else:
             stored.write(b"junk")
         with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("other.npy" if kind == "no best" else "best.npy", stored.getvalue())
+            archive.writestr(
+                "other.npy" if kind == "no best" else "best_upper_params.npy", stored.getvalue()
+            )
 
 
 DAMAGES = [
