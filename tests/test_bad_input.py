@@ -21,6 +21,7 @@ from bilevel_gym.core.mdp import Kernel, TabularMDP
 from bilevel_gym.envs import BilevelGridWorld
 from bilevel_gym.model.objectives import DiscountedReturn, Sum
 from bilevel_gym.optimizers import OPTIMIZERS, AdamRule
+from bilevel_gym.testing import check_hyper_gradient, check_method
 
 from .helpers import (
     Env,
@@ -276,6 +277,7 @@ refused("from_arrays: the game is drawn", drawn, "TabularBilevelEnv; no picture"
 
 
 NOTHING_OF_THE_KIND: Any = 3
+NO_SEED: Any = np.nan
 
 # What is taken by several places ----------------------------------------------------------------
 
@@ -340,6 +342,29 @@ for low, high, said in boxes:
         call = partial(optimizer, lambda x: (0.0, x), np.zeros(2), low, high)
         refused(f"{name}: the box is {low!r} to {high!r}", call, said)
     refused(f"AdamRule: the box is {low!r} to {high!r}", partial(AdamRule, low, high), said)
+
+
+ladders: list[tuple[Any, str]] = [
+    (3, "`steps`; [K]"),
+    ([0.0, 1.0], "two positive steps, got [0.0, 1.0]"),
+]
+for steps, said in ladders:
+    call = partial(check_hyper_gradient, steps=steps)
+    refused(f"check_hyper_gradient: steps {steps}", call, said, seat="leader", phase="fresh")
+check = partial(check_method, "exact", ID)
+refused(
+    "check_method: options are a number",
+    partial(check, options=NOTHING_OF_THE_KIND),
+    "dict; 3",
+    TypeError,
+)
+refused("check_method: seed", partial(check, seed=NO_SEED), "`seed` must be an integer; got nan")
+refused(
+    "check_method: an id",
+    partial(check_method, "exact", NOTHING_OF_THE_KIND),
+    "`env_id`; got 3",
+    TypeError,
+)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

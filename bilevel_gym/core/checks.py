@@ -245,7 +245,9 @@ def finite_array(
 
 def _as_float64(numbers: NDArray[Any]) -> NDArray[np.float64]:
     """Return a copy in float64, infinite where a longer type has gone further."""
-    with np.errstate(over="ignore", invalid="ignore"):
+    if numbers.dtype.itemsize <= 8:
+        return np.array(numbers, dtype=np.float64)
+    with np.errstate(over="ignore"):
         return np.array(numbers, dtype=np.float64)
 
 
@@ -265,7 +267,7 @@ def check_in_box(
     if raw.shape != low.shape:
         raise ValueError(f"`{name}` must have shape {low.shape}, got {raw.shape}")
     checked = _as_float64(raw)
-    inside = (checked >= low) & (checked <= high) & (np.abs(checked) < np.inf)
+    inside = (checked >= low) & (checked <= high) & np.isfinite(checked)
     if not inside.all():
         entry = tuple(int(i) for i in np.argwhere(~inside)[0])
         raise ValueError(

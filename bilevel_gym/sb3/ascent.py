@@ -16,7 +16,14 @@ from stable_baselines3.common.type_aliases import Schedule as ProgressSchedule
 from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 
-from ..core.checks import check_at_least, check_choice, check_not_negative, check_positive, optional
+from ..core.checks import (
+    check_at_least,
+    check_choice,
+    check_not_negative,
+    check_positive,
+    optional,
+    received,
+)
 from ..core.mdp import FloatArray
 from ..optimizers import (
     RULES,
@@ -180,6 +187,11 @@ class HyperGradientAscent(Archived):
         if isinstance(policy, str):
             check_choice("policy", policy, self.policy_aliases)
         check_choice("`optimizer`", optimizer, RULES)
+        optional(check_at_least, "seed", seed, 0, 2**32 - 1)  # what Stable-Baselines3 takes
+        if not isinstance(optimizer_options, dict | None):
+            raise TypeError(
+                f"`optimizer_options` must be a dict, got {received(optimizer_options)}"
+            )
         super().__init__(
             policy=policy,
             env=env,

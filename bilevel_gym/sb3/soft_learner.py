@@ -132,6 +132,7 @@ class SoftLearner(Archived, OffPolicyAlgorithm):
             check_choice("policy", policy, self.policy_aliases)
         refuse_n_steps(n_steps)
         check_positive("tau", check_probability("tau", tau))
+        optional(check_at_least, "seed", seed, 0, 2**32 - 1)  # what Stable-Baselines3 takes
         if not isinstance(policy_kwargs, dict | None):
             raise TypeError(f"`policy_kwargs` must be a dict, got {received(policy_kwargs)}")
         super().__init__(

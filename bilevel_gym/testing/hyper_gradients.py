@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..core.checks import check_in_box, check_positive
+from ..core.checks import check_in_box, check_positive, finite_array, real_numbers, received
 from ..core.mdp import FloatArray
 
 # Half decades: long steps suffer from curvature (which grows with 1 / temperature), short ones
@@ -131,9 +131,9 @@ def check_hyper_gradient(
             none, every, none.ravel(), none.ravel(), none.ravel(), math.nan, math.nan
         )
         raise HyperGradientError(f"nothing to compare, {refusal}", report) from refusal
-    x = np.array(info["upper_params"] if upper_params is None else upper_params, np.float64)
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    check_in_box("upper_params", x, low, high)
+    given = info["upper_params"] if upper_params is None else upper_params
+    x = check_in_box("upper_params", given, low, high)
     x = _moved_inward(x, low, high, 2.0 * max(steps))
 
     def answer(x: FloatArray) -> tuple[float, FloatArray]:
@@ -214,8 +214,9 @@ def _check_arguments(env: gym.Env[Any, Any], tolerance: float, steps: Sequence[f
             "is its own value, and differences of it say nothing about its hyper-gradient"
         )
     check_positive("tolerance", tolerance)
-    if len(steps) < 2 or not all(step > 0.0 for step in steps):
-        raise ValueError(f"`steps` must be at least two positive steps, got {tuple(steps)}")
+    ladder = finite_array("steps", steps, (None,), "[K]")
+    if len(ladder) < 2 or ladder.min() <= 0.0:
+        raise ValueError(f"`steps` must be at least two positive steps, got {received(steps)}")
 
 
 def _choose_coordinates(
@@ -228,11 +229,12 @@ def _choose_coordinates(
         if not 1 <= coordinates <= size:
             raise ValueError(f"`coordinates` must lie in 1..{size}, got {coordinates}")
         return np.sort(np.random.default_rng(seed).choice(size, coordinates, replace=False))
-    chosen = np.asarray(coordinates)
+    chosen = real_numbers("coordinates", coordinates)
     entries = chosen.tolist() if chosen.ndim == 1 and chosen.dtype.kind in "iu" else []
     if not entries or not {*entries} <= {*range(size)} or len({*entries}) < len(entries):
         raise ValueError(
-            f"`coordinates` must be different flat indices in 0..{size - 1}, got {coordinates}"
+            f"`coordinates` must be different flat indices in 0..{size - 1}, got "
+            f"{received(coordinates)}"
         )
     return chosen
 

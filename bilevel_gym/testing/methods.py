@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 from scipy.stats import t as student
 
-from ..core.checks import accepted_options, check_at_least, check_options
+from ..core.checks import accepted_options, check_at_least, check_options, received
 from ..core.mdp import FloatArray
 from ..core.state import read_tree, write_tree
 from ..envs import BilevelEnv, TabularBilevelEnv
@@ -161,6 +161,11 @@ def check_method(
         True ()
     """
     check_at_least("estimates", estimates, 2)
+    check_at_least("seed", seed, 0)
+    if not isinstance(env_id, str | None):
+        raise TypeError(f"`env_id` must be the id of a task or None, got {received(env_id)}")
+    if not isinstance(options, Mapping | None):
+        raise TypeError(f"`options` must be a dict, got {received(options)}")
     games = list(_games(env_id))
     cls = resolve_method(method, games[0][1] if env_id else None)
     name = method if isinstance(method, str) else cls.__qualname__
