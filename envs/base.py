@@ -40,6 +40,7 @@ __all__ = [
     "BestKnown",
     "BilevelEnv",
     "View",
+    "check_seed",
     "check_upper_space",
     "is_default",
     "shown",
@@ -245,6 +246,7 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         start = options.get("upper_params", self.initial_upper_params)
         if start is not self._upper_params:
             start = self.validate_upper_params(start)
+        check_seed(seed)
         super().reset(seed=seed)  # may refuse the seed, hence nothing has changed so far
         self._enter(start)
         first = self.begin()
@@ -404,6 +406,12 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
     def __getstate__(self) -> dict[str, Any]:
         """Leave the window behind when the game is copied or pickled."""
         return {**self.__dict__, "_window": None}
+
+
+def check_seed(seed: int | None) -> None:
+    """Raise Gymnasium's error for a negative seed, which its own may fail to show."""
+    if isinstance(seed, int) and seed < 0:
+        raise gym.error.Error(f"`seed` must not be negative, got {received(seed)}")
 
 
 def upper_box(low: ArrayLike, high: ArrayLike, shape: tuple[int, ...]) -> spaces.Box:

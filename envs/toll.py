@@ -430,7 +430,9 @@ def _checked_network(network: object) -> dict[tuple[int, int], float]:
 
 def _checked_nodes(name: str, values: object, known: tuple[int, ...]) -> tuple[int, ...]:
     """Return nodes in the order given, after checking that they are different known ones."""
-    nodes = values.tolist() if isinstance(values, np.ndarray) else values
+    nodes = values
+    if isinstance(values, np.ndarray) and values.ndim == 1 and values.size <= len(known):
+        nodes = values.tolist()
     if isinstance(nodes, str) or not isinstance(nodes, Sequence) or not all(map(_is_node, nodes)):
         raise ValueError(f"`{name}` must be a list of nodes such as [1, 2], got {received(values)}")
     if not nodes:

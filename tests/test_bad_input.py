@@ -18,7 +18,8 @@ from scipy.sparse import csr_array
 
 from bilevel_gym import HyperGradient, LowerLevel, RescaleUpper
 from bilevel_gym.core.mdp import Kernel, TabularMDP
-from bilevel_gym.envs import BilevelGridWorld
+from bilevel_gym.core.soft import solve_soft_mdp
+from bilevel_gym.envs import BilevelGridWorld, BilevelThermal, BilevelToll
 from bilevel_gym.model.objectives import DiscountedReturn, Sum
 from bilevel_gym.optimizers import OPTIMIZERS, AdamRule
 from bilevel_gym.testing import check_hyper_gradient, check_method
@@ -115,6 +116,10 @@ def step(env: Env, action: Any) -> Any:
 
 def reset_at(env: Env, x: Any) -> Any:
     return env.reset(options={"upper_params": copy.deepcopy(x)})
+
+
+def reset_seed(env: Env, seed: int) -> Any:
+    return env.reset(seed=seed)
 
 
 def reset_options(env: Env, options: Any) -> Any:
@@ -331,6 +336,18 @@ for seat in ("leader", "game", "rescaled"):
     refused("options are a number", call, "`options`; dict; got 3", TypeError, seat)
 call = partial(reset_options, options=3)
 refused("options are a number", call, "takes no reset options, got 3", ValueError, "follower")
+for seat in ("leader", "game", "follower"):
+    call = partial(reset_seed, seed=-(10**5000))
+    refused("a seed of many digits", call, "about 5001 digits", gym.error.Error, seat)
+for horizon in (10**6, 2**63):
+    call = partial(BilevelThermal, horizon=horizon)
+    refused(f"a horizon of {horizon} steps", call, f"`horizon`; 100000; got {horizon}")
+crowd: Any = np.broadcast_to(1, (10**12,))
+call = partial(BilevelToll, destinations=crowd)
+refused("more destinations than nodes", call, "`destinations`; got array([1, 1")
+start = partial(solve_soft_mdp, TabularMDP(Kernel.from_dense(STAY), np.ones((3, 2)), 0.9, 1.0))
+refused("a huge start", partial(start, initial_value=HUGE), "`initial_value`; (1000000, 1000000)")
+refused("a huge box", partial(AdamRule, HUGE, HUGE), "`low`; memory; (1000000, 1000000)")
 boxes: list[tuple[Any, Any, str]] = [
     (-1.0, np.ones(2), "`low` and `high`; one shape; () and (2,)"),
     (np.array([0.0, np.nan]), np.ones(2), "`low`; at most `high`; nan"),

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..core.checks import check_at_least, check_choice, check_reset_options, received
 from ..core.mdp import FloatArray
+from ..envs.base import check_seed
 from ..envs.tabular import TabularBilevelEnv
 from .seats import Seat
 
@@ -106,6 +107,7 @@ class SeatCopies(VectorEnv[Any, Any, NDArray[Any]]):
         """
         options = check_reset_options(options, self._reset_options)
         mask = self._reset_mask(options)
+        check_seed(seed)
         super().reset(seed=seed)
         self._begin(mask, options)
         self._elapsed[mask], self._over[mask], self._started = 0, False, True

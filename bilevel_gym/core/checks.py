@@ -52,6 +52,9 @@ R = TypeVar("R")
 LONGEST = 200
 
 
+# That a horizon counts one by one; further ones are discounted to nothing.
+MOST_STEPS = 100_000
+
 # Probabilities of first states may miss one by this much.
 DISTRIBUTION_TOLERANCE = 1e-9
 
@@ -120,7 +123,8 @@ def check_at_least(name: str, value: int, least: int, most: int | None = None) -
     """Return an integer as an int; raise a `ValueError` unless it is in `least`..`most`."""
     number = isinstance(value, Integral) and not isinstance(value, bool)
     if not number or value < least:
-        raise ValueError(f"`{name}` must be an integer of at least {least}, got {received(value)}")
+        rule = f"an integer of at least {received(least)}"
+        raise ValueError(f"`{name}` must be {rule}, got {received(value)}")
     if most is not None and value > most:
         raise ValueError(f"`{name}` must be an integer of at most {most}, got {received(value)}")
     return int(value)
@@ -132,12 +136,17 @@ def optional(check: Callable[..., R], name: str, value: object, *accepted: Any) 
 
 
 def check_horizon(horizon: int | None) -> int | None:
-    """Return a number of steps, None for all; raise a `ValueError` unless it is at least 1."""
+    """Return a number of steps, None for all; raise a `ValueError` unless it is in 1..100 000."""
     if horizon is None:
         return None
     if isinstance(horizon, bool) or not isinstance(horizon, Integral) or int(horizon) < 1:
         raise ValueError(
             f"`horizon` must be None or an integer of at least 1, got {received(horizon)}"
+        )
+    if horizon > MOST_STEPS:
+        raise ValueError(
+            f"`horizon` must be at most {MOST_STEPS}, or None for all steps, "
+            f"got {received(horizon)}"
         )
     return int(horizon)
 
@@ -235,7 +244,7 @@ def finite_array(
     if not fits:  # and is not copied: it may be large
         wanted = "" if None in shape else f" = {shape}"
         raise ValueError(f"`{name}` must have shape {letters}{wanted}, got {given.shape}")
-    array = _as_float64(given)
+    array = _as_float64(name, given)
     if not np.isfinite(array).all():
         entry = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         place = f" at [{', '.join(map(str, entry))}]" if entry else ""
@@ -243,12 +252,15 @@ def finite_array(
     return array
 
 
-def _as_float64(numbers: NDArray[Any]) -> NDArray[np.float64]:
+def _as_float64(name: str, numbers: NDArray[Any]) -> NDArray[np.float64]:
     """Return a copy in float64, infinite where a longer type has gone further."""
-    if numbers.dtype.itemsize <= 8:
-        return np.array(numbers, dtype=np.float64)
-    with np.errstate(over="ignore"):
-        return np.array(numbers, dtype=np.float64)
+    try:
+        if numbers.dtype.itemsize <= 8:
+            return np.array(numbers, dtype=np.float64)
+        with np.errstate(over="ignore"):
+            return np.array(numbers, dtype=np.float64)
+    except MemoryError:
+        raise ValueError(f"`{name}` must fit into memory, got shape {numbers.shape}") from None
 
 
 def check_in_box(
@@ -266,7 +278,7 @@ def check_in_box(
     raw = real_numbers(name, values, kinds="fiu", shape=str(low.shape))
     if raw.shape != low.shape:
         raise ValueError(f"`{name}` must have shape {low.shape}, got {raw.shape}")
-    checked = _as_float64(raw)
+    checked = _as_float64(name, raw)
     inside = (checked >= low) & (checked <= high) & np.isfinite(checked)
     if not inside.all():
         entry = tuple(int(i) for i in np.argwhere(~inside)[0])
@@ -295,7 +307,7 @@ def checked_bounds(
     shapes = [bound.shape for bound in given.values()]
     if shapes[0] != shapes[1]:
         raise ValueError(f"`low` and `high` must have one shape, got {shapes[0]} and {shapes[1]}")
-    lower, upper = (_as_float64(bound) for bound in given.values())
+    lower, upper = (_as_float64(name, bound) for name, bound in given.items())
     rule = "`low` must be at most `high`"
     right = (lower <= upper) & (lower < np.inf) & (upper > -np.inf)
     if bounded:

@@ -28,11 +28,12 @@ method for the Riccati equation is due to D. L. Kleinman (1968), in discrete tim
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import LinAlgError, solve_discrete_are, solve_discrete_lyapunov
+from scipy.linalg import LinAlgWarning, solve_discrete_are, solve_discrete_lyapunov
 
 from .mdp import FloatArray
 from .threads import single_threaded
@@ -325,11 +326,12 @@ def response_gradient(
 
 def _direct_solution(problem: Coefficients, gamma: float) -> FloatArray:
     root = math.sqrt(gamma)
+    dynamics, control, *costs = problem
     try:
-        value = solve_discrete_are(
-            root * problem.dynamics, root * problem.control, problem.state_cost, problem.action_cost
-        )
-    except LinAlgError as error:
+        with warnings.catch_warnings():  # the residual tells how good the solution is
+            warnings.simplefilter("ignore", LinAlgWarning)
+            value = solve_discrete_are(root * dynamics, root * control, *costs)
+    except ValueError as error:  # a LinAlgError is one; others tell of costs out of proportion
         raise ArithmeticError(_infinite(gamma)) from error
     if not _is_finite(problem, gamma, riccati_step(problem, gamma, value)[2]):
         raise ArithmeticError(_infinite(gamma))

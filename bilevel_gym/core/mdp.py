@@ -29,7 +29,6 @@ from .checks import (
     check_discount,
     check_positive,
     checked_mask,
-    finite_array,
     real_numbers,
     received,
 )
@@ -227,7 +226,10 @@ class Kernel:
         Raises:
             ValueError: If the length differs or a row is not a (sub-)distribution.
         """
-        data = finite_array("probabilities", probabilities, self.matrix.data.shape, "[K]")
+        given, shape = real_numbers("probabilities", probabilities), self.matrix.data.shape
+        if given.shape != shape:
+            raise ValueError(f"`probabilities` must have shape {shape}, got {given.shape}")
+        data = np.array(given, dtype=np.float64)
         data.flags.writeable = False
         matrix = csr_array((data, self.matrix.indices, self.matrix.indptr), self.matrix.shape)
         _check_probabilities(self.rows, matrix.indices, data, self.num_states, self.moves)

@@ -352,10 +352,11 @@ def _starting_value(name: str, mdp: TabularMDP, value: FloatArray | None) -> Flo
     num_states = mdp.kernel.num_states
     if value is None:
         return np.zeros(num_states)
-    start = np.array(real_numbers(name, value), np.float64)
-    if start.shape != (num_states,) or not np.isfinite(start).all():
+    given = real_numbers(name, value)
+    finite = np.isfinite(given).sum() if given.shape == (num_states,) else 0
+    if finite < num_states:
         raise ValueError(
             f"`{name}` must be finite with shape [S] = ({num_states},), "
-            f"got shape {start.shape} with {np.isfinite(start).sum()} finite entries"
+            f"got shape {given.shape} with {finite} finite entries"
         )
-    return start
+    return np.array(given, np.float64)

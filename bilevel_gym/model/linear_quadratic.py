@@ -19,6 +19,7 @@ from ..core.checks import (
     check_not_negative,
     check_positive,
     finite_array,
+    received,
 )
 from ..core.lqr import (
     Coefficients,
@@ -121,6 +122,10 @@ class LinearQuadraticModel(BilevelModel):
                 raise ValueError(
                     f"`coefficients` must return `{name}` with shape {shape}, as "
                     f"`upper_state_cost` and `upper_action_cost` have it, got {given.shape}"
+                )
+            if name.endswith("cost") and not np.allclose(given, given.T, 1e-12, 0.0):
+                raise ValueError(
+                    f"`coefficients` must return a symmetric `{name}`, got {received(given)}"
                 )
 
     def coefficients(self, upper_params: FloatArray) -> Coefficients:

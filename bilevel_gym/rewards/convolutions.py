@@ -74,7 +74,8 @@ class ConvolutionalReward(ModuleReward):
 def _checked_device(device: str) -> th.device:
     """Return a device of PyTorch; the processor where there is no "cuda"."""
     try:
-        place = th.device("cuda" if device == "auto" else device)
+        named = isinstance(device, str) and device == "auto"
+        place = th.device("cuda" if named else device)
     except (RuntimeError, TypeError, ValueError):
         raise ValueError(
             f'`device` must be "auto" or a device of PyTorch such as "cpu", got {received(device)}'

@@ -48,6 +48,9 @@ Self = TypeVar("Self", bound="SoftLearner")
 FlatT = TypeVar("FlatT")
 
 
+LARGEST_BUFFER, LARGEST_LAYER = 10**9, 2**16  # more than machines hold
+
+
 class SoftLearner(Archived, OffPolicyAlgorithm):
     """An off-policy algorithm whose reward r_x may change while it learns.
 
@@ -135,6 +138,15 @@ class SoftLearner(Archived, OffPolicyAlgorithm):
         optional(check_at_least, "seed", seed, 0, 2**32 - 1)  # what Stable-Baselines3 takes
         if not isinstance(policy_kwargs, dict | None):
             raise TypeError(f"`policy_kwargs` must be a dict, got {received(policy_kwargs)}")
+        layers = (policy_kwargs or {}).get("net_arch")
+        if isinstance(layers, list):
+            for units in layers:
+                check_at_least("net_arch", units, 1, LARGEST_LAYER)
+        elif layers is not None and not (isinstance(layers, dict) and {"pi", "qf"} <= {*layers}):
+            raise TypeError(
+                '`net_arch` must be a list of units, or a dict of one for "pi" and one for "qf", '
+                f"got {received(layers)}"
+            )
         super().__init__(
             policy,
             env,
@@ -166,7 +178,7 @@ class SoftLearner(Archived, OffPolicyAlgorithm):
         optional(check_at_least, "schedule_steps", schedule_steps, 1)
         if not callable(learning_rate):
             check_positive("learning_rate", learning_rate)
-        check_at_least("buffer_size", buffer_size, 1)
+        check_at_least("buffer_size", buffer_size, 1, LARGEST_BUFFER)
         check_at_least("batch_size", batch_size, 1)
         check_at_least("learning_starts", learning_starts, 0)
         self._setup_model()
