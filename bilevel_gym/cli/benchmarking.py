@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..core.checks import received
 from .arguments import INTERRUPTED, CommandError, in_one_line, out_option
 from .console import explain_os_errors, progress_bar
 
@@ -109,7 +110,7 @@ def read(file: Path) -> Benchmark:
         return parse_benchmark(shipped_text(str(file)), f"{file}.toml")
     if not os.path.exists(file):  # of a Path it would be an error if the name is too long
         known = " and ".join(map(repr, SHIPPED))
-        raise CommandError(f"there is no file {str(file)!r}; {known} come with the package")
+        raise CommandError(f"there is no file {received(str(file))}; {known} come with the package")
     return read_benchmark(file)
 
 

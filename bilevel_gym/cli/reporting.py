@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..core.checks import received
 from .arguments import CommandError, in_one_line, out_option
 from .console import explain_os_errors, show_table
 
@@ -50,16 +51,16 @@ def read_results(folder: Path) -> DataFrame:
     from ..benchmark import load_results
 
     if not os.path.isdir(folder):  # of a Path it would be an error if the name is too long
-        raise CommandError(f"there is no folder {str(folder)!r}")
+        raise CommandError(f"there is no folder {received(str(folder))}")
     try:
         with in_one_line():
             results = load_results(folder)
     except FileNotFoundError as error:
         raise CommandError(
-            f"{str(folder)!r} is no benchmark's folder: there is no {Path(error.filename).name}"
+            f"{received(str(folder))} is no benchmark's folder: there is no {Path(error.filename).name}"
         ) from None
     if results.empty:
         raise CommandError(
-            f"{str(folder)!r} holds no finished run; `bilevel-gym benchmark` goes on"
+            f"{received(str(folder))} holds no finished run; `bilevel-gym benchmark` goes on"
         )
     return results

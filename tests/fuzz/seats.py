@@ -165,7 +165,6 @@ def method_options(name: str) -> dict[str, Any]:
         "most_episodes": 8,
         "horizon": 4,
         "inner": "sweeps",
-        "warm_start",
         "inner_options": {"sweeps": 2},
         "directions": 2,
         "penalty": 10.0,
@@ -240,6 +239,7 @@ def method(draw: Draw) -> Case:
         "learner",
         *LEARNERS["soft-q"],
         "sweeps",
+        "warm_start",
         "forget",
     )
 
