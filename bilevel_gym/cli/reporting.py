@@ -57,7 +57,8 @@ def read_results(folder: Path) -> DataFrame:
             results = load_results(folder)
     except FileNotFoundError as error:
         raise CommandError(
-            f"{received(str(folder))} is no benchmark's folder: there is no {Path(error.filename).name}"
+            f"{received(str(folder))} is no benchmark's folder: there is no "
+            f"{Path(error.filename).name}"
         ) from None
     if results.empty:
         raise CommandError(
