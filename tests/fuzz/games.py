@@ -150,7 +150,15 @@ def made(task: Task, draw: Draw) -> Case:
         finally:
             game.close()
 
-    return case_of(f"{kind.__name__}, {way}", said, call, *given, "bounds of x", "`bound`")
+    return case_of(
+        f"{kind.__name__}, {way}",
+        said,
+        call,
+        *given,
+        "bounds of x",
+        "`bound`",
+        "initial_upper_params",
+    )
 
 
 def task(draw: Draw) -> Case:

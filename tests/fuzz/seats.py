@@ -256,7 +256,9 @@ def learnt_method(draw: Draw) -> Case:
     def call() -> None:
         make_method(name, game, **given).reset(np.random.default_rng(0))
 
-    return case_of(f"learnt method {name}", said, call, "option", "inner", *QUICK["inner_options"])
+    return case_of(
+        f"learnt method {name}", said, call, "option", "inner", *QUICK["inner_options"], "net_arch"
+    )
 
 
 def testing(draw: Draw) -> Case:
