@@ -214,10 +214,9 @@ class Kernel:
                     f"`{name}` must lie in 0..{bound - 1}, got {index.min()}..{index.max()}"
                 )
             indices.append(index.astype(np.int64))
-        data, rows = _storable(data), indices[1] * num_states + indices[0]
-        columns = indices[2]
+        rows, columns = indices[1] * num_states + indices[0], indices[2]
         _check_probabilities(rows, columns, data, num_states)  # before both signs could cancel
-        shape = (num_actions * num_states, num_states)
+        shape, data = (num_actions * num_states, num_states), _storable(data)
         return cls(csr_array((data, (rows, columns)), shape=shape), num_states, num_actions)
 
     def with_probabilities(self, probabilities: ArrayLike) -> Kernel:
