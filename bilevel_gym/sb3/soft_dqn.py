@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -207,15 +206,7 @@ class SoftDQN(SoftLearner, DQN):
         losses = (
             self._updates(gradient_steps, batch_size)
             if flat is None
-            else flat.train(
-                partial(self.replay_buffer.sample, env=self._vec_normalize_env),
-                gradient_steps,
-                batch_size,
-                gamma=self.gamma,
-                temperature=self.temperature,
-                tau=self.tau,
-                max_grad_norm=self.max_grad_norm,
-            )
+            else flat.train(self, gradient_steps, batch_size)
         )
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")

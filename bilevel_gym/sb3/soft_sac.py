@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -97,15 +96,7 @@ class SoftSAC(SoftLearner, SAC):
             super().train(gradient_steps, batch_size)
             return
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
-        actor_losses, critic_losses = flat.train(
-            partial(self.replay_buffer.sample, env=self._vec_normalize_env),
-            gradient_steps,
-            batch_size,
-            gamma=self.gamma,
-            temperature=self.temperature,
-            tau=self.tau,
-            target_update_interval=self.target_update_interval,
-        )
+        actor_losses, critic_losses = flat.train(self, gradient_steps, batch_size)
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/ent_coef", self.temperature)

@@ -8,18 +8,22 @@ optimizer, an accelerator), there is none, and the learner records gradients as 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, Self
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch as th
 from gymnasium import Space, spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, SACPolicy
 
 from .flat import FlatAdam, FlatNetworks, Layers, linear_layers
+
+if TYPE_CHECKING:
+    from .soft_dqn import SoftDQN
+    from .soft_learner import SoftLearner
+    from .soft_sac import SoftSAC
 
 __all__ = ["FlatDQN", "FlatSAC"]
 
@@ -32,16 +36,16 @@ SQUASHED = 1e-6
 Batch = tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor, th.Tensor]
 
 
-def batches(
-    sample: Callable[[int], ReplayBufferSamples], features: Any, updates: int, size: int
-) -> Iterator[Batch]:
+def batches(model: SoftLearner, features: Any, updates: int, size: int) -> Iterator[Batch]:
     """Yield features, actions, next features, rewards and what goes on, `[B, ...]` of each update.
 
     Rewards and what goes on are `[B]`. `features` makes them of observations.
     """
+    buffer = model.replay_buffer
+    assert buffer is not None
     for begin in range(0, updates, CHUNK):
         count = min(CHUNK, updates - begin)
-        drawn = sample(count * size)
+        drawn = buffer.sample(count * size, env=model.get_vec_normalize_env())
         whole = (
             features(drawn.observations),
             drawn.actions,
@@ -120,25 +124,16 @@ class FlatDQN:
         return self.critics.bound and self._targets.bound and self._adam.bound
 
     @th.no_grad()
-    def train(
-        self,
-        sample: Callable[[int], ReplayBufferSamples],
-        updates: int,
-        batch_size: int,
-        *,
-        gamma: float,
-        temperature: float,
-        tau: float,
-        max_grad_norm: float,
-    ) -> list[float]:
+    def train(self, model: SoftDQN, updates: int, batch_size: int) -> list[float]:
         """Make so many updates, as `SoftDQN.train` says, and return their losses."""
         net, gradient, losses = self._policy.q_net, self._adam.gradient, []
+        gamma, temperature = model.gamma, model.temperature
 
         def features(observations: th.Tensor) -> th.Tensor:
             return net.extract_features(observations, net.features_extractor)
 
         for observations, actions, following, rewards, alive in batches(
-            sample, features, updates, batch_size
+            model, features, updates, batch_size
         ):
             next_q = self._targets.forward(following)[-1].amin(0)
             next_v = temperature * th.logsumexp(next_q / temperature, 1)
@@ -152,10 +147,10 @@ class FlatDQN:
             slopes = th.zeros_like(values[-1]).scatter_(2, taken, slope[:, :, None] / batch_size)
             self.critics.backward(values, slopes, self._adam.places)
             norm = float(gradient.norm())
-            if norm > max_grad_norm:
-                gradient.mul_(max_grad_norm / (norm + 1e-6))
+            if norm > model.max_grad_norm:
+                gradient.mul_(model.max_grad_norm / (norm + 1e-6))
             self._adam.step()
-            self._targets.memory.lerp_(self.critics.memory, tau)
+            self._targets.memory.lerp_(self.critics.memory, model.tau)
         return th.stack(losses).tolist()
 
     def act(self, features: NDArray[np.float32], *, deterministic: bool) -> NDArray[np.int64]:
@@ -209,25 +204,18 @@ class FlatSAC:
 
     @th.no_grad()
     def train(
-        self,
-        sample: Callable[[int], ReplayBufferSamples],
-        updates: int,
-        batch_size: int,
-        *,
-        gamma: float,
-        temperature: float,
-        tau: float,
-        target_update_interval: int,
+        self, model: SoftSAC, updates: int, batch_size: int
     ) -> tuple[list[float], list[float]]:
         """Make so many updates, as SAC's `train` does, and return losses of actor and critics."""
         actor = self._policy.actor
         actor_losses, critic_losses = [], []
+        gamma, temperature = model.gamma, model.temperature
 
         def features(observations: th.Tensor) -> th.Tensor:
             return actor.extract_features(observations, actor.features_extractor)
 
         for number, (observations, actions, following, rewards, alive) in enumerate(
-            batches(sample, features, updates, batch_size)
+            batches(model, features, updates, batch_size)
         ):
             drawn = self._draw(observations)
             later = self._draw(following)
@@ -253,8 +241,8 @@ class FlatSAC:
                 self._actor_adam.places,
             )
             self._actor_adam.step()
-            if number % target_update_interval == 0:
-                self._targets.memory.lerp_(self.critics.memory, tau)
+            if number % model.target_update_interval == 0:
+                self._targets.memory.lerp_(self.critics.memory, model.tau)
         return th.stack(actor_losses).tolist(), th.stack(critic_losses).tolist()
 
     def act(self, features: NDArray[np.float32], *, deterministic: bool) -> NDArray[np.float32]:
