@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch as th
@@ -19,11 +19,6 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, SACPolicy
 
 from .flat import FlatAdam, FlatNetworks, Layers, linear_layers
-
-if TYPE_CHECKING:
-    from .soft_dqn import SoftDQN
-    from .soft_learner import SoftLearner
-    from .soft_sac import SoftSAC
 
 __all__ = ["FlatDQN", "FlatSAC"]
 
@@ -36,7 +31,7 @@ SQUASHED = 1e-6
 Batch = tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor, th.Tensor]
 
 
-def batches(model: SoftLearner, features: Any, updates: int, size: int) -> Iterator[Batch]:
+def batches(model: Any, features: Any, updates: int, size: int) -> Iterator[Batch]:
     """Yield features, actions, next features, rewards and what goes on, `[B, ...]` of each update.
 
     Rewards and what goes on are `[B]`. `features` makes them of observations.
@@ -54,7 +49,7 @@ def batches(model: SoftLearner, features: Any, updates: int, size: int) -> Itera
             1.0 - drawn.dones[:, 0],
         )
         for first in range(0, count * size, size):
-            yield tuple(part[first : first + size] for part in whole)  # type: ignore[misc]
+            yield tuple(part[first : first + size] for part in whole)
 
 
 def flattened(networks: list[Layers | None], optimizer: Any) -> FlatNetworks | None:
@@ -124,8 +119,8 @@ class FlatDQN:
         return self.critics.bound and self._targets.bound and self._adam.bound
 
     @th.no_grad()
-    def train(self, model: SoftDQN, updates: int, batch_size: int) -> list[float]:
-        """Make so many updates, as `SoftDQN.train` says, and return their losses."""
+    def train(self, model: Any, updates: int, batch_size: int) -> list[float]:
+        """Make so many updates of a `SoftDQN`, as its `train` says, and return their losses."""
         net, gradient, losses = self._policy.q_net, self._adam.gradient, []
         gamma, temperature = model.gamma, model.temperature
 
@@ -203,10 +198,8 @@ class FlatSAC:
         )
 
     @th.no_grad()
-    def train(
-        self, model: SoftSAC, updates: int, batch_size: int
-    ) -> tuple[list[float], list[float]]:
-        """Make so many updates, as SAC's `train` does, and return losses of actor and critics."""
+    def train(self, model: Any, updates: int, batch_size: int) -> tuple[list[float], list[float]]:
+        """Make so many updates of a `SoftSAC`; return losses of the actor and of the critics."""
         actor = self._policy.actor
         actor_losses, critic_losses = [], []
         gamma, temperature = model.gamma, model.temperature
