@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import io
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from bilevel_gym.sb3 import SoftDQN, SoftSAC
 from bilevel_gym.sb3.flat import FlatNetworks, linear_layers
+from bilevel_gym.sb3.soft_dqn import SoftQPolicy
+from bilevel_gym.sb3.soft_sac import SoftSACPolicy
 from bilevel_gym.sb3.updates import features_of
 
 Patch = pytest.MonkeyPatch
@@ -26,7 +30,8 @@ def small(kind: type[Learner], env: str, **options: Any) -> Learner:
     policy_kwargs = {"net_arch": [16, 16], **options.pop("policy_kwargs", {})}
     defaults: dict[str, Any] = {"temperature": 0.1, "gamma": 0.9, "seed": 0, "device": "cpu"}
     defaults |= {"learning_starts": 20, "batch_size": 32, "train_freq": 1, "gradient_steps": 1}
-    return kind("MlpPolicy", env, policy_kwargs=policy_kwargs, **{**defaults, **options})
+    policy = options.pop("policy", "MlpPolicy")
+    return kind(policy, env, policy_kwargs=policy_kwargs, **{**defaults, **options})
 
 
 def parameters(model: Learner) -> list[np.ndarray[Any, Any]]:
@@ -126,6 +131,7 @@ def test_other_networks_are_not_taken_for_plain_ones() -> None:
         nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)),
         nn.Sequential(Doubled(2, 3), nn.ReLU(), nn.Linear(3, 1)),
         nn.Sequential(nn.Linear(2, 3), nn.Dropout(), nn.Linear(3, 1)),
+        nn.Sequential(nn.Linear(2, 3, bias=False), nn.ReLU(), nn.Linear(3, 1)),
     ):
         assert linear_layers(network) is None
 
@@ -165,6 +171,109 @@ def test_actions_are_those_of_the_policy(kind: type[Learner], env: str) -> None:
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="shape"):
         model.predict(np.zeros((3, 9), np.float32))
+
+
+def _critic(model: Learner) -> Any:
+    return model.q_net.q_net if isinstance(model, SoftDQN) else model.critic.q_networks[0]
+
+
+def _owner(model: Learner) -> Any:
+    return model.policy if isinstance(model, SoftDQN) else model.critic
+
+
+def _freeze(model: Learner) -> None:
+    _critic(model)[0].weight.requires_grad_(False)
+
+
+def _thaw(model: Learner) -> None:
+    _freeze(model)
+    model.learn(30)
+    _critic(model)[0].weight.requires_grad_(True)
+
+
+def _decay(model: Learner) -> None:
+    _owner(model).optimizer.param_groups[0]["weight_decay"] = 0.3
+
+
+def _replace_optimizer(model: Learner, kind: Any = th.optim.Adam) -> None:
+    parameters = _owner(model).optimizer.param_groups[0]["params"]
+    _owner(model).optimizer = kind(parameters, lr=1e-2)
+
+
+def _replace_layer(model: Learner) -> None:
+    th.manual_seed(1)
+    _critic(model)[2] = th.nn.Linear(16, 16)
+    critics = model.q_net if isinstance(model, SoftDQN) else model.critic
+    _owner(model).optimizer = th.optim.Adam(critics.parameters(), lr=1e-3)
+
+
+def _replace_activation(model: Learner) -> None:
+    _critic(model)[1] = th.nn.Tanh()
+
+
+def _replace_policy(model: Learner) -> None:
+    model.policy = deepcopy(model.policy)
+    model._create_aliases()
+
+
+def _hook(model: Learner) -> None:
+    _critic(model)[0].register_forward_hook(lambda _module, _inputs, found: 0.5 * found)
+
+
+@every_kind
+@pytest.mark.parametrize(
+    ("change", "stays"),
+    [
+        (_freeze, False),
+        (_thaw, False),
+        (_decay, False),
+        (_replace_optimizer, True),
+        (partial(_replace_optimizer, kind=th.optim.SGD), False),
+        (_replace_layer, True),
+        (_replace_activation, False),
+        (_replace_policy, True),
+        (_hook, False),
+    ],
+)
+def test_what_users_change_by_hand_is_learnt_with(
+    monkeypatch: Patch, kind: type[Learner], env: str, change: Any, stays: bool
+) -> None:
+    fast = small(kind, env).learn(30)
+    assert fast._flat is not None
+    change(fast)
+    seen = np.ones((4, *(fast.observation_space.shape or ())), np.float32)
+    found, right = (p.predict(seen, deterministic=True)[0] for p in (fast, fast.policy))
+    np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-6)
+    fast.learn(30)
+    assert (fast._flat is not None) == stays
+    monkeypatch.setattr(kind, "_flat_networks", lambda *_: None)
+    slow = small(kind, env).learn(30)
+    change(slow)
+    close(fast, slow.learn(30), 1e-5)
+
+
+class Tenth(FlattenExtractor):
+    """Features with nothing to learn that are not the observations."""
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return 0.1 * super().forward(observations)
+
+
+@every_kind
+def test_features_and_policies_of_others_are_their_own(kind: type[Learner], env: str) -> None:
+    model = small(kind, env, policy_kwargs={"features_extractor_class": Tenth}).learn(40)
+    assert model._flat is None
+    plain = SoftQPolicy if kind is SoftDQN else SoftSACPolicy
+
+    class Sure(plain):  # type: ignore[misc, valid-type]
+        def _predict(self, observation: Any, deterministic: bool = False) -> Any:
+            return super()._predict(observation, deterministic=True)
+
+    model = small(kind, env, policy=Sure).learn(40)
+    assert model._flat is None
+    seen = np.ones((4, *(model.observation_space.shape or ())), np.float32)
+    best, drawn = (model.predict(seen, deterministic=sure)[0] for sure in (True, False))
+    np.testing.assert_array_equal(best, drawn)
 
 
 def test_features_are_those_of_the_library() -> None:

@@ -18,7 +18,10 @@ import torch as th
 from numpy.typing import NDArray
 from torch.optim.adam import adam
 
-__all__ = ["FlatAdam", "FlatNetworks", "linear_layers"]
+__all__ = ["FlatAdam", "FlatNetworks", "hooked", "linear_layers"]
+
+# Options of Adam that change its steps, and are off where it is plain.
+EXTRAS = "weight_decay", "amsgrad", "maximize", "capturable", "differentiable"
 
 # Of all networks: weights `[C, out, in]` and biases `[C, 1, out]` of each layer.
 Views = tuple[list[th.Tensor], list[th.Tensor]]
@@ -29,13 +32,24 @@ Layers = Sequence[Sequence[th.nn.Linear]]
 
 def linear_layers(network: th.nn.Module) -> list[list[th.nn.Linear]] | None:
     """Return the layers of a network, linear with a ReLU between each two, None of any other."""
-    if type(network) is not th.nn.Sequential:
+    if type(network) is not th.nn.Sequential or hooked(network):
         return None
     modules = list(network)
     kinds = [th.nn.ReLU if number % 2 else th.nn.Linear for number in range(len(modules))]
-    if [type(module) for module in modules] != kinds:
+    if [type(module) for module in modules] != kinds or any(map(hooked, modules)):
         return None
-    return [[module] for module in modules if isinstance(module, th.nn.Linear)]
+    layers = [[module] for module in modules if isinstance(module, th.nn.Linear)]
+    return None if any(module.bias is None for [module] in layers) else layers
+
+
+def hooked(module: th.nn.Module) -> bool:
+    """Whether something else is called where a module is."""
+    return bool(
+        module._forward_pre_hooks
+        or module._forward_hooks
+        or module._backward_pre_hooks
+        or module._backward_hooks
+    )
 
 
 class FlatNetworks:
@@ -174,14 +188,25 @@ class FlatAdam:
         self._means, self._squares = means, squares
 
     @staticmethod
-    def suits(networks_parameters: Sequence[th.nn.Parameter], optimizer: Any) -> bool:
-        """Whether an optimizer is plain Adam for these parameters and no others."""
+    def suits(networks_parameters: Sequence[th.Tensor], optimizer: Any) -> bool:
+        """Whether an optimizer is plain Adam for these parameters and no others, all alike."""
         if type(optimizer) is not th.optim.Adam or len(optimizer.param_groups) != 1:
             return False
         group = optimizer.param_groups[0]
-        plain = not (group["weight_decay"] or group["amsgrad"] or group["maximize"])
+        if any(group[name] for name in EXTRAS):
+            return False
         own = {id(parameter) for parameter in networks_parameters}
-        return plain and {id(parameter) for parameter in group["params"]} == own
+        return {id(parameter) for parameter in group["params"]} == own and all(
+            parameter.requires_grad for parameter in networks_parameters
+        )
+
+    @staticmethod
+    def even(optimizer: th.optim.Optimizer | None) -> bool:
+        """Whether an optimizer has taken the same number of steps for all parameters."""
+        if optimizer is None:
+            return True
+        states = [optimizer.state[p] for p in optimizer.param_groups[0]["params"]]
+        return len({float(state.get("step", 0.0)) for state in states}) == 1
 
     @property
     def bound(self) -> bool:

@@ -137,6 +137,8 @@ class SoftDQN(SoftLearner, DQN):
         "MlpPolicy": SoftQPolicy,
         "CnnPolicy": SoftQCnnPolicy,
     }
+    plain: ClassVar[frozenset[type]] = frozenset({SoftQPolicy, SoftQNetwork})
+    flat = FlatDQN
     states: ClassVar[frozenset[str]] = frozenset({"policy", "policy.optimizer"})
     policy: SoftQPolicy
     q_net: SoftQNetwork
@@ -202,7 +204,7 @@ class SoftDQN(SoftLearner, DQN):
         """Take so many gradient steps, each on a batch of so many transitions."""
         assert self.replay_buffer is not None
         self._update_learning_rate(self.policy.optimizer)
-        flat = self._flat_networks(FlatDQN.of)
+        flat = self._flat_networks()
         losses = (
             self._updates(gradient_steps, batch_size)
             if flat is None

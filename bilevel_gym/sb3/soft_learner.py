@@ -9,10 +9,10 @@ from __future__ import annotations
 import io
 import pathlib
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
@@ -36,8 +36,9 @@ from ..core.files import write_whole
 from ..core.plain import read_arrays, readable, write_arrays
 from ..envs.base import BilevelEnv
 from .archive import Archived, allow, opened
+from .flat import hooked
 from .replay import RelabellingReplayBuffer, RewardFn, refuse_n_steps, refuse_normalization
-from .updates import features_of
+from .updates import FlatPolicy, features_of
 
 __all__ = ["SoftLearner"]
 
@@ -45,7 +46,6 @@ __all__ = ["SoftLearner"]
 BUFFER = "replay_buffer/"
 
 Self = TypeVar("Self", bound="SoftLearner")
-FlatT = TypeVar("FlatT")
 
 
 LARGEST_BUFFER, LARGEST_LAYER = 10**9, 2**16  # more than machines hold
@@ -67,6 +67,12 @@ class SoftLearner(Archived, OffPolicyAlgorithm):
     It is exact between two calls of `learn`; callbacks in the middle of
     one run before the step under way is stored.
     """
+
+    # Classes of policies and networks that compute what updates on flat memory do.
+    plain: ClassVar[frozenset[type]]
+
+    # What makes the updates of such a policy.
+    flat: ClassVar[type[FlatPolicy]]
 
     replay_buffer: RelabellingReplayBuffer | None
 
@@ -226,6 +232,8 @@ class SoftLearner(Archived, OffPolicyAlgorithm):
         options = reset_num_timesteps, progress_bar
         begun = 0 if reset_num_timesteps else self.num_timesteps
         self._update_current_progress_remaining(begun, begun + total_timesteps)
+        # From the first step on, so that a learner that was loaded acts by the same arithmetic.
+        self._flat_networks()
         with self._generators.in_use():
             return super().learn(total_timesteps, callback, log_interval, name, *options)  # type: ignore[arg-type]
 
@@ -361,7 +369,7 @@ class SoftLearner(Archived, OffPolicyAlgorithm):
     ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
         """Return actions; arguments are those of `predict` in Stable-Baselines3."""
         flat, shape = self._flat, self.observation_space.shape
-        if flat is not None and flat.bound and isinstance(observation, np.ndarray):
+        if flat is not None and isinstance(observation, np.ndarray) and self._acts_by(flat):
             one = observation.shape == shape
             if one or observation.shape[1:] == shape:
                 batch = observation[None] if one else observation
@@ -374,11 +382,24 @@ class SoftLearner(Archived, OffPolicyAlgorithm):
                     return (actions.squeeze(axis=0) if one else actions), state
         return BaseAlgorithm.predict(self, observation, state, episode_start, deterministic)
 
-    def _flat_networks(self, flattened: Callable[[Any], FlatT | None]) -> FlatT | None:
-        """Return the policy's networks on flat memory, anew if something has moved them."""
-        if self._flat is None or not self._flat.bound:
-            self._flat = flattened(self.policy)
+    def _flat_networks(self) -> Any:
+        """Return the policy's networks on flat memory, None where they are not plain.
+
+        That is decided anew each time: policy, networks, weights and optimizers may be replaced.
+        """
+        self._flat = self.flat.of(self.policy, self._flat) if self._is_plain else None
         return self._flat
+
+    def _acts_by(self, flat: FlatPolicy) -> bool:
+        """Return whether flat memory holds the policy as it is now."""
+        if self._generators is not None and self._generators.active:
+            return flat.bound  # between updates, each of which looks at everything
+        return self._is_plain and flat.holds(self.policy)
+
+    @property
+    def _is_plain(self) -> bool:
+        parts = (self.policy, *self.policy.children())
+        return {type(part) for part in parts} <= self.plain and not any(map(hooked, parts))
 
     def _setup_model(self) -> None:
         if self._vec_normalize_env is not None:
@@ -423,6 +444,11 @@ class _Generators:
         if th.cuda.is_available():
             self._states["cuda"] = th.Generator("cuda").manual_seed(number).get_state().numpy()
         self._active = False
+
+    @property
+    def active(self) -> bool:
+        """Whether they are in place of the global ones."""
+        return self._active
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

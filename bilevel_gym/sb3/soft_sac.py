@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import numpy as np
 import torch as th
 from numpy.typing import NDArray
-from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from stable_baselines3.sac.policies import CnnPolicy, SACPolicy
+from stable_baselines3.sac.policies import Actor, CnnPolicy, SACPolicy
 from stable_baselines3.sac.sac import SAC
 
 from .archive import ArchivedPolicy, allow
@@ -52,6 +52,10 @@ class SoftSAC(SoftLearner, SAC):
         "MlpPolicy": SoftSACPolicy,
         "CnnPolicy": SoftSACCnnPolicy,
     }
+    flat = FlatSAC
+    plain: ClassVar[frozenset[type]] = frozenset(
+        {SoftSACPolicy, SACPolicy, Actor, ContinuousCritic}
+    )
     states: ClassVar[frozenset[str]] = frozenset({"policy", "actor.optimizer", "critic.optimizer"})
     variables: ClassVar[frozenset[str]] = frozenset({"ent_coef_tensor"})
 
@@ -91,7 +95,7 @@ class SoftSAC(SoftLearner, SAC):
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """Take so many gradient steps, each on a batch of so many transitions."""
         assert self.replay_buffer is not None
-        flat = self._flat_networks(FlatSAC.of)
+        flat = self._flat_networks()
         if flat is None:
             super().train(gradient_steps, batch_size)
             return

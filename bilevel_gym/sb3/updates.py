@@ -8,19 +8,21 @@ optimizer, an accelerator), there is none, and the learner records gradients as 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any, Self
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch as th
 from gymnasium import Space, spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, SACPolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 
-from .flat import FlatAdam, FlatNetworks, Layers, linear_layers
+from .flat import FlatAdam, FlatNetworks, Layers, hooked, linear_layers
 
-__all__ = ["FlatDQN", "FlatSAC"]
+__all__ = ["FlatDQN", "FlatPolicy", "FlatSAC"]
 
 # Updates whose batches are drawn at once.
 CHUNK = 32
@@ -52,8 +54,20 @@ def batches(model: Any, features: Any, updates: int, size: int) -> Iterator[Batc
             yield tuple(part[first : first + size] for part in whole)
 
 
-def flattened(networks: list[Layers | None], optimizer: Any) -> FlatNetworks | None:
-    """Return networks on flat memory, None unless all are plain and of one shape.
+class Part(NamedTuple):
+    """Plain networks of one shape.
+
+    Attributes:
+        networks: Their layers.
+        optimizer: Plain Adam for their parameters; None for targets.
+    """
+
+    networks: list[Layers]
+    optimizer: th.optim.Optimizer | None
+
+
+def plain_part(networks: Sequence[Layers | None], optimizer: Any) -> Part | None:
+    """Return networks as a part, None unless all are plain and of one shape.
 
     So must their optimizer be, if they have one.
     """
@@ -66,7 +80,7 @@ def flattened(networks: list[Layers | None], optimizer: Any) -> FlatNetworks | N
         for layers in plain
         for modules in layers
         for module in modules
-        for parameter in module.parameters()
+        for parameter in (module.weight, module.bias)
     ]
     if any(shape != shapes[0] for shape in shapes) or any(
         parameter.device.type != "cpu" or parameter.dtype != th.float32 for parameter in parameters
@@ -74,13 +88,13 @@ def flattened(networks: list[Layers | None], optimizer: Any) -> FlatNetworks | N
         return None
     if optimizer is not None and not FlatAdam.suits(parameters, optimizer):
         return None
-    return FlatNetworks(plain)
+    return Part(plain, optimizer)
 
 
 def plain_features(module: Any) -> bool:
-    """Return whether features of observations have nothing to learn and nothing to remember."""
+    """Return whether features of observations are these themselves, flattened."""
     extractor = module.features_extractor
-    return not [*extractor.parameters(), *extractor.buffers()]
+    return type(extractor) is FlattenExtractor and not hooked(extractor)
 
 
 def features_of(observations: NDArray[Any], space: Space[Any]) -> NDArray[np.float32] | None:
@@ -93,30 +107,71 @@ def features_of(observations: NDArray[Any], space: Space[Any]) -> NDArray[np.flo
     return None
 
 
-class FlatDQN:
-    """The critics of a `SoftDQN`, and their targets, on flat memory."""
+class FlatPolicy(ABC):
+    """The networks of a policy on flat memory, with their optimizers."""
 
-    def __init__(self, policy: Any, critics: FlatNetworks, targets: FlatNetworks) -> None:
-        """Take over the policy's optimizer; see `of`."""
-        self._policy, self.critics, self._targets = policy, critics, targets
-        self._adam = FlatAdam(critics, policy.optimizer)
+    def __init__(self, policy: Any, parts: list[Part]) -> None:
+        """Move the networks; see `of`."""
+        self._policy, self._parts = policy, parts
+        self._networks = [FlatNetworks(part.networks) for part in parts]
+        self._adams = [
+            FlatAdam(networks, part.optimizer)
+            for networks, part in zip(self._networks, parts, strict=True)
+            if part.optimizer is not None
+        ]
 
     @classmethod
-    def of(cls, policy: Any) -> Self | None:
-        """Return the networks of a `SoftQPolicy` on flat memory, None if they are not plain."""
-        net, target = policy.q_net, policy.q_net_target
-        if not plain_features(net):
+    def of(cls, policy: Any, made: Self | None = None) -> Self | None:
+        """Return the networks of a policy on flat memory, None if they are not plain.
+
+        `made` is returned where it holds the policy as it is now.
+        """
+        parts = cls._plain_parts(policy)
+        if parts is None:
             return None
-        targets = flattened([linear_layers(critic) for critic in target.critics], None)
-        critics = flattened([linear_layers(critic) for critic in net.critics], policy.optimizer)
-        if critics is None or targets is None:
+        if made is not None and made._is_of(policy, parts):
+            return made
+        if not all(FlatAdam.even(part.optimizer) for part in parts):
             return None
-        return cls(policy, critics, targets)
+        return cls(policy, parts)
+
+    def holds(self, policy: Any) -> bool:
+        """Return whether this is what a policy consists of, whatever has been done to it."""
+        return self._is_of(policy, self._plain_parts(policy))
+
+    def _is_of(self, policy: Any, parts: list[Part] | None) -> bool:
+        return self._policy is policy and self._parts == parts and self.bound
 
     @property
     def bound(self) -> bool:
-        """Whether the policy's parameters and its optimizer's state still are in this memory."""
-        return self.critics.bound and self._targets.bound and self._adam.bound
+        """Whether parameters and states of optimizers still are in this memory."""
+        return all(networks.bound for networks in self._networks) and all(
+            adam.bound for adam in self._adams
+        )
+
+    @staticmethod
+    @abstractmethod
+    def _plain_parts(policy: Any) -> list[Part] | None:
+        """Return the parts of a policy, None if one is not plain."""
+
+
+class FlatDQN(FlatPolicy):
+    """The critics of a `SoftDQN`, and their targets, on flat memory."""
+
+    def __init__(self, policy: Any, parts: list[Part]) -> None:
+        """Move the networks; see `of`."""
+        super().__init__(policy, parts)
+        self.critics, self._targets = self._networks
+        [self._adam] = self._adams
+
+    @staticmethod
+    def _plain_parts(policy: Any) -> list[Part] | None:
+        net, target = policy.q_net, policy.q_net_target
+        if not plain_features(net) or not plain_features(target):
+            return None
+        targets = plain_part([linear_layers(critic) for critic in target.critics], None)
+        critics = plain_part([linear_layers(critic) for critic in net.critics], policy.optimizer)
+        return None if critics is None or targets is None else [critics, targets]
 
     @th.no_grad()
     def train(self, model: Any, updates: int, batch_size: int) -> list[float]:
@@ -158,44 +213,32 @@ class FlatDQN:
         return q_values.argmax(axis=1)
 
 
-class FlatSAC:
+class FlatSAC(FlatPolicy):
     """The actor, the critics and their targets of a `SoftSAC`, on flat memory."""
 
-    def __init__(
-        self, policy: SACPolicy, actor: FlatNetworks, critics: FlatNetworks, targets: FlatNetworks
-    ) -> None:
-        """Take over the policy's optimizers; see `of`."""
-        self._policy, self.actor, self.critics, self._targets = policy, actor, critics, targets
-        self._actor_adam = FlatAdam(actor, policy.actor.optimizer)
-        self._critic_adam = FlatAdam(critics, policy.critic.optimizer)
+    def __init__(self, policy: Any, parts: list[Part]) -> None:
+        """Move the networks; see `of`."""
+        super().__init__(policy, parts)
+        self.actor, self.critics, self._targets = self._networks
+        self._actor_adam, self._critic_adam = self._adams
 
-    @classmethod
-    def of(cls, policy: SACPolicy) -> Self | None:
-        """Return the networks of a policy on flat memory, None if they are not plain."""
+    @staticmethod
+    def _plain_parts(policy: Any) -> list[Part] | None:
         actor, critic, target = policy.actor, policy.critic, policy.critic_target
         if actor.use_sde or not all(map(plain_features, (actor, critic, target))):
             return None
-        body = linear_layers(th.nn.Sequential(*actor.latent_pi.children(), actor.mu))
-        if body is None or not isinstance(actor.log_std, th.nn.Linear):
+        body = linear_layers(th.nn.Sequential(*actor.latent_pi, actor.mu))
+        deviation = linear_layers(th.nn.Sequential(actor.log_std))
+        if body is None or deviation is None or hooked(actor.latent_pi):
             return None
-        body[-1].append(actor.log_std)  # mean and log of the standard deviation are one layer
-        flat = (
-            flattened([body], actor.optimizer),
-            flattened([linear_layers(q) for q in critic.q_networks], critic.optimizer),
-            flattened([linear_layers(q) for q in target.q_networks], None),
+        body[-1] += deviation[0]  # mean and log of the standard deviation are one layer
+        found = (
+            plain_part([body], actor.optimizer),
+            plain_part([linear_layers(q) for q in critic.q_networks], critic.optimizer),
+            plain_part([linear_layers(q) for q in target.q_networks], None),
         )
-        networks = [network for network in flat if network is not None]
-        return cls(policy, *networks) if len(networks) == len(flat) else None
-
-    @property
-    def bound(self) -> bool:
-        """Whether the policy's parameters and its optimizers' states still are in this memory."""
-        networks = self.actor, self.critics, self._targets
-        return (
-            all(network.bound for network in networks)
-            and self._actor_adam.bound
-            and self._critic_adam.bound
-        )
+        parts = [part for part in found if part is not None]
+        return parts if len(parts) == len(found) else None
 
     @th.no_grad()
     def train(self, model: Any, updates: int, batch_size: int) -> tuple[list[float], list[float]]:
