@@ -41,6 +41,9 @@ TRUE_RANGE = (-0.5, -0.1)
 # Demonstrations are cut after this many steps.
 MAX_LENGTH = 200
 
+# Episodes that are sampled at most: more would fill the memory.
+MOST_EPISODES = 1_000_000
+
 # Random maps: the longest side in cells, the default side, kinds of terrain, cells for each patch.
 MAX_SIDE, SIDE, NUM_KINDS, PATCH = 300, 8, 5, 4
 
@@ -92,7 +95,7 @@ class BilevelInverseRL(GridBilevelEnv):
     * `features` (None): phi(s) for each cell, row by row, `[S, D]`, in place of the terrain; those
       of goals are ignored;
     * `true_params` (None): the true weights `[D]`, in the box; None draws them from U[-.5, -.1];
-    * `num_demonstrations` (50): sampled episodes, at least 1, each cut after 200 steps; None for
+    * `num_demonstrations` (50): sampled episodes, 1 to 1e6, each cut after 200 steps; None for
       unlimited ones. Ignored where `demonstrations` are given;
     * `demonstrations` (None): your own, a list of episodes, each a list of [state, action]; gaps do
       not matter. The truth is unknown then, unless `true_params` are given too;
@@ -157,7 +160,7 @@ class BilevelInverseRL(GridBilevelEnv):
         check_at_least("seed", seed, 0)
         slip = check_probability("slip", slip)
         check_not_negative("ridge", ridge)
-        optional(check_at_least, "num_demonstrations", num_demonstrations, 1)
+        optional(check_at_least, "num_demonstrations", num_demonstrations, 1, MOST_EPISODES)
         for_truth, for_demonstrations = np.random.default_rng(seed).spawn(2)
         cells = self._map = _checked_map(_chosen_map(desc, size, num_kinds, features, seed))
         self.desc = tuple("".join(row) for row in cells)

@@ -14,6 +14,7 @@ import torch as th
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
+from scipy.sparse import dok_array
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import LinearSchedule
@@ -461,6 +462,14 @@ def test_bad_options_are_named(options: dict[str, Any], error: Any, message: str
     for make in (small_dqn,) if {*options} & DQN_OPTIONS else (small_dqn, small_sac):
         with pytest.raises(error, match=message):
             make(**options)
+
+
+@pytest.mark.parametrize(
+    "policy_kwargs", [{1: 2}, ["net_arch"], {"net_arch": dok_array((2, 2))}, {"net_arch": 8}]
+)
+def test_arguments_of_the_policy_are_checked(policy_kwargs: Any) -> None:
+    with pytest.raises(TypeError, match="`(policy_kwargs|net_arch)` must be"):
+        SoftDQN("MlpPolicy", "CartPole-v1", 0.1, gamma=0.9, policy_kwargs=policy_kwargs)
 
 
 def test_environments_that_do_not_suit_are_refused_with_a_reason() -> None:

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from ..core.checks import (
     check_at_least,
     check_choice,
+    check_flag,
     check_in_box,
     check_options,
     check_positive,
@@ -150,7 +151,8 @@ class _Run(Climb):
         self._rate = check_positive("learning_rate", rate)
         super().__init__(start, low, high, moved_by, callback=callback, name=name)
         self.message: str | None = None
-        self._schedule, self._stop_at_zero = make_schedule(schedule), stop_at_zero
+        self._schedule = make_schedule(schedule)
+        self._stop_at_zero = check_flag("stop_at_zero", stop_at_zero)
 
     def proceed(self, value: float, gradient: FloatArray) -> None:
         """Record the evaluation of `x`, and step from there unless the run is over."""

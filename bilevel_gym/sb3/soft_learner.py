@@ -142,13 +142,17 @@ class SoftLearner(Archived, OffPolicyAlgorithm):
         refuse_n_steps(n_steps)
         check_positive("tau", check_probability("tau", tau))
         optional(check_at_least, "seed", seed, 0, 2**32 - 1)  # what Stable-Baselines3 takes
-        if not isinstance(policy_kwargs, dict | None):
-            raise TypeError(f"`policy_kwargs` must be a dict, got {received(policy_kwargs)}")
+        if not isinstance(policy_kwargs, dict | None) or not all(
+            isinstance(name, str) for name in policy_kwargs or {}
+        ):
+            given = received(policy_kwargs)
+            raise TypeError(f"`policy_kwargs` must be a dict of arguments by name, got {given}")
         layers = (policy_kwargs or {}).get("net_arch")
         if isinstance(layers, list):
             for units in layers:
                 check_at_least("net_arch", units, 1, LARGEST_LAYER)
-        elif layers is not None and not (isinstance(layers, dict) and {"pi", "qf"} <= {*layers}):
+        # (Sparse arrays of scipy are dicts, too.)
+        elif layers is not None and not (type(layers) is dict and {"pi", "qf"} <= {*layers}):
             raise TypeError(
                 '`net_arch` must be a list of units, or a dict of one for "pi" and one for "qf", '
                 f"got {received(layers)}"

@@ -154,6 +154,7 @@ def makes(render_mode: str = "rgb_array") -> Work:
             env.step(env.action_space.sample())
             env.render()
             env.close()
+            del env  # what is looked at is what stays, and not the task that was last
             yield
 
 
@@ -168,6 +169,7 @@ def learners() -> Work:
             env.reset(seed=0)
             env.step(env.action_space.sample())
             env.close()
+            del env
             yield
 
 
