@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.sparse import csc_array, csr_array, csr_matrix
+from scipy.sparse import coo_array, csc_array, csr_array, csr_matrix
 
 from bilevel_gym.core.mdp import FloatArray, Kernel, TabularMDP
 from bilevel_gym.core.soft import solve_soft_mdp
+from bilevel_gym.model.jacobians import RewardJacobian
 
 from .helpers import refusals
 from .models import assert_products, random_mdp
@@ -225,3 +226,36 @@ def test_a_mask_is_not_taken_by_truthiness(mask: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         TabularMDP(kernel, np.zeros((1, 2)), 0.9, 0.1, mask)
     assert solve_soft_mdp(TabularMDP(kernel, np.zeros((1, 2)), 0.9, 0.1, [[1, 0]])).converged  # type: ignore[arg-type]
+
+
+def pointing_out(kind: Any, part: str) -> Any:
+    """Return an identity `[2, 2]` of which an index has been changed by hand."""
+    matrix = kind(csr_array(np.eye(2)))
+    indices = getattr(matrix, part).copy()
+    indices[1] = 99 if part != "row" else -1
+    setattr(matrix, part, indices)
+    return matrix
+
+
+@pytest.mark.parametrize(
+    ("kind", "part"),
+    [(csr_array, "indices"), (csr_array, "indptr"), (csc_array, "indices"), (coo_array, "row")],
+)
+def test_matrices_that_point_out_of_themselves_are_refused(kind: Any, part: str) -> None:
+    matrix = pointing_out(kind, part)
+    builders: list[Callable[[], Any]] = [
+        lambda: Kernel(matrix, 2, 1),
+        lambda: Kernel.from_sparse([matrix]),
+        lambda: Kernel.from_sparse(matrix, rows="state-major"),
+        lambda: RewardJacobian(matrix, 2, 1),
+    ]
+    for build in builders:
+        with pytest.raises(ValueError, match="valid sparse matrix"):
+            build()
+
+
+def test_a_kernel_is_not_changed_by_hand() -> None:
+    matrix = random_mdp(0).kernel.matrix
+    for part in (matrix.data, matrix.indices, matrix.indptr):
+        with pytest.raises(ValueError, match="read-only"):
+            part[0] = 99

@@ -298,7 +298,7 @@ class Uncertainty:
     def column(self) -> int:
         """Largest number of rows of the kernel that lead to a state, and of actions."""
         kernel = self.solution.mdp.kernel
-        return int(np.bincount(kernel.matrix.indices).max()) + kernel.num_actions
+        return int(np.bincount(kernel.matrix.indices).max(initial=0)) + kernel.num_actions
 
     @property
     def row(self) -> int:

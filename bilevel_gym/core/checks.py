@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import coo_array
 
 __all__ = [
     "accepted_options",
@@ -34,6 +35,7 @@ __all__ = [
     "check_probability",
     "check_real",
     "check_reset_options",
+    "check_sparse",
     "checked_bounds",
     "checked_distribution",
     "checked_mask",
@@ -261,6 +263,17 @@ def _as_float64(name: str, numbers: NDArray[Any]) -> NDArray[np.float64]:
             return np.array(numbers, dtype=np.float64)
     except MemoryError:
         raise ValueError(f"`{name}` must fit into memory, got shape {numbers.shape}") from None
+
+
+def check_sparse(name: str, matrix: Any) -> None:
+    """Raise a `ValueError` if a sparse matrix points out of itself, which SciPy does not expect."""
+    try:
+        if matrix.format in ("csr", "csc", "bsr"):
+            matrix.check_format(full_check=True)
+        elif matrix.format == "coo":
+            coo_array((matrix.data, (matrix.row, matrix.col)), shape=matrix.shape)
+    except ValueError as error:
+        raise ValueError(f"`{name}` must be a valid sparse matrix, got one with {error}") from None
 
 
 def check_in_box(

@@ -28,6 +28,7 @@ from .checks import (
     check_choice,
     check_discount,
     check_positive,
+    check_sparse,
     checked_mask,
     real_numbers,
     received,
@@ -151,6 +152,8 @@ class Kernel:
         elif any(part.shape != (size, size) for part in parts):
             shapes = ", ".join(str(tuple(part.shape)) for part in parts)
             raise ValueError(f"`transition` must have one shape [S, S], got {shapes}")
+        for part in parts:
+            check_sparse("transition", part)
         matrix = csr_array(vstack(parts))
         count = matrix.shape[0] // max(1, size)
         if rows == "state-major":
@@ -430,6 +433,7 @@ def _canonical(matrix: Any, shape: tuple[int, int]) -> Any:
         )
     if matrix.shape != shape:
         raise ValueError(f"`matrix` must have shape [M*S, S] = {shape}, got {matrix.shape}")
+    check_sparse("matrix", matrix)
     rows = csr_array(matrix, copy=True)
     data = real_numbers("matrix", rows.data)
     rows.data = data.astype(np.float64)
@@ -439,9 +443,10 @@ def _canonical(matrix: Any, shape: tuple[int, int]) -> Any:
         lengths = np.diff(rows.indptr)
         near = np.abs(sums - 1.0) <= 4.0 * np.finfo(data.dtype).eps * np.maximum(1, lengths)
         rows.data /= np.repeat(np.where(near, sums, 1.0), lengths)
-    rows.data.flags.writeable = False
     rows.indices = rows.indices.astype(np.int32, copy=False)
     rows.indptr = rows.indptr.astype(np.int32, copy=False)
+    for part in (rows.data, rows.indices, rows.indptr):
+        part.flags.writeable = False
     return rows
 
 

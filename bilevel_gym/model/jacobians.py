@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from ..core.checks import finite_array, real_numbers
+from ..core.checks import check_sparse, finite_array, real_numbers
 from ..core.mdp import FloatArray, action_major
 
 __all__ = ["RewardJacobian", "softmax", "softmax_vjp"]
@@ -63,6 +63,7 @@ class RewardJacobian:
             stored = finite_array("features", given, (None, None, None), "[S, A, D]")
             self._matrix = np.ascontiguousarray(stored.transpose(1, 0, 2).reshape(rows, -1))
         elif hasattr(given, "tocsr"):
+            check_sparse("features", given)
             self._matrix = csr_array(given, copy=True)
             self._matrix.data = finite_array("features", self._matrix.data, (None,), "[A*S, D]")
         self._transposed = self._matrix.T
