@@ -243,3 +243,29 @@ def test_a_problem_that_does_not_contract_is_refused() -> None:
     kernel = Kernel.from_dense(np.full((2, 1, 2), 0.5 + 2e-10))
     with pytest.raises(ValueError, match="`gamma` times the largest sum of a row"):
         TabularMDP(kernel, np.ones((2, 1)), 1.0 - 1e-10, 0.1)
+
+
+@pytest.mark.parametrize("states", [1, 4])
+@pytest.mark.parametrize("longest", [1e-12, 0.004, 0.3, 1.0])
+def test_what_is_common_to_all_states_counts_where_actions_end_episodes(
+    states: int, longest: float
+) -> None:
+    rng = np.random.default_rng(0)
+    goes_on = longest * np.array([1.0, 1e-5, 0.7, 1e-3])[None, :, None]
+    transition = goes_on * rng.dirichlet(np.ones(states), size=(states, 4))
+    mdp = TabularMDP(Kernel.from_dense(transition), rng.normal(size=(states, 4)), 0.5, 3.0)
+    truth = Truth(mdp.kernel.to_dense(), mdp.reward, 0.5, 3.0)
+    for tolerance in (1e-3, 1e-8):
+        start = truth.value.astype(np.float64) + tolerance  # the residual is a constant
+        solution = solve_soft_mdp(mdp, initial_value=start, tolerance=2.0 * tolerance)
+        assert solution.iterations == 0 and solution.residual > 0.4 * tolerance
+        off = float(np.abs(truth.policy / solution.policy - 1.0).max())
+        assert off <= solution.policy_error_bound
+
+
+def test_a_problem_of_one_step_has_bounds() -> None:
+    mdp = TabularMDP(Kernel.from_dense(np.zeros((2, 3, 2))), np.eye(2, 3), 0.9, 0.1)
+    solution = solve_soft_mdp(mdp)
+    upper = evaluated(PolicyCost(1.0), solution, np.zeros((2, 3)), np.full(2, 0.5))
+    assert 0.0 < solution.policy_error_bound < 1e-13
+    assert 0.0 < answer_to(solution, upper).error_bound < 1e-12

@@ -445,8 +445,10 @@ def change_of_log_policy(
     sums = mdp.kernel.row_sums[mdp.mask]
     uneven = float(np.ptp(sums)) + EPS * mdp.kernel.longest_row
     common = (middle * (1.0 + mdp.gamma * mass) + half) * mass * uneven
-    span = min(2.0 * reach * (max(high, -low) + rounding), 2.0 * reach * half + common)
-    return mdp.contraction * span / mdp.temperature
+    of_all = mdp.contraction * 2.0 * reach * (max(high, -low) + rounding)
+    # What is common to all states differs between actions that end episodes more or less often.
+    of_parts = mdp.contraction * 2.0 * reach * half + mdp.gamma * common
+    return min(of_all, of_parts) / mdp.temperature
 
 
 def _backup(mdp: TabularMDP, value: Any) -> tuple[Any, Any]:
