@@ -263,6 +263,23 @@ def test_what_is_common_to_all_states_counts_where_actions_end_episodes(
         assert off <= solution.policy_error_bound
 
 
+@pytest.mark.parametrize("seed", [52, 782, 865, 1032, 1354])
+def test_rounding_that_a_long_episode_adds_up_is_bounded(seed: int) -> None:
+    # Where one goes does not depend on what one does: the exact adjoint is zero, and the computed
+    # one the rounding of sums, times a million.
+    rng = np.random.default_rng(seed)
+    row = rng.dirichlet(np.ones(6))
+    reward = 0.3 * rng.normal(size=(6, 4)) * 10.0 ** rng.uniform(-3.0, 2.0)
+    counts = rng.integers(0, 4, size=(6, 4)).astype(np.float64)
+    mdp = TabularMDP(Kernel.from_dense(np.tile(row, (6, 4, 1))), reward, 1.0 - 1e-6, 0.3)
+    solution = solve_soft_mdp(mdp)
+    answer = answer_to(solution, evaluated(LogLikelihood(counts), solution, reward, row))
+    weights = np.exp(extended(reward) / extended(0.3))
+    policy = weights / weights.sum(axis=1, keepdims=True)
+    exact = (counts - policy * counts.sum(axis=1, keepdims=True)) / extended(0.3)
+    assert np.abs(exact - answer.reward).sum() <= answer.error_bound < 1e-7
+
+
 def test_a_problem_of_one_step_has_bounds() -> None:
     mdp = TabularMDP(Kernel.from_dense(np.zeros((2, 3, 2))), np.eye(2, 3), 0.9, 0.1)
     solution = solve_soft_mdp(mdp)

@@ -93,10 +93,12 @@ class ResponseGradient:
         rhs = gamma * mdp.kernel.flow(extended(self._centred)) * tau
         of_adjoint = known.reach(gamma) * gamma * (off + kappa * length)
         of_adjoint += known.error_of_visits(weight, rhs, gamma)
-        # Computed scores do not sum to zero, quite.
-        sums = extended(self._centred * tau).sum(axis=1)
-        of_adjoint += 2.0 * known.reach(gamma) * float(np.abs(sums).sum())
-        of_adjoint += known.mass(gamma) * float(abs(sums.sum()))
+        # Computed scores do not sum to zero, quite, and their sums are rounded too.
+        scores = self._centred * tau
+        sums = scores.sum(axis=1)
+        rounding = finer() * EPS * (actions + 32.0) * float(np.abs(scores).sum())
+        of_adjoint += 2.0 * known.reach(gamma) * (float(np.abs(sums).sum()) + rounding)
+        of_adjoint += known.mass(gamma) * (float(abs(sums.sum())) + rounding)
         reward = self._centred * tau + policy * weight[:, None]
         total_error = off + of_adjoint + kappa * length + known.apart(self.reward * tau, reward)
         return total_error / mdp.temperature
