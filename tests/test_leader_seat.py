@@ -301,3 +301,35 @@ def test_rescaled_bounds_are_reached_and_whatever_is_reported_can_be_handed_back
             assert (np.abs(info["upper_params"]) <= 1.0).all()
             env.step(info["upper_params"])
             np.testing.assert_array_equal(answer_of(seat).upper_params, bound.astype(float))
+
+
+# States -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["exact", "zero-order"])
+def test_nothing_is_known_of_the_error_of_an_answer_from_a_state(method: str) -> None:
+    env: Any = HyperGradient(make(), method=method)
+    env.reset(seed=0)
+    env.step(interior_point(env))
+    other: Any = HyperGradient(make(), method=method)
+    other.load_state_dict(env.state_dict())
+    last = other.method._last
+    assert last.objective == env.method._last.objective
+    assert last.gradient_error_bound == np.inf
+
+
+@pytest.mark.parametrize("method", ["exact", "zero-order", "pbrl-value", "sobirl", "m-sobirl"])
+def test_states_of_something_else_are_refused(method: str) -> None:
+    env: Any = HyperGradient(make(), method=method)
+    env.reset(seed=0)
+    env.step(interior_point(env))
+    state = env.state_dict()
+    for junk in (
+        {},
+        None,
+        {**state, "generator": 1},
+        {**state, "method": {}},
+        {**state, "method": dict.fromkeys(state["method"], "text")},
+    ):
+        with pytest.raises(ValueError, match="state"):
+            env.load_state_dict(junk)

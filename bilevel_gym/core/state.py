@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping
+from numbers import Number
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,7 +37,7 @@ class Remembers:
         """Go on from what `state_dict` has returned, of one that was made alike.
 
         Raises:
-            KeyError: If the state is that of something else.
+            KeyError, TypeError, ValueError: If the state is that of something else.
         """
         for name in self.remembered:
             setattr(self, name, _restored(getattr(self, name), state[name.lstrip("_")]))
@@ -58,7 +59,13 @@ def _restored(now: Any, state: Any) -> Any:
         return now
     if isinstance(state, list):
         return tuple(map(_restored, now or [None] * len(state), state))
-    return state.copy(order="K") if isinstance(state, np.ndarray) else state
+    if isinstance(state, np.ndarray):
+        if isinstance(now, np.ndarray) and now.shape != state.shape:
+            raise ValueError(f"a state must have shape {now.shape} here, got {state.shape}")
+        return state.copy(order="K")
+    if not (state is None or isinstance(state, Number | np.generic)):
+        raise TypeError(f"a state is made of numbers and arrays, got {type(state).__name__}")
+    return state
 
 
 def write_tree(path: Path, tree: Mapping[str, Any]) -> None:

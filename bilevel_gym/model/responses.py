@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -226,7 +226,10 @@ def response_state(response: Response | None) -> dict[str, Any] | None:
 
 
 def response_from(state: Mapping[str, Any] | None) -> Response | None:
-    """Return the answer of which `response_state` has made this."""
+    """Return the answer of which `response_state` has made this.
+
+    Nothing is known of the error of its gradient any more.
+    """
     if state is None:
         return None
     content = {**state}
@@ -235,6 +238,8 @@ def response_from(state: Mapping[str, Any] | None) -> Response | None:
         content["linear_solutions"] = {
             (name, discount): array for name, discount, array in content["linear_solutions"]
         }
+    if kind is ExactResponse:
+        content["gradient_error"] = partial(float, "inf")
     return kind(**content)
 
 
