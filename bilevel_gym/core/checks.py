@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import coo_array
 
 __all__ = [
     "accepted_options",
@@ -265,15 +264,20 @@ def _as_float64(name: str, numbers: NDArray[Any]) -> NDArray[np.float64]:
         raise ValueError(f"`{name}` must fit into memory, got shape {numbers.shape}") from None
 
 
-def check_sparse(name: str, matrix: Any) -> None:
-    """Raise a `ValueError` if a sparse matrix points out of itself, which SciPy does not expect."""
+def check_sparse(name: str, matrix: Any) -> Any:
+    """Return a sparse matrix as it is.
+
+    Raises:
+        ValueError: If it points out of itself, which SciPy follows.
+    """
     try:
         if matrix.format in ("csr", "csc", "bsr"):
             matrix.check_format(full_check=True)
         elif matrix.format == "coo":
-            coo_array((matrix.data, (matrix.row, matrix.col)), shape=matrix.shape)
+            type(matrix)((matrix.data, (matrix.row, matrix.col)), shape=matrix.shape)
     except ValueError as error:
         raise ValueError(f"`{name}` must be a valid sparse matrix, got one with {error}") from None
+    return matrix
 
 
 def check_in_box(

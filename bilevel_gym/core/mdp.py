@@ -152,9 +152,7 @@ class Kernel:
         elif any(part.shape != (size, size) for part in parts):
             shapes = ", ".join(str(tuple(part.shape)) for part in parts)
             raise ValueError(f"`transition` must have one shape [S, S], got {shapes}")
-        for part in parts:
-            check_sparse("transition", part)
-        matrix = csr_array(vstack(parts))
+        matrix = csr_array(vstack([check_sparse("transition", part) for part in parts]))
         count = matrix.shape[0] // max(1, size)
         if rows == "state-major":
             matrix = matrix[np.arange(size * count).reshape(size, count).T.ravel()]
@@ -314,8 +312,7 @@ class Kernel:
 
     def row(self, state: int, action: int) -> tuple[IntArray, FloatArray]:
         """Return the successors of `(s, a)` and their probabilities, `[k]` each."""
-        move = action if self.moves is None else int(self.moves[action])
-        row = move * self.num_states + state
+        row = (action if self.moves is None else int(self.moves[action])) * self.num_states + state
         span = slice(self.matrix.indptr[row], self.matrix.indptr[row + 1])
         return self.matrix.indices[span], self.matrix.data[span]
 
@@ -433,14 +430,12 @@ def _canonical(matrix: Any, shape: tuple[int, int]) -> Any:
         )
     if matrix.shape != shape:
         raise ValueError(f"`matrix` must have shape [M*S, S] = {shape}, got {matrix.shape}")
-    check_sparse("matrix", matrix)
-    rows = csr_array(matrix, copy=True)
+    rows = csr_array(check_sparse("matrix", matrix), copy=True)
     data = real_numbers("matrix", rows.data)
     rows.data = data.astype(np.float64)
     rows.sum_duplicates()
     if data.dtype.kind == "f" and data.dtype.itemsize < 8:
-        sums = rows.sum(axis=1)
-        lengths = np.diff(rows.indptr)
+        sums, lengths = rows.sum(axis=1), np.diff(rows.indptr)
         near = np.abs(sums - 1.0) <= 4.0 * np.finfo(data.dtype).eps * np.maximum(1, lengths)
         rows.data /= np.repeat(np.where(near, sums, 1.0), lengths)
     rows.indices = rows.indices.astype(np.int32, copy=False)

@@ -63,8 +63,7 @@ class RewardJacobian:
             stored = finite_array("features", given, (None, None, None), "[S, A, D]")
             self._matrix = np.ascontiguousarray(stored.transpose(1, 0, 2).reshape(rows, -1))
         elif hasattr(given, "tocsr"):
-            check_sparse("features", given)
-            self._matrix = csr_array(given, copy=True)
+            self._matrix = csr_array(check_sparse("features", given), copy=True)
             self._matrix.data = finite_array("features", self._matrix.data, (None,), "[A*S, D]")
         self._transposed = self._matrix.T
         self.num_params = int(self._matrix.shape[1])
