@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bilevel_gym.cli import main, recorded
+from bilevel_gym.cli.arguments import CommandError
 from bilevel_gym.wrappers import LeaderObjective
 
 from .commands import GRID, LEARNT, SMALL, Run, method_set, refused
@@ -265,7 +268,7 @@ def test_options_are_those_of_the_run(run: Run, early: Path, tmp_path: Path) -> 
 
 
 def test_a_run_under_way_is_not_gone_on_with_twice(run: Run, early: Path) -> None:
-    claimed = recorded.Evaluations(early, (14,))
+    claimed = recorded.Evaluations(early, -np.ones(14), np.ones(14))
     overwrite = ("solve", GRID, "--out", early, "--overwrite")
     try:
         for again in (("solve", "--resume", early), overwrite):
@@ -273,3 +276,48 @@ def test_a_run_under_way_is_not_gone_on_with_twice(run: Run, early: Path) -> Non
     finally:
         claimed.close()
     run("solve", "--resume", early, exits=0)
+
+
+def test_what_is_not_kept_stays_until_there_is_something_new(
+    run: Run, early: Path, monkeypatch: Patch
+) -> None:
+    def other(*given: Any, **more: Any) -> Any:
+        raise CommandError("another x")
+
+    before = {name: (early / name).read_bytes() for name in ("evaluations.bin", "history.csv")}
+    with np.load(early / "params.npz") as params:
+        best = params["best_upper_params"]
+    monkeypatch.setattr(recorded.Replayed, "__call__", other)
+    for _ in range(2):
+        refused(run("solve", "--resume", early))
+        assert {name: (early / name).read_bytes() for name in before} == before
+        with np.load(early / "params.npz") as params:
+            np.testing.assert_array_equal(params["best_upper_params"], best)
+
+
+def test_a_disk_that_takes_a_part_shifts_nothing(
+    run: Run, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    class Partly(FileIO):
+        def write(self, content: Any) -> int:
+            return super().write(content[:100])
+
+    command = ("solve", GRID, *SMALL, *STEPS)
+    run(*command, "--out", "whole", exits=0)
+    monkeypatch.setattr(recorded, "FileIO", Partly)
+    run(*command, "--out", "out", exits=0)
+    same(tmp_path / "out", tmp_path / "whole")
+
+
+def test_forged_evaluations_are_refused_in_one_line(run: Run, early: Path) -> None:
+    path = early / "evaluations.bin"
+    rows = np.fromfile(path, dtype="<f8").reshape(-1, 29)
+    rows[3, 5] = 1.5
+    rows.tofile(path)
+    assert "not every x in it is in the box" in refused(run("solve", "--resume", early))
+
+
+@pytest.mark.parametrize("name", ["config.json", "history.csv"])
+def test_files_without_end_are_refused_in_one_line(run: Run, early: Path, name: str) -> None:
+    os.truncate(early / name, 1 << 34)  # takes no space
+    assert "bytes, and at most" in refused(run("solve", "--resume", early))

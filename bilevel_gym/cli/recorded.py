@@ -47,38 +47,51 @@ class Evaluations:
     Rows are appended one by one; half a row, as a kill may leave it, counts as none.
     """
 
-    def __init__(self, folder: Path, shape: tuple[int, ...]) -> None:
+    def __init__(self, folder: Path, low: FloatArray, high: FloatArray) -> None:
         """Open the file in a folder, with what it has.
 
         Args:
             folder: The folder of the run.
-            shape: Shape of x.
+            low: Lower bounds of x, shape of x.
+            high: Upper bounds of x, shape of x.
 
         Raises:
-            CommandError: If another process has it open.
+            CommandError: If another process has it open, or it is damaged.
         """
-        self._shape, self._size = shape, math.prod(shape)
+        self._shape, self._size = low.shape, low.size
         self._file = _claimed(folder)
+        self._grows = False
         width = 2 * self._size + 1
-        numbers = np.fromfile(folder / EVALUATIONS, dtype="<f8")
-        self.recorded = numbers[: len(numbers) // width * width].reshape(-1, width)
-        if not np.isfinite(self.recorded).all():
+        try:
+            numbers = np.fromfile(folder / EVALUATIONS, dtype="<f8")
+            self.recorded = numbers[: len(numbers) // width * width].reshape(-1, width)
+            xs = self.recorded[:, : self._size]
+            if not np.isfinite(self.recorded).all():
+                raise ValueError("not all of it is finite")
+            if not ((low.ravel() <= xs) & (xs <= high.ravel())).all():
+                raise ValueError("not every x in it is in the box")
+        except (ValueError, MemoryError) as error:
             self.close()
-            raise CommandError(f"{folder / EVALUATIONS} is damaged: not all of it is finite")
+            reason = error or "too large"
+            raise CommandError(f"{folder / EVALUATIONS} is damaged: {reason}") from None
 
     def close(self) -> None:
         """Close the file, which others may then open."""
         self._file.close()
 
     def keep(self, count: int) -> None:
-        """Forget all but the first rows."""
+        """Forget all but the first rows; the file does once there is another one."""
         self.recorded = self.recorded[:count]
-        self._file.truncate(self.recorded.nbytes)
 
     def add(self, x: FloatArray, value: float, gradient: FloatArray) -> None:
         """Append an evaluation; x and the gradient have the shape of x."""
+        if not self._grows:
+            self._file.truncate(self.recorded.nbytes)
+            self._grows = True
         row = np.concatenate([x.ravel(), [value], gradient.ravel()])
-        self._file.write(row.astype("<f8").tobytes())
+        content = row.astype("<f8").tobytes()
+        while content:  # a disk that is almost full takes a part
+            content = content[self._file.write(content) :]
 
     def row(self, number: int) -> tuple[FloatArray, float, FloatArray]:
         """Return x, F(x) and the hyper-gradient of a recorded evaluation."""

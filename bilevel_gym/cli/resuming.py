@@ -12,6 +12,7 @@ import gymnasium as gym
 from click.core import ParameterSource
 
 from .. import making
+from ..core.files import check_regular
 from .arguments import CommandError, in_one_line
 from .recorded import EVALUATIONS
 from .run_folder import CONFIG
@@ -20,6 +21,9 @@ from .run_folder import CONFIG
 REPEATABLE = {"id": "env_id", "kwargs": "env_kwargs", "method": "method"}
 REPEATABLE["method_options"] = "method_options"
 ELSE = {*REPEATABLE.values(), "resume", "trust", "gif"}
+
+# The most bytes of a configuration; random parts of a task may be given as lists.
+MOST = 1 << 28
 
 # Entries of a configuration, and their types.
 KINDS: dict[str, tuple[type, ...]] = {
@@ -107,6 +111,7 @@ def _check_own(folder: Path) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
+        check_regular(path, MOST)
         config = json.loads(path.read_text(encoding="utf-8"))
         for name, kinds in KINDS.items():
             value = config[name]

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 CONFIG, HISTORY, PARAMS, RESULT = "config.json", "history.csv", "params.npz", "result.json"
 PLOT, GIF = "progress.png", "run.gif"
+
+# More bytes than a row of the history has.
+ROW = 1024
 
 # Evaluations up to which each is marked in the plot.
 FEW = 20
@@ -77,7 +80,8 @@ class RunRecord:
 class History:
     """What a run has evaluated: on disk as it grows, and in memory; the largest F(x) is best.
 
-    The best, the last and the first x are written at each new best, and every few seconds.
+    The best, the last and the first x are written at each new best, and every few seconds. What was
+    not kept stays on disk until there is something new.
     """
 
     def __init__(
@@ -101,12 +105,13 @@ class History:
         self.best: Iterate
         self.last: Iterate
         path = folder / HISTORY
-        lines = read_history(path) if len(evaluations.recorded) else []
-        kept = min(len(evaluations.recorded), len(lines)) if kept is None else kept
+        recorded = len(evaluations.recorded)
+        lines = read_history(path, ROW * (recorded + 2)) if recorded else []
+        kept = min(recorded, len(lines)) if kept is None else kept
         self.records = [read_record(path, line) for line in lines[:kept]]
         if len(self.records) < kept:
             raise CommandError(f"{path} has {len(lines)} of the {kept} rows that there were")
-        if len(evaluations.recorded):
+        if recorded:
             values = evaluations.recorded[:, low.size]
             best = len(values) - 1 - int(np.argmax(values[::-1]))  # the latest of equals
             self.best = self._recorded(evaluations, best)
@@ -114,16 +119,23 @@ class History:
             self.first = self._recorded(evaluations, 0)
             self.last = self._recorded(evaluations, kept - 1)
         evaluations.keep(kept)
-        self._evaluations, self._told = evaluations, 0
-        with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-            names = (field.name for field in fields(RunRecord))
-            file.writelines(f"{line}\n" for line in [",".join(names), *lines[:kept]])
-        self._file = path.open("a", buffering=1, newline="", encoding="utf-8")  # line by line
-        self._writer = csv.writer(self._file, lineterminator="\n")
+        self._evaluations, self._told, self._lines = evaluations, 0, lines[:kept]
+        self._file: TextIO | None = None
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+
+    def _opened(self) -> TextIO:
+        """Return the file, which has the rows that are kept, and grows line by line."""
+        if self._file is None:
+            path = self.folder / HISTORY
+            with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+                names = (field.name for field in fields(RunRecord))
+                file.writelines(f"{line}\n" for line in [",".join(names), *self._lines])
+            self._file = path.open("a", buffering=1, newline="", encoding="utf-8")
+        return self._file
 
     def add(self, iterate: Iterate, info: Mapping[str, Any], phase: str) -> None:
         """Append an iterate, unless it is one of those kept."""
@@ -141,8 +153,9 @@ class History:
             **{key: value for key, value in info.items() if key in reported},
         )
         with uninterrupted():
+            file = self._opened()
             self._evaluations.add(iterate.upper_params, iterate.value, iterate.gradient)
-            self._writer.writerow(astuple(record))
+            csv.writer(file, lineterminator="\n").writerow(astuple(record))
             self.records.append(record)
             self._take(iterate)
             if iterate is self.best or time.monotonic() - self._written > SECONDS:
@@ -218,8 +231,16 @@ class History:
         save_figure(figure, self.folder / PLOT)
 
 
-def read_history(path: Path) -> list[str]:
-    """Return the rows of a history, without those that are cut short and the names above them."""
+def read_history(path: Path, most: int) -> list[str]:
+    """Return the rows of a history, without those that are cut short and the names above them.
+
+    Raises:
+        CommandError: If the file has more than so many bytes.
+    """
+    try:
+        check_regular(path, most)
+    except ValueError as error:
+        raise CommandError(f"{path} is damaged: {error}") from None
     whole, _, _ = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
     return whole.split("\n")[1:]
 

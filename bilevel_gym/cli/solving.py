@@ -269,7 +269,7 @@ def climb(plan: Plan, folder: Path, *, gif: bool, resumed: bool, trust: bool = F
     method, seed = config["method"], config["seed"]
     env, film = leader.seat, Film() if gif else None
     with contextlib.ExitStack() as stack:
-        evaluations = stack.enter_context(closing(Evaluations(folder, leader.low.shape)))
+        evaluations = stack.enter_context(closing(Evaluations(folder, leader.low, leader.high)))
         memory, recorded = Memory(folder, env), len(evaluations.recorded)
         made = memory.restore(recorded, trust=trust) if resumed else 0
         if made is None:

@@ -88,7 +88,8 @@ def write_whole(target: Any, suffix: str, write: Callable[[Any], None]) -> None:
 def claim(file: IO[Any]) -> bool:
     """Return whether an open file is this process's alone, until it is closed or the process ends.
 
-    Where the system has no such locks (Windows), it is taken to be.
+    Where the system has no such locks (Windows), or the file system (some of clusters), it is taken
+    to be.
     """
     try:
         import fcntl
@@ -98,6 +99,8 @@ def claim(file: IO[Any]) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError:
+        return True
     return True
 
 
