@@ -279,6 +279,23 @@ def test_what_was_saved_goes_on_as_if_nothing_had_happened(make: Any, tmp_path: 
     assert loaded.seed == 3 and [p.name for p in (tmp_path / "deep").iterdir()] == ["model.zip"]
 
 
+@pytest.mark.parametrize("steps", [1, 30])
+def test_what_was_saved_acts_bit_for_bit(steps: int, tmp_path: Path) -> None:
+    model = SoftSAC(
+        "MlpPolicy",
+        "Pendulum-v1",
+        **{"temperature": 0.1, "gamma": 0.9, "buffer_size": 300, "learning_starts": 10},
+        batch_size=16,
+        policy_kwargs={"net_arch": [8]},
+        seed=0,
+    ).learn(steps)
+    model.save(tmp_path / "model")
+    loaded = SoftSAC.load(tmp_path / "model")
+    for observation in np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32):
+        actions = [each.predict(observation, deterministic=True)[0] for each in (model, loaded)]
+        np.testing.assert_array_equal(*actions)
+
+
 def test_by_default_a_new_episode_begins_that_is_no_repetition(tmp_path: Path) -> None:
     game = chain(transition=np.full((3, 2, 3), 1 / 3))  # where chance decides about everything
     model = small_dqn(seat(game)).learn(200)

@@ -363,6 +363,8 @@ class SoftLearner(Archived, OffPolicyAlgorithm):
         arrays = read_arrays(archive, BUFFER)
         if arrays:
             self.replay_buffer.load_state_dict(arrays)
+        if self.num_timesteps:  # it acts as the one that was saved does since it began to learn
+            self._flat_networks()
 
     def predict(
         self,
