@@ -50,12 +50,12 @@ def make(
         >>> type(env.method).__name__, env.game.title
         ('Trace', 'BilevelGridWorld')
     """
-    from .methods.registry import OffersMethods, resolve_method
+    from .methods.registry import NamesMethods, resolve_method
 
     env_id = find_task(env_id)
     creator = _creator(env_id)
     parameters = game_parameters(env_id)
-    by_default = creator.default_method if isinstance(creator, OffersMethods) else "exact"
+    by_default = creator.default_method if isinstance(creator, NamesMethods) else "exact"
     chosen = by_default if method is None else method
     accepted = accepted_options(resolve_method(chosen, creator))
     env_kwargs: dict[str, Any] = {}

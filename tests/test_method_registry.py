@@ -487,6 +487,21 @@ def test_make_gives_each_argument_to_whoever_takes_it() -> None:
     assert info["inner_samples"] > 0
 
 
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [(None, {}), ("trace", {"first_inner_steps": 7}), ("hpgd", {"inner_steps": 7})],
+)
+def test_make_knows_the_methods_of_followers_who_learn(
+    method: str | None, options: dict[str, Any]
+) -> None:
+    env = bilevel_gym.make(
+        "BilevelPendulum-v0", method=method, episode_steps=20, episodes=2, **options
+    )
+    assert type(env.method) is resolve_method(method or "trace", env.game)
+    with pytest.raises(TypeError, match="the method 'trace'.* Did you mean 'episodes'"):
+        bilevel_gym.make("BilevelPendulum-v0", episode=2)
+
+
 test_make_names_what_is_refused = refusals(
     lambda env_id=GRID, **options: bilevel_gym.make(env_id, **options),
     ({"map_nam": "4x4"}, TypeError, "'map_nam'; accepted: .*Did you mean 'map_name'"),

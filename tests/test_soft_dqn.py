@@ -284,7 +284,10 @@ def test_what_was_saved_acts_bit_for_bit(steps: int, tmp_path: Path) -> None:
     model = SoftSAC(
         "MlpPolicy",
         "Pendulum-v1",
-        **{"temperature": 0.1, "gamma": 0.9, "buffer_size": 300, "learning_starts": 10},
+        temperature=0.1,
+        gamma=0.9,
+        buffer_size=300,
+        learning_starts=10,
         batch_size=16,
         policy_kwargs={"net_arch": [8]},
         seed=0,
@@ -292,8 +295,8 @@ def test_what_was_saved_acts_bit_for_bit(steps: int, tmp_path: Path) -> None:
     model.save(tmp_path / "model")
     loaded = SoftSAC.load(tmp_path / "model")
     for observation in np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32):
-        actions = [each.predict(observation, deterministic=True)[0] for each in (model, loaded)]
-        np.testing.assert_array_equal(*actions)
+        ours, theirs = (one.predict(observation, deterministic=True)[0] for one in (model, loaded))
+        np.testing.assert_array_equal(theirs, ours)
 
 
 def test_by_default_a_new_episode_begins_that_is_no_repetition(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "METHODS",
     "MethodClass",
     "PREFERENCE_METHODS",
+    "NamesMethods",
     "OffersMethods",
     "WrongAnswer",
     "checked_response",
@@ -87,20 +88,25 @@ _registered: dict[str, Target] = {}
 
 
 @runtime_checkable
-class OffersMethods(Protocol):
-    """A game: it says which methods it offers, and which of their options suit it.
+class NamesMethods(Protocol):
+    """A game, or its class: it says which methods it offers, and which of their options suit it.
 
     Attributes:
-        model: What methods are built on.
         methods: Methods of this package by name, "module:Class" each.
         default_method: The one that is taken unless one is named.
         method_options: Options for methods that take them.
     """
 
-    model: Any
     methods: Mapping[str, str]
     default_method: str
     method_options: Mapping[str, Any]
+
+
+@runtime_checkable
+class OffersMethods(NamesMethods, Protocol):
+    """A game that has been made: it has what methods are built on, its `model`."""
+
+    model: Any
 
 
 class WrongAnswer(ValueError):
@@ -151,7 +157,7 @@ def registered_methods() -> Mapping[str, Target]:
 
 def method_names(game: Any = None) -> list[str]:
     """Return the names of the methods that a game (None: any) offers, those from outside last."""
-    own = game.methods if isinstance(game, OffersMethods) else METHODS
+    own = game.methods if isinstance(game, NamesMethods) else METHODS
     rows = own if game is not None else {**METHODS, **LEARNT_METHODS}
     return [*{**rows, **registered_methods()}]
 
@@ -161,7 +167,7 @@ def method_target(name: Target, game: Any = None) -> Target:
 
     Args:
         name: A name that the game offers, a registered one, "module:Class" or a class.
-        game: The game; None or a bare model for the methods of this package.
+        game: The game or its class; None or a bare model for the methods of this package.
 
     Raises:
         ValueError: If the name is unknown.
@@ -176,7 +182,7 @@ def method_target(name: Target, game: Any = None) -> Target:
         return place if held else name
     if not isinstance(name, str):
         raise TypeError(f"{EXPECTED}, got {received(name)}")
-    table = game.methods if isinstance(game, OffersMethods) else METHODS
+    table = game.methods if isinstance(game, NamesMethods) else METHODS
     if name in table:
         return table[name]
     if ":" in name:
