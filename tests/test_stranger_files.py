@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -501,3 +502,18 @@ def test_a_run_that_is_gone_on_with_runs_nothing(task: str, options: list[str], 
             assert other.read_bytes() == content
             (folder / name).unlink()
             (folder / name).write_bytes(whole[folder / name])
+
+
+def test_settings_of_libraries_in_the_current_folder_are_not_read() -> None:
+    Path("matplotlibrc").write_text("text.usetex: True\n")  # which runs LaTeX
+    Path(".numba_config.yaml").write_text("cache_dir: pickles\n")
+    text = "from bilevel_gym.cli import main; main()"
+    arguments = ["solve", "BilevelGridWorld-v0", "--set", "map_name=4x4", "--steps", "1"]
+    command = [sys.executable, "-c", text, *arguments, "--out", "out"]
+    environment = {key: value for key, value in os.environ.items() if "FAST" not in key}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert ended.stderr.splitlines() == [
+        "Warning: matplotlibrc in this folder is not read",
+        "Warning: compiled kernels are off beside .numba_config.yaml",
+    ]
+    assert Path("out/progress.png").exists() and not Path("pickles").exists()

@@ -10,7 +10,7 @@ from .. import __version__
 from .arguments import INTERRUPTED
 from .benchmarking import benchmark
 from .checking import check, check_method
-from .console import listen_to_interrupts, plain_warnings
+from .console import ignore_settings_here, listen_to_interrupts, plain_warnings
 from .galleries import gallery
 from .listing import list_tasks, markdown_table
 from .playing import play
@@ -43,6 +43,7 @@ def main(ctx: click.Context) -> None:
     """Bilevel reinforcement learning: a leader chooses x, and a follower best responds to it."""
     ctx.with_resource(listen_to_interrupts())
     ctx.with_resource(plain_warnings())
+    ignore_settings_here()
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 

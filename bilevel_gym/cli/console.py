@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import re
 import signal
 import threading
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from ..core import fast
 from .arguments import CommandError
 
 if TYPE_CHECKING:
@@ -64,6 +66,22 @@ def plain_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = show
         yield
+
+
+def ignore_settings_here() -> None:
+    """Keep libraries from reading settings in the current folder, which may be a stranger's.
+
+    Those of matplotlib can have it run LaTeX, and code in older versions; those of numba can name a
+    folder of pickles as its cache, so that there are no compiled kernels beside them, unless they
+    are demanded.
+    """
+    if Path("matplotlibrc").exists():
+        click.echo("Warning: matplotlibrc in this folder is not read", err=True)
+        with contextlib.chdir(Path(__file__).parent):
+            import matplotlib  # noqa: F401
+    if Path(".numba_config.yaml").exists() and fast.ENVIRONMENT_VARIABLE not in os.environ:
+        click.echo("Warning: compiled kernels are off beside .numba_config.yaml", err=True)
+        os.environ[fast.ENVIRONMENT_VARIABLE] = "0"
 
 
 # Both end a command, and what it has reached is kept.

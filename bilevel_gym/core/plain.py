@@ -41,6 +41,9 @@ __all__ = [
 # is refused: more than this many bytes, at more than this many times their size in the file.
 LARGE, TIMES = 1 << 28, 200
 
+# So much of what was wrong with a file is told.
+SAID = 200
+
 # What says that there is no file; others come of places in it that do not exist.
 ABSENT = FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError
 
@@ -428,7 +431,9 @@ def readable(what: Any) -> Iterator[None]:
     except (Untrusted, *ABSENT):
         raise
     except Exception as error:
+        # What a library says of a pickle in a file may be advice to trust it.
+        said = str(error).partition("\n")[0][:SAID] if isinstance(error, ValueError) else ""
         raise ValueError(
             f"{what} cannot be read: it is damaged, or of other versions of the libraries "
-            f"({type(error).__name__})"
+            f"({said or type(error).__name__})"
         ) from error
