@@ -321,3 +321,16 @@ def test_forged_evaluations_are_refused_in_one_line(run: Run, early: Path) -> No
 def test_files_without_end_are_refused_in_one_line(run: Run, early: Path, name: str) -> None:
     os.truncate(early / name, 1 << 34)  # takes no space
     assert "bytes, and at most" in refused(run("solve", "--resume", early))
+
+
+def test_a_start_is_found_from_another_folder(
+    run: Run, early: Path, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    start = ("--start", "out/params.npz")
+    ended_after(monkeypatch, run, 0, "solve", GRID, *SMALL, *STEPS, *start, "--out", "new")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    run("solve", "--resume", "../new", exits=0)
+    params = [np.load(folder / "params.npz") for folder in (tmp_path / "new", early)]
+    np.testing.assert_array_equal(params[0]["initial_upper_params"], params[1]["best_upper_params"])

@@ -174,7 +174,12 @@ def solve(
     from .resuming import check_versions, load_config
     from .run_folder import open_folder
 
-    asked = {"id": env_id, "kwargs": env_kwargs, **options, "start": start and str(start)}
+    asked = {
+        "id": env_id,
+        "kwargs": env_kwargs,
+        **options,
+        "start": start and str(start.absolute()),
+    }
     if ctx.meta["module"]:
         asked["module"] = ctx.meta["module"]
     if resume is None:
