@@ -189,17 +189,20 @@ class RelabellingReplayBuffer(ReplayBuffer):
                 of it is missing.
         """
         missing = {*self._arrays(), "pos", "full", "relabels"} - {*state}
-        if missing or not 0 <= int(state["pos"]) < self.buffer_size:
+        if missing:
+            raise ValueError(f"the replay buffer that was saved is damaged: no {sorted(missing)}")
+        if not 0 <= int(state["pos"]) < self.buffer_size:
             raise ValueError(
-                f"the replay buffer that was saved is damaged: it has no {sorted(missing)}, or "
-                f"continues at slot {state.get('pos')} of {self.buffer_size}"
+                f"the replay buffer that was saved is damaged: it continues at slot {state['pos']} "
+                f"of {self.buffer_size}"
             )
         for name in self._arrays():
             slots, expected = state[name].shape, getattr(self, name).shape
             if slots[1:] != expected[1:] or slots[0] > expected[0]:
                 raise ValueError(
                     f"the replay buffer that was saved does not fit: `{name}` has shape {slots} "
-                    f"(transitions of each environment, environments, ...), got room for {expected}"
+                    f"(transitions of each environment, environments, ...), got room for "
+                    f'{expected}; `exclude=["replay_buffer"]` of `save` leaves it out'
                 )
         for name in self._arrays():
             getattr(self, name)[: len(state[name])] = state[name]
