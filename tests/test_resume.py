@@ -247,6 +247,14 @@ def test_damaged_files_are_refused_in_one_line(
     assert (early / "params.npz").read_bytes() == best
 
 
+def test_a_run_that_is_over_says_so(run: Run, early: Path) -> None:
+    over = "nothing was left to do"
+    assert over not in run("solve", "--resume", early, exits=0).stdout
+    kept = {path.name: path.read_bytes() for path in early.glob("*.[bc]*")}
+    assert over in run("solve", "--resume", early, exits=0).stdout
+    assert kept == {path.name: path.read_bytes() for path in early.glob("*.[bc]*")}
+
+
 def test_what_a_killed_run_had_half_written_is_removed(run: Run, early: Path) -> None:
     half, other = early / ".params.0123456789abcdef.npz", early / ".notes.0123456789abcdef.txt"
     for path in (half, other):

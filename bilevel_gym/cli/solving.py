@@ -127,7 +127,9 @@ def checked_task(ctx: click.Context, param: click.Parameter, value: str | None) 
 )
 @out_option("Folder of the run.  [default: the next free number under runs/ID]")
 @click.option("--overwrite", is_flag=True, help="Replace the files of a run that is in --out.")
-@click.option("--gif", is_flag=True, help="Film the run as well.")
+@click.option(
+    "--gif", is_flag=True, help="Film the run as well; with --resume, what is left of it."
+)
 @click.option(
     "--resume",
     metavar="RUN",
@@ -306,6 +308,8 @@ def climb(plan: Plan, folder: Path, *, gif: bool, resumed: bool, trust: bool = F
                 )
             if objective.live:
                 memory.write(len(history.records))
+            else:
+                click.echo("the run had come to its end already; nothing was left to do")
         except KeyboardInterrupt:
             outcome = INTERRUPTION
         except WrongAnswer as error:
