@@ -60,7 +60,8 @@ def _restored(now: Any, state: Any) -> Any:
     if isinstance(state, list):
         return tuple(map(_restored, now or [None] * len(state), state))
     if isinstance(state, np.ndarray):
-        if isinstance(now, np.ndarray) and now.shape != state.shape:
+        # What has been counted grows, from an empty array.
+        if isinstance(now, np.ndarray) and now.size and now.shape != state.shape:
             raise ValueError(f"a state must have shape {now.shape} here, got {state.shape}")
         return state.copy(order="K")
     if not (state is None or isinstance(state, Number | np.generic)):
