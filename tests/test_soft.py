@@ -179,3 +179,20 @@ test_bad_solver_options_are_named = refusals(
     ({"initial_value": np.zeros(3)}, r"\(8,\), got shape \(3,\)"),
     ({"initial_value": np.full(8, np.nan)}, "0 finite entries"),
 )
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("temperature", [1.0, 1e-3, 1e-300, 1e-310, 1e300])
+@pytest.mark.parametrize("filler", [-1e308, -1e20, 1e-310])
+@pytest.mark.parametrize("solver", ["dense", "krylov", "value-iteration"])
+def test_what_overflows_on_the_way_is_no_warning(
+    filler: float, temperature: float, solver: str
+) -> None:
+    mdp = random_mdp(0, num_states=3, num_actions=2)
+    reward = mdp.reward.copy()
+    reward[0, 1] = filler
+    problem = TabularMDP(mdp.kernel, reward, 0.9, temperature)
+    found = solve_soft_mdp(problem, solver=solver)
+    assert np.isfinite(found.policy).all() and found.value_error_bound >= 0.0
+    assert not np.isnan(found.log_policy).any() and found.policy_error_bound >= 0.0
+    assert found.is_bounded or not found.converged

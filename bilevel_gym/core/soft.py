@@ -63,6 +63,7 @@ class PolicyAnswer:
     _factors: Any = field(default=None, repr=False)
 
     @cached_property
+    @single_threaded
     def log_policy(self) -> FloatArray:
         """Logarithm of the policy `[S, A]`, finite where it underflows; -inf for absent actions."""
         given = self.log_probabilities
@@ -160,6 +161,7 @@ class SoftSolution(PolicyAnswer):
         return (self.residual + rounding) / (1.0 - self.mdp.contraction)
 
     @cached_property
+    @single_threaded
     def defect(self) -> FloatArray:
         """T V - V at `soft_value` `[S]`."""
         return soft_backup(self.soft_q, self.mdp.temperature)[0] - self.soft_value
@@ -171,6 +173,7 @@ class SoftSolution(PolicyAnswer):
         return change_of_log_policy(self.mdp, self.defect, rounding) + self.policy_rounding
 
     @cached_property
+    @single_threaded
     def policy_error_bound(self) -> float:
         """Bound on |pi - pi*| / pi, for every action whose probability does not underflow.
 

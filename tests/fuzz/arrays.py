@@ -35,6 +35,9 @@ ROWS = P.transpose(1, 0, 2).reshape(6, 3)
 R = np.array([[0.1, -0.3], [0.7, 0.2], [-0.4, 1.0]])
 START = np.array([0.5, 0.25, 0.25])
 
+# States of kernels whose dense copies are looked at.
+LARGEST = 1000
+
 
 def arrays() -> dict[str, Any]:
     """Return arguments of a game of arrays, new ones each time."""
@@ -183,7 +186,8 @@ def kernel(draw: Draw) -> Case:
         reward = np.ones((made.num_states, made.num_actions))
         before = solve_soft_mdp(TabularMDP(made, reward, 0.5, 1.0))
         finite(before.soft_value)
-        assert made.to_dense().shape == (made.num_states, made.num_actions, made.num_states)
+        if made.num_states <= LARGEST:  # a dense copy of a million states is beyond any memory
+            assert made.to_dense().shape == (made.num_states, made.num_actions, made.num_states)
         scribble(given)
         after = solve_soft_mdp(TabularMDP(made, reward, 0.5, 1.0))
         assert np.array_equal(before.soft_value, after.soft_value), "the kernel has changed"
