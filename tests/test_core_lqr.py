@@ -255,3 +255,10 @@ def test_cost_and_all_derivatives_are_those_of_the_recursion(
             response, total = response + response.T, total + total.T
         scale = float(np.abs(total).max())
         np.testing.assert_allclose(response, total - direct, rtol=1e-8, atol=1e-9 * scale)
+
+
+def test_costs_out_of_all_proportion_are_an_error_that_says_so() -> None:
+    dynamics, control = np.array([[0.9, 0.3], [-0.2, 0.9]]), np.array([[0.2, 0.1], [0.8, 0.4]])
+    problem = Coefficients(dynamics, control, np.diag([1e308, 0.5]), np.diag([0.5, 0.5]))
+    with pytest.raises(ArithmeticError, match="the cost of the control is lost in rounding"):
+        lq.riccati_step(problem, 0.9, np.diag([1e308, 1e308]))

@@ -173,11 +173,20 @@ def solve_riccati(
 def riccati_step(
     problem: Coefficients, gamma: float, value: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return the right-hand side of the Riccati equation at a P, and the S and K of that P."""
+    """Return the right-hand side of the Riccati equation at a P, and the S and K of that P.
+
+    Raises:
+        ArithmeticError: If S is singular in float64.
+    """
     dynamics, control, state_cost, action_cost = problem
     carried = gamma * control.T @ value
     curvature = action_cost + _symmetric(carried @ control)
-    gain = np.asarray(np.linalg.solve(curvature, carried @ dynamics), np.float64)
+    try:
+        gain = np.asarray(np.linalg.solve(curvature, carried @ dynamics), np.float64)
+    except np.linalg.LinAlgError as error:  # costs of the state leave nothing of the control's
+        raise ArithmeticError(
+            "the cost of the control is lost in rounding beside that of the state"
+        ) from error
     image = state_cost + gamma * dynamics.T @ value @ dynamics - gain.T @ curvature @ gain
     return _symmetric(image), curvature, gain
 
