@@ -28,6 +28,9 @@ CHUNK = 1 << 22
 # Without `branching` the kernel stores about S^2 A / 2 transitions; more than this are refused.
 MAX_STORED = 5e7
 
+# States, actions or entries of x: more do not fit into indices of kernels.
+LARGEST = 2**31 - 1
+
 
 class BilevelRandomMDP(TabularBilevelEnv):
     """A leader keeps the policy of a random MDP spread out, at the least effort.
@@ -137,9 +140,9 @@ class BilevelRandomMDP(TabularBilevelEnv):
         render_mode: str | None = None,
     ) -> None:
         """Build the game; arguments, described above, out of range raise a `ValueError`."""
-        check_at_least("num_states", num_states, 2)
-        check_at_least("num_actions", num_actions, 1)
-        check_at_least("upper_dim", upper_dim, 1)
+        check_at_least("num_states", num_states, 2, LARGEST)
+        check_at_least("num_actions", num_actions, 1, LARGEST)
+        check_at_least("upper_dim", upper_dim, 1, LARGEST)
         check_at_least("seed", seed, 0)
         stored = 0.5 * num_states * num_states * num_actions
         if branching is not None:

@@ -19,7 +19,13 @@ from scipy.sparse import csr_array
 from bilevel_gym import HyperGradient, LowerLevel, RescaleUpper
 from bilevel_gym.core.mdp import Kernel, TabularMDP
 from bilevel_gym.core.soft import solve_soft_mdp
-from bilevel_gym.envs import BilevelGridWorld, BilevelInverseRL, BilevelThermal, BilevelToll
+from bilevel_gym.envs import (
+    BilevelGridWorld,
+    BilevelInverseRL,
+    BilevelRandomMDP,
+    BilevelThermal,
+    BilevelToll,
+)
 from bilevel_gym.model.objectives import DiscountedReturn, Sum
 from bilevel_gym.optimizers import OPTIMIZERS, AdamRule
 from bilevel_gym.testing import check_hyper_gradient, check_method
@@ -440,6 +446,8 @@ def test_flags_and_numbers_out_of_all_proportion_are_refused() -> None:
         climb(None, [0.0], [-1.0], [1.0], stop_at_zero=np.zeros(2))
     with pytest.raises(ValueError, match="`num_demonstrations` must be an integer of at most"):
         BilevelInverseRL(num_demonstrations=10**5000)
+    with pytest.raises(ValueError, match="`num_states` must be an integer of at most"):
+        BilevelRandomMDP(num_states=10**30)
 
 
 def bring_into(env: Env, phase: str) -> None:

@@ -136,7 +136,7 @@ class NetworkReward(ModuleReward):
         hidden = checked_units("hidden", hidden)
         seed = check_at_least("seed", seed, 0, LARGEST_SEED)
         reads_actions = check_flag("reads_actions", reads_actions)
-        optional(check_positive, "bound", bound)
+        bound = optional(check_positive, "bound", bound)
         if is_image_space(observation_space):
             raise ValueError("a perceptron does not read images; give a module of your own")
         size = flatdim(observation_space)
