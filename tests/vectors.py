@@ -66,6 +66,7 @@ class BareGame(bilevel_gym.BilevelEnv):
             initial_upper_params=[0.0],
         )
 
+    # Its episodes are never played: the test needs the game's model and spaces alone.
     def begin(self) -> Any:
         raise NotImplementedError
 

@@ -130,7 +130,7 @@ class Sampled(Remembers, ABC):
         through pi* `[S, A]`. In the batch the leader's discount is one, its horizon that of
         fragments.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # never called: games with fragments are refused at construction
 
     @single_threaded
     def step(self, upper_params: FloatArray) -> TabularResponse:
