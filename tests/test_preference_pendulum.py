@@ -192,7 +192,9 @@ class Enumerated:
             state = drawn(kernel[states[t], actions[t]], rng)
         paid = objective.true_reward[states, actions]
         alive = np.ones(states.shape, dtype=bool)
-        return LearntEpisodes(states, actions, paid, np.zeros(paid.shape), alive)
+        unused = np.zeros(paid.shape)
+        after = unused, states, np.zeros_like(alive)  # of no use for fragments
+        return LearntEpisodes(states, actions, paid, unused, alive, *after)
 
     def first_fragments(self, pairs: int) -> Windows:
         episodes = np.arange(2 * pairs).reshape(-1, 2)

@@ -27,6 +27,9 @@ class LearntEpisodes:
         upper_rewards: The leader's reward `[T, N]`, zero after the end.
         lower_rewards: The follower's `[T, N]`, zero after the end.
         alive: Which steps belong to an episode, bool `[T, N]`.
+        own_rewards: The environment's own rewards `[T, N]`.
+        next_observations: `[T, N, ...]`, what is seen after each step, the last one included.
+        terminated: Which steps ended an episode, bool `[T, N]`; other last ones were cut.
     """
 
     observations: NDArray[Any]
@@ -34,6 +37,9 @@ class LearntEpisodes:
     upper_rewards: FloatArray
     lower_rewards: FloatArray
     alive: NDArray[np.bool_]
+    own_rewards: FloatArray
+    next_observations: NDArray[Any]
+    terminated: NDArray[np.bool_]
 
     @property
     def num_episodes(self) -> int:

@@ -156,10 +156,29 @@ class Follower:
         uniform = rng.random((len(observations), 1)) * cumulative[:, -1:]
         return (cumulative[:, :-1] <= uniform).sum(axis=1).astype(np.int64)
 
+    def snapshot(self) -> dict[str, Any]:
+        """Return a copy of networks and optimisers: of the policy, but not of what it learns from.
+
+        `restore` goes back to it any number of times.
+        """
+        return copy.deepcopy(self.model.get_parameters())
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Put networks and optimisers back where they were; the replay goes on."""
+        self.model.set_parameters(copy.deepcopy(snapshot))
+
     def play(
-        self, upper_params: FloatArray, episodes: int, rng: np.random.Generator
+        self,
+        upper_params: FloatArray,
+        episodes: int,
+        rng: np.random.Generator,
+        *,
+        keep: bool = False,
     ) -> LearntEpisodes:
-        """Play whole episodes of the follower's policy, in environments of their own."""
+        """Play whole episodes of the follower's policy, in environments of their own.
+
+        With `keep` they go into the replay, and are learnt from.
+        """
         copies = min(COPIES, episodes)
         if self._watched is None or self._watched.num_envs != copies:
             self._watched = self._environments(copies)
@@ -179,7 +198,31 @@ class Follower:
         lower[alive] = self._game.reward(upper_params, seen, taken)
         rewards = joined["rewards"][alive].astype(np.float64)
         upper[alive] = self._game.upper_reward(seen, taken, rewards)
-        return LearntEpisodes(observations, actions, upper, lower, alive)
+        own = np.where(alive, joined["rewards"], 0.0).astype(np.float64)
+        after = joined["next_observations"], joined["terminated"]
+        recorded = LearntEpisodes(observations, actions, upper, lower, alive, own, *after)
+        if keep:
+            self._keep(recorded)
+        return recorded
+
+    def _keep(self, played: LearntEpisodes) -> None:
+        """Add the steps of episodes to the replay, one episode after the other."""
+        buffer = self.model.replay_buffer
+        assert buffer is not None
+        going_on = np.zeros_like(played.alive)
+        going_on[:-1] = played.alive[1:]
+        dones = played.alive & ~going_on
+        parts = (
+            played.observations,
+            played.next_observations,
+            played.actions,
+            played.own_rewards,
+            dones,
+            dones & ~played.terminated,
+        )
+        # One episode after the other.
+        alive = played.alive.T
+        buffer.extend(*(np.swapaxes(part, 0, 1)[alive] for part in parts))
 
     def save(self, archive: zipfile.ZipFile) -> None:
         """Write what has been learnt, the episode under way included if it can be copied.
@@ -250,7 +293,12 @@ class Follower:
         while alive.any():
             actions = self.draw(seen, rng)
             step = {"observations": seen, "actions": actions, "alive": alive}
-            seen, step["rewards"], dones, _ = environments.step(actions)
+            seen, step["rewards"], dones, infos = environments.step(actions)
+            following, terminated = np.array(seen), dones & alive
+            for ended in np.flatnonzero(terminated):
+                following[ended] = infos[ended]["terminal_observation"]
+                terminated[ended] = not infos[ended]["TimeLimit.truncated"]
+            step["next_observations"], step["terminated"] = following, terminated
             for name, values in step.items():
                 record[name].append(values[:count])
             alive = alive & ~dones

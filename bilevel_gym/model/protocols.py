@@ -108,9 +108,22 @@ class Follower(Protocol):
     answered: int
 
     def play(
-        self, upper_params: FloatArray, episodes: int, rng: np.random.Generator
+        self,
+        upper_params: FloatArray,
+        episodes: int,
+        rng: np.random.Generator,
+        *,
+        keep: bool = False,
     ) -> LearntEpisodes:
-        """Return whole episodes of its policy, from which nothing is learnt."""
+        """Return whole episodes of its policy; with `keep` they are learnt from later on."""
+        ...
+
+    def snapshot(self) -> Any:
+        """Return a copy of its policy, without what it learns from."""
+        ...
+
+    def restore(self, snapshot: Any) -> None:
+        """Go back to a policy of `snapshot`, as often as wanted."""
         ...
 
 

@@ -130,6 +130,53 @@ class RelabellingReplayBuffer(ReplayBuffer):
         rewards = self.rewards_of(observations, actions).reshape(-1, 1)
         return batch._replace(rewards=th.as_tensor(rewards, device=self.device))
 
+    def extend(
+        self,
+        observations: NDArray[Any],
+        next_observations: NDArray[Any],
+        actions: NDArray[Any],
+        rewards: NDArray[Any],
+        dones: NDArray[np.bool_],
+        timeouts: NDArray[np.bool_],
+    ) -> None:
+        """Store B transitions, in the shapes and units of the environment.
+
+        As many as there are environments go side by side; what is left over is not stored.
+
+        Args:
+            observations: `[B, ...]`.
+            next_observations: `[B, ...]`.
+            actions: `[B, ...]`.
+            rewards: The environment's own, `[B]`.
+            dones: Which of them end an episode, `[B]`.
+            timeouts: Which of them end it because it was cut, `[B]`.
+
+        Raises:
+            ValueError: If observations are held once, so that the next one must be stored after it.
+        """
+        if self.optimize_memory_usage:
+            raise ValueError(
+                "episodes cannot be added to a replay buffer with `optimize_memory_usage`"
+            )
+        space = self.action_space
+        if isinstance(space, spaces.Box):
+            actions = 2.0 * (actions - space.low) / (space.high - space.low) - 1.0
+        # More than there is room for would only be overwritten.
+        rows = min(len(rewards) // self.n_envs, self.buffer_size)
+        at = (self.pos + np.arange(rows)) % self.buffer_size
+        for name, values in {
+            "observations": observations,
+            "next_observations": next_observations,
+            "actions": actions,
+            "rewards": rewards,
+            "dones": dones,
+            "timeouts": timeouts,
+        }.items():
+            stored = getattr(self, name)
+            stored[at] = values[: rows * self.n_envs].reshape(rows, *stored.shape[1:])
+        self.full = self.full or self.pos + rows >= self.buffer_size
+        self.pos = (self.pos + rows) % self.buffer_size
+
     def draw(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Draw slots whose transitions are whole, `[count]`."""
         if self.full and self.optimize_memory_usage:
