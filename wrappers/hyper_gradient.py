@@ -9,13 +9,16 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import RecordConstructorArgs
+from numpy.typing import NDArray
 
 from ..core.checks import check_at_least, check_flag, check_reset_options, received
 from ..core.mdp import FloatArray
 from ..envs.base import View, shown
 from ..methods import Response, make_method
 from ..methods.registry import WrongAnswer, checked_response
-from ..model.protocols import LearntMethod, Resumable
+from ..model.protocols import LearntMethod, Resumable, Revisable
+from ..model.responses import EpisodicResponse
+from ..optimizers.revisable import Report
 from .seats import GameT, NotThere, Seat, take_seat
 
 __all__ = ["HyperGradient", "LeaderInfo"]
@@ -125,7 +128,7 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
         self.observation_space = game.leader_observation_space
         game.draws_itself = False
         self._response: Response | None = None
-        self._steps, self._restored = 0, False
+        self._steps, self._samples, self._restored = 0, 0, False
 
     @property
     def response(self) -> Response:
@@ -196,6 +199,65 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
         observation, info = self._answer(self.game.validate_upper_params(action), advance=1)
         return observation, info["objective"], False, self._steps >= self.outer_steps, info
 
+    # As a `bilevel_gym.optimizers.revisable.Revisable`, for climbs that go back.
+
+    def measure(self, x: FloatArray) -> Report:
+        """Let the follower answer x more briefly than `step` does, without a hyper-gradient.
+
+        Methods without a shorter way answer as usual.
+        """
+        self._answer(self.game.validate_upper_params(x), brief=True)
+        return self.report()
+
+    def watch(self, x: FloatArray) -> FloatArray:
+        """Return the leader's values of fresh episodes of the follower as it is, `[N]`.
+
+        Where there are no episodes, the follower answers x once more.
+        """
+        method = self.method
+        ask = method.watch if isinstance(method, Revisable) else method.step
+        response = checked_response(ask(self.game.validate_upper_params(x)), x, method)
+        self._samples += response.samples or 0
+        return self._values(response)
+
+    def report(self) -> Report:
+        """Return what is known of the last answer."""
+        response = self.response
+        known = {name: getattr(response, name, None) for name in ("metric", "spread")}
+        spread, cosine = known["spread"], getattr(response, "hyper_gradient_cosine", None)
+        values = self._values(response)
+        length = response.summary[2] if isinstance(response, EpisodicResponse) else 0.0
+        with np.errstate(divide="ignore"):
+            units = None if spread is None else self.game.temperature / spread
+        return Report(
+            values=values,
+            metric=known["metric"],
+            units=units,
+            cosine=1.0 if cosine is None else cosine,
+            divergence=getattr(response, "kl_measured", None),
+            watched=round(length * len(values)),
+        )
+
+    def snapshot(self) -> NDArray[Any] | None:
+        """Return the follower's policy, without what it learns from; None if it has no memory."""
+        method = self.method
+        return method.follower.snapshot() if isinstance(method, LearntMethod) else None
+
+    def restore(self, snapshot: NDArray[Any] | None) -> None:
+        """Put the follower back to a policy of `snapshot`, as often as wanted."""
+        method = self.method
+        if snapshot is not None and isinstance(method, LearntMethod):
+            method.follower.restore(snapshot)
+
+    @property
+    def samples(self) -> int:
+        """Environment steps used since this seat was made."""
+        return self._samples
+
+    def _values(self, response: Response) -> FloatArray:
+        values = getattr(response, "values", None)
+        return np.array([response.objective]) if values is None else values
+
     def state_dict(self) -> dict[str, Any]:
         """Return what all later answers depend on, as nested dicts of numbers and arrays.
 
@@ -255,9 +317,14 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
             status=(*status, ("step", str(self._steps))),
         )
 
-    def _answer(self, x: FloatArray, *, advance: int = 0) -> tuple[Any, LeaderInfo]:
-        response = checked_response(self.method.step(x), x, self.method)
+    def _answer(
+        self, x: FloatArray, *, advance: int = 0, brief: bool = False
+    ) -> tuple[Any, LeaderInfo]:
+        method = self.method
+        ask = method.measure if brief and isinstance(method, Revisable) else method.step
+        response = checked_response(ask(x), x, method)
         self._response = response
+        self._samples += response.samples or 0
         self._steps += advance
         info: dict[str, Any] = {}
         for key, field in response.reported.items():

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..core.mdp import FloatArray
 from ..model import BilevelModel, evaluate
+from ..optimizers.revisable import Report
 from .hyper_gradient import HyperGradient, LeaderInfo
 
 __all__ = ["LeaderObjective", "exact_objective"]
@@ -67,6 +69,33 @@ class LeaderObjective:
                 `HyperGradient.load_state_dict`, and `seat.method.load` where the follower learns.
         """
         self._begins = {"seed": seed, "options": {"keep_learnt": seed is None}}
+
+    # As `bilevel_gym.optimizers.revisable.Revisable`: the seat has all of it.
+
+    @property
+    def samples(self) -> int:
+        """Environment steps used so far."""
+        return self.seat.samples
+
+    def measure(self, x: FloatArray) -> Report:
+        """Let the follower answer x more briefly; see `HyperGradient.measure`."""
+        return self.seat.measure(x)
+
+    def watch(self, x: FloatArray) -> FloatArray:
+        """Return the values of fresh episodes, `[N]`; see `HyperGradient.watch`."""
+        return self.seat.watch(x)
+
+    def report(self) -> Report:
+        """Return what is known of the last evaluation."""
+        return self.seat.report()
+
+    def snapshot(self) -> NDArray[Any] | None:
+        """Return the follower's policy; see `HyperGradient.snapshot`."""
+        return self.seat.snapshot()
+
+    def restore(self, snapshot: NDArray[Any] | None) -> None:
+        """Put the follower back to a policy of `snapshot`."""
+        self.seat.restore(snapshot)
 
     def __call__(self, x: FloatArray) -> tuple[float, FloatArray]:
         """Return F(x) and the hyper-gradient, as the method gives them."""

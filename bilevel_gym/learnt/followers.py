@@ -34,6 +34,7 @@ from ..episodes.recorded import LearntEpisodes
 from ..model.protocols import LearntGame
 from ..rewards.images import channels_first, is_image_space
 from ..rewards.tensors import IMAGES, blocks
+from ..sb3.archive import tensors
 from ..sb3.soft_dqn import SoftDQN
 from ..sb3.soft_sac import SoftSAC
 from .running import restored, snapshot
@@ -156,16 +157,18 @@ class Follower:
         uniform = rng.random((len(observations), 1)) * cumulative[:, -1:]
         return (cumulative[:, :-1] <= uniform).sum(axis=1).astype(np.int64)
 
-    def snapshot(self) -> dict[str, Any]:
-        """Return a copy of networks and optimisers: of the policy, but not of what it learns from.
+    def snapshot(self) -> NDArray[np.uint8]:
+        """Return networks and optimisers as bytes: the policy, but not what it learns from.
 
         `restore` goes back to it any number of times.
         """
-        return copy.deepcopy(self.model.get_parameters())
+        memory = io.BytesIO()
+        th.save(self.model.get_parameters(), memory)
+        return np.frombuffer(memory.getvalue(), np.uint8)
 
-    def restore(self, snapshot: dict[str, Any]) -> None:
+    def restore(self, snapshot: NDArray[np.uint8]) -> None:
         """Put networks and optimisers back where they were; the replay goes on."""
-        self.model.set_parameters(copy.deepcopy(snapshot))
+        self.model.set_parameters(tensors(snapshot.tobytes()))
 
     def play(
         self,

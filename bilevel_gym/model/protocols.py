@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..core.mdp import FloatArray
 from ..episodes.recorded import Batch, LearntEpisodes
 from .judges import Judge
+from .responses import Response
 
-__all__ = ["Follower", "LearntGame", "LearntMethod", "PreferenceGame", "Resumable"]
+__all__ = ["Follower", "LearntGame", "LearntMethod", "PreferenceGame", "Resumable", "Revisable"]
 
 
 class LearntGame(Protocol):
@@ -118,11 +120,11 @@ class Follower(Protocol):
         """Return whole episodes of its policy; with `keep` they are learnt from later on."""
         ...
 
-    def snapshot(self) -> Any:
-        """Return a copy of its policy, without what it learns from."""
+    def snapshot(self) -> NDArray[Any]:
+        """Return its policy, without what it learns from, as bytes."""
         ...
 
-    def restore(self, snapshot: Any) -> None:
+    def restore(self, snapshot: NDArray[Any]) -> None:
         """Go back to a policy of `snapshot`, as often as wanted."""
         ...
 
@@ -143,6 +145,22 @@ class LearntMethod(Protocol):
 
     def load(self, path: str | os.PathLike[str], *, trust: bool = False) -> None:
         """Go on where the method that was saved is; `trust` is whether code in the file may run."""
+        ...
+
+
+@runtime_checkable
+class Revisable(Protocol):
+    """What a method may have beside `bilevel_gym.model.responses.Method`, to be climbed on safely.
+
+    Its responses have the fields of `bilevel_gym.model.responses.EpisodicResponse`.
+    """
+
+    def measure(self, upper_params: FloatArray) -> Response:
+        """Let the follower answer x more briefly, without a hyper-gradient."""
+        ...
+
+    def watch(self, upper_params: FloatArray) -> Response:
+        """Return what fresh episodes of the follower as it is say of x, nothing being learnt."""
         ...
 
 

@@ -14,6 +14,7 @@ from .ascent import along
 from .base import Evaluation, FloatArray, Iterate, Optimizer, Optimum, Stopped
 from .libraries import cobyqa, lbfgsb, restarted_lbfgsb
 from .rules import RULES
+from .safe import safe
 
 __all__ = ["OPTIMIZERS", "check_optimizer", "continuation", "make_optimizer", "options_for"]
 
@@ -23,6 +24,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "cobyqa": cobyqa,
     "lbfgsb": lbfgsb,
     "restarted-lbfgsb": restarted_lbfgsb,
+    "safe": safe,
 }
 
 

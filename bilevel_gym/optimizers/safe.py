@@ -1,0 +1,484 @@
+"""The safe climb: for objectives that are estimated while a follower learns.
+
+F(x) is noisy, its gradient more so, and whatever x does to the follower is hard to take back: one
+who has unlearnt to reach a goal may never find it again. So this climb keeps followers together
+with x, goes back to them, and judges by episodes that they had not learnt from.
+
+1. **Screen**, where x has few entries: CMA-ES (Hansen, Ostermeier, Evolutionary Computation 9,
+   2001) over x in units that matter to the follower, one short evaluation each. Gradients are
+   local, and where the follower at x0 never reaches what the leader wants they are zero.
+2. **Climb** from the best: natural steps, whose length is the Kullback-Leibler divergence that they
+   are predicted to move the follower's policy by. A step that lowers F by more than two standard
+   errors is undone, the follower included, and the length shrinks; where F rises it grows.
+3. **Compare**: the best few are watched anew, and the best of them is what is found.
+
+The follower is reached through the protocol `Revisable`, which the leader's seat implements.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..core.checks import (
+    check_at_least,
+    check_in_box,
+    check_positive,
+    check_probability,
+    checked_bounds,
+    optional,
+)
+from .base import Callback, Evaluation, FloatArray, Iterate, Optimum, Recorder
+from .natural import natural_step, units_of
+from .revisable import Report, Revisable
+from .rules import check_gradient
+from .screen import Screen
+
+__all__ = ["SafeClimb", "safe"]
+
+# Entries of x up to which there is a screen: with more of them too few evaluations say too little.
+FEW = 10
+
+# Followers that are kept to be compared in the end.
+KEPT = 3
+
+# Standard errors by which F may fall.
+TOLERATED = 2.0
+
+# Of the length of steps: its least and largest value, and factors where F fell and where it rose.
+SHORTEST, LONGEST, SHRINK, GROW = 1e-3, 0.5, 1.0 / 3.0, 2.0
+
+# How many times the predicted divergence is due to the follower's own unrest, and not to x.
+UNREST = 4.0
+
+# Numbers that a climb goes on from.
+NUMBERS = ("evaluations", "_length", "_used", "_cost", "_reserve", "_predicted", "_refused")
+
+
+class _Plain:
+    """An objective without a follower."""
+
+    samples = 0
+
+    def __init__(self, objective: Evaluation) -> None:
+        self._objective, self._value = objective, 0.0
+
+    def __call__(self, x: FloatArray) -> tuple[float, FloatArray]:
+        value, gradient = self._objective(x)
+        self._value = float(value)
+        return value, gradient
+
+    def measure(self, x: FloatArray) -> Report:
+        self(x)
+        return self.report()
+
+    def watch(self, x: FloatArray) -> FloatArray:
+        return np.array([self(x)[0]])
+
+    def report(self) -> Report:
+        return Report(np.array([self._value]))
+
+    def snapshot(self) -> None:
+        return None
+
+    def restore(self, snapshot: Any) -> None:
+        pass
+
+
+@dataclass(eq=False)
+class _Candidate:
+    """An x with a follower who answered it.
+
+    Attributes:
+        iterate: x and its value, as it was noted.
+        report: What was known then.
+        values: Of all episodes watched with this follower, `[N]`.
+        snapshot: The follower.
+    """
+
+    iterate: Iterate
+    report: Report
+    values: FloatArray
+    snapshot: Any
+
+    @property
+    def x(self) -> FloatArray:
+        return self.iterate.upper_params
+
+    @property
+    def steps_on(self) -> bool:
+        """Whether there is a gradient."""
+        return bool(np.isfinite(self.iterate.gradient).all())
+
+    @property
+    def mean(self) -> float:
+        return float(self.values.mean())
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean, larger where few episodes say little about it."""
+        count = len(self.values)
+        if count < 2:
+            return 0.0
+        # About the ratio of Student's quantiles to the normal one.
+        few = (count + 1.0) / (count - 1.0)
+        return float(few * self.values.std(ddof=1) / math.sqrt(count))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all of it, as nested dicts of numbers and arrays."""
+        return {**vars(self), "iterate": vars(self.iterate), "report": vars(self.report)}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> _Candidate:
+        """Return the candidate of a state."""
+        known = {"iterate": Iterate(**state["iterate"]), "report": Report(**state["report"])}
+        return cls(**{**state, **known})
+
+    @property
+    def rank(self) -> float:
+        """A value that it has at least, by one standard error."""
+        return self.mean - self.error
+
+    def falls_below(self, other: _Candidate) -> bool:
+        """Whether its value is lower than another one's, beyond what chance explains."""
+        return self.mean < other.mean - TOLERATED * math.hypot(self.error, other.error)
+
+
+class SafeClimb(Recorder):
+    """A safe climb that the caller evaluates, at `x` and at the seat that it is made for.
+
+    Attributes:
+        x: What to evaluate next.
+        screening: Whether `measure` will do: then `tell`, otherwise `move`.
+    """
+
+    def __init__(
+        self,
+        start: ArrayLike,
+        low: FloatArray,
+        high: FloatArray,
+        seat: Revisable,
+        *,
+        steps: int = 30,
+        samples: int | None = None,
+        screen: float = 0.5,
+        length: float = 0.1,
+        seed: int = 0,
+        callback: Callback | None = None,
+    ) -> None:
+        """Begin at a start in the box; the options are those of `safe`."""
+        low, high = checked_bounds(low, high, bounded=False)
+        super().__init__(low, high, callback)
+        self.x: FloatArray = check_in_box("start", start, low, high)
+        self._seat = seat
+        self._steps = check_at_least("steps", steps, 1)
+        self._samples = optional(check_at_least, "samples", samples, 1)
+        self._share = check_probability("screen", screen)
+        self._length = check_positive("length", length)
+        self._seed = check_at_least("seed", seed, 0)
+        self._used, self._cost, self._reserve = 0, 0, 0  # environment steps
+        self._counted = seat.samples
+        self._screen: Screen | None = None
+        self._start: _Candidate | None = None
+        self._kept: list[_Candidate] = []  # the best first
+        self._here: _Candidate | None = None  # what the step under way started from
+        self._predicted = 0.0  # its divergence
+        self._refused = 0  # steps that were undone in a row
+
+    @property
+    def screening(self) -> bool:
+        """Whether the next evaluation is one of the screen."""
+        return self._screen is not None
+
+    @property
+    def progress(self) -> float:
+        """The share of the budget that is used up, beside what is left for comparing."""
+        if self._samples is None:
+            return self.evaluations / (self._steps + 1)
+        return (self._used + self._cost) / max(1, self._samples - self._reserve)
+
+    @property
+    def over(self) -> bool:
+        """Whether the budget is used up: what is left is to compare."""
+        return self.evaluations > 0 and self.progress >= 1.0
+
+    def tell(self, report: Report) -> None:
+        """Go on from what `measure` has reported at `x`."""
+        assert self._screen is not None
+        unknown = np.full_like(self.x, np.nan)
+        candidate = self._noted(float(report.values.mean()), unknown, report)
+        if candidate.mean >= self._kept[0].rank:
+            # One that may be the best is worth more episodes than the many that are not.
+            candidate.values = np.concatenate([candidate.values, self._watched(candidate.x)])
+        self._offer(candidate)
+        self._screen.tell(candidate.mean)
+        self._go_on_screening()
+
+    def move(self, value: float, gradient: FloatArray) -> None:
+        """Go on from F(x) and its gradient, shape of x; the seat has a report of them.
+
+        Raises:
+            ValueError: If the gradient has another shape or is not finite.
+        """
+        check_gradient(self.x, gradient)
+        here = self._noted(value, gradient, self._seat.report())
+        if self._start is None:
+            self._start = here
+            self._offer(here)
+            if self._share > 0.0 and here.report.units is not None and here.x.size <= FEW:
+                self._screen = self._make_screen(here)
+                self._go_on_screening()
+                return
+        elif self._is_refused(here):
+            self._undo()
+            return
+        else:
+            self._offer(here)
+        self._refused = 0
+        self._step(here)
+
+    def finish(self, message: str | None = None) -> Optimum:
+        """Watch the best few anew, put the best follower back, and return what was found."""
+        assert self._start is not None and self.first is not None
+        finalists = self._finalists
+        if len(finalists) > 1:
+            for candidate in finalists:
+                self._seat.restore(candidate.snapshot)
+                # What was seen before made it a finalist: only what is new is free of that.
+                candidate.values = self._seat.watch(candidate.x)
+        found = max(finalists, key=lambda candidate: candidate.mean)
+        self._seat.restore(found.snapshot)
+        self.best = replace(found.iterate, value=found.mean)
+        made = f"{self.evaluations} evaluations made"
+        return Optimum(self.best, self.first, self.evaluations, message or made)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the climb, as nested dicts of numbers and arrays.
+
+        The followers that are kept are in it; the one who learns is not.
+        """
+        return {
+            **{name.lstrip("_"): copy(getattr(self, name)) for name in NUMBERS},
+            "x": self.x.copy(),
+            "screen": None if self._screen is None else np.array(self._screen.told),
+            "iterates": {
+                name: vars(iterate)
+                for name in ("first", "best", "last")
+                if (iterate := getattr(self, name)) is not None
+            },
+            "candidates": {str(n): each.state_dict() for n, each in enumerate(self._candidates)},
+            "kept": [self._candidates.index(candidate) for candidate in self._kept],
+            "start": self._number(self._start),
+            "here": self._number(self._here),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` has returned, of a climb with the same options.
+
+        Raises:
+            ValueError: If its x is not in the box.
+        """
+        self.x = check_in_box("x", state["x"], self._low, self._high)
+        for name in NUMBERS:
+            setattr(self, name, type(getattr(self, name))(state[name.lstrip("_")]))
+        self._counted = self._seat.samples
+        for name, iterate in state["iterates"].items():
+            setattr(self, name, Iterate(**iterate))
+        found = {int(n): _Candidate.of(each) for n, each in state["candidates"].items()}
+        self._kept = [found[int(n)] for n in state["kept"]]
+        self._start, self._here = (
+            None if state[name] is None else found[int(state[name])] for name in ("start", "here")
+        )
+        self._screen = None
+        if state["screen"] is not None:
+            assert self._start is not None
+            self._screen = self._make_screen(self._start)
+            for value in state["screen"]:
+                self._screen.ask()
+                self._screen.tell(float(value))
+            self._screen.ask()
+
+    @property
+    def _candidates(self) -> list[_Candidate]:
+        """All that is kept, each once."""
+        every = [*self._kept, self._start, self._here]
+        return list({id(each): each for each in every if each is not None}.values())
+
+    def _number(self, candidate: _Candidate | None) -> int | None:
+        return None if candidate is None else self._candidates.index(candidate)
+
+    # Screen ------------------------------------------------------------------------------------
+
+    def _make_screen(self, start: _Candidate) -> Screen:
+        units = units_of(start.report, self._low, self._high)
+        return Screen(start.x, self._low, self._high, units, self._seed)
+
+    def _go_on_screening(self) -> None:
+        """Choose the next x of the screen, or end it and begin to climb from its best."""
+        assert self._screen is not None
+        if self.progress < self._share:
+            self.x = self._screen.ask()
+        else:
+            self._screen = None
+            self._go_back()
+
+    # Climb -------------------------------------------------------------------------------------
+
+    def _is_refused(self, here: _Candidate) -> bool:
+        """Whether an evaluation is worse than the best that is known, and x is to blame for it."""
+        best = self._kept[0]
+        if not here.falls_below(best):
+            if best.falls_below(here):
+                self._length = min(LONGEST, self._length * GROW)
+            return False
+        moved, old = here.report.divergence, self._here
+        if moved is None or old is None or moved <= UNREST * self._predicted or self.over:
+            return True
+        # The policy moved by more than x explains: the same follower, learning on at the old x.
+        self._seat.restore(old.snapshot)
+        report = self._measured(old.x)
+        if here.falls_below(_Candidate(old.iterate, report, report.values, None)):
+            return True
+        self._seat.restore(here.snapshot)
+        self._length = max(SHORTEST, self._length / GROW)
+        return False
+
+    def _undo(self) -> None:
+        """Go back to the best follower, and take a shorter step from there."""
+        self._length = max(SHORTEST, self._length * SHRINK)
+        self._refused += 1
+        best = self._kept[0]
+        self._seat.restore(best.snapshot)
+        # A best that was lucky would refuse everything: look again.
+        best.values = np.concatenate([best.values, self._watched(best.x)])
+        self._kept.sort(key=lambda candidate: -candidate.rank)
+        best = self._kept[0]
+        # Once more from its gradient, then with a new one.
+        if best.steps_on and self._refused % 2 == 1:
+            self._seat.restore(best.snapshot)
+            self._step(best)
+        else:
+            self._go_back()
+
+    def _go_back(self) -> None:
+        """Put the best follower back, to answer its x once more."""
+        best = self._kept[0]
+        self._seat.restore(best.snapshot)
+        self.x, self._here, self._predicted = best.x, None, 0.0
+
+    def _step(self, here: _Candidate) -> None:
+        """Choose the next x, from where there is a gradient."""
+        self._here = here
+        self.x, self._predicted = natural_step(
+            here.x, here.iterate.gradient, here.report, self._length, self._low, self._high
+        )
+
+    def _offer(self, candidate: _Candidate) -> None:
+        """Keep a candidate if it is among the best few."""
+        self._kept.append(candidate)
+        self._kept.sort(key=lambda candidate: -candidate.rank)
+        del self._kept[KEPT:]
+
+    @property
+    def _finalists(self) -> list[_Candidate]:
+        """The best few, and the start."""
+        start = self._start
+        others = [] if start is None or start in self._kept else [start]
+        return self._kept + others
+
+    # Budget ------------------------------------------------------------------------------------
+
+    def _noted(self, value: float, gradient: FloatArray, report: Report) -> _Candidate:
+        self._cost = self._count()
+        finalists = [report, *(candidate.report for candidate in self._finalists)]
+        self._reserve = sum(known.watched for known in finalists)
+        self.note(self.x, value, gradient)
+        assert self.last is not None
+        return _Candidate(self.last, report, report.values, self._seat.snapshot())
+
+    def _measured(self, x: FloatArray) -> Report:
+        report = self._seat.measure(x)
+        self._count()
+        return report
+
+    def _watched(self, x: FloatArray) -> FloatArray:
+        values = self._seat.watch(x)
+        self._count()
+        return values
+
+    def _count(self) -> int:
+        """Take note of the environment steps used since the last time, and return them."""
+        new = self._seat.samples - self._counted
+        self._counted += new
+        self._used += new
+        return new
+
+
+def safe(
+    objective: Evaluation,
+    start: ArrayLike,
+    low: FloatArray,
+    high: FloatArray,
+    *,
+    steps: int = 30,
+    samples: int | None = None,
+    screen: float = 0.5,
+    length: float = 0.1,
+    seed: int = 0,
+    callback: Callback | None = None,
+    between: Callable[[SafeClimb], None] | None = None,
+) -> Optimum:
+    """Climb safely on an objective that is estimated while a follower learns.
+
+    See the module. The best iterate's value is the mean of fresh episodes of a follower who is put
+    back in the end. Any other function takes the place of an objective with a follower.
+
+    Args:
+        objective: x -> (value, gradient), a `Revisable` if there is a follower.
+        start: First x, in the box.
+        low: Lower bounds, shape of x.
+        high: Upper bounds, shape of x.
+        steps: Steps to take, positive; one evaluation more than that.
+        samples: Environment steps to use instead, positive, all of them counted: learning,
+            watching, comparing.
+        screen: Share of the budget that the screen takes, in [0, 1], where x has ten entries or
+            fewer and the follower says in what units.
+        length: Divergence that the first step is predicted to move the follower's policy by,
+            positive.
+        seed: Seed of the screen.
+        callback: Called with every iterate; the gradient is NaN in the screen.
+        between: Called with the climb before each evaluation and after the last one, when its
+            state is whole: to keep it, or at first to restore one.
+
+    Raises:
+        ValueError: If an argument is out of range, or a gradient is not finite.
+        ArithmeticError: If a value is not finite.
+    """
+    seat = objective if isinstance(objective, Revisable) else _Plain(objective)
+    climb = SafeClimb(
+        start,
+        low,
+        high,
+        seat,
+        steps=steps,
+        samples=samples,
+        screen=screen,
+        length=length,
+        seed=seed,
+        callback=callback,
+    )
+    between = between or (lambda climb: None)
+    between(climb)
+    while not climb.over:
+        if climb.screening:
+            climb.tell(seat.measure(climb.x))
+        else:
+            climb.move(*seat(climb.x))
+        between(climb)
+    return climb.finish()
