@@ -60,7 +60,8 @@ class BilevelBeamRider(ParametricGame):
 
     ## Lower Level
     An entropy-regularised problem with discount `gamma`, temperature `temperature` and the reward
-    r_x(s, a) = reward_bound tanh(network(s)_a).
+    r_x(s, a) = reward_bound tanh(network(s)_a). Entropy is relative to that of the uniform policy
+    (see `ParametricGame`): being alive longer is worth nothing by itself.
 
     ## Spaces and Episode
     * Observation: `Box(0, 255, [4, 84, 84])` in uint8, the last four screens in grey, oldest first,
@@ -230,7 +231,7 @@ class BilevelBeamRider(ParametricGame):
         surface = self._page(view, BARS_WIDTH + THEME.margin)
         if self._observation is not None:
             seen = np.repeat(np.asarray(self._observation)[None], NUM_ACTIONS, axis=0)
-            rewards = self.reward(view.upper_params, seen, np.arange(NUM_ACTIONS))
+            rewards = self.reward_model.rewards(view.upper_params, seen, np.arange(NUM_ACTIONS))
             limit = colour_limit(rewards, self._reward_bound)
             axis = Axis(-limit, limit, "reward now, by action")
             left = surface.get_width() - BARS_WIDTH - THEME.margin

@@ -54,9 +54,9 @@ class BilevelCartPole(ParametricGame):
     with p = 1 for a push to the right and -1 for one to the left, o the observation (position,
     velocity, angle of the pole, its angular velocity), and s = (1, 1, .1, 1). The policy is learnt
     for the discount `gamma` and the temperature `temperature` by soft Q-learning
-    (`bilevel_gym.sb3.SoftDQN`), which keeps what it has learnt when x moves. The entropy bonus is
-    up to temperature log(2) = .21 for every step, as much as `own_reward`: at a high temperature
-    the follower would balance for the sake of entropy, whatever the terms are.
+    (`bilevel_gym.sb3.SoftDQN`), which keeps what it has learnt when x moves. Entropy is relative to
+    that of the uniform policy, see `ParametricGame`: at no temperature would the follower balance
+    for its sake alone. Only `own_reward` is for every step in which it does.
 
     ## Spaces and Episode
     * Observation: that of CartPole-v1, `Box([4])`, float32.

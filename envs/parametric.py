@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.spaces import flatdim
 from numpy.typing import ArrayLike, NDArray
 
 from ..core.checks import (
     check_at_least,
+    check_choice,
     check_in_box,
     check_positive,
     check_probability,
@@ -25,6 +27,7 @@ from ..core.checks import (
 )
 from ..core.mdp import FloatArray
 from ..methods import LEARNT_METHODS
+from ..model.base import ENTROPIES
 from ..model.responses import EpisodicResponse, Response
 from ..rendering.canvas import HEADER_HEIGHT, THEME, new_page, new_surface, pygame
 from ..rendering.picture_charts import Axis, BarChart, draw_bars, nice_limit
@@ -60,11 +63,16 @@ class ParametricGame(BilevelEnv):
 
     ## Lower Level
     The environment with the reward r_x, the discount `gamma` and the entropy weighed by
-    `temperature`.
+    `temperature`, relative to that of the uniform policy: the follower's reward is
+    r_x - temperature log A where there are A actions, and r_x - temperature n log 2 for continuous
+    ones, n numbers that learners scale to [-1, 1]. At r_x = 0 the follower is then uniform and has
+    the value 0, however long it stays; with `entropy="plain"`, the convention of soft actor-critic,
+    each step in which it stays alive is worth up to temperature log A. Where episodes never
+    terminate, both have the same policies.
 
     ## Spaces, Rewards and Episode End
-    Those of the environment, and the reward r_x; episodes are cut after `episode_steps`. The leader
-    observes means over episodes of its return, the follower's return and the length,
+    Those of the environment, and the follower's reward; episodes are cut after `episode_steps`.
+    The leader observes means over episodes of its return, the follower's return and the length,
     `Box(-inf, inf, [3])`; its reward F(x) is estimated from episodes.
 
     ## Info
@@ -97,6 +105,7 @@ class ParametricGame(BilevelEnv):
         upper_reward: Any = None,
         gamma: float = 0.95,
         temperature: float = 0.05,
+        entropy: str = "relative",
         upper_gamma: float | None = None,
         upper_bound: float = 10.0,
         initial_upper_params: ArrayLike | None = None,
@@ -117,8 +126,8 @@ class ParametricGame(BilevelEnv):
             gamma: The follower's discount, in [0, 1).
             temperature: The weight of its policy's entropy, positive. The entropy of continuous
                 actions is that of the learner, of actions scaled to [-1, 1].
-            upper_gamma: The leader's discount, in [0, 1]; None for the follower's. At 1 a critic
-                is bounded only where episodes terminate.
+            entropy: "relative" to the uniform policy, or "plain".
+            upper_gamma: The leader's discount, in [0, 1]; None for 1, the return of an episode.
             upper_bound: Bound of every entry of x, positive.
             initial_upper_params: x at the start, in the box; None for that of the reward model.
             render_mode: None, "human" or "rgb_array".
@@ -178,8 +187,12 @@ class ParametricGame(BilevelEnv):
             initial_upper_params=start if initial_upper_params is None else initial_upper_params,
             render_mode=render_mode,
         )
-        upper_gamma = self.gamma if upper_gamma is None else upper_gamma
-        self.upper_gamma = check_probability("upper_gamma", upper_gamma)
+        self.upper_gamma = check_probability(
+            "upper_gamma", 1.0 if upper_gamma is None else upper_gamma
+        )
+        self.entropy = check_choice("entropy", entropy, ENTROPIES)
+        relative = self.entropy == "relative"
+        self._baseline = self.temperature * uniform_entropy(acting) if relative else 0.0
         self.model = self  # there is no other
         self._observation: Any = None
 
@@ -197,13 +210,17 @@ class ParametricGame(BilevelEnv):
     # Rewards -----------------------------------------------------------------------------------
 
     def reward(self, upper_params: FloatArray, observations: Batch, actions: Batch) -> FloatArray:
-        """Return the follower's reward r_x for each entry of a batch, `[B]`; see `LearntGame`.
+        """Return the follower's reward for each entry of a batch, `[B]`; see `LearntGame`.
+
+        It is r_x, less `temperature` times the entropy of the uniform policy where entropy is
+        relative to that.
 
         Raises:
             ValueError: If the reward model returns something else.
         """
         rewards = self.reward_model.rewards(upper_params, observations, actions)
-        return _checked("`rewards` of the reward model", rewards, (len(observations),), "[B]")
+        shape = (len(observations),)
+        return _checked("`rewards` of the reward model", rewards, shape, "[B]") - self._baseline
 
     def reward_vjp(
         self, upper_params: FloatArray, observations: Batch, actions: Batch, weights: FloatArray
@@ -346,6 +363,16 @@ def _check_spaces(environment: gym.Env[Any, Any]) -> None:
             f"actions of {name} must be a finite Box of real numbers with one axis at least, or "
             f"Discrete from 0 on, got {acting}"
         )
+
+
+def uniform_entropy(actions: spaces.Space[Any]) -> float:
+    """Return the entropy of the uniform policy, in nats; of continuous actions as learners scale.
+
+    They scale them to [-1, 1]^n, where the density of the uniform policy is 2^-n.
+    """
+    if isinstance(actions, spaces.Discrete):
+        return float(np.log(int(actions.n)))
+    return float(np.log(2.0)) * flatdim(actions)
 
 
 def torque_cost(observations: Batch, actions: Batch, *, weight: float) -> FloatArray:

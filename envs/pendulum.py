@@ -66,8 +66,10 @@ class BilevelPendulum(ParametricGame):
         r_x = b tanh(sum_i x_i exp(2 (cos(theta - theta_i) - 1)) / b) - c a^2
 
     with a the torque in -2..2, c the `effort_cost` and b the `reward_bound`. The policy is learnt
-    for the discount `gamma` and the temperature `temperature` by soft actor-critic
-    (`bilevel_gym.sb3.SoftSAC`), which keeps what it has learnt when x moves.
+    for the discount `gamma` and the temperature `temperature`, entropy being relative to that of
+    the uniform policy (see `ParametricGame`; episodes never terminate, so that this only shifts
+    values), by soft actor-critic (`bilevel_gym.sb3.SoftSAC`), which keeps what it has learnt when
+    x moves.
 
     ## Spaces and Episode
     * Observation: (cos theta, sin theta, speed), `Box([3])`, float32, the speed within 8.
@@ -151,7 +153,7 @@ class BilevelPendulum(ParametricGame):
         inner, outer = (radius * SUPERSAMPLING for radius in RING)
         angles = (np.arange(PIECES) + 0.5) * 2.0 * np.pi / PIECES
         states = np.stack([np.cos(angles), np.sin(angles), np.zeros(PIECES)], axis=1)
-        rewards = self.reward(view.upper_params, states, np.zeros((PIECES, 1)))
+        rewards = self.reward_model.rewards(view.upper_params, states, np.zeros((PIECES, 1)))
         for angle, colour in zip(angles, diverging_colours(rewards, self._bound), strict=True):
             # Pieces overlap, so that there are no gaps between them.
             edges = angle + np.array([-0.5, 0.7]) * 2.0 * np.pi / PIECES

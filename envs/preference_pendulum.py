@@ -68,8 +68,10 @@ class BilevelPreferencePendulum(ParametricGame):
 
     ## Lower Level
     The pendulum of Gymnasium (`Pendulum-v1`) with the reward r_x, discount `gamma` and an entropy
-    bonus weighed by `temperature`. The follower learns it by `bilevel_gym.sb3.SoftDQN` and keeps
-    what it has learnt when x moves; rewards in its replay buffer are those of the present x.
+    bonus weighed by `temperature`, relative to that of the uniform policy (see `ParametricGame`;
+    episodes never terminate, so that this only shifts values). The follower learns it by
+    `bilevel_gym.sb3.SoftDQN` and keeps what it has learnt when x moves; rewards in its replay
+    buffer are those of the present x.
 
     ## Spaces and Episode
     * Observation: cos and sin of the angle (0 is upright) and the speed, float32 `[3]`. Leader:
@@ -213,7 +215,7 @@ class BilevelPreferencePendulum(ParametricGame):
         seen = np.stack([np.cos(angle), np.sin(angle), speed], axis=2).reshape(-1, 3)
         seen = seen.astype(np.float32)
         rewards = [
-            self.reward(upper_params, seen, np.full(len(seen), action))
+            self.reward_model.rewards(upper_params, seen, np.full(len(seen), action))
             for action in range(len(TORQUES))
         ]
         return np.mean(rewards, axis=0).reshape(points, points)

@@ -78,7 +78,7 @@ class BilevelReacher(ParametricGame):
 
     ## Lower Level
     An entropy-regularised problem with discount `gamma` and temperature `temperature` (of the
-    entropy of actions) and the reward
+    entropy of actions, relative to that of the uniform policy, see `ParametricGame`) and the reward
 
         r_x(s, a) = reward_bound tanh(x . phi(s) / reward_bound) - effort_cost |a|^2.
 
@@ -218,7 +218,7 @@ class BilevelReacher(ParametricGame):
         still = np.zeros(tip.shape)
         observations = np.concatenate([angles, target, still, offset], axis=1)
         rewards = np.full(len(reachable), np.nan)
-        rewards[reachable] = self.reward(upper_params, observations, still)
+        rewards[reachable] = self.reward_model.rewards(upper_params, observations, still)
         return rewards.reshape(FIELD_POINTS, FIELD_POINTS)
 
 

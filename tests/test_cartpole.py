@@ -20,8 +20,9 @@ def test_a_term_pays_for_pushing_in_the_direction_of_what_it_looks_at() -> None:
     strength = np.tanh([1.0, -2.0, 0.5, 0.0])
     for index, x in enumerate(np.eye(4)):
         left, right = (game.reward(x, observations, np.array([a]))[0] for a in (0, 1))
-        assert right == pytest.approx(0.2 + strength[index])
-        assert left == pytest.approx(0.2 - strength[index])
+        living = 0.2 - 0.3 * np.log(2.0)
+        assert right == pytest.approx(living + strength[index])
+        assert left == pytest.approx(living - strength[index])
 
 
 def returns(x: Any) -> float:

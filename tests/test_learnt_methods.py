@@ -348,6 +348,7 @@ def test_a_critic_of_continuous_actions_has_mean_zero_advantages() -> None:
 
 TINY: dict[str, Any] = {"episodes": 3, "inner_steps": 24, "inner_options": TINY_LEARNER}
 GAME: dict[str, Any] = {"reward_model": {"kind": "network", "hidden": [4]}, "episode_steps": 15}
+GAME["upper_gamma"] = 0.95
 GAMES = ("CartPole-v1", "Pendulum-v1")
 METHODS = ("trace", "bc-hg", "hpgd", "sobirl")
 every_game = pytest.mark.parametrize("env_id", GAMES)

@@ -23,6 +23,7 @@ from bilevel_gym import HyperGradient, LowerLevel
 from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs.parametric import ParametricGame
 from bilevel_gym.learnt.critics import LeaderCritic
+from bilevel_gym.learnt.followers import Follower
 from bilevel_gym.rewards import LinearReward, RewardModel, make_reward_model
 from bilevel_gym.sb3.replay import Transitions
 
@@ -123,7 +124,8 @@ def test_the_follower_is_paid_by_x_and_the_leader_by_its_own_reward() -> None:
     for action in (0, 1, 1):
         following, reward, terminated, truncated, info = env.step({"upper": x, "lower": action})
         paid = 0.5 * np.tanh((x @ [seen[0], action == 1]) / 0.5)
-        assert reward == pytest.approx(paid, rel=1e-12)
+        # Entropy, weighed by .05, is relative to that of two actions alike.
+        assert reward == pytest.approx(paid - 0.05 * np.log(2.0), rel=1e-12)
         assert info["upper_reward"] == pytest.approx(float(seen[0]) + 1.0, rel=1e-6)
         expected, *_ = plain.step(action)
         np.testing.assert_array_equal(following, expected)
@@ -140,6 +142,49 @@ def test_the_leader_is_paid_what_the_environment_pays_unless_told_otherwise() ->
         _, paid, *_ = inner.step(action)
         *_, info = env.step({"upper": below(env).initial_upper_params, "lower": action})
         assert info["upper_reward"] == pytest.approx(float(paid), rel=1e-12)
+
+
+@every_game
+def test_relative_entropy_moves_rewards_alike_wherever_they_are_paid(name: str) -> None:
+    games = [ParametricGame(**GAMES[name], entropy=kind) for kind in ("relative", "plain")]
+    x = games[0].initial_upper_params + 0.5
+    played = []
+    for game in games:
+        follower = Follower(game, steps=8, options={**TINY_LEARNER, "learning_starts": 4})
+        played.append(follower.play(x, 3, np.random.default_rng(0)))
+    relative, plain = played
+    shift = 0.05 * np.log(2.0)
+    np.testing.assert_array_equal(relative.alive, plain.alive)
+    np.testing.assert_array_equal(relative.upper_rewards, plain.upper_rewards)
+    np.testing.assert_allclose(relative.lower_rewards, plain.lower_rewards - shift * plain.alive)
+    seen, taken = plain.as_batch
+    weights = np.arange(len(seen), dtype=float)
+    one, other = (game.reward_vjp(x, seen, taken, weights) for game in games)
+    np.testing.assert_array_equal(one, other)
+    steps = [LowerLevel(game, x) for game in games]
+    for env in steps:
+        env.reset(seed=3)
+    paid = [env.step(taken[0])[1] for env in steps]
+    assert paid[0] == pytest.approx(float(paid[1]) - shift, rel=1e-12)
+
+
+def test_at_a_reward_of_zero_the_follower_has_no_reason_to_stay() -> None:
+    # Soft value of the uniform policy, per step: r + tau H.
+    for name in GAMES:
+        game = ParametricGame(**{**GAMES[name], "reward_model": Nothing()})
+        seen = np.zeros((1, *game.observation_space.shape))  # type: ignore[misc]
+        reward = game.reward(np.zeros(1), seen, np.zeros((1, 1)))[0]
+        assert reward + game.temperature * np.log(2.0) == pytest.approx(0.0, abs=1e-15)
+
+
+def test_the_leaders_discount_is_1_and_its_critic_looks_no_further_than_an_episode() -> None:
+    game = ParametricGame(**GAMES["cartpole"])
+    assert game.upper_gamma == 1.0
+    batch = Transitions(*(np.zeros((4, 4)),) * 3, np.ones(4, np.float32), np.zeros(4, np.float32))
+    critic = LeaderCritic(game, 0)
+    np.testing.assert_allclose(critic._in_units(batch)[1], 1.0 - 1.0 / 30.0)
+    nearer = ParametricGame(**GAMES["cartpole"], upper_gamma=0.9)
+    np.testing.assert_allclose(LeaderCritic(nearer, 0)._in_units(batch)[1], 0.9)
 
 
 def test_episodes_end_as_the_environment_says_or_are_cut() -> None:
@@ -273,6 +318,7 @@ test_bad_arguments_are_refused_with_what_was_wrong = refusals(
     ({"upper_reward": f"{HERE}:TINY"}, TypeError, "`upper_reward`.*got 'tests.*TINY'"),
     ({"reward_model": {**LINEAR, "features": 3}}, TypeError, "`features` must be a.*got 3"),
     ({"reward_model": {**LINEAR, "base": 3}}, TypeError, "`base` must be a function.*got 3"),
+    ({"entropy": "relativ"}, "entropy 'relativ'.*Did you mean 'relative'"),
     ({"initial_upper_params": [0.0, 11.0]}, "`initial_upper_params\\[1\\]`.*11.0"),
 )
 
@@ -287,13 +333,28 @@ def test_a_module_of_pytorch_is_a_reward_model() -> None:
             paid: th.Tensor = self.weights(th.cat([observations, actions], dim=1)).squeeze(1)
             return paid
 
-    game = ParametricGame("CartPole-v1", Pays())
+    game = ParametricGame("CartPole-v1", Pays(), entropy="plain")
     assert game.title == "CartPole-v1"
     x = np.arange(6.0)
     seen, taken = np.array([[1.0, 0.0, 2.0, 0.0]]), np.array([1])
     np.testing.assert_allclose(game.reward(x, seen, taken), [0.0 + 4.0 + 5.0])
     slope = game.reward_vjp(x, seen, taken, np.array([2.0]))
     np.testing.assert_allclose(slope, [2.0, 0.0, 4.0, 0.0, 0.0, 2.0])
+
+
+class Nothing:
+    """A reward of zero."""
+
+    num_params = 1
+
+    def initial_params(self) -> FloatArray:
+        return np.zeros(1)
+
+    def rewards(self, upper_params: Any, observations: Any, actions: Any) -> FloatArray:
+        return np.zeros(len(observations))
+
+    def vjp(self, upper_params: Any, observations: Any, actions: Any, weights: Any) -> FloatArray:
+        return np.zeros(1)
 
 
 class Shapeless:

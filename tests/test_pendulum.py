@@ -24,7 +24,7 @@ def test_each_direction_is_paid_most_where_it_points() -> None:
     game = BilevelPendulum(reward_bound=100.0, effort_cost=0.0)
     angles = np.linspace(-np.pi, np.pi, 361)
     for index, x in enumerate(np.eye(6)):
-        paid = game.reward(x, states(angles), np.zeros((361, 1)))
+        paid = game.reward_model.rewards(x, states(angles), np.zeros((361, 1)))
         best = angles[paid.argmax()]
         assert np.cos(best - index * np.pi / 3.0) == pytest.approx(1.0, abs=1e-3)
         assert paid.max() == pytest.approx(1.0, rel=1e-3)
@@ -36,7 +36,7 @@ def test_the_pay_is_bounded_and_torque_costs() -> None:
     game = BilevelPendulum(reward_bound=0.5, effort_cost=0.1)
     upright = states(np.zeros(3))
     torques = np.array([[0.0], [1.0], [-2.0]])
-    paid = game.reward(np.full(6, 10.0), upright, torques)
+    paid = game.reward_model.rewards(np.full(6, 10.0), upright, torques)
     np.testing.assert_allclose(paid, 0.5 - 0.1 * torques[:, 0] ** 2, atol=1e-6)
 
 
@@ -47,7 +47,8 @@ def test_the_leader_is_paid_the_cosine_of_what_was_seen_before_the_step() -> Non
         before = state
         state, reward, _, _, info = env.step(np.array([1.5]))
         assert info["upper_reward"] == pytest.approx(float(before[0]), abs=1e-7)
-        assert reward == pytest.approx(-0.05 * 1.5**2)
+        # Entropy, weighed by .05, is relative to that of the uniform policy on [-1, 1].
+        assert reward == pytest.approx(-0.05 * 1.5**2 - 0.05 * np.log(2.0))
 
 
 def test_the_one_step_estimate_is_exactly_zero_and_says_why() -> None:

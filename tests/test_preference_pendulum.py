@@ -413,7 +413,7 @@ def test_the_follower_chooses_among_five_torques_and_the_chart_is_their_mean_rew
     x = game.initial_upper_params
     chart = game.chart(x, 5)
     upright = np.array([[1.0, 0.0, 4.0]], dtype=np.float32)
-    expected = np.mean([game.reward(x, upright, np.array([a]))[0] for a in range(5)])
+    expected = np.mean([game.reward_model.rewards(x, upright, np.array([a]))[0] for a in range(5)])
     assert chart.shape == (5, 5) and chart[2, 3] == pytest.approx(expected)
     states = []
     for action in range(5):

@@ -82,7 +82,8 @@ def test_the_follower_is_paid_for_features_and_pays_for_torques() -> None:
     for torque in np.random.default_rng(1).uniform(-1.0, 1.0, (20, 2)).astype(np.float32):
         after, reward, terminated, truncated, info = game.step({"upper": X, "lower": torque})
         paid = 2.0 * np.tanh(features(before[None], torque[None])[0] @ X / 2.0)
-        assert reward == pytest.approx(paid - 0.3 * float(np.square(torque, dtype=float).sum()))
+        paid -= 0.3 * float(np.square(torque, dtype=float).sum())
+        assert reward == pytest.approx(paid - 0.05 * 2.0 * np.log(2.0))  # entropy of two torques
         assert info == {"upper_reward": pytest.approx(-0.2 * float(np.hypot(*before[8:])))}
         assert not terminated and not truncated
         before = after
@@ -166,7 +167,7 @@ def test_what_the_picture_says_is_paid_is_paid_where_the_tip_is() -> None:
     tip = LINKS[0] * np.array([np.cos(first), np.sin(first)])
     tip += LINKS[1] * np.array([np.cos(first + second), np.sin(first + second)])
     resting = np.concatenate([seen[:6], np.zeros(2), tip / 0.2 - seen[4:6]])
-    paid = game.reward(X, resting[None], np.zeros((1, 2)))[0]
+    paid = game.reward_model.rewards(X, resting[None], np.zeros((1, 2)))[0]
     column, row = np.rint((tip / 0.22 + 1.0) / 2.0 * (len(field) - 1)).astype(int)
     around = field[column - 1 : column + 2, row - 1 : row + 2]
     assert np.nanmin(around) - 0.02 < paid < np.nanmax(around) + 0.02

@@ -76,7 +76,8 @@ class LeaderCritic(Trained):
     """Q_u(s, a), fitted to the learner's replay buffer by expected SARSA.
 
     Targets are u + gamma_u E_pi Q_u(s', .) under the follower's present policy, whatever policy
-    the transitions are of. An episode that is cut goes on as far as the critic is concerned. The
+    the transitions are of. An episode that is cut goes on as far as the critic is concerned; for
+    values to be finite, gamma_u is the leader's discount but at most 1 - 1 / `episode_steps`. The
     network predicts in units of its own, Q_u = offset + scale q, measured when it is first fitted:
     learning a reward that is the same everywhere would otherwise take it longer than learning the
     differences that matter. Where actions are discrete the network has an output for each;
@@ -87,6 +88,7 @@ class LeaderCritic(Trained):
     def __init__(self, game: LearntGame, seed: int, device: th.device | str = "cpu") -> None:
         """Begin with an untrained network; its weights, by `seed`, are the same on every device."""
         self._game, self._device = game, get_device(device)
+        self._discount = min(game.upper_gamma, 1.0 - 1.0 / game.episode_steps)
         self._discrete = isinstance(game.lower_space, spaces.Discrete)
         seen = game.observation_space
         self._images = is_image_space(seen)
@@ -155,7 +157,7 @@ class LeaderCritic(Trained):
     def _in_units(self, batch: Transitions) -> tuple[th.Tensor, th.Tensor]:
         """Return the leader's rewards in units of the network, and what later ones count, `[B]`."""
         offset, scale = self._units or (0.0, 1.0)
-        later = self._game.upper_gamma * (1.0 - batch.dones)
+        later = self._discount * (1.0 - batch.dones)
         reward = (self._upper(batch) - (1.0 - later) * offset) / scale
         return self._tensor(reward), self._tensor(later)
 
@@ -168,10 +170,8 @@ class LeaderCritic(Trained):
 
     def _measured(self, batch: Transitions) -> tuple[float, float]:
         """Return what Q_u is if all states are alike, and the deviation of targets from it."""
-        upper, later = self._upper(batch), self._game.upper_gamma * (1.0 - batch.dones)
-        # Undiscounted, and without an end in sight, what counts is an episode.
-        share = max(1.0 - float(later.mean()), 1.0 / self._game.episode_steps)
-        offset = float(upper.mean()) / share
+        upper, later = self._upper(batch), self._discount * (1.0 - batch.dones)
+        offset = float(upper.mean()) / (1.0 - float(later.mean()))
         scale = float((upper - (1.0 - later) * offset).std())
         return offset, scale if scale > 0.0 else 1.0
 

@@ -14,6 +14,7 @@ from ..core.mdp import FloatArray
 from .responses import Response
 
 __all__ = [
+    "ENTROPIES",
     "BilevelModel",
     "CommonOptions",
     "check_finite",
@@ -21,6 +22,9 @@ __all__ = [
     "evaluate_batch",
     "single_precision_bounds",
 ]
+
+# Conventions of the follower's entropy: as it is, or less that of the uniform policy.
+ENTROPIES = ("plain", "relative")
 
 ResponseT = TypeVar("ResponseT", bound=Response)
 ResponseT_co = TypeVar("ResponseT_co", bound=Response, covariant=True)
