@@ -32,7 +32,7 @@ from ..model.responses import EpisodicResponse, Response
 from ..rendering.canvas import HEADER_HEIGHT, THEME, new_page, new_surface, pygame
 from ..rendering.picture_charts import Axis, BarChart, draw_bars, nice_limit
 from ..rewards.images import LEAST_SIDE, is_image_space
-from ..rewards.models import RewardModel, imported_function, make_reward_model
+from ..rewards.models import RewardModel, imported_function, jacobian, make_reward_model
 from .base import BilevelEnv, View, upper_box
 
 if TYPE_CHECKING:
@@ -232,6 +232,18 @@ class ParametricGame(BilevelEnv):
         """
         gradient = self.reward_model.vjp(upper_params, observations, actions, weights)
         return _checked("`vjp` of the reward model", gradient, np.shape(upper_params), "[D]")
+
+    def reward_jacobian(
+        self, upper_params: FloatArray, observations: Batch, actions: Batch
+    ) -> FloatArray:
+        """Return dr_x/dx for each entry of a batch, `[B, D]`; see `LearntGame`.
+
+        Raises:
+            ValueError: If the reward model returns something else.
+        """
+        found = jacobian(self.reward_model, upper_params, observations, actions)
+        shape = len(observations), len(upper_params)
+        return _checked("`jacobian` of the reward model", found, shape, "[B, D]")
 
     def upper_reward(self, observations: Batch, actions: Batch, rewards: FloatArray) -> FloatArray:
         """Return the leader's reward for each entry of a batch, `[B]`; see `LearntGame`."""

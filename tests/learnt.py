@@ -29,6 +29,9 @@ TINY_LEARNER: dict[str, Any] = {
     "device": "cpu",
 }
 
+# What every method says of its estimate from several episodes.
+JUDGED = {"objective_se", "hyper_gradient_se", "hyper_gradient_cosine", "cut_share", "trust"}
+
 
 class ExactCritic:
     """The exact leader's advantage of a table's soft-optimal policy at x."""

@@ -28,6 +28,7 @@ from bilevel_gym.methods.sobirl import SoBiRL
 from .benchmarks.estimators import cosine, truncated
 from .helpers import array_game, assert_identical, refusals
 from .learnt import (
+    JUDGED,
     TINY_LEARNER,
     ExactCritic,
     assert_broken_files_change_nothing,
@@ -170,8 +171,9 @@ def test_one_step_sobirl_is_the_tabular_one_on_the_same_episodes(baseline: bool)
     table, batch = TABLES["ending"], slices(many("ending"), 50)[0]
     policy = table.evaluate(X).policy
     learnt = perfected("sobirl", "ending", baseline=baseline)
-    found, loss = learnt.response_term(X, batch)
-    assert loss is None
+    estimate = learnt.response_term(X, batch)
+    found = estimate.gradient
+    assert estimate.critic_loss is None
     pairs = np.where(batch.alive, batch.actions * 3 + batch.observations, 6).astype(np.int32)
     episodes = Episodes(pairs, np.full(50, -1, np.int32), 3, 2, batch.upper_rewards)
     tabular = SoBiRL(table.model, truncation=1, baseline=baseline)
@@ -195,7 +197,7 @@ def test_one_step_sees_nothing_of_a_reward_of_states_and_says_so_once() -> None:
     learnt = perfected("sobirl", states)
     batch, x = slices(many("ending"), 50)[0], states.initial_upper_params
     with pytest.warns(UserWarning, match="response term is zero for .*.*`trace`"):
-        found, _ = learnt.response_term(x, batch)
+        found = learnt.response_term(x, batch).gradient
     exact = states.evaluate(x).hyper_gradient
     assert np.linalg.norm(found) <= 1e-12 * np.linalg.norm(exact)
     with warnings.catch_warnings():
@@ -350,7 +352,7 @@ TINY: dict[str, Any] = {"episodes": 3, "inner_steps": 24, "inner_options": TINY_
 GAME: dict[str, Any] = {"reward_model": {"kind": "network", "hidden": [4]}, "episode_steps": 15}
 GAME["upper_gamma"] = 0.95
 GAMES = ("CartPole-v1", "Pendulum-v1")
-METHODS = ("trace", "bc-hg", "hpgd", "sobirl")
+METHODS = ("trace", "bc-hg", "hpgd", "sobirl")  # of any reward
 every_game = pytest.mark.parametrize("env_id", GAMES)
 every_method = pytest.mark.parametrize("method", METHODS)
 
@@ -376,10 +378,11 @@ def test_two_steps_of_the_leader_tell_what_the_contract_says(env_id: str, method
     env = leader(env_id, method)
     _, info = env.reset(seed=0)
     x = env.game.initial_upper_params
-    expected = {"objective", "hyper_gradient", "upper_params", "inner_samples"}
+    expected = {"objective", "hyper_gradient", "upper_params", "inner_samples"} | JUDGED
     expected |= set() if method == "sobirl" else {"critic_loss"}
-    for _ in range(2):
-        assert set(info) == expected
+    for number in range(2):
+        # At first there is no policy to compare the follower's with.
+        assert set(info) == (expected | {"kl_measured"} if number else expected)
         gradient = info["hyper_gradient"]
         assert gradient.shape == x.shape and gradient.dtype == np.float64
         assert np.isfinite(gradient).all() and np.linalg.norm(gradient) > 0.0
@@ -422,11 +425,13 @@ def test_a_follower_keeps_what_it_has_learnt_until_the_reset(env_id: str) -> Non
     env.reset(seed=0)
     method = env.method
     model = method.follower.model
-    assert model.num_timesteps == 40 and model.replay_buffer.size() == 40
+    watched = env.response.samples - 40
+    assert model.num_timesteps == 40 and model.replay_buffer.size() == 40 + watched > 40
     network = method.critic.network
     env.step(env.game.initial_upper_params)
     assert method.follower.model is model and method.critic.network is network
-    assert model.num_timesteps == 64 and model.replay_buffer.size() == 64
+    watched += env.response.samples - 24
+    assert model.num_timesteps == 64 and model.replay_buffer.size() == 64 + watched
     env.reset(seed=1)
     assert method.follower.model is not model and method.critic.network is not network
     assert method.follower.model.num_timesteps == 40

@@ -76,6 +76,9 @@ both_players = pytest.mark.parametrize("seat", ["leader", "follower"])
 EXACT_INFO: dict[str, type] = {"inner_residual": float, "inner_iterations": int}
 EXACT_INFO |= {"inner_converged": bool, "lower_value": float}
 LEARNT_INFO: dict[str, type] = {"inner_samples": int, "critic_loss": float, "trust_ratio": float}
+LEARNT_INFO |= {"objective_se": float, "hyper_gradient_se": np.ndarray, "trust": float}
+LEARNT_INFO |= {"hyper_gradient_cosine": float, "critic_explained": float, "cut_share": float}
+LEARNT_INFO |= {"kl_predicted": float, "kl_measured": float}
 
 
 # The table ---------------------------------------------------------------------------------

@@ -40,7 +40,15 @@ class LeaderInfo(TypedDict):
     inner_converged: NotRequired[bool]
     inner_samples: NotRequired[int]  # environment steps used
     lower_value: NotRequired[float]  # the follower's soft value at the start
-    critic_loss: NotRequired[float]  # of followers who learn, as the next
+    critic_loss: NotRequired[float]  # of followers who learn, as all that follow
+    objective_se: NotRequired[float]  # standard errors
+    hyper_gradient_se: NotRequired[FloatArray]  # float64, shape of x
+    hyper_gradient_cosine: NotRequired[float]  # to the one without errors, as expected
+    critic_explained: NotRequired[float]  # share of variance
+    cut_share: NotRequired[float]  # of the watched episodes
+    kl_predicted: NotRequired[float]  # of the follower's policy from the one before
+    kl_measured: NotRequired[float]
+    trust: NotRequired[float]  # 0..1; `response.trust_reason` says why
     trust_ratio: NotRequired[float]
 
 

@@ -18,13 +18,17 @@ from .hyper_gradient import RESET_OPTIONS, HyperGradient, LeaderInfo
 
 __all__ = ["RescaleUpper"]
 
+# What is in units of the objective by those of x, shape of x.
+GRADIENTS = ("hyper_gradient", "hyper_gradient_se", "direct_gradient")
+
 
 class RescaleUpper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Map x affinely to [-1, 1], and pull the hyper-gradient back.
 
-    Action, `info["hyper_gradient"]`, `info["upper_params"]` and `options["upper_params"]` are all
-    in the new units, so the hyper-gradient remains the derivative of the reward with respect to the
-    action. The response's `hyper_gradient`, `direct_gradient` and `upper_params` are too.
+    Action, `info["hyper_gradient"]`, `info["hyper_gradient_se"]`, `info["upper_params"]` and
+    `options["upper_params"]` are all in the new units, so the hyper-gradient remains the derivative
+    of the reward with respect to the action. The same fields of the response are too, and its
+    `direct_gradient`, `metric` and `spread`.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
@@ -52,13 +56,16 @@ class RescaleUpper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     @property
     def response(self) -> Response:
         """The follower's last answer, x and gradients in the new units."""
-        response = self._seat.response
-        gradients = {
-            name: gradient * self._scale
-            for name in ("hyper_gradient", "direct_gradient")
-            if (gradient := getattr(response, name)) is not None
+        response, scale = self._seat.response, self._scale
+        by_entry: dict[str, FloatArray] = {name: scale for name in GRADIENTS}
+        flat = scale.ravel()
+        by_entry |= {"spread": flat, "metric": np.outer(flat, flat)}
+        found = {
+            name: value * factor
+            for name, factor in by_entry.items()
+            if (value := getattr(response, name, None)) is not None
         }
-        return replace(response, upper_params=self.to_unit(response.upper_params), **gradients)
+        return replace(response, upper_params=self.to_unit(response.upper_params), **found)
 
     def reset(  # type: ignore[override]
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -102,5 +109,7 @@ class RescaleUpper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         info = info.copy()
         if "hyper_gradient" in info:
             info["hyper_gradient"] = info["hyper_gradient"] * self._scale
+        if "hyper_gradient_se" in info:
+            info["hyper_gradient_se"] = info["hyper_gradient_se"] * self._scale
         info["upper_params"] = self.to_unit(info["upper_params"])
         return info

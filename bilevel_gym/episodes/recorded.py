@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -50,6 +50,10 @@ class LearntEpisodes:
     def num_steps(self) -> int:
         """Environment steps, of all episodes together."""
         return int(self.alive.sum())
+
+    def part(self, chosen: Any) -> LearntEpisodes:
+        """Return some of the episodes; `chosen` indexes them."""
+        return LearntEpisodes(*(getattr(self, field.name)[:, chosen] for field in fields(self)))
 
     @cached_property
     def as_batch(self) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -34,7 +34,10 @@ other defaults (`bilevel_gym.learnt.tables`). Tasks have their own, in `method_o
 from __future__ import annotations
 
 import warnings
+import zipfile
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
 from numbers import Integral
 from typing import Any
 
@@ -47,45 +50,156 @@ from ..model.protocols import LearntGame
 from ..model.responses import EpisodicResponse, Response
 from ..rewards.tensors import blocks
 from .checkpoints import Checkpointed
+from .trust import LEAST_TRUST, Estimate, assessed, cosine_of, group_of
 
-__all__ = ["BLOCK", "Estimator", "LearntSoBiRL", "over_actions", "returns", "reward_gradient"]
+__all__ = [
+    "BLOCK",
+    "FEW",
+    "Estimator",
+    "LearntSoBiRL",
+    "averaged",
+    "by_group",
+    "over_actions",
+    "returns",
+    "reward_gradient",
+]
 
 # Steps whose rewards are differentiated at a time, for networks and images.
 BLOCK = 1024
+
+# Entries of x, at most, for which derivatives are computed one by one.
+FEW = 64
+
+# States in which the follower's policy is compared with the one before, about.
+COMPARED = 1024
 
 
 class Estimator(Checkpointed, ABC):
     """Train the follower, play its episodes, estimate."""
 
-    def __init__(self, game: LearntGame, *, episodes: int = 16, **options: Any) -> None:
+    saved = ("_last", "_metric")
+
+    def __init__(
+        self,
+        game: LearntGame,
+        *,
+        episodes: int = 16,
+        learn_from_watched: bool = True,
+        **options: Any,
+    ) -> None:
         """Bind the method to a game; the options are in the table of this module."""
         self._num_episodes = check_at_least("episodes", episodes, 1)
+        self._learns_from_watched = check_flag("learn_from_watched", learn_from_watched)
+        self._warned_of_trust = False
         super().__init__(game, **options)
 
+    def _forget(self) -> None:
+        super()._forget()
+        # The last x, and the Fisher information of the follower's policy there.
+        self._last: FloatArray | None = None
+        self._metric: FloatArray | None = None
+
     @abstractmethod
-    def response_term(
-        self, upper_params: FloatArray, played: LearntEpisodes
-    ) -> tuple[FloatArray, float | None]:
-        """Return an estimate of the response term, shape of x, and the loss of a critic if any."""
+    def response_term(self, upper_params: FloatArray, played: LearntEpisodes) -> Estimate:
+        """Return an estimate of the response term."""
 
     def step(self, upper_params: FloatArray) -> Response:
-        """Let the follower learn under x, and estimate objective and hyper-gradient."""
-        samples = self.follower.learn(upper_params)
-        played = self.follower.play(upper_params, self._num_episodes, self._rng)
-        response, loss = self.response_term(upper_params, played)
-        value, direct, others, extra = self.other_terms(upper_params, played)
-        upper = float(returns(played.upper_rewards, self._game.upper_gamma).mean())
-        return self.answer(
+        """Let the follower learn under x, and estimate objective and hyper-gradient.
+
+        What was watched is learnt from later on: here it is new to critics.
+        """
+        follower, x = self.follower, upper_params
+        before = follower.snapshot() if follower.answered else None
+        samples = follower.learn(x)
+        played = follower.play(x, self._num_episodes, self._rng)
+        estimate = self.response_term(x, played)
+        value, direct, others, extra = self.other_terms(x, played)
+        paid = returns(played.upper_rewards, self._game.upper_gamma)
+        upper = float(paid.mean())
+        gradient = direct + (estimate.gradient + others)
+        response = self.answer(
             played,
             upper,
             float(returns(played.lower_rewards, self._game.gamma).mean()),
-            upper_params=upper_params,
+            upper_params=x,
             objective=upper + value,
-            hyper_gradient=direct + (response + others),
+            hyper_gradient=gradient,
             direct_gradient=direct,
             samples=samples + played.num_steps + extra,
-            critic_loss=loss,
+            critic_loss=estimate.critic_loss,
+            critic_explained=estimate.explained,
+            values=paid + value,
+            metric=estimate.metric,
+            spread=self._spread(x),
+            cut_share=float(1.0 - played.terminated.any(axis=0).mean()),
+            **self._confidence(x, played, estimate, gradient, paid, before),
         )
+        self._last, self._metric = x.copy(), estimate.metric
+        if self._learns_from_watched:
+            follower.keep(played)
+        return response
+
+    def _confidence(
+        self,
+        upper_params: FloatArray,
+        played: LearntEpisodes,
+        estimate: Estimate,
+        gradient: FloatArray,
+        paid: FloatArray,
+        before: Any,
+    ) -> dict[str, Any]:
+        """Return the fields of a `LearntResponse` that say how far the others can be trusted."""
+        x, count = upper_params, played.num_episodes
+        predicted = measured = None
+        if before is not None:
+            observations = played.as_batch[0]
+            chosen = observations[:: max(1, len(observations) // COMPARED)]
+            measured = self.follower.divergence(before, chosen)
+            if self._metric is not None and self._last is not None:
+                moved = (x - self._last).ravel()
+                predicted = float(0.5 * moved @ self._metric @ moved)
+        groups = group_of(np.arange(count), count)
+        parts = [played.part(groups == group) for group in range(groups.max() + 1)]
+        direct = np.stack([self._game.direct_part(x, part)[1] for part in parts])
+        error = estimate.standard_error(direct)
+        cosine = None if error is None else cosine_of(gradient, error)
+        objective_se = float(paid.std(ddof=1) / np.sqrt(count)) if count > 1 else None
+        trust, reason = assessed(
+            cosine=cosine,
+            objective_se=objective_se,
+            explained=estimate.explained,
+            kl_predicted=predicted,
+            kl_measured=measured,
+        )
+        if trust < LEAST_TRUST and not self._warned_of_trust:
+            self._warned_of_trust = True
+            warnings.warn(
+                f"the hyper-gradient of {self._game.title} has a trust of {trust:.2g}: {reason}",
+                stacklevel=3,
+            )
+        return {
+            "objective_se": objective_se,
+            "hyper_gradient_se": error,
+            "hyper_gradient_cosine": cosine,
+            "kl_predicted": predicted,
+            "kl_measured": measured,
+            "trust": trust,
+            "trust_reason": reason,
+        }
+
+    def _spread(self, upper_params: FloatArray) -> FloatArray | None:
+        """Return the deviation of dr_x/dx over the replay, `[D]`, where x has few entries."""
+        buffer = self.follower.model.replay_buffer
+        assert buffer is not None
+        if upper_params.size > FEW or not buffer.size():
+            return None
+        seen = buffer.transitions(buffer.draw(BLOCK, self._rng), self._rng)
+        return self._game.reward_jacobian(upper_params, seen.observations, seen.actions).std(axis=0)
+
+    def _read(self, archive: zipfile.ZipFile, found: dict[str, Any]) -> None:
+        super()._read(archive, found)
+        for name in ("_last", "_metric"):
+            found[name] = None if found[name] is None else np.array(found[name])
 
     def other_terms(
         self, upper_params: FloatArray, played: LearntEpisodes
@@ -120,9 +234,7 @@ class LearntSoBiRL(Estimator):
             )
         super().__init__(game, **options)
 
-    def response_term(
-        self, upper_params: FloatArray, played: LearntEpisodes
-    ) -> tuple[FloatArray, float | None]:
+    def response_term(self, upper_params: FloatArray, played: LearntEpisodes) -> Estimate:
         """Return the one-step estimate; see `Estimator`."""
         game, follower, x = self._game, self.follower, upper_params
         alive, count = played.alive, played.num_episodes
@@ -131,26 +243,45 @@ class LearntSoBiRL(Estimator):
             paid = paid - (paid.sum() - paid) / (count - 1)
         weights = np.broadcast_to(paid / game.temperature, alive.shape)[alive]
         seen, taken = played.as_batch
-        estimate = reward_gradient(game, x, seen, taken, weights)
+        along = partial(by_group, played)
+        estimate = along(partial(reward_gradient, game, x), seen, taken, weights)
         if follower.discrete:
-            mean = over_actions(game, x, seen, follower.probabilities(seen) * weights[:, None])
+            shares = follower.probabilities(seen) * weights[:, None]
+            mean = along(partial(over_actions, game, x), seen, shares)
         else:
-            mean = reward_gradient(game, x, seen, follower.draw(seen, self._rng), weights)
+            drawn = follower.draw(seen, self._rng)
+            mean = along(partial(reward_gradient, game, x), seen, drawn, weights)
         size = float(np.linalg.norm(estimate))
-        response = estimate - mean
-        if not self._warned and 0.0 < size and np.linalg.norm(response) <= 1e-8 * size:
+        parts = estimate - mean
+        if not self._warned and 0.0 < size and np.linalg.norm(parts) <= 1e-8 * size:
             self._warned = True
             warnings.warn(
                 f"the one-step response term is zero for {game.title}: the gradient of its reward "
                 "does not depend on the action; `trace` has all terms",
                 stacklevel=2,
             )
-        return response / count, None
+        return averaged(parts, count)
 
 
 def returns(rewards: FloatArray, gamma: float) -> FloatArray:
     """Return the discounted sum of the rewards of each episode, `[N]`, of rewards `[T, N]`."""
     return np.power(gamma, np.arange(len(rewards))) @ rewards
+
+
+def by_group(
+    played: LearntEpisodes, summed: Callable[..., FloatArray], *along: Batch
+) -> FloatArray:
+    """Return what is summed over steps `[B, ...]` for each group of episodes, `[G, *x]`."""
+    groups = group_of(np.nonzero(played.alive)[1], played.num_episodes)
+    chosen = [groups == group for group in range(groups.max() + 1)]
+    return np.stack([summed(*(values[steps] for values in along)) for steps in chosen])
+
+
+def averaged(sums: FloatArray, count: int, **others: Any) -> Estimate:
+    """Return an estimate from sums over the episodes of each group `[G, *x]`, `count` in all."""
+    sizes = np.bincount(group_of(np.arange(count), count))
+    parts = sums / sizes.reshape(-1, *[1] * (sums.ndim - 1))
+    return Estimate(sums.sum(axis=0) / count, parts=parts, **others)
 
 
 def reward_gradient(

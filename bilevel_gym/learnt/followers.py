@@ -56,6 +56,9 @@ BLOCK = 4096
 MODEL, ENVIRONMENT, ANSWERED = "learner.zip", "environment.json", "answered.txt"
 PICKLED = "environment.pickle"  # in files of earlier versions
 
+# What probabilities are raised by before their logarithms.
+LEAST = 1e-12
+
 # Copies of the environment in which episodes are played side by side.
 COPIES = 32
 
@@ -157,6 +160,30 @@ class Follower:
         uniform = rng.random((len(observations), 1)) * cumulative[:, -1:]
         return (cumulative[:, :-1] <= uniform).sum(axis=1).astype(np.int64)
 
+    def divergence(self, snapshot: NDArray[np.uint8], observations: NDArray[Any]) -> float:
+        """Return the mean KL of the present policy from that of a snapshot, in some states.
+
+        That of continuous actions is of the Gaussians before squashing, which is the same.
+        """
+        present = self.snapshot()
+        new = self._distribution(observations)
+        self.restore(snapshot)
+        old = self._distribution(observations)
+        self.restore(present)
+        return float(th.distributions.kl_divergence(new, old).mean())
+
+    def _distribution(self, observations: NDArray[Any]) -> th.distributions.Distribution:
+        """Return the policy in some states, of actions before they are squashed."""
+        if not isinstance(self.model, SoftSAC):
+            # Where a probability is rounded to zero, its logarithm is not infinite.
+            probabilities = th.as_tensor(self.probabilities(observations) + LEAST)
+            return th.distributions.Categorical(probabilities)
+        model = self.model
+        parts = blocks(len(observations), IMAGES if self._images else None)
+        found = [model.gaussian(observations[at]) for at in parts]
+        mean, deviation = (th.cat(parts) for parts in zip(*found, strict=True))
+        return th.distributions.Independent(th.distributions.Normal(mean, deviation), 1)
+
     def snapshot(self) -> NDArray[np.uint8]:
         """Return networks and optimisers as bytes: the policy, but not what it learns from.
 
@@ -205,13 +232,18 @@ class Follower:
         after = joined["next_observations"], joined["terminated"]
         recorded = LearntEpisodes(observations, actions, upper, lower, alive, own, *after)
         if keep:
-            self._keep(recorded)
+            self.keep(recorded)
         return recorded
 
-    def _keep(self, played: LearntEpisodes) -> None:
-        """Add the steps of episodes to the replay, one episode after the other."""
+    def keep(self, played: LearntEpisodes) -> None:
+        """Add the steps of episodes to the replay, one after the other: they are learnt from.
+
+        A replay that holds each observation once (`optimize_memory_usage`) has no room for them.
+        """
         buffer = self.model.replay_buffer
         assert buffer is not None
+        if buffer.optimize_memory_usage:
+            return
         going_on = np.zeros_like(played.alive)
         going_on[:-1] = played.alive[1:]
         dones = played.alive & ~going_on

@@ -28,28 +28,27 @@ from ..episodes.sampler import Episodes
 from ..episodes.transitions import TransitionTables
 from ..methods.sampled import check_rewards_alone, enough_steps, policy_response, seen_outcome
 from ..model.objectives import DiscountedReturn, Objective, flattened, scope_of
-from ..model.responses import TabularResponse
+from ..model.responses import LearntResponse, TabularResponse
 from ..model.tabular import TabularModel
 from .estimators import Estimator, LearntSoBiRL
+from .scores import LearntScore
 from .traces import LearntBCHG, LearntHPGD, LearntTrace
+from .trust import Estimate
 
-__all__ = ["DeepBCHG", "DeepHPGD", "DeepResponse", "DeepSoBiRL", "DeepTrace", "TableGame"]
+__all__ = [
+    "DeepBCHG",
+    "DeepHPGD",
+    "DeepResponse",
+    "DeepScore",
+    "DeepSoBiRL",
+    "DeepTrace",
+    "TableGame",
+]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class DeepResponse(TabularResponse):
-    """The answer of a tabular game's follower who learns.
-
-    Attributes:
-        critic_loss: Mean squared error of the leader's critic, None without one.
-    """
-
-    reported: ClassVar[Mapping[str, str]] = {
-        **TabularResponse.reported,
-        "critic_loss": "critic_loss",
-    }
-
-    critic_loss: float | None = None
+class DeepResponse(LearntResponse, TabularResponse):
+    """The answer of a tabular game's follower who learns."""
 
 
 class TableGame:
@@ -116,6 +115,16 @@ class TableGame:
         """Return sum_b weights(b) dr_x(s_b, a_b)/dx, shape of x; `weights` is `[B]`."""
         return self.model.through_reward(upper_params, self._summed(observations, actions, weights))
 
+    def reward_jacobian(
+        self, upper_params: FloatArray, observations: Batch, actions: Batch
+    ) -> FloatArray:
+        """Return dr_x/dx for each entry of a batch, `[B, D]`."""
+        pairs = np.stack([observations, actions]).astype(np.intp)
+        found, at = np.unique(pairs, axis=1, return_inverse=True)
+        one = np.ones(1)
+        rows = [self.reward_vjp(upper_params, s[None], a[None], one).ravel() for s, a in found.T]
+        return np.stack(rows)[at.ravel()]
+
     def upper_reward(self, observations: Batch, actions: Batch, rewards: FloatArray) -> FloatArray:
         """Return the leader's reward for each entry of a batch, `[B]`, under the last x."""
         return self._upper_reward[observations.astype(np.intp), actions.astype(np.intp)]
@@ -165,12 +174,10 @@ class DeepMethod(Estimator):
         """Bind the method to a model, see `TableGame`; options replace those of `defaults`."""
         super().__init__(TableGame(model), **{**self.defaults, **options})
 
-    def response_term(
-        self, upper_params: FloatArray, played: LearntEpisodes
-    ) -> tuple[FloatArray, float | None]:
+    def response_term(self, upper_params: FloatArray, played: LearntEpisodes) -> Estimate:
         """Return that of the leader's return; see `Estimator`."""
         if self._game.returns is None:
-            return np.zeros(upper_params.shape), None
+            return Estimate(np.zeros(upper_params.shape))
         return super().response_term(upper_params, played)  # type: ignore[safe-super]
 
     def other_terms(
@@ -237,6 +244,10 @@ class DeepHPGD(DeepMethod, LearntHPGD):
 
 class DeepSoBiRL(DeepMethod, LearntSoBiRL):
     """`LearntSoBiRL` on a tabular model."""
+
+
+class DeepScore(DeepMethod, LearntScore):
+    """`LearntScore` on a tabular model."""
 
 
 class _Transitions(gym.Env[int, int]):

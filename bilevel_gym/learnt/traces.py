@@ -6,10 +6,10 @@ See `bilevel_gym.learnt.estimators`; the methods differ in where the advantage c
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
-import torch as th
 
 from ..core.checks import check_at_least, check_flag, optional
 from ..core.mdp import FloatArray
@@ -17,11 +17,13 @@ from ..episodes.recorded import Batch, LearntEpisodes
 from ..methods.episode_sums import carried
 from ..model.protocols import LearntGame
 from ..rewards.images import is_image_space
-from ..rewards.tensors import as_inputs, blocks
+from ..rewards.tensors import blocks
+from .baselines import random_features, returns_to_go, standardised
 from .critics import LeaderCritic, ReturnCritic
-from .estimators import BLOCK, Estimator, over_actions, reward_gradient
+from .estimators import BLOCK, Estimator, averaged, by_group, over_actions, reward_gradient
+from .trust import Estimate
 
-__all__ = ["LearntBCHG", "LearntHPGD", "LearntTrace", "TraceEstimator", "returns_to_go"]
+__all__ = ["LearntBCHG", "LearntHPGD", "LearntTrace", "TraceEstimator"]
 
 # Features that advantages are regressed on by default: so many at most, one for so many steps.
 MOST_FEATURES, STEPS_PER_FEATURE = 60, 20
@@ -68,14 +70,23 @@ class TraceEstimator(Estimator):
         discrete, and the loss of what was fitted.
         """
 
-    def response_term(
-        self, upper_params: FloatArray, played: LearntEpisodes
-    ) -> tuple[FloatArray, float | None]:
+    def response_term(self, upper_params: FloatArray, played: LearntEpisodes) -> Estimate:
         """Return the trace's estimate; see `Estimator`."""
+        advantages, every, loss = self.leader_advantages(played)
+        sums = self._traced(upper_params, played, advantages, every)
+        return averaged(sums, played.num_episodes, critic_loss=loss)
+
+    def _traced(
+        self,
+        upper_params: FloatArray,
+        played: LearntEpisodes,
+        advantages: FloatArray,
+        every: FloatArray | None,
+    ) -> FloatArray:
+        """Return the sum of the estimates of episodes in each group, `[G, *x]`."""
         game, follower, x = self._game, self.follower, upper_params
         alive = played.alive
         seen, taken = played.as_batch
-        advantages, every, loss = self.leader_advantages(played)
         gamma = game.upper_gamma if self._discount_steps else 1.0
         late = np.broadcast_to(np.power(gamma, np.arange(len(alive)))[:, None], alive.shape)
         injections = np.zeros(alive.shape)
@@ -89,13 +100,11 @@ class TraceEstimator(Estimator):
             carry -= (carry.sum(axis=1, keepdims=True) - carry) / (alive.shape[1] - 1)
         if every is None or not self.averages_actions:
             weights = (carry + injections)[alive]
-            estimate = reward_gradient(game, x, seen, taken, weights)
-        else:
-            # The policy is known: the last action is averaged over.
-            own = late[alive][:, None] * every / game.temperature
-            weights = follower.probabilities(seen) * (carry[alive][:, None] + own)
-            estimate = over_actions(game, x, seen, weights)
-        return estimate / played.num_episodes, loss
+            return by_group(played, partial(reward_gradient, game, x), seen, taken, weights)
+        # The policy is known: the last action is averaged over.
+        own = late[alive][:, None] * every / game.temperature
+        shares = follower.probabilities(seen) * (carry[alive][:, None] + own)
+        return by_group(played, partial(over_actions, game, x), seen, shares)
 
     def _evaluated(
         self, critic: LeaderCritic, observations: Batch, actions: Batch
@@ -119,13 +128,7 @@ class TraceEstimator(Estimator):
 
     def _explained(self, values: FloatArray, observations: Batch, features: int) -> FloatArray:
         """Return what so many random features of the state explain of some values, `[B]`."""
-        states = as_inputs(observations, self._game.observation_space, th.zeros(())).flatten(1)
-        inputs = states.double().numpy()
-        inputs = (inputs - inputs.mean(axis=0)) / np.maximum(inputs.std(axis=0), 1e-8)
-        fixed = np.random.default_rng(0)
-        directions = fixed.standard_normal((inputs.shape[1], features))
-        found = np.tanh(inputs @ directions + fixed.standard_normal(features))
-        found = np.concatenate([found, np.ones((len(values), 1))], axis=1)
+        found = random_features(standardised(observations, self._game.observation_space), features)
         return found @ np.linalg.lstsq(found, values, rcond=1e-8)[0]
 
 
@@ -144,6 +147,7 @@ class LearntTrace(TraceEstimator):
         super().__init__(game, **options)
 
     def _forget(self) -> None:
+        super()._forget()
         seed = int(self._rng.integers(2**31))
         self.critic = LeaderCritic(self._game, seed, self.follower.model.device)
 
@@ -213,11 +217,3 @@ class LearntHPGD(TraceEstimator):
                 every = np.zeros((len(seen), table.shape[1])) if every is None else every
                 every[half] = table
         return advantages, every, float(np.mean(losses))
-
-
-def returns_to_go(rewards: FloatArray, gamma: float) -> FloatArray:
-    """Return the discounted sum of the rewards from each step on, `[T, N]`, of rewards `[T, N]`."""
-    returns = rewards.copy()
-    for t in range(len(rewards) - 2, -1, -1):
-        returns[t] += gamma * returns[t + 1]
-    return returns

@@ -57,6 +57,7 @@ METHODS: Mapping[str, str] = {
     "deep-bc-hg": "bilevel_gym.learnt.tables:DeepBCHG",
     "deep-hpgd": "bilevel_gym.learnt.tables:DeepHPGD",
     "deep-sobirl": "bilevel_gym.learnt.tables:DeepSoBiRL",
+    "deep-score": "bilevel_gym.learnt.tables:DeepScore",
 }
 
 # The same for games whose follower learns from interaction, which have no table. They need PyTorch.
@@ -65,6 +66,7 @@ LEARNT_METHODS: Mapping[str, str] = {
     "bc-hg": "bilevel_gym.learnt.traces:LearntBCHG",
     "hpgd": "bilevel_gym.learnt.traces:LearntHPGD",
     "sobirl": "bilevel_gym.learnt.estimators:LearntSoBiRL",
+    "score": "bilevel_gym.learnt.scores:LearntScore",
 }
 
 # The same for games whose reward is learnt from preferences.

@@ -64,6 +64,12 @@ class LearntGame(Protocol):
         """Return sum_b weights(b) dr_x(s_b, a_b)/dx, shape of x; `weights` is `[B]`."""
         ...
 
+    def reward_jacobian(
+        self, upper_params: FloatArray, observations: Batch, actions: Batch
+    ) -> FloatArray:
+        """Return dr_x/dx for each entry of a batch, `[B, D]`; it is asked for where D is small."""
+        ...
+
     def upper_reward(self, observations: Batch, actions: Batch, rewards: FloatArray) -> FloatArray:
         """Return the leader's reward for each entry of a batch, `[B]`.
 

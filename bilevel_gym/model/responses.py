@@ -16,6 +16,7 @@ __all__ = [
     "ExactGaussianResponse",
     "ExactResponse",
     "GaussianResponse",
+    "LearntResponse",
     "Method",
     "Response",
     "TabularResponse",
@@ -74,24 +75,78 @@ class Response:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class EpisodicResponse(Response):
-    """An answer of a follower of which nothing but episodes is known.
+class LearntResponse(Response):
+    """An answer of a follower who learns, and what tells how far it can be trusted.
+
+    The leader's value of N watched episodes estimates the objective. Where an estimate is the same
+    in all of them, the size of its error is unknown, not zero.
 
     Attributes:
-        summary: Means over episodes: the leader's return, the follower's return, the length.
         critic_loss: What the leader's critic is left with, its mean squared error; None without.
-        trust_ratio: Factor by which the response term was shortened to what the direct term allows,
-            in [0, 1]; None where there is no direct term.
+        objective_se: Standard error of the objective; 0 where all episodes have the same value.
+        hyper_gradient_se: Standard error of each entry of the hyper-gradient, shape of x: of the
+            episodes, and of the critic. The follower's own distance from its optimum is no part.
+        hyper_gradient_cosine: Expected cosine to the hyper-gradient without these errors, in
+            [0, 1].
+        critic_explained: Share of the variance of watched sums that the critic explains in episodes
+            that it has not learnt from, at most 1.
+        cut_share: Share of the watched episodes that a limit of steps has cut, in [0, 1].
+        kl_predicted: KL of the follower's policy from the one before, a step on average, as
+            predicted from the change of x and the last `metric`.
+        kl_measured: The same as it was found in watched steps.
+        trust: `hyper_gradient_cosine`, lowered by what else is wrong, in [0, 1].
+        trust_reason: What limits the trust, one sentence.
+        values: The leader's value of each watched episode, `[N]`; the objective is their mean.
+        metric: Fisher information of the follower's policy in x, the mean over watched steps,
+            `[D, D]`: where x moves by d, the KL is about d^T metric d / 2 a step.
+        spread: Standard deviation of dr_x/dx over the replay, by entry of x, `[D]`: temperature /
+            spread is a unit of each entry.
     """
 
     reported: ClassVar[Mapping[str, str]] = {
         **Response.reported,
         "critic_loss": "critic_loss",
+        "objective_se": "objective_se",
+        "hyper_gradient_se": "hyper_gradient_se",
+        "hyper_gradient_cosine": "hyper_gradient_cosine",
+        "critic_explained": "critic_explained",
+        "cut_share": "cut_share",
+        "kl_predicted": "kl_predicted",
+        "kl_measured": "kl_measured",
+        "trust": "trust",
+    }
+
+    critic_loss: float | None = None
+    objective_se: float | None = None
+    hyper_gradient_se: FloatArray | None = None
+    hyper_gradient_cosine: float | None = None
+    critic_explained: float | None = None
+    cut_share: float | None = None
+    kl_predicted: float | None = None
+    kl_measured: float | None = None
+    trust: float | None = None
+    trust_reason: str | None = None
+    values: FloatArray | None = None
+    metric: FloatArray | None = None
+    spread: FloatArray | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EpisodicResponse(LearntResponse):
+    """An answer of a follower of which nothing but episodes is known.
+
+    Attributes:
+        summary: Means over episodes: the leader's return, the follower's return, the length.
+        trust_ratio: Factor by which the response term was shortened to what the direct term allows,
+            in [0, 1]; None where there is no direct term.
+    """
+
+    reported: ClassVar[Mapping[str, str]] = {
+        **LearntResponse.reported,
         "trust_ratio": "trust_ratio",
     }
 
     summary: tuple[float, float, float]
-    critic_loss: float | None = None
     trust_ratio: float | None = None
 
 

@@ -30,7 +30,14 @@ if TYPE_CHECKING:
     from gymnasium import Space
     from torch.nn import Module
 
-__all__ = ["LinearReward", "RewardModel", "imported_function", "make_reward_model"]
+__all__ = [
+    "LinearReward",
+    "RewardModel",
+    "WithJacobian",
+    "imported_function",
+    "jacobian",
+    "make_reward_model",
+]
 
 Features = Callable[[Batch, Batch], FloatArray]
 
@@ -57,6 +64,29 @@ class RewardModel(Protocol):
     ) -> FloatArray:
         """Return sum_b weights(b) dr_x(s_b, a_b)/dx, `[D]`; `weights` is `[B]`."""
         ...
+
+
+@runtime_checkable
+class WithJacobian(Protocol):
+    """A reward model that has the derivatives of every reward of a batch at once."""
+
+    def jacobian(self, upper_params: FloatArray, observations: Batch, actions: Batch) -> FloatArray:
+        """Return dr_x/dx for each entry of a batch, `[B, D]`."""
+        ...
+
+
+def jacobian(
+    model: RewardModel, upper_params: FloatArray, observations: Batch, actions: Batch
+) -> FloatArray:
+    """Return dr_x/dx for each entry of a batch, `[B, D]`: one by one if the model has no other way.
+
+    One by one, each takes a call of `vjp`.
+    """
+    if isinstance(model, WithJacobian):
+        return model.jacobian(upper_params, observations, actions)
+    one, rows = np.ones(1), (slice(b, b + 1) for b in range(len(observations)))
+    found = [model.vjp(upper_params, observations[b], actions[b], one) for b in rows]
+    return np.reshape(found, (len(found), len(upper_params)))
 
 
 class LinearReward:
@@ -110,10 +140,14 @@ class LinearReward:
         self, upper_params: FloatArray, observations: Batch, actions: Batch, weights: FloatArray
     ) -> FloatArray:
         """Return sum_b weights(b) dr_x(s_b, a_b)/dx, `[D]`; see `RewardModel`."""
+        return weights @ self.jacobian(upper_params, observations, actions)
+
+    def jacobian(self, upper_params: FloatArray, observations: Batch, actions: Batch) -> FloatArray:
+        """Return dr_x/dx for each entry of a batch, `[B, D]`; see `WithJacobian`."""
         phi = self._phi(observations, actions)
-        if self._bound is not None:
-            weights = weights * (1.0 - np.tanh(phi @ upper_params / self._bound) ** 2)
-        return weights @ phi
+        if self._bound is None:
+            return phi
+        return phi * (1.0 - np.tanh(phi @ upper_params / self._bound) ** 2)[:, None]
 
     def _phi(self, observations: Batch, actions: Batch) -> FloatArray:
         phi = np.asarray(self._features(observations, actions), dtype=np.float64)

@@ -184,6 +184,14 @@ class RelabellingReplayBuffer(ReplayBuffer):
             return (rng.integers(1, self.buffer_size, size=count) + self.pos) % self.buffer_size
         return rng.integers(self.size(), size=count)
 
+    def latest(self, most: int, rng: np.random.Generator) -> Transitions:
+        """Return the transitions that were stored last, at most so many, oldest first.
+
+        Where there are several environments, that of each is drawn.
+        """
+        count = min(most, self.size() - int(self.full and self.optimize_memory_usage))
+        return self.transitions((self.pos - count + np.arange(count)) % self.buffer_size, rng)
+
     def transitions(self, indices: NDArray[Any], rng: np.random.Generator) -> Transitions:
         """Return the stored transitions of some slots `[B]`.
 

@@ -107,17 +107,22 @@ class SoftSAC(SoftLearner, SAC):
         self.logger.record("train/actor_loss", float(np.mean(actor_losses)))
         self.logger.record("train/critic_loss", float(np.mean(critic_losses)))
 
-    def sample_actions(
-        self, observations: NDArray[Any], rng: np.random.Generator
-    ) -> NDArray[np.float32]:
-        """Draw actions `[B, ...]` of the policy by a generator, in units of the action space."""
+    def gaussian(self, observations: NDArray[Any]) -> tuple[th.Tensor, th.Tensor]:
+        """Return mean and deviation of actions before they are squashed, `[B, n]` each."""
         self.policy.set_training_mode(False)
         with th.no_grad():
             mean, log_std, _ = self.actor.get_action_dist_params(
                 self.policy.obs_to_tensor(observations)[0]
             )
-            noise = rng.standard_normal(mean.shape, np.float32)
-            squashed = th.tanh(mean + log_std.exp() * th.as_tensor(noise, device=self.device))
+            return mean, log_std.exp()
+
+    def sample_actions(
+        self, observations: NDArray[Any], rng: np.random.Generator
+    ) -> NDArray[np.float32]:
+        """Draw actions `[B, ...]` of the policy by a generator, in units of the action space."""
+        mean, deviation = self.gaussian(observations)
+        noise = rng.standard_normal(mean.shape, np.float32)
+        squashed = th.tanh(mean + deviation * th.as_tensor(noise, device=self.device))
         scaled = squashed.cpu().numpy().reshape(-1, *(self.action_space.shape or ()))
         return self.policy.unscale_action(scaled)
 
