@@ -405,8 +405,8 @@ def test_the_objective_is_the_mean_return_of_the_episodes(env_id: str) -> None:
     kept: list[LearntEpisodes] = []
     play = method.follower.play
 
-    def keep(*given: Any) -> LearntEpisodes:
-        kept.append(play(*given))
+    def keep(*given: Any, **options: Any) -> LearntEpisodes:
+        kept.append(play(*given, **options))
         return kept[-1]
 
     method.follower.play = keep

@@ -18,7 +18,7 @@ other defaults (`bilevel_gym.learnt.tables`). Tasks have their own, in `method_o
 
 | option | default | what it is |
 |---|---|---|
-| `episodes` | 16 | episodes played for each x |
+| `episodes` | "auto" | episodes played for each x; "auto": see `FEWEST` |
 | `inner_steps` | 1500 | environment steps that the follower learns for each x |
 | `first_inner_steps` | as many | those for the first x |
 | `inner` | that fits | "soft-dqn" for discrete actions, "soft-sac" for continuous ones |
@@ -39,7 +39,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -67,8 +67,18 @@ __all__ = [
 # Steps whose rewards are differentiated at a time, for networks and images.
 BLOCK = 1024
 
+# Where the number of episodes is not given: the fewest, the most, and about how long they take, in
+# units of the steps that the follower learns for each x.
+FEWEST, MOST, WATCHED = 4, 32, 2.0
+
+# What a brief evaluation takes of all that.
+BRIEF = 0.5
+
 # Entries of x, at most, for which derivatives are computed one by one.
 FEW = 64
+
+# The share of its mean that counts for the spread of dr_x/dx.
+CONSTANT = 0.25
 
 # States in which the follower's policy is compared with the one before, about.
 COMPARED = 1024
@@ -83,12 +93,14 @@ class Estimator(Checkpointed, ABC):
         self,
         game: LearntGame,
         *,
-        episodes: int = 16,
+        episodes: int | Literal["auto"] = "auto",
         learn_from_watched: bool = True,
         **options: Any,
     ) -> None:
         """Bind the method to a game; the options are in the table of this module."""
-        self._num_episodes = check_at_least("episodes", episodes, 1)
+        self._num_episodes: int | None = None
+        if episodes != "auto":
+            self._num_episodes = check_at_least("episodes", episodes, 1)
         self._learns_from_watched = check_flag("learn_from_watched", learn_from_watched)
         self._warned_of_trust = False
         super().__init__(game, **options)
@@ -111,32 +123,77 @@ class Estimator(Checkpointed, ABC):
         follower, x = self.follower, upper_params
         before = follower.snapshot() if follower.answered else None
         samples = follower.learn(x)
-        played = follower.play(x, self._num_episodes, self._rng)
+        played = self._played(x)
         estimate = self.response_term(x, played)
         value, direct, others, extra = self.other_terms(x, played)
-        paid = returns(played.upper_rewards, self._game.upper_gamma)
-        upper = float(paid.mean())
         gradient = direct + (estimate.gradient + others)
-        response = self.answer(
+        paid = returns(played.upper_rewards, self._game.upper_gamma)
+        response = self._answered(
+            x,
             played,
-            upper,
-            float(returns(played.lower_rewards, self._game.gamma).mean()),
-            upper_params=x,
-            objective=upper + value,
+            value,
+            samples=samples + extra,
             hyper_gradient=gradient,
             direct_gradient=direct,
-            samples=samples + played.num_steps + extra,
             critic_loss=estimate.critic_loss,
             critic_explained=estimate.explained,
-            values=paid + value,
             metric=estimate.metric,
-            spread=self._spread(x),
-            cut_share=float(1.0 - played.terminated.any(axis=0).mean()),
             **self._confidence(x, played, estimate, gradient, paid, before),
         )
         self._last, self._metric = x.copy(), estimate.metric
+        return response
+
+    def measure(self, upper_params: FloatArray) -> Response:
+        """Let the follower learn and be watched half as long, without a hyper-gradient."""
+        samples = self.follower.learn(upper_params, BRIEF)
+        played = self._played(upper_params, BRIEF)
+        value, *_, extra = self.other_terms(upper_params, played)
+        return self._answered(upper_params, played, value, samples=samples + extra)
+
+    def watch(self, upper_params: FloatArray) -> Response:
+        """Watch the follower as it is, without a hyper-gradient."""
+        played = self._played(upper_params)
+        value, *_, extra = self.other_terms(upper_params, played)
+        return self._answered(upper_params, played, value, samples=extra)
+
+    def _played(self, upper_params: FloatArray, share: float = 1.0) -> LearntEpisodes:
+        """Play the follower's episodes for an estimate, or for a share of one."""
+        play = partial(self.follower.play, upper_params, rng=self._rng)
+        if self._num_episodes is not None:
+            return play(max(1, round(share * self._num_episodes)))
+        steps = share * WATCHED * self.follower.steps
+        return play(max(1, round(share * FEWEST)), steps=round(steps), most=MOST)
+
+    def _answered(
+        self,
+        upper_params: FloatArray,
+        played: LearntEpisodes,
+        value: float,
+        *,
+        samples: int,
+        **others: Any,
+    ) -> Response:
+        """Return the response that episodes give, which are learnt from in what follows.
+
+        `value` is what the objective has beside the leader's return.
+        """
+        game = self._game
+        paid = returns(played.upper_rewards, game.upper_gamma)
+        upper = float(paid.mean())
+        response = self.answer(
+            played,
+            upper,
+            float(returns(played.lower_rewards, game.gamma).mean()),
+            upper_params=upper_params,
+            objective=upper + value,
+            samples=samples + played.num_steps,
+            values=paid + value,
+            spread=self._spread(upper_params),
+            cut_share=float(1.0 - played.terminated.any(axis=0).mean()),
+            **others,
+        )
         if self._learns_from_watched:
-            follower.keep(played)
+            self.follower.keep(played)
         return response
 
     def _confidence(
@@ -194,7 +251,9 @@ class Estimator(Checkpointed, ABC):
         if upper_params.size > FEW or not buffer.size():
             return None
         seen = buffer.transitions(buffer.draw(BLOCK, self._rng), self._rng)
-        return self._game.reward_jacobian(upper_params, seen.observations, seen.actions).std(axis=0)
+        found = self._game.reward_jacobian(upper_params, seen.observations, seen.actions)
+        # What is the same everywhere matters, too, where episodes end: a part of it counts.
+        return np.hypot(found.std(axis=0), CONSTANT * found.mean(axis=0))
 
     def _read(self, archive: zipfile.ZipFile, found: dict[str, Any]) -> None:
         super()._read(archive, found)

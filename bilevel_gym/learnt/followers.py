@@ -69,6 +69,7 @@ class Follower:
     Attributes:
         model: The algorithm, of Stable-Baselines3.
         answered: How many x it has learnt under since the last reset.
+        steps: Environment steps that it learns for each x.
         discrete: Whether its actions are.
     """
 
@@ -110,9 +111,9 @@ class Follower:
                 f"`inner` must be {fitting!r} for actions {game.lower_space}, "
                 f"got {received(algorithm)}"
             )
-        self._steps = check_at_least("inner_steps", steps, 1)
+        self.steps = check_at_least("inner_steps", steps, 1)
         first = optional(check_at_least, "first_inner_steps", first_steps, 1)
-        self._first_steps = self._steps if first is None else first
+        self._first_steps = self.steps if first is None else first
         self._game, self._class = game, ALGORITHMS[algorithm]
         self._options = _checked_options(algorithm, options)
         self.answered = 0
@@ -131,15 +132,18 @@ class Follower:
                 seed=int(rng.integers(2**31)),
                 **copy.deepcopy(self._options),  # Stable-Baselines3 writes into some
             )
-        self._watched: DummyVecEnv | None = None
+        self._watched: dict[int, DummyVecEnv] = {}  # by the number of copies
 
-    def learn(self, upper_params: FloatArray) -> int:
-        """Learn under x from where the last x left off, and return the environment steps used."""
+    def learn(self, upper_params: FloatArray, share: float = 1.0) -> int:
+        """Learn under x from where the last x left off, and return the environment steps used.
+
+        It is a share of the usual steps, but for the first x.
+        """
         game = self._game
         self.model.reward_fn = lambda observations, actions: game.reward(
             upper_params, observations, actions
         )
-        steps = self._steps if self.answered else self._first_steps
+        steps = max(1, round(share * self.steps)) if self.answered else self._first_steps
         before = self.model.num_timesteps
         self.model.learn(steps, reset_num_timesteps=self.answered == 0, log_interval=None)
         self.answered += 1
@@ -204,18 +208,24 @@ class Follower:
         rng: np.random.Generator,
         *,
         keep: bool = False,
+        steps: int = 0,
+        most: int | None = None,
     ) -> LearntEpisodes:
         """Play whole episodes of the follower's policy, in environments of their own.
 
-        With `keep` they go into the replay, and are learnt from.
+        Where `episodes` take fewer than `steps`, more of them are played, `most` in all, to about
+        so many steps. With `keep` they go into the replay, and are learnt from.
         """
         copies = min(COPIES, episodes)
-        if self._watched is None or self._watched.num_envs != copies:
-            self._watched = self._environments(copies)
-        played = [
-            self._play_block(self._watched, min(copies, episodes - first), rng)
-            for first in range(0, episodes, copies)
-        ]
+        if copies not in self._watched:
+            self._watched[copies] = self._environments(copies)
+        stage, played, done = self._watched[copies], [], 0
+        while done < episodes:
+            played.append(self._play_block(stage, min(copies, episodes - done), rng))
+            done += played[-1]["alive"].shape[1]
+            if done == episodes and most is not None:
+                length = sum(block["alive"].sum() for block in played) / done
+                episodes, most = max(episodes, min(most, round(steps / length))), None
         longest = max(len(block["alive"]) for block in played)
         joined = {
             name: np.concatenate([_padded(block[name], longest) for block in played], axis=1)

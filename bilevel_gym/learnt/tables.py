@@ -192,7 +192,7 @@ class DeepMethod(Estimator):
         policy = self.follower.probabilities(np.arange(model.num_states))
         sampler = model.sampler(x, policy)
         blocks: list[Episodes] = []
-        plan = self._num_episodes, game.episode_steps, self._rng
+        plan = played.num_episodes, game.episode_steps, self._rng
         if any(scope_of(term) == "policy" for term in game.others):
             # Not those that were played, in which a time limit looks like an end.
             blocks = list(sampler.episodes(*plan))

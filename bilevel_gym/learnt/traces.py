@@ -193,7 +193,7 @@ class LearntHPGD(TraceEstimator):
     def __init__(self, game: LearntGame, **options: Any) -> None:
         """Bind the method to a game; `critic_updates` is of each of the two networks."""
         super().__init__(game, **options)
-        check_at_least("episodes", self._num_episodes, 2)
+        optional(check_at_least, "episodes", self._num_episodes, 2)
 
     def leader_advantages(
         self, played: LearntEpisodes

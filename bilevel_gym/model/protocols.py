@@ -122,8 +122,13 @@ class Follower(Protocol):
         rng: np.random.Generator,
         *,
         keep: bool = False,
+        steps: int = 0,
+        most: int | None = None,
     ) -> LearntEpisodes:
-        """Return whole episodes of its policy; with `keep` they are learnt from later on."""
+        """Return whole episodes of its policy; with `keep` they are learnt from later on.
+
+        With `most` there are more than `episodes`, as many as take about so many `steps`.
+        """
         ...
 
     def snapshot(self) -> NDArray[Any]:
