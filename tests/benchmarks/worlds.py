@@ -37,7 +37,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -354,18 +354,17 @@ def run_all(jobs: list[Job], settings: Mapping[str, Any], out: Path, workers: in
         tasks = {pool.submit(run, job, settings): job for job in jobs}
         try:
             for number, task in enumerate(as_completed(tasks), start=1):
-                job = tasks[task]
-                label = f"{number}/{len(jobs)} {job.tag} {job.world} {job.seed} {job.contender}"
-                try:
-                    record = task.result()
-                except Exception:
+                label = f"{number}/{len(jobs)} {' '.join(map(str, tasks[task][:-1])).strip()}"
+                error = task.exception()
+                if error is not None:
                     whole = False
-                    print(f"{label}: failed", file=sys.stderr)
-                    traceback.print_exc()
+                    print(f"{label} failed", file=sys.stderr)
+                    traceback.print_exception(error)
                     continue
+                record = task.result()
                 append(out, record)
-                steps = record.learnt, record.watched
-                print(f"{label}: {record.score}, {steps} steps, {record.seconds:.0f} s", flush=True)
+                steps = f"{record.learnt} steps learnt, {record.watched} watched"
+                print(f"{label}: {record.score}; {steps}; {record.seconds:.0f} s", flush=True)
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
             raise
@@ -376,13 +375,11 @@ def setting(text: str) -> tuple[str, Any]:
     """Return the name and the value of an option."""
     name, equals, value = text.partition("=")
     if not equals or name.rpartition(".")[0] not in ("", "game", "seat"):
-        raise argparse.ArgumentTypeError(
-            f"expected [game.|seat.]NAME=VALUE, got {text!r}",
-        )
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
+        raise argparse.ArgumentTypeError(f"expected [game.|seat.]NAME=VALUE, got {text!r}")
+    for parse in (json.loads, float):  # .1 is no JSON
+        with suppress(ValueError):
+            return name, parse(value)
+    return name, value
 
 
 def main() -> int:
@@ -413,7 +410,11 @@ def main() -> int:
     ]
     left = [job for job in jobs if job not in records]
     print(f"{len(left)} of {len(jobs)} jobs are left", flush=True)
-    whole = run_all(left, settings, args.out, args.workers)
+    try:
+        whole = run_all(left, settings, args.out, args.workers)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return 130
     print()
     print_report(read(args.out), args.steps)
     return 0 if whole else 1
