@@ -17,9 +17,9 @@ Each contender has the same learner, `--steps` environment steps, and a seed:
   dr_x/dx over the steps of the start, by knob: a unit moves the rewards of actions by the
   temperature. Six candidates a generation, at first with standard deviation 4; for each, the
   start's follower goes on for 500 steps, with one replay for all, and is watched for 8 episodes
-  (fewer, at least 2, where they are longer than 250 steps). The best three are watched anew, and
-  the follower of the best, who then learns another 1000 steps there unless that makes it worse, is
-  returned.
+  (fewer, at least 2, where they are longer than 250 steps). The best three are watched anew; the
+  best goes on at its x for what is left, is watched after each 1000 steps, and is returned as it
+  was at best.
 
 Steps are all that the learner makes, and all that are watched to choose something; the checkpoints
 of direct training are watched for free, in its favour. The score is the leader's return, not
@@ -55,6 +55,7 @@ from bilevel_gym.learnt.estimators import returns
 from bilevel_gym.learnt.followers import Follower
 from bilevel_gym.methods import make_method
 from bilevel_gym.optimizers import make_optimizer
+from bilevel_gym.optimizers.base import Stopped
 from bilevel_gym.sb3.soft_learner import SoftLearner
 from bilevel_gym.wrappers import LeaderObjective
 
@@ -66,7 +67,7 @@ FIRST_STEPS, HELD_OUT = 3000, 30
 
 CHECKPOINTS, CHECKPOINT_EPISODES = 8, 16
 
-POPULATION, WIDTH, CANDIDATE_STEPS, FINALISTS = 6, 4.0, 500, 3
+POPULATION, WIDTH, CANDIDATE_STEPS, FINALISTS, LAST_STEPS = 6, 4.0, 500, 3, 1000
 # Most steps that a candidate is watched for, and bounds of its episodes; the least spread.
 WATCHED_STEPS, LEAST_EPISODES, MOST_EPISODES, LEAST_SPREAD = 2000, 2, 8, 1e-2
 
@@ -89,30 +90,26 @@ def climb(
     steps: int,
     seed: int,
     seat: Mapping[str, Any] | None = None,
+    optimizer: str = "safe",
     **options: Any,
 ) -> Found:
-    """Climb by the package's defaults, and return the last x with its follower."""
+    """Climb by the package's defaults; along another optimizer until the steps are used up."""
     leader = LeaderObjective(HyperGradient(game, **(seat or {})))
-    x, method, used = leader.reset(seed=seed), leader.seat.method, 0
+    leader.resume(seed=seed)
+    method: Any = leader.seat.method
+    box = game.initial_upper_params, leader.low, leader.high
+    if optimizer == "safe":
+        optimum = make_optimizer("safe", samples=steps, seed=seed, **options)(leader, *box)
+        return optimum.best.upper_params, method.follower
 
-    class Spent(Exception):
-        """There are no steps left."""
+    def objective(x: FloatArray) -> tuple[float, FloatArray]:
+        if leader.samples >= steps:
+            raise Stopped
+        return leader(x)
 
-    def objective(upper_params: FloatArray) -> tuple[float, FloatArray]:
-        nonlocal x, used
-        if used >= steps:
-            raise Spent
-        x, answer = upper_params, leader(upper_params)
-        used += leader.info["inner_samples"]
-        return answer
-
-    rate = 0.02 * float((leader.high - leader.low).max())
-    chosen = {"steps": steps, "learning_rate": rate, "schedule": "constant", **options}
-    try:
-        make_optimizer("adam", **chosen)(objective, x, leader.low, leader.high)
-    except Spent:
-        pass
-    return x, method.follower  # type: ignore[attr-defined]
+    with suppress(Stopped):
+        make_optimizer(optimizer, **{"steps": steps, **options})(objective, *box)
+    return leader.info["upper_params"], method.follower
 
 
 def direct(game: ParametricGame, steps: int, seed: int) -> Found:
@@ -198,9 +195,9 @@ class Search:
         return min(max(fitting, LEAST_EPISODES), MOST_EPISODES)
 
     @property
-    def reserve(self) -> float:
-        """Environment steps of another candidate and of what follows the last one."""
-        return (FINALISTS + 2) * self.episodes * self.length + 3 * CANDIDATE_STEPS
+    def watch_steps(self) -> float:
+        """Environment steps of a `watch`, about."""
+        return self.episodes * self.length
 
     def spread(self, x: FloatArray) -> FloatArray:
         """Return the standard deviation of dr_x/dx over the replay, by knob, `[D]`."""
@@ -229,7 +226,13 @@ def cma(game: ParametricGame, steps: int, seed: int) -> Found:
     options = {"popsize": POPULATION, "seed": seed + 1, "verbose": -9}
     strategy = CMAEvolutionStrategy(np.zeros(len(x0)), WIDTH, options)
     best = [first]
-    while search.used + search.reserve <= steps:
+
+    def goes_on() -> bool:
+        # There must be enough for another candidate and for the finalists.
+        left = steps - search.used
+        return left >= CANDIDATE_STEPS + (FINALISTS + 1) * search.watch_steps
+
+    while goes_on():
         asked, values = strategy.ask(), []
         for units in asked:
             x = np.clip(x0 + units * unit, box.low, box.high).astype(np.float64)
@@ -238,22 +241,25 @@ def cma(game: ParametricGame, steps: int, seed: int) -> Found:
             found = search.watch(x)
             values.append(-found.score.mean)
             best = sorted([*best, found], key=lambda one: -one.bound)[:FINALISTS]
-            if search.used + search.reserve > steps:
+            if not goes_on():
                 break
         else:
             strategy.tell(asked, values)
     finalists = []
     for one in best:
         follower.restore(one.networks)
-        again = search.watch(one.x)
-        finalists.append((one.score.mean + again.score.mean, one))
-    chosen = max(finalists, key=lambda pair: pair[0])
-    follower.restore(chosen[1].networks)
-    for _ in range(2):
-        search.learn(chosen[1].x)
-    if 2.0 * search.watch(chosen[1].x).score.mean < chosen[0]:
-        follower.restore(chosen[1].networks)
-    return chosen[1].x, follower
+        mean = (one.score.mean + search.watch(one.x).score.mean) / 2.0
+        finalists.append((mean, one.x, one.networks))
+    value, x, networks = max(finalists, key=lambda finalist: finalist[0])
+    follower.restore(networks)
+    while search.used + LAST_STEPS + search.watch_steps <= steps:
+        for _ in range(LAST_STEPS // CANDIDATE_STEPS):
+            search.learn(x)
+        found = search.watch(x)
+        if found.score.mean > value:
+            value, networks = found.score.mean, found.networks
+    follower.restore(networks)
+    return x, follower
 
 
 CONTENDERS: dict[str, Callable[..., Found]] = {

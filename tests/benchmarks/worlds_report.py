@@ -77,6 +77,11 @@ class Record:
     settings: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def steps(self) -> int:
+        """Environment steps that count: what direct training watches is for free."""
+        return self.learnt + (0 if self.job.contender == "direct" else self.watched)
+
+    @property
     def score(self) -> Score:
         """The mean and its standard error."""
         return Score(self.mean, self.error)
@@ -159,6 +164,11 @@ class Runs:
         """Return how many runs are worse than their start by more than so many errors."""
         return sum(gain < -errors for gain in self.gains(contender).values())
 
+    def most_steps(self, contender: str) -> float:
+        """Return the most environment steps of a run, in units of the budget."""
+        found = [one for (*_, name), one in self._records.items() if name == contender]
+        return max((one.steps / one.job.budget for one in found), default=0.0)
+
     def better(self, contender: str, errors: float) -> dict[int, int]:
         """Return in how many worlds of each seed it is better by so many errors or more."""
         counts = dict.fromkeys(self.seeds, 0)
@@ -219,7 +229,7 @@ def print_runs(runs: Runs) -> None:
             if not any(found):
                 continue
             scores = [str(record.score) if record else "" for record in found]
-            steps = [steps_of(record) for record in found[1:]]
+            steps = [str(record.steps) if record else "" for record in found[1:]]
             seconds = [f"{record.seconds:.0f}" if record else "" for record in found[1:]]
             cells = [f"`{world}`", str(seed), *scores, "", ", ".join(steps), ", ".join(seconds)]
             print("| " + " | ".join(cells) + " |")
@@ -229,21 +239,14 @@ def print_runs(runs: Runs) -> None:
         print("| " + " | ".join([*cells, "", ""]) + " |")
 
 
-def steps_of(record: Record | None) -> str:
-    """Return the environment steps of a run; what direct training watches is for free."""
-    if record is None:
-        return ""
-    free = record.job.contender == "direct"
-    return f"{record.learnt + (0 if free else record.watched)}"
-
-
 def print_counts(runs: Runs) -> None:
     """Print what was asked of the climb, and whether it was reached; the search beside it."""
     gains, shares = runs.gains("climb"), runs.shares("climb")
     print("\n| what | value | reached |\n|---|---|---|")
-    for errors, most in WORSE.items():
+    for errors, allowed in WORSE.items():
         count = runs.worse("climb", errors)
-        bar(f"runs worse than the start by > {errors:g} errors, <= {most}", count, count <= most)
+        text = f"runs worse than the start by > {errors:g} errors, <= {allowed}"
+        bar(text, count, count <= allowed)
     counts = runs.better("climb", BETTER)
     for seed, count in counts.items():
         text = f"worlds better by {BETTER:g} errors, seed {seed}, >= {BETTER_WORLDS}"
@@ -252,7 +255,8 @@ def print_counts(runs: Runs) -> None:
         part = sum(share >= SHARE for share in shares.values()) / len(shares)
         text = f"of {len(shares)} worlds, part with a share >= {SHARE:g}, >= {SHARE_WORLDS:g}"
         bar(text, part, part >= SHARE_WORLDS)
-    print(f"\n{len(gains)} runs of the climb in {len(runs.worlds)} worlds")
+    most = f"of at most {runs.most_steps('climb'):.2f} times the steps"
+    print(f"\n{len(gains)} runs of the climb in {len(runs.worlds)} worlds, {most}")
     for name in ("direct", "cma"):
         if runs.gains(name):
             print(f"{name}: {counted(runs, name)}")
