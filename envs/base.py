@@ -108,8 +108,11 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
     * Arguments. `gamma`: discount of both levels (of the follower's alone where there is an
       `upper_gamma`), in [0, 1); `temperature`: weight of the entropy of the follower's policy,
       positive: for a follower that never finishes, entropy adds up to temperature * log A /
-      (1 - gamma); `render_mode`: None, "human" or "rgb_array".
-    * Version history. v0: first version.
+      (1 - gamma); `entropy`: "plain", which is that, or "relative" to the uniform policy, where
+      each step of the follower is worth temperature * log A less, A being the number of actions
+      that exist in its state; `render_mode`: None, "human" or "rgb_array".
+    * Version history. v0: first version; before the release of 0.2.0, entropy became relative in
+      `ParametricGame` and the tasks made of it, and its `upper_gamma` 1 by default.
 
     One `step` takes both players' moves, `{"upper": x, "lower": a}`, makes one transition of the
     follower, whose reward is r_x(s, a); `info["upper_reward"]` is the leader's part. Wrappers

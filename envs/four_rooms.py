@@ -93,8 +93,8 @@ class BilevelFourRooms(GridBilevelEnv):
       target; [(1, 9)] is the published variant with one goal;
     * `slip` (.33): p above, in [0, .75];
     * `gamma` (.99), `temperature` (.003; published are .001, .003 and .005; entropy adds up to .42
-      at most by default) and `render_mode`: see `BilevelEnv`. The picture shows the rooms once for
-      each goal;
+      at most by default), `entropy` ("plain") and `render_mode`: see `BilevelEnv`. The picture
+      shows the rooms once for each goal;
     * `payment_cost` (1): weight of ||inc_x||_1, not negative. Published are 1, 3 and 5 with two
       goals and 5 with one;
     * `budget` (.2): the sum of all penalties if none is left unspent, positive.
@@ -155,6 +155,7 @@ class BilevelFourRooms(GridBilevelEnv):
         slip: float = 0.33,
         gamma: float = 0.99,
         temperature: float = 0.003,
+        entropy: str = "plain",
         payment_cost: float = 1.0,
         budget: float = 0.2,
         render_mode: str | None = None,
@@ -186,6 +187,7 @@ class BilevelFourRooms(GridBilevelEnv):
             upper_space=upper_box(-10.0, 10.0, (len(PLACES) + 1,)),
             gamma=gamma,
             temperature=temperature,
+            entropy=entropy,
             render_mode=render_mode,
         )
         if is_default(BilevelFourRooms, locals()):

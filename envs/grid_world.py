@@ -105,7 +105,7 @@ class BilevelGridWorld(GridBilevelEnv):
     * `size`: side, or (rows, columns), of a random map, up to 1000, drawn with `map_seed` (0);
     * `slip` (.1): probability of another move than the intended one, in [0, 1];
     * `gamma` (.95), `temperature` (.01; a warning is given once where entropy may add up to more
-      than half of the goal) and `render_mode`: see `BilevelEnv`;
+      than half of the goal), `entropy` ("plain") and `render_mode`: see `BilevelEnv`;
     * `hazard_cost` (.5): cost of an action taken in a hazard, not negative;
     * `shaping_cost` (.05): weight of ||x||^2, not negative.
 
@@ -147,6 +147,7 @@ class BilevelGridWorld(GridBilevelEnv):
         slip: float = 0.1,
         gamma: float = 0.95,
         temperature: float = 0.01,
+        entropy: str = "plain",
         hazard_cost: float = 0.5,
         shaping_cost: float = 0.05,
         render_mode: str | None = None,
@@ -170,6 +171,7 @@ class BilevelGridWorld(GridBilevelEnv):
             upper_space=spaces.Box(-1.0, 1.0, (num_states,), np.float32),
             gamma=gamma,
             temperature=temperature,
+            entropy=entropy,
             render_mode=render_mode,
         )
         of_map = ("desc", "map_name", "size", "map_seed")
@@ -181,11 +183,11 @@ class BilevelGridWorld(GridBilevelEnv):
                 "starts; not proven optimal",
             )
         idle = self.temperature * math.log(len(MOVES)) / (1.0 - self.gamma)
-        if idle > 0.5:
+        if idle > 0.5 and entropy == "plain":
             gym.logger.warn(
                 f"entropy alone adds up to {idle:.3g} for a follower that never finishes "
                 "(temperature * log 4 / (1 - gamma)), more than half of the goal's reward of 1; "
-                "choose a smaller `temperature` or `gamma`"
+                'choose a smaller `temperature` or `gamma`, or `entropy="relative"`'
             )
 
     def scene(self, view: View) -> GridScene:

@@ -112,9 +112,9 @@ class BilevelIncentive(TabularBilevelEnv):
     * `paid` (None): the pairs that can be paid for, a list of different [state, action] with the
       state in 0..12 and the action in 0..3, such as [[7, 0], [9, 1]]; None for all 52;
     * `slip` (.3): probability that another action works than the chosen one, in [0, 1];
-    * `gamma` (.95), `temperature` (.01; the entropy of never finishing adds up to .28 by default)
-      and `render_mode`: see `BilevelEnv`. The picture shows the graph; triangles leave out
-      derivatives that push a payment out of its box;
+    * `gamma` (.95), `temperature` (.01; the entropy of never finishing adds up to .28 by default),
+      `entropy` ("plain") and `render_mode`: see `BilevelEnv`. The picture shows the graph;
+      triangles leave out derivatives that push a payment out of its box;
     * `payment_weight` (.5): weight of ||x||_1, not negative;
     * `max_payment` (2): upper end of the box, positive.
 
@@ -156,6 +156,7 @@ class BilevelIncentive(TabularBilevelEnv):
         slip: float = 0.3,
         gamma: float = 0.95,
         temperature: float = 0.01,
+        entropy: str = "plain",
         payment_weight: float = 0.5,
         max_payment: float = 2.0,
         render_mode: str | None = None,
@@ -191,6 +192,7 @@ class BilevelIncentive(TabularBilevelEnv):
             upper_space=upper_box(0.0, max_payment, (count,)),
             gamma=gamma,
             temperature=temperature,
+            entropy=entropy,
             render_mode=render_mode,
         )
         if self.paid == PAIRS and is_default(BilevelIncentive, locals(), ("paid",)):

@@ -13,6 +13,7 @@ from ..core.checks import (
     check_at_least,
     check_in_box,
     check_not_negative,
+    check_positive,
     check_probability,
     checked_sides,
     optional,
@@ -100,7 +101,8 @@ class BilevelInverseRL(GridBilevelEnv):
     * `demonstrations` (None): your own, a list of episodes, each a list of [state, action]; gaps do
       not matter. The truth is unknown then, unless `true_params` are given too;
     * `slip` (.1): probability of another move than the intended one, in [0, 1];
-    * `gamma` (.95) and `render_mode`: see `BilevelEnv`;
+    * `gamma` (.95), `entropy` ("plain", also of who demonstrates) and `render_mode`: see
+      `BilevelEnv`;
     * `temperature` (.05): positive. Entropy adds up to .05 * log 4 = .069 a step by default,
       less than the terrain costs, as the true weights are at most -.1;
     * `ridge` (0): weight of ||x||^2, not negative; it shrinks weights that few demonstrations do
@@ -152,6 +154,7 @@ class BilevelInverseRL(GridBilevelEnv):
         slip: float = 0.1,
         gamma: float = 0.95,
         temperature: float = 0.05,
+        entropy: str = "plain",
         ridge: float = 0.0,
         seed: int = 0,
         render_mode: str | None = None,
@@ -191,6 +194,8 @@ class BilevelInverseRL(GridBilevelEnv):
         truth: SoftSolution | None = None
         if self.true_params is not None:
             reward = self.reward(self.true_params)
+            if entropy == "relative":
+                reward = reward - check_positive("temperature", temperature) * np.log(len(MOVES))
             truth = solve_soft_mdp(TabularMDP(kernel, reward, gamma, temperature))
         self.true_policy = None if truth is None else truth.policy
         self.demonstrations: tuple[NDArray[np.int64], ...] | None = None
@@ -214,6 +219,7 @@ class BilevelInverseRL(GridBilevelEnv):
             upper_space=box,
             gamma=gamma,
             temperature=temperature,
+            entropy=entropy,
             render_mode=render_mode,
         )
         for constant in (self.counts, self.features, self.true_policy):

@@ -91,8 +91,8 @@ class BilevelMarkovGame(TabularBilevelEnv):
     * `bonus` (1): the follower's reward for b in A when the leader shows 0, not negative.
       Published are 1 and 2;
     * `horizon` (150): steps that count for the leader, at least 1; None for all of them;
-    * `gamma` (.99), `temperature` (.05; entropy adds up to 5.5 by default) and `render_mode`: see
-      `BilevelEnv`.
+    * `gamma` (.99), `temperature` (.05; entropy adds up to 5.5 by default), `entropy` ("plain")
+      and `render_mode`: see `BilevelEnv`.
 
     ## Ground Truth
     Objective and hyper-gradient are exact. With p the probability that the leader shows 0 in A, and
@@ -127,6 +127,7 @@ class BilevelMarkovGame(TabularBilevelEnv):
         horizon: int | None = 150,
         gamma: float = 0.99,
         temperature: float = 0.05,
+        entropy: str = "plain",
         render_mode: str | None = None,
     ) -> None:
         """Build the game; arguments, described above, out of range raise a `ValueError`."""
@@ -153,6 +154,7 @@ class BilevelMarkovGame(TabularBilevelEnv):
             upper_space=upper_box(-10.0, 10.0, SHAPE),
             gamma=gamma,
             temperature=temperature,
+            entropy=entropy,
             render_mode=render_mode,
         )
         if is_default(BilevelMarkovGame, locals()):

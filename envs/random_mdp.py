@@ -75,8 +75,8 @@ class BilevelRandomMDP(TabularBilevelEnv):
     * `branching` (None): successors of each state and action, in 1..S. None draws their number for
       each pair, which stores about S^2 A / 2 transitions and is refused above fifty million;
     * `upper_dim` (100): entries of x, at least 1;
-    * `gamma` (.5), `temperature` (1) and `render_mode`: see `BilevelEnv`. The picture shows at most
-      28 states;
+    * `gamma` (.5), `temperature` (1), `entropy` ("plain") and `render_mode`: see `BilevelEnv`. The
+      picture shows at most 28 states;
     * `reward` ("quadratic"): or "linear";
     * `active_features` (5): features that are not zero in each state and action, in 1..upper_dim;
       all of them where there are fewer than five. For linear rewards only;
@@ -134,6 +134,7 @@ class BilevelRandomMDP(TabularBilevelEnv):
         upper_dim: int = 100,
         gamma: float = 0.5,
         temperature: float = 1.0,
+        entropy: str = "plain",
         reward: str = "quadratic",
         active_features: int | None = None,
         seed: int = 0,
@@ -180,6 +181,7 @@ class BilevelRandomMDP(TabularBilevelEnv):
             initial_upper_params=np.clip(for_start.standard_normal(upper_dim), -BOUND, BOUND),
             gamma=gamma,
             temperature=temperature,
+            entropy=entropy,
             render_mode=render_mode,
         )
         self.best_known = BestKnown(

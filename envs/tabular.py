@@ -76,6 +76,7 @@ class TaskParts(TypedDict, total=False):
     initial_upper_params: ArrayLike
     gamma: float
     temperature: float
+    entropy: str
     action_mask: ArrayLike | None
 
 

@@ -113,9 +113,9 @@ class BilevelTaxDesign(TabularBilevelEnv):
     * `revenue_weight` (5): weight of log(1 + T) in u_x, not negative;
     * `max_rate` (2): largest rate of every tax, positive;
     * `start_rate` (.3): every rate at the start, in [0, max_rate];
-    * `gamma` (.9), `temperature` (.1; published are .1, .2 and .3) and `render_mode`: see
-      `BilevelEnv`. The picture shows, over the assets, what each type of household does, what it
-      pays, and where households are.
+    * `gamma` (.9), `temperature` (.1; published are .1, .2 and .3), `entropy` ("plain") and
+      `render_mode`: see `BilevelEnv`. The picture shows, over the assets, what each type of
+      household does, what it pays, and where households are.
 
     There are hours_levels * spending_levels^(number of goods) actions. A small game, for tests:
     `num_assets=25, hours_levels=4, hours_step=2.67, spending_levels=3, spending_step=2.5`.
@@ -163,6 +163,7 @@ class BilevelTaxDesign(TabularBilevelEnv):
         start_rate: float = 0.3,
         gamma: float = 0.9,
         temperature: float = 0.1,
+        entropy: str = "plain",
         render_mode: str | None = None,
     ) -> None:
         """Build the game; arguments, described above, out of range raise a `ValueError`."""
@@ -235,6 +236,7 @@ class BilevelTaxDesign(TabularBilevelEnv):
             initial_upper_params=rates,
             gamma=gamma,
             temperature=temperature,
+            entropy=entropy,
             render_mode=render_mode,
         )
         if is_default(BilevelTaxDesign, locals(), ("start_rate",)):

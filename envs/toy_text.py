@@ -121,10 +121,10 @@ class BilevelToyText(GridBilevelEnv):
     * `features` (None): d reward / dx, `[S, A, D]`, or a SciPy sparse matrix or `LinearOperator`
       `[A*S, D]` whose row `a * S + s` belongs to (s, a); None shapes each state;
     * `shaping_cost` (.01): weight of ||x||^2, not negative;
-    * `gamma` (.99), `temperature` (.1) and `render_mode`: see `BilevelEnv`. FrozenLake and
-      CliffWalking show their map; Taxi shows its city with occupancy and hyper-gradient summed, and
-      shaping and moves averaged by occupancy, over passengers and destinations; other environments
-      have no picture.
+    * `gamma` (.99), `temperature` (.1), `entropy` ("plain") and `render_mode`: see `BilevelEnv`.
+      FrozenLake and CliffWalking show their map; Taxi shows its city with occupancy and
+      hyper-gradient summed, and shaping and moves averaged by occupancy, over passengers and
+      destinations; other environments have no picture.
 
     Taxi's `fickle_passenger` is refused, because its `step` departs from P, and so are random maps
     of FrozenLake, which would differ from one construction to the next.
@@ -168,6 +168,7 @@ class BilevelToyText(GridBilevelEnv):
         features: Any = None,
         gamma: float = 0.99,
         temperature: float = 0.1,
+        entropy: str = "plain",
         shaping_cost: float = 0.01,
         render_mode: str | None = None,
     ) -> None:
@@ -188,6 +189,7 @@ class BilevelToyText(GridBilevelEnv):
             initial_distribution=start,
             gamma=gamma,
             temperature=temperature,
+            entropy=entropy,
             features=features,
             upper_cost=shaping_cost,
         )
@@ -202,7 +204,7 @@ class BilevelToyText(GridBilevelEnv):
         super().__init__(model, render_mode=render_mode)
         name = "" if env.spec is None else env.spec.name
         best = BEST.get((name, float(gamma), float(temperature), float(shaping_cost)))
-        if best is not None and not env_kwargs and features is None:
+        if best is not None and not env_kwargs and features is None and entropy == "plain":
             value, x = best
             self.best_known = BestKnown(
                 self.validate_upper_params(x),

@@ -171,6 +171,16 @@ def check_choice(name: str, value: object, choices: Collection[str]) -> str:
     return value
 
 
+def without_absent(reward: ArrayLike, action_mask: ArrayLike | None) -> ArrayLike:
+    """Return rewards with zero in place of the -inf that stands behind a mask."""
+    if action_mask is None:
+        return reward
+    given, mask = real_numbers("reward", reward), real_numbers("action_mask", action_mask)
+    if given.shape != mask.shape:
+        return given
+    return np.where(np.isneginf(given) & (mask == 0), 0.0, given)
+
+
 def real_numbers(
     name: str, values: object, *, kinds: str = "fiub", shape: str = ""
 ) -> NDArray[Any]:

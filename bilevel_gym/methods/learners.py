@@ -267,7 +267,7 @@ class CertaintyEquivalence(EpisodeLearner):
         before = self._samples
         for _ in range(self._rounds):
             if self._found is None:
-                policy, start = self._soft_policy(self._model.reward(upper_params))[1], None
+                policy, start = self._soft_policy(self._model.lower_reward(upper_params))[1], None
             else:
                 policy, start = self._found
             self.watch(self._play(upper_params, policy))
@@ -320,7 +320,7 @@ class SoftQ(EpisodeLearner):
 
     def answer(self, upper_params: FloatArray) -> Answer:
         """Play and learn, some rounds."""
-        reward = self._model.reward(upper_params)
+        reward = self._model.lower_reward(upper_params)
         before = self._samples
         for _ in range(self._rounds):
             played = self._play(upper_params, self._soft_policy(self._soft_q)[1])

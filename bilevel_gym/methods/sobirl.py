@@ -91,7 +91,7 @@ class SoBiRL(Sampled):
         self, term: PreferenceLikelihood, batch: Batch
     ) -> tuple[float, FloatArray, FloatArray]:
         """Return the paper's estimates for pairs of fragments; see `Sampled`."""
-        reward = self._model.reward(batch.upper_params)
+        reward = self._model.lower_reward(batch.upper_params)
         answers = [term.compare(block, reward, self._rng) for block in batch.blocks]
         likelihoods = [answer.likelihoods for answer in answers]
         signed = self._through_advantages(self._weights(batch, likelihoods, 2), batch)

@@ -9,7 +9,13 @@ from typing import Any, ClassVar, NotRequired, Protocol, TypedDict, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..core.checks import check_discount, check_in_box, check_positive, checked_bounds
+from ..core.checks import (
+    check_choice,
+    check_discount,
+    check_in_box,
+    check_positive,
+    checked_bounds,
+)
 from ..core.mdp import FloatArray
 from .responses import Response
 
@@ -38,6 +44,7 @@ class CommonOptions(TypedDict):
     initial_upper_params: ArrayLike
     gamma: float
     temperature: float
+    entropy: NotRequired[str]
     name: NotRequired[str | None]
 
 
@@ -60,6 +67,7 @@ class BilevelModel(ABC):
         initial_upper_params: ArrayLike,
         gamma: float,
         temperature: float,
+        entropy: str = "plain",
         name: str | None = None,
     ) -> None:
         """Set up the box and the discount.
@@ -70,6 +78,9 @@ class BilevelModel(ABC):
             initial_upper_params: x at the start, in the box.
             gamma: The follower's discount, in [0, 1).
             temperature: Weight of its policy's entropy, positive.
+            entropy: "plain", or "relative" to that of the uniform policy: in a state with A actions
+                each step is worth temperature log A less, so that where episodes can end, entropy
+                does not pay the follower for staying.
             name: What messages call the problem; None takes the name of the class.
 
         Raises:
@@ -82,6 +93,7 @@ class BilevelModel(ABC):
         )
         self.gamma = check_discount("gamma", gamma)
         self.temperature = check_positive("temperature", temperature)
+        self.entropy = check_choice("entropy", entropy, ENTROPIES)
 
     def validate(self, upper_params: ArrayLike) -> FloatArray:
         """Return x as a read-only float64 copy, at the full precision it came with.

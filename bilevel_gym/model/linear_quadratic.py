@@ -101,6 +101,12 @@ class LinearQuadraticModel(BilevelModel):
         """
         self._coefficients, self.coefficients_vjp = coefficients, coefficients_vjp
         super().__init__(**common)
+        if self.entropy != "plain":
+            raise ValueError(
+                "`entropy` must be 'plain' where actions are unbounded, as no policy is uniform "
+                f"over them, got {self.entropy!r}; episodes never end, so that it would only shift "
+                "values"
+            )
         self.upper_state_cost = _square("upper_state_cost", upper_state_cost, "[S, S]")
         self.upper_action_cost = _square("upper_action_cost", upper_action_cost, "[A, A]")
         self.upper_cost = check_not_negative("upper_cost", upper_cost)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any, ClassVar, NotRequired, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..core.adjoint import ResponseGradient, response_gradient
+from ..core.adjoint import response_gradient
 from ..core.batch import solve_batch
 from ..core.checks import (
     check_discount,
@@ -26,8 +27,8 @@ from ..core.checks import (
     checked_mask,
     finite_array,
     optional,
-    real_numbers,
     received,
+    without_absent,
 )
 from ..core.linear import Solutions
 from ..core.mdp import FloatArray, Kernel, TabularMDP
@@ -57,6 +58,7 @@ class ArrayOptions(TypedDict):
     initial_distribution: ArrayLike
     gamma: NotRequired[float]
     temperature: NotRequired[float]
+    entropy: NotRequired[str]
     features: NotRequired[Any]
     upper_low: NotRequired[float]
     upper_high: NotRequired[float]
@@ -103,7 +105,8 @@ class TabularModel(BilevelModel):
             initial_distribution: Distribution of the first state `[S]` (likewise).
             objective: How the leader evaluates a policy.
             action_mask: Which actions exist, `[S, A]`; None when all do.
-            **common: See `BilevelModel`: low, high, initial_upper_params, gamma, temperature, name.
+            **common: See `BilevelModel`: low, high, initial_upper_params, gamma, temperature,
+                entropy, name.
         """
         super().__init__(**common)
         if not isinstance(kernel, Kernel):
@@ -175,6 +178,15 @@ class TabularModel(BilevelModel):
         """Return sum_sa cotangent(s, a) du_x(s, a)/dx, shape of x; zero unless overridden."""
         return np.zeros(self.low.shape)
 
+    def lower_reward(self, upper_params: FloatArray) -> FloatArray:
+        """Return the follower's reward, less temperature log A(s) if its entropy is relative."""
+        reward = self.reward(upper_params)
+        if self.entropy == "plain":
+            return reward
+        mask = self.action_mask
+        count = self.num_actions if mask is None else mask.sum(axis=1, keepdims=True)
+        return reward - self.temperature * np.log(count)
+
     # The problem at an x -------------------------------------------------------------------
 
     def lower_mdp(self, upper_params: FloatArray) -> TabularMDP:
@@ -185,7 +197,7 @@ class TabularModel(BilevelModel):
         """Return the follower's problem at x with another kernel, such as frequencies seen."""
         return TabularMDP(
             kernel=kernel,
-            reward=self.reward(upper_params),
+            reward=self.lower_reward(upper_params),
             gamma=self.gamma,
             temperature=self.temperature,
             action_mask=self.action_mask,
@@ -406,7 +418,7 @@ class TabularModel(BilevelModel):
                 log_policy_gradient=upper.log_policy,
                 policy_gradient_error=upper.policy_error,
             )
-            adjoint_residual, error = answer.residual, partial(_error_bound, answer)
+            adjoint_residual, error = answer.residual, partial(attrgetter("error_bound"), answer)
             total += self.through_model(x, answer.reward, lambda: answer.kernel)
         check_finite(upper.value, total)
         response = ExactResponse(
@@ -447,6 +459,7 @@ class ArrayModel(TabularModel):
         initial_distribution: ArrayLike,
         gamma: float = 0.95,
         temperature: float = 0.1,
+        entropy: str = "plain",
         features: Any = None,
         upper_low: float = -1.0,
         upper_high: float = 1.0,
@@ -467,6 +480,7 @@ class ArrayModel(TabularModel):
             initial_distribution: Distribution of the first state `[S]`.
             gamma: See `BilevelModel`.
             temperature: See `BilevelModel`.
+            entropy: See `BilevelModel`.
             features: d reward / dx, `[S, A, D]`; or a SciPy sparse matrix or `LinearOperator`
                 `[A*S, D]` whose row `a * S + s` belongs to (s, a); None shapes each state (D = S).
             upper_low: Lower bound of every entry of x.
@@ -480,7 +494,7 @@ class ArrayModel(TabularModel):
         """
         kernel = Kernel.of(transition)
         shape = (kernel.num_states, kernel.num_actions)
-        self._reward = finite_array("reward", _without_absent(reward, action_mask), shape, "[S, A]")
+        self._reward = finite_array("reward", without_absent(reward, action_mask), shape, "[S, A]")
         self._upper_reward = finite_array("upper_reward", upper_reward, shape, "[S, A]")
         self._upper_reward.flags.writeable = False  # `upper_reward` hands it out
         upper_low = check_real("upper_low", upper_low)
@@ -507,6 +521,7 @@ class ArrayModel(TabularModel):
             initial_upper_params=initial_upper_params,
             gamma=gamma,
             temperature=temperature,
+            entropy=entropy,
             action_mask=action_mask,
             name=name,
         )
@@ -528,22 +543,8 @@ class ArrayModel(TabularModel):
         return self._upper_reward
 
 
-def _error_bound(answer: ResponseGradient) -> float:
-    return answer.error_bound
-
-
 def _of_shape(x: FloatArray, name: str, product: FloatArray) -> FloatArray:
     """Return a vector-Jacobian product of the model, after checking that it has the shape of x."""
     if np.shape(product) != x.shape:
         raise ValueError(f"`{name}` must return the shape of x, {x.shape}, got {np.shape(product)}")
     return product
-
-
-def _without_absent(reward: ArrayLike, action_mask: ArrayLike | None) -> ArrayLike:
-    """Return rewards with zero in place of the -inf that stands behind a mask."""
-    if action_mask is None:
-        return reward
-    given, mask = real_numbers("reward", reward), real_numbers("action_mask", action_mask)
-    if given.shape != mask.shape:
-        return given
-    return np.where(np.isneginf(given) & (mask == 0), 0.0, given)
