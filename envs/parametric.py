@@ -219,8 +219,8 @@ class ParametricGame(BilevelEnv):
             ValueError: If the reward model returns something else.
         """
         rewards = self.reward_model.rewards(upper_params, observations, actions)
-        shape = (len(observations),)
-        return _checked("`rewards` of the reward model", rewards, shape, "[B]") - self._baseline
+        of = "`rewards` of the reward model"
+        return _checked_rewards(of, rewards, observations, actions) - self._baseline
 
     def reward_vjp(
         self, upper_params: FloatArray, observations: Batch, actions: Batch, weights: FloatArray
@@ -250,7 +250,7 @@ class ParametricGame(BilevelEnv):
         if self._upper_function is None:
             return rewards
         upper = self._upper_function(observations, actions, rewards)
-        return _checked("`upper_reward`", upper, rewards.shape, "[B]")
+        return _checked_rewards("`upper_reward`", upper, observations, actions)
 
     def direct_part(
         self, upper_params: FloatArray, played: LearntEpisodes
@@ -352,6 +352,18 @@ def _checked(name: str, values: Any, shape: tuple[int, ...], letters: str) -> Fl
     if not np.isfinite(found).all():
         raise ValueError(f"{name} must return finite numbers, got {found[~np.isfinite(found)][0]}")
     return found
+
+
+def _checked_rewards(name: str, values: Any, observations: Batch, actions: Batch) -> FloatArray:
+    """Return a number for each step, if it is finite; the message names the first that is not."""
+    found = np.asarray(values)
+    if found.shape == (len(observations),) and found.dtype.kind in "fiub":
+        for at in np.flatnonzero(~np.isfinite(found))[:1]:
+            raise ValueError(
+                f"{name} must return finite numbers, got {found[at]} for observation "
+                f"{received(observations[at])} and action {received(actions[at])}"
+            )
+    return _checked(name, found, (len(observations),), "[B]")
 
 
 def _check_spaces(environment: gym.Env[Any, Any]) -> None:

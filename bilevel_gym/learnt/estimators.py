@@ -50,6 +50,7 @@ from ..model.protocols import LearntGame
 from ..model.responses import EpisodicResponse, Response
 from ..rewards.tensors import blocks
 from .checkpoints import Checkpointed
+from .first_answer import warn_of_first_answer
 from .trust import LEAST_TRUST, Estimate, assessed, cosine_of, group_of
 
 __all__ = [
@@ -124,10 +125,12 @@ class Estimator(Checkpointed, ABC):
         before = follower.snapshot() if follower.answered else None
         samples = follower.learn(x)
         played = self._played(x)
+        paid = returns(played.upper_rewards, self._game.upper_gamma)
+        if follower.answered == 1:
+            warn_of_first_answer(self._game, played, paid)
         estimate = self.response_term(x, played)
         value, direct, others, extra = self.other_terms(x, played)
         gradient = direct + (estimate.gradient + others)
-        paid = returns(played.upper_rewards, self._game.upper_gamma)
         response = self._answered(
             x,
             played,
