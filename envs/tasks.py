@@ -159,7 +159,6 @@ TASKS = (
         source="this project",
         test_kwargs={"episode_steps": 20},
         test_options=QUICK,
-        climb={"steps": 6, "learning_rate": 0.4},
     ),
     Task(
         id="BilevelCartPole-v0",
@@ -168,7 +167,6 @@ TASKS = (
         source="this project, after Hu et al., NeurIPS 2020",
         test_kwargs={"episode_steps": 20},
         test_options=QUICK,
-        climb={"steps": 12, "learning_rate": 0.1},
     ),
     Task(
         id="BilevelReacher-v0",
@@ -178,7 +176,6 @@ TASKS = (
         source="this project, on Gymnasium's MuJoCo",
         test_kwargs={"episode_steps": 60},
         test_options=QUICK,
-        climb={"steps": 8, "learning_rate": 0.3},
     ),
     Task(
         id="BilevelPreferencePendulum-v0",

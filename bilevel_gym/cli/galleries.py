@@ -84,7 +84,8 @@ def save_pictures(env_id: str, folder: Path, seed: int) -> Surface:
 
         rate = FIRST_STEP * float(np.max(leader.high - leader.low)) / 2.0
         options = {"steps": STEPS, "learning_rate": rate}
-        _, best = optimize(leader, start, "normalized", options, polish=True, callback=show)
+        _, found = optimize(leader, start, "normalized", options, polish=True, callback=show)
+        best = found.upper_params
         env.step(best)
         hold(film, env, PAUSE)
         known = env.game.best_known
@@ -93,7 +94,8 @@ def save_pictures(env_id: str, folder: Path, seed: int) -> Surface:
         film_episode(env, best, film, seed)
     else:
         film_episode(env, start, film, seed)
-        _, best = optimize(leader, start, *default_optimizer(env_id, env))
+        _, found = optimize(leader, start, *default_optimizer(env_id, env))
+        best = found.upper_params
         pictures = film_episode(env, best, film, seed)
         middle = pictures[len(pictures) // 2].swapaxes(0, 1)
         still = import_pygame().surfarray.make_surface(middle)

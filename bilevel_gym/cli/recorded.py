@@ -4,11 +4,13 @@ An optimizer that is told the same does the same, so what it was told is its sta
 runs again and is told what is recorded, which takes no time, until it asks for more. From there on
 the method answers, put back where it was when its own state was last written. In the midst of an
 answer it has none that could be kept, so the last few evaluations may be made again; they come out
-the same where the method is deterministic.
+the same where the method is deterministic. The safe climb, which puts followers back, has a state
+of its own instead.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import time
@@ -22,18 +24,20 @@ import numpy as np
 from ..core.files import check_regular, claim, replacing
 from ..core.mdp import FloatArray
 from ..core.plain import checked_members, readable
-from ..core.state import read_tree, write_tree
+from ..core.state import dump_tree, read_tree, write_tree
 from ..model.protocols import LearntMethod, Resumable
 from .arguments import CommandError
 from .console import uninterrupted
 
 if TYPE_CHECKING:
+    from ..optimizers.safe import SafeClimb
     from ..wrappers import HyperGradient, LeaderObjective
 
 EVALUATIONS, STATE, LEARNT = "evaluations.bin", "method.npz", "method.zip"
 
-# In the file of a method whose follower learns, beside what its `save` puts there.
-PLACE = "place.json"
+# In the file of a method whose follower learns, beside what its `save` puts there; the latter is
+# of a climb that has a state of its own.
+PLACE, CLIMB = "place.json", "climb.npz"
 
 # How long the method's state may be older than the last evaluation, in seconds, where it is small
 # and where it is a learner with its replay; and the share of the run that writing it may take.
@@ -66,7 +70,8 @@ class Evaluations:
             numbers = np.fromfile(folder / EVALUATIONS, dtype="<f8")
             self.recorded = numbers[: len(numbers) // width * width].reshape(-1, width)
             xs = self.recorded[:, : self._size]
-            if not np.isfinite(self.recorded).all():
+            # (There is no gradient of what was evaluated briefly.)
+            if not np.isfinite(self.recorded[:, : self._size + 1]).all():
                 raise ValueError("not all of it is finite")
             if not ((low.ravel() <= xs) & (xs <= high.ravel())).all():
                 raise ValueError("not every x in it is in the box")
@@ -157,6 +162,14 @@ class Memory:
         self._least = LEARNT_SECONDS if isinstance(seat.method, LearntMethod) else SECONDS
         self._due = -math.inf
         self._began = time.monotonic()
+        self.climb: SafeClimb | None = None
+        self._climbed: dict[str, Any] | None = None
+
+    def follow(self, climb: SafeClimb) -> None:
+        """Keep the state of a climb with that of the method; restore what there is of it first."""
+        if self.climb is None and self._climbed is not None:
+            climb.load_state_dict(self._climbed)
+        self.climb = climb
 
     @property
     def seconds(self) -> float:
@@ -194,11 +207,14 @@ class Memory:
                 with readable(path), zipfile.ZipFile(path) as archive:
                     checked_members(archive)
                     place = json.loads(archive.read(PLACE))
+                    if CLIMB in archive.namelist():
+                        self._climbed = read_tree(io.BytesIO(archive.read(CLIMB)))
                 method.load(path, trust=trust)
             else:
                 place = read_tree(path)
                 if "seat" in place:
                     self._seat.load_state_dict(place["seat"])
+                self._climbed = place.get("climb")
             count, seconds = int(place["evaluations"]), float(place["seconds"])
             if not 0 < count <= recorded:
                 raise ValueError(f"{path} is of {count} evaluations, of which {recorded} are there")
@@ -207,7 +223,7 @@ class Memory:
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise CommandError(f"this run cannot be gone on with: {error}") from None
         self._began = time.monotonic() - seconds
-        return count if learnt or "seat" in place else None
+        return count if learnt or {"seat", "climb"} & {*place} else None
 
     def _write(self, place: dict[str, Any]) -> None:
         method = self._seat.method
@@ -216,7 +232,12 @@ class Memory:
                 method.save(temporary)
                 with zipfile.ZipFile(temporary, "a") as archive:
                     archive.writestr(PLACE, json.dumps(place))
+                    if self.climb is not None:
+                        with archive.open(CLIMB, "w", force_zip64=True) as member:
+                            dump_tree(member, self.climb.state_dict())
             return
         if isinstance(method, Resumable):
             place = {**place, "seat": self._seat.state_dict()}
+        if self.climb is not None:
+            place = {**place, "climb": self.climb.state_dict()}
         write_tree(self._folder / STATE, place)

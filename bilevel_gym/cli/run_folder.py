@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import time
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -52,7 +53,7 @@ class RunRecord:
     """One row of the history: one evaluation of the leader's objective.
 
     Attributes:
-        phase: "ascent" or "polish".
+        phase: "screen", "ascent" or "polish".
         objective: F(x), as the method gives it; an estimate where the method is one.
         gradient_norm: Euclidean norm of the method's hyper-gradient.
         projected_gradient_norm: The same after projection on the box; zero at stationary points.
@@ -68,8 +69,8 @@ class RunRecord:
     step: int
     phase: str
     objective: float
-    gradient_norm: float
-    projected_gradient_norm: float
+    gradient_norm: float | None
+    projected_gradient_norm: float | None
     lower_value: float | None = None
     inner_iterations: int | None = None
     inner_residual: float | None = None
@@ -91,10 +92,13 @@ class History:
         high: FloatArray,
         evaluations: Evaluations,
         kept: int | None = 0,
+        *,
+        replayed: bool = True,
     ) -> None:
         """Open the history in a folder, after the first `kept` evaluations (None: after all).
 
-        The best x is not forgotten, whatever is. The box of x is written with the parameters.
+        They are told once more if they are `replayed`. The best x is not forgotten, whatever is.
+        The box of x is written with the parameters.
 
         Raises:
             CommandError: If rows of the file are missing, or damaged.
@@ -119,7 +123,8 @@ class History:
             self.first = self._recorded(evaluations, 0)
             self.last = self._recorded(evaluations, kept - 1)
         evaluations.keep(kept)
-        self._evaluations, self._told, self._lines = evaluations, 0, lines[:kept]
+        self._evaluations, self._lines = evaluations, lines[:kept]
+        self._told = 0 if replayed else kept
         self._file: TextIO | None = None
 
     def close(self) -> None:
@@ -148,8 +153,8 @@ class History:
             step=len(self.records),
             phase=phase,
             objective=iterate.value,
-            gradient_norm=float(np.linalg.norm(iterate.gradient)),
-            projected_gradient_norm=iterate.projected_gradient_norm,
+            gradient_norm=known(float(np.linalg.norm(iterate.gradient))),
+            projected_gradient_norm=known(iterate.projected_gradient_norm),
             **{key: value for key, value in info.items() if key in reported},
         )
         with uninterrupted():
@@ -172,6 +177,10 @@ class History:
             self.first = iterate
         if not hasattr(self, "best") or iterate.value >= self.best.value:
             self.best = iterate
+
+    def settle(self, best: Iterate) -> None:
+        """Take the best iterate from an optimizer that has compared the best ones anew."""
+        self.best = best
 
     def write_params(self) -> None:
         """Write the best, the last and the first x."""
@@ -215,7 +224,7 @@ class History:
         for axes in (upper, lower):
             tidy(axes)
             _mark_phases(axes, self.records, label=axes is upper)
-        best = int(np.argmax(objective))
+        best = self.best.number
         upper.annotate(
             f"best {objective[best]:.6g}".replace("-", "\N{MINUS SIGN}"),  # as on the axis
             (steps[best], objective[best]),
@@ -229,6 +238,11 @@ class History:
         )
         upper.margins(y=0.12)
         save_figure(figure, self.folder / PLOT)
+
+
+def known(number: float) -> float | None:
+    """Return a number, None for NaN: there is no gradient of what was evaluated briefly."""
+    return None if math.isnan(number) else number
 
 
 def read_history(path: Path, most: int) -> list[str]:

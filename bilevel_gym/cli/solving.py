@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 from ..core.checks import check_choice
 from ..core.files import loaded_versions
 from ..making import answers_exactly
+from ..model.protocols import Revisable
 from ..optimizers import (
     OPTIMIZERS,
     RULES,
@@ -53,6 +55,7 @@ from .console import (
 if TYPE_CHECKING:
     from ..core.mdp import FloatArray
     from ..optimizers import Iterate
+    from ..optimizers.safe import SafeClimb
     from ..rendering import Film
     from ..wrappers import HyperGradient, LeaderObjective
     from .recorded import Replayed
@@ -60,10 +63,12 @@ if TYPE_CHECKING:
 
 INTERRUPTION = "interrupted; what it reached is kept"
 
-# Optimizer and steps of a run: where the follower's answer is exact, and where the follower learns,
-# which is slow, and whose estimates are noisy: Adam averages them.
+# Optimizer and steps of a run: where the follower's answer is exact; where the follower learns,
+# which is slow, and whose estimates are noisy; and where a follower who learns cannot be put back:
+# Adam averages the noise.
 EXACT_DEFAULTS = ("normalized", 200)
-LEARNT_DEFAULTS = ("adam", 10)
+LEARNT_DEFAULTS = ("safe", 20)
+ADAM_DEFAULTS = ("adam", 10)
 
 # Numbers of a run depend on their versions, on the latter where the follower learns.
 LIBRARIES = ("bilevel_gym", "gymnasium", "numpy", "scipy")
@@ -87,7 +92,7 @@ def checked_task(ctx: click.Context, param: click.Parameter, value: str | None) 
     "--optimizer",
     metavar="NAME",
     help=f"What moves x: {', '.join(sorted(OPTIMIZERS))}.  [default: {EXACT_DEFAULTS[0]}; "
-    f"{LEARNT_DEFAULTS[0]} where the follower learns]",
+    f"{LEARNT_DEFAULTS[0]} where the follower learns, or {ADAM_DEFAULTS[0]} if it cannot go back]",
     **takes_names(lambda: OPTIMIZERS, lambda name: check_choice("optimizer", name, OPTIMIZERS)),
 )
 @settings_option(
@@ -287,26 +292,39 @@ def climb(plan: Plan, folder: Path, *, gif: bool, resumed: bool, trust: bool = F
             write_json(folder / CONFIG, config)
         with in_one_line():
             x = env.game.validate_upper_params(evaluations.row(0)[0] if recorded else plan.start)
-        opened = History(folder, leader.low, leader.high, evaluations, made)
+        # The safe climb goes on from a state of its own, others from what they are told again.
+        safe = config["optimizer"] == "safe"
+        opened = History(folder, leader.low, leader.high, evaluations, made, replayed=not safe)
         history = stack.enter_context(closing(opened))
-        objective = Replayed(leader, evaluations)
+        replayed = Replayed(leader, evaluations)
+        objective = leader if safe else replayed
         try:
             with listen_to_interrupts(), progress_bar("ascent", config["steps"] + 1) as show:
 
                 def keep(phase: str, iterate: Iterate) -> None:
-                    history.add(iterate, leader.info if objective.live else {}, phase)
-                    if objective.live:
+                    live = safe or replayed.live
+                    phase = "screen" if np.isnan(iterate.gradient).any() else phase
+                    history.add(iterate, leader.info if live else {}, phase)
+                    if live and not safe:
                         memory.offer(len(history.records))
-                        if film is not None:
-                            film.offer(env.render)
+                    if live and film is not None:
+                        film.offer(env.render)
                     show(phase, f"objective {iterate.value:.6f}")
+
+                def between(climb: SafeClimb) -> None:
+                    memory.follow(climb)
+                    if history.records:
+                        memory.offer(len(history.records))
 
                 leader.resume(seed=None if made else seed)
                 optimizer, polish = config["optimizer"], config["polish"]
-                outcome, _ = optimize(
-                    objective, x, optimizer, plan.options, polish=polish, callback=keep
+                hooks = {"between": between} if safe else {}
+                outcome, best = optimize(
+                    objective, x, optimizer, plan.options, polish=polish, callback=keep, **hooks
                 )
-            if objective.live:
+                if safe:
+                    history.settle(best)
+            if safe or replayed.live:
                 memory.write(len(history.records))
             else:
                 click.echo("the run had come to its end already; nothing was left to do")
@@ -317,7 +335,7 @@ def climb(plan: Plan, folder: Path, *, gif: bool, resumed: bool, trust: bool = F
         finally:  # an error, too, leaves behind what was reached
             of = "method" if env.method.exact else "estimates of method"
             drawn = save_results(leader, history, film, f"{config['id']}, {of} {method}", seed)
-    report(leader, history, method, outcome, memory.seconds)
+    report(leader, history, method, config["optimizer"], outcome, memory.seconds)
     return outcome == INTERRUPTION or not drawn
 
 
@@ -326,10 +344,13 @@ def default_optimizer(env_id: str, env: HyperGradient) -> tuple[str, dict[str, A
     if answers_exactly(env.game):
         optimizer, steps = EXACT_DEFAULTS
         return optimizer, {"steps": steps}
-    optimizer, steps = LEARNT_DEFAULTS
+    own = next((task.climb for task in TASKS if task.id == env_id), {})
+    if isinstance(env.method, Revisable) and not own:
+        optimizer, steps = LEARNT_DEFAULTS
+        return optimizer, {"steps": steps}
+    optimizer, steps = ADAM_DEFAULTS
     space = env.game.upper_space
     rate = 0.02 * float((space.high - space.low).max())
-    own = next((task.climb for task in TASKS if task.id == env_id), {})
     # At a constant rate: noisy estimates need not wait for x to stand still.
     return optimizer, {"steps": steps, "learning_rate": rate, "schedule": "constant", **own}
 
@@ -342,23 +363,24 @@ def optimize(
     *,
     polish: bool = False,
     callback: Callable[[str, Iterate], None] = lambda phase, iterate: None,
-) -> tuple[str, FloatArray]:
+    **hooks: Any,
+) -> tuple[str, Iterate]:
     """Run an optimizer, and then L-BFGS-B from the best x if that is wanted.
 
     L-BFGS-B trusts the gradient to be that of the objective, so it suits exact methods only. The
-    callback gets the phase, "ascent" or "polish", and every iterate. Returns why it stopped, and
-    the best x.
+    callback gets the phase, "ascent" or "polish", and every iterate; `hooks` are other functions
+    that the optimizer calls. Returns why it stopped, and the best iterate.
     """
     box = (leader.low, leader.high)
     ascend = make_optimizer(optimizer, **options)
-    found = ascend(leader, start, *box, callback=partial(callback, "ascent"))
-    best = found.best.upper_params
+    found = ascend(leader, start, *box, callback=partial(callback, "ascent"), **hooks)
     vanished = found.evaluations <= options.get("steps", 0)
     if vanished or not polish:
-        return found.message, best
+        return found.message, found.best
     climb = make_optimizer("lbfgsb", max_evaluations=POLISH_EVALUATIONS)
+    best = found.best.upper_params
     top = climb(leader, best, *box, callback=partial(callback, "polish"))
-    return f"{found.message}, then L-BFGS-B: {top.message}", top.best.upper_params
+    return f"{found.message}, then L-BFGS-B: {top.message}", top.best
 
 
 def save_results(
@@ -402,14 +424,19 @@ def draw(
 
 
 def report(
-    leader: LeaderObjective, history: History, method: str, outcome: str, seconds: float
+    leader: LeaderObjective,
+    history: History,
+    method: str,
+    optimizer: str,
+    outcome: str,
+    seconds: float,
 ) -> None:
     """Print what a run reached, and where its files are.
 
     Objectives and norms are the exact ones, or the method's estimates where there are none.
     """
     from ..wrappers import exact_objective
-    from .run_folder import FILES, RESULT, write_json
+    from .run_folder import FILES, RESULT, known, write_json
 
     folder = history.folder
     if not history.records:
@@ -425,10 +452,12 @@ def report(
         return value, projected_gradient_norm(x, gradient, leader.low, leader.high)
 
     (first, first_norm), (best, best_norm) = figures(history.first), figures(history.best)
-    known = "none" if game.best_known is None else f"{game.best_known.value:.6f}"
+    best_known = "none" if game.best_known is None else f"{game.best_known.value:.6f}"
+    # There is no gradient of what was evaluated briefly.
+    norms = ["" if math.isnan(norm) else f"{norm:.2e}" for norm in (first_norm, best_norm)]
     rows = [
-        ("objective", f"{first:.6f}", f"{best:.6f}", known),
-        ("projected gradient norm", f"{first_norm:.2e}", f"{best_norm:.2e}", ""),
+        ("objective", f"{first:.6f}", f"{best:.6f}", best_known),
+        ("projected gradient norm", *norms, ""),
     ]
     show_table(("", "start", "best", "best known"), rows)
     if outcome != INTERRUPTION and np.linalg.norm(last.gradient) == 0.0:
@@ -437,8 +466,12 @@ def report(
     click.echo(f"stopped: {outcome}")
     if not exact:
         click.echo(
-            "The follower learns: objectives and gradients are estimates from episodes, and the "
-            "best of noisy estimates is on average too high."
+            "The follower learns: objectives and gradients are estimates from episodes"
+            + (
+                "; the best few were watched anew."
+                if optimizer == "safe" and outcome != INTERRUPTION
+                else ", and the best of noisy estimates is on average too high."
+            )
         )
     elif not leader.seat.method.exact:
         click.echo(
@@ -454,7 +487,7 @@ def report(
     click.echo(f"evaluations: {count}, {work}, in {seconds:.2f} s")
     result = {
         "objective": {"start": first, "best": best},
-        "projected_gradient_norm": {"start": first_norm, "best": best_norm},
+        "projected_gradient_norm": {"start": known(first_norm), "best": known(best_norm)},
         "evaluations": count,
         "environment_steps": samples,
         "inner_solves_not_converged": failures,

@@ -7,14 +7,14 @@ import zipfile
 from collections.abc import Mapping
 from numbers import Number
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 import numpy as np
 
 from .files import check_regular, replacing
 from .plain import read_arrays
 
-__all__ = ["Remembers", "read_tree", "write_tree"]
+__all__ = ["Remembers", "dump_tree", "read_tree", "write_tree"]
 
 # Stands for an array in the tree of a file, with its number.
 ARRAY = "array of this file"
@@ -71,6 +71,12 @@ def _restored(now: Any, state: Any) -> Any:
 
 def write_tree(path: Path, tree: Mapping[str, Any]) -> None:
     """Write nested dicts and lists of text, numbers, None and arrays, whole or not at all."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        dump_tree(file, tree)
+
+
+def dump_tree(file: IO[bytes], tree: Mapping[str, Any]) -> None:
+    """Write the same to a file that is open."""
     arrays: list[np.ndarray[Any, Any]] = []
 
     def plain(value: Any) -> Any:
@@ -83,12 +89,10 @@ def write_tree(path: Path, tree: Mapping[str, Any]) -> None:
             return {ARRAY: len(arrays) - 1}
         return value.item() if isinstance(value, np.generic) else value
 
-    text = json.dumps(plain(tree))
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, np.array(text), *arrays)
+    np.savez(file, np.array(json.dumps(plain(tree))), *arrays)
 
 
-def read_tree(path: Path) -> dict[str, Any]:
+def read_tree(path: Path | IO[bytes]) -> dict[str, Any]:
     """Read what `write_tree` has written; lists and tuples come back as lists.
 
     Raises:
@@ -104,7 +108,8 @@ def read_tree(path: Path) -> dict[str, Any]:
         return [whole(entry) for entry in value] if isinstance(value, list) else value
 
     try:
-        check_regular(path)
+        if isinstance(path, Path):
+            check_regular(path)
         with zipfile.ZipFile(path) as archive:
             stored = read_arrays(archive)
         return dict(whole(json.loads(str(stored["arr_0"]))))

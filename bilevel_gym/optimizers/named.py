@@ -46,7 +46,7 @@ def make_optimizer(optimizer: str | Optimizer, **options: Any) -> Optimizer:
     if callable(optimizer):
         return partial(optimizer, **options)
     run = OPTIMIZERS[check_choice("optimizer", optimizer, OPTIMIZERS)]
-    check_options(f"optimizer {optimizer!r}", run, options, reserved=["callback"])
+    check_options(f"optimizer {optimizer!r}", run, options, reserved=["callback", "between"])
     return partial(run, **options)
 
 
