@@ -217,14 +217,15 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
         self._answer(self.game.validate_upper_params(x), brief=True)
         return self.report()
 
-    def watch(self, x: FloatArray) -> FloatArray:
+    def watch(self, x: FloatArray, share: float = 1.0) -> FloatArray:
         """Return the leader's values of fresh episodes of the follower as it is, `[N]`.
 
-        Where there are no episodes, the follower answers x once more.
+        There are as many as a `step` takes, or a share of them. Where there are no episodes, the
+        follower answers x once more.
         """
-        method = self.method
-        ask = method.watch if isinstance(method, Revisable) else method.step
-        response = checked_response(ask(self.game.validate_upper_params(x)), x, method)
+        method, x = self.method, self.game.validate_upper_params(x)
+        answer = method.watch(x, share) if isinstance(method, Revisable) else method.step(x)
+        response = checked_response(answer, x, method)
         self._samples += response.samples or 0
         return self._values(response)
 

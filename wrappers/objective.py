@@ -81,9 +81,9 @@ class LeaderObjective:
         """Let the follower answer x more briefly; see `HyperGradient.measure`."""
         return self.seat.measure(x)
 
-    def watch(self, x: FloatArray) -> FloatArray:
+    def watch(self, x: FloatArray, share: float = 1.0) -> FloatArray:
         """Return the values of fresh episodes, `[N]`; see `HyperGradient.watch`."""
-        return self.seat.watch(x)
+        return self.seat.watch(x, share)
 
     def report(self) -> Report:
         """Return what is known of the last evaluation."""

@@ -58,7 +58,7 @@ SHORTEST, LONGEST, SHRINK, GROW = 1e-3, 0.5, 1.0 / 3.0, 2.0
 UNREST = 4.0
 
 # Numbers that a climb goes on from.
-NUMBERS = ("evaluations", "_length", "_used", "_cost", "_reserve", "_predicted", "_refused")
+NUMBERS = ("evaluations", "_length", "_used", "_cost", "_watching", "_predicted", "_refused")
 
 
 class _Plain:
@@ -78,7 +78,7 @@ class _Plain:
         self(x)
         return self.report()
 
-    def watch(self, x: FloatArray) -> FloatArray:
+    def watch(self, x: FloatArray, share: float = 1.0) -> FloatArray:
         return np.array([self(x)[0]])
 
     def report(self) -> Report:
@@ -182,7 +182,7 @@ class SafeClimb(Recorder):
         self._share = check_probability("screen", screen)
         self._length = check_positive("length", length)
         self._seed = check_at_least("seed", seed, 0)
-        self._used, self._cost, self._reserve = 0, 0, 0  # environment steps
+        self._used, self._cost, self._watching = 0, 0, 0  # environment steps
         self._counted = seat.samples
         self._screen: Screen | None = None
         self._start: _Candidate | None = None
@@ -199,9 +199,10 @@ class SafeClimb(Recorder):
     @property
     def progress(self) -> float:
         """The share of the budget that is used up, beside what is left for comparing."""
-        if self._samples is None:
+        if self._samples is None or self._start is None:
             return self.evaluations / (self._steps + 1)
-        return (self._used + self._cost) / max(1, self._samples - self._reserve)
+        reserve = len(self._finalists) * self._watching
+        return (self._used + self._cost) / max(1, self._samples - reserve)
 
     @property
     def over(self) -> bool:
@@ -215,7 +216,8 @@ class SafeClimb(Recorder):
         candidate = self._noted(float(report.values.mean()), unknown, report)
         if candidate.mean >= self._kept[0].rank:
             # One that may be the best is worth more episodes than the many that are not.
-            candidate.values = np.concatenate([candidate.values, self._watched(candidate.x)])
+            again = self._watched(candidate, share=0.5)
+            candidate.values = np.concatenate([candidate.values, again])
         self._offer(candidate)
         self._screen.tell(candidate.mean)
         self._go_on_screening()
@@ -246,13 +248,14 @@ class SafeClimb(Recorder):
     def finish(self, message: str | None = None) -> Optimum:
         """Watch the best few anew, put the best follower back, and return what was found."""
         assert self._start is not None and self.first is not None
-        finalists = self._finalists
-        if len(finalists) > 1:
-            for candidate in finalists:
-                self._seat.restore(candidate.snapshot)
-                # What was seen before made it a finalist: only what is new is free of that.
-                candidate.values = self._seat.watch(candidate.x)
-        found = max(finalists, key=lambda candidate: candidate.mean)
+        found, *others = self._finalists
+        if others:
+            # What was seen before made it the best: only what is new is free of that.
+            found.values = self._watched(found)
+            for candidate in others:
+                if not candidate.falls_below(found):
+                    candidate.values = self._watched(candidate)
+                    found = max(found, candidate, key=lambda each: each.mean)
         self._seat.restore(found.snapshot)
         self.best = replace(found.iterate, value=found.mean)
         made = f"{self.evaluations} evaluations made"
@@ -333,16 +336,19 @@ class SafeClimb(Recorder):
     def _is_refused(self, here: _Candidate) -> bool:
         """Whether an evaluation is worse than the best that is known, and x is to blame for it."""
         best = self._kept[0]
+        moved, old = here.report.divergence, self._here
         if not here.falls_below(best):
-            if best.falls_below(here):
+            if moved is not None and moved > LONGEST:
+                self._length = max(SHORTEST, self._length / GROW)
+            elif best.falls_below(here):
                 self._length = min(LONGEST, self._length * GROW)
             return False
-        moved, old = here.report.divergence, self._here
         if moved is None or old is None or moved <= UNREST * self._predicted or self.over:
             return True
         # The policy moved by more than x explains: the same follower, learning on at the old x.
         self._seat.restore(old.snapshot)
-        report = self._measured(old.x)
+        report = self._seat.measure(old.x)
+        self._count()
         if here.falls_below(_Candidate(old.iterate, report, report.values, None)):
             return True
         self._seat.restore(here.snapshot)
@@ -354,9 +360,8 @@ class SafeClimb(Recorder):
         self._length = max(SHORTEST, self._length * SHRINK)
         self._refused += 1
         best = self._kept[0]
-        self._seat.restore(best.snapshot)
         # A best that was lucky would refuse everything: look again.
-        best.values = np.concatenate([best.values, self._watched(best.x)])
+        best.values = np.concatenate([best.values, self._watched(best)])
         self._kept.sort(key=lambda candidate: -candidate.rank)
         best = self._kept[0]
         # Once more from its gradient, then with a new one.
@@ -387,29 +392,28 @@ class SafeClimb(Recorder):
 
     @property
     def _finalists(self) -> list[_Candidate]:
-        """The best few, and the start."""
-        start = self._start
-        others = [] if start is None or start in self._kept else [start]
-        return self._kept + others
+        """The best few and the start, as far as they may be the best; the best one first."""
+        assert self._start is not None
+        best = self._kept[0]
+        every = [*self._kept[1:], *([] if self._start in self._kept else [self._start])]
+        return [best, *(candidate for candidate in every if not candidate.falls_below(best))]
 
     # Budget ------------------------------------------------------------------------------------
 
     def _noted(self, value: float, gradient: FloatArray, report: Report) -> _Candidate:
-        self._cost = self._count()
-        finalists = [report, *(candidate.report for candidate in self._finalists)]
-        self._reserve = sum(known.watched for known in finalists)
+        cost = self._count()
+        if self._start is not None:  # the first evaluation takes longer than all others
+            self._cost = max(self._cost, cost)
+        self._watching = max(self._watching, report.watched)
         self.note(self.x, value, gradient)
         assert self.last is not None
         return _Candidate(self.last, report, report.values, self._seat.snapshot())
 
-    def _measured(self, x: FloatArray) -> Report:
-        report = self._seat.measure(x)
-        self._count()
-        return report
-
-    def _watched(self, x: FloatArray) -> FloatArray:
-        values = self._seat.watch(x)
-        self._count()
+    def _watched(self, candidate: _Candidate, share: float = 1.0) -> FloatArray:
+        """Return the values of fresh episodes of a candidate, who is put back for it."""
+        self._seat.restore(candidate.snapshot)
+        values = self._seat.watch(candidate.x, share)
+        self._watching = max(self._watching, self._count())
         return values
 
     def _count(self) -> int:
