@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .base import View as View
     from .beam_rider import BilevelBeamRider as BilevelBeamRider
     from .cartpole import BilevelCartPole as BilevelCartPole
+    from .designed import DesignGame as DesignGame
     from .four_rooms import BilevelFourRooms as BilevelFourRooms
     from .grid_world import BilevelGridWorld as BilevelGridWorld
     from .grid_world import random_map as random_map
@@ -41,6 +42,7 @@ _PLACES = {
         f"{__name__}.base:BestKnown",
         f"{__name__}.base:BilevelEnv",
         f"{__name__}.base:View",
+        f"{__name__}.designed:DesignGame",
         f"{__name__}.grid_world:random_map",
         f"{__name__}.linear_quadratic:LinearQuadraticEnv",
         f"{__name__}.parametric:ParametricGame",

@@ -223,8 +223,8 @@ class BilevelBeamRider(ParametricGame):
         )
         screens = AtariPreprocessing(console, frame_skip=SKIPPED, screen_size=SIDE)
         stacked = FrameStackObservation(screens, STACKED)
-        assert self._limit is not None
-        return Restorable(TimeLimit(stacked, self._limit))
+        assert self._source.limit is not None
+        return Restorable(TimeLimit(stacked, self._source.limit))
 
     def draw(self, view: View) -> pygame.Surface:
         """Draw the screen, and the reward of each action there."""

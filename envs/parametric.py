@@ -6,6 +6,7 @@ There is no model: the follower learns, and the hyper-gradient is estimated from
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +17,14 @@ from gymnasium.spaces import flatdim
 from numpy.typing import ArrayLike, NDArray
 
 from ..core.checks import (
-    check_at_least,
     check_choice,
     check_in_box,
     check_positive,
     check_probability,
-    first_line,
-    optional,
     received,
 )
 from ..core.mdp import FloatArray
+from ..episodes.recorded import as_argument
 from ..methods import LEARNT_METHODS
 from ..model.base import ENTROPIES
 from ..model.responses import EpisodicResponse, Response
@@ -34,15 +33,18 @@ from ..rendering.picture_charts import Axis, BarChart, draw_bars, nice_limit
 from ..rewards.images import LEAST_SIDE, is_image_space
 from ..rewards.models import RewardModel, imported_function, jacobian, make_reward_model
 from .base import BilevelEnv, View, upper_box
+from .sources import EnvLike, Source, time_limit
 
 if TYPE_CHECKING:
     from torch.nn import Module
 
     from ..episodes.recorded import Batch, LearntEpisodes
 
-__all__ = ["ParametricGame", "torque_cost", "with_bars"]
+__all__ = ["ParametricGame", "check_spaces", "torque_cost", "with_bars"]
 
 PICTURE_WIDTH = 500
+
+FLATTEN = "; gymnasium.wrappers.FlattenObservation makes one array of it"
 
 # The narrowest picture, with room for a chart of x; its height below what is seen of the game.
 LEAST_WIDTH, BARS_HEIGHT = 640, 200
@@ -94,10 +96,11 @@ class ParametricGame(BilevelEnv):
     methods = LEARNT_METHODS
     default_method = "trace"
     metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 30}
+    term_names: tuple[str, ...] = ()
 
     def __init__(
         self,
-        env_id: str,
+        env_id: EnvLike | Source,
         reward_model: RewardModel | Mapping[str, Any] | Module,
         *,
         env_kwargs: Mapping[str, Any] | None = None,
@@ -114,11 +117,12 @@ class ParametricGame(BilevelEnv):
         """Set up the game.
 
         Args:
-            env_id: Gymnasium id of the environment.
+            env_id: The environment, of which learners make copies of their own: its Gymnasium id;
+                a function that makes a new one each time, or "module:function"; or one to copy.
             reward_model: r_x: a `bilevel_gym.rewards.models.RewardModel`, a specification
                 of one in JSON types, or a module of PyTorch; see
                 `bilevel_gym.rewards.models.make_reward_model`.
-            env_kwargs: Arguments of the environment.
+            env_kwargs: Arguments of the environment, or of the function.
             episode_steps: Steps after which its episodes are cut, at least 1; None for its own
                 limit.
             upper_reward: The leader's reward, (observations, actions, rewards) -> `[B]` on batches,
@@ -133,45 +137,28 @@ class ParametricGame(BilevelEnv):
             render_mode: None, "human" or "rgb_array".
 
         Raises:
-            TypeError: If `env_id` is no id, `reward_model` no reward model, `env_kwargs` no mapping
-                or `upper_reward` no function.
+            TypeError: If `env_id` is no environment, `reward_model` no reward model, `env_kwargs`
+                no mapping or `upper_reward` no function.
             ValueError: If a range is violated, the environment has no limit of steps, or its spaces
                 are not ones that the followers of `bilevel_gym.sb3` can learn in.
             gymnasium.error.Error: If there is no such environment.
         """
-        if not isinstance(env_id, str):
-            raise TypeError(
-                "`env_id` must be the id of a registered environment, as learners make copies of "
-                f"their own (gymnasium.register yours first), got {received(env_id)}"
-            )
-        if not isinstance(env_kwargs, Mapping | None):
-            raise TypeError(
-                f"`env_kwargs` must be a dict of arguments of the environment, got "
-                f"{received(env_kwargs)}"
-            )
-        self._env_id, self._env_kwargs = env_id, dict(env_kwargs or {})
+        source = env_id
+        if not isinstance(source, Source):
+            source = Source(source, env_kwargs, episode_steps)
+        self._source = source
         self._upper_function = None
         if upper_reward is not None:
             self._upper_function = imported_function("upper_reward", upper_reward)
         bound = check_positive("upper_bound", upper_bound)
-        self._limit = optional(check_at_least, "episode_steps", episode_steps, 1)
         self._frames = None if render_mode is None else "rgb_array"
-        try:
-            self.environment = self.make_environment(self._frames)
-        except (gym.error.Error, ImportError):
-            raise
-        except Exception as error:  # the constructor of any environment may raise anything
+        self.environment = self.make_environment(self._frames)
+        check_spaces(self.environment)
+        steps = min(time_limit(self.environment), self._source.limit or math.inf)
+        if math.isinf(steps):
             raise ValueError(
-                f"`env_id` and `env_kwargs` must make an environment, got {env_id!r} with "
-                f"{received(self._env_kwargs)}: {type(error).__name__}: {first_line(error)}"
-            ) from error
-        _check_spaces(self.environment)
-        spec = self.environment.spec
-        steps = spec.max_episode_steps if episode_steps is None and spec else episode_steps
-        if steps is None:
-            raise ValueError(
-                f"`episode_steps` must say when episodes of {env_id!r} are cut: it has no limit of "
-                "its own"
+                f"`episode_steps` must say when episodes of {self._source.name!r} are cut: it has "
+                "no limit of its own"
             )
         self.episode_steps = int(steps)
         acting, seen = self.environment.action_space, self.environment.observation_space
@@ -198,18 +185,22 @@ class ParametricGame(BilevelEnv):
 
     def make_environment(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
         """Return a fresh copy of the environment; learners act in copies of their own."""
-        # Without a picture to draw, an environment need not know about render modes.
-        drawing: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
-        return gym.make(self._env_id, self._limit, **drawing, **self._env_kwargs)
+        return self._source.make(render_mode)
 
     @property
     def title(self) -> str:
         """The name of the task's class, or of the environment."""
-        return self._env_id if type(self) is ParametricGame else super().title
+        return self._source.name if type(self) is ParametricGame else super().title
 
     # Rewards -----------------------------------------------------------------------------------
 
-    def reward(self, upper_params: FloatArray, observations: Batch, actions: Batch) -> FloatArray:
+    def reward(
+        self,
+        upper_params: FloatArray,
+        observations: Batch,
+        actions: Batch,
+        terms: FloatArray | None = None,
+    ) -> FloatArray:
         """Return the follower's reward for each entry of a batch, `[B]`; see `LearntGame`.
 
         It is r_x, less `temperature` times the entropy of the uniform policy where entropy is
@@ -218,30 +209,41 @@ class ParametricGame(BilevelEnv):
         Raises:
             ValueError: If the reward model returns something else.
         """
-        rewards = self.reward_model.rewards(upper_params, observations, actions)
+        said = as_argument(terms)
+        rewards = self.reward_model.rewards(upper_params, observations, actions, **said)
         of = "`rewards` of the reward model"
         return _checked_rewards(of, rewards, observations, actions) - self._baseline
 
     def reward_vjp(
-        self, upper_params: FloatArray, observations: Batch, actions: Batch, weights: FloatArray
+        self,
+        upper_params: FloatArray,
+        observations: Batch,
+        actions: Batch,
+        weights: FloatArray,
+        terms: FloatArray | None = None,
     ) -> FloatArray:
         """Return sum_b weights(b) dr_x(s_b, a_b)/dx, shape of x; `weights` is `[B]`.
 
         Raises:
             ValueError: If the reward model returns something else.
         """
-        gradient = self.reward_model.vjp(upper_params, observations, actions, weights)
+        said = as_argument(terms)
+        gradient = self.reward_model.vjp(upper_params, observations, actions, weights, **said)
         return _checked("`vjp` of the reward model", gradient, np.shape(upper_params), "[D]")
 
     def reward_jacobian(
-        self, upper_params: FloatArray, observations: Batch, actions: Batch
+        self,
+        upper_params: FloatArray,
+        observations: Batch,
+        actions: Batch,
+        terms: FloatArray | None = None,
     ) -> FloatArray:
         """Return dr_x/dx for each entry of a batch, `[B, D]`; see `LearntGame`.
 
         Raises:
             ValueError: If the reward model returns something else.
         """
-        found = jacobian(self.reward_model, upper_params, observations, actions)
+        found = jacobian(self.reward_model, upper_params, observations, actions, terms)
         shape = len(observations), len(upper_params)
         return _checked("`jacobian` of the reward model", found, shape, "[B, D]")
 
@@ -276,10 +278,12 @@ class ParametricGame(BilevelEnv):
         move = self._checked_action(action)
         x = self.commit(upper_params)
         before, actions = np.asarray(self._observation)[None], move[None]
-        reward = float(self.reward(x, before, actions)[0])
         self._observation, own, terminated, truncated, info = self.environment.step(
             move if move.shape else move.item()
         )
+        # Terms, if there are any, are known when the step is made.
+        said = as_argument(info["terms"][None] if self.term_names else None)
+        reward = float(self.reward(x, before, actions, **said)[0])
         upper = float(self.upper_reward(before, actions, np.array([float(own)]))[0])
         self._over = bool(terminated or truncated)
         self._count(reward, upper)
@@ -328,7 +332,7 @@ class ParametricGame(BilevelEnv):
         """Return a picture of what the environment shows, with so much room on its right."""
         picture = self.environment.render() if self._frames else None
         if not isinstance(picture, np.ndarray):
-            raise RuntimeError(f"{self._env_id} has no picture")
+            raise RuntimeError(f"{self._source.name} has no picture")
         shot = pygame.surfarray.make_surface(picture.swapaxes(0, 1))
         # Small screens, as those of Atari, are enlarged.
         shot = pygame.transform.scale_by(shot, max(1, round(PICTURE_WIDTH / shot.get_width())))
@@ -366,15 +370,16 @@ def _checked_rewards(name: str, values: Any, observations: Batch, actions: Batch
     return _checked(name, found, (len(observations),), "[B]")
 
 
-def _check_spaces(environment: gym.Env[Any, Any]) -> None:
+def check_spaces(environment: gym.Env[Any, Any]) -> None:
     """Raise a `ValueError` unless followers can learn in an environment."""
-    seen, acting = environment.observation_space, environment.action_space
+    seen: Any = getattr(environment, "observation_space", None)
+    acting: Any = getattr(environment, "action_space", None)
     name = environment.spec.id if environment.spec else type(environment.unwrapped).__name__
     discrete = [isinstance(space, spaces.Discrete) and space.start == 0 for space in (seen, acting)]
     if not (discrete[0] or isinstance(seen, spaces.Box) and seen.shape):
         raise ValueError(
             f"observations of {name} must be a Box with one axis at least, or Discrete from 0 on, "
-            f"got {seen}"
+            f"got {seen}{FLATTEN if isinstance(seen, spaces.Dict | spaces.Tuple) else ''}"
         )
     if is_image_space(seen) and sorted(seen.shape or ())[1] < LEAST_SIDE:
         raise ValueError(

@@ -80,7 +80,8 @@ def many(name: str) -> LearntEpisodes:
 
 def slices(batch: LearntEpisodes, size: int) -> list[LearntEpisodes]:
     """Return the episodes in groups of a size."""
-    arrays = [getattr(batch, field.name) for field in fields(batch)]
+    values = (getattr(batch, field.name) for field in fields(batch))
+    arrays = [array for array in values if array is not None]
     starts = range(0, batch.num_episodes - size + 1, size)
     return [LearntEpisodes(*(array[:, i : i + size] for array in arrays)) for i in starts]
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, SupportsFloat, cast
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.utils import RecordConstructorArgs
-from gymnasium.wrappers import TimeLimit
 from numpy.typing import ArrayLike, NDArray
 
 from ..core.checks import received
+from ..envs.sources import time_limit
 from .seats import GameT, Seat, take_seat
 
-__all__ = ["LowerLevel", "time_limit"]
+__all__ = ["LowerLevel"]
 
 
 class LowerLevel(Seat[GameT], RecordConstructorArgs):
@@ -100,13 +99,3 @@ class LowerLevel(Seat[GameT], RecordConstructorArgs):
         """
         masks: NDArray[np.bool_] = self.env.get_wrapper_attr("action_masks")()
         return masks
-
-
-def time_limit(env: gym.Env[Any, Any]) -> float:
-    """Return the smallest number of steps that a `TimeLimit` in a stack allows, inf without one."""
-    limit = math.inf
-    while isinstance(env, gym.Wrapper):
-        if isinstance(env, TimeLimit):
-            limit = min(limit, env._max_episode_steps)
-        env = env.env
-    return limit

@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..core.checks import real_numbers
 from ..core.mdp import FloatArray
+from ..envs.sources import time_limit
 from .copies import ANY, SeatCopies, reported
-from .lower_level import LowerLevel, time_limit
+from .lower_level import LowerLevel
 
 __all__ = ["LowerLevelVectorEnv"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..core.mdp import FloatArray
 
-__all__ = ["Batch", "LearntEpisodes"]
+__all__ = ["Batch", "LearntEpisodes", "as_argument"]
 
 # Observations or actions of B steps, `[B, ...]`.
 Batch = NDArray[Any]
@@ -30,6 +30,8 @@ class LearntEpisodes:
         own_rewards: The environment's own rewards `[T, N]`.
         next_observations: `[T, N, ...]`, what is seen after each step, the last one included.
         terminated: Which steps ended an episode, bool `[T, N]`; other last ones were cut.
+        terms: What the environment has said of each step, `[T, N, K]`, for games whose rewards read
+            it; None for the others.
     """
 
     observations: NDArray[Any]
@@ -40,6 +42,7 @@ class LearntEpisodes:
     own_rewards: FloatArray
     next_observations: NDArray[Any]
     terminated: NDArray[np.bool_]
+    terms: FloatArray | None = None
 
     @property
     def num_episodes(self) -> int:
@@ -53,9 +56,22 @@ class LearntEpisodes:
 
     def part(self, chosen: Any) -> LearntEpisodes:
         """Return some of the episodes; `chosen` indexes them."""
-        return LearntEpisodes(*(getattr(self, field.name)[:, chosen] for field in fields(self)))
+        every = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(
+            self, **{n: part[:, chosen] for n, part in every.items() if part is not None}
+        )
 
     @cached_property
     def as_batch(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """Observations and actions of the steps that belong to an episode, `[B, ...]` each."""
         return self.observations[self.alive], self.actions[self.alive]
+
+    @property
+    def terms_of_batch(self) -> FloatArray | None:
+        """Terms of the steps that belong to an episode, `[B, K]`, if there are any."""
+        return None if self.terms is None else self.terms[self.alive]
+
+
+def as_argument(terms: NDArray[Any] | None) -> dict[str, Any]:
+    """Return the argument `terms` of a follower's reward, which takes none where there are none."""
+    return {} if terms is None else {"terms": terms}

@@ -45,7 +45,7 @@ import numpy as np
 
 from ..core.checks import check_at_least, check_flag, received
 from ..core.mdp import FloatArray
-from ..episodes.recorded import Batch, LearntEpisodes
+from ..episodes.recorded import Batch, LearntEpisodes, as_argument
 from ..model.protocols import LearntGame
 from ..model.responses import EpisodicResponse, Response
 from ..rewards.tensors import blocks
@@ -254,7 +254,8 @@ class Estimator(Checkpointed, ABC):
         if upper_params.size > FEW or not buffer.size():
             return None
         seen = buffer.transitions(buffer.draw(BLOCK, self._rng), self._rng)
-        found = self._game.reward_jacobian(upper_params, seen.observations, seen.actions)
+        said = as_argument(seen.terms)
+        found = self._game.reward_jacobian(upper_params, seen.observations, seen.actions, **said)
         # What is the same everywhere matters, too, where episodes end: a part of it counts.
         return np.hypot(found.std(axis=0), CONSTANT * found.mean(axis=0))
 
@@ -287,6 +288,11 @@ class LearntSoBiRL(Estimator):
         self, game: LearntGame, *, truncation: int = 1, baseline: bool = True, **options: Any
     ) -> None:
         """Bind the method to a game; the options are in the table of this module."""
+        if game.term_names:
+            raise TypeError(
+                "`sobirl` needs the rewards of actions that were not taken, and the terms of "
+                f"{game.title} are known of those taken alone; `trace` needs no others"
+            )
         self._baseline, self._warned = check_flag("baseline", baseline), False
         if not isinstance(truncation, Integral) or truncation != 1:
             raise ValueError(
@@ -352,11 +358,16 @@ def reward_gradient(
     observations: Batch,
     actions: Batch,
     weights: FloatArray,
+    terms: FloatArray | None = None,
 ) -> FloatArray:
-    """Return sum_b weights(b) dr_x(s_b, a_b)/dx, shape of x, some steps at a time."""
+    """Return sum_b weights(b) dr_x(s_b, a_b)/dx, shape of x, some steps at a time.
+
+    `terms` `[B, K]` are those of the steps, for games that have some.
+    """
     total = np.zeros(upper_params.shape)
     for at in blocks(len(weights), BLOCK):
-        total += game.reward_vjp(upper_params, observations[at], actions[at], weights[at])
+        said = as_argument(None if terms is None else terms[at])
+        total += game.reward_vjp(upper_params, observations[at], actions[at], weights[at], **said)
     return total
 
 

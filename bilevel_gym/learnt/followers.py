@@ -30,11 +30,12 @@ from ..core.checks import (
 from ..core.mdp import FloatArray
 from ..core.plain import Untrusted
 from ..envs.simulators import goes_on
-from ..episodes.recorded import LearntEpisodes
+from ..episodes.recorded import LearntEpisodes, as_argument
 from ..model.protocols import LearntGame
 from ..rewards.images import channels_first, is_image_space
 from ..rewards.tensors import IMAGES, blocks
 from ..sb3.archive import tensors
+from ..sb3.replay import terms_in
 from ..sb3.soft_dqn import SoftDQN
 from ..sb3.soft_sac import SoftSAC
 from .running import restored, snapshot
@@ -123,6 +124,10 @@ class Follower:
     def reset(self, rng: np.random.Generator) -> None:
         """Forget everything learnt."""
         self.answered = 0
+        options = copy.deepcopy(self._options)  # Stable-Baselines3 writes into some
+        if self._game.term_names:
+            stored = {"num_terms": len(self._game.term_names)}
+            options["replay_buffer_kwargs"] = (options.get("replay_buffer_kwargs") or {}) | stored
         with kept_generators():
             self.model = self._class(
                 "CnnPolicy" if self._images else "MlpPolicy",
@@ -130,7 +135,7 @@ class Follower:
                 gamma=self._game.gamma,
                 temperature=self._game.temperature,
                 seed=int(rng.integers(2**31)),
-                **copy.deepcopy(self._options),  # Stable-Baselines3 writes into some
+                **options,
             )
         self._watched: dict[int, DummyVecEnv] = {}  # by the number of copies
 
@@ -140,8 +145,8 @@ class Follower:
         It is a share of the usual steps, but for the first x.
         """
         game = self._game
-        self.model.reward_fn = lambda observations, actions: game.reward(
-            upper_params, observations, actions
+        self.model.reward_fn = lambda observations, actions, **terms: game.reward(
+            upper_params, observations, actions, **terms
         )
         steps = max(1, round(share * self.steps)) if self.answered else self._first_steps
         before = self.model.num_timesteps
@@ -235,11 +240,13 @@ class Follower:
         seen, taken = observations[alive], actions[alive]
         upper, lower = np.zeros(alive.shape), np.zeros(alive.shape)
         # The leader's rewards are those under the x of the last call of `reward`.
-        lower[alive] = self._game.reward(upper_params, seen, taken)
+        terms = joined.get("terms")
+        said = as_argument(None if terms is None else terms[alive])
+        lower[alive] = self._game.reward(upper_params, seen, taken, **said)
         rewards = joined["rewards"][alive].astype(np.float64)
         upper[alive] = self._game.upper_reward(seen, taken, rewards)
         own = np.where(alive, joined["rewards"], 0.0).astype(np.float64)
-        after = joined["next_observations"], joined["terminated"]
+        after = joined["next_observations"], joined["terminated"], terms
         recorded = LearntEpisodes(observations, actions, upper, lower, alive, own, *after)
         if keep:
             self.keep(recorded)
@@ -264,6 +271,7 @@ class Follower:
             played.own_rewards,
             dones,
             dones & ~played.terminated,
+            *as_argument(played.terms).values(),
         )
         # One episode after the other.
         alive = played.alive.T
@@ -344,6 +352,8 @@ class Follower:
                 following[ended] = infos[ended]["terminal_observation"]
                 terminated[ended] = not infos[ended]["TimeLimit.truncated"]
             step["next_observations"], step["terminated"] = following, terminated
+            if self._game.term_names:
+                step["terms"] = terms_in(infos, len(self._game.term_names))
             for name, values in step.items():
                 record[name].append(values[:count])
             alive = alive & ~dones

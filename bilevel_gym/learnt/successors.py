@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.utils import get_device
 
 from ..core.mdp import FloatArray
-from ..episodes.recorded import Batch, LearntEpisodes
+from ..episodes.recorded import Batch, LearntEpisodes, as_argument
 from ..model.protocols import LearntGame
 from ..rewards.tensors import as_inputs, blocks
 from .baselines import FARTHEST, returns_to_go
@@ -187,7 +187,10 @@ class SuccessorFeatures(Trained):
         actions = np.concatenate([stored.actions, taken.reshape(-1, *stored.actions.shape[1:])])
         following = played.next_observations[played.alive]
         ends = played.terminated[played.alive]
-        features = game.reward_jacobian(upper_params, observations, actions)
+        terms = None
+        if stored.terms is not None and played.terms_of_batch is not None:
+            terms = np.concatenate([stored.terms, played.terms_of_batch])
+        features = game.reward_jacobian(upper_params, observations, actions, **as_argument(terms))
         if self._units is None:
             self._units = self._measured(stored.observations, features)
         data = Gathered(
@@ -332,7 +335,8 @@ class Watched(NamedTuple):
         """Return those of episodes at x."""
         alive = played.alive
         sums = np.zeros((*alive.shape, upper_params.size))
-        sums[alive] = game.reward_jacobian(upper_params, *played.as_batch)
+        said = as_argument(played.terms_of_batch)
+        sums[alive] = game.reward_jacobian(upper_params, *played.as_batch, **said)
         sums = returns_to_go(sums, game.gamma)
         lengths, cut = alive.sum(axis=0), ~played.terminated.any(axis=0)
         missing = np.where(cut, math.ceil(UNFINISHED / (1.0 - game.gamma)), 0)

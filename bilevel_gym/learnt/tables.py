@@ -84,6 +84,7 @@ class TableGame:
         upper_gamma = None if self.returns is None else self.returns.gamma
         self.upper_gamma = model.gamma if upper_gamma is None else upper_gamma
         self.episode_steps = enough_steps(model)
+        self.term_names: tuple[str, ...] = ()
         self._tables = TransitionTables(model.lower_mdp(x), model.checked_upper_reward(x))
         self._start = np.cumsum(model.start_distribution(x))
         self.commit(x)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..core.checks import check_at_least, check_flag, optional
 from ..core.mdp import FloatArray
-from ..episodes.recorded import Batch, LearntEpisodes
+from ..episodes.recorded import Batch, LearntEpisodes, as_argument
 from ..methods.episode_sums import carried
 from ..model.protocols import LearntGame
 from ..rewards.images import is_image_space
@@ -98,9 +98,11 @@ class TraceEstimator(Estimator):
         if alive.all() and alive.shape[1] > 1:
             # The mean of the other episodes: with its own share the estimate would be too short.
             carry -= (carry.sum(axis=1, keepdims=True) - carry) / (alive.shape[1] - 1)
-        if every is None or not self.averages_actions:
+        # Terms of actions that were not taken are not known.
+        if every is None or not self.averages_actions or game.term_names:
             weights = (carry + injections)[alive]
-            return by_group(played, partial(reward_gradient, game, x), seen, taken, weights)
+            along = seen, taken, weights, *as_argument(played.terms_of_batch).values()
+            return by_group(played, partial(reward_gradient, game, x), *along)
         # The policy is known: the last action is averaged over.
         own = late[alive][:, None] * every / game.temperature
         shares = follower.probabilities(seen) * (carry[alive][:, None] + own)

@@ -23,6 +23,11 @@ class LearntGame(Protocol):
     Batches are of B steps: `observations` `[B, ...]` and `actions` `[B, ...]`, in the shapes and
     units of the follower's spaces. Environments and spaces are those of Gymnasium.
 
+    Rewards may also read terms, numbers that only the environment knows when a step is made, such
+    as a reading of its simulator. With `term_names`, each step's `info["terms"]` has them, `[K]`;
+    `reward`, `reward_vjp` and `reward_jacobian` then take those of a batch, `[B, K]`, as an
+    argument `terms`.
+
     Attributes:
         title: Name of the game, for messages and files.
         observation_space: What the follower observes: a `Box` or `Discrete`.
@@ -32,6 +37,7 @@ class LearntGame(Protocol):
         temperature: The weight of the entropy of its policy, positive.
         upper_gamma: The leader's discount, in [0, 1].
         episode_steps: Steps after which an episode is cut.
+        term_names: Names of the terms, K of them; none where rewards read none.
     """
 
     observation_space: Any
@@ -39,6 +45,7 @@ class LearntGame(Protocol):
     initial_upper_params: FloatArray
     upper_gamma: float
     episode_steps: int
+    term_names: tuple[str, ...]
 
     # Games do not let these be set.
     @property

@@ -24,7 +24,7 @@ from ..core.checks import (
     unknown_name,
 )
 from ..core.mdp import FloatArray
-from ..episodes.recorded import Batch
+from ..episodes.recorded import Batch, as_argument
 
 if TYPE_CHECKING:
     from gymnasium import Space
@@ -76,16 +76,22 @@ class WithJacobian(Protocol):
 
 
 def jacobian(
-    model: RewardModel, upper_params: FloatArray, observations: Batch, actions: Batch
+    model: RewardModel,
+    upper_params: FloatArray,
+    observations: Batch,
+    actions: Batch,
+    terms: FloatArray | None = None,
 ) -> FloatArray:
     """Return dr_x/dx for each entry of a batch, `[B, D]`: one by one if the model has no other way.
 
-    One by one, each takes a call of `vjp`.
+    One by one, each takes a call of `vjp`. `terms` `[B, K]` are for models that read them.
     """
     if isinstance(model, WithJacobian):
-        return model.jacobian(upper_params, observations, actions)
-    one, rows = np.ones(1), (slice(b, b + 1) for b in range(len(observations)))
-    found = [model.vjp(upper_params, observations[b], actions[b], one) for b in rows]
+        return model.jacobian(upper_params, observations, actions, **as_argument(terms))
+    one, found = np.ones(1), []
+    for b in (slice(b, b + 1) for b in range(len(observations))):
+        said = as_argument(None if terms is None else terms[b])
+        found.append(model.vjp(upper_params, observations[b], actions[b], one, **said))
     return np.reshape(found, (len(found), len(upper_params)))
 
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch as th
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
-__all__ = ["RelabellingReplayBuffer", "RewardFn", "Transitions"]
+from ..core.checks import check_at_least, received
+from ..episodes.recorded import as_argument
 
-# r_x of a batch: (observations, actions) -> rewards [B].
-RewardFn = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
+__all__ = ["RelabellingReplayBuffer", "RewardFn", "Transitions", "terms_in"]
+
+# r_x of a batch: (observations, actions) -> rewards [B], and with `terms` [B, K] by name.
+RewardFn = Callable[..., NDArray[Any]]
 
 
 class Transitions(NamedTuple):
@@ -28,6 +30,7 @@ class Transitions(NamedTuple):
         next_observations: `[B, ...]`.
         rewards: The environment's own, `[B]`.
         dones: 1 where the episode terminated, 0 where a time limit cut it, `[B]`.
+        terms: What the environment has said of each, `[B, K]`; None where nothing is kept.
     """
 
     observations: NDArray[Any]
@@ -35,6 +38,7 @@ class Transitions(NamedTuple):
     next_observations: NDArray[Any]
     rewards: NDArray[np.float32]
     dones: NDArray[np.float32]
+    terms: NDArray[np.float32] | None = None
 
 
 class RelabellingReplayBuffer(ReplayBuffer):
@@ -44,10 +48,19 @@ class RelabellingReplayBuffer(ReplayBuffer):
     rewards are not used, so that all transitions are of use under the new x. Without one this is
     the buffer of Stable-Baselines3.
 
+    A reward may also read what only the environment knows of a step: with `num_terms` the entry
+    "terms" of each step's `info`, `[K]`, is stored with the transition.
+
     Attributes:
+        num_terms: K, 0 where no terms are stored.
+        terms: Those stored, `[slots, environments, K]`; None where none are.
         relabels: Whether rewards are evaluated when sampled. It is kept in a copy or a file;
             `reward_fn` is not, and must be set again there.
     """
+
+    # In pickles of earlier versions, too.
+    num_terms: int = 0
+    terms: NDArray[np.float32] | None = None
 
     def __init__(
         self,
@@ -55,12 +68,13 @@ class RelabellingReplayBuffer(ReplayBuffer):
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
         *args: Any,
+        num_terms: int = 0,
         **kwargs: Any,
     ) -> None:
-        """Set up an empty buffer; the arguments are those of `ReplayBuffer`.
+        """Set up an empty buffer; other arguments are those of `ReplayBuffer`.
 
         Raises:
-            ValueError: If n-step returns are asked for.
+            ValueError: If n-step returns are asked for, or the number of terms is out of range.
             TypeError: If observations are dicts.
         """
         refuse_n_steps(kwargs.pop("n_steps", 1))
@@ -70,6 +84,9 @@ class RelabellingReplayBuffer(ReplayBuffer):
                 "gymnasium.wrappers.FlattenObservation"
             )
         super().__init__(buffer_size, observation_space, action_space, *args, **kwargs)
+        self.num_terms = check_at_least("num_terms", num_terms, 0)
+        shape = self.buffer_size, self.n_envs, self.num_terms
+        self.terms = np.zeros(shape, dtype=np.float32) if num_terms else None
         self.relabels = False
         self._reward_fn: RewardFn | None = None
 
@@ -79,7 +96,8 @@ class RelabellingReplayBuffer(ReplayBuffer):
 
         It takes observations and actions `[B, ...]` in the shapes and units of the environment's
         spaces: numbers `[B]` for `Discrete`, and for a `Box` of actions those that the environment
-        was given, not the scaled ones that are stored. It returns `[B]` numbers.
+        was given, not the scaled ones that are stored. With `num_terms` it also takes `terms`,
+        `[B, K]`, by that name. It returns `[B]` numbers.
         """
         return self._reward_fn
 
@@ -92,8 +110,31 @@ class RelabellingReplayBuffer(ReplayBuffer):
             )
         self._reward_fn, self.relabels = reward_fn, reward_fn is not None
 
-    def rewards_of(self, observations: NDArray[Any], actions: NDArray[Any]) -> NDArray[np.float32]:
-        """Return r_x of observations and actions as they are stored, `[B]`.
+    def add(
+        self,
+        obs: NDArray[Any],
+        next_obs: NDArray[Any],
+        action: NDArray[Any],
+        reward: NDArray[Any],
+        done: NDArray[Any],
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """Store a transition of each environment.
+
+        Raises:
+            ValueError: If an environment does not report so many terms.
+        """
+        if self.terms is not None:
+            self.terms[self.pos] = terms_in(infos, self.num_terms)
+        super().add(obs, next_obs, action, reward, done, infos)
+
+    def rewards_of(
+        self,
+        observations: NDArray[Any],
+        actions: NDArray[Any],
+        terms: NDArray[Any] | None = None,
+    ) -> NDArray[np.float32]:
+        """Return r_x of observations, actions and terms as they are stored, `[B]`.
 
         Raises:
             RuntimeError: If `reward_fn` has not been set again.
@@ -103,7 +144,7 @@ class RelabellingReplayBuffer(ReplayBuffer):
         assert self._reward_fn is not None
         count = len(actions)
         observations, actions = self._as_seen(observations), self._as_taken(actions)
-        rewards = np.asarray(self._reward_fn(observations, actions))
+        rewards = np.asarray(self._reward_fn(observations, actions, **as_argument(terms)))
         if rewards.shape != (count,) or rewards.dtype.kind not in "fiu":
             raise ValueError(
                 f"`reward_fn` must return {count} numbers, shape ({count},), got shape "
@@ -123,12 +164,20 @@ class RelabellingReplayBuffer(ReplayBuffer):
         """Return a batch with rewards r_x."""
         if env is not None:
             refuse_normalization(env)
-        batch = super()._get_samples(batch_inds)
         if not self.relabels:
-            return batch
-        observations, actions = batch.observations.cpu().numpy(), batch.actions.cpu().numpy()
-        rewards = self.rewards_of(observations, actions).reshape(-1, 1)
-        return batch._replace(rewards=th.as_tensor(rewards, device=self.device))
+            return super()._get_samples(batch_inds)
+        # The same draw as there.
+        at = batch_inds, np.random.randint(0, self.n_envs, size=len(batch_inds))
+        observations, actions = self.observations[at], self.actions[at]
+        terms = None if self.terms is None else self.terms[at]
+        parts = (
+            observations,
+            actions,
+            self._following(at),
+            self._for_good(at).reshape(-1, 1),
+            self.rewards_of(observations, actions, terms).reshape(-1, 1),
+        )
+        return ReplayBufferSamples(*map(self.to_torch, parts))
 
     def extend(
         self,
@@ -138,6 +187,7 @@ class RelabellingReplayBuffer(ReplayBuffer):
         rewards: NDArray[Any],
         dones: NDArray[np.bool_],
         timeouts: NDArray[np.bool_],
+        terms: NDArray[Any] | None = None,
     ) -> None:
         """Store B transitions, in the shapes and units of the environment.
 
@@ -150,13 +200,20 @@ class RelabellingReplayBuffer(ReplayBuffer):
             rewards: The environment's own, `[B]`.
             dones: Which of them end an episode, `[B]`.
             timeouts: Which of them end it because it was cut, `[B]`.
+            terms: What the environment has said of each, `[B, K]`, where terms are stored.
 
         Raises:
-            ValueError: If observations are held once, so that the next one must be stored after it.
+            ValueError: If observations are held once, so that the next one must be stored after it,
+                or terms are missing.
         """
         if self.optimize_memory_usage:
             raise ValueError(
                 "episodes cannot be added to a replay buffer with `optimize_memory_usage`"
+            )
+        if (terms is None) != (self.terms is None):
+            raise ValueError(
+                f"`terms` must be given where they are stored, and only there: {self.num_terms} of "
+                f"each step are, got {received(terms)}"
             )
         space = self.action_space
         if isinstance(space, spaces.Box):
@@ -171,6 +228,7 @@ class RelabellingReplayBuffer(ReplayBuffer):
             "rewards": rewards,
             "dones": dones,
             "timeouts": timeouts,
+            **as_argument(terms),
         }.items():
             stored = getattr(self, name)
             stored[at] = values[: rows * self.n_envs].reshape(rows, *stored.shape[1:])
@@ -198,15 +256,24 @@ class RelabellingReplayBuffer(ReplayBuffer):
         The environment of each is drawn. They are in the shapes and units of the environment.
         """
         at = indices, rng.integers(self.n_envs, size=len(indices))
-        following = self.observations if self.optimize_memory_usage else self.next_observations
-        shift = int(self.optimize_memory_usage)
         return Transitions(
             observations=self._as_seen(self.observations[at]),
             actions=self._as_taken(self.actions[at]),
-            next_observations=self._as_seen(following[(at[0] + shift) % self.buffer_size, at[1]]),
+            next_observations=self._as_seen(self._following(at)),
             rewards=self.rewards[at],
-            dones=self.dones[at] * (1.0 - self.timeouts[at]),
+            dones=self._for_good(at),
+            terms=None if self.terms is None else self.terms[at],
         )
+
+    def _following(self, at: tuple[NDArray[Any], NDArray[Any]]) -> NDArray[Any]:
+        """Return the observations after some transitions, as they are stored."""
+        if self.optimize_memory_usage:
+            return self.observations[(at[0] + 1) % self.buffer_size, at[1]]
+        return self.next_observations[at]
+
+    def _for_good(self, at: tuple[NDArray[Any], NDArray[Any]]) -> NDArray[np.float32]:
+        """Return 1 where a transition terminated its episode, `[B]`."""
+        return self.dones[at] * (1.0 - self.timeouts[at])
 
     def _as_seen(self, observations: NDArray[Any]) -> NDArray[Any]:
         """Return stored observations `[B, ...]` in the shape of the space."""
@@ -266,11 +333,29 @@ class RelabellingReplayBuffer(ReplayBuffer):
 
     def _arrays(self) -> list[str]:
         names = ["observations", "actions", "rewards", "dones", "timeouts"]
+        if self.terms is not None:
+            names.append("terms")
         return names if self.optimize_memory_usage else [*names, "next_observations"]
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave `reward_fn` out: it belongs to an x, and need not be picklable."""
         return {**self.__dict__, "_reward_fn": None}
+
+
+def terms_in(infos: Sequence[Mapping[str, Any]], count: int) -> NDArray[np.float64]:
+    """Return the terms that environments report of a step, `[N, K]`.
+
+    Raises:
+        ValueError: If one of them does not report so many.
+    """
+    for info in infos:
+        terms: Any = info.get("terms")
+        if np.shape(terms) != (count,):
+            raise ValueError(
+                f'`info["terms"]` must have {count} numbers, got {received(terms)}; '
+                "`bilevel_gym.envs.terms.RecordTerms` puts them there"
+            )
+    return np.array([info["terms"] for info in infos], dtype=np.float64)
 
 
 def refuse_n_steps(n_steps: int) -> None:

@@ -118,7 +118,7 @@ class SoftLearner(Archived, OffPolicyAlgorithm):
             learning_starts: Steps with uniform actions before the first update.
             batch_size: Transitions of an update.
             replay_buffer_kwargs: Options of the buffer; `handle_timeout_termination=False` for
-                episodes that end at a time limit for good.
+                episodes that end at a time limit for good, `num_terms` for rewards that read terms.
             optimize_memory_usage: Whether the buffer holds each observation once; then timeouts are
                 not told apart.
             n_steps: 1; more is refused.
@@ -199,7 +199,9 @@ class SoftLearner(Archived, OffPolicyAlgorithm):
         """The follower's reward r_x, None for the environment's own.
 
         A function of observations `[B, ...]` and actions `[B, ...]`, arrays in the shapes and units
-        of the environment's spaces (numbers `[B]` for `Discrete`), that returns `[B]` numbers. It
+        of the environment's spaces (numbers `[B]` for `Discrete`), that returns `[B]` numbers. With
+        `replay_buffer_kwargs={"num_terms": K}` it also takes `terms` `[B, K]`, what the environment
+        has reported of each step as `info["terms"]`. It
         is evaluated on every batch that is sampled; set another one whenever x moves. It is not
         saved.
         """
@@ -298,8 +300,8 @@ class SoftLearner(Archived, OffPolicyAlgorithm):
         """
         buffer = self.replay_buffer
         assert buffer is not None
-        flags = ("buffer_size", "n_envs", "optimize_memory_usage", "handle_timeout_termination")
-        made = {name: np.asarray(getattr(buffer, name)) for name in flags}
+        flags = "buffer_size", "n_envs", "optimize_memory_usage", "handle_timeout_termination"
+        made = {name: np.asarray(getattr(buffer, name)) for name in (*flags, "num_terms")}
 
         def write(target: Any) -> None:
             with zipfile.ZipFile(target, "w") as archive:
@@ -346,6 +348,7 @@ class SoftLearner(Archived, OffPolicyAlgorithm):
                     copies,
                     optimize_memory_usage=bool(arrays["optimize_memory_usage"]),
                     handle_timeout_termination=bool(arrays["handle_timeout_termination"]),
+                    num_terms=int(arrays.get("num_terms", 0)),  # none in earlier versions
                 )
         buffer.load_state_dict(arrays)
         self.replay_buffer = buffer

@@ -1,0 +1,184 @@
+"""Where an environment comes from: a registered id, a function that makes it, or one to copy."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from importlib import import_module
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.wrappers import TimeLimit
+
+from ..core.checks import check_at_least, first_line, optional, received
+
+__all__ = ["EnvLike", "Source", "time_limit"]
+
+Env = gym.Env[Any, Any]
+
+# An id, "module:Id", "module:function", a function that makes an environment, or an environment.
+EnvLike = str | Callable[..., Env] | Env
+
+
+class Source:
+    """Makes copies of an environment, as many as learners and pictures need.
+
+    Attributes:
+        name: What messages and pictures call the environment.
+        limit: Steps after which episodes are cut, None for the environment's own limit.
+    """
+
+    def __init__(
+        self,
+        env: EnvLike,
+        env_kwargs: Mapping[str, Any] | None = None,
+        episode_steps: int | None = None,
+    ) -> None:
+        """Bind the environment; see `ParametricGame` for the arguments.
+
+        An instance is copied at once, and left alone from then on.
+
+        Raises:
+            TypeError: If `env` is none of these, or `env_kwargs` no mapping.
+            ValueError: If an instance cannot be copied or has arguments beside it, or the number of
+                steps is out of range.
+            ImportError: If the module of a function cannot be imported.
+        """
+        if not isinstance(env_kwargs, Mapping | None):
+            raise TypeError(
+                "`env_kwargs` must be a dict of arguments of the environment, got "
+                f"{received(env_kwargs)}"
+            )
+        self._given, self._kwargs = env, dict(env_kwargs or {})
+        self.limit = optional(check_at_least, "episode_steps", episode_steps, 1)
+        if isinstance(env, str):
+            self.name = env.rpartition(":")[2]
+            env = _named(env)
+        elif isinstance(env, gym.Env):
+            self.name = env.spec.id if env.spec else type(env.unwrapped).__name__
+            if self._kwargs:
+                raise ValueError(
+                    f"`env_kwargs` are arguments of the function that makes an environment, and "
+                    f"{self.name} is made already, got {received(self._kwargs)}"
+                )
+            env = _copied(env, None)
+        elif callable(env):
+            self.name = getattr(env, "__name__", type(env).__name__)
+        else:
+            raise TypeError(
+                "`env_id` must be the id of a registered environment, a function that makes an "
+                f"environment, or an environment, got {received(env)}"
+            )
+        self._env = env
+
+    def make(self, render_mode: str | None = None) -> Env:
+        """Return a fresh copy, whose episodes are cut if there is a limit.
+
+        Raises:
+            ValueError: If none can be made, or a function returns something else.
+            ImportError: If it needs what is not installed.
+            gymnasium.error.Error: If there is no such environment.
+        """
+        try:
+            return self._made(render_mode)
+        except (gym.error.Error, ImportError):
+            raise
+        except Exception as error:  # the constructor of any environment may raise anything
+            raise ValueError(
+                f"`env_id` and `env_kwargs` must make an environment, got {received(self._given)} "
+                f"with {received(self._kwargs)}: {type(error).__name__}: {first_line(error)}"
+            ) from error
+
+    def _made(self, render_mode: str | None) -> Env:
+        # Without a picture to draw, an environment need not know about render modes.
+        drawing: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+        if isinstance(self._env, str):
+            return gym.make(self._env, self.limit, **drawing, **self._kwargs)
+        if isinstance(self._env, gym.Env):
+            made = _copied(self._env, render_mode)
+        else:
+            made = self._called(drawing)
+        # Without its wrappers an environment has no limit, but is registered with one.
+        spec = gym.registry.get(made.spec.id) if made.spec else None
+        limit = spec.max_episode_steps if spec and self.limit is None else self.limit
+        return made if limit is None or time_limit(made) <= limit else TimeLimit(made, limit)
+
+    def _called(self, drawing: dict[str, Any]) -> Env:
+        make: Any = self._env
+        if drawing and not _takes(make, "render_mode"):
+            raise ValueError(f"{self.name} must take `render_mode` for pictures, and does not")
+        made = make(**drawing, **self._kwargs)
+        if not isinstance(made, gym.Env):
+            raise TypeError(
+                f"{self.name} must return an environment of Gymnasium, got {received(made)}"
+            )
+        return made
+
+
+def time_limit(env: Env) -> float:
+    """Return the smallest number of steps that a `TimeLimit` in a stack allows, inf without one."""
+    limit = math.inf
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, TimeLimit):
+            limit = min(limit, env._max_episode_steps)
+        env = env.env
+    return limit
+
+
+def _named(name: str) -> Callable[..., Env] | str:
+    """Return what "module:name" names if that is no registered id; else the id."""
+    module, colon, attribute = name.rpartition(":")
+    if not colon or not all(part.isidentifier() for part in module.split(".")):
+        return name
+    found = getattr(import_module(module), attribute, None)
+    # The module may register it while it is imported.
+    return name if attribute in gym.registry or not callable(found) else found
+
+
+def _copied(env: Env, render_mode: str | None) -> Env:
+    """Return a copy of an environment, of a render mode if one is asked for.
+
+    A copy keeps what has been changed by hand; where that cannot be had, as of simulators in C, a
+    new one is made as this one was.
+    """
+    wanted = render_mode is None or env.render_mode == render_mode
+    reason: Exception | None = None
+    if wanted:
+        try:
+            return copy.deepcopy(env)
+        except Exception as error:  # of whatever cannot be copied
+            reason = error
+    drawing: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+    with suppress(Exception):  # of whatever cannot be made from its specification
+        made = gym.make(env.spec, **drawing)  # type: ignore[arg-type]
+        if _same_layers(made, env):
+            return made
+    why = f" ({type(reason).__name__}: {first_line(reason)})" if reason else ""
+    raise ValueError(
+        f"{env} cannot be copied{why}, and learners have copies of their own; give a function that "
+        "makes it" + ("" if wanted else f", and takes render_mode={render_mode!r}")
+    )
+
+
+def _same_layers(one: Env, other: Env) -> bool:
+    """Return whether two environments have the same wrappers and spaces."""
+    spaces = one.observation_space == other.observation_space
+    if not spaces or one.action_space != other.action_space:
+        return False
+    while isinstance(one, gym.Wrapper) and isinstance(other, gym.Wrapper):
+        if type(one) is not type(other):
+            return False
+        one, other = one.env, other.env
+    return type(one) is type(other)
+
+
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    """Return whether a function takes an argument by name."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # of functions in C
+        return True
+    return any(p.kind is p.VAR_KEYWORD or p.name == name for p in parameters)
