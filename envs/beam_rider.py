@@ -147,6 +147,9 @@ class BilevelBeamRider(ParametricGame):
     """
 
     method_options = {
+        "episodes": 16,
+        "inner_steps": 1500,
+        "first_inner_steps": 1500,
         "inner_options": {
             "learning_rate": 1e-4,
             "buffer_size": 20_000,
@@ -158,7 +161,7 @@ class BilevelBeamRider(ParametricGame):
             "optimize_memory_usage": True,
             "replay_buffer_kwargs": {"handle_timeout_termination": False},
             "policy_kwargs": {"n_critics": 1},
-        }
+        },
     }
 
     def __init__(

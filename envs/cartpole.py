@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -90,19 +89,6 @@ class BilevelCartPole(ParametricGame):
     weights of helpful and of harmful shaping rewards of CartPole are learnt. The terms, the soft
     follower and the numbers here are not theirs.
     """
-
-    # Episodes are short where the terms harm: an estimate needs many, which are cheap.
-    method_options: Mapping[str, Any] = {
-        "episodes": 64,
-        "state_features": 60,
-        "first_inner_steps": 6000,
-        "inner_steps": 1000,
-        "inner_options": {
-            "learning_rate": 1e-3,
-            "schedule_steps": 4000,  # of exploration, which then stays at its floor
-            "policy_kwargs": {"net_arch": [64, 64]},
-        },
-    }
 
     def __init__(
         self,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -98,23 +96,6 @@ class BilevelPendulum(ParametricGame):
     `state_features=0` the first estimates often point the wrong way, towards a reward for hanging;
     a follower that only hangs shows nothing better, and some seeds stayed there.
     """
-
-    # For each x some 3,400 environment steps, a third of them learnt from. Late steps are not
-    # discounted, and noise that the state explains is taken out of the advantages: estimates from
-    # so few episodes are too noisy otherwise.
-    method_options: Mapping[str, Any] = {
-        "episodes": 24,
-        "critic_updates": 400,
-        "discount_steps": False,
-        "first_inner_steps": 2200,
-        "inner_steps": 1000,
-        "inner_options": {
-            "train_freq": 8,
-            "gradient_steps": 4,
-            "tau": 0.02,
-            "policy_kwargs": {"net_arch": [64, 64], "optimizer_kwargs": {"fused": True}},
-        },
-    }
 
     def __init__(
         self,

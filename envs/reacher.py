@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -131,13 +130,6 @@ class BilevelReacher(ParametricGame):
     is that of E. Todorov, T. Erez, Y. Tassa, "MuJoCo: A physics engine for model-based control",
     IROS 2012. The rewards of both levels are this project's own.
     """
-
-    # With the general ones (16 episodes) the first estimate pointed away from the target.
-    method_options: Mapping[str, Any] = {
-        "episodes": 32,
-        "critic_updates": 600,
-        "inner_steps": 1000,
-    }
 
     def __init__(
         self,

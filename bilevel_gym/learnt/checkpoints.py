@@ -51,7 +51,7 @@ class Checkpointed:
         game: LearntGame,
         *,
         inner: str | None = None,
-        inner_steps: int = 1500,
+        inner_steps: int = 1000,
         first_inner_steps: int | None = None,
         inner_options: dict[str, Any] | None = None,
     ) -> None:

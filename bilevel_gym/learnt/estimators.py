@@ -19,8 +19,8 @@ other defaults (`bilevel_gym.learnt.tables`). Tasks have their own, in `method_o
 | option | default | what it is |
 |---|---|---|
 | `episodes` | "auto" | episodes played for each x; "auto": see `FEWEST` |
-| `inner_steps` | 1500 | environment steps that the follower learns for each x |
-| `first_inner_steps` | as many | those for the first x |
+| `inner_steps` | 1000 | environment steps that the follower learns for each x |
+| `first_inner_steps` | three times as many | those for the first x |
 | `inner` | that fits | "soft-dqn" for discrete actions, "soft-sac" for continuous ones |
 | `inner_options` | {} | arguments of `bilevel_gym.sb3.SoftDQN` or `bilevel_gym.sb3.SoftSAC` |
 | `critic_updates` | 200 (hpgd: 1000) | gradient steps of the leader's critic for each x |

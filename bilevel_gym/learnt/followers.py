@@ -44,8 +44,22 @@ __all__ = ["ALGORITHMS", "Follower"]
 
 ALGORITHMS: dict[str, type[SoftDQN] | type[SoftSAC]] = {"soft-dqn": SoftDQN, "soft-sac": SoftSAC}
 
-# Constant, as there is always another x to follow.
-LEARNING_RATE = 1e-3
+# What is not given: a constant learning rate, as there is always another x to follow; and for
+# continuous actions small networks and fewer updates than steps, which learn as much in a ninth of
+# the time.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "soft-dqn": {"learning_rate": 1e-3},
+    "soft-sac": {
+        "learning_rate": 1e-3,
+        "policy_kwargs": {"net_arch": [64, 64]},
+        "train_freq": 8,
+        "gradient_steps": 4,
+        "tau": 0.02,
+    },
+}
+
+# Steps for the first x, where they are not given, for each one of those for others.
+FIRST = 3
 
 # Arguments of the algorithms that follow from the game and the method.
 RESERVED = ("own", "temperature", "gamma", "seed", "reward_fn", "_init_setup_model")
@@ -87,9 +101,9 @@ class Follower:
 
         `algorithm` is a key of `ALGORITHMS`; None for "soft-dqn" where actions are discrete and
         "soft-sac" where they are not. It learns `steps` environment steps for each x, at least 1,
-        and `first_steps` for the first one; None for as many. `options` are arguments of the
-        algorithm, of JSON types. The learning rate is 1e-3 throughout unless it is among them; None
-        for the algorithm's own, which may fall.
+        and `first_steps` for the first one; None for three times as many. `options` are arguments
+        of the algorithm, of JSON types, in place of `DEFAULTS`. A learning rate of None is the
+        algorithm's own, which may fall.
 
         Raises:
             TypeError: If the algorithm does not take an argument, or it is the game that sets it.
@@ -114,7 +128,7 @@ class Follower:
             )
         self.steps = check_at_least("inner_steps", steps, 1)
         first = optional(check_at_least, "first_inner_steps", first_steps, 1)
-        self._first_steps = self.steps if first is None else first
+        self._first_steps = FIRST * self.steps if first is None else first
         self._game, self._class = game, ALGORITHMS[algorithm]
         self._options = _checked_options(algorithm, options)
         self.answered = 0
@@ -385,7 +399,7 @@ def _checked_options(algorithm: str, options: Any) -> dict[str, Any]:
     owner = f"inner learner {algorithm!r}"
     check_options(owner, ALGORITHMS[algorithm], options or {}, reserved=RESERVED)
     try:
-        chosen = {"learning_rate": LEARNING_RATE, **copy.deepcopy(options or {})}
+        chosen = copy.deepcopy({**DEFAULTS[algorithm], **(options or {})})
     except Exception as error:  # what cannot be copied may raise anything
         raise TypeError(f"`inner_options` cannot be copied: {first_line(error)}") from None
     often = chosen.get("train_freq", 1)

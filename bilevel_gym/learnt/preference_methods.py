@@ -112,7 +112,14 @@ class PreferenceMethod(Checkpointed):
         self._most = math.inf if most is None else most
         self._capacity = capacity
         learner = {**INNER_OPTIONS, **(inner_options or {})}
-        super().__init__(game, inner_steps=inner_steps, inner_options=learner, **options)
+        first = options.pop("first_inner_steps", inner_steps)
+        super().__init__(
+            game,
+            inner_steps=inner_steps,
+            first_inner_steps=first,
+            inner_options=learner,
+            **options,
+        )
 
     def _forget(self) -> None:
         super()._forget()
