@@ -54,6 +54,13 @@ class ExactCritic:
         q_values = upper + gamma * kernel.to_dense() @ value
         self.table = q_values - (self.policy * q_values).sum(axis=1, keepdims=True)
 
+    explained = None
+
+    @property
+    def each(self) -> list[ExactCritic]:
+        """Return the critics that learn apart: this one."""
+        return [self]
+
     def fit(self, *_: Any) -> float:
         return 0.0
 

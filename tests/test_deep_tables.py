@@ -18,6 +18,7 @@ from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import TabularBilevelEnv
 from bilevel_gym.learnt.baselines import returns_to_go
 from bilevel_gym.learnt.critics import LeaderCritic
+from bilevel_gym.learnt.traces import Judged
 from bilevel_gym.methods import METHODS, TabularResponse, make_method
 from bilevel_gym.methods.sampled import enough_steps
 from bilevel_gym.model import ArrayModel
@@ -154,9 +155,9 @@ def test_returns_of_episodes_in_the_place_of_a_critic_come_close() -> None:
 
     assert error() < 0.15
 
-    def own_returns(played: Any) -> tuple[FloatArray, None, float]:
+    def own_returns(played: Any) -> Judged:
         returns = returns_to_go(played.upper_rewards, game.gamma)[played.alive]
-        return returns - returns.mean(), None, 0.0
+        return Judged([(returns - returns.mean(), None)], 0.0)
 
     # Returns are correlated with what happens along the very episodes that they are of.
     made.leader_advantages = own_returns
@@ -180,9 +181,13 @@ def test_what_is_evaluated_is_not_what_was_learnt_from(monkeypatch: pytest.Monke
         def advantages(self, seen: Any, taken: Any, *_: Any) -> tuple[FloatArray, None]:
             return np.full(len(seen), float(len(learnt))), None
 
+        def q_values(self, seen: Any, taken: Any) -> FloatArray:
+            return np.zeros(len(seen))
+
     monkeypatch.setattr("bilevel_gym.learnt.traces.ReturnCritic", Recorder)
-    advantages, every, loss = made.leader_advantages(played)
-    assert every is None and loss == 1.0
+    judged = made.leader_advantages(played)
+    ((advantages, every),) = judged.each
+    assert every is None and judged.loss == 1.0
     returns = returns_to_go(played.upper_rewards, 0.9)
     episode = np.nonzero(played.alive)[1]
     # The first three of five episodes are evaluated by what the last two taught, and the reverse.
@@ -313,7 +318,8 @@ def test_the_critic_may_learn_longer_for_the_first_x(monkeypatch: pytest.MonkeyP
     env.reset(seed=0)
     env.step(X)
     env.reset(seed=0)
-    assert updates == [3, 2, 3]
+    # Two critics, as long as they explain more, and at most twice as long as they are told to.
+    assert updates == [6, 6, 4, 4, 6, 6]
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,28 @@
-"""What the leader's returns are expected to be from each step of watched episodes on."""
+"""Discounted sums along watched episodes: what they are, what is expected, and explained."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from numpy.typing import NDArray
 
 from ..core.mdp import FloatArray
 from ..episodes.recorded import Batch, LearntEpisodes
 from ..rewards.tensors import as_inputs
 
-__all__ = ["generalised_advantages", "random_features", "returns_to_go", "standardised"]
+__all__ = [
+    "Plateau",
+    "explained_variance",
+    "generalised_advantages",
+    "random_features",
+    "returns_to_go",
+    "standardised",
+    "watched_sums",
+]
 
 # Groups of episodes, each of which is predicted by what the others teach.
 FOLDS = 4
@@ -26,6 +36,13 @@ FEATURES, STEPS_PER_FEATURE = (10, 100), 20
 # More inputs than that are first projected to as many, at random.
 MOST_INPUTS = 40
 
+# Of an episode that was cut, the sums of the last steps miss what would have followed: so many,
+# in units of the horizon 1 / (1 - gamma), are left out where something is checked against them.
+UNFINISHED = 3.0
+
+# Checks without such a gain in the share that is explained after which it has stopped to rise.
+PATIENCE, GAIN = 3, 0.01
+
 # Standardised inputs are kept within so many deviations.
 FARTHEST = 10.0
 
@@ -36,6 +53,54 @@ def returns_to_go(rewards: FloatArray, gamma: float) -> FloatArray:
     for t in range(len(rewards) - 2, -1, -1):
         returns[t] += gamma * returns[t + 1]
     return returns
+
+
+def watched_sums(
+    played: LearntEpisodes, along: FloatArray, gamma: float
+) -> tuple[FloatArray, NDArray[np.int64]]:
+    """Return discounted sums of values `[T, N, ...]` from K steps on, `[K, ...]`, and the steps.
+
+    The steps, `[K]`, are those of episodes whose sums are whole: without the last ones of episodes
+    that were cut, unless that would leave none of the episode.
+    """
+    lengths, cut = played.alive.sum(axis=0), ~played.terminated.any(axis=0)
+    missing = np.where(cut, UNFINISHED / max(1.0 - gamma, UNFINISHED / len(along)), 0.0)
+    whole = np.arange(len(along))[:, None] < np.maximum(lengths - missing, 1.0)
+    steps = np.flatnonzero(whole[played.alive])
+    return returns_to_go(along, gamma)[played.alive][steps], steps
+
+
+def explained_variance(found: FloatArray, sums: FloatArray) -> float | None:
+    """Return the share of the variance of sums that is explained, the mean over columns.
+
+    That of each column is at least -1. None where nothing varies.
+
+    Args:
+        found: What was predicted, `[K]` or `[K, D]`.
+        sums: What it was, of the same shape.
+    """
+    variance = np.atleast_1d(sums.var(axis=0))
+    varies = variance > 1e-10 * np.atleast_1d(np.square(sums).mean(axis=0))
+    if not varies.any():
+        return None
+    left = np.atleast_1d((sums - found).var(axis=0))[varies] / variance[varies]
+    return float(np.maximum(1.0 - left, -1.0).mean())
+
+
+class Plateau:
+    """Whether what is explained has stopped to rise."""
+
+    def __init__(self) -> None:
+        """Begin with nothing explained."""
+        self._best, self._without = -math.inf, 0
+
+    def reached(self, explained: float | None) -> bool:
+        """Take note of a check, and return whether several have brought no more."""
+        if explained is not None and explained > self._best + GAIN:
+            self._best, self._without = explained, 0
+        else:
+            self._without += 1
+        return self._without >= PATIENCE
 
 
 def standardised(observations: Batch, space: spaces.Space[Any]) -> FloatArray:

@@ -24,7 +24,7 @@ from ..core.files import check_regular, replacing
 from ..core.plain import Untrusted, checked_members, readable
 from ..model.protocols import LearntGame
 from ..sb3.archive import tensors
-from .critics import Trained
+from .critics import LeaderCritics, Trained
 from .followers import ANSWERED, MODEL, Follower
 
 __all__ = ["Checkpointed"]
@@ -44,7 +44,7 @@ class Checkpointed:
     saved: ClassVar[tuple[str, ...]] = ()  # attributes in `state.json`: of JSON types, or arrays
     members: ClassVar[tuple[str, ...]] = ()  # of the archive, beside those of every method
 
-    critic: Trained | None
+    critic: Trained | LeaderCritics | None
 
     def __init__(
         self,

@@ -16,16 +16,17 @@ from stable_baselines3.common.utils import get_device
 
 from ..core.mdp import FloatArray
 from ..episodes.fragments import Pairs
-from ..episodes.recorded import Batch
+from ..episodes.recorded import Batch, LearntEpisodes
 from ..model.protocols import LearntGame
 from ..rewards.images import is_image_space
 from ..rewards.tensors import IMAGES, as_inputs, blocks, perceptron
+from .baselines import Plateau, explained_variance, watched_sums
 
 if TYPE_CHECKING:
-    from ..sb3.replay import Transitions
+    from ..sb3.replay import RelabellingReplayBuffer, Transitions
     from .followers import Follower
 
-__all__ = ["FragmentCritic", "LeaderCritic", "ReturnCritic", "Trained"]
+__all__ = ["FragmentCritic", "LeaderCritic", "LeaderCritics", "ReturnCritic", "Trained"]
 
 UNITS, BATCH, POLYAK, LEARNING_RATE = (64, 64), 256, 0.02, 1e-3
 
@@ -38,6 +39,9 @@ DRAWS = 8
 
 # Updates whose batches are drawn at once: the policy stays the same.
 TOGETHER = 32
+
+# Updates between two checks of what is explained.
+CHECKED = 100
 
 # Batches from which the scale of the leader's rewards is measured.
 MEASURED = 4
@@ -85,10 +89,19 @@ class LeaderCritic(Trained):
     first, as Stable-Baselines3 has them.
     """
 
-    def __init__(self, game: LearntGame, seed: int, device: th.device | str = "cpu") -> None:
-        """Begin with an untrained network; its weights, by `seed`, are the same on every device."""
-        self._game, self._device = game, get_device(device)
-        self._discount = min(game.upper_gamma, 1.0 - 1.0 / game.episode_steps)
+    def __init__(
+        self,
+        game: LearntGame,
+        seed: int,
+        device: th.device | str = "cpu",
+        half: int | None = None,
+    ) -> None:
+        """Begin with an untrained network; its weights, by `seed`, are the same on every device.
+
+        With a `half`, 0 or 1, it learns from the even or the odd slots of the replay buffer alone.
+        """
+        self._game, self._device, self._half = game, get_device(device), half
+        self.discount = min(game.upper_gamma, 1.0 - 1.0 / game.episode_steps)
         self._discrete = isinstance(game.lower_space, spaces.Discrete)
         seen = game.observation_space
         self._images = is_image_space(seen)
@@ -123,11 +136,11 @@ class LeaderCritic(Trained):
         assert buffer is not None
         size = IMAGE_BATCH if self._images else BATCH
         if self._units is None:
-            self._units = self._measured(buffer.transitions(buffer.draw(MEASURED * size, rng), rng))
+            self._units = self._measured(self._drawn(buffer, MEASURED * size, rng))
         together = 1 if self._images else TOGETHER
         for begin in range(0, updates, together):
             count = size * min(together, updates - begin)
-            batch = buffer.transitions(buffer.draw(count, rng), rng)
+            batch = self._drawn(buffer, count, rng)
             inputs, taken = self._inputs(batch.observations, batch.actions)
             following, weights = self._under_policy(batch.next_observations, follower, rng)
             reward, later = self._in_units(batch)
@@ -144,6 +157,16 @@ class LeaderCritic(Trained):
                         old.lerp_(new, POLYAK)
         return self._units[1] ** 2 * _last_tenth(losses)
 
+    def _drawn(
+        self, buffer: RelabellingReplayBuffer, count: int, rng: np.random.Generator
+    ) -> Transitions:
+        """Return so many transitions, of the half of the buffer that is learnt from."""
+        drawn = buffer.draw(count, rng)
+        if self._half is not None:
+            # The slot before it, or the next one, which may be the first: all of them are whole.
+            drawn = np.where(drawn % 2 == self._half, drawn, drawn ^ 1) % buffer.size()
+        return buffer.transitions(drawn, rng)
+
     def _under_policy(
         self, observations: Batch, follower: Follower, rng: np.random.Generator
     ) -> tuple[th.Tensor, th.Tensor]:
@@ -157,7 +180,7 @@ class LeaderCritic(Trained):
     def _in_units(self, batch: Transitions) -> tuple[th.Tensor, th.Tensor]:
         """Return the leader's rewards in units of the network, and what later ones count, `[B]`."""
         offset, scale = self._units or (0.0, 1.0)
-        later = self._discount * (1.0 - batch.dones)
+        later = self.discount * (1.0 - batch.dones)
         reward = (self._upper(batch) - (1.0 - later) * offset) / scale
         return self._tensor(reward), self._tensor(later)
 
@@ -170,7 +193,7 @@ class LeaderCritic(Trained):
 
     def _measured(self, batch: Transitions) -> tuple[float, float]:
         """Return what Q_u is if all states are alike, and the deviation of targets from it."""
-        upper, later = self._upper(batch), self._discount * (1.0 - batch.dones)
+        upper, later = self._upper(batch), self.discount * (1.0 - batch.dones)
         offset = float(upper.mean()) / (1.0 - float(later.mean()))
         scale = float((upper - (1.0 - later) * offset).std())
         return offset, scale if scale > 0.0 else 1.0
@@ -234,6 +257,60 @@ class LeaderCritic(Trained):
         elif actions is not None:
             read.append(as_inputs(actions, self._game.lower_space, like))
         return th.cat(read, dim=1), th.as_tensor(taken, device=self._device)
+
+    def q_values(self, observations: Batch, actions: Batch) -> FloatArray:
+        """Return Q_u of actions taken, `[B]`."""
+        offset, scale = self._units or (0.0, 1.0)
+        q = self._evaluated(self.network, observations, actions)
+        taken = actions.reshape(-1).astype(np.int64) if self._discrete else 0
+        return offset + scale * q[np.arange(len(q)), taken]
+
+
+class LeaderCritics:
+    """Leader's critics that learn apart: two, each from one half of the replay buffer.
+
+    What they differ by is an error of theirs. Of images there is one alone, as it takes longer.
+
+    Attributes:
+        each: The critics.
+        explained: Share of the variance of watched returns that their mean explained last, at least
+            -1; None where nothing varied.
+    """
+
+    def __init__(self, game: LearntGame, seed: int, device: th.device | str = "cpu") -> None:
+        """Begin with untrained networks; their weights, by `seed`, are the same on every device."""
+        halves = [None] if is_image_space(game.observation_space) else [0, 1]
+        self.explained: float | None = None
+        self.each = [LeaderCritic(game, seed + k, device, half) for k, half in enumerate(halves)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of each, for a file."""
+        return {str(number): critic.state_dict() for number, critic in enumerate(self.each)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` has returned."""
+        for number, critic in enumerate(self.each):
+            critic.load_state_dict(state[str(number)])
+
+    def fit(
+        self, follower: Follower, played: LearntEpisodes, most: int, rng: np.random.Generator
+    ) -> float:
+        """Learn from the replay buffer until they explain no more of the returns of episodes.
+
+        The episodes must not be in the buffer yet. There are at most `most` gradient steps of each.
+        Returns the mean loss of the last of them.
+        """
+        sums, steps = watched_sums(played, played.upper_rewards, self.each[0].discount)
+        seen, taken = (values[steps] for values in played.as_batch)
+        stop, losses = Plateau(), [0.0]
+        for begin in range(0, most, CHECKED):
+            updates = min(CHECKED, most - begin)
+            losses = [critic.fit(follower, updates, rng) for critic in self.each]
+            found = [critic.q_values(seen, taken) for critic in self.each]
+            self.explained = explained_variance(np.mean(found, axis=0), sums)
+            if stop.reached(self.explained):
+                break
+        return float(np.mean(losses))
 
 
 class ReturnCritic(LeaderCritic):

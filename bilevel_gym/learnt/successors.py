@@ -14,7 +14,6 @@ follower's own discount. They say how the policy moves with x, whatever the lead
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +27,7 @@ from ..core.mdp import FloatArray
 from ..episodes.recorded import Batch, LearntEpisodes, as_argument
 from ..model.protocols import LearntGame
 from ..rewards.tensors import as_inputs, blocks
-from .baselines import FARTHEST, returns_to_go
+from .baselines import FARTHEST, Plateau, explained_variance, watched_sums
 from .critics import BATCH, DRAWS, POLYAK, UNITS, Trained
 from .followers import Follower
 
@@ -40,12 +39,8 @@ HALVES = 2
 # Most transitions of the replay that are learnt from, the latest ones, and most numbers in them.
 TRANSITIONS, NUMBERS = 40_000, 2**24
 
-# Updates between two checks of what is explained; checks without such a gain that end the training.
-CHECKED, PATIENCE, GAIN = 200, 3, 0.01
-
-# Of an episode that was cut, the sums of the last steps miss what would have followed: so many,
-# in units of the horizon 1 / (1 - gamma), are left out of checks.
-UNFINISHED = 3.0
+# Updates between two checks of what is explained.
+CHECKED = 200
 
 # Steps whose scores are evaluated at a time.
 BLOCK = 4096
@@ -122,8 +117,11 @@ class SuccessorFeatures(Trained):
         the networks. There are at most `most` updates.
         """
         data, halves = self._gathered(follower, upper_params, played, rng)
-        watched = Watched.of(self._game, upper_params, played)
-        best, without, loss = -math.inf, 0, 0.0
+        features = np.zeros((*played.alive.shape, self._entries))
+        said = as_argument(played.terms_of_batch)
+        features[played.alive] = self._game.reward_jacobian(upper_params, *played.as_batch, **said)
+        sums, steps = watched_sums(played, features, self._game.gamma)
+        stop, loss = Plateau(), 0.0
         for begin in range(0, most, CHECKED):
             updates, loss = min(CHECKED, most - begin), 0.0
             if not (begin and self._discrete):  # continuous actions are drawn anew
@@ -131,13 +129,8 @@ class SuccessorFeatures(Trained):
             for _ in range(updates):
                 drawn = np.stack([half[rng.integers(len(half), size=BATCH)] for half in halves])
                 loss += self._update(data, following, policy, th.as_tensor(drawn)) / updates
-            self.explained = self._explains(watched, played)
-            if self.explained is None:
-                continue
-            best, without = (
-                (self.explained, 0) if self.explained > best + GAIN else (best, without + 1)
-            )
-            if without == PATIENCE:
+            self.explained = explained_variance(self._predicted(played, steps), sums)
+            if stop.reached(self.explained):
                 break
         return loss
 
@@ -247,22 +240,13 @@ class SuccessorFeatures(Trained):
     def _by_action(self, outputs: th.Tensor) -> th.Tensor:
         return outputs.reshape(*outputs.shape[:2], self._actions, self._entries)
 
-    def _explains(self, watched: Watched, played: LearntEpisodes) -> float | None:
-        """Return the share of the variance of watched sums that is explained, at least -1."""
-        seen, taken = played.as_batch
-        at = watched.steps
-        psi = self._evaluated(seen[at], taken[at])
-        if self._discrete:
-            index = taken[at].reshape(1, -1, 1, 1).astype(np.int64)
-            psi = np.take_along_axis(psi, index, axis=2)
-        # Each episode by the network that has not learnt from it.
-        found = psi[1 - watched.episodes % HALVES, np.arange(len(at)), 0]
-        variance = watched.sums.var(axis=0)
-        varies = variance > 1e-10 * np.square(watched.sums).mean(axis=0)
-        if not varies.any():
-            return None
-        left = np.square(found - watched.sums).mean(axis=0)[varies] / variance[varies]
-        return float(np.clip(1.0 - left, -1.0, 1.0).mean())
+    def _predicted(self, played: LearntEpisodes, steps: NDArray[np.int64]) -> FloatArray:
+        """Return psi of some steps of episodes, by the network that has not learnt from them."""
+        seen, taken = (values[steps] for values in played.as_batch)
+        episodes = np.nonzero(played.alive)[1][steps]
+        action = taken.reshape(-1).astype(np.int64) if self._discrete else 0
+        psi = self._evaluated(seen, taken)
+        return psi[1 - episodes % HALVES, np.arange(len(steps)), action]
 
     # Networks ------------------------------------------------------------------------------------
 
@@ -315,35 +299,6 @@ class Gathered(NamedTuple):
     features: th.Tensor
     later: th.Tensor
     next_observations: Batch
-
-
-class Watched(NamedTuple):
-    """Discounted sums of dr_x/dx along episodes.
-
-    Attributes:
-        steps: Steps of the batch whose sums are whole, `[K]`.
-        episodes: The episodes that they belong to, `[K]`.
-        sums: `[K, D]`.
-    """
-
-    steps: NDArray[np.int64]
-    episodes: NDArray[np.int64]
-    sums: FloatArray
-
-    @classmethod
-    def of(cls, game: LearntGame, upper_params: FloatArray, played: LearntEpisodes) -> Watched:
-        """Return those of episodes at x."""
-        alive = played.alive
-        sums = np.zeros((*alive.shape, upper_params.size))
-        said = as_argument(played.terms_of_batch)
-        sums[alive] = game.reward_jacobian(upper_params, *played.as_batch, **said)
-        sums = returns_to_go(sums, game.gamma)
-        lengths, cut = alive.sum(axis=0), ~played.terminated.any(axis=0)
-        missing = np.where(cut, math.ceil(UNFINISHED / (1.0 - game.gamma)), 0)
-        # The first step of an episode is better than none.
-        whole = np.arange(len(alive))[:, None] < np.maximum(lengths - missing, 1)
-        steps = np.flatnonzero(whole[alive])
-        return cls(steps, np.nonzero(alive)[1][steps], sums[alive][steps])
 
 
 class Networks(th.nn.Module):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -18,15 +18,33 @@ from ..methods.episode_sums import carried
 from ..model.protocols import LearntGame
 from ..rewards.images import is_image_space
 from ..rewards.tensors import blocks
-from .baselines import random_features, returns_to_go, standardised
-from .critics import LeaderCritic, ReturnCritic
+from .baselines import explained_variance, random_features, returns_to_go, standardised
+from .critics import LeaderCritic, LeaderCritics, ReturnCritic
 from .estimators import BLOCK, Estimator, averaged, by_group, over_actions, reward_gradient
 from .trust import Estimate
 
 __all__ = ["LearntBCHG", "LearntHPGD", "LearntTrace", "TraceEstimator"]
 
+# Gradient steps of the leader's critics, at most, for each that was asked for.
+LONGEST = 2
+
 # Features that advantages are regressed on by default: so many at most, one for so many steps.
 MOST_FEATURES, STEPS_PER_FEATURE = 60, 20
+
+
+class Judged(NamedTuple):
+    """The leader's advantages of the follower's actions in B steps.
+
+    Attributes:
+        each: By each critic: those of the actions taken `[B]`, and of all actions `[B, A]` if they
+            are discrete.
+        loss: What the critics are left with.
+        explained: Share of the variance of watched returns that they explain.
+    """
+
+    each: list[tuple[FloatArray, FloatArray | None]]
+    loss: float
+    explained: float | None = None
 
 
 class TraceEstimator(Estimator):
@@ -61,20 +79,21 @@ class TraceEstimator(Estimator):
         super().__init__(game, **options)
 
     @abstractmethod
-    def leader_advantages(
-        self, played: LearntEpisodes
-    ) -> tuple[FloatArray, FloatArray | None, float]:
-        """Estimate the leader's advantage of the follower's actions in B steps.
-
-        Returns advantages of the actions taken `[B]`, those of all actions `[B, A]` if they are
-        discrete, and the loss of what was fitted.
-        """
+    def leader_advantages(self, played: LearntEpisodes) -> Judged:
+        """Estimate the leader's advantage of the follower's actions in the steps of episodes."""
 
     def response_term(self, upper_params: FloatArray, played: LearntEpisodes) -> Estimate:
         """Return the trace's estimate; see `Estimator`."""
-        advantages, every, loss = self.leader_advantages(played)
-        sums = self._traced(upper_params, played, advantages, every)
-        return averaged(sums, played.num_episodes, critic_loss=loss)
+        judged = self.leader_advantages(played)
+        each = np.stack([self._traced(upper_params, played, *of) for of in judged.each])
+        count = played.num_episodes
+        return averaged(
+            each.mean(axis=0),
+            count,
+            critic_loss=judged.loss,
+            critics=each.sum(axis=1) / count if len(each) > 1 else None,
+            explained=judged.explained,
+        )
 
     def _traced(
         self,
@@ -137,7 +156,7 @@ class TraceEstimator(Estimator):
 class LearntTrace(TraceEstimator):
     """The scalar trace with a critic of the replay buffer; see `bilevel_gym.methods.trace`."""
 
-    critic: LeaderCritic
+    critic: LeaderCritics
 
     def __init__(
         self, game: LearntGame, *, first_critic_updates: int | None = None, **options: Any
@@ -151,16 +170,15 @@ class LearntTrace(TraceEstimator):
     def _forget(self) -> None:
         super()._forget()
         seed = int(self._rng.integers(2**31))
-        self.critic = LeaderCritic(self._game, seed, self.follower.model.device)
+        self.critic = LeaderCritics(self._game, seed, self.follower.model.device)
 
-    def leader_advantages(
-        self, played: LearntEpisodes
-    ) -> tuple[FloatArray, FloatArray | None, float]:
-        """Return those of a critic that goes on learning from the replay; see `TraceEstimator`."""
-        first = self.follower.answered <= 1
+    def leader_advantages(self, played: LearntEpisodes) -> Judged:
+        """Return those of critics that go on learning from the replay; see `TraceEstimator`."""
+        critics, first = self.critic, self.follower.answered <= 1
         updates = self._first_updates or self._updates if first else self._updates
-        loss = self.critic.fit(self.follower, updates, self._rng)
-        return *self._evaluated(self.critic, *played.as_batch), loss
+        loss = critics.fit(self.follower, played, LONGEST * updates, self._rng)
+        found = [self._evaluated(critic, *played.as_batch) for critic in critics.each]
+        return Judged(found, loss, critics.explained)
 
 
 class LearntBCHG(LearntTrace):
@@ -197,9 +215,7 @@ class LearntHPGD(TraceEstimator):
         super().__init__(game, **options)
         optional(check_at_least, "episodes", self._num_episodes, 2)
 
-    def leader_advantages(
-        self, played: LearntEpisodes
-    ) -> tuple[FloatArray, FloatArray | None, float]:
+    def leader_advantages(self, played: LearntEpisodes) -> Judged:
         """Return those of two regressions of returns; see `TraceEstimator`."""
         seen, taken = played.as_batch
         steps, episodes = np.nonzero(played.alive)
@@ -207,6 +223,7 @@ class LearntHPGD(TraceEstimator):
         followed = steps < (self._game.episode_steps + 1) // 2
         first = episodes < (played.num_episodes + 1) // 2
         advantages, every, losses = np.zeros(len(seen)), None, []
+        predicted = np.zeros(len(seen))
         for half in (first, ~first):
             learnt, seed = followed & ~half, int(self._rng.integers(2**31))
             critic = ReturnCritic(self._game, seed, self.follower.model.device)
@@ -214,8 +231,10 @@ class LearntHPGD(TraceEstimator):
                 seen[learnt], taken[learnt], returns[learnt], self._updates, self._rng
             )
             losses.append(loss)
+            predicted[half] = critic.q_values(seen[half], taken[half])
             advantages[half], table = self._evaluated(critic, seen[half], taken[half])
             if table is not None:
                 every = np.zeros((len(seen), table.shape[1])) if every is None else every
                 every[half] = table
-        return advantages, every, float(np.mean(losses))
+        explained = explained_variance(predicted[followed], returns[followed])
+        return Judged([(advantages, every)], float(np.mean(losses)), explained)

@@ -2,12 +2,14 @@
 
 The error of an estimate has two parts that can be measured: that of the episodes, from estimates of
 groups of them, and that of the critic, from two critics that have learnt apart. The expected cosine
-to the estimate without these errors is
+to the estimate without these errors is taken to be
 
-    cos = sqrt((|g|^2 - tr C) / |g|^2),
+    cos = |g|^2 / (|g|^2 + tr C),
 
-with C the covariance of the estimate g, whose square is longer than that of its mean by tr C. What
-is wrong beside that lowers the trust.
+with C the covariance of the estimate g. The square of g is expected to be that of its mean and
+tr C; from this, the cosine would be sqrt(1 - tr C / |g|^2), which is much the same where it is
+large, and nothing where |g|^2 happens to be smaller than tr C. What is wrong beside that lowers the
+trust.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ __all__ = ["Estimate", "assessed", "group_of"]
 GROUPS = 32
 
 # Below these there is a warning; see `assessed`.
-LEAST_EXPLAINED, MOST_UNREST, MOST_MOVED, LEAST_TRUST = 0.3, 4.0, 0.5, 0.5
+LEAST_EXPLAINED, MOST_UNREST, MOST_MOVED, LEAST_TRUST = 0.1, 4.0, 0.5, 0.5
 
 
 class Estimate(NamedTuple):
@@ -69,10 +71,8 @@ def group_of(episodes: Any, count: int) -> Any:
 
 def cosine_of(gradient: FloatArray, error: FloatArray) -> float:
     """Return the expected cosine of an estimate to the one without its error, in [0, 1]."""
-    square = float(np.square(gradient).sum())
-    if square == 0.0:
-        return 0.0
-    return float(np.sqrt(max(0.0, 1.0 - float(np.square(error).sum()) / square)))
+    square, noise = float(np.square(gradient).sum()), float(np.square(error).sum())
+    return square / (square + noise) if square > 0.0 else 0.0
 
 
 def assessed(
@@ -94,7 +94,8 @@ def assessed(
         (cosine, f"The expected cosine to the hyper-gradient without errors is {cosine:.2g}.")
     ]
     if explained is not None and explained < LEAST_EXPLAINED:
-        share = max(0.0, explained) / LEAST_EXPLAINED
+        # What chance adds to the sums cannot be explained by anyone: this is no proof.
+        share = 0.5 * (1.0 + max(0.0, explained) / LEAST_EXPLAINED)
         limits.append((share, f"The critic explains {max(explained, 0.0):.0%} of watched sums."))
     if kl_measured is not None and kl_measured > MOST_MOVED:
         share = MOST_MOVED / kl_measured

@@ -49,6 +49,7 @@ from bilevel_gym.core.lqr import Coefficients
 from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import BilevelLQR, TabularBilevelEnv
 from bilevel_gym.envs.parametric import ParametricGame
+from bilevel_gym.learnt.estimators import FEW
 from bilevel_gym.learnt.tables import TableGame
 from bilevel_gym.methods import LEARNT_METHODS, make_method
 from bilevel_gym.model.protocols import LearntGame
@@ -59,6 +60,7 @@ from .estimators import PLACINGS, bar, cosine, four_rooms
 # What estimates, with its options, and how it is drawn. The first one has to reach the bars.
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "trace": ("trace", {}),
+    "score": ("score", {}),
     "trace, no state features": ("trace", {"state_features": 0}),
     "bc-hg": ("bc-hg", {}),
     "hpgd": ("hpgd", {}),
@@ -66,7 +68,11 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 BEST, ONE_STEP = list(METHODS)[0], list(METHODS)[-1]
 COLOURS = dict(
-    zip(METHODS, (PALETTE[0], PALETTE[5], PALETTE[3], PALETTE[2], PALETTE[1]), strict=True)
+    zip(
+        METHODS,
+        (PALETTE[0], PALETTE[4], PALETTE[5], PALETTE[3], PALETTE[2], PALETTE[1]),
+        strict=True,
+    )
 )
 
 COSINE_BAR, ERROR_BAR, KL_BAR = 0.95, 0.3, 0.05
@@ -230,12 +236,17 @@ def estimated(
     follower = learner.follower
     follower.learn(x)
     played = follower.play(x, episodes, rng)
-    learner.critic.fit(follower, updates, rng)
-    fitted = SimpleNamespace(advantages=learner.critic.advantages, fit=lambda *_: 0.0)
+    critics = learner.critic
+    critics.fit(follower, played, updates, rng)
+    fitted = SimpleNamespace(each=critics.each, explained=critics.explained, fit=lambda *_: 0.0)
     estimates = {}
     for label, (name, chosen) in METHODS.items():
+        if name == "score" and x.size > FEW:
+            continue
         method: Any = make_method(LEARNT_METHODS[name], game, **chosen)
-        method.follower, method.critic = follower, fitted
+        method.follower = follower
+        if name != "score":
+            method.critic = fitted
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that one step sees nothing of x[s] is what is shown
             estimates[label] = method.response_term(x, played)[0]
