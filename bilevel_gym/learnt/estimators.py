@@ -149,6 +149,7 @@ class Estimator(Checkpointed, ABC):
     def measure(self, upper_params: FloatArray) -> Response:
         """Let the follower learn and be watched half as long, without a hyper-gradient."""
         samples = self.follower.learn(upper_params, BRIEF)
+        self._metric = None  # of a policy that is no more
         played = self._played(upper_params, BRIEF)
         value, *_, extra = self.other_terms(upper_params, played)
         return self._answered(upper_params, played, value, samples=samples + extra)

@@ -91,7 +91,7 @@ def assessed(
     follower = Follower(game, steps=budgets[0], options=options)
     follower.reset(rng)
     for budget in budgets:
-        follower._steps = budget - done  # it goes on from where it is
+        follower.steps = budget - done  # it goes on from where it is
         follower.learn(x)
         done = budget
         for episodes in sizes:
