@@ -16,6 +16,7 @@ from ..core.checks import check_at_least, check_flag, finite_array, first_line, 
 from ..core.mdp import FloatArray
 from ..rendering.canvas import pygame
 from ..rewards.images import is_image_space
+from ..rewards.models import FEW
 from .base import View
 from .parametric import ParametricGame, check_spaces, with_bars
 from .sources import EnvLike, Source
@@ -28,9 +29,6 @@ __all__ = ["DesignGame", "WeighedTerms"]
 
 # Spreads below this share of a term's largest size are rounding.
 ROUNDING = 1e-9
-
-# Terms up to which the policy's derivative by each weight is learnt.
-FEW = 64
 
 # Steps after which two copies of an environment, of one seed, are compared.
 COMPARED = 8

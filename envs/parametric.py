@@ -31,7 +31,14 @@ from ..model.responses import EpisodicResponse, Response
 from ..rendering.canvas import HEADER_HEIGHT, THEME, new_page, new_surface, pygame
 from ..rendering.picture_charts import Axis, BarChart, draw_bars, nice_limit
 from ..rewards.images import LEAST_SIDE, is_image_space
-from ..rewards.models import RewardModel, imported_function, jacobian, make_reward_model
+from ..rewards.models import (
+    FEW,
+    RewardModel,
+    WithJacobian,
+    imported_function,
+    jacobian,
+    make_reward_model,
+)
 from .base import BilevelEnv, View, upper_box
 from .sources import EnvLike, Source, time_limit
 
@@ -78,9 +85,14 @@ class ParametricGame(BilevelEnv):
     `Box(-inf, inf, [3])`; its reward F(x) is estimated from episodes.
 
     ## Info
-    Leader: `objective`, `hyper_gradient` [D], `upper_params` [D], `inner_samples` (environment
-    steps, the learner's and those of the episodes played), `critic_loss`. Follower and game: that
-    of the environment, and `upper_reward`.
+    Leader: `objective` and `objective_se` (its standard error), `hyper_gradient` and
+    `hyper_gradient_se` [D], `hyper_gradient_cosine` (that the errors leave, as expected),
+    `upper_params` [D], `inner_samples` (environment steps, the learner's and those of the episodes
+    played), `critic_loss`, `critic_explained` (share of the variance of watched sums), `cut_share`
+    (of the episodes), `kl_predicted` and `kl_measured` (of the follower's policy from the one
+    before) and `trust` in the hyper-gradient, 0..1. What a method cannot tell is absent; see
+    `bilevel_gym.model.responses.LearntResponse`. Follower and game: that of the environment, and
+    `upper_reward`.
 
     Example:
         >>> import numpy as np
@@ -180,6 +192,11 @@ class ParametricGame(BilevelEnv):
         self.entropy = check_choice("entropy", entropy, ENTROPIES)
         relative = self.entropy == "relative"
         self._baseline = self.temperature * uniform_entropy(acting) if relative else 0.0
+        # A task with options of its own has a method of its own, too.
+        direct = isinstance(self.reward_model, WithJacobian) and not is_image_space(seen)
+        if self.default_method == "trace" and not self.method_options:
+            few = direct and self.reward_model.num_params <= FEW
+            self.default_method = "score" if few else "trace"
         self.model = self  # there is no other
         self._observation: Any = None
 

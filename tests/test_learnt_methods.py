@@ -354,7 +354,7 @@ TINY: dict[str, Any] = {"episodes": 3, "inner_steps": 24, "inner_options": TINY_
 GAME: dict[str, Any] = {"reward_model": {"kind": "network", "hidden": [4]}, "episode_steps": 15}
 GAME["upper_gamma"] = 0.95
 GAMES = ("CartPole-v1", "Pendulum-v1")
-METHODS = ("trace", "bc-hg", "hpgd", "sobirl")  # of any reward
+METHODS = ("trace", "bc-hg", "hpgd", "sobirl", "score")
 every_game = pytest.mark.parametrize("env_id", GAMES)
 every_method = pytest.mark.parametrize("method", METHODS)
 
@@ -384,7 +384,8 @@ def test_two_steps_of_the_leader_tell_what_the_contract_says(env_id: str, method
     expected |= set() if method == "sobirl" else {"critic_loss", "critic_explained"}
     for number in range(2):
         # At first there is no policy to compare the follower's with.
-        assert set(info) == (expected | {"kl_measured"} if number else expected)
+        later = {"kl_measured", "kl_predicted"} if method == "score" else {"kl_measured"}
+        assert set(info) == (expected | later if number else expected)
         gradient = info["hyper_gradient"]
         assert gradient.shape == x.shape and gradient.dtype == np.float64
         assert np.isfinite(gradient).all() and np.linalg.norm(gradient) > 0.0

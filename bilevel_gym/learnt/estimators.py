@@ -12,9 +12,15 @@ from the episodes alone, a regression of returns on observations and actions; bo
 2405.19697) computes: of the advantage of dr/dx it keeps the first term, so that it is biased, and
 zero where the reward's gradient does not depend on the action.
 
-Methods of games whose follower learns, `HyperGradient(game, method, **options)`: "trace" (the
-default), "bc-hg", "hpgd" and "sobirl". Tabular games have them as "deep-trace" and so on, with
-other defaults (`bilevel_gym.learnt.tables`). Tasks have their own, in `method_options`.
+`score` is the policy gradient in x with the policy's derivative in x learnt from all that was seen
+(`bilevel_gym.learnt.scores`), for x of few entries. All of them say how far their estimates can be
+trusted (`bilevel_gym.learnt.trust`), and what was watched goes into the replay afterwards.
+
+Methods of games whose follower learns, `HyperGradient(game, method, **options)`: "trace", "bc-hg",
+"hpgd", "sobirl" and "score". The default is "score" where x has 64 entries at most, the reward
+model has its Jacobian and observations are no images, else "trace". Tabular games have them as
+"deep-trace" and so on, with other defaults (`bilevel_gym.learnt.tables`). Tasks have their own, in
+`method_options`.
 
 | option | default | what it is |
 |---|---|---|
@@ -23,12 +29,18 @@ other defaults (`bilevel_gym.learnt.tables`). Tasks have their own, in `method_o
 | `first_inner_steps` | three times as many | those for the first x |
 | `inner` | that fits | "soft-dqn" for discrete actions, "soft-sac" for continuous ones |
 | `inner_options` | {} | arguments of `bilevel_gym.sb3.SoftDQN` or `bilevel_gym.sb3.SoftSAC` |
-| `critic_updates` | 200 (hpgd: 1000) | gradient steps of the leader's critic for each x |
+| `learn_from_watched` | True | whether watched episodes go into the replay |
+| `critic_updates` | 200 (hpgd: 1000, score: 2000) | steps of critics for each x, see below |
 | `first_critic_updates` | as many | those for the first x; trace and bc-hg |
-| `truncation` | None | steps that an injection counts; sobirl has 1 |
-| `discount_steps` | True | whether late steps count for less; not sobirl |
-| `state_features` | up to 60 | features of the state that advantages are regressed on; not sobirl |
+| `truncation` | None | steps that an injection counts; sobirl has 1, score all |
+| `discount_steps` | True | whether late steps count for less; not sobirl, score |
+| `state_features` | up to 60 | what advantages are regressed on; not sobirl, score |
 | `baseline` | True | sobirl: whether the mean return of the other episodes is subtracted |
+| `gae_lambda` | .95 | score: lambda of generalised advantages |
+
+Critics are trained until they explain no more of the variance of watched sums that are new to them:
+that of `score` for 2000 updates at most, those of `trace` and `bc-hg` for twice `critic_updates`.
+`hpgd` takes exactly as many.
 """
 
 from __future__ import annotations
@@ -48,6 +60,7 @@ from ..core.mdp import FloatArray
 from ..episodes.recorded import Batch, LearntEpisodes, as_argument
 from ..model.protocols import LearntGame
 from ..model.responses import EpisodicResponse, Response
+from ..rewards.models import FEW
 from ..rewards.tensors import blocks
 from .checkpoints import Checkpointed
 from .first_answer import warn_of_first_answer
@@ -55,7 +68,6 @@ from .trust import LEAST_TRUST, Estimate, assessed, cosine_of, group_of
 
 __all__ = [
     "BLOCK",
-    "FEW",
     "Estimator",
     "LearntSoBiRL",
     "averaged",
@@ -74,9 +86,6 @@ FEWEST, MOST, WATCHED = 4, 32, 2.0
 
 # What a brief evaluation takes of all that.
 BRIEF = 0.5
-
-# Entries of x, at most, for which derivatives are computed one by one.
-FEW = 64
 
 # The share of its mean that counts for the spread of dr_x/dx.
 CONSTANT = 0.25

@@ -23,8 +23,9 @@ from ..core.mdp import FloatArray
 from ..episodes.recorded import LearntEpisodes
 from ..model.protocols import LearntGame
 from ..rewards.images import is_image_space
+from ..rewards.models import FEW
 from .baselines import generalised_advantages
-from .estimators import FEW, Estimator
+from .estimators import Estimator
 from .successors import HALVES, SuccessorFeatures
 from .trust import Estimate, group_of
 

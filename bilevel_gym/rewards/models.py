@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 __all__ = [
+    "FEW",
     "LinearReward",
     "RewardModel",
     "WithJacobian",
@@ -38,6 +39,9 @@ __all__ = [
     "jacobian",
     "make_reward_model",
 ]
+
+# Entries of x, at most, for which derivatives are learnt one by one.
+FEW = 64
 
 Features = Callable[[Batch, Batch], FloatArray]
 

@@ -49,11 +49,11 @@ from bilevel_gym.core.lqr import Coefficients
 from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import BilevelLQR, TabularBilevelEnv
 from bilevel_gym.envs.parametric import ParametricGame
-from bilevel_gym.learnt.estimators import FEW
 from bilevel_gym.learnt.tables import TableGame
 from bilevel_gym.methods import LEARNT_METHODS, make_method
 from bilevel_gym.model.protocols import LearntGame
 from bilevel_gym.plotting import INK, MUTED, PALETTE, new_figure, save_figure, tidy
+from bilevel_gym.rewards.models import FEW
 
 from .estimators import PLACINGS, bar, cosine, four_rooms
 

@@ -1,12 +1,12 @@
 """Whether `info["trust"]` predicts the cosine to the exact hyper-gradient.
 
 Run it as `python -m tests.benchmarks.trust`; it prints every case, and the bars, in some minutes.
-`--rooms` adds four rooms of `tests.benchmarks.deep`, which take longer.
+`--games rooms` is four rooms of `tests.benchmarks.deep`, which takes longer.
 
 A case is a game, an x, a follower that has learnt for a budget of environment steps, and an
 estimate by a method from a number of episodes; the truth is the exact hyper-gradient at that x,
 of the exact follower, so that what a follower has not learnt yet counts as an error. The games are
-random MDPs of 12 states and 3 actions, with five linear features (`Garnet` MDPs) or x[s], and the
+random MDPs of 12 states and 3 actions (Garnet) with five linear features, x[s] or x[s, a], and the
 LQR of `tests.benchmarks.deep`.
 """
 
@@ -30,6 +30,7 @@ from bilevel_gym.learnt.followers import Follower
 from bilevel_gym.learnt.tables import TableGame
 from bilevel_gym.methods import LEARNT_METHODS, make_method
 from bilevel_gym.model.protocols import LearntGame
+from bilevel_gym.rewards.models import FEW
 
 from . import deep
 from .estimators import bar, cosine
@@ -37,6 +38,7 @@ from .estimators import bar, cosine
 # Correlation of ranks, and what may not be: so much trust in an estimate with such a cosine.
 CORRELATION_BAR, TRUSTED, WRONG = 0.7, 0.8, 0.7
 
+GAMES = ("LQR", "features", "x[s]", "x[s, a]", "rooms")
 STATES, ACTIONS, SUCCESSORS, FEATURES = 12, 3, 3, 5
 
 
@@ -56,21 +58,26 @@ class Case:
     reason: str
 
 
-def garnet(seed: int, per_state: bool) -> TabularBilevelEnv:
-    """Return a random MDP; a leader pays three pairs of a state and an action."""
+def garnet(seed: int, kind: str) -> TabularBilevelEnv:
+    """Return a random MDP of a kind; a leader pays three pairs of a state and an action."""
     rng = np.random.default_rng(seed)
     transition = np.zeros((STATES, ACTIONS, STATES))
     for row in transition.reshape(-1, STATES):
         row[rng.choice(STATES, SUCCESSORS, replace=False)] = rng.dirichlet(np.ones(SUCCESSORS))
     upper = np.zeros(STATES * ACTIONS)
     upper[rng.choice(len(upper), 3, replace=False)] = 1.0
-    features = rng.standard_normal((STATES, ACTIONS, FEATURES))
+    pairs = STATES, ACTIONS
+    features = {
+        "features": rng.standard_normal((*pairs, FEATURES)),
+        "x[s]": None,
+        "x[s, a]": np.eye(STATES * ACTIONS).reshape(*pairs, -1),
+    }[kind]
     return TabularBilevelEnv.from_arrays(
         transition,
-        0.3 * rng.standard_normal((STATES, ACTIONS)),
-        upper_reward=upper.reshape(STATES, ACTIONS),
+        0.3 * rng.standard_normal(pairs),
+        upper_reward=upper.reshape(pairs),
         initial_distribution=np.full(STATES, 1.0 / STATES),
-        features=None if per_state else features,
+        features=features,
         gamma=0.9,
         temperature=0.3,
     )
@@ -96,7 +103,7 @@ def assessed(
         done = budget
         for episodes in sizes:
             for method in ("trace", "score"):
-                if method == "score" and x.size > 64:
+                if method == "score" and x.size > FEW:
                     continue
                 fresh = {"learn_from_watched": False, "episodes": episodes}
                 made: Any = make_method(LEARNT_METHODS[method], game, **fresh)
@@ -140,7 +147,7 @@ def task(job: tuple[str, int]) -> list[Case]:
         plan: Any = (500, 1500, 4000), (8, 32, 128), small
     else:
         rooms = kind == "rooms"
-        table = deep.rooms() if rooms else garnet(seed, kind == "x[s]")
+        table = deep.rooms() if rooms else garnet(seed, kind)
         game = TableGame(table.model)
         truth = table.evaluate(game.initial_upper_params).hyper_gradient
         chosen = {"learning_rate": 3e-3, "policy_kwargs": {"n_critics": 1}, "device": "cpu"}
@@ -149,11 +156,10 @@ def task(job: tuple[str, int]) -> list[Case]:
     return list(assessed(kind, game, np.asarray(truth), seed, *plan))
 
 
-def main(seeds: int, workers: int, rooms: bool) -> None:
+def main(games: Sequence[str], seeds: int, workers: int) -> None:
     """Print cases and bars."""
     began = time.perf_counter()
-    kinds = [*(["rooms"] if rooms else []), "LQR", "features", "x[s]"]
-    jobs = [(kind, seed) for kind in kinds for seed in range(1 if kind == "rooms" else seeds)]
+    jobs = [(game, seed) for game in games for seed in range(seeds)]
     cases: list[Case] = []
     print("| game | seed | steps | episodes | method | trust | cosine | predicted | explained |")
     print("|---" * 9 + "|")
@@ -178,8 +184,8 @@ def main(seeds: int, workers: int, rooms: bool) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--games", nargs="+", default=GAMES[:-1], choices=GAMES, help="games")
     parser.add_argument("--seeds", type=int, default=4, help="games and followers of each kind")
     parser.add_argument("--workers", type=int, default=2, help="processes")
-    parser.add_argument("--rooms", action="store_true", help="four rooms, too")
     arguments = parser.parse_args()
-    main(arguments.seeds, arguments.workers, arguments.rooms)
+    main(arguments.games, arguments.seeds, arguments.workers)
