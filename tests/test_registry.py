@@ -18,6 +18,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 
 from bilevel_gym import LowerLevel
+from bilevel_gym.envs.parametric import ParametricGame
 from bilevel_gym.registration import TASKS, Task, register_tasks
 from bilevel_gym.testing import check_hyper_gradient
 
@@ -118,6 +119,7 @@ def unexpected_warnings(check: Callable[..., Any], env: Env) -> list[str]:
     for; the seats are wrappers by design. There is advice to normalise a box: where x or the
     follower's actions have natural units, `RescaleUpper` and its like are the answer. There is
     doubt about unbounded observations: states of linear systems are unbounded, and so are returns.
+    A follower that has hardly learnt, and been watched briefly, is said to be one.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -130,6 +132,8 @@ def unexpected_warnings(check: Callable[..., Any], env: Env) -> list[str]:
     seen = (game.observation_space, game.leader_observation_space)
     if not all(space.is_bounded() for space in seen if isinstance(space, gym.spaces.Box)):
         reasons.append("infinity. This is probably too")
+    if isinstance(game, ParametricGame):
+        reasons += ["has a trust of", "so that nothing can be learnt from them"]
     messages = [str(warning.message) for warning in caught]
     return [text for text in messages if not any(reason in text for reason in reasons)]
 
@@ -197,7 +201,7 @@ def assert_leader_info(env: Env, info: dict[str, Any], exact: bool) -> None:
         assert info["inner_samples"] > 0
     for key in given:
         assert type(info[key]) is {**EXACT_INFO, **LEARNT_INFO}[key], key
-        assert math.isfinite(info[key]), key
+        assert np.isfinite(info[key]).all(), key
 
 
 @every_task
@@ -272,7 +276,8 @@ def test_what_is_returned_or_given_may_be_overwritten(task: Task, seat: str) -> 
         spoilt += spoil(records[-1])
     assert_identical(env.reset(), twin.reset())
     if seat == "leader":
-        assert spoilt == 3 * 6  # observation, hyper_gradient and upper_params, each time
+        # Observation, hyper_gradient and upper_params, each time; its errors where they are known.
+        assert 3 * 6 <= spoilt <= (3 if task in EXACT_TASKS else 4) * 6
     arrays = [array for record in records for array in arrays_in(record)]
     for i, one in enumerate(arrays):
         assert not any(np.shares_memory(one, other) for other in arrays[i + 1 :])
