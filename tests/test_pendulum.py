@@ -10,6 +10,7 @@ import pytest
 
 from bilevel_gym import HyperGradient, LowerLevel
 from bilevel_gym.envs import BilevelPendulum
+from bilevel_gym.learnt.followers import MEASURED
 from bilevel_gym.registration import QUICK
 
 TASK = "BilevelPendulum-v0"
@@ -64,14 +65,15 @@ def test_the_trace_is_not_zero_and_a_part_of_the_response_alone() -> None:
     _, info = env.reset(seed=0)
     assert info["hyper_gradient"].all()
     assert not np.asarray(env.response.direct_gradient).any()
-    # 12 steps of learning, and two episodes.
-    assert info["inner_samples"] == 12 + 2 * 20
+    # 12 steps of learning, those that measure observations, and two episodes.
+    assert info["inner_samples"] == 12 + MEASURED + 2 * 20
 
 
 def test_options_that_suit_the_task_are_those_of_its_methods() -> None:
     env = HyperGradient(gym.make(TASK, episode_steps=20), first_inner_steps=16, critic_updates=2)
     _, info = env.reset(seed=0)
-    assert info["inner_samples"] == 16 + BilevelPendulum.method_options["episodes"] * 20
+    played = BilevelPendulum.method_options["episodes"] * 20
+    assert info["inner_samples"] == 16 + MEASURED + played
     # They are not part of the specification, which has what was given.
     assert env.spec is not None
     (seat,) = env.spec.additional_wrappers

@@ -54,11 +54,12 @@ class Checkpointed:
         inner_steps: int = 1000,
         first_inner_steps: int | None = None,
         inner_options: dict[str, Any] | None = None,
+        standardise: bool = True,
     ) -> None:
         """Bind the method to a game.
 
-        `inner` is the algorithm of a `Follower`; the others are its `steps`, `first_steps` and
-        `options`.
+        `inner` is the algorithm of a `Follower`; the others are its `steps`, `first_steps`,
+        `options` and `standardise`.
 
         Raises:
             TypeError: If the learner does not take an argument.
@@ -72,6 +73,7 @@ class Checkpointed:
             steps=inner_steps,
             first_steps=first_inner_steps,
             options=inner_options,
+            standardise=standardise,
         )
         self._forget()
 

@@ -29,6 +29,7 @@ model has its Jacobian and observations are no images, else "trace". Tabular gam
 | `first_inner_steps` | three times as many | those for the first x |
 | `inner` | that fits | "soft-dqn" for discrete actions, "soft-sac" for continuous ones |
 | `inner_options` | {} | arguments of `bilevel_gym.sb3.SoftDQN` or `bilevel_gym.sb3.SoftSAC` |
+| `standardise` | True | whether the networks of the follower read observations of unit scale |
 | `learn_from_watched` | True | whether watched episodes go into the replay |
 | `critic_updates` | 200 (hpgd: 1000, score: 2000) | steps of critics for each x, see below |
 | `first_critic_updates` | as many | those for the first x; trace and bc-hg |

@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from ..core.checks import (
     check_at_least,
     check_choice,
+    check_flag,
     check_options,
     first_line,
     optional,
@@ -38,6 +39,7 @@ from ..sb3.archive import tensors
 from ..sb3.replay import terms_in
 from ..sb3.soft_dqn import SoftDQN
 from ..sb3.soft_sac import SoftSAC
+from ..sb3.standardised import StandardisedExtractor, measured_units
 from .running import restored, snapshot
 
 __all__ = ["ALGORITHMS", "Follower"]
@@ -74,6 +76,9 @@ PICKLED = "environment.pickle"  # in files of earlier versions
 # What probabilities are raised by before their logarithms.
 LEAST = 1e-12
 
+# Steps of uniform actions in which the units of observations are measured.
+MEASURED = 500
+
 # Copies of the environment in which episodes are played side by side.
 COPIES = 32
 
@@ -96,6 +101,7 @@ class Follower:
         steps: int = 1500,
         first_steps: int | None = None,
         options: dict[str, Any] | None = None,
+        standardise: bool = True,
     ) -> None:
         """Bind a learner to a game.
 
@@ -103,7 +109,9 @@ class Follower:
         "soft-sac" where they are not. It learns `steps` environment steps for each x, at least 1,
         and `first_steps` for the first one; None for three times as many. `options` are arguments
         of the algorithm, of JSON types, in place of `DEFAULTS`. A learning rate of None is the
-        algorithm's own, which may fall.
+        algorithm's own, which may fall. With `standardise` its networks read observations in units
+        of their own, which `MEASURED` steps of uniform actions are made for; they count as steps of
+        the first answer. Images and `Discrete` observations have none.
 
         Raises:
             TypeError: If the algorithm does not take an argument, or it is the game that sets it.
@@ -131,6 +139,17 @@ class Follower:
         self._first_steps = FIRST * self.steps if first is None else first
         self._game, self._class = game, ALGORITHMS[algorithm]
         self._options = _checked_options(algorithm, options)
+        self._measured_steps = 0
+        own = self._options.get("policy_kwargs") or {}
+        if check_flag("standardise", standardise) and "features_extractor_class" not in own:
+            units = measured_units(game.make_environment(), MEASURED, seed=0)
+            if units is not None:
+                self._measured_steps = MEASURED
+                reading = {
+                    "features_extractor_class": StandardisedExtractor,
+                    "features_extractor_kwargs": units,
+                }
+                self._options["policy_kwargs"] = {**own, **reading}
         self.answered = 0
         self.discrete, self._images = discrete, is_image_space(seen)
         self.reset(np.random.default_rng(0))
@@ -162,11 +181,13 @@ class Follower:
         self.model.reward_fn = lambda observations, actions, **terms: game.reward(
             upper_params, observations, actions, **terms
         )
-        steps = max(1, round(share * self.steps)) if self.answered else self._first_steps
+        first = self.answered == 0
         before = self.model.num_timesteps
-        self.model.learn(steps, reset_num_timesteps=self.answered == 0, log_interval=None)
+        steps = self._first_steps if first else max(1, round(share * self.steps))
+        self.model.learn(steps, reset_num_timesteps=first, log_interval=None)
         self.answered += 1
-        return self.model.num_timesteps - before
+        measured = self._measured_steps if first else 0
+        return self.model.num_timesteps - before + measured
 
     def probabilities(self, observations: NDArray[Any]) -> FloatArray:
         """Return the probabilities of discrete actions, `[B, A]`."""

@@ -138,7 +138,7 @@ class SoftDQN(SoftLearner, DQN):
         "CnnPolicy": SoftQCnnPolicy,
     }
     plain: ClassVar[frozenset[type]] = frozenset({SoftQPolicy, SoftQNetwork})
-    flat = FlatDQN
+    flat, acting = FlatDQN, "q_net"
     states: ClassVar[frozenset[str]] = frozenset({"policy", "policy.optimizer"})
     policy: SoftQPolicy
     q_net: SoftQNetwork

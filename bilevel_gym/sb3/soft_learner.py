@@ -71,8 +71,9 @@ class SoftLearner(Archived, OffPolicyAlgorithm):
     # Classes of policies and networks that compute what updates on flat memory do.
     plain: ClassVar[frozenset[type]]
 
-    # What makes the updates of such a policy.
+    # What makes the updates of such a policy, and which of its networks chooses actions.
     flat: ClassVar[type[FlatPolicy]]
+    acting: ClassVar[str]
 
     replay_buffer: RelabellingReplayBuffer | None
 
@@ -382,7 +383,8 @@ class SoftLearner(Archived, OffPolicyAlgorithm):
             one = observation.shape == shape
             if one or observation.shape[1:] == shape:
                 batch = observation[None] if one else observation
-                features = features_of(batch, self.observation_space)
+                extractor = getattr(self.policy, self.acting).features_extractor
+                features = features_of(batch, self.observation_space, extractor)
                 if features is not None:
                     actions = flat.act(features, deterministic=deterministic)
                     actions = actions.reshape(-1, *(self.action_space.shape or ()))

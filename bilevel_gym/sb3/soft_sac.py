@@ -52,7 +52,7 @@ class SoftSAC(SoftLearner, SAC):
         "MlpPolicy": SoftSACPolicy,
         "CnnPolicy": SoftSACCnnPolicy,
     }
-    flat = FlatSAC
+    flat, acting = FlatSAC, "actor"
     plain: ClassVar[frozenset[type]] = frozenset(
         {SoftSACPolicy, SACPolicy, Actor, ContinuousCritic}
     )

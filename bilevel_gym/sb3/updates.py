@@ -21,6 +21,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 
 from .flat import FlatAdam, FlatNetworks, Layers, hooked, linear_layers
+from .standardised import StandardisedExtractor
 
 __all__ = ["FlatDQN", "FlatPolicy", "FlatSAC"]
 
@@ -92,18 +93,25 @@ def plain_part(networks: Sequence[Layers | None], optimizer: Any) -> Part | None
 
 
 def plain_features(module: Any) -> bool:
-    """Return whether features of observations are these themselves, flattened."""
+    """Return whether features of observations are these themselves, flattened, in fixed units."""
     extractor = module.features_extractor
-    return type(extractor) is FlattenExtractor and not hooked(extractor)
+    return type(extractor) in (FlattenExtractor, StandardisedExtractor) and not hooked(extractor)
 
 
-def features_of(observations: NDArray[Any], space: Space[Any]) -> NDArray[np.float32] | None:
+def features_of(
+    observations: NDArray[Any], space: Space[Any], extractor: th.nn.Module | None = None
+) -> NDArray[np.float32] | None:
     """Return what networks get of observations, `[B, F]`; None where it takes more than this."""
     if isinstance(space, spaces.Discrete):
         one_hot: NDArray[np.float32] = np.eye(int(space.n), dtype=np.float32)[observations]
         return one_hot
     if isinstance(space, spaces.Box) and not is_image_space(space):
-        return observations.reshape(len(observations), -1).astype(np.float32, copy=False)
+        flat = observations.reshape(len(observations), -1).astype(np.float32, copy=False)
+        if not isinstance(extractor, StandardisedExtractor):
+            return flat
+        with th.no_grad():
+            standardised: NDArray[np.float32] = extractor(th.from_numpy(flat)).numpy()
+        return standardised
     return None
 
 
