@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..core.checks import (
     check_choice,
+    check_flag,
     check_in_box,
     check_positive,
     check_probability,
@@ -31,6 +32,7 @@ from ..model.responses import EpisodicResponse, Response
 from ..rendering.canvas import HEADER_HEIGHT, THEME, new_page, new_surface, pygame
 from ..rendering.picture_charts import Axis, BarChart, draw_bars, nice_limit
 from ..rewards.images import LEAST_SIDE, is_image_space
+from ..rewards.knobs import WithKnobs, checked_weight
 from ..rewards.models import (
     FEW,
     RewardModel,
@@ -41,6 +43,7 @@ from ..rewards.models import (
 )
 from .base import BilevelEnv, View, upper_box
 from .sources import EnvLike, Source, time_limit
+from .terms import OWN_REWARD, RecordTerms
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -67,8 +70,10 @@ class ParametricGame(BilevelEnv):
     and estimate the hyper-gradient.
 
     ## Upper Level
-    x, the parameters of the reward model, within `-upper_bound`..`upper_bound`. The leader
-    maximises its expected return, discounted by `upper_gamma`.
+    x, the parameters of the reward model, within `-upper_bound`..`upper_bound`, followed by the
+    price of a step (`constant_knob`) and the weight of the environment's own reward in r_x
+    (`own_reward="knob"`) where there are such. The leader maximises its expected return, discounted
+    by `upper_gamma`.
 
     ## Lower Level
     The environment with the reward r_x, the discount `gamma` and the entropy weighed by
@@ -124,6 +129,8 @@ class ParametricGame(BilevelEnv):
         upper_gamma: float | None = None,
         upper_bound: float = 10.0,
         initial_upper_params: ArrayLike | None = None,
+        constant_knob: bool = False,
+        own_reward: float | str | None = None,
         render_mode: str | None = None,
     ) -> None:
         """Set up the game.
@@ -146,6 +153,10 @@ class ParametricGame(BilevelEnv):
             upper_gamma: The leader's discount, in [0, 1]; None for 1, the return of an episode.
             upper_bound: Bound of every entry of x, positive.
             initial_upper_params: x at the start, in the box; None for that of the reward model.
+            constant_knob: Whether x has one more entry, the price of each step: where episodes can
+                end, it decides how soon they should. It starts at 0.
+            own_reward: The weight of the environment's own reward in r_x; "knob" for one more entry
+                of x, the last, which starts at 0; None for no such term.
             render_mode: None, "human" or "rgb_array".
 
         Raises:
@@ -162,6 +173,9 @@ class ParametricGame(BilevelEnv):
         self._upper_function = None
         if upper_reward is not None:
             self._upper_function = imported_function("upper_reward", upper_reward)
+        self._own_reward = checked_weight(own_reward)
+        if self._own_reward is not None:
+            self.term_names = (OWN_REWARD,)
         bound = check_positive("upper_bound", upper_bound)
         self._frames = None if render_mode is None else "rgb_array"
         self.environment = self.make_environment(self._frames)
@@ -175,6 +189,10 @@ class ParametricGame(BilevelEnv):
         self.episode_steps = int(steps)
         acting, seen = self.environment.action_space, self.environment.observation_space
         self.reward_model = make_reward_model(reward_model, seen, acting)
+        if check_flag("constant_knob", constant_knob) or self._own_reward is not None:
+            self.reward_model = WithKnobs(
+                self.reward_model, constant=constant_knob, own=self._own_reward
+            )
         start = self.reward_model.initial_params()
         super().__init__(
             upper_space=upper_box(-bound, bound, (self.reward_model.num_params,)),
@@ -202,7 +220,8 @@ class ParametricGame(BilevelEnv):
 
     def make_environment(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
         """Return a fresh copy of the environment; learners act in copies of their own."""
-        return self._source.make(render_mode)
+        environment = self._source.make(render_mode)
+        return environment if self._own_reward is None else RecordTerms(environment, OWN_REWARD)
 
     @property
     def title(self) -> str:

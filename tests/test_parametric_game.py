@@ -188,6 +188,54 @@ def test_the_leaders_discount_is_1_and_its_critic_looks_no_further_than_an_episo
     np.testing.assert_allclose(LeaderCritic(nearer, 0)._in_units(batch)[1], 0.9)
 
 
+@pytest.mark.parametrize("own", [None, 0.25, "knob"])
+@pytest.mark.parametrize("constant", [False, True])
+def test_a_step_has_a_price_and_the_environments_reward_a_weight(own: Any, constant: bool) -> None:
+    game = ParametricGame(**GAMES["pendulum"], constant_knob=constant, own_reward=own)
+    plain = ParametricGame(**GAMES["pendulum"])
+    knobs = [*([0.7] if constant else []), *([1.5] if own == "knob" else [])]
+    np.testing.assert_array_equal(
+        game.initial_upper_params, [*plain.initial_upper_params, *np.zeros(len(knobs))]
+    )
+    x = np.concatenate([plain.initial_upper_params, knobs])
+    played = Follower(game, steps=8, options={**TINY_LEARNER, "learning_starts": 4}).play(
+        x, 2, np.random.default_rng(0)
+    )
+    seen, taken = played.as_batch
+    paid = played.own_rewards[played.alive]
+    terms = {} if own is None else {"terms": paid[:, None]}
+    weight = {None: 0.0, "knob": 1.5}.get(own, own)
+    count = len(x) - len(knobs)
+    expected = plain.reward(x[:count], seen, taken)
+    expected = expected - 0.7 * constant + weight * paid
+    found = game.reward(x, seen, taken, **terms)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(played.lower_rewards[played.alive], found, rtol=1e-6)
+    weights = np.linspace(-1.0, 1.0, len(seen))
+    gradient = game.reward_vjp(x, seen, taken, weights, **terms)
+    slopes = [*([-weights.sum()] if constant else []), *([weights @ paid] if own == "knob" else [])]
+    np.testing.assert_allclose(gradient[count:], slopes, rtol=1e-6, atol=1e-6)
+    rows = game.reward_jacobian(x, seen, taken, **terms)
+    np.testing.assert_allclose(weights @ rows, gradient, rtol=1e-6, atol=1e-9)
+
+
+def test_knobs_are_learnt_about_and_survive_json() -> None:
+    changes: dict[str, Any] = {"constant_knob": True, "own_reward": "knob"}
+    made = gym.make("Parametric-cartpole-v0", **changes)
+    again = gym.make(EnvSpec.from_json(made.spec.to_json()))  # type: ignore[union-attr]
+    assert again.unwrapped.initial_upper_params.shape == (4,)  # type: ignore[attr-defined]
+    env = HyperGradient(again, **TINY)
+    _, info = env.reset(seed=0)
+    x = np.array([0.1, 0.1, 0.2, 0.3])
+    *_, info = env.step(x)
+    assert info["hyper_gradient"].shape == (4,) and np.isfinite(info["hyper_gradient"]).all()
+    follower = LowerLevel(again, x)
+    seen, _ = follower.reset(seed=0)
+    _, paid, *_ = follower.step(1)
+    model = 0.5 * np.tanh((x[:2] @ [seen[0], 1.0]) / 0.5)
+    assert paid == pytest.approx(model - 0.2 + 0.3 - 0.05 * np.log(2.0), rel=1e-6)
+
+
 def test_episodes_end_as_the_environment_says_or_are_cut() -> None:
     env = LowerLevel(game_seat("cartpole"), np.zeros(2))
     steps, cut = [], []
@@ -324,6 +372,9 @@ test_bad_arguments_are_refused_with_what_was_wrong = refusals(
     ({"upper_reward": f"{HERE}:TINY"}, TypeError, "`upper_reward`.*got 'tests.*TINY'"),
     ({"reward_model": {**LINEAR, "features": 3}}, TypeError, "`features` must be a.*got 3"),
     ({"reward_model": {**LINEAR, "base": 3}}, TypeError, "`base` must be a function.*got 3"),
+    ({"own_reward": "knobs"}, "`own_reward` must be a finite.*, 'knob' or None, got 'knobs'"),
+    ({"own_reward": float("inf")}, "`own_reward`.*got inf"),
+    ({"constant_knob": 1}, "`constant_knob` must be True or False, got 1"),
     ({"entropy": "relativ"}, "entropy 'relativ'.*Did you mean 'relative'"),
     ({"initial_upper_params": [0.0, 11.0]}, "`initial_upper_params\\[1\\]`.*11.0"),
 )
