@@ -21,6 +21,7 @@ from bilevel_gym.envs.preference_pendulum import BilevelPreferencePendulum
 from bilevel_gym.episodes.fragments import Pairs, Windows
 from bilevel_gym.episodes.recorded import LearntEpisodes
 from bilevel_gym.learnt.answers import PreferenceQueue
+from bilevel_gym.learnt.followers import MEASURED
 from bilevel_gym.learnt.preference_methods import (
     PreferenceMethod,
     PreferenceSoBiRL,
@@ -160,6 +161,8 @@ def test_fragments_do_not_overlap_and_a_pair_is_of_two_episodes() -> None:
 class Enumerated:
     """A tabular game and its exact follower, as the methods see them."""
 
+    term_names = ()
+
     def __init__(self, tabular: TabularBilevelEnv) -> None:
         self.tabular = tabular
         self.x = self.initial_upper_params = tabular.initial_upper_params
@@ -271,8 +274,9 @@ def test_the_leader_is_told_likelihood_gradient_and_costs(method: str) -> None:
         assert float(objective) < 0.0 and np.isfinite(info["hyper_gradient"]).all()
         assert ("trust_ratio" in info) == (method != "direct")
         assert method == "trace" or "critic_loss" not in info
-    # Two episodes of 20 steps, each time that the judge is asked.
-    assert counts == [48, 8, 48, 8, 48]
+    # Two episodes of 20 steps, each time that the judge is asked; at first, observations are
+    # measured.
+    assert counts == [48 + MEASURED, 8, 48, 8, 48]
     assert env.method.shown == len(env.method.queue) == 4 + 3 + 3
     likelihoods, _ = env.method.queue.likelihood(env.game, x)
     assert objective == likelihoods.mean()
