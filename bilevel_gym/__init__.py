@@ -14,6 +14,7 @@ from .registration import register, register_tasks
 
 if TYPE_CHECKING:
     from . import core, envs, episodes, methods, model, optimizers, testing, wrappers
+    from .designing import Design, design_reward
     from .envs import BilevelEnv, TabularBilevelEnv
     from .making import make
     from .methods.registry import register_method
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BilevelEnv",
+    "Design",
     "HyperGradient",
     "LeaderVectorEnv",
     "LowerLevel",
@@ -37,6 +39,7 @@ __all__ = [
     "TabularBilevelEnv",
     "__version__",
     "core",
+    "design_reward",
     "envs",
     "episodes",
     "make",
@@ -58,6 +61,8 @@ _LAZY = {
     "LowerLevel": "wrappers",
     "LowerLevelVectorEnv": "wrappers",
     "RescaleUpper": "wrappers",
+    "Design": "designing",
+    "design_reward": "designing",
     "make": "making",
     "register_method": "methods.registry",
 }

@@ -11,6 +11,7 @@ from .arguments import INTERRUPTED
 from .benchmarking import benchmark
 from .checking import check, check_method
 from .console import ignore_settings_here, listen_to_interrupts, plain_warnings
+from .designing import design
 from .galleries import gallery
 from .listing import list_tasks, markdown_table
 from .playing import play
@@ -48,5 +49,5 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (list_tasks, check, check_method, solve, play, gallery, benchmark, report):
+for command in (list_tasks, check, check_method, solve, design, play, gallery, benchmark, report):
     main.add_command(command)

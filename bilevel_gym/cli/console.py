@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import re
 import signal
@@ -137,13 +136,11 @@ def explain_os_errors(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def progress_bar(
-    phase: str, total: int, *, lines: bool = False
-) -> Iterator[Callable[[str, str], None]]:
+def progress_bar(phase: str, total: int, *, lines: bool = False) -> Iterator[Callable[..., None]]:
     """Show a bar on a terminal while the block runs; elsewhere nothing, or a line for each step.
 
-    Yields what makes a step of a phase, with a text to show. Of how many steps later phases are is
-    not known.
+    Yields what makes a step of a phase, or as many as its last argument says, with a text to show.
+    Of how many steps later phases are is not known.
     """
     from rich.progress import (
         BarColumn,
@@ -156,11 +153,13 @@ def progress_bar(
 
     terminal = console(stderr=True)
     if not terminal.is_terminal:
-        numbers = itertools.count(1)
+        made = 0
 
-        def tell(phase: str, text: str) -> None:
+        def tell(phase: str, text: str, steps: int = 1) -> None:
+            nonlocal made
+            made += steps
             if lines:
-                click.echo(f"[{next(numbers)}/{total}] {text}")
+                click.echo(f"[{made}/{total}] {text}")
 
         yield tell
         return
@@ -177,9 +176,9 @@ def progress_bar(
         # Shown at once: where the follower learns, the first evaluation takes a while.
         tasks: dict[str, TaskID] = {phase: bar.add_task(phase, total=total, text="")}
 
-        def show(phase: str, text: str) -> None:
+        def show(phase: str, text: str, steps: int = 1) -> None:
             if phase not in tasks:
                 tasks[phase] = bar.add_task(phase, total=None, text="")
-            bar.update(tasks[phase], advance=1, text=text)
+            bar.update(tasks[phase], advance=steps, text=text)
 
         yield show

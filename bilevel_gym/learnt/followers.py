@@ -9,8 +9,9 @@ import random
 import warnings
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,7 @@ class Follower:
     Attributes:
         model: The algorithm, of Stable-Baselines3.
         answered: How many x it has learnt under since the last reset.
+        on_step: Called in each step of `learn` with how many it has made, to show progress.
         steps: Environment steps that it learns for each x.
         discrete: Whether its actions are.
     """
@@ -151,6 +153,7 @@ class Follower:
                 }
                 self._options["policy_kwargs"] = {**own, **reading}
         self.answered = 0
+        self.on_step: Callable[[int], None] | None = None
         self.discrete, self._images = discrete, is_image_space(seen)
         self.reset(np.random.default_rng(0))
 
@@ -184,7 +187,12 @@ class Follower:
         first = self.answered == 0
         before = self.model.num_timesteps
         steps = self._first_steps if first else max(1, round(share * self.steps))
-        self.model.learn(steps, reset_num_timesteps=first, log_interval=None)
+        self.model.learn(
+            steps,
+            callback=None if self.on_step is None else partial(_told, self.on_step, before),
+            reset_num_timesteps=first,
+            log_interval=None,
+        )
         self.answered += 1
         measured = self._measured_steps if first else 0
         return self.model.num_timesteps - before + measured
@@ -393,6 +401,14 @@ class Follower:
                 record[name].append(values[:count])
             alive = alive & ~dones
         return {name: np.stack(values) for name, values in record.items()}
+
+
+def _told(
+    on_step: Callable[[int], None], before: int, local: Mapping[str, Any], _: Mapping[str, Any]
+) -> bool:
+    """Tell the steps made so far, as a callback of Stable-Baselines3, and go on."""
+    on_step(local["self"].num_timesteps - before)
+    return True
 
 
 @contextmanager
