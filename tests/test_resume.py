@@ -33,13 +33,16 @@ def ended_after(
 ) -> None:
     """Make a run whose method's state is written at every third evaluation, and end it early."""
     made, offered = [0], [0]
-    evaluate, write = LeaderObjective.__call__, recorded.Memory.write
+    write = recorded.Memory.write
 
-    def limited(leader: LeaderObjective, x: Any) -> Any:
-        made[0] += 1
-        if made[0] > evaluations:
-            raise KeyboardInterrupt
-        return evaluate(leader, x)
+    def limited(evaluate: Any) -> Any:
+        def counted(leader: LeaderObjective, x: Any) -> Any:
+            made[0] += 1
+            if made[0] > evaluations:
+                raise KeyboardInterrupt
+            return evaluate(leader, x)
+
+        return counted
 
     def offer(memory: recorded.Memory, count: int) -> None:
         if offered[0] % every == 0:
@@ -47,7 +50,8 @@ def ended_after(
         offered[0] += 1
 
     with monkeypatch.context() as patch:
-        patch.setattr(LeaderObjective, "__call__", limited)
+        for name in ("__call__", "measure"):
+            patch.setattr(LeaderObjective, name, limited(getattr(LeaderObjective, name)))
         patch.setattr(recorded.Memory, "offer", offer)
         run(*arguments, exits=130)
 

@@ -149,6 +149,18 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
             raise NotThere("the leader's seat has no answer yet; call `reset` first")
         return self._response
 
+    @property
+    def info(self) -> LeaderInfo:
+        """What is reported of the follower's last answer, afresh."""
+        response = self.response
+        info: dict[str, Any] = {}
+        for key, field in response.reported.items():
+            value = getattr(response, field)
+            if value is not None:
+                # Arrays are copied: what the caller does to them must not reach the response.
+                info[key] = value.copy() if isinstance(value, np.ndarray) else value
+        return cast("LeaderInfo", info)
+
     def reset(  # type: ignore[override]  # a TypedDict is a dict
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, LeaderInfo]:
@@ -217,14 +229,13 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
         self._answer(self.game.validate_upper_params(x), brief=True)
         return self.report()
 
-    def watch(self, x: FloatArray, share: float = 1.0) -> FloatArray:
+    def watch(self, x: FloatArray) -> FloatArray:
         """Return the leader's values of fresh episodes of the follower as it is, `[N]`.
 
-        There are as many as a `step` takes, or a share of them. Where there are no episodes, the
-        follower answers x once more.
+        Where there are no episodes, the follower answers x once more.
         """
         method, x = self.method, self.game.validate_upper_params(x)
-        answer = method.watch(x, share) if isinstance(method, Revisable) else method.step(x)
+        answer = method.watch(x) if isinstance(method, Revisable) else method.step(x)
         response = checked_response(answer, x, method)
         self._samples += response.samples or 0
         return self._values(response)
@@ -335,16 +346,11 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
         self._response = response
         self._samples += response.samples or 0
         self._steps += advance
-        info: dict[str, Any] = {}
-        for key, field in response.reported.items():
-            value = getattr(response, field)
-            if value is not None:
-                # Arrays are copied: what the caller does to them must not reach the response.
-                info[key] = value.copy() if isinstance(value, np.ndarray) else value
+        info = self.info
         if self.render_mode == "human":
             self.render()
         try:
-            return self.game.observe(response), cast("LeaderInfo", info)
+            return self.game.observe(response), info
         except TypeError as error:
             wanted = f"an answer that {self.game.title} can observe"
             raise WrongAnswer(self.method, wanted, f"another: {error}") from error

@@ -79,11 +79,13 @@ class LeaderObjective:
 
     def measure(self, x: FloatArray) -> Report:
         """Let the follower answer x more briefly; see `HyperGradient.measure`."""
-        return self.seat.measure(x)
+        report = self.seat.measure(x)
+        self.info = self.seat.info
+        return report
 
-    def watch(self, x: FloatArray, share: float = 1.0) -> FloatArray:
+    def watch(self, x: FloatArray) -> FloatArray:
         """Return the values of fresh episodes, `[N]`; see `HyperGradient.watch`."""
-        return self.seat.watch(x, share)
+        return self.seat.watch(x)
 
     def report(self) -> Report:
         """Return what is known of the last evaluation."""

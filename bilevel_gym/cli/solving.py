@@ -18,7 +18,6 @@ import numpy as np
 from ..core.checks import check_choice
 from ..core.files import loaded_versions
 from ..making import answers_exactly
-from ..model.protocols import Revisable
 from ..optimizers import (
     OPTIMIZERS,
     RULES,
@@ -335,7 +334,9 @@ def climb(plan: Plan, folder: Path, *, gif: bool, resumed: bool, trust: bool = F
         finally:  # an error, too, leaves behind what was reached
             of = "method" if env.method.exact else "estimates of method"
             drawn = save_results(leader, history, film, f"{config['id']}, {of} {method}", seed)
-    report(leader, history, method, config["optimizer"], outcome, memory.seconds)
+    # Between evaluations, too, the follower is watched.
+    samples = memory.climb.used if memory.climb is not None else 0
+    report(leader, history, method, config["optimizer"], outcome, samples, memory.seconds)
     return outcome == INTERRUPTION or not drawn
 
 
@@ -344,6 +345,8 @@ def default_optimizer(env_id: str, env: HyperGradient) -> tuple[str, dict[str, A
     if answers_exactly(env.game):
         optimizer, steps = EXACT_DEFAULTS
         return optimizer, {"steps": steps}
+    from ..model.protocols import Revisable
+
     own = next((task.climb for task in TASKS if task.id == env_id), {})
     if isinstance(env.method, Revisable) and not own:
         optimizer, steps = LEARNT_DEFAULTS
@@ -429,6 +432,7 @@ def report(
     method: str,
     optimizer: str,
     outcome: str,
+    samples: int,
     seconds: float,
 ) -> None:
     """Print what a run reached, and where its files are.
@@ -482,7 +486,7 @@ def report(
     if failures:
         click.echo(f"Warning: {failures} inner solves did not converge, see history.csv", err=True)
     count = len(history.records)
-    samples = sum(record.inner_samples or 0 for record in history.records)
+    samples = max(samples, sum(record.inner_samples or 0 for record in history.records))
     work = f"{samples} environment steps" if samples else "each an inner solve"
     click.echo(f"evaluations: {count}, {work}, in {seconds:.2f} s")
     result = {

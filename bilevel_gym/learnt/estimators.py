@@ -164,9 +164,9 @@ class Estimator(Checkpointed, ABC):
         value, *_, extra = self.other_terms(upper_params, played)
         return self._answered(upper_params, played, value, samples=samples + extra)
 
-    def watch(self, upper_params: FloatArray, share: float = 1.0) -> Response:
-        """Watch the follower as it is, as long as in a step or for a share of it."""
-        played = self._played(upper_params, share)
+    def watch(self, upper_params: FloatArray) -> Response:
+        """Watch the follower as it is, without a hyper-gradient."""
+        played = self._played(upper_params)
         value, *_, extra = self.other_terms(upper_params, played)
         return self._answered(upper_params, played, value, samples=extra)
 

@@ -177,7 +177,7 @@ class Revisable(Protocol):
         """Let the follower answer x more briefly, without a hyper-gradient."""
         ...
 
-    def watch(self, upper_params: FloatArray, share: float = 1.0) -> Response:
+    def watch(self, upper_params: FloatArray) -> Response:
         """Return what fresh episodes of the follower as it is say of x, nothing being learnt."""
         ...
 

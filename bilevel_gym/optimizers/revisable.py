@@ -54,11 +54,8 @@ class Revisable(Protocol):
         """Let the follower answer x more briefly, without a gradient."""
         ...
 
-    def watch(self, x: FloatArray, share: float = 1.0) -> FloatArray:
-        """Return the values of fresh episodes of the follower as it is, `[N]`.
-
-        There are as many as in an evaluation, or a share of them.
-        """
+    def watch(self, x: FloatArray) -> FloatArray:
+        """Return the values of fresh episodes of the follower as it is, `[N]`."""
         ...
 
     def report(self) -> Report:

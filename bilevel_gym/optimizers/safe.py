@@ -4,9 +4,10 @@ F(x) is noisy, its gradient more so, and whatever x does to the follower is hard
 who has unlearnt to reach a goal may never find it again. So this climb keeps followers together
 with x, goes back to them, and judges by episodes that they had not learnt from.
 
-1. **Screen**, where x has few entries: CMA-ES (Hansen, Ostermeier, Evolutionary Computation 9,
-   2001) over x in units that matter to the follower, one short evaluation each. Gradients are
-   local, and where the follower at x0 never reaches what the leader wants they are zero.
+1. **Screen**, one short evaluation for each x. Where the gradient at x0 is certain, long steps along
+   it are tried. Where x has few entries, then CMA-ES (Hansen, Ostermeier, Evolutionary Computation
+   9, 2001) over x in units that matter to the follower: gradients are local, and zero where the
+   follower at x0 never reaches what the leader wants.
 2. **Climb** from the best: natural steps, whose length is the Kullback-Leibler divergence that they
    are predicted to move the follower's policy by. A step that lowers F by more than two standard
    errors is undone, the follower included, and the length shrinks; where F rises it grows.
@@ -45,6 +46,9 @@ __all__ = ["SafeClimb", "safe"]
 # Entries of x up to which there is a screen: with more of them too few evaluations say too little.
 FEW = 10
 
+# The expected cosine of a gradient that is certain, and divergences of the long steps along it.
+CERTAIN, LONG = 0.8, (2.0, 32.0)
+
 # Followers that are kept to be compared in the end.
 KEPT = 3
 
@@ -78,7 +82,7 @@ class _Plain:
         self(x)
         return self.report()
 
-    def watch(self, x: FloatArray, share: float = 1.0) -> FloatArray:
+    def watch(self, x: FloatArray) -> FloatArray:
         return np.array([self(x)[0]])
 
     def report(self) -> Report:
@@ -145,6 +149,11 @@ class _Candidate:
         """A value that it has at least, by one standard error."""
         return self.mean - self.error
 
+    def goes_on_from(self, other: _Candidate) -> bool:
+        """Whether a certain gradient has not lowered the value."""
+        lower = self.mean < other.mean - math.hypot(self.error, other.error)
+        return not lower and other.report.cosine >= CERTAIN
+
     def falls_below(self, other: _Candidate) -> bool:
         """Whether its value is lower than another one's, beyond what chance explains."""
         return self.mean < other.mean - TOLERATED * math.hypot(self.error, other.error)
@@ -185,6 +194,7 @@ class SafeClimb(Recorder):
         self._used, self._cost, self._watching = 0, 0, 0  # environment steps
         self._counted = seat.samples
         self._screen: Screen | None = None
+        self._long: list[FloatArray] = []  # x that are left to be tried along the first gradient
         self._start: _Candidate | None = None
         self._kept: list[_Candidate] = []  # the best first
         self._here: _Candidate | None = None  # what the step under way started from
@@ -194,7 +204,7 @@ class SafeClimb(Recorder):
     @property
     def screening(self) -> bool:
         """Whether the next evaluation is one of the screen."""
-        return self._screen is not None
+        return self._screen is not None or bool(self._long)
 
     @property
     def progress(self) -> float:
@@ -205,21 +215,24 @@ class SafeClimb(Recorder):
         return (self._used + self._cost) / max(1, self._samples - reserve)
 
     @property
+    def used(self) -> int:
+        """Environment steps used so far."""
+        return self._used
+
+    @property
     def over(self) -> bool:
         """Whether the budget is used up: what is left is to compare."""
         return self.evaluations > 0 and self.progress >= 1.0
 
     def tell(self, report: Report) -> None:
         """Go on from what `measure` has reported at `x`."""
-        assert self._screen is not None
         unknown = np.full_like(self.x, np.nan)
         candidate = self._noted(float(report.values.mean()), unknown, report)
-        if candidate.mean >= self._kept[0].rank:
-            # One that may be the best is worth more episodes than the many that are not.
-            again = self._watched(candidate, share=0.5)
-            candidate.values = np.concatenate([candidate.values, again])
         self._offer(candidate)
-        self._screen.tell(candidate.mean)
+        if self._long:
+            del self._long[0]
+        elif self._screen is not None:
+            self._screen.tell(candidate.mean)
         self._go_on_screening()
 
     def move(self, value: float, gradient: FloatArray) -> None:
@@ -233,8 +246,7 @@ class SafeClimb(Recorder):
         if self._start is None:
             self._start = here
             self._offer(here)
-            if self._share > 0.0 and here.report.units is not None and here.x.size <= FEW:
-                self._screen = self._make_screen(here)
+            if self._share > 0.0 and self._begin_screening(here):
                 self._go_on_screening()
                 return
         elif self._is_refused(here):
@@ -270,6 +282,7 @@ class SafeClimb(Recorder):
             **{name.lstrip("_"): copy(getattr(self, name)) for name in NUMBERS},
             "x": self.x.copy(),
             "screen": None if self._screen is None else np.array(self._screen.told),
+            "long": {str(n): x for n, x in enumerate(self._long)},
             "iterates": {
                 name: vars(iterate)
                 for name in ("first", "best", "last")
@@ -298,6 +311,7 @@ class SafeClimb(Recorder):
         self._start, self._here = (
             None if state[name] is None else found[int(state[name])] for name in ("start", "here")
         )
+        self._long = [state["long"][str(n)] for n in range(len(state["long"]))]
         self._screen = None
         if state["screen"] is not None:
             assert self._start is not None
@@ -305,7 +319,8 @@ class SafeClimb(Recorder):
             for value in state["screen"]:
                 self._screen.ask()
                 self._screen.tell(float(value))
-            self._screen.ask()
+            if not self._long:
+                self._screen.ask()
 
     @property
     def _candidates(self) -> list[_Candidate]:
@@ -322,13 +337,26 @@ class SafeClimb(Recorder):
         units = units_of(start.report, self._low, self._high)
         return Screen(start.x, self._low, self._high, units, self._seed)
 
+    def _begin_screening(self, start: _Candidate) -> bool:
+        """Choose a screen; whether there is one."""
+        x, gradient, report = start.x, start.iterate.gradient, start.report
+        if report.metric is not None and report.cosine >= CERTAIN:
+            steps = [natural_step(x, gradient, report, n, self._low, self._high) for n in LONG]
+            # Where the box ends, the same x comes up again.
+            self._long = list({x.tobytes(): x for x, moved in steps if moved > 0.0}.values())
+        if report.units is not None and x.size <= FEW:
+            self._screen = self._make_screen(start)
+        return self.screening
+
     def _go_on_screening(self) -> None:
         """Choose the next x of the screen, or end it and begin to climb from its best."""
-        assert self._screen is not None
-        if self.progress < self._share:
+        if self.progress >= self._share:
+            self._screen, self._long = None, []
+        if self._long:
+            self.x = self._long[0]
+        elif self._screen is not None:
             self.x = self._screen.ask()
         else:
-            self._screen = None
             self._go_back()
 
     # Climb -------------------------------------------------------------------------------------
@@ -338,9 +366,10 @@ class SafeClimb(Recorder):
         best = self._kept[0]
         moved, old = here.report.divergence, self._here
         if not here.falls_below(best):
-            if moved is not None and moved > LONGEST:
+            expected = UNREST * self._predicted
+            if moved is not None and old is not None and LONGEST < moved <= expected:
                 self._length = max(SHORTEST, self._length / GROW)
-            elif best.falls_below(here):
+            elif best.falls_below(here) or (old is not None and here.goes_on_from(old)):
                 self._length = min(LONGEST, self._length * GROW)
             return False
         if moved is None or old is None or moved <= UNREST * self._predicted or self.over:
@@ -409,10 +438,10 @@ class SafeClimb(Recorder):
         assert self.last is not None
         return _Candidate(self.last, report, report.values, self._seat.snapshot())
 
-    def _watched(self, candidate: _Candidate, share: float = 1.0) -> FloatArray:
+    def _watched(self, candidate: _Candidate) -> FloatArray:
         """Return the values of fresh episodes of a candidate, who is put back for it."""
         self._seat.restore(candidate.snapshot)
-        values = self._seat.watch(candidate.x, share)
+        values = self._seat.watch(candidate.x)
         self._watching = max(self._watching, self._count())
         return values
 
@@ -451,8 +480,7 @@ def safe(
         steps: Steps to take, positive; one evaluation more than that.
         samples: Environment steps to use instead, positive, all of them counted: learning,
             watching, comparing.
-        screen: Share of the budget that the screen takes, in [0, 1], where x has ten entries or
-            fewer and the follower says in what units.
+        screen: Share of the budget that the screen takes at most, in [0, 1].
         length: Divergence that the first step is predicted to move the follower's policy by,
             positive.
         seed: Seed of the screen.
