@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMoni
 import bilevel_gym
 from bilevel_gym import HyperGradient, LeaderVectorEnv, LowerLevel, RescaleUpper
 from bilevel_gym.core.mdp import FloatArray
-from bilevel_gym.optimizers import OPTIMIZERS, RULES, Iterate, starts_around
+from bilevel_gym.optimizers import OPTIMIZERS, RULES, Climb, Iterate, starts_around
 from bilevel_gym.registration import Task
 from bilevel_gym.sb3 import HyperGradientAscent, UpperParamsPolicy, as_vec_env
 
@@ -186,6 +186,7 @@ def test_what_was_saved_goes_on_as_if_not_stopped(rule: str, count: int, tmp_pat
     part.learn(count * 10, reset_num_timesteps=False)
     assert part.num_timesteps == whole.num_timesteps == count * 30
     for one, other in zip(part.climbs.all, whole.climbs.all, strict=True):
+        assert isinstance(other, Climb)
         np.testing.assert_array_equal(one.x, other.x)
         for name, value in other.rule.state_dict().items():
             np.testing.assert_array_equal(one.rule.state_dict()[name], value)

@@ -270,6 +270,11 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
             method.follower.restore(snapshot)
 
     @property
+    def can_go_back(self) -> bool:
+        """Whether the follower learns, and can be put back where it was and watched."""
+        return isinstance(self.method, Revisable) and isinstance(self.method, LearntMethod)
+
+    @property
     def samples(self) -> int:
         """Environment steps used since this seat was made."""
         return self._samples

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from ..core.checks import check_in_box, check_reset_options
 from ..core.mdp import FloatArray
 from ..methods import Response
+from ..optimizers.revisable import Report
 from .hyper_gradient import RESET_OPTIONS, HyperGradient, LeaderInfo
 
 __all__ = ["RescaleUpper"]
@@ -84,6 +85,25 @@ class RescaleUpper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         """Choose x, given in [-1, 1]."""
         observation, reward, terminated, truncated, info = self._seat.step(self.from_unit(action))
         return observation, reward, terminated, truncated, self._convert(info)
+
+    # As a `bilevel_gym.optimizers.revisable.Revisable`.
+
+    def report(self) -> Report:
+        """Return what is known of the last answer, in the new units; see `HyperGradient.report`."""
+        known, flat = self._seat.report(), self._scale.ravel()
+        metric, units = known.metric, known.units
+        if metric is not None:
+            metric = metric * (flat**2 if metric.ndim == 1 else np.outer(flat, flat))
+        return replace(known, metric=metric, units=None if units is None else units / flat)
+
+    def measure(self, x: FloatArray) -> Report:
+        """Let the follower answer x in [-1, 1] briefly; see `HyperGradient.measure`."""
+        self._seat.measure(self.from_unit(x))
+        return self.report()
+
+    def watch(self, x: FloatArray) -> FloatArray:
+        """Return values of fresh episodes, `[N]`; see `HyperGradient.watch`."""
+        return self._seat.watch(self.from_unit(x))
 
     def from_unit(self, action: ArrayLike) -> FloatArray:
         """Return x for an action in [-1, 1].

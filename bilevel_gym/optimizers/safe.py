@@ -4,10 +4,10 @@ F(x) is noisy, its gradient more so, and whatever x does to the follower is hard
 who has unlearnt to reach a goal may never find it again. So this climb keeps followers together
 with x, goes back to them, and judges by episodes that they had not learnt from.
 
-1. **Screen**, one short evaluation for each x. Where the gradient at x0 is certain, long steps along
-   it are tried. Where x has few entries, then CMA-ES (Hansen, Ostermeier, Evolutionary Computation
-   9, 2001) over x in units that matter to the follower: gradients are local, and zero where the
-   follower at x0 never reaches what the leader wants.
+1. **Screen**, one short evaluation for each x. Where the gradient at x0 is certain, long steps
+   along it are tried. Where x has few entries, then CMA-ES (Hansen, Ostermeier, Evolutionary
+   Computation 9, 2001) over x in units that matter to the follower: gradients are local, and zero
+   where the follower at x0 never reaches what the leader wants.
 2. **Climb** from the best: natural steps, whose length is the Kullback-Leibler divergence that they
    are predicted to move the follower's policy by. A step that lowers F by more than two standard
    errors is undone, the follower included, and the length shrinks; where F rises it grows.
@@ -62,7 +62,16 @@ SHORTEST, LONGEST, SHRINK, GROW = 1e-3, 0.5, 1.0 / 3.0, 2.0
 UNREST = 4.0
 
 # Numbers that a climb goes on from.
-NUMBERS = ("evaluations", "_length", "_used", "_cost", "_watching", "_predicted", "_refused")
+NUMBERS = (
+    "evaluations",
+    "_length",
+    "_used",
+    "_cost",
+    "_watching",
+    "_predicted",
+    "_refused",
+    "_from",
+)
 
 
 class _Plain:
@@ -193,6 +202,7 @@ class SafeClimb(Recorder):
         self._seed = check_at_least("seed", seed, 0)
         self._used, self._cost, self._watching = 0, 0, 0  # environment steps
         self._counted = seat.samples
+        self._from = 0  # evaluations when the budget began
         self._screen: Screen | None = None
         self._long: list[FloatArray] = []  # x that are left to be tried along the first gradient
         self._start: _Candidate | None = None
@@ -210,7 +220,7 @@ class SafeClimb(Recorder):
     def progress(self) -> float:
         """The share of the budget that is used up, beside what is left for comparing."""
         if self._samples is None or self._start is None:
-            return self.evaluations / (self._steps + 1)
+            return (self.evaluations - self._from) / (self._steps + 1)
         reserve = len(self._finalists) * self._watching
         return (self._used + self._cost) / max(1, self._samples - reserve)
 
@@ -222,7 +232,11 @@ class SafeClimb(Recorder):
     @property
     def over(self) -> bool:
         """Whether the budget is used up: what is left is to compare."""
-        return self.evaluations > 0 and self.progress >= 1.0
+        return self.evaluations > self._from and self.progress >= 1.0
+
+    def extend(self, evaluations: int) -> None:
+        """Begin a new budget, of so many evaluations, at least 1."""
+        self._from, self._steps, self._samples = self.evaluations, evaluations - 1, None
 
     def tell(self, report: Report) -> None:
         """Go on from what `measure` has reported at `x`."""
@@ -257,6 +271,13 @@ class SafeClimb(Recorder):
         self._refused = 0
         self._step(here)
 
+    def take(self, value: float, gradient: FloatArray) -> None:
+        """Go on from a full evaluation, also where a short one would have done."""
+        if self.screening:
+            self.tell(self._seat.report())
+        else:
+            self.move(value, gradient)
+
     def finish(self, message: str | None = None) -> Optimum:
         """Watch the best few anew, put the best follower back, and return what was found."""
         assert self._start is not None and self.first is not None
@@ -268,7 +289,8 @@ class SafeClimb(Recorder):
                 if not candidate.falls_below(found):
                     candidate.values = self._watched(candidate)
                     found = max(found, candidate, key=lambda each: each.mean)
-        self._seat.restore(found.snapshot)
+        self._kept = [found]
+        self._go_back()
         self.best = replace(found.iterate, value=found.mean)
         made = f"{self.evaluations} evaluations made"
         return Optimum(self.best, self.first, self.evaluations, message or made)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs
@@ -20,21 +21,26 @@ from ..core.checks import (
     check_at_least,
     check_choice,
     check_not_negative,
+    check_options,
     check_positive,
     optional,
     received,
 )
 from ..core.mdp import FloatArray
 from ..optimizers import (
+    OPTIMIZERS,
     RULES,
     Climb,
     Optimum,
     Restarts,
     Schedule,
+    UpdateRule,
     make_rule,
     make_schedule,
     starts_around,
 )
+from ..optimizers.revisable import Report
+from ..optimizers.safe import SafeClimb
 from .archive import Archived, ArchivedPolicy, allow
 
 __all__ = ["HyperGradientAscent", "UpperParamsPolicy"]
@@ -68,15 +74,47 @@ class UpperParamsPolicy(ArchivedPolicy):
         return self.x.expand(len(next(iter(parts))), *self.x.shape)
 
 
+class _SeatOf:
+    """The leader's seat in one of the copies of a vector environment, for safe climbs."""
+
+    def __init__(self, env: Callable[[], VecEnv], number: int) -> None:
+        self._env, self._number = env, number
+
+    @property
+    def samples(self) -> int:
+        return self._env().get_attr("samples", self._number)[0]
+
+    def __call__(self, x: FloatArray) -> tuple[float, FloatArray]:
+        raise NotImplementedError("`learn` steps all copies together")
+
+    def measure(self, x: FloatArray) -> Report:
+        return self._asked("measure", x)
+
+    def watch(self, x: FloatArray) -> FloatArray:
+        return self._asked("watch", x)
+
+    def report(self) -> Report:
+        return self._asked("report")
+
+    def snapshot(self) -> NDArray[Any] | None:
+        return self._asked("snapshot")
+
+    def restore(self, snapshot: Any) -> None:
+        self._asked("restore", snapshot)
+
+    def _asked(self, name: str, *arguments: Any) -> Any:
+        return self._env().env_method(name, *arguments, indices=self._number)[0]
+
+
 class _Climbs:
     """The climbs of a leader, one for each environment, which the library saves like a module."""
 
-    def __init__(self, begin: Callable[[FloatArray], Climb]) -> None:
+    def __init__(self, begin: Callable[[FloatArray, int], Climb | SafeClimb]) -> None:
         self._begin = begin
-        self.all: list[Climb] = []
+        self.all: list[Climb | SafeClimb] = []
 
     def begin(self, start: FloatArray) -> None:
-        self.all.append(self._begin(start))
+        self.all.append(self._begin(start, len(self.all)))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, arrays as tensors."""
@@ -141,7 +179,7 @@ class HyperGradientAscent(Archived):
         policy: str | type[UpperParamsPolicy],
         env: GymEnv | str | None,
         learning_rate: float | ProgressSchedule | None = None,
-        optimizer: str = "normalized",
+        optimizer: str | None = None,
         optimizer_options: dict[str, Any] | None = None,
         schedule: str | Schedule = "cosine",
         schedule_steps: int | None = None,
@@ -163,8 +201,10 @@ class HyperGradientAscent(Archived):
                 of the library made of such.
             learning_rate: Learning rate at the start, positive, or the library's schedule, a
                 callable of the remaining progress; None for the default of the optimizer.
-            optimizer: What moves x, a key of `bilevel_gym.optimizers.RULES`.
-            optimizer_options: Options of the rule.
+            optimizer: What moves x: a key of `bilevel_gym.optimizers.RULES`, or "safe", see
+                `bilevel_gym.optimizers.safe`; None for "safe" where a follower learns who can be
+                put back, "normalized" otherwise.
+            optimizer_options: Options of the rule, or of the safe climb.
             schedule: Factor of the learning rate, a key of `bilevel_gym.optimizers.SCHEDULES` or a
                 callable (step, steps) -> factor.
             schedule_steps: Steps of each climb that the schedule runs over; None for those of the
@@ -186,7 +226,8 @@ class HyperGradientAscent(Archived):
         """
         if isinstance(policy, str):
             check_choice("policy", policy, self.policy_aliases)
-        check_choice("`optimizer`", optimizer, RULES)
+        if optimizer is not None:
+            check_choice("`optimizer`", optimizer, (*RULES, "safe"))
         optional(check_at_least, "seed", seed, 0, 2**32 - 1)  # what Stable-Baselines3 takes
         if not isinstance(optimizer_options, dict | None):
             raise TypeError(
@@ -195,9 +236,7 @@ class HyperGradientAscent(Archived):
         super().__init__(
             policy=policy,
             env=env,
-            learning_rate=RULES[optimizer].learning_rate
-            if learning_rate is None
-            else learning_rate,
+            learning_rate=0.0 if learning_rate is None else learning_rate,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
@@ -207,6 +246,13 @@ class HyperGradientAscent(Archived):
             seed=seed,
             supported_action_spaces=(spaces.Box,),
         )
+        if optimizer is None:
+            optimizer = "safe" if _can_go_back(self.env) else "normalized"
+        if learning_rate is None:
+            # The safe climb has none.
+            self.learning_rate = (
+                RULES[optimizer] if optimizer in RULES else UpdateRule
+            ).learning_rate
         self.optimizer = optimizer
         self.optimizer_options = dict(optimizer_options or {})
         self.schedule, self.schedule_steps = schedule, schedule_steps
@@ -217,10 +263,21 @@ class HyperGradientAscent(Archived):
     def _setup_model(self) -> None:
         box = self._box()
 
-        def begin(start: FloatArray) -> Climb:
-            return Climb(start, *box, make_rule(self.optimizer, *box, **self.optimizer_options))
+        options = self.optimizer_options
 
-        make_rule(self.optimizer, *box, **self.optimizer_options)
+        def begin(start: FloatArray, number: int) -> Climb | SafeClimb:
+            if self.optimizer != "safe":
+                return Climb(start, *box, make_rule(self.optimizer, *box, **options))
+            seed = (self.seed or 0) + number
+            return SafeClimb(
+                start, *box, _SeatOf(self._copies, number), **{"seed": seed, **options}
+            )
+
+        if self.optimizer == "safe":
+            reserved = ("callback", "between", "steps", "samples")
+            check_options("optimizer 'safe'", OPTIMIZERS["safe"], options, reserved=reserved)
+        else:
+            make_rule(self.optimizer, *box, **options)
         if not callable(self.learning_rate):
             check_positive("learning_rate", self.learning_rate)
         make_schedule(self.schedule)
@@ -285,6 +342,9 @@ class HyperGradientAscent(Archived):
         # The last x evaluated is the one that the last step of the schedule leads to.
         steps = self.schedule_steps or max(1, math.ceil(total_timesteps / self.n_envs) - 1)
         climbs = self.climbs.all[: self.n_envs]
+        for climb in climbs:
+            if isinstance(climb, SafeClimb):
+                climb.extend(max(1, math.ceil(total_timesteps / self.n_envs)))
         iteration = 0
         callback.on_training_start(locals(), globals())
         while self.num_timesteps < total_timesteps:
@@ -299,7 +359,10 @@ class HyperGradientAscent(Archived):
             rate = self.lr_schedule(self._current_progress_remaining)
             rate *= schedule(self.num_timesteps // self.n_envs, steps)
             for climb, value, gradient in zip(climbs, values.tolist(), gradients, strict=True):
-                climb.move(value, gradient, rate)
+                if isinstance(climb, Climb):
+                    climb.move(value, gradient, rate)
+                else:
+                    climb.take(value, gradient)
             self._n_updates += 1
             self._publish()
             self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
@@ -313,6 +376,10 @@ class HyperGradientAscent(Archived):
             if log_interval is not None and iteration % log_interval == 0:
                 self.logger.record("train/learning_rate", rate)
                 self.dump_logs(iteration)
+        for climb in climbs:
+            if isinstance(climb, SafeClimb):
+                climb.finish()
+        self._publish()
         callback.on_training_end()
         return self
 
@@ -325,11 +392,17 @@ class HyperGradientAscent(Archived):
             "hyper_gradient_norm": [float(np.linalg.norm(iterate.gradient)) for iterate in last],
             "projected_gradient_norm": [iterate.projected_gradient_norm for iterate in last],
         }.items():
-            record(f"train/{name}", safe_mean(numbers))
+            # Short evaluations of the safe climb have no gradient.
+            record(f"train/{name}", safe_mean([number for number in numbers if number == number]))
         record("train/best_objective", self.optimum.best.value)
         record("train/n_updates", self._n_updates, exclude="tensorboard")
         # The entries on episodes and time are those of algorithms that learn from rollouts.
         OnPolicyAlgorithm.dump_logs(self, iteration)  # type: ignore[arg-type]
+
+    def _copies(self) -> VecEnv:
+        """Return the environments, which may be replaced."""
+        assert self.env is not None
+        return self.env
 
     def _box(self) -> tuple[FloatArray, FloatArray]:
         """Return the bounds of x."""
@@ -373,7 +446,14 @@ class HyperGradientAscent(Archived):
 allow(UpperParamsPolicy)
 
 
-def _found(climb: Climb) -> float:
+def _can_go_back(env: VecEnv | None) -> bool:
+    """Return whether all copies are seats whose followers learn, and can be put back."""
+    if env is None or not env.has_attr("can_go_back"):
+        return False
+    return all(env.get_attr("can_go_back"))
+
+
+def _found(climb: Climb | SafeClimb) -> float:
     """Return the largest value that a climb has found."""
     return -math.inf if climb.best is None else climb.best.value
 
