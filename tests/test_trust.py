@@ -288,7 +288,7 @@ def test_explained_variance_and_when_it_has_stopped_to_rise() -> None:
     assert explained_variance(np.zeros((3, 2)), sums) == pytest.approx(0.0)
     assert explained_variance(-9.0 * sums, sums) == -1.0
     assert explained_variance(sums[:, 1], sums[:, 1]) is None
-    stop = Plateau()
+    stop = Plateau(3)
     checks = [0.1, 0.3, 0.305, None, 0.2]
     assert [stop.reached(check) for check in checks] == [False] * 4 + [True]
 

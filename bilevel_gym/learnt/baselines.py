@@ -40,8 +40,8 @@ MOST_INPUTS = 40
 # in units of the horizon 1 / (1 - gamma), are left out where something is checked against them.
 UNFINISHED = 3.0
 
-# Checks without such a gain in the share that is explained after which it has stopped to rise.
-PATIENCE, GAIN = 3, 0.01
+# The least gain in the share that is explained that counts as one.
+GAIN = 0.01
 
 # Standardised inputs are kept within so many deviations.
 FARTHEST = 10.0
@@ -90,9 +90,9 @@ def explained_variance(found: FloatArray, sums: FloatArray) -> float | None:
 class Plateau:
     """Whether what is explained has stopped to rise."""
 
-    def __init__(self) -> None:
-        """Begin with nothing explained."""
-        self._best, self._without = -math.inf, 0
+    def __init__(self, patience: int) -> None:
+        """Begin with nothing explained; so many checks without a gain are the end."""
+        self._best, self._without, self._patience = -math.inf, 0, patience
 
     def reached(self, explained: float | None) -> bool:
         """Take note of a check, and return whether several have brought no more."""
@@ -100,7 +100,7 @@ class Plateau:
             self._best, self._without = explained, 0
         else:
             self._without += 1
-        return self._without >= PATIENCE
+        return self._without >= self._patience
 
 
 def standardised(observations: Batch, space: spaces.Space[Any]) -> FloatArray:

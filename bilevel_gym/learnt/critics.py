@@ -40,8 +40,8 @@ DRAWS = 8
 # Updates whose batches are drawn at once: the policy stays the same.
 TOGETHER = 32
 
-# Updates between two checks of what is explained.
-CHECKED = 100
+# Updates between two checks of what is explained, and checks without a gain that end the training.
+CHECKED, PATIENCE = 100, 2
 
 # Batches from which the scale of the leader's rewards is measured.
 MEASURED = 4
@@ -302,7 +302,7 @@ class LeaderCritics:
         """
         sums, steps = watched_sums(played, played.upper_rewards, self.each[0].discount)
         seen, taken = (values[steps] for values in played.as_batch)
-        stop, losses = Plateau(), [0.0]
+        stop, losses = Plateau(PATIENCE), [0.0]
         for begin in range(0, most, CHECKED):
             updates = min(CHECKED, most - begin)
             losses = [critic.fit(follower, updates, rng) for critic in self.each]

@@ -39,8 +39,8 @@ HALVES = 2
 # Most transitions of the replay that are learnt from, the latest ones, and most numbers in them.
 TRANSITIONS, NUMBERS = 40_000, 2**24
 
-# Updates between two checks of what is explained.
-CHECKED = 200
+# Updates between two checks of what is explained, and checks without a gain that end the training.
+CHECKED, PATIENCE = 200, 3
 
 # Steps whose scores are evaluated at a time.
 BLOCK = 4096
@@ -121,7 +121,7 @@ class SuccessorFeatures(Trained):
         said = as_argument(played.terms_of_batch)
         features[played.alive] = self._game.reward_jacobian(upper_params, *played.as_batch, **said)
         sums, steps = watched_sums(played, features, self._game.gamma)
-        stop, loss = Plateau(), 0.0
+        stop, loss = Plateau(PATIENCE), 0.0
         for begin in range(0, most, CHECKED):
             updates, loss = min(CHECKED, most - begin), 0.0
             if not (begin and self._discrete):  # continuous actions are drawn anew

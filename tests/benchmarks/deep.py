@@ -24,7 +24,9 @@ noisier: at the exact policy, with the exact critic, the mean relative error of 
 with a critic that is fitted to the replay from nothing. All methods see the same follower, the same
 episodes and the same critic. With `state_features`, 60 by default, the trace takes away what the
 state explains of the advantages along an episode, which is noise. `hpgd` has no use for the replay:
-its advantages are a regression of the returns of those 256 (1024) episodes.
+its advantages are a regression of the returns of those 256 (1024) episodes. `score` learns how the
+policy moves with x from the replay and those episodes, a number for each entry of x, and so is
+there for LQR alone.
 """
 
 from __future__ import annotations
@@ -293,6 +295,8 @@ def print_tables(points: Sequence[Point], seeds: Sequence[int]) -> None:
         for budget in sorted({point.budget for point in here}):
             for method in METHODS:
                 row = [p for p in here if p.budget == budget and p.method == method]
+                if not row:  # it does not suit so many parameters
+                    continue
                 cells = " | ".join(f"{p.cosine:.3f} / {p.error:.3f}" for p in row)
                 print(f"| {budget} | {method} | {cells} | {spread(row, 'cosine')} |")
             cells = " | ".join(f"{p.distance:.4f}" for p in row)
@@ -326,6 +330,8 @@ def draw(points: Sequence[Point], path: Path) -> None:
             panel = axes[row, column]
             for method in METHODS:
                 mine = [p for p in here if p.method == method]
+                if not mine:
+                    continue
                 values = np.array(
                     [[getattr(p, attribute) for p in mine if p.budget == b] for b in budgets]
                 )
@@ -354,8 +360,8 @@ def draw(points: Sequence[Point], path: Path) -> None:
     axes[1, 0].set_ylabel("relative error")
     axes[0, 0].set_ylim(-0.78, 1.03)
     axes[1, 0].set_ylim(0.0, 1.55)
-    place = {"loc": "outside lower center", "ncols": 5, "frameon": False, "fontsize": 9}
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), **place)
+    place = {"loc": "outside lower center", "ncols": 6, "frameon": False, "fontsize": 9}
+    figure.legend(*axes[0, -1].get_legend_handles_labels(), **place)  # where all of them are
     save_figure(figure, path)
 
 
