@@ -90,6 +90,8 @@ class BilevelCartPole(ParametricGame):
     follower and the numbers here are not theirs.
     """
 
+    default_method = "score"
+
     def __init__(
         self,
         *,

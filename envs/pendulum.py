@@ -97,6 +97,8 @@ class BilevelPendulum(ParametricGame):
     a follower that only hangs shows nothing better, and some seeds stayed there.
     """
 
+    default_method = "score"
+
     def __init__(
         self,
         *,

@@ -131,6 +131,8 @@ class BilevelReacher(ParametricGame):
     IROS 2012. The rewards of both levels are this project's own.
     """
 
+    default_method = "score"
+
     def __init__(
         self,
         *,

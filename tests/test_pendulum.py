@@ -61,24 +61,29 @@ def test_the_one_step_estimate_is_exactly_zero_and_says_why() -> None:
 
 
 def test_the_trace_is_not_zero_and_a_part_of_the_response_alone() -> None:
-    env = HyperGradient(gym.make(TASK, episode_steps=20), **QUICK)
+    env = HyperGradient(gym.make(TASK, episode_steps=20), "trace", **QUICK)
     _, info = env.reset(seed=0)
     assert info["hyper_gradient"].all()
     assert not np.asarray(env.response.direct_gradient).any()
-    # 12 steps of learning, those that measure observations, and two episodes.
-    assert info["inner_samples"] == 12 + MEASURED + 2 * 20
+    # 12 steps of learning, up to the next update after each 8 of them, those that measure
+    # observations, and two episodes.
+    assert info["inner_samples"] == 16 + MEASURED + 2 * 20
 
 
 def test_options_that_suit_the_task_are_those_of_its_methods() -> None:
-    env = HyperGradient(gym.make(TASK, episode_steps=20), first_inner_steps=16, critic_updates=2)
+    class Watched(BilevelPendulum):
+        method_options = {"episodes": 3, "truncation": 2}  # the latter is none of the method
+
+    game = gym.make(TASK, episode_steps=20)
+    env = HyperGradient(Watched(episode_steps=20), first_inner_steps=16, critic_updates=2)
     _, info = env.reset(seed=0)
-    played = BilevelPendulum.method_options["episodes"] * 20
-    assert info["inner_samples"] == 16 + MEASURED + played
+    assert info["inner_samples"] == 16 + MEASURED + 3 * 20
     # They are not part of the specification, which has what was given.
+    env = HyperGradient(game, first_inner_steps=16, critic_updates=2)
     assert env.spec is not None
     (seat,) = env.spec.additional_wrappers
     assert seat.kwargs == {
-        "method": "trace",
+        "method": "score",
         "outer_steps": 100,
         "first_inner_steps": 16,
         "critic_updates": 2,
@@ -89,7 +94,7 @@ def test_regressing_advantages_on_the_state_takes_noise_away() -> None:
     def estimates(state_features: int) -> np.ndarray:
         options: dict[str, Any] = {"first_inner_steps": 200, "episodes": 8}
         options |= {"first_critic_updates": 100, "critic_updates": 1}
-        env = HyperGradient(gym.make(TASK), **options, state_features=state_features)
+        env = HyperGradient(gym.make(TASK), "trace", **options, state_features=state_features)
         _, info = env.reset(seed=0)
         method: Any = env.method
         found = [info["hyper_gradient"]]

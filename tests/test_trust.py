@@ -262,10 +262,10 @@ def test_what_is_watched_is_learnt_from_unless_it_is_not_to_be() -> None:
     for learns in (True, False):
         env = leader(learn_from_watched=learns)
         env.reset(seed=0)
-        watched = env.response.samples - 24
-        assert env.method.follower.model.replay_buffer.size() == 24 + learns * watched
-        sizes.append(watched)
-    assert sizes[0] == sizes[1] > 0
+        model = env.method.follower.model
+        sizes.append(model.replay_buffer.size() - model.num_timesteps)
+    watched = round(4 * float(env.game.observe(env.response)[2]))
+    assert sizes == [watched, 0]
 
 
 def test_whole_sums_are_without_the_end_of_episodes_that_were_cut() -> None:
