@@ -198,6 +198,8 @@ def test_the_hash_tells_runs_apart_and_labels_do_not_count() -> None:
 
 @needs_learners
 def test_followers_who_learn_are_scored_by_the_held_out_episodes_of_their_seed() -> None:
+    from bilevel_gym.learnt.followers import MEASURED  # needs PyTorch
+
     first, second = perform(learnt_run()).rows
     for row in (first, second):
         assert row.gradient_norm is row.projected_gradient_norm is None
@@ -205,8 +207,9 @@ def test_followers_who_learn_are_scored_by_the_held_out_episodes_of_their_seed()
         assert row.objective_error is not None and row.objective_error > 0.0
         # |cos| <= 1, and ten steps at a discount of .95.
         assert abs(row.objective) <= (1.0 - 0.95**10) / 0.05 and np.isfinite(row.objective)
-    # Twelve steps of learning and two episodes for each x: the 32 held-out ones are not charged.
-    assert [first.env_steps, second.env_steps] == [32, 64]
+    # Sixteen steps of learning, twelve up to the next update, and two episodes for each x: the 32
+    # held-out ones are not charged. Before the first, observations are measured.
+    assert [first.env_steps, second.env_steps] == [MEASURED + 36, MEASURED + 72]
     # The first x and the first steps of learning are the same, and so is all that is measured.
     quick = {name: value for name, value in QUICK.items() if name != "critic_updates"}
     by_sobirl = perform(learnt_run(method="sobirl", method_options=quick))

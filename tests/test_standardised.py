@@ -28,7 +28,7 @@ every_kind = pytest.mark.parametrize("acting", KINDS)
 
 def follower(acting: str, **options: Any) -> Follower:
     game = ParametricGame(KINDS[acting][0], MODEL, episode_steps=30)
-    return Follower(game, steps=24, options=OPTIONS, **options)
+    return Follower(game, steps=24, first_steps=24, options=OPTIONS, **options)
 
 
 def extractors(made: Follower) -> list[Any]:
