@@ -66,6 +66,7 @@ def test_networks_read_numbers_of_order_one_and_the_replay_has_raw_ones(acting: 
     raw = buffer.observations[: buffer.size(), 0]
     assert np.abs(raw[:, 1]).max() <= 0.07
     read = units[0](th.as_tensor(raw)).numpy()
+    np.testing.assert_array_equal(read, units[0].of_arrays(raw))
     np.testing.assert_allclose(read, (raw - units[0].mean.numpy()) / units[0].scale.numpy())
     assert 0.1 < np.abs(read[:, 1]).max() < 10.0
     assert float(units[0](th.full((1, 2), 1e9)).max()) == 10.0

@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from ..rewards.images import is_image_space
@@ -47,6 +48,11 @@ class StandardisedExtractor(FlattenExtractor):
         """Return the features `[B, F]` of observations `[B, ...]`."""
         flat = super().forward(observations)
         return ((flat - self.mean) / self.scale).clamp(-FARTHEST, FARTHEST)
+
+    def of_arrays(self, flat: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the features of flat observations `[B, F]`, both of them arrays: the same bits."""
+        units = self.mean.numpy(), self.scale.numpy()
+        return np.clip((flat - units[0]) / units[1], -FARTHEST, FARTHEST)
 
 
 def measured_units(env: gym.Env[Any, Any], steps: int, seed: int) -> dict[str, list[float]] | None:

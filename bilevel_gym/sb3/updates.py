@@ -109,9 +109,7 @@ def features_of(
         flat = observations.reshape(len(observations), -1).astype(np.float32, copy=False)
         if not isinstance(extractor, StandardisedExtractor):
             return flat
-        with th.no_grad():
-            standardised: NDArray[np.float32] = extractor(th.from_numpy(flat)).numpy()
-        return standardised
+        return extractor.of_arrays(flat)
     return None
 
 
