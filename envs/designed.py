@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,6 @@ from numpy.typing import ArrayLike
 from ..core.checks import check_at_least, check_flag, finite_array, first_line, unknown_name
 from ..core.mdp import FloatArray
 from ..rendering.canvas import pygame
-from ..rewards.images import is_image_space
-from ..rewards.models import FEW
 from .base import View
 from .parametric import ParametricGame, check_spaces, with_bars
 from .sources import EnvLike, Source
@@ -153,36 +151,30 @@ class DesignGame(ParametricGame):
             also.insert(0, OWN_REWARD)
         self._recorded = partial(RecordTerms, terms=terms, objective=objective, also=also)
         watched = self._recorded(source.make())
+        if watched.unwrapped is plain.unwrapped:
+            raise ValueError(
+                f"{source.name} must make a new environment each time, as learners have copies of "
+                "their own, and returned the same one twice"
+            )
         found = list(_uniform_steps(watched, steps, seed))
-        for one, other in zip(first, found, strict=False):
-            if not np.array_equal(one[0], other[0]):
-                warnings.warn(
-                    f"{source.name} does not go the same way twice, by the same seed and actions: "
-                    "results cannot be repeated",
-                    stacklevel=2,
-                )
-                break
+        if any(not np.array_equal(a[0], b[0]) for a, b in zip(first, found, strict=False)):
+            warnings.warn(
+                f"{source.name} does not go the same way twice, by the same seed and actions: "
+                "results cannot be repeated",
+                stacklevel=2,
+            )
         self.measured_steps, self.term_names = len(found), watched.names
+        plain.close()
+        watched.close()
         values = np.array([info["terms"] for _, _, info in found])
         if scales is None:
             self.scales = _scales(values)
+            own = len(self.term_names) - len(also)
+            _warn_of_constants(self.term_names[:own], values[:, :own])
         else:
             self.scales = finite_array("scales", scales, (len(self.term_names),), "[K]")
             if not (self.scales > 0.0).all():
                 raise ValueError(f"`scales` must be positive, got {self.scales.tolist()}")
-        flat = [
-            name
-            for name, spread in zip(self.term_names, np.ptp(values, axis=0), strict=True)
-            if spread == 0.0 and name not in also
-        ]
-        if flat and scales is None:
-            warnings.warn(
-                f"the same in all of {len(found)} steps of uniform actions: "
-                f"{', '.join(map(repr, flat))}; such a term counts only if it changes later",
-                stacklevel=2,
-            )
-        few = len(self.term_names) <= FEW and not is_image_space(plain.observation_space)
-        self.default_method = "score" if few else "trace"
         model: Any = WeighedTerms(self.scales)  # a reward model with one argument more
         super().__init__(source, model, render_mode=render_mode, **options)
 
@@ -247,3 +239,14 @@ def _scales(values: FloatArray) -> FloatArray:
     largest, spread = np.abs(values).max(axis=0), values.std(axis=0)
     scales = np.where(spread > ROUNDING * largest, spread, largest)
     return np.where(scales > 0.0, scales, 1.0)
+
+
+def _warn_of_constants(names: Sequence[str], values: FloatArray) -> None:
+    """Warn of terms that were the same in all steps, of values `[B, K]`."""
+    flat = [name for name, spread in zip(names, np.ptp(values, axis=0), strict=True) if not spread]
+    if flat:
+        warnings.warn(
+            f"the same in all of {len(values)} steps of uniform actions: "
+            f"{', '.join(map(repr, flat))}; such a term counts only if it changes later",
+            stacklevel=3,
+        )

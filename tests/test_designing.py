@@ -38,6 +38,7 @@ TINY: dict[str, Any] = {
         "inner_steps": 20,
         "first_inner_steps": 30,
         "critic_updates": 20,
+        "standardise": False,
         "inner_options": TINY_LEARNER,
     },
     "held_out": 4,
@@ -96,7 +97,7 @@ def test_a_seed_determines_everything_wherever_the_environment_comes_from(env: A
     one, other = designed(), designed(env)
     assert_identical(kept(one), kept(other))
     phases = [entry["phase"] for entry in one.history]
-    assert phases[0] == "climb" and "screen" in phases
+    assert phases[0] == "climb" and len(phases) > 1 and {*phases} <= {"climb", "screen"}
     assert one.history[-1]["environment_steps"] <= one.environment_steps
 
 

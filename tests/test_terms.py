@@ -30,7 +30,7 @@ UNIFORM = 0.05 * np.log(2.0)
 
 
 def follower_of(game: ParametricGame, steps: int = 60) -> Follower:
-    follower = Follower(game, steps=steps, options=TINY_LEARNER)
+    follower = Follower(game, steps=steps, first_steps=steps, options=TINY_LEARNER)
     follower.reset(np.random.default_rng(0))
     return follower
 
@@ -351,6 +351,9 @@ def test_pictures_need_a_function_that_takes_a_render_mode() -> None:
 # Bad input --------------------------------------------------------------------------------------
 
 
+ONE = make_walk()
+
+
 class Unseeded(Walk):
     def reset(self) -> Any:  # type: ignore[override]
         return super().reset()
@@ -375,6 +378,7 @@ test_bad_designs_are_refused_before_anything_is_learnt = refusals(
     ({"env": "CartPole-v9"}, gym.error.Error, "CartPole"),
     ({"env": Looked, "episode_steps": 5}, "got Dict.*FlattenObservation makes one array"),
     ({"env": Walk}, "`episode_steps` must say when episodes of 'Walk' are cut"),
+    ({"env": lambda: ONE}, "must make a new environment each time.*same one twice"),
     ({"env": Unseeded, "episode_steps": 5}, "must take `seed`, as Gymnasium's does"),
     ({"env_kwargs": {"pays": "vector"}}, "`objective` must say what is wanted"),
     ({"env_kwargs": {"pay": "vector"}}, "must make an environment.*unexpected keyword.*'pay'"),
