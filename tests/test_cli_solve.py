@@ -24,7 +24,7 @@ import bilevel_gym
 from bilevel_gym.cli import main, solving
 from bilevel_gym.cli.run_folder import FILES, History
 from bilevel_gym.envs.grid_world import BilevelGridWorld
-from bilevel_gym.learnt.traces import LearntTrace
+from bilevel_gym.learnt.scores import LearntScore
 from bilevel_gym.methods.exact import Exact
 from bilevel_gym.optimizers import OPTIMIZERS
 from bilevel_gym.rendering.film import MAX_FRAMES, Film
@@ -436,34 +436,37 @@ def test_every_kind_of_method_climbs(run: Run, tmp_path: Path, method: str) -> N
 
 def test_learners_are_solved_and_filmed(run: Run, tmp_path: Path, monkeypatch: Patch) -> None:
     answered: list[Any] = []
-    answer = LearntTrace.step
 
-    def counted(method: LearntTrace, x: Any) -> Any:
-        answered.append(x)
-        return answer(method, x)
+    def counted(answer: Any) -> Any:
+        def count(method: LearntScore, x: Any) -> Any:
+            answered.append(x)
+            return answer(method, x)
 
-    monkeypatch.setattr(LearntTrace, "step", counted)
+        return count
+
+    for name in ("step", "measure"):
+        monkeypatch.setattr(LearntScore, name, counted(getattr(LearntScore, name)))
     out = tmp_path / "out"
     result = run("solve", *LEARNT, "--steps", 2, "--gif", "--out", out, exits=0)
     assert "The follower learns: objectives and gradients are estimates" in result.stdout
     history = rows(out)
-    assert [row["phase"] for row in history] == ["ascent"] * 3  # estimates are not polished
+    # After a short evaluation the climb begins; estimates are not polished.
+    assert [row["phase"] for row in history] == ["ascent", "screen", "ascent"]
+    assert [bool(row["gradient_norm"]) for row in history] == [True, False, True]
     assert all(int(row["inner_samples"]) > 0 for row in history)
     config = result_of(out)
-    assert config["method"] == "trace"
-    assert (config["optimizer"], config["learning_rate"]) == ("adam", 0.4)  # as its page has it
+    assert config["method"] == "score"
+    assert (config["optimizer"], config["learning_rate"]) == ("safe", None)
     assert {"torch", "stable_baselines3"} <= set(config["versions"])
     found = params(out)
-    # Adam's steps, at a constant rate; the first is of that length in every entry.
-    assert 0.4 <= np.abs(found["final_upper_params"]).max() <= 0.8
     known = result_of(out, "result.json")
+    # The best few are watched anew.
     steps = sum(int(row["inner_samples"]) for row in history)
-    assert known["environment_steps"] == steps
-    assert f"evaluations: 3, {steps} environment steps, in " in result.stdout
-    assert known["objective"]["best"] == max(float(row["objective"]) for row in history)
+    assert known["environment_steps"] >= steps
+    assert f"evaluations: 3, {known['environment_steps']} environment steps, in " in result.stdout
+    assert known["objective"]["best"] == found["objective"]
     # The first x is answered once, and so are all others; the film may answer the best x again.
-    best_is_last = np.array_equal(found["best_upper_params"], found["final_upper_params"])
-    assert len(answered) == 3 + (not best_is_last)
+    assert 3 <= len(answered) <= 4
     with Image.open(out / "run.gif") as image:
         # Three x, and an episode of twenty steps.
         assert getattr(image, "n_frames", 1) >= 20
