@@ -6,13 +6,13 @@ method's own follower, from which nothing is learnt.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import re
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,11 +24,12 @@ from ..model import BilevelModel, evaluate
 from ..model.protocols import LearntMethod
 from ..optimizers import make_optimizer, options_for, projected_gradient_norm
 from ..optimizers.base import Stopped
+from ..optimizers.revisable import Report, Revisable
 
 if TYPE_CHECKING:
     from ..core.mdp import FloatArray
     from ..envs import BilevelEnv, ParametricGame
-    from ..methods import Method, Response
+    from ..methods import Method
     from ..optimizers import Evaluation
 
 
@@ -160,8 +161,7 @@ def held_out_referee(game: ParametricGame, method: LearntMethod, seed: int) -> R
     They are played in environments of their own. The follower has not played yet; the seed is that
     of the run.
     """
-    # It shares what is learnt, and makes environments of its own as soon as it plays.
-    watched = copy.copy(method.follower)
+    watched = method.follower.spectator()
     # Of another stream than the method's, and than the start's.
     stream = np.random.SeedSequence(seed, spawn_key=(2,))
 
@@ -225,30 +225,42 @@ def _scored_climb(run: Run, seat: Any, game: BilevelEnv, referee: Referee) -> tu
     """Return the evaluations of a run, scored by the referee."""
     from ..wrappers import LeaderObjective
 
-    leader = LeaderObjective(seat)
     rows: list[Row] = []
-    env_steps, began, refereeing = 0, 0.0, 0.0
+    began, refereeing = 0.0, 0.0
 
-    def evaluate(x: FloatArray) -> tuple[float, FloatArray]:
-        nonlocal env_steps, refereeing
-        value, estimate = leader(x)
-        answer: Response = seat.response
-        stopped = time.perf_counter()
-        wall_time = stopped - began - refereeing
-        env_steps += answer.samples or 0
-        measured: Any = referee(x, estimate)
-        rows.append(Row(len(rows), int(env_steps), wall_time, float(value), **measured))
-        refereeing += time.perf_counter() - stopped
-        return value, estimate
+    class Scored(LeaderObjective):
+        """The leader's objective, each evaluation of which is scored."""
 
+        def __call__(self, x: FloatArray) -> tuple[float, FloatArray]:
+            value, estimate = super().__call__(x)
+            self._score(x, estimate)
+            return value, estimate
+
+        def measure(self, x: FloatArray) -> Report:
+            report = super().measure(x)
+            self._score(x, None)
+            return report
+
+        def _score(self, x: FloatArray, estimate: FloatArray | None) -> None:
+            nonlocal refereeing
+            stopped = time.perf_counter()
+            measured: Any = referee(x, np.zeros_like(x) if estimate is None else estimate)
+            if estimate is None:
+                measured = {**measured, "cosine": None, "relative_error": None}
+            value, wall_time = float(self.seat.response.objective), stopped - began - refereeing
+            rows.append(Row(len(rows), self.samples - used, wall_time, value, **measured))
+            refereeing += time.perf_counter() - stopped
+
+    leader, used = Scored(seat), 0
     start = start_of(run, game)
     if not isinstance(seat.method, LearntMethod):
         # What a process does once, compiling for one, is not charged; the reset at the start
         # forgets everything else. To train a follower twice would take more than it saves.
         seat.reset(seed=run.seed, options={"upper_params": start})
+        used = seat.samples
     began = time.perf_counter()
     leader.reset(start, seed=run.seed)
-    climb(run, evaluate, start, leader.low, leader.high)
+    climb(run, leader, start, leader.low, leader.high)
     return tuple(rows)
 
 
@@ -282,22 +294,35 @@ def start_of(run: Run, game: BilevelEnv) -> FloatArray:
     return check_in_box("start", np.clip(moved, low, high), low, high)
 
 
+class _Limited:
+    """An objective that is evaluated so many times at most."""
+
+    def __init__(self, objective: Evaluation, evaluations: int) -> None:
+        self._objective, self._left = objective, iter(range(evaluations))
+
+    def __call__(self, x: FloatArray) -> tuple[float, FloatArray]:
+        self._count()
+        return self._objective(x)
+
+    def measure(self, x: FloatArray) -> Report:
+        self._count()
+        return cast("Revisable", self._objective).measure(x)
+
+    def _count(self) -> None:
+        if next(self._left, None) is None:
+            raise Stopped
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objective, name)
+
+
 def climb(
     run: Run, objective: Evaluation, start: FloatArray, low: FloatArray, high: FloatArray
 ) -> None:
     """Run the optimizer of a run until it stops, or `steps` + 1 evaluations are made."""
-    left = iter(range(run.steps + 1))
-
-    def counted(x: FloatArray) -> tuple[float, FloatArray]:
-        if next(left, None) is None:
-            raise Stopped
-        return objective(x)
-
     optimizer = make_optimizer(run.optimizer, **all_options(run))
-    try:
-        optimizer(counted, start, low, high)
-    except Stopped:
-        pass
+    with suppress(Stopped):
+        optimizer(_Limited(objective, run.steps + 1), start, low, high)
 
 
 def all_options(run: Run) -> dict[str, Any]:

@@ -236,6 +236,12 @@ class Follower:
         mean, deviation = (th.cat(parts) for parts in zip(*found, strict=True))
         return th.distributions.Independent(th.distributions.Normal(mean, deviation), 1)
 
+    def spectator(self) -> Follower:
+        """Return one who shares what is learnt, with environments of its own to play in."""
+        other = copy.copy(self)
+        other._watched = {}
+        return other
+
     def snapshot(self) -> NDArray[np.uint8]:
         """Return networks and optimisers as bytes: the policy, but not what it learns from.
 

@@ -138,6 +138,10 @@ class Follower(Protocol):
         """
         ...
 
+    def spectator(self) -> Follower:
+        """Return one who shares what is learnt, with environments of its own to play in."""
+        ...
+
     def snapshot(self) -> NDArray[Any]:
         """Return its policy, without what it learns from, as bytes."""
         ...

@@ -5,12 +5,13 @@ who has unlearnt to reach a goal may never find it again. So this climb keeps fo
 with x, goes back to them, and judges by episodes that they had not learnt from.
 
 1. **Screen**, one short evaluation for each x. Where the gradient at x0 is certain, long steps
-   along it are tried. Where x has few entries, then CMA-ES (Hansen, Ostermeier, Evolutionary
-   Computation 9, 2001) over x in units that matter to the follower: gradients are local, and zero
-   where the follower at x0 never reaches what the leader wants.
+   along it are tried. Where it is not, and x has few entries: CMA-ES (Hansen, Ostermeier,
+   Evolutionary Computation 9, 2001) over x in units that matter to the follower. Gradients are
+   local, and zero where the follower at x0 never reaches what the leader wants.
 2. **Climb** from the best: natural steps, whose length is the Kullback-Leibler divergence that they
    are predicted to move the follower's policy by. A step that lowers F by more than two standard
-   errors is undone, the follower included, and the length shrinks; where F rises it grows.
+   errors is undone, the follower included, and the length shrinks; where F rises it grows. Where
+   it does not rise any more, and there was no screen by CMA-ES, there is one now.
 3. **Compare**: the best few are watched anew, and the best of them is what is found.
 
 The follower is reached through the protocol `Revisable`, which the leader's seat implements.
@@ -18,10 +19,9 @@ The follower is reached through the protocol `Revisable`, which the leader's sea
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ from ..core.checks import (
     optional,
 )
 from .base import Callback, Evaluation, FloatArray, Iterate, Optimum, Recorder
+from .candidates import Candidate
 from .natural import natural_step, units_of
 from .revisable import Report, Revisable
 from .rules import check_gradient
@@ -46,14 +47,14 @@ __all__ = ["SafeClimb", "safe"]
 # Entries of x up to which there is a screen: with more of them too few evaluations say too little.
 FEW = 10
 
-# The expected cosine of a gradient that is certain, and divergences of the long steps along it.
-CERTAIN, LONG = 0.8, (2.0, 32.0)
+# Divergences of the long steps along a certain gradient.
+LONG = (2.0, 32.0)
+
+# Evaluations in a row that bring nothing, after which far x are tried.
+PATIENCE = 3
 
 # Followers that are kept to be compared in the end.
 KEPT = 3
-
-# Standard errors by which F may fall.
-TOLERATED = 2.0
 
 # Of the length of steps: its least and largest value, and factors where F fell and where it rose.
 SHORTEST, LONGEST, SHRINK, GROW = 1e-3, 0.5, 1.0 / 3.0, 2.0
@@ -63,14 +64,8 @@ UNREST = 4.0
 
 # Numbers that a climb goes on from.
 NUMBERS = (
-    "evaluations",
-    "_length",
-    "_used",
-    "_cost",
-    "_watching",
-    "_predicted",
-    "_refused",
-    "_from",
+    *("evaluations", "_from", "_used", "_cost", "_watching"),
+    *("_length", "_predicted", "_refused", "_stuck", "_screened", "_until"),
 )
 
 
@@ -102,70 +97,6 @@ class _Plain:
 
     def restore(self, snapshot: Any) -> None:
         pass
-
-
-@dataclass(eq=False)
-class _Candidate:
-    """An x with a follower who answered it.
-
-    Attributes:
-        iterate: x and its value, as it was noted.
-        report: What was known then.
-        values: Of all episodes watched with this follower, `[N]`.
-        snapshot: The follower.
-    """
-
-    iterate: Iterate
-    report: Report
-    values: FloatArray
-    snapshot: Any
-
-    @property
-    def x(self) -> FloatArray:
-        return self.iterate.upper_params
-
-    @property
-    def steps_on(self) -> bool:
-        """Whether there is a gradient."""
-        return bool(np.isfinite(self.iterate.gradient).all())
-
-    @property
-    def mean(self) -> float:
-        return float(self.values.mean())
-
-    @property
-    def error(self) -> float:
-        """Standard error of the mean, larger where few episodes say little about it."""
-        count = len(self.values)
-        if count < 2:
-            return 0.0
-        # About the ratio of Student's quantiles to the normal one.
-        few = (count + 1.0) / (count - 1.0)
-        return float(few * self.values.std(ddof=1) / math.sqrt(count))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all of it, as nested dicts of numbers and arrays."""
-        return {**vars(self), "iterate": vars(self.iterate), "report": vars(self.report)}
-
-    @classmethod
-    def of(cls, state: Mapping[str, Any]) -> _Candidate:
-        """Return the candidate of a state."""
-        known = {"iterate": Iterate(**state["iterate"]), "report": Report(**state["report"])}
-        return cls(**{**state, **known})
-
-    @property
-    def rank(self) -> float:
-        """A value that it has at least, by one standard error."""
-        return self.mean - self.error
-
-    def goes_on_from(self, other: _Candidate) -> bool:
-        """Whether a certain gradient has not lowered the value."""
-        lower = self.mean < other.mean - math.hypot(self.error, other.error)
-        return not lower and other.report.cosine >= CERTAIN
-
-    def falls_below(self, other: _Candidate) -> bool:
-        """Whether its value is lower than another one's, beyond what chance explains."""
-        return self.mean < other.mean - TOLERATED * math.hypot(self.error, other.error)
 
 
 class SafeClimb(Recorder):
@@ -205,11 +136,13 @@ class SafeClimb(Recorder):
         self._from = 0  # evaluations when the budget began
         self._screen: Screen | None = None
         self._long: list[FloatArray] = []  # x that are left to be tried along the first gradient
-        self._start: _Candidate | None = None
-        self._kept: list[_Candidate] = []  # the best first
-        self._here: _Candidate | None = None  # what the step under way started from
+        self._start: Candidate | None = None
+        self._kept: list[Candidate] = []  # the best first
+        self._here: Candidate | None = None  # what the step under way started from
         self._predicted = 0.0  # its divergence
         self._refused = 0  # steps that were undone in a row
+        self._stuck = 0  # evaluations in a row that brought nothing
+        self._screened, self._until = 0, self._share  # whether there was a screen; its end
 
     @property
     def screening(self) -> bool:
@@ -258,18 +191,18 @@ class SafeClimb(Recorder):
         check_gradient(self.x, gradient)
         here = self._noted(value, gradient, self._seat.report())
         if self._start is None:
-            self._start = here
-            self._offer(here)
-            if self._share > 0.0 and self._begin_screening(here):
-                self._go_on_screening()
-                return
-        elif self._is_refused(here):
-            self._undo()
+            self._begin(here)
             return
+        refused, gained = self._is_refused(here), here.rank > self._kept[0].mean
+        self._stuck = 0 if gained else self._stuck + 1
+        if refused:
+            self._undo()
         else:
             self._offer(here)
-        self._refused = 0
-        self._step(here)
+            self._refused = 0
+            self._step(here)
+        if self._stuck >= PATIENCE and self._may_screen:
+            self._begin_screen()
 
     def take(self, value: float, gradient: FloatArray) -> None:
         """Go on from a full evaluation, also where a short one would have done."""
@@ -328,7 +261,7 @@ class SafeClimb(Recorder):
         self._counted = self._seat.samples
         for name, iterate in state["iterates"].items():
             setattr(self, name, Iterate(**iterate))
-        found = {int(n): _Candidate.of(each) for n, each in state["candidates"].items()}
+        found = {int(n): Candidate.of(each) for n, each in state["candidates"].items()}
         self._kept = [found[int(n)] for n in state["kept"]]
         self._start, self._here = (
             None if state[name] is None else found[int(state[name])] for name in ("start", "here")
@@ -336,8 +269,7 @@ class SafeClimb(Recorder):
         self._long = [state["long"][str(n)] for n in range(len(state["long"]))]
         self._screen = None
         if state["screen"] is not None:
-            assert self._start is not None
-            self._screen = self._make_screen(self._start)
+            self._screen = self._make_screen()
             for value in state["screen"]:
                 self._screen.ask()
                 self._screen.tell(float(value))
@@ -345,45 +277,66 @@ class SafeClimb(Recorder):
                 self._screen.ask()
 
     @property
-    def _candidates(self) -> list[_Candidate]:
+    def _candidates(self) -> list[Candidate]:
         """All that is kept, each once."""
         every = [*self._kept, self._start, self._here]
         return list({id(each): each for each in every if each is not None}.values())
 
-    def _number(self, candidate: _Candidate | None) -> int | None:
+    def _number(self, candidate: Candidate | None) -> int | None:
         return None if candidate is None else self._candidates.index(candidate)
 
     # Screen ------------------------------------------------------------------------------------
 
-    def _make_screen(self, start: _Candidate) -> Screen:
-        units = units_of(start.report, self._low, self._high)
-        return Screen(start.x, self._low, self._high, units, self._seed)
-
-    def _begin_screening(self, start: _Candidate) -> bool:
-        """Choose a screen; whether there is one."""
-        x, gradient, report = start.x, start.iterate.gradient, start.report
-        if report.metric is not None and report.cosine >= CERTAIN:
+    def _begin(self, start: Candidate) -> None:
+        """Choose what comes after the first evaluation."""
+        self._start = start
+        self._offer(start)
+        if self._share > 0.0 and start.is_certain:
+            x, gradient, report = start.x, start.iterate.gradient, start.report
             steps = [natural_step(x, gradient, report, n, self._low, self._high) for n in LONG]
             # Where the box ends, the same x comes up again.
             self._long = list({x.tobytes(): x for x, moved in steps if moved > 0.0}.values())
-        if report.units is not None and x.size <= FEW:
-            self._screen = self._make_screen(start)
-        return self.screening
+        elif self._may_screen:
+            self._begin_screen()
+            return
+        if self._long:
+            self._go_on_screening()
+        else:
+            self._step(start)
+
+    @property
+    def _may_screen(self) -> bool:
+        """Whether there may be a screen, and has been none."""
+        assert self._start is not None
+        known = self._start.report.units is not None and self.x.size <= FEW
+        return known and self._share > 0.0 and not self._screened
+
+    def _begin_screen(self) -> None:
+        self._screen, self._screened = self._make_screen(), 1
+        self._until = max(self._share, self.progress + 0.5 * self._share)
+        self._go_on_screening()
+
+    def _make_screen(self) -> Screen:
+        assert self._start is not None
+        start = self._start
+        units = units_of(start.report, self._low, self._high)
+        return Screen(start.x, self._low, self._high, units, self._seed)
 
     def _go_on_screening(self) -> None:
         """Choose the next x of the screen, or end it and begin to climb from its best."""
-        if self.progress >= self._share:
+        if self.progress >= self._until:
             self._screen, self._long = None, []
         if self._long:
             self.x = self._long[0]
         elif self._screen is not None:
             self.x = self._screen.ask()
         else:
+            self._stuck = 0
             self._go_back()
 
     # Climb -------------------------------------------------------------------------------------
 
-    def _is_refused(self, here: _Candidate) -> bool:
+    def _is_refused(self, here: Candidate) -> bool:
         """Whether an evaluation is worse than the best that is known, and x is to blame for it."""
         best = self._kept[0]
         moved, old = here.report.divergence, self._here
@@ -400,7 +353,7 @@ class SafeClimb(Recorder):
         self._seat.restore(old.snapshot)
         report = self._seat.measure(old.x)
         self._count()
-        if here.falls_below(_Candidate(old.iterate, report, report.values, None)):
+        if here.falls_below(Candidate(old.iterate, report, report.values, None)):
             return True
         self._seat.restore(here.snapshot)
         self._length = max(SHORTEST, self._length / GROW)
@@ -428,21 +381,21 @@ class SafeClimb(Recorder):
         self._seat.restore(best.snapshot)
         self.x, self._here, self._predicted = best.x, None, 0.0
 
-    def _step(self, here: _Candidate) -> None:
+    def _step(self, here: Candidate) -> None:
         """Choose the next x, from where there is a gradient."""
         self._here = here
         self.x, self._predicted = natural_step(
             here.x, here.iterate.gradient, here.report, self._length, self._low, self._high
         )
 
-    def _offer(self, candidate: _Candidate) -> None:
+    def _offer(self, candidate: Candidate) -> None:
         """Keep a candidate if it is among the best few."""
         self._kept.append(candidate)
         self._kept.sort(key=lambda candidate: -candidate.rank)
         del self._kept[KEPT:]
 
     @property
-    def _finalists(self) -> list[_Candidate]:
+    def _finalists(self) -> list[Candidate]:
         """The best few and the start, as far as they may be the best; the best one first."""
         assert self._start is not None
         best = self._kept[0]
@@ -451,16 +404,16 @@ class SafeClimb(Recorder):
 
     # Budget ------------------------------------------------------------------------------------
 
-    def _noted(self, value: float, gradient: FloatArray, report: Report) -> _Candidate:
+    def _noted(self, value: float, gradient: FloatArray, report: Report) -> Candidate:
         cost = self._count()
         if self._start is not None:  # the first evaluation takes longer than all others
             self._cost = max(self._cost, cost)
         self._watching = max(self._watching, report.watched)
         self.note(self.x, value, gradient)
         assert self.last is not None
-        return _Candidate(self.last, report, report.values, self._seat.snapshot())
+        return Candidate(self.last, report, report.values, self._seat.snapshot())
 
-    def _watched(self, candidate: _Candidate) -> FloatArray:
+    def _watched(self, candidate: Candidate) -> FloatArray:
         """Return the values of fresh episodes of a candidate, who is put back for it."""
         self._seat.restore(candidate.snapshot)
         values = self._seat.watch(candidate.x)
