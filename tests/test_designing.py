@@ -21,6 +21,8 @@ import bilevel_gym
 from bilevel_gym.cli import main
 from bilevel_gym.designing import Design, Score
 from bilevel_gym.designing.results import verdict_of
+from bilevel_gym.designing.run import _direct
+from bilevel_gym.envs import DesignGame
 from bilevel_gym.sb3 import SoftDQN
 
 from .commands import refused
@@ -86,6 +88,18 @@ def test_one_call_finds_weights_under_which_a_follower_reaches_what_is_wanted() 
         observation, reward, terminated, truncated, _ = env.step(action)
         paid, over = paid + float(reward), terminated or truncated
     assert paid == 1.0
+
+
+def test_direct_training_takes_the_objective_as_its_reward_for_as_many_steps() -> None:
+    game = DesignGame(make_walk, ["progress"], objective="place")
+    made: list[int] = []
+    follower = _direct(game, TINY["method_options"], 64, 0, made.append)
+    buffer = follower.model.replay_buffer
+    assert made[-1] == 64 and buffer is not None and buffer.terms is not None
+    seen = buffer.transitions(np.arange(64), np.random.default_rng(0))
+    np.testing.assert_allclose(seen.rewards, seen.next_observations[:, 0], atol=1e-6)
+    paid = buffer.rewards_of(seen.observations, seen.actions, seen.terms)
+    np.testing.assert_allclose(paid, seen.rewards - game.temperature * np.log(2.0), atol=1e-6)
 
 
 @pytest.mark.parametrize(

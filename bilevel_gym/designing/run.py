@@ -270,7 +270,13 @@ def _direct(
         gamma=game.gamma,
         temperature=game.temperature,
     )
-    follower = Follower(paid, steps=steps, options=options.get("inner_options"))
+    follower = Follower(
+        paid,
+        steps=steps,
+        first_steps=steps,
+        options=options.get("inner_options"),
+        standardise=options.get("standardise", True),
+    )
     follower.reset(np.random.default_rng([seed, 2]))
     follower.on_step = tell
     follower.learn(np.ones(1))
