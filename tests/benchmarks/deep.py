@@ -200,7 +200,7 @@ def of_lqr(budget: int, seed: int) -> list[Point]:
     """Train a follower of the linear-quadratic game, and estimate by each method."""
     exact = regulator()
     options: dict[str, Any] = {"gamma": exact.gamma, "temperature": exact.temperature}
-    options |= {"upper_reward": upper_reward, "upper_bound": 2.0}
+    options |= {"upper_gamma": exact.gamma, "upper_reward": upper_reward, "upper_bound": 2.0}
     game = ParametricGame("DeepLQR-v0", QuadraticReward(), **options)
     answer = exact.evaluate(game.initial_upper_params)
     small = {"train_freq": 1, "gradient_steps": 1, "device": "cpu"}
