@@ -497,8 +497,8 @@ def test_make_knows_the_methods_of_followers_who_learn(
     env = bilevel_gym.make(
         "BilevelPendulum-v0", method=method, episode_steps=20, episodes=2, **options
     )
-    assert type(env.method) is resolve_method(method or "trace", env.game)
-    with pytest.raises(TypeError, match="the method 'trace'.* Did you mean 'episodes'"):
+    assert type(env.method) is resolve_method(method or "score", env.game)
+    with pytest.raises(TypeError, match="the method 'score'.* Did you mean 'episodes'"):
         bilevel_gym.make("BilevelPendulum-v0", episode=2)
 
 

@@ -43,6 +43,9 @@ TOGETHER = 32
 # Updates between two checks of what is explained, and checks without a gain that end the training.
 CHECKED, PATIENCE = 100, 2
 
+# Gradient steps of the leader's critics, at most, for each that was asked for.
+LONGEST = 2
+
 # Batches from which the scale of the leader's rewards is measured.
 MEASURED = 4
 
@@ -293,22 +296,23 @@ class LeaderCritics:
             critic.load_state_dict(state[str(number)])
 
     def fit(
-        self, follower: Follower, played: LearntEpisodes, most: int, rng: np.random.Generator
+        self, follower: Follower, played: LearntEpisodes, updates: int, rng: np.random.Generator
     ) -> float:
         """Learn from the replay buffer until they explain no more of the returns of episodes.
 
-        The episodes must not be in the buffer yet. There are at most `most` gradient steps of each.
-        Returns the mean loss of the last of them.
+        The episodes must not be in the buffer yet. Each takes `updates` gradient steps, and at most
+        twice as many: differences between actions are much smaller than those between states, and
+        go on to improve. Returns the mean loss of the last of them.
         """
         sums, steps = watched_sums(played, played.upper_rewards, self.each[0].discount)
         seen, taken = (values[steps] for values in played.as_batch)
         stop, losses = Plateau(PATIENCE), [0.0]
-        for begin in range(0, most, CHECKED):
-            updates = min(CHECKED, most - begin)
-            losses = [critic.fit(follower, updates, rng) for critic in self.each]
+        together = min(CHECKED, updates)
+        for done in range(together, LONGEST * updates + 1, together):
+            losses = [critic.fit(follower, together, rng) for critic in self.each]
             found = [critic.q_values(seen, taken) for critic in self.each]
             self.explained = explained_variance(np.mean(found, axis=0), sums)
-            if stop.reached(self.explained):
+            if stop.reached(self.explained) and done >= updates:
                 break
         return float(np.mean(losses))
 

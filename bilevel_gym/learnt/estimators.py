@@ -40,8 +40,8 @@ model has its Jacobian and observations are no images, else "trace". Tabular gam
 | `gae_lambda` | .95 | score: lambda of generalised advantages |
 
 Critics are trained until they explain no more of the variance of watched sums that are new to them:
-that of `score` for 2000 updates at most, those of `trace` and `bc-hg` for twice `critic_updates`.
-`hpgd` takes exactly as many.
+that of `score` for `critic_updates` at most, those of `trace` and `bc-hg` for as many at least and
+twice as many at most. `hpgd` takes exactly as many.
 """
 
 from __future__ import annotations

@@ -25,9 +25,6 @@ from .trust import Estimate
 
 __all__ = ["LearntBCHG", "LearntHPGD", "LearntTrace", "TraceEstimator"]
 
-# Gradient steps of the leader's critics, at most, for each that was asked for.
-LONGEST = 2
-
 # Features that advantages are regressed on by default: so many at most, one for so many steps.
 MOST_FEATURES, STEPS_PER_FEATURE = 60, 20
 
@@ -176,7 +173,7 @@ class LearntTrace(TraceEstimator):
         """Return those of critics that go on learning from the replay; see `TraceEstimator`."""
         critics, first = self.critic, self.follower.answered <= 1
         updates = self._first_updates or self._updates if first else self._updates
-        loss = critics.fit(self.follower, played, LONGEST * updates, self._rng)
+        loss = critics.fit(self.follower, played, updates, self._rng)
         found = [self._evaluated(critic, *played.as_batch) for critic in critics.each]
         return Judged(found, loss, critics.explained)
 
