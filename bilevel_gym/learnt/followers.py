@@ -264,18 +264,22 @@ class Follower:
         keep: bool = False,
         steps: int = 0,
         most: int | None = None,
+        seed: int | None = None,
     ) -> LearntEpisodes:
         """Play whole episodes of the follower's policy, in environments of their own.
 
         Where `episodes` take fewer than `steps`, more of them are played, `most` in all, to about
-        so many steps. With `keep` they go into the replay, and are learnt from.
+        so many steps. With `keep` they go into the replay, and are learnt from. Environments are
+        seeded by `seed`, one after the other, or by the generator, which draws the actions.
         """
+        seed = int(rng.integers(2**31)) if seed is None else seed
         copies = min(COPIES, episodes)
         if copies not in self._watched:
             self._watched[copies] = self._environments(copies)
         stage, played, done = self._watched[copies], [], 0
         while done < episodes:
-            played.append(self._play_block(stage, min(copies, episodes - done), rng))
+            count = min(copies, episodes - done)
+            played.append(self._play_block(stage, count, rng, (seed + done) % 2**31))
             done += played[-1]["alive"].shape[1]
             if done == episodes and most is not None:
                 length = sum(block["alive"].sum() for block in played) / done
@@ -386,9 +390,9 @@ class Follower:
         return DummyVecEnv([self._game.make_environment] * copies)
 
     def _play_block(
-        self, environments: DummyVecEnv, count: int, rng: np.random.Generator
+        self, environments: DummyVecEnv, count: int, rng: np.random.Generator, seed: int
     ) -> dict[str, NDArray[Any]]:
-        environments.seed(int(rng.integers(2**31)))
+        environments.seed(seed)
         seen: Any = environments.reset()
         alive = np.arange(environments.num_envs) < count
         record: dict[str, list[NDArray[Any]]] = defaultdict(list)

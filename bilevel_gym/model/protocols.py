@@ -131,10 +131,12 @@ class Follower(Protocol):
         keep: bool = False,
         steps: int = 0,
         most: int | None = None,
+        seed: int | None = None,
     ) -> LearntEpisodes:
         """Return whole episodes of its policy; with `keep` they are learnt from later on.
 
         With `most` there are more than `episodes`, as many as take about so many `steps`.
+        Environments are seeded by `seed`, or by the generator, which draws the actions.
         """
         ...
 

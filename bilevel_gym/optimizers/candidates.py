@@ -60,13 +60,8 @@ class Candidate:
 
     @property
     def error(self) -> float:
-        """Standard error of the mean, larger where few episodes say little about it."""
-        count = len(self.values)
-        if count < 2:
-            return 0.0
-        # About the ratio of Student's quantiles to the normal one.
-        few = (count + 1.0) / (count - 1.0)
-        return float(few * self.values.std(ddof=1) / math.sqrt(count))
+        """Standard error of the mean."""
+        return standard_error(self.values)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all of it, as nested dicts of numbers and arrays."""
@@ -85,9 +80,34 @@ class Candidate:
 
     def goes_on_from(self, other: Candidate) -> bool:
         """Whether a certain gradient has not lowered the value."""
-        lower = self.mean < other.mean - math.hypot(self.error, other.error)
-        return not lower and other.is_certain
+        change, error = self._beside(other)
+        return other.is_certain and change >= -error
+
+    def exceeds(self, other: Candidate) -> bool:
+        """Whether its value is higher than another one's by a standard error."""
+        change, error = self._beside(other)
+        return change > error
 
     def falls_below(self, other: Candidate) -> bool:
         """Whether its value is lower than another one's, beyond what chance explains."""
-        return self.mean < other.mean - TOLERATED * math.hypot(self.error, other.error)
+        change, error = self._beside(other)
+        return self.mean < other.mean and change < -TOLERATED * error
+
+    def _beside(self, other: Candidate) -> tuple[float, float]:
+        """Return how much more the value is than another one's, and the standard error of that.
+
+        What was watched in an evaluation is compared episode by episode, as they begin alike.
+        """
+        count = min(len(self.report.values), len(other.report.values))
+        change = self.report.values[:count] - other.report.values[:count]
+        return float(change.mean()), standard_error(change)
+
+
+def standard_error(values: FloatArray) -> float:
+    """Return the standard error of a mean of `[N]`, larger where few say little about it."""
+    count = len(values)
+    if count < 2:
+        return 0.0
+    # About the ratio of Student's quantiles to the normal one.
+    few = (count + 1.0) / (count - 1.0)
+    return float(few * values.std(ddof=1) / math.sqrt(count))

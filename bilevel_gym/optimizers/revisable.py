@@ -17,7 +17,8 @@ class Report:
     """What is known of the last evaluation of an objective, beside value and gradient.
 
     Attributes:
-        values: The leader's value of each episode watched, `[N]`; their mean is F(x).
+        values: The leader's value of each episode watched, `[N]`; their mean is F(x). Those of all
+            evaluations may begin alike, the n-th ones together.
         metric: Fisher information of the follower's policy in x, `[D, D]`, or its diagonal `[D]`,
             entries of x in their order: a step d is predicted to move the policy by a divergence
             of d' metric d / 2. None where nothing is known.

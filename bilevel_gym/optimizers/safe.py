@@ -193,7 +193,7 @@ class SafeClimb(Recorder):
         if self._start is None:
             self._begin(here)
             return
-        refused, gained = self._is_refused(here), here.rank > self._kept[0].mean
+        refused, gained = self._is_refused(here), here.exceeds(self._kept[0])
         self._stuck = 0 if gained else self._stuck + 1
         if refused:
             self._undo()
