@@ -22,7 +22,8 @@ import numpy as np
 from bilevel_gym import HyperGradient, LowerLevel
 from bilevel_gym.core.checks import check_at_least
 from bilevel_gym.core.mdp import FloatArray
-from bilevel_gym.optimizers import Iterate, adam
+from bilevel_gym.optimizers import Iterate
+from bilevel_gym.optimizers.safe import safe
 from bilevel_gym.rendering import THEME, NoDisplayError, Screen, import_pygame, new_surface
 from bilevel_gym.rendering.canvas import draw_text
 from bilevel_gym.rendering.picture_charts import Axis, Chart, Series, draw_chart
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from pygame import Surface
 
 ENV_ID = "BilevelPendulum-v0"
-
-# Adam's constant rate.
-LEARNING_RATE = 0.4
 
 # Steps of an episode from one picture to the next, in a film and in a window.
 FILM_PACE, WINDOW_PACE = 5, 2
@@ -128,14 +126,13 @@ def main(args: argparse.Namespace) -> None:
             stage.play(x, samples, mean)
 
         print(f"{'environment steps':>18}{'mean cos(theta)':>18}   x")
-        adam(
+        safe(
             objective,
             objective.reset(seed=args.seed),
             objective.low,
             objective.high,
             steps=args.steps,
-            learning_rate=LEARNING_RATE,
-            schedule="constant",
+            seed=args.seed,
             callback=show,
         )
         print(f"mean cos(theta): {stage.means[0]:.3f} at first, {max(stage.means):.3f} at best")
@@ -144,7 +141,7 @@ def main(args: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=6, help="steps of the leader")
+    parser.add_argument("--steps", type=int, default=12, help="steps of the leader")
     parser.add_argument("--episodes", type=int, default=64, help="episodes of each measurement")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
     parser.add_argument("--headless", type=Path, metavar="OUT.gif", help="film, without a display")

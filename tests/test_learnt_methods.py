@@ -508,7 +508,7 @@ def test_an_environment_that_cannot_be_copied_begins_a_new_episode(
         other = leader("Pendulum-v1")
         other.reset(seed=5)
         other.method.load(tmp_path / "file")
-        assert other.method.follower.model.num_timesteps == 24
+        assert other.method.follower.model.num_timesteps == 72
         records.append(walk(other, 2))
     assert_identical(records[0], records[1])
 

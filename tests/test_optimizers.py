@@ -425,7 +425,8 @@ def test_every_optimizer_takes_the_same_and_returns_the_same(name: str) -> None:
     parameters = list(inspect.signature(OPTIMIZERS[name]).parameters.values())
     assert [p.name for p in parameters[:4]] == ["objective", "start", "low", "high"]
     assert all(p.kind is p.KEYWORD_ONLY for p in parameters[4:])
-    options = {p.name: p.default for p in parameters[4:] if p.name != "callback"}
+    hooks = ("callback", "between")
+    options = {p.name: p.default for p in parameters[4:] if p.name not in hooks}
     assert json.loads(json.dumps(options)) == options
     seen: list[Iterate] = []
     smaller = {"steps": 30, "max_evaluations": 30, "restarts": 3}

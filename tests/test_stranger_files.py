@@ -468,7 +468,7 @@ def test_a_run_that_is_gone_on_with_runs_nothing(task: str, options: list[str], 
     few = ["--steps", 1, "--out", folder]
     if kept == "method.zip":
         few += ["--method-set", "episodes=2", "--method-set", "critic_updates=2"]
-        few += ["--method-set", "first_inner_steps=20", "--method-set", "first_critic_updates=2"]
+        few += ["--method-set", "first_inner_steps=20"]
     result = solve(task, *options, *few)
     assert result.exit_code == 0, result.output
     whole = {path: path.read_bytes() for path in folder.iterdir()}

@@ -224,7 +224,9 @@ class History:
         for axes in (upper, lower):
             tidy(axes)
             _mark_phases(axes, self.records, label=axes is upper)
-        best = self.best.number
+        # It may be one that was reached earlier, and is told again later.
+        told = [at for at, record in enumerate(self.records) if record.step == self.best.number]
+        best = told[0] if told else int(np.argmax(objective))
         upper.annotate(
             f"best {objective[best]:.6g}".replace("-", "\N{MINUS SIGN}"),  # as on the axis
             (steps[best], objective[best]),

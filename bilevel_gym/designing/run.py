@@ -178,7 +178,7 @@ class Run:
     def _write_history(self, folder: Path) -> None:
         names = self._game.term_names
         columns = ["environment_steps", "phase", "objective", *SAID]
-        with replacing(folder / HISTORY) as path, path.open("w", newline="") as file:
+        with replacing(folder / HISTORY) as temporary, temporary.open("w", newline="") as file:
             rows = csv.writer(file, lineterminator="\n")
             rows.writerow([*columns, *names])
             for entry in self._history:

@@ -81,9 +81,11 @@ __all__ = [
 # Steps whose rewards are differentiated at a time, for networks and images.
 BLOCK = 1024
 
-# Where the number of episodes is not given: the fewest, the most, and about how long they take, in
-# units of the steps that the follower learns for each x.
-FEWEST, MOST, WATCHED = 4, 32, 2.0
+# Where the number of episodes is not given, they take about as long as the follower learns for each
+# x. There are so many of them at least and at most; and where it takes no more than twice as long,
+# so many for each entry of x, if it has few, as a gradient with D entries is seen in more than D
+# episodes alone.
+FEWEST, MOST, EACH = 4, 32, 3
 
 # What a brief evaluation takes of all that.
 BRIEF = 0.5
@@ -180,8 +182,10 @@ class Estimator(Checkpointed, ABC):
         play = partial(self.follower.play, upper_params, rng=self._rng, seed=seed)
         if self._num_episodes is not None:
             return play(max(1, round(share * self._num_episodes)))
-        steps = share * WATCHED * self.follower.steps
-        return play(max(1, round(share * FEWEST)), steps=round(steps), most=MOST)
+        size = upper_params.size
+        wanted = min(MOST, EACH * size) if share == 1.0 and size <= FEW else 0
+        steps = round(share * self.follower.steps)
+        return play(max(1, round(share * FEWEST)), steps=steps, wanted=wanted, most=MOST)
 
     def _answered(
         self,

@@ -263,13 +263,14 @@ class Follower:
         *,
         keep: bool = False,
         steps: int = 0,
+        wanted: int = 0,
         most: int | None = None,
         seed: int | None = None,
     ) -> LearntEpisodes:
         """Play whole episodes of the follower's policy, in environments of their own.
 
         Where `episodes` take fewer than `steps`, more of them are played, `most` in all, to about
-        so many steps. With `keep` they go into the replay, and are learnt from. Environments are
+        so many steps, or to twice as many if there were fewer than are `wanted`. With `keep` they go into the replay, and are learnt from. Environments are
         seeded by `seed`, one after the other, or by the generator, which draws the actions.
         """
         seed = int(rng.integers(2**31)) if seed is None else seed
@@ -283,7 +284,8 @@ class Follower:
             done += played[-1]["alive"].shape[1]
             if done == episodes and most is not None:
                 length = sum(block["alive"].sum() for block in played) / done
-                episodes, most = max(episodes, min(most, round(steps / length))), None
+                enough = max(steps / length, min(wanted, 2.0 * steps / length))
+                episodes, most = max(episodes, min(most, round(enough))), None
         longest = max(len(block["alive"]) for block in played)
         joined = {
             name: np.concatenate([_padded(block[name], longest) for block in played], axis=1)

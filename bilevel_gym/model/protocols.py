@@ -130,12 +130,14 @@ class Follower(Protocol):
         *,
         keep: bool = False,
         steps: int = 0,
+        wanted: int = 0,
         most: int | None = None,
         seed: int | None = None,
     ) -> LearntEpisodes:
         """Return whole episodes of its policy; with `keep` they are learnt from later on.
 
-        With `most` there are more than `episodes`, as many as take about so many `steps`.
+        With `most` there are more than `episodes`, as many as take about so many `steps`, or twice
+        as many until there are as many as are `wanted`.
         Environments are seeded by `seed`, or by the generator, which draws the actions.
         """
         ...
