@@ -83,9 +83,9 @@ def test_sb3_follower_measures_both_followers_under_both_shapings(
 def test_pendulum_reward_design_measures_the_leaders_pay(demo: Demo, tmp_path: Path) -> None:
     said = film(demo, "pendulum_reward_design.py", tmp_path)
     rows = [line.split(maxsplit=2) for line in said.splitlines()[1:-1]]
-    # At first 500 steps that measure observations, 3000 steps of learning and 18 episodes of 100;
-    # then half of 1000 steps, and five episodes.
-    assert [int(row[0]) for row in rows] == [5300, 6300]
+    # 3000 steps of learning at first, after 500 that measure observations, then 1000; and 18
+    # episodes of 100 steps for each x.
+    assert [int(row[0]) for row in rows] == [5300, 8100]
     assert all(-1.0 < float(row[1]) < 1.0 for row in rows)
     assert rows[0][2] == str([0.0] * 6)
     assert any(json.loads(rows[1][2]))

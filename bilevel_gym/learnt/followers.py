@@ -270,8 +270,9 @@ class Follower:
         """Play whole episodes of the follower's policy, in environments of their own.
 
         Where `episodes` take fewer than `steps`, more of them are played, `most` in all, to about
-        so many steps, or to twice as many if there were fewer than are `wanted`. With `keep` they go into the replay, and are learnt from. Environments are
-        seeded by `seed`, one after the other, or by the generator, which draws the actions.
+        so many steps, or to twice as many if there were fewer than are `wanted`. With `keep` they
+        go into the replay, and are learnt from. Environments are seeded by `seed`, one after the
+        other, or by the generator, which draws the actions.
         """
         seed = int(rng.integers(2**31)) if seed is None else seed
         copies = min(COPIES, episodes)

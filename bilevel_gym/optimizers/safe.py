@@ -291,7 +291,10 @@ class SafeClimb(Recorder):
         """Choose what comes after the first evaluation."""
         self._start = start
         self._offer(start)
-        if self._share > 0.0 and start.is_certain:
+        if self.progress >= self._until:
+            self._step(start)
+            return
+        if start.is_certain:
             x, gradient, report = start.x, start.iterate.gradient, start.report
             steps = [natural_step(x, gradient, report, n, self._low, self._high) for n in LONG]
             # Where the box ends, the same x comes up again.
