@@ -132,7 +132,13 @@ def plot_history(game: DesignGame, history: list[dict[str, Any]], path: Path) ->
     upper.set_ylabel("objective of episodes watched")
     lower.set_ylabel("weight x spread of the term")
     lower.set_xlabel("environment steps")
-    lower.legend(fontsize=8, frameon=False, ncols=min(4, len(game.term_names)))
+    figure.legend(
+        *lower.get_legend_handles_labels(),
+        loc="outside lower center",  # where no curve is
+        fontsize=8,
+        frameon=False,
+        ncols=min(4, len(game.term_names)),
+    )
     for axes in (upper, lower):
         tidy(axes)
     save_figure(figure, path)
