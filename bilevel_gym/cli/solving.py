@@ -62,9 +62,9 @@ if TYPE_CHECKING:
 
 INTERRUPTION = "interrupted; what it reached is kept"
 
-# Optimizer and steps of a run: where the follower's answer is exact; where the follower learns,
-# which is slow, and whose estimates are noisy; and where a follower who learns cannot be put back:
-# Adam averages the noise.
+# Optimizer and steps of a run: where the follower's answer is exact (with estimates from episodes,
+# the safe climb); where the follower learns, which is slow; and where a follower who learns cannot
+# be put back: Adam averages the noise.
 EXACT_DEFAULTS = ("normalized", 200)
 LEARNT_DEFAULTS = ("safe", 20)
 ADAM_DEFAULTS = ("adam", 10)
@@ -91,7 +91,7 @@ def checked_task(ctx: click.Context, param: click.Parameter, value: str | None) 
     "--optimizer",
     metavar="NAME",
     help=f"What moves x: {', '.join(sorted(OPTIMIZERS))}.  [default: {EXACT_DEFAULTS[0]}; "
-    f"{LEARNT_DEFAULTS[0]} where the follower learns, or {ADAM_DEFAULTS[0]} if it cannot go back]",
+    f"{LEARNT_DEFAULTS[0]} where episodes are played, {ADAM_DEFAULTS[0]} if a learner cannot go back]",
     **takes_names(lambda: OPTIMIZERS, lambda name: check_choice("optimizer", name, OPTIMIZERS)),
 )
 @settings_option(
@@ -342,15 +342,16 @@ def climb(plan: Plan, folder: Path, *, gif: bool, resumed: bool, trust: bool = F
 
 def default_optimizer(env_id: str, env: HyperGradient) -> tuple[str, dict[str, Any]]:
     """Return the default optimizer of a task, and options for those that take them."""
-    if answers_exactly(env.game):
-        optimizer, steps = EXACT_DEFAULTS
-        return optimizer, {"steps": steps}
+    from ..methods.sampled import Sampled
     from ..model.protocols import Revisable
 
     own = next((task.climb for task in TASKS if task.id == env_id), {})
     if isinstance(env.method, Revisable) and not own:
         optimizer, steps = LEARNT_DEFAULTS
         return optimizer, {"steps": steps}
+    if answers_exactly(env.game):
+        optimizer, steps = EXACT_DEFAULTS
+        return "safe" if isinstance(env.method, Sampled) else optimizer, {"steps": steps}
     optimizer, steps = ADAM_DEFAULTS
     space = env.game.upper_space
     rate = 0.02 * float((space.high - space.low).max())
