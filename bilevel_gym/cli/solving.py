@@ -91,7 +91,8 @@ def checked_task(ctx: click.Context, param: click.Parameter, value: str | None) 
     "--optimizer",
     metavar="NAME",
     help=f"What moves x: {', '.join(sorted(OPTIMIZERS))}.  [default: {EXACT_DEFAULTS[0]}; "
-    f"{LEARNT_DEFAULTS[0]} where episodes are played, {ADAM_DEFAULTS[0]} if a learner cannot go back]",
+    f"{LEARNT_DEFAULTS[0]} where episodes are played, or {ADAM_DEFAULTS[0]} where a learner cannot go "
+    "back]",
     **takes_names(lambda: OPTIMIZERS, lambda name: check_choice("optimizer", name, OPTIMIZERS)),
 )
 @settings_option(
