@@ -91,7 +91,7 @@ def checked_task(ctx: click.Context, param: click.Parameter, value: str | None) 
     "--optimizer",
     metavar="NAME",
     help=f"What moves x: {', '.join(sorted(OPTIMIZERS))}.  [default: {EXACT_DEFAULTS[0]}; "
-    f"{LEARNT_DEFAULTS[0]} where episodes are played, or {ADAM_DEFAULTS[0]} where a learner cannot go "
+    f"{LEARNT_DEFAULTS[0]} where episodes are played, {ADAM_DEFAULTS[0]} where no learner can go "
     "back]",
     **takes_names(lambda: OPTIMIZERS, lambda name: check_choice("optimizer", name, OPTIMIZERS)),
 )
