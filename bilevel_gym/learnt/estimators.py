@@ -52,7 +52,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -101,6 +101,7 @@ class Estimator(Checkpointed, ABC):
     """Train the follower, play its episodes, estimate."""
 
     saved = ("_last", "_metric", "_starts")
+    begins_alike: ClassVar[bool] = True  # whether the episodes of all x do
 
     def __init__(
         self,
@@ -127,6 +128,10 @@ class Estimator(Checkpointed, ABC):
         # alike (Ng, Jordan, UAI 2000).
         self._starts = int(self._rng.integers(2**31))
 
+    @property
+    def _seed(self) -> int | None:
+        return self._starts if self.begins_alike else None
+
     @abstractmethod
     def response_term(self, upper_params: FloatArray, played: LearntEpisodes) -> Estimate:
         """Return an estimate of the response term."""
@@ -139,7 +144,7 @@ class Estimator(Checkpointed, ABC):
         follower, x = self.follower, upper_params
         before = follower.snapshot() if follower.answered else None
         samples = follower.learn(x)
-        played = self._played(x, seed=self._starts)
+        played = self._played(x, seed=self._seed)
         paid = returns(played.upper_rewards, self._game.upper_gamma)
         if follower.answered == 1:
             warn_of_first_answer(self._game, played, paid)
@@ -165,7 +170,7 @@ class Estimator(Checkpointed, ABC):
         """Let the follower learn and be watched half as long, without a hyper-gradient."""
         samples = self.follower.learn(upper_params, BRIEF)
         self._metric = None  # of a policy that is no more
-        played = self._played(upper_params, BRIEF, self._starts)
+        played = self._played(upper_params, BRIEF, self._seed)
         value, *_, extra = self.other_terms(upper_params, played)
         return self._answered(upper_params, played, value, samples=samples + extra)
 

@@ -274,14 +274,14 @@ class Follower:
         go into the replay, and are learnt from. Environments are seeded by `seed`, one after the
         other, or by the generator, which draws the actions.
         """
-        seed = int(rng.integers(2**31)) if seed is None else seed
         copies = min(COPIES, episodes)
         if copies not in self._watched:
             self._watched[copies] = self._environments(copies)
         stage, played, done = self._watched[copies], [], 0
         while done < episodes:
             count = min(copies, episodes - done)
-            played.append(self._play_block(stage, count, rng, (seed + done) % 2**31))
+            drawn = int(rng.integers(2**31)) if seed is None else (seed + done) % 2**31
+            played.append(self._play_block(stage, count, rng, drawn))
             done += played[-1]["alive"].shape[1]
             if done == episodes and most is not None:
                 length = sum(block["alive"].sum() for block in played) / done

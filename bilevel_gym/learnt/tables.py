@@ -161,6 +161,8 @@ class DeepMethod(Estimator):
             whole by one that is given.
     """
 
+    begins_alike = False  # there are many episodes, whose mean over answers is the exact one
+
     # A step of a table costs next to nothing; an update of a network is what takes the time. So
     # there are many episodes, one critic is enough, and it learns fast, as x moves.
     defaults: ClassVar[Mapping[str, Any]] = {
