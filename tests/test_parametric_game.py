@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 import warnings
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -518,122 +516,6 @@ def test_moves_before_a_reset_and_unknown_options_and_methods_are_refused() -> N
         env.observe(None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'exact'; accepted: 'bc-hg'.*'sobirl', 'trace'"):
         HyperGradient(game_seat("cartpole"), "exact")
-
-
-# Going on with what has been learnt ------------------------------------------------------------
-
-
-def test_a_seat_that_goes_on_shows_the_game_from_its_beginning(tmp_path: Any) -> None:
-    env = leader_seat("cartpole")
-    env.reset(seed=0)
-    env.method.save(tmp_path / "learnt")  # type: ignore[attr-defined]
-    fresh = leader_seat("cartpole", render_mode="rgb_array")
-    fresh.method.load(tmp_path / "learnt")  # type: ignore[attr-defined]
-    with pytest.raises(ResetNeeded, match="`reset` first"):
-        fresh.step(np.zeros(2))
-    fresh.reset(options={"keep_learnt": True})
-    frame = fresh.render()
-    assert isinstance(frame, np.ndarray) and len(np.unique(frame)) > 3
-
-
-# What the first answer shows --------------------------------------------------------------------
-
-
-def first_answer(**changes: Any) -> list[str]:
-    """Return the warnings about the game that the first two answers give."""
-    env = HyperGradient(ParametricGame(**{**GAMES["cartpole"], **changes}), **TINY)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        env.reset(seed=0)
-        env.step(np.zeros(2))
-    # Trust in an estimate from three episodes is another matter.
-    said = [str(warning.message) for warning in caught]
-    return [text for text in said if "trust" not in text]
-
-
-def test_a_leader_whose_return_is_always_the_same_is_told_why() -> None:
-    assert not first_answer()
-    (said,) = first_answer(upper_reward=lambda seen, taken, rewards: np.ones(len(seen)) * 0.0)
-    assert re.search("CartPole-v1 is the same, 0, in all 3 episodes", said)
-    assert "upper_gamma" not in said
-    (said,) = first_answer(upper_gamma=0.01, upper_reward=lambda seen, taken, rewards: -rewards)
-    assert "the same, -1.0101, in all 3 episodes" in said
-    assert re.search("steps and `upper_gamma` is 0.01, so that .* first 1.01 count", said)
-
-
-def test_a_temperature_far_from_the_rewards_is_named_with_their_spread() -> None:
-    rewards = {"kind": "linear", "features": cart, "num_params": 2}
-    for temperature, effect in ((1e5, "choose at random"), (1e-7, "hardly try other actions")):
-        (said,) = first_answer(
-            temperature=temperature, reward_model=rewards, initial_upper_params=[1.0, 1.0]
-        )
-        assert f"is {temperature:.3g} and the standard deviation" in said and effect in said
-
-
-# The leader's critic of images ------------------------------------------------------------------
-
-
-class Pictures:
-    """A game, its replay and its follower at once: a bright square is in one of four places.
-
-    The leader wants the action of that number, or a large one the further down the square is.
-    """
-
-    upper_gamma, episode_steps = 0.5, 10
-
-    def __init__(self, acting: str) -> None:
-        rng = np.random.default_rng(0)
-        self.observation_space = spaces.Box(0, 255, (1, 40, 40), np.uint8)
-        self.place = rng.integers(4, size=300)
-        self.seen = rng.integers(0, 60, (300, 1, 40, 40), dtype=np.uint8)
-        for picture, place in zip(self.seen[:, 0], self.place.tolist(), strict=True):
-            picture[10 * place : 10 * place + 10, 10:20] = 220
-        if acting == "discrete":
-            self.lower_space: spaces.Space[Any] = spaces.Discrete(4)
-            self.taken: NDArray[Any] = rng.integers(4, size=300)
-            self.advantages = (self.taken == self.place) - 0.25
-        else:
-            self.lower_space = spaces.Box(-1.0, 1.0, (1,))
-            self.taken = rng.uniform(-1.0, 1.0, (300, 1)).astype(np.float32)
-            self.advantages = (self.place - 1.5) * self.taken[:, 0]
-        self.model = self
-        # Replays draw slots, followers draw actions.
-        self.replay_buffer = SimpleNamespace(
-            draw=lambda count, rng: rng.integers(300, size=count), transitions=self.transitions
-        )
-
-    def transitions(self, at: NDArray[Any], rng: np.random.Generator) -> Transitions:
-        paid, zeros = self.advantages[at].astype(np.float32), np.zeros(len(at), np.float32)
-        return Transitions(self.seen[at], self.taken[at], self.seen[at[::-1]], paid, zeros)
-
-    def upper_reward(self, seen: Any, taken: Any, rewards: FloatArray) -> FloatArray:
-        return rewards
-
-    def probabilities(self, seen: NDArray[Any]) -> FloatArray:
-        return np.full((len(seen), 4), 0.25)
-
-    def draw(self, seen: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-        assert len(seen) <= 256  # pictures go through in blocks
-        return rng.uniform(-1.0, 1.0, (len(seen), 1)).astype(np.float32)
-
-
-@pytest.mark.parametrize("acting", ["discrete", "box"])
-def test_the_leaders_critic_learns_from_images(acting: str) -> None:
-    world: Any = Pictures(acting)
-    critic, rng = LeaderCritic(world, 0, "cpu"), np.random.default_rng(0)
-    for _ in range(5):
-        critic.fit(world, 30, rng)
-    found, every = critic.advantages(world.seen, world.taken, world, rng)
-    assert np.corrcoef(found, world.advantages)[0, 1] > 0.8
-    assert (every is None) == (acting == "box")
-    # What it is made of is the same for the same seed, and leaves other random numbers alone.
-    state = world.observation_space.np_random.bit_generator.state
-    again, other = LeaderCritic(world, 0), LeaderCritic(world, 1)
-    assert world.observation_space.np_random.bit_generator.state == state
-    first, second, third = (
-        next(made.network.parameters()).detach() for made in (again, LeaderCritic(world, 0), other)
-    )
-    assert (first == second).all() and (first != third).any()
 
 
 # The follower's seat ----------------------------------------------------------------------------
