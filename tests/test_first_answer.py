@@ -13,7 +13,7 @@ from gymnasium.error import ResetNeeded
 from bilevel_gym import HyperGradient
 from bilevel_gym.envs.parametric import ParametricGame
 
-from .test_parametric_game import GAMES, TINY, cart, leader_seat
+from .test_parametric_game import GAMES, TINY, cart
 
 
 def first_answer(**changes: Any) -> list[str]:
@@ -48,10 +48,10 @@ def test_a_temperature_far_from_the_rewards_is_named_with_their_spread() -> None
 
 
 def test_a_seat_that_goes_on_shows_the_game_from_its_beginning(tmp_path: Any) -> None:
-    env = leader_seat("cartpole")
+    env = HyperGradient(ParametricGame(**GAMES["cartpole"]), **TINY)
     env.reset(seed=0)
     env.method.save(tmp_path / "learnt")  # type: ignore[attr-defined]
-    fresh = leader_seat("cartpole", render_mode="rgb_array")
+    fresh = HyperGradient(ParametricGame(**GAMES["cartpole"], render_mode="rgb_array"), **TINY)
     fresh.method.load(tmp_path / "learnt")  # type: ignore[attr-defined]
     with pytest.raises(ResetNeeded, match="`reset` first"):
         fresh.step(np.zeros(2))
