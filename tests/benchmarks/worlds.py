@@ -116,7 +116,9 @@ def direct(game: ParametricGame, steps: int, seed: int) -> Found:
     """Train a follower on the leader's reward, and return the best checkpoint."""
     follower, x = learner(game, seed, steps), game.initial_upper_params
     model, rng = follower.model, np.random.default_rng([seed, 1])
-    model.set_env(DummyVecEnv([lambda: LeaderRewards(game)]))
+    stage = DummyVecEnv([lambda: LeaderRewards(game)])
+    stage.seed(seed)
+    model.set_env(stage)
     checkpoints: list[tuple[float, Any]] = []
     for part in range(1, CHECKPOINTS + 1):
         due = part * steps // CHECKPOINTS - model.num_timesteps
