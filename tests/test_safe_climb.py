@@ -177,6 +177,25 @@ def test_luck_is_not_what_is_returned() -> None:
     assert abs(climbed(pupil, steps=20).best.value) < 3.0 / np.sqrt(8)
 
 
+def test_a_lucky_evaluation_is_seen_through_by_fresh_episodes() -> None:
+    class Lucky(Pupil):
+        def _answer(self, x: FloatArray) -> None:
+            super()._answer(x)
+            self._values = self._values + 5.0 * (len(self.asked) == 3)
+
+    found = climbed(Lucky(lambda x, skill: 0.0), steps=4)
+    assert found.best.value == pytest.approx(0.0, abs=0.1)
+
+
+def test_far_x_are_tried_where_a_certain_gradient_leads_nowhere() -> None:
+    def far(x: FloatArray, skill: float) -> float:
+        return float(np.exp(-8.0 * np.sum((x - [-0.5, 0.5]) ** 2)))
+
+    report = {"units": np.full(2, 0.1), "cosine": 1.0}
+    assert climbed(Pupil(far, report=report), steps=60, seed=1).best.value > 0.5
+    assert climbed(Pupil(far, report=report), steps=60, screen=0.0).best.value < 0.2
+
+
 def test_unrest_of_the_follower_is_told_from_what_x_does() -> None:
     # Whatever x is, the follower forgets; only the policy's movement says that it is not x.
     def forgets(x: FloatArray, skill: float) -> float:
@@ -267,6 +286,36 @@ def test_the_seat_puts_a_follower_back_and_counts_all_steps() -> None:
     np.testing.assert_array_equal(learnt.follower.probabilities(states), before)
     used = leader.samples
     assert leader.watch(x).shape == (3,) and leader.samples > used
+
+
+def test_evaluations_watch_episodes_that_begin_alike_and_comparing_others() -> None:
+    leader = LeaderObjective(HyperGradient(gym.make("BilevelCartPole-v0"), **QUICK))
+    learnt: Any = leader.seat.method
+    starts: list[FloatArray] = []
+    play = learnt.follower.play
+
+    def kept(*given: Any, **options: Any) -> Any:
+        played = play(*given, **options)
+        starts.append(played.observations[0, :2])
+        return played
+
+    x = leader.reset(seed=0)
+    learnt.follower.play = kept
+    leader(x + 0.1)
+    leader(x)
+    leader.measure(x)
+    leader.watch(x)
+    first, second, brief, fresh = starts
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(first, brief)
+    assert not np.array_equal(first, fresh)
+
+
+def test_a_learning_rate_is_for_rules_alone() -> None:
+    env = HyperGradient(gym.make("BilevelCartPole-v0"), **QUICK)
+    assert HyperGradientAscent("UpperParamsPolicy", env, 0.1).optimizer == "normalized"
+    with pytest.raises(ValueError, match="`learning_rate`.*'safe' has none, got 0.1"):
+        HyperGradientAscent("UpperParamsPolicy", env, 0.1, optimizer="safe")
 
 
 def test_rescaled_units_are_those_of_the_action() -> None:

@@ -214,7 +214,7 @@ class SafeClimb(Recorder):
     def finish(self, message: str | None = None) -> Optimum:
         """Watch the best few anew, put the best follower back, and return what was found."""
         assert self._start is not None and self.first is not None
-        found, *others = self._finalists
+        found, *others = self._compared
         if others:
             # What was seen before made it the best: only what is new is free of that.
             found.values = self._watched(found)
@@ -398,12 +398,16 @@ class SafeClimb(Recorder):
         del self._kept[KEPT:]
 
     @property
-    def _finalists(self) -> list[Candidate]:
-        """The best few and the start, as far as they may be the best; the best one first."""
+    def _compared(self) -> list[Candidate]:
+        """The best few and the start, the best one first."""
         assert self._start is not None
-        best = self._kept[0]
-        every = [*self._kept[1:], *([] if self._start in self._kept else [self._start])]
-        return [best, *(candidate for candidate in every if not candidate.falls_below(best))]
+        return [*self._kept, *([] if self._start in self._kept else [self._start])]
+
+    @property
+    def _finalists(self) -> list[Candidate]:
+        """Those of them that may be the best, by what is known."""
+        best, *others = self._compared
+        return [best, *(candidate for candidate in others if not candidate.falls_below(best))]
 
     # Budget ------------------------------------------------------------------------------------
 

@@ -85,6 +85,7 @@ class _SeatOf:
         return self._env().get_attr("samples", self._number)[0]
 
     def __call__(self, x: FloatArray) -> tuple[float, FloatArray]:
+        # Never called: `learn` steps all copies together, and tells the climbs.
         raise NotImplementedError("`learn` steps all copies together")
 
     def measure(self, x: FloatArray) -> Report:
@@ -203,7 +204,7 @@ class HyperGradientAscent(Archived):
                 callable of the remaining progress; None for the default of the optimizer.
             optimizer: What moves x: a key of `bilevel_gym.optimizers.RULES`, or "safe", see
                 `bilevel_gym.optimizers.safe`; None for "safe" where a follower learns who can be
-                put back, "normalized" otherwise.
+                put back and there is no learning rate, "normalized" otherwise.
             optimizer_options: Options of the rule, or of the safe climb.
             schedule: Factor of the learning rate, a key of `bilevel_gym.optimizers.SCHEDULES` or a
                 callable (step, steps) -> factor.
@@ -228,6 +229,11 @@ class HyperGradientAscent(Archived):
             check_choice("policy", policy, self.policy_aliases)
         if optimizer is not None:
             check_choice("`optimizer`", optimizer, (*RULES, "safe"))
+        if optimizer == "safe" and learning_rate is not None:
+            raise ValueError(
+                "`learning_rate` must be None: optimizer 'safe' has none, got "
+                f"{received(learning_rate)}; its option is `length`"
+            )
         optional(check_at_least, "seed", seed, 0, 2**32 - 1)  # what Stable-Baselines3 takes
         if not isinstance(optimizer_options, dict | None):
             raise TypeError(
@@ -247,7 +253,8 @@ class HyperGradientAscent(Archived):
             supported_action_spaces=(spaces.Box,),
         )
         if optimizer is None:
-            optimizer = "safe" if _can_go_back(self.env) else "normalized"
+            safe = learning_rate is None and _can_go_back(self.env)
+            optimizer = "safe" if safe else "normalized"
         if learning_rate is None:
             # The safe climb has none.
             self.learning_rate = (
