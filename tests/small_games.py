@@ -40,6 +40,7 @@ def small_game(
     masked: bool = False,
     termination: float = 0.0,
     objective: Objective | None = None,
+    transition: FloatArray | None = None,
     **options: Any,
 ) -> TabularBilevelEnv:
     """Return a game of five states, three actions and an entry of x for each pair."""
@@ -61,7 +62,12 @@ def small_game(
     dense = model.kernel.to_dense() ** 3
     dense *= (1.0 - termination) / dense.sum(axis=2, keepdims=True)
     return TabularBilevelEnv(
-        kind(dense, model.reward, objective=objective, **{**arguments, **options})
+        kind(
+            dense if transition is None else transition,
+            model.reward,
+            objective=objective,
+            **{**arguments, **options},
+        )
     )
 
 

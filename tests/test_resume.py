@@ -112,6 +112,7 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
     ("pbrl-bellman", {}),
     ("hpgd", {"episodes": 8, "inner": "exact"}),
     ("trace", {"episodes": 8, "inner": "soft-q"}),
+    ("plug-in", {"episodes": 8, "inner": "certainty-equivalence"}),
     ("trace", {"episodes": 8, "inner": "sweeps"}),
     ("bc-hg", {"episodes": 8, "inner": "certainty-equivalence"}),
     ("sobirl", {"episodes": 8}),

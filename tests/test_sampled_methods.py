@@ -48,7 +48,7 @@ pytestmark = pytest.mark.kernels
 
 
 INNER = ["exact", "sweeps", "soft-q", "certainty-equivalence"]
-SAMPLED = ["trace", "bc-hg", "sobirl", "hpgd"]
+SAMPLED = ["plug-in", "trace", "bc-hg", "sobirl", "hpgd"]
 # Stoc-SoBiRL takes inner learners that see episodes alone.
 EVERY = [(method, inner) for method in SAMPLED for inner in INNER]
 EVERY += [("stoc-sobirl", inner) for inner in INNER[2:]]
@@ -78,6 +78,7 @@ class TestUnbiased:
             pytest.param("bc-hg", {"critic": "exact"}, 27, 0.035, 5e-4, id="bc-hg"),
             # What is fitted to episodes is biased by the order of 1 / episodes.
             pytest.param("trace", {}, 15, 0.03, 0.01, id="trace-seen"),
+            pytest.param("plug-in", {"pooled": False}, 20, 0.03, 0.015, id="plug-in"),
             # Averages over visits are ratios: their bias falls as 1 / episodes. Visits are followed
             # for half a horizon or more, and miss about one per cent of what follows.
             pytest.param("sobirl", {"episodes": 4096}, 26, 0.07, 0.01, id="sobirl"),
@@ -333,6 +334,7 @@ class TestWhatIsSeen:
     @pytest.mark.parametrize(
         ("method", "options"),
         [
+            ("plug-in", {}),
             ("trace", {}),
             ("trace", {"all_actions": False, "truncation": 3}),
             ("bc-hg", {}),

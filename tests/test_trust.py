@@ -24,8 +24,9 @@ from bilevel_gym.learnt.baselines import (
 )
 from bilevel_gym.learnt.successors import SuccessorFeatures
 from bilevel_gym.learnt.tables import TableGame
-from bilevel_gym.learnt.trust import Estimate, assessed, cosine_of
+from bilevel_gym.learnt.trust import Estimate, assessed
 from bilevel_gym.methods import LEARNT_METHODS, make_method
+from bilevel_gym.methods.error_bars import expected_cosine
 from bilevel_gym.model.responses import EpisodicResponse
 from bilevel_gym.rewards.models import LinearReward, jacobian
 
@@ -159,8 +160,8 @@ def test_errors_are_of_groups_and_of_critics_that_differ() -> None:
     # Where nothing varies, nothing is known; nor from a single group.
     assert alone._replace(parts=np.ones((2, 2))).standard_error() is None
     assert alone._replace(parts=parts[:1]).standard_error() is None
-    assert cosine_of(np.array([3.0]), np.array([1.0])) == pytest.approx(0.9)
-    assert cosine_of(np.zeros(2), np.ones(2)) == 0.0
+    assert expected_cosine(np.array([3.0]), np.array([1.0])) == pytest.approx(0.9)
+    assert expected_cosine(np.zeros(2), np.ones(2)) == 0.0
 
 
 def judged(**changes: Any) -> tuple[float, str]:

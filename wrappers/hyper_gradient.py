@@ -40,10 +40,11 @@ class LeaderInfo(TypedDict):
     inner_converged: NotRequired[bool]
     inner_samples: NotRequired[int]  # environment steps used
     lower_value: NotRequired[float]  # the follower's soft value at the start
-    critic_loss: NotRequired[float]  # of followers who learn, as all that follow
-    objective_se: NotRequired[float]  # standard errors
+    objective_se: NotRequired[float]  # standard errors of estimates
     hyper_gradient_se: NotRequired[FloatArray]  # float64, shape of x
     hyper_gradient_cosine: NotRequired[float]  # to the one without errors, as expected
+    coverage: NotRequired[float]  # 0..1, share of a tabular follower's actions that were seen
+    critic_loss: NotRequired[float]  # of followers who learn, as all that follow
     critic_explained: NotRequired[float]  # share of variance
     cut_share: NotRequired[float]  # of the watched episodes
     kl_predicted: NotRequired[float]  # of the follower's policy from the one before

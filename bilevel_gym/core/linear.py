@@ -195,6 +195,19 @@ class DiscountedSystem:
         self.note(name, solution, residual)
         return solution, residual
 
+    def solve_columns(self, rhs: FloatArray, *, transpose: bool = False) -> FloatArray:
+        """Solve for each column of `[S, K]`, as accurately as the strategy does at once.
+
+        Raises:
+            ArithmeticError: If a solution overflows.
+        """
+        if self._factors is None:
+            self._renew(self.strategy)
+        if not (self.strategy.takes_columns and self._fresh):
+            columns = [self.solve(np.ascontiguousarray(c), transpose=transpose)[0] for c in rhs.T]
+            return np.stack(columns, axis=1)
+        return self.strategy.solve(self._factors, rhs, transpose, 0.0)
+
     def note(self, name: str | None, solution: FloatArray, residual: float) -> None:
         """Record a solution with its residual.
 

@@ -151,12 +151,14 @@ class LinearSolver(ABC):
         contraction: Refinement goes on while each round leaves at most this share of the residual:
             poorer factors are made anew, an iterative solver that does worse has broken down.
         needs_kernels: Whether it needs the compiled kernels of the extra `fast`.
+        takes_columns: Whether `solve` takes right-hand sides `[S, K]`, too.
         fallback: What takes over where a system is not solved.
     """
 
     direct: ClassVar[bool]
     contraction: ClassVar[float]
     needs_kernels: ClassVar[bool] = False
+    takes_columns: ClassVar[bool] = False
     fallback: ClassVar[LinearSolver | None] = None
 
     @abstractmethod
@@ -266,6 +268,8 @@ class DirectSolver(LinearSolver):
 class Dense(DirectSolver):
     """LAPACK's dense factorisation."""
 
+    takes_columns = True
+
     def init(self, pattern: SystemPattern, entries: FloatArray) -> Any:
         """Factorise."""
         from scipy.linalg.lapack import dgetrf
@@ -285,6 +289,8 @@ class Dense(DirectSolver):
 
 class Banded(DirectSolver):
     """LAPACK's banded factorisation, the states in reverse Cuthill-McKee order."""
+
+    takes_columns = True
 
     def init(self, pattern: SystemPattern, entries: FloatArray) -> Any:
         """Factorise."""
@@ -312,6 +318,8 @@ class Banded(DirectSolver):
 
 class Sparse(DirectSolver):
     """SuperLU."""
+
+    takes_columns = True
 
     def init(self, pattern: SystemPattern, entries: FloatArray) -> Any:
         """Factorise."""

@@ -130,17 +130,26 @@ class TransitionCounts(Remembers):
         kept = weights > 0.0
         self._codes, self._weights = self._codes[kept], weights[kept]
 
+    def transitions(self) -> tuple[NDArray[np.int64], NDArray[np.int64], FloatArray, FloatArray]:
+        """Return what was seen to follow: rows `a * S + s`, successors, tries, frequencies `[T]`.
+
+        Sorted by row and successor, of which the end of the episode is the last, number S. The
+        tries are those of the row, the frequencies the share of them that went to the successor.
+        """
+        rows, successors = np.divmod(self._codes, self.num_states + 1)
+        tries = self.visits.T.ravel()[rows]
+        return rows, successors, tries, self._weights / tries
+
     def kernel(self) -> Kernel:
         """Return the kernel of the frequencies seen; where nothing was, the episode ends."""
-        pairs, following = np.divmod(self._codes, self.num_states + 1)
-        actions, states = np.divmod(pairs, self.num_states)
-        goes_on = following < self.num_states
-        states, actions, following = states[goes_on], actions[goes_on], following[goes_on]
+        rows, successors, _, shares = self.transitions()
+        goes_on = successors < self.num_states
+        actions, states = np.divmod(rows[goes_on], self.num_states)
         return Kernel.from_triplets(
             states,
             actions,
-            following,
-            self._weights[goes_on] / self.visits[states, actions],
+            successors[goes_on],
+            shares[goes_on],
             num_states=self.num_states,
             num_actions=self.num_actions,
         )

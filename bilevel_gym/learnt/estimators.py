@@ -59,13 +59,14 @@ import numpy as np
 from ..core.checks import check_at_least, check_flag, received
 from ..core.mdp import FloatArray
 from ..episodes.recorded import Batch, LearntEpisodes, as_argument
+from ..methods.error_bars import expected_cosine
 from ..model.protocols import LearntGame
 from ..model.responses import EpisodicResponse, Response
 from ..rewards.models import FEW
 from ..rewards.tensors import blocks
 from .checkpoints import Checkpointed
 from .first_answer import warn_of_first_answer
-from .trust import LEAST_TRUST, Estimate, assessed, cosine_of, group_of
+from .trust import LEAST_TRUST, Estimate, assessed, group_of
 
 __all__ = [
     "BLOCK",
@@ -247,7 +248,7 @@ class Estimator(Checkpointed, ABC):
         parts = [played.part(groups == group) for group in range(groups.max() + 1)]
         direct = np.stack([self._game.direct_part(x, part)[1] for part in parts])
         error = estimate.standard_error(direct)
-        cosine = None if error is None else cosine_of(gradient, error)
+        cosine = None if error is None else expected_cosine(gradient, error)
         objective_se = float(paid.std(ddof=1) / np.sqrt(count)) if count > 1 else None
         trust, reason = assessed(
             cosine=cosine,

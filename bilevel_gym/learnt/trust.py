@@ -1,15 +1,9 @@
 """How far an estimate from watched episodes can be trusted.
 
 The error of an estimate has two parts that can be measured: that of the episodes, from estimates of
-groups of them, and that of the critic, from two critics that have learnt apart. The expected cosine
-to the estimate without these errors is taken to be
-
-    cos = |g|^2 / (|g|^2 + tr C),
-
-with C the covariance of the estimate g. The square of g is expected to be that of its mean and
-tr C; from this, the cosine would be sqrt(1 - tr C / |g|^2), which is much the same where it is
-large, and nothing where |g|^2 happens to be smaller than tr C. What is wrong beside that lowers the
-trust.
+groups of them, and that of the critic, from two critics that have learnt apart. From them follows
+the expected cosine to the estimate without these errors
+(`bilevel_gym.methods.error_bars.expected_cosine`). What is wrong beside that lowers the trust.
 """
 
 from __future__ import annotations
@@ -67,12 +61,6 @@ class Estimate(NamedTuple):
 def group_of(episodes: Any, count: int) -> Any:
     """Return the group of each of some of `count` episodes, in 0..G-1."""
     return episodes % min(GROUPS, count)
-
-
-def cosine_of(gradient: FloatArray, error: FloatArray) -> float:
-    """Return the expected cosine of an estimate to the one without its error, in [0, 1]."""
-    square, noise = float(np.square(gradient).sum()), float(np.square(error).sum())
-    return square / (square + noise) if square > 0.0 else 0.0
 
 
 def assessed(

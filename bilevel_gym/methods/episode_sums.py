@@ -1,4 +1,4 @@
-"""Sums over episodes that sampled methods share: batches, visits, traces, the leader's critic."""
+"""Sums over episodes that sampled methods share: what was seen, batches, visits, traces."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 
 from ..core.linear import DiscountedSystem
 from ..core.mdp import FloatArray, Kernel, action_major
+from ..core.soft import PolicyAnswer
 from ..core.state import Remembers
 from ..episodes.sampler import Episodes, Sampler, TransitionCounts
+from ..model.objectives import Outcome
+from ..model.tabular import TabularModel
 
 __all__ = [
     "Batch",
     "Critic",
+    "Seen",
     "advantages",
     "carried",
     "carried_from",
@@ -82,24 +86,25 @@ class Batch:
         ]
 
 
-class Critic(Remembers):
-    """The leader's advantage A(s, a) = Q(s, a) - sum_b pi(b|s) Q(s, b), from transitions seen.
+class Seen(Remembers):
+    """What episodes have told of a game: transitions, the leader's rewards, first states.
 
-    All transitions ever seen count, whatever the policy was: the policy enters with its known
-    probabilities. The leader's reward of a pair, which x may move, is the one seen last. Actions
-    that were not seen in a state have advantage zero.
+    All that was ever seen counts, whatever the policy was. The leader's reward of a pair, which x
+    may move, is the one seen last.
 
     Attributes:
         counts: The transitions seen.
         upper_reward: The leader's rewards seen last, `[S, A]`, zero where none was.
+        starts: How often an episode began in each state, `[S]`.
     """
 
-    remembered = ("counts", "upper_reward")
+    remembered = ("counts", "upper_reward", "starts")
 
     def __init__(self, num_states: int, num_actions: int) -> None:
         """Start with nothing seen."""
         self.counts = TransitionCounts(num_states, num_actions)
         self.upper_reward: FloatArray = np.zeros((num_states, num_actions))
+        self.starts: FloatArray = np.zeros(num_states)
 
     def add(self, blocks: Sequence[Episodes]) -> None:
         """Take note of episodes."""
@@ -107,6 +112,27 @@ class Critic(Remembers):
             self.counts.add(block)
             seen = block.states[block.alive], block.actions[block.alive]
             self.upper_reward[seen] = block.upper_rewards[block.alive]
+            self.starts += np.bincount(block.states[0], minlength=len(self.starts))
+
+    def outcome(self, model: TabularModel, upper_params: FloatArray, policy: FloatArray) -> Outcome:
+        """Return what an objective evaluates of a policy `[S, A]` in the game that was seen.
+
+        Kernel and start are the frequencies seen; where nothing was, the episode ends and the
+        leader's reward is zero. Of the model, the follower's reward, the discount and the mask are
+        used.
+        """
+        mdp = model.mdp_with(self.counts.kernel(), upper_params)
+        answer = PolicyAnswer(mdp=mdp, policy=policy)
+        start = self.starts / max(1.0, self.starts.sum())
+        return Outcome(answer, upper_params, self.upper_reward, start)
+
+
+class Critic(Seen):
+    """The leader's advantage A(s, a) = Q(s, a) - sum_b pi(b|s) Q(s, b), from transitions seen.
+
+    The policy enters with its known probabilities. Actions that were not seen in a state have
+    advantage zero.
+    """
 
     def advantages(self, batch: Batch, steps: int) -> Sequence[FloatArray]:
         """Return the advantages `[S, A]` at each of the first steps (one for all, if endless)."""

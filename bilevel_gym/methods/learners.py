@@ -62,6 +62,7 @@ class Answer:
         iterations: Newton steps, sweeps or passes.
         converged: Whether a tolerance was met, None where there is none.
         samples: Environment steps used.
+        played: The episodes that it has learnt from for this x.
     """
 
     policy: FloatArray
@@ -70,6 +71,7 @@ class Answer:
     iterations: int | None = None
     converged: bool | None = None
     samples: int = 0
+    played: Sequence[Episodes] = ()
 
 
 class Learner(Remembers, ABC):
@@ -264,19 +266,21 @@ class CertaintyEquivalence(EpisodeLearner):
         if self._last is not None and not np.array_equal(self._last, upper_params):
             self._counts.fade(self._forget)
         self._last = np.array(upper_params)
-        before = self._samples
+        before, played = self._samples, []
         for _ in range(self._rounds):
             if self._found is None:
                 policy, start = self._soft_policy(self._model.lower_reward(upper_params))[1], None
             else:
                 policy, start = self._found
-            self.watch(self._play(upper_params, policy))
+            latest = self._play(upper_params, policy)
+            self.watch(latest)
+            played += latest
             mdp = self._model.mdp_with(self._counts.kernel(), upper_params)
             found = solve_soft_mdp(mdp, initial_value=start)
             self._found = found.policy, found.soft_value
         assert self._found is not None
         samples = self._samples - before
-        return Answer(*self._found, iterations=self._rounds, samples=samples)
+        return Answer(*self._found, iterations=self._rounds, samples=samples, played=played)
 
 
 class SoftQ(EpisodeLearner):
@@ -321,16 +325,16 @@ class SoftQ(EpisodeLearner):
     def answer(self, upper_params: FloatArray) -> Answer:
         """Play and learn, some rounds."""
         reward = self._model.lower_reward(upper_params)
-        before = self._samples
+        before, played = self._samples, []
         for _ in range(self._rounds):
-            played = self._play(upper_params, self._soft_policy(self._soft_q)[1])
+            latest = self._play(upper_params, self._soft_policy(self._soft_q)[1])
+            played += latest
             for _ in range(self._passes):
-                for episodes in played:
+                for episodes in latest:
                     self._learn(episodes, reward)
         value, policy = self._soft_policy(self._soft_q)
-        return Answer(
-            policy, value, iterations=self._rounds * self._passes, samples=self._samples - before
-        )
+        samples, passes = self._samples - before, self._rounds * self._passes
+        return Answer(policy, value, iterations=passes, samples=samples, played=played)
 
     def _learn(self, episodes: Episodes, reward: FloatArray) -> None:
         """Go through episodes from their ends: a final reward is propagated in one pass."""

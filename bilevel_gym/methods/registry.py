@@ -47,6 +47,7 @@ METHODS: Mapping[str, str] = {
     "pbrl-value": "bilevel_gym.methods.pbrl:PBRLValue",
     "pbrl-bellman": "bilevel_gym.methods.pbrl:PBRLBellman",
     "zero-order": "bilevel_gym.methods.zero_order:ZeroOrder",
+    "plug-in": "bilevel_gym.methods.plug_in:PlugIn",
     "trace": "bilevel_gym.methods.trace:Trace",
     "sobirl": "bilevel_gym.methods.sobirl:SoBiRL",
     "stoc-sobirl": "bilevel_gym.methods.stoc_sobirl:StocSoBiRL",

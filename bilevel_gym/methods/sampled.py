@@ -20,19 +20,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cache, partial
-from typing import Any, ClassVar, cast
+from functools import partial
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.bellman import centred_score
 from ..core.checks import check_at_least, optional
-from ..core.mdp import FloatArray, Kernel
-from ..core.soft import PolicyAnswer
+from ..core.mdp import FloatArray
 from ..core.state import Remembers
 from ..core.threads import single_threaded
-from ..episodes.sampler import Episodes, Sampler, TransitionCounts
+from ..episodes.sampler import Episodes, Sampler
 from ..model.objectives import (
     Objective,
     Outcome,
@@ -45,7 +44,8 @@ from ..model.objectives import (
 from ..model.preferences import PreferenceLikelihood
 from ..model.responses import TabularResponse
 from ..model.tabular import TabularModel
-from .episode_sums import Batch, Critic, carried_from, on_states
+from .episode_sums import Batch, Seen, carried_from, on_states
+from .error_bars import expected_cosine
 from .learners import make_learner
 from .model_based import check_tabular
 
@@ -59,6 +59,24 @@ __all__ = [
 
 # Episodes are cut where the discounts have come down to this.
 CUT = 1e-4
+
+
+class Estimate(NamedTuple):
+    """What a method makes of the episodes of one x.
+
+    Attributes:
+        objective: Estimate of F(x).
+        direct: Of its derivative at a fixed policy, shape of x.
+        signed: Of the signed occupancy, dF/dr through pi*, `[S, A]`.
+        objective_se: Standard error of the objective, None where it is unknown.
+        hyper_gradient_se: Standard errors of the hyper-gradient, shape of x, likewise.
+    """
+
+    objective: float
+    direct: FloatArray
+    signed: FloatArray
+    objective_se: float | None = None
+    hyper_gradient_se: FloatArray | None = None
 
 
 class Sampled(Remembers, ABC):
@@ -117,6 +135,16 @@ class Sampled(Remembers, ABC):
     def watch(self, blocks: Sequence[Episodes]) -> None:  # noqa: B027
         """Take note of the episodes of one x, before anything is estimated from them."""
 
+    def follow(self, played: Sequence[Episodes]) -> None:  # noqa: B027
+        """Take note of the episodes that the follower has learnt from."""
+
+    def seen_pairs(self, blocks: Sequence[Episodes]) -> NDArray[np.bool_]:
+        """Return of which states and actions something was seen, `[S, A]`."""
+        seen = np.zeros(self._model.num_actions * self._model.num_states + 1, dtype=bool)
+        for block in blocks:
+            seen[block.pairs.ravel()] = True
+        return seen[:-1].reshape(self._model.num_actions, -1).T
+
     @abstractmethod
     def signed_occupancy(self, batch: Batch) -> FloatArray:
         """Estimate dF/dr through pi* `[S, A]` for one of the leader's returns."""
@@ -138,13 +166,44 @@ class Sampled(Remembers, ABC):
         model, x = self._model, upper_params
         answer = self._learner.answer(x)
         policy = answer.policy
+        self.follow(answer.played)
         sampler = model.sampler(x, policy)
         blocks = list(sampler.episodes(self._num_episodes, self._horizon, self._rng))
+        self.watch(blocks)
+        estimate = self.estimate(x, policy, blocks, sampler)
+        visits = np.zeros(policy.shape)
+        for block in blocks:
+            visits += block.num_episodes * block.discounted_visits(model.gamma)
+        gradient = estimate.direct + model.reward_vjp(x, estimate.signed)
+        error = estimate.hyper_gradient_se
+        return TabularResponse(
+            upper_params=x,
+            objective=estimate.objective,
+            hyper_gradient=gradient,
+            direct_gradient=estimate.direct,
+            objective_se=estimate.objective_se,
+            hyper_gradient_se=error,
+            hyper_gradient_cosine=None if error is None else expected_cosine(gradient, error),
+            coverage=coverage_of(policy, visits, self.seen_pairs(blocks)),
+            lower_value=float(answer.soft_value[first_states(blocks)].mean()),
+            residual=answer.residual,
+            iterations=answer.iterations,
+            converged=answer.converged,
+            samples=answer.samples + sampler.samples,
+            policy=policy,
+            soft_value=answer.soft_value,
+            occupancy=(1.0 - model.gamma) * (visits / self._num_episodes).sum(axis=1),
+        )
+
+    def estimate(
+        self, x: FloatArray, policy: FloatArray, blocks: Sequence[Episodes], sampler: Sampler
+    ) -> Estimate:
+        """Estimate objective and hyper-gradient from the episodes of a policy `[S, A]` under x."""
+        model = self._model
         seen = partial(
             Batch, x, blocks, policy, sampler, self._horizon, model.gamma, model.temperature
         )
         value, direct, signed = 0.0, np.zeros(x.shape), np.zeros(policy.shape)
-        self.watch(blocks)
         outcomes: dict[Scope, Outcome] = {}
         for term in flattened(model.objective):
             scope = scope_of(term)
@@ -173,23 +232,7 @@ class Sampled(Remembers, ABC):
                     signed += policy_response(
                         model, upper, policy, sampler, self._num_episodes, self._horizon, self._rng
                     )
-        visits = np.zeros(policy.shape)
-        for block in blocks:
-            visits += block.num_episodes * block.discounted_visits(model.gamma)
-        return TabularResponse(
-            upper_params=x,
-            objective=value,
-            hyper_gradient=direct + model.reward_vjp(x, signed),
-            direct_gradient=direct,
-            lower_value=float(answer.soft_value[first_states(blocks)].mean()),
-            residual=answer.residual,
-            iterations=answer.iterations,
-            converged=answer.converged,
-            samples=answer.samples + sampler.samples,
-            policy=policy,
-            soft_value=answer.soft_value,
-            occupancy=(1.0 - model.gamma) * (visits / self._num_episodes).sum(axis=1),
-        )
+        return Estimate(value, direct, signed)
 
 
 def check_rewards_alone(model: object) -> None:
@@ -202,6 +245,16 @@ def check_rewards_alone(model: object) -> None:
                 f"x moves the {what} of {model.name}, and a method that sees episodes alone does "
                 "not know how; 'exact', 'm-sobirl' or 'amd' do"
             )
+
+
+def coverage_of(policy: FloatArray, visits: FloatArray, seen: NDArray[np.bool_]) -> float:
+    """Return the share of a policy's actions that were seen, in the states that it visits.
+
+    Policy, discounted visits and what was seen are `[S, A]`.
+    """
+    unseen = np.where(seen, 0.0, policy).sum(axis=1)
+    states = visits.sum(axis=1)
+    return 1.0 - float(states @ unseen / states.sum())
 
 
 def cut_horizon(gamma: float) -> int:
@@ -236,27 +289,13 @@ def _fragment_steps(objective: Objective) -> int:
 def seen_outcome(
     model: TabularModel, upper_params: FloatArray, policy: FloatArray, blocks: Sequence[Episodes]
 ) -> Outcome:
-    """Return what an objective may evaluate of a policy of which episodes were seen.
+    """Return what an objective may evaluate of a policy `[S, A]` of which episodes were seen.
 
-    Kernel and start are the frequencies seen, the leader's rewards those seen; where nothing was
-    seen, the episode ends and the reward is zero. Without episodes, x and the policy `[S, A]` are
-    all there is to evaluate. Of the model, the follower's reward, the discount and the mask are
-    used.
+    Without episodes, x and the policy are all there is to evaluate; see `Seen.outcome`.
     """
-    critic = Critic(*policy.shape)
-    critic.add(blocks)
-    first = first_states(blocks)
-    start = np.bincount(first, minlength=len(policy)) / max(1, len(first))
-    kernel = critic.counts.kernel() if blocks else _unseen_kernel(*policy.shape)
-    mdp = model.mdp_with(kernel, upper_params)
-    answer = PolicyAnswer(mdp=mdp, policy=policy)
-    return Outcome(answer, upper_params, critic.upper_reward, start)
-
-
-@cache
-def _unseen_kernel(num_states: int, num_actions: int) -> Kernel:
-    """Return the kernel of what was never seen: every step ends the episode."""
-    return TransitionCounts(num_states, num_actions).kernel()
+    seen = Seen(*policy.shape)
+    seen.add(blocks)
+    return seen.outcome(model, upper_params, policy)
 
 
 def policy_response(

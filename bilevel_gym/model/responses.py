@@ -41,6 +41,13 @@ class Response:
         iterations: Iterations of the inner learner.
         converged: Whether the inner learner met its tolerance.
         samples: Environment steps that the method consumed.
+        objective_se: Standard error of an estimated objective; of followers who learn, 0 where all
+            episodes have the same value.
+        hyper_gradient_se: Standard error of each entry of an estimated hyper-gradient, shape of x:
+            of the episodes, and of a critic. The follower's own distance from its optimum is no
+            part.
+        hyper_gradient_cosine: Expected cosine to the hyper-gradient without these errors, in
+            [0, 1].
         reported: Keys of the leader's `info`, and the fields that they report.
     """
 
@@ -53,6 +60,9 @@ class Response:
         "inner_converged": "converged",
         "inner_samples": "samples",
         "lower_value": "lower_value",
+        "objective_se": "objective_se",
+        "hyper_gradient_se": "hyper_gradient_se",
+        "hyper_gradient_cosine": "hyper_gradient_cosine",
     }
 
     upper_params: FloatArray
@@ -64,6 +74,9 @@ class Response:
     iterations: int | None = None
     converged: bool | None = None
     samples: int | None = None
+    objective_se: float | None = None
+    hyper_gradient_se: FloatArray | None = None
+    hyper_gradient_cosine: float | None = None
 
     def __post_init__(self) -> None:
         """Protect the arrays: warm starts and pictures rely on them."""
@@ -83,11 +96,6 @@ class LearntResponse(Response):
 
     Attributes:
         critic_loss: What the leader's critic is left with, its mean squared error; None without.
-        objective_se: Standard error of the objective; 0 where all episodes have the same value.
-        hyper_gradient_se: Standard error of each entry of the hyper-gradient, shape of x: of the
-            episodes, and of the critic. The follower's own distance from its optimum is no part.
-        hyper_gradient_cosine: Expected cosine to the hyper-gradient without these errors, in
-            [0, 1].
         critic_explained: Share of the variance of watched sums that the critic explains in episodes
             that it has not learnt from, at most 1.
         cut_share: Share of the watched episodes that a limit of steps has cut, in [0, 1].
@@ -106,9 +114,6 @@ class LearntResponse(Response):
     reported: ClassVar[Mapping[str, str]] = {
         **Response.reported,
         "critic_loss": "critic_loss",
-        "objective_se": "objective_se",
-        "hyper_gradient_se": "hyper_gradient_se",
-        "hyper_gradient_cosine": "hyper_gradient_cosine",
         "critic_explained": "critic_explained",
         "cut_share": "cut_share",
         "kl_predicted": "kl_predicted",
@@ -117,9 +122,6 @@ class LearntResponse(Response):
     }
 
     critic_loss: float | None = None
-    objective_se: float | None = None
-    hyper_gradient_se: FloatArray | None = None
-    hyper_gradient_cosine: float | None = None
     critic_explained: float | None = None
     cut_share: float | None = None
     kl_predicted: float | None = None
@@ -159,11 +161,16 @@ class TabularResponse(Response):
         occupancy: Its discounted state occupancy times (1 - gamma), `[S]`, sums to at most one;
             what was seen of it, where a method sees episodes alone.
         soft_value: What the inner learner takes for the soft value, `[S]`.
+        coverage: Share of the follower's actions that were seen, in the states that it visits, in
+            [0, 1].
     """
+
+    reported: ClassVar[Mapping[str, str]] = {**Response.reported, "coverage": "coverage"}
 
     policy: FloatArray
     occupancy: FloatArray
     soft_value: FloatArray | None = None
+    coverage: float | None = None
 
     def draw_action(self, state: int, rng: np.random.Generator) -> int:
         """Draw an action of the policy in a state."""

@@ -1,0 +1,243 @@
+"""How far an estimate from episodes may be off.
+
+The delta method. What the frequencies of transitions are made into, an estimate theta(P), varies to
+first order with them, and the successors of a pair that was tried n times are multinomial. So
+
+    Var theta = sum_sa Var[ d theta/dP(.|s, a) dP(.|s, a) ],   Cov dP = (diag P - P P^T) / n(s, a),
+
+of which (diag P - P P^T) / (n - 1) at the frequencies is an unbiased estimate, and likewise for
+first states. Changes dP are drawn that have this covariance,
+
+    dP(s') = (sqrt(P(s')) e(s') - P(s') sum_z sqrt(P(z)) e(z)) / sqrt(n - 1),   e standard normal,
+
+and d theta dP is computed for all of them together, by the derivative of each step of the estimate
+(forward mode): three linear solves with the factors at hand, whatever the dimension of x. A
+standard error from K draws is itself off by about 1 / sqrt(2 K).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from ..core.linear import DiscountedSystem
+from ..core.mdp import FloatArray
+from ..episodes.sampler import TransitionCounts
+from ..model.objectives import Outcome, StepObjective
+
+__all__ = ["DRAWS", "Changes", "change_of_adjoint", "change_of_return", "expected_cosine"]
+
+# Changes that are drawn: standard errors are then off by about 9 %.
+DRAWS = 64
+
+
+def expected_cosine(gradient: FloatArray, error: FloatArray) -> float:
+    """Return the expected cosine of an estimate to the one without its error, in [0, 1].
+
+    `error` has the standard error of each entry. With C the covariance of the estimate g, the
+    cosine is taken to be |g|^2 / (|g|^2 + tr C). The square of g is expected to be that of its mean
+    and tr C; from this, the cosine would be sqrt(1 - tr C / |g|^2), which is much the same where it
+    is large, and nothing where |g|^2 happens to be smaller than tr C.
+    """
+    square, noise = float(np.square(gradient).sum()), float(np.square(error).sum())
+    return square / (square + noise) if square > 0.0 else 0.0
+
+
+class Changes:
+    """Changes of the frequencies of transitions and first states, as large as chance makes them.
+
+    Numbers by state and action are kept by row, `[A*S, K]`, K changes side by side, in the order of
+    `Kernel.matrix`; numbers by state are `[S, K]`.
+
+    Attributes:
+        kernel: The frequencies of transitions that are changed.
+        starts: Changes of the frequencies of first states, `[S, K]`.
+    """
+
+    def __init__(
+        self,
+        counts: TransitionCounts,
+        starts: FloatArray,
+        rng: np.random.Generator,
+        draws: int = DRAWS,
+    ) -> None:
+        """Draw changes.
+
+        Args:
+            counts: The transitions seen.
+            starts: How often each first state was seen, `[S]`.
+            rng: Where the changes come from.
+            draws: K.
+        """
+        self.kernel = counts.kernel()
+        rows, successors, tries, shares = counts.transitions()
+        change = _centred(rows, shares, self.kernel.matrix.shape[0], rng, draws)
+        # Less one, the covariance is unbiased; of a single try it is not known, and taken for none.
+        change /= np.sqrt(np.maximum(tries - 1.0, 1.0))[:, None]
+        goes_on = successors < counts.num_states
+        # In the order of the kernel's stored transitions.
+        self._change = change[goes_on]
+        self._successors = self.kernel.matrix.indices
+        matrix, stored = self.kernel.matrix, len(self._successors)
+        ones, each = np.ones(stored), np.arange(stored)
+        self._by_row = csr_array((ones, each, matrix.indptr), shape=(matrix.shape[0], stored))
+        self._by_successor = csr_array(
+            (ones, (self._successors, each)), shape=(matrix.shape[1], stored)
+        )
+        began, number = np.flatnonzero(starts), float(starts.sum())
+        self.starts = np.zeros((len(starts), draws))
+        share = starts[began] / number
+        none = np.zeros(len(began), dtype=np.int64)
+        self.starts[began] = _centred(none, share, 1, rng, draws) / np.sqrt(max(number - 1.0, 1.0))
+
+    def expect(self, value: FloatArray) -> FloatArray:
+        """Return sum_s' dP(s'|s, a) value(s') `[A*S, K]` of a value `[S]`."""
+        product: FloatArray = self._by_row @ (self._change * value[self._successors, None])
+        return product
+
+    def flow(self, weights: FloatArray) -> FloatArray:
+        """Return sum_sa weights(s, a) dP(.|s, a) `[S, K]` of weights `[S, A]`."""
+        by_row = np.repeat(weights.T.ravel(), np.diff(self.kernel.matrix.indptr))
+        product: FloatArray = self._by_successor @ (self._change * by_row[:, None])
+        return product
+
+    def expected(self, values: FloatArray) -> FloatArray:
+        """Return sum_s' P(s'|s, a) values(s') `[A*S, K]` of values `[S, K]`."""
+        product: FloatArray = self.kernel.matrix @ values
+        return product
+
+    def flowed(self, weights: FloatArray) -> FloatArray:
+        """Return sum_sa weights(s, a) P(.|s, a) `[S, K]` of weights `[A*S, K]`."""
+        product: FloatArray = self.kernel.matrix.T @ weights
+        return product
+
+
+def _centred(
+    rows: Any, shares: FloatArray, num_rows: int, rng: np.random.Generator, draws: int
+) -> FloatArray:
+    """Return by how much multinomial frequencies `[T]` of rows are off, times sqrt(n), `[T, K]`."""
+    roots = np.sqrt(shares)[:, None]
+    drawn = roots * rng.standard_normal((len(shares), draws))
+    each = np.arange(len(shares))
+    sums = csr_array((np.ones(len(shares)), (rows, each)), shape=(num_rows, len(shares))) @ drawn
+    off: FloatArray = drawn - shares[:, None] * sums[rows]
+    return off
+
+
+def change_of_return(
+    changes: Changes, outcome: Outcome, term: StepObjective
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return how the leader's return and its derivatives vary in a game that was seen.
+
+    Args:
+        changes: What varies.
+        outcome: The policy, in the frequencies seen.
+        term: A `DiscountedReturn` or `TruncatedReturn`.
+
+    Returns:
+        Changes of the return `[K]`; of its derivative with respect to the policy, `[A*S, K]`, up to
+        constants of states; and of the visits of states by which the leader weighs, `[S, K]`.
+    """
+    solution, rho = outcome.solution, outcome.initial_distribution
+    gamma = solution.mdp.gamma if term.gamma is None else term.gamma
+    policy, reward = solution.policy, outcome.upper_reward
+    mean = _Mean(policy)
+    if term.horizon is None:
+        system = solution.discounted_system(gamma)
+        value, _ = system.solve((policy * reward).sum(axis=1), name="value")
+        visits = outcome.occupancy(gamma)
+        through = gamma * changes.expect(value)
+        values = system.solve_columns(mean(through))
+        arrived = changes.starts + gamma * changes.flow(visits[:, None] * policy)
+        moved = system.solve_columns(arrived, transpose=True)
+        advantages = reward + gamma * changes.kernel.expect(value)
+        slopes = mean.times(moved, advantages)
+        slopes += mean.each(visits) * (through + gamma * changes.expected(values))
+        return changes.starts.T @ value + rho @ values, slopes, moved
+    return _change_of_truncated(changes, outcome, gamma, term.horizon)
+
+
+def _change_of_truncated(
+    changes: Changes, outcome: Outcome, gamma: float, horizon: int
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return what `change_of_return` does, with step by step what it solves for."""
+    policy, reward = outcome.solution.policy, outcome.upper_reward
+    rho, mean, kernel = outcome.initial_distribution, _Mean(policy), changes.kernel
+    rewards = (policy * reward).sum(axis=1)
+    ahead = [(np.zeros(len(rho)), np.zeros_like(changes.starts))]  # V_k, and its change
+    for _ in range(horizon):
+        value, values = ahead[-1]
+        through = gamma * (changes.expect(value) + changes.expected(values))
+        returns = gamma * (policy * kernel.expect(value)).sum(axis=1)
+        ahead.append((rewards + returns, mean(through)))
+    present, moved = rho, changes.starts  # d_t, and its change
+    slopes, visits = np.zeros((policy.size, moved.shape[1])), np.zeros_like(moved)
+    for value, values in ahead[-2::-1]:
+        advantages = reward + gamma * kernel.expect(value)
+        slopes += mean.times(moved, advantages)
+        through = gamma * (changes.expect(value) + changes.expected(values))
+        slopes += mean.each(present) * through
+        visits = visits + moved
+        weights = present[:, None] * policy
+        carried = changes.flowed(mean.weighted(moved))
+        present, moved = gamma * kernel.flow(weights), gamma * (changes.flow(weights) + carried)
+    value, values = ahead[-1]
+    return changes.starts.T @ value + rho @ values, slopes, visits
+
+
+def change_of_adjoint(
+    changes: Changes,
+    system: DiscountedSystem,
+    score: FloatArray,
+    adjoint: FloatArray,
+    slopes: FloatArray,
+    temperature: float,
+) -> tuple[FloatArray, FloatArray]:
+    """Return how score and adjoint vary: `[A*S, K]` and `[S, K]`; see `bilevel_gym.core.adjoint`.
+
+    Args:
+        changes: What varies.
+        system: I - gamma P_pi in the frequencies seen, with its policy.
+        score: u_c `[S, A]`.
+        adjoint: v `[S]`.
+        slopes: How the derivative with respect to the policy varies, `[A*S, K]`.
+        temperature: tau.
+    """
+    mean = _Mean(system.policy)
+    scores = mean.each() * (slopes - mean.spread(mean(slopes))) / temperature
+    weights = score + system.policy * adjoint[:, None]
+    arrived = system.discount * (changes.flow(weights) + changes.flowed(scores))
+    return scores, system.solve_columns(arrived, transpose=True)
+
+
+class _Mean:
+    """Means over the actions of a policy `[S, A]`, of numbers by row, `[A*S, K]`."""
+
+    def __init__(self, policy: FloatArray) -> None:
+        self._policy = policy.T[:, :, None]
+
+    def __call__(self, numbers: FloatArray) -> FloatArray:
+        """Return sum_a pi(a|s) numbers(s, a), `[S, K]`."""
+        actions, states, _ = self._policy.shape
+        mean: FloatArray = (self._policy * numbers.reshape(actions, states, -1)).sum(axis=0)
+        return mean
+
+    def spread(self, by_state: FloatArray) -> FloatArray:
+        """Return numbers of states `[S, K]` for each of their actions, `[A*S, K]`."""
+        return np.tile(by_state, (len(self._policy), 1))
+
+    def each(self, by_state: FloatArray | None = None) -> FloatArray:
+        """Return numbers of states `[S]`, or the policy, by row, `[A*S, 1]`."""
+        if by_state is None:
+            return self._policy.reshape(-1, 1)
+        return np.tile(by_state, len(self._policy))[:, None]
+
+    def times(self, by_state: FloatArray, by_pair: FloatArray) -> FloatArray:
+        """Return products of numbers `[S, K]` and `[S, A]`, `[A*S, K]`."""
+        return self.spread(by_state) * by_pair.T.reshape(-1, 1)
+
+    def weighted(self, by_state: FloatArray) -> FloatArray:
+        """Return numbers of states `[S, K]`, times the policy, `[A*S, K]`."""
+        return self.spread(by_state) * self.each()

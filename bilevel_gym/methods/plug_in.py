@@ -1,0 +1,165 @@
+"""Plug-in: the exact hyper-gradient of the game that was seen.
+
+The transitions of the episodes are counted, their frequencies are taken for the kernel, those of
+the first states for the start, and the leader's rewards are those that were seen. In this game one
+adjoint solve gives the signed occupancy of the follower's policy pi (see
+`bilevel_gym.core.adjoint`):
+
+    c(s, a) = pi(a|s) (f_pi(s, a) - sum_b pi(b|s) f_pi(s, b)) / tau,   f_pi = df/dpi,
+    (I - gamma P_pi)^T v = gamma sum_sa P(.|s, a) c(s, a),   q(s, a) = c(s, a) + pi(a|s) v(s).
+
+Certainty equivalence, as it is called, is the maximum likelihood estimate of the hyper-gradient,
+given the policy. It needs no critic beside the model, and no product of two averages of the same
+episodes; as x does not move the kernel, transitions of earlier x count as much as those of this
+one.
+
+Pairs that were never seen have no successors. The policy is renormalised over the actions that were
+seen in a state, and q spreads with the true one: to take it that an unseen action ends the episode
+would be a larger error, since the value of a state is rarely zero.
+
+Worse than `trace`: where what is counted is not what is sampled. The estimate is biased by the
+order of 1 / episodes, as `trace` is. Where the goal of the leader was never seen, no estimate
+from episodes helps: `coverage` says how much of the policy was.
+
+The standard errors are those of the delta method, see `bilevel_gym.methods.error_bars`: of the
+frequencies, given which pairs were tried how often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.bellman import centred_score
+from ..core.checks import check_flag
+from ..core.mdp import FloatArray
+from ..episodes.sampler import Episodes, Sampler
+from ..model.objectives import Outcome, Scope, StepObjective, flattened, scope_of
+from ..model.tabular import TabularModel
+from .episode_sums import Batch, Seen, renormalised
+from .error_bars import DRAWS, Changes, change_of_adjoint, change_of_return
+from .sampled import Estimate, Sampled
+
+__all__ = ["PlugIn"]
+
+
+class PlugIn(Sampled):
+    """Differentiate in the model of the frequencies seen."""
+
+    scopes: ClassVar[frozenset[Scope]] = frozenset({"steps", "policy", "params"})
+    remembered = (*Sampled.remembered, "_seen")
+
+    def __init__(
+        self,
+        model: TabularModel,
+        *,
+        pooled: bool = True,
+        error_bars: bool = True,
+        **options: Any,
+    ) -> None:
+        """Bind the method to a model.
+
+        Args:
+            model: A tabular model whose x enters the rewards alone.
+            pooled: Whether transitions count that were seen under earlier x, and those that the
+                follower has learnt from.
+            error_bars: Whether to compute standard errors.
+            **options: See `Sampled`: episodes, horizon, inner, inner_options.
+        """
+        super().__init__(model, **options)
+        self._pooled = check_flag("pooled", pooled)
+        self._error_bars = check_flag("error_bars", error_bars)
+        self.reset(self._rng)
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Forget all counts; draw all randomness from `rng` from now on."""
+        super().reset(rng)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._seen = Seen(self._model.num_states, self._model.num_actions)
+
+    def follow(self, played: Sequence[Episodes]) -> None:
+        """Count what the follower has learnt from."""
+        if self._pooled:
+            self._seen.add(played)
+        else:
+            self._forget()
+
+    def watch(self, blocks: Sequence[Episodes]) -> None:
+        """Count what was watched."""
+        self._seen.add(blocks)
+
+    def seen_pairs(self, blocks: Sequence[Episodes]) -> NDArray[np.bool_]:
+        """Return which pairs were ever seen, `[S, A]`."""
+        return self._seen.counts.visits > 0.0
+
+    def signed_occupancy(self, batch: Batch) -> FloatArray:
+        """Never called: the estimate is made of all terms of the objective together."""
+        raise NotImplementedError
+
+    def estimate(
+        self, x: FloatArray, policy: FloatArray, blocks: Sequence[Episodes], sampler: Sampler
+    ) -> Estimate:
+        """Evaluate and differentiate the objective in the game that was seen."""
+        model, seen = self._model, self._seen
+        followed = seen.outcome(model, x, renormalised(policy, self.seen_pairs(blocks)))
+        known = seen.outcome(model, x, policy)  # for terms that evaluate the policy alone
+        value, direct, score = 0.0, np.zeros(x.shape), np.zeros(policy.shape)
+        measured = self._error_bars
+        for term in flattened(model.objective):
+            counted = scope_of(term) == "steps"
+            outcome = followed if counted else known
+            upper = term.evaluate(outcome)
+            value += upper.value
+            direct += model.direct_part(x, upper)
+            used = outcome.solution.policy
+            score += centred_score(used, model.temperature, upper.policy, upper.log_policy)
+            # How other terms vary with the frequencies is not known.
+            measured &= counted or upper.kernel is None
+        system = followed.solution.system
+        rhs = model.gamma * system.kernel.flow(score)
+        adjoint, _ = system.solve(rhs, transpose=True)
+        estimate = Estimate(value, direct, score + policy * adjoint[:, None])
+        if not measured:
+            return estimate
+        return estimate._replace(**self._errors(x, policy, followed, score, adjoint))
+
+    def _errors(
+        self,
+        x: FloatArray,
+        policy: FloatArray,
+        followed: Outcome,
+        score: FloatArray,
+        adjoint: FloatArray,
+    ) -> dict[str, Any]:
+        """Return the standard errors of an estimate, None where nothing varies."""
+        model, changes = self._model, Changes(self._seen.counts, self._seen.starts, self._rng)
+        used, (actions, states) = followed.solution.policy, policy.T.shape
+        values, slopes = np.zeros(DRAWS), np.zeros((policy.size, DRAWS))
+        visits = np.zeros((states, DRAWS))
+        for term in flattened(model.objective):
+            if scope_of(term) == "steps":
+                parts = change_of_return(changes, followed, cast("StepObjective", term))
+                values, slopes, visits = values + parts[0], slopes + parts[1], visits + parts[2]
+        scores, adjoints = change_of_adjoint(
+            changes, followed.solution.system, score, adjoint, slopes, model.temperature
+        )
+        by_action = scores.reshape(actions, states, DRAWS) + policy.T[:, :, None] * adjoints
+        gradients = [
+            model.reward_vjp(x, by_action[:, :, k].T)
+            + model.upper_reward_vjp(x, visits[:, k, None] * used)
+            for k in range(DRAWS)
+        ]
+        return {
+            "objective_se": _spread(values) or None,
+            "hyper_gradient_se": error if (error := _spread(np.stack(gradients))).any() else None,
+        }
+
+
+def _spread(changes: FloatArray) -> Any:
+    """Return the standard deviation of changes `[K, ...]` whose mean is zero."""
+    return np.sqrt(np.square(changes).mean(axis=0))
