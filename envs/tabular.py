@@ -37,8 +37,10 @@ HOOKS = (
     "upper_reward_vjp",
     "kernel",
     "kernel_vjp",
+    "log_kernel_vjp",
     "start_distribution",
     "start_distribution_vjp",
+    "log_start_vjp",
 )
 
 
@@ -56,8 +58,6 @@ class TaskModel(TabularModel):
         for hook in HOOKS:
             if _defines(type(task), hook):
                 setattr(self, hook, getattr(task, hook))
-        self.moves_kernel = "kernel_vjp" in vars(self)
-        self.moves_start = "start_distribution_vjp" in vars(self)
         self.moves_upper_reward = "upper_reward_vjp" in vars(self)
 
     def upper_reward(self, upper_params: FloatArray) -> FloatArray:
@@ -200,6 +200,14 @@ class TabularBilevelEnv(BilevelEnv):
         """Return sum_k cotangent(k) dP(k)/dx, shape of x; see `TabularModel.kernel_vjp`."""
         return type(self.model).kernel_vjp(self.model, upper_params, cotangent)
 
+    def log_kernel_vjp(self, upper_params: FloatArray, *seen: Any) -> FloatArray:
+        """Return sum_b cotangent(b) d log P(s'_b|s_b, a_b)/dx, shape of x.
+
+        `seen` is states, actions, next_states, ended and cotangent, `[B]` each; see
+        `TabularModel.log_kernel_vjp`.
+        """
+        return type(self.model).log_kernel_vjp(self.model, upper_params, *seen)
+
     def start_distribution(self, upper_params: FloatArray) -> FloatArray:
         """Return the distribution of the first state at x, `[S]`."""
         return type(self.model).start_distribution(self.model, upper_params)
@@ -207,6 +215,13 @@ class TabularBilevelEnv(BilevelEnv):
     def start_distribution_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return sum_s cotangent(s) d rho(s)/dx, shape of x, for a cotangent `[S]`."""
         return type(self.model).start_distribution_vjp(self.model, upper_params, cotangent)
+
+    def log_start_vjp(self, upper_params: FloatArray, *seen: Any) -> FloatArray:
+        """Return sum_b cotangent(b) d log rho(s_b)/dx, shape of x, of states and cotangent `[B]`.
+
+        See `TabularModel.log_start_vjp`.
+        """
+        return type(self.model).log_start_vjp(self.model, upper_params, *seen)
 
     def reward(self, upper_params: FloatArray) -> FloatArray:
         """Return the follower's reward r_x `[S, A]`."""

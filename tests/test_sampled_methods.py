@@ -37,7 +37,6 @@ from .small_games import (
     GAMES,
     SHAPE,
     Hidden,
-    PaidByX,
     assert_unbiased,
     exact_parts,
     replicates,
@@ -429,19 +428,6 @@ def test_uniform_starts_are_from_actions_that_exist() -> None:
     assert response.samples == 4 + 2 * 3 * game.action_mask.sum()
 
 
-class MovesStart(PaidByX):
-    """A game whose first state x moves."""
-
-    def start_distribution_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
-        return np.zeros(upper_params.shape)
-
-
-class MovesKernel(PaidByX):
-    """A game whose kernel x moves."""
-
-    kernel_vjp = MovesStart.start_distribution_vjp
-
-
 COMMON: list[tuple[Any, ...]] = [
     ({"episodes": 0}, "`episodes` must be an integer of at least 1, got 0"),
     ({"episodes": 2.5}, "`episodes`.*got 2.5"),
@@ -489,10 +475,6 @@ test_options_out_of_range_are_named = refusals(
 
 @pytest.mark.parametrize("method", SAMPLED)
 def test_games_that_do_not_suit_are_refused(method: str) -> None:
-    with pytest.raises(TypeError, match="x moves the kernel of MovesKernel"):
-        make_method(method, small_game(kind=MovesKernel))
-    with pytest.raises(TypeError, match="x moves the first state of MovesStart"):
-        make_method(method, small_game(kind=MovesStart))
     with pytest.raises(TypeError, match="states and actions, got CartPoleEnv"):
         make_method(method, gym.make("CartPole-v1").unwrapped)
 

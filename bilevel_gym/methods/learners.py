@@ -242,8 +242,8 @@ class CertaintyEquivalence(EpisodeLearner):
 
         Args:
             model: The model.
-            forget: Share of all counts that is forgotten when x changes, in [0, 1]; the kernel of
-                most games does not depend on x.
+            forget: Share of all counts that is forgotten when x changes, in [0, 1]; where x moves
+                the kernel all of them are.
             **options: See `EpisodeLearner`: episodes, rounds, exploration, horizon.
         """
         super().__init__(model, **options)
@@ -264,7 +264,7 @@ class CertaintyEquivalence(EpisodeLearner):
     def answer(self, upper_params: FloatArray) -> Answer:
         """Play and solve, some rounds."""
         if self._last is not None and not np.array_equal(self._last, upper_params):
-            self._counts.fade(self._forget)
+            self._counts.fade(1.0 if self._model.moves_kernel else self._forget)
         self._last = np.array(upper_params)
         before, played = self._samples, []
         for _ in range(self._rounds):

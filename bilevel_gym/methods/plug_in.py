@@ -10,8 +10,7 @@ adjoint solve gives the signed occupancy of the follower's policy pi (see
 
 Certainty equivalence, as it is called, is the maximum likelihood estimate of the hyper-gradient,
 given the policy. It needs no critic beside the model, and no product of two averages of the same
-episodes; as x does not move the kernel, transitions of earlier x count as much as those of this
-one.
+episodes. Unless x moves the kernel, transitions of earlier x count as much as those of this one.
 
 Pairs that were never seen have no successors. The policy is renormalised over the actions that were
 seen in a state, and q spreads with the true one: to take it that an unseen action ends the episode
@@ -41,6 +40,7 @@ from ..model.objectives import Outcome, Scope, StepObjective, flattened, scope_o
 from ..model.tabular import TabularModel
 from .episode_sums import Batch, Seen, renormalised
 from .error_bars import DRAWS, Changes, change_of_adjoint, change_of_return
+from .moved import seen_direct_part
 from .sampled import Estimate, Sampled
 
 __all__ = ["PlugIn"]
@@ -63,9 +63,9 @@ class PlugIn(Sampled):
         """Bind the method to a model.
 
         Args:
-            model: A tabular model whose x enters the rewards alone.
-            pooled: Whether transitions count that were seen under earlier x, and those that the
-                follower has learnt from.
+            model: A tabular model.
+            pooled: Whether transitions count that were seen under earlier x, unless x moves the
+                kernel, and those that the follower has learnt from.
             error_bars: Whether to compute standard errors.
             **options: See `Sampled`: episodes, horizon, inner, inner_options.
         """
@@ -84,10 +84,12 @@ class PlugIn(Sampled):
 
     def follow(self, played: Sequence[Episodes]) -> None:
         """Count what the follower has learnt from."""
+        if not self._pooled or self._model.moves_kernel:
+            self._forget()
+        if self._model.moves_start:
+            self._seen.starts[:] = 0.0
         if self._pooled:
             self._seen.add(played)
-        else:
-            self._forget()
 
     def watch(self, blocks: Sequence[Episodes]) -> None:
         """Count what was watched."""
@@ -115,16 +117,18 @@ class PlugIn(Sampled):
             outcome = followed if counted else known
             upper = term.evaluate(outcome)
             value += upper.value
-            direct += model.direct_part(x, upper)
+            direct += seen_direct_part(model, x, upper, outcome)
             used = outcome.solution.policy
             score += centred_score(used, model.temperature, upper.policy, upper.log_policy)
             # How other terms vary with the frequencies is not known.
             measured &= counted or upper.kernel is None
-        system = followed.solution.system
-        rhs = model.gamma * system.kernel.flow(score)
-        adjoint, _ = system.solve(rhs, transpose=True)
-        estimate = Estimate(value, direct, score + policy * adjoint[:, None])
-        if not measured:
+        kernel = followed.solution.mdp.kernel
+        rhs = model.gamma * kernel.flow(score)
+        adjoint, _ = followed.solution.system.solve(rhs, transpose=True)
+        moving = model.moves_kernel or model.moves_start
+        signed = score + policy * adjoint[:, None]
+        estimate = Estimate(value, direct, signed, kernel if moving else None)
+        if moving or not measured:
             return estimate
         return estimate._replace(**self._errors(x, policy, followed, score, adjoint))
 

@@ -9,11 +9,12 @@ and the derivative of the reward, which the leader has designed, does the rest: 
 for each objective with its own injections c_t, whose mean over the actions of a state is zero. So
 no estimator needs an array with the dimension of x for every state.
 
-Of the model they see its sampler alone. An objective is a sum of terms, each of a scope that it
-declares (`bilevel_gym.model.objectives.Scope`): returns, of which episodes tell the value; costs of
-x; and terms that evaluate the policy, which the method knows. What follows from the policy, such as
-its occupancy, is that of the frequencies seen. The injections of these terms are known everywhere,
-and episodes are started from them.
+Of the model they see its sampler alone and, where x moves the kernel or the start, the derivatives
+of log P and log rho at what was seen (see `bilevel_gym.methods.moved`). An objective is a sum of
+terms, each of a scope that it declares (`bilevel_gym.model.objectives.Scope`): returns, of which
+episodes tell the value; costs of x; and terms that evaluate the policy, which the method knows.
+What follows from the policy, such as its occupancy, is that of the frequencies seen. The injections
+of these terms are known everywhere, and episodes are started from them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 
 from ..core.bellman import centred_score
 from ..core.checks import check_at_least, optional
-from ..core.mdp import FloatArray
+from ..core.mdp import FloatArray, Kernel
 from ..core.state import Remembers
 from ..core.threads import single_threaded
 from ..episodes.sampler import Episodes, Sampler
@@ -44,10 +45,11 @@ from ..model.objectives import (
 from ..model.preferences import PreferenceLikelihood
 from ..model.responses import TabularResponse
 from ..model.tabular import TabularModel
-from .episode_sums import Batch, Seen, carried_from, on_states
+from .episode_sums import Batch, Seen, carried_from, on_states, renormalised
 from .error_bars import expected_cosine
 from .learners import make_learner
 from .model_based import check_tabular
+from .moved import moved_directly, moved_response, seen_direct_part
 
 __all__ = [
     "Sampled",
@@ -68,6 +70,7 @@ class Estimate(NamedTuple):
         objective: Estimate of F(x).
         direct: Of its derivative at a fixed policy, shape of x.
         signed: Of the signed occupancy, dF/dr through pi*, `[S, A]`.
+        kernel: Frequencies of transitions seen under x, where x moves kernel or start.
         objective_se: Standard error of the objective, None where it is unknown.
         hyper_gradient_se: Standard errors of the hyper-gradient, shape of x, likewise.
     """
@@ -75,6 +78,7 @@ class Estimate(NamedTuple):
     objective: float
     direct: FloatArray
     signed: FloatArray
+    kernel: Kernel | None = None
     objective_se: float | None = None
     hyper_gradient_se: FloatArray | None = None
 
@@ -99,7 +103,8 @@ class Sampled(Remembers, ABC):
         """Bind the method to a model.
 
         Args:
-            model: A tabular model whose x enters the rewards alone.
+            model: A tabular model; where its leader evaluates fragments, x enters the rewards
+                alone.
             episodes: Episodes played for each x, at least 1.
             horizon: Steps after which an episode is cut; None cuts where the discounts of the
                 follower and of the leader have come down to 1e-4.
@@ -107,12 +112,11 @@ class Sampled(Remembers, ABC):
             inner_options: Options of the inner learner.
 
         Raises:
-            TypeError: If x moves the kernel or the first state of the model, its objective
-                evaluates fragments and the method cannot, or an option of the inner learner is
-                unknown.
+            TypeError: If the objective evaluates fragments and the method cannot, or x also moves
+                kernel or start; or an option of the inner learner is unknown.
             ValueError: If an option is out of range.
         """
-        check_rewards_alone(model)
+        check_tabular(model)
         fragment = _fragment_steps(model.objective)
         if fragment > 0 and "fragments" not in self.scopes:
             raise TypeError(
@@ -120,6 +124,8 @@ class Sampled(Remembers, ABC):
                 "an objective that is a sum over steps; take method "
                 '"sobirl" or "stoc-sobirl", or one with a model, such as "exact"'
             )
+        if fragment > 0:
+            check_rewards_alone(model)
         self._model = model
         self._num_episodes = check_at_least("episodes", episodes, 2 if fragment > 0 else 1)
         limit = optional(check_at_least, "horizon", horizon, max(1, fragment))
@@ -175,6 +181,10 @@ class Sampled(Remembers, ABC):
         for block in blocks:
             visits += block.num_episodes * block.discounted_visits(model.gamma)
         gradient = estimate.direct + model.reward_vjp(x, estimate.signed)
+        if estimate.kernel is not None:
+            gradient += moved_response(
+                model, x, estimate.kernel, estimate.signed, answer.soft_value
+            )
         error = estimate.hyper_gradient_se
         return TabularResponse(
             upper_params=x,
@@ -204,6 +214,8 @@ class Sampled(Remembers, ABC):
             Batch, x, blocks, policy, sampler, self._horizon, model.gamma, model.temperature
         )
         value, direct, signed = 0.0, np.zeros(x.shape), np.zeros(policy.shape)
+        moving = model.moves_kernel or model.moves_start
+        met = seen_outcome(model, x, policy, blocks, among_seen=True) if moving else None
         outcomes: dict[Scope, Outcome] = {}
         for term in flattened(model.objective):
             scope = scope_of(term)
@@ -214,6 +226,8 @@ class Sampled(Remembers, ABC):
                 value += sum(float(sums.sum()) for sums in batch.returns()) / batch.num_episodes
                 direct += model.upper_reward_vjp(x, batch.visits())
                 signed += self.signed_occupancy(batch)
+                if met is not None:
+                    direct += moved_directly(model, x, term.evaluate(met), met)
             elif scope == "fragments":
                 fragments = cast("PreferenceLikelihood", term)
                 batch = seen(1.0, fragments.horizon)
@@ -227,12 +241,12 @@ class Sampled(Remembers, ABC):
                     outcomes[scope] = seen_outcome(model, x, policy, counted_blocks)
                 upper = term.evaluate(outcomes[scope])
                 value += upper.value
-                direct += model.direct_part(x, upper)
+                direct += seen_direct_part(model, x, upper, outcomes[scope])
                 if upper.responds:
                     signed += policy_response(
                         model, upper, policy, sampler, self._num_episodes, self._horizon, self._rng
                     )
-        return Estimate(value, direct, signed)
+        return Estimate(value, direct, signed, None if met is None else met.solution.mdp.kernel)
 
 
 def check_rewards_alone(model: object) -> None:
@@ -242,8 +256,9 @@ def check_rewards_alone(model: object) -> None:
     for moved, what in ((model.moves_kernel, "kernel"), (model.moves_start, "first state")):
         if moved:
             raise TypeError(
-                f"x moves the {what} of {model.name}, and a method that sees episodes alone does "
-                "not know how; 'exact', 'm-sobirl' or 'amd' do"
+                f"x moves the {what} of {model.name}, and a follower who learns by networks, or a "
+                "leader who evaluates fragments of episodes, needs an x that enters the rewards "
+                "alone; method 'exact' does not"
             )
 
 
@@ -287,14 +302,22 @@ def _fragment_steps(objective: Objective) -> int:
 
 
 def seen_outcome(
-    model: TabularModel, upper_params: FloatArray, policy: FloatArray, blocks: Sequence[Episodes]
+    model: TabularModel,
+    upper_params: FloatArray,
+    policy: FloatArray,
+    blocks: Sequence[Episodes],
+    *,
+    among_seen: bool = False,
 ) -> Outcome:
     """Return what an objective may evaluate of a policy `[S, A]` of which episodes were seen.
 
-    Without episodes, x and the policy are all there is to evaluate; see `Seen.outcome`.
+    Without episodes, x and the policy are all there is to evaluate; see `Seen.outcome`. With
+    `among_seen` the policy is that among the actions seen.
     """
     seen = Seen(*policy.shape)
     seen.add(blocks)
+    if among_seen:
+        policy = renormalised(policy, seen.counts.visits > 0.0)
     return seen.outcome(model, upper_params, policy)
 
 

@@ -91,12 +91,17 @@ class Trace(Sampled):
     def reset(self, rng: np.random.Generator) -> None:
         """Forget everything learnt; draw all randomness from `rng` from now on."""
         super().reset(rng)
+        self._forget()
+
+    def _forget(self) -> None:
         size = self._model.num_states, self._model.num_actions
         self._critic = Critic(*size)
         self._halves = TransitionCounts(*size), TransitionCounts(*size)
 
     def watch(self, blocks: Sequence[Episodes]) -> None:
         """Tell the critic, and the models of the control variate; see `Sampled`."""
+        if self._model.moves_kernel:  # what was seen under another x is of another kernel
+            self._forget()
         if not self._exact_critic:
             self._critic.add(blocks)
         if self._corrects:

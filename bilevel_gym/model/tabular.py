@@ -23,11 +23,9 @@ from ..core.checks import (
     check_entries,
     check_not_negative,
     check_real,
-    checked_distribution,
     checked_mask,
     finite_array,
     optional,
-    received,
     without_absent,
 )
 from ..core.linear import Solutions
@@ -35,7 +33,8 @@ from ..core.mdp import FloatArray, Kernel, TabularMDP
 from ..core.soft import PolicyAnswer, SoftSolution, solve_all
 from ..core.threads import single_threaded
 from ..episodes.sampler import Sampler
-from .base import BilevelModel, CommonOptions, check_finite, single_precision_bounds
+from .base import CommonOptions, check_finite, single_precision_bounds
+from .dynamics import Dynamics, of_shape
 from .jacobians import RewardJacobian
 from .objectives import (
     DiscountedReturn,
@@ -70,21 +69,20 @@ class ArrayOptions(TypedDict):
     name: NotRequired[str | None]
 
 
-class TabularModel(BilevelModel):
+class TabularModel(Dynamics):
     """A bilevel problem with S states and A actions.
 
     A subclass defines `reward`, `reward_vjp` and `upper_reward`. Where x moves the leader's reward,
     the kernel or the distribution of the first state, it also overrides `upper_reward_vjp`,
-    `kernel` with `kernel_vjp`, or `start_distribution` with `start_distribution_vjp`.
+    `kernel` with `kernel_vjp`, or `start_distribution` with `start_distribution_vjp`. In place of
+    the latter two products, or beside them, it may define `log_kernel_vjp` and `log_start_vjp`:
+    each is derived from the other, for methods with a model and for those that see only episodes.
 
     The arguments of the constructor are attributes, `kernel` as `initial_kernel`.
 
     Attributes:
-        num_states: S.
-        num_actions: A.
-        moves_kernel: Whether x moves the kernel: whether `kernel_vjp` is overridden.
-        moves_start: Whether x moves the start: whether `start_distribution_vjp` is overridden.
-        moves_upper_reward: Whether x moves the leader's reward: likewise.
+        moves_upper_reward: Whether x moves the leader's reward: whether `upper_reward_vjp` is
+            overridden.
     """
 
     solve_options: ClassVar[tuple[str, ...]] = ("solver", "tolerance", "max_iterations")
@@ -108,23 +106,13 @@ class TabularModel(BilevelModel):
             **common: See `BilevelModel`: low, high, initial_upper_params, gamma, temperature,
                 entropy, name.
         """
-        super().__init__(**common)
-        if not isinstance(kernel, Kernel):
-            raise TypeError(f"`kernel` must be a Kernel, got {received(kernel)}")
-        self.initial_kernel, self.objective = kernel, check_objective("objective", objective)
-        self.num_states, self.num_actions = kernel.num_states, kernel.num_actions
-        self.initial_distribution = checked_distribution(
-            "initial_distribution", initial_distribution, self.num_states
-        )
+        super().__init__(kernel=kernel, initial_distribution=initial_distribution, **common)
+        self.objective = check_objective("objective", objective)
         shape = (self.num_states, self.num_actions)
         self.action_mask = None if action_mask is None else checked_mask(action_mask, shape)
-        for constant in (self.initial_distribution, self.action_mask):
-            if constant is not None:
-                constant.flags.writeable = False
-        kind = type(self)
-        self.moves_kernel = kind.kernel_vjp is not TabularModel.kernel_vjp
-        self.moves_start = kind.start_distribution_vjp is not TabularModel.start_distribution_vjp
-        self.moves_upper_reward = kind.upper_reward_vjp is not TabularModel.upper_reward_vjp
+        if self.action_mask is not None:
+            self.action_mask.flags.writeable = False
+        self.moves_upper_reward = type(self).upper_reward_vjp is not TabularModel.upper_reward_vjp
 
     @staticmethod
     def from_arrays(
@@ -134,33 +122,6 @@ class TabularModel(BilevelModel):
         return ArrayModel(transition, reward, **options)
 
     # What a problem is made of -------------------------------------------------------------
-
-    def kernel(self, upper_params: FloatArray) -> Kernel:
-        """Return the kernel at x; the same one always, unless overridden."""
-        return self.initial_kernel
-
-    def kernel_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
-        """Return sum_k cotangent(k) dP(k)/dx, shape of x; zero unless overridden.
-
-        Args:
-            upper_params: x.
-            cotangent: A number for each stored transition of `kernel(x)`, `[K]`, in the order of
-                its `triplets`.
-        """
-        return np.zeros(self.low.shape)
-
-    def start_distribution(self, upper_params: FloatArray) -> FloatArray:
-        """Return the distribution of the first state at x, `[S]`; constant unless overridden."""
-        return self.initial_distribution
-
-    def start_distribution_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
-        """Return sum_s cotangent(s) d rho(s)/dx, shape of x; zero unless overridden.
-
-        Args:
-            upper_params: x.
-            cotangent: A number per state, `[S]`.
-        """
-        return np.zeros(self.low.shape)
 
     def reward(self, upper_params: FloatArray) -> FloatArray:
         """Return the follower's reward r_x `[S, A]`."""
@@ -222,17 +183,6 @@ class TabularModel(BilevelModel):
                 f"`upper_reward` must be finite, got {value} in state {state}, {action=}"
             )
         return reward
-
-    def checked_start(self, upper_params: FloatArray) -> FloatArray:
-        """Return the distribution of the first state at x `[S]`.
-
-        Raises:
-            ValueError: If `start_distribution` returns anything but a distribution.
-        """
-        start = self.start_distribution(upper_params)
-        if start is self.initial_distribution:
-            return start
-        return checked_distribution("start_distribution(x)", start, self.num_states)
 
     def sampler(self, upper_params: FloatArray, policy: ArrayLike) -> Sampler:
         """Return what plays episodes of a policy under x, for methods that see no model.
@@ -363,7 +313,7 @@ class TabularModel(BilevelModel):
         x = upper_params
         if upper.upper_reward is not None and self.moves_upper_reward:
             product = self.upper_reward_vjp(x, upper.upper_reward)
-            parts.append(_of_shape(x, "upper_reward_vjp", product))
+            parts.append(of_shape(x, "upper_reward_vjp", product))
         if upper.lower_reward is not None:
             parts.append(self.through_reward(x, upper.lower_reward))
         if upper.kernel is not None and self.moves_kernel:
@@ -393,16 +343,7 @@ class TabularModel(BilevelModel):
 
     def through_reward(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return `reward_vjp`, after checking that it has the shape of x."""
-        return _of_shape(upper_params, "reward_vjp", self.reward_vjp(upper_params, cotangent))
-
-    def through_kernel(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
-        """Return `kernel_vjp`, after checking that it has the shape of x."""
-        return _of_shape(upper_params, "kernel_vjp", self.kernel_vjp(upper_params, cotangent))
-
-    def through_start(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
-        """Return `start_distribution_vjp`, after checking that it has the shape of x."""
-        product = self.start_distribution_vjp(upper_params, cotangent)
-        return _of_shape(upper_params, "start_distribution_vjp", product)
+        return of_shape(upper_params, "reward_vjp", self.reward_vjp(upper_params, cotangent))
 
     def _exact_response(self, x: FloatArray, solution: SoftSolution) -> ExactResponse:
         """Return the response that a solve of the follower's problem at x amounts to."""
@@ -541,10 +482,3 @@ class ArrayModel(TabularModel):
     def upper_reward(self, upper_params: FloatArray) -> FloatArray:
         """Return the leader's reward `[S, A]`."""
         return self._upper_reward
-
-
-def _of_shape(x: FloatArray, name: str, product: FloatArray) -> FloatArray:
-    """Return a vector-Jacobian product of the model, after checking that it has the shape of x."""
-    if np.shape(product) != x.shape:
-        raise ValueError(f"`{name}` must return the shape of x, {x.shape}, got {np.shape(product)}")
-    return product
