@@ -12,7 +12,7 @@ from bilevel_gym.core.linear import DiscountedSystem
 from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.episodes.sampler import Sampler, TransitionCounts
 from bilevel_gym.methods import make_method
-from bilevel_gym.methods.error_bars import Changes, expected_cosine
+from bilevel_gym.methods.error_bars import Changes
 from bilevel_gym.model import ArrayModel
 from bilevel_gym.model.objectives import (
     DiscountedReturn,
@@ -142,13 +142,16 @@ class PaidByOccupancy:
         return DiscountedReturn().evaluate(outcome)
 
 
-def test_where_a_term_varies_in_an_unknown_way_nothing_is_said() -> None:
-    game = small_game(kind=ArrayModel, objective=PaidByOccupancy())
-    (found,) = answers(game, 1, episodes=500)
-    assert found.objective_se is found.hyper_gradient_se is None
-    exact = game.evaluate(game.initial_upper_params)
-    assert expected_cosine(found.hyper_gradient, np.zeros(15)) == 1.0
-    np.testing.assert_allclose(found.objective, exact.objective, rtol=0.1)
+def test_where_a_term_varies_in_an_unknown_way_groups_of_episodes_are_left_out() -> None:
+    own = small_game(kind=ArrayModel, objective=PaidByOccupancy())
+    known = small_game(kind=ArrayModel)
+    one, other = (answers(game, 30, episodes=512, pooled=False) for game in (own, known))
+    for name in ("objective_se", "hyper_gradient_se"):
+        jackknife, delta = (
+            np.sqrt(np.mean([np.square(getattr(f, name)) for f in found], axis=0))
+            for found in (one, other)
+        )
+        np.testing.assert_allclose(jackknife, delta, rtol=0.3, atol=0.1 * np.max(delta))
 
 
 def test_the_leader_is_told() -> None:

@@ -9,8 +9,8 @@ sizes, the discount and the temperature.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,7 +20,7 @@ from ..core.mdp import FloatArray, Kernel
 from ..core.state import Remembers
 from .simulator import Simulator, Trajectories
 
-__all__ = ["Episodes", "Sampler", "TransitionCounts"]
+__all__ = ["Episodes", "Plays", "Sampler", "TransitionCounts"]
 
 # Episodes played at a time: a multiple of what the simulator draws together.
 BLOCK = 2048
@@ -35,6 +35,31 @@ class Episodes(Trajectories):
     """
 
     upper_rewards: FloatArray
+
+    def part(self, chosen: Any) -> Episodes:
+        """Return some of the episodes; `chosen` indexes them."""
+        return replace(
+            self,
+            pairs=np.ascontiguousarray(self.pairs[:, chosen]),
+            final_states=self.final_states[chosen],
+            upper_rewards=self.upper_rewards[:, chosen],
+        )
+
+
+class Plays(Protocol):
+    """What a method may ask for: episodes of one policy under one x; see `Sampler`."""
+
+    def episodes(
+        self, num_episodes: int, horizon: int, rng: np.random.Generator
+    ) -> Iterator[Episodes]:
+        """Play episodes from the game's first states, some at a time."""
+        ...
+
+    def episodes_from(
+        self, states: NDArray[Any], actions: NDArray[Any], horizon: int, rng: np.random.Generator
+    ) -> Iterator[Episodes]:
+        """Play an episode from each of some pairs of states and actions, `[N]` each."""
+        ...
 
 
 class Sampler:

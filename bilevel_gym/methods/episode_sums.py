@@ -13,7 +13,7 @@ from ..core.linear import DiscountedSystem
 from ..core.mdp import FloatArray, Kernel, action_major
 from ..core.soft import PolicyAnswer
 from ..core.state import Remembers
-from ..episodes.sampler import Episodes, Sampler, TransitionCounts
+from ..episodes.sampler import Episodes, Plays, TransitionCounts
 from ..model.objectives import Outcome
 from ..model.tabular import TabularModel
 
@@ -51,7 +51,7 @@ class Batch:
     upper_params: FloatArray
     blocks: Sequence[Episodes]
     policy: FloatArray
-    sampler: Sampler
+    sampler: Plays
     horizon: int
     gamma: float
     temperature: float
@@ -195,7 +195,7 @@ def carried(injections: FloatArray, gamma: float, truncation: int | None = None)
 
 
 def carried_from(
-    sampler: Sampler,
+    sampler: Plays,
     pairs: tuple[NDArray[Any], NDArray[Any]],
     injections: FloatArray,
     gamma: float,

@@ -27,7 +27,17 @@ from ..core.mdp import FloatArray
 from ..episodes.sampler import TransitionCounts
 from ..model.objectives import Outcome, StepObjective
 
-__all__ = ["DRAWS", "Changes", "change_of_adjoint", "change_of_return", "expected_cosine"]
+__all__ = [
+    "DRAWS",
+    "Changes",
+    "change_of_adjoint",
+    "change_of_return",
+    "error_of_mean",
+    "expected_cosine",
+]
+
+# Of an estimate that does not vary, relative to it.
+ROUNDING = 1e-9
 
 # Changes that are drawn: standard errors are then off by about 9 %.
 DRAWS = 64
@@ -43,6 +53,21 @@ def expected_cosine(gradient: FloatArray, error: FloatArray) -> float:
     """
     square, noise = float(np.square(gradient).sum()), float(np.square(error).sum())
     return square / (square + noise) if square > 0.0 else 0.0
+
+
+def error_of_mean(values: FloatArray) -> float | None:
+    """Return the standard error of the mean of values `[N]`, None of a single one."""
+    return float(values.std(ddof=1)) / np.sqrt(len(values)) if len(values) > 1 else None
+
+
+def where_it_varies(error: Any, estimate: Any) -> Any:
+    """Return the error of an estimate, None unless it is more than rounding.
+
+    Where nothing varies the size of the error is unknown, not zero.
+    """
+    if error is None or np.linalg.norm(error) <= ROUNDING * np.linalg.norm(estimate):
+        return None
+    return error
 
 
 class Changes:

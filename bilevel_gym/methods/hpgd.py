@@ -53,11 +53,16 @@ class HPGD(Sampled):
             starts: "on-policy" or "uniform", see above.
             rollouts: Episodes from each state and action for each factor, at least 1; for
                 `starts="uniform"`.
-            **options: See `Sampled`: episodes, horizon, inner, inner_options.
+            **options: See `Sampled`: episodes, horizon, inner, inner_options, error_bars.
         """
-        super().__init__(model, **options)
         self._uniform = check_choice("starts", starts, STARTS) == "uniform"
+        super().__init__(model, **options)
         self._rollouts = check_at_least("rollouts", rollouts, 1)
+
+    @property
+    def regroups(self) -> bool:
+        """Whether some of the episodes tell the same; of uniform starts each pair needs its own."""
+        return super().regroups and not self._uniform
 
     def signed_occupancy(self, batch: Batch) -> FloatArray:
         """Return HPGD's estimate of dF/dr through pi*, `[S, A]`; see `Sampled`."""

@@ -21,7 +21,9 @@ order of 1 / episodes, as `trace` is. Where the goal of the leader was never see
 from episodes helps: `coverage` says how much of the policy was.
 
 The standard errors are those of the delta method, see `bilevel_gym.methods.error_bars`: of the
-frequencies, given which pairs were tried how often.
+frequencies, given which pairs were tried how often. Where x moves the kernel or the start, or the
+objective varies with the frequencies in a way of its own, they are found by leaving out groups of
+episodes (`bilevel_gym.methods.jackknife`).
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from numpy.typing import NDArray
 from ..core.bellman import centred_score
 from ..core.checks import check_flag
 from ..core.mdp import FloatArray
-from ..episodes.sampler import Episodes, Sampler
+from ..episodes.sampler import Episodes, Plays
 from ..model.objectives import Outcome, Scope, StepObjective, flattened, scope_of
 from ..model.tabular import TabularModel
 from .episode_sums import Batch, Seen, renormalised
@@ -57,7 +59,6 @@ class PlugIn(Sampled):
         model: TabularModel,
         *,
         pooled: bool = True,
-        error_bars: bool = True,
         **options: Any,
     ) -> None:
         """Bind the method to a model.
@@ -66,12 +67,10 @@ class PlugIn(Sampled):
             model: A tabular model.
             pooled: Whether transitions count that were seen under earlier x, unless x moves the
                 kernel, and those that the follower has learnt from.
-            error_bars: Whether to compute standard errors.
-            **options: See `Sampled`: episodes, horizon, inner, inner_options.
+            **options: See `Sampled`: episodes, horizon, inner, inner_options, error_bars.
         """
         super().__init__(model, **options)
         self._pooled = check_flag("pooled", pooled)
-        self._error_bars = check_flag("error_bars", error_bars)
         self.reset(self._rng)
 
     def reset(self, rng: np.random.Generator) -> None:
@@ -104,7 +103,7 @@ class PlugIn(Sampled):
         raise NotImplementedError
 
     def estimate(
-        self, x: FloatArray, policy: FloatArray, blocks: Sequence[Episodes], sampler: Sampler
+        self, x: FloatArray, policy: FloatArray, blocks: Sequence[Episodes], sampler: Plays
     ) -> Estimate:
         """Evaluate and differentiate the objective in the game that was seen."""
         model, seen = self._model, self._seen
@@ -128,9 +127,13 @@ class PlugIn(Sampled):
         moving = model.moves_kernel or model.moves_start
         signed = score + policy * adjoint[:, None]
         estimate = Estimate(value, direct, signed, kernel if moving else None)
-        if moving or not measured:
+        if not measured:
             return estimate
-        return estimate._replace(**self._errors(x, policy, followed, score, adjoint))
+        objective_se, error = self._errors(x, policy, followed, score, adjoint)
+        # What x does to the kernel adds to the hyper-gradient, and to its error.
+        return estimate._replace(
+            objective_se=objective_se, hyper_gradient_se=None if moving else error
+        )
 
     def _errors(
         self,
@@ -139,8 +142,8 @@ class PlugIn(Sampled):
         followed: Outcome,
         score: FloatArray,
         adjoint: FloatArray,
-    ) -> dict[str, Any]:
-        """Return the standard errors of an estimate, None where nothing varies."""
+    ) -> tuple[float, FloatArray]:
+        """Return the standard errors of objective and hyper-gradient."""
         model, changes = self._model, Changes(self._seen.counts, self._seen.starts, self._rng)
         used, (actions, states) = followed.solution.policy, policy.T.shape
         values, slopes = np.zeros(DRAWS), np.zeros((policy.size, DRAWS))
@@ -158,10 +161,7 @@ class PlugIn(Sampled):
             + model.upper_reward_vjp(x, visits[:, k, None] * used)
             for k in range(DRAWS)
         ]
-        return {
-            "objective_se": _spread(values) or None,
-            "hyper_gradient_se": error if (error := _spread(np.stack(gradients))).any() else None,
-        }
+        return float(_spread(values)), _spread(np.stack(gradients))
 
 
 def _spread(changes: FloatArray) -> Any:

@@ -28,11 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.bellman import centred_score
-from ..core.checks import check_at_least, optional
+from ..core.checks import check_at_least, check_flag, optional
 from ..core.mdp import FloatArray, Kernel
 from ..core.state import Remembers
 from ..core.threads import single_threaded
-from ..episodes.sampler import Episodes, Sampler
+from ..episodes.sampler import Episodes, Plays
 from ..model.objectives import (
     Objective,
     Outcome,
@@ -46,8 +46,9 @@ from ..model.preferences import PreferenceLikelihood
 from ..model.responses import TabularResponse
 from ..model.tabular import TabularModel
 from .episode_sums import Batch, Seen, carried_from, on_states, renormalised
-from .error_bars import expected_cosine
-from .learners import make_learner
+from .error_bars import error_of_mean, expected_cosine, where_it_varies
+from .jackknife import GROUPS, Recorder, left_out, standard_errors
+from .learners import Answer, make_learner
 from .model_based import check_tabular
 from .moved import moved_directly, moved_response, seen_direct_part
 
@@ -62,6 +63,9 @@ __all__ = [
 # Episodes are cut where the discounts have come down to this.
 CUT = 1e-4
 
+# Episodes that are played at first where their number is found, and the expected cosine to reach.
+FEWEST, SIGNIFICANT = 32, 0.8
+
 
 class Estimate(NamedTuple):
     """What a method makes of the episodes of one x.
@@ -71,7 +75,7 @@ class Estimate(NamedTuple):
         direct: Of its derivative at a fixed policy, shape of x.
         signed: Of the signed occupancy, dF/dr through pi*, `[S, A]`.
         kernel: Frequencies of transitions seen under x, where x moves kernel or start.
-        objective_se: Standard error of the objective, None where it is unknown.
+        objective_se: Standard error of the objective, None where it is not known yet.
         hyper_gradient_se: Standard errors of the hyper-gradient, shape of x, likewise.
     """
 
@@ -95,21 +99,28 @@ class Sampled(Remembers, ABC):
         self,
         model: TabularModel,
         *,
-        episodes: int = 256,
+        episodes: int | str = 256,
+        most_episodes: int = 4096,
         horizon: int | None = None,
         inner: str = "exact",
         inner_options: dict[str, Any] | None = None,
+        error_bars: bool = True,
     ) -> None:
         """Bind the method to a model.
 
         Args:
             model: A tabular model; where its leader evaluates fragments, x enters the rewards
                 alone.
-            episodes: Episodes played for each x, at least 1.
+            episodes: Episodes played for each x, at least 1. With "auto" 32, and as many again as
+                long as the direction of the hyper-gradient is not significant: until its expected
+                cosine to the true one is .8.
+            most_episodes: What "auto" plays at most for each x, at least 32.
             horizon: Steps after which an episode is cut; None cuts where the discounts of the
                 follower and of the leader have come down to 1e-4.
             inner: Where the policy comes from, a key of `bilevel_gym.methods.learners.LEARNERS`.
             inner_options: Options of the inner learner.
+            error_bars: Whether to compute standard errors, which most methods estimate by leaving
+                out groups of episodes in turn, in some times the time of the estimate.
 
         Raises:
             TypeError: If the objective evaluates fragments and the method cannot, or x also moves
@@ -127,10 +138,20 @@ class Sampled(Remembers, ABC):
         if fragment > 0:
             check_rewards_alone(model)
         self._model = model
-        self._num_episodes = check_at_least("episodes", episodes, 2 if fragment > 0 else 1)
+        self._automatic = isinstance(episodes, str) and episodes == "auto"
+        number: Any = check_at_least("most_episodes", most_episodes, FEWEST)
+        if not self._automatic:
+            number = episodes
+        self._num_episodes = check_at_least("episodes", number, 2 if fragment > 0 else 1)
         limit = optional(check_at_least, "horizon", horizon, max(1, fragment))
         self._horizon = enough_steps(model) if limit is None else limit
         self._learner = make_learner(inner, model, inner_options)
+        self._error_bars = check_flag("error_bars", error_bars)
+        if self._automatic and not (self._error_bars and self.regroups):
+            raise ValueError(
+                '`episodes` must be a number without standard errors, which tell "auto" when to '
+                "stop, got 'auto'"
+            )
         self._rng = np.random.default_rng(0)
 
     def reset(self, rng: np.random.Generator) -> None:
@@ -174,26 +195,32 @@ class Sampled(Remembers, ABC):
         policy = answer.policy
         self.follow(answer.played)
         sampler = model.sampler(x, policy)
-        blocks = list(sampler.episodes(self._num_episodes, self._horizon, self._rng))
-        self.watch(blocks)
-        estimate = self.estimate(x, policy, blocks, sampler)
+        told = self.state_dict() if self._error_bars else {}
+        blocks: list[Episodes] = []
+        wanted = FEWEST if self._automatic else self._num_episodes
+        while True:
+            if blocks:
+                self._go_back(told, self._rng)
+            blocks += sampler.episodes(wanted, self._horizon, self._rng)
+            estimate = self._told(x, answer, blocks, Recorder(sampler), told)
+            gradient = self._gradient(x, answer, estimate)
+            error = where_it_varies(estimate.hyper_gradient_se, gradient)
+            cosine = None if error is None else expected_cosine(gradient, error)
+            played = sum(block.num_episodes for block in blocks)
+            wanted = min(played, self._num_episodes - played)
+            if wanted == 0 or (cosine is not None and cosine >= SIGNIFICANT):
+                break
         visits = np.zeros(policy.shape)
         for block in blocks:
             visits += block.num_episodes * block.discounted_visits(model.gamma)
-        gradient = estimate.direct + model.reward_vjp(x, estimate.signed)
-        if estimate.kernel is not None:
-            gradient += moved_response(
-                model, x, estimate.kernel, estimate.signed, answer.soft_value
-            )
-        error = estimate.hyper_gradient_se
         return TabularResponse(
             upper_params=x,
             objective=estimate.objective,
             hyper_gradient=gradient,
             direct_gradient=estimate.direct,
-            objective_se=estimate.objective_se,
+            objective_se=where_it_varies(estimate.objective_se, estimate.objective),
             hyper_gradient_se=error,
-            hyper_gradient_cosine=None if error is None else expected_cosine(gradient, error),
+            hyper_gradient_cosine=cosine,
             coverage=coverage_of(policy, visits, self.seen_pairs(blocks)),
             lower_value=float(answer.soft_value[first_states(blocks)].mean()),
             residual=answer.residual,
@@ -202,11 +229,61 @@ class Sampled(Remembers, ABC):
             samples=answer.samples + sampler.samples,
             policy=policy,
             soft_value=answer.soft_value,
-            occupancy=(1.0 - model.gamma) * (visits / self._num_episodes).sum(axis=1),
+            occupancy=(1.0 - model.gamma) * (visits / played).sum(axis=1),
         )
 
+    def _told(
+        self,
+        x: FloatArray,
+        answer: Answer,
+        blocks: Sequence[Episodes],
+        recorder: Recorder,
+        told: dict[str, Any],
+    ) -> Estimate:
+        """Return the estimate from some episodes, with its errors, given what was `told` before."""
+        self.watch(blocks)
+        estimate = self.estimate(x, answer.policy, blocks, recorder)
+        groups = min(GROUPS, *(block.num_episodes for block in blocks))
+        if not told or estimate.hyper_gradient_se is not None or groups < 2 or not self.regroups:
+            return estimate
+        after, rng = self.state_dict(), self._rng
+        objectives, gradients = [], []
+        for group in range(groups):
+            self._go_back(told, np.random.default_rng(group))
+            rest = left_out(blocks, group, groups)
+            self.watch(rest)
+            again = self.estimate(x, answer.policy, rest, recorder.without(group, groups))
+            objectives.append(np.array(again.objective))
+            gradients.append(self._gradient(x, answer, again))
+        self._go_back(after, rng)
+        objective_se = estimate.objective_se
+        if objective_se is None:
+            objective_se = float(standard_errors(objectives))
+        return estimate._replace(
+            objective_se=objective_se, hyper_gradient_se=standard_errors(gradients)
+        )
+
+    def _go_back(self, told: dict[str, Any], rng: np.random.Generator) -> None:
+        """Know what `state_dict` has said, and no more; draw from `rng`."""
+        self.reset(rng)
+        self.load_state_dict(told)
+
+    def _gradient(self, x: FloatArray, answer: Answer, estimate: Estimate) -> FloatArray:
+        """Return the hyper-gradient that an estimate amounts to, shape of x."""
+        model = self._model
+        gradient = estimate.direct + model.reward_vjp(x, estimate.signed)
+        if estimate.kernel is None:
+            return gradient
+        kernel, signed = estimate.kernel, estimate.signed
+        return gradient + moved_response(model, x, kernel, signed, answer.soft_value)
+
+    @property
+    def regroups(self) -> bool:
+        """Whether the estimate from some of the episodes is one like that from all of them."""
+        return _fragment_steps(self._model.objective) == 0
+
     def estimate(
-        self, x: FloatArray, policy: FloatArray, blocks: Sequence[Episodes], sampler: Sampler
+        self, x: FloatArray, policy: FloatArray, blocks: Sequence[Episodes], sampler: Plays
     ) -> Estimate:
         """Estimate objective and hyper-gradient from the episodes of a policy `[S, A]` under x."""
         model = self._model
@@ -214,6 +291,7 @@ class Sampled(Remembers, ABC):
             Batch, x, blocks, policy, sampler, self._horizon, model.gamma, model.temperature
         )
         value, direct, signed = 0.0, np.zeros(x.shape), np.zeros(policy.shape)
+        returns = np.zeros(sum(block.num_episodes for block in blocks))
         moving = model.moves_kernel or model.moves_start
         met = seen_outcome(model, x, policy, blocks, among_seen=True) if moving else None
         outcomes: dict[Scope, Outcome] = {}
@@ -223,7 +301,7 @@ class Sampled(Remembers, ABC):
                 counted = cast("StepObjective", term)
                 gamma = model.gamma if counted.gamma is None else counted.gamma
                 batch = seen(gamma, counted.horizon)
-                value += sum(float(sums.sum()) for sums in batch.returns()) / batch.num_episodes
+                returns = returns + np.concatenate(batch.returns())
                 direct += model.upper_reward_vjp(x, batch.visits())
                 signed += self.signed_occupancy(batch)
                 if met is not None:
@@ -244,9 +322,12 @@ class Sampled(Remembers, ABC):
                 direct += seen_direct_part(model, x, upper, outcomes[scope])
                 if upper.responds:
                     signed += policy_response(
-                        model, upper, policy, sampler, self._num_episodes, self._horizon, self._rng
+                        model, upper, policy, sampler, len(returns), self._horizon, self._rng
                     )
-        return Estimate(value, direct, signed, None if met is None else met.solution.mdp.kernel)
+        kernel = None if met is None else met.solution.mdp.kernel
+        return Estimate(
+            value + float(returns.mean()), direct, signed, kernel, error_of_mean(returns)
+        )
 
 
 def check_rewards_alone(model: object) -> None:
@@ -325,7 +406,7 @@ def policy_response(
     model: TabularModel,
     upper: UpperValue,
     policy: FloatArray,
-    sampler: Sampler,
+    sampler: Plays,
     episodes: int,
     horizon: int,
     rng: np.random.Generator,
@@ -346,11 +427,12 @@ def policy_response(
     drawn = np.searchsorted(size.ravel().cumsum(), places * total, side="right")
     drawn = np.minimum(drawn, np.flatnonzero(size.ravel())[-1])
     pairs = np.unravel_index(drawn, size.shape)
-    signs = np.sign(injected) * total / episodes
+    signs, played = np.sign(injected) * total, 0
     following = np.zeros(len(policy))
     for block, carry in carried_from(sampler, pairs, signs, model.gamma, horizon, rng):
         following += on_states(block, carry)
-    return injected + policy * following[:, None]
+        played += block.num_episodes
+    return injected + policy * (following / played)[:, None]
 
 
 def first_states(blocks: Sequence[Episodes]) -> NDArray[np.int64]:

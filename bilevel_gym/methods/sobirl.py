@@ -68,7 +68,7 @@ class SoBiRL(Sampled):
             baseline: Whether to subtract the mean return of the other episodes.
             advantages: "seen" takes the advantages of dr/dx from a second batch of episodes;
                 "exact" takes them from the model, in full, to study the estimator alone.
-            **options: See `Sampled`: episodes, horizon, inner, inner_options.
+            **options: See `Sampled`: episodes, horizon, inner, inner_options, error_bars.
         """
         super().__init__(model, **options)
         self._truncation = optional(check_at_least, "truncation", truncation, 1)

@@ -74,6 +74,7 @@ class StocSoBiRL(SoBiRL):
             TypeError: If the method does not suit the model, or an option is unknown.
             ValueError: If an option is out of range, or the inner learner needs the model.
         """
+        check_at_least("episodes", episodes, 1)  # its schedule goes by a number
         super().__init__(
             model, episodes=episodes, inner=inner, inner_options=inner_options, **options
         )

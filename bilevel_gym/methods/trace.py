@@ -33,7 +33,6 @@ this x and of all earlier ones. On four rooms this about halves the variance.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -78,7 +77,7 @@ class Trace(Sampled):
             control_variate: Whether to subtract the sampling noise of the actions, by the
                 frequencies of transitions seen; it belongs to the whole trace, averaged over
                 actions, and other forms go without.
-            **options: See `Sampled`: episodes, horizon, inner, inner_options.
+            **options: See `Sampled`: episodes, horizon, inner, inner_options, error_bars.
         """
         super().__init__(model, **options)
         self._exact_critic = check_choice("critic", critic, CRITICS) == "exact"
@@ -162,18 +161,9 @@ def _halves(blocks: Iterable[Episodes]) -> tuple[list[Episodes], list[Episodes]]
     first, second = [], []
     for block in blocks:
         middle = block.num_episodes // 2
-        first.append(_part(block, slice(middle)))
-        second.append(_part(block, slice(middle, None)))
+        first.append(block.part(slice(middle)))
+        second.append(block.part(slice(middle, None)))
     return first, second
-
-
-def _part(block: Episodes, episodes: slice) -> Episodes:
-    return replace(
-        block,
-        pairs=np.ascontiguousarray(block.pairs[:, episodes]),
-        final_states=block.final_states[episodes],
-        upper_rewards=block.upper_rewards[:, episodes],
-    )
 
 
 def _along(block: Episodes, tables: Sequence[FloatArray]) -> FloatArray:
