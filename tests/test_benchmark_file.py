@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from bilevel_gym.benchmark import config as config_module
 from bilevel_gym.benchmark.config import SHIPPED, parse_benchmark
 from bilevel_gym.benchmark.schema import Source
 from bilevel_gym.methods import METHODS
+from bilevel_gym.methods.exact import Exact
 
 from .runs import EXACT, GRID, OPTIMIZER, SMALL, in_turn, invoke
 
@@ -205,13 +207,22 @@ def test_files_of_other_systems_are_read_and_must_be_text(tmp_path: Path) -> Non
     assert result.exit_code == 2 and "line 2: the file must be UTF-8" in result.stderr
 
 
+class ByRewards(Exact):
+    """A method that needs an x in the rewards alone."""
+
+    def __init__(self, model: Any) -> None:
+        if model.moves_kernel:
+            raise TypeError("x moves the kernel")
+        super().__init__(model)
+
+
 def test_a_method_that_does_not_suit_a_task_is_left_out_once() -> None:
     market = '[[tasks]]\nid = "BilevelMarkovGame-v0"\n'
-    benchmark = parse_benchmark(SMALL.replace("[[methods]]", market + "[[methods]]", 1))
+    method = f'[[methods]]\nname = "{__name__}:ByRewards"\nlabel = "by rewards"\n'
+    benchmark = parse_benchmark(SMALL.replace("[[methods]]", market + method + "[[methods]]", 1))
     (cell,) = benchmark.left_out
-    assert (cell.task, cell.method) == ("BilevelMarkovGame-v0", "traced")
+    assert (cell.task, cell.method) == ("BilevelMarkovGame-v0", "by rewards")
     assert "x moves the kernel" in cell.reason
-    assert len(benchmark.entries) == 6
+    assert len(benchmark.entries) == 10
     with pytest.raises(ConfigError, match="no method suits any task.*moves the kernel"):
-        trace = '[[methods]]\nname = "trace"\noptions = {episodes = 8}'
-        parse_benchmark(market + trace + OPTIMIZER)
+        parse_benchmark(market + method + OPTIMIZER)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from bilevel_gym import HyperGradient
 from bilevel_gym.core.adjoint import response_gradient
 from bilevel_gym.core.mdp import FloatArray, Kernel
 from bilevel_gym.core.soft import PolicyAnswer, solve_soft_mdp
@@ -18,6 +19,7 @@ from bilevel_gym.envs.tax_design import BilevelTaxDesign
 from bilevel_gym.methods import make_method
 from bilevel_gym.methods.moved import moved_response, seen_direct_part
 from bilevel_gym.model import ArrayModel
+from bilevel_gym.model.jacobians import softmax, softmax_vjp
 from bilevel_gym.model.objectives import (
     DiscountedReturn,
     LogLikelihood,
@@ -26,10 +28,11 @@ from bilevel_gym.model.objectives import (
     Sum,
     TruncatedReturn,
 )
+from bilevel_gym.testing import LogDerivativeError, check_hyper_gradient, check_log_derivatives
 
 from .helpers import HOUSEHOLDS, refusals
 from .models import numeric_gradient, relative_error
-from .small_games import Moved, judged_game
+from .small_games import START, Moved, assert_unbiased, judged_game
 
 pytestmark = pytest.mark.kernels
 
@@ -276,3 +279,181 @@ def test_frequencies_that_are_the_probabilities_give_the_exact_gradient(
     assert relative_error(direct, exact.direct_gradient) <= 1e-10
     total = direct + model.reward_vjp(x, signed) + moved
     assert relative_error(total, exact.hyper_gradient) <= 1e-10
+
+
+# What episodes tell in seconds: a game with a shorter view, and estimates of a few per cent.
+QUICK: dict[str, tuple[Callable[[], TabularBilevelEnv], float]] = {
+    "markov game": (lambda: BilevelMarkovGame(gamma=0.9, horizon=20), 0.3),
+    "markov game, endless": (lambda: BilevelMarkovGame(gamma=0.9, horizon=None), 0.3),
+    "taxes": GAMES["taxes"],
+    "random": GAMES["random"],
+}
+
+
+class TestEstimates:
+    """What methods that see only episodes make of it."""
+
+    @pytest.mark.parametrize("name", QUICK)
+    @pytest.mark.parametrize(
+        ("method", "options"),
+        [("trace", {}), ("bc-hg", {}), ("hpgd", {}), ("sobirl", {"episodes": 2048})],
+    )
+    def test_they_are_right_in_the_mean(
+        self, name: str, method: str, options: dict[str, Any]
+    ) -> None:
+        make, reach = QUICK[name]
+        game = make()
+        x = off_centre(game, reach)
+        exact = game.evaluate(x)
+        # 3600 pairs of a state and an action, few of which are seen often: more is biased.
+        rare = name == "taxes"
+        learner = make_method(method, game, **{"episodes": 4096 if rare else 1024, **options})
+        learner.reset(np.random.default_rng(12))
+        found = [learner.step(x) for _ in range(20)]
+        whole, direct = (
+            np.stack([getattr(response, part) for response in found])
+            for part in ("hyper_gradient", "direct_gradient")
+        )
+        assert_unbiased(direct, exact.direct_gradient, precision=0.05, bias=0.01)
+        assert_unbiased(whole, exact.hyper_gradient, precision=0.1, bias=0.02)
+
+    @pytest.mark.parametrize("kind", [Moved, ArrayModel])
+    def test_what_was_seen_under_another_x_is_of_another_kernel(
+        self, kind: type[ArrayModel]
+    ) -> None:
+        game = moved_game(kind)
+        learner: Any = make_method("trace", game, episodes=16, inner="certainty-equivalence")
+        samples = [learner.step(off_centre(game, 0.05, seed)).samples for seed in (1, 2)]
+        halves = sum(half.visits.sum() for half in learner._halves)
+        counted = learner._learner._counts.visits.sum() + learner._critic.counts.visits.sum()
+        moved = kind is Moved
+        assert counted == (samples[1] if moved else sum(samples))
+        assert halves == learner._critic.counts.visits.sum()
+
+    @pytest.mark.parametrize("method", ["trace", "bc-hg", "hpgd", "sobirl", "stoc-sobirl"])
+    def test_nothing_but_the_logarithms_is_asked_of_the_model(self, method: str) -> None:
+        game = moved_game(HiddenMoved)
+        inner = {"inner_options": {"episodes": 8}} if method != "stoc-sobirl" else {}
+        learner = make_method(method, game, episodes=8, inner="certainty-equivalence", **inner)
+        for seed in (1, 2):
+            response = learner.step(off_centre(game, 0.05, seed))
+            assert np.isfinite(response.hyper_gradient).all()  # type: ignore[arg-type]
+        with pytest.raises(AssertionError, match="outside the sampler"):
+            game.model.kernel(game.initial_upper_params)
+
+    def test_a_leader_who_judges_fragments_needs_an_x_in_the_rewards(self) -> None:
+        with pytest.raises(TypeError, match="x moves the kernel of Moved.*fragments.*'exact'"):
+            make_method("sobirl", judged_game(kind=Moved))
+
+
+class HiddenMoved(MovedByLogs):
+    """The same game, whose kernel and start are seen by its sampler and by its author alone."""
+
+    inside = 0
+
+    def _within(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        self.inside += 1
+        try:
+            return call(*arguments)
+        finally:
+            self.inside -= 1
+
+    def _check(self) -> None:
+        assert self.inside, "the model was read outside the sampler"
+
+    def sampler(self, *arguments: Any) -> Any:
+        return self._within(super().sampler, *arguments)
+
+    def log_kernel_vjp(self, *arguments: Any) -> Any:
+        return self._within(super().log_kernel_vjp, *arguments)
+
+    def log_start_vjp(self, *arguments: Any) -> Any:
+        return self._within(super().log_start_vjp, *arguments)
+
+    def kernel(self, upper_params: FloatArray) -> Kernel:
+        self._check()
+        return super().kernel(upper_params)
+
+    def start_distribution(self, upper_params: FloatArray) -> FloatArray:
+        self._check()
+        return super().start_distribution(upper_params)
+
+
+class OffByAThousandth(MovedByLogs):
+    """An author who made a mistake in one entry."""
+
+    where = "log_kernel_vjp"
+
+    def log_kernel_vjp(self, *arguments: Any) -> Any:
+        product = super().log_kernel_vjp(*arguments)
+        product[1] *= 1.0 + 1e-3 * (self.where == "log_kernel_vjp")
+        return product
+
+    def log_start_vjp(self, *arguments: Any) -> Any:
+        product = super().log_start_vjp(*arguments)
+        product[2] *= 1.0 + 1e-3 * (self.where == "log_start_vjp")
+        return product
+
+
+class Claims(BilevelMarkovGame):
+    """A task that claims a derivative of what cannot happen."""
+
+    of_start = False
+
+    def log_kernel_vjp(self, upper_params: FloatArray, *seen: Any) -> FloatArray:
+        if self.of_start:
+            return super().log_kernel_vjp(upper_params, *seen)
+        strategy = softmax(upper_params).ravel()
+        arrivals = np.zeros(6)
+        np.add.at(arrivals, seen[2], seen[4] / strategy[seen[2]])
+        return softmax_vjp(softmax(upper_params), arrivals.reshape(3, 2))
+
+    def log_start_vjp(self, upper_params: FloatArray, *seen: Any) -> FloatArray:
+        strategy = softmax(upper_params).ravel()
+        first = np.zeros(6)
+        np.add.at(first, seen[0], seen[1] / strategy[seen[0]])
+        return softmax_vjp(softmax(upper_params), first.reshape(3, 2))
+
+
+class ClaimsOfStart(Claims):
+    """The same of a first state."""
+
+    of_start = True
+
+
+class TestTheCheck:
+    """`check_log_derivatives`, and `check_hyper_gradient` with it."""
+
+    @pytest.mark.parametrize(
+        "make", [moved_game, lambda: moved_game(MovedByLogs), GAMES["taxes"][0], BilevelMarkovGame]
+    )
+    def test_right_ones_pass(self, make: Callable[[], TabularBilevelEnv]) -> None:
+        game = make()
+        check_log_derivatives(game.model)
+        check_log_derivatives(game.model, off_centre(game, 0.05), seed=1)
+        check_hyper_gradient(HyperGradient(game), min_response_share=0.0)
+
+    @pytest.mark.parametrize(("name", "entry"), [("log_kernel_vjp", 1), ("log_start_vjp", 2)])
+    def test_a_mistake_of_a_thousandth_is_named(self, name: str, entry: int) -> None:
+        game = moved_game(OffByAThousandth)
+        game.model.where = name  # type: ignore[attr-defined]
+        for check in (
+            lambda: check_log_derivatives(game.model),
+            lambda: check_hyper_gradient(HyperGradient(game)),
+        ):
+            with pytest.raises(LogDerivativeError, match=rf"`{name}` must be .* at \[{entry}\]"):
+                check()
+
+    def test_what_cannot_happen_has_no_derivative(self) -> None:
+        said = "`log_kernel_vjp` must be zero where the probability is, got .* from state . with"
+        with pytest.raises(LogDerivativeError, match=said):
+            check_log_derivatives(Claims().model)
+        said = "`log_start_vjp` must be zero where the probability is, got .* for first state [2-5]"
+        with pytest.raises(LogDerivativeError, match=said):
+            check_log_derivatives(ClaimsOfStart().model)
+
+    def test_a_narrow_box_has_short_steps(self) -> None:
+        model = moved_game(MovedByLogs).model
+        model.low, model.high = START - 1e-4, START + 1e-4
+        check_log_derivatives(model)
+        check_log_derivatives(moved_game(ArrayModel).model)  # nothing to compare

@@ -114,10 +114,9 @@ def test_the_follower_is_paid_so_in_its_seat() -> None:
     [("trace", "soft-q"), ("sobirl", "certainty-equivalence"), ("hpgd", "exact"), ("amd", None)],
 )
 def test_methods_see_the_same_rewards(method: str, inner: str | None) -> None:
-    kind = PaidByX  # x moves rewards alone, as sampled methods need it
     options = {} if inner is None else {"inner": inner, "episodes": 8}
     gradients = []
-    for game in relative_and_by_hand(kind=kind):
+    for game in relative_and_by_hand():
         learner: Any = make_method(method, game, **options)
         learner.reset(np.random.default_rng(2))
         gradients.append(learner.step(game.initial_upper_params).hyper_gradient)

@@ -137,7 +137,7 @@ def compare_gradients(
     env: HyperGradient, points: int, coordinates: int, tolerance: float, seed: int
 ) -> bool:
     """Compare hyper-gradients with differences along an ascent path, and print the table."""
-    from ..testing import HyperGradientError, check_hyper_gradient
+    from ..testing import HyperGradientError, LogDerivativeError, check_hyper_gradient
 
     rows: list[tuple[str, ...]] = []
     failures: list[HyperGradientReport] = []
@@ -158,6 +158,9 @@ def compare_gradients(
                 report = wrong.report
                 failures.append(report)
                 verdict = "FAILED"
+            except LogDerivativeError as wrong:
+                click.echo(f"point {number}: {wrong}")
+                return False
             if report.response_share >= MIN_RESPONSE_SHARE:
                 meaningful = True
             elif verdict == "passed":

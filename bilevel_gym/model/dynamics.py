@@ -59,6 +59,11 @@ class Dynamics(BilevelModel):
         """Whether x moves the distribution of the first state: likewise."""
         return self._overrides("start_distribution_vjp") or self._overrides("log_start_vjp")
 
+    @property
+    def says_logs(self) -> bool:
+        """Whether a product with log P or log rho is the model's own."""
+        return self._overrides("log_kernel_vjp") or self._overrides("log_start_vjp")
+
     def kernel(self, upper_params: FloatArray) -> Kernel:
         """Return the kernel at x; the same one always, unless overridden."""
         return self.initial_kernel

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
@@ -14,73 +13,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..core.checks import check_in_box, check_positive, finite_array, real_numbers, received
 from ..core.mdp import FloatArray
-
-# Half decades: long steps suffer from curvature (which grows with 1 / temperature), short ones
-# from rounding; which is best differs between coordinates by orders of magnitude.
-STEPS = (1e-4, 10**-4.5, 1e-5, 10**-5.5, 1e-6, 10**-6.5, 1e-7)
-
-# Rounding of a difference, relative to the reward: some units in the last place, times the factor
-# of the formula's weights.
-REWARD_ROUNDING = 8.0 * float(np.finfo(np.float64).eps)
+from ..model import TabularModel
+from .differences import (
+    REWARD_ROUNDING,
+    STEPS,
+    HyperGradientError,
+    HyperGradientReport,
+    differences,
+    moved_inward,
+)
+from .log_derivatives import check_log_derivatives
 
 # Rounding may be this share of the response term before the comparison stops to mean anything.
 MAX_ROUNDING_SHARE = 1e-4
-
-
-@dataclass(frozen=True, eq=False)
-class HyperGradientReport:
-    """Comparison of a hyper-gradient with differences of the leader's reward.
-
-    Attributes:
-        upper_params: The x of the comparison, after moving it inward at bounds, shape of x.
-        coordinates: Flat indices of the entries compared `[C]`.
-        analytic: Entries of `info["hyper_gradient"]` `[C]`.
-        numeric: Fourth-order central differences of the reward `[C]`.
-        steps: The step chosen for each entry `[C]`.
-        relative_error: ||numeric - analytic|| / ||response term||, or relative to the whole
-            hyper-gradient where the response term is too small to count; where only some entries
-            were compared, the error is scaled up by sqrt(D / C).
-        response_share: ||response term|| / ||hyper-gradient||, over all entries of x.
-    """
-
-    upper_params: FloatArray
-    coordinates: NDArray[np.int64]
-    analytic: FloatArray
-    numeric: FloatArray
-    steps: FloatArray
-    relative_error: float
-    response_share: float
-
-    @property
-    def worst_coordinate(self) -> int:
-        """Flat index of the entry with the largest error."""
-        return int(self.coordinates[np.argmax(np.abs(self.numeric - self.analytic))])
-
-    def __str__(self) -> str:
-        """Return the comparison in words, its five worst entries in a table."""
-        errors = np.abs(self.numeric - self.analytic)
-        lines = [
-            f"relative error {self.relative_error:.2e} over {self.coordinates.size} coordinates; "
-            f"the response term is {100.0 * self.response_share:.1f} % of the hyper-gradient",
-            f"{'coordinate':>12} {'analytic':>16} {'numeric':>16} {'error':>10} {'step':>8}",
-        ]
-        for i in np.argsort(-errors)[:5]:
-            index = np.unravel_index(int(self.coordinates[i]), self.upper_params.shape)
-            name = "[" + ", ".join(str(int(k)) for k in index) + "]"
-            lines.append(
-                f"{name:>12} {self.analytic[i]:16.9e} {self.numeric[i]:16.9e} {errors[i]:10.2e} "
-                f"{self.steps[i]:8.1e}"
-            )
-        return "\n".join(lines)
-
-
-class HyperGradientError(AssertionError):
-    """The hyper-gradient is not the derivative of the leader's reward; `report` compares them."""
-
-    def __init__(self, message: str, report: HyperGradientReport) -> None:
-        """Keep the report beside the message."""
-        super().__init__(f"{message}: {report}")
-        self.report = report
 
 
 def check_hyper_gradient(
@@ -118,6 +63,8 @@ def check_hyper_gradient(
             differences of the exact objective need not follow), if the response term is too small
             at this x to be tested, or an argument is out of range.
         HyperGradientError: If the relative error exceeds the tolerance by more than rounding.
+        LogDerivativeError: If the model has a `log_kernel_vjp` or `log_start_vjp` of its own that
+            is wrong; see `check_log_derivatives`.
     """
     _check_arguments(env, tolerance, steps)
     space = env.action_space
@@ -134,7 +81,7 @@ def check_hyper_gradient(
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     given = info["upper_params"] if upper_params is None else upper_params
     x = check_in_box("upper_params", given, low, high)
-    x = _moved_inward(x, low, high, 2.0 * max(steps))
+    x = moved_inward(x, low, high, 2.0 * max(steps))
 
     def answer(x: FloatArray) -> tuple[float, FloatArray]:
         _, reward, terminated, truncated, info = env.step(x)
@@ -142,26 +89,17 @@ def check_hyper_gradient(
             env.reset(seed=seed)
         return float(reward), info["hyper_gradient"]
 
-    def difference(coordinate: int, step: float) -> float:
-        """Return the fourth-order central difference of the reward."""
-
-        def reward(offset: float) -> float:
-            moved = x.copy()
-            moved.flat[coordinate] += offset
-            return answer(moved)[0]
-
-        near, far = reward(step) - reward(-step), reward(2.0 * step) - reward(-2.0 * step)
-        return (8.0 * near - far) / (12.0 * step)
-
     reward, gradient = answer(x)
     direct = env.get_wrapper_attr("response").direct_gradient
     response_term = gradient if direct is None else gradient - direct
     chosen = _choose_coordinates(coordinates, x.size, seed)
-    estimates = np.array([[difference(i, step) for step in steps] for i in chosen.tolist()])
-    agree = np.argmin(np.abs(np.diff(estimates, axis=1)), axis=1)  # [C], of [C, steps]
-    rows = np.arange(chosen.size)
-    analytic, numeric = gradient.ravel()[chosen], estimates[rows, agree]
-    used = np.asarray(steps, np.float64)[agree]
+    model = getattr(env.unwrapped, "model", None)
+    if isinstance(model, TabularModel) and model.says_logs:
+        answered = env.get_wrapper_attr("response").upper_params  # in the units of the model
+        where = chosen.tolist()
+        check_log_derivatives(model, answered, coordinates=where, tolerance=tolerance, seed=seed)
+    numeric, used = differences(lambda x: answer(x)[0], x, chosen.tolist(), steps)
+    analytic = gradient.ravel()[chosen]
 
     # A subset of the entries stands for all: its squared error is scaled up to their number.
     scaling = math.sqrt(x.size / chosen.size)
@@ -237,16 +175,3 @@ def _choose_coordinates(
             f"{received(coordinates)}"
         )
     return chosen
-
-
-def _moved_inward(x: FloatArray, low: FloatArray, high: FloatArray, reach: float) -> FloatArray:
-    """Return the nearest x whose differences stay within the box."""
-    narrow = high - low < 2.0 * reach
-    if narrow.any():
-        entry = int(np.argmax(narrow))
-        raise ValueError(
-            f"`steps` must fit into the box of x, got differences that reach {reach:g} to both "
-            f"sides where entry {entry} is only {(high - low).flat[entry]:g} wide; give shorter "
-            "`steps`, or check RescaleUpper(env)"
-        )
-    return np.clip(x, low + reach, high - reach)
