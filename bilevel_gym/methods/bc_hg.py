@@ -28,7 +28,7 @@ class BCHG(Trace):
         """Bind the method to a model.
 
         Args:
-            model: A tabular model whose x enters the rewards alone.
+            model: A tabular model.
             critic: See `bilevel_gym.methods.trace.Trace`.
             **options: `truncation` of `Trace`, and those of
                 `bilevel_gym.methods.sampled.Sampled`.

@@ -89,7 +89,7 @@ class Batch:
 class Seen(Remembers):
     """What episodes have told of a game: transitions, the leader's rewards, first states.
 
-    All that was ever seen counts, whatever the policy was. The leader's reward of a pair, which x
+    All that was added counts, whatever the policy was. The leader's reward of a pair, which x
     may move, is the one seen last.
 
     Attributes:

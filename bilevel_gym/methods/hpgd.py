@@ -49,7 +49,7 @@ class HPGD(Sampled):
         """Bind the method to a model.
 
         Args:
-            model: A tabular model whose x enters the rewards alone.
+            model: A tabular model.
             starts: "on-policy" or "uniform", see above.
             rollouts: Episodes from each state and action for each factor, at least 1; for
                 `starts="uniform"`.

@@ -63,7 +63,8 @@ class SoBiRL(Sampled):
         """Bind the method to a model.
 
         Args:
-            model: A tabular model whose x enters the rewards alone.
+            model: A tabular model; where its leader evaluates fragments, x enters the rewards
+                alone.
             truncation: Terms of the advantage that are kept, at least 1; None for all.
             baseline: Whether to subtract the mean return of the other episodes.
             advantages: "seen" takes the advantages of dr/dx from a second batch of episodes;

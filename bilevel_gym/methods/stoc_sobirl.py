@@ -61,7 +61,8 @@ class StocSoBiRL(SoBiRL):
         """Bind the method to a model.
 
         Args:
-            model: A tabular model whose x enters the rewards alone.
+            model: A tabular model; where its leader evaluates fragments, x enters the rewards
+                alone.
             episodes: Episodes of each kind in the first iteration, at least 1.
             growth: Power of k + 1 that they grow with, not negative.
             most_episodes: Episodes of each kind from which on they do not grow, at least

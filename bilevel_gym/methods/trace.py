@@ -27,7 +27,8 @@ Were M the true kernel, the only noise left would be that of which states are vi
 M is the kernel of the frequencies seen, which costs no episode; with few of them it is wrong, and
 the mean stays for all that. For this M must know nothing of the episodes that it corrects
 (cross-fitting): each half of the episodes is corrected by what was seen in the other halves, of
-this x and of all earlier ones. On four rooms this about halves the variance.
+this x and, unless x moves the kernel, of all earlier ones. On four rooms this about halves the
+variance.
 """
 
 from __future__ import annotations
@@ -68,9 +69,10 @@ class Trace(Sampled):
         """Bind the method to a model.
 
         Args:
-            model: A tabular model whose x enters the rewards alone.
-            critic: "seen" fits the leader's advantage to all transitions seen so far; "exact"
-                takes it from the model, to study the estimator alone.
+            model: A tabular model.
+            critic: "seen" fits the leader's advantage to all transitions seen so far, where x moves
+                the kernel to those of this x; "exact" takes it from the model, to study the
+                estimator alone.
             all_actions: Whether to average over the actions of a visited state.
             truncation: Steps that an injection counts, its own included; None for all. 1 leaves
                 of the advantage of dr/dx its first term.

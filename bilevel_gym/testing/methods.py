@@ -27,8 +27,8 @@ from ..registration import TASKS
 from ..wrappers import HyperGradient
 
 # Small tasks that differ in what matters to methods, each with arguments that keep it small. The
-# first four have tables and an x in the rewards alone; then x moves the kernel, there is no table,
-# and the follower learns.
+# first four have tables and an x in the rewards alone; then x moves kernel and start, there is no
+# table, and the follower learns.
 ARRAYS = "arrays"
 TASKS_TRIED: tuple[tuple[str, dict[str, Any]], ...] = (
     ("BilevelGridWorld-v0", {"map_name": "4x4"}),
