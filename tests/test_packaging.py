@@ -113,13 +113,10 @@ def test_every_library_that_is_imported_is_declared() -> None:
         *(names(extra) for extra in project["optional-dependencies"].values())
     )
     providers = importlib.metadata.packages_distributions()
-    optional = {"torch": "stable-baselines3"}  # comes with it, and is used with it only
     graph = grimp.build_graph("bilevel_gym", include_external_packages=True, cache_dir=None)
     outside = {name.split(".")[0] for name in graph.modules} - {"bilevel_gym"}
     for name in outside - sys.stdlib_module_names:
-        distributions = {
-            optional.get(name, given.lower().replace("_", "-")) for given in providers.get(name, [])
-        }
+        distributions = {given.lower().replace("_", "-") for given in providers.get(name, [])}
         importers = graph.find_modules_that_directly_import(name)
         assert distributions & declared, f"{importers} import {name}, which nothing declares"
 
