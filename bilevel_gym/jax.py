@@ -8,13 +8,8 @@ computed on the host, in float64, and have JAX's own precision outside: float32 
 
 `pip install "bilevel_gym[jax]"` brings JAX.
 
-Example:
-    >>> import gymnasium as gym, jax, jax.numpy as jnp
-    >>> from bilevel_gym.jax import objective, soft_policy
-    >>> game = gym.make("BilevelGridWorld-v0")
-    >>> F, policy = objective(game), soft_policy(game)
-    >>> jax.jit(jax.grad(lambda x: F(x) + 0.1 * policy(x)[0, 0]))(jnp.zeros(52)).shape
-    (52,)
+    F, policy = objective(game), soft_policy(game)
+    jax.jit(jax.grad(lambda x: F(x) + 0.1 * policy(x)[0, 0]))(x)
 """
 
 from __future__ import annotations
