@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from bilevel_gym.benchmark import charts
-from bilevel_gym.benchmark.charts import _spread, cosine_windows, learning_curve, make_styles
+from bilevel_gym.benchmark.charts import _spread, learning_curve, make_styles, windows
 from bilevel_gym.benchmark.statistics import (
     bootstrap_interval,
     interquartile_mean,
@@ -42,6 +42,7 @@ FINALS = {
     ("lakes", "exact"): (30.0, 30.0, 30.0),
     ("lakes", "noisy"): (29.0, 20.0, 28.0),
 }
+EXACT_COLUMNS = ["objective_error", "projected_gradient_norm", "cosine"]
 STARTS, KNOWN = {"hills": 0.0, "lakes": 20.0}, {"hills": 2.0, "lakes": np.nan}
 
 
@@ -64,6 +65,7 @@ def results(
             "estimated_objective": float(step),  # the last is returned
             "objective": STARTS[task] + (final - STARTS[task]) * step / steps,
             "objective_error": np.nan,
+            "projected_gradient_norm": 0.1 * 10.0 ** (seed - step),
             "cosine": 1.0 if method == "exact" else np.nan if method == "bad" else 0.05 * step**2,
             "best_known": KNOWN[task],
         }
@@ -85,7 +87,7 @@ def lifted(frame: Any, *heights: float) -> Any:
 def held_out(frame: Any, *tasks: str) -> Any:
     """Return results in which some tasks have no exact answer, and were measured in episodes."""
     frame = frame.copy()
-    frame.loc[frame["task"].isin(tasks), ["objective_error", "cosine"]] = (0.25, np.nan)
+    frame.loc[frame["task"].isin(tasks), EXACT_COLUMNS] = (0.25, np.nan, np.nan)
     return frame
 
 
@@ -309,7 +311,7 @@ def test_a_table_that_is_no_table_of_results_is_refused() -> None:
 def test_curves_keep_their_ends_and_cosines_are_averaged_over_windows() -> None:
     frame = results({("hills", "noisy"): (1.0, 1.0)}, steps=3)
     frame.loc[frame["step"] == 3, "cosine"] = np.nan
-    middles, cosines = cosine_windows(frame, 2)
+    middles, cosines = windows(frame, "cosine", 2, "mean")
     np.testing.assert_allclose(middles, [0.5, 2.0])
     np.testing.assert_allclose(cosines, [0.025, 0.2])
     # Runs that stop early stay where they are.
@@ -348,7 +350,7 @@ def test_the_page_says_what_was_run_and_its_figures_exist_and_are_small(written:
     page = (written / PAGE).read_text()
     linked = re.findall(r"!\[[^]]*\]\(([^)]*)\)", page)
     assert sorted(linked) == sorted(path.name for path in written.glob("*.png"))
-    assert len(linked) == 5 + 2  # overviews, and one of each task
+    assert len(linked) == 6 + 2  # overviews, and one of each task
     for name in linked:
         assert (written / name).stat().st_size < 1_000_000
         with Image.open(written / name) as image:
@@ -356,7 +358,8 @@ def test_the_page_says_what_was_run_and_its_figures_exist_and_are_small(written:
             assert len(image.convert("RGB").resize((200, 200)).getcolors(40_000) or ()) > 10
     assert "15 runs: 2 tasks, 3 methods, up to 4 steps of the leader, seeds 0 to 2" in page
     assert (
-        "| noisy | 1.0000 [0.5000, 1.5000] | 1.0000 | 1.5000 | 0.20 | 500 | 500 | 2 | 3 |" in page
+        "| noisy | 1.0000 [0.5000, 1.5000] | 1.0000 | 1.5000 | 1.0e-08 | 0.20 | 500 | 500 | 2 | 3 |"
+        in page
     )
     assert "| lakes | 20.000 | 30.000 | largest here, none known | 2 | 6 |" in page
     assert "| lakes / bad / adam | 2 | 1 2 |" in page
@@ -394,7 +397,8 @@ def test_a_report_copes_with_runs_that_never_move(tmp_path: Path) -> None:
     assert tables.aggregates == []
     page = (tmp_path / PAGE).read_text()
     assert "lakes: nothing above its start, so it gives no scores" in page
-    assert {path.name for path in tmp_path.glob("*.png")} == {"objective.png", "task-lakes.png"}
+    named = {"objective.png", "stationarity.png", "task-lakes.png"}
+    assert {path.name for path in tmp_path.glob("*.png")} == named
 
 
 def test_a_report_copes_with_tasks_that_have_no_exact_answer(tmp_path: Path) -> None:
@@ -406,9 +410,11 @@ def test_a_report_copes_with_tasks_that_have_no_exact_answer(tmp_path: Path) -> 
     assert tables.tasks.loc[0, "standard_error"] == 0.25
     assert tables.cells[["median_cosine", "times_exact"]].isna().all(axis=None)
     assert not (tmp_path / "cosine.png").exists()
+    assert not (tmp_path / "stationarity.png").exists()
+    assert tables.cells["returned_stationarity"].isna().all()
     page = (tmp_path / PAGE).read_text()
     assert "held-out episodes at each step: lakes (median standard error 0.25)." in page
-    assert "| noisy | 24.500 [20.000, 29.000] | 24.500 | 29.000 |  | 500 | 500 |  | 2 |" in page
+    assert "| noisy | 24.500 [20.000, 29.000] | 24.500 | 29.000 |  |  | 500 | 500 |  | 2 |" in page
 
 
 @pytest.mark.usefixtures("no_figures")

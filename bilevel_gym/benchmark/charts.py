@@ -83,14 +83,14 @@ def learning_curve(cell: DataFrame) -> Curve:
     )
 
 
-def cosine_windows(cell: DataFrame, width: int) -> tuple[FloatArray, FloatArray]:
-    """Return middles of windows of `width` steps and the mean cosine in each, over all seeds.
+def windows(cell: DataFrame, column: str, width: int, mean: str) -> tuple[FloatArray, FloatArray]:
+    """Return middles of windows of `width` steps and a "mean" or "median" in each, over all seeds.
 
-    Where either gradient is zero the cosine does not exist; such steps are left out.
+    Steps at which the column has no number are left out.
     """
-    known = cell[np.isfinite(cell["cosine"])]
-    windows = known.groupby(known["step"] // width)
-    return windows["step"].mean().to_numpy(), windows["cosine"].mean().to_numpy()
+    known = cell[np.isfinite(cell[column])]
+    by_window = known.groupby(known["step"] // width)
+    return by_window["step"].mean().to_numpy(), by_window[column].agg(mean).to_numpy()
 
 
 def draw_task(
@@ -132,30 +132,63 @@ def draw_objectives(
     save_figure(figure, path)
 
 
+def draw_stationarity(
+    cells: Mapping[str, Mapping[str, DataFrame]], styles: Mapping[str, Style], path: Path
+) -> None:
+    """Draw the squared norm of the projected hyper-gradient, a panel a task.
+
+    A run that stopped early stays at its last value. The axis has no place for zero.
+    """
+
+    def held(cell: DataFrame) -> DataFrame:
+        table = cell.pivot(index="step", columns="seed", values="stationarity").ffill()
+        return table.melt(value_name="stationarity", ignore_index=False).reset_index()
+
+    whole = {
+        task: {name: held(cell) for name, cell in by_label.items()}
+        for task, by_label in cells.items()
+    }
+    label = "squared norm of projected dF/dx"
+    figure, panels = _windowed(whole, styles, "stationarity", "median", label)
+    for axes in panels:
+        axes.set_yscale("log", nonpositive="mask")
+    save_figure(figure, path)
+
+
 def draw_cosines(
     cells: Mapping[str, Mapping[str, DataFrame]], styles: Mapping[str, Style], path: Path
 ) -> None:
     """Draw the cosine of each method's hyper-gradient and the exact one, a panel a task."""
+    label = "cosine to the exact hyper-gradient"
+    figure, panels = _windowed(cells, styles, "cosine", "mean", label)
+    for axes in panels:
+        lowest = min(np.min(line.get_ydata(), initial=0.0) for line in axes.get_lines())
+        axes.axhline(0.0, color=MUTED, linewidth=0.8)
+        axes.set_ylim(lowest - 0.05, 1.02)
+    save_figure(figure, path)
+
+
+def _windowed(
+    cells: Mapping[str, Mapping[str, DataFrame]],
+    styles: Mapping[str, Style],
+    column: str,
+    mean: str,
+    label: str,
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure of a column's means or medians over windows of steps, a panel a task."""
     from matplotlib.ticker import MaxNLocator
 
-    label = "cosine to the exact hyper-gradient"
-    figure, panels = _grid(
-        len(cells), styles, sorted(set().union(*cells.values())), "leader's steps", label
-    )
+    names = sorted(set().union(*cells.values()))
+    figure, panels = _grid(len(cells), styles, names, "leader's steps", label)
     dots: dict[str, Any] = {"linewidth": 1.4, "marker": "o", "markersize": 2.2, "clip_on": False}
     for axes, (task, by_label) in zip(panels, cells.items(), strict=True):
         longest = max(int(cell["step"].max()) for cell in by_label.values())
         width = max(1, -(-(longest + 1) // WINDOWS))
-        lowest = 0.0
-        for label, cell in by_label.items():
-            middles, cosines = cosine_windows(cell, width)
-            lowest = min(lowest, cosines.min(initial=0.0))
-            axes.plot(middles, cosines, **styles[label], **dots)
-        axes.axhline(0.0, color=MUTED, linewidth=0.8)
-        axes.set_ylim(lowest - 0.05, 1.02)
+        for name, cell in by_label.items():
+            axes.plot(*windows(cell, column, width, mean), **styles[name], **dots)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        _head(axes, f"{task}, means of {width} steps" if width > 1 else task)
-    save_figure(figure, path)
+        _head(axes, f"{task}, {mean}s of {width} steps" if width > 1 else task)
+    return figure, panels
 
 
 def draw_profiles(

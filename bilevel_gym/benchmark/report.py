@@ -53,6 +53,7 @@ def write_report(frame: DataFrame, folder: Path) -> Tables:
 # Figures ----------------------------------------------------------------------------------------
 
 OBJECTIVE, ENV_STEPS, COSINE = "objective.png", "env_steps.png", "cosine.png"
+STATIONARITY = "stationarity.png"
 PROFILES, AGGREGATE = "profiles.png", "aggregate.png"
 
 
@@ -69,6 +70,10 @@ def _draw(frame: DataFrame, tables: Tables, folder: Path) -> dict[str, str]:
         charts.draw_task(task, by_task[task.task], styles, folder / figures[task.task])
     charts.draw_objectives(tables.tasks, by_task, styles, folder / OBJECTIVE, against="step")
     figures[OBJECTIVE] = OBJECTIVE
+    measured = {c: cells[c] for c in ranked if (cells[c]["stationarity"] > 0.0).any()}
+    if measured:
+        charts.draw_stationarity(_by_task(measured), styles, folder / STATIONARITY)
+        figures[STATIONARITY] = STATIONARITY
     directed = {c: cells[c] for c in ranked if np.isfinite(cells[c]["cosine"]).any()}
     if directed:
         charts.draw_cosines(_by_task(directed), styles, folder / COSINE)
@@ -149,6 +154,8 @@ def _page(frame: DataFrame, tables: Tables, figures: Mapping[str, str]) -> str:
     parts += ["## Learning curves", f"![Objective against steps, all tasks]({OBJECTIVE})"]
     if ENV_STEPS in figures:
         parts.append(f"![Objective against environment steps]({ENV_STEPS})")
+    if STATIONARITY in figures:
+        parts.append(f"![Squared norm of the projected hyper-gradient]({STATIONARITY})")
     if COSINE in figures:
         parts.append(f"![Cosine to the exact hyper-gradient]({COSINE})")
     for row in tables.tasks.itertuples():
@@ -280,15 +287,16 @@ def _cell_table(cells: DataFrame, span: float) -> str:
                 _between(number, cell.objective, cell.low, cell.high),
                 number(cell.returned_objective),
                 number(cell.best_objective),
-                "" if np.isnan(cell.median_cosine) else f"{cell.median_cosine:.2f}",
+                _known(cell.returned_stationarity, ".1e"),
+                _known(cell.median_cosine, ".2f"),
                 f"{cell.env_steps:,.0f}" if cell.env_steps else "",
                 _three_digits(1e3 * cell.seconds_per_step),
                 "" if np.isnan(cell.times_exact) else _three_digits(cell.times_exact),
                 str(cell.runs),
             )
         )
-    head = ("method", "F at the end", "F returned", "best F", "cosine", "env steps", "ms per step")
-    return markdown((*head, "x exact", "runs"), rows)
+    head = ("method", "F at the end", "F returned", "best F", "stationarity", "cosine", "env steps")
+    return markdown((*head, "ms per step", "x exact", "runs"), rows)
 
 
 def _missing_parts(tables: Tables) -> list[str]:
@@ -335,6 +343,11 @@ def _between(number: Callable[[float], str], value: float, low: float, high: flo
     if number(low) == number(high):
         return number(value)
     return f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def _known(value: float, form: str) -> str:
+    """Return a number as text, nothing for NaN."""
+    return "" if np.isnan(value) else f"{value:{form}}"
 
 
 def _three_digits(value: float) -> str:

@@ -37,6 +37,7 @@ COLUMNS = (
     "estimated_objective",
     "objective",
     "objective_error",
+    "projected_gradient_norm",
     "cosine",
     "best_known",
 )
@@ -81,8 +82,8 @@ class Tables:
         common: Tasks that every method ran on.
         missing: A row for each task, method and optimizer with runs that are not done.
         dropped: Rows without a finite objective, which count nowhere.
-        rows: The others, in order, with a `label`: the method, with its optimizer if there are
-            several.
+        rows: The others, in order, with a `label`, the method, with its optimizer if there are
+            several, and `stationarity`, the square of the norm of the projected hyper-gradient.
     """
 
     tasks: DataFrame
@@ -154,6 +155,7 @@ def _prepared(frame: DataFrame) -> tuple[DataFrame, int]:
     if kept.empty:
         raise ValueError(f"no row has a finite objective, of {len(frame)}")
     several = kept["optimizer"].nunique() > 1
+    kept["stationarity"] = kept["projected_gradient_norm"].astype(float) ** 2
     kept["label"] = kept["method"] + (", " + kept["optimizer"] if several else "")
     run = ["task", "label", "seed"]
     twice = kept[kept.duplicated([*run, "step"])]
@@ -209,7 +211,8 @@ def _runs(frame: DataFrame, tasks: DataFrame, starts: Series[float]) -> DataFram
     runs = last[["step", "objective"]].rename(columns={"step": "steps"})
     # The optimizer keeps the iterate whose value, as far as the method knows it, is the largest.
     kept = groups["estimated_objective"].agg(lambda values: values.fillna(-np.inf).idxmax())
-    runs["returned_objective"] = frame["objective"].loc[kept].to_numpy()
+    for name in ("objective", "stationarity"):
+        runs[f"returned_{name}"] = frame[name].loc[kept].to_numpy()
     runs["best_objective"] = groups["objective"].max()
     runs["env_steps"] = last["env_steps"]
     steps = last["step"] - first["step"]
@@ -246,6 +249,8 @@ def _cells(frame: DataFrame, runs: DataFrame) -> DataFrame:
                 **_columns(final, "objective", "low", "high"),
                 **_columns(returned, "returned_objective", "returned_low", "returned_high"),
                 "best_objective": float(cell["best_objective"].max()),
+                # Over orders of magnitude, a mean would be that of the worst run.
+                "returned_stationarity": float(cell["returned_stationarity"].median()),
                 "median_cosine": float(cosines[key[:2]]),
                 "env_steps": float(cell["env_steps"].mean()),
                 "seconds_per_step": float(cell["seconds_per_step"].median()),

@@ -106,7 +106,13 @@ def projected_gradient_norm(
 ) -> float:
     """Return the Euclidean norm of P(x + gradient) - x, P the projection on the box.
 
-    It vanishes exactly at the first-order stationary points of the constrained problem.
+    It vanishes exactly at the first-order stationary points of the constrained problem: what points
+    out of the box at a bound does not count. It is the gradient mapping at a step of 1 (S. Ghadimi,
+    G. Lan, H. Zhang, "Mini-batch stochastic approximation methods for nonconvex stochastic
+    composite optimization", Mathematical Programming 155, 2016) and the "projected gradient" of
+    L-BFGS-B (R. Byrd, P. Lu, J. Nocedal, C. Zhu, SIAM Journal on Scientific Computing 16, 1995).
+    Unlike the projection on the tangent cone it is continuous: just inside a bound, an entry counts
+    as far as it is from the bound. So it is at most the diagonal of the box.
     """
     return float(np.linalg.norm(np.clip(x + gradient, low, high) - x))
 
