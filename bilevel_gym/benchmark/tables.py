@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import permutations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from .statistics import (
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
+    from pandas.core.groupby import DataFrameGroupBy
 
 
 # What is read of the table of results; it may have more.
@@ -99,7 +100,7 @@ class Tables:
 def summarise(frame: DataFrame) -> Tables:
     """Return what a benchmark came to, from the table that `write_report` takes."""
     missing = _missing(frame)
-    frame, dropped = _prepared(frame)
+    frame, dropped = prepared(frame)
     starts = _starts(frame)
     tasks = _tasks(frame, starts)
     runs = _runs(frame, tasks, starts)
@@ -145,8 +146,12 @@ def scored(runs: DataFrame) -> DataFrame:
     return runs[np.isfinite(runs["score"])]
 
 
-def _prepared(frame: DataFrame) -> tuple[DataFrame, int]:
-    """Return the rows that count, in order and with a label, and the number of the others."""
+def prepared(frame: DataFrame) -> tuple[DataFrame, int]:
+    """Return the rows that count, as `Tables.rows`, and the number of the others.
+
+    Raises:
+        ValueError: If the table lacks a column, has no row that counts, or has two for one step.
+    """
     absent = [column for column in COLUMNS if column not in frame.columns]
     if absent:
         raise ValueError(f"the table of results lacks the columns {', '.join(absent)}")
@@ -209,8 +214,7 @@ def _runs(frame: DataFrame, tasks: DataFrame, starts: Series[float]) -> DataFram
     groups = frame.groupby(["task", "label", "method", "optimizer", "seed"])
     first, last = groups.first(), groups.last()
     runs = last[["step", "objective"]].rename(columns={"step": "steps"})
-    # The optimizer keeps the iterate whose value, as far as the method knows it, is the largest.
-    kept = groups["estimated_objective"].agg(lambda values: values.fillna(-np.inf).idxmax())
+    kept = returned_rows(groups)
     for name in ("objective", "stationarity"):
         runs[f"returned_{name}"] = frame[name].loc[kept].to_numpy()
     runs["best_objective"] = groups["objective"].max()
@@ -227,6 +231,14 @@ def _runs(frame: DataFrame, tasks: DataFrame, starts: Series[float]) -> DataFram
     noise = STANDARD_ERRORS * measured["standard_error"].fillna(0.0).to_numpy()
     runs["score"] = np.where(span > noise, normalised_score(returned, start, best), np.nan)
     return runs
+
+
+def returned_rows(runs: DataFrameGroupBy[Any, Any]) -> Series[int]:
+    """Return the index of the row that each run, a group of prepared rows, returns.
+
+    The optimizer keeps the iterate whose value, as far as the method knows it, is the largest.
+    """
+    return runs["estimated_objective"].agg(lambda values: values.fillna(-np.inf).idxmax())
 
 
 def _cells(frame: DataFrame, runs: DataFrame) -> DataFrame:

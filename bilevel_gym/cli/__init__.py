@@ -12,6 +12,7 @@ from .benchmarking import benchmark
 from .checking import check, check_method
 from .console import ignore_settings_here, listen_to_interrupts, plain_warnings
 from .designing import design
+from .exporting import export
 from .galleries import gallery
 from .listing import list_tasks, markdown_table
 from .playing import play
@@ -49,5 +50,16 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (list_tasks, check, check_method, solve, design, play, gallery, benchmark, report):
+for command in (
+    list_tasks,
+    check,
+    check_method,
+    solve,
+    design,
+    play,
+    gallery,
+    benchmark,
+    report,
+    export,
+):
     main.add_command(command)
