@@ -6,9 +6,8 @@ with a model that is known exactly are in `tabular`.
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +41,6 @@ __all__ = [
     "View",
     "check_seed",
     "check_upper_space",
-    "is_default",
     "shown",
     "upper_box",
 ]
@@ -420,18 +418,6 @@ def check_seed(seed: int | None) -> None:
 def upper_box(low: ArrayLike, high: ArrayLike, shape: tuple[int, ...]) -> spaces.Box:
     """Return a float32 `Box` for x; see `bilevel_gym.model.base.single_precision_bounds`."""
     return spaces.Box(*single_precision_bounds(low, high, shape), shape, np.float32)
-
-
-def is_default(task: type, arguments: Mapping[str, Any], but: Collection[str] = ()) -> bool:
-    """Return whether arguments of a constructor, its `locals()`, are the defaults.
-
-    The render mode, and what is named in `but`, may be anything.
-    """
-    return all(
-        np.array_equal(arguments[name], parameter.default)
-        for name, parameter in inspect.signature(task).parameters.items()
-        if name not in ("render_mode", *but)
-    )
 
 
 def check_upper_space(upper_space: spaces.Box) -> None:

@@ -12,8 +12,9 @@ from ..core.mdp import FloatArray
 from ..model.jacobians import softmax, softmax_vjp
 from ..rendering import GridScene
 from ..rendering.canvas import colour_limit
-from .base import BestKnown, View, is_default, shown, upper_box
+from .base import View, shown, upper_box
 from .grids import GridBilevelEnv, per_move, slippery_kernel
+from .records import recorded
 from .rows import checked_pairs
 
 __all__ = ["BilevelFourRooms"]
@@ -45,13 +46,6 @@ START, TARGET = (int(np.flatnonzero(CELLS[FREE] == sign)[0]) for sign in "ST")
 
 # Rooms in the picture share their outer walls.
 STRIDE = len(ROOMS) - 1
-
-# Best x found for the default instance: the logits of these cells; all others are -10. See the
-# Ground Truth below.
-BEST_DEFAULT = {
-    **{(3, 5): 10.0, (7, 5): 7.215, (9, 1): 5.457, (9, 2): 6.914, (9, 3): 7.792},
-    **{(10, 1): 6.566, (10, 2): 7.52, (10, 3): 6.921},
-}
 
 
 class BilevelFourRooms(GridBilevelEnv):
@@ -190,16 +184,7 @@ class BilevelFourRooms(GridBilevelEnv):
             entropy=entropy,
             render_mode=render_mode,
         )
-        if is_default(BilevelFourRooms, locals()):
-            best = np.full(len(PLACES) + 1, -10.0)
-            for cell, logit in BEST_DEFAULT.items():
-                best[PLACES.index(cell)] = logit
-            self.best_known = BestKnown(
-                self.validate_upper_params(best),
-                1.017686,
-                "normalised ascent from 384 starts, then L-BFGS-B from the best 19 ends, of which "
-                "18 came to it; not proven optimal",
-            )
+        self.best_known = recorded(BilevelFourRooms, locals())
 
     def scene(self, view: View) -> GridScene:
         """Return a view as arrays over the rooms, once for each goal."""

@@ -23,8 +23,9 @@ from ..core.mdp import FloatArray
 from ..model.objectives import DiscountedReturn, QuadraticCost, Sum
 from ..rendering import GridScene
 from ..rendering.canvas import colour_limit
-from .base import BestKnown, View, is_default
+from .base import View
 from .grids import MOVES, GridBilevelEnv, parsed_map, per_move, slippery_kernel
+from .records import recorded
 
 __all__ = ["MAPS", "BilevelGridWorld", "random_map"]
 
@@ -52,18 +53,6 @@ MAPS = {
         *6 * OPEN,
     ),
 }
-
-# Best x found for the default instance, to four decimals; see the Ground Truth below.
-# fmt: off
-BEST_DEFAULT = (
-    -0.0273, -0.0188, -0.0252, -0.0217, -0.0185, -0.0153, -0.0050, -0.0196, -0.0252, -0.0513,
-    -0.0019, -0.0332, -0.0326, -0.0372, -0.0042, -0.0072, 0.0042, 0.0058, -0.0504, -0.0724,
-    -0.1158, -0.1025, -0.1022, -0.0962, -0.0851, 0.0739, -0.0442, -0.0311, -0.0042, -0.0072,
-    -0.0068, -0.0223, -0.0273, -0.0316, -0.0121, -0.0231, -0.0231, -0.0258, -0.0251, -0.0224,
-    -0.0212, -0.0211, -0.0195, -0.0170, -0.0175, -0.0212, -0.0217, -0.0205, -0.0182, -0.0151,
-    -0.0113, -0.0074,
-)
-# fmt: on
 
 # What each character of a map stands for.
 LEGEND = {"S": "start", "G": "goal", "H": "hazard", "#": "wall", ".": "free cell"}
@@ -175,13 +164,8 @@ class BilevelGridWorld(GridBilevelEnv):
             render_mode=render_mode,
         )
         of_map = ("desc", "map_name", "size", "map_seed")
-        if self.desc == MAPS["8x8"] and is_default(BilevelGridWorld, locals(), of_map):
-            self.best_known = BestKnown(
-                self.validate_upper_params(BEST_DEFAULT),
-                0.460703,
-                "normalised ascent from x = 0, then L-BFGS-B; nothing better from 60 random "
-                "starts; not proven optimal",
-            )
+        same = of_map if self.desc == MAPS["8x8"] else ()
+        self.best_known = recorded(BilevelGridWorld, locals(), same)
         idle = self.temperature * math.log(len(MOVES)) / (1.0 - self.gamma)
         if idle > 0.5 and entropy == "plain":
             gym.logger.warn(

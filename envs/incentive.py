@@ -13,7 +13,8 @@ from ..model.objectives import DiscountedReturn, LinearCost, Sum
 from ..optimizers.rules import feasible_part
 from ..rendering.canvas import colour_limit, pygame
 from ..rendering.graph import GraphScene, draw_graph
-from .base import BestKnown, View, is_default, shown, upper_box
+from .base import View, shown, upper_box
+from .records import recorded
 from .rows import checked_pairs
 from .tabular import TabularBilevelEnv
 
@@ -65,9 +66,6 @@ PLACES = (
 
 # Smaller payments are not written in the picture.
 SHOWN_PAYMENT = 0.005
-
-# Best x found for the default instance: one payment, all others 0. See the Ground Truth below.
-BEST_PAIR, BEST_PAYMENT = (9, 0), 0.26262
 
 
 class BilevelIncentive(TabularBilevelEnv):
@@ -195,15 +193,9 @@ class BilevelIncentive(TabularBilevelEnv):
             entropy=entropy,
             render_mode=render_mode,
         )
-        if self.paid == PAIRS and is_default(BilevelIncentive, locals(), ("paid",)):
-            best = np.zeros(count)
-            best[self.paid.index(BEST_PAIR)] = BEST_PAYMENT
-            self.best_known = BestKnown(
-                self.validate_upper_params(best),
-                0.417292,
-                "L-BFGS-B from 4000 sparse random starts and from the best payments for each of "
-                "1326 pairs of pairs; 240 of them ended there; not proven optimal",
-            )
+        self.best_known = recorded(
+            BilevelIncentive, locals(), ("paid",) if self.paid == PAIRS else ()
+        )
 
     def draw(self, view: View) -> pygame.Surface:
         """Draw the graph with payments, the follower's moves and the hyper-gradient."""

@@ -26,8 +26,9 @@ from ..model.objectives import LogLikelihood, QuadraticCost, Sum
 from ..rendering import GridScene
 from ..rendering.canvas import colour_limit, pygame
 from ..rendering.comparison import draw_comparison, weights_chart
-from .base import BestKnown, View, is_default, shown, upper_box
+from .base import BestKnown, View, shown, upper_box
 from .grids import MOVES, GridBilevelEnv, parsed_map, per_move, slippery_kernel
+from .records import recorded
 from .rows import checked_matrix, checked_rows
 
 __all__ = ["BilevelInverseRL", "random_terrain"]
@@ -47,9 +48,6 @@ MOST_EPISODES = 1_000_000
 
 # Random maps: the longest side in cells, the default side, kinds of terrain, cells for each patch.
 MAX_SIDE, SIDE, NUM_KINDS, PATCH = 300, 8, 5, 4
-
-# Best x found for the default instance; see the Ground Truth below.
-BEST_DEFAULT = (-0.1324, -0.3222, -0.2064, -0.4526, -0.3104)
 
 
 class BilevelInverseRL(GridBilevelEnv):
@@ -127,7 +125,7 @@ class BilevelInverseRL(GridBilevelEnv):
     |---|---|---|---|
     | 0, the start | -2.079269 | -2.042516 | .7147 |
     | the true weights | -.420225 | -.410223 | 0 |
-    | `best_known`: (-.1324, -.3222, -.2064, -.4526, -.3104) | -.413562 | -.417166 | .0563 |
+    | `best_known`: (-.1324, -.3222, -.2064, -.4526, -.3104) | -.413562 | -.417168 | .0562 |
 
     The best x explains these demonstrations better than the truth does, and new ones worse: its
     policy is .0069 nats a decision away from the true one (Kullback-Leibler, mean over the true
@@ -233,12 +231,8 @@ class BilevelInverseRL(GridBilevelEnv):
                 float((shares[taken] * truth.log_policy[taken]).sum()),
                 "proven: the true policy maximises the expected log-likelihood in every state",
             )
-        elif is_default(BilevelInverseRL, locals()):
-            self.best_known = BestKnown(
-                self.validate_upper_params(BEST_DEFAULT),
-                -0.413562,
-                "L-BFGS-B, to which 60 of 60 random starts came too; not proven optimal",
-            )
+        else:
+            self.best_known = recorded(BilevelInverseRL, locals())
 
     def draw(self, view: View) -> pygame.Surface:
         """Draw what the leader believes beside what is true, with the weights of both below."""

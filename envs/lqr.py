@@ -16,8 +16,9 @@ from ..rendering.canvas import HEADER_HEIGHT, THEME, new_page, pygame
 from ..rendering.key import KEY_ROW, KeyEntry, draw_key, gradient_entries
 from ..rendering.picture_charts import Axis, BarChart, draw_bars, draw_column
 from ..rendering.strokes import line_style
-from .base import BestKnown, View, is_default
+from .base import View
 from .linear_quadratic import LinearQuadraticEnv
+from .records import recorded
 from .rows import checked_matrix
 
 __all__ = ["BilevelLQR"]
@@ -40,9 +41,6 @@ MATRICES = {
     "upper_action_cost": "aa",
 }
 KINDS = {"s": "states", "a": "actions"}
-
-# Best x found for the default instance; see the Ground Truth below.
-BEST_DEFAULT = (0.0765427, 0.2778874, 1.5638372, -0.1641075, -0.7831884, -0.1581031)
 
 # A matrix may miss symmetry, and its eigenvalues zero, by this share of its largest entry.
 SYMMETRY_TOLERANCE = 1e-9
@@ -196,13 +194,7 @@ class BilevelLQR(LinearQuadraticEnv):
             solve_riccati(self.coefficients(model.initial_upper_params), model.gamma)
         except ArithmeticError as error:
             raise ValueError(f"`dynamics` and `control` do not suit `gamma`: {error}") from error
-        if is_default(BilevelLQR, locals()):
-            self.best_known = BestKnown(
-                self.validate_upper_params(BEST_DEFAULT),
-                -27.071829,
-                "L-BFGS-B from x0 and from 24 random starts, all of which ended there; not proven "
-                "optimal",
-            )
+        self.best_known = recorded(BilevelLQR, locals())
 
     def coefficients(self, upper_params: FloatArray) -> Coefficients:
         """Return A, B, Q and R at x."""

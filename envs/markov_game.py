@@ -11,7 +11,8 @@ from ..model.jacobians import softmax, softmax_vjp
 from ..model.objectives import DiscountedReturn, TruncatedReturn
 from ..rendering.canvas import pygame
 from ..rendering.graph import GraphScene, Panel, draw_graph
-from .base import BestKnown, View, is_default, upper_box
+from .base import View, upper_box
+from .records import recorded
 from .tabular import TabularBilevelEnv
 
 __all__ = ["BilevelMarkovGame"]
@@ -33,9 +34,6 @@ SUCCESSORS = np.array(
 # Logits of the leader: a row for each place, a column for each of its actions.
 SHAPE = (3, 2)
 NUM_STATES = 6
-
-# Best x found for the default instance: the logit of action 0 in A, minus it for action 1.
-BEST_LOGIT = 0.80625
 
 # What the picture calls the follower's policies, and a state of each. In S and B the leader's
 # action makes no difference.
@@ -157,15 +155,7 @@ class BilevelMarkovGame(TabularBilevelEnv):
             entropy=entropy,
             render_mode=render_mode,
         )
-        if is_default(BilevelMarkovGame, locals()):
-            best = np.zeros(SHAPE)
-            best[A] = BEST_LOGIT, -BEST_LOGIT
-            self.best_known = BestKnown(
-                self.validate_upper_params(best),
-                27.315565,
-                "L-BFGS-B from x = 0; the only local maximum among 999 equally spaced "
-                "probabilities of action 0 in A, on which alone F depends",
-            )
+        self.best_known = recorded(BilevelMarkovGame, locals())
 
     def draw(self, view: View) -> pygame.Surface:
         """Draw the places with the follower's moves, and both strategies beside them."""

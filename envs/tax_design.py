@@ -19,16 +19,14 @@ from ..core.checks import (
 from ..core.mdp import FloatArray, Kernel
 from ..rendering.canvas import pygame
 from ..rendering.taxes import TaxScene, draw_taxes
-from .base import BestKnown, View, is_default, shown, upper_box
+from .base import View, shown, upper_box
+from .records import recorded
 from .rows import checked_matrix
 from .tabular import TabularBilevelEnv
 
 __all__ = ["BilevelTaxDesign"]
 
 PREFERENCES = ((0.6, 0.3, 0.1), (0.1, 0.7, 0.2))
-
-# Best x found for the default instance; see the Ground Truth below.
-BEST_DEFAULT = (0.0, 0.0, 0.062, 0.80531)
 
 # Assets that raise the logarithm in their utility from log 1 to log 2.
 UTILITY_SCALE = 20.0
@@ -239,12 +237,7 @@ class BilevelTaxDesign(TabularBilevelEnv):
             entropy=entropy,
             render_mode=render_mode,
         )
-        if is_default(BilevelTaxDesign, locals(), ("start_rate",)):
-            self.best_known = BestKnown(
-                self.validate_upper_params(BEST_DEFAULT),
-                54.784836,
-                "L-BFGS-B from x0 and from 24 random starts; all ended there; not proven optimal",
-            )
+        self.best_known = recorded(BilevelTaxDesign, locals(), ("start_rate",))
 
     def draw(self, view: View) -> pygame.Surface:
         """Draw the taxes, and for each type of household what it does over its assets."""

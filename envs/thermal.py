@@ -23,8 +23,9 @@ from ..rendering.canvas import (
 from ..rendering.key import KEY_ROW, KeyEntry, draw_key, gradient_entries
 from ..rendering.picture_charts import Axis, BarChart, draw_column
 from ..rendering.strokes import line_style
-from .base import BestKnown, View, is_default
+from .base import View
 from .linear_quadratic import EpisodeView, LinearQuadraticEnv, root_mean_squares
+from .records import recorded
 
 __all__ = ["BilevelThermal"]
 
@@ -44,9 +45,6 @@ VARIANCE = (np.eye(ZONES) - 1.0 / ZONES) / ZONES
 
 # Temperatures are clipped here in the clipped variant.
 STATE_LIMIT = 30.0
-
-# Best x found for the default instance; see the Ground Truth below.
-BEST_DEFAULT = (1.0, 0.0, 1.0, 1.0, 0.0, 0.77845, 1.0, 1.0)
 
 # Sizes in the picture, in pixels.
 PICTURE_SIZE = (1040, 760)
@@ -195,13 +193,7 @@ class BilevelThermal(LinearQuadraticEnv):
             state_limit=STATE_LIMIT if clipped else None,
         )
         super().__init__(model, action_limit=action_limit, render_mode=render_mode)
-        if is_default(BilevelThermal, locals()):
-            self.best_known = BestKnown(
-                self.validate_upper_params(BEST_DEFAULT),
-                -162.503452,
-                "L-BFGS-B from x0 and from 24 random starts, all of which ended there; not proven "
-                "optimal",
-            )
+        self.best_known = recorded(BilevelThermal, locals())
 
     def coefficients(self, upper_params: FloatArray) -> Coefficients:
         """Return A(x), B, Q and R."""

@@ -17,7 +17,8 @@ from ..rendering.canvas import pygame
 from ..rendering.graph import GraphScene, Panel, draw_graph
 from ..rendering.picture_charts import nice_limit
 from ..rendering.placing import places_by_hops, within_unit
-from .base import BestKnown, View, is_default, upper_box
+from .base import View, upper_box
+from .records import recorded
 from .rows import check_known, checked_pairs, checked_rows, is_number
 from .tabular import TabularBilevelEnv
 
@@ -45,9 +46,6 @@ MAX_MINUTES = 1e6
 
 # Most tolled links that are listed beside the picture.
 LISTED_LINKS = 12
-
-# Best tolls found for the default instance, to three decimals. See the Ground Truth below.
-BEST_DEFAULT = (3.162, 3.128, 1.812, 6.502, 3.959, 3.987, 1.892, 6.565, 3.968, 3.996)
 
 
 class BilevelToll(TabularBilevelEnv):
@@ -211,17 +209,12 @@ class BilevelToll(TabularBilevelEnv):
             render_mode=render_mode,
         )
         tables = ("network", "tolled_links", "origins", "destinations")
-        if (
+        same = (
             times == _sioux_falls()
-            and is_default(BilevelToll, locals(), tables)
             and self.tolled_links == tuple(link for link in self.links if 10 in link)
             and set(self.origins) == set(self.destinations) == set(elsewhere)
-        ):
-            self.best_known = BestKnown(
-                self.validate_upper_params(BEST_DEFAULT),
-                0.110297,
-                "L-BFGS-B from 100 random starts, of which 93 came to it; not proven optimal",
-            )
+        )
+        self.best_known = recorded(BilevelToll, locals(), tables if same else ())
 
     def trip_of(self, state: int) -> tuple[int, int]:
         """Return (node, destination) of a state, as the network names them."""

@@ -22,8 +22,9 @@ from ..core.mdp import FloatArray, Kernel
 from ..model import TabularModel
 from ..rendering import THEME, GridScene, grid_layout
 from ..rendering.canvas import colour_limit, draw_text, pygame
-from .base import BestKnown, View
+from .base import View
 from .grids import GridBilevelEnv
+from .records import recorded
 
 __all__ = ["BilevelToyText"]
 
@@ -45,25 +46,6 @@ CLIFF_MAP = (*["." * 12] * 3, "S" + "H" * 10 + "G")
 
 # Names of Taxi's landmarks, in the order of its `locs`.
 LANDMARKS = "RGYB"
-
-# Best x found for the registered instances, to four decimals; see the Ground Truth below.
-# fmt: off
-BEST: dict[tuple[str, float, float, float], tuple[float, tuple[float, ...]]] = {
-    # environment, gamma, temperature, shaping cost: F(x), x
-    ("FrozenLake", 0.99, 0.1, 0.01): (0.401520, (
-        0.1638, -0.3729, -0.1701, -0.0269, 0.3494, 0.0000, -0.0401, 0.0000, 0.1415, -0.0687,
-        -1.0000, 0.0000, 0.0000, 0.1780, 0.1458, 0.0000,
-    )),
-    ("CliffWalking", 0.99, 0.5, 0.01): (-12.641884, (
-        -0.3418, -0.4315, -0.4967, -0.5307, -0.5451, -0.5452, -0.5337, -0.5112, -0.4761,
-        -0.4253, -0.3496, -0.2588, -0.8647, -1.0000, -0.9786, -0.9807, -0.9639, -0.9532,
-        -0.9418, -0.9280, -0.9238, -0.8902, -0.9178, -0.6968, -1.0000, -0.5706, -0.6236,
-        -0.5703, -0.5622, -0.5436, -0.5294, -0.5233, -0.4978, -0.5417, -0.4058, -1.0000,
-        -1.0000, 0.0000, 0.0000, 0.0000, 0.0000, 0.0000, 0.0000, 0.0000, 0.0000, 0.0000, 0.0000,
-        0.0000,
-    )),
-}
-# fmt: on
 
 
 class BilevelToyText(GridBilevelEnv):
@@ -144,11 +126,10 @@ class BilevelToyText(GridBilevelEnv):
 
     The direct gradient is -2 shaping_cost x, which leads from any start to x = 0.
 
-    The best values (`best_known`, but for Taxi's 500 entries) are where normalised ascent and then
-    L-BFGS-B on the hyper-gradient end, from x = 0 and from every one of 60 random starts (Taxi:
-    12), uniform in [-s, s] with s one of .02, .1, .3 and 1. They are not proven optimal. For Taxi,
-    `bilevel-gym solve BilevelTaxi-v0` finds x. One entry of x is at its bound on FrozenLake, four
-    on CliffWalking.
+    The best values (`best_known`) are where normalised ascent and then L-BFGS-B on the
+    hyper-gradient end, from x = 0 and from every one of 60 random starts (Taxi: 12), uniform in
+    [-s, s] with s one of .02, .1, .3 and 1. They are not proven optimal. One entry of x is at its
+    bound on FrozenLake, four on CliffWalking.
 
     Higher temperatures have plateaus: F of CliffWalking at temperature 1 is -100.000000 at x = 0,
     since the follower walks on for ever, and the hyper-gradient has norm 6e-12.
@@ -203,15 +184,8 @@ class BilevelToyText(GridBilevelEnv):
             self._lay_out(cells, np.argwhere(cells != ""), np.arange(cells.size))
         super().__init__(model, render_mode=render_mode)
         name = "" if env.spec is None else env.spec.name
-        best = BEST.get((name, float(gamma), float(temperature), float(shaping_cost)))
-        if best is not None and not env_kwargs and features is None and entropy == "plain":
-            value, x = best
-            self.best_known = BestKnown(
-                self.validate_upper_params(x),
-                value,
-                "normalised ascent, then L-BFGS-B, from x = 0 and from random starts; not proven "
-                "optimal",
-            )
+        arguments = {**locals(), "env_id": name, "env_kwargs": env_kwargs or None}
+        self.best_known = recorded(BilevelToyText, arguments)
         env.close()
 
     @property

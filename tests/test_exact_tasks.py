@@ -241,7 +241,7 @@ PUBLISHED = [[0.6, 0.3, 0.1], [0.1, 0.7, 0.2]]
             BilevelMarkovGame,
             {"bonus": 1, "horizon": 150},
             [
-                *({"bonus": 2.0}, {"horizon": None}, {"horizon": 149}),
+                *({"bonus": 2.0}, {"horizon": 149}),
                 *({"gamma": 0.9}, {"temperature": 0.1}),
             ],
         ),
@@ -249,7 +249,7 @@ PUBLISHED = [[0.6, 0.3, 0.1], [0.1, 0.7, 0.2]]
             partial(BilevelToyText, "FrozenLake"),
             {},
             [
-                *({"temperature": 0.2}, {"env_kwargs": {"map_name": "8x8"}}),
+                *({"temperature": 0.2}, {"env_kwargs": {"is_slippery": False}}),
                 {"features": np.ones((16, 4, 16))},
             ],
         ),
@@ -264,7 +264,7 @@ PUBLISHED = [[0.6, 0.3, 0.1], [0.1, 0.7, 0.2]]
         ),
     ],
 )
-def test_only_the_default_instance_has_a_best_known_x(
+def test_other_instances_do_not_have_the_best_known_x_of_the_default_one(
     kind: Callable[..., TabularBilevelEnv], same: dict[str, Any], others: list[dict[str, Any]]
 ) -> None:
     assert kind(**same).best_known is not None

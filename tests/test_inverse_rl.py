@@ -208,7 +208,7 @@ def test_the_documented_values() -> None:
     for x, here, there in (
         (np.zeros(5), -2.079269, -2.042516),
         (true_params(game), -0.420225, -0.410223),
-        (best.upper_params, -0.413562, -0.417166),
+        (best.upper_params, -0.413562, -0.417168),
     ):
         assert game.evaluate(x).objective == pytest.approx(here, abs=6e-7)
         assert exact.evaluate(x).objective == pytest.approx(there, abs=6e-7)

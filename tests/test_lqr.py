@@ -39,11 +39,11 @@ def test_the_documented_values_are_those_of_the_default_instance(
         learning_rate=0.05,
     )
     assert end.best.value == pytest.approx(best, abs=2e-3)
-    assert (game.best_known is None) == (enters == "dynamics")
-    if game.best_known is not None:
-        x = game.best_known.upper_params
-        assert np.abs(x).max() < 2.0  # well inside the box
-        assert np.abs(game.evaluate(x).hyper_gradient).max() < 1e-5
+    assert game.best_known is not None
+    assert game.best_known.value == pytest.approx(best, abs=6e-7)
+    x = game.best_known.upper_params
+    assert np.abs(x).max() < 2.0  # well inside the box
+    assert np.abs(game.evaluate(x).hyper_gradient).max() < 1e-5
 
 
 @pytest.mark.parametrize("enters", ["reward", "dynamics"])
