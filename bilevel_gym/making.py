@@ -94,20 +94,7 @@ def make_leader(
     """
     from .wrappers import HyperGradient
 
-    parameters = game_parameters(env_id)
-    _check_names(env_id, env_kwargs, parameters)
-    if not isinstance(render_mode, str | None):
-        raise ValueError(f"`render_mode` must be a string or None, got {received(render_mode)}")
-    try:
-        # Without a picture to draw, a task need not know about render modes.
-        drawing: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
-        game = gym.make(env_id, **drawing, **env_kwargs)
-    except (ValueError, TypeError, ImportError, gym.error.Error) as error:
-        # Gymnasium adds its own sentence to the constructor's.
-        reason = str(error).partition(" was raised from the environment creator")[0]
-        if isinstance(error, TypeError):
-            reason = "; ".join([*_mismatches(parameters, env_kwargs), reason])
-        raise _of_same_kind(error, f"cannot make {env_id}: {reason}") from error
+    game = made_game(env_id, env_kwargs, render_mode=render_mode)
     try:
         return HyperGradient(game, method=method, **seat_options, **(method_options or {}))
     except (ValueError, TypeError, ImportError) as error:
@@ -115,11 +102,40 @@ def make_leader(
         raise _of_same_kind(error, reason) from error
 
 
+def made_game(
+    env_id: str, env_kwargs: dict[str, Any], *, render_mode: str | None = None
+) -> gym.Env[Any, Any]:
+    """Return a task as it is registered; raise what `make_leader` raises of it."""
+    parameters = game_parameters(env_id)
+    _check_names(env_id, env_kwargs, parameters)
+    if not isinstance(render_mode, str | None):
+        raise ValueError(f"`render_mode` must be a string or None, got {received(render_mode)}")
+    try:
+        # Without a picture to draw, a task need not know about render modes.
+        drawing: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+        return gym.make(env_id, **drawing, **env_kwargs)
+    except (ValueError, TypeError, ImportError, gym.error.Error) as error:
+        # Gymnasium adds its own sentence to the constructor's.
+        reason = str(error).partition(" was raised from the environment creator")[0]
+        if isinstance(error, TypeError):
+            reason = "; ".join([*_mismatches(parameters, env_kwargs), reason])
+        raise _of_same_kind(error, f"cannot make {env_id}: {reason}") from error
+
+
 def beside_user(name: str) -> str:
     """Return "module:Name"; modules beside the user are found from now on, as with `python -m`."""
     if ":" in name and "" not in sys.path:
         sys.path.insert(0, "")
     return name
+
+
+def names_of_code(value: Any) -> Iterator[str]:
+    """Yield all "module:name" within nested dicts and lists."""
+    if isinstance(value, str) and ":" in value:
+        yield value
+    elif isinstance(value, dict | list):
+        for entry in value.values() if isinstance(value, dict) else value:
+            yield from names_of_code(entry)
 
 
 def find_task(env_id: str) -> str:

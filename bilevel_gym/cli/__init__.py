@@ -17,6 +17,7 @@ from .galleries import gallery
 from .listing import list_tasks, markdown_table
 from .playing import play
 from .reporting import report
+from .rescoring import rescore
 from .solving import solve
 
 __all__ = ["main", "markdown_table"]
@@ -61,5 +62,6 @@ for command in (
     benchmark,
     report,
     export,
+    rescore,
 ):
     main.add_command(command)

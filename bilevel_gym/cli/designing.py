@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from click.core import ParameterSource
 
 from ..core.checks import received
 from ..core.files import check_regular
-from ..making import beside_user
+from ..making import beside_user, names_of_code
 from .arguments import (
     INTERRUPTED,
     METHOD,
@@ -215,12 +214,3 @@ def resumed(
                 f"`{name}` again as before, or trust the folder by `--trust`"
             )
     return kept
-
-
-def names_of_code(value: Any) -> Iterator[str]:
-    """Yield all "module:name" within nested dicts and lists."""
-    if isinstance(value, str) and ":" in value:
-        yield value
-    elif isinstance(value, dict | list):
-        for entry in value.values() if isinstance(value, dict) else value:
-            yield from names_of_code(entry)
