@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from bilevel_gym.benchmark.config import SHIPPED, parse_benchmark
 from bilevel_gym.benchmark.schema import Source
 from bilevel_gym.methods import METHODS
 from bilevel_gym.methods.exact import Exact
+from bilevel_gym.methods.registry import resolve_method
+from bilevel_gym.methods.sampled import Sampled
 
 from .runs import EXACT, GRID, OPTIMIZER, SMALL, in_turn, invoke
 
@@ -32,6 +35,21 @@ def test_the_default_file_names_methods_without_networks_and_leaves_nothing_out(
     assert len({entry.task for entry in benchmark.entries}) == 4
     assert {entry.run.seed for entry in benchmark.entries} == {*range(5)}
     assert [entry.run.seed for entry in parse_benchmark(SMALL).entries] == [0, 0, 1, 1]
+
+
+def test_the_file_of_ten_games_has_every_method_that_sees_only_episodes() -> None:
+    benchmark = read_benchmark(Path(__file__).parent / "benchmarks" / "ten_games.toml")
+    assert not benchmark.left_out and len({entry.task for entry in benchmark.entries}) == 10
+    sampled = {
+        name
+        for name in METHODS
+        if not name.startswith("deep-") and issubclass(resolve_method(name), Sampled)
+    }
+    assert {entry.run.method for entry in benchmark.entries} == {"exact", *sampled}
+    last = [entry for entry in benchmark.entries if entry.task == "random, 6 features"]
+    outcome = perform(replace(last[1].run, steps=1))
+    assert outcome.error is None and len(outcome.rows) == 2
+    assert all(row.cosine is not None and row.cosine > 0.5 for row in outcome.rows)
 
 
 def test_the_files_of_the_package_are_printed_as_they_are() -> None:
