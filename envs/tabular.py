@@ -17,7 +17,13 @@ from numpy.typing import ArrayLike, NDArray
 from ..core.checks import received
 from ..core.mdp import FloatArray, Kernel
 from ..episodes.transitions import TransitionArrays, TransitionTables
-from ..model import TabularModel, evaluate, evaluate_batch
+from ..model import (
+    TabularModel,
+    Unregularised,
+    evaluate,
+    evaluate_batch,
+    evaluate_unregularised,
+)
 from ..model.base import single_precision_bounds
 from ..model.objectives import DiscountedReturn, Objective
 from ..model.responses import ExactResponse, Response, TabularResponse
@@ -249,6 +255,13 @@ class TabularBilevelEnv(BilevelEnv):
         """Return what `evaluate` returns, for many x; see `bilevel_gym.model.evaluate_batch`."""
         responses: list[ExactResponse] = evaluate_batch(self.model, upper_params, **options)
         return responses
+
+    def evaluate_unregularised(self, upper_params: ArrayLike, **options: Any) -> Unregularised:
+        """Return F under the follower's hard-optimal policy, best and worst over ties.
+
+        See `bilevel_gym.model.evaluate_unregularised`; its option is `tie_tolerance`.
+        """
+        return evaluate_unregularised(self.model, upper_params, **options)
 
     def observe(self, response: Response) -> NDArray[np.float32]:
         """Return the discounted state occupancy times (1 - gamma), float32 `[S]`.

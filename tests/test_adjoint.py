@@ -191,7 +191,7 @@ def slopes_off(rough: SoftSolution, found: UpperValue, wanted: UpperValue) -> fl
 
 @pytest.mark.parametrize(("horizon", "accuracy"), [(400, 1e-9), (10**15, 1e-12)])
 def test_a_long_truncated_return_is_the_return_at_no_memory(horizon: int, accuracy: float) -> None:
-    assert objectives._last_step_that_counts(0.9) < 500  # else the rest would take for ever
+    assert objectives.last_step_that_counts(0.9) < 500  # else the rest would take for ever
     _, endless, _ = Problem(3, DiscountedReturn()).solved()
     tracemalloc.start()
     _, cut, _ = Problem(3, TruncatedReturn(horizon)).solved()
@@ -270,7 +270,7 @@ def test_a_truncated_return_without_discount_takes_every_step() -> None:
 
 
 def test_a_truncated_return_that_looks_no_step_ahead_is_the_first_reward() -> None:
-    assert objectives._last_step_that_counts(0.0) == 1  # else the rest would take for ever
+    assert objectives.last_step_that_counts(0.0) == 1  # else the rest would take for ever
     problem = Problem(2, TruncatedReturn(10**15, 0.0))
     solution, value, _ = problem.solved()
     first = (solution.policy * problem.upper_reward).sum(axis=1)

@@ -3,12 +3,15 @@
 from .base import BilevelModel, evaluate, evaluate_batch
 from .linear_quadratic import LinearQuadraticModel
 from .tabular import ArrayModel, TabularModel
+from .unregularised import Unregularised, evaluate_unregularised
 
 __all__ = [
     "ArrayModel",
     "BilevelModel",
     "LinearQuadraticModel",
     "TabularModel",
+    "Unregularised",
     "evaluate",
     "evaluate_batch",
+    "evaluate_unregularised",
 ]

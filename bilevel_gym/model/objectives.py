@@ -51,6 +51,7 @@ __all__ = [
     "UpperValue",
     "check_objective",
     "flattened",
+    "last_step_that_counts",
     "scope_of",
 ]
 
@@ -296,7 +297,7 @@ class TruncatedReturn:
         steps = kernel.policy_matrix(policy)
         if len(rho) <= SMALL:  # a sparse product has a fixed cost
             steps = steps.toarray()
-        horizon = min(self.horizon, _last_step_that_counts(gamma))
+        horizon = min(self.horizon, last_step_that_counts(gamma))
         # d_t and V_{H-t-1} in row t: they meet in w.
         present, ahead = np.empty((2, horizon, len(rho)))
         value, rewards = np.zeros(len(rho)), (policy * upper_reward).sum(axis=1)
@@ -354,7 +355,7 @@ def _error_of_truncated(
     return 0.5 * part * of_policy + rounding
 
 
-def _last_step_that_counts(gamma: float) -> int:
+def last_step_that_counts(gamma: float) -> int:
     """Return after how many steps all that is still to come is lost in rounding."""
     if gamma == 0.0:
         return 1
