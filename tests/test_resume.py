@@ -110,6 +110,8 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
     ("amd", {}),
     ("pbrl-value", {}),
     ("pbrl-bellman", {}),
+    ("pbrl-sl-value", {}),
+    ("pbrl-sl-bellman", {}),
     ("hpgd", {"episodes": 8, "inner": "exact"}),
     ("trace", {"episodes": 8, "inner": "soft-q"}),
     ("plug-in", {"episodes": 8, "inner": "certainty-equivalence"}),

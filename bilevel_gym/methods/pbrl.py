@@ -118,62 +118,33 @@ class Point:
 
 
 class PenaltyMethod(Remembers, ABC):
-    """Climb f - lambda p in the policy, and report its gradient in x."""
+    """A surrogate f - lambda p: its value and derivatives at a policy, and where mirror steps lead.
+
+    Subclasses define the penalty, and others how the policies are found.
+    """
 
     exact: ClassVar[bool] = False
     unbiased: ClassVar[bool] = False
-    remembered = ("_log_policy", "_value")
 
-    def __init__(
-        self,
-        model: TabularModel,
-        *,
-        penalty: float,
-        policy_steps: int = 10,
-        tolerance: float = 1e-10,
-    ) -> None:
+    def __init__(self, model: TabularModel, *, penalty: float) -> None:
         """Bind the method to a model.
 
         Args:
             model: A tabular model.
             penalty: lambda, positive.
-            policy_steps: Steps of mirror ascent for each x (K), at least 1.
-            tolerance: Largest change of an action's probability by a step at which the policy
-                counts as solved for, positive; no more steps are taken.
         """
         check_tabular(model)
         self._model = model
         self._penalty = check_positive("penalty", penalty)
-        self._steps = check_at_least("policy_steps", policy_steps, 1)
-        self._tolerance = check_positive("tolerance", tolerance)
         self.reset(np.random.default_rng(0))
 
+    @abstractmethod
     def reset(self, rng: np.random.Generator) -> None:
-        """Forget the policy: it starts at the follower's answer to the first x.
+        """Forget the policies; the method draws nothing from `rng`."""
 
-        The method draws nothing from `rng`.
-        """
-        self._log_policy: FloatArray | None = None
-        self._value: FloatArray | None = None
-
-    @single_threaded
+    @abstractmethod
     def step(self, upper_params: FloatArray) -> TabularResponse:
-        """Return f at the method's own policy, and the gradient of the surrogate.
-
-        `policy`, `occupancy`, `soft_value`, `lower_value` and `residual` are those of that policy
-        too, `iterations` its steps, and `converged` says whether it solves the surrogate.
-
-        Raises:
-            ArithmeticError: If values overflow.
-        """
-        x = self._model.validate(upper_params)
-        best = solve_soft_mdp(self._model.lower_mdp(x), initial_value=self._value)
-        self._value = best.soft_value
-        start = best.log_policy if self._log_policy is None else self._log_policy
-        at, steps, converged = self._climb(x, best, start)
-        self._log_policy = at.solution.log_policy
-        total = at.evaluation.direct + self._penalty * self._gradient(x, at)
-        return at.evaluation.response(total, iterations=steps, converged=converged)
+        """Return f at the method's own policy, and the gradient of the surrogate."""
 
     @abstractmethod
     def _weight(self, x: FloatArray, solution: SoftSolution) -> FloatArray:
@@ -205,28 +176,6 @@ class PenaltyMethod(Remembers, ABC):
             rounding=64.0 * EPS * (abs(evaluation.upper.value) + self._penalty * terms),
         )
 
-    def _climb(
-        self, x: FloatArray, best: SoftSolution, log_policy: FloatArray
-    ) -> tuple[Point, int, bool]:
-        """Take mirror steps; return where they end, how many were taken, and whether at the top."""
-        at, share = self._point(x, best, log_policy), 1.0
-        for step in range(self._steps):
-            goal = self._goal(at)
-            for _ in range(MAX_HALVINGS):
-                moved = mixed(at.solution.log_policy, goal, share)
-                change = float(np.abs(np.exp(moved) - at.solution.policy).max())
-                candidate = self._point(x, best, moved)
-                if candidate.surrogate >= at.surrogate - at.rounding:
-                    break
-                share *= 0.5
-            else:
-                return at, step, change <= self._tolerance
-            at = candidate
-            if change <= self._tolerance * share:
-                return at, step + 1, True
-            share = min(1.0, 2.0 * share)
-        return at, self._steps, False
-
     def _goal(self, at: Point) -> FloatArray:
         """Return log pi `[S, A]` where a whole mirror step leads."""
         policy, upper, mdp = at.solution.policy, at.evaluation.upper, at.best.mdp
@@ -243,7 +192,7 @@ class PenaltyMethod(Remembers, ABC):
         return with_log_terms(goal, upper.log_policy / np.maximum(scale, FLOOR * scale.max()))
 
 
-class PBRLValue(PenaltyMethod):
+class ValuePenalty(PenaltyMethod):
     """Penalise what the policy loses of the follower's soft value.
 
         p(x, y) = V*_x(rho) - V^{pi_y}_x(rho) = tau sum_s d_y(s) KL(pi_y(s) || pi*(s))
@@ -265,7 +214,6 @@ class PBRLValue(PenaltyMethod):
         *,
         penalty: float = 1e3,
         start: str = "initial",
-        **options: Any,
     ) -> None:
         """Bind the method to a model.
 
@@ -276,10 +224,9 @@ class PBRLValue(PenaltyMethod):
             start: rho, "initial" for the game's first states, or "uniform". An objective that
                 evaluates states which the follower hardly visits needs the latter: what is not
                 visited is not penalised.
-            **options: See `PenaltyMethod`: policy_steps, tolerance.
         """
         self._start = check_choice("start", start, STARTS)
-        super().__init__(model, penalty=penalty, **options)
+        super().__init__(model, penalty=penalty)
 
     def _weight(self, x: FloatArray, solution: SoftSolution) -> FloatArray:
         """Return the discounted visits (I - gamma P_pi)^-T rho, `[S]`, not negative."""
@@ -310,7 +257,7 @@ class PBRLValue(PenaltyMethod):
         return gradient
 
 
-class PBRLBellman(PenaltyMethod):
+class BellmanPenalty(PenaltyMethod):
     """Penalise how far the policy is from the follower's in each state alike.
 
     With g(x, y) = E_s [-sum_a pi_y Q*_x(s, a) + tau sum_a pi_y log pi_y] over uniform states s,
@@ -327,16 +274,15 @@ class PBRLBellman(PenaltyMethod):
     and dL/dx = df/dx - lambda dp/dx. The target of the mirror step is log pi*.
     """
 
-    def __init__(self, model: TabularModel, *, penalty: float = 1e5, **options: Any) -> None:
+    def __init__(self, model: TabularModel, *, penalty: float = 1e5) -> None:
         """Bind the method to a model.
 
         Args:
             model: A tabular model.
             penalty: lambda, positive. A state counts for 1 / S of it, however often the leader sees
                 the follower there, so that it must be larger than for the value penalty.
-            **options: See `PenaltyMethod`: policy_steps, tolerance.
         """
-        super().__init__(model, penalty=penalty, **options)
+        super().__init__(model, penalty=penalty)
 
     def _weight(self, x: FloatArray, solution: SoftSolution) -> FloatArray:
         size = solution.mdp.kernel.num_states
@@ -354,6 +300,90 @@ class PBRLBellman(PenaltyMethod):
         return self._model.through_model(
             x, reward, lambda: gamma * kernel.on_transitions(reward, best.soft_value)
         )
+
+
+class DoubleLoop(PenaltyMethod):
+    """Climb f - lambda p in the policy at each x, and report its gradient in x."""
+
+    remembered = ("_log_policy", "_value")
+
+    def __init__(
+        self,
+        model: TabularModel,
+        *,
+        policy_steps: int = 10,
+        tolerance: float = 1e-10,
+        **options: Any,
+    ) -> None:
+        """Bind the method to a model.
+
+        Args:
+            model: A tabular model.
+            policy_steps: Steps of mirror ascent for each x (K), at least 1.
+            tolerance: Largest change of an action's probability by a step at which the policy
+                counts as solved for, positive; no more steps are taken.
+            **options: Of the penalty.
+        """
+        super().__init__(model, **options)
+        self._steps = check_at_least("policy_steps", policy_steps, 1)
+        self._tolerance = check_positive("tolerance", tolerance)
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Forget the policy: it starts at the follower's answer to the first x.
+
+        The method draws nothing from `rng`.
+        """
+        self._log_policy: FloatArray | None = None
+        self._value: FloatArray | None = None
+
+    @single_threaded
+    def step(self, upper_params: FloatArray) -> TabularResponse:
+        """Return f at the method's own policy, and the gradient of the surrogate.
+
+        `policy`, `occupancy`, `soft_value`, `lower_value` and `residual` are those of that policy
+        too, `iterations` its steps, and `converged` says whether it solves the surrogate.
+
+        Raises:
+            ArithmeticError: If values overflow.
+        """
+        x = self._model.validate(upper_params)
+        best = solve_soft_mdp(self._model.lower_mdp(x), initial_value=self._value)
+        self._value = best.soft_value
+        start = best.log_policy if self._log_policy is None else self._log_policy
+        at, steps, converged = self._climb(x, best, start)
+        self._log_policy = at.solution.log_policy
+        total = at.evaluation.direct + self._penalty * self._gradient(x, at)
+        return at.evaluation.response(total, iterations=steps, converged=converged)
+
+    def _climb(
+        self, x: FloatArray, best: SoftSolution, log_policy: FloatArray
+    ) -> tuple[Point, int, bool]:
+        """Take mirror steps; return where they end, how many were taken, and whether at the top."""
+        at, share = self._point(x, best, log_policy), 1.0
+        for step in range(self._steps):
+            goal = self._goal(at)
+            for _ in range(MAX_HALVINGS):
+                moved = mixed(at.solution.log_policy, goal, share)
+                change = float(np.abs(np.exp(moved) - at.solution.policy).max())
+                candidate = self._point(x, best, moved)
+                if candidate.surrogate >= at.surrogate - at.rounding:
+                    break
+                share *= 0.5
+            else:
+                return at, step, change <= self._tolerance
+            at = candidate
+            if change <= self._tolerance * share:
+                return at, step + 1, True
+            share = min(1.0, 2.0 * share)
+        return at, self._steps, False
+
+
+class PBRLValue(DoubleLoop, ValuePenalty):
+    """Climb the surrogate of the value penalty at each x."""
+
+
+class PBRLBellman(DoubleLoop, BellmanPenalty):
+    """Climb the surrogate of the Bellman penalty at each x."""
 
 
 def divergence(policy: FloatArray, reference: FloatArray, ratio: FloatArray) -> FloatArray:

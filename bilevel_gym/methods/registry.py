@@ -46,6 +46,8 @@ METHODS: Mapping[str, str] = {
     "amd": "bilevel_gym.methods.amd:AMD",
     "pbrl-value": "bilevel_gym.methods.pbrl:PBRLValue",
     "pbrl-bellman": "bilevel_gym.methods.pbrl:PBRLBellman",
+    "pbrl-sl-value": "bilevel_gym.methods.pbrl_sl:PBRLSLValue",
+    "pbrl-sl-bellman": "bilevel_gym.methods.pbrl_sl:PBRLSLBellman",
     "zero-order": "bilevel_gym.methods.zero_order:ZeroOrder",
     "plug-in": "bilevel_gym.methods.plug_in:PlugIn",
     "trace": "bilevel_gym.methods.trace:Trace",
