@@ -69,7 +69,7 @@ class LinearQuadraticEnv(BilevelEnv):
     """
 
     # The others need a table.
-    methods = {name: METHODS[name] for name in ("exact", "direct", "zero-order")}
+    methods = {name: METHODS[name] for name in ("exact", "direct", "zero-order", "annealed")}
 
     def __init__(
         self,

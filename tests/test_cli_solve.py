@@ -432,6 +432,15 @@ def test_every_kind_of_method_climbs(run: Run, tmp_path: Path, method: str) -> N
     assert len(history) == 3
     # What a method does not say stays empty.
     assert all((row["inner_samples"] != "") == (method in ("trace", "hpgd")) for row in history)
+    assert all(row["temperature"] == "" for row in history)
+
+
+def test_the_history_of_an_annealed_run_has_its_temperatures(run: Run, tmp_path: Path) -> None:
+    run("solve", GRID, *SMALL, "--method", "annealed", "--steps", 2, "--out", "out", exits=0)
+    history = rows(tmp_path / "out")
+    temperatures = [float(row["temperature"]) for row in history]
+    assert temperatures == sorted(temperatures, reverse=True) and len({*temperatures}) > 1
+    assert all(row["unregularised_optimistic"] for row in history)
 
 
 def test_learners_are_solved_and_filmed(run: Run, tmp_path: Path, monkeypatch: Patch) -> None:

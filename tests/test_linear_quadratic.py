@@ -171,7 +171,7 @@ def test_options_and_methods_that_do_not_suit_are_named(env_id: str) -> None:
     assert HyperGradient(game, method="exact", tolerance=1e-3).reset(seed=0)[1]["inner_converged"]
     with pytest.raises(TypeError, match="unknown option for an exact Bilevel.*: 'solver'"):
         HyperGradient(game, solver="dense")
-    with pytest.raises(ValueError, match="'m-sobirl'; accepted: 'direct', 'exact', 'zero-order'"):
+    with pytest.raises(ValueError, match="'m-sobirl'; accepted: 'annealed', 'direct', 'exact'"):
         make_method("m-sobirl", game)
 
 

@@ -93,6 +93,7 @@ ESTIMATES: dict[str, dict[str, Any]] = {
     "pbrl-value": {"penalty": 1e4},
     "pbrl-bellman": {"penalty": 1e5},
     "pbrl-sl-value": {"penalty": 1e4},
+    "slac": {"penalty": 1e4},
     "m-sobirl": {"sweeps": 200, "adjoint_steps": 2000},
     "amd": {"sweeps": 200},
     "zero-order": {"directions": 400},

@@ -40,6 +40,9 @@ class LeaderInfo(TypedDict):
     inner_converged: NotRequired[bool]
     inner_samples: NotRequired[int]  # environment steps used
     lower_value: NotRequired[float]  # the follower's soft value at the start
+    temperature: NotRequired[float]  # of this answer, where the method lowers it
+    unregularised_optimistic: NotRequired[float]  # F without entropy, beside it
+    unregularised_pessimistic: NotRequired[float]
     objective_se: NotRequired[float]  # standard errors of estimates
     hyper_gradient_se: NotRequired[FloatArray]  # float64, shape of x
     hyper_gradient_cosine: NotRequired[float]  # to the one without errors, as expected

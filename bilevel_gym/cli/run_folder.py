@@ -62,6 +62,9 @@ class RunRecord:
         inner_residual: Sup norm of the follower's Bellman residual.
         inner_converged: Whether the inner learner met its tolerance.
         inner_samples: Environment steps that the method took.
+        temperature: The follower's, where the method lowers it.
+        unregularised_optimistic: F without entropy, beside it; ties in the leader's favour.
+        unregularised_pessimistic: Likewise, to the leader's disadvantage.
 
     What the method does not report is None.
     """
@@ -76,6 +79,9 @@ class RunRecord:
     inner_residual: float | None = None
     inner_converged: bool | None = None
     inner_samples: int | None = None
+    temperature: float | None = None
+    unregularised_optimistic: float | None = None
+    unregularised_pessimistic: float | None = None
 
 
 class History:

@@ -55,7 +55,16 @@ from ..model.tabular import TabularModel
 from .learners import greedy_solution
 from .model_based import Evaluation, check_tabular
 
-__all__ = ["PBRLBellman", "PBRLValue", "PenaltyMethod", "Point", "at_policy"]
+__all__ = [
+    "BellmanPenalty",
+    "PBRLBellman",
+    "PBRLValue",
+    "PenaltyMethod",
+    "Point",
+    "ValuePenalty",
+    "at_policy",
+    "soft_rewards",
+]
 
 STARTS = ("initial", "uniform")
 
@@ -73,18 +82,20 @@ FLOOR = 1e-12
 BISECTIONS, LEAST_LOGIT = 64, -1e12
 
 
-def at_policy(mdp: TabularMDP, log_policy: FloatArray, *, solver: str) -> SoftSolution:
+def at_policy(
+    mdp: TabularMDP, log_policy: FloatArray, *, solver: str, value: FloatArray | None = None
+) -> SoftSolution:
     """Return a policy with its soft value V^pi = sum_a pi (r - tau log pi + gamma P V^pi).
 
-    `log_policy` is normalised log pi `[S, A]`, -inf for actions that do not exist. An
-    `ArithmeticError` says that values overflow.
+    `log_policy` is normalised log pi `[S, A]`, -inf for actions that do not exist. A critic's
+    `value` `[S]` takes the place of V^pi. An `ArithmeticError` says that values overflow.
     """
     policy = np.exp(log_policy)
     answer = PolicyAnswer(
         mdp=mdp, policy=policy, solver=solver, log_probabilities=log_policy, accuracy=ACCURACY
     )
-    reward = mdp.reward - mdp.temperature * np.where(policy > 0.0, log_policy, 0.0)
-    value, _ = answer.system.solve((policy * reward).sum(axis=1))
+    if value is None:
+        value, _ = answer.system.solve(soft_rewards(mdp, log_policy))
     solution = replace(
         greedy_solution(mdp, value),
         policy=policy,
@@ -94,6 +105,14 @@ def at_policy(mdp: TabularMDP, log_policy: FloatArray, *, solver: str) -> SoftSo
     )
     vars(solution)["system"] = answer.system  # with its factors
     return solution
+
+
+def soft_rewards(mdp: TabularMDP, log_policy: FloatArray) -> FloatArray:
+    """Return sum_a pi (r - tau log pi) `[S]` from log pi `[S, A]`."""
+    policy = np.exp(log_policy)
+    entropy = mdp.temperature * np.where(policy > 0.0, log_policy, 0.0)
+    rewards: FloatArray = (policy * (mdp.reward - entropy)).sum(axis=1)
+    return rewards
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,8 +177,14 @@ class PenaltyMethod(Remembers, ABC):
     def _gradient(self, x: FloatArray, at: Point) -> FloatArray:
         """Return -dp/dx, shape of x."""
 
-    def _point(self, x: FloatArray, best: SoftSolution, log_policy: FloatArray) -> Point:
-        solution = at_policy(best.mdp, log_policy, solver=best.solver)
+    def _point(
+        self,
+        x: FloatArray,
+        best: SoftSolution,
+        log_policy: FloatArray,
+        value: FloatArray | None = None,
+    ) -> Point:
+        solution = at_policy(best.mdp, log_policy, solver=best.solver, value=value)
         evaluation = Evaluation.of(self._model, x, solution)
         weight = self._weight(x, solution)
         # log pi - log pi*, zero where pi is.

@@ -48,6 +48,8 @@ METHODS: Mapping[str, str] = {
     "pbrl-bellman": "bilevel_gym.methods.pbrl:PBRLBellman",
     "pbrl-sl-value": "bilevel_gym.methods.pbrl_sl:PBRLSLValue",
     "pbrl-sl-bellman": "bilevel_gym.methods.pbrl_sl:PBRLSLBellman",
+    "slac": "bilevel_gym.methods.slac:SLAC",
+    "annealed": "bilevel_gym.methods.annealed:Annealed",
     "zero-order": "bilevel_gym.methods.zero_order:ZeroOrder",
     "plug-in": "bilevel_gym.methods.plug_in:PlugIn",
     "trace": "bilevel_gym.methods.trace:Trace",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NotRequired, Protocol, TypedDict, TypeVar
+from typing import Any, ClassVar, NotRequired, Protocol, Self, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -103,6 +104,16 @@ class BilevelModel(ABC):
                 bounds; the message names the entry.
         """
         return check_in_box("upper_params", upper_params, self.low, self.high)
+
+    def at_temperature(self, temperature: float) -> Self:
+        """Return the same problem of a follower with another temperature; arrays are shared.
+
+        Raises:
+            ValueError: If the temperature is not positive and finite.
+        """
+        other = copy.copy(self)
+        other.temperature = check_positive("temperature", temperature)
+        return other
 
     @abstractmethod
     def respond(self, upper_params: FloatArray, *, warm_start: Any = None) -> Any:

@@ -48,6 +48,7 @@ class Response:
             part.
         hyper_gradient_cosine: Expected cosine to the hyper-gradient without these errors, in
             [0, 1].
+        temperature: The follower's temperature, where the method changes it.
         reported: Keys of the leader's `info`, and the fields that they report.
     """
 
@@ -63,6 +64,7 @@ class Response:
         "objective_se": "objective_se",
         "hyper_gradient_se": "hyper_gradient_se",
         "hyper_gradient_cosine": "hyper_gradient_cosine",
+        "temperature": "temperature",
     }
 
     upper_params: FloatArray
@@ -77,6 +79,7 @@ class Response:
     objective_se: float | None = None
     hyper_gradient_se: FloatArray | None = None
     hyper_gradient_cosine: float | None = None
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         """Protect the arrays: warm starts and pictures rely on them."""
@@ -163,14 +166,24 @@ class TabularResponse(Response):
         soft_value: What the inner learner takes for the soft value, `[S]`.
         coverage: Share of the follower's actions that were seen, in the states that it visits, in
             [0, 1].
+        unregularised_optimistic: F without entropy, ties broken in the leader's favour, where the
+            method lowers the temperature; see `bilevel_gym.model.unregularised`.
+        unregularised_pessimistic: The same, ties broken to the leader's disadvantage.
     """
 
-    reported: ClassVar[Mapping[str, str]] = {**Response.reported, "coverage": "coverage"}
+    reported: ClassVar[Mapping[str, str]] = {
+        **Response.reported,
+        "coverage": "coverage",
+        "unregularised_optimistic": "unregularised_optimistic",
+        "unregularised_pessimistic": "unregularised_pessimistic",
+    }
 
     policy: FloatArray
     occupancy: FloatArray
     soft_value: FloatArray | None = None
     coverage: float | None = None
+    unregularised_optimistic: float | None = None
+    unregularised_pessimistic: float | None = None
 
     def draw_action(self, state: int, rng: np.random.Generator) -> int:
         """Draw an action of the policy in a state."""

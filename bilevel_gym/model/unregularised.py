@@ -23,10 +23,11 @@ from ..core.checks import check_not_negative
 from ..core.hard import Control, control, finite_control, one_hot, optimal_actions
 from ..core.mdp import FloatArray, Kernel
 from ..core.soft import PolicyAnswer
+from .base import BilevelModel
 from .objectives import Objective, StepObjective, flattened, last_step_that_counts, scope_of
 from .tabular import TabularModel
 
-__all__ = ["TIE_TOLERANCE", "Unregularised", "evaluate_unregularised"]
+__all__ = ["TIE_TOLERANCE", "Unregularised", "evaluate_unregularised", "is_control_problem"]
 
 # Q-values this close to the best one, relative to the largest absolute value, count as tied: well
 # above their rounding, and well below what a reward is designed with.
@@ -99,6 +100,14 @@ def evaluate_unregularised(
         value=lower.value,
         ties=int((optimal.sum(axis=1) > 1).sum()),
     )
+
+
+def is_control_problem(model: BilevelModel) -> bool:
+    """Return whether `evaluate_unregularised` takes a model."""
+    try:
+        return isinstance(model, TabularModel) and _parts(model) is not None
+    except TypeError:
+        return False
 
 
 def _parts(model: TabularModel) -> tuple[list[StepObjective], list[Objective]]:
