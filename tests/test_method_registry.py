@@ -319,7 +319,9 @@ def test_every_row_keeps_what_methods_promise(name: str, env_id: str | None) -> 
     }
     if not learns:
         suited = [row for row in report.tasks if row.refusal is None]
-        assert len(suited) >= 4 and all(row.bias is not None for row in suited)
+        # The first-order penalty pays a follower the leader's return: other objectives are refused.
+        least = 3 if name == "first-order-penalty" else 4
+        assert len(suited) >= least and all(row.bias is not None for row in suited)
         refused = {row.task for row in report.tasks if row.refusal}
         assert "BilevelCartPole-v0" in refused
         if "episodes" in options:

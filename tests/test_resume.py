@@ -136,6 +136,16 @@ def test_every_method_goes_on_from_what_it_has_learnt(
     same(tmp_path / "out", tmp_path / "whole")
 
 
+def test_two_learners_go_on(run: Run, tmp_path: Path, monkeypatch: Patch) -> None:
+    options = {"episodes": 8, "inner": "certainty-equivalence"}
+    method = ("--method", "first-order-penalty", *method_set(options))
+    command = ("solve", GRID, *SMALL, *STEPS, *method, "--seed", 5)
+    run(*command, "--out", "whole", exits=0)
+    ended_after(monkeypatch, run, 6, *command, "--out", "out")
+    run("solve", "--resume", "out", exits=0)
+    same(tmp_path / "out", tmp_path / "whole")
+
+
 @pytest.mark.parametrize(
     "task",
     [
