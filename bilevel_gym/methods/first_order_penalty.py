@@ -71,7 +71,7 @@ class FirstOrderPenalty(Sampled):
                 advantages.
             inner: Where both policies come from, a key of `bilevel_gym.methods.learners.LEARNERS`.
             inner_options: Options of both learners.
-            **options: See `Sampled`: episodes, horizon.
+            **options: See `Sampled`: episodes, horizon; it has no standard errors.
 
         Raises:
             TypeError: If the method does not suit the model, or an option is unknown.
@@ -94,6 +94,11 @@ class FirstOrderPenalty(Sampled):
         """Forget everything learnt; draw all randomness from `rng` from now on."""
         super().reset(rng)
         self._paid.reset(rng)
+
+    @property
+    def regroups(self) -> bool:
+        """Whether it could learn from some of the episodes: the second learner hears them once."""
+        return False
 
     def signed_occupancy(self, batch: Batch) -> FloatArray:
         """Return lambda times the difference of discounted visits, `[S, A]`; see `Sampled`."""

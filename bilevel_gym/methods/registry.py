@@ -57,6 +57,7 @@ METHODS: Mapping[str, str] = {
     "stoc-sobirl": "bilevel_gym.methods.stoc_sobirl:StocSoBiRL",
     "hpgd": "bilevel_gym.methods.hpgd:HPGD",
     "bc-hg": "bilevel_gym.methods.bc_hg:BCHG",
+    "aho": "bilevel_gym.methods.aho:AHO",
     "first-order-penalty": "bilevel_gym.methods.first_order_penalty:FirstOrderPenalty",
     # Followers who learn by networks; these rows need PyTorch.
     "deep-trace": "bilevel_gym.learnt.tables:DeepTrace",

@@ -56,6 +56,7 @@ __all__ = [
     "Sampled",
     "check_rewards_alone",
     "enough_steps",
+    "followed",
     "policy_response",
     "seen_outcome",
 ]
@@ -414,10 +415,27 @@ def policy_response(
     """Estimate dF/dr through pi* `[S, A]` for a term that evaluates the policy.
 
     Its injections are known everywhere, from its derivatives at the policy `[S, A]`; what follows
-    them is played: `episodes`, at least 1, from starts drawn in proportion to their size, cut after
-    `horizon` steps. Of the model, the follower's discount and temperature are used.
+    them is played: `episodes`, at least 1, cut after `horizon` steps. Of the model, the follower's
+    discount and temperature are used.
     """
     injected = centred_score(policy, model.temperature, upper.policy, upper.log_policy)
+    return followed(injected, policy, sampler, model.gamma, episodes, horizon, rng)
+
+
+def followed(
+    injected: FloatArray,
+    policy: FloatArray,
+    sampler: Plays,
+    gamma: float,
+    episodes: int,
+    horizon: int,
+    rng: np.random.Generator,
+) -> FloatArray:
+    """Return q `[S, A]` of injections `[S, A]`, what follows them being played.
+
+    Episodes start from pairs drawn in proportion to the size of their injections; `policy` is
+    `[S, A]`, and the rest as in `policy_response`.
+    """
     size = np.abs(injected)
     total = float(size.sum())
     if total == 0.0:
@@ -429,7 +447,7 @@ def policy_response(
     pairs = np.unravel_index(drawn, size.shape)
     signs, played = np.sign(injected) * total, 0
     following = np.zeros(len(policy))
-    for block, carry in carried_from(sampler, pairs, signs, model.gamma, horizon, rng):
+    for block, carry in carried_from(sampler, pairs, signs, gamma, horizon, rng):
         following += on_states(block, carry)
         played += block.num_episodes
     return injected + policy * (following / played)[:, None]
