@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..core.checks import check_not_negative, check_positive, check_probability
 from ..core.mdp import FloatArray, Kernel
+from ..model.costs import ExpectedCost
 from ..model.objectives import DiscountedReturn, LinearCost, Sum
 from ..optimizers.rules import feasible_part
 from ..rendering.canvas import colour_limit, pygame
@@ -84,7 +85,8 @@ class BilevelIncentive(TabularBilevelEnv):
 
         F(x) = E[ sum_t gamma^t u(s_t) ] - payment_weight * ||x||_1
 
-    with u = 1 for acting in q11 or q12.
+    with u = 1 for acting in q11 or q12. The cost `payments`, to be constrained, is what the
+    follower is expected to collect, E[ sum_t gamma^t x(s_t, a_t) ].
 
     ## Lower Level
     An entropy-regularised MDP with r_x(s, a) = 1[s = q10] + x(s, a), discount `gamma`, temperature
@@ -193,6 +195,7 @@ class BilevelIncentive(TabularBilevelEnv):
             entropy=entropy,
             render_mode=render_mode,
         )
+        self.model.costs = {"payments": ExpectedCost(self.payments, self.reward_vjp)}
         self.best_known = recorded(
             BilevelIncentive, locals(), ("paid",) if self.paid == PAIRS else ()
         )
@@ -262,6 +265,10 @@ class BilevelIncentive(TabularBilevelEnv):
         reward = self._lower_base.copy(order="F")
         reward[self._states, self._actions] += upper_params
         return reward
+
+    def payments(self, upper_params: FloatArray) -> FloatArray:
+        """Return x(s, a), `[S, A]`, zero for pairs that cannot be paid for."""
+        return np.nan_to_num(self._on_pairs(upper_params))
 
     def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return the cotangents of the pairs in `paid`, `[D]`."""

@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import shortest_path
 from ..core.checks import check_not_negative, check_positive, received
 from ..core.mdp import FloatArray, Kernel, action_major
 from ..methods import TabularResponse
+from ..model.costs import ExpectedCost
 from ..rendering.canvas import pygame
 from ..rendering.graph import GraphScene, Panel, draw_graph
 from ..rendering.picture_charts import nice_limit
@@ -64,6 +65,8 @@ class BilevelToll(TabularBilevelEnv):
     E[ sum_t gamma^t u_x(link_t) ] for one trip, with
 
         u_x(link) = toll_x(link) - zone_cost * 1[link touches the zone]
+
+    The cost `tolls`, to be constrained, is what a driver is expected to pay for a trip, discounted.
 
     ## Lower Level
     An entropy-regularised MDP for each destination, r_x(link) = -(time(link) + toll_x(link)),
@@ -208,6 +211,7 @@ class BilevelToll(TabularBilevelEnv):
             action_mask=mask.reshape(self._link.shape),
             render_mode=render_mode,
         )
+        self.model.costs = {"tolls": ExpectedCost(self.tolls, self.upper_reward_vjp)}
         tables = ("network", "tolled_links", "origins", "destinations")
         same = (
             times == _sioux_falls()
@@ -246,6 +250,10 @@ class BilevelToll(TabularBilevelEnv):
     def upper_reward(self, upper_params: FloatArray) -> FloatArray:
         """Return u_x = toll_x - zone_cost 1[touches the zone] of the link, `[S, A]`."""
         return self._per_action(self._tolls(upper_params) - self._zone_cost)
+
+    def tolls(self, upper_params: FloatArray) -> FloatArray:
+        """Return toll_x of the link, `[S, A]`."""
+        return self._per_action(self._tolls(upper_params))
 
     def upper_reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return sum_sa cotangent(s, a) du_x(s, a)/dx, shape of x."""

@@ -87,7 +87,7 @@ def early(ended: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(ended, tmp_path / "out"))
 
 
-EXACT = [(name, 7) for name in ("normalized", "adam", "projected", "lbfgsb", "cobyqa")]
+EXACT = [(name, 7) for name in ("normalized", "adam", "projected", "lbfgsb", "cobyqa", "slsqp")]
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,25 @@ def test_every_optimizer_goes_on(
     ended_after(monkeypatch, run, evaluations, *command, "--out", "out")
     run("solve", "--resume", "out", exits=0)
     same(tmp_path / "out", tmp_path / "whole")
+
+
+def test_a_run_with_a_constraint_on_a_cost_is_made_again(
+    run: Run, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    budget = 'constraints=[{"cost": "payments", "at_most": 0.1}]'
+    game = ("BilevelIncentive-v0", "--set", "payment_weight=0", "--set", "temperature=0.1")
+    command = ("solve", *game, "--optimizer", "slsqp", "--optimizer-set", budget, "--steps", 40)
+    whole = run(*command, "--out", "whole", exits=0)
+    assert "largest violation of a constraint" in whole.stdout and "multipliers" in whole.stdout
+    ended_after(monkeypatch, run, 7, *command, "--out", "out")
+    run("solve", "--resume", "out", exits=0)
+    same(tmp_path / "out", tmp_path / "whole")
+    # The first steps are beyond the budget, and their objectives larger.
+    with np.load(tmp_path / "whole" / "params.npz") as params:
+        best, found = params["objective"], json.loads((tmp_path / "whole/result.json").read_text())
+    assert found["objective"]["best"] == pytest.approx(best)
+    history = np.genfromtxt(tmp_path / "whole/history.csv", delimiter=",", names=True)
+    assert history["objective"].max() > best
 
 
 METHODS: list[tuple[str, dict[str, Any]]] = [

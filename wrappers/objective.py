@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.checks import check_choice
 from ..core.mdp import FloatArray
-from ..model import BilevelModel, evaluate
+from ..model import BilevelModel, TabularModel, evaluate
+from ..model.objectives import Objective, check_objective
+from ..model.responses import ExactGaussianResponse, ExactResponse, Response
+from ..optimizers.base import Evaluation
 from ..optimizers.revisable import Report
 from .hyper_gradient import HyperGradient, LeaderInfo
 
@@ -46,6 +50,7 @@ class LeaderObjective:
         self.high: FloatArray = space.high.astype(np.float64)
         self.info: LeaderInfo
         self._fresh = False
+        self._answer: Response | None = None
         self._begins: dict[str, Any] | None = None
 
     def reset(self, x: FloatArray | None = None, *, seed: int | None = None) -> FloatArray:
@@ -69,6 +74,10 @@ class LeaderObjective:
                 `HyperGradient.load_state_dict`, and `seat.method.load` where the follower learns.
         """
         self._begins = {"seed": seed, "options": {"keep_learnt": seed is None}}
+
+    def cost(self, cost: str | Objective) -> Evaluation:
+        """Return a cost, exactly, as a function x -> (value, gradient); see `exact_cost`."""
+        return exact_cost(self.seat.game.model, cost, lambda: self._answer)
 
     # As `bilevel_gym.optimizers.revisable.Revisable`: the seat has all of it.
 
@@ -108,15 +117,59 @@ class LeaderObjective:
         # Another answer would cost a follower who learns thousands of steps.
         elif not (self._fresh and np.array_equal(x, self.info["upper_params"])):
             self.info = self.seat.step(x)[-1]
-        self._fresh = False
-        return self.seat.response.objective, self.info["hyper_gradient"]
+        self._fresh, self._answer = False, self.seat.response
+        return self._answer.objective, self.info["hyper_gradient"]
 
 
-def exact_objective(model: BilevelModel) -> Callable[[FloatArray], tuple[float, FloatArray]]:
+class ExactObjective:
+    """The exact objective and hyper-gradient of a model as a function x -> (value, gradient)."""
+
+    def __init__(self, model: BilevelModel) -> None:
+        """Bind a model."""
+        self.model = model
+        self._answer: ExactResponse | ExactGaussianResponse | None = None
+
+    def __call__(self, x: FloatArray) -> tuple[float, FloatArray]:
+        """Return F(x) and the hyper-gradient."""
+        self._answer = evaluate(self.model, x)
+        return self._answer.objective, self._answer.hyper_gradient
+
+    def cost(self, cost: str | Objective) -> Evaluation:
+        """Return a cost as a function of x; see `exact_cost`."""
+        return exact_cost(self.model, cost, lambda: self._answer)
+
+
+def exact_objective(model: BilevelModel) -> ExactObjective:
     """Return the exact objective and hyper-gradient of a model as a function of x."""
+    return ExactObjective(model)
 
-    def objective(x: FloatArray) -> tuple[float, FloatArray]:
-        response = evaluate(model, x)
-        return response.objective, response.hyper_gradient
 
-    return objective
+def exact_cost(
+    model: object, cost: str | Objective, latest: Callable[[], Response | None]
+) -> Evaluation:
+    """Return another objective of a tabular model as a function x -> (value, gradient).
+
+    Args:
+        model: A tabular model.
+        cost: An objective, or the name of one in the model's `costs`.
+        latest: Returns the latest answer of the follower; at its x nothing is left to solve.
+
+    Raises:
+        TypeError: If the model is not tabular, or the cost no objective.
+        ValueError: If there is no cost of that name.
+    """
+    if not isinstance(model, TabularModel):
+        raise TypeError(f"costs need a tabular model, got {type(model).__name__}")
+    tabular = model
+    if isinstance(cost, str):
+        cost = model.costs[check_choice("cost", cost, model.costs)]
+    objective = check_objective("cost", cost)
+
+    def evaluate_cost(x: FloatArray) -> tuple[float, FloatArray]:
+        answer = latest()
+        known = isinstance(answer, ExactResponse) and np.array_equal(answer.upper_params, x)
+        start = answer if known else None
+        found = evaluate(tabular, x, objective=objective, warm_start=start)
+        return found.objective, found.hyper_gradient
+
+    return evaluate_cost

@@ -30,6 +30,7 @@ from .arguments import CommandError
 from .console import uninterrupted
 
 if TYPE_CHECKING:
+    from ..optimizers import Evaluation
     from ..optimizers.safe import SafeClimb
     from ..wrappers import HyperGradient, LeaderObjective
 
@@ -132,6 +133,10 @@ class Replayed:
     def live(self) -> bool:
         """Whether the last evaluation was made, not recorded."""
         return self._made > len(self._evaluations.recorded)
+
+    def cost(self, cost: Any) -> Evaluation:
+        """Return a cost as a function of x; it is not recorded."""
+        return self._leader.cost(cost)
 
     def __call__(self, x: FloatArray) -> tuple[float, FloatArray]:
         """Return F(x) and the hyper-gradient.

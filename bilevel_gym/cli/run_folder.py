@@ -181,7 +181,7 @@ class History:
         self.last = iterate
         if self._told == 1:
             self.first = iterate
-        if not hasattr(self, "best") or iterate.value >= self.best.value:
+        if not hasattr(self, "best") or iterate.merit >= self.best.merit:
             self.best = iterate
 
     def settle(self, best: Iterate) -> None:

@@ -255,8 +255,10 @@ class Plan:
         start = config["start"]
         x = env.game.initial_upper_params if start is None else load_start(Path(start), env.game)
         with in_one_line():
-            check_optimizer(optimizer, x, leader.low, leader.high, **options)
+            check_optimizer(optimizer, x, leader.low, leader.high, leader, **options)
         polish = config["polish"]
+        if polish and options.get("constraints"):
+            raise CommandError("`--polish`: L-BFGS-B does not keep constraints")
         takes = signature(OPTIMIZERS[optimizer]).parameters
         rate = {name: parameter.default for name, parameter in takes.items()} | options
         chosen = {
@@ -282,8 +284,11 @@ def climb(plan: Plan, folder: Path, *, gif: bool, resumed: bool, trust: bool = F
     env, film = leader.seat, Film() if gif else None
     with contextlib.ExitStack() as stack:
         evaluations = stack.enter_context(closing(Evaluations(folder, leader.low, leader.high)))
+        constrained = bool(plan.options.get("constraints"))
+        if constrained:  # costs are not recorded: the run is made again
+            evaluations.keep(0)
         memory, recorded = Memory(folder, env), len(evaluations.recorded)
-        made = memory.restore(recorded, trust=trust) if resumed else 0
+        made = memory.restore(recorded, trust=trust) if resumed and not constrained else 0
         if made is None:
             click.echo(f"Warning: method {method!r} keeps no state, and begins anew", err=True)
         if resumed:

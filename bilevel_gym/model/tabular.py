@@ -8,7 +8,7 @@ through the solution (see `bilevel_gym.core.adjoint`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any, ClassVar, NotRequired, TypedDict, Unpack
@@ -81,11 +81,14 @@ class TabularModel(Dynamics):
     The arguments of the constructor are attributes, `kernel` as `initial_kernel`.
 
     Attributes:
+        costs: Other objectives by name, which the leader may constrain; see
+            `bilevel_gym.optimizers.CostConstraint`.
         moves_upper_reward: Whether x moves the leader's reward: whether `upper_reward_vjp` is
             overridden.
     """
 
     solve_options: ClassVar[tuple[str, ...]] = ("solver", "tolerance", "max_iterations")
+    costs: Mapping[str, Objective] = {}
 
     def __init__(
         self,
@@ -209,6 +212,7 @@ class TabularModel(Dynamics):
         upper_params: FloatArray,
         *,
         warm_start: ExactResponse | None = None,
+        objective: Objective | None = None,
         solver: str = "auto",
         tolerance: float | None = None,
         max_iterations: int = 200,
@@ -217,7 +221,9 @@ class TabularModel(Dynamics):
 
         Args:
             upper_params: x, as `validate` returns it.
-            warm_start: An earlier response, at a nearby x.
+            warm_start: An earlier response, at a nearby x. One at this very x leaves of the solve
+                but a check of it.
+            objective: What to evaluate in place of the model's objective.
             solver: How linear systems are solved, a key of `bilevel_gym.core.linear.SOLVERS`, or
                 "auto".
             tolerance: Sup norm of the follower's Bellman residual to reach; None takes
@@ -231,7 +237,9 @@ class TabularModel(Dynamics):
         start, guesses = self._warmth(warm_start)
         mdp = self.lower_mdp(upper_params)
         found = solve_all([mdp], [start], solver, tolerance, max_iterations, [guesses])
-        return self._exact_response(upper_params, found[0])
+        if objective is not None:
+            check_objective("objective", objective)
+        return self._exact_response(upper_params, found[0], objective or self.objective)
 
     @single_threaded
     def respond_batch(
@@ -269,7 +277,7 @@ class TabularModel(Dynamics):
         else:
             solutions = [found for b in range(len(mdps)) for found in solved(slice(b, b + 1))]
         return [
-            self._exact_response(x, solution)
+            self._exact_response(x, solution, self.objective)
             for x, solution in zip(upper_params, solutions, strict=True)
         ]
 
@@ -345,10 +353,12 @@ class TabularModel(Dynamics):
         """Return `reward_vjp`, after checking that it has the shape of x."""
         return of_shape(upper_params, "reward_vjp", self.reward_vjp(upper_params, cotangent))
 
-    def _exact_response(self, x: FloatArray, solution: SoftSolution) -> ExactResponse:
+    def _exact_response(
+        self, x: FloatArray, solution: SoftSolution, objective: Objective
+    ) -> ExactResponse:
         """Return the response that a solve of the follower's problem at x amounts to."""
         outcome = self.outcome(x, solution)
-        upper = self.objective.evaluate(outcome)
+        upper = objective.evaluate(outcome)
         direct = self.direct_part(x, upper)
         error: Callable[[], float]
         total, adjoint_residual, error = direct.copy(), None, float

@@ -5,6 +5,7 @@ Each takes a callable x -> (value, gradient) and knows nothing of games; the lea
 The best iterate is kept, whatever the last one is.
 
 * By name, with options of JSON types: `OPTIMIZERS` and `make_optimizer`.
+* Within constraints on x and on costs: `slsqp` and `trust_constr`.
 * From many starts, on a callable that evaluates all of them together: `multistart_ascent`.
 * Along a sequence of games, of falling temperature for one: `continuation`.
 * A step at a time, evaluated by the caller: `Climb`, which moves x by one of the update rules in
@@ -20,6 +21,7 @@ from .ascent import (
     projected_ascent,
 )
 from .base import (
+    FEASIBLE,
     BatchEvaluation,
     Evaluation,
     Iterate,
@@ -27,6 +29,14 @@ from .base import (
     Optimum,
     Restarts,
     projected_gradient_norm,
+)
+from .constrained import ConstrainedOptimum, slsqp, trust_constr
+from .constraints import (
+    Constraint,
+    CostConstraint,
+    LinearConstraint,
+    NonlinearConstraint,
+    make_constraint,
 )
 from .libraries import cobyqa, lbfgsb, restarted_lbfgsb, starts_around
 from .named import OPTIMIZERS, check_optimizer, continuation, make_optimizer, options_for
@@ -43,14 +53,20 @@ from .rules import (
 )
 
 __all__ = [
+    "FEASIBLE",
     "OPTIMIZERS",
     "RULES",
     "SCHEDULES",
     "AdamRule",
     "BatchEvaluation",
     "Climb",
+    "ConstrainedOptimum",
+    "Constraint",
+    "CostConstraint",
     "Evaluation",
     "Iterate",
+    "LinearConstraint",
+    "NonlinearConstraint",
     "NormalizedRule",
     "Optimizer",
     "Optimum",
@@ -64,6 +80,7 @@ __all__ = [
     "cobyqa",
     "continuation",
     "lbfgsb",
+    "make_constraint",
     "make_optimizer",
     "make_rule",
     "make_schedule",
@@ -73,5 +90,7 @@ __all__ = [
     "projected_ascent",
     "projected_gradient_norm",
     "restarted_lbfgsb",
+    "slsqp",
     "starts_around",
+    "trust_constr",
 ]

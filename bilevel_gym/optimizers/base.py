@@ -14,6 +14,7 @@ __all__ = [
     "BatchEvaluation",
     "Callback",
     "Evaluation",
+    "FEASIBLE",
     "FloatArray",
     "Iterate",
     "Optimizer",
@@ -34,6 +35,10 @@ Evaluation = Callable[[FloatArray], tuple[float, FloatArray]]
 BatchEvaluation = Callable[[FloatArray], tuple[ArrayLike, ArrayLike]]
 
 
+# The largest violation of constraints that count as kept, in the units of their values.
+FEASIBLE = 1e-6
+
+
 class Stopped(Exception):
     """Raised by an objective to end the optimizer that evaluates it."""
 
@@ -48,6 +53,7 @@ class Iterate:
         value: F(x).
         gradient: dF/dx, shape of the box.
         projected_gradient_norm: See `projected_gradient_norm`.
+        violation: By how much x violates a constraint, at most; 0 where all hold, or there is none.
     """
 
     number: int
@@ -55,6 +61,12 @@ class Iterate:
     value: float
     gradient: FloatArray
     projected_gradient_norm: float
+    violation: float = 0.0
+
+    @property
+    def merit(self) -> tuple[float, float]:
+        """What iterates are compared by: the value, but first how nearly the constraints hold."""
+        return (0.0 if self.violation <= FEASIBLE else -self.violation), self.value
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +74,7 @@ class Optimum:
     """What an optimizer returns.
 
     Attributes:
-        best: The iterate of the largest value.
+        best: The iterate of the largest value; with constraints, see `ConstrainedOptimum`.
         first: The iterate at the start.
         evaluations: Evaluations of the objective.
         message: Why the optimizer stopped.
@@ -123,7 +135,7 @@ class Recorder:
     Attributes:
         evaluations: Evaluations noted so far.
         first: The first iterate, None before it.
-        best: The iterate of the largest value so far, the latest one of equals.
+        best: The iterate of the largest value (`merit`) so far, the latest one of equals.
         last: The iterate noted last.
     """
 
@@ -135,8 +147,10 @@ class Recorder:
         self.best: Iterate | None = None
         self.last: Iterate | None = None
 
-    def note(self, x: FloatArray, value: float, gradient: FloatArray) -> None:
-        """Record an evaluation.
+    def note(
+        self, x: FloatArray, value: float, gradient: FloatArray, violation: float = 0.0
+    ) -> None:
+        """Record an evaluation, and by how much a constraint is violated there.
 
         Raises:
             ArithmeticError: If the value is not finite: none could be said to be better.
@@ -146,10 +160,10 @@ class Recorder:
                 f"the objective must be finite, got {value} in evaluation {self.evaluations + 1}"
             )
         norm = projected_gradient_norm(x, gradient, self._low, self._high)
-        iterate = Iterate(self.evaluations, np.array(x), value, gradient, norm)
+        iterate = Iterate(self.evaluations, np.array(x), value, gradient, norm, violation)
         self.evaluations += 1
         self.first, self.last = self.first or iterate, iterate
-        if self.best is None or value >= self.best.value:
+        if self.best is None or iterate.merit >= self.best.merit:
             self.best = iterate
         if self._callback is not None:
             self._callback(iterate)

@@ -18,7 +18,7 @@ from .ascent import ascent
 from .base import Callback, Evaluation, FloatArray, Optimum, Recorder
 from .rules import check_gradient
 
-__all__ = ["cobyqa", "lbfgsb", "restarted_lbfgsb", "starts_around"]
+__all__ = ["BudgetSpent", "cobyqa", "lbfgsb", "restarted_lbfgsb", "starts_around"]
 
 
 # All of them are held in memory.
@@ -175,7 +175,7 @@ def cobyqa(
 
     def descend(flat: FloatArray) -> float:
         if recorder.evaluations >= max_evaluations:
-            raise _BudgetSpent
+            raise BudgetSpent
         # Scaling the box to a cube and back leaves it by rounding.
         return -evaluate(np.clip(flat.reshape(first.shape), low, high))[0]
 
@@ -197,7 +197,7 @@ def cobyqa(
                 },
             )
             x = starts_around(first, low, high, 2, spread=spread, seed=rng)[1]
-    except _BudgetSpent:
+    except BudgetSpent:
         pass
     return recorder.optimum(f"{recorder.evaluations} evaluations made in {runs} runs")
 
@@ -241,5 +241,5 @@ def _finite_width(low: FloatArray, high: FloatArray) -> FloatArray:
     return width
 
 
-class _BudgetSpent(Exception):
+class BudgetSpent(Exception):
     """Ends a search in the midst of a run; an objective that ends it raises something else."""

@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike
 from ..core.checks import check_choice, check_in_box, check_options, checked_bounds
 from .ascent import along
 from .base import Evaluation, FloatArray, Iterate, Optimizer, Optimum, Stopped
+from .constrained import slsqp, trust_constr
+from .constraints import KnowsCosts
 from .libraries import cobyqa, lbfgsb, restarted_lbfgsb
 from .rules import RULES
 from .safe import safe
@@ -25,6 +27,8 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "lbfgsb": lbfgsb,
     "restarted-lbfgsb": restarted_lbfgsb,
     "safe": safe,
+    "slsqp": slsqp,
+    "trust-constr": trust_constr,
 }
 
 
@@ -50,16 +54,30 @@ def make_optimizer(optimizer: str | Optimizer, **options: Any) -> Optimizer:
     return partial(run, **options)
 
 
-def check_optimizer(
-    optimizer: str | Optimizer, start: ArrayLike, low: FloatArray, high: FloatArray, **options: Any
-) -> None:
-    """Raise what an optimizer raises for its arguments, without an evaluation."""
+class _Stops:
+    """An objective that ends the optimizer at once; costs are those of another objective."""
 
-    def stop(x: FloatArray) -> tuple[float, FloatArray]:
+    def __call__(self, x: FloatArray) -> tuple[float, FloatArray]:
         raise Stopped
 
+
+class _StopsWithCosts(_Stops):
+    def __init__(self, objective: KnowsCosts) -> None:
+        self.cost = objective.cost
+
+
+def check_optimizer(
+    optimizer: str | Optimizer,
+    start: ArrayLike,
+    low: FloatArray,
+    high: FloatArray,
+    objective: object = None,
+    **options: Any,
+) -> None:
+    """Raise what an optimizer raises for its arguments, without an evaluation of the objective."""
+    stops = _StopsWithCosts(objective) if isinstance(objective, KnowsCosts) else _Stops()
     try:
-        make_optimizer(optimizer, **options)(stop, start, low, high)
+        make_optimizer(optimizer, **options)(stops, start, low, high)
     except Stopped:
         pass
 

@@ -352,6 +352,8 @@ OPTIMIZER_OPTIONS: dict[str, dict[str, Any]] = {
     "normalized": {"steps": 5, "learning_rate": 0.1, "schedule": "constant"},
     "projected": {"steps": 5, "learning_rate": 0.1, "max_gradient_norm": 1.0},
     "lbfgsb": {"max_evaluations": 10, "tolerance": 1e-6},
+    "slsqp": {"max_evaluations": 10, "tolerance": 1e-6, "constraints": None},
+    "trust-constr": {"max_evaluations": 10, "tolerance": 1e-6, "constraints": None},
     "restarted-lbfgsb": {
         "restarts": 2,
         "spread": 0.02,
