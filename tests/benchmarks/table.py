@@ -139,12 +139,14 @@ class Compare:
         return result
 
 
-def in_turn(*sides: Callable[[], Any], rounds: int) -> list[float]:
+def in_turn(
+    *sides: Callable[[], Any], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
     """Return the median seconds of each side, timed in turn."""
     times: list[list[float]] = [[] for _ in sides]
     for _ in range(rounds):
         for side, record in zip(sides, times, strict=True):
-            record.append(seconds(side))
+            record.append(seconds(side, clock))
     return [statistics.median(record) for record in times]
 
 
@@ -169,11 +171,11 @@ def warmed(call: Callable[[], Any], before: Callable[[], Any]) -> Callable[[], N
     return prepare
 
 
-def seconds(call: Callable[[], Any]) -> float:
+def seconds(call: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
     """Return how long a call takes."""
-    start = time.perf_counter()
+    start = clock()
     call()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def duration(value: float) -> str:
