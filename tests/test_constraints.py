@@ -174,8 +174,9 @@ def squares_vjp(x: FloatArray, cotangent: FloatArray) -> FloatArray:
         (small_game(), ExpectedCost(squares, squares_vjp, DiscountedReturn(0.5))),
         (small_game(masked=True), ExpectedCost(squares, squares_vjp, TruncatedReturn(4))),
         (small_game(), ExpectedCost(lambda x: np.eye(*SHAPE))),
+        (gym.make("BilevelMarkovGame-v0").unwrapped, ExpectedCost(lambda x: np.eye(6, 3))),
     ],
-    ids=["payments", "tolls", "discount", "horizon", "constant"],
+    ids=["payments", "tolls", "discount", "horizon", "constant", "x in the kernel"],
 )
 def test_costs_have_exact_gradients_from_the_solve_of_the_objective(game: Any, cost: Any) -> None:
     model = game.model

@@ -136,8 +136,8 @@ class CostConstraint(Constraint):
         """Return g and its hyper-gradient, from the follower's answer that the objective knows."""
         if not isinstance(objective, KnowsCosts):
             raise TypeError(
-                f"the cost {received(self.cost)} needs an objective that knows costs, a "
-                f"LeaderObjective or an exact_objective, got {type(objective).__name__}"
+                f"the cost {received(self.cost)} needs an objective that knows costs, such as a "
+                "LeaderObjective or an exact_objective"
             )
         return objective.cost(self.cost)
 
