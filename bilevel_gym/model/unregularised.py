@@ -90,10 +90,11 @@ def evaluate_unregularised(
     policy = one_hot(lower.policy, model.num_actions)
     outcome = model.outcome(x, PolicyAnswer(mdp=mdp, policy=policy))
     cost = sum(term.evaluate(outcome).value for term in costs)
+    values = float(start @ best.value) + cost, cost - float(start @ worst.value)
     return Unregularised(
         upper_params=x,
-        optimistic=float(start @ best.value) + cost,
-        pessimistic=cost - float(start @ worst.value),
+        optimistic=max(values),  # where they are equal, rounding may have changed their order
+        pessimistic=min(values),
         optimistic_policy=best.policy,
         pessimistic_policy=worst.policy,
         optimal_actions=optimal,
