@@ -233,7 +233,8 @@ def draw(found: Sequence[Found], path: Path) -> None:
         ones = [one for one in found if one.game == name and one.predicted is not None]
         points = np.array([(one.predicted, one.cosine) for one in ones], dtype=np.float64)
         axis.scatter(
-            *points.T,
+            points[:, 0],
+            points[:, 1],
             s=14,
             color=PALETTE[place % len(PALETTE)],
             label=name,
