@@ -97,7 +97,7 @@ ESTIMATES: dict[str, dict[str, Any]] = {
     "m-sobirl": {"sweeps": 200, "adjoint_steps": 2000},
     "amd": {"sweeps": 200},
     "zero-order": {"directions": 400},
-    **{name: {"episodes": 4096} for name in ("plug-in", "trace", "bc-hg", "hpgd", "sobirl")},
+    **{name: {"episodes": 4096} for name in ("plug-in", "trace", "aho", "bc-hg", "hpgd", "sobirl")},
     "stoc-sobirl": {"episodes": 4096},
 }
 

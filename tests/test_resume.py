@@ -139,6 +139,7 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
     ("plug-in", {"episodes": 8, "inner": "certainty-equivalence"}),
     ("trace", {"episodes": 8, "inner": "sweeps"}),
     ("bc-hg", {"episodes": 8, "inner": "certainty-equivalence"}),
+    ("aho", {"episodes": 8}),
     ("sobirl", {"episodes": 8}),
     ("stoc-sobirl", {"episodes": 8, "inner_options": {"forget": 0.1}}),
 ]

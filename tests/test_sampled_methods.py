@@ -47,7 +47,7 @@ pytestmark = pytest.mark.kernels
 
 
 INNER = ["exact", "sweeps", "soft-q", "certainty-equivalence"]
-SAMPLED = ["plug-in", "trace", "bc-hg", "sobirl", "hpgd"]
+SAMPLED = ["plug-in", "trace", "aho", "bc-hg", "sobirl", "hpgd"]
 # Stoc-SoBiRL takes inner learners that see episodes alone.
 EVERY = [(method, inner) for method in SAMPLED for inner in INNER]
 EVERY += [("stoc-sobirl", inner) for inner in INNER[2:]]
@@ -75,7 +75,9 @@ class TestUnbiased:
         [
             pytest.param("trace", {"critic": "exact"}, 15, 0.03, 5e-4, id="trace"),
             pytest.param("bc-hg", {"critic": "exact"}, 27, 0.035, 5e-4, id="bc-hg"),
+            pytest.param("aho", {"critic": "exact"}, 30, 0.05, 5e-4, id="aho"),
             # What is fitted to episodes is biased by the order of 1 / episodes.
+            pytest.param("aho", {}, 30, 0.05, 0.01, id="aho-seen"),
             pytest.param("trace", {}, 15, 0.03, 0.01, id="trace-seen"),
             pytest.param("plug-in", {"pooled": False}, 20, 0.03, 0.015, id="plug-in"),
             # Averages over visits are ratios: their bias falls as 1 / episodes. Visits are followed
@@ -336,6 +338,7 @@ class TestWhatIsSeen:
             ("plug-in", {}),
             ("trace", {}),
             ("trace", {"all_actions": False, "truncation": 3}),
+            ("aho", {}),
             ("bc-hg", {}),
             ("sobirl", {}),
             ("sobirl", {"truncation": 1}),
@@ -455,6 +458,7 @@ test_options_out_of_range_are_named = refusals(
     ({"method": "trace", "control_variate": 1}, "`control_variate`.*True or False, got 1"),
     ({"method": "bc-hg", "control_variate": True}, TypeError, "`control_variate`.*bc-hg.*trace"),
     ({"method": "bc-hg", "all_actions": True}, TypeError, "`all_actions`.*bc-hg.*trace"),
+    ({"method": "aho", "truncation": 2}, TypeError, "`truncation` is no option of method 'aho'"),
     ({"method": "stoc-sobirl", "episodes": 0}, "`episodes` must be .* of at least 1, got 0"),
     ({"method": "stoc-sobirl", "growth": -1.0}, "`growth`.*finite and not negative, got -1.0"),
     ({"method": "stoc-sobirl", "growth": "fast"}, "`growth`.*got 'fast'"),

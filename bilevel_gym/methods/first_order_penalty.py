@@ -42,7 +42,8 @@ from ..model.objectives import StepObjective, flattened, scope_of
 from ..model.tabular import TabularModel
 from .episode_sums import Batch, on_states
 from .learners import make_learner
-from .sampled import Sampled, check_rewards_alone
+from .model_based import check_tabular
+from .sampled import Sampled
 
 __all__ = ["FirstOrderPenalty"]
 
@@ -65,8 +66,8 @@ class FirstOrderPenalty(Sampled):
         """Bind the method to a model.
 
         Args:
-            model: A tabular model whose x enters the rewards alone, and whose objective is one
-                return with the follower's discount, and costs of x.
+            model: A tabular model whose objective is one return with the follower's discount, and
+                costs of x.
             penalty: lambda, positive. Times the temperature it should be large against the leader's
                 advantages.
             inner: Where both policies come from, a key of `bilevel_gym.methods.learners.LEARNERS`.
@@ -77,7 +78,7 @@ class FirstOrderPenalty(Sampled):
             TypeError: If the method does not suit the model, or an option is unknown.
             ValueError: If an option is out of range.
         """
-        check_rewards_alone(model)
+        check_tabular(model)
         _check_return(model)
         super().__init__(model, inner=inner, inner_options=inner_options, **options)
         self._penalty = check_positive("penalty", penalty)
