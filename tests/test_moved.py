@@ -235,7 +235,7 @@ class TestLogDerivatives:
                 Task.asked += 1
                 return super().log_kernel_vjp(upper_params, *seen)
 
-        method = make_method("trace", Task(), episodes=4)
+        method = make_method("trace", Task(), episodes=4, error_bars=False)
         method.step(off_centre(Task(), 0.3))
         assert Task.asked == 2  # for the direct part, and for the response
 
