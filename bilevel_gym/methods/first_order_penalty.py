@@ -72,7 +72,7 @@ class FirstOrderPenalty(Sampled):
                 advantages.
             inner: Where both policies come from, a key of `bilevel_gym.methods.learners.LEARNERS`.
             inner_options: Options of both learners.
-            **options: See `Sampled`: episodes, horizon; it has no standard errors.
+            **options: See `Sampled`: episodes, horizon, error_bars.
 
         Raises:
             TypeError: If the method does not suit the model, or an option is unknown.
@@ -90,20 +90,20 @@ class FirstOrderPenalty(Sampled):
         vars(paid)["reward"] = partial(_with_upper_reward, model, self._penalty)
         self._learner = make_learner(inner, follower, inner_options)
         self._paid = make_learner(inner, paid, inner_options)
+        # Both policies of this x: estimates from parts of its episodes have them in common.
+        self._known: tuple[FloatArray, FloatArray] | None = None
 
     def reset(self, rng: np.random.Generator) -> None:
         """Forget everything learnt; draw all randomness from `rng` from now on."""
         super().reset(rng)
         self._paid.reset(rng)
 
-    @property
-    def regroups(self) -> bool:
-        """Whether it could learn from some of the episodes: the second learner hears them once."""
-        return False
-
     def signed_occupancy(self, batch: Batch) -> FloatArray:
         """Return lambda times the difference of discounted visits, `[S, A]`; see `Sampled`."""
-        follower, paid = batch.policy, self._paid.answer(batch.upper_params).policy
+        follower = batch.policy
+        if self._known is None or self._known[0] is not follower:
+            self._known = follower, self._paid.answer(batch.upper_params).policy
+        paid = self._known[1]
         ratio = np.divide(paid, follower, out=np.ones_like(paid), where=follower > 0.0)
         plain, weighted = np.zeros((2, len(follower)))
         for block in batch.blocks:
@@ -136,9 +136,15 @@ class Recorded:
 
     def episodes(self, *options: Any) -> Iterator[Episodes]:
         """Play episodes; see `Sampler`."""
-        played = list(self._sampler.episodes(*options))
-        self._tape.append(played)
-        yield from played
+        return self._kept(self._sampler.episodes(*options))
+
+    def episodes_from(self, *options: Any) -> Iterator[Episodes]:
+        """Play an episode from each of some pairs; see `Sampler`."""
+        return self._kept(self._sampler.episodes_from(*options))
+
+    def _kept(self, blocks: Iterator[Episodes]) -> Iterator[Episodes]:
+        self._tape.append(list(blocks))
+        return iter(self._tape[-1])
 
 
 class Replayed:
@@ -156,7 +162,9 @@ class Replayed:
 
     def episodes(self, *options: Any) -> Iterator[Episodes]:
         """Return the episodes recorded first, once."""
-        yield from self._tape.pop(0)
+        return iter(self._tape.pop(0))
+
+    episodes_from = episodes
 
 
 def _with_upper_reward(model: TabularModel, penalty: float, upper_params: FloatArray) -> FloatArray:
