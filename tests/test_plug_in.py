@@ -154,6 +154,17 @@ def test_where_a_term_varies_in_an_unknown_way_groups_of_episodes_are_left_out()
         np.testing.assert_allclose(jackknife, delta, rtol=0.3, atol=0.1 * np.max(delta))
 
 
+def test_changes_may_be_drawn_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    game = small_game()
+    (whole,) = answers(game, 1, episodes=512)
+    monkeypatch.setattr("bilevel_gym.methods.plug_in.BUFFER", 15 * 3)
+    (parts,) = answers(game, 1, episodes=512)
+    np.testing.assert_array_equal(parts.hyper_gradient, whole.hyper_gradient)
+    np.testing.assert_allclose(parts.hyper_gradient_se, whole.hyper_gradient_se, rtol=0.6)
+    total = (np.linalg.norm(f.hyper_gradient_se) for f in (parts, whole))
+    assert next(total) == pytest.approx(next(total), rel=0.25)
+
+
 def test_the_leader_is_told() -> None:
     env = HyperGradient(small_game(), method="plug-in", episodes=64)
     for _, info in (env.reset(seed=1), env.step(env.game.initial_upper_params)[::4]):

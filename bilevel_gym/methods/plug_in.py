@@ -47,6 +47,9 @@ from .sampled import Estimate, Sampled
 
 __all__ = ["PlugIn"]
 
+# Numbers held at a time, of changes by state and action.
+BUFFER = 1 << 22
+
 
 class PlugIn(Sampled):
     """Differentiate in the model of the frequencies seen."""
@@ -144,10 +147,33 @@ class PlugIn(Sampled):
         adjoint: FloatArray,
     ) -> tuple[float, FloatArray]:
         """Return the standard errors of objective and hyper-gradient."""
-        model, changes = self._model, Changes(self._seen.counts, self._seen.starts, self._rng)
+        # Iterative solves go one by one.
+        draws = DRAWS if followed.solution.system.strategy.takes_columns else DRAWS // 4
+        at_once = max(1, min(draws, BUFFER // policy.size))
+        values: list[float] = []
+        gradients: list[FloatArray] = []
+        while len(values) < draws:
+            number = min(at_once, draws - len(values))
+            changes = Changes(self._seen.counts, self._seen.starts, self._rng, number)
+            changed, more = self._changes(x, policy, followed, score, adjoint, changes)
+            values += changed.tolist()
+            gradients += more
+        return float(_spread(np.array(values))), _spread(np.stack(gradients))
+
+    def _changes(
+        self,
+        x: FloatArray,
+        policy: FloatArray,
+        followed: Outcome,
+        score: FloatArray,
+        adjoint: FloatArray,
+        changes: Changes,
+    ) -> tuple[FloatArray, list[FloatArray]]:
+        """Return how objective `[K]` and hyper-gradient (shape of x, K of them) vary."""
+        model, number = self._model, changes.starts.shape[1]
         used, (actions, states) = followed.solution.policy, policy.T.shape
-        values, slopes = np.zeros(DRAWS), np.zeros((policy.size, DRAWS))
-        visits = np.zeros((states, DRAWS))
+        values, slopes = np.zeros(number), np.zeros((policy.size, number))
+        visits = np.zeros((states, number))
         for term in flattened(model.objective):
             if scope_of(term) == "steps":
                 parts = change_of_return(changes, followed, cast("StepObjective", term))
@@ -155,13 +181,13 @@ class PlugIn(Sampled):
         scores, adjoints = change_of_adjoint(
             changes, followed.solution.system, score, adjoint, slopes, model.temperature
         )
-        by_action = scores.reshape(actions, states, DRAWS) + policy.T[:, :, None] * adjoints
+        by_action = scores.reshape(actions, states, number) + policy.T[:, :, None] * adjoints
         gradients = [
             model.reward_vjp(x, by_action[:, :, k].T)
             + model.upper_reward_vjp(x, visits[:, k, None] * used)
-            for k in range(DRAWS)
+            for k in range(number)
         ]
-        return float(_spread(values)), _spread(np.stack(gradients))
+        return values, gradients
 
 
 def _spread(changes: FloatArray) -> Any:
