@@ -90,7 +90,9 @@ def test_the_referee_has_a_game_and_a_time_of_its_own(monkeypatch: Patch) -> Non
         work = working(getattr(TabularModel, name), seconds, seen)
         monkeypatch.setattr(TabularModel, name, work)
     monkeypatch.setattr("bilevel_gym.benchmark.runs.time.perf_counter", lambda: clock)
-    options = {"episodes": 8, "inner": "certainty-equivalence", "inner_options": {"rounds": 1}}
+    # One plan for each x, so that every step takes as long.
+    inner = {"inner": "certainty-equivalence", "inner_options": {"optimism": 0.0}}
+    options = {"episodes": 8, **inner}
     outcome = perform(small_run(method="trace", method_options=options))
     assert outcome.error is None
     times = np.array([row.wall_time for row in outcome.rows])

@@ -83,11 +83,12 @@ def test_both_learners_see_the_episodes_of_the_follower_and_the_other_plays_none
     game = small_game(termination=0.2)
     method: Any = make_method(METHOD, game, episodes=50, inner="certainty-equivalence")
     method.reset(np.random.default_rng(0))
+    samples = 0
     for number in range(1, 4):
-        method.step(game.initial_upper_params)
+        samples += method.step(game.initial_upper_params).samples
         counts, others = (learner._counts.visits for learner in (method._learner, method._paid))
         np.testing.assert_array_equal(counts, others)
-        assert counts.sum() == method._learner._samples
+        assert counts.sum() == samples > method._learner._samples
         assert method._paid._samples == 0 < number
     twin, third = copy.deepcopy(method), pickle.loads(pickle.dumps(method))
     answers = [m.step(game.initial_upper_params).hyper_gradient for m in (method, twin, third)]

@@ -13,6 +13,7 @@ from bilevel_gym.core.bellman import soft_backup
 from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.core.soft import solve_soft_mdp
 from bilevel_gym.envs import TabularBilevelEnv
+from bilevel_gym.methods.exploration import neutral_kernel
 from bilevel_gym.methods.learners import LEARNERS, Answer, make_learner
 
 from .benchmarks.estimators import four_rooms
@@ -106,7 +107,7 @@ class TestCertaintyEquivalence:
     def test_four_rooms(self) -> None:
         game = four_rooms(per_action=True)
         x = game.initial_upper_params
-        made = learner("certainty-equivalence", game, exploration=0.1, episodes=64)
+        made = learner("certainty-equivalence", game, episodes=64)
         steps = 0
         while steps < 40_000:
             answer = made.answer(x)
@@ -129,7 +130,8 @@ class TestCertaintyEquivalence:
         x = np.zeros(2)
         found = {}
         for exploration in (0.0, 0.1):
-            made = learner("certainty-equivalence", game, exploration=exploration, episodes=200)
+            options: dict[str, Any] = {"exploration": exploration, "optimism": 0.0, "episodes": 200}
+            made = learner("certainty-equivalence", game, **options)
             for _ in range(5):
                 answer = made.answer(x)
             found[exploration] = answer.policy[0, 1]
@@ -142,7 +144,7 @@ class TestCertaintyEquivalence:
         many = learner("certainty-equivalence", game, episodes=40_000).answer(x)
         exact = game.evaluate(x)
         assert np.abs(many.soft_value - exact.soft_value).max() <= 0.03
-        assert divergence(game, x, many.policy) <= 2e-4 < divergence(game, x, few.policy)
+        assert divergence(game, x, many.policy) <= 5e-4 < divergence(game, x, few.policy)
         if masked:
             assert not many.policy[~MASK].any() and not few.policy[~MASK].any()
 
@@ -155,7 +157,8 @@ class TestCertaintyEquivalence:
         game, x = small_game(), np.zeros(6)
         made = learner("certainty-equivalence", game, episodes=8, horizon=3)
         answer, model = made.answer(x), game.model.lower_mdp(x)
-        exact = solve_soft_mdp(replace(model, kernel=counts().kernel()))
+        kernel = neutral_kernel(counts().kernel(), counts().visits)
+        exact = solve_soft_mdp(replace(model, kernel=kernel))
         np.testing.assert_allclose(answer.policy, exact.policy, atol=1e-9)
         np.testing.assert_allclose(answer.soft_value, exact.soft_value, atol=1e-9)
         assert answer.samples == counts().visits.sum() and answer.residual is None
@@ -254,7 +257,8 @@ class TestWatching:
         played: list[FloatArray] = []
         sampler = game.model.sampler
         game.model.sampler = lambda x, p: played.append(p) or sampler(x, p)  # type: ignore
-        made = learner(name, game, exploration=exploration, episodes=40)
+        options: dict[str, Any] = {"optimism": 0.0} if name == COUNTING else {}
+        made = learner(name, game, exploration=exploration, episodes=40, **options)
         believed = made.answer(x).policy
         made.answer(x)
         uniform = MASK / MASK.sum(axis=1, keepdims=True)
@@ -300,6 +304,9 @@ test_every_mistake_is_named_when_the_learner_is_made = refusals(
     ({"name": "soft-q", "step_size": 2.0}, "`step_size` must lie in \\[0, 1\\], got 2.0"),
     ({"name": "soft-q", "decay": -0.1}, "`decay` must lie in \\[0, 1\\], got -0.1"),
     ({"name": "soft-q", "passes": 0}, "`passes`.*at least 1, got 0"),
+    ({"name": COUNTING, "optimism": -1.0}, "`optimism` must be finite and not neg.*got -1.0"),
+    ({"name": COUNTING, "optimism": None}, "`optimism` must be finite.*got None"),
+    ({"name": COUNTING, "optimism": float("nan")}, "`optimism` must be finite.*got nan"),
     ({"name": COUNTING, "forget": 1.5}, "`forget` must lie in \\[0, 1\\], got 1.5"),
     *(
         ({"name": name, "colour": 1}, TypeError, f"option for inner learner '{name}': 'colour'")

@@ -103,6 +103,7 @@ class FirstOrderPenalty(Sampled):
         follower = batch.policy
         if self._known is None or self._known[0] is not follower:
             self._known = follower, self._paid.answer(batch.upper_params).policy
+            self._paid.watch(batch.blocks)  # as the follower has: both learn from the same episodes
         paid = self._known[1]
         ratio = np.divide(paid, follower, out=np.ones_like(paid), where=follower > 0.0)
         plain, weighted = np.zeros((2, len(follower)))
@@ -148,7 +149,7 @@ class Recorded:
 
 
 class Replayed:
-    """What was recorded, in place of a sampler: it plays nothing.
+    """What was recorded, in place of a sampler: it plays nothing, however its learner plans.
 
     Attributes:
         samples: None were played.
@@ -161,8 +162,9 @@ class Replayed:
         self._tape = tape
 
     def episodes(self, *options: Any) -> Iterator[Episodes]:
-        """Return the episodes recorded first, once."""
-        return iter(self._tape.pop(0))
+        """Return all that was recorded, once."""
+        while self._tape:
+            yield from self._tape.pop(0)
 
     episodes_from = episodes
 

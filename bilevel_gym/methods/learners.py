@@ -7,16 +7,18 @@
 | `soft-q` | episodes | tabular soft Q-learning |
 | `certainty-equivalence` | episodes | the exact answer in a model of the frequencies seen |
 
-Those that see episodes explore with probability `exploration`: an action that is underestimated at
-a small temperature would never be tried again, so that a policy that only follows its own estimates
-confirms its own mistakes. All of them know the reward r_x, which the leader has designed.
+Those that see episodes must explore: an action that is underestimated at a small temperature would
+never be tried again, so that a policy that only follows its own estimates confirms its own
+mistakes. `soft-q` takes any of the actions with probability `exploration`; `certainty-equivalence`
+plays what an optimist would (see `bilevel_gym.methods.exploration`). What they answer is what they
+expect, not what they hope for. All of them know the reward r_x, which the leader has designed.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,6 +28,7 @@ from ..core.checks import (
     check_at_least,
     check_choice,
     check_flag,
+    check_not_negative,
     check_options,
     check_positive,
     check_probability,
@@ -37,6 +40,7 @@ from ..core.soft import SoftSolution, default_tolerance, solve_soft_mdp
 from ..core.state import Remembers
 from ..episodes.sampler import Episodes, TransitionCounts
 from ..model.tabular import TabularModel
+from .exploration import neutral_kernel, optimistic_solution
 
 __all__ = [
     "LEARNERS",
@@ -49,6 +53,9 @@ __all__ = [
     "greedy_solution",
     "make_learner",
 ]
+
+# Plans are renewed when so many more episodes have been seen, as a share of those before.
+NEWS = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +96,13 @@ class Learner(Remembers, ABC):
     @abstractmethod
     def answer(self, upper_params: FloatArray) -> Answer:
         """Learn under x, from where the last x left off."""
+
+    def watch(self, blocks: Sequence[Episodes]) -> None:  # noqa: B027
+        """Take note of episodes that were played elsewhere, under any policy."""
+
+    def revised(self, upper_params: FloatArray, answer: Answer) -> Answer:
+        """Return the last answer, to the same x, as it is after what was watched since."""
+        return answer
 
 
 class ExactLearner(Learner):
@@ -193,7 +207,7 @@ class EpisodeLearner(Learner):
             model: The model.
             episodes: Episodes of each round, at least 1.
             rounds: How often the follower plays and learns for each x, at least 1.
-            exploration: Probability of any of the actions at each step, in [0, 1].
+            exploration: Share of steps at which any of the actions is taken, in [0, 1].
             horizon: Steps after which an episode is cut; None takes 10 / (1 - gamma).
         """
         self.episodes = check_at_least("episodes", episodes, 1)
@@ -208,14 +222,14 @@ class EpisodeLearner(Learner):
         """Forget everything learnt; draw all randomness from `rng` from now on."""
         self._rng, self._samples = rng, 0
 
-    def _play(self, x: FloatArray, policy: FloatArray) -> list[Episodes]:
-        """Return a round of episodes under a policy that explores."""
+    def _play(self, x: FloatArray, policy: FloatArray, number: int) -> list[Episodes]:
+        """Return some episodes under a policy that explores."""
         mask = self._model.action_mask
         available = np.ones_like(policy) if mask is None else mask.astype(np.float64)
         uniform = available / available.sum(axis=1, keepdims=True)
         behaviour = (1.0 - self._exploration) * policy + self._exploration * uniform
         sampler = self._model.sampler(x, behaviour)
-        played = list(sampler.episodes(self.episodes, self._horizon, self._rng))
+        played = list(sampler.episodes(number, self._horizon, self._rng))
         self._samples += sampler.samples
         return played
 
@@ -232,55 +246,99 @@ class EpisodeLearner(Learner):
 class CertaintyEquivalence(EpisodeLearner):
     """Count transitions, and solve the problem that their frequencies make.
 
-    Where an action was never tried the model takes it to end the episode.
+    What it plays is what an optimist would, who tries what might turn out to be good; plans are
+    renewed when a quarter more episodes have been seen. What it answers is the soft-optimal policy
+    for the frequencies, where a pair never tried leads where the others of its state have led. See
+    `bilevel_gym.methods.exploration`, for the sources too.
     """
 
-    remembered = (*EpisodeLearner.remembered, "_counts", "_found", "_last")
+    remembered = (*EpisodeLearner.remembered, "_counts", "_watched", "_found", "_hoped", "_last")
 
-    def __init__(self, model: TabularModel, *, forget: float = 0.0, **options: Any) -> None:
+    def __init__(
+        self,
+        model: TabularModel,
+        *,
+        optimism: float = 2.0,
+        forget: float = 0.0,
+        exploration: float = 0.0,
+        **options: Any,
+    ) -> None:
         """Bind the learner to a model.
 
         Args:
             model: The model.
+            optimism: By how many standard errors an optimist overestimates the value of what
+                follows a pair, not negative. 0 is none: all episodes of a round follow the last
+                answer, and `exploration` is all that tries anything else.
             forget: Share of all counts that is forgotten when x changes, in [0, 1]; where x moves
                 the kernel all of them are.
-            **options: See `EpisodeLearner`: episodes, rounds, exploration, horizon.
+            exploration: Share of steps at which any of the actions is taken, in [0, 1].
+            **options: See `EpisodeLearner`: episodes, rounds, horizon.
         """
-        super().__init__(model, **options)
+        super().__init__(model, exploration=exploration, **options)
+        self._optimism = check_not_negative("optimism", optimism)
         self._forget = check_probability("forget", forget)
 
     def reset(self, rng: np.random.Generator) -> None:
         """Forget all counts."""
         super().reset(rng)
         self._counts = TransitionCounts(self._model.num_states, self._model.num_actions)
+        self._watched = 0.0  # episodes counted
         self._found: tuple[FloatArray, FloatArray] | None = None  # policy and value
+        self._hoped: FloatArray | None = None  # the optimist's value
         self._last: FloatArray | None = None
 
     def watch(self, blocks: Sequence[Episodes]) -> None:
         """Count episodes played elsewhere, under any policy."""
         for episodes in blocks:
             self._counts.add(episodes)
+            self._watched += episodes.num_episodes
 
     def answer(self, upper_params: FloatArray) -> Answer:
         """Play and solve, some rounds."""
         if self._last is not None and not np.array_equal(self._last, upper_params):
-            self._counts.fade(1.0 if self._model.moves_kernel else self._forget)
+            share = 1.0 if self._model.moves_kernel else self._forget
+            self._counts.fade(share)
+            self._watched *= 1.0 - share
         self._last = np.array(upper_params)
         before, played = self._samples, []
         for _ in range(self._rounds):
-            if self._found is None:
-                policy, start = self._soft_policy(self._model.lower_reward(upper_params))[1], None
-            else:
-                policy, start = self._found
-            latest = self._play(upper_params, policy)
-            self.watch(latest)
-            played += latest
-            mdp = self._model.mdp_with(self._counts.kernel(), upper_params)
-            found = solve_soft_mdp(mdp, initial_value=start)
-            self._found = found.policy, found.soft_value
+            left = self.episodes
+            while left > 0:
+                policy, number = self._plan(upper_params)
+                latest = self._play(upper_params, policy, min(left, number))
+                self.watch(latest)
+                played += latest
+                left -= number
+            self._solve(upper_params)
         assert self._found is not None
         samples = self._samples - before
         return Answer(*self._found, iterations=self._rounds, samples=samples, played=played)
+
+    def revised(self, upper_params: FloatArray, answer: Answer) -> Answer:
+        """Solve the problem once more; nothing is played."""
+        self._solve(upper_params)
+        assert self._found is not None
+        policy, value = self._found
+        return replace(answer, policy=policy, soft_value=value)
+
+    def _solve(self, x: FloatArray) -> None:
+        """Solve the problem of the frequencies seen."""
+        kernel = neutral_kernel(self._counts.kernel(), self._counts.visits)
+        start = None if self._found is None else self._found[1]
+        found = solve_soft_mdp(self._model.mdp_with(kernel, x), initial_value=start)
+        self._found = found.policy, found.soft_value
+
+    def _plan(self, x: FloatArray) -> tuple[FloatArray, int]:
+        """Return a policy to play, and for how many episodes at most."""
+        if self._optimism > 0.0:
+            counts = self._counts.kernel(), self._counts.visits
+            plan = optimistic_solution(self._model, x, *counts, self._hoped, errors=self._optimism)
+            self._hoped = plan.soft_value
+            return plan.policy, max(1, int(NEWS * self._watched))
+        if self._found is None:
+            return self._soft_policy(self._model.lower_reward(x))[1], self.episodes
+        return self._found[0], self.episodes
 
 
 class SoftQ(EpisodeLearner):
@@ -327,7 +385,7 @@ class SoftQ(EpisodeLearner):
         reward = self._model.lower_reward(upper_params)
         before, played = self._samples, []
         for _ in range(self._rounds):
-            latest = self._play(upper_params, self._soft_policy(self._soft_q)[1])
+            latest = self._play(upper_params, self._soft_policy(self._soft_q)[1], self.episodes)
             played += latest
             for _ in range(self._passes):
                 for episodes in latest:

@@ -54,6 +54,7 @@ BUFFER = 1 << 22
 class PlugIn(Sampled):
     """Differentiate in the model of the frequencies seen."""
 
+    on_policy: ClassVar[bool] = False
     scopes: ClassVar[frozenset[Scope]] = frozenset({"steps", "policy", "params"})
     remembered = (*Sampled.remembered, "_seen")
 
@@ -94,7 +95,8 @@ class PlugIn(Sampled):
             self._seen.add(played)
 
     def watch(self, blocks: Sequence[Episodes]) -> None:
-        """Count what was watched."""
+        """Count what was watched; see `Sampled`."""
+        super().watch(blocks)
         self._seen.add(blocks)
 
     def seen_pairs(self, blocks: Sequence[Episodes]) -> NDArray[np.bool_]:

@@ -89,8 +89,14 @@ class Estimate(NamedTuple):
 
 
 class Sampled(Remembers, ABC):
-    """A method that plays episodes of the follower's policy and estimates from what it sees."""
+    """A method that plays episodes of the follower's policy and estimates from what it sees.
 
+    Attributes:
+        on_policy: Whether the estimate is that of the policy whose episodes were watched. If not,
+            a follower who learns from episodes answers once more, with these among them.
+    """
+
+    on_policy: ClassVar[bool] = True
     exact: ClassVar[bool] = False
     unbiased: ClassVar[bool] = False
     scopes: ClassVar[frozenset[Scope]] = frozenset({"steps", "policy", "params"})
@@ -160,8 +166,12 @@ class Sampled(Remembers, ABC):
         self._rng = rng
         self._learner.reset(rng)
 
-    def watch(self, blocks: Sequence[Episodes]) -> None:  # noqa: B027
-        """Take note of the episodes of one x, before anything is estimated from them."""
+    def watch(self, blocks: Sequence[Episodes]) -> None:
+        """Take note of the episodes of one x, before anything is estimated from them.
+
+        So does the inner learner, if it learns from episodes that others play.
+        """
+        self._learner.watch(blocks)
 
     def follow(self, played: Sequence[Episodes]) -> None:  # noqa: B027
         """Take note of the episodes that the follower has learnt from."""
@@ -193,9 +203,8 @@ class Sampled(Remembers, ABC):
         """Let the follower answer x, watch it, and estimate objective and hyper-gradient."""
         model, x = self._model, upper_params
         answer = self._learner.answer(x)
-        policy = answer.policy
         self.follow(answer.played)
-        sampler = model.sampler(x, policy)
+        sampler = model.sampler(x, answer.policy)
         told = self.state_dict() if self._error_bars else {}
         blocks: list[Episodes] = []
         wanted = FEWEST if self._automatic else self._num_episodes
@@ -203,6 +212,9 @@ class Sampled(Remembers, ABC):
             if blocks:
                 self._go_back(told, self._rng)
             blocks += sampler.episodes(wanted, self._horizon, self._rng)
+            self.watch(blocks)
+            if not self.on_policy:
+                answer = self._learner.revised(x, answer)
             estimate = self._told(x, answer, blocks, Recorder(sampler), told)
             gradient = self._gradient(x, answer, estimate)
             error = where_it_varies(estimate.hyper_gradient_se, gradient)
@@ -211,7 +223,7 @@ class Sampled(Remembers, ABC):
             wanted = min(played, self._num_episodes - played)
             if wanted == 0 or (cosine is not None and cosine >= SIGNIFICANT):
                 break
-        visits = np.zeros(policy.shape)
+        visits = np.zeros(answer.policy.shape)
         for block in blocks:
             visits += block.num_episodes * block.discounted_visits(model.gamma)
         return TabularResponse(
@@ -222,13 +234,13 @@ class Sampled(Remembers, ABC):
             objective_se=where_it_varies(estimate.objective_se, estimate.objective),
             hyper_gradient_se=error,
             hyper_gradient_cosine=cosine,
-            coverage=coverage_of(policy, visits, self.seen_pairs(blocks)),
+            coverage=coverage_of(answer.policy, visits, self.seen_pairs(blocks)),
             lower_value=float(answer.soft_value[first_states(blocks)].mean()),
             residual=answer.residual,
             iterations=answer.iterations,
             converged=answer.converged,
             samples=answer.samples + sampler.samples,
-            policy=policy,
+            policy=answer.policy,
             soft_value=answer.soft_value,
             occupancy=(1.0 - model.gamma) * (visits / played).sum(axis=1),
         )
@@ -242,7 +254,6 @@ class Sampled(Remembers, ABC):
         told: dict[str, Any],
     ) -> Estimate:
         """Return the estimate from some episodes, with its errors, given what was `told` before."""
-        self.watch(blocks)
         estimate = self.estimate(x, answer.policy, blocks, recorder)
         groups = min(GROUPS, *(block.num_episodes for block in blocks))
         if not told or estimate.hyper_gradient_se is not None or groups < 2 or not self.regroups:

@@ -17,25 +17,20 @@ of an estimate falls as n_k^-1/2, that is as (k + 1)^(-2/3), until `most_episode
 
 The first steps on x are taken from the smallest batches. Where a wrong one leads away from all
 slopes (a grid world whose follower gives up its goal), take a larger first batch or smaller steps.
-
-A learner that counts transitions (certainty equivalence) also counts those that were played for the
-estimator, from the next iteration on: an estimate remains independent of the errors of its policy.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ..core.checks import check_at_least, check_not_negative, received
 from ..core.mdp import FloatArray
-from ..episodes.sampler import Episodes
 from ..model.responses import TabularResponse
 from ..model.tabular import TabularModel
-from .learners import CertaintyEquivalence, EpisodeLearner
+from .learners import EpisodeLearner
 from .sobirl import SoBiRL
 
 __all__ = ["StocSoBiRL"]
@@ -100,11 +95,6 @@ class StocSoBiRL(SoBiRL):
         """Forget everything learnt and begin the schedule again; draw from `rng` from now on."""
         super().reset(rng)
         self._iteration = 0
-
-    def watch(self, blocks: Sequence[Episodes]) -> None:
-        """Tell the inner learner, if it learns from what others play; see `Sampled`."""
-        if isinstance(self._watching, CertaintyEquivalence):
-            self._watching.watch(blocks)
 
     def step(self, upper_params: FloatArray) -> TabularResponse:
         """Let the follower learn and answer x, with the batch whose turn it is."""

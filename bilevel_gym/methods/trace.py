@@ -101,6 +101,7 @@ class Trace(Sampled):
 
     def watch(self, blocks: Sequence[Episodes]) -> None:
         """Tell the critic, and the models of the control variate; see `Sampled`."""
+        super().watch(blocks)
         if self._model.moves_kernel:  # what was seen under another x is of another kernel
             self._forget()
         if not self._exact_critic:
