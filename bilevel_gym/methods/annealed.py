@@ -71,7 +71,12 @@ class Annealed:
                 f"`inner_method_options` must be a dict, got {received(inner_method_options)}"
             )
         self._cooled = Cooled.of(model, attenuation, least_temperature, unregularised)
-        self._method = make_method(inner_method, self._cooled.model, **(inner_method_options or {}))
+        try:
+            self._method = make_method(
+                inner_method, self._cooled.model, **(inner_method_options or {})
+            )
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"`inner_method` {received(inner_method)}: {error}") from error
         if isinstance(self._method, LearntMethod):
             raise TypeError(
                 "the follower of a method that learns by networks keeps the temperature it was "
