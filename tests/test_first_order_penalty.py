@@ -79,9 +79,12 @@ def test_the_noise_does_not_grow_with_the_penalty(inner: str) -> None:
     assert noise[1] < 1.3 * noise[0] and noise[0] < np.linalg.norm(exact_parts(game)[1])
 
 
-def test_both_learners_see_the_episodes_of_the_follower_and_the_other_plays_none() -> None:
+@pytest.mark.parametrize("options", [{"episodes": 50}, {"episodes": "auto", "most_episodes": 64}])
+def test_both_learners_see_the_episodes_of_the_follower_and_the_other_plays_none(
+    options: dict[str, Any],
+) -> None:
     game = small_game(termination=0.2)
-    method: Any = make_method(METHOD, game, episodes=50, inner="certainty-equivalence")
+    method: Any = make_method(METHOD, game, inner="certainty-equivalence", **options)
     method.reset(np.random.default_rng(0))
     samples = 0
     for number in range(1, 4):

@@ -29,7 +29,7 @@ uneven.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, ClassVar, cast
 
@@ -90,21 +90,25 @@ class FirstOrderPenalty(Sampled):
         vars(paid)["reward"] = partial(_with_upper_reward, model, self._penalty)
         self._learner = make_learner(inner, follower, inner_options)
         self._paid = make_learner(inner, paid, inner_options)
-        # Both policies of this x: estimates from parts of its episodes have them in common.
-        self._known: tuple[FloatArray, FloatArray] | None = None
+        self._paid_policy: FloatArray = np.zeros((model.num_states, model.num_actions))
 
     def reset(self, rng: np.random.Generator) -> None:
         """Forget everything learnt; draw all randomness from `rng` from now on."""
         super().reset(rng)
         self._paid.reset(rng)
 
+    def follow(self, upper_params: FloatArray, played: Sequence[Episodes]) -> None:
+        """Let the other learner answer as well, from the same episodes."""
+        self._paid_policy = self._paid.answer(upper_params).policy
+
+    def watch(self, blocks: Sequence[Episodes]) -> None:
+        """Tell both learners; see `Sampled`."""
+        super().watch(blocks)
+        self._paid.watch(blocks)
+
     def signed_occupancy(self, batch: Batch) -> FloatArray:
         """Return lambda times the difference of discounted visits, `[S, A]`; see `Sampled`."""
-        follower = batch.policy
-        if self._known is None or self._known[0] is not follower:
-            self._known = follower, self._paid.answer(batch.upper_params).policy
-            self._paid.watch(batch.blocks)  # as the follower has: both learn from the same episodes
-        paid = self._known[1]
+        follower, paid = batch.policy, self._paid_policy
         ratio = np.divide(paid, follower, out=np.ones_like(paid), where=follower > 0.0)
         plain, weighted = np.zeros((2, len(follower)))
         for block in batch.blocks:

@@ -85,7 +85,7 @@ class PlugIn(Sampled):
     def _forget(self) -> None:
         self._seen = Seen(self._model.num_states, self._model.num_actions)
 
-    def follow(self, played: Sequence[Episodes]) -> None:
+    def follow(self, upper_params: FloatArray, played: Sequence[Episodes]) -> None:
         """Count what the follower has learnt from."""
         if not self._pooled or self._model.moves_kernel:
             self._forget()

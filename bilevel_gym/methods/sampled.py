@@ -173,8 +173,10 @@ class Sampled(Remembers, ABC):
         """
         self._learner.watch(blocks)
 
-    def follow(self, played: Sequence[Episodes]) -> None:  # noqa: B027
-        """Take note of the episodes that the follower has learnt from."""
+    def follow(  # noqa: B027
+        self, upper_params: FloatArray, played: Sequence[Episodes]
+    ) -> None:
+        """Take note of the episodes that the follower has learnt from under x."""
 
     def seen_pairs(self, blocks: Sequence[Episodes]) -> NDArray[np.bool_]:
         """Return of which states and actions something was seen, `[S, A]`."""
@@ -203,7 +205,7 @@ class Sampled(Remembers, ABC):
         """Let the follower answer x, watch it, and estimate objective and hyper-gradient."""
         model, x = self._model, upper_params
         answer = self._learner.answer(x)
-        self.follow(answer.played)
+        self.follow(x, answer.played)
         sampler = model.sampler(x, answer.policy)
         told = self.state_dict() if self._error_bars else {}
         blocks: list[Episodes] = []
