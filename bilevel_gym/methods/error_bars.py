@@ -5,10 +5,11 @@ first order with them, and the successors of a pair that was tried n times are m
 
     Var theta = sum_sa Var[ d theta/dP(.|s, a) dP(.|s, a) ],   Cov dP = (diag P - P P^T) / n(s, a),
 
-of which (diag P - P P^T) / (n - 1) at the frequencies is an unbiased estimate, and likewise for
-first states. Changes dP are drawn that have this covariance,
+and likewise for first states. Of the covariance the frequencies tell too little where n is small: a
+pair tried once has led to one place. So it is that of frequencies with one pretended try, which
+goes where all actions of the state have gone. Changes dP are drawn that have this covariance,
 
-    dP(s') = (sqrt(P(s')) e(s') - P(s') sum_z sqrt(P(z)) e(z)) / sqrt(n - 1),   e standard normal,
+    dP(s') = (sqrt(P(s')) e(s') - P(s') sum_z sqrt(P(z)) e(z)) / sqrt(n),   e standard normal,
 
 and d theta dP is computed for all of them together, by the derivative of each step of the estimate
 (forward mode): three linear solves with the factors at hand, whatever the dimension of x. A
@@ -20,7 +21,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, diags_array, vstack
 
 from ..core.linear import DiscountedSystem
 from ..core.mdp import FloatArray
@@ -97,25 +98,22 @@ class Changes:
             draws: K.
         """
         self.kernel = counts.kernel()
-        rows, successors, tries, shares = counts.transitions()
-        change = _centred(rows, shares, self.kernel.matrix.shape[0], rng, draws)
-        # Less one, the covariance is unbiased; of a single try it is not known, and taken for none.
-        change /= np.sqrt(np.maximum(tries - 1.0, 1.0))[:, None]
+        shares, tries = _with_one_more_try(counts)
+        rows, successors = shares.coords
+        change = _centred(rows, shares.data, shares.shape[0], rng, draws)
+        change /= np.sqrt(tries[rows])[:, None]
         goes_on = successors < counts.num_states
-        # In the order of the kernel's stored transitions.
+        self._rows, self._successors = rows[goes_on], successors[goes_on]
         self._change = change[goes_on]
-        self._successors = self.kernel.matrix.indices
-        matrix, stored = self.kernel.matrix, len(self._successors)
-        ones, each = np.ones(stored), np.arange(stored)
-        self._by_row = csr_array((ones, each, matrix.indptr), shape=(matrix.shape[0], stored))
-        self._by_successor = csr_array(
-            (ones, (self._successors, each)), shape=(matrix.shape[1], stored)
-        )
+        size, each = len(self._rows), np.arange(len(self._rows))
+        ones, states = np.ones(size), counts.num_states
+        self._by_row = csr_array((ones, (self._rows, each)), shape=(shares.shape[0], size))
+        self._by_successor = csr_array((ones, (self._successors, each)), shape=(states, size))
         began, number = np.flatnonzero(starts), float(starts.sum())
         self.starts = np.zeros((len(starts), draws))
         share = starts[began] / number
         none = np.zeros(len(began), dtype=np.int64)
-        self.starts[began] = _centred(none, share, 1, rng, draws) / np.sqrt(max(number - 1.0, 1.0))
+        self.starts[began] = _centred(none, share, 1, rng, draws) / np.sqrt(number)
 
     def expect(self, value: FloatArray) -> FloatArray:
         """Return sum_s' dP(s'|s, a) value(s') `[A*S, K]` of a value `[S]`."""
@@ -124,7 +122,7 @@ class Changes:
 
     def flow(self, weights: FloatArray) -> FloatArray:
         """Return sum_sa weights(s, a) dP(.|s, a) `[S, K]` of weights `[S, A]`."""
-        by_row = np.repeat(weights.T.ravel(), np.diff(self.kernel.matrix.indptr))
+        by_row = weights.T.ravel()[self._rows]
         product: FloatArray = self._by_successor @ (self._change * by_row[:, None])
         return product
 
@@ -137,6 +135,25 @@ class Changes:
         """Return sum_sa weights(s, a) P(.|s, a) `[S, K]` of weights `[A*S, K]`."""
         product: FloatArray = self.kernel.matrix.T @ weights
         return product
+
+
+def _with_one_more_try(counts: TransitionCounts) -> tuple[Any, FloatArray]:
+    """Return frequencies `[A*S, S + 1]`, the end last, with a pretended try, and tries `[A*S]`.
+
+    Each pair that was seen is tried once more, and goes where the actions of its state have gone.
+    """
+    rows, successors, tries, shares = counts.transitions()
+    states, actions = counts.num_states, counts.num_actions
+    shape = actions * states, states + 1
+    seen = csr_array((tries * shares, (rows, successors)), shape=shape)
+    number = seen.sum(axis=1)
+    by_state = sum(seen[a * states : (a + 1) * states] for a in range(actions))
+    total = np.maximum(by_state.sum(axis=1), 1.0)
+    pretended = vstack([diags_array(1.0 / total) @ by_state] * actions)
+    scale = np.where(number > 0.0, 1.0 / (number + 1.0), 0.0)
+    mixed = (diags_array(scale) @ (seen + pretended)).tocoo()
+    mixed.eliminate_zeros()
+    return mixed, number
 
 
 def _centred(
