@@ -62,6 +62,10 @@ class RunRecord:
         inner_residual: Sup norm of the follower's Bellman residual.
         inner_converged: Whether the inner learner met its tolerance.
         inner_samples: Environment steps that the method took.
+        objective_se: Standard error of an estimated objective.
+        hyper_gradient_cosine: Expected cosine of an estimated hyper-gradient to the true one.
+        coverage: Share of a tabular follower's actions that were seen.
+        trust: How far the estimate of a follower who learns by networks can be trusted.
         temperature: The follower's, where the method lowers it.
         unregularised_optimistic: F without entropy, beside it; ties in the leader's favour.
         unregularised_pessimistic: Likewise, to the leader's disadvantage.
@@ -79,6 +83,10 @@ class RunRecord:
     inner_residual: float | None = None
     inner_converged: bool | None = None
     inner_samples: int | None = None
+    objective_se: float | None = None
+    hyper_gradient_cosine: float | None = None
+    coverage: float | None = None
+    trust: float | None = None
     temperature: float | None = None
     unregularised_optimistic: float | None = None
     unregularised_pessimistic: float | None = None
