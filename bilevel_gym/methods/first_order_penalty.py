@@ -43,16 +43,16 @@ from ..model.tabular import TabularModel
 from .episode_sums import Batch, on_states
 from .learners import make_learner
 from .model_based import check_tabular
-from .sampled import Sampled
+from .sampled import TermByTerm
 
 __all__ = ["FirstOrderPenalty"]
 
 
-class FirstOrderPenalty(Sampled):
+class FirstOrderPenalty(TermByTerm):
     """Estimate the hyper-gradient from a follower, and one who is paid by the leader as well."""
 
     unbiased: ClassVar[bool] = False  # but for O(1 / penalty)
-    remembered = (*Sampled.remembered, "_paid")
+    remembered = (*TermByTerm.remembered, "_paid")
 
     def __init__(
         self,

@@ -33,14 +33,14 @@ from .episode_sums import (
     renormalised,
     spread,
 )
-from .sampled import Sampled
+from .sampled import TermByTerm
 
 __all__ = ["HPGD"]
 
 STARTS = ("on-policy", "uniform")
 
 
-class HPGD(Sampled):
+class HPGD(TermByTerm):
     """Estimate the hyper-gradient by products of averaged advantages."""
 
     def __init__(

@@ -40,7 +40,7 @@ from ..core.mdp import FloatArray
 from ..episodes.sampler import Episodes, Plays
 from ..model.objectives import Outcome, Scope, StepObjective, flattened, scope_of
 from ..model.tabular import TabularModel
-from .episode_sums import Batch, Seen, renormalised
+from .episode_sums import Seen, renormalised
 from .error_bars import DRAWS, Changes, change_of_adjoint, change_of_return
 from .moved import seen_direct_part
 from .sampled import Estimate, Sampled
@@ -102,10 +102,6 @@ class PlugIn(Sampled):
     def seen_pairs(self, blocks: Sequence[Episodes]) -> NDArray[np.bool_]:
         """Return which pairs were ever seen, `[S, A]`."""
         return self._seen.counts.visits > 0.0
-
-    def signed_occupancy(self, batch: Batch) -> FloatArray:
-        """Never called: the estimate is made of all terms of the objective together."""
-        raise NotImplementedError
 
     def estimate(
         self, x: FloatArray, policy: FloatArray, blocks: Sequence[Episodes], sampler: Plays

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.bellman import centred_score
-from ..core.checks import check_at_least, check_flag, optional
+from ..core.checks import check_at_least, check_flag, optional, received
 from ..core.mdp import FloatArray, Kernel
 from ..core.state import Remembers
 from ..core.threads import single_threaded
@@ -54,6 +54,7 @@ from .moved import moved_directly, moved_response, seen_direct_part
 
 __all__ = [
     "Sampled",
+    "TermByTerm",
     "check_rewards_alone",
     "enough_steps",
     "followed",
@@ -148,6 +149,9 @@ class Sampled(Remembers, ABC):
         self._automatic = isinstance(episodes, str) and episodes == "auto"
         number: Any = check_at_least("most_episodes", most_episodes, FEWEST)
         if not self._automatic:
+            if isinstance(episodes, str):
+                wanted = '"auto" or an integer of at least 1'
+                raise ValueError(f"`episodes` must be {wanted}, got {received(episodes)}")
             number = episodes
         self._num_episodes = check_at_least("episodes", number, 2 if fragment > 0 else 1)
         limit = optional(check_at_least, "horizon", horizon, max(1, fragment))
@@ -156,8 +160,8 @@ class Sampled(Remembers, ABC):
         self._error_bars = check_flag("error_bars", error_bars)
         if self._automatic and not (self._error_bars and self.regroups):
             raise ValueError(
-                '`episodes` must be a number without standard errors, which tell "auto" when to '
-                "stop, got 'auto'"
+                "`episodes` must be a number here, got 'auto', which stops by standard errors: "
+                "there are none with `error_bars=False`, uniform starts or fragments of episodes"
             )
         self._rng = np.random.default_rng(0)
 
@@ -184,21 +188,6 @@ class Sampled(Remembers, ABC):
         for block in blocks:
             seen[block.pairs.ravel()] = True
         return seen[:-1].reshape(self._model.num_actions, -1).T
-
-    @abstractmethod
-    def signed_occupancy(self, batch: Batch) -> FloatArray:
-        """Estimate dF/dr through pi* `[S, A]` for one of the leader's returns."""
-
-    def of_preferences(
-        self, term: PreferenceLikelihood, batch: Batch
-    ) -> tuple[float, FloatArray, FloatArray]:
-        """Estimate an objective that evaluates fragments; for classes with them in `scopes`.
-
-        Returns the likelihood, its direct derivative with respect to r `[S, A]`, and the one
-        through pi* `[S, A]`. In the batch the leader's discount is one, its horizon that of
-        fragments.
-        """
-        raise NotImplementedError  # never called: games with fragments are refused at construction
 
     @single_threaded
     def step(self, upper_params: FloatArray) -> TabularResponse:
@@ -295,6 +284,31 @@ class Sampled(Remembers, ABC):
     def regroups(self) -> bool:
         """Whether the estimate from some of the episodes is one like that from all of them."""
         return _fragment_steps(self._model.objective) == 0
+
+    @abstractmethod
+    def estimate(
+        self, x: FloatArray, policy: FloatArray, blocks: Sequence[Episodes], sampler: Plays
+    ) -> Estimate:
+        """Estimate objective and hyper-gradient from the episodes of a policy `[S, A]` under x."""
+
+
+class TermByTerm(Sampled):
+    """A method that estimates the signed occupancy of each of the leader's returns by itself."""
+
+    @abstractmethod
+    def signed_occupancy(self, batch: Batch) -> FloatArray:
+        """Estimate dF/dr through pi* `[S, A]` for one of the leader's returns."""
+
+    def of_preferences(
+        self, term: PreferenceLikelihood, batch: Batch
+    ) -> tuple[float, FloatArray, FloatArray]:
+        """Estimate an objective that evaluates fragments; for classes with them in `scopes`.
+
+        Returns the likelihood, its direct derivative with respect to r `[S, A]`, and the one
+        through pi* `[S, A]`. In the batch the leader's discount is one, its horizon that of
+        fragments.
+        """
+        raise NotImplementedError  # never called: games with fragments are refused at construction
 
     def estimate(
         self, x: FloatArray, policy: FloatArray, blocks: Sequence[Episodes], sampler: Plays

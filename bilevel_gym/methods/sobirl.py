@@ -38,14 +38,14 @@ from ..model.objectives import Scope
 from ..model.preferences import PreferenceLikelihood
 from ..model.tabular import TabularModel
 from .episode_sums import Batch, followed_visits, on_pairs, renormalised, spread
-from .sampled import Sampled
+from .sampled import TermByTerm
 
 __all__ = ["SoBiRL"]
 
 ADVANTAGES = ("seen", "exact")
 
 
-class SoBiRL(Sampled):
+class SoBiRL(TermByTerm):
     """Estimate the hyper-gradient from returns of episodes and advantages of dr/dx."""
 
     unbiased: ClassVar[bool] = True

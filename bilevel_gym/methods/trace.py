@@ -44,17 +44,17 @@ from ..core.mdp import FloatArray
 from ..episodes.sampler import Episodes, TransitionCounts
 from ..model.tabular import TabularModel
 from .episode_sums import Batch, Critic, advantages, carried, on_pairs, on_states
-from .sampled import Sampled
+from .sampled import TermByTerm
 
 __all__ = ["Trace"]
 
 CRITICS = ("seen", "exact")
 
 
-class Trace(Sampled):
+class Trace(TermByTerm):
     """Estimate the hyper-gradient by a scalar trace of the leader's advantage."""
 
-    remembered = (*Sampled.remembered, "_critic", "_halves")
+    remembered = (*TermByTerm.remembered, "_critic", "_halves")
 
     def __init__(
         self,
