@@ -140,6 +140,15 @@ class TestAutomatic:
         assert all(f.hyper_gradient_cosine >= 0.8 for f in found)
         assert found[-1].samples <= found[0].samples
 
+    def test_nothing_is_counted_twice(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("bilevel_gym.methods.sampled.SIGNIFICANT", 2.0)
+        game = small_game()
+        options = {"episodes": "auto", "most_episodes": 64, "horizon": 9}
+        learner: Any = make_method("plug-in", game, **options)
+        samples = learner.step(game.initial_upper_params).samples
+        assert samples == 64 * 9
+        assert learner.state_dict()["seen"]["counts"]["weights"].sum() == samples
+
     def test_what_is_played_at_once_or_in_turn_counts_the_same(self) -> None:
         game = small_game()
         one: Any = make_method("plug-in", game, episodes="auto", most_episodes=32)

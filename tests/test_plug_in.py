@@ -106,6 +106,53 @@ def test_coverage_is_the_share_of_the_policy_that_was_seen() -> None:
     assert found.coverage in [pytest.approx(p) for p in exact.policy.ravel()]
 
 
+class MovesStart(PaidByX):
+    """A game whose first state x moves."""
+
+    def start_distribution_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Say that x moves it, and by nothing at this x."""
+        return np.zeros(upper_params.shape)
+
+
+class MovesKernel(PaidByX):
+    """A game whose kernel x moves."""
+
+    def kernel_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
+        """Say that x moves it, and by nothing at this x."""
+        return np.zeros(upper_params.shape)
+
+
+@pytest.mark.parametrize(("kind", "pooled"), [(MovesStart, True), (MovesKernel, False)])
+def test_what_x_moves_is_not_pooled(kind: type[ArrayModel], pooled: bool) -> None:
+    game = small_game(kind=kind)
+    method: Any = make_method("plug-in", game, episodes=20, horizon=9, error_bars=False)
+    for by in (0.0, 0.1):
+        method.step(game.initial_upper_params + by)
+    seen = method.state_dict()["seen"]
+    assert seen["starts"].sum() == 20
+    assert seen["counts"]["weights"].sum() == (2 if pooled else 1) * 20 * 9
+
+
+def test_where_x_moves_the_kernel_groups_of_episodes_are_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unlike = np.full(15, 7.0)
+    monkeypatch.setattr("bilevel_gym.methods.sampled.standard_errors", lambda _: unlike)
+    (found,) = answers(small_game(kind=MovesKernel), 1, episodes=64)
+    np.testing.assert_array_equal(found.hyper_gradient_se, unlike)
+
+
+def test_actions_never_seen_have_their_share_of_what_follows() -> None:
+    game = small_game(kind=ArrayModel, temperature=5.0)
+    method: Any = make_method("plug-in", game, episodes=3, horizon=3, error_bars=False)
+    method.reset(np.random.default_rng(5))
+    found = method.step(game.initial_upper_params)
+    response = (found.hyper_gradient - found.direct_gradient).reshape(5, 3)
+    seen = method.seen_pairs([])
+    unseen = seen.any(axis=1)[:, None] & ~seen
+    assert unseen.any() and np.abs(response[unseen]).max() > 1e-6
+
+
 # Its standard errors ------------------------------------------------------------------------------
 
 
