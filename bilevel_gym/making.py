@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
-from .core.checks import accepted_options, received, unknown_name
-from .registration import task_ids
+from .core.checks import received, unknown_name
+from .envs.ids import leader_id
+from .registration import FOLLOWER, task_ids
 
 if TYPE_CHECKING:
     from .envs.base import BilevelEnv
@@ -50,24 +51,14 @@ def make(
         >>> type(env.method).__name__, env.game.title
         ('Trace', 'BilevelGridWorld')
     """
-    from .methods.registry import NamesMethods, resolve_method
+    from .wrappers import HyperGradient
+    from .wrappers.entry_points import creator_of, told_apart
 
     env_id = find_task(env_id)
-    creator = _creator(env_id)
-    parameters = game_parameters(env_id)
-    by_default = creator.default_method if isinstance(creator, NamesMethods) else "exact"
-    chosen = by_default if method is None else method
-    accepted = accepted_options(resolve_method(chosen, creator))
-    env_kwargs: dict[str, Any] = {}
-    method_options: dict[str, Any] = {}
-    for name, value in options.items():
-        if name in accepted and name in parameters:
-            raise TypeError(
-                f"both {env_id} and the method {chosen!r} take `{name}`: say whose it is by "
-                "HyperGradient(gym.make(id, ...), method=..., ...)"
-            )
-        (method_options if name in accepted else env_kwargs)[name] = value
-    _check_names(f"{env_id} and the method {chosen!r}", env_kwargs, parameters, accepted)
+    env_kwargs, method_options = told_apart(
+        creator_of(env_id), {"method": method, **options}, HyperGradient
+    )
+    del method_options["method"]
     return make_leader(
         env_id,
         env_kwargs,
@@ -105,17 +96,19 @@ def make_leader(
 def made_game(
     env_id: str, env_kwargs: dict[str, Any], *, render_mode: str | None = None
 ) -> gym.Env[Any, Any]:
-    """Return a task as it is registered; raise what `make_leader` raises of it."""
-    parameters = game_parameters(env_id)
+    """Return the game of a task; raise what `make_leader` raises of it."""
+    from .wrappers.entry_points import bare_game
+
+    parameters = task_parameters(env_id)
     _check_names(env_id, env_kwargs, parameters)
     if not isinstance(render_mode, str | None):
         raise ValueError(f"`render_mode` must be a string or None, got {received(render_mode)}")
     try:
         # Without a picture to draw, a task need not know about render modes.
         drawing: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
-        return gym.make(env_id, **drawing, **env_kwargs)
+        return bare_game(env_id, **drawing, **env_kwargs)
     except (ValueError, TypeError, ImportError, gym.error.Error) as error:
-        # Gymnasium adds its own sentence to the constructor's.
+        # Of other games than the package's, Gymnasium adds its own sentence to the constructor's.
         reason = str(error).partition(" was raised from the environment creator")[0]
         if isinstance(error, TypeError):
             reason = "; ".join([*_mismatches(parameters, env_kwargs), reason])
@@ -157,14 +150,19 @@ def find_task(env_id: str) -> str:
             raise ImportError(f"cannot import {module!r} of {env_id!r}: {error}") from error
     if name not in gym.registry:
         raise ValueError(unknown_name("task", name, task_ids()))
+    if gym.spec(name).entry_point == FOLLOWER:
+        raise ValueError(
+            f"{name!r} is the id of the follower's seat; the task has the leader's, "
+            f"{leader_id(name)!r}"
+        )
     return name
 
 
-def game_parameters(env_id: str) -> dict[str, inspect.Parameter]:
+def task_parameters(env_id: str) -> dict[str, inspect.Parameter]:
     """Return the parameters of a task's constructor, without `render_mode`."""
-    parameters = dict(inspect.signature(_creator(env_id)).parameters)
-    parameters.pop("render_mode", None)
-    return parameters
+    from .wrappers.entry_points import creator_of, game_parameters
+
+    return game_parameters(creator_of(env_id))
 
 
 def answers_exactly(game: BilevelEnv) -> bool:
@@ -172,14 +170,6 @@ def answers_exactly(game: BilevelEnv) -> bool:
     from .model.base import BilevelModel  # loads scipy
 
     return isinstance(game.model, BilevelModel)
-
-
-def _creator(env_id: str) -> Any:
-    """Return the class, or the function, that makes a registered game."""
-    entry_point = gym.spec(env_id).entry_point
-    if isinstance(entry_point, str):
-        return gym.envs.registration.load_env_creator(entry_point)
-    return entry_point
 
 
 def _check_names(

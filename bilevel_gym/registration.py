@@ -7,21 +7,29 @@ from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.envs.registration import WrapperSpec
 
 from .core.plugins import declared
+from .envs.ids import follower_id, leader_id
 from .envs.tasks import QUICK, TASKS, Task
 
-__all__ = ["ENTRY_POINTS", "QUICK", "TASKS", "Task", "register", "register_tasks", "task_ids"]
+__all__ = [
+    "ENTRY_POINTS",
+    "FOLLOWER",
+    "LEADER",
+    "QUICK",
+    "TASKS",
+    "Task",
+    "register",
+    "register_tasks",
+    "task_ids",
+]
+
+# Entry points of all ids of a seat. Which game it is stands in the spec's `kwargs` as `game`.
+LEADER = "bilevel_gym.wrappers.entry_points:leader"
+FOLLOWER = "bilevel_gym.wrappers.entry_points:follower"
 
 # Group of the entry points by which a package declares tasks: id = "module:Class".
 ENTRY_POINTS = "bilevel_gym.tasks"
-
-LEADER = WrapperSpec(
-    name="HyperGradient",
-    entry_point="bilevel_gym.wrappers.hyper_gradient:HyperGradient",
-    kwargs={"outer_steps": 100},
-)
 
 
 def register(
@@ -30,27 +38,46 @@ def register(
     *,
     max_episode_steps: int | None = None,
     kwargs: dict[str, Any] | None = None,
+    tabular: bool = False,
 ) -> None:
-    """Register a game with Gymnasium, in the leader's seat.
+    """Register a game with Gymnasium, by one id for each seat.
+
+    `gymnasium.make(id, ...)` takes the leader's seat, with the options of the game, of the seat
+    and of its method; `gymnasium.make(follower_id, upper_params=x, ...)` the follower's.
 
     Args:
-        id: Gymnasium id, such as "Commute-v0".
+        id: Gymnasium id, such as "Commute-v0"; the follower's is then "CommuteFollower-v0".
         entry_point: Class of the game, or "module:Class". A class at the top of a module is
             remembered by its name, so that the environment's spec survives the way through JSON.
         max_episode_steps: Time limit of the follower's episodes.
         kwargs: Constructor arguments of the game.
+        tabular: Whether the game is a `TabularBilevelEnv`, so that `gymnasium.make_vec` gives
+            arrays, `LeaderVectorEnv` and `LowerLevelVectorEnv`.
+
+    Raises:
+        ValueError: If the id is the follower's of another task.
     """
+    if id != leader_id(id):
+        raise ValueError(
+            f"`id` must not end in 'Follower' before its version, as the ids of followers do, got "
+            f"{id!r}; register {leader_id(id)!r}, which brings its follower's"
+        )
     if isinstance(entry_point, type) and entry_point.__module__ != "__main__":
         name = entry_point.__qualname__
         if getattr(sys.modules.get(entry_point.__module__), name, None) is entry_point:
             entry_point = f"{entry_point.__module__}:{name}"
-    gym.register(
-        id=id,
-        entry_point=entry_point,
-        max_episode_steps=max_episode_steps,
-        kwargs=dict(kwargs or {}),
-        additional_wrappers=(LEADER,),
-    )
+    limits = {LEADER: None, FOLLOWER: max_episode_steps}
+    for seat, limit in limits.items():
+        gym.register(
+            id=id if seat == LEADER else follower_id(id),
+            entry_point=seat,
+            vector_entry_point=f"{seat}_copies" if tabular else None,
+            max_episode_steps=limit,
+            # Seats check what they are given themselves, and outermost they can be asked.
+            order_enforce=False,
+            disable_env_checker=True,
+            kwargs={"game": entry_point, **(kwargs or {})},
+        )
 
 
 def register_tasks() -> None:
@@ -65,6 +92,7 @@ def register_tasks() -> None:
                 task.entry_point,
                 max_episode_steps=task.max_episode_steps,
                 kwargs=task.kwargs,
+                tabular=task.tabular,
             )
     own = frozenset(task.id for task in TASKS)
     for env_id, entry_point in declared(ENTRY_POINTS, own).items():
@@ -73,7 +101,7 @@ def register_tasks() -> None:
 
 
 def task_ids() -> list[str]:
-    """Return the ids of all registered games: this package's first, then those from outside."""
+    """Return the ids of all registered tasks: this package's first, then those from outside."""
     own = [task.id for task in TASKS]
-    games = [spec.id for spec in gym.registry.values() if LEADER in spec.additional_wrappers]
+    games = [spec.id for spec in gym.registry.values() if spec.entry_point == LEADER]
     return [*dict.fromkeys([*own, *games])]

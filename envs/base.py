@@ -102,7 +102,8 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
     * Rewards. Leader: F(x), to be maximised. Follower and game: r_x(s, a).
     * Info. Leader: see `HyperGradient`. Follower and game: `upper_reward`, the leader's reward u of
       the step without terms in x alone, and `action_mask` where actions vary.
-    * Episode end. The leader's episode is truncated after `outer_steps` (100) leader steps.
+    * Episode end. The leader's episode is truncated after `outer_steps` (100) leader steps, the
+      follower's after the `max_episode_steps` of its id (`NameFollower-vN`).
     * Arguments. `gamma`: discount of both levels (of the follower's alone where there is an
       `upper_gamma`), in [0, 1); `temperature`: weight of the entropy of the follower's policy,
       positive: for a follower that never finishes, entropy adds up to temperature * log A /
@@ -134,6 +135,8 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
             given replace them one by one.
         elapsed_steps: Transitions of the follower's episode so far; `advance` counts them, and the
             follower's seat ends episodes by them where there is a time limit.
+        made_with: What an id of the package made this game with: `game`, its class, and arguments;
+            None for a game made otherwise.
         has_map: Whether states are cells of a map and x is painted on it: such a game has `scene`,
             which returns a `GridScene`, and `state_of`, as `BilevelGridWorld` has them.
         draws_itself: Whether steps and resets update the window when `render_mode="human"`; a
@@ -147,6 +150,7 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
     methods: Mapping[str, str] = METHODS
     default_method = "exact"
     method_options: Mapping[str, Any] = {}
+    made_with: dict[str, Any] | None = None
     has_map = False
 
     def __init__(

@@ -277,7 +277,9 @@ class TabularBilevelEnv(BilevelEnv):
 
     def begin(self) -> tuple[int, dict[str, Any]]:
         """Draw the first state; the info has `action_mask` where actions vary."""
-        self._state = int(self.first_states(self.np_random.random()))
+        ahead = self._uniforms if self._drawn_from is self.np_random else None
+        uniform = ahead.pop() if ahead else self.np_random.random()
+        self._state = int(self.first_states(uniform))
         self._over = False
         return self._state, self._state_info()
 
@@ -295,9 +297,9 @@ class TabularBilevelEnv(BilevelEnv):
         ):
             action = self._prepare(upper_params, action)
         if self._drawn_from is not self._np_random or not self._uniforms:
-            # A block of the very numbers that single draws would give. It is left when its
-            # generator is: after a new seed, or another `np_random`. (Writing to the state inside
-            # a generator is felt only in the next block.)
+            # A block of the very numbers that single draws would give; first states take theirs
+            # from it, too. It is left when its generator is: after a new seed, or another
+            # `np_random`. (Writing to the state inside a generator is felt in the next block.)
             self._uniforms = self.np_random.random(DRAWN_AHEAD)[::-1].tolist()
             self._drawn_from = self.np_random
         state, tables = self._state, self._tables

@@ -19,6 +19,7 @@ class Task:
         source: Where the task comes from.
         enters: Where x enters: "reward", "kernel" or both.
         max_episode_steps: Time limit of the follower's episodes.
+        tabular: Whether the game is tabular, so that copies of it can be stepped as arrays.
         kwargs: Constructor arguments of the game.
         test_kwargs: Constructor arguments of an instance small enough for the tests.
         test_options: Options of a leader's seat that is quick enough for the tests.
@@ -32,6 +33,7 @@ class Task:
     source: str
     enters: str = "reward"
     max_episode_steps: int = 200
+    tabular: bool = False
     kwargs: dict[str, Any] = field(default_factory=dict)
     test_kwargs: dict[str, Any] = field(default_factory=dict)
     test_options: dict[str, Any] = field(default_factory=dict)
@@ -56,24 +58,28 @@ TASKS = (
     Task(
         id="BilevelGridWorld-v0",
         entry_point="bilevel_gym.envs.grid_world:BilevelGridWorld",
+        tabular=True,
         upper="shaping reward of each free cell",
         source="this project",
     ),
     Task(
         id="BilevelFourRooms-v0",
         entry_point="bilevel_gym.envs.four_rooms:BilevelFourRooms",
+        tabular=True,
         upper="logits of penalties on each free cell, and of what is unspent",
         source="Thoma et al., NeurIPS 2024",
     ),
     Task(
         id="BilevelRandomMDP-v0",
         entry_point="bilevel_gym.envs.random_mdp:BilevelRandomMDP",
+        tabular=True,
         upper="parameters of random rewards",
         source="Yang et al., AISTATS 2025",
     ),
     Task(
         id="BilevelIncentive-v0",
         entry_point="bilevel_gym.envs.incentive:BilevelIncentive",
+        tabular=True,
         max_episode_steps=100,
         upper="payment for each action in each state",
         source="Ma et al., TMLR 2025",
@@ -81,6 +87,7 @@ TASKS = (
     Task(
         id="BilevelMarkovGame-v0",
         entry_point="bilevel_gym.envs.markov_game:BilevelMarkovGame",
+        tabular=True,
         max_episode_steps=150,
         upper="logits of the leader's strategy in each place",
         enters="kernel, start",
@@ -89,6 +96,7 @@ TASKS = (
     Task(
         id="BilevelTaxDesign-v0",
         entry_point="bilevel_gym.envs.tax_design:BilevelTaxDesign",
+        tabular=True,
         upper="tax rates on three goods and on income",
         enters="reward, kernel",
         source="Thoma et al., NeurIPS 2024",
@@ -103,12 +111,14 @@ TASKS = (
     Task(
         id="BilevelToll-v0",
         entry_point="bilevel_gym.envs.toll:BilevelToll",
+        tabular=True,
         upper="toll in minutes on each link at node 10",
         source="LeBlanc et al., 1975; Baillon and Cominetti, 2008",
     ),
     Task(
         id="BilevelInverseRL-v0",
         entry_point="bilevel_gym.envs.inverse_rl:BilevelInverseRL",
+        tabular=True,
         upper="reward of each kind of terrain, learnt from demonstrations",
         source="this project, after Ziebart et al., AAAI 2008",
     ),
@@ -130,6 +140,7 @@ TASKS = (
     Task(
         id="BilevelFrozenLake-v0",
         entry_point="bilevel_gym.envs.toy_text:BilevelToyText",
+        tabular=True,
         max_episode_steps=100,
         upper="shaping reward of each state",
         source="Gymnasium toy text",
@@ -138,6 +149,7 @@ TASKS = (
     Task(
         id="BilevelCliffWalking-v0",
         entry_point="bilevel_gym.envs.toy_text:BilevelToyText",
+        tabular=True,
         upper="shaping reward of each state",
         source="Gymnasium toy text",
         kwargs={"env_id": "CliffWalking", "temperature": 0.5},
@@ -146,6 +158,7 @@ TASKS = (
     Task(
         id="BilevelTaxi-v0",
         entry_point="bilevel_gym.envs.toy_text:BilevelToyText",
+        tabular=True,
         upper="shaping reward of each state",
         source="Gymnasium toy text",
         kwargs={"env_id": "Taxi", "temperature": 0.5},

@@ -16,6 +16,7 @@ from scipy.stats import chisquare
 
 import bilevel_gym
 from bilevel_gym.envs import TabularBilevelEnv
+from bilevel_gym.envs.ids import follower_id
 from bilevel_gym.methods import ExactResponse
 from bilevel_gym.registration import TASKS, Task
 
@@ -60,9 +61,11 @@ def leader_seat(task: Task, outer_steps: int = 100, **kwargs: Any) -> Env:
 
 def follower_seat(task: Task, upper_params: ArrayLike | None = None, **kwargs: Any) -> Env:
     """Make a task in the follower's seat, by default at an x away from the initial one."""
-    env = leader_seat(task, **kwargs)
-    x = interior_point(env) if upper_params is None else upper_params
-    return bilevel_gym.LowerLevel(env, x)
+    options = {**task.test_kwargs, **kwargs}
+    if upper_params is None:
+        small = {k: v for k, v in options.items() if k not in ("max_episode_steps", "render_mode")}
+        upper_params = interior_point(leader_seat(task, **small))
+    return gym.make(follower_id(task.id), upper_params=upper_params, **options)
 
 
 def raw_game(task: Task, **kwargs: Any) -> Env:

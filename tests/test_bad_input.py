@@ -148,6 +148,8 @@ X_TAKERS: list[tuple[str | None, str, Callable[..., Any], str]] = [
     (None, "evaluate", lambda x: BilevelGridWorld(map_name="4x4").evaluate(x), "`upper_params"),
 ]
 for (seat, where, call, argument), (what, (x, said)) in itertools.product(X_TAKERS, BAD_X.items()):
+    if where == "LowerLevel" and x is None:  # there it is the game's initial x
+        continue
 
     def give(*env: Env, call: Callable[..., Any] = call, x: Any = x) -> Any:
         return call(*env, copy.deepcopy(x))

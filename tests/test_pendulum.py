@@ -81,13 +81,8 @@ def test_options_that_suit_the_task_are_those_of_its_methods() -> None:
     # They are not part of the specification, which has what was given.
     env = HyperGradient(game, first_inner_steps=16, critic_updates=2)
     assert env.spec is not None
-    (seat,) = env.spec.additional_wrappers
-    assert seat.kwargs == {
-        "method": "score",
-        "outer_steps": 100,
-        "first_inner_steps": 16,
-        "critic_updates": 2,
-    }
+    given = {"first_inner_steps": 16, "critic_updates": 2}
+    assert env.spec.kwargs == {**gym.spec(TASK).kwargs, "episode_steps": 20, **given}
 
 
 def test_regressing_advantages_on_the_state_takes_noise_away() -> None:

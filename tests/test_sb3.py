@@ -176,7 +176,8 @@ def assert_like(adapted: Any, expected: Any, actions: Any) -> None:
 
 def test_copies_in_same_step_mode_look_like_single_ones_to_the_library() -> None:
     def follower() -> Env:
-        return LowerLevel(gym.make("BilevelGridWorld-v0", **DETERMINISTIC), np.full(14, 0.25))
+        x = np.full(14, 0.25)
+        return gym.make("BilevelGridWorldFollower-v0", upper_params=x, **DETERMINISTIC)
 
     def leader() -> Env:
         return HyperGradient(gym.make("BilevelGridWorld-v0", map_name="4x4"), outer_steps=3)

@@ -10,13 +10,23 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
+from gymnasium.wrappers import TimeLimit
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from bilevel_gym import LeaderVectorEnv, LowerLevelVectorEnv
 
-from .helpers import arrays_in, assert_vector_spaces_agree, every_copier, refusals, spoil
+from .helpers import (
+    array_game,
+    arrays_in,
+    assert_identical,
+    assert_vector_spaces_agree,
+    every_copier,
+    refusals,
+    spoil,
+)
 from .vectors import (
     BARE,
     DRIFT,
@@ -26,7 +36,9 @@ from .vectors import (
     WALK,
     continued,
     every_mode,
+    followers,
     played,
+    sampled,
 )
 
 pytestmark = pytest.mark.usefixtures("vector_games")
@@ -112,6 +124,56 @@ def test_records_share_no_memory_and_overwriting_them_changes_nothing(kind: str,
                 mask[:] = False
 
 
+# By id ------------------------------------------------------------------------------------------
+
+
+@every_kind
+def test_gymnasiums_make_vec_makes_them_and_their_specs_go_through_json(kind: str) -> None:
+    env_id = {"leader": GRID, "follower": "BilevelGridWorldFollower-v0"}[kind]
+    options: dict[str, Any] = {"map_name": "4x4"}
+    if kind == "leader":
+        options["outer_steps"] = np.int64(3)
+    else:
+        options["upper_params"] = np.full(14, 0.25)
+    by_default, by_name = (
+        gym.make_vec(env_id, 3, vectorization_mode=mode, **options)
+        for mode in (None, "vector_entry_point")
+    )
+    one_by_one = gym.make_vec(env_id, 3, vectorization_mode="sync", **options)
+    actions = KINDS[kind].actions(by_default, 40)
+    expected = played(one_by_one, actions, seed=3)
+    by_hand: Any = (LeaderVectorEnv if kind == "leader" else LowerLevelVectorEnv)(
+        env_id, 3, **options
+    )
+    for envs in (by_default, by_name, by_hand):
+        assert type(envs) in (LeaderVectorEnv, LowerLevelVectorEnv)
+        assert envs.spec is not None
+        again = gym.make_vec(EnvSpec.from_json(envs.spec.to_json()))
+        assert again.spec == envs.spec
+        for made in (envs, again):
+            KINDS[kind].same(played(made, actions, seed=3), expected)
+    options["autoreset_mode"] = "SameStep"
+    shorter = gym.make_vec(env_id, 3, **options)
+    assert shorter.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+
+
+def test_a_game_may_take_the_place_of_its_id() -> None:
+    envs, twin = LowerLevelVectorEnv(array_game(), 4), followers(NOISE, 4)
+    x = twin.upper_params
+    limited = LowerLevelVectorEnv(TimeLimit(array_game(), 5), 4, x)
+    actions = sampled(twin, 30)
+    assert_identical(played(limited, actions, seed=0), played(twin, actions, seed=0))
+    assert envs.spec is None and not envs.upper_params.any()
+    leaders_of = LeaderVectorEnv(array_game(), 2, outer_steps=3)
+    assert leaders_of.reset()[0].shape == (2, 3)
+    with pytest.raises(TypeError, match="has its arguments.*'slip'"):
+        LowerLevelVectorEnv(array_game(), 4, slip=0.1)
+    with pytest.raises(TypeError, match="'trace'.*make_vec.*sync"):
+        gym.make_vec(GRID, 2, method="trace")
+    for env_id in ("BilevelLQR-v0", "BilevelLQRFollower-v0"):
+        assert type(gym.make_vec(env_id, 2)) is gym.vector.SyncVectorEnv
+
+
 # Bad input --------------------------------------------------------------------------------------
 
 ZEROS = np.zeros(3)
@@ -125,7 +187,8 @@ COMMON: list[tuple[Any, ...]] = [
     ("CartPole-v1", 2, {}, TypeError, "tabular game.*CartPoleEnv"),
     (BARE, 2, {}, TypeError, "tabular game.*BareGame.*SyncVectorEnv"),
 ]
-leaders, followers = partial(LeaderVectorEnv, NOISE, 2), partial(LowerLevelVectorEnv, NOISE, 2)
+leader_copies = partial(LeaderVectorEnv, NOISE, 2)
+follower_copies = partial(LowerLevelVectorEnv, NOISE, 2)
 
 test_what_cannot_be_made_is_explained = refusals(
     None,
@@ -134,12 +197,12 @@ test_what_cannot_be_made_is_explained = refusals(
         (partial(LowerLevelVectorEnv, name, n, ZEROS, **given), *said)
         for name, n, given, *said in COMMON
     ),
-    (partial(leaders, outer_steps=0), "`outer_steps`.*got 0"),
-    (partial(leaders, solver="baned"), "'baned'.*Did you mean 'banded'"),
-    (partial(leaders, tolerance=-1.0), "`tolerance`.*got -1.0"),
-    (partial(leaders, max_iterations=0), "`max_iterations`.*got 0"),
-    (partial(followers, np.zeros(4)), r"`upper_params`.*\(3,\), got \(4,\)"),
-    (partial(followers, [0, 0, 9]), r"`upper_params\[2\]`.*-1.0.*got 9.0"),
+    (partial(leader_copies, outer_steps=0), "`outer_steps`.*got 0"),
+    (partial(leader_copies, solver="baned"), "'baned'.*Did you mean 'banded'"),
+    (partial(leader_copies, tolerance=-1.0), "`tolerance`.*got -1.0"),
+    (partial(leader_copies, max_iterations=0), "`max_iterations`.*got 0"),
+    (partial(follower_copies, np.zeros(4)), r"`upper_params`.*\(3,\), got \(4,\)"),
+    (partial(follower_copies, [0, 0, 9]), r"`upper_params\[2\]`.*-1.0.*got 9.0"),
 )
 
 
@@ -169,6 +232,9 @@ BAD_ACTIONS: dict[str, list[tuple[Any, str]]] = {
 Reset = tuple[Any, dict[str, Any] | None, type[Exception], str]
 BOTH: list[Reset] = [
     (-1, None, gym.error.Error, "eed.*-1"),
+    ([1, 2], None, gym.error.Error, "`seed`.*3 of these"),
+    ([1, 2, 0.5], None, gym.error.Error, r"`seed`.*got 0\.5"),
+    ("abc", None, gym.error.Error, "`seed`.*got 'abc'"),
     (None, {"reset_mask": [True] * 3}, TypeError, "array of bool"),
     (None, {"reset_mask": np.ones(2, bool)}, ValueError, r"shape \(3,\).*got \(2,\)"),
     (None, {"reset_mask": np.zeros(3, bool)}, ValueError, "at least one"),
@@ -185,7 +251,6 @@ BAD_RESETS: dict[str, list[Reset]] = {
     ],
     "follower": [
         *BOTH,
-        ([1, 2, 3], None, gym.error.Error, "eed.*list"),
         (None, {"upper_params": 0}, ValueError, "reset option 'upper_params'.*'reset_mask'"),
         (None, {"reset_mask": np.ones(3)}, TypeError, "array of bool"),
     ],

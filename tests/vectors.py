@@ -15,10 +15,10 @@ import bilevel_gym
 from bilevel_gym import (
     HyperGradient,
     LeaderVectorEnv,
-    LowerLevel,
     LowerLevelVectorEnv,
     TabularBilevelEnv,
 )
+from bilevel_gym.envs.ids import follower_id
 
 from .helpers import array_game, assert_identical, interior_point
 from .test_batch import Drift
@@ -87,8 +87,9 @@ def register_games() -> Iterator[None]:
     bilevel_gym.register(DRIFT, Drift, kwargs={"one_pattern": True})
     gym.register(BARE, f"{__name__}:BareGame")
     yield
-    for game_id in (WALK, NOISE, DRIFT, BARE):
-        del gym.registry[game_id]
+    for game_id in (WALK, NOISE, DRIFT):
+        del gym.registry[game_id], gym.registry[follower_id(game_id)]
+    del gym.registry[BARE]
 
 
 def leaders(game_id: str = NOISE, num_envs: int = 4, mode: str = MODES[0], **kwargs: Any) -> Any:
@@ -119,15 +120,19 @@ def moves(envs: Any, steps: int, seed: int = 0) -> Any:
 
 def followers(game_id: str = NOISE, num_envs: int = 6, mode: str = MODES[0], **kwargs: Any) -> Any:
     """Return copies of the follower's seat."""
-    x = interior_point(gym.make(game_id, **kwargs))
+    x = interior_point(gym.make(follower_id(game_id), **kwargs))
     return LowerLevelVectorEnv(game_id, num_envs, x, autoreset_mode=mode, **kwargs)
 
 
-def follower_seats(game_id: str, num_envs: int = 6, mode: str = MODES[0], **kwargs: Any) -> Any:
+def follower_seats(
+    game_id: str = NOISE, num_envs: int = 6, mode: str = MODES[0], **kwargs: Any
+) -> Any:
     """Return Gymnasium's own vector of follower's seats."""
+    own = follower_id(game_id)
+    x = interior_point(gym.make(own, **kwargs))
 
     def seat() -> Any:
-        return LowerLevel(gym.make(game_id, **kwargs), interior_point(gym.make(game_id, **kwargs)))
+        return gym.make(own, upper_params=x, **kwargs)
 
     return SyncVectorEnv([seat] * num_envs, autoreset_mode=mode)
 
@@ -154,7 +159,7 @@ def continued(envs: Any, actions: Any) -> list[Any]:
     return records
 
 
-def played(envs: Any, actions: Any, seed: int | None = None, **options: Any) -> list[Any]:
+def played(envs: Any, actions: Any, seed: Any = None, **options: Any) -> list[Any]:
     """Return what a reset and further steps give."""
     return [envs.reset(seed=seed, options=dict(options) or None), *continued(envs, actions)]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -18,9 +19,9 @@ from ..core.checks import check_at_least, check_choice, check_reset_options, rec
 from ..core.mdp import FloatArray
 from ..envs.base import check_seed
 from ..envs.tabular import TabularBilevelEnv
-from .seats import Seat
+from .seats import Seat, plain
 
-__all__ = ["SeatCopies", "reported"]
+__all__ = ["SeatCopies", "game_for", "reported"]
 
 
 # Kinds of dtypes: where rows are checked one by one, or the shape and the kind together.
@@ -30,13 +31,14 @@ ANY = "biufcmMOSUVT"
 class SeatCopies(VectorEnv[Any, Any, NDArray[Any]]):
     """Copies of one seat of a tabular game, stepped together.
 
-    Constructors take the Gymnasium `id` of a tabular game, the number `num_envs` of copies N, at
-    least 1, arguments of `gymnasium.make` with those of the game, and `autoreset_mode`, when ended
-    copies start again: "NextStep" as Gymnasium's own vector environments, "SameStep" with the last
-    observation in `infos["final_obs"]` and the last info in `infos["final_info"]`, or "Disabled",
-    where `reset(options={"reset_mask": ended})` does it. An id that is not registered raises
+    Constructors take the Gymnasium `id` of a tabular task, either of its two, or the game itself;
+    the number `num_envs` of copies N, at least 1; arguments of `gymnasium.make` with those of the
+    game, where an id is given; and `autoreset_mode`, when ended copies start again: "NextStep" as
+    Gymnasium's own vector environments, "SameStep" with the last observation in
+    `infos["final_obs"]` and the last info in `infos["final_info"]`, or "Disabled", where
+    `reset(options={"reset_mask": ended})` does it. An id that is not registered raises
     `gymnasium.error.Error`, a game that is not tabular `TypeError`, an argument out of range or a
-    render mode `ValueError`.
+    render mode `ValueError`. `gymnasium.make_vec(id, num_envs)` makes them, too.
 
     A mask, bool `[N]`, starts the marked copies only; another type raises `TypeError`, another
     shape or no mark `ValueError`, and a mask before the first reset of all copies `ResetNeeded`.
@@ -53,34 +55,16 @@ class SeatCopies(VectorEnv[Any, Any, NDArray[Any]]):
 
     def __init__(
         self,
-        id: str,
+        seat: Seat[Any],
         num_envs: int,
         autoreset_mode: str | AutoresetMode,
-        take_seat: Callable[[gym.Env[Any, Any]], Seat[Any]],
-        **kwargs: Any,
     ) -> None:
-        """Make the game of an id, with the spaces of the seat that it takes."""
-        if not isinstance(id, str | EnvSpec):
-            raise TypeError(f"`id` must be the id of a task, got {received(id)}")
+        """Make copies of a seat."""
         check_at_least("num_envs", num_envs, 1)
         if not isinstance(autoreset_mode, AutoresetMode):
             check_choice("autoreset_mode", autoreset_mode, [mode.value for mode in AutoresetMode])
         mode = AutoresetMode(autoreset_mode)
-        name = type(self).__name__
-        if kwargs.get("render_mode") is not None:
-            raise ValueError(
-                f"`{name}` has no picture, got render_mode="
-                f"{received(kwargs['render_mode'])}; look at a seat, "
-                "HyperGradient(gym.make(id)) or LowerLevel(gym.make(id), x)"
-            )
-        env = gym.make(id, **kwargs)
-        if not isinstance(env.unwrapped, TabularBilevelEnv):
-            raise TypeError(
-                f"`{name}` needs a tabular game, got {type(env.unwrapped).__name__}; "
-                "gymnasium.vector.SyncVectorEnv takes a seat of any game"
-            )
-        self._seat: Any = take_seat(env)
-        seat = self._seat
+        self._seat: Any = seat
         self.game = seat.game
         self.num_envs = int(num_envs)
         self.metadata = {"render_modes": [], "autoreset_mode": mode}
@@ -92,14 +76,45 @@ class SeatCopies(VectorEnv[Any, Any, NDArray[Any]]):
         self._started = False
         self._elapsed = np.zeros(self.num_envs, dtype=np.int64)
         self._over = np.zeros(self.num_envs, dtype=bool)
+        if seat.spec is not None:
+            copies = {"num_envs": self.num_envs, "vectorization_mode": "vector_entry_point"}
+            options = {**seat.spec.kwargs, **copies}
+            if mode is not AutoresetMode.NEXT_STEP:
+                options["autoreset_mode"] = mode.value
+            self.spec = replace(seat.spec, kwargs=options)
+
+    @staticmethod
+    @abstractmethod
+    def own_id(env_id: str) -> str:
+        """Return the id of the seat that is copied, from either of a task's ids."""
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """What `gymnasium.make_vec` makes this of, with options of JSON types; None without id."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        if spec is not None:
+            # `gymnasium.make_vec` puts the limit among the options, too.
+            options = plain(spec.kwargs)
+            limit = options.pop("max_episode_steps", spec.max_episode_steps)
+            spec = replace(spec, kwargs=options, max_episode_steps=limit)
+        self._spec = spec
+
+    _spec: EnvSpec | None = None
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
         """Start an episode of every copy, or of some.
 
         Args:
-            seed: Seed of everything random that follows, in all copies.
+            seed: Seeds of everything random that follows: one for each copy, or the first of N that
+                follow each other, as `SyncVectorEnv` takes them.
             options: `{"reset_mask": mask}` starts the marked copies only.
 
         Returns:
@@ -107,11 +122,28 @@ class SeatCopies(VectorEnv[Any, Any, NDArray[Any]]):
         """
         options = check_reset_options(options, self._reset_options)
         mask = self._reset_mask(options)
-        check_seed(seed)
-        super().reset(seed=seed)
+        seeds = self._checked_seeds(seed)
+        self._seed(seeds, mask)
         self._begin(mask, options)
         self._elapsed[mask], self._over[mask], self._started = 0, False, True
         return self._observations(), self._infos(mask, np.zeros_like(mask))
+
+    def _checked_seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
+        if seed is None or isinstance(seed, int | np.integer):
+            check_seed(seed)
+            return [None if seed is None else int(seed) + copy for copy in range(self.num_envs)]
+        if isinstance(seed, str) or not isinstance(seed, Sequence) or len(seed) != self.num_envs:
+            raise gym.error.Error(
+                f"`seed` must be an integer, None or {self.num_envs} of these, got {received(seed)}"
+            )
+        for one in seed:
+            if not isinstance(one, int | np.integer | None):
+                raise gym.error.Error(f"`seed` must be integers or None, got {received(one)}")
+            check_seed(one)
+        return list(seed)
+
+    def _seed(self, seeds: list[int | None], mask: NDArray[np.bool_]) -> None:
+        """Seed the marked copies, where anything is random; None leaves a copy's own numbers."""
 
     def step(
         self, actions: ArrayLike
@@ -213,3 +245,37 @@ def reported(key: str, values: NDArray[Any], mask: NDArray[np.bool_]) -> dict[st
         values = values.copy()
         values[~mask] = 0
     return {key: values, f"_{key}": mask.copy()}
+
+
+def game_for(
+    copies: type[SeatCopies], task: str | EnvSpec | gym.Env[Any, Any], kwargs: dict[str, Any]
+) -> gym.Env[Any, Any]:
+    """Return a tabular game, given by an id of its task with options, or itself.
+
+    Raises:
+        TypeError: If something else is given, or the game is not tabular.
+        ValueError: If there is a render mode.
+    """
+    name = copies.__name__
+    if kwargs.get("render_mode") is not None:
+        raise ValueError(
+            f"`{name}` has no picture, got render_mode={received(kwargs['render_mode'])}; look at "
+            "a seat, HyperGradient(gym.make(id)) or LowerLevel(gym.make(id), x)"
+        )
+    if isinstance(task, str):
+        own = copies.own_id(task)
+        env = gym.make(own if own in gym.registry else task, **kwargs)
+    elif isinstance(task, EnvSpec):
+        env = gym.make(task, **kwargs)
+    elif not isinstance(task, gym.Env):
+        raise TypeError(f"`id` must be the id of a task or a game, got {received(task)}")
+    elif kwargs:
+        raise TypeError(f"a game that is made has its arguments, got {received([*kwargs])} for it")
+    else:
+        env = task
+    if not isinstance(env.unwrapped, TabularBilevelEnv):
+        raise TypeError(
+            f"`{name}` needs a tabular game, got {type(env.unwrapped).__name__}; "
+            "gymnasium.vector.SyncVectorEnv takes a seat of any game"
+        )
+    return env

@@ -14,16 +14,20 @@ from numpy.typing import NDArray
 from ..core.checks import check_at_least, check_flag, check_reset_options, received
 from ..core.mdp import FloatArray
 from ..envs.base import View, shown
+from ..envs.ids import leader_id
 from ..methods import Response, make_method
 from ..methods.registry import WrongAnswer, checked_response
 from ..model.protocols import LearntMethod, Resumable, Revisable
 from ..model.responses import EpisodicResponse
 from ..optimizers.revisable import Report
-from .seats import GameT, NotThere, Seat, take_seat
+from .seats import GameT, NotThere, Seat, plain, take_seat
 
 __all__ = ["HyperGradient", "LeaderInfo"]
 
 RESET_OPTIONS = ("upper_params", "keep_learnt")
+
+# Steps of an episode of the leader.
+OUTER_STEPS = 100
 
 
 class LeaderInfo(TypedDict):
@@ -77,25 +81,28 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
     reset by themselves where an episode ends: with `HyperGradient(env, keep_learnt=True)` resets
     without a seed keep what was learnt.
 
-    Every registered game comes in this seat. Wrapping again replaces it, so
-    `HyperGradient(gym.make(id), method=..., outer_steps=...)` chooses another method or length.
+    Every registered game comes in this seat, with its options beside those of the game:
+    `gymnasium.make(id, method="trace", episodes=64, slip=0.2)`. Wrapping again replaces it:
+    `HyperGradient(gymnasium.make(id), method=..., outer_steps=...)`.
 
     Source of the hyper-gradient: Yang, Gao, Yuan, AISTATS 2025, arXiv 2405.19697.
 
     Example:
         >>> import bilevel_gym, gymnasium as gym
-        >>> env = bilevel_gym.HyperGradient(gym.make("BilevelGridWorld-v0"), outer_steps=20)
+        >>> env = gym.make("BilevelGridWorld-v0", outer_steps=20)
         >>> observation, info = env.reset(seed=0)
         >>> observation, objective, terminated, truncated, info = env.step(info["upper_params"])
         >>> print(f"{objective:.6f} {info['hyper_gradient'].shape}")
         -1.198591 (52,)
     """
 
+    own_id = staticmethod(leader_id)
+
     def __init__(
         self,
         env: GameT | Seat[GameT] | gym.Env[Any, Any],
         method: str | None = None,
-        outer_steps: int = 100,
+        outer_steps: int = OUTER_STEPS,
         keep_learnt: bool = False,
         **method_options: Any,
     ) -> None:
@@ -115,23 +122,19 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
                 take an option or does not suit the game.
             ValueError: If the method is unknown, or an option is out of range.
         """
-        inner, game = take_seat(HyperGradient, env)
+        inner, game, _ = take_seat(HyperGradient, env)
         outer_steps = check_at_least("outer_steps", outer_steps, 1)
         keep_learnt = check_flag("keep_learnt", keep_learnt)
-        # NumPy scalars as Python numbers, so that specs can be written.
-        method_options = {
-            name: value.item() if isinstance(value, np.generic) else value
-            for name, value in method_options.items()
-        }
+        method_options = plain(method_options)  # so that specs can be written
+        given: dict[str, Any] = {} if method is None else {"method": method}
         method = game.default_method if method is None else method
         learner = make_method(method, game, **method_options)
+        kept = {"keep_learnt": True} if keep_learnt else {}
         RecordConstructorArgs.__init__(
-            self,
-            method=method,
-            outer_steps=outer_steps,
-            **({"keep_learnt": True} if keep_learnt else {}),
-            **method_options,
+            self, method=method, outer_steps=outer_steps, **kept, **method_options
         )
+        length = {} if outer_steps == OUTER_STEPS else {"outer_steps": outer_steps}
+        self._options = {**given, **length, **kept, **method_options}
         gym.Wrapper.__init__(self, inner)
         self.game = cast("GameT", game)
         self.method = learner
@@ -365,7 +368,7 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
             raise WrongAnswer(self.method, wanted, f"another: {error}") from error
 
 
-def checked_keep(options: dict[str, Any], seed: int | None, learnt: bool) -> bool:
+def checked_keep(options: dict[str, Any], seed: object, learnt: bool) -> bool:
     """Return whether a reset leaves what has been learnt, if anything has.
 
     Raises:

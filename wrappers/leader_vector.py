@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import concatenate, create_empty_array
 from numpy.typing import ArrayLike, NDArray
 
 from ..core.checks import check_reset_options, real_numbers, received
 from ..core.mdp import FloatArray
+from ..envs.ids import leader_id
 from ..model.responses import ExactResponse
-from .copies import ANY, SeatCopies, reported
-from .hyper_gradient import RESET_OPTIONS, HyperGradient, checked_keep
+from .copies import ANY, SeatCopies, game_for, reported
+from .hyper_gradient import OUTER_STEPS, RESET_OPTIONS, HyperGradient, checked_keep
 from .seats import NotThere
 
 __all__ = ["LeaderVectorEnv"]
@@ -45,12 +47,14 @@ class LeaderVectorEnv(SeatCopies):
 
     _reset_options = (*RESET_OPTIONS, "reset_mask")
 
+    own_id = staticmethod(leader_id)
+
     def __init__(
         self,
-        id: str,
+        id: str | EnvSpec | gym.Env[Any, Any],
         num_envs: int,
         *,
-        outer_steps: int = 100,
+        outer_steps: int = OUTER_STEPS,
         solver: str = "auto",
         tolerance: float | None = None,
         max_iterations: int = 200,
@@ -67,21 +71,20 @@ class LeaderVectorEnv(SeatCopies):
             ImportError: If the solver needs compiled kernels that are not to be had.
             TypeError: If another method is asked for.
         """
-        if "method" in kwargs:
+        method = kwargs.pop("method", "exact")
+        if method not in (None, "exact"):
             raise TypeError(
-                f"`LeaderVectorEnv` answers by the method 'exact' alone, got "
-                f"{received(kwargs['method'])}; gymnasium.vector.SyncVectorEnv takes seats of "
-                "any method"
+                f"`LeaderVectorEnv` answers by the method 'exact' alone, got {received(method)}; "
+                'gymnasium.make_vec(id, num_envs, vectorization_mode="sync", method=...) takes any'
             )
-        options: dict[str, Any] = {
-            "solver": solver,
-            "tolerance": tolerance,
-            "max_iterations": max_iterations,
-        }
-        take_seat = partial(HyperGradient, outer_steps=outer_steps, **options)
-        super().__init__(id, num_envs, autoreset_mode, take_seat, **kwargs)
+        game = game_for(type(self), id, kwargs)
+        self._options = {"solver": solver, "tolerance": tolerance, "max_iterations": max_iterations}
+        defaults = {"solver": "auto", "tolerance": None, "max_iterations": 200}
+        options: dict[str, Any] = {k: v for k, v in self._options.items() if v != defaults[k]}
+        super().__init__(
+            HyperGradient(game, outer_steps=outer_steps, **options), num_envs, autoreset_mode
+        )
         self.outer_steps = self._limit = int(outer_steps)
-        self._options = options
         self._responses = np.full(self.num_envs, None, dtype=object)
 
     @property
@@ -96,12 +99,15 @@ class LeaderVectorEnv(SeatCopies):
         return list(self._responses)
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
         """Start an episode of every copy, or of some.
 
         Args:
-            seed: Seed of `np_random`, which nothing here draws from; none with `keep_learnt`.
+            seed: As of other vectors; nothing here draws numbers. None with `keep_learnt`.
             options: `{"upper_params": x}` starts at x instead of the game's initial one, with one x
                 for all copies, or one for each, `[N, ...]`. `{"reset_mask": mask}` starts the
                 marked copies only. `{"keep_learnt": True}` keeps the warm start of each copy.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, SupportsFloat, cast
 
@@ -11,8 +12,8 @@ from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import ArrayLike, NDArray
 
 from ..core.checks import received
-from ..envs.sources import time_limit
-from .seats import GameT, Seat, take_seat
+from ..envs.ids import follower_id
+from .seats import GameT, Seat, registered_limit, take_seat
 
 __all__ = ["LowerLevel"]
 
@@ -23,6 +24,9 @@ class LowerLevel(Seat[GameT], RecordConstructorArgs):
     Action and observation are the follower's; the reward is r_x(s, a). Info holds `upper_reward`,
     the leader's part of the step (without terms in x alone), and `action_mask` where actions vary.
 
+    `gymnasium.make("NameFollower-vN", upper_params=x)` makes it by the follower's id of the task,
+    whose time limit it has in any case.
+
     Example:
         >>> import bilevel_gym, gymnasium as gym, numpy as np
         >>> env = bilevel_gym.LowerLevel(gym.make("BilevelGridWorld-v0"), np.zeros(52))
@@ -31,26 +35,33 @@ class LowerLevel(Seat[GameT], RecordConstructorArgs):
         (Discrete(4), Discrete(52))
     """
 
+    own_id = staticmethod(follower_id)
+
     def __init__(
-        self, env: GameT | Seat[GameT] | gym.Env[Any, Any], upper_params: ArrayLike
+        self,
+        env: GameT | Seat[GameT] | gym.Env[Any, Any],
+        upper_params: ArrayLike | None = None,
     ) -> None:
         """Initialise the follower's seat.
 
         Args:
             env: A game, in no seat or in one that this seat replaces.
-            upper_params: The leader's x, held fixed, shape of the game's `upper_space`.
+            upper_params: The leader's x, held fixed, shape of the game's `upper_space`; None for
+                the game's initial one.
 
         Raises:
             TypeError: If a wrapper stands between the seat and the game.
             ValueError: If x is not finite, out of bounds or of the wrong shape.
         """
-        inner, game = take_seat(LowerLevel, env)
-        committed = game.commit(upper_params)
+        inner, game, limit = take_seat(LowerLevel, env)
+        given = {} if upper_params is None else {"upper_params": upper_params}
+        committed = game.commit(given.get("upper_params", game.initial_upper_params))
         RecordConstructorArgs.__init__(self, upper_params=committed.tolist())
         gym.Wrapper.__init__(self, inner)
         self.upper_params = committed
         self.game = cast("GameT", game)
-        self._time_limit = time_limit(inner)
+        self._options = {name: committed for name in given}
+        self._limit = registered_limit(game) if math.isinf(limit) else limit
         self.action_space = game.lower_space
         self.observation_space = game.observation_space
         game.draws_itself = True
@@ -86,10 +97,15 @@ class LowerLevel(Seat[GameT], RecordConstructorArgs):
         # must by itself, and the time limit is applied here.
         game = self.game
         result = game.advance(self.upper_params, action)
-        if game.elapsed_steps < self._time_limit:
+        if game.elapsed_steps < self._limit:
             return result
         observation, reward, terminated, _, info = result
         return observation, reward, terminated, True, info
+
+    @property
+    def limit(self) -> float:
+        """Steps of an episode, inf where this seat counts none."""
+        return self._limit
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which actions exist in the present state, bool `[A]`.

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from numpy.typing import ArrayLike, NDArray
 
 from ..core.checks import real_numbers
 from ..core.mdp import FloatArray
-from ..envs.sources import time_limit
-from .copies import ANY, SeatCopies, reported
+from ..envs.ids import follower_id
+from .copies import ANY, SeatCopies, game_for, reported
 from .lower_level import LowerLevel
 
 __all__ = ["LowerLevelVectorEnv"]
+
+# Uniform numbers drawn ahead for each copy, and for all copies together at most.
+AHEAD, AHEAD_TOGETHER = 256, 2**22
 
 
 class LowerLevelVectorEnv(SeatCopies):
     """Copies of a tabular game's follower's seat, all under one x, as arrays.
 
-    What `SyncVectorEnv` makes of as many `LowerLevel(gym.make(id), x)`, a hundred times faster:
-    observations int64 `[N]`, rewards float64 `[N]`, and infos with `upper_reward` `[N]` and, where
-    actions vary, `action_mask` int8 `[N, A]`. Next to each stands its mask, `_upper_reward` for
-    one: which copies report it; where none does (all have just started again), the key is absent.
+    What `SyncVectorEnv` makes of as many `LowerLevel(gym.make(id), x)`, number by number and many
+    times faster: observations int64 `[N]`, rewards float64 `[N]`, and infos with `upper_reward`
+    `[N]` and, where actions vary, `action_mask` int8 `[N, A]`. Next to each stands its mask,
+    `_upper_reward` for one: which copies report it; where none does, the key is absent.
 
-    All copies share one generator, and `reset(seed=...)` determines everything that follows: a
-    reset draws one uniform number for each copy that it starts, a step one for each copy, and an
-    ended copy's first state takes that number (next-step mode) or another one drawn after those
-    of the step (same-step mode); copies are always in order.
+    Each copy has a generator of its own, seeded by `reset(seed=...)` with `seed` plus its number,
+    and takes from it, in turn, one uniform number for each first state and each step.
 
     Attributes:
         upper_params: The leader's x, held fixed, read-only.
@@ -43,22 +46,24 @@ class LowerLevelVectorEnv(SeatCopies):
         ((4096,), (4096,), (4096,))
     """
 
+    own_id = staticmethod(follower_id)
+
     def __init__(
         self,
-        id: str,
+        id: str | EnvSpec | gym.Env[Any, Any],
         num_envs: int,
-        upper_params: ArrayLike,
+        upper_params: ArrayLike | None = None,
         *,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         **kwargs: Any,
     ) -> None:
         """Make the copies under `upper_params`, an x of the shape of the game's `upper_space`.
 
-        For the other arguments see `SeatCopies`.
+        None is the game's initial x. For the other arguments see `SeatCopies`.
         """
-        take_seat = partial(LowerLevel, upper_params=upper_params)
-        super().__init__(id, num_envs, autoreset_mode, take_seat, **kwargs)
-        self._limit = time_limit(self._seat)
+        seat = LowerLevel(game_for(type(self), id, kwargs), upper_params)
+        super().__init__(seat, num_envs, autoreset_mode)
+        self._limit = seat.limit
         self.upper_params = self._seat.upper_params
         self._transitions = self.game.transition_arrays(self.upper_params)
         self._num_actions = self.game.num_actions
@@ -66,10 +71,38 @@ class LowerLevelVectorEnv(SeatCopies):
         self._action_mask = None if mask is None else mask.astype(np.int8)
         self._states = np.zeros(self.num_envs, dtype=np.int64)
         self._upper_rewards = np.zeros(self.num_envs)
+        self._generators = [np.random.default_rng() for _ in range(self.num_envs)]
+        ahead = min(max(AHEAD_TOGETHER // self.num_envs, 1), AHEAD)
+        # Numbers of one step lie next to each other: copies are mostly as far as each other.
+        self._uniforms = np.zeros((ahead, self.num_envs))
+        self._used = np.full(self.num_envs, ahead)
+
+    def _seed(self, seeds: list[int | None], mask: NDArray[np.bool_]) -> None:
+        for copy in np.flatnonzero(mask).tolist():
+            if seeds[copy] is not None:
+                self._generators[copy], _ = seeding.np_random(seeds[copy])
+                self._used[copy] = len(self._uniforms)
+
+    def _drawn(self, mask: NDArray[np.bool_]) -> FloatArray:
+        """Return the next uniform number of each marked copy."""
+        ahead = len(self._uniforms)
+        copies = np.flatnonzero(mask)
+        used = self._used[copies]
+        if (used == ahead).any():
+            spent = copies[used == ahead]
+            drawn = np.empty((len(spent), ahead))
+            for row, copy in enumerate(spent.tolist()):
+                self._generators[copy].random(out=drawn[row])
+            place = slice(None) if len(spent) == self.num_envs else spent  # several times faster
+            self._uniforms[:, place] = drawn.T
+            self._used[spent] = 0
+            used = self._used[copies]
+        self._used[copies] = used + 1
+        return self._uniforms[used, copies]
 
     def _move(self, actions: ArrayLike) -> tuple[FloatArray, NDArray[np.bool_]]:
         moves = self._checked_actions(actions)
-        uniforms = self.np_random.random(self.num_envs)
+        uniforms = self._drawn(np.ones(self.num_envs, dtype=bool))
         self._states, terminations, rewards, self._upper_rewards = self._transitions.sample(
             self._states, moves, uniforms
         )
@@ -85,7 +118,7 @@ class LowerLevelVectorEnv(SeatCopies):
         return self._action_mask[self._states].astype(bool)
 
     def _begin(self, mask: NDArray[np.bool_], options: dict[str, Any]) -> None:
-        self._states[mask] = self.game.first_states(self.np_random.random(int(mask.sum())))
+        self._states[mask] = self.game.first_states(self._drawn(mask))
 
     def _observations(self) -> NDArray[np.int64]:
         return self._states.copy()

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Generic
 
 import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from typing_extensions import TypeVar
 
 from ..core.checks import received
 from ..envs.base import BilevelEnv
+from ..envs.ids import follower_id
+from ..envs.sources import time_limit
 
-__all__ = ["NotThere", "Seat", "take_seat"]
+__all__ = ["NotThere", "Seat", "plain", "registered_limit", "take_seat"]
 
 # Wrappers that `gymnasium.make` puts on every game; they change neither moves nor rewards.
 TRANSPARENT = (OrderEnforcing, PassiveEnvChecker, TimeLimit)
@@ -33,12 +41,57 @@ class Seat(gym.Wrapper[Any, Any, Any, Any], Generic[GameT]):
     """
 
     game: GameT
+    _options: Mapping[str, Any]  # those of the seat that are not its defaults
+    _limit: float = math.inf  # steps of an episode, where no wrapper counts them
+
+    @staticmethod
+    @abstractmethod
+    def own_id(env_id: str) -> str:
+        """Return the id of this seat of a task, from either of the task's ids."""
+
+    @property
+    def spec(self) -> EnvSpec | None:  # type: ignore[override]  # as Gymnasium's own wrappers do
+        """What `gymnasium.make` makes this seat of: the seat's own id, and options of JSON types.
+
+        However the seat was taken, `gymnasium.make(env.spec)` makes another one like it. Of games
+        that were not made by an id of the package it is what Gymnasium says of wrappers.
+        """
+        made, spec = self.game.made_with, self.game.spec
+        if made is None or spec is None:
+            return super().spec
+        own = type(self).own_id(spec.id)
+        if own not in gym.registry:
+            return None
+        limit = None if math.isinf(self._limit) else int(self._limit)
+        options = {**made, **plain(self._options)}
+        if self.game.render_mode is not None:
+            options["render_mode"] = self.game.render_mode
+        return replace(gym.registry[own], kwargs=options, max_episode_steps=limit)
+
+
+def plain(value: Any) -> Any:
+    """Return a value with its arrays as lists and NumPy's scalars as Python's."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {key: plain(entry) for key, entry in value.items()}
+    return type(value)(map(plain, value)) if type(value) in (list, tuple) else value
+
+
+def registered_limit(game: BilevelEnv) -> float:
+    """Return the steps that episodes of the follower's id have, inf without one."""
+    spec = game.spec
+    registered = gym.registry.get(follower_id(spec.id)) if spec and game.made_with else None
+    limit = registered.max_episode_steps if registered else None
+    return math.inf if limit is None else limit
 
 
 def take_seat(
     seat: type[Seat[Any]], env: gym.Env[Any, Any]
-) -> tuple[gym.Env[Any, Any], BilevelEnv]:
-    """Return the environment that a new seat wraps, `env` without its outermost seat; and the game.
+) -> tuple[gym.Env[Any, Any], BilevelEnv, float]:
+    """Return what a new seat wraps, the game, and the steps that wrappers allow the follower.
+
+    The new seat wraps `env` without its outermost seat.
 
     Args:
         seat: Class of the new seat.
@@ -58,18 +111,36 @@ def take_seat(
             f"`{seat.__name__}` needs a bilevel game, got {type(env.unwrapped).__name__}; "
             "bilevel_gym.envs.ParametricGame makes one of a registered environment"
         )
-    inner = env.env if isinstance(env, Seat) else env
+    former, limit = env, math.inf
+    while isinstance(former, TRANSPARENT):
+        limit = min(limit, former._max_episode_steps if isinstance(former, TimeLimit) else math.inf)
+        former = former.env
+    inner = env
+    # A time limit above a follower's seat is one of the follower, whichever seat replaces it.
+    if isinstance(former, Seat) and (former.own_id is follower_id or math.isinf(limit)):
+        inner = former.env
+    limit = min(limit, time_limit(inner))
     above = None
     layer = inner
     while isinstance(layer, gym.Wrapper):
-        # On another seat even a time limit is in the way: it would be dropped with that seat.
+        # On a leader's seat even a time limit is in the way: it would be dropped with that seat.
         if not isinstance(layer, TRANSPARENT):
             offender = above if isinstance(layer, Seat) and above is not None else layer
-            name, x = type(offender).__name__, ", x" if seat.__name__ == "LowerLevel" else ""
-            right = f"{name}({seat.__name__}(gym.make(id){x}), ...)"
-            raise TypeError(
-                f"`{seat.__name__}` must sit directly on the game, got {name} in between; first "
-                f"take the seat, then wrap it, for example {right}"
-            )
+            raise TypeError(_in_the_way(seat, offender, env.unwrapped))
         above, layer = above or layer, layer.env
-    return inner, env.unwrapped
+    return inner, env.unwrapped, limit
+
+
+def _in_the_way(seat: type[Seat[Any]], offender: gym.Env[Any, Any], game: BilevelEnv) -> str:
+    """Return what to do about a wrapper between a seat and its game."""
+    name, follower = type(offender).__name__, seat.own_id is follower_id
+    right = f"{name}({seat.__name__}(gym.make(id){', x' if follower else ''}), ...)"
+    text = (
+        f"`{seat.__name__}` must sit directly on the game, got {name} in between; first "
+        f"take the seat, then wrap it, for example {right}"
+    )
+    if game.made_with and game.spec:
+        own = seat.own_id(game.spec.id)
+        options = "upper_params=x" if follower else "method=..., outer_steps=..."
+        text += f'; or make it as gym.make("{own}", {options})'
+    return text

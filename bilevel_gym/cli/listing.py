@@ -100,7 +100,7 @@ def list_tasks(markdown: bool) -> None:
 
 def outside(env_id: str) -> Task:
     """Return the row of a registered task that is not in the table of this package."""
-    spec = gym.spec(env_id)
-    entry_point: Any = spec.entry_point
+    kwargs = dict(gym.spec(env_id).kwargs)
+    entry_point: Any = kwargs.pop("game")
     source = entry_point.partition(":")[0] if isinstance(entry_point, str) else UNKNOWN
-    return Task(env_id, entry_point, UNKNOWN, source, UNKNOWN, 0, kwargs=spec.kwargs)
+    return Task(env_id, entry_point, UNKNOWN, source, UNKNOWN, 0, kwargs=kwargs)

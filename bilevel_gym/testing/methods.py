@@ -25,6 +25,7 @@ from ..model import BilevelModel, evaluate
 from ..model.protocols import Resumable
 from ..registration import TASKS
 from ..wrappers import HyperGradient
+from ..wrappers.entry_points import bare_game
 
 # Small tasks that differ in what matters to methods, each with arguments that keep it small. The
 # first four have tables and an x in the rewards alone; then x moves kernel and start, there is no
@@ -223,15 +224,8 @@ def _games(env_id: str | None) -> Iterator[tuple[str, BilevelEnv, dict[str, Any]
     else:
         chosen = ((env_id, own[env_id].test_kwargs if env_id in own else {}),)
     for name, kwargs in chosen:
-        game: Any = _arrays() if name == ARRAYS else _game(name, kwargs)
+        game: Any = _arrays() if name == ARRAYS else bare_game(name, **kwargs).unwrapped
         yield name, game, own[name].test_options if name in own else {}
-
-
-def _game(env_id: str, kwargs: dict[str, Any]) -> Any:
-    """Return a task without its seat, whose default method may need an extra that is missing."""
-    spec = copy.deepcopy(gym.spec(env_id))
-    spec.additional_wrappers = ()
-    return gym.make(spec, **kwargs).unwrapped
 
 
 def _arrays() -> TabularBilevelEnv:

@@ -1,0 +1,156 @@
+"""What the ids of both seats make: the entry points that tasks are registered with.
+
+The options of an id are those of the game and of the seat, told apart by name.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import load_env_creator
+from gymnasium.wrappers import TimeLimit
+
+from ..core.checks import accepted_options, unknown_name
+from ..envs.base import BilevelEnv
+from ..methods.registry import NamesMethods, resolve_method
+from .hyper_gradient import HyperGradient
+from .leader_vector import LeaderVectorEnv
+from .lower_level import LowerLevel
+from .lower_level_vector import LowerLevelVectorEnv
+from .seats import Seat, plain
+
+__all__ = [
+    "bare_game",
+    "creator_of",
+    "follower",
+    "follower_copies",
+    "game_parameters",
+    "leader",
+    "leader_copies",
+    "told_apart",
+]
+
+
+def leader(*, game: Any, **options: Any) -> HyperGradient:
+    """Make a game in the leader's seat.
+
+    Args:
+        game: Class of the game or function that makes it, or "module:name".
+        **options: Arguments of the game, and of `HyperGradient` with the options of the method.
+
+    Raises:
+        TypeError: If neither game nor seat takes an option, or both do.
+    """
+    made, seat_options = _game(game, options, HyperGradient)
+    return HyperGradient(made, **seat_options)
+
+
+def follower(*, game: Any, **options: Any) -> LowerLevel:
+    """Make a game in the follower's seat; see `leader`. The options are those of `LowerLevel`."""
+    made, seat_options = _game(game, options, LowerLevel)
+    return LowerLevel(made, **seat_options)
+
+
+# Games draw their own window; `gymnasium.make` reads here which modes there are.
+leader.metadata = follower.metadata = BilevelEnv.metadata  # type: ignore[attr-defined]
+
+
+def leader_copies(num_envs: int, *, game: Any, **options: Any) -> LeaderVectorEnv:
+    """Make copies of a tabular game in the leader's seat; see `leader` and `LeaderVectorEnv`."""
+    made, rest = _game(game, options, HyperGradient, accepted_options(LeaderVectorEnv))
+    return LeaderVectorEnv(made, num_envs, **rest)
+
+
+def follower_copies(num_envs: int, *, game: Any, **options: Any) -> LowerLevelVectorEnv:
+    """Make copies of a tabular game in the follower's seat; see `LowerLevelVectorEnv`."""
+    limit = options.pop("max_episode_steps", None)
+    made, rest = _game(game, options, LowerLevel, accepted_options(LowerLevelVectorEnv))
+    limited: gym.Env[Any, Any] = made if limit is None else TimeLimit(made, limit)
+    return LowerLevelVectorEnv(limited, num_envs, **rest)
+
+
+def bare_game(env_id: str, **options: Any) -> gym.Env[Any, Any]:
+    """Make the game of an id without a seat, whose default method may need what is not there."""
+    spec = gym.spec(env_id)
+    if "game" not in spec.kwargs:
+        return gym.make(env_id, **options)
+    made = _made(**{**spec.kwargs, **options})
+    made.unwrapped.spec = replace(spec, kwargs={**spec.kwargs, **options})
+    return made
+
+
+def creator_of(env_id: str) -> Any:
+    """Return the class, or the function, that makes the game of an id."""
+    spec = gym.spec(env_id)
+    creator = spec.kwargs.get("game", spec.entry_point)
+    return load_env_creator(creator) if isinstance(creator, str) else creator
+
+
+def _made(*, game: Any, **options: Any) -> gym.Env[Any, Any]:
+    creator: Any = load_env_creator(game) if isinstance(game, str) else game
+    made: gym.Env[Any, Any] = creator(**options)
+    if isinstance(made.unwrapped, BilevelEnv):
+        # The render mode stands in the spec of whatever is made.
+        made.unwrapped.made_with = {"game": game, **plain(options)}
+        made.unwrapped.made_with.pop("render_mode", None)
+    return made
+
+
+def _game(
+    game: Any, options: Mapping[str, Any], seat: type[Seat[Any]], others: Iterable[str] = ()
+) -> tuple[gym.Env[Any, Any], dict[str, Any]]:
+    """Return a game made from its own options, and the options that are left."""
+    creator = load_env_creator(game) if isinstance(game, str) else game
+    own, rest = told_apart(creator, options, seat, others)
+    return _made(game=game, **own), rest
+
+
+def told_apart(
+    creator: Any, options: Mapping[str, Any], seat: type[Seat[Any]], others: Iterable[str] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options that are the game's, and those that are the seat's or among `others`.
+
+    Raises:
+        ImportError: If a method's module, or something that it needs, is not installed.
+        TypeError: If nobody takes an option, or two do.
+        ValueError: If the method is unknown.
+    """
+    of_seat = [name for name in [*accepted_options(seat), *others] if name != "render_mode"]
+    what = "the follower's seat"
+    if seat is HyperGradient:
+        default = creator.default_method if isinstance(creator, NamesMethods) else "exact"
+        method = options.get("method")
+        method = default if method is None else method
+        of_seat += accepted_options(resolve_method(method, creator))
+        what = f"the method {method!r}"
+    parameters = game_parameters(creator)
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    own: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    for name, value in options.items():
+        if name in of_seat and name in parameters:
+            by_hand = f"{seat.__name__}({_name(creator)}(...), {name}=...)"
+            raise TypeError(
+                f"both {_name(creator)} and {what} take `{name}`: say whose it is by {by_hand}"
+            )
+        if name not in of_seat and name != "render_mode" and name not in parameters:
+            if not takes_all:
+                owner = f"option of {_name(creator)} or {what}:"
+                raise TypeError(unknown_name(owner, name, [*parameters, *of_seat]))
+        (rest if name in of_seat else own)[name] = value
+    return own, rest
+
+
+def game_parameters(creator: Any) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a game's class or function, without `render_mode`."""
+    parameters = dict(inspect.signature(creator).parameters)
+    parameters.pop("render_mode", None)
+    return parameters
+
+
+def _name(creator: Any) -> str:
+    return getattr(creator, "__name__", repr(creator))
