@@ -121,7 +121,7 @@ def main(args: argparse.Namespace) -> None:
             x = iterate.upper_params
             played = method.follower.play(x, args.episodes, rng)
             mean = float(played.upper_rewards[played.alive].mean())
-            samples += objective.info["inner_samples"]
+            samples += int(objective.info["inner_samples"])
             print(f"{samples:>18}{mean:>18.3f}   {np.round(x, 2).tolist()}", flush=True)
             stage.play(x, samples, mean)
 

@@ -101,7 +101,8 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
       `ParametricGame` describe it.
     * Rewards. Leader: F(x), to be maximised. Follower and game: r_x(s, a).
     * Info. Leader: see `HyperGradient`. Follower and game: `upper_reward`, the leader's reward u of
-      the step without terms in x alone, and `action_mask` where actions vary.
+      the step without terms in x alone, float64, 0 in `reset`; and `action_mask`, int8, where
+      actions vary.
     * Episode end. The leader's episode is truncated after `outer_steps` (100) leader steps, the
       follower's after the `max_episode_steps` of its id (`NameFollower-vN`).
     * Arguments. `gamma`: discount of both levels (of the follower's alone where there is an
@@ -254,14 +255,18 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         check_seed(seed)
         super().reset(seed=seed)  # may refuse the seed, hence nothing has changed so far
         self._enter(start)
-        first = self.begin()
+        observation, info = self.begin()
         self.elapsed_steps, self._lower_return, self._upper_return = 0, 0.0, 0.0
         if self.render_mode == "human" and self.draws_itself:
             self.render()
-        return first
+        # With the keys of a step: what records infos expects those of `reset` in all of them.
+        return observation, {"upper_reward": np.float64(0.0), **info}
 
     def begin(self) -> tuple[Any, dict[str, Any]]:
-        """Draw the first state of an episode under the x in force; return what `reset` returns."""
+        """Draw the first state of an episode under the x in force; return it and its info.
+
+        `reset` adds `upper_reward`.
+        """
         raise TypeError(f"{type(self).__name__} must define `begin`, or `reset` as a whole")
 
     def step(self, action: Mapping[str, Any]) -> tuple[Any, float, bool, bool, dict[str, Any]]:

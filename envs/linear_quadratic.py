@@ -167,7 +167,8 @@ class LinearQuadraticEnv(BilevelEnv):
         self._states.append(self._state)
         self._actions.append(move)
         self._count(reward, upper_reward)
-        return self._state.copy(), reward, False, False, {"upper_reward": upper_reward}
+        info = {"upper_reward": np.float64(upper_reward)}
+        return self._state.copy(), reward, False, False, info
 
     def view(self) -> View:
         """Return the follower's episode, and the exact answer to the leader's x if there is one."""

@@ -323,7 +323,7 @@ class ParametricGame(BilevelEnv):
         upper = float(self.upper_reward(before, actions, np.array([float(own)]))[0])
         self._over = bool(terminated or truncated)
         self._count(reward, upper)
-        information = {**info, "upper_reward": upper}
+        information = {**info, "upper_reward": np.float64(upper)}
         seen = copy.copy(self._observation)
         return seen, reward, bool(terminated), bool(truncated), information
 

@@ -308,7 +308,7 @@ class TabularBilevelEnv(BilevelEnv):
         state, self._over, reward, upper_reward = tables.sample(state, action, uniform)
         self._state = state
         self._count(reward, upper_reward)
-        info: dict[str, Any] = {"upper_reward": upper_reward}
+        info: dict[str, Any] = {"upper_reward": np.float64(upper_reward)}
         if self.action_mask is not None:
             info |= self._state_info()
         return state, reward, self._over, False, info

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import SyncVectorEnv
+from gymnasium.wrappers import RescaleAction
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from bilevel_gym import HyperGradient, LeaderVectorEnv, LowerLevel, RescaleUpper
@@ -79,7 +80,7 @@ def test_the_direct_method_returns_the_direct_gradient() -> None:
 def test_options_of_the_method_reach_it() -> None:
     env = HyperGradient(make(), method="exact", outer_steps=5, tolerance=1e-4, max_iterations=1)
     _, info = env.reset(seed=0)
-    assert info["inner_iterations"] == 1 and info["inner_converged"] is False
+    assert info["inner_iterations"] == 1 and not info["inner_converged"]
     assert info["inner_residual"] > 1e-4
 
 
@@ -229,6 +230,44 @@ def test_a_vector_of_seats_keeps_the_warm_start_of_each() -> None:
     ours.step(xs)
     _, info = ours.reset(options={"upper_params": xs, "keep_learnt": True})
     assert info["inner_iterations"].max() <= 1
+
+
+# Single precision -------------------------------------------------------------------------------
+
+
+def test_the_corners_of_a_box_are_reached_by_rescaling_in_single_precision() -> None:
+    rng = np.random.default_rng(0)
+    beyond = 0
+    for centre, width in zip(rng.normal(size=300), rng.exponential(size=300), strict=True):
+        game = array_game(upper_low=centre - width, upper_high=centre + width)
+        corners: list[FloatArray] = []
+        env = RescaleAction(HyperGradient(game), np.float32(-1.0), np.float32(1.0))
+        box = game.upper_space
+        for end in (-1.0, 1.0):
+            given = env.func(np.full(3, end, np.float32))
+            assert given.dtype == np.float32
+            beyond += int(np.any((given < box.low) | (given > box.high)))
+            corners.append(game.validate_upper_params(given))
+        reach = max(abs(float(box.low[0])), abs(float(box.high[0])))
+        np.testing.assert_allclose(corners, [box.low, box.high], rtol=0.0, atol=1e-6 * reach)
+    assert beyond > 20  # of 600; they were moved onto the bounds
+
+
+def test_only_single_precision_may_miss_a_bound_and_only_by_rounding() -> None:
+    game = array_game(upper_low=-0.5, upper_high=2.0)
+    eps = float(np.finfo(np.float32).eps)
+    x = game.validate_upper_params(np.full(3, 2.0 + 8.0 * eps, np.float32))
+    assert x.dtype == np.float64 and x.tolist() == [2.0] * 3
+    inside = np.full(3, 2.0 - 1e-12)
+    np.testing.assert_array_equal(game.validate_upper_params(inside), inside)
+    for beyond in (
+        np.full(3, 2.0 + 1e-12),
+        np.full(3, 2.0 + 10.0 * eps, np.float32),
+        np.full(3, np.nan, np.float32),
+        np.full(3, np.inf, np.float32),
+    ):
+        with pytest.raises(ValueError, match=r"`upper_params\[0\]` must be finite and lie in"):
+            game.validate_upper_params(beyond)
 
 
 # RescaleUpper -----------------------------------------------------------------------------------

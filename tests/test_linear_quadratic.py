@@ -72,7 +72,7 @@ def test_a_step_is_the_model(env_id: str) -> None:
     x = interior_point(game)
     problem = game.model.coefficients(x)
     state, info = game.reset(seed=0)
-    assert info == {} and state in game.observation_space
+    assert info == {"upper_reward": 0.0} and state in game.observation_space
     for action in np.random.default_rng(0).normal(size=(20, game.model.num_actions)):
         expected = problem.dynamics @ state + problem.control @ action
         reward = game.model.reward(x, state, action)

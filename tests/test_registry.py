@@ -76,12 +76,12 @@ every_seat = pytest.mark.parametrize("seat", SEATS)
 both_players = pytest.mark.parametrize("seat", ["leader", "follower"])
 
 # Beside `objective`, `hyper_gradient` and `upper_params`, which every method gives.
-EXACT_INFO: dict[str, type] = {"inner_residual": float, "inner_iterations": int}
-EXACT_INFO |= {"inner_converged": bool, "lower_value": float}
-LEARNT_INFO: dict[str, type] = {"inner_samples": int, "critic_loss": float, "trust_ratio": float}
-LEARNT_INFO |= {"objective_se": float, "hyper_gradient_se": np.ndarray, "trust": float}
-LEARNT_INFO |= {"hyper_gradient_cosine": float, "critic_explained": float, "cut_share": float}
-LEARNT_INFO |= {"kl_predicted": float, "kl_measured": float}
+EXACT_INFO = {"inner_residual": "f8", "inner_iterations": "i8"}
+EXACT_INFO |= {"inner_converged": "?", "lower_value": "f8"}
+LEARNT_INFO = {"inner_samples": "i8", "critic_loss": "f8", "trust_ratio": "f8"}
+LEARNT_INFO |= {"objective_se": "f8", "hyper_gradient_se": "f8", "trust": "f8"}
+LEARNT_INFO |= {"hyper_gradient_cosine": "f8", "critic_explained": "f8", "cut_share": "f8"}
+LEARNT_INFO |= {"kl_predicted": "f8", "kl_measured": "f8"}
 
 
 # The table ---------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def test_a_reset_without_a_seed_goes_on_with_the_random_numbers(task: Task, seat
 
 def assert_leader_info(env: Env, info: dict[str, Any], exact: bool) -> None:
     given = dict(info)
-    assert math.isfinite(given["objective"]) and type(given.pop("objective")) is float
+    assert math.isfinite(given["objective"]) and type(given.pop("objective")) is np.float64
     for key in ("hyper_gradient", "upper_params"):
         array = given.pop(key)
         assert array.dtype == np.float64 and array.shape == env.action_space.shape
@@ -205,7 +205,8 @@ def assert_leader_info(env: Env, info: dict[str, Any], exact: bool) -> None:
         assert {"inner_samples"} <= set(given) <= set(LEARNT_INFO)
         assert info["inner_samples"] > 0
     for key in given:
-        assert type(info[key]) is {**EXACT_INFO, **LEARNT_INFO}[key], key
+        assert info[key].dtype == {**EXACT_INFO, **LEARNT_INFO}[key], key
+        assert info[key].shape == (env.action_space.shape if key == "hyper_gradient_se" else ())
         assert np.isfinite(info[key]).all(), key
 
 
@@ -231,8 +232,8 @@ def test_the_follower_is_told_exactly_what_the_contract_says(task: Task) -> None
     game = game_below(env)
     discrete = isinstance(game.observation_space, gym.spaces.Discrete)
     _, info = env.reset(seed=0)
-    assert set(info) <= {"action_mask"}
-    mask = set(info)
+    assert set(info) <= {"upper_reward", "action_mask"} and info["upper_reward"] == 0.0
+    mask = set(info) - {"upper_reward"}
     for action in sampled_actions(env, 30):
         observation, reward, terminated, truncated, info = env.step(action)
         assert type(observation) is (int if discrete else np.ndarray)
@@ -240,7 +241,7 @@ def test_the_follower_is_told_exactly_what_the_contract_says(task: Task) -> None
         assert type(reward) is float and np.isfinite(reward)
         assert type(terminated) is bool and type(truncated) is bool
         assert set(info) == {"upper_reward"} | mask
-        assert type(info["upper_reward"]) is float and np.isfinite(info["upper_reward"])
+        assert type(info["upper_reward"]) is np.float64 and np.isfinite(info["upper_reward"])
         if mask:
             assert info["action_mask"].dtype == np.int8
             np.testing.assert_array_equal(info["action_mask"], game.action_mask[observation])
@@ -281,8 +282,9 @@ def test_what_is_returned_or_given_may_be_overwritten(task: Task, seat: str) -> 
         spoilt += spoil(records[-1])
     assert_identical(env.reset(), twin.reset())
     if seat == "leader":
-        # Observation, hyper_gradient and upper_params, each time; its errors where they are known.
-        assert 3 * 6 <= spoilt <= (3 if task in EXACT_TASKS else 4) * 6
+        # Observation, hyper_gradient and upper_params, each time; the flag of convergence, or
+        # errors of the hyper-gradient where they are known.
+        assert 3 * 6 <= spoilt <= 4 * 6
     arrays = [array for record in records for array in arrays_in(record)]
     for i, one in enumerate(arrays):
         assert not any(np.shares_memory(one, other) for other in arrays[i + 1 :])

@@ -103,7 +103,7 @@ def test_followers_train_side_by_side(task: Task) -> None:
     size = vector.action_space.shape or ()  # a number, or an array, for each
     vector.step(np.zeros((4, *size), int))
     _, _, _, infos = vector.step(np.ones((4, *size), int))
-    assert all(type(info["upper_reward"]) is float for info in infos)
+    assert all(type(info["upper_reward"]) is np.float64 for info in infos)
 
 
 @every_task

@@ -126,7 +126,7 @@ class SeatCopies(VectorEnv[Any, Any, NDArray[Any]]):
         self._seed(seeds, mask)
         self._begin(mask, options)
         self._elapsed[mask], self._over[mask], self._started = 0, False, True
-        return self._observations(), self._infos(mask, np.zeros_like(mask))
+        return self._observations(), self._infos(mask)
 
     def _checked_seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
         if seed is None or isinstance(seed, int | np.integer):
@@ -158,20 +158,19 @@ class SeatCopies(VectorEnv[Any, Any, NDArray[Any]]):
             Observations, rewards, terminations and truncations, `[N, ...]` each, and infos.
         """
         self._check_under_way()
-        stepped = ~self._over
+        begun = self._over  # in next-step mode; these start again instead
         rewards, terminations = self._move(actions)
-        self._elapsed = np.where(stepped, self._elapsed + 1, 0)
+        self._elapsed = np.where(begun, 0, self._elapsed + 1)
         truncations = self._elapsed >= self._limit
         over = terminations | truncations
         infos: dict[str, Any] = {}
         if self._mode is AutoresetMode.SAME_STEP and over.any():
             infos = self._final(over)
-            stepped = ~over
             self._elapsed[over] = 0
             self._begin(over, {})
         else:
             self._over = over
-        infos |= self._infos(np.ones(self.num_envs, dtype=bool), stepped)
+        infos |= self._infos(np.ones(self.num_envs, dtype=bool))
         return self._observations(), rewards, terminations, truncations, infos
 
     @abstractmethod
@@ -190,8 +189,8 @@ class SeatCopies(VectorEnv[Any, Any, NDArray[Any]]):
         """Return the observations of all copies."""
 
     @abstractmethod
-    def _infos(self, mask: NDArray[np.bool_], stepped: NDArray[np.bool_]) -> dict[str, Any]:
-        """Return what the marked copies report, and those that were stepped of their step."""
+    def _infos(self, mask: NDArray[np.bool_]) -> dict[str, Any]:
+        """Return what the marked copies report."""
 
     def _reset_mask(self, options: dict[str, Any]) -> NDArray[np.bool_]:
         """Return which copies a reset starts; all, unless the option `reset_mask` is given."""
@@ -229,7 +228,7 @@ class SeatCopies(VectorEnv[Any, Any, NDArray[Any]]):
         return {
             "final_obs": final_obs,
             "_final_obs": over.copy(),
-            "final_info": self._infos(over, over),
+            "final_info": self._infos(over),
             "_final_info": over.copy(),
         }
 
@@ -237,10 +236,8 @@ class SeatCopies(VectorEnv[Any, Any, NDArray[Any]]):
 def reported(key: str, values: NDArray[Any], mask: NDArray[np.bool_]) -> dict[str, Any]:
     """Return values `[N, ...]` under a key with the mask `[N]` of the copies that report them.
 
-    The others have zeros; there is no entry where nobody reports it.
+    The others have zeros.
     """
-    if not mask.any():
-        return {}
     if not mask.all():
         values = values.copy()
         values[~mask] = 0

@@ -33,16 +33,18 @@ OUTER_STEPS = 100
 class LeaderInfo(TypedDict):
     """`info` of the leader's seat; a key is absent where the method does not compute the value.
 
-    Arrays are fresh in each step. `bilevel_gym.model.responses` says what is said of an answer.
+    Numbers have a dtype, as TorchRL's readers of infos ask for: NumPy scalars, and for flags arrays
+    of shape (), which Gymnasium's vectors stack as they stack `bool`. Arrays are fresh in each
+    step. `bilevel_gym.model.responses` says what is said of an answer.
     """
 
     objective: float  # F(x), as the method estimates it
     upper_params: FloatArray  # the x answered, float64
     hyper_gradient: FloatArray  # derivative of the reward by the action, float64, shape of x
     inner_residual: NotRequired[float]  # how well the follower's problem was solved
-    inner_iterations: NotRequired[int]
-    inner_converged: NotRequired[bool]
-    inner_samples: NotRequired[int]  # environment steps used
+    inner_iterations: NotRequired[np.int64]
+    inner_converged: NotRequired[NDArray[np.bool_]]  # shape ()
+    inner_samples: NotRequired[np.int64]  # environment steps used
     lower_value: NotRequired[float]  # the follower's soft value at the start
     temperature: NotRequired[float]  # of this answer, where the method lowers it
     unregularised_optimistic: NotRequired[float]  # F without entropy, beside it
@@ -164,8 +166,9 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
         for key, field in response.reported.items():
             value = getattr(response, field)
             if value is not None:
-                # Arrays are copied: what the caller does to them must not reach the response.
-                info[key] = value.copy() if isinstance(value, np.ndarray) else value
+                # A copy: what the caller does to an array must not reach the response.
+                copied = np.array(value)
+                info[key] = copied if copied.dtype == np.bool_ else copied[()]
         return cast("LeaderInfo", info)
 
     def reset(  # type: ignore[override]  # a TypedDict is a dict
@@ -224,7 +227,7 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
         if self._response is None:
             raise ResetNeeded("`step` needs a `reset` first: it starts the leader's episode")
         observation, info = self._answer(self.game.validate_upper_params(action), advance=1)
-        return observation, info["objective"], False, self._steps >= self.outer_steps, info
+        return observation, float(info["objective"]), False, self._steps >= self.outer_steps, info
 
     # As a `bilevel_gym.optimizers.revisable.Revisable`, for climbs that go back.
 

@@ -153,7 +153,7 @@ class LeaderVectorEnv(SeatCopies):
         out: Any = create_empty_array(space, self.num_envs)
         return concatenate(space, observed, out)
 
-    def _infos(self, mask: NDArray[np.bool_], stepped: NDArray[np.bool_]) -> dict[str, Any]:
+    def _infos(self, mask: NDArray[np.bool_]) -> dict[str, Any]:
         infos: dict[str, Any] = {}
         for key, name in ExactResponse.reported.items():
             values = [getattr(response, name) for response in self._responses]

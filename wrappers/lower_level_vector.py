@@ -28,8 +28,9 @@ class LowerLevelVectorEnv(SeatCopies):
 
     What `SyncVectorEnv` makes of as many `LowerLevel(gym.make(id), x)`, number by number and many
     times faster: observations int64 `[N]`, rewards float64 `[N]`, and infos with `upper_reward`
-    `[N]` and, where actions vary, `action_mask` int8 `[N, A]`. Next to each stands its mask,
-    `_upper_reward` for one: which copies report it; where none does, the key is absent.
+    `[N]`, 0 where a copy has just started, and, where actions vary, `action_mask` int8 `[N, A]`.
+    Next to each stands its mask, `_upper_reward` for one: which copies report it, all of them
+    unless a reset starts some only.
 
     Each copy has a generator of its own, seeded by `reset(seed=...)` with `seed` plus its number,
     and takes from it, in turn, one uniform number for each first state and each step.
@@ -108,7 +109,7 @@ class LowerLevelVectorEnv(SeatCopies):
         )
         begun = self._over  # in next-step mode; these start again instead
         self._states[begun] = self.game.first_states(uniforms[begun])
-        terminations[begun], rewards[begun] = False, 0.0
+        terminations[begun], rewards[begun], self._upper_rewards[begun] = False, 0.0, 0.0
         return rewards, terminations
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -119,15 +120,17 @@ class LowerLevelVectorEnv(SeatCopies):
 
     def _begin(self, mask: NDArray[np.bool_], options: dict[str, Any]) -> None:
         self._states[mask] = self.game.first_states(self._drawn(mask))
+        # A new array: the one before has been handed out.
+        self._upper_rewards = np.where(mask, 0.0, self._upper_rewards)
 
     def _observations(self) -> NDArray[np.int64]:
         return self._states.copy()
 
-    def _infos(self, mask: NDArray[np.bool_], stepped: NDArray[np.bool_]) -> dict[str, Any]:
-        infos: dict[str, Any] = {}
+    def _infos(self, mask: NDArray[np.bool_]) -> dict[str, Any]:
+        infos = reported("upper_reward", self._upper_rewards, mask)
         if self._action_mask is not None:
-            infos = reported("action_mask", self._action_mask[self._states], mask)
-        return infos | reported("upper_reward", self._upper_rewards, stepped)
+            infos |= reported("action_mask", self._action_mask[self._states], mask)
+        return infos
 
     def _checked_actions(self, actions: ArrayLike) -> NDArray[np.int64]:
         accepted = f"integers in 0..{self._num_actions - 1} of shape ({self.num_envs},)"

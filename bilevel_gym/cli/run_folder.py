@@ -169,7 +169,7 @@ class History:
             objective=iterate.value,
             gradient_norm=known(float(np.linalg.norm(iterate.gradient))),
             projected_gradient_norm=known(iterate.projected_gradient_norm),
-            **{key: value for key, value in info.items() if key in reported},
+            **{key: value.item() for key, value in info.items() if key in reported},
         )
         with uninterrupted():
             file = self._opened()

@@ -148,8 +148,7 @@ def _dealt_out(infos: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
         copies = range(num_envs) if mask is None else np.flatnonzero(mask).tolist()
         if isinstance(values, dict):
             values = _dealt_out(values, num_envs)
-        elif values.ndim == 1:
-            values = values.tolist()  # Python numbers, as a single environment reports them
         for copy in copies:
-            dealt[copy][key] = values[copy]
+            value = values[copy]  # of an array of numbers a NumPy scalar, as a seat reports it
+            dealt[copy][key] = np.array(value) if isinstance(value, np.bool_) else value
     return dealt

@@ -56,12 +56,12 @@ def run(method: str, seed: int, steps: int = STEPS, kappa: float | None = 0.3) -
     learner = env.method
     assert isinstance(learner, PreferenceMethod)
     rule = AdamRule(env.game.upper_space.low, env.game.upper_space.high)
-    x, used, shown = info["upper_params"], info["inner_samples"], learner.shown
+    x, used, shown = info["upper_params"], int(info["inner_samples"]), learner.shown
     returns, trust = [float(observation[0])], []
     while used < steps:
         x = rule.step(x, env.response.objective, info["hyper_gradient"], LEARNING_RATE)
         observation, _, _, _, info = env.step(x)
-        used += info["inner_samples"]
+        used += int(info["inner_samples"])
         if learner.shown > shown:
             shown = learner.shown
             returns.append(float(observation[0]))
