@@ -72,7 +72,11 @@ if not TYPE_CHECKING:  # type checkers are to report names that do not exist
     def __getattr__(name: str) -> Any:
         if name in _LAZY:
             return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
-        if name in __all__ or name in ("jax", "torch"):  # a package, or a module with an extra
+        if name in __all__ or name in (
+            "jax",
+            "pettingzoo",
+            "torch",
+        ):  # a package, or a module with an extra
             return import_module(f"{__name__}.{name}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -57,6 +57,13 @@ class GridBilevelEnv(TabularBilevelEnv):
         entry = int(self._entries[cell])
         return entry if entry >= 0 else None
 
+    def coordinates(self) -> FloatArray | None:
+        """Return where each state is, `[S, K]` in [0, 1]; None where there is no map.
+
+        They are row and column in the picture, from its top left corner.
+        """
+        return self._places[: self.num_states] / (np.array(self._picture.shape) - 1).clip(1)
+
     def _scene(self, view: View, *, shaping: FloatArray, **changes: Any) -> GridScene:
         """Return a scene of numbers per place `[S]`, in `changes` too; else those of the view."""
         answer = view.tabular

@@ -214,6 +214,19 @@ class BilevelToyText(GridBilevelEnv):
         known = self._map is not None and self._map.contexts == 1
         return super().state_of(cell) if known else None
 
+    def coordinates(self) -> FloatArray | None:
+        """Return where each state is, `[S, K]` in [0, 1]; None where there is no map.
+
+        They are row and column and, where a cell stands for several states, which of them it is.
+        """
+        if self._map is None or (places := super().coordinates()) is None:
+            return None
+        contexts = self._map.contexts
+        if contexts == 1:
+            return places
+        which = np.arange(self.num_states) % contexts / (contexts - 1)
+        return np.column_stack([np.repeat(places, contexts, axis=0), which])
+
     def _known_map(self) -> _Map:
         if self._map is None:
             raise RuntimeError(f"{self.title} has no picture: it is not known where its states are")

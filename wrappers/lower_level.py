@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..core.checks import received
 from ..envs.ids import follower_id
+from .observations import state_arrays
 from .seats import GameT, Seat, registered_limit, take_seat
 
 __all__ = ["LowerLevel"]
@@ -41,6 +42,8 @@ class LowerLevel(Seat[GameT], RecordConstructorArgs):
         self,
         env: GameT | Seat[GameT] | gym.Env[Any, Any],
         upper_params: ArrayLike | None = None,
+        *,
+        observation: str = "state",
     ) -> None:
         """Initialise the follower's seat.
 
@@ -48,22 +51,30 @@ class LowerLevel(Seat[GameT], RecordConstructorArgs):
             env: A game, in no seat or in one that this seat replaces.
             upper_params: The leader's x, held fixed, shape of the game's `upper_space`; None for
                 the game's initial one.
+            observation: "state", what the game shows. Where that is `Discrete(S)`, on which many
+                deep learners stumble, also "one-hot", `Box(0, 1, [S])` float32; on maps also
+                "coordinates", `Box(0, 1, [2])` float32: row and column from the top left corner
+                (`[3]` in Taxi, where a cell is twenty states).
 
         Raises:
             TypeError: If a wrapper stands between the seat and the game.
-            ValueError: If x is not finite, out of bounds or of the wrong shape.
+            ValueError: If x is not finite, out of bounds or of the wrong shape, or the game's
+                observations cannot be shown as asked.
         """
         inner, game, limit = take_seat(LowerLevel, env)
-        given = {} if upper_params is None else {"upper_params": upper_params}
-        committed = game.commit(given.get("upper_params", game.initial_upper_params))
-        RecordConstructorArgs.__init__(self, upper_params=committed.tolist())
+        self._shown = state_arrays(game, observation)
+        committed = game.commit(game.initial_upper_params if upper_params is None else upper_params)
+        shown: dict[str, Any] = {} if self._shown is None else {"observation": observation}
+        RecordConstructorArgs.__init__(self, upper_params=committed.tolist(), **shown)
         gym.Wrapper.__init__(self, inner)
         self.upper_params = committed
         self.game = cast("GameT", game)
-        self._options = {name: committed for name in given}
+        self._options = {**shown, **({} if upper_params is None else {"upper_params": committed})}
         self._limit = registered_limit(game) if math.isinf(limit) else limit
         self.action_space = game.lower_space
-        self.observation_space = game.observation_space
+        self.observation_space = (
+            game.observation_space if self._shown is None else self._shown.space
+        )
         game.draws_itself = True
 
     def reset(
@@ -81,7 +92,8 @@ class LowerLevel(Seat[GameT], RecordConstructorArgs):
                 "wrap again, LowerLevel(env, x), to change x"
             )
         self.upper_params = self.game.commit(self.upper_params)
-        return self.env.reset(seed=seed, options={"upper_params": self.upper_params})
+        observation, info = self.env.reset(seed=seed, options={"upper_params": self.upper_params})
+        return observation if self._shown is None else self._shown(observation), info
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Make one transition under the fixed x.
@@ -97,10 +109,13 @@ class LowerLevel(Seat[GameT], RecordConstructorArgs):
         # must by itself, and the time limit is applied here.
         game = self.game
         result = game.advance(self.upper_params, action)
-        if game.elapsed_steps < self._limit:
+        if self._shown is None and game.elapsed_steps < self._limit:
             return result
-        observation, reward, terminated, _, info = result
-        return observation, reward, terminated, True, info
+        observation, reward, terminated, truncated, info = result
+        if self._shown is not None:
+            observation = self._shown(observation)
+        truncated = truncated or game.elapsed_steps >= self._limit
+        return observation, reward, terminated, truncated, info
 
     @property
     def limit(self) -> float:

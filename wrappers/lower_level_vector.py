@@ -16,6 +16,7 @@ from ..core.mdp import FloatArray
 from ..envs.ids import follower_id
 from .copies import ANY, SeatCopies, game_for, reported
 from .lower_level import LowerLevel
+from .observations import state_arrays
 
 __all__ = ["LowerLevelVectorEnv"]
 
@@ -27,10 +28,10 @@ class LowerLevelVectorEnv(SeatCopies):
     """Copies of a tabular game's follower's seat, all under one x, as arrays.
 
     What `SyncVectorEnv` makes of as many `LowerLevel(gym.make(id), x)`, number by number and many
-    times faster: observations int64 `[N]`, rewards float64 `[N]`, and infos with `upper_reward`
-    `[N]`, 0 where a copy has just started, and, where actions vary, `action_mask` int8 `[N, A]`.
-    Next to each stands its mask, `_upper_reward` for one: which copies report it, all of them
-    unless a reset starts some only.
+    times faster: observations int64 `[N]` (float32 `[N, K]` where `observation` is not "state"),
+    rewards float64 `[N]`, and infos with `upper_reward` `[N]`, 0 where a copy has just started,
+    and, where actions vary, `action_mask` int8 `[N, A]`. Next to each stands its mask,
+    `_upper_reward` for one: which copies report it, all of them unless a reset starts some only.
 
     Each copy has a generator of its own, seeded by `reset(seed=...)` with `seed` plus its number,
     and takes from it, in turn, one uniform number for each first state and each step.
@@ -55,15 +56,19 @@ class LowerLevelVectorEnv(SeatCopies):
         num_envs: int,
         upper_params: ArrayLike | None = None,
         *,
+        observation: str = "state",
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         **kwargs: Any,
     ) -> None:
         """Make the copies under `upper_params`, an x of the shape of the game's `upper_space`.
 
-        None is the game's initial x. For the other arguments see `SeatCopies`.
+        None is the game's initial x. For `observation` see `LowerLevel`, for the other arguments
+        `SeatCopies`.
         """
-        seat = LowerLevel(game_for(type(self), id, kwargs), upper_params)
+        game = game_for(type(self), id, kwargs)
+        seat = LowerLevel(game, upper_params, observation=observation)
         super().__init__(seat, num_envs, autoreset_mode)
+        self._shown = state_arrays(self.game, observation)
         self._limit = seat.limit
         self.upper_params = self._seat.upper_params
         self._transitions = self.game.transition_arrays(self.upper_params)
@@ -123,8 +128,8 @@ class LowerLevelVectorEnv(SeatCopies):
         # A new array: the one before has been handed out.
         self._upper_rewards = np.where(mask, 0.0, self._upper_rewards)
 
-    def _observations(self) -> NDArray[np.int64]:
-        return self._states.copy()
+    def _observations(self) -> NDArray[Any]:
+        return self._states.copy() if self._shown is None else self._shown(self._states)
 
     def _infos(self, mask: NDArray[np.bool_]) -> dict[str, Any]:
         infos = reported("upper_reward", self._upper_rewards, mask)
