@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -149,7 +149,7 @@ def find_task(env_id: str) -> str:
         except ImportError as error:
             raise ImportError(f"cannot import {module!r} of {env_id!r}: {error}") from error
     if name not in gym.registry:
-        raise ValueError(unknown_name("task", name, task_ids()))
+        raise ValueError(unknown_name("task", name, task_ids(), listed_by="bilevel-gym list"))
     if gym.spec(name).entry_point == FOLLOWER:
         raise ValueError(
             f"{name!r} is the id of the follower's seat; the task has the leader's, "
@@ -176,7 +176,7 @@ def _check_names(
     owner: str,
     env_kwargs: dict[str, Any],
     parameters: dict[str, inspect.Parameter],
-    others: list[str] | tuple[str, ...] = (),
+    others: Iterable[str] = (),
 ) -> None:
     """Raise a `TypeError` unless a task's constructor takes each of some names."""
     if "render_mode" in env_kwargs:
@@ -185,7 +185,9 @@ def _check_names(
         return
     for name in env_kwargs:
         if name not in parameters:
-            raise TypeError(unknown_name(f"argument for {owner}:", name, [*parameters, *others]))
+            kind, known = f"argument for {owner}:", [*parameters, *others]
+            listed_by = f"bilevel-gym show {owner.partition(' ')[0]}"
+            raise TypeError(unknown_name(kind, name, known, listed_by=listed_by))
 
 
 def _mismatches(

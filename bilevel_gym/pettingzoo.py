@@ -31,6 +31,7 @@ except ImportError as error:
 
 from .core.checks import received
 from .envs.base import BilevelEnv
+from .envs.ids import follower_id
 from .wrappers import LowerLevel
 
 __all__ = ["JointGame", "parallel_env"]
@@ -174,7 +175,6 @@ def parallel_env(
     """
     if render_mode is not None:  # without a picture to draw, a game need not know about them
         options["render_mode"] = render_mode
-    env = gym.make(id, **options)
-    start = cast("BilevelEnv", env.unwrapped).initial_upper_params
-    seat = LowerLevel(env, start, observation=observation)
-    return JointGame(seat, id)
+    own = follower_id(id)
+    env = gym.make(own if own in gym.registry else id, **options)
+    return JointGame(LowerLevel(env, observation=observation), id)

@@ -11,14 +11,16 @@ import json
 from collections.abc import Collection, Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .base import BestKnown
 from .tasks import TASKS
 
-__all__ = ["FILE", "best_known_text", "recorded"]
+if TYPE_CHECKING:
+    from .base import BestKnown
+
+__all__ = ["FILE", "best_known_text", "recorded", "registered_objectives"]
 
 FILE = "best_known.json"
 
@@ -33,6 +35,15 @@ def _entries() -> tuple[dict[str, Any], ...]:
     return tuple(json.loads(best_known_text()))
 
 
+def registered_objectives() -> dict[str, float]:
+    """Return the best objective known of each task as it is registered, without making one."""
+    found: dict[str, float] = {}
+    for entry in _entries():
+        if not entry["arguments"]:
+            found.setdefault(entry["task"], float(entry["objective"]))
+    return found
+
+
 def recorded(
     task: type, arguments: Mapping[str, Any], but: Collection[str] = ()
 ) -> BestKnown | None:
@@ -43,6 +54,8 @@ def recorded(
         arguments: Those of its constructor, its `locals()`.
         but: Arguments that make no difference here; entries that name one of them do not count.
     """
+    from .base import BestKnown  # loads scipy, without which objectives can be listed
+
     rows = {row.id: row for row in TASKS}
     parameters = inspect.signature(task).parameters
     names = [name for name in parameters if name not in ("render_mode", *but)]

@@ -14,6 +14,7 @@ class Task:
 
     Attributes:
         id: Gymnasium id, `Bilevel...-vN`; N rises whenever its numbers change.
+        summary: What the leader is to do, in at most 36 characters.
         entry_point: Class of the game.
         upper: What x is, for the table of tasks.
         source: Where the task comes from.
@@ -28,6 +29,7 @@ class Task:
     """
 
     id: str
+    summary: str
     entry_point: str
     upper: str
     source: str
@@ -57,6 +59,7 @@ QUICK: dict[str, Any] = {
 TASKS = (
     Task(
         id="BilevelGridWorld-v0",
+        summary="lead a walker around hazards",
         entry_point="bilevel_gym.envs.grid_world:BilevelGridWorld",
         tabular=True,
         upper="shaping reward of each free cell",
@@ -64,6 +67,7 @@ TASKS = (
     ),
     Task(
         id="BilevelFourRooms-v0",
+        summary="deter a walker with random goals",
         entry_point="bilevel_gym.envs.four_rooms:BilevelFourRooms",
         tabular=True,
         upper="logits of penalties on each free cell, and of what is unspent",
@@ -71,6 +75,7 @@ TASKS = (
     ),
     Task(
         id="BilevelRandomMDP-v0",
+        summary="keep a random policy spread out",
         entry_point="bilevel_gym.envs.random_mdp:BilevelRandomMDP",
         tabular=True,
         upper="parameters of random rewards",
@@ -78,6 +83,7 @@ TASKS = (
     ),
     Task(
         id="BilevelIncentive-v0",
+        summary="pay for single moves in a graph",
         entry_point="bilevel_gym.envs.incentive:BilevelIncentive",
         tabular=True,
         max_episode_steps=100,
@@ -86,6 +92,7 @@ TASKS = (
     ),
     Task(
         id="BilevelMarkovGame-v0",
+        summary="commit to a mixed strategy",
         entry_point="bilevel_gym.envs.markov_game:BilevelMarkovGame",
         tabular=True,
         max_episode_steps=150,
@@ -95,6 +102,7 @@ TASKS = (
     ),
     Task(
         id="BilevelTaxDesign-v0",
+        summary="tax goods and income of households",
         entry_point="bilevel_gym.envs.tax_design:BilevelTaxDesign",
         tabular=True,
         upper="tax rates on three goods and on income",
@@ -110,6 +118,7 @@ TASKS = (
     ),
     Task(
         id="BilevelToll-v0",
+        summary="toll roads at one node of a network",
         entry_point="bilevel_gym.envs.toll:BilevelToll",
         tabular=True,
         upper="toll in minutes on each link at node 10",
@@ -117,6 +126,7 @@ TASKS = (
     ),
     Task(
         id="BilevelInverseRL-v0",
+        summary="infer rewards from demonstrations",
         entry_point="bilevel_gym.envs.inverse_rl:BilevelInverseRL",
         tabular=True,
         upper="reward of each kind of terrain, learnt from demonstrations",
@@ -124,6 +134,7 @@ TASKS = (
     ),
     Task(
         id="BilevelThermal-v0",
+        summary="insulate and ventilate a building",
         entry_point="bilevel_gym.envs.thermal:BilevelThermal",
         max_episode_steps=100,
         upper="insulation of each zone, air flow through each wall",
@@ -132,6 +143,7 @@ TASKS = (
     ),
     Task(
         id="BilevelLQR-v0",
+        summary="shape a linear controller's costs",
         entry_point="bilevel_gym.envs.lqr:BilevelLQR",
         max_episode_steps=100,
         upper="log-weights of the follower's costs",
@@ -139,6 +151,7 @@ TASKS = (
     ),
     Task(
         id="BilevelFrozenLake-v0",
+        summary="shape rewards on a slippery lake",
         entry_point="bilevel_gym.envs.toy_text:BilevelToyText",
         tabular=True,
         max_episode_steps=100,
@@ -148,6 +161,7 @@ TASKS = (
     ),
     Task(
         id="BilevelCliffWalking-v0",
+        summary="shape rewards beside a cliff",
         entry_point="bilevel_gym.envs.toy_text:BilevelToyText",
         tabular=True,
         upper="shaping reward of each state",
@@ -157,6 +171,7 @@ TASKS = (
     ),
     Task(
         id="BilevelTaxi-v0",
+        summary="shape the rewards of a taxi driver",
         entry_point="bilevel_gym.envs.toy_text:BilevelToyText",
         tabular=True,
         upper="shaping reward of each state",
@@ -166,6 +181,7 @@ TASKS = (
     ),
     Task(
         id="BilevelPendulum-v0",
+        summary="design the reward of a pendulum",
         entry_point="bilevel_gym.envs.pendulum:BilevelPendulum",
         max_episode_steps=100,
         upper="reward of each direction of the pole",
@@ -175,6 +191,7 @@ TASKS = (
     ),
     Task(
         id="BilevelCartPole-v0",
+        summary="weigh terms of a cart-pole's reward",
         entry_point="bilevel_gym.envs.cartpole:BilevelCartPole",
         upper="weight of each shaping term",
         source="this project, after Hu et al., NeurIPS 2020",
@@ -183,6 +200,7 @@ TASKS = (
     ),
     Task(
         id="BilevelReacher-v0",
+        summary="design the reward of a robot arm",
         entry_point="bilevel_gym.envs.reacher:BilevelReacher",
         max_episode_steps=50,
         upper="reward of six features of a robot arm",
@@ -192,6 +210,7 @@ TASKS = (
     ),
     Task(
         id="BilevelPreferencePendulum-v0",
+        summary="learn a reward from preferences",
         entry_point="bilevel_gym.envs.preference_pendulum:BilevelPreferencePendulum",
         upper="weights of a reward network, learnt from preferences",
         source="this project, after Christiano et al., NeurIPS 2017",
@@ -206,6 +225,7 @@ TASKS = (
     ),
     Task(
         id="BilevelBeamRider-v0",
+        summary="reward a player of an Atari game",
         entry_point="bilevel_gym.envs.beam_rider:BilevelBeamRider",
         max_episode_steps=400,
         upper="weights of a convolutional network",

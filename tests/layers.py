@@ -18,8 +18,8 @@ from scipy.sparse.csgraph import connected_components
 PACKAGE = "bilevel_gym"
 Import = tuple[str, str]
 
-# The tables of tasks and methods may name modules above them.
-TABLES = {"bilevel_gym.methods.registry", "bilevel_gym.envs.tasks"}
+# The tables of tasks and methods may name modules above them; a group of entry points is none.
+TABLES = {"bilevel_gym.methods.table", "bilevel_gym.methods.registry", "bilevel_gym.envs.tasks"}
 
 
 def layers() -> dict[str, int]:

@@ -169,7 +169,7 @@ for action in (2, None, "up", {"lower": 2}, {"upper": 0.0}, (0.0, 1)):
     refused(f"the action is {action!r}", partial(step, action=action), said, seat="game")
 
 for seat in ("leader", "game", "rescaled"):
-    said = "unknown reset option 'upper_parms'; accepted: ; Did you mean 'upper_params'"
+    said = "unknown reset option 'upper_parms'; Did you mean 'upper_params'; Accepted: "
     refused("an unknown reset option", partial(reset_with, option="upper_parms"), said, seat=seat)
 for option in ("upper_params", "x"):
     said = f"follower's seat takes no reset options; {option}; LowerLevel(env, x)"
@@ -199,7 +199,10 @@ refused(
 # Constructors: the leader's seat -----------------------------------------------------------------
 
 OPTIONS: list[tuple[dict[str, Any], str]] = [
-    ({"method": "exakt"}, "unknown method 'exakt'; 'direct'; 'exact'; Did you mean 'exact'?"),
+    (
+        {"method": "exakt"},
+        "unknown method 'exakt'; Did you mean 'exact'?; `bilevel-gym methods` lists all",
+    ),
     ({"tolerance": 0.0}, "`tolerance`; positive; 0"),
     ({"tolerance": np.nan}, "`tolerance`; got nan"),
     ({"max_iterations": 0}, "`max_iterations`; at least 1; got 0"),

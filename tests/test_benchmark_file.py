@@ -135,7 +135,7 @@ def test_tasks_and_methods_of_ones_own_are_named_with_their_module_and_reach_the
         ("own_things:Mine", "other:Mine", "line 10: cannot import 'other'"),
         ("own_things:Mine", "own_things:Min", "line 10: unknown class .*Did you mean 'Mine'"),
         ("own_things:Mine", "own_things:Own", "line 10: own_things:Own is no method: "),
-        ("share", "shar", "methods.1..options.shar, line 11: .*accepted: 'share'"),
+        ("share", "shar", "methods.1..options.shar, line 11: .*Accepted: 'share'"),
     ):
         with pytest.raises(ConfigError, match=said):
             parse_benchmark(file.read_text().replace(old, new))
@@ -153,7 +153,7 @@ WRONG = [
     ("workers = 2", PLACE, 4, "`address` is for", ""),
     ("workers = 2", f'backend = "dask"\n{PLACE}\nworkers = 2', 6, "`workers` is for this", ""),
     (f'"{GRID}"', '"BilevelGridWord-v0"', 7, "unknown task 'BilevelGridWord-v0'", f"'{GRID}'?"),
-    ("map_name =", "map_nam =", 9, "'map_nam'; accepted: ", "'map_name'?"),
+    ("map_name =", "map_nam =", 9, "'map_nam'. Did you mean ", "'map_name'?"),
     ('"4x4"', '"5x5"', 9, "5x5", ""),
     ("0.05", "1.5", 10, "`start_spread` must be less than or equal to 1, got 1.5", ""),
     ('"exact"', '"exacd"', 13, "unknown method 'exacd'", "'exact'?"),

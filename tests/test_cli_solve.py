@@ -405,7 +405,7 @@ ROW = [[1] * 52]  # the sum of x
         (["--learning-rate", "inf"], "--learning-rate"),
         (["--seed", -1], "--seed"),
         (["--method", "dirct"], "Did you mean 'direct'?"),
-        (["--optimizer", "adma"], "unknown optimizer 'adma'; accepted: 'adam'"),
+        (["--optimizer", "adma"], "unknown optimizer 'adma'. Did you mean 'adam'? Accepted: "),
         (["--optimizer-set", "beta=1"], "unknown option for optimizer 'normalized': 'beta'"),
         (["--optimizer", "adam", "--optimizer-set", "beta1=2"], "`beta1` must lie in [0, 1)"),
         (["--optimizer", "lbfgsb", "--lr", 1], "`--learning-rate`: optimizer 'lbfgsb' has none"),

@@ -147,7 +147,11 @@ def test_a_warm_reset_begins_an_episode_at_the_initial_x() -> None:
     [
         (7, {"keep_learnt": True}, "`seed` must be None with `keep_learnt`.*got 7"),
         (None, {"keep_learnt": 1}, "`keep_learnt` must be True or False, got 1"),
-        (None, {"keep_learned": True}, "accepted: 'keep_learnt', 'upper_params'.*'keep_learnt'"),
+        (
+            None,
+            {"keep_learned": True},
+            "Did you mean 'keep_learnt'.*Accepted: 'keep_learnt', 'upper_params'",
+        ),
         (None, {"keep_learnt": True, "upper_params": np.full(3, 9.0)}, "upper_params.*9.0"),
     ],
 )

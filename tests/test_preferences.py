@@ -239,6 +239,6 @@ test_bad_options_are_named = refusals(
     lambda **options: make_method("sobirl", preference_game(0, 0.5), **options),
     ({"episodes": 1}, "`episodes` must be an integer of at least 2, got 1"),
     ({"horizon": HORIZON - 1}, "`horizon` must be an integer of at least 4, got 3"),
-    ({"advantages": "sen"}, "unknown advantages 'sen'; .*Did you mean 'seen'"),
+    ({"advantages": "sen"}, "unknown advantages 'sen'.*Did you mean 'seen'"),
     ({"advantages": "exact", "truncation": 2}, "`truncation` must be None.*got 2"),
 )

@@ -103,7 +103,10 @@ test_what_is_no_term_or_objective_is_refused_with_what_was_wrong = refusals(
     ({"terms": ["progress", 3]}, TypeError, "`terms` must be a function.*'progress', 3"),
     ({"terms": []}, "`terms` must name one term at least, got \\[\\]"),
     ({"terms": ["place", "place"]}, "must be different, got 'place' twice"),
-    ({"terms": "progres"}, "unknown entry of `info` 'progres'.*'progress'.*mean 'progress'"),
+    (
+        {"terms": "progres"},
+        "unknown entry of `info` 'progres'.*mean 'progress'.*'place', 'progress'",
+    ),
     ({"terms": ["word"]}, TypeError, "term 'word' must be a number, got 'here' for observation"),
     ({"terms": "reward[1]"}, "unknown entry.*'reward\\[1\\]'.*'own_reward'.*'place'"),
     ({"terms": f"{HERE}:shapes"}, "no function 'shapes'"),

@@ -153,7 +153,7 @@ test_what_cannot_be_seated_is_refused = refusals(
     (lambda: RescaleUpper(Monitor(make())), TypeError, "RescaleUpper.*Monitor"),
     (
         lambda: HyperGradient(make(), method="exatc"),
-        "'exatc'.*'direct', 'exact'.*Did you mean 'exact'",
+        "'exatc'.*Did you mean 'exact'.*`bilevel-gym methods` lists all",
     ),
     (
         lambda: HyperGradient(make(), tolerence=1e-4),

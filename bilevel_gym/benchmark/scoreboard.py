@@ -178,7 +178,9 @@ def _verified(claim: Claim, trust: bool) -> Score:
             for code in names_of_code([claim.task, claim.arguments]):
                 raise ValueError(f"{received(code)} would be imported; trust the file by `--trust`")
             if claim.task not in gym.registry:
-                raise ValueError(unknown_name("task", claim.task, task_ids()))
+                raise ValueError(
+                    unknown_name("task", claim.task, task_ids(), listed_by="bilevel-gym list")
+                )
         env_id = find_task(beside_user(claim.task))
         game = cast("BilevelEnv", made_game(env_id, claim.arguments).unwrapped)
         model = game.model

@@ -15,9 +15,11 @@ from .designing import design
 from .exporting import export
 from .galleries import gallery
 from .listing import list_tasks, markdown_table
+from .methods import methods
 from .playing import play
 from .reporting import report
 from .rescoring import rescore
+from .showing import show
 from .solving import solve
 
 __all__ = ["main", "markdown_table"]
@@ -53,6 +55,8 @@ def main(ctx: click.Context) -> None:
 
 for command in (
     list_tasks,
+    show,
+    methods,
     check,
     check_method,
     solve,

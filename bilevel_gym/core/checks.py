@@ -49,8 +49,9 @@ __all__ = [
 
 R = TypeVar("R")
 
-# Of what was received, an error shows so many characters.
+# Of what was received, an error shows so many characters; of what is accepted, so many names.
 LONGEST = 200
+FEW_NAMES = 10
 
 
 # That a horizon counts one by one; further ones are discounted to nothing.
@@ -413,36 +414,43 @@ def checked_sides(size: int | Sequence[int], least: int, most: int) -> tuple[int
     return int(sides[0]), int(sides[1])
 
 
-def accepted_options(factory: Any) -> list[str]:
+def accepted_options(factory: Any) -> dict[str, inspect.Parameter]:
     """Return the options of a class or function, those of base classes it passes others on to too.
 
-    These are its parameters that are keyword-only or have a default.
+    These are its parameters that are keyword-only or have a default, by name.
     """
-    accepted: list[str] = []
+    accepted: dict[str, inspect.Parameter] = {}
     functions = [factory]
     if isinstance(factory, type):
         functions = [vars(c)["__init__"] for c in factory.__mro__ if "__init__" in vars(c)]
     for function in functions:
         parameters = inspect.signature(function).parameters.values()
-        accepted += [
-            p.name for p in parameters if p.kind is p.KEYWORD_ONLY or p.default is not p.empty
-        ]
-        if all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in parameters):
+        for p in parameters:
+            if p.kind is p.KEYWORD_ONLY or p.default is not p.empty:
+                accepted.setdefault(p.name, p)
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters):
             break
     return accepted
 
 
 def check_options(
-    owner: str, factory: Any, options: Iterable[str], *, reserved: Iterable[str] = ()
+    owner: str,
+    factory: Any,
+    options: Iterable[str],
+    *,
+    reserved: Iterable[str] = (),
+    listed_by: str | None = None,
 ) -> None:
     """Raise a `TypeError` unless `factory` takes each of some options; see `accepted_options`.
 
-    `owner` is what the message calls it; `reserved` are parameters that are no options.
+    `owner` is what the message calls it; `reserved` are parameters that are no options. For
+    `listed_by` see `unknown_name`.
     """
     accepted = [name for name in accepted_options(factory) if name not in reserved]
     for option in options:
         if option not in accepted:
-            raise TypeError(unknown_name(f"option for {owner}:", option, accepted))
+            kind = f"option for {owner}:"
+            raise TypeError(unknown_name(kind, option, accepted, listed_by=listed_by))
 
 
 def check_reset_options(options: object, accepted: Collection[str]) -> dict[str, Any]:
@@ -461,13 +469,31 @@ def check_reset_options(options: object, accepted: Collection[str]) -> dict[str,
     return dict(options)
 
 
-def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
-    """Return the message for a name of some kind that is not known, with the nearest that is."""
+def unknown_name(
+    kind: str, name: object, known: Iterable[str], *, listed_by: str | None = None
+) -> str:
+    """Return the message for a name of some kind that is not known, the nearest that is first.
+
+    Few names are listed; for more, `listed_by` is the command that lists them.
+    """
     names = sorted(known)
-    text = name if isinstance(name, str) else received(name)
-    close = get_close_matches(text[:LONGEST], names, n=1)
-    if not close and text:
-        close = [known_name for known_name in names if known_name.startswith(text)]
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    listed = ", ".join(repr(n) for n in names) or "none"
-    return f"unknown {kind} {received(name)}; accepted: {listed}.{hint}"
+    nearest = _nearest(name, names) if isinstance(name, str) else None
+    said = f"unknown {kind} {received(name)}"
+    if nearest is not None:
+        said += f". Did you mean {nearest!r}?"
+    if len(names) > FEW_NAMES and listed_by is not None:
+        return f"{said}{';' if nearest is None else ''} `{listed_by}` lists all"
+    if len(names) > FEW_NAMES and nearest is not None:
+        return said
+    listed = ", ".join(map(repr, names)) or "none"
+    return f"{said}; accepted: {listed}" if nearest is None else f"{said} Accepted: {listed}"
+
+
+def _nearest(name: str, names: Sequence[str]) -> str | None:
+    """Return the name that another most likely stands for, whatever its case."""
+    text = name[:LONGEST].casefold()
+    folded = {known.casefold(): known for known in names}
+    close = get_close_matches(text, folded, n=1)
+    if not close and text:  # a part of one, of the shortest
+        close = sorted((known for known in folded if text in known), key=len)
+    return folded[close[0]] if close else None

@@ -1,6 +1,6 @@
-"""Methods of the leader's seat by name: one row each, here or in another package.
+"""Methods of the leader's seat by name: those of `table`, and those from outside.
 
-A method is named in one of three ways, everywhere the same: by a row of this package's tables, by
+A method is named in one of three ways, everywhere the same: by a row of this package's table, by
 the name under which it was registered from outside (`register_method`, or an entry point of the
 group `bilevel_gym.methods`), or by "module:Class" without any registration.
 """
@@ -19,6 +19,7 @@ import numpy as np
 from ..core.checks import accepted_options, check_options, received, unknown_name
 from ..core.plugins import declared
 from ..model.responses import Method, Response
+from .table import LEARNT_METHODS, METHODS, PREFERENCE_METHODS
 
 __all__ = [
     "ENTRY_POINTS",
@@ -38,53 +39,11 @@ __all__ = [
     "resolve_method",
 ]
 
-# Adding a method is its module and one row.
-METHODS: Mapping[str, str] = {
-    "exact": "bilevel_gym.methods.exact:Exact",
-    "direct": "bilevel_gym.methods.direct:Direct",
-    "m-sobirl": "bilevel_gym.methods.m_sobirl:MSoBiRL",
-    "amd": "bilevel_gym.methods.amd:AMD",
-    "pbrl-value": "bilevel_gym.methods.pbrl:PBRLValue",
-    "pbrl-bellman": "bilevel_gym.methods.pbrl:PBRLBellman",
-    "pbrl-sl-value": "bilevel_gym.methods.pbrl_sl:PBRLSLValue",
-    "pbrl-sl-bellman": "bilevel_gym.methods.pbrl_sl:PBRLSLBellman",
-    "slac": "bilevel_gym.methods.slac:SLAC",
-    "annealed": "bilevel_gym.methods.annealed:Annealed",
-    "zero-order": "bilevel_gym.methods.zero_order:ZeroOrder",
-    "plug-in": "bilevel_gym.methods.plug_in:PlugIn",
-    "trace": "bilevel_gym.methods.trace:Trace",
-    "sobirl": "bilevel_gym.methods.sobirl:SoBiRL",
-    "stoc-sobirl": "bilevel_gym.methods.stoc_sobirl:StocSoBiRL",
-    "hpgd": "bilevel_gym.methods.hpgd:HPGD",
-    "bc-hg": "bilevel_gym.methods.bc_hg:BCHG",
-    "aho": "bilevel_gym.methods.aho:AHO",
-    "first-order-penalty": "bilevel_gym.methods.first_order_penalty:FirstOrderPenalty",
-    # Followers who learn by networks; these rows need PyTorch.
-    "deep-trace": "bilevel_gym.learnt.tables:DeepTrace",
-    "deep-bc-hg": "bilevel_gym.learnt.tables:DeepBCHG",
-    "deep-hpgd": "bilevel_gym.learnt.tables:DeepHPGD",
-    "deep-sobirl": "bilevel_gym.learnt.tables:DeepSoBiRL",
-    "deep-score": "bilevel_gym.learnt.tables:DeepScore",
-}
-
-# The same for games whose follower learns from interaction, which have no table. They need PyTorch.
-LEARNT_METHODS: Mapping[str, str] = {
-    "trace": "bilevel_gym.learnt.traces:LearntTrace",
-    "bc-hg": "bilevel_gym.learnt.traces:LearntBCHG",
-    "hpgd": "bilevel_gym.learnt.traces:LearntHPGD",
-    "sobirl": "bilevel_gym.learnt.estimators:LearntSoBiRL",
-    "score": "bilevel_gym.learnt.scores:LearntScore",
-}
-
-# The same for games whose reward is learnt from preferences.
-PREFERENCE_METHODS: Mapping[str, str] = {
-    "direct": "bilevel_gym.learnt.preference_methods:PreferenceDirect",
-    "sobirl": "bilevel_gym.learnt.preference_methods:PreferenceSoBiRL",
-    "trace": "bilevel_gym.learnt.preference_methods:PreferenceTrace",
-}
-
 # Group of the entry points by which a package declares methods: name = "module:Class".
 ENTRY_POINTS = "bilevel_gym.methods"
+
+# The command that lists methods, and with a name behind it the options of one.
+LISTED_BY = "bilevel-gym methods"
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 EXPECTED = "a method is named by a row of the tables, a registered name or 'module:Class'"
@@ -199,7 +158,7 @@ def method_target(name: Target, game: Any = None) -> Target:
     outside = registered_methods()
     if name in outside:
         return outside[name]
-    raise ValueError(unknown_name("method", name, [*table, *outside]))
+    raise ValueError(unknown_name("method", name, [*table, *outside], listed_by=LISTED_BY))
 
 
 def resolve_method(name: Target, game: Any = None) -> MethodClass:
@@ -235,7 +194,8 @@ def make_method(name: Target, game: Any, /, **options: Any) -> Method:
         ImportError: If its module cannot be imported.
     """
     factory = resolve_method(name, game)
-    check_options(f"method {_place_of(name)!r}", factory, options)
+    place = _place_of(name)
+    check_options(f"method {place!r}", factory, options, listed_by=f"{LISTED_BY} {place}")
     model = game
     if isinstance(game, OffersMethods):
         accepted = accepted_options(factory)

@@ -1,0 +1,95 @@
+"""`bilevel-gym show`: the page of a task."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..making import made_game, task_parameters
+from ..registration import TASKS
+from .arguments import in_one_line, set_option, task_argument
+from .documents import arguments_of_task, say, say_option, section
+
+if TYPE_CHECKING:
+    from ..envs.base import BilevelEnv
+
+# How a task is used, in Python.
+EXAMPLE = """
+  import gymnasium as gym, bilevel_gym
+  env = gym.make("{env_id}")
+  _, info = env.reset(seed=0)
+  _, objective, _, _, info = env.step(info["upper_params"])
+  print(objective, info["hyper_gradient"])"""
+
+
+@click.command("show")
+@task_argument
+@set_option
+def show(env_id: str, env_kwargs: dict[str, Any]) -> None:
+    """Show the page of a task: what it is, its arguments, its ground truth, its methods."""
+    with in_one_line():
+        game: Any = made_game(env_id, env_kwargs).unwrapped
+    documentation = inspect.getdoc(type(game)) or ""
+    row = next((task for task in TASKS if task.id == env_id), None)
+    click.echo(f"{env_id}{f': {row.summary}' if row else ''}\n")
+    say(documentation.partition("\n\n")[0])
+    say(section(documentation, "Description").partition("\n\n")[0])
+    click.echo()
+    if row is not None:
+        say(row.upper, "x")
+        say(row.enters, "enters")
+        say(row.source, "source")
+    say(f"{game.upper_space}", "leader acts")
+    say(f"{game.leader_observation_space}", "observes")
+    say(f"{game.lower_space}", "follower acts")
+    say(f"{game.observation_space}", "observes")
+    say(truth(game), "ground truth")
+    click.echo("\narguments (--set NAME=VALUE, or gym.make(ID, NAME=VALUE)):")
+    said = arguments_of_task(game)
+    for name, parameter in task_parameters(env_id).items():
+        given = {**(row.kwargs if row else {}), **env_kwargs}
+        say_option(name, given.get(name, parameter.default), said.get(name, ""))
+    click.echo()
+    say_methods(game)
+    click.echo("\nexample:\n")
+    click.echo(f"  bilevel-gym solve {env_id}\n{EXAMPLE.format(env_id=env_id)}")
+
+
+def truth(game: BilevelEnv) -> str:
+    """Return what is known of the objective of a game."""
+    from ..making import answers_exactly
+
+    if not answers_exactly(game):
+        return "none: the follower learns, and objectives are estimates from episodes"
+    known = game.best_known
+    if known is None:
+        return "F and its hyper-gradient are exact; no best x is known for these arguments"
+    return f"F and its hyper-gradient are exact; best known F {known.value:.6g} ({known.source})"
+
+
+def say_methods(game: BilevelEnv) -> None:
+    """Print the methods that suit a game, and those that do not."""
+    from ..methods.registry import make_method, method_names
+
+    fit, refused, missing = [], [], []
+    for name in method_names(game):
+        try:
+            make_method(name, game)
+        except ImportError:
+            missing.append(name)
+        except (TypeError, ValueError):
+            refused.append(name)
+        else:
+            fit.append(name if name != game.default_method else f"{name} (default)")
+    say(", ".join(fit), "methods")
+    if refused:
+        say(", ".join(refused), "unsuitable")
+    if missing:
+        say(f"{', '.join(missing)} (an extra is not installed)", "missing")
+    say(
+        "method, outer_steps=100, keep_learnt=False, and those of the method, "
+        "see `bilevel-gym methods NAME`",
+        "leader's seat",
+    )
