@@ -32,6 +32,7 @@ from bilevel_gym.rendering import NoDisplayError, Screen, StepCurve
 from bilevel_gym.rendering.canvas import (
     HEADER_HEIGHT,
     THEME,
+    ColourScale,
     diverging_colours,
     draw_colour_bar,
     draw_text,
@@ -198,7 +199,7 @@ def draw(
     )
     surface.blit(pygame.transform.scale(pixels, (CLIP, CLIP)), (left, HEADER_HEIGHT))
     bar = (left, HEADER_HEIGHT + CLIP + THEME.gap // 2, CLIP, BAR)
-    draw_colour_bar(surface, bar, 1.0, "r_x by angle and speed")
+    draw_colour_bar(surface, bar, ColourScale(1.0, "r_x by angle and speed", power=1.0))
     top = HEADER_HEIGHT + CLIP + BAR + THEME.gap
     rectangle = (THEME.margin, top, WIDTH - 2 * THEME.margin, CURVES)
     draw_curves(surface, rectangle, [StepCurve("true return of 200 steps", returns)])

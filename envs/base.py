@@ -6,10 +6,11 @@ with a model that is known exactly are in `tabular`.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -30,6 +31,7 @@ from ..core.mdp import FloatArray
 from ..methods import METHODS
 from ..model.base import BilevelModel, evaluate, single_precision_bounds
 from ..model.responses import Response, TabularResponse
+from ..optimizers.rules import feasible_part
 from ..rendering import Window, frame
 
 if TYPE_CHECKING:
@@ -41,9 +43,15 @@ __all__ = [
     "View",
     "check_seed",
     "check_upper_space",
+    "in_words",
     "shown",
     "upper_box",
 ]
+
+
+# Entries of x that are this share of the box away from its end are at the end: the box is one of
+# single precision.
+BOUND_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +74,7 @@ class View:
     """What a seat wants to be seen of the game.
 
     Attributes:
-        title: Name of the game and the seat.
+        title: Name of the game and the seat, and lines of text below it; see `BilevelEnv.headline`.
         upper_params: x.
         response: The follower's answer to x, None where it is not known.
         state: Where the follower stands, None where no episode is played.
@@ -138,6 +146,9 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
             follower's seat ends episodes by them where there is a time limit.
         made_with: What an id of the package made this game with: `game`, its class, and arguments;
             None for a game made otherwise.
+        leader_does: What the leader does, in words, as "sets tolls"; and likewise `follower_does`.
+        leader_wants: What it wants, the rest of a sentence that begins "The leader wants", or ""
+            for what the objective says; and likewise `follower_wants`.
         has_map: Whether states are cells of a map and x is painted on it: such a game has `scene`,
             which returns a `GridScene`, and `state_of`, as `BilevelGridWorld` has them.
         draws_itself: Whether steps and resets update the window when `render_mode="human"`; a
@@ -145,6 +156,10 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array"], "render_fps": 10}
+
+    leader_does, follower_does = "sets x", "acts"
+    leader_wants: str = ""
+    follower_wants = "high rewards r_x, and some entropy"
 
     model: Any
     best_known: BestKnown | None = None
@@ -198,6 +213,28 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
     def title(self) -> str:
         """What pictures call the game."""
         return type(self).__name__
+
+    def headline(self, seat: Literal["leader", "follower"]) -> str:
+        """Return the title of a picture: task and seat in words, and what both players want."""
+        does = self.leader_does if seat == "leader" else self.follower_does
+        wanted = self.leader_wants or self._default_aim()
+        return (
+            f"{in_words(self.title)}: the {seat} {does}\n"
+            f"The leader wants {wanted}.\nThe follower wants {self.follower_wants}."
+        )
+
+    def _default_aim(self) -> str:
+        """Return what the leader wants where the game does not say."""
+        return "a high objective F(x)"
+
+    def slopes(self, view: View) -> FloatArray | None:
+        """Return dF/dx at the x of a view, 0 where it points out of the box; None if not known."""
+        if view.hyper_gradient is None:
+            return None
+        low, high = self.upper_space.low, self.upper_space.high
+        at_bound = BOUND_TOLERANCE * (high - low)
+        ends = low + at_bound, high - at_bound
+        return feasible_part(view.upper_params, view.hyper_gradient, *ends)
 
     @property
     def gamma(self) -> float:
@@ -436,6 +473,14 @@ def check_upper_space(upper_space: spaces.Box) -> None:
             "`upper_space` must be a finite Box, wider than a point in every entry, got "
             f"{upper_space}"
         )
+
+
+def in_words(name: str) -> str:
+    """Return the name of a task or a class in words: "Grid world" for "BilevelGridWorld"."""
+    name = re.sub(r"-v\d+$", "", name).removeprefix("Bilevel").strip()
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[^A-Z\s_]+", name) or [name]
+    first, *rest = words
+    return " ".join([first, *(word if word.isupper() else word.lower() for word in rest)])
 
 
 def shown(value: float) -> str:

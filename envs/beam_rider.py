@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..core.checks import check_at_least, check_flag, check_positive, check_probability
 from ..core.mdp import FloatArray
-from ..rendering.canvas import HEADER_HEIGHT, THEME, colour_limit, pygame
+from ..rendering.canvas import HEADER_HEIGHT, THEME, pygame
 from ..rendering.picture_charts import Axis, BarChart, draw_bars
 from .base import View
 from .parametric import ParametricGame
@@ -27,10 +27,20 @@ SKIPPED, STACKED = 4, 4
 
 SIDE, NUM_ACTIONS = 84, 9
 
-ACTIONS = ("none", "fire", "up", "right", "left", "up right", "up left", "right fire", "left fire")
+ACTIONS = (
+    "none",
+    "fire",
+    "up",
+    "right",
+    "left",
+    "up\nright",
+    "up\nleft",
+    "right\nfire",
+    "left\nfire",
+)
 
 # The chart beside the screen, in pixels.
-BARS_WIDTH, BARS_HEIGHT = 620, 480
+BARS_WIDTH, BARS_HEIGHT = 500, 520
 
 
 class BilevelBeamRider(ParametricGame):
@@ -164,6 +174,10 @@ class BilevelBeamRider(ParametricGame):
         },
     }
 
+    leader_does, follower_does = "rewards what is seen", "plays"
+    leader_wants = "points"
+    follower_wants = "high rewards of a network that sees the screen"
+
     def __init__(
         self,
         *,
@@ -235,7 +249,7 @@ class BilevelBeamRider(ParametricGame):
         if self._observation is not None:
             seen = np.repeat(np.asarray(self._observation)[None], NUM_ACTIONS, axis=0)
             rewards = self.reward_model.rewards(view.upper_params, seen, np.arange(NUM_ACTIONS))
-            limit = colour_limit(rewards, self._reward_bound)
+            limit = self._reward_bound
             axis = Axis(-limit, limit, "reward now, by action")
             left = surface.get_width() - BARS_WIDTH - THEME.margin
             place = (left, HEADER_HEIGHT, BARS_WIDTH, BARS_HEIGHT)

@@ -13,12 +13,13 @@ from ..core.mdp import FloatArray
 from ..rendering.canvas import pygame
 from ..rewards.models import LinearReward
 from .base import View
-from .parametric import ParametricGame, with_bars
+from .parametric import ParametricGame
 
 __all__ = ["BilevelCartPole"]
 
 # What is observed, and the scale at which a term is tanh(1).
 NAMES = ("position", "velocity", "angle", "angular velocity")
+SHOWN_NAMES = ("cart stands", "cart moves", "pole leans", "pole turns")
 SCALES = np.array([1.0, 1.0, 0.1, 1.0])
 
 # Weights at the start: they reward pushes that speed the cart up and tip the pole over.
@@ -88,6 +89,10 @@ class BilevelCartPole(ParametricGame):
     follower and the numbers here are not theirs.
     """
 
+    leader_does, follower_does = "weighs shaping terms", "pushes the cart"
+    leader_wants = "the pole up for long"
+    follower_wants = "rewards of the shaping terms, and a little for every step"
+
     default_method = "score"
 
     def __init__(
@@ -116,8 +121,8 @@ class BilevelCartPole(ParametricGame):
 
     def draw(self, view: View) -> pygame.Surface:
         """Draw the cart and its pole, and x below."""
-        headline = "the leader's x: reward for pushing in the direction of each of these"
-        return with_bars(super().draw(view), view, NAMES, headline)
+        headline = "the leader's x: reward of pushing the way in which the…"
+        return self._with_bars(super().draw(view), view, SHOWN_NAMES, headline)
 
 
 def terms(observations: NDArray[Any], actions: NDArray[Any]) -> FloatArray:

@@ -16,7 +16,7 @@ from ..core.checks import check_at_least, check_flag, finite_array, first_line, 
 from ..core.mdp import FloatArray
 from ..rendering.canvas import pygame
 from .base import View
-from .parametric import ParametricGame, check_spaces, with_bars
+from .parametric import ParametricGame, check_spaces
 from .sources import EnvLike, Source
 from .terms import CONSTANT, OWN_REWARD, Objective, RecordTerms, Terms
 
@@ -101,6 +101,10 @@ class DesignGame(ParametricGame):
         scales: What a term is divided by, `[K]`.
         measured_steps: Environment steps that were made to find the scales.
     """
+
+    leader_does, follower_does = "weighs terms", "acts"
+    leader_wants = "its own objective to be high"
+    follower_wants = "a high sum of the weighed terms"
 
     def __init__(
         self,
@@ -207,7 +211,7 @@ class DesignGame(ParametricGame):
     def draw(self, view: View) -> pygame.Surface:
         """Draw what the environment shows, and the weights below."""
         headline = "the leader's x: weight of each term, over its spread"
-        return with_bars(super().draw(view), view, self.term_names, headline)
+        return self._with_bars(super().draw(view), view, self.term_names, headline)
 
 
 def _uniform_steps(

@@ -11,7 +11,6 @@ from ..core.checks import check_between, check_not_negative, check_positive
 from ..core.mdp import FloatArray
 from ..model.jacobians import softmax, softmax_vjp
 from ..rendering import GridScene
-from ..rendering.canvas import colour_limit
 from .base import View, shown, upper_box
 from .grids import GridBilevelEnv, per_move, slippery_kernel
 from .records import recorded
@@ -142,6 +141,10 @@ class BilevelFourRooms(GridBilevelEnv):
     "Between MDPs and semi-MDPs", Artificial Intelligence 112, 1999.
     """
 
+    leader_does, follower_does = "spreads penalties", "walks"
+    leader_wants = "the target passed on the way to any goal, and small penalties"
+    follower_wants = "to reach its goal soon, past few penalties"
+
     def __init__(
         self,
         goals: Sequence[Sequence[int]] = ((1, 9), (11, 11)),
@@ -190,7 +193,7 @@ class BilevelFourRooms(GridBilevelEnv):
         """Return a view as arrays over the rooms, once for each goal."""
         incentive = self._incentive(view.upper_params)
         shaping = np.where(self._at_goal, 0.0, incentive)
-        gradient = view.hyper_gradient
+        gradient = self.slopes(view)
         if gradient is not None:
             # Every goal's rooms show the same derivatives; the unspent logit has no cell.
             gradient = np.tile(gradient[:-1], len(self.goals))
@@ -198,10 +201,11 @@ class BilevelFourRooms(GridBilevelEnv):
         return self._scene(
             view,
             shaping=shaping.ravel(),
-            shaping_limit=colour_limit(shaping, self._budget),
+            shaping_limit=-self._budget,
+            signed=False,
             gradient=gradient,
             status=(*view.status, ("spent", spent)),
-            shaping_name="incentive",
+            shaping_name="penalty",
             params_name="logit",
         )
 

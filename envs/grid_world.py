@@ -22,7 +22,6 @@ from ..core.checks import (
 from ..core.mdp import FloatArray
 from ..model.objectives import DiscountedReturn, QuadraticCost, Sum
 from ..rendering import GridScene
-from ..rendering.canvas import colour_limit
 from .base import View
 from .grids import MOVES, GridBilevelEnv, parsed_map, per_move, slippery_kernel
 from .records import recorded
@@ -126,6 +125,10 @@ class BilevelGridWorld(GridBilevelEnv):
     The task is this project's. Hyper-gradient: see `HyperGradient`.
     """
 
+    leader_does, follower_does = "shapes rewards", "walks"
+    leader_wants = "the goal reached without a step on a hazard, and little shaping"
+    follower_wants = "to reach the goal soon; it does not mind hazards"
+
     def __init__(
         self,
         desc: Sequence[str] | None = None,
@@ -176,7 +179,7 @@ class BilevelGridWorld(GridBilevelEnv):
 
     def scene(self, view: View) -> GridScene:
         """Return a view as arrays over the map, for `bilevel_gym.rendering.draw_grid`."""
-        limit = colour_limit(view.upper_params, least=0.1)
+        limit = float(self.upper_space.high[0])
         return self._scene(view, shaping=view.upper_params, shaping_limit=limit)
 
     def reward(self, upper_params: FloatArray) -> FloatArray:

@@ -70,7 +70,7 @@ class GridBilevelEnv(TabularBilevelEnv):
         values = {
             "policy": None if answer is None else answer.policy,
             "occupancy": None if answer is None else answer.occupancy,
-            "gradient": view.hyper_gradient,
+            "gradient": self.slopes(view),
         }
         values |= {"shaping": shaping, **{k: changes.pop(k) for k in values if k in changes}}
         fields = {"title": view.title, "status": view.status, **changes}

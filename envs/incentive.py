@@ -11,8 +11,7 @@ from ..core.checks import check_not_negative, check_positive, check_probability
 from ..core.mdp import FloatArray, Kernel
 from ..model.costs import ExpectedCost
 from ..model.objectives import DiscountedReturn, LinearCost, Sum
-from ..optimizers.rules import feasible_part
-from ..rendering.canvas import colour_limit, pygame
+from ..rendering.canvas import pygame
 from ..rendering.graph import GraphScene, draw_graph
 from .base import View, shown, upper_box
 from .records import recorded
@@ -149,6 +148,10 @@ class BilevelIncentive(TabularBilevelEnv):
     processes with unknown rewards", TMLR 2025.
     """
 
+    leader_does, follower_does = "promises payments", "moves"
+    leader_wants = "the follower to end in q11 or q12, and small promises"
+    follower_wants = "to end in q10, or to be paid on other ways"
+
     def __init__(
         self,
         *,
@@ -217,9 +220,8 @@ class BilevelIncentive(TabularBilevelEnv):
         if answer is not None:
             visits = answer.occupancy[:, None] * answer.policy / (1.0 - self.gamma)
             flow = np.array([visits[pair].sum() for pair in pairs])
-        if view.hyper_gradient is not None:
-            ends = np.zeros_like(x), np.full_like(x, self._max_payment)
-            within = feasible_part(x, view.hyper_gradient, *ends)
+        within = self.slopes(view)
+        if within is not None:
             slopes = self._on_pairs(np.where(within == 0.0, np.nan, within))
             gradient = np.array([_largest(slopes[pair]) for pair in pairs])
         payments = self._on_pairs(x)
@@ -231,7 +233,8 @@ class BilevelIncentive(TabularBilevelEnv):
             edges=edges,
             flow=flow,
             values=values,
-            value_limit=colour_limit(x, self._max_payment),
+            value_limit=self._max_payment,
+            signed=False,
             edge_labels=tuple(map(_label, edges.tolist(), pairs, values.tolist())),
             gradient=gradient,
             occupancy=None if answer is None else answer.occupancy,

@@ -24,7 +24,7 @@ from ..core.soft import SoftSolution, solve_soft_mdp
 from ..episodes.transitions import TransitionArrays
 from ..model.objectives import LogLikelihood, QuadraticCost, Sum
 from ..rendering import GridScene
-from ..rendering.canvas import colour_limit, pygame
+from ..rendering.canvas import pygame
 from ..rendering.comparison import draw_comparison, weights_chart
 from .base import BestKnown, View, shown, upper_box
 from .grids import MOVES, GridBilevelEnv, parsed_map, per_move, slippery_kernel
@@ -139,6 +139,10 @@ class BilevelInverseRL(GridBilevelEnv):
     interaction via the principle of maximum causal entropy", ICML 2010.
     """
 
+    leader_does, follower_does = "guesses rewards", "walks"
+    leader_wants = "weights under which the demonstrated walks are likely"
+    follower_wants = "to reach the goal over terrain of high reward"
+
     def __init__(
         self,
         desc: Sequence[str] | None = None,
@@ -248,7 +252,7 @@ class BilevelInverseRL(GridBilevelEnv):
                 "terrain" if self._has_terrain else "feature",
                 view.upper_params,
                 self.true_params,
-                view.hyper_gradient,
+                self.slopes(view),
             ),
         )
 
@@ -276,16 +280,16 @@ class BilevelInverseRL(GridBilevelEnv):
             occupancy = (answer.occupancy, visits[:, 0])
             changes["occupancy"] = np.concatenate([times / times.sum() for times in occupancy])
         gradient = None
-        if view.hyper_gradient is not None and self._has_terrain:
-            per_cell = self.features @ view.hyper_gradient
+        slopes = self.slopes(view)
+        if slopes is not None and self._has_terrain:
+            per_cell = self.features @ slopes
             gradient = np.concatenate([per_cell, np.zeros_like(per_cell)])
         shaping = np.concatenate([believed, true])
         return self._scene(
             view,
             shaping=shaping,
-            # Weights are to be compared: as large as they are, no limit but their own beyond one.
-            shaping_limit=colour_limit(shaping, max(1.0, float(np.abs(shaping).max())), least=0.1),
-            shaping_power=1.0,
+            shaping_limit=BOUND * max(1.0, float(np.abs(self.features).sum(axis=1).max())),
+            shaping_power=0.5,
             gradient=gradient,
             status=(*status, ("demonstrations", number)),
             shaping_name="reward of a step",

@@ -175,7 +175,7 @@ class LinearQuadraticEnv(BilevelEnv):
         if self._answer is None and self.model.state_limit is None:
             self._answer = self.evaluate(self._upper_params)
         return EpisodeView(
-            title=f"{self.title}: the follower acts",
+            title=self.headline("follower"),
             upper_params=self._upper_params,
             response=self._answer,
             status=self._status(not self._over),

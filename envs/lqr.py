@@ -15,7 +15,7 @@ from ..model.linear_quadratic import LinearQuadraticModel
 from ..rendering.canvas import HEADER_HEIGHT, THEME, new_page, pygame
 from ..rendering.key import KEY_ROW, KeyEntry, draw_key, gradient_entries
 from ..rendering.picture_charts import Axis, BarChart, draw_bars, draw_column
-from ..rendering.strokes import line_style
+from ..rendering.strokes import LineStyle, line_style
 from .base import View
 from .linear_quadratic import LinearQuadraticEnv
 from .records import recorded
@@ -27,7 +27,7 @@ Matrix = Sequence[Sequence[float]]
 
 # What x may change, and what its entries are then.
 X_LABELS = {
-    "reward": "log-weights of the follower's costs",
+    "reward": "the follower's log-weights",
     "dynamics": "damping of states, log-gain of controls",
 }
 
@@ -45,8 +45,11 @@ KINDS = {"s": "states", "a": "actions"}
 # A matrix may miss symmetry, and its eigenvalues zero, by this share of its largest entry.
 SYMMETRY_TOLERANCE = 1e-9
 
+# Smaller ones of the leader's own weights are shown as this.
+SMALLEST_WEIGHT = 1e-9
+
 # Sizes in the picture, in pixels.
-PICTURE_SIZE = (1000, 680)
+PICTURE_SIZE = (1000, 740)
 
 
 class BilevelLQR(LinearQuadraticEnv):
@@ -135,6 +138,10 @@ class BilevelLQR(LinearQuadraticEnv):
     linear-quadratic problem.
     """
 
+    leader_does, follower_does = "sets costs", "controls a system"
+    leader_wants = "small states and controls, by its own weights"
+    follower_wants = "small states and controls, by the weights that x sets"
+
     def __init__(
         self,
         num_states: int = 4,
@@ -189,6 +196,9 @@ class BilevelLQR(LinearQuadraticEnv):
             horizon=horizon,
             name=type(self).__name__,
         )
+        if enters == "dynamics":
+            self.leader_does = "changes a system"
+            self.follower_wants = "small states and controls, by weights of its own"
         super().__init__(model, action_limit=action_limit, render_mode=render_mode)
         try:
             solve_riccati(self.coefficients(model.initial_upper_params), model.gamma)
@@ -216,11 +226,19 @@ class BilevelLQR(LinearQuadraticEnv):
         products = (cotangent.state_cost * at.state_cost, cotangent.action_cost * at.action_cost)
         return np.concatenate([0.5 * (p.sum(axis=0) + p.sum(axis=1)) for p in products])
 
+    @property
+    def _own_weights(self) -> FloatArray:
+        """Logarithms of the leader's costs over the follower's at x = 0, `[S + A]`."""
+        own = (self.model.upper_state_cost, self.model.upper_action_cost)
+        costs = np.concatenate([np.diag(cost) for cost in own])
+        base = np.concatenate([np.diag(self._base.state_cost), np.diag(self._base.action_cost)])
+        return np.log(np.maximum(costs / base, SMALLEST_WEIGHT))
+
     def draw(self, view: View) -> pygame.Surface:
         """Draw x, and states and controls over time."""
         names = [f"state {i + 1}" for i in range(self.model.num_states)]
         controls = [f"control {i + 1}" for i in range(self.model.num_actions)]
-        gradient = view.hyper_gradient
+        gradient = self.slopes(view)
         entries = [
             KeyEntry(line_style(i), ", ".join(filter(None, both)))
             for i, both in enumerate(zip_longest(names, controls))
@@ -228,7 +246,10 @@ class BilevelLQR(LinearQuadraticEnv):
         entries += gradient_entries("this", gradient)
         limit, label = float(self.model.high[-1]), X_LABELS[self.enters]
         axis = Axis(-limit, limit, f"the leader's x: {label}")
-        bars = BarChart(axis, names + controls, view.upper_params, "+.2f", gradient)
+        own = self._own_weights if self.enters == "reward" else None
+        if own is not None:
+            entries.append(KeyEntry(LineStyle(THEME.accent), "leader's own weight"))
+        bars = BarChart(axis, names + controls, view.upper_params, "+.2f", gradient, own)
 
         width, height = PICTURE_SIZE
         surface, margin = new_page(PICTURE_SIZE, view.title, view.status), THEME.margin

@@ -37,7 +37,7 @@ NUM_STATES = 6
 
 # What the picture calls the follower's policies, and a state of each. In S and B the leader's
 # action makes no difference.
-POLICIES = {"S": 2 * S, "A, leader 0": 2 * A, "A, leader 1": 2 * A + 1, "B": 2 * B}
+POLICIES = {"in S": 2 * S, "in A, seeing 0": 2 * A, "in A, seeing 1": 2 * A + 1, "in B": 2 * B}
 
 # Flow that every move of the picture has at least, when the rewards on an edge are averaged.
 SMALL_FLOW = 1e-12
@@ -118,6 +118,10 @@ class BilevelMarkovGame(TabularBilevelEnv):
     decentralized bi-level reinforcement learning", ICAPS 2026, arXiv 2603.14867 (BC-HG).
     """
 
+    leader_does, follower_does = "mixes its actions", "answers what it sees"
+    leader_wants = "the follower to go from S to A as often as possible"
+    follower_wants = "high rewards: yellow moves pay it, blue ones cost it"
+
     def __init__(
         self,
         *,
@@ -167,14 +171,14 @@ class BilevelMarkovGame(TabularBilevelEnv):
         The edges are the moves between places, over both of the leader's actions; their colour is
         the follower's mean reward for them.
         """
-        answer, gradient = view.tabular, view.hyper_gradient
+        answer, gradient = view.tabular, self.slopes(view)
         ways = _ways()
         flow = values = occupancy = follower = None
         status = view.status
         panels = [
             Panel(
-                title="leader shows",
-                labels=tuple(f"{place}: {action}" for place in PLACES for action in range(2)),
+                title="leader's x: chance of",
+                labels=tuple(f"{action} in {place}" for place in PLACES for action in range(2)),
                 values=softmax(view.upper_params).ravel(),
                 limit=1.0,
                 gradient=None if gradient is None else gradient.ravel(),
@@ -192,7 +196,7 @@ class BilevelMarkovGame(TabularBilevelEnv):
             )
             occupancy = answer.occupancy.reshape(SHAPE).sum(axis=1)
             panels += [
-                Panel(f"follower in {title}", tuple(MOVES), answer.policy[state], limit=1.0)
+                Panel(f"follower {title}", tuple(MOVES), answer.policy[state], limit=1.0)
                 for title, state in POLICIES.items()
             ]
         if view.state is not None:
@@ -214,6 +218,7 @@ class BilevelMarkovGame(TabularBilevelEnv):
             value_name="follower's reward",
             params_name="logit",
             mark_names={"T": "pays the leader"},
+            label_note=("move", "0, 1: after seeing it"),
             panels=tuple(panels),
         )
 

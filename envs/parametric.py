@@ -30,7 +30,7 @@ from ..methods import LEARNT_METHODS
 from ..model.base import ENTROPIES
 from ..model.responses import EpisodicResponse, Response
 from ..rendering.canvas import HEADER_HEIGHT, THEME, new_page, new_surface, pygame
-from ..rendering.picture_charts import Axis, BarChart, draw_bars, nice_limit
+from ..rendering.picture_charts import Axis, BarChart, draw_bars
 from ..rewards.images import LEAST_SIDE, is_image_space
 from ..rewards.knobs import WithKnobs, checked_weight
 from ..rewards.models import (
@@ -50,14 +50,14 @@ if TYPE_CHECKING:
 
     from ..episodes.recorded import Batch, LearntEpisodes
 
-__all__ = ["ParametricGame", "check_spaces", "torque_cost", "with_bars"]
+__all__ = ["ParametricGame", "check_spaces", "torque_cost"]
 
 PICTURE_WIDTH = 500
 
 FLATTEN = "; gymnasium.wrappers.FlattenObservation makes one array of it"
 
 # The narrowest picture, with room for a chart of x; its height below what is seen of the game.
-LEAST_WIDTH, BARS_HEIGHT = 640, 200
+LEAST_WIDTH, BARS_HEIGHT = 640, 240
 
 
 class ParametricGame(BilevelEnv):
@@ -350,7 +350,7 @@ class ParametricGame(BilevelEnv):
     def view(self) -> View:
         """Return the follower's episode."""
         return View(
-            title=f"{self.title}: the follower acts",
+            title=self.headline("follower"),
             upper_params=self._upper_params,
             state=None,
             status=self._status(True),
@@ -376,6 +376,19 @@ class ParametricGame(BilevelEnv):
         size = (width + beside, HEADER_HEIGHT + shot.get_height())
         surface = new_page(size, view.title, view.status)
         surface.blit(shot, ((width - shot.get_width()) // 2, HEADER_HEIGHT))
+        return surface
+
+    def _with_bars(
+        self, picture: pygame.Surface, view: View, names: Sequence[str], headline: str
+    ) -> pygame.Surface:
+        """Return a picture with a chart of x below it, `names` being those of its entries."""
+        width, top = picture.get_width(), picture.get_height() + THEME.gap
+        surface = new_surface((width, top + BARS_HEIGHT + THEME.margin // 2))
+        surface.blit(picture, (0, 0))
+        bound = round(float(self.upper_space.high.max()), 6)
+        axis = Axis(-bound, bound, headline)
+        chart = BarChart(axis, names, view.upper_params, ".2g", self.slopes(view))
+        draw_bars(surface, (THEME.margin, top, width - 2 * THEME.margin, BARS_HEIGHT), chart)
         return surface
 
     def close(self) -> None:
@@ -443,17 +456,3 @@ def uniform_entropy(actions: spaces.Space[Any]) -> float:
 def torque_cost(observations: Batch, actions: Batch, *, weight: float) -> FloatArray:
     """Return -weight |a|^2, `[B]`."""
     return -weight * np.square(np.asarray(actions, np.float64)).sum(axis=1)
-
-
-def with_bars(
-    picture: pygame.Surface, view: View, names: Sequence[str], headline: str
-) -> pygame.Surface:
-    """Return a picture with a chart of x below it, `names` being those of its entries."""
-    width, top = picture.get_width(), picture.get_height() + THEME.gap
-    surface = new_surface((width, top + BARS_HEIGHT + THEME.margin // 2))
-    surface.blit(picture, (0, 0))
-    largest = nice_limit(max(1.0, float(np.abs(view.upper_params).max())))
-    axis = Axis(-largest, largest, headline)
-    chart = BarChart(axis, names, view.upper_params, ".2g", view.hyper_gradient)
-    draw_bars(surface, (THEME.margin, top, width - 2 * THEME.margin, BARS_HEIGHT), chart)
-    return surface

@@ -20,7 +20,7 @@ from ..rendering.canvas import (
 )
 from ..rewards.models import LinearReward
 from .base import View
-from .parametric import ParametricGame, torque_cost, with_bars
+from .parametric import ParametricGame, torque_cost
 
 __all__ = ["BilevelPendulum"]
 
@@ -97,6 +97,10 @@ class BilevelPendulum(ParametricGame):
     reward for hanging; a follower that only hangs shows nothing better.
     """
 
+    leader_does, follower_does = "rewards directions", "swings the pole"
+    leader_wants = "the pole upright"
+    follower_wants = "directions of high reward, and little torque"
+
     default_method = "score"
 
     def __init__(
@@ -147,7 +151,7 @@ class BilevelPendulum(ParametricGame):
         small = shrunk(ring)
         middle = picture.get_width() // 2, HEADER_HEIGHT + SIDE // 2
         picture.blit(small, small.get_rect(center=middle))
-        return with_bars(picture, view, NAMES, "the leader's x: reward of each direction")
+        return self._with_bars(picture, view, NAMES, "the leader's x: reward of each direction")
 
 
 def directions(observations: Batch, actions: Batch) -> FloatArray:

@@ -18,8 +18,10 @@ from ..model.judges import BradleyTerry, Judge
 from ..rendering.canvas import (
     HEADER_HEIGHT,
     THEME,
+    ColourScale,
     diverging_colours,
     draw_colour_bar,
+    draw_note,
     pygame,
 )
 from ..rewards.models import imported_function
@@ -36,8 +38,8 @@ SPEED = 8.0
 
 NUM_FEATURES = 7
 
-# Points of a side of the chart of r_x, and pixels below it.
-CHART_POINTS, CHART_SIDE, CHART_FOOT = 125, 408, 92
+# Points and pixels of a side of the chart of r_x, of a line of text, and of the colour scale.
+CHART_POINTS, CHART_SIDE, LINE, BAR = 125, 372, 26, 66
 
 
 class BilevelPreferencePendulum(ParametricGame):
@@ -133,6 +135,10 @@ class BilevelPreferencePendulum(ParametricGame):
     2405.19697 (see `BilevelRandomMDP`).
     """
 
+    leader_does, follower_does = "learns a reward", "swings the pole"
+    leader_wants = "a reward that explains which swings a judge prefers"
+    follower_wants = "angles and speeds of high reward"
+
     methods = PREFERENCE_METHODS
     default_method = "direct"
 
@@ -182,22 +188,27 @@ class BilevelPreferencePendulum(ParametricGame):
         """Draw the pendulum, and r_x, averaged over torques, by angle and speed beside it."""
         side = CHART_SIDE
         surface = self._page(view, side + 2 * THEME.margin)
-        left, top = surface.get_width() - THEME.margin - side, HEADER_HEIGHT
+        left, top = surface.get_width() - THEME.margin - side, HEADER_HEIGHT + LINE
+        caption, ink = "the leader's x: reward of angle and speed", THEME.ink
+        draw_note(surface, caption, (left, HEADER_HEIGHT), colour=ink)
         colours = diverging_colours(self.chart(view.upper_params, CHART_POINTS), 1.0)
         # Speed upwards.
         pixels = pygame.surfarray.make_surface(colours[:, ::-1])
         surface.blit(pygame.transform.smoothscale(pixels, (side, side)), (left, top))
-        caption = "r_x by angle (middle: upright) and speed"
+        for text, share, anchor in (("hangs", 0.0, "topleft"), ("upright", 0.5, "midtop")):
+            draw_note(surface, text, (left + round(share * side), top + side + 4), anchor)
+        draw_note(surface, "hangs", (left + side, top + side + 4), "topright")
+        draw_note(surface, "turns left", (left - 6, top), "topright")
+        draw_note(surface, "right", (left - 6, top + side), "bottomright")
         if self._observation is not None:
             cosine, sine, speed = (float(value) for value in self._observation)
             across = (np.arctan2(sine, cosine) / np.pi + 1.0) / 2.0
             up = (speed / SPEED + 1.0) / 2.0
             here = (left + across * side, top + (1.0 - up) * side)
-            for radius, colour in ((8, THEME.light), (6, THEME.ink)):
+            for radius, colour in ((8, THEME.light), (6, THEME.accent)):
                 pygame.draw.circle(surface, colour, here, radius)
-            caption = "r_x by angle (middle: upright), speed; dot: now"
-        bar = (left, top + side + THEME.gap, side, CHART_FOOT - 2 * THEME.gap)
-        draw_colour_bar(surface, bar, 1.0, caption)
+        bar = (left, top + side + LINE, side, BAR)
+        draw_colour_bar(surface, bar, ColourScale(1.0, "reward r_x; dot: now", power=1.0))
         return surface
 
     def view(self) -> View:

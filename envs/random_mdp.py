@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
@@ -10,7 +12,8 @@ from ..core.checks import check_at_least, check_choice, received
 from ..core.mdp import FloatArray, Kernel, action_major
 from ..model.objectives import PolicyCost, QuadraticCost, Sum
 from ..rendering.canvas import pygame
-from ..rendering.table import TableScene, draw_table
+from ..rendering.picture_charts import nice_limit
+from ..rendering.table import LEADS, TableScene, draw_table
 from .base import BestKnown, View, upper_box
 from .tabular import TabularBilevelEnv
 
@@ -125,6 +128,10 @@ class BilevelRandomMDP(TabularBilevelEnv):
     B. Floyd, "Programming pearls: a sample of brilliance", Communications of the ACM 30, 1987.
     """
 
+    leader_does, follower_does = "scales rewards", "acts"
+    leader_wants = "a small x, and all actions equally likely"
+    follower_wants = "high rewards r(s, a), all of which x scales"
+
     def __init__(
         self,
         num_states: int = 10,
@@ -203,11 +210,20 @@ class BilevelRandomMDP(TabularBilevelEnv):
             policy=None if answer is None else answer.policy,
             occupancy=None if answer is None else answer.occupancy,
             params=view.upper_params,
-            gradient=view.hyper_gradient,
+            gradient=self.slopes(view),
             follower=view.state,
             title=view.title,
             status=view.status,
+            reward_limit=self._limits[0],
+            params_limit=self._limits[1],
         )
+
+    @cached_property
+    def _limits(self) -> tuple[float, float]:
+        """Largest reward and entry of x on the scales of pictures: those at the first x."""
+        x = self.initial_upper_params
+        rewards, entries = (float(np.abs(v).max()) for v in (self.reward(x), x))
+        return nice_limit(rewards, LEADS), nice_limit(entries, LEADS)
 
     def reward(self, upper_params: FloatArray) -> FloatArray:
         """Return r_x(s, a), `[S, A]`."""

@@ -17,8 +17,7 @@ from ..rendering.canvas import (
     HEADER_HEIGHT,
     SUPERSAMPLING,
     THEME,
-    colour_limit,
-    diverging_colours,
+    ColourScale,
     draw_centred,
     draw_note,
     enlarged,
@@ -26,8 +25,8 @@ from ..rendering.canvas import (
     pygame,
     shrunk,
 )
-from ..rendering.key import ColourScale, KeyEntry, draw_key, gradient_entries
-from ..rendering.picture_charts import Axis, BarChart, draw_bars, nice_limit
+from ..rendering.key import KeyEntry, draw_key, gradient_entries
+from ..rendering.picture_charts import Axis, BarChart, draw_bars
 from ..rendering.signs import ICON_SIDE, TARGET, pin_sprite
 from ..rewards.models import LinearReward
 from .base import View
@@ -48,11 +47,11 @@ UNITS = np.array([1.0, 1.0, 1.0, 1.0, LENGTH, LENGTH, SPEED, SPEED, LENGTH, LENG
 # Speed of the joints, in those units, at which "at rest" has faded to 1/sqrt(e).
 RESTING_SPEED = 0.5
 
-FEATURES = ("near 5 cm", "near 10 cm", "near 20 cm", "at rest", "stretched", "heading")
+FEATURES = ("near\n5 cm", "near\n10 cm", "near\n20 cm", "at rest", "stretched", "heading")
 
 # The picture, in pixels, and the half-width of the arena, in metres.
-PICTURE_SIZE = (1040, 640)
-CAPTION_HEIGHT, ARENA_SIDE, BARS_HEIGHT, ARM_WIDTH = 28, 472, 270, 18
+PICTURE_SIZE = (1040, 680)
+CAPTION_HEIGHT, ARENA_SIDE, BARS_HEIGHT, ARM_WIDTH = 28, 472, 290, 18
 HALF_WIDTH = 0.22
 FIELD_POINTS = 118
 
@@ -128,6 +127,10 @@ class BilevelReacher(ParametricGame):
     IROS 2012. The rewards of both levels are this project's own.
     """
 
+    leader_does, follower_does = "weighs features", "moves the arm"
+    leader_wants = "the tip of the arm at the target"
+    follower_wants = "poses of high reward, and little torque"
+
     default_method = "score"
 
     def __init__(
@@ -172,23 +175,24 @@ class BilevelReacher(ParametricGame):
     def draw(self, view: View) -> pygame.Surface:
         """Draw the arm in its arena, the rewards there, and x."""
         surface, margin = new_page(PICTURE_SIZE, view.title, view.status), THEME.margin
-        caption = "the arm from above, and the reward of its tip there at rest"
+        caption = "the arm from above, and the reward of its tip at rest there"
         draw_note(surface, caption, (margin, HEADER_HEIGHT), colour=THEME.ink)
         seen = np.zeros(10) if self._observation is None else np.asarray(self._observation)
         rewards = self._field(view.upper_params, seen)
-        limit = colour_limit(rewards[np.isfinite(rewards)], self._reward_bound)
-        _draw_arena(surface, (margin, HEADER_HEIGHT + CAPTION_HEIGHT), rewards, limit, seen)
+        scale = ColourScale(self._reward_bound, "reward of the features", power=1.0)
+        colours = scale.colours(rewards)
+        colours[np.isnan(rewards)] = THEME.page
+        _draw_arena(surface, (margin, HEADER_HEIGHT + CAPTION_HEIGHT), colours, seen)
 
         left = margin + ARENA_SIDE + margin
         room = PICTURE_SIZE[0] - margin - left
-        largest = nice_limit(float(np.abs(view.upper_params).max()))
-        axis = Axis(-largest, largest, "the leader's x: weights of the features")
-        chart = BarChart(axis, FEATURES, view.upper_params, ".2g", view.hyper_gradient)
+        slopes, bound = self.slopes(view), round(float(self.upper_space.high[0]), 6)
+        axis = Axis(-bound, bound, "the leader's x: weights of the features")
+        chart = BarChart(axis, FEATURES, view.upper_params, ".2g", slopes)
         draw_bars(surface, (left, HEADER_HEIGHT, room, BARS_HEIGHT), chart)
         top = HEADER_HEIGHT + BARS_HEIGHT + THEME.gap
         key = (left, top, room, PICTURE_SIZE[1] - margin - top)
-        scale = ColourScale(limit, "reward of the features")
-        draw_key(surface, key, _key(view), scale=scale)
+        draw_key(surface, key, _key(slopes), scale=scale)
         return surface
 
     def _field(self, upper_params: FloatArray, seen: FloatArray) -> FloatArray:
@@ -238,13 +242,10 @@ def closeness(observations: NDArray[Any], actions: NDArray[Any], rewards: FloatA
 def _draw_arena(
     surface: pygame.Surface,
     corner: tuple[int, int],
-    rewards: FloatArray,
-    limit: float,
+    colours: NDArray[np.uint8],
     seen: FloatArray,
 ) -> None:
     """Draw the rewards in the arena, the target and the arm."""
-    colours = diverging_colours(rewards, limit)
-    colours[np.isnan(rewards)] = THEME.page
     # Screens count rows from the top.
     field = pygame.surfarray.make_surface(colours[:, ::-1])
     surface.blit(pygame.transform.smoothscale(field, (ARENA_SIDE, ARENA_SIDE)), corner)
@@ -272,7 +273,7 @@ def _draw_arena(
     surface.blit(shrunk(large), corner)
 
 
-def _key(view: View) -> list[KeyEntry]:
+def _key(slopes: FloatArray | None) -> list[KeyEntry]:
     """Return the signs of the picture, in words."""
     tip = enlarged(ICON_SIDE, ICON_SIDE, THEME.ink)
     for radius, colour in ((0.3, THEME.ink), (0.23, THEME.accent)):
@@ -281,4 +282,4 @@ def _key(view: View) -> list[KeyEntry]:
         KeyEntry(pin_sprite(TARGET, ICON_SIDE), "target"),
         KeyEntry(shrunk(tip), "tip of the arm"),
     ]
-    return [*entries, *gradient_entries("the weight", view.hyper_gradient)]
+    return [*entries, *gradient_entries("the weight", slopes)]

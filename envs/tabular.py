@@ -25,7 +25,16 @@ from ..model import (
     evaluate_unregularised,
 )
 from ..model.base import single_precision_bounds
-from ..model.objectives import DiscountedReturn, Objective
+from ..model.objectives import (
+    DiscountedReturn,
+    LinearCost,
+    LogLikelihood,
+    Objective,
+    PolicyCost,
+    QuadraticCost,
+    TruncatedReturn,
+    flattened,
+)
 from ..model.responses import ExactResponse, Response, TabularResponse
 from ..model.tabular import ArrayOptions
 from .base import BilevelEnv, View, check_upper_space
@@ -70,6 +79,17 @@ class TaskModel(TabularModel):
         """Return the leader's reward, `[S, A]`."""
         known = self._upper_reward
         return super().upper_reward(upper_params) if known is None else known
+
+
+# What terms of an objective want, in words.
+AIMS: dict[type, str] = {
+    DiscountedReturn: "a high discounted return",
+    TruncatedReturn: "a high return up to its horizon",
+    LogLikelihood: "a policy under which recorded actions are likely",
+    PolicyCost: "a policy that is spread out",
+    LinearCost: "a small x",
+    QuadraticCost: "a small x",
+}
 
 
 class TaskParts(TypedDict, total=False):
@@ -341,12 +361,18 @@ class TabularBilevelEnv(BilevelEnv):
         if self._answer is None:
             self._answer = self.evaluate(self._upper_params)
         return View(
-            title=f"{self.title}: the follower acts",
+            title=self.headline("follower"),
             upper_params=self._upper_params,
             response=self._answer,
             state=self._state,
             status=self._status(self._state is not None),
         )
+
+    def _default_aim(self) -> str:
+        """Return what the terms of the objective want, as far as they are known."""
+        terms, unknown = flattened(self.model.objective), super()._default_aim()
+        aims = [AIMS.get(type(term), unknown) for term in terms]
+        return " and ".join(dict.fromkeys(aims))
 
     def _forget(self) -> None:
         self._start_cumulative, self._tables = None, None

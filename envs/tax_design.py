@@ -141,6 +141,10 @@ class BilevelTaxDesign(TabularBilevelEnv):
     Thoma et al., NeurIPS 2024, arXiv 2406.01575 (HPGD); see `BilevelFourRooms`.
     """
 
+    leader_does, follower_does = "sets taxes", "works, spends and saves"
+    leader_wants = "much consumption and much tax revenue"
+    follower_wants = "goods and assets, and little work"
+
     def __init__(
         self,
         num_assets: int = 101,
@@ -273,7 +277,7 @@ class BilevelTaxDesign(TabularBilevelEnv):
             assets=self.assets,
             limits=(limits[0], limits[1], limits[2], largest_share),
             schedules=schedules,
-            gradient=view.hyper_gradient,
+            gradient=self.slopes(view),
             follower=follower,
             title=view.title,
             status=status,

@@ -19,6 +19,7 @@ from ..rendering.canvas import (
     draw_text,
     new_page,
     pygame,
+    sequential_colours,
 )
 from ..rendering.key import KEY_ROW, KeyEntry, draw_key, gradient_entries
 from ..rendering.picture_charts import Axis, BarChart, draw_column
@@ -47,7 +48,7 @@ VARIANCE = (np.eye(ZONES) - 1.0 / ZONES) / ZONES
 STATE_LIMIT = 30.0
 
 # Sizes in the picture, in pixels.
-PICTURE_SIZE = (1040, 760)
+PICTURE_SIZE = (1040, 820)
 CHARTS_LEFT = 520
 PLAN_SIDE = 384
 KEY_ROWS = 4
@@ -60,7 +61,6 @@ PLACES = ((0, 0), (1, 0), (1, 1), (0, 1))
 # Values of the last colours: of a deviation, and of a root mean square.
 PLAN_LIMIT, SPREAD_LIMIT = 10.0, 20.0
 
-SPREAD = np.array([200.0, 40.0, 66.0])
 WALL = (146, 116, 84)
 
 
@@ -149,6 +149,10 @@ class BilevelThermal(LinearQuadraticEnv):
     Kudo et al., ICAPS 2026, arXiv 2603.14867 (BC-HG); see `BilevelMarkovGame`.
     """
 
+    leader_does, follower_does = "plans a building", "heats and cools"
+    leader_wants = "all zones equally warm, with little energy"
+    follower_wants = "each zone at its set temperature, with little energy"
+
     def __init__(
         self,
         *,
@@ -206,10 +210,10 @@ class BilevelThermal(LinearQuadraticEnv):
 
     def draw(self, view: View) -> pygame.Surface:
         """Draw the plan of the building, x, and temperatures and controls over time."""
-        gradient = view.hyper_gradient
+        gradient = self.slopes(view)
         zones = [f"zone {zone + 1}" for zone in range(ZONES)]
         walls = [f"{one + 1}–{other + 1}" for one, other in map(_pair, range(ZONES))]
-        axis = Axis(0.0, 1.0, "the leader's x: insulation of zones, air flow through walls")
+        axis = Axis(0.0, 1.0, "the leader's x: insulation of zones, air through walls")
         bars = BarChart(axis, zones + walls, view.upper_params, ".2g", gradient)
         entries = [KeyEntry(line_style(i), zone, "deviation") for i, zone in enumerate(zones)]
         entries += [
@@ -217,14 +221,16 @@ class BilevelThermal(LinearQuadraticEnv):
             KeyEntry(line_style(1), "control 2", "zones 3 and 4"),
             *gradient_entries("this", gradient),
         ]
-        caption = "root mean square of each zone's deviation, discounted"
+        captions = ["distance of each zone from its set temperature"]
         if isinstance(view, EpisodeView):
-            caption = "deviation of each zone now, and what the last control did"
+            captions = ["deviation of each zone from its set temperature now"]
+        captions.append("thick outer walls insulate; wide doors let air through")
 
         surface, margin = new_page(PICTURE_SIZE, view.title, view.status), THEME.margin
         width, height = PICTURE_SIZE
-        draw_note(surface, caption, (margin, HEADER_HEIGHT), colour=THEME.ink)
-        _draw_plan(surface, (margin + THICKEST_WALL, HEADER_HEIGHT + 48), view)
+        for line, caption in enumerate(captions):
+            draw_note(surface, caption, (margin, HEADER_HEIGHT + 20 * line), colour=THEME.ink)
+        _draw_plan(surface, (margin + THICKEST_WALL, HEADER_HEIGHT + 70), view)
         key_height = KEY_ROW * KEY_ROWS
         key = (margin, height - margin // 2 - key_height, CHARTS_LEFT - 2 * margin, key_height)
         draw_key(surface, key, entries)
@@ -285,8 +291,7 @@ def _shown_zones(view: View) -> tuple[list[tuple[str, str, str]], NDArray[np.uin
     elif isinstance(view.response, GaussianResponse):
         spread = root_mean_squares(view.response)[:ZONES]
         values = [f"{value:.1f}" for value in spread]
-        share = np.minimum(spread / SPREAD_LIMIT, 1.0)[:, None]
-        colours = np.rint((1.0 - share) * THEME.light + share * SPREAD).astype(np.uint8)
+        colours = sequential_colours(spread, SPREAD_LIMIT)
     return list(zip(names, values, controls, strict=True)), colours
 
 

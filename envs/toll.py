@@ -134,6 +134,10 @@ class BilevelToll(TabularBilevelEnv):
     "Markovian traffic equilibrium", Mathematical Programming 111, 2008.
     """
 
+    leader_does, follower_does = "sets tolls", "drives"
+    leader_wants = "income from tolls, and few drivers through the zone"
+    follower_wants = "to arrive soon and to pay little"
+
     def __init__(
         self,
         network: Sequence[Sequence[float]] | None = None,
@@ -332,7 +336,7 @@ class BilevelToll(TabularBilevelEnv):
 
         In the follower's seat traffic is that to the destination of the follower's trip.
         """
-        answer, x, gradient = view.tabular, view.upper_params, view.hyper_gradient
+        answer, x, gradient = view.tabular, view.upper_params, self.slopes(view)
         trip = None if view.state is None else self.trip_of(view.state)
         traffic = flow = None
         if answer is not None:
@@ -356,6 +360,7 @@ class BilevelToll(TabularBilevelEnv):
             flow=flow,
             values=tolls,
             value_limit=self._max_toll,
+            signed=False,
             edge_labels=tuple("" if np.isnan(toll) else f"{toll:.1f}" for toll in tolls),
             gradient=None if gradient is None else self._tolls(gradient, np.nan),
             marks=tuple(marks.get(node, "") for node in self.nodes),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
@@ -21,7 +21,9 @@ from ..core.checks import check_not_negative, first_line, received
 from ..core.mdp import FloatArray, Kernel
 from ..model import TabularModel
 from ..rendering import THEME, GridScene, grid_layout
-from ..rendering.canvas import colour_limit, draw_text, pygame
+from ..rendering.canvas import draw_centred, draw_text, pygame
+from ..rendering.key import KeyEntry
+from ..rendering.signs import FOLLOWER, GOAL, ICON_SIDE, pin_sprite, taxi_sprite
 from .base import View
 from .grids import GridBilevelEnv
 from .records import recorded
@@ -44,8 +46,17 @@ TAXI_MOVES = (1, 2, 0, 3)
 
 CLIFF_MAP = (*["." * 12] * 3, "S" + "H" * 10 + "G")
 
+# What both players want, in words.
+WANTS = {
+    "FrozenLake": "the goal reached soon",
+    "CliffWalking": "the goal reached soon",
+    "Taxi": "each passenger delivered soon",
+}
+
 # Names of Taxi's landmarks, in the order of its `locs`.
 LANDMARKS = "RGYB"
+LANDMARK_COLOURS = ((190, 40, 40), (20, 120, 70), (214, 168, 0), (38, 72, 160))
+IN_TAXI = 4
 
 
 class BilevelToyText(GridBilevelEnv):
@@ -141,6 +152,8 @@ class BilevelToyText(GridBilevelEnv):
     "Reinforcement Learning: An Introduction", example 6.6. The shaping tasks are this project's.
     """
 
+    leader_does, follower_does = "shapes rewards", "acts"
+
     def __init__(
         self,
         env_id: str,
@@ -175,6 +188,9 @@ class BilevelToyText(GridBilevelEnv):
             upper_cost=shaping_cost,
         )
         model.name = type(self).__name__
+        wants = WANTS.get(env_id.partition("-v")[0].rpartition("/")[2], "a high return")
+        self.leader_wants = f"{wants}, and little shaping"
+        self.follower_wants = f"{wants}, but also to act at random"
         self._wrapped_id, self._map, self._has_features = env_id, _map_of(env), features is not None
         self.has_map = self._map is not None and self._map.contexts == 1 and features is None
         if self._map is None:
@@ -203,6 +219,8 @@ class BilevelToyText(GridBilevelEnv):
         surface = super().draw(view)
         if self._map is not None and self._map.landmarks:
             _draw_city(surface, self._map)
+            if view.state is not None:
+                _draw_trip(surface, self._map, self.cell_of(view.state), self._trip(view.state))
         return surface
 
     def cell_of(self, state: int) -> tuple[int, int]:
@@ -227,36 +245,49 @@ class BilevelToyText(GridBilevelEnv):
         which = np.arange(self.num_states) % contexts / (contexts - 1)
         return np.column_stack([np.repeat(places, contexts, axis=0), which])
 
+    def _trip(self, state: int) -> tuple[int, int]:
+        """Return where Taxi's passenger is, a landmark or 4 for the taxi, and where to go."""
+        return divmod(state % self._known_map().contexts, len(LANDMARKS))
+
     def _known_map(self) -> _Map:
         if self._map is None:
             raise RuntimeError(f"{self.title} has no picture: it is not known where its states are")
         return self._map
 
     def scene(self, view: View) -> GridScene:
-        """Return a view as arrays over the map; a cell of Taxi stands for twenty states."""
+        """Return a view as arrays over the map.
+
+        A cell of Taxi stands for twenty states: with a trip under way those of this trip are shown,
+        otherwise all of them together.
+        """
         on_map = self._known_map()
-        answer, x, status = view.tabular, view.upper_params, view.status
+        answer, x = view.tabular, view.upper_params
         weights = np.ones(self.num_states) if answer is None else answer.occupancy
+        shown: Any = 1.0
+        entries: tuple[KeyEntry, ...] = ()
+        if view.state is not None and on_map.landmarks:
+            context = view.state % on_map.contexts
+            shown = np.arange(self.num_states) % on_map.contexts == context
+            weights = shown * weights
+            entries = _trip_entries(self._trip(view.state))
         bonus = (self.reward(x) - self.upper_reward(x)).mean(axis=1)
         shaping = on_map.averaged(bonus, weights)
-        gradient = None if self._has_features else view.hyper_gradient
+        gradient = None if self._has_features else self.slopes(view)
         policy = None
         if answer is not None:
             moves = on_map.averaged(answer.policy, weights)[..., list(on_map.moves)]
             policy = moves / moves.sum(axis=-1, keepdims=True)
-        if view.state is not None and on_map.landmarks:
-            trip, destination = divmod(view.state % on_map.contexts, 4)
-            passenger = (*(f"at {name}" for name in LANDMARKS), "in the taxi")[trip]
-            status += (("passenger", f"{passenger}, to {LANDMARKS[destination]}"),)
-        return self._scene(
+        scene = self._scene(
             view,
             shaping=shaping,
-            shaping_limit=colour_limit(shaping, least=0.1),
+            shaping_limit=float(self.upper_space.high.max()),
             policy=policy,
-            occupancy=None if answer is None else on_map.summed(answer.occupancy),
-            gradient=None if gradient is None else on_map.summed(gradient),
-            status=status,
+            occupancy=None if answer is None else on_map.summed(shown * answer.occupancy),
+            gradient=None if gradient is None else on_map.summed(shown * gradient),
+            status=view.status,
+            entries=entries,
         )
+        return replace(scene, follower=None) if entries else scene
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,12 +344,42 @@ def _draw_city(surface: pygame.Surface, city: _Map) -> None:
         box = (x + side - thick // 2, y, thick, side)
         pygame.draw.rect(surface, THEME.missing, box)
     plate = max(12, side // 4)
-    for name, cell in zip(LANDMARKS, city.landmarks, strict=True):
+    for name, colour, cell in zip(LANDMARKS, LANDMARK_COLOURS, city.landmarks, strict=True):
         x, y = layout.cell_corner(*cell)
         box = (x + side // 16, y + side // 16, plate, plate)
-        pygame.draw.rect(surface, THEME.missing, box, border_radius=plate // 5)
+        pygame.draw.rect(surface, colour, box, border_radius=plate // 5)
         middle = (box[0] + plate // 2, box[1] + plate // 2)
         draw_text(surface, name, middle, anchor="center", colour=THEME.light)
+
+
+def _draw_trip(
+    surface: pygame.Surface, city: _Map, taxi: tuple[int, int], trip: tuple[int, int]
+) -> None:
+    """Draw the taxi, and the passenger and the destination unless they are in it or reached."""
+    layout = grid_layout(city.cells.shape)
+    side = int(layout.cell)
+    size = 2 * side // 5
+    passenger, destination = trip
+    x, y = layout.cell_corner(*city.landmarks[destination])
+    draw_centred(surface, pin_sprite(GOAL, 2 * side // 7), (x + 0.18 * side, y + 0.8 * side))
+    if passenger != IN_TAXI:
+        x, y = layout.cell_corner(*city.landmarks[passenger])
+        place = (x + 0.5 * side, y + 0.8 * side)
+        draw_centred(surface, pin_sprite(FOLLOWER, 2 * side // 7), place)
+    x, y = layout.cell_corner(*taxi)
+    sprite = taxi_sprite(size, passenger == IN_TAXI)
+    draw_centred(surface, sprite, (x + 0.5 * side, y + 0.22 * side))
+
+
+def _trip_entries(trip: tuple[int, int]) -> tuple[KeyEntry, ...]:
+    """Name the signs of a trip, for the key."""
+    passenger, destination = trip
+    inside = passenger == IN_TAXI
+    entries = [KeyEntry(taxi_sprite(ICON_SIDE, inside), "taxi", "the follower drives it")]
+    place = "is in the taxi" if inside else f"waits at {LANDMARKS[passenger]}"
+    entries.append(KeyEntry(pin_sprite(FOLLOWER, ICON_SIDE), "passenger", place))
+    goal = f"at {LANDMARKS[destination]}"
+    return (*entries, KeyEntry(pin_sprite(GOAL, ICON_SIDE), "destination", goal))
 
 
 def _made(env_id: str, env_kwargs: Mapping[str, Any] | None) -> gym.Env[Any, Any]:

@@ -145,7 +145,7 @@ def test_the_picture_shows_the_rooms_once_for_each_goal() -> None:
             assert scene.gradient is not None
             assert scene.gradient[place] == response.hyper_gradient[i]
     assert np.isnan(scene.shaping).sum() == 13 * 25 - 2 * CELLS
-    assert -scene.shaping_limit <= np.nanmin(scene.shaping)
+    assert not scene.signed and scene.shaping_limit <= np.nanmin(scene.shaping)
 
 
 def test_three_goals_are_shown_in_two_rows() -> None:

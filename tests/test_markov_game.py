@@ -202,11 +202,11 @@ def test_panels_show_both_strategies() -> None:
     game, x = BilevelMarkovGame(), some_x()
     response = game.evaluate(x)
     leader, *follower = game.scene(View("", x, response)).panels
-    assert leader.labels == ("S: 0", "S: 1", "A: 0", "A: 1", "B: 0", "B: 1")
+    assert leader.labels == ("0 in S", "1 in S", "0 in A", "1 in A", "0 in B", "1 in B")
     np.testing.assert_allclose(leader.values, softmax(x, axis=1).ravel(), atol=1e-15)
     assert response.hyper_gradient is not None and leader.gradient is not None
     np.testing.assert_array_equal(leader.gradient, response.hyper_gradient.ravel())
-    titles = ["follower in S", "follower in A, leader 0", "follower in A, leader 1"]
+    titles = ["follower in S", "follower in A, seeing 0", "follower in A, seeing 1"]
     assert [panel.title for panel in follower] == [*titles, "follower in B"]
     for panel, state in zip(follower, (2 * S, 2 * A, 2 * A + 1, 2 * B), strict=True):
         assert panel.labels == ("s", "a", "b") and panel.limit == 1.0

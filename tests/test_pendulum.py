@@ -12,6 +12,7 @@ from bilevel_gym import HyperGradient, LowerLevel
 from bilevel_gym.envs import BilevelPendulum
 from bilevel_gym.learnt.followers import MEASURED
 from bilevel_gym.registration import QUICK
+from bilevel_gym.rendering.canvas import HEADER_HEIGHT
 
 TASK = "BilevelPendulum-v0"
 
@@ -107,7 +108,7 @@ def test_the_ring_has_the_colours_of_what_is_paid() -> None:
     assert isinstance(env, BilevelPendulum)
     env.reset(seed=0, options={"upper_params": [5.0, 0.0, 0.0, -5.0, 0.0, 0.0]})
     picture: Any = env.render()
-    top, pivot = 120, (picture.shape[1] // 2, 120 + 250)
+    top, pivot = HEADER_HEIGHT, (picture.shape[1] // 2, HEADER_HEIGHT + 250)
     assert picture.dtype == np.uint8 and picture.shape[0] > top + 500
     above, below = (picture[pivot[1] + side * 144, pivot[0]].astype(int) for side in (-1, 1))
     # Yellow for what is paid, blue for what costs.

@@ -180,6 +180,7 @@ def test_a_scene_holds_the_arrays_of_the_view() -> None:
     response = game.evaluate(x)
     scene = game.scene(View("title", x, response, state=7, status=(("a", "b"),)))
     np.testing.assert_array_equal(scene.reward, game.reward(x))
-    assert scene.policy is response.policy and scene.gradient is response.hyper_gradient
+    assert scene.policy is response.policy and scene.gradient is not None
+    np.testing.assert_array_equal(scene.gradient, response.hyper_gradient)
     assert scene.occupancy is response.occupancy and scene.params is x
     assert (scene.follower, scene.title, scene.status) == (7, "title", (("a", "b"),))

@@ -148,7 +148,7 @@ def test_the_picture_needs_no_opengl_and_follows_the_arm_and_x(
     game = BilevelReacher(render_mode="rgb_array")
     game.reset(seed=0, options={"upper_params": X})
     first = game.render()
-    assert first.shape == (640, 1040, 3) and first.dtype == np.uint8
+    assert first.shape == (680, 1040, 3) and first.dtype == np.uint8
     for _ in range(5):
         game.step({"upper": X, "lower": np.ones(2)})
     moved = game.render()

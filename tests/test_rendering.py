@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bilevel_gym.rendering.canvas import (
     HEADER_HEIGHT,
     THEME,
-    colour_limit,
+    ColourScale,
     contrast_ink,
     diverging_colours,
     draw_colour_bar,
@@ -112,24 +112,14 @@ def test_zero_is_grey_larger_values_get_the_colours_of_the_ends_and_nan_has_its_
     assert (rooted == diverging_colours([-4.0, -2.0, 0.0, 2.0, 4.0], 4.0)).all()
 
 
-@pytest.mark.parametrize(
-    ("largest", "whole", "least", "limit"),
-    [
-        (0.0, 1.0, 0.05, 0.05),
-        (0.0, 1.0, 0.1, 0.1),
-        (0.05, 1.0, 0.05, 0.05),
-        (0.051, 1.0, 0.05, 0.1),
-        (0.4, 2.0, 0.05, 0.4),
-        (0.4, 1.0, 0.05, 0.5),
-        (0.6, 1.0, 0.05, 1.0),
-        (9.0, 1.0, 0.05, 1.0),
-    ],
-)
-def test_colour_scales_end_at_the_least_share_that_is_not_exceeded(
-    largest: float, whole: float, least: float, limit: float
-) -> None:
-    values = np.array([[0.0, -largest], [largest / 2, 0.0]])
-    assert colour_limit(values, whole, least=least) == pytest.approx(limit)
+@pytest.mark.parametrize("limit", [2.0, -2.0])
+def test_values_of_one_sign_go_from_light_to_dark_and_zero_is_their_lightest(limit: float) -> None:
+    scale = ColourScale(limit, "", 1.0, signed=False)
+    colours = scale.colours(np.linspace(0.0, limit, 101))
+    assert (np.diff(luminance(colours)) < 1.0).all()
+    assert luminance(colours[0]) > luminance(colours[-1]) + 150
+    beyond = scale.colours([-limit, 2.0 * limit, np.nan]).tolist()
+    assert beyond == [colours[0].tolist(), colours[-1].tolist(), list(THEME.missing)]
 
 
 def test_sizes_of_signs_have_areas_like_their_values() -> None:
@@ -457,18 +447,19 @@ def test_a_rising_curve_rises_and_geometric_decay_is_straight_on_a_logarithmic_a
     assert (pictures[0] == pictures[1]).all() and pictures[0].any()
 
 
-def test_the_colour_bar_runs_from_minus_to_plus_the_limit() -> None:
-    surface = new_surface((200, 80))
-    draw_colour_bar(surface, (0, 0, 200, 80), 2.0, "caption")
+@pytest.mark.parametrize("signed", [True, False])
+def test_the_colour_bar_runs_over_its_scale(signed: bool) -> None:
+    surface, scale = new_surface((200, 80)), ColourScale(2.0, "caption", 1.0, signed)
+    draw_colour_bar(surface, (0, 0, 200, 80), scale)
     row = frame(surface)[40]
-    ends = diverging_colours([-2.0, 0.0, 2.0], 2.0).astype(int)
-    assert np.abs(row[[2, 100, 197]] - ends).max() < 5  # two pixels from the frame of the bar
+    ends = scale.colours([-2.0, 0.0, 2.0] if signed else [0.0, 1.0, 2.0]).astype(int)
+    assert np.abs(row[[2, 100, 197]] - ends).max() < 8  # two pixels from the frame of the bar
 
 
 @pytest.mark.parametrize(("width", "limit"), [(212, 1.0), (212, 1e-7), (130, 0.123456)])
 def test_the_numbers_of_the_colour_bar_do_not_touch(width: int, limit: float) -> None:
     surface = new_surface((width, 80))
-    draw_colour_bar(surface, (0, 0, width, 80), limit, "", power=0.5)
+    draw_colour_bar(surface, (0, 0, width, 80), ColourScale(limit, "", 0.5))
     gaps = np.diff(np.flatnonzero((frame(surface)[-12:] != THEME.page).any(axis=(0, 2))))
     # One wide gap between neighbours among the five numbers, or the three that fit everywhere.
     assert (gaps > THEME.gap // 3).sum() in (2, 4)

@@ -11,7 +11,14 @@ import pygame
 import pytest
 from numpy.typing import NDArray
 
-from bilevel_gym.rendering.canvas import HEADER_HEIGHT, THEME, diverging_colours, frame, luminance
+from bilevel_gym.rendering.canvas import (
+    COLOUR_POWER,
+    HEADER_HEIGHT,
+    THEME,
+    diverging_colours,
+    frame,
+    luminance,
+)
 from bilevel_gym.rendering.graph import NEUTRAL, GraphScene, Panel, draw_graph, graph_layout
 from bilevel_gym.rendering.graph_layout import CASING, HEAD_GAP, PANEL_ROW
 
@@ -197,14 +204,14 @@ def test_a_loop_leaves_the_other_edges_free() -> None:
 
 
 def test_the_value_is_the_colour_of_the_edge_and_no_value_is_neutral() -> None:
-    values = np.array([-2.0, -0.5, 0.0, 0.5, 1.0, 7.0, np.nan])
+    values = np.array([-2.0, -0.06, 0.0, 0.06, 1.0, 7.0, np.nan])
     places, edges = _arrange(7, 2), np.array([(2 * k, 2 * k + 1) for k in range(7)])
     names = tuple("abcdefghijklmn")
     scene = GraphScene(places, names, edges, np.ones(7), values, value_limit=1.0)
     picture, layout = _draw(scene), graph_layout(scene)
     middles = [curve[len(curve) // 2].astype(int) for curve in layout.curves]
     colours = np.array([picture[y, x] for x, y in middles])
-    expected = diverging_colours(values, 1.0)
+    expected = diverging_colours(values, 1.0, power=COLOUR_POWER)
     expected[-1] = NEUTRAL
     assert (np.abs(colours.astype(int) - expected) <= 1).all()
     assert (np.diff(luminance(colours[:5])) > 12).all()  # greyscale shows the order
@@ -269,7 +276,8 @@ def test_labels_do_not_cover_each_other(scene: GraphScene, length: int) -> None:
         labels = tuple(length * ("0.00" if k == changed else "8.88") for k in range(count))
         return _draw(replace(scene, edge_labels=labels))
 
-    before, covered = draw(None), np.zeros((712, 1100), dtype=int)
+    before = draw(None)
+    covered = np.zeros(before.shape[:2], dtype=int)
     for edge in range(0, count, 1 + count // 12):
         changed = (draw(edge) != before).any(axis=-1)
         assert changed.sum() > 30

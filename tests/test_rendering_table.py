@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from bilevel_gym.rendering import frame
-from bilevel_gym.rendering.table import MAX_STATES, TableScene, draw_table
+from bilevel_gym.rendering.canvas import HEADER_HEIGHT, THEME
+from bilevel_gym.rendering.table import (
+    HEADING_HEIGHT,
+    LABEL_WIDTH,
+    MAX_STATES,
+    TABLES_WIDTH,
+    TableScene,
+    draw_table,
+)
 
 from .helpers import FloatArray, refusals
 
@@ -73,8 +81,9 @@ def test_a_greyscale_copy_keeps_the_order_of_the_rewards() -> None:
     scene = TableScene(reward=reward, params=np.zeros(1))
     picture = pixels(scene) @ np.array([0.299, 0.587, 0.114])
     # The only row of cells: below the headings, left of the middle; near the cells' corners.
-    row = picture[186, :]
-    starts = [112, 112 + 86, 112 + 172]
+    row = picture[HEADER_HEIGHT + HEADING_HEIGHT + 2, :]
+    left, width = THEME.margin + LABEL_WIDTH, (TABLES_WIDTH - THEME.margin) // 2
+    starts = [left + i * width // 3 for i in range(3)]
     greys = [row[start + 4] for start in starts]
     assert greys[0] < greys[1] < greys[2]
 

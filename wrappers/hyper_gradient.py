@@ -19,6 +19,7 @@ from ..methods import Response, make_method
 from ..methods.registry import WrongAnswer, checked_response
 from ..model.protocols import LearntMethod, Resumable, Revisable
 from ..model.responses import EpisodicResponse
+from ..optimizers import projected_gradient_norm
 from ..optimizers.revisable import Report
 from .seats import GameT, NotThere, Seat, plain, take_seat
 
@@ -343,10 +344,12 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
         if response.lower_value is not None:
             status += (("lower value", shown(response.lower_value)),)
         if response.hyper_gradient is not None:
-            norm = float(np.linalg.norm(response.hyper_gradient))
-            status += (("|hyper-gradient|", f"{norm:.3g}"),)
+            x, space = response.upper_params, self.game.upper_space
+            low, high = (end.astype(np.float64) for end in (space.low, space.high))
+            norm = projected_gradient_norm(x, response.hyper_gradient, low, high)
+            status += (("|projected gradient|", f"{norm:.3g}"),)
         return View(
-            title=f"{self.game.title}: the leader shapes",
+            title=self.game.headline("leader"),
             upper_params=response.upper_params,
             response=response,
             status=(*status, ("step", str(self._steps))),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,6 +30,8 @@ class Theme:
     Attributes:
         diverging: Colours of −limit, …, +limit at equal distances. Their luminance rises
             throughout, so that the sign survives printing in greyscale.
+        positive: Colours of 0, …, limit where no value is negative, darker and darker.
+        negative: The same where no value is positive.
         status_sizes: Letter sizes of label and value in the status line, in the order tried.
     """
 
@@ -47,11 +49,25 @@ class Theme:
         (226, 207, 142),
         (255, 226, 92),
     )
+    positive: tuple[Colour, ...] = (
+        (255, 250, 226),
+        (255, 226, 92),
+        (238, 160, 42),
+        (178, 84, 22),
+        (104, 38, 12),
+    )
+    negative: tuple[Colour, ...] = (
+        (238, 240, 246),
+        (186, 198, 226),
+        (116, 140, 194),
+        (38, 72, 160),
+        (16, 34, 92),
+    )
     curves: tuple[Colour, ...] = ((38, 72, 160), (200, 40, 66), (22, 122, 92), (176, 112, 0))
     title_size: int = 34
-    text_size: int = 23
-    small_size: int = 19
-    status_sizes: tuple[tuple[int, int], ...] = ((19, 26), (17, 21), (14, 16), (11, 13))
+    text_size: int = 24
+    small_size: int = 21
+    status_sizes: tuple[tuple[int, int], ...] = ((21, 26), (21, 22), (17, 20), (14, 16), (11, 13))
     margin: int = 24
     gap: int = 12
     line: int = 2
@@ -60,13 +76,16 @@ class Theme:
 THEME = Theme()
 SUPERSAMPLING = 4
 """What has slanted edges is painted this many times larger, as pygame's polygons are jagged."""
-_TICKS = (-1.0, 1.0, 0.0, -0.5, 0.5)
-"""Places of the numbers on a colour bar from −1 to 1, those first that must not give way."""
-TITLE_HEIGHT, STATUS_HEIGHT = 32, 40
-HEADER_HEIGHT = THEME.margin + TITLE_HEIGHT + STATUS_HEIGHT + THEME.margin
-"""Pixels above everything else in a picture with a headline and a status line."""
-_LIMITS = (0.05, 0.1, 0.2, 0.5)
-"""Shares of the largest value there can be at which colour scales may end before it."""
+SIGNED_TICKS, UNSIGNED_TICKS = (-1.0, 1.0, 0.0, -0.5, 0.5), (0.0, 1.0, 0.5)
+"""Values of the numbers on a colour bar, as shares of its limit, those first that stay."""
+COLOUR_POWER = 1 / 3
+"""Colours of x follow its size to this power: scales end where the box of x ends, whatever x is,
+and a leader often uses a hundredth of it."""
+TITLE_HEIGHT, LINE_HEIGHT, LINE_SIZE, STATUS_HEIGHT = 32, 20, 23, 36
+HEADER_HEIGHT = (
+    THEME.margin + TITLE_HEIGHT + 2 * LINE_HEIGHT + THEME.gap + STATUS_HEIGHT + THEME.margin
+)
+"""Pixels above everything else in a picture: title, two lines of text and the status line."""
 
 
 def import_pygame() -> ModuleType:
@@ -167,23 +186,54 @@ def diverging_colours(values: ArrayLike, limit: float, *, power: float = 1.0) ->
     check_positive("limit", limit)
     check_positive("power", power)
     values = np.asarray(values, dtype=np.float64)
-    places = np.sign(values) * np.minimum(np.abs(values) / limit, 1.0) ** power
+    places = np.clip(values, -limit, limit) / limit
+    places = np.sign(places) * np.abs(places) ** power
+    return _mixed(places, THEME.diverging, -1.0)
+
+
+def sequential_colours(values: ArrayLike, limit: float, *, power: float = 1.0) -> NDArray[np.uint8]:
+    """Colour values of one sign: light at zero, dark at `limit`, which is not 0 and has that sign.
+
+    The other arguments and the result are those of `diverging_colours`.
+    """
+    check_positive("limit", abs(limit))
+    check_positive("power", power)
+    values = np.clip(np.asarray(values, dtype=np.float64), min(limit, 0.0), max(limit, 0.0))
+    places = (values / limit) ** power
+    return _mixed(places, THEME.positive if limit > 0.0 else THEME.negative, 0.0)
+
+
+def _mixed(
+    places: NDArray[np.float64], palette: tuple[Colour, ...], low: float
+) -> NDArray[np.uint8]:
+    """Return the colours at places from `low` to 1 in a palette, `Theme.missing` for NaN."""
+    anchors = np.linspace(low, 1.0, len(palette))
     places = np.rint(255 * places) / 255
-    anchors = np.linspace(-1.0, 1.0, len(THEME.diverging))
-    channels = [np.interp(places, anchors, channel) for channel in np.transpose(THEME.diverging)]
-    colours = np.where(np.isnan(values)[..., None], THEME.missing, np.stack(channels, axis=-1))
+    channels = [np.interp(places, anchors, channel) for channel in np.transpose(palette)]
+    colours = np.where(np.isnan(places)[..., None], THEME.missing, np.stack(channels, axis=-1))
     return np.rint(colours).astype(np.uint8)
 
 
-def colour_limit(values: ArrayLike, whole: float = 1.0, *, least: float = _LIMITS[0]) -> float:
-    """Return the end of a colour scale: `whole`, or a share of it that no value `[...]` exceeds.
+class ColourScale(NamedTuple):
+    """What the colours of a picture mean.
 
-    A leader often uses a tenth of its box; on the scale of the whole box its picture
-    would look empty. The share is the least of a few, so that the scale hardly changes as x does.
+    Attributes:
+        limit: Value of the last colour, not 0; negative where no value is positive.
+        name: What is measured.
+        power: The place on the scale is the share of the limit to this power.
+        signed: Whether values have either sign: the scale then runs from −limit to limit, and else
+            from 0.
     """
-    largest = float(np.abs(values).max())
-    limits = [share * whole for share in _LIMITS if share >= least]
-    return next((limit for limit in limits if largest <= limit), whole)
+
+    limit: float
+    name: str
+    power: float = COLOUR_POWER
+    signed: bool = True
+
+    def colours(self, values: ArrayLike) -> NDArray[np.uint8]:
+        """Return the colours of values `[...]`, uint8 `[..., 3]`."""
+        colour = diverging_colours if self.signed else sequential_colours
+        return colour(values, self.limit, power=self.power)
 
 
 # Text
@@ -245,11 +295,15 @@ def _shortened(text: str, size: int, max_width: int) -> str:
 def new_page(
     size: tuple[int, int], title: str, status: Sequence[tuple[str, str]]
 ) -> pygame.Surface:
-    """Return a new surface with a headline and the status line below it."""
+    """Return a new surface with a title, the lines of text after its first one, and the status."""
     surface, margin = new_surface(size), THEME.margin
-    width = size[0] - 2 * margin
-    draw_text(surface, title, (margin, margin), size=THEME.title_size, max_width=width)
-    draw_status(surface, (margin, margin + TITLE_HEIGHT, width, STATUS_HEIGHT), status)
+    width, (headline, *lines) = size[0] - 2 * margin, title.splitlines() or [""]
+    draw_text(surface, headline, (margin, margin - 6), size=THEME.title_size, max_width=width)
+    top = margin - 6 + TITLE_HEIGHT
+    for line in lines[:2]:
+        draw_text(surface, line, (margin, top), size=LINE_SIZE, max_width=width)
+        top += LINE_HEIGHT
+    draw_status(surface, (margin, top + THEME.gap, width, STATUS_HEIGHT), status)
     return surface
 
 
@@ -307,17 +361,18 @@ def short_number(value: float) -> str:
     return f"{value:.3g}".replace("-", "−")
 
 
-def draw_colour_bar(
-    surface: pygame.Surface, rectangle: Rectangle, limit: float, caption: str, *, power: float = 1.0
-) -> None:
-    """Draw the scale of `diverging_colours` with its caption above and its numbers below it."""
+def draw_colour_bar(surface: pygame.Surface, rectangle: Rectangle, scale: ColourScale) -> None:
+    """Draw a scale of colours with its name above and its numbers below it."""
     # The bar is linear in the colours; its numbers are what may be unevenly spaced.
-    colours = diverging_colours(np.linspace(-1.0, 1.0, rectangle[2]), 1.0)
+    low, shares = (-1.0, SIGNED_TICKS) if scale.signed else (0.0, UNSIGNED_TICKS)
+    along = np.linspace(low, 1.0, rectangle[2])
+    colours = scale._replace(power=1.0).colours(along * scale.limit)
     ticks = []
-    for place in _TICKS:
-        value = float(np.sign(place)) * limit * abs(place) ** (1.0 / power)
-        ticks.append(((place + 1) / 2, ("+" if value > 0 else "") + short_number(value)))
-    draw_scale(surface, rectangle, caption, colours, ticks)
+    for share in shares:
+        value = float(np.sign(share)) * scale.limit * abs(share) ** (1.0 / scale.power) + 0.0
+        sign = "+" if value > 0.0 and scale.signed else ""
+        ticks.append(((share - low) / (1.0 - low), sign + short_number(value)))
+    draw_scale(surface, rectangle, scale.name, colours, ticks)
 
 
 def draw_scale(

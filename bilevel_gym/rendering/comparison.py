@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from .canvas import (
     THEME,
     contrast_ink,
-    diverging_colours,
     draw_text,
     new_surface,
     pygame,
@@ -48,11 +47,11 @@ def draw_comparison(
         draw_text(surface, heading, place, "bottomleft", max_width=int(layout.cell * columns))
     if letters is not None and layout.cell >= LETTER_CELL:
         side = int(layout.cell)
-        colours = diverging_colours(scene.shaping, scene.shaping_limit, power=scene.shaping_power)
+        colours = scene.scale.colours(scene.shaping)
         for row, column in np.argwhere(scene.cells == FREE).tolist():
             x, y = layout.cell_corner(row, column)
             place, ink = (x + side - 3, y + side - 1), contrast_ink(colours[row, column])
-            letter, size = str(letters[row, column % (columns + 1)]), max(12, side // 3)
+            letter, size = str(letters[row, column % (columns + 1)]), max(18, side // 3)
             draw_text(surface, letter, place, "bottomright", size=size, colour=ink)
     # The key stands right of the map, or below one that is low and wide.
     key_left, key_top, _, key_height = layout.key

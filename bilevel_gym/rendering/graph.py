@@ -22,7 +22,7 @@ from .canvas import (
     SUPERSAMPLING,
     THEME,
     Colour,
-    diverging_colours,
+    ColourScale,
     draw_centred,
     draw_note,
     draw_text,
@@ -46,7 +46,6 @@ from .graph_layout import (
 )
 from .key import (
     PLACE_NAMES,
-    ColourScale,
     KeyEntry,
     draw_key,
     follower_entry,
@@ -63,7 +62,7 @@ MARK_NAMES = {**PLACE_NAMES, signs.HAZARD: "hazard"}
 # Sizes in pixels
 TRIANGLE = 15
 """Side of the largest triangle of a derivative."""
-NAME_SIZES, LABEL_SIZE = (12, 26), 19
+NAME_SIZES, LABEL_SIZE = (17, 28), 21
 """Of letters: in nodes the least and the largest, and beside edges."""
 LABEL_STEP = 6
 """Room for labels grows in these steps, so that they stay where they are as numbers change."""
@@ -114,8 +113,8 @@ class GraphScene:
             Opposite edges lie side by side; an edge from a node to itself is a loop.
         flow: Width of the edges, relative to the largest `[E]`; not negative.
         values: Colour of the edges `[E]`; NaN for edges that have no value.
-        value_limit: The colours run from −`value_limit` to +`value_limit`; larger values get the
-            colours of the ends.
+        value_limit: Value of the last colour, as in `ColourScale`; larger values have it too.
+        signed: Whether values of edges may have either sign.
         edge_labels: Small text beside the edges, `E` or none; "" for no label.
         gradient: Derivative of the leader's objective by the value of the edge `[E]`; NaN for none.
         occupancy: Share of the follower's time at the nodes `[N]` in [0, 1].
@@ -123,6 +122,7 @@ class GraphScene:
             hazard, '' no sign.
         value_name: What `values` are called in the key; `flow_name` likewise.
         params_name: What `gradient` is taken by, in the key.
+        label_note: What the labels of edges are, for the key: words, and a note.
         mark_names: Words for the marks in the key, instead of the usual ones.
         panels: Bar charts right of the key. Those that find no room are left out; about two
             dozen rows fit.
@@ -134,6 +134,7 @@ class GraphScene:
     flow: FloatArray | None = None
     values: FloatArray | None = None
     value_limit: float = 1.0
+    signed: bool = True
     edge_labels: tuple[str, ...] = ()
     gradient: FloatArray | None = None
     occupancy: FloatArray | None = None
@@ -145,6 +146,7 @@ class GraphScene:
     flow_name: str = "follower's flow"
     params_name: str = "payment"
     mark_names: Mapping[str, str] = field(default_factory=dict)
+    label_note: tuple[str, str] | None = None
     panels: tuple[Panel, ...] = ()
 
     def __post_init__(self) -> None:
@@ -229,7 +231,7 @@ def draw_graph(scene: GraphScene) -> pygame.Surface:
     _draw_pins(surface, layout, scene)
     scale = None
     if scene.values is not None:
-        scale = ColourScale(scene.value_limit, scene.value_name)
+        scale = ColourScale(scene.value_limit, scene.value_name, signed=scene.signed)
     draw_key(surface, layout.key, _key_entries(scene), scale=scale)
     _draw_panels(surface, layout, scene, largest)
     return surface
@@ -253,7 +255,7 @@ def _draw_edges(surface: pygame.Surface, layout: GraphLayout, scene: GraphScene)
     widths = EDGE_WIDTHS[0] + share * (layout.widest - EDGE_WIDTHS[0])
     values = np.full(len(widths), np.nan) if scene.values is None else np.asarray(scene.values)
     plain, limit = np.isnan(values), scene.value_limit
-    colours = diverging_colours(np.clip(values, -limit, limit), limit)
+    colours = ColourScale(limit, scene.value_name, signed=scene.signed).colours(values)
     colours[plain] = NEUTRAL
     for k in np.lexsort((-widths, ~plain)).tolist():
         shape = (arrow_shape(layout.strokes[k], float(widths[k])) - (left, top)) * SUPERSAMPLING
@@ -366,6 +368,11 @@ def _key_entries(scene: GraphScene) -> Iterator[KeyEntry]:
         yield follower_entry()
     if scene.values is not None and np.isnan(scene.values).any():
         yield KeyEntry(LineStyle(NEUTRAL), f"no {scene.params_name}")
+    if scene.label_note is not None:
+        letter = enlarged(signs.ICON_SIDE, signs.ICON_SIDE, PAPER)
+        sign = shrunk(letter)
+        draw_text(sign, "a, b", sign.get_rect().center, "center", size=LABEL_SIZE)
+        yield KeyEntry(sign, *scene.label_note)
     if scene.flow is not None:
         largest = float(np.max(scene.flow, initial=0.0))
         yield KeyEntry(_flow_icon(), scene.flow_name, f"width; largest {largest:.2g}")

@@ -23,9 +23,9 @@ from .strokes import lengths_along, points_along
 FloatArray = NDArray[np.float64]
 
 # Sizes in pixels
-SIZE = (1100, 712)
-PANEL_WIDTH = 248
-PANEL_ROW = 20
+SIZE = (1100, 784)
+PANEL_WIDTH = 256
+PANEL_ROW = 21
 """Height of a row of bars."""
 NODE_RADII = (11.0, 30.0)
 NODE_SHARE = 0.25

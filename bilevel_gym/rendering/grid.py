@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from ..core.checks import check_positive
 from . import signs
 from .canvas import (
+    COLOUR_POWER,
     HEADER_HEIGHT,
     THEME,
+    ColourScale,
     Rectangle,
-    diverging_colours,
     new_page,
     pygame,
 )
@@ -30,7 +31,6 @@ from .key import (
     KEY_ROW,
     KEY_WIDTH,
     PLACE_NAMES,
-    ColourScale,
     KeyEntry,
     draw_key,
     follower_entry,
@@ -64,8 +64,6 @@ LINES_CELL = 8
 MIN_PIN = 18
 """Pins do not shrink with the cells below this diameter; about half of `FULL_CELL`."""
 
-SHAPING_POWER = 0.5
-"""Colours follow the root of the shaping: a twentieth of the limit often decides a game already."""
 MIN_PROBABILITY = 0.08
 """Less likely moves get no arrow."""
 
@@ -80,8 +78,7 @@ class GridScene:
         cells: One-character strings `[H, W]`: 'S' start, 'G' goal, 'T' the leader's target,
             'H' hazard, '#' wall, '.' free.
         shaping: The leader's shaping reward `[H, W]`, NaN on walls.
-        shaping_limit: The colours run from −`shaping_limit` to +`shaping_limit`, with the root
-            of the shaping; larger values get the colours of the ends.
+        shaping_limit: Value of the last colour, as in `ColourScale`; larger values have it too.
         policy: The follower's probabilities of up, right, down, left `[H, W, 4]`.
         occupancy: Share of the follower's time `[H, W]` in [0, 1].
         gradient: Derivative of the leader's objective by the shaping, or by the parameters of it,
@@ -94,6 +91,8 @@ class GridScene:
         shaping_name: What `shaping` is called in the key.
         params_name: What `gradient` is taken by, in the key.
         shaping_power: Colours follow |shaping| to this power; below 1 small values stand out.
+        signed: Whether the shaping may have either sign.
+        entries: Further signs of the key, which the caller draws.
     """
 
     cells: NDArray[np.str_]
@@ -109,7 +108,9 @@ class GridScene:
     cursor: tuple[int, int] | None = None
     shaping_name: str = "shaping reward"
     params_name: str = "shaping"
-    shaping_power: float = SHAPING_POWER
+    shaping_power: float = COLOUR_POWER
+    signed: bool = True
+    entries: tuple[KeyEntry, ...] = ()
 
     def __post_init__(self) -> None:
         """Check shapes and values."""
@@ -119,7 +120,8 @@ class GridScene:
             raise ValueError(
                 f"`cells` must be among 'S', 'G', 'T', 'H', '#' and '.', got {unknown[0]!r}"
             )
-        check_positive("shaping_limit", self.shaping_limit)
+        limit = self.shaping_limit if self.signed else abs(self.shaping_limit)
+        check_positive("shaping_limit", limit)
         free = self.cells != WALL
         for name, tail in (("shaping", ()), ("policy", (4,)), ("occupancy", ()), ("gradient", ())):
             values = getattr(self, name)
@@ -140,6 +142,11 @@ class GridScene:
             place = getattr(self, name)
             if place is not None and not (0 <= place[0] < shape[0] and 0 <= place[1] < shape[1]):
                 raise ValueError(f"`{name}` must lie within the {shape} map, got {place}")
+
+    @property
+    def scale(self) -> ColourScale:
+        """What the colours mean."""
+        return ColourScale(self.shaping_limit, self.shaping_name, self.shaping_power, self.signed)
 
 
 def _map_shape(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -244,8 +251,7 @@ def draw_grid(scene: GridScene) -> pygame.Surface:
             _draw_sized(surface, layout, scene, scene.gradient, side, sprite)
     _draw_pins(surface, layout, scene)
     _draw_cursor(surface, layout, scene)
-    scale = ColourScale(scene.shaping_limit, scene.shaping_name, scene.shaping_power)
-    draw_key(surface, layout.key, _key_entries(layout, scene), scale=scale)
+    draw_key(surface, layout.key, _key_entries(layout, scene), scale=scene.scale)
     if layout.curves is not None:
         draw_curves(surface, layout.curves, scene.curves)
     return surface
@@ -254,7 +260,7 @@ def draw_grid(scene: GridScene) -> pygame.Surface:
 def _draw_shaping(surface: pygame.Surface, layout: GridLayout, scene: GridScene) -> None:
     """Paint the map as an image, one colour per cell."""
     values = np.where(scene.cells == WALL, np.nan, scene.shaping)
-    colours = diverging_colours(values, scene.shaping_limit, power=scene.shaping_power)
+    colours = scene.scale.colours(values)
     if layout.cell < LINES_CELL:
         hazards, tint = scene.cells == signs.HAZARD, signs.HAZARD_TINT
         colours[hazards] = (1 - tint) * colours[hazards] + tint * np.array(signs.HAZARD_COLOUR)
@@ -366,6 +372,7 @@ def _key_entries(layout: GridLayout, scene: GridScene) -> Iterator[KeyEntry]:
         yield KeyEntry(signs.wall_sprite(side, cell >= SIGN_CELL), "wall")
     if scene.follower is not None:
         yield follower_entry()
+    yield from scene.entries
     if scene.policy is not None and cell >= SIGN_CELL:
         arrow = tuple(signs.arrow_sprite(side, 1, None, outline) for outline in (True, False))
         note = "length: probability" if cell >= FULL_CELL else "likeliest move"

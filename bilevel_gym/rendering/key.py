@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .canvas import THEME, Rectangle, draw_colour_bar, draw_text, pygame
+from .canvas import THEME, ColourScale, Rectangle, draw_colour_bar, draw_text, pygame
 from .signs import FOLLOWER, GOAL, ICON_SIDE, START, TARGET, key_triangle_sprite, pin_sprite
 from .strokes import LineStyle, style_sprite
 
-KEY_ROW = 40
+KEY_ROW = 42
 """Height in pixels of a row."""
-NAME_SIZE, NOTE_SIZE = 21, 18
+NAME_SIZE, NOTE_SIZE = 23, 21
 """Sizes of the letters, in pixels."""
-KEY_WIDTH = 212
+KEY_WIDTH = 220
 """Width in pixels of each column, where there are several."""
 COLOUR_BAR_SLOTS = 2
 """Rows that the colour scale takes."""
@@ -42,14 +41,6 @@ class KeyEntry:
     note: str = ""
 
 
-class ColourScale(NamedTuple):
-    """What the colours of a picture mean, as `diverging_colours` has it."""
-
-    limit: float
-    name: str
-    power: float = 1.0
-
-
 def draw_key(
     surface: pygame.Surface,
     rectangle: Rectangle,
@@ -66,7 +57,7 @@ def draw_key(
     width = KEY_WIDTH if columns > 1 else width
     if scale is not None:
         bar = (left, top, width, COLOUR_BAR_SLOTS * KEY_ROW - THEME.gap)
-        draw_colour_bar(surface, bar, scale.limit, scale.name, power=scale.power)
+        draw_colour_bar(surface, bar, scale)
     for slot, entry in enumerate(entries, start=0 if scale is None else COLOUR_BAR_SLOTS):
         if slot >= rows * columns:
             break

@@ -28,7 +28,7 @@ from .signs import FOLLOWER, draw_triangle, pin_sprite, size_levels
 from .strokes import LINE_WIDTH, LineStyle, draw_stroke, lightened
 
 # Sizes in pixels
-AXIS_WIDTH = 44
+AXIS_WIDTH = 52
 """Room for the numbers left of a chart."""
 TICK = 4
 HEADLINE_GAP = 9

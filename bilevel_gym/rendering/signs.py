@@ -45,6 +45,7 @@ MIN_SIGN = 4
 HAZARD_TINT = 0.55
 HAZARD_COLOUR: Colour = (240, 130, 20)
 GOAL_COLOUR: Colour = (20, 110, 74)
+TAXI_COLOUR: Colour = (246, 190, 22)
 MORTAR_COLOUR: Colour = (92, 96, 108)
 DISC_OPACITY = 165
 
@@ -177,6 +178,29 @@ def pin_sprite(kind: str, diameter: int) -> pygame.Surface:
     pygame.draw.circle(surface, ink, centre, side / 2)
     pygame.draw.circle(surface, plate, centre, side / 2 - 1.5 * SUPERSAMPLING)
     paint_icon(surface, plate, ink)
+    return shrunk(surface)
+
+
+@lru_cache(maxsize=8)
+def taxi_sprite(side: int, taken: bool) -> pygame.Surface:
+    """Return a taxi from the side, in a square; somebody sits in it if it is `taken`."""
+    surface = enlarged(side, side, THEME.ink)
+    size = surface.get_width()
+
+    def box(left: float, top: float, width: float, height: float) -> pygame.Rect:
+        return pygame.Rect(*(round(size * share) for share in (left, top, width, height)))
+
+    body = (((0.24, 0.22, 0.5, 0.34), 0.1), ((0.03, 0.44, 0.94, 0.32), 0.1))
+    for grown, colour in ((0.03, THEME.ink), (0.0, TAXI_COLOUR)):
+        for (left, top, width, height), corner in body:
+            place = box(left - grown, top - grown, width + 2 * grown, height + 2 * grown)
+            pygame.draw.rect(surface, colour, place, border_radius=round(size * corner))
+    pygame.draw.rect(surface, THEME.accent if taken else THEME.light, box(0.32, 0.28, 0.34, 0.17))
+    pygame.draw.rect(surface, THEME.ink, box(0.4, 0.12, 0.18, 0.08))
+    for middle in (0.25, 0.75):
+        centre = (round(size * middle), round(size * 0.77))
+        pygame.draw.circle(surface, THEME.ink, centre, round(size * 0.13))
+        pygame.draw.circle(surface, THEME.light, centre, round(size * 0.05))
     return shrunk(surface)
 
 

@@ -18,9 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 from .canvas import (
     HEADER_HEIGHT,
     THEME,
+    ColourScale,
     Rectangle,
     contrast_ink,
-    diverging_colours,
     draw_centred,
     draw_colour_bar,
     draw_note,
@@ -42,16 +42,16 @@ MAX_STATES, MAX_ACTIONS = 28, 20
 """Rows and columns shown at most."""
 
 # Sizes in pixels
-SIZE = (1100, 700)
-HEADING_HEIGHT = 64
+SIZE = (1100, 740)
+HEADING_HEIGHT = 72
 """Above the tables: what they are, and the actions."""
-LABEL_WIDTH = 84
+LABEL_WIDTH = 72
 """Left of the tables: the states' names and the follower's pin."""
-TABLES_WIDTH, OCCUPANCY_WIDTH = 540, 96
+TABLES_WIDTH, OCCUPANCY_WIDTH = 560, 104
 MAX_ROW, PIN = 46, 22
 BAR_HEIGHT = 70
 """Height of a colour scale."""
-TEXT_SIZES = (13, THEME.small_size)
+TEXT_SIZES = (20, THEME.small_size)
 """Of letters in cells; smaller ones are left out."""
 MAX_BARS = 120
 """Entries of x get a bar each up to this many; more are put together."""
@@ -69,6 +69,8 @@ class TableScene:
         policy: The follower's probabilities `[S, A]`; of actions that do not exist, 0 or NaN.
         occupancy: Share of the follower's time `[S]` in [0, 1].
         gradient: Derivative of the leader's objective by x, shape of x.
+        reward_limit: Value of the last colours of rewards; None for the largest shown.
+        params_limit: End of the axis of x; None for the largest shown.
     """
 
     reward: FloatArray
@@ -79,6 +81,8 @@ class TableScene:
     follower: int | None = None
     title: str = ""
     status: tuple[tuple[str, str], ...] = ()
+    reward_limit: float | None = None
+    params_limit: float | None = None
 
     def __post_init__(self) -> None:
         """Check shapes; values are checked where they are shown."""
@@ -102,10 +106,11 @@ def draw_table(scene: TableScene) -> pygame.Surface:
     left = margin + LABEL_WIDTH + TABLES_WIDTH + OCCUPANCY_WIDTH + 3 * margin
     width, half = SIZE[0] - margin - left, (SIZE[1] - 2 * margin - top) // 2
     entries = "one entry" if np.size(scene.params) == 1 else f"{np.size(scene.params):,} entries"
-    _draw_bars(surface, (left, top, width, half), f"x, {entries}", np.ravel(scene.params))
+    place, caption = (left, top, width, half), f"the leader's x, {entries}"
+    _draw_bars(surface, place, caption, np.ravel(scene.params), scene.params_limit)
     if scene.gradient is not None:
         place = (left, top + half + margin, width, half)
-        _draw_bars(surface, place, "hyper-gradient dF/dx", np.ravel(scene.gradient))
+        _draw_bars(surface, place, "hyper-gradient: how F rises with x", np.ravel(scene.gradient))
     return surface
 
 
@@ -136,13 +141,13 @@ def _draw_tables(surface: pygame.Surface, top: int, scene: TableScene) -> None:
         draw_text(surface, name, (x, caption_top), max_width=width)
 
     actions = [f"a{a}" for a in columns]
-    reward, name = np.asarray(scene.reward[part]), "reward r(s, a)"
+    reward, name = np.asarray(scene.reward[part]), "follower's reward r(s, a)"
     largest = float(np.abs(reward[np.isfinite(reward)]).max(initial=0.0))
-    limit = nice_limit(largest, LEADS)
-    draw(left, width, name, actions, reward, diverging_colours(reward, limit))
-    draw_colour_bar(surface, (left, scales, width, BAR_HEIGHT), limit, name)
+    scale = ColourScale(scene.reward_limit or nice_limit(largest, LEADS), name, power=1.0)
+    draw(left, width, name, actions, reward, scale.colours(reward))
+    draw_colour_bar(surface, (left, scales, width, BAR_HEIGHT), scale)
     if scene.policy is not None:
-        policy, name = np.asarray(scene.policy[part]), "policy π(a|s)"
+        policy, name = np.asarray(scene.policy[part]), "follower's policy π(a|s)"
         check_range("policy", policy, 1.0)
         draw(second, width, name, actions, policy, _grey_colours(policy))
         greys = _grey_colours(np.linspace(0.0, 1.0, width))
@@ -246,14 +251,18 @@ def _draw_heat(
 
 
 def _draw_bars(
-    surface: pygame.Surface, rectangle: Rectangle, caption: str, values: FloatArray
+    surface: pygame.Surface,
+    rectangle: Rectangle,
+    caption: str,
+    values: FloatArray,
+    limit: float | None = None,
 ) -> None:
     """Draw values as bars, of many the largest in magnitude of each run."""
     left, top, width, height = rectangle
     per_bar = -(-values.size // MAX_BARS)
     runs = np.pad(values, (0, -values.size % per_bar)).reshape(-1, per_bar)
     shown = runs[np.arange(len(runs)), np.abs(runs).argmax(axis=1)]
-    limit = nice_limit(float(np.abs(shown).max()))
+    limit = limit or nice_limit(float(np.abs(shown).max()))
     chart = BarChart(Axis(-limit, limit, caption), ("",) * len(shown), shown)
     bottom = top + height - text_size("0", THEME.small_size)[1]
     draw_bars(surface, (left, top, width, bottom - 4 - top), chart)

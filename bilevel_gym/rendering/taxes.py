@@ -17,8 +17,8 @@ from .strokes import LineStyle, line_style
 FloatArray = NDArray[np.float64]
 
 # In pixels
-HEIGHT, TOP, HEADING = 720, HEADER_HEIGHT, 28
-TAXES_WIDTH, PANEL_WIDTH = 300, 344
+HEIGHT, TOP, HEADING = 790, HEADER_HEIGHT, 28
+TAXES_WIDTH, PANEL_WIDTH = 308, 340
 KEY_SIGNS = 5
 """Signs in the key that do not stand for a good."""
 
@@ -82,7 +82,7 @@ def draw_taxes(scene: TaxScene) -> pygame.Surface:
     for household, exponents in enumerate(scene.preferences.tolist()):
         x = left + household * (PANEL_WIDTH + margin)
         likes = ", ".join(f"{exponent:g}" for exponent in exponents)
-        heading = f"household {household + 1}, preferences {likes}"
+        heading = f"household {household + 1} likes goods {likes}"
         draw_text(surface, heading, (x, TOP - 4), max_width=PANEL_WIDTH)
         column = (x, TOP + HEADING, PANEL_WIDTH, HEIGHT - margin // 2 - TOP - HEADING)
         draw_column(surface, column, [_chart(scene, household, row) for row in range(len(ROWS))])
