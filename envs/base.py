@@ -44,6 +44,7 @@ __all__ = [
     "check_seed",
     "check_upper_space",
     "in_words",
+    "inward",
     "shown",
     "upper_box",
 ]
@@ -227,14 +228,17 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         """Return what the leader wants where the game does not say."""
         return "a high objective F(x)"
 
+    def knob_names(self) -> tuple[str, ...]:
+        """Return a short name of each entry of x, in the order of x flattened."""
+        indices = np.ndindex(*self.upper_space.shape)
+        return tuple(f"x[{', '.join(map(str, index))}]" for index in indices)
+
     def slopes(self, view: View) -> FloatArray | None:
         """Return dF/dx at the x of a view, 0 where it points out of the box; None if not known."""
         if view.hyper_gradient is None:
             return None
-        low, high = self.upper_space.low, self.upper_space.high
-        at_bound = BOUND_TOLERANCE * (high - low)
-        ends = low + at_bound, high - at_bound
-        return feasible_part(view.upper_params, view.hyper_gradient, *ends)
+        box = self.upper_space.low, self.upper_space.high
+        return inward(view.upper_params, view.hyper_gradient, *box)
 
     @property
     def gamma(self) -> float:
@@ -473,6 +477,15 @@ def check_upper_space(upper_space: spaces.Box) -> None:
             "`upper_space` must be a finite Box, wider than a point in every entry, got "
             f"{upper_space}"
         )
+
+
+def inward(
+    upper_params: FloatArray, gradient: FloatArray, low: ArrayLike, high: ArrayLike
+) -> FloatArray:
+    """Return a gradient at x without the entries that point out of the box, shape of x."""
+    low, high = (np.asarray(end, dtype=np.float64) for end in (low, high))
+    at_bound = BOUND_TOLERANCE * (high - low)
+    return feasible_part(upper_params, gradient, low + at_bound, high - at_bound)
 
 
 def in_words(name: str) -> str:

@@ -64,6 +64,14 @@ class GridBilevelEnv(TabularBilevelEnv):
         """
         return self._places[: self.num_states] / (np.array(self._picture.shape) - 1).clip(1)
 
+    def knob_names(self) -> tuple[str, ...]:
+        """Return the cell of each entry of x, if it has one."""
+        names = list(super().knob_names())
+        if self.has_map:
+            for row, column in np.argwhere(self._entries >= 0).tolist():
+                names[self._entries[row, column]] = f"{row}, {column}"
+        return tuple(names)
+
     def _scene(self, view: View, *, shaping: FloatArray, **changes: Any) -> GridScene:
         """Return a scene of numbers per place `[S]`, in `changes` too; else those of the view."""
         answer = view.tabular

@@ -297,6 +297,10 @@ class BilevelInverseRL(GridBilevelEnv):
             **changes,
         )
 
+    def knob_names(self) -> tuple[str, ...]:
+        """Return the kinds of terrain, or the features."""
+        return tuple(self.kinds)
+
     def reward(self, upper_params: FloatArray) -> FloatArray:
         """Return r_x(s, a) = 1[s = G] + sum_k phi_k(s) x_k, `[S, A]`."""
         return per_move(np.where(self._at_goal, 1.0, self.features @ upper_params))

@@ -226,6 +226,12 @@ class BilevelLQR(LinearQuadraticEnv):
         products = (cotangent.state_cost * at.state_cost, cotangent.action_cost * at.action_cost)
         return np.concatenate([0.5 * (p.sum(axis=0) + p.sum(axis=1)) for p in products])
 
+    def knob_names(self) -> tuple[str, ...]:
+        """Return the states and the controls whose costs, or dynamics, x changes."""
+        states, controls = self.model.num_states, self.model.num_actions
+        names = [f"state {i + 1}" for i in range(states)]
+        return (*names, *(f"control {i + 1}" for i in range(controls)))
+
     @property
     def _own_weights(self) -> FloatArray:
         """Logarithms of the leader's costs over the follower's at x = 0, `[S + A]`."""
@@ -236,8 +242,7 @@ class BilevelLQR(LinearQuadraticEnv):
 
     def draw(self, view: View) -> pygame.Surface:
         """Draw x, and states and controls over time."""
-        names = [f"state {i + 1}" for i in range(self.model.num_states)]
-        controls = [f"control {i + 1}" for i in range(self.model.num_actions)]
+        names, controls = np.split(self.knob_names(), [self.model.num_states])
         gradient = self.slopes(view)
         entries = [
             KeyEntry(line_style(i), ", ".join(filter(None, both)))
@@ -249,7 +254,7 @@ class BilevelLQR(LinearQuadraticEnv):
         own = self._own_weights if self.enters == "reward" else None
         if own is not None:
             entries.append(KeyEntry(LineStyle(THEME.accent), "leader's own weight"))
-        bars = BarChart(axis, names + controls, view.upper_params, "+.2f", gradient, own)
+        bars = BarChart(axis, self.knob_names(), view.upper_params, "+.2f", gradient, own)
 
         width, height = PICTURE_SIZE
         surface, margin = new_page(PICTURE_SIZE, view.title, view.status), THEME.margin

@@ -178,7 +178,7 @@ class BilevelMarkovGame(TabularBilevelEnv):
         panels = [
             Panel(
                 title="leader's x: chance of",
-                labels=tuple(f"{action} in {place}" for place in PLACES for action in range(2)),
+                labels=self.knob_names(),
                 values=softmax(view.upper_params).ravel(),
                 limit=1.0,
                 gradient=None if gradient is None else gradient.ravel(),
@@ -221,6 +221,10 @@ class BilevelMarkovGame(TabularBilevelEnv):
             label_note=("move", "0, 1: after seeing it"),
             panels=tuple(panels),
         )
+
+    def knob_names(self) -> tuple[str, ...]:
+        """Return the leader's actions in each place."""
+        return tuple(f"{action} in {place}" for place in PLACES for action in range(2))
 
     def kernel(self, upper_params: FloatArray) -> Kernel:
         """Return the kernel at x: on arrival the leader draws its next action."""

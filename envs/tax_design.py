@@ -283,6 +283,11 @@ class BilevelTaxDesign(TabularBilevelEnv):
             status=status,
         )
 
+    def knob_names(self) -> tuple[str, ...]:
+        """Return what is taxed."""
+        goods = range(1, self.preferences.shape[1] + 1)
+        return (*(f"good {good}" for good in goods), "income")
+
     def kernel(self, upper_params: FloatArray) -> Kernel:
         """Return the kernel under the income tax; households of every type share its rows."""
         _ = self.model.initial_kernel.pattern  # computed once, it is shared by the kernels of all x

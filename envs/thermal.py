@@ -208,13 +208,17 @@ class BilevelThermal(LinearQuadraticEnv):
         """Return sum_ij cotangent_ij dA_ij/dx, `[8]`; x is in nothing else."""
         return np.tensordot(self._slopes, cotangent.dynamics, axes=2)
 
+    def knob_names(self) -> tuple[str, ...]:
+        """Return the zones that x insulates, and the walls through which it lets air."""
+        zones = [f"zone {zone + 1}" for zone in range(ZONES)]
+        return (*zones, *(f"{one + 1}–{other + 1}" for one, other in map(_pair, range(ZONES))))
+
     def draw(self, view: View) -> pygame.Surface:
         """Draw the plan of the building, x, and temperatures and controls over time."""
         gradient = self.slopes(view)
-        zones = [f"zone {zone + 1}" for zone in range(ZONES)]
-        walls = [f"{one + 1}–{other + 1}" for one, other in map(_pair, range(ZONES))]
+        zones = self.knob_names()[:ZONES]
         axis = Axis(0.0, 1.0, "the leader's x: insulation of zones, air through walls")
-        bars = BarChart(axis, zones + walls, view.upper_params, ".2g", gradient)
+        bars = BarChart(axis, self.knob_names(), view.upper_params, ".2g", gradient)
         entries = [KeyEntry(line_style(i), zone, "deviation") for i, zone in enumerate(zones)]
         entries += [
             KeyEntry(line_style(0), "control 1", "zones 1 and 2"),

@@ -345,7 +345,7 @@ class BilevelToll(TabularBilevelEnv):
                 flow = 100.0 * self.traffic(answer, destination=trip[1])
         panels: tuple[Panel, ...] = ()
         if len(self.tolled_links) <= LISTED_LINKS:
-            names = tuple(f"{start}-{end}" for start, end in self.tolled_links)
+            names = self.knob_names()
             panels = (Panel("toll, minutes", names, x, self._max_toll, gradient),)
             if traffic is not None:
                 passages = traffic[self._tolled]
@@ -373,6 +373,10 @@ class BilevelToll(TabularBilevelEnv):
             mark_names={"H": "zone: leader pays", "G": "destination of the trip"},
             panels=panels,
         )
+
+    def knob_names(self) -> tuple[str, ...]:
+        """Return the tolled links, "10-11" for that from node 10 to node 11."""
+        return tuple(f"{start}-{end}" for start, end in self.tolled_links)
 
     def traffic(self, response: TabularResponse, *, destination: int | None = None) -> FloatArray:
         """Return the expected discounted passages of each link per trip, in the order of `links`.

@@ -301,7 +301,7 @@ def test_play_passes_all_on_and_ctrl_c_leaves_the_viewer(run: Run, monkeypatch: 
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     monkeypatch.setattr("bilevel_gym.viewer.play", lambda *a, **k: calls.append((a, k)))
     result = run("play", GRID, *SMALL, "--headless", "film.gif", exits=0)
-    assert calls == [((GRID,), {"headless": Path("film.gif"), "map_name": "4x4"})]
+    assert calls == [((GRID,), {"headless": Path("film.gif"), "lesson": False, "map_name": "4x4"})]
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -315,5 +315,6 @@ def test_play_says_what_it_cannot_do(run: Run, monkeypatch: Patch) -> None:
     assert ".gif" in refused(run("play", GRID, *SMALL, "--headless", "film.mp4"))
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     assert "no display" in refused(run("play", GRID, *SMALL))
-    message = refused(run("play", "BilevelLQR-v0"))
-    assert "only games on a map" in message and "`bilevel-gym gallery FOLDER" in message
+    message = refused(run("play", "BilevelRandomMDP-v0"))
+    assert "at most 30 entries of x" in message and "`bilevel-gym gallery FOLDER" in message
+    assert "`--lesson`" in run("play", exits=2).output

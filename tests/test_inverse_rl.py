@@ -13,7 +13,7 @@ from bilevel_gym.envs import View
 from bilevel_gym.envs.inverse_rl import BilevelInverseRL, random_terrain
 from bilevel_gym.optimizers import lbfgsb
 from bilevel_gym.rendering import frame
-from bilevel_gym.viewer.picture import scene as picture_of
+from bilevel_gym.viewer.picture import view
 from bilevel_gym.viewer.session import Session
 from bilevel_gym.wrappers import exact_objective
 
@@ -341,4 +341,4 @@ def test_the_map_can_be_played() -> None:
     assert session.response.objective > before
     session.switch_seat()
     session.act(1)
-    assert picture_of(session).follower is not None
+    assert session.game.scene(view(session)).follower is not None

@@ -15,13 +15,13 @@ from PIL import Image, ImageSequence
 
 import bilevel_gym.rendering.window
 from bilevel_gym import LowerLevel
-from bilevel_gym.envs import BilevelGridWorld, BilevelToll
+from bilevel_gym.envs import BilevelGridWorld, BilevelRandomMDP
 from bilevel_gym.rendering import frame, new_surface
 from bilevel_gym.rendering.screen import NoDisplayError, Screen
 from bilevel_gym.rendering.window import Window
 from bilevel_gym.viewer import CONTROLS, Session, draw, handle, play, run
-from bilevel_gym.viewer.picture import scene
-from bilevel_gym.viewer.session import STEP_LENGTH
+from bilevel_gym.viewer.climbing import FIRST_STEP
+from bilevel_gym.viewer.picture import curves, view
 
 from .helpers import array_game
 
@@ -59,12 +59,18 @@ def release(session: Session, name: str) -> None:
 
 def drag(session: Session, button: int, *cells: tuple[int, int]) -> None:
     """Press a mouse button on the first cell, jump from one to the next, and let it go."""
-    places = [session.layout.cell_centre(*cell) for cell in cells]
+    places = [session.cell_centre(*cell) for cell in cells]
     handle(session, pygame.event.Event(pygame.MOUSEBUTTONDOWN, button=button, pos=places[0]))
     for (x, y), place in zip(places, places[1:], strict=False):
         moved = (place[0] - x, place[1] - y)
         handle(session, pygame.event.Event(pygame.MOUSEMOTION, pos=place, rel=moved))
     handle(session, pygame.event.Event(pygame.MOUSEBUTTONUP, button=button, pos=places[-1]))
+
+
+def walker(session: Session) -> tuple[int, int]:
+    assert session.episode is not None
+    cell: tuple[int, int] = session.game.cell_of(session.episode.state)
+    return cell
 
 
 def wheel(session: Session, turns: int) -> None:
@@ -106,12 +112,13 @@ def test_middle_and_shift_drags_erase(session: Session) -> None:
 
 
 def test_walls_the_margin_and_moves_without_a_button_paint_nothing(session: Session) -> None:
-    place = session.layout.cell_centre(*HAZARD)
+    place = session.cell_centre(*HAZARD)
     handle(session, pygame.event.Event(pygame.MOUSEMOTION, pos=place, rel=(1, 1)))
-    assert scene(session).cursor == HAZARD
+    assert session.cursor == HAZARD
+    marked = frame(draw(session))
     assert not session.x.any()
     handle(session, pygame.event.Event(pygame.WINDOWLEAVE))
-    assert scene(session).cursor is None
+    assert session.cursor is None and (frame(draw(session)) != marked).any()
     drag(session, 1, WALL)
     handle(session, pygame.event.Event(pygame.MOUSEBUTTONDOWN, button=1, pos=(0, 0)))
     assert session.cursor is None and not session.x.any()
@@ -161,15 +168,15 @@ def test_looking_again_solves_nothing_and_the_picture_keeps_its_size(session: Se
     assert sizes == {session.layout.size}
 
 
-def test_a_step_along_the_hyper_gradient_has_its_length_and_climbs(session: Session) -> None:
-    before = session.response.objective
+def test_a_step_along_the_hyper_gradient_climbs_while_the_key_is_held(session: Session) -> None:
     press(session, "g")
-    assert np.linalg.norm(session.x) == pytest.approx(STEP_LENGTH)
-    assert session.response.objective > before
+    first = FIRST_STEP * float(np.linalg.norm(session.high - session.low))
+    assert 0.0 < np.linalg.norm(session.x) <= first * (1.0 + 1e-12)
     session.tick()
     session.tick()
     assert len(session.objectives) == 4
-    assert "climbing" in scene(session).title
+    assert (np.diff(session.objectives) > 0.0).all()
+    assert "climbing along the hyper-gradient" in view(session).title
     release(session, "g")
     session.tick()
     assert len(session.objectives) == 4
@@ -179,8 +186,10 @@ def test_a_step_along_the_hyper_gradient_has_its_length_and_climbs(session: Sess
 def test_a_vanishing_hyper_gradient_is_said_and_moves_nothing(tmp_path: Path) -> None:
     session = new_session(tmp_path, desc=["SG"], gamma=0.0, temperature=1.0)
     press(session, "g")
-    assert "vanishes" in session.message
+    assert "no small change of x changes what the follower does" in session.stuck
     assert not session.x.any()
+    drag(session, 1, (0, 0))
+    assert not session.stuck
 
 
 def test_undo_and_redo_go_by_strokes_and_climbs(session: Session) -> None:
@@ -224,36 +233,36 @@ def test_the_follower_walks_with_arrows_and_numbers_under_the_leaders_x(session:
     press(session, "TAB")
     assert isinstance(session.env, LowerLevel)
     np.testing.assert_array_equal(session.env.upper_params, session.x)
-    assert scene(session).follower == (2, 0)
+    assert walker(session) == (2, 0)
     press(session, "UP")
-    assert scene(session).follower == (1, 0)
+    assert walker(session) == (1, 0)
     press(session, "2", "1")  # down, right
-    assert scene(session).follower == HAZARD
+    assert walker(session) == HAZARD
     press(session, "KP3")  # left, out of the hazard
-    assert scene(session).follower == (2, 0)
+    assert walker(session) == (2, 0)
     assert session.episode is not None
     assert session.episode.lower_returns[-1] == pytest.approx(-session.brush)
     assert session.episode.upper_returns[-1] == pytest.approx(-0.5)
-    assert [curve.label for curve in scene(session).curves] == ["your return", "leader's return"]
+    assert [curve.label for curve in curves(session)] == ["your return", "leader's return"]
 
 
 def test_after_the_end_of_an_episode_any_move_starts_another(session: Session) -> None:
     press(session, "TAB", "RIGHT", "RIGHT", "RIGHT", "UP")  # acting in the goal ends it
     assert session.episode is not None and session.episode.lower_returns[-1] == 1.0
-    assert "episode is over" in scene(session).title
+    assert "episode is over" in view(session).title
     press(session, "UP")
-    assert scene(session).follower == (2, 0)
+    assert walker(session) == (2, 0)
     assert session.episode.lower_returns == [0.0]
     press(session, "UP", "r")
-    assert scene(session).follower == (2, 0)
+    assert walker(session) == (2, 0)
 
 
 def test_time_limits_end_episodes_and_slips_happen(session: Session, tmp_path: Path) -> None:
     press(session, "TAB", *["LEFT"] * 200)
-    assert "time is up" in scene(session).title
+    assert "time is up" in view(session).title
     slippery = new_session(tmp_path, slip=1.0)
     press(slippery, "TAB", "UP")
-    assert scene(slippery).follower != (1, 0)
+    assert walker(slippery) != (1, 0)
 
 
 def test_each_seat_refuses_the_moves_of_the_other(session: Session) -> None:
@@ -265,17 +274,17 @@ def test_each_seat_refuses_the_moves_of_the_other(session: Session) -> None:
     assert not session.x.any()
     press(session, "TAB")
     assert (session.seat, session.message) == ("leader", "")
-    assert scene(session).follower is None
+    assert session.episode is None and view(session).state is None
 
 
 def test_changing_seats_ends_strokes_and_climbs(session: Session) -> None:
     press(session, "g")
-    place = session.layout.cell_centre(*HAZARD)
+    place = session.cell_centre(*HAZARD)
     handle(session, pygame.event.Event(pygame.MOUSEBUTTONDOWN, button=1, pos=place))
     press(session, "TAB")
     painted = session.x.copy()
     session.tick()
-    place = session.layout.cell_centre(*OTHER_HAZARD)
+    place = session.cell_centre(*OTHER_HAZARD)
     handle(session, pygame.event.Event(pygame.MOUSEMOTION, pos=place, rel=(90, 0)))
     np.testing.assert_array_equal(session.x, painted)
 
@@ -421,11 +430,17 @@ def test_what_cannot_be_played_is_refused_with_a_reason() -> None:
         play(ENV_ID, map_name="4x4")
     with pytest.raises(ValueError, match="Did you mean 'BilevelGridWorld-v0'"):
         play("BilevelGridWord-v0")
-    with pytest.raises(TypeError, match="only games on a map .* TabularBilevelEnv has none"):
+    with pytest.raises(TypeError, match="only games with a picture .* TabularBilevelEnv has none"):
         Session(array_game())
-    with pytest.raises(TypeError, match="BilevelToll has none"):
-        Session(BilevelToll())
-    with pytest.raises(TypeError, match="only games on a map"):
+    with pytest.raises(TypeError, match="at most 30 entries of x.* BilevelRandomMDP has 100"):
+        Session(BilevelRandomMDP())
+    with pytest.raises(TypeError, match="the follower of BilevelPendulum learns"):
+        Session(gym.make("BilevelPendulum-v0"))
+    with pytest.raises(ValueError, match="name a task, or take the lesson"):
+        play()
+    with pytest.raises(ValueError, match="the lesson is taken in BilevelToll-v0, got"):
+        play(ENV_ID, lesson=True)
+    with pytest.raises(TypeError, match="only bilevel games can be played"):
         play("CartPole-v1")
 
 

@@ -292,6 +292,18 @@ def _shortened(text: str, size: int, max_width: int) -> str:
     return text[:kept].rstrip() + "…" if kept else ""
 
 
+def wrapped(text: str, size: int, width: int) -> list[str]:
+    """Return the lines of a text that is broken between words, so that they have a width."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and text_size(longer, size)[0] <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
 def new_page(
     size: tuple[int, int], title: str, status: Sequence[tuple[str, str]]
 ) -> pygame.Surface:

@@ -250,7 +250,8 @@ def draw_grid(scene: GridScene) -> pygame.Surface:
             side, sprite = signs.TRIANGLE_SIDE, signs.triangle_sprite
             _draw_sized(surface, layout, scene, scene.gradient, side, sprite)
     _draw_pins(surface, layout, scene)
-    _draw_cursor(surface, layout, scene)
+    if scene.cursor is not None:
+        draw_cursor(surface, layout, scene.cursor)
     draw_key(surface, layout.key, _key_entries(layout, scene), scale=scene.scale)
     if layout.curves is not None:
         draw_curves(surface, layout.curves, scene.curves)
@@ -346,12 +347,10 @@ def _draw_pins(surface: pygame.Surface, layout: GridLayout, scene: GridScene) ->
         surface.blit(pin, (x + inset, y + cell - diameter - inset))
 
 
-def _draw_cursor(surface: pygame.Surface, layout: GridLayout, scene: GridScene) -> None:
-    """Draw a frame around the highlighted cell, dark in light so that it shows on any colour."""
-    if scene.cursor is None:
-        return
+def draw_cursor(surface: pygame.Surface, layout: GridLayout, cell: tuple[int, int]) -> None:
+    """Draw a frame around a cell, dark in light so that it shows on any colour."""
     side = max(1, int(layout.cell))
-    box = pygame.Rect(layout.cell_corner(*scene.cursor), (side, side))
+    box = pygame.Rect(layout.cell_corner(*cell), (side, side))
     box = box.inflate(2 * THEME.line, 2 * THEME.line)
     pygame.draw.rect(surface, THEME.light, box.inflate(2, 2), THEME.line + 2)
     pygame.draw.rect(surface, THEME.accent, box, THEME.line)

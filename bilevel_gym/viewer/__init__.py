@@ -1,47 +1,62 @@
-"""Play a game on a map in a window: shape it as the leader, walk in it as the follower.
+"""Play a game in a window: set x as the leader, act as the follower, or take a lesson.
 
-`session` holds the state and the moves, `picture` draws it, `controls` turns events into moves. A
-headless film makes moves of its own.
+`session` holds the state and the moves, `climbing` the leader's steps, `picture` and `panel` draw,
+`controls` turns events into moves, `lesson` has the stages, and `scripts` plays by itself for
+headless films.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 
 from ..making import find_task
 from ..rendering import Screen
 from .controls import CONTROLS, draw, handle
+from .lesson import TASK, Lesson
+from .scripts import demonstration
+from .scripts import lesson as lesson_by_itself
 from .session import Session
 
 __all__ = ["CONTROLS", "Session", "draw", "handle", "play", "run"]
 
 FPS = 30
 
-# Length of the piece that a headless film shows.
-PAINTED_CELLS, CLIMBING_TICKS, WALKING_STEPS = 8, 15, 30
 
+def play(
+    env_id: str | None = None,
+    *,
+    headless: Path | None = None,
+    lesson: bool = False,
+    **env_kwargs: Any,
+) -> None:
+    """Play a task in a window, or film a short demonstration into the GIF `headless`.
 
-def play(env_id: str, *, headless: Path | None = None, **env_kwargs: Any) -> None:
-    """Play a task on a map in a window, or film a short demonstration into the GIF `headless`.
+    With `lesson` it is that in five stages, in the task that it is made for.
 
     Raises:
-        ValueError: If the task is unknown, or the film cannot be written there.
-        TypeError: If the task has no map.
+        ValueError: If the task is unknown, or none is named, or the film cannot be written there.
+        TypeError: If the task cannot be played.
         NoDisplayError: If there is no display, and no film is wanted.
     """
+    if env_id is None and not lesson:
+        raise ValueError("name a task, or take the lesson")
+    if lesson and env_id not in (None, TASK):
+        raise ValueError(f"the lesson is taken in {TASK}, got {env_id}")
+    name = find_task(env_id or TASK)
     session = Session(
-        gym.make(find_task(env_id), **env_kwargs), seed=None if headless is None else 0
+        gym.make(name, **env_kwargs),
+        seed=None if headless is None else 0,
+        lesson=Lesson() if lesson else None,
     )
-    with Screen(env_id, headless=headless, fps=FPS) as screen:
+    with Screen(name, headless=headless, fps=FPS) as screen:
         if headless is None:
             run(session, screen)
         else:
-            for frames in piece(session):
+            script = lesson_by_itself if lesson else demonstration
+            for frames in script(session):
                 session.tick()
                 screen.show(draw(session), frames=frames)
 
@@ -57,36 +72,3 @@ def run(session: Session, screen: Screen) -> None:
         session.tick()
         if events or session.climbing:
             surface = draw(session)
-
-
-def piece(session: Session) -> Iterator[int]:
-    """Play a short demonstration, and yield the frames for which its pictures are to be shown.
-
-    The leader makes hazards costly by hand, shows the help and follows the hyper-gradient; then the
-    follower walks to the goal by its best response.
-    """
-    yield 16
-    for row, column in np.argwhere(session.cells == "H").tolist()[:PAINTED_CELLS]:
-        session.move_cursor((row, column))
-        session.start_stroke("lower")
-        yield 8
-        session.end_stroke()
-        yield 2
-    yield 16
-    for frames in (32, 2):
-        session.toggle_help()
-        yield frames
-    session.start_climb()
-    for _ in range(CLIMBING_TICKS):
-        yield 2
-    session.stop_climb()
-    yield 16
-    session.switch_seat()
-    yield 16
-    for _ in range(WALKING_STEPS):
-        episode = session.episode
-        assert episode is not None
-        if episode.ended:
-            break
-        session.act(int(session.response.policy[episode.state].argmax()))
-        yield 4

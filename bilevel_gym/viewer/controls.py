@@ -11,9 +11,9 @@ from itertools import count
 import numpy as np
 
 from ..core.files import replacing
-from ..rendering import draw_grid, draw_help
+from ..rendering import draw_help, grid_layout
 from ..rendering.canvas import pygame
-from .picture import scene
+from .picture import draw_page
 from .session import BRUSH_STEP, Seat, Session
 
 
@@ -46,25 +46,31 @@ def save_screenshot(session: Session) -> None:
         session.message = f"saved {path.name}"
 
 
+def next_stage(session: Session) -> None:
+    """Go to the next stage of the lesson, if one is taken."""
+    if session.lesson is not None:
+        session.lesson.go_on(session)
+
+
 MOVES = ("up", "right", "down", "left")
 
 CONTROLS = (
     Control("Tab", "change seats: leader or follower", {"tab": Session.switch_seat}),
     Control(
         "left drag",
-        "leader: raise the shaping by the brush",
+        "leader: move a slider (Shift: all); on a map raise x by the brush",
         {"left button": partial(Session.start_stroke, kind="raise")},
         "leader",
     ),
     Control(
         "right drag",
-        "leader: lower it by the brush",
+        "leader: on a map lower x by the brush",
         {"right button": partial(Session.start_stroke, kind="lower")},
         "leader",
     ),
     Control(
         "Shift or middle drag",
-        "leader: erase it",
+        "leader: on a map set x to 0",
         {
             name: partial(Session.start_stroke, kind="erase")
             for name in ("middle button", "shift left button", "shift right button")
@@ -73,7 +79,7 @@ CONTROLS = (
     ),
     Control(
         "wheel",
-        f"leader: brush up or down by {BRUSH_STEP}",
+        f"leader: move the slider under the mouse, or the brush by {BRUSH_STEP}",
         {
             "wheel up": partial(Session.change_brush, steps=1),
             "wheel down": partial(Session.change_brush, steps=-1),
@@ -83,17 +89,31 @@ CONTROLS = (
     Control(
         "G (hold)", "leader: climb along the hyper-gradient", {"g": Session.start_climb}, "leader"
     ),
+    Control(
+        "D (hold)",
+        "leader: be greedy, follow the direct part alone",
+        {"d": partial(Session.start_climb, way="direct part")},
+        "leader",
+    ),
+    Control("P", "leader: triangles show another part", {"p": Session.show_next_part}, "leader"),
     Control("Z, Y", "leader: undo, redo", {"z": Session.undo, "y": Session.redo}, "leader"),
     Control(
-        "arrows or 0 1 2 3",
-        "follower: move up, right, down, left",
+        "arrows or digits",
+        "follower: move up, right, down, left, or take the action of a number",
         {
-            name: partial(Session.act, action=i)
-            for i, arrow in enumerate(MOVES)
-            for name in (arrow, str(i), f"[{i}]")
+            **{arrow: partial(Session.act, action=i) for i, arrow in enumerate(MOVES)},
+            **{
+                name: partial(Session.act, action=i)
+                for i in range(10)
+                for name in (str(i), f"[{i}]")
+            },
         },
         "follower",
     ),
+    Control(
+        "Space", "follower: a move of its best answer", {"space": Session.act_best}, "follower"
+    ),
+    Control("Enter", "lesson: go on", {"return": next_stage, "enter": next_stage}),
     Control("R", "start again: x or the episode", {"r": Session.reset}),
     Control("S", "save a screenshot", {"s": save_screenshot}),
     Control(
@@ -107,7 +127,7 @@ _BY_TRIGGER = {trigger: control for control in CONTROLS for trigger in control.a
 
 def draw(session: Session) -> pygame.Surface:
     """Draw the session; no display is needed."""
-    surface = draw_grid(scene(session))
+    surface = draw_page(session)
     if session.show_help:
         draw_help(surface, [(control.keys, control.meaning) for control in CONTROLS])
     return surface
@@ -116,19 +136,34 @@ def draw(session: Session) -> pygame.Surface:
 def handle(session: Session, event: pygame.event.Event) -> None:
     """Respond to an event of pygame."""
     if event.type == pygame.MOUSEMOTION:
-        for position in _way(event, session.layout.cell) if session.stroke else (event.pos,):
-            session.move_cursor(session.layout.cell_at(position))
+        if session.dragged is not None:
+            _drag(session, event.pos)
+            return
+        cell = grid_layout(session.cells.shape).cell if session.cells is not None else 1.0
+        for position in _way(event, cell) if session.stroke else (event.pos,):
+            session.move_cursor(session.cell_at(position))
     elif event.type == pygame.MOUSEBUTTONDOWN:
         if session.show_help:  # it covers the map
             session.toggle_help()
             return
-        session.move_cursor(session.layout.cell_at(event.pos))
+        slider = _slider_at(session, event.pos)
+        if slider is not None and event.button == 1:
+            session.message = ""
+            session.hold_slider(slider)
+            _drag(session, event.pos)
+            return
+        session.move_cursor(session.cell_at(event.pos))
     elif event.type == pygame.MOUSEBUTTONUP:
         session.end_stroke()
     elif event.type == pygame.WINDOWLEAVE:
         session.move_cursor(None)
     elif event.type == pygame.KEYUP:
         session.stop_climb()
+    elif event.type == pygame.MOUSEWHEEL and event.y:
+        slider = _slider_at(session, getattr(event, "pos", None) or _mouse())
+        if slider is not None:
+            session.nudge_slider(slider, int(np.sign(event.y)))
+            return
     control = _BY_TRIGGER.get(trigger := _trigger(event))
     if control is None:
         return
@@ -137,6 +172,32 @@ def handle(session: Session, event: pygame.event.Event) -> None:
         control.actions[trigger](session)
     else:
         session.message = f"only the {control.seat} can do that; Tab changes seats"
+
+
+def _slider_at(session: Session, position: tuple[int, int]) -> int | None:
+    """Return the slider under a pixel, if the leader may move it."""
+    if not session.knobs or session.seat != "leader":
+        return None
+    return session.layout.slider_at(position)
+
+
+def _drag(session: Session, position: tuple[int, int]) -> None:
+    """Move the slider that is held to a pixel; with Shift, all of them."""
+    assert session.dragged is not None
+    share = session.layout.share_at(position, session.dragged)
+    session.move_slider(share, together=_shift())
+
+
+def _shift() -> bool:
+    # Without a display there is no keyboard to ask.
+    return bool(pygame.display.get_init() and pygame.key.get_mods() & pygame.KMOD_SHIFT)
+
+
+def _mouse() -> tuple[int, int]:
+    if not pygame.display.get_init():
+        return (-1, -1)
+    x, y = pygame.mouse.get_pos()
+    return int(x), int(y)
 
 
 def _trigger(event: pygame.event.Event) -> str:
@@ -149,9 +210,7 @@ def _trigger(event: pygame.event.Event) -> str:
         return {1: "wheel up", -1: "wheel down"}.get(int(np.sign(event.y)), "")
     if event.type == pygame.MOUSEBUTTONDOWN:
         button = {1: "left button", 2: "middle button", 3: "right button"}.get(event.button, "")
-        # Without a display there is no keyboard to ask.
-        shift = pygame.display.get_init() and pygame.key.get_mods() & pygame.KMOD_SHIFT
-        return f"shift {button}" if shift else button
+        return f"shift {button}" if _shift() else button
     return ""
 
 
