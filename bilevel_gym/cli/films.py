@@ -77,6 +77,5 @@ def film_episode(env: HyperGradient, x: FloatArray, film: Film, seed: int) -> li
 def hold(film: Film, env: Env[Any, Any], frames: int) -> Picture:
     """Film what an environment shows for some frames, which take the room of one; return it."""
     picture = cast(Picture, env.render())
-    for _ in range(frames):
-        film.add(picture)
+    film.add(picture, frames)
     return picture

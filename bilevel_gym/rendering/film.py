@@ -30,7 +30,7 @@ class Film:
 
     def __init__(self) -> None:
         """Start without frames."""
-        self._frames: list[Image.Image] = []
+        self._frames: list[tuple[Image.Image, int]] = []  # and how many frames' time each lasts
         self._offered = 0
         self._every = 1
 
@@ -43,14 +43,14 @@ class Film:
             self._frames = self._frames[::2]
             self._every *= 2
 
-    def add(self, frame: NDArray[np.uint8]) -> None:
-        """Keep a frame, whatever its number."""
+    def add(self, frame: NDArray[np.uint8], times: int = 1) -> None:
+        """Keep a frame, whatever its number, for the time of so many."""
         from PIL import Image
 
         image = Image.fromarray(frame)
         # Boxes make no new colours in even areas; ringing filters would swell the file.
         image.thumbnail((FRAME_SIDE, FRAME_SIDE), Image.Resampling.BOX)
-        self._frames.append(image)
+        self._frames.append((image, times))
 
     def save(self, path: Path) -> None:
         """Write the frames as an animated GIF of one palette."""
@@ -58,14 +58,15 @@ class Film:
 
         # A common palette keeps colours from flickering. The octree keeps rare but telling ones,
         # which a median cut would drown in the background.
-        width, height = self._frames[0].size
-        samples = self._frames[:: max(1, len(self._frames) // PALETTE_FRAMES)]
+        images = [image for image, _ in self._frames]
+        width, height = images[0].size
+        samples = images[:: max(1, len(self._frames) // PALETTE_FRAMES)]
         sheet = Image.new("RGB", (width, height * len(samples)))
         for i, sample in enumerate(samples):
             sheet.paste(sample, (0, i * height))
         palette = sheet.quantize(FRAME_COLOURS, method=Image.Quantize.FASTOCTREE)
-        frames = [f.quantize(palette=palette, dither=Image.Dither.NONE) for f in self._frames]
-        durations = [FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS]
+        frames = [f.quantize(palette=palette, dither=Image.Dither.NONE) for f in images]
+        durations = [FRAME_MS * times for _, times in self._frames[:-1]] + [LAST_FRAME_MS]
         with replacing(path) as temporary:
             frames[0].save(
                 temporary, save_all=True, append_images=frames[1:], duration=durations, loop=0

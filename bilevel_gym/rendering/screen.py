@@ -78,8 +78,7 @@ class Screen:
         if self._path is None:
             self._window.show(surface)
             return
-        for _ in range(frames):
-            self._film.add(frame(surface))
+        self._film.add(frame(surface), frames)
 
     def events(self) -> list[pygame.event.Event]:
         """Return what the user did since the last call; nothing in a film."""

@@ -110,7 +110,7 @@ def why_stuck(answer: Any, climb: Climb, best: float | None) -> str:
     free, norm = (float(np.linalg.norm(each)) for each in (slopes, gradient))
     if is_nothing(part(answer, "response part"), value) and is_nothing(slopes, value):
         reason = "no small change of x changes what the follower does: it has given up its goal"
-    elif free <= MOSTLY * norm:
+    elif norm > 0.0 and free <= MOSTLY * norm:
         reason = f"all that the {climb.way} would move is at its bound"
     elif is_nothing(slopes, value):
         reason = f"the {climb.way} is zero"
