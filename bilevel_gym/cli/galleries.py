@@ -45,6 +45,7 @@ def gallery(folder: Path, env_ids: tuple[str, ...], seed: int) -> None:
     takes some minutes, the film has an episode under the initial x and one under the best, and the
     still is from the middle of the latter.
     """
+    from ..envs.base import in_words
     from ..rendering.sheet import contact_sheet, save_still
 
     stills = []
@@ -54,7 +55,8 @@ def gallery(folder: Path, env_ids: tuple[str, ...], seed: int) -> None:
             stills.append(save_pictures(env_id, folder, seed))
             click.echo(f"{env_id}: {file_name(env_id)}.png, {file_name(env_id)}.gif")
         if not env_ids:
-            save_still(contact_sheet(stills), folder / SHEET)
+            names = [in_words(task.id) for task in TASKS]
+            save_still(contact_sheet(stills, names), folder / SHEET)
             click.echo(f"all: {SHEET}")
     click.echo(f"gallery: {folder}")
 

@@ -307,7 +307,7 @@ def _node_sprite(radius: float, level: int, hazard: bool) -> pygame.Surface:
 
 def _draw_pins(surface: pygame.Surface, layout: GraphLayout, scene: GraphScene) -> None:
     """Draw the signs at the nodes and the follower, in their free corners."""
-    diameter = round(min(max(1.15 * layout.radius, 16.0), 26.0))
+    diameter = round(min(max(1.15 * layout.radius, 22.0), 26.0))
     pins = [
         (node, 0, signs.pin_sprite(mark, diameter))
         for node, mark in enumerate(scene.marks)

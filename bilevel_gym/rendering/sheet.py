@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..core.files import replacing
-from .canvas import THEME, frame, new_surface, pygame
+from .canvas import THEME, draw_text, frame, new_surface, pygame
 
 COLUMNS = 3
 CELL = (520, 360)
@@ -15,17 +15,25 @@ CELL = (520, 360)
 STILL_COLOURS = 192
 
 
-def contact_sheet(pictures: Sequence[pygame.Surface]) -> pygame.Surface:
-    """Return pictures, at least one, in rows of three, scaled to the same room."""
+CAPTION, CAPTION_SIZE = 40, 44
+"""Room for the name above each picture, and the size of its letters, which the sheet shrinks to
+half of in a README."""
+
+
+def contact_sheet(pictures: Sequence[pygame.Surface], names: Sequence[str] = ()) -> pygame.Surface:
+    """Return pictures, at least one, in rows of three below their names, scaled to fit."""
     if not pictures:
         raise ValueError("`pictures` must hold at least one, got none")
     columns = min(COLUMNS, len(pictures))
     rows = -(-len(pictures) // columns)
-    pitch = tuple(side + THEME.margin for side in CELL)
+    pitch = CELL[0] + THEME.margin, CELL[1] + CAPTION + THEME.margin
     sheet = new_surface((columns * pitch[0] + THEME.margin, rows * pitch[1] + THEME.margin))
     for i, picture in enumerate(pictures):
         row, column = divmod(i, columns)
-        room = pygame.Rect((column * pitch[0] + THEME.margin, row * pitch[1] + THEME.margin), CELL)
+        left, top = column * pitch[0] + THEME.margin, row * pitch[1] + THEME.margin
+        room = pygame.Rect((left, top + CAPTION), CELL)
+        if i < len(names):
+            draw_text(sheet, names[i], (left, top - 4), size=CAPTION_SIZE, max_width=CELL[0])
         place = picture.get_rect().fit(room)
         sheet.blit(pygame.transform.smoothscale(picture, place.size), place)
         pygame.draw.rect(sheet, THEME.rule, room.inflate(THEME.gap, THEME.gap), 1)
