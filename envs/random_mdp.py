@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
@@ -11,10 +9,7 @@ from scipy.sparse import csr_array
 from ..core.checks import check_at_least, check_choice, received
 from ..core.mdp import FloatArray, Kernel, action_major
 from ..model.objectives import PolicyCost, QuadraticCost, Sum
-from ..rendering.canvas import pygame
-from ..rendering.picture_charts import nice_limit
-from ..rendering.table import LEADS, TableScene, draw_table
-from .base import BestKnown, View, upper_box
+from .base import BestKnown, upper_box
 from .tabular import TabularBilevelEnv
 
 __all__ = ["BilevelRandomMDP"]
@@ -197,33 +192,6 @@ class BilevelRandomMDP(TabularBilevelEnv):
             "proven: x = 0 minimises both costs at once, ||x||^2 and, as the policy is uniform "
             "without rewards, sum_sa pi^2",
         )
-
-    def draw(self, view: View) -> pygame.Surface:
-        """Draw reward, policy and occupancy as a table of states and actions, beside x."""
-        return draw_table(self.scene(view))
-
-    def scene(self, view: View) -> TableScene:
-        """Return a view as arrays, for `bilevel_gym.rendering.table.draw_table`."""
-        answer = view.tabular
-        return TableScene(
-            reward=self.reward(view.upper_params),
-            policy=None if answer is None else answer.policy,
-            occupancy=None if answer is None else answer.occupancy,
-            params=view.upper_params,
-            gradient=self.slopes(view),
-            follower=view.state,
-            title=view.title,
-            status=view.status,
-            reward_limit=self._limits[0],
-            params_limit=self._limits[1],
-        )
-
-    @cached_property
-    def _limits(self) -> tuple[float, float]:
-        """Largest reward and entry of x on the scales of pictures: those at the first x."""
-        x = self.initial_upper_params
-        rewards, entries = (float(np.abs(v).max()) for v in (self.reward(x), x))
-        return nice_limit(rewards, LEADS), nice_limit(entries, LEADS)
 
     def reward(self, upper_params: FloatArray) -> FloatArray:
         """Return r_x(s, a), `[S, A]`."""

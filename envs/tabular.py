@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Self, TypedDict, Unpack
 
 import numpy as np
@@ -37,6 +38,9 @@ from ..model.objectives import (
 )
 from ..model.responses import ExactResponse, Response, TabularResponse
 from ..model.tabular import ArrayOptions
+from ..rendering.canvas import pygame
+from ..rendering.picture_charts import nice_limit
+from ..rendering.table import LEADS, TableScene, draw_table
 from .base import BilevelEnv, View, check_upper_space
 
 __all__ = ["TabularBilevelEnv"]
@@ -173,8 +177,6 @@ class TabularBilevelEnv(BilevelEnv):
             upper_space = spaces.Box(
                 *single_precision_bounds(model.low, model.high, model.low.shape), dtype=np.float32
             )
-            if type(self).draw is BilevelEnv.draw:  # there is no picture
-                self.metadata = {"render_modes": [], "render_fps": 10}
         self.num_states, self.num_actions = model.num_states, model.num_actions
         super().__init__(
             upper_space=upper_space,
@@ -367,6 +369,39 @@ class TabularBilevelEnv(BilevelEnv):
             state=self._state,
             status=self._status(self._state is not None),
         )
+
+    def draw(self, view: View) -> pygame.Surface:
+        """Draw a view; without a picture of its own, a game shows its table."""
+        return draw_table(self.table(view))
+
+    def table(self, view: View) -> TableScene:
+        """Return reward, policy and occupancy of a view as a table of states and actions, and x."""
+        answer = view.tabular
+        reward = self.reward(view.upper_params)
+        if self.action_mask is not None:
+            reward = np.where(self.action_mask, reward, np.nan)
+        return TableScene(
+            reward=reward,
+            policy=None if answer is None else answer.policy,
+            occupancy=None if answer is None else answer.occupancy,
+            params=view.upper_params,
+            gradient=self.slopes(view),
+            follower=view.state,
+            title=view.title,
+            status=view.status,
+            reward_limit=self._table_limits[0],
+            params_limit=self._table_limits[1],
+        )
+
+    @cached_property
+    def _table_limits(self) -> tuple[float, float]:
+        """Ends of the scales of rewards and of x in tables: what they are at the first x."""
+        x = self.initial_upper_params
+        box = np.abs([self.model.low, self.model.high])
+        reward = np.abs(self.reward(x))
+        largest = float(reward[np.isfinite(reward)].max(initial=0.0))
+        entries = float((np.abs(x) if x.any() else box).max())
+        return nice_limit(largest, LEADS), nice_limit(entries, LEADS)
 
     def _default_aim(self) -> str:
         """Return what the terms of the objective want, as far as they are known."""

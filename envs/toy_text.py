@@ -24,6 +24,7 @@ from ..rendering import THEME, GridScene, grid_layout
 from ..rendering.canvas import draw_centred, draw_text, pygame
 from ..rendering.key import KeyEntry
 from ..rendering.signs import FOLLOWER, GOAL, ICON_SIDE, pin_sprite, taxi_sprite
+from ..rendering.table import draw_table
 from .base import View
 from .grids import GridBilevelEnv
 from .records import recorded
@@ -117,7 +118,7 @@ class BilevelToyText(GridBilevelEnv):
     * `gamma` (.99), `temperature` (.1), `entropy` ("plain") and `render_mode`: see `BilevelEnv`.
       FrozenLake and CliffWalking show their map; Taxi shows its city with occupancy and
       hyper-gradient summed, and shaping and moves averaged by occupancy, over passengers and
-      destinations; other environments have no picture.
+      destinations; other environments show a table of states and actions.
 
     Taxi's `fickle_passenger` is refused, because its `step` departs from P, and so are random maps
     of FrozenLake, which would differ from one construction to the next.
@@ -193,9 +194,7 @@ class BilevelToyText(GridBilevelEnv):
         self.follower_wants = f"{wants}, but also to act at random"
         self._wrapped_id, self._map, self._has_features = env_id, _map_of(env), features is not None
         self.has_map = self._map is not None and self._map.contexts == 1 and features is None
-        if self._map is None:
-            self.metadata = {**self.metadata, "render_modes": []}
-        else:
+        if self._map is not None:
             cells = self._map.cells
             self._lay_out(cells, np.argwhere(cells != ""), np.arange(cells.size))
         super().__init__(model, render_mode=render_mode)
@@ -212,12 +211,12 @@ class BilevelToyText(GridBilevelEnv):
     def draw(self, view: View) -> pygame.Surface:
         """Draw the map with the shaping, the follower's policy and the hyper-gradient.
 
-        Raises:
-            RuntimeError: If the environment is not one that has a picture here; so do `scene` and
-                `cell_of`.
+        Other environments show a table.
         """
+        if self._map is None:
+            return draw_table(self.table(view))
         surface = super().draw(view)
-        if self._map is not None and self._map.landmarks:
+        if self._map.landmarks:
             _draw_city(surface, self._map)
             if view.state is not None:
                 _draw_trip(surface, self._map, self.cell_of(view.state), self._trip(view.state))
@@ -251,7 +250,7 @@ class BilevelToyText(GridBilevelEnv):
 
     def _known_map(self) -> _Map:
         if self._map is None:
-            raise RuntimeError(f"{self.title} has no picture: it is not known where its states are")
+            raise RuntimeError(f"{self.title} has no map: it is not known where its states are")
         return self._map
 
     def scene(self, view: View) -> GridScene:

@@ -282,16 +282,6 @@ call = partial(array_game, render_mode="rgb_array")
 refused("from_arrays: a render mode", call, "render_mode", TypeError)
 
 
-def drawn() -> Any:
-    game = array_game()
-    game.render_mode = "rgb_array"
-    game.reset(seed=0)
-    return game.render()
-
-
-refused("from_arrays: the game is drawn", drawn, "TabularBilevelEnv; no picture", RuntimeError)
-
-
 NOTHING_OF_THE_KIND: Any = 3
 NO_SEED: Any = np.nan
 

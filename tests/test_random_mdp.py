@@ -178,7 +178,7 @@ def test_a_scene_holds_the_arrays_of_the_view() -> None:
     game = BilevelRandomMDP()
     x = 0.3 * game.initial_upper_params
     response = game.evaluate(x)
-    scene = game.scene(View("title", x, response, state=7, status=(("a", "b"),)))
+    scene = game.table(View("title", x, response, state=7, status=(("a", "b"),)))
     np.testing.assert_array_equal(scene.reward, game.reward(x))
     assert scene.policy is response.policy and scene.gradient is not None
     np.testing.assert_array_equal(scene.gradient, response.hyper_gradient)

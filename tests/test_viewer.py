@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
 import bilevel_gym.rendering.window
-from bilevel_gym import LowerLevel
+from bilevel_gym import BilevelEnv, LowerLevel
 from bilevel_gym.envs import BilevelGridWorld, BilevelRandomMDP
 from bilevel_gym.rendering import frame, new_surface
 from bilevel_gym.rendering.screen import NoDisplayError, Screen
@@ -22,8 +22,6 @@ from bilevel_gym.rendering.window import Window
 from bilevel_gym.viewer import CONTROLS, Session, draw, handle, play, run
 from bilevel_gym.viewer.climbing import FIRST_STEP
 from bilevel_gym.viewer.picture import curves, view
-
-from .helpers import array_game
 
 Patch = pytest.MonkeyPatch
 
@@ -424,14 +422,15 @@ def test_a_window_survives_what_others_close() -> None:
     second.close()
 
 
-def test_what_cannot_be_played_is_refused_with_a_reason() -> None:
+def test_what_cannot_be_played_is_refused_with_a_reason(monkeypatch: Patch) -> None:
     # tests/conftest.py chooses the display that nobody sees.
     with pytest.raises(NoDisplayError, match="--headless OUT.gif"):
         play(ENV_ID, map_name="4x4")
     with pytest.raises(ValueError, match="Did you mean 'BilevelGridWorld-v0'"):
         play("BilevelGridWord-v0")
-    with pytest.raises(TypeError, match="only games with a picture .* TabularBilevelEnv has none"):
-        Session(array_game())
+    monkeypatch.setattr(BilevelGridWorld, "draw", BilevelEnv.draw)
+    with pytest.raises(TypeError, match="only games with a picture .* BilevelGridWorld has none"):
+        Session(BilevelGridWorld())
     with pytest.raises(TypeError, match="at most 30 entries of x.* BilevelRandomMDP has 100"):
         Session(BilevelRandomMDP())
     with pytest.raises(TypeError, match="the follower of BilevelPendulum learns"):

@@ -19,6 +19,8 @@ from bilevel_gym.viewer.panel import LESSON_LINES, LINE, TEXT_SIZE, WIDTH
 from bilevel_gym.viewer.picture import text
 from bilevel_gym.viewer.scripts import drag_slider, hold, lesson, press
 
+from .helpers import array_game
+
 SLIDERS = ("Toll", "MarkovGame", "LQR", "Thermal", "InverseRL", "FrozenLake")
 
 
@@ -108,6 +110,17 @@ def test_the_picture_shows_each_part_in_turn() -> None:
         press(session, "p")
     assert (pictures[0] != pictures[1]).any() and (pictures[1] != pictures[2]).any()
     np.testing.assert_array_equal(pictures[0], pictures[3])
+
+
+def test_games_of_arrays_are_played_with_a_table() -> None:
+    session = Session(array_game(), seed=0)
+    assert len(session.knobs) == session.x.size
+    exhaust(drag_slider(session, 1, 0.9))
+    assert session.x.any()
+    before = frame(draw(session))
+    press(session, "TAB")
+    press(session, "SPACE")
+    assert (frame(draw(session)) != before).any()
 
 
 # Steps -----------------------------------------------------------------------------------------
