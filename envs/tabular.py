@@ -405,8 +405,12 @@ class TabularBilevelEnv(BilevelEnv):
 
     def _default_aim(self) -> str:
         """Return what the terms of the objective want, as far as they are known."""
-        terms, unknown = flattened(self.model.objective), super()._default_aim()
-        aims = [AIMS.get(type(term), unknown) for term in terms]
+        costs, unknown = (PolicyCost, LinearCost, QuadraticCost), super()._default_aim()
+        aims = [
+            AIMS.get(type(term), unknown)
+            for term in flattened(self.model.objective)
+            if not (isinstance(term, costs) and term.weight == 0.0)
+        ]
         return " and ".join(dict.fromkeys(aims))
 
     def _forget(self) -> None:

@@ -85,7 +85,9 @@ def test_games_of_users_say_by_default_what_their_objective_is() -> None:
     game = array_game()
     title, leader, follower = game.headline("leader").splitlines()
     assert title.endswith(": the leader sets x")
-    assert leader == "The leader wants a high discounted return and a small x."
+    assert leader == "The leader wants a high discounted return."
+    costly = array_game(upper_cost=0.1).headline("leader").splitlines()[1]
+    assert costly == "The leader wants a high discounted return and a small x."
     assert follower.startswith("The follower wants high rewards r_x, and some entropy")
 
 

@@ -31,7 +31,7 @@ from .canvas import (
     pygame,
     text_size,
 )
-from .picture_charts import Axis, BarChart, draw_bars, nice_limit
+from .picture_charts import AXIS_WIDTH, Axis, BarChart, draw_bars, nice_limit
 from .scene_checks import check_range
 from .signs import FOLLOWER, pin_sprite
 
@@ -266,7 +266,7 @@ def _draw_bars(
     chart = BarChart(Axis(-limit, limit, caption), ("",) * len(shown), shown)
     bottom = top + height - text_size("0", THEME.small_size)[1]
     draw_bars(surface, (left, top, width, bottom - 4 - top), chart)
-    per = f"largest of each {per_bar:,}" if per_bar > 1 else "a bar for each"
-    draw_note(surface, per, (left, bottom))
+    per = f"largest of {per_bar:,}" if per_bar > 1 else "a bar each"
+    draw_note(surface, per, (left + AXIS_WIDTH, bottom))
     norm = f"norm {np.linalg.norm(values):.3g}"
     draw_note(surface, norm, (left + width, bottom), "topright")
