@@ -54,6 +54,9 @@ __all__ = [
 # single precision.
 BOUND_TOLERANCE = 1e-6
 
+# Gradients of a norm below this share of max(1, |F|) are rounding.
+ROUNDING = 1e-8
+
 
 @dataclass(frozen=True, eq=False)
 class BestKnown:
@@ -234,11 +237,16 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         return tuple(f"x[{', '.join(map(str, index))}]" for index in indices)
 
     def slopes(self, view: View) -> FloatArray | None:
-        """Return dF/dx at the x of a view, 0 where it points out of the box; None if not known."""
-        if view.hyper_gradient is None:
+        """Return dF/dx at the x of a view, 0 where it points out of the box; None if not known.
+
+        Where all of it is the rounding of F, it is zero.
+        """
+        if view.response is None or view.hyper_gradient is None:
             return None
         box = self.upper_space.low, self.upper_space.high
-        return inward(view.upper_params, view.hyper_gradient, *box)
+        slopes = inward(view.upper_params, view.hyper_gradient, *box)
+        least = ROUNDING * max(1.0, abs(view.response.objective))
+        return slopes if np.linalg.norm(slopes) > least else np.zeros_like(slopes)
 
     @property
     def gamma(self) -> float:

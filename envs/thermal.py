@@ -48,7 +48,7 @@ VARIANCE = (np.eye(ZONES) - 1.0 / ZONES) / ZONES
 STATE_LIMIT = 30.0
 
 # Sizes in the picture, in pixels.
-PICTURE_SIZE = (1040, 820)
+PICTURE_SIZE = (1040, 836)
 CHARTS_LEFT = 520
 PLAN_SIDE = 384
 KEY_ROWS = 4

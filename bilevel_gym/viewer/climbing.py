@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..core.mdp import FloatArray
-from ..envs.base import inward
+from ..envs.base import ROUNDING, inward
 
 Way = Literal["hyper-gradient", "direct part"]
 Part = Literal["direct part", "response part", "hyper-gradient"]
@@ -26,9 +26,6 @@ HALVINGS = 40
 
 # Gradients of which no larger share is free to move x are held by bounds.
 MOSTLY = 1e-3
-
-# Norms below this share of max(1, |F|) are taken for rounding.
-ROUNDING = 1e-9
 
 
 @dataclass
