@@ -18,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
-import numpy as np
 
 from bilevel_gym import HyperGradient
 from bilevel_gym.envs import BilevelGridWorld
@@ -45,13 +44,13 @@ def main(args: argparse.Namespace) -> None:
 
         def show(iterate: Iterate) -> None:
             objectives.append(iterate.value)
-            gradient_norms.append(float(np.linalg.norm(iterate.gradient)))
+            gradient_norms.append(iterate.projected_gradient_norm)
             # The first steps change nearly everything, the later ones refine it.
             if iterate.number > FIRST and iterate.number % max(1, args.steps // PICTURES):
                 return
             curves = (
                 StepCurve("objective", objectives),
-                StepCurve("|hyper-gradient|", gradient_norms, log_scale=True),
+                StepCurve("|projected gradient|", gradient_norms, log_scale=True),
             )
             screen.show(draw_grid(replace(game.scene(env.view()), curves=curves)))
 
@@ -64,6 +63,8 @@ def main(args: argparse.Namespace) -> None:
             learning_rate=args.learning_rate,
             callback=show,
         )
+        leader(optimum.best.upper_params)
+        show(replace(optimum.best, number=0))  # the film ends on the best x, whatever its number
         print(f"objective at the start: {optimum.first.value:.4f}")
         print(f"objective at the best of {optimum.evaluations} x: {optimum.best.value:.4f}")
         if game.best_known is not None:

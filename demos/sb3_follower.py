@@ -107,7 +107,7 @@ def train(
             ("steps of training", str(model.num_timesteps)),
             ("reward of an episode", f"{rewards[-1]:.3f}" if rewards else "none yet"),
         )
-        view = View(title, x, answer, state, status)
+        view = View(game.headline("follower", title), x, answer, state, status)
         curves = tuple(
             StepCurve(label, np.repeat(values, args.timesteps // PICTURES))
             for label, values in (

@@ -78,7 +78,9 @@ def main(args: argparse.Namespace) -> None:
                 ("lower value", f"{response.lower_value:.4f}"),
                 ("|x|", f"{np.linalg.norm(response.upper_params):.3f}"),
             )
-            view = View(title, response.upper_params, response, status=status)
+            view = View(
+                game.headline("leader", title), response.upper_params, response, status=status
+            )
             curves = (
                 StepCurve("PPO", np.repeat(objectives, ROLLOUT)),  # a value for each step
                 StepCurve("hyper-gradient", gradient_objectives),

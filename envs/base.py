@@ -218,14 +218,17 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         """What pictures call the game."""
         return type(self).__name__
 
-    def headline(self, seat: Literal["leader", "follower"]) -> str:
-        """Return the title of a picture: task and seat in words, and what both players want."""
-        does = self.leader_does if seat == "leader" else self.follower_does
+    def headline(self, seat: Literal["leader", "follower"], title: str | None = None) -> str:
+        """Return what stands above a picture: a title, and what both players want, in three lines.
+
+        By default the title says task and seat in words.
+        """
+        if title is None:
+            does = self.leader_does if seat == "leader" else self.follower_does
+            title = f"{in_words(self.title)}: the {seat} {does}"
         wanted = self.leader_wants or self._default_aim()
-        return (
-            f"{in_words(self.title)}: the {seat} {does}\n"
-            f"The leader wants {wanted}.\nThe follower wants {self.follower_wants}."
-        )
+        aims = f"The leader wants {wanted}.\nThe follower wants {self.follower_wants}."
+        return f"{title}\n{aims}"
 
     def _default_aim(self) -> str:
         """Return what the leader wants where the game does not say."""

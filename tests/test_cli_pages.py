@@ -103,6 +103,7 @@ def test_show_is_a_page_of_every_task(run: Run, env_id: str) -> None:
     page = "\n".join(narrow(run("show", env_id, exits=0).stdout))
     row = next(task for task in TASKS if task.id == env_id)
     assert page.startswith(f"{env_id}: {row.summary}")
+    assert "\nThe leader wants " in page and "\nThe follower wants " in page
     for name, parameter in task_parameters(env_id).items():
         default = row.kwargs.get(name, parameter.default)
         assert f"\n  {name} = {default!r}\n" in page

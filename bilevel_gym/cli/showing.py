@@ -36,6 +36,8 @@ def show(env_id: str, env_kwargs: dict[str, Any]) -> None:
     click.echo(f"{env_id}{f': {row.summary}' if row else ''}\n")
     say(documentation.partition("\n\n")[0])
     say(section(documentation, "Description").partition("\n\n")[0])
+    for aim in game.headline("leader").splitlines()[1:]:
+        say(aim)
     click.echo()
     if row is not None:
         say(row.upper, "x")

@@ -37,7 +37,7 @@ def draw_page(session: Session) -> pygame.Surface:
 def view(session: Session) -> View:
     """Return what the picture of the game shows."""
     game, response, episode = session.game, session.response, session.episode
-    said, *aims = game.headline(session.seat).splitlines()
+    said = game.headline(session.seat).partition("\n")[0]
     if session.message:
         said = f"You are the {session.seat}: {session.message}"
     elif episode is not None and episode.ended:
@@ -46,7 +46,7 @@ def view(session: Session) -> View:
         said = f"You are the leader: climbing along the {session.climb.way}"
     else:
         said = f"You are the {session.seat}. {said}"
-    title = "\n".join([said, *aims])
+    title = game.headline(session.seat, said)
     if episode is not None:
         return replace(game.view(), title=title, status=_follower_status(session, episode))
     shown_answer = replace(response, hyper_gradient=part(response, session.shown))
