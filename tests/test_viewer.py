@@ -375,8 +375,9 @@ def test_the_loop_passes_events_on_until_the_user_leaves(
     assert not pygame.display.get_init()
 
 
-def test_a_window_opens_at_the_first_frame_shows_it_and_closes_twice(session: Session) -> None:
-    window, surface = Window("title", 1000), draw(session)
+def test_a_window_opens_at_the_first_frame_shows_it_and_closes_twice() -> None:
+    window, surface = Window("title", 1000), new_surface((400, 300))
+    surface.fill((9, 8, 7), (20, 30, 40, 50))
     assert not window.is_open and window.events() == []
     window.show(surface)
     screen = pygame.display.get_surface()
@@ -386,6 +387,21 @@ def test_a_window_opens_at_the_first_frame_shows_it_and_closes_twice(session: Se
     window.close()
     window.close()
     assert not window.is_open and not pygame.display.get_init()
+
+
+def test_a_window_shrinks_to_the_desktop_and_reports_places_of_the_picture() -> None:
+    window, (width, height) = Window("title", 1000), (4000, 1000)
+    window.show(new_surface((width, height)))
+    screen = pygame.display.get_surface()
+    assert screen is not None
+    shrunk, room = screen.get_size(), pygame.display.get_desktop_sizes()[0]
+    assert shrunk[0] < room[0] and shrunk[0] / width == pytest.approx(shrunk[1] / height, abs=1e-3)
+    window.events()
+    middle = (shrunk[0] // 2, shrunk[1] // 2)
+    pygame.event.post(pygame.event.Event(pygame.MOUSEBUTTONDOWN, button=1, pos=middle))
+    (event,) = window.events()
+    assert event.pos == pytest.approx((width / 2, height / 2), abs=5) and event.button == 1
+    window.close()
 
 
 def test_events_that_arrive_while_showing_are_kept_and_so_is_closing_by_the_user() -> None:

@@ -62,7 +62,8 @@ def test_sliders_move_together_with_shift_and_by_notches_of_the_wheel() -> None:
         pygame.display.quit()
     np.testing.assert_allclose(session.x, 5.0)
     place = session.layout.place_of(2, 0.5)
-    handle(session, pygame.event.Event(pygame.MOUSEWHEEL, x=0, y=1, pos=place))
+    handle(session, pygame.event.Event(pygame.MOUSEMOTION, pos=place, rel=(0, 0)))
+    handle(session, pygame.event.Event(pygame.MOUSEWHEEL, x=0, y=1))
     assert session.x[2] == pytest.approx(5.2) and session.x[1] == pytest.approx(5.0)
 
 

@@ -12,6 +12,12 @@ from .canvas import pygame
 
 MAX_PENDING_EVENTS = 1000
 
+DESKTOP = 0.92
+"""Share of the desktop's width and height that a window takes at most; larger pictures shrink."""
+
+PLACES: tuple[str, ...] = ("pos", "rel")
+"""What events say in pixels."""
+
 UNSEEN_DRIVERS = ("dummy", "offscreen")
 """Drivers on which SDL falls back silently, and which show nothing."""
 
@@ -45,6 +51,7 @@ class Window:
         self.fps = int(check_positive("fps", fps))
         self._clock: pygame.time.Clock | None = None
         self.closed_by_user = False
+        self._shown, self._scale = (0, 0), 1.0
         self._pending: deque[pygame.event.Event] = deque(maxlen=MAX_PENDING_EVENTS)
 
     @property
@@ -60,7 +67,7 @@ class Window:
         if self.closed_by_user:
             return
         screen = pygame.display.get_surface() if self.is_open else None
-        if screen is None or screen.get_size() != surface.get_size():
+        if screen is None or surface.get_size() != self._shown:
             driver = unseen_driver()
             # Whoever chose the driver knows; SDL falls back on these without a word.
             if driver is not None and "SDL_VIDEODRIVER" not in os.environ:
@@ -69,9 +76,15 @@ class Window:
                     f'{driver!r}); render_mode="rgb_array" needs no display',
                     stacklevel=3,
                 )
-            screen = pygame.display.set_mode(surface.get_size())
+            self._shown = width, height = surface.get_size()
+            room = pygame.display.get_desktop_sizes()[0]  # `unseen_driver` has opened the display
+            self._scale = min(1.0, DESKTOP * room[0] / width, DESKTOP * room[1] / height)
+            size = round(self._scale * width), round(self._scale * height)
+            screen = pygame.display.set_mode(size)
             pygame.display.set_caption(self.title)
             Window._current = self
+        if self._scale < 1.0:
+            surface = pygame.transform.smoothscale(surface, screen.get_size())
         screen.blit(surface, (0, 0))
         pygame.display.flip()
         # Reading the queue is what tells the system that the window is alive.
@@ -84,9 +97,20 @@ class Window:
         """Return the events since the last call, oldest first; none if the window never opened."""
         if self.is_open:
             self._collect_events()
-        events = list(self._pending)
+        events = [self._placed(event) for event in self._pending]
         self._pending.clear()
         return events
+
+    def _placed(self, event: pygame.event.Event) -> pygame.event.Event:
+        """Return an event whose places are those of the surface that is shown."""
+        places = {
+            name: tuple(round(place / self._scale) for place in event.dict[name])
+            for name in PLACES
+            if name in event.dict
+        }
+        if self._scale == 1.0 or not places:
+            return event
+        return pygame.event.Event(event.type, {**event.dict, **places})
 
     def close(self) -> None:
         """Close the window; does nothing if it is not open."""

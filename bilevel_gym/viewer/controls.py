@@ -136,6 +136,7 @@ def draw(session: Session) -> pygame.Surface:
 def handle(session: Session, event: pygame.event.Event) -> None:
     """Respond to an event of pygame."""
     if event.type == pygame.MOUSEMOTION:
+        session.pointer = event.pos
         if session.dragged is not None:
             _drag(session, event.pos)
             return
@@ -160,7 +161,7 @@ def handle(session: Session, event: pygame.event.Event) -> None:
     elif event.type == pygame.KEYUP:
         session.stop_climb()
     elif event.type == pygame.MOUSEWHEEL and event.y:
-        slider = _slider_at(session, getattr(event, "pos", None) or _mouse())
+        slider = _slider_at(session, session.pointer)
         if slider is not None:
             session.nudge_slider(slider, int(np.sign(event.y)))
             return
@@ -191,13 +192,6 @@ def _drag(session: Session, position: tuple[int, int]) -> None:
 def _shift() -> bool:
     # Without a display there is no keyboard to ask.
     return bool(pygame.display.get_init() and pygame.key.get_mods() & pygame.KMOD_SHIFT)
-
-
-def _mouse() -> tuple[int, int]:
-    if not pygame.display.get_init():
-        return (-1, -1)
-    x, y = pygame.mouse.get_pos()
-    return int(x), int(y)
 
 
 def _trigger(event: pygame.event.Event) -> str:

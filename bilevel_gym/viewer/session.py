@@ -86,6 +86,7 @@ class Session:
         brush: What one stroke adds to a cell; positive.
         stroke: What the pressed mouse button adds to each cell it touches, NaN to erase, None while
             no button is pressed.
+        pointer: Where the mouse is on the page, in pixels.
         dragged: The slider that the mouse holds, None for none.
         climb: What x follows, a step at every tick; None while it stands.
         stuck: Why there is no step, empty while there is one.
@@ -122,6 +123,7 @@ class Session:
         self.cursor: Cell | None = None
         self.stroke: float | None = None
         self.dragged: int | None = None
+        self.pointer = (-1, -1)
         self.climb: Climb | None = None
         self.stuck = ""
         self.shown: Part = "hyper-gradient"
