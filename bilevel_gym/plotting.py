@@ -34,6 +34,13 @@ PALETTE = (
 )
 
 
+def load() -> None:
+    """Import what draws figures now: whoever interrupts long work later does not wait for it."""
+    import matplotlib.backends.backend_agg  # noqa: F401
+
+    new_figure()
+
+
 def new_figure(width: float = 7.0, height: float = 4.0) -> Figure:
     """Return an empty figure, sizes in inches.
 

@@ -280,7 +280,8 @@ def test_a_vanishing_estimate_ends_at_once_and_says_what_it_is(run: Run, tmp_pat
     assert len(rows(tmp_path / "out")) == 1
     assert "the gradient of method 'direct' vanishes at the start" in result.stdout
     assert "an estimate, not the hyper-gradient" in result.stdout
-    objective = next(line for line in result.stdout.splitlines() if "objective" in line)
+    lines = map(str.strip, result.stdout.splitlines())
+    objective = next(line for line in lines if line.startswith("objective"))
     assert objective.count("-1.198591") == 2
     game: Any = gym.make(GRID).unwrapped
     norm = projected_norm(game, np.zeros(52))

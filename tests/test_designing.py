@@ -92,10 +92,12 @@ def test_one_call_finds_weights_under_which_a_follower_reaches_what_is_wanted() 
 
 def test_direct_training_takes_the_objective_as_its_reward_for_as_many_steps() -> None:
     game = DesignGame(make_walk, ["progress"], objective="place")
-    made: list[int] = []
-    follower = _direct(game, TINY["method_options"], 64, 0, made.append)
+    told: list[tuple[int, int, str]] = []
+    options = TINY["method_options"]
+    follower = _direct(game, options, 64, 0, lambda *progress: told.append(progress))
     buffer = follower.model.replay_buffer
-    assert made[-1] == 64 and buffer is not None and buffer.terms is not None
+    assert told[0] == (0, 64, "learning") and follower.model.num_timesteps == 64
+    assert buffer is not None and buffer.terms is not None
     seen = buffer.transitions(np.arange(64), np.random.default_rng(0))
     np.testing.assert_allclose(seen.rewards, seen.next_observations[:, 0], atol=1e-6)
     paid = buffer.rewards_of(seen.observations, seen.actions, seen.terms)

@@ -11,7 +11,8 @@ import click
 
 from ..core.checks import received
 from .arguments import INTERRUPTED, CommandError, in_one_line, out_option
-from .console import explain_os_errors, progress_bar
+from .console import explain_os_errors
+from .progress import progress_bar
 
 if TYPE_CHECKING:
     from ..benchmark import Benchmark, RunOutcome
@@ -78,7 +79,7 @@ def benchmark(file: Path, out: Path | None) -> None:
             stack.enter_context(locked(folder))
             planned = plan(wanted, folder)
             announce(wanted, planned)
-            show = stack.enter_context(progress_bar("runs", len(planned.todo), lines=True))
+            show = stack.enter_context(progress_bar("runs", len(planned.todo)))
             warned: set[str] = set()
             for entry, outcome in execute(planned, wanted.engine):
                 for warning in (w for w in outcome.warnings if w not in warned):
@@ -86,7 +87,7 @@ def benchmark(file: Path, out: Path | None) -> None:
                     click.echo(f"Warning: {warning} (first in {entry})", err=True)
                 if outcome.error is not None:
                     failures.append(f"{entry}: {outcome.error}")
-                show("runs", f"{entry}: {summary(outcome)}")
+                show.step("runs", f"{entry}: {summary(outcome)}")
     except KeyboardInterrupt:
         click.echo(f"interrupted; what is done is kept, and the same command goes on: {folder}")
         click.get_current_context().exit(INTERRUPTED)

@@ -1,4 +1,4 @@
-"""What users see: the console, warnings and errors in one line, a progress bar."""
+"""What users see: the console, warnings and errors in one line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from .arguments import CommandError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import TaskID
 
 # Width of tables where there is no terminal to ask, in characters.
 PIPE_WIDTH = 260
@@ -133,52 +132,3 @@ def explain_os_errors(folder: Path) -> Iterator[None]:
             f"cannot write the folder {folder}: {error.strerror}"
             + (f" ({error.filename})" if error.filename else "")
         ) from None
-
-
-@contextlib.contextmanager
-def progress_bar(phase: str, total: int, *, lines: bool = False) -> Iterator[Callable[..., None]]:
-    """Show a bar on a terminal while the block runs; elsewhere nothing, or a line for each step.
-
-    Yields what makes a step of a phase, or as many as its last argument says, with a text to show.
-    Of how many steps later phases are is not known.
-    """
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    terminal = console(stderr=True)
-    if not terminal.is_terminal:
-        made = 0
-
-        def tell(phase: str, text: str, steps: int = 1) -> None:
-            nonlocal made
-            made += steps
-            if lines:
-                click.echo(f"[{made}/{total}] {text}")
-
-        yield tell
-        return
-    columns = (
-        TextColumn("{task.description:<7}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}", markup=False),
-    )
-    with Progress(*columns, console=terminal, transient=True) as bar:
-        # Shown at once: where the follower learns, the first evaluation takes a while.
-        tasks: dict[str, TaskID] = {phase: bar.add_task(phase, total=total, text="")}
-
-        def show(phase: str, text: str, steps: int = 1) -> None:
-            if phase not in tasks:
-                tasks[phase] = bar.add_task(phase, total=None, text="")
-            bar.update(tasks[phase], advance=steps, text=text)
-
-        yield show

@@ -24,7 +24,8 @@ from .arguments import (
     seed_option,
     settings_option,
 )
-from .console import explain_os_errors, progress_bar, show_table
+from .console import explain_os_errors, show_table
+from .progress import progress_bar
 
 if TYPE_CHECKING:
     from ..designing import Design
@@ -149,13 +150,13 @@ def design(
     with (
         explain_os_errors(folder),
         in_one_line((ImportError, TypeError, ValueError, gym.error.Error)),
-        progress_bar("design", asked["steps"], lines=True) as show,
+        progress_bar("design", asked["steps"]) as show,
     ):
         shown = 0
 
         def progress(done: int, total: int, text: str) -> None:
             nonlocal shown
-            show("design", text, done - shown)
+            show.step("design", text, done - shown)
             shown = done
 
         found = design_reward(

@@ -14,6 +14,7 @@ from ..registration import TASKS
 from .arguments import TASK, make_leader, seed_option
 from .console import explain_os_errors
 from .films import check_picture, film_episode, hold
+from .progress import loading, progress_bar
 from .solving import default_optimizer, optimize
 
 if TYPE_CHECKING:
@@ -74,20 +75,29 @@ def save_pictures(env_id: str, folder: Path, seed: int) -> Surface:
     from ..rendering.sheet import save_still
     from ..wrappers import LeaderObjective
 
-    env = make_leader(env_id, {}, render_mode="rgb_array")
+    with loading(env_id):
+        env = make_leader(env_id, {}, render_mode="rgb_array")
     check_picture("a gallery", env_id, env)
     film, leader = Film(), LeaderObjective(env)
-    start = leader.reset(seed=seed)
-    if answers_exactly(env.game):
+    exact = answers_exactly(env.game)
+    optimizer, options = default_optimizer(env_id, env)
+    if exact:
+        rate = FIRST_STEP * float(np.max(leader.high - leader.low)) / 2.0
+        optimizer, options = "normalized", {"steps": STEPS, "learning_rate": rate}
+    with progress_bar(file_name(env_id), options["steps"] + 1) as bar:
+        bar.listen(env)
 
         def show(phase: str, iterate: Iterate) -> None:
-            if phase == "ascent" and iterate.number % (STEPS // ASCENT_PICTURES) == 0:
+            if exact and phase == "ascent" and iterate.number % (STEPS // ASCENT_PICTURES) == 0:
                 hold(film, env, ASCENT_FRAMES)
+            bar.answer(bar.phase, env)
 
-        rate = FIRST_STEP * float(np.max(leader.high - leader.low)) / 2.0
-        options = {"steps": STEPS, "learning_rate": rate}
-        _, found = optimize(leader, start, "normalized", options, polish=True, callback=show)
-        best = found.upper_params
+        start = leader.reset(seed=seed)
+        if not exact:
+            film_episode(env, start, film, seed)
+        _, found = optimize(leader, start, optimizer, options, polish=exact, callback=show)
+    best = found.upper_params
+    if exact:
         env.step(best)
         hold(film, env, PAUSE)
         known = env.game.best_known
@@ -95,9 +105,6 @@ def save_pictures(env_id: str, folder: Path, seed: int) -> Surface:
         still: Surface = env.game.draw(env.view())
         film_episode(env, best, film, seed)
     else:
-        film_episode(env, start, film, seed)
-        _, found = optimize(leader, start, *default_optimizer(env_id, env))
-        best = found.upper_params
         pictures = film_episode(env, best, film, seed)
         middle = pictures[len(pictures) // 2].swapaxes(0, 1)
         still = import_pygame().surfarray.make_surface(middle)

@@ -27,6 +27,7 @@ from ..optimizers import (
     options_for,
     projected_gradient_norm,
 )
+from ..plotting import load as load_plotting
 from ..registration import TASKS
 from .arguments import (
     INTERRUPTED,
@@ -46,10 +47,10 @@ from .arguments import (
 from .console import (
     explain_os_errors,
     listen_to_interrupts,
-    progress_bar,
     show_table,
     uninterrupted,
 )
+from .progress import loading, progress_bar
 
 if TYPE_CHECKING:
     from ..core.mdp import FloatArray
@@ -234,13 +235,14 @@ class Plan:
         from .films import check_picture
         from .run_folder import load_start
 
-        env = make_leader(
-            config["id"],
-            config["kwargs"],
-            config["method"],
-            render_mode="rgb_array" if gif else None,
-            method_options=config["method_options"],
-        )
+        with loading(config["id"]):
+            env = make_leader(
+                config["id"],
+                config["kwargs"],
+                config["method"],
+                render_mode="rgb_array" if gif else None,
+                method_options=config["method_options"],
+            )
         if gif:
             check_picture("`--gif`", config["id"], env)
         leader, learns = LeaderObjective(env), not answers_exactly(env.game)
@@ -305,6 +307,8 @@ def climb(plan: Plan, folder: Path, *, gif: bool, resumed: bool, trust: bool = F
         objective = leader if safe else replayed
         try:
             with listen_to_interrupts(), progress_bar("ascent", config["steps"] + 1) as show:
+                load_plotting()
+                show.listen(env)
 
                 def keep(phase: str, iterate: Iterate) -> None:
                     live = safe or replayed.live
@@ -314,7 +318,9 @@ def climb(plan: Plan, folder: Path, *, gif: bool, resumed: bool, trust: bool = F
                         memory.offer(len(history.records))
                     if live and film is not None:
                         film.offer(env.render)
-                    show(phase, f"objective {iterate.value:.6f}")
+                    # The steps of the screen are among those of the ascent.
+                    bar = "ascent" if phase == "screen" else phase
+                    show.answer(bar, env) if live else show.skip()
 
                 def between(climb: SafeClimb) -> None:
                     memory.follow(climb)

@@ -23,11 +23,11 @@ SIGNIFICANT = 2.0
 
 @dataclass(frozen=True)
 class Score:
-    """The objective of a follower in fresh episodes.
+    """The objective of a follower in fresh episodes; of an interrupted run in those watched.
 
     Attributes:
         mean: Mean over episodes.
-        standard_error: Of the mean.
+        standard_error: Of the mean; NaN of a single episode.
         episodes: How many there were.
     """
 
@@ -37,15 +37,21 @@ class Score:
 
     @classmethod
     def of(cls, values: FloatArray) -> Score:
-        """Return the score of episodes by their values, `[N]`, two at least."""
+        """Return the score of episodes by their values, `[N]`."""
         count = len(values)
-        return cls(float(values.mean()), float(values.std(ddof=1)) / count**0.5, count)
+        error = float(values.std(ddof=1)) / count**0.5 if count > 1 else float("nan")
+        return cls(float(values.mean()), error, count)
+
+    @property
+    def as_json(self) -> dict[str, float | None]:
+        """The score as JSON has it, null for an error that is not known."""
+        return {name: None if value != value else value for name, value in vars(self).items()}
 
     def compared(self, other: Score, name: str) -> str:
         """Return in words how this compares with another score, which is called `name`."""
         gain = self.mean - other.mean
         error = float(np.hypot(self.standard_error, other.standard_error))
-        if abs(gain) <= SIGNIFICANT * error or gain == 0.0:
+        if not abs(gain) > SIGNIFICANT * error:  # of single episodes there is no error
             word = "not to be told from"
         else:
             word = "better than" if gain > 0.0 else "worse than"
@@ -111,6 +117,8 @@ def verdict_of(
             "bad ones, terms that lead to it, or more steps."
         )
     text = f"{ended} the objective is {objective}, {objective.compared(start, 'at the start')}"
+    if interrupted:
+        text += ", both in the episodes watched while it learnt, not in fresh ones"
     if direct is not None:
         text += f"; {objective.compared(direct, 'direct training for as many steps')}"
     return f"{text}."

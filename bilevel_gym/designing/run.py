@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,10 @@ import numpy as np
 
 from ..core.files import replacing
 from ..core.plain import readable
+from ..core.progress import Paced, Progress
 from ..core.state import read_tree, write_tree
 from ..optimizers.safe import SafeClimb, safe
+from ..plotting import load as load_plotting
 from .results import Design, Score, plot_history, verdict_of
 
 if TYPE_CHECKING:
@@ -26,9 +28,6 @@ if TYPE_CHECKING:
     from ..wrappers import HyperGradient
 
 __all__ = ["CONFIG", "FILES", "LOCK", "Progress", "Run", "write_json"]
-
-# Steps so far, all steps, and what is going on.
-Progress = Callable[[int, int, str], None]
 
 # What is in the folder of a run, and what of it is of use later on.
 CONFIG, STATE, METHOD, LOCK = "config.json", "climb.npz", "method-{}.zip", "design.lock"
@@ -61,8 +60,9 @@ class Run:
         self._start: tuple[FloatArray, Any] | None = None  # x and the follower's policy
         self._best: Iterate | None = None
         self._climb: SafeClimb | None = None
-        # When the state is written next, and when progress of learning is shown next.
-        self._due, self._shown_until = 0.0, time.monotonic() + SECONDS
+        self._due = 0.0  # when the state is written next
+        self._pace = Paced(SECONDS)
+        self._pace.again()
         self.interrupted = False
 
     @property
@@ -79,6 +79,8 @@ class Run:
         """Make the run, or what is left of it; the best follower is in the seat in the end."""
         from ..wrappers import LeaderObjective
 
+        if self._folder is not None:
+            load_plotting()
         leader = LeaderObjective(self._seat)
         resumes = self._folder is not None and (self._folder / STATE).exists()
         leader.resume(seed=None if resumes else seed)
@@ -98,15 +100,14 @@ class Run:
         except KeyboardInterrupt:
             if self._climb is None or self._start is None:
                 raise
-            self._show(self._used, self._steps, "interrupted; comparing the best so far")
+            self._show(self._used, self._steps, "interrupted; keeping the best so far")
             self.interrupted = True
-            found = self._climb.finish("interrupted")
+            found = self._climb.stop("interrupted")
         self._best = found.best
 
-    def _tick(self, text: str, before: int, made: int) -> None:
+    def _tick(self, before: int, made: int, _: int, text: str) -> None:
         """Show how far a follower is that learns, now and then."""
-        if time.monotonic() >= self._shown_until:
-            self._shown_until = time.monotonic() + SECONDS
+        if self._pace.due():
             self._show(before + made, self._steps, text)
 
     def _note(self, iterate: Iterate) -> None:
@@ -130,7 +131,7 @@ class Run:
         best = max(entry["objective"] for entry in self._history)
         text = f"objective {iterate.value:.4g}, best {best:.4g}"
         self._show(self._used, self._steps, text)
-        self._shown_until = time.monotonic() + SECONDS
+        self._pace.again()
 
     # The folder ----------------------------------------------------------------------------------
 
@@ -147,7 +148,7 @@ class Run:
                 self._keep(folder)
                 now = time.monotonic()
                 self._due = now + (now - began) / SHARE
-        self._follower.on_step = partial(self._tick, "learning", self._used)
+        self._follower.progress = partial(self._tick, self._used)
 
     def _keep(self, folder: Path) -> None:
         assert self._climb is not None and self._start is not None
@@ -192,18 +193,22 @@ class Run:
         assert self._best is not None and self._start is not None
         game, follower, used = self._game, self._follower, self._used
         rng = np.random.default_rng([seed, 1])
-        self._show(used, self._steps, f"comparing in {held_out} fresh episodes of each follower")
-        x, policy = self._best.upper_params, follower.snapshot()
-        follower.restore(self._start[1])
-        start = _score(game, follower, self._start[0], held_out, rng)
-        follower.restore(policy)
-        objective = _score(game, follower, x, held_out, rng)
-        direct = None
-        if direct_options is not None:
+        x, direct = self._best.upper_params, None
+        if self.interrupted:  # whoever interrupts does not wait for fresh episodes
+            assert self._climb is not None
+            start, objective = map(Score.of, self._climb.values)
+        else:
+            self._show(used, self._steps, f"comparing in {held_out} fresh episodes of each")
+            policy = follower.snapshot()
+            follower.restore(self._start[1])
+            start = _score(game, follower, self._start[0], held_out, rng)
+            follower.restore(policy)
+            objective = _score(game, follower, x, held_out, rng)
+        if direct_options is not None and not self.interrupted:
             try:
                 text = f"training directly on the objective, {used} steps"
                 self._show(0, self._steps, text)
-                trained = _direct(game, direct_options, used, seed, partial(self._tick, text, 0))
+                trained = _direct(game, direct_options, used, seed, partial(self._tick, 0))
                 direct = _score(game, trained, np.ones(1), held_out, rng)
             except KeyboardInterrupt:  # the design is there already
                 self._show(used, self._steps, "interrupted; direct training is left out")
@@ -216,7 +221,7 @@ class Run:
             self._write_history(folder)
             plot_history(game, self._history, folder / PLOT)
             scores = {"objective": objective, "start": start, "direct": direct}
-            known = {name: vars(score) for name, score in scores.items() if score is not None}
+            known = {name: score.as_json for name, score in scores.items() if score is not None}
             counted = {"environment_steps": used, "interrupted": self.interrupted}
             write_json(
                 folder / RESULT, {"weights": weights, **known, "verdict": verdict, **counted}
@@ -252,7 +257,7 @@ def _direct(
     options: Mapping[str, Any],
     steps: int,
     seed: int,
-    tell: Callable[[int], None],
+    progress: Progress,
 ) -> Follower:
     """Return the same learner, trained for so many steps with the objective as its reward."""
     from ..envs.designed import DesignGame
@@ -278,7 +283,7 @@ def _direct(
         standardise=options.get("standardise", True),
     )
     follower.reset(np.random.default_rng([seed, 2]))
-    follower.on_step = tell
+    follower.progress = progress
     follower.learn(np.ones(1))
     return follower
 

@@ -22,6 +22,7 @@ import torch as th
 
 from ..core.files import check_regular, replacing
 from ..core.plain import Untrusted, checked_members, readable
+from ..core.progress import Progress
 from ..model.protocols import LearntGame
 from ..sb3.archive import tensors
 from .critics import LeaderCritics, Trained
@@ -82,6 +83,15 @@ class Checkpointed:
         self._rng = rng
         self.follower.reset(rng)
         self._forget()
+
+    @property
+    def progress(self) -> Progress | None:
+        """What is called with how far the follower is under the present x; see `Follower`."""
+        return self.follower.progress
+
+    @progress.setter
+    def progress(self, progress: Progress | None) -> None:
+        self.follower.progress = progress
 
     def _forget(self) -> None:
         """Begin with nothing learnt beside what the follower has."""

@@ -309,6 +309,7 @@ class LeaderCritics:
         stop, losses = Plateau(PATIENCE), [0.0]
         together = min(CHECKED, updates)
         for done in range(together, LONGEST * updates + 1, together):
+            follower.tell(f"fitting critics, {done - together} of {LONGEST * updates}")
             losses = [critic.fit(follower, together, rng) for critic in self.each]
             found = [critic.q_values(seen, taken) for critic in self.each]
             self.explained = explained_variance(np.mean(found, axis=0), sums)

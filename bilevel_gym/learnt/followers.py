@@ -9,7 +9,7 @@ import random
 import warnings
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -31,6 +31,7 @@ from ..core.checks import (
 )
 from ..core.mdp import FloatArray
 from ..core.plain import Untrusted
+from ..core.progress import Paced, Progress
 from ..envs.simulators import goes_on
 from ..episodes.recorded import LearntEpisodes, as_argument
 from ..model.protocols import LearntGame
@@ -80,6 +81,10 @@ LEAST = 1e-12
 # Steps of uniform actions in which the units of observations are measured.
 MEASURED = 500
 
+# Seconds from one time to the next at which it is said how far learning is, and the latest steps
+# whose mean rewards are told.
+TOLD_EVERY, LATEST = 0.5, 500
+
 # Copies of the environment in which episodes are played side by side.
 COPIES = 32
 
@@ -90,7 +95,7 @@ class Follower:
     Attributes:
         model: The algorithm, of Stable-Baselines3.
         answered: How many x it has learnt under since the last reset.
-        on_step: Called in each step of `learn` with how many it has made, to show progress.
+        progress: Called now and then with how far it is under the present x; None for nobody.
         steps: Environment steps that it learns for each x.
         discrete: Whether its actions are.
     """
@@ -153,7 +158,8 @@ class Follower:
                 }
                 self._options["policy_kwargs"] = {**own, **reading}
         self.answered = 0
-        self.on_step: Callable[[int], None] | None = None
+        self.progress: Progress | None = None
+        self._pace, self._steps_told = Paced(TOLD_EVERY), (0, 0)
         self.discrete, self._images = discrete, is_image_space(seen)
         self.reset(np.random.default_rng(0))
 
@@ -187,15 +193,39 @@ class Follower:
         first = self.answered == 0
         before = self.model.num_timesteps
         steps = self._first_steps if first else max(1, round(share * self.steps))
+        self._steps_told = 0, steps
+        self.tell("learning")
         self.model.learn(
             steps,
-            callback=None if self.on_step is None else partial(_told, self.on_step, before),
+            callback=None if self.progress is None else partial(self._told, upper_params, before),
             reset_num_timesteps=first,
             log_interval=None,
         )
         self.answered += 1
+        self._steps_told = steps, steps
         measured = self._measured_steps if first else 0
         return self.model.num_timesteps - before + measured
+
+    def tell(self, doing: str) -> None:
+        """Say what is being done under the present x, if anybody wants to know."""
+        if self.progress is not None:
+            self.progress(*self._steps_told, doing)
+
+    def _told(
+        self, x: FloatArray, before: int, local: Mapping[str, Any], _: Mapping[str, Any]
+    ) -> bool:
+        """Say how far it is, as a callback of Stable-Baselines3, and go on."""
+        game, buffer = self._game, self.model.replay_buffer
+        if buffer is not None and buffer.size() and self._pace.due():
+            self._steps_told = self.model.num_timesteps - before, self._steps_told[1]
+            seen = buffer.latest(LATEST, np.random.default_rng(0))
+            said = as_argument(seen.terms)
+            lower = game.reward(x, seen.observations, seen.actions, **said)
+            upper = game.upper_reward(
+                seen.observations, seen.actions, seen.rewards.astype(np.float64)
+            )
+            self.tell(f"learning: {lower.mean():.3g} a step, leader {upper.mean():.3g}")
+        return True
 
     def probabilities(self, observations: NDArray[Any]) -> FloatArray:
         """Return the probabilities of discrete actions, `[B, A]`."""
@@ -279,6 +309,7 @@ class Follower:
             self._watched[copies] = self._environments(copies)
         stage, played, done = self._watched[copies], [], 0
         while done < episodes:
+            self.tell(f"playing episodes, {done} of {episodes}")
             count = min(copies, episodes - done)
             drawn = int(rng.integers(2**31)) if seed is None else (seed + done) % 2**31
             played.append(self._play_block(stage, count, rng, drawn))
@@ -414,14 +445,6 @@ class Follower:
                 record[name].append(values[:count])
             alive = alive & ~dones
         return {name: np.stack(values) for name, values in record.items()}
-
-
-def _told(
-    on_step: Callable[[int], None], before: int, local: Mapping[str, Any], _: Mapping[str, Any]
-) -> bool:
-    """Tell the steps made so far, as a callback of Stable-Baselines3, and go on."""
-    on_step(local["self"].num_timesteps - before)
-    return True
 
 
 @contextmanager

@@ -123,6 +123,7 @@ class SuccessorFeatures(Trained):
         sums, steps = watched_sums(played, features, self._game.gamma)
         stop, loss = Plateau(PATIENCE), 0.0
         for begin in range(0, most, CHECKED):
+            follower.tell(f"fitting critics, {begin} of {most}")
             updates, loss = min(CHECKED, most - begin), 0.0
             if not (begin and self._discrete):  # continuous actions are drawn anew
                 following, policy = self._following(follower, data.next_observations, rng)

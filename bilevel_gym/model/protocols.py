@@ -10,11 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.mdp import FloatArray
+from ..core.progress import Progress
 from ..episodes.recorded import Batch, LearntEpisodes
 from .judges import Judge
 from .responses import Response
 
-__all__ = ["Follower", "LearntGame", "LearntMethod", "PreferenceGame", "Resumable", "Revisable"]
+__all__ = [
+    "Follower",
+    "LearntGame",
+    "LearntMethod",
+    "PreferenceGame",
+    "Resumable",
+    "Revisable",
+    "Tells",
+]
 
 
 class LearntGame(Protocol):
@@ -172,6 +181,17 @@ class LearntMethod(Protocol):
     def load(self, path: str | os.PathLike[str], *, trust: bool = False) -> None:
         """Go on where the method that was saved is; `trust` is whether code in the file may run."""
         ...
+
+
+@runtime_checkable
+class Tells(Protocol):
+    """A method that says how far it is with an answer, where that takes long.
+
+    Attributes:
+        progress: What it calls; None for nobody.
+    """
+
+    progress: Progress | None
 
 
 @runtime_checkable

@@ -211,9 +211,8 @@ class SafeClimb(Recorder):
         else:
             self.move(value, gradient)
 
-    def finish(self, message: str | None = None) -> Optimum:
+    def finish(self) -> Optimum:
         """Watch the best few anew, put the best follower back, and return what was found."""
-        assert self._start is not None and self.first is not None
         found, *others = self._compared
         if others:
             # What was seen before made it the best: only what is new is free of that.
@@ -222,11 +221,24 @@ class SafeClimb(Recorder):
                 if not candidate.falls_below(found):
                     candidate.values = self._watched(candidate)
                     found = max(found, candidate, key=lambda each: each.mean)
+        return self._found(found, f"{self.evaluations} evaluations made")
+
+    def stop(self, message: str) -> Optimum:
+        """Put the best follower back, by what is known of it, and return what was found."""
+        return self._found(self._kept[0], message)
+
+    @property
+    def values(self) -> tuple[FloatArray, FloatArray]:
+        """The leader's values of the episodes watched at the start and at the best x, `[N]`."""
+        assert self._start is not None
+        return self._start.values, self._kept[0].values
+
+    def _found(self, found: Candidate, message: str) -> Optimum:
+        assert self.first is not None
         self._kept = [found]
         self._go_back()
         self.best = replace(found.iterate, value=found.mean)
-        made = f"{self.evaluations} evaluations made"
-        return Optimum(self.best, self.first, self.evaluations, message or made)
+        return Optimum(self.best, self.first, self.evaluations, message)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the climb, as nested dicts of numbers and arrays.

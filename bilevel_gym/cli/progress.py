@@ -1,0 +1,195 @@
+"""How far a command is: a bar on a terminal, and plain lines of its output elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from ..core.progress import Lines, duration
+from .console import console
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+    from ..wrappers import HyperGradient
+
+# Width of the bar; with it, there is room for 45 characters of text in a line of 80.
+BAR = 8
+
+# What stands for a time that nobody knows.
+UNKNOWN = "-:--:--"
+
+# Seconds after which something takes long.
+LATE = 1.0
+
+
+class Shown:
+    """What is shown of long work in so many steps, of which later phases may have more.
+
+    Attributes:
+        made: Steps made so far.
+    """
+
+    def __init__(self, phase: str, total: int) -> None:
+        """Begin with a phase of so many steps."""
+        self.phase, self.total, self.made = phase, total, 0
+        self._began, self._skipped = time.monotonic(), 0
+
+    def within(self, done: int, total: int, doing: str) -> None:
+        """Say how far the step under way is, a `bilevel_gym.core.progress.Progress`."""
+
+    def step(self, phase: str, text: str, steps: int = 1) -> None:
+        """Say that a step of a phase was made, or several."""
+        self.made += steps
+
+    def listen(self, seat: HyperGradient) -> None:
+        """Show how far the answers of a seat are, if its method says so."""
+        from ..model.protocols import Tells
+
+        if isinstance(seat.method, Tells):
+            seat.method.progress = self.within
+
+    def answer(self, phase: str, seat: HyperGradient) -> None:
+        """Say that a step of a phase was made, the latest answer of a seat."""
+        from ..wrappers.reporting import answer_in_words
+
+        self.step(phase, answer_in_words(seat.response, seat.samples))
+
+    def skip(self) -> None:
+        """Count a step that took no time."""
+        self.made += 1
+        self._began, self._skipped = time.monotonic(), self.made
+
+    def left(self, share: float = 0.0) -> str:
+        """Return the time left, with a share of the step under way; empty where nobody knows."""
+        done = self.made + share
+        if done <= self._skipped or done >= self.total:
+            return ""
+        spent = time.monotonic() - self._began
+        left = spent * (self.total - done) / (done - self._skipped)
+        return duration(left) if left >= 1.0 else ""
+
+
+class Told(Shown):
+    """Plain lines: one for each step, and others while a step lasts long.
+
+    Attributes:
+        silent: Whether nothing was said yet.
+    """
+
+    def __init__(self, phase: str, total: int) -> None:
+        """Begin with a phase of so many steps."""
+        super().__init__(phase, total)
+        self._lines, self.silent = Lines(click.echo), True
+
+    def within(self, done: int, total: int, doing: str) -> None:
+        """Say how far the step under way is, now and then."""
+        self.silent = False
+        self._lines(done, total, doing)
+
+    def step(self, phase: str, text: str, steps: int = 1) -> None:
+        """Say that a step of a phase was made, or several."""
+        super().step(phase, text, steps)
+        self.silent, left = False, self.left()
+        known = phase == self.phase
+        where = f"[{self.made}/{self.total}]" if known else f"[{self.made}] {phase}:"
+        self._lines.say(f"{where} {text}{f', {left} left' if left else ''}")
+
+
+class Drawn(Shown):
+    """A bar for each phase."""
+
+    def __init__(self, bars: Bars, phase: str, total: int) -> None:
+        """Begin with a phase of so many steps, whose bar is shown at once."""
+        super().__init__(phase, total)
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+        self._bar(phase)
+
+    def _bar(self, phase: str) -> TaskID:
+        """Return the bar of a phase, of which but for the first the number of steps is unknown."""
+        if phase not in self._tasks:
+            total = None if self._tasks else self.total
+            self._tasks[phase] = self._bars.add_task(phase, total=total, text="", left=UNKNOWN)
+        if phase != self.phase:
+            self._bars.update(self._tasks[self.phase], text="", left=UNKNOWN)
+        self.phase = phase
+        return self._tasks[phase]
+
+    def skip(self) -> None:
+        """Count a step that took no time."""
+        super().skip()
+        self._bars.update(self._bar(self.phase), advance=1)
+
+    def within(self, done: int, total: int, doing: str) -> None:
+        """Show how far the step under way is."""
+        share = done / max(total, 1)
+        left = self.left(share) or UNKNOWN
+        text = f"{done}/{total} {doing}"
+        self._bars.update(self._bar(self.phase), text=text, left=left)
+
+    def step(self, phase: str, text: str, steps: int = 1) -> None:
+        """Show that a step of a phase was made, or several."""
+        super().step(phase, text, steps)
+        self._bars.update(self._bar(phase), advance=steps, text=text, left=self.left() or UNKNOWN)
+
+
+@contextlib.contextmanager
+def progress_bar(phase: str, total: int) -> Iterator[Shown]:
+    """Show how far the block is, whose first phase has so many steps."""
+    terminal = console(stderr=True)
+    if not terminal.is_terminal:
+        told = Told(phase, total)
+        with _told_late(f"[0/{total}] the first step", lambda: told.silent):
+            yield told
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.table import Column
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        MofNCompleteColumn(),
+        BarColumn(BAR),
+        TextColumn("{task.fields[left]} left", markup=False),
+        TextColumn("{task.fields[text]}", markup=False, table_column=Column(no_wrap=True)),
+    )
+    with Progress(*columns, console=terminal, transient=True) as bars:
+        yield Drawn(bars, phase, total)
+
+
+@contextlib.contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Say that something is being made while the block runs; without a terminal if it takes long.
+
+    Where a follower learns, PyTorch is loaded, which takes seconds.
+    """
+    terminal = console(stderr=True)
+    if terminal.is_terminal:
+        with terminal.status(f"making {what}"):
+            yield
+        return
+    with _told_late(f"making {what}"):
+        yield
+
+
+@contextlib.contextmanager
+def _told_late(text: str, still: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Print a line once the block has run for long, if that is still of interest."""
+
+    def tell() -> None:
+        if still():
+            click.echo(text)
+
+    late = threading.Timer(LATE, tell)
+    late.daemon = True
+    late.start()
+    try:
+        yield
+    finally:
+        late.cancel()

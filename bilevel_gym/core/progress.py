@@ -1,0 +1,66 @@
+"""What long work says of how far it is."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+__all__ = ["Lines", "Paced", "Progress", "duration"]
+
+# Steps so far, all steps, and what is being done. A follower who learns calls it with the
+# environment steps for the present x.
+Progress = Callable[[int, int, str], None]
+
+
+class Paced:
+    """A clock that says when something may be told again."""
+
+    def __init__(self, seconds: float) -> None:
+        """Be due now, and then after so many seconds each time."""
+        self._seconds, self._due = seconds, -math.inf
+
+    def again(self) -> None:
+        """Be due after all seconds, counted from now."""
+        self._due = time.monotonic() + self._seconds
+
+    def due(self) -> bool:
+        """Return whether it is due; then it is not until all seconds have passed."""
+        if time.monotonic() < self._due:
+            return False
+        self.again()
+        return True
+
+
+class Lines:
+    """Plain lines of how far a step is, now and then, and of each step that was made.
+
+    It is a `Progress`.
+    """
+
+    def __init__(self, write: Callable[[str], None], seconds: float = 5.0) -> None:
+        """Write lines; within a step one at once, and then every so many seconds."""
+        self._write, self._pace = write, Paced(seconds)
+        self._began, self._done, self._total = 0.0, 0, 0
+
+    def __call__(self, done: int, total: int, doing: str) -> None:
+        """Tell how far the step is, if it is time to."""
+        now = time.monotonic()
+        if done < self._done or total != self._total:
+            self._began, self._done, self._total = now, done, total
+        if self._pace.due():
+            made = done - self._done
+            left = (now - self._began) * (total - done) / made if made else 0.0
+            self._write(f"{done}/{total} {doing}{f', {duration(left)} left' if left else ''}")
+
+    def say(self, text: str) -> None:
+        """Tell that a step was made."""
+        self._write(text)
+        self._pace.again()
+        self._total = 0
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as hours, minutes and seconds: "0:01:05"."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
