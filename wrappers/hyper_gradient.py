@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NotRequired, TypedDict, cast
 
 import gymnasium as gym
@@ -13,14 +14,16 @@ from numpy.typing import NDArray
 
 from ..core.checks import check_at_least, check_flag, check_reset_options, received
 from ..core.mdp import FloatArray
+from ..core.progress import Lines, Progress
 from ..envs.base import View, shown
 from ..envs.ids import leader_id
 from ..methods import Response, make_method
 from ..methods.registry import WrongAnswer, checked_response
-from ..model.protocols import LearntMethod, Resumable, Revisable
+from ..model.protocols import LearntMethod, Resumable, Revisable, Tells
 from ..model.responses import EpisodicResponse
 from ..optimizers import projected_gradient_norm
 from ..optimizers.revisable import Report
+from .reporting import answer_in_words
 from .seats import GameT, NotThere, Seat, plain, take_seat
 
 __all__ = ["HyperGradient", "LeaderInfo"]
@@ -84,6 +87,10 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
     reset by themselves where an episode ends: with `HyperGradient(env, keep_learnt=True)` resets
     without a seed keep what was learnt.
 
+    Where a follower learns, an answer may take long. With `seat.progress = show` it then calls
+    `show(done, total, doing)`: the environment steps learnt so far under this x, all of them, and
+    what is being done. `verbose=1` prints that now and then, and a line for each answer.
+
     Every registered game comes in this seat, with its options beside those of the game:
     `gymnasium.make(id, method="trace", episodes=64, slip=0.2)`. Wrapping again replaces it:
     `HyperGradient(gymnasium.make(id), method=..., outer_steps=...)`.
@@ -107,6 +114,7 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
         method: str | None = None,
         outer_steps: int = OUTER_STEPS,
         keep_learnt: bool = False,
+        verbose: int = 0,
         **method_options: Any,
     ) -> None:
         """Initialise the leader's seat.
@@ -118,6 +126,8 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
                 game's default, which is "exact" wherever there is an exact answer.
             outer_steps: Steps of the leader's episode, at least 1.
             keep_learnt: Whether resets without a seed keep what was learnt, if anything was.
+            verbose: 1 prints a line for each answer, and how far it is where the follower learns;
+                0 prints nothing.
             **method_options: Options of the method, of JSON types (NumPy scalars are converted).
 
         Raises:
@@ -128,11 +138,13 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
         inner, game, _ = take_seat(HyperGradient, env)
         outer_steps = check_at_least("outer_steps", outer_steps, 1)
         keep_learnt = check_flag("keep_learnt", keep_learnt)
+        verbose = check_at_least("verbose", verbose, 0, 1)
         method_options = plain(method_options)  # so that specs can be written
         given: dict[str, Any] = {} if method is None else {"method": method}
         method = game.default_method if method is None else method
         learner = make_method(method, game, **method_options)
-        kept = {"keep_learnt": True} if keep_learnt else {}
+        kept: dict[str, Any] = {"keep_learnt": True} if keep_learnt else {}
+        kept |= {"verbose": verbose} if verbose else {}
         RecordConstructorArgs.__init__(
             self, method=method, outer_steps=outer_steps, **kept, **method_options
         )
@@ -147,6 +159,8 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
         game.draws_itself = False
         self._response: Response | None = None
         self._steps, self._samples, self._restored = 0, 0, False
+        self._lines = Lines(partial(print, flush=True)) if verbose else None
+        self.progress: Progress | None = None
 
     @property
     def response(self) -> Response:
@@ -355,15 +369,26 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
             status=(*status, ("step", str(self._steps))),
         )
 
+    def _tell(self, done: int, total: int, doing: str) -> None:
+        """Say how far the answer under way is."""
+        for tell in (self._lines, self.progress):
+            if tell is not None:
+                tell(done, total, doing)
+
     def _answer(
         self, x: FloatArray, *, advance: int = 0, brief: bool = False
     ) -> tuple[Any, LeaderInfo]:
         method = self.method
+        if isinstance(method, Tells) and (self._lines or self.progress):
+            method.progress = self._tell
         ask = method.measure if brief and isinstance(method, Revisable) else method.step
         response = checked_response(ask(x), x, method)
         self._response = response
         self._samples += response.samples or 0
         self._steps += advance
+        if self._lines is not None:
+            said = answer_in_words(response, self._samples)
+            self._lines.say(f"[{self._steps}/{self.outer_steps}] {said}")
         info = self.info
         if self.render_mode == "human":
             self.render()

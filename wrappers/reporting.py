@@ -21,5 +21,5 @@ def answer_in_words(response: Response, samples: int) -> str:
     if lower is not None:
         said.append(f"follower {lower:.4g}")
     if samples:
-        said.append(f"{samples} steps")
+        said.append(f"{samples} environment steps")
     return ", ".join(said)

@@ -49,11 +49,8 @@ class Shown:
         self.made += steps
 
     def listen(self, seat: HyperGradient) -> None:
-        """Show how far the answers of a seat are, if its method says so."""
-        from ..model.protocols import Tells
-
-        if isinstance(seat.method, Tells):
-            seat.method.progress = self.within
+        """Show what a seat says of its answers while they are made."""
+        seat.progress = self.within
 
     def answer(self, phase: str, seat: HyperGradient) -> None:
         """Say that a step of a phase was made, the latest answer of a seat."""
