@@ -242,7 +242,7 @@ def test_a_folder_in_use_and_one_that_cannot_be_made_are_named(tmp_path: Path) -
     (file := tmp_path / "small.toml").write_text(SMALL)
     with locked(tmp_path):
         result = invoke(file, "--out", tmp_path)
-    assert result.exit_code == 2 and "another benchmark is running" in result.stderr
+    assert result.exit_code == 1 and "another benchmark is running" in result.stderr
     (tmp_path / "file").write_text("")
     result = invoke(file, "--out", tmp_path / "file" / "out")
     assert result.exit_code == 2 and "cannot write the folder" in result.stderr

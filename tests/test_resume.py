@@ -320,7 +320,7 @@ def test_a_run_under_way_is_not_gone_on_with_twice(run: Run, early: Path) -> Non
     overwrite = ("solve", GRID, "--out", early, "--overwrite")
     try:
         for again in (("solve", "--resume", early), overwrite):
-            assert "still going on in another process" in refused(run(*again))
+            assert "still going on in another process" in run(*again, exits=1).stderr
     finally:
         claimed.close()
     run("solve", "--resume", early, exits=0)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .. import __version__
-from .arguments import INTERRUPTED
+from .arguments import INTERRUPTED, Failure
 from .benchmarking import benchmark
 from .checking import check, check_method
 from .console import ignore_settings_here, listen_to_interrupts, plain_warnings
@@ -26,7 +26,10 @@ __all__ = ["main", "markdown_table"]
 
 
 class Commands(click.Group):
-    """Commands that an interrupt ends with one line and one exit code, wherever it finds them."""
+    """Commands that an interrupt ends with one line and one exit code, wherever it finds them.
+
+    So do numbers that overflow and memory that is full.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
@@ -35,6 +38,8 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(INTERRUPTED)
+        except (ArithmeticError, MemoryError) as error:  # of numbers that nobody could foresee
+            raise Failure(f"{error or type(error).__name__}") from error
 
 
 @click.group(
@@ -45,7 +50,10 @@ class Commands(click.Group):
 @click.version_option(__version__, prog_name="bilevel-gym", message="%(prog)s %(version)s")
 @click.pass_context
 def main(ctx: click.Context) -> None:
-    """Bilevel reinforcement learning: a leader chooses x, and a follower best responds to it."""
+    """Bilevel reinforcement learning: a leader chooses x, and a follower best responds to it.
+
+    Exit codes: 0, 1 for a failure, 2 for wrong usage, 130 for Ctrl-C and SIGTERM.
+    """
     ctx.with_resource(listen_to_interrupts())
     ctx.with_resource(plain_warnings())
     ignore_settings_here()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import inspect
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import making
-from ..core.checks import check_positive, received
+from ..core.checks import accepted_options, check_positive, received
 from ..core.threads import one_torch_thread
 from ..registration import task_ids
 
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     from ..wrappers import HyperGradient
 
 
-# What the shell reports for a command stopped by Ctrl-C: 128 + SIGINT.
-INTERRUPTED = 130
+# Exit codes: something failed or a check found something wrong, what the user gave is refused, and
+# what the shell reports for a command stopped by Ctrl-C, 128 + SIGINT.
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 # Inner learners with networks, which would take seconds to load.
 LEARNT_INNER = ("soft-dqn", "soft-sac")
@@ -30,7 +32,13 @@ LEARNT_INNER = ("soft-dqn", "soft-sac")
 class CommandError(click.ClickException):
     """What the user got wrong, in one line."""
 
-    exit_code = 2
+    exit_code = USAGE
+
+
+class Failure(click.ClickException):
+    """What went wrong although the user did not, in one line."""
+
+    exit_code = FAILED
 
 
 @contextlib.contextmanager
@@ -53,16 +61,59 @@ def takes_names(known: Callable[[], Iterable[str]], check: Callable[[str], str])
                 return tuple(map(check, value))
             return None if value is None else check(value)
 
-    return {"callback": checked, "shell_complete": completed(known)}
+    return {"callback": checked, "shell_complete": completed(lambda ctx: known())}
 
 
-def completed(known: Callable[[], Iterable[str]]) -> Callable[..., list[str]]:
-    """Return how the shell completes one of some names."""
+def completed(known: Callable[[click.Context], Iterable[str]]) -> Callable[..., list[str]]:
+    """Return how the shell completes one of some names, and values behind `name=`."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-        return [name for name in known() if name.startswith(incomplete)]
+        try:
+            names = [name for name in known(ctx) if name.startswith(incomplete)]
+        except Exception:  # of what is typed so far nothing need be right
+            return []
+        return [name for name in names if "=" in incomplete or not name.partition("=")[2]]
 
     return complete
+
+
+def typed(ctx: click.Context, name: str) -> Any:
+    """Return what is typed already for a parameter, None if nothing is.
+
+    An option that still lacks its value leaves arguments unparsed, in `ctx.args`.
+    """
+    found = ctx.params.get(name)
+    positional = [param for param in ctx.command.params if isinstance(param, click.Argument)]
+    if found is None and ctx.args and positional and positional[0].name == name:
+        found = positional[0].process_value(ctx, ctx.args[0])
+    return found
+
+
+def settings_of(parameters: Iterable[inspect.Parameter]) -> Iterator[str]:
+    """Yield `name=` of parameters, and the values of flags."""
+    for parameter in parameters:
+        yield f"{parameter.name}="
+        if isinstance(parameter.default, bool):
+            yield from (f"{parameter.name}={value}" for value in ("true", "false"))
+
+
+def settings_of_task(ctx: click.Context) -> Iterator[str]:
+    """Yield what `--set` may say to the task that is typed already."""
+    return settings_of(making.task_parameters(typed(ctx, "env_id")).values())
+
+
+def settings_of_method(ctx: click.Context) -> Iterator[str]:
+    """Yield what `--method-set` may say to the method that is typed already, or the task's own."""
+    from ..methods.registry import NamesMethods, resolve_method
+    from ..wrappers.entry_points import creator_of
+
+    env_id, method = typed(ctx, "env_id"), typed(ctx, "method")
+    creator = None if env_id is None else creator_of(env_id)
+    default = creator.default_method if isinstance(creator, NamesMethods) else "exact"
+    options = accepted_options(resolve_method(method or default, creator))
+    yield from settings_of(options.values())
+    if "inner" in options:
+        yield from (f"inner={name}" for name in inner_learners())
 
 
 def method_names() -> list[str]:
@@ -128,7 +179,10 @@ def out_option(text: str) -> Callable[[Any], Any]:
 
 
 def settings_option(
-    flag: str, name: str, text: str, known: Callable[[], Iterable[str]] = tuple
+    flag: str,
+    name: str,
+    text: str,
+    known: Callable[[click.Context], Iterable[str]] = lambda ctx: (),
 ) -> Callable[[Any], Any]:
     """Return an option that takes NAME=VALUE, of which those known are completed in the shell."""
     return click.option(
@@ -157,13 +211,16 @@ method_option = click.option(
     **METHOD,
 )
 set_option = settings_option(
-    "--set", "env_kwargs", "Argument of the task, e.g. slip=0.2 or map_name=16x16"
+    "--set",
+    "env_kwargs",
+    "Argument of the task, e.g. slip=0.2 or map_name=16x16",
+    settings_of_task,
 )
 method_set_option = settings_option(
     "--method-set",
     "method_options",
     "Option of the method, e.g. episodes=2048 or inner=soft-q",
-    lambda: (f"inner={name}" for name in inner_learners()),
+    settings_of_method,
 )
 seed_option = count_option(
     "--seed", 0, "Seed of whatever is drawn; the exact method draws nothing.", least=0

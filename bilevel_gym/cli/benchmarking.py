@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..core.checks import received
-from .arguments import INTERRUPTED, CommandError, in_one_line, out_option
+from .arguments import FAILED, INTERRUPTED, CommandError, Failure, in_one_line, out_option
 from .console import explain_os_errors
 from .progress import progress_bar
 
@@ -92,7 +92,7 @@ def benchmark(file: Path, out: Path | None) -> None:
         click.echo(f"interrupted; what is done is kept, and the same command goes on: {folder}")
         click.get_current_context().exit(INTERRUPTED)
     except EngineError as error:
-        raise CommandError(
+        raise Failure(
             f"{error}; what is done is kept in {folder}, and the same command goes on"
         ) from None
     for failure in failures:
@@ -100,7 +100,7 @@ def benchmark(file: Path, out: Path | None) -> None:
     total = planned.done + len(planned.todo)
     click.echo(f"{total - len(failures)} of {total} runs are in {folder}")
     if failures:
-        click.get_current_context().exit(1)
+        click.get_current_context().exit(FAILED)
 
 
 def read(file: Path) -> Benchmark:

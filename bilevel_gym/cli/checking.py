@@ -13,6 +13,7 @@ import numpy as np
 from ..making import answers_exactly
 from ..registration import TASKS
 from .arguments import (
+    FAILED,
     METHOD,
     TASK,
     count_option,
@@ -85,7 +86,7 @@ def check(
         failed.append("hyper-gradient")
     if failed:
         click.echo(f"{env_id} failed: {', '.join(failed)}.")
-        click.get_current_context().exit(1)
+        click.get_current_context().exit(FAILED)
     click.echo(f"{env_id} passed.")
 
 
@@ -223,5 +224,5 @@ def check_method(
             report = testing.check_method(method, env_id, options=method_options, **counts)
     except testing.MethodError as error:
         click.echo(error.report)
-        click.get_current_context().exit(1)
+        click.get_current_context().exit(FAILED)
     click.echo(report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from ..core import fast
-from .arguments import CommandError
+from .arguments import CommandError, Failure
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -120,6 +121,10 @@ def _handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
             signal.signal(number, former)
 
 
+# What the file system may say that is nobody's choice: full, or broken.
+BROKEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE)
+
+
 @contextlib.contextmanager
 def explain_os_errors(folder: Path) -> Iterator[None]:
     """Turn what the file system refuses into one line."""
@@ -128,7 +133,8 @@ def explain_os_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.strerror is None:
             raise
-        raise CommandError(
+        kind = Failure if error.errno in BROKEN else CommandError
+        raise kind(
             f"cannot write the folder {folder}: {error.strerror}"
             + (f" ({error.filename})" if error.filename else "")
         ) from None

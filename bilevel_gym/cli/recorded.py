@@ -26,7 +26,7 @@ from ..core.mdp import FloatArray
 from ..core.plain import checked_members, readable
 from ..core.state import dump_tree, read_tree, write_tree
 from ..model.protocols import LearntMethod, Resumable
-from .arguments import CommandError
+from .arguments import CommandError, Failure
 from .console import uninterrupted
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ class Evaluations:
             high: Upper bounds of x, shape of x.
 
         Raises:
-            CommandError: If another process has it open, or it is damaged.
+            Failure: If another process has it open.
+            CommandError: If it is damaged.
         """
         self._shape, self._size = low.shape, low.size
         self._file = _claimed(folder)
@@ -107,7 +108,7 @@ class Evaluations:
 
 
 def check_idle(folder: Path) -> None:
-    """Raise a `CommandError` if another process is at the run in a folder."""
+    """Raise a `Failure` if another process is at the run in a folder."""
     if (folder / EVALUATIONS).exists():
         _claimed(folder).close()
 
@@ -117,7 +118,7 @@ def _claimed(folder: Path) -> FileIO:
     file = FileIO(folder / EVALUATIONS, "a")
     if not claim(file):
         file.close()
-        raise CommandError(f"the run in {folder} is still going on in another process")
+        raise Failure(f"the run in {folder} is still going on in another process")
     return file
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 import numpy as np
 
-from ..core.checks import check_choice
+from ..core.checks import accepted_options, check_choice
 from ..core.files import loaded_versions
 from ..making import answers_exactly
 from ..optimizers import (
@@ -27,12 +27,14 @@ from ..optimizers import (
     options_for,
     projected_gradient_norm,
 )
+from ..optimizers.named import RESERVED
 from ..plotting import load as load_plotting
 from ..registration import TASKS
 from .arguments import (
     INTERRUPTED,
     TASK,
     CommandError,
+    Failure,
     in_one_line,
     make_leader,
     method_option,
@@ -41,6 +43,7 @@ from .arguments import (
     positive,
     seed_option,
     set_option,
+    settings_of,
     settings_option,
     takes_names,
 )
@@ -85,6 +88,20 @@ def checked_task(ctx: click.Context, param: click.Parameter, value: str | None) 
     return name
 
 
+def settings_of_optimizer(ctx: click.Context) -> Iterator[str]:
+    """Yield what `--optimizer-set` may say to the optimizer that is typed already, or to any."""
+    chosen = ctx.params.get("optimizer")
+    options = {
+        name: parameter
+        for optimizer in ([chosen] if chosen else OPTIMIZERS)
+        for name, parameter in accepted_options(OPTIMIZERS[optimizer]).items()
+        if name not in RESERVED
+    }
+    yield from settings_of(options.values())
+    if "schedule" in options:
+        yield from (f"schedule={name}" for name in SCHEDULES)
+
+
 @click.command("solve")
 @click.argument("env_id", metavar="ID", required=False, **{**TASK, "callback": checked_task})
 @set_option
@@ -100,7 +117,7 @@ def checked_task(ctx: click.Context, param: click.Parameter, value: str | None) 
     "--optimizer-set",
     "optimizer_options",
     "Option of the optimizer, e.g. schedule=constant",
-    lambda: (f"schedule={name}" for name in SCHEDULES),
+    settings_of_optimizer,
 )
 @click.option(
     "--steps",
@@ -342,7 +359,7 @@ def climb(plan: Plan, folder: Path, *, gif: bool, resumed: bool, trust: bool = F
         except KeyboardInterrupt:
             outcome = INTERRUPTION
         except WrongAnswer as error:
-            raise CommandError(str(error)) from error
+            raise Failure(str(error)) from error
         finally:  # an error, too, leaves behind what was reached
             of = "method" if env.method.exact else "estimates of method"
             drawn = save_results(leader, history, film, f"{config['id']}, {of} {method}", seed)

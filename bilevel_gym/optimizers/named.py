@@ -31,6 +31,9 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "trust-constr": trust_constr,
 }
 
+# Parameters that are functions, no options.
+RESERVED = ("callback", "between")
+
 
 def make_optimizer(optimizer: str | Optimizer, **options: Any) -> Optimizer:
     """Return an optimizer with its options set: (objective, start, low, high, *, callback).
@@ -45,12 +48,12 @@ def make_optimizer(optimizer: str | Optimizer, **options: Any) -> Optimizer:
         >>> make_optimizer("adma")
         Traceback (most recent call last):
             ...
-        ValueError: unknown optimizer 'adma'; accepted: 'adam', ... Did you mean 'adam'?
+        ValueError: unknown optimizer 'adma'. Did you mean 'adam'? Accepted: 'adam', ...
     """
     if callable(optimizer):
         return partial(optimizer, **options)
     run = OPTIMIZERS[check_choice("optimizer", optimizer, OPTIMIZERS)]
-    check_options(f"optimizer {optimizer!r}", run, options, reserved=["callback", "between"])
+    check_options(f"optimizer {optimizer!r}", run, options, reserved=RESERVED)
     return partial(run, **options)
 
 
