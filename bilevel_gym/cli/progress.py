@@ -26,7 +26,7 @@ BAR = 8
 UNKNOWN = "-:--:--"
 
 # Seconds after which something takes long.
-LATE = 1.0
+LATE = 0.5
 
 
 class Shown:

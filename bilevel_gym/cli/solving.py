@@ -253,6 +253,7 @@ class Plan:
         from .run_folder import load_start
 
         with loading(config["id"]):
+            load_plotting()
             env = make_leader(
                 config["id"],
                 config["kwargs"],
@@ -324,7 +325,6 @@ def climb(plan: Plan, folder: Path, *, gif: bool, resumed: bool, trust: bool = F
         objective = leader if safe else replayed
         try:
             with listen_to_interrupts(), progress_bar("ascent", config["steps"] + 1) as show:
-                load_plotting()
                 show.listen(env)
 
                 def keep(phase: str, iterate: Iterate) -> None:
