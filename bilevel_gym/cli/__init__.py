@@ -31,6 +31,10 @@ class Commands(click.Group):
     So do numbers that overflow and memory that is full.
     """
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order in which one meets them."""
+        return list(self.commands)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
         try:
@@ -65,12 +69,12 @@ for command in (
     list_tasks,
     show,
     methods,
-    check,
-    check_method,
     solve,
-    design,
     play,
     gallery,
+    design,
+    check,
+    check_method,
     benchmark,
     report,
     export,

@@ -205,21 +205,22 @@ task_argument = click.argument("env_id", metavar="ID", **TASK)
 method_option = click.option(
     "--method",
     metavar="NAME",
-    help="Source of the hyper-gradient: exact, an estimate such as trace, or module:Class of your "
-    "own; see the README.  [default: exact; the task's own, mostly trace, for a follower who "
+    help="Source of the hyper-gradient: a name that `bilevel-gym methods` lists, or module:Class "
+    "of your own.  [default: exact; the task's own, mostly trace, for a follower who "
     "learns]",
     **METHOD,
 )
 set_option = settings_option(
     "--set",
     "env_kwargs",
-    "Argument of the task, e.g. slip=0.2 or map_name=16x16",
+    "Argument of the task, e.g. slip=0.2 or map_name=16x16; `bilevel-gym show ID` lists them",
     settings_of_task,
 )
 method_set_option = settings_option(
     "--method-set",
     "method_options",
-    "Option of the method, e.g. episodes=2048 or inner=soft-q",
+    "Option of the method, e.g. episodes=2048 or inner=soft-q; `bilevel-gym methods NAME` lists "
+    "them",
     settings_of_method,
 )
 seed_option = count_option(

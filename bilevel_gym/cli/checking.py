@@ -25,7 +25,8 @@ from .arguments import (
     set_option,
     task_argument,
 )
-from .console import console, show_table
+from .console import show_table
+from .progress import progress_bar, waiting
 from .solving import optimize
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def check(
     ID may be module:ID, a task of your own that this module registers. Where the follower learns,
     the hyper-gradient is an estimate, and is not compared.
     """
-    env = make_leader(env_id, env_kwargs)
+    with waiting(f"making {env_id}"):
+        env = make_leader(env_id, env_kwargs)
     exact = answers_exactly(env.game)
     own = {task.id: task.test_options for task in TASKS}
     options = {} if exact else own.get(env_id, SOON)
@@ -125,7 +127,7 @@ def passes(name: str, check: Callable[[Any], object] | None, seat: Callable[[], 
         with warnings.catch_warnings():
             # The seat is a wrapper by design.
             warnings.filterwarnings("ignore", message=".*is different from the unwrapped version")
-            with console(stderr=True).status(name):
+            with waiting(name):
                 check(seat())
     except Exception as error:  # whatever a checker raises is its verdict
         click.echo(f"{name}: FAILED, {error or type(error).__name__}")
@@ -143,7 +145,7 @@ def compare_gradients(
     rows: list[tuple[str, ...]] = []
     failures: list[HyperGradientReport] = []
     meaningful = False
-    with console(stderr=True).status("comparing the hyper-gradient with differences"):
+    with progress_bar("compared", points) as show:
         for number, iterate in enumerate(ascent_path(env, points, seed)):
             try:
                 report = check_hyper_gradient(
@@ -169,6 +171,7 @@ def compare_gradients(
             share = f"{100.0 * report.response_share:.1f} %"
             error = f"{report.relative_error:.1e}"
             rows.append((str(number), f"{iterate.value:.6f}", error, share, verdict))
+            show.step("compared", f"compared with differences: {verdict}")
     headings = ("point", "objective", "relative error", "response share", "verdict")
     show_table(headings, rows, words=("verdict",))
     for report in failures:
@@ -194,7 +197,7 @@ def ascent_path(env: HyperGradient, points: int, seed: int) -> list[Iterate]:
     return [iterates[i] for i in chosen]
 
 
-@click.command("check-method")
+@click.command("check-method", short_help="Check a method: a name, or module:Class of your own.")
 @click.argument("method", **METHOD)
 @click.option(
     "--task",
@@ -220,7 +223,7 @@ def check_method(
 
     counts = {"estimates": estimates, "seed": seed}
     try:
-        with in_one_line():
+        with in_one_line(), waiting(f"checking {method}"):
             report = testing.check_method(method, env_id, options=method_options, **counts)
     except testing.MethodError as error:
         click.echo(error.report)

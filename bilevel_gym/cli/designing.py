@@ -41,7 +41,7 @@ def parsed_terms(ctx: click.Context, param: click.Parameter, text: str | None) -
     return [name.strip() for name in text.split(",")]
 
 
-@click.command("design")
+@click.command("design", short_help="Find the weights of terms of a reward.")
 @click.argument("env", metavar="ENV", required=False)
 @click.option(
     "--terms",

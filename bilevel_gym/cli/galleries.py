@@ -14,7 +14,7 @@ from ..registration import TASKS
 from .arguments import TASK, make_leader, seed_option
 from .console import explain_os_errors
 from .films import check_picture, film_episode, hold
-from .progress import loading, progress_bar
+from .progress import progress_bar, waiting
 from .solving import default_optimizer, optimize
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def save_pictures(env_id: str, folder: Path, seed: int) -> Surface:
     from ..rendering.sheet import save_still
     from ..wrappers import LeaderObjective
 
-    with loading(env_id):
+    with waiting(f"making {env_id}"):
         env = make_leader(env_id, {}, render_mode="rgb_array")
     check_picture("a gallery", env_id, env)
     film, leader = Film(), LeaderObjective(env)

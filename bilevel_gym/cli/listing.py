@@ -115,7 +115,7 @@ def markdown_table() -> str:
     return "\n".join(lines)
 
 
-@click.command("list")
+@click.command("list", short_help="List the tasks.")
 @click.option("--json", "as_json", is_flag=True, help="Print all that is known of them as JSON.")
 @click.option("--markdown", is_flag=True, help="Print the table of the README.")
 def list_tasks(as_json: bool, markdown: bool) -> None:

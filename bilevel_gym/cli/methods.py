@@ -13,7 +13,7 @@ from .arguments import METHOD, in_one_line, inner_learners
 from .documents import options_of_class, plain, say, say_option
 
 
-@click.command("methods")
+@click.command("methods", short_help="List the methods, or the options of one.")
 @click.argument("name", required=False, **METHOD)
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def methods(name: str | None, as_json: bool) -> None:

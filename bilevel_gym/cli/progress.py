@@ -161,17 +161,14 @@ def progress_bar(phase: str, total: int) -> Iterator[Shown]:
 
 
 @contextlib.contextmanager
-def loading(what: str) -> Iterator[None]:
-    """Say that something is being made while the block runs; without a terminal if it takes long.
-
-    Where a follower learns, PyTorch is loaded, which takes seconds.
-    """
+def waiting(doing: str) -> Iterator[None]:
+    """Say what is being done while the block runs; without a terminal if that takes long."""
     terminal = console(stderr=True)
     if terminal.is_terminal:
-        with terminal.status(f"making {what}"):
+        with terminal.status(doing):
             yield
         return
-    with _told_late(f"making {what}"):
+    with _told_late(doing):
         yield
 
 

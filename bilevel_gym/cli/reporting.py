@@ -11,6 +11,7 @@ import click
 from ..core.checks import received
 from .arguments import CommandError, in_one_line, out_option
 from .console import explain_os_errors, show_table
+from .progress import waiting
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -32,7 +33,7 @@ def report(folder: Path, out: Path | None) -> None:
     results = read_results(folder)
     out = folder / "report" if out is None else out
     try:
-        with explain_os_errors(out):
+        with explain_os_errors(out), waiting("drawing the report"):
             tables = write_report(results, out)
     except ValueError as error:
         raise CommandError(f"cannot report on {folder}: {error}") from None

@@ -14,12 +14,13 @@ from ..core.files import check_regular
 from ..core.plain import read_arrays, readable
 from .arguments import CommandError, in_one_line
 from .console import explain_os_errors, show_table
+from .progress import waiting
 
 if TYPE_CHECKING:
     from ..benchmark.scoreboard import Claim
 
 
-@click.command("rescore")
+@click.command("rescore", short_help="Evaluate x that others have found.")
 @click.argument("files", nargs=-1, metavar="[FILE]...", type=click.Path(path_type=Path))
 @click.option(
     "--out",
@@ -50,7 +51,8 @@ def rescore(files: tuple[Path, ...], out: Path | None, trust: bool) -> None:
             from ..envs.records import FILE, best_known_text
 
             claims = scoreboard.parse_claims(best_known_text(), FILE)
-        scores = scoreboard.verified(claims, trust=trust)
+        with waiting(f"evaluating {len(claims)} x"):
+            scores = scoreboard.verified(claims, trust=trust)
     show_table(scoreboard.HEAD, map(_plain, scoreboard.rows_of(scores)), words=("name", "source"))
     wrong = [score for score in scores if score.confirmed is False]
     for score in wrong:

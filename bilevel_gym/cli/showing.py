@@ -24,7 +24,7 @@ EXAMPLE = """
   print(objective, info["hyper_gradient"])"""
 
 
-@click.command("show")
+@click.command("show", short_help="Show the page of a task.")
 @task_argument
 @set_option
 def show(env_id: str, env_kwargs: dict[str, Any]) -> None:

@@ -53,7 +53,7 @@ from .console import (
     show_table,
     uninterrupted,
 )
-from .progress import loading, progress_bar
+from .progress import progress_bar, waiting
 
 if TYPE_CHECKING:
     from ..core.mdp import FloatArray
@@ -252,7 +252,7 @@ class Plan:
         from .films import check_picture
         from .run_folder import load_start
 
-        with loading(config["id"]):
+        with waiting(f"making {config['id']}"):  # PyTorch, where the follower learns
             load_plotting()
             env = make_leader(
                 config["id"],
