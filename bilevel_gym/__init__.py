@@ -7,6 +7,7 @@ the derivative of the reward with respect to them. `LowerLevel` is the follower'
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,18 @@ _LAZY = {
     "register_method": "methods.registry",
 }
 
+# Where names are that are looked for here.
+_ELSEWHERE = {
+    **dict.fromkeys(("HyperGradientAscent", "SoftDQN", "SoftSAC", "as_vec_env"), "sb3"),
+    **dict.fromkeys(("check_hyper_gradient", "check_method"), "testing"),
+    **dict.fromkeys(("evaluate", "evaluate_batch", "evaluate_unregularised"), "model"),
+    **dict.fromkeys(("TabularModel", "LinearQuadraticModel"), "model"),
+    **dict.fromkeys(("Method", "Response", "ExactResponse", "TabularResponse"), "methods"),
+    **dict.fromkeys(("OPTIMIZERS", "make_optimizer"), "optimizers"),
+    **dict.fromkeys(("LeaderObjective", "exact_objective"), "wrappers"),
+    **dict.fromkeys(("BilevelGridWorld", "BilevelToll", "ParametricGame"), "envs"),
+}
+
 if not TYPE_CHECKING:  # type checkers are to report names that do not exist
 
     def __getattr__(name: str) -> Any:
@@ -75,10 +88,16 @@ if not TYPE_CHECKING:  # type checkers are to report names that do not exist
         if name in __all__ or name in (
             "jax",
             "pettingzoo",
+            "sb3",
             "torch",
         ):  # a package, or a module with an extra
             return import_module(f"{__name__}.{name}")
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        hint = f"; it is in {__name__}.{_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
+        raise AttributeError(
+            f"module {__name__!r} has no attribute {name!r}{hint}",
+            name=name,
+            obj=sys.modules[__name__],  # Python then adds the nearest name there is
+        )
 
     def __dir__() -> list[str]:
         return sorted(__all__)

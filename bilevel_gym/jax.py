@@ -6,7 +6,7 @@ each x, whatever the size of x and the loss (see `bilevel_gym.core.adjoint`). Th
 computed on the host, in float64, and have JAX's own precision outside: float32 unless
 `jax.config.update("jax_enable_x64", True)` comes first.
 
-`pip install "bilevel_gym[jax]"` brings JAX.
+`pip install -e ".[jax]"` brings JAX.
 
     F, policy = objective(game), soft_policy(game)
     jax.jit(jax.grad(lambda x: F(x) + 0.1 * policy(x)[0, 0]))(x)
@@ -25,7 +25,7 @@ try:
     import jax.numpy as jnp
 except ImportError as error:
     raise ImportError(
-        'bilevel_gym.jax needs JAX, which is not installed; run: pip install "bilevel_gym[jax]"'
+        'bilevel_gym.jax needs JAX, which is not installed; run: pip install -e ".[jax]"'
     ) from error
 
 from .operations import ObjectiveOperation, Operation, SoftPolicyOperation

@@ -4,7 +4,7 @@ x may be the output of a network, and what comes out may go on into any loss: gr
 the follower's optimal answer. They are exact, by implicit differentiation: one adjoint solve for
 each x, whatever the size of x and the loss (see `bilevel_gym.core.adjoint`).
 
-`pip install "bilevel_gym[torch]"` brings PyTorch.
+`pip install -e ".[torch]"` brings PyTorch.
 
 Example:
     >>> import gymnasium as gym, torch
@@ -25,8 +25,7 @@ try:
     import torch as th
 except ImportError as error:
     raise ImportError(
-        "bilevel_gym.torch needs PyTorch, which is not installed; run: "
-        'pip install "bilevel_gym[torch]"'
+        'bilevel_gym.torch needs PyTorch, which is not installed; run: pip install -e ".[torch]"'
     ) from error
 
 from .operations import ObjectiveOperation, Operation, SoftPolicyOperation

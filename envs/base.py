@@ -22,17 +22,18 @@ from ..core.checks import (
     check_choice,
     check_discount,
     check_in_box,
-    check_positive,
     check_reset_options,
+    check_temperature,
     optional,
     received,
 )
 from ..core.mdp import FloatArray
+from ..core.reprs import Described, Made
 from ..methods import METHODS
 from ..model.base import BilevelModel, evaluate, single_precision_bounds
 from ..model.responses import Response, TabularResponse
 from ..optimizers.rules import feasible_part
-from ..rendering import Window, frame
+from ..rendering import Window, frame, notebook_picture
 
 if TYPE_CHECKING:
     import pygame
@@ -58,8 +59,8 @@ BOUND_TOLERANCE = 1e-6
 ROUNDING = 1e-8
 
 
-@dataclass(frozen=True, eq=False)
-class BestKnown:
+@dataclass(frozen=True, eq=False, repr=False)
+class BestKnown(Described):
     """Best upper-level parameters known for a game.
 
     Attributes:
@@ -102,7 +103,7 @@ class View:
         return None if self.response is None else self.response.hyper_gradient
 
 
-class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
+class BilevelEnv(Made, gym.Env[Any, dict[str, Any]], ABC):
     """A game between a leader, who chooses x, and a follower, who acts in an MDP shaped by x.
 
     What a task's docstring does not say is the same in all of them:
@@ -142,6 +143,7 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         lower_space: The follower's action space.
         leader_observation_space: Space of what the leader sees of the follower's answer.
         initial_upper_params: x at the start of every episode, shape of x.
+        kind: What kind of game it is, for errors: why some methods do not suit.
         methods: Methods that the leader's seat may take, by name.
         default_method: The one of them that it takes unless one is named.
         method_options: Options that suit the game, for methods that take them; those that are
@@ -167,6 +169,7 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
 
     model: Any
     best_known: BestKnown | None = None
+    kind = "a game whose states and actions are finitely many"
     methods: Mapping[str, str] = METHODS
     default_method = "exact"
     method_options: Mapping[str, Any] = {}
@@ -192,7 +195,7 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
                 the temperature is out of range, or the render mode is unknown.
         """
         self._gamma = check_discount("gamma", gamma)
-        self._temperature = check_positive("temperature", temperature)
+        self._temperature = check_temperature(temperature)
         check_upper_space(upper_space)
         modes = self.metadata["render_modes"]
         self.render_mode = optional(check_choice, "render_mode", render_mode, modes)
@@ -273,8 +276,8 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         """
         if not isinstance(self.model, BilevelModel):
             raise TypeError(
-                f"{self.title} has no exact answer, its follower learns; the leader's seat, "
-                "HyperGradient(game), estimates"
+                f"{self.title} has no exact answer, as its follower learns; the leader's seat, "
+                "HyperGradient(game), estimates F and its gradient in each `step`"
             )
         response: Response = evaluate(self.model, upper_params, **options)
         return response
@@ -453,6 +456,10 @@ class BilevelEnv(gym.Env[Any, dict[str, Any]], ABC):
         self._window.show(surface)
         return None
 
+    def _repr_png_(self) -> bytes | None:
+        """Return the picture that notebooks show, None where there is none."""
+        return notebook_picture(lambda: self.draw(self.view()))
+
     def close(self) -> None:
         """Close the window, if there is one."""
         if self._window is not None:
@@ -482,7 +489,17 @@ def upper_box(low: ArrayLike, high: ArrayLike, shape: tuple[int, ...]) -> spaces
 
 
 def check_upper_space(upper_space: spaces.Box) -> None:
-    """Raise a `ValueError` unless a box is finite, and wider than a point in every entry."""
+    """Raise an error unless it is a finite box, wider than a point in every entry.
+
+    Raises:
+        TypeError: If it is no box.
+        ValueError: If it is another one.
+    """
+    if not isinstance(upper_space, spaces.Box):
+        raise TypeError(
+            "`upper_space` must be a gymnasium.spaces.Box, such as Box(-1.0, 1.0, (2,)), got "
+            f"{received(upper_space)}"
+        )
     if not upper_space.is_bounded() or (upper_space.low >= upper_space.high).any():
         raise ValueError(
             "`upper_space` must be a finite Box, wider than a point in every entry, got "

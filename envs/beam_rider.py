@@ -95,7 +95,7 @@ class BilevelBeamRider(ParametricGame):
     * `seed` (0): seed of the weights that x starts at.
 
     The Arcade Learning Environment, with its games, and OpenCV are brought by the extra `atari`,
-    and the network needs PyTorch: `pip install "bilevel-gym[atari,sb3]"`.
+    and the network needs PyTorch: `pip install -e ".[atari,sb3]"`.
 
     The follower is `SoftDQN` with its "CnnPolicy". Unless `inner_options` are given, it learns at a
     rate of 1e-4 from batches of 32, one for four steps, with one critic and a replay buffer of

@@ -68,7 +68,7 @@ class LinearQuadraticEnv(BilevelEnv):
         model: The bilevel problem as mathematics.
     """
 
-    # The others need a table.
+    kind = "a game whose states and actions are continuous"
     methods = {name: METHODS[name] for name in ("exact", "direct", "zero-order", "annealed")}
 
     def __init__(
@@ -122,7 +122,10 @@ class LinearQuadraticEnv(BilevelEnv):
             TypeError: If the response has no such moments.
         """
         if not isinstance(response, GaussianResponse):
-            raise TypeError(f"`response` must be a GaussianResponse, got {type(response).__name__}")
+            raise TypeError(
+                "`response` must be a GaussianResponse, as `bilevel_gym.model.evaluate` returns "
+                f"one, got {type(response).__name__}"
+            )
         return root_mean_squares(response).astype(np.float32)
 
     def begin(self) -> tuple[FloatArray, dict[str, Any]]:

@@ -59,6 +59,9 @@ FLATTEN = "; gymnasium.wrappers.FlattenObservation makes one array of it"
 # The narrowest picture, with room for a chart of x; its height below what is seen of the game.
 LEAST_WIDTH, BARS_HEIGHT = 640, 240
 
+# Transitions of the batch that a game's reward functions are tried on.
+TRIED = 3
+
 
 class ParametricGame(BilevelEnv):
     """Any Gymnasium environment as a game: x are the parameters of the follower's reward.
@@ -110,6 +113,7 @@ class ParametricGame(BilevelEnv):
         ((1,), (1,))
     """
 
+    kind = "a game whose follower learns, without a model or a table"
     methods = LEARNT_METHODS
     default_method = "trace"
     metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 30}
@@ -217,6 +221,18 @@ class ParametricGame(BilevelEnv):
             self.default_method = "score" if few else "trace"
         self.model = self  # there is no other
         self._observation: Any = None
+        self._try_rewards()
+
+    def _try_rewards(self) -> None:
+        """Compute rewards of a small batch: functions that return other shapes are found here."""
+        observation, _ = self.environment.reset(seed=0)
+        acting = copy.deepcopy(self.lower_space)
+        acting.seed(0)
+        observations = np.stack([np.asarray(observation)] * TRIED)
+        actions = np.stack([np.asarray(acting.sample()) for _ in range(TRIED)])
+        terms = np.zeros((TRIED, len(self.term_names))) if self.term_names else None
+        self.reward(self.initial_upper_params, observations, actions, terms)
+        self.upper_reward(observations, actions, np.zeros(TRIED))
 
     def make_environment(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
         """Return a fresh copy of the environment; learners act in copies of their own."""

@@ -139,6 +139,7 @@ class BilevelPreferencePendulum(ParametricGame):
     leader_wants = "a reward that explains which swings a judge prefers"
     follower_wants = "angles and speeds of high reward"
 
+    kind = "a game whose reward is learnt from preferences"
     methods = PREFERENCE_METHODS
     default_method = "direct"
 

@@ -106,7 +106,7 @@ class BilevelReacher(ParametricGame):
       coloured by the reward of an arm at rest with its tip there, and x. It needs neither MuJoCo's
       renderer nor OpenGL.
 
-    MuJoCo is brought by the extra `mujoco`: `pip install "bilevel-gym[mujoco,sb3]"`.
+    MuJoCo is brought by the extra `mujoco`: `pip install -e ".[mujoco,sb3]"`.
 
     ## Ground Truth
     There is none: the objective, the hyper-gradient and the best x are not known exactly. From x0

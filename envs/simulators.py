@@ -24,7 +24,7 @@ def require(task: str, extra: str, *modules: str) -> None:
         except ImportError as error:
             raise ImportError(
                 f"`{task}` needs `{module}`, which is not installed; "
-                f'run: pip install "bilevel-gym[{extra}]"'
+                f'run: pip install -e ".[{extra}]"'
             ) from error
 
 

@@ -48,6 +48,9 @@ __all__ = ["TabularBilevelEnv"]
 # Uniform numbers drawn at a time: one call for each would take longer than the rest of a step.
 DRAWN_AHEAD = 1024
 
+# A notebook that shows a game solves it for that, up to so many states.
+SOLVED_TO_SHOW = 10_000
+
 # What a task may define of its model.
 HOOKS = (
     "reward",
@@ -292,7 +295,11 @@ class TabularBilevelEnv(BilevelEnv):
             TypeError: If the response is not a tabular one.
         """
         if not isinstance(response, TabularResponse):
-            raise TypeError(f"`response` must be a TabularResponse, got {type(response).__name__}")
+            raise TypeError(
+                "`response` must be a TabularResponse, with the follower's `policy` and "
+                "`occupancy`, as `bilevel_gym.model.evaluate` returns one, got "
+                f"{type(response).__name__}"
+            )
         return np.clip(response.occupancy, 0.0, 1.0).astype(np.float32)
 
     # The follower's episode ----------------------------------------------------------------
@@ -412,6 +419,11 @@ class TabularBilevelEnv(BilevelEnv):
             if not (isinstance(term, costs) and term.weight == 0.0)
         ]
         return " and ".join(dict.fromkeys(aims))
+
+    def _repr_png_(self) -> bytes | None:
+        """Return the picture; of a large game only where its answer need not be computed for it."""
+        known = self._answer is not None or self.num_states <= SOLVED_TO_SHOW
+        return super()._repr_png_() if known else None
 
     def _forget(self) -> None:
         self._start_cumulative, self._tables = None, None

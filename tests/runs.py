@@ -95,7 +95,7 @@ PENDULUM = "BilevelPendulum-v0"
 # Benchmarks do without PyTorch; CI has it, so that these run there.
 needs_learners = pytest.mark.skipif(
     importlib.util.find_spec("stable_baselines3") is None,
-    reason='needs pip install "bilevel-gym[sb3]"',
+    reason='needs pip install -e ".[sb3]"',
 )
 
 

@@ -168,7 +168,7 @@ test_what_cannot_be_annealed_is_refused = refusals(
     ({"unregularised": 1}, "`unregularised` must be True or False, got 1"),
     ({"inner_method": "exat"}, "unknown method 'exat'.*Did you mean 'exact'"),
     ({"inner_method_options": [1]}, TypeError, r"`inner_method_options` must be a dict.*\[1\]"),
-    ({"inner_method_options": {"sweeps": 2}}, TypeError, "'sweeps'"),
+    ({"inner_method_options": {"sweeps": 2}}, TypeError, "'exact' takes no `sweeps`.*'m-sobirl'"),
     ({"method": SLAC, "critic_step": 1.5}, r"`critic_step` must lie in \[0, 1\], got 1.5"),
     ({"method": SLAC, "critic_step": 0.0}, "`critic_step` must be positive and finite, got 0.0"),
     ({"method": SLAC, "penalty": 0.0}, "`penalty` must be positive and finite, got 0.0"),

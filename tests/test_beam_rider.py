@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("ale_py", reason='needs pip install "bilevel-gym[atari]"')
-pytest.importorskip("cv2", reason='needs pip install "bilevel-gym[atari]"')
-pytest.importorskip("stable_baselines3", reason='needs pip install "bilevel-gym[sb3]"')
+pytest.importorskip("ale_py", reason='needs pip install -e ".[atari]"')
+pytest.importorskip("cv2", reason='needs pip install -e ".[atari]"')
+pytest.importorskip("stable_baselines3", reason='needs pip install -e ".[sb3]"')
 
 from gymnasium import spaces
 
@@ -235,5 +235,5 @@ def test_without_its_extras_they_are_named(
     monkeypatch: pytest.MonkeyPatch, module: str, extra: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=rf'pip install "bilevel-gym\[{extra}\]"'):
+    with pytest.raises(ImportError, match=rf'pip install -e ".\[{extra}\]"'):
         BilevelBeamRider()

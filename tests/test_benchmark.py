@@ -399,4 +399,4 @@ def test_a_missing_library_is_named(library: str, tmp_path: Path, monkeypatch: P
     monkeypatch.setitem(sys.modules, library, None)
     result = invoke_small(tmp_path / "out")
     assert result.exit_code == 2 and not (tmp_path / "out").exists()
-    assert f'benchmarks need {library}: pip install "bilevel-gym[benchmark]"' in result.stderr
+    assert f'benchmarks need {library}: pip install -e ".[benchmark]"' in result.stderr

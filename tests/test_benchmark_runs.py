@@ -366,7 +366,7 @@ def test_a_missing_extra_is_named_with_the_line(tmp_path: Path, monkeypatch: Pat
         result = invoke(tmp_path / "learnt.toml", "--out", tmp_path / "out")
         assert result.exit_code == 2 and result.stderr.count("\n") == 1, result.stderr
         assert f"line {line}: " in result.stderr
-        assert 'pip install "bilevel_gym[sb3]"' in result.stderr
+        assert 'pip install -e ".[sb3]"' in result.stderr
 
 
 @needs_learners

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-pytest.importorskip("stable_baselines3", reason='needs pip install "bilevel-gym[sb3]"')
+pytest.importorskip("stable_baselines3", reason='needs pip install -e ".[sb3]"')
 
 from bilevel_gym import HyperGradient
 from bilevel_gym.core.mdp import FloatArray
@@ -368,4 +368,4 @@ def test_without_the_library_the_error_names_what_to_install() -> None:
         "bilevel_gym.HyperGradient(game, method='deep-trace')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert 'pip install "bilevel_gym[sb3]"' in done.stderr.splitlines()[-1]
+    assert 'pip install -e ".[sb3]"' in done.stderr.splitlines()[-1]

@@ -116,7 +116,7 @@ def test_without_stable_baselines3_the_extra_is_named(
     monkeypatch.delitem(sys.modules, "bilevel_gym.sb3", raising=False)
     status, _, complained = demo(name, "--headless", "film.gif")
     assert status == 1
-    assert 'pip install "bilevel_gym[sb3]"' in complained
+    assert 'pip install -e ".[sb3]"' in complained
     assert not list(tmp_path.iterdir())
 
 

@@ -114,7 +114,7 @@ def test_the_leader_sees_how_much_states_and_actions_move(env_id: str) -> None:
     squares = np.concatenate([discounts @ states**2, discounts @ actions**2])
     np.testing.assert_allclose(observation, np.sqrt(squares), rtol=1e-6)
     assert observation.dtype == np.float32
-    with pytest.raises(TypeError, match="GaussianResponse, got Response"):
+    with pytest.raises(TypeError, match="GaussianResponse.*got Response"):
         game.observe(Response(upper_params=np.zeros(1), objective=0.0))
 
 
@@ -171,7 +171,8 @@ def test_options_and_methods_that_do_not_suit_are_named(env_id: str) -> None:
     assert HyperGradient(game, method="exact", tolerance=1e-3).reset(seed=0)[1]["inner_converged"]
     with pytest.raises(TypeError, match="unknown option for an exact Bilevel.*: 'solver'"):
         HyperGradient(game, solver="dense")
-    with pytest.raises(ValueError, match="'m-sobirl'; accepted: 'annealed', 'direct', 'exact'"):
+    said = "'m-sobirl' does not suit.*continuous; methods that do: 'annealed', 'direct', 'exact'"
+    with pytest.raises(TypeError, match=said):
         make_method("m-sobirl", game)
 
 
@@ -186,9 +187,7 @@ def test_bad_options_of_the_evaluation_are_named(env_id: str) -> None:
     with pytest.raises(ValueError, match="`upper_params` must have shape"):
         game.evaluate(x[:-1])
     stranger = game_of("BilevelLQR-v0", num_states=2)
-    with pytest.raises(
-        ValueError, match="`warm_start` must be a response of a model with 4 states"
-    ):
+    with pytest.raises(ValueError, match="`warm_start` must be a response of a game with 4 states"):
         game.evaluate(x, warm_start=stranger.evaluate(stranger.initial_upper_params))
 
 

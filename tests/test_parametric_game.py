@@ -343,6 +343,9 @@ class Unlimited(gym.Env[NDArray[np.float32], Any]):
         if seen is not None:
             self.observation_space = eval(seen, vars(spaces))
 
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        return self.observation_space.sample(), {}
+
 
 test_bad_arguments_are_refused_with_what_was_wrong = refusals(
     lambda **changes: ParametricGame(**{**GAMES["cartpole"], **changes}),
@@ -412,8 +415,8 @@ class Nothing:
         return np.zeros(1)
 
 
-class Shapeless:
-    """A reward model whose results are of wrong shapes, or not finite."""
+class Unbounded:
+    """A reward model whose derivatives are not finite."""
 
     num_params = 2
 
@@ -421,14 +424,21 @@ class Shapeless:
         return np.array([0.25, 0.0])
 
     def rewards(self, upper_params: Any, observations: Any, actions: Any) -> FloatArray:
-        return np.zeros((len(observations), 1))
+        return np.zeros(len(observations))
 
     def vjp(self, upper_params: Any, observations: Any, actions: Any, weights: Any) -> FloatArray:
         return np.full(2, np.inf)
 
 
+class Shapeless(Unbounded):
+    """A reward model whose rewards have another shape."""
+
+    def rewards(self, upper_params: Any, observations: Any, actions: Any) -> FloatArray:
+        return np.zeros((len(observations), 1))
+
+
 def test_a_model_of_ones_own_is_taken_as_it_is_and_checked() -> None:
-    own: RewardModel = Shapeless()
+    own: RewardModel = Unbounded()
     game = ParametricGame("CartPole-v1", own)
     assert game.reward_model is own and game.episode_steps == 500
     np.testing.assert_array_equal(game.initial_upper_params, [0.25, 0.0])
@@ -436,16 +446,8 @@ def test_a_model_of_ones_own_is_taken_as_it_is_and_checked() -> None:
         game.reward_vjp(np.zeros(2), np.zeros((3, 4)), np.zeros(3, dtype=int), np.ones(3))
 
 
-def rewards_of(**changes: Any) -> None:
-    """Ask for rewards of three transitions."""
-    game = ParametricGame(**{**GAMES["cartpole"], **changes})
-    seen, taken = np.zeros((3, 4)), np.zeros(3, dtype=int)
-    game.reward(np.zeros(2), seen, taken)
-    game.upper_reward(seen, taken, np.zeros(3))
-
-
-test_functions_that_return_nonsense_are_named = refusals(
-    rewards_of,
+test_functions_that_return_nonsense_are_named_when_the_game_is_made = refusals(
+    lambda **changes: ParametricGame(**{**GAMES["cartpole"], **changes}),
     ({"reward_model": Shapeless()}, r"`rewards` of the reward model.*\(3,\), got \(3, 1\)"),
     ({"reward_model": {**LINEAR, "features": f"{HERE}:wide"}}, r"`features`.*\(3, 2\).*\(3, 3"),
     ({"reward_model": {**LINEAR, "base": f"{HERE}:column"}}, r"`base`.*\(3,\), got \(3, 1"),
@@ -453,7 +455,7 @@ test_functions_that_return_nonsense_are_named = refusals(
     ({"upper_reward": lambda *_: np.full(3, np.nan)}, "`upper_reward`.*finite.* got nan for obs"),
     (
         {"reward_model": {**LINEAR, "features": lambda o, a: np.log(o[:, :2] - 1.0)}},
-        r"`rewards`.*finite numbers, got nan for observation array\(\[0., 0., 0., 0.\]\).*action",
+        r"`rewards`.*finite numbers, got nan for observation array\(\[.*\].*action",
     ),
 )
 
@@ -514,7 +516,7 @@ def test_moves_before_a_reset_and_unknown_options_and_methods_are_refused() -> N
         env.reset(options={"uper_params": np.zeros(2)})
     with pytest.raises(TypeError, match="EpisodicResponse"):
         env.observe(None)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="'exact'; accepted: 'bc-hg'.*'sobirl', 'trace'"):
+    with pytest.raises(TypeError, match="'exact' does not suit.*learns.*'bc-hg'.*'trace'"):
         HyperGradient(game_seat("cartpole"), "exact")
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("mujoco", reason='needs pip install "bilevel-gym[mujoco]"')
-pytest.importorskip("stable_baselines3", reason='needs pip install "bilevel-gym[sb3]"')
+pytest.importorskip("mujoco", reason='needs pip install -e ".[mujoco]"')
+pytest.importorskip("stable_baselines3", reason='needs pip install -e ".[sb3]"')
 
 from bilevel_gym import HyperGradient, LowerLevel
 from bilevel_gym.envs import BilevelReacher
@@ -175,5 +175,5 @@ def test_what_the_picture_says_is_paid_is_paid_where_the_tip_is() -> None:
 
 def test_without_mujoco_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mujoco", None)
-    with pytest.raises(ImportError, match=r'pip install "bilevel-gym\[mujoco\]"'):
+    with pytest.raises(ImportError, match=r'pip install -e ".\[mujoco\]"'):
         BilevelReacher()

@@ -539,10 +539,10 @@ def test_the_command_names_what_is_wrong_with_a_folder(tmp_path: Path, monkeypat
     fails(tmp_path, "no finished run")
 
     def without_extra(folder: object) -> None:
-        raise ImportError('benchmarks need pandas: pip install "bilevel-gym[benchmark]"')
+        raise ImportError('benchmarks need pandas: pip install -e ".[benchmark]"')
 
     monkeypatch.setattr("bilevel_gym.benchmark.load_results", without_extra)
-    fails(tmp_path, 'pip install "bilevel-gym[benchmark]"')
+    fails(tmp_path, 'pip install -e ".[benchmark]"')
     monkeypatch.setattr("bilevel_gym.benchmark.load_results", lambda folder: results())
     (tmp_path / "file").write_text("")
     fails(tmp_path, "cannot write the folder", out=tmp_path / "file/x")

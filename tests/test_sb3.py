@@ -278,7 +278,7 @@ def test_without_the_library_the_import_names_the_extra() -> None:
         try:
             import bilevel_gym.sb3
         except ImportError as error:
-            assert 'pip install "bilevel_gym[sb3]"' in str(error), error
+            assert 'pip install -e ".[sb3]"' in str(error), error
         else:
             raise AssertionError("it was imported")
         """

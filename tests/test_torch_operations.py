@@ -195,4 +195,4 @@ def test_a_solve_that_does_not_converge_is_told() -> None:
 def test_a_missing_framework_is_told_with_the_extra_that_brings_it(name: str) -> None:
     code = f"import sys; sys.modules[{name!r}] = None; import bilevel_gym; bilevel_gym.{name}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert f'not installed; run: pip install "bilevel_gym[{name}]"' in done.stderr
+    assert f'not installed; run: pip install -e ".[{name}]"' in done.stderr

@@ -383,7 +383,7 @@ def test_the_environment_variable_is_the_default_and_its_demand_names_the_extra(
         monkeypatch.delenv(fast.ENVIRONMENT_VARIABLE)
         assert fast.enabled() == fast.available()
     monkeypatch.setattr(fast, "available", lambda: False)
-    with pytest.raises(ImportError, match=r'pip install "bilevel_gym\[fast\]"'):
+    with pytest.raises(ImportError, match=r'pip install -e ".\[fast\]"'):
         with fast.switched(True):
             pass
     with fast.switched(None):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch as th
 
-pytest.importorskip("stable_baselines3", reason='needs pip install "bilevel-gym[sb3]"')
+pytest.importorskip("stable_baselines3", reason='needs pip install -e ".[sb3]"')
 
 from bilevel_gym import HyperGradient, RescaleUpper
 from bilevel_gym.core.mdp import FloatArray

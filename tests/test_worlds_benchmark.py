@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("stable_baselines3", reason='needs pip install "bilevel-gym[sb3]"')
+pytest.importorskip("stable_baselines3", reason='needs pip install -e ".[sb3]"')
 
 from bilevel_gym import HyperGradient
 from bilevel_gym.learnt.followers import MEASURED
@@ -129,7 +129,7 @@ def test_options_of_an_ablation_are_json_or_text() -> None:
 def test_terms_are_finite_and_one_for_each_knob(name: str) -> None:
     needed = WORLDS[name].needs
     if needed is not None:
-        pytest.importorskip(needed, reason='needs pip install "bilevel-gym[worlds]"')
+        pytest.importorskip(needed, reason='needs pip install -e ".[worlds]"')
     game = make(name)
     env = game.make_environment()
     seen, _ = env.reset(seed=0)

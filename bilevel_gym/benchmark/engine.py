@@ -182,7 +182,7 @@ def _on_dask(runs: Sequence[Run], engine: Engine) -> Generator[RunOutcome, None,
         import distributed
     except ImportError:
         raise EngineError(
-            'the backend "dask" needs distributed: pip install "bilevel-gym[benchmark]"'
+            'the backend "dask" needs distributed: pip install -e ".[benchmark]"'
         ) from None
 
     dask: Any = distributed  # its classes are not typed

@@ -22,5 +22,5 @@ def require_extra() -> None:
             import_module(name)
         except ImportError as error:
             raise ImportError(
-                f'benchmarks need {error.name}: pip install "bilevel-gym[benchmark]"'
+                f'benchmarks need {error.name}: pip install -e ".[benchmark]"'
             ) from None

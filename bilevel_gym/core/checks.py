@@ -35,6 +35,7 @@ __all__ = [
     "check_real",
     "check_reset_options",
     "check_sparse",
+    "check_temperature",
     "checked_bounds",
     "checked_distribution",
     "checked_mask",
@@ -91,6 +92,16 @@ def check_probability(name: str, value: float) -> float:
 def check_positive(name: str, value: float) -> float:
     """Return a number as a float; raise a `ValueError` unless it is positive and finite."""
     return _number(name, value, lambda x: 0.0 < x < np.inf, "be positive and finite")
+
+
+def check_temperature(value: float) -> float:
+    """Return a temperature as a float; raise a `ValueError` unless it is positive and finite."""
+    if isinstance(value, Real) and value == 0:
+        raise ValueError(
+            f"`temperature` must be positive and finite, got {received(value)}; F without entropy "
+            "is game.evaluate_unregularised(x)"
+        )
+    return check_positive("temperature", value)
 
 
 def check_not_negative(name: str, value: float) -> float:
@@ -201,6 +212,11 @@ def real_numbers(
     if type(values) is np.ndarray and values.dtype.kind in kinds:
         return values
     wanted = f"`{name}` must be an array of real numbers" + (shape and f" with shape {shape}")
+    if getattr(values, "requires_grad", False) is True:
+        raise ValueError(
+            f"{wanted}, got a {type(values).__name__} that requires grad; give x.detach(), or "
+            "differentiate F by `bilevel_gym.torch.objective`"
+        )
     try:
         with warnings.catch_warnings():
             # What loses a mask, a gradient or the imaginary part only warns.
@@ -217,7 +233,8 @@ def real_numbers(
     if masked:
         raise ValueError(f"{wanted}, got one with masked entries; fill them first")
     if array.dtype.kind not in kinds:
-        raise ValueError(f"{wanted}, got {type(values).__name__} of dtype {array.dtype}")
+        remedy = "; give values.toarray()" if hasattr(values, "toarray") else ""
+        raise ValueError(f"{wanted}, got {type(values).__name__} of dtype {array.dtype}{remedy}")
     return array
 
 
@@ -255,7 +272,8 @@ def finite_array(
     )
     if not fits:  # and is not copied: it may be large
         wanted = "" if None in shape else f" = {shape}"
-        raise ValueError(f"`{name}` must have shape {letters}{wanted}, got {given.shape}")
+        remedy = "; transpose it" if given.ndim > 1 and given.shape == shape[::-1] else ""
+        raise ValueError(f"`{name}` must have shape {letters}{wanted}, got {given.shape}{remedy}")
     array = _as_float64(name, given)
     if not np.isfinite(array).all():
         entry = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
@@ -306,16 +324,18 @@ def check_in_box(
     low, high = np.asarray(low), np.asarray(high)
     raw = real_numbers(name, values, kinds="fiu", shape=str(low.shape))
     if raw.shape != low.shape:
-        raise ValueError(f"`{name}` must have shape {low.shape}, got {raw.shape}")
+        whose = "" if low.shape else ", as `low` and `high` have"
+        raise ValueError(f"`{name}` must have shape {low.shape}{whose}, got {raw.shape}")
     checked = _as_float64(name, raw)
     if raw.dtype == np.float32:
         checked = _onto_bounds(checked, low, high)
     inside = (checked >= low) & (checked <= high) & np.isfinite(checked)
     if not inside.all():
         entry = tuple(int(i) for i in np.argwhere(~inside)[0])
+        remedy = "; clip it to its bounds, x.clip(low, high)" if np.isfinite(checked).all() else ""
         raise ValueError(
             f"`{name}[{', '.join(map(str, entry))}]` must be finite and lie in "
-            f"[{low[entry]}, {high[entry]}], got {checked[entry]}"
+            f"[{low[entry]}, {high[entry]}], got {checked[entry]}{remedy}"
         )
     checked.flags.writeable = False
     return checked

@@ -90,5 +90,5 @@ def _require(what: str) -> None:
     if not available():
         raise ImportError(
             f"{what} needs compiled kernels, but numba cannot be imported; "
-            'install it with: pip install "bilevel_gym[fast]"'
+            'install it with: pip install -e ".[fast]"'
         )

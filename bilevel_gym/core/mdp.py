@@ -14,7 +14,7 @@ one row for each *move* `m`, at `m * S + s`, and says which move each action mak
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -165,9 +165,16 @@ class Kernel:
         Raises:
             ValueError: If the shape is not `[S, A, S]` or a row is not a (sub-)distribution.
         """
+        if isinstance(transition, Mapping):
+            raise ValueError(
+                "`transition` must be an array [S, A, S], got a dict; a game of an environment "
+                "with such a `P` is bilevel_gym.envs.BilevelToyText(env_id)"
+            )
         dense = real_numbers("transition", transition)
         if dense.ndim != 3 or dense.shape[0] != dense.shape[2] or 0 in dense.shape:
-            raise ValueError(f"`transition` must have shape [S, A, S], got {dense.shape}")
+            by_action = dense.ndim == 3 and dense.shape[1] == dense.shape[2]
+            remedy = "; of [A, S, S], give np.swapaxes(transition, 0, 1)" if by_action else ""
+            raise ValueError(f"`transition` must have shape [S, A, S], got {dense.shape}{remedy}")
         num_states, num_actions, _ = dense.shape
         states, actions, next_states = np.nonzero(dense)
         return cls.from_triplets(

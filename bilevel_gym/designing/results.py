@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..core.reprs import Described, brief, number
 from ..plotting import INK, LINE, PALETTE, new_figure, save_figure, tidy
 
 if TYPE_CHECKING:
@@ -21,8 +23,8 @@ __all__ = ["Design", "Score", "plot_history", "verdict_of"]
 SIGNIFICANT = 2.0
 
 
-@dataclass(frozen=True)
-class Score:
+@dataclass(frozen=True, repr=False)
+class Score(Described):
     """The objective of a follower in fresh episodes; of an interrupted run in those watched.
 
     Attributes:
@@ -62,8 +64,8 @@ class Score:
         return f"{self.mean:.4g} +- {self.standard_error:.2g}"
 
 
-@dataclass(frozen=True, eq=False)
-class Design:
+@dataclass(frozen=True, eq=False, repr=False)
+class Design(Described):
     """What `design_reward` has found.
 
     Attributes:
@@ -96,6 +98,15 @@ class Design:
     interrupted: bool
     game: DesignGame
     folder: Path | None
+
+    def described(self) -> Iterator[tuple[str, str]]:
+        """Yield the weights, the scores and the steps."""
+        yield "weights", brief({name: float(number(w)) for name, w in self.weights.items()})
+        for name in ("objective", "start", "direct"):
+            score = getattr(self, name)
+            if score is not None:
+                yield name, number(score.mean, score.standard_error)
+        yield "environment_steps", str(self.environment_steps)
 
 
 def verdict_of(
@@ -133,9 +144,9 @@ def plot_history(game: DesignGame, history: list[dict[str, Any]], path: Path) ->
     values = [entry["objective"] for entry in history]
     style = {"markersize": 3, "linewidth": 1.2}
     upper.errorbar(steps, values, errors, color=LINE, fmt="o-", **style)
-    for number, (name, scale) in enumerate(zip(game.term_names, game.scales, strict=True)):
+    for colour, (name, scale) in enumerate(zip(game.term_names, game.scales, strict=True)):
         scaled = [entry["weights"][name] * scale for entry in history]
-        lower.plot(steps, scaled, "o-", color=PALETTE[number % len(PALETTE)], label=name, **style)
+        lower.plot(steps, scaled, "o-", color=PALETTE[colour % len(PALETTE)], label=name, **style)
     upper.set_title(game.title, loc="left", fontsize=11, color=INK)
     upper.set_ylabel("objective of episodes watched")
     lower.set_ylabel("weight x spread of the term")

@@ -26,7 +26,7 @@ __all__ = ["Episodes", "Plays", "Sampler", "TransitionCounts"]
 BLOCK = 2048
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Episodes(Trajectories):
     """Trajectories with the leader's rewards.
 

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..core import fast
 from ..core.checks import check_at_least, check_in_box, check_probability, real_numbers
 from ..core.mdp import FloatArray, IntArray, Kernel, action_major
+from ..core.reprs import Described
 from .alias import HALF, LOW, AliasTable, alias_table, random_words
 from .transitions import FULL_ROW_TOLERANCE
 
@@ -47,8 +48,8 @@ BUFFER = 1 << 18
 FIRST_PATH = 1 << 22
 
 
-@dataclass(frozen=True, eq=False)
-class Trajectories:
+@dataclass(frozen=True, eq=False, repr=False)
+class Trajectories(Described):
     """Episodes that were played, time-major: T steps of N episodes.
 
     T is the length of the longest episode, at most the horizon.

@@ -23,6 +23,7 @@ import torch as th
 from ..core.files import check_regular, replacing
 from ..core.plain import Untrusted, checked_members, readable
 from ..core.progress import Progress
+from ..core.reprs import MadeFor
 from ..model.protocols import LearntGame
 from ..sb3.archive import tensors
 from .critics import LeaderCritics, Trained
@@ -33,7 +34,7 @@ __all__ = ["Checkpointed"]
 ABOUT, STATE, CRITIC = "about.json", "state.json", "critic.pt"
 
 
-class Checkpointed:
+class Checkpointed(MadeFor):
     """What methods whose follower learns have in common: the follower, a critic, files of both.
 
     Attributes:

@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class DeepResponse(LearntResponse, TabularResponse):
     """The answer of a tabular game's follower who learns."""
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from ..core.checks import received
 from ..core.mdp import FloatArray
+from ..core.reprs import MadeFor
 from ..model.base import BilevelModel
 from ..model.protocols import LearntMethod, Resumable
 from ..model.responses import Response
@@ -29,7 +30,7 @@ from .registry import make_method
 __all__ = ["Annealed"]
 
 
-class Annealed:
+class Annealed(MadeFor):
     """Answer as another method does, at temperatures that attenuate."""
 
     exact: ClassVar[bool] = False  # of one function F there are no two values

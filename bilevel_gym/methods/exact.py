@@ -15,13 +15,14 @@ import numpy as np
 from ..core.checks import check_at_least, check_positive, optional, unknown_name
 from ..core.linear import check_solver
 from ..core.mdp import FloatArray
+from ..core.reprs import MadeFor
 from ..model.base import BilevelModel
 from ..model.responses import Response, response_from, response_state
 
 __all__ = ["Exact", "check_exact"]
 
 
-class Exact:
+class Exact(MadeFor):
     """Solve the follower's problem to a tolerance, warm-started from the previous answer."""
 
     exact: ClassVar[bool] = True

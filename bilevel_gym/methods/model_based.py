@@ -24,6 +24,7 @@ import numpy as np
 
 from ..core.bellman import centred_score
 from ..core.mdp import FloatArray
+from ..core.reprs import MadeFor
 from ..core.soft import SoftSolution
 from ..core.state import Remembers
 from ..core.threads import single_threaded
@@ -90,7 +91,7 @@ class Evaluation:
         return replace(response, **more)
 
 
-class SweptMethod(Remembers, ABC):
+class SweptMethod(MadeFor, Remembers, ABC):
     """A method that takes some sweeps V <- T V for each x, and acts on the greedy policy of V.
 
     Something of the method's own is carried along with the value, from which it gets the response

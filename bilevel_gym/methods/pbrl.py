@@ -47,6 +47,7 @@ from scipy.special import log_softmax, wrightomega
 from ..core.bellman import EPS, soft_q
 from ..core.checks import check_at_least, check_choice, check_positive
 from ..core.mdp import FloatArray, TabularMDP
+from ..core.reprs import MadeFor
 from ..core.soft import PolicyAnswer, SoftSolution, solve_soft_mdp
 from ..core.state import Remembers
 from ..core.threads import single_threaded
@@ -136,7 +137,7 @@ class Point:
     rounding: float
 
 
-class PenaltyMethod(Remembers, ABC):
+class PenaltyMethod(MadeFor, Remembers, ABC):
     """A surrogate f - lambda p: its value and derivatives at a policy, and where mirror steps lead.
 
     Subclasses define the penalty, and others how the policies are found.

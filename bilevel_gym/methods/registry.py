@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
 from operator import attrgetter
 from typing import Any, Protocol, runtime_checkable
@@ -33,6 +34,7 @@ __all__ = [
     "checked_response",
     "make_method",
     "method_names",
+    "methods_that_take",
     "method_target",
     "register_method",
     "registered_methods",
@@ -60,11 +62,13 @@ class NamesMethods(Protocol):
     """A game, or its class: it says which methods it offers, and which of their options suit it.
 
     Attributes:
+        kind: What kind of game it is, "a game whose ...", which says why other methods do not suit.
         methods: Methods of this package by name, "module:Class" each.
         default_method: The one that is taken unless one is named.
         method_options: Options for methods that take them.
     """
 
+    kind: str
     methods: Mapping[str, str]
     default_method: str
     method_options: Mapping[str, Any]
@@ -139,7 +143,7 @@ def method_target(name: Target, game: Any = None) -> Target:
 
     Raises:
         ValueError: If the name is unknown.
-        TypeError: If it is neither a name nor a class.
+        TypeError: If it is neither a name nor a class, or that of a method for other games.
     """
     if isinstance(name, type):
         place = _place_of(name)
@@ -149,7 +153,10 @@ def method_target(name: Target, game: Any = None) -> Target:
             held = False
         return place if held else name
     if not isinstance(name, str):
-        raise TypeError(f"{EXPECTED}, got {received(name)}")
+        remedy = "a class with `reset` and `step` is accepted too"
+        if hasattr(name, "step"):
+            remedy = "give its class"
+        raise TypeError(f"{EXPECTED}, got {received(name)}; {remedy}")
     table = game.methods if isinstance(game, NamesMethods) else METHODS
     if name in table:
         return table[name]
@@ -158,6 +165,12 @@ def method_target(name: Target, game: Any = None) -> Target:
     outside = registered_methods()
     if name in outside:
         return outside[name]
+    if isinstance(game, NamesMethods) and name in {**METHODS, **LEARNT_METHODS}:
+        whose = game.__name__ if isinstance(game, type) else type(game).__name__
+        suits = ", ".join(repr(row) for row in sorted(table))
+        raise TypeError(
+            f"the method {name!r} does not suit {whose}, {game.kind}; methods that do: {suits}"
+        )
     raise ValueError(unknown_name("method", name, [*table, *outside], listed_by=LISTED_BY))
 
 
@@ -195,6 +208,7 @@ def make_method(name: Target, game: Any, /, **options: Any) -> Method:
     """
     factory = resolve_method(name, game)
     place = _place_of(name)
+    _check_whose(place, factory, game, options)
     check_options(f"method {place!r}", factory, options, listed_by=f"{LISTED_BY} {place}")
     model = game
     if isinstance(game, OffersMethods):
@@ -202,6 +216,34 @@ def make_method(name: Target, game: Any, /, **options: Any) -> Method:
         options = {**{k: v for k, v in game.method_options.items() if k in accepted}, **options}
         model = game.model
     return factory(model, **options)
+
+
+def methods_that_take(option: str, game: Any = None) -> list[str]:
+    """Return the names of a game's methods that take an option, of those that can be imported."""
+    names = []
+    for name in method_names(game):
+        with suppress(ImportError, ValueError, TypeError):
+            if option in accepted_options(resolve_method(name, game)):
+                names.append(name)
+    return names
+
+
+def _check_whose(place: str, factory: MethodClass, game: Any, options: Mapping[str, Any]) -> None:
+    """Raise a `TypeError` for an option of the game, or of other methods, and say whose it is."""
+    for option in options:
+        if option in accepted_options(factory):
+            continue
+        if isinstance(game, OffersMethods) and option in inspect.signature(type(game)).parameters:
+            raise TypeError(
+                f"`{option}` is an argument of the game {type(game).__name__}, no option of the "
+                f"method {place!r}: make the game with it, gym.make(id, {option}=...)"
+            )
+        others = methods_that_take(option, game)
+        if others:
+            raise TypeError(
+                f"the method {place!r} takes no `{option}`; methods that do: "
+                f"{', '.join(map(repr, others))}"
+            )
 
 
 def checked_response(response: Response, upper_params: Any, method: Method) -> Response:

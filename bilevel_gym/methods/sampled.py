@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from ..core.bellman import centred_score
 from ..core.checks import check_at_least, check_flag, optional, received
 from ..core.mdp import FloatArray, Kernel
+from ..core.reprs import MadeFor
 from ..core.state import Remembers
 from ..core.threads import single_threaded
 from ..episodes.sampler import Episodes, Plays
@@ -89,7 +90,7 @@ class Estimate(NamedTuple):
     hyper_gradient_se: FloatArray | None = None
 
 
-class Sampled(Remembers, ABC):
+class Sampled(MadeFor, Remembers, ABC):
     """A method that plays episodes of the follower's policy and estimates from what it sees.
 
     Attributes:

@@ -40,6 +40,7 @@ import numpy as np
 
 from ..core.checks import check_at_least, check_choice, check_positive, received
 from ..core.mdp import FloatArray
+from ..core.reprs import MadeFor
 from ..model.base import BilevelModel
 from ..model.responses import (
     GaussianResponse,
@@ -58,7 +59,7 @@ DEVIATIONS = 3.0
 SMOOTHINGS, BASELINES = ("sphere", "gaussian"), ("centre", "previous")
 
 
-class ZeroOrder:
+class ZeroOrder(MadeFor):
     """Estimate the gradient from differences of the exact objective."""
 
     exact: ClassVar[bool] = False

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from inspect import signature
 from typing import Any, ClassVar, NotRequired, Protocol, Self, TypedDict, TypeVar
 
 import numpy as np
@@ -14,10 +15,12 @@ from ..core.checks import (
     check_choice,
     check_discount,
     check_in_box,
-    check_positive,
+    check_temperature,
     checked_bounds,
+    unknown_name,
 )
 from ..core.mdp import FloatArray
+from ..core.reprs import Described, brief, number
 from .responses import Response
 
 __all__ = [
@@ -25,6 +28,7 @@ __all__ = [
     "BilevelModel",
     "CommonOptions",
     "check_finite",
+    "check_warm_start",
     "evaluate",
     "evaluate_batch",
     "single_precision_bounds",
@@ -49,7 +53,7 @@ class CommonOptions(TypedDict):
     name: NotRequired[str | None]
 
 
-class BilevelModel(ABC):
+class BilevelModel(Described, ABC):
     """A leader's parameters x in a box, and the follower's exact answer to each of them.
 
     The arguments of the constructor are attributes; arrays are float64.
@@ -93,8 +97,21 @@ class BilevelModel(ABC):
             "initial_upper_params", initial_upper_params, self.low, self.high
         )
         self.gamma = check_discount("gamma", gamma)
-        self.temperature = check_positive("temperature", temperature)
+        self.temperature = check_temperature(temperature)
         self.entropy = check_choice("entropy", entropy, ENTROPIES)
+
+    def described(self) -> Iterator[tuple[str, str]]:
+        """Yield the name, the sizes, the discount and the temperature."""
+        if self.name != type(self).__name__:
+            yield "name", brief(self.name)
+        for size in ("num_states", "num_actions"):
+            if hasattr(self, size):
+                yield size, str(getattr(self, size))
+        yield "upper_params", brief(self.low.shape)
+        yield "gamma", number(self.gamma, digits=9)
+        yield "temperature", number(self.temperature)
+        if self.entropy != "plain":
+            yield "entropy", brief(self.entropy)
 
     def validate(self, upper_params: ArrayLike) -> FloatArray:
         """Return x as a read-only float64 copy, at the full precision it came with.
@@ -112,7 +129,7 @@ class BilevelModel(ABC):
             ValueError: If the temperature is not positive and finite.
         """
         other = copy.copy(self)
-        other.temperature = check_positive("temperature", temperature)
+        other.temperature = check_temperature(temperature)
         return other
 
     @abstractmethod
@@ -148,6 +165,42 @@ def check_finite(objective: float, gradient: FloatArray) -> None:
         )
 
 
+def check_warm_start(warm_start: object, kind: type[Response], array: str, num_states: int) -> None:
+    """Raise an error unless a warm start is None, or an answer of a model of the same size.
+
+    Args:
+        warm_start: What was given.
+        kind: The class of the model's exact answers.
+        array: An attribute of theirs with an entry, or a row, for each state.
+        num_states: S.
+
+    Raises:
+        TypeError: If it is no such answer.
+        ValueError: If its model has another number of states.
+    """
+    if warm_start is None:
+        return
+    if not isinstance(warm_start, kind):
+        raise TypeError(
+            "`warm_start` must be an earlier response, which `evaluate` returned "
+            f"({kind.__name__}), got {type(warm_start).__name__}"
+        )
+    states = len(getattr(warm_start, array))
+    if states != num_states:
+        raise ValueError(
+            f"`warm_start` must be a response of a game with {num_states} states, got one with "
+            f"{states}"
+        )
+
+
+def _check_options(respond: Callable[..., Any], options: Iterable[str]) -> None:
+    """Raise a `TypeError` unless the `respond` of a model takes each of some options."""
+    for option in options:
+        _, *known = signature(respond).parameters
+        if option not in known:
+            raise TypeError(unknown_name("option of `evaluate`:", option, known))
+
+
 class Responds(Protocol[ResponseT_co]):
     """A model, for type checkers: the type of its responses is that of its `respond`."""
 
@@ -172,8 +225,18 @@ def evaluate(model: Responds[ResponseT], upper_params: ArrayLike, **options: Any
 
     Raises:
         ValueError: If x or an option is out of range.
+        TypeError: If the model does not take an option.
         ArithmeticError: If values overflow.
+
+    Example:
+        >>> import bilevel_gym, gymnasium as gym
+        >>> game = gym.make("BilevelGridWorld-v0", slip=0.2).unwrapped
+        >>> game
+        BilevelGridWorld(slip=0.2)
+        >>> evaluate(game.model, game.initial_upper_params)  # doctest: +ELLIPSIS
+        ExactResponse(objective=-1.4144, |gradient|=3.4, residual=...)
     """
+    _check_options(model.respond, options)
     return model.respond(model.validate(upper_params), **options)
 
 
@@ -192,6 +255,7 @@ def evaluate_batch(
         ValueError: If an x or an option is out of range; the message names the row of the x.
         ArithmeticError: If values overflow.
     """
+    _check_options(model.respond_batch, options)
     xs = []
     for row, x in enumerate(upper_params):
         try:

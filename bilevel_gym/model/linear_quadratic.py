@@ -33,7 +33,7 @@ from ..core.lqr import (
 )
 from ..core.mdp import FloatArray
 from ..core.threads import single_threaded
-from .base import BilevelModel, CommonOptions, check_finite
+from .base import BilevelModel, CommonOptions, check_finite, check_warm_start
 from .responses import ExactGaussianResponse, GaussianResponse
 
 __all__ = ["LinearQuadraticModel"]
@@ -182,12 +182,8 @@ class LinearQuadraticModel(BilevelModel):
         if tolerance is not None:
             check_positive("tolerance", tolerance)
         check_at_least("max_iterations", max_iterations, 1)
+        check_warm_start(warm_start, ExactGaussianResponse, "value_matrix", self.num_states)
         initial = None if warm_start is None else warm_start.value_matrix
-        if initial is not None and len(initial) != self.num_states:
-            raise ValueError(
-                f"`warm_start` must be a response of a model with {self.num_states} states, got "
-                f"one with {len(initial)}"
-            )
         x, gamma, problem = upper_params, self.gamma, self.coefficients(upper_params)
         try:
             riccati = solve_riccati(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from typing import Any, ClassVar, Protocol
@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from ..core.mdp import FloatArray
+from ..core.reprs import Described, number
 
 __all__ = [
     "EpisodicResponse",
@@ -24,9 +25,19 @@ __all__ = [
     "response_state",
 ]
 
+# What the `repr` of a response says, where it is known, beside objective and gradient; and in how
+# many digits.
+SAID = {
+    "hyper_gradient_cosine": 2,
+    "trust": 2,
+    "coverage": 2,
+    "temperature": 3,
+    "residual": 1,
+}
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Response:
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Response(Described):
     """The follower's answer to x and what it means for the leader.
 
     None stands for what a method does not compute. Arrays are read-only.
@@ -89,8 +100,25 @@ class Response:
             if isinstance(value, np.ndarray):
                 value.flags.writeable = False
 
+    def described(self) -> Iterator[tuple[str, str]]:
+        """Yield what is said of the answer, without its arrays; after "±" standard errors."""
+        yield "objective", number(self.objective, self.objective_se)
+        if self.hyper_gradient is not None:
+            error = None
+            if self.hyper_gradient_se is not None:  # the root of the expected squared error
+                error = float(np.linalg.norm(self.hyper_gradient_se))
+            yield "|gradient|", number(float(np.linalg.norm(self.hyper_gradient)), error, 3)
+        for name, digits in SAID.items():
+            value = getattr(self, name, None)
+            if value is not None:
+                yield name.removeprefix("hyper_gradient_"), number(value, digits=digits)
+        if self.samples is not None:
+            yield "samples", str(self.samples)
+        if self.converged is False:
+            yield "converged", "False"
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class LearntResponse(Response):
     """An answer of a follower who learns, and what tells how far it can be trusted.
 
@@ -136,7 +164,7 @@ class LearntResponse(Response):
     spread: FloatArray | None = None
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class EpisodicResponse(LearntResponse):
     """An answer of a follower of which nothing but episodes is known.
 
@@ -155,7 +183,7 @@ class EpisodicResponse(LearntResponse):
     trust_ratio: float | None = None
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class TabularResponse(Response):
     """An answer of a tabular game's follower, exact or not.
 
@@ -190,7 +218,7 @@ class TabularResponse(Response):
         return int(rng.choice(self.policy.shape[1], p=self.policy[state]))
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class GaussianResponse(Response):
     """An answer that is a Gaussian policy with a linear mean, N(-gain s, covariance).
 
@@ -216,7 +244,7 @@ class GaussianResponse(Response):
         return action
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class ExactGaussianResponse(GaussianResponse):
     """The exact answer of a linear-quadratic game; `residual` is that of its Riccati equation."""
 
@@ -228,7 +256,7 @@ class ExactGaussianResponse(GaussianResponse):
     converged: bool
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class ExactResponse(TabularResponse):
     """The exact answer of a tabular game, in full.
 

@@ -22,6 +22,7 @@ from ..core.checks import (
     check_discount,
     check_entries,
     check_not_negative,
+    check_options,
     check_real,
     checked_mask,
     finite_array,
@@ -33,7 +34,7 @@ from ..core.mdp import FloatArray, Kernel, TabularMDP
 from ..core.soft import PolicyAnswer, SoftSolution, solve_all
 from ..core.threads import single_threaded
 from ..episodes.sampler import Sampler
-from .base import CommonOptions, check_finite, single_precision_bounds
+from .base import CommonOptions, check_finite, check_warm_start, single_precision_bounds
 from .dynamics import Dynamics, of_shape
 from .jacobians import RewardJacobian
 from .objectives import (
@@ -121,22 +122,35 @@ class TabularModel(Dynamics):
     def from_arrays(
         transition: ArrayLike | Kernel, reward: ArrayLike, **options: Unpack[ArrayOptions]
     ) -> ArrayModel:
-        """Return a model of arrays; see `ArrayModel` for the arguments."""
+        """Return a model of arrays; see `ArrayModel` for the arguments.
+
+        Raises:
+            TypeError: If an argument is missing, or there is no such argument.
+            ValueError: If a shape or a range is violated.
+        """
+        check_options("a model of arrays", ArrayModel, options)
+        for name in ("upper_reward", "initial_distribution"):
+            if name not in options:
+                given = ", ".join(options) or "none"
+                raise TypeError(f"a model of arrays needs `{name}`, got {given}; see `ArrayModel`")
         return ArrayModel(transition, reward, **options)
 
     # What a problem is made of -------------------------------------------------------------
 
     def reward(self, upper_params: FloatArray) -> FloatArray:
         """Return the follower's reward r_x `[S, A]`."""
-        raise TypeError(f"{self.name} must define `reward`")
+        raise TypeError(f"{self.name} must define `reward(upper_params)`, r_x [S, A]")
 
     def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return sum_sa cotangent(s, a) dr_x(s, a)/dx, shape of x; `cotangent` is `[S, A]`."""
-        raise TypeError(f"{self.name} must define `reward_vjp`")
+        raise TypeError(
+            f"{self.name} must define `reward_vjp(upper_params, cotangent)`, the sum of "
+            "cotangent [S, A] * dr_x/dx, shape of x"
+        )
 
     def upper_reward(self, upper_params: FloatArray) -> FloatArray:
         """Return the leader's reward u_x `[S, A]`, without terms in x alone."""
-        raise TypeError(f"{self.name} must define `upper_reward`")
+        raise TypeError(f"{self.name} must define `upper_reward(upper_params)`, u_x [S, A]")
 
     def upper_reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return sum_sa cotangent(s, a) du_x(s, a)/dx, shape of x; zero unless overridden."""
@@ -285,17 +299,9 @@ class TabularModel(Dynamics):
         self, warm_start: ExactResponse | None
     ) -> tuple[FloatArray | None, Solutions | None]:
         """Return what an earlier response is good for: a soft value, and guesses of solutions."""
+        check_warm_start(warm_start, ExactResponse, "soft_value", self.num_states)
         if warm_start is None:
             return None, None
-        if not isinstance(warm_start, ExactResponse):
-            raise TypeError(
-                f"`warm_start` must be an earlier response, got {type(warm_start).__name__}"
-            )
-        if len(warm_start.soft_value) != self.num_states:
-            raise ValueError(
-                f"`warm_start` must be a response of a game with {self.num_states} states, "
-                f"got one with {len(warm_start.soft_value)}"
-            )
         return warm_start.soft_value, warm_start.linear_solutions
 
     def outcome(self, upper_params: FloatArray, answer: PolicyAnswer) -> Outcome:

@@ -13,6 +13,7 @@ leader's horizon the choice may depend on the step.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -22,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..core.checks import check_not_negative
 from ..core.hard import Control, control, finite_control, one_hot, optimal_actions
 from ..core.mdp import FloatArray, Kernel
+from ..core.reprs import Described, number
 from ..core.soft import PolicyAnswer
 from .base import BilevelModel
 from .objectives import Objective, StepObjective, flattened, last_step_that_counts, scope_of
@@ -34,8 +36,8 @@ __all__ = ["TIE_TOLERANCE", "Unregularised", "evaluate_unregularised", "is_contr
 TIE_TOLERANCE = 1e-9
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Unregularised:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Unregularised(Described):
     """What the leader gets of a follower without entropy.
 
     Attributes:
@@ -58,6 +60,12 @@ class Unregularised:
     optimal_actions: NDArray[np.bool_]
     value: FloatArray
     ties: int
+
+    def described(self) -> Iterator[tuple[str, str]]:
+        """Yield both values, and the number of ties."""
+        yield "optimistic", number(self.optimistic)
+        yield "pessimistic", number(self.pessimistic)
+        yield "ties", str(self.ties)
 
 
 def evaluate_unregularised(

@@ -30,6 +30,7 @@ from .base import (
     Optimum,
     Recorder,
     Restarts,
+    answer_of,
 )
 from .rules import (
     RULES,
@@ -222,7 +223,7 @@ def ascent(
         **options,
     )
     while run.message is None:
-        run.proceed(*objective(run.x))
+        run.proceed(*answer_of(objective, run.x))
     return run.optimum(run.message)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from ..core.checks import received
+from ..core.reprs import Described, brief, number
 
 __all__ = [
     "BatchEvaluation",
@@ -22,6 +25,7 @@ __all__ = [
     "Recorder",
     "Restarts",
     "Stopped",
+    "answer_of",
     "projected_gradient_norm",
 ]
 
@@ -43,8 +47,8 @@ class Stopped(Exception):
     """Raised by an objective to end the optimizer that evaluates it."""
 
 
-@dataclass(frozen=True, eq=False)
-class Iterate:
+@dataclass(frozen=True, eq=False, repr=False)
+class Iterate(Described):
     """One evaluation of the objective.
 
     Attributes:
@@ -68,9 +72,17 @@ class Iterate:
         """What iterates are compared by: the value, but first how nearly the constraints hold."""
         return (0.0 if self.violation <= FEASIBLE else -self.violation), self.value
 
+    def described(self) -> Iterator[tuple[str, str]]:
+        """Yield the number, the value, and how far it is from stationary."""
+        yield "number", str(self.number)
+        yield "value", number(self.value)
+        yield "|projected gradient|", number(self.projected_gradient_norm, digits=3)
+        if self.violation > 0.0:
+            yield "violation", number(self.violation, digits=1)
 
-@dataclass(frozen=True, eq=False)
-class Optimum:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Optimum(Described):
     """What an optimizer returns.
 
     Attributes:
@@ -85,9 +97,18 @@ class Optimum:
     evaluations: int
     message: str
 
+    def described(self) -> Iterator[tuple[str, str]]:
+        """Yield the best value and the first, and how it ended."""
+        yield "value", number(self.best.value)
+        yield "first", number(self.first.value)
+        if self.best.violation > 0.0:
+            yield "violation", number(self.best.violation, digits=1)
+        yield "evaluations", str(self.evaluations)
+        yield "message", brief(self.message)
 
-@dataclass(frozen=True, eq=False)
-class Restarts:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Restarts(Described):
     """What was found from several starts.
 
     Attributes:
@@ -109,6 +130,12 @@ class Restarts:
         """What was found from the best start."""
         return self.optima[self.best]
 
+    def described(self) -> Iterator[tuple[str, str]]:
+        """Yield the best value, and those of all starts."""
+        yield "value", number(self.optimum.best.value)
+        yield "starts", brief([float(number(found.best.value)) for found in self.optima])
+        yield "best", str(self.best)
+
 
 Callback = Callable[[Iterate], None]
 
@@ -127,6 +154,23 @@ def projected_gradient_norm(
     as far as it is from the bound. So it is at most the diagonal of the box.
     """
     return float(np.linalg.norm(np.clip(x + gradient, low, high) - x))
+
+
+def answer_of(objective: Evaluation, x: FloatArray) -> tuple[float, FloatArray]:
+    """Return (value, gradient) of an objective at x.
+
+    Raises:
+        TypeError: If it is no function, or returns something else.
+    """
+    rule = "an objective must be a function x -> (value, gradient)"
+    remedy = "`bilevel_gym.wrappers.LeaderObjective(seat)` and `exact_objective(model)` are such"
+    if not callable(objective):
+        raise TypeError(f"{rule}, got {received(objective)}; {remedy}")
+    answer = objective(x)
+    if not isinstance(answer, Sequence) or len(answer) != 2:
+        raise TypeError(f"{rule}, got one that returns {received(answer)}; {remedy}")
+    value, gradient = answer
+    return value, gradient
 
 
 class Recorder:
@@ -172,7 +216,7 @@ class Recorder:
         """Return an objective whose evaluations are all recorded."""
 
         def evaluate(x: FloatArray) -> tuple[float, FloatArray]:
-            value, gradient = objective(x)
+            value, gradient = answer_of(objective, x)
             self.note(x, value, gradient)
             return value, gradient
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..core.checks import check_at_least, check_in_box, check_positive, checked_bounds
-from .base import FEASIBLE, Callback, Evaluation, FloatArray, Iterate, Optimum, Recorder
+from .base import FEASIBLE, Callback, Evaluation, FloatArray, Iterate, Optimum, Recorder, answer_of
 from .constraints import Constraint, Constraints
 from .libraries import BudgetSpent
 from .rules import check_gradient
@@ -21,7 +21,7 @@ __all__ = ["ConstrainedOptimum", "slsqp", "trust_constr"]
 Given = Sequence[Constraint | Mapping[str, Any]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ConstrainedOptimum(Optimum):
     """What an optimizer returns that keeps constraints.
 
@@ -216,7 +216,7 @@ class _Problem(Recorder):
         if self._point is None or not np.array_equal(x, self._point.iterate.upper_params):
             if self.evaluations >= self._most:
                 raise BudgetSpent
-            value, gradient = self._objective(x)
+            value, gradient = answer_of(self._objective, x)
             check_gradient(x, gradient)
             # Costs come after the objective, whose answer of the follower they start from.
             values, jacobian = self.constraints.at(x)

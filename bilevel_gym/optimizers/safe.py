@@ -35,7 +35,7 @@ from ..core.checks import (
     checked_bounds,
     optional,
 )
-from .base import Callback, Evaluation, FloatArray, Iterate, Optimum, Recorder
+from .base import Callback, Evaluation, FloatArray, Iterate, Optimum, Recorder, answer_of
 from .candidates import Candidate
 from .natural import natural_step, units_of
 from .revisable import Report, Revisable
@@ -78,7 +78,7 @@ class _Plain:
         self._objective, self._value = objective, 0.0
 
     def __call__(self, x: FloatArray) -> tuple[float, FloatArray]:
-        value, gradient = self._objective(x)
+        value, gradient = answer_of(self._objective, x)
         self._value = float(value)
         return value, gradient
 

@@ -9,6 +9,7 @@ from .curves import StepCurve
 from .film import Film
 from .graph import GraphScene, Panel, draw_graph
 from .grid import GridLayout, GridScene, draw_grid, grid_layout
+from .notebook import notebook_picture
 from .screen import NoDisplayError, Screen
 from .window import Window
 
@@ -30,4 +31,5 @@ __all__ = [
     "grid_layout",
     "import_pygame",
     "new_surface",
+    "notebook_picture",
 ]

@@ -1,7 +1,7 @@
 """The follower's reward as a function of observations and actions, x being its parameters.
 
 Linear models need NumPy alone. `networks` and `convolutions` need PyTorch, which the extra brings:
-`pip install "bilevel_gym[sb3]"`.
+`pip install -e ".[sb3]"`.
 """
 
 from .models import LinearReward, RewardModel, make_reward_model

@@ -235,7 +235,11 @@ def imported_function(name: str, function: Any) -> Any:
         module, colon, attribute = function.partition(":")
         if not (module and colon and attribute):
             raise ValueError(f'`{name}` must be named "module:function", got {received(function)}')
-        found = getattr(import_module(module), attribute, None)
+        try:
+            found = getattr(import_module(module), attribute, None)
+        except ImportError as error:
+            reason = f"cannot import {module!r} of `{name}` = {received(function)}: {error}"
+            raise ImportError(reason) from error
         if found is None:
             raise ValueError(
                 f"{module!r} has no function {attribute!r}, got `{name}` = {received(function)}"

@@ -14,7 +14,7 @@ try:
     import torch as th
 except ImportError as error:
     raise ImportError(
-        'reward networks need PyTorch, which is not installed; run: pip install "bilevel_gym[sb3]"'
+        'reward networks need PyTorch, which is not installed; run: pip install -e ".[sb3]"'
     ) from error
 
 from .images import is_image_space

@@ -5,7 +5,7 @@ by trial and error. `SoftDQN` and `SoftSAC` train the follower to its entropy-re
 and follow a leader who changes its reward. `as_vec_env` hands the library a vector environment of
 Gymnasium.
 
-`pip install "bilevel_gym[sb3]"` brings what this package needs; nothing else in `bilevel_gym` does.
+`pip install -e ".[sb3]"` brings what this package needs; nothing else in `bilevel_gym` does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ try:
 except ImportError as error:
     raise ImportError(
         "`bilevel_gym.sb3` needs Stable-Baselines3, which is not installed; "
-        'run: pip install "bilevel_gym[sb3]"'
+        'run: pip install -e ".[sb3]"'
     ) from error
 
 from .ascent import HyperGradientAscent, UpperParamsPolicy

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.mdp import FloatArray
+from ..core.reprs import Described, number
 
 __all__ = [
     "HyperGradientError",
@@ -28,8 +29,8 @@ STEPS = (1e-4, 10**-4.5, 1e-5, 10**-5.5, 1e-6, 10**-6.5, 1e-7)
 REWARD_ROUNDING = 8.0 * float(np.finfo(np.float64).eps)
 
 
-@dataclass(frozen=True, eq=False)
-class HyperGradientReport:
+@dataclass(frozen=True, eq=False, repr=False)
+class HyperGradientReport(Described):
     """Comparison of a hyper-gradient with differences of the leader's reward.
 
     Attributes:
@@ -56,6 +57,13 @@ class HyperGradientReport:
     def worst_coordinate(self) -> int:
         """Flat index of the entry with the largest error."""
         return int(self.coordinates[np.argmax(np.abs(self.numeric - self.analytic))])
+
+    def described(self) -> Iterator[tuple[str, str]]:
+        """Yield the errors; the whole comparison is the `str`."""
+        yield "relative_error", number(self.relative_error, digits=2)
+        yield "worst_coordinate", str(self.worst_coordinate)
+        yield "coordinates", str(self.coordinates.size)
+        yield "response_share", number(self.response_share, digits=2)
 
     def __str__(self) -> str:
         """Return the comparison in words, its five worst entries in a table."""
