@@ -35,7 +35,7 @@ class _Brief(reprlib.Repr):
     def repr_ndarray(self, x: np.ndarray[Any, Any], level: int) -> str:
         if x.ndim > 1 or x.size > self.maxlist:
             return f"array{[*x.shape]}"
-        return self.repr1(x.tolist(), level)
+        return np.array2string(x, precision=5, separator=", ", max_line_width=10_000)
 
 
 _brief = _Brief()
