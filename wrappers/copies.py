@@ -19,7 +19,7 @@ from ..core.checks import check_at_least, check_choice, check_reset_options, rec
 from ..core.mdp import FloatArray
 from ..envs.base import check_seed
 from ..envs.tabular import TabularBilevelEnv
-from .seats import Seat, plain
+from .seats import PointsToGame, Seat, plain
 
 __all__ = ["SeatCopies", "game_for", "reported"]
 
@@ -28,7 +28,7 @@ __all__ = ["SeatCopies", "game_for", "reported"]
 ANY = "biufcmMOSUVT"
 
 
-class SeatCopies(VectorEnv[Any, Any, NDArray[Any]]):
+class SeatCopies(PointsToGame, VectorEnv[Any, Any, NDArray[Any]]):
     """Copies of one seat of a tabular game, stepped together.
 
     Constructors take the Gymnasium `id` of a tabular task, either of its two, or the game itself;

@@ -6,7 +6,8 @@ The options of an id are those of the game and of the seat, told apart by name.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from gymnasium.wrappers import TimeLimit
 
 from ..core.checks import accepted_options, unknown_name
 from ..envs.base import BilevelEnv
-from ..methods.registry import NamesMethods, resolve_method
+from ..methods.registry import NamesMethods, methods_that_take, resolve_method
 from .hyper_gradient import HyperGradient
 from .leader_vector import LeaderVectorEnv
 from .lower_level import LowerLevel
@@ -35,6 +36,23 @@ __all__ = [
 ]
 
 
+class Refused(TypeError):
+    """A `TypeError` in one line: Gymnasium adds all arguments, arrays too, to those of creators."""
+
+    def __init__(self, message: str) -> None:
+        """Leave out what Gymnasium has added."""
+        super().__init__(message.partition(" was raised from the environment creator")[0])
+
+
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except TypeError as error:
+        raise Refused(str(error)) from error
+
+
+@_in_one_line()
 def leader(*, game: Any, **options: Any) -> HyperGradient:
     """Make a game in the leader's seat.
 
@@ -49,6 +67,7 @@ def leader(*, game: Any, **options: Any) -> HyperGradient:
     return HyperGradient(made, **seat_options)
 
 
+@_in_one_line()
 def follower(*, game: Any, **options: Any) -> LowerLevel:
     """Make a game in the follower's seat; see `leader`. The options are those of `LowerLevel`."""
     made, seat_options = _game(game, options, LowerLevel)
@@ -59,12 +78,14 @@ def follower(*, game: Any, **options: Any) -> LowerLevel:
 leader.metadata = follower.metadata = BilevelEnv.metadata  # type: ignore[attr-defined]
 
 
+@_in_one_line()
 def leader_copies(num_envs: int, *, game: Any, **options: Any) -> LeaderVectorEnv:
     """Make copies of a tabular game in the leader's seat; see `leader` and `LeaderVectorEnv`."""
     made, rest = _game(game, options, HyperGradient, accepted_options(LeaderVectorEnv))
     return LeaderVectorEnv(made, num_envs, **rest)
 
 
+@_in_one_line()
 def follower_copies(num_envs: int, *, game: Any, **options: Any) -> LowerLevelVectorEnv:
     """Make copies of a tabular game in the follower's seat; see `LowerLevelVectorEnv`."""
     limit = options.pop("max_episode_steps", None)
@@ -139,10 +160,27 @@ def told_apart(
             )
         if name not in of_seat and name != "render_mode" and name not in parameters:
             if not takes_all:
-                owner = f"option of {_name(creator)} or {what}:"
-                raise TypeError(unknown_name(owner, name, [*parameters, *of_seat]))
+                known = [*parameters, *of_seat]
+                raise TypeError(_unknown(name, f"{_name(creator)} or {what}", known, creator, seat))
         (rest if name in of_seat else own)[name] = value
     return own, rest
+
+
+def _unknown(name: str, owners: str, known: list[str], creator: Any, seat: type[Seat[Any]]) -> str:
+    """Return what is said of an option that nobody takes: whose else it is, or the nearest."""
+    if seat is HyperGradient and name in accepted_options(LowerLevel):
+        said = f"`{name}` is an option of the follower's seat, whose id ends in Follower"
+        leaders = '; the leader chooses x by step(x), or reset(options={"upper_params": x})'
+        return said + (leaders if name == "upper_params" else "")
+    if seat is LowerLevel and name in accepted_options(HyperGradient):
+        return f"`{name}` is an option of the leader's seat, whose id has no Follower in it"
+    said = unknown_name(f"option of {owners}:", name, known)
+    others = methods_that_take(name, creator)
+    if others:
+        methods = ", ".join(map(repr, others))
+        whose = "of the leader's seat, with the method" if seat is LowerLevel else "of the method"
+        return f"`{name}` is no option of {owners}, but {whose} {methods}"
+    return said
 
 
 def game_parameters(creator: Any) -> dict[str, inspect.Parameter]:

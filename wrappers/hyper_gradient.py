@@ -23,6 +23,7 @@ from ..model.protocols import LearntMethod, Resumable, Revisable, Tells
 from ..model.responses import EpisodicResponse
 from ..optimizers import projected_gradient_norm
 from ..optimizers.revisable import Report
+from ..rendering import notebook_picture
 from .reporting import answer_in_words
 from .seats import GameT, NotThere, Seat, plain, take_seat
 
@@ -374,6 +375,15 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
         for tell in (self._lines, self.progress):
             if tell is not None:
                 tell(done, total, doing)
+
+    def _repr_png_(self) -> bytes | None:
+        if self._response is None:
+            return super()._repr_png_()
+        return notebook_picture(lambda: self.game.draw(self.view()))
+
+    def _said(self) -> dict[str, Any]:
+        length = {"outer_steps": self.outer_steps} if "outer_steps" in self._options else {}
+        return {"method": self.method, **length}
 
     def _answer(
         self, x: FloatArray, *, advance: int = 0, brief: bool = False

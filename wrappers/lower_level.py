@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
-from typing import Any, SupportsFloat, cast
+from typing import TYPE_CHECKING, Any, SupportsFloat, cast
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import ArrayLike, NDArray
 
-from ..core.checks import received
+from ..core.checks import check_keywords, received
 from ..envs.ids import follower_id
 from .observations import state_arrays
 from .seats import GameT, Seat, registered_limit, take_seat
@@ -37,6 +38,20 @@ class LowerLevel(Seat[GameT], RecordConstructorArgs):
     """
 
     own_id = staticmethod(follower_id)
+
+    if not TYPE_CHECKING:  # to type checkers and editors the constructor is `__init__` alone
+
+        def __new__(cls, *args, **kwargs):
+            """Raise a `TypeError` for an argument that is not known, or the game's."""
+            game = getattr(args[0], "unwrapped", None) if args else None
+            for name in kwargs:
+                if game is not None and name in inspect.signature(type(game)).parameters:
+                    raise TypeError(
+                        f"`{name}` is an argument of the game {type(game).__name__}: make the game "
+                        f"with it, gym.make(id, {name}=...)"
+                    )
+            check_keywords(cls, kwargs)
+            return super().__new__(cls)
 
     def __init__(
         self,

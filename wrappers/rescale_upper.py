@@ -16,6 +16,7 @@ from ..core.mdp import FloatArray
 from ..methods import Response
 from ..optimizers.revisable import Report
 from .hyper_gradient import RESET_OPTIONS, HyperGradient, LeaderInfo
+from .seats import PointsToGame
 
 __all__ = ["RescaleUpper"]
 
@@ -23,7 +24,7 @@ __all__ = ["RescaleUpper"]
 GRADIENTS = ("hyper_gradient", "hyper_gradient_se", "direct_gradient")
 
 
-class RescaleUpper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+class RescaleUpper(PointsToGame, gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Map x affinely to [-1, 1], and pull the hyper-gradient back.
 
     Action, `info["hyper_gradient"]`, `info["hyper_gradient_se"]`, `info["upper_params"]` and

@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 import gymnasium as gym
 import numpy as np
@@ -16,11 +16,12 @@ from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from typing_extensions import TypeVar
 
 from ..core.checks import received
+from ..core.reprs import brief
 from ..envs.base import BilevelEnv
 from ..envs.ids import follower_id
 from ..envs.sources import time_limit
 
-__all__ = ["NotThere", "Seat", "plain", "registered_limit", "take_seat"]
+__all__ = ["NotThere", "PointsToGame", "Seat", "plain", "registered_limit", "take_seat"]
 
 # Wrappers that `gymnasium.make` puts on every game; they change neither moves nor rewards.
 TRANSPARENT = (OrderEnforcing, PassiveEnvChecker, TimeLimit)
@@ -33,7 +34,30 @@ class NotThere(ResetNeeded, AttributeError):
 GameT = TypeVar("GameT", bound=BilevelEnv, default=BilevelEnv)
 
 
-class Seat(gym.Wrapper[Any, Any, Any, Any], Generic[GameT]):
+class PointsToGame:
+    """An environment of a game: who asks it for what others have is told where that is."""
+
+    if not TYPE_CHECKING:  # type checkers are to report names that do not exist
+
+        def __getattr__(self, name):
+            """Raise an `AttributeError` that says who has the attribute, the game for instance."""
+            if hasattr(type(self), name):  # a property: say what it says
+                return super().__getattribute__(name)
+            text = f"{type(self).__name__!r} object has no attribute {name!r}"
+            if not name.startswith("_"):
+                game = vars(self).get("game")
+                way = "unwrapped" if game is None else "game"
+                owners = {
+                    way: self.unwrapped if game is None else game,
+                    "response": vars(self).get("_response"),
+                    "method": vars(self).get("method"),
+                }
+                where = [f"`env.{way}.{name}`" for way, it in owners.items() if hasattr(it, name)]
+                text += f"; it is {where[0]}" if where else ""
+            raise AttributeError(text, name=name, obj=self)
+
+
+class Seat(PointsToGame, gym.Wrapper[Any, Any, Any, Any], Generic[GameT]):
     """A wrapper that gives one player of a game an environment.
 
     Attributes:
@@ -67,6 +91,18 @@ class Seat(gym.Wrapper[Any, Any, Any, Any], Generic[GameT]):
         if self.game.render_mode is not None:
             options["render_mode"] = self.game.render_mode
         return replace(gym.registry[own], kwargs=options, max_episode_steps=limit)
+
+    def __repr__(self) -> str:
+        """Return game, method and options."""
+        parts = (f"{name}={brief(value)}" for name, value in self._said().items())
+        return f"{type(self).__name__}({', '.join([repr(self.game), *parts])})"
+
+    def _said(self) -> Mapping[str, Any]:
+        return self._options
+
+    def _repr_png_(self) -> bytes | None:
+        """Return the picture that notebooks show, None where there is none."""
+        return self.game._repr_png_()
 
 
 def plain(value: Any) -> Any:

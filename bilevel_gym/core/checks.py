@@ -28,6 +28,7 @@ __all__ = [
     "check_flag",
     "check_horizon",
     "check_in_box",
+    "check_keywords",
     "check_not_negative",
     "check_options",
     "check_positive",
@@ -471,6 +472,16 @@ def check_options(
         if option not in accepted:
             kind = f"option for {owner}:"
             raise TypeError(unknown_name(kind, option, accepted, listed_by=listed_by))
+
+
+def check_keywords(cls: type, given: Iterable[str]) -> None:
+    """Raise a `TypeError` unless the constructor of a class takes what is given by keyword."""
+    parameters = inspect.signature(cls).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for name in given:
+        if name not in parameters:
+            raise TypeError(unknown_name(f"argument of {cls.__name__}:", name, parameters))
 
 
 def check_reset_options(options: object, accepted: Collection[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .checks import accepted_options, received, unknown_name
+from .checks import accepted_options, check_keywords, received
 
 __all__ = ["Described", "Made", "MadeFor", "brief", "number"]
 
@@ -30,7 +30,13 @@ class _Brief(reprlib.Repr):
             return received(x)
 
     def repr_instance(self, x: Any, level: int) -> str:
-        return repr(x) if isinstance(x, Described) else super().repr_instance(x, level)
+        if isinstance(x, Described):
+            return repr(x)
+        if type(x).__repr__ is object.__repr__:
+            return f"{type(x).__name__}()"
+        if inspect.isroutine(x):
+            return x.__name__
+        return super().repr_instance(x, level)
 
     def repr_ndarray(self, x: np.ndarray[Any, Any], level: int) -> str:
         if x.ndim > 1 or x.size > self.maxlist:
@@ -81,13 +87,7 @@ class Made(Described):
 
         def __new__(cls, *args, **kwargs):
             """Keep the text of the arguments; raise a `TypeError` for one that is not known."""
-            parameters = inspect.signature(cls).parameters
-            if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
-                for name in kwargs:
-                    if name not in parameters:
-                        raise TypeError(
-                            unknown_name(f"argument of {cls.__name__}:", name, parameters)
-                        )
+            check_keywords(cls, kwargs)
             made = super().__new__(cls)
             made._made_with = [*map(brief, args)], {k: brief(v) for k, v in kwargs.items()}
             return made

@@ -219,11 +219,15 @@ def make_method(name: Target, game: Any, /, **options: Any) -> Method:
 
 
 def methods_that_take(option: str, game: Any = None) -> list[str]:
-    """Return the names of a game's methods that take an option, of those that can be imported."""
+    """Return the names of a game's methods that take an option.
+
+    Those that need PyTorch are left out beside others: importing it takes seconds.
+    """
     names = []
     for name in method_names(game):
         with suppress(ImportError, ValueError, TypeError):
-            if option in accepted_options(resolve_method(name, game)):
+            quick = not name.startswith("deep-")
+            if quick and option in accepted_options(resolve_method(name, game)):
                 names.append(name)
     return names
 
