@@ -35,7 +35,8 @@ def leader(env_id: str = ID, **options: Any) -> HyperGradient:
 
 @pytest.mark.parametrize("task", EXACT, ids=lambda task: task.id)
 def test_the_exact_hyper_gradient_of_every_task_agrees_with_differences(task: Task) -> None:
-    seat = leader(task.id, **task.test_kwargs)
+    small = {n: v for n, v in task.test_kwargs.items() if n != "env_kwargs"}  # new in Gymnasium
+    seat = leader(task.id, **small)
     assert isinstance(seat.game.model, BilevelModel)
     report = check_hyper_gradient(seat, coordinates=2)
     assert report.relative_error < 1e-5
