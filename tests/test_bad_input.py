@@ -221,7 +221,12 @@ refused("HyperGradient: an unknown option", partial(leader, tol=1e-3), said, Typ
 # Constructors: tasks are in test_task_arguments.py ---------------------------------------------
 
 refused("gym.make: a bad map", partial(gym.make, ID, desc=["S.", ".."]), "exactly one goal; got 0")
-refused("gym.make: misspelt", partial(gym.make, ID, sloop=0.1), "sloop; BilevelGridWorld; 'slip'", TypeError)
+refused(
+    "gym.make: misspelt",
+    partial(gym.make, ID, sloop=0.1),
+    "sloop; BilevelGridWorld; 'slip'",
+    TypeError,
+)
 
 # Constructors: games of arrays -------------------------------------------------------------------
 

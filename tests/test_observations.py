@@ -12,9 +12,10 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import FlattenObservation
 from stable_baselines3 import DQN
 
-from bilevel_gym import LowerLevel, LowerLevelVectorEnv
+from bilevel_gym import LowerLevelVectorEnv
+from bilevel_gym.envs.ids import follower_id
 
-from .helpers import Env, assert_identical, interior_point
+from .helpers import Env, assert_identical, game_of, interior_point
 
 GRID, TAXI, TOLL = "BilevelGridWorld-v0", "BilevelTaxi-v0", "BilevelToll-v0"
 EVERY = [GRID, "BilevelFourRooms-v0", "BilevelInverseRL-v0", "BilevelCliffWalking-v0", TAXI, TOLL]
@@ -22,8 +23,7 @@ MAPS = [name for name in EVERY if name != TOLL]
 
 
 def seat(env_id: str, **options: Any) -> Any:
-    env = gym.make(env_id)
-    return LowerLevel(env, interior_point(env), **options)
+    return gym.make(follower_id(env_id), upper_params=interior_point(gym.make(env_id)), **options)
 
 
 def walk(env: Env, steps: int = 40) -> list[Any]:
@@ -50,7 +50,8 @@ def test_one_hot_is_what_gymnasium_flattens_in_single_precision(env_id: str) -> 
 @pytest.mark.parametrize("env_id", MAPS)
 def test_coordinates_tell_the_states_apart_and_say_where_they_are(env_id: str) -> None:
     env, plain = seat(env_id, observation="coordinates"), seat(env_id)
-    game, space = plain.game, env.observation_space
+    game: Any = game_of(plain)
+    space = env.observation_space
     table = game.coordinates()
     assert table.min() >= 0.0 and table.max() <= 1.0
     assert len(np.unique(table.astype(np.float32), axis=0)) == game.num_states
@@ -65,7 +66,8 @@ def test_a_taxi_of_coordinates_tells_passenger_and_destination() -> None:
     """Gymnasium numbers the states ((row * 5 + column) * 5 + passenger) * 4 + destination."""
     state = ((3 * 5 + 1) * 5 + 4) * 4 + 2
     expected = [3 / 4, 1 / 4, (4 * 4 + 2) / 19]
-    np.testing.assert_allclose(seat(TAXI).game.coordinates()[state], expected)
+    game: Any = game_of(seat(TAXI))
+    np.testing.assert_allclose(game.coordinates()[state], expected)
 
 
 @pytest.mark.parametrize("observation", ["one-hot", "coordinates"])
@@ -83,10 +85,10 @@ def test_seats_of_arrays_pass_the_checks_and_teach_a_deep_learner(observation: s
 @pytest.mark.parametrize("observation", ["one-hot", "coordinates"])
 def test_vectors_show_what_gymnasiums_own_show(observation: str, mode: str) -> None:
     options: dict[str, Any] = {"slip": 0.0, "max_episode_steps": 5}
-    x = interior_point(gym.make(GRID, **options))
-    ours = LowerLevelVectorEnv(GRID, 4, x, observation=observation, autoreset_mode=mode, **options)
+    options |= {"upper_params": interior_point(gym.make(GRID)), "observation": observation}
+    ours: Any = gym.make_vec(follower_id(GRID), 4, autoreset_mode=mode, **options)
     theirs = SyncVectorEnv(
-        [lambda: LowerLevel(gym.make(GRID, **options), x, observation=observation)] * 4,
+        [lambda: gym.make(follower_id(GRID), **options)] * 4,
         autoreset_mode=AutoresetMode(mode),
     )
     assert ours.single_observation_space == theirs.single_observation_space

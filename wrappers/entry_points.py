@@ -161,7 +161,9 @@ def told_apart(
         if name not in of_seat and name != "render_mode" and name not in parameters:
             if not takes_all:
                 known = [*parameters, *of_seat]
-                raise TypeError(_unknown(name, f"{_name(creator)} or {what}", known, creator, seat))
+                said = _unknown(name, f"{_name(creator)} or {what}", known, creator, seat)
+                # In Python's words too: TorchRL, which tries `frameskip` on every id, reads them.
+                raise TypeError(f"{said} (unexpected keyword argument {name!r})")
         (rest if name in of_seat else own)[name] = value
     return own, rest
 
