@@ -100,7 +100,7 @@ def test_what_no_id_takes_is_said() -> None:
         (ID, {"sloop": 0.1}, "BilevelGridWorld or the method 'exact': 'sloop'.*'slip'"),
         (ID, {"upper_params": np.zeros(14)}, "'upper_params'"),
         (ID, {"method": "exact", "episodes": 4}, "'episodes'"),
-        (FOLLOWER_ID, {"method": "exact"}, "follower's seat: 'method'"),
+        (FOLLOWER_ID, {"method": "exact"}, "`method` is an option of the leader's seat"),
     ]
     for env_id, options, message in cases:
         with pytest.raises(TypeError, match=message):
