@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -173,10 +173,7 @@ def answers_exactly(game: BilevelEnv) -> bool:
 
 
 def _check_names(
-    owner: str,
-    env_kwargs: dict[str, Any],
-    parameters: dict[str, inspect.Parameter],
-    others: Iterable[str] = (),
+    env_id: str, env_kwargs: dict[str, Any], parameters: dict[str, inspect.Parameter]
 ) -> None:
     """Raise a `TypeError` unless a task's constructor takes each of some names."""
     if "render_mode" in env_kwargs:
@@ -185,9 +182,8 @@ def _check_names(
         return
     for name in env_kwargs:
         if name not in parameters:
-            kind, known = f"argument for {owner}:", [*parameters, *others]
-            listed_by = f"bilevel-gym show {owner.partition(' ')[0]}"
-            raise TypeError(unknown_name(kind, name, known, listed_by=listed_by))
+            kind, listed_by = f"argument for {env_id}:", f"bilevel-gym show {env_id}"
+            raise TypeError(unknown_name(kind, name, parameters, listed_by=listed_by))
 
 
 def _mismatches(

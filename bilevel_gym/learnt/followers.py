@@ -217,7 +217,8 @@ class Follower:
         """Say how far it is, as a callback of Stable-Baselines3, and go on."""
         game, buffer = self._game, self.model.replay_buffer
         if buffer is not None and buffer.size() and self._pace.due():
-            self._steps_told = self.model.num_timesteps - before, self._steps_told[1]
+            steps = self._steps_told[1]  # of which some learners make a few more
+            self._steps_told = min(self.model.num_timesteps - before, steps), steps
             seen = buffer.latest(LATEST, np.random.default_rng(0))
             said = as_argument(seen.terms)
             lower = game.reward(x, seen.observations, seen.actions, **said)
