@@ -203,6 +203,9 @@ def test_a_bar_of_80_characters_shows_what_is_done_and_the_time_left(
         assert " 1/21 " in line_of(shown) and "0:06:40 left objective 12.5" in line_of(shown)
         shown.skip()
         assert " 2/21 " in line_of(shown)
+        shown.within(1, 2, "a" * 100)
+        assert "ascent  2/21" in line_of(shown) and "left 1/2 aaa" in line_of(shown)
+        assert line_of(shown).count("\n") == 1
         shown.step("polish", "objective 13")
         assert "polish" in line_of(shown) and "objective 12.5" not in line_of(shown)
 

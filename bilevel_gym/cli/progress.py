@@ -146,15 +146,24 @@ def progress_bar(phase: str, total: int) -> Iterator[Shown]:
         with _told_late(f"[0/{total}] the first step", lambda: told.silent):
             yield told
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn
     from rich.table import Column
+    from rich.text import Text
+
+    class Rest(TextColumn):
+        """Text in what room the other columns leave, cut at the end."""
+
+        def render(self, task: Task) -> Text:
+            text = super().render(task)
+            text.no_wrap, text.overflow = True, "ellipsis"
+            return text
 
     columns = (
         TextColumn("{task.description}", markup=False),
         MofNCompleteColumn(),
         BarColumn(BAR),
         TextColumn("{task.fields[left]} left", markup=False),
-        TextColumn("{task.fields[text]}", markup=False, table_column=Column(no_wrap=True)),
+        Rest("{task.fields[text]}", markup=False, table_column=Column(no_wrap=False)),
     )
     with Progress(*columns, console=terminal, transient=True) as bars:
         yield Drawn(bars, phase, total)
