@@ -1,6 +1,7 @@
 """Paint the leader's shaping with the mouse, see the follower respond, and play the follower.
 
-H lists all keys. `bilevel-gym play ID` does the same for every task on a map.
+H lists all keys. `bilevel-gym play ID` does the same for other tasks, and
+`bilevel-gym play --lesson` leads through five stages.
 
     python demos/play.py
     python demos/play.py --headless play.gif

@@ -157,6 +157,7 @@ class BilevelEnv(Made, gym.Env[Any, dict[str, Any]], ABC):
             for what the objective says; and likewise `follower_wants`.
         has_map: Whether states are cells of a map and x is painted on it: such a game has `scene`,
             which returns a `GridScene`, and `state_of`, as `BilevelGridWorld` has them.
+        moves: The follower's actions that go up, right, down and left on a map; none without one.
         draws_itself: Whether steps and resets update the window when `render_mode="human"`; a
             seat that draws its own picture turns it off.
     """
@@ -175,6 +176,7 @@ class BilevelEnv(Made, gym.Env[Any, dict[str, Any]], ABC):
     method_options: Mapping[str, Any] = {}
     made_with: dict[str, Any] | None = None
     has_map = False
+    moves: tuple[int, ...] = ()
 
     def __init__(
         self,

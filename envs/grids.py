@@ -26,6 +26,7 @@ class GridBilevelEnv(TabularBilevelEnv):
     """A tabular game whose states are cells of a map; subclasses define `scene`."""
 
     has_map = True
+    moves: tuple[int, ...] = (0, 1, 2, 3)
 
     def _lay_out(
         self, picture: NDArray[np.str_], places: NDArray[np.int64], entries: ArrayLike

@@ -194,6 +194,7 @@ class BilevelToyText(GridBilevelEnv):
         self.follower_wants = f"{wants}, but also to act at random"
         self._wrapped_id, self._map, self._has_features = env_id, _map_of(env), features is not None
         self.has_map = self._map is not None and self._map.contexts == 1 and features is None
+        self.moves = () if self._map is None else self._map.moves
         if self._map is not None:
             cells = self._map.cells
             self._lay_out(cells, np.argwhere(cells != ""), np.arange(cells.size))
@@ -274,7 +275,7 @@ class BilevelToyText(GridBilevelEnv):
         gradient = None if self._has_features else self.slopes(view)
         policy = None
         if answer is not None:
-            moves = on_map.averaged(answer.policy, weights)[..., list(on_map.moves)]
+            moves = on_map.averaged(answer.policy, weights)[..., list(self.moves)]
             policy = moves / moves.sum(axis=-1, keepdims=True)
         scene = self._scene(
             view,

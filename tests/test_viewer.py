@@ -15,7 +15,7 @@ from PIL import Image, ImageSequence
 
 import bilevel_gym.rendering.window
 from bilevel_gym import BilevelEnv, LowerLevel
-from bilevel_gym.envs import BilevelGridWorld, BilevelRandomMDP
+from bilevel_gym.envs import BilevelGridWorld
 from bilevel_gym.rendering import frame, new_surface
 from bilevel_gym.rendering.screen import NoDisplayError, Screen
 from bilevel_gym.rendering.window import Window
@@ -447,8 +447,6 @@ def test_what_cannot_be_played_is_refused_with_a_reason(monkeypatch: Patch) -> N
     monkeypatch.setattr(BilevelGridWorld, "draw", BilevelEnv.draw)
     with pytest.raises(TypeError, match="only games with a picture .* BilevelGridWorld has none"):
         Session(BilevelGridWorld())
-    with pytest.raises(TypeError, match="at most 30 entries of x.* BilevelRandomMDP has 100"):
-        Session(BilevelRandomMDP())
     with pytest.raises(TypeError, match="the follower of BilevelPendulum learns"):
         Session(gym.make("BilevelPendulum-v0"))
     with pytest.raises(ValueError, match="name a task, or take the lesson"):

@@ -124,6 +124,30 @@ def test_games_of_arrays_are_played_with_a_table() -> None:
     assert (frame(draw(session)) != before).any()
 
 
+@pytest.mark.parametrize("name", ["Incentive", "RandomMDP", "Taxi"])
+def test_games_of_many_entries_are_played_without_sliders(name: str) -> None:
+    session = session_of(name)
+    assert session.knobs == () and "too many for sliders" in text(session)[0][0]
+    exhaust(hold(session, "g", 3))
+    assert session.objectives[-1] > session.objectives[0]
+    press(session, "TAB")
+    press(session, "0")
+    assert session.episode is not None and len(session.episode.lower_returns) == 2
+    assert draw(session).get_size() == session.layout.size
+
+
+def test_arrows_go_where_they_point_to_whatever_the_numbers_of_actions() -> None:
+    session = session_of("FrozenLake", env_kwargs={"is_slippery": False})
+    press(session, "TAB")
+    for key, cell in (("RIGHT", (0, 1)), ("RIGHT", (0, 2)), ("DOWN", (1, 2)), ("UP", (0, 2))):
+        press(session, key)
+        assert session.episode is not None
+        assert session.game.cell_of(session.episode.state) == cell
+    press(session, "LEFT")
+    assert session.episode is not None
+    assert session.game.cell_of(session.episode.state) == (0, 1)
+
+
 # Steps -----------------------------------------------------------------------------------------
 
 

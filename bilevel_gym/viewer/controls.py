@@ -99,15 +99,9 @@ CONTROLS = (
     Control("Z, Y", "leader: undo, redo", {"z": Session.undo, "y": Session.redo}, "leader"),
     Control(
         "arrows or digits",
-        "follower: move up, right, down, left, or take the action of a number",
-        {
-            **{arrow: partial(Session.act, action=i) for i, arrow in enumerate(MOVES)},
-            **{
-                name: partial(Session.act, action=i)
-                for i in range(10)
-                for name in (str(i), f"[{i}]")
-            },
-        },
+        "follower: move on a map, or take the action of a number",
+        {arrow: partial(Session.move, direction=i) for i, arrow in enumerate(MOVES)}
+        | {name: partial(Session.act, action=i) for i in range(10) for name in (f"{i}", f"[{i}]")},
         "follower",
     ),
     Control(

@@ -62,12 +62,14 @@ def text(session: Session) -> list[tuple[str, Colour]]:
         return stuck
     if session.episode is not None:
         said = "Press Space for a move of its best answer."
-        if session.cells is not None:
+        if session.game.moves:
             said = f"Move with the arrow keys. {said}"
         elif isinstance(session.game.lower_space, spaces.Discrete):
             said = f"Choose actions by their number. {said}"
         return [(said, THEME.ink)]
     hand = "Paint the map with the mouse." if session.cells is not None else ""
+    if not (hand or session.knobs):
+        hand = f"x has {session.x.size} entries, too many for sliders."
     if session.knobs:
         hand = f"{hand} Drag the sliders; with Shift, all together.".strip()
     return [

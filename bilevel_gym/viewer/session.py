@@ -326,6 +326,13 @@ class Session:
             reason = "the episode is over" if terminated else "time is up"
             episode.ended = f"{reason}; any move starts another"
 
+    def move(self, direction: int) -> None:
+        """Go up, right, down or left on a map, numbered from 0."""
+        if self.game.moves:
+            self.act(self.game.moves[direction])
+        else:
+            self.message = "actions have numbers here"
+
     def act_best(self) -> None:
         """Take an action of the follower's answer, drawn from its policy."""
         assert self.episode is not None, "only the follower acts"
@@ -391,7 +398,7 @@ class Session:
 
 
 def check_playable(game: Any) -> None:
-    """Raise a `TypeError` unless a game can be played: exact, with a picture and few knobs."""
+    """Raise a `TypeError` unless a game can be played: it has a picture and an exact answer."""
     name = type(game).__name__
     if not isinstance(game, BilevelEnv):
         raise TypeError(f"only bilevel games can be played, got {name}")
@@ -401,9 +408,3 @@ def check_playable(game: Any) -> None:
         )
     if type(game).draw is BilevelEnv.draw:
         raise TypeError(f"only games with a picture can be played, and {name} has none")
-    size = game.initial_upper_params.size
-    if not game.has_map and size > MAX_KNOBS:
-        raise TypeError(
-            f"only games on a map, or with at most {MAX_KNOBS} entries of x, can be played, and "
-            f"{name} has {size}"
-        )
