@@ -62,6 +62,9 @@ LEAST_WIDTH, BARS_HEIGHT = 640, 240
 # Transitions of the batch that a game's reward functions are tried on.
 TRIED = 3
 
+# End of the axis of a chart of x: weights of terms of order one are hardly larger.
+LONGEST_BAR = 2.0
+
 
 class ParametricGame(BilevelEnv):
     """Any Gymnasium environment as a game: x are the parameters of the follower's reward.
@@ -401,11 +404,15 @@ class ParametricGame(BilevelEnv):
         width, top = picture.get_width(), picture.get_height() + THEME.gap
         surface = new_surface((width, top + BARS_HEIGHT + THEME.margin // 2))
         surface.blit(picture, (0, 0))
-        bound = round(float(self.upper_space.high.max()), 6)
-        axis = Axis(-bound, bound, headline)
-        chart = BarChart(axis, names, view.upper_params, ".2g", self.slopes(view))
-        draw_bars(surface, (THEME.margin, top, width - 2 * THEME.margin, BARS_HEIGHT), chart)
+        place = (THEME.margin, top, width - 2 * THEME.margin, BARS_HEIGHT)
+        draw_bars(surface, place, self._bars(view, names, headline))
         return surface
+
+    def _bars(self, view: View, names: Sequence[str], headline: str) -> BarChart:
+        """Return a chart of x, whose axis is the same at every x; longer bars are cut."""
+        limit = min(round(float(self.upper_space.high.max()), 6), LONGEST_BAR)
+        axis = Axis(-limit, limit, headline)
+        return BarChart(axis, names, view.upper_params, ".2g", self.slopes(view))
 
     def close(self) -> None:
         """Close the window and the environment."""

@@ -26,7 +26,7 @@ from ..rendering.canvas import (
     shrunk,
 )
 from ..rendering.key import KeyEntry, draw_key, gradient_entries
-from ..rendering.picture_charts import Axis, BarChart, draw_bars
+from ..rendering.picture_charts import draw_bars
 from ..rendering.signs import ICON_SIDE, TARGET, pin_sprite
 from ..rewards.models import LinearReward
 from .base import View
@@ -186,13 +186,11 @@ class BilevelReacher(ParametricGame):
 
         left = margin + ARENA_SIDE + margin
         room = PICTURE_SIZE[0] - margin - left
-        slopes, bound = self.slopes(view), round(float(self.upper_space.high[0]), 6)
-        axis = Axis(-bound, bound, "the leader's x: weights of the features")
-        chart = BarChart(axis, FEATURES, view.upper_params, ".2g", slopes)
+        chart = self._bars(view, FEATURES, "the leader's x: weights of the features")
         draw_bars(surface, (left, HEADER_HEIGHT, room, BARS_HEIGHT), chart)
         top = HEADER_HEIGHT + BARS_HEIGHT + THEME.gap
         key = (left, top, room, PICTURE_SIZE[1] - margin - top)
-        draw_key(surface, key, _key(slopes), scale=scale)
+        draw_key(surface, key, _key(self.slopes(view)), scale=scale)
         return surface
 
     def _field(self, upper_params: FloatArray, seen: FloatArray) -> FloatArray:

@@ -119,8 +119,8 @@ STAGES = (
         "step, so that F always rises.",
         "Hold G until the objective is the best known.",
         climbed,
-        "The hyper-gradient counts the follower's answer. It ends where no toll can gain, at the "
-        "best F known; the greedy leader ended at 0.",
+        "Every red bar cancels its blue one now: no toll can gain, and F is the best known. The "
+        "greedy leader ended at 0. The hyper-gradient counts what the follower will do.",
     ),
 )
 
