@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.files import replacing
+from .canvas import THEME
+from .signs import GOAL_COLOUR, HAZARD_COLOUR, TAXI_COLOUR
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -18,6 +20,8 @@ MAX_FRAMES = 64  # keeps the film of a small map below a megabyte
 FRAME_SIDE = 960  # pixels, at most
 FRAME_COLOURS = 128
 PALETTE_FRAMES = 8  # frames, spread over the run, from which colours are taken
+SWATCH = 8  # pixels for the colours of signs, for each of these frames
+SIGN_COLOURS = (THEME.accent, GOAL_COLOUR, HAZARD_COLOUR, TAXI_COLOUR, THEME.missing)
 FRAME_MS, LAST_FRAME_MS = 60, 2000
 
 
@@ -60,10 +64,14 @@ class Film:
         # which a median cut would drown in the background.
         images = [image for image, _ in self._frames]
         width, height = images[0].size
-        samples = images[:: max(1, len(self._frames) // PALETTE_FRAMES)]
-        sheet = Image.new("RGB", (width, height * len(samples)))
-        for i, sample in enumerate(samples):
-            sheet.paste(sample, (0, i * height))
+        chosen = np.linspace(0, len(images) - 1, PALETTE_FRAMES).astype(int)
+        sheet = Image.new("RGB", (width, (height + SWATCH) * len(chosen)))
+        for i, number in enumerate(chosen.tolist()):
+            sheet.paste(images[number], (0, i * height))
+        # Signs are small, but their colours are to be kept.
+        for i, colour in enumerate(SIGN_COLOURS):
+            side = width // len(SIGN_COLOURS)
+            sheet.paste(colour, (i * side, height * len(chosen), (i + 1) * side, sheet.height))
         palette = sheet.quantize(FRAME_COLOURS, method=Image.Quantize.FASTOCTREE)
         frames = [f.quantize(palette=palette, dither=Image.Dither.NONE) for f in images]
         durations = [FRAME_MS * times for _, times in self._frames[:-1]] + [LAST_FRAME_MS]
