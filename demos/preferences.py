@@ -195,7 +195,7 @@ def draw(
 
     left = THEME.margin + 2 * (CLIP + THEME.margin)
     pixels = pygame.surfarray.make_surface(
-        diverging_colours(game.chart(x, CHART_POINTS), 1.0)[:, ::-1]
+        diverging_colours(game.chart(x, CHART_POINTS), 1.0)[::-1, ::-1]
     )
     surface.blit(pygame.transform.scale(pixels, (CLIP, CLIP)), (left, HEADER_HEIGHT))
     bar = (left, HEADER_HEIGHT + CLIP + THEME.gap // 2, CLIP, BAR)

@@ -193,8 +193,8 @@ class BilevelPreferencePendulum(ParametricGame):
         caption, ink = "the leader's x: reward of angle and speed", THEME.ink
         draw_note(surface, caption, (left, HEADER_HEIGHT), colour=ink)
         colours = diverging_colours(self.chart(view.upper_params, CHART_POINTS), 1.0)
-        # Speed upwards.
-        pixels = pygame.surfarray.make_surface(colours[:, ::-1])
+        # Angles to the left, as the pole leans, and speed upwards.
+        pixels = pygame.surfarray.make_surface(colours[::-1, ::-1])
         surface.blit(pygame.transform.smoothscale(pixels, (side, side)), (left, top))
         for text, share, anchor in (("hangs", 0.0, "topleft"), ("upright", 0.5, "midtop")):
             draw_note(surface, text, (left + round(share * side), top + side + 4), anchor)
@@ -203,7 +203,7 @@ class BilevelPreferencePendulum(ParametricGame):
         draw_note(surface, "right", (left - 6, top + side), "bottomright")
         if self._observation is not None:
             cosine, sine, speed = (float(value) for value in self._observation)
-            across = (np.arctan2(sine, cosine) / np.pi + 1.0) / 2.0
+            across = (1.0 - np.arctan2(sine, cosine) / np.pi) / 2.0
             up = (speed / SPEED + 1.0) / 2.0
             here = (left + across * side, top + (1.0 - up) * side)
             for radius, colour in ((8, THEME.light), (6, THEME.accent)):

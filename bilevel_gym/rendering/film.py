@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MAX_FRAMES = 64  # keeps the film of a small map below a megabyte
 FRAME_SIDE = 960  # pixels, at most
-FRAME_COLOURS = 128
+FRAME_COLOURS = 96
 PALETTE_FRAMES = 8  # frames, spread over the run, from which colours are taken
 SWATCH = 8  # pixels for the colours of signs, for each of these frames
 SIGN_COLOURS = (THEME.accent, GOAL_COLOUR, HAZARD_COLOUR, TAXI_COLOUR, THEME.missing)

@@ -43,7 +43,7 @@ WALL, FREE = "#", "."
 SIGNS = (signs.START, signs.GOAL, signs.TARGET, signs.HAZARD, WALL, FREE)
 
 # Sizes in pixels
-MAP_SIDE = 640
+MAP_SIDE = 608
 """The longer side of the map is as near to this as whole pixels per cell allow."""
 MAX_CELL = 112
 MIN_MAP_WIDTH = 320
