@@ -246,8 +246,8 @@ env = bilevel_gym.HyperGradient(gym.make("Maze-v0", map_name="4x4"), method="min
 print(type(env.method).__name__, type(env.game).__name__)
 from click.testing import CliRunner
 from bilevel_gym.cli import main
-listed = CliRunner().invoke(main, ["list"], env={{"COLUMNS": "200"}}).output
-assert "Maze-v0" in listed and "mine is maze_plugin:Mine" in listed, listed
+listed = "".join(CliRunner().invoke(main, [c]).output for c in ("list", "methods"))
+assert "Maze-v0" in listed and "maze_plugin:Mine" in listed, listed
 try:
     bilevel_gym.make("Maze-v0", method="broken")
 except ValueError as error:

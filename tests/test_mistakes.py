@@ -11,25 +11,29 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import gymnasium as gym
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
 
 import bilevel_gym
-from bilevel_gym import (
-    HyperGradient,
-    LeaderVectorEnv,
-    LowerLevel,
-    LowerLevelVectorEnv,
-    RescaleUpper,
-    TabularBilevelEnv,
-)
+from bilevel_gym import TabularBilevelEnv
 from bilevel_gym.core.mdp import Kernel
-from bilevel_gym.envs import BilevelGridWorld, BilevelLQR, ParametricGame
+from bilevel_gym.envs import ParametricGame
 from bilevel_gym.methods import Response
 from bilevel_gym.model import evaluate
 from bilevel_gym.optimizers import make_optimizer
+
+# To type checkers anything: they would find many of these mistakes themselves.
+gym: Any = gymnasium
+HyperGradient: Any = bilevel_gym.HyperGradient
+LowerLevel: Any = bilevel_gym.LowerLevel
+LeaderVectorEnv: Any = bilevel_gym.LeaderVectorEnv
+LowerLevelVectorEnv: Any = bilevel_gym.LowerLevelVectorEnv
+RescaleUpper: Any = bilevel_gym.RescaleUpper
+BilevelGridWorld: Any = bilevel_gym.envs.BilevelGridWorld
+BilevelLQR: Any = bilevel_gym.envs.BilevelLQR
+Arrays: Any = TabularBilevelEnv
 
 ID, FOLLOWER = "BilevelGridWorld-v0", "BilevelGridWorldFollower-v0"
 GAME = BilevelGridWorld(map_name="4x4")
@@ -147,9 +151,9 @@ MISTAKES: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
         lambda: LowerLevel(GAME, X, slip=0.2),
         TypeError,
         "`slip` is an argument of the game.*gym.make",
-    ),  # type: ignore[call-arg]
+    ),
     (lambda: gym.make(ID, slipp=0.2), TypeError, "'slipp'.*mean 'slip'"),
-    (lambda: BilevelGridWorld(slipp=0.2), TypeError, "'slipp'.*mean 'slip'"),  # type: ignore[call-arg]
+    (lambda: BilevelGridWorld(slipp=0.2), TypeError, "'slipp'.*mean 'slip'"),
     (lambda: gym.make(ID, method="trace", episode=8), TypeError, "'episode'.*mean 'episodes'"),
     (lambda: gym.make(ID, episodes=8), TypeError, "'exact', but of the method.*'trace'"),
     (lambda: HyperGradient(GAME, episodes=8), TypeError, "takes no `episodes`.*do: .*'trace'"),
@@ -171,24 +175,24 @@ MISTAKES: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
     # What the game has, and the seat has not.
     (lambda: leader().evaluate(X), AttributeError, "`env.game.evaluate`"),
     (lambda: follower().evaluate(X), AttributeError, "`env.game.evaluate`"),
-    (lambda: RescaleUpper(leader()).evaluate(X), AttributeError, "`env.unwrapped.evaluate`"),  # type: ignore[attr-defined]
-    (lambda: LeaderVectorEnv(ID, 2).evaluate(X), AttributeError, "`env.game.evaluate`"),  # type: ignore[attr-defined]
+    (lambda: RescaleUpper(leader()).evaluate(X), AttributeError, "`env.unwrapped.evaluate`"),
+    (lambda: LeaderVectorEnv(ID, 2).evaluate(X), AttributeError, "`env.game.evaluate`"),
     (
-        lambda: LowerLevelVectorEnv(GAME, 2, X).evaluate(X),  # type: ignore[attr-defined]
+        lambda: LowerLevelVectorEnv(GAME, 2, X).evaluate(X),
         AttributeError,
         "`env.game.evaluate`",
     ),
     (lambda: leader().temperature, AttributeError, "`env.game.temperature`"),
     (lambda: leader().policy, AttributeError, "`env.response.policy`"),
     (
-        lambda: gym.make("BilevelCartPole-v0").unwrapped.evaluate(np.zeros(4)),  # type: ignore[attr-defined]
+        lambda: gym.make("BilevelCartPole-v0").unwrapped.evaluate(np.zeros(4)),
         TypeError,
         "no exact answer, as its follower learns.*HyperGradient",
     ),
     # x, and moves.
     (lambda: GAME.evaluate(ONES + 1e-6), ValueError, r"lie in \[-1.0, 1.0\].*clip"),
     (lambda: leader().step(ONES + 0.05), ValueError, r"lie in \[-1.0, 1.0\].*clip"),
-    (lambda: GAME.evaluate(Grad()), ValueError, r"requires grad.*detach\(\).*bilevel_gym.torch"),  # type: ignore[arg-type]
+    (lambda: GAME.evaluate(Grad()), ValueError, r"requires grad.*detach\(\).*bilevel_gym.torch"),
     (lambda: GAME.evaluate(X[:4]), ValueError, r"must have shape \(14,\), got \(4,\)"),
     (lambda: leader().step({"upper": X}), ValueError, r"shape \(14,\), got dict"),
     (lambda: follower().step({"lower": 0}), ValueError, "an integer in 0..3"),
@@ -200,12 +204,12 @@ MISTAKES: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
         TypeError,
         "`evaluate` returned.*got dict",
     ),
-    (lambda: LowerLevel(ID, X), TypeError, "gym.make"),  # type: ignore[arg-type]
+    (lambda: LowerLevel(ID, X), TypeError, "gym.make"),
     (lambda: HyperGradient(gym.make("CartPole-v1")), TypeError, "ParametricGame"),
     (lambda: BilevelGridWorld(temperature=0.0), ValueError, "positive.*evaluate_unregularised"),
     # An environment of one's own.
     (lambda: arrays(P.transpose(1, 0, 2)), ValueError, r"\[S, A, S\].*swapaxes"),
-    (lambda: arrays(gym.make("FrozenLake-v1").unwrapped.P), ValueError, "dict.*BilevelToyText"),  # type: ignore[attr-defined]
+    (lambda: arrays(gym.make("FrozenLake-v1").unwrapped.P), ValueError, "dict.*BilevelToyText"),
     (lambda: arrays(1.1 * P), ValueError, "sum to at most 1.*got 1.1 for state 0, action 0"),
     (lambda: arrays(reward=R.T), ValueError, r"`reward` must have shape \[S, A\].*transpose"),
     (
@@ -213,7 +217,7 @@ MISTAKES: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
         ValueError,
         r"`features`.*\[S, A, D\] = \(3, 2",
     ),
-    (lambda: TabularBilevelEnv.from_arrays(P, R), TypeError, "needs `upper_reward`"),  # type: ignore[call-arg]
+    (lambda: Arrays.from_arrays(P, R), TypeError, "needs `upper_reward`"),
     (lambda: Mine().evaluate(np.zeros(A)), TypeError, "Mine must define `reward"),
     (lambda: Rewarded().evaluate(np.zeros(A)), TypeError, r"must define `reward_vjp\(upper_params"),
     (lambda: Misshapen().evaluate(np.zeros(A)), ValueError, r"`reward_vjp`.*\(2,\), got \(3, 2\)"),
@@ -278,4 +282,4 @@ def test_what_is_not_there_is_still_not_there() -> None:
     seat = leader()
     assert not hasattr(seat, "nonsense") and not hasattr(seat, "_nonsense")
     with pytest.raises(ResetNeeded, match="no answer yet"):
-        gym.make(ID).response  # type: ignore[attr-defined]  # noqa: B018
+        gym.make(ID).response  # noqa: B018

@@ -151,10 +151,6 @@ def test_notebooks_show_the_picture_of_a_game() -> None:
     assert shown is not None and shown.startswith(b"\x89PNG")
 
 
-def test_what_cannot_be_drawn_is_shown_as_text() -> None:
-    assert array_game()._repr_png_() is None
-
-
 class Broken(BilevelGridWorld):
     """A game whose picture fails."""
 

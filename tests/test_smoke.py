@@ -46,20 +46,21 @@ def test_the_exact_hyper_gradient_of_every_task_agrees_with_differences(task: Ta
 def test_methods_that_sample_point_along_the_exact_hyper_gradient(method: str) -> None:
     seat = leader(map_name="4x4", method=method, episodes=2000)
     _, info = seat.reset(seed=0)
-    exact, found = seat.game.evaluate(info["upper_params"]).hyper_gradient, info["hyper_gradient"]
+    game: Any = seat.game
+    exact, found = game.evaluate(info["upper_params"]).hyper_gradient, info["hyper_gradient"]
     assert exact @ found > 0.5 * np.linalg.norm(exact) * np.linalg.norm(found) > 0.0
 
 
 @pytest.mark.parametrize("solver", ["dense", "banded", "sparse", "krylov", "krylov-ilu"])
 def test_solvers_agree(solver: str) -> None:
-    game = gym.make("BilevelToll-v0").unwrapped
+    game: Any = gym.make("BilevelToll-v0").unwrapped
     x = game.initial_upper_params
     assert game.evaluate(x, solver=solver).objective == pytest.approx(game.evaluate(x).objective)
 
 
 def test_the_compiled_kernels_agree() -> None:
     pytest.importorskip("numba")
-    game = gym.make(ID).unwrapped
+    game: Any = gym.make(ID).unwrapped
     x = game.initial_upper_params
     compiled = game.evaluate(x, solver="compiled")
     assert compiled.objective == pytest.approx(game.evaluate(x, solver="dense").objective)

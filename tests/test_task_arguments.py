@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -25,6 +24,7 @@ from bilevel_gym.envs import (
     random_map,
 )
 from bilevel_gym.registration import TASKS
+from bilevel_gym.wrappers.entry_points import bare_game
 
 from .helpers import HOUSEHOLDS, RING, TERRAIN, game_class, leader_seat
 
@@ -71,7 +71,7 @@ def test_numbers_out_of_range_are_named_with_what_was_given(task: Any) -> None:
                 assert said in str(caught.value) and f"got {value!r}" in str(caught.value)
     for mode in ("ansi", "rgb"):
         with pytest.raises(ValueError, match=f"unknown render_mode '{mode}'.*'rgb_array'"):
-            game_class(task)(**{**gym.spec(task.id).kwargs, "render_mode": mode})
+            bare_game(task.id, render_mode=mode)
 
 
 ROWS: list[Any] = []
