@@ -32,7 +32,7 @@ class _Brief(reprlib.Repr):
     def repr_instance(self, x: Any, level: int) -> str:
         if isinstance(x, Described):
             return repr(x)
-        if type(x).__repr__ == object.__repr__:  # which says an address
+        if getattr(type(x), "__repr__", None) is object.__repr__:  # which says an address
             return f"{type(x).__name__}()"
         if inspect.isroutine(x):
             return x.__name__
