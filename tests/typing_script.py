@@ -6,14 +6,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar
 
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
 import bilevel_gym
-from bilevel_gym import HyperGradient
+from bilevel_gym import HyperGradient, LowerLevel
 from bilevel_gym.envs import BilevelGridWorld, ParametricGame
 from bilevel_gym.methods import Response
 from bilevel_gym.model import TabularModel, evaluate
+from bilevel_gym.model.protocols import LearntMethod
+from bilevel_gym.optimizers import make_optimizer
+from bilevel_gym.testing import check_hyper_gradient, check_method
+from bilevel_gym.wrappers import LeaderObjective
 
 FloatArray = NDArray[np.float64]
 
@@ -49,6 +54,21 @@ def main() -> None:
         x = info["upper_params"] + 0.05 * gradient / np.linalg.norm(gradient)
         _, _, _, _, info = seat.step(x)
     print(info["objective"], seat.response.converged, seat.game.upper_space.low)
+
+    referee = seat.game.evaluate(seat.game.initial_upper_params)
+    print(referee.objective, referee.hyper_gradient, seat.method.exact, repr(seat.method))
+    if isinstance(seat.method, LearntMethod):
+        seat.method.save("learnt.zip")
+    print(check_hyper_gradient(bilevel_gym.make("BilevelGridWorld-v0")).relative_error)
+    print(check_method("shortened", "BilevelFrozenLake-v0", estimates=2).passed)
+
+    objective = LeaderObjective(seat)
+    x = objective.reset(seed=0)
+    found = make_optimizer("adam", steps=2)(objective, x, objective.low, objective.high)
+    print(found.best.value, found.best.upper_params, found.message)
+
+    follower = LowerLevel(gym.make("BilevelGridWorld-v0"))
+    print(follower.upper_params, follower.game.evaluate(follower.upper_params).objective)
 
     game = BilevelGridWorld(map_name="4x4", slip=0.1)
     answer = game.evaluate(game.initial_upper_params)
