@@ -354,7 +354,7 @@ test_bad_options_are_refused_with_what_was_wrong = refusals(
     ({"first_critic_updates": 0}, "`first_critic_updates`.*got 0"),
     ({"method": "deep-hpgd", "first_critic_updates": 3}, TypeError, "'first_critic_updates'"),
     ({"episode": 3}, TypeError, "'episode'.*Did you mean 'episodes'"),
-    ({"horizon": 3}, TypeError, "'horizon'"),
+    ({"horizon": 3}, TypeError, "`horizon`"),
     ({"inner": "exact"}, "'exact'.*accepted: 'soft-dqn'"),
 )
 
