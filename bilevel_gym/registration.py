@@ -8,6 +8,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from .core.checks import received
 from .core.plugins import declared
 from .envs.ids import follower_id, leader_id
 from .envs.tasks import QUICK, TASKS, Task
@@ -55,8 +56,15 @@ def register(
             arrays, `LeaderVectorEnv` and `LowerLevelVectorEnv`.
 
     Raises:
+        TypeError: If `entry_point` makes nothing.
         ValueError: If the id is the follower's of another task.
     """
+    named = isinstance(entry_point, str) and ":" in entry_point
+    if not (named or callable(entry_point)):
+        raise TypeError(
+            "`entry_point` must be the class of a game, a function that makes one, or "
+            f'"module:Class", got {received(entry_point)}'
+        )
     if id != leader_id(id):
         raise ValueError(
             f"`id` must not end in 'Follower' before its version, as the ids of followers do, got "

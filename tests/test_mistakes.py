@@ -164,6 +164,7 @@ MISTAKES: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
     (lambda: GAME.evaluate(X, tolerence=1e-9), TypeError, "'tolerence'.*mean 'tolerance'"),
     (lambda: make_optimizer("adam", lr=0.1), TypeError, "'lr'.*learning_rate"),
     (lambda: make_optimizer("Adam"), ValueError, "'Adam'.*mean 'adam'"),
+    (lambda: gym.make(ID, seed=1), TypeError, r"`seed`.*reset\(seed"),
     # Names.
     (lambda: bilevel_gym.make("GridWorld"), ValueError, "'GridWorld'.*mean 'BilevelGridWorld-v0'"),
     (lambda: gym.make(ID, method="Trace"), ValueError, "'Trace'.*mean 'trace'"),
@@ -225,6 +226,8 @@ MISTAKES: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
     (lambda: Mine(kernel=P), TypeError, "must be a Kernel"),
     (lambda: parametric(lambda o, a: o[:, :1]), ValueError, r"`features`.*\[B, D\].*got \(3, 1\)"),
     (lambda: parametric(lambda o, a: o[:, :2], bond=1), TypeError, "'bond'.*mean 'bound'"),
+    (lambda: bilevel_gym.register("Mine-v0", GAME), TypeError, "must be the class.*module:Class"),
+    (lambda: bilevel_gym.register("Mine-v0", "mine"), TypeError, "module:Class.*got 'mine'"),
     # A method of one's own.
     (lambda: leader(method=Own(None)), TypeError, "give its class"),
     (lambda: leader(method=lambda model, x: 0.0), TypeError, "a class with `reset` and `step`"),

@@ -177,6 +177,8 @@ def _unknown(name: str, owners: str, known: list[str], creator: Any, seat: type[
     if seat is LowerLevel and name in accepted_options(HyperGradient):
         return f"`{name}` is an option of the leader's seat, whose id has no Follower in it"
     said = unknown_name(f"option of {owners}:", name, known)
+    if name == "seed":
+        return f"`seed` is no option of {owners}: whatever is drawn follows from reset(seed=...)"
     others = methods_that_take(name, creator)
     if others:
         methods = ", ".join(map(repr, others))
