@@ -62,8 +62,8 @@ LEAST_WIDTH, BARS_HEIGHT = 640, 240
 # Transitions of the batch that a game's reward functions are tried on.
 TRIED = 3
 
-# End of the axis of a chart of x: weights of terms of order one are hardly larger.
-LONGEST_BAR = 2.0
+# End of the axis of a chart of x, at most: weights of terms of order one are hardly larger.
+LONGEST_BAR = 4.0
 
 
 class ParametricGame(BilevelEnv):
