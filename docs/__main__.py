@@ -11,45 +11,46 @@ from pathlib import Path
 from .generated import pages
 
 HERE = Path(__file__).resolve().parent
+PAGES = HERE / "pages"
+
+
+OUT = "folder of the site; what is needed on the way is written beside it"
 
 
 def main() -> int:
     """Write the source of the site, build it with warnings as errors, and say what came of it."""
     parser = argparse.ArgumentParser(prog="python -m docs", description=__doc__)
-    parser.add_argument("--out", type=Path, default=HERE.parent / "build" / "site")
-    parser.add_argument("--source", type=Path, help="folder of the source (beside the site)")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "build" / "site", help=OUT)
     arguments = parser.parse_args()
     from sphinx.cmd.build import build_main
 
     out: Path = arguments.out.resolve()
-    source: Path = (arguments.source or out.with_name(f"{out.name}-source")).resolve()
+    source = out.with_name(f"{out.name}-source")
     begun = time.perf_counter()
     write_source(source)
-    options = ["-W", "--keep-going", "-q", "-j", "auto", "-b", "html", "-c", str(HERE)]
-    code = build_main([*options, "-d", str(out.with_name(f"{out.name}-doctrees")), str(source), str(out)])
+    # Everything is read anew, as pages that are as they were may link to others that are not.
+    options = ["-W", "--keep-going", "-q", "-E", "-j", "auto", "-b", "html", "-c", str(HERE)]
+    doctrees = ["-d", str(out.with_name(f"{out.name}-doctrees"))]
+    code = build_main([*options, *doctrees, str(source), str(out)])
     count = len(list(out.rglob("*.html")))
     print(f"{count} pages in {time.perf_counter() - begun:.0f} s: {out / 'index.html'}")
     return code
 
 
 def write_source(folder: Path) -> None:
-    """Write all pages and pictures, those that are as they were excepted: these are not read again."""
-    texts = {path.relative_to(HERE / "pages").as_posix(): path for path in by_hand()}
-    wanted = {name: path.read_text(encoding="utf-8") for name, path in texts.items()} | pages()
-    for path in folder.rglob("*.md") if folder.exists() else ():
-        if path.relative_to(folder).as_posix() not in wanted:
-            path.unlink()
-    for name, text in wanted.items():
+    """Write all pages and pictures into a folder, which is emptied first."""
+    shutil.rmtree(folder, ignore_errors=True)
+    texts = {path.relative_to(PAGES).as_posix(): path.read_text("utf-8") for path in by_hand()}
+    for name, text in (texts | pages()).items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")
-    shutil.copytree(HERE.parent / "demos" / "gallery", folder / "gallery", dirs_exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    shutil.copytree(HERE.parent / "demos" / "gallery", folder / "gallery")
 
 
 def by_hand() -> list[Path]:
     """Return the pages that are written by hand."""
-    return sorted((HERE / "pages").rglob("*.md"))
+    return sorted(PAGES.rglob("*.md"))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ from bilevel_gym.registration import TASKS
 
 def setup(app: Any) -> dict[str, bool]:
     """Register both."""
-    app.add_html_math_renderer("mathml", inline_renderers=(inline, None), block_renderers=(block, None))
+    app.add_html_math_renderer(
+        "mathml", inline_renderers=(inline, None), block_renderers=(block, None)
+    )
     app.connect("doctree-resolved", link_names)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 

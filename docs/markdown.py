@@ -43,7 +43,7 @@ def _sections(lines: Sequence[str]) -> Iterator[str]:
             end += 1
         body = inspect.cleandoc("\n" + "\n".join(lines[number:end])).splitlines()
         name = found.group(1)
-        yield from ("", f"**{ {**LISTS, **TEXTS}[name]}**", "")
+        yield from ("", f"**{ {**LISTS, **TEXTS}[name] }**", "")
         yield from _entries(body) if name in LISTS else body
         yield ""
         number = end

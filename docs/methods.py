@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from bilevel_gym.cli.methods import described, places
-from bilevel_gym.methods.table import ROWS, SEES, Row
+from bilevel_gym.methods.table import NETWORKS, ROWS, SEES, Row
 
 from .markdown import as_markdown, contents, docstring, table
 
 HERE = Path(__file__).resolve().parent
 
 # Pages by hand with tables of measurements, whose rows begin with the name of a method.
-MEASURED = ("which-method.md", "temperature.md", "learnt-followers.md")
+MEASURED = ("which-method.md", "temperature.md")
+LEARNT = "Followers who learn are compared with exact answers [on a page of their own]({})."
 
 HEAD = """# Methods
 
@@ -31,7 +32,9 @@ def pages() -> dict[str, str]:
     parts = [HEAD, contents((row.name for row in ROWS), hidden=True)]
     for seen in SEES:
         rows = [
-            (f"[{row.name}]({row.name}.md)", row.summary, row.source) for row in ROWS if row.sees == seen
+            (f"[{row.name}]({row.name}.md)", row.summary, row.source)
+            for row in ROWS
+            if row.sees == seen
         ]
         parts += [f"## From {seen}", table(("method", "how", "source"), rows)]
     found["methods/index.md"] = "\n\n".join(parts) + "\n"
@@ -44,10 +47,16 @@ def page(row: Row) -> str:
     found = [described(games, place) for games, place in places(row.name).items()]
     facts += [(f"class for {of['games']}", f"`{of['class'].replace(':', '.')}`") for of in found]
     facts += [(f"exact there ({of['games']})", "yes" if of["exact"] else "no") for of in found]
-    parts = [f"# {row.name}", f"*{row.summary[:1].upper()}{row.summary[1:]}.*", table(("", ""), facts)]
+    parts = [
+        f"# {row.name}",
+        f"*{row.summary[:1].upper()}{row.summary[1:]}.*",
+        table(("", ""), facts),
+    ]
     parts += equations(row.name)
     parts += ["## Use", example(row)]
     parts += measured(row.name)
+    if row.learnt or row.sees == NETWORKS:
+        parts += ["## With a follower who learns", LEARNT.format("../learnt-followers.md")]
     for of in found:
         parts += options(of, alone=len(found) == 1)
     for module in dict.fromkeys(of["class"].partition(":")[0] for of in found):
@@ -80,7 +89,11 @@ def options(of: dict[str, Any], *, alone: bool) -> list[str]:
         for name, option in of["options"].items()
     ]
     heading = "## Options" if alone else f"## Options for {of['games']}"
-    return [heading, of["summary"], table(("option", "default", "what it is"), rows) if rows else ""]
+    return [
+        heading,
+        of["summary"],
+        table(("option", "default", "what it is"), rows) if rows else "",
+    ]
 
 
 def measured(name: str) -> list[str]:
@@ -89,10 +102,11 @@ def measured(name: str) -> list[str]:
     for file in MEASURED:
         path = HERE / "pages" / file
         for head, rows in tables(path.read_text(encoding="utf-8")) if path.is_file() else ():
-            own = [row for row in rows if re.match(rf"`(deep-)?{re.escape(name)}`", row[0])]
+            own = [row for row in rows if re.match(rf"(`[\w-]+`, )*`{re.escape(name)}`", row[0])]
             if own:
                 source = f"From [{_title(path)}](../{file}), which says how it was measured:"
-                parts += [source, table(head, own)]
+                links = re.compile(r"\]\((?=[\w-]+\.md)")  # from the folder of methods
+                parts += [source, links.sub("](../", table(head, own))]
     return ["## Measured", *parts] if parts else []
 
 

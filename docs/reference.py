@@ -72,10 +72,11 @@ def public_names() -> list[Name]:
             if not str(home).startswith(f"{bilevel_gym.__name__}."):
                 home, own = module.__name__, listed  # a constant, or a type of another library
             paths[str(home), own].append((f"{module.__name__}.{listed}", thing))
-    return [
-        Name(min((path for path, _ in ways), key=lambda p: (p.count("."), p)), home, own, ways[0][1])
-        for (home, own), ways in sorted(paths.items(), key=lambda item: item[0])
-    ]
+    found = []
+    for (home, own), ways in sorted(paths.items(), key=lambda item: item[0]):
+        shortest = min((path for path, _ in ways), key=lambda path: (path.count("."), path))
+        found.append(Name(shortest, home, own, ways[0][1]))
+    return found
 
 
 def pages() -> dict[str, str]:
@@ -112,7 +113,10 @@ def room_page(room: str, held: list[str], homes: dict[str, list[Name]]) -> str:
 def _listed(modules: Iterable[str]) -> str:
     """Return modules as a table, with the first sentence of each."""
     rows = [
-        (f"[{name}]({name}.md)", docstring(import_module(name)).partition("\n\n")[0].replace("\n", " "))
+        (
+            f"[{name}]({name}.md)",
+            docstring(import_module(name)).partition("\n\n")[0].replace("\n", " "),
+        )
         for name in modules
     ]
     return table(("module", "what it is"), rows)
@@ -165,7 +169,12 @@ def members(name: Name, own: str) -> Iterator[str]:
 
 
 def signature(thing: Any) -> str:
-    """Return the parameters of a class or function with their types, as one line."""
+    """Return the parameters of a class or function with their types, as one line.
+
+    A protocol has none: it is not made, but described.
+    """
+    if getattr(thing, "_is_protocol", False):
+        return ""
     try:
         found = inspect.signature(thing)
     except (TypeError, ValueError):
@@ -203,7 +212,9 @@ class _Bare:
     """An annotation that is shown as it was written."""
 
     def __init__(self, annotation: Any) -> None:
-        self.text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+        self.text = (
+            annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+        )
 
     def __repr__(self) -> str:
         return self.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 from bilevel_gym.benchmark import scoreboard
@@ -12,6 +13,8 @@ from bilevel_gym.model import objectives, preferences
 from bilevel_gym.optimizers import OPTIMIZERS, RULES, SCHEDULES
 
 from .markdown import docstring, table
+
+ROOT = Path(__file__).resolve().parent.parent
 
 OPTIMIZERS_HEAD = """# Optimizers
 
@@ -71,6 +74,17 @@ def pages() -> dict[str, str]:
         "optimizers.md": optimizers(),
         "objectives.md": objective_page(),
         "scoreboard.md": scores(),
+        **copied(),
+    }
+
+
+def copied() -> dict[str, str]:
+    """Return pages that stand elsewhere in the repository: figures, and tables of measurements."""
+    figures = (ROOT / "demos" / "README.md").read_text(encoding="utf-8")
+    measurements = (ROOT / "tests" / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    return {
+        "figures.md": figures.replace("../README.md#glossary", "glossary.md"),
+        "measurements.md": measurements,
     }
 
 

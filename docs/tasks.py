@@ -24,8 +24,8 @@ LONGEST = 200
 HEAD = """# Tasks
 
 Every task is made by `gymnasium.make(ID)`, which returns the leader's seat, and by
-`gymnasium.make(FOLLOWER_ID, upper_params=x)`, the follower's. Values are the best known; they are
-exact where the follower's problem is solved exactly, and [verified by this build](../scoreboard.md).
+`gymnasium.make(FOLLOWER_ID, upper_params=x)`, the follower's. Values are the best known; this build
+has [verified them](../scoreboard.md).
 """
 
 

@@ -25,7 +25,9 @@ from . import layers
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
-TOP_LEVEL = set("LICENSE README.md bilevel_gym demos envs pyproject.toml tests wrappers".split())
+TOP_LEVEL = set(
+    "LICENSE README.md bilevel_gym demos docs envs pyproject.toml tests wrappers".split()
+)
 # What builds, installs and runs leave behind.
 ARTEFACTS = {"__pycache__", "build", "dist", "htmlcov", "runs", "venv"}
 LINKS = {"bilevel_gym/envs": "../envs", "bilevel_gym/wrappers": "../wrappers"}

@@ -1,0 +1,186 @@
+"""The site: a page for everything, code that runs, links that lead somewhere."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bilevel_gym.methods.table import ROWS
+from bilevel_gym.optimizers import OPTIMIZERS
+from bilevel_gym.registration import TASKS
+from docs.__main__ import PAGES, by_hand
+from docs.generated import pages
+from docs.markdown import as_markdown
+from docs.methods import tables
+from docs.reference import Name, public_names
+
+ROOT = Path(__file__).parents[1]
+GALLERY = ROOT / "demos" / "gallery"
+BLOCK = re.compile(r"^```python\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#[^)]*)?\)|`[^`<]*<([^>`]+)>`")
+
+
+@pytest.fixture(scope="module")
+def generated() -> dict[str, str]:
+    """Make all pages that come from the code, once."""
+    return pages()
+
+
+def hand_pages() -> dict[str, str]:
+    """Return the pages by hand, by their path in the site."""
+    return {
+        path.relative_to(PAGES).as_posix(): path.read_text(encoding="utf-8") for path in by_hand()
+    }
+
+
+WITH_CODE = [name for name, text in hand_pages().items() if BLOCK.search(text)]
+
+
+def test_every_task_and_every_method_has_a_page(generated: dict[str, str]) -> None:
+    for task in TASKS:
+        page = generated[f"tasks/{task.id}.md"]
+        for part in ("## Description", "## All arguments", "## Methods that fit", "ground truth"):
+            assert part in page, f"{task.id} lacks {part}"
+        assert f"../gallery/{task.id}" not in page
+        assert (GALLERY / re.findall(r"\.\./gallery/(\w+\.png)", page)[0]).is_file()
+    for row in ROWS:
+        page = generated[f"methods/{row.name}.md"]
+        assert row.source in page and "## Options" in page and "## In equations" in page
+    for name in OPTIMIZERS:
+        assert f"\n## {name}\n" in generated["optimizers.md"]
+
+
+def test_equations_belong_to_methods() -> None:
+    files = {path.stem for path in (ROOT / "docs" / "equations").iterdir()}
+    assert files <= {row.name for row in ROWS}
+
+
+def test_a_method_that_was_measured_shows_it(generated: dict[str, str]) -> None:
+    page = generated["methods/trace.md"].partition("## Measured")[2].partition("\n## ")[0]
+    shown = [row[0] for _, rows in tables(page) for row in rows]
+    assert any(cell == "`trace`" for cell in shown)
+    assert all(cell.startswith("`trace`") for cell in shown)
+    assert "cosine" in page and "annealed" in page
+
+
+def test_the_scoreboard_has_every_task_with_an_exact_answer(generated: dict[str, str]) -> None:
+    board = generated["scoreboard.md"].partition("## How to submit")[0]
+    for task in TASKS:
+        exact = "F and its hyper-gradient are exact" in generated[f"tasks/{task.id}.md"]
+        assert (f"[{task.id}](" in board) == exact, task.id
+
+
+def test_every_link_between_pages_and_to_pictures_leads_somewhere(
+    generated: dict[str, str],
+) -> None:
+    texts = generated | hand_pages()
+    assert not set(generated) & set(hand_pages())
+    count = 0
+    for page, text in texts.items():
+        for link, download in LINK.findall(re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)):
+            target = link or download
+            if not re.search(r"\.(md|png|gif)$", target):
+                continue
+            count += 1
+            path = os.path.normpath(os.path.join(os.path.dirname(page), target))
+            if path.startswith("gallery/"):
+                assert (GALLERY / Path(path).name).is_file(), f"{page}: {target}"
+            else:
+                assert path in texts, f"{page}: {target}"
+    assert count > 500
+
+
+def test_every_page_by_hand_is_in_a_table_of_contents() -> None:
+    index = hand_pages()["index.md"]
+    listed = set(re.findall(r"^[\w/-]+$", index, flags=re.MULTILINE))
+    assert {path.removesuffix(".md") for path in hand_pages()} - {"index"} <= listed
+
+
+@pytest.mark.parametrize("page", WITH_CODE)
+def test_the_code_of_a_page_runs_from_top_to_bottom(page: str, tmp_path: Path) -> None:
+    code = "\n".join(BLOCK.findall(hand_pages()[page]))
+    run_alone(code, tmp_path)
+
+
+def test_the_example_of_a_task_a_method_and_the_optimizers_run(
+    generated: dict[str, str], tmp_path: Path
+) -> None:
+    for page in ("tasks/BilevelToll-v0.md", "methods/trace.md", "optimizers.md"):
+        run_alone("\n".join(BLOCK.findall(generated[page])), tmp_path)
+
+
+def run_alone(code: str, folder: Path) -> None:
+    """Run code in a fresh process."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "SDL_VIDEODRIVER": "dummy"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_public_name_has_a_docstring_and_types() -> None:
+    names = [name for name in public_names() if name.documented]
+    assert len(names) > 500
+    bare = [name.path for name in names if not inspect.getdoc(name.thing)]
+    assert bare == []
+    assert [name.path for name in names if untyped(name)] == []
+
+
+def untyped(name: Name) -> list[str]:
+    """Return the parameters of a name that have no type, and "return" without one of the result."""
+    function = name.thing
+    if inspect.isclass(function):
+        function = vars(function).get("__init__")
+    if not inspect.isfunction(function) or function.__module__ == "typing":  # of a protocol
+        return []
+    signature = inspect.signature(function)
+    missing = [
+        parameter.name
+        for parameter in list(signature.parameters.values())
+        if parameter.annotation is parameter.empty and parameter.name not in ("self", "cls")
+    ]
+    returned = signature.return_annotation
+    return [*missing, *(["return"] if returned is inspect.Signature.empty else [])]
+
+
+def test_sections_of_docstrings_become_lists_and_examples_are_fenced() -> None:
+    text = """Do it, for $x.
+
+Args:
+    first: One,
+        in two lines.
+    **others: The rest.
+
+Example:
+    >>> 1 + 1
+    2
+
+More."""
+    lines = [line for line in as_markdown(text).splitlines() if line]
+    assert lines == [
+        r"Do it, for \$x.",
+        "**Arguments**",
+        "* `first`: One,",
+        "  in two lines.",
+        "* `**others`: The rest.",
+        "**Example**",
+        "```pycon",
+        ">>> 1 + 1",
+        "2",
+        "```",
+        "More.",
+    ]
+
+
+def test_tables_are_read_as_they_are_written() -> None:
+    assert tables("a\n| x | y |\n|---|---|\n| `1` | |\n") == [(["x", "y"], [["`1`", ""]])]
