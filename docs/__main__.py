@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from .generated import pages
+from .links import broken_links
 
 HERE = Path(__file__).resolve().parent
 PAGES = HERE / "pages"
@@ -29,12 +30,17 @@ def main() -> int:
     begun = time.perf_counter()
     write_source(source)
     # Everything is read anew, as pages that are as they were may link to others that are not.
-    options = ["-W", "--keep-going", "-q", "-E", "-j", "auto", "-b", "html", "-c", str(HERE)]
+    options = ["-W", "--keep-going", "-q", "-E", "-b", "html", "-c", str(HERE)]
     doctrees = ["-d", str(out.with_name(f"{out.name}-doctrees"))]
     code = build_main([*options, *doctrees, str(source), str(out)])
-    count = len(list(out.rglob("*.html")))
-    print(f"{count} pages in {time.perf_counter() - begun:.0f} s: {out / 'index.html'}")
-    return code
+    count, broken = broken_links(out)
+    for line in broken:
+        print(f"broken link: {line}", file=sys.stderr)
+    written, seconds = len(list(out.rglob("*.html"))), time.perf_counter() - begun
+    print(
+        f"{written} pages, {count} links, {len(broken)} of them broken, in {seconds:.0f} s: {out}"
+    )
+    return code or bool(broken)
 
 
 def write_source(folder: Path) -> None:

@@ -6,7 +6,9 @@ from collections import Counter
 from typing import Any
 
 from docutils import nodes
+from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.errors import ExtensionError
 
 from bilevel_gym.methods.table import ROWS
 from bilevel_gym.registration import TASKS
@@ -23,15 +25,26 @@ def setup(app: Any) -> dict[str, bool]:
 
 def inline(translator: Any, node: Any) -> None:
     """Write a formula in a line."""
-    translator.body.append(tex2mathml(node.astext(), as_block=False))
+    translator.body.append(mathml(node, as_block=False))
     raise nodes.SkipNode
 
 
 def block(translator: Any, node: Any) -> None:
     """Write a formula on lines of its own."""
-    formula = tex2mathml(node.astext(), as_block=True)
-    translator.body.append(f'<div class="formula">{formula}</div>\n')
+    translator.body.append(f'<div class="formula">{mathml(node, as_block=True)}</div>\n')
     raise nodes.SkipNode
+
+
+def mathml(node: Any, *, as_block: bool) -> str:
+    """Return a formula as MathML.
+
+    Raises:
+        ExtensionError: If it has a command that is not known.
+    """
+    try:
+        return str(tex2mathml(node.astext(), as_block=as_block))
+    except MathError as error:
+        raise ExtensionError(f"{node.source}: {error} in {node.astext()}") from error
 
 
 def link_names(app: Any, doctree: Any, docname: str) -> None:
