@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -132,6 +134,24 @@ def test_show_takes_arguments_and_refuses_wrong_ones(run: Run) -> None:
     assert "observes        Discrete(14)" in page and "map_name = '4x4'" in page
     assert "Did you mean 'slip'?" in refused(run("show", GRID, "--set", "slipp=1"))
     assert f"Did you mean '{GRID}'?" in refused(run("show", "gridworld"))
+
+
+def test_the_page_of_a_task_of_ones_own_names_its_module(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "own_pages.py").write_text(
+        "import bilevel_gym\nfrom bilevel_gym.envs import BilevelGridWorld\n"
+        "bilevel_gym.register('Paged-v0', BilevelGridWorld)\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [*sys.path])
+        try:
+            page = run("show", "own_pages:Paged-v0", exits=0).stdout
+        finally:
+            sys.modules.pop("own_pages", None)
+            for env_id in ("Paged-v0", "PagedFollower-v0"):
+                gym.registry.pop(env_id, None)
+    assert page.startswith("Paged-v0\n") and "no best x is known" not in page
+    assert "bilevel-gym solve own_pages:Paged-v0" in page
+    assert 'gym.make("own_pages:Paged-v0")' in page
 
 
 # methods ---------------------------------------------------------------------------------------

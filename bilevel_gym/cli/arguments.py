@@ -198,6 +198,17 @@ def settings_option(
 
 # A registered task, after importing the module of `module:ID`.
 TASK = takes_names(task_ids, lambda name: making.find_task(making.beside_user(name)))
+
+
+def _checked_task(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Return a registered id, and keep the module that registers it."""
+    ctx.meta["module"] = (value or "").rpartition(":")[0]
+    name: str | None = TASK["callback"](ctx, param, value)
+    return name
+
+
+# The same, whose module is then in `ctx.meta`.
+TASK_OF_MODULE = {**TASK, "callback": _checked_task}
 # The task says whether it has the method.
 METHOD = takes_names(method_names, making.beside_user)
 

@@ -9,7 +9,7 @@ import click
 
 from ..making import made_game, task_parameters
 from ..registration import TASKS
-from .arguments import in_one_line, set_option, task_argument
+from .arguments import TASK_OF_MODULE, in_one_line, set_option
 from .documents import arguments_of_task, say, say_option, section
 
 if TYPE_CHECKING:
@@ -25,9 +25,10 @@ EXAMPLE = """
 
 
 @click.command("show", short_help="Show the page of a task.")
-@task_argument
+@click.argument("env_id", metavar="ID", **TASK_OF_MODULE)
 @set_option
-def show(env_id: str, env_kwargs: dict[str, Any]) -> None:
+@click.pass_context
+def show(ctx: click.Context, env_id: str, env_kwargs: dict[str, Any]) -> None:
     """Show the page of a task: what it is, its arguments, its ground truth, its methods."""
     with in_one_line():
         game: Any = made_game(env_id, env_kwargs).unwrapped
@@ -55,8 +56,10 @@ def show(env_id: str, env_kwargs: dict[str, Any]) -> None:
         say_option(name, given.get(name, parameter.default), said.get(name, ""))
     click.echo()
     say_methods(game)
+    say_seats()
+    where = f"{ctx.meta['module']}:{env_id}" if ctx.meta["module"] else env_id
     click.echo("\nexample:\n")
-    click.echo(f"  bilevel-gym solve {env_id}\n{EXAMPLE.format(env_id=env_id)}")
+    click.echo(f"  bilevel-gym solve {where}\n{EXAMPLE.format(env_id=where)}")
 
 
 def truth(game: BilevelEnv) -> str:
@@ -90,8 +93,16 @@ def say_methods(game: BilevelEnv) -> None:
         say(", ".join(refused), "unsuitable")
     if missing:
         say(f"{', '.join(missing)} (an extra is not installed)", "missing")
-    say(
-        "method, outer_steps=100, keep_learnt=False, and those of the method, "
-        "see `bilevel-gym methods NAME`",
-        "leader's seat",
-    )
+
+
+def say_seats() -> None:
+    """Print the options of both seats."""
+    from ..core.checks import accepted_options
+    from ..wrappers import HyperGradient, LowerLevel
+
+    for seat, label, more in (
+        (HyperGradient, "leader's seat", "; and those of the method, `bilevel-gym methods NAME`"),
+        (LowerLevel, "follower's seat", ""),
+    ):
+        options = (f"{name}={p.default!r}" for name, p in accepted_options(seat).items())
+        say(f"{', '.join(options)}{more}", label)

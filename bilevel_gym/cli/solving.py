@@ -32,7 +32,7 @@ from ..plotting import load as load_plotting
 from ..registration import TASKS
 from .arguments import (
     INTERRUPTED,
-    TASK,
+    TASK_OF_MODULE,
     CommandError,
     Failure,
     in_one_line,
@@ -81,13 +81,6 @@ LEARNT_LIBRARIES = ("torch", "stable_baselines3", "mujoco", "ale_py")
 POLISH_EVALUATIONS = 200
 
 
-def checked_task(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Return a registered id, and keep the module that registers it."""
-    ctx.meta["module"] = (value or "").rpartition(":")[0]
-    name: str | None = TASK["callback"](ctx, param, value)
-    return name
-
-
 def settings_of_optimizer(ctx: click.Context) -> Iterator[str]:
     """Yield what `--optimizer-set` may say to the optimizer that is typed already, or to any."""
     chosen = ctx.params.get("optimizer")
@@ -103,7 +96,7 @@ def settings_of_optimizer(ctx: click.Context) -> Iterator[str]:
 
 
 @click.command("solve")
-@click.argument("env_id", metavar="ID", required=False, **{**TASK, "callback": checked_task})
+@click.argument("env_id", metavar="ID", required=False, **TASK_OF_MODULE)
 @set_option
 @click.option(
     "--optimizer",
