@@ -250,10 +250,10 @@ class BilevelBeamRider(ParametricGame):
             seen = np.repeat(np.asarray(self._observation)[None], NUM_ACTIONS, axis=0)
             rewards = self.reward_model.rewards(view.upper_params, seen, np.arange(NUM_ACTIONS))
             limit = self._reward_bound
-            axis = Axis(-limit, limit, "reward now, by action")
+            axis = Axis(-limit, limit, "the leader's x: reward of each action now")
             left = surface.get_width() - BARS_WIDTH - THEME.margin
             place = (left, HEADER_HEIGHT, BARS_WIDTH, BARS_HEIGHT)
-            draw_bars(surface, place, BarChart(axis, ACTIONS, rewards, ".2g"))
+            draw_bars(surface, place, BarChart(axis, ACTIONS, rewards, ".1g"))
         return surface
 
 
