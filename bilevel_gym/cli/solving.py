@@ -471,8 +471,11 @@ def report(
         return
     last, game, exact = history.last, leader.seat.game, answers_exactly(leader.seat.game)
 
+    # Whoever interrupts does not wait for what an exact method has computed already.
+    known_already = leader.seat.method.exact and outcome == INTERRUPTION
+
     def figures(iterate: Iterate) -> tuple[float, float]:
-        if not exact:
+        if not exact or known_already:
             return iterate.value, iterate.projected_gradient_norm
         x = iterate.upper_params
         value, gradient = exact_objective(game.model)(x)
