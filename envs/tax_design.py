@@ -420,6 +420,6 @@ def _blocks(size: int, count: int, num_moves: int) -> Kernel:
 
     Far tails underflow, but stay stored: the pattern must be the same at every x.
     """
-    of_move = block_diag([np.full((size, size), 1.0 / size)] * count)
-    matrix = csr_array(vstack([csr_array(of_move)] * num_moves))
+    of_move = block_diag([csr_array(np.full((size, size), 1.0 / size))] * count, format="csr")
+    matrix = csr_array(vstack([of_move] * num_moves))
     return Kernel(matrix, num_states=count * size, num_actions=num_moves)
