@@ -14,6 +14,7 @@ import pytest
 from bilevel_gym.methods.table import ROWS
 from bilevel_gym.optimizers import OPTIMIZERS
 from bilevel_gym.registration import TASKS
+from docs import notebooks
 from docs.__main__ import PAGES, by_hand
 from docs.generated import pages
 from docs.markdown import as_markdown
@@ -151,6 +152,22 @@ def untyped(name: Name) -> list[str]:
     ]
     returned = signature.return_annotation
     return [*missing, *(["return"] if returned is inspect.Signature.empty else [])]
+
+
+def test_the_notebooks_were_made_from_the_tutorials_as_they_are() -> None:
+    assert {path.stem for path in notebooks.FOLDER.glob("*.md")} == set(notebooks.NAMES)
+    assert notebooks.stale() == [], "python -m docs.notebooks executes what has changed"
+
+
+@pytest.mark.parametrize("name", notebooks.NAMES)
+def test_a_tutorial_ends_with_an_exercise_that_has_a_checked_solution(name: str) -> None:
+    cells = notebooks.cells(notebooks.source(name))
+    assert "## Exercise" in cells[-2][1]
+    kind, solution = cells[-1]
+    assert kind == "solution" and "\nassert " in solution
+    ran = [cell for cell in notebooks.kept(name)["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in ran] == [*range(1, len(ran) + 1)]
+    assert [kind for kind, _ in cells if kind != "markdown"] == ["code"] * (len(ran) - 1) + [kind]
 
 
 def test_sections_of_docstrings_become_lists_and_examples_are_fenced() -> None:
