@@ -16,6 +16,9 @@ from .markdown import docstring, table
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# The changelog's page, as links of other pages know it.
+LOWER = "changelog.md"
+
 OPTIMIZERS_HEAD = """# Optimizers
 
 An optimizer maximises any function x -> (value, gradient) over a box, and knows nothing of games.
@@ -82,7 +85,10 @@ def copied() -> dict[str, str]:
     """Return pages that stand elsewhere in the repository: figures, and tables of measurements."""
     figures = (ROOT / "demos" / "README.md").read_text(encoding="utf-8")
     measurements = (ROOT / "tests" / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     return {
+        "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
+        "contributing.md": contributing.replace("docs/pages/", "").replace("CHANGELOG.md", LOWER),
         "figures.md": figures.replace("../README.md#glossary", "glossary.md"),
         "measurements.md": measurements,
     }

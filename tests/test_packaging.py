@@ -25,9 +25,8 @@ from . import layers
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
-TOP_LEVEL = set(
-    "LICENSE README.md bilevel_gym demos docs envs pyproject.toml tests wrappers".split()
-)
+TOP_LEVEL = {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "README.md"}
+TOP_LEVEL |= {"bilevel_gym", "demos", "docs", "envs", "pyproject.toml", "tests", "wrappers"}
 # What builds, installs and runs leave behind.
 ARTEFACTS = {"__pycache__", "build", "dist", "htmlcov", "runs", "venv"}
 LINKS = {"bilevel_gym/envs": "../envs", "bilevel_gym/wrappers": "../wrappers"}
@@ -104,6 +103,13 @@ def test_the_links_lead_to_the_real_folders() -> None:
 def test_the_version_is_the_same_everywhere() -> None:
     assert bilevel_gym.__version__ == PROJECT["project"]["version"]
     assert importlib.metadata.version("bilevel-gym") == bilevel_gym.__version__
+    cited = f"version: {bilevel_gym.__version__}\n"
+    assert f"\n{cited}" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    bibtex = f"version = {{{bilevel_gym.__version__}}}"
+    for page in ("README.md", "docs/pages/layout.md"):
+        assert bibtex in (ROOT / page).read_text(encoding="utf-8")
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\n## [{bilevel_gym.__version__}]" in changes and "\n## [Unreleased]\n" in changes
 
 
 def test_every_library_that_is_imported_is_declared() -> None:
