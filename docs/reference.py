@@ -184,6 +184,7 @@ def signature(thing: Any) -> str:
         if parameter.default is not parameter.empty
         else parameter
         for parameter in found.parameters.values()
+        if parameter.name != "self"
     ]
     if inspect.isclass(thing):
         found = found.replace(return_annotation=inspect.Signature.empty)

@@ -43,15 +43,16 @@ def pages() -> dict[str, str]:
 def page(task: Task) -> str:
     """Return the page of a task."""
     game: Any = made_game(task.id, {}).unwrapped
+    first, _, rest = as_markdown(inspect.getdoc(type(game)) or "").partition("\n\n")
     parts = [
         f"# {task.id}",
-        f"*The leader is to {task.summary}.*",
+        first,
         picture(task.id),
         facts(task, game),
         "## Example",
         "```python\n" + inspect.cleandoc(EXAMPLE.format(env_id=task.id)) + "\n```",
         f"```sh\nbilevel-gym solve {task.id}\n```",
-        as_markdown(inspect.getdoc(type(game)) or ""),
+        rest,
         "## All arguments with their defaults",
         arguments(task, game),
         "## Methods that fit",
