@@ -152,8 +152,8 @@ def find_task(env_id: str) -> str:
         raise ValueError(unknown_name("task", name, task_ids(), listed_by="bilevel-gym list"))
     if gym.spec(name).entry_point == FOLLOWER:
         raise ValueError(
-            f"{name!r} is the id of the follower's seat; the task has the leader's, "
-            f"{leader_id(name)!r}"
+            f"{name!r} is the id of the follower's seat, which gymnasium.make takes; the task has "
+            f"the leader's, {leader_id(name)!r}"
         )
     return name
 

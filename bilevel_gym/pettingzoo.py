@@ -175,6 +175,8 @@ def parallel_env(
     """
     if render_mode is not None:  # without a picture to draw, a game need not know about them
         options["render_mode"] = render_mode
+    if not isinstance(id, str):
+        raise TypeError(f"`id` must be the id of a task, got {received(id)}")
     own = follower_id(id)
     env = gym.make(own if own in gym.registry else id, **options)
     return JointGame(LowerLevel(env, observation=observation), id)

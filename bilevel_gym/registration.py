@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ import gymnasium as gym
 
 from .core.checks import received
 from .core.plugins import declared
-from .envs.ids import follower_id, leader_id
+from .envs.ids import follower_id, leader_id, place_of
 from .envs.tasks import QUICK, TASKS, Task
 
 __all__ = [
@@ -70,10 +69,7 @@ def register(
             f"`id` must not end in 'Follower' before its version, as the ids of followers do, got "
             f"{id!r}; register {leader_id(id)!r}, which brings its follower's"
         )
-    if isinstance(entry_point, type) and entry_point.__module__ != "__main__":
-        name = entry_point.__qualname__
-        if getattr(sys.modules.get(entry_point.__module__), name, None) is entry_point:
-            entry_point = f"{entry_point.__module__}:{name}"
+    entry_point = place_of(entry_point)
     limits = {LEADER: None, FOLLOWER: max_episode_steps}
     for seat, limit in limits.items():
         gym.register(

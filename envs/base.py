@@ -284,6 +284,17 @@ class BilevelEnv(Made, gym.Env[Any, dict[str, Any]], ABC):
         response: Response = evaluate(self.model, upper_params, **options)
         return response
 
+    def evaluate_unregularised(self, upper_params: ArrayLike, **options: Any) -> Any:
+        """Return F without entropy; see `TabularBilevelEnv`.
+
+        Raises:
+            TypeError: If the game has no table.
+        """
+        raise TypeError(
+            f"{self.title} has no table of states, so that F without entropy is not known; "
+            "a low temperature comes near to it"
+        )
+
     def validate_upper_params(self, upper_params: ArrayLike) -> FloatArray:
         """Return x as a read-only float64 array; see `BilevelModel.validate`."""
         return check_in_box(

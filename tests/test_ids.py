@@ -12,6 +12,8 @@ from gymnasium.wrappers import TimeLimit
 
 import bilevel_gym
 from bilevel_gym import LowerLevel
+from bilevel_gym.methods.trace import Trace
+from bilevel_gym.model import evaluate
 
 from .helpers import (
     array_game,
@@ -105,3 +107,21 @@ def test_what_no_id_takes_is_said() -> None:
     for env_id, options, message in cases:
         with pytest.raises(TypeError, match=message):
             gym.make(env_id, **options)
+
+
+def test_classes_stand_in_specs_by_name() -> None:
+    env: Any = gym.make(ID, map_name="4x4", method=Trace, episodes=8)
+    assert env.spec.kwargs["method"] == "bilevel_gym.methods.trace:Trace"
+    again: Any = gym.make(EnvSpec.from_json(env.spec.to_json()))
+    assert_identical(again.reset(seed=1), env.reset(seed=1))
+
+
+def test_who_has_what_was_asked_for_is_said() -> None:
+    thermal: Any = gym.make("BilevelThermal-v0")
+    with pytest.raises(TypeError, match="no table of states"):
+        thermal.game.evaluate_unregularised(thermal.game.initial_upper_params)
+    env: Any = make()
+    with pytest.raises(TypeError, match="`model` must be a bilevel problem.*game.evaluate"):
+        evaluate(env, np.zeros(14))
+    with pytest.raises(ValueError, match=f"'{FOLLOWER_ID}'.*gymnasium.make takes.*'{ID}'"):
+        bilevel_gym.make(FOLLOWER_ID)

@@ -174,6 +174,19 @@ def test_a_game_may_take_the_place_of_its_id() -> None:
         assert type(gym.make_vec(env_id, 2)) is gym.vector.SyncVectorEnv
 
 
+def test_what_arrays_cannot_do_is_said_with_what_can() -> None:
+    mistakes: list[tuple[str, dict[str, Any], type[Exception], str]] = [
+        (GRID, {"keep_learnt": True}, TypeError, "takes no `keep_learnt`.*sync"),
+        (GRID, {"max_episode_steps": 2}, TypeError, "`outer_steps`.*max_episode_steps=2"),
+        (GRID, {"render_mode": "rgb_array"}, ValueError, "no picture.*'rgb_array'"),
+        ("BilevelGridWorldFollower-v0", {"render_mode": "human"}, ValueError, "no picture"),
+        ("BilevelLQR-v0", {"autoreset_mode": "SameStep"}, TypeError, "vector_kwargs"),
+    ]
+    for env_id, options, kind, message in mistakes:
+        with pytest.raises(kind, match=message):
+            gym.make_vec(env_id, 2, **options)
+
+
 # Bad input --------------------------------------------------------------------------------------
 
 ZEROS = np.zeros(3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -21,7 +21,7 @@ from ..envs.base import check_seed
 from ..envs.tabular import TabularBilevelEnv
 from .seats import PointsToGame, Seat, plain
 
-__all__ = ["SeatCopies", "game_for", "reported"]
+__all__ = ["SeatCopies", "check_no_picture", "game_for", "reported"]
 
 
 # Kinds of dtypes: where rows are checked one by one, or the shape and the kind together.
@@ -244,6 +244,16 @@ def reported(key: str, values: NDArray[Any], mask: NDArray[np.bool_]) -> dict[st
     return {key: values, f"_{key}": mask.copy()}
 
 
+def check_no_picture(copies: type[SeatCopies], options: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` if there is a render mode among the options of copies."""
+    if options.get("render_mode") is not None:
+        raise ValueError(
+            f"`{copies.__name__}` has no picture, got render_mode="
+            f"{received(options['render_mode'])}; look at a seat, HyperGradient(gym.make(id)) or "
+            "LowerLevel(gym.make(id), x)"
+        )
+
+
 def game_for(
     copies: type[SeatCopies], task: str | EnvSpec | gym.Env[Any, Any], kwargs: dict[str, Any]
 ) -> gym.Env[Any, Any]:
@@ -254,11 +264,7 @@ def game_for(
         ValueError: If there is a render mode.
     """
     name = copies.__name__
-    if kwargs.get("render_mode") is not None:
-        raise ValueError(
-            f"`{name}` has no picture, got render_mode={received(kwargs['render_mode'])}; look at "
-            "a seat, HyperGradient(gym.make(id)) or LowerLevel(gym.make(id), x)"
-        )
+    check_no_picture(copies, kwargs)
     if isinstance(task, str):
         own = copies.own_id(task)
         env = gym.make(own if own in gym.registry else task, **kwargs)

@@ -15,9 +15,10 @@ import gymnasium as gym
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.wrappers import TimeLimit
 
-from ..core.checks import accepted_options, unknown_name
+from ..core.checks import accepted_options, received, unknown_name
 from ..envs.base import BilevelEnv
 from ..methods.registry import NamesMethods, methods_that_take, resolve_method
+from .copies import check_no_picture
 from .hyper_gradient import HyperGradient
 from .leader_vector import LeaderVectorEnv
 from .lower_level import LowerLevel
@@ -81,13 +82,27 @@ leader.metadata = follower.metadata = BilevelEnv.metadata  # type: ignore[attr-d
 @_in_one_line()
 def leader_copies(num_envs: int, *, game: Any, **options: Any) -> LeaderVectorEnv:
     """Make copies of a tabular game in the leader's seat; see `leader` and `LeaderVectorEnv`."""
-    made, rest = _game(game, options, HyperGradient, accepted_options(LeaderVectorEnv))
+    if "max_episode_steps" in options:
+        raise TypeError(
+            "copies of the leader's seat have `outer_steps` for the length of an episode, got "
+            f"max_episode_steps={received(options['max_episode_steps'])}"
+        )
+    check_no_picture(LeaderVectorEnv, options)
+    arrays = accepted_options(LeaderVectorEnv)
+    made, rest = _game(game, options, HyperGradient, arrays)
+    for name in rest:
+        if name not in arrays and name != "method" and rest.get("method") in (None, "exact"):
+            raise TypeError(
+                f"`LeaderVectorEnv` takes no `{name}`; a seat of each copy does: "
+                'gymnasium.make_vec(id, num_envs, vectorization_mode="sync", ...)'
+            )
     return LeaderVectorEnv(made, num_envs, **rest)
 
 
 @_in_one_line()
 def follower_copies(num_envs: int, *, game: Any, **options: Any) -> LowerLevelVectorEnv:
     """Make copies of a tabular game in the follower's seat; see `LowerLevelVectorEnv`."""
+    check_no_picture(LowerLevelVectorEnv, options)
     limit = options.pop("max_episode_steps", None)
     made, rest = _game(game, options, LowerLevel, accepted_options(LowerLevelVectorEnv))
     limited: gym.Env[Any, Any] = made if limit is None else TimeLimit(made, limit)
@@ -175,7 +190,9 @@ def _unknown(name: str, owners: str, known: list[str], creator: Any, seat: type[
         leaders = '; the leader chooses x by step(x), or reset(options={"upper_params": x})'
         return said + (leaders if name == "upper_params" else "")
     if seat is LowerLevel and name in accepted_options(HyperGradient):
-        return f"`{name}` is an option of the leader's seat, whose id has no Follower in it"
+        return f"`{name}` is an option of the leader's seat, and this is the follower's"
+    if name == "autoreset_mode":
+        return "`autoreset_mode` of single seats goes as vector_kwargs={'autoreset_mode': ...}"
     said = unknown_name(f"option of {owners}:", name, known)
     if name == "seed":
         return f"`seed` is no option of {owners}: whatever is drawn follows from reset(seed=...)"

@@ -18,7 +18,7 @@ from typing_extensions import TypeVar
 from ..core.checks import received
 from ..core.reprs import brief
 from ..envs.base import BilevelEnv
-from ..envs.ids import follower_id
+from ..envs.ids import follower_id, place_of
 from ..envs.sources import time_limit
 
 __all__ = ["NotThere", "PointsToGame", "Seat", "plain", "registered_limit", "take_seat"]
@@ -106,12 +106,12 @@ class Seat(PointsToGame, gym.Wrapper[Any, Any, Any, Any], Generic[GameT]):
 
 
 def plain(value: Any) -> Any:
-    """Return a value with its arrays as lists and NumPy's scalars as Python's."""
+    """Return a value with arrays as lists, NumPy's scalars as Python's, and classes by name."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, Mapping):
         return {key: plain(entry) for key, entry in value.items()}
-    return type(value)(map(plain, value)) if type(value) in (list, tuple) else value
+    return type(value)(map(plain, value)) if type(value) in (list, tuple) else place_of(value)
 
 
 def registered_limit(game: BilevelEnv) -> float:

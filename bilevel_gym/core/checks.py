@@ -100,7 +100,7 @@ def check_temperature(value: float) -> float:
     if isinstance(value, Real) and value == 0:
         raise ValueError(
             f"`temperature` must be positive and finite, got {received(value)}; F without entropy "
-            "is game.evaluate_unregularised(x)"
+            "of a game with tables is game.evaluate_unregularised(x)"
         )
     return check_positive("temperature", value)
 

@@ -17,6 +17,7 @@ from ..core.checks import (
     check_in_box,
     check_temperature,
     checked_bounds,
+    received,
     unknown_name,
 )
 from ..core.mdp import FloatArray
@@ -236,6 +237,11 @@ def evaluate(model: Responds[ResponseT], upper_params: ArrayLike, **options: Any
         >>> evaluate(game.model, game.initial_upper_params)  # doctest: +ELLIPSIS
         ExactResponse(objective=-1.4144, |gradient|=3.4, residual=...)
     """
+    if not hasattr(model, "respond"):
+        raise TypeError(
+            f"`model` must be a bilevel problem, such as game.model, got {received(model)}; a game "
+            "has game.evaluate(x)"
+        )
     _check_options(model.respond, options)
     return model.respond(model.validate(upper_params), **options)
 
