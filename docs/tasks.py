@@ -11,7 +11,7 @@ from bilevel_gym.cli.galleries import file_name
 from bilevel_gym.cli.listing import described, in_words, markdown_table, row
 from bilevel_gym.cli.showing import EXAMPLE, truth
 from bilevel_gym.making import made_game, task_parameters
-from bilevel_gym.methods.registry import make_method, method_names
+from bilevel_gym.methods.registry import make_method, method_names, registered_methods
 from bilevel_gym.registration import TASKS, Task, task_ids
 
 from .markdown import as_markdown, contents, table
@@ -110,7 +110,7 @@ def arguments(task: Task, game: Any) -> str:
 def methods(game: Any) -> str:
     """Return which methods suit a game, and why others do not."""
     fit, refused = [], []
-    for name in method_names(game):
+    for name in (n for n in method_names(game) if n not in registered_methods()):  # have no page
         try:
             make_method(name, game)
         except (ImportError, TypeError, ValueError) as error:

@@ -223,7 +223,7 @@ def test_without_compiled_kernels_the_error_names_the_extra(monkeypatch: Patch) 
     monkeypatch.setattr(fast, "available", lambda: False)
     with fast.switched(None):
         monkeypatch.delenv(fast.ENVIRONMENT_VARIABLE, raising=False)
-        with pytest.raises(ImportError, match=r"bilevel_gym\[fast\]"):
+        with pytest.raises(ImportError, match=r"pip install -e \"\.\[fast\]\""):
             solve_soft_mdp(mdp, solver="compiled")
         assert solve_batch([mdp])[0].solver == "dense"
 

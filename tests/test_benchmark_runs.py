@@ -316,7 +316,9 @@ def test_networks_have_one_thread_for_as_long_as_a_run_takes(monkeypatch: Patch)
 def test_tabular_and_learnt_tasks_run_alike_in_one_process_and_in_two(tmp_path: Path) -> None:
     benchmark = parse_benchmark(MIXED)
     (left,) = benchmark.left_out
-    assert str(left).startswith("pendulum / exact: the task has no such method, but trace, bc-hg")
+    assert str(left).startswith(
+        "pendulum / exact: the task has no such method, but trace, sobirl, hpgd"
+    )
     for workers in (1, 2):
         folder = tmp_path / str(workers)
         for entry, outcome in execute(plan(benchmark, folder), Engine(workers=workers)):

@@ -483,7 +483,7 @@ test_bad_options_are_refused_with_what_was_wrong = refusals(
     ({"episode": 3}, TypeError, "'episode'.*Did you mean 'episodes'"),
     ({"method": "sobirl", "truncation": 2}, "`truncation` must be 1.*got 2.*`trace`"),
     ({"method": "sobirl", "baseline": "no"}, "`baseline`.*'no'"),
-    ({"method": "sobirl", "critic_updates": 2}, TypeError, "'critic_updates'"),
+    ({"method": "sobirl", "critic_updates": 2}, TypeError, "takes no `critic_updates`"),
 )
 
 

@@ -452,7 +452,7 @@ test_options_out_of_range_are_named = refusals(
     ({"method": "bc-hg", "critic": None}, "unknown critic None"),
     ({"method": "sobirl", "truncation": -1}, "`truncation`.*at least 1, got -1"),
     ({"method": "sobirl", "baseline": 2}, "`baseline` must be True or False, got 2"),
-    ({"method": "sobirl", "critic": "seen"}, TypeError, "method 'sobirl'.*'critic'"),
+    ({"method": "sobirl", "critic": "seen"}, TypeError, "'sobirl' takes no `critic`.*'trace'"),
     ({"method": "hpgd", "starts": "anywhere"}, "unknown starts 'anywhere'; .*'uniform'"),
     ({"method": "hpgd", "rollouts": 0}, "`rollouts`.*at least 1, got 0"),
     ({"method": "trace", "control_variate": 1}, "`control_variate`.*True or False, got 1"),

@@ -93,7 +93,7 @@ def test_reset_forgets_both_policies(method: str) -> None:
 
 
 def test_options_of_the_double_loop_are_refused() -> None:
-    with pytest.raises(TypeError, match="'policy_steps'"):
+    with pytest.raises(TypeError, match="takes no `policy_steps`.*'pbrl-value'"):
         make_method("pbrl-sl-value", BilevelGridWorld(size=4), policy_steps=3)
     with pytest.raises(ValueError, match="`penalty` must be positive and finite, got 0"):
         make_method("pbrl-sl-bellman", BilevelGridWorld(size=4), penalty=0)

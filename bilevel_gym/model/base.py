@@ -197,8 +197,9 @@ def check_warm_start(warm_start: object, kind: type[Response], array: str, num_s
 def _check_options(respond: Callable[..., Any], options: Iterable[str]) -> None:
     """Raise a `TypeError` unless the `respond` of a model takes each of some options."""
     for option in options:
-        _, *known = signature(respond).parameters
-        if option not in known:
+        _, *known = parameters = signature(respond).parameters
+        takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        if option not in known and not takes_all:
             raise TypeError(unknown_name("option of `evaluate`:", option, known))
 
 
