@@ -17,7 +17,7 @@ from ..core.mdp import FloatArray
 from ..rendering.canvas import pygame
 from .base import View
 from .parametric import ParametricGame, check_spaces
-from .sources import EnvLike, Source
+from .sources import EnvLike, Source, time_limit
 from .terms import CONSTANT, OWN_REWARD, Objective, RecordTerms, Terms
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ class DesignGame(ParametricGame):
         term_names: Names of the terms, K of them.
         scales: What a term is divided by, `[K]`.
         measured_steps: Environment steps that were made to find the scales.
+        episode_length: Mean steps of an episode then; if none ended, those it is cut after, or inf.
     """
 
     leader_does, follower_does = "weighs terms", "acts"
@@ -168,9 +169,11 @@ class DesignGame(ParametricGame):
                 stacklevel=2,
             )
         self.measured_steps, self.term_names = len(found), watched.names
+        ended = sum(over for *_, over in found)
+        self.episode_length = len(found) / ended if ended else time_limit(watched)
         plain.close()
         watched.close()
-        values = np.array([info["terms"] for _, _, info in found])
+        values = np.array([info["terms"] for _, _, info, _ in found])
         if scales is None:
             self.scales = _scales(values)
             own = len(self.term_names) - len(also)
@@ -216,8 +219,8 @@ class DesignGame(ParametricGame):
 
 def _uniform_steps(
     env: gym.Env[Any, Any], steps: int, seed: int
-) -> Iterator[tuple[Any, Any, dict[str, Any]]]:
-    """Yield observation, reward and info of steps with uniform actions, by a seed."""
+) -> Iterator[tuple[Any, Any, dict[str, Any], bool]]:
+    """Yield observation, reward, info and whether it ends of steps with uniform actions."""
     actions = copy.deepcopy(env.action_space)
     actions.seed(seed)
     try:
@@ -231,8 +234,8 @@ def _uniform_steps(
         if over:
             env.reset()
         observation, reward, terminated, truncated, info = env.step(actions.sample())
-        over = terminated or truncated
-        yield copy.copy(observation), reward, info
+        over = bool(terminated or truncated)
+        yield copy.copy(observation), reward, info, over
 
 
 def _scales(values: FloatArray) -> FloatArray:

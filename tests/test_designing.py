@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 import time
@@ -137,6 +138,17 @@ def test_terms_and_objectives_of_all_kinds(env: Any, terms: Any, changes: dict[s
     assert ("own_reward" in found.weights) != vector
 
 
+def test_a_budget_is_kept_or_refused_at_once() -> None:
+    arguments = {**TINY, "steps": 300, "episode_steps": 900}
+    with pytest.raises(ValueError, match="`steps` must be at least .* got 300") as refusal:
+        bilevel_gym.design_reward("MountainCarContinuous-v0", "reward[0]", **arguments)
+    least = int(re.findall(r"\d+", str(refusal.value))[0])
+    assert 4 * 900 < least < 5 * 900
+    for steps in (140, 250, 700):
+        used = designed(steps=steps).environment_steps
+        assert used <= steps + 2 * 20, (steps, used)
+
+
 # Interrupts, and the folder ---------------------------------------------------------------------
 
 
@@ -196,21 +208,21 @@ def test_a_folder_has_history_result_picture_and_follower(tmp_path: Path) -> Non
 
 def test_another_call_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     run, other = tmp_path / "run", tmp_path / "other"
-    designed(folder=run, steps=60)
+    designed(folder=run, steps=140)
     for changes, message in (
         ({"seed": 1}, "`seed` of the run in .* is 0, got 1; the same call goes on"),
         ({"terms": ["place"]}, r"`terms` of the run in .* is 'tests.walks:shaping', got \['place'"),
         ({"env_kwargs": {"pays": "vector"}}, "`env_kwargs` of the run.*vector"),
     ):
         with pytest.raises(ValueError, match=message):
-            designed(folder=run, **{"steps": 60, **changes})
+            designed(folder=run, **{"steps": 140, **changes})
     other.mkdir()
     (other / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="`folder` must be empty or of a run.*'notes.txt'"):
         designed(folder=other)
     (run / "climb.npz").write_bytes(b"no state")
     with pytest.raises(ValueError, match="climb.npz cannot be read"):
-        designed(folder=run, steps=60)
+        designed(folder=run, steps=140)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -219,7 +231,7 @@ def test_nothing_that_is_planted_in_a_folder_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     folder = Path("run")
-    designed(folder=folder, steps=60)
+    designed(folder=folder, steps=140)
     whole = {path: path.read_bytes() for path in folder.iterdir()}
     (method,) = folder.glob("method-*.zip")
     members = members_of(method)
@@ -231,12 +243,12 @@ def test_nothing_that_is_planted_in_a_folder_runs(
             target = path if path in whole else method
             target.write_bytes(content)
             with suppress(ValueError):  # in one line, or it is not read at all
-                designed(folder=folder, steps=60)
+                designed(folder=folder, steps=140)
             assert not MARK.exists(), path
             target.write_bytes(whole[target])
     (folder / "climb.npz").write_bytes(CONTENTS["pickle"]())
     with pytest.raises(ValueError, match="climb.npz cannot be read"):
-        designed(folder=folder, steps=60)
+        designed(folder=folder, steps=140)
 
 
 # Words ------------------------------------------------------------------------------------------
@@ -256,7 +268,7 @@ def test_verdicts_say_better_worse_and_not_to_be_told() -> None:
 
 
 def test_an_objective_that_is_always_the_same_is_told() -> None:
-    found = designed(objective=lambda *_: 0.0, steps=100)
+    found = designed(objective=lambda *_: 0.0, steps=140)
     assert "the objective is 0 in every episode watched" in found.verdict
 
 

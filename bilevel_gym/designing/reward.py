@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from .run import CONFIG, LOCK, Progress, Run, write_json
 if TYPE_CHECKING:
     from ..envs.sources import EnvLike
     from ..envs.terms import Objective, Terms
+    from ..wrappers import HyperGradient as Seat
 
 __all__ = ["MOST_BYTES", "design_reward"]
 
@@ -74,7 +76,8 @@ def design_reward(
             reward that is an array.
         objective: What is wanted, summed over an episode: a function of the same arguments that
             returns a number, "module:function", or such a name; None for the environment's reward.
-        steps: Environment steps in all, at least 1: measuring, learning, watching, comparing.
+        steps: Environment steps in all: measuring, learning, watching, comparing. There must be
+            enough to learn and to watch some episodes under the first weights.
         seed: Seed of everything random.
         own_reward: Whether the environment's reward is one more term, "own_reward".
         constant: Whether there is one more, "constant", that is -1 in each step.
@@ -97,8 +100,8 @@ def design_reward(
     Raises:
         ImportError: If Stable-Baselines3, or what the environment needs, is not installed.
         TypeError: If an argument is of another type than it may be.
-        ValueError: If a value is out of range; terms or objective are not finite, unknown or change
-            their names; the environment cannot be seeded, or no follower can learn in it; or the
+        ValueError: If a value is out of range; `steps` are too few for one evaluation; terms or
+            objective are not finite, unknown or change their names; the environment cannot be seeded, or no follower can learn in it; or the
             folder has something else in it, or is in use.
 
     Example:
@@ -156,7 +159,7 @@ def design_reward(
             constant=constant,
             env_kwargs=env_kwargs,
             episode_steps=episode_steps,
-            measured_steps=min(MEASURED, max(1, steps // MEASURED_PART)),
+            measured_steps=_measured(steps),
             scales=kept.get("scales"),
             seed=seed,
             gamma=gamma,
@@ -170,6 +173,7 @@ def design_reward(
         x = game.of_weights(start or {})
         options = {**_options(steps), **dict(method_options or {})}
         seat = HyperGradient(game, method, **options)
+        _check_enough(steps, seat, dict(method_options or {}))
         stack.enter_context(one_torch_thread())
         if folder is not None and not kept:
             names = {"term_names": game.term_names, "scales": game.scales.tolist()}
@@ -186,6 +190,44 @@ def _shown(progress: bool | Progress) -> Progress:
     if not check_flag("progress", progress):
         return lambda done, total, text: None
     return lambda done, total, text: print(f"[{done}/{total}] {text}", flush=True)
+
+
+def _measured(steps: int) -> int:
+    """Return in how many of so many steps terms are measured."""
+    return min(MEASURED, max(1, steps // MEASURED_PART))
+
+
+def _check_enough(steps: int, seat: Seat[Any], given: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` for steps in which the first weights cannot be evaluated.
+
+    `given` are options of the method that take the place of those that suit the steps. Episodes are
+    taken to last as long as in the measurement of the terms.
+    """
+    from ..learnt.estimators import FEWEST
+
+    game: Any = seat.game
+    method: Any = seat.method
+    follower = method.follower
+    episodes = given.get("episodes", "auto")
+    episodes = FEWEST if episodes == "auto" else episodes
+    watched = episodes * game.episode_length
+    if not math.isfinite(watched):  # nobody knows how long they last
+        return
+
+    def needed(steps: int) -> int:
+        first = given.get("first_inner_steps", _options(steps)["first_inner_steps"])
+        learning = (follower.first_steps if first is None else first) + follower.measured_steps
+        return _measured(steps) + learning + math.ceil(watched)
+
+    least = steps
+    while needed(least) > least:  # which grows more slowly
+        least = needed(least)
+    if least > steps:
+        raise ValueError(
+            f"`steps` must be at least {least} to evaluate the first weights, of which {episodes} "
+            f"episodes of about {game.episode_length:.0f} steps are watched, got {steps}; with a "
+            "smaller `episode_steps` fewer do"
+        )
 
 
 def _options(steps: int) -> dict[str, Any]:

@@ -97,6 +97,8 @@ class Follower:
         answered: How many x it has learnt under since the last reset.
         progress: Called now and then with how far it is under the present x; None for nobody.
         steps: Environment steps that it learns for each x.
+        first_steps: Those for the first x.
+        measured_steps: Those made before the first one, to find the units of observations.
         discrete: Whether its actions are.
     """
 
@@ -143,15 +145,15 @@ class Follower:
             )
         self.steps = check_at_least("inner_steps", steps, 1)
         first = optional(check_at_least, "first_inner_steps", first_steps, 1)
-        self._first_steps = FIRST * self.steps if first is None else first
+        self.first_steps = FIRST * self.steps if first is None else first
         self._game, self._class = game, ALGORITHMS[algorithm]
         self._options = _checked_options(algorithm, options)
-        self._measured_steps = 0
+        self.measured_steps = 0
         own = self._options.get("policy_kwargs") or {}
         if check_flag("standardise", standardise) and "features_extractor_class" not in own:
             units = measured_units(game.make_environment(), MEASURED, seed=0)
             if units is not None:
-                self._measured_steps = MEASURED
+                self.measured_steps = MEASURED
                 reading = {
                     "features_extractor_class": StandardisedExtractor,
                     "features_extractor_kwargs": units,
@@ -192,7 +194,7 @@ class Follower:
         )
         first = self.answered == 0
         before = self.model.num_timesteps
-        steps = self._first_steps if first else max(1, round(share * self.steps))
+        steps = self.first_steps if first else max(1, round(share * self.steps))
         self._steps_told = 0, steps
         self.tell("learning")
         self.model.learn(
@@ -203,7 +205,7 @@ class Follower:
         )
         self.answered += 1
         self._steps_told = steps, steps
-        measured = self._measured_steps if first else 0
+        measured = self.measured_steps if first else 0
         return self.model.num_timesteps - before + measured
 
     def tell(self, doing: str) -> None:

@@ -19,6 +19,7 @@ The follower is reached through the protocol `Revisable`, which the leader's sea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import replace
@@ -155,7 +156,8 @@ class SafeClimb(Recorder):
         if self._samples is None or self._start is None:
             return (self.evaluations - self._from) / (self._steps + 1)
         reserve = len(self._finalists) * self._watching
-        return (self._used + self._cost) / max(1, self._samples - reserve)
+        cost = max(self._cost, self._watching)  # whatever it is, some are watched
+        return (self._used + cost) / max(1, self._samples - reserve)
 
     @property
     def used(self) -> int:
@@ -214,11 +216,11 @@ class SafeClimb(Recorder):
     def finish(self) -> Optimum:
         """Watch the best few anew, put the best follower back, and return what was found."""
         found, *others = self._compared
-        if others:
+        if others and self._affords(2):
             # What was seen before made it the best: only what is new is free of that.
             found.values = self._watched(found)
             for candidate in others:
-                if not candidate.falls_below(found):
+                if self._affords(1) and not candidate.falls_below(found):
                     candidate.values = self._watched(candidate)
                     found = max(found, candidate, key=lambda each: each.mean)
         return self._found(found, f"{self.evaluations} evaluations made")
@@ -422,6 +424,11 @@ class SafeClimb(Recorder):
         return [best, *(candidate for candidate in others if not candidate.falls_below(best))]
 
     # Budget ------------------------------------------------------------------------------------
+
+    def _affords(self, times: int) -> bool:
+        """Whether what is left of the budget suffices to watch so many times."""
+        left = math.inf if self._samples is None else self._samples - self._used
+        return times * self._watching <= left
 
     def _noted(self, value: float, gradient: FloatArray, report: Report) -> Candidate:
         cost = self._count()
