@@ -101,8 +101,9 @@ def design_reward(
         ImportError: If Stable-Baselines3, or what the environment needs, is not installed.
         TypeError: If an argument is of another type than it may be.
         ValueError: If a value is out of range; `steps` are too few for one evaluation; terms or
-            objective are not finite, unknown or change their names; the environment cannot be seeded, or no follower can learn in it; or the
-            folder has something else in it, or is in use.
+            objective are not finite, unknown or change their names; the environment cannot be
+            seeded, or no follower can learn in it; or the folder has something else in it, or is in
+            use.
 
     Example:
         >>> import bilevel_gym
