@@ -314,6 +314,7 @@ def test_every_row_keeps_what_methods_promise(name: str, env_id: str | None) -> 
         "seeds",
         "pickling",
         "resuming",
+        "bounds",
         "info",
         "options",
     }
@@ -414,6 +415,15 @@ class Unpicklable(Halved):
         self._hook = lambda: None
 
 
+class Outside(Halved):
+    """It takes differences, also where one of the two x is outside the box."""
+
+    def step(self, upper_params: FloatArray) -> Response:
+        for sign in (-1.0, 1.0):
+            evaluate(self._model, upper_params + sign * 1e-4)
+        return super().step(upper_params)
+
+
 class Forgetful(Halved):
     """The more x it has answered, the longer its gradient; its state does not say how many."""
 
@@ -448,6 +458,7 @@ class Forgetful(Halved):
         (Elsewhere, "info, arrays: `upper_params` of the response is not the x"),
         (Careless, "answers, BilevelCartPole-v0: .* refused by its constructor, with a TypeError"),
         (Fussy, "games, all: it refuses every one: nothing suits it"),
+        (Outside, r"bounds, arrays: x on the bounds .* `upper_params\[.* got .*; clip it"),
         (Unpicklable, "pickling, arrays: .*[Pp]ickle"),
     ],
 )

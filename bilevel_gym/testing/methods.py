@@ -135,6 +135,7 @@ def check_method(
     * The options, and the specification of an environment with them, survive the way through JSON.
     * The method survives pickling, and goes on as if nothing had happened; with `state_dict` and
       `load_state_dict` it also goes on from what it returns, through a file.
+    * It answers x on the bounds of the box, and asks the game for no x outside.
     * The seat's `info` has the keys of the response, and arrays of its own.
     * A game that it does not suit is refused by its constructor with a TypeError.
 
@@ -381,6 +382,19 @@ class _Trial:
             return None
         return "the method that goes on from `state_dict` gives another answer than the original"
 
+    def bounds(self) -> str | None:
+        """A method answers x on the bounds, where differences would leave the box."""
+        space, x = self.game.upper_space, self.point(0).copy()
+        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+        x.flat[::2], x.flat[1::2] = low.flat[::2], high.flat[1::2]
+        method = self.fresh()
+        method.reset(np.random.default_rng(self.seed))
+        try:
+            checked_response(method.step(x), x, method)
+        except ValueError as error:
+            return f"x on the bounds of its box is not answered: {error}"
+        return None
+
     def information(self) -> str | None:
         """The seat's info has what the response has, in arrays of its own."""
         target: Any = method_target(self.cls)
@@ -419,6 +433,7 @@ CHECKS: dict[str, Callable[[_Trial], str | None]] = {
     "seeds": _Trial.seeds,
     "pickling": _Trial.pickling,
     "resuming": _Trial.resuming,
+    "bounds": _Trial.bounds,
     "info": _Trial.information,
     "options": _Trial.specification,
 }
