@@ -56,7 +56,7 @@ def register(
 
     Raises:
         TypeError: If `entry_point` makes nothing.
-        ValueError: If the id is the follower's of another task.
+        ValueError: If the id is the follower's of another task, or one of another environment.
     """
     named = isinstance(entry_point, str) and ":" in entry_point
     if not (named or callable(entry_point)):
@@ -70,6 +70,12 @@ def register(
             f"{id!r}; register {leader_id(id)!r}, which brings its follower's"
         )
     entry_point = place_of(entry_point)
+    for name in (id, follower_id(id)):
+        known = gym.registry.get(name)
+        taken = None if known is None else _place_of(known.kwargs.get("game", known.entry_point))
+        # A class that is defined again, as by a cell of a notebook, replaces its former self.
+        if taken not in (None, _place_of(entry_point)):
+            raise ValueError(f"`id` {name!r} is taken by {taken}; choose another")
     limits = {LEADER: None, FOLLOWER: max_episode_steps}
     for seat, limit in limits.items():
         gym.register(
@@ -82,6 +88,14 @@ def register(
             disable_env_checker=True,
             kwargs={"game": entry_point, **(kwargs or {})},
         )
+
+
+def _place_of(creator: Any) -> str:
+    """Return "module:name" of what makes an environment."""
+    if isinstance(creator, str):
+        return creator
+    named = creator if hasattr(creator, "__qualname__") else type(creator)
+    return f"{named.__module__}:{named.__qualname__}"
 
 
 def register_tasks() -> None:

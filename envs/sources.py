@@ -84,6 +84,11 @@ class Source:
         """
         try:
             return self._made(render_mode)
+        except gym.error.UnregisteredEnv as error:
+            if ":" in str(self._given):
+                raise
+            hint = "one of your own is named by module:ID or module:Class"
+            raise type(error)(f"{str(error).rstrip('.')}; {hint}") from error
         except (gym.error.Error, ImportError):
             raise
         except Exception as error:  # the constructor of any environment may raise anything

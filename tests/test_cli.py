@@ -228,7 +228,8 @@ def test_tasks_say_how_to_climb_only_where_the_safe_climb_does_not() -> None:
 
 def test_gallery_draws_tasks_and_a_sheet(run: Run, tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr("bilevel_gym.cli.galleries.TASKS", TASKS[:1])
-    run("gallery", "pictures", exits=0)
+    told = run("gallery", "pictures", exits=0).stdout
+    assert "[41/41] " in told and "[42] polish: " in told and "[42/41]" not in told
     folder = tmp_path / "pictures"
     names = {path.name for path in folder.iterdir()}
     assert names == {"grid_world.png", "grid_world.gif", "sheet.png"}
@@ -282,6 +283,8 @@ def test_ctrl_c_ends_a_gallery_with_one_line(run: Run, tmp_path: Path, monkeypat
 
 def test_gallery_says_what_it_cannot_draw(run: Run, tmp_path: Path, monkeypatch: Patch) -> None:
     assert "BilevelGridWorld-v0" in refused(run("gallery", "out", "BilevelGridWrld-v0"))
+    assert f"`bilevel-gym gallery FOLDER {GRID}`" in refused(run("gallery", GRID))
+    assert not (tmp_path / GRID).exists()
     (tmp_path / "file").touch()
     assert "file" in run("gallery", "file", GRID).stderr
     monkeypatch.setattr(BilevelGridWorld, "draw", bilevel_gym.BilevelEnv.draw)
@@ -342,3 +345,4 @@ def test_play_says_what_it_cannot_do(run: Run, monkeypatch: Patch) -> None:
     message = refused(run("play", "BilevelPendulum-v0"))
     assert "BilevelPendulum learns" in message and "`bilevel-gym gallery FOLDER" in message
     assert "`--lesson`" in run("play", exits=2).output
+    assert "BilevelToll-v0: 'method'" in refused(run("play", "--lesson", "--set", "method=direct"))

@@ -109,6 +109,7 @@ def test_show_is_a_page_of_every_task(run: Run, env_id: str) -> None:
     for name, parameter in task_parameters(env_id).items():
         default = row.kwargs.get(name, parameter.default)
         assert f"\n  {name} = {default!r}\n" in page
+    assert "See BilevelModel" not in page
     known = registered_objectives().get(env_id)
     assert ("the follower learns" if known is None else f"best known F {known:.6g}") in page
     game: Any = gym.make(env_id).unwrapped
@@ -124,6 +125,7 @@ def test_the_example_of_a_page_runs(run: Run, capsys: pytest.CaptureFixture[str]
 def test_show_knows_methods_that_suit_and_those_that_do_not(run: Run) -> None:
     page = " ".join(run("show", "BilevelLQR-v0").stdout.split())
     assert "methods exact (default), direct, zero-order, annealed leader's seat" in page
+    assert "seat BilevelLQRFollower-v0, options upper_params=None, observation='state'" in page
     page = " ".join(run("show", "BilevelToll-v0").stdout.split())
     suited, _, refused_ones = page.partition("methods exact")[2].partition("unsuitable ")
     assert "trace" in suited and "deep-trace" in refused_ones

@@ -64,11 +64,15 @@ def section(documentation: str, heading: str) -> str:
 
 
 def options_of_class(cls: type) -> dict[str, str]:
-    """Return what a class says of the arguments of constructors, by name, in one line each."""
+    """Return what a class says of the arguments of constructors, by name, in one line each.
+
+    Where it says no more than to see another class, that one has the words.
+    """
     found: dict[str, str] = {}
     for base in cls.__mro__:
         for name, text in _said_by(base):
-            found.setdefault(name, plain(text))
+            if not text.startswith("See `"):
+                found.setdefault(name, plain(text))
     return found
 
 

@@ -10,8 +10,8 @@ import click
 import numpy as np
 
 from ..making import answers_exactly
-from ..registration import TASKS
-from .arguments import TASK, make_leader, seed_option
+from ..registration import TASKS, task_ids
+from .arguments import TASK, CommandError, make_leader, seed_option
 from .console import explain_os_errors
 from .films import check_picture, film_episode, hold
 from .progress import progress_bar, waiting
@@ -49,6 +49,11 @@ def gallery(folder: Path, env_ids: tuple[str, ...], seed: int) -> None:
     from ..envs.base import in_words
     from ..rendering.sheet import contact_sheet, save_still
 
+    if str(folder) in task_ids():
+        raise CommandError(
+            f"FOLDER must be where the pictures go, got the id of a task; "
+            f"`bilevel-gym gallery FOLDER {folder}` draws it into a folder"
+        )
     stills = []
     with explain_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +95,7 @@ def save_pictures(env_id: str, folder: Path, seed: int) -> Surface:
         def show(phase: str, iterate: Iterate) -> None:
             if exact and phase == "ascent" and iterate.number % (STEPS // ASCENT_PICTURES) == 0:
                 hold(film, env, ASCENT_FRAMES)
-            bar.answer(bar.phase, env)
+            bar.answer(file_name(env_id) if phase == "ascent" else phase, env)
 
         start = leader.reset(seed=seed)
         if not exact:

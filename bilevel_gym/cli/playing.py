@@ -35,11 +35,12 @@ def play(
     """
     if env_id is None and not lesson:
         raise click.UsageError("name a task, as in `bilevel-gym play ID`, or give `--lesson`")
-    if env_id is not None:
-        make_leader(env_id, env_kwargs).close()  # says what is wrong with ID or NAME=VALUE
 
     from ..rendering import NoDisplayError
     from ..viewer import play as play_game
+    from ..viewer.lesson import TASK as LESSON
+
+    make_leader(env_id or LESSON, env_kwargs).close()  # says what is wrong with ID or NAME=VALUE
 
     try:
         play_game(env_id, headless=headless, lesson=lesson, **env_kwargs)

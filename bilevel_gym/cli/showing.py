@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..envs.ids import follower_id
 from ..making import made_game, task_parameters
 from ..registration import TASKS
 from .arguments import TASK_OF_MODULE, in_one_line, set_option
@@ -56,7 +57,7 @@ def show(ctx: click.Context, env_id: str, env_kwargs: dict[str, Any]) -> None:
         say_option(name, given.get(name, parameter.default), said.get(name, ""))
     click.echo()
     say_methods(game)
-    say_seats()
+    say_seats(env_id)
     where = f"{ctx.meta['module']}:{env_id}" if ctx.meta["module"] else env_id
     click.echo("\nexample:\n")
     click.echo(f"  bilevel-gym solve {where}\n{EXAMPLE.format(env_id=where)}")
@@ -95,14 +96,19 @@ def say_methods(game: BilevelEnv) -> None:
         say(f"{', '.join(missing)} (an extra is not installed)", "missing")
 
 
-def say_seats() -> None:
-    """Print the options of both seats."""
+def say_seats(env_id: str) -> None:
+    """Print the ids of both seats, and their options."""
     from ..core.checks import accepted_options
     from ..wrappers import HyperGradient, LowerLevel
 
-    for seat, label, more in (
-        (HyperGradient, "leader's seat", "; and those of the method, `bilevel-gym methods NAME`"),
-        (LowerLevel, "follower's seat", ""),
+    for seat, label, name, more in (
+        (
+            HyperGradient,
+            "leader's seat",
+            env_id,
+            "; and those of the method, `bilevel-gym methods NAME`",
+        ),
+        (LowerLevel, "follower's seat", follower_id(env_id), ""),
     ):
-        options = (f"{name}={p.default!r}" for name, p in accepted_options(seat).items())
-        say(f"{', '.join(options)}{more}", label)
+        options = (f"{option}={p.default!r}" for option, p in accepted_options(seat).items())
+        say(f"{name}, options {', '.join(options)}{more}", label)

@@ -110,7 +110,7 @@ def design_reward(
         >>> def swing(observation, action, next_observation, info):
         ...     return {"speed": abs(next_observation[1]), "place": next_observation[0]}
         >>> found = bilevel_gym.design_reward(
-        ...     "MountainCarContinuous-v0", swing, steps=600, episode_steps=30, progress=False
+        ...     "MountainCarContinuous-v0", swing, steps=900, episode_steps=30, progress=False
         ... )
         >>> list(found.weights)
         ['speed', 'place', 'own_reward', 'constant']

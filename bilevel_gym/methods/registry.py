@@ -171,7 +171,8 @@ def method_target(name: Target, game: Any = None) -> Target:
         raise TypeError(
             f"the method {name!r} does not suit {whose}, {game.kind}; methods that do: {suits}"
         )
-    raise ValueError(unknown_name("method", name, [*table, *outside], listed_by=LISTED_BY))
+    said = unknown_name("method", name, [*table, *outside], listed_by=LISTED_BY)
+    raise ValueError(f"{said}; one of your own is named by module:Class")
 
 
 def resolve_method(name: Target, game: Any = None) -> MethodClass:
