@@ -72,9 +72,9 @@ def register(
     entry_point = place_of(entry_point)
     for name in (id, follower_id(id)):
         known = gym.registry.get(name)
-        taken = None if known is None else _place_of(known.kwargs.get("game", known.entry_point))
+        taken = None if known is None else _name_of(known.kwargs.get("game", known.entry_point))
         # A class that is defined again, as by a cell of a notebook, replaces its former self.
-        if taken not in (None, _place_of(entry_point)):
+        if taken not in (None, _name_of(entry_point)):
             raise ValueError(f"`id` {name!r} is taken by {taken}; choose another")
     limits = {LEADER: None, FOLLOWER: max_episode_steps}
     for seat, limit in limits.items():
@@ -90,7 +90,7 @@ def register(
         )
 
 
-def _place_of(creator: Any) -> str:
+def _name_of(creator: Any) -> str:
     """Return "module:name" of what makes an environment."""
     if isinstance(creator, str):
         return creator
