@@ -228,7 +228,11 @@ MISTAKES: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
     (lambda: parametric(lambda o, a: o[:, :2], bond=1), TypeError, "'bond'.*mean 'bound'"),
     (lambda: bilevel_gym.register("Mine-v0", GAME), TypeError, "must be the class.*module:Class"),
     (lambda: bilevel_gym.register("Mine-v0", "mine"), TypeError, "module:Class.*got 'mine'"),
-    (lambda: bilevel_gym.register(ID, "mine:Own"), ValueError, f"'{ID}' is taken by .*GridWorld; choose"),
+    (
+        lambda: bilevel_gym.register(ID, "mine:Own"),
+        ValueError,
+        f"'{ID}' is taken by .*GridWorld; choose",
+    ),
     (lambda: bilevel_gym.design_reward("Track-v0", "x"), gym.error.Error, "module:ID or module:C"),
     # A method of one's own.
     (lambda: leader(method="differences"), ValueError, "one of your own is named by module:Class"),
