@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bilevel_gym import LowerLevelVectorEnv
+from bilevel_gym.wrappers.generators import generators
 
 from .helpers import TABULAR_TASKS, assert_identical, game_of, interior_point, p_value
 from .vectors import (
@@ -155,3 +156,10 @@ def test_x_is_at_hand_and_cannot_be_written() -> None:
     for each in (envs, copy.deepcopy(envs), pickle.loads(pickle.dumps(envs))):
         with pytest.raises(ValueError, match="read-only"):
             each.upper_params[0] = 1.0
+
+
+def test_generators_are_those_of_numpy() -> None:
+    seeds = [0, 1, 2**32 - 1, 2**32, 2**63, 2**64 - 1, *range(10**12, 10**12 + 40)]
+    for given in [seeds, [*seeds, 2**64], [2**200 + 7], []]:
+        numbers = [generator.random(3).tolist() for generator in generators(given)]
+        assert numbers == [np.random.default_rng(seed).random(3).tolist() for seed in given]

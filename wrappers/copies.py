@@ -76,6 +76,7 @@ class SeatCopies(PointsToGame, VectorEnv[Any, Any, NDArray[Any]]):
         self._started = False
         self._elapsed = np.zeros(self.num_envs, dtype=np.int64)
         self._over = np.zeros(self.num_envs, dtype=bool)
+        self._every = np.ones(self.num_envs, dtype=bool)
         if seat.spec is not None:
             copies = {"num_envs": self.num_envs, "vectorization_mode": "vector_entry_point"}
             options = {**seat.spec.kwargs, **copies}
@@ -170,7 +171,7 @@ class SeatCopies(PointsToGame, VectorEnv[Any, Any, NDArray[Any]]):
             self._begin(over, {})
         else:
             self._over = over
-        infos |= self._infos(np.ones(self.num_envs, dtype=bool))
+        infos |= self._infos(self._every)
         return self._observations(), rewards, terminations, truncations, infos
 
     @abstractmethod
@@ -194,7 +195,7 @@ class SeatCopies(PointsToGame, VectorEnv[Any, Any, NDArray[Any]]):
 
     def _reset_mask(self, options: dict[str, Any]) -> NDArray[np.bool_]:
         """Return which copies a reset starts; all, unless the option `reset_mask` is given."""
-        mask = options.get("reset_mask", np.ones(self.num_envs, dtype=bool))
+        mask = options.get("reset_mask", self._every)
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
             raise TypeError(f"`reset_mask` must be a NumPy array of bool, got {received(mask)}")
         if mask.shape != (self.num_envs,):

@@ -7,7 +7,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from numpy.typing import ArrayLike, NDArray
 
@@ -15,13 +14,14 @@ from ..core.checks import real_numbers
 from ..core.mdp import FloatArray
 from ..envs.ids import follower_id
 from .copies import ANY, SeatCopies, game_for, reported
+from .generators import generators
 from .lower_level import LowerLevel
 from .observations import state_arrays
 
 __all__ = ["LowerLevelVectorEnv"]
 
 # Uniform numbers drawn ahead for each copy, and for all copies together at most.
-AHEAD, AHEAD_TOGETHER = 256, 2**22
+AHEAD, AHEAD_TOGETHER = 128, 2**22
 
 
 class LowerLevelVectorEnv(SeatCopies):
@@ -84,37 +84,44 @@ class LowerLevelVectorEnv(SeatCopies):
         self._used = np.full(self.num_envs, ahead)
 
     def _seed(self, seeds: list[int | None], mask: NDArray[np.bool_]) -> None:
-        for copy in np.flatnonzero(mask).tolist():
-            if seeds[copy] is not None:
-                self._generators[copy], _ = seeding.np_random(seeds[copy])
-                self._used[copy] = len(self._uniforms)
+        given = [copy for copy in np.flatnonzero(mask).tolist() if seeds[copy] is not None]
+        fresh = generators([seed for copy in given if (seed := seeds[copy]) is not None])
+        for copy, generator in zip(given, fresh, strict=True):
+            self._generators[copy] = generator
+        self._used[given] = len(self._uniforms)
 
     def _drawn(self, mask: NDArray[np.bool_]) -> FloatArray:
         """Return the next uniform number of each marked copy."""
-        ahead = len(self._uniforms)
-        copies = np.flatnonzero(mask)
-        used = self._used[copies]
-        if (used == ahead).any():
-            spent = copies[used == ahead]
-            drawn = np.empty((len(spent), ahead))
-            for row, copy in enumerate(spent.tolist()):
-                self._generators[copy].random(out=drawn[row])
-            place = slice(None) if len(spent) == self.num_envs else spent  # several times faster
-            self._uniforms[:, place] = drawn.T
-            self._used[spent] = 0
-            used = self._used[copies]
-        self._used[copies] = used + 1
+        if mask.all() and (row := self._used.min()) == self._used.max() < len(self._uniforms):
+            self._used += 1
+            return self._uniforms[row]  # several times faster
+        copies, used = np.flatnonzero(mask), self._used[mask]
+        spent = copies[used == len(self._uniforms)]
+        if len(spent):
+            self._draw_ahead(spent)
+            used = self._used[mask]
+        self._used[mask] = used + 1
         return self._uniforms[used, copies]
+
+    def _draw_ahead(self, copies: NDArray[np.int64]) -> None:
+        """Draw the next block of some copies."""
+        drawn = np.empty((len(copies), len(self._uniforms)))
+        for row, copy in zip(drawn, copies.tolist(), strict=True):
+            self._generators[copy].random(out=row)
+        place = slice(None) if len(copies) == self.num_envs else copies  # several times faster
+        self._uniforms[:, place] = drawn.T
+        self._used[copies] = 0
 
     def _move(self, actions: ArrayLike) -> tuple[FloatArray, NDArray[np.bool_]]:
         moves = self._checked_actions(actions)
-        uniforms = self._drawn(np.ones(self.num_envs, dtype=bool))
+        uniforms = self._drawn(self._every)
         self._states, terminations, rewards, self._upper_rewards = self._transitions.sample(
             self._states, moves, uniforms
         )
         begun = self._over  # in next-step mode; these start again instead
-        self._states[begun] = self.game.first_states(uniforms[begun])
-        terminations[begun], rewards[begun], self._upper_rewards[begun] = False, 0.0, 0.0
+        if begun.any():
+            self._states[begun] = self.game.first_states(uniforms[begun])
+            terminations[begun], rewards[begun], self._upper_rewards[begun] = False, 0.0, 0.0
         return rewards, terminations
 
     def action_masks(self) -> NDArray[np.bool_]:

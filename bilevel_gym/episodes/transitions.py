@@ -102,7 +102,9 @@ class TransitionArrays:
             cumulative[cumulative[:, -1] > 1.0 - FULL_ROW_TOLERANCE, -1] = 1.0
             self._cumulative[slots] = cumulative
             self._successors[slots] = matrix.indices[given]
-        self._halvings = int(lengths.max()).bit_length()
+        # A full row does not end the episode: its last transition needs no comparison.
+        compared = lengths - (self._cumulative[self._last - 1] == 1.0)
+        self._widths = [2**k for k in reversed(range(int(compared.max()).bit_length()))]
         self._reward, self._upper_reward = (
             action_major(_worst_where_missing(values, mdp.action_mask)).ravel()
             for values in (mdp.reward, upper_reward)
@@ -117,13 +119,10 @@ class TransitionArrays:
         if self._moves is not None:
             rows = self._moves.take(actions).astype(np.int64) * self._num_states + states
         low, last = self._first.take(rows), self._last.take(rows)
-        high = last
         # Bisection of all rows at once; the slot of the end is above every uniform number.
-        for _ in range(self._halvings):
-            middle = (low + high) >> 1
-            above = self._cumulative.take(middle) <= uniforms
-            low = np.where(above, middle + 1, low)
-            high = np.where(above, high, middle)
+        for width in self._widths:
+            middle = np.minimum(low + (width - 1), last)
+            low += width * (self._cumulative.take(middle) <= uniforms)
         return (
             self._successors.take(low),
             low == last,
