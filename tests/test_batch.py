@@ -168,7 +168,7 @@ class TestCompiled:
 
         assert chosen(grid(20)) == chosen(random_mdp(0, num_states=60)) == "compiled"
         assert chosen(random_mdp(0, num_states=150)) == "dense"
-        assert chosen(grid(60)) == "krylov"
+        assert chosen(grid(60)) == "krylov-ilu"
         assert solve_batch(BATCHES["grid"], solver="dense")[0].solver == "dense"
 
     @pytest.mark.parametrize("made", ["at another policy", "never"])

@@ -5,7 +5,7 @@
 * "dense", "banded" and "sparse" are LU factorisations.
 * "krylov" is BiCGSTAB. On graphs that are neither small nor narrow its cost is that of some dozens
   of products with the matrix, where factors fill up. "krylov-ilu" has a stronger preconditioner
-  (compiled, extra `fast`), which carries values across a large mesh in fewer of them.
+  (compiled, extra `fast`), which carries values across a mesh in a third of them.
 * "value-iteration" repeats x <- x + (b - M x), which contracts with the discount: it cannot fail,
   and is slow.
 * "compiled" is a banded LU factorisation that does not leave compiled code until everything is
@@ -55,18 +55,14 @@ SOLVERS: dict[str, LinearSolver] = {
 }
 
 # Factorising a band takes about S * lower * (lower + upper) operations, and at this many a solve
-# with its gradient costs as much as the Krylov one (grids of side 30).
+# with its gradient costs as much as the Krylov one: grids of side 30. (With compiled kernels 20
+# would be faster; factors go on to rounding, though.)
 BAND_WORK = 3e6
 
 # Where the band is no band, dense LAPACK is the faster one up to this many states, and faster than
 # the compiled skyline from the second number on.
 DENSE_LIMIT = 250
 COMPILED_DENSE_LIMIT = 100
-
-# The incomplete factorisation is faster on meshes of this many states (a third of the time at gamma
-# = .999), and slower where the graph is no mesh: there Jacobi needs few iterations anyway.
-ILU_STATES = 50_000
-MESH_BAND = 0.02
 
 
 def check_solver(solver: str) -> None:
@@ -86,8 +82,8 @@ def choose_solver(pattern: SystemPattern, solver: str = "auto", *, many: bool = 
     Args:
         pattern: Sparsity pattern of the systems.
         solver: A key of `SOLVERS`, or "auto": "banded" where the states can be ordered into a
-            narrow band, else "dense" for up to `DENSE_LIMIT` states, else "krylov", or
-            "krylov-ilu" on large meshes where the extra `fast` is installed.
+            narrow band, else "dense" for up to `DENSE_LIMIT` states, else "krylov-ilu", or "krylov"
+            without the extra `fast`.
         many: Whether there is a batch of systems: then "auto" takes "compiled" instead of "banded",
             and of "dense" on few states, where the extra `fast` is installed.
 
@@ -106,8 +102,7 @@ def choose_solver(pattern: SystemPattern, solver: str = "auto", *, many: bool = 
         return "banded"
     if size <= DENSE_LIMIT:
         return "dense"
-    mesh = size >= ILU_STATES and width <= MESH_BAND * size
-    return "krylov-ilu" if mesh and fast.enabled() else "krylov"
+    return "krylov-ilu" if fast.enabled() else "krylov"
 
 
 class DiscountedSystem:

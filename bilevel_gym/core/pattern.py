@@ -109,6 +109,13 @@ class SystemPattern:
         return self._entry_rows.astype(np.int64) * self.num_states + self.indices
 
     @cached_property
+    def mirrors(self) -> IntArray:
+        """Entry (j, i) for each entry (i, j) below the diagonal, -1 where none is, `[E]`."""
+        from .compiled import dilu
+
+        return np.asarray(dilu.mirrors(self.indptr, self.indices, self.diagonal))
+
+    @cached_property
     def band(self) -> Band:
         """The narrow band that reverse Cuthill-McKee finds."""
         from scipy.sparse.csgraph import reverse_cuthill_mckee

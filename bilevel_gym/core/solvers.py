@@ -438,39 +438,39 @@ class KrylovILU(Krylov):
     needs_kernels = True
 
     def init(self, pattern: SystemPattern, entries: FloatArray) -> Any:
-        """Return the matrix and its incomplete factors."""
+        """Return the incomplete factors."""
         from .compiled import dilu
 
-        parts = pattern.indptr, pattern.indices, entries, pattern.diagonal
-        return pattern.matrix(entries), (*parts, dilu.diagonal(*parts))
+        indptr, indices, places = pattern.indptr, pattern.indices, pattern.diagonal
+        parts = indptr, indices, entries, places, pattern.mirrors
+        inverse, scaled = dilu.factorised(*parts)
+        return (indptr, indices, scaled, places), inverse
 
     def solve(self, factors: Any, rhs: FloatArray, transpose: bool, reduction: float) -> FloatArray:
         """Backup."""
-        from scipy.sparse.linalg import LinearOperator
-
         from .compiled import dilu
 
-        matrix, incomplete = factors
-        inverse: Any = dilu.solve_transposed if transpose else dilu.solve
-        preconditioner = LinearOperator(
-            matrix.shape, matvec=lambda v: inverse(*incomplete, v), dtype=np.float64
-        )
-        return _bicgstab(matrix.T if transpose else matrix, rhs, reduction, preconditioner)
+        matrix, inverse = factors
+        right, goal = rhs if transpose else inverse * rhs, max(reduction, 4.0 * EPS)
+        size = float(np.abs(right).max())  # squares neither overflow nor underflow
+        solution, left = dilu.bicgstab(matrix, right / size, transpose, goal, KRYLOV_ITERATIONS)
+        if not left <= 0.5:
+            raise Breakdown(_left(left))
+        solution *= size
+        return np.asarray(inverse * solution if transpose else solution, dtype=np.float64)
 
 
 def _failure(routine: str, info: int) -> ArithmeticError:
     return ArithmeticError(f"LU factorisation failed (LAPACK {routine} returned {info})")
 
 
-def _bicgstab(
-    matrix: Any, rhs: FloatArray, reduction: float, preconditioner: Any = None
-) -> FloatArray:
+def _bicgstab(matrix: Any, rhs: FloatArray, reduction: float) -> FloatArray:
     from scipy.sparse.linalg import bicgstab
 
     size = float(np.abs(rhs).max())
     # SciPy's test for a breakdown is absolute, so the right-hand side is brought to order one.
     rhs, rtol = rhs / size, max(reduction, 4.0 * EPS)
-    options = {"rtol": rtol, "maxiter": KRYLOV_ITERATIONS, "M": preconditioner}
+    options = {"rtol": rtol, "maxiter": KRYLOV_ITERATIONS}
     # A breakdown is told by what is left of the right-hand side, not by warnings on the way.
     with np.errstate(all="ignore"):
         solution, info = bicgstab(matrix, rhs, **options)
@@ -482,12 +482,16 @@ def _bicgstab(
         if info != 0 or not np.isfinite(solution).all():
             left = float(np.linalg.norm(rhs - matrix @ solution) / np.linalg.norm(rhs))
     if not left <= 0.5:
-        raise Breakdown(
-            f"BiCGSTAB left {left:.1e} of the right-hand side after at most "
-            f"{KRYLOV_ITERATIONS} iterations"
-        )
+        raise Breakdown(_left(left))
     solution *= size
     return np.asarray(solution, dtype=np.float64)
+
+
+def _left(share: float) -> str:
+    return (
+        f"BiCGSTAB left {share:.1e} of the right-hand side after at most "
+        f"{KRYLOV_ITERATIONS} iterations"
+    )
 
 
 def _swept(at: Backup) -> tuple[Backup, int]:
