@@ -77,7 +77,7 @@ def test_one_call_finds_weights_under_which_a_follower_reaches_what_is_wanted() 
     )
     assert found.start.mean < 0.8 and found.objective.mean > 0.9, found.verdict
     assert found.weights["right"] > 0.0 and [*found.weights] == ["right", "away", "constant"]
-    assert "better than at the start" in found.verdict and "direct training" in found.verdict
+    assert "better than the start" in found.verdict and "direct training" in found.verdict
     assert found.direct is not None and found.environment_steps < 8600
     assert not found.interrupted and found.folder is None
     # The follower acts, and is the one that was trained by these weights.
@@ -259,9 +259,9 @@ def test_verdicts_say_better_worse_and_not_to_be_told() -> None:
         start = Score(1.0, 0.1, 30)
         return verdict_of(500, Score(mean, 0.1, 30), start, direct, **{"seen": (0, 2), **options})
 
-    assert "is 2 +- 0.1, better than at the start, 1 +- 0.1 (difference 1," in verdict(2.0)
-    assert "not to be told from at the start" in verdict(1.2)
-    assert "worse than at the start" in verdict(0.5)
+    assert "is 2 +- 0.1, better than the start, 1 +- 0.1 (difference 1," in verdict(2.0)
+    assert "not distinguishable from the start" in verdict(1.2)
+    assert "worse than the start" in verdict(0.5)
     assert "; worse than direct training" in verdict(2.0, Score(3.0, 0.1, 30))
     assert verdict(2.0, interrupted=True).startswith("Interrupted after 500")
     assert "is 0.5 in every episode watched" in verdict(2.0, seen=(0.5, 0.5))

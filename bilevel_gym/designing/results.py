@@ -54,7 +54,7 @@ class Score(Described):
         gain = self.mean - other.mean
         error = float(np.hypot(self.standard_error, other.standard_error))
         if not abs(gain) > SIGNIFICANT * error:  # of single episodes there is no error
-            word = "not to be told from"
+            word = "not distinguishable from"
         else:
             word = "better than" if gain > 0.0 else "worse than"
         return f"{word} {name}, {other} (difference {gain:.4g}, standard error {error:.2g})"
@@ -127,7 +127,7 @@ def verdict_of(
             "nothing can be learnt about them. Choose an objective that tells good episodes from "
             "bad ones, terms that lead to it, or more steps."
         )
-    text = f"{ended} the objective is {objective}, {objective.compared(start, 'at the start')}"
+    text = f"{ended} the objective is {objective}, {objective.compared(start, 'the start')}"
     if interrupted:
         text += ", both in the episodes watched while it learnt, not in fresh ones"
     if direct is not None:
