@@ -9,9 +9,9 @@ from typing import Any
 from bilevel_gym.cli.documents import arguments_of_task
 from bilevel_gym.cli.galleries import file_name
 from bilevel_gym.cli.listing import described, in_words, markdown_table, row
-from bilevel_gym.cli.showing import EXAMPLE, truth
+from bilevel_gym.cli.showing import EXAMPLE, fits, truth
 from bilevel_gym.making import made_game, task_parameters
-from bilevel_gym.methods.registry import make_method, method_names, registered_methods
+from bilevel_gym.methods.registry import registered_methods
 from bilevel_gym.registration import TASKS, Task, task_ids
 
 from .markdown import as_markdown, contents, table
@@ -24,8 +24,36 @@ LONGEST = 200
 HEAD = """# Tasks
 
 Every task is made by `gymnasium.make(ID)`, which returns the leader's seat, and by
-`gymnasium.make(FOLLOWER_ID, upper_params=x)`, the follower's. Values are the best known; this build
-has [verified them](../scoreboard.md).
+`gymnasium.make(FOLLOWER_ID, upper_params=x)`, the follower's. Values are the best known, and only
+those of BilevelRandomMDP-v0 are proven optimal; this build has [verified them](../scoreboard.md).
+"""
+
+TAIL = """## Arguments
+
+The page of a task lists its arguments, which go to `gym.make`:
+
+```python
+import gymnasium as gym
+
+import bilevel_gym
+
+larger = gym.make("BilevelGridWorld-v0", map_name="16x16", slip=0.2)
+drawn = gym.make("BilevelGridWorld-v0", size=10, map_seed=2)  # a random map
+garnet = gym.make("BilevelRandomMDP-v0", num_states=10_000, branching=5, reward="linear")
+```
+
+The last goes up to a million states and more. x is in the units of its task; `RescaleUpper` maps
+every box to [-1, 1]. The docstring of a class says the same as its page
+(`help(bilevel_gym.envs.BilevelToll)`; for the toy-text tasks `BilevelToyText`).
+
+## Pictures
+
+![Stills of all tasks](../gallery/sheet.png)
+
+*All tasks. Those that are solved exactly are shown at the best x known or found, those whose
+follower learns in an episode under the best x of a short run of the optimizer,
+BilevelBeamRider-v0 at x0, untrained. `bilevel-gym gallery FOLDER ID` draws such a still of a task,
+and a film of the optimisation and of an episode after it.*
 """
 
 
@@ -36,7 +64,7 @@ def pages() -> dict[str, str]:
     overview = markdown_table()
     for env_id in listed:
         overview = overview.replace(f"| `{env_id}` |", f"| [{env_id}]({env_id}.md) |")
-    found["tasks/index.md"] = "\n\n".join([HEAD, contents(task_ids(), hidden=True), overview])
+    found["tasks/index.md"] = "\n\n".join([HEAD, contents(task_ids(), hidden=True), overview, TAIL])
     return found
 
 
@@ -109,17 +137,21 @@ def arguments(task: Task, game: Any) -> str:
 
 def methods(game: Any) -> str:
     """Return which methods suit a game, and why others do not."""
-    fit, refused = [], []
-    for name in (n for n in method_names(game) if n not in registered_methods()):  # have no page
-        try:
-            make_method(name, game)
-        except (ImportError, TypeError, ValueError) as error:
-            text = " ".join(str(error).split())
-            refused.append((name, text if len(text) <= LONGEST else f"{text[:LONGEST]}..."))
-        else:
-            default = " (default)" if name == game.default_method else ""
-            fit.append(f"[{name}](../methods/{name}.md){default}")
-    lines = [", ".join(fit) + "."]
+    own = registered_methods()  # from elsewhere: they have no page
+    found = [fit for fit in fits(game) if fit.name not in own]
+    default = {game.default_method: " (default)"}
+    suit = (
+        f"[{fit.name}](../methods/{fit.name}.md){default.get(fit.name, '')}"
+        for fit in found
+        if fit.suits
+    )
+    lines = [", ".join(suit) + "."]
+    refused = [(fit.name, shortened(fit.why_not)) for fit in found if not fit.suits]
     if refused:
         lines += ["These do not fit:", table(("method", "why"), refused)]
     return "\n\n".join(lines)
+
+
+def shortened(text: str) -> str:
+    """Return the start of a text that is too long for a table."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -75,21 +76,47 @@ def truth(game: BilevelEnv) -> str:
     return f"F and its hyper-gradient are exact; best known F {known.value:.6g} ({known.source})"
 
 
-def say_methods(game: BilevelEnv) -> None:
-    """Print the methods that suit a game, and those that do not."""
+@dataclass(frozen=True)
+class Fit:
+    """Whether a method suits a game.
+
+    Attributes:
+        name: The method.
+        suits: Whether it does.
+        why_not: The error of a method that does not, in one line; empty where it does.
+        missing: Whether what is lacking is an extra, which is not installed.
+    """
+
+    name: str
+    suits: bool
+    why_not: str = ""
+    missing: bool = False
+
+
+def fits(game: BilevelEnv) -> list[Fit]:
+    """Return for each method that can be named for a game whether it suits it."""
     from ..methods.registry import make_method, method_names
 
-    fit, refused, missing = [], [], []
+    found = []
     for name in method_names(game):
         try:
             make_method(name, game)
-        except ImportError:
-            missing.append(name)
-        except (TypeError, ValueError):
-            refused.append(name)
+        except (ImportError, TypeError, ValueError) as error:
+            why = " ".join(str(error).split())
+            found.append(Fit(name, False, why, isinstance(error, ImportError)))
         else:
-            fit.append(name if name != game.default_method else f"{name} (default)")
-    say(", ".join(fit), "methods")
+            found.append(Fit(name, True))
+    return found
+
+
+def say_methods(game: BilevelEnv) -> None:
+    """Print the methods that suit a game, and those that do not."""
+    found = fits(game)
+    suit = (fit.name for fit in found if fit.suits)
+    default = game.default_method
+    say(", ".join(f"{name} (default)" if name == default else name for name in suit), "methods")
+    refused = [fit.name for fit in found if not fit.suits and not fit.missing]
+    missing = [fit.name for fit in found if fit.missing]
     if refused:
         say(", ".join(refused), "unsuitable")
     if missing:
