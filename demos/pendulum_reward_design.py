@@ -24,6 +24,7 @@ from bilevel_gym.core.checks import check_at_least
 from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.optimizers import Iterate
 from bilevel_gym.optimizers.safe import safe
+from bilevel_gym.registration import QUICK
 from bilevel_gym.rendering import THEME, NoDisplayError, Screen, import_pygame, new_surface
 from bilevel_gym.rendering.canvas import draw_text
 from bilevel_gym.rendering.picture_charts import Axis, Chart, Series, draw_chart
@@ -106,7 +107,9 @@ def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)  # networks this small are slower on more
 
     with Screen("A reward designed for a pendulum", headless=args.headless) as screen:
-        env = HyperGradient(gym.make(ENV_ID, render_mode="rgb_array"), outer_steps=args.steps + 2)
+        options = QUICK if args.quick else {}
+        game = gym.make(ENV_ID, render_mode="rgb_array")
+        env = HyperGradient(game, outer_steps=args.steps + 2, **options)
         pace = WINDOW_PACE if args.headless is None else FILM_PACE
         stage = Stage(env, screen, pace, args.seed)
         method: Any = env.method
@@ -144,6 +147,7 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=12, help="steps of the leader")
     parser.add_argument("--episodes", type=int, default=64, help="episodes of each measurement")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    parser.add_argument("--quick", action="store_true", help="hardly any learning, for a try")
     parser.add_argument("--headless", type=Path, metavar="OUT.gif", help="film, without a display")
     try:
         main(parser.parse_args())

@@ -35,6 +35,10 @@ climb = make_optimizer("lbfgsb", max_evaluations=50)
 outcome = climb(exact_objective(model), model.initial_upper_params, model.low, model.high)
 print(f"{outcome.best.value:.2f}")
 ```
+
+The function may be any other, as `climb(lambda x: (1.0 - x @ x, -2.0 * x), start, low, high)`.
+`slsqp` and `trust-constr` keep constraints, `cobyqa` uses no gradient, and `safe` is for followers
+who learn.
 """
 
 OBJECTIVES_HEAD = """# Objectives
@@ -89,7 +93,7 @@ def copied() -> dict[str, str]:
     return {
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
         "contributing.md": contributing.replace("docs/pages/", "").replace("CHANGELOG.md", LOWER),
-        "figures.md": figures.replace("../README.md#glossary", "glossary.md"),
+        "figures.md": figures.replace("../docs/pages/", ""),
         "measurements.md": measurements,
     }
 

@@ -21,7 +21,7 @@ SMALL = {
     "play.py": ["--map-name", "4x4"],
     "sb3_leader.py": ["--timesteps", "512"],
     "sb3_follower.py": ["--timesteps", "2048", "--episodes", "20"],
-    "pendulum_reward_design.py": ["--steps", "1", "--episodes", "8"],
+    "pendulum_reward_design.py": ["--steps", "1", "--episodes", "8", "--quick"],
     "preferences.py": ["--answers", "4", "--inner-steps", "8"],
 }
 
@@ -83,9 +83,9 @@ def test_sb3_follower_measures_both_followers_under_both_shapings(
 def test_pendulum_reward_design_measures_the_leaders_pay(demo: Demo, tmp_path: Path) -> None:
     said = film(demo, "pendulum_reward_design.py", tmp_path)
     rows = [line.split(maxsplit=2) for line in said.splitlines()[1:-1]]
-    # 3000 steps of learning at first, after 500 that measure observations, then 1000; and 18
-    # episodes of 100 steps for each x.
-    assert [int(row[0]) for row in rows] == [5300, 8100]
+    # 500 steps that measure observations, then for each x 12 steps of learning, rounded up to
+    # whole updates, and 2 episodes of 100 steps.
+    assert [int(row[0]) for row in rows] == [716, 932]
     assert all(-1.0 < float(row[1]) < 1.0 for row in rows)
     assert rows[0][2] == str([0.0] * 6)
     assert any(json.loads(rows[1][2]))

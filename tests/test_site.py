@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
+import pkgutil
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,9 +20,9 @@ from docs.markdown import as_markdown
 from docs.methods import tables
 from docs.reference import Name, public_names
 
-ROOT = Path(__file__).parents[1]
+from .pasted import ROOT, blocks, run_alone
+
 GALLERY = ROOT / "demos" / "gallery"
-BLOCK = re.compile(r"^```python\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#[^)]*)?\)|`[^`<]*<([^>`]+)>`")
 
 
@@ -40,7 +39,16 @@ def hand_pages() -> dict[str, str]:
     }
 
 
-WITH_CODE = [name for name, text in hand_pages().items() if BLOCK.search(text)]
+WITH_CODE = [name for name, text in hand_pages().items() if blocks(text)]
+
+# What must hold after the code of a page, and what it must have printed.
+AFTERWARDS = {
+    "clients.md": "assert agent.predict(np.int64(0))[0].shape == ()",
+    "own-game.md": """
+from bilevel_gym.testing import check_hyper_gradient
+check_hyper_gradient(gym.make("Commute-v0", fast_pay=-1.2))""",
+}
+PRINTED = {"own-game.md": "relative error", "quickstart.md": "0.46\n0.0\n"}
 
 
 def test_every_task_and_every_method_has_a_page(generated: dict[str, str]) -> None:
@@ -105,28 +113,51 @@ def test_every_page_by_hand_is_in_a_table_of_contents() -> None:
 
 @pytest.mark.parametrize("page", WITH_CODE)
 def test_the_code_of_a_page_runs_from_top_to_bottom(page: str, tmp_path: Path) -> None:
-    code = "\n".join(BLOCK.findall(hand_pages()[page]))
-    run_alone(code, tmp_path)
+    code = "\n".join([*blocks(hand_pages()[page]), AFTERWARDS.get(page, "")])
+    assert PRINTED.get(page, "") in run_alone("-c", code, folder=tmp_path)
 
 
-def test_the_example_of_a_task_a_method_and_the_optimizers_run(
-    generated: dict[str, str], tmp_path: Path
+def test_the_examples_of_pages_from_the_code_run(generated: dict[str, str], tmp_path: Path) -> None:
+    """One page of each kind, each block in a namespace of its own."""
+    kinds = ("tasks/BilevelToll-v0.md", "tasks/index.md", "methods/trace.md", "optimizers.md")
+    code = [f"exec({block!r}, {{}})" for page in kinds for block in blocks(generated[page])]
+    assert len(code) >= len(kinds)
+    run_alone("-c", "\n".join(code), folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"), [("check", "Commute-v0 passed."), ("solve", "then L-BFGS-B: CONVERGENCE")]
+)
+def test_a_task_of_the_readers_own_passes_the_commands(
+    tmp_path: Path, command: str, said: str
 ) -> None:
-    for page in ("tasks/BilevelToll-v0.md", "methods/trace.md", "optimizers.md"):
-        run_alone("\n".join(BLOCK.findall(generated[page])), tmp_path)
+    (source,) = (x for x in blocks(hand_pages()["own-game.md"]) if "class Commute" in x)
+    (tmp_path / "commute.py").write_text(source, encoding="utf-8")
+    given = ("-m", "bilevel_gym.cli", command, "commute:Commute-v0")
+    assert said in run_alone(*given, folder=tmp_path)
 
 
-def run_alone(code: str, folder: Path) -> None:
-    """Run code in a fresh process."""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "SDL_VIDEODRIVER": "dummy"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+def test_every_module_name_and_demo_of_the_pages_exists() -> None:
+    text = "\n".join(hand_pages().values())
+    names = set(re.findall(r"`(?:help\(\"?)?(bilevel_gym(?:\.[A-Za-z]\w*)+)", text))
+    assert len(names) >= 10
+    for name in names - {"bilevel_gym.tasks"}:  # a group of entry points
+        pkgutil.resolve_name(name)
+    for path in re.findall(r"demos/\w+\.py", text):
+        assert (ROOT / path).is_file(), path
+    for module in re.findall(r"python -m ((?:tests|docs)[.\w]*)", text):
+        place = ROOT / module.replace(".", "/")
+        assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file(), module
+
+
+def test_the_tables_of_methods_name_methods() -> None:
+    named = {
+        name
+        for _, rows in tables(hand_pages()["which-method.md"])
+        for row in rows
+        for name in re.findall(r"^`([a-z-]+)`", row[0])
+    }
+    assert len(named) > 15 and named <= {row.name for row in ROWS}
 
 
 def test_every_public_name_has_a_docstring_and_types() -> None:

@@ -1,8 +1,9 @@
-"""`bilevel-gym list`: the tasks, for the terminal, for programs and for the README."""
+"""`bilevel-gym list`: the tasks, for the terminal, for programs and for documentation."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from ..core.mdp import FloatArray
 
 
-# Headings of the README's table.
+# Headings of the table in Markdown.
 HEADINGS = (
     "task",
     "what x is",
@@ -28,6 +29,9 @@ HEADINGS = (
     "best known value",
     "source",
 )
+
+# Those of the table in the README.
+SHORT = ("task", "what x is", "states x actions", "best known value", "source")
 
 # Entries of x that are listed one by one where they differ.
 FEW = 4
@@ -86,7 +90,7 @@ def alike(values: FloatArray) -> float | list[float] | None:
 
 
 def row_of(task: Task) -> list[str]:
-    """Return the row of a task in the README's table."""
+    """Return the row of a task in the table in Markdown."""
     facts = described(task)
     shape = box = start = size = best_known = UNKNOWN
     if facts["made"]:
@@ -106,18 +110,19 @@ def in_words(numbers: float | list[float] | None) -> str:
     return ", ".join(f"{number:g}" for number in np.atleast_1d(numbers))
 
 
-def markdown_table() -> str:
-    """Return the README's table of tasks, from the registry."""
-    lines = [f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|"]
+def markdown_table(headings: Sequence[str] = HEADINGS) -> str:
+    """Return a table of the tasks, from the registry, with the columns that are named."""
+    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for task in TASKS:
-        name, *rest = row_of(task)
-        lines.append(f"| `{name}` | {' | '.join(rest)} |")
+        cells = dict(zip(HEADINGS, row_of(task), strict=True))
+        cells["task"] = f"`{task.id}`"
+        lines.append(f"| {' | '.join(cells[heading] for heading in headings)} |")
     return "\n".join(lines)
 
 
 @click.command("list", short_help="List the tasks.")
 @click.option("--json", "as_json", is_flag=True, help="Print all that is known of them as JSON.")
-@click.option("--markdown", is_flag=True, help="Print the table of the README.")
+@click.option("--markdown", is_flag=True, help="Print a table in Markdown.")
 def list_tasks(as_json: bool, markdown: bool) -> None:
     """List the tasks: what the leader does, and the best objective known.
 
