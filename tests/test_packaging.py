@@ -101,14 +101,15 @@ def test_the_links_lead_to_the_real_folders() -> None:
 
 
 def test_the_version_is_the_same_everywhere() -> None:
-    assert bilevel_gym.__version__ == PROJECT["project"]["version"]
+    assert PROJECT["project"]["dynamic"] == ["version"]
     assert importlib.metadata.version("bilevel-gym") == bilevel_gym.__version__
-    cited = f"version: {bilevel_gym.__version__}\n"
-    assert f"\n{cited}" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert "\n## [Unreleased]\n" in changes
+    (date,) = re.findall(rf"^## \[{bilevel_gym.__version__}\] - ([\d-]+)$", changes, re.MULTILINE)
+    cited = f"\nversion: {bilevel_gym.__version__}\ndate-released: {date}\n"
+    assert cited in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     bibtex = f"version = {{{bilevel_gym.__version__}}}"
     assert bibtex in (ROOT / "docs" / "pages" / "layout.md").read_text(encoding="utf-8")
-    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert f"\n## [{bilevel_gym.__version__}]" in changes and "\n## [Unreleased]\n" in changes
 
 
 def test_every_library_that_is_imported_is_declared() -> None:
@@ -208,7 +209,7 @@ def test_the_wheel_holds_the_package_its_licence_and_nothing_else(
 ) -> None:
     with zipfile.ZipFile(distributions.wheel) as archive:
         names = set(archive.namelist())
-        version = PROJECT["project"]["version"]
+        version = bilevel_gym.__version__
         info = f"bilevel_gym-{version}.dist-info/"
         licence = [name for name in names if name.startswith(info) and name.endswith("/LICENSE")]
         assert len(licence) == 1
