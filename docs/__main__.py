@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .generated import pages
 from .links import broken_links
+from .results import RESULTS
 
 HERE = Path(__file__).resolve().parent
 PAGES = HERE / "pages"
@@ -52,6 +53,7 @@ def write_source(folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     shutil.copytree(HERE.parent / "demos" / "gallery", folder / "gallery")
+    shutil.copytree(RESULTS, folder / "results")
 
 
 def by_hand() -> list[Path]:

@@ -161,7 +161,7 @@ def _page(frame: DataFrame, tables: Tables, figures: Mapping[str, str]) -> str:
     for row in tables.tasks.itertuples():
         parts += [
             f"## {row.task}",
-            _cell_table(tables.cells[tables.cells["task"] == row.task], row.best - row.start),
+            cell_table(tables.cells[tables.cells["task"] == row.task], row.best - row.start),
             f"![Every method on {row.task}]({figures[row.task]})",
         ]
     parts += [
@@ -277,7 +277,8 @@ def _common_parts(tables: Tables) -> list[str]:
     ]
 
 
-def _cell_table(cells: DataFrame, span: float) -> str:
+def cell_table(cells: DataFrame, span: float) -> str:
+    """Return what each method did on a task, whose objectives span so much, as a table."""
     number = charts.decimals(span)
     rows = []
     for cell in cells.itertuples():
