@@ -40,6 +40,9 @@ def hand_pages() -> dict[str, str]:
 
 
 WITH_CODE = [name for name, text in hand_pages().items() if blocks(text)]
+# To import PyTorch takes longer than what these do with it: they share a process.
+TORCH = re.compile(r"\btorch\b|stable_baselines3|ParametricGame|design_reward")
+HEAVY = [page for page in WITH_CODE if TORCH.search("".join(blocks(hand_pages()[page])))]
 
 # What must hold after the code of a page, and what it must have printed.
 AFTERWARDS = {
@@ -111,10 +114,21 @@ def test_every_page_by_hand_is_in_a_table_of_contents() -> None:
     assert {path.removesuffix(".md") for path in hand_pages()} - {"index"} <= listed
 
 
-@pytest.mark.parametrize("page", WITH_CODE)
-def test_the_code_of_a_page_runs_from_top_to_bottom(page: str, tmp_path: Path) -> None:
+def code_of(page: str) -> str:
     code = "\n".join([*blocks(hand_pages()[page]), AFTERWARDS.get(page, "")])
-    assert PRINTED.get(page, "") in run_alone("-c", code, folder=tmp_path)
+    assert re.search("^(import|from) bilevel_gym", code, flags=re.MULTILINE), page
+    return code
+
+
+@pytest.mark.parametrize("page", [page for page in WITH_CODE if page not in HEAVY])
+def test_the_code_of_a_page_runs_from_top_to_bottom(page: str, tmp_path: Path) -> None:
+    assert PRINTED.get(page, "") in run_alone("-c", code_of(page), folder=tmp_path)
+
+
+def test_the_code_of_pages_with_learners_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    assert len(HEAVY) == 4
+    code = [f"exec(compile({code_of(page)!r}, {page!r}, 'exec'), {{}})" for page in HEAVY]
+    run_alone("-c", "\n".join(code), folder=tmp_path)
 
 
 def test_the_examples_of_pages_from_the_code_run(generated: dict[str, str], tmp_path: Path) -> None:
