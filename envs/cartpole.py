@@ -119,6 +119,10 @@ class BilevelCartPole(ParametricGame):
             render_mode=render_mode,
         )
 
+    def knob_names(self) -> tuple[str, ...]:
+        """Return what the entries of x make cart and follower do."""
+        return SHOWN_NAMES
+
     def draw(self, view: View) -> pygame.Surface:
         """Draw the cart and its pole, and x below."""
         headline = "the leader's x: reward of pushing the way in which the…"

@@ -133,6 +133,10 @@ class BilevelPendulum(ParametricGame):
             render_mode=render_mode,
         )
 
+    def knob_names(self) -> tuple[str, ...]:
+        """Return the directions that have a reward."""
+        return NAMES
+
     def draw(self, view: View) -> pygame.Surface:
         """Draw the pendulum in a ring of the rewards of directions, and x below."""
         picture = super().draw(view)

@@ -172,6 +172,10 @@ class BilevelReacher(ParametricGame):
         seen = spaces.Box(-np.inf, np.inf, UNITS.shape)
         return Restorable(TransformObservation(arm, scaled, seen))
 
+    def knob_names(self) -> tuple[str, ...]:
+        """Return the names of the features."""
+        return tuple(name.replace("\n", " ") for name in FEATURES)
+
     def draw(self, view: View) -> pygame.Surface:
         """Draw the arm in its arena, the rewards there, and x."""
         surface, margin = new_page(PICTURE_SIZE, view.title, view.status), THEME.margin

@@ -326,14 +326,19 @@ def test_a_sheet_shows_every_picture_whole(count: int) -> None:
 
 def test_play_passes_all_on_and_ctrl_c_leaves_the_viewer(run: Run, monkeypatch: Patch) -> None:
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    monkeypatch.setattr("bilevel_gym.viewer.play", lambda *a, **k: calls.append((a, k)))
+    monkeypatch.setattr("bilevel_gym.viewer.play_seat", lambda *a, **k: calls.append((a, k)))
     result = run("play", GRID, *SMALL, "--headless", "film.gif", exits=0)
-    assert calls == [((GRID,), {"headless": Path("film.gif"), "lesson": False, "map_name": "4x4"})]
+    (((seat,), options),) = calls
+    assert options == {"headless": Path("film.gif"), "lesson": False}
+    assert seat.game.made_with["map_name"] == "4x4"
+    run("play", GRID, "--method", "hpgd", "--method-set", "episodes=8", exits=0)
+    ((seat,), _) = calls[-1]
+    assert str(seat.method) == "HPGD(episodes=8)"
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bilevel_gym.viewer.play", interrupt)
+    monkeypatch.setattr("bilevel_gym.viewer.play_seat", interrupt)
     result = run("play", GRID, *SMALL, exits=130)
     assert result.output == ""
 
@@ -342,7 +347,9 @@ def test_play_says_what_it_cannot_do(run: Run, monkeypatch: Patch) -> None:
     assert ".gif" in refused(run("play", GRID, *SMALL, "--headless", "film.mp4"))
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     assert "no display" in refused(run("play", GRID, *SMALL))
-    message = refused(run("play", "BilevelPendulum-v0"))
-    assert "BilevelPendulum learns" in message and "`bilevel-gym gallery FOLDER" in message
+    assert "unknown method 'nope'" in refused(run("play", GRID, "--method", "nope"))
+    assert "exact answers, got those of HPGD" in refused(
+        run("play", "--lesson", "--method", "hpgd")
+    )
     assert "`--lesson`" in run("play", exits=2).output
     assert "BilevelToll-v0: 'method'" in refused(run("play", "--lesson", "--set", "method=direct"))

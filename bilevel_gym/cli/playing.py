@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import click
 
-from .arguments import INTERRUPTED, TASK, CommandError, make_leader, set_option
+from .arguments import (
+    INTERRUPTED,
+    TASK,
+    CommandError,
+    in_one_line,
+    make_leader,
+    method_option,
+    method_set_option,
+    set_option,
+)
+from .progress import waiting
 
 
 @click.command("play")
@@ -18,6 +29,8 @@ from .arguments import INTERRUPTED, TASK, CommandError, make_leader, set_option
     help="Take a lesson in five stages: why the greedy leader fails. It needs no ID.",
 )
 @set_option
+@method_option
+@method_set_option
 @click.option(
     "--headless",
     metavar="OUT.gif",
@@ -25,31 +38,41 @@ from .arguments import INTERRUPTED, TASK, CommandError, make_leader, set_option
     help="Open no window; film the game into this file.",
 )
 def play(
-    env_id: str | None, lesson: bool, env_kwargs: dict[str, Any], headless: Path | None
+    env_id: str | None,
+    lesson: bool,
+    env_kwargs: dict[str, Any],
+    method: str | None,
+    method_options: dict[str, Any],
+    headless: Path | None,
 ) -> None:
     """Play a task in a window, as leader and as follower, or take a lesson.
 
     Sliders move x, or the mouse paints it on a map. Bars show the direct part of the
     hyper-gradient, the response part and their sum; G climbs along the sum, D along the direct
     part. H lists all keys.
+
+    A follower who learns answers in some seconds, while the window shows its last answer; fewer
+    steps make it faster and worse: `--method-set inner_steps=500`.
     """
     if env_id is None and not lesson:
         raise click.UsageError("name a task, as in `bilevel-gym play ID`, or give `--lesson`")
 
     from ..rendering import NoDisplayError
-    from ..viewer import play as play_game
+    from ..viewer import play_seat
     from ..viewer.lesson import TASK as LESSON
 
-    make_leader(env_id or LESSON, env_kwargs).close()  # says what is wrong with ID or NAME=VALUE
-
+    if lesson and env_id not in (None, LESSON):
+        raise CommandError(f"the lesson is taken in {LESSON}, got {env_id}")
+    with waiting(f"making {env_id or LESSON}"):
+        seat = make_leader(
+            env_id or LESSON, env_kwargs, method, method_options, render_mode="rgb_array"
+        )
+    # The window says it beside the picture.
+    warnings.filterwarnings("ignore", message="the hyper-gradient of .* has a trust")
     try:
-        play_game(env_id, headless=headless, lesson=lesson, **env_kwargs)
+        with in_one_line((TypeError, ValueError, NoDisplayError)):
+            play_seat(seat, headless=headless, lesson=lesson)
         if headless is not None:
             click.echo(f"film: {headless}")
-    except TypeError as error:
-        hint = f"; `bilevel-gym gallery FOLDER {env_id}` films it" if env_id else ""
-        raise CommandError(f"{error}{hint}") from None
-    except (ValueError, NoDisplayError) as error:
-        raise CommandError(str(error)) from None
     except KeyboardInterrupt:  # as good a way to leave as closing the window
         click.get_current_context().exit(INTERRUPTED)

@@ -81,6 +81,9 @@ SIGNED_TICKS, UNSIGNED_TICKS = (-1.0, 1.0, 0.0, -0.5, 0.5), (0.0, 1.0, 0.5)
 COLOUR_POWER = 1 / 3
 """Colours of x follow its size to this power: scales end where the box of x ends, whatever x is,
 and a leader often uses a hundredth of it."""
+LEAST_TITLE_SIZE = 26
+"""Size of the letters of a title that would not fit otherwise."""
+
 TITLE_HEIGHT, LINE_HEIGHT, LINE_SIZE, STATUS_HEIGHT = 32, 20, 23, 36
 HEADER_HEIGHT = (
     THEME.margin + TITLE_HEIGHT + 2 * LINE_HEIGHT + THEME.gap + STATUS_HEIGHT + THEME.margin
@@ -310,7 +313,9 @@ def new_page(
     """Return a new surface with a title, the lines of text after its first one, and the status."""
     surface, margin = new_surface(size), THEME.margin
     width, (headline, *lines) = size[0] - 2 * margin, title.splitlines() or [""]
-    draw_text(surface, headline, (margin, margin - 6), size=THEME.title_size, max_width=width)
+    sizes, room = (LEAST_TITLE_SIZE, THEME.title_size), (width, margin + TITLE_HEIGHT)
+    letters = fitting_size([headline], room, sizes) or LEAST_TITLE_SIZE
+    draw_text(surface, headline, (margin, margin - 6), size=letters, max_width=width)
     top = margin - 6 + TITLE_HEIGHT
     for line in lines[:2]:
         draw_text(surface, line, (margin, top), size=LINE_SIZE, max_width=width)

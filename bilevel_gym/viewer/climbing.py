@@ -37,17 +37,22 @@ class Climb:
     spectral projected gradient method: the first length tried is that of Barzilai and Borwein,
     which does not zigzag, and it is halved until F rises.
 
+    Where F is an estimate, no search can compare two of them: steps along the hyper-gradient have
+    the length of greedy ones too, times the trust in it.
+
     Source: E. Birgin, J. Martinez, M. Raydan, "Nonmonotone spectral projected gradient methods on
     convex sets", SIAM Journal on Optimization 10, 2000; here monotone.
 
     Attributes:
         way: What it follows.
+        search: Whether F is exact, so that a search finds the length of a step.
         last: x and the gradient before the last step; None before the first.
     """
 
     low: FloatArray
     high: FloatArray
     way: Way
+    search: bool = True
     last: tuple[FloatArray, FloatArray] | None = None
 
     def step(self, answer: Any, ask: Callable[[FloatArray], Any]) -> FloatArray | None:
@@ -58,7 +63,8 @@ class Climb:
         if is_nothing(slopes, answer.objective):
             return None
         first = FIRST_STEP * float(np.linalg.norm(self.high - self.low)) / norm
-        if self.way == "direct part":
+        if self.way == "direct part" or not self.search:
+            first *= trust(answer)
             moved = np.clip(x + first * slopes, self.low, self.high)
             return None if np.array_equal(moved, x) else moved
         rate = self._spectral_rate(x, gradient, first)
@@ -84,9 +90,19 @@ class Climb:
         )
 
 
+def trust(answer: Any) -> float:
+    """Return how far a hyper-gradient can be trusted, in [0, 1]; 1 where nothing is said of it."""
+    said = (getattr(answer, "trust", None), answer.hyper_gradient_cosine)
+    return next((float(share) for share in said if share is not None), 1.0)
+
+
 def part(answer: Any, name: Part) -> FloatArray:
-    """Return a part of the hyper-gradient of an exact answer, or all of it; shape of x."""
-    direct, total = answer.direct_gradient, answer.hyper_gradient
+    """Return a part of dF/dx of an answer, or all of it; shape of x, NaN where it is unknown."""
+    unknown = np.full(answer.upper_params.shape, np.nan)
+    direct, total = (
+        unknown if known is None else known
+        for known in (answer.direct_gradient, answer.hyper_gradient)
+    )
     if name == "direct part":
         return np.asarray(direct)
     return np.asarray(total - direct if name == "response part" else total)

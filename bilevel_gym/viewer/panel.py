@@ -24,7 +24,7 @@ from .climbing import PARTS
 # Sizes in pixels
 WIDTH = 420
 LINE, TEXT_SIZE = 21, 22
-TEXT_LINES, LESSON_LINES = 4, 11
+TEXT_LINES, ESTIMATE_LINES, LESSON_LINES = 4, 9, 11
 LEAST_HEIGHT = 820
 """Of the page."""
 SUMMARY = 5 * LINE + 8
@@ -93,14 +93,14 @@ class PanelLayout:
 
 
 def lay_out(
-    picture: tuple[int, int], room: tuple[int, int], knobs: int, *, lesson: bool
+    picture: tuple[int, int], room: tuple[int, int], knobs: int, *, lines: int
 ) -> PanelLayout:
-    """Lay out a page of a picture of a size, shrunk to a room, and so many sliders beside it."""
+    """Lay out a page: a picture of a size, shrunk to a room; lines of text and sliders beside."""
     scale = min(1.0, room[0] / picture[0], room[1] / picture[1])
     width, height = (round(side * scale) for side in picture)
     height = max(height, LEAST_HEIGHT)
     left, top, gap = width + THEME.gap, THEME.margin, THEME.gap
-    text_height = LINE * (LESSON_LINES if lesson else TEXT_LINES)
+    text_height = LINE * lines
     rows_top = top + text_height + gap + SUMMARY + gap
     count = max(1, knobs)
     spare = height - THEME.margin - rows_top - gap
@@ -125,8 +125,10 @@ class Knob:
 
     Attributes:
         value: The entry of x, and `share` where it is in its box, from 0 to 1.
-        slopes: Its derivative's parts, in the order of `PARTS`; None in the follower's seat.
+        slopes: Its derivative's parts, in the order of `PARTS`, NaN for those that are not known;
+            None in the follower's seat.
         blocked: Whether the derivative points out of the box.
+        error: Standard error of the derivative, None where it is not known or there is none.
     """
 
     name: str
@@ -134,6 +136,7 @@ class Knob:
     share: float
     slopes: tuple[float, float, float] | None
     blocked: bool = False
+    error: float | None = None
 
 
 def draw_lines(
@@ -157,14 +160,20 @@ def draw_summary(
     """Draw the norms of the parts as bars, the largest one over the whole width."""
     left, top, width, _ = rectangle
     norms = [float(np.linalg.norm(each)) for each in parts]
-    largest = max(norms) or 1.0
+    largest = max(norm for norm in [0.0, *norms] if not np.isnan(norm)) or 1.0
     draw_text(surface, "dF/dx, how F changes with x", (left, top), size=TEXT_SIZE)
     top += LINE + 4
     for name, norm in zip(PARTS, norms, strict=True):
-        bar = pygame.Rect(left, top + 3, max(1, round(110 * norm / largest)), LINE - 8)
-        pygame.draw.rect(surface, PART_COLOURS[name], bar)
-        draw_note(surface, f"{name}: {PART_WORDS[name]}", (left + 118, top), max_width=width - 118)
+        words = PART_WORDS[name]
+        if np.isnan(norm):
+            words = "not told by this method"
+        else:
+            bar = pygame.Rect(left, top + 3, max(1, round(110 * norm / largest)), LINE - 8)
+            pygame.draw.rect(surface, PART_COLOURS[name], bar)
+        draw_note(surface, f"{name}: {words}", (left + 118, top), max_width=width - 118)
         top += LINE
+    if np.isnan(norms).any():
+        return
     cosine = float(np.vdot(parts[0], parts[2])) / ((norms[0] * norms[2]) or 1.0)
     note = (
         "the direct part is zero"
@@ -179,7 +188,9 @@ def draw_knobs(
 ) -> None:
     """Draw the rows of knobs; without sliders their values alone."""
     slopes = [knob.slopes for knob in knobs if knob.slopes is not None]
-    largest = float(np.abs(slopes).max(initial=0.0)) or 1.0
+    errors = [knob.error for knob in knobs if knob.error is not None]
+    sizes = np.abs(np.concatenate([np.ravel(slopes), errors]))
+    largest = float(sizes.max(initial=0.0, where=~np.isnan(sizes))) or 1.0
     for row, knob in zip(rows, knobs, strict=False):
         left, top, width, height = row
         middle = top + height // 2
@@ -207,6 +218,8 @@ def _draw_parts(surface: pygame.Surface, rectangle: Rectangle, knob: Knob, large
     first = top + (height - 3 * (thick + 1)) // 2
     pygame.draw.line(surface, THEME.rule, (middle, top + 1), (middle, top + height - 2))
     for i, (name, slope) in enumerate(zip(PARTS, knob.slopes, strict=True)):
+        if np.isnan(slope):
+            continue
         length = round(abs(slope) / largest * (width // 2 - 2))
         bar = pygame.Rect(middle, first + i * (thick + 1), length, thick)
         if slope < 0.0:
@@ -214,6 +227,16 @@ def _draw_parts(surface: pygame.Surface, rectangle: Rectangle, knob: Knob, large
         # What points out of the box moves nothing.
         hollow = knob.blocked and name == "hyper-gradient"
         pygame.draw.rect(surface, PART_COLOURS[name], bar, 1 if hollow else 0)
+    if knob.error is not None:
+        # Two standard errors around the sum.
+        ends = (knob.slopes[-1] + sign * 2.0 * knob.error for sign in (-1.0, 1.0))
+        low, high = (
+            round(middle + min(max(end / largest, -1.0), 1.0) * (width // 2 - 2)) for end in ends
+        )
+        y = first + 3 * (thick + 1) + 1
+        pygame.draw.line(surface, THEME.muted, (low, y), (high, y), 1)
+        for x in (low, high):
+            pygame.draw.line(surface, THEME.muted, (x, y - 2), (x, y + 2), 1)
 
 
 def draw_panel_curves(

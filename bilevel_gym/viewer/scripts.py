@@ -13,9 +13,13 @@ from ..rendering.canvas import pygame
 from .controls import handle
 from .lesson import STAGES, Lesson
 from .session import Session
+from .work import LATE
 
 # Length of the piece that a headless film shows.
 PAINTED_CELLS, CLIMBING_PICTURES, WALKING_STEPS = 8, 15, 30
+
+# Steps of the climb there where answers are estimates, of which each takes seconds.
+LEARNT_PICTURES = 3
 
 # Frames of pictures that are to be read, of those that move, and between two moves.
 READ, MOVE, PAUSE = 32, 2, 16
@@ -34,6 +38,18 @@ def release(session: Session, key: str) -> None:
     handle(session, pygame.event.Event(pygame.KEYUP, key=getattr(pygame, f"K_{key}")))
 
 
+def settle(session: Session) -> Iterator[int]:
+    """Go on until the follower has answered, with a picture of the wait where it takes long."""
+    done = session.tick()
+    # Where x has moved while the follower answered, it answers once more.
+    while session.working or (done and not session.answered):
+        session.wait(LATE)
+        if session.waiting:
+            yield PAUSE
+        session.wait()
+        done = session.tick()
+
+
 def drag_slider(session: Session, number: int, share: float) -> Iterator[int]:
     """Drag a slider to a share of its range with the mouse."""
     start, layout = session.rows[number].share, session.layout
@@ -46,7 +62,7 @@ def drag_slider(session: Session, number: int, share: float) -> Iterator[int]:
         place = moved
         yield MOVE
     handle(session, pygame.event.Event(pygame.MOUSEBUTTONUP, button=1, pos=place))
-    session.tick()
+    yield from settle(session)
 
 
 def hold(session: Session, key: str, pictures: int, ticks: int = 1) -> Iterator[int]:
@@ -54,7 +70,7 @@ def hold(session: Session, key: str, pictures: int, ticks: int = 1) -> Iterator[
     press(session, key)
     for _ in range(pictures):
         for _ in range(ticks):
-            session.tick()
+            yield from settle(session)
         yield MOVE
         if session.stuck:
             break
@@ -63,6 +79,7 @@ def hold(session: Session, key: str, pictures: int, ticks: int = 1) -> Iterator[
 
 def demonstration(session: Session) -> Iterator[int]:
     """Play both seats: the leader by hand, then along the hyper-gradient; the follower's answer."""
+    yield from settle(session)
     yield PAUSE
     if session.cells is not None:
         for cell in np.argwhere(session.cells == "H").tolist()[:PAINTED_CELLS]:
@@ -78,7 +95,8 @@ def demonstration(session: Session) -> Iterator[int]:
     for frames in (READ, MOVE):
         press(session, "h")
         yield frames
-    yield from hold(session, "g", CLIMBING_PICTURES)
+    yield from hold(session, "g", CLIMBING_PICTURES if session.exact else LEARNT_PICTURES)
+    yield from settle(session)
     yield PAUSE
     press(session, "TAB")
     yield PAUSE
@@ -87,7 +105,7 @@ def demonstration(session: Session) -> Iterator[int]:
         if session.episode.ended:
             break
         press(session, "SPACE")
-        yield 4
+        yield 4 if session.exact else MOVE
 
 
 def lesson(session: Session) -> Iterator[int]:

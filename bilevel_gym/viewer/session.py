@@ -5,20 +5,23 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import gymnasium as gym
 import numpy as np
 
 from ..core.mdp import FloatArray
 from ..envs.base import BilevelEnv, View, inward
-from ..model.base import BilevelModel
+from ..making import answers_exactly
+from ..model.protocols import LearntMethod
+from ..model.responses import GaussianResponse, TabularResponse
 from ..optimizers import projected_gradient_norm
 from ..rendering import grid_layout
 from ..rendering.canvas import Colour
-from ..wrappers import LowerLevel
+from ..wrappers import HyperGradient, LowerLevel
 from .climbing import PARTS, Climb, Part, Way, part, why_stuck
-from .panel import Knob, lay_out
+from .panel import ESTIMATE_LINES, LESSON_LINES, TEXT_LINES, Knob, lay_out
+from .work import Work
 
 Cell = tuple[int, int]
 Seat = Literal["leader", "follower"]
@@ -31,6 +34,12 @@ ROOM = (1000, 840)
 
 # Share of a slider's range that the wheel moves it by.
 NOTCH = 0.02
+
+# Seconds of a frame in which the follower may answer before the last answer is shown in its place.
+MOMENT = 0.02
+
+# Seconds that whoever leaves waits for work that is given up.
+PATIENCE = 1.0
 
 # Shaping that one stroke adds to a cell, at first, and the steps of the mouse wheel.
 BRUSH, BRUSH_STEP = 0.1, 0.05
@@ -55,6 +64,22 @@ class Episode:
     ended: str = ""
 
 
+class _Move(NamedTuple):
+    """What the follower answers where x goes, and how x came there.
+
+    Attributes:
+        start: x where it began.
+        climb: What it climbed by, None where x was moved by hand.
+        end: x where it ended, None where the climb has no step.
+        answer: The answer there.
+    """
+
+    start: FloatArray
+    climb: Climb | None
+    end: FloatArray | None
+    answer: Any
+
+
 class Guide(Protocol):
     """Who leads through a session, as `bilevel_gym.viewer.lesson.Lesson` does."""
 
@@ -77,6 +102,8 @@ class Session:
 
     Attributes:
         env: The environment, in the follower's seat once that was taken.
+        leader: The leader's seat, where the follower answers by the seat's method.
+        exact: Whether its answers are exact.
         game: The game in it, whose states and entries of x are cells of a map.
         cells: The map, as in `GridScene`; None of a game without one.
         knobs: Names of the sliders, one for each entry of x; none where there are too many.
@@ -103,16 +130,21 @@ class Session:
         folder: Path | None = None,
         seed: int | None = None,
         lesson: Guide | None = None,
+        background: bool = False,
     ) -> None:
         """Start in the leader's seat of a game, as `gymnasium.make` returns it.
 
-        Screenshots go to the current folder by default. The seed is that of the follower's moves,
-        drawn if None. A game that cannot be played is a `TypeError`.
+        Screenshots go to the current folder by default. The seed is that of the follower's moves
+        and of what it learns, drawn if None. In the background the follower answers in a thread of
+        its own, which `tick` starts; otherwise it answers where it is asked. A game that cannot be
+        played is a `TypeError`.
         """
         game: Any = env.unwrapped
         check_playable(game)
         self.env = env
         self.game = game
+        self.leader = leaders_seat(env)
+        self.exact = self.leader.method.exact
         self.low = game.upper_space.low.astype(np.float64)
         self.high = game.upper_space.high.astype(np.float64)
         self.x: FloatArray = game.initial_upper_params
@@ -136,38 +168,105 @@ class Session:
         self.lesson = lesson
         self._rng = np.random.default_rng(seed)
         self._seed = seed
-        self._answer: Any = None
+        self._background = background
+        self._work: Work[_Move] | None = None
+        self._asked: Any = None  # the seat's last answer
+        self._answer: Any = None  # the last one shown
         self._undo: list[FloatArray] = []
         self._redo: list[FloatArray] = []
         self._touched: set[Cell] = set()
+        game.reset(seed=seed)  # some pictures show an episode
         view = View(game.headline("leader"), self.x)
         self.cells = game.scene(view).cells if game.has_map else None
         size = game.draw(view).get_size()
-        self.layout = lay_out(size, ROOM, len(self.knobs), lesson=lesson is not None)
+        lines = TEXT_LINES if self.exact else ESTIMATE_LINES
+        lines = lines if lesson is None else LESSON_LINES
+        self.layout = lay_out(size, ROOM, len(self.knobs), lines=lines)
         if lesson is not None:
             lesson.begin(self)
 
+    # The follower's answer
+
     @property
     def response(self) -> Any:
-        """The follower's exact answer to x, computed on first use."""
-        answer = self._answer
-        if answer is None or not np.array_equal(answer.upper_params, self.x):
-            self._answer = answer = self.ask(self.x)
-            self.objectives.append(answer.objective)
-            gradient = answer.hyper_gradient
-            norm = projected_gradient_norm(self.x, gradient, self.low, self.high)
-            self.gradient_norms.append(norm)
-            if not answer.converged:
-                self.message = f"the follower's answer is off by {answer.residual:.1e}"
-        return answer
+        """The follower's answer to x; in the background the last one, None before the first."""
+        if not self._background and not self.answered:
+            self._show(self.ask(self.x))
+        return self._answer
+
+    @property
+    def answered(self) -> bool:
+        """Whether the answer shown is the one to the present x."""
+        return bool(self.objectives) and np.array_equal(self._answer.upper_params, self.x)
 
     def ask(self, x: FloatArray) -> Any:
-        """Return the follower's exact answer to an x that need not be the present one."""
-        answer = self._answer
-        if answer is not None and np.array_equal(answer.upper_params, x):
-            return answer
-        start = answer if answer is not None and answer.converged else None
-        return self.game.evaluate(x, warm_start=start)
+        """Return the follower's answer to an x that need not be the present one."""
+        for known in (self._answer, self._asked):
+            if known is not None and np.array_equal(known.upper_params, x):
+                return known
+        if self._asked is None:
+            self.leader.reset(seed=self._seed, options={"upper_params": x})
+        else:
+            self.leader.step(x)
+        self._asked = self.leader.response
+        return self._asked
+
+    def _show(self, answer: Any) -> None:
+        """Show an answer, and add it to the curves."""
+        self._answer = answer
+        self.objectives.append(answer.objective)
+        gradient = part(answer, "hyper-gradient")
+        norm = projected_gradient_norm(answer.upper_params, gradient, self.low, self.high)
+        self.gradient_norms.append(norm)
+        if answer.converged is False:
+            self.message = f"the follower's answer is off by {answer.residual:.1e}"
+
+    @property
+    def working(self) -> bool:
+        """Whether the follower is answering in the background."""
+        return self._work is not None
+
+    @property
+    def waiting(self) -> str:
+        """What is said while the follower answers, empty where there is nothing to wait for."""
+        return "" if self._work is None else self._work.words
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait for the answer that is being made, so long at most; the next `tick` shows it."""
+        if self._work is not None:
+            self._work.wait(seconds)
+
+    def _begin(self) -> None:
+        """Begin what there is to do: the next step of the climb, or the answer to x."""
+        x, answer = self.x, self.response
+        climb = self.climb if self.answered and not self.stuck else None
+        held = self.dragged is not None or self.stroke is not None
+        # Those who learn answer when the slider is let go: each answer takes seconds.
+        if climb is None and (self.answered or (held and not self.exact)):
+            return
+
+        def do() -> _Move:
+            moved = x if climb is None else climb.step(answer, self.ask)
+            return _Move(x, climb, moved, answer if moved is None else self.ask(moved))
+
+        self._work = work = Work(do, background=self._background)
+        self.leader.progress = work.progress
+
+    def _finish(self, move: _Move) -> None:
+        """Show what came of the work that is done."""
+        stood = np.array_equal(self.x, move.start)  # nobody has moved x meanwhile
+        if move.end is not None:
+            self._show(move.answer)
+            self.x = move.end if stood else self.x
+        elif stood and move.climb is not None:
+            best = self.game.best_known
+            self.stuck = why_stuck(move.answer, move.climb, None if best is None else best.value)
+
+    def leave(self) -> None:
+        """Give up what is being done in the background, and wait a moment for its end."""
+        if self._work is not None:
+            self._work.give_up()
+            self._work.wait(PATIENCE)
 
     @property
     def climbing(self) -> bool:
@@ -179,17 +278,19 @@ class Session:
         """The rows of the panel: the sliders, or the cell under the mouse."""
         index = None if self.cells is None or self.cursor is None else self.entry(self.cursor)
         numbers = range(len(self.knobs)) if self.knobs else [] if index is None else [index]
-        names = self.knobs or self.game.knob_names()
+        names = self.knobs or (self.game.knob_names() if numbers else ())
         x, low, high = (values.ravel() for values in (self.x, self.low, self.high))
-        rows, slopes = [], None
-        if self.seat == "leader":
-            slopes = np.stack([part(self.response, name).ravel() for name in PARTS], axis=1)
-            left = inward(x, slopes[:, -1], low, high)
+        rows, slopes, error, answer = [], None, None, self.response
+        if self.seat == "leader" and answer is not None:
+            slopes = np.stack([part(answer, name).ravel() for name in PARTS], axis=1)
+            left = inward(answer.upper_params.ravel(), slopes[:, -1], low, high)
+            error = answer.hyper_gradient_se
         for i in numbers:
             share = float((x[i] - low[i]) / (high[i] - low[i]))
             known = None if slopes is None else tuple(slopes[i].tolist())
             blocked = slopes is not None and left[i] == 0.0 and slopes[i, -1] != 0.0
-            rows.append(Knob(names[i], float(x[i]), share, known, blocked))
+            spread = None if error is None else float(error.flat[i])
+            rows.append(Knob(names[i], float(x[i]), share, known, blocked, spread))
         return rows
 
     # Places on the page
@@ -270,28 +371,33 @@ class Session:
 
     def start_climb(self, way: Way = "hyper-gradient") -> None:
         """Take a step along the hyper-gradient or its direct part, and one more every tick."""
+        answer = self.response
+        if answer is not None and np.isnan(part(answer, way)).all():
+            self.message = f"{type(self.leader.method).__name__} does not tell the {way}"
+            return
         self._remember()
-        self.climb, self.stuck = Climb(self.low, self.high, way), ""
+        self.climb, self.stuck = Climb(self.low, self.high, way, search=self.exact), ""
         self.tick()
 
     def stop_climb(self) -> None:
         """Stand still."""
         self.climb = None
 
-    def tick(self) -> None:
-        """Take the next step, if x moves by itself, or say why there is none."""
-        if self.climb is not None and not self.stuck:
-            answer = self.response
-            x = self.climb.step(answer, self.ask)
-            if x is None:
-                best = self.game.best_known
-                known = None if best is None else best.value
-                self.stuck = why_stuck(answer, self.climb, known)
-            else:
-                self.x = x
-                _ = self.response  # the curves get a point for every step
-        if self.lesson is not None:
+    def tick(self) -> bool:
+        """Go on: show an answer that is there, begin the next one or the next step of a climb.
+
+        Return whether there is an answer that was not there before.
+        """
+        if self._work is None:
+            self._begin()
+        work = self._work
+        done = False
+        if work is not None and work.wait(MOMENT):
+            self._work, done = None, True
+            self._finish(work.result())
+        if self.lesson is not None and self.answered:
             self.lesson.watch(self)
+        return done
 
     def show_next_part(self) -> None:
         """Have the picture of the game show another part of the hyper-gradient."""
@@ -336,12 +442,22 @@ class Session:
     def act_best(self) -> None:
         """Take an action of the follower's answer, drawn from its policy."""
         assert self.episode is not None, "only the follower acts"
-        self.act(self.response.draw_action(self.episode.state, self._rng))
+        state, answer = self.episode.state, self.response
+        learner: Any = self.leader.method
+        if isinstance(answer, TabularResponse | GaussianResponse):
+            self.act(answer.draw_action(state, self._rng))
+        elif isinstance(self.leader.method, LearntMethod):
+            self.act(learner.follower.draw(np.asarray(state)[None], self._rng)[0])
+        else:
+            self.message = "of this answer no policy is known"
 
     # Moves of both
 
     def switch_seat(self) -> None:
         """Take the other seat; the follower starts an episode under the leader's x."""
+        if self.seat == "leader" and (self.response is None or (self.working and not self.exact)):
+            self.message = "wait for the follower's answer"
+            return
         self.end_stroke()
         self.stop_climb()
         self.stuck = ""
@@ -362,7 +478,7 @@ class Session:
     def go_to(self, x: FloatArray) -> None:
         """Go to an x, and forget the curves up to there."""
         self.stop_climb()
-        self.x, self.stuck, self._answer = x, "", None
+        self.x, self.stuck = x, ""
         self.objectives.clear()
         self.gradient_norms.clear()
 
@@ -397,14 +513,23 @@ class Session:
         self.episode = Episode(state)
 
 
+def leaders_seat(env: gym.Env[Any, Any]) -> HyperGradient:
+    """Return the leader's seat of a game: the one that it is in, or a new one."""
+    layer = env
+    while isinstance(layer, gym.Wrapper) and not isinstance(layer, HyperGradient):
+        layer = layer.env
+    return layer if isinstance(layer, HyperGradient) else HyperGradient(env)
+
+
 def check_playable(game: Any) -> None:
-    """Raise a `TypeError` unless a game can be played: it has a picture and an exact answer."""
+    """Raise a `TypeError` unless a game can be played: it has a picture."""
     name = type(game).__name__
     if not isinstance(game, BilevelEnv):
         raise TypeError(f"only bilevel games can be played, got {name}")
-    if not isinstance(game.model, BilevelModel):
-        raise TypeError(
-            f"only games with an exact answer can be played, and the follower of {name} learns"
-        )
     if type(game).draw is BilevelEnv.draw:
         raise TypeError(f"only games with a picture can be played, and {name} has none")
+    if not answers_exactly(game) and game.render_mode != "rgb_array":
+        raise TypeError(
+            f"the picture of {name} is that of its environment: make it with "
+            f'render_mode="rgb_array", got {game.render_mode!r}'
+        )
