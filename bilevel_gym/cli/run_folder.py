@@ -225,6 +225,7 @@ class History:
         lower.plot(steps, norms, color=LINE, linewidth=1.2, marker=marker)
         if np.isfinite(norms).any():
             lower.set_yscale("log")
+            lower.minorticks_off()  # a third of the time that the plot takes
         else:
             lower.set_yticks([])
             lower.text(0.5, 0.5, "zero", transform=lower.transAxes, ha="center", color=MUTED)
