@@ -253,6 +253,7 @@ class BilevelInverseRL(GridBilevelEnv):
                 view.upper_params,
                 self.true_params,
                 self.slopes(view),
+                BOUND,
             ),
         )
 

@@ -6,8 +6,11 @@ a `LinearQuadraticEnv` has; the tasks are in `lqr` and `thermal`.
 
 from __future__ import annotations
 
+import copy
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,6 +34,9 @@ __all__ = ["EpisodeView", "LinearQuadraticEnv", "root_mean_squares"]
 REMEMBERED = 100
 # Steps that a picture shows, in units of 1 / (1 - gamma): after two, 14 % of the weight is left.
 SHOWN_HORIZONS = 2.0
+# The scales of an episode end at so many standard deviations, those of charts at these digits.
+PLAYED_DEVIATIONS = 2.0
+LEADS = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -191,15 +197,15 @@ class LinearQuadraticEnv(BilevelEnv):
         """Return charts of states and actions over time.
 
         They show the episode where one is played; else the standard deviations of states and
-        actions under the follower's answer.
+        actions under the follower's answer. Their scales are the same at every x and throughout
+        an episode; what is beyond their ends is drawn there.
 
         Args:
             view: What is shown of the game.
             state_label: What the states are.
             action_label: What the actions are.
         """
-        model, labels = self.model, [state_label, action_label]
-        length = min(REMEMBERED, max(1, round(SHOWN_HORIZONS / (1.0 - model.gamma))))
+        model, labels, length = self.model, [state_label, action_label], self._shown_steps
         values = [np.zeros((0, model.num_states)), np.zeros((0, model.num_actions))]
         first, played = 0, isinstance(view, EpisodeView)
         if isinstance(view, EpisodeView):
@@ -210,13 +216,39 @@ class LinearQuadraticEnv(BilevelEnv):
             labels = [f"{label}, standard deviation over time" for label in labels]
         time_axis = Axis(float(first), float(first + length), "step of the follower")
         charts = []
-        for rows, label in zip(values, labels, strict=True):
-            limit = nice_limit(float(np.abs(rows).max(initial=0.0)))
+        for rows, label, spreads in zip(values, labels, self._spreads, strict=True):
+            widest = PLAYED_DEVIATIONS * max(spreads[:2]) if played else max(spreads)
+            limit = nice_limit(widest, LEADS)
             times = np.arange(first, first + len(rows), dtype=np.float64)
             lines = [Series(times, y, line_style(i)) for i, y in enumerate(rows.T) if len(rows)]
             axis = Axis(-limit if played else 0.0, limit, label)
             charts.append(Chart(time_axis, axis, tuple(lines)))
         return charts
+
+    @property
+    def _shown_steps(self) -> int:
+        return min(REMEMBERED, max(1, round(SHOWN_HORIZONS / (1.0 - self.model.gamma))))
+
+    @cached_property
+    def _spreads(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Largest standard deviations of a state, and of an action, at some x.
+
+        They are those at the first x, at the best one known, and at the ends of the box.
+        """
+        model = copy.copy(self.model)
+        model.state_limit = None  # without it there is an exact answer
+        start, best = model.initial_upper_params, self.best_known
+        ends = (start, start if best is None else best.upper_params, model.low, model.high)
+        states, actions = zip(*(self._largest(model, x) for x in ends), strict=True)
+        return states, actions
+
+    def _largest(self, model: LinearQuadraticModel, x: FloatArray) -> tuple[float, float]:
+        """Return the largest standard deviations at an x, zero where they are not known."""
+        with suppress(ArithmeticError, ValueError, np.linalg.LinAlgError):
+            states, actions = model.spread_over_time(evaluate(model, x), self._shown_steps)
+            if np.isfinite(states).all() and np.isfinite(actions).all():
+                return float(states.max()), float(actions.max())
+        return 0.0, 0.0
 
     def _forget(self) -> None:
         self._problem = None

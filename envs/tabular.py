@@ -398,6 +398,7 @@ class TabularBilevelEnv(BilevelEnv):
             status=view.status,
             reward_limit=self._table_limits[0],
             params_limit=self._table_limits[1],
+            gradient_limit=None if view.response is None else self._gradient_limit,
         )
 
     @cached_property
@@ -409,6 +410,13 @@ class TabularBilevelEnv(BilevelEnv):
         largest = float(reward[np.isfinite(reward)].max(initial=0.0))
         entries = float((np.abs(x) if x.any() else box).max())
         return nice_limit(largest, LEADS), nice_limit(entries, LEADS)
+
+    @cached_property
+    def _gradient_limit(self) -> float | None:
+        """End of the scale of the hyper-gradient: that at the first x; None where it is zero."""
+        gradient = self.slopes(View("", x := self.initial_upper_params, self.evaluate(x)))
+        largest = 0.0 if gradient is None else float(np.abs(gradient).max(initial=0.0))
+        return nice_limit(largest, LEADS) if largest > 0.0 else None
 
     def _default_aim(self) -> str:
         """Return what the terms of the objective want, as far as they are known."""

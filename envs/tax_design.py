@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -45,6 +46,10 @@ NOISE_RANGE = 1e4
 
 # Rewards of more pairs of a state and an action do not fit into the memory of most machines.
 MOST_PAIRS = 100_000_000
+
+# Ends of scales of pictures: taxes at this share of the most that anybody can pay, and shares of
+# households at so many times those of assets that are all alike.
+TAX_SHARE, CROWDING = 0.25, 20.0
 
 
 class BilevelTaxDesign(TabularBilevelEnv):
@@ -252,13 +257,10 @@ class BilevelTaxDesign(TabularBilevelEnv):
         answer, status, follower, schedules = view.tabular, view.status, None, None
         households, size = len(self.preferences), len(self.assets)
         revenue = self.revenue(view.upper_params)
-        limits = [float(values.max()) for values in (self.hours, self.spending, revenue)]
-        largest_share = 1.0
         if answer is not None:
             taxes = answer.policy @ revenue
             # Each type of household is met equally often.
             share = households * answer.occupancy
-            limits[2], largest_share = float(taxes.max()), float(share.max())
             status += (("mean tax revenue", shown(float(answer.occupancy @ taxes))),)
             hours, spent = answer.policy @ self.hours, answer.policy @ self.spending
             schedules = (
@@ -275,13 +277,20 @@ class BilevelTaxDesign(TabularBilevelEnv):
             max_rate=float(self.upper_space.high[0]),
             preferences=self.preferences,
             assets=self.assets,
-            limits=(limits[0], limits[1], limits[2], largest_share),
+            limits=self._limits,
             schedules=schedules,
             gradient=self.slopes(view),
             follower=follower,
             title=view.title,
             status=status,
         )
+
+    @cached_property
+    def _limits(self) -> tuple[float, float, float, float]:
+        """Ends of the scales of the charts, the same at every x: hours, spending, taxes, share."""
+        highest = self.revenue(self.upper_space.high.astype(np.float64))
+        taxes, share = TAX_SHARE * float(highest.max()), CROWDING / len(self.assets)
+        return float(self.hours.max()), float(self.spending.max()), taxes, min(share, 1.0)
 
     def knob_names(self) -> tuple[str, ...]:
         """Return what is taxed."""

@@ -349,8 +349,8 @@ class BilevelToll(TabularBilevelEnv):
             panels = (Panel("toll, minutes", names, x, self._max_toll, gradient),)
             if traffic is not None:
                 passages = traffic[self._tolled]
-                limit = max(1.0, nice_limit(float(passages.max())))
-                panels += (Panel("passages, per 100 trips", names, passages, limit),)
+                most = self._most_passages
+                panels += (Panel("passages, per 100 trips", names, passages, most),)
         marks = {self.zone: "H"} | ({} if trip is None else {trip[1]: "G"})
         tolls = self._tolls(x, np.nan)
         return GraphScene(
@@ -373,6 +373,12 @@ class BilevelToll(TabularBilevelEnv):
             mark_names={"H": "zone: leader pays", "G": "destination of the trip"},
             panels=panels,
         )
+
+    @cached_property
+    def _most_passages(self) -> float:
+        """End of the scale of passages of tolled links, per 100 trips: those at no tolls."""
+        passages = 100.0 * self.traffic(self.evaluate(np.zeros(self.upper_space.shape)))
+        return max(1.0, nice_limit(float(passages[self._tolled].max())))
 
     def knob_names(self) -> tuple[str, ...]:
         """Return the tolled links, "10-11" for that from node 10 to node 11."""

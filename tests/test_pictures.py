@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,8 @@ from bilevel_gym.envs.base import View, in_words
 from bilevel_gym.envs.tasks import TASKS, Task
 from bilevel_gym.making import answers_exactly
 from bilevel_gym.rendering import canvas
+from bilevel_gym.rendering.graph import Panel
+from bilevel_gym.rendering.picture_charts import Axis
 from bilevel_gym.wrappers import HyperGradient
 
 from .helpers import array_game
@@ -79,6 +82,45 @@ def test_pictures_can_be_read_in_a_readme(game: Any, monkeypatch: pytest.MonkeyP
         width = surface.get_width() - 2 * canvas.THEME.margin
         for line in view.title.splitlines()[1:]:
             assert canvas.text_size(line, canvas.LINE_SIZE)[0] <= width
+
+
+def test_scales_are_the_same_from_the_start_of_a_film_to_its_end(
+    game: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not answers_exactly(game):
+        return  # its charts are those of x, whose box is their scale
+    ends: defaultdict[str, set[tuple[float, ...]]] = defaultdict(set)
+
+    def noted(kind: type, label: str, *names: str) -> None:
+        check: Any = vars(kind)["__post_init__"]
+
+        def checked(self: Any) -> None:
+            check(self)
+            ends[getattr(self, label)].add(tuple(getattr(self, name) for name in names))
+
+        monkeypatch.setattr(kind, "__post_init__", checked)
+
+    noted(Axis, "label", "low", "high")
+    noted(Panel, "title", "limit")
+    rng, seat = np.random.default_rng(0), HyperGradient(game)
+    start, low, high = game.initial_upper_params, game.model.low, game.model.high
+    game.draw(View(game.headline("leader"), start))  # before the follower has answered
+    for share in (0.0, 0.3, 1.0):
+        x = start + share * (rng.uniform(low, high) - start)
+        seat.reset(seed=0, options={"upper_params": x})
+        game.draw(seat.view())
+    leader = dict(ends)
+    ends.clear()
+    answer: Any = seat.response
+    state, _ = game.reset(seed=0)
+    for _ in range(4):
+        game.draw(game.view())
+        state, _, over, _, _ = game.step({"upper": x, "lower": answer.draw_action(state, rng)})
+        if over:
+            break
+    ends.pop("step of the follower", None)  # time goes on
+    for seen in (leader, ends):
+        assert all(len(scales) == 1 for scales in seen.values()), seen
 
 
 def test_games_of_users_say_by_default_what_their_objective_is() -> None:

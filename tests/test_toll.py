@@ -237,9 +237,9 @@ def test_the_panels_list_the_tolls_and_the_passages_of_all_trips(state: int | No
 
 @pytest.mark.parametrize(
     ("network", "toll", "limit"),
-    [(None, 0.0, 5.0), (None, 1.0, 5.0), (None, 4.0, 1.0), (None, 10.0, 1.0), (RING, 0.0, 50.0)],
+    [(None, 0.0, 5.0), (None, 1.0, 5.0), (None, 4.0, 5.0), (None, 10.0, 5.0), (RING, 0.0, 50.0)],
 )
-def test_the_axis_of_the_passages_is_just_long_enough(
+def test_the_axis_of_the_passages_is_that_of_no_tolls(
     network: Any, toll: float, limit: float
 ) -> None:
     game = BilevelToll(network, zone=10 if network is None else 5)

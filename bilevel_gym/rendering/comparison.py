@@ -23,6 +23,8 @@ FloatArray = NDArray[np.float64]
 HEIGHT = 210
 """Of the chart of the weights, in pixels."""
 MAX_WEIGHTS = 12
+BEYOND = 0.25
+"""Share of the range of the true weights by which the scale goes on at both ends."""
 LETTER_CELL = 26
 """Smaller cells, in pixels, have no letter."""
 
@@ -71,26 +73,30 @@ def weights_chart(
     believed: FloatArray,
     true: FloatArray | None,
     gradient: FloatArray | None,
+    bound: float,
 ) -> BarChart:
     """Return the chart of the weights of so many names of a kind, as many as there is room for.
 
-    These are x, the true weights where they are known, and derivatives by x, each `[D]`.
+    These are x, the true weights where they are known, and derivatives by x, each `[D]`. The scale
+    is the same at every x: it reaches somewhat beyond the true weights, or to the bound of x where
+    they are not known; longer bars are cut.
     """
     shown = slice(MAX_WEIGHTS)
     label = f"x: reward of each {kind}"
     if len(names) > MAX_WEIGHTS:
         label += f", {MAX_WEIGHTS} of {len(names)}"
     labels, believed = list(names[shown]), believed[shown]
-    ends = np.append(believed, 0.0)
+    ends = np.array([-bound, bound])
     if true is not None:
         label += "; lines and second numbers: true"
         true = true[shown]
         numbers = (f"{value:+.3f}".replace("-", "−") for value in true.tolist())
         labels = [f"{name}\n{number}" for name, number in zip(labels, numbers, strict=True)]
-        ends = np.append(ends, true)
+        ends = np.append(true, 0.0)
+        ends = np.array([ends.min(), ends.max()]) + BEYOND * np.ptp(ends) * np.array([-1.0, 1.0])
     if gradient is not None:
         gradient = gradient[shown]
         label += "; triangles: dF/dx"
-    lowest, highest = float(ends.min()), float(ends.max())
+    lowest, highest = ends.tolist()
     axis = Axis(lowest, highest if highest > lowest else lowest + 1.0, label)
     return BarChart(axis, labels, believed, "+.3f", gradient, true)

@@ -71,6 +71,7 @@ class TableScene:
         gradient: Derivative of the leader's objective by x, shape of x.
         reward_limit: Value of the last colours of rewards; None for the largest shown.
         params_limit: End of the axis of x; None for the largest shown.
+        gradient_limit: End of the axis of the gradient; None for the largest shown.
     """
 
     reward: FloatArray
@@ -83,6 +84,7 @@ class TableScene:
     status: tuple[tuple[str, str], ...] = ()
     reward_limit: float | None = None
     params_limit: float | None = None
+    gradient_limit: float | None = None
 
     def __post_init__(self) -> None:
         """Check shapes; values are checked where they are shown."""
@@ -109,8 +111,11 @@ def draw_table(scene: TableScene) -> pygame.Surface:
     place, caption = (left, top, width, half), f"the leader's x, {entries}"
     _draw_bars(surface, place, caption, np.ravel(scene.params), scene.params_limit)
     if scene.gradient is not None:
-        place = (left, top + half + margin, width, half)
-        _draw_bars(surface, place, "hyper-gradient: how F rises with x", np.ravel(scene.gradient))
+        place, caption = (
+            (left, top + half + margin, width, half),
+            "hyper-gradient: how F rises with x",
+        )
+        _draw_bars(surface, place, caption, np.ravel(scene.gradient), scene.gradient_limit)
     return surface
 
 
