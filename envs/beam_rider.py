@@ -40,7 +40,7 @@ ACTIONS = (
 )
 
 # The chart beside the screen, in pixels.
-BARS_WIDTH, BARS_HEIGHT = 500, 520
+BARS_WIDTH, BARS_HEIGHT = 470, 520
 
 
 class BilevelBeamRider(ParametricGame):

@@ -66,8 +66,8 @@ class Theme:
     curves: tuple[Colour, ...] = ((38, 72, 160), (200, 40, 66), (22, 122, 92), (176, 112, 0))
     title_size: int = 34
     text_size: int = 24
-    small_size: int = 21
-    status_sizes: tuple[tuple[int, int], ...] = ((21, 26), (21, 22), (17, 20), (14, 16), (11, 13))
+    small_size: int = 22
+    status_sizes: tuple[tuple[int, int], ...] = ((22, 26), (22, 22), (17, 20), (14, 16), (11, 13))
     margin: int = 24
     gap: int = 12
     line: int = 2

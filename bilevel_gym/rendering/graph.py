@@ -62,7 +62,7 @@ MARK_NAMES = {**PLACE_NAMES, signs.HAZARD: "hazard"}
 # Sizes in pixels
 TRIANGLE = 15
 """Side of the largest triangle of a derivative."""
-NAME_SIZES, LABEL_SIZE = (17, 28), 21
+NAME_SIZES, LABEL_SIZE = (17, 28), 22
 """Of letters: in nodes the least and the largest, and beside edges."""
 LABEL_STEP = 6
 """Room for labels grows in these steps, so that they stay where they are as numbers change."""

@@ -14,7 +14,7 @@ from .strokes import LineStyle, style_sprite
 
 KEY_ROW = 42
 """Height in pixels of a row."""
-NAME_SIZE, NOTE_SIZE = 23, 21
+NAME_SIZE, NOTE_SIZE = 23, 22
 """Sizes of the letters, in pixels."""
 KEY_WIDTH = 220
 """Width in pixels of each column, where there are several."""
