@@ -101,12 +101,14 @@ def measured(name: str) -> list[str]:
     parts: list[str] = []
     for file in MEASURED:
         path = HERE / "pages" / file
+        found = []
         for head, rows in tables(path.read_text(encoding="utf-8")) if path.is_file() else ():
             own = [row for row in rows if re.match(rf"(`[\w-]+`, )*`{re.escape(name)}`", row[0])]
-            if own:
-                source = f"From [{_title(path)}](../{file}), which says how it was measured:"
-                links = re.compile(r"\]\((?=[\w-]+\.md)")  # from the folder of methods
-                parts += [source, links.sub("](../", table(head, own))]
+            links = re.compile(r"\]\((?=[\w-]+\.md)")  # from the folder of methods
+            found += [links.sub("](../", table(head, own))] if own else []
+        if found:
+            source = f"From [{_title(path)}](../{file}), which says how it was measured:"
+            parts += [source, *found]
     return ["## Measured", *parts] if parts else []
 
 
