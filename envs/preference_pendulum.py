@@ -143,6 +143,8 @@ class BilevelPreferencePendulum(ParametricGame):
     methods = PREFERENCE_METHODS
     default_method = "direct"
 
+    _chart: tuple[bytes, FloatArray] | None = None  # what was drawn last, and of which x
+
     def __init__(
         self,
         *,
@@ -192,7 +194,10 @@ class BilevelPreferencePendulum(ParametricGame):
         left, top = surface.get_width() - THEME.margin - side, HEADER_HEIGHT + LINE
         caption, ink = "the leader's x: reward of angle and speed", THEME.ink
         draw_note(surface, caption, (left, HEADER_HEIGHT), colour=ink)
-        colours = diverging_colours(self.chart(view.upper_params, CHART_POINTS), 1.0)
+        shown = view.upper_params.tobytes()
+        if self._chart is None or self._chart[0] != shown:  # an episode keeps its x
+            self._chart = shown, self.chart(view.upper_params, CHART_POINTS)
+        colours = diverging_colours(self._chart[1], 1.0)
         # Angles to the left, as the pole leans, and speed upwards.
         pixels = pygame.surfarray.make_surface(colours[::-1, ::-1])
         surface.blit(pygame.transform.smoothscale(pixels, (side, side)), (left, top))

@@ -6,7 +6,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -91,11 +91,17 @@ HEADER_HEIGHT = (
 """Pixels above everything else in a picture: title, two lines of text and the status line."""
 
 
-def import_pygame() -> ModuleType:
-    """Import pygame without its banner and make its fonts ready; opens no display."""
+@cache
+def _imported() -> ModuleType:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     import pygame
 
+    return pygame
+
+
+def import_pygame() -> ModuleType:
+    """Import pygame without its banner and make its fonts ready; opens no display."""
+    pygame = _imported()
     # Someone else may have called `pygame.quit()` since the last drawing.
     if not pygame.font.get_init():
         pygame.font.init()

@@ -246,9 +246,6 @@ def _slopes(scene: GraphScene) -> FloatArray | None:
 
 def _draw_edges(surface: pygame.Surface, layout: GraphLayout, scene: GraphScene) -> None:
     """Draw the edges, those with a value and then the thin ones last."""
-    left, top, width, height = layout.area
-    large = enlarged(width, height, PAPER)
-    large.fill(PAPER)
     share = np.full(len(scene.edges), 0.15)
     if scene.flow is not None:
         share = np.clip(scene.flow / (float(np.max(scene.flow, initial=0.0)) or 1.0), 0.0, 1.0)
@@ -257,11 +254,24 @@ def _draw_edges(surface: pygame.Surface, layout: GraphLayout, scene: GraphScene)
     plain, limit = np.isnan(values), scene.value_limit
     colours = ColourScale(limit, scene.value_name, signed=scene.signed).colours(values)
     colours[plain] = NEUTRAL
-    for k in np.lexsort((-widths, ~plain)).tolist():
-        shape = (arrow_shape(layout.strokes[k], float(widths[k])) - (left, top)) * SUPERSAMPLING
-        ink, casing = PAPER if plain[k] else THEME.ink, round(CASING * SUPERSAMPLING)
-        signs.paint_outlined(large, shape.tolist(), colours[k].tolist(), ink, casing)
-    surface.blit(shrunk(large), (left, top))
+    looks = zip(widths.tolist(), map(tuple, colours.tolist()), plain.tolist(), strict=True)
+    surface.blit(_painted_edges(layout, tuple(looks)), layout.area[:2])
+
+
+@lru_cache(maxsize=8)
+def _painted_edges(
+    layout: GraphLayout, looks: tuple[tuple[float, Colour, bool], ...]
+) -> pygame.Surface:
+    """Return the edges, given width, colour and whether they are plain; an episode keeps them."""
+    left, top, width, height = layout.area
+    large = enlarged(width, height, PAPER)
+    large.fill(PAPER)
+    for k in sorted(range(len(looks)), key=lambda k: (not looks[k][2], -looks[k][0])):
+        thickness, colour, plain = looks[k]
+        shape = (arrow_shape(layout.strokes[k], thickness) - (left, top)) * SUPERSAMPLING
+        ink, casing = PAPER if plain else THEME.ink, round(CASING * SUPERSAMPLING)
+        signs.paint_outlined(large, shape.tolist(), colour, ink, casing)
+    return shrunk(large)
 
 
 def _draw_nodes(surface: pygame.Surface, layout: GraphLayout, scene: GraphScene) -> None:

@@ -68,12 +68,14 @@ def _dashed(
     if dashes is None or along[-1] == 0.0:
         return [points]
     on, off = (SUPERSAMPLING * length for length in dashes)
-    runs = []
-    for start in np.arange(0.0, along[-1], on + off).tolist():
-        end = min(start + on, along[-1])
-        inside = along[(along > start) & (along < end)]
-        runs.append(points_along(points, np.array([start, *inside, end])))
-    return runs
+    starts = np.arange(0.0, along[-1], on + off)
+    ends = np.minimum(starts + on, along[-1])
+    first = np.searchsorted(along, starts, side="right")
+    last = np.searchsorted(along, ends, side="left")
+    spans = zip(starts, first, last, ends, strict=True)
+    lengths = [np.array([start, *along[i:j], end]) for start, i, j, end in spans]
+    together = points_along(points, np.concatenate(lengths))
+    return np.split(together, np.cumsum([len(run) for run in lengths])[:-1])
 
 
 def lengths_along(points: NDArray[np.float64]) -> NDArray[np.float64]:
