@@ -79,6 +79,8 @@ def test_pictures_can_be_read_in_a_readme(game: Any, monkeypatch: pytest.MonkeyP
         shrunk = min(1.0, README_WIDTH / surface.get_width())
         small = {text for text, size in written if size * FONT_SCALE * shrunk < 11.0}
         assert not small, surface.get_width()
+        cut = {text for text, _ in written if text.endswith("…")}
+        assert not cut - {"the leader's x: reward of pushing the way in which the…"}
         width = surface.get_width() - 2 * canvas.THEME.margin
         for line in view.title.splitlines()[1:]:
             assert canvas.text_size(line, canvas.LINE_SIZE)[0] <= width

@@ -83,6 +83,8 @@ COLOUR_POWER = 1 / 3
 and a leader often uses a hundredth of it."""
 LEAST_TITLE_SIZE = 26
 """Size of the letters of a title that would not fit otherwise."""
+LEAST_HELP_SIZE = 11
+"""Size of the letters of a help card that would not fit otherwise."""
 
 TITLE_HEIGHT, LINE_HEIGHT, LINE_SIZE, STATUS_HEIGHT = 32, 20, 23, 36
 HEADER_HEIGHT = (
@@ -439,7 +441,7 @@ def draw_help(surface: pygame.Surface, lines: Sequence[tuple[str, str]]) -> None
     veil.fill((*THEME.ink, 150))
     surface.blit(veil, (0, 0))
     room = surface.get_rect().inflate(-2 * THEME.margin, -2 * THEME.margin)
-    for size in range(THEME.text_size, THEME.small_size // 2, -1):
+    for size in range(THEME.text_size, LEAST_HELP_SIZE - 1, -1):
         keys = size + max((text_size(key, size)[0] for key, _ in lines), default=0)
         meanings = max((text_size(meaning, size)[0] for _, meaning in lines), default=0)
         card = pygame.Rect(0, 0, keys + meanings + 3 * size, (2 * len(lines) + 2) * size)

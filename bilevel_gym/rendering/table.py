@@ -113,7 +113,7 @@ def draw_table(scene: TableScene) -> pygame.Surface:
     if scene.gradient is not None:
         place, caption = (
             (left, top + half + margin, width, half),
-            "hyper-gradient: how F rises with x",
+            "dF/dx: how F rises with x",
         )
         _draw_bars(surface, place, caption, np.ravel(scene.gradient), scene.gradient_limit)
     return surface
