@@ -20,6 +20,7 @@ from ..core.checks import (
     received,
 )
 from ..core.mdp import FloatArray
+from ..core.memory import check_memory
 from ..model.objectives import DiscountedReturn, QuadraticCost, Sum
 from ..rendering import GridScene
 from .base import View
@@ -57,7 +58,10 @@ MAPS = {
 LEGEND = {"S": "start", "G": "goal", "H": "hazard", "#": "wall", ".": "free cell"}
 
 # Longest side of a random map, in cells.
-MAX_SIDE = 1000
+MAX_SIDE = 5000
+
+# Bytes for each cell of a map, which an evaluation with its hyper-gradient takes at most.
+CELL_MEMORY = 1100
 
 
 class BilevelGridWorld(GridBilevelEnv):
@@ -90,7 +94,7 @@ class BilevelGridWorld(GridBilevelEnv):
     ## Arguments
     * `desc`: the map, a list of strings; or else
     * `map_name`: "4x4", "8x8" (default) or "16x16"; or else
-    * `size`: side, or (rows, columns), of a random map, up to 1000, drawn with `map_seed` (0);
+    * `size`: side, or (rows, columns), of a random map, up to 5000, drawn with `map_seed` (0);
     * `slip` (.1): probability of another move than the intended one, in [0, 1];
     * `gamma` (.95), `temperature` (.01; a warning is given once where entropy may add up to more
       than half of the goal), `entropy` ("plain") and `render_mode`: see `BilevelEnv`;
@@ -198,13 +202,14 @@ def random_map(size: int | Sequence[int], seed: int = 0) -> tuple[str, ...]:
     the middle half of a shortest way between them is hazardous.
 
     Args:
-        size: Side of a square map, or (rows, columns); each side in 2..1000.
+        size: Side of a square map, or (rows, columns); each side in 2..5000.
         seed: Seed of the draw, not negative.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range, or a game on the map would not fit into memory.
     """
     rows, columns = checked_sides(size, 2, MAX_SIDE)
+    check_memory("size", size, CELL_MEMORY * rows * columns)
     rng = np.random.default_rng(check_at_least("seed", seed, 0))
     density = 0.2
     while True:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
 
 from ..core.checks import received
 from ..core.mdp import FloatArray, Kernel
@@ -135,17 +136,25 @@ def slippery_kernel(states: NDArray[np.int64], at_goal: NDArray[np.bool_], slip:
     """
     height, width = states.shape
     padded = np.pad(states, 1, constant_values=-1)
-    here = states[states >= 0]
-    moved = []
-    for row, column in MOVES:
+    here = states[states >= 0].astype(np.int32)
+    moved = np.empty((here.size, len(MOVES)), dtype=np.int32)
+    for number, (row, column) in enumerate(MOVES):
         there = padded[1 + row : 1 + row + height, 1 + column : 1 + column + width][states >= 0]
-        moved.append(np.where(there >= 0, there, here))
-    context, cell = np.nonzero(~at_goal)
-    first = context * at_goal.shape[1]
+        moved[:, number] = np.where(there >= 0, there, here)
     probabilities = np.full((len(MOVES), len(MOVES)), slip / 3.0)
     np.fill_diagonal(probabilities, 1.0 - slip)
-    actions, directions = (index[:, None] for index in np.nonzero(probabilities))
-    successors = first + np.array(moved)[directions, cell]
-    triplets = (first + cell, actions, successors, probabilities[actions, directions])
-    s, a, t, p = (part.ravel() for part in np.broadcast_arrays(*triplets))
-    return Kernel.from_triplets(s, a, t, p, num_states=at_goal.size, num_actions=len(MOVES))
+    used = [np.flatnonzero(chances) for chances in probabilities]
+    context, cell = np.nonzero(~at_goal)
+    # Rows of the matrix, those of an action below those of the one before.
+    acting, size = ~at_goal.ravel(), at_goal.size
+    starts = np.zeros(len(MOVES) * size + 1, dtype=np.int32)
+    np.cumsum(np.concatenate([acting * directions.size for directions in used]), out=starts[1:])
+    successors, chances = np.empty(starts[-1], dtype=np.int32), np.empty(starts[-1])
+    begin, first = 0, (context * at_goal.shape[1]).astype(np.int32)[:, None]
+    for action, directions in enumerate(used):
+        end = begin + cell.size * directions.size
+        successors[begin:end] = (first + moved[:, directions][cell]).ravel()
+        chances[begin:end] = np.tile(probabilities[action, directions], cell.size)
+        begin = end
+    matrix = csr_array((chances, successors, starts), shape=(len(MOVES) * size, size))
+    return Kernel(matrix, size, len(MOVES))

@@ -8,6 +8,7 @@ from scipy.sparse import csr_array
 
 from ..core.checks import check_at_least, check_choice, received
 from ..core.mdp import FloatArray, Kernel, action_major
+from ..core.memory import check_memory
 from ..model.objectives import PolicyCost, QuadraticCost, Sum
 from .base import BestKnown, upper_box
 from .tabular import TabularBilevelEnv
@@ -26,6 +27,9 @@ CHUNK = 1 << 22
 # Without `branching` the kernel stores about S^2 A / 2 transitions; more than this are refused.
 MAX_STORED = 5e7
 
+# Bytes for each transition, which an evaluation with its hyper-gradient takes at most.
+TRANSITION_MEMORY = 100
+
 # States, actions or entries of x: more do not fit into indices of kernels.
 LARGEST = 2**31 - 1
 
@@ -36,7 +40,7 @@ class BilevelRandomMDP(TabularBilevelEnv):
     ## Description
     Every state and action has random successors with random probabilities, and a reward that x
     scales. The leader's cost is that of x, and of a policy that prefers some actions to others. Any
-    size is possible, from two states to a million; the optimum is known exactly for all of them.
+    size that fits into memory is possible; the optimum is known exactly for all of them.
 
     The task does not rank methods: stepping along -x, the direct gradient, leads to the optimum as
     fast as the hyper-gradient does (see Ground Truth). It shows whether a hyper-gradient is right,
@@ -150,11 +154,13 @@ class BilevelRandomMDP(TabularBilevelEnv):
         stored = 0.5 * num_states * num_states * num_actions
         if branching is not None:
             _check_count("branching", branching, num_states, "the number of states")
+            stored = float(branching) * num_states * num_actions
         elif stored > MAX_STORED:
             raise ValueError(
                 "`branching` must be given for so many states, got None, which would store "
                 f"about {stored:.2g} transitions (at most {MAX_STORED:.0e} are accepted)"
             )
+        check_memory("num_states", num_states, TRANSITION_MEMORY * stored)
         self._quadratic = check_choice("reward", reward, REWARDS) == "quadratic"
         active = min(5, upper_dim)
         if active_features is not None:
@@ -241,17 +247,10 @@ def _kernel(shape: tuple[int, int], branching: int | None, rng: np.random.Genera
         counts = np.full(rows, branching)
         successors = _subsets(rows, num_states, branching, rng).ravel()
     weights = 1.0 - rng.random(successors.size)  # in (0, 1], so that no sum is zero
-    first = np.concatenate([[0], counts.cumsum()[:-1]])
-    weights /= np.repeat(np.add.reduceat(weights, first), counts)
-    actions, states = np.divmod(np.arange(rows, dtype=np.int32), np.int32(num_states))
-    return Kernel.from_triplets(
-        np.repeat(states, counts),
-        np.repeat(actions, counts),
-        successors,
-        weights,
-        num_states=num_states,
-        num_actions=num_actions,
-    )
+    starts = np.concatenate([[0], counts.cumsum()])
+    weights /= np.repeat(np.add.reduceat(weights, starts[:-1]), counts)
+    matrix = csr_array((weights, successors, starts), shape=(rows, num_states))
+    return Kernel(matrix, num_states, num_actions)
 
 
 def _subsets(rows: int, size: int, count: int, rng: np.random.Generator) -> NDArray[np.int32]:

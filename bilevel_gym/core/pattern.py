@@ -84,14 +84,17 @@ class SystemPattern:
 
     def gatherer(self, probabilities: NDArray[np.float64]) -> Any:
         """Return G as CSR `[E, A*S + 1]`, for the probabilities `[K]` of the transitions."""
-        return csr_array(
-            (
-                np.append(probabilities, 1.0)[self._sources],
-                self._gather_indices,
-                self._gather_indptr,
-            ),
-            shape=(self.indices.size, self._num_coefficients),
-        )
+        indptr, rows, sources = self.gathering
+        shape = self.indices.size, self._num_coefficients
+        return csr_array((np.append(probabilities, 1.0)[sources], rows, indptr), shape=shape)
+
+    @property
+    def gathering(self) -> tuple[IntArray, IntArray, IntArray]:
+        """Where the rows of G begin `[E + 1]`, its columns, and the transitions that are in it.
+
+        The last of these is K for the ones of the diagonal.
+        """
+        return self._gather_indptr, self._gather_indices, self._sources
 
     def matrix(self, entries: NDArray[np.float64]) -> Any:
         """Return the entries `[E]` as a CSR matrix `[S, S]`."""

@@ -18,7 +18,8 @@ import pytest
 from scipy.sparse import block_array, csr_matrix
 from scipy.sparse._sparsetools import csr_matvec
 
-from bilevel_gym.core.mdp import ROW_SUM_TOLERANCE, FloatArray, TabularMDP, action_major
+from bilevel_gym.core.kernel import ROW_SUM_TOLERANCE
+from bilevel_gym.core.mdp import FloatArray, TabularMDP, action_major
 
 TOLERANCE = 1e-8
 MAX_SWEEPS = 200_000
