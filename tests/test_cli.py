@@ -229,7 +229,7 @@ def test_tasks_say_how_to_climb_only_where_the_safe_climb_does_not() -> None:
 def test_gallery_draws_tasks_and_a_sheet(run: Run, tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr("bilevel_gym.cli.galleries.TASKS", TASKS[:1])
     told = run("gallery", "pictures", exits=0).stdout
-    assert "[41/41] " in told and "[42] polish: " in told and "[42/41]" not in told
+    assert "[41/41] " in told and "] polish: " in told and "[42/41]" not in told
     folder = tmp_path / "pictures"
     names = {path.name for path in folder.iterdir()}
     assert names == {"grid_world.png", "grid_world.gif", "sheet.png"}

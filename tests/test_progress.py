@@ -147,12 +147,32 @@ def test_a_verbose_seat_prints_what_a_follower_does(capsys: pytest.CaptureFixtur
 # The command line ------------------------------------------------------------------------------
 
 
-def test_without_a_terminal_there_is_a_line_for_every_leader_step(run: Run) -> None:
+def test_without_a_terminal_there_is_a_line_for_every_slow_leader_step(
+    run: Run, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(progress, "TOLD_EVERY", 0.0)
     output = run("solve", GRID, *SMALL, "--steps", 3, "--polish", exits=0).stdout
     lines = [line for line in output.splitlines() if re.match(r"\[.*objective", line)]
     assert [line.split()[0] for line in lines[:4]] == ["[1/4]", "[2/4]", "[3/4]", "[4/4]"]
     assert all(re.match(r"\[\d/4\] objective \S+, follower", line) for line in lines[:4])
     assert lines[4].startswith("[5] polish: objective")
+
+
+def test_without_a_terminal_quick_steps_are_told_once_in_a_second_and_at_the_end(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress.progress_bar("ascent", 201) as show:
+        for number in range(1, 202):
+            clock.now += 0.125
+            show.step("ascent", f"objective {number}")
+        for number in range(202, 205):
+            clock.now += 0.0625
+            show.step("polish", f"objective {number}")
+    said = capsys.readouterr().out.splitlines()
+    numbers = [int(line.split("/")[0].strip("[]").split("]")[0]) for line in said]
+    assert numbers == [*range(1, 202, 8), 204]
+    assert said[0] == "[1/201] objective 1, 0:00:25 left"
+    assert said[-1] == "[204] polish: objective 204"
 
 
 def test_followers_who_learn_speak_at_once(run: Run) -> None:

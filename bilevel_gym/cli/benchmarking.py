@@ -79,7 +79,8 @@ def benchmark(file: Path, out: Path | None) -> None:
             stack.enter_context(locked(folder))
             planned = plan(wanted, folder)
             announce(wanted, planned)
-            show = stack.enter_context(progress_bar("runs", len(planned.todo)))
+            bar = progress_bar("runs", len(planned.todo), every_step=True)
+            show = stack.enter_context(bar)
             warned: set[str] = set()
             for entry, outcome in execute(planned, wanted.engine):
                 for warning in (w for w in outcome.warnings if w not in warned):

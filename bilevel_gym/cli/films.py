@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +11,6 @@ from numpy.typing import NDArray
 from .arguments import CommandError
 
 if TYPE_CHECKING:
-    from gymnasium import Env
-
     from ..core.mdp import FloatArray
     from ..rendering import Film
     from ..wrappers import HyperGradient
@@ -48,13 +47,13 @@ def film_episode(env: HyperGradient, x: FloatArray, film: Film, seed: int) -> li
         env.step(x)
     answer: Any = env.response
     game: Any = env.game
+    learner: Any = env.method
     if isinstance(answer, TabularResponse | GaussianResponse):
         every, frames, pictures = 1, EPISODE_FRAMES, EPISODE_PICTURES
         draw: Any = answer.draw_action
     elif isinstance(answer, EpisodicResponse):
         frames, pictures = LEARNT_FRAMES, LEARNT_PICTURES
         every = max(1, game.episode_steps // pictures)
-        learner: Any = env.method
 
         def draw(state: Any, rng: np.random.Generator) -> Any:
             return learner.follower.draw(np.asarray(state)[None], rng)[0]
@@ -64,18 +63,25 @@ def film_episode(env: HyperGradient, x: FloatArray, film: Film, seed: int) -> li
     follower: Any = LowerLevel(env, x)
     rng = np.random.default_rng(seed)
     state, _ = follower.reset(seed=seed)
-    shown = [hold(film, follower, frames)]
+
+    def picture() -> Picture:
+        view = game.view()
+        if isinstance(answer, EpisodicResponse):  # whoever sees it play is to know how able it is
+            learnt = ("follower has learnt for", f"{learner.follower.model.num_timesteps:,} steps")
+            view = replace(view, status=(*view.status, learnt))
+        return hold(film, game.show(view), frames)
+
+    shown = [picture()]
     for step in range(1, every * pictures + 1):
         state, _, terminated, truncated, _ = follower.step(draw(state, rng))
         if step % every == 0:
-            shown.append(hold(film, follower, frames))
+            shown.append(picture())
         if terminated or truncated:
             break
     return shown
 
 
-def hold(film: Film, env: Env[Any, Any], frames: int) -> Picture:
-    """Film what an environment shows for some frames, which take the room of one; return it."""
-    picture = cast(Picture, env.render())
+def hold(film: Film, picture: Picture, frames: int) -> Picture:
+    """Film a picture for some frames, which take the room of one; return it."""
     film.add(picture, frames)
     return picture

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..core.progress import Lines, duration
+from ..core.progress import Lines, Paced, duration
 from .console import console
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ UNKNOWN = "-:--:--"
 
 # Seconds after which something takes long.
 LATE = 0.5
+
+# Seconds in which one step is told where there is no terminal.
+TOLD_EVERY = 1.0
 
 
 class Shown:
@@ -76,14 +79,17 @@ class Shown:
 class Told(Shown):
     """Plain lines: one for each step, and others while a step lasts long.
 
+    Of steps that follow each other quickly some are told, the last one among them.
+
     Attributes:
         silent: Whether nothing was said yet.
     """
 
-    def __init__(self, phase: str, total: int) -> None:
-        """Begin with a phase of so many steps."""
+    def __init__(self, phase: str, total: int, seconds: float = 0.0) -> None:
+        """Begin with a phase of so many steps, of which one is told in so many seconds."""
         super().__init__(phase, total)
         self._lines, self.silent = Lines(click.echo), True
+        self._pace, self._untold = Paced(seconds), ""
 
     def within(self, done: int, total: int, doing: str) -> None:
         """Say how far the step under way is, now and then."""
@@ -96,7 +102,17 @@ class Told(Shown):
         self.silent, left = False, self.left()
         known = phase == self.phase
         where = f"[{self.made}/{self.total}]" if known else f"[{self.made}] {phase}:"
-        self._lines.say(f"{where} {text}{f', {left} left' if left else ''}")
+        line = f"{where} {text}{f', {left} left' if left else ''}"
+        last = known and self.made >= self.total
+        due = self._pace.due()
+        self._untold = "" if last or due else line
+        if last or due:
+            self._lines.say(line)
+
+    def end(self) -> None:
+        """Tell the last step, if it is not told yet."""
+        if self._untold:
+            self._lines.say(self._untold)
 
 
 class Drawn(Shown):
@@ -138,13 +154,19 @@ class Drawn(Shown):
 
 
 @contextlib.contextmanager
-def progress_bar(phase: str, total: int) -> Iterator[Shown]:
-    """Show how far the block is, whose first phase has so many steps."""
+def progress_bar(phase: str, total: int, *, every_step: bool = False) -> Iterator[Shown]:
+    """Show how far the block is, whose first phase has so many steps.
+
+    Without a terminal a step is told in a second at most, unless every one is to be.
+    """
     terminal = console(stderr=True)
     if not terminal.is_terminal:
-        told = Told(phase, total)
-        with _told_late(f"[0/{total}] the first step", lambda: told.silent):
-            yield told
+        told = Told(phase, total, 0.0 if every_step else TOLD_EVERY)
+        try:
+            with _told_late(f"[0/{total}] the first step", lambda: told.silent):
+                yield told
+        finally:
+            told.end()
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn
     from rich.table import Column
