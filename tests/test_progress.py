@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from bilevel_gym.cli import arguments, progress
-from bilevel_gym.core.progress import Lines, Paced, duration
+from bilevel_gym.core.progress import Lines, Paced, duration, tell, told_to
 from bilevel_gym.model.protocols import Tells
 from bilevel_gym.registration import QUICK
 from bilevel_gym.wrappers.reporting import answer_in_words
@@ -84,6 +84,37 @@ def test_lines_tell_the_time_left_of_a_step_and_every_step(clock: Clock) -> None
         "the step was made",
         "20/40 learning, 0:00:04 left",
     ]
+
+
+def test_loops_tell_whoever_listens_once_they_take_long(clock: Clock) -> None:
+    told: list[tuple[int, int, str]] = []
+    tell(lambda: "nobody listens")
+    with told_to(lambda *said: told.append(said)):
+        tell(lambda: "too soon")
+        clock.now += 1.1
+        tell(lambda: "solving")
+        tell(lambda: "too soon again")
+        with told_to(None):
+            clock.now += 1.0
+            tell(lambda: "still solving")
+    tell(lambda: "nobody listens any more")
+    assert told == [(0, 0, "solving"), (0, 0, "still solving")]
+    said: list[str] = []
+    Lines(said.append)(0, 0, "solving")
+    assert said == ["solving"]
+
+
+@pytest.mark.parametrize("solver", ["dense", "sparse", "value-iteration", "krylov"])
+def test_exact_answers_that_take_long_say_how_far_they_are(monkeypatch: Patch, solver: str) -> None:
+    monkeypatch.setattr("bilevel_gym.core.progress.SILENT", -1.0)
+    monkeypatch.setattr("bilevel_gym.core.progress.EVERY", 0.0)
+    told: list[str] = []
+    env: Any = gym.make(GRID, map_name="4x4", solver=solver)
+    env.progress = lambda done, total, doing: told.append(doing)
+    env.reset(seed=0)
+    assert len(told) >= 2
+    residuals = [float(words.split()[3]) for words in told]
+    assert residuals[-1] < residuals[0]
 
 
 # Seats -----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..core.checks import check_at_least, check_flag, check_reset_options, received
 from ..core.mdp import FloatArray
-from ..core.progress import Lines, Progress
+from ..core.progress import Lines, Progress, told_to
 from ..envs.base import View, shown
 from ..envs.ids import leader_id
 from ..methods import Response, make_method
@@ -90,7 +90,9 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
 
     Where a follower learns, an answer may take long. With `seat.progress = show` it then calls
     `show(done, total, doing)`: the environment steps learnt so far under this x, all of them, and
-    what is being done. `verbose=1` prints that now and then, and a line for each answer.
+    what is being done. Exact answers that take longer than a second call it with 0 of 0 steps, as
+    nobody knows how many there will be. `verbose=1` prints that now and then, and a line for each
+    answer.
 
     Every registered game comes in this seat, with its options beside those of the game:
     `gymnasium.make(id, method="trace", episodes=64, slip=0.2)`. Wrapping again replaces it:
@@ -392,7 +394,8 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
         if isinstance(method, Tells) and (self._lines or self.progress):
             method.progress = self._tell
         ask = method.measure if brief and isinstance(method, Revisable) else method.step
-        response = checked_response(ask(x), x, method)
+        with told_to(self._tell if self._lines or self.progress else None):
+            response = checked_response(ask(x), x, method)
         self._response = response
         self._samples += response.samples or 0
         self._steps += advance

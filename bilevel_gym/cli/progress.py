@@ -144,7 +144,7 @@ class Drawn(Shown):
         """Show how far the step under way is."""
         share = done / max(total, 1)
         left = self.left(share) or UNKNOWN
-        text = f"{done}/{total} {doing}"
+        text = f"{done}/{total} {doing}" if total else doing
         self._bars.update(self._bar(self.phase), text=text, left=left)
 
     def step(self, phase: str, text: str, steps: int = 1) -> None:

@@ -1,16 +1,48 @@
-"""What long work says of how far it is."""
+"""What long work says of how far it is.
+
+Whoever works far below tells it by `tell`, wherever it was that `told_to` said who listens.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 
-__all__ = ["Lines", "Paced", "Progress", "duration"]
+__all__ = ["Lines", "Paced", "Progress", "duration", "tell", "told_to"]
 
 # Steps so far, all steps, and what is being done. A follower who learns calls it with the
-# environment steps for the present x.
+# environment steps for the present x; 0 of 0 where nobody knows how many there will be.
 Progress = Callable[[int, int, str], None]
+
+# Seconds after which work is long enough to be spoken of, and from one time to the next.
+SILENT, EVERY = 1.0, 0.2
+
+_listener: ContextVar[tuple[Progress, Paced] | None] = ContextVar("listener", default=None)
+
+
+@contextlib.contextmanager
+def told_to(progress: Progress | None) -> Iterator[None]:
+    """Have what `tell` says within the block called back, if it takes long; None for nobody."""
+    if progress is None:
+        yield
+        return
+    pace = Paced(EVERY)
+    pace.again(SILENT)
+    token = _listener.set((progress, pace))
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def tell(doing: Callable[[], str]) -> None:
+    """Say what is being done, if anybody listens; for loops whose end nobody knows."""
+    listener = _listener.get()
+    if listener is not None and listener[1].due():
+        listener[0](0, 0, doing())
 
 
 class Paced:
@@ -20,9 +52,9 @@ class Paced:
         """Be due now, and then after so many seconds each time."""
         self._seconds, self._due = seconds, -math.inf
 
-    def again(self) -> None:
-        """Be due after all seconds, counted from now."""
-        self._due = time.monotonic() + self._seconds
+    def again(self, seconds: float | None = None) -> None:
+        """Be due after so many seconds from now, the usual ones by default."""
+        self._due = time.monotonic() + (self._seconds if seconds is None else seconds)
 
     def due(self) -> bool:
         """Return whether it is due; then it is not until all seconds have passed."""
@@ -51,7 +83,8 @@ class Lines:
         if self._pace.due():
             made = done - self._done
             left = (now - self._began) * (total - done) / made if made else 0.0
-            self._write(f"{done}/{total} {doing}{f', {duration(left)} left' if left else ''}")
+            where = f"{done}/{total} " if total else ""
+            self._write(f"{where}{doing}{f', {duration(left)} left' if left else ''}")
 
     def say(self, text: str) -> None:
         """Tell that a step was made."""

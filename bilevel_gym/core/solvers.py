@@ -31,6 +31,7 @@ import numpy as np
 from .bellman import EPS, Backup, centred_score
 from .mdp import FloatArray, Kernel, TabularMDP
 from .pattern import SystemPattern
+from .progress import tell
 
 __all__ = ["Adjoint", "Breakdown", "LinearSolver", "SoftProblem", "Solved", "System"]
 __all__ += ["Banded", "Dense", "DirectSolver", "Krylov", "KrylovILU", "Sparse", "ValueIteration"]
@@ -248,6 +249,7 @@ class DirectSolver(LinearSolver):
         kernel, gamma, at = mdp.kernel, mdp.gamma, Backup(mdp, start)
         factors, steps, contraction, fresh = None, 0, 0.0, False
         while at.residual > at.rounding:
+            _tell(at)
             met = at.residual <= tolerance
             if met and (not polish or (fresh and contraction > 0.5)):
                 break  # as accurate as asked for, or as far as rounding lets it
@@ -374,6 +376,7 @@ class ValueIteration(LinearSolver):
         mdp, start, tolerance, max_iterations, _ = problem
         at, steps, total = Backup(mdp, start), 0, 0
         while steps < max_iterations and at.residual > max(tolerance, at.rounding):
+            _tell(at)
             at, swept = _swept(at)
             steps, total = steps + 1, total + swept
         return _solved(at, tolerance, steps, total)
@@ -408,6 +411,7 @@ class Krylov(LinearSolver):
         loosest, tightest = FORCING
         previous, steps, total, idle = np.inf, 0, 0, 0
         while at.residual > max(tolerance, at.rounding):
+            _tell(at)
             if steps == max_iterations:
                 at = min(at, best, key=_residual)
                 break
@@ -508,6 +512,11 @@ def _swept(at: Backup) -> tuple[Backup, int]:
 def _solved(at: Backup, tolerance: float, *effort: Any) -> Solved:
     converged = at.residual <= max(tolerance, at.rounding)
     return Solved(at.value, at.policy, at.residual, converged, *effort)
+
+
+def _tell(at: Backup) -> None:
+    """Say how far a solve is, if it takes long and anybody listens."""
+    tell(lambda: f"solving, Bellman residual {at.residual:.0e} to {at.rounding:.0e}")
 
 
 def _residual(iterate: Backup) -> float:

@@ -65,7 +65,7 @@ class Work(Generic[ResultT]):
             return ""
         done, total, doing = self.told
         if not total:
-            return "The follower is answering x."
+            return f"The follower is answering x{': ' if doing else ''}{doing}."
         return f"The follower is answering x: {done} of {total} environment steps; {doing}."
 
     def _run(self) -> None:
