@@ -25,6 +25,7 @@ PAGES = (
     "mathematics.html",
     "which-method.html",
     "scoreboard.html",
+    "results.html",
     "tutorials/bilevel-problem.html",
     "tasks/BilevelToll-v0.html",
     "methods/trace.html",
