@@ -174,7 +174,9 @@ def test_the_best_x_is_kept_if_not_the_last_and_ends_the_film(run: Run, tmp_path
         last = np.asarray(image.convert("RGB"), dtype=float)
     assert 30 <= count <= 120
     assert np.abs(last - first).mean() > 1.0
-    assert (out / "run.gif").stat().st_size < 1_000_000
+    assert (
+        out / "run.gif"
+    ).stat().st_size < 1_200_000  # letters of 11 pixels at the width of a page
     # The film ends on the best x, up to its palette and the number of the step.
     assert np.abs(last - frames["best"]).mean() < 0.5 * np.abs(last - frames["final"]).mean()
 
