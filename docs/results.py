@@ -31,7 +31,13 @@ import numpy as np
 
 from bilevel_gym.benchmark import load_results
 from bilevel_gym.benchmark.exports import marl_eval
-from bilevel_gym.benchmark.report import AGGREGATE_HEAD, aggregate_rows, cell_table, markdown
+from bilevel_gym.benchmark.report import (
+    AGGREGATE_HEAD,
+    aggregate_rows,
+    cell_table,
+    how_to_read,
+    markdown,
+)
 from bilevel_gym.benchmark.results import BENCHMARK, KEY, RUNS
 from bilevel_gym.benchmark.statistics import bootstrap_interval, mean, pooled
 from bilevel_gym.benchmark.tables import Tables, scored, summarise
@@ -70,6 +76,8 @@ SHA-256 of the files. `bilevel-gym benchmark benchmark.toml --out RUN` makes suc
 `python -m docs.results RUN` replaces these. [Benchmarks](benchmarks.md) says what is measured and
 how, [Which method](which-method.md) what follows from it.
 """
+
+TAIL = "## How to read the tables\n\n{}"
 
 
 # Writing -----------------------------------------------------------------------------------------
@@ -235,7 +243,9 @@ def _decimal(value: Any, digits: int = 3) -> str:
 
 def pages() -> dict[str, str]:
     """Return the page of results, by path."""
-    return {"results.md": "\n\n".join([HEAD, *map(part, names())]) + "\n"}
+    return {
+        "results.md": "\n\n".join([HEAD, *map(part, names()), TAIL.format(how_to_read())]) + "\n"
+    }
 
 
 def part(name: str) -> str:
@@ -250,7 +260,7 @@ def part(name: str) -> str:
         for file, said in {**about["sha256"], MANIFEST: digest(RESULTS / name / MANIFEST)}.items()
     ]
     parts = [
-        f"## {name}",
+        f"## Benchmark: {name}",
         f"{about['runs']} runs: {len(about['tasks'])} tasks, {len(about['methods'])} methods, "
         f"seeds {', '.join(map(str, about['seeds']))}. Finished {about['finished']}, with "
         f"{versions}.",

@@ -127,7 +127,6 @@ def _page(frame: DataFrame, tables: Tables, figures: Mapping[str, str]) -> str:
     seeds = sorted(int(seed) for seed in frame["seed"].unique())
     optimizers = sorted(frame["optimizer"].unique())
     several = len(optimizers) > 1
-    how_to_read = files(__package__).joinpath("how_to_read.md").read_text("utf-8")
     parts = [
         "# Benchmark report",
         f"{_count(len(tables.runs), 'run')}: {_count(len(tables.tasks), 'task')}, "
@@ -168,9 +167,15 @@ def _page(frame: DataFrame, tables: Tables, figures: Mapping[str, str]) -> str:
         "## What is missing",
         *_missing_parts(tables),
         "## How to read it",
-        how_to_read.format(episodes=HELD_OUT_EPISODES).strip(),
+        how_to_read(),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def how_to_read() -> str:
+    """Return what the columns and figures of a report mean."""
+    text = files(__package__).joinpath("how_to_read.md").read_text("utf-8")
+    return text.format(episodes=HELD_OUT_EPISODES).strip()
 
 
 def _task_table(tables: Tables) -> str:
