@@ -80,7 +80,7 @@ class View:
 
     Attributes:
         title: Name of the game and the seat, and lines of text below it; see `BilevelEnv.headline`.
-        upper_params: x.
+        upper_params: x, of the shape of the upper space.
         response: The follower's answer to x, None where it is not known.
         state: Where the follower stands, None where no episode is played.
         status: Labels and values of the status line.
@@ -497,7 +497,7 @@ def check_seed(seed: int | None) -> None:
 
 
 def upper_box(low: ArrayLike, high: ArrayLike, shape: tuple[int, ...]) -> spaces.Box:
-    """Return a float32 `Box` for x; see `bilevel_gym.model.base.single_precision_bounds`."""
+    """Return a float32 `Box` for x of a shape; see `model.base.single_precision_bounds`."""
     return spaces.Box(*single_precision_bounds(low, high, shape), shape, np.float32)
 
 

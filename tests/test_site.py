@@ -182,6 +182,20 @@ def test_every_public_name_has_a_docstring_and_types() -> None:
     assert [name.path for name in names if untyped(name)] == []
 
 
+def test_what_takes_or_returns_arrays_says_their_shapes() -> None:
+    """A shape in brackets or in words; for how a class is made, in its docstring as well."""
+    shapeless, count = [], 0
+    for name in (name for name in public_names() if name.documented):
+        function = vars(name.thing).get("__init__") if inspect.isclass(name.thing) else name.thing
+        if not inspect.isfunction(function) or "Array" not in str(function.__annotations__):
+            continue
+        count += 1
+        said = f"{inspect.getdoc(name.thing)} {inspect.getdoc(function)}"
+        if not re.search(r"\[[^]]*\]|shape|scalar", said, re.IGNORECASE):
+            shapeless.append(name.path)
+    assert count > 150 and shapeless == []
+
+
 def untyped(name: Name) -> list[str]:
     """Return the parameters of a name that have no type, and "return" without one of the result."""
     function = name.thing

@@ -40,7 +40,7 @@ class StateArrays:
 
 
 def state_arrays(game: BilevelEnv, observation: str) -> StateArrays | None:
-    """Return how a game's states are seen, None where they are seen as they are.
+    """Return how a game's states are seen, `[S, ...]`, None where they are seen as they are.
 
     Args:
         game: A game.

@@ -97,7 +97,7 @@ def attainable(mdp: TabularMDP) -> float:
 
 
 def rounding_of(mdp: TabularMDP, value: FloatArray) -> float:
-    """Return a bound on the error that rounding makes in T V - V, in every state.
+    """Return a bound on the error that rounding makes in T V - V, for a V `[S]`, in every state.
 
     Only actions that are taken count: where pi is their policy at V, sum_a pi |Q| is at most |V|
     + tau log A, whatever stands in the reward of actions that nobody takes. The sum over a row of

@@ -89,7 +89,10 @@ def control(kernel: Kernel, reward: FloatArray, discount: float, allowed: BoolAr
 def finite_control(
     kernel: Kernel, reward: FloatArray, discount: float, allowed: BoolArray, horizon: int
 ) -> Control:
-    """Solve a problem of `horizon` steps by backward induction; the discount may be 1."""
+    """Solve a problem of `horizon` steps by backward induction; the discount may be 1.
+
+    `reward` and `allowed`, the actions that exist, are `[S, A]`.
+    """
     rewards = np.where(allowed, reward, -np.inf)
     value, policy = np.zeros(len(reward)), np.empty((horizon, len(reward)), dtype=np.int64)
     q = rewards

@@ -175,6 +175,8 @@ def riccati_step(
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return the right-hand side of the Riccati equation at a P, and the S and K of that P.
 
+    P is `[S, S]`, S `[A, A]` and K `[A, S]`.
+
     Raises:
         ArithmeticError: If S is singular in float64.
     """
@@ -194,7 +196,8 @@ def riccati_step(
 def discounted_sum(loop: FloatArray, gamma: float, source: FloatArray) -> FloatArray:
     """Return sum_t gamma^t loop^t source (loop^t)^T, the solution of a Lyapunov equation.
 
-    The source is symmetric, sqrt(gamma) times the spectral radius of the loop below one.
+    All are `[S, S]`. The source is symmetric, sqrt(gamma) times the spectral radius of the loop
+    below one.
     """
     size = len(loop)
     if size > KRONECKER_SIZE:
@@ -217,7 +220,7 @@ def policy_covariance(riccati: Riccati, temperature: float) -> FloatArray:
 def soft_value_constant(
     riccati: Riccati, gamma: float, temperature: float, noise: FloatArray
 ) -> float:
-    """Return the constant c of the soft value V(s) = -s^T P s + c.
+    """Return the constant c of the soft value V(s) = -s^T P s + c; `noise` is W, `[S, S]`.
 
     c = (tau log Z - gamma tr(P W)) / (1 - gamma), Z being the integral of exp(-a^T S a / tau).
     """
@@ -282,7 +285,10 @@ def action_moments(flow: Flow, gain: FloatArray, covariance: FloatArray) -> Floa
 def cost_gradient(
     problem: Coefficients, gain: FloatArray, covariance: FloatArray, flow: Flow
 ) -> Coefficients:
-    """Return the derivatives of the cost by A, B, Q and R at a fixed policy; the last two are 0."""
+    """Return the derivatives of the cost by A, B, Q and R at a fixed policy; the last two are 0.
+
+    The policy has a `gain` K, `[A, S]`, and a `covariance`, `[A, A]`.
+    """
     by_control = flow.noise_adjoint @ problem.control @ covariance - flow.loop_adjoint @ gain.T
     return Coefficients(
         2.0 * flow.loop_adjoint,
@@ -301,6 +307,8 @@ def response_gradient(
     cost_of_action: FloatArray,
 ) -> Coefficients:
     """Return the derivatives of the cost by A, B, Q and R through the follower's policy.
+
+    `cost_of_action` is N, `[A, A]`, the leader's cost of actions.
 
     With G and H the derivatives of the cost by K and by C, U = S^-1 G and C = (tau / 2) S^-1, the
     derivative by S is D = -sym(U K^T) - (2 / tau) C H C and that by gamma B^T P A is U. Through P

@@ -365,7 +365,7 @@ def _array(text: str) -> np.ndarray[Any, Any]:
 
 
 def loaded_array(file: IO[bytes], size: int) -> np.ndarray[Any, Any]:
-    """Return the array of a `.npy` file of so many bytes.
+    """Return the array of a `.npy` file of so many bytes, of the shape that the file says.
 
     Raises:
         ValueError: If it is none, holds objects, or has another length than it says.
@@ -389,7 +389,7 @@ def write_arrays(archive: zipfile.ZipFile, folder: str, arrays: Mapping[str, Any
 
 
 def read_arrays(archive: zipfile.ZipFile, folder: str = "") -> dict[str, np.ndarray[Any, Any]]:
-    """Return the arrays in a folder of an archive.
+    """Return the arrays in a folder of an archive by name, of the shapes that the files say.
 
     Raises:
         ValueError: If one is damaged or holds objects.

@@ -259,7 +259,8 @@ def solve_all(
 ) -> list[SoftSolution]:
     """Solve the soft Bellman equations of MDPs on one structure; see `solve_soft_mdp`.
 
-    With `many`, "auto" chooses the solver of a batch. The caller sees to the threads.
+    An initial value is `[S]`, or None. With `many`, "auto" chooses the solver of a batch. The
+    caller sees to the threads.
     """
     problems = [mdp if mdp.kernel.moves is None else by_move(mdp) for mdp in mdps]
     starts = [

@@ -73,5 +73,5 @@ class LearntEpisodes:
 
 
 def as_argument(terms: NDArray[Any] | None) -> dict[str, Any]:
-    """Return the argument `terms` of a follower's reward, which takes none where there are none."""
+    """Return the argument `terms` `[B, K]` of a follower's reward, empty where there are none."""
     return {} if terms is None else {"terms": terms}

@@ -48,7 +48,7 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class DeepResponse(LearntResponse, TabularResponse):
-    """The answer of a tabular game's follower who learns."""
+    """The answer of a tabular game's follower who learns; for shapes see `TabularResponse`."""
 
 
 class TableGame:

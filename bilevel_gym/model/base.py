@@ -158,7 +158,7 @@ class BilevelModel(Described, ABC):
 
 
 def check_finite(objective: float, gradient: FloatArray) -> None:
-    """Raise an `ArithmeticError` unless an objective and its gradient are finite."""
+    """Raise an `ArithmeticError` unless an objective and its gradient, of any shape, are finite."""
     if not (np.isfinite(objective) and np.isfinite(gradient).all()):
         raise ArithmeticError(
             f"the leader's objective overflowed (its value is {objective}): its rewards, costs or "

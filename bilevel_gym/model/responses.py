@@ -246,7 +246,10 @@ class GaussianResponse(Response):
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class ExactGaussianResponse(GaussianResponse):
-    """The exact answer of a linear-quadratic game; `residual` is that of its Riccati equation."""
+    """The exact answer of a linear-quadratic game; `residual` is that of its Riccati equation.
+
+    Both gradients have the shape of x.
+    """
 
     hyper_gradient: FloatArray
     direct_gradient: FloatArray

@@ -145,6 +145,8 @@ def projected_gradient_norm(
 ) -> float:
     """Return the Euclidean norm of P(x + gradient) - x, P the projection on the box.
 
+    All arguments have the shape of x.
+
     It vanishes exactly at the first-order stationary points of the constrained problem: what points
     out of the box at a bound does not count. It is the gradient mapping at a step of 1 (S. Ghadimi,
     G. Lan, H. Zhang, "Mini-batch stochastic approximation methods for nonconvex stochastic
@@ -157,7 +159,7 @@ def projected_gradient_norm(
 
 
 def answer_of(objective: Evaluation, x: FloatArray) -> tuple[float, FloatArray]:
-    """Return (value, gradient) of an objective at x.
+    """Return (value, gradient) of an objective at x, the gradient in the shape of x.
 
     Raises:
         TypeError: If it is no function, or returns something else.
@@ -175,6 +177,8 @@ def answer_of(objective: Evaluation, x: FloatArray) -> tuple[float, FloatArray]:
 
 class Recorder:
     """Counts evaluations, and keeps the first, the best and the last iterate.
+
+    The bounds have the shape of x.
 
     Attributes:
         evaluations: Evaluations noted so far.

@@ -133,9 +133,9 @@ def trust_constr(
 ) -> ConstrainedOptimum:
     """Climb to a nearby stationary point with scipy's trust-region interior-point method.
 
-    It takes more evaluations than `slsqp`, whose arguments these are, and is more robust where
-    constraints curve. `tolerance`, positive, is for the gradient of the Lagrangian, the size of the
-    trust region and the barrier.
+    It takes more evaluations than `slsqp`, whose arguments these are (`start`, `low` and `high` of
+    the shape of x), and is more robust where constraints curve. `tolerance`, positive, is for the
+    gradient of the Lagrangian, the size of the trust region and the barrier.
 
     Raises:
         ValueError: If an argument is out of range, or the linear constraints cannot hold.

@@ -127,7 +127,7 @@ class CostConstraint(Constraint):
 
     Attributes:
         cost: g, an objective such as `bilevel_gym.model.costs.ExpectedCost`; or the name of one in
-            the model's `costs`.
+            the model's `costs`. Its gradient has the shape of x.
     """
 
     cost: Any

@@ -35,10 +35,10 @@ def lbfgsb(
     tolerance: float = 1e-6,
     callback: Callback | None = None,
 ) -> Optimum:
-    """Climb to a nearby stationary point with scipy's L-BFGS-B; see `ascent` for the arguments.
+    """Climb to a nearby stationary point with scipy's L-BFGS-B.
 
-    After `max_evaluations`, positive, no further line search begins; `tolerance`, positive, is the
-    sup norm of the projected gradient to reach.
+    For arguments and their shapes see `ascent`. After `max_evaluations`, positive, no further line
+    search begins; `tolerance`, positive, is the sup norm of the projected gradient to reach.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -89,7 +89,8 @@ def restarted_lbfgsb(
 
     There are `restarts` starts, see `starts_around`, and `polished` of the ends that `lbfgsb` goes
     on from, both positive. `steps` and `learning_rate` are as in `ascent`, for each start;
-    `max_evaluations` and `tolerance` as in `lbfgsb`, for each of these ends.
+    `max_evaluations` and `tolerance` as in `lbfgsb`, for each of these ends. Shapes are those of
+    `ascent`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -143,7 +144,8 @@ def cobyqa(
 
     `radius` is the first one of the trust region, as a share of the width of the box, which must be
     finite; a run has converged at `tolerance`, in the same unit. Both are positive, the latter at
-    most the former. For the other arguments see `ascent`; gradients are only recorded.
+    most the former. For the other arguments and their shapes see `ascent`; gradients are only
+    recorded.
 
     Raises:
         ImportError: If scipy is older than 1.14, which brought COBYQA.
@@ -211,7 +213,7 @@ def starts_around(
     spread: float = 0.02,
     seed: int | np.random.Generator = 0,
 ) -> FloatArray:
-    """Return starts, stacked: first the one given, the others Gaussian around it.
+    """Return starts, `[count, ...]`: first the one given, the others Gaussian around it.
 
     `spread` is the standard deviation as a share of the width of the box, which must be finite;
     what falls outside is projected on the box.

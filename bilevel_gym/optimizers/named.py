@@ -77,7 +77,10 @@ def check_optimizer(
     objective: object = None,
     **options: Any,
 ) -> None:
-    """Raise what an optimizer raises for its arguments, without an evaluation of the objective."""
+    """Raise what an optimizer raises for its arguments, without an evaluation of the objective.
+
+    `start` and the bounds have the shape of x.
+    """
     stops = _StopsWithCosts(objective) if isinstance(objective, KnowsCosts) else _Stops()
     try:
         make_optimizer(optimizer, **options)(stops, start, low, high)

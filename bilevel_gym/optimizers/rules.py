@@ -67,7 +67,7 @@ def make_schedule(schedule: str | Schedule) -> Schedule:
 def feasible_part(
     x: FloatArray, gradient: FloatArray, low: FloatArray, high: FloatArray
 ) -> FloatArray:
-    """Return the gradient without the entries that push against a bound."""
+    """Return the gradient, of the shape of x, without the entries that push against a bound."""
     blocked = ((x <= low) & (gradient < 0.0)) | ((x >= high) & (gradient > 0.0))
     return np.where(blocked, 0.0, gradient)
 
@@ -166,8 +166,8 @@ class ProjectedRule(UpdateRule):
         """Initialise the state.
 
         Args:
-            low: Lower bounds of x.
-            high: Upper bounds of x.
+            low: Lower bounds of x, in its shape.
+            high: Upper bounds of x, in its shape.
             max_gradient_norm: Euclidean norm to which longer gradients are shortened, positive;
                 None leaves them as they are.
 
@@ -206,8 +206,8 @@ class AdamRule(UpdateRule):
         """Initialise the state.
 
         Args:
-            low: As in `UpdateRule`.
-            high: As in `UpdateRule`.
+            low: Lower bounds of x, in its shape.
+            high: Upper bounds of x, in its shape.
             beta1: Decay of the running mean of the gradients, in [0, 1).
             beta2: Decay of the running mean of their squares, in [0, 1).
             epsilon: Added to the root of the latter, positive.
@@ -243,6 +243,8 @@ RULES: dict[str, type[UpdateRule]] = {
 
 def make_rule(name: str, low: ArrayLike, high: ArrayLike, **options: Any) -> UpdateRule:
     """Build an update rule by its key in `RULES`, with options of JSON types, for a box of x.
+
+    The bounds have the shape of x.
 
     Raises:
         ValueError: If the name is unknown or an option is out of range.

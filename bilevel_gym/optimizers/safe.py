@@ -103,6 +103,8 @@ class _Plain:
 class SafeClimb(Recorder):
     """A safe climb that the caller evaluates, at `x` and at the seat that it is made for.
 
+    `start`, the bounds and `x` have one shape.
+
     Attributes:
         x: What to evaluate next.
         screening: Whether `measure` will do: then `tell`, otherwise `move`.

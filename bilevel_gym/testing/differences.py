@@ -125,7 +125,7 @@ def differences(
 
 
 def moved_inward(x: FloatArray, low: FloatArray, high: FloatArray, reach: float) -> FloatArray:
-    """Return the nearest x whose differences stay within the box."""
+    """Return the nearest x, of the shape of x, whose differences stay within the box."""
     narrow = high - low < 2.0 * reach
     if narrow.any():
         entry = int(np.argmax(narrow))
