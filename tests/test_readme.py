@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bilevel_gym.cli.listing import SHORT, markdown_table
+from bilevel_gym.registration import TASKS
 
 from .pasted import ROOT, blocks, run_alone
 
@@ -31,6 +32,7 @@ def test_a_block_runs_when_it_is_pasted_alone(block: str, printed: str, tmp_path
 
 def test_the_table_of_tasks_is_that_of_the_registry() -> None:
     assert f"\n\n{markdown_table(SHORT)}\n\n" in README
+    assert f"{len(TASKS)} tasks" in README
 
 
 def test_the_two_commands_stand_there_on_lines_of_their_own() -> None:
