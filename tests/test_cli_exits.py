@@ -213,3 +213,14 @@ def test_a_signal_ends_long_work_soon_and_keeps_what_was_done(
     assert "Traceback" not in errors and "interrupted" in output + errors
     assert (tmp_path / "out" / kept).exists()
     assert not [*tmp_path.rglob(".*.tmp*")] and time.monotonic() - began < SOON
+
+
+def test_nothing_is_collected_where_a_command_ends() -> None:
+    # What is registered first is called last.
+    script = """
+import atexit, gc
+atexit.register(lambda: print(gc.get_freeze_count() > 1000))
+import bilevel_gym.cli
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "True\n"

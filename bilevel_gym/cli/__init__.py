@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 from typing import Any
 
 import click
@@ -44,6 +46,11 @@ class Commands(click.Group):
             ctx.exit(INTERRUPTED)
         except (ArithmeticError, MemoryError) as error:  # of numbers that nobody could foresee
             raise Failure(f"{error or type(error).__name__}") from error
+
+
+# Where a process ends nothing need be collected any more: with PyTorch loaded, that would be most of
+# the time from Ctrl-C to the shell.
+atexit.register(gc.freeze)
 
 
 @click.group(
