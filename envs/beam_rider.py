@@ -253,7 +253,7 @@ class BilevelBeamRider(ParametricGame):
             axis = Axis(-limit, limit, "the leader's x: reward of each action now")
             left = surface.get_width() - BARS_WIDTH - THEME.margin
             place = (left, HEADER_HEIGHT, BARS_WIDTH, BARS_HEIGHT)
-            draw_bars(surface, place, BarChart(axis, ACTIONS, rewards, ".1g"))
+            draw_bars(surface, place, BarChart(axis, ACTIONS, rewards, ".2f"))
         return surface
 
 

@@ -48,8 +48,8 @@ class Commands(click.Group):
             raise Failure(f"{error or type(error).__name__}") from error
 
 
-# Where a process ends nothing need be collected any more: with PyTorch loaded, that would be most of
-# the time from Ctrl-C to the shell.
+# Where a process ends nothing need be collected any more. With PyTorch loaded, that would be most
+# of the time from Ctrl-C to the shell.
 atexit.register(gc.freeze)
 
 
