@@ -197,7 +197,8 @@ def test_low_trust_is_warned_of_once_and_info_has_what_is_known() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         *_, again = env.step(info["upper_params"] + 0.1)
-    assert {*again} - {*info} == {"kl_measured", "kl_predicted"}
+    assert {*again} == {*info}
+    assert info["kl_measured"] == info["kl_predicted"] == 0.0
     assert again["kl_measured"] >= 0.0 and again["kl_predicted"] >= 0.0
     assert info["cut_share"] == 1.0 and info["hyper_gradient_se"].shape == (3,)
     response: Any = env.response

@@ -236,8 +236,10 @@ class Estimator(Checkpointed, ABC):
     ) -> dict[str, Any]:
         """Return the fields of a `LearntResponse` that say how far the others can be trusted."""
         x, count = upper_params, played.num_episodes
-        predicted = measured = None
-        if before is not None:
+        predicted: float | None = None
+        if before is None:  # the first answer: nothing has moved
+            measured, predicted = 0.0, None if estimate.metric is None else 0.0
+        else:
             observations = played.as_batch[0]
             chosen = observations[:: max(1, len(observations) // COMPARED)]
             measured = self.follower.divergence(before, chosen)

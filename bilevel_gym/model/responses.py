@@ -131,8 +131,8 @@ class LearntResponse(Response):
             that it has not learnt from, at most 1.
         cut_share: Share of the watched episodes that a limit of steps has cut, in [0, 1].
         kl_predicted: KL of the follower's policy from the one before, a step on average, as
-            predicted from the change of x and the last `metric`.
-        kl_measured: The same as it was found in watched steps.
+            predicted from the change of x and the last `metric`; 0 in the first answer.
+        kl_measured: The same as it was found in watched steps; 0 in the first answer.
         trust: `hyper_gradient_cosine`, lowered by what else is wrong, in [0, 1].
         trust_reason: What limits the trust, one sentence.
         values: The leader's value of each watched episode, `[N]`; the objective is their mean.
