@@ -15,7 +15,6 @@ from bilevel_gym.benchmark import Run, RunOutcome, perform, plan
 from bilevel_gym.benchmark import engine as engine_module
 from bilevel_gym.benchmark.config import Benchmark
 from bilevel_gym.benchmark.results import write_run
-from bilevel_gym.benchmark.schema import Engine
 from bilevel_gym.cli import main
 from bilevel_gym.registration import QUICK
 
@@ -81,7 +80,7 @@ def in_turn(monkeypatch: Patch, work: Callable[[Run], RunOutcome]) -> list[Run]:
     """Let the command do its runs in this process; return the list of those it does."""
     seen: list[Run] = []
 
-    def outcomes(runs: list[Run], _: Engine) -> Any:
+    def outcomes(runs: list[Run], *_: Any) -> Any:
         for run in runs:
             seen.append(run)
             yield work(run)

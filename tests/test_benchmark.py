@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -215,6 +216,21 @@ def test_a_failing_run_takes_no_other_with_it_and_each_warning_is_shown_once(
     assert len([*tmp_path.glob("out/runs/*")]) == 3
     in_turn(monkeypatch, perform)
     assert invoke_small(tmp_path / "out").exit_code == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_say_how_far_their_runs_are(monkeypatch: Patch, workers: int) -> None:
+    monkeypatch.setattr("bilevel_gym.benchmark.engine.READ_EVERY", 0.01)
+    monkeypatch.setattr("bilevel_gym.benchmark.engine.NOTED_EVERY", 0.0)  # in this process
+    told: list[tuple[int, int, str]] = []
+    runs = [small_run(seed=seed, steps=100) for seed in range(2)]
+    engine = Engine(workers=workers)
+    outcomes = [*perform_all(runs, engine, lambda *said: told.append(said))]
+    assert [outcome.error for outcome in outcomes] == [None, None]
+    (first, *_), run = told, runs[0]
+    assert first[:2] == (0, 0)
+    pattern = rf"under way: {run.env_id}, {run.method}, seed [01]: \d+/101"
+    assert all(re.match(pattern, doing) for _, _, doing in told)
 
 
 def test_one_worker_is_this_process_and_does_not_watch_for_its_own_end(monkeypatch: Patch) -> None:

@@ -17,9 +17,11 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ..core.files import replacing
+from ..core.progress import Paced, Progress
 from .config import Benchmark, Entry
 from .errors import require_extra
 from .results import (
@@ -37,6 +39,11 @@ from .runs import Run, RunOutcome, perform
 
 if TYPE_CHECKING:
     from .schema import Engine
+
+
+# Seconds from one reading of the notes of workers to the next, and from one note to the next; runs
+# that are named at a time.
+READ_EVERY, NOTED_EVERY, NAMED = 1.0, 1.0, 2
 
 
 class EngineError(RuntimeError):
@@ -111,17 +118,22 @@ def plan(benchmark: Benchmark, folder: Path) -> Plan:
     return Plan(folder, tuple(todo), len(entries) - len(todo), tuple(damaged), others)
 
 
-def execute(planned: Plan, engine: Engine) -> Iterator[tuple[Entry, RunOutcome]]:
+def execute(
+    planned: Plan, engine: Engine, progress: Progress | None = None
+) -> Iterator[tuple[Entry, RunOutcome]]:
     """Do what is left to do; yield each run once its result is written.
 
-    Failed runs are yielded as well, and leave no file.
+    Failed runs are yielded as well, and leave no file. Where the workers are processes of this
+    machine, `progress` is told now and then, in a thread, how far the runs under way are.
 
     Raises:
         EngineError: If workers or the cluster are lost.
         OSError: If a result cannot be written.
     """
     entries = {entry.run.name: entry for entry in planned.todo}
-    with contextlib.closing(perform_all([e.run for e in planned.todo], engine)) as outcomes:
+    with contextlib.closing(
+        perform_all([e.run for e in planned.todo], engine, progress)
+    ) as outcomes:
         for outcome in outcomes:
             entry = entries[outcome.run.name]
             if outcome.error is None:
@@ -129,14 +141,55 @@ def execute(planned: Plan, engine: Engine) -> Iterator[tuple[Entry, RunOutcome]]
             yield entry, outcome
 
 
-def perform_all(runs: Sequence[Run], engine: Engine) -> Generator[RunOutcome, None, None]:
+def perform_all(
+    runs: Sequence[Run], engine: Engine, progress: Progress | None = None
+) -> Generator[RunOutcome, None, None]:
     """Do runs on an engine; yield their outcomes as they come. It raises what `execute` raises."""
     if not runs:
         return
-    yield from {"loky": _on_processes, "dask": _on_dask}[engine.backend](runs, engine)
+    if engine.backend == "dask":
+        yield from _on_dask(runs, engine)
+        return
+    with _read_aloud(progress) as notes:
+        yield from _on_processes(runs, engine, notes)
 
 
-def _on_processes(runs: Sequence[Run], engine: Engine) -> Generator[RunOutcome, None, None]:
+@contextlib.contextmanager
+def _read_aloud(progress: Progress | None) -> Iterator[Path | None]:
+    """Yield a folder for notes of workers, and tell what they say; None where nobody listens."""
+    if progress is None:
+        yield None
+        return
+    over = threading.Event()
+    with TemporaryDirectory(ignore_cleanup_errors=True) as name:
+
+        def read() -> None:
+            while not over.wait(READ_EVERY):
+                notes = [text for path in sorted(Path(name).iterdir()) if (text := _text(path))]
+                if notes:
+                    more = f" and {len(notes) - NAMED} more" if len(notes) > NAMED else ""
+                    progress(0, 0, f"under way: {'; '.join(notes[:NAMED])}{more}")
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        try:
+            yield Path(name)
+        finally:
+            over.set()
+            reader.join()
+
+
+def _text(path: Path) -> str:
+    """Return a note, empty where its run has just ended."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def _on_processes(
+    runs: Sequence[Run], engine: Engine, notes: Path | None
+) -> Generator[RunOutcome, None, None]:
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
@@ -150,18 +203,32 @@ def _on_processes(runs: Sequence[Run], engine: Engine) -> Generator[RunOutcome, 
         with warnings.catch_warnings():
             # A worker that has loaded PyTorch meanwhile is replaced, as if it had leaked memory.
             warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
-            yield from pool(delayed(_perform_below)(os.getpid(), run) for run in runs)
+            yield from pool(delayed(_perform_below)(os.getpid(), run, notes) for run in runs)
     except TerminatedWorkerError:
         raise EngineError(
             "a worker process was killed (by hand, or by the system for want of memory)"
         ) from None
 
 
-def _perform_below(parent: int, run: Run) -> RunOutcome:
-    """Do a run in a process that does not outlive the one that started it."""
+def _perform_below(parent: int, run: Run, notes: Path | None) -> RunOutcome:
+    """Do a run in a process that does not outlive the one that started it, and take notes."""
     if os.getpid() != parent:  # joblib has no process of its own for a single worker
         _end_with(parent)
-    return perform(run)
+    if notes is None:
+        return perform(run)
+    note, pace = notes / run.name, Paced(NOTED_EVERY)
+
+    def tell(evaluations: int) -> None:
+        if pace.due():
+            with contextlib.suppress(OSError):  # whoever started this may be gone
+                said = f"{run.env_id}, {run.method}, seed {run.seed}"
+                note.write_text(f"{said}: {evaluations}/{run.steps + 1}", encoding="utf-8")
+
+    try:
+        return perform(run, tell)
+    finally:
+        with contextlib.suppress(OSError):
+            note.unlink()
 
 
 @cache

@@ -194,8 +194,11 @@ def make_referee(game: BilevelEnv, method: Method, seed: int) -> Referee:
 
 
 @single_threaded
-def perform(run: Run) -> RunOutcome:
-    """Run, and return what became of it; an error is an outcome as well."""
+def perform(run: Run, tell: Callable[[int], None] = lambda evaluations: None) -> RunOutcome:
+    """Run, and return what became of it; an error is an outcome as well.
+
+    `tell` gets the number of evaluations so far.
+    """
     import gymnasium as gym
 
     from ..wrappers import HyperGradient
@@ -211,7 +214,8 @@ def perform(run: Run) -> RunOutcome:
             game = cast("BilevelEnv", gym.make(run.env_id, **run.kwargs).unwrapped)
             referee = make_referee(game, seat.method, run.seed)
             with one_torch_thread():
-                rows = _scored_climb(run, seat, game, referee)
+                tell(0)
+                rows = _scored_climb(run, seat, game, referee, tell)
         except Exception as error:
             outcome = RunOutcome(run, error=f"{type(error).__name__}: {error}")
         else:
@@ -221,7 +225,9 @@ def perform(run: Run) -> RunOutcome:
     return replace(outcome, warnings=seen)
 
 
-def _scored_climb(run: Run, seat: Any, game: BilevelEnv, referee: Referee) -> tuple[Row, ...]:
+def _scored_climb(
+    run: Run, seat: Any, game: BilevelEnv, referee: Referee, tell: Callable[[int], None]
+) -> tuple[Row, ...]:
     """Return the evaluations of a run, scored by the referee."""
     from ..wrappers import LeaderObjective
 
@@ -249,6 +255,7 @@ def _scored_climb(run: Run, seat: Any, game: BilevelEnv, referee: Referee) -> tu
                 measured = {**measured, "cosine": None, "relative_error": None}
             value, wall_time = float(self.seat.response.objective), stopped - began - refereeing
             rows.append(Row(len(rows), self.samples - used, wall_time, value, **measured))
+            tell(len(rows))
             refereeing += time.perf_counter() - stopped
 
     leader, used = Scored(seat), 0

@@ -82,7 +82,7 @@ def benchmark(file: Path, out: Path | None) -> None:
             bar = progress_bar("runs", len(planned.todo), every_step=True)
             show = stack.enter_context(bar)
             warned: set[str] = set()
-            for entry, outcome in execute(planned, wanted.engine):
+            for entry, outcome in execute(planned, wanted.engine, show.within):
                 for warning in (w for w in outcome.warnings if w not in warned):
                     warned.add(warning)
                     click.echo(f"Warning: {warning} (first in {entry})", err=True)

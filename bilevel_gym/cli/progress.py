@@ -31,6 +31,9 @@ LATE = 0.5
 # Seconds in which one step is told where there is no terminal.
 TOLD_EVERY = 1.0
 
+# Seconds from one line on a step under way to the next, and where steps are many and long.
+WITHIN, SELDOM = 5.0, 30.0
+
 
 class Shown:
     """What is shown of long work in so many steps, of which later phases may have more.
@@ -85,10 +88,15 @@ class Told(Shown):
         silent: Whether nothing was said yet.
     """
 
-    def __init__(self, phase: str, total: int, seconds: float = 0.0) -> None:
-        """Begin with a phase of so many steps, of which one is told in so many seconds."""
+    def __init__(
+        self, phase: str, total: int, seconds: float = 0.0, within: float = WITHIN
+    ) -> None:
+        """Begin with a phase of so many steps, of which one is told in so many seconds.
+
+        `within` are those from one line on a step under way to the next.
+        """
         super().__init__(phase, total)
-        self._lines, self.silent = Lines(click.echo), True
+        self._lines, self.silent = Lines(click.echo, within), True
         self._pace, self._untold = Paced(seconds), ""
 
     def within(self, done: int, total: int, doing: str) -> None:
@@ -161,7 +169,8 @@ def progress_bar(phase: str, total: int, *, every_step: bool = False) -> Iterato
     """
     terminal = console(stderr=True)
     if not terminal.is_terminal:
-        told = Told(phase, total, 0.0 if every_step else TOLD_EVERY)
+        paces = (0.0, SELDOM) if every_step else (TOLD_EVERY, WITHIN)
+        told = Told(phase, total, *paces)
         try:
             with _told_late(f"[0/{total}] the first step", lambda: told.silent):
                 yield told
