@@ -324,6 +324,7 @@ def test_an_error_keeps_what_the_run_reached(run: Run, tmp_path: Path, monkeypat
         return answer(self, x)
 
     monkeypatch.setattr(Exact, "step", fail)
+    monkeypatch.setattr(Exact, "step_together", lambda self, xs: [fail(self, x) for x in xs])
     result = run("solve", GRID, *SMALL, "--out", "out")
     assert isinstance(result.exception, RuntimeError)
     assert len(rows(tmp_path / "out")) == 1
@@ -409,7 +410,7 @@ ROW = [[1] * 52]  # the sum of x
         (["--seed", -1], "--seed"),
         (["--method", "dirct"], "Did you mean 'direct'?"),
         (["--optimizer", "adma"], "unknown optimizer 'adma'. Did you mean 'adam'? Accepted: "),
-        (["--optimizer-set", "beta=1"], "unknown option for optimizer 'normalized': 'beta'"),
+        (["--optimizer-set", "beta=1"], "unknown option for optimizer 'climb': 'beta'"),
         (["--optimizer", "adam", "--optimizer-set", "beta1=2"], "`beta1` must lie in [0, 1)"),
         (["--optimizer", "lbfgsb", "--lr", 1], "`--learning-rate`: optimizer 'lbfgsb' has none"),
         ([*CONSTRAINED, "constraints=3"], "`constraints` must be a list, got 3"),

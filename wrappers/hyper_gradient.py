@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -19,9 +19,12 @@ from ..envs.base import View, shown
 from ..envs.ids import leader_id
 from ..methods import Response, make_method
 from ..methods.registry import WrongAnswer, checked_response
-from ..model.protocols import LearntMethod, Resumable, Revisable, Tells
+from ..model import BilevelModel, evaluate_batch
+from ..model.protocols import LearntMethod, Resumable, Revisable, StepsTogether, Tells
 from ..model.responses import EpisodicResponse
+from ..model.starts import easier_models, suggested_starts
 from ..optimizers import projected_gradient_norm
+from ..optimizers.climb import Start
 from ..optimizers.revisable import Report
 from ..rendering import notebook_picture
 from .reporting import answer_in_words
@@ -164,6 +167,7 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
         self._steps, self._samples, self._restored = 0, 0, False
         self._lines = Lines(partial(print, flush=True)) if verbose else None
         self.progress: Progress | None = None
+        self._easier: Sequence[BilevelModel] = ()
 
     @property
     def response(self) -> Response:
@@ -246,6 +250,54 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
             raise ResetNeeded("`step` needs a `reset` first: it starts the leader's episode")
         observation, info = self._answer(self.game.validate_upper_params(action), advance=1)
         return observation, float(info["objective"]), False, self._steps >= self.outer_steps, info
+
+    # As `bilevel_gym.optimizers.climb` asks for, for climbs from many starts.
+
+    def answers(self, xs: Sequence[FloatArray]) -> Iterator[LeaderInfo]:
+        """Yield the `info` of several x, which count as steps; exact answers are found together.
+
+        Those found together do not depend on what was answered before.
+        """
+        method, xs = self.method, [self.game.validate_upper_params(x) for x in xs]
+        found = (
+            method.step_together(xs) if isinstance(method, StepsTogether) else map(method.step, xs)
+        )
+        for x, response in zip(xs, found, strict=True):
+            self._take(checked_response(response, x, method), advance=1)
+            yield self.info
+
+    def starts(self, x: FloatArray, most: int) -> list[Start]:
+        """Return where else to start than at x; nowhere unless the answers are exact."""
+        return suggested_starts(self._model, x, most) if self._model is not None else []
+
+    def ease(self, x: FloatArray) -> int:
+        """Return how many easier problems there are on the way from x, for `eased`."""
+        self._easier = easier_models(self._model, x) if self._model is not None else ()
+        return len(self._easier)
+
+    def eased(self, number: int, xs: Sequence[FloatArray]) -> list[tuple[float, FloatArray]]:
+        """Return objective and hyper-gradient of x in one of the easier problems."""
+        self._tell(number + 1, len(self._easier), "easier problems")
+        answers = evaluate_batch(self._easier[number], xs)
+        return [(answer.objective, answer.hyper_gradient) for answer in answers]
+
+    @property
+    def suited_optimizer(self) -> str | None:
+        """The optimizer that suits the answers: "climb", "safe", or None for one of plain steps.
+
+        Exact answers allow for line searches, far starts and other problems in between; a follower
+        who can be put back, and episodes that can be watched again, for the safe climb.
+        """
+        from ..methods.sampled import Sampled
+
+        if self.method.exact:
+            return "climb"
+        return "safe" if isinstance(self.method, Revisable | Sampled) else None
+
+    @property
+    def _model(self) -> BilevelModel | None:
+        model = self.game.model
+        return model if self.method.exact and isinstance(model, BilevelModel) else None
 
     # As a `bilevel_gym.optimizers.revisable.Revisable`, for climbs that go back.
 
@@ -396,20 +448,24 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
         ask = method.measure if brief and isinstance(method, Revisable) else method.step
         with told_to(self._tell if self._lines or self.progress else None):
             response = checked_response(ask(x), x, method)
+        self._take(response, advance)
+        info = self.info
+        try:
+            return self.game.observe(response), info
+        except TypeError as error:
+            wanted = f"an answer that {self.game.title} can observe"
+            raise WrongAnswer(self.method, wanted, f"another: {error}") from error
+
+    def _take(self, response: Response, advance: int) -> None:
+        """Make a response the last one, and show it."""
         self._response = response
         self._samples += response.samples or 0
         self._steps += advance
         if self._lines is not None:
             said = answer_in_words(response, self._samples)
             self._lines.say(f"[{self._steps}/{self.outer_steps}] {said}")
-        info = self.info
         if self.render_mode == "human":
             self.render()
-        try:
-            return self.game.observe(response), info
-        except TypeError as error:
-            wanted = f"an answer that {self.game.title} can observe"
-            raise WrongAnswer(self.method, wanted, f"another: {error}") from error
 
 
 def checked_keep(options: dict[str, Any], seed: object, learnt: bool) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ from numpy.typing import NDArray
 
 from ..core.checks import check_choice
 from ..core.mdp import FloatArray
-from ..model import BilevelModel, TabularModel, evaluate
+from ..model import BilevelModel, TabularModel, evaluate, evaluate_batch
 from ..model.objectives import Objective, check_objective
 from ..model.responses import ExactGaussianResponse, ExactResponse, Response
+from ..model.starts import easier_models, suggested_starts
 from ..optimizers.base import Evaluation
+from ..optimizers.climb import Start, Together
 from ..optimizers.revisable import Report
 from .hyper_gradient import HyperGradient, LeaderInfo
 
@@ -79,6 +82,24 @@ class LeaderObjective:
         """Return a cost, exactly, as a function x -> (value, gradient); see `exact_cost`."""
         return exact_cost(self.seat.game.model, cost, lambda: self._answer)
 
+    # As `bilevel_gym.optimizers.climb` asks for.
+
+    def together(self, xs: Sequence[FloatArray]) -> Iterator[tuple[float, FloatArray]]:
+        """Yield F and the hyper-gradient of several x; see `HyperGradient.answers`."""
+        if self._begins is not None:
+            self(xs[0])
+        for info in self.seat.answers(xs):
+            self.info, self._fresh, self._answer = info, False, self.seat.response
+            yield self._answer.objective, info["hyper_gradient"]
+
+    def starts(self, x: FloatArray, most: int) -> Sequence[Start]:
+        """Return so many starts at most, for a climb that begins at x."""
+        return self.seat.starts(x, most)
+
+    def easier(self, x: FloatArray) -> Sequence[Together]:
+        """Return easier objectives, the easiest first."""
+        return [partial(self.seat.eased, number) for number in range(self.seat.ease(x))]
+
     # As `bilevel_gym.optimizers.revisable.Revisable`: the seat has all of it.
 
     @property
@@ -133,6 +154,20 @@ class ExactObjective:
         """Return F(x) and the hyper-gradient."""
         self._answer = evaluate(self.model, x)
         return self._answer.objective, self._answer.hyper_gradient
+
+    def together(self, xs: Sequence[FloatArray]) -> Iterator[tuple[float, FloatArray]]:
+        """Yield F and the hyper-gradient of several x."""
+        for answer in evaluate_batch(self.model, xs):
+            self._answer = answer
+            yield answer.objective, answer.hyper_gradient
+
+    def starts(self, x: FloatArray, most: int) -> Sequence[Start]:
+        """Return so many starts at most, for a climb that begins at x."""
+        return suggested_starts(self.model, x, most)
+
+    def easier(self, x: FloatArray) -> Sequence[Together]:
+        """Return easier objectives, the easiest first."""
+        return [ExactObjective(model).together for model in easier_models(self.model, x)]
 
     def cost(self, cost: str | Objective) -> Evaluation:
         """Return a cost as a function of x; see `exact_cost`."""

@@ -112,7 +112,7 @@ def save_pictures(env_id: str, folder: Path, seed: int, steps: int | None = None
         best, pictures = start, [] if exact else film_episode(env, start, film, seed)
         if count:
             _, found = optimize(leader, start, optimizer, options, polish=exact, callback=show)
-            best = found.upper_params
+            best = found.best.upper_params
     if exact:
         env.step(best)
         hold(film, env.render(), PAUSE)

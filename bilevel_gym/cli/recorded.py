@@ -15,6 +15,7 @@ import json
 import math
 import time
 import zipfile
+from collections.abc import Iterator, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,8 @@ from .arguments import CommandError, Failure
 from .console import uninterrupted
 
 if TYPE_CHECKING:
-    from ..optimizers import Evaluation
+    from ..optimizers import Evaluation, Start
+    from ..optimizers.climb import Together
     from ..optimizers.safe import SafeClimb
     from ..wrappers import HyperGradient, LeaderObjective
 
@@ -145,10 +147,37 @@ class Replayed:
         Raises:
             CommandError: If the optimizer asks for another x than it did when that was recorded.
         """
+        if self._made >= len(self._evaluations.recorded):
+            self._made += 1
+            return self._leader(x)
+        return self._told(x)
+
+    # As `bilevel_gym.optimizers.climb` asks for.
+
+    def together(self, xs: Sequence[FloatArray]) -> Iterator[tuple[float, FloatArray]]:
+        """Yield F and the hyper-gradient of several x.
+
+        All are made again unless all are recorded: together they come out as they did then.
+        """
+        known = min(len(xs), len(self._evaluations.recorded) - self._made)
+        yield from (self._told(x) for x in xs[: max(0, known)])
+        if known < len(xs):
+            for number, answer in enumerate(self._leader.together(xs)):
+                if number >= known:
+                    self._made += 1
+                    yield answer
+
+    def starts(self, x: FloatArray, most: int) -> Sequence[Start]:
+        """Return so many starts at most, for a climb that begins at x."""
+        return self._leader.starts(x, most)
+
+    def easier(self, x: FloatArray) -> Sequence[Together]:
+        """Return easier objectives, the easiest first."""
+        return self._leader.easier(x)
+
+    def _told(self, x: FloatArray) -> tuple[float, FloatArray]:
         number = self._made
         self._made += 1
-        if self.live:
-            return self._leader(x)
         recorded, value, gradient = self._evaluations.row(number)
         if not np.array_equal(recorded, x):
             raise CommandError(

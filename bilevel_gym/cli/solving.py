@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -22,6 +22,7 @@ from ..optimizers import (
     OPTIMIZERS,
     RULES,
     SCHEDULES,
+    ClimbOptimum,
     check_optimizer,
     make_optimizer,
     options_for,
@@ -57,7 +58,7 @@ from .progress import progress_bar, waiting
 
 if TYPE_CHECKING:
     from ..core.mdp import FloatArray
-    from ..optimizers import Iterate
+    from ..optimizers import Iterate, Optimum
     from ..optimizers.safe import SafeClimb
     from ..rendering import Film
     from ..wrappers import HyperGradient, LeaderObjective
@@ -66,12 +67,10 @@ if TYPE_CHECKING:
 
 INTERRUPTION = "interrupted; what it reached is kept"
 
-# Optimizer and steps of a run: where the follower's answer is exact (with estimates from episodes,
-# the safe climb); where the follower learns, which is slow; and where a follower who learns cannot
-# be put back: Adam averages the noise.
-EXACT_DEFAULTS = ("normalized", 200)
-LEARNT_DEFAULTS = ("safe", 20)
-ADAM_DEFAULTS = ("adam", 10)
+# Steps of a run: of the climb from many starts; of any other where the follower's answer is known;
+# where the follower learns, which is slow; and where a follower who learns cannot be put back: Adam
+# averages the noise.
+CLIMB_STEPS, EXACT_STEPS, LEARNT_STEPS, ADAM_STEPS = 399, 200, 20, 10
 
 # Numbers of a run depend on their versions, on the latter where the follower learns.
 LIBRARIES = ("bilevel_gym", "gymnasium", "numpy", "scipy")
@@ -101,9 +100,9 @@ def settings_of_optimizer(ctx: click.Context) -> Iterator[str]:
 @click.option(
     "--optimizer",
     metavar="NAME",
-    help=f"What moves x: {', '.join(sorted(OPTIMIZERS))}.  [default: {EXACT_DEFAULTS[0]}; "
-    f"{LEARNT_DEFAULTS[0]} where episodes are played, {ADAM_DEFAULTS[0]} where no learner can go "
-    "back]",
+    help=f"What moves x: {', '.join(sorted(OPTIMIZERS))}.  [default: climb, which starts from many "
+    "x, where the method is exact; safe where episodes are played, adam where no learner can go "
+    "back, else, and with a learning rate, normalized]",
     **takes_names(lambda: OPTIMIZERS, lambda name: check_choice("optimizer", name, OPTIMIZERS)),
 )
 @settings_option(
@@ -115,8 +114,9 @@ def settings_of_optimizer(ctx: click.Context) -> Iterator[str]:
 @click.option(
     "--steps",
     type=click.IntRange(min=1),
-    help=f"Steps of the optimizer; one evaluation more than that.  [default: {EXACT_DEFAULTS[1]}; "
-    "where the follower learns, as on the task's page]",
+    help="Steps of the optimizer; one evaluation more than that.  "
+    f"[default: {CLIMB_STEPS} of climb, {EXACT_STEPS} of others; where the follower learns, as on "
+    "the task's page]",
 )
 @click.option(
     "--learning-rate",
@@ -257,8 +257,10 @@ class Plan:
         if gif:
             check_picture("`--gif`", config["id"], env)
         leader, learns = LeaderObjective(env), not answers_exactly(env.game)
-        by_default, options = default_optimizer(config["id"], env)
-        optimizer = config["optimizer"] or by_default
+        chosen = config["optimizer"]
+        if chosen is None and config["learning_rate"] is not None and answers_exactly(env.game):
+            chosen = "normalized"  # a rate is one of plain steps
+        optimizer, options = default_optimizer(config["id"], env, chosen)
         asked = {name: config[name] for name in ("steps", "learning_rate")}
         options |= {name: value for name, value in asked.items() if value is not None}
         steps, seed = options["steps"], config["seed"]
@@ -292,7 +294,7 @@ def climb(plan: Plan, folder: Path, *, gif: bool, resumed: bool, trust: bool = F
     from .recorded import Evaluations, Memory, Replayed
     from .run_folder import CONFIG, History, tidy_up, write_json
 
-    config, leader = plan.config, plan.leader
+    config, leader, found = plan.config, plan.leader, None
     method, seed = config["method"], config["seed"]
     env, film = leader.seat, Film() if gif else None
     with contextlib.ExitStack() as stack:
@@ -340,11 +342,11 @@ def climb(plan: Plan, folder: Path, *, gif: bool, resumed: bool, trust: bool = F
                 leader.resume(seed=None if made else seed)
                 optimizer, polish = config["optimizer"], config["polish"]
                 hooks = {"between": between} if safe else {}
-                outcome, best = optimize(
+                outcome, found = optimize(
                     objective, x, optimizer, plan.options, polish=polish, callback=keep, **hooks
                 )
                 if safe:
-                    history.settle(best)
+                    history.settle(found.best)
             if safe or replayed.live:
                 memory.write(len(history.records))
             else:
@@ -358,27 +360,29 @@ def climb(plan: Plan, folder: Path, *, gif: bool, resumed: bool, trust: bool = F
             drawn = save_results(leader, history, film, f"{config['id']}, {of} {method}", seed)
     # Between evaluations, too, the follower is watched.
     samples = memory.climb.used if memory.climb is not None else 0
-    report(leader, history, method, config["optimizer"], outcome, samples, memory.seconds)
+    optimizer = config["optimizer"]
+    report(leader, history, method, optimizer, outcome, samples, memory.seconds, found)
     return outcome == INTERRUPTION or not drawn
 
 
-def default_optimizer(env_id: str, env: HyperGradient) -> tuple[str, dict[str, Any]]:
-    """Return the default optimizer of a task, and options for those that take them."""
-    from ..methods.sampled import Sampled
-    from ..model.protocols import Revisable
+def default_optimizer(
+    env_id: str, env: HyperGradient, chosen: str | None = None
+) -> tuple[str, dict[str, Any]]:
+    """Return the optimizer of a task, the default one unless it is chosen, and its defaults.
 
+    They are for optimizers that take them.
+    """
     own = next((task.climb for task in TASKS if task.id == env_id), {})
-    if isinstance(env.method, Revisable) and not own:
-        optimizer, steps = LEARNT_DEFAULTS
-        return optimizer, {"steps": steps}
     if answers_exactly(env.game):
-        optimizer, steps = EXACT_DEFAULTS
-        return "safe" if isinstance(env.method, Sampled) else optimizer, {"steps": steps}
-    optimizer, steps = ADAM_DEFAULTS
+        optimizer = chosen or env.suited_optimizer or "normalized"
+        return optimizer, {"steps": CLIMB_STEPS if optimizer == "climb" else EXACT_STEPS}
+    if env.suited_optimizer is not None and not own:
+        return chosen or env.suited_optimizer, {"steps": LEARNT_STEPS}
     space = env.game.upper_space
     rate = 0.02 * float((space.high - space.low).max())
     # At a constant rate: noisy estimates need not wait for x to stand still.
-    return optimizer, {"steps": steps, "learning_rate": rate, "schedule": "constant", **own}
+    options = {"steps": ADAM_STEPS, "learning_rate": rate, "schedule": "constant", **own}
+    return chosen or "adam", options
 
 
 def optimize(
@@ -390,23 +394,23 @@ def optimize(
     polish: bool = False,
     callback: Callable[[str, Iterate], None] = lambda phase, iterate: None,
     **hooks: Any,
-) -> tuple[str, Iterate]:
+) -> tuple[str, Optimum]:
     """Run an optimizer, and then L-BFGS-B from the best x if that is wanted.
 
     L-BFGS-B trusts the gradient to be that of the objective, so it suits exact methods only. The
     callback gets the phase, "ascent" or "polish", and every iterate; `hooks` are other functions
-    that the optimizer calls. Returns why it stopped, and the best iterate.
+    that the optimizer calls. Returns why it stopped, and what was found.
     """
     box = (leader.low, leader.high)
     ascend = make_optimizer(optimizer, **options)
     found = ascend(leader, start, *box, callback=partial(callback, "ascent"), **hooks)
     vanished = found.evaluations <= options.get("steps", 0)
     if vanished or not polish:
-        return found.message, found.best
+        return found.message, found
     climb = make_optimizer("lbfgsb", max_evaluations=POLISH_EVALUATIONS)
     best = found.best.upper_params
     top = climb(leader, best, *box, callback=partial(callback, "polish"))
-    return f"{found.message}, then L-BFGS-B: {top.message}", top.best
+    return f"{found.message}, then L-BFGS-B: {top.message}", top
 
 
 def save_results(
@@ -457,6 +461,7 @@ def report(
     outcome: str,
     samples: int,
     seconds: float,
+    found: Optimum | None = None,
 ) -> None:
     """Print what a run reached, and where its files are.
 
@@ -514,6 +519,19 @@ def report(
     count = len(history.records)
     samples = max(samples, sum(record.inner_samples or 0 for record in history.records))
     work = f"{samples} environment steps" if samples else "each an inner solve"
+    starts: dict[str, Any] = {}
+    if isinstance(found, ClimbOptimum):
+        starts = {
+            "easier_evaluations": found.eased,
+            "starts": [asdict(fate) for fate in found.fates],
+        }
+        followed = [fate for fate in found.fates if fate.evaluations > 1]
+        best_start = max(found.fates, key=lambda fate: fate.best)
+        click.echo(
+            f"starts: {len(found.fates)}, {len(followed)} of them followed; the best was reached "
+            f"from {best_start.name} ({best_start.value:.6g})"
+        )
+        work += f", and {found.eased} of easier problems"
     click.echo(f"evaluations: {count}, {work}, in {seconds:.2f} s")
     result = {
         "objective": {"start": first, "best": best},
@@ -523,6 +541,7 @@ def report(
         "inner_solves_not_converged": failures,
         "stopped": outcome,
         "seconds": round(seconds, 3),
+        **starts,
     }
     write_json(folder / RESULT, result)
     written = ", ".join(name for name in FILES if (folder / name).exists())

@@ -7,7 +7,7 @@ information; models evaluate its adjoint form (see `bilevel_gym.core.adjoint` fo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +20,10 @@ from ..model.base import BilevelModel
 from ..model.responses import Response, response_from, response_state
 
 __all__ = ["Exact", "check_exact"]
+
+
+# States of all problems that are solved together: more would take memory, and no less time.
+MOST_STATES = 200_000
 
 
 class Exact(MadeFor):
@@ -59,13 +63,16 @@ class Exact(MadeFor):
         check_at_least("max_iterations", max_iterations, 1)
         chosen = {"solver": solver, "tolerance": tolerance, "max_iterations": max_iterations}
         defaults = {"solver": "auto", "tolerance": None, "max_iterations": 200}
-        self._options = {name: chosen[name] for name in chosen if chosen[name] != defaults[name]}
+        self._options: dict[str, Any] = {
+            name: chosen[name] for name in chosen if chosen[name] != defaults[name]
+        }
         for name in self._options:
             if name not in model.solve_options:
                 raise TypeError(
                     unknown_name(f"option for an exact {model.name}:", name, model.solve_options)
                 )
         self._model = model
+        self._at_once = max(1, MOST_STATES // getattr(model, "num_states", 1))
         self._last: Response | None = None
 
     def reset(self, rng: np.random.Generator) -> None:
@@ -76,6 +83,15 @@ class Exact(MadeFor):
         """Return the exact response to a validated x."""
         self._last = self._model.respond(upper_params, warm_start=self._last, **self._options)
         return self._last
+
+    def step_together(self, upper_params: Sequence[FloatArray]) -> Sequence[Response]:
+        """Return the exact responses to several x, without a warm start."""
+        answers: list[Response] = []
+        for first in range(0, len(upper_params), self._at_once):
+            xs = upper_params[first : first + self._at_once]
+            answers += self._model.respond_batch(xs, **self._options)
+        self._last = answers[-1]
+        return answers
 
     def state_dict(self) -> dict[str, Any]:
         """Return the warm start, as nested dicts of numbers and arrays."""

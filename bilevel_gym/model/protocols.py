@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -22,6 +22,7 @@ __all__ = [
     "PreferenceGame",
     "Resumable",
     "Revisable",
+    "StepsTogether",
     "Tells",
 ]
 
@@ -207,6 +208,15 @@ class Revisable(Protocol):
 
     def watch(self, upper_params: FloatArray) -> Response:
         """Return what fresh episodes of the follower as it is say of x, nothing being learnt."""
+        ...
+
+
+@runtime_checkable
+class StepsTogether(Protocol):
+    """What a method may have beside `bilevel_gym.model.responses.Method`: answers to many x."""
+
+    def step_together(self, upper_params: Sequence[FloatArray]) -> Sequence[Response]:
+        """Return the answers to several x, in less time than one after the other."""
         ...
 
 

@@ -4,6 +4,7 @@ Each takes a callable x -> (value, gradient) and knows nothing of games; the lea
 (`bilevel_gym.wrappers.LeaderObjective`) and the referee (`exact_objective`) are two such callables.
 The best iterate is kept, whatever the last one is.
 
+* On exact values and gradients, from many starts: `climb`.
 * By name, with options of JSON types: `OPTIMIZERS` and `make_optimizer`.
 * Within constraints on x and on costs: `slsqp` and `trust_constr`.
 * From many starts, on a callable that evaluates all of them together: `multistart_ascent`.
@@ -30,6 +31,7 @@ from .base import (
     Restarts,
     projected_gradient_norm,
 )
+from .climb import ClimbOptimum, Fate, MultistartClimb, Start
 from .constrained import ConstrainedOptimum, slsqp, trust_constr
 from .constraints import (
     Constraint,
@@ -60,12 +62,15 @@ __all__ = [
     "AdamRule",
     "BatchEvaluation",
     "Climb",
+    "ClimbOptimum",
     "ConstrainedOptimum",
     "Constraint",
     "CostConstraint",
     "Evaluation",
+    "Fate",
     "Iterate",
     "LinearConstraint",
+    "MultistartClimb",
     "NonlinearConstraint",
     "NormalizedRule",
     "Optimizer",
@@ -73,6 +78,7 @@ __all__ = [
     "ProjectedRule",
     "Restarts",
     "Schedule",
+    "Start",
     "UpdateRule",
     "adam",
     "ascent",

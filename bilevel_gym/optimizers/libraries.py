@@ -18,7 +18,7 @@ from .ascent import ascent
 from .base import Callback, Evaluation, FloatArray, Optimum, Recorder
 from .rules import check_gradient
 
-__all__ = ["BudgetSpent", "cobyqa", "lbfgsb", "restarted_lbfgsb", "starts_around"]
+__all__ = ["BudgetSpent", "cobyqa", "finite_width", "lbfgsb", "restarted_lbfgsb", "starts_around"]
 
 
 # All of them are held in memory.
@@ -168,7 +168,7 @@ def cobyqa(
         raise ImportError(f"`cobyqa` needs scipy 1.14 or newer, got {scipy.__version__}")
     low, high = checked_bounds(low, high, bounded=False)
     first, rng = check_in_box("start", start, low, high), np.random.default_rng(seed)
-    _finite_width(low, high)
+    finite_width(low, high)
     recorder = Recorder(low, high, callback)
     evaluate = recorder.watch(objective)
     if (low == high).all():
@@ -227,12 +227,12 @@ def starts_around(
         check_at_least("seed", seed, 0)
     low, high = checked_bounds(low, high, bounded=False)
     first = check_in_box("start", start, low, high)
-    width = _finite_width(low, high)
+    width = finite_width(low, high)
     noise = np.random.default_rng(seed).standard_normal((count - 1, *first.shape))
     return np.concatenate([first[None], np.clip(first + spread * width * noise, low, high)])
 
 
-def _finite_width(low: FloatArray, high: FloatArray) -> FloatArray:
+def finite_width(low: FloatArray, high: FloatArray) -> FloatArray:
     """Return the width of a box, shape of x; raise a `ValueError` if it is infinite."""
     width = high - low
     if not np.isfinite(width).all():

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from ..core.checks import check_choice, check_in_box, check_options, checked_bounds
 from .ascent import along
 from .base import Evaluation, FloatArray, Iterate, Optimizer, Optimum, Stopped
+from .climb import climb
 from .constrained import slsqp, trust_constr
 from .constraints import KnowsCosts
 from .libraries import cobyqa, lbfgsb, restarted_lbfgsb
@@ -23,6 +24,7 @@ __all__ = ["OPTIMIZERS", "check_optimizer", "continuation", "make_optimizer", "o
 # Adding an optimizer is a function and one row. (An update rule is a row of `RULES`.)
 OPTIMIZERS: dict[str, Optimizer] = {
     **{rule: along(rule) for rule in RULES},
+    "climb": climb,
     "cobyqa": cobyqa,
     "lbfgsb": lbfgsb,
     "restarted-lbfgsb": restarted_lbfgsb,

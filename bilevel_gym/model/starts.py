@@ -1,0 +1,134 @@
+"""Where to start a climb on F, and easier problems on the way to it.
+
+Far from the x that the leader wants, F is often flat: the follower does nothing that the leader
+could steer, or has given up its goal. What leads out of there is known of the model.
+
+* The x under which the follower's reward is closest to the leader's, in least squares: there the
+  follower does what the leader wants of itself. On the way to it, at several shares of it, lie
+  cheaper x.
+* One entry of x at a time, where x has few of them: what a single payment does.
+* A follower who is lent a share of the leader's reward, r_x + share u, needs less steering; the
+  share falls, and x takes its place. At the first share the follower, left alone, is as well off
+  with the policy that is best for the leader as with its own. A higher temperature, which falls at
+  the same time, smooths F as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..core.mdp import FloatArray
+from ..optimizers.climb import Start
+from .base import BilevelModel
+from .responses import ExactResponse
+from .tabular import TabularModel
+
+__all__ = ["easier_models", "suggested_starts"]
+
+# Shares of the way to the x of the leader's reward.
+SHARES = (0.05, 0.1, 0.2, 0.4, 0.8)
+
+# The change of a single entry, as a share of the largest that the leader's reward asks for.
+SINGLE = 0.5
+
+# What the share that is lent falls to, of the first one, and factors of the temperature with it.
+LENT = ((1.0, 2.0), (0.4, 1.5), (0.16, 1.0))
+
+# The share of a follower who is as good as the leader's own.
+WHOLE = 100.0
+
+# Evaluations of the reward for the least squares.
+FITTED = 200
+
+
+def suggested_starts(model: BilevelModel, x: FloatArray, most: int) -> list[Start]:
+    """Return so many starts at most for a climb that begins at x; none where u says nothing."""
+    if not isinstance(model, TabularModel) or not model.upper_reward(x).any():
+        return []
+    change = _of_leader(model, x) - x
+    largest = float(np.abs(change).max())
+    if largest <= 1e-6 * float((model.high - model.low).max()):
+        return []
+    starts = [
+        Start(f"{share:g} of the leader's reward", x + share * change) for share in SHARES[:most]
+    ]
+    if x.size <= most - len(starts):
+        for entry in np.ndindex(x.shape):
+            single = x.copy()
+            single[entry] += SINGLE * largest
+            starts.append(Start(f"entry {list(entry)}", np.clip(single, model.low, model.high)))
+    return starts
+
+
+def easier_models(model: BilevelModel, x: FloatArray) -> list[TabularModel]:
+    """Return models whose follower is lent a falling share of the leader's reward.
+
+    There are none where it would not do more for the leader with it.
+    """
+    if not isinstance(model, TabularModel):
+        return []
+    share = _first_share(model, x)
+    return [] if share is None else [_lent(model, x, share * a, b) for a, b in LENT]
+
+
+def _of_leader(model: TabularModel, x: FloatArray) -> FloatArray:
+    """Return the x in the box under which r_x is closest to u at the given x."""
+    from scipy.optimize import Bounds, minimize
+
+    wanted, exists = model.upper_reward(x), model.action_mask
+
+    def distance(flat: FloatArray) -> tuple[float, FloatArray]:
+        point = flat.reshape(x.shape)
+        gap = model.reward(point) - wanted
+        gap = gap if exists is None else np.where(exists, gap, 0.0)
+        return 0.5 * float((gap * gap).sum()), model.through_reward(point, gap).ravel()
+
+    found = minimize(
+        distance,
+        x.ravel(),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=Bounds(model.low.ravel(), model.high.ravel()),
+        options={"maxfun": FITTED},
+    )
+    return np.clip(found.x.reshape(x.shape), model.low, model.high)
+
+
+def _lent(model: TabularModel, x: FloatArray, share: float, warmth: float = 1.0) -> TabularModel:
+    """Return a model whose follower gets r + share u, with u at x, and a higher temperature."""
+    reward: Callable[[FloatArray], FloatArray] = model.reward
+    lent = share * model.upper_reward(x)
+    eased = model.at_temperature(warmth * model.temperature)
+    eased.reward = lambda point: reward(point) + lent  # type: ignore[assignment,method-assign]
+    return eased
+
+
+def _first_share(model: TabularModel, x: FloatArray) -> float | None:
+    """Return the share for which the follower is indifferent to the leader's own policy.
+
+    None says that the leader gains nothing by that policy.
+    """
+    reward = model.lower_reward(x)
+    own, leaders = (_returns(model, each, reward, x) for each in (model, _lent(model, x, WHOLE)))
+    gained, lost = leaders[0] - own[0], own[1] - leaders[1]
+    return lost / gained if gained > 0.0 and lost > 0.0 else None
+
+
+def _returns(
+    model: TabularModel, followed: TabularModel, reward: FloatArray, x: FloatArray
+) -> tuple[float, float]:
+    """Return what leader and follower get from the policy that answers x in another model.
+
+    The follower's return is that of a reward `[S, A]` and the entropy; both are discounted by its
+    own discount.
+    """
+    answer: ExactResponse = followed.respond(x)
+    policy, visits = answer.policy, answer.occupancy / (1.0 - model.gamma)
+    logs = np.log(np.where(policy > 0.0, policy, 1.0))
+    own = np.where(policy > 0.0, reward, 0.0) - model.temperature * logs
+    leaders, followers = (
+        float(visits @ (policy * each).sum(axis=1)) for each in (model.upper_reward(x), own)
+    )
+    return leaders, followers
