@@ -57,6 +57,9 @@ BRANCHES, LEAST_EASED = 2, 4
 # Standard deviations of random starts, and of those farther out, as shares of the width of the box.
 NEAR, FAR = (0.01, 0.05), (0.05, 0.2, 0.5)
 
+# Shares of the way from x0 to an end of the box.
+LEVELS = (0.1, 0.3, 0.5, 0.8)
+
 # First step of an ascent, as a share of the width of the box.
 FIRST_STEP = 0.02
 
@@ -343,7 +346,17 @@ class MultistartClimb(Recorder):
         if self._informed is not None:
             starts += self._informed.starts(self._start, most - len(starts))
         drawn = self._drawn(NEAR, self._budget // FOR_A_START)
-        return [*drawn, *starts][: max(most, len(self._given))]
+        return [*self._levels(), *drawn, *starts][: max(most, len(self._given))]
+
+    def _levels(self) -> list[Start]:
+        """Return x in which all entries are moved from x0 towards one end of the box."""
+        ends = {"low": self._low, "high": self._high}
+        return [
+            Start(f"{level:g} of the way to `{name}`", self._start + level * (end - self._start))
+            for name, end in ends.items()
+            for level in LEVELS
+            if (end != self._start).any()
+        ]
 
     def _drawn(self, spreads: Sequence[float], count: int) -> list[Start]:
         """Return random starts around x0."""
