@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike
 from ..core.checks import check_in_box, check_reset_options
 from ..core.mdp import FloatArray
 from ..methods import Response
+from ..optimizers.climb import Start
 from ..optimizers.revisable import Report
 from .hyper_gradient import RESET_OPTIONS, HyperGradient, LeaderInfo
 from .seats import PointsToGame
@@ -86,6 +88,22 @@ class RescaleUpper(PointsToGame, gym.Wrapper[Any, Any, Any, Any], RecordConstruc
         """Choose x, given in [-1, 1]."""
         observation, reward, terminated, truncated, info = self._seat.step(self.from_unit(action))
         return observation, reward, terminated, truncated, self._convert(info)
+
+    # For climbs from many starts; see `HyperGradient`.
+
+    def starts(self, x: FloatArray, most: int) -> list[Start]:
+        """Return where else to start than at x, in [-1, 1] both."""
+        found = self._seat.starts(self.from_unit(x), most)
+        return [Start(start.name, self.to_unit(start.x)) for start in found]
+
+    def ease(self, x: FloatArray) -> int:
+        """Return how many easier problems there are on the way from x in [-1, 1]."""
+        return self._seat.ease(self.from_unit(x))
+
+    def eased(self, number: int, xs: Sequence[FloatArray]) -> list[tuple[float, FloatArray]]:
+        """Return objective and hyper-gradient of x in [-1, 1] in an easier problem."""
+        answers = self._seat.eased(number, [self.from_unit(x) for x in xs])
+        return [(value, gradient * self._scale) for value, gradient in answers]
 
     # As a `bilevel_gym.optimizers.revisable.Revisable`.
 

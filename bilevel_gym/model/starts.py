@@ -34,7 +34,7 @@ SHARES = (0.05, 0.1, 0.2, 0.4, 0.8)
 SINGLE = 0.5
 
 # What the share that is lent falls to, of the first one, and factors of the temperature with it.
-LENT = ((1.0, 2.0), (0.4, 1.5), (0.16, 1.0))
+LENT = ((1.0, 3.0), (0.4, 2.0), (0.16, 1.0))
 
 # The share of a follower who is as good as the leader's own.
 WHOLE = 100.0

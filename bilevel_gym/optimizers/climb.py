@@ -46,13 +46,13 @@ Together = Callable[[Sequence[FloatArray]], Iterable[Answer]]
 # Shares of the budget: of starts that are suggested, of the easier objectives, of each run in the
 # stages of a race, and of what is left for the best in the end.
 SUGGESTED, EASED, FINAL = 1 / 5, 1 / 4, 1 / 8
-STAGES = ((6, 1 / 50), (3, 1 / 20), (2, 1 / 13))
+STAGES = ((4, 1 / 33), (2, 1 / 10))
 
 # Evaluations for which there is one run more in a race, and one random start more.
 FOR_A_RUN, FOR_A_START = 20, 100
 
 # Ends on an easier objective that are gone on from, and the least evaluations of each run on it.
-BRANCHES, LEAST_EASED = 2, 4
+BRANCHES, LEAST_EASED = 3, 4
 
 # Standard deviations of random starts, and of those farther out, as shares of the width of the box.
 NEAR, FAR = (0.01, 0.05), (0.05, 0.2, 0.5)
@@ -223,7 +223,12 @@ class MultistartClimb(Recorder):
             for n, x in enumerate(_listed(starts))
         ]
         self._budget = check_at_least("max_evaluations", max_evaluations, 1)
-        self._rng = np.random.default_rng(check_at_least("seed", seed, 0))
+        self._seed = check_at_least("seed", seed, 0)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin the plan, before the first evaluation."""
+        self._rng = np.random.default_rng(self._seed)
         self._from = self._advanced = self.eased = 0
         self._runs: list[_Run] = []
         self._answers: list[Answer] = []

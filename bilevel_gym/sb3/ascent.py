@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -39,11 +40,19 @@ from ..optimizers import (
     make_schedule,
     starts_around,
 )
+from ..optimizers.climb import Start, Together
 from ..optimizers.revisable import Report
 from ..optimizers.safe import SafeClimb
 from .archive import Archived, ArchivedPolicy, allow
+from .told import Told
 
 __all__ = ["HyperGradientAscent", "UpperParamsPolicy"]
+
+# Optimizers that have no learning rate, and what is said of that.
+WITHOUT_RATE = {"safe": "; its option is `length`", "climb": ""}
+
+
+AnyClimb = Climb | SafeClimb | Told
 
 
 class UpperParamsPolicy(ArchivedPolicy):
@@ -103,6 +112,15 @@ class _SeatOf:
     def restore(self, snapshot: Any) -> None:
         self._asked("restore", snapshot)
 
+    # As `bilevel_gym.optimizers.climb` asks for.
+
+    def starts(self, x: FloatArray, most: int) -> list[Start]:
+        return self._asked("starts", x, most)
+
+    def easier(self, x: FloatArray) -> list[Together]:
+        count = self._asked("ease", x)
+        return [partial(self._asked, "eased", number) for number in range(count)]
+
     def _asked(self, name: str, *arguments: Any) -> Any:
         return self._env().env_method(name, *arguments, indices=self._number)[0]
 
@@ -110,9 +128,9 @@ class _SeatOf:
 class _Climbs:
     """The climbs of a leader, one for each environment, which the library saves like a module."""
 
-    def __init__(self, begin: Callable[[FloatArray, int], Climb | SafeClimb]) -> None:
+    def __init__(self, begin: Callable[[FloatArray, int], AnyClimb]) -> None:
         self._begin = begin
-        self.all: list[Climb | SafeClimb] = []
+        self.all: list[AnyClimb] = []
 
     def begin(self, start: FloatArray) -> None:
         self.all.append(self._begin(start, len(self.all)))
@@ -202,10 +220,11 @@ class HyperGradientAscent(Archived):
                 of the library made of such.
             learning_rate: Learning rate at the start, positive, or the library's schedule, a
                 callable of the remaining progress; None for the default of the optimizer.
-            optimizer: What moves x: a key of `bilevel_gym.optimizers.RULES`, or "safe", see
-                `bilevel_gym.optimizers.safe`; None for "safe" where a follower learns who can be
-                put back and there is no learning rate, "normalized" otherwise.
-            optimizer_options: Options of the rule, or of the safe climb.
+            optimizer: What moves x: a key of `bilevel_gym.optimizers.RULES`, "climb" or "safe", see
+                the modules of these names in `bilevel_gym.optimizers`. None for "normalized" if
+                there is a learning rate; else for "climb" where the answers are exact, "safe" where
+                a follower learns who can be put back, and otherwise "normalized".
+            optimizer_options: Options of the rule, or of the climb.
             schedule: Factor of the learning rate, a key of `bilevel_gym.optimizers.SCHEDULES` or a
                 callable (step, steps) -> factor.
             schedule_steps: Steps of each climb that the schedule runs over; None for those of the
@@ -228,11 +247,11 @@ class HyperGradientAscent(Archived):
         if isinstance(policy, str):
             check_choice("policy", policy, self.policy_aliases)
         if optimizer is not None:
-            check_choice("`optimizer`", optimizer, (*RULES, "safe"))
-        if optimizer == "safe" and learning_rate is not None:
+            check_choice("`optimizer`", optimizer, (*RULES, *WITHOUT_RATE))
+        if optimizer in WITHOUT_RATE and learning_rate is not None:
             raise ValueError(
-                "`learning_rate` must be None: optimizer 'safe' has none, got "
-                f"{received(learning_rate)}; its option is `length`"
+                f"`learning_rate` must be None: optimizer {optimizer!r} has none, got "
+                f"{received(learning_rate)}{WITHOUT_RATE[optimizer]}"
             )
         optional(check_at_least, "seed", seed, 0, 2**32 - 1)  # what Stable-Baselines3 takes
         if not isinstance(optimizer_options, dict | None):
@@ -253,10 +272,10 @@ class HyperGradientAscent(Archived):
             supported_action_spaces=(spaces.Box,),
         )
         if optimizer is None:
-            safe = learning_rate is None and _can_go_back(self.env)
-            optimizer = "safe" if safe else "normalized"
+            suited = _suited(self.env) if learning_rate is None else None
+            optimizer = suited or "normalized"
         if learning_rate is None:
-            # The safe climb has none.
+            # Only rules have one.
             self.learning_rate = (
                 RULES[optimizer] if optimizer in RULES else UpdateRule
             ).learning_rate
@@ -272,17 +291,17 @@ class HyperGradientAscent(Archived):
 
         options = self.optimizer_options
 
-        def begin(start: FloatArray, number: int) -> Climb | SafeClimb:
-            if self.optimizer != "safe":
+        def begin(start: FloatArray, number: int) -> AnyClimb:
+            if self.optimizer in RULES:
                 return Climb(start, *box, make_rule(self.optimizer, *box, **options))
-            seed = (self.seed or 0) + number
-            return SafeClimb(
-                start, *box, _SeatOf(self._copies, number), **{"seed": seed, **options}
-            )
+            seated = {"seed": (self.seed or 0) + number, **options}
+            seat = _SeatOf(self._copies, number)
+            return (SafeClimb if self.optimizer == "safe" else Told)(start, *box, seat, **seated)
 
-        if self.optimizer == "safe":
-            reserved = ("callback", "between", "steps", "samples")
-            check_options("optimizer 'safe'", OPTIMIZERS["safe"], options, reserved=reserved)
+        if self.optimizer in WITHOUT_RATE:
+            reserved = ("callback", "between", "steps", "samples", "max_evaluations")
+            run = OPTIMIZERS[self.optimizer]
+            check_options(f"optimizer {self.optimizer!r}", run, options, reserved=reserved)
         else:
             make_rule(self.optimizer, *box, **options)
         if not callable(self.learning_rate):
@@ -350,7 +369,7 @@ class HyperGradientAscent(Archived):
         steps = self.schedule_steps or max(1, math.ceil(total_timesteps / self.n_envs) - 1)
         climbs = self.climbs.all[: self.n_envs]
         for climb in climbs:
-            if isinstance(climb, SafeClimb):
+            if not isinstance(climb, Climb):
                 climb.extend(max(1, math.ceil(total_timesteps / self.n_envs)))
         iteration = 0
         callback.on_training_start(locals(), globals())
@@ -365,11 +384,15 @@ class HyperGradientAscent(Archived):
             self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
             rate = self.lr_schedule(self._current_progress_remaining)
             rate *= schedule(self.num_timesteps // self.n_envs, steps)
-            for climb, value, gradient in zip(climbs, values.tolist(), gradients, strict=True):
+            for climb, value, gradient, info in zip(
+                climbs, values.tolist(), gradients, infos, strict=True
+            ):
                 if isinstance(climb, Climb):
                     climb.move(value, gradient, rate)
-                else:
+                elif isinstance(climb, SafeClimb):
                     climb.take(value, gradient)
+                else:  # searches along a line compare values in double precision
+                    climb.move(float(info.get("objective", value)), gradient)
             self._n_updates += 1
             self._publish()
             self._last_obs, self._last_episode_starts = new_obs, dones  # type: ignore[assignment]
@@ -453,14 +476,16 @@ class HyperGradientAscent(Archived):
 allow(UpperParamsPolicy)
 
 
-def _can_go_back(env: VecEnv | None) -> bool:
-    """Return whether all copies are seats whose followers learn, and can be put back."""
-    if env is None or not env.has_attr("can_go_back"):
-        return False
-    return all(env.get_attr("can_go_back"))
+def _suited(env: VecEnv | None) -> str | None:
+    """Return the optimizer without a learning rate that suits all copies, None if there is none."""
+    if env is None or not env.has_attr("suited_optimizer"):
+        return None
+    if all(env.get_attr("can_go_back")):
+        return "safe"
+    return "climb" if set(env.get_attr("suited_optimizer")) == {"climb"} else None
 
 
-def _found(climb: Climb | SafeClimb) -> float:
+def _found(climb: AnyClimb) -> float:
     """Return the largest value that a climb has found."""
     return -math.inf if climb.best is None else climb.best.value
 
