@@ -44,6 +44,12 @@ def ended_after(
 
         return counted
 
+    together = LeaderObjective.together
+
+    def one_by_one(leader: LeaderObjective, xs: Any) -> Any:
+        for answer in together(leader, xs):
+            yield limited(lambda leader, answer: answer)(leader, answer)
+
     def offer(memory: recorded.Memory, count: int) -> None:
         if offered[0] % every == 0:
             write(memory, count)
@@ -52,6 +58,7 @@ def ended_after(
     with monkeypatch.context() as patch:
         for name in ("__call__", "measure"):
             patch.setattr(LeaderObjective, name, limited(getattr(LeaderObjective, name)))
+        patch.setattr(LeaderObjective, "together", one_by_one)
         patch.setattr(recorded.Memory, "offer", offer)
         run(*arguments, exits=130)
 
@@ -101,6 +108,20 @@ def test_every_optimizer_goes_on(
     ended_after(monkeypatch, run, evaluations, *command, "--out", "out")
     run("solve", "--resume", "out", exits=0)
     same(tmp_path / "out", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("evaluations", [1, 9, 40, 61])
+def test_the_climb_from_many_starts_goes_on(
+    run: Run, tmp_path: Path, monkeypatch: Patch, evaluations: int
+) -> None:
+    command = ("solve", GRID, *SMALL, "--steps", 190, "--seed", 1)
+    run(*command, "--out", "whole", exits=0)
+    ended_after(monkeypatch, run, evaluations, *command, "--out", "out")
+    run("solve", "--resume", "out", exits=0)
+    same(tmp_path / "out", tmp_path / "whole")
+    found = json.loads((tmp_path / "whole/result.json").read_text())
+    assert found["easier_evaluations"] > 0
+    assert len(found["starts"]) > 20
 
 
 def test_a_run_with_a_constraint_on_a_cost_is_made_again(

@@ -301,14 +301,21 @@ class MultistartClimb(Recorder):
 
     @property
     def _agreeing(self) -> int:
-        """How many runs have ended at the best value, up to their accuracy."""
+        """How many runs have come to the best value, up to their accuracy, and ended there.
+
+        On a plateau all starts agree, but none of them has gone anywhere.
+        """
         near, gain = self._best.value - AGREED * self._gain, self._gain
-        return sum(run.value >= near and (run.ended or run.rests(gain)) for run in self._runs)
+        return sum(
+            run.value >= near and run.evaluations > 1 and (run.ended or run.rests(gain))
+            for run in self._runs
+        )
 
     @property
     def _racing(self) -> bool:
         """Whether there is something to be gained by further runs, and a budget for it."""
-        return self._left > FINAL * self._budget and self._agreeing < AGREEING
+        reserve = 0 if self._best.ended else FINAL * self._budget
+        return self._left > reserve and self._agreeing < AGREEING
 
     def _advance(self, answer: Answer) -> None:
         self._advanced += 1
@@ -325,10 +332,11 @@ class MultistartClimb(Recorder):
         yield from self._look([Start("x0", self._start)])
         yield from self._look(self._suggested())
         yield from self._look(self._eased_ends())
-        while self._racing:
-            yield from self._race()
-        while not self._best.ended:
-            yield from self._step([self._best])
+        while self._racing or not self._best.ended:
+            while self._racing:
+                yield from self._race()
+            while not self._best.ended:
+                yield from self._step([self._best])
         count = self._agreeing
         return f"{self._best.message}; {count} run{'s' * (count > 1)} ended at the best value"
 
