@@ -168,6 +168,7 @@ WRONG = [
     ('"normalized"', '"adam"\noptions.steps = 9', 21, "`steps` is the same for all optimizers", ""),
     ('"normalized"', '"adam"\noptions.day = 2020-01-01', 21, "`options` must hold texts", ""),
     ("[[optimizers]]\nname", "[[optimizers]]\nlabel", 19, "`name` is missing", ""),
+    ('"normalized"', '"climb"\nmethods = ["trace"]', 21, "label of method: 'trace'", "'traced'?"),
     ("0.05", "0.05\nmethod_options.trace = {}", 11, "label of method: 'trace'", "'traced'?"),
     ("0.05", "0.05\noptimizer_options.normalized = {steep = 1}", 11, "'steep'", "'steps'?"),
     ("seeds = 2", "seeds = = 2", 2, "no valid TOML", ""),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -259,9 +259,10 @@ class HyperGradient(Seat[GameT], RecordConstructorArgs):
         Those found together do not depend on what was answered before.
         """
         method, xs = self.method, [self.game.validate_upper_params(x) for x in xs]
-        found = (
-            method.step_together(xs) if isinstance(method, StepsTogether) else map(method.step, xs)
-        )
+        found: Iterable[Response] = map(method.step, xs)
+        if isinstance(method, StepsTogether):
+            with told_to(self._tell if self._lines or self.progress else None):
+                found = method.step_together(xs)
         for x, response in zip(xs, found, strict=True):
             self._take(checked_response(response, x, method), advance=1)
             yield self.info

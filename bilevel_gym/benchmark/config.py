@@ -208,6 +208,9 @@ def _checked(source: Source) -> File:
             taken.append(item.label)
     for number, optimizer in enumerate(file.optimizers):
         source.known(("optimizers", number, "name"), "optimizer", optimizer.name, OPTIMIZERS)
+        for label in optimizer.methods or ():
+            known = [method.label for method in file.methods]
+            source.known(("optimizers", number, "methods"), "label of method:", label, known)
         if optimizer.name in RULES and "steps" in optimizer.options:
             raise source.error(
                 ("optimizers", number, "options", "steps"),
@@ -242,6 +245,8 @@ def _benchmark(
                 left_out.append(LeftOut(task.label, method.label, reason))
                 continue
             for optimizer in file.optimizers:
+                if optimizer.methods is not None and method.label not in optimizer.methods:
+                    continue
                 chosen = {**optimizer.options, **task.optimizer_options.get(optimizer.label, {})}
                 entries += [
                     Entry(

@@ -11,7 +11,7 @@ import json
 import re
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -24,6 +24,7 @@ from ..model import BilevelModel, evaluate
 from ..model.protocols import LearntMethod
 from ..optimizers import make_optimizer, options_for, projected_gradient_norm
 from ..optimizers.base import Stopped
+from ..optimizers.climb import Informed, Start, Together
 from ..optimizers.revisable import Report, Revisable
 
 if TYPE_CHECKING:
@@ -310,6 +311,18 @@ class _Limited:
     def __call__(self, x: FloatArray) -> tuple[float, FloatArray]:
         self._count()
         return self._objective(x)
+
+    # One by one, so that each is counted and scored.
+    def together(self, xs: Sequence[FloatArray]) -> Iterator[tuple[float, FloatArray]]:
+        return map(self, xs)
+
+    def starts(self, x: FloatArray, most: int) -> Sequence[Start]:
+        objective = self._objective
+        return objective.starts(x, most) if isinstance(objective, Informed) else ()
+
+    def easier(self, x: FloatArray) -> Sequence[Together]:
+        objective = self._objective
+        return objective.easier(x) if isinstance(objective, Informed) else ()
 
     def measure(self, x: FloatArray) -> Report:
         self._count()

@@ -107,6 +107,12 @@ class Named(Table):
     options: Options = {}
 
 
+class OptimizerTable(Named):
+    """An optimizer, for the methods of some labels or for all."""
+
+    methods: list[Text] | None = None
+
+
 class File(Table):
     """The whole file."""
 
@@ -115,7 +121,7 @@ class File(Table):
     engine: Engine = Engine()
     tasks: Annotated[list[TaskTable], Field(min_length=1)]
     methods: Annotated[list[Named], Field(min_length=1)]
-    optimizers: Annotated[list[Named], Field(min_length=1)]
+    optimizers: Annotated[list[OptimizerTable], Field(min_length=1)]
 
 
 # What stands in each table, by its key at the top.
@@ -123,7 +129,7 @@ TABLES: dict[str, type[Table]] = {
     "engine": Engine,
     "tasks": TaskTable,
     "methods": Named,
-    "optimizers": Named,
+    "optimizers": OptimizerTable,
 }
 
 

@@ -51,8 +51,9 @@ STAGES = ((4, 1 / 33), (2, 1 / 10))
 # Evaluations for which there is one run more in a race, and one random start more.
 FOR_A_RUN, FOR_A_START = 20, 100
 
-# Ends on an easier objective that are gone on from, and the least evaluations of each run on it.
-BRANCHES, LEAST_EASED = 3, 4
+# Ends on an easier objective that are gone on from, fewer of them where each run there would have
+# less evaluations than the next number; and their least number.
+BRANCHES, ENOUGH, LEAST = 3, 10, 4
 
 # Standard deviations of random starts, and of those farther out, as shares of the width of the box.
 NEAR, FAR = (0.01, 0.05), (0.05, 0.2, 0.5)
@@ -353,13 +354,13 @@ class MultistartClimb(Recorder):
         return ""
 
     def _suggested(self) -> list[Start]:
-        """Return the starts that were given or are suggested, and random ones near x0."""
+        """Return the starts that were given, those of the box, and those that are suggested."""
         most = int(SUGGESTED * self._budget)
-        starts = [*self._given]
-        if self._informed is not None:
+        of_box = [*self._levels(), *self._drawn(NEAR, self._budget // FOR_A_START)][: most // 2]
+        starts = [*self._given, *of_box]
+        if self._informed is not None and len(starts) < most:
             starts += self._informed.starts(self._start, most - len(starts))
-        drawn = self._drawn(NEAR, self._budget // FOR_A_START)
-        return [*self._levels(), *drawn, *starts][: max(most, len(self._given))]
+        return starts
 
     def _levels(self) -> list[Start]:
         """Return x in which all entries are moved from x0 towards one end of the box."""
@@ -382,13 +383,16 @@ class MultistartClimb(Recorder):
 
     def _eased_ends(self) -> list[Start]:
         """Return the best ends of a climb down the sequence of easier objectives."""
-        if self._informed is None or EASED * self._budget < LEAST_EASED:
+        budget = int(EASED * self._budget)
+        if self._informed is None or budget < LEAST:
             return []
-        objectives = self._informed.easier(self._start)
-        runs_in_all = 1 + (1 + BRANCHES) * (len(objectives) - 1)
-        each = int(EASED * self._budget) // max(1, runs_in_all)
+        objectives, each = self._informed.easier(self._start), 0
+        for branches in range(BRANCHES, 0, -1):
+            each = budget // max(1, 1 + (1 + branches) * (len(objectives) - 1))
+            if each >= ENOUGH:
+                break
         ends: list[FloatArray] = []
-        for objective in objectives if each >= LEAST_EASED else ():
+        for objective in objectives if each >= LEAST else ():
             xs = [self._start, *ends]
             box = self._low, self._high
             runs = [
@@ -405,7 +409,7 @@ class MultistartClimb(Recorder):
             for run in sorted(runs, key=lambda run: -run.value):
                 if all((np.abs(run.x - end) > SAME * self._width).any() for end in ends):
                     ends.append(run.x)
-            del ends[BRANCHES:]
+            del ends[branches:]
         return [Start("eased", x) for x in ends]
 
     def _race(self) -> Plan:
