@@ -23,7 +23,8 @@ OPTIMIZERS_HEAD = """# Optimizers
 
 An optimizer maximises any function x -> (value, gradient) over a box, and knows nothing of games.
 `make_optimizer(NAME, **options)` returns one, `--optimizer NAME --optimizer-set OPTION=VALUE`
-chooses it on the command line. [Constraints](constraints.md) are a page of their own.
+chooses it on the command line. `climb`, from many starts, is the default where answers are exact,
+`safe` where they are estimated. [Constraints](constraints.md) are a page of their own.
 
 ```python
 from bilevel_gym import make

@@ -130,6 +130,7 @@ class BilevelIncentive(TabularBilevelEnv):
     | third best | .272365 | .115 for c in q6, .032 for a in q7, .063 for b in q9 |
     | L-BFGS-B from x = 0 | .172858 | .0499 for a in q7 |
     | normalised steps of .01, .05 or .2 from x = 0 | .172858 | the same |
+    | the climb from many starts, among them each payment alone | .417292 | the first |
     | any steps along the direct gradient from x = 0 | .147802 | nothing: no step leaves the box |
 
     The best x known rewards staying in q9: the follower collects until it slips to q11 or q12,
