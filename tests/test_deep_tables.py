@@ -285,6 +285,7 @@ def test_a_registered_task_steps_and_draws_and_a_seed_says_it_all(method: str) -
         assert observation in env.observation_space
         expected = {*"objective hyper_gradient upper_params inner_samples lower_value".split()}
         expected |= JUDGED | (set() if method == "deep-sobirl" else {"critic_loss"})
+        expected |= {"kl_measured"} | ({"kl_predicted"} if method == "deep-score" else set())
         assert set(info) - {"critic_explained"} == expected
         x = np.clip(info["upper_params"] + 0.1, -1, 1)
         observation, objective, _, _, again = env.step(x)

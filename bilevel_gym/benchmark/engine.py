@@ -222,7 +222,8 @@ def _perform_below(parent: int, run: Run, notes: Path | None) -> RunOutcome:
         if pace.due():
             with contextlib.suppress(OSError):  # whoever started this may be gone
                 said = f"{run.env_id}, {run.method}, seed {run.seed}"
-                note.write_text(f"{said}: {evaluations}/{run.steps + 1}", encoding="utf-8")
+                with replacing(note) as temporary:
+                    temporary.write_text(f"{said}: {evaluations}/{run.steps + 1}", encoding="utf-8")
 
     try:
         return perform(run, tell)

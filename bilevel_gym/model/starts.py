@@ -44,7 +44,10 @@ FITTED = 200
 
 
 def suggested_starts(model: BilevelModel, x: FloatArray, most: int) -> list[Start]:
-    """Return so many starts at most for a climb that begins at x; none where u says nothing."""
+    """Return so many starts at most for a climb that begins at x, all of the shape of x.
+
+    There are none where the leader's reward says nothing.
+    """
     if not isinstance(model, TabularModel) or not model.upper_reward(x).any():
         return []
     change = _of_leader(model, x) - x
@@ -65,7 +68,7 @@ def suggested_starts(model: BilevelModel, x: FloatArray, most: int) -> list[Star
 def easier_models(model: BilevelModel, x: FloatArray) -> list[TabularModel]:
     """Return models whose follower is lent a falling share of the leader's reward.
 
-    There are none where it would not do more for the leader with it.
+    There are none where it would not do more for the leader with it. x has the shape of the box.
     """
     if not isinstance(model, TabularModel):
         return []

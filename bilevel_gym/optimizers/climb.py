@@ -79,7 +79,7 @@ ZERO = 1e-7
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """An x to climb from, and what it is called."""
+    """An x to climb from, in the shape of the box, and what it is called."""
 
     name: str
     x: FloatArray
@@ -214,7 +214,7 @@ class MultistartClimb(Recorder):
         seed: int = 0,
         callback: Callback | None = None,
     ) -> None:
-        """Begin at a start in the box; the options are those of `climb`."""
+        """Begin at a start in the box, of its shape; the options are those of `climb`."""
         low, high = checked_bounds(low, high, bounded=False)
         super().__init__(low, high, callback)
         self._width, self._informed = finite_width(low, high), informed
