@@ -44,9 +44,12 @@ FITTED = 200
 
 
 def suggested_starts(model: BilevelModel, x: FloatArray, most: int) -> list[Start]:
-    """Return so many starts at most for a climb that begins at x, all of the shape of x.
+    """Return where a climb that begins at x may start as well; nowhere where u says nothing.
 
-    There are none where the leader's reward says nothing.
+    Args:
+        model: A bilevel problem.
+        x: Shape of `model.low`.
+        most: How many starts to return at most.
     """
     if not isinstance(model, TabularModel) or not model.upper_reward(x).any():
         return []
@@ -68,7 +71,11 @@ def suggested_starts(model: BilevelModel, x: FloatArray, most: int) -> list[Star
 def easier_models(model: BilevelModel, x: FloatArray) -> list[TabularModel]:
     """Return models whose follower is lent a falling share of the leader's reward.
 
-    There are none where it would not do more for the leader with it. x has the shape of the box.
+    There are none where it would not do more for the leader with it.
+
+    Args:
+        model: A bilevel problem.
+        x: Where the climb begins, shape of `model.low`.
     """
     if not isinstance(model, TabularModel):
         return []

@@ -79,7 +79,12 @@ ZERO = 1e-7
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """An x to climb from, in the shape of the box, and what it is called."""
+    """An x to climb from.
+
+    Attributes:
+        name: What it is called.
+        x: The x, shape of the box.
+    """
 
     name: str
     x: FloatArray
@@ -197,7 +202,7 @@ class MultistartClimb(Recorder):
     """A climb from many starts that the caller evaluates, at `x`, or at all of `asked` together.
 
     Attributes:
-        asked: x whose evaluations are needed before there are others.
+        asked: x, in the shape of the box, whose evaluations are needed before there are others.
         eased: Evaluations of easier objectives so far.
         message: Why the climb is over, "" until it is.
     """
@@ -214,7 +219,7 @@ class MultistartClimb(Recorder):
         seed: int = 0,
         callback: Callback | None = None,
     ) -> None:
-        """Begin at a start in the box, of its shape; the options are those of `climb`."""
+        """Begin at a start in the box; the options are those of `climb`."""
         low, high = checked_bounds(low, high, bounded=False)
         super().__init__(low, high, callback)
         self._width, self._informed = finite_width(low, high), informed
