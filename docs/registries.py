@@ -40,6 +40,21 @@ print(f"{outcome.best.value:.2f}")
 The function may be any other, as `climb(lambda x: (1.0 - x @ x, -2.0 * x), start, low, high)`.
 `slsqp` and `trust-constr` keep constraints, `cobyqa` uses no gradient, and `safe` is for followers
 who learn.
+
+How many instances each brings within 1 % of the best value known, from the task's own start, by its
+defaults and in at most 400 evaluations (`python -m tests.benchmarks.climb measure`, 30 November
+2026); in brackets, instances that were kept aside while `climb` was made:
+
+| instances | `climb` | `restarted-lbfgsb` | `adam` | `lbfgsb` | `cobyqa` |
+|---|---|---|---|---|---|
+| random maps of BilevelGridWorld-v0 | 30 of 30 (20 of 20) | 26 | 26 | 10 | |
+| settings of BilevelFourRooms-v0 | 11 of 12 | 1 | 0 | 2 | |
+| random BilevelIncentive-v0 | 10 of 10 (5 of 5) | 5 | 0 | 0 | |
+| random tolled links of BilevelToll-v0 | 9 of 10 (5 of 5) | 4 | 0 | 3 | 4 |
+| random bonus of BilevelMarkovGame-v0 | 10 of 10 (5 of 5) | 9 | 7 | 8 | 10 |
+| random BilevelInverseRL-v0 | 10 of 10 (5 of 5) | 10 | 2 | 10 | 10 |
+
+COBYQA is left out where x has more than 30 entries.
 """
 
 OBJECTIVES_HEAD = """# Objectives
