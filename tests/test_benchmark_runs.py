@@ -24,11 +24,19 @@ from bilevel_gym.benchmark import (
     shipped_text,
 )
 from bilevel_gym.benchmark.config import parse_benchmark
-from bilevel_gym.benchmark.runs import HELD_OUT_EPISODES, climb, make_referee, start_of
+from bilevel_gym.benchmark.runs import (
+    HELD_OUT_EPISODES,
+    _Limited,
+    _LimitedRevisable,
+    climb,
+    make_referee,
+    start_of,
+)
 from bilevel_gym.benchmark.schema import Engine
 from bilevel_gym.methods import LEARNT_METHODS, METHODS
 from bilevel_gym.model import TabularModel
 from bilevel_gym.optimizers import OPTIMIZERS
+from bilevel_gym.optimizers.revisable import Revisable
 from bilevel_gym.registration import QUICK
 
 from .runs import (
@@ -386,3 +394,10 @@ def test_the_deep_file_runs_followers_who_learn_and_scores_them_exactly_where_th
     learnt, tabular = {"exact"} | deep, {"score"}
     assert left_out.pop("Pendulum") == left_out.pop("CartPole") == learnt
     assert left_out == {"GridWorld": tabular, "Incentive": tabular}
+
+
+def test_what_limits_an_objective_leaves_a_revisable_one_revisable() -> None:
+    # Python 3.12 looks for the members of a protocol in the class, not through `__getattr__`.
+    members = [name for name in vars(Revisable) if not name.startswith("_")]
+    assert len(members) == 6 and all(name in vars(_LimitedRevisable) for name in members)
+    assert not isinstance(_Limited(lambda x: (0.0, x), 3), Revisable)

@@ -28,6 +28,8 @@ from ..optimizers.climb import Informed, Start, Together
 from ..optimizers.revisable import Report, Revisable
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from ..core.mdp import FloatArray
     from ..envs import BilevelEnv, ParametricGame
     from ..methods import Method
@@ -324,16 +326,35 @@ class _Limited:
         objective = self._objective
         return objective.easier(x) if isinstance(objective, Informed) else ()
 
-    def measure(self, x: FloatArray) -> Report:
-        self._count()
-        return cast("Revisable", self._objective).measure(x)
-
     def _count(self) -> None:
         if next(self._left, None) is None:
             raise Stopped
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._objective, name)
+
+class _LimitedRevisable(_Limited):
+    """The same of an objective whose follower can be put back."""
+
+    _objective: Revisable
+
+    @property
+    def samples(self) -> int:
+        return self._objective.samples
+
+    def measure(self, x: FloatArray) -> Report:
+        self._count()
+        return self._objective.measure(x)
+
+    def watch(self, x: FloatArray) -> FloatArray:
+        return self._objective.watch(x)
+
+    def report(self) -> Report:
+        return self._objective.report()
+
+    def snapshot(self) -> NDArray[Any] | None:
+        return self._objective.snapshot()
+
+    def restore(self, snapshot: Any) -> None:
+        self._objective.restore(snapshot)
 
 
 def climb(
@@ -341,8 +362,9 @@ def climb(
 ) -> None:
     """Run the optimizer of a run until it stops, or `steps` + 1 evaluations are made."""
     optimizer = make_optimizer(run.optimizer, **all_options(run))
+    limited = _LimitedRevisable if isinstance(objective, Revisable) else _Limited
     with suppress(Stopped):
-        optimizer(_Limited(objective, run.steps + 1), start, low, high)
+        optimizer(limited(objective, run.steps + 1), start, low, high)
 
 
 def all_options(run: Run) -> dict[str, Any]:
