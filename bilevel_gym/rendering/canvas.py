@@ -250,11 +250,20 @@ class ColourScale(NamedTuple):
 # Text
 
 
+@lru_cache(maxsize=16)
+def _font(size: int) -> pygame.font.Font:
+    """Return the font of a size; reading it takes longer than setting a word in it."""
+    return pygame.font.Font(None, size)
+
+
 @lru_cache(maxsize=1024)
 def _text_surface(text: str, size: int, colour: Colour) -> pygame.Surface:
     # Letters put on whole pixels stand unevenly at these sizes, so they are set large and shrunk.
-    # The picture of the text is kept, not the font: a font dies with `pygame.quit()`.
-    large = pygame.font.Font(None, size * TEXT_OVERSAMPLING).render(text, True, colour)
+    try:
+        large = _font(size * TEXT_OVERSAMPLING).render(text, True, colour)
+    except pygame.error:  # a font dies with `pygame.quit()`
+        _font.cache_clear()
+        large = _font(size * TEXT_OVERSAMPLING).render(text, True, colour)
     width, height = (round(side / TEXT_OVERSAMPLING) for side in large.get_size())
     surface: pygame.Surface = pygame.transform.smoothscale(large, (width, height))
     return surface
