@@ -15,7 +15,7 @@ from .. import making
 from ..core.files import check_regular
 from .arguments import CommandError, in_one_line
 from .recorded import EVALUATIONS
-from .run_folder import CONFIG
+from .run_folder import CONFIG, PARAMS
 
 # What may be said again beside `--resume`: what names code of the user's own.
 REPEATABLE = {"id": "env_id", "kwargs": "env_kwargs", "method": "method"}
@@ -62,7 +62,10 @@ def load_config(
     for param in ctx.command.params:
         source = ctx.get_parameter_source(param.name or "")
         if source is ParameterSource.COMMANDLINE and param.name not in ELSE:
-            raise CommandError(f"`{param.opts[0]}` is taken from the run by `--resume`; omit it")
+            raise CommandError(
+                f"`{param.opts[0]}` is taken from the run by `--resume`; omit it, or begin a new "
+                f"run at the best x of this one by `--start {folder / PARAMS}`"
+            )
     _check_own(folder)
     config = _read(folder / CONFIG)
     for entry in REPEATABLE:

@@ -171,8 +171,11 @@ def answer_of(objective: Evaluation, x: FloatArray) -> tuple[float, FloatArray]:
     answer = objective(x)
     if not isinstance(answer, Sequence) or len(answer) != 2:
         raise TypeError(f"{rule}, got one that returns {received(answer)}; {remedy}")
-    value, gradient = answer
-    return value, gradient
+    try:
+        return float(answer[0]), np.asarray(answer[1], dtype=np.float64)
+    except (TypeError, ValueError):
+        parts = f"({received(answer[0])}, {received(answer[1])})"
+        raise TypeError(f"{rule} of numbers, got one that returns {parts}; {remedy}") from None
 
 
 class Recorder:

@@ -268,7 +268,9 @@ class MultistartClimb(Recorder):
 
     def optimum(self, message: str = "") -> ClimbOptimum:
         """Return what was found, with the reason for which the climb stopped."""
-        message = message or self.message or f"{self._advanced + self.eased} evaluations made"
+        easier = ", those of easier problems included" if self.eased else ""
+        made = f"{self._advanced + self.eased} evaluations made{easier}"
+        message = message or self.message or made
         found = super().optimum(message)
         return ClimbOptimum(**vars(found), fates=self.fates, eased=self.eased)
 
