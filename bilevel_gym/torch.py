@@ -124,6 +124,8 @@ class _Derivative(th.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, cotangent: th.Tensor) -> Any:
+        # It would take the derivative of an adjoint solve, which nothing here computes: refused
+        # rather than wrong.
         raise NotImplementedError(
             "operations of bilevel_gym.torch can be differentiated once, got a second derivative"
         )

@@ -14,7 +14,7 @@ from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.model import evaluate
 from bilevel_gym.model.starts import easier_models, suggested_starts
 from bilevel_gym.optimizers import ClimbOptimum, Iterate, Start, make_optimizer
-from bilevel_gym.optimizers.climb import Together, climb
+from bilevel_gym.optimizers.climb import PATIENCE, Together, _Run, climb
 from bilevel_gym.optimizers.quasi_newton import quasi_newton_ascent
 from bilevel_gym.wrappers import exact_objective
 
@@ -269,3 +269,13 @@ def test_maps_on_which_few_starts_lead_out_of_the_trap(
 ) -> None:
     found = climbed(model_of("GridWorld", size=size, map_seed=map_seed))
     assert found.best.value >= 0.99 * known
+
+
+def test_a_run_rests_when_it_has_brought_little_for_long() -> None:
+    box = -np.ones(2), np.ones(2)
+    run = _Run("x0", np.zeros(2), (0.0, np.ones(2)), box)
+    run.begin()
+    for number in range(PATIENCE):
+        assert not run.rests(gain=1.0)
+        run.take((1e-7 * number, np.ones(2)))
+    assert run.rests(gain=1.0) and not run.rests(gain=1e-3)
