@@ -198,3 +198,16 @@ def test_what_overflows_on_the_way_is_no_warning(
         assert not np.isnan(getattr(found, name)).any(), name
     assert np.isfinite(found.policy).all() and found.value_error_bound >= 0.0
     assert found.is_bounded or not found.converged
+
+
+@pytest.mark.usefixtures("compiled")
+def test_the_compiled_exponential_is_right_to_a_rounding() -> None:
+    from bilevel_gym.core.compiled.exponential import exp_of_gap
+
+    gaps = -np.concatenate([np.geomspace(1e-300, 1.0, 2000), np.linspace(1.0, 750.0, 40_000)])
+    found = np.array([exp_of_gap(gap) for gap in gaps])
+    exact = np.exp(gaps.astype(np.longdouble))
+    rounding = np.maximum(np.finfo(np.float64).eps * exact, np.finfo(np.float64).smallest_subnormal)
+    assert float((np.abs(found - exact) / rounding).max()) <= 0.75
+    assert [exp_of_gap(gap) for gap in (0.0, -0.0, -746.0, -1e9, -np.inf)] == [1, 1, 0, 0, 0]
+    assert np.isnan(exp_of_gap(np.nan))

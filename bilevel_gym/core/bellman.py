@@ -51,11 +51,11 @@ def soft_backup(
     policy = np.ascontiguousarray(soft_q.T, dtype=np.float64)
     if not overwrite:
         policy = policy.copy()
-    top = policy.max(axis=0)
+    top = np.maximum.reduce(policy)  # as `policy.max(axis=0)`, without calls in between
     policy -= top
     policy /= temperature
     np.exp(policy, out=policy)
-    total = policy.sum(axis=0)
+    total = np.add.reduce(policy)
     policy /= total
     np.log(total, out=total)
     total *= temperature
@@ -148,7 +148,7 @@ class Backup:
         q = soft_q(mdp, value)
         self.backed_up, self.policy = soft_backup(q, mdp.temperature, overwrite=True)
         self.defect = self.backed_up - value
-        self.residual = float(np.abs(self.defect).max())
-        self.rounding = attainable(mdp) * float(np.abs(value).max())
-        if not np.isfinite(self.residual):
+        self.residual = float(np.maximum.reduce(np.abs(self.defect)))
+        self.rounding = attainable(mdp) * float(np.maximum.reduce(np.abs(value)))
+        if not math.isfinite(self.residual):
             raise values_overflowed(self.residual)

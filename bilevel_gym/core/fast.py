@@ -46,7 +46,9 @@ def enabled() -> bool:
     wanted = _switch.get()
     if wanted is None:
         setting = os.environ.get(ENVIRONMENT_VARIABLE, "auto")
-        wanted = _SETTINGS[check_choice(f"value of {ENVIRONMENT_VARIABLE},", setting, _SETTINGS)]
+        if setting not in _SETTINGS:
+            check_choice(f"value of {ENVIRONMENT_VARIABLE},", setting, _SETTINGS)
+        wanted = _SETTINGS[setting]
     if wanted is None:
         return available()
     if wanted:

@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from .bellman import attainable, values_overflowed
 from .mdp import FloatArray, IntArray, Kernel, TabularMDP, action_major
 from .pattern import SystemPattern
-from .solvers import CHORD_CONTRACTION, Adjoint, DirectSolver, SoftProblem, Solved, System
+from .solvers import Adjoint, DirectSolver, SoftProblem, Solved, System
 
 __all__ = ["Compiled", "Layout", "layout_of"]
 
 IndexArray = NDArray[np.uint64]
+
+MOST_STEPS = int(np.iinfo(np.int64).max)
 
 # First transition of each row a * S + s, `[A*S + 1]`; then for each transition its successor, its
 # place in the skyline and its probability, `[K]`.
@@ -158,8 +160,8 @@ class Compiled(DirectSolver):
             float(first.gamma),
             float(first.temperature),
             np.array(tolerances, dtype=np.float64),
-            min(int(limits[0]), np.iinfo(np.int64).max),
-            CHORD_CONTRACTION if polish[0] else 0.0,
+            min(int(limits[0]), MOST_STEPS),
+            polish[0],
             attainable(first),
             values,
             policies,

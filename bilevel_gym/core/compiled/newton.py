@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from ..bellman import EPS
 from ..mdp import FloatArray, IntArray
+from ..solvers import CHORD_CONTRACTION
 from . import compiled
+from .exponential import exp_of_gap
 
 __all__ = ["adjoint", "assemble", "eliminate", "newton", "refine", "solve"]
 
@@ -38,7 +40,7 @@ def newton(
     temperature: float,
     tolerances: FloatArray,
     max_iterations: int,
-    chord: float,
+    polish: bool,
     attainable: float,
     values: FloatArray,
     policies: FloatArray,
@@ -56,9 +58,8 @@ def newton(
     most the tolerance, or at rounding, are set. A residual that is not finite says that values
     overflowed.
 
-    Beyond the tolerance, chord steps go on while each leaves at most the share `chord` of the
-    residual; zero stops at the tolerance. `attainable` is the residual that rounding lets them
-    reach, in units of the largest |V|.
+    Beyond the tolerance, with `polish`, chord steps go on while they contract. `attainable` is the
+    residual that rounding lets them reach, in units of the largest |V|.
     """
     num_states = values.shape[1]
     defect, step = np.empty(num_states), np.empty(num_states)
@@ -72,9 +73,9 @@ def newton(
         taken, fresh, contraction = 0, False, 0.0
         while np.isfinite(residual) and residual > attainable * _norm(value, False):
             met = residual <= tolerances[b]
-            if met and (chord == 0.0 or (fresh and contraction > 0.5)):
+            if met and (not polish or (fresh and contraction > 0.5)):
                 break
-            fresh = taken == 0 or not met or contraction > chord
+            fresh = taken == 0 or not met or contraction > CHORD_CONTRACTION
             if fresh:
                 if taken == max_iterations:
                     break
@@ -165,25 +166,28 @@ def _backup(
     """Set policy `[A, S]` and defect T V - V `[S]` of a value; return the defect's sup norm."""
     starts, successors, _, probabilities = transitions
     num_actions, num_states = np.uint64(reward.shape[0]), np.uint64(reward.shape[1])
-    sharpness = 1.0 / temperature
-    for s in range(num_states):
-        top = -np.inf
-        for a in range(num_actions):
+    # Loops over states are innermost, so that all but the sums over transitions vectorise.
+    top, total = np.full(num_states, -np.inf), np.zeros(num_states)
+    for a in range(num_actions):
+        for s in range(num_states):
             row, expected = a * num_states + s, 0.0
             for k in range(np.uint64(starts[row]), np.uint64(starts[row + ONE])):
                 expected += probabilities[k] * value[np.uint64(successors[k])]
             policy[a, s] = reward[a, s] + gamma * expected
-            top = max(top, policy[a, s])
-        total = 0.0
-        for a in range(num_actions):
-            # Calls of exp take long: there is none for the best action and where it underflows.
-            gap = (policy[a, s] - top) * sharpness
-            policy[a, s] = 1.0 if gap == 0.0 else (0.0 if gap < -746.0 else np.exp(gap))
-            total += policy[a, s]
-        share = 1.0 / total
-        for a in range(num_actions):
-            policy[a, s] *= share
-        defect[s] = top + temperature * np.log(total) - value[s]
+    for a in range(num_actions):
+        for s in range(num_states):
+            top[s] = max(top[s], policy[a, s])
+    sharpness = 1.0 / temperature
+    for a in range(num_actions):
+        for s in range(num_states):
+            policy[a, s] = exp_of_gap((policy[a, s] - top[s]) * sharpness)
+            total[s] += policy[a, s]
+    for s in range(num_states):
+        defect[s] = top[s] + temperature * np.log(total[s]) - value[s]
+        total[s] = 1.0 / total[s]
+    for a in range(num_actions):
+        for s in range(num_states):
+            policy[a, s] *= total[s]
     return _norm(defect, False)
 
 
