@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from bilevel_gym import TabularBilevelEnv
 from bilevel_gym.core import fast
@@ -274,9 +275,12 @@ def test_the_preconditioned_solve_is_that_of_an_incomplete_factorisation(transpo
     mdp = grid(9)
     pattern = mdp.kernel.pattern
     entries = mdp.kernel.system_entries(solve_soft_mdp(mdp).policy, mdp.gamma)
-    parts, inverse = SOLVERS["krylov-ilu"].init(pattern, entries)
-    matrix, size = pattern.dense(parts[2]), pattern.num_states
-    np.testing.assert_allclose(matrix, pattern.dense(entries) * inverse[:, None], rtol=1e-15)
+    order, parts, inverse = SOLVERS["krylov-ilu"].init(pattern, entries)
+    indptr, indices, scaled, places = parts
+    matrix, size = csr_array((scaled, indices, indptr)).toarray(), pattern.num_states
+    natural = pattern.dense(entries)[np.ix_(order, order)]
+    np.testing.assert_allclose(matrix, natural * inverse[:, None], rtol=1e-15)
+    assert (indices[places] == np.arange(size)).all() and (order != np.arange(size)).any()
     lower, upper = np.tril(matrix, -1) + np.eye(size), np.triu(matrix, 1) + np.eye(size)
     np.testing.assert_allclose(np.diag(lower @ upper), np.diag(matrix), rtol=1e-13)
     if transpose:
@@ -285,6 +289,11 @@ def test_the_preconditioned_solve_is_that_of_an_incomplete_factorisation(transpo
     plain = np.linalg.solve(lower, matrix) @ np.linalg.inv(upper)
     rhs = np.random.default_rng(0).normal(size=size)
     start = np.linalg.solve(lower, rhs)
+    # Neighbours keep their order, hence their factors; next rows are no neighbours, for the most.
+    rows, columns = np.nonzero(pattern.dense(entries))
+    place = np.argsort(order)
+    assert ((place[rows] < place[columns]) == (rows < columns)).all()
+    assert np.mean(matrix[np.arange(1, size), np.arange(size - 1)] != 0.0) < 0.2
     for most in (1, 2, 5):
         found, left = dilu.bicgstab(parts, rhs, transpose, 1e-12, most)
         expected = bicgstab(plain, start, rtol=1e-12, maxiter=most)[0]

@@ -112,11 +112,16 @@ class SystemPattern:
         return self._entry_rows.astype(np.int64) * self.num_states + self.indices
 
     @cached_property
-    def mirrors(self) -> IntArray:
-        """Entry (j, i) for each entry (i, j) below the diagonal, -1 where none is, `[E]`."""
+    def sweeps(self) -> tuple[IntArray, tuple[IntArray, IntArray, IntArray, IntArray]]:
+        """The order of the states `[S]` for triangular sweeps, and the pattern in that order.
+
+        See `bilevel_gym.core.compiled.dilu`, which needs the extra `fast`.
+        """
         from .compiled import dilu
 
-        return np.asarray(dilu.mirrors(self.indptr, self.indices, self.diagonal))
+        parts = self.indptr, self.indices, self.diagonal
+        order = dilu.sweep_order(*parts)
+        return order, dilu.reordered(*parts, order)
 
     @cached_property
     def band(self) -> Band:

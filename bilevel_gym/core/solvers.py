@@ -442,26 +442,33 @@ class KrylovILU(Krylov):
     needs_kernels = True
 
     def init(self, pattern: SystemPattern, entries: FloatArray) -> Any:
-        """Return the incomplete factors."""
+        """Return the incomplete factors, and the order of the states that they are in."""
         from .compiled import dilu
 
-        indptr, indices, places = pattern.indptr, pattern.indices, pattern.diagonal
-        parts = indptr, indices, entries, places, pattern.mirrors
-        inverse, scaled = dilu.factorised(*parts)
-        return (indptr, indices, scaled, places), inverse
+        order, reordered = pattern.sweeps
+        inverse, scaled = dilu.factorised(pattern.indptr, order, *reordered, entries)
+        indptr, indices, places, _ = reordered
+        return order, (indptr, indices, scaled, places), inverse
 
     def solve(self, factors: Any, rhs: FloatArray, transpose: bool, reduction: float) -> FloatArray:
         """Backup."""
         from .compiled import dilu
 
-        matrix, inverse = factors
-        right, goal = rhs if transpose else inverse * rhs, max(reduction, 4.0 * EPS)
+        order, matrix, inverse = factors
+        right, goal = rhs[order], max(reduction, 4.0 * EPS)
+        if not transpose:
+            right *= inverse
         size = float(np.abs(right).max())  # squares neither overflow nor underflow
-        solution, left = dilu.bicgstab(matrix, right / size, transpose, goal, KRYLOV_ITERATIONS)
+        right /= size
+        found, left = dilu.bicgstab(matrix, right, transpose, goal, KRYLOV_ITERATIONS)
         if not left <= 0.5:
             raise Breakdown(_left(left))
-        solution *= size
-        return np.asarray(inverse * solution if transpose else solution, dtype=np.float64)
+        found *= size
+        if transpose:
+            found *= inverse
+        solution = np.empty_like(rhs)
+        solution[order] = found
+        return solution
 
 
 def _failure(routine: str, info: int) -> ArithmeticError:

@@ -73,12 +73,15 @@ class Outcome:
         upper_params: x, in its own shape.
         upper_reward: The leader's reward u_x `[S, A]`.
         initial_distribution: Distribution of the first state `[S]`.
+        by_kernel: Whether derivatives with respect to the kernel are asked for; where x does not
+            move it, nobody needs them.
     """
 
     solution: PolicyAnswer
     upper_params: FloatArray
     upper_reward: FloatArray
     initial_distribution: FloatArray
+    by_kernel: bool = True
     _occupancies: dict[float, tuple[FloatArray, float]] = field(
         default_factory=dict, init=False, repr=False
     )
@@ -101,7 +104,7 @@ class Outcome:
 class UpperValue:
     """Value of an objective f(x, pi) and its derivatives at a fixed policy.
 
-    None stands for a derivative that is identically zero.
+    None stands for a derivative that is identically zero, or not asked for.
 
     Attributes:
         value: f(x, pi).
@@ -224,7 +227,7 @@ class DiscountedReturn:
                 returns,
             ),
             upper_reward=visits,
-            kernel=gamma * kernel.on_transitions(visits, value),
+            kernel=gamma * kernel.on_transitions(visits, value) if outcome.by_kernel else None,
             initial_distribution=value,
         )
 

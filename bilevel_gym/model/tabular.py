@@ -9,6 +9,7 @@ through the solution (see `bilevel_gym.core.adjoint`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from operator import attrgetter
 from typing import Any, ClassVar, NotRequired, TypedDict, Unpack
@@ -363,7 +364,7 @@ class TabularModel(Dynamics):
         self, x: FloatArray, solution: SoftSolution, objective: Objective
     ) -> ExactResponse:
         """Return the response that a solve of the follower's problem at x amounts to."""
-        outcome = self.outcome(x, solution)
+        outcome = replace(self.outcome(x, solution), by_kernel=self.moves_kernel)
         upper = objective.evaluate(outcome)
         direct = self.direct_part(x, upper)
         error: Callable[[], float]
