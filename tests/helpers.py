@@ -53,10 +53,8 @@ def leader_seat(task: Task, outer_steps: int = 100, **kwargs: Any) -> Env:
 
     A follower who learns gets no more than a few steps for each x.
     """
-    seat = gym.make(task.id, **{**task.test_kwargs, **kwargs})
-    if outer_steps == 100 and not task.test_options:
-        return seat
-    return bilevel_gym.HyperGradient(seat, outer_steps=outer_steps, **task.test_options)
+    options = {"outer_steps": outer_steps, **task.test_options}
+    return gym.make(task.id, **{**task.test_kwargs, **options, **kwargs})
 
 
 def follower_seat(task: Task, upper_params: ArrayLike | None = None, **kwargs: Any) -> Env:
