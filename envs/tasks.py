@@ -234,7 +234,9 @@ TASKS = (
         test_options={
             "episodes": 1,
             "inner_steps": 8,
+            "first_inner_steps": 16,
             "critic_updates": 1,
+            "first_critic_updates": 1,
             "inner_options": {
                 "buffer_size": 100,
                 "learning_starts": 4,

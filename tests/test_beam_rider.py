@@ -206,7 +206,7 @@ def test_the_recipe_on_the_page_works_and_goes_on_where_it_was_stopped(
         'gym.make("BilevelBeamRider-v0")': "gym.make(TASK.id, **TASK.test_kwargs)",
         "episodes=32": "episodes=1",
         "critic_updates=1000": "critic_updates=1",
-        "inner_steps=40_000": "inner_steps=8",
+        "inner_steps=40_000": "inner_steps=8, first_inner_steps=16, first_critic_updates=1",
         '{**learner, "buffer_size": 100_000}': 'TASK.test_options["inner_options"]',
         "number >= 200": "number == LAST",
         "number % 10 == 0": "number == 0",
