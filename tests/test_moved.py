@@ -347,7 +347,7 @@ class TestEstimates:
         exact = game.evaluate(x)
         # It has 5400 pairs of a state and an action, few of which are seen often.
         rare = name == "taxes"
-        learner = make_method(method, game, **{"episodes": 4096 if rare else 1024, **options})
+        learner = make_method(method, game, **{"episodes": 2048 if rare else 1024, **options})
         learner.reset(np.random.default_rng(12))
         found = [learner.step(x) for _ in range(20)]
         whole, direct = (
