@@ -207,14 +207,14 @@ def bench_gradient_of_a_million(compare: Compare) -> None:
 
 
 @pytest.mark.large
-def bench_share_of_bandwidth(rows: list[Row]) -> None:
-    mdp = grid(1000)
+@pytest.mark.parametrize("side", [300, 1000])
+def bench_share_of_bandwidth(rows: list[Row], side: int, backend: str) -> None:
+    mdp = grid(side)
     data = np.ones(50_000_000)
-    with fast.switched(False):
-        took, read = in_turn(lambda: solve(mdp, "krylov"), lambda: data @ data, rounds=3)
+    took, read = in_turn(lambda: solve(mdp), lambda: data @ data, rounds=3)
     floor = compulsory_bytes(mdp) / (data.nbytes / read)
-    name, rate = "solve, grid 1000^2, gamma 0.99, numpy", data.nbytes / read / 1e9
-    traffic = f"its compulsory traffic at {rate:.3g} GB/s"
+    name, rate = f"solve, grid {side}^2, gamma 0.99, {backend}", data.nbytes / read / 1e9
+    traffic = f"compulsory traffic of Newton on plain BiCGSTAB at {rate:.3g} GB/s"
     rows.append(Row(name, duration(took), traffic, duration(floor), took / floor))
 
 

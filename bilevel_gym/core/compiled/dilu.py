@@ -170,11 +170,19 @@ def bicgstab(matrix: Any, rhs: Any, transpose: bool, reduction: float, most: int
 @compiled
 def _multiply(matrix: Any, transpose: bool, vector: Any, half: Any, product: Any) -> None:
     """Write the preconditioned matrix times a vector; `half` is room for (I + U)^-1 of it."""
-    _, _, scaled, places = matrix
+    indptr, indices, scaled, places = matrix
     _backward(matrix, transpose, vector, half)
-    for i in range(len(vector)):
-        product[i] = vector[i] + (scaled[np.uint64(places[i])] - 2.0) * half[i]
-    _forward(matrix, transpose, product)
+    if transpose:
+        for i in range(len(vector)):
+            product[i] = vector[i] + (scaled[np.uint64(places[i])] - 2.0) * half[i]
+        _forward(matrix, transpose, product)
+    else:
+        # As above, in one pass.
+        for i in range(np.uint64(len(vector))):
+            value = vector[i] + (scaled[np.uint64(places[i])] - 2.0) * half[i]
+            for k in range(np.uint64(indptr[i]), np.uint64(places[i])):
+                value -= scaled[k] * product[np.uint64(indices[k])]
+            product[i] = value
     product += half
 
 
@@ -197,15 +205,17 @@ def _forward(matrix: Any, transpose: bool, vector: Any) -> None:
 def _backward(matrix: Any, transpose: bool, vector: Any, solution: Any) -> None:
     """Write (I + U)^-1 of a vector."""
     indptr, indices, scaled, places = matrix
-    solution[:] = vector
     size = np.uint64(len(vector))
+    if transpose:
+        solution[:] = vector
     for n in range(size):
         i = size - ONE - n
-        value = solution[i]
         if transpose:
+            value = solution[i]
             for k in range(np.uint64(indptr[i]), np.uint64(places[i])):
                 solution[np.uint64(indices[k])] -= scaled[k] * value
         else:
+            value = vector[i]
             for k in range(np.uint64(places[i]) + ONE, np.uint64(indptr[i + ONE])):
                 value -= scaled[k] * solution[np.uint64(indices[k])]
             solution[i] = value
