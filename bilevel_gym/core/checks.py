@@ -117,8 +117,8 @@ def check_real(name: str, value: float) -> float:
 
 def _number(name: str, value: object, accepts: Callable[[float], bool], rule: str) -> float:
     """Return a real number as a float; the range does not accept NaN, and a bool is no number."""
-    number = None
-    if isinstance(value, Real) and not isinstance(value, bool | np.bool_):
+    number = value if type(value) is float else None
+    if number is None and isinstance(value, Real) and not isinstance(value, bool | np.bool_):
         with suppress(OverflowError):
             number = float(value)
     if number is None or not accepts(number):

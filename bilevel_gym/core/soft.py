@@ -34,6 +34,8 @@ from .threads import single_threaded
 
 __all__ = ["PolicyAnswer", "SoftSolution", "default_tolerance", "solve_all", "solve_soft_mdp"]
 
+DIRECT = {name for name, strategy in SOLVERS.items() if strategy.direct}
+
 # Relative error of the policy that the default tolerance allows for.
 POLICY_ACCURACY = 2e-8
 
@@ -108,14 +110,16 @@ class PolicyAnswer:
         return 1e-10
 
     def _system(self, discount: float, factors: Any = None) -> DiscountedSystem:
-        kernel = self.mdp.kernel
+        kernel, accuracy = self.mdp.kernel, self.accuracy
+        if accuracy is None and self.solver not in DIRECT:  # others go on to rounding
+            accuracy = self._default_accuracy
         return DiscountedSystem(
             kernel.by_move,
             kernel.on_moves(self.policy),
             discount,
             solver=self.solver,
             factors=factors,
-            accuracy=self._default_accuracy if self.accuracy is None else self.accuracy,
+            accuracy=0.0 if accuracy is None else accuracy,
             guesses=self.guesses,
             solutions=self.solutions,
         )
