@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .base import View as View
     from .beam_rider import BilevelBeamRider as BilevelBeamRider
     from .cartpole import BilevelCartPole as BilevelCartPole
+    from .contract import BilevelContract as BilevelContract
     from .designed import DesignGame as DesignGame
     from .four_rooms import BilevelFourRooms as BilevelFourRooms
     from .grid_world import BilevelGridWorld as BilevelGridWorld

@@ -91,6 +91,14 @@ TASKS = (
         source="Ma et al., TMLR 2025",
     ),
     Task(
+        id="BilevelContract-v0",
+        summary="pay for outcomes, not for effort",
+        entry_point="bilevel_gym.envs.contract:BilevelContract",
+        tabular=True,
+        upper="payment for each outcome of a project",
+        source="this project, after Grossman and Hart, 1983",
+    ),
+    Task(
         id="BilevelMarkovGame-v0",
         summary="commit to a mixed strategy",
         entry_point="bilevel_gym.envs.markov_game:BilevelMarkovGame",

@@ -13,6 +13,7 @@ import pytest
 
 from bilevel_gym import HyperGradient, LowerLevel
 from bilevel_gym.envs import (
+    BilevelContract,
     BilevelFourRooms,
     BilevelGridWorld,
     BilevelIncentive,
@@ -62,6 +63,11 @@ CASES: dict[str, tuple[type[TabularBilevelEnv], dict[str, Any]]] = {
         BilevelToll,
         {"network": RING, "zone": 5, "tolled_links": [[5, 7], [3, 7], [2, 5]], "max_toll": 3.0},
     ),
+    "contract": (BilevelContract, {}),
+    "contract of one period": (
+        BilevelContract,
+        {"outcomes": [[0.8, 0.2], [0.3, 0.7]], "costs": [0, 0.2], "revenues": [0, 2.0]},
+    ),
     "payments": (BilevelIncentive, {}),
     "six payments": (BilevelIncentive, {"paid": SIX_PAIRS}),
     "endless strategies": (BilevelMarkovGame, {"horizon": None, "bonus": 0.5}),
@@ -96,6 +102,7 @@ def inside(game: TabularBilevelEnv, seed: int = 0) -> FloatArray:
 # Discount, temperature, states, actions, initial x, and the box of x.
 DEFAULTS: list[Any] = [
     (BilevelGridWorld, 0.95, 0.01, 52, 4, 0.0, (-1.0, 1.0, (52,))),
+    (BilevelContract, 0.95, 0.005, 5, 3, None, (0.0, 4.0, (11,))),  # x is a linear contract
     (BilevelFourRooms, 0.99, 0.003, 208, 4, 0.0, (-10.0, 10.0, (105,))),
     (BilevelIncentive, 0.95, 0.01, 13, 4, 0.0, (0.0, 2.0, (52,))),
     (BilevelInverseRL, 0.95, 0.05, 64, 4, 0.0, (-1.0, 1.0, (5,))),
@@ -131,6 +138,7 @@ def rooms(goal: tuple[int, int], temperature: float, payment_cost: float) -> Bil
         (partial(rooms, (1, 9), 0.003, 5), 1.0, -0.725819, 0.007222, 0.006956),
         (partial(rooms, (11, 11), 0.001, 1), 1.0, 0.723777, 0.219806, 0.001211),
         (partial(rooms, (11, 11), 0.003, 1), 1.0, 0.544285, 0.106267, 0.001172),
+        (BilevelContract, 1.0, 0.316107, 16.354992, 13.440836),
         (BilevelToll, 1.0, -0.443814, 0.158023, 0.081506),
         (BilevelRandomMDP, 1.0, -55.153152, 11.041769, 10.163137),
         (BilevelRandomMDP, 0.5, -14.782585, 8.787169, 5.081568),
@@ -227,6 +235,14 @@ PUBLISHED = [[0.6, 0.3, 0.1], [0.1, 0.7, 0.2]]
                 *({"num_assets": 21}, {"preferences": [PUBLISHED[0], [0.1, 0.6, 0.3]]}),
                 *({"temperature": 0.2}, {"noise": 4.0}, {"start_variance": 3.0}),
                 *({"consumption_weight": 2.0}, {"revenue_weight": 4.0}, {"max_rate": 1.0}),
+            ],
+        ),
+        (
+            BilevelContract,
+            {"stages": 4, "costs": [0, 0.1, 0.15]},
+            [
+                *({"stages": 5}, {"revenue": 5.0}, {"costs": [0, 0.1, 0.2]}, {"gamma": 0.9}),
+                *({"outcomes": np.eye(3)}, {"revenues": [0.0, 1.0, 2.0]}, {"max_payment": 3.0}),
             ],
         ),
         (

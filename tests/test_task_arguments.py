@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bilevel_gym.envs import (
+    BilevelContract,
     BilevelFourRooms,
     BilevelGridWorld,
     BilevelIncentive,
@@ -43,8 +44,8 @@ NUMBERS: list[tuple[str, tuple[Any, ...], str]] = [
         "must be finite and not negative",
         (-1.0, INF, NAN, "2"),
         "bonus consumption_weight effort_cost energy_cost hazard_cost hours_cost noise_std "
-        "own_reward payment_cost payment_weight revenue_weight ridge shaping_cost start_std "
-        "upper_cost zone_cost",
+        "own_reward payment_cost payment_weight revenue revenue_weight ridge shaping_cost "
+        "start_std upper_cost zone_cost",
     ),
     ("must lie in [0, ", (1.5, -0.1, NAN, "0.5"), "gamma slip sticky upper_gamma"),
     ("must lie in [0, 1)", (1.0,), "gamma"),
@@ -52,7 +53,7 @@ NUMBERS: list[tuple[str, tuple[Any, ...], str]] = [
         "an integer of at least",
         (0, -1, 1.5, True, "3"),
         "branching channels episode_steps fragment_steps horizon hours_levels num_actions "
-        "num_assets num_demonstrations num_kinds num_states spending_levels upper_dim",
+        "num_assets num_demonstrations num_kinds num_states spending_levels stages upper_dim",
     ),
     ("must be True or False", (1, "no"), "clipped"),
 ]
@@ -169,6 +170,18 @@ terrain("demonstrations", states + "64 in episode 1, step 1", [[[0, 1]], [[3, 2]
 terrain("demonstrations", states + "-1", [[[-1, 1]]])
 actions = "actions of `demonstrations` must lie in 0..3, got 4 in episode 0, step 0"
 terrain("demonstrations", actions, [[[0, 4]]])
+
+contract = partial(refused, BilevelContract)
+contract("stages", "`stages` must be; at most 200", 201)
+contract("outcomes", "rows of equally many probabilities", 3, "ab", [[0.5, 0.5], [1.0]], [[]])
+contract("outcomes", "setback, no change and progress, got 2 in a row; give `revenues`", np.eye(2))
+no_chances = ([[0.5, 0.4, 0.0]], [[1.5, -0.5, 0.0]])
+contract("outcomes", "probabilities that sum to 1, got; in row 0", *no_chances)
+contract("costs", "`costs` must have shape [A] = (3,), got (2,)", [0.0, 0.1])
+contract("costs", "`costs` must not be negative, got -0.1", [0.0, 0.1, -0.1])
+contract("costs", "`costs` must be finite, got nan at [1]", [0.0, NAN, 0.1])
+contract("revenues", "`revenues` must have shape [O] = (3,), got (2,)", [0.0, 0.1])
+contract("revenues", "`revenues` must not be negative, got -1.0", [0.0, 0.1, -1.0])
 
 payments = partial(refused, BilevelIncentive)
 payments("paid", "`paid` must have at least one pair, got none", [])

@@ -155,6 +155,7 @@ def test_absent_actions_are_never_chosen() -> None:
         ("BilevelFourRooms-v0", {}),
         ("BilevelFrozenLake-v0", {"gamma": 0.9}),
         ("BilevelIncentive-v0", {}),
+        ("BilevelContract-v0", {}),
         ("BilevelMarkovGame-v0", {}),
     ],
 )

@@ -25,6 +25,7 @@ from .odd import Draw, case_of, odd_like, scribble, spoilt
 # What stands in place of a default of None, and of what would take long.
 EXAMPLES: dict[str, dict[str, Any]] = {
     "BilevelGridWorld": {"desc": ["S.G", "..H"]},
+    "BilevelContract": {"outcomes": [[0.8, 0.1, 0.1], [0.2, 0.1, 0.7]], "costs": [0.0, 0.1]},
     "BilevelFourRooms": {"goals": [[1, 9], [11, 11]]},
     "BilevelIncentive": {"paid": [[0, 1], [1, 0]]},
     "BilevelInverseRL": {"desc": TERRAIN, "num_demonstrations": 5},
@@ -55,6 +56,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 
 # Other ways to make them, some of the time.
 OTHERS: dict[str, list[dict[str, Any]]] = {
+    "BilevelContract": [{"revenues": [0.0, 0.5, 1.0]}],
     "BilevelGridWorld": [
         {"desc": None, "map_name": "4x4"},
         {"desc": None, "size": 4, "map_seed": 1},
