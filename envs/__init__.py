@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .contract import BilevelContract as BilevelContract
     from .designed import DesignGame as DesignGame
     from .four_rooms import BilevelFourRooms as BilevelFourRooms
+    from .goal_placement import BilevelGoalPlacement as BilevelGoalPlacement
     from .grid_world import BilevelGridWorld as BilevelGridWorld
     from .grid_world import random_map as random_map
     from .incentive import BilevelIncentive as BilevelIncentive

@@ -74,6 +74,14 @@ TASKS = (
         source="Thoma et al., NeurIPS 2024",
     ),
     Task(
+        id="BilevelGoalPlacement-v0",
+        summary="place a goal to keep a walker near",
+        entry_point="bilevel_gym.envs.goal_placement:BilevelGoalPlacement",
+        tabular=True,
+        upper="row and column of the follower's goal",
+        source="this project, after Zeng et al., AISTATS 2026",
+    ),
+    Task(
         id="BilevelRandomMDP-v0",
         summary="keep a random policy spread out",
         entry_point="bilevel_gym.envs.random_mdp:BilevelRandomMDP",

@@ -15,6 +15,7 @@ from bilevel_gym import HyperGradient, LowerLevel
 from bilevel_gym.envs import (
     BilevelContract,
     BilevelFourRooms,
+    BilevelGoalPlacement,
     BilevelGridWorld,
     BilevelIncentive,
     BilevelInverseRL,
@@ -47,6 +48,8 @@ CASES: dict[str, tuple[type[TabularBilevelEnv], dict[str, Any]]] = {
     "cold grid world": (BilevelGridWorld, {"temperature": 1e-3}),
     "large grid world": (BilevelGridWorld, {"map_name": "16x16", "slip": 0.2}),
     "four rooms": (BilevelFourRooms, {"payment_cost": 3.0}),
+    "goal in a large room": (BilevelGoalPlacement, {"desc": ["S....T"] + 39 * ["......"]}),
+    "narrow goal": (BilevelGoalPlacement, {"width": 0.7, "hazard_cost": 5.0}),
     "terrain": (BilevelInverseRL, {"ridge": 0.1}),
     "unlimited demonstrations": (BilevelInverseRL, {"num_demonstrations": None}),
     "features": (
@@ -104,6 +107,7 @@ DEFAULTS: list[Any] = [
     (BilevelGridWorld, 0.95, 0.01, 52, 4, 0.0, (-1.0, 1.0, (52,))),
     (BilevelContract, 0.95, 0.005, 5, 3, None, (0.0, 4.0, (11,))),  # x is a linear contract
     (BilevelFourRooms, 0.99, 0.003, 208, 4, 0.0, (-10.0, 10.0, (105,))),
+    (BilevelGoalPlacement, 0.95, 0.05, 86, 4, 4.5, (0.0, 9.0, (2,))),
     (BilevelIncentive, 0.95, 0.01, 13, 4, 0.0, (0.0, 2.0, (52,))),
     (BilevelInverseRL, 0.95, 0.05, 64, 4, 0.0, (-1.0, 1.0, (5,))),
     (BilevelMarkovGame, 0.99, 0.05, 6, 3, 0.0, (-10.0, 10.0, (3, 2))),
@@ -139,6 +143,7 @@ def rooms(goal: tuple[int, int], temperature: float, payment_cost: float) -> Bil
         (partial(rooms, (11, 11), 0.001, 1), 1.0, 0.723777, 0.219806, 0.001211),
         (partial(rooms, (11, 11), 0.003, 1), 1.0, 0.544285, 0.106267, 0.001172),
         (BilevelContract, 1.0, 0.316107, 16.354992, 13.440836),
+        (BilevelGoalPlacement, 1.0, 4.425541, 7.034809, 0.0),
         (BilevelToll, 1.0, -0.443814, 0.158023, 0.081506),
         (BilevelRandomMDP, 1.0, -55.153152, 11.041769, 10.163137),
         (BilevelRandomMDP, 0.5, -14.782585, 8.787169, 5.081568),
@@ -217,6 +222,14 @@ PUBLISHED = [[0.6, 0.3, 0.1], [0.1, 0.7, 0.2]]
             [
                 *({"goals": [(11, 11), (1, 9)]}, {"slip": 0.3}, {"gamma": 0.9}),
                 *({"temperature": 0.001}, {"payment_cost": 3.0}, {"budget": 0.1}),
+            ],
+        ),
+        (
+            BilevelGoalPlacement,
+            {"width": 1, "radius": 2},
+            [
+                *({"desc": ["S.T", "..."]}, {"width": 1.5}, {"radius": 1.0}, {"slip": 0.2}),
+                *({"hazard_cost": 1.0}, {"temperature": 0.1}, {"gamma": 0.9}),
             ],
         ),
         (

@@ -13,6 +13,7 @@ import pytest
 from bilevel_gym.envs import (
     BilevelContract,
     BilevelFourRooms,
+    BilevelGoalPlacement,
     BilevelGridWorld,
     BilevelIncentive,
     BilevelInverseRL,
@@ -38,7 +39,8 @@ NUMBERS: list[tuple[str, tuple[Any, ...], str]] = [
         "must be positive and finite",
         (0.0, -1.0, INF, NAN, "2"),
         "action_limit asset_limit budget hours_step max_payment max_rate max_toll max_weight noise "
-        "norm rationality reward_bound spending_step start_variance temperature upper_bound wage",
+        "norm radius rationality reward_bound spending_step start_variance temperature upper_bound "
+        "wage width",
     ),
     (
         "must be finite and not negative",
@@ -170,6 +172,13 @@ terrain("demonstrations", states + "64 in episode 1, step 1", [[[0, 1]], [[3, 2]
 terrain("demonstrations", states + "-1", [[[-1, 1]]])
 actions = "actions of `demonstrations` must lie in 0..3, got 4 in episode 0, step 0"
 terrain("demonstrations", actions, [[[0, 4]]])
+
+placed = partial(refused, BilevelGoalPlacement)
+placed("desc", "`desc` must have exactly one start ('S'), got 0", ["..T", "..."])
+placed("desc", "`desc` must have exactly one start ('S'), got 2", ["S.T", "S.."])
+placed("desc", "`desc` must have a target ('T'), got none", ["S..", "..."])
+placed("desc", "`desc` must have at least two rows and columns, got (1, 3)", ["S.T"])
+placed("desc", "got 'G'; 'T' target", ["S.G", "..T"])
 
 contract = partial(refused, BilevelContract)
 contract("stages", "`stages` must be; at most 200", 201)

@@ -156,6 +156,7 @@ def test_absent_actions_are_never_chosen() -> None:
         ("BilevelFrozenLake-v0", {"gamma": 0.9}),
         ("BilevelIncentive-v0", {}),
         ("BilevelContract-v0", {}),
+        ("BilevelGoalPlacement-v0", {}),
         ("BilevelMarkovGame-v0", {}),
     ],
 )

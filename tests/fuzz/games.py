@@ -27,6 +27,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "BilevelGridWorld": {"desc": ["S.G", "..H"]},
     "BilevelContract": {"outcomes": [[0.8, 0.1, 0.1], [0.2, 0.1, 0.7]], "costs": [0.0, 0.1]},
     "BilevelFourRooms": {"goals": [[1, 9], [11, 11]]},
+    "BilevelGoalPlacement": {"desc": ["S.T", ".H."]},
     "BilevelIncentive": {"paid": [[0, 1], [1, 0]]},
     "BilevelInverseRL": {"desc": TERRAIN, "num_demonstrations": 5},
     "BilevelLQR": {
