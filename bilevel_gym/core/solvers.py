@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -274,19 +275,17 @@ class Dense(DirectSolver):
 
     def init(self, pattern: SystemPattern, entries: FloatArray) -> Any:
         """Factorise."""
-        from scipy.linalg.lapack import dgetrf
-
         # The transpose of a C-ordered matrix is what LAPACK reads without a copy.
-        lu, pivots, info = dgetrf(pattern.dense(entries).T, overwrite_a=True)
+        lu, pivots, info = _lapack().dgetrf(pattern.dense(entries).T, overwrite_a=True)
         if info:
             raise _failure("dgetrf", info)
         return lu, pivots
 
     def solve(self, factors: Any, rhs: FloatArray, transpose: bool, reduction: float) -> FloatArray:
         """Solve with the factors."""
-        from scipy.linalg.lapack import dgetrs
-
-        return np.asarray(dgetrs(*factors, rhs, trans=0 if transpose else 1)[0], dtype=np.float64)
+        return np.asarray(
+            _lapack().dgetrs(*factors, rhs, trans=0 if transpose else 1)[0], dtype=np.float64
+        )
 
 
 class Banded(DirectSolver):
@@ -296,23 +295,19 @@ class Banded(DirectSolver):
 
     def init(self, pattern: SystemPattern, entries: FloatArray) -> Any:
         """Factorise."""
-        from scipy.linalg.lapack import dgbtrf
-
         band = pattern.band
         storage = np.zeros((pattern.num_states, band.height))
         storage.ravel()[pattern.band_slots] = entries
-        lu, pivots, info = dgbtrf(storage.T, band.lower, band.upper, overwrite_ab=True)
+        lu, pivots, info = _lapack().dgbtrf(storage.T, band.lower, band.upper, overwrite_ab=True)
         if info:
             raise _failure("dgbtrf", info)
         return band, lu, pivots
 
     def solve(self, factors: Any, rhs: FloatArray, transpose: bool, reduction: float) -> FloatArray:
         """Solve with the factors."""
-        from scipy.linalg.lapack import dgbtrs
-
         band, lu, pivots = factors
         trans, order = int(transpose), band.order
-        reordered, _ = dgbtrs(lu, band.lower, band.upper, rhs[order], pivots, trans=trans)
+        reordered, _ = _lapack().dgbtrs(lu, band.lower, band.upper, rhs[order], pivots, trans=trans)
         solution = np.empty_like(reordered)
         solution[order] = reordered
         return solution
@@ -469,6 +464,14 @@ class KrylovILU(Krylov):
         solution = np.empty_like(rhs)
         solution[order] = found
         return solution
+
+
+@cache
+def _lapack() -> Any:
+    """Import LAPACK at its first use, and then return it in no time."""
+    from scipy.linalg import lapack
+
+    return lapack
 
 
 def _failure(routine: str, info: int) -> ArithmeticError:
