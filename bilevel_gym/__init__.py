@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from . import core, envs, episodes, methods, model, optimizers, testing, wrappers
     from .designing import Design, design_reward
     from .envs import BilevelEnv, TabularBilevelEnv
+    from .envs.tabulated import Tabulated
+    from .envs.tabulation import tabulate
     from .making import make
     from .methods.registry import register_method
     from .wrappers import (
@@ -38,6 +40,7 @@ __all__ = [
     "LowerLevelVectorEnv",
     "RescaleUpper",
     "TabularBilevelEnv",
+    "Tabulated",
     "__version__",
     "core",
     "design_reward",
@@ -49,6 +52,7 @@ __all__ = [
     "optimizers",
     "register",
     "register_method",
+    "tabulate",
     "testing",
     "wrappers",
 ]
@@ -64,6 +68,8 @@ _LAZY = {
     "RescaleUpper": "wrappers",
     "Design": "designing",
     "design_reward": "designing",
+    "Tabulated": "envs.tabulated",
+    "tabulate": "envs.tabulation",
     "make": "making",
     "register_method": "methods.registry",
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import gymnasium as gym
 import numpy as np
@@ -123,6 +123,11 @@ class RecordTerms(gym.Wrapper[Any, Any, Any, Any]):
         objective = self._of_leader(step)
         self._seen = copy.copy(following)
         return following, objective, terminated, truncated, {**info, "terms": terms}
+
+    def follow(self, env: gym.Env[Any, Any], observation: Any) -> Self:
+        """Go on in another copy of the environment, which has shown an observation last."""
+        self.env, self._seen = env, copy.copy(observation)
+        return self
 
     def _evaluated(self, step: Step) -> NDArray[np.float64]:
         """Return the values of all terms, `[K]`."""

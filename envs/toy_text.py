@@ -7,18 +7,17 @@ One constructor turns any environment that shows its model, as `env.unwrapped.P`
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 from gymnasium.envs.registration import find_highest_version, parse_env_id
 from numpy.typing import NDArray
 
 from ..core.checks import check_not_negative, first_line, received
-from ..core.mdp import FloatArray, Kernel
+from ..core.mdp import FloatArray
 from ..model import TabularModel
 from ..rendering import THEME, GridScene, grid_layout
 from ..rendering.canvas import draw_centred, draw_text, pygame
@@ -28,11 +27,9 @@ from ..rendering.table import draw_table
 from .base import View
 from .grids import GridBilevelEnv
 from .records import recorded
+from .tabulation import exposed_model
 
 __all__ = ["BilevelToyText"]
-
-# Probabilities of one (s, a) may miss 1 by this much.
-ROW_SUM_TOLERANCE = 1e-9
 
 # Occupancy below which the states of a cell count alike in a picture.
 LEAST_WEIGHT = 1e-12
@@ -170,7 +167,7 @@ class BilevelToyText(GridBilevelEnv):
         """Build the game; arguments, described above, out of range raise a `ValueError`."""
         check_not_negative("shaping_cost", shaping_cost)
         env = _made(env_id, env_kwargs)
-        kernel, reward = _model(env, env_id)
+        kernel, reward = exposed_model(env, env_id)
         start = np.asarray(env.get_wrapper_attr("initial_state_distrib"), dtype=np.float64)
         if start.shape != (kernel.num_states,):
             raise ValueError(
@@ -430,58 +427,3 @@ def _versioned(env_id: str) -> str:
     namespace, name, version = parse_env_id(env_id)
     newest = find_highest_version(namespace, name) if version is None else None
     return env_id if newest is None else f"{env_id}-v{newest}"
-
-
-def _model(env: gym.Env[Any, Any], env_id: str) -> tuple[Kernel, FloatArray]:
-    """Return the kernel without its ending mass, and the expected reward `[S, A]`."""
-    table: Any = getattr(env, "P", None)
-    if table is None or not hasattr(env, "initial_state_distrib"):
-        raise ValueError(
-            "`env_id` must name an environment with a model, `P` and `initial_state_distrib`, "
-            f"got {received(env_id)}, which has none"
-        )
-    sizes = []
-    for name, space in (("observation", env.observation_space), ("action", env.action_space)):
-        if not isinstance(space, spaces.Discrete) or space.start != 0:
-            raise ValueError(
-                f"`env_id` must name an environment whose {name} space is Discrete and starts at "
-                f"0, got {space} of {env_id!r}"
-            )
-        sizes.append(int(space.n))
-    rows = [
-        (state, action, *entry)
-        for state, action in np.ndindex(sizes[0], sizes[1])
-        for entry in _entries(table, state, action, env_id)
-    ]
-    s, a, p, t, r, done = np.array(rows, dtype=np.float64).T
-    s, a, t = (index.astype(np.int64) for index in (s, a, t))
-    reward, mass = np.zeros(sizes, order="F"), np.zeros(sizes)
-    np.add.at(reward, (s, a), p * r)
-    np.add.at(mass, (s, a), p)
-    for name, wrong in (
-        ("finite rewards", ~np.isfinite(reward)),
-        ("probabilities that sum to 1", ~(np.abs(mass - 1.0) <= ROW_SUM_TOLERANCE)),
-    ):
-        if wrong.any():
-            state, action = (int(i) for i in np.argwhere(wrong)[0])
-            raise ValueError(
-                f"`P` of {env_id!r} must have {name}, got {table[state][action]} in "
-                f"{state=}, {action=}"
-            )
-    going = done == 0.0
-    triplets = (part[going] for part in (s, a, t, p))
-    return Kernel.from_triplets(*triplets, num_states=sizes[0], num_actions=sizes[1]), reward
-
-
-def _entries(table: Any, state: int, action: int, env_id: str) -> Sequence[Any]:
-    """Return the transitions of (s, a), each probability, successor, reward, done."""
-    try:
-        entries: Sequence[Any] = table[state][action]
-        if entries and all(len(entry) == 4 for entry in entries):
-            return entries
-    except (KeyError, IndexError, TypeError):
-        pass
-    raise ValueError(
-        f"`P` of {env_id!r} must list (probability, successor, reward, done) for every state "
-        f"and action, got something else in {state=}, {action=}"
-    )
