@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .linear_quadratic import LinearQuadraticEnv as LinearQuadraticEnv
     from .lqr import BilevelLQR as BilevelLQR
     from .markov_game import BilevelMarkovGame as BilevelMarkovGame
+    from .minigrid import BilevelMiniGrid as BilevelMiniGrid
     from .parametric import ParametricGame as ParametricGame
     from .pendulum import BilevelPendulum as BilevelPendulum
     from .preference_pendulum import BilevelPreferencePendulum as BilevelPreferencePendulum

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -15,12 +16,16 @@ from gymnasium.wrappers import TimeLimit
 
 from ..core.checks import check_at_least, first_line, optional, received
 
-__all__ = ["EnvLike", "Source", "time_limit"]
+__all__ = ["EnvLike", "Source", "json_options", "time_limit"]
 
 Env = gym.Env[Any, Any]
 
 # An id, "module:Id", "module:function", a function that makes an environment, or an environment.
 EnvLike = str | Callable[..., Env] | Env
+
+
+# Arguments that `gymnasium.make` would take for itself.
+RESERVED = ("render_mode", "max_episode_steps", "disable_env_checker")
 
 
 class Source:
@@ -131,6 +136,31 @@ def time_limit(env: Env) -> float:
             limit = min(limit, env._max_episode_steps)
         env = env.env
     return limit
+
+
+def json_options(env_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return constructor arguments of an environment, which must be JSON types.
+
+    Raises:
+        ValueError: If they are not, or are ones that `gymnasium.make` would take for itself.
+    """
+    options = {} if env_kwargs is None else env_kwargs
+    try:
+        json.dumps({**options})
+        if not all(isinstance(name, str) for name in options):
+            raise TypeError
+    except (TypeError, ValueError):
+        raise ValueError(
+            "`env_kwargs` must be a dictionary of constructor arguments in JSON types, got "
+            f"{received(env_kwargs)}"
+        ) from None
+    for name in RESERVED:
+        if name in options:
+            raise ValueError(
+                f"`env_kwargs` must hold arguments of the environment itself, got {name!r}; "
+                "give it to the game"
+            )
+    return dict(options)
 
 
 def _named(name: str) -> Callable[..., Env] | str:

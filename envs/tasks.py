@@ -196,6 +196,15 @@ TASKS = (
         test_kwargs={"env_kwargs": {"is_rainy": True}},
     ),
     Task(
+        id="BilevelMiniGrid-v0",
+        summary="lead a walker past lava",
+        entry_point="bilevel_gym.envs.minigrid:BilevelMiniGrid",
+        tabular=True,
+        max_episode_steps=100,
+        upper="reward of arriving in each cell, and of each event",
+        source="this project, on MiniGrid",
+    ),
+    Task(
         id="BilevelPendulum-v0",
         summary="design the reward of a pendulum",
         entry_point="bilevel_gym.envs.pendulum:BilevelPendulum",

@@ -6,7 +6,6 @@ One constructor turns any environment that shows its model, as `env.unwrapped.P`
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,15 +26,13 @@ from ..rendering.table import draw_table
 from .base import View
 from .grids import GridBilevelEnv
 from .records import recorded
+from .sources import json_options
 from .tabulation import exposed_model
 
 __all__ = ["BilevelToyText"]
 
 # Occupancy below which the states of a cell count alike in a picture.
 LEAST_WEIGHT = 1e-12
-
-# Arguments that `gymnasium.make` would take for itself.
-RESERVED = ("render_mode", "max_episode_steps", "disable_env_checker")
 
 # Which of the environment's actions go up, right, down, left.
 LAKE_MOVES = (3, 2, 1, 0)
@@ -383,22 +380,7 @@ def _made(env_id: str, env_kwargs: Mapping[str, Any] | None) -> gym.Env[Any, Any
     """Return the environment that the arguments name, without its wrappers."""
     if not isinstance(env_id, str):
         raise ValueError(f"`env_id` must be the id of an environment, got {received(env_id)}")
-    options = {} if env_kwargs is None else env_kwargs
-    try:
-        json.dumps({**options})
-        if not all(isinstance(name, str) for name in options):
-            raise TypeError
-    except (TypeError, ValueError):
-        raise ValueError(
-            "`env_kwargs` must be a dictionary of constructor arguments in JSON types, got "
-            f"{received(env_kwargs)}"
-        ) from None
-    for name in RESERVED:
-        if name in options:
-            raise ValueError(
-                f"`env_kwargs` must hold arguments of the environment itself, got {name!r}; "
-                "give it to the game"
-            )
+    options = json_options(env_kwargs)
     try:
         env = gym.make(_versioned(env_id), disable_env_checker=True, **options).unwrapped
     except Exception as error:  # the constructor of any environment may raise anything

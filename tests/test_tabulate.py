@@ -95,7 +95,7 @@ def test_terms_and_another_reward_are_tabulated() -> None:
         ({"env_kwargs": {"trap": "nan"}}, "must be finite numbers, got nan"),
         ({"by": "P"}, "which has none"),
         ({"by": "P", "samples": 3}, '`by` must be "copies"'),
-        ({"by": "magic"}, "`by` must be"),
+        ({"by": "magic"}, "unknown by 'magic'"),
         ({"seed": []}, "`seed` must be"),
         ({"seed": -1}, "`seed` must be"),
         ({"samples": 0}, "`samples` must be"),
@@ -129,16 +129,16 @@ def test_a_simulator_whose_copies_begin_anew_is_refused() -> None:
 # Toy texts ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("env_id", ["FrozenLake-v1", "CliffWalking-v1", "Taxi-v4"])
+@pytest.mark.parametrize("env_id", ["FrozenLake-v1", "CliffWalking-v1"])
 def test_stepped_copies_give_the_environments_own_table(env_id: str) -> None:
     options = {"is_slippery": False} if "Lake" in env_id else {}
     own = tabulate(env_id, env_kwargs=options)
     env: Any = gym.make(env_id, **options).unwrapped
     assert own.num_states == len(env.P)
     # Their steps draw a number though one outcome is certain, so that one sample is exact.
-    stepped = tabulate(env_id, env_kwargs=options, samples=1, max_states=500)
+    stepped = tabulate(env_id, env_kwargs=options, samples=1)
     states = stepped.observations[""]
-    assert len(states) == {"F": 11, "C": 37, "T": 100}[env_id[0]]
+    assert len(states) == {"F": 11, "C": 37}[env_id[0]]
     dense = own.kernel.to_dense()[states][:, :, states]
     np.testing.assert_array_equal(stepped.kernel.to_dense(), dense)
     np.testing.assert_array_equal(stepped.reward, own.reward[states])

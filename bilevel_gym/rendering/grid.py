@@ -39,8 +39,8 @@ from .key import (
 )
 from .scene_checks import TOLERANCE, check_array, check_range
 
-WALL, FREE = "#", "."
-SIGNS = (signs.START, signs.GOAL, signs.TARGET, signs.HAZARD, WALL, FREE)
+WALL, FREE, EVENT = "#", ".", "*"
+SIGNS = (signs.START, signs.GOAL, signs.TARGET, signs.HAZARD, WALL, FREE, EVENT)
 
 # Sizes in pixels
 MAP_SIDE = 608
@@ -67,6 +67,12 @@ MIN_PIN = 18
 MIN_PROBABILITY = 0.08
 """Less likely moves get no arrow."""
 
+TILE_INK = 96.0
+"""Brightness from which a pixel of a tile covers the colour of the shaping; darker ones let it
+through."""
+PATCH = 0.56
+"""Share of a tile's side that the colour of an event covers."""
+
 
 @dataclass(frozen=True, eq=False)
 class GridScene:
@@ -76,10 +82,11 @@ class GridScene:
 
     Attributes:
         cells: One-character strings `[H, W]`: 'S' start, 'G' goal, 'T' the leader's target,
-            'H' hazard, '#' wall, '.' free.
+            'H' hazard, '#' wall, '.' free, '*' where an event is shaped and nobody acts.
         shaping: The leader's shaping reward `[H, W]`, NaN on walls.
         shaping_limit: Value of the last colour, as in `ColourScale`; larger values have it too.
-        policy: The follower's probabilities of up, right, down, left `[H, W, 4]`.
+        policy: The follower's probabilities of up, right, down, left `[H, W, 4]`; ignored at
+            events.
         occupancy: Share of the follower's time `[H, W]` in [0, 1].
         gradient: Derivative of the leader's objective by the shaping, or by the parameters of it,
             `[H, W]`.
@@ -93,6 +100,8 @@ class GridScene:
         shaping_power: Colours follow |shaping| to this power; below 1 small values stand out.
         signed: Whether the shaping may have either sign.
         entries: Further signs of the key, which the caller draws.
+        tiles: A picture of the map by somebody else, uint8 `[H * t, W * t, 3]` with t pixels for
+            each cell, in place of walls and hazards; the shaping is the colour of its dark parts.
     """
 
     cells: NDArray[np.str_]
@@ -111,6 +120,7 @@ class GridScene:
     shaping_power: float = COLOUR_POWER
     signed: bool = True
     entries: tuple[KeyEntry, ...] = ()
+    tiles: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
         """Check shapes and values."""
@@ -118,7 +128,7 @@ class GridScene:
         unknown = sorted(set(np.unique(self.cells).tolist()) - set(SIGNS))
         if unknown:
             raise ValueError(
-                f"`cells` must be among 'S', 'G', 'T', 'H', '#' and '.', got {unknown[0]!r}"
+                f"`cells` must be among 'S', 'G', 'T', 'H', '#', '.' and '*', got {unknown[0]!r}"
             )
         limit = self.shaping_limit if self.signed else abs(self.shaping_limit)
         check_positive("shaping_limit", limit)
@@ -127,13 +137,14 @@ class GridScene:
             values = getattr(self, name)
             if values is None:
                 continue
-            walls = ~free.reshape(shape + (1,) * len(tail))
+            shown = self.acting if name == "policy" else free
+            walls = ~shown.reshape(shape + (1,) * len(tail))
             finite = "finite outside the walls"
             check_array(name, values, shape + tail, missing=walls, accepted=finite)
             if name in ("policy", "occupancy"):
-                check_range(name, values[free], 1.0)
+                check_range(name, values[shown], 1.0)
         if self.policy is not None:
-            sums = self.policy[free].sum(axis=-1)
+            sums = self.policy[self.acting].sum(axis=-1)
             bad = np.abs(sums - 1.0) > TOLERANCE
             if bad.any():
                 total = float(sums[bad][0])
@@ -142,6 +153,11 @@ class GridScene:
             place = getattr(self, name)
             if place is not None and not (0 <= place[0] < shape[0] and 0 <= place[1] < shape[1]):
                 raise ValueError(f"`{name}` must lie within the {shape} map, got {place}")
+
+    @property
+    def acting(self) -> NDArray[np.bool_]:
+        """Where the follower acts, `[H, W]`."""
+        return (self.cells != WALL) & (self.cells != EVENT)
 
     @property
     def scale(self) -> ColourScale:
@@ -265,11 +281,46 @@ def _draw_shaping(surface: pygame.Surface, layout: GridLayout, scene: GridScene)
     if layout.cell < LINES_CELL:
         hazards, tint = scene.cells == signs.HAZARD, signs.HAZARD_TINT
         colours[hazards] = (1 - tint) * colours[hazards] + tint * np.array(signs.HAZARD_COLOUR)
+    if scene.tiles is not None:
+        colours = _tiled(scene.tiles, colours, scene.cells)
     image = pygame.surfarray.make_surface(colours.swapaxes(0, 1))
     left, top, width, height = layout.map
     # Below one pixel per cell, neighbouring cells are averaged rather than dropped.
-    scale = pygame.transform.scale if layout.cell >= 1 else pygame.transform.smoothscale
-    surface.blit(scale(image, (width, height)), (left, top))
+    coarse = layout.cell < 1 or scene.tiles is not None
+    scale = pygame.transform.smoothscale if coarse else pygame.transform.scale
+    if image.get_size() != (width, height):
+        image = scale(image, (width, height))
+    surface.blit(image, (left, top))
+
+
+def _tiled(
+    tiles: NDArray[np.uint8], colours: NDArray[np.uint8], cells: NDArray[np.str_]
+) -> NDArray[np.uint8]:
+    """Return tiles with the colours `[H, W, 3]` of their cells where they are dark.
+
+    Events are painted as patches in the middle of their tiles, walls not at all.
+    """
+    ink = _ink(tiles.tobytes(), tiles.shape, cells.tobytes(), cells.shape)
+    side = tiles.shape[0] // cells.shape[0]
+    grown = colours.astype(np.float32).repeat(side, axis=0).repeat(side, axis=1)
+    grown += ink * (tiles - grown)
+    return grown.astype(np.uint8)
+
+
+@lru_cache(maxsize=4)
+def _ink(
+    tiles: bytes, size: tuple[int, ...], cells: bytes, shape: tuple[int, ...]
+) -> NDArray[np.float32]:
+    """Return how much of each pixel of a picture covers the colours below, `[H * t, W * t, 1]`."""
+    signs_of_cells = np.frombuffer(cells, dtype="<U1").reshape(shape)
+    side = size[0] // shape[0]
+    bright = np.frombuffer(tiles, dtype=np.uint8).reshape(size).max(axis=2) / TILE_INK
+    middle = np.abs((np.arange(side) + 0.5) / side - 0.5) <= 0.5 * PATCH
+    ink = np.maximum(
+        np.minimum(bright, 1.0), np.kron(signs_of_cells == WALL, np.ones((side, side)))
+    )
+    ink[np.kron(signs_of_cells == EVENT, np.outer(middle, middle))] = 0.0
+    return ink[..., None].astype(np.float32)
 
 
 def _draw_terrain(surface: pygame.Surface, layout: GridLayout, scene: GridScene) -> None:
@@ -277,7 +328,7 @@ def _draw_terrain(surface: pygame.Surface, layout: GridLayout, scene: GridScene)
     left, top, width, height = layout.map
     cell = int(layout.cell)
     sprites = {}
-    if cell >= LINES_CELL:
+    if cell >= LINES_CELL and scene.tiles is None:
         for x in range(left + cell, left + width, cell):
             pygame.draw.line(surface, THEME.page, (x, top), (x, top + height - 1))
         for y in range(top + cell, top + height, cell):
@@ -294,8 +345,8 @@ def _draw_policy(surface: pygame.Surface, layout: GridLayout, scene: GridScene) 
     """Draw four arrows per cell as long as their probabilities, or one to the most likely move."""
     if scene.policy is None:
         return
-    cell, free = int(layout.cell), scene.cells != WALL
-    policy = np.where(free[..., None], np.clip(scene.policy, 0.0, 1.0), 0.0)
+    cell = int(layout.cell)
+    policy = np.where(scene.acting[..., None], np.clip(scene.policy, 0.0, 1.0), 0.0)
     levels = np.rint(policy * signs.LEVELS).astype(np.int64)
     shown = policy >= MIN_PROBABILITY
     if cell < FULL_CELL:
@@ -367,7 +418,7 @@ def _key_entries(layout: GridLayout, scene: GridScene) -> Iterator[KeyEntry]:
             yield KeyEntry(signs.pin_sprite(kind, side), name)
     if (scene.cells == signs.HAZARD).any():
         yield KeyEntry(signs.hazard_sprite(side), "hazard")
-    if (scene.cells == WALL).any():
+    if (scene.cells == WALL).any() and scene.tiles is None:
         yield KeyEntry(signs.wall_sprite(side, cell >= SIGN_CELL), "wall")
     if scene.follower is not None:
         yield follower_entry()
