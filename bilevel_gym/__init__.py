@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from . import core, envs, episodes, methods, model, optimizers, testing, wrappers
     from .designing import Design, design_reward
     from .envs import BilevelEnv, TabularBilevelEnv
+    from .envs.discretization import discretize
     from .envs.tabulated import Tabulated
     from .envs.tabulation import tabulate
     from .making import make
@@ -44,6 +45,7 @@ __all__ = [
     "__version__",
     "core",
     "design_reward",
+    "discretize",
     "envs",
     "episodes",
     "make",
@@ -69,6 +71,7 @@ _LAZY = {
     "Design": "designing",
     "design_reward": "designing",
     "Tabulated": "envs.tabulated",
+    "discretize": "envs.discretization",
     "tabulate": "envs.tabulation",
     "make": "making",
     "register_method": "methods.registry",

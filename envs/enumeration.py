@@ -398,7 +398,10 @@ class Enumeration:
 
 
 def leaves(observation: Any, name: str = "") -> dict[str, NDArray[Any]]:
-    """Return the arrays that an observation holds, by "part/part"; "" for one without parts."""
+    """Return the arrays that an observation holds, of any shape, by "part/part".
+
+    One without parts is "".
+    """
     parts: Sequence[tuple[Any, Any]] = ()
     if isinstance(observation, dict):
         parts = list(observation.items())

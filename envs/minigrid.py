@@ -46,6 +46,8 @@ SHOWN = {
     2: ("wall", ""),
 }
 
+AGENT_COLOUR = (255, 0, 0)
+
 # Turn left, turn right, go forward; pick up, drop and toggle are of use where there are things.
 FORWARD, WALKING, ALL = 2, 3, 6
 
@@ -106,7 +108,7 @@ class BilevelMiniGrid(GridBilevelEnv):
     * `step_cost` (.15): cost of each step to the follower, not negative;
     * `lava_cost` (1): cost to the leader of ending in the lava, not negative;
     * `shaping_cost` (.2): weight of ||x||^2, not negative;
-    * `gamma` (.95), `temperature` (.05; the entropy of a step pays up to .055), `entropy` ("plain")
+    * `gamma` (.95), `temperature` (.1; the entropy of a step pays up to .11), `entropy` ("plain")
       and `render_mode`: see `BilevelEnv`. MiniGrid draws the picture; its floor has the colour of
       x, a patch on goal and lava that of the event, and arrows say which way the follower leaves a
       cell.
@@ -114,20 +116,21 @@ class BilevelMiniGrid(GridBilevelEnv):
     MiniGrid is brought by the extra `minigrid`: `pip install -e ".[minigrid]"`.
 
     ## Ground Truth
-    Objective and hyper-gradient are exact. At x = 0, F = -.893394 and the norm of dF/dx is
-    .094672; the direct gradient, -2 shaping_cost x, is zero. From there:
+    Objective and hyper-gradient are exact. At x = 0, F = -.785431 and the norm of dF/dx is
+    .295623; the direct gradient, -2 shaping_cost x, is zero. From there:
 
     | run | ends at | why |
     |---|---|---|
-    | normalised ascent on the hyper-gradient, then L-BFGS-B | -.045854 | neither goal nor lava |
-    | no steps: x = -1 on the lava, 0 elsewhere | .187011 | goal and lava alone, in steps of .05 |
-    | the climb from many starts, `bilevel-gym solve` | .419976 | a path of small rewards |
-    | any steps along the direct gradient | -.893394 | it is zero |
+    | normalised ascent on the hyper-gradient, then L-BFGS-B | .325737 | a path to the goal |
+    | the climb from many starts, `bilevel-gym solve` | .327761 | another path |
+    | no steps: x = -.95 on the lava, 0 elsewhere | -.027068 | the best x of one event alone |
+    | any steps along the direct gradient | -.785431 | it is zero |
 
-    The best value known, .419976 (`best_known`), is that of the climb, after 334 evaluations. The
+    The best value known, .327761 (`best_known`), is that of the climb, after 358 evaluations. The
     first run from 120 random starts, uniform in [-s, s] with s one of .02, .1, .3 and 1, ended
-    there 8 times, 14 times between .4187 and .4199, and 99 times below zero: the follower does not
-    dare to walk (`tests/benchmarks/minigrid.py`). It is not proven optimal.
+    there 18 times, 50 times between .3247 and .3258, and 53 times below zero: the follower fears
+    the lava, and never walks to the goal (`tests/benchmarks/minigrid.py`). It is not proven
+    optimal.
 
     ## References
     M. Chevalier-Boisvert et al., "Minigrid & Miniworld: modular & customizable reinforcement
@@ -147,7 +150,7 @@ class BilevelMiniGrid(GridBilevelEnv):
         lava_cost: float = 1.0,
         shaping_cost: float = 0.2,
         gamma: float = 0.95,
-        temperature: float = 0.05,
+        temperature: float = 0.1,
         entropy: str = "plain",
         render_mode: str | None = None,
     ) -> None:
@@ -230,6 +233,15 @@ class BilevelMiniGrid(GridBilevelEnv):
         places: FloatArray = self._places[: self.num_states] / (np.array(self._picture.shape) - 1)
         return np.column_stack([places, self._directions / 3.0])
 
+    def draw(self, view: View) -> pygame.Surface:
+        """Draw the world with x, the follower's policy, its occupancy and the hyper-gradient."""
+        surface = super().draw(view)
+        if view.state is not None:
+            layout = grid_layout(self._picture.shape)
+            agent = _agent(int(self._directions[view.state]), int(layout.cell))
+            surface.blit(agent, layout.cell_corner(*self.cell_of(view.state)))
+        return surface
+
     def scene(self, view: View) -> GridScene:
         """Return a view as arrays over the world, which MiniGrid draws."""
         x, answer, gradient = view.upper_params, view.tabular, self.slopes(view)
@@ -239,7 +251,6 @@ class BilevelMiniGrid(GridBilevelEnv):
         if view.state is not None:
             path = tuple(self.table_of_world.actions_to(view.state))
         side = int(grid_layout(self._picture.shape).cell)
-        tiles = _drawn(*self._world, path, under_way, side)
         seen = self.table_of_world.observations[""][0, ..., 0].T
         events = zip(self.events, x[self._num_cells :], strict=True)
         return GridScene(
@@ -251,8 +262,8 @@ class BilevelMiniGrid(GridBilevelEnv):
             gradient=None if gradient is None else np.where(used, gradient[self._entries], np.nan),
             title=view.title,
             status=(*view.status, *((f"x of {name}", shown(value)) for name, value in events)),
-            entries=tuple(_signs(_drawn(*self._world, (), False, side), seen, under_way)),
-            tiles=tiles,
+            entries=tuple(_signs(_drawn(*self._world, (), side), seen, under_way)),
+            tiles=_drawn(*self._world, path, side),
         )
 
     def _summed(self, values: FloatArray) -> FloatArray:
@@ -387,33 +398,44 @@ def _drawn(
     seed: int,
     step_cost: float,
     path: tuple[int, ...],
-    with_agent: bool,
     side: int,
 ) -> NDArray[np.uint8]:
-    """Return MiniGrid's own picture after some actions, with so many pixels for each cell."""
+    """Return MiniGrid's own picture after some actions, without the agent; `side` is a cell's."""
     world = _made(env_id, env_kwargs, step_cost)
     world.reset(seed=seed)
     for action in path:
         world.step(action)
     raw: Any = world.unwrapped
-    place = raw.agent_pos if with_agent else (-1, -1)
-    picture: NDArray[np.uint8] = raw.grid.render(side, place, raw.agent_dir)
+    picture: NDArray[np.uint8] = raw.grid.render(side, agent_pos=(-1, -1))
     return picture
+
+
+@lru_cache(maxsize=8)
+def _agent(direction: int, side: int) -> pygame.Surface:
+    """Return MiniGrid's red triangle without the tile around it."""
+    from minigrid.core.grid import Grid
+
+    tile = Grid.render_tile(None, direction, tile_size=side).swapaxes(0, 1)
+    surface = pygame.Surface(tile.shape[:2], pygame.SRCALPHA)
+    pygame.surfarray.blit_array(surface, tile)
+    red = tile[..., 0].astype(np.int16) - tile[..., 1]
+    pygame.surfarray.pixels_alpha(surface)[:] = red.clip(0, 255)
+    surface.fill((*AGENT_COLOUR, 0), special_flags=pygame.BLEND_RGBA_ADD)
+    return surface
 
 
 def _signs(
     tiles: NDArray[np.uint8], seen: NDArray[np.uint8], with_agent: bool
 ) -> Iterator[KeyEntry]:
     """Name what a picture of MiniGrid's shows; `seen` are the codes of the cells, `[H, W]`."""
-    from minigrid.core.grid import Grid
-
     side = tiles.shape[0] // len(seen)
     for code, (name, note) in SHOWN.items():
         for row, column in np.argwhere(seen == code)[:1].tolist():
             tile = tiles[row * side : (row + 1) * side, column * side : (column + 1) * side]
             yield KeyEntry(_icon(tile), name, note)
     if with_agent:
-        yield KeyEntry(_icon(Grid.render_tile(None, 0, tile_size=side)), "follower", "looks ahead")
+        agent = pygame.transform.smoothscale(_agent(0, side), (ICON_SIDE, ICON_SIDE))
+        yield KeyEntry(agent, "follower", "looks ahead")
 
 
 def _icon(tile: NDArray[np.uint8]) -> pygame.Surface:
