@@ -16,7 +16,8 @@ from ..core.checks import check_at_least, check_flag, finite_array, first_line, 
 from ..core.mdp import FloatArray
 from ..rendering.canvas import pygame
 from .base import View
-from .parametric import ParametricGame, check_spaces
+from .learnable import check_spaces
+from .parametric import ParametricGame
 from .sources import EnvLike, Source, time_limit
 from .terms import CONSTANT, OWN_REWARD, Objective, RecordTerms, Terms
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.spaces import flatdim
 from numpy.typing import ArrayLike, NDArray
 
 from ..core.checks import (
+    check_at_least,
     check_choice,
     check_flag,
     check_in_box,
@@ -25,23 +26,26 @@ from ..core.checks import (
     received,
 )
 from ..core.mdp import FloatArray
+from ..core.plugins import imported_function
 from ..episodes.recorded import as_argument
 from ..methods import LEARNT_METHODS
+from ..methods.registry import PREFERENCE_METHODS
 from ..model.base import ENTROPIES
+from ..model.judges import Judge, Preferences
 from ..model.responses import EpisodicResponse, Response
 from ..rendering.canvas import HEADER_HEIGHT, THEME, new_page, new_surface, pygame
 from ..rendering.picture_charts import Axis, BarChart, draw_bars
-from ..rewards.images import LEAST_SIDE, is_image_space
+from ..rewards.images import is_image_space
 from ..rewards.knobs import WithKnobs, checked_weight
 from ..rewards.models import (
     FEW,
     RewardModel,
     WithJacobian,
-    imported_function,
     jacobian,
     make_reward_model,
 )
 from .base import BilevelEnv, View, upper_box
+from .learnable import check_spaces, checked_array, checked_rewards, uniform_entropy
 from .sources import EnvLike, Source, time_limit
 from .terms import OWN_REWARD, RecordTerms
 
@@ -50,20 +54,24 @@ if TYPE_CHECKING:
 
     from ..episodes.recorded import Batch, LearntEpisodes
 
-__all__ = ["ParametricGame", "check_spaces", "torque_cost"]
+__all__ = ["ParametricGame"]
 
 PICTURE_WIDTH = 500
 
-FLATTEN = "; gymnasium.wrappers.FlattenObservation makes one array of it"
-
 # The narrowest picture, with room for a chart of x; its height below what is seen of the game.
 LEAST_WIDTH, BARS_HEIGHT = 640, 240
+
+# What kind of game it is whose leader learns from preferences.
+ASKS = "a game whose reward is learnt from preferences"
 
 # Transitions of the batch that a game's reward functions are tried on.
 TRIED = 3
 
 # End of the axis of a chart of x, at most: weights of terms of order one are hardly larger.
 LONGEST_BAR = 4.0
+
+# Most entries of x that are drawn where there is not much room.
+FEW_BARS = 12
 
 
 class ParametricGame(BilevelEnv):
@@ -80,6 +88,13 @@ class ParametricGame(BilevelEnv):
     price of a step (`constant_knob`) and the weight of the environment's own reward in r_x
     (`own_reward="knob"`) where there are such. The leader maximises its expected return, discounted
     by `upper_gamma`.
+
+    With `preferences` it learns r_x from a judge who is shown pairs of fragments of episodes, H
+    steps each, or fewer where one terminates, and tells which is better. It maximises the expected
+    log-likelihood of the answers, log sigmoid(+-(R_x(d_1) - R_x(d_2))) with R_x the sum of r_x
+    along a fragment d, see `bilevel_gym.model.preferences`; its methods are those of
+    `bilevel_gym.learnt.preference_methods`. The environment's own reward, or `upper_reward`, is
+    what the synthetic judge goes by; nothing learns from it.
 
     ## Lower Level
     The environment with the reward r_x, the discount `gamma` and the entropy weighed by
@@ -121,6 +136,8 @@ class ParametricGame(BilevelEnv):
     default_method = "trace"
     metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 30}
     term_names: tuple[str, ...] = ()
+    fragment_steps: int  # where there are preferences
+    judge: Judge
 
     def __init__(
         self,
@@ -138,6 +155,7 @@ class ParametricGame(BilevelEnv):
         initial_upper_params: ArrayLike | None = None,
         constant_knob: bool = False,
         own_reward: float | str | None = None,
+        preferences: Mapping[str, Any] | None = None,
         render_mode: str | None = None,
     ) -> None:
         """Set up the game.
@@ -164,6 +182,11 @@ class ParametricGame(BilevelEnv):
                 end, it decides how soon they should. It starts at 0.
             own_reward: The weight of the environment's own reward in r_x; "knob" for one more entry
                 of x, the last, which starts at 0; None for no such term.
+            preferences: How fragments are compared, if r_x is learnt from preferences:
+                `fragment_steps` (H, 25), and a judge: `judge`, a function (pairs, rng) -> answers
+                `[M]`; `compare`, one (first, second) -> answer of two fragments; or a synthetic one
+                of some `rationality` (1). Answers are from 0 (the second is better) to 1 (the first
+                is), NaN for none; see `bilevel_gym.model.judges`.
             render_mode: None, "human" or "rgb_array".
 
         Raises:
@@ -183,6 +206,7 @@ class ParametricGame(BilevelEnv):
         self._own_reward = checked_weight(own_reward)
         if self._own_reward is not None:
             self.term_names = (OWN_REWARD,)
+        self._asks(preferences)
         bound = check_positive("upper_bound", upper_bound)
         self._frames = None if render_mode is None else "rgb_array"
         self.environment = self.make_environment(self._frames)
@@ -194,6 +218,8 @@ class ParametricGame(BilevelEnv):
                 "no limit of its own"
             )
         self.episode_steps = int(steps)
+        if preferences is not None:
+            check_at_least("episode_steps", self.episode_steps, self.fragment_steps)
         acting, seen = self.environment.action_space, self.environment.observation_space
         self.reward_model = make_reward_model(reward_model, seen, acting)
         if check_flag("constant_knob", constant_knob) or self._own_reward is not None:
@@ -216,7 +242,7 @@ class ParametricGame(BilevelEnv):
         )
         self.entropy = check_choice("entropy", entropy, ENTROPIES)
         relative = self.entropy == "relative"
-        self._baseline = self.temperature * uniform_entropy(acting) if relative else 0.0
+        self.entropy_offset = self.temperature * uniform_entropy(acting) if relative else 0.0
         # A task with options of its own has a method of its own, too.
         direct = isinstance(self.reward_model, WithJacobian) and not is_image_space(seen)
         if self.default_method == "trace" and not self.method_options:
@@ -225,6 +251,20 @@ class ParametricGame(BilevelEnv):
         self.model = self  # there is no other
         self._observation: Any = None
         self._try_rewards()
+
+    def _asks(self, preferences: Mapping[str, Any] | None) -> None:
+        """Make it a game whose leader learns from preferences, if there are any."""
+        if preferences is None:
+            return
+        made = Preferences.made(preferences)
+        self.fragment_steps, self.judge = made.fragment_steps, made.judge
+        if self.term_names:
+            raise ValueError(
+                "`preferences` are explained by observations and actions, and the reward of "
+                f"{self.title} reads terms of the environment, got {list(self.term_names)}"
+            )
+        self.kind = ASKS
+        self.methods, self.default_method = PREFERENCE_METHODS, "direct"
 
     def _try_rewards(self) -> None:
         """Compute rewards of a small batch: functions that return other shapes are found here."""
@@ -267,7 +307,7 @@ class ParametricGame(BilevelEnv):
         said = as_argument(terms)
         rewards = self.reward_model.rewards(upper_params, observations, actions, **said)
         of = "`rewards` of the reward model"
-        return _checked_rewards(of, rewards, observations, actions) - self._baseline
+        return checked_rewards(of, rewards, observations, actions) - self.entropy_offset
 
     def reward_vjp(
         self,
@@ -284,7 +324,7 @@ class ParametricGame(BilevelEnv):
         """
         said = as_argument(terms)
         gradient = self.reward_model.vjp(upper_params, observations, actions, weights, **said)
-        return _checked("`vjp` of the reward model", gradient, np.shape(upper_params), "[D]")
+        return checked_array("`vjp` of the reward model", gradient, np.shape(upper_params), "[D]")
 
     def reward_jacobian(
         self,
@@ -300,14 +340,14 @@ class ParametricGame(BilevelEnv):
         """
         found = jacobian(self.reward_model, upper_params, observations, actions, terms)
         shape = len(observations), len(upper_params)
-        return _checked("`jacobian` of the reward model", found, shape, "[B, D]")
+        return checked_array("`jacobian` of the reward model", found, shape, "[B, D]")
 
     def upper_reward(self, observations: Batch, actions: Batch, rewards: FloatArray) -> FloatArray:
         """Return the leader's reward for each entry of a batch, `[B]`; see `LearntGame`."""
         if self._upper_function is None:
             return rewards
         upper = self._upper_function(observations, actions, rewards)
-        return _checked_rewards("`upper_reward`", upper, observations, actions)
+        return checked_rewards("`upper_reward`", upper, observations, actions)
 
     def direct_part(
         self, upper_params: FloatArray, played: LearntEpisodes
@@ -368,11 +408,15 @@ class ParametricGame(BilevelEnv):
 
     def view(self) -> View:
         """Return the follower's episode."""
+        status = self._status(True)
+        if self.kind == ASKS:  # what the environment pays is not the leader's
+            names = {"leader's return": "true return"}
+            status = tuple((names.get(name, name), value) for name, value in status)
         return View(
             title=self.headline("follower"),
             upper_params=self._upper_params,
             state=None,
-            status=self._status(True),
+            status=status,
         )
 
     def draw(self, view: View) -> pygame.Surface:
@@ -408,6 +452,18 @@ class ParametricGame(BilevelEnv):
         draw_bars(surface, place, self._bars(view, names, headline))
         return surface
 
+    def draw_reward(
+        self, surface: pygame.Surface, place: tuple[int, int, int, int], upper_params: FloatArray
+    ) -> None:
+        """Draw r_x in a rectangle, (left, top, width, height): by default x, if it has few entries.
+
+        Subclasses may draw more of it.
+        """
+        if upper_params.size <= FEW_BARS:
+            view = replace(self.view(), upper_params=upper_params)
+            chart = self._bars(view, self.knob_names(), "the leader's x: parameters of the reward")
+            draw_bars(surface, place, chart)
+
     def _bars(self, view: View, names: Sequence[str], headline: str) -> BarChart:
         """Return a chart of x, whose axis is the same at every x; longer bars are cut."""
         limit = min(round(float(self.upper_space.high.max()), 6), LONGEST_BAR)
@@ -418,64 +474,3 @@ class ParametricGame(BilevelEnv):
         """Close the window and the environment."""
         super().close()
         self.environment.close()
-
-
-def _checked(name: str, values: Any, shape: tuple[int, ...], letters: str) -> FloatArray:
-    """Return what a function of the user's has returned, if it is finite and of a shape."""
-    found = np.asarray(values, dtype=np.float64)
-    if found.shape != shape:
-        raise ValueError(f"{name} must return shape {letters} = {shape}, got {found.shape}")
-    if not np.isfinite(found).all():
-        raise ValueError(f"{name} must return finite numbers, got {found[~np.isfinite(found)][0]}")
-    return found
-
-
-def _checked_rewards(name: str, values: Any, observations: Batch, actions: Batch) -> FloatArray:
-    """Return a number for each step, if it is finite; the message names the first that is not."""
-    found = np.asarray(values)
-    if found.shape == (len(observations),) and found.dtype.kind in "fiub":
-        for at in np.flatnonzero(~np.isfinite(found))[:1]:
-            raise ValueError(
-                f"{name} must return finite numbers, got {found[at]} for observation "
-                f"{received(observations[at])} and action {received(actions[at])}"
-            )
-    return _checked(name, found, (len(observations),), "[B]")
-
-
-def check_spaces(environment: gym.Env[Any, Any]) -> None:
-    """Raise a `ValueError` unless followers can learn in an environment."""
-    seen: Any = getattr(environment, "observation_space", None)
-    acting: Any = getattr(environment, "action_space", None)
-    name = environment.spec.id if environment.spec else type(environment.unwrapped).__name__
-    discrete = [isinstance(space, spaces.Discrete) and space.start == 0 for space in (seen, acting)]
-    if not (discrete[0] or isinstance(seen, spaces.Box) and seen.shape):
-        raise ValueError(
-            f"observations of {name} must be a Box with one axis at least, or Discrete from 0 on, "
-            f"got {seen}{FLATTEN if isinstance(seen, spaces.Dict | spaces.Tuple) else ''}"
-        )
-    if is_image_space(seen) and sorted(seen.shape or ())[1] < LEAST_SIDE:
-        raise ValueError(
-            f"images must have {LEAST_SIDE} pixels a side at least, as convolutions read them, "
-            f"got observations {seen} of {name}"
-        )
-    real = isinstance(acting, spaces.Box) and acting.is_bounded() and acting.dtype.kind == "f"
-    if not (discrete[1] or real and acting.shape):
-        raise ValueError(
-            f"actions of {name} must be a finite Box of real numbers with one axis at least, or "
-            f"Discrete from 0 on, got {acting}"
-        )
-
-
-def uniform_entropy(actions: spaces.Space[Any]) -> float:
-    """Return the entropy of the uniform policy, in nats; of continuous actions as learners scale.
-
-    They scale them to [-1, 1]^n, where the density of the uniform policy is 2^-n.
-    """
-    if isinstance(actions, spaces.Discrete):
-        return float(np.log(int(actions.n)))
-    return float(np.log(2.0)) * flatdim(actions)
-
-
-def torque_cost(observations: Batch, actions: Batch, *, weight: float) -> FloatArray:
-    """Return -weight |a|^2, `[B]`."""
-    return -weight * np.square(np.asarray(actions, np.float64)).sum(axis=1)

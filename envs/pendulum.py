@@ -20,7 +20,8 @@ from ..rendering.canvas import (
 )
 from ..rewards.models import LinearReward
 from .base import View
-from .parametric import ParametricGame, torque_cost
+from .learnable import torque_cost
+from .parametric import ParametricGame
 
 __all__ = ["BilevelPendulum"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from ..core.checks import check_at_least, check_choice
 from ..core.mdp import FloatArray
 from ..methods.registry import PREFERENCE_METHODS
-from ..model.judges import BradleyTerry, Judge
+from ..model.judges import Judge
 from ..rendering.canvas import (
     HEADER_HEIGHT,
     THEME,
@@ -24,9 +23,8 @@ from ..rendering.canvas import (
     draw_note,
     pygame,
 )
-from ..rewards.models import imported_function
 from .base import View
-from .parametric import ParametricGame
+from .parametric import ASKS, ParametricGame
 
 __all__ = ["BilevelPreferencePendulum"]
 
@@ -40,6 +38,7 @@ NUM_FEATURES = 7
 
 # Points and pixels of a side of the chart of r_x, of a line of text, and of the colour scale.
 CHART_POINTS, CHART_SIDE, LINE, BAR = 125, 372, 26, 66
+SMALL_CHART_POINTS = 100
 
 
 class BilevelPreferencePendulum(ParametricGame):
@@ -139,7 +138,7 @@ class BilevelPreferencePendulum(ParametricGame):
     leader_wants = "a reward that explains which swings a judge prefers"
     follower_wants = "angles and speeds of high reward"
 
-    kind = "a game whose reward is learnt from preferences"
+    kind = ASKS
     methods = PREFERENCE_METHODS
     default_method = "direct"
 
@@ -163,11 +162,11 @@ class BilevelPreferencePendulum(ParametricGame):
         """Build the game; raise `ValueError` for an argument, `ImportError` without PyTorch."""
         check_at_least("seed", seed, 0)
         check_choice("reward_model", reward_model, REWARD_MODELS)
-        self.fragment_steps = check_at_least("fragment_steps", fragment_steps, 1)
-        check_at_least("episode_steps", episode_steps, fragment_steps)
-        self.judge: Judge = BradleyTerry(rationality)
-        if judge is not None:
-            self.judge = imported_function("judge", judge)
+        preferences = {
+            "fragment_steps": fragment_steps,
+            "judge": judge,
+            "rationality": rationality,
+        }
         linear = {"features": features, "num_params": NUM_FEATURES, "bound": 1.0}
         options = linear if reward_model == "linear" else {"hidden": hidden, "seed": seed}
         super().__init__(
@@ -178,6 +177,7 @@ class BilevelPreferencePendulum(ParametricGame):
             temperature=temperature,
             upper_gamma=1.0,
             upper_bound=upper_bound,
+            preferences=preferences,
             render_mode=render_mode,
         )
 
@@ -217,12 +217,16 @@ class BilevelPreferencePendulum(ParametricGame):
         draw_colour_bar(surface, bar, ColourScale(1.0, "reward r_x; dot: now", power=1.0))
         return surface
 
-    def view(self) -> View:
-        """Return the follower's episode; the environment's own reward is not the leader's."""
-        view = super().view()
-        names = {"leader's return": "true return"}
-        status = tuple((names.get(name, name), value) for name, value in view.status)
-        return replace(view, status=status)
+    def draw_reward(
+        self, surface: pygame.Surface, place: tuple[int, int, int, int], upper_params: FloatArray
+    ) -> None:
+        """Draw r_x by angle and speed in a rectangle, and its scale below."""
+        left, top, side, height = place
+        colours = diverging_colours(self.chart(upper_params, SMALL_CHART_POINTS), 1.0)
+        pixels = pygame.surfarray.make_surface(colours[::-1, ::-1])
+        surface.blit(pygame.transform.scale(pixels, (side, side)), (left, top))
+        bar = (left, top + side + THEME.gap // 2, side, height - side)
+        draw_colour_bar(surface, bar, ColourScale(1.0, "r_x by angle and speed", power=1.0))
 
     def chart(self, upper_params: FloatArray, points: int) -> FloatArray:
         """Return the mean r_x over torques, `[P, P]`, by angle (-pi..pi) and speed (-8..8)."""

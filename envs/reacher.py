@@ -30,7 +30,8 @@ from ..rendering.picture_charts import draw_bars
 from ..rendering.signs import ICON_SIDE, TARGET, pin_sprite
 from ..rewards.models import LinearReward
 from .base import View
-from .parametric import ParametricGame, torque_cost
+from .learnable import torque_cost
+from .parametric import ParametricGame
 from .simulators import Restorable, require
 
 __all__ = ["BilevelReacher"]

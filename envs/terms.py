@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.checks import first_line, received, unknown_name
-from ..rewards.models import imported_function
+from ..core.plugins import imported_function
 
 __all__ = ["CONSTANT", "OWN_REWARD", "Objective", "RecordTerms", "Terms"]
 

@@ -102,7 +102,8 @@ def test_the_queue_comes_back_from_a_file(tmp_path: Path) -> None:
     queue.save(tmp_path / "queue.npz")
     again = PreferenceQueue.load(tmp_path / "queue.npz")
     assert again.capacity == 5
-    assert_identical([again.answers, vars(again.pairs)], [queue.answers, vars(queue.pairs)])
+    assert again.pairs is not None and queue.pairs is not None
+    assert_identical([again.answers, again.pairs.arrays], [queue.answers, queue.pairs.arrays])
 
 
 @pytest.mark.parametrize(
@@ -142,13 +143,15 @@ def test_the_judge_prefers_as_often_as_its_rewards_say() -> None:
 
 
 def test_fragments_do_not_overlap_and_a_pair_is_of_two_episodes() -> None:
-    windows = Windows.drawn(7, 4, 23, 5, np.random.default_rng(0))
+    four = np.full(4, 4)  # fragments of 5 steps in episodes of 23
+    windows = Windows.drawn(7, four, 5, np.random.default_rng(0))
     steps, episodes = windows.steps
     assert steps.shape == (7, 2, 5) and steps.max() < 20
     taken = set(zip(steps.ravel(), episodes.ravel(), strict=True))
     assert len(taken) == steps.size
     assert (windows.episodes[:, 0] != windows.episodes[:, 1]).all()
-    starts = [Windows.drawn(4, 2, 20, 5, np.random.default_rng(s)).starts for s in range(200)]
+    two = four[:2]
+    starts = [Windows.drawn(4, two, 5, np.random.default_rng(s)).starts for s in range(200)]
     # Each of a pair begins anywhere, whatever the other does.
     together = np.zeros((4, 4))
     np.add.at(together, tuple((np.concatenate(starts) // 5).T), 1.0)
@@ -162,6 +165,7 @@ class Enumerated:
     """A tabular game and its exact follower, as the methods see them."""
 
     term_names = ()
+    entropy_offset, discrete = 0.0, True
 
     def __init__(self, tabular: TabularBilevelEnv) -> None:
         self.tabular = tabular

@@ -1,13 +1,17 @@
-"""What installed packages declare for this one, by entry points."""
+"""What comes from outside: functions named "module:function", and entry points of packages."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
 from functools import cache
+from importlib import import_module
 from importlib.metadata import entry_points
+from typing import Any
 
-__all__ = ["declared"]
+from .checks import received
+
+__all__ = ["declared", "imported_function"]
 
 
 @cache
@@ -30,4 +34,35 @@ def declared(group: str, taken: frozenset[str]) -> Mapping[str, str]:
             )
             continue
         found[point.name] = point.value
+    return found
+
+
+def imported_function(name: str, function: Any) -> Any:
+    """Return a function, imported if it is only named; `name` is that of the argument.
+
+    A string must be "module:function".
+
+    Raises:
+        ValueError: If a string has no such form, or there is no such function in the module.
+        ImportError: If there is no such module.
+        TypeError: If it cannot be called.
+    """
+    found = function
+    if isinstance(function, str):
+        module, colon, attribute = function.partition(":")
+        if not (module and colon and attribute):
+            raise ValueError(f'`{name}` must be named "module:function", got {received(function)}')
+        try:
+            found = getattr(import_module(module), attribute, None)
+        except ImportError as error:
+            reason = f"cannot import {module!r} of `{name}` = {received(function)}: {error}"
+            raise ImportError(reason) from error
+        if found is None:
+            raise ValueError(
+                f"{module!r} has no function {attribute!r}, got `{name}` = {received(function)}"
+            )
+    if not callable(found):
+        raise TypeError(
+            f'`{name}` must be a function or "module:function", got {received(function)}'
+        )
     return found

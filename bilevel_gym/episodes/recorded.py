@@ -32,6 +32,7 @@ class LearntEpisodes:
         terminated: Which steps ended an episode, bool `[T, N]`; other last ones were cut.
         terms: What the environment has said of each step, `[T, N, K]`, for games whose rewards read
             it; None for the others.
+        seeds: Seeds that the environments were reset with, `[N]`; None where they are not known.
     """
 
     observations: NDArray[Any]
@@ -43,6 +44,7 @@ class LearntEpisodes:
     next_observations: NDArray[Any]
     terminated: NDArray[np.bool_]
     terms: FloatArray | None = None
+    seeds: NDArray[np.int64] | None = None
 
     @property
     def num_episodes(self) -> int:
@@ -56,10 +58,11 @@ class LearntEpisodes:
 
     def part(self, chosen: Any) -> LearntEpisodes:
         """Return some of the episodes; `chosen` indexes them."""
-        every = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(
-            self, **{n: part[:, chosen] for n, part in every.items() if part is not None}
-        )
+        names = [field.name for field in fields(self) if field.name != "seeds"]
+        every = {name: getattr(self, name) for name in names}
+        parts = {n: part[:, chosen] for n, part in every.items() if part is not None}
+        seeds = None if self.seeds is None else self.seeds[chosen]
+        return replace(self, **parts, seeds=seeds)
 
     @cached_property
     def as_batch(self) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -16,9 +16,13 @@ from ..core.mdp import FloatArray
 from ..core.plain import read_arrays, readable
 from ..episodes.fragments import Pairs
 from ..model.judges import checked_answers
-from ..model.protocols import LearntGame
+from ..model.protocols import PreferenceGame
 
 __all__ = ["PreferenceQueue", "compared"]
+
+
+# Arrays of a file; those of earlier versions have no others.
+REQUIRED = ("observations", "actions", "rewards")
 
 
 class PreferenceQueue:
@@ -50,17 +54,14 @@ class PreferenceQueue:
             old, new = self.pairs.observations.shape[1:], pairs.observations.shape[1:]
             if old != new:
                 raise ValueError(f"fragments must have shape {old} like those before, got {new}")
-            pairs = Pairs(
-                np.concatenate([self.pairs.observations, pairs.observations]),
-                np.concatenate([self.pairs.actions, pairs.actions]),
-                np.concatenate([self.pairs.rewards, pairs.rewards]),
-            )
+            pairs = _joined(self.pairs, pairs)
             answers = np.concatenate([self.answers, answers])
-        self.pairs = pairs[slice(-self.capacity, None)]
+        # Without the episodes that they are of.
+        self.pairs = _joined(pairs)[slice(-self.capacity, None)]
         self.answers = answers[-self.capacity :]
 
     def likelihood(
-        self, game: LearntGame, upper_params: FloatArray
+        self, game: PreferenceGame, upper_params: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
         """Return the log-likelihood of each answer under r_x `[M]`, and the gradient of their mean.
 
@@ -70,7 +71,7 @@ class PreferenceQueue:
             return np.zeros(0), np.zeros(upper_params.shape)
         likelihoods, slopes = compared(game, upper_params, self.pairs, self.answers)
         weights = np.stack([slopes, -slopes], axis=1) / len(self)
-        each = np.broadcast_to(weights[:, :, None], self.pairs.rewards.shape).ravel()
+        each = np.where(self.pairs.alive, weights[:, :, None], 0.0).ravel()
         return likelihoods, game.reward_vjp(upper_params, *self.pairs.as_batch, each)
 
     def save(self, path: str | Path) -> None:
@@ -82,7 +83,7 @@ class PreferenceQueue:
         """Write the same to a file that is open."""
         content: dict[str, Any] = {"capacity": np.asarray(self.capacity), "answers": self.answers}
         if self.pairs is not None:
-            content.update(vars(self.pairs))
+            content.update(self.pairs.arrays)
         np.savez_compressed(file, **content)
 
     @classmethod
@@ -98,26 +99,34 @@ class PreferenceQueue:
             content = read_arrays(archive)
             queue = cls(int(content["capacity"]))
             if "rewards" in content:
-                pairs = Pairs(*(content[part] for part in ("observations", "actions", "rewards")))
-                if (
-                    not pairs.observations.shape[:3]
-                    == pairs.actions.shape[:3]
-                    == pairs.rewards.shape
-                ):
+                parts: dict[str, Any] = {name: content[name] for name in REQUIRED}
+                # In files of earlier versions all steps are alive.
+                pairs = Pairs(**parts, alive=content.get("alive"))  # type: ignore[arg-type]
+                steps = {part.shape[:3] for part in pairs.arrays.values()}
+                if steps != {pairs.rewards.shape} or pairs.alive.dtype != np.bool_:
                     raise ValueError("fragments of different shapes")
                 queue.add(pairs, content["answers"])
         return queue
 
 
 def compared(
-    game: LearntGame,
+    game: PreferenceGame,
     upper_params: FloatArray,
     pairs: Pairs,
     answers: FloatArray,
 ) -> tuple[FloatArray, FloatArray]:
     """Return log-likelihoods of answers `[M]` and their derivatives by R_x(first) - R_x(second)."""
     rewards = game.reward(upper_params, *pairs.as_batch).reshape(pairs.rewards.shape)
-    first, second = rewards.sum(axis=2).T
-    ahead = first - second
+    first, second = np.where(pairs.alive, rewards, 0.0).sum(axis=2).T
+    # What entropy relative to the uniform policy takes off each step is no part of r_x.
+    longer, shorter = pairs.alive.sum(axis=2).T
+    ahead = first - second + game.entropy_offset * (longer - shorter)
     # log sigmoid(-z) = log sigmoid(z) - z
     return log_expit(ahead) - (1.0 - answers) * ahead, answers - expit(ahead)
+
+
+def _joined(*several: Pairs) -> Pairs:
+    """Return pairs one after the other, without the episodes that they are of."""
+    every = [pairs.arrays for pairs in several]
+    parts: dict[str, Any] = {n: np.concatenate([one[n] for one in every]) for n in every[0]}
+    return Pairs(**parts)

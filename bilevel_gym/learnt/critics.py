@@ -366,10 +366,10 @@ class FragmentCritic(Trained):
         `excess` is l of each pair, centred, `[M]`.
         """
         seen, taken = pairs.as_batch
-        count, length = len(seen), pairs.rewards.shape[2]
+        alive, length = np.flatnonzero(pairs.alive), pairs.rewards.shape[2]
         losses = []
         for _ in range(updates):
-            batch = rng.integers(count, size=BATCH)
+            batch = alive[rng.integers(len(alive), size=BATCH)]
             predicted = self._outputs((batch % length) / length, seen[batch])
             actions = th.as_tensor(taken[batch].reshape(-1, 1).astype(np.int64))
             target = th.as_tensor(excess[batch // (2 * length)], dtype=th.float32)

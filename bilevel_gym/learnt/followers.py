@@ -310,12 +310,13 @@ class Follower:
         copies = min(COPIES, episodes)
         if copies not in self._watched:
             self._watched[copies] = self._environments(copies)
-        stage, played, done = self._watched[copies], [], 0
+        stage, played, seeds, done = self._watched[copies], [], [], 0
         while done < episodes:
             self.tell(f"playing episodes, {done} of {episodes}")
             count = min(copies, episodes - done)
             drawn = int(rng.integers(2**31)) if seed is None else (seed + done) % 2**31
             played.append(self._play_block(stage, count, rng, drawn))
+            seeds.append(drawn + np.arange(count))  # as Stable-Baselines3 seeds copies
             done += played[-1]["alive"].shape[1]
             if done == episodes and most is not None:
                 length = sum(block["alive"].sum() for block in played) / done
@@ -337,7 +338,8 @@ class Follower:
         upper[alive] = self._game.upper_reward(seen, taken, rewards)
         own = np.where(alive, joined["rewards"], 0.0).astype(np.float64)
         after = joined["next_observations"], joined["terminated"], terms
-        recorded = LearntEpisodes(observations, actions, upper, lower, alive, own, *after)
+        begun = np.concatenate(seeds)
+        recorded = LearntEpisodes(observations, actions, upper, lower, alive, own, *after, begun)
         if keep:
             self.keep(recorded)
         return recorded

@@ -28,10 +28,11 @@ import zipfile
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
 from ..core.checks import check_at_least, check_positive, optional
 from ..core.mdp import FloatArray
-from ..episodes.fragments import Pairs, Windows
+from ..episodes.fragments import Pairs, Windows, num_fragments
 from ..episodes.recorded import LearntEpisodes
 from ..methods.episode_sums import carried
 from ..model.judges import checked_answers
@@ -49,14 +50,14 @@ __all__ = [
     "PreferenceTrace",
 ]
 
-# What differs from the defaults of `SoftDQN`: its schedules are for a learner whose reward stays.
-INNER_OPTIONS: dict[str, Any] = {
+# What differs from the defaults of the learners: their schedules are for a reward that stays.
+COMMON_OPTIONS: dict[str, Any] = {
     "learning_rate": 1e-3,
-    "exploration_initial_eps": 0.15,
     "train_freq": 8,
     "gradient_steps": 4,
     "buffer_size": 50_000,
 }
+DISCRETE_OPTIONS: dict[str, Any] = {"exploration_initial_eps": 0.15}
 
 # Member of an archive.
 QUEUE = "queue.npz"
@@ -90,16 +91,17 @@ class PreferenceMethod(Checkpointed):
         """Bind the method to a game.
 
         Args:
-            game: A game whose leader learns from preferences, with discrete actions.
-            comparisons: Pairs that the judge is shown each time, at least 1.
+            game: A game whose leader learns from preferences.
+            comparisons: Pairs that the judge is shown each time, at least 1; fewer where episodes
+                end too soon for so many.
             first_comparisons: Those of the first time, at least 1.
             max_comparisons: Pairs that the judge is shown altogether, at least 1; None for no end.
             ask_every: Steps of the leader from one time to the next, at least 1.
             capacity: Most pairs that are remembered, at least 1.
             inner_steps: Environment steps that the follower learns for each x, at least 1. Steps of
                 the leader are many and small here, as those of any learner of a classifier.
-            inner_options: Arguments of `bilevel_gym.sb3.SoftDQN`, which replace
-                `INNER_OPTIONS`.
+            inner_options: Arguments of the learner, which replace `COMMON_OPTIONS` and
+                `DISCRETE_OPTIONS`.
             **options: `first_inner_steps`, those for the first x, None for as many; and `inner`.
 
         Raises:
@@ -111,7 +113,9 @@ class PreferenceMethod(Checkpointed):
         most = optional(check_at_least, "max_comparisons", max_comparisons, 1)
         self._most = math.inf if most is None else most
         self._capacity = capacity
-        learner = {**INNER_OPTIONS, **(inner_options or {})}
+        discrete = isinstance(game.lower_space, spaces.Discrete)
+        own = DISCRETE_OPTIONS if discrete else {}
+        learner = {**COMMON_OPTIONS, **own, **(inner_options or {})}
         first = options.pop("first_inner_steps", inner_steps)
         super().__init__(
             game,
@@ -177,14 +181,17 @@ class PreferenceMethod(Checkpointed):
             return 0
         game, length = self._game, self._game.fragment_steps
         episodes = 2 * math.ceil(count / (game.episode_steps // length))
-        played = self.follower.play(upper_params, episodes, self._rng)
+        # More of them where they end early.
+        steps, most = 2 * count * length, 2 * count
+        played = self.follower.play(upper_params, episodes, self._rng, steps=steps, most=most)
         upper = float(played.upper_rewards.sum(axis=0).mean())
         lower = float(returns(played.lower_rewards, game.gamma).mean())
-        self._summary = (upper, lower, played.num_steps / episodes)
-        windows = Windows.drawn(count, episodes, len(played.alive), length, self._rng)
+        self._summary = (upper, lower, played.num_steps / played.num_episodes)
+        fragments = num_fragments(played, length)[: played.num_episodes // 2 * 2]
+        windows = Windows.drawn(count, fragments, length, self._rng)
         pairs = windows.cut(played)
-        answers = checked_answers(game.judge(pairs, self._rng), count)
-        self.shown += count
+        answers = checked_answers(game.judge(pairs, self._rng), len(pairs))
+        self.shown += len(pairs)
         told = ~np.isnan(answers)
         if told.any() and len(self.queue):
             self._response, self._loss = self.response_term(
@@ -222,7 +229,7 @@ class WithResponse(PreferenceMethod):
     """
 
     def __init__(self, game: PreferenceGame, *, kappa: float | None = 0.3, **options: Any) -> None:
-        """Bind the method to a game with discrete actions.
+        """Bind the method to a game.
 
         `kappa` is the most that the response term may be long, relative to the direct one,
         positive; a longer one is shortened, as it is noise of a few pairs divided by the
@@ -262,9 +269,12 @@ class PreferenceSoBiRL(WithResponse):
         game, pairs = self._game, windows.cut(played)
         excess = self._excess(x, pairs, answers) / (len(pairs) * game.temperature)
         seen, taken = pairs.as_batch
-        weights = np.broadcast_to(excess[:, None, None], pairs.rewards.shape).ravel()
-        shares = self.follower.probabilities(seen) * weights[:, None]
+        weights = np.where(pairs.alive, excess[:, None, None], 0.0).ravel()
         estimate = reward_gradient(game, x, seen, taken, weights)
+        if not self.follower.discrete:
+            drawn = self.follower.draw(seen, self._rng)
+            return estimate - reward_gradient(game, x, seen, drawn, weights), None
+        shares = self.follower.probabilities(seen) * weights[:, None]
         return estimate - over_actions(game, x, seen, shares), None
 
 
@@ -280,7 +290,16 @@ class PreferenceTrace(WithResponse):
     critic: FragmentCritic
 
     def __init__(self, game: PreferenceGame, *, critic_updates: int = 200, **options: Any) -> None:
-        """Bind the method to a game; `critic_updates` are gradient steps of each regression."""
+        """Bind the method to a game; `critic_updates` are gradient steps of each regression.
+
+        Raises:
+            TypeError: If actions are continuous.
+        """
+        if not isinstance(game.lower_space, spaces.Discrete):
+            raise TypeError(
+                "`trace` learns from preferences what each of some discrete actions is worth, and "
+                f'the actions of {game.title} are {game.lower_space}; take "direct" or "sobirl"'
+            )
         self._updates = check_at_least("critic_updates", critic_updates, 1)
         super().__init__(game, **options)
 
@@ -299,19 +318,21 @@ class PreferenceTrace(WithResponse):
         pairs = windows.cut(played)
         seen, taken = pairs.as_batch
         place = np.tile(np.arange(windows.length) / windows.length, 2 * len(pairs))
+        alive = pairs.alive.ravel()
         policy = self.follower.probabilities(seen)
         table = self.critic.values(place, seen)
         table -= (policy * table).sum(axis=1, keepdims=True)
         table /= len(pairs) * game.temperature
         injections = np.zeros(played.alive.shape)
         chosen = table[np.arange(len(table)), taken.reshape(-1).astype(np.int64)]
-        steps, episodes = (index.ravel() for index in windows.steps)
-        injections[steps, episodes] = chosen
+        steps, episodes = (index.ravel()[alive] for index in windows.steps)
+        injections[steps, episodes] = chosen[alive]
         carry = carried(injections, game.gamma)
         # The last action is averaged over, as the policy is known.
         every = np.zeros((*carry.shape, table.shape[1]))
-        every[steps, episodes] = table
+        every[steps, episodes] = table[alive]
         every += carry[:, :, None]
+        every *= played.alive[:, :, None]
         seen = played.observations.reshape(-1, *played.observations.shape[2:])
         shares = self.follower.probabilities(seen) * every.reshape(len(seen), -1)
         return over_actions(game, x, seen, shares), loss

@@ -115,10 +115,14 @@ class PreferenceGame(LearntGame, Protocol):
     Attributes:
         fragment_steps: H, the steps of a fragment.
         judge: Who compares fragments.
+        entropy_offset: What `reward` is below r_x in each step; 0 unless entropy is relative.
     """
 
     fragment_steps: int
     judge: Judge
+
+    @property
+    def entropy_offset(self) -> float: ...  # noqa: D102
 
 
 class Follower(Protocol):

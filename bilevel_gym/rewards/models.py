@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -24,6 +23,7 @@ from ..core.checks import (
     unknown_name,
 )
 from ..core.mdp import FloatArray
+from ..core.plugins import imported_function
 from ..episodes.recorded import Batch, as_argument
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ __all__ = [
     "LinearReward",
     "RewardModel",
     "WithJacobian",
-    "imported_function",
     "jacobian",
     "make_reward_model",
 ]
@@ -218,34 +217,3 @@ def make_reward_model(
             raise TypeError(f"reward model {kind!r} needs `{name}`, got {sorted(options)}")
     spaces = (observation_space, action_space) if given else ()
     return cast(RewardModel, factory(*spaces, **options))
-
-
-def imported_function(name: str, function: Any) -> Any:
-    """Return a function, imported if it is only named; `name` is that of the argument.
-
-    A string must be "module:function".
-
-    Raises:
-        ValueError: If a string has no such form, or there is no such function in the module.
-        ImportError: If there is no such module.
-        TypeError: If it cannot be called.
-    """
-    found = function
-    if isinstance(function, str):
-        module, colon, attribute = function.partition(":")
-        if not (module and colon and attribute):
-            raise ValueError(f'`{name}` must be named "module:function", got {received(function)}')
-        try:
-            found = getattr(import_module(module), attribute, None)
-        except ImportError as error:
-            reason = f"cannot import {module!r} of `{name}` = {received(function)}: {error}"
-            raise ImportError(reason) from error
-        if found is None:
-            raise ValueError(
-                f"{module!r} has no function {attribute!r}, got `{name}` = {received(function)}"
-            )
-    if not callable(found):
-        raise TypeError(
-            f'`{name}` must be a function or "module:function", got {received(function)}'
-        )
-    return found

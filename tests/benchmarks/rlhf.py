@@ -8,6 +8,10 @@ those of the fragments included. The seed is that of the first x and of everythi
 are true ones, of 200 steps of the follower's policy without exploration: at the end, mean of 32
 episodes that are charged to nobody; and mean of the last five times that the judge was asked, two
 episodes each. That of random torques is -1203.
+
+With `--env` it is another environment, whose reward is a network, in episodes of 200 steps: of
+CartPole-v1, for example, which was tuned for in no way, and whose fragments end when the pole
+falls. There are no bars for these.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from bilevel_gym import HyperGradient
-from bilevel_gym.envs import BilevelPreferencePendulum
+from bilevel_gym.envs import BilevelPreferencePendulum, ParametricGame
 from bilevel_gym.learnt.preference_methods import PreferenceMethod
 from bilevel_gym.optimizers.rules import AdamRule
 
@@ -47,10 +51,25 @@ class Run:
     cpu: float
 
 
-def run(method: str, seed: int, steps: int = STEPS, kappa: float | None = 0.3) -> Run:
+def make(name: str | None, seed: int) -> ParametricGame:
+    """Return the game of an environment; None for the registered task."""
+    if name is None:
+        return BilevelPreferencePendulum(seed=seed)
+    model = {"kind": "network", "seed": seed}
+    task: dict[str, Any] = {"gamma": 0.97, "temperature": 0.1, "episode_steps": 200}
+    return ParametricGame(name, model, preferences={}, **task)
+
+
+def run(
+    method: str,
+    seed: int,
+    steps: int = STEPS,
+    kappa: float | None = 0.3,
+    name: str | None = None,
+) -> Run:
     """Learn once, and score the result."""
     options: dict[str, Any] = {} if method == "direct" else {"kappa": kappa}
-    env = HyperGradient(BilevelPreferencePendulum(seed=seed), method=method, **options)
+    env = HyperGradient(make(name, seed), method=method, **options)
     began = time.process_time()
     observation, info = env.reset(seed=seed)
     learner = env.method
@@ -73,7 +92,13 @@ def run(method: str, seed: int, steps: int = STEPS, kappa: float | None = 0.3) -
     return Run(end, late, len(learner.queue), used, float(np.median(trust or [np.nan])), cpu)
 
 
-def main(seeds: Sequence[int], methods: Sequence[str], steps: int, kappa: float | None) -> None:
+def main(
+    seeds: Sequence[int],
+    methods: Sequence[str],
+    steps: int,
+    kappa: float | None,
+    name: str | None,
+) -> None:
     """Print a table and the bars."""
     import torch as th
 
@@ -84,7 +109,7 @@ def main(seeds: Sequence[int], methods: Sequence[str], steps: int, kappa: float 
     for method in methods:
         runs = []
         for seed in seeds:
-            one = run(method, seed, steps, kappa)
+            one = run(method, seed, steps, kappa, name)
             runs.append(one)
             print(
                 f"| {method} | {seed} | {one.end:.0f} | {one.late:.0f} | {one.preferences} | "
@@ -92,6 +117,8 @@ def main(seeds: Sequence[int], methods: Sequence[str], steps: int, kappa: float 
                 flush=True,
             )
         medians[method] = float(np.median([one.end for one in runs]))
+    if name is not None:
+        return
     print("\n| bar | value | reached |\n|---|---|---|")
     for method, median in medians.items():
         least = BAR if method == "direct" else medians.get("direct", BAR) - NO_HARM
@@ -104,6 +131,7 @@ if __name__ == "__main__":
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS, help="methods")
     parser.add_argument("--steps", type=int, default=STEPS, help="environment steps of a run")
     parser.add_argument("--raw", action="store_true", help="do not shorten the response term")
+    parser.add_argument("--env", help="another environment")
     arguments = parser.parse_args()
     kappa = None if arguments.raw else 0.3
-    main(arguments.seeds, arguments.methods, arguments.steps, kappa)
+    main(arguments.seeds, arguments.methods, arguments.steps, kappa, arguments.env)
