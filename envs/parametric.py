@@ -29,7 +29,7 @@ from ..core.mdp import FloatArray
 from ..core.plugins import imported_function
 from ..episodes.recorded import as_argument
 from ..methods import LEARNT_METHODS
-from ..methods.registry import PREFERENCE_METHODS
+from ..methods.registry import DYNAMICS_METHODS, PREFERENCE_METHODS
 from ..model.base import ENTROPIES
 from ..model.judges import Judge, Preferences
 from ..model.responses import EpisodicResponse, Response
@@ -39,6 +39,7 @@ from ..rewards.images import is_image_space
 from ..rewards.knobs import WithKnobs, checked_weight
 from ..rewards.models import (
     FEW,
+    FixedReward,
     RewardModel,
     WithJacobian,
     jacobian,
@@ -46,6 +47,7 @@ from ..rewards.models import (
 )
 from .base import BilevelEnv, View, upper_box
 from .learnable import check_spaces, checked_array, checked_rewards, uniform_entropy
+from .parameters import EnvParameters, WithParameters
 from .sources import EnvLike, Source, time_limit
 from .terms import OWN_REWARD, RecordTerms
 
@@ -63,6 +65,9 @@ LEAST_WIDTH, BARS_HEIGHT = 640, 240
 
 # What kind of game it is whose leader learns from preferences.
 ASKS = "a game whose reward is learnt from preferences"
+
+# And whose x changes the environment.
+MOVES = "a game whose x changes the dynamics of the environment, which that method takes as fixed"
 
 # Transitions of the batch that a game's reward functions are tried on.
 TRIED = 3
@@ -88,6 +93,11 @@ class ParametricGame(BilevelEnv):
     price of a step (`constant_knob`) and the weight of the environment's own reward in r_x
     (`own_reward="knob"`) where there are such. The leader maximises its expected return, discounted
     by `upper_gamma`.
+
+    With `env_params` x also sets parameters of the environment, its last entries: masses, lengths,
+    prices. An x is in force from the next episode on. Methods are then "zero-order", and "score"
+    where the environment declares how its transitions depend on them
+    (`bilevel_gym.envs.parameters.DeclaresScore`); others take the dynamics as given and refuse.
 
     With `preferences` it learns r_x from a judge who is shown pairs of fragments of episodes, H
     steps each, or fewer where one terminates, and tells which is better. It maximises the expected
@@ -138,13 +148,16 @@ class ParametricGame(BilevelEnv):
     term_names: tuple[str, ...] = ()
     fragment_steps: int  # where there are preferences
     judge: Judge
+    moves_dynamics = False
+    parameters: EnvParameters | None = None
 
     def __init__(
         self,
         env_id: EnvLike | Source,
-        reward_model: RewardModel | Mapping[str, Any] | Module,
+        reward_model: RewardModel | Mapping[str, Any] | Module | None = None,
         *,
         env_kwargs: Mapping[str, Any] | None = None,
+        env_params: Mapping[str, Any] | None = None,
         episode_steps: int | None = None,
         upper_reward: Any = None,
         gamma: float = 0.95,
@@ -165,8 +178,13 @@ class ParametricGame(BilevelEnv):
                 a function that makes a new one each time, or "module:function"; or one to copy.
             reward_model: r_x: a `bilevel_gym.rewards.models.RewardModel`, a specification
                 of one in JSON types, or a module of PyTorch; see
-                `bilevel_gym.rewards.models.make_reward_model`.
+                `bilevel_gym.rewards.models.make_reward_model`. With `env_params` it may be None:
+                the follower's reward is the environment's own, times `own_reward` (1).
             env_kwargs: Arguments of the environment, or of the function.
+            env_params: What x sets in the environment between episodes, (low, high) by name of an
+                attribute or an argument, see `bilevel_gym.envs.parameters`: the last entries of x,
+                in this order, in the units of the environment. They start at what the environment
+                has, or else in the middle.
             episode_steps: Steps after which its episodes are cut, at least 1; None for its own
                 limit.
             upper_reward: The leader's reward, (observations, actions, rewards) -> `[B]` on batches,
@@ -200,6 +218,10 @@ class ParametricGame(BilevelEnv):
         if not isinstance(source, Source):
             source = Source(source, env_kwargs, episode_steps)
         self._source = source
+        if env_params is not None:
+            self._moves(env_params, preferences)
+            if reward_model is None:
+                reward_model, own_reward = FixedReward(), 1.0 if own_reward is None else own_reward
         self._upper_function = None
         if upper_reward is not None:
             self._upper_function = imported_function("upper_reward", upper_reward)
@@ -227,8 +249,15 @@ class ParametricGame(BilevelEnv):
                 self.reward_model, constant=constant_knob, own=self._own_reward
             )
         start = self.reward_model.initial_params()
+        low, high = np.full(len(start), -bound), np.full(len(start), bound)
+        if self.parameters is not None:
+            start = np.concatenate([start, self.parameters.start])
+            low = np.concatenate([low, self.parameters.low])
+            high = np.concatenate([high, self.parameters.high])
+        if not len(start):
+            raise ValueError("`reward_model` must have parameters, or `env_params` be given: x")
         super().__init__(
-            upper_space=upper_box(-bound, bound, (self.reward_model.num_params,)),
+            upper_space=upper_box(low, high, start.shape),
             lower_space=acting,
             observation_space=seen,
             leader_observation_space=spaces.Box(-np.inf, np.inf, (3,), np.float32),
@@ -245,8 +274,10 @@ class ParametricGame(BilevelEnv):
         self.entropy_offset = self.temperature * uniform_entropy(acting) if relative else 0.0
         # A task with options of its own has a method of its own, too.
         direct = isinstance(self.reward_model, WithJacobian) and not is_image_space(seen)
-        if self.default_method == "trace" and not self.method_options:
-            few = direct and self.reward_model.num_params <= FEW
+        few = direct and len(start) <= FEW
+        if self.parameters is not None and "default_method" not in vars(type(self)):
+            self.default_method = "score" if few and self.parameters.scored else "zero-order"
+        elif self.default_method == "trace" and not self.method_options:
             self.default_method = "score" if few else "trace"
         self.model = self  # there is no other
         self._observation: Any = None
@@ -266,6 +297,16 @@ class ParametricGame(BilevelEnv):
         self.kind = ASKS
         self.methods, self.default_method = PREFERENCE_METHODS, "direct"
 
+    def _moves(self, env_params: Mapping[str, Any], preferences: Any) -> None:
+        """Make it a game whose x changes the environment."""
+        if preferences is not None:
+            raise ValueError(
+                "`preferences` teach a reward in an environment that stays as it is: give either "
+                f"them or `env_params`, got {received(env_params)} with them"
+            )
+        self.parameters = EnvParameters(self._source, env_params)
+        self.moves_dynamics, self.kind, self.methods = True, MOVES, DYNAMICS_METHODS
+
     def _try_rewards(self) -> None:
         """Compute rewards of a small batch: functions that return other shapes are found here."""
         observation, _ = self.environment.reset(seed=0)
@@ -279,8 +320,37 @@ class ParametricGame(BilevelEnv):
 
     def make_environment(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
         """Return a fresh copy of the environment; learners act in copies of their own."""
-        environment = self._source.make(render_mode)
+        environment: gym.Env[Any, Any]
+        if self.parameters is None:
+            environment = self._source.make(render_mode)
+        else:
+            environment = WithParameters(self.parameters, render_mode)
         return environment if self._own_reward is None else RecordTerms(environment, OWN_REWARD)
+
+    def configure(self, environment: gym.Env[Any, Any], upper_params: FloatArray) -> bool:
+        """Set the parameters of a copy's episodes that begin from now on; see `LearntGame`."""
+        if self.parameters is None:
+            return False
+        values = upper_params[self.reward_model.num_params :]
+        return bool(environment.get_wrapper_attr("set_parameters")(values))
+
+    def transition_score(
+        self,
+        upper_params: FloatArray,
+        observations: Batch,
+        actions: Batch,
+        next_observations: Batch,
+    ) -> FloatArray:
+        """Return dlog P(s'|s, a)/dx for each entry of a batch, `[B, D]`; see `LearntGame`.
+
+        It raises what `EnvParameters.scores` raises.
+        """
+        x = self._of_reward(upper_params)
+        found = np.zeros((len(observations), len(upper_params)))
+        if self.parameters is not None:
+            seen = observations, actions, next_observations
+            found[:, len(x) :] = self.parameters.scores(upper_params[len(x) :], *seen)
+        return found
 
     @property
     def title(self) -> str:
@@ -304,8 +374,8 @@ class ParametricGame(BilevelEnv):
         Raises:
             ValueError: If the reward model returns something else.
         """
-        said = as_argument(terms)
-        rewards = self.reward_model.rewards(upper_params, observations, actions, **said)
+        said, x = as_argument(terms), self._of_reward(upper_params)
+        rewards = self.reward_model.rewards(x, observations, actions, **said)
         of = "`rewards` of the reward model"
         return checked_rewards(of, rewards, observations, actions) - self.entropy_offset
 
@@ -322,9 +392,10 @@ class ParametricGame(BilevelEnv):
         Raises:
             ValueError: If the reward model returns something else.
         """
-        said = as_argument(terms)
-        gradient = self.reward_model.vjp(upper_params, observations, actions, weights, **said)
-        return checked_array("`vjp` of the reward model", gradient, np.shape(upper_params), "[D]")
+        said, x = as_argument(terms), self._of_reward(upper_params)
+        gradient = self.reward_model.vjp(x, observations, actions, weights, **said)
+        found = checked_array("`vjp` of the reward model", gradient, np.shape(x), "[D]")
+        return np.pad(found, (0, len(upper_params) - len(x)))
 
     def reward_jacobian(
         self,
@@ -338,9 +409,15 @@ class ParametricGame(BilevelEnv):
         Raises:
             ValueError: If the reward model returns something else.
         """
-        found = jacobian(self.reward_model, upper_params, observations, actions, terms)
-        shape = len(observations), len(upper_params)
-        return checked_array("`jacobian` of the reward model", found, shape, "[B, D]")
+        x = self._of_reward(upper_params)
+        found = jacobian(self.reward_model, x, observations, actions, terms)
+        shape = len(observations), len(x)
+        found = checked_array("`jacobian` of the reward model", found, shape, "[B, D]")
+        return np.pad(found, ((0, 0), (0, len(upper_params) - len(x))))
+
+    def _of_reward(self, upper_params: FloatArray) -> FloatArray:
+        """Return the entries of x that are parameters of the reward."""
+        return upper_params if self.parameters is None else upper_params[: -self.parameters.count]
 
     def upper_reward(self, observations: Batch, actions: Batch, rewards: FloatArray) -> FloatArray:
         """Return the leader's reward for each entry of a batch, `[B]`; see `LearntGame`."""
@@ -355,12 +432,20 @@ class ParametricGame(BilevelEnv):
         """Return F less the leader's return, and dF/dx at a fixed policy: zeros here."""
         return 0.0, np.zeros(upper_params.shape)
 
+    def knob_names(self) -> tuple[str, ...]:
+        """Return the names of the parameters of the environment, and x[i] of others."""
+        names = super().knob_names()
+        if self.parameters is None:
+            return names
+        return (*names[: self.reward_model.num_params], *self.parameters.names)
+
     # The follower's episode ----------------------------------------------------------------------
 
     def begin(self) -> tuple[Any, dict[str, Any]]:
         """Reset the environment; the info is its own."""
         # All randomness is the game's own, in this episode and the next ones.
         drawn = int(self.np_random.integers(2**31))
+        self.configure(self.environment, self._upper_params)
         self._observation, info = self.environment.reset(seed=drawn)
         self._over = False
         return copy.copy(self._observation), dict(info)

@@ -79,8 +79,33 @@ class Source:
             )
         self._env = env
 
-    def make(self, render_mode: str | None = None) -> Env:
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments that the environment is made with by name, None for no number.
+
+        They are those that are given, those of its registration and the constructor's defaults.
+        """
+        make: Any = self._env
+        given = self._kwargs
+        if isinstance(make, gym.Env):
+            return {}
+        if isinstance(make, str):
+            spec = gym.spec(make)
+            given = {**spec.kwargs, **given}
+            make = spec.entry_point
+            if isinstance(make, str):
+                make = gym.envs.registration.load_env_creator(make)
+        try:
+            parameters = inspect.signature(make).parameters.values()
+        except (TypeError, ValueError):  # of functions in C
+            return dict(given)
+        named = (p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+        defaults = {p.name: None if p.default is p.empty else p.default for p in named}
+        return {n: v for n, v in {**defaults, **given}.items() if n != "render_mode"}
+
+    def make(self, render_mode: str | None = None, changed: Mapping[str, Any] | None = None) -> Env:
         """Return a fresh copy, whose episodes are cut if there is a limit.
+
+        `changed` are arguments in place of those given.
 
         Raises:
             ValueError: If none can be made, or a function returns something else.
@@ -88,7 +113,7 @@ class Source:
             gymnasium.error.Error: If there is no such environment.
         """
         try:
-            return self._made(render_mode)
+            return self._made(render_mode, {**self._kwargs, **(changed or {})})
         except gym.error.UnregisteredEnv as error:
             if ":" in str(self._given):
                 raise
@@ -102,25 +127,25 @@ class Source:
                 f"with {received(self._kwargs)}: {type(error).__name__}: {first_line(error)}"
             ) from error
 
-    def _made(self, render_mode: str | None) -> Env:
+    def _made(self, render_mode: str | None, kwargs: dict[str, Any]) -> Env:
         # Without a picture to draw, an environment need not know about render modes.
         drawing: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
         if isinstance(self._env, str):
-            return gym.make(self._env, self.limit, **drawing, **self._kwargs)
+            return gym.make(self._env, self.limit, **drawing, **kwargs)
         if isinstance(self._env, gym.Env):
             made = _copied(self._env, render_mode)
         else:
-            made = self._called(drawing)
+            made = self._called(drawing, kwargs)
         # Without its wrappers an environment has no limit, but is registered with one.
         spec = gym.registry.get(made.spec.id) if made.spec else None
         limit = spec.max_episode_steps if spec and self.limit is None else self.limit
         return made if limit is None or time_limit(made) <= limit else TimeLimit(made, limit)
 
-    def _called(self, drawing: dict[str, Any]) -> Env:
+    def _called(self, drawing: dict[str, Any], kwargs: dict[str, Any]) -> Env:
         make: Any = self._env
         if drawing and not _takes(make, "render_mode"):
             raise ValueError(f"{self.name} must take `render_mode` for pictures, and does not")
-        made = make(**drawing, **self._kwargs)
+        made = make(**drawing, **kwargs)
         if not isinstance(made, gym.Env):
             raise TypeError(
                 f"{self.name} must return an environment of Gymnasium, got {received(made)}"

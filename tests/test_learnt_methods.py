@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import warnings
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -81,10 +81,8 @@ def many(name: str) -> LearntEpisodes:
 
 def slices(batch: LearntEpisodes, size: int) -> list[LearntEpisodes]:
     """Return the episodes in groups of a size."""
-    values = (getattr(batch, field.name) for field in fields(batch))
-    arrays = [array for array in values if array is not None]
     starts = range(0, batch.num_episodes - size + 1, size)
-    return [LearntEpisodes(*(array[:, i : i + size] for array in arrays)) for i in starts]
+    return [batch.part(slice(i, i + size)) for i in starts]
 
 
 def exactly(name: str) -> FloatArray:

@@ -17,10 +17,11 @@ zero where the reward's gradient does not depend on the action.
 trusted (`bilevel_gym.learnt.trust`), and what was watched goes into the replay afterwards.
 
 Methods of games whose follower learns, `HyperGradient(game, method, **options)`: "trace", "bc-hg",
-"hpgd", "sobirl" and "score". The default is "score" where x has 64 entries at most, the reward
-model has its Jacobian and observations are no images, else "trace". Tabular games have them as
-"deep-trace" and so on, with other defaults (`bilevel_gym.learnt.tables`). Tasks have their own, in
-`method_options`.
+"hpgd", "sobirl", "score" and "zero-order" (differences of values, `bilevel_gym.learnt.probes`; it
+and "score" alone know what to do where x moves the dynamics). The default is "score" where x has 64
+entries at most, the reward model has its Jacobian and observations are no images, else "trace".
+Tabular games have them as "deep-trace" and so on, with other defaults
+(`bilevel_gym.learnt.tables`). Tasks have their own, in `method_options`.
 
 | option | default | what it is |
 |---|---|---|
@@ -38,6 +39,9 @@ model has its Jacobian and observations are no images, else "trace". Tabular gam
 | `state_features` | up to 60 | what advantages are regressed on; not sobirl, score |
 | `baseline` | True | sobirl: whether the mean return of the other episodes is subtracted |
 | `gae_lambda` | .95 | score: lambda of generalised advantages |
+| `directions` | 2 | zero-order: pairs of x that are tried beside each x |
+| `radius` | .1 | zero-order: their distance, as a share of the box of x |
+| `probe_share` | .25 | zero-order: share of `inner_steps` that the follower learns at each |
 
 Critics are trained until they explain no more of the variance of watched sums that are new to them:
 that of `score` for `critic_updates` at most, those of `trace` and `bc-hg` for as many at least and
@@ -144,7 +148,7 @@ class Estimator(Checkpointed, ABC):
         """
         follower, x = self.follower, upper_params
         before = follower.snapshot() if follower.answered else None
-        samples = follower.learn(x)
+        samples = self._learn(x)
         played = self._played(x, seed=self._seed)
         paid = returns(played.upper_rewards, self._game.upper_gamma)
         if follower.answered == 1:
@@ -156,9 +160,9 @@ class Estimator(Checkpointed, ABC):
             x,
             played,
             value,
-            samples=samples + extra,
+            samples=samples + extra + estimate.samples,
             hyper_gradient=gradient,
-            direct_gradient=direct,
+            direct_gradient=direct if estimate.direct is None else direct + estimate.direct,
             critic_loss=estimate.critic_loss,
             critic_explained=estimate.explained,
             metric=estimate.metric,
@@ -169,7 +173,7 @@ class Estimator(Checkpointed, ABC):
 
     def measure(self, upper_params: FloatArray) -> Response:
         """Let the follower learn and be watched half as long, without a hyper-gradient."""
-        samples = self.follower.learn(upper_params, BRIEF)
+        samples = self._learn(upper_params, BRIEF)
         self._metric = None  # of a policy that is no more
         played = self._played(upper_params, BRIEF, self._seed)
         value, *_, extra = self.other_terms(upper_params, played)
@@ -180,6 +184,12 @@ class Estimator(Checkpointed, ABC):
         played = self._played(upper_params)
         value, *_, extra = self.other_terms(upper_params, played)
         return self._answered(upper_params, played, value, samples=extra)
+
+    def _learn(self, upper_params: FloatArray, share: float = 1.0) -> int:
+        """Let the follower learn; where x moves the dynamics, by a seed from the generator."""
+        moves = self._game.moves_dynamics
+        seed = int(self._rng.integers(2**31)) if moves else None
+        return self.follower.learn(upper_params, share, seed=seed)
 
     def _played(
         self, upper_params: FloatArray, share: float = 1.0, seed: int | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import pickle
 import random
 import warnings
@@ -84,6 +85,10 @@ MEASURED = 500
 # Seconds from one time to the next at which it is said how far learning is, and the latest steps
 # whose mean rewards are told.
 TOLD_EVERY, LATEST = 0.5, 500
+
+# Where x moves the dynamics, the replay begins with episodes under the new x: so many at least, and
+# as long as this share of what the follower is about to learn.
+REFILLED, LEAST_REFILLED = 0.5, 4
 
 # Copies of the environment in which episodes are played side by side.
 COPIES = 32
@@ -182,13 +187,19 @@ class Follower:
                 **options,
             )
         self._watched: dict[int, DummyVecEnv] = {}  # by the number of copies
+        self._x: FloatArray | None = None  # that the environments were set up for, if they were
 
-    def learn(self, upper_params: FloatArray, share: float = 1.0) -> int:
+    def learn(
+        self, upper_params: FloatArray, share: float = 1.0, *, seed: int | None = None
+    ) -> int:
         """Learn under x from where the last x left off, and return the environment steps used.
 
-        It is a share of the usual steps, but for the first x.
+        It is a share of the usual steps, but for the first x. Where x moves the dynamics, steps
+        under another x are forgotten, and a new episode begins. With a seed, a new episode begins,
+        and seed and policy determine all that is random.
         """
         game = self._game
+        used = self._enter(upper_params, share, seed)
         self.model.reward_fn = lambda observations, actions, **terms: game.reward(
             upper_params, observations, actions, **terms
         )
@@ -206,7 +217,38 @@ class Follower:
         self.answered += 1
         self._steps_told = steps, steps
         measured = self.measured_steps if first else 0
-        return self.model.num_timesteps - before + measured
+        return self.model.num_timesteps - before + measured + used
+
+    def _enter(self, upper_params: FloatArray, share: float, seed: int | None) -> int:
+        """Set the learner's environment up for x, and return the environment steps used."""
+        if seed is not None:
+            with kept_generators():
+                self.model.set_random_seed(seed)
+            self.model._last_obs = None  # a new episode begins
+        if not self._configure(self.model.env, upper_params) or not self.answered:
+            return 0
+        self.forget(upper_params)
+        rng = np.random.default_rng(self.model.num_timesteps if seed is None else seed)
+        steps = round(REFILLED * share * self.steps)
+        limits: dict[str, Any] = {"steps": steps, "most": max(LEAST_REFILLED, COPIES)}
+        played = self.play(upper_params, LEAST_REFILLED, rng, keep=True, seed=seed, **limits)
+        return played.num_steps
+
+    def forget(self, upper_params: FloatArray) -> None:
+        """Forget what was seen under another x, if x moves the dynamics, and go on under this."""
+        if not self._game.moves_dynamics:
+            return
+        assert self.model.replay_buffer is not None
+        self._configure(self.model.env, upper_params)
+        self.model.replay_buffer.reset()
+        self.model._last_obs = None
+
+    def _configure(self, environments: Any, upper_params: FloatArray) -> bool:
+        """Set up environments for x, and return whether that changes them."""
+        if not self._game.moves_dynamics:
+            return False
+        self._x = np.array(upper_params)
+        return any([self._game.configure(env, upper_params) for env in environments.envs])
 
     def tell(self, doing: str) -> None:
         """Say what is being done under the present x, if anybody wants to know."""
@@ -235,6 +277,27 @@ class Follower:
         assert isinstance(self.model, SoftDQN)
         model, parts = self.model, blocks(len(observations), IMAGES if self._images else BLOCK)
         return np.concatenate([model.action_probabilities(observations[at]) for at in parts])
+
+    def surprises(
+        self,
+        upper_params: FloatArray,
+        observations: NDArray[Any],
+        actions: NDArray[Any],
+        next_observations: NDArray[Any],
+        ends: NDArray[Any],
+        rng: np.random.Generator,
+        terms: FloatArray | None = None,
+    ) -> FloatArray:
+        """Return r_x + gamma V(s') - Q(s, a) of transitions, `[B]`, by the learner's own critics.
+
+        V is the soft value, 0 after those that `ends` `[B]` says end an episode.
+        """
+        game, model = self._game, self.model
+        rewards = game.reward(upper_params, observations, actions, **as_argument(terms))
+        expected = model.q_values(observations, actions)
+        later = game.gamma * (1.0 - ends) * model.soft_values(next_observations, rng)
+        surprises: FloatArray = rewards + later - expected
+        return surprises
 
     def draw(self, observations: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
         """Draw actions of the follower's policy, without exploration, `[B, ...]`."""
@@ -311,6 +374,7 @@ class Follower:
         if copies not in self._watched:
             self._watched[copies] = self._environments(copies)
         stage, played, seeds, done = self._watched[copies], [], [], 0
+        self._configure(stage, upper_params)
         while done < episodes:
             self.tell(f"playing episodes, {done} of {episodes}")
             count = min(copies, episodes - done)
@@ -379,7 +443,8 @@ class Follower:
         with archive.open(MODEL, "w", force_zip64=True) as member:  # a replay can be large
             assert isinstance(member, io.BufferedIOBase)
             self.model.save(member)
-        archive.writestr(ANSWERED, str(self.answered))
+        x = [] if self._x is None else [json.dumps(self._x.tolist())]
+        archive.writestr(ANSWERED, " ".join([str(self.answered), *x]))
         running = self.model.env
         assert isinstance(running, DummyVecEnv)
         (env,) = running.envs
@@ -403,7 +468,10 @@ class Follower:
                 force_reset=going_on is None,
                 trust=trust,
             )
-        self.answered = int(archive.read(ANSWERED))
+        answered, _, x = archive.read(ANSWERED).decode().partition(" ")
+        self.answered = int(answered)
+        if x:
+            self._configure(self.model.env, np.array(json.loads(x), dtype=np.float64))
 
     def _running(self, archive: zipfile.ZipFile, trust: bool) -> DummyVecEnv | None:
         """Return the environment of the episode that was under way; None for a new episode."""

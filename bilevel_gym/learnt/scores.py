@@ -10,10 +10,16 @@ was seen, see `bilevel_gym.learnt.successors`; the advantages A_u are generalise
 watched episodes, over a regression that the episode itself is no part of. What is learnt is a
 property of the follower, and dense where the leader's rewards may be sparse; one number for each
 entry of x, so that there must be few of them.
+
+Where x moves the dynamics, and the game knows dlog P(s'|s, a)/dx, that is added to the policy's
+score: both are factors of the probability of an episode (the likelihood ratio of Glynn,
+Communications of the ACM 33, 1990). What follows an action includes where it leads, so that the
+same advantage is right for both.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -48,7 +54,8 @@ class LearntScore(Estimator):
         """Bind the method to a game; the options are in the table of `estimators`.
 
         Raises:
-            TypeError: If observations are images, or x has more than 64 entries.
+            TypeError: If observations are images, x has more than 64 entries, or it moves the
+                dynamics and the game does not know the derivative.
         """
         self._updates = check_at_least("critic_updates", critic_updates, 1)
         self._gae_lambda = check_probability("gae_lambda", gae_lambda)
@@ -59,6 +66,8 @@ class LearntScore(Estimator):
                 f"`score` learns a number for each entry of x, {FEW} at most, from vectors or "
                 f'discrete observations, and {game.title} has {what}; take "trace"'
             )
+        if game.moves_dynamics:
+            _try_score(game)
         super().__init__(game, **options)
 
     def _forget(self) -> None:
@@ -76,7 +85,11 @@ class LearntScore(Estimator):
         )
         steps, episodes = np.nonzero(played.alive)
         weights = np.power(game.upper_gamma, steps) * advantages[played.alive]
-        each = weights[:, None] * scores.each
+        each, direct = weights[:, None] * scores.each, None
+        if game.moves_dynamics:
+            seen = *played.as_batch, played.next_observations[played.alive]
+            moved = weights[:, None] * game.transition_score(x, *seen)
+            each, direct = each + moved, moved.sum(axis=0).reshape(x.shape) / played.num_episodes
         # Each episode by the network that has not learnt from it.
         own = each[1 - episodes % HALVES, np.arange(len(steps))]
         count = played.num_episodes
@@ -91,4 +104,19 @@ class LearntScore(Estimator):
             critics=(each.sum(axis=1) / count).reshape(-1, *x.shape),
             explained=critic.explained,
             metric=scores.metric,
+            direct=direct,
         )
+
+
+def _try_score(game: LearntGame) -> None:
+    """Ask for the score of a transition; raise a `TypeError` if the game does not know it."""
+    environment = game.make_environment()
+    before, _ = environment.reset(seed=0)
+    before = np.array(before)
+    actions = copy.deepcopy(game.lower_space)
+    actions.seed(0)
+    action = actions.sample()
+    after = environment.step(action)[0]
+    environment.close()
+    parts = (np.asarray(part)[None] for part in (before, action, after))
+    game.transition_score(game.initial_upper_params, *parts)

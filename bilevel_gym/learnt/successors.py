@@ -9,6 +9,13 @@ one number for each entry of x: successor features (Dayan, Neural Computation 5,
 follower's own discount. They say how the policy moves with x, whatever the leader's objective is:
 
     dlog pi(a | s)/dx = (psi(s, a) - E_pi psi(s, .)) / temperature.
+
+Where x moves the dynamics, P(s'|s, a) has a derivative too, and dr_x/dx is joined by
+
+    E[ gamma V(s') dlog P(s'|s, a)/dx ] = E[ (r_x + gamma V(s') - Q(s, a)) dlog P(s'|s, a)/dx ]
+
+with the follower's soft values V and Q: what does not depend on s' may be subtracted, as the mean
+of dlog P/dx is zero, and the difference varies much less.
 """
 
 from __future__ import annotations
@@ -118,8 +125,10 @@ class SuccessorFeatures(Trained):
         """
         data, halves = self._gathered(follower, upper_params, played, rng)
         features = np.zeros((*played.alive.shape, self._entries))
-        said = as_argument(played.terms_of_batch)
-        features[played.alive] = self._game.reward_jacobian(upper_params, *played.as_batch, **said)
+        ends = played.terminated[played.alive]
+        seen = *played.as_batch, played.next_observations[played.alive]
+        found = self._cumulants(follower, upper_params, *seen, ends, played.terms_of_batch, rng)
+        features[played.alive] = found
         sums, steps = watched_sums(played, features, self._game.gamma)
         stop, loss = Plateau(PATIENCE), 0.0
         for begin in range(0, most, CHECKED):
@@ -184,19 +193,42 @@ class SuccessorFeatures(Trained):
         terms = None
         if stored.terms is not None and played.terms_of_batch is not None:
             terms = np.concatenate([stored.terms, played.terms_of_batch])
-        features = game.reward_jacobian(upper_params, observations, actions, **as_argument(terms))
+        after = np.concatenate([stored.next_observations, following])
+        over = np.concatenate([stored.dones, ends])
+        seen_all = observations, actions, after, over
+        features = self._cumulants(follower, upper_params, *seen_all, terms, rng)
         if self._units is None:
             self._units = self._measured(stored.observations, features)
         data = Gathered(
             inputs=self._inputs(observations, actions),
             taken=self._tensor(actions.reshape(-1), th.int64) if self._discrete else None,
             features=self._tensor(features / self._units.outputs),
-            later=self._tensor(game.gamma * (1.0 - np.concatenate([stored.dones, ends]))),
-            next_observations=np.concatenate([stored.next_observations, following]),
+            later=self._tensor(game.gamma * (1.0 - over)),
+            next_observations=after,
         )
         owners = np.concatenate([rng.permutation(len(stored.rewards)), episodes]) % HALVES
         halves = [np.flatnonzero(owners == half) for half in range(HALVES)]
         return data, [half if len(half) else np.arange(len(owners)) for half in halves]
+
+    def _cumulants(
+        self,
+        follower: Follower,
+        upper_params: FloatArray,
+        observations: Batch,
+        actions: Batch,
+        following: Batch,
+        ends: Batch,
+        terms: FloatArray | None,
+        rng: np.random.Generator,
+    ) -> FloatArray:
+        """Return what psi sums over transitions, `[B, D]`: dr_x/dx, and what x does to them."""
+        game, said = self._game, as_argument(terms)
+        found = game.reward_jacobian(upper_params, observations, actions, **said)
+        if not game.moves_dynamics:
+            return found
+        scores = game.transition_score(upper_params, observations, actions, following)
+        seen = observations, actions, following, ends
+        return found + follower.surprises(upper_params, *seen, rng, terms)[:, None] * scores
 
     def _measured(self, observations: Batch, features: FloatArray) -> Units:
         """Return units of inputs and outputs."""

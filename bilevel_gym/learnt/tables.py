@@ -79,12 +79,14 @@ class TableGame:
         self.returns, self.others = _terms(model)
         self.observation_space = spaces.Discrete(model.num_states)
         self.lower_space = spaces.Discrete(model.num_actions)
+        self.upper_space = spaces.Box(model.low, model.high, dtype=np.float64)
         self.initial_upper_params = x = model.initial_upper_params
         self.gamma, self.temperature = model.gamma, model.temperature
         upper_gamma = None if self.returns is None else self.returns.gamma
         self.upper_gamma = model.gamma if upper_gamma is None else upper_gamma
         self.episode_steps = enough_steps(model)
         self.term_names: tuple[str, ...] = ()
+        self.moves_dynamics = False
         self._tables = TransitionTables(model.lower_mdp(x), model.checked_upper_reward(x))
         self._start = np.cumsum(model.start_distribution(x))
         self.commit(x)
@@ -96,6 +98,20 @@ class TableGame:
         counted = self.returns is not None
         upper_reward = self.model.checked_upper_reward(upper_params)
         self._upper_reward = upper_reward if counted else np.zeros_like(upper_reward)
+
+    def configure(self, environment: Any, upper_params: FloatArray) -> bool:
+        """Return False, as x enters the rewards alone."""
+        return False
+
+    def transition_score(
+        self,
+        upper_params: FloatArray,
+        observations: Batch,
+        actions: Batch,
+        next_observations: Batch,
+    ) -> FloatArray:
+        """Return zeros, `[B, D]`, as x enters the rewards alone."""
+        return np.zeros((len(observations), upper_params.size))
 
     def make_environment(self) -> gym.Env[int, int]:
         """Return a fresh environment of the follower."""

@@ -33,6 +33,9 @@ class Estimate(NamedTuple):
         critics: The same by two critics that have learnt apart, `[2, *x]`, None without them.
         explained: Share of the variance of watched sums that the critic explains.
         metric: Fisher information of the policy in x, `[D, D]`.
+        direct: What x does to transitions at a fixed policy, a part of the gradient, shape of x;
+            None where it does nothing, or is not told from the rest.
+        samples: Environment steps that the estimate took.
     """
 
     gradient: FloatArray
@@ -41,6 +44,8 @@ class Estimate(NamedTuple):
     critics: FloatArray | None = None
     explained: float | None = None
     metric: FloatArray | None = None
+    direct: FloatArray | None = None
+    samples: int = 0
 
     def standard_error(self, direct_parts: FloatArray | None = None) -> FloatArray | None:
         """Return the standard error of each entry, shape of x; None where it is unknown.

@@ -20,9 +20,10 @@ import numpy as np
 from ..core.checks import accepted_options, check_options, received, unknown_name
 from ..core.plugins import declared
 from ..model.responses import Method, Response
-from .table import LEARNT_METHODS, METHODS, PREFERENCE_METHODS
+from .table import DYNAMICS_METHODS, LEARNT_METHODS, METHODS, PREFERENCE_METHODS
 
 __all__ = [
+    "DYNAMICS_METHODS",
     "ENTRY_POINTS",
     "LEARNT_METHODS",
     "METHODS",

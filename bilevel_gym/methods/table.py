@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["LEARNT_METHODS", "METHODS", "PREFERENCE_METHODS", "ROWS", "Row"]
+__all__ = [
+    "DYNAMICS_METHODS",
+    "LEARNT_METHODS",
+    "METHODS",
+    "PREFERENCE_METHODS",
+    "ROWS",
+    "Row",
+]
 
 # What methods see.
 MODEL, VALUES, EPISODES, NETWORKS = SEES = (
@@ -114,6 +121,7 @@ ROWS = (
         "Flaxman et al., SODA 2005",
         VALUES,
         "bilevel_gym.methods.zero_order:ZeroOrder",
+        "bilevel_gym.learnt.probes:LearntZeroOrder",
     ),
     Row(
         "plug-in",
@@ -197,4 +205,9 @@ METHODS: Mapping[str, str] = {row.name: row.model for row in ROWS if row.model}
 LEARNT_METHODS: Mapping[str, str] = {row.name: row.learnt for row in ROWS if row.learnt}
 PREFERENCE_METHODS: Mapping[str, str] = {
     row.name: row.preferences for row in ROWS if row.preferences
+}
+
+# Of those whose follower learns, the ones that do not take the dynamics as given.
+DYNAMICS_METHODS: Mapping[str, str] = {
+    name: LEARNT_METHODS[name] for name in ("zero-order", "score")
 }

@@ -42,20 +42,24 @@ class LearntGame(Protocol):
         title: Name of the game, for messages and files.
         observation_space: What the follower observes: a `Box` or `Discrete`.
         lower_space: The follower's actions: a finite `Box` or `Discrete`.
+        upper_space: x, a finite `Box`.
         initial_upper_params: The x to start from.
         gamma: The follower's discount, in [0, 1).
         temperature: The weight of the entropy of its policy, positive.
         upper_gamma: The leader's discount, in [0, 1].
         episode_steps: Steps after which an episode is cut.
         term_names: Names of the terms, K of them; none where rewards read none.
+        moves_dynamics: Whether x changes the environment; `configure` then sets it up.
     """
 
     observation_space: Any
     lower_space: Any
+    upper_space: Any
     initial_upper_params: FloatArray
     upper_gamma: float
     episode_steps: int
     term_names: tuple[str, ...]
+    moves_dynamics: bool
 
     # Games do not let these be set.
     @property
@@ -69,6 +73,29 @@ class LearntGame(Protocol):
 
     def make_environment(self) -> Any:
         """Return a fresh environment of the follower; its rewards go to `upper_reward`."""
+        ...
+
+    def configure(self, environment: Any, upper_params: FloatArray) -> bool:
+        """Make the episodes of an environment that begin from now on those of x.
+
+        It is called where x moves the dynamics, and returns whether they are others than before.
+        """
+        ...
+
+    def transition_score(
+        self,
+        upper_params: FloatArray,
+        observations: Batch,
+        actions: Batch,
+        next_observations: Batch,
+    ) -> FloatArray:
+        """Return dlog P(s'|s, a)/dx for each entry of a batch, `[B, D]`, zero where x is elsewhere.
+
+        It is called where x moves the dynamics.
+
+        Raises:
+            TypeError: If it is not known.
+        """
         ...
 
     def reward(self, upper_params: FloatArray, observations: Batch, actions: Batch) -> FloatArray:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FEW",
+    "FixedReward",
     "LinearReward",
     "RewardModel",
     "WithJacobian",
@@ -166,24 +167,62 @@ class LinearReward:
         return phi
 
 
+class FixedReward:
+    """r(s, a), without parameters: for games whose x is elsewhere."""
+
+    num_params = 0
+
+    def __init__(self, function: Features | str | None = None) -> None:
+        """Build the model.
+
+        Args:
+            function: (observations `[B, ...]`, actions `[B, ...]`) -> `[B]`, or "module:function";
+                None for 0.
+        """
+        self._function: Features | None = None
+        if function is not None:
+            self._function = imported_function("function", function)
+
+    def initial_params(self) -> FloatArray:
+        """Return none."""
+        return np.zeros(0)
+
+    def rewards(self, upper_params: FloatArray, observations: Batch, actions: Batch) -> FloatArray:
+        """Return r for each entry of a batch, `[B]`; see `RewardModel`."""
+        if self._function is None:
+            return np.zeros(len(observations))
+        return np.asarray(self._function(observations, actions), dtype=np.float64)
+
+    def vjp(
+        self, upper_params: FloatArray, observations: Batch, actions: Batch, weights: FloatArray
+    ) -> FloatArray:
+        """Return nothing, `[0]`; see `RewardModel`."""
+        return np.zeros(0)
+
+    def jacobian(self, upper_params: FloatArray, observations: Batch, actions: Batch) -> FloatArray:
+        """Return nothing, `[B, 0]`; see `WithJacobian`."""
+        return np.zeros((len(observations), 0))
+
+
 # Models that can be specified: where they are. Networks need PyTorch, which is imported at use.
 KINDS = {
     "linear": "bilevel_gym.rewards.models:LinearReward",
+    "fixed": "bilevel_gym.rewards.models:FixedReward",
     "network": "bilevel_gym.rewards.networks:NetworkReward",
 }
 
 
 def make_reward_model(
-    model: RewardModel | Mapping[str, Any] | Module,
+    model: RewardModel | Mapping[str, Any] | Module | None,
     observation_space: Space[Any],
     action_space: Space[Any],
 ) -> RewardModel:
     """Return a reward model, built if it is only specified.
 
     Args:
-        model: A model; `{"kind": "linear" | "network", **options}` with the options of
-            `LinearReward` or `bilevel_gym.rewards.networks.NetworkReward`; or a module
-            of PyTorch, see `bilevel_gym.rewards.networks.ModuleReward`.
+        model: A model; `{"kind": "linear" | "network" | "fixed", **options}` with the options of
+            `LinearReward`, `FixedReward` or `bilevel_gym.rewards.networks.NetworkReward`; or a
+            module of PyTorch, see `bilevel_gym.rewards.networks.ModuleReward`.
         observation_space: What a network reads.
         action_space: What a network reads.
 
@@ -207,7 +246,7 @@ def make_reward_model(
     options = dict(model)
     kind = check_choice("kind of reward model", options.pop("kind", None), KINDS)
     factory = imported_function("kind", KINDS[kind])
-    given = () if kind == "linear" else ("observation_space", "action_space")
+    given = () if kind != "network" else ("observation_space", "action_space")
     accepted = {n: p for n, p in inspect.signature(factory).parameters.items() if n not in given}
     for option in options:
         if option not in accepted:

@@ -196,9 +196,19 @@ class SoftDQN(SoftLearner, DQN):
         """Return the Boltzmann policy, without exploration: `[B, A]` of observations `[B, ...]`."""
         return soft_backup(self._soft_q(observations), self.temperature)[1]
 
-    def soft_values(self, observations: NDArray[Any]) -> FloatArray:
-        """Return V = temperature logsumexp(Q / temperature), `[B]` of observations `[B, ...]`."""
+    def soft_values(
+        self, observations: NDArray[Any], rng: np.random.Generator | None = None
+    ) -> FloatArray:
+        """Return V = temperature logsumexp(Q / temperature), `[B]` of observations `[B, ...]`.
+
+        Nothing is drawn for it.
+        """
         return soft_backup(self._soft_q(observations), self.temperature)[0]
+
+    def q_values(self, observations: NDArray[Any], actions: NDArray[Any]) -> FloatArray:
+        """Return Q of observations `[B, ...]` and actions `[B]`, `[B]`."""
+        every = self._soft_q(observations)
+        return every[np.arange(len(every)), actions.reshape(-1).astype(np.int64)]
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """Take so many gradient steps, each on a batch of so many transitions."""

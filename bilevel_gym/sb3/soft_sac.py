@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.sac.policies import Actor, CnnPolicy, SACPolicy
 from stable_baselines3.sac.sac import SAC
 
+from ..core.mdp import FloatArray
 from .archive import ArchivedPolicy, allow
 from .soft_learner import SoftLearner
 from .updates import FlatSAC
@@ -125,6 +126,42 @@ class SoftSAC(SoftLearner, SAC):
         squashed = th.tanh(mean + deviation * th.as_tensor(noise, device=self.device))
         scaled = squashed.cpu().numpy().reshape(-1, *(self.action_space.shape or ()))
         return self.policy.unscale_action(scaled)
+
+    def q_values(self, observations: NDArray[Any], actions: NDArray[Any]) -> FloatArray:
+        """Return Q of observations `[B, ...]` and actions `[B, ...]`, `[B]`: the smaller critic's.
+
+        Actions are in units of the action space.
+        """
+        scaled = self.policy.scale_action(actions.reshape(-1, *(self.action_space.shape or ())))
+        taken = th.as_tensor(scaled.reshape(len(scaled), -1), device=self.device).float()
+        return self._smaller(observations, taken)
+
+    def soft_values(
+        self, observations: NDArray[Any], rng: np.random.Generator, draws: int = 8
+    ) -> FloatArray:
+        """Return V = E[Q - temperature log pi], `[B]` of observations `[B, ...]`.
+
+        It is the mean of some draws of actions, whose density is that of actions in [-1, 1].
+        """
+        mean, deviation = self.gaussian(observations)
+        policy = th.distributions.Normal(mean, deviation)
+        found = np.zeros(len(observations))
+        for _ in range(draws):
+            noise = th.as_tensor(rng.standard_normal(mean.shape, np.float32), device=self.device)
+            before = mean + deviation * noise
+            # log(1 - tanh^2), which rounds to log 0 for large numbers
+            narrowed = 2.0 * (np.log(2.0) - before - th.nn.functional.softplus(-2.0 * before))
+            density = (policy.log_prob(before) - narrowed).sum(dim=1)  # type: ignore[no-untyped-call]
+            entropy = self.temperature * density.cpu().numpy().astype(np.float64)
+            found += (self._smaller(observations, th.tanh(before)) - entropy) / draws
+        return found
+
+    def _smaller(self, observations: NDArray[Any], actions: th.Tensor) -> FloatArray:
+        """Return the smaller critic's Q of actions in [-1, 1], `[B]`."""
+        self.policy.set_training_mode(False)
+        with th.no_grad():
+            each = self.critic(self.policy.obs_to_tensor(observations)[0], actions)
+            return th.cat(each, dim=1).amin(dim=1).cpu().numpy().astype(np.float64)
 
     def _setup_model(self) -> None:
         self.ent_coef = self.temperature
