@@ -147,7 +147,8 @@ class EnvParameters:
         self._source = source
         made = source.make()
         try:
-            arguments = source.arguments()
+            known = source.arguments().items()
+            arguments = {n: value for n, value in known if value is None or _is_number(value)}
             self._all = [_parameter(n, spec, made, arguments) for n, spec in given.items()]
             start = np.array([_value(each, made, arguments) for each in self._all])
             self.scored = isinstance(made.unwrapped, DeclaresScore)
@@ -310,7 +311,7 @@ def _value(parameter: Parameter, made: Env, arguments: Mapping[str, Any]) -> flo
     if not parameter.argument:
         return float(parameter.get(made.unwrapped))
     value = arguments[parameter.name]
-    return float(value) if _is_number(value) else np.nan
+    return np.nan if value is None else float(value)
 
 
 def _is_number(value: Any) -> bool:

@@ -275,7 +275,7 @@ class ParametricGame(BilevelEnv):
         # A task with options of its own has a method of its own, too.
         direct = isinstance(self.reward_model, WithJacobian) and not is_image_space(seen)
         few = direct and len(start) <= FEW
-        if self.parameters is not None and "default_method" not in vars(type(self)):
+        if self.parameters is not None and type(self).default_method == "trace":
             self.default_method = "score" if few and self.parameters.scored else "zero-order"
         elif self.default_method == "trace" and not self.method_options:
             self.default_method = "score" if few else "trace"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import gymnasium as gym
@@ -24,6 +25,7 @@ LQR |= {"noise_std": 0.2, "start_std": 0.6, "action_limit": 2.0}
 START, BOUNDS, STEPS = (0.2, 0.1, 0.1), (0.0, 1.0), 40
 
 
+@cache
 def exact_game() -> BilevelLQR:
     """Return the game with its exact answers."""
     return BilevelLQR(**LQR)
