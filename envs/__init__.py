@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .base import BilevelEnv as BilevelEnv
     from .base import View as View
     from .beam_rider import BilevelBeamRider as BilevelBeamRider
+    from .body_design import BilevelBodyDesign as BilevelBodyDesign
     from .cartpole import BilevelCartPole as BilevelCartPole
     from .contract import BilevelContract as BilevelContract
     from .designed import DesignGame as DesignGame

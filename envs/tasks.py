@@ -56,6 +56,9 @@ QUICK: dict[str, Any] = {
     },
 }
 
+# The same without a critic.
+PROBED = {name: option for name, option in QUICK.items() if name != "critic_updates"}
+
 TASKS = (
     Task(
         id="BilevelGridWorld-v0",
@@ -232,6 +235,17 @@ TASKS = (
         source="this project, on Gymnasium's MuJoCo",
         test_kwargs={"episode_steps": 60},
         test_options=QUICK,
+    ),
+    Task(
+        id="BilevelBodyDesign-v0",
+        summary="design the body of a robot arm",
+        entry_point="bilevel_gym.envs.body_design:BilevelBodyDesign",
+        max_episode_steps=50,
+        upper="lengths and motors of a robot arm",
+        source="this project, on MuJoCo",
+        enters="kernel",
+        test_kwargs={"episode_steps": 12},
+        test_options={**PROBED, "directions": 1},
     ),
     Task(
         id="BilevelPreferencePendulum-v0",

@@ -31,7 +31,7 @@ def exact_game() -> BilevelLQR:
     return BilevelLQR(**LQR)
 
 
-class LinearGaussian(gym.Env[FloatArray, FloatArray]):
+class LinearGaussian(gym.Env[FloatArray, NDArray[np.float32]]):
     """s' = A(x) s + B(x) a + w, with x in attributes; the reward is that of the follower."""
 
     def __init__(self, damping_1: float = START[0]) -> None:

@@ -33,7 +33,7 @@ QUICK: dict[str, Any] = {"episodes": 4, "inner_steps": 24, "inner_options": TINY
 BRIEF: dict[str, dict[str, Any]] = {"score": {"critic_updates": 10}, "zero-order": {}}
 
 
-class Built(gym.Env[FloatArray, FloatArray]):
+class Built(gym.Env[Any, Any]):
     """An environment whose constructor computes what it does from an argument."""
 
     observation_space = gym.spaces.Box(-10.0, 10.0, (1,), np.float32)
@@ -51,7 +51,7 @@ class Built(gym.Env[FloatArray, FloatArray]):
     def step(self, action: Any) -> tuple[FloatArray, float, bool, bool, dict[str, Any]]:
         """Go to where the size is."""
         drawn = self.np_random.normal(scale=0.1)
-        return np.float32([self.twice / 10.0 + drawn]), -self.twice, False, False, {}
+        return np.array([self.twice / 10.0 + drawn], np.float32), -self.twice, False, False, {}
 
 
 def quick(env: Any = Built, **options: Any) -> ParametricGame:

@@ -227,7 +227,7 @@ class Estimator(Checkpointed, ABC):
             objective=upper + value,
             samples=samples + played.num_steps,
             values=paid + value,
-            spread=self._spread(upper_params),
+            spread=self._spread(upper_params, played),
             cut_share=float(1.0 - played.terminated.any(axis=0).mean()),
             **others,
         )
@@ -285,15 +285,21 @@ class Estimator(Checkpointed, ABC):
             "trust_reason": reason,
         }
 
-    def _spread(self, upper_params: FloatArray) -> FloatArray | None:
-        """Return the deviation of dr_x/dx over the replay, `[D]`, where x has few entries."""
+    def _spread(self, upper_params: FloatArray, played: LearntEpisodes) -> FloatArray | None:
+        """Return the deviation of dr_x/dx over the replay, `[D]`, where x has few entries.
+
+        Where the replay is empty, it is that over the episodes played.
+        """
         buffer = self.follower.model.replay_buffer
         assert buffer is not None
-        if upper_params.size > FEW or not buffer.size():
+        if upper_params.size > FEW:
             return None
-        seen = buffer.transitions(buffer.draw(BLOCK, self._rng), self._rng)
-        said = as_argument(seen.terms)
-        found = self._game.reward_jacobian(upper_params, seen.observations, seen.actions, **said)
+        if buffer.size():
+            stored = buffer.transitions(buffer.draw(BLOCK, self._rng), self._rng)
+            seen, taken, said = stored.observations, stored.actions, as_argument(stored.terms)
+        else:
+            (seen, taken), said = played.as_batch, as_argument(played.terms_of_batch)
+        found = self._game.reward_jacobian(upper_params, seen, taken, **said)
         # What is the same everywhere matters, too, where episodes end: a part of it counts.
         return np.hypot(found.std(axis=0), CONSTANT * found.mean(axis=0))
 
