@@ -82,7 +82,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("HyperGradientAscent", "SoftDQN", "SoftSAC", "as_vec_env"), "sb3"),
     **dict.fromkeys(("check_hyper_gradient", "check_method"), "testing"),
     **dict.fromkeys(("evaluate", "evaluate_batch", "evaluate_unregularised"), "model"),
-    **dict.fromkeys(("TabularModel", "LinearQuadraticModel"), "model"),
+    **dict.fromkeys(("TabularModel", "LinearQuadraticModel", "MeanFieldModel"), "model"),
     **dict.fromkeys(("Method", "Response", "ExactResponse", "TabularResponse"), "methods"),
     **dict.fromkeys(("OPTIMIZERS", "make_optimizer"), "optimizers"),
     **dict.fromkeys(("LeaderObjective", "exact_objective"), "wrappers"),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .beam_rider import BilevelBeamRider as BilevelBeamRider
     from .body_design import BilevelBodyDesign as BilevelBodyDesign
     from .cartpole import BilevelCartPole as BilevelCartPole
+    from .congestion import BilevelCongestion as BilevelCongestion
     from .contract import BilevelContract as BilevelContract
     from .designed import DesignGame as DesignGame
     from .four_rooms import BilevelFourRooms as BilevelFourRooms
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from .inverse_rl import BilevelInverseRL as BilevelInverseRL
     from .linear_quadratic import LinearQuadraticEnv as LinearQuadraticEnv
     from .lqr import BilevelLQR as BilevelLQR
+    from .market_entry import BilevelMarketEntry as BilevelMarketEntry
     from .markov_game import BilevelMarkovGame as BilevelMarkovGame
+    from .mean_field import MeanFieldEnv as MeanFieldEnv
     from .minigrid import BilevelMiniGrid as BilevelMiniGrid
     from .parametric import ParametricGame as ParametricGame
     from .pendulum import BilevelPendulum as BilevelPendulum
@@ -49,6 +52,7 @@ _PLACES = {
         f"{__name__}.designed:DesignGame",
         f"{__name__}.grid_world:random_map",
         f"{__name__}.linear_quadratic:LinearQuadraticEnv",
+        f"{__name__}.mean_field:MeanFieldEnv",
         f"{__name__}.parametric:ParametricGame",
         f"{__name__}.tabular:TabularBilevelEnv",
     )

@@ -22,6 +22,7 @@ from ..core.checks import (
     check_choice,
     check_discount,
     check_in_box,
+    check_probability,
     check_reset_options,
     check_temperature,
     optional,
@@ -110,8 +111,8 @@ class BilevelEnv(Made, gym.Env[Any, dict[str, Any]], ABC):
 
     * Spaces. Those described are the follower's, and the game's observations. The leader's action
       is x, in the box of the Upper Level, and the game's `{"upper": x, "lower": a}`. What the
-      leader observes depends on the kind of game: `TabularBilevelEnv`, `LinearQuadraticEnv` and
-      `ParametricGame` describe it.
+      leader observes depends on the kind of game: `TabularBilevelEnv`, `LinearQuadraticEnv`,
+      `MeanFieldEnv` and `ParametricGame` describe it.
     * Rewards. Leader: F(x), to be maximised. Follower and game: r_x(s, a).
     * Info. Leader: see `HyperGradient`. Follower and game: `upper_reward`, the leader's reward u of
       the step without terms in x alone, float64, 0 in `reset`; and `action_mask`, int8, where
@@ -157,6 +158,7 @@ class BilevelEnv(Made, gym.Env[Any, dict[str, Any]], ABC):
             for what the objective says; and likewise `follower_wants`.
         has_map: Whether states are cells of a map and x is painted on it: such a game has `scene`,
             which returns a `GridScene`, and `state_of`, as `BilevelGridWorld` has them.
+        undiscounted: Whether the follower's discount may be 1, as every episode ends.
         moves: The follower's actions that go up, right, down and left on a map; none without one.
         draws_itself: Whether steps and resets update the window when `render_mode="human"`; a
             seat that draws its own picture turns it off.
@@ -176,6 +178,7 @@ class BilevelEnv(Made, gym.Env[Any, dict[str, Any]], ABC):
     method_options: Mapping[str, Any] = {}
     made_with: dict[str, Any] | None = None
     has_map = False
+    undiscounted = False
     moves: tuple[int, ...] = ()
 
     def __init__(
@@ -196,7 +199,7 @@ class BilevelEnv(Made, gym.Env[Any, dict[str, Any]], ABC):
             ValueError: If the upper space is unbounded, the initial x is not in it, the discount or
                 the temperature is out of range, or the render mode is unknown.
         """
-        self._gamma = check_discount("gamma", gamma)
+        self._gamma = (check_probability if self.undiscounted else check_discount)("gamma", gamma)
         self._temperature = check_temperature(temperature)
         check_upper_space(upper_space)
         modes = self.metadata["render_modes"]
@@ -258,7 +261,7 @@ class BilevelEnv(Made, gym.Env[Any, dict[str, Any]], ABC):
 
     @property
     def gamma(self) -> float:
-        """The follower's discount, in [0, 1); another one makes another game."""
+        """The follower's discount, in [0, 1), or 1 where there is none; it cannot be set."""
         return self._gamma
 
     @property

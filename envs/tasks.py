@@ -144,6 +144,28 @@ TASKS = (
         source="LeBlanc et al., 1975; Baillon and Cominetti, 2008",
     ),
     Task(
+        id="BilevelCongestion-v0",
+        summary="toll roads that traffic makes slow",
+        entry_point="bilevel_gym.envs.congestion:BilevelCongestion",
+        upper="toll in minutes on each link",
+        source="LeBlanc et al., 1975; Baillon and Cominetti, 2008",
+        test_kwargs={
+            "network": [
+                *([1, 2, 10, 5], [2, 1, 10, 5], [2, 3, 8, 4], [3, 2, 8, 4], [1, 3, 5, 8]),
+                *([3, 1, 5, 8], [3, 4, 10, 3], [4, 3, 10, 3], [2, 4, 6, 6], [4, 2, 6, 6]),
+            ],
+            "demand": [[1, 4, 12], [4, 1, 6], [2, 3, 4]],
+            "max_toll": 20,
+        },
+    ),
+    Task(
+        id="BilevelMarketEntry-v0",
+        summary="spread many firms over markets",
+        entry_point="bilevel_gym.envs.market_entry:BilevelMarketEntry",
+        upper="fee or subsidy in each market",
+        source="this project, after Zeng et al., arXiv 2509.15392",
+    ),
+    Task(
         id="BilevelInverseRL-v0",
         summary="infer rewards from demonstrations",
         entry_point="bilevel_gym.envs.inverse_rl:BilevelInverseRL",

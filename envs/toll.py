@@ -4,46 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy as np
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import shortest_path
 
 from ..core.checks import check_not_negative, check_positive, received
-from ..core.mdp import FloatArray, Kernel, action_major
+from ..core.mdp import FloatArray
 from ..methods import TabularResponse
 from ..model.costs import ExpectedCost
 from ..rendering.canvas import pygame
 from ..rendering.graph import GraphScene, Panel, draw_graph
 from ..rendering.picture_charts import nice_limit
-from ..rendering.placing import places_by_hops, within_unit
 from .base import View, upper_box
+from .networks import Network, checked_links, checked_nodes, is_node, nodes_of, sioux_falls
 from .records import recorded
-from .rows import check_known, checked_pairs, checked_rows, is_number
+from .rows import checked_pairs
 from .tabular import TabularBilevelEnv
 
 __all__ = ["BilevelToll"]
-
-# Node, node and free-flow minutes of the 38 roads of Sioux Falls, open in both directions
-# (LeBlanc, Morlok and Pierskalla, 1975; see the References below).
-ROADS = """
-    1-2:6 1-3:4 2-6:5 3-4:4 3-12:4 4-5:2 4-11:6 5-6:4 5-9:5 6-8:2 7-8:3 7-18:2 8-9:10 8-16:5 9-10:3
-    10-11:5 10-15:6 10-16:4 10-17:8 11-12:6 11-14:4 12-13:3 13-24:4 14-15:5 14-23:4 15-19:3 15-22:3
-    16-17:2 16-18:3 17-19:2 18-20:4 19-20:4 20-21:6 20-22:5 21-22:2 21-24:3 22-23:4 23-24:2
-"""
-
-# Where the 24 nodes are drawn, right and down: without crossings, with room around node 10.
-SIOUX_FALLS_PLACES = {
-    **{1: (0.0, 0.0), 2: (4.5, 0.0), 3: (0.0, 0.9), 4: (0.9, 0.9), 5: (2.6, 0.9), 6: (4.5, 0.9)},
-    **{9: (2.6, 1.8), 8: (4.5, 1.8), 7: (5.4, 1.8)},
-    **{12: (0.0, 3.4), 11: (0.9, 3.4), 10: (2.6, 3.4), 16: (4.5, 3.4), 18: (5.4, 3.4)},
-    **{17: (4.5, 4.9), 14: (0.9, 6.0), 15: (2.6, 6.0), 19: (4.5, 6.0), 23: (0.9, 6.9)},
-    **{22: (2.6, 6.9), 13: (0.0, 8.2), 24: (0.9, 8.2), 21: (2.6, 8.2), 20: (4.9, 8.2)},
-}
-
-# Longer links are taken for a mistake.
-MAX_MINUTES = 1e6
 
 # Most tolled links that are listed beside the picture.
 LISTED_LINKS = 12
@@ -157,17 +135,18 @@ class BilevelToll(TabularBilevelEnv):
         times = _sioux_falls() if network is None else _checked_network(network)
         zone_cost = check_not_negative("zone_cost", zone_cost)
         self._max_toll = check_positive("max_toll", max_toll)
-        self.links = tuple(sorted(times))
-        self.nodes = tuple(sorted({node for link in self.links for node in link}))
-        if not _is_node(zone) or zone not in self.nodes:
+        self.nodes = nodes_of([*times])
+        if not is_node(zone) or zone not in self.nodes:
             known = received(self.nodes)
             raise ValueError(f"`zone` must be a node of the network {known}, got {received(zone)}")
         self.zone = int(zone)
         elsewhere = tuple(node for node in self.nodes if node != self.zone)
         self.origins, self.destinations = (
-            elsewhere if given is None else _checked_nodes(name, given, self.nodes)
+            elsewhere if given is None else checked_nodes(name, given, self.nodes)
             for name, given in (("origins", origins), ("destinations", destinations))
         )
+        self.network = Network([*times], self.destinations)
+        self.links = self.network.links
         if tolled_links is None:
             self.tolled_links = tuple(link for link in self.links if self.zone in link)
         else:
@@ -180,39 +159,29 @@ class BilevelToll(TabularBilevelEnv):
                 "be links of the network",
                 kind=Real,
             )
-        number = {node: i for i, node in enumerate(self.nodes)}
-        self._ends = np.array([[number[node] for node in link] for link in self.links])
-        self._starts = np.array([number[node] for node in self.origins])
-        self._goals = np.array([number[node] for node in self.destinations])
-        self._check_ways()
-        self._time = np.array([float(times[link]) for link in self.links])
+        starts = np.array([self.nodes.index(node) for node in self.origins])
+        goals = self.network.goals
+        for goal, node in zip(goals, self.destinations, strict=True):
+            if (starts == goal).all():
+                raise ValueError(
+                    f"`origins` must hold a node other than each destination, got only {node}"
+                )
+        self.network.check_ways(starts)
+        self._time = np.array([times[link] for link in self.links])
         self._zone_cost = np.array([zone_cost * (self.zone in link) for link in self.links])
-        position = {link: k for k, link in enumerate(self.links)}
-        self._tolled = np.array([position[link] for link in self.tolled_links])
-        count, num_links = len(self.nodes), len(self.links)
-        # Link of each action at each node, [N, A]; `num_links` stands for none.
-        order = np.arange(num_links) - np.searchsorted(self._ends[:, 0], self._ends[:, 0])
-        links_out = np.full((count, int(order.max()) + 1), num_links)
-        links_out[self._ends[:, 0], order] = np.arange(num_links)
-        link = np.tile(links_out, (self._goals.size, 1, 1))
-        context = np.arange(self._goals.size)
-        link[context, self._goals] = num_links
-        mask = link < num_links
-        mask[context, self._goals, 0] = True
-        start = np.zeros((self._goals.size, count))
-        start[:, self._starts] = 1.0
-        start[context, self._goals] = 0.0
-        start /= start.sum(axis=1, keepdims=True) * self._goals.size
-        # Link of each action in each state, [S, A], in the memory order of the solvers.
-        self._link = np.asfortranarray(link.reshape(-1, link.shape[2]))
+        self._tolled = np.array([self.links.index(link) for link in self.tolled_links])
+        start = np.zeros((goals.size, len(self.nodes)))
+        start[:, starts] = 1.0
+        start[np.arange(goals.size), goals] = 0.0
+        start /= start.sum(axis=1, keepdims=True) * goals.size
         super().__init__(
-            kernel=self._moves(),
+            kernel=self.network.kernel(),
             initial_distribution=start.ravel(),
             upper_space=upper_box(0.0, self._max_toll, (self._tolled.size,)),
             gamma=gamma,
             temperature=temperature,
             entropy=entropy,
-            action_mask=mask.reshape(self._link.shape),
+            action_mask=self.network.mask,
             render_mode=render_mode,
         )
         self.model.costs = {"tolls": ExpectedCost(self.tolls, self.upper_reward_vjp)}
@@ -226,8 +195,7 @@ class BilevelToll(TabularBilevelEnv):
 
     def trip_of(self, state: int) -> tuple[int, int]:
         """Return (node, destination) of a state, as the network names them."""
-        context, place = divmod(state, len(self.nodes))
-        return self.nodes[place], self.destinations[context]
+        return self.network.trip_of(state)
 
     def state_at(self, node: int, destination: int) -> int:
         """Return the state of a driver at a node on the way to a destination.
@@ -235,17 +203,11 @@ class BilevelToll(TabularBilevelEnv):
         Raises:
             ValueError: If there is no such node or destination.
         """
-        known = {"node": (node, self.nodes), "destination": (destination, self.destinations)}
-        for name, (value, nodes) in known.items():
-            if value not in nodes:
-                raise ValueError(
-                    f"`{name}` must be one of {received(nodes)}, got {received(value)}"
-                )
-        return self.destinations.index(destination) * len(self.nodes) + self.nodes.index(node)
+        return self.network.state_at(node, destination)
 
     def reward(self, upper_params: FloatArray) -> FloatArray:
         """Return r_x = -(time + toll_x) of the link, `[S, A]`."""
-        return self._per_action(-(self._time + self._tolls(upper_params)))
+        return self.network.per_action(-(self._time + self._tolls(upper_params)))
 
     def reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return sum_sa cotangent(s, a) dr_x(s, a)/dx, shape of x."""
@@ -253,79 +215,21 @@ class BilevelToll(TabularBilevelEnv):
 
     def upper_reward(self, upper_params: FloatArray) -> FloatArray:
         """Return u_x = toll_x - zone_cost 1[touches the zone] of the link, `[S, A]`."""
-        return self._per_action(self._tolls(upper_params) - self._zone_cost)
+        return self.network.per_action(self._tolls(upper_params) - self._zone_cost)
 
     def tolls(self, upper_params: FloatArray) -> FloatArray:
         """Return toll_x of the link, `[S, A]`."""
-        return self._per_action(self._tolls(upper_params))
+        return self.network.per_action(self._tolls(upper_params))
 
     def upper_reward_vjp(self, upper_params: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Return sum_sa cotangent(s, a) du_x(s, a)/dx, shape of x."""
-        return self._per_link(cotangent)[self._tolled]
+        return self.network.per_link(cotangent)[self._tolled]
 
     def _tolls(self, values: FloatArray, others: float = 0.0) -> FloatArray:
         """Return numbers per tolled link for every link `[E]`, `others` where there is no toll."""
         per_link = np.full(len(self.links), others)
         per_link[self._tolled] = values
         return per_link
-
-    def _per_action(self, values: FloatArray) -> FloatArray:
-        """Return numbers per link `[E]` as rewards `[S, A]`, 0 where there is no link."""
-        return np.append(values, 0.0)[self._link]
-
-    def _per_link(self, values: FloatArray) -> FloatArray:
-        """Return the sum of numbers per state and action `[S, A]` over each link, `[E]`."""
-        weights = action_major(values).ravel()
-        sums = np.bincount(self._link.T.ravel(), weights, minlength=len(self.links) + 1)
-        return sums[:-1].astype(np.float64, copy=False)
-
-    def _moves(self) -> Kernel:
-        """Return the kernel; entering the destination ends the trip."""
-        state, action = np.nonzero(self._link < len(self.links))
-        context, node = np.divmod(state, len(self.nodes))
-        there = self._ends[self._link[state, action], 1]
-        goes_on = there != self._goals[context]
-        num_states, num_actions = self._link.shape
-        return Kernel.from_triplets(
-            state[goes_on],
-            action[goes_on],
-            (state - node + there)[goes_on],
-            np.ones(int(goes_on.sum())),
-            num_states=num_states,
-            num_actions=num_actions,
-        )
-
-    def _check_ways(self) -> None:
-        """Raise a `ValueError` where the network leaves a driver stranded."""
-        count = len(self.nodes)
-        stuck = np.setdiff1d(np.arange(count), self._ends[:, 0])
-        if stuck.size:
-            raise ValueError(
-                f"`network` must have a link out of every node, got none out of node "
-                f"{self.nodes[stuck[0]]}"
-            )
-        for goal, node in zip(self._goals, self.destinations, strict=True):
-            if (self._starts == goal).all():
-                raise ValueError(
-                    f"`origins` must hold a node other than each destination, got only {node}"
-                )
-        hops = self._hops(directed=True)
-        reached = np.flatnonzero(np.isfinite(hops[self._starts]).any(axis=0))
-        ways = np.isfinite(hops[np.ix_(reached, self._goals)])
-        if not ways.all():
-            i, j = np.argwhere(~ways)[0]
-            raise ValueError(
-                "`network` must lead to every destination from wherever drivers can come, got no "
-                f"way from node {self.nodes[reached[i]]} to node {self.destinations[j]}"
-            )
-
-    def _hops(self, *, directed: bool) -> FloatArray:
-        """Return how many links the way from node to node has at least, `[N, N]`."""
-        count = len(self.nodes)
-        # One each: a link of zero minutes is a link.
-        graph = csr_array((np.ones(len(self.links)), tuple(self._ends.T)), shape=(count, count))
-        hops: FloatArray = shortest_path(graph, directed=directed, unweighted=True)
-        return hops
 
     def draw(self, view: View) -> pygame.Surface:
         """Draw the network with tolls, traffic and hyper-gradient."""
@@ -354,9 +258,9 @@ class BilevelToll(TabularBilevelEnv):
         marks = {self.zone: "H"} | ({} if trip is None else {trip[1]: "G"})
         tolls = self._tolls(x, np.nan)
         return GraphScene(
-            places=self._places,
+            places=self.network.places,
             names=tuple(str(node) for node in self.nodes),
-            edges=self._ends,
+            edges=self.network.ends,
             flow=flow,
             values=tolls,
             value_limit=self._max_toll,
@@ -401,60 +305,15 @@ class BilevelToll(TabularBilevelEnv):
             others[first : first + len(self.nodes)] = False
             passages[others] = 0.0
             passages *= len(self.destinations)  # which are equally likely
-        return self._per_link(passages)
-
-    @cached_property
-    def _places(self) -> FloatArray:
-        """Where the nodes are drawn, `[N, 2]` in [0, 1]: right, down."""
-        if set(self.links) == set(_sioux_falls()):
-            return within_unit(np.array([SIOUX_FALLS_PLACES[node] for node in self.nodes]))
-        return within_unit(places_by_hops(self._hops(directed=False)))
+        return self.network.per_link(passages)
 
 
 def _sioux_falls() -> dict[tuple[int, int], float]:
     """Return the minutes of each link of Sioux Falls."""
-    times = {}
-    for road in ROADS.split():
-        ends, _, minutes = road.partition(":")
-        start, _, end = ends.partition("-")
-        times[int(start), int(end)] = times[int(end), int(start)] = float(minutes)
-    return times
-
-
-def _is_node(value: object) -> bool:
-    """Return whether a value is an integer; tables of links often hold them as floats."""
-    return is_number(value) and (isinstance(value, Integral) or float(value).is_integer())  # type: ignore[arg-type]
+    return {link: minutes for link, (_, minutes) in sioux_falls().items()}
 
 
 def _checked_network(network: object) -> dict[tuple[int, int], float]:
     """Return the minutes of each link (from, to), after checking the rows one by one."""
-    times: dict[tuple[int, int], float] = {}
-    for row in checked_rows("network", network, 3, "[from, to, minutes] rows", "link"):
-        if not (_is_node(row[0]) and _is_node(row[1])):
-            raise ValueError(f"`network` must join nodes that are integers, got the link {row}")
-        link = (int(row[0]), int(row[1]))
-        if link[0] == link[1]:
-            raise ValueError(f"`network` must join different nodes, got the link {row}")
-        if link in times:
-            raise ValueError(
-                f"`network` must have each link once, got {link[0]} to {link[1]} twice"
-            )
-        if not 0.0 <= row[2] <= MAX_MINUTES:
-            raise ValueError(
-                f"`network` must have minutes in [0, {MAX_MINUTES:g}], got the link {row}"
-            )
-        times[link] = float(row[2])
-    return times
-
-
-def _checked_nodes(name: str, values: object, known: tuple[int, ...]) -> tuple[int, ...]:
-    """Return nodes in the order given, after checking that they are different known ones."""
-    nodes = values
-    if isinstance(values, np.ndarray) and values.ndim == 1 and values.size <= len(known):
-        nodes = values.tolist()
-    if isinstance(nodes, str) or not isinstance(nodes, Sequence) or not all(map(_is_node, nodes)):
-        raise ValueError(f"`{name}` must be a list of nodes such as [1, 2], got {received(values)}")
-    if not nodes:
-        raise ValueError(f"`{name}` must have at least one node, got none")
-    check_known(name, nodes, known, f"be nodes of the network {received(known)}")
-    return tuple(int(node) for node in nodes)
+    rows = checked_links(network, "[from, to, minutes]", {"minutes": 0.0})
+    return {link: minutes for link, (minutes,) in rows.items()}

@@ -58,7 +58,7 @@ def kinds() -> list[Task]:
     That is every task whose class makes its own transitions, or one of each way in which the base
     classes make them: kernels, linear systems, learnt followers of all kinds.
     """
-    names = ("GridWorld", "MarkovGame", "Toll", "Thermal", "Pendulum", "CartPole")
+    names = ("GridWorld", "MarkovGame", "Toll", "Thermal", "Congestion", "Pendulum", "CartPole")
     chosen = [f"Bilevel{name}-v0" for name in (*names, "PreferencePendulum")]
     known = {game_class(task).advance for task in TASKS if task.id in chosen}
     return [task for task in TASKS if task.id in chosen or game_class(task).advance not in known]

@@ -335,7 +335,7 @@ class Kernel:
 
     def flow(self, weights: FloatArray) -> FloatArray:
         """Return where weights `[S, A]` arrive, `sum_sa w(s, a) P(.|s, a)`, `[S]`."""
-        arrived: FloatArray = self._transposed @ self.on_moves(weights).T.ravel()
+        arrived: FloatArray = self.transposed @ self.on_moves(weights).T.ravel()
         return arrived
 
     def on_transitions(self, weights: FloatArray, value: FloatArray) -> FloatArray:
@@ -390,7 +390,8 @@ class Kernel:
         return SystemPattern(matrix.indptr, matrix.indices, self.rows, self.num_states)
 
     @cached_property
-    def _transposed(self) -> Any:
+    def transposed(self) -> Any:
+        """`matrix` transposed, `[S, M*S]`."""
         return self.matrix.T  # shares memory
 
     @cached_property

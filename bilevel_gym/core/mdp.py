@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .checks import check_discount, check_positive, checked_mask, real_numbers, received
+from .checks import (
+    check_discount,
+    check_positive,
+    check_probability,
+    checked_mask,
+    real_numbers,
+    received,
+)
 from .kernel import FloatArray, IntArray, Kernel, action_major
 
 __all__ = ["FloatArray", "IntArray", "Kernel", "TabularMDP", "action_major"]
@@ -24,10 +32,14 @@ class TabularMDP:
         gamma: Discount, in [0, 1).
         temperature: Weight of the policy's entropy, positive.
         action_mask: Which actions exist, bool `[S, A]`; None when all do.
+        undiscounted: Whether `gamma` may be 1, for solvers that know what to do then; see
+            `bilevel_gym.core.ending`.
 
     Raises:
         ValueError: If a shape or a range is violated, or a state has no action.
     """
+
+    undiscounted: ClassVar[bool] = False
 
     kernel: Kernel
     reward: FloatArray
@@ -41,12 +53,13 @@ class TabularMDP:
             raise TypeError(f"`kernel` must be a Kernel, got {received(self.kernel)}")
         reward = real_numbers("reward", self.reward)
         shape = (self.kernel.num_states, self.kernel.num_actions)
-        object.__setattr__(self, "gamma", check_discount("gamma", self.gamma))
+        check_gamma = check_probability if self.undiscounted else check_discount
+        object.__setattr__(self, "gamma", check_gamma("gamma", self.gamma))
         object.__setattr__(self, "temperature", check_positive("temperature", self.temperature))
         if reward.shape != shape:
             raise ValueError(f"`reward` must have shape [S, A] = {shape}, got {reward.shape}")
         object.__setattr__(self, "reward", np.array(reward, dtype=np.float64, order="F"))
-        if self.contraction >= 1.0:
+        if self.contraction >= 1.0 and not self.undiscounted:
             largest = float(self.kernel.row_sums.max())
             raise ValueError(
                 "`gamma` times the largest sum of a row of `transition` must be below 1, got "

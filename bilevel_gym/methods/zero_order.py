@@ -43,6 +43,7 @@ from ..core.mdp import FloatArray
 from ..core.reprs import MadeFor
 from ..model.base import BilevelModel
 from ..model.responses import (
+    CrowdResponse,
     GaussianResponse,
     Response,
     TabularResponse,
@@ -171,7 +172,8 @@ class ZeroOrder(MadeFor):
 def _with_estimate(at: Response, gradient: FloatArray, evaluations: int) -> Response:
     """Return an exact answer with an estimate in place of its derivatives."""
     # The class that has the policy, but no bounds of derivatives that are not there.
-    kind = next(k for k in (TabularResponse, GaussianResponse, Response) if isinstance(at, k))
+    kinds = CrowdResponse, TabularResponse, GaussianResponse, Response
+    kind = next(kind for kind in kinds if isinstance(at, kind))
     kept = {field.name: getattr(at, field.name) for field in fields(kind)}
     estimate = {"hyper_gradient": gradient, "direct_gradient": None, "iterations": evaluations}
     return kind(**{**kept, **estimate})

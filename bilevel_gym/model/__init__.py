@@ -2,6 +2,7 @@
 
 from .base import BilevelModel, evaluate, evaluate_batch
 from .linear_quadratic import LinearQuadraticModel
+from .mean_field import MeanFieldModel
 from .tabular import ArrayModel, TabularModel
 from .unregularised import Unregularised, evaluate_unregularised
 
@@ -9,6 +10,7 @@ __all__ = [
     "ArrayModel",
     "BilevelModel",
     "LinearQuadraticModel",
+    "MeanFieldModel",
     "TabularModel",
     "Unregularised",
     "evaluate",

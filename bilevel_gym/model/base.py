@@ -15,6 +15,7 @@ from ..core.checks import (
     check_choice,
     check_discount,
     check_in_box,
+    check_probability,
     check_temperature,
     checked_bounds,
     received,
@@ -61,9 +62,11 @@ class BilevelModel(Described, ABC):
 
     Attributes:
         solve_options: Options of `respond`.
+        undiscounted: Whether gamma may be 1, as every episode of the follower ends.
     """
 
     solve_options: ClassVar[tuple[str, ...]] = ()
+    undiscounted: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -82,7 +85,8 @@ class BilevelModel(Described, ABC):
             low: Lower bounds of x, finite; their shape is that of x.
             high: Upper bounds of x, finite and above `low`, same shape.
             initial_upper_params: x at the start, in the box.
-            gamma: The follower's discount, in [0, 1).
+            gamma: The follower's discount, in [0, 1), or in [0, 1] of models that are
+                `undiscounted`.
             temperature: Weight of its policy's entropy, positive.
             entropy: "plain", or "relative" to that of the uniform policy: in a state with A actions
                 each step is worth temperature log A less, so that where episodes can end, entropy
@@ -97,7 +101,7 @@ class BilevelModel(Described, ABC):
         self.initial_upper_params = check_in_box(
             "initial_upper_params", initial_upper_params, self.low, self.high
         )
-        self.gamma = check_discount("gamma", gamma)
+        self.gamma = (check_probability if self.undiscounted else check_discount)("gamma", gamma)
         self.temperature = check_temperature(temperature)
         self.entropy = check_choice("entropy", entropy, ENTROPIES)
 
@@ -223,7 +227,7 @@ def evaluate(model: Responds[ResponseT], upper_params: ArrayLike, **options: Any
 
     Returns:
         An `ExactResponse` of a `TabularModel`, an `ExactGaussianResponse` of a
-        `LinearQuadraticModel`.
+        `LinearQuadraticModel`, an `ExactCrowdResponse` of a `MeanFieldModel`.
 
     Raises:
         ValueError: If x or an option is out of range.

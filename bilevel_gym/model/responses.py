@@ -13,7 +13,9 @@ from ..core.mdp import FloatArray
 from ..core.reprs import Described, number
 
 __all__ = [
+    "CrowdResponse",
     "EpisodicResponse",
+    "ExactCrowdResponse",
     "ExactGaussianResponse",
     "ExactResponse",
     "GaussianResponse",
@@ -219,6 +221,45 @@ class TabularResponse(Response):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class CrowdResponse(TabularResponse):
+    """An answer of many followers, who all have the same policy.
+
+    Where there is no discount, `occupancy` is the share of a follower's steps in each state.
+
+    Attributes:
+        crowd: What all of them are to one, z `[K]`; see `bilevel_gym.model.MeanFieldModel`.
+    """
+
+    crowd: FloatArray
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class ExactCrowdResponse(CrowdResponse):
+    """The exact answer of many followers: a mean-field equilibrium. Gradients have the shape of x.
+
+    Attributes:
+        residual: Sup norm of Phi(z) - z.
+        iterations: Steps of the fixed point.
+        damped: How many of them were no steps of Newton's method.
+        unique: Whether it is the only equilibrium, as the game is monotone; False where that is not
+            known.
+        adjoint_residual: Sum norm of the residual of the adjoint of the fixed point, relative to
+            the right-hand side.
+    """
+
+    hyper_gradient: FloatArray
+    direct_gradient: FloatArray
+    lower_value: float
+    residual: float
+    iterations: int
+    converged: bool
+    soft_value: FloatArray
+    damped: int
+    unique: bool
+    adjoint_residual: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class GaussianResponse(Response):
     """An answer that is a Gaussian policy with a linear mean, N(-gain s, covariance).
 
@@ -312,7 +353,7 @@ class ExactResponse(TabularResponse):
 
 # The classes of exact answers, from which later ones start.
 EXACT: Mapping[str, type[Response]] = {
-    kind.__name__: kind for kind in (ExactResponse, ExactGaussianResponse)
+    kind.__name__: kind for kind in (ExactResponse, ExactGaussianResponse, ExactCrowdResponse)
 }
 
 
