@@ -31,8 +31,8 @@ MOST_STAGES, DRAWN = 200, 8
 # What the agent gets of the revenue at the initial x.
 SHARE = 0.25
 
-# Probabilities of outcomes may miss 1 by this much; as a kernel's.
-TOLERANCE = 1e-9
+# The probabilities of outcomes may miss 1 by this much: the rounding of single precision.
+TOLERANCE = 1e-6
 
 # Smaller payments are not written in the picture.
 SHOWN_PAYMENT = 0.005
@@ -310,7 +310,7 @@ def _checked_outcomes(outcomes: object, revenues: object) -> FloatArray:
             "each row of `outcomes` must be probabilities that sum to 1, got "
             f"{chances[row].tolist()} in row {row}"
         )
-    return chances
+    return chances / chances.sum(axis=1, keepdims=True)
 
 
 def _not_negative(name: str, values: object, size: int, letters: str) -> FloatArray:

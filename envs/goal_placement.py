@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.checks import check_not_negative, check_positive, check_probability
+from ..core.checks import check_between, check_not_negative, check_probability
 from ..core.mdp import FloatArray
 from ..model.objectives import Objective
 from ..rendering import GridScene, grid_layout
@@ -40,6 +40,9 @@ ROOMS = (
 
 # What each character of a map stands for.
 LEGEND = {"S": "start", "T": "target", "H": "hazard", "#": "wall", ".": "free cell"}
+
+# Narrower bumps are nothing between two cells, wider ones the same everywhere.
+WIDTHS = (0.1, 100.0)
 
 # Up to so many cells the picture shows F for the goal in each of them.
 SCANNED = 200
@@ -86,8 +89,8 @@ class BilevelGoalPlacement(GridBilevelEnv):
     * `desc` (10 x 10 cells in four rooms): the map, a list of strings of `S` start, one of them,
       `T` target, at least one, `H` hazard, `#` wall and `.` free cell; at least two rows and
       columns;
-    * `width` (1): of the goal's bump, in cells, positive;
-    * `radius` (2): of what counts as near a target, in cells, positive;
+    * `width` (1): of the goal's bump, in cells, in [.1, 100];
+    * `radius` (2): of what counts as near a target, in cells, in [.1, 100];
     * `hazard_cost` (.5): cost of an action taken in a hazard, not negative;
     * `slip` (.1): probability of another move than the intended one, in [0, 1];
     * `gamma` (.95), `temperature` (.05; entropy adds up to 1.4 by default, and the goal to 20 at
@@ -145,8 +148,8 @@ class BilevelGoalPlacement(GridBilevelEnv):
         """Build the game; arguments, described above, out of range raise a `ValueError`."""
         cells = _checked_map(desc)
         self.desc = tuple("".join(row) for row in cells)
-        self._width = check_positive("width", width)
-        radius = check_positive("radius", radius)
+        self._width = check_between("width", width, *WIDTHS)
+        radius = check_between("radius", radius, *WIDTHS)
         hazard_cost = check_not_negative("hazard_cost", hazard_cost)
         slip = check_probability("slip", slip)
         free = cells != "#"

@@ -77,6 +77,13 @@ def test_an_agent_of_one_period_weighs_payments_against_costs() -> None:
     np.testing.assert_allclose(response.hyper_gradient, slope, atol=1e-13)
 
 
+def test_probabilities_of_single_precision_are_normalised() -> None:
+    game = BilevelContract(outcomes=OUTCOMES.astype(np.float32).tolist())
+    np.testing.assert_allclose(
+        game.model.initial_kernel.to_dense()[:-1].sum(axis=2), 1.0, rtol=1e-15
+    )
+
+
 def test_x_starts_at_a_quarter_of_each_revenue() -> None:
     np.testing.assert_array_equal(BilevelContract().initial_upper_params, [*10 * [0.0], 1.0])
     period = BilevelContract(**PERIOD, max_payment=0.3).initial_upper_params

@@ -39,8 +39,7 @@ NUMBERS: list[tuple[str, tuple[Any, ...], str]] = [
         "must be positive and finite",
         (0.0, -1.0, INF, NAN, "2"),
         "action_limit asset_limit budget hours_step max_payment max_rate max_toll max_weight noise "
-        "norm radius rationality reward_bound spending_step start_variance temperature upper_bound "
-        "wage width",
+        "norm rationality reward_bound spending_step start_variance temperature upper_bound wage",
     ),
     (
         "must be finite and not negative",
@@ -179,6 +178,8 @@ placed("desc", "`desc` must have exactly one start ('S'), got 2", ["S.T", "S.."]
 placed("desc", "`desc` must have a target ('T'), got none", ["S..", "..."])
 placed("desc", "`desc` must have at least two rows and columns, got (1, 3)", ["S.T"])
 placed("desc", "got 'G'; 'T' target", ["S.G", "..T"])
+placed("width", "`width` must lie in [0.1, 100]", 0.05, 101.0, NAN, "1")
+placed("radius", "`radius` must lie in [0.1, 100]", 0.0, INF)
 
 contract = partial(refused, BilevelContract)
 contract("stages", "`stages` must be; at most 200", 201)
