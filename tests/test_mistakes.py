@@ -39,6 +39,7 @@ ID, FOLLOWER = "BilevelGridWorld-v0", "BilevelGridWorldFollower-v0"
 GAME = BilevelGridWorld(map_name="4x4")
 X, ONES = np.zeros(14), np.ones(14)
 S, A = 3, 2
+HOME = np.repeat(np.eye(S)[:1, None], S, axis=0).repeat(A, axis=1)  # all moves lead to state 0
 P, R, START = np.full((S, A, S), 1 / S), np.zeros((S, A)), np.full(S, 1 / S)
 LONGEST = 420  # characters of a line
 
@@ -209,7 +210,10 @@ MISTAKES: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
     (lambda: HyperGradient(gym.make("CartPole-v1")), TypeError, "ParametricGame"),
     (lambda: BilevelGridWorld(temperature=0.0), ValueError, "positive.*evaluate_unregularised"),
     # An environment of one's own.
-    (lambda: arrays(P.transpose(1, 0, 2)), ValueError, r"\[S, A, S\].*swapaxes"),
+    (lambda: arrays(P.transpose(1, 0, 2)), ValueError, r"\[S, A, S\].*transpose\(1, 0, 2\)"),
+    (lambda: arrays(P.transpose(2, 0, 1)), ValueError, r"`transition`.*transpose\(1, 2, 0\)"),
+    (lambda: arrays(P.transpose(0, 2, 1)), ValueError, r"`transition`.*transpose\(0, 2, 1\)"),
+    (lambda: arrays(HOME.transpose(2, 1, 0)), ValueError, r"got 3.0.*transpose\(2, 1, 0\)"),
     (lambda: arrays(gym.make("FrozenLake-v1").unwrapped.P), ValueError, "dict.*BilevelToyText"),
     (lambda: arrays(1.1 * P), ValueError, "sum to at most 1.*got 1.1 for state 0, action 0"),
     (lambda: arrays(reward=R.T), ValueError, r"`reward` must have shape \[S, A\].*transpose"),

@@ -173,19 +173,21 @@ class Kernel:
             )
         dense = real_numbers("transition", transition)
         if dense.ndim != 3 or dense.shape[0] != dense.shape[2] or 0 in dense.shape:
-            by_action = dense.ndim == 3 and dense.shape[1] == dense.shape[2]
-            remedy = "; of [A, S, S], give np.swapaxes(transition, 0, 1)" if by_action else ""
+            remedy = _other_order(dense)
             raise ValueError(f"`transition` must have shape [S, A, S], got {dense.shape}{remedy}")
         num_states, num_actions, _ = dense.shape
         states, actions, next_states = np.nonzero(dense)
-        return cls.from_triplets(
-            states,
-            actions,
-            next_states,
-            dense[states, actions, next_states],
-            num_states=num_states,
-            num_actions=num_actions,
-        )
+        try:
+            return cls.from_triplets(
+                states,
+                actions,
+                next_states,
+                dense[states, actions, next_states],
+                num_states=num_states,
+                num_actions=num_actions,
+            )
+        except ValueError as error:
+            raise ValueError(f"{error}{_other_order(dense)}") from None
 
     @classmethod
     def from_triplets(
@@ -419,6 +421,17 @@ class Kernel:
                 "rows of `transition` must sum to at most 1 (missing mass ends the episode), got "
                 f"{sums[state, action]} for state {state}, action {action}"
             )
+
+
+def _other_order(dense: NDArray[Any]) -> str:
+    """Return for a message which order of the axes would make a kernel of an array, "" for none."""
+    if dense.ndim != 3 or 0 in dense.shape or not dense.min() >= 0.0:
+        return ""
+    for order in ((1, 0, 2), (2, 0, 1), (0, 2, 1), (1, 2, 0), (2, 1, 0)):
+        other = dense.transpose(order)
+        if other.shape[0] == other.shape[2] and np.isclose(other.sum(axis=2).max(), 1.0):
+            return f"; its axes are in another order, give transition.transpose{order}"
+    return ""
 
 
 def _storable(numbers: NDArray[Any]) -> NDArray[Any]:
