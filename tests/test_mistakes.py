@@ -211,8 +211,8 @@ MISTAKES: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
     (lambda: BilevelGridWorld(temperature=0.0), ValueError, "positive.*evaluate_unregularised"),
     # An environment of one's own.
     (lambda: arrays(P.transpose(1, 0, 2)), ValueError, r"\[S, A, S\].*transpose\(1, 0, 2\)"),
-    (lambda: arrays(P.transpose(2, 0, 1)), ValueError, r"`transition`.*transpose\(1, 2, 0\)"),
-    (lambda: arrays(P.transpose(0, 2, 1)), ValueError, r"`transition`.*transpose\(0, 2, 1\)"),
+    (lambda: arrays(HOME.transpose(2, 0, 1)), ValueError, r"`transition`.*transpose\(1, 2, 0\)"),
+    (lambda: arrays(HOME.transpose(0, 2, 1)), ValueError, r"`transition`.*transpose\(0, 2, 1\)"),
     (lambda: arrays(HOME.transpose(2, 1, 0)), ValueError, r"got 3.0.*transpose\(2, 1, 0\)"),
     (lambda: arrays(gym.make("FrozenLake-v1").unwrapped.P), ValueError, "dict.*BilevelToyText"),
     (lambda: arrays(1.1 * P), ValueError, "sum to at most 1.*got 1.1 for state 0, action 0"),
