@@ -106,8 +106,8 @@ def draw(found: dict[str, FloatArray], path: Path) -> None:
             style = {"color": PALETTE[column], "marker": "o", "markersize": 3.5}
             place.plot(FOLLOWERS, rows[:, column], label=label, **style)
             slope = rows[-1, column] * np.sqrt(FOLLOWERS[-1] / np.array(FOLLOWERS))
-            label = "1 / sqrt(N)" if column else None
-            place.plot(FOLLOWERS, slope, color=INK, linewidth=0.9, linestyle=":", label=label)
+            line = {"color": INK, "linewidth": 0.9, "linestyle": ":"}
+            place.plot(FOLLOWERS, slope, label="1 / sqrt(N)" if column else None, **line)
         place.set_xscale("log")
         place.set_yscale("log")
         place.set_title(name, color=INK)
