@@ -162,6 +162,7 @@ class BilevelMiniGrid(GridBilevelEnv):
         check_not_negative("shaping_cost", shaping_cost)
         if not isinstance(env_id, str):
             raise ValueError(f"`env_id` must be the id of a MiniGrid world, got {received(env_id)}")
+        self.seed = seed
         self._world = env_id, json.dumps(json_options(env_kwargs), sort_keys=True), seed, step_cost
         table = self.table_of_world = _tabulated(*self._world)
         places, directions = _agents(table)
