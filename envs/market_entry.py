@@ -55,7 +55,7 @@ class MarketModel(MeanFieldModel):
         saturation: float,
         **common: Any,
     ) -> None:
-        """Set up the model; see `BilevelMarketEntry` for the arguments."""
+        """Set up the model; see `BilevelMarketEntry` for the arguments, profits and needs `[M]`."""
         places = len(profits) + 1
         self._profits, self._needs = np.append(0.0, profits), np.append(0.0, needs)
         self._crowding, self._queue, self._saturation = crowding, queue, saturation
