@@ -22,7 +22,17 @@ FLATTEN = "; gymnasium.wrappers.FlattenObservation makes one array of it"
 
 
 def checked_array(name: str, values: Any, shape: tuple[int, ...], letters: str) -> FloatArray:
-    """Return what a function of the user's has returned, if it is finite and of a shape."""
+    """Return what a function of the user's has returned, if it is finite and of a shape.
+
+    Args:
+        name: What messages call the function.
+        values: What it returned.
+        shape: The shape that it must have.
+        letters: What messages call that shape, "[B]" for example.
+
+    Raises:
+        ValueError: If it is of another one, or not finite.
+    """
     found = np.asarray(values, dtype=np.float64)
     if found.shape != shape:
         raise ValueError(f"{name} must return shape {letters} = {shape}, got {found.shape}")
@@ -32,7 +42,17 @@ def checked_array(name: str, values: Any, shape: tuple[int, ...], letters: str) 
 
 
 def checked_rewards(name: str, values: Any, observations: Batch, actions: Batch) -> FloatArray:
-    """Return a number for each step, if it is finite; the message names the first that is not."""
+    """Return a number for each step, `[B]`, if it is finite.
+
+    Args:
+        name: What messages call the function that returned the values.
+        values: What it returned.
+        observations: What it was given, `[B, ...]`.
+        actions: What it was given, `[B, ...]`.
+
+    Raises:
+        ValueError: If there are more or fewer, or one is not finite, the first of which is named.
+    """
     found = np.asarray(values)
     if found.shape == (len(observations),) and found.dtype.kind in "fiub":
         for at in np.flatnonzero(~np.isfinite(found))[:1]:

@@ -27,7 +27,7 @@ README_WIDTH = 830
 FONT_SCALE = 0.6875
 
 NEEDED = {"Reacher": "mujoco", "BeamRider": "ale_py", "Pendulum": "torch", "CartPole": "torch"}
-NEEDED |= {"MiniGrid": "minigrid"}
+NEEDED |= {"MiniGrid": "minigrid", "BodyDesign": "mujoco"}
 
 
 @pytest.fixture(params=TASKS, ids=lambda task: task.id[7:-3])

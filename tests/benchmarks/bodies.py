@@ -10,9 +10,8 @@ learns in and all that is watched.
   seat with its default method, "zero-order". Its screen is a CMA-ES of its own.
 * CMA-ES searches the box (library `cma`, 6 candidates a generation, from x0, standard deviation .4
   of the width). Every candidate's follower begins as the best one so far, learns for 250 steps in
-  the new body after as many of watching its old ways there, and is watched for 5 episodes, which is
-  what the climb's screen does. In the end the best of them learns on with what is
-  left of the last tenth.
+  the new body, and is watched for 5 episodes, as in the climb's screen. In the end the best of them
+  learns on with what is left of the last tenth.
 
 Scores are F of 128 fresh episodes that are charged to nobody, with the follower that each ends
 with, and (standard errors): "retrained" is F of a new follower who has learnt in that body alone

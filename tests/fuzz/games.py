@@ -52,6 +52,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "BilevelPreferencePendulum": {"hidden": [8], "episode_steps": 60, "fragment_steps": 15},
     "BilevelReacher": {"episode_steps": 60},
+    "BilevelBodyDesign": {"episode_steps": 12},
     "BilevelBeamRider": {"channels": 2, "episode_steps": 60},
 }
 
@@ -133,7 +134,7 @@ def play(game: Any, given: Any) -> None:
             break
 
 
-LEARNT = ("Pendulum", "CartPole", "Reacher", "BeamRider")
+LEARNT = ("Pendulum", "CartPole", "Reacher", "BodyDesign", "BeamRider")
 
 
 def made(task: Task, draw: Draw) -> Case:
