@@ -55,7 +55,7 @@ LENGTH, SPEED = 0.2, 10.0
 RANGE = 0.05
 
 # Steps of the simulator for each one of an episode.
-FRAMES = 2
+FRAMES = 4
 
 # The links are rods of .6 kg a metre that lie in a plane, and do not touch anything.
 MODEL = """
@@ -132,13 +132,13 @@ class BilevelBodyDesign(ParametricGame):
     * Action: `Box(-1, 1, [2])`, shares of the largest torques.
     * Episode: the arm starts stretched out to the right, at rest, with a target drawn uniformly by
       distance and direction. The episode never terminates and is truncated after `episode_steps`
-      (50), which are .02 seconds each.
+      (25), which are .04 seconds each.
 
     ## Arguments
-    * `material_price` (5): of a metre of the links, not negative;
-    * `motor_price` (2): of a newton metre of torque, not negative;
+    * `material_price` (2.5): of a metre of the links, not negative;
+    * `motor_price` (1): of a newton metre of torque, not negative;
     * `effort_cost` (.05): price of the square of the follower's actions, not negative;
-    * `episode_steps` (50), `gamma` (.95), `temperature` (.05) and `render_mode`: see
+    * `episode_steps` (25), `gamma` (.95), `temperature` (.05) and `render_mode`: see
       `ParametricGame`. The picture shows the arm from above, drawn to scale, with motors as large
       as they are strong, and x. It needs neither MuJoCo's renderer nor OpenGL.
 
@@ -169,17 +169,17 @@ class BilevelBodyDesign(ParametricGame):
     method_options = {  # noqa: RUF012  (as every game has it)
         "inner_steps": 500,
         "first_inner_steps": 3000,
-        "episodes": 10,
+        "episodes": 24,
         "probe_share": 0.5,
     }
 
     def __init__(
         self,
         *,
-        material_price: float = 5.0,
-        motor_price: float = 2.0,
+        material_price: float = 2.5,
+        motor_price: float = 1.0,
         effort_cost: float = 0.05,
-        episode_steps: int = 50,
+        episode_steps: int = 25,
         gamma: float = 0.95,
         temperature: float = 0.05,
         render_mode: str | None = None,

@@ -10,7 +10,7 @@ learns in and all that is watched.
   seat with its default method, "zero-order". Its screen is a CMA-ES of its own.
 * CMA-ES searches the box (library `cma`, 6 candidates a generation, from x0, standard deviation .4
   of the width). Every candidate's follower begins as the best one so far, learns for 250 steps in
-  the new body, and is watched for 5 episodes, as in the climb's screen. In the end the best of them
+  the new body, and is watched for 12 episodes, as in the climb's screen. In the end the best of them
   learns on with what is left of the last tenth.
 
 Scores are F of 128 fresh episodes that are charged to nobody, with the follower that each ends
@@ -36,7 +36,7 @@ from bilevel_gym.optimizers import make_optimizer
 from bilevel_gym.wrappers import LeaderObjective
 
 STEPS, SCORED, RETRAINED = 50_000, 128, 10_000
-FIRST_STEPS, CANDIDATE_STEPS, EPISODES, POPULATION, WIDTH = 3000, 250, 5, 6, 0.4
+FIRST_STEPS, CANDIDATE_STEPS, EPISODES, POPULATION, WIDTH = 3000, 250, 12, 6, 0.4
 LAST_SHARE = 0.1
 
 
