@@ -86,9 +86,9 @@ class BilevelGoalPlacement(GridBilevelEnv):
     * Episode: begins in `S`, never terminates, and is truncated after 200 steps.
 
     ## Arguments
-    * `desc` (10 x 10 cells in four rooms): the map, a list of strings of `S` start, one of them,
-      `T` target, at least one, `H` hazard, `#` wall and `.` free cell; at least two rows and
-      columns;
+    * `desc` (None): the map, a list of strings of `S` start, one of them, `T` target, at least one,
+      `H` hazard, `#` wall and `.` free cell; at least two rows and columns; None for four rooms of
+      10 x 10 cells in all;
     * `width` (1): of the goal's bump, in cells, in [.1, 100];
     * `radius` (2): of what counts as near a target, in cells, in [.1, 100];
     * `hazard_cost` (.5): cost of an action taken in a hazard, not negative;
@@ -134,7 +134,7 @@ class BilevelGoalPlacement(GridBilevelEnv):
 
     def __init__(
         self,
-        desc: Sequence[str] = ROOMS,
+        desc: Sequence[str] | None = None,
         *,
         width: float = 1.0,
         radius: float = 2.0,
@@ -146,7 +146,7 @@ class BilevelGoalPlacement(GridBilevelEnv):
         render_mode: str | None = None,
     ) -> None:
         """Build the game; arguments, described above, out of range raise a `ValueError`."""
-        cells = _checked_map(desc)
+        cells = _checked_map(ROOMS if desc is None else desc)
         self.desc = tuple("".join(row) for row in cells)
         self._width = check_between("width", width, *WIDTHS)
         radius = check_between("radius", radius, *WIDTHS)
@@ -170,7 +170,8 @@ class BilevelGoalPlacement(GridBilevelEnv):
             render_mode=render_mode,
         )
         self._scanned: tuple[Objective, FloatArray] | None = None
-        self.best_known = recorded(BilevelGoalPlacement, locals())
+        same = ("desc",) if self.desc == ROOMS else ()
+        self.best_known = recorded(BilevelGoalPlacement, locals(), same)
 
     def reward(self, upper_params: FloatArray) -> FloatArray:
         """Return r_x(s, a), the bump around the goal, `[S, A]`."""

@@ -17,6 +17,7 @@ from bilevel_gym.cli import main
 from bilevel_gym.cli.arguments import make_leader, parse_value
 from bilevel_gym.cli.galleries import file_name
 from bilevel_gym.envs.grid_world import BilevelGridWorld
+from bilevel_gym.optimizers import OPTIMIZERS
 from bilevel_gym.registration import QUICK, TASKS
 from bilevel_gym.rendering import Film, frame, new_surface
 from bilevel_gym.rendering.sheet import contact_sheet
@@ -348,6 +349,10 @@ def test_play_says_what_it_cannot_do(run: Run, monkeypatch: Patch) -> None:
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     assert "no display" in refused(run("play", GRID, *SMALL))
     assert "unknown method 'nope'" in refused(run("play", GRID, "--method", "nope"))
+    for name in OPTIMIZERS:
+        said = f"'{name}' is an optimizer, not a method: `bilevel-gym solve ID --optimizer {name}`"
+        for command in (("methods", name), ("play", GRID, "--method", name)):
+            assert said in refused(run(*command))
     assert "exact answers, got those of HPGD" in refused(
         run("play", "--lesson", "--method", "hpgd")
     )

@@ -312,6 +312,17 @@ def test_warnings_of_a_task_are_shown_in_one_line(run: Run) -> None:
     assert line.startswith("Warning: entropy alone")
 
 
+def test_the_climb_on_estimates_is_warned_of(run: Run) -> None:
+    warned = "Warning: `climb` is for exact answers, and this method estimates"
+    for method, optimizer in (("plug-in", "climb"), ("plug-in", "adam"), ("exact", "climb")):
+        said = run(
+            *("solve", GRID, *SMALL, "--steps", 2),
+            *("--method", method, "--optimizer", optimizer),
+            exits=0,
+        )
+        assert (warned in said.stderr) == (method == "plug-in" and optimizer == "climb")
+
+
 # Interruption ----------------------------------------------------------------------------------
 
 

@@ -226,7 +226,7 @@ PUBLISHED = [[0.6, 0.3, 0.1], [0.1, 0.7, 0.2]]
         ),
         (
             BilevelGoalPlacement,
-            {"width": 1, "radius": 2},
+            {"width": 1, "desc": list(BilevelGoalPlacement().desc)},
             [
                 *({"desc": ["S.T", "..."]}, {"width": 1.5}, {"radius": 1.0}, {"slip": 0.2}),
                 *({"hazard_cost": 1.0}, {"temperature": 0.1}, {"gamma": 0.9}),

@@ -6,7 +6,8 @@ import io
 import re
 import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -204,6 +205,16 @@ def test_without_a_terminal_quick_steps_are_told_once_in_a_second_and_at_the_end
     assert numbers == [*range(1, 202, 8), 204]
     assert said[0] == "[1/201] objective 1, 0:00:25 left"
     assert said[-1] == "[204] polish: objective 204"
+
+
+def test_an_answer_below_the_best_says_what_is_best(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.progress_bar("ascent", 2) as show:
+        for objective in (3.0, 2.0):
+            answer = SimpleNamespace(objective=objective, lower_value=None)
+            show.answer("ascent", cast(Any, SimpleNamespace(response=answer, samples=0)), 3.0)
+    first, last = capsys.readouterr().out.splitlines()
+    assert first == "[1/2] objective 3"
+    assert last == "[2/2] objective 2, best 3"
 
 
 def test_followers_who_learn_speak_at_once(run: Run) -> None:

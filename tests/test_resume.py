@@ -311,9 +311,15 @@ def test_damaged_files_are_refused_in_one_line(
 def test_a_run_that_is_over_says_so(run: Run, early: Path) -> None:
     over = "nothing was left to do"
     assert over not in run("solve", "--resume", early, exits=0).stdout
-    kept = {path.name: path.read_bytes() for path in early.glob("*.[bc]*")}
+    kept = {path.name: path.read_bytes() for path in early.iterdir()}
+    # At once: neither the task nor the run is made again.
+    said = run("solve", "--resume", early, exits=0).stdout
+    assert over in said and len(said.splitlines()) == 1
+    assert kept == {path.name: path.read_bytes() for path in early.iterdir()}
+    # Where the end itself was not written any more, it is now.
+    (early / "result.json").unlink()
     assert over in run("solve", "--resume", early, exits=0).stdout
-    assert kept == {path.name: path.read_bytes() for path in early.glob("*.[bc]*")}
+    assert (early / "result.json").exists()
 
 
 def test_what_a_killed_run_had_half_written_is_removed(run: Run, early: Path) -> None:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 # what the shell reports for a command stopped by Ctrl-C, 128 + SIGINT.
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
+# How a run that was interrupted stopped.
+INTERRUPTION = "interrupted; what it reached is kept"
+
 # Inner learners with networks, which would take seconds to load.
 LEARNT_INNER = ("soft-dqn", "soft-sac")
 
@@ -209,8 +212,21 @@ def _checked_task(ctx: click.Context, param: click.Parameter, value: str | None)
 
 # The same, whose module is then in `ctx.meta`.
 TASK_OF_MODULE = {**TASK, "callback": _checked_task}
-# The task says whether it has the method.
-METHOD = takes_names(method_names, making.beside_user)
+
+
+def _method(name: str) -> str:
+    """Return the name of a method, of which the task says whether it has it."""
+    from ..optimizers import OPTIMIZERS
+
+    if name in OPTIMIZERS and name not in method_names():
+        raise CommandError(
+            f"{name!r} is an optimizer, not a method: `bilevel-gym solve ID --optimizer {name}` "
+            "takes it; `bilevel-gym methods` lists methods"
+        )
+    return making.beside_user(name)
+
+
+METHOD = takes_names(method_names, _method)
 
 task_argument = click.argument("env_id", metavar="ID", **TASK)
 method_option = click.option(

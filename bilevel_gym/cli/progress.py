@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -58,11 +59,13 @@ class Shown:
         """Show what a seat says of its answers while they are made."""
         seat.progress = self.within
 
-    def answer(self, phase: str, seat: HyperGradient) -> None:
-        """Say that a step of a phase was made, the latest answer of a seat."""
+    def answer(self, phase: str, seat: HyperGradient, best: float = -math.inf) -> None:
+        """Say that a step of a phase was made, the latest answer of a seat, and F's best so far."""
         from ..wrappers.reporting import answer_in_words
 
-        self.step(phase, answer_in_words(seat.response, seat.samples))
+        text = answer_in_words(seat.response, seat.samples)
+        better = best > seat.response.objective
+        self.step(phase, f"{text}, best {best:.6g}" if better else text)
 
     def skip(self) -> None:
         """Count a step that took no time."""

@@ -13,9 +13,9 @@ from click.core import ParameterSource
 
 from .. import making
 from ..core.files import check_regular
-from .arguments import CommandError, in_one_line
+from .arguments import INTERRUPTION, CommandError, in_one_line
 from .recorded import EVALUATIONS
-from .run_folder import CONFIG, PARAMS
+from .run_folder import CONFIG, PARAMS, PLOT, RESULT
 
 # What may be said again beside `--resume`: what names code of the user's own.
 REPEATABLE = {"id": "env_id", "kwargs": "env_kwargs", "method": "method"}
@@ -78,6 +78,9 @@ def load_config(
                 "before (by `--method`, `--set` or `--method-set`), or trust the folder by "
                 "`--trust`"
             )
+    if _over(folder):
+        click.echo(f"the run in {folder} had come to its end already; nothing was left to do")
+        ctx.exit()
     module, task = config.get("module"), config["id"]
     if task not in gym.registry:
         if module is not None and trust:
@@ -103,6 +106,16 @@ def check_versions(then: Mapping[str, Any], now: Mapping[str, str]) -> None:
                 "its numbers may differ",
                 err=True,
             )
+
+
+def _over(folder: Path) -> bool:
+    """Return whether a run has come to its end by itself, its pictures included."""
+    try:
+        check_regular(folder / RESULT, MOST)
+        stopped = json.loads((folder / RESULT).read_text(encoding="utf-8"))["stopped"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False  # the run ends anew, and writes it
+    return (folder / PLOT).exists() and not str(stopped).startswith(INTERRUPTION)
 
 
 def _check_own(folder: Path) -> None:

@@ -33,6 +33,7 @@ from ..plotting import load as load_plotting
 from ..registration import TASKS
 from .arguments import (
     INTERRUPTED,
+    INTERRUPTION,
     TASK_OF_MODULE,
     CommandError,
     Failure,
@@ -65,7 +66,7 @@ if TYPE_CHECKING:
     from .recorded import Replayed
     from .run_folder import History
 
-INTERRUPTION = "interrupted; what it reached is kept"
+ESTIMATES = "`climb` is for exact answers, and this method estimates; `safe` and `adam` bear noise"
 
 # Steps of a run: of the climb from many starts; of any other where the follower's answer is known;
 # where the follower learns, which is slow; and where a follower who learns cannot be put back: Adam
@@ -261,6 +262,8 @@ class Plan:
         if chosen is None and config["learning_rate"] is not None and answers_exactly(env.game):
             chosen = "normalized"  # a rate is one of plain steps
         optimizer, options = default_optimizer(config["id"], env, chosen)
+        if optimizer == "climb" and not env.method.exact:
+            click.echo(f"Warning: {ESTIMATES}", err=True)
         asked = {name: config[name] for name in ("steps", "learning_rate")}
         options |= {name: value for name, value in asked.items() if value is not None}
         steps, seed = options["steps"], config["seed"]
@@ -295,7 +298,7 @@ def climb(plan: Plan, folder: Path, *, gif: bool, resumed: bool, trust: bool = F
     from .run_folder import CONFIG, History, tidy_up, write_json
 
     config, leader, found = plan.config, plan.leader, None
-    method, seed = config["method"], config["seed"]
+    method, optimizer, seed = config["method"], config["optimizer"], config["seed"]
     env, film = leader.seat, Film() if gif else None
     with contextlib.ExitStack() as stack:
         evaluations = stack.enter_context(closing(Evaluations(folder, leader.low, leader.high)))
@@ -313,7 +316,7 @@ def climb(plan: Plan, folder: Path, *, gif: bool, resumed: bool, trust: bool = F
         with in_one_line():
             x = env.game.validate_upper_params(evaluations.row(0)[0] if recorded else plan.start)
         # The safe climb goes on from a state of its own, others from what they are told again.
-        safe = config["optimizer"] == "safe"
+        safe = optimizer == "safe"
         opened = History(folder, leader.low, leader.high, evaluations, made, replayed=not safe)
         history = stack.enter_context(closing(opened))
         replayed = Replayed(leader, evaluations)
@@ -332,7 +335,7 @@ def climb(plan: Plan, folder: Path, *, gif: bool, resumed: bool, trust: bool = F
                         film.offer(env.render)
                     # The steps of the screen are among those of the ascent.
                     bar = "ascent" if phase == "screen" else phase
-                    show.answer(bar, env) if live else show.skip()
+                    show.answer(bar, env, history.best.value) if live else show.skip()
 
                 def between(climb: SafeClimb) -> None:
                     memory.follow(climb)
@@ -340,11 +343,9 @@ def climb(plan: Plan, folder: Path, *, gif: bool, resumed: bool, trust: bool = F
                         memory.offer(len(history.records))
 
                 leader.resume(seed=None if made else seed)
-                optimizer, polish = config["optimizer"], config["polish"]
-                hooks = {"between": between} if safe else {}
-                outcome, found = optimize(
-                    objective, x, optimizer, plan.options, polish=polish, callback=keep, **hooks
-                )
+                hooks: dict[str, Any] = {"between": between} if safe else {}
+                hooks |= {"polish": config["polish"], "callback": keep}
+                outcome, found = optimize(objective, x, optimizer, plan.options, **hooks)
                 if safe:
                     history.settle(found.best)
             if safe or replayed.live:
@@ -360,7 +361,6 @@ def climb(plan: Plan, folder: Path, *, gif: bool, resumed: bool, trust: bool = F
             drawn = save_results(leader, history, film, f"{config['id']}, {of} {method}", seed)
     # Between evaluations, too, the follower is watched.
     samples = memory.climb.used if memory.climb is not None else 0
-    optimizer = config["optimizer"]
     report(leader, history, method, optimizer, outcome, samples, memory.seconds, found)
     return outcome == INTERRUPTION or not drawn
 
