@@ -319,11 +319,13 @@ class MiniGridEvents(gym.Wrapper[NDArray[np.uint8], int, Any, Any]):
         world: Any = self.unwrapped
         carrying, ahead = world.carrying, world.grid.get(*world.front_pos)
         closed = ahead is not None and ahead.type == "door" and not ahead.is_open
-        _, reward, terminated, truncated, _ = self.env.step(action)
+        _, _, terminated, truncated, _ = self.env.step(action)
         here = world.grid.get(*world.agent_pos)
+        # The world's own reward does not tell: it is negative long after its time limit.
+        ended_at = here.type if terminated and here is not None else ""
         happened = {
-            "goal": bool(terminated and float(reward) > 0.0),
-            "lava": bool(terminated and here is not None and here.type == "lava"),
+            "goal": ended_at == "goal",
+            "lava": ended_at == "lava",
             "pickup": carrying is None and world.carrying is not None,
             "door": bool(closed and ahead.is_open),
         }

@@ -224,7 +224,12 @@ def of_lqr(budget: int, seed: int) -> list[Point]:
 
 
 def estimated(
-    game: LearntGame, budget: int, size: tuple[int, int], options: dict[str, Any], seed: int
+    game: LearntGame,
+    budget: int,
+    size: tuple[int, int],
+    options: dict[str, Any],
+    seed: int,
+    labels: Sequence[str] = tuple(METHODS),
 ) -> tuple[dict[str, FloatArray], Any]:
     """Train a follower at the initial x for `budget` steps; return estimates by method, and it.
 
@@ -242,7 +247,8 @@ def estimated(
     critics.fit(follower, played, updates, rng)
     fitted = SimpleNamespace(each=critics.each, explained=critics.explained, fit=lambda *_: 0.0)
     estimates = {}
-    for label, (name, chosen) in METHODS.items():
+    for label in labels:
+        name, chosen = METHODS[label]
         if name == "score" and x.size > FEW:
             continue
         method: Any = make_method(LEARNT_METHODS[name], game, **chosen)
