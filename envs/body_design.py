@@ -210,6 +210,10 @@ class BilevelBodyDesign(ParametricGame):
         self, upper_params: FloatArray, played: LearntEpisodes
     ) -> tuple[float, FloatArray]:
         """Return minus what the body costs, and its derivative, `[4]`."""
+        return self.price(upper_params)
+
+    def price(self, upper_params: FloatArray) -> tuple[float, FloatArray]:
+        """Return minus what a body costs, and its derivative, `[4]`."""
         return -float(self._prices @ upper_params), -self._prices
 
     def knob_names(self) -> tuple[str, ...]:
@@ -236,7 +240,7 @@ class BilevelBodyDesign(ParametricGame):
         draw_bars(surface, (left, HEADER_HEIGHT, room, BARS_HEIGHT), chart)
         top = HEADER_HEIGHT + BARS_HEIGHT + THEME.gap
         key = (left, top, room, PICTURE_SIZE[1] - margin - top)
-        draw_key(surface, key, _key(float(self._prices @ x), slopes))
+        draw_key(surface, key, _key(-self.price(x)[0], slopes))
         return surface
 
 

@@ -91,7 +91,7 @@ def test_both_players_are_paid_as_the_page_says() -> None:
     paid = np.exp(-(away**2) / (2.0 * 0.05**2)) - away / 0.2 - 0.3 * (0.25 + 0.0625)
     assert reward == pytest.approx(paid - 0.05 * 2.0 * np.log(2.0), rel=1e-6)
     assert info["upper_reward"] == pytest.approx(-away)
-    price, slope = game.direct_part(X, None)  # type: ignore[arg-type]
+    price, slope = game.price(X)
     assert price == pytest.approx(-7.0 * 0.2 - 3.0 * 0.4)
     assert slope.tolist() == [-7.0, -7.0, -3.0, -3.0]
 
@@ -110,7 +110,7 @@ def test_a_longer_arm_is_in_the_price_of_the_hyper_gradient(tmp_path: Any) -> No
     *_, info = env.step(X)
     assert info["hyper_gradient"].shape == (4,) and info["hyper_gradient"].any()
     assert env.response.direct_gradient is not None
-    np.testing.assert_array_equal(env.response.direct_gradient, [-5.0, -5.0, -2.0, -2.0])
+    np.testing.assert_array_equal(env.response.direct_gradient, [-2.5, -2.5, -1.0, -1.0])
     assert_goes_on_from_a_file(seat, tmp_path)
 
 
