@@ -54,6 +54,8 @@ defaults and in at most 400 evaluations (`python -m tests.benchmarks.climb measu
 | random tolled links of BilevelToll-v0 | 9 of 10 (5 of 5) | 4 | 0 | 3 | 4 |
 | random bonus of BilevelMarkovGame-v0 | 10 of 10 (5 of 5) | 9 | 7 | 8 | 10 |
 | random BilevelInverseRL-v0 | 10 of 10 (5 of 5) | 10 | 2 | 10 | 10 |
+| random BilevelContract-v0, none seen before | (15 of 15) | (11) | (10) | (11) | (13) |
+| random BilevelGoalPlacement-v0, none seen before | (14 of 15) | (13) | (3) | (10) | (13) |
 
 COBYQA is left out where x has more than 30 entries. The two instances that `climb` misses it finds
 with 1000 evaluations.

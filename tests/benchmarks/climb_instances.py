@@ -50,7 +50,7 @@ def _registered() -> Iterator[Instance]:
     names = (
         "GridWorld FourRooms RandomMDP Incentive MarkovGame TaxDesign Toll InverseRL Thermal LQR"
     )
-    for name in f"{names} FrozenLake CliffWalking Taxi".split():
+    for name in f"{names} FrozenLake CliffWalking Taxi Contract GoalPlacement".split():
         yield Instance(name, "registered", f"Bilevel{name}-v0")
 
 
@@ -89,6 +89,27 @@ def _random(kind: str, number: int) -> dict[str, Any]:
             "zone": int(rng.integers(1, NODES + 1)),
             "zone_cost": round(float(rng.uniform(0.5, 5.0)), 2),
         }
+    if kind == "Contract":
+        ahead = np.sort(rng.uniform(0.02, 0.7, 3))
+        back = rng.uniform(0.0, 0.3, 3)
+        chances = np.round(np.stack([back, 1.0 - back - ahead, ahead], axis=1), 3)
+        chances[:, 1] += 1.0 - chances.sum(axis=1)
+        return {
+            "stages": int(rng.integers(1, 7)),
+            "outcomes": chances.tolist(),
+            "costs": [0.0, *np.round(np.sort(rng.uniform(0.02, 0.25, 2)), 3).tolist()],
+            "revenue": round(float(rng.uniform(2.0, 6.0)), 2),
+            "temperature": round(float(np.exp(rng.uniform(np.log(0.002), np.log(0.05)))), 4),
+        }
+    if kind == "GoalPlacement":
+        side = int(rng.integers(6, 13))
+        cells = rng.choice(list(".#H"), (side, side), p=(0.77, 0.18, 0.05))
+        cells.flat[rng.choice(side**2, 4, replace=False)] = list("STTT")
+        return {
+            "desc": ["".join(row) for row in cells],
+            "width": round(float(rng.uniform(0.7, 1.5)), 2),
+            "temperature": round(float(np.exp(rng.uniform(np.log(0.01), np.log(0.1)))), 3),
+        }
     if kind == "MarkovGame":
         return {"bonus": round(float(rng.uniform(0.2, 3.0)), 3)}
     return {"seed": 1 + number}
@@ -101,6 +122,13 @@ def _randoms() -> Iterator[Instance]:
             group = f"held-out {kind}" if held_out else kind
             arguments = _random(kind, number)
             yield Instance(f"{kind} {number}", group, f"Bilevel{kind}-v0", arguments, held_out)
+    # These tasks came when the climb had been made.
+    for kind in ("Contract", "GoalPlacement"):
+        for number in range(15):
+            arguments = _random(kind, number)
+            yield Instance(
+                f"{kind} {number}", f"held-out {kind}", f"Bilevel{kind}-v0", arguments, True
+            )
 
 
 INSTANCES = {
