@@ -50,8 +50,9 @@ SCANNED = 200
 # Colours have no sign where negative values are below this share of the largest one.
 SMALL = 0.1
 
-# The arrow of the hyper-gradient: its length in cells, its width as a share of twice that.
-ARROW_LENGTH, ARROW_WIDTH = 1.3, 0.05
+# The arrow of the hyper-gradient: its length in cells where its norm is 1 or more, the least share
+# of that, and its width as a share of twice its length.
+ARROW_LENGTH, LEAST_ARROW, ARROW_WIDTH = 1.3, 0.4, 0.05
 
 
 class BilevelGoalPlacement(GridBilevelEnv):
@@ -194,8 +195,10 @@ class BilevelGoalPlacement(GridBilevelEnv):
         goal = np.array(layout.map[:2]) + (view.upper_params[::-1] + 0.5) * scale
         diameter = max(18, round(0.5 * layout.cell))
         slopes = self.slopes(view)
-        if slopes is not None and slopes.any():
-            side = math.ceil(2 * ARROW_LENGTH * layout.cell)
+        # Flat ground has a short arrow, a summit none.
+        steepness = 0.0 if slopes is None else min(1.0, float(np.linalg.norm(slopes)) ** 0.5)
+        if slopes is not None and steepness > LEAST_ARROW:
+            side = math.ceil(2 * ARROW_LENGTH * steepness * layout.cell)
             arrow = _arrow_sprite(side, math.atan2(slopes[0], slopes[1]), tail=0.0)
             draw_centred(surface, arrow, (int(goal[0]), int(goal[1])))
         draw_centred(surface, pin_sprite(GOAL, diameter), (int(goal[0]), int(goal[1])))

@@ -137,6 +137,9 @@ def test_the_goal_stands_where_x_is_with_an_arrow_to_where_f_rises() -> None:
 
     assert (frame(game.draw(View("", x))) == GOAL_COLOUR).all(axis=2).sum() > 300
     np.testing.assert_allclose(changed(View("", x)), x, atol=0.05)
+    assert game.best_known is not None
+    best = game.best_known.upper_params
+    np.testing.assert_allclose(changed(View("", best, game.evaluate(best))), best, atol=0.05)
     moved = changed(View("", x, response)) - x
     assert moved @ response.hyper_gradient > 0.95 * np.linalg.norm(moved) * np.linalg.norm(
         response.hyper_gradient
