@@ -268,10 +268,10 @@ class Enumeration:
             tell(lambda: f"{self._name}: {steps} random steps are compared with the table")
             if over:
                 observation, _ = env.reset(seed=int(rng.choice(seeds)))
-                state = self._known(env, observation)
+                state = self._known(env)
             action = int(rng.integers(len(self._actions)))
             found, observation, over = self._step(env, observation, action)
-            self._same(state, action, found, env, observation)
+            self._same(state, action, found)
             state = found.successor
 
     def _outcomes(
@@ -317,10 +317,10 @@ class Enumeration:
         if not terminated and path is not None:
             successor = self._number(env, following, path)
         elif not terminated:
-            successor = self._known(env, following)
+            successor = self._known(env)
         return Outcome(successor, amount.item(), terms), following, bool(terminated)
 
-    def _known(self, env: Env, observation: Any) -> int:
+    def _known(self, env: Env) -> int:
         """Return the number of a state that must be known."""
         digest = fingerprint(env, self._key, self._clocks)
         if digest not in self.digests:
@@ -359,7 +359,7 @@ class Enumeration:
         for action in range(len(self._actions)):
             env = self._keeper.back(again[0])
             found, _, _ = self._step(env, again[1], action)
-            self._same(state, action, found, env, None)
+            self._same(state, action, found)
         seen = leaves(again[1])
         for part, value in self.seen[state].items():
             if part not in seen or not np.array_equal(value, seen[part]):
@@ -369,7 +369,7 @@ class Enumeration:
                     "such as time; give `key`"
                 )
 
-    def _same(self, state: int, action: int, found: Outcome, env: Env, observation: Any) -> None:
+    def _same(self, state: int, action: int, found: Outcome) -> None:
         """Raise a `ValueError` unless an outcome is the known one."""
         ((successor, reward), (_, terms)), *_ = self.rows[state][action].items()
         where = f"in state {state} of {self._name}, action {action}"

@@ -51,15 +51,14 @@ AGENT_COLOUR = (255, 0, 0)
 # Turn left, turn right, go forward; pick up, drop and toggle are of use where there are things.
 FORWARD, WALKING, ALL = 2, 3, 6
 
-
-# The most states that a world may have.
-MOST_STATES = 50_000
+# The most states that a world may have, and steps of the walk that is compared with its table.
+MOST_STATES, CHECKED_STEPS = 50_000, 300
 
 # Occupancy below which the states of a cell count alike in a picture.
 LEAST_WEIGHT = 1e-12
 
-# Rows and columns of a step forward, by direction: right, down, left, up; and the same as moves of
-# a picture, which are up, right, down, left.
+# Which move of a picture (up, right, down, left) a step forward is, by the agent's direction (right,
+# down, left, up).
 AS_MOVES = (1, 2, 3, 0)
 
 
@@ -370,7 +369,8 @@ def _made(env_id: str, env_kwargs: str, step_cost: float) -> MiniGridEvents:
 def _tabulated(env_id: str, env_kwargs: str, seed: int, step_cost: float) -> Tabulated:
     """Return the table of a world, made once: games of one world share it."""
     world = _made(env_id, env_kwargs, step_cost)
-    return tabulate(world, seed=seed, key=_key, terms=EVENTS, max_states=MOST_STATES)
+    options: dict[str, Any] = {"max_states": MOST_STATES, "checked_steps": CHECKED_STEPS}
+    return tabulate(world, seed=seed, key=_key, terms=EVENTS, **options)
 
 
 def _agents(table: Tabulated) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -6,9 +6,9 @@ demos/gallery/deep_minigrid.png` draws the figure, too.
 The world is that of BilevelMiniGrid-v0, stepped as MiniGrid steps it: `environment()` of the game,
 whose table gives the exact hyper-gradient. SoftDQN sees where the agent is and which way it looks,
 85 numbers of 0 or 1, and never the table. x has 38 entries. At x = 0 the exact follower walks into
-the lava at once; half-way to the best x known it ends in the lava and at the goal, and F changes
-twenty times as fast. Estimates are made from 256 episodes of the follower's policy, cut after 100
-steps (.95^100 = .006). KL is that of `deep`.
+the lava at once; half-way to the best x known it ends in the lava and at the goal, and the norm of
+the hyper-gradient is twenty times as large. Estimates are made from 256 episodes of the follower's
+policy, cut after 100 steps (.95^100 = .006). KL is that of `deep`.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def draw(found: Sequence[Point], path: Path) -> None:
             tidy(panel)
         axes[0, column].set_title(title, color=INK, fontsize=10)
         axes[1, column].set_xlabel("environment steps of SoftDQN")
-    axes[0, 0].set_ylabel("cosine to the exact hyper-gradient")
+    axes[0, 0].set_ylabel("cosine to the exact one")
     axes[1, 0].set_ylabel("relative error")
     where = {"loc": "outside lower center", "ncols": 5, "frameon": False, "fontsize": 9}
     figure.legend(*axes[0, 0].get_legend_handles_labels(), **where)
