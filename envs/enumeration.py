@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..core.checks import first_line
 from ..core.mdp import FloatArray
 from ..core.progress import tell
-from .fingerprints import Key, attributes, clocks_of, fingerprint
+from .fingerprints import Key, attributes, clocks_of, differing, fingerprint
 from .simulators import goes_on
 from .terms import RecordTerms
 
@@ -338,7 +338,7 @@ class Enumeration:
             if number >= self._most:
                 raise ValueError(
                     f"{self._name} has more states than `max_states` = {self._most}; give more, "
-                    "or a `key` that leaves out what makes no difference"
+                    f"or a `key` that leaves out what makes no difference{self._moved(env)}"
                 )
             self._kept.append((self._keeper.keep(env), copy.deepcopy(observation)))
             self.seen.append(leaves(observation))
@@ -353,6 +353,15 @@ class Enumeration:
             else:
                 self._again[number] = again
         return number
+
+    def _moved(self, env: Env) -> str:
+        """Return what differs from another state, for a message."""
+        if self._key is not None:
+            return ""
+        kept = next((one for one in self._kept if one is not None), None)
+        names = differing(env, self._keeper.back(kept[0])) if kept is not None else []
+        names = [name for name in names if name not in self._clocks]
+        return f" (what differs is {', '.join(names)})" if names else ""
 
     def _compare(self, state: int, again: Kept) -> None:
         """Compare the outcomes of a state that was reached in another way with those known."""

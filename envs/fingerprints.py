@@ -16,7 +16,7 @@ import numpy as np
 
 from ..core.checks import first_line, received
 
-__all__ = ["Key", "attributes", "clocks_of", "fingerprint"]
+__all__ = ["Key", "attributes", "clocks_of", "differing", "fingerprint"]
 
 # What tells states apart, of an environment.
 Key = Callable[[gym.Env[Any, Any]], Hashable]
@@ -114,6 +114,16 @@ def clocks_of(before: Mapping[str, Any], after: Mapping[str, Any]) -> set[str]:
         and isinstance(before.get(name), int | np.integer)
         and value == before[name] + 1
     }
+
+
+def differing(env: gym.Env[Any, Any], other: gym.Env[Any, Any]) -> list[str]:
+    """Return the attributes that differ between two copies of an environment."""
+    texts: list[dict[str, list[str]]] = []
+    for each in (env, other):
+        texts.append({})
+        for name, value in attributes(each):
+            _write(value, texts[-1].setdefault(name, []), ())
+    return [name for name, said in texts[0].items() if texts[1].get(name) != said]
 
 
 def _own_number(env: gym.Env[Any, Any]) -> Hashable:

@@ -57,8 +57,8 @@ MOST_STATES, CHECKED_STEPS = 50_000, 300
 # Occupancy below which the states of a cell count alike in a picture.
 LEAST_WEIGHT = 1e-12
 
-# Which move of a picture (up, right, down, left) a step forward is, by the agent's direction (right,
-# down, left, up).
+# Which move of a picture (up, right, down, left) a step forward is, by the agent's direction, of
+# right, down, left and up.
 AS_MOVES = (1, 2, 3, 0)
 
 

@@ -125,6 +125,11 @@ def tabulate(
         raise ValueError(
             '`by` must be "copies" where key, state, terms, reward or samples are given, got "P"'
         )
+    if by == "P" and made is not made.unwrapped:
+        raise ValueError(
+            f'`by` must be "copies" for an environment with wrappers, which `P` does not know, got '
+            f'"P" for {made}'
+        )
     shows = hasattr(made.unwrapped, "P") and hasattr(made.unwrapped, "initial_state_distrib")
     with told_to(progress):
         if by == "P" or (by == "auto" and shows and not asked and made is made.unwrapped):

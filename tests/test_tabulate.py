@@ -35,7 +35,7 @@ class Chain(gym.Env[Any, Any]):
         super().reset(seed=seed)
         self.cell: float = 0
         self.step_count = 0
-        self._hidden = iter([1]) if self.trap == "iterator" else None
+        self._hidden = (i for i in "x") if self.trap == "iterator" else None
         return self._seen(), {}
 
     def step(self, action: Any) -> Any:
@@ -83,11 +83,51 @@ def test_terms_and_another_reward_are_tabulated() -> None:
     assert check_hyper_gradient(HyperGradient(table.game(temperature=0.2, upper_cost=0.1)))
 
 
+def test_layouts_of_several_seeds_are_in_one_table() -> None:
+    class Drawn(Chain):
+        def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+            super().reset(seed=seed)
+            self.length = int(self.np_random.integers(3, 6))
+            return self._seen(), {}
+
+    tables = [tabulate(Drawn, seed=seed) for seed in range(6)]
+    sizes = [table.num_states for table in tables]
+    assert len({*sizes}) > 1 and {*sizes} <= {2, 3, 4}
+    both = tabulate(Drawn, seed=list(range(6)))
+    assert both.num_states == sum({*sizes})
+    for size in {*sizes}:
+        assert both.initial_distribution[both.initial_distribution > 0].sum() == pytest.approx(1.0)
+        assert sizes.count(size) / 6 in both.initial_distribution
+
+
+def test_what_cannot_be_copied_is_stepped_by_setting_its_state() -> None:
+    def get(env: Any) -> Any:
+        return env.unwrapped.cell, env.unwrapped.step_count
+
+    def put(env: Any, state: Any) -> None:
+        env.unwrapped.cell, env.unwrapped.step_count = state
+
+    options: dict[str, Any] = {"env_kwargs": {"trap": "iterator"}, "key": lambda env: env.cell}
+    with pytest.raises(ValueError, match=r"cannot be copied.*give `state`"):
+        tabulate(Chain, **options)
+    table = tabulate(Chain, state=(get, put), **options)
+    expected = tabulate(Chain)
+    np.testing.assert_array_equal(table.kernel.to_dense(), expected.kernel.to_dense())
+    np.testing.assert_array_equal(table.reward, expected.reward)
+
+
+def test_long_work_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bilevel_gym.core.progress.SILENT", 0.0)
+    told: list[str] = []
+    tabulate(Chain, progress=lambda done, total, doing: told.append(doing))
+    assert told and all("of Chain found" in said or "Chain: " in said for said in told)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"env_kwargs": {"real": True}}, "no end of states.*`discretize`"),
-        ({"max_states": 3}, "more states than `max_states` = 3"),
+        ({"max_states": 3}, r"more states than `max_states` = 3.*differs is Chain\.cell\)"),
         ({"key": lambda env: 0, "env_kwargs": {"length": 3}}, "one key has two outcomes"),
         ({"key": lambda env: object()}, "`key` must return numbers"),
         ({"env_kwargs": {"trap": "time"}}, "one key has two outcomes.*time"),
