@@ -138,6 +138,7 @@ class BilevelMiniGrid(GridBilevelEnv):
     """
 
     leader_does, follower_does = "shapes cells and events", "walks"
+    moves = (FORWARD, 1, 1, 0)  # of the arrow keys: up goes ahead, the others turn
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,12 @@ def test_the_picture_is_minigrids_and_shows_x() -> None:
         frame(game.draw(View("", x))) for x in (game.initial_upper_params, best.upper_params)
     ]
     assert (pictures[0] != pictures[1]).any()
+
+
+def test_without_minigrid_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "minigrid", None)
+    with pytest.raises(ImportError, match=r'pip install -e ".\[minigrid\]"'):
+        BilevelMiniGrid()
 
 
 @pytest.mark.parametrize(
