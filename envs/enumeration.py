@@ -218,6 +218,7 @@ class Enumeration:
         self._real = key is None and isinstance(space, gym.spaces.Box) and space.dtype != np.uint8
         self._met = 0
         self._kept: list[Kept | None] = []
+        self._first: Any = None
         # States reached once more before their outcomes were known, and those compared already.
         self._again: dict[int, Kept] = {}
         self._compared: set[int] = set()
@@ -340,13 +341,19 @@ class Enumeration:
                     f"{self._name} has more states than `max_states` = {self._most}; give more, "
                     f"or a `key` that leaves out what makes no difference{self._moved(env)}"
                 )
-            self._kept.append((self._keeper.keep(env), copy.deepcopy(observation)))
+            kept = self._keeper.keep(env)
+            if number == 0:
+                self._first = kept
+            self._kept.append((kept, copy.deepcopy(observation)))
             self.seen.append(leaves(observation))
             self.previous.append(path)
             return number
         self._met += 1
-        if not self._samples and number not in self._compared:
-            self._compared.add(number)
+        if number in self._compared:
+            return number
+        self._compared.add(number)
+        self._check_seen(number, observation)
+        if not self._samples:
             again = self._keeper.keep(env), copy.deepcopy(observation)
             if number < len(self.rows):
                 self._compare(number, again)
@@ -355,13 +362,13 @@ class Enumeration:
         return number
 
     def _moved(self, env: Env) -> str:
-        """Return what differs from another state, for a message."""
+        """Return what is not as in the first state, for a message."""
         if self._key is not None:
             return ""
-        kept = next((one for one in self._kept if one is not None), None)
-        names = differing(env, self._keeper.back(kept[0])) if kept is not None else []
+        here = self._keeper.keep(env)
+        names = differing(self._keeper.back(self._first), self._keeper.back(here))
         names = [name for name in names if name not in self._clocks]
-        return f" (what differs is {', '.join(names)})" if names else ""
+        return f" (what has changed is {', '.join(names)})" if names else ""
 
     def _compare(self, state: int, again: Kept) -> None:
         """Compare the outcomes of a state that was reached in another way with those known."""
@@ -369,9 +376,13 @@ class Enumeration:
             env = self._keeper.back(again[0])
             found, _, _ = self._step(env, again[1], action)
             self._same(state, action, found)
-        seen = leaves(again[1])
+
+    def _check_seen(self, state: int, observation: Any) -> None:
+        """Raise a `ValueError` unless a state shows what it has shown before."""
+        seen = leaves(observation)
         for part, value in self.seen[state].items():
-            if part not in seen or not np.array_equal(value, seen[part]):
+            real = value.dtype.kind == "f"
+            if part not in seen or not np.array_equal(value, seen[part], equal_nan=real):
                 raise ValueError(
                     f"state {state} of {self._name} shows two different observations"
                     f"{f' in {part!r}' if part else ''}: its key leaves out what they depend on, "

@@ -329,6 +329,27 @@ def test_a_wide_key_has_columns_and_nothing_is_drawn_outside() -> None:
     assert (between == THEME.page).all()
 
 
+def test_tiles_show_and_let_the_shaping_through_where_they_are_dark() -> None:
+    cells = _cells(("..#", "*.."))
+    layout = grid_layout(cells.shape)
+    side = int(layout.cell)
+    tiles = np.zeros((2 * side, 3 * side, 3), np.uint8)
+    tiles[:, 2 * side :] = tiles[side:, :side] = (0, 200, 0)  # a wall, an event and a cell
+    policy = _policy(cells.shape, UP)
+    policy[cells == "*"] = np.nan
+    changes: dict[str, Any] = {"tiles": tiles, "policy": policy}
+    pictures = []
+    for value in (0.0, 0.8):
+        shaping = np.where(cells == "#", np.nan, value)
+        pictures.append(_draw(cells, shaping=shaping, **changes))
+    assert _changed_cells(*pictures, layout) == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    for row, column in ((0, 2), (1, 2)):
+        corner = _cell(pictures[1], layout, row, column)[2:4, 2:4]
+        assert (corner == (0, 200, 0)).all()
+    patch = _cell(pictures[1], layout, 1, 0)
+    assert (patch[2, 2] == (0, 200, 0)).all() and (patch[side // 2, side // 2] != (0, 200, 0)).any()
+
+
 def test_values_on_walls_are_ignored() -> None:
     wall = _cells() == "#"
     pictures = []

@@ -127,7 +127,7 @@ def test_long_work_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     ("options", "message"),
     [
         ({"env_kwargs": {"real": True}}, "no end of states.*`discretize`"),
-        ({"max_states": 3}, r"more states than `max_states` = 3.*differs is Chain\.cell\)"),
+        ({"max_states": 3}, r"more states than `max_states` = 3.*changed is Chain\.cell\)"),
         ({"key": lambda env: 0, "env_kwargs": {"length": 3}}, "one key has two outcomes"),
         ({"key": lambda env: object()}, "`key` must return numbers"),
         ({"env_kwargs": {"trap": "time"}}, "one key has two outcomes.*time"),
@@ -157,6 +157,14 @@ def test_what_cannot_be_a_table_is_refused(options: dict[str, Any], message: str
 def test_environments_without_a_table_are_refused_at_once(env_id: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tabulate(env_id)
+
+
+def test_observations_that_show_time_are_refused() -> None:
+    watch = gym.wrappers.TimeAwareObservation
+    with pytest.raises(ValueError, match="shows two different observations.*such as time"):
+        tabulate(lambda: watch(gym.wrappers.TimeLimit(Chain(), 20)))
+    with pytest.raises(ValueError, match="shows two different observations"):
+        tabulate(lambda: watch(gym.make("FrozenLake-v1")), samples=2)
 
 
 def test_a_simulator_whose_copies_begin_anew_is_refused() -> None:
