@@ -12,6 +12,7 @@ from scipy.optimize import brentq
 from bilevel_gym import HyperGradient, LowerLevel
 from bilevel_gym.envs import BilevelCongestion
 from bilevel_gym.envs.networks import sioux_falls, sioux_falls_demand, sioux_falls_equilibrium
+from bilevel_gym.model.starts import suggested_starts
 from bilevel_gym.rendering.graph import GraphScene
 from bilevel_gym.testing import check_hyper_gradient
 
@@ -153,6 +154,17 @@ def shortest_ways(game: BilevelCongestion, costs: FloatArray) -> float:
 
     away = shortest_path(csr_array((costs, tuple(game.network.ends.T)), shape=(24, 24)))
     return float(sum(n * away[o - 1, d - 1] for (o, d), n in sioux_falls_demand().items()))
+
+
+def test_a_climb_may_start_at_shares_of_marginal_costs() -> None:
+    game = falls(0.5)
+    nothing = np.zeros(76)
+    tolls = game.marginal_cost_tolls(game.evaluate(nothing)).clip(0.0, 60.0)
+    starts = [start.x for start in suggested_starts(game.model, nothing, 5)]
+    # The destination's own states have no link, and no part in the fit.
+    np.testing.assert_allclose(starts, np.outer([0.05, 0.1, 0.2, 0.4, 0.8], tolls), atol=1e-3)
+    best = max(game.evaluate(x).objective for x in starts)
+    assert best > -20.03 > game.evaluate(nothing).objective
 
 
 def test_the_anchors() -> None:

@@ -325,6 +325,22 @@ class MeanFieldModel(BilevelModel):
                 found.append(answer)
         return sorted(found, key=lambda answer: -answer.objective)
 
+    def marginal_upper_reward(self, answer: CrowdResponse) -> FloatArray:
+        """Return what one more follower who takes each action is worth to the leader, `[S, A]`.
+
+        That is the leader's reward of the step, and what all others' change by, as the crowd has
+        one member more; `answer` is an equilibrium of this model.
+        """
+        x, crowd = answer.upper_params, answer.crowd
+        worth = self.checked_upper_reward(x, crowd)
+        by_crowd = self.upper_reward_by_crowd(x, crowd)
+        if by_crowd is None:
+            return worth
+        solution = solve_ending_mdp(self.member_mdp(x, crowd), answer.soft_value)
+        mass = Followers(solution, self.initial_distribution).mass
+        others = self._weight * (self._members @ (by_crowd.T @ mass.ravel()))
+        return worth + others.reshape(mass.shape).T
+
     def sampled_crowd(
         self, answer: CrowdResponse, followers: int, rng: np.random.Generator
     ) -> tuple[FloatArray, float]:

@@ -5,7 +5,8 @@ could steer, or has given up its goal. What leads out of there is known of the m
 
 * The x under which the follower's reward is closest to the leader's, in least squares: there the
   follower does what the leader wants of itself. On the way to it, at several shares of it, lie
-  cheaper x.
+  cheaper x. Of a crowd, the leader's reward is what one more of them is worth to it, what that does
+  to the others included; on roads this leads to tolls of marginal costs.
 * One entry of x at a time, where x has few of them: what a single payment does.
 * A follower who is lent a share of the leader's reward, r_x + share u, needs less steering; the
   share falls, and x takes its place. At the first share the follower, left alone, is as well off
@@ -16,12 +17,14 @@ could steer, or has given up its goal. What leads out of there is known of the m
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from ..core.mdp import FloatArray
 from ..optimizers.climb import Start
 from .base import BilevelModel
+from .mean_field import MeanFieldModel
 from .responses import ExactResponse
 from .tabular import TabularModel
 
@@ -43,6 +46,20 @@ WHOLE = 100.0
 FITTED = 200
 
 
+class Fit(NamedTuple):
+    """What the follower's reward is to be near to.
+
+    Attributes:
+        wanted: `[S, A]`.
+        reward: x to r_x `[S, A]`.
+        pulled: (x, weights of r_x `[S, A]`) to weights of x, shape of x.
+    """
+
+    wanted: FloatArray
+    reward: Callable[[FloatArray], FloatArray]
+    pulled: Callable[[FloatArray, FloatArray], FloatArray]
+
+
 def suggested_starts(model: BilevelModel, x: FloatArray, most: int) -> list[Start]:
     """Return where a climb that begins at x may start as well; nowhere where u says nothing.
 
@@ -51,9 +68,20 @@ def suggested_starts(model: BilevelModel, x: FloatArray, most: int) -> list[Star
         x: Shape of `model.low`.
         most: How many starts to return at most.
     """
-    if not isinstance(model, TabularModel) or not model.upper_reward(x).any():
+    if isinstance(model, TabularModel):
+        fit = Fit(model.upper_reward(x), model.reward, model.through_reward)
+    elif isinstance(model, MeanFieldModel):
+        answer = model.respond(x)
+        fit = Fit(
+            model.marginal_upper_reward(answer),
+            lambda point: model.reward(point, answer.crowd),
+            lambda point, gap: model.reward_vjp(point, answer.crowd, gap),
+        )
+    else:
         return []
-    change = _of_leader(model, x) - x
+    if not fit.wanted.any():
+        return []
+    change = _fitted(model, x, fit) - x
     largest = float(np.abs(change).max())
     if largest <= 1e-6 * float((model.high - model.low).max()):
         return []
@@ -83,17 +111,17 @@ def easier_models(model: BilevelModel, x: FloatArray) -> list[TabularModel]:
     return [] if share is None else [_lent(model, x, share * a, b) for a, b in LENT]
 
 
-def _of_leader(model: TabularModel, x: FloatArray) -> FloatArray:
-    """Return the x in the box under which r_x is closest to u at the given x."""
+def _fitted(model: TabularModel | MeanFieldModel, x: FloatArray, fit: Fit) -> FloatArray:
+    """Return the x in the box under which r_x is closest to what is wanted."""
     from scipy.optimize import Bounds, minimize
 
-    wanted, exists = model.upper_reward(x), model.action_mask
+    exists = model.action_mask
 
     def distance(flat: FloatArray) -> tuple[float, FloatArray]:
         point = flat.reshape(x.shape)
-        gap = model.reward(point) - wanted
+        gap = fit.reward(point) - fit.wanted
         gap = gap if exists is None else np.where(exists, gap, 0.0)
-        return 0.5 * float((gap * gap).sum()), model.through_reward(point, gap).ravel()
+        return 0.5 * float((gap * gap).sum()), fit.pulled(point, gap).ravel()
 
     found = minimize(
         distance,
