@@ -148,7 +148,22 @@ class BilevelBodyDesign(ParametricGame):
     dynamics as given refuse.
 
     ## Ground Truth
-    RESULTS
+    There is none: F depends on how well the follower has learnt, and is an estimate. A controller
+    written by hand, torques against the slope of the distance with a damping, the best of nine
+    pairs of gains, reaches F = -6.6 in the first body and -2.1 at (.13, .09, .12, .32).
+
+    From x0 by the safe climb with 50 000 environment steps, half a minute on a free core, and by
+    CMA-ES with as many, F of 128 fresh episodes with the follower that each ends with, and of a new
+    follower who has learnt in that body alone for 10 000 steps (standard errors are .07 to .17):
+
+    | | seed 0 | seed 1 | seed 2 |
+    |---|---|---|---|
+    | x0 | -8.20; -8.21 | -8.44; -8.34 | -8.42; -8.30 |
+    | safe climb | -3.86; -3.71 | -3.63; -2.79 | -4.31; -3.16 |
+    | CMA-ES | -3.89; -3.44 | -3.73; -2.71 | |
+
+    (`python -m tests.benchmarks.bodies`.) Most of what is gained comes from a shorter arm; searches
+    whose followers have little time for each body prefer small bodies that are easy to move.
 
     ## References
     Body and control as two levels: D. Ha, "Reinforcement learning for improving agent design",
