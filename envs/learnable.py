@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -16,7 +17,17 @@ from ..rewards.images import LEAST_SIDE, is_image_space
 if TYPE_CHECKING:
     from ..episodes.recorded import Batch
 
-__all__ = ["check_spaces", "checked_array", "checked_rewards", "torque_cost", "uniform_entropy"]
+__all__ = [
+    "check_spaces",
+    "checked_array",
+    "checked_rewards",
+    "torque_cost",
+    "try_rewards",
+    "uniform_entropy",
+]
+
+# Transitions of the batch that a game's reward functions are tried on.
+TRIED = 3
 
 FLATTEN = "; gymnasium.wrappers.FlattenObservation makes one array of it"
 
@@ -100,3 +111,15 @@ def uniform_entropy(actions: spaces.Space[Any]) -> float:
 def torque_cost(observations: Batch, actions: Batch, *, weight: float) -> FloatArray:
     """Return -weight |a|^2, `[B]`."""
     return -weight * np.square(np.asarray(actions, np.float64)).sum(axis=1)
+
+
+def try_rewards(game: Any) -> None:
+    """Compute rewards of a small batch: functions that return other shapes are found here."""
+    observation, _ = game.environment.reset(seed=0)
+    acting = copy.deepcopy(game.lower_space)
+    acting.seed(0)
+    observations = np.stack([np.asarray(observation)] * TRIED)
+    actions = np.stack([np.asarray(acting.sample()) for _ in range(TRIED)])
+    terms = np.zeros((TRIED, len(game.term_names))) if game.term_names else None
+    game.reward(game.initial_upper_params, observations, actions, terms)
+    game.upper_reward(observations, actions, np.zeros(TRIED))

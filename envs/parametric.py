@@ -46,7 +46,13 @@ from ..rewards.models import (
     make_reward_model,
 )
 from .base import BilevelEnv, View, upper_box
-from .learnable import check_spaces, checked_array, checked_rewards, uniform_entropy
+from .learnable import (
+    check_spaces,
+    checked_array,
+    checked_rewards,
+    try_rewards,
+    uniform_entropy,
+)
 from .parameters import EnvParameters, WithParameters
 from .sources import EnvLike, Source, time_limit
 from .terms import OWN_REWARD, RecordTerms
@@ -63,20 +69,13 @@ PICTURE_WIDTH = 500
 # The narrowest picture, with room for a chart of x; its height below what is seen of the game.
 LEAST_WIDTH, BARS_HEIGHT = 640, 240
 
-# What kind of game it is whose leader learns from preferences.
+# Kinds of games: those whose leader learns from preferences, and whose x changes the environment.
 ASKS = "a game whose reward is learnt from preferences"
-
-# And whose x changes the environment.
 MOVES = "a game whose x changes the dynamics of the environment, which that method takes as fixed"
 
-# Transitions of the batch that a game's reward functions are tried on.
-TRIED = 3
-
-# End of the axis of a chart of x, at most: weights of terms of order one are hardly larger.
-LONGEST_BAR = 4.0
-
-# Most entries of x that are drawn where there is not much room.
-FEW_BARS = 12
+# End of the axis of a chart of x, at most: weights of terms of order one are hardly larger; and the
+# most entries that are drawn where there is not much room.
+LONGEST_BAR, FEW_BARS = 4.0, 12
 
 
 class ParametricGame(BilevelEnv):
@@ -281,7 +280,7 @@ class ParametricGame(BilevelEnv):
             self.default_method = "score" if few else "trace"
         self.model = self  # there is no other
         self._observation: Any = None
-        self._try_rewards()
+        try_rewards(self)
 
     def _asks(self, preferences: Mapping[str, Any] | None) -> None:
         """Make it a game whose leader learns from preferences, if there are any."""
@@ -306,17 +305,6 @@ class ParametricGame(BilevelEnv):
             )
         self.parameters = EnvParameters(self._source, env_params)
         self.moves_dynamics, self.kind, self.methods = True, MOVES, DYNAMICS_METHODS
-
-    def _try_rewards(self) -> None:
-        """Compute rewards of a small batch: functions that return other shapes are found here."""
-        observation, _ = self.environment.reset(seed=0)
-        acting = copy.deepcopy(self.lower_space)
-        acting.seed(0)
-        observations = np.stack([np.asarray(observation)] * TRIED)
-        actions = np.stack([np.asarray(acting.sample()) for _ in range(TRIED)])
-        terms = np.zeros((TRIED, len(self.term_names))) if self.term_names else None
-        self.reward(self.initial_upper_params, observations, actions, terms)
-        self.upper_reward(observations, actions, np.zeros(TRIED))
 
     def make_environment(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
         """Return a fresh copy of the environment; learners act in copies of their own."""

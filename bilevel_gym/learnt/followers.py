@@ -25,8 +25,6 @@ from ..core.checks import (
     check_at_least,
     check_choice,
     check_flag,
-    check_options,
-    first_line,
     optional,
     received,
 )
@@ -43,31 +41,13 @@ from ..sb3.replay import terms_in
 from ..sb3.soft_dqn import SoftDQN
 from ..sb3.soft_sac import SoftSAC
 from ..sb3.standardised import StandardisedExtractor, measured_units
+from .algorithms import ALGORITHMS, checked_options
 from .running import restored, snapshot
 
-__all__ = ["ALGORITHMS", "Follower"]
-
-ALGORITHMS: dict[str, type[SoftDQN] | type[SoftSAC]] = {"soft-dqn": SoftDQN, "soft-sac": SoftSAC}
-
-# What is not given: a constant learning rate, as there is always another x to follow; and for
-# continuous actions small networks and fewer updates than steps, which learn as much in a ninth of
-# the time.
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "soft-dqn": {"learning_rate": 1e-3},
-    "soft-sac": {
-        "learning_rate": 1e-3,
-        "policy_kwargs": {"net_arch": [64, 64]},
-        "train_freq": 8,
-        "gradient_steps": 4,
-        "tau": 0.02,
-    },
-}
+__all__ = ["Follower"]
 
 # Steps for the first x, where they are not given, for each one of those for others.
 FIRST = 3
-
-# Arguments of the algorithms that follow from the game and the method.
-RESERVED = ("own", "temperature", "gamma", "seed", "reward_fn", "_init_setup_model")
 
 # Observations whose probabilities are computed at a time.
 BLOCK = 4096
@@ -152,7 +132,7 @@ class Follower:
         first = optional(check_at_least, "first_inner_steps", first_steps, 1)
         self.first_steps = FIRST * self.steps if first is None else first
         self._game, self._class = game, ALGORITHMS[algorithm]
-        self._options = _checked_options(algorithm, options)
+        self._options = checked_options(algorithm, options)
         self.measured_steps = 0
         own = self._options.get("policy_kwargs") or {}
         if check_flag("standardise", standardise) and "features_extractor_class" not in own:
@@ -471,7 +451,10 @@ class Follower:
         answered, _, x = archive.read(ANSWERED).decode().partition(" ")
         self.answered = int(answered)
         if x:
-            self._configure(self.model.env, np.array(json.loads(x), dtype=np.float64))
+            found = np.array(json.loads(x), dtype=np.float64)
+            if found.shape != self._game.initial_upper_params.shape:
+                raise ValueError(f"an x of shape {found.shape}")
+            self._configure(self.model.env, found)
 
     def _running(self, archive: zipfile.ZipFile, trust: bool) -> DummyVecEnv | None:
         """Return the environment of the episode that was under way; None for a new episode."""
@@ -531,41 +514,6 @@ def kept_generators() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(arrays)
-
-
-def _checked_options(algorithm: str, options: Any) -> dict[str, Any]:
-    """Return the arguments of an algorithm, with the learning rate where it is not given.
-
-    Raises:
-        TypeError: If there is no such argument.
-        ValueError: If `train_freq` or `gradient_steps` is out of range.
-    """
-    if options is not None and not isinstance(options, dict):
-        raise TypeError(f"`inner_options` must be a dict of options, got {received(options)}")
-    owner = f"inner learner {algorithm!r}"
-    check_options(owner, ALGORITHMS[algorithm], options or {}, reserved=RESERVED)
-    try:
-        chosen = copy.deepcopy({**DEFAULTS[algorithm], **(options or {})})
-    except Exception as error:  # what cannot be copied may raise anything
-        raise TypeError(f"`inner_options` cannot be copied: {first_line(error)}") from None
-    often = chosen.get("train_freq", 1)
-    if isinstance(often, list | tuple):
-        if len(often) != 2:
-            raise ValueError(
-                '`train_freq` must be a number of steps or such as (4, "step"), '
-                f"got {received(often)}"
-            )
-        if isinstance(often, list):  # there are no tuples in JSON
-            chosen["train_freq"] = tuple(often)
-        often = often[0]
-    check_at_least("train_freq", often, 1)
-    updates = chosen.get("gradient_steps", 1)
-    check_at_least("gradient_steps", updates, -1)
-    if updates == 0:
-        raise ValueError(
-            "`gradient_steps` must be at least 1, or -1 for as many as there were steps, got 0"
-        )
-    return chosen
 
 
 def _padded(values: NDArray[Any], length: int) -> NDArray[Any]:
