@@ -338,15 +338,15 @@ def test_tiles_show_and_let_the_shaping_through_where_they_are_dark() -> None:
     policy = _policy(cells.shape, UP)
     policy[cells == "*"] = np.nan
     changes: dict[str, Any] = {"tiles": tiles, "policy": policy}
-    pictures = []
-    for value in (0.0, 0.8):
-        shaping = np.where(cells == "#", np.nan, value)
-        pictures.append(_draw(cells, shaping=shaping, **changes))
-    assert _changed_cells(*pictures, layout) == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    before, after = (
+        _draw(cells, shaping=np.where(cells == "#", np.nan, value), **changes)
+        for value in (0.0, 0.8)
+    )
+    assert _changed_cells(before, after, layout) == {(0, 0), (0, 1), (1, 0), (1, 1)}
     for row, column in ((0, 2), (1, 2)):
-        corner = _cell(pictures[1], layout, row, column)[2:4, 2:4]
+        corner = _cell(after, layout, row, column)[2:4, 2:4]
         assert (corner == (0, 200, 0)).all()
-    patch = _cell(pictures[1], layout, 1, 0)
+    patch = _cell(after, layout, 1, 0)
     assert (patch[2, 2] == (0, 200, 0)).all() and (patch[side // 2, side // 2] != (0, 200, 0)).any()
 
 
