@@ -352,7 +352,7 @@ test_bad_arguments_are_refused_with_what_was_wrong = refusals(
     ({"env_id": "CartPole-v9"}, gym.error.Error, "CartPole"),
     ({"reward_model": {"kind": "lineer"}}, "'lineer'.*Did you mean 'linear'"),
     ({"reward_model": {"kind": ["linear"]}}, "kind of reward model \\['linear'\\]"),
-    ({"reward_model": {}}, "kind of reward model None; accepted: 'linear'"),
+    ({"reward_model": {}}, "kind of reward model None; accepted: 'fixed', 'linear'"),
     ({"reward_model": {**LINEAR, "bouned": 1}}, TypeError, "'bouned'.*'bound'"),
     ({"reward_model": {**LINEAR, "bound": -1.0}}, "`bound`.*-1.0"),
     ({"reward_model": {**LINEAR, "num_params": 0}}, "`num_params`.*got 0"),
