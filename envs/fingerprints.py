@@ -13,13 +13,17 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from ..core.checks import first_line, received
 
-__all__ = ["Key", "attributes", "clocks_of", "differing", "fingerprint"]
+__all__ = ["BOOKKEEPING", "Key", "attributes", "clocks_of", "differing", "fingerprint"]
 
 # What tells states apart, of an environment.
 Key = Callable[[gym.Env[Any, Any]], Hashable]
+
+# Layers that keep count and change nothing else: episodes of a table have no limit.
+BOOKKEEPING = (TimeLimit, OrderEnforcing, PassiveEnvChecker)
 
 # Attributes that say how an environment is shown and how it was made, not where it is.
 NO_STATE = {"env", "render_mode", "render_size", "spec", "_np_random", "_np_random_seed"}
@@ -96,7 +100,8 @@ def fingerprint(env: gym.Env[Any, Any], key: Key | None, clocks: Collection[str]
 def attributes(env: gym.Env[Any, Any]) -> Iterator[tuple[str, Any]]:
     """Return what each layer of an environment holds, by "Layer.name", but for what is no state."""
     while True:
-        for name, value in sorted(vars(env).items()):
+        held = {} if isinstance(env, BOOKKEEPING) else vars(env)
+        for name, value in sorted(held.items()):
             if name not in NO_STATE:
                 yield f"{type(env).__name__}.{name}", value
         if not isinstance(env, gym.Wrapper):

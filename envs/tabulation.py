@@ -12,14 +12,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from numpy.typing import NDArray
 
 from ..core.checks import check_at_least, check_choice, received
 from ..core.mdp import FloatArray, Kernel
 from ..core.progress import Progress, told_to
 from .enumeration import END, Enumeration, State, keeper, probe
-from .fingerprints import Key, fingerprint
+from .fingerprints import BOOKKEEPING, Key, fingerprint
 from .sources import EnvLike, Source
 from .tabulated import Tabulated
 from .terms import CONSTANT, Objective, RecordTerms, Terms
@@ -28,9 +27,6 @@ __all__ = ["exposed_model", "tabulate"]
 
 # Where a table may come from.
 WAYS = ("auto", "P", "copies")
-
-# Layers that keep count and change nothing else: episodes of a table have no limit.
-BOOKKEEPING = (TimeLimit, OrderEnforcing, PassiveEnvChecker)
 
 # Probabilities of one (s, a) may miss 1 by this much.
 ROW_SUM_TOLERANCE = 1e-9

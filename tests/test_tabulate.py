@@ -68,7 +68,7 @@ def test_a_chain_is_what_it_is() -> None:
     np.testing.assert_array_equal(table.initial_distribution, [1, 0, 0, 0])
     assert table.actions_to(2) == [1, 1]
     assert (table.samples, table.probability_error) == (0, None)
-    env = Chain()
+    env = gym.wrappers.TimeLimit(gym.wrappers.OrderEnforcing(Chain()), 20)
     env.reset(seed=0)
     env.step(2)
     assert table.state_of(env) == 1
