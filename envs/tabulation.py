@@ -129,7 +129,13 @@ def tabulate(
     shows = hasattr(made.unwrapped, "P") and hasattr(made.unwrapped, "initial_state_distrib")
     with told_to(progress):
         if by == "P" or (by == "auto" and shows and not asked and made is made.unwrapped):
-            return _of_model(made.unwrapped, source.name, checked_steps)
+            found = _of_model(made.unwrapped, source.name, checked_steps)
+            if found.num_states > max_states:
+                raise ValueError(
+                    f"`P` of {source.name} has {found.num_states} states, more than `max_states` "
+                    f"= {max_states}"
+                )
+            return found
         recorder = None
         if terms is not None or reward is not None:
             recorder = RecordTerms(made, CONSTANT if terms is None else terms, objective=reward)

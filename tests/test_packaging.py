@@ -223,6 +223,8 @@ def test_the_wheel_holds_the_package_its_licence_and_nothing_else(
         contents = {name for name in names if not name.startswith(info)}
         shipped = ("default.toml", "deep.toml", "how_to_read.md")
         data = {f"bilevel_gym/benchmark/{name}" for name in shipped}
+        network = ("", "_demand", "_equilibrium")
+        data |= {f"bilevel_gym/envs/sioux_falls{name}.csv" for name in network}
         data.add("bilevel_gym/envs/best_known.json")
         assert contents == {*modules, "bilevel_gym/py.typed", *data}
         for name, path in modules.items():

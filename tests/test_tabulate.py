@@ -146,6 +146,12 @@ def test_what_cannot_be_a_table_is_refused(options: dict[str, Any], message: str
         tabulate(Chain, **options)
 
 
+def test_a_model_that_is_shown_has_a_limit_too() -> None:
+    with pytest.raises(ValueError, match="has 16 states, more than `max_states` = 15"):
+        tabulate("FrozenLake-v1", max_states=15)
+    assert tabulate("FrozenLake-v1", max_states=16).num_states == 16
+
+
 @pytest.mark.parametrize(
     ("env_id", "message"),
     [
