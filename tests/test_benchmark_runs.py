@@ -325,7 +325,7 @@ def test_tabular_and_learnt_tasks_run_alike_in_one_process_and_in_two(tmp_path: 
     benchmark = parse_benchmark(MIXED)
     (left,) = benchmark.left_out
     assert str(left).startswith(
-        "pendulum / exact: the task has no such method, but trace, sobirl, hpgd"
+        "pendulum / exact: the task has no such method, but zero-order, trace, sobirl"
     )
     for workers in (1, 2):
         folder = tmp_path / str(workers)
@@ -345,7 +345,9 @@ def test_a_method_that_no_task_of_the_file_has_is_unknown() -> None:
     with pytest.raises(ConfigError, match="line .*unknown method 'directly'.*'direct'"):
         parse_benchmark(MIXED.replace('name = "exact"', 'name = "directly"'))
     only = MIXED.replace(TASK, "").replace('[[methods]]\nname = "trace"', "")
-    with pytest.raises(ConfigError, match="no method suits any task .*no such method, but trace"):
+    with pytest.raises(
+        ConfigError, match="no method suits any task .*no such method, but zero-order"
+    ):
         parse_benchmark(only.replace("method_options.trace", "#"))
 
 
@@ -384,7 +386,8 @@ def test_the_deep_file_runs_followers_who_learn_and_scores_them_exactly_where_th
     benchmark = parse_benchmark(shipped_text("deep"))
     named = {entry.run.method for entry in benchmark.entries}
     assert {name for name in METHODS if name.startswith("deep-")} < named
-    assert {*LEARNT_METHODS} < named
+    # Differences need several followers for an x.
+    assert {*LEARNT_METHODS} - {"zero-order"} < named
     assert len({entry.run.seed for entry in benchmark.entries}) == 3
     deep = {name for name in named if name.startswith("deep-")}
     left_out: dict[str, set[str]] = {}

@@ -117,7 +117,7 @@ def perfected(
 ) -> Any:
     """Return a method whose follower is at its optimum, and whose critic is exact if it stays."""
     made: Any = make_method(method, game, **{**tiny(method), **options})
-    made.follower.learn = lambda _: 0
+    made.follower.learn = lambda *_, **__: 0
     made.reset = None  # it would forget the follower
     return ExactCritic(game, x, upper_gamma).put_into(made)
 

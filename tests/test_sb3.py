@@ -308,7 +308,8 @@ def test_importing_the_package_loads_no_more_than_gymnasium() -> None:
 
 
 def test_making_and_playing_a_task_loads_no_learning_and_no_drawing() -> None:
-    tasks = [(task.id, task.test_kwargs) for task in EXACT_TASKS]
+    # MiniGrid imports pygame itself.
+    tasks = [(t.id, t.test_kwargs) for t in EXACT_TASKS if t.id != "BilevelMiniGrid-v0"]
     script = f"""
         import sys
         import gymnasium as gym, bilevel_gym

@@ -475,7 +475,7 @@ def test_a_run_that_is_gone_on_with_runs_nothing(task: str, options: list[str], 
     for name in (kept, "evaluations.bin", "config.json", "params.npz", "history.csv"):
         for make in some:
             (folder / name).write_bytes(make())
-            result = solve("--resume", folder)
+            result = solve("--resume", folder, "--steps", 2)
             # What is only written is replaced.
             if name in (kept, "config.json") or result.exit_code:
                 assert result.exit_code in (1, 2), (name, result.output)
@@ -488,7 +488,7 @@ def test_a_run_that_is_gone_on_with_runs_nothing(task: str, options: list[str], 
     for name in {*members} & {"place.json", "arr_0.npy", "arr_1.npy"}:
         for make in some:
             (folder / kept).write_bytes(archived({**members, name: make()}))
-            result = solve("--resume", folder)
+            result = solve("--resume", folder, "--steps", 2)
             assert result.exception is None or isinstance(result.exception, SystemExit)
     (folder / kept).write_bytes(whole[folder / kept])
     for content in (CONTENTS["pickle"](), b"kept"):
