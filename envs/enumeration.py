@@ -20,7 +20,17 @@ from .fingerprints import Key, attributes, clocks_of, differing, fingerprint
 from .simulators import goes_on
 from .terms import RecordTerms
 
-__all__ = ["END", "Enumeration", "Outcome", "State", "keeper", "leaves", "probe", "reseed"]
+__all__ = [
+    "END",
+    "DrawsError",
+    "Enumeration",
+    "Outcome",
+    "State",
+    "keeper",
+    "leaves",
+    "probe",
+    "reseed",
+]
 
 Env = gym.Env[Any, Any]
 
@@ -147,6 +157,17 @@ def drawn(env: Env) -> Any:
 
 
 # A walk before long work -------------------------------------------------------------------------
+
+
+class DrawsError(ValueError):
+    """Steps draw random numbers, and nobody has said how often to step."""
+
+    def __init__(self, name: str) -> None:
+        """Say what to do about it."""
+        super().__init__(
+            f"steps of {name} draw random numbers: give `samples`, how often to step from each "
+            "state with each action, such as 1000; the table then has errors, which it states"
+        )
 
 
 @dataclass(frozen=True)
@@ -284,8 +305,10 @@ class Enumeration:
             env = self._keeper.back(kept[0])
             if self._samples:
                 reseed(env, state, action, sample)
-                generator = drawn(env)
+            generator = drawn(env)
             outcome, _, _ = self._step(env, kept[1], action, (state, action))
+            if not self._samples and drawn(env) != generator:
+                raise DrawsError(self._name)
             entry = outcome.successor, outcome.reward
             count, terms = found.get(entry, (0, np.zeros_like(outcome.terms)))
             found[entry] = count + 1, terms + outcome.terms

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..core.checks import check_at_least, check_choice, received
 from ..core.mdp import FloatArray, Kernel
 from ..core.progress import Progress, told_to
-from .enumeration import END, Enumeration, State, keeper, probe
+from .enumeration import END, DrawsError, Enumeration, State, keeper, probe
 from .fingerprints import BOOKKEEPING, Key, fingerprint
 from .sources import EnvLike, Source
 from .tabulated import Tabulated
@@ -171,23 +171,31 @@ def _of_copies(
     copies = keeper(env, state, name)
     seen = probe(env, seeds[0])
     if seen.draws and not samples:
-        raise ValueError(
-            f"steps of {name} draw random numbers: give `samples`, how often to step from each "
-            "state with each action, such as 1000; the table then has errors, which it states"
+        raise DrawsError(name)
+
+    def enumerated(draws: bool) -> tuple[Enumeration, list[int]]:
+        found = Enumeration(
+            env,
+            copies,
+            key=key,
+            clocks=seen.clocks,
+            recorder=recorder,
+            samples=samples if draws else 0,
+            max_states=max_states,
+            name=name,
         )
-    found = Enumeration(
-        env,
-        copies,
-        key=key,
-        clocks=seen.clocks,
-        recorder=recorder,
-        samples=samples if seen.draws else 0,
-        max_states=max_states,
-        name=name,
-    )
-    start = np.array([found.begin(seed) for seed in seeds])
-    found.run()
+        start = [found.begin(seed) for seed in seeds]
+        found.run()
+        return found, start
+
     exact = not seen.draws
+    try:
+        found, start = enumerated(draws=seen.draws)
+    except DrawsError:  # deeper than the walk that has looked for it
+        if not samples:
+            raise
+        exact = False
+        found, start = enumerated(draws=True)
     if exact:
         found.played(checked_steps, seeds)
     size = len(found.rows)

@@ -269,3 +269,33 @@ def test_minigrid_in_numbers() -> None:
     assert table.observations["image"].shape == (32, 7, 7, 3)
     ending = np.argwhere(table.kernel.row_sums == 0.0)
     assert ending.tolist() == [[s, 2] for s in ending[:, 0]] and len(ending) == 2
+
+
+class Deep(gym.Env[Any, Any]):
+    """A corridor longer than a random walk goes, which ends with a toss."""
+
+    observation_space = gym.spaces.Discrete(32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        """Begin in front."""
+        super().reset(seed=seed)
+        self.at = 0
+        return 0, {}
+
+    def step(self, action: Any) -> Any:
+        """Go on, or back to the front; toss at the end."""
+        if self.at < 14:
+            self.at = self.at + 1 if action == 1 else 0
+            return self.at, 0.0, False, False, {}
+        self.at = 0
+        win = bool(self.np_random.random() < 0.5)
+        return 31 if win else 0, float(win), win, False, {}
+
+
+def test_random_numbers_deep_in_an_environment_are_noticed() -> None:
+    with pytest.raises(ValueError, match="draw random numbers: give `samples`"):
+        tabulate(Deep)
+    table = tabulate(Deep, samples=200)
+    assert table.samples == 200 and table.probability_error is not None
+    assert table.reward[14] == pytest.approx(0.5, abs=0.15)
