@@ -82,6 +82,10 @@ def discretize(env: str | ClassicControl, bins: Sequence[int], *, actions: int =
     return made
 
 
+# 2^x is finite, and so is what it is multiplied with.
+MOST_OCTAVES = 50
+
+
 class Discretized:
     """An environment on a grid of S nodes, with A actions.
 
@@ -266,17 +270,21 @@ class DiscretizedModel(TabularModel):
             entropy: See `BilevelModel`.
             upper_reward: The leader's reward `[S, A]`; None for the environment's own.
             upper_cost: Weight of ||x||^2, not negative.
-            octaves: x lies in -octaves..octaves, positive.
+            octaves: x lies in -octaves..octaves, positive, at most 50.
 
         Raises:
             ValueError: If there is no such parameter, or one is named twice, or a range is
                 violated.
         """
+        if isinstance(moves, str):
+            raise ValueError(f"`moves` must be a list of names, got {received(moves)}")
         self.grid, self.moved = grid, tuple(moves)
         grid.params(**dict.fromkeys(self.moved, 1.0))
         if len({*self.moved}) < len(self.moved):
             raise ValueError(f"`moves` must be different parameters, got {received(moves)}")
-        bound = np.full(len(self.moved), check_positive("octaves", octaves))
+        if check_positive("octaves", octaves) > MOST_OCTAVES:
+            raise ValueError(f"`octaves` must be at most {MOST_OCTAVES}, got {received(octaves)}")
+        bound = np.full(len(self.moved), float(octaves))
         own = grid.reward if upper_reward is None else upper_reward
         self._upper_reward = np.array(own, dtype=np.float64, order="F")
         self._made: tuple[bytes, Kernel] | None = None

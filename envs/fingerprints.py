@@ -165,6 +165,9 @@ def _write(value: Any, said: list[str], within: tuple[int, ...]) -> None:
             value_parts = [part for pair in sorted(value.items(), key=repr) for part in pair]
         elif kind is Kind.SET:
             value_parts = sorted(value, key=repr)
+        elif kind is Kind.OBJECT and hasattr(value, "__array__"):  # tensors
+            value_parts = np.asarray(value).tolist()
+            value_parts = value_parts if isinstance(value_parts, list) else [value_parts]
         elif kind is Kind.OBJECT:
             said.append(type(value).__qualname__)
             value_parts = _members(value)
@@ -208,6 +211,9 @@ KINDS: tuple[tuple[Kind, Any], ...] = (
     (Kind.SET, Set),
 )
 
+# Of a type that Python code defines; others may hold what no attribute shows.
+HEAP_TYPE = 1 << 9
+
 
 @functools.cache
 def _kind(of: type) -> Kind:
@@ -231,7 +237,8 @@ def _members(value: Any) -> list[Any]:
     """Return names and values of an object's attributes, one after the other."""
     of: Any = type(value)
     slots, held = _slots(of), getattr(value, "__dict__", None)
-    if held is None and not slots:
+    written_in_c = any(base is not object and not base.__flags__ & HEAP_TYPE for base in of.__mro__)
+    if not slots and (held is None or (not held and written_in_c)):
         raise CannotTellError(f"{received(value)} of type {type(value).__name__}")
     found = {name: getattr(value, name) for name in slots if hasattr(value, name)}
     return [part for pair in sorted((found | (held or {})).items()) for part in pair]

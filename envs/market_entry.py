@@ -13,6 +13,7 @@ from ..core.checks import (
     check_not_negative,
     check_positive,
     check_real,
+    finite_array,
     received,
 )
 from ..core.mdp import FloatArray, Kernel
@@ -247,7 +248,7 @@ class BilevelMarketEntry(MeanFieldEnv):
         model = MarketModel(
             profits=values,
             needs=needed,
-            crowding=check_real("crowding", crowding),
+            crowding=float(finite_array("crowding", crowding, (), "()")),
             queue=check_not_negative("queue", queue),
             mobility=float(mobility),
             moving_cost=check_not_negative("moving_cost", moving_cost),

@@ -20,6 +20,7 @@ from ..rendering.canvas import pygame
 from ..rendering.key import KeyEntry
 from ..rendering.signs import ICON_SIDE
 from .base import View, shown
+from .enumeration import DrawsError
 from .grids import GridBilevelEnv
 from .records import recorded
 from .simulators import require
@@ -371,7 +372,12 @@ def _tabulated(env_id: str, env_kwargs: str, seed: int, step_cost: float) -> Tab
     """Return the table of a world, made once: games of one world share it."""
     world = _made(env_id, env_kwargs, step_cost)
     options: dict[str, Any] = {"max_states": MOST_STATES, "checked_steps": CHECKED_STEPS}
-    return tabulate(world, seed=seed, key=_key, terms=EVENTS, **options)
+    try:
+        return tabulate(world, seed=seed, key=_key, terms=EVENTS, **options)
+    except DrawsError:
+        raise ValueError(
+            f"`env_id` must name a world without chance, and steps of {env_id!r} draw random numbers"
+        ) from None
 
 
 def _agents(table: Tabulated) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

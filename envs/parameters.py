@@ -85,9 +85,7 @@ class Parameter:
             AttributeError: If there is no such attribute.
             LookupError: If there is no such entry.
         """
-        found = env
-        for name in self.path:
-            found = getattr(found, name)
+        found = self.held(env)
         return np.asarray(found)[self._index(env)] if self.entry else found
 
     def set(self, env: Any, value: float) -> None:
@@ -95,13 +93,20 @@ class Parameter:
         if self.setter is not None:
             self.setter(env, value)
             return
+        if self.entry:
+            self.held(env)[self._index(env)] = value
+            return
         owner = env
         for name in self.path[:-1]:
             owner = getattr(owner, name)
-        if self.entry:
-            getattr(owner, self.path[-1])[self._index(env)] = value
-        else:
-            setattr(owner, self.path[-1], value)
+        setattr(owner, self.path[-1], value)
+
+    def held(self, env: Any) -> Any:
+        """Return what the path leads to in an environment: the array of an entry, or the number."""
+        found = env
+        for name in self.path:
+            found = getattr(found, name)
+        return found
 
     def _index(self, env: Any) -> tuple[int, ...]:
         """Return the indices of the entry; a name is looked up in MuJoCo's model."""
@@ -151,6 +156,7 @@ class EnvParameters:
             arguments = {n: value for n, value in known if value is None or _is_number(value)}
             self._all = [_parameter(n, spec, made, arguments) for n, spec in given.items()]
             start = np.array([_value(each, made, arguments) for each in self._all])
+            self._check_arrays(made)
             self.scored = isinstance(made.unwrapped, DeclaresScore)
         finally:
             made.close()
@@ -165,6 +171,28 @@ class EnvParameters:
                     f"`env_params` must have bounds around what {source.name} has, {value:g} of "
                     f"{each.name!r}, got ({each.low:g}, {each.high:g})"
                 )
+
+    def _check_arrays(self, made: Env) -> None:
+        """Raise a `ValueError` where an entry would be rounded, or set in others as well."""
+        entries = [each for each in self._all if each.entry]
+        other = self._source.make() if entries else made
+        try:
+            for each in entries:
+                array, twin = each.held(made.unwrapped), each.held(other.unwrapped)
+                what = f"`env_params` cannot set {each.name!r} of {_title(made)}:"
+                if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+                    kind = getattr(array, "dtype", type(array).__name__)
+                    raise ValueError(f"{what} it must be in an array of floats, got {kind}")
+                if not array.flags.writeable:
+                    raise ValueError(f"{what} its array is read-only; give a function")
+                if np.shares_memory(array, twin):
+                    raise ValueError(
+                        f"{what} all environments share its array; give a function, or an "
+                        "environment that has one of its own"
+                    )
+        finally:
+            if other is not made:
+                other.close()
 
     def make(self, render_mode: str | None, values: FloatArray) -> Env:
         """Return a fresh environment whose arguments have their values among `[P]`."""

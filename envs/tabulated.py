@@ -7,6 +7,7 @@ import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -142,6 +143,8 @@ class Tabulated:
     def actions_to(self, state: int) -> list[int]:
         """Return actions that lead from the first state to a state, in an exact table.
 
+        They are numbered from 0, whatever the first action of the environment is called.
+
         Raises:
             ValueError: If there is no such state, or the table knows no paths.
         """
@@ -178,12 +181,13 @@ class Tabulated:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Tabulated:
-        """Read a table that `save` wrote; reading runs no code.
+        """Read a table that `save` wrote, `.npz` if no suffix is given; reading runs no code.
 
         Raises:
             FileNotFoundError: If there is no such file.
             ValueError: If it holds something else.
         """
+        path = path if Path(path).suffix else f"{os.fspath(path)}.npz"
         check_regular(path)
         try:
             with np.load(path, allow_pickle=False) as file:

@@ -158,6 +158,8 @@ def test_other_grids_are_refused(arguments: tuple[Any, ...], message: str) -> No
         (("power",), {}, "unknown parameter 'power'"),
         (("force", "force"), {}, "different parameters"),
         (("force",), {"octaves": 0.0}, "`octaves` must be positive"),
+        (("force",), {"octaves": 51.0}, "`octaves` must be at most 50, got 51"),
+        ("force", {}, "`moves` must be a list of names, got 'force'"),
         (("force",), {"upper_cost": -1.0}, "`upper_cost`"),
     ],
 )

@@ -16,6 +16,8 @@ pytest.importorskip("stable_baselines3", reason='needs pip install -e ".[sb3]"')
 from bilevel_gym import HyperGradient, LowerLevel
 from bilevel_gym.core.mdp import FloatArray
 from bilevel_gym.envs import ParametricGame
+from bilevel_gym.envs.parameters import EnvParameters, WithParameters
+from bilevel_gym.envs.sources import Source
 from bilevel_gym.episodes.recorded import LearntEpisodes
 from bilevel_gym.learnt.baselines import generalised_advantages
 from bilevel_gym.methods import METHODS
@@ -39,9 +41,14 @@ class Built(gym.Env[Any, Any]):
     observation_space = gym.spaces.Box(-10.0, 10.0, (1,), np.float32)
     action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
 
+    shared = np.ones(2)
+
     def __init__(self, size: float = 2.0, label: str = "", idle: float = 0.5) -> None:
         """Build it."""
         self.twice, self.idle = 2.0 * size, idle
+        self.whole, self.listed, self.own = np.ones(2, dtype=int), [1.0, 1.0], np.ones(2)
+        self.fixed = np.ones(2)
+        self.fixed.flags.writeable = False
 
     def reset(self, **options: Any) -> tuple[FloatArray, dict[str, Any]]:
         """Begin at a random place."""
@@ -135,6 +142,15 @@ def test_reward_and_environment_share_x() -> None:
     np.testing.assert_allclose(game.reward_vjp(x, seen, taken, np.ones(3), terms), slopes.sum(0))
 
 
+def test_an_entry_is_set_in_one_environment_alone() -> None:
+    parameters = EnvParameters(Source(Built, None), {"own[1]": (0.0, 3.0)})
+    one, other = WithParameters(parameters), WithParameters(parameters)
+    one.set_parameters(np.array([1.7]))
+    one.enter()
+    raw: Any = one.unwrapped, other.unwrapped
+    assert [each.own.tolist() for each in raw] == [[1.0, 1.7], [1.0, 1.0]]
+
+
 test_what_the_environment_does_not_have_is_refused = refusals(
     lambda **options: quick(**options),
     ({"env_params": {}}, TypeError, r"must be a dict of \(low, high\) .*, got {}"),
@@ -146,6 +162,10 @@ test_what_the_environment_does_not_have_is_refused = refusals(
     ({"env_params": {"size": (3.0, 4.0)}}, r"around what .* has, 2 of 'size', got \(3, 4\)"),
     ({"env_params": {"action_space": (0.0, 1.0)}}, "are numbers, and 'action_space' .* is"),
     ({"env_params": {"twice[3]": (0.0, 1.0)}}, "has no parameter 'twice.3.'"),
+    ({"env_params": {"whole[0]": (0.0, 3.0)}}, "must be in an array of floats, got int"),
+    ({"env_params": {"listed[0]": (0.0, 3.0)}}, "must be in an array of floats, got list"),
+    ({"env_params": {"fixed[0]": (0.0, 3.0)}}, "'fixed.0.' .*its array is read-only"),
+    ({"env_params": {"shared[0]": (0.0, 3.0)}}, "all environments share its array"),
     ({"env_params": {"mine": (0.0, 1.0, 3)}}, TypeError, "env_params.'mine'.* must be a function"),
     ({"preferences": {}}, "`preferences` teach a reward in an environment that stays as it is"),
     ({"env_params": None}, TypeError, "`reward_model` must be a RewardModel"),

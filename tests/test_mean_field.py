@@ -73,6 +73,10 @@ def test_where_circles_pay_there_is_no_value() -> None:
     solve_ending_mdp(way_out(2.0))
     with pytest.raises(ArithmeticError, match="diverges: going in circles pays"):
         solve_ending_mdp(way_out(4.0))
+    with pytest.raises(ArithmeticError, match="too large for float64 at a temperature of 0.5"):
+        solve_ending_mdp(way_out(0.5, scale=1e12))
+    with pytest.raises(ArithmeticError, match="too large for float64"):
+        BilevelMarketEntry(profits=[1e12, 2e12], needs=[1, 1]).evaluate([0.0, 0.0])
     with pytest.raises(ValueError, match="gamma"):
         way_out(1.0, gamma=1.1)
     stuck = Kernel.from_dense(np.eye(2)[:, None, :])
@@ -313,3 +317,30 @@ test_mistakes_in_markets_are_refused = refusals(
 def test_iterations_that_do_not_suffice_are_said() -> None:
     answer = evaluate(BilevelMarketEntry().model, np.zeros(5), max_iterations=2)
     assert not answer.converged and answer.iterations == 2 and answer.residual > 1e-8
+
+
+@pytest.mark.parametrize("name", ["reward_by_crowd", "upper_reward_by_crowd", "kernel_by_crowd"])
+def test_derivatives_by_the_crowd_are_checked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Queue()
+    x, right = np.array([0.2, -0.1]), getattr(model, name)
+    expected = evaluate(model, x).hyper_gradient
+    for change, message in (
+        (lambda slopes: slopes.toarray()[:, :1], r"must return shape \(\d+, 2\), got \(\d+, 1\)"),
+        (lambda slopes: slopes * np.nan, "must return finite numbers"),
+    ):
+        monkeypatch.setattr(model, name, lambda *given, c=change: c(right(*given)))
+        with pytest.raises(ValueError, match=f"`{name}` {message}"):
+            evaluate(model, x)
+    monkeypatch.setattr(model, name, lambda *given: right(*given).toarray())
+    np.testing.assert_allclose(evaluate(model, x).hyper_gradient, expected, rtol=1e-12)
+
+
+def test_what_draws_followers_and_starts_is_checked() -> None:
+    model = Queue()
+    answer: Any = evaluate(model, np.zeros(2))
+    with pytest.raises(TypeError, match="`rng` must be a NumPy Generator, got 0"):
+        model.sampled_crowd(answer, 10, 0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`seed` must be an integer"):
+        model.equilibria(np.zeros(2), seed="a")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`crowding`"):
+        BilevelMarketEntry(crowding=np.nan)

@@ -11,6 +11,7 @@ import pytest
 from gymnasium import spaces
 
 from bilevel_gym import Tabulated, tabulate
+from bilevel_gym.envs.fingerprints import fingerprint
 from bilevel_gym.testing import check_hyper_gradient
 from bilevel_gym.wrappers import HyperGradient
 
@@ -299,3 +300,19 @@ def test_random_numbers_deep_in_an_environment_are_noticed() -> None:
     table = tabulate(Deep, samples=200)
     assert table.samples == 200 and table.probability_error is not None
     assert table.reward[14] == pytest.approx(0.5, abs=0.15)
+
+
+def test_tensors_are_told_apart_by_their_numbers() -> None:
+    th = pytest.importorskip("torch")
+    texts = []
+    for number in (1.0, 1.0, 2.0):
+        env = Chain()
+        env.reset(seed=0)
+        env.held = th.tensor([number])  # type: ignore[attr-defined]
+        texts.append(fingerprint(env, None))
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_table_is_found_under_the_name_it_was_saved_by(tmp_path: Any) -> None:
+    tabulate("FrozenLake-v1").save(tmp_path / "lake")
+    assert Tabulated.load(tmp_path / "lake").num_states == 16

@@ -28,7 +28,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .bellman import Backup
+from .bellman import Backup, attainable
 from .linear import DiscountedSystem
 from .mdp import FloatArray, Kernel, TabularMDP
 from .soft import PolicyAnswer
@@ -48,6 +48,12 @@ CIRCLES = (
     "the sum over all ways to the end diverges: going in circles pays the follower, as its "
     "entropy is worth more than the circles cost; lower the temperature ({temperature:g}) or "
     "raise the costs"
+)
+
+TOO_LARGE = (
+    "a follower's values, of up to {largest:.1e}, are too large for float64 at a temperature of "
+    "{temperature:g}: differences of {needed:.0e} would count; lower the rewards or costs (such as "
+    "trips beyond all capacities), or raise the temperature"
 )
 
 
@@ -82,16 +88,21 @@ def solve_ending_mdp(mdp: TabularMDP, initial_value: FloatArray | None = None) -
         initial_value: V of a nearby problem `[S]`; None starts from the uniform policy.
 
     Raises:
-        ArithmeticError: If V is infinite: the entropy of going on is worth more than it costs.
+        ArithmeticError: If V is infinite, as the entropy of going on is worth more than it costs,
+            or too large for float64 at the temperature.
         ValueError: If there is no discount, and from some state no episode ends.
     """
     found = None
     if initial_value is not None:
         found = _newton(mdp, initial_value, WARM_STEPS)
     if found is None:
-        found = _newton(mdp, _uniform_value(mdp), COLD_STEPS)
+        start = _uniform_value(mdp)
+        found = _newton(mdp, start, COLD_STEPS)
     if found is None:
-        raise ArithmeticError(CIRCLES.format(temperature=mdp.temperature))
+        largest, needed = float(np.abs(start).max()), RELIABLE * mdp.temperature
+        told = {"largest": largest, "needed": needed, "temperature": mdp.temperature}
+        unresolved = not attainable(mdp) * largest <= needed or mdp.gamma < 1.0
+        raise ArithmeticError((TOO_LARGE if unresolved else CIRCLES).format(**told))
     at, steps = found
     return EndingSolution(
         mdp=mdp,

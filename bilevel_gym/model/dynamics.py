@@ -10,12 +10,13 @@ made cotangents of the other. With P_end(s, a) = 1 - sum_s' P(s'|s, a),
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
 
-from ..core.checks import checked_distribution, finite_array, received
+from ..core.checks import checked_distribution, finite_array, real_numbers, received
 from ..core.mdp import FloatArray, Kernel
 from ..episodes.transitions import FULL_ROW_TOLERANCE
 from .base import BilevelModel, CommonOptions
@@ -205,6 +206,39 @@ def of_shape(x: FloatArray, name: str, product: FloatArray) -> FloatArray:
     if np.shape(product) != x.shape:
         raise ValueError(f"`{name}` must return the shape of x, {x.shape}, got {np.shape(product)}")
     return product
+
+
+def checked_groups(groups: ArrayLike, shape: tuple[int, int]) -> NDArray[np.int64]:
+    """Return groups `[S, A]` as read-only integers.
+
+    Raises:
+        ValueError: If they have another shape, are no integers, or nobody belongs to a group.
+    """
+    given = real_numbers("groups", groups)
+    if given.shape != shape or given.dtype.kind not in "iu" or given.min(initial=-1) < -1:
+        raise ValueError(
+            f"`groups` must be integers [S, A] = {shape}, -1 for none, got shape {given.shape} of "
+            f"{given.dtype}"
+        )
+    if given.max() < 0:
+        raise ValueError("`groups` must have a member, got -1 everywhere")
+    numbers = given.astype(np.int64)
+    numbers.flags.writeable = False
+    return numbers
+
+
+def slopes_of_shape(name: str, slopes: Any, shape: tuple[int, int]) -> Any:
+    """Return the derivative by the crowd that a model gives, as a CSR array of that shape.
+
+    Raises:
+        ValueError: If it has another shape, or is not finite.
+    """
+    if np.shape(slopes) != shape:
+        raise ValueError(f"`{name}` must return shape {shape}, got {np.shape(slopes)}")
+    found = csr_array(slopes)
+    if not np.isfinite(found.data).all():
+        raise ValueError(f"`{name}` must return finite numbers, got {received(found.data)}")
+    return found
 
 
 def ending_probabilities(kernel: Kernel) -> FloatArray:

@@ -35,7 +35,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Unpack
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.sparse import coo_array
 
 from ..core.checks import (
@@ -53,7 +53,7 @@ from ..core.mean_field import FixedPoint, Followers, crowd_adjoint, solve_fixed_
 from ..core.threads import single_threaded
 from ..episodes.crowds import sampled_masses
 from .base import BilevelModel, CommonOptions, check_finite, check_warm_start
-from .dynamics import of_shape
+from .dynamics import checked_groups, of_shape, slopes_of_shape
 from .objectives import Objective, Outcome, check_objective
 from .responses import CrowdResponse, ExactCrowdResponse
 
@@ -129,7 +129,7 @@ class MeanFieldModel(BilevelModel):
         self.action_mask = None if action_mask is None else checked_mask(action_mask, shape)
         if self.action_mask is not None:
             self.action_mask.flags.writeable = False
-        self.groups = _checked_groups(groups, shape)
+        self.groups = checked_groups(groups, shape)
         least = int(self.groups.max()) + 1
         self.num_groups = optional(check_at_least, "num_groups", num_groups, least) or least
         self._weight = 1.0 if self.gamma == 1.0 else 1.0 - self.gamma
@@ -213,6 +213,11 @@ class MeanFieldModel(BilevelModel):
                 f"`upper_reward` must return shape [S, A] = {shape}, got {np.shape(reward)}"
             )
         return reward
+
+    def _upper_by_crowd(self, x: FloatArray, crowd: FloatArray) -> Any:
+        """Return du/dz `[A*S, K]` after checking it, None for zero."""
+        slopes = self.upper_reward_by_crowd(x, crowd)
+        return optional(slopes_of_shape, "upper_reward_by_crowd", slopes, self._members.shape)
 
     def crowd_of(self, mass: FloatArray) -> FloatArray:
         """Return the crowd `[K]` that masses `[S, A]` make."""
@@ -315,6 +320,7 @@ class MeanFieldModel(BilevelModel):
             **options: `tolerance` and `max_iterations`; see `respond`.
         """
         check_at_least("starts", starts, 1)
+        check_at_least("seed", seed, 0)
         x, rng = self.validate(upper_params), np.random.default_rng(seed)
         found: list[ExactCrowdResponse] = []
         for crowd in self._random_crowds(x, rng, starts):
@@ -333,7 +339,7 @@ class MeanFieldModel(BilevelModel):
         """
         x, crowd = answer.upper_params, answer.crowd
         worth = self.checked_upper_reward(x, crowd)
-        by_crowd = self.upper_reward_by_crowd(x, crowd)
+        by_crowd = self._upper_by_crowd(x, crowd)
         if by_crowd is None:
             return worth
         solution = solve_ending_mdp(self.member_mdp(x, crowd), answer.soft_value)
@@ -356,6 +362,8 @@ class MeanFieldModel(BilevelModel):
             rng: What draws.
         """
         check_at_least("followers", followers, 1)
+        if not isinstance(rng, np.random.Generator):
+            raise TypeError(f"`rng` must be a NumPy Generator, got {received(rng)}")
         x, start = answer.upper_params, self.initial_distribution
         mdp = self.member_mdp(x, answer.crowd)
         mass = sampled_masses(mdp, answer.policy, start, followers, rng)
@@ -396,7 +404,7 @@ class MeanFieldModel(BilevelModel):
         if upper.upper_reward is not None:
             product = self.upper_reward_vjp(x, crowd, upper.upper_reward)
             direct += of_shape(x, "upper_reward_vjp", product)
-            by_crowd = self.upper_reward_by_crowd(x, crowd)
+            by_crowd = self._upper_by_crowd(x, crowd)
             if by_crowd is not None:
                 of_crowd += by_crowd.T @ upper.upper_reward.T.ravel()
         weights = _Weights(np.zeros(self.groups.T.shape), None)
@@ -473,12 +481,16 @@ class _Loaded:
     @cached_property
     def reward_by_crowd(self) -> Any:
         """dr/dz `[A*S, K]`."""
-        return self.model.reward_by_crowd(self.upper_params, self.crowd)
+        slopes = self.model.reward_by_crowd(self.upper_params, self.crowd)
+        shape = self.model._members.shape
+        return slopes_of_shape("reward_by_crowd", slopes, shape)
 
     @cached_property
     def kernel_by_crowd(self) -> Any:
         """dP/dz, None for zero."""
-        return self.model.kernel_by_crowd(self.upper_params, self.crowd)
+        slopes = self.model.kernel_by_crowd(self.upper_params, self.crowd)
+        shape = (self.model.initial_kernel.matrix.nnz, self.model.num_groups)
+        return optional(slopes_of_shape, "kernel_by_crowd", slopes, shape)
 
     @cached_property
     def _crowd_by_reward(self) -> Any:
@@ -521,22 +533,3 @@ class _Loaded:
         if weights.kernel is not None and self.kernel_by_crowd is not None:
             of_crowd = of_crowd + self.kernel_by_crowd.T @ weights.kernel
         return of_crowd
-
-
-def _checked_groups(groups: ArrayLike, shape: tuple[int, int]) -> NDArray[np.int64]:
-    """Return groups `[S, A]` as read-only integers.
-
-    Raises:
-        ValueError: If they have another shape, are no integers, or nobody belongs to a group.
-    """
-    given = real_numbers("groups", groups)
-    if given.shape != shape or given.dtype.kind not in "iu" or given.min(initial=-1) < -1:
-        raise ValueError(
-            f"`groups` must be integers [S, A] = {shape}, -1 for none, got shape {given.shape} of "
-            f"{given.dtype}"
-        )
-    if given.max() < 0:
-        raise ValueError("`groups` must have a member, got -1 everywhere")
-    numbers = given.astype(np.int64)
-    numbers.flags.writeable = False
-    return numbers
