@@ -376,7 +376,7 @@ def _tabulated(env_id: str, env_kwargs: str, seed: int, step_cost: float) -> Tab
         return tabulate(world, seed=seed, key=_key, terms=EVENTS, **options)
     except DrawsError:
         raise ValueError(
-            f"`env_id` must name a world without chance, and steps of {env_id!r} draw random numbers"
+            f"`env_id` must name a world without chance; steps of {env_id!r} draw random numbers"
         ) from None
 
 
