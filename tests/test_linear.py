@@ -13,12 +13,12 @@ import pytest
 from scipy.sparse import csr_array
 
 from bilevel_gym import TabularBilevelEnv
-from bilevel_gym.core import fast
+from bilevel_gym.core import bellman, fast, kernel, threads
 from bilevel_gym.core.adjoint import response_gradient
 from bilevel_gym.core.linear import SOLVERS, DiscountedSystem, choose_solver
 from bilevel_gym.core.mdp import Kernel, TabularMDP
 from bilevel_gym.core.soft import SoftSolution, solve_soft_mdp
-from bilevel_gym.core.solvers import Dense
+from bilevel_gym.core.solvers import Dense, KrylovILU
 from bilevel_gym.envs import BilevelGridWorld, BilevelRandomMDP
 from bilevel_gym.methods.trace import Trace
 from bilevel_gym.model import evaluate
@@ -271,38 +271,143 @@ def test_the_preconditioned_solve_is_that_of_an_incomplete_factorisation(transpo
     from scipy.sparse.linalg import bicgstab
 
     from bilevel_gym.core.compiled import dilu
+    from bilevel_gym.core.compiled.team import gather
 
     mdp = grid(9)
     pattern = mdp.kernel.pattern
     entries = mdp.kernel.system_entries(solve_soft_mdp(mdp).policy, mdp.gamma)
-    order, parts, inverse = SOLVERS["krylov-ilu"].init(pattern, entries)
-    indptr, indices, scaled, places = parts
-    matrix, size = csr_array((scaled, indices, indptr)).toarray(), pattern.num_states
+    factors = SOLVERS["krylov-ilu"].init(pattern, entries)
+    order, size = factors.order, pattern.num_states
+    indptr, first, places, last, indices, scaled = factors.system
+    assert (first == indptr[:-1]).all() and (last == indptr[1:]).all()  # one block
+    matrix = csr_array((scaled, indices, indptr)).toarray()
     natural = pattern.dense(entries)[np.ix_(order, order)]
-    np.testing.assert_allclose(matrix, natural * inverse[:, None], rtol=1e-15)
+    np.testing.assert_allclose(matrix, natural * factors.inverse[:, None], rtol=1e-15)
     assert (indices[places] == np.arange(size)).all() and (order != np.arange(size)).any()
-    lower, upper = np.tril(matrix, -1) + np.eye(size), np.triu(matrix, 1) + np.eye(size)
-    np.testing.assert_allclose(np.diag(lower @ upper), np.diag(matrix), rtol=1e-13)
-    if transpose:
-        matrix, lower, upper = matrix.T, upper.T, lower.T
-    # The iterates are those of the preconditioned matrix without a preconditioner.
-    plain = np.linalg.solve(lower, matrix) @ np.linalg.inv(upper)
-    rhs = np.random.default_rng(0).normal(size=size)
-    start = np.linalg.solve(lower, rhs)
     # Neighbours keep their order, hence their factors; next rows are no neighbours, for the most.
     rows, columns = np.nonzero(pattern.dense(entries))
     place = np.argsort(order)
     assert ((place[rows] < place[columns]) == (rows < columns)).all()
     assert np.mean(matrix[np.arange(1, size), np.arange(size - 1)] != 0.0) < 0.2
+    system = factors.system
+    if transpose:
+        system = factors.transposed
+        indptr, _, places, _, indices, scaled = system
+        assert (csr_array((scaled, indices, indptr)).toarray() == matrix.T).all()
+        assert (indices[places] == np.arange(size)).all()
+        matrix = matrix.T
+    lower, upper = np.tril(matrix, -1) + np.eye(size), np.triu(matrix, 1) + np.eye(size)
+    np.testing.assert_allclose(np.diag(lower @ upper), np.diag(matrix), rtol=1e-13)
+    # The iterates are those of the preconditioned matrix without a preconditioner.
+    plain = np.linalg.solve(lower, matrix) @ np.linalg.inv(upper)
+    rhs = np.random.default_rng(0).normal(size=size)
+    start = np.linalg.solve(lower, rhs)
+
+    def solved(most: int) -> tuple[Any, float]:
+        room = (rhs.copy(), *np.empty((6, size)))
+        left = dilu.bicgstab(system, 1e-12, most, room, (0, size), np.empty((5, 1)), gather(1), 0)
+        return room[1], left
+
     for most in (1, 2, 5):
-        found, left = dilu.bicgstab(parts, rhs, transpose, 1e-12, most)
+        found, left = solved(most)
         expected = bicgstab(plain, start, rtol=1e-12, maxiter=most)[0]
         np.testing.assert_allclose(upper @ found, expected, rtol=1e-8, atol=1e-8)
         share = np.linalg.norm(start - plain @ expected) / np.linalg.norm(start)
         assert left == pytest.approx(share, rel=1e-6)
-    solved, left = dilu.bicgstab(parts, rhs, transpose, 1e-12, 1000)
+    found, left = solved(1000)
     assert left <= 1e-12
-    np.testing.assert_allclose(matrix @ solved, rhs, atol=1e-10)
+    np.testing.assert_allclose(matrix @ found, rhs, atol=1e-10)
+
+
+@pytest.fixture
+def two_threads(monkeypatch: Patch) -> Iterator[None]:
+    """Two threads for problems of every size, whatever the machine has."""
+    monkeypatch.setattr(threads, "LARGE", 0)
+    monkeypatch.setattr(threads, "_processors", lambda: 2)
+    monkeypatch.setattr(bellman, "LARGE", 0)
+    monkeypatch.setattr(kernel, "COPIED_STATES", 0)
+    with threads.threads(2):
+        yield
+
+
+@pytest.mark.usefixtures("compiled", "two_threads")
+@pytest.mark.parametrize("model", MODELS)
+def test_two_threads_give_the_answer_of_one(model: str) -> None:
+    mdp = MODELS[model]
+    with threads.threads(1):
+        one = solve_soft_mdp(mdp, solver="krylov-ilu")
+    two = solve_soft_mdp(mdp, solver="krylov-ilu")
+    assert two.converged and two.iterations <= one.iterations + 1
+    error = np.abs(two.soft_value - one.soft_value).max()
+    assert error <= one.value_error_bound + two.value_error_bound + 1e-13
+    assert_same_gradient(two, one)
+    factors, system = two.system.strategy.init(mdp.kernel.pattern, two.system._entries), two.system
+    assert factors.threads == 2 and 0 < factors.blocks[1] < mdp.kernel.num_states
+    for transpose in (False, True):
+        rhs = np.random.default_rng(1).normal(size=mdp.kernel.num_states)
+        solution, left = factors.solve(rhs, transpose, 1e-12, 1000)
+        assert left <= 1e-12
+        np.testing.assert_allclose(system.matrices[transpose] @ solution, rhs, atol=1e-9)
+
+
+@pytest.mark.usefixtures("compiled", "two_threads")
+def test_few_threads_meet_and_none_waits_for_those_that_never_began(monkeypatch: Patch) -> None:
+    from bilevel_gym.core.compiled import team as teams
+
+    found = []
+    for _ in range(20):
+        game = BilevelGridWorld(size=12)
+        found.append(game.evaluate(game.initial_upper_params, solver="krylov-ilu"))
+    assert len({answer.objective for answer in found}) == 1  # the same each time
+    gradients = np.array([answer.hyper_gradient for answer in found])
+    assert (gradients == gradients[0]).all()
+
+    def interrupted(rank: int) -> None:
+        if rank == 0:
+            raise KeyboardInterrupt
+        for _ in range(3):
+            teams.meet(team, rank)
+
+    team = teams.gather(2)
+    with pytest.raises(KeyboardInterrupt):
+        teams.together(team, interrupted)
+
+
+def test_threads_are_asked_for_within_what_there_is(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(threads, "_processors", lambda: 2)
+    assert threads.threads_for(10**6) == 1
+    monkeypatch.setenv(threads.ENVIRONMENT_VARIABLE, "2")
+    assert threads.threads_for(10**6) == 2 and threads.threads_for(1000) == 1
+    with threads.threads(1):
+        assert threads.threads_for(10**6) == 1
+        with threads.threads(None):
+            assert threads.threads_for(10**6) == 2
+    for wrong in ("3", "0", "-1", "two", ""):
+        monkeypatch.setenv(threads.ENVIRONMENT_VARIABLE, wrong)
+        with pytest.raises(ValueError, match=r"BILEVEL_GYM_THREADS` must be in 1\.\.2"):
+            threads.threads_for(10**6)
+    for count in (0, 3):
+        with pytest.raises(ValueError, match="processors"), threads.threads(count):
+            pass
+
+
+@pytest.mark.usefixtures("compiled")
+def test_a_guess_that_is_worse_than_nothing_is_left_alone() -> None:
+    mdp = grid(20)
+    system = solve_soft_mdp(mdp, solver="krylov-ilu").system
+    rhs = np.random.default_rng(0).normal(size=mdp.kernel.num_states)
+    starts = []
+    solve = KrylovILU.solve
+
+    class Spied(KrylovILU):
+        def solve(self, factors: Any, rhs: Any, *args: Any) -> Any:
+            starts.append(np.abs(rhs).max())
+            return solve(self, factors, rhs, *args)
+
+    factors = Spied().init(mdp.kernel.pattern, system._entries)
+    for guess in (1e6 * rhs, np.zeros_like(rhs)):
+        Spied().refine(system, factors, rhs, guess, 1e-10, False)
+    assert starts[0] == np.abs(rhs).max()
 
 
 def test_a_gradient_that_must_vanish_does_so_to_rounding() -> None:

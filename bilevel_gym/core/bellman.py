@@ -9,7 +9,9 @@ import math
 
 import numpy as np
 
-from .mdp import FloatArray, TabularMDP
+from . import fast
+from .mdp import FloatArray, TabularMDP, action_major
+from .threads import threads_for
 
 __all__ = [
     "EPS",
@@ -27,6 +29,9 @@ __all__ = [
 EPS = float(np.finfo(np.float64).eps)
 TINY = float(np.finfo(np.float64).smallest_normal)
 SMALLEST = float(np.finfo(np.float64).smallest_subnormal)
+
+# From so many states on, memory is what a backup waits for, and one pass over it is faster.
+LARGE = 100_000
 
 
 def soft_q(mdp: TabularMDP, value: FloatArray) -> FloatArray:
@@ -125,6 +130,21 @@ def values_overflowed(residual: float) -> ArithmeticError:
     )
 
 
+def _in_one_pass(mdp: TabularMDP, value: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return T V `[S]` and the policy at V `[S, A]`, made by as many threads as are asked for."""
+    from .compiled.backup import backup
+    from .compiled.team import divided
+
+    matrix, reward = mdp.kernel.matrix, action_major(mdp.reward)
+    if mdp.action_mask is not None:
+        reward = np.where(mdp.action_mask.T, reward, -np.inf)
+    backed_up, policy = np.empty_like(value), np.empty_like(reward)
+    parts = matrix.indptr, matrix.indices, matrix.data, reward, mdp.gamma, mdp.temperature, value
+    threads = threads_for(matrix.nnz)
+    divided(len(value), threads, lambda i, j: backup(*parts, i, j, policy, backed_up))
+    return backed_up, policy.T
+
+
 class Backup:
     """A value, and what one backup makes of it.
 
@@ -145,8 +165,11 @@ class Backup:
             ArithmeticError: If values overflow.
         """
         self.mdp, self.value = mdp, value
-        q = soft_q(mdp, value)
-        self.backed_up, self.policy = soft_backup(q, mdp.temperature, overwrite=True)
+        if mdp.kernel.num_states >= LARGE and mdp.kernel.moves is None and fast.enabled():
+            self.backed_up, self.policy = _in_one_pass(mdp, value)
+        else:
+            q = soft_q(mdp, value)
+            self.backed_up, self.policy = soft_backup(q, mdp.temperature, overwrite=True)
         self.defect = self.backed_up - value
         self.residual = float(np.maximum.reduce(np.abs(self.defect)))
         self.rounding = attainable(mdp) * float(np.maximum.reduce(np.abs(value)))

@@ -2,7 +2,8 @@
 
 Nothing here is imported before the first call that could profit. What has a compiled kernel also
 runs without one and gives the same answer (sums to rounding); only the solvers "compiled" and
-"krylov-ilu" have no other form. Kernels run on one thread.
+"krylov-ilu" have no other form. Kernels run on one thread, unless `bilevel_gym.core.threads` says
+otherwise.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ from .checks import (
     real_numbers,
 )
 from .pattern import SystemPattern
+from .threads import threads_for
 
 __all__ = ["FloatArray", "IntArray", "Kernel", "action_major"]
 
@@ -373,8 +374,12 @@ class Kernel:
         entries: FloatArray
         if self.num_states >= COPIED_STATES and fast.enabled():
             from .compiled.entries import gathered
+            from .compiled.team import divided
 
-            entries = gathered(*self.pattern.gathering, self.matrix.data, coefficients)
+            entries = np.empty_like(self.pattern.indices, dtype=np.float64)
+            parts = *self.pattern.gathering, self.matrix.data, coefficients
+            threads = threads_for(entries.size)
+            divided(entries.size, threads, lambda i, j: gathered(*parts, i, j, entries))
         else:
             entries = self._gatherer @ coefficients
         return entries

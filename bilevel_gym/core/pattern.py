@@ -111,17 +111,31 @@ class SystemPattern:
         """Position `s * S + s'` of each entry in a dense matrix, `[E]`."""
         return self._entry_rows.astype(np.int64) * self.num_states + self.indices
 
-    @cached_property
-    def sweeps(self) -> tuple[IntArray, tuple[IntArray, IntArray, IntArray, IntArray]]:
-        """The order of the states `[S]` for triangular sweeps, and the pattern in that order.
+    def sweeps(self, threads: int) -> tuple[Any, ...]:
+        """The order of the states for triangular sweeps, and the pattern in that order.
 
-        See `bilevel_gym.core.compiled.dilu`, which needs the extra `fast`.
+        Returns:
+            Where the block of each thread begins, and the last one ends; the state at each place
+            `[S]`; `indptr`, `first`, `places`, `last` and `indices` of the systems; the place of
+            each entry's mirrored one `[E]`, -1 if there is none. See
+            `bilevel_gym.core.compiled.dilu`, which needs the extra `fast`.
         """
-        from .compiled import dilu
+        if threads not in self._sweeps:
+            from .compiled import dilu
 
-        parts = self.indptr, self.indices, self.diagonal
-        order = dilu.sweep_order(*parts)
-        return order, dilu.reordered(*parts, order)
+            shares = np.arange(threads + 1) * (self.indices.size / threads)
+            blocks = np.searchsorted(self.indptr, shares)
+            parts = self.indptr, self.indices, self.diagonal
+            order = dilu.sweep_order(*parts, blocks)
+            rows, columns, diagonal = map(np.empty_like, parts)
+            mirrors = dilu.reorder(*parts, order, rows, columns, diagonal)
+            first, last = dilu.inner(rows, columns, blocks)
+            self._sweeps[threads] = blocks, order, (rows, first, diagonal, last, columns), mirrors
+        return self._sweeps[threads]
+
+    @cached_property
+    def _sweeps(self) -> dict[int, tuple[Any, ...]]:
+        return {}
 
     @cached_property
     def band(self) -> Band:

@@ -205,9 +205,13 @@ class LinearSolver(ABC):
         start.
         """
         matrix, norm = system.matrices[transpose], NORMS[transpose]
-        target = accuracy * float(norm(np.abs(rhs)))
-        defect = rhs - matrix @ solution if solution.any() else rhs
-        residual = float(norm(np.abs(defect)))
+        size = float(norm(np.abs(rhs)))
+        target, defect, residual = accuracy * size, rhs, size
+        if solution.any():
+            defect = rhs - matrix @ solution
+            residual = float(norm(np.abs(defect)))
+            if not residual <= size:  # worse than zeros
+                solution, defect, residual = np.zeros_like(rhs), rhs, size
         while residual > max(target, 8.0 * EPS * float(norm(np.abs(solution)))):
             refined = solution + self.solve(factors, defect, transpose, 0.3 * target / residual)
             defect = rhs - matrix @ refined
@@ -437,33 +441,18 @@ class KrylovILU(Krylov):
     needs_kernels = True
 
     def init(self, pattern: SystemPattern, entries: FloatArray) -> Any:
-        """Return the incomplete factors, and the order of the states that they are in."""
-        from .compiled import dilu
+        """Return the incomplete factors."""
+        from .incomplete import IncompleteFactors
 
-        order, reordered = pattern.sweeps
-        inverse, scaled = dilu.factorised(pattern.indptr, order, *reordered, entries)
-        indptr, indices, places, _ = reordered
-        return order, (indptr, indices, scaled, places), inverse
+        return IncompleteFactors(pattern, entries)
 
     def solve(self, factors: Any, rhs: FloatArray, transpose: bool, reduction: float) -> FloatArray:
         """Backup."""
-        from .compiled import dilu
-
-        order, matrix, inverse = factors
-        right, goal = rhs[order], max(reduction, 4.0 * EPS)
-        if not transpose:
-            right *= inverse
-        size = float(np.abs(right).max())  # squares neither overflow nor underflow
-        right /= size
-        found, left = dilu.bicgstab(matrix, right, transpose, goal, KRYLOV_ITERATIONS)
+        goal = max(reduction, 4.0 * EPS)
+        solution, left = factors.solve(rhs, transpose, goal, KRYLOV_ITERATIONS)
         if not left <= 0.5:
             raise Breakdown(_left(left))
-        found *= size
-        if transpose:
-            found *= inverse
-        solution = np.empty_like(rhs)
-        solution[order] = found
-        return solution
+        return np.asarray(solution, dtype=np.float64)
 
 
 @cache

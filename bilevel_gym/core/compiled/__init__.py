@@ -16,9 +16,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 def compiled(function: F) -> F:
     """Compile a function at its first call; later processes read it from the cache on disk.
 
-    One thread, IEEE arithmetic: no `parallel`, no `fastmath`.
+    IEEE arithmetic: no `fastmath`. Nor `parallel`: threads share work as `team` has it. Python may
+    go on meanwhile, so that they can.
     """
     from numba import njit
 
-    decorated: Any = njit(cache=True)(function)
+    decorated: Any = njit(cache=True, nogil=True)(function)
     return cast("F", decorated)

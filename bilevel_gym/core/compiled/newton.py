@@ -17,7 +17,7 @@ from ..bellman import EPS
 from ..mdp import FloatArray, IntArray
 from ..solvers import CHORD_CONTRACTION
 from . import compiled
-from .exponential import exp_of_gap
+from .backup import backup
 
 __all__ = ["adjoint", "assemble", "eliminate", "newton", "refine", "solve"]
 
@@ -165,29 +165,10 @@ def _backup(
 ) -> float:
     """Set policy `[A, S]` and defect T V - V `[S]` of a value; return the defect's sup norm."""
     starts, successors, _, probabilities = transitions
-    num_actions, num_states = np.uint64(reward.shape[0]), np.uint64(reward.shape[1])
-    # Loops over states are innermost, so that all but the sums over transitions vectorise.
-    top, total = np.full(num_states, -np.inf), np.zeros(num_states)
-    for a in range(num_actions):
-        for s in range(num_states):
-            row, expected = a * num_states + s, 0.0
-            for k in range(np.uint64(starts[row]), np.uint64(starts[row + ONE])):
-                expected += probabilities[k] * value[np.uint64(successors[k])]
-            policy[a, s] = reward[a, s] + gamma * expected
-    for a in range(num_actions):
-        for s in range(num_states):
-            top[s] = max(top[s], policy[a, s])
-    sharpness = 1.0 / temperature
-    for a in range(num_actions):
-        for s in range(num_states):
-            policy[a, s] = exp_of_gap((policy[a, s] - top[s]) * sharpness)
-            total[s] += policy[a, s]
-    for s in range(num_states):
-        defect[s] = top[s] + temperature * np.log(total[s]) - value[s]
-        total[s] = 1.0 / total[s]
-    for a in range(num_actions):
-        for s in range(num_states):
-            policy[a, s] *= total[s]
+    kernel = starts, successors, probabilities
+    backup(*kernel, reward, gamma, temperature, value, 0, len(value), policy, defect)
+    for s in range(len(value)):
+        defect[s] -= value[s]
     return _norm(defect, False)
 
 
