@@ -213,7 +213,16 @@ def method_table() -> str:
     counted = scored(found.runs)
     order = {name: number for number, name in enumerate(by_name)}
     rows = []
-    for label, name in sorted(manifest()["methods"].items(), key=lambda item: order[item[1]]):
+    methods = manifest()["methods"]
+    named = (
+        found.cells[["label", "method"]]
+        .drop_duplicates()
+        .assign(name=lambda cells: cells["method"].map(methods))
+    )
+    named = named.assign(
+        order=named["name"].map(order), given=named["method"].map([*methods].index)
+    )
+    for label, name in named.sort_values(["order", "given", "label"])[["label", "name"]].to_numpy():
         own = counted[counted["label"] == label]
         strata = [scores.to_numpy() for _, scores in own.groupby("task")["score"]]
         score = bootstrap_interval(strata, pooled(mean))

@@ -28,8 +28,10 @@ def test_files_are_those_of_the_manifest_and_small(name: str) -> None:
 
 def test_the_default_results_are_complete() -> None:
     about, rows = results.manifest(), pd.read_csv(results.RESULTS / "default" / results.ROWS_FILE)
-    runs = rows.groupby(["task", "method", "seed"]).size()
-    assert len(runs) == about["runs"] == len(about["tasks"]) * len(about["methods"]) * 5
+    runs = rows.groupby(["task", "method", "optimizer", "seed"]).size()
+    ways = rows[["method", "optimizer"]].drop_duplicates()
+    assert len(runs) == about["runs"] == len(about["tasks"]) * len(ways) * 5
+    assert {*ways.query("method == 'exact'")["optimizer"]} == {"normalized", "climb"}
     assert set(rows["task"]) == {*about["tasks"]} and set(rows["method"]) == {*about["methods"]}
     assert about["seeds"] == sorted(rows["seed"].unique()) and about["versions"]
 

@@ -83,7 +83,7 @@ class Tables:
         common: Tasks that every method ran on.
         missing: A row for each task, method and optimizer with runs that are not done.
         dropped: Rows without a finite objective, which count nowhere.
-        rows: The others, in order, with a `label`, the method, with its optimizer if there are
+        rows: The others, in order, with a `label`, the method, with its optimizer if it has
             several, and `stationarity`, the square of the norm of the projected hyper-gradient.
     """
 
@@ -159,9 +159,9 @@ def prepared(frame: DataFrame) -> tuple[DataFrame, int]:
     kept = frame[finite].copy()
     if kept.empty:
         raise ValueError(f"no row has a finite objective, of {len(frame)}")
-    several = kept["optimizer"].nunique() > 1
+    several = kept.groupby("method")["optimizer"].transform("nunique") > 1
     kept["stationarity"] = kept["projected_gradient_norm"].astype(float) ** 2
-    kept["label"] = kept["method"] + (", " + kept["optimizer"] if several else "")
+    kept["label"] = kept["method"].mask(several, kept["method"] + ", " + kept["optimizer"])
     run = ["task", "label", "seed"]
     twice = kept[kept.duplicated([*run, "step"])]
     if not twice.empty:
