@@ -224,7 +224,8 @@ def test_a_long_batch_in_blocks_gives_what_one_block_gives(monkeypatch: Any) -> 
             patch.setattr("bilevel_gym.learnt.followers.BLOCK", 5)
             cut = perfected(method, "ending", **options).response_term(X, batch)[0]
         # Networks of single precision round differently in blocks of another size.
-        np.testing.assert_allclose(cut, whole, rtol=1e-7 if method == "hpgd" else 1e-10, atol=1e-13)
+        rtol, atol = (1e-5, 1e-7) if method == "hpgd" else (1e-10, 1e-13)
+        np.testing.assert_allclose(cut, whole, rtol=rtol, atol=atol)
 
 
 # Episodes and critic ----------------------------------------------------------------------------

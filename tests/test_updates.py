@@ -249,7 +249,8 @@ def test_what_users_change_by_hand_is_learnt_with(
     monkeypatch.setattr(kind, "_flat_networks", lambda *_: None)
     slow = small(kind, env).learn(30)
     change(slow)
-    close(fast, slow.learn(30), 1e-5)
+    # Where a gradient is next to zero, Adam makes a whole step of its rounding.
+    close(fast, slow.learn(30), 3e-4)
 
 
 class Tenth(FlattenExtractor):
