@@ -21,6 +21,7 @@ from bilevel_gym.core import fast
 from bilevel_gym.core.adjoint import ResponseGradient, response_gradient
 from bilevel_gym.core.mdp import FloatArray, TabularMDP
 from bilevel_gym.core.soft import SoftSolution, solve_soft_mdp
+from bilevel_gym.core.threads import threads
 from tests.benchmarks import peers
 from tests.benchmarks.problems import grid, kernel_bytes, perturbed
 from tests.benchmarks.table import Compare, Row, check_agreement, duration, in_turn
@@ -204,6 +205,24 @@ def bench_gradient_of_a_million(compare: Compare) -> None:
     ours = Gradient(grid(1000), "auto")
     name = "hyper-gradient, grid 1000^2, gamma 0.99"
     compare(name, ours.differentiate, "its own solve", ours.solve)
+
+
+@pytest.mark.large
+def bench_two_threads(compare: Compare) -> None:
+    pytest.importorskip("numba")
+    mdp = grid(1000)
+
+    def solve_and_gradient(count: int) -> SoftSolution:
+        with threads(count):
+            solution = solve_soft_mdp(mdp)
+            response_gradient(solution, solution.policy)
+        return solution
+
+    one, two = (solve_and_gradient(count).soft_value for count in (1, 2))
+    check_agreement(two, one, 1e-9, "values")
+    name = "solve + hyper-gradient, grid 1000^2, gamma 0.99, two threads"
+    run = partial(solve_and_gradient, 2), "the same, one thread", partial(solve_and_gradient, 1)
+    compare(name, *run, at_least=1.6)
 
 
 @pytest.mark.large
