@@ -31,8 +31,15 @@ PATIENCE = 4096
 # Where the count of a thread stands that will not come.
 NEVER = 2**62
 
-_POSIX = sys.platform != "win32"
-_sched_yield: Any = types.ExternalFunction("sched_yield", types.int32()) if _POSIX else None
+
+def _nothing() -> None:
+    """Offer nothing: Windows has no such function."""
+
+
+_WINDOWS = sys.platform == "win32"
+_yield_core: Any = (
+    compiled(_nothing) if _WINDOWS else types.ExternalFunction("sched_yield", types.int32())
+)
 
 
 def gather(count: int) -> Any:
@@ -117,5 +124,5 @@ def meet(team: Any, rank: int) -> None:
         looks = 0
         while _read(team, other, 0) < count and _read(team, other, 1) != NEVER:
             looks += 1
-            if _POSIX and looks % PATIENCE == 0:
-                _sched_yield()
+            if looks % PATIENCE == 0:
+                _yield_core()
