@@ -43,10 +43,10 @@ def test_each_step_is_exact_at_its_own_temperature() -> None:
     assert game.model.temperature == game.temperature == 0.01
 
 
-@pytest.mark.parametrize("name", ["trace", "m-sobirl", "pbrl-value", "direct"])
+@pytest.mark.parametrize("name", ["trace", "m-sobirl", "pbrl-value", "zero-order", "direct"])
 def test_other_methods_answer_at_the_temperature_of_the_step(name: str) -> None:
     game = BilevelGridWorld(size=4)
-    options: dict[str, Any] = {"trace": {"episodes": 2000}, "m-sobirl": {"sweeps": 300}}
+    options: dict[str, Any] = {"trace": {"episodes": 5000}, "m-sobirl": {"sweeps": 300}}
     options = options.get(name, {})
     method: Any = make_method("annealed", game, inner_method=name, inner_method_options=options)
     method.reset(np.random.default_rng(0))

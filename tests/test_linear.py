@@ -384,7 +384,9 @@ def test_threads_are_asked_for_within_what_there_is(monkeypatch: Patch) -> None:
             assert threads.threads_for(10**6) == 2
     for wrong in ("3", "0", "-1", "two", ""):
         monkeypatch.setenv(threads.ENVIRONMENT_VARIABLE, wrong)
-        with pytest.raises(ValueError, match=r"BILEVEL_GYM_THREADS` must be in 1\.\.2"):
+        with pytest.raises(
+            ValueError, match=rf"BILEVEL_GYM_THREADS` must be in 1\.\.2.*got '{wrong}'"
+        ):
             threads.threads_for(10**6)
     for count in (0, 3):
         with pytest.raises(ValueError, match="processors"), threads.threads(count):

@@ -306,8 +306,7 @@ def test_every_row_keeps_what_methods_promise(name: str, env_id: str | None) -> 
     options = {}
     if learns == name.startswith("deep-"):
         accepted = accepted_options(resolve_method(name))
-        # Error bars take some times the time of an estimate; others have tests of them.
-        given = QUICKLY if learns else {"episodes": 32, "error_bars": name == "plug-in"}
+        given = QUICKLY if learns else {"episodes": 32}
         options = {key: value for key, value in given.items() if key in accepted}
     report = check_method(name, env_id, options=options, estimates=2 if learns else 8)
     assert set(report.passed) == {

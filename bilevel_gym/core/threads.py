@@ -95,11 +95,10 @@ def threads_for(entries: int) -> int:
 def _checked(name: str, count: int | str) -> int:
     # Threads wait for each other busily: more of them than processors would take forever.
     most = _processors()
-    if isinstance(count, str):
-        count = int(count) if count.isdecimal() else 0
-    if not 1 <= count <= most:
-        raise ValueError(f"`{name}` must be in 1..{most}, the processors there are, got {count}")
-    return count
+    number = count if isinstance(count, int) else int(count) if count.isdecimal() else 0
+    if not 1 <= number <= most:
+        raise ValueError(f"`{name}` must be in 1..{most}, the processors there are, got {count!r}")
+    return number
 
 
 def _processors() -> int:
